@@ -55,6 +55,7 @@ _SAVED_BY_KERAS = {
     "L2Normalization": "align_keras.layers.l2_normalization",
     "MBConvBlock": "align_keras.layers.mbconv_block",
     "Temperature": "align_keras.layers.temperature",
+    "WordPieceTokenizer": "align_keras.text.wordpiece_tokenizer",
     "AdamW": "align_keras.optimizers.adamw",
     "Lamb": "align_keras.optimizers.lamb",
     "LinearWarmup": "align_keras.optimizers.warmup",

@@ -2,9 +2,13 @@
 
 `Faulty(files)` serves a dict of names to bytes from a thread; `faults` are taken one a
 GET: `"500"`, `"429"` (Retry-After: 1), `"403"`, `"break"` (after half of the bytes),
-`"stall"`, `"ok"`; when they are used up, requests are answered.
+`"stall"`, `"ok"`; when they are used up, requests are answered. `redirects` are
+addresses by the name that leads there, names in `short` are always cut in half, and
+names in `down` are always answered by 503. With `login`, a user and a password as in
+`"me:secret"`, others get 401.
 """
 
+import base64
 import contextlib
 import hashlib
 import http.server
@@ -20,6 +24,8 @@ class Faulty(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.files, self.faults, self.asked = files, [], []
         self.delay = 0.0
+        self.redirects, self.short, self.down = {}, set(), set()
+        self.login = None
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def __enter__(self):
@@ -47,7 +53,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.asked.append((self.command, self.headers.get("Range")))
         time.sleep(self.server.delay)
         fault = self.server.faults.pop(0) if self.server.faults and body else "ok"
-        content = self.server.files.get(self.path.lstrip("/"))
+        if self.server.login is not None:
+            expected = base64.b64encode(self.server.login.encode()).decode()
+            if self.headers.get("Authorization") != f"Basic {expected}":
+                return self._refuse(401)
+        name = self.path.partition("?")[0].lstrip("/")
+        if name in self.server.redirects:
+            return self._redirect(self.server.redirects[name])
+        if name in self.server.down:
+            return self._refuse(503)
+        fault = "break" if body and name in self.server.short else fault
+        content = self.server.files.get(name)
         if content is None:
             return self._refuse(404)
         if fault.isdecimal():
@@ -84,6 +100,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         if status == 429:
             self.send_header("Retry-After", "1")
+        self.end_headers()
+
+    def _redirect(self, target):
+        self.send_response(302)
+        self.send_header("Location", target)
+        self.send_header("Content-Length", "0")
         self.end_headers()
 
     def log_message(self, *_):

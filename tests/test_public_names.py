@@ -88,7 +88,7 @@ def test_a_stand_in_imports_its_class_when_opened():
 @pytest.mark.ci
 def test_a_keras_file_opens_in_a_fresh_process(tmp_path):
     model = small_align(initial_temperature=0.5)
-    model.compile()
+    model.compile(recipe="paper")
     model(small_batch())
     model.save(tmp_path / "model.keras")
     answer = subprocess.run(

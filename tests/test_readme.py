@@ -28,6 +28,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FOREIGN = {"--directory", "--bind", "--file", "--wait", "--no-deps", "--captions"}
 FOREIGN |= {"--use-pep517", "--check", "--strict", "--config-file"}
 FOREIGN |= {"--print-completion"}  # Of no command.
+FOREIGN |= {"--resize_mode", "--resize_only_if_bigger", "--skip_reencode"}
 FOREIGN |= {"--head", "--address", "--nworkers", "--nthreads"}  # Of Ray and Dask.
 
 

@@ -96,6 +96,7 @@ def work(case):
         "padding_mask": np.ones((rows, length), "int32"),
     }
     batch = {name: tf.constant(value) for name, value in batch.items()}
+    model.build_optimizer()
     step = tf.function(model.train_step)
     for _ in range(2):
         float(step((batch,))["loss"])

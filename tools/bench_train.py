@@ -142,6 +142,7 @@ def keras_measures(variant, architecture, batch_size, threads):
         return {"image": lambda: embed(pixels)}
     # Keras's own loop over one batch, without its start-up of an epoch.
     model.compile(AdamW(1e-3), ContrastiveLoss(reduction="mean"))
+    model.build_optimizer()
     step = tf.function(model.train_step)
     both = tf.function(lambda batch: model(batch, training=False))
     image = tf.function(lambda batch: model.image_encoder(batch, training=False))

@@ -7,6 +7,7 @@ import re
 import tempfile
 import traceback
 
+from align_keras.utils.addresses import redacted
 from align_keras.utils.errors import InputError
 from align_keras.utils.remote import is_url
 
@@ -45,6 +46,11 @@ _LOST = (
 
 def describe_error(error: BaseException) -> str | None:
     """Says in one line what went wrong, or None where nobody expects it."""
+    message = _described(error)
+    return None if message is None else redacted(message)
+
+
+def _described(error):
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
         return text
@@ -83,12 +89,12 @@ def describe_bug(error: BaseException) -> str:
     """Says in one line what nobody expected, and keeps its traceback in a file, or adds
     it where no file can be written.
     """
-    whole = "".join(traceback.format_exception(error))
+    whole = redacted("".join(traceback.format_exception(error)))
     # Of a task that went wrong, which one it was.
     notes = getattr(error, "__notes__", ())
     told = [str(error), *(note for note in notes if "\n" not in note)]
     text = " ".join(" ".join(told).split())[:300]
-    message = f"unexpected {type(error).__name__}: {text}"
+    message = redacted(f"unexpected {type(error).__name__}: {text}")
     package = pathlib.Path(__file__).parents[1]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if pathlib.Path(frame.filename).is_relative_to(package):

@@ -1,17 +1,24 @@
 """`align-keras evaluate`: a protocol of the paper, or all of them, on a model."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from align_keras.cli.common import nested_commands, print_json, print_table
-from align_keras.protocols.evaluate import PROTOCOLS, evaluate, run_suite
+from align_keras.protocols.evaluate import (
+    PROTOCOLS,
+    check_writable,
+    evaluate,
+    run_suite,
+)
 from align_keras.protocols.protocol import OPTIONS
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import replaceable_file
 
 # What the suite takes too; the others are for one protocol.
 _OF_SUITE = (
     *("data_root", "image_engine", "engine", "workers", "results", "allow_missing"),
+    "html",
 )
 # As Model Garden spells them.
 _WITH_UNDERSCORES = ("config_file", "params_override")
@@ -83,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
                     f"`{name}` is for one protocol, received {value!r} with --suite; "
                     "leave it out."
                 )
-        return print_suite(run_suite(arguments.model, **given), arguments.json)
+        return _run_suite(arguments, given)
     protocol = arguments.nested or arguments.protocol
     if protocol is None or (arguments.nested and arguments.protocol):
         raise InputError(
@@ -95,6 +102,35 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _run_suite(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Runs the suite, prints it, and writes its page if `html` names one."""
+    html = options.pop("html", None)
+    if html is not None:
+        check_writable("html", html, replaceable_file(html, "html").absolute().parent)
+    rows = _Recorded(run_suite(arguments.model, **options))
+    code = print_suite(rows, arguments.json)
+    if html is not None:
+        from align_keras.reports.result_page import write_suite_page
+        from align_keras.utils.progress import say
+
+        write_suite_page(html, arguments.model, [row.as_dict() for row in rows.items])
+        say(f"wrote {html}")
+    return code
+
+
+class _Recorded:
+    """Keeps what an iterable yields while it is read."""
+
+    def __init__(self, iterable: Iterable[Any]):
+        self._iterable = iterable
+        self.items: list[Any] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._iterable:
+            self.items.append(item)
+            yield item
+
+
 def print_result(result: dict[str, Any], as_json: bool = False) -> None:
     """Prints what `evaluate` returns to stdout, as tables or as JSON."""
     if as_json:
@@ -103,7 +139,7 @@ def print_result(result: dict[str, Any], as_json: bool = False) -> None:
     from align_keras.reports import result_tables
 
     about = result["protocol"], result["data"], result["metrics"]
-    names: tuple[str, ...] = ("split", "train_split")
+    names = ("split", "train_split", "templates", "classes")
     splits = {name: result[name] for name in names if name in result}
     print_table(*result_tables.metrics_table(*about, splits))
     for table in result_tables.tables_of_many_models(*about, splits):

@@ -6,9 +6,12 @@ import os
 import time
 
 from align_keras.utils.errors import InputError, needs
+from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, atomic_write
 from align_keras.utils.progress import say
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
+# Files that the summary names for each reason.
+_EXAMPLES = 3
 # Between looks for roots that were deleted or made again.
 _SECONDS = 1.0
 
@@ -50,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--watch",
         action="store_true",
         help="go on with what changes in the folders, until interrupted",
+    )
+    parser.add_argument(
+        "--left-out",
+        metavar="FILE",
+        help="write all files that can't be read to FILE, a line each: the reason, a "
+        "tab, the path",
     )
     parser.add_argument(
         "--check",
@@ -100,6 +109,9 @@ def run(arguments: argparse.Namespace) -> int:
     engine = arguments.engine
     index = build(folder, arguments.sources, arguments.model, engine=engine)
     print(_summary(index.changes))
+    if arguments.left_out:
+        count = _write_left_out(arguments.left_out, index.changes)
+        say(f"files left out: {count:,}, listed in {arguments.left_out}")
     say(f"{len(index):,} images in {folder}")
     if arguments.watch:
         with contextlib.suppress(KeyboardInterrupt):
@@ -157,8 +169,35 @@ def _summary(changes):
     names = ("added", "changed", "renamed", "gone", "unchanged")
     lines = [", ".join(f"{getattr(changes, name):,} {name}" for name in names)]
     for reason, count in sorted(changes.unreadable.items()):
-        example = changes.examples.get(reason)
-        lines.append(
-            f"{count:,} left out: {reason}" + (f" ({example})" if example else "")
-        )
+        files = [file for one, file in changes.left_out if one == reason]
+        line = f"{count:,} left out: {reason}"
+        if files:
+            rest = count - len(files[:_EXAMPLES])
+            more = f" and {rest:,} more, see --left-out" if rest > 0 else ""
+            line += f" ({', '.join(files[:_EXAMPLES])}{more})"
+        remedy = _remedies().get(reason)
+        lines.append(line + (f"; {remedy}" if remedy else ""))
     return "\n".join(lines)
+
+
+def _remedies():
+    """Returns how to have files read that are left out, by reason."""
+    from align_keras.search.image_files import NO_HEIF, UNREAD_FORMAT
+
+    return {
+        "oversized": f"reduce them to at most {MAX_PIXELS:,} pixels (width × height) "
+        f"and {MAX_FILE_BYTES:,} bytes",
+        NO_HEIF: 'run `pip install "align-keras[heic]"`',
+        UNREAD_FORMAT: "convert them to JPEG or PNG",
+    }
+
+
+def _write_left_out(path, changes):
+    """Writes the reason and the path of each file that couldn't be read."""
+    with atomic_write(path) as file:
+        for reason, name in sorted(changes.left_out):
+            # A path may hold a line break or a tab.
+            name = name.replace("\\", "\\\\").replace("\n", "\\n")
+            name = name.replace("\t", "\\t").replace("\r", "\\r")
+            file.write(f"{reason}\t{name}\n")
+    return len(changes.left_out)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import align_keras
 from align_keras.cli.common import on_disk
 from align_keras.cli.errors import describe_bug, describe_error, with_options
+from align_keras.utils.addresses import without_secrets
 from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silence_tensorflow
 from align_keras.utils.remote import is_url
@@ -64,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Exits with 2 for a usage error, and with 0 after `--help` and `--version`.
     """
     open_streams()
-    arguments = parse_arguments(sys.argv[1:] if argv is None else list(argv))
+    words = sys.argv[1:] if argv is None else argv
+    # Nothing that is printed or stored later has a password.
+    arguments = parse_arguments([without_secrets(word) for word in words])
     silence_tensorflow()
     failure = FAILURE
     try:

@@ -51,12 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text-weight",
         type=number("a number > 0", float, sys.float_info.min),
         metavar="W",
-        help="weight of each text beside an image's 1 (default: 2, the paper's best)",
+        help="weight of each text beside an image's 1 (default: 0.5; the paper uses 2 "
+        "with its large models)",
     )
     parser.add_argument(
         "--where",
         metavar="EXPR",
-        help='only images of which it is true, such as "year >= 2020 and folder like '
+        help="only images of which it is true, without TEXT those that were indexed "
+        'last, such as "year >= 2020 and folder like '
         "'%%Italy%%'\"; names are path, folder, name, size, date, year, width, height, "
         "camera, captions, and the columns of an indexed table",
     )
@@ -121,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("`null` belongs to `paths`, received it alone; add `paths`.")
     queries = _queries(arguments)
     index = Index.open(arguments.index, arguments.model)
-    found = [(query, index.query(query)) for query in queries]
+    found = [(query, _hits(index, query)) for query in queries]
     if arguments.paths:
         _print_paths(found, "\0" if arguments.null else "\n")
     elif arguments.json:
@@ -132,22 +134,32 @@ def run(arguments: argparse.Namespace) -> int:
         print_json({"queries": told})
     else:
         for query, hits in found:
-            _print_hits(query.title, map(_of_index, hits))
+            _print_hits(query.title or query.where, map(_of_index, hits))
     return 0
 
 
+def _hits(index, query):
+    if query.image is None and not query.text:
+        return index.latest(query.where, query.k)
+    return index.query(query)
+
+
 def _queries(arguments):
-    """A query for each image, or for each text."""
+    """A query for each image, or for each text, or one of a condition alone."""
     from align_keras.search.query import TEXT_WEIGHT, Query, check_words
 
     texts, images = arguments.text, arguments.image or []
     others = [*arguments.plus, *arguments.minus]
-    check_words(texts, images, others, arguments.text_weight)
+    is_condition = bool(arguments.where) and not (texts or images or others)
+    if not is_condition or arguments.text_weight:
+        check_words(texts, images, others, arguments.text_weight)
     options = ("plus", "minus", "where", "k", "duplicates", "approximate")
     rest = {name: getattr(arguments, name) for name in options}
     rest["text_weight"] = arguments.text_weight or TEXT_WEIGHT
     if images:
         return [Query(texts, image, **rest) for image in images]
+    if is_condition:
+        return [Query(**rest)]
     return [Query(text, **rest) for text in texts]
 
 
@@ -206,8 +218,8 @@ def _of_index(hit):
     """What is shown of a hit, and where its image lies."""
     copies = f" (+ {len(hit.duplicates)} alike)" if hit.duplicates else ""
     shown = {
-        "score": f"{hit.score:.3f}",
-        "match": hit.relevance,
+        "score": "" if hit.score is None else f"{hit.score:.3f}",
+        "match": hit.relevance or "",
         "path": hit.path + copies,
         "date": str(hit.columns.get("date") or "")[:10],
         "caption": _in_short(hit.captions),

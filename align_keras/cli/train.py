@@ -17,6 +17,15 @@ _MINILM = {
     "pooling": "mean",
     "max_sequence_length": 512,
 }
+# Sizes of the towers of align_small_en, so that all of their weights fit.
+_SMALL_IMAGE = {
+    "variant": "efficientnet_lite2",
+    "image_size": 160,
+    "num_classes": 1000,
+}
+_SMALL_TEXT = {**_MINILM, "projection": False, "sequence_length": 32}
+_SMALL_WIDTH = 384
+_SMALL = "align_small_en"
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,15 +58,15 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-weights",
         metavar="W",
         help="start the image encoder from efficientnet-lite0 to -lite4 (which set the "
-        "variant too), imagenet, an .h5 file of keras.applications, or the folder of "
-        "an ALIGN",
+        "variant too), align_small_en (which sets the sizes too), imagenet, an .h5 "
+        "file of keras.applications, or the folder of an ALIGN",
     )
     parser.add_argument(
         "--text-weights",
         metavar="W",
-        help="start the text encoder and its vocabulary from minilm-l6 (which sets the "
-        "sizes too), a BERT's folder, a TF Model Garden checkpoint, or the folder of "
-        "an ALIGN",
+        help="start the text encoder and its vocabulary from minilm-l6 or "
+        "align_small_en (which set the sizes too), a BERT's folder, a TF Model Garden "
+        "checkpoint, or the folder of an ALIGN",
     )
 
 
@@ -108,7 +117,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def weights_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """The overrides that `--image-weights` and `--text-weights` stand for."""
-    values = {}
+    values: dict[str, Any] = {}
+    if _SMALL in (arguments.image_weights, arguments.text_weights):
+        values["task.model.projection_dim"] = _SMALL_WIDTH
+    if arguments.image_weights == _SMALL:
+        values |= {f"{_IMAGE}.{name}": value for name, value in _SMALL_IMAGE.items()}
+        # None takes the learned temperature of the weights.
+        values["task.model.initial_temperature"] = None
+    if arguments.text_weights == _SMALL:
+        values |= {f"{_TEXT}.{name}": value for name, value in _SMALL_TEXT.items()}
     if arguments.image_weights is not None:
         values[f"{_IMAGE}.weights"] = _absolute(arguments.image_weights)
         if arguments.image_weights.startswith(_LITE):
@@ -141,8 +158,22 @@ def print_metrics(metrics: dict[str, float], as_json: bool = False) -> None:
             f"{100 * row.recall:.1f}",
             "" if row.chance is None else f"{100 * row.chance:.2f}",
             "" if row.times_chance is None else f"{row.times_chance:.0f}",
+            _count(row.queries),
+            _count(row.candidates),
         )
         for row in retrieval_rows(metrics)
     ]
-    columns = ("direction", "recall at", "recall %", "chance %", "× chance")
+    columns = (
+        "direction",
+        "recall at",
+        "recall %",
+        "chance %",
+        "× chance",
+        "queries",
+        "candidates",
+    )
     print_table("Zero-shot retrieval on the test pairs", columns, rows)
+
+
+def _count(number: float | None) -> str:
+    return "" if number is None else f"{number:,.0f}"

@@ -46,6 +46,7 @@ from align_keras.config.fine_tuning import (
 from align_keras.config.load import (
     experiments,
     find_experiment,
+    is_same_table,
     load_config,
     load_corpus_config,
     load_recipe,

@@ -24,6 +24,10 @@ class FilterConfig:
         languages: such as `("en",)`, of which `"und"` stands for texts of unknown
             language; empty for all.
         drop_personal_data: drop texts with email addresses, phone numbers and the like.
+        unknown_sizes: whether images stay of which only the size after resizing is
+            known: all images of a shard that records no sizes are squares of one size.
+        detect_language: which captions' languages are detected, by the extra
+            `language`: none, those whose page declares no language, or all.
     """
 
     min_shorter_side: int = count(200, at_least=0)
@@ -36,6 +40,8 @@ class FilterConfig:
     frequent_ngrams: int = count(100_000_000)
     languages: tuple[str, ...] = ()
     drop_personal_data: bool = True
+    unknown_sizes: Literal["drop", "keep"] = "drop"
+    detect_language: Literal["never", "undeclared", "always"] = "never"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +133,13 @@ class CorpusConfig:
 
     Attributes:
         sources: as `align-keras corpus --source`.
+        caption_rules: which texts of an image are its captions, by where they stand in
+            the page, such as `[alt]`; empty for all. `caption` are those of sources
+            that don't say where they stood, such as tables.
     """
 
     sources: tuple[str, ...] = ()
+    caption_rules: tuple[Literal["alt", "title", "figcaption", "caption"], ...] = ()
     filter: FilterConfig = FilterConfig()
     images: ImagesConfig = ImagesConfig()
     duplicates: DuplicatesConfig = DuplicatesConfig()

@@ -117,7 +117,7 @@ class TextEncoderConfig:
         learning_rate_multiplier: of all but the projection.
 
     References:
-        Jia et al. 2021, section 5: 100k WordPiece tokens, at most 64 tokens.
+        Jia et al. 2021, sections 4.1 (100k WordPiece tokens) and 5 (at most 64 tokens).
     """
 
     variant: TextVariant = "bert_base"

@@ -44,6 +44,8 @@ _RENAMED: dict[type, tuple[str, str]] = {
         "task.loss.contrastive.",
     ),
 }
+_VALIDATION_PAIRS = "task.validation_data.pairs"
+_VALIDATION_SPLIT = "task.validation_data.tfds_split"
 _HEADER = "# The effective configuration: every option with its value.\n"
 
 
@@ -129,11 +131,46 @@ def _load(
     ]
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
+    split_is_separate = False
     # Each layer is checked by itself: an error that a later one covers is still one.
     for layer in layers:
         places |= {key: given.where for key, given in layer.items()}
-        values |= _with_one_source(_checked(layer, defaults), values)
-    return validate(_replace(defaults, values), places, rules)
+        layer_values = _with_one_source(_checked(layer, defaults), values)
+        if _names_split_alone(layer_values):
+            split_is_separate = True
+        if layer_values.get(_VALIDATION_PAIRS) is not None and not split_is_separate:
+            layer_values = {_VALIDATION_SPLIT: None, **layer_values}
+        values |= layer_values
+    return validate(_replace(defaults, _with_validation_split(values)), places, rules)
+
+
+def _names_split_alone(layer: Mapping[str, Any]) -> bool:
+    """Returns True if a layer gives the validation split without naming the data."""
+    names = ("corpus", "pairs")
+    names_data = any(layer.get(f"task.validation_data.{name}") for name in names)
+    return _VALIDATION_SPLIT in layer and not names_data
+
+
+def _with_validation_split(values: dict[str, Any]) -> dict[str, Any]:
+    """Replaces a validation split of None, which belongs to a table without a split.
+
+    A table that only validation reads is measured whole. Where training reads the same
+    table, the default split divides it.
+    """
+    if values.get(_VALIDATION_SPLIT, "") is not None:
+        return values
+    settled = {key: value for key, value in values.items() if key != _VALIDATION_SPLIT}
+    table = values[_VALIDATION_PAIRS]
+    if table is not None and not is_same_table(
+        table, values.get("task.train_data.pairs")
+    ):
+        settled[_VALIDATION_SPLIT] = "all"
+    return settled
+
+
+def is_same_table(path: str, other: str | None) -> bool:
+    """Returns True if two paths or addresses name one table or folder."""
+    return other is not None and os.path.realpath(path) == os.path.realpath(other)
 
 
 def _with_one_source(layer: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

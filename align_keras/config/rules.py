@@ -253,7 +253,7 @@ def _sources(data):
     """What a data section reads, a set of paths and of names as if they were."""
     names = [data.pairs] if data.pairs is not None else (data.corpus or "").split("+")
     names += [source.path for source in data.source or ()]
-    return {os.path.abspath(name) for name in names if name}
+    return {os.path.realpath(name) for name in names if name}
 
 
 def check_num_replicas(config: Any, report: Report) -> None:

@@ -55,6 +55,7 @@ class DropCounter:
         self.filtered = collections.Counter()
         self.converted = collections.Counter()
         self.cleaned = collections.Counter()
+        self.notes = collections.Counter()
         self.examples = {}
 
     def keep(self, count: int = 1) -> None:
@@ -79,10 +80,14 @@ class DropCounter:
         """Counts a caption from which something was cut, such as a permalink."""
         self.cleaned[kind] += 1
 
+    def note(self, text: str) -> None:
+        """Counts a kept pair that the summary has a remark about."""
+        self.notes[text] += 1
+
     def add(self, other: "DropCounter") -> None:
         """Adds another's counts; of several examples of a reason this one's stays."""
         self.kept += other.kept
-        for name in ("bad", "filtered", "converted", "cleaned"):
+        for name in ("bad", "filtered", "converted", "cleaned", "notes"):
             getattr(self, name).update(getattr(other, name))
         self.examples = other.examples | self.examples
 
@@ -121,6 +126,8 @@ class DropCounter:
         }
         if self.cleaned:
             found["cleaned"] = dict(sorted(self.cleaned.items()))
+        if self.notes:
+            found["notes"] = dict(sorted(self.notes.items()))
         return found
 
     @classmethod
@@ -130,6 +137,7 @@ class DropCounter:
         counter.kept = metadata["kept"]
         counter.converted.update(metadata["converted"])
         counter.cleaned.update(metadata.get("cleaned", {}))
+        counter.notes.update(metadata.get("notes", {}))
         counter.examples.update(metadata["examples"])
         for reason, count in metadata["dropped"].items():
             filtered = reason in metadata["filtered"]
@@ -154,6 +162,8 @@ class DropCounter:
             lines.append(f"{count} converted to 8-bit RGB on white, {kind}")
         for kind, count in self.cleaned.most_common():
             lines.append(f"{count} captions cleaned of {kind}")
+        for text, count in self.notes.most_common():
+            lines.append(f"{count} {text}")
         return lines
 
     def _note(self, reason, where, detail):

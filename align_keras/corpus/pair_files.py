@@ -12,6 +12,7 @@ from typing import Any
 
 from align_keras.corpus.captions import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter, printable
+from align_keras.utils.addresses import without_secrets
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import local_copy, read_regular
 from align_keras.utils.remote import is_url, join_url
@@ -108,6 +109,7 @@ def count_images(
 
 def _read_at_address(url, **reading):
     """The pairs of a copy of a table; its images lie where the table does."""
+    url = without_secrets(url)
     if not url.lower().endswith(TABLE_SUFFIXES):
         raise InputError(
             f"pairs at an address must be a table, {', '.join(TABLE_SUFFIXES)}, "
@@ -198,7 +200,23 @@ def _is_repeated(record, caption, origin):
     )
 
 
-def _read_folder(path, encoding, counter):
+def folder_images(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the images of a folder and its subfolders, sorted.
+
+    Raises:
+        InputError: if there is none.
+    """
+    images, _ = _images_and_texts(path)
+    if not images:
+        raise InputError(
+            f"{path} must hold images ({', '.join(IMAGE_SUFFIXES)}). Received a folder "
+            "without any. Name another folder."
+        )
+    return sorted(images)
+
+
+def _images_and_texts(path):
+    """Returns a list of images, and the text files by their path without suffix."""
     images, texts = [], {}
     for folder, subfolders, names in os.walk(path):
         subfolders.sort()
@@ -210,6 +228,11 @@ def _read_folder(path, encoding, counter):
                 images.append(file)
             elif file.suffix.lower() == ".txt":
                 texts[file.with_suffix("")] = file
+    return images, texts
+
+
+def _read_folder(path, encoding, counter):
+    images, texts = _images_and_texts(path)
     if not images:
         raise InputError(
             f"pairs folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)}); "

@@ -25,10 +25,16 @@ def arrow(otherwise: str = "") -> Any:
 
 
 def pair_schema() -> Any:
-    """Returns the schema of a table of pairs; an unknown width and height are 0."""
+    """Returns the schema of a table of pairs.
+
+    `width` and `height` are those of the image on the web where the source records
+    them, otherwise those of the stored file, and 0 until the image is fetched.
+    `is_resized` is true if only the size after resizing is known.
+    """
     pa = arrow()
     kinds = dict.fromkeys(("image", "image_key"), pa.string())
     kinds |= dict.fromkeys(("width", "height"), pa.int32())
+    kinds["is_resized"] = pa.bool_()
     return pa.schema(kinds | dict.fromkeys(TEXTS, pa.string()))
 
 

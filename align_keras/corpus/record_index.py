@@ -276,6 +276,11 @@ class RecordIndex:
     def __len__(self):
         return len(self.places)
 
+    def arrays(self) -> list[np.ndarray]:
+        """The places of the images, and the captions of all records."""
+        texts = np.frombuffer(self._texts, np.uint8)
+        return [self.places, self.numbers, self._bounds, texts]
+
     def captions(self, number: int) -> list[bytes]:
         """The captions of a record."""
         first = self._first[number]

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from align_keras.data.shards import Shards, enough_shards
+from align_keras.data.shards import Shards, caption_counts, enough_shards
 from align_keras.data.stored_pairs import DECODERS, split_size, stored_pairs
 from align_keras.datasets.mixture import Mixture
 from align_keras.utils.arguments import check_number
@@ -18,6 +18,12 @@ from align_keras.utils.errors import InputError
 _FEATURES = ("image", "captions", "id")
 # Files that are read at the same time and mixed.
 _CYCLE_LENGTH = 16
+# Entries whose order is drawn together where two streams are mixed. A larger block
+# costs memory at a start, a smaller one mixes more evenly than chance.
+_BLOCK = 1 << 16
+# Set bits of a seed, so that the same seed gives unrelated numbers for each use.
+_TURNS_SALT = 1 << 40
+_HELD_SALT = 1 << 41
 
 
 def ordered_pairs(
@@ -52,6 +58,11 @@ def ordered_pairs(
         ).cache()
         if pair_weighted:
             pairs = pairs.flat_map(_each_caption)
+            # All captions of an image come one after another, so that only a buffer of
+            # all pairs spreads them. The captions of an image share its pixels.
+            shuffle_buffer_size = max(
+                shuffle_buffer_size, _num_captions(builder, split)
+            )
         seeds = (seed, seed or 2**31 - 1)  # For (0, 0) stands for a random one.
         pairs = shuffle(
             pairs, shuffle_buffer_size, *seeds, reshuffle_each_iteration=True
@@ -92,6 +103,15 @@ def ordered_pairs(
     return pairs if cache else pairs.map(read_record, tf.data.AUTOTUNE)
 
 
+def _num_captions(builder: Any, split: str) -> int:
+    members = builder.members.values() if isinstance(builder, Mixture) else [builder]
+    return sum(
+        int(counts.sum())
+        for member in members
+        for counts in caption_counts(member, split).values()
+    )
+
+
 def _each_caption(value, captions):
     """The same value once for each caption, which alone is beside it."""
     captions = tf.data.Dataset.from_tensor_slices(captions[:, None])
@@ -127,8 +147,9 @@ def shuffled_records(
     known from the files' lengths, so a start anywhere reads one window alone. A
     `Mixture`'s members come in proportion to their numbers, or weights. If
     `pair_weighted`, an epoch holds a record once for each of its captions, in several
-    passes (see `Shards`). An element is (prefix of the id, serialized example) and, if
-    `pair_weighted`, the number of the caption.
+    passes (see `Shards`). An image with very many captions is held in memory, and its
+    captions come at random places of the whole epoch. An element is (prefix of the id,
+    serialized example) and, if `pair_weighted`, the number of the caption.
     """
 
     def shards_of(member):
@@ -183,6 +204,89 @@ def shuffle(
 
 def _windows(shards, seed, start, shuffle_buffer_size, cycle_length, prefix):
     """The endless records of one corpus."""
+    passed = int(shards.sizes.sum())
+    held = int(shards.held_counts.sum())
+    if not held:
+        records = _passes(shards, seed, start, shuffle_buffer_size, cycle_length)
+    elif not passed:
+        records = _held_records(shards, seed, start)
+    else:
+        turns, held_before = _turns(passed, held, seed, start)
+        passes_start = start - held_before
+        records = tf.data.Dataset.choose_from_datasets(
+            [
+                _passes(shards, seed, passes_start, shuffle_buffer_size, cycle_length),
+                _held_records(shards, seed, held_before),
+            ],
+            turns,
+        )
+    return records.map(lambda *record: (prefix, *record))
+
+
+def _turns(
+    passed: int, held: int, seed: int, start: int
+) -> tuple[tf.data.Dataset, int]:
+    """Mixes two endless streams at random, in proportion to their entries of an epoch.
+
+    Args:
+        passed: int, entries of the first stream in an epoch.
+        held: int, entries of the second one.
+        seed: int.
+        start: int, entries to leave out.
+
+    Returns:
+        The dataset of the numbers of the streams, int64, and the entries of the second
+        stream among the first `start`.
+    """
+    total = passed + held
+    blocks = -(-total // _BLOCK)
+
+    def block_turns(number: tf.Tensor) -> tf.Tensor:
+        """The turns of a block. Each block has its exact share of the second stream."""
+        first = number % blocks * _BLOCK
+        last = tf.minimum(first + _BLOCK, total)
+        count = last * held // total - first * held // total
+        # The order of the passes has the same seed with numbers of its own.
+        seeds = tf.stack([tf.cast(seed, tf.int64) ^ _TURNS_SALT, number])
+        drawn = tf.random.stateless_uniform(
+            (last - first,), seeds, minval=None, maxval=None, dtype=tf.int64
+        )
+        ranks = tf.argsort(tf.argsort(drawn, stable=True), stable=True)
+        return tf.cast(tf.cast(ranks, tf.int64) < count, tf.int64)
+
+    epoch, position = divmod(start, total)
+    block, skipped = divmod(position, _BLOCK)
+    number = epoch * blocks + block
+    first_turns = block_turns(tf.constant(number, tf.int64)).numpy()
+    before = epoch * held + block * _BLOCK * held // total
+    before += int(first_turns[:skipped].sum())
+    turns = tf.data.Dataset.range(number, tf.int64.max).map(block_turns)
+    return turns.unbatch().skip(skipped), before
+
+
+def _held_records(shards: Shards, seed: int, start: int) -> tf.data.Dataset:
+    """The endless captions of the images that are held, in a random order an epoch."""
+    images = np.repeat(np.arange(len(shards.held_counts)), shards.held_counts)
+    captions = np.concatenate([np.arange(count) for count in shards.held_counts])
+    epoch, skipped = divmod(start, len(images))
+
+    def order(number: tf.Tensor) -> tf.data.Dataset:
+        seeds = tf.stack([tf.cast(seed, tf.int64) ^ _HELD_SALT, number])
+        drawn = tf.random.stateless_uniform(
+            (len(images),), seeds, minval=None, maxval=None, dtype=tf.int64
+        )
+        return tf.data.Dataset.from_tensor_slices(tf.argsort(drawn, stable=True))
+
+    def entry(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        record = tf.gather(shards.held, tf.gather(images, place))
+        return record, tf.gather(captions, place)
+
+    numbers = tf.data.Dataset.range(epoch, tf.int64.max)
+    return numbers.flat_map(order).skip(skipped).map(entry)
+
+
+def _passes(shards, seed, start, shuffle_buffer_size, cycle_length):
+    """The endless records of one corpus's files, in windows of some files."""
     windows, passes = -(-len(shards) // cycle_length), len(shards.sizes)
 
     def chosen(number):
@@ -205,7 +309,7 @@ def _windows(shards, seed, start, shuffle_buffer_size, cycle_length, prefix):
             reshuffle_each_iteration=False,
         )
 
-    epoch, skipped = divmod(start, shards.num_entries)
+    epoch, skipped = divmod(start, int(shards.sizes.sum()))
     first = number = epoch * passes * windows
     for number in range(first, first + passes * windows):
         sizes = shards.sizes[number // windows % passes]
@@ -213,9 +317,4 @@ def _windows(shards, seed, start, shuffle_buffer_size, cycle_length, prefix):
         if skipped < size:
             break
         skipped -= size
-    return (
-        tf.data.Dataset.range(number, tf.int64.max)
-        .flat_map(read)
-        .skip(skipped)
-        .map(lambda *record: (prefix, *record))
-    )
+    return tf.data.Dataset.range(number, tf.int64.max).flat_map(read).skip(skipped)

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,13 @@ _READ_BUFFER_BYTES = 1 << 20
 # Beside the data, so that they are counted once.
 _FILE = "caption_counts.npz"
 _READ_AT_ONCE = 256
+# An image with more captions than this in a pass would put them all into the shuffle
+# buffer at once. It is held in memory instead, and its captions are spread over the
+# epoch.
+MOST_PER_PASS = 4
+# Limits of the images that are held: how many, and the bytes of their records.
+_MOST_HELD_IMAGES = 1000
+_MOST_HELD_BYTES = 256 * 2**20
 
 
 class Shards:
@@ -31,6 +39,10 @@ class Shards:
     epoch: one pass with an entry a record, or, if `pair_weighted`, as many as images
     have captions in the mean, rounded up. Each takes other captions of an image, so
     that these lie apart.
+
+    Images with more than `MOST_PER_PASS` captions in a pass are in no pass. Their
+    records are held in memory: `held` (images,) is a string tensor of them, and
+    `held_counts` (images,) has the number of their captions.
     """
 
     def __init__(
@@ -63,6 +75,10 @@ class Shards:
             begin = end
         self.skips, self.takes = np.array(skips, "int64"), np.array(takes, "int64")
         self._builder, self._pair_weighted = builder, pair_weighted
+        self.held = tf.zeros((0,), tf.string)
+        self.held_counts = np.zeros(0, "int64")
+        # Captions of an image, above which it is held.
+        self._most_captions = np.iinfo("int64").max
         self.sizes = self._passes(split) if pair_weighted else self.takes[None]
 
     def __len__(self):
@@ -71,7 +87,7 @@ class Shards:
     @property
     def num_entries(self) -> int:
         """The entries of an epoch."""
-        return int(self.sizes.sum())
+        return int(self.sizes.sum() + self.held_counts.sum())
 
     def interleaved(
         self, numbers: tf.Tensor, number_of_pass: int | tf.Tensor = 0
@@ -84,6 +100,7 @@ class Shards:
 
         def entries(position, record):
             count = tf.cast(count_captions(self._builder, record), tf.int64)
+            count = tf.where(count > self._most_captions, tf.zeros_like(count), count)
             first = (number_of_pass - position) % len(self.sizes)
             chosen = tf.range(first, tf.maximum(first, count), len(self.sizes))
             return tf.data.Dataset.from_tensor_slices(chosen).map(
@@ -107,6 +124,8 @@ class Shards:
             counts[path][skip : skip + take].astype("int64")
             for path, skip, take in zip(self.paths, self.skips, self.takes, strict=True)
         ]
+        self._hold(parts)
+        parts = [np.where(part > self._most_captions, 0, part) for part in parts]
         total, images = sum(part.sum() for part in parts), self.takes.sum()
         passes = max(1, -(-int(total) // max(1, int(images))))
         sizes = np.zeros((passes, len(parts)), "int64")
@@ -118,6 +137,72 @@ class Shards:
                     0, -((first - part) // passes)
                 ).sum()
         return sizes
+
+    def _hold(self, parts: list[np.ndarray]) -> None:
+        """Reads the records of images with very many captions."""
+        counts = np.concatenate([np.zeros(0, "int64"), *parts])
+        limit = _held_limit(counts)
+        chosen = [np.flatnonzero(part > limit) for part in parts]
+        if not any(map(len, chosen)):
+            return
+        say(
+            f"reading the {sum(map(len, chosen)):,} images of {self._builder.name} "
+            f"that have more than {limit:,} captions"
+        )
+        sizes = np.concatenate(
+            [
+                [len(record) for record in self._records_at(file, rows)]
+                for file, rows in enumerate(chosen)
+            ]
+        )
+        held = np.concatenate(
+            [part[rows] for part, rows in zip(parts, chosen, strict=True)]
+        )
+        # The images with the most captions first, as long as they fit.
+        order = np.argsort(-held, kind="stable")
+        too_many = np.cumsum(sizes[order]) > _MOST_HELD_BYTES
+        if too_many.any():
+            limit = max(limit, held[order][too_many][0])
+        chosen = [np.flatnonzero(part > limit) for part in parts]
+        records = [
+            record
+            for file, rows in enumerate(chosen)
+            for record in self._records_at(file, rows)
+        ]
+        self._most_captions = limit
+        self.held = tf.constant(records, tf.string, shape=(len(records),))
+        self.held_counts = np.concatenate(
+            [part[rows] for part, rows in zip(parts, chosen, strict=True)]
+        )
+
+    def _records_at(self, file: int, rows: np.ndarray) -> Iterator[bytes]:
+        """Yields the records of a file at some of its entries, in order."""
+        if not len(rows):
+            return
+        wanted = set(rows.tolist())
+        skip, take = int(self.skips[file]), int(rows[-1]) + 1
+        records = _records(self._builder, self.paths[file], skip, take)
+        for row, record in enumerate(records.as_numpy_iterator()):
+            if row in wanted:
+                yield record
+
+
+def _held_limit(counts: np.ndarray) -> int:
+    """Returns the number of captions above which an image is held in memory."""
+    limit = int(counts.max(initial=0))
+    while True:
+        # Without the held images, the mean and so the number of passes is lower.
+        rest = counts[counts <= limit]
+        passes = max(1, -(-int(rest.sum()) // max(1, len(counts))))
+        lower = MOST_PER_PASS * passes
+        if lower >= limit:
+            break
+        limit = lower
+    if np.count_nonzero(counts > limit) > _MOST_HELD_IMAGES:
+        limit = int(
+            np.partition(counts, -_MOST_HELD_IMAGES - 1)[-_MOST_HELD_IMAGES - 1]
+        )
+    return limit
 
 
 def enough_shards(builder: Any, split: str, num_input_pipelines: int) -> bool:

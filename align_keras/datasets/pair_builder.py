@@ -7,7 +7,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,9 @@ from align_keras.utils.files import locked
 # They scale, outside of the interpreter's lock; two bound the memory of huge images.
 _THREADS = 2
 _IN_FLIGHT = 64
+# The key of `info.metadata` that holds a fingerprint for each split.
+FINGERPRINTS = "fingerprints"
+_DIGEST_BYTES = 16
 # The longer side of what the key is made of, where the aspect is kept.
 _KEY_SIDE = 384
 
@@ -169,6 +172,14 @@ class PairBuilder(LocalBuilder, skip_registration=True):
             "distinct_pictures": len({entry.image_key for entry in entries}),
             **self._notes(),
         }
+        self.info.metadata[FINGERPRINTS] = {
+            name: examples_fingerprint(
+                (entry.raw.id, entry.raw.captions, entry.image_key.encode())
+                for entry in members
+            )
+            for name, members in splits.items()
+            if members
+        }
         return {
             name: self._generate_examples(members)
             for name, members in splits.items()
@@ -234,6 +245,31 @@ class PairBuilder(LocalBuilder, skip_registration=True):
     def _split_keys(self, entries):
         """Returns a key an image; what has the same stands in the same split."""
         return [entry.image_key for entry in entries]
+
+
+def examples_fingerprint(
+    examples: Iterable[tuple[str, Sequence[str], bytes]],
+) -> str:
+    """Returns a fingerprint of a split that doesn't depend on the stored order.
+
+    Args:
+        examples: iterable of each image's id, captions, and key or encoded content.
+
+    Returns:
+        str, hexadecimal.
+    """
+    total = count = 0
+    for name, captions, image in examples:
+        digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        texts = [text.encode("utf-8", "surrogatepass") for text in (name, *captions)]
+        for part in (*texts, image):
+            digest.update(len(part).to_bytes(8, "big"))
+            digest.update(part)
+        # A sum, since TFDS stores the examples in an order of its own.
+        total += int.from_bytes(digest.digest(), "big")
+        count += 1
+    total %= 1 << (8 * _DIGEST_BYTES)
+    return f"{count}-{total:0{2 * _DIGEST_BYTES}x}"
 
 
 # === The form of stored images, and their splits ===

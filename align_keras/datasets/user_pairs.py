@@ -41,8 +41,12 @@ def user_pairs_config(
     counter = DropCounter()
     records = list(read_pairs(path, **reading, counter=counter))
     with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
-        stamps = pool.map(_stamp, (record.image_path for record in records))
+        stamps = list(pool.map(_stamp, (record.image_path for record in records)))
+        unreachable = [stamp for stamp in stamps if isinstance(stamp, OSError)]
+        if unreachable and len(unreachable) == len(stamps):  # The server is down.
+            raise unreachable[0]
         for record, stamp in zip(records, stamps, strict=True):
+            stamp = "unreachable" if isinstance(stamp, OSError) else stamp
             digest.update(repr((record, stamp)).encode())
     digest.update(repr((counter.as_metadata(), shorter_side)).encode())
     name = digest.hexdigest()[:16]
@@ -58,7 +62,7 @@ def _stamp(path):
         status = path.stat()
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) == errno.EHOSTUNREACH:
-            raise
+            return error
         return None
     return status.st_size, status.st_mtime_ns
 

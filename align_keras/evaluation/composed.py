@@ -113,8 +113,9 @@ def composed_metrics(
     Yields:
         Pairs of str and float: of all queries, and of those that add words (`plus/`)
         or subtract them (`minus/`) where there are some, `recall_at_K`,
-        `image_alone/recall_at_K`, `text_alone/recall_at_K`, `chance_recall_at_K`, and
-        `queries`, their number.
+        `image_alone/recall_at_K`, `text_alone/recall_at_K`, `chance_recall_at_K`,
+        `queries`, the number of queries, and `candidates`, the number of images that
+        each query ranks.
     """
     signs = np.array([query.sign for query in queries])
     for kind, chosen in _SIGNS.items():
@@ -130,3 +131,4 @@ def composed_metrics(
                 yield f"{kind}{name}recall_at_{k}", recall
             yield f"{kind}chance_recall_at_{k}", chance[k]
         yield f"{kind}queries", float(len(rows))
+        yield f"{kind}candidates", float(image_count - 1)

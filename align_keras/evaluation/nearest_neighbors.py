@@ -50,7 +50,7 @@ def nearest_neighbors(
             and a k out of its range.
 
     References:
-        Jia et al. 2021, section 6.1 (nearest training images).
+        Jia et al. 2021, section 6 (nearest training images).
 
     Example:
     >>> gallery = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.6, 0.8]])
@@ -175,7 +175,7 @@ def neighbor_ranks(neighbor_labels: Any, labels: Any) -> np.ndarray:
         InputError: for shapes that don't fit.
 
     References:
-        Jia et al. 2021, section 6.1: R@K asks whether the true label is among
+        Jia et al. 2021, section 6: R@K asks whether the true label is among
         those of the K nearest.
 
     Example:

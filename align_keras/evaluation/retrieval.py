@@ -186,8 +186,9 @@ def retrieval_metrics(
 
     Yields:
         Pairs of str and float, for `i2t` and `t2i`: `i2t/recall_at_K` and
-        `i2t/chance_recall_at_K` for each K, `i2t/queries` and
-        `i2t/queries_without_positives`, which are left out.
+        `i2t/chance_recall_at_K` for each K, `i2t/queries`, the number of queries that
+        count, `i2t/queries_without_positives`, the number of those that are left out,
+        and `i2t/candidates`, the number of rows that each query ranks.
 
     Raises:
         InputError: as `recall_at_k`.
@@ -268,6 +269,9 @@ def metrics_of_retrieval_ranks(
         left_out = count_without_positives(right)
         yield f"{name}/queries", float(len(ranks[name]) - left_out)
         yield f"{name}/queries_without_positives", float(left_out)
+        # An image or caption is no candidate for itself.
+        candidates = rows[name[2]] - (name[0] == name[2])
+        yield f"{name}/candidates", float(candidates)
 
 
 def mean_recall(metrics: Any) -> float:
@@ -353,8 +357,10 @@ def multilingual_metrics(ranks: Mapping[str, LanguageRanks]) -> Metrics:
         ranks: dict of `LanguageRanks`, as `multilingual_ranks` gives.
 
     Yields:
-        Pairs of str and float: `LANGUAGE/mean_recall`, and
-        `LANGUAGE/i2t/recall_at_1` … `LANGUAGE/t2i/recall_at_10`.
+        Pairs of str and float: `LANGUAGE/mean_recall`,
+        `LANGUAGE/i2t/recall_at_1` … `LANGUAGE/t2i/recall_at_10`, and the numbers of
+        each direction's queries and candidates, `LANGUAGE/i2t/queries`,
+        `LANGUAGE/i2t/candidates` and so on.
 
     Example:
     >>> captions = {"en": [["dog 0", "pup 0"], "cat 1"], "de": ["Hund 0", "Katze 2"]}
@@ -372,6 +378,14 @@ def multilingual_metrics(ranks: Mapping[str, LanguageRanks]) -> Metrics:
         yield f"{language}/mean_recall", mean_recall(recalls)
         for name, value in recalls.items():
             yield f"{language}/{name}", value
+        images, captions = len(of_language[0]), len(of_language[1])
+        for way, ranks_of_way, candidates in (
+            ("i2t", of_language.image_to_text, captions),
+            ("t2i", of_language.text_to_image, images),
+        ):
+            queries = np.count_nonzero(ranks_of_way >= 0)
+            yield f"{language}/{way}/queries", float(queries)
+            yield f"{language}/{way}/candidates", float(candidates)
 
 
 def multilingual_outcomes(ranks: Mapping[str, LanguageRanks]) -> dict[str, np.ndarray]:

@@ -67,12 +67,23 @@ def read_image(
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
         raise InputError(
             f"{name} must be an array (height, width, 3), received {pixels.dtype} "
-            f"{pixels.shape}; convert it to RGB."
+            f"{pixels.shape}; {shape_remedy(pixels.shape)}."
         )
     try:
         return preprocess_image(uint8_pixels(pixels, value_range), image_size)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
+
+
+def shape_remedy(shape: tuple[int, ...]) -> str:
+    """Returns what to do with an image of this shape, which is not (height, width, 3).
+
+    >>> shape_remedy((3, 224, 224))
+    'move its channels to the last axis, as by numpy.moveaxis(image, 0, -1)'
+    """
+    if len(shape) == 3 and shape[0] == 3:
+        return "move its channels to the last axis, as by numpy.moveaxis(image, 0, -1)"
+    return "convert it to RGB"
 
 
 def readable_images(

@@ -13,10 +13,11 @@ _KERNEL_DTYPES = ("float32", "bfloat16")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` of NHWC images, by the fused kernel.
 
-    It gives Keras's numbers in a fraction of the time. Synchronized training and other
-    dtypes than float32 and bfloat16 are Keras's layer. Under a strategy the statistics
-    are those of the replica's rows, unless `synchronized` or `replicas_per_group` says
-    otherwise, and the train steps average the moving ones.
+    It gives Keras's numbers in a fraction of the time. Synchronized training, batch
+    renormalization, an axis that is not the last, and other dtypes than float32 and
+    bfloat16 are Keras's layer. Under a strategy the statistics are those of the
+    replica's rows, unless `synchronized` or `replicas_per_group` says otherwise, and
+    the train steps average the moving ones.
 
     Args:
         freeze_statistics: bool, normalize by the moving statistics in training
@@ -26,7 +27,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         replicas_per_group: int, `"auto"` or None; so many replicas in turn are
             normalized together. `"auto"` is the open-source EfficientNet's: an eighth
             of the replicas, 8 at least, and each by itself where there are at most 8.
-        **kwargs: as `keras.layers.BatchNormalization`; the axis is the last.
+        **kwargs: as `keras.layers.BatchNormalization`.
 
     Call arguments:
         inputs: float tensor (n, height, width, channels).
@@ -35,7 +36,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     Raises:
         InputError: if two of `synchronized`, `virtual_batch_size` and
             `replicas_per_group` are given, or the rows aren't a multiple of
-            `virtual_batch_size`, or the replicas of `replicas_per_group`.
+            `virtual_batch_size`, or the replicas of `replicas_per_group`, or the latter
+            two are given with `renorm` or an axis that is not the last.
 
     References:
         Hoffer et al. 2017, "Train longer, generalize better" (ghost batches).
@@ -77,6 +79,24 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         self.freeze_statistics = freeze_statistics
         self.virtual_batch_size = virtual_batch_size
         self.replicas_per_group = replicas_per_group
+        if self.renorm and (virtual_batch_size or replicas_per_group):
+            raise InputError(
+                "renorm must be False with virtual_batch_size or replicas_per_group. "
+                f"Received: renorm={self.renorm}. Choose one of them."
+            )
+
+    def build(self, input_shape: tuple) -> None:
+        super().build(input_shape)
+        last = len(input_shape) - 1
+        self._normalizes_last_axis = self.axis in (-1, last)
+        if self._normalizes_last_axis:
+            return
+        if self.virtual_batch_size or self.replicas_per_group:
+            raise InputError(
+                "axis must be the last (-1) with virtual_batch_size or "
+                f"replicas_per_group. Received: axis={self.axis}. Leave these out, or "
+                "move the channels to the last axis."
+            )
 
     def call(
         self,
@@ -85,7 +105,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         mask: tf.Tensor | None = None,
     ) -> tf.Tensor:
         training = self.takes_batch_statistics(training)
-        whole = mask is None and len(inputs.shape) == 4
+        whole = (
+            mask is None
+            and len(inputs.shape) == 4
+            and self._normalizes_last_axis
+            and not self.renorm
+        )
         kernel_has = keras.backend.standardize_dtype(inputs.dtype) in _KERNEL_DTYPES
         replicas = group_size(self.replicas_per_group) if training else 1
         if whole and training and self.virtual_batch_size:
@@ -94,11 +119,14 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             return self._normalize_in_groups(inputs, replicas)
         if not (whole and kernel_has) or (training and self.synchronized):
             return super().call(inputs, training=training, mask=mask)
-        scale, offset = (tf.cast(value, "float32") for value in (self.gamma, self.beta))
+        # The kernel takes both factors, also where the layer has only one or none.
+        scale = self._gamma("float32")
+        offset = self._beta("float32")
+        channels = inputs.shape[-1:]
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
-            scale=scale,
-            offset=offset,
+            scale=tf.ones(channels) if scale is None else scale,
+            offset=tf.zeros(channels) if offset is None else offset,
             mean=() if training else tf.cast(self.moving_mean, "float32"),
             variance=() if training else tf.cast(self.moving_variance, "float32"),
             epsilon=self.epsilon,
@@ -149,16 +177,34 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return self._scale_and_offset(self.moving_mean, self.moving_variance)
 
     def _scale_and_offset(self, mean, variance):
-        scale = tf.math.rsqrt(variance + self.epsilon) * tf.cast(self.gamma, mean.dtype)
-        return scale, tf.cast(self.beta, mean.dtype) - mean * scale
+        gamma = self._gamma(mean.dtype)
+        beta = self._beta(mean.dtype)
+        scale = tf.math.rsqrt(variance + self.epsilon)
+        if gamma is not None:
+            scale *= gamma
+        offset = -mean * scale
+        if beta is not None:
+            offset += beta
+        return scale, offset
+
+    def _gamma(self, dtype):
+        """Returns gamma in `dtype`, or None for a layer without scale."""
+        return tf.cast(self.gamma, dtype) if self.scale else None
+
+    def _beta(self, dtype):
+        """Returns beta in `dtype`, or None for a layer without center."""
+        return tf.cast(self.beta, dtype) if self.center else None
 
     def _normalize(self, inputs, mean, variance):
         scale, offset = self._scale_and_offset(mean, variance)
         return inputs * tf.cast(scale, inputs.dtype) + tf.cast(offset, inputs.dtype)
 
     def _update(self, moving, value):
-        value = ops.cast(ops.stop_gradient(value), moving.dtype)
-        moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
+        # A 16-bit moving average is updated in float32, as in Keras's layer.
+        value = _wide(ops.stop_gradient(value))
+        before = ops.cast(moving, value.dtype)
+        after = before * self.momentum + value * (1.0 - self.momentum)
+        moving.assign(ops.cast(after, moving.dtype))
 
     def get_config(self) -> dict:
         return {

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from align_keras.layers import L2Normalization, Temperature
@@ -16,9 +17,18 @@ from align_keras.models.contrastive_model import ContrastiveModel, LossMetrics
 from align_keras.models.embedding import EmbeddingMethods
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.text_encoder import TextEncoder
+from align_keras.models.trainable_layers import (
+    TrainableFlags,
+    set_trainable_flags,
+    take_trainable_flags,
+    trainable_flags,
+)
 from align_keras.text import WordPieceTokenizer
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
+
+# Name of the seed generators' states in a weights file.
+_SEEDS = "seeds"
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
@@ -163,8 +173,9 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
                 `save_to_preset` or a training run wrote; a `.keras` file, which
                 brings its optimizer too; a folder in the form of
                 kakaobrain/align-base (config.json, model.safetensors, vocab.txt,
-                preprocessor_config.json); or `"hf://kakaobrain/align-base"`,
-                which is fetched once and then taken from the cache.
+                preprocessor_config.json or processor_config.json); or `"hf://kakaobrain/align-base"`,
+                which is fetched once and then taken from the cache. `hf://` also
+                takes a repository that holds what `save_to_preset` wrote.
             load_weights: bool, for folders; names have no weights, files always.
             **kwargs: for names, the arguments of `ALIGN`, `ImageEncoder` and
                 `TextEncoder` that the name doesn't settle; those that both encoders
@@ -188,7 +199,12 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
         return preset_io.from_preset(cls, preset, load_weights, **kwargs)
 
     def save_to_preset(self, directory: str | os.PathLike) -> None:
-        """Writes `config.json`, `model.weights.h5` and `vocabulary.txt` to a folder."""
+        """Writes `config.json`, `model.weights.h5` and `vocabulary.txt` to a folder.
+
+        `config.json` lists the layers that are frozen, and holds the SHA-256 of the
+        weights. The state of the optimizer is left out. `model.save("….keras")` keeps
+        it.
+        """
         preset_io.save_to_preset(self, directory)
 
     def export_saved_model(
@@ -203,7 +219,7 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
         export_saved_model(self, directory, weights=weights)
 
     def get_config(self) -> dict:
-        return {
+        config = {
             "image_encoder": keras.saving.serialize_keras_object(self.image_encoder),
             "text_encoder": keras.saving.serialize_keras_object(self.text_encoder),
             "vocabulary": self.vocabulary,
@@ -213,13 +229,46 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
         }
+        flags = trainable_flags(self)
+        frozen = (
+            () if self.learn_temperature else ((self.temperature_layer.name, False),)
+        )
+        if flags != TrainableFlags(True, frozen):
+            config.update(flags.config())
+        return config
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        # Keras keeps no random state. Without it, a `fit` that goes on from a `.keras`
+        # file would draw other dropout masks.
+        seeds = self._seed_states()
+        if self.compiled and seeds:
+            store[_SEEDS] = np.stack([seed.numpy() for seed in seeds])
+
+    def load_own_variables(self, store: Any) -> None:
+        seeds = self._seed_states()
+        states = store[_SEEDS] if _SEEDS in store.keys() else ()
+        if self.compiled and len(states) == len(seeds):
+            for seed, state in zip(seeds, states, strict=True):
+                seed.assign(state)
+
+    def _seed_states(self) -> list[keras.Variable]:
+        """Returns the states of the seed generators of all layers."""
+        return [v for v in self.variables if v.name == "seed_generator_state"]
 
     @classmethod
     def from_config(cls, config: dict) -> "ALIGN":
         config = dict(config)
+        flags = take_trainable_flags(config)
+        if flags is not None:
+            # The constructor's `trainable` would also set that of the encoders.
+            config.pop("trainable", None)
         for key in ("image_encoder", "text_encoder"):
             config[key] = keras.saving.deserialize_keras_object(config[key])
-        return cls(**config)
+        model = cls(**config)
+        if flags is not None:
+            set_trainable_flags(model, flags)
+        return model
 
 
 def check_parts(

@@ -53,9 +53,10 @@ def encode_query(
                 f"`{name}` must be a number > 0, received {weight!r}; leave it out for "
                 "the paper's 2 of a text and 1 of the image."
             )
-    query = 0.0
+    query = np.zeros(())  # Broadcasts to the embeddings' width.
     if image is not None:
-        query = image_weight * np.asarray(model.encode_images([image]), float)[0]
+        embedding = np.asarray(model.encode_images([image]), float)[0]
+        query = query + image_weight * embedding
     if plus or minus:
         texts = np.asarray(model.encode_texts([*plus, *minus]), float)
         signs = np.repeat([1.0, -1.0], [len(plus), len(minus)])

@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from align_keras.layers.batch_normalization import FusedBatchNormalization
 from align_keras.losses.contrastive_loss import ContrastiveLoss
 from align_keras.losses.cross_replica import reduce_over_replicas, replica_count
 from align_keras.losses.pair_loss import PairLoss, as_pair_loss
@@ -17,17 +18,28 @@ from align_keras.models.gradients import (
     ForwardState,
     cached_loss_gradients,
     check_micro_batches,
+    check_weight_dtypes,
     gradient_norms,
     is_finite_step,
     loss_gradients,
 )
-from align_keras.optimizers import Lamb, apply_if, paper_schedule
+from align_keras.optimizers import apply_if
+from align_keras.optimizers.recipes import (
+    INITIAL_TEMPERATURE,
+    ResolvedRecipe,
+    check_recipe,
+    paper_optimizer,
+    resolve_recipe,
+    warmup_warning,
+)
 from align_keras.optimizers.replica_gradients import (
     check_clipping,
+    inner_optimizer,
     take_summed_gradients,
 )
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
+from align_keras.utils.progress import say
 
 GRADIENT_NORMS = ("gradient_norm", "image_gradient_norm", "text_gradient_norm")
 _ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
@@ -48,18 +60,29 @@ class ContrastiveModel(keras.Model):
         optimizer: keras.optimizers.Optimizer | str | None = None,
         loss: PairLoss | Callable | None = None,
         *,
+        recipe: str | None = None,
         micro_batch_size: int | None = None,
         loss_upper_bound: float | None = None,
         **kwargs: Any,
     ) -> None:
-        """Sets the optimizer and the loss; the defaults are the paper's.
+        """Sets the optimizer, or the recipe that chooses it, and the loss.
+
+        The variables of the optimizer are created by `fit` or `build_optimizer`, so
+        that a model which only computes embeddings does not allocate them.
 
         Args:
-            optimizer: Keras optimizer; by default `Lamb` with the paper's schedule.
+            optimizer: Keras optimizer, or None to use `recipe`.
             loss: `align_keras.losses.ContrastiveLoss`, which None stands for; another
                 `align_keras.losses.PairLoss`; or a function of
                 `(image_embeddings, text_embeddings, temperature)`, of the rows of all
                 replicas, which returns a float tensor, scalar or (n,).
+            recipe: str or None, the optimizer where none is given. `"auto"`, the
+                default, is `Muon` with a learning rate by the batch size, a warm-up
+                over a tenth of the run and a cosine decay. `fit` resolves it, since
+                it knows the number of steps, and prints one line. A learned
+                temperature of 1.0, the paper's, then starts from 0.1 if the weights
+                are random. `"paper"` is `Lamb` with the paper's schedule of 1,200,000
+                steps.
             micro_batch_size: int or None; pairs that a replica embeds at a time. The
                 loss is that of the whole batch, the time about a third more.
             loss_upper_bound: float or None; a loss above it stops `fit`, as a loss
@@ -80,15 +103,24 @@ class ContrastiveModel(keras.Model):
         >>> model.compile(loss=ContrastiveLoss(tile_size="auto"))
         >>> model.loss.label_smoothing
         0.1
+        >>> model.compile(recipe="paper")
+        >>> model.optimizer.name
+        'lamb'
         """
         loss = ContrastiveLoss() if loss is None else as_pair_loss(loss)
         check_micro_batches(self, micro_batch_size)
+        check_recipe(recipe, optimizer)
         check_compile_arguments(kwargs)
         kwargs.setdefault("jit_compile", False)
-        super().compile(optimizer=optimizer or Lamb(paper_schedule()), **kwargs)
-        # Variables made inside the first step would make it trace twice.
-        self.optimizer.build(self.trainable_variables)
-        check_clipping(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
+        if optimizer is None:
+            recipe = recipe or "auto"
+            optimizer = paper_optimizer() if recipe == "paper" else None
+        self.recipe = recipe
+        self.resolved_recipe: ResolvedRecipe | None = None
+        self._compile_options = kwargs
+        self._set_optimizer(optimizer)
+        # An earlier recipe may have set another momentum.
+        self._limit_batch_norm_momentum(1.0)
         self.loss = loss
         if self.loss_metrics[0].parts != loss.parts:
             self.loss_metrics = [LossMetrics(loss.parts)]
@@ -99,11 +131,97 @@ class ContrastiveModel(keras.Model):
         # Steps of the next epoch of `fit` that were made before a restart.
         self.steps_to_skip = 0
 
+    def _set_optimizer(self, optimizer):
+        """Gives the optimizer to Keras, which wraps it if the loss must be scaled."""
+        super().compile(optimizer=optimizer, **self._compile_options)
+        if optimizer is not None:
+            replicas = self.distribute_strategy.num_replicas_in_sync
+            check_clipping(self.optimizer, replicas)
+
+    def resolve_recipe(
+        self, steps: int | None, batch_size: int | None, initial_step: int = 0
+    ) -> ResolvedRecipe | None:
+        """Chooses the optimizer and the schedule of a run by the recipe "auto".
+
+        `fit` calls this. An optimizer that the recipe chose before keeps its moments,
+        and its schedule begins again. Its learning rate is then that of random
+        weights. The first run on trained weights has a tenth of it.
+
+        Args:
+            steps: int, updates from step 0 of the run to its end, or None if its
+                length is unknown.
+            batch_size: int, pairs a step over all replicas, or None if unknown.
+            initial_step: int ≥ 0, updates of this run that were made before.
+
+        Returns:
+            `ResolvedRecipe`, or None where `compile` was given an optimizer or
+            another recipe.
+        """
+        if self.recipe != "auto":
+            return None
+        is_new = self.optimizer is None
+        is_trained = self._is_trained()
+        resolved = resolve_recipe(steps, batch_size, is_new and is_trained)
+        if is_new:
+            if not is_trained:
+                self._lower_initial_temperature()
+            with self.distribute_strategy.scope():
+                self._set_optimizer(resolved.build_optimizer())
+        else:
+            optimizer = inner_optimizer(self.optimizer)
+            first_step = int(optimizer.iterations.numpy()) - initial_step
+            # The graph of the step holds the old schedule.
+            optimizer.learning_rate = resolved.schedule(first_step)
+            self.train_function = None
+        self.resolved_recipe = resolved
+        self._limit_batch_norm_momentum(resolved.max_batch_norm_momentum)
+        return resolved
+
+    def _batch_normalizations(self):
+        """Returns the batch normalizations of the image encoder."""
+        return [
+            layer
+            for layer in self._flatten_layers()
+            if isinstance(layer, FusedBatchNormalization)
+        ]
+
+    def _is_trained(self):
+        """Returns True if moving statistics of the image encoder were updated."""
+        layers = self._batch_normalizations()
+        return any(bool(layer.moving_mean.numpy().any()) for layer in layers)
+
+    def _lower_initial_temperature(self):
+        """Starts a learned temperature of the paper's 1.0 from the recipe's."""
+        layer = self.temperature_layer
+        if layer.trainable and float(layer.temperature) == 1.0:
+            layer.log_temperature.assign(math.log(INITIAL_TEMPERATURE))
+
+    def _limit_batch_norm_momentum(self, limit):
+        """Sets the momentum of the moving statistics, at most the encoder's own."""
+        for layer in self._batch_normalizations():
+            layer.momentum = min(self.image_encoder.batch_norm_momentum, limit)
+
+    def build_optimizer(self) -> None:
+        """Creates the optimizer's variables, unless they exist.
+
+        Without an optimizer, the recipe "auto" is resolved for a run of unknown length.
+        """
+        if self.optimizer is None:
+            self.resolve_recipe(None, None)
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+
     def get_compile_config(self) -> dict | None:
         if not self.compiled:
             return None
+        optimizer = self.optimizer
         return {
-            "optimizer": keras.optimizers.serialize(self.optimizer),
+            "optimizer": None
+            if optimizer is None
+            else keras.optimizers.serialize(optimizer),
+            "optimizer_built": optimizer is not None and optimizer.built,
+            "recipe": self.recipe,
             "loss": keras.saving.serialize_keras_object(self.loss),
             "micro_batch_size": self.micro_batch_size,
             "loss_upper_bound": self.loss_upper_bound,
@@ -111,11 +229,20 @@ class ContrastiveModel(keras.Model):
 
     def compile_from_config(self, config: dict) -> None:
         config = dict(config)
-        optimizer = keras.optimizers.deserialize(config.pop("optimizer"))
+        optimizer = config.pop("optimizer")
+        if optimizer is not None:
+            optimizer = keras.optimizers.deserialize(optimizer)
+        # `compile` built the optimizers of files without this entry.
+        is_built = config.pop("optimizer_built", True)
+        recipe = config.pop("recipe", None)
         # Files without a loss have its options among `compile`'s.
         options = {n: config.pop(n) for n in ContrastiveLoss.options() if n in config}
         loss = keras.saving.deserialize_keras_object(config.pop("loss", None))
         self.compile(optimizer, loss or ContrastiveLoss(**options), **config)
+        self.recipe = recipe
+        if is_built:
+            # Keras then loads the variables from the file.
+            self.build_optimizer()
 
     def fit(
         self,
@@ -146,7 +273,10 @@ class ContrastiveModel(keras.Model):
             x: images, with their captions in `y`; pairs as
                 `align_keras.data.image_text_batches` takes them; a batched
                 `tf.data.Dataset` of such tuples or dicts; or what is ready for the
-                model: dicts of `images`, `token_ids` and `padding_mask`.
+                model: dicts of `images`, `token_ids` and `padding_mask`, whose further
+                entries are left out. A `keras.utils.PyDataset`, a generator or a
+                loader, such as torch's, gives batches of either: `(images, captions)`
+                or dicts.
             y: captions, one for each image of `x`.
             batch_size: int or None, pairs a batch where `x` isn't batched; None for
                 32. A last batch that isn't full is left out, unless it's the only one.
@@ -159,6 +289,12 @@ class ContrastiveModel(keras.Model):
             augment: bool; crop raw images at a random place, and mirror half of them.
             value_range: two floats, black and white of raw float images, such as
                 (0, 1). Without it, they are refused.
+
+        With the recipe "auto" (see `compile`), each call is a run of its own, with a
+        warm-up and a decay to zero at its end. A later call keeps the optimizer's
+        moments. `initial_epoch` goes on in the schedule of a run of `epochs`. Data of
+        unknown length without `steps_per_epoch` has a constant rate after the warm-up.
+        The choice is printed in one line, unless `verbose` is 0.
 
         Raises:
             InputError: if an argument isn't as above, an image can't be read, or
@@ -191,6 +327,13 @@ class ContrastiveModel(keras.Model):
                     batch_size=validation_batch_size or batch_size,
                     value_range=value_range if fit_inputs.is_raw_data(*pairs) else None,
                 )
+            self._prepare_run(
+                fit_inputs.steps_of_epoch(batches, batch_size, steps_per_epoch),
+                fit_inputs.pairs_of_step(x, y, batches, batch_size),
+                epochs,
+                initial_epoch,
+                verbose,
+            )
             return super().fit(
                 batches,
                 batch_size=batch_size,
@@ -206,6 +349,22 @@ class ContrastiveModel(keras.Model):
                 # Keras warns of True where the batches are a dataset.
                 shuffle=shuffle and not isinstance(batches, tf.data.Dataset),
             )
+
+    def _prepare_run(self, steps_per_epoch, batch_size, epochs, initial_epoch, verbose):
+        """Resolves the recipe, and warns of a warm-up longer than the run."""
+        steps, initial_step = None, 0
+        if steps_per_epoch is not None:
+            steps = epochs * steps_per_epoch
+            initial_step = initial_epoch * steps_per_epoch
+        resolved = self.resolve_recipe(steps, batch_size, initial_step)
+        if resolved is not None and verbose != 0:
+            say(str(resolved))
+        if resolved is None and steps is not None:
+            optimizer = inner_optimizer(self.optimizer)
+            end = int(optimizer.iterations.numpy()) + steps - initial_step
+            warning = warmup_warning(optimizer, end)
+            if warning is not None:
+                say(warning)
 
     def evaluate(
         self,
@@ -259,6 +418,7 @@ class ContrastiveModel(keras.Model):
     def train_step(self, data: dict) -> dict:
         """Makes one update on a batch of `images`, `token_ids` and `padding_mask`."""
         fit_inputs.check_data(self, data)
+        check_weight_dtypes(self.optimizer, self.trainable_variables)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         before = self.forward_state.read()
         self.forward_state.part_replicas()
@@ -318,6 +478,8 @@ class ContrastiveModel(keras.Model):
 
     def make_train_function(self, force: bool = False) -> None:
         """Makes Keras's function, which also adds up how long steps lacked input."""
+        # Variables made inside the first step would make it trace twice.
+        self.build_optimizer()
         if self.steps_per_execution > 1 or self.run_eagerly:
             super().make_train_function(force)
         elif self.train_function is None or force:

@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from align_keras.images import read_image
 from align_keras.models.composed_query import encode_query
 from align_keras.models.image_engines import image_embedder
 from align_keras.models.on_replicas import on_replicas
+from align_keras.models.raw_pairs import plain_data
 from align_keras.utils.errors import InputError
 
 
@@ -34,9 +36,9 @@ class EmbeddingMethods:
         """Embeds images.
 
         Args:
-            images: list of paths, of file bytes, or of uint8 arrays (height,
-                width, 3), of any size; or one uint8 array (n, height, width, 3).
-                With a `value_range`, float arrays too.
+            images: list, or column of a data frame, of paths, of file bytes, or of
+                uint8 arrays or tensors (height, width, 3), of any size; or one uint8
+                array (n, height, width, 3). With a `value_range`, float arrays too.
             batch_size: int ≥ 1.
             engine: what computes, as `align_keras.models.image_embedder`.
             value_range: two floats, black and white of float arrays; without it, floats
@@ -54,6 +56,7 @@ class EmbeddingMethods:
                 "images must be a list of paths, bytes or arrays, received one "
                 f"{type(images).__name__}; write [image]."
             )
+        images = as_sequence("images", images)
         embed = image_embedder(self, engine)
         pixels = _read_ahead(
             images, self.image_encoder.image_size, batch_size, value_range
@@ -62,7 +65,7 @@ class EmbeddingMethods:
         return _concatenate(batches, self.image_encoder.output_shape[-1])
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
-        """Embeds a list of captions: float32 (n, d), rows of unit length.
+        """Embeds a sequence of captions: float32 (n, d), rows of unit length.
 
         Raises:
             InputError: if the model has no vocabulary, or `texts` is one str.
@@ -153,6 +156,7 @@ class EmbeddingMethods:
         return self._embed_texts(words, batch_size, encoder, tf.identity)
 
     def _embed_texts(self, texts, batch_size, encoder, finish):
+        texts = as_sequence("texts", texts)
         tokenizer = self.tokenizer
         embed = on_replicas(
             self.distribute_strategy,
@@ -163,6 +167,21 @@ class EmbeddingMethods:
             for start in range(0, len(texts), batch_size)
         ]
         return _concatenate(batches, encoder.output_shape[-1])
+
+
+def as_sequence(name: str, values: Any) -> Any:
+    """Returns rows that can be counted and taken by their number, from 0.
+
+    Raises:
+        InputError: if `values` have no length, as a generator.
+    """
+    values = plain_data(values)
+    if not hasattr(values, "__len__") or isinstance(values, dict | set):
+        raise InputError(
+            f"{name} must be a sequence, such as a list. Received: "
+            f"{type(values).__name__}. Convert it by list({name})."
+        )
+    return values
 
 
 def _read_ahead(images, image_size, batch_size, value_range):

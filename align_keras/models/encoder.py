@@ -7,10 +7,24 @@ import keras
 import numpy as np
 
 from align_keras.layers.dtype_policy import dtype_config
+from align_keras.models.trainable_layers import (
+    CONFIG_KEY,
+    TrainableFlags,
+    set_trainable_flags,
+    take_trainable_flags,
+    trainable_flags,
+)
 
 
 class Encoder(keras.Model):
-    """A functional model that keeps its dtype policy in its configuration."""
+    """A functional model that keeps its dtype policy in its configuration.
+
+    Attributes:
+        initial_flags: `TrainableFlags`, which layers learn after the constructor, that
+            is by the arguments alone.
+    """
+
+    initial_flags: TrainableFlags
 
     def __init__(
         self,
@@ -34,7 +48,9 @@ class Encoder(keras.Model):
 
     def fingerprint(self) -> str:
         """Returns a digest of the configuration and the weights, 64 digits."""
-        config = {k: v for k, v in self.get_config().items() if k != "name"}
+        # Names and frozen layers change no embedding.
+        left_out = ("name", CONFIG_KEY)
+        config = {k: v for k, v in self.get_config().items() if k not in left_out}
         text = json.dumps(config, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode())
         # Not all variables: the seeds of dropout differ at each opening.
@@ -45,12 +61,21 @@ class Encoder(keras.Model):
         return digest.hexdigest()
 
     def get_config(self) -> dict:
-        return {
+        config = {
             "dtype": dtype_config(self),
             "trainable": self.trainable,
             "name": self.name,
         }
+        flags = trainable_flags(self)
+        if flags != self.initial_flags:
+            config.update(flags.config())
+        return config
 
     @classmethod
     def from_config(cls, config: dict) -> "Encoder":
-        return cls(**config)
+        config = dict(config)
+        flags = take_trainable_flags(config)
+        encoder = cls(**config)
+        if flags is not None:
+            set_trainable_flags(encoder, flags)
+        return encoder

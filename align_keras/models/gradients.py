@@ -209,6 +209,26 @@ def check_micro_batches(model: keras.Model, micro_batch_size: int | None) -> Non
         )
 
 
+def check_weight_dtypes(
+    optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]
+) -> None:
+    """Raises for weights of 16 bits with another optimizer than SGD.
+
+    The moments' decays and the corrections of their bias round to 1 and 0 in 16 bits.
+    Keras's Adam makes no update at all then, and squares of gradients vanish.
+    """
+    dtypes = {variable.dtype for variable in variables}
+    narrow = sorted(dtypes & {"bfloat16", "float16"})
+    inner = inner_optimizer(optimizer)
+    if narrow and not isinstance(inner, keras.optimizers.SGD):
+        raise InputError(
+            "Weights must be float32 or float64 to be trained with any optimizer but "
+            f"SGD. Received: weights in {narrow[0]} and {type(inner).__name__}. Build "
+            f"the model with dtype='mixed_{narrow[0]}', which computes in {narrow[0]} "
+            "and keeps float32 weights."
+        )
+
+
 # === Norms, and the check for non-finite values ===
 
 
@@ -217,14 +237,23 @@ def gradient_norms(
 ) -> list[tf.Tensor]:
     """Returns the norms of all gradients, of the image's and of the text encoder's."""
     scale = optimizer.scale_loss(1.0)
-    squares = {"image_encoder": 0.0, "text_encoder": 0.0, "align": 0.0}
+    squares = {
+        "image_encoder": tf.constant(0.0),
+        "text_encoder": tf.constant(0.0),
+        "align": tf.constant(0.0),
+    }
     for variable, gradient in zip(variables, gradients, strict=True):
         tower = variable.path.partition("/")[0]
         tower = tower if tower in squares else "align"
+        gradient = tf.convert_to_tensor(gradient)
+        # Squares of 16-bit gradients would overflow or vanish in their own dtype.
+        if gradient.dtype.size < 4:
+            gradient = tf.cast(gradient, tf.float32)
         # Half the sum of squares, without a copy of the gradient.
-        squares[tower] += 2.0 * tf.nn.l2_loss(tf.convert_to_tensor(gradient))
+        square = 2.0 * tf.nn.l2_loss(gradient)
+        squares[tower] += tf.cast(square, tf.float32)
     image, text = squares["image_encoder"], squares["text_encoder"]
-    totals = (sum(squares.values()), image, text)
+    totals = (image + text + squares["align"], image, text)
     return [tf.sqrt(total) / scale for total in totals]
 
 

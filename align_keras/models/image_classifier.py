@@ -9,9 +9,11 @@ from align_keras.models.gradients import (
     ForwardState,
     accumulated_gradients,
     check_micro_batches,
+    check_weight_dtypes,
     dense,
 )
 from align_keras.models.image_encoder import ImageEncoder
+from align_keras.models.trainable_layers import CONFIG_KEY
 from align_keras.optimizers import apply_if
 from align_keras.optimizers.replica_gradients import (
     check_clipping,
@@ -98,6 +100,7 @@ class ImageClassifier(keras.Model):
         if not self.built:
             self.build(images.shape)
         check_clipping(self.optimizer, replica_count())
+        check_weight_dtypes(self.optimizer, self.trainable_variables)
         state = ForwardState(self)
         before = state.read()
         state.part_replicas()
@@ -155,6 +158,7 @@ def encoder_without_projection(
     al. 2021, sections 4.1 and 5.3).
     """
     config = image_encoder.get_config()
+    config.pop(CONFIG_KEY, None)
     if config["dtype"]["class_name"] == "DTypePolicyMap":
         raise InputError(
             "image_encoder must have float weights to learn, received a quantized one; "

@@ -11,6 +11,7 @@ from align_keras.layers import Activation, FusedBatchNormalization, MBConvBlock
 from align_keras.layers.mbconv_block import CONV_INITIALIZER, PADDINGS, strided_padding
 from align_keras.models import variants
 from align_keras.models.encoder import Encoder
+from align_keras.models.trainable_layers import trainable_flags
 from align_keras.utils.arguments import (
     arguments_of,
     check_choice,
@@ -172,6 +173,7 @@ class ImageEncoder(Encoder):
         if locked:
             for layer in self.layers:
                 layer.trainable = trainable and layer is projection
+        self.initial_flags = trainable_flags(self)
 
         # === Config ===
         keep_arguments(self, ImageEncoder, locals())

@@ -6,22 +6,29 @@ import math
 import os
 import pathlib
 import zipfile
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
 
-from align_keras.models.conversion.hugging_face import (
-    HUB_PREFIX,
-    download,
-    from_hugging_face,
-)
+from align_keras.models.conversion.hugging_face import from_hugging_face
 from align_keras.models.conversion.litert_weights import (
+    REST_FILE,
     TABLE_FILE,
     TOWER_FILES,
     load_beside_towers,
 )
+from align_keras.models.hub import HUB_PREFIX, download
 from align_keras.models.image_encoder import ImageEncoder
+from align_keras.models.preset_files import (
+    CONFIG_FILE,
+    DIGESTS_KEY,
+    VOCABULARY_FILE,
+    WEIGHTS_FILE,
+    check_digests,
+    file_digests,
+)
 from align_keras.models.preset_table import (
     PAPER_VOCABULARY_SIZE,
     preset_config,
@@ -29,15 +36,13 @@ from align_keras.models.preset_table import (
 )
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.tower_costs import check_parameters
-from align_keras.text import save_vocabulary
+from align_keras.models.trainable_layers import CONFIG_KEY as TRAINABLE_KEY
+from align_keras.text import load_vocabulary, save_vocabulary
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_json, refuse_url
 from align_keras.utils.shared_data import SHIPPED_MODELS, find_shipped_model
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.weights.h5"
-VOCABULARY_FILE = "vocabulary.txt"
 ENCODERS = ("image_encoder", "text_encoder")
 # What HDF5 adds to a tensor for its name and its groups, at the most.
 _HDF5_BYTES = 8192
@@ -195,8 +200,17 @@ def save_to_preset(model: keras.Model, directory: str | os.PathLike) -> None:
         save_vocabulary(model.vocabulary, directory / VOCABULARY_FILE)
     _save_weights(model, directory)
     # Last, for by it the folder counts as whole.
+    save_config(model, directory, [WEIGHTS_FILE])
+
+
+def save_config(
+    model: keras.Model, directory: pathlib.Path, weight_files: Iterable[str]
+) -> None:
+    """Writes config.json, with the digests of the files that hold the weights."""
+    config = keras.saving.serialize_keras_object(model)
+    config[DIGESTS_KEY] = file_digests(directory, weight_files)
     with atomic_write(directory / CONFIG_FILE) as file:
-        json.dump(keras.saving.serialize_keras_object(model), file, indent=1)
+        json.dump(config, file, indent=1)
 
 
 def _save_weights(model, directory):
@@ -236,6 +250,8 @@ def from_folder(
             f"{config.get('class_name', 'no class_name')!r}; name the folder of a run, "
             "or one of Hugging Face's ALIGN."
         )
+    digests = config.pop(DIGESTS_KEY, {})
+    check_vocabulary_file(directory, config)
     # In place of the weights' file, the towers of 8 bits and the rest of the weights.
     in_towers = not weights_file.exists() and (directory / TABLE_FILE).exists()
     if load_weights and not weights_file.exists() and not in_towers:
@@ -256,12 +272,37 @@ def from_folder(
         model = keras.saving.deserialize_keras_object(config)
     if load_weights and in_towers:
         load_beside_towers(model, directory)
+        check_digests(digests, directory, [*TOWER_FILES, TABLE_FILE, REST_FILE])
     elif load_weights:
         fault = f"{weights_file} is damaged or doesn't fit the {CONFIG_FILE} beside it"
         # h5py's and Keras's.
         with _damages_named(fault, remedy, OSError, RuntimeError):
             model.load_weights(weights_file)
+        # After loading, since its errors say which tensor doesn't fit.
+        check_digests(digests, directory, [WEIGHTS_FILE])
     return model
+
+
+def check_vocabulary_file(directory: pathlib.Path, config: dict | None = None) -> None:
+    """Raises if a folder's `vocabulary.txt` isn't the vocabulary of its `config.json`.
+
+    Args:
+        directory: path of a preset's folder.
+        config: dict, the content of its `config.json`; None to read the file.
+    """
+    path = directory / VOCABULARY_FILE
+    if config is None:
+        config = read_json(directory / CONFIG_FILE)
+    arguments = config.get("config")
+    vocabulary = arguments.get("vocabulary") if isinstance(arguments, dict) else None
+    if vocabulary is None or not path.exists():
+        return
+    if load_vocabulary(path) != vocabulary:
+        raise InputError(
+            f"{path} must hold the vocabulary that the model was trained with, which "
+            f"is in {CONFIG_FILE}, but they differ. Restore the file, or save the "
+            "model again."
+        )
 
 
 def replace_arguments(config: dict, parts: dict, directory: str | os.PathLike) -> None:
@@ -272,6 +313,13 @@ def replace_arguments(config: dict, parts: dict, directory: str | os.PathLike) -
     config.update(align)
     for encoder, changes in zip(ENCODERS, (image, text), strict=True):
         config[encoder]["config"].update(changes)
+        if changes.keys() & {"locked", "trainable"}:
+            # The arguments replace what was frozen layer by layer.
+            config[encoder]["config"].pop(TRAINABLE_KEY, None)
+            config.pop(TRAINABLE_KEY, None)
+            config.pop("trainable", None)
+    if "learn_temperature" in align and TRAINABLE_KEY in config:
+        config[TRAINABLE_KEY]["temperature"] = align["learn_temperature"]
     if dtype is None:
         return
     policy = keras.dtype_policies.serialize(keras.dtype_policies.get(dtype))

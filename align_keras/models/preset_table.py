@@ -21,13 +21,23 @@ _SMALL = {
     "align_nano": ("efficientnet_nano", "bert_tiny", 64, 16, 256),
     "align_micro": ("efficientnet_micro", "bert_mini", 96, 32, 256),
 }
+# Sizes of the trained models that come with the package, as their config.json has them.
+_TRAINED = {
+    "align_small_en": {
+        "image_encoder": "efficientnet_lite2",
+        "text_encoder": "minilm_l6",
+        "image_size": 160,
+        "sequence_length": 32,
+        "projection_dim": 384,
+    }
+}
 _PAPER_IMAGE_SIZE = 289
 _PAPER_IMAGE_ENCODERS = ("b1", "b3", "b5", "b7", "l2")
 _PAPER_TEXT_ENCODERS = ("mini", "medium", "base", "large")
 
 
 def preset_names() -> list[str]:
-    """Returns the names that `ALIGN.from_preset` takes.
+    """Returns the names that `ALIGN.from_preset` builds with random weights.
 
     >>> "align_b7_base" in preset_names()
     True
@@ -64,9 +74,11 @@ class Preset:
         sequence_length: int, tokens a caption.
         projection_dim: int, width of the embeddings.
         image_parameters: int, weights of the image tower, as `count_params`.
-        text_parameters: int, of the text tower with the paper's vocabulary of 100,000.
+        text_parameters: int, of the text tower with the paper's vocabulary of 100,000,
+            or with the vocabulary of the trained weights.
         image_flops: int, floating-point operations that embed one image.
         text_flops: int, the same for one caption of `sequence_length` tokens.
+        trained: bool, True if `ALIGN.from_preset` loads trained weights.
     """
 
     name: str
@@ -79,6 +91,7 @@ class Preset:
     text_parameters: int
     image_flops: int
     text_flops: int
+    trained: bool = False
 
     @property
     def parameters(self) -> int:
@@ -90,13 +103,14 @@ class PresetTable(list):
     """List of `Preset` that prints as a table."""
 
     def __str__(self):
-        header = ("preset", "pixels", "width", "parameters", "image", "text")
+        header = ("preset", "weights", "pixels", "width", "parameters", "image", "text")
         rows = [(*header, "GFLOPs/image", "/text")]
         for p in self:
             weights = (p.parameters, p.image_parameters, p.text_parameters)
             rows.append(
                 (
                     p.name,
+                    "trained" if p.trained else "random",
                     str(p.image_size),
                     str(p.projection_dim),
                     *(f"{count / 1e6:.1f}M" for count in weights),
@@ -114,6 +128,8 @@ class PresetTable(list):
 def presets() -> PresetTable:
     """Lists what `ALIGN.from_preset` builds by name, with sizes and costs, as a table.
 
+    The trained model that comes with the package is the first.
+
     References:
         Jia et al. 2021, section 6.1: the grid of image and text encoders.
 
@@ -122,7 +138,8 @@ def presets() -> PresetTable:
     >>> next(p for p in presets() if p.name == "align_b7_base").projection_dim
     640
     """
-    return PresetTable(_preset(name) for name in preset_names())
+    trained = [_trained_preset(name) for name in _TRAINED]
+    return PresetTable([*trained, *(_preset(name) for name in preset_names())])
 
 
 def with_preset(model_config: Any) -> Any:
@@ -143,6 +160,33 @@ def with_preset(model_config: Any) -> Any:
             sequence_length=sizes["sequence_length"],
         ),
         projection_dim=sizes["projection_dim"],
+    )
+
+
+def _trained_preset(name):
+    """Returns the row of a trained model: MiniLM with the classes of ImageNet."""
+    sizes = _TRAINED[name]
+    image = image_tower_cost(
+        **image_encoder_arguments(sizes["image_encoder"], sizes["projection_dim"]),
+        image_size=sizes["image_size"],
+        num_classes=1000,
+    )
+    text = text_tower_cost(
+        **text_encoder_arguments(sizes["text_encoder"]),
+        vocabulary_size=30_522,
+        sequence_length=sizes["sequence_length"],
+        max_sequence_length=512,
+        projection_dim=None,
+        pooling="mean",
+    )
+    return Preset(
+        name=name,
+        **sizes,
+        image_parameters=image.parameters,
+        text_parameters=text.parameters,
+        image_flops=image.flops,
+        text_flops=text.flops,
+        trained=True,
     )
 
 

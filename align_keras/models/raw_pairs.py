@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -17,9 +17,11 @@ from align_keras.images import (
     decode_image,
     image_path,
     preprocess_image,
+    read_image,
     resize_image,
     uint8_pixels,
 )
+from align_keras.images.read import shape_remedy
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
@@ -100,6 +102,7 @@ def image_text_batches(
             "; give it as the third argument or as model=…."
         )
     check_number("batch_size", batch_size, 1, 1_000_000, whole=True)
+    images, captions = plain_data(images), plain_data(captions)
     if captions is None:
         images, captions = raw_pairs(images) or (images, captions)
     preparation = _Preparation(
@@ -167,7 +170,7 @@ def batches_of_dataset(
             (tf.shape(captions)[0], 3), tf.stack([number, 0])
         )
         images = tf.map_fn(
-            lambda row: preparation.image(_file_bytes(row[0]), row[1]),
+            lambda row: preparation.image(_one_image(row[0]), row[1]),
             (images, drawn),
             fn_output_signature=one,
         )
@@ -175,6 +178,70 @@ def batches_of_dataset(
 
     pairs = tf.data.Dataset.zip((dataset, _random_numbers(None)))
     return pairs.map(inputs, tf.data.AUTOTUNE).prefetch(2)
+
+
+def batch_preparation(
+    model: keras.Model,
+    *,
+    training: bool,
+    augment: bool = True,
+    value_range: tuple[float, float] | None = None,
+) -> Callable[[Any, Any], dict]:
+    """Returns a function of the images and captions of one batch in memory.
+
+    It returns the model's inputs, as `batches_of_dataset` does for a `tf.data.Dataset`.
+    Images and captions are sequences, as `image_text_batches` takes them.
+    """
+    size, tokenizer = model.image_size, model.tokenizer
+    preparation = _Preparation(
+        size, training, augment, augment, value_range=value_range
+    )
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def prepared_image(image, drawn):
+        return preparation.image(image, drawn)
+
+    def prepare(images, captions):
+        count, fetch = _sequence_rows(images, captions, value_range)
+        drawn = tf.random.uniform((count, 4))
+        prepared, texts = [], []
+        for row in range(count):
+            try:
+                image, caption = fetch(row)
+                prepared.append(prepared_image(image, drawn[row, :3]))
+            except tf.errors.OpError:
+                read_image(images[row], row, size, value_range)  # Names the image.
+                raise
+            texts.append(_chosen(caption, drawn[row, 3] if training else 0.0))
+        return {"images": tf.stack(prepared), **tokenizer(tf.stack(texts))}
+
+    return prepare
+
+
+def plain_data(data: Any) -> Any:
+    """Converts data of other libraries to lists and NumPy arrays.
+
+    Converted are columns of data frames, whatever their index is, tensors of torch
+    and ragged tensors, also in lists, tuples and dicts. Anything else is returned as
+    it is, data frames and data sets included.
+    """
+    if isinstance(data, dict):
+        return {name: plain_data(part) for name, part in data.items()}
+    if isinstance(data, tuple | list):
+        parts = [plain_data(part) for part in data]
+        return parts if isinstance(data, list) else tuple(parts)
+    if isinstance(data, tf.RaggedTensor):
+        if data.dtype == tf.string:
+            return data.to_list()
+        rows = [data[row] for row in range(int(data.nrows()))]
+        return [
+            row.to_tensor() if isinstance(row, tf.RaggedTensor) else row for row in rows
+        ]
+    if hasattr(data, "detach") and hasattr(data, "cpu"):  # A tensor of torch.
+        return data.detach().cpu().numpy()
+    if hasattr(data, "to_numpy") and not hasattr(data, "columns"):
+        return list(data.to_numpy())
+    return data
 
 
 def is_raw(element: Any) -> bool:
@@ -190,12 +257,11 @@ def raw_pairs(x: Any, y: Any = None) -> tuple | None:
     """Returns images and captions where they are given as sequences, or None."""
     if y is not None:
         is_sequence = isinstance(x, tuple | list | np.ndarray) or tf.is_tensor(x)
-        # A column of a data frame.
-        return (x, y) if is_sequence or hasattr(x, "to_numpy") else None
+        return (x, y) if is_sequence else None
     if isinstance(x, dict):
         return _pair(x) if is_raw(x) else None
     if hasattr(x, "to_numpy") and is_raw(dict.fromkeys(getattr(x, "columns", ()))):
-        return x["image"], x["caption"]
+        return plain_data(x["image"]), plain_data(x["caption"])
     if isinstance(x, list) and x and all(map(_is_one_pair, x)):
         images, captions = zip(*map(_pair, x), strict=True)
         return list(images), list(captions)
@@ -280,6 +346,13 @@ def _chosen(caption, place):
     return caption[
         tf.minimum(tf.cast(place * tf.cast(count, tf.float32), tf.int32), count - 1)
     ]
+
+
+def _one_image(image):
+    """Returns pixels of a ragged batch as a tensor; otherwise as `_file_bytes`."""
+    if isinstance(image, tf.RaggedTensor):
+        return tf.ensure_shape(image.to_tensor(), (None, None, 3))
+    return _file_bytes(image)
 
 
 def _file_bytes(image):
@@ -392,7 +465,7 @@ def _check_pixels(name, image, value_range):
     if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
         raise InputError(
             f"{name} must be an array (height, width, 3), received {image.dtype} "
-            f"{image.shape}; convert it to RGB."
+            f"{image.shape}; {shape_remedy(image.shape)}."
         )
     try:
         uint8_pixels(image, value_range)

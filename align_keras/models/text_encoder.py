@@ -6,6 +6,7 @@ import keras
 
 from align_keras.layers.rematerialization import rematerialize_in_training
 from align_keras.models.encoder import Encoder
+from align_keras.models.trainable_layers import trainable_flags
 from align_keras.models.transformer_computation import set_transformer_computation
 from align_keras.models.variants import ARCHITECTURES, text_encoder_arguments
 from align_keras.utils.arguments import (
@@ -175,6 +176,7 @@ class TextEncoder(Encoder):
                 )
                 outputs = projection(outputs)
         super().__init__(inputs, outputs, policy=policy, trainable=trainable, name=name)
+        self.initial_flags = trainable_flags(self)
 
         # === Config ===
         keep_arguments(self, TextEncoder, locals())

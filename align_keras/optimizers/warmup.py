@@ -14,7 +14,8 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         after_warmup: `LearningRateSchedule` or float, what comes after.
         warmup_steps: int ≥ 0.
-        warmup_learning_rate: float, the value at step 0.
+        warmup_learning_rate: float, the value at `first_step`.
+        first_step: int ≥ 0, the step at which the warm-up begins.
 
     References:
         Jia et al. 2021, section 5: 0 → 1e-3 in 10k steps, then linearly to zero.
@@ -32,11 +33,13 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         after_warmup: keras.optimizers.schedules.LearningRateSchedule | float,
         warmup_steps: int,
         warmup_learning_rate: float = 0.0,
+        first_step: int = 0,
     ):
         super().__init__()
         self.after_warmup = after_warmup
         self.warmup_steps = warmup_steps
         self.warmup_learning_rate = warmup_learning_rate
+        self.first_step = first_step
 
     def _after(self, step):
         if callable(self.after_warmup):
@@ -44,7 +47,7 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         return ops.convert_to_tensor(self.after_warmup, "float32")
 
     def __call__(self, step):
-        step = ops.cast(step, "float32")
+        step = ops.maximum(ops.cast(step, "float32") - self.first_step, 0.0)
         if not self.warmup_steps:
             return self._after(step)
         fraction = ops.minimum(step / self.warmup_steps, 1.0)
@@ -61,6 +64,7 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
             else after,
             "warmup_steps": self.warmup_steps,
             "warmup_learning_rate": self.warmup_learning_rate,
+            "first_step": self.first_step,
         }
 
     @classmethod

@@ -13,6 +13,7 @@ from align_keras.protocols.protocol import (
     columns_of_rows,
     left_out,
     protocol,
+    some,
 )
 from align_keras.utils.errors import InputError
 
@@ -52,7 +53,9 @@ def labeled_images(request: Request, train: bool = False) -> "LabeledImages":
         data = benchmarks.read_tfds_classification(name, split)
     if request.classes is not None:
         names = benchmarks.read_class_names(request.classes)
-        data = benchmarks.rename_classes(data, names)
+        # TFDS defines the order of its labels. Folders and the stamps have only names.
+        ordered = split is not None and name != "stamps" and not is_class_folder(name)
+        data = benchmarks.rename_classes(data, names, ordered)
     # What is learned from isn't sliced.
     return data if train else joined(data, request, taken=("class",))
 
@@ -62,6 +65,7 @@ def train_and_test(request: Request) -> "tuple[LabeledImages, LabeledImages]":
     check_splits_are_apart(request)  # Before reading, which may take minutes.
     train, test = labeled_images(request, train=True), labeled_images(request)
     check_same_classes(train, test)
+    check_several_classes(test)
     return train, test
 
 
@@ -72,6 +76,16 @@ def check_same_classes(train: "LabeledImages", test: "LabeledImages") -> None:
             "data must have the same classes in both splits, received "
             f"{len(train.class_names)} in training and {len(test.class_names)} in the "
             "test; add the missing folders or rename them."
+        )
+
+
+def check_several_classes(data: "LabeledImages") -> None:
+    """Raises for a single class, which every image would be assigned to."""
+    if len(data.class_names) < 2:
+        raise InputError(
+            "data must hold at least two classes, received one, "
+            f"{data.class_names[0]!r}, of which every answer is right; check that the "
+            "folder holds a subfolder for each class."
         )
 
 
@@ -93,14 +107,7 @@ def split_of_classes(request: Request, train: bool = False) -> str | None:
     if name == "stamps":
         return "train" if train else "test"
     if is_class_folder(name):
-        if (pathlib.Path(name) / "train").is_dir():
-            return "train" if train else "test"
-        if train:
-            raise InputError(
-                f"data must have the folders train and test, received {name}, which "
-                "has not; what learns does so from train, or from `train_split`."
-            )
-        return None
+        return _split_of_folder(name, train)
     test, learn = TFDS_SPLITS.get(tfds_name(name), _USUAL)
     if train and learn is None:
         raise InputError(
@@ -108,6 +115,36 @@ def split_of_classes(request: Request, train: bool = False) -> str | None:
             "on imagenet2012."
         )
     return learn if train else test
+
+
+def _split_of_folder(name: str, train: bool) -> str | None:
+    """The split of a folder that is measured or learned from, None for all of it."""
+    from align_keras.datasets import benchmarks
+
+    splits, others = benchmarks.folders_of_splits(name)
+    if train:
+        if "train" not in splits:
+            raise InputError(
+                f"data must have the folders train and test, received {name}, which "
+                "has not; what learns does so from train, or from `train_split`."
+            )
+        return "train"
+    if not splits:
+        return None
+    if others and not {"train", "test"} <= set(splits):
+        raise InputError(
+            f"data must be a folder of classes or of splits, received {name}, whose "
+            f"subfolders {some(splits)} look like splits and {some(others)} like "
+            f"classes; choose by `split`: {splits[0]!r} takes the classes in that "
+            "folder, '.' takes every subfolder as a class."
+        )
+    if "test" not in splits:
+        raise InputError(
+            f"data must have the folder test, received {name}, which has the splits "
+            f"{some(splits)}; choose one by `split`, such as --split {splits[-1]}. "
+            "If they are classes, use --split ."
+        )
+    return "test"
 
 
 def unusual_splits(request: Request) -> dict[str, str]:
@@ -178,6 +215,7 @@ def zero_shot(encoders: "CachedEncoders", request: Request) -> Evaluation:
     from align_keras.datasets import benchmarks
 
     data = labeled_images(request)
+    check_several_classes(data)
     if tfds_name(request.data) in _OF_OCCURRING_CLASSES:
         data = benchmarks.only_occurring_classes(data)
     benchmarks.check_names_for_prompts(data.class_names)
@@ -227,6 +265,8 @@ def knn(encoders: "CachedEncoders", request: Request) -> Evaluation:
     ranks = evaluation.neighbor_ranks(neighbor_labels, labels)
     statistics = evaluation.recall_statistics("knn/", ranks, PAPERS_KS)
     metrics = dict(evaluation.whole_metrics(statistics))
+    metrics |= {"knn/queries": float(len(queries))}
+    metrics |= {"knn/candidates": float(len(gallery))}
     metrics |= {"gallery": float(len(gallery))}
     return class_evaluation(metrics, statistics, test, rows, neighbor_labels[:, 0])
 

@@ -8,6 +8,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
@@ -20,6 +21,8 @@ from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
 _DIGEST_BYTES = 20
+# Bytes of a row's checksum, a CRC-32 of its digest and its embedding.
+_CHECKSUM_BYTES = 4
 # Rows that are copied at a time.
 _COPIED_ROWS = 8192
 # Chunks that a cluster embeds between two writes.
@@ -133,18 +136,22 @@ class EmbeddingCache:
     """A folder of embeddings of one encoder, found by the content of what they embed.
 
     Rows are appended, embeddings before digests, and rows without a digest are cut
-    off when the folder is opened: a killed evaluation loses at most a chunk.
+    off when the folder is opened: a killed evaluation loses at most a chunk. Each row
+    has a checksum, which is compared before the row is used. Damaged rows are computed
+    again.
     """
 
     def __init__(self, directory, encode, chunk=1024, encode_all=None):
         self._directory = pathlib.Path(directory)
-        self._digests, self._embeddings, self._width_file = (
-            self._directory / name for name in ("digests", "embeddings", "width")
-        )
+        self._digests = self._directory / "digests"
+        self._embeddings = self._directory / "embeddings"
+        self._checksums = self._directory / "checksums"
+        self._width_file = self._directory / "width"
         self._encode, self._chunk = encode, chunk
         self._encode_all = encode_all or functools.partial(encoded, encode)
         self._directory.mkdir(parents=True, exist_ok=True)
         self._rows, self._width = {}, None
+        self._row_checksums = bytearray()
 
     def __call__(self, items, progress=None):
         """Returns the embeddings of all items, float32 (n, d), memory-mapped, computing
@@ -168,10 +175,18 @@ class EmbeddingCache:
         """The stored rows of all items, after computing those that are missing."""
         self._open()
         digests, refused = [], {}
+        verified: set[bytes] = set()
         remaining = iter(items)
         while chunk := list(itertools.islice(remaining, self._chunk)):
             of_chunk = [content_digest(item) for item in chunk]
             digests.extend(of_chunk)
+            unverified = [
+                digest
+                for digest in dict.fromkeys(of_chunk)
+                if digest in self._rows and digest not in verified
+            ]
+            self._forget_damaged(unverified)
+            verified.update(of_chunk)
             new = {
                 digest: item
                 for digest, item in zip(of_chunk, chunk, strict=True)
@@ -193,7 +208,9 @@ class EmbeddingCache:
     def _open(self):
         """Reads the digests, and cuts off what a killed writer left half-done."""
         digests, embeddings = self._digests, self._embeddings
+        checksums = self._checksums
         self._rows, self._width = {}, None
+        self._row_checksums = bytearray()
         if not self._width_file.exists():
             return
         digests.touch()
@@ -212,10 +229,44 @@ class EmbeddingCache:
                 say(f"cutting off half-written {path}; {count:,} embeddings stay")
                 os.truncate(path, size)
         content = digests.read_bytes()
-        self._rows = {
-            content[start : start + _DIGEST_BYTES]: start // _DIGEST_BYTES
+        of_rows = [
+            content[start : start + _DIGEST_BYTES]
             for start in range(0, len(content), _DIGEST_BYTES)
-        }
+        ]
+        # The last row of a digest counts: it replaces a damaged one.
+        self._rows = {digest: row for row, digest in enumerate(of_rows)}
+        checksums.touch()
+        known = checksums.stat().st_size // _CHECKSUM_BYTES
+        os.truncate(checksums, min(known, count) * _CHECKSUM_BYTES)
+        if known < count:
+            # An earlier version of the package, which wrote none, wrote these rows.
+            rows = self._stored(count)
+            self._append(
+                checksums,
+                b"".join(
+                    _checksum(of_rows[row], rows[row]) for row in range(known, count)
+                ),
+            )
+        self._row_checksums = bytearray(checksums.read_bytes())
+
+    def _forget_damaged(self, digests: Iterable[bytes]) -> None:
+        """Compares rows with their checksums and forgets those that differ."""
+        chosen = {digest: self._rows[digest] for digest in digests}
+        if not chosen:
+            return
+        rows, checksums = self._stored(), self._row_checksums
+        damaged = []
+        for digest, row in chosen.items():
+            at = row * _CHECKSUM_BYTES
+            if checksums[at : at + _CHECKSUM_BYTES] != _checksum(digest, rows[row]):
+                damaged.append(digest)
+        if damaged:
+            say(
+                f"{len(damaged):,} of the embeddings in {self._embeddings} are damaged "
+                "and are computed again"
+            )
+        for digest in damaged:
+            del self._rows[digest]
 
     def _read_width(self):
         """The width as `_add` wrote it, or None if it's damaged: it would cut rows
@@ -245,24 +296,37 @@ class EmbeddingCache:
             # have these files mapped, so they aren't cut.
             self._digests.unlink(missing_ok=True)
             self._embeddings.unlink(missing_ok=True)
+            self._checksums.unlink(missing_ok=True)
             self._width = rows.shape[1]
             number = str(self._width).encode()
             with atomic_write(self._width_file, "wb") as file:
                 file.write(number + b" " + _check_of(number))
-        rows = _as_wide(rows, self._width).tobytes()
-        contents = {self._embeddings: rows, self._digests: b"".join(missing)}
-        for path, content in contents.items():
-            with open(path, "ab") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for digest in missing:
-            self._rows[digest] = len(self._rows)
+        rows = np.ascontiguousarray(_as_wide(rows, self._width), np.float32)
+        checksums = b"".join(map(_checksum, missing, rows))
+        count = self._count()
+        self._append(self._embeddings, rows.tobytes())
+        self._append(self._checksums, checksums)
+        self._row_checksums += checksums
+        self._append(self._digests, b"".join(missing))
+        for row, digest in enumerate(missing, start=count):
+            self._rows[digest] = row
         return True
 
-    def _stored(self):
-        shape = len(self._rows), self._width
-        return np.memmap(self._embeddings, np.float32, "r", shape=shape)
+    def _append(self, path: pathlib.Path, content: bytes) -> None:
+        with open(path, "ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _count(self) -> int:
+        """The number of stored rows, damaged ones that were replaced included."""
+        if not self._digests.exists():
+            return 0
+        return self._digests.stat().st_size // _DIGEST_BYTES
+
+    def _stored(self, count: int | None = None) -> np.ndarray:
+        count = self._count() if count is None else count
+        return np.memmap(self._embeddings, np.float32, "r", shape=(count, self._width))
 
     def _refused_rows(self):
         """The rows of NaN among those that are stored."""
@@ -316,6 +380,11 @@ def _joined(parts):
 def _as_wide(rows, width):
     """Brings rows that were refused, which are 1 wide, to the width of others."""
     return np.broadcast_to(rows, (len(rows), max(width, rows.shape[1])))
+
+
+def _checksum(digest: bytes, row: np.ndarray) -> bytes:
+    content = np.ascontiguousarray(row).data
+    return zlib.crc32(content, zlib.crc32(digest)).to_bytes(_CHECKSUM_BYTES, "big")
 
 
 def _check_of(number):

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import importlib.util
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ PROTOCOLS = {
         *(captions.multi30k, captions.simlex, captions.composed),
     )
 }
-# Of CLIP's prompts and class names, which the paper takes.
+# CLIP's prompts and class names, which the paper takes (section 5.2).
 _CLIP = "clip:imagenet1k"
 
 
@@ -63,7 +64,8 @@ def evaluate(
     Returns:
         dict as the command prints it as JSON: `model`, `protocol`, `data`, `metrics`
         (name → float), `paper` (model → metric → float, the paper's figures on these
-        data), splits that aren't the paper's, and with `slice_by` the `slices`.
+        data), and with `slice_by` the `slices`. Splits and prompts that aren't the
+        paper's are included, and `paper` is empty then.
 
     Raises:
         InputError: for an unknown protocol, options that it doesn't take, data that
@@ -99,7 +101,7 @@ def evaluate(
     found = PROTOCOLS[protocol].run(encoders, request)
     from align_keras.reports.result_tables import figures_as_shares
 
-    unusual = unusual_splits(request)
+    unusual = unusual_options(protocol, request)
     result = {
         "model": model_name(model),
         "protocol": protocol,
@@ -150,12 +152,48 @@ def checked_request(protocol: str, **options: Any) -> Request:
             "name one of its columns."
         )
     data = given.pop("data", PROTOCOLS[protocol].data)
+    if data is not None and _has_paper_prompts(protocol, str(data)):
+        given = _with_paper_prompts(given)
     if data is None:
         raise InputError(
             f"data must name what {protocol} is measured on, received nothing; name "
             f"{PROTOCOLS[protocol].data_help}."
         )
     return Request(data=str(data), **given)
+
+
+def _has_paper_prompts(protocol: str, data: str) -> bool:
+    """Returns True for data that the paper classifies by CLIP's prompts and names."""
+    from align_keras.reports.result_tables import figures_as_shares
+
+    return protocol == "zero_shot" and bool(figures_as_shares(protocol, data))
+
+
+def _with_paper_prompts(options: dict[str, Any]) -> dict[str, Any]:
+    """Adds the paper's prompts and class names to options that name neither."""
+    # The error for a missing package belongs to a request that needs it.
+    if "classes" in options and importlib.util.find_spec("clip_benchmark") is None:
+        return options
+    return {"templates": _CLIP, "classes": _CLIP} | options
+
+
+def unusual_options(protocol: str, request: Request) -> dict[str, str]:
+    """Returns the splits and prompts that the paper's figures don't belong to.
+
+    Args:
+        protocol: str, a name of `PROTOCOLS`.
+        request: `Request`.
+
+    Returns:
+        dict from the names of options to their values, empty for the paper's own.
+    """
+    unusual = unusual_splits(request)
+    if _has_paper_prompts(protocol, request.data):
+        for name in ("templates", "classes"):
+            value = getattr(request, name)
+            if value != _CLIP:
+                unusual[name] = str(value)
+    return unusual
 
 
 def check_results(request: Request) -> None:
@@ -250,7 +288,7 @@ def _write_page(html, result, request, found):
         data=request.data,
         facts={"model": result["model"], **facts},
         metrics=found.metrics,
-        splits=unusual_splits(request),
+        splits=unusual_options(result["protocol"], request),
         slices=result.get("slices"),
         retrieval=found.retrieval,
         classification=found.classification,

@@ -211,7 +211,9 @@ def vtab(encoders: "CachedEncoders", request: Request) -> Evaluation:
             (statistics, {column: [value for task in mixed for value in values[task]]})
             for mixed, statistics in evaluation.vtab_statistics(ranks, groups())
         ]
-    accuracies = {task: np.mean(runs < 1, axis=1) for task, runs in ranks.items()}
+    accuracies = {
+        task: np.mean(runs < 1, axis=1).tolist() for task, runs in ranks.items()
+    }
     return Evaluation(dict(evaluation.vtab_metrics(accuracies, groups())), items)
 
 

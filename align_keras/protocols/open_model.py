@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import refuse_keras_file
 from align_keras.utils.shared_data import SHIPPED_MODELS
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def check_model(path: str, image_engine: str | None = None) -> None:
         return
     if path in SHIPPED_MODELS or path.startswith("hf://"):
         return
+    refuse_keras_file(path, "model")
     if not folder.is_dir():
         raise InputError(
             f"model must be a folder or hf://user/model, received {folder}; check it."

@@ -30,7 +30,9 @@ class Request:
     split: str | None = _option("the split to judge, if not the usual one")
     train_split: str | None = _option("the split to learn from, if not the usual one")
     classes: str | None = _option(
-        "class names: a file with one a line, JSON, or clip:DATASET", metavar="C"
+        "class names, matched by name: a file with one a line, or two columns (the "
+        "data's name, the name in prompts), JSON, or clip:DATASET",
+        metavar="C",
     )
     allow_missing: bool | None = _option(
         "leave missing images out", action="store_true"
@@ -52,7 +54,8 @@ class Request:
     )
     templates: str = _option(
         "prompts: photos, drawings, default (both), none, a file with {} in each line, "
-        "or clip:DATASET of an installed clip-benchmark",
+        "or clip:DATASET of an installed clip-benchmark (ImageNet and its variants: "
+        "clip:imagenet1k, as in the paper, also for --classes)",
         default="default",
         metavar="T",
     )

@@ -18,6 +18,8 @@ _ENDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # More points than this only make the file larger.
 _MOST_POINTS = 400
 _LABEL_HEIGHT = 14
+# Share of the axis that the label of a tick takes.
+_TICK_GAP = 0.15
 # Class names beside the matrix are cut to this width.
 _WIDEST_NAME = 150
 # So that the counts stay readable on the deepest shade (contrast above 4.5).
@@ -124,7 +126,8 @@ def line_chart(
     """Draws lines over labeled axes; the vertical one may begin at 0."""
     series = [line for line in series if len(line.points)]
     shown = [thinned(line.points) for line in series]
-    xs = [x for points in shown for x, _ in points]
+    # The axis names the first and the last step, not the means at the ends.
+    xs = [x for line in series for x, _ in line.points]
     ys = [y for points in shown for _, y in points]
     scale = _Scale(xs, [0.0, *ys] if from_zero else ys)
     heights = _spread([scale.y(points[-1][1]) for points in shown])
@@ -150,11 +153,9 @@ class _Scale:
 
     def __init__(self, xs, ys):
         self.x_low, self.x_high = min(xs), max(xs)
+        self.x_ticks = _ticks_with_ends(self.x_low, self.x_high)
         if self.x_low == self.x_high:
             self.x_low -= 1
-        # Ticks inside the data's range: the line reaches both ends.
-        ticks = nice_ticks(self.x_low, self.x_high, count=5)
-        self.x_ticks = [tick for tick in ticks if self.x_low <= tick <= self.x_high]
         self.y_ticks = nice_ticks(min(ys), max(ys))
 
     def x(self, value):
@@ -165,6 +166,19 @@ class _Scale:
         low, high = self.y_ticks[0], self.y_ticks[-1]
         part = (value - low) / (high - low)
         return _BOTTOM - part * (_BOTTOM - _TOP)
+
+
+def _ticks_with_ends(low: float, high: float) -> list[float]:
+    """The first and the last value, and round numbers between them."""
+    if low == high:
+        return [high]
+    gap = _TICK_GAP * (high - low)
+    between = [
+        tick
+        for tick in nice_ticks(low, high, count=5)
+        if low + gap <= tick <= high - gap
+    ]
+    return [low, *between, high]
 
 
 def _spread(heights):

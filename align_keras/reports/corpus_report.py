@@ -14,6 +14,8 @@ from align_keras.reports.page_template import write_page
 
 # How the filters' reasons read in the funnel.
 _RULES = {
+    "unknown size": "resized by the downloader, original size unknown (fetch with "
+    "img2dataset --resize_mode no, or set filter.unknown_sizes=keep)",
     "shorter side": "shorter side of at most {min_shorter_side} pixels",
     "aspect": "longer side at least {max_aspect:g} times the shorter",
     "pixels": "more than {max_pixels:,} pixels",
@@ -45,6 +47,9 @@ def corpus_funnel(
     cleaned = sorted(raw.get("cleaned", {}).items())
     rows += [(f"captions cleaned of {what}", count, False) for what, count in cleaned]
     rows += [(what, count, True) for what, count in sorted(raw["dropped"].items())]
+    rows += [
+        (what, count, False) for what, count in sorted(raw.get("notes", {}).items())
+    ]
     if "filter" in tables:
         counts = tables["filter"].facts["counts"]
         values = as_dict(corpus.config.filter)

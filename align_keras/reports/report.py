@@ -63,7 +63,7 @@ def write_report(
         rows=rows,
         tiles=_tiles(rows),
         queries=[
-            (name, metrics[f"{key}/queries"])
+            (name, metrics[f"{key}/queries"], metrics.get(f"{key}/candidates"))
             for key, name in DIRECTIONS.items()
             if f"{key}/queries" in metrics
         ],
@@ -115,6 +115,8 @@ class RetrievalRow(NamedTuple):
     recall: float
     chance: float | None
     times_chance: float | None
+    queries: float | None = None
+    candidates: float | None = None
 
 
 def retrieval_rows(metrics: Mapping[str, float]) -> list[RetrievalRow]:
@@ -125,7 +127,11 @@ def retrieval_rows(metrics: Mapping[str, float]) -> list[RetrievalRow]:
             direction, k = match[1], int(match[2])
             chance = metrics.get(f"{direction}/chance_recall_at_{k}")
             times = recall / chance if chance else None
-            rows.append(RetrievalRow(direction, k, recall, chance, times))
+            queries = metrics.get(f"{direction}/queries")
+            candidates = metrics.get(f"{direction}/candidates")
+            rows.append(
+                RetrievalRow(direction, k, recall, chance, times, queries, candidates)
+            )
     order = list(DIRECTIONS)
     return sorted(rows, key=lambda row: (order.index(row.direction), row.k))
 

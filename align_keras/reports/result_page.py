@@ -1,7 +1,7 @@
 """The page of one evaluation: its numbers, and what lies behind them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,12 @@ from align_keras.reports.examples import retrieval_examples
 from align_keras.reports.page_template import write_page
 from align_keras.reports.report import DIRECTIONS, installed_versions
 from align_keras.reports.result_tables import (
+    ResultTable,
+    Slice,
     is_share,
+    metric_label,
     metrics_table,
+    papers_tables,
     shown,
     split_slices,
     tables_of_many_models,
@@ -59,15 +63,81 @@ def write_result_page(
         title=table.title,
         facts=facts,
         tiles=_tiles(metrics),
-        table=table,
+        table=_with_labels(table),
         bars=_metric_bars(metrics),
-        other_tables=tables_of_many_models(protocol, data, metrics, splits),
-        slices=split_slices(slices or {}),
-        slice_charts=_slice_charts(split_slices(slices or {})),
+        other_tables=[
+            _labeled(other)
+            for other in tables_of_many_models(protocol, data, metrics, splits)
+        ],
+        slices=_labeled_slices(slices),
+        slice_charts=_slice_charts(_labeled_slices(slices)),
         classes=classification and _classes(**classification),
         examples=_example_groups(retrieval),
         versions=installed_versions(),
     )
+
+
+def write_suite_page(
+    path: str | os.PathLike, model: str, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Writes the results of the suite as one HTML file that loads nothing.
+
+    Args:
+        path: str or path of the file.
+        model: str, the name of the model.
+        rows: sequence of dicts, one for each protocol and data set: `protocol`,
+            `data`, `tables` (their numbers), `metrics`, and `skipped` or `failed`, the
+            reason why there are no metrics.
+    """
+    tables = []
+    left_out = []
+    for row in rows:
+        name = f"{row['protocol']} on {row['data']}"
+        reason = row["failed"] or row["skipped"]
+        if reason:
+            numbers = ", ".join(map(str, row["tables"]))
+            state = "failed" if row["failed"] else "skipped"
+            left_out.append((numbers, name, state, reason))
+        if row["metrics"]:
+            of_row = papers_tables(row["protocol"], row["data"], row["metrics"])
+            tables += [_labeled(table) for table in of_row.values()]
+    write_page(
+        path,
+        "suite_page.html.j2",
+        title="The paper's tables",
+        model=model,
+        tables=tables,
+        left_out=left_out,
+        versions=installed_versions(),
+    )
+
+
+def _labeled(table: ResultTable) -> ResultTable:
+    """A table with words in place of the metrics' names, wherever they stand."""
+    if table.columns[0] == "metric":
+        return _with_labels(table)
+    columns = (table.columns[0], *map(_column_label, table.columns[1:]))
+    return table._replace(columns=columns)
+
+
+def _with_labels(table: ResultTable) -> ResultTable:
+    """A table whose first column has words in place of the metrics' names."""
+    rows = []
+    for name, *values in table.rows:
+        rows.append((_column_label(name), *values))
+    return table._replace(rows=rows)
+
+
+def _column_label(name: str) -> str:
+    metric, unit, _ = name.partition(", %")
+    return metric_label(metric) + unit
+
+
+def _labeled_slices(slices: Mapping[str, float] | None) -> list[Slice]:
+    return [
+        cell._replace(metric=metric_label(cell.metric))
+        for cell in split_slices(slices or {})
+    ]
 
 
 def _tiles(metrics):
@@ -80,7 +150,7 @@ def _tiles(metrics):
     ]
     return [
         (
-            name,
+            metric_label(name),
             shown(name, metrics[name]),
             shown(name, chance[name], 2) if name in chance else None,
         )

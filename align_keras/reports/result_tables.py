@@ -22,6 +22,31 @@ _SHARES = (
 )
 
 
+# What parts of metrics' names are called on pages.
+_WORDS = {
+    "i2t": "image → text",
+    "t2i": "text → image",
+    "i2i": "image → image",
+    "t2t": "text → text",
+    "en": "English",
+    "de": "German",
+    "fr": "French",
+    "cs": "Czech",
+    "zero_shot": "zero-shot",
+    "knn": "nearest neighbors",
+    "mean_per_class": "mean accuracy of the classes",
+    "plus": "image plus words",
+    "minus": "image minus words",
+    "text_alone": "words alone",
+    "sts": "captions (STS)",
+    "sis": "images (SIS)",
+    "sits": "image and caption (SITS)",
+    "spearman": "Spearman correlation",
+    "spearman_std": "Spearman correlation, standard deviation",
+    "vtab": "VTAB",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class PaperResult:
     """One figure of a table of the paper, in percent, by the protocol's metric."""
@@ -100,6 +125,20 @@ def _labeled(name, metric=None):
     return f"{name}, %" if is_share(metric or name) else name
 
 
+def metric_label(name: str) -> str:
+    """Returns a metric's name as a page shows it.
+
+    Example:
+    >>> metric_label("i2t/recall_at_1"), metric_label("zero_shot/top_1")
+    ('image → text, recall at 1', 'zero-shot, top-1 accuracy')
+    """
+    *groups, last = name.split("/")
+    last = re.sub(r"recall_at_(\d+)$", r"recall at \1", last)
+    last = re.sub(r"top_(\d+)(?=$|_)", r"top-\1 accuracy", last)
+    words = [_WORDS.get(part, part.replace("_", " ")) for part in (*groups, last)]
+    return ", ".join(words)
+
+
 def without_chance(
     metrics: Mapping[str, float],
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -161,9 +200,21 @@ def papers_tables(
         if len(figures) <= _MOST_COLUMNS:
             columns = ("metric", *table)
             rows = list(zip(labels, *table.values(), strict=True))
-        title = f"Table {number}: {protocol} on {data}"
+        title = f"Table {number}: {protocol} on {data}{_counts(metrics)}"
         tables[number] = ResultTable(title, columns, rows)
     return tables
+
+
+def _counts(metrics: Mapping[str, float]) -> str:
+    """The numbers of queries and candidates as the end of a title, "" without any."""
+    parts = []
+    for name, queries in metrics.items():
+        prefix = name.removesuffix("queries")
+        if prefix != name and f"{prefix}candidates" in metrics:
+            candidates = metrics[f"{prefix}candidates"]
+            label = f"{prefix.rstrip('/')}: " if prefix else ""
+            parts.append(f"{label}{queries:,.0f} queries among {candidates:,.0f}")
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def tables_of_many_models(

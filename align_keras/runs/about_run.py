@@ -45,7 +45,9 @@ def about_run(
         newest = MetricsLog(directory / "metrics.jsonl").newest()
         # Not how fast it was trained.
         about["evaluation"] = {
-            name: value for name, value in newest.items() if "recall_at" in name
+            name: value
+            for name, value in newest.items()
+            if "recall_at" in name or name.endswith(("/queries", "/candidates"))
         }
     return about
 

@@ -25,6 +25,7 @@ from align_keras.corpus.duplicates.near_duplicates import (
     find_duplicates,
 )
 from align_keras.corpus.filters.counts import count_partitions
+from align_keras.corpus.filters.languages import detector_version
 from align_keras.corpus.filters.tables import (
     choose_task,
     count_task,
@@ -42,7 +43,11 @@ from align_keras.corpus.image_tables import (
 )
 from align_keras.corpus.parquet_tables import read_rows
 from align_keras.corpus.sources import SourcePair, is_remote, open_source
-from align_keras.corpus.sources.source import extract_part, merged_counts
+from align_keras.corpus.sources.source import (
+    evaluation_source,
+    extract_part,
+    merged_counts,
+)
 from align_keras.protocols.embedding_cache import absolute, open_same
 from align_keras.protocols.open_model import check_model
 from align_keras.reports.corpus_report import write_corpus_report
@@ -54,7 +59,7 @@ from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
 VOCABULARY = "vocabulary.txt"
 # Part of every stage's name: raised when the code gives other results.
-_VERSION = 4
+_VERSION = 5
 # The same of the search among embeddings.
 _SEARCH = "faiss"
 _PAIRS_PER_PIECE = 20_000
@@ -132,7 +137,13 @@ class Corpus:
         for table in self.tables["filter"].paths():
             for row in read_rows(table):
                 if is_remote(row["image"]):
-                    yield SourcePair(*(row[name] for name in SourcePair._fields))
+                    yield SourcePair(
+                        image=row["image"],
+                        caption=row["caption"],
+                        rule=row["rule"],
+                        language=row["language"],
+                        page_url=row["page_url"],
+                    )
 
 
 def build_corpus(
@@ -194,6 +205,8 @@ def build_corpus(
             function, inputs = STAGES[name]
             if function is not None:
                 given = [corpus.tables[before] for before in inputs]
+                if inputs == _STORED_AND_COPIES:
+                    _check_kept(*given)
                 corpus.tables[name] = function(build, *given)
         if stage == "report":
             write_corpus_report(corpus)
@@ -251,9 +264,16 @@ class _Build:
 
 
 def extract(build: _Build, specs: Sequence[str] | None = None) -> Tables:
-    """Reads sources, those of the configuration by default, into raw pairs."""
-    sources = [open_source(spec) for spec in sorted(specs or build.config.sources)]
-    inputs = [(source.name, source.fingerprint()) for source in sources]
+    """Reads the corpus's sources, or `specs` of evaluation images, into raw pairs."""
+    if specs:
+        sources = [evaluation_source(spec) for spec in sorted(specs)]
+    else:
+        sources = [open_source(spec) for spec in sorted(build.config.sources)]
+    inputs: list = [(source.name, source.fingerprint()) for source in sources]
+    # Evaluation images leave their copies out whatever their captions are.
+    caption_rules = [] if specs else sorted(set(build.config.caption_rules))
+    if caption_rules:
+        inputs.append(caption_rules)
 
     def run(folder):
         parts = [(source, part) for source in sources for part in source.parts()]
@@ -265,6 +285,7 @@ def extract(build: _Build, specs: Sequence[str] | None = None) -> Tables:
                 "source": source.name,
                 "table": _table(folder, "part", number),
                 "spool": str(folder.path / "spool"),
+                "caption_rules": caption_rules,
             }
             for number, (source, part) in enumerate(parts)
         ]
@@ -295,7 +316,10 @@ def filter_pairs(build: _Build, raw: Tables) -> Tables:
         result = merge_results(build.run(filter_task, tasks, folder))
         return {"tables": len(tables), "chosen": chosen, **result}, ("counts",)
 
-    return build.stage("filter", [raw.folder.key, thresholds], run)
+    inputs = [raw.folder.key, thresholds]
+    if build.config.filter.detect_language != "never":
+        inputs.append(detector_version())
+    return build.stage("filter", inputs, run)
 
 
 def gather_images(build: _Build, pairs: Tables) -> Tables:
@@ -488,6 +512,23 @@ def write_shards(build: _Build, images: Tables, copies: Tables) -> Tables:
     return made
 
 
+def _check_kept(images, copies):
+    """Raises InputError if no image stays, with the counts of all that left."""
+    pictures = images.facts["pictures"]
+    reasons = collections.Counter(images.facts["faults"])
+    reasons.update(reason for _, reason, *_ in copies.facts["dropped"])
+    if pictures > reasons.total():
+        return
+    counts = [f"{count:,} {reason}" for reason, count in reasons.most_common()]
+    if images.facts["remote"]:
+        counts.append(f"{images.facts['remote']:,} pairs of images that aren't here")
+    counts = ", ".join(counts) or "no pair passes the filters"
+    raise InputError(
+        f"the corpus is empty, none of {pictures:,} images stays ({counts}). "
+        "Give other sources, or change the thresholds of `filter` and `duplicates`."
+    )
+
+
 def _kept(read, images, copies):
     dropped = copies.facts["dropped"]
     return functools.partial(read, images.paths("group"), images.paths(), dropped)
@@ -498,6 +539,7 @@ def _origin(config):
     origin = as_dict(config)
     del origin["vocabulary"]
     origin["sources"] = sorted(origin["sources"])
+    origin["caption_rules"] = sorted(origin["caption_rules"])
     origin["duplicates"]["against"] = sorted(origin["duplicates"]["against"])
     return origin
 
@@ -506,13 +548,14 @@ def _table(folder, name, number):
     return str(folder.path / f"{name}-{number:05d}.parquet")
 
 
+_STORED_AND_COPIES = ("pictures", "dedup")
 # In their order, each with those whose tables it is handed.
 STAGES: dict[str, tuple[Callable | None, tuple[str, ...]]] = {
     "extract": (extract, ()),
     "filter": (filter_pairs, ("extract",)),
     "pictures": (gather_images, ("filter",)),
     "dedup": (find_copies, ("pictures",)),
-    "vocab": (learn_words, ("pictures", "dedup")),
-    "shard": (write_shards, ("pictures", "dedup")),
+    "vocab": (learn_words, _STORED_AND_COPIES),
+    "shard": (write_shards, _STORED_AND_COPIES),
     "report": (None, ("vocab", "shard")),
 }

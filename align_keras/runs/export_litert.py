@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from align_keras.corpus.pair_files import folder_images
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 
@@ -85,9 +86,14 @@ def captioned_images(
 
 
 def calibration_images(name: str, **read: Any) -> list:
-    """Returns at most 200 images, spread over a set, its training split if any."""
+    """Returns at most 200 images, spread over a set, its training split if any.
+
+    The images of a folder need no captions.
+    """
     try:
-        if pathlib.Path(name).exists():
+        if pathlib.Path(name).is_dir():
+            images = [str(path) for path in folder_images(pathlib.Path(name))]
+        elif pathlib.Path(name).exists():
             _, images = captioned_images(name, **read)
         else:
             images = _training_images(name, read)
@@ -264,6 +270,12 @@ def _recall(align, embeddings, rows, request):
         metrics = retrieval(encoders, request).metrics
         keys = (f"{way}/recall_at_{k}" for way in ("t2i", "i2t") for k in KS)
         found[name] = {key: metrics[key] for key in keys}
+    counts = (
+        f"{way}: {metrics[f'{way}/queries']:,.0f} queries among "
+        f"{metrics[f'{way}/candidates']:,.0f}"
+        for way in ("t2i", "i2t")
+    )
+    say(f"recall of {'; '.join(counts)}")
     return found
 
 

@@ -17,6 +17,7 @@ from align_keras.config import (
     ExperimentConfig,
     as_dict,
     changed_keys,
+    is_same_table,
     load_config,
     validate,
 )
@@ -24,8 +25,10 @@ from align_keras.runs.about_run import about_run, save_data_notes
 from align_keras.runs.run_folder import (
     PARAMS_FILE,
     check_finished,
+    check_inputs,
     check_searchable,
     lock_config,
+    newest_step,
     train_command,
 )
 from align_keras.utils.arguments import check_choice
@@ -36,6 +39,8 @@ from align_keras.utils.progress import say
 MODES = ("train", "eval", "train_and_eval")
 # Images and captions that the export embeds again in another process.
 _CHECKED = 64
+# Training images that are read once more, to find those that validation has too.
+_MOST_COMPARED = 50_000
 
 
 def train(
@@ -89,7 +94,7 @@ def train(
     run = Run(_loaded(config, params_override), model_dir)
     with _damaged_shards_named(run.config.task):
         if mode == "eval":
-            run.build()
+            run.build(read_only=True)
             run.metrics = run.evaluate_checkpoint(checkpoint)
             return run
         with lock_config(run.config, run.directory):
@@ -137,6 +142,8 @@ def _loaded(config, params_override):
         params_override = [params_override]
     changed = changed_keys(load_config(), config)
     given = {key: value for key, (_, value) in changed.items()}
+    # Stated also where it is the default, which a table alone would replace.
+    given["task.validation_data.tfds_split"] = config.task.validation_data.tfds_split
     return load_config(params_override=[given, *params_override])
 
 
@@ -234,8 +241,12 @@ class Run:
 
         return ALIGN.from_preset(self.directory)
 
-    def build(self) -> None:
-        """Makes the compiled model to train, and the data and vocabulary before it."""
+    def build(self, read_only: bool = False) -> None:
+        """Makes the compiled model to train, and the data and vocabulary before it.
+
+        Args:
+            read_only: bool, True to record no fingerprints of data and vocabulary.
+        """
         if "tensorflow" not in sys.modules:
             say("starting TensorFlow")
         import keras
@@ -257,16 +268,84 @@ class Run:
         keras.config.set_dtype_policy(runtime.mixed_precision_dtype)
         start_compiler()
         self.save_notes()
+        self._check_pairs(read_only)
         check_batch_size(data.global_batch_size, self.train_builder, data.tfds_split)
         vocabulary = assemble.prepare_vocabulary(
             config, self.train_builder, self.directory
         )
+        self._check_vocabulary(vocabulary, read_only)
         # Here, since building a corpus draws random numbers too.
         keras.utils.set_random_seed(config.trainer.seed)
         with strategy_scope(strategy):
             self.model = assemble.build_model(config.task.model, vocabulary)
             assemble.compile_model(self.model, config)
-        self.test_set  # noqa: B018 Read now, so that a wrong split is told of now.
+        # Read now, so that a wrong split is reported before training.
+        self._report_validation_pairs(self.test_set)
+        self._report_shared_images()
+
+    def _check_pairs(self, read_only: bool) -> None:
+        """Raises unless the training pairs are those that the run began with."""
+        from align_keras.data.stored_pairs import split_size
+        from align_keras.datasets.fingerprints import pairs_fingerprint
+
+        pairs = self.train_builder, self.config.task.train_data.tfds_split
+        inputs: dict[str, str | int] = {"train_images": split_size(*pairs)}
+        inputs["train_pairs"] = pairs_fingerprint(*pairs)
+        check_inputs(self.directory, inputs, read_only)
+
+    def _check_vocabulary(self, vocabulary: Sequence[str], read_only: bool) -> None:
+        """Raises unless the vocabulary is the one that the run began with."""
+        from align_keras.models.preset_io import check_vocabulary_file
+        from align_keras.text import vocabulary_fingerprint
+
+        inputs = {"vocabulary": vocabulary_fingerprint(vocabulary)}
+        check_inputs(self.directory, inputs, read_only)
+        has_model = (self.directory / "config.json").exists()
+        if has_model and newest_step(self.directory) is not None:
+            check_vocabulary_file(self.directory)
+
+    def _report_validation_pairs(self, pairs: Any) -> None:
+        """Prints the split that recall is measured on and its number of pairs."""
+        data = self.config.task.validation_data
+        captions = sum(len(of_image) for of_image in pairs.captions)
+        line = (
+            f"recall is measured on {len(pairs):,} images with {captions:,} captions "
+            f"of {_name_of(data)}[{data.tfds_split}]"
+        )
+        train_pairs = self.config.task.train_data.pairs
+        if data.pairs is not None and data.tfds_split != "all":
+            if not is_same_table(data.pairs, train_pairs):
+                line += "; task.validation_data.tfds_split=all measures the whole table"
+        say(line)
+
+    def _report_shared_images(self) -> None:
+        """Prints how many validation images are training images too."""
+        from align_keras.data.stored_pairs import read_image_keys, split_size
+
+        train, validation = (
+            self.config.task.train_data,
+            self.config.task.validation_data,
+        )
+        # The splits of one corpus share no image.
+        names = (train.tfds_split, validation.tfds_split)
+        is_divided = names == ("train", "test") and _name_of(train) == _name_of(
+            validation
+        )
+        pairs = self.train_builder, train.tfds_split
+        if (
+            is_divided
+            or newest_step(self.directory) is not None
+            or split_size(*pairs) > _MOST_COMPARED
+        ):
+            return
+        train_keys = read_image_keys(*pairs)
+        shared = sum(key in train_keys for key in self.test_set.image_keys)
+        if shared:
+            say(
+                f"{shared:,} of the {len(self.test_set):,} validation images are "
+                "training images too, on which recall is too high; remove them from "
+                "one of the two"
+            )
 
     # Training
 

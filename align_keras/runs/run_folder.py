@@ -11,11 +11,19 @@ from typing import Any
 from align_keras.config import ExperimentConfig, changed_keys, load_config, save_config
 from align_keras.corpus.pair_files import count_images
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import hold, locked, refuse_url
+from align_keras.utils.files import (
+    atomic_write,
+    hold,
+    locked,
+    read_json,
+    refuse_url,
+)
 from align_keras.utils.progress import say
 from align_keras.utils.remote import is_url
 
 PARAMS_FILE = "params.yaml"
+# What a run has begun with: fingerprints of its training pairs and its vocabulary.
+INPUTS_FILE = "inputs.json"
 # What may change in a run that has begun: how long, how fast and how often; where
 # things lie and on what devices they run. The rest is what the weights, the batches
 # or the optimizer's variables mean.
@@ -98,6 +106,62 @@ def _bind(config, directory):
     if changed or not path.exists():
         save_config(config, path)
         say(f"run folder {directory}")
+
+
+def check_inputs(
+    directory: str | os.PathLike,
+    inputs: Mapping[str, str | int],
+    read_only: bool = False,
+) -> None:
+    """Raises unless a run has the training pairs and the vocabulary that it began with.
+
+    The first start records them. A run that an earlier version wrote has no record, so
+    its next start makes one.
+
+    Args:
+        directory: str or path of the run's folder.
+        inputs: dict of `train_pairs` and `vocabulary`, their fingerprints, and of
+            `train_images`, their number. Some may be left out.
+        read_only: bool, True to record nothing.
+
+    Raises:
+        InputError: names the input that differs and what can be done.
+    """
+    directory = pathlib.Path(directory)
+    path = directory / INPUTS_FILE
+    recorded: dict[str, Any] = read_json(path) if path.exists() else {}
+    if newest_step(directory) is None:
+        # The run can still be corrected, and begins with these inputs.
+        recorded = {**recorded, **inputs}
+        if not read_only:
+            _write_inputs(path, recorded)
+        return
+    vocabulary = inputs.get("vocabulary")
+    if vocabulary is not None and recorded.get("vocabulary", vocabulary) != vocabulary:
+        raise InputError(
+            f"{directory / 'vocabulary.txt'} must hold the vocabulary that the run "
+            "began with, but it was changed. Restore the file, remove it to have it "
+            "made again, or train in another --model_dir."
+        )
+    pairs = inputs.get("train_pairs")
+    if pairs is not None and recorded.get("train_pairs", pairs) != pairs:
+        before, now = recorded.get("train_images"), inputs.get("train_images")
+        if before == now:
+            change = f"their captions, ids or pixels differ, their number is {now}"
+        else:
+            change = f"{before} images then and {now} now"
+        raise InputError(
+            f"task.train_data must read the pairs that the run {directory} began with, "
+            f"but they were changed: {change}. Restore them, or train in another "
+            f"--model_dir. To go on with the new pairs all the same, remove {path}."
+        )
+    if not read_only and {**recorded, **inputs} != recorded:
+        _write_inputs(path, {**recorded, **inputs})
+
+
+def _write_inputs(path: pathlib.Path, inputs: Mapping[str, Any]) -> None:
+    with atomic_write(path) as file:
+        json.dump(inputs, file, indent=1)
 
 
 def newest_step(directory: pathlib.Path) -> int | None:

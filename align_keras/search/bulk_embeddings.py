@@ -29,7 +29,7 @@ from align_keras.corpus.pair_files import (
 from align_keras.corpus.parquet_tables import arrow, read_rows
 from align_keras.corpus.sources.files import is_folder
 from align_keras.search.image_files import (
-    UNREACHABLE,
+    check_some_reached,
     find_images,
     read_file,
     read_image,
@@ -41,6 +41,7 @@ from align_keras.search.towers import (
     open_model,
     open_same_model,
 )
+from align_keras.utils.addresses import without_secrets
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import (
@@ -133,7 +134,9 @@ def embed(
     is_cluster(engine)  # Raises for an unknown one.
     opened = open_model(model) if isinstance(model, str | os.PathLike) else model
     source = os.fspath(source)
-    if not is_url(source):
+    if is_url(source):
+        source = without_secrets(source)
+    else:
         source = os.path.abspath(os.path.expanduser(source))
     asked = {
         "align_keras_embeddings": _VERSION,
@@ -358,15 +361,15 @@ class _Job:
         number, batch = chunk
         values = batch.column(_EMBEDDED).to_pylist()
         found = [None] * len(values)
-        inputs, rows = [], []
+        inputs, rows, errors = [], [], []
         for row, value in enumerate(values):
             try:
                 inputs.append(self._input(value))
                 rows.append(row)
             except ImageError as error:
-                if error.reason == UNREACHABLE:  # And with it all others.
-                    raise error.__cause__ from None
                 found[row] = error.reason
+                errors.append(error)
+        check_some_reached(errors, len(values))
         if inputs:
             images = self.of == "images"
             encode = self.model.encode_resized if images else self.model.encode_texts

@@ -27,11 +27,19 @@ from align_keras.utils.remote import is_url, list_url, open_url, stat_url
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
 HEIF_SUFFIXES = (".heic", ".heif", ".avif")
 _SUFFIXES = tuple(os.fsencode(suffix) for suffix in SUFFIXES + HEIF_SUFFIXES)
+# Photos in formats that aren't decoded. They are reported rather than ignored.
+UNREAD_SUFFIXES = (
+    *(".tif", ".tiff", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2"),
+    *(".srf", ".orf", ".rw2", ".raf", ".pef", ".srw", ".rwl", ".3fr", ".iiq", ".x3f"),
+)
+_UNREAD_SUFFIXES = tuple(os.fsencode(suffix) for suffix in UNREAD_SUFFIXES)
+UNREAD_FORMAT = "TIFF or a camera's RAW format"
 # ISO base media files of these brands hold a still image.
 _HEIF_BRANDS = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 NO_HEIF = "HEIC or AVIF, which needs pillow-heif"
 CHANGING = "changes while it is read"
 UNREACHABLE = "can't be reached"
+SHORT = "can't be read to its end"
 CLOSED = "can't be opened"
 MISSING = "missing"
 # Nanoseconds. What the stores hold is a 64-bit number, up to the year 2262.
@@ -102,6 +110,8 @@ def find_images(root: bytes, problems: list[tuple[bytes, str]]) -> Iterator[Foun
                         yield FoundFile(entry.path, status.st_size, status.st_mtime_ns)
                     elif not stat.S_ISDIR(status.st_mode):
                         problems.append((entry.path, "no regular file"))
+                elif entry.name.lower().endswith(_UNREAD_SUFFIXES):
+                    problems.append((entry.path, UNREAD_FORMAT))
             except OSError as error:
                 problems.append((entry.path, str(error.strerror)))
         folders.extend(reversed(below))
@@ -126,12 +136,15 @@ def _version_stamp(version):
 
 def _find_at_address(url, problems):
     try:
-        found = list_url(url, SUFFIXES + HEIF_SUFFIXES)
+        found = list_url(url, SUFFIXES + HEIF_SUFFIXES + UNREAD_SUFFIXES)
     except OSError as error:
         problems.append((os.fsencode(url), f"folder: {error.strerror}"))
         return
     for name, size, version in found:
         file = os.fsencode(f"{url.rstrip('/')}/{name}")
+        if name.lower().endswith(UNREAD_SUFFIXES):
+            problems.append((file, UNREAD_FORMAT))
+            continue
         yield FoundFile(file, size, _version_stamp(version))
 
 
@@ -145,9 +158,31 @@ def read_file(file: bytes) -> tuple[bytes, FoundFile]:
     except FileNotFoundError:
         raise ImageError(MISSING, "no such file") from None
     except OSError as error:
-        reasons = {errno.ESTALE: CHANGING, errno.EHOSTUNREACH: UNREACHABLE}
+        reasons = {
+            errno.ESTALE: CHANGING,
+            errno.EHOSTUNREACH: UNREACHABLE,
+            errno.EIO: SHORT,
+        }
         reason = reasons.get(error.errno or 0, CLOSED)
         raise ImageError(reason, str(error.strerror)) from error
+
+
+def check_some_reached(errors: list[ImageError], count: int) -> None:
+    """Raises the last error if all of several files can't be reached.
+
+    One such file among others is reported and left out. If no file can be reached, the
+    server or the connection is down, and the caller should stop.
+
+    Args:
+        errors: what reading the files raised.
+        count: int, number of files.
+
+    Raises:
+        OSError: as `open_url`.
+    """
+    unreachable = [error for error in errors if error.reason == UNREACHABLE]
+    if count > 1 and len(unreachable) == count:
+        raise unreachable[-1].__cause__ or unreachable[-1]
 
 
 def _read_at_address(file):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from align_keras.search.columns import COLUMNS
 from align_keras.search.index_files import damaged
 from align_keras.search.known_models import remember_model
 from align_keras.search.query import Hit, Query, relevance
@@ -32,12 +34,20 @@ if TYPE_CHECKING:
 # of 80 JPEGs it folds 97% of copies at 0.7 of the size, 91% at half the size, 76% cut
 # by 2% a side, 65% at quality 50; of 962 stamps 24 pairs, mirrored or nearly alike.
 SAME_IMAGE = 0.95
-_HIDDEN_COLUMNS = ("id", "root", "file", "row", "mtime_ns", "content", "captions")
+# Connection strings of libpq, `host=db password=…`, which would be folders here.
+_KEY_AND_VALUE = re.compile(r"(^|\s)(host|hostaddr|dbname|user|password)\s*=")
 
 
 def is_database(place: str | os.PathLike) -> bool:
     """Whether an index's place is a PostgreSQL database, by its address."""
-    return isinstance(place, str) and place.startswith(("postgresql:", "postgres:"))
+    if not isinstance(place, str):
+        return False
+    if _KEY_AND_VALUE.search(place):
+        raise InputError(
+            "An index in a database must be named by its address. Received: "
+            f"{place!r}. Write it as postgresql://USER:PASSWORD@HOST/DATABASE."
+        )
+    return place.startswith(("postgresql:", "postgres:"))
 
 
 def default_index() -> str | pathlib.Path:
@@ -351,8 +361,9 @@ class Index:
         scores = np.array([score for score, _, _ in found])
         sample, count = self._sampled()
         marks = relevance(scores, sample @ embedding, count)
+        rows = self.store.rows_of([image["id"] for _, image, _ in found])
         return [
-            self._hit(rank, score, image, mark, copies)
+            self._hit(rank, score, image, mark, copies, rows.get(image["id"], []))
             for rank, ((score, image, copies), mark) in enumerate(
                 zip(found, marks, strict=True), 1
             )
@@ -382,17 +393,20 @@ class Index:
             InputError: for a condition that isn't one.
         """
         images = self.store.latest(*self._condition(where), k)
+        rows = self.store.rows_of([image["id"] for image in images])
         return [
-            self._hit(rank, None, image, None, [])
+            self._hit(rank, None, image, None, [], rows.get(image["id"], []))
             for rank, image in enumerate(images, 1)
         ]
 
-    def _hit(self, rank, score, image, mark, folded):
+    def _hit(self, rank, score, image, mark, folded, rows):
         columns = {
-            name: value
-            for name, value in image.items()
-            if name not in _HIDDEN_COLUMNS and name != "path" and value is not None
+            name: image[name]
+            for name in COLUMNS
+            if name not in ("path", "captions") and image[name] is not None
         }
+        for row in reversed(rows):  # The first row has the last word.
+            columns |= row
         return Hit(
             rank=rank,
             score=None if score is None else round(score, 6),
@@ -402,6 +416,7 @@ class Index:
             captions=self._captions(image),
             columns=columns,
             duplicates=[os.fsdecode(copy["file"]) for copy in folded],
+            rows=rows if len(rows) > 1 else [],
         )
 
     def _captions(self, image):
@@ -429,11 +444,7 @@ class Index:
 
     def _condition(self, where):
         """SQL and parameters of a condition, or of none."""
-        if where is None or not where.strip():
-            return "", []
-        from align_keras.search.where import parse_where
-
-        return parse_where(where, self.store.columns)
+        return self.store.condition(where)
 
 
 def without_copies(

@@ -3,32 +3,17 @@
 """
 
 import contextlib
-import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from align_keras.search.table_rows import TableRows
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
     from align_keras.search.image_files import FoundFile
 
-# What `where` may name of every image, and what SQLite makes of it.
-COLUMNS = {
-    "path": "TEXT",
-    "folder": "TEXT",
-    "name": "TEXT",
-    "size": "INTEGER",
-    "date": "TEXT",
-    "year": "INTEGER",
-    "width": "INTEGER",
-    "height": "INTEGER",
-    "camera": "TEXT",
-    "captions": "TEXT",
-}
 
-
-class ImageStore:
+class ImageStore(TableRows):
     """What both kinds of stores ask and write alike: `?` stands for a parameter.
     `folder` is a path or a database's address, `header` tells `model` and `dimension`.
     """
@@ -47,10 +32,18 @@ class ImageStore:
     def __len__(self) -> int:
         return self._one("SELECT count(*) FROM images")
 
-    @property
-    def columns(self) -> dict[str, str]:
-        """What `where` may name → its type; columns of tables are among them."""
-        return COLUMNS | json.loads(self._meta("columns"))
+    def condition(self, where: str | None) -> tuple[str, list]:
+        """Returns SQL and parameters of a condition as users write it, or of none."""
+        if where is None or not where.strip():
+            return "", []
+        # Only here, for most searches have none.
+        from align_keras.search.where import read_condition
+
+        condition = read_condition(where, self.named_columns(), self._folded)
+        sql = condition.sql
+        if condition.tables:
+            sql = self.rows_condition(sql, condition.tables)
+        return sql, condition.parameters
 
     def roots(self) -> dict[bytes, int]:
         """Folders and tables that were indexed → their ids."""
@@ -155,11 +148,16 @@ class ImageStore:
 
     def drop_root(self, file: bytes) -> None:
         """Forgets a folder or table, whose images must be gone."""
+        root = self._one("SELECT id FROM roots WHERE file = ?", [file])
+        if root is not None:
+            self.forget_table(root)
         self._run("DELETE FROM roots WHERE file = ?", [file])
 
     def drop(self, ids: Iterable[int]) -> None:
         """Removes images; their rows stay until `compact`."""
-        self._each("DELETE FROM images WHERE id = ?", ids)
+        dropped = list(ids)
+        self.drop_rows(dropped)
+        self._each("DELETE FROM images WHERE id = ?", dropped)
 
     def note_unreadable(
         self, file: bytes, root: int, size: int, mtime_ns: int, reason: str
@@ -175,21 +173,6 @@ class ImageStore:
         """Drops those notes."""
         self._each("DELETE FROM unreadable WHERE file = ?", files)
 
-    def add_columns(self, rows: Sequence[dict]) -> dict[str, str]:
-        """Makes room for the columns of a table; returns what each is called here."""
-        here = json.loads(self._meta("columns"))
-        called = plain_names(rows)
-        for name, plain in called.items():
-            kind = self._kind_of([row.get(name) for row in rows])
-            if plain not in here:
-                self._run(f'ALTER TABLE images ADD "{plain}" {kind}')
-                here[plain] = kind
-            elif kind == "text" != here[plain]:
-                self._run(f'ALTER TABLE images ALTER "{plain}" TYPE text')
-                here[plain] = kind
-        self._set("columns", json.dumps(here))
-        return called
-
     def _set(self, key, value):
         self._run("UPDATE meta SET value = ? WHERE key = ?", [value, key])
 
@@ -197,11 +180,13 @@ class ImageStore:
         return self._connection.execute(self._sql(sql), parameters)
 
     def _each(self, sql, values):
-        rows = [(value,) for value in values]
+        self._run_many(sql, [(value,) for value in values])
+
+    def _run_many(self, sql, rows):
         if rows:
             self._connection.cursor().executemany(self._sql(sql), rows)
 
-    # What SQLite takes as it is.
+    # === What SQLite does; PostgreSQL has its own ===
 
     def _sql(self, text):
         return text
@@ -209,16 +194,6 @@ class ImageStore:
     def _stored(self, name, value):
         return value
 
-    def _kind_of(self, values):
-        return "NUMERIC"
-
-
-def plain_names(rows: Iterable[dict]) -> dict[str, str]:
-    """The names of a table's columns → what they are called in the index."""
-    called = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        plain = re.sub(r"\W+", "_", name.lower()).strip("_") or "column"
-        if plain in COLUMNS or plain in ("id", "root", "file", "row", "content"):
-            plain += "_"
-        called[name] = plain
-    return called
+    def _folded(self, sql, is_ascii):
+        """Letters beyond ASCII matter only for a pattern that has some."""
+        return f"lower({sql})" if is_ascii else f"fold_case({sql})"

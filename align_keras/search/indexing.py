@@ -16,14 +16,16 @@ import numpy as np
 
 from align_keras.corpus.drop_counter import DropCounter, printable
 from align_keras.corpus.image import ImageError
-from align_keras.corpus.pair_files import TABLE_SUFFIXES, read_pairs
+from align_keras.corpus.pair_files import TABLE_SUFFIXES, PairRecord, read_pairs
 from align_keras.corpus.sources.files import is_folder
+from align_keras.search.columns import TableRow
 from align_keras.search.corpus_images import is_record, shard_of
 from align_keras.search.image_files import (
     CHANGING,
     MISSING,
     UNREACHABLE,
     FoundFile,
+    check_some_reached,
     content_hash,
     date_of,
     find_images,
@@ -34,6 +36,7 @@ from align_keras.search.image_files import (
 from align_keras.search.reachability import Reachability
 from align_keras.search.store import Store
 from align_keras.search.towers import Model, open_same_model
+from align_keras.utils.addresses import without_secrets
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path
 from align_keras.utils.progress import progress_bar, say
@@ -69,6 +72,7 @@ class Changes:
         unchanged: that were left as they are.
         unreadable: dict, reason → files that couldn't be read.
         examples: dict, reason → the first file.
+        left_out: list of (reason, file), the files that couldn't be read.
         kept: list of str, folders that are missing or empty, whose images stay.
     """
 
@@ -79,12 +83,15 @@ class Changes:
     unchanged: int = 0
     unreadable: dict[str, int] = dataclasses.field(default_factory=collections.Counter)
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
+    left_out: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     kept: list[str] = dataclasses.field(default_factory=list)
 
     def refuse(self, reason: str, file: bytes) -> None:
         """Counts a file that can't be read."""
         self.unreadable[reason] += 1
-        self.examples.setdefault(reason, printable(os.fsdecode(file)))
+        name = printable(os.fsdecode(file))
+        self.examples.setdefault(reason, name)
+        self.left_out.append((reason, name))
 
 
 @dataclasses.dataclass
@@ -120,7 +127,8 @@ class _Update:
         self.changes = Changes()
         self.known = store.known()
         self.unreadable = store.unreadable()
-        self.captioned = {}
+        # Id of a table → path of an image → the record that the table has of it.
+        self.captioned: dict[int, dict[bytes, PairRecord]] = {}
         # Ids of the sources of this run that are missing.
         self.missing = set()
 
@@ -158,7 +166,7 @@ class _Update:
             obstacle = None
             place = shard_of(file) if is_record(file) else file
             # A table is the list of its images.
-            is_listed = root not in tables or file in self.captioned
+            is_listed = root not in tables or file in self.captioned.get(root, {})
             if is_listed and not is_url(place):
                 obstacle = reachability.obstacle(place)
                 folder = os.path.dirname(place)
@@ -198,8 +206,11 @@ class _Update:
             return
         try:
             is_table = not is_folder(os.fsdecode(file))
-            find = self._files_of_table if is_table else find_images
-            for found in find(file, problems):
+            if is_table:
+                images = self._files_of_table(file, root, problems)
+            else:
+                images = find_images(file, problems)
+            for found in images:
                 count += 1
                 if found.file not in seen:
                     seen.add(found.file)
@@ -216,6 +227,8 @@ class _Update:
             raise
         for path, reason in problems:
             self.changes.refuse(reason, path)
+            if reason == UNREACHABLE:  # It may be there.
+                seen.add(path)
             if reason.startswith("folder: "):  # What it holds may be there.
                 within = os.path.join(path, b"")
                 seen.update(one for one in self.known if one.startswith(within))
@@ -244,20 +257,30 @@ class _Update:
             f"until it is dropped (--remove {shlex.quote(printable(name))})"
         )
 
-    def _files_of_table(self, file, problems):
-        """Yields a table's images; what it says of them is kept for `_columns`."""
+    def _files_of_table(self, file, root, problems):
+        """Yields a table's images; what it says of them is kept for `_describe`."""
         path, counter = os.fsdecode(file), DropCounter()
-        records = read_pairs(path, counter=counter, origin_of=dict)
+        records = list(read_pairs(path, counter=counter, origin_of=dict))
+        names = {name for record in records for row in record.origins for name in row}
+        self.store.check_columns(root, names, printable(path))
+        captioned = self.captioned.setdefault(root, {})
         remote = is_url(path)
         every = in_order(_find, records, _REQUESTS) if remote else map(_find, records)
+        reached = 0
+        unreachable = None
         for image, record, found in every:
-            self.captioned[image] = record
+            captioned[image] = record
             if isinstance(found, FoundFile):
                 yield found
+                reached += 1
             elif found.errno == errno.EHOSTUNREACH:
-                raise found
+                problems.append((image, UNREACHABLE))
+                unreachable = found
             else:
+                reached += 1
                 problems.append((image, f"of the table: {found.strerror}"))
+        if unreachable is not None and not reached:  # The server itself is down.
+            raise unreachable
         for reason, count in counter.bad.items():
             self.changes.unreadable[f"row of the table: {reason}"] += count
 
@@ -432,25 +455,33 @@ class _Update:
             with self.store.transaction():
                 self.store.drop(self.gone)
                 self.store.forget_unreadable(forgotten)
-                if self.captioned:
-                    self._describe()
+                self._describe(walked)
         self.store.compact()
 
-    def _describe(self):
+    def _describe(self, walked):
         """Writes the captions and the further columns of tables."""
+        tables = {root: of for root, of in self.captioned.items() if root in walked}
+        if not tables:
+            return
         ids = {file: known[0] for file, known in self.store.known().items()}
-        origins = [record.origins[0] for record in self.captioned.values()]
-        called = self.store.add_columns(origins)
-        for file, record in self.captioned.items():
-            if file not in ids:
-                continue
-            changes = {
-                called[name]: value
-                for name, value in record.origins[0].items()
-                if isinstance(value, str | int | float)
+        for root, records in tables.items():
+            rows = {
+                ids[file]: _table_rows(record)
+                for file, record in records.items()
+                if file in ids
             }
-            changes["captions"] = json.dumps(record.captions, ensure_ascii=False)
-            self.store.update(ids[file], changes)
+            self.store.describe(root, rows)
+        for name, called in self.store.renamed_columns().items():
+            say(f"column {printable(name)!r} of a table is called {called} in --where")
+
+
+def _table_rows(record):
+    """The rows of a table that name an image, each with its captions."""
+    rows: dict[int, TableRow] = {}
+    for caption, origin in zip(record.captions, record.origins, strict=True):
+        row = rows.setdefault(id(origin), TableRow([], origin))
+        row.captions.append(caption)
+    return list(rows.values())
 
 
 def _find(record):
@@ -500,7 +531,7 @@ def embed_files(task: dict) -> list:
 
 def _embed_files(files, model, is_known=lambda content: False):
     """Fills in what some files hold, unless it is known."""
-    read, pixels = [], []
+    read, pixels, errors = [], [], []
     for file in files:
         try:
             content, file.found = read_file(file.found.file)
@@ -512,9 +543,8 @@ def _embed_files(files, model, is_known=lambda content: False):
                 continue
             image = read_image(content, model.resize_to)
         except ImageError as error:
-            if error.reason == UNREACHABLE:  # And with it all others.
-                raise error.__cause__ from None
             file.reason = error.reason
+            errors.append(error)
             continue
         local = not is_url(file.found.file)
         file.columns |= {
@@ -525,6 +555,7 @@ def _embed_files(files, model, is_known=lambda content: False):
         }
         read.append(file)
         pixels.append(image.pixels)
+    check_some_reached(errors, len(files))
     if pixels:
         for file, vector in zip(read, model.encode_resized(pixels), strict=True):
             if np.isfinite(vector).all():
@@ -555,7 +586,8 @@ def in_order(work: Callable, chunks: Iterable, threads: int) -> Iterator:
 
 def _checked_source(source):
     if is_url(source):
-        url = os.fsdecode(source).rstrip("/")
+        # A later run has the password from the address or from ~/.netrc.
+        url = without_secrets(os.fsdecode(source)).rstrip("/")
         if not _is_table(url) and (url.startswith("http") or stat_url(url) is not None):
             raise InputError(
                 "`sources` at an address must be tables that end in "
@@ -599,7 +631,7 @@ def _names(file, root):
 
 def _path_to_remove(path, roots, known):
     """The path that `remove` means, as the index has it."""
-    name = os.fsencode(path)
+    name = os.fsencode(without_secrets(os.fsdecode(path)))
     if name in known or name in roots:
         return name
     if not name or b"\0" in name:

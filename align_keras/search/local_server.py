@@ -19,17 +19,25 @@ from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
 
 with needs("serve", "the page is served by Starlette and uvicorn"):
+    import h11
     import uvicorn
     from starlette.datastructures import Headers
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import Response, StreamingResponse
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_BODY_BYTES = 64_000_000
-# A client that sends or takes its bytes slower holds a place that others wait for.
+# Bytes of all bodies that are in memory at once.
+MAX_BODIES_BYTES = 128_000_000
+# Seconds for a body, and for an answer to be taken.
 BODY_SECONDS, SEND_SECONDS = 30, 120
+# Seconds for the headers of a request, so that connections without one end.
+HEADER_SECONDS = 10
 # Requests beyond these are told to come again.
 MAX_WAITING, MAX_WAIT_SECONDS, MAX_CONNECTIONS = 400, 60, 1_000
+# From so many connections on, a new one ends the oldest that has sent no request.
+_CROWDED = MAX_CONNECTIONS * 9 // 10
 
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 _HEADERS = {
@@ -60,7 +68,7 @@ def make_server(app: Any) -> "uvicorn.Server":
         uvicorn.Config(
             app,
             loop="asyncio",
-            http="h11",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             log_level="error",
@@ -71,6 +79,45 @@ def make_server(app: Any) -> "uvicorn.Server":
             timeout_graceful_shutdown=2,
         )
     )
+
+
+class _Protocol(H11Protocol):
+    """HTTP that doesn't wait forever for the headers of a request."""
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self._headers_timer = None
+        self._watch_headers()
+        if len(self.connections) > _CROWDED:
+            waiting = [one for one in self.connections if one._headers_timer]
+            min(waiting, key=lambda one: one._headers_timer.when())._end_waiting()
+
+    def data_received(self, data):
+        super().data_received(data)
+        self._watch_headers()
+
+    def connection_lost(self, exc):
+        self._stop_watching()
+        super().connection_lost(exc)
+
+    def _watch_headers(self):
+        """Starts the time for headers, or ends it when they are complete."""
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_watching()
+        elif self._headers_timer is None:
+            loop = asyncio.get_running_loop()
+            self._headers_timer = loop.call_later(HEADER_SECONDS, self._end_waiting)
+
+    def _stop_watching(self):
+        if self._headers_timer is not None:
+            self._headers_timer.cancel()
+            self._headers_timer = None
+
+    def _end_waiting(self):
+        """Closes a connection that has sent no request."""
+        self._stop_watching()
+        if self.conn.their_state is h11.IDLE:
+            self.transport.close()
 
 
 # === Who may ask, and how errors are answered ===
@@ -175,16 +222,14 @@ class Lane:
     @contextlib.asynccontextmanager
     async def turn(self, request: Request) -> AsyncIterator[Callable]:
         """Yields what runs a function in a thread; what takes memory is read within."""
-        retry = {"Retry-After": "1"}
-        busy = Refusal(503, "too many requests at once; try again.", **retry)
         if self._waiting >= MAX_WAITING:
-            raise busy
+            raise _busy()
         self._waiting += 1
         try:
             async with asyncio.timeout(MAX_WAIT_SECONDS):
                 await self._free.acquire()
         except TimeoutError:
-            raise busy from None
+            raise _busy() from None
         finally:
             self._waiting -= 1
         try:
@@ -223,23 +268,52 @@ async def _chunks(content):
         yield content[start : start + _CHUNK]
 
 
-async def read_body(request: Request) -> bytes:
-    """Returns a request's body; refuses while it comes what is too large or slow."""
-    too_large = Refusal(
-        413, f"an image must have at most {MAX_BODY_BYTES:,} bytes; make it smaller."
-    )
+class Bodies:
+    """The requests' bodies in memory, which must not become too large together.
+
+    A slow client takes as much of the memory as it has sent, and keeps nobody waiting.
+    """
+
+    def __init__(self):
+        self._bytes = 0
+
+    @contextlib.asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """Yields a request's body; refuses what is too large or too slow."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in _checked_stream(request):
+                    self._bytes += len(chunk)
+                    body += chunk
+                    if self._bytes > MAX_BODIES_BYTES:
+                        raise _busy()
+                    if len(body) > MAX_BODY_BYTES:
+                        raise _too_large()
+            if not body:
+                raise InputError(
+                    "the body must hold an image, received nothing; send a file."
+                )
+            yield bytes(body)
+        except TimeoutError:
+            raise Refusal(408, f"the image took more than {BODY_SECONDS} s.") from None
+        finally:
+            self._bytes -= len(body)
+
+
+def _checked_stream(request):
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or len(length) > 12 or int(length) > MAX_BODY_BYTES:
-        raise too_large
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise too_large
-    except TimeoutError:
-        raise Refusal(408, f"the image took more than {BODY_SECONDS} s.") from None
-    if not body:
-        raise InputError("the body must hold an image, received nothing; send a file.")
-    return bytes(body)
+        raise _too_large()
+    return request.stream()
+
+
+def _too_large():
+    return Refusal(
+        413, f"an image must have at most {MAX_BODY_BYTES:,} bytes; make it smaller."
+    )
+
+
+def _busy():
+    retry = {"Retry-After": "1"}
+    return Refusal(503, "too many requests at once; try again.", **retry)

@@ -12,16 +12,18 @@ the best ten, and 89% at its broadest, lists 99% (`tools/bench_search.py postgre
 import contextlib
 import hashlib
 import json
-import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from align_keras.search.image_store import COLUMNS, ImageStore
+from align_keras.search.columns import COLUMNS
+from align_keras.search.image_store import ImageStore
 from align_keras.search.query import Query
+from align_keras.search.table_rows import FIRST_TABLE
 from align_keras.search.towers import Model
+from align_keras.utils.addresses import redacted, with_secrets, without_secrets
 from align_keras.utils.errors import InputError, needs
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ _LISTS, _PROBES, _LISTS_MEMORY = 1000, 200, "512MB"
 # Vectors whose scores tell what is high for a query.
 _SAMPLE = 1024
 _VERSION = 1
-_NUMBER = "double precision"
+# Keys of advisory locks that are even, unlike those of files.
+_CREATE_LOCK, _TABLES_LOCK = 0, 2
 _TYPES = {"INTEGER": "bigint", "TEXT": "text"}
 _SCHEMA = f"""
 CREATE SCHEMA IF NOT EXISTS align_keras;
@@ -55,6 +58,7 @@ CREATE INDEX ON align_keras.images (content);
 CREATE TABLE align_keras.unreadable (
     file bytea PRIMARY KEY, root bigint, size bigint, mtime_ns bigint, reason text
 );
+{FIRST_TABLE};
 """
 
 
@@ -65,17 +69,17 @@ class PostgresStore(ImageStore):
     vectors_file = None
 
     def __init__(self, address: str):
-        self.address, self.folder = address, _shown(address)
+        self.address, self.folder = address, without_secrets(address)
         self._lock = threading.RLock()
         self._connection = _connect(address)
         self.header = self._read_header()
-        # Columns of the tables that are being written → their types.
-        self._kinds: dict[str, str] = {}
+        if self._one("SELECT to_regclass('table_rows_0')") is None:
+            self.upgrade()
 
     @staticmethod
     def create(address: str, model: Model) -> None:
         """Makes the tables of an empty index where there are none."""
-        shown = _shown(address)
+        shown = without_secrets(address)
         header = {
             "version": _VERSION,
             "model": {"name": model.name, "fingerprint": model.fingerprint},
@@ -84,7 +88,7 @@ class PostgresStore(ImageStore):
         with contextlib.closing(_connect(address)) as connection:
             with _told(shown), connection.transaction():
                 # Of several that begin at once, one makes them.
-                connection.execute("SELECT pg_advisory_xact_lock(0)")
+                connection.execute(f"SELECT pg_advisory_xact_lock({_CREATE_LOCK})")
                 if _has_index(connection):
                     return
                 try:
@@ -93,14 +97,15 @@ class PostgresStore(ImageStore):
                     )
                 except Exception as error:
                     raise InputError(
-                        f"the database {shown} must have pgvector ({_line(error)}); "
-                        "install it on the server (Debian: postgresql-17-pgvector), "
-                        "and let an administrator run CREATE EXTENSION vector."
+                        f"The database {shown} must have pgvector ({_line(error)}). "
+                        "Install it on the server (Debian: postgresql-17-pgvector), "
+                        "and let an administrator run `CREATE EXTENSION vector` in "
+                        "this database."
                     ) from None
                 connection.execute(_SCHEMA.format(dimension=model.dimension))
                 connection.execute(
                     "INSERT INTO align_keras.meta VALUES ('header', %s), "
-                    "('columns', '{}'), ('changes', '0')",
+                    "('changes', '0')",
                     [json.dumps(header)],
                 )
 
@@ -108,7 +113,7 @@ class PostgresStore(ImageStore):
     def is_there(address: str) -> bool:
         """Whether a database holds an index."""
         with contextlib.closing(_connect(address)) as connection:
-            with _told(_shown(address)):
+            with _told(without_secrets(address)):
                 return _has_index(connection)
 
     def _read_header(self):
@@ -261,20 +266,44 @@ class PostgresStore(ImageStore):
         )
         return [row for (row,) in found.fetchall()]
 
-    def add_columns(self, rows: Sequence[dict]) -> dict[str, str]:
-        """As in a folder; a column of numbers alone compares as such, else as text."""
-        called = super().add_columns(rows)
-        self._kinds = json.loads(self._meta("columns"))
-        return called
-
-    def _kind_of(self, values):
-        return _NUMBER if all(map(_is_number, values)) else "text"
-
     def _stored(self, name, value):
-        if value == "" and self._kinds.get(name) == _NUMBER:
-            return None
         # PostgreSQL takes no NUL.
         return value.replace("\0", "\ufffd") if isinstance(value, str) else value
+
+    def _number_sql(self, sql):
+        return f"NULLIF(btrim({sql}), '')::double precision"
+
+    def _text_sql(self, sql):
+        # By code points, as in a folder.
+        return f'({sql} COLLATE "C")'
+
+    def _folded(self, sql, is_ascii):
+        if is_ascii:
+            return f'lower({sql} COLLATE "C")'
+        if not self._knows_unicode():
+            raise InputError(
+                "where must use `like` with ASCII letters alone in this database, "
+                "since its encoding isn't UTF8 or its server has no ICU. Make the "
+                "database with `createdb --encoding UTF8`."
+            )
+        return f"translate(lower({sql} COLLATE \"und-x-icu\"), 'ς', 'σ')"
+
+    def _knows_unicode(self):
+        sql = (
+            "SELECT getdatabaseencoding() = 'UTF8' AND EXISTS "
+            "(SELECT FROM pg_collation WHERE collname = 'und-x-icu')"
+        )
+        return self._one(sql)
+
+    def _lock_tables(self):
+        self._run(f"SELECT pg_advisory_xact_lock({_TABLES_LOCK})")
+
+    def upgrade(self) -> None:
+        """Brings an index of an older release to the tables of this one, once."""
+        with self.transaction():
+            self._lock_tables()
+            if self._one("SELECT to_regclass('table_rows_0')") is None:
+                super().upgrade()
 
     def compact(self) -> None:
         """Drops vectors without an image; makes the lists once there are many."""
@@ -293,21 +322,78 @@ class PostgresStore(ImageStore):
                 )
 
 
-def _shown(address):
-    """A database's address without its password."""
-    return re.sub(r"(//[^:/@]*):[^@/]*@", r"\1@", address)
-
-
 def _connect(address):
     with needs("postgres", "an index in PostgreSQL is reached by psycopg"):
         import psycopg
-    with _told(_shown(address)):
+    shown, whole = without_secrets(address), with_secrets(address)
+    try:
         return psycopg.connect(
-            address,
+            whole,
             autocommit=True,
             connect_timeout=10,
             options="-c search_path=align_keras,public",
         )
+    except psycopg.OperationalError as error:
+        # A server that is away for the last try alone is found here.
+        raise _connection_error(shown, whole, error) from None
+    except psycopg.Error as error:
+        raise InputError(
+            "An index in a database must be named as "
+            "postgresql://USER:PASSWORD@HOST/DATABASE. Received: "
+            f"{shown} ({_line(error, whole)}). Correct the address."
+        ) from None
+
+
+def _connection_error(shown, whole, error):
+    """Returns the error of a connection that failed, by what the server answers."""
+    import psycopg
+
+    line = _line(error, whole)
+    if psycopg.pq.PGconn.ping(whole.encode()) != psycopg.pq.Ping.OK:
+        return _unreachable(shown, line)
+    database = psycopg.conninfo.conninfo_to_dict(whole).get("dbname", "")
+    attempt = error.pgconn
+    if attempt is not None and attempt.needs_password:
+        return InputError(
+            f"The database {shown} asks for a password, and none was given ({line}). "
+            "Name it in the address, in $PGPASSWORD or in ~/.pgpass."
+        )
+    if _lacks_database(whole, database):
+        return InputError(
+            f"The server must have the database {database!r}, which it lacks. "
+            f"Received: {shown}. Make it there with `createdb --encoding UTF8 "
+            f"{database}`, and pgvector in it with `psql {database} -c 'CREATE "
+            "EXTENSION vector'`."
+        )
+    if attempt is not None and attempt.used_password:
+        return InputError(
+            f"The database {shown} refuses this user or password ({line}). Correct "
+            "them in the address, in $PGPASSWORD or in ~/.pgpass."
+        )
+    return InputError(
+        f"The database {shown} refuses the connection ({line}). Check its user and "
+        "its name, or ask its administrator."
+    )
+
+
+def _lacks_database(whole, database):
+    """Returns True if the server is known to have no database of this name."""
+    import psycopg
+
+    try:
+        connection = psycopg.connect(whole, dbname="postgres", connect_timeout=10)
+        with contextlib.closing(connection):
+            sql = "SELECT 1 FROM pg_database WHERE datname = %s"
+            return connection.execute(sql, [database]).fetchone() is None
+    except psycopg.Error:
+        return False
+
+
+def _unreachable(shown, line):
+    return InputError(
+        f"the database {shown} can't be reached ({line}); see that it runs, then run "
+        "the same again: what was written stays."
+    )
 
 
 def _has_index(connection):
@@ -323,10 +409,7 @@ def _told(shown):
     try:
         yield
     except psycopg.OperationalError as error:
-        raise InputError(
-            f"the database {shown} can't be reached ({_line(error)}); see that it "
-            "runs, then run the same again: what was written stays."
-        ) from None
+        raise _unreachable(shown, _line(error)) from None
     except (
         psycopg.errors.UndefinedFunction,
         psycopg.errors.DatatypeMismatch,
@@ -344,8 +427,8 @@ def _told(shown):
         ) from None
 
 
-def _line(error):
-    return " ".join(str(error).split())[:160]
+def _line(error, address=""):
+    return redacted(" ".join(str(error).split()), address)[:160]
 
 
 def _key(file):
@@ -360,12 +443,3 @@ def _written(vector):
 
 def _parsed(text):
     return np.array(text.strip("[]").split(","), np.float32)
-
-
-def _is_number(value):
-    if value is None or value == "":
-        return True
-    try:
-        return np.isfinite(float(value))
-    except (TypeError, ValueError):
-        return False

@@ -13,8 +13,10 @@ from align_keras.models.composed_query import encode_query
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
-# The paper's best weight of a text beside an image.
-TEXT_WEIGHT = 2.0
+# Weight of each text next to an image's 1. The paper's 2 is best for its large models,
+# but with align_small_en it finds fewer than the image alone. 0.5 finds more: see
+# docs/pages/guides/search.md.
+TEXT_WEIGHT = 0.5
 # Times the height that the best of as many scores at random has; see `relevance`.
 _STRONG, _GOOD = 1.5, 1.1
 MAX_K = 100_000
@@ -128,8 +130,10 @@ class Hit:
         path: str; of a name that isn't UTF-8 as `os.fsdecode` gives it.
         relevance: `"strong"`, `"good"` or `"weak"`, by the query's scores.
         captions: list of str, of a table.
-        columns: dict, its other columns: `folder`, `date`, `width`, `camera` …
+        columns: dict, its other columns: `folder`, `date`, `width`, `camera` … and
+            those of tables; of several rows, the value of the first that has one.
         duplicates: list of str, paths of near-duplicates that it stands for.
+        rows: list of dict, the values of each row of a table, if it has several.
     """
 
     rank: int
@@ -140,6 +144,7 @@ class Hit:
     captions: list[str] = dataclasses.field(default_factory=list)
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
     duplicates: list[str] = dataclasses.field(default_factory=list)
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def relevance(scores: np.ndarray, others: np.ndarray, count: int) -> list[str]:

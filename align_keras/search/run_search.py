@@ -29,8 +29,8 @@ def search(
         image: sequence of paths (JPEG, PNG, GIF, BMP or WebP), one search each.
         plus: sequence of str, added to each image or text.
         minus: sequence of str, taken from each image or text.
-        text_weight: float > 0, weight of each text beside an image's 1, or None for 2,
-            the paper's best (Jia et al. 2021, section 7).
+        text_weight: float > 0, weight of each text beside an image's 1, or None for
+            0.5. The paper uses 2 with its large models (Jia et al. 2021, section 7).
         k: int ≥ 1, images to find.
 
     Returns:

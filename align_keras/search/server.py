@@ -6,6 +6,7 @@ alone, and only with the very content that was indexed.
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import math
 import os
@@ -20,6 +21,7 @@ from align_keras.corpus.image import ImageError
 from align_keras.search.image_files import content_hash, read_file, read_upright
 from align_keras.search.image_index import Index, default_index
 from align_keras.search.local_server import (
+    Bodies,
     Guard,
     Held,
     Lane,
@@ -27,7 +29,6 @@ from align_keras.search.local_server import (
     json_answer,
     make_server,
     open_port,
-    read_body,
 )
 from align_keras.search.query import TEXT_WEIGHT, Query
 from align_keras.search.towers import resized_image
@@ -94,8 +95,9 @@ def make_app(
         Route("/static/{name}", server.static),
         Route("/api/about", server.about),
         Route("/api/search", server.search, methods=["GET", "POST"]),
-        Route("/image/{id:int}", server.image),
-        Route("/thumbnail/{id:int}", server.thumbnail),
+        Route("/api/health", server.health),
+        Route("/image/{id}", server.image),
+        Route("/thumbnail/{id}", server.thumbnail),
     ]
     return Guard(Router(routes, redirect_slashes=False))
 
@@ -120,6 +122,14 @@ class _Shared:
                 self._opened = stamp, index
             return self._opened[1]
 
+    def get_with_state(self) -> tuple[Index, str]:
+        """Returns it, and a text that is another once it was built anew."""
+        index = self.get()
+        with self._lock:
+            stamp, opened = self._opened
+        text = repr(stamp if opened is index else None)
+        return index, hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
     def _stamp(self):
         """Another when the index has been built anew."""
         try:
@@ -135,8 +145,7 @@ class _Server:
     def __init__(self, shared, threads):
         self._shared = shared
         self._searches, self._images = Lane(threads), Lane(threads)
-        # Bodies lie in memory; a client that sends slowly keeps no search waiting.
-        self._uploads = Lane(2 * threads)
+        self._bodies = Bodies()
         self._static = {
             name: (file.read_bytes(), kind) for name, (file, kind) in _STATIC.items()
         }
@@ -148,6 +157,10 @@ class _Server:
             raise HTTPException(404)
         headers = {"Cache-Control": "no-cache"}
         return Response(found[0], headers=headers, media_type=found[1])
+
+    async def health(self, request: Request) -> Response:
+        """Answers at once if the server runs, without a search."""
+        return json_answer({"status": "ok"})
 
     async def about(self, request: Request) -> Response:
         """What is served."""
@@ -165,19 +178,31 @@ class _Server:
         async with contextlib.AsyncExitStack() as stack:
             content = None
             if request.method == "POST":
-                await stack.enter_async_context(self._uploads.turn(request))
-                content = await read_body(request)
+                content = await stack.enter_async_context(self._bodies.read(request))
             run = await stack.enter_async_context(self._searches.turn(request))
-            return json_answer(await run(self._search, asked, content, offset))
+            state = request.query_params.get("index")
+            found = await run(self._search, asked, content, offset, state)
+            return json_answer(found)
 
-    def _search(self, asked, content, offset):
+    def _check_state(self, asked_state, state):
+        """Refuses ids of an index that was built anew, where they are other images."""
+        if asked_state not in (None, state):
+            raise Refusal(
+                410,
+                "The index was built again, and its images have new ids. Search again.",
+            )
+
+    def _search(self, asked, content, offset, asked_state):
         started = time.perf_counter()
         last = min(offset + asked.k, MAX_HITS)
         # One more than asked for tells whether there are more.
         query = dataclasses.replace(asked, k=last + 1)
-        hits = _hits(self._shared.get(), query, content)
+        index, state = self._shared.get_with_state()
+        self._check_state(asked_state, state)
+        hits = _hits(index, query, content)
         return {
-            "hits": [_hit(hit) for hit in hits[offset:last]],
+            "index": state,
+            "hits": [_hit(hit, state) for hit in hits[offset:last]],
             "more": len(hits) > last and last < MAX_HITS,
             "seconds": round(time.perf_counter() - started, 4),
         }
@@ -186,7 +211,7 @@ class _Server:
         """An image's file, read and sent while it has a thread's place."""
         async with contextlib.AsyncExitStack() as stack:
             run = await stack.enter_async_context(self._images.turn(request))
-            found = await run(self._found, request.path_params["id"])
+            found = await run(self._found, request)
             if _is_known(request, found):
                 return Response(status_code=304, headers=_caching(found))
             content, kind = await run(_shown, found)
@@ -195,16 +220,22 @@ class _Server:
     async def thumbnail(self, request: Request) -> Response:
         """An image made small."""
         async with self._images.turn(request) as run:
-            found = await run(self._found, request.path_params["id"])
+            found = await run(self._found, request)
             if _is_known(request, found):
                 return Response(status_code=304, headers=_caching(found))
             content = await run(_thumbnail, found)
             return Response(content, headers=_caching(found), media_type="image/jpeg")
 
-    def _found(self, id):
+    def _found(self, request):
+        id = request.path_params["id"]
+        # SQLite and PostgreSQL have ids of 64 bits.
+        if not re.fullmatch("[0-9]{1,18}", id):
+            raise Refusal(404, f"the index has no image {id!r:.40}.")
+        index, state = self._shared.get_with_state()
+        self._check_state(request.query_params.get("index"), state)
         try:
-            return self._shared.get().store.image(id)
-        except (InputError, OverflowError):
+            return index.store.image(int(id))
+        except InputError:
             raise Refusal(404, f"the index has no image {id!r:.40}.") from None
 
 
@@ -215,10 +246,11 @@ _PARAMETERS = ("text", "plus", "minus", "like", "where", "duplicates", "text_wei
 
 def _read_query(given):
     """The query and the offset of a request's parameters, checked."""
-    unknown = set(given) - {*_PARAMETERS, "k", "offset"}
+    unknown = set(given) - {*_PARAMETERS, "index", "k", "offset"}
     if unknown:
         raise InputError(
-            f"a search must have parameters of {', '.join(_PARAMETERS)}, k and offset, "
+            f"a search must have parameters of {', '.join(_PARAMETERS)}, index, k and "
+            "offset, "
             f"received {min(unknown)!r:.80}; leave it out."
         )
     words = {name: given.getlist(name) for name in ("text", "plus", "minus")}
@@ -269,7 +301,7 @@ def _hits(index, query, content):
     return index.latest(query.where, query.k)
 
 
-def _hit(hit):
+def _hit(hit, state):
     columns = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in hit.columns.items()
@@ -277,8 +309,8 @@ def _hit(hit):
     return {
         **dataclasses.asdict(hit),
         "columns": columns,
-        "image": f"/image/{hit.id}",
-        "thumbnail": f"/thumbnail/{hit.id}",
+        "image": f"/image/{hit.id}?index={state}",
+        "thumbnail": f"/thumbnail/{hit.id}?index={state}",
     }
 
 

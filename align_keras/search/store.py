@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shlex
 import sqlite3
 import threading
@@ -18,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from align_keras.search import approximate, vector_checks
-from align_keras.search.image_store import COLUMNS, ImageStore
+from align_keras.search.columns import COLUMNS, fold_case
+from align_keras.search.image_store import ImageStore
 from align_keras.search.index_files import (
     DATABASE,
     FIRST_VECTORS,
@@ -36,6 +38,7 @@ from align_keras.search.index_files import (
     vectors_path,
 )
 from align_keras.search.query import Query
+from align_keras.search.table_rows import FIRST_TABLE
 from align_keras.search.towers import Model
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
@@ -68,6 +71,7 @@ CREATE INDEX images_content ON images (content);
 CREATE TABLE unreadable (
     file BLOB PRIMARY KEY, root INTEGER, size INTEGER, mtime_ns INTEGER, reason TEXT
 ) WITHOUT ROWID;
+{FIRST_TABLE};
 """
 # Rows whose scores tell what is high for a query.
 _SAMPLE = 4096
@@ -105,6 +109,29 @@ class Store(ImageStore):
         # File and number of rows whose norms were compared, and their tolerance.
         self._norms_checked: tuple[str, int, float] | None = None
         self._check_agreement()
+        if not self._has_table_rows:
+            self._upgrade()
+
+    def _upgrade(self):
+        """Brings an index of an older release to the tables of this one."""
+        if self._writable:
+            try:
+                self.upgrade()
+            except (AttributeError, KeyError, TypeError, ValueError):
+                raise damaged(self.folder, "the names of the tables' columns") from None
+            self._has_table_rows = True
+            return
+        try:
+            with Store.locked(self.folder):
+                with contextlib.closing(Store(self.folder, writable=True)) as store:
+                    store._settle()
+        except (InputError, OSError) as error:
+            raise InputError(
+                f"The index {self.folder} must be brought to this release by a process "
+                f"that may write it ({error}). Run `align-keras index --to "
+                f"{self.folder}` once, as its owner."
+            ) from None
+        self._has_table_rows = True
 
     @staticmethod
     def create(folder: str | os.PathLike, model: Model) -> None:
@@ -130,7 +157,6 @@ class Store(ImageStore):
             first_values = {
                 "rows": 0,
                 "vectors": FIRST_VECTORS,
-                "columns": "{}",
                 "header": _header_text(header),
             }
             connection.executemany(
@@ -311,6 +337,7 @@ class Store(ImageStore):
             check_same_thread=False,
             isolation_level=None,
         )
+        self._connection.create_function("fold_case", 1, fold_case, deterministic=True)
         with self._reading():
             self._run("PRAGMA trusted_schema = OFF")
             self._run("PRAGMA synchronous = NORMAL")
@@ -331,10 +358,11 @@ class Store(ImageStore):
             elif kind != "index":
                 raise damaged(self.folder, f"its database has the {kind} {name!r:.60}")
         self._has_checksums = "checksums" in tables
+        self._has_table_rows = "table_rows_0" in tables
         if not tables >= _TABLES:
             missing = ", ".join(sorted(_TABLES - tables))
             raise damaged(self.folder, f"its database lacks the table {missing}")
-        for table in tables & {*_TABLES, "checksums"}:
+        for table in filter(_is_own_table, tables):
             for column in self._all(f"PRAGMA table_xinfo({table})"):
                 if column[-1]:  # Hidden: computed.
                     raise damaged(
@@ -519,15 +547,11 @@ class Store(ImageStore):
             )
         return self._row_count()
 
-    @property
-    def columns(self) -> dict[str, str]:
+    def _user_columns(self):
         try:
-            columns = super().columns
-        except (TypeError, ValueError):
+            return super()._user_columns()
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise damaged(self.folder, "the names of the tables' columns") from None
-        if not all(isinstance(kind, str) for kind in columns.values()):
-            raise damaged(self.folder, "the types of the tables' columns")
-        return columns
 
     def _images(self, where, parameters):
         images = super()._images(where, parameters)
@@ -776,6 +800,12 @@ def _read_header(folder):
     if not is_number or not 1 <= dimension <= _MAX_DIMENSION:
         raise damaged(folder, f"{HEADER} has the dimension {dimension!r:.60}")
     return header
+
+
+def _is_own_table(name):
+    """Returns True for the tables that this module and `table_rows` create."""
+    is_of_rows = re.fullmatch(r"table_rows_\d+", name) is not None
+    return is_of_rows or name in {*_TABLES, "checksums"}
 
 
 def _header_text(header):

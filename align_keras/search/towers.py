@@ -19,6 +19,7 @@ import numpy as np
 
 from align_keras.search.known_models import is_known_model
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import refuse_keras_file
 from align_keras.utils.quiet import silent_standard_error
 from align_keras.utils.shared_data import (
     SHIPPED_MODELS,
@@ -32,6 +33,11 @@ IMAGE_TOWER, TEXT_TOWER = "image.tflite", "text.tflite"
 # The side to which a model's images are brought that resizes them itself, as an export
 # does: more than any preset takes.
 _LARGE_SIDE = 512
+# Pixels. A tower's metadata may name no larger image, which would take 200 MB.
+_MAX_SIDE = 8192
+# Bytes of a vocabulary or of metadata behind a tower. BERT's multilingual vocabulary
+# has 1 MB, and a deflated file of 400 KB may hold 400 MB.
+_MAX_MEMBER = 32 * 2**20
 
 
 class Model(Protocol):
@@ -139,9 +145,19 @@ class LiteRTModel(Model):
         about = {kind: _metadata(path) for kind, path in self._paths.items()}
         image = about["image"]["preprocessing"]
         self._text = about["text"]["preprocessing"]
-        self.image_size = int(image["image_size"])
-        self.resize_to = int(image["resize_to"])
-        self.dimension = int(about["text"]["outputs"][0]["shape"][-1])
+        try:
+            self.image_size = int(image["image_size"])
+            self.resize_to = int(image["resize_to"])
+            self._text_length = int(self._text["sequence_length"])
+            self.dimension = int(about["text"]["outputs"][0]["shape"][-1])
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise _damaged(folder / TEXT_TOWER, error) from None
+        if not 0 < self.image_size <= self.resize_to <= _MAX_SIDE:
+            problem = (
+                "its metadata must have 0 < image_size <= resize_to <= "
+                f"{_MAX_SIDE:,}, received {self.image_size} and {self.resize_to}"
+            )
+            raise _damaged(self._paths["image"], problem)
         sizes = [path.stat().st_size for path in self._paths.values()]
         # The metadata hold a digest of the weights.
         told = json.dumps([about, sizes], sort_keys=True)
@@ -173,7 +189,9 @@ class LiteRTModel(Model):
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         if not len(texts):
             return np.zeros((0, self.dimension), np.float32)
-        tower, rows = self._tower("text"), []
+        # First, since it checks the length to which texts are padded.
+        tower = self._tower("text")
+        rows = []
         # Bytes of an argument that aren't UTF-8 have no place in a text.
         clean = [text.encode("utf-8", "replace").decode() for text in texts]
         for encoding in self._tokenizer.encode_batch(clean):
@@ -194,33 +212,64 @@ class LiteRTModel(Model):
                     tower = LiteRTTower(self._paths[kind])
             except (ValueError, RuntimeError) as error:
                 raise _damaged(self._paths[kind], error) from None
+            self._check_shape(kind, tower)
             setattr(self._threads, kind, tower)
         return tower
+
+    def _check_shape(self, kind, tower):
+        """Raises if the metadata of a tower disagree with its tensors."""
+        name, setting, size = {
+            "image": ("images", "image_size", self.image_size),
+            "text": ("token_ids", "sequence_length", self._text_length),
+        }[kind]
+        shape = tower.inputs.get(name, ())
+        if len(shape) < 2 or shape[1] != size:
+            problem = (
+                f"its metadata must have the {setting} of its tensor {name}, which has "
+                f"the shape {shape}, received {size}"
+            )
+            raise _damaged(self._paths[kind], problem)
 
     @functools.cached_property
     def _tokenizer(self):
         from tokenizers import BertWordPieceTokenizer
 
-        with zipfile.ZipFile(self._paths["text"]) as archive:
-            content = archive.read(self._text["vocabulary_file"]).decode()
+        path = self._paths["text"]
+        try:
+            with zipfile.ZipFile(path) as archive:
+                content = _member(archive, self._text["vocabulary_file"]).decode()
+        except (zipfile.BadZipFile, OSError, ValueError, LookupError) as error:
+            raise _damaged(path, error) from None
         # Not splitlines(), which splits at characters that are tokens too.
         tokens = content.removesuffix("\n").split("\n")
         vocabulary = {token: row for row, token in enumerate(tokens)}
+        for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]"):
+            if token not in vocabulary:
+                raise _damaged(path, f"its vocabulary must have the token {token}")
         uncased = self._text["normalization"] == "bert_uncased"
         tokenizer = BertWordPieceTokenizer(
             vocabulary, lowercase=uncased, strip_accents=uncased
         )
-        length = int(self._text["sequence_length"])
+        length = self._text_length
         tokenizer.enable_truncation(length)
         tokenizer.enable_padding(length=length, pad_id=vocabulary["[PAD]"])
         return tokenizer
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Reads a member of at most `_MAX_MEMBER` bytes, however small it is compressed."""
+    with archive.open(name) as file:
+        content = file.read(_MAX_MEMBER + 1)
+    if len(content) > _MAX_MEMBER:
+        raise ValueError(f"{name} must have at most {_MAX_MEMBER:,} bytes")
+    return content
 
 
 def _metadata(path):
     """What a tower says of itself, without its flatbuffer being read."""
     try:
         with zipfile.ZipFile(path) as archive:
-            about = json.loads(archive.read("metadata.json"))
+            about = json.loads(_member(archive, "metadata.json"))
         about["preprocessing"], about["outputs"][0]["shape"][-1]  # noqa: B018
     except FileNotFoundError:
         raise InputError(
@@ -249,6 +298,7 @@ class TensorFlowModel(Model):
         folder = _folder_of(name)
         files = (TEXT_TOWER, "config.json", "saved_model.pb", "align")
         is_there = any((folder / file).exists() for file in files)
+        refuse_keras_file(name, "model")
         if not (is_there or name.startswith("hf://")):
             raise InputError(
                 f"model must be a folder of LiteRT towers, a run's folder, an export "
@@ -261,7 +311,7 @@ class TensorFlowModel(Model):
 
             self._model: Any = ExportedModel(name)
             self._takes_files = True
-            self.image_size = self.resize_to = _LARGE_SIDE
+            self.image_size, self.resize_to = _sides_of_export(self._model.directory)
             self.fingerprint = _digest_of_files(self._model.directory)
             self.dimension = self.encode_texts(["a"]).shape[1]
             return
@@ -308,6 +358,24 @@ def resized_image(image: Any, resize_to: int) -> np.ndarray:
             f"image must be one that can be read, received {name} ({error.detail}); "
             "check the path, or convert it to JPEG or PNG."
         ) from None
+
+
+def _sides_of_export(folder: pathlib.Path) -> tuple[int, int]:
+    """Returns the input side of a SavedModel and the side to resize images to.
+
+    The SavedModel does not resize an image of this side again, so that its embedding is
+    that of the whole file. An export without `signatures.json` does not name its side.
+    """
+    from align_keras.images import crop_size_to_resize_size
+
+    try:
+        text = (folder / "signatures.json").read_text(encoding="utf-8")
+        image_size = int(json.loads(text)["preprocessing"]["image"]["image_size"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return _LARGE_SIDE, _LARGE_SIDE
+    if not 0 < image_size <= _MAX_SIDE // 2:
+        return _LARGE_SIDE, _LARGE_SIDE
+    return image_size, crop_size_to_resize_size(image_size)
 
 
 def _png(pixels):

@@ -12,16 +12,18 @@ r"""Conditions on the columns of an index, `year >= 2020 and folder like '%Italy
     value     = number | string
 
 Strings and names are quoted as in SQL; `like` ignores case, `\%` and `\_` stand for
-themselves. Of the user's text the SQL holds nothing: names are looked up among the
-columns, and values are bound as parameters.
+themselves. The SQL holds nothing of the user's text: names are looked up among the
+columns, and values are bound as parameters. Numbers are compared with numbers and text
+with text.
 """
 
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, NoReturn
 
+from align_keras.search.columns import NUMBER, TEXT, Column
 from align_keras.utils.errors import InputError
 
 # SQLite takes expressions 1,000 deep, and a chain of `or` is as deep as it is long.
@@ -46,19 +48,58 @@ _KEYWORDS = ("and", "or", "not", "in", "between", "like", "is", "null")
 _NAMES_SHOWN = 20
 
 
+class Condition(NamedTuple):
+    """A condition in SQL.
+
+    Attributes:
+        sql: str, with `?` in the place of each parameter.
+        parameters: list of str, int and float.
+        tables: set of int, the tables of rows whose columns it names.
+    """
+
+    sql: str
+    parameters: list[str | int | float]
+    tables: set[int]
+
+
 def parse_where(
     text: str, columns: Iterable[str]
 ) -> tuple[str, list[str | int | float]]:
-    """Turns a condition into SQL and the parameters to bind, str, int and float.
+    """Turns a condition on columns of any kind into SQL and the parameters to bind.
 
-    `columns` are the names that may occur; upper and lower case are the same in a name
-    that only one has. Raises InputError for what the grammar lacks, with its place.
+    `columns` are the names that may occur. Raises as `read_condition`.
 
     >>> parse_where("year >= 2020 and not (camera = 'X')", ["year", "camera"])
     ('("year" >= ? AND NOT ("camera" = ?))', [2020, 'X'])
     """
-    quoted = {name: _quoted(name) for name in columns}
-    return _Parser(text, quoted).parse()
+    named = {name: Column(_quoted(name)) for name in columns}
+    condition = read_condition(text, named)
+    return condition.sql, condition.parameters
+
+
+def read_condition(
+    text: str,
+    columns: Mapping[str, Column],
+    folded: Callable[[str, bool], str] | None = None,
+) -> Condition:
+    """Turns a condition into SQL and the parameters to bind.
+
+    Args:
+        text: str, the condition.
+        columns: dict, names that may occur and what they are in SQL. Upper and lower
+            case are the same in a name that only one has.
+        folded: takes SQL and whether a pattern is ASCII; returns SQL for the text in
+            lower case.
+
+    Raises:
+        InputError: for what the grammar lacks, with its place, and for a number that is
+            compared with text.
+    """
+    return _Parser(text, columns, folded or _lower).parse()
+
+
+def _lower(sql, is_ascii):
+    return f"lower({sql})"
 
 
 class _Token(NamedTuple):
@@ -70,9 +111,10 @@ class _Token(NamedTuple):
 class _Parser:
     """Recursive descent; each method returns SQL and appends its parameters."""
 
-    def __init__(self, text, columns):
-        self.text, self.columns = text, columns
+    def __init__(self, text, columns, folded):
+        self.text, self.columns, self.folded = text, columns, folded
         self.parameters = []
+        self.tables = set()
         self.tests = self.depth = self.place = 0
         self.tokens = self._tokens()
 
@@ -80,7 +122,7 @@ class _Parser:
         sql = self._condition()
         if self._next.kind != "end":
             self._fail("`and`, `or` or the end")
-        return sql, self.parameters
+        return Condition(sql, self.parameters, self.tables)
 
     def _tokens(self):
         self.tokens = [_Token("end", "", 0)]  # What _fail points at.
@@ -142,38 +184,45 @@ class _Parser:
                 "`in (…)` for many values of one column."
             )
         column = self._column()
+        sql = column.sql
         if self._next.text in _COMPARISONS:
             sign = self._advance().text.replace("==", "=").replace("!=", "<>")
-            return f"{column} {sign} {self._operand()}"
+            return f"{sql} {sign} {self._operand(column)}"
         if self._take("is"):
             negated = self._negation()
             self._expect("null")
-            return f"{column} IS {negated}NULL"
+            return f"{sql} IS {negated}NULL"
         negated = self._negation()
         if self._take("in"):
             self._expect("(")
-            values = [self._value()]
+            values = [self._value(column)]
             while self._take(","):
-                values.append(self._value())
+                values.append(self._value(column))
             self._expect(")")
-            return f"{column} {negated}IN ({', '.join(values)})"
+            return f"{sql} {negated}IN ({', '.join(values)})"
         if self._take("between"):
-            low = self._operand()
+            low = self._operand(column)
             self._expect("and")
-            return f"{column} {negated}BETWEEN {low} AND {self._operand()}"
+            return f"{sql} {negated}BETWEEN {low} AND {self._operand(column)}"
         if self._take("like"):
-            pattern = self._pattern()
-            return f"lower(CAST({column} AS TEXT)) {negated}LIKE {pattern} ESCAPE '\\'"
+            is_ascii = self._next.text.isascii()
+            pattern = self.folded(self._pattern(), is_ascii)
+            text = self.folded(f"CAST({column.text or sql} AS TEXT)", is_ascii)
+            return f"{text} {negated}LIKE {pattern} ESCAPE '\\'"
         signs = "" if negated else "a comparison such as `=`, or `is`, "
         self._fail(f"{signs}`in`, `between` or `like`")
 
     def _negation(self):
         return "NOT " if self._take("not") else ""
 
-    def _operand(self):
-        if self._is_column(self._next):
-            return self._column("a column, a number or a 'string'")
-        return self._value()
+    def _operand(self, column):
+        token = self._next
+        if not self._is_column(token):
+            return self._value(column)
+        operand = self._column("a column, a number or a 'string'")
+        if column.kind and operand.kind and column.kind != operand.kind:
+            self._fail_to_compare(column, token)
+        return operand.sql
 
     def _is_column(self, token):
         is_name = token.kind == "word" and token.text.lower() not in _KEYWORDS
@@ -189,21 +238,42 @@ class _Parser:
         if name not in self.columns and len(folded) != 1:
             self._fail_at_column(expected, name, folded, token)
         self._advance()
-        return self.columns[name if name in self.columns else folded[0]]
+        column = self.columns[name if name in self.columns else folded[0]]
+        if column.table is not None:
+            self.tables.add(column.table)
+        return column
 
-    def _value(self):
+    def _value(self, column):
+        """The mark of a value to compare a column with."""
         token = self._next
         if token.kind == "string":
-            return self._bound(self._advance().text[1:-1].replace("''", "'"))
+            value = token.text[1:-1].replace("''", "'")
+            if column.kind == NUMBER:
+                value = self._number_in(value, column, token)
+            self._advance()
+            return self._bound(value)
         if token.kind != "number":
             is_null = token.text.lower() == "null"
             self._fail("a number or a 'string'", "`is null` finds empty ones" * is_null)
-        is_whole = re.fullmatch("[+-]?[0-9]{1,18}", token.text)
-        number = int(token.text) if is_whole else float(token.text)
-        if not math.isfinite(number):
-            self._fail("a number that isn't infinite")
+        if column.kind == TEXT:
+            self._fail_to_compare(column, token)
+        number = self._number(token.text)
         self._advance()
         return self._bound(number)
+
+    def _number(self, text):
+        is_whole = re.fullmatch("[+-]?[0-9]{1,18}", text)
+        number = int(text) if is_whole else float(text)
+        if not math.isfinite(number):
+            self._fail("a number that isn't infinite")
+        return number
+
+    def _number_in(self, text, column, token):
+        """The number in a string that a column of numbers is compared with."""
+        match = _TOKEN.fullmatch(text.strip())
+        if match is None or match.lastgroup != "number":
+            self._fail_to_compare(column, token)
+        return self._number(text.strip())
 
     def _pattern(self):
         token = self._next
@@ -211,7 +281,7 @@ class _Parser:
             self._fail("a 'pattern'", "as in `folder like '%Italy%'`")
         if re.search(r"(?<!\\)(?:\\\\)*\\'$", token.text):
             self._fail("a pattern that doesn't end in one backslash", "double it")
-        return f"lower({self._value()})"
+        return f"CAST({self._value(Column('', TEXT))} AS TEXT)"
 
     def _bound(self, value):
         self.parameters.append(value)
@@ -260,6 +330,19 @@ class _Parser:
         if token.kind == "quoted" or expected != "a column":
             meant += "a string stands in single quotes; "
         self._fail(expected, f"{meant}columns are {self._known()}", token)
+
+    def _fail_to_compare(self, column, token) -> NoReturn:
+        name = next(name for name, one in self.columns.items() if one is column)
+        if column.kind == NUMBER:
+            rule = f"where must compare {name} with numbers, since it holds numbers."
+            remedy = "Write a number without quotes."
+        else:
+            rule = f"where must compare {name} with text, since it holds text."
+            remedy = "Write the text in single quotes."
+        raise InputError(
+            f"{rule} Received: {token.text:.60} at character {token.start + 1}. "
+            f"{remedy}"
+        )
 
     def _fail_at_character(self, start):
         character = self.text[start]

@@ -6,6 +6,7 @@ from align_keras.text.vocabulary import (
     learn_vocabulary,
     load_vocabulary,
     save_vocabulary,
+    vocabulary_fingerprint,
 )
 
 

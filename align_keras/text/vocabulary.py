@@ -1,6 +1,7 @@
 """WordPiece vocabularies: learned, stored, read and checked. Without TensorFlow."""
 
 import collections
+import hashlib
 import itertools
 import math
 import os
@@ -52,7 +53,7 @@ def learn_vocabulary(
         InputError: if an argument isn't as above, or the captions have no words.
 
     References:
-        Jia et al. 2021, section 5 (WordPiece learned on the training captions).
+        Jia et al. 2021, section 4.1 (WordPiece learned on the training captions).
 
     Example:
     >>> learn_vocabulary(["red", "red", "reed"], 20)[5:]
@@ -88,6 +89,17 @@ def save_vocabulary(vocabulary: Sequence[str], path: str | os.PathLike) -> None:
     check_vocabulary(vocabulary, "vocabulary")
     with atomic_write(path) as file:
         file.writelines(f"{token}\n" for token in vocabulary)
+
+
+def vocabulary_fingerprint(vocabulary: Sequence[str]) -> str:
+    """Returns a hexadecimal fingerprint of the tokens and their order.
+
+    Example:
+    >>> vocabulary_fingerprint(["a", "b"]) == vocabulary_fingerprint(["b", "a"])
+    False
+    """
+    content = "\n".join(vocabulary).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def load_vocabulary(path: str | os.PathLike) -> list[str]:

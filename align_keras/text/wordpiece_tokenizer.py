@@ -1,8 +1,12 @@
 """Captions to token ids, as graph operations."""
 
+import inspect
 import math
+import os
+import sys
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -23,19 +27,26 @@ from align_keras.text.vocabulary import (
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
+_GRAIN_FOLDERS = tuple(
+    os.path.join("grain", "_src", "python", part) for part in ("dataset", "data_loader")
+)
 # Of embeddings on disk: raise it where the same caption and vocabulary give other
 # token ids.
 TOKENIZATION_VERSION = 1
 
 
+@keras.saving.register_keras_serializable(package="align_keras")
 class WordPieceTokenizer(tf.Module):
     """BERT's tokenizer: captions in, padded token ids out.
 
     The ids are those of Hugging Face's fast `BertTokenizer` with `truncation=True`, at
     about ten times its speed, but for 116 letters that Unicode added later than
-    TensorFlow knows. It runs eagerly, in `tf.data` and in an exported graph. Without
-    tensorflow-text, as on Windows, `tokenizers` computes the ids, and no graph with it
-    can be exported.
+    TensorFlow knows. It runs eagerly, in `tf.data`, in Grain's pipelines and in an
+    exported graph. Without tensorflow-text, as on Windows, `tokenizers` computes the
+    ids, and no graph with it can be exported.
+
+    Keras can serialize the tokenizer (`keras.saving.serialize_keras_object`), and it
+    can be pickled, as Grain's worker processes require.
 
     Bytes that aren't UTF-8 and control characters are dropped. A special token that is
     written out in a caption (`[MASK]`) becomes that token. A word of more than 100
@@ -48,12 +59,15 @@ class WordPieceTokenizer(tf.Module):
         normalization: `"bert_uncased"` or `"bert_cased"`.
 
     Call arguments:
-        captions: list of str or string tensor (n,), UTF-8; or one scalar.
+        captions: list of str, NumPy array of str or bytes, or string tensor (n,),
+            UTF-8; or one scalar.
 
     Returns:
         dict of `token_ids`, int32 (n, sequence_length): `[CLS] … [SEP]`, filled up
         with `[PAD]`; and `padding_mask`, int32 (n, sequence_length), 1 on
-        everything but the filling. A scalar caption gives (sequence_length,).
+        everything but the filling. A scalar caption gives (sequence_length,). Both
+        are tensors, and NumPy arrays inside of a Grain pipeline, as of KerasHub's
+        tokenizers.
 
     Raises:
         InputError: if an argument isn't as above.
@@ -116,9 +130,16 @@ class WordPieceTokenizer(tf.Module):
         return self._hugging_face is None
 
     def __call__(self, captions):
+        tokens = self._tokens(captions)
+        if tf.executing_eagerly() and _in_grain_pipeline():
+            return {name: values.numpy() for name, values in tokens.items()}
+        return tokens
+
+    def _tokens(self, captions):
+        """Returns `token_ids` and `padding_mask` as tensors."""
         captions = tf.convert_to_tensor(captions, tf.string)
         if captions.shape.rank == 0:
-            batch = self(captions[tf.newaxis])
+            batch = self._tokens(captions[tf.newaxis])
             return {name: values[0] for name, values in batch.items()}
         captions = tf.ensure_shape(captions, (None,))
         if not self.in_graph:
@@ -181,6 +202,25 @@ class WordPieceTokenizer(tf.Module):
     def from_config(cls, config: dict) -> "WordPieceTokenizer":
         """Builds the tokenizer that `get_config` describes."""
         return cls(**config)
+
+    def __reduce__(self) -> tuple:
+        return type(self).from_config, (self.get_config(),)
+
+
+def _in_grain_pipeline():
+    """Returns True if one of the callers is Grain, by the file that it is in.
+
+    Keras and KerasHub decide in the same way, by a function that is not public.
+    """
+    if "grain" not in sys.modules:
+        return False
+    frame = inspect.currentframe()
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if any(folder in path for folder in _GRAIN_FOLDERS):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _hugging_face_tokenizer(vocabulary, sequence_length, normalization):

@@ -7,6 +7,7 @@ import re
 
 import tensorflow as tf
 
+from align_keras.models import ALIGN
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_json
 from align_keras.utils.progress import say
@@ -24,6 +25,8 @@ class RunCheckpoints:
         self.directory = pathlib.Path(directory)
         self.max_to_keep = max_to_keep
         self.writes = writes
+        if isinstance(model, ALIGN):
+            model.build_optimizer()
         variables = model.variables + model.optimizer.variables
         for metric in getattr(model, "loss_metrics", ()):
             variables += metric.variables

@@ -62,6 +62,9 @@ def train(
     """
     directory = pathlib.Path(directory)
     chief = strategies.is_chief(model.distribute_strategy)
+    if model.resolve_recipe(schedule.train_steps, batch_size) is not None:
+        # `fit` keeps the schedule of the whole run when a part of it is left.
+        model.recipe = None
     checkpoints = RunCheckpoints(
         model, os.fspath(directory / "checkpoints"), schedule.max_to_keep, chief
     )

@@ -2,14 +2,23 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
+
+from align_keras.utils.addresses import redacted
 
 
 class InputError(ValueError):
     """A mistake in what the user gave: an argument, a file, a configuration.
 
     One line names the argument, the rule, what was received and the remedy. The command
-    line prints it and exits with code 1; in Python it is a `ValueError`.
+    line prints it and exits with code 1; in Python it is a `ValueError`. Passwords of
+    addresses are hidden in it.
     """
+
+    def __init__(self, *arguments: Any):
+        super().__init__(
+            *(redacted(one) if isinstance(one, str) else one for one in arguments)
+        )
 
 
 @contextlib.contextmanager

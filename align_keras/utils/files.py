@@ -151,6 +151,24 @@ def read_json(path: str | pathlib.Path) -> dict:
     return content
 
 
+def refuse_keras_file(path: str | os.PathLike, argument: str) -> None:
+    """Raises if a model is given as a `.keras` file where a folder is needed.
+
+    Args:
+        path: what the user gave.
+        argument: what the user gave it for.
+
+    Raises:
+        InputError: names `save_to_preset` as the remedy.
+    """
+    if os.fspath(path).endswith(".keras"):
+        raise InputError(
+            f"{argument} must be a folder. Received the file {path}. Save it as a "
+            f'folder by align_keras.ALIGN.from_preset("{path}").save_to_preset("DIR"), '
+            "and name that folder."
+        )
+
+
 def refuse_url(path: str | os.PathLike, argument: str) -> None:
     """Raises if what is to be written has an address, also as `pathlib` writes it."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fsdecode(path)):

@@ -3,13 +3,15 @@
 import sys
 import time
 
+from align_keras.utils.addresses import redacted
+
 # Without a terminal a line is written at most this often, in seconds.
 _LINE_INTERVAL = 15.0
 
 
 def say(message: str) -> None:
-    """Writes one line to stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Writes one line to stderr, in which passwords of addresses are hidden."""
+    print(redacted(message), file=sys.stderr, flush=True)
 
 
 class progress_bar:

@@ -3,23 +3,34 @@
 By fsspec, whose file systems find credentials where the provider's tools do, and
 options in `FSSPEC_S3` and the like. Requests that fail for a while (500, 429, a broken
 or a stalled connection) are sent again after a pause; what was read isn't read again.
+
+A web server may redirect a request at most `MAX_REDIRECTS` times, to `http` and `https`
+addresses alone. A redirect to a loopback, private or other local address is refused
+unless it goes to the host and port that the user named, so that no public server can
+make this machine read from its own network.
 """
 
+import asyncio
 import collections
 import errno
 import functools
 import io
+import ipaddress
 import itertools
 import logging
 import os
 import posixpath
 import random
 import re
+import socket
 import threading
 import time
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urljoin, urlsplit
 
+from align_keras.utils.addresses import redacted, with_secrets, without_secrets
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
 
@@ -36,6 +47,11 @@ BLOCK_BYTES, _BLOCKS = 4 * 2**20, 16
 TRIES, FIRST_PAUSE, LONGEST_PAUSE, _PATIENCE = 6, 0.5, 8.0, 30.0
 # No byte for so long is a stalled connection.
 STALL_SECONDS = 30.0
+# As aiohttp's default. Browsers stop at 20.
+MAX_REDIRECTS = 10
+# Addresses of one server that were given up in a row, after which requests to this
+# server are sent once instead of six times, until one is answered.
+GIVEN_UP = 3
 # What names the content of an object, the first that a file system tells.
 _VERSIONS = (
     *("generation", "ETag", "etag", "blob_id", "Last-Modified", "LastModified"),
@@ -93,6 +109,7 @@ def list_url(url: str, suffixes: str | tuple[str, ...] = "") -> list[RemoteFile]
     Names end in one of `suffixes`, capitals alike; hidden files are left out. A folder
     that isn't there is an empty one. Raises as `open_url`; web servers have no folders.
     """
+    url = without_secrets(url)
     fs, path = file_system(url)
     if url.lower().startswith("http"):
         raise OSError(errno.EINVAL, "web servers list no folders; name a file", url)
@@ -108,6 +125,7 @@ def list_url(url: str, suffixes: str | tuple[str, ...] = "") -> list[RemoteFile]
 
 def stat_url(url: str) -> RemoteFile | None:
     """The `RemoteFile` of an address; None for a folder. Raises if nothing is there."""
+    url = without_secrets(url)
     about = _about(url)
     if about["type"] == "directory":
         return None
@@ -130,6 +148,7 @@ def join_url(folder: str, name: str) -> str:
 
 def known_version(url: str) -> str:
     """The version of a file as this process last opened it."""
+    url = without_secrets(url)
     with _lock:
         known = _versions.get(url)
     return _Reader(url).version if known is None else known
@@ -137,6 +156,8 @@ def known_version(url: str) -> str:
 
 def read_url(url: str, offset: int = 0, size: int | None = None) -> bytes:
     """Reads a range of a file by one request or none; without `size` all of it."""
+    url = without_secrets(url)
+    is_whole = size is None
     if size is None:
         size = _about(url)["size"] or 0
         if size > _MAX_WHOLE:
@@ -145,7 +166,14 @@ def read_url(url: str, offset: int = 0, size: int | None = None) -> bytes:
     if content is None and size > 0:
         fs, path = file_system(url)
         stop = offset + size
-        content = retrying(lambda: fs.cat_file(path, start=offset, end=stop), url)
+
+        def fetch() -> bytes:
+            answer = fs.cat_file(path, start=offset, end=stop)
+            if is_whole and len(answer) < size:
+                raise ShortAnswerError(f"{size - len(answer):,} bytes lack")
+            return answer
+
+        content = retrying(fetch, url)
         if len(content) > size:
             raise OSError(errno.EINVAL, "its server answers no ranges", url)
     return content or b""
@@ -165,8 +193,10 @@ def _opened(scheme):
         with needs("http", f"{scheme}:// is read by aiohttp"):
             import aiohttp
         timeout = aiohttp.ClientTimeout(None, sock_connect=seconds, sock_read=seconds)
-        options["client_kwargs"] = {"timeout": timeout}
+        traces = [_redirect_check(aiohttp)]
+        options["client_kwargs"] = {"timeout": timeout, "trace_configs": traces}
         options["headers"] = {"Accept-Encoding": "identity"}
+        options["max_redirects"] = MAX_REDIRECTS
     for name in ("gcsfs", "asyncio"):  # Log with tracebacks what is raised as well.
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     with needs(_EXTRAS.get(scheme, ""), f"{scheme}:// needs fsspec's file system"):
@@ -177,7 +207,10 @@ def _opened(scheme):
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """Returns fsspec's file system of an address, and the path in it."""
+    """Returns fsspec's file system of an address, and the path in it.
+
+    The path of a web server has the user and the password that are known for it.
+    """
     match = _URL.match(url)
     scheme = match[1].lower() if match else ""
     if scheme not in SCHEMES:
@@ -186,25 +219,105 @@ def file_system(url: str) -> tuple[Any, str]:
             f"received {url!r}; copy the files to one of these, or to a local folder."
         )
     fs = retrying(lambda: _opened(scheme), url)
-    return fs, fs._strip_protocol(url)
+    return fs, fs._strip_protocol(with_secrets(url))
+
+
+class RefusedRedirectError(Exception):
+    """A web server redirects to an address that is not followed."""
+
+
+def _redirect_check(aiohttp: Any) -> Any:
+    """Returns the `aiohttp.TraceConfig` that checks each redirect.
+
+    References:
+        OWASP, Server-Side Request Forgery Prevention Cheat Sheet.
+    """
+
+    async def remember_origin(_: Any, context: Any, request: Any) -> None:
+        context.origin = str(request.url)
+
+    async def check(_: Any, context: Any, redirect: Any) -> None:
+        headers = redirect.response.headers
+        location = headers.get("Location") or headers.get("URI") or ""
+        await _check_redirect(context.origin, urljoin(str(redirect.url), location))
+
+    trace = aiohttp.TraceConfig(
+        trace_config_ctx_factory=lambda **_: types.SimpleNamespace(origin="")
+    )
+    trace.on_request_start.append(remember_origin)
+    trace.on_request_redirect.append(check)
+    return trace
+
+
+async def _check_redirect(origin: str, target: str) -> None:
+    """Raises `RefusedRedirectError` for what is neither public nor the origin's."""
+    parts = urlsplit(target)
+    name = f"{parts.scheme}://{parts.hostname or ''}"
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RefusedRedirectError(f"redirects to {name}; only http and https are read")
+    if _server_of(target) == _server_of(origin):
+        return
+    try:
+        addresses = await asyncio.get_running_loop().getaddrinfo(parts.hostname, None)
+    except socket.gaierror:  # The request itself will fail, and is repeated.
+        return
+    for *_, address in addresses:
+        if not _is_public(str(address[0])):
+            raise RefusedRedirectError(
+                f"redirects to {name}, an address of a local network; name it directly"
+            )
+
+
+def _server_of(url: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(url)
+        default = 443 if parts.scheme == "https" else 80
+        return parts.hostname or "", parts.port or default
+    except ValueError:  # No valid address, which its own request reports.
+        return url, 0
+
+
+def _is_public(address: str) -> bool:
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return (mapped or ip).is_global
+
+
+# Addresses given up in a row since a server last answered, by its name and port.
+_given_up: collections.Counter[tuple[str, int]] = collections.Counter()
 
 
 def retrying(call: Callable[[], _Result], url: str) -> _Result:
-    """Calls a function that asks a server, again while it fails for a while."""
+    """Calls a function that asks a server, again while it fails for a while.
+
+    A server of which `GIVEN_UP` addresses failed in a row is asked once only, so that a
+    long list of its images ends soon when the server is down.
+    """
+    server = _server_of(url)
+    tries = TRIES if _given_up[server] < GIVEN_UP else 1
     begun = time.monotonic()
     for number in itertools.count(1):
         try:
-            return call()
+            result = call()
+            _given_up.pop(server, None)
+            return result
         except InputError:
             raise
         except Exception as error:  # Each file system has its kinds.
             reason, lasting = _reason(error, url)
             waited = time.monotonic() - begun
             if lasting is not None:
+                _given_up.pop(server, None)
                 raise lasting from error
-            if number == TRIES or waited > _PATIENCE:
-                text = f"can't be reached ({reason}; tried {number} times)"
-                raise OSError(errno.EHOSTUNREACH, text, url) from error
+            if number >= tries or waited > _PATIENCE:
+                times = f"{number} time{'s' * (number > 1)}"
+                if _is_short(error):
+                    _given_up.pop(server, None)
+                    text = f"answers fewer bytes than it promises (tried {times})"
+                    raise OSError(errno.EIO, text, redacted(url)) from error
+                _given_up[server] += 1
+                text = f"can't be reached ({reason}; tried {times})"
+                raise OSError(errno.EHOSTUNREACH, text, redacted(url)) from error
             pause = min(FIRST_PAUSE * 2 ** (number - 1), LONGEST_PAUSE)
             pause = max(pause * random.uniform(0.5, 1), _asked_pause(error))
         retries[reason] += 1
@@ -219,7 +332,16 @@ def _reason(error, url):
     status = next(filter(None, map(_status, chain)), None)
     names = {base.__name__ for one in chain for base in type(one).__mro__}
     cause = next((one for one in reversed(chain) if str(one)), error)
-    text = f"{status or type(cause).__name__} {' '.join(str(cause).split())}"[:100]
+    text = f"{status or type(cause).__name__} {' '.join(str(cause).split())}"
+    text = redacted(text, with_secrets(url))[:100]
+    url = redacted(url)
+    if refused := next((x for x in chain if isinstance(x, RefusedRedirectError)), None):
+        return str(refused), OSError(errno.EINVAL, str(refused), url)
+    if "TooManyRedirects" in names:
+        problem = f"redirects more than {MAX_REDIRECTS} times"
+        return problem, OSError(errno.EINVAL, problem, url)
+    if "InvalidURL" in names:
+        return text, OSError(errno.EINVAL, "no valid web address", url)
     stale = isinstance(error, OSError) and error.errno == errno.ESTALE
     if stale or "FileExpired" in names or status == 412:
         return text, OSError(errno.ESTALE, "it changed while it was read", url)
@@ -246,6 +368,16 @@ def _reason(error, url):
     return text, OSError(errno.EINVAL, text, url)
 
 
+def _is_short(error: BaseException) -> bool:
+    """Returns True if an answer ended before its Content-Length."""
+    names = {base.__name__ for one in _chain(error) for base in type(one).__mro__}
+    return bool(names & {"ClientPayloadError", "ShortAnswerError"})
+
+
+class ShortAnswerError(ConnectionError):
+    """A range of a file came with fewer bytes than it has."""
+
+
 def _chain(error):
     seen: list[BaseException] = []
     while error is not None and error not in seen:
@@ -261,7 +393,9 @@ def _status(error):
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     status = getattr(response, "status_code", None)  # requests, httpx
     for name in ("status", "code"):  # aiohttp; gcsfs and urllib
-        status = status or getattr(error, name, None)
+        # aiohttp's errors without an answer have the status 0, and warn of `code`.
+        if status is None:
+            status = getattr(error, name, None)
     return int(status) if str(status).isdecimal() else None
 
 
@@ -299,7 +433,8 @@ def _kept(url, offset, size):
 
 class _Reader(io.RawIOBase):
     def __init__(self, url):
-        self.url, self._place = url, 0
+        self.url = url = without_secrets(url)
+        self._place = 0
         self._fs, self._path = file_system(url)
         self._file = None
         self._about = _about(url)
@@ -376,7 +511,7 @@ class _Reader(io.RawIOBase):
         self._file.seek(start)
         content = self._file.read(end - start)
         if len(content) != end - start:
-            raise ConnectionError(f"{end - start - len(content):,} bytes lack")
+            raise ShortAnswerError(f"{end - start - len(content):,} bytes lack")
         return content
 
 

@@ -28,6 +28,19 @@ VOCABULARY = [
 ]
 
 
+def check_counts(metrics):
+    """Every recall has the numbers of its queries and of its candidates."""
+    for name in metrics:
+        if "recall_at" not in name:
+            continue
+        prefixes = [name[:end] for end, letter in enumerate(name, 1) if letter == "/"]
+        counts = [f"{prefix}queries" for prefix in ("", *prefixes)]
+        counted = [count for count in counts if count in metrics]
+        assert counted, name
+        assert metrics[counted[-1]] > 0
+        assert metrics[counted[-1].replace("queries", "candidates")] > 0
+
+
 @pytest.fixture(scope="module")
 def align():
     """As `tests.small`, but it reads whole captions, numbers included."""

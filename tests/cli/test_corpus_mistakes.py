@@ -8,7 +8,8 @@ import pytest
 
 from align_keras.cli.main import main
 from align_keras.utils.files import locked
-from tests.small_corpus import ONE_WORKER
+from tests import small_corpus
+from tests.small_corpus import ONE_WORKER, arguments
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,16 @@ def test_mistakes_take_one_line(given, said, tmp_path, capsys, monkeypatch):
     assert last.startswith("align-keras corpus: error: ") and said in last
     others = captured.err.splitlines()[:-1]
     assert all(line.startswith("corpus ") for line in others), others
+
+
+@pytest.mark.ci
+def test_a_corpus_whose_images_are_all_copies(tmp_path, capsys):
+    source = small_corpus.write_folder(tmp_path / "folder")
+    command = arguments("build", [source], tmp_path / "out", *ONE_WORKER)
+    assert main([*command, f"--against={source}"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "the corpus is empty, none of 11 images stays (11 near an evaluation" in last
+    assert "captions" not in last
 
 
 def test_wrong_usage(capsys):

@@ -1,5 +1,6 @@
 """`align-keras evaluate`: one protocol, its results, and its wrong inputs."""
 
+import importlib.util
 import json
 import math
 import re
@@ -9,8 +10,11 @@ import pytest
 from align_keras.cli.common import print_json, print_table
 from align_keras.cli.evaluate import print_result
 from align_keras.cli.main import main
-from align_keras.protocols.classes import unusual_splits
-from align_keras.protocols.evaluate import PROTOCOLS
+from align_keras.protocols.evaluate import (
+    PROTOCOLS,
+    checked_request,
+    unusual_options,
+)
 from align_keras.protocols.protocol import OPTIONS, Request
 from align_keras.reports.result_tables import (
     ResultTable,
@@ -92,7 +96,7 @@ WRONG = {
     "templates": ((*ZERO_SHOT, "--templates", "nowhere"), "--templates must be one of"),
     "classes": ((*ZERO_SHOT, "--classes", "nowhere"), "--classes must be a file"),
     "split": ((*ZERO_SHOT, "--split", "validation"), "validation"),
-    "suite": (("--suite", "paper", "--html", "a.html"), "--html is for one protocol"),
+    "suite": (("--suite", "paper", "--split", "a"), "--split is for one protocol"),
     "suite's templates": (
         ("--suite", "paper", "--templates", "none"),
         "--templates is for one protocol",
@@ -354,7 +358,7 @@ def test_records_agree_with_the_papers_tables():
 
 def as_printed(protocol, data, metrics, **options):
     """What `evaluate` would return, with these metrics."""
-    splits = unusual_splits(Request(data, **options))
+    splits = unusual_options(protocol, Request(data, **options))
     figures = {} if splits else figures_as_shares(protocol, data)
     about = {"model": "m", "protocol": protocol, "data": data, **splits}
     return about | {"metrics": metrics, "paper": figures}
@@ -406,3 +410,56 @@ def test_names_are_no_markup(capsys):
     out = capsys.readouterr().out
     for text in ("[bold]t[/]", "[red]a", "[link=x]y", "[/]"):
         assert text in out
+
+
+CLIP = "clip:imagenet1k"
+
+
+@pytest.mark.parametrize(
+    "data", ["imagenet2012", "imagenet2012:5.1.0", "imagenet_r", "imagenet_a"]
+)
+def test_the_papers_prompts_are_the_default_beside_its_figures(data):
+    request = checked_request("zero_shot", data=data)
+    assert (request.templates, request.classes) == (CLIP, CLIP)
+    assert unusual_options("zero_shot", request) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "unusual"),
+    [
+        ({"templates": "default"}, {"templates": "default"}),
+        ({"classes": "names.txt"}, {"classes": "names.txt"}),
+        ({"split": "train"}, {"split": "train"}),
+        (
+            {"templates": "photos", "classes": "names.txt"},
+            {"templates": "photos", "classes": "names.txt"},
+        ),
+    ],
+)
+def test_other_prompts_stand_beside_no_figure_of_the_paper(
+    capsys, monkeypatch, options, unusual
+):
+    # Without the package, a list of the user's own takes the package's prompts.
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    request = checked_request("zero_shot", data="imagenet2012", **options)
+    assert unusual_options("zero_shot", request) == unusual
+    metrics = {"zero_shot/top_1": 0.5}
+    given = {"templates": CLIP, "classes": CLIP} | options
+    printed = as_printed("zero_shot", "imagenet2012", metrics, **given)
+    print_result(printed)
+    out = capsys.readouterr().out
+    assert printed["paper"] == {} and "76.4" not in out and "50.0" in out
+    for name, value in unusual.items():
+        assert f"{name} {value}" in out
+
+
+def test_own_class_names_need_no_clip_benchmark(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    request = checked_request("zero_shot", data="imagenet2012", classes="names.txt")
+    assert (request.templates, request.classes) == ("default", "names.txt")
+
+
+def test_other_data_keep_their_prompts():
+    for data in ("stamps", "food101", "imagenet_v2/threshold-0.7"):
+        request = checked_request("zero_shot", data=data)
+        assert (request.templates, request.classes) == ("default", None)

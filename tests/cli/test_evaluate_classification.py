@@ -18,7 +18,7 @@ from align_keras.datasets.benchmarks import (
 )
 from align_keras.datasets.benchmarks.class_names import imagenet_ids
 from tests.cli import evaluated
-from tests.oracle_process import needs
+from tests.oracle_process import ask, needs
 from tests.small import small_align
 from tests.small_run import COLORS, SHAPES, draw
 
@@ -57,7 +57,9 @@ def evaluate(model, tmp_path_factory, capsys):
         if fails:
             assert "Traceback" not in captured.err
             return captured.err
-        return json.loads(captured.out)
+        result = json.loads(captured.out)
+        evaluated.check_counts(result["metrics"])
+        return result
 
     return run
 
@@ -102,6 +104,38 @@ def test_zero_shot_on_folders(evaluate, align, shapes, tmp_path):
         assert found["slices"][f"{name}/items"] == 2
         low, high = (found["slices"][f"{name}/{end}"] for end in ("low", "high"))
         assert 0 <= low <= found["slices"][name] <= high <= 1
+
+
+@pytest.mark.ci
+@needs("torch", "clip_benchmark")
+def test_class_names_in_any_order_are_those_of_clip_benchmark(
+    evaluate, align, shapes, tmp_path
+):
+    templates = tmp_path / "templates.txt"
+    templates.write_text("a {}\n{} is\n")
+    classes = sorted(SHAPES)
+    prompts = [text for name in classes for text in (f"a {name}", f"{name} is")]
+    paths, labels = pictures_of(shapes / "test")
+    expected = ask(
+        "clip_benchmark_metrics",
+        "zero_shot",
+        class_names=classes,
+        templates=["a {c}", "{c} is"],
+        texts=prompts,
+        embeddings=align.encode_texts(prompts),
+        images=align.encode_images(paths),
+        labels=labels,
+    )
+    for names in (classes, classes[::-1], classes[2:] + classes[:2]):
+        file = tmp_path / "names.txt"
+        file.write_text("\n".join(names))
+        metrics = evaluate(
+            "zero_shot",
+            f"--data={shapes}",
+            f"--classes={file}",
+            f"--templates={templates}",
+        )["metrics"]
+        assert metrics["zero_shot/top_1"] == pytest.approx(expected["accuracies"][0])
 
 
 def test_knn_on_folders(evaluate, align, shapes):

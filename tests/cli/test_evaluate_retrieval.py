@@ -8,7 +8,7 @@ import pytest
 
 from align_keras.cli.main import main
 from tests.cli import evaluated
-from tests.cli.evaluated import cxc_parts, embeddings
+from tests.cli.evaluated import check_counts, cxc_parts, embeddings
 from tests.datasets.benchmarks.small_benchmarks import (
     coco_name,
     write_flickr30k,
@@ -34,7 +34,9 @@ def evaluate(model, data, tmp_path_factory, capsys):
         if fails:
             assert "Traceback" not in captured.err
             return captured.err
-        return json.loads(captured.out)[part]
+        result = json.loads(captured.out)
+        check_counts(result["metrics"])
+        return result[part]
 
     return run
 
@@ -88,6 +90,7 @@ def test_flickr30k(evaluate, align, data, check):
     check(metrics, "t2i", texts @ images.T, right.T)
     assert (metrics["images"], metrics["captions"]) == (8, 40)
     assert (metrics["i2t/queries"], metrics["t2i/queries"]) == (8, 40)
+    assert (metrics["i2t/candidates"], metrics["t2i/candidates"]) == (40, 8)
     assert metrics["i2t/queries_without_positives"] == 0
     metrics = evaluate("--protocol=retrieval", "--data=flickr30k", "--split=train")
     assert (metrics["images"], metrics["captions"]) == (2, 10)

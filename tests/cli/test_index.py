@@ -4,14 +4,20 @@ import pathlib
 import runpy
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 
 import pytest
 
+from align_keras.cli.index import _summary
 from align_keras.cli.main import main
+from align_keras.search.image_files import NO_HEIF
+from align_keras.search.indexing import Changes
+from align_keras.utils.files import MAX_PIXELS
 
 ROOT = pathlib.Path(__file__).parents[2]
 COLORS = runpy.run_path(ROOT / "tests" / "search" / "color_towers.py")
@@ -27,6 +33,19 @@ def folder(tmp_path, monkeypatch):
     (photos / "red too.png").write_bytes(COLORS["image_bytes"]("red", (30, 30)))
     (photos / "broken.png").write_bytes(b"")
     return photos
+
+
+def test_a_condition_alone_lists_what_was_indexed_last(folder, capsys):
+    build(folder)
+    capsys.readouterr()
+    assert main(["search", "--where", "name like 'red%'", "--paths"]) == 0
+    names = [line.rsplit("/")[-1] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(names) == ["red too.png", "red.png"]
+    assert main(["search", "--where", "name = 'blue.png'"]) == 0
+    out = capsys.readouterr().out
+    assert "name = 'blue.png'" in out and "blue.png" in out and "None" not in out
+    assert main(["search", "--where", "width > 0", "--text-weight", "2"]) == 1
+    assert main(["search", "--where", "width > 0", "--minus", "red"]) == 1
 
 
 def build(folder):
@@ -50,6 +69,47 @@ def test_a_folder_is_indexed_and_searched(folder, capsys):
     assert first["path"] == str(folder / "red too.png")
     assert first["duplicates"] == [str(folder / "red.png")]
     assert first["columns"]["width"] == 30
+
+
+def test_files_left_out_are_explained_and_listed(folder, tmp_path, capsys):
+    for name in ("scan.tif", "DSC1.CR2", "DSC2.NEF", "DSC3.dng"):
+        (folder / name).write_bytes(b"II*\0")
+    # A header of a PNG of 10,000 x 8,000 pixels.
+    header = b"IHDR" + struct.pack(">IIBBBBB", 10_000, 8_000, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header
+    png += struct.pack(">I", zlib.crc32(header)) + struct.pack(">I", 0) + b"IDAT"
+    (folder / "vast.png").write_bytes(png)
+    (folder / "new\nline.png").write_bytes(b"")
+    listed = tmp_path / "left out.txt"
+    command = ["index", str(folder), "--model", str(COLORS["GOLDEN"])]
+    assert main([*command, "--left-out", str(listed)]) == 0
+    out, err = capsys.readouterr()
+    raw = "4 left out: TIFF or a camera's RAW format"
+    three = ", ".join(f"{folder}/DSC{name}" for name in ("1.CR2", "2.NEF", "3.dng"))
+    assert f"{raw} ({three} and 1" in out
+    assert "see --left-out); convert them to JPEG or PNG" in out
+    assert f"1 left out: oversized ({folder}/vast.png); reduce them to at most " in out
+    assert f"{MAX_PIXELS:,} pixels" in out
+    assert "files left out: 7, listed in" in err
+    lines = [line.split("\t") for line in listed.read_text().splitlines()]
+    assert [name.removeprefix(f"{folder}/") for _, name in lines] == [
+        "DSC1.CR2",
+        "DSC2.NEF",
+        "DSC3.dng",
+        "scan.tif",
+        "broken.png",
+        "new\\nline.png",
+        "vast.png",
+    ]
+    # A second run lists them too, although it reads none of them again.
+    assert main(["index", "--left-out", str(listed)]) == 0
+    assert len(listed.read_text().splitlines()) == 7
+
+
+def test_heic_names_the_extra():
+    changes = Changes()
+    changes.refuse(NO_HEIF, b"/a.heic")
+    assert 'pip install "align-keras[heic]"' in _summary(changes)
 
 
 def test_paths_are_printed_for_other_commands(folder, capfdbinary):
@@ -104,6 +164,14 @@ def test_mistakes_name_the_options(folder, capsys, words, expected):
     assert main(words) == 1
     err = capsys.readouterr().err
     assert expected in err and "Traceback" not in err
+
+
+def test_a_keras_file_is_refused_with_the_remedy(folder, tmp_path, capsys):
+    words = ["index", str(folder), "--to", str(tmp_path / "index")]
+    assert main([*words, "--model", "model.keras"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--model must be a folder. Received the file model.keras." in line
+    assert 'from_preset("model.keras").save_to_preset("DIR")' in line
 
 
 def test_a_model_that_was_moved_is_named(folder, capsys, tmp_path):

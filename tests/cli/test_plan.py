@@ -355,6 +355,7 @@ def test_slots_are_those_of_the_optimizers():
         )
         model = build_model(config.task.model)
         compile_model(model, config)
+        model.build_optimizer()
         held = sum(v.shape.num_elements() for v in model.optimizer.variables)
         sizes = run_sizes(config, 1)
         learned = 1 + sizes.image.learned + sizes.text.learned

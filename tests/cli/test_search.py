@@ -69,13 +69,15 @@ def ids_of(run_folder, capsys, *arguments):
 
 def test_an_image_and_words_in_one_query(run_folder, capsys):
     image = run_folder / "query.png"  # Green.
-    query, ids = ids_of(run_folder, capsys, "--image", image, "blue")
+    arguments = ("--image", image, "blue", "--text-weight", 2)
+    query, ids = ids_of(run_folder, capsys, *arguments)
     assert ids == ["fa-blue", "fa-green", "fa-red"]
     assert (query["plus"], query["minus"]) == (["blue"], [])
-    # The text weighs less than the image.
-    arguments = ("--image", image, "--plus", "blue", "--text-weight", 0.5)
+    # By default the text weighs less than the image.
+    arguments = ("--image", image, "--plus", "blue")
     assert ids_of(run_folder, capsys, *arguments)[1][0] == "fa-green"
-    arguments = ("--image", image, "--minus", "green", "--plus", "red")
+    words = ("--minus", "green", "--plus", "red")
+    arguments = ("--image", image, *words, "--text-weight", 2)
     query, ids = ids_of(run_folder, capsys, *arguments)
     assert ids[0] == "fa-red" and ids[-1] == "fa-green"
     model = ExportedModel(run_folder / "export")

@@ -13,6 +13,7 @@ from align_keras.protocols.protocol import Evaluation, Request
 from align_keras.reports.result_tables import paper_results
 from align_keras.utils.errors import InputError
 from tests.datasets.benchmarks.small_benchmarks import simlex_lines, write_simlex
+from tests.pages import Page
 from tests.small import small_align
 
 ROWS = dict.fromkeys((own.protocol, own.data) for own in paper_results())
@@ -98,6 +99,20 @@ def test_what_is_there_is_measured_beside_the_paper(run, tmp_path):
     rows = json.loads(out, parse_constant=pytest.fail)
     (row,) = (own for own in rows if own["metrics"])
     assert row["protocol"] == "simlex" and row["metrics"]["all/pairs"] == 999
+
+
+def test_the_suite_writes_a_page(run, tmp_path):
+    write_words(tmp_path)
+    small_align().save_to_preset(tmp_path / "run")
+    code, out, err = run("--data_root", "words", "--html", "suite.html", model="run")
+    assert code == 0 and "wrote suite.html" in err
+    page = Page((tmp_path / "suite.html").read_text("utf-8"))
+    assert "Table 12: simlex on simlex999" in page.text
+    assert "all, Spearman correlation, %" in page.text and "39.8" in page.text
+    assert page.text.count("skipped") == len(ROWS) - 1
+    assert not [own for own in page.attributes("script")]
+    code, _, err = run("--html", "run", model="run")
+    assert code == 1 and "html must be" in err and "Traceback" not in err
 
 
 def test_an_export_is_not_asked_for_what_it_has_not(run, tmp_path):

@@ -2,6 +2,9 @@
 
 import argparse
 
+import numpy as np
+import pytest
+
 from align_keras.cli.train import add_weights_arguments, weights_overrides
 from align_keras.config import load_config
 
@@ -30,6 +33,30 @@ def test_known_names_set_the_sizes_too():
         "mean",
         "gelu",
     )
+
+
+@pytest.mark.ci
+def test_all_weights_of_the_shipped_model_fit_the_sizes_of_its_name():
+    from align_keras.models import ALIGN
+    from align_keras.models.warm_start import text_weights
+    from align_keras.runs.assemble import build_model
+
+    name = "align_small_en"
+    config = model_config("--image-weights", name, "--text-weights", name)
+    model = build_model(config, text_weights(name).vocabulary)
+    source = ALIGN.from_preset(name)
+    for ours, theirs in zip(model.weights, source.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, err_msg=ours.path)
+    images = [np.full((200, 100, 3), 90, "uint8")]
+    np.testing.assert_allclose(
+        model.encode_images(images), source.encode_images(images), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        model.encode_texts(["a red cat"]), source.encode_texts(["a red cat"]), atol=1e-6
+    )
+    alone = model_config("--image-weights", name)
+    assert alone.projection_dim == 384
+    assert alone.text_encoder == load_config().task.model.text_encoder
 
 
 def test_paths_become_absolute(tmp_path, monkeypatch):

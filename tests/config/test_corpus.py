@@ -6,6 +6,7 @@ from align_keras.config import (
     CorpusConfig,
     FilterConfig,
     as_dict,
+    experiments,
     load_corpus_config,
     save_config,
 )
@@ -84,3 +85,28 @@ def test_what_is_refused(override, said):
         load_corpus_config(params_override=override)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_recipe_of_the_papers_corpus():
+    """Jia et al. 2021, section 3 and appendix A."""
+    config = load_corpus_config([experiments("corpora")["paper"]])
+    assert config.caption_rules == ("alt",)
+    filters = config.filter
+    assert (filters.min_shorter_side, filters.max_aspect) == (200, 3.0)
+    assert (filters.max_texts_per_image, filters.max_images_per_text) == (1000, 10)
+    assert (filters.min_unigrams, filters.max_unigrams) == (3, 20)
+    assert filters.frequent_ngrams == 100_000_000
+    assert filters.languages == ("en",) and filters.detect_language != "never"
+    assert not filters.drop_personal_data
+    duplicates = config.duplicates
+    assert duplicates.mode == "embedding" and not duplicates.inside_corpus
+    assert (duplicates.clusters, duplicates.nearest_clusters) == (4096, 10)
+    assert duplicates.min_cosine_against == 0.975
+    assert config.vocabulary.size == 100_000
+
+
+def test_captions_may_be_of_some_places_of_a_page_alone():
+    config = load_corpus_config(params_override="caption_rules=[alt, caption]")
+    assert config.caption_rules == ("alt", "caption")
+    with pytest.raises(InputError, match=r"caption_rules.*received"):
+        load_corpus_config(params_override="caption_rules=[alt, heading]")

@@ -401,3 +401,61 @@ def test_unknown_experiments(tmp_path, monkeypatch):
     assert "quickstart_icons" in message
     assert "no experiment file" in refusal("folder/align_b7_base.yaml")
     assert "no experiment file" in refusal(pathlib.Path("align_b7.yaml"))
+
+
+TRAIN, VALIDATION = "task.train_data.", "task.validation_data."
+
+
+@pytest.mark.parametrize(
+    ("layers", "split"),
+    [
+        ([f"{VALIDATION}pairs=val.csv"], "all"),
+        ([f"{TRAIN}pairs=train.csv,{VALIDATION}pairs=val.csv"], "all"),
+        ([f"{VALIDATION}pairs=val.csv", f"{TRAIN}pairs=train.csv"], "all"),
+        # One table for both is divided, however its path is written.
+        ([f"{TRAIN}pairs=a.csv,{VALIDATION}pairs=a.csv"], "test"),
+        ([f"{VALIDATION}pairs=./b/../a.csv", f"{TRAIN}pairs=a.csv"], "test"),
+        ([f"{TRAIN}pairs=a.csv"], "test"),
+        # A split that is given counts, but not that of data that is replaced.
+        ([f"{VALIDATION}pairs=val.csv,{VALIDATION}tfds_split=test"], "test"),
+        ([f"{VALIDATION}tfds_split=train", f"{VALIDATION}pairs=val.csv"], "train"),
+        ([f"{VALIDATION}pairs=val.csv", f"{VALIDATION}tfds_split=train"], "train"),
+        (
+            [
+                f"{VALIDATION}corpus=icons,{VALIDATION}tfds_split=test",
+                f"{VALIDATION}pairs=val.csv",
+            ],
+            "all",
+        ),
+        ([f"{VALIDATION}pairs=val.csv", f"{VALIDATION}corpus=icons"], "test"),
+    ],
+)
+def test_a_table_that_only_validation_reads_is_measured_whole(layers, split):
+    config = load_config(params_override=layers)
+    assert config.task.validation_data.tfds_split == split
+
+
+def test_a_saved_configuration_keeps_its_split_until_its_table_is_replaced(tmp_path):
+    saved = tmp_path / "params.yaml"
+    save_config(
+        load_config(
+            params_override=f"{VALIDATION}pairs=val.csv,{VALIDATION}tfds_split=test"
+        ),
+        saved,
+    )
+    assert load_config(None, [saved]).task.validation_data.tfds_split == "test"
+    replaced = load_config(None, [saved], f"{VALIDATION}pairs=other.csv")
+    assert replaced.task.validation_data.tfds_split == "all"
+
+
+def test_a_link_to_the_training_table_is_the_same_table(tmp_path):
+    (tmp_path / "a.csv").touch()
+    (tmp_path / "b.csv").symlink_to("a.csv")
+    overrides = {
+        f"{TRAIN}pairs": str(tmp_path / "a.csv"),
+        f"{VALIDATION}pairs": str(tmp_path / "b.csv"),
+    }
+    config = load_config(params_override=overrides)
+    assert config.task.validation_data.tfds_split == "test"
+    with pytest.raises(InputError, match="must be a part, such as test"):
+        load_config(params_override=overrides | {f"{VALIDATION}tfds_split": "all"})

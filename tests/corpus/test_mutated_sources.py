@@ -139,7 +139,7 @@ def read_all(spec, whole, silent=None):
         cached.cache_clear()
     pairs, counter = read_source(spec)
     for pair in pairs:
-        "".join(pair).encode()
+        "".join(pair[:5]).encode()
         try:
             image_size(read_location(pair.image))
         except ImageError:

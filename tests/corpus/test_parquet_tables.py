@@ -19,7 +19,8 @@ def row(number):
         ("image", "image_key", "caption", "rule", "language", "page_url", "source"),
         f"text {number}",
     )
-    return {**texts, "width": number, "height": 2 * number}
+    sizes = {"width": number, "height": 2 * number, "is_resized": number % 2 == 0}
+    return {**texts, **sizes}
 
 
 def test_rows_come_back_in_groups(tmp_path):

@@ -259,3 +259,106 @@ def test_only_what_training_takes_is_parsed(tmp_path):
     assert ids == {f"noise/{number}".encode() for number in range(24)}
     # Not the category nor the key of the picture.
     assert parsed == [{"image", "captions", "id"}]
+
+
+class ManyTexts(tfds.core.GeneratorBasedBuilder):
+    """Images of one or two captions, and one image of very many."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    TEXTS, OTHERS = 600, 3000
+
+    def _info(self):
+        text = tfds.features.Text()
+        features = {
+            "id": text,
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "captions": tfds.features.Sequence(text),
+        }
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, _):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        image = np.zeros((1, 1, 3), np.uint8)
+        for number in range(self.OTHERS + 1):
+            count = self.TEXTS if number == self.OTHERS else number % 2 + 1
+            captions = [f"{number} {caption}" for caption in range(count)]
+            yield number, {"id": str(number), "image": image, "captions": captions}
+
+
+@pytest.fixture(scope="module")
+def many_texts(tmp_path_factory):
+    builder = ManyTexts(data_dir=str(tmp_path_factory.mktemp("data")))
+    config = tfds.download.DownloadConfig(num_shards=9)
+    builder.download_and_prepare(download_config=config)
+    return builder
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("shuffle_buffer_size", [100, 1000])
+def test_captions_of_an_image_are_spread_as_in_a_random_order(
+    many_texts, shuffle_buffer_size
+):
+    """The counts of the image in batches follow the hypergeometric distribution."""
+    stats = pytest.importorskip("scipy.stats")
+    texts, batch = ManyTexts.TEXTS, 512
+    total = texts + ManyTexts.OTHERS * 3 // 2
+    drawn = pair_order(
+        many_texts, total, shuffle_buffer_size=shuffle_buffer_size, cycle_length=4
+    )
+    assert len(set(drawn)) == total
+    is_text = np.array([name == str(ManyTexts.OTHERS) for name, _ in drawn])
+    assert is_text.sum() == texts
+    counts = is_text[: total // batch * batch].reshape(-1, batch).sum(1)
+    expected = stats.hypergeom(total, texts, batch)
+    assert expected.ppf(1e-4) <= counts.min()
+    assert counts.max() <= expected.ppf(1 - 1e-4)
+    # Not more even than a random order either: gaps between texts are geometric.
+    gaps = np.diff(np.flatnonzero(is_text))
+    assert 0.8 < gaps.std() / (total / texts) < 1.2
+    # The texts themselves come in a random order.
+    numbers = [int(text.split()[1]) for name, text in drawn if " " in text]
+    own = [n for n, is_own in zip(numbers, is_text, strict=True) if is_own]
+    assert abs(np.corrcoef(own, np.arange(texts))[0, 1]) < 0.2
+
+
+@pytest.mark.ci
+def test_any_start_goes_on_in_the_same_order_with_images_of_many_texts(
+    many_texts, monkeypatch
+):
+    monkeypatch.setattr("align_keras.data.order._BLOCK", 1024)
+    total = ManyTexts.TEXTS + ManyTexts.OTHERS * 3 // 2
+    whole = pair_order(many_texts, 2 * total + 50, cycle_length=4)
+    assert len(set(whole[:total])) == len(set(whole[total : 2 * total])) == total
+    for start in [0, 1, 1023, 1024, 1500, total - 3, total, total + 2047, 2 * total]:
+        expected = whole[start : start + 40]
+        assert pair_order(many_texts, 40, start=start, cycle_length=4) == expected
+
+
+@pytest.mark.ci
+def test_parts_with_images_of_many_texts_are_disjoint(many_texts):
+    parts = []
+    for number in range(3):
+        own = Shards(many_texts, "train", number, 3, pair_weighted=True).num_entries
+        part = {"input_pipeline_id": number, "num_input_pipelines": 3}
+        parts += pair_order(many_texts, own, cycle_length=4, **part)
+    total = ManyTexts.TEXTS + ManyTexts.OTHERS * 3 // 2
+    assert len(parts) == len(set(parts)) == total
+
+
+@pytest.mark.ci
+def test_images_that_are_held_have_limits(many_texts, monkeypatch):
+    monkeypatch.setattr(shards, "MOST_PER_PASS", 1)
+    held = Shards(many_texts, "train", pair_weighted=True)
+    assert held.held_counts.tolist() == [ManyTexts.TEXTS]
+    total = ManyTexts.TEXTS + ManyTexts.OTHERS * 3 // 2
+    assert held.num_entries == total
+    # Images that do not fit are in the passes again.
+    for name in ("_MOST_HELD_IMAGES", "_MOST_HELD_BYTES"):
+        monkeypatch.setattr(shards, name, 0)
+        none = Shards(many_texts, "train", pair_weighted=True)
+        assert not len(none.held) and none.num_entries == total
+        monkeypatch.undo()

@@ -31,12 +31,14 @@ def test_metrics_by_hand_with_several_captions_a_picture():
             "i2t/chance_recall_at_2": (1 - 2 / 12 + 1 / 2 + 1 / 2) / 3,
             "i2t/queries": 3,
             "i2t/queries_without_positives": 0,
+            "i2t/candidates": 4,
             "t2i/recall_at_1": 2 / 4,
             "t2i/chance_recall_at_1": 1 / 3,
             "t2i/recall_at_2": 3 / 4,
             "t2i/chance_recall_at_2": 2 / 3,
             "t2i/queries": 4,
             "t2i/queries_without_positives": 0,
+            "t2i/candidates": 3,
         }
     )
     assert all(type(value) is float for value in metrics.values())

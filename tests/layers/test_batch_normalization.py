@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -47,6 +48,61 @@ def test_the_gradient_is_that_of_the_formula():
     expected = tape.gradient(total, [wide, gamma, beta])
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def results_of(layer, rows):
+    """Returns outputs, gradients and statistics of a step, and outputs after it."""
+    inputs = tf.constant(rows)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = layer(inputs, training=True)
+        loss = tf.reduce_sum(tf.sin(outputs))
+    variables = [variable.value for variable in layer.trainable_variables]
+    gradients = tape.gradient(loss, [inputs, *variables])
+    inference = layer(inputs, training=False)
+    return [outputs, *gradients, *layer.get_weights(), inference]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"scale": False},
+        {"center": False},
+        {"scale": False, "center": False},
+        {"axis": 1},
+        {"axis": 3},
+        {"axis": -2},
+        {"renorm": True},
+    ],
+    ids=str,
+)
+def test_arguments_give_what_the_layer_of_keras_gives(arguments):
+    arguments |= {"gamma_initializer": keras.initializers.RandomUniform(1, 2, seed=1)}
+    arguments |= {"beta_initializer": keras.initializers.RandomUniform(1, 2, seed=2)}
+    rows = np.random.default_rng(0).normal(2, 3, (4, 6, 5, 8)).astype("float32")
+    actual = results_of(FusedBatchNormalization(**arguments), rows)
+    expected = results_of(keras.layers.BatchNormalization(**arguments), rows)
+    for ours, theirs in zip(actual, expected, strict=True):
+        # The kernel sums in another order. Sums over a channel have 120 values.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
+
+
+def test_a_ghost_batch_without_scale_is_a_batch_of_its_own():
+    rows = np.random.default_rng(0).normal(size=(4, 5, 4, 3)).astype("float32")
+    layer = FusedBatchNormalization(scale=False, virtual_batch_size=2)
+    outputs = layer(tf.constant(rows), training=True)
+    keras_layer = keras.layers.BatchNormalization(scale=False)
+    expected = [keras_layer(part, training=True) for part in np.split(rows, 2)]
+    np.testing.assert_allclose(outputs, np.concatenate(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("sharing", ["virtual_batch_size", "replicas_per_group"])
+def test_shared_statistics_of_another_axis_are_refused(sharing):
+    layer = FusedBatchNormalization(axis=1, **{sharing: 2})
+    with pytest.raises(InputError, match=r"axis must be the last.*Received: axis=1"):
+        layer.build((None, 3, 5, 4))
+    with pytest.raises(InputError, match="renorm must be False"):
+        FusedBatchNormalization(renorm=True, **{sharing: 2})
 
 
 def test_ghost_batches_equal_batches_of_their_size():

@@ -1,7 +1,9 @@
 """ALIGN: training, prediction, saving, and its errors."""
 
 import inspect
+import json
 import resource
+import shutil
 
 import keras
 import numpy as np
@@ -14,6 +16,7 @@ from align_keras.losses import ContrastiveLoss
 from align_keras.losses.pair_loss import caption_groups
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.utils.errors import InputError
+from align_keras.utils.shared_data import find_shipped_model
 from tests.small import VOCABULARY, small_align, small_batch, small_encoders
 
 
@@ -72,8 +75,8 @@ def test_fixed_temperature_stays():
     assert float(model.temperature) == pytest.approx(0.25)
 
 
-def test_default_compile_is_the_papers(model):
-    model.compile()
+def test_recipe_of_the_paper(model):
+    model.compile(recipe="paper")
     optimizer = model.optimizer
     assert isinstance(optimizer, align_keras.Lamb)
     assert optimizer.get_config()["weight_decay"] == 1e-5
@@ -289,6 +292,20 @@ def test_damaged_and_foreign_preset_folders(tmp_path):
         ALIGN.from_preset(tmp_path)
 
 
+def test_a_folder_with_another_vocabulary_is_refused(tmp_path):
+    align = small_align()
+    align.save_to_preset(tmp_path)
+    path = tmp_path / "vocabulary.txt"
+    tokens = path.read_text().splitlines()
+    path.write_text("\n".join([*tokens[:5], *tokens[:4:-1]]))
+    with pytest.raises(
+        InputError, match=r"vocabulary\.txt must hold the vocabulary th"
+    ):
+        ALIGN.from_preset(tmp_path)
+    path.unlink()
+    assert ALIGN.from_preset(tmp_path).vocabulary == align.vocabulary
+
+
 def test_a_file_that_would_fill_the_memory_is_not_read(model, tmp_path):
     large = tmp_path / "large.png"
     with open(large, "wb") as file:
@@ -298,3 +315,48 @@ def test_a_file_that_would_fill_the_memory_is_not_read(model, tmp_path):
         model.encode_images([large])
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 100_000  # KiB
+
+
+@pytest.mark.parametrize("place", [0.4, 0.6, 0.9])
+def test_a_flipped_bit_in_the_weights_is_detected(tmp_path, place):
+    small_align().save_to_preset(tmp_path)
+    weights = tmp_path / "model.weights.h5"
+    whole = weights.read_bytes()
+    damaged = bytearray(whole)
+    damaged[int(place * len(whole))] ^= 4
+    weights.write_bytes(damaged)
+    words = f"{weights} is damaged or doesn't fit.*[Ss]ave the model again"
+    with pytest.raises(InputError, match=words):
+        ALIGN.from_preset(tmp_path)
+    weights.write_bytes(whole)
+    # Folders of versions that wrote no digest open.
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["sha256"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    ALIGN.from_preset(tmp_path)
+    weights.write_bytes(damaged)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "sha256": []}))
+    with pytest.raises(InputError, match="sha256 must be a JSON object"):
+        ALIGN.from_preset(tmp_path)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", ["image.tflite", "rest.safetensors"])
+def test_a_flipped_bit_in_the_shipped_weights_is_detected(tmp_path, name):
+    folder = tmp_path / "model"
+    shutil.copytree(find_shipped_model("align_small_en"), folder)
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 4
+    (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name} is damaged.*get both files again"):
+        ALIGN.from_preset(folder)
+
+
+def test_a_flipped_bit_in_a_keras_file_is_detected(tmp_path):
+    path = tmp_path / "model.keras"
+    small_align().save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="can't be opened.*save the model again"):
+        ALIGN.from_preset(path)

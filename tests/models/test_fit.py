@@ -171,6 +171,198 @@ class Batches(keras.utils.PyDataset):
         return self.batch
 
 
+class Loader:
+    """Batches of an object that can be iterated again, as torch's loader."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def torch_tensors(batch):
+    torch = pytest.importorskip("torch")
+    return {name: torch.from_numpy(np.array(value)) for name, value in batch.items()}
+
+
+def column(values, index):
+    return pytest.importorskip("pandas").Series(values, index=index)
+
+
+def torch_loader(pixels):
+    data = pytest.importorskip("torch").utils.data
+    pairs = list(zip(pixels, CAPTIONS, strict=True))
+    return data.DataLoader(pairs, batch_size=2)
+
+
+def torch_loader_without_length(pixels):
+    data = pytest.importorskip("torch").utils.data
+
+    class Stream(data.IterableDataset):
+        def __iter__(self):
+            return iter(zip(pixels, CAPTIONS, strict=True))
+
+    return data.DataLoader(Stream(), batch_size=2)
+
+
+def ragged(pixels):
+    return tf.RaggedTensor.from_tensor(tf.constant(pixels), ragged_rank=2)
+
+
+def batches_of_raw_pairs(pixels):
+    return [(pixels[:2], CAPTIONS[:2]), (list(pixels[2:]), CAPTIONS[2:])]
+
+
+RAW_FORMS = {
+    "PyDataset": lambda pixels: Batches((pixels, CAPTIONS)),
+    "PyDataset of dicts": lambda pixels: Batches(
+        {"image": pixels, "caption": CAPTIONS, "id": [0, 1, 2, 3]}
+    ),
+    "generator": lambda pixels: (pair for pair in batches_of_raw_pairs(pixels)),
+    "loader": lambda pixels: Loader(batches_of_raw_pairs(pixels)),
+    "torch loader": torch_loader,
+    "torch loader without length": torch_loader_without_length,
+    "ragged tensor": lambda pixels: (ragged(pixels), CAPTIONS),
+    "ragged batches": lambda pixels: tf.data.Dataset.from_tensors(
+        (ragged(pixels), tf.constant(CAPTIONS))
+    ),
+    "torch tensors": lambda pixels: (
+        torch_tensors({"images": pixels})["images"],
+        CAPTIONS,
+    ),
+    "columns": lambda pixels: (
+        column(list(pixels), index=[7, 8, 9, 10]),
+        column(CAPTIONS, index=[3.5, 2, 1, 0]),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", RAW_FORMS)
+def test_raw_pairs_of_any_form_are_the_same_inputs(model, pixels, form):
+    expected = keras_input(model, (pixels, CAPTIONS))
+    batches = keras_input(model, RAW_FORMS[form](pixels))
+    rows = [batch[0] if isinstance(batch, tuple) else batch for batch in batches]
+    for name, values in expected.get_single_element().items():
+        actual = np.concatenate([batch[name] for batch in rows])
+        # A map over the images and a map over rows are different graphs.
+        np.testing.assert_allclose(actual, values, atol=1e-3, err_msg=name)
+
+
+READY_FORMS = {
+    "dict": lambda batch: batch,
+    "dataset": tf.data.Dataset.from_tensors,
+    "dataset of tuples": lambda batch: tf.data.Dataset.from_tensors((batch,)),
+    "PyDataset": Batches,
+    "generator": lambda batch: iter([batch, batch]),
+    "loader": lambda batch: Loader([batch, batch]),
+    "torch tensors": torch_tensors,
+}
+
+
+@pytest.mark.parametrize("form", READY_FORMS)
+def test_further_entries_of_ready_batches_are_left_out(model, form):
+    batch = small_batch()
+    x = READY_FORMS[form]({**batch, "id": np.arange(4)})
+    batches = keras_input(model, x)
+    first = batches if isinstance(batches, dict) else next(iter(batches))
+    first = first[0] if isinstance(first, tuple) else first
+    assert set(first) == set(batch)
+    for name, values in batch.items():
+        np.testing.assert_array_equal(first[name], values)
+
+
+@pytest.mark.ci
+def test_every_form_trains_and_measures(model, pixels):
+    expected = model.evaluate(small_batch(), verbose=0)
+    for form, make in READY_FORMS.items():
+        if form == "generator":
+            continue  # It ends with the first epoch.
+        x = make({**small_batch(), "id": np.arange(4)})
+        measured = model.evaluate(x, verbose=0)
+        np.testing.assert_allclose(measured, expected, rtol=1e-4, err_msg=form)
+    expected = model.evaluate(Loader([(pixels, CAPTIONS)]), verbose=0)
+    np.testing.assert_allclose(
+        model.evaluate(pixels, CAPTIONS, verbose=0), expected, rtol=1e-4
+    )
+    for x in (Batches((pixels, CAPTIONS)), torch_loader(pixels)):
+        history = model.fit(x, epochs=2, validation_data=x, verbose=0).history
+        assert len(history["loss"]) == len(history["val_loss"]) == 2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tf.data.Dataset.from_tensors(small_batch()).take(0),
+        lambda: {name: values[:0] for name, values in small_batch().items()},
+        lambda: iter([]),
+        lambda: Loader([]),
+    ],
+    ids=["dataset", "dict", "generator", "loader"],
+)
+def test_data_without_a_batch_are_refused(model, make):
+    for call in (model.fit, model.evaluate, model.predict):
+        with pytest.raises(InputError, match="must hold at least one batch"):
+            call(make(), verbose=0)
+
+
+@pytest.mark.ci
+def test_a_dataset_that_turns_out_to_be_empty_is_refused(model, pixels):
+    raw = tf.data.Dataset.from_tensor_slices((pixels, CAPTIONS)).batch(2)
+    ready = tf.data.Dataset.from_tensors(small_batch())
+    for dataset in (raw, ready):
+        empty = dataset.filter(lambda *batch: False)
+        for call in (model.fit, model.evaluate, model.predict):
+            with pytest.raises(InputError, match="one batch. Received: a tf.data"):
+                call(empty, verbose=0)
+        some = dataset.filter(lambda *batch: True)
+        model.evaluate(some, verbose=0)
+        # No batch is read here.
+        model.fit(some, initial_epoch=1, epochs=1, verbose=0)
+
+
+def floats(scale, shift=0.0):
+    images = small_batch()["images"] * scale + shift
+    return inputs_with(images=images.astype("float32"))
+
+
+@pytest.mark.ci
+def test_float_images_of_0_to_1_are_refused_in_any_form(model):
+    forms = (*READY_FORMS, "filtered")
+    makes = {
+        **READY_FORMS,
+        "filtered": lambda x: tf.data.Dataset.from_tensors(x).filter(lambda x: True),
+    }
+    for form in forms:
+        for batch in (floats(1 / 255), floats(2 / 255, -1.0)):
+            with pytest.raises(
+                InputError, match="gray levels in .*at most 1; multiply"
+            ):
+                model.evaluate(makes[form](batch), verbose=0)
+        # Dark images, as integers and as floats, and a black batch.
+        dark = inputs_with(images=small_batch()["images"] // 128)
+        for batch in (dark, floats(2 / 255), floats(0.0)):
+            model.evaluate(makes[form](batch), verbose=0)
+
+
+@pytest.mark.ci
+def test_errors_of_batches_that_python_gives_are_one_clear_line(model, tmp_path):
+    missing = str(tmp_path / "missing.png")
+    for batch, words in (
+        (([missing], ["a"]), f"no such image: {missing}"),
+        ((np.zeros((2, 9, 9, 3), "float32"), ["a", "b"]), "value_range"),
+        ((np.zeros((2, 9, 9, 3), "uint8"), [0, 1]), r"captions\[0\] must be a str"),
+        ((np.zeros((2, 3, 9, 9), "uint8"), ["a", "b"]), "channels to the last axis"),
+    ):
+        for x in (Batches(batch), iter([batch]), Loader([batch])):
+            with pytest.raises(InputError, match=words) as caught:
+                model.evaluate(x, verbose=0)
+            assert "\n" not in str(caught.value)
+    late = Loader([(np.zeros((2, 9, 9, 3), "uint8"), ["a", "b"]), ([missing], ["a"])])
+    with pytest.raises(InputError, match=f"no such image: {missing}"):
+        model.evaluate(late, verbose=0)
+
+
 def test_steps_look_at_what_python_gives(model):
     for batch, words in (
         ((inputs_with(token_ids=np.zeros((4, 9), int)),), "of length at most 8"),

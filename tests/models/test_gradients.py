@@ -1,17 +1,19 @@
 """Cached gradients are those of one tape around all micro-batches."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from align_keras.models.gradients import (
     cached_loss_gradients,
+    check_weight_dtypes,
     read,
     scaled_loss,
     split_inputs,
     write,
 )
-from align_keras.optimizers import SGD
+from align_keras.optimizers import SGD, Lamb
 from align_keras.utils.errors import InputError
 from tests.small import small_align, small_batch
 
@@ -69,6 +71,53 @@ def test_errors():
     synchronized = small_align(synchronized=True)
     with pytest.raises(InputError, match="normalized over replicas"):
         synchronized.compile(SGD(0.1), micro_batch_size=2)
+
+
+def losses_of_steps(dtype, weights=None, **options):
+    """Returns the losses of four steps, and the model, from the same first weights."""
+    with_dtype = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        model = small_align(initial_temperature=0.5)
+    finally:
+        keras.config.set_dtype_policy(with_dtype)
+    if weights is not None:
+        model.set_weights(weights)
+    first = model.get_weights()
+    # The text encoder's dropout would differ: its seed is not a weight.
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    model.compile(keras.optimizers.SGD(0.02), **options)
+    batch = tf.data.Dataset.from_tensors(small_batch(16))
+    losses = [model.fit(batch, verbose=0).history["loss"][0] for _ in range(4)]
+    return losses, first
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("micro_batch_size", [None, 8])
+def test_pure_dtypes_train_as_float32_does(micro_batch_size):
+    expected, weights = losses_of_steps("float32", micro_batch_size=micro_batch_size)
+    assert expected[-1] < expected[0] - 0.1
+    # Significant bits: 8, 11, and float32's own 24, as embeddings are float32 always.
+    for dtype, bits in {"bfloat16": 8, "float16": 11, "float64": 24}.items():
+        losses, _ = losses_of_steps(dtype, weights, micro_batch_size=micro_batch_size)
+        # Batch normalization of few rows magnifies rounding by about ten.
+        np.testing.assert_allclose(
+            losses, expected, rtol=max(10 * 2.0**-bits, 1e-3), err_msg=dtype
+        )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_16_bit_weights_are_refused_for_adaptive_optimizers(dtype):
+    weight = keras.Variable([1.0], dtype=dtype)
+    for optimizer in (Lamb(1e-3), keras.optimizers.Adam(1e-3)):
+        with pytest.raises(
+            InputError, match=f"Received: weights in {dtype} and .*mixed"
+        ):
+            check_weight_dtypes(optimizer, [weight])
+        check_weight_dtypes(optimizer, [keras.Variable([1.0], dtype="float32")])
+    check_weight_dtypes(SGD(1e-3), [weight])
 
 
 ALL_AT_ONCE = {

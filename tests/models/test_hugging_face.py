@@ -22,6 +22,9 @@ from align_keras.models.conversion.hugging_face import (
     to_hugging_face,
 )
 from align_keras.models.conversion.hugging_face_config import read_sizes
+from align_keras.models.conversion.hugging_face_processing import (
+    read_image_processing,
+)
 from align_keras.models.conversion.links import load_links
 from align_keras.models.conversion.tensor_files import SafetensorsFolder
 from align_keras.utils.errors import InputError
@@ -468,6 +471,80 @@ def test_other_preprocessing(folder, tmp_path, edit):
         ALIGN.from_preset(copy)
 
 
+UNSUPPORTED = [
+    ({"do_resize": False}, "must resize bilinearly.*do_resize False"),
+    ({"size": {"shortest_edge": 346}}, "Received: .*size {'shortest_edge': 346}"),
+    ({"crop_size": {"height": 289, "width": 300}}, "Received: .*'width': 300"),
+    ({"do_pad": True}, "do_pad must be false. Received: True"),
+    ({"do_sharpen": True}, "Received: 'do_sharpen' True"),
+    ({"interpolation": "lanczos"}, "Received: 'interpolation' 'lanczos'"),
+    ({"image_processor_type": "CLIPImageProcessor"}, "image_processor_type must be"),
+    ({"do_rescale": None}, "do_rescale must be true or false, received None"),
+]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(("edit", "words"), UNSUPPORTED)
+def test_unsupported_preprocessing_is_refused_in_either_file(
+    tmp_path, edit, words, nested
+):
+    name = write_settings(tmp_path, {**PREPROCESSOR, **edit}, nested)
+    with pytest.raises(InputError, match=f"{name}.*{words}"):
+        read_image_processing(tmp_path)
+
+
+def write_settings(folder, settings, nested):
+    """Writes the file of transformers 5 or that of 4; returns its name."""
+    name = "processor_config.json" if nested else "preprocessor_config.json"
+    content = {"image_processor": settings} if nested else settings
+    content = {**content, "processor_class": "AlignProcessor"}
+    (folder / name).write_text(json.dumps(content))
+    return name
+
+
+IMAGENET = {
+    "size": {"height": 77, "width": 77},
+    "crop_size": {"height": 64, "width": 64},
+    "rescale_factor": 1 / 255,
+    "rescale_offset": False,
+    "do_normalize": True,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_preprocessing_of_either_file_reaches_the_model(folder, tmp_path, nested):
+    copy = edited_config(folder, tmp_path / "copy", lambda config: None)
+    (copy / "preprocessor_config.json").unlink()
+    write_settings(copy, {**PREPROCESSOR, **IMAGENET}, nested)
+    if nested:  # Transformers 4 writes no settings of images to this file.
+        (copy / "preprocessor_config.json").write_text("{}")
+    else:
+        processor = '{"processor_class": "AlignProcessor"}'
+        (copy / "processor_config.json").write_text(processor)
+    encoder = ALIGN.from_preset(copy, load_weights=False).image_encoder
+    assert encoder.image_size == 64
+    np.testing.assert_allclose(encoder.pixel_mean, [123.675, 116.28, 103.53])
+    np.testing.assert_allclose(encoder.pixel_deviation, [58.395, 57.12, 57.375])
+
+
+def test_a_folder_without_preprocessing_is_refused(folder, tmp_path):
+    copy = edited_config(folder, tmp_path / "copy", lambda config: None)
+    (copy / "preprocessor_config.json").unlink()
+    with pytest.raises(InputError, match="Neither preprocessor_config.json nor"):
+        ALIGN.from_preset(copy)
+
+
+def test_files_that_disagree_are_refused(tmp_path):
+    write_settings(tmp_path, PREPROCESSOR, nested=False)
+    write_settings(tmp_path, PREPROCESSOR, nested=True)
+    assert read_image_processing(tmp_path).image_size == 289
+    write_settings(tmp_path, {**PREPROCESSOR, **IMAGENET}, nested=True)
+    with pytest.raises(InputError, match="must describe one image preprocessing"):
+        read_image_processing(tmp_path)
+
+
 @pytest.mark.parametrize("count", [60, pytest.param(4000, marks=pytest.mark.release)])
 def test_damaged_folders_are_refused_in_one_line(folder, tmp_path, count):
     copy = edited_config(folder, tmp_path / "edited", lambda config: None)
@@ -477,8 +554,8 @@ def test_damaged_folders_are_refused_in_one_line(folder, tmp_path, count):
     (copy / "vocab.txt").unlink()
 
     def read():
-        names = ("config.json", "preprocessor_config.json")
-        read_sizes(*(read_json(copy / name) for name in names), str(copy))
+        config = read_json(copy / "config.json")
+        read_sizes(config, read_image_processing(copy), str(copy))
         for tensor in SafetensorsFolder(copy).values():
             np.asarray(tensor)
         read_vocabulary(copy)

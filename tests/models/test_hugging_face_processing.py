@@ -14,8 +14,9 @@ from align_keras.models.conversion.hugging_face import (
     from_hugging_face,
     to_hugging_face,
 )
-from align_keras.models.conversion.hugging_face_config import read_pixel_scaling
+from align_keras.models.conversion.hugging_face_processing import read_pixel_scaling
 from align_keras.models.warm_start import text_weights
+from tests.models.align_folders import write_align_folder
 from tests.oracle_process import ask, needs
 from tests.small import VOCABULARY
 
@@ -103,6 +104,7 @@ def test_other_pixel_scalings_reach_the_processor(tmp_path):
         {},
         {"rescale_offset": True, "rescale_factor": 1 / 127.5, "do_normalize": False},
         {"include_top": False, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2] * 3},
+        {"do_rescale": False, "rescale_offset": True},
         {"do_rescale": False, "image_mean": [99.0] * 3, "image_std": [3.0, 4.0, 5.0]},
     ],
 )
@@ -115,6 +117,39 @@ def test_pixel_scaling_of_any_processor(options, tmp_path):
         mean, deviation = read_pixel_scaling(config)
         actual = (200 - np.array(mean)) / np.array(deviation) * np.ones(3)
         np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("version", [4, 5])
+def test_embeddings_are_those_of_the_saved_processor(version, tmp_path):
+    folder = write_align_folder(tmp_path / "align", "tiny")
+    (folder / "preprocessor_config.json").unlink()
+    options = {
+        "size": {"height": 77, "width": 77},
+        "crop_size": {"height": 64, "width": 64},
+        "do_center_crop": True,
+        "include_top": False,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
+    arguments = (folder, folder / "vocab.txt", options)
+    settings = ask("hugging_face", "save_processor", *arguments)
+    files = {
+        4: ("preprocessor_config.json", settings),
+        5: ("processor_config.json", {"image_processor": settings}),
+    }
+    for name, _ in files.values():
+        (folder / name).unlink(missing_ok=True)
+    name, content = files[version]
+    (folder / name).write_text(json.dumps(content))
+    images = list(random_images())
+    expected = ask("hugging_face", "image_embeddings", folder, images)
+    model = ALIGN.from_preset(folder)
+    assert model.image_size == 64
+    actual = model.encode_images([np.asarray(image) for image in images])
+    # Resized pixels differ by up to one gray level, see above.
+    assert (actual * expected).sum(axis=1).min() > 0.999
+    assert (expected[0] * expected[-1]).sum() < 0.99
 
 
 def captions_in_many_languages():

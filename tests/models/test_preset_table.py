@@ -35,6 +35,17 @@ def check_parameters(name):
     assert model.count_params() == expected.parameters
 
 
+@pytest.mark.ci
+def test_the_row_of_the_trained_model_equals_its_folder():
+    model, expected = ALIGN.from_preset("align_small_en"), preset("align_small_en")
+    assert model.image_encoder.count_params() == expected.image_parameters
+    assert model.text_encoder.count_params() == expected.text_parameters
+    assert model.count_params() == expected.parameters
+    assert model.image_size == expected.image_size
+    assert model.text_encoder.sequence_length == expected.sequence_length
+    assert model.image_encoder.output_shape[-1] == expected.projection_dim
+
+
 def test_lite_parameters_equal_keras():
     sizes = image_encoder_arguments("efficientnet_lite3", 64)
     encoder = align_keras.ImageEncoder(**sizes)
@@ -73,7 +84,10 @@ def test_operations_equal_pytorchs_count(size):
 
 def test_the_list_is_the_papers_grid_and_prints_as_a_table():
     table = align_keras.presets()
-    assert [p.name for p in table] == align_keras.models.preset_names()
+    names = ["align_small_en", *align_keras.models.preset_names()]
+    assert [p.name for p in table] == names
+    assert [p.name for p in table if p.trained] == names[:1]
+    assert str(table).splitlines()[1].split()[:2] == ["align_small_en", "trained"]
     assert len(str(table).splitlines()) == len(table) + 1
     # Table 1 of EfficientNet: B7 at 600 pixels has 37 billion multiply-adds with
     # its head, whose share is small.

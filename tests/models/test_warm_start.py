@@ -317,8 +317,10 @@ def test_an_align_of_another_width_gives_its_towers_only(tmp_path):
 def test_an_align_of_other_sizes_is_refused(tmp_path):
     small_align().save_to_preset(tmp_path / "run")
     encoder = ImageEncoder(width_coefficient=0.35, depth_coefficient=0.3, image_size=32)
-    with pytest.raises(InputError, match="has other sizes than the model's"):
+    words = r"has other sizes than the model's.*They have width_coefficient=0.25, num_s"
+    with pytest.raises(InputError, match=words) as caught:
         load_image_weights(encoder, str(tmp_path / "run"))
+    assert "Received: width_coefficient=0.35, num_stages=7." in str(caught.value)
 
 
 @pytest.mark.ci

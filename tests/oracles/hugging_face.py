@@ -1,5 +1,7 @@
 """`transformers.AlignModel`, its processor, and other models and tokenizers there."""
 
+import json
+
 import numpy as np
 import torch
 import transformers
@@ -131,6 +133,25 @@ def processed_images(folder, images):
     """Pixels (3, S, S) of each image by a folder's AlignProcessor."""
     processor = AlignProcessor.from_pretrained(folder).image_processor
     return [processor(own, return_tensors="np")["pixel_values"][0] for own in images]
+
+
+def save_processor(folder, vocabulary_file, options):
+    """Saves an AlignProcessor; returns the settings of its image processor."""
+    images = transformers.EfficientNetImageProcessor(resample=2, **options)
+    tokenizer = transformers.BertTokenizerFast(str(vocabulary_file))
+    AlignProcessor(images, tokenizer).save_pretrained(folder)
+    return json.loads(images.to_json_string())
+
+
+def image_embeddings(folder, images):
+    """Unit embeddings of images by a folder's AlignProcessor and AlignModel."""
+    model = AlignModel.from_pretrained(folder).eval()
+    features = []
+    for pixels in processed_images(folder, images):
+        with torch.no_grad():
+            output = model.vision_model(pixel_values=torch.tensor(pixels)[None])
+        features.append(output.pooler_output)
+    return torch.nn.functional.normalize(torch.cat(features)).numpy()
 
 
 def efficientnet_pixels(folder, options, image):

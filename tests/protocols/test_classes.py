@@ -1,5 +1,6 @@
 """What is learned from and what is judged: which splits, and that they are apart."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -11,7 +12,9 @@ import tensorflow_datasets as tfds
 from align_keras.datasets.benchmarks import LabeledImages
 from align_keras.protocols.classes import (
     check_same_classes,
+    check_several_classes,
     check_splits_are_apart,
+    labeled_images,
     split_of_classes,
     train_and_test,
     unusual_splits,
@@ -176,3 +179,60 @@ def test_what_has_nothing_to_learn_from(tmp_path):
             split_of_classes(request(name), train=True)
     with pytest.raises(InputError, match="must have the folders train and test"):
         split_of_classes(request(str(tmp_path)), train=True)
+
+
+def make_images(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_a_folder_of_splits_is_recognized(tmp_path):
+    make_images(tmp_path, "test/cat/1.png", "test/dog/1.png")
+    assert split_of_classes(request(str(tmp_path))) == "test"
+    data = labeled_images(request(str(tmp_path)))
+    assert data.class_names == ["cat", "dog"]
+    make_images(tmp_path, "train/cat/1.png", "train/dog/1.png", "notes/1.txt")
+    assert split_of_classes(request(str(tmp_path))) == "test"
+
+
+def test_a_folder_of_other_splits_needs_a_choice(tmp_path):
+    make_images(tmp_path, "train/cat/1.png", "val/cat/1.png")
+    with pytest.raises(InputError, match="has the splits train, val; .* --split val"):
+        split_of_classes(request(str(tmp_path)))
+    make_images(tmp_path, "bus/1.png")
+    with pytest.raises(InputError, match="train, val look like splits and bus like cl"):
+        split_of_classes(request(str(tmp_path)))
+    assert labeled_images(request(str(tmp_path), split=".")).class_names == [
+        "bus",
+        "train",
+        "val",
+    ]
+
+
+def test_classes_may_be_called_as_splits_are(tmp_path):
+    make_images(tmp_path, "bus/1.png", "train/1.png", "test/1.png")
+    assert split_of_classes(request(str(tmp_path))) is None
+    names = labeled_images(request(str(tmp_path))).class_names
+    assert names == ["bus", "test", "train"]
+
+
+def test_a_single_class_is_refused(tmp_path):
+    make_images(tmp_path, "train/cat/1.png", "test/cat/1.png")
+    with pytest.raises(InputError, match="at least two classes, received one, 'cat'"):
+        train_and_test(request(str(tmp_path)))
+    with pytest.raises(InputError, match="at least two classes"):
+        check_several_classes(labeled_images(request(str(tmp_path))))
+
+
+def test_the_classes_of_a_folder_are_matched_by_name(tmp_path):
+    make_images(tmp_path, "ant/1.png", "bee/1.png", "cat/1.png")
+    (tmp_path / "names.txt").write_text("cat\nant\nbee\n")
+    own = dataclasses.replace(
+        request(str(tmp_path)), classes=str(tmp_path / "names.txt")
+    )
+    assert labeled_images(own).class_names == ["ant", "bee", "cat"]
+    (tmp_path / "names.txt").write_text("lion\nant\nbee\n")
+    with pytest.raises(InputError, match="only the file has 'lion'; only the data"):
+        labeled_images(own)

@@ -267,3 +267,54 @@ def test_a_cache_of_0_1_is_read_where_its_sizes_agree(tmp_path):
         EmbeddingCache(tmp_path, encoder)([*texts, "new"]), expected([*texts, "new"])
     )
     assert encoder.asked == ["new"]
+
+
+def test_damaged_rows_are_computed_again(tmp_path, capsys):
+    texts = [f"text {number}" for number in range(40)]
+    EmbeddingCache(tmp_path, Encoder())(texts)
+    random = np.random.default_rng(0)
+    content = bytearray((tmp_path / "embeddings").read_bytes())
+    flipped = random.choice(len(content), 20, replace=False)
+    for place in flipped:
+        content[place] ^= 1 << random.integers(8)
+    (tmp_path / "embeddings").write_bytes(content)
+    encoder = Encoder()
+    actual = EmbeddingCache(tmp_path, encoder, chunk=7)(texts + texts[:5])
+    np.testing.assert_array_equal(actual, expected(texts + texts[:5]))
+    damaged = sorted({place // 12 for place in flipped.tolist()})
+    assert encoder.asked == [texts[row] for row in damaged]
+    assert "embeddings are damaged and are computed again" in capsys.readouterr().err
+    # The new rows replace the damaged ones for good.
+    encoder = Encoder()
+    again = EmbeddingCache(tmp_path, encoder)(texts)
+    np.testing.assert_array_equal(again, expected(texts))
+    assert encoder.asked == [] and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["checksums", "digests"])
+def test_other_damages_cost_a_row_each(tmp_path, name):
+    texts = [f"text {number}" for number in range(8)]
+    EmbeddingCache(tmp_path, Encoder())(texts)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[3] ^= 1
+    (tmp_path / name).write_bytes(content)
+    encoder = Encoder()
+    actual = EmbeddingCache(tmp_path, encoder)(texts)
+    np.testing.assert_array_equal(actual, expected(texts))
+    assert encoder.asked == texts[:1]
+
+
+def test_a_cache_of_an_earlier_version_gets_checksums(tmp_path):
+    texts = [f"text {number}" for number in range(8)]
+    EmbeddingCache(tmp_path, Encoder())(texts)
+    (tmp_path / "checksums").unlink()
+    encoder = Encoder()
+    np.testing.assert_array_equal(
+        EmbeddingCache(tmp_path, encoder)(texts), expected(texts)
+    )
+    assert encoder.asked == [] and (tmp_path / "checksums").stat().st_size == 4 * 8
+    # Rows that an earlier version adds without checksums get theirs too.
+    os.truncate(tmp_path / "checksums", 4 * 5)
+    EmbeddingCache(tmp_path, encoder)([*texts, "new"])
+    assert encoder.asked == ["new"]
+    assert (tmp_path / "checksums").stat().st_size == 4 * 9

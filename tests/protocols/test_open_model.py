@@ -140,6 +140,7 @@ def test_no_model(tmp_path):
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "saved_model.pb").touch()
     for name, engine, message in (
+        ("model.keras", None, r"must be a folder.*save_to_preset\("),
         ("nowhere", None, "model must be a folder or hf://user/model.*nowhere"),
         ("empty", None, "neither config.json nor saved_model.pb"),
         ("unfinished", None, "must be a finished run.*the same train command goes on"),

@@ -37,6 +37,28 @@ def test_lines_lie_on_their_axes():
     assert {"step", "loss"} <= set(texts(svg, "tick"))
 
 
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        # A round step alone would leave 50, or none of the ends.
+        ((10, 91), ["10", "50", "91"]),
+        ((160, 1_600), ["160", "500", "1,000", "1,600"]),
+        ((100, 1_234_567), ["100", "500,000", "1,000,000", "1,234,567"]),
+        ((4, 8), ["4", "5", "6", "7", "8"]),
+        ((1, 2), ["1", "1.5", "2"]),
+        ((30, 30), ["30"]),
+    ],
+)
+def test_the_first_and_the_last_step_are_named(steps, expected):
+    svg = draw(Series("loss", tuple((step, 1.0 / step) for step in steps)))
+    ticks = [
+        own.text
+        for own in svg.iter("text")
+        if own.get("class") == "tick middle" and own.get("y") == "222"
+    ]
+    assert ticks == expected
+
+
 def test_labels_of_near_lines_keep_apart_and_inside():
     lines = [Series(f"R@{k}", ((0, 0.1), (9, 0.2 + k / 1e4)), 1) for k in range(5)]
     svg = draw(*lines)

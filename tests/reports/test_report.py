@@ -21,6 +21,7 @@ FULL = {
         "i2t/recall_at_10": 0.625,
         "i2t/chance_recall_at_10": 0.4,
         "i2t/queries": 1402.0,
+        "i2t/candidates": 7000.0,
         "loss": float("nan"),
     },
     "history": [
@@ -125,9 +126,10 @@ def test_metrics_table(page):
         " image 1 12.5 % 0.50 % 25× 10 50.0 % 5.00 % 10× image ",
         " text 10 62.5 % 40.00 % 1.6× ",
     ]
-    assert "Image → text: 1,402 queries." in page.text
+    assert "Image → text: 1,402 queries among 7,000 candidates." in page.text
     other = page.text.split("Other numbers")[1].split("Training")[0]
-    assert other.split() == ["Name", "Value", "i2t/queries", "1,402", "loss", "nan"]
+    counts = ["i2t/queries", "1,402", "i2t/candidates", "7,000"]
+    assert other.split() == ["Name", "Value", *counts, "loss", "nan"]
 
 
 def test_tiles_show_the_smallest_and_the_largest_k(content):

@@ -21,12 +21,13 @@ def test_retrieval_rows_are_ordered_and_compared_with_chance():
         "t2i/recall_at_5": 0.3,
         "t2i/chance_recall_at_5": 0.0,
         "i2t/queries": 7.0,
+        "i2t/candidates": 9.0,
         "loss": 1.0,
     }
     assert report_tables.retrieval_rows(metrics) == [
         RetrievalRow("t2i", 5, 0.3, 0.0, None),
         RetrievalRow("t2i", 10, 0.4, 0.02, 20.0),
-        RetrievalRow("i2t", 10, 0.5, None, None),
+        RetrievalRow("i2t", 10, 0.5, None, None, 7.0, 9.0),
     ]
 
 

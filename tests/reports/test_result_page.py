@@ -8,6 +8,7 @@ import pytest
 from align_keras.evaluation import rank_of_best_positive, shared_positives
 from align_keras.reports.result_page import write_result_page
 from align_keras.reports.result_tables import Slice, split_slices
+from tests.export.browser import chromium
 from tests.pages import Page, picture
 
 EVIL = "<script>alert('&\"')</script>"
@@ -114,8 +115,8 @@ def test_metrics_stand_beside_the_papers(page):
     assert (
         table
         == (
-            "i2t/recall_at_1, % 50.0 0.10 58.6 77.0 58.4 "
-            "t2i/recall_at_1, % – 45.6 59.9 37.8 pictures 5,000"
+            "image → text, recall at 1, % 50.0 0.10 58.6 77.0 58.4 "
+            "text → image, recall at 1, % – 45.6 59.9 37.8 pictures 5,000"
         ).split()
     )
     assert "B3 + BERT-mini, CC3M" in page.words
@@ -123,7 +124,7 @@ def test_metrics_stand_beside_the_papers(page):
 
 def test_slices(page):
     table = page.text.split("All groups as a table")[1].split("Confusion matrix")[0]
-    assert "i2t/recall_at_1 animals 50.0 % 25.0 % to 75.0 % 12" in table
+    assert "image → text, recall at 1 animals 50.0 % 25.0 % to 75.0 % 12" in table
     assert table.count("to 75.0 %") == 4
 
 
@@ -215,3 +216,32 @@ def test_a_failure_leaves_the_old_page(tmp_path):
 def test_groups_may_have_any_name(group):
     slices = {f"m[{group}]{part}": 1.0 for part in ("", "/low", "/high", "/items")}
     assert split_slices(slices) == [Slice("m", group, 1.0, 1.0, 1.0, 1)]
+
+
+@pytest.mark.ci
+def test_the_table_fits_a_telephone(tmp_path):
+    metrics = {
+        f"{way}/{name}": value
+        for way in ("i2t", "t2i")
+        for name, value in (
+            ("recall_at_1", 0.0009),
+            ("chance_recall_at_1", 0.0018),
+            ("recall_at_10", 0.0123),
+            ("chance_recall_at_10", 0.0179),
+            ("queries", 1402.0),
+            ("queries_without_positives", 0.0),
+            ("candidates", 1402.0),
+        )
+    }
+    path = tmp_path / "page.html"
+    write_result_page(
+        path, protocol="retrieval", data="stamps", facts={}, metrics=metrics
+    )
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.goto(path.as_uri())
+        content, visible = page.evaluate(
+            "(() => {const t = document.querySelector('.scroll');"
+            "return [t.scrollWidth, t.clientWidth]})()"
+        )
+    assert content <= visible

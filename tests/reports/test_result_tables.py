@@ -114,3 +114,17 @@ def test_a_row_a_model_where_they_are_many():
 def test_what_the_paper_has_not():
     assert papers_tables("retrieval", "stamps", {}) == {}
     assert metrics_table("retrieval", "stamps", {}).rows == []
+
+
+def test_the_papers_tables_name_queries_and_candidates():
+    metrics = {
+        "i2t/recall_at_1": 0.5,
+        "i2t/queries": 5000.0,
+        "i2t/candidates": 25000.0,
+        "t2i/queries": 25000.0,
+        "t2i/candidates": 5000.0,
+    }
+    assert papers_tables("retrieval", "coco", metrics)[1].title == (
+        "Table 1: retrieval on coco (i2t: 5,000 queries among 25,000; "
+        "t2i: 25,000 queries among 5,000)"
+    )

@@ -268,6 +268,16 @@ def test_a_folder_and_a_table(pairs, tmp_path):
     assert captioned_images(str(table), **read)[1] == images
 
 
+def test_a_folder_calibrates_without_captions(pairs, tmp_path):
+    (tmp_path / "inner").mkdir()
+    shutil.copy(pairs.parent / "red_ring.png", tmp_path / "inner")
+    images = [str(tmp_path / "inner" / "red_ring.png")]
+    assert calibration_images(str(tmp_path)) == images
+    (tmp_path / "inner" / "red_ring.png").unlink()
+    with pytest.raises(InputError, match=r"must hold images \(.jpg"):
+        calibration_images(str(tmp_path))
+
+
 def test_a_picture_that_cannot_be_read_is_left_out(align, pairs, tmp_path):
     from align_keras.export.litert import image_flatbuffer
 

@@ -1,6 +1,7 @@
 """Runs from Python: what `align-keras train` does, by one call."""
 
 import dataclasses
+import json
 import pathlib
 import re
 import runpy
@@ -10,7 +11,7 @@ import pytest
 
 import align_keras
 from align_keras.config import load_config
-from align_keras.runs.run import _damaged_shards_named, _loaded
+from align_keras.runs.run import Run, _damaged_shards_named, _loaded
 from align_keras.utils.errors import InputError
 from tests.small_run import SMALL, write_pairs
 
@@ -94,3 +95,78 @@ def test_a_run_is_trained_opened_judged_again_and_exported(
     shown = capsys.readouterr().out
     assert "t2i/recall_at_1: " in shown
     assert re.search(r"captions: \(2, \d+\) cosine: -?[01]\.", shown)
+
+
+@pytest.mark.ci
+def test_a_run_refuses_other_pairs_and_another_vocabulary(tmp_path):
+    table = write_pairs(tmp_path / "pairs")
+    data = {
+        "corpus": "pairs",
+        "pairs": str(table),
+        "tfds_data_dir": str(tmp_path / "data"),
+    }
+    overrides = {
+        f"task.{section}.{name}": value
+        for section in ("train_data", "validation_data")
+        for name, value in data.items()
+    }
+    config = load_config("quickstart_stamps", params_override=[overrides, SMALL])
+    run = align_keras.train(config, tmp_path / "run", mode="train").directory
+    longer = {"trainer.train_steps": 12}
+    modes = ({"params_override": longer}, {"mode": "eval"})
+
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    captions = [row["caption"] for row in rows]
+    rotated = [
+        row | {"caption": caption}
+        for row, caption in zip(rows, captions[1:] + captions[:1], strict=True)
+    ]
+    original = table.read_text()
+    for changed, message in (
+        (rotated, "captions, ids or pixels differ"),
+        (rows[:25], r"\d+ images then and \d+ now"),
+    ):
+        table.write_text("".join(f"{json.dumps(row)}\n" for row in changed))
+        for options in modes:
+            with pytest.raises(InputError, match=f"train_data must .*{message}"):
+                align_keras.train(config, run, **options)
+    table.write_text(original)
+
+    vocabulary = (run / "vocabulary.txt").read_text()
+    lines = vocabulary.splitlines(keepends=True)
+    (run / "vocabulary.txt").write_text("".join([*lines[:5], *lines[:4:-1]]))
+    for options in modes:
+        with pytest.raises(InputError, match="vocabulary.txt must hold the vocabulary"):
+            align_keras.train(config, run, **options)
+    for use in (
+        lambda: align_keras.open_run(run).model,
+        lambda: align_keras.open_run(run).finish(),
+        lambda: align_keras.evaluate(run, "retrieval", str(table)),
+    ):
+        with pytest.raises(InputError, match="vocabulary.txt must hold the vocabulary"):
+            use()
+    # Without the file it is learned again, and is the same.
+    (run / "vocabulary.txt").unlink()
+    on = align_keras.train(config, run, params_override=longer, mode="train")
+    assert on.model is not None and (run / "vocabulary.txt").read_text() == vocabulary
+    assert (run / "checkpoints" / "ckpt-12.index").exists()
+
+
+def test_training_images_among_the_validation_images_are_reported(tmp_path, capsys):
+    table = write_pairs(tmp_path / "pairs")
+    lines = table.read_text().splitlines(keepends=True)
+    files = {"train": lines[:30], "apart": lines[30:], "shared": lines[25:]}
+    for name, rows in files.items():
+        (table.parent / f"{name}.jsonl").write_text("".join(rows))
+    for name, is_shared in (("apart", False), ("shared", True)):
+        overrides = {
+            "task.train_data.pairs": str(table.parent / "train.jsonl"),
+            "task.train_data.tfds_split": "all",
+            "task.validation_data.pairs": str(table.parent / f"{name}.jsonl"),
+            "task.train_data.tfds_data_dir": str(tmp_path / "data"),
+            "task.validation_data.tfds_data_dir": str(tmp_path / "data"),
+        }
+        config = load_config("quickstart_stamps", params_override=overrides)
+        Run(config, tmp_path / "run")._report_shared_images()
+        expected = "5 of the 15 validation images are training images too"
+        assert (expected in capsys.readouterr().err) == is_shared

@@ -10,7 +10,7 @@ from align_keras.cli.main import main
 from align_keras.config import load_config
 from align_keras.config.fields import leaves
 from align_keras.runs import run_folder
-from align_keras.runs.run_folder import lock_config
+from align_keras.runs.run_folder import check_inputs, lock_config
 from align_keras.utils.errors import InputError
 
 
@@ -97,7 +97,11 @@ CHOICE = "trainer.best_checkpoint_eval_metric=t2i/recall_at_1"
         ("corpus=icons", "tfds_split"),
         ("corpus=icons,task.validation_data.tfds_split=all", "tfds_split"),
         ("corpus=icons,task.validation_data.tfds_split='train[:9]+test'", "tfds_split"),
-        ("corpus=pairs,task.validation_data.pairs={}/a.tsv", "tfds_split"),
+        (
+            "corpus=pairs,task.validation_data.pairs={}/a.tsv,"
+            "task.validation_data.tfds_split=test",
+            "tfds_split",
+        ),
         (
             "corpus=pairs,task.validation_data.pairs={}/karpathy_test.tsv,"
             "task.validation_data.tfds_split=all",
@@ -147,3 +151,56 @@ def test_no_pairs_is_one_line_and_writes_nothing(tmp_path, capsys, arguments, wo
     assert words in error
     assert len(error.splitlines()) == 1
     assert not run.exists()
+
+
+INPUTS = {"train_images": 320, "train_pairs": "a", "vocabulary": "v"}
+
+
+def begun(directory):
+    """Makes a run's folder with a checkpoint, and its record of the inputs."""
+    check_inputs(directory, {"vocabulary": "before"})
+    for name, value in INPUTS.items():
+        check_inputs(directory, {name: value})
+    (directory / "checkpoints").mkdir()
+    (directory / "checkpoints" / "ckpt-60.index").touch()
+    return directory
+
+
+def test_a_run_goes_on_with_its_inputs(tmp_path):
+    check_inputs(begun(tmp_path), INPUTS)
+    check_inputs(tmp_path, {"vocabulary": "v"})
+    pairs = {name: INPUTS[name] for name in ("train_images", "train_pairs")}
+    check_inputs(tmp_path, pairs)
+    assert json.loads((tmp_path / "inputs.json").read_text()) == INPUTS
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"train_pairs": "b"}, "their captions, ids or pixels differ, their number is"),
+        ({"train_pairs": "b", "train_images": 200}, "320 images then and 200 now"),
+        ({"vocabulary": "w"}, r"vocabulary\.txt must hold the vocabulary that the run"),
+    ],
+)
+def test_other_inputs_are_refused(tmp_path, changed, message):
+    begun(tmp_path)
+    for read_only in (True, False):
+        with pytest.raises(InputError, match=message):
+            check_inputs(tmp_path, INPUTS | changed, read_only)
+    assert json.loads((tmp_path / "inputs.json").read_text()) == INPUTS
+
+
+def test_inputs_may_change_before_the_first_checkpoint(tmp_path):
+    check_inputs(tmp_path, INPUTS)
+    check_inputs(tmp_path, INPUTS | {"train_pairs": "b"})
+    assert json.loads((tmp_path / "inputs.json").read_text())["train_pairs"] == "b"
+
+
+def test_a_run_without_a_record_gets_one(tmp_path):
+    begun(tmp_path)
+    (tmp_path / "inputs.json").unlink()
+    check_inputs(tmp_path, INPUTS, read_only=True)
+    assert not (tmp_path / "inputs.json").exists()
+    check_inputs(tmp_path, INPUTS)
+    with pytest.raises(InputError, match="Restore them, or train in another"):
+        check_inputs(tmp_path, INPUTS | {"train_pairs": "b"})

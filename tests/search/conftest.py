@@ -33,3 +33,24 @@ def photos(tmp_path, colors):
     )
     (folder / "broken.jpg").write_bytes(b"no image")
     return folder
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A PostgreSQL server with pgvector, which the tests of a module share."""
+    pytest.importorskip("psycopg")
+    script = pathlib.Path(__file__).with_name("postgres_server.py")
+    tools = runpy.run_path(str(script))
+    programs = tools["find"]()
+    if programs is None:
+        pytest.skip("needs PostgreSQL with pgvector")
+    server = tools["Server"](programs)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def database(server, request):
+    """The address of an empty database."""
+    name = f"test{abs(hash(request.node.name))}"
+    return server.new_database(name)

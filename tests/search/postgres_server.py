@@ -52,6 +52,16 @@ class Server:
         self._run("createdb", "-h", self.folder, "-U", "tester", name)
         return self.address(name)
 
+    def new_user(self, name, password):
+        """Adds a user whom the server asks for a password."""
+        rules = self.data / "pg_hba.conf"
+        text = rules.read_text()
+        rules.write_text(f"local all {name} scram-sha-256\n{text}")
+        sql = f"CREATE ROLE {name} LOGIN PASSWORD '{password}'"
+        options = ("-h", self.folder, "-U", "tester", "-d", "postgres")
+        self._run("psql", *options, "-c", sql)
+        self._run("pg_ctl", "reload", "-D", self.data)
+
     def close(self):
         with contextlib.suppress(subprocess.CalledProcessError):
             self.stop("immediate")

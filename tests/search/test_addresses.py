@@ -99,10 +99,59 @@ def test_a_table_of_a_web_server_and_one_that_fails(tmp_path, monkeypatch):
         assert counts(index.changes) == (3, 0, 0, 0, 0)
         files["red.png"] = image_bytes((200, 0, 90))
         server.faults[:] = ["500", "500"]  # The table's bytes are kept.
+        changes = index.add()
+        assert dict(changes.unreadable) == {"can't be reached": 1}
+        assert counts(changes) == (0, 0, 0, 0, 2) and len(index) == 3
+        assert counts(index.add()) == (0, 1, 0, 0, 2)
+        server.down |= {f"{color}.png" for color in COLORS}
         with pytest.raises(OSError, match="can't be reached") as caught:
             index.add()
-        assert caught.value.errno == errno.EHOSTUNREACH and len(index) == 3
-        assert counts(index.add()) == (0, 1, 0, 0, 2)
+    assert caught.value.errno == errno.EHOSTUNREACH and len(index) == 3
+
+
+def test_bad_addresses_of_a_table_are_counted_and_the_others_kept(
+    tmp_path, monkeypatch
+):
+    pq = pytest.importorskip("pyarrow.parquet")
+    for name, value in {"TRIES": 2, "FIRST_PAUSE": 0.01}.items():
+        monkeypatch.setattr(remote, name, value)
+    remote._given_up.clear()
+    names = [f"{number}.png" for number in range(12)]
+    files = {name: image_bytes((20 * n, 0, 90)) for n, name in enumerate(names)}
+    with Faulty(files) as server, Faulty({"1.png": image_bytes("red")}) as other:
+        server.redirects["0.png"] = "file:///etc/hostname"
+        server.redirects["1.png"] = f"{other.url}/1.png"
+        server.redirects["2.png"] = "2.png"
+        server.short.add("3.png")
+        server.down.add("4.png")
+        rows = "".join(f"{name},a color\n" for name in names)
+        files["t.csv"] = f"image,caption\n{rows}".encode()
+        table = f"{server.url}/t.csv"
+        index = Index.build(tmp_path / "index", [table], GOLDEN)
+        assert not other.asked
+        assert len(index) == counts(index.changes)[0] == 7
+        reasons = dict(index.changes.unreadable)
+        local = "redirects to http://127.0.0.1, an address of a local network"
+        assert reasons == {
+            "of the table: redirects to file://; only http and https are read": 1,
+            f"of the table: {local}; name it directly": 1,
+            "of the table: redirects more than 10 times": 1,
+            "can't be read to its end": 1,
+            "can't be reached": 1,
+        }
+        assert index.changes.examples["can't be reached"] == f"{server.url}/4.png"
+        # An image that can't be reached for a while stays, and so does a cut one.
+        server.short = {"3.png", "11.png"}
+        files["11.png"] += b"changed"
+        server.faults[:] = []
+        again = index.add()
+        assert len(index) == 7 and again.gone == 0
+        assert again.unreadable["can't be read to its end"] == 2
+        embed(table, tmp_path / "out.parquet", model=open_model(GOLDEN))
+    problems = pq.read_table(tmp_path / "out.parquet")["problem"].to_pylist()
+    assert [problem is None for problem in problems] == [
+        n >= 5 and n != 11 for n in range(12)
+    ]
 
 
 def test_a_folder_a_table_and_texts_are_embedded(store, tmp_path):

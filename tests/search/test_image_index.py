@@ -2,8 +2,11 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import re
 import shutil
 import sqlite3
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from align_keras.search import Hit, Index, Query
 from align_keras.search.image_index import default_index
 from align_keras.search.query import relevance
 from align_keras.search.store import Store
+from align_keras.search.towers import open_model
 from align_keras.utils.errors import InputError
 
 
@@ -35,7 +39,9 @@ def test_images_are_found_by_words_by_an_image_and_by_both(build, photos, colors
     assert hits[0].score == pytest.approx(1.0, abs=1e-3) and hits[0].rank == 1
     green = colors["image_bytes"]((10, 200, 10))
     assert names(index.query(Query(image=green)))[0] == "green.png"
-    assert names(index.query(Query(image=green, plus="blue")))[0] == "blue.jpg"
+    assert names(index.query(Query(image=green, plus="blue")))[0] == "green.png"
+    heavy = Query(image=green, plus="blue", text_weight=2)
+    assert names(index.query(heavy))[0] == "blue.jpg"
     blue = index.query("blue")[0]
     assert names(index.query(Query(image=blue.id, k=1))) == ["blue.jpg"]
     query = Query(["red", "green"], minus="green")
@@ -425,3 +431,57 @@ def test_towers_inside_the_index_are_opened(build, photos, tmp_path, colors):
     )
     with pytest.raises(InputError, match="if you trust it"):
         Index.open(tmp_path / "index").query("red")
+
+
+def _rewritten_tower(towers, folder, kind, compression=zipfile.ZIP_STORED, **changes):
+    """Copies the color towers with other metadata or another vocabulary."""
+    shutil.copytree(towers, folder)
+    path = folder / f"{kind}.tflite"
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+        start = min(member.header_offset for member in archive.infolist())
+    metadata = json.loads(files["metadata.json"])
+    vocabulary = changes.pop("vocabulary", None)
+    metadata["preprocessing"] |= changes
+    files["metadata.json"] = json.dumps(metadata).encode()
+    if vocabulary is not None:
+        files["vocabulary.txt"] = vocabulary
+    path.write_bytes(content[:start])
+    with zipfile.ZipFile(path, "a", compression) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "problem"),
+    [
+        ("text", {"sequence_length": 10**9}, "sequence_length of its tensor token_ids"),
+        ("text", {"sequence_length": 7}, "received 7"),
+        ("text", {"sequence_length": "many"}, "invalid literal"),
+        ("text", {"vocabulary": b"a" * 40_000_000}, "at most 33,554,432 bytes"),
+        ("text", {"vocabulary": b"no special tokens"}, "must have the token"),
+        ("image", {"image_size": 15}, "image_size of its tensor images"),
+        ("image", {"resize_to": 10**9}, "image_size <= resize_to <= 8,192"),
+        ("image", {"image_size": 10**9, "resize_to": 10**9}, "<= 8,192"),
+        ("image", {"note": "a" * 40_000_000}, "at most 33,554,432 bytes"),
+    ],
+)
+def test_metadata_of_towers_are_compared_with_their_tensors(
+    tmp_path, colors, kind, changes, problem
+):
+    folder = _rewritten_tower(
+        colors["GOLDEN"], tmp_path / "t", kind, zipfile.ZIP_DEFLATED, **changes
+    )
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=re.escape(problem)) as caught:
+            model = open_model(folder)
+            model.encode_images([colors["image_bytes"]("red")])
+            model.encode_texts(["red"])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert str(folder / f"{kind}.tflite") in str(caught.value)
+    assert peak < 200_000_000

@@ -35,7 +35,7 @@ def database(folder):
 
 def set_meta(folder, key, value):
     with database(folder) as connection:
-        connection.execute("UPDATE meta SET value = ? WHERE key = ?", [value, key])
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])
 
 
 @contextlib.contextmanager
@@ -248,10 +248,22 @@ def test_a_database_that_was_changed_is_refused(folder, sql):
 
 
 @pytest.mark.parametrize(
-    "columns", ["", "[]", "{", "7", '{"a": 1}', '{"a": "x', "null", None]
+    "columns",
+    [
+        "",
+        "[]",
+        "{",
+        "7",
+        "null",
+        '{"columns": []}',
+        '{"columns": [], "count": -1}',
+        '{"columns": [["a", "a", "0 FROM meta", {}]], "count": 1}',
+        '{"columns": [["a", "a", 0]], "count": 1}',
+        '{"columns": [["a", "a", 0, "text"]], "count": 1}',
+    ],
 )
 def test_damaged_names_of_columns_are_refused(folder, colors, columns):
-    set_meta(folder, "columns", columns)
+    set_meta(folder, "table_columns", columns)
     with pytest.raises(InputError, match=r"is damaged .* then build it again"):
         Index.open(folder, colors["GOLDEN"]).query("red", where="width > 3")
 

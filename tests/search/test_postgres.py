@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -22,24 +21,6 @@ from align_keras.search import Index, Query
 from align_keras.utils.errors import InputError
 
 pytestmark = pytest.mark.ci
-
-
-@pytest.fixture(scope="module")
-def server():
-    pytest.importorskip("psycopg")
-    tools = runpy.run_path(str(pathlib.Path(__file__).with_name("postgres_server.py")))
-    programs = tools["find"]()
-    if programs is None:
-        pytest.skip("needs PostgreSQL with pgvector")
-    server = tools["Server"](programs)
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def database(server, request):
-    name = f"test{abs(hash(request.node.name))}"
-    return server.new_database(name)
 
 
 @pytest.fixture
@@ -190,7 +171,7 @@ def test_a_database_that_goes_away_and_comes_back(
 def test_what_is_no_index_or_another_models(server, database, photos, colors, tmp_path):
     with pytest.raises(InputError, match="must hold an index, and has none"):
         Index.open(database)
-    with pytest.raises(InputError, match="can't be reached"):
+    with pytest.raises(InputError, match="have the database 'nowhere', which it lacks"):
         Index.open(server.address("nowhere"))
     Index.build(database, [photos], colors["GOLDEN"])
     colors["write_color_towers"](tmp_path / "other", 2.0)
@@ -199,6 +180,29 @@ def test_what_is_no_index_or_another_models(server, database, photos, colors, tm
     with pytest.raises(InputError) as caught:
         Index.open(database.replace("tester@", "tester:secret@") + "&port=1")
     assert "secret" not in str(caught.value)
+
+
+def test_a_password_that_is_missing_or_wrong(server, database, monkeypatch):
+    server.new_user("guarded", "right")
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    monkeypatch.setenv("PGPASSFILE", os.devnull)
+    address = database.replace("tester@", "guarded@")
+    with pytest.raises(InputError, match="asks for a password, and none was given"):
+        Index.open(address)
+    wrong = address.replace("guarded@", "guarded:wr0ng@")
+    with pytest.raises(InputError, match="refuses this user or password") as caught:
+        Index.open(wrong)
+    assert "wr0ng" not in str(caught.value)
+    right = address.replace("guarded@", "guarded:right@")
+    with pytest.raises(InputError, match="must hold an index, and has none"):
+        Index.open(right)
+    nowhere = server.address("nowhere").replace("tester@", "guarded:right@")
+    with pytest.raises(InputError, match="have the database 'nowhere'"):
+        Index.open(nowhere)
+    with pytest.raises(InputError, match="refuses the connection"):
+        Index.open(database.replace("tester@", "nobody@"))
+    with pytest.raises(InputError, match="can't be reached"):
+        Index.open("postgresql://me@127.0.0.1:9/images")
 
 
 def test_the_page_serves_it_and_goes_on_after_an_outage(server, many, colors):

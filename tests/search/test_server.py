@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 import zlib
 
@@ -236,6 +237,8 @@ def test_only_what_was_indexed_gets_out(tmp_path):
         "/image/0",
         f"/image/{COUNT + 1}",
         f"/image/{2**70}",
+        f"/image/{'9' * 5_000}",
+        "/image/%D9%A3",
         "/image/-1",
         "/image/1.png",
         "/image/../../../../etc/passwd",
@@ -411,6 +414,69 @@ def test_uploads_that_stall_keep_no_search_waiting(server):
             connection.sendall(head)
         assert request(server[1], "/api/search", text="red")[0] == 200
         assert request(server[1], "/thumbnail/1")[0] == 200
+
+
+def test_connections_without_a_request_make_room(server):
+    with contextlib.ExitStack() as stack:
+        for number in range(1_100):
+            where = ("127.0.0.1", server[1])
+            connection = stack.enter_context(socket.create_connection(where))
+            if number % 2:
+                connection.sendall(b"GET / HTTP/1.1\r\nHost: loc")
+        assert request(server[1], "/api/search", text="red")[0] == 200
+
+
+def test_slow_bodies_keep_no_upload_waiting(server):
+    head = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx"
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            where = ("127.0.0.1", server[1])
+            connection = stack.enter_context(socket.create_connection(where))
+            connection.sendall(head)
+        started = time.monotonic()
+        assert request(server[1], "/api/search", image_bytes("red"))[0] == 200
+        assert time.monotonic() - started < 10
+
+
+def test_bodies_are_refused_before_they_fill_the_memory(server):
+    head = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\n"
+    head += b"Content-Length: 60000000\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            where = ("127.0.0.1", server[1])
+            connection = stack.enter_context(socket.create_connection(where))
+            connection.sendall(head + bytes(59_999_999))
+        answer = sent(server[1], head, bytes(59_999_999))
+        assert b" 503 " in answer.splitlines()[0]
+        assert request(server[1], "/api/search", image_bytes("red"))[0] == 200
+    assert request(server[1], "/api/search", image_bytes("red"))[0] == 200
+
+
+def test_it_is_healthy(ask):
+    assert ask("/api/health")[::2] == (200, {"status": "ok"})
+
+
+def test_ids_of_an_index_that_was_built_again(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for color in ("red", "blue"):
+        (folder / f"{color}.png").write_bytes(image_bytes(color))
+    index = Index.build(tmp_path / "index", [folder], str(GOLDEN))
+    with served(index.folder) as (_, port):
+        answer = request(port, "/api/search", text="red", k=1)[2]
+        (hit,) = answer["hits"]
+        assert request(port, hit["image"])[0] == 200
+        assert request(port, hit["thumbnail"])[0] == 200
+        like = {"like": hit["id"], "index": answer["index"]}
+        assert request(port, "/api/search", **like)[0] == 200
+        (folder / "red.png").unlink()
+        Index.rebuild(index.folder)
+        for path in (hit["image"], hit["thumbnail"]):
+            status, _, content = request(port, path)
+            assert status == 410 and "built again" in content["error"]
+        assert request(port, "/api/search", **like)[0] == 410
+        (hit,) = request(port, "/api/search", text="red")[2]["hits"]
+        assert request(port, hit["image"])[0] == 200
 
 
 def test_two_hundred_at_once_are_answered_and_memory_stays_flat(server, images):

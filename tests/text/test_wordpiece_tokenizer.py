@@ -1,9 +1,11 @@
 import json
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -194,10 +196,46 @@ def test_config_round_trip():
         "sequence_length": 7,
         "normalization": "bert_cased",
     }
-    copy = WordPieceTokenizer.from_config(config)
-    assert copy.get_config() == config
-    ids = [each(["Red red bikes"])["token_ids"] for each in (copy, tokenizer)]
-    np.testing.assert_array_equal(*ids)
+    serialized = keras.saving.serialize_keras_object(tokenizer)
+    assert json.loads(json.dumps(serialized)) == serialized
+    copies = [
+        WordPieceTokenizer.from_config(config),
+        keras.saving.deserialize_keras_object(serialized),
+        pickle.loads(pickle.dumps(tokenizer)),
+    ]
+    expected = tokenizer(["Red red bikes"])["token_ids"]
+    for copy in copies:
+        assert copy.get_config() == config
+        np.testing.assert_array_equal(copy(["Red red bikes"])["token_ids"], expected)
+
+
+CAPTIONS = ["red", "Redder bikes"]
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [
+        tuple(CAPTIONS),
+        [caption.encode() for caption in CAPTIONS],
+        np.array(CAPTIONS),
+        np.array(CAPTIONS, object),
+        np.array(CAPTIONS, "S"),
+        tf.constant(CAPTIONS),
+    ],
+    ids=lambda captions: type(captions).__name__,
+)
+def test_captions_in_a_grain_pipeline_become_numpy_arrays(captions):
+    grain = pytest.importorskip("grain")
+    tokenizer = WordPieceTokenizer(VOCABULARY, 7)
+    expected = tokenizer(CAPTIONS)
+    np.testing.assert_array_equal(
+        tokenizer(captions)["token_ids"], expected["token_ids"]
+    )
+    singles = grain.MapDataset.source(list(captions)).map(tokenizer)
+    (batch,) = singles.batch(2).to_iter_dataset()
+    for name, values in expected.items():
+        assert isinstance(singles[0][name], np.ndarray)
+        np.testing.assert_array_equal(batch[name], values)
 
 
 @pytest.mark.parametrize(

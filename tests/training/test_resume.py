@@ -74,6 +74,7 @@ def traced():
     model = ALIGN(image_encoder, text_encoder, initial_temperature=0.2)
     schedule = keras.optimizers.schedules.CosineDecay(1e-2, 16)
     model.compile(AdamW(schedule, use_ema=True, ema_momentum=EMA_MOMENTUM))
+    model.build_optimizer()
     return model, [variable.numpy() for variable in variables_of(model)]
 
 

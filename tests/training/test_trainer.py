@@ -104,6 +104,7 @@ def half_run(directory, steps):
         keras.config.set_dtype_policy("float32")
     optimizer = keras.optimizers.LossScaleOptimizer(AdamW(1e-2), initial_scale=2.0**24)
     model.compile(optimizer)
+    model.build_optimizer()
     start = float(optimizer.dynamic_scale)
     train(model, make_batches, TrainerConfig(steps, 2, 4, 4), directory, batch_size=8)
     return model, float(optimizer.dynamic_scale) < start

@@ -20,6 +20,7 @@ def memory(monkeypatch):
     """fsspec's file system in this process, empty, and pauses that take no time."""
     monkeypatch.setattr(remote, "FIRST_PAUSE", 0.0)
     remote.retries.clear()
+    remote._given_up.clear()
     fs = fsspec.filesystem("memory", use_listings_cache=False)
     fs.store.clear()
     yield fs
@@ -158,3 +159,66 @@ def test_what_a_web_server_refuses_is_told(web):
     web.faults = ["403"]
     with pytest.raises(PermissionError, match="no right to it"):
         remote.open_url(f"{web.url}/a.bin").read()
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("file:///etc/passwd", "redirects to file://; only http and https are read"),
+        ("ftp://example.org/a", "redirects to ftp://example.org; only http and https"),
+        ("loop", "redirects more than 10 times"),
+        ("http://127.0.0.1:{other}/a.bin", "an address of a local network"),
+        ("http://localhost:{other}/a.bin", "an address of a local network"),
+        ("http://[::1]:{other}/a.bin", "an address of a local network"),
+        ("http://[::ffff:127.0.0.1]:{other}/a.bin", "an address of a local network"),
+        ("http://2130706433:{other}/a.bin", "an address of a local network"),
+        ("http://10.0.0.1/a.bin", "an address of a local network"),
+        ("http://169.254.169.254/latest/meta-data", "an address of a local network"),
+    ],
+)
+def test_redirects_that_are_not_followed(web, target, problem):
+    with Faulty({"a.bin": CONTENT}) as other:
+        web.redirects["loop"] = target.format(other=other.server_port)
+        with pytest.raises(OSError) as caught:
+            remote.open_url(f"{web.url}/loop")
+        assert not other.asked
+    assert caught.value.errno == errno.EINVAL
+    assert problem in caught.value.strerror
+    assert not remote.retries
+
+
+@pytest.mark.ci
+def test_a_redirect_on_the_same_server_is_followed(web):
+    web.redirects |= {"first": "/second", "second": f"{web.url}/a.bin"}
+    assert remote.open_url(f"{web.url}/first").read() == CONTENT
+    assert remote.read_url(f"{web.url}/first") == CONTENT
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("read", [remote.read_url, read_regular])
+def test_an_answer_that_is_always_short_is_given_up(web, monkeypatch, read):
+    monkeypatch.setattr(remote, "TRIES", 2)
+    web.short.add("a.bin")
+    with pytest.raises(OSError, match="fewer bytes than it promises") as caught:
+        for _ in range(9):
+            read(f"{web.url}/a.bin")
+    assert caught.value.errno == errno.EIO
+
+
+def test_a_server_that_is_down_is_soon_asked_once_only(memory):
+    calls = []
+
+    def call():
+        calls.append(1)
+        raise ConnectionError("refused")
+
+    for number in range(5):
+        with pytest.raises(OSError, match="can't be reached"):
+            remote.retrying(call, f"memory://down/{number}")
+    assert len(calls) == 3 * remote.TRIES + 2
+    # Another server is asked as before, and so is this one once it answers.
+    assert remote.retrying(lambda: 7, "memory://up/0") == 7
+    assert remote.retrying(lambda: 7, "memory://down/0") == 7
+    with pytest.raises(OSError, match="tried 6 times"):
+        remote.retrying(call, "memory://down/1")

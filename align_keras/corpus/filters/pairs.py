@@ -39,9 +39,11 @@ def filter_pairs(
     normalized forms differ in case at most. `align-keras corpus filter` gives the same
     of tables.
 
+    - `"unknown size"`: never here; in tables, images that were resized before.
     - `"shorter side"`, `"aspect"`, `"pixels"`: of the image; unknown sizes pass.
     - `"texts per image"`, `"images per text"`: too many distinct ones.
-    - `"language"`: not one of `languages`, if any are given.
+    - `"language"`: not one of `languages`, if any are given. `detect_language` detects
+      the languages of captions, not those of the returned records.
     - `"personal data"`: `find_personal_data` finds some.
     - `"rare n-gram"`: a unigram or bigram that isn't among the `frequent_ngrams` most
       frequent ones of both kinds; equal counts are ranked by a fixed hash.
@@ -72,7 +74,7 @@ def filter_pairs(
     thresholds = Thresholds() if thresholds is None else thresholds
     batches, checked = [], _checked(pairs)
     while records := list(itertools.islice(checked, _PAIRS_AT_ONCE)):
-        batches.append((records, _columns(records)))
+        batches.append((records, _columns(records, thresholds)))
     chosen = count_in_memory([columns for _, columns in batches], thresholds)
     kept, counts = [], dict.fromkeys(("kept", *REASONS), 0)
     for records, columns in batches:
@@ -104,7 +106,7 @@ def _checked(pairs):
         yield record
 
 
-def _columns(records):
+def _columns(records, thresholds):
     sizes = np.array([record[0] for record in records])
     return PairColumns.of(
         sizes[:, 0],
@@ -112,6 +114,7 @@ def _columns(records):
         [record[1] for record in records],
         [record[2] for record in records],
         [record[3] if len(record) > 3 else "" for record in records],
+        detect_language=thresholds.detect_language,
     )
 
 

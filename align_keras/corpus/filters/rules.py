@@ -8,6 +8,7 @@ import pathlib
 
 import numpy as np
 
+from align_keras.corpus.filters.languages import DETECTION, detect_languages
 from align_keras.corpus.filters.text_hashes import (
     TextFeatures,
     hash_strings,
@@ -21,6 +22,7 @@ from align_keras.utils.files import MAX_PIXELS
 
 # In the order in which they are looked for; the first is the one that counts.
 REASONS = (
+    "unknown size",
     "shorter side",
     "aspect",
     "pixels",
@@ -55,6 +57,10 @@ class Thresholds:
             counts ("en-GB" is "en"); `""` and `"und"` (ISO 639's undetermined, which
             a YAML file can name) stand for unknown languages. Empty keeps all.
         drop_personal_data: bool, drop texts with what `find_personal_data` finds.
+        unknown_sizes: `"drop"` or `"keep"` images of which only the size after
+            resizing is known, see `PairColumns.is_resized`.
+        detect_language: `"never"` uses the languages that pages declare, `"undeclared"`
+            detects those of other captions, `"always"` detects all.
 
     Raises:
         InputError: if a value is outside its range.
@@ -78,6 +84,8 @@ class Thresholds:
     frequent_ngrams: int = 100_000_000
     languages: tuple = ()
     drop_personal_data: bool = True
+    unknown_sizes: str = "drop"
+    detect_language: str = "never"
 
     def __post_init__(self):
         for name, least in (
@@ -99,6 +107,15 @@ class Thresholds:
                 "drop_personal_data must be true or false, received "
                 f"{self.drop_personal_data!r}; write one of them."
             )
+        for name, words in (
+            ("unknown_sizes", ("drop", "keep")),
+            ("detect_language", DETECTION),
+        ):
+            if getattr(self, name) not in words:
+                raise InputError(
+                    f"{name} must be one of {', '.join(words)}, received "
+                    f"{getattr(self, name)!r}; write one of them."
+                )
         object.__setattr__(self, "languages", _languages(self.languages))
 
 
@@ -122,7 +139,11 @@ def _languages(languages):
 
 @dataclasses.dataclass(frozen=True)
 class PairColumns:
-    """Pairs by column; sizes of 0 are unknown, captions normalized."""
+    """Pairs by column; sizes of 0 are unknown, captions normalized.
+
+    `is_resized` is true for images that a downloader resized without recording their
+    sizes before; None if there are none.
+    """
 
     widths: np.ndarray
     heights: np.ndarray
@@ -130,6 +151,7 @@ class PairColumns:
     captions: list
     languages: list
     features: TextFeatures
+    is_resized: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -139,11 +161,14 @@ class PairColumns:
         image_keys: list[str],
         captions: list[str],
         languages: list[str],
+        is_resized: np.ndarray | None = None,
+        detect_language: str = "never",
     ) -> "PairColumns":
-        """Normalizes and hashes what pairs hold."""
+        """Normalizes and hashes what pairs hold, and detects their languages."""
         captions = normalize_texts(captions)
+        languages = detect_languages(captions, languages, detect_language)
         hashes, features = hash_strings(image_keys), text_features(captions)
-        return cls(widths, heights, hashes, captions, languages, features)
+        return cls(widths, heights, hashes, captions, languages, features, is_resized)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +219,7 @@ def _drops(pairs, chosen, thresholds, found):
     shorter = np.minimum(pairs.widths, pairs.heights).astype(np.int64)
     longer = np.maximum(pairs.widths, pairs.heights).astype(np.int64)
     known = shorter > 0
+    yield _have_unknown_sizes(pairs, thresholds)
     yield known & (shorter <= thresholds.min_shorter_side)
     yield known & (longer >= thresholds.max_aspect * shorter)
     yield known & (shorter * longer > thresholds.max_pixels)
@@ -204,6 +230,12 @@ def _drops(pairs, chosen, thresholds, found):
     yield _have_rare_ngrams(pairs.features, chosen.ngrams, found == 0)
     yield pairs.features.unigram_counts < thresholds.min_unigrams
     yield pairs.features.unigram_counts > thresholds.max_unigrams
+
+
+def _have_unknown_sizes(pairs, thresholds):
+    if pairs.is_resized is None or thresholds.unknown_sizes == "keep":
+        return np.zeros(len(pairs.captions), bool)
+    return pairs.is_resized
 
 
 def _in_other_languages(languages, wanted):

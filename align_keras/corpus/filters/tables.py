@@ -50,9 +50,9 @@ def filter_table(
         schema = table.schema_arrow
     with table_writer(destination, schema, ROWS_PER_GROUP, batches=True) as append:
         for batch in read_batches(source):
-            pairs = _pair_columns(batch)
+            pairs = _pair_columns(batch, thresholds)
             found = find_reasons(pairs, chosen, thresholds)
-            append([_kept(batch, pairs.captions, found == 0)])
+            append([_kept(batch, pairs, found == 0)])
             part = {
                 "counts": count_reasons(found),
                 "samples": _samples(batch, pairs, found, thresholds),
@@ -89,12 +89,13 @@ def _keep_least(found, key, value, order=None):
     found[key] = min(found.get(key, value), value, key=order)
 
 
-def _kept(batch, captions, stays):
-    """Returns the rows of a batch that stay, with other captions."""
+def _kept(batch, pairs, stays):
+    """Returns the rows of a batch that stay, with their own captions and languages."""
     pyarrow = arrow()
-    place = batch.schema.get_field_index("caption")
-    field = batch.schema.field(place)
-    batch = batch.set_column(place, field, pyarrow.array(captions, field.type))
+    for name, texts in (("caption", pairs.captions), ("language", pairs.languages)):
+        place = batch.schema.get_field_index(name)
+        field = batch.schema.field(place)
+        batch = batch.set_column(place, field, pyarrow.array(texts, field.type))
     return batch.filter(pyarrow.array(stays))
 
 
@@ -102,10 +103,15 @@ def _sort_key(sample):
     return sorted((name, str(value)) for name, value in sample.items())
 
 
-def _pair_columns(batch):
+def _pair_columns(batch, thresholds):
     sizes = (batch.column(name).fill_null(0).to_numpy() for name in ("width", "height"))
     texts = ("image_key", "caption", "language")
-    return PairColumns.of(*sizes, *(strings(batch.column(name)) for name in texts))
+    is_resized = None
+    if "is_resized" in batch.schema.names:
+        column = batch.column("is_resized").fill_null(False)
+        is_resized = column.to_numpy(zero_copy_only=False)
+    columns = (strings(batch.column(name)) for name in texts)
+    return PairColumns.of(*sizes, *columns, is_resized, thresholds.detect_language)
 
 
 def _samples(batch, pairs, found, thresholds):
@@ -123,6 +129,7 @@ def _samples(batch, pairs, found, thresholds):
 
 def _sample(batch, pairs, row, thresholds):
     sample = {name: batch.column(name)[row].as_py() for name in batch.schema.names}
+    sample["language"] = pairs.languages[row]
     caption = pairs.captions[row]
     kind = find_personal_data(caption) if thresholds.drop_personal_data else None
     return sample | {"caption": f"[{kind}]" if kind else caption}

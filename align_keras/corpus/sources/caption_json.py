@@ -1,6 +1,7 @@
 """Kinds `coco` and `karpathy`: captions in one JSON file, images in `?images=DIR`, else
 in the first folder nearby that has one of the first ten: the file's, its subfolders,
-the one above, its subfolders. Of Karpathy's the parts `val` and `test` are left out.
+the one above, its subfolders. Of Karpathy's the parts `val` and `test` are left out,
+and are all that counts with the option `EVALUATION`.
 """
 
 import dataclasses
@@ -26,6 +27,8 @@ from align_keras.utils.remote import is_url, join_url
 
 SUFFIXES = (".json",)
 _EVALUATION = ("val", "test")
+# Option of a source whose copies leave a corpus.
+EVALUATION = ("splits", "evaluation")
 
 
 class _Entry(NamedTuple):
@@ -51,10 +54,14 @@ def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     parts = []
     for file in files:
         path = os.path.join(whole.root, file.name)
-        entries, _ = _entries(whole.kind, path, file.modified)
+        is_evaluation = EVALUATION in whole.options
+        entries, _ = _entries(whole.kind, path, file.modified, is_evaluation)
         folder = dict(whole.options).get("images") or _find_images(path, entries)
         folder = folder if is_url(folder) else os.path.abspath(folder)
-        found = dataclasses.replace(whole, options=(("images", folder),))
+        options: tuple = (("images", folder),)
+        if is_evaluation:
+            options += (EVALUATION,)
+        found = dataclasses.replace(whole, options=options)
         parts += record_ranges(found, file.name, len(entries))
     return parts
 
@@ -62,7 +69,8 @@ def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a range of a file's images, in their order."""
     folder = dict(part.options)["images"]
-    load = functools.partial(_entries, part.kind)
+    is_evaluation = EVALUATION in part.options
+    load = functools.partial(_entries, part.kind, is_evaluation=is_evaluation)
     for entry in read_range(part, counter, load):
         if is_url(folder):
             image = join_url(folder, entry.image)
@@ -74,7 +82,7 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 
 # One: a process reads the parts of a file one after another.
 @functools.lru_cache(maxsize=1)
-def _entries(kind, path, modified):
+def _entries(kind, path, modified, is_evaluation=False):
     """Returns `_Entry`s and what was dropped; `modified` tells a file from an older."""
     text = read_regular(path, MAX_JSON_BYTES)
     try:
@@ -87,8 +95,10 @@ def _entries(kind, path, modified):
             f"{path} must be the JSON of kind {kind}, received something else "
             f"({error}); give its kind, or download it again."
         ) from None
-    read, counter = _coco if kind == "coco" else _karpathy, DropCounter()
-    return read(content, os.path.basename(path), counter), counter
+    name, counter = os.path.basename(path), DropCounter()
+    if kind == "coco":
+        return _coco(content, name, counter), counter
+    return _karpathy(content, name, counter, is_evaluation), counter
 
 
 def _coco(content, name, counter):
@@ -96,7 +106,7 @@ def _coco(content, name, counter):
     for number, row in enumerate(content["images"]):
         try:
             page = row.get("flickr_url") or row.get("coco_url") or ""
-            entry = _Entry(_text(row["file_name"]), [], _text(page))
+            entry = _Entry(_file_name(row["file_name"]), [], _text(page))
             by_id[row["id"]] = entry
             entries.append(entry)
         except (KeyError, TypeError, AttributeError) as error:
@@ -110,16 +120,19 @@ def _coco(content, name, counter):
     return entries
 
 
-def _karpathy(content, name, counter):
+def _karpathy(content, name, counter, is_evaluation):
     entries = []
     for number, row in enumerate(content["images"]):
         place = f"images[{number}] of {name}"
         try:
             captions = [_text(sentence["raw"]) for sentence in row["sentences"]]
             # Of COCO, whose images lie in train2014 and val2014.
-            image = os.path.join(_text(row.get("filepath", "")), _text(row["filename"]))
-            if (split := row["split"]) in _EVALUATION:
-                counter.filter("evaluation set", place, split, count=len(captions))
+            folder = _file_name(row.get("filepath", ""))
+            image = os.path.join(folder, _file_name(row["filename"]))
+            split = row["split"]
+            if (split in _EVALUATION) != is_evaluation:
+                reason = "training set" if is_evaluation else "evaluation set"
+                counter.filter(reason, place, split, count=len(captions))
             else:
                 entries.append(_Entry(image, captions, ""))
         except (KeyError, TypeError, AttributeError) as error:
@@ -131,6 +144,18 @@ def _text(value):
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
+
+
+def _file_name(value):
+    """Returns a text that can name a file; raises TypeError of any other value."""
+    name = _text(value)
+    try:
+        is_name = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:  # Halves of surrogate pairs.
+        is_name = False
+    if not is_name:
+        raise TypeError(f"{value!r:.200} can't name a file")
+    return name
 
 
 def _find_images(path, entries):

@@ -70,6 +70,8 @@ def one_file(path: str) -> SourceFile | None:
         if is_url(path):
             raise
         return None
+    except ValueError:  # A NUL or half of a surrogate pair: no file has such a name.
+        return None
     return SourceFile(os.path.basename(path), state.st_size, state.st_mtime_ns)
 
 

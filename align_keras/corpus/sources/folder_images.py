@@ -1,23 +1,28 @@
-"""Kind `folder`: NAME.jpg beside NAME.txt as `pair_files` has it, for many workers."""
+"""Kind `folder`: NAME.jpg beside NAME.txt as `pair_files` has it, for many workers.
+The sizes in a NAME.json by img2dataset count.
+"""
 
+import json
 import os
 from collections.abc import Iterator
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES, decode
 from align_keras.corpus.sources.files import (
+    MAX_TEXT_BYTES,
     SourceFile,
     grouped_files,
     one_file,
     read_whole,
 )
 from align_keras.corpus.sources.location import path_location
-from align_keras.corpus.sources.pair import Part, SourcePair
+from align_keras.corpus.sources.pair import Part, SourcePair, pair_from_columns
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import read_regular
 from align_keras.utils.remote import is_url
 
-# The texts count for the fingerprint.
-SUFFIXES = (*IMAGE_SUFFIXES, ".txt")
+# The texts and the sizes count for the fingerprint.
+SUFFIXES = (*IMAGE_SUFFIXES, ".txt", ".json")
 
 
 def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
@@ -46,8 +51,22 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
             continue
         # Blank lines between captions are layout, a file of nothing else is bad.
         lines = [line for line in text.splitlines() if line.strip()] or [""]
+        image = path_location(path)
+        original_size = pair_from_columns(image, _metadata(stem)).original_size
         for caption in dict.fromkeys(lines):
-            yield SourcePair(path_location(path), caption)
+            yield SourcePair(image, caption, original_size=original_size)
+
+
+def _metadata(stem):
+    """Returns what img2dataset wrote about an image, or {} without such a file."""
+    path = stem + ".json"
+    if not _is_there(path):
+        return {}
+    try:
+        row = json.loads(read_regular(path, MAX_TEXT_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}  # Another program's file, which no pair depends on.
+    return row if isinstance(row, dict) else {}
 
 
 def _is_there(path):

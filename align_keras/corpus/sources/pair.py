@@ -16,7 +16,11 @@ _COLUMNS = {
     "language": ("language", "lang"),
     "page_url": ("page_url",),
     "url": ("url", "image_url"),
+    "original_width": ("original_width",),
+    "original_height": ("original_height",),
 }
+# Pixels a side. No image format has more, and tables store the sizes as int32.
+_MAX_SIDE = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -52,6 +56,9 @@ class SourcePair(NamedTuple):
     """An image, as `location` describes it, and one text about it; `rule`, of `RULES`,
     says where the caption stood, `language` is in lower case, such as `"en-us"`, and
     `page_url` the page or the record that the pair comes from; "" where unknown.
+    `original_size` is the (width, height) that the downloader recorded before it
+    resized the image, (0, 0) if it recorded that it left the file as it was, and None
+    if the source records no sizes.
     """
 
     image: str
@@ -59,6 +66,7 @@ class SourcePair(NamedTuple):
     rule: str = "caption"
     language: str = ""
     page_url: str = ""
+    original_size: tuple[int, int] | None = None
 
 
 def columns_of(names: Iterable[str]) -> dict[str, str]:
@@ -86,7 +94,24 @@ def pair_from_columns(
         rule=rule if rule in RULES else "caption",
         language=texts.get("language", ""),
         page_url=texts.get("page_url") or texts.get("url", ""),
+        original_size=_original_size(found),
     )
+
+
+def _original_size(values):
+    """Returns `SourcePair.original_size` of a record's values by part of the pair."""
+    names = ("original_width", "original_height")
+    if any(name not in values for name in names):
+        return None
+    sides = [values[name] for name in names]
+    if all(side is None or side in ("", b"") or side != side for side in sides):
+        return 0, 0
+    try:
+        width, height = (int(side) for side in sides)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    is_size = 0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE
+    return (width, height) if is_size else None
 
 
 def pair_of_shard(

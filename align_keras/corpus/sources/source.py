@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from align_keras.corpus.captions import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError, image_size
+from align_keras.corpus.pair_files import IMAGE_SUFFIXES
 from align_keras.corpus.parquet_tables import pair_schema, table_writer
 from align_keras.corpus.sources import (
     caption_json,
@@ -61,6 +62,13 @@ _CRAWLED = ("webdataset", "parquet", "tfrecord")
 _SHARDS = ("warc", "wat", *_CRAWLED)
 # These count by themselves which files can't be read.
 _OF_MANY_FILES = ("html", "folder", "tfds")
+# Pairs whose image isn't the image on the web any more, in the funnel and the report.
+PADDED = (
+    "pairs whose image the downloader padded or cropped (fetch it again with "
+    "img2dataset --resize_mode no)"
+)
+# Why `caption_rules` leaves a pair out.
+OTHER_RULE = "text of another place than caption_rules"
 # Images that a page shows again and again, such as its logo.
 _KNOWN_IMAGES = 4096
 
@@ -193,6 +201,18 @@ def _readable(name):
         ) from None
 
 
+def evaluation_source(spec: str) -> Source:
+    """Opens a source of evaluation images, whose copies leave a corpus.
+
+    Of Karpathy's splits it has `val` and `test`, which `open_source` leaves out.
+    """
+    source = open_source(spec)
+    if source.kind != "karpathy":
+        return source
+    options = (*source.options, caption_json.EVALUATION)
+    return dataclasses.replace(source, options=options)
+
+
 def _no_source(spec, problem):
     return InputError(
         f"source must be KIND:PATH with one of the kinds {', '.join(KINDS)}, or a path "
@@ -236,7 +256,7 @@ def _kinds_in(folder):
         is_log = stem in shards or os.path.isdir(os.path.join(folder, stem))
         if suffix.lower() != ".parquet" or not is_log:
             kinds.add(_kind_of_name(name))
-    images = list_files(folder, folder_images.SUFFIXES)
+    images = list_files(folder, (*IMAGE_SUFFIXES, ".txt"))
     stems = [os.path.splitext(file.name) for file in images]
     texts = {stem for stem, suffix in stems if suffix.lower() == ".txt"}
     if any(stem in texts for stem, suffix in stems if suffix.lower() != ".txt"):
@@ -299,16 +319,15 @@ def _storable(text):
 def extract_part(task: dict) -> dict:
     """Writes the pairs of one part, with the sizes and keys of their images."""
     part, counter = Part(**task["part"]), DropCounter()
-    probe = functools.lru_cache(_KNOWN_IMAGES)(_probe)
+    pairs = read_part(part, counter, spool=task["spool"])
+    if task.get("caption_rules"):
+        pairs = _with_rules(pairs, task["caption_rules"], counter)
+    rows = _sized_rows(pairs, counter)
+    if part.kind in _CRAWLED:
+        rows = _with_resized(rows)
     with table_writer(task["table"], pair_schema()) as append:
-        for pair in read_part(part, counter, spool=task["spool"]):
-            key, width, height, fault = probe(pair.image)
-            if fault is not None:
-                counter.drop(fault.reason, pair.image[:200], fault.detail)
-                continue
-            counter.keep()
-            found = {"image_key": key, "width": width, "height": height}
-            append([{**pair._asdict(), **found, "source": task["source"]}])
+        for row in rows:
+            append([{**row, "source": task["source"]}])
         if counter.bad["vanished"]:
             raise InputError(
                 f"source {task['source']} must stay as it is while it is read, but "
@@ -317,6 +336,70 @@ def extract_part(task: dict) -> dict:
                 "out, and run again: what was read of the others is kept."
             )
     return counter.as_metadata()
+
+
+def _with_rules(pairs, caption_rules, counter):
+    """Yields the pairs whose caption stood in one of these places of its page."""
+    for pair in pairs:
+        if pair.rule in caption_rules:
+            yield pair
+        else:
+            where = pair.page_url or pair.image[:200]
+            counter.filter(OTHER_RULE, where, f"{pair.rule}: {pair.caption[:200]}")
+
+
+def _sized_rows(pairs, counter):
+    """Yields the columns of the pairs' table, with the images' sizes and keys."""
+    probe = functools.lru_cache(_KNOWN_IMAGES)(_probe)
+    for pair in pairs:
+        key, width, height, fault = probe(pair.image)
+        if fault is not None:
+            counter.drop(fault.reason, pair.image[:200], fault.detail)
+            continue
+        counter.keep()
+        if pair.original_size and all(pair.original_size):
+            if width and _has_other_aspect((width, height), pair.original_size):
+                counter.note(PADDED)
+            width, height = pair.original_size
+        yield {
+            **pair._asdict(),
+            "image_key": key,
+            "width": width,
+            "height": height,
+            "is_resized": False,
+        }
+
+
+def _has_other_aspect(size, original_size):
+    """Returns True if a size isn't the original one scaled and rounded."""
+    width, height = size
+    original_width, original_height = original_size
+    difference = abs(width * original_height - height * original_width)
+    # Each side is rounded by less than a pixel.
+    return difference > original_width + original_height
+
+
+def _with_resized(rows):
+    """Sets `is_resized` of the rows of a shard that records no sizes if its images are
+    squares of one size, which img2dataset makes of all images by default.
+    """
+    squares: list[dict] = []
+    can_be_resized = True
+    for row in rows:
+        is_local = row["width"] > 0
+        if not can_be_resized or not is_local or row["original_size"] is not None:
+            yield row
+            continue
+        squares.append(row)
+        side = squares[0]["width"]
+        if (row["width"], row["height"]) != (side, side):
+            can_be_resized = False
+            yield from squares
+            squares.clear()
+    # One image alone has no other to be compared with.
+    is_resized = len({row["image_key"] for row in squares}) > 1
+    for row in squares:
+        yield {**row, "is_resized": is_resized}
 
 
 def merged_counts(counts: list[dict]) -> dict:

@@ -77,6 +77,7 @@ def _pair(path, offset, message, counter):
             for name, (start, size) in spans.items()
             if name not in _IMAGES
         }
+        row |= feature_integers(message)
     except (ValueError, IndexError) as error:
         counter.drop("broken record", place, str(error))
         return None
@@ -100,6 +101,35 @@ def feature_values(message: bytes) -> dict[str, list[tuple[int, int]]]:
                         name = message[slice(*names[-1])].decode()
                         found[name] = [(start, stop - start) for start, stop in values]
     return found
+
+
+def feature_integers(message: bytes) -> dict[str, int]:
+    """Returns the first integer of each feature of integers of an example."""
+    integers = {}
+    fields: Callable = functools.partial(_fields, message, itertools.count())
+    for features in fields(0, len(message), 1):  # Example.features
+        for entry in fields(*features, 1):  # Features.feature
+            names, values = list(fields(*entry, 1)), list(fields(*entry, 2))
+            for feature in values[-1:] if names else ():
+                for start, stop in fields(*feature, 3):  # Feature.int64_list
+                    value = _first_integer(message, start, stop)
+                    if value is not None:
+                        integers[message[slice(*names[-1])].decode()] = value
+    return integers
+
+
+def _first_integer(message, start, stop):
+    """Returns the first value of an Int64List, which is packed or not, or None."""
+    if start == stop:
+        return None
+    tag, start = _varint(message, start)
+    if tag == 0x0A:  # Field 1, packed: its length comes first.
+        _, start = _varint(message, start)
+    elif tag != 0x08:
+        return None
+    if start >= stop:
+        return None
+    return _varint(message, start)[0]
 
 
 def _fields(message, steps, start, stop, number):

@@ -48,7 +48,7 @@ def write_url_list(pairs: Iterable[SourcePair], path: str | os.PathLike) -> int:
     with (_parquet if path.suffix == ".parquet" else _delimited)(path) as write:
         for pair in pairs:
             if is_remote(pair.image):
-                write(pair)
+                write(pair[: len(COLUMNS)])
                 count += 1
     return count
 

@@ -29,6 +29,7 @@ from align_keras.datasets.benchmarks.cxc import (
 from align_keras.datasets.benchmarks.labeled_images import (
     LabeledImages,
     StoredImage,
+    folders_of_splits,
     only_occurring_classes,
     prepared_builder,
     read_class_folders,

@@ -1,5 +1,6 @@
 """Names of classes and the templates that make prompts of them."""
 
+import csv
 import dataclasses
 import importlib.util
 import json
@@ -30,18 +31,28 @@ def readable_name(name: str) -> str:
 
 
 def read_class_names(source: str | os.PathLike) -> list | dict:
-    """Reads names of classes: a file with one a line in the order of the labels, JSON
-    with a list in that order or a dict from old names, or labels, to new ones; or
-    `clip:DATASET` of an installed clip-benchmark.
+    """Reads names of classes for prompts.
+
+    Args:
+        source: path of a text file with one name a line, or with two columns divided by
+            a tab, the data's name of a class and its name in prompts; of a CSV or TSV
+            file with these two columns; of a JSON file with a list of names or a dict
+            from the data's names, or labels, to names; or `clip:DATASET` of an
+            installed clip-benchmark.
+
+    Returns:
+        list of str, or a dict from the data's names or labels to str.
+
+    Raises:
+        InputError: if the file can't be read or holds something else.
     """
     if str(source).startswith("clip:"):
         return read_clip_benchmark("en_classnames.json", str(source)[5:], "--classes")
     path = pathlib.Path(source)
+    suffix = path.suffix.lower()
     try:
         text = path.read_text(encoding="utf-8-sig")
-        names = (
-            json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
-        )
+        names = json.loads(text) if suffix == ".json" else text.splitlines()
     except (OSError, ValueError) as error:
         raise InputError(
             "--classes must be a file of names or clip:DATASET, received "
@@ -50,6 +61,10 @@ def read_class_names(source: str | os.PathLike) -> list | dict:
     if isinstance(names, list):
         while names and names[-1] == "":  # Lines at the end.
             names.pop()
+        if suffix == ".csv" and any("," in line for line in names):
+            names = _two_columns(source, names, ",")
+        elif suffix != ".json" and any("\t" in line for line in names):
+            names = _two_columns(source, names, "\t")
     values = list(names.values()) if isinstance(names, dict) else names
     if (
         not isinstance(values, list)
@@ -64,9 +79,54 @@ def read_class_names(source: str | os.PathLike) -> list | dict:
     return names
 
 
-def rename_classes(data: Any, names: list | dict) -> Any:
-    """Gives classes other names: a list in their order, or a dict from old names or
-    labels. ImageNet's 1000 names also name some of its ids, as ImageNet-A's folders.
+def _two_columns(
+    source: str | os.PathLike, lines: Sequence[str], delimiter: str
+) -> dict[str, str]:
+    """Reads lines of a class's name in the data and its name in prompts."""
+    names: dict[str, str] = {}
+    try:
+        rows = list(csv.reader(lines, delimiter=delimiter))
+    except csv.Error as error:
+        raise InputError(
+            f"--classes must be a table of two columns, received {source}, which can't "
+            f"be read ({error}); correct it."
+        ) from error
+    for number, row in enumerate(rows, start=1):
+        if len(row) != 2:
+            raise InputError(
+                "--classes must have two columns in each line, the data's name of a "
+                f"class and its name in prompts, received {len(row)} in line {number} "
+                f"of {source}; correct it."
+            )
+        old, new = row
+        if names.get(old, new) != new:
+            raise InputError(
+                f"--classes must name each class once, received {old!r} again in line "
+                f"{number} of {source}; remove one of the lines."
+            )
+        names[old] = new
+    return names
+
+
+def rename_classes(data: Any, names: list | dict, ordered: bool = True) -> Any:
+    """Gives classes other names.
+
+    A list that holds the data's own names is matched by name, in any order. A list of
+    other names is taken in the order of the labels, if the data define such an order.
+    A dict maps names, and of ordered data also labels, to new names. The 1,000 names of
+    ImageNet also name some of its ids, such as ImageNet-A's folders.
+
+    Args:
+        data: `LabeledImages`.
+        names: list or dict, as `read_class_names` returns them.
+        ordered: bool, True if the order of the labels is part of the data set, as in
+            TFDS. Folders have no order of their own.
+
+    Returns:
+        `LabeledImages` with the new names.
+
+    Raises:
+        InputError: if a class has no name, or the names can't be matched.
 
     Example:
 
@@ -74,31 +134,85 @@ def rename_classes(data: Any, names: list | dict) -> Any:
     >>> data = LabeledImages([], [], ["n02123045", "n02084071"])
     >>> rename_classes(data, {"n02084071": "dog", "0": "tabby"}).class_names
     ['tabby', 'dog']
+    >>> data = LabeledImages([], [], ["cat", "red fox"])
+    >>> rename_classes(data, ["Red_fox", "Cat"], ordered=False).class_names
+    ['Cat', 'Red_fox']
     """
     old = data.class_names
-    if not isinstance(names, dict) and len(names) != len(old):
-        if len(names) != _IMAGENET_CLASSES or not _are_wordnet_ids(old):
-            raise InputError(
-                f"--classes must name the {len(old)} classes of the data, received "
-                f"{len(names)} names; give one for each, in the order of the labels."
-            )
-        names = dict(zip(imagenet_ids(), names, strict=True))
     if isinstance(names, dict):
-        by_name = {readable_name(name): new for name, new in names.items()}
-        lacking = [
-            name
-            for label, name in enumerate(old)
-            if name not in by_name and str(label) not in by_name
-        ]
-        if lacking:
-            raise InputError(
-                f"--classes must name every class of the data, received no name for "
-                f"{lacking[0]!r} and {len(lacking) - 1} others; add them."
+        new_names = _names_of_dict(names, old, ordered)
+    else:
+        new_names = _names_of_list(names, old, ordered)
+    return dataclasses.replace(data, class_names=new_names)
+
+
+def _names_of_dict(
+    names: dict[str, str], old: Sequence[str], ordered: bool
+) -> list[str]:
+    by_name = {readable_name(name): new for name, new in names.items()}
+    if ordered:
+        for label, name in enumerate(old):
+            if name not in by_name and str(label) in by_name:
+                by_name[name] = by_name[str(label)]
+    lacking = [name for name in old if name not in by_name]
+    if lacking:
+        raise InputError(
+            f"--classes must name every class of the data, received no name for "
+            f"{lacking[0]!r} and {len(lacking) - 1} others; add them."
+        )
+    return [by_name[name] for name in old]
+
+
+def _names_of_list(names: list[str], old: Sequence[str], ordered: bool) -> list[str]:
+    for form in (readable_name, _caseless):
+        by_name = {form(name): name for name in names}
+        forms = [form(name) for name in old]
+        one_to_one = len(by_name) == len(names) == len(old) == len(set(forms))
+        if one_to_one and set(forms) == set(by_name):
+            return [by_name[name] for name in forms]
+    if len(names) == _IMAGENET_CLASSES and _are_wordnet_ids(old):
+        return _names_of_dict(dict(zip(imagenet_ids(), names, strict=True)), old, False)
+    if not ordered or len(names) != len(old):
+        raise InputError(
+            f"--classes must name the {len(old)} classes of the data, received "
+            f"{len(names)} names; {_differences(names, old)}. To give classes other "
+            "names, write two columns divided by a tab, the data's name and the name "
+            "in prompts"
+            + (
+                ", or one name for each class in the order of the labels."
+                if ordered
+                else "."
             )
-        names = [
-            by_name.get(name, by_name.get(str(label))) for label, name in enumerate(old)
-        ]
-    return dataclasses.replace(data, class_names=list(names))
+        )
+    places = {_caseless(name): label for label, name in enumerate(old)}
+    for label, name in enumerate(names):
+        if places.get(_caseless(name), label) != label:
+            raise InputError(
+                f"--classes must give the {len(old)} names in the order of the labels, "
+                f"received {name!r} for label {label}, which is {old[label]!r} in the "
+                "data; write them in that order, or in two columns divided by a tab, "
+                "the data's name and the name in prompts."
+            )
+    return list(names)
+
+
+def _caseless(name: str) -> str:
+    return readable_name(name).casefold()
+
+
+def _differences(names: Sequence[str], old: Sequence[str]) -> str:
+    """Returns what the names of a file and of the data have not in common."""
+    in_file, in_data = set(map(_caseless, names)), set(map(_caseless, old))
+    parts = []
+    for place, own, others in (
+        ("the file", names, in_data),
+        ("the data", old, in_file),
+    ):
+        single = [repr(name) for name in own if _caseless(name) not in others]
+        if single:
+            more = f" and {len(single) - 5} more" if len(single) > 5 else ""
+            parts.append(f"only {place} has {', '.join(single[:5])}{more}")
+    return "; ".join(parts) or "some of them are repeated"
 
 
 def check_names_for_prompts(class_names: Sequence[str]) -> None:

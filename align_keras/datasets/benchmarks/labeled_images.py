@@ -19,6 +19,10 @@ from align_keras.utils.errors import InputError
 
 # Folders whose names aren't words.
 _NAMES = {"naturalforces": "natural forces"}
+# Folders with these names are taken for splits if they hold folders of classes.
+_SPLIT_NAMES = frozenset(
+    ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
+)
 # NAME, NAME/CONFIGURATION or either with a version.
 _NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:[\d.*]+)?")
 # Features that name an image, in the order of choice.
@@ -97,6 +101,30 @@ def read_class_folders(
         names,
         image_ids=[pathlib.Path(path).relative_to(root).as_posix() for path in images],
     )
+
+
+def folders_of_splits(folder: str | os.PathLike) -> tuple[list[str], list[str]]:
+    """Divides the subfolders of a folder into splits and others.
+
+    A split is a folder with the name of one, such as `train` or `val`, that holds
+    folders and no images, as `FOLDER/SPLIT/CLASS/IMAGE`.
+
+    Args:
+        folder: str or path.
+
+    Returns:
+        Two lists of names, of splits and of other subfolders.
+    """
+    splits: list[str] = []
+    others: list[str] = []
+    for path in _subfolders(pathlib.Path(folder)):
+        is_split = (
+            path.name.lower() in _SPLIT_NAMES
+            and bool(_subfolders(path))
+            and not any(_is_image(file, path) for file in path.iterdir())
+        )
+        (splits if is_split else others).append(path.name)
+    return splits, others
 
 
 def _subfolders(folder):

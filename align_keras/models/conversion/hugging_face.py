@@ -14,9 +14,14 @@ from align_keras.models.conversion.bert import bert_links
 from align_keras.models.conversion.efficientnet import HUGGING_FACE, efficientnet_links
 from align_keras.models.conversion.hugging_face_config import (
     has_stage_as_wide,
-    read_flag,
     read_sizes,
     write_config,
+)
+from align_keras.models.conversion.hugging_face_processing import (
+    PREPROCESSOR_FILE,
+    PROCESSOR_FILE,
+    read_flag,
+    read_image_processing,
 )
 from align_keras.models.conversion.links import (
     LOGARITHM,
@@ -37,39 +42,22 @@ from align_keras.text import load_vocabulary, save_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, read_json
 
-HUB_PREFIX = "hf://"
 CONFIG_FILE = "config.json"
-PREPROCESSOR_FILE = "preprocessor_config.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_FILE = "tokenizer.json"
 VOCABULARY_FILE = "vocab.txt"
 # Counters and constants, not weights.
 IGNORED = ("num_batches_tracked", "position_ids")
-_FILES = [CONFIG_FILE, PREPROCESSOR_FILE, VOCABULARY_FILE, "tokenizer*.json"]
-
-
-def download(name: str) -> pathlib.Path:
-    """Returns the folder of `hf://user/model`, whose files are fetched once."""
-    import huggingface_hub
-
-    try:
-        return pathlib.Path(
-            huggingface_hub.snapshot_download(
-                name.removeprefix(HUB_PREFIX),
-                allow_patterns=[*_FILES, f"{SAFETENSORS_FILE}*", "*.safetensors"],
-            )
-        )
-    # Its errors, a bad name's, and those of the HTTP library that it uses.
-    except Exception as error:
-        # The first of a chain says what happened, such as that no host was found.
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = " ".join(str(cause).split())[:200]
-        raise InputError(
-            f"{name} can't be fetched ({type(cause).__name__}: {reason}); check the "
-            "name and the connection, or give the path of a folder with its files."
-        ) from None
+# Names and patterns of the files that are read here.
+HUGGING_FACE_FILES = [
+    CONFIG_FILE,
+    PREPROCESSOR_FILE,
+    PROCESSOR_FILE,
+    VOCABULARY_FILE,
+    "tokenizer*.json",
+    f"{SAFETENSORS_FILE}*",
+    "*.safetensors",
+]
 
 
 def from_hugging_face(
@@ -82,7 +70,7 @@ def from_hugging_face(
     directory = pathlib.Path(directory)
     image, text = read_sizes(
         read_json(directory / CONFIG_FILE),
-        read_json(directory / PREPROCESSOR_FILE),
+        read_image_processing(directory),
         str(directory),
     )
     tensors = SafetensorsFolder(directory) if load_weights else {}

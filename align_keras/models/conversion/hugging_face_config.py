@@ -1,11 +1,10 @@
 """ALIGN's sizes between Hugging Face's config.json and ours."""
 
-import os
+import dataclasses
 
 import keras
-import numpy as np
 
-from align_keras.images import crop_size_to_resize_size
+from align_keras.models.conversion.hugging_face_processing import ImageProcessing
 from align_keras.models.text_encoder import MOST, MOST_TOKENS
 from align_keras.models.variants import B0_STAGES, STEM_FILTERS, scaled_stages
 from align_keras.utils.arguments import check_choice, check_number
@@ -13,7 +12,6 @@ from align_keras.utils.errors import InputError
 
 MODEL_TYPE = "align"
 SEQUENCE_LENGTH = 64
-IMAGE_SIZE = 289
 # What `transformers.AlignVisionConfig` and `AlignTextConfig` could say otherwise,
 # but no ALIGN does. config.json leaves out what equals the class's default.
 FIXED_VISION = {
@@ -60,7 +58,9 @@ _ACTIVATIONS = {
 }
 
 
-def read_sizes(config: dict, preprocessor: dict, source: str) -> tuple[dict, dict]:
+def read_sizes(
+    config: dict, processing: ImageProcessing, source: str
+) -> tuple[dict, dict]:
     """Returns the arguments of `ImageEncoder` and of `TextEncoder`."""
     if config.get("model_type") != MODEL_TYPE:
         raise InputError(
@@ -80,10 +80,7 @@ def read_sizes(config: dict, preprocessor: dict, source: str) -> tuple[dict, dic
             "no projection of the image."
         )
     image["padding"] = "hugging_face"
-    image["image_size"] = read_image_size(preprocessor, source)
-    image["pixel_mean"], image["pixel_deviation"] = read_pixel_scaling(
-        preprocessor, source
-    )
+    image.update(dataclasses.asdict(processing))
     text, activation = _read_section(
         config, "text_config", FIXED_TEXT, _TEXT_NUMBERS, tuple(_ACTIVATIONS), source
     )
@@ -119,89 +116,6 @@ def _read_section(config, name, fixed, numbers, activations, source):
         whole = isinstance(default, int)
         check_number(f"{source}: {name}.{theirs}", sizes[ours], least, most, whole)
     return sizes, activation
-
-
-def read_image_size(preprocessor: dict, source: str) -> int:
-    """Returns the side of the crop that preprocessor_config.json names."""
-    if not preprocessor:
-        return IMAGE_SIZE
-    crop, size = (_side(preprocessor.get(name)) for name in ("crop_size", "size"))
-    if crop is not None:
-        name = f"{source}: preprocessor_config.json's crop_size"
-        check_number(name, crop, 1, 8192, whole=True)
-    bilinear = preprocessor.get("resample") == 2 and preprocessor.get("do_center_crop")
-    if not bilinear or not crop or size != crop_size_to_resize_size(crop):
-        raise InputError(
-            f"{source}: preprocessor_config.json must resize bilinearly (resample 2) "
-            "and crop the middle 289/346 (do_center_crop), received size "
-            f"{size}, crop_size {crop}, resample {preprocessor.get('resample')}, "
-            f"do_center_crop {preprocessor.get('do_center_crop')}; correct the file."
-        )
-    return crop
-
-
-def read_pixel_scaling(preprocessor: dict, source: str = "") -> tuple:
-    """Returns pixels' mean and deviation, in gray levels: floats, or three each."""
-    if not preprocessor:
-        return 127.5, 127.5
-    source = f"{source}: preprocessor_config.json"
-    # Left-out keys have the defaults of `transformers.EfficientNetImageProcessor`.
-    factor = preprocessor.get("rescale_factor", 1 / 255)
-    check_number(f"{source}'s rescale_factor", factor, 1e-6, 1e6)
-    factor = factor if read_flag(preprocessor, "do_rescale", True, source) else 1.0
-    offset = -1.0 if read_flag(preprocessor, "rescale_offset", False, source) else 0.0
-    mean, deviation = [0.0], [1.0]
-    standard = _channels(preprocessor, "image_std", 1e-6, source)
-    if read_flag(preprocessor, "do_normalize", True, source):
-        mean = _channels(preprocessor, "image_mean", -1e6, source)
-        deviation = standard
-    if read_flag(preprocessor, "include_top", True, source):
-        deviation = np.multiply(deviation, standard)
-    # Rounded, since 1 / (1 / 127.5) isn't 127.5 to the last bit everywhere.
-    means, deviations = (
-        [round(level, 6) for level in levels.tolist()]
-        for levels in np.broadcast_arrays(
-            np.subtract(mean, offset) / factor, np.divide(deviation, factor)
-        )
-    )
-    check_number(f"{source}'s deviation in gray levels", min(deviations), 1e-6, 1e12)
-    if len(set(means)) == len(set(deviations)) == 1:
-        return means[0], deviations[0]
-    return means, deviations
-
-
-def read_flag(
-    config: dict, name: str, default: bool, source: str | os.PathLike
-) -> bool:
-    """Returns a boolean of a configuration; `source` is for messages."""
-    value = config.get(name, default)
-    if not isinstance(value, bool):
-        raise InputError(
-            f"{source}'s {name} must be true or false, received {value!r:.80}; correct "
-            "the file."
-        )
-    return value
-
-
-def _channels(preprocessor, name, least, source):
-    """Reads a list of one number, or of one for each channel."""
-    value = preprocessor.get(name, [0.5] * 3)
-    levels = value if isinstance(value, list | tuple) else [value]
-    if len(levels) not in (1, 3):
-        raise InputError(
-            f"{source}'s {name} must hold one or three numbers, received "
-            f"{value!r:.80}; correct the file."
-        )
-    for level in levels:
-        check_number(f"{source}'s {name}", level, least, 1e6)
-    return levels
-
-
-def _side(sides):
-    if isinstance(sides, dict):
-        height, width = sides.get("height"), sides.get("width")
-        return height if height == width else None
-    return sides
 
 
 def write_config(model: keras.Model) -> dict:

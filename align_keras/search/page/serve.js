@@ -13,7 +13,7 @@ const make = (name, properties = {}, ...children) => {
 
 // `like` is an image of the index ({id, name}), `file` one that was dropped.
 const query = { text: "", plus: [], minus: [], where: "", duplicates: false, like: null, file: null };
-const state = { hits: [], more: false, opened: -1, request: null, timer: 0 };
+const state = { hits: [], index: "", more: false, opened: -1, request: null, timer: 0 };
 
 // === Asking ===
 
@@ -26,6 +26,7 @@ function parameters(offset) {
   if (query.where.trim()) asked.set("where", query.where.trim());
   if (query.duplicates) asked.set("duplicates", "1");
   if (query.like) asked.set("like", query.like.id);
+  if (query.like?.index) asked.set("index", query.like.index);
   if (offset !== undefined) {
     asked.set("k", PAGE);
     asked.set("offset", offset);
@@ -76,6 +77,7 @@ async function load(offset) {
     say("");
     state.more = false;
     element("more").hidden = true;
+    if (!offset) clearHits();
     element("error").textContent = error.message;
     element("error").hidden = false;
   } finally {
@@ -95,12 +97,16 @@ function say(text) {
 const nameOf = (hit) => hit.columns.name || hit.path.split(/[\\/]/).pop();
 const titleOf = (hit) => hit.captions[0] || nameOf(hit);
 
-function showHits({ hits, more, seconds }, offset) {
+function clearHits() {
+  element("hits").replaceChildren();
+  element("none").hidden = true;
+  state.hits = [];
+}
+
+function showHits({ hits, more, seconds, index }, offset) {
   const list = element("hits");
-  if (!offset) {
-    list.replaceChildren();
-    state.hits = [];
-  }
+  if (!offset) clearHits();
+  state.index = index;
   state.hits.push(...hits);
   state.more = more;
   list.append(...hits.map((hit, place) => tile(hit, offset + place)));
@@ -143,7 +149,7 @@ function showParts() {
     element("query").focus();
   };
   if (query.like) {
-    const thumbnail = make("img", { src: `/thumbnail/${query.like.id}`, alt: "" });
+    const thumbnail = make("img", { src: `/thumbnail/${query.like.id}${query.like.index ? `?index=${query.like.index}` : ""}`, alt: "" });
     parts.push(chip(`like ${query.like.name}`, "image", drop(() => (query.like = null)), thumbnail));
   }
   if (query.file) {
@@ -219,7 +225,7 @@ async function sayWhyGone() {
 // === Changing the query ===
 
 function searchLike(hit) {
-  Object.assign(query, { like: { id: hit.id, name: nameOf(hit) }, file: null, text: "", plus: [], minus: [] });
+  Object.assign(query, { like: { id: hit.id, name: nameOf(hit), index: state.index }, file: null, text: "", plus: [], minus: [] });
   element("query").value = "";
   element("viewer").close();
   search();
@@ -234,7 +240,9 @@ function searchFile(files) {
     element("error").hidden = false;
     return;
   }
-  Object.assign(query, { file, like: null });
+  // An image begins a new search. Words can be added to it afterwards.
+  Object.assign(query, { file, like: null, text: "", plus: [], minus: [] });
+  element("query").value = "";
   search();
   scrollTo({ top: 0 });
 }
@@ -266,7 +274,7 @@ function readAddress() {
     plus: asked.getAll("plus"),
     minus: asked.getAll("minus"),
     duplicates: asked.get("duplicates") === "1",
-    like: like ? { id: like, name: query.like?.id === like ? query.like.name : `image ${like}` } : null,
+    like: like ? { id: like, name: query.like?.id === like ? query.like.name : `image ${like}`, index: asked.get("index") } : null,
     file: null,
   });
   element("query").value = query.text;

@@ -35,12 +35,9 @@ model = align_keras.ALIGN.from_preset(
     initial_temperature=0.07,
 )
 
-# The paper's loss; equal names are each other's positives.
-model.compile(
-    optimizer=align_keras.optimizers.AdamW(learning_rate=2e-3, weight_decay=0.1),
-    loss=align_keras.ContrastiveLoss(share_equal_captions=True),
-    jit_compile=False,  # On a CPU, compiling takes longer than it saves.
-)
+# The paper's loss, in which equal names are each other's positives. `fit` chooses an
+# optimizer for the number of steps, and prints it.
+model.compile(loss=align_keras.ContrastiveLoss(share_equal_captions=True))
 model.fit(
     images,
     captions,

@@ -173,11 +173,13 @@ def test_the_first_reason_counts():
         {"max_images_per_text": 2},
         {"frequent_ngrams": 99},
     ]
-    for number, reason in enumerate(REASONS[:9]):
+    # Pairs in memory have no images that a downloader resized.
+    assert REASONS[0] == "unknown size"
+    for number, reason in enumerate(REASONS[1:10]):
         thresholds |= off[number]
         counts = filter_pairs(pairs, Thresholds(**thresholds))[1]
         assert counts[reason] > 0, reason
-        assert not any(counts[own] for own in REASONS[:number])
+        assert not any(counts[own] for own in REASONS[: number + 1])
 
 
 def test_defaults_are_the_papers():
@@ -205,6 +207,7 @@ def test_defaults_are_the_papers():
         {"languages": "en"},
         {"languages": (1,)},
         {"drop_personal_data": 1},
+        {"unknown_sizes": "maybe"},
     ],
 )
 def test_wrong_values_are_named(wrong):

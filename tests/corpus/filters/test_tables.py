@@ -84,6 +84,26 @@ def test_kept_rows_keep_their_columns_and_order(tmp_path):
     assert written.metadata.row_group(0).column(0).compression == "ZSTD"
 
 
+@pytest.mark.parametrize("policy", ["drop", "keep"])
+def test_images_of_unknown_size(tmp_path, policy):
+    schema = SCHEMA.append(pa.field("is_resized", pa.bool_()))
+    rows = [
+        row("a", "a good text") | {"is_resized": True},
+        row("b", "a text as good") | {"is_resized": False},
+        row("c", "of an older table") | {"is_resized": None},
+    ]
+    pa.parquet.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "a.parquet")
+    thresholds = Thresholds(unknown_sizes=policy)
+    count_texts(tmp_path / "a.parquet", tmp_path)
+    merge_counts(0, 1, tmp_path, thresholds)
+    choose_frequent(1, tmp_path, thresholds)
+    table, kept = tmp_path / "a.parquet", tmp_path / "kept.parquet"
+    counts = filter_table(table, kept, tmp_path, thresholds)["counts"]
+    stays = policy == "keep"
+    assert counts["unknown size"] == 1 - stays and counts["kept"] == 2 + stays
+    assert pa.parquet.read_table(kept).to_pylist() == rows[1 - stays :]
+
+
 def test_groups_of_rows_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr("align_keras.corpus.filters.tables.ROWS_PER_GROUP", 10)
     monkeypatch.setattr("align_keras.corpus.parquet_tables._ROWS_AT_ONCE", 4)

@@ -1,12 +1,15 @@
 """COCO's and Karpathy's files, with pictures in the usual places and in others."""
 
 import json
+import os
 
 import pytest
 from source_reading import STRANGE, read_source
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources import open_source, read_part
+from align_keras.corpus.sources.files import one_file
+from align_keras.corpus.sources.source import evaluation_source
 from align_keras.utils.errors import InputError
 
 COCO = {
@@ -64,6 +67,17 @@ def test_coco(tmp_path):
     assert counter.bad == {"broken record": 3}
 
 
+@pytest.mark.parametrize("name", ["a\0b.jpg", "\ud800.jpg"])
+def test_a_name_that_no_file_has(tmp_path, name):
+    images = [{"id": 1, "file_name": name}, {"id": 2, "file_name": "b.jpg"}]
+    captions = [{"image_id": number, "caption": "A dog."} for number in (1, 2)]
+    content = {"images": images, "annotations": captions}
+    path = write(tmp_path / "annotations/captions_val2014.json", content)
+    picture(tmp_path / "val2014/b.jpg")
+    pairs, _ = read_source(path)
+    assert f"{tmp_path}/val2014/b.jpg" in [pair.image for pair in pairs]
+
+
 def test_karpathy_without_what_is_evaluated(tmp_path):
     path = write(tmp_path / "dataset_coco.json", KARPATHY)
     picture(tmp_path / "coco/val2014/3.jpg")
@@ -76,6 +90,20 @@ def test_karpathy_without_what_is_evaluated(tmp_path):
     ]
     assert counter.bad == {"broken record": 1}
     assert counter.filtered == {"evaluation set": 4}
+
+
+def test_evaluation_images_are_karpathys_evaluation_splits(tmp_path):
+    path = write(tmp_path / "dataset.json", KARPATHY)
+    picture(tmp_path / "train2014/1.jpg")
+    spec = f"karpathy:{path}?images={tmp_path}"
+    source, counter, pairs = evaluation_source(spec), DropCounter(), []
+    for part in source.parts():
+        pairs += read_part(part, counter)
+    assert {pair.caption for pair in pairs} == {"test 0", "val 2"}
+    assert counter.filtered == {"training set": 4}
+    assert source.fingerprint() != open_source(spec).fingerprint()
+    path = write(tmp_path / "coco.json", COCO)
+    assert evaluation_source(str(path)) == open_source(str(path))
 
 
 @pytest.mark.parametrize("name", STRANGE)
@@ -118,6 +146,36 @@ def test_a_file_that_changes_or_vanishes(tmp_path):
         counter = DropCounter()
         assert list(read_part(part, counter)) == []
         assert counter.bad == {"vanished": 1}
+
+
+@pytest.mark.parametrize("name", ["a\0b.jpg", "\ud800.jpg", "\udfff"])
+def test_names_that_no_file_can_have(tmp_path, name):
+    """The first name decides where images are looked for."""
+    picture(tmp_path / "a.jpg")
+    images = [{"id": 1, "file_name": name}, {"id": 2, "file_name": "a.jpg"}]
+    annotations = [{"image_id": own, "caption": "A cat."} for own in (1, 2)]
+    coco = {"images": images, "annotations": annotations}
+    sentences = [{"raw": "A cat."}]
+    common = {"split": "train", "sentences": sentences}
+    images = [{"filename": own, **common} for own in (name, "a.jpg")]
+    images.append({"filepath": name, "filename": "a.jpg", **common})
+    for number, (content, bad) in enumerate(((coco, 2), ({"images": images}, 2))):
+        path = write(tmp_path / f"{number}.json", content)
+        pairs, counter = read_source(path)
+        assert [pair.image for pair in pairs] == [str(tmp_path / "a.jpg")]
+        assert counter.bad == {"broken record": bad}
+    assert one_file(str(tmp_path / name)) is None
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    """Python writes the bytes of such a name as halves of surrogate pairs."""
+    name = os.fsdecode(b"\xff.jpg")
+    picture(tmp_path / name)
+    images = [{"id": 1, "file_name": name}]
+    annotations = [{"image_id": 1, "caption": "A cat."}]
+    coco = {"images": images, "annotations": annotations}
+    pairs, counter = read_source(write(tmp_path / "a.json", coco))
+    assert len(pairs) == 1 and not counter.bad
 
 
 def test_values_of_other_types(tmp_path):

@@ -1,5 +1,7 @@
 """Columns of whatever table find their place in a pair."""
 
+import pytest
+
 from align_keras.corpus.sources.pair import columns_of, pair_from_columns
 
 
@@ -15,11 +17,39 @@ def test_columns_of_the_usual_sets():
 
 def test_values_that_are_no_text_are_none():
     row = {"caption": None, "rule": 3, "language": float("nan"), "page_url": None}
-    assert pair_from_columns("/a", row) == ("/a", "", "caption", "", "")
+    assert pair_from_columns("/a", row) == ("/a", "", "caption", "", "", None)
 
 
 def test_our_own_columns_come_back():
     row = {"txt": "x", "rule": "figcaption", "lang": "de", "page_url": "https://p"}
     own = pair_from_columns("/a", row | {"url": "https://u"})
-    assert own == ("/a", "x", "figcaption", "de", "https://p")
+    assert own == ("/a", "x", "figcaption", "de", "https://p", None)
     assert pair_from_columns("/a", {"rule": "DROP TABLE"}).rule == "caption"
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"),
+    [
+        (60, 40, (60, 40)),
+        ("60", "40", (60, 40)),
+        (60.0, 40.0, (60, 40)),
+        (None, None, (0, 0)),
+        ("", "", (0, 0)),
+        (float("nan"), float("nan"), (0, 0)),
+        (60, None, None),
+        (-60, 40, None),
+        (0, 0, None),
+        (2**40, 40, None),
+        (float("inf"), 40, None),
+        ("wide", "high", None),
+        ([60], [40], None),
+    ],
+)
+def test_sizes_before_the_download(width, height, size):
+    row = {"original_width": width, "original_height": height}
+    assert pair_from_columns("/a", row).original_size == size
+
+
+def test_the_stored_size_is_not_the_original_one():
+    row = {"width": 256, "height": 256, "original_width": 60}
+    assert pair_from_columns("/a", row).original_size is None

@@ -14,9 +14,16 @@ import pytest
 from PIL import Image
 from source_reading import IMG2DATASET, read_source
 
+from align_keras.config import load_corpus_config
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources import open_source, read_location
-from align_keras.corpus.sources.source import extract_part, merged_counts
+from align_keras.corpus.sources.source import (
+    OTHER_RULE,
+    PADDED,
+    extract_part,
+    merged_counts,
+)
+from align_keras.runs.corpus import build_corpus
 from align_keras.utils.errors import InputError
 
 CAPTIONS = {"images": [], "annotations": [{"caption": "x"}]}
@@ -160,7 +167,7 @@ def test_what_no_file_can_hold_is_replaced(tmp_path):
     path.write_text("\n".join(json.dumps(row) for row in rows))
     [pair], counter = read_source(path)
     assert pair.caption == "A cat"
-    "".join(pair).encode("utf-8")
+    "".join(pair[:5]).encode("utf-8")
     assert counter.bad == {"empty caption": 1, "long caption": 1}
 
 
@@ -173,7 +180,7 @@ def test_columns_that_no_file_can_hold(tmp_path):
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     [pair], _ = read_source(tmp_path)
-    assert pair[1:] == ("A cat", "caption", "?", "https://e.org/?")
+    assert pair[1:5] == ("A cat", "caption", "?", "https://e.org/?")
 
 
 def test_languages_are_in_lower_case(tmp_path):
@@ -227,6 +234,7 @@ def test_pipes_among_the_files_of_a_source_are_counted(tmp_path, name):
         assert not pairs and counter.bad == {"unreadable": 1}
 
 
+pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
 
 
@@ -265,6 +273,7 @@ def test_pairs_with_sizes_and_keys(pages, tmp_path):
     rows = parquet.read_table(task["table"]).to_pylist()
     key = hashlib.blake2b((pages / "a.png").read_bytes(), digest_size=16).hexdigest()
     common = {
+        "is_resized": False,
         "language": "de",
         "page_url": (pages / "page.html").as_uri(),
         "source": f"html:{pages}",
@@ -277,6 +286,15 @@ def test_pairs_with_sizes_and_keys(pages, tmp_path):
         {**common, **here, "caption": "noch einmal", "rule": "title"},
         {**common, **there, "caption": "weit weg", "rule": "alt"},
     ]
+
+
+def test_captions_of_other_places_are_left_out(pages, tmp_path):
+    [task] = tasks_of(f"html:{pages}", tmp_path)
+    counts = extract_part({**task, "caption_rules": ["alt"]})
+    rows = parquet.read_table(task["table"]).to_pylist()
+    assert [row["caption"] for row in rows] == ["ein rotes Bild", "weit weg"]
+    assert counts["dropped"][OTHER_RULE] == 1 and OTHER_RULE in counts["filtered"]
+    assert "title: noch einmal" in counts["examples"][OTHER_RULE]
 
 
 def test_a_file_that_vanished_leaves_no_table(pages, tmp_path):
@@ -304,3 +322,120 @@ def test_counts_add_up_in_any_order():
     assert total["filtered"] == ["not downloaded"]
     assert total["examples"] == {"empty": "a", "not downloaded": "c"}
     assert merged_counts([])["kept"] == 0
+
+
+SIZES = IMG2DATASET / "sizes"
+
+
+def downloaded_rows():
+    """What img2dataset's defaults made of five pictures, 256 x 256 pixels each."""
+    return parquet.read_table(SIZES / "default.parquet").to_pylist()
+
+
+def write_download(folder, kind, rows):
+    """Writes rows in the layout of one of img2dataset's output formats."""
+    shard = folder / "00000"
+    shard.mkdir()
+    for row in rows:
+        metadata = {name: value for name, value in row.items() if name != "jpg"}
+        stem = shard / row["key"]
+        stem.with_suffix(".jpg").write_bytes(row["jpg"])
+        stem.with_suffix(".txt").write_text(row["caption"])
+        if "original_width" in row or kind == "webdataset":
+            stem.with_suffix(".json").write_text(json.dumps(metadata))
+    if kind == "webdataset":
+        with tarfile.open(folder / "00000.tar", "w") as tar:
+            for path in sorted(shard.iterdir()):
+                tar.add(path, path.name)
+        shutil.rmtree(shard)
+    return f"{kind}:{folder}"
+
+
+def filter_source(spec, out, **thresholds):
+    """Returns what the stages `extract` and `filter` count of a source."""
+    config = load_corpus_config(
+        params_override={
+            "sources": [spec],
+            "filter.min_unigrams": 1,
+            **{f"filter.{name}": value for name, value in thresholds.items()},
+        }
+    )
+    corpus = build_corpus(out, config, "filter", workers=1)
+    counts = corpus.tables["filter"].facts["counts"]
+    reasons = {reason: count for reason, count in counts.items() if count}
+    return reasons, corpus.tables["extract"].facts["counts"].get("notes", {})
+
+
+DROPPED = {"shorter side": 3, "aspect": 1}
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet", "folder"])
+def test_img2datasets_defaults_do_not_hide_the_sizes(tmp_path, kind):
+    spec = f"parquet:{SIZES / 'default.parquet'}"
+    if kind != "parquet":
+        folder = tmp_path / "download"
+        folder.mkdir()
+        spec = write_download(folder, kind, downloaded_rows())
+    counts, notes = filter_source(spec, tmp_path / "out")
+    assert counts == DROPPED | {"kept": 1}
+    # All but the square logo.
+    assert notes == {PADDED: 4}
+
+
+def test_the_recommended_download_has_the_sizes(tmp_path):
+    spec = f"parquet:{SIZES / 'resize_mode_no.parquet'}"
+    assert filter_source(spec, tmp_path / "out") == (DROPPED | {"kept": 1}, {})
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+def test_squares_of_one_size_without_a_record_are_not_kept(tmp_path, kind):
+    sizes = {"width", "height", "original_width", "original_height"}
+    rows = [
+        {name: value for name, value in row.items() if name not in sizes}
+        for row in downloaded_rows()
+    ]
+    if kind == "webdataset":
+        spec = write_download(tmp_path, kind, rows)
+    else:
+        path = tmp_path / "a.parquet"
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        spec = f"parquet:{path}"
+    counts, _ = filter_source(spec, tmp_path / "out")
+    assert counts == {"unknown size": 5}
+    counts, _ = filter_source(spec, tmp_path / "out", unknown_sizes="keep")
+    assert counts == {"kept": 5}
+
+
+def test_files_that_were_left_as_they_were_have_their_own_size(tmp_path):
+    # By `--disable_all_reencoding` the columns are there, without values.
+    unknown = dict.fromkeys(("width", "height", "original_width", "original_height"))
+    rows = [row | unknown for row in downloaded_rows()]
+    counts, _ = filter_source(
+        write_download(tmp_path, "webdataset", rows), tmp_path / "out"
+    )
+    assert counts == {"kept": 5}
+
+
+def test_images_of_different_sizes_without_a_record_count_as_stored(tmp_path):
+    image = io.BytesIO()
+    Image.new("RGB", (320, 240)).save(image, "JPEG")
+    rows = [
+        {"key": row["key"], "caption": row["caption"], "jpg": row["jpg"]}
+        for row in downloaded_rows()
+    ]
+    rows[3]["jpg"] = image.getvalue()
+    counts, _ = filter_source(
+        write_download(tmp_path, "webdataset", rows), tmp_path / "out"
+    )
+    assert counts == {"kept": 5}
+
+
+def test_remote_images_have_the_size_that_their_log_records(tmp_path):
+    rows = [
+        {name: value for name, value in row.items() if name != "jpg"}
+        for row in downloaded_rows()
+    ]
+    path = tmp_path / "log.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    counts, _ = filter_source(f"parquet:{path}", tmp_path / "out")
+    assert counts == DROPPED | {"kept": 1}

@@ -57,7 +57,7 @@ def test_what_a_table_says_of_its_captions(tmp_path):
     table = header + "".join(f"a.png\t{row}\n" for row in [*rows, rows[2]])
     (tmp_path / "a.tsv").write_text(table)
     pairs, counter = read_source(tmp_path / "a.tsv")
-    assert [pair[1:] for pair in pairs] == [
+    assert [pair[1:5] for pair in pairs] == [
         ("taxi", "title", "en", "https://a/"),
         ("Taxi", "caption", "de", ""),
         ("taxi", "caption", "fr", ""),  # The same word in another language.
@@ -73,7 +73,7 @@ def test_captions_of_one_row_have_its_language(tmp_path):
     ]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
     pairs, counter = read_source(tmp_path / "a.jsonl")
-    assert [pair[1:] for pair in pairs] == [
+    assert [pair[1:5] for pair in pairs] == [
         ("Kuh", "caption", "de", ""),
         ("Rind", "caption", "de", ""),
         ("cow", "caption", "", "https://b/a.png"),

@@ -10,14 +10,19 @@ from PIL import Image
 from source_reading import IMG2DATASET, read_source
 
 from align_keras.corpus.sources import read_location, tfrecord_files
-from align_keras.corpus.sources.tfrecord_files import feature_values, masked_crc
+from align_keras.corpus.sources.tfrecord_files import (
+    feature_integers,
+    feature_values,
+    masked_crc,
+)
 
 SHARD = IMG2DATASET / "tfrecord/00000.tfrecord"
 
 
 def test_shards_of_img2dataset():
     pairs, counter = read_source(IMG2DATASET / "tfrecord")
-    assert sorted(pair[1:] for pair in pairs) == [
+    assert {pair.original_size for pair in pairs} == {(32, 24)}
+    assert sorted(pair[1:5] for pair in pairs) == [
         ('A "red" cat, seen', "alt", "en", "https://example.org/p"),
         ("Käse auf 木", "title", "de", "https://example.org/q"),
     ]
@@ -58,6 +63,8 @@ def test_tensorflow_reads_the_same(tmp_path):
                 name: message[start : start + size]
                 for name, [(start, size), *_] in feature_values(message).items()
             } == {name: own for name, own in row.items() if isinstance(own, bytes)}
+            integers = {name: own for name, own in row.items() if type(own) is int}
+            assert feature_integers(message) == integers
     pairs, counter = read_source(path)
     assert [pair.caption for pair in pairs] == ["Käse", "cat"]
     assert [read_location(pair.image) for pair in pairs] == [bytes(300), b"\xff"]

@@ -32,7 +32,7 @@ def test_rows_come_back(tmp_path, suffix):
     assert write_url_list(iter(PAIRS), path) == 3
     table = READERS[suffix](path)
     assert table.column_names == ["url", "caption", "rule", "language", "page_url"]
-    remote = [PAIRS[0], *PAIRS[3:]]
+    remote = [pair[:5] for pair in [PAIRS[0], *PAIRS[3:]]]
     assert [tuple(row.values()) for row in table.to_pylist()] == remote
     content = path.read_bytes()
     write_url_list(iter(PAIRS), path)

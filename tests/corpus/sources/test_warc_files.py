@@ -54,7 +54,7 @@ def test_pages_and_their_pictures(tmp_path, gzip):
         gzip,
     )
     pairs, counter = read_source(path)
-    assert [pair[1:] for pair in pairs] == [
+    assert [pair[1:5] for pair in pairs] == [
         ("č", "alt", "cs", SITE + "p"),
         ("x", "alt", "cs", SITE + "p"),
     ]

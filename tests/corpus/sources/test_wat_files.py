@@ -42,7 +42,7 @@ def test_pictures_of_a_page(tmp_path):
     write(path, [envelope(links), envelope(links[1:2], {"Base": "/other/"})])
     pairs, counter = read_source(path)
     other = "https://o.org/c.png?x=1&y=2"
-    assert pairs == [
+    assert [pair[:5] for pair in pairs] == [
         ("https://example.org/a/b.png", 'A "cat" & <b>', "alt", "", PAGE),
         (other, "x", "alt", "", PAGE),
         (other, "木", "title", "", PAGE),

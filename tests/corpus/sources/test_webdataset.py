@@ -33,7 +33,7 @@ def write(path, members, **options):
 
 def test_shards_of_img2dataset():
     pairs, counter = read_source(IMG2DATASET / "webdataset")
-    assert sorted(pair[1:] for pair in pairs) == STORED
+    assert sorted(pair[1:5] for pair in pairs) == STORED
     with tarfile.open(SHARD) as tar:
         stored = {
             tar.extractfile(own).read() for own in tar if own.name.endswith(".jpg")

@@ -138,3 +138,69 @@ def test_ids_are_no_names_for_prompts():
     check_names_for_prompts(["n01440764", "tench"])
     with pytest.raises(InputError, match="none for 'n01440764' .*clip:imagenet1k"):
         check_names_for_prompts(["n01440764", "n01443537"])
+
+
+TEN = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay"]
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_list_of_the_datas_own_names_is_matched_by_name(ordered):
+    expected = [name.title() for name in TEN]
+    for names in (expected, expected[::-1], expected[5:] + expected[:5]):
+        assert rename_classes(named(*TEN), names, ordered).class_names == expected
+    # Two classes that only differ by case are told apart.
+    data = named("a b", "A b")
+    assert rename_classes(data, ["A_b", "a b"], ordered).class_names == ["a b", "A_b"]
+
+
+def test_other_names_of_a_folder_are_refused_with_the_differences():
+    message = (
+        "must name the 3 classes of the data, received 3 names; only the file has "
+        "'eel', 'owl'; only the data has 'bee', 'cat'. To give classes other names, "
+        "write two columns divided by a tab"
+    )
+    with pytest.raises(InputError, match=message):
+        rename_classes(named("ant", "bee", "cat"), ["eel", "ant", "owl"], ordered=False)
+    with pytest.raises(InputError, match="received 4 names; some of them are repeated"):
+        names = ["ant", "bee", "cat", "ant"]
+        rename_classes(named("ant", "bee", "cat"), names, ordered=False)
+    # Nor are a folder's classes named by their positions.
+    with pytest.raises(InputError, match="no name for 'ant'"):
+        rename_classes(named("ant", "bee"), {"0": "x", "1": "y"}, ordered=False)
+
+
+def test_a_list_in_the_order_of_the_labels_must_not_hold_names_elsewhere():
+    data = named("ant", "bee", "cat")
+    assert rename_classes(data, ["ant", "wasp", "cat"]).class_names[1] == "wasp"
+    with pytest.raises(InputError, match="received 'Bee' for label 0, which is 'ant'"):
+        rename_classes(data, ["Bee", "ant", "lion"])
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("names.txt", "red_fox\tfox, red\nowl\tbird\n"),
+        ("names.tsv", "owl\tbird\nred fox\tfox, red\n\n"),
+        ("names.csv", 'class,prompt\nowl,bird\nred_fox,"fox, red"\n'),
+    ],
+)
+def test_two_columns_map_names(tmp_path, file, content):
+    (tmp_path / file).write_text(content)
+    names = read_class_names(tmp_path / file)
+    data = rename_classes(named("owl", "red fox"), names, ordered=False)
+    assert data.class_names == ["bird", "fox, red"]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("a\tb\nc\n", "two columns in each line, .* received 1 in line 2 of"),
+        ("a\tb\tc\n", "received 3 in line 1"),
+        ("a\tb\na\tc\n", "each class once, received 'a' again in line 2"),
+        ("a\t\n", "something else or an empty name"),
+    ],
+)
+def test_tables_that_are_no_two_columns(tmp_path, content, message):
+    (tmp_path / "names.txt").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_class_names(tmp_path / "names.txt")

@@ -86,7 +86,7 @@ def test_positives_by_hand(tmp_path, coco):
             (coco_name(3), coco_name(4), 1.0),
         ],
     )
-    right = cxc_positives(ratings, cxc_captioned_images(ratings, coco))
+    right = cxc_positives(ratings, coco)
     assert [len(own) for own in right] == [6, 36, 36, 6]
     assert found(right.image_to_text) == {0: [0, FIRST[1]], 1: [FIRST[1]]}
     assert found(right.text_to_image) == {0: [0], FIRST[1]: [0, 1]}
@@ -116,6 +116,15 @@ def test_rated_rows_by_hand(tmp_path, coco):
     }
 
 
+def test_only_rated_captions_are_candidates(tmp_path, coco):
+    data = cxc_captioned_images(ratings_of(tmp_path), coco)
+    # Images have five, six and seven captions, of which five are rated.
+    assert [len(names) for names in coco.caption_ids] == [5, 6, 7, 5, 6, 7]
+    assert data.caption_ids == [names[:5] for names in coco.caption_ids]
+    assert data.captions == [texts[:5] for texts in coco.captions]
+    assert data.image_ids == coco.image_ids and data.missing == coco.missing
+
+
 def test_what_coco_lacks_is_named(tmp_path, coco):
     ratings = ratings_of(
         tmp_path, sits=[(caption_name(7), coco_name(77), 4.0), *cxc_rows()["sits"]]
@@ -140,9 +149,9 @@ def test_ratings_of_missing_pictures_are_left_out(tmp_path, coco):
         cxc_captioned_images(ratings, fewer)
     data = cxc_captioned_images(ratings, fewer, allow_missing=True)
     right = cxc_positives(ratings, data)
-    assert [len(own) for own in right] == [5, 29, 29, 5]
+    assert [len(own) for own in right] == [5, 25, 25, 5]
     # Of picture 3, which has moved to row 2: its four captions.
-    assert right.image_to_text[2].tolist() == [11, 12, 13, 14]
+    assert right.image_to_text[2].tolist() == [10, 11, 12, 13]
     whole = {name: len(own[2]) for name, own in cxc_rated_rows(ratings, coco).items()}
     left = {name: len(own[2]) for name, own in cxc_rated_rows(ratings, data).items()}
     # Its five captions were rated with it, with the next picture, and the previous

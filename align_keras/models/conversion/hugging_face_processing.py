@@ -1,0 +1,251 @@
+"""The image preprocessing that a Hugging Face folder describes."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from align_keras.images import crop_size_to_resize_size
+from align_keras.utils.arguments import check_choice, check_number
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import read_json
+
+# Written by transformers 4.
+PREPROCESSOR_FILE = "preprocessor_config.json"
+# Written by transformers 5, with the settings under "image_processor". Transformers 4
+# writes a file of this name too, which has no settings of images.
+PROCESSOR_FILE = "processor_config.json"
+_NESTED = "image_processor"
+# The classes whose defaults and order of operations this reader knows.
+_TYPES = (
+    "EfficientNetImageProcessor",
+    "EfficientNetImageProcessorFast",
+    "EfficientNetImageProcessorPil",
+)
+# Settings that decide what an image looks like. `read_image_processing` reads them all.
+_SETTINGS = (
+    "crop_size",
+    "do_center_crop",
+    "do_normalize",
+    "do_pad",
+    "do_rescale",
+    "do_resize",
+    "image_mean",
+    "image_std",
+    "include_top",
+    "resample",
+    "rescale_factor",
+    "rescale_offset",
+    "size",
+)
+# Settings that change no pixel of an RGB image whose size has a height and a width.
+_WITHOUT_EFFECT = (
+    "_processor_class",
+    "_valid_kwargs_names",
+    "_valid_processor_keys",
+    "data_format",
+    "default_to_square",
+    "device",
+    "disable_grouping",
+    "do_convert_rgb",
+    "feature_extractor_type",
+    "image_processor_type",
+    "image_seq_length",
+    "input_data_format",
+    "pad_size",
+    "processor_class",
+    "return_tensors",
+)
+_BILINEAR = 2
+# Unknown settings that an error names.
+_MOST_NAMED = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageProcessing:
+    """Settings of image preprocessing.
+
+    Attributes:
+        image_size: int, side of the center crop in pixels. Images are resized to
+            346/289 of it first.
+        pixel_mean: float or list of three, the gray level that becomes 0.
+        pixel_deviation: float or list of three > 0, gray levels from 0 to 1.
+    """
+
+    image_size: int
+    pixel_mean: float | list[float]
+    pixel_deviation: float | list[float]
+
+
+def read_image_processing(directory: str | os.PathLike) -> ImageProcessing:
+    """Reads the preprocessing settings of a folder, as transformers 4 or 5 saved them.
+
+    Raises:
+        InputError: if the folder has no settings, if two files of it disagree, or if a
+            setting isn't supported.
+    """
+    directory = pathlib.Path(directory)
+    by_file = {}
+    for name, settings in _saved_settings(directory).items():
+        by_file[name] = parse_image_processing(settings, f"{directory / name}")
+    if not by_file:
+        raise InputError(
+            f"{directory} must hold the model's image preprocessing. Neither "
+            f"{PREPROCESSOR_FILE} nor the {_NESTED} of {PROCESSOR_FILE} was found. "
+            "Copy the file from where the model comes from, or write it by "
+            "transformers' AlignProcessor.save_pretrained."
+        )
+    first, *others = by_file.values()
+    if any(other != first for other in others):
+        descriptions = [f"{name} has {value}" for name, value in by_file.items()]
+        raise InputError(
+            f"{directory}: its files must describe one image preprocessing. Received: "
+            f"{', '.join(descriptions)}. Remove the file that is out of date."
+        )
+    return first
+
+
+def _saved_settings(directory):
+    """Returns the settings of each file of a folder that has some, by file name."""
+    saved = {}
+    nested: Any = read_json(directory / PROCESSOR_FILE).get(_NESTED)
+    if nested is not None:
+        if not isinstance(nested, dict):
+            raise InputError(
+                f"{directory / PROCESSOR_FILE}: {_NESTED} must be a JSON object. "
+                f"Received: {nested!r:.80}. Get the file again."
+            )
+        saved[PROCESSOR_FILE] = nested
+    settings = read_json(directory / PREPROCESSOR_FILE)
+    if settings:
+        saved[PREPROCESSOR_FILE] = settings
+    return saved
+
+
+def parse_image_processing(settings: dict, source: str) -> ImageProcessing:
+    """Returns the settings of an image processor's JSON object.
+
+    Args:
+        settings: dict, what transformers saved of an `EfficientNetImageProcessor`.
+            Settings that are left out have the defaults of that class.
+        source: str, the file, for messages.
+
+    Raises:
+        InputError: if a setting isn't supported or unknown.
+    """
+    _refuse_other_settings(settings, source)
+    return ImageProcessing(
+        _read_image_size(settings, source), *read_pixel_scaling(settings, source)
+    )
+
+
+def _refuse_other_settings(settings, source):
+    kind = settings.get("image_processor_type")
+    if kind is not None:
+        check_choice(f"{source}: image_processor_type", kind, _TYPES)
+    known = {*_SETTINGS, *_WITHOUT_EFFECT}
+    unknown = [
+        f"{name!r:.60} {value!r:.40}"
+        for name, value in settings.items()
+        if name not in known and value is not None
+    ][:_MOST_NAMED]
+    if unknown:
+        raise InputError(
+            f"{source} must hold settings of EfficientNetImageProcessor only. "
+            f"Received: {', '.join(unknown)}. Images would be prepared otherwise than "
+            "by transformers. Remove settings that change no pixel from the file."
+        )
+    if settings.get("do_pad"):
+        raise InputError(
+            f"{source}'s do_pad must be false. Received: {settings['do_pad']!r:.80}. "
+            "ALIGN crops images, and no padding can be loaded."
+        )
+
+
+def _read_image_size(settings, source):
+    crop, size = (_side(settings.get(name)) for name in ("crop_size", "size"))
+    if crop is not None:
+        check_number(f"{source}'s crop_size", crop, 1, 8192, whole=True)
+    is_supported = (
+        settings.get("resample") == _BILINEAR
+        and read_flag(settings, "do_resize", True, source)
+        and read_flag(settings, "do_center_crop", False, source)
+        and crop is not None
+        and size == crop_size_to_resize_size(crop)
+    )
+    if not is_supported:
+        names = ("do_resize", "size", "resample", "do_center_crop", "crop_size")
+        received = ", ".join(f"{name} {settings.get(name)!r:.60}" for name in names)
+        raise InputError(
+            f"{source} must resize bilinearly (do_resize true, resample 2) and crop "
+            "the middle 289/346 (do_center_crop true), which is all that can be "
+            f"loaded. Received: {received}. Correct the file, if it isn't the model's."
+        )
+    return crop
+
+
+def read_pixel_scaling(settings: dict, source: str = "") -> tuple:
+    """Returns pixels' mean and deviation, in gray levels: floats, or three each."""
+    # Left-out keys have the defaults of `transformers.EfficientNetImageProcessor`.
+    factor, offset = 1.0, 0.0
+    rescale_factor = settings.get("rescale_factor", 1 / 255)
+    check_number(f"{source}'s rescale_factor", rescale_factor, 1e-6, 1e6)
+    has_offset = read_flag(settings, "rescale_offset", False, source)
+    if read_flag(settings, "do_rescale", True, source):
+        factor = rescale_factor
+        # Transformers subtracts it as a part of rescaling.
+        offset = -1.0 if has_offset else 0.0
+    mean, deviation = [0.0], [1.0]
+    standard = _channels(settings, "image_std", 1e-6, source)
+    if read_flag(settings, "do_normalize", True, source):
+        mean = _channels(settings, "image_mean", -1e6, source)
+        deviation = standard
+    if read_flag(settings, "include_top", True, source):
+        deviation = np.multiply(deviation, standard)
+    # Rounded, since 1 / (1 / 127.5) isn't 127.5 to the last bit everywhere.
+    means, deviations = (
+        [round(level, 6) for level in levels.tolist()]
+        for levels in np.broadcast_arrays(
+            np.subtract(mean, offset) / factor, np.divide(deviation, factor)
+        )
+    )
+    check_number(f"{source}'s deviation in gray levels", min(deviations), 1e-6, 1e12)
+    if len(set(means)) == len(set(deviations)) == 1:
+        return means[0], deviations[0]
+    return means, deviations
+
+
+def read_flag(
+    config: dict, name: str, default: bool, source: str | os.PathLike
+) -> bool:
+    """Returns a boolean of a configuration; `source` is for messages."""
+    value = config.get(name, default)
+    if not isinstance(value, bool):
+        raise InputError(
+            f"{source}'s {name} must be true or false, received {value!r:.80}; correct "
+            "the file."
+        )
+    return value
+
+
+def _channels(settings, name, least, source):
+    """Reads a list of one number, or of one for each channel."""
+    value = settings.get(name, [0.5] * 3)
+    levels = value if isinstance(value, list | tuple) else [value]
+    if len(levels) not in (1, 3):
+        raise InputError(
+            f"{source}'s {name} must hold one or three numbers, received "
+            f"{value!r:.80}; correct the file."
+        )
+    for level in levels:
+        check_number(f"{source}'s {name}", level, least, 1e6)
+    return levels
+
+
+def _side(sides):
+    if isinstance(sides, dict):
+        height, width = sides.get("height"), sides.get("width")
+        return height if height == width else None
+    return sides

@@ -1,0 +1,54 @@
+"""The files of a preset's folder, and the digests by which damage is detected."""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from align_keras.utils.errors import InputError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.weights.h5"
+VOCABULARY_FILE = "vocabulary.txt"
+# Entry of config.json: file name → SHA-256 in hexadecimal digits.
+DIGESTS_KEY = "sha256"
+
+
+def file_digests(directory: str | os.PathLike, names: Iterable[str]) -> dict[str, str]:
+    """Returns the SHA-256 of files of a folder, by their names."""
+    digests = {}
+    for name in names:
+        with open(pathlib.Path(directory, name), "rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def check_digests(
+    expected: Any, directory: str | os.PathLike, names: Iterable[str]
+) -> None:
+    """Raises if a file isn't the one that was there when config.json was written.
+
+    Args:
+        expected: dict, `DIGESTS_KEY` of config.json. Files without a digest pass, so
+            that folders of older versions open.
+        directory: folder of the files.
+        names: files to check.
+
+    Raises:
+        InputError: if a file differs. Names the file and the remedy.
+    """
+    if not isinstance(expected, dict):
+        raise InputError(
+            f"{pathlib.Path(directory, CONFIG_FILE)}: {DIGESTS_KEY} must be a JSON "
+            f"object. Received: {expected!r:.80}. Save the model again."
+        )
+    actual = file_digests(directory, [name for name in names if name in expected])
+    for name, digest in actual.items():
+        if digest != expected[name]:
+            raise InputError(
+                f"{pathlib.Path(directory, name)} is damaged or doesn't fit the "
+                f"{CONFIG_FILE} beside it. Its SHA-256 must be {expected[name]}. "
+                f"Received: {digest}. Save the model again by save_to_preset, finish "
+                "the run by the command that started it, or get both files again."
+            )

@@ -1,0 +1,163 @@
+"""Columns that a condition may name: those of every image, and those of users' tables.
+
+A table's values are stored as the text that the table holds, so that "00123" and an
+ISBN of 20 digits stay what they are. A column compares as numbers if each of its values
+is a plain number, by `kind_of`.
+"""
+
+import decimal
+import math
+import re
+from collections.abc import Container, Iterable
+from typing import Any, NamedTuple
+
+# Columns of every image, and their types in SQLite.
+COLUMNS = {
+    "path": "TEXT",
+    "folder": "TEXT",
+    "name": "TEXT",
+    "size": "INTEGER",
+    "date": "TEXT",
+    "year": "INTEGER",
+    "width": "INTEGER",
+    "height": "INTEGER",
+    "camera": "TEXT",
+    "captions": "TEXT",
+}
+# Names that conditions have for a table's column only with an underscore added.
+_RESERVED = (*COLUMNS, "id", "root", "file", "row", "content")
+# Columns of all tables of an index.
+MAX_COLUMNS = 2_000
+# Kinds of a table's column: numbers that are shown as numbers, numbers that are shown
+# as their text ("4.50"), and text.
+NUMBER, DECIMAL, TEXT = "number", "decimal", "text"
+_KINDS = (NUMBER, DECIMAL, TEXT)
+_PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
+# Longer numbers are text; float(…) of a million digits takes long.
+_MAX_DIGITS = 400
+# JavaScript and JSON readers keep larger integers only in part.
+_MAX_INTEGER = 2**53
+
+
+class Column(NamedTuple):
+    """A column in SQL.
+
+    Attributes:
+        sql: str, the expression that is compared.
+        kind: str, `NUMBER` or `TEXT`; "" if a comparison takes either.
+        text: str, the expression that `like` matches.
+        table: int, number of the table of rows that holds it, or None for a column of
+            the images themselves.
+    """
+
+    sql: str
+    kind: str = ""
+    text: str = ""
+    table: int | None = None
+
+
+class TableRow(NamedTuple):
+    """A row of a user's table: captions of its image, and values by column name."""
+
+    captions: list[str]
+    values: dict[str, Any]
+
+
+def as_text(value: Any) -> str | None:
+    """Returns a cell as it is stored, or None for what isn't stored.
+
+    NUL and lone surrogates, which no database stores, become U+FFFD.
+
+    >>> [as_text(value) for value in ("00123", 4.5, True, float("nan"), ["a"])]
+    ['00123', '4.5', 'true', None, None]
+    """
+    if isinstance(value, str):
+        return re.sub("[\0\ud800-\udfff]", "\ufffd", value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return repr(value)
+    return None
+
+
+def fold_case(text: str | None) -> str | None:
+    """Returns text in lower case; both forms of the small sigma are the same."""
+    return None if text is None else text.lower().replace("ς", "σ")
+
+
+def kind_of(values: Iterable[Any]) -> str | None:
+    """Returns the kind of a column, or None if all its cells are blank.
+
+    A number is an integer of at most 2^53, or a decimal number, without leading zeros,
+    exponent or plus sign, that a float64 holds exactly as it is written.
+
+    >>> kind_of(["1", "-20", "", 3.5]), kind_of(["4.50"]), kind_of(["1", "007"])
+    ('number', 'decimal', 'text')
+    """
+    kinds = {_kind_of_cell(value) for value in values} - {None}
+    return next((kind for kind in reversed(_KINDS) if kind in kinds), None)
+
+
+def _kind_of_cell(value):
+    if isinstance(value, bool):
+        return TEXT
+    if isinstance(value, int):
+        return NUMBER if abs(value) <= _MAX_INTEGER else TEXT
+    if isinstance(value, float):
+        return NUMBER if math.isfinite(value) else None
+    if not isinstance(value, str):
+        return None
+    stripped = value.strip(" ")
+    if not stripped:
+        return None
+    is_plain = len(stripped) <= _MAX_DIGITS and _PLAIN_NUMBER.fullmatch(stripped)
+    if not is_plain or stripped == "-0":
+        return TEXT
+    if "." not in stripped:
+        if abs(int(stripped)) > _MAX_INTEGER:
+            return TEXT
+        return NUMBER if stripped == value else DECIMAL
+    shortest = repr(float(stripped))
+    if shortest == value:
+        return NUMBER
+    is_exact = decimal.Decimal(shortest) == decimal.Decimal(stripped)
+    return DECIMAL if is_exact else TEXT
+
+
+def combined_kind(kinds: Iterable[str | None]) -> str:
+    """Returns the kind of a column that several tables have."""
+    named = [kind for kind in kinds if kind in _KINDS]
+    return max(named, key=_KINDS.index, default=TEXT)
+
+
+def shown_value(text: str | None, kind: str) -> str | int | float | None:
+    """Returns a stored cell as a hit shows it.
+
+    >>> shown_value("5", "number"), shown_value("4.50", "decimal")
+    (5, '4.50')
+    """
+    if text is None or kind != NUMBER:
+        return text
+    if not text.strip(" "):
+        return None
+    return int(text) if re.fullmatch("-?[0-9]+", text) else float(text)
+
+
+def name_in_conditions(name: str, taken: Container[str]) -> str:
+    """Returns the name by which conditions call a table's column.
+
+    It has letters, digits and underscores alone, in lower case, and is none of `taken`.
+
+    >>> name_in_conditions("My Column!", ()), name_in_conditions("path", ("path_",))
+    ('my_column', 'path_2')
+    """
+    plain = re.sub(r"\W+", "_", name.lower()).strip("_") or "column"
+    if plain in _RESERVED:
+        plain += "_"
+    candidate, number = plain, 1
+    while candidate in taken or candidate in _RESERVED:
+        number += 1
+        candidate = f"{plain.rstrip('_')}_{number}"
+    return candidate

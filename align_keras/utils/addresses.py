@@ -1,0 +1,218 @@
+"""Passwords and tokens in addresses: taken out of what is printed and stored.
+
+Every message passes through `redacted`: `InputError`, `say`, the errors of the command
+line and of `utils.remote`. `without_secrets` returns the address that is stored, and
+remembers its secrets for this process and those that it starts, so that
+`with_secrets` can add them where a connection is opened. A later process has them from
+the address that it is given again, or from `~/.netrc`.
+"""
+
+import functools
+import json
+import os
+import re
+import urllib.parse
+
+# Addresses without secrets → addresses with them. Workers inherit it.
+_VARIABLE = "ALIGN_KERAS_ADDRESS_SECRETS"
+_HIDDEN = "***"
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_DATABASES = ("postgresql", "postgres")
+# Names of parameters whose values are secrets, such as sslpassword, access_token and
+# X-Amz-Signature.
+_SECRET_NAME = re.compile(
+    r"passw(or)?d|passwd|pwd|passphrase|secret|token|signature|credential"
+    r"|(api|access|account|shared|private)[-_]?key|^(sig|auth|key|pass)$",
+    re.IGNORECASE,
+)
+# `password=…` as libpq writes it, or as an option.
+_ASSIGNED = re.compile(
+    r"\b((?:ssl)?passw(?:or)?d|passwd|pgpassword)(\s*=\s*)"
+    r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s&;,'\"`)]+)",
+    re.IGNORECASE,
+)
+# An address within a text goes on to the next space, quote or address.
+_ADDRESS = re.compile(rf"{_SCHEME.pattern}(?:(?!{_SCHEME.pattern})[^\s\"`<>])+")
+# What a password may hold as it is. A percent sign begins an escape.
+_NOT_IN_PASSWORD = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9%._~!$&'()*+,;=-]")
+
+
+def redacted(text: str, *addresses: str) -> str:
+    """Returns a text in which passwords and tokens of addresses are hidden.
+
+    Args:
+        text: str, such as a message or an address.
+        addresses: str, addresses whose secrets are hidden wherever they occur.
+
+    >>> redacted("postgresql://me:a/b@host/db?sslpassword=x&port=1 is away")
+    'postgresql://me:***@host/db?sslpassword=***&port=1 is away'
+    >>> redacted("host=db password='a b' user=me")
+    "host=db password=*** user=me"
+    """
+    for address in addresses:
+        for secret in _secrets(address):
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", _HIDDEN, text)
+    if "://" in text:
+        text = _ADDRESS.sub(lambda match: _hidden(match[0]), text)
+    if "=" in text:
+        text = _ASSIGNED.sub(rf"\1\2{_HIDDEN}", text)
+    return text
+
+
+def without_secrets(text: str) -> str:
+    """Returns an address without its passwords and tokens, which are remembered.
+
+    Addresses may stand within other text, as in `pairs=https://host/table.csv`.
+
+    >>> without_secrets("https://me:pw@host/t.csv?token=a&page=2")
+    'https://me@host/t.csv?page=2'
+    """
+    starts = [match.start() for match in _SCHEME.finditer(text)]
+    if not starts:
+        return text
+    parts = [text[: starts[0]]]
+    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+        address = text[start:end]
+        clean, whole = _split(address)
+        parts.append(clean)
+        if clean != address:
+            remembered = _remembered() | {clean: whole, _server(clean): _server(whole)}
+            os.environ[_VARIABLE] = json.dumps(remembered)
+    return "".join(parts)
+
+
+def with_secrets(address: str) -> str:
+    """Returns an address with the secrets that are known for it.
+
+    These are the ones that `without_secrets` has taken out of it or, for its user and
+    password, out of another address of the same server; else those of `~/.netrc`.
+    """
+    clean, whole = _split(address)
+    if clean != address:
+        return whole
+    remembered = _remembered()
+    if address in remembered:
+        return remembered[address]
+    server = _server(address)
+    if server in remembered:
+        return remembered[server] + address[len(server) :]
+    return _with_netrc(address)
+
+
+def _remembered() -> dict[str, str]:
+    return _parsed(os.environ.get(_VARIABLE) or "{}")
+
+
+@functools.lru_cache(1)
+def _parsed(text):
+    return json.loads(text)
+
+
+def _server(address):
+    """The scheme, the user and the host of an address."""
+    scheme, _, rest = address.partition("://")
+    return f"{scheme}://{re.split('[/?#]', rest, maxsplit=1)[0]}"
+
+
+def _parts(address):
+    """Returns scheme, user, password or None, host and path, parameters."""
+    scheme, _, rest = address.partition("://")
+    head, mark, parameters = rest.partition("?")
+    authority = re.split("[/#]", head, maxsplit=1)[0]
+    at = authority.rfind("@")
+    if at < 0 and _has_broken_password(scheme, authority, head):
+        at = head.rfind("@")
+    login, rest = (head[:at], head[at + 1 :]) if at >= 0 else ("", head)
+    user, colon, password = login.partition(":")
+    return scheme, user, password if colon else None, rest, mark + parameters
+
+
+def _has_broken_password(scheme, authority, head):
+    """Returns True if a password has a slash, which must be written as %2F."""
+    host, colon, port = authority.partition(":")
+    if not colon or "@" not in head or authority.startswith("["):
+        return False
+    is_port = port.isdecimal() or not port
+    is_host = "." in host or host == "localhost"
+    return scheme.lower() in _DATABASES or not (is_port and is_host)
+
+
+def _split(address):
+    """Returns an address without its secrets, and with them, well written."""
+    scheme, user, password, rest, query = _parts(address)
+    parameters = re.split("([&?;])", query)
+    public = [one for one in parameters[2::2] if not _is_secret(one)]
+    clean_query = "?" + "&".join(public) if public else ""
+    if password is None and len(public) == len(parameters[2::2]):
+        return address, address
+    login = f"{user}@" if user else ""
+    clean = f"{scheme}://{login}{rest}{clean_query}"
+    if password is not None:
+        escaped = _NOT_IN_PASSWORD.sub(
+            lambda match: urllib.parse.quote(match[0], safe=""), password
+        )
+        login = f"{user}:{escaped}@"
+    return clean, f"{scheme}://{login}{rest}{query}"
+
+
+def _is_secret(parameter):
+    name = urllib.parse.unquote(parameter.partition("=")[0])
+    return "=" in parameter and _SECRET_NAME.search(name) is not None
+
+
+def _hidden(address):
+    """An address with marks in the place of its secrets."""
+    scheme, user, password, rest, query = _parts(address)
+    parameters = re.split("([&?;])", query)
+    query = "".join(
+        f"{one.partition('=')[0]}={_HIDDEN}" if _is_secret(one) else one
+        for one in parameters
+    )
+    login = ""
+    if password is not None:
+        login = f"{user}:{_HIDDEN}@"
+    elif user:
+        login = f"{user}@"
+    return f"{scheme}://{login}{rest}{query}"
+
+
+def _secrets(address):
+    """The secrets of an address, as they are written and decoded, longest first."""
+    if "://" not in address:
+        return []
+    _, _, password, _, query = _parts(address)
+    written = [] if password is None else [password, *re.split("[/@:]", password)]
+    for parameter in re.split("[&?;]", query):
+        if _is_secret(parameter):
+            written.append(parameter.partition("=")[2])
+    decoded = map(urllib.parse.unquote, written)
+    return sorted({*written, *decoded} - {""}, key=len, reverse=True)
+
+
+def _with_netrc(address):
+    """Adds the user and the password that ~/.netrc has for a web server."""
+    scheme, user, _, rest, query = _parts(address)
+    if scheme.lower() not in ("http", "https"):
+        return address
+    host = urllib.parse.urlsplit(f"//{rest}").hostname or ""
+    login, password = _netrc(os.environ.get("NETRC")).get(host, ("", ""))
+    if not password or (user and user != login):
+        return address
+    login, password = (urllib.parse.quote(one, safe="") for one in (login, password))
+    return f"{scheme}://{login}:{password}@{rest}{query}"
+
+
+@functools.cache
+def _netrc(path):
+    """Host → user and password. The entry for all hosts is left out."""
+    import netrc  # Only here, for few addresses are of web servers.
+
+    try:
+        hosts = netrc.netrc(path).hosts
+    except (OSError, netrc.NetrcParseError):
+        return {}
+    return {
+        host: (login or "", password or "")
+        for host, (login, _, password) in hosts.items()
+        if host != "default"
+    }

@@ -1,0 +1,160 @@
+"""No command prints or stores a password or a token of an address."""
+
+import os
+import pathlib
+import runpy
+
+import pytest
+from faulty_server import Faulty
+
+from align_keras.cli.main import main
+from align_keras.utils import addresses, remote
+
+pytestmark = pytest.mark.ci
+
+SECRET = "S3cr3tW0rd"
+TOWERS = runpy.run_path(
+    str(pathlib.Path(__file__).parents[1] / "search" / "color_towers.py")
+)
+COLORS, GOLDEN, image_bytes = (
+    TOWERS[name] for name in ("COLORS", "GOLDEN", "image_bytes")
+)
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    """An empty folder for everything that is written, and short pauses."""
+    monkeypatch.setenv(addresses._VARIABLE, "{}")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    addresses._netrc.cache_clear()
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for name in ("TMPDIR", "HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(folder))
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setattr(remote, "TRIES", 2)
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
+    return folder
+
+
+@pytest.fixture
+def run(capfd, alone):
+    """Runs a command; fails if its output or a file below has the secret."""
+
+    def run(*words):
+        try:
+            code = main([*map(str, words)])
+        except SystemExit as end:
+            code = end.code
+        out, err = capfd.readouterr()
+        assert SECRET not in out + err
+        for path in alone.rglob("*"):
+            assert SECRET not in path.name
+            if path.is_file():
+                assert SECRET.encode() not in path.read_bytes(), path
+        return code, out + err
+
+    return run
+
+
+@pytest.fixture
+def web():
+    """A server of a table and its images, which asks for a password."""
+    files = {f"{color}.png": image_bytes(color) for color in COLORS}
+    rows = "".join(f"{color}.png,{color} thing\n" for color in COLORS)
+    files["t.csv"] = f"image,caption\n{rows}".encode()
+    with Faulty(files) as server:
+        server.login = f"me:{SECRET}"
+        yield server
+
+
+def secret_address(server, name="t.csv"):
+    return f"{server.url.replace('//', f'//me:{SECRET}@')}/{name}"
+
+
+DATABASES = [
+    f"postgresql://me:{SECRET}@127.0.0.1:9/db",
+    f"postgresql://me:a/{SECRET}@127.0.0.1:9/db",
+    f"postgresql://me:a@{SECRET}@127.0.0.1:9/db",
+    f"postgresql://127.0.0.1:9/db?user=me&password={SECRET}",
+    f"postgresql://127.0.0.1:9/db?user=me&sslpassword={SECRET}",
+    f"postgresql://me:%zz{SECRET}@127.0.0.1:9/db",
+    f"host=127.0.0.1 port=9 dbname=db password={SECRET}",
+]
+
+
+@pytest.mark.parametrize("address", DATABASES)
+def test_databases(run, address, alone, monkeypatch):
+    pytest.importorskip("psycopg")
+    (alone / "photos").mkdir()
+    (alone / "photos" / "a.png").write_bytes(image_bytes("red"))
+    model = ("--model", GOLDEN)
+    assert run("index", "photos", "--to", address, *model)[0] == 1
+    assert run("index", "--to", address, "--remove", "photos", *model)[0] == 1
+    assert run("index", "photos", "--to", address, "--rebuild", *model)[0] == 1
+    assert run("search", "red", "--index", address)[0] == 1
+    assert run("serve", address, "--port", "0")[0] == 1
+    monkeypatch.setenv("ALIGN_KERAS_INDEX", address)
+    assert run("search", "red")[0] == 1
+    assert run("index", "photos", *model)[0] == 1
+
+
+def test_a_table_of_a_web_server(run, web, alone):
+    index = ("--to", "index", "--model", GOLDEN)
+    address = secret_address(web)
+    web.faults[:] = ["500"]
+    code, output = run("index", address, *index)
+    assert code == 0 and "3 added" in output and "trying again" in output
+    code, output = run("search", "red", "--index", "index", "--json")
+    assert code == 0 and f"//me@127.0.0.1:{web.server_port}/red.png" in output
+    assert run("search", "red", "--index", "index")[0] == 0
+    # Within a process the password is known, then it is not.
+    assert run("index", *index)[0] == 0
+    os.environ[addresses._VARIABLE] = "{}"
+    code, output = run("index", *index)
+    assert code == 1 and "no right to it" in output
+    (alone.parent / "netrc").write_text(
+        f"machine 127.0.0.1 login me password {SECRET}\n"
+    )
+    addresses._netrc.cache_clear()
+    code, output = run("index", *index)
+    assert code == 0 and "3 unchanged" in output
+    assert run("index", "--to", "index", "--remove", address)[0] == 0
+    web.login = "me:another"
+    assert run("index", address, "--to", "other", "--model", GOLDEN)[0] == 1
+
+
+COMMANDS = [
+    ("embed", "{}", "--to", "out", "--format", "npy", "--model", GOLDEN),
+    ("embed", "{}", "--to", "out.parquet", "--model", GOLDEN),
+    ("corpus", "build", "--out", "corpus", "--source", "pairs:{}"),
+    ("corpus", "build", "--out", "corpus", "--source", "images:{}"),
+    (
+        *("train", "--experiment", "quickstart", "--model_dir", "run"),
+        *("--params_override", "task.train_data.pairs={}"),
+    ),
+    ("plan", "--experiment", "quickstart", "--params_override", "task.x={}"),
+    ("evaluate", "retrieval", "--model", "{}", "--data", "{}"),
+    ("evaluate", "retrieval", "--model", GOLDEN, "--data", "{}"),
+    ("export", "litert", "--model", "{}", "--to", "out"),
+    ("convert", "hf", "{}", "--to", "out"),
+    ("search", "red", "--model_dir", "{}"),
+    ("search", "red", "--image", "{}"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda words: " ".join(words[:2]))
+def test_other_commands(run, web, command):
+    web.faults[:] = ["500", "ok", "500", "500"]
+    for name in ("t.csv", f"t.csv?token={SECRET}.csv", "none.csv"):
+        address = secret_address(web, name)
+        run(*(str(word).replace("{}", address) for word in command))
+
+
+def test_the_secret_is_one(web):
+    """Without it, the server answers nothing."""
+    with pytest.raises(PermissionError, match="no right to it"):
+        remote.read_url(f"{web.url}/t.csv")
+    assert remote.read_url(secret_address(web)).startswith(b"image,")
+    assert pathlib.Path("index").exists() is False

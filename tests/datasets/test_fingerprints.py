@@ -1,0 +1,115 @@
+"""Fingerprints of pairs: what changes them, and what doesn't."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from align_keras.datasets import build_corpus, open_sources
+from align_keras.datasets.fingerprints import pairs_fingerprint
+from align_keras.datasets.mixture import Mixture
+from tests.data.source_files import samples, write_tar
+from tests.small_run import write_pairs
+
+
+def build(table, data):
+    return build_corpus("pairs", pairs=table, data_dir=data)
+
+
+@pytest.fixture
+def table(tmp_path):
+    return write_pairs(tmp_path / "pairs")
+
+
+@pytest.fixture
+def fingerprint(table, tmp_path):
+    return pairs_fingerprint(build(table, tmp_path / "data"), "train")
+
+
+def rewrite(table, change):
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    table.write_text("".join(f"{json.dumps(row)}\n" for row in change(rows)))
+
+
+def rotated(rows):
+    captions = [row["caption"] for row in rows]
+    return [
+        row | {"caption": caption}
+        for row, caption in zip(rows, captions[1:] + captions[:1], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("change", [rotated, lambda rows: rows[:20]])
+def test_other_captions_or_rows_change_it(table, tmp_path, fingerprint, change):
+    rewrite(table, change)
+    assert pairs_fingerprint(build(table, tmp_path / "data"), "train") != fingerprint
+
+
+def test_other_pixels_change_it(table, tmp_path, fingerprint):
+    for path in table.parent.glob("*.png"):
+        Image.new("RGB", (48, 48), "white").save(path)
+    assert pairs_fingerprint(build(table, tmp_path / "data"), "train") != fingerprint
+
+
+def test_place_and_time_of_the_files_dont_change_it(table, tmp_path, fingerprint):
+    copy = shutil.copytree(
+        table.parent, tmp_path / "copy", copy_function=shutil.copyfile
+    )
+    builder = build(copy / table.name, tmp_path / "other")
+    assert pairs_fingerprint(builder, "train[:50%]") == fingerprint
+    assert pairs_fingerprint(builder, "test") != fingerprint
+    both = pairs_fingerprint(builder, "train+test")
+    assert pairs_fingerprint(builder, "all") == both != fingerprint
+
+
+def test_a_corpus_of_an_earlier_version_has_the_same(table, tmp_path, fingerprint):
+    builder = build(table, tmp_path / "data")
+    metadata = dict(builder.info.metadata)
+    stored = metadata.pop("fingerprints")
+    assert set(stored) == {"train", "test"}
+    path = tmp_path / "data" / "user_pairs"
+    (file,) = path.rglob("metadata.json")
+    file.write_text(json.dumps(metadata))
+    builder = build_corpus(str(file.parent))
+    assert "fingerprints" not in builder.info.metadata
+    assert pairs_fingerprint(builder, "train") == fingerprint
+
+
+def test_shards_have_their_checksums(table, tmp_path, fingerprint):
+    builder = build(table, tmp_path / "data")
+    folder = shutil.copytree(builder.data_path, tmp_path / "shards")
+    (folder / "metadata.json").write_text("{}")
+    names = sorted(path.name for path in folder.glob("*tfrecord*"))
+    found = []
+    for checksum in ("a", "a", "b"):
+        shards = [
+            {"file": name, "bytes": (folder / name).stat().st_size, "sha256": checksum}
+            for name in names
+        ]
+        (folder / "index.json").write_text(json.dumps({"shards": shards}))
+        found.append(pairs_fingerprint(build_corpus(str(folder)), "train"))
+    assert found[0] == found[1] != found[2]
+
+
+def test_sources_by_captions_and_sizes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rows = samples(0, 6)
+    found = []
+    for name, captions in (("a", [0, 1, 2, 3, 4, 5]), ("b", [1, 2, 3, 4, 5, 0])):
+        changed = [
+            (key, parts | {"txt": b"caption %d" % caption})
+            for (key, parts), caption in zip(rows, captions, strict=True)
+        ]
+        write_tar(tmp_path / name / "0.tar", changed)
+        found.append(pairs_fingerprint(open_sources(str(tmp_path / name)), "train"))
+    assert found[0] != found[1]
+    shutil.copytree(tmp_path / "a", tmp_path / "c", copy_function=shutil.copyfile)
+    assert pairs_fingerprint(open_sources(str(tmp_path / "c")), "train") == found[0]
+
+
+def test_a_mixture_by_its_members(table, tmp_path, fingerprint):
+    builder = build(table, tmp_path / "data")
+    mixture = pairs_fingerprint(Mixture({"a": builder, "b": builder}), "train")
+    assert mixture == pairs_fingerprint(Mixture({"a": builder, "b": builder}), "train")
+    assert mixture != pairs_fingerprint(Mixture({"a": builder}), "train")

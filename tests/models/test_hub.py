@@ -1,0 +1,90 @@
+"""Models of Hugging Face's hub, fetched from a local server with its interface."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import huggingface_hub.utils
+import numpy as np
+import pytest
+
+from align_keras.models import ALIGN
+from align_keras.models.hub import HUB_FILES
+from align_keras.utils.shared_data import find_shipped_model
+from tests.hub_server import HubServer
+from tests.models.align_folders import tiny_align
+from tests.small import small_align
+
+# Opens models by their names on the hub; prints embeddings of a caption and an image.
+OPEN = """
+import sys
+import numpy as np
+from align_keras import ALIGN
+from align_keras.protocols.open_model import open_model
+embeddings = {}
+for name in sys.argv[2:]:
+    model = ALIGN.from_preset(name)
+    pixels = np.arange(48 * 40 * 3, dtype="uint8").reshape(48, 40, 3)
+    embeddings[name + " image"] = model.encode_images([pixels])
+    embeddings[name + " text"] = model.encode_texts(["a red cat"])
+open_model(sys.argv[2])
+np.savez(sys.argv[1], **embeddings)
+"""
+
+
+def saved_folder(path):
+    small_align().save_to_preset(path)
+    return path
+
+
+def transformers_5_folder(path):
+    shutil.copytree(tiny_align(), path)
+    settings = (path / "preprocessor_config.json").read_text()
+    (path / "preprocessor_config.json").unlink()
+    (path / "processor_config.json").write_text(f'{{"image_processor": {settings}}}')
+    return path
+
+
+def test_each_file_of_a_model_is_fetched(tmp_path):
+    folders = [saved_folder(tmp_path / "saved"), find_shipped_model("align_small_en")]
+    for folder in [*folders, transformers_5_folder(tmp_path / "five")]:
+        names = [file.name for file in folder.iterdir() if file.name != "README.md"]
+        fetched = huggingface_hub.utils.filter_repo_objects(
+            names, allow_patterns=HUB_FILES
+        )
+        assert sorted(fetched) == sorted(names)
+
+
+@pytest.mark.ci
+def test_models_of_the_hub_give_the_embeddings_of_their_folders(tmp_path):
+    models = {
+        "user/saved": saved_folder(tmp_path / "saved"),
+        "user/shipped": find_shipped_model("align_small_en"),
+        "user/five": transformers_5_folder(tmp_path / "five"),
+    }
+    (tmp_path / "saved" / "pytorch_model.bin").write_bytes(b"0" * 100)
+    names = [f"hf://{name}" for name in models]
+    environment = {
+        **os.environ,
+        "HF_HOME": str(tmp_path / "cache"),
+        "HF_HUB_OFFLINE": "0",
+    }
+    command = [sys.executable, "-c", OPEN, str(tmp_path / "embeddings.npz"), *names]
+    with HubServer(models) as server:
+        environment["HF_ENDPOINT"] = server.url
+        options = {"env": environment, "capture_output": True, "text": True}
+        answer = subprocess.run(command, **options)
+        assert answer.returncode == 0, answer.stderr
+        served = list(server.served)
+    assert "pytorch_model.bin" not in served
+    actual = np.load(tmp_path / "embeddings.npz")
+    pixels = np.arange(48 * 40 * 3, dtype="uint8").reshape(48, 40, 3)
+    for name, folder in models.items():
+        model = ALIGN.from_preset(folder)
+        expected = model.encode_images([pixels]), model.encode_texts(["a red cat"])
+        np.testing.assert_allclose(actual[f"hf://{name} image"], expected[0], atol=1e-6)
+        np.testing.assert_allclose(actual[f"hf://{name} text"], expected[1], atol=1e-6)
+    # The server has ended, and the cache is enough.
+    answer = subprocess.run(command, **options)
+    assert answer.returncode == 0, answer.stderr

@@ -1,0 +1,276 @@
+"""`compile()` without an optimizer: what `fit` makes of it."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageDraw
+
+import align_keras
+from align_keras.optimizers import SGD, LinearWarmup, Muon
+from align_keras.training.strategies import strategy_scope
+from tests.small import small_align, small_batch
+
+
+@pytest.fixture
+def model():
+    keras.utils.set_random_seed(0)
+    return small_align()
+
+
+def batches(count=2, size=4):
+    parts = [small_batch(size, seed=seed) for seed in range(count)]
+    stacked = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    return tf.data.Dataset.from_tensor_slices(stacked).batch(size, drop_remainder=True)
+
+
+def rate(model, step):
+    return float(model.optimizer._learning_rate(step))
+
+
+def test_inference_allocates_no_optimizer(model):
+    for options in ({}, {"recipe": "paper"}, {"optimizer": SGD(0.1)}):
+        model.compile(**options)
+        assert model.optimizer is None or not model.optimizer.built
+    model.build_optimizer()
+    assert model.optimizer.built
+
+
+def test_fit_resolves_the_recipe_and_prints_it(model, capsys):
+    model.compile()
+    model.fit(batches(5), epochs=4, verbose=0)
+    assert "recipe" not in capsys.readouterr().err
+    recipe = model.resolved_recipe
+    assert (recipe.steps, recipe.batch_size, recipe.warmup_steps) == (20, 4, 2)
+    assert isinstance(model.optimizer, Muon)
+    assert int(model.optimizer.iterations) == 20
+    assert rate(model, 2) == pytest.approx(recipe.learning_rate)
+    assert rate(model, 20) == pytest.approx(0.0, abs=1e-9)
+
+    # A second `fit` is a run of its own, and keeps the optimizer.
+    optimizer = model.optimizer
+    model.fit(batches(5), epochs=2, verbose=2)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("recipe: Muon")] == [
+        str(model.resolved_recipe)
+    ]
+    assert model.optimizer is optimizer
+    assert int(optimizer.iterations) == 30
+    assert rate(model, 21) == pytest.approx(model.resolved_recipe.learning_rate)
+    assert rate(model, 30) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_initial_epoch_goes_on_in_the_schedule_of_the_whole_run(model):
+    model.compile()
+    model.fit(batches(5), epochs=2, verbose=0)
+    model.fit(batches(5), initial_epoch=2, epochs=4, verbose=0)
+    assert model.resolved_recipe.steps == 20
+    assert int(model.optimizer.iterations) == 20
+    assert 0 < rate(model, 11) < model.resolved_recipe.learning_rate
+    assert rate(model, 20) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_stream_of_unknown_length(model):
+    model.compile()
+    stream = batches(3).filter(lambda batch: True)
+    model.fit(stream, verbose=0)
+    assert model.resolved_recipe.steps is None
+    assert model.resolved_recipe.batch_size == 4
+    assert int(model.optimizer.iterations) == 3
+    model.fit(stream.repeat(), steps_per_epoch=2, epochs=2, verbose=0)
+    assert model.resolved_recipe.steps == 4
+
+
+def test_train_on_batch_has_a_constant_rate_after_the_warmup(model):
+    model.compile()
+    model.train_on_batch(small_batch())
+    assert model.resolved_recipe.steps is None
+    assert int(model.optimizer.iterations) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "batch_size", "expected"),
+    [
+        (lambda batch: batch, None, (1, 8)),
+        (lambda batch: batch, 4, (2, 4)),
+        (lambda batch: (list(batch["images"]), ["a"] * 8), 4, (2, 4)),
+        (lambda batch: (list(batch["images"]), ["a"] * 8), 512, (1, 8)),
+        (
+            lambda batch: tf.data.Dataset.from_tensor_slices(
+                {"image": batch["images"], "caption": ["a"] * 8}
+            ).batch(4),
+            None,
+            (2, 4),
+        ),
+    ],
+)
+def test_steps_and_batch_size_of_all_inputs(model, data, batch_size, expected):
+    seen = []
+    model.compile(SGD(0.0))
+    model.resolve_recipe = lambda steps, size, initial_step: seen.append((steps, size))
+    x = data(small_batch(8))
+    x, y = x if isinstance(x, tuple) else (x, None)
+    model.fit(x, y, batch_size=batch_size, epochs=1, verbose=0)
+    assert seen == [expected]
+
+
+def test_momentum_of_moving_statistics_fits_the_run(model):
+    layers = model._batch_normalizations()
+    model.compile()
+    model.fit(batches(5), verbose=0)
+    assert {layer.momentum for layer in layers} == {0.0}
+    model.compile(SGD(0.1))
+    assert {layer.momentum for layer in layers} == {0.99}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, 0.1),
+        ({"initial_temperature": 0.5}, 0.5),
+        ({"learn_temperature": False}, 1.0),
+    ],
+)
+def test_temperature_starts_low_unless_it_was_chosen(arguments, expected):
+    model = small_align(**arguments)
+    model.compile()
+    assert float(model.temperature) == model.initial_temperature
+    model.build_optimizer()
+    assert float(model.temperature) == pytest.approx(expected)
+    model = small_align(**arguments)
+    model.compile(recipe="paper")
+    model.build_optimizer()
+    assert float(model.temperature) == model.initial_temperature
+
+
+def test_trained_weights_are_tuned_at_a_tenth_of_the_rate(model):
+    model.compile()
+    model.fit(batches(), verbose=0)
+    whole = model.resolved_recipe
+    assert not whole.is_fine_tuning
+    model.compile()
+    model.fit(batches(), verbose=0)
+    assert model.resolved_recipe.learning_rate == pytest.approx(
+        whole.learning_rate / 10
+    )
+
+
+def test_a_warmup_longer_than_the_run_is_reported(model, capsys):
+    model.compile(SGD(LinearWarmup(1e-3, 10)))
+    model.fit(batches(2), verbose=0)
+    assert "10 steps of warm-up in a run of 2 steps" in capsys.readouterr().err
+    model.fit(batches(2), epochs=5, verbose=0)
+    assert "warm-up" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_fitted", [False, True])
+def test_keras_file_keeps_the_recipe_and_the_optimizer(model, tmp_path, is_fitted):
+    model.compile()
+    if is_fitted:
+        model.fit(batches(3), epochs=2, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.recipe == "auto"
+    if not is_fitted:
+        assert loaded.optimizer is None
+        return
+    assert int(loaded.optimizer.iterations) == 6
+    for ours, theirs in zip(
+        loaded.optimizer.variables, model.optimizer.variables, strict=True
+    ):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    for trained in (model, loaded):
+        trained.fit(batches(3), initial_epoch=2, epochs=4, verbose=0)
+    assert loaded.resolved_recipe == model.resolved_recipe
+    assert rate(loaded, 7) == rate(model, 7)
+
+
+def test_mixed_precision_scales_the_loss():
+    keras.utils.set_random_seed(0)
+    encoders = small_align()
+    model = align_keras.ALIGN(
+        encoders.image_encoder, encoders.text_encoder, dtype="mixed_float16"
+    )
+    model.compile()
+    model.fit(batches(), verbose=0)
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert isinstance(model.optimizer.inner_optimizer, Muon)
+    model.fit(batches(), verbose=0)
+    assert int(model.optimizer.inner_optimizer.iterations) == 4
+
+
+@pytest.mark.timeout(900)
+def test_two_replicas_have_one_recipe(two_replicas):
+    with strategy_scope(two_replicas):
+        model = small_align(synchronized=True)
+        model.compile()
+    for epochs in (1, 2):
+        model.fit(batches(2, size=8), epochs=epochs, verbose=0)
+        recipe = model.resolved_recipe
+        assert (recipe.steps, recipe.batch_size) == (2 * epochs, 8)
+    assert int(model.optimizer.iterations.numpy()) == 6
+    for variable in model.trainable_variables:
+        first, second = two_replicas.experimental_local_results(variable.value)
+        np.testing.assert_array_equal(first.numpy(), second.numpy())
+
+
+COLORS = {
+    "red": (220, 40, 40),
+    "green": (30, 160, 60),
+    "blue": (40, 70, 220),
+    "black": (10, 10, 10),
+    "yellow": (240, 210, 30),
+    "purple": (140, 40, 170),
+}
+SHAPES = ("circle", "square", "triangle", "ring")
+
+
+def drawing(color, shape, random):
+    """Draws one shape of a random size at a random place on white."""
+    image = Image.new("RGB", (48, 48), "white")
+    pen = ImageDraw.Draw(image)
+    size = int(random.integers(18, 28))
+    left, top = (int(value) for value in random.integers(8, 41 - size, 2))
+    box = (left, top, left + size, top + size)
+    if shape == "circle":
+        pen.ellipse(box, fill=COLORS[color])
+    elif shape == "square":
+        pen.rectangle(box, fill=COLORS[color])
+    elif shape == "triangle":
+        corners = [(left, box[3]), (box[2], box[3]), (left + size // 2, top)]
+        pen.polygon(corners, fill=COLORS[color])
+    else:
+        pen.ellipse(box, outline=COLORS[color], width=5)
+    return np.asarray(image)
+
+
+def drawings(count, seed):
+    """Returns `count` drawings of each color and shape, and their captions."""
+    random = np.random.default_rng(seed)
+    captions = [f"{color} {shape}" for color in COLORS for shape in SHAPES] * count
+    return [drawing(*caption.split(), random) for caption in captions], captions
+
+
+@pytest.mark.ci
+@pytest.mark.timeout(600)
+def test_compile_without_an_optimizer_learns_from_few_drawings():
+    keras.utils.set_random_seed(0)
+    images, captions = drawings(40, seed=0)
+    vocabulary = align_keras.learn_vocabulary(captions, size=200)
+    encoders = (
+        align_keras.ImageEncoder.from_variant("nano", 32, image_size=32),
+        align_keras.TextEncoder.from_variant(
+            "bert_tiny",
+            vocabulary_size=len(vocabulary),
+            projection_dim=32,
+            sequence_length=6,
+        ),
+    )
+    model = align_keras.ALIGN(*encoders, vocabulary=vocabulary)
+    model.compile()
+    model.fit(images, captions, batch_size=32, epochs=10, verbose=0)
+    # New drawings, each among 24 captions. Chance is 0.04.
+    new_images, new_captions = drawings(10, seed=1)
+    cosines = model.similarity(new_images, new_captions[:24])
+    accuracy = np.mean(cosines.argmax(axis=1) == np.arange(len(new_images)) % 24)
+    assert accuracy > 0.2

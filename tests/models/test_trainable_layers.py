@@ -1,0 +1,176 @@
+"""Frozen layers and the optimizer's state, saved and opened again."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from align_keras.models import ALIGN, ImageEncoder
+from align_keras.models.image_classifier import encoder_without_projection
+from align_keras.optimizers import Lamb, LinearWarmup, Muon
+from align_keras.utils.errors import InputError
+from tests.small import small_align, small_batch
+
+
+def freeze_blocks(model):
+    for block in model.image_encoder.blocks:
+        block.trainable = False
+
+
+def freeze_one_kernel(model):
+    model.image_encoder.blocks[1].depthwise.trainable = False
+    model.text_encoder.backbone.token_embedding.trainable = False
+
+
+def freeze_all(model):
+    model.trainable = False
+
+
+def freeze_all_but_one(model):
+    model.image_encoder.trainable = False
+    model.image_encoder.trainable = True
+    model.image_encoder.blocks[0].trainable = False
+    model.image_encoder.blocks[0].project.trainable = True
+    model.temperature_layer.trainable = False
+
+
+def learn_below_a_frozen_model(model):
+    model.trainable = False
+    model.image_encoder.get_layer("projection").trainable = True
+
+
+CHANGES = [
+    freeze_blocks,
+    freeze_one_kernel,
+    freeze_all,
+    freeze_all_but_one,
+    learn_below_a_frozen_model,
+]
+
+
+def flags(model):
+    """`trainable` of each layer with weights, and of each variable."""
+    layers = model._flatten_layers()
+    weights = {weight.path: weight.trainable for weight in model.weights}
+    named = [(layer.name, layer.trainable) for layer in layers if layer.weights]
+    return named, weights, [weight.path for weight in model.trainable_weights]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_frozen_layers_survive_the_configuration(change):
+    model = small_align()
+    before = flags(model)
+    change(model)
+    assert flags(model) != before
+    copy = ALIGN.from_config(json.loads(json.dumps(model.get_config())))
+    assert flags(copy) == flags(model)
+    # Once more, since what was read is written again.
+    assert flags(ALIGN.from_config(copy.get_config())) == flags(model)
+
+
+@pytest.mark.parametrize("learn_temperature", [True, False])
+def test_unchanged_models_have_the_configuration_that_they_had(learn_temperature):
+    model = small_align(learn_temperature=learn_temperature)
+    config = model.get_config()
+    assert "layer_trainable" not in json.dumps(config)
+    assert flags(ALIGN.from_config(config)) == flags(model)
+
+
+def test_a_locked_encoder_can_be_unlocked():
+    encoder = ImageEncoder(
+        width_coefficient=0.25, depth_coefficient=0.3, num_stages=2, locked=True
+    )
+    # Keras ignores True where the model itself already learns.
+    encoder.trainable = False
+    encoder.trainable = True
+    copy = ImageEncoder.from_config(encoder.get_config())
+    assert len(copy.trainable_weights) == len(encoder.trainable_weights) > 10
+    again = encoder_without_projection(encoder)
+    assert all(layer.trainable for layer in again.layers)
+
+
+def test_frozen_layers_change_no_fingerprint():
+    encoder = small_align().image_encoder
+    before = encoder.fingerprint()
+    encoder.blocks[0].trainable = False
+    assert encoder.fingerprint() == before
+
+
+def test_an_unknown_layer_is_refused():
+    model = small_align()
+    freeze_blocks(model)
+    config = model.image_encoder.get_config()
+    config["layer_trainable"]["block_9_9"] = False
+    with pytest.raises(InputError, match="layer_trainable of image_encoder.*block_9_9"):
+        ImageEncoder.from_config(config)
+
+
+def test_presets_keep_frozen_layers_unless_arguments_replace_them(tmp_path):
+    model = small_align()
+    freeze_all_but_one(model)
+    model.save_to_preset(tmp_path)
+    assert flags(ALIGN.from_preset(tmp_path)) == flags(model)
+    learns = ALIGN.from_preset(tmp_path, learn_temperature=True)
+    assert learns.temperature_layer.trainable
+    assert not learns.image_encoder.blocks[0].trainable
+    replaced = ALIGN.from_preset(tmp_path, trainable=True)
+    assert replaced.image_encoder.blocks[0].trainable
+    locked = ALIGN.from_preset(tmp_path, locked=True)
+    assert [layer.name for layer in locked.image_encoder.layers if layer.trainable] == [
+        "projection"
+    ]
+
+
+OPTIMIZERS = {
+    "AdamW": lambda: keras.optimizers.AdamW(1e-2, global_clipnorm=1.0),
+    "SGD": lambda: keras.optimizers.SGD(
+        keras.optimizers.schedules.CosineDecay(0.1, 20), momentum=0.9
+    ),
+    "Lamb": lambda: Lamb(
+        keras.optimizers.schedules.CosineDecay(1e-2, 20), use_ema=True
+    ),
+    "Muon": lambda: Muon(LinearWarmup(1e-3, 4)),
+}
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    ("optimizer", "policy"),
+    [
+        ("AdamW", "float32"),
+        ("SGD", "mixed_float16"),
+        ("Lamb", "float32"),
+        ("Muon", "float32"),
+    ],
+)
+def test_fit_continues_from_a_keras_file_as_if_never_saved(optimizer, policy, tmp_path):
+    keras.config.set_dtype_policy(policy)
+    try:
+        keras.utils.set_random_seed(3)
+        model = small_align()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    freeze_blocks(model)
+    kernels = [block.depthwise.kernel.numpy() for block in model.image_encoder.blocks]
+    model.compile(OPTIMIZERS[optimizer]())
+    # Of loss scaling, the first steps halve the scale until gradients are finite.
+    batches = tf.data.Dataset.from_tensors(small_batch()).repeat(12)
+    model.fit(batches, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+
+    assert len(loaded.optimizer.variables) == len(model.optimizer.variables)
+    assert int(loaded.optimizer.iterations) == int(model.optimizer.iterations) > 0
+    for ours, theirs in zip(
+        loaded.optimizer.variables, model.optimizer.variables, strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+    losses = [one.fit(batches, verbose=0).history["loss"] for one in (model, loaded)]
+    assert losses[0] == losses[1]
+    for ours, theirs in zip(loaded.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs, err_msg=ours.path)
+    for block, kernel in zip(loaded.image_encoder.blocks, kernels, strict=True):
+        np.testing.assert_array_equal(block.depthwise.kernel, kernel)

@@ -1,0 +1,285 @@
+"""What tables say of images, in a folder and in a real PostgreSQL."""
+
+import csv
+import json
+import pathlib
+
+import pytest
+
+from align_keras.search import Index, Query
+from align_keras.search.columns import MAX_COLUMNS, kind_of
+from align_keras.utils.errors import InputError
+
+
+@pytest.fixture(params=["folder", pytest.param("database", marks=pytest.mark.ci)])
+def place(request, tmp_path):
+    """Where an index can be built: a folder, or an empty database."""
+    if request.param == "folder":
+        return tmp_path / "index"
+    return request.getfixturevalue("database")
+
+
+@pytest.fixture
+def build(place, photos, colors):
+    def build(*sources):
+        return Index.build(place, sources, colors["GOLDEN"])
+
+    return build
+
+
+def write_csv(path, rows):
+    """Writes dicts of equal keys as a table."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def row(color, caption="a thing", **values):
+    return {"image": f"photos/{color}.png", "caption": caption, **values}
+
+
+def names(index, where):
+    return sorted(pathlib.Path(hit.path).stem for hit in index.latest(where, 99))
+
+
+COLLIDING = (
+    *("score", "vector", "id", "path", "mtime_ns", "ctid", "xmin", "rowid", "rank"),
+    *("image_id", "root", "number", "t0", "oid", "tableoid", "c0", "row", "content"),
+    *("select", "Loc!", "loc?", "LOC", "x" * 63 + "1", "x" * 63 + "2", 'a"b', "%s"),
+    *("", "NUL\0", "\ud800", "\ud801", "naïve"),
+)
+
+
+def test_no_name_of_a_column_collides(build, tmp_path):
+    reds = {name: f"red {place}" for place, name in enumerate(COLLIDING)}
+    greens = {name: f"green {place}" for place, name in enumerate(COLLIDING)}
+    table = write_jsonl(
+        tmp_path / "t.jsonl", [row("red", **reds), row("green", **greens)]
+    )
+    index = build(table)
+    called = {name: called for name, called in _called(index).items()}
+    assert set(COLLIDING) <= set(called)
+    assert len(set(called.values())) == len(called)
+    (best, second) = index.query("red")
+    assert (best.path[-7:], second.path[-9:]) == ("red.png", "green.png")
+    assert best.score > 0.9
+    for name in COLLIDING:
+        assert best.columns[called[name]] == reds[name]
+        where = f"\"{called[name]}\" = '{reds[name]}'"
+        assert [hit.id for hit in index.query("green", where=where)] == [best.id]
+    assert best.columns["width"] == 24
+
+
+def _called(index):
+    columns, _ = index.store._user_columns()
+    return {column.name: column.called for column in columns}
+
+
+def test_values_stay_what_they_are(build, tmp_path):
+    values = {
+        "zip": ["00123", "99999"],
+        "isbn": ["97831614841009783161", "1"],
+        "code": ["1e5", "7"],
+        "price": ["4.50", "12.00"],
+        "stars": ["5", "-1"],
+        "share": ["0.1", "0.30000000000000004"],
+        "mixed": ["3", "n/a"],
+        "blank": ["", "8"],
+    }
+    rows = [
+        row(color, **{name: cells[place] for name, cells in values.items()})
+        for place, color in enumerate(("red", "green"))
+    ]
+    index = build(write_csv(tmp_path / "t.csv", rows))
+    red, green = index.query("red")
+    shown = {name: [red.columns.get(name), green.columns[name]] for name in values}
+    numbers = {"stars": [5, -1], "share": [0.1, 0.30000000000000004]}
+    assert shown == {**values, **numbers, "blank": [None, 8]}
+    for where, found in (
+        ("zip = '00123'", ["red"]),
+        ("isbn = '97831614841009783161'", ["red"]),
+        ("isbn like '97831614841009783%'", ["red"]),
+        ("code = '1e5'", ["red"]),
+        ("price > 4.5", ["green"]),
+        ("price in (4.5, 3)", ["red"]),
+        ("price like '%.50'", ["red"]),
+        ("stars between -3 and 0", ["green"]),
+        ("stars > share", ["red"]),
+        ("stars = '5'", ["red"]),
+        ("mixed = '3'", ["red"]),
+        ("blank is null", ["red"]),
+        ("blank > 7", ["green"]),
+    ):
+        assert names(index, where) == found, where
+    for where in ("zip = 123", "mixed > 2", "stars > 'abc'", "stars > zip"):
+        with pytest.raises(InputError, match="where must compare"):
+            index.latest(where)
+
+
+@pytest.mark.parametrize(
+    "cells, kind",
+    [
+        (["1", "2"], "number"),
+        (["9007199254740992"], "number"),
+        (["9007199254740993"], "text"),
+        ([9007199254740993], "text"),
+        ([1, 2.5, None, float("nan")], "number"),
+        (["1.10"], "decimal"),
+        ([" 1"], "decimal"),
+        (["0.1000000000000000055511151231257827"], "text"),
+        (["٣"], "text"),
+        (["+1"], "text"),
+        (["1_000"], "text"),
+        (["-0"], "text"),
+        (["01"], "text"),
+        ([".5"], "text"),
+        (["1."], "text"),
+        (["inf"], "text"),
+        (["9" * 100_000], "text"),
+        ([True], "text"),
+        (["", None, " "], None),
+    ],
+)
+def test_which_columns_are_numbers(cells, kind):
+    assert kind_of(cells) == kind
+
+
+def test_every_row_of_an_image_is_found(build, tmp_path):
+    rows = [
+        row("red", "a cat", label="cat", box="1"),
+        row("red", "a dog", label="dog", box="2"),
+        row("green", "a leaf", label="leaf", box="1"),
+    ]
+    index = build(write_csv(tmp_path / "t.csv", rows))
+    assert names(index, "label = 'dog'") == ["red"]
+    assert names(index, "label = 'dog' and box = 1") == []
+    assert names(index, "box = 1") == ["green", "red"]
+    assert names(index, "not label = 'cat'") == ["green", "red"]
+    (hit,) = index.query("red", where="label = 'dog'")
+    assert hit.captions == ["a cat", "a dog"]
+    assert [(one["label"], one["box"]) for one in hit.rows] == [("cat", 1), ("dog", 2)]
+    assert hit.columns["label"] == "cat"
+
+
+def test_what_is_removed_takes_its_values_along(build, photos, tmp_path):
+    first = write_csv(
+        tmp_path / "a.csv",
+        [row("red", "one", tag="secret"), row("green", "two", tag="7")],
+    )
+    second = write_csv(tmp_path / "b.csv", [row("red", "three", stars="4")])
+    index = build(photos, first, second)
+    assert names(index, "tag = 'secret' and stars > 3") == ["red"]
+    (hit,) = index.latest("stars = 4")
+    assert hit.captions == ["one", "three"] and hit.columns["tag"] == "secret"
+    write_csv(first, [row("green", "two", tag="7")])
+    index = build()
+    assert names(index, "captions like '%one%'") == []
+    # Without the text, the column holds numbers alone.
+    assert names(index, "tag = 7") == ["green"]
+    index.remove([second])
+    assert names(index, "captions is null") == ["blue", "red"]
+    with pytest.raises(InputError, match="must have a column"):
+        index.latest("stars = 4")
+    assert "secret" not in str(index.store._all("SELECT * FROM table_rows_0"))
+
+
+def test_too_many_columns_are_refused_before_anything_is_written(
+    place, build, photos, tmp_path, colors
+):
+    many = {f"column {number}": number for number in range(2_100)}
+    table = write_csv(tmp_path / "t.csv", [row("red", **many)])
+    with pytest.raises(InputError, match="at most 2,000 different columns. Received"):
+        build(table)
+    if isinstance(place, pathlib.Path):
+        assert not place.exists()
+    most = dict(list(many.items())[: MAX_COLUMNS - 2])
+    index = build(write_csv(tmp_path / "t.csv", [row("red", **most)]))
+    (hit,) = index.query("red", where="column_1997 = 1997 and column_3 = 3")
+    assert hit.columns["column_1500"] == 1500
+
+
+def test_like_ignores_case_beyond_ascii(build, tmp_path):
+    rows = [row("red", city="Österreich ΣΑΣ"), row("green", city="ZÜRICH")]
+    index = build(write_csv(tmp_path / "t.csv", rows))
+    for pattern, found in (
+        ("%öster%", ["red"]),
+        ("ZÜRICH", ["green"]),
+        ("zürich", ["green"]),
+        ("%σας", ["red"]),
+        ("%REICH%", ["red"]),
+        ("%ö%i%h%", ["red"]),
+    ):
+        assert names(index, f"city like '{pattern}'") == found, pattern
+    assert names(index, "city < 'a'") == ["green"]
+
+
+def test_characters_that_no_database_stores(build, tmp_path):
+    table = write_jsonl(
+        tmp_path / "t.jsonl",
+        [row("red", tag="a\ud800b\0c"), row("green", tag=True, other=[1])],
+    )
+    index = build(table)
+    (hit,) = index.latest("tag = 'a\ufffdb\ufffdc'")
+    assert hit.columns["tag"] == "a\ufffdb\ufffdc"
+    assert names(index, "tag = 'true'") == ["green"]
+    assert "other" not in index.store.columns
+
+
+def downgrade(store):
+    """Makes of an index what the releases before tables of rows wrote."""
+    with store.transaction():
+        store._run("DROP TABLE table_rows_0")
+        store._run("DELETE FROM meta WHERE key = 'table_columns'")
+        old = {"stars": "double precision", "zip": "double precision"}
+        for name, kind in old.items():
+            store._run(f'ALTER TABLE images ADD "{name}" {kind}')
+        store._run("INSERT INTO meta VALUES ('columns', ?)", [json.dumps(old)])
+        store._run("UPDATE images SET stars = 5, zip = 123 WHERE name = ?", ["red.png"])
+
+
+def test_an_index_of_an_older_release_opens(place, build, photos, tmp_path):
+    rows = [row("red", "a thing", stars="5", zip="00123")]
+    table = write_csv(tmp_path / "t.csv", rows)
+    index = build(photos, table)
+    with index.store.writing() as store:
+        downgrade(store)
+    index.store.close()
+    index = Index.open(place)
+    (hit,) = index.query("blue", where="stars > 4 and zip = 123")
+    assert hit.columns["stars"] == 5 and hit.captions == ["a thing"]
+    assert names(build(), "zip = '00123'") == ["red"]
+    assert index.remove([table]) == 0 and "zip" not in index.store.columns
+
+
+def test_an_older_index_that_cannot_be_written_names_the_command(
+    build, photos, tmp_path, monkeypatch
+):
+    index = build(photos)
+    if not isinstance(index.folder, pathlib.Path):
+        pytest.skip("a database has no folder")
+    with index.store.writing() as store:
+        downgrade(store)
+    index.store.close()
+
+    def locked(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("align_keras.search.store.Store.locked", locked)
+    with pytest.raises(InputError, match="Run `align-keras index --to .*index` once"):
+        Index.open(index.folder)
+
+
+def test_a_year_is_compared_with_numbers(build, photos):
+    index = build(photos)
+    with pytest.raises(InputError, match="where must compare year with numbers"):
+        index.query(Query("red", where="year > 'abc'"))
+    with pytest.raises(InputError, match="where must compare date with text"):
+        index.latest("date > 2020")
+    assert len(index.latest("year > '1999' and date > '2020'")) == 3
