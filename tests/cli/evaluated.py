@@ -29,6 +29,17 @@ VOCABULARY = [
 ]
 
 
+def unprepared(name):
+    """A builder of TFDS with splits, of which nothing is prepared."""
+    builder = tfds.builder(name, data_dir="/nowhere")
+    splits = [
+        tfds.core.SplitInfo(name=split, shard_lengths=[100_000], num_bytes=0)
+        for split in ("train", "validation", "test")
+    ]
+    builder.info.set_splits(tfds.core.splits.SplitDict(splits))
+    return builder
+
+
 def check_counts(metrics):
     """Every recall has the numbers of its queries and of its candidates."""
     for name in metrics:
