@@ -186,7 +186,7 @@ def _on_mock_data(command, monkeypatch, stack):
 
     from align_keras.datasets import benchmarks
     from align_keras.datasets.benchmarks import labeled_images, vtab
-    from tests.cli.test_evaluate_vtab import unprepared
+    from tests.cli.evaluated import unprepared
 
     for module in (benchmarks, vtab, labeled_images):
         monkeypatch.setattr(module, "prepared_builder", unprepared)
