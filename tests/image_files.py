@@ -10,7 +10,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 
 WIDTH, HEIGHT = 52, 37
 ORIENTATION = 0x0112
@@ -95,6 +95,21 @@ def png_of_rows(width, rows, *, bits, kind):
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
+def with_chunk(png, kind, data):
+    """Puts a chunk before the pixels of a PNG."""
+    start = png.index(b"IDAT") - 4
+    return png[:start] + png_chunk(kind, data) + png[start:]
+
+
+def plain_cmyk_jpeg(rgb):
+    """A CMYK JPEG without Adobe's marker, whose ink is not inverted, and its pixels."""
+    adobe = encoded(ImageChops.invert(rgb.convert("CMYK")), "JPEG", quality=95)
+    shown = ImageChops.invert(Image.open(io.BytesIO(adobe))).convert("RGB")
+    marker = adobe.index(b"\xff\xee")
+    (length,) = struct.unpack(">H", adobe[marker + 2 : marker + 4])
+    return adobe[:marker] + adobe[marker + 2 + length :], np.asarray(shown)
+
+
 def bitmap(bits, indices, palette, compression=0, top_down=False):
     """A BMP with a palette, an array (n, 3), which Pillow doesn't write."""
     height, width = indices.shape
@@ -169,6 +184,12 @@ def readable():
         shown = np.uint8(levels * (255 // (2**bits - 1)))
         content = gray_png(levels, bits)
         files[f"PNG, gray of {bits} bits"] = content, pixels_of(Image.fromarray(shown))
+        entry = int(levels[9, 9])
+        clear = np.where(levels == entry, np.uint8(255), shown)
+        files[f"PNG, gray of {bits} bits with a clear level"] = (
+            with_chunk(content, b"tRNS", struct.pack(">H", entry)),
+            pixels_of(Image.fromarray(clear)),
+        )
     add("PNG, gray", gray, "PNG")
     add("PNG, gray with alpha", rgba.convert("LA"), "PNG", on_white(rgba.convert("LA")))
     for name, image in (

@@ -165,12 +165,12 @@ def print_metrics(metrics: dict[str, float], as_json: bool = False) -> None:
     ]
     columns = (
         "direction",
-        "recall at",
+        "at k",
         "recall %",
         "chance %",
         "× chance",
         "queries",
-        "candidates",
+        "among",
     )
     print_table("Zero-shot retrieval on the test pairs", columns, rows)
 

@@ -12,7 +12,7 @@ import types
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageChops
 
 from align_keras.corpus.drop_counter import NO_RENDERER, ImageError
 from align_keras.corpus.svg_drawing import has_renderer, read_svg
@@ -74,6 +74,7 @@ def normalize_image(
                 image.draft(None, [math.ceil(side * scale) for side in image.size])
         turn = _TURNS.get(_orientation(image, content))
         image.load()
+        image = _with_own_colors(image, content)
         upright = image if turn is None else image.transpose(turn)
         if upright is not image:
             steps.append("rotated")
@@ -176,6 +177,22 @@ def _claims_no_pixels(content):
     if content.startswith(b"GIF8") and len(content) >= 10:
         return 0 in struct.unpack_from("<HH", content, 6)
     return False
+
+
+def _with_own_colors(image: Any, content: bytes) -> Any:
+    """Corrects what Pillow takes from a header otherwise than other decoders.
+
+    Pillow inverts every CMYK JPEG, but only Adobe's programs store inverted ink. It
+    compares the clear level of a gray PNG of less than 8 bits with levels of 8 bits.
+    """
+    if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
+        return ImageChops.invert(image)
+    clear = image.info.get("transparency")
+    if image.format == "PNG" and image.mode == "L" and isinstance(clear, int):
+        largest = 2 ** min(content[24], 8) - 1
+        # Further bits of the stored number mean nothing.
+        image.info["transparency"] = (clear & largest) * (255 // largest)
+    return image
 
 
 def _is_animated(image):

@@ -86,6 +86,18 @@ def read_retrieval_set(builder: Any, split: str) -> RetrievalSet:
     )
 
 
+def read_image_keys(builder: Any, split: str) -> set[str]:
+    """Returns the keys of a split's images, empty for sources, which have none."""
+    if isinstance(builder, Mixture):
+        parts = (read_image_keys(part, split) for part in builder.members.values())
+        return set().union(*parts)
+    if "image_key" not in builder.info.features:
+        return set()
+    decoding = tfds.decode.PartialDecoding({"image_key": True})
+    examples = tfds.as_numpy(stored_examples(builder, split, decoding))
+    return {example["image_key"].decode() for example in examples}
+
+
 def read_captions(builder: Any, split: str) -> list[str]:
     """Returns all captions of a split, in stored order."""
     if isinstance(builder, SourcePairs):

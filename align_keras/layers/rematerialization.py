@@ -24,11 +24,11 @@ def rematerialized_call(
             variables = variables or []
             after = [tf.identity(variable.value) for variable in state]
             _assign(state, before)
-            # Waits for the gradient from above, else both computations could be
-            # merged into one, and its activations be kept after all.
-            with tf.control_dependencies([upstream]):
-                again = tf.identity(inputs)
-            with tf.GradientTape() as tape:
+            # All of it waits for the gradient from above. Both computations could
+            # be merged into one otherwise, whose activations would be kept, and the
+            # 16-bit copies of the weights would be made when the step begins.
+            with tf.control_dependencies([upstream]), tf.GradientTape() as tape:
+                again = _after(inputs, upstream)
                 tape.watch(again)
                 outputs = call(again)
             gradients = tape.gradient(outputs, [again, *variables], upstream)
@@ -38,6 +38,19 @@ def rematerialized_call(
         return call(inputs), gradient
 
     return run(inputs)
+
+
+def _after(values, upstream):
+    """Returns the values by operations that need the gradient from above.
+
+    XLA heeds no control dependencies between operations without side effects. What is
+    added is 0, which XLA cannot know.
+    """
+    if tf.executing_eagerly():
+        return tf.identity(values)
+    element = tf.reshape(upstream, [-1])[0]
+    zero = tf.minimum(tf.abs(element), tf.zeros_like(element))
+    return values + tf.cast(zero, values.dtype)
 
 
 def rematerialize_in_training(layer: keras.layers.Layer) -> None:

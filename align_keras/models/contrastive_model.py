@@ -205,7 +205,12 @@ class ContrastiveModel(keras.Model):
         """Creates the optimizer's variables, unless they exist.
 
         Without an optimizer, the recipe "auto" is resolved for a run of unknown length.
+
+        Raises:
+            InputError: if the model is not compiled.
         """
+        if not self.compiled:
+            raise InputError("The model must be compiled. Call `compile()` first.")
         if self.optimizer is None:
             self.resolve_recipe(None, None)
         if not self.optimizer.built:
@@ -352,6 +357,8 @@ class ContrastiveModel(keras.Model):
 
     def _prepare_run(self, steps_per_epoch, batch_size, epochs, initial_epoch, verbose):
         """Resolves the recipe, and warns of a warm-up longer than the run."""
+        if not self.compiled:
+            return  # Keras raises.
         steps, initial_step = None, 0
         if steps_per_epoch is not None:
             steps = epochs * steps_per_epoch

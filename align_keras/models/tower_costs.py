@@ -24,6 +24,8 @@ class TowerCost:
     `flops` (of the forward pass) that a backward pass follows, `recomputed_flops` what
     rematerialization computes again. `kept` are values kept for the backward pass,
     `peak` those there where it takes most: kept, computed again, and in flight.
+    `copied` are the parameters whose 16-bit copies, under a mixed policy, are in memory
+    together with the gradients. None stands for all parameters.
     """
 
     parameters: int
@@ -33,6 +35,12 @@ class TowerCost:
     recomputed_flops: int
     kept: int
     peak: int
+    copied: int | None = None
+
+    @property
+    def copies(self) -> int:
+        """Parameters whose 16-bit copies are in memory together with the gradients."""
+        return self.parameters if self.copied is None else self.copied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +103,9 @@ def image_tower_cost(
     parts = [*stem, *sum(blocks, []), *end]
     body = sum(parts, _Part())
     kept, peak, again = body.kept, _peak(0, parts), 0
+    block_weights = None
     if rematerialize and not locked:
+        block_weights = [sum(block, _Part()).parameters for block in blocks]
         again = sum(sum(blocks, []), _Part()).flops
         # Of each block there is only what it gave, until it is computed again.
         there = sum(stem, _Part()).kept
@@ -106,7 +116,7 @@ def image_tower_cost(
         there += outputs[-1]
         kept, peak = there + sum(end, _Part()).kept, max(peak, _peak(there, end))
     projection = _dense(channels, projection_dim)
-    return _tower(body, projection, kept, peak, again, locked)
+    return _tower(body, projection, kept, peak, again, locked, block_weights)
 
 
 def _peak(kept, parts):
@@ -167,10 +177,13 @@ def text_tower_cost(
     )
     body = embeddings + layers
     kept, again, peak = body.kept, 0, _peak(0, [body])
+    layer_weights = None
     if rematerialize and not locked:
+        layer_weights = stored * [attention + feed_forward]
         kept, again = num_layers * length * width + embeddings.kept, layers.flops
         peak = kept + layer + _IN_FLIGHT * body.largest
-    return _tower(body, _dense(width, projection_dim), kept, peak, again, locked)
+    projection = _dense(width, projection_dim)
+    return _tower(body, projection, kept, peak, again, locked, layer_weights)
 
 
 def check_parameters(
@@ -195,8 +208,17 @@ def check_parameters(
         )
 
 
-def _tower(body, projection, kept, peak, recomputed_flops, locked):
-    """Adds the projection; a locked tower has no backward pass, and keeps nothing."""
+def _tower(body, projection, kept, peak, recomputed_flops, locked, block_weights):
+    """Adds the projection; a locked tower has no backward pass, and keeps nothing.
+
+    `block_weights` are the parameters of each rematerialized block, or None. A block's
+    16-bit copies are released after the block, and made again for its gradients. There
+    are 16-bit gradients of one block at a time too.
+    """
+    copied = None
+    if block_weights is not None:
+        others = body.parameters + projection.parameters - sum(block_weights)
+        copied = others + 2 * max(block_weights)
     learned = 0 if locked else body.parameters - body.unlearned
     return TowerCost(
         parameters=body.parameters + projection.parameters,
@@ -206,6 +228,7 @@ def _tower(body, projection, kept, peak, recomputed_flops, locked):
         recomputed_flops=recomputed_flops,
         kept=0 if locked else kept,
         peak=_IN_FLIGHT * body.largest if locked else peak,
+        copied=copied,
     )
 
 

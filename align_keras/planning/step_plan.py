@@ -239,8 +239,9 @@ def memory(sizes: RunSizes) -> dict[str, int]:
     value = _HALF if sizes.half_precision else _FLOAT32
     kept = sum(tower.kept for tower in towers.values())
     peak = max(tower.peak for tower in towers.values())
+    copies = sizes.is_contrastive + sum(tower.copies for tower in towers.values())
     parts = {
-        "weights": weights * (_FLOAT32 + (_HALF if sizes.half_precision else 0)),
+        "weights": weights * _FLOAT32 + (_HALF * copies if sizes.half_precision else 0),
         "gradients": _FLOAT32 * learned * (1 if sizes.micro_batch_size is None else 2),
         "optimizer": _FLOAT32 * learned * sizes.slots,
         **{

@@ -16,6 +16,7 @@ from align_keras.protocols.protocol import (
     some,
 )
 from align_keras.utils.errors import InputError
+from align_keras.utils.progress import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +56,19 @@ def labeled_images(request: Request, train: bool = False) -> "LabeledImages":
         names = benchmarks.read_class_names(request.classes)
         # TFDS defines the order of its labels. Folders and the stamps have only names.
         ordered = split is not None and name != "stamps" and not is_class_folder(name)
-        data = benchmarks.rename_classes(data, names, ordered)
+        renamed = benchmarks.rename_classes(data, names, ordered)
+        is_positional = isinstance(names, list) and set(names).isdisjoint(
+            data.class_names
+        )
+        if is_positional and ordered and not train:
+            first = [
+                f"{old} is {new}"
+                for old, new in zip(data.class_names, renamed.class_names, strict=True)
+            ]
+            say(
+                f"--classes names the labels of {name} in their order: {some(first, 3)}"
+            )
+        data = renamed
     # What is learned from isn't sliced.
     return data if train else joined(data, request, taken=("class",))
 

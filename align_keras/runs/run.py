@@ -39,6 +39,8 @@ from align_keras.utils.progress import say
 MODES = ("train", "eval", "train_and_eval")
 # Images and captions that the export embeds again in another process.
 _CHECKED = 64
+# Training images that are read once more, to find those that validation has too.
+_MOST_COMPARED = 50_000
 
 
 def train(
@@ -279,6 +281,7 @@ class Run:
             assemble.compile_model(self.model, config)
         # Read now, so that a wrong split is reported before training.
         self._report_validation_pairs(self.test_set)
+        self._report_shared_images()
 
     def _check_pairs(self, read_only: bool) -> None:
         """Raises unless the training pairs are those that the run began with."""
@@ -314,6 +317,35 @@ class Run:
             if not is_same_table(data.pairs, train_pairs):
                 line += "; task.validation_data.tfds_split=all measures the whole table"
         say(line)
+
+    def _report_shared_images(self) -> None:
+        """Prints how many validation images are training images too."""
+        from align_keras.data.stored_pairs import read_image_keys, split_size
+
+        train, validation = (
+            self.config.task.train_data,
+            self.config.task.validation_data,
+        )
+        # The splits of one corpus share no image.
+        names = (train.tfds_split, validation.tfds_split)
+        is_divided = names == ("train", "test") and _name_of(train) == _name_of(
+            validation
+        )
+        pairs = self.train_builder, train.tfds_split
+        if (
+            is_divided
+            or newest_step(self.directory) is not None
+            or split_size(*pairs) > _MOST_COMPARED
+        ):
+            return
+        train_keys = read_image_keys(*pairs)
+        shared = sum(key in train_keys for key in self.test_set.image_keys)
+        if shared:
+            say(
+                f"{shared:,} of the {len(self.test_set):,} validation images are "
+                "training images too, on which recall is too high; remove them from "
+                "one of the two"
+            )
 
     # Training
 

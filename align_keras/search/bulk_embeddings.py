@@ -7,6 +7,7 @@ shard after another is embedded, each complete when it has its name.
 import collections
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -170,14 +171,18 @@ def _to_one_file(to, asked, model, engine):
     """Embeds to shards beside the file, then makes it of them."""
     parts = to.with_name(to.name + ".parts")
     if to.exists():
-        _check_same(to, _plan_of_file(to), asked)
+        found = _plan_of_file(to)
+        _check_same(to, found, asked)
+        rows = arrow().parquet.read_metadata(to).num_rows
+        _report_change(to, {"rows": rows, **found}, asked)
         shutil.rmtree(parts, ignore_errors=True)
         return _counted([to])
     with _held(parts):
         job = _Job(parts, asked, model)
         job.run(engine)
         pq, shards = arrow().parquet, job.shards()
-        about = {b"align_keras": json.dumps(asked).encode()}
+        plan = {**asked, "source_digest": job.source_digest}
+        about = {b"align_keras": json.dumps(plan).encode()}
         schema = pq.read_schema(shards[0]).with_metadata(about)
         with atomic_path(to) as path, pq.ParquetWriter(path, schema) as writer:
             for shard in shards:
@@ -224,6 +229,34 @@ def _check_same(to, found, asked):
         )
 
 
+def _report_change(to, found, asked):
+    """Reports a source whose rows aren't those with which `to` was begun: `to` keeps
+    those, so that its files belong together.
+    """
+    try:
+        table, _ = _read_source(asked)
+    except InputError:  # It isn't there any more, and its rows are written down.
+        return
+    digest = found.get("source_digest")
+    if table.num_rows == found["rows"] and digest in (None, _digest(table)):
+        return
+    say(
+        f"{printable(asked['source'])} has changed since {to} was begun: it had "
+        f"{found['rows']:,} rows, and has {table.num_rows:,}; {to} has the former. To "
+        "embed the latter, name another output."
+    )
+
+
+def _digest(table):
+    """A digest of what is embedded of each row, in the order of the rows."""
+    digest = hashlib.blake2b(digest_size=16)
+    for batch in table.column(_EMBEDDED).chunks:
+        for value in batch.to_pylist():
+            content = b"" if value is None else value
+            digest.update(b"%d %d " % (value is None, len(content)) + content)
+    return digest.hexdigest()
+
+
 def _plan_of_file(path):
     pyarrow = arrow()
     try:
@@ -242,9 +275,12 @@ class _Job:
         there = {one.name for one in folder.iterdir()} - {_ROWS, _LOCK, _TASKS}
         if there:
             _check_same(folder, found, asked)
+            _report_change(folder, found, asked)
         else:
             found = self._begin()
         self.rows, self.of = found["rows"], found["embeds"]
+        # None for what an earlier version has begun.
+        self.source_digest = found.get("source_digest")
         self.size = asked["rows_per_file"]
 
     def _begin(self):
@@ -259,7 +295,12 @@ class _Job:
             # A group is a shard.
             size = self.asked["rows_per_file"]
             arrow().parquet.write_table(table, temporary, row_group_size=size)
-        found = {**self.asked, "rows": table.num_rows, "embeds": of}
+        found = {
+            **self.asked,
+            "rows": table.num_rows,
+            "embeds": of,
+            "source_digest": _digest(table),
+        }
         with atomic_write(self.folder / _PLAN) as file:
             file.write(json.dumps(found, indent=2) + "\n")
         return found

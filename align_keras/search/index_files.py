@@ -44,6 +44,8 @@ def refuse_links(folder: pathlib.Path) -> None:
     """Raises if a file of an index is a link, which could point out of the folder."""
     for name in _FIXED_NAMES:
         _refuse_link(folder / name)
+    for path in (folder / TASKS).rglob("*"):
+        _refuse_link(path)
 
 
 def vectors_path(folder: pathlib.Path, name: object) -> pathlib.Path:

@@ -33,6 +33,7 @@ from align_keras.search.image_files import (
     read_file,
     read_image,
 )
+from align_keras.search.index_files import TASKS
 from align_keras.search.reachability import Reachability
 from align_keras.search.store import Store
 from align_keras.search.towers import Model, open_same_model
@@ -49,7 +50,6 @@ _CHUNK = 8
 _TASK_FILES = 256
 # What is lost by a kill: at most so many images or seconds of work.
 _COMMIT_IMAGES, _COMMIT_SECONDS = 512, 5.0
-_TASKS = ".tasks"
 # Files of a table at an address that a server is asked for at once.
 _REQUESTS = 16
 # Why a file was left to another process that writes the index (PostgreSQL alone).
@@ -335,7 +335,7 @@ class _Update:
 
     def _run_on_cluster(self, files):
         """Has a cluster embed all files, then commits what it found."""
-        folder = self.store.folder.absolute() / _TASKS
+        folder = self.store.folder.absolute() / TASKS
         about = {"model": self.model.name, "fingerprint": self.model.fingerprint}
         blocks, sent = _cut(files, _TASK_FILES), []
         for block in blocks:

@@ -311,7 +311,7 @@ class TensorFlowModel(Model):
 
             self._model: Any = ExportedModel(name)
             self._takes_files = True
-            self.image_size = self.resize_to = _LARGE_SIDE
+            self.image_size, self.resize_to = _sides_of_export(self._model.directory)
             self.fingerprint = _digest_of_files(self._model.directory)
             self.dimension = self.encode_texts(["a"]).shape[1]
             return
@@ -358,6 +358,24 @@ def resized_image(image: Any, resize_to: int) -> np.ndarray:
             f"image must be one that can be read, received {name} ({error.detail}); "
             "check the path, or convert it to JPEG or PNG."
         ) from None
+
+
+def _sides_of_export(folder: pathlib.Path) -> tuple[int, int]:
+    """Returns the input side of a SavedModel and the side to resize images to.
+
+    The SavedModel does not resize an image of this side again, so that its embedding is
+    that of the whole file. An export without `signatures.json` does not name its side.
+    """
+    from align_keras.images import crop_size_to_resize_size
+
+    try:
+        text = (folder / "signatures.json").read_text(encoding="utf-8")
+        image_size = int(json.loads(text)["preprocessing"]["image"]["image_size"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return _LARGE_SIDE, _LARGE_SIDE
+    if not 0 < image_size <= _MAX_SIDE // 2:
+        return _LARGE_SIDE, _LARGE_SIDE
+    return image_size, crop_size_to_resize_size(image_size)
 
 
 def _png(pixels):

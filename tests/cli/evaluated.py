@@ -1,5 +1,6 @@
 """A model and the data that the tests of `evaluate` share."""
 
+import dataclasses
 import io
 import string
 from unittest import mock
@@ -26,6 +27,17 @@ VOCABULARY = [
     *LETTERS,
     *(f"##{letter}" for letter in LETTERS),
 ]
+
+
+def unprepared(name):
+    """A builder of TFDS with splits, of which nothing is prepared."""
+    builder = tfds.builder(name, data_dir="/nowhere")
+    splits = [
+        tfds.core.SplitInfo(name=split, shard_lengths=[100_000], num_bytes=0)
+        for split in ("train", "validation", "test")
+    ]
+    builder.info.set_splits(tfds.core.splits.SplitDict(splits))
+    return builder
 
 
 def check_counts(metrics):
@@ -96,6 +108,12 @@ def cxc_parts(align, data):
 
     coco = benchmarks.read_karpathy(
         data / "coco/dataset_coco.json", data / "coco", "test", captions_per_image=None
+    )
+    # Images have five, six or seven captions, of which the first five are rated.
+    coco = dataclasses.replace(
+        coco,
+        captions=[texts[:5] for texts in coco.captions],
+        caption_ids=[names[:5] for names in coco.caption_ids],
     )
     images, texts, _ = embeddings(align, coco, coco.captions)
     row_of = {

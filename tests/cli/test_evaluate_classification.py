@@ -1,6 +1,7 @@
 """The protocols of classes and of composed queries, end to end with a tiny model."""
 
 import functools
+import importlib.util
 import json
 import pathlib
 
@@ -197,20 +198,36 @@ def test_zero_shot_on_imagenet_r_is_among_its_own_classes(evaluate, imagenet_r):
 @pytest.mark.parametrize(
     "name, classes", [("cars196", 7), ("imagenet_a:0.1.0", 2), ("imagenet_r", 2)]
 )
-def test_which_sets_lack_classes(evaluate, shapes, monkeypatch, name, classes):
+def test_which_sets_lack_classes(
+    evaluate, shapes, tmp_path, monkeypatch, name, classes
+):
     """Elsewhere a class without pictures in the split may be found all the same."""
     images = [str(shapes / "test" / shape / "gray.png") for shape in ("bar", "ring")]
     data = LabeledImages(images, np.array([1, 5]), list("abcdefg"))
     monkeypatch.setattr(benchmarks, "read_tfds_classification", lambda *_: data)
-    metrics = evaluate("--protocol=zero_shot", f"--data={name}")["metrics"]
+    (tmp_path / "names.txt").write_text("\n".join("abcdefg"))
+    metrics = evaluate(
+        "--protocol=zero_shot",
+        f"--data={name}",
+        f"--classes={tmp_path}/names.txt",
+        "--templates=none",
+    )["metrics"]
     assert (metrics["images"], metrics["classes"]) == (2, classes)
     assert ("zero_shot/top_5" in metrics) == (classes > 5)
 
 
-def test_ids_are_no_names(evaluate, imagenet_r):
-    message = evaluate("--protocol=zero_shot", "--data=imagenet_r", fails=True)
+def test_ids_are_no_names(evaluate, imagenet_r, tmp_path, monkeypatch):
+    for name in set(imagenet_r):
+        (tmp_path / "folders" / name).mkdir(parents=True)
+        draw("red", "bar").save(tmp_path / "folders" / name / "1.png")
+    data = f"--data={tmp_path}/folders"
+    message = evaluate("--protocol=zero_shot", data, fails=True)
     assert f"received none for '{min(imagenet_r)}'" in message
     assert "clip:imagenet1k" in message
+    # ImageNet's sets take CLIP's names, where their package is installed.
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = evaluate("--protocol=zero_shot", "--data=imagenet_r", fails=True)
+    assert "pip install clip-benchmark" in message
 
 
 @pytest.mark.ci

@@ -12,19 +12,8 @@ from align_keras.datasets.benchmarks import LabeledImages
 from align_keras.protocols import fine_tuning, trials
 from align_keras.protocols.evaluate import sliced
 from align_keras.protocols.protocol import Request
+from tests.cli.evaluated import unprepared
 from tests.drawings import evaluate
-
-
-def unprepared(name):
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder(name, data_dir="/nowhere")
-    splits = [
-        tfds.core.SplitInfo(name=split, shard_lengths=[100_000], num_bytes=0)
-        for split in ("train", "validation", "test")
-    ]
-    builder.info.set_splits(tfds.core.splits.SplitDict(splits))
-    return builder
 
 
 @pytest.mark.release

@@ -498,3 +498,25 @@ def test_every_command_has_its_module():
     for name in COMMANDS:
         module = main_module.importlib.import_module(f"align_keras.cli.{name}")
         assert callable(module.add_arguments) and callable(module.run)
+
+
+def test_a_runs_recalls_fit_a_terminal(capsys, monkeypatch):
+    from align_keras.cli.train import print_metrics
+
+    monkeypatch.setenv("COLUMNS", "80")
+    metrics = {
+        f"{way}/{name}": value
+        for way in ("t2i", "i2t")
+        for name, value in (
+            ("recall_at_10", 0.123),
+            ("chance_recall_at_10", 0.0004),
+            ("queries", 125_000.0),
+            ("candidates", 1_025_000.0),
+        )
+    }
+    print_metrics(metrics)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    (row, _) = [line for line in lines if "text → image" in line or "image →" in line]
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells[1:] == ["10", "12.3", "0.04", "308", "125,000", "1,025,000"]

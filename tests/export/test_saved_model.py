@@ -1,15 +1,21 @@
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from align_keras.export import export_saved_model, saved_model
+from align_keras.models import ALIGN
+from align_keras.search import ExportedModel, Index
+from align_keras.search.towers import open_model
 from align_keras.utils.errors import InputError
 from tests.export.exported import CAPTIONS, TOLERANCE, VOCABULARY, pictures
+from tests.image_files import encoded, plain_cmyk_jpeg, readable, source
 
 # Runs where neither Keras nor this package can be imported, and under a locale in
 # which ICU lowers "I" to "ı".
@@ -257,3 +263,58 @@ def test_a_model_without_vocabulary(tmp_path):
     with pytest.raises(InputError, match="vocabulary"):
         export_saved_model(Bare(), tmp_path / "export")
     assert list(tmp_path.iterdir()) == []
+
+
+def odd_files():
+    """Images that decoders read differently, or that change much when resized twice."""
+    rows, columns = np.indices((500, 700))
+    stamp = (np.hypot(rows - 250, columns - 350) // 3 % 2 * 255).astype("uint8")
+    stripes = (columns[:480, :640] % 5 < 2) * np.uint8(255)
+    content = {name: own for name, (own, _) in readable().items()}
+    names = ["JPEG, CMYK", "JPEG, orientation 6", "GIF with a clear color"]
+    names += [f"PNG, gray of {bits} bits with a clear level" for bits in (2, 4)]
+    names += ["PNG with alpha", "PNG, gray of 16 bits", "WebP, animated"]
+    files = {name: content[name] for name in names}
+    files["plain CMYK"] = plain_cmyk_jpeg(source())[0]
+    files["stamp"] = encoded(Image.fromarray(stamp).convert("1"), "PNG")
+    files["stripes"] = encoded(Image.fromarray(stripes), "PNG")
+    files["large JPEG"] = encoded(source().resize((1500, 1100)), "JPEG")
+    return files
+
+
+@pytest.mark.ci
+def test_a_file_has_one_embedding_in_all_forms_of_a_model(tmp_path):
+    """By the shipped model, for random weights tell images apart that differ by 1."""
+    files = odd_files()
+    (tmp_path / "files").mkdir()
+    paths = []
+    for number, own in enumerate(files.values()):
+        paths.append(tmp_path / "files" / f"{number:02}.png")
+        paths[-1].write_bytes(own)
+    shipped = pathlib.Path(__file__).parents[2] / "saved_models" / "align_small_en"
+    model = ALIGN.from_preset(str(shipped))
+    model.export_saved_model(tmp_path / "export")
+    expected = model.encode_images([str(path) for path in paths])
+
+    def check(name, actual, least):
+        cosines = np.sum(np.float32(actual) * expected, axis=1)
+        worst = int(np.argmin(cosines))
+        assert cosines[worst] > least, (name, list(files)[worst], cosines[worst])
+
+    check("SavedModel", ExportedModel(tmp_path / "export").encode_images(paths), 0.9999)
+    # Pillow's resize is within a gray level of TensorFlow's. The LiteRT image tower
+    # computes in 8 bits, so that its own embeddings differ by as much for all images.
+    for name, folder, least in (
+        ("SavedModel", tmp_path / "export", 0.998),
+        ("LiteRT", shipped, 0.98),
+    ):
+        searcher = open_model(folder)
+        embeddings = searcher.encode_images(paths)
+        check(f"search with {name}", embeddings, least)
+        to = tmp_path / f"index of {name}"
+        index = Index.build(to, [tmp_path / "files"], str(folder))
+        assert len(index) == len(paths), index.changes
+        known = index.store.known()
+        images = [index.store.image(known[os.fsencode(path)][0]) for path in paths]
+        vectors = [index.store.vector(image["row"]) for image in images]
+        np.testing.assert_allclose(vectors, embeddings, atol=1e-5)

@@ -14,9 +14,19 @@ from PIL import Image, ImageOps
 from align_keras.corpus.image import ImageError, normalize_image
 from align_keras.images import crop_image_bytes, decode_image, readable_images
 from align_keras.images.preprocess import preprocess_image
-from tests.image_files import encoded, exif, readable, refused, source, turned
+from tests.image_files import (
+    encoded,
+    exif,
+    plain_cmyk_jpeg,
+    readable,
+    refused,
+    source,
+    turned,
+)
 
 READABLE = readable()
+# Browsers differ on the ink of this one. It is not in the table of the web page.
+READABLE["JPEG, CMYK without Adobe's marker"] = plain_cmyk_jpeg(source())
 REFUSED = refused()
 
 

@@ -1,5 +1,7 @@
 """Rematerialized blocks against plain ones: values, gradients and state."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -120,33 +122,58 @@ def ancestors(nodes, name):
     return found
 
 
-def test_graph_computes_again_and_only_when_the_gradient_arrives():
-    """Merged with the first or run early, it would keep its activations alive."""
-    block = MBConvBlock(8, 8, rematerialize=True)
+def graph_of_step(block):
+    """Returns the nodes of a step as Grappler left it, by their names."""
     block.build((None, 6, 6, 8))
 
     @tf.function
     def step(inputs):
         with tf.GradientTape() as tape:
+            outputs = tf.cast(block(inputs, training=True), "float32")
             # Its gradient is a kind of node that occurs nowhere else.
-            loss = tf.reduce_sum(tf.cosh(block(inputs, training=True)))
+            loss = tf.reduce_sum(tf.cosh(outputs))
         return tape.gradient(loss, [v.value for v in block.trainable_variables])
 
     inputs = keras.random.normal((2, 6, 6, 8), seed=0)
     context.context().enable_run_metadata()
     try:
         step(inputs)
-        (graphs,) = context.context().export_run_metadata().function_graphs
+        graphs = context.context().export_run_metadata().function_graphs
     finally:
         context.context().disable_run_metadata()
-    # As Grappler left it.
-    nodes = {node.name: node for node in graphs.post_optimization_graph.node}
+    # Casts that run eagerly have graphs of their own.
+    nodes = max((graph.post_optimization_graph.node for graph in graphs), key=len)
+    return {node.name: node for node in nodes}
+
+
+def waits_for_gradient(nodes, name):
+    return any(nodes[source].op == "Sinh" for source in ancestors(nodes, name))
+
+
+def test_graph_computes_again_and_only_when_the_gradient_arrives():
+    """Merged with the first or run early, it would keep its activations alive."""
+    nodes = graph_of_step(MBConvBlock(8, 8, rematerialize=True))
     waits = [
-        any(nodes[source].op == "Sinh" for source in ancestors(nodes, name))
+        waits_for_gradient(nodes, name)
         for name, node in nodes.items()
         if node.op == "DepthwiseConv2dNative"
     ]
     assert sorted(waits) == [False, True]
+
+
+def test_copies_of_weights_are_made_again_when_the_gradient_arrives():
+    """Made early, the 16-bit copies of all blocks would be in memory at once."""
+    block = MBConvBlock(8, 8, rematerialize=True, dtype="mixed_bfloat16")
+    nodes = graph_of_step(block)
+    waits = [
+        waits_for_gradient(nodes, name)
+        for name, node in nodes.items()
+        if node.op == "Cast"
+        and nodes[node.input[0].split(":")[0]].op == "ReadVariableOp"
+        and node.attr["DstT"].type == tf.bfloat16.as_datatype_enum
+    ]
+    # Of each convolution and of both dense layers' kernels and biases.
+    assert sorted(waits) == [False] * 7 + [True] * 7
 
 
 @pytest.mark.ci
@@ -191,3 +218,26 @@ def test_text_encoder_equals_the_plain_one():
     for ours, theirs in zip(actual, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6 * scale)
     assert TextEncoder.from_config(again.get_config()).rematerialize
+
+
+@pytest.mark.ci
+def test_xla_computes_again_too():
+    """It merges equal operations, whatever control dependencies there are."""
+
+    def products(**arguments):
+        """Counts convolutions and matrix products as XLA left them."""
+        block = MBConvBlock(8, 8, **arguments)
+        block.build((None, 6, 6, 8))
+
+        @tf.function(jit_compile=True)
+        def step(inputs):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(tf.cosh(block(inputs, training=True)))
+            return tape.gradient(loss, [v.value for v in block.trainable_variables])
+
+        inputs = keras.random.normal((2, 6, 6, 8), seed=0)
+        program = step.experimental_get_compiler_ir(inputs)(stage="optimized_hlo")
+        return len(re.findall(r"= \S+ (?:convolution|dot)\(", program))
+
+    # Three convolutions and two dense layers.
+    assert products(rematerialize=True) == products() + 5

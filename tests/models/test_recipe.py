@@ -36,6 +36,13 @@ def test_inference_allocates_no_optimizer(model):
     assert model.optimizer.built
 
 
+def test_a_model_that_is_not_compiled(model):
+    with pytest.raises(ValueError, match="compile"):
+        model.fit(batches(), verbose=0)
+    with pytest.raises(ValueError, match="compile"):
+        model.build_optimizer()
+
+
 def test_fit_resolves_the_recipe_and_prints_it(model, capsys):
     model.compile()
     model.fit(batches(5), epochs=4, verbose=0)

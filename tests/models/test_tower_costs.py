@@ -113,6 +113,38 @@ def check_tower(encoder, cost, spec):
         assert kept == pytest.approx(ROWS * 4 * cost.kept, rel=0.1)
 
 
+@pytest.mark.ci
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_copies_of_weights_of_rematerialized_blocks_are_not_kept(tower):
+    """Of the 16-bit copies in the forward pass, the backward pass reads few."""
+    mixed = {"rematerialize": True, "projection_dim": 16}
+    if tower == "image":
+        encoder = ImageEncoder(**B0, **mixed, dtype="mixed_bfloat16")
+        cost = image_tower_cost(**B0, **mixed)
+        spec = tf.TensorSpec((ROWS, 64, 64, 3), tf.uint8)
+        blocks = encoder.blocks
+    else:
+        arguments = {**BERT, **mixed}
+        encoder = TextEncoder(**arguments, dtype="mixed_bfloat16")
+        cost = text_tower_cost(**arguments)
+        spec = TOKENS
+        blocks = encoder.backbone.transformer_layers
+    block_weights = [block.count_params() for block in blocks]
+    others = encoder.count_params() - sum(block_weights)
+    assert cost.copies == others + 2 * max(block_weights)
+    forward, backward = graph_passes(encoder, spec)
+    readers = set(backward)
+    copies = {
+        operation.outputs[0].ref(): operation.outputs[0]
+        for operation in forward
+        if operation.type == "Cast"
+        and operation.inputs[0].op.type == "ReadVariableOp"
+        and not readers.isdisjoint(operation.outputs[0].consumers())
+    }
+    copied = sum(copy.shape.num_elements() for copy in copies.values())
+    assert 0 < copied <= others
+
+
 def graph_costs(encoder, spec):
     """Counts a training step's graph.
 
@@ -120,6 +152,12 @@ def graph_costs(encoder, spec):
         Operations of the forward and of the backward pass, and the bytes of what
         the second reads of the first.
     """
+    forward, backward = graph_passes(encoder, spec)
+    return sum(map(flops, forward)), sum(map(flops, backward)), kept(forward, backward)
+
+
+def graph_passes(encoder, spec):
+    """Returns the operations of the forward and of the backward pass of a step."""
     variables = [variable.value for variable in encoder.trainable_variables]
     first_of_backward = []
 
@@ -136,7 +174,7 @@ def graph_costs(encoder, spec):
     used = reached([output.op for output in graph.outputs])
     forward = [operation for operation in operations[:cut] if operation in used]
     backward = [operation for operation in operations[cut:] if operation in used]
-    return sum(map(flops, forward)), sum(map(flops, backward)), kept(forward, backward)
+    return forward, backward
 
 
 def reached(operations):

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from align_keras.models import ALIGN, ImageEncoder
 from align_keras.models.image_classifier import encoder_without_projection
+from align_keras.optimizers import Lamb, LinearWarmup, Muon
 from align_keras.utils.errors import InputError
 from tests.small import small_align, small_batch
 
@@ -127,12 +128,23 @@ OPTIMIZERS = {
     "SGD": lambda: keras.optimizers.SGD(
         keras.optimizers.schedules.CosineDecay(0.1, 20), momentum=0.9
     ),
+    "Lamb": lambda: Lamb(
+        keras.optimizers.schedules.CosineDecay(1e-2, 20), use_ema=True
+    ),
+    "Muon": lambda: Muon(LinearWarmup(1e-3, 4)),
 }
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize(
+    ("optimizer", "policy"),
+    [
+        ("AdamW", "float32"),
+        ("SGD", "mixed_float16"),
+        ("Lamb", "float32"),
+        ("Muon", "float32"),
+    ],
+)
 def test_fit_continues_from_a_keras_file_as_if_never_saved(optimizer, policy, tmp_path):
     keras.config.set_dtype_policy(policy)
     try:

@@ -1,6 +1,7 @@
 """Prints what is in memory before and at the peak of real steps, in bytes, as JSON.
 
 usage: memory_script.py step OVERRIDES    a model of this configuration, two steps
+       memory_script.py gradients OVERRIDES    the gradients of such a step alone
        memory_script.py classifier OVERRIDES RECIPE    its image encoder and ten classes
        memory_script.py loss N WIDTH FORM    the loss alone and its gradients
 
@@ -63,6 +64,26 @@ def measure_step(overrides):
     return {"state": state, "step": peak() - before}
 
 
+def measure_gradients(overrides):
+    from align_keras.config import load_config
+    from align_keras.models.gradients import loss_gradients
+    from align_keras.runs.assemble import build_model, compile_model
+
+    config = load_config(params_override=overrides)
+    tf.linalg.matmul(tf.ones((64, 64)), tf.ones((64, 64)))
+    model = build_model(config.task.model)
+    compile_model(model, config)
+    batch = {name: tf.constant(x) for name, x in random_batch(config).items()}
+    before = resident()
+
+    @tf.function
+    def gradients(batch):
+        return loss_gradients(model, batch)
+
+    gradients(batch)
+    return {"gradients": peak() - before}
+
+
 def measure_classifier(overrides, recipe):
     from align_keras.config import load_config, load_recipe
     from align_keras.models import ImageClassifier
@@ -111,6 +132,8 @@ if __name__ == "__main__":
     kind, *arguments = sys.argv[1:]
     if kind == "step":
         measured = measure_step(*arguments)
+    elif kind == "gradients":
+        measured = measure_gradients(*arguments)
     elif kind == "classifier":
         measured = measure_classifier(*arguments)
     else:

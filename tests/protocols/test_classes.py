@@ -236,3 +236,19 @@ def test_the_classes_of_a_folder_are_matched_by_name(tmp_path):
     (tmp_path / "names.txt").write_text("lion\nant\nbee\n")
     with pytest.raises(InputError, match="only the file has 'lion'; only the data"):
         labeled_images(own)
+
+
+def test_names_by_the_order_of_labels_are_said(prepared, monkeypatch, tmp_path, capsys):
+    own = functools.partial(tfds.builder, data_dir=prepared)
+    monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: own(name))
+    count = len(labeled_images(request("imagenet_r")).class_names)
+    (tmp_path / "names.txt").write_text(
+        "".join(f"kind {row}\n" for row in range(count))
+    )
+    renamed = dataclasses.replace(
+        request("imagenet_r"), classes=str(tmp_path / "names.txt")
+    )
+    assert labeled_images(renamed).class_names[1] == "kind 1"
+    message = capsys.readouterr().err
+    assert "--classes names the labels of imagenet_r in their order" in message
+    assert "is kind 0, " in message

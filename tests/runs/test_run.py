@@ -11,7 +11,7 @@ import pytest
 
 import align_keras
 from align_keras.config import load_config
-from align_keras.runs.run import _damaged_shards_named, _loaded
+from align_keras.runs.run import Run, _damaged_shards_named, _loaded
 from align_keras.utils.errors import InputError
 from tests.small_run import SMALL, write_pairs
 
@@ -150,3 +150,23 @@ def test_a_run_refuses_other_pairs_and_another_vocabulary(tmp_path):
     on = align_keras.train(config, run, params_override=longer, mode="train")
     assert on.model is not None and (run / "vocabulary.txt").read_text() == vocabulary
     assert (run / "checkpoints" / "ckpt-12.index").exists()
+
+
+def test_training_images_among_the_validation_images_are_reported(tmp_path, capsys):
+    table = write_pairs(tmp_path / "pairs")
+    lines = table.read_text().splitlines(keepends=True)
+    files = {"train": lines[:30], "apart": lines[30:], "shared": lines[25:]}
+    for name, rows in files.items():
+        (table.parent / f"{name}.jsonl").write_text("".join(rows))
+    for name, is_shared in (("apart", False), ("shared", True)):
+        overrides = {
+            "task.train_data.pairs": str(table.parent / "train.jsonl"),
+            "task.train_data.tfds_split": "all",
+            "task.validation_data.pairs": str(table.parent / f"{name}.jsonl"),
+            "task.train_data.tfds_data_dir": str(tmp_path / "data"),
+            "task.validation_data.tfds_data_dir": str(tmp_path / "data"),
+        }
+        config = load_config("quickstart_stamps", params_override=overrides)
+        Run(config, tmp_path / "run")._report_shared_images()
+        expected = "5 of the 15 validation images are training images too"
+        assert (expected in capsys.readouterr().err) == is_shared

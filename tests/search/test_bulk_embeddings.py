@@ -230,3 +230,21 @@ def test_what_is_refused(given, message, images, model, tmp_path):
         embed(source, to, model=model, **options)
     new = set(tmp_path.rglob("*")) - set(before)
     assert {path.name for path in new} <= {"out", ".embed.lock"}
+
+
+@pytest.mark.parametrize("to", ["out", "out.parquet"])
+def test_a_source_that_has_changed_is_reported(model, tmp_path, capsys, to):
+    source = tmp_path / "captions.txt"
+    source.write_text("red\ngreen\nblue\n")
+    embed(source, tmp_path / to, model=model)
+    capsys.readouterr()
+    for lines, count in (("red\ngreen\nblue\nred\n", 4), ("red\ngreen\nred\n", 3)):
+        source.write_text(lines)
+        assert embed(source, tmp_path / to, model=model).rows == 3
+        error = capsys.readouterr().err
+        assert f"it had 3 rows, and has {count}; {tmp_path / to} has the" in error
+    source.write_text("red\ngreen\nblue\n")
+    embed(source, tmp_path / to, model=model)
+    assert "changed" not in capsys.readouterr().err
+    source.unlink()
+    assert embed(source, tmp_path / to, model=model).rows == 3

@@ -157,7 +157,7 @@ def test_who_may_not_write_sees_what_another_adds(folder, photos, colors):
     "name",
     [
         "../out/x",
-        "/etc/passwd",
+        "/nowhere/vectors.0.f32",
         "vectors.f32",
         "vectors.0.f32/../../out/x",
         "vectors.0.f32\n",
@@ -203,7 +203,18 @@ def test_links_of_an_index_are_not_followed(tmp_path, folder, photos, colors, na
     assert outside.read_bytes() == before
 
 
-def test_vectors_written_anew_replace_a_planted_link(
+def test_links_among_a_clusters_results_are_refused(tmp_path, folder, photos, colors):
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"precious")
+    (folder / ".tasks" / "done").mkdir(parents=True)
+    (folder / ".tasks" / "done" / "a.json").symlink_to(outside)
+    (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    with pytest.raises(InputError, match="a.json, which is a link"):
+        Index.build(folder, [photos], colors["GOLDEN"], engine="dask:h:1")
+    assert outside.read_bytes() == b"precious"
+
+
+def test_vectors_are_not_written_anew_through_a_link(
     tmp_path, folder, photos, colors, monkeypatch
 ):
     monkeypatch.setattr("align_keras.search.store._FEW_ROWS", 1)

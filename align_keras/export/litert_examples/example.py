@@ -16,7 +16,7 @@ import zipfile
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 from tokenizers import BertWordPieceTokenizer
 
 
@@ -36,6 +36,15 @@ def read_pixels(path, preprocessing):
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     # The first frame, upright, of 16 bits the upper eight, transparency on white.
     image = Image.open(path, formats=["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+    if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
+        # Pillow inverts the ink, which only Adobe's programs store inverted.
+        image = ImageChops.invert(image)
+    clear = image.info.get("transparency")
+    if image.format == "PNG" and image.mode == "L" and isinstance(clear, int):
+        # Pillow scales the gray levels to 8 bits, but not the one that is clear.
+        with open(path, "rb") as file:
+            largest = 2 ** min(file.read(25)[24], 8) - 1
+        image.info["transparency"] = (clear & largest) * (255 // largest)
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
