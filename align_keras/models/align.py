@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from align_keras.layers import L2Normalization, Temperature
-from align_keras.layers.dtype_policy import default_policy
+from align_keras.layers.dtype_policy import check_litert_export, default_policy
 from align_keras.losses.contrastive_loss import ContrastiveLoss
 from align_keras.models import preset_io
 from align_keras.models.contrastive_model import ContrastiveModel, LossMetrics
@@ -17,6 +17,7 @@ from align_keras.models.embedding import EmbeddingMethods
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.text import WordPieceTokenizer
+from align_keras.text.vocabulary import check_vocabulary
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
@@ -47,7 +48,8 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
 
     Raises:
         InputError: if the encoders' widths differ, the vocabulary is larger than the
-            text encoder's, or there is no such argument.
+            text encoder's, lacks a special token or holds a token twice, or there is
+            no such argument.
 
     References:
         Jia et al. 2021, section 4.
@@ -202,6 +204,17 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
 
         export_saved_model(self, directory, weights=weights)
 
+    def export(
+        self,
+        filepath: str | os.PathLike,
+        format: str = "tf_saved_model",
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Exports as `keras.Model.export`; `InputError` for quantized LiteRT."""
+        check_litert_export(self, format)
+        super().export(filepath, format, *args, **kwargs)
+
     def get_config(self) -> dict:
         return {
             "image_encoder": keras.saving.serialize_keras_object(self.image_encoder),
@@ -227,7 +240,7 @@ def check_parts(
     text_encoder: keras.Model,
     vocabulary: Sequence[str] | None,
 ) -> None:
-    """Raises unless embeddings are of one width, and all tokens have an embedding."""
+    """Raises unless embeddings are of one width, and the vocabulary can be used."""
     image_dim = image_encoder.output_shape[-1]
     text_dim = text_encoder.output_shape[-1]
     if image_dim != text_dim:
@@ -241,3 +254,5 @@ def check_parts(
             f"text encoder's vocabulary_size, received {len(vocabulary)}; build the "
             "text encoder with vocabulary_size=len(vocabulary)."
         )
+    if vocabulary is not None:
+        check_vocabulary(list(vocabulary), "vocabulary")
