@@ -109,6 +109,7 @@ class Activation(keras.layers.Layer):
     def __init__(self, activation: str, **kwargs):
         super().__init__(**kwargs)
         self.activation = activation
+        self.supports_masking = True
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return activate(self.activation, inputs, training)

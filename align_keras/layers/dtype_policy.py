@@ -2,6 +2,21 @@
 
 import keras
 
+from align_keras.utils.errors import InputError
+
+
+def check_litert_export(model: keras.Model, format: str) -> None:
+    """Raises for a LiteRT export of a model with layers that Keras quantized."""
+    layers = model._flatten_layers()
+    modes = sorted({layer.quantization_mode for layer in layers} - {None})
+    if format == "litert" and modes:
+        raise InputError(
+            "A LiteRT export needs float layers, since LiteRT has no operations for "
+            f"those that Keras quantizes. Received: layers quantized to {modes[0]}. "
+            "Export the model that they were made from, by `align-keras export litert "
+            "--quantize int8`, which quantizes the file."
+        )
+
 
 def dtype_config(layer: keras.layers.Layer) -> dict:
     """Serializes a layer's dtype policy, quantized inner layers included by path.

@@ -9,6 +9,7 @@ from align_keras.layers.batch_normalization import FusedBatchNormalization
 from align_keras.layers.dtype_policy import dtype_config
 from align_keras.layers.rematerialization import rematerialized_call
 from align_keras.utils.arguments import arguments_of, keep_arguments
+from align_keras.utils.errors import InputError
 
 # As EfficientNet's reference code: variance scaling by fan-out.
 CONV_INITIALIZER = {
@@ -21,6 +22,17 @@ PADDINGS = ("tf", "hugging_face")
 def strided_padding(kernel_size: int) -> tuple:
     """Returns Hugging Face's padding of a stride of 2; SAME's on even sizes."""
     return ((kernel_size // 2 - 1, kernel_size // 2),) * 2
+
+
+def check_channels_last() -> None:
+    """Raises if Keras is set to another image data format than channels_last."""
+    data_format = keras.config.image_data_format()
+    if data_format != "channels_last":
+        raise InputError(
+            "Image encoders need images of (height, width, channels). Received: "
+            f"keras.config.image_data_format() is {data_format!r}. Call "
+            "keras.config.set_image_data_format('channels_last')."
+        )
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
@@ -52,6 +64,9 @@ class MBConvBlock(keras.layers.Layer):
         float tensor (n, ⌈height/strides⌉, …, filters_out), by Hugging Face's padding
         ⌊height/strides⌋.
 
+    Raises:
+        InputError: if Keras is set to the image data format channels_first.
+
     References:
         Tan and Le 2019, "EfficientNet", table 1; Sandler et al. 2018.
     """
@@ -72,6 +87,7 @@ class MBConvBlock(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        check_channels_last()
         keep_arguments(self, MBConvBlock, locals())
         self.has_residual = strides == 1 and filters_in == filters_out
         self._make_layers(filters_in * expand_ratio)

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.layers import L2Normalization, Temperature
-from align_keras.layers.dtype_policy import default_policy
+from align_keras.layers.dtype_policy import check_litert_export, default_policy
 from align_keras.losses.contrastive_loss import ContrastiveLoss
 from align_keras.models import preset_io
 from align_keras.models.contrastive_model import ContrastiveModel, LossMetrics
@@ -24,6 +24,7 @@ from align_keras.models.trainable_layers import (
     trainable_flags,
 )
 from align_keras.text import WordPieceTokenizer
+from align_keras.text.vocabulary import check_vocabulary
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
@@ -57,7 +58,8 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
 
     Raises:
         InputError: if the encoders' widths differ, the vocabulary is larger than the
-            text encoder's, or there is no such argument.
+            text encoder's, lacks a special token or holds a token twice, or there is
+            no such argument.
 
     References:
         Jia et al. 2021, section 4.
@@ -218,6 +220,17 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
 
         export_saved_model(self, directory, weights=weights)
 
+    def export(
+        self,
+        filepath: str | os.PathLike,
+        format: str = "tf_saved_model",
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Exports as `keras.Model.export`; `InputError` for quantized LiteRT."""
+        check_litert_export(self, format)
+        super().export(filepath, format, *args, **kwargs)
+
     def get_config(self) -> dict:
         config = {
             "image_encoder": keras.saving.serialize_keras_object(self.image_encoder),
@@ -276,7 +289,7 @@ def check_parts(
     text_encoder: keras.Model,
     vocabulary: Sequence[str] | None,
 ) -> None:
-    """Raises unless embeddings are of one width, and all tokens have an embedding."""
+    """Raises unless embeddings are of one width, and the vocabulary can be used."""
     image_dim = image_encoder.output_shape[-1]
     text_dim = text_encoder.output_shape[-1]
     if image_dim != text_dim:
@@ -290,3 +303,5 @@ def check_parts(
             f"text encoder's vocabulary_size, received {len(vocabulary)}; build the "
             "text encoder with vocabulary_size=len(vocabulary)."
         )
+    if vocabulary is not None:
+        check_vocabulary(list(vocabulary), "vocabulary")

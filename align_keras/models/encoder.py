@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
+from typing import Any
 
 import keras
 import numpy as np
 
-from align_keras.layers.dtype_policy import dtype_config
+from align_keras.layers.dtype_policy import check_litert_export, dtype_config
 from align_keras.models.trainable_layers import (
     CONFIG_KEY,
     TrainableFlags,
@@ -59,6 +61,17 @@ class Encoder(keras.Model):
             digest.update(f"{value.dtype} {value.shape}".encode())
             digest.update(value.tobytes())
         return digest.hexdigest()
+
+    def export(
+        self,
+        filepath: str | os.PathLike,
+        format: str = "tf_saved_model",
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Exports as `keras.Model.export`; `InputError` for quantized LiteRT."""
+        check_litert_export(self, format)
+        super().export(filepath, format, *args, **kwargs)
 
     def get_config(self) -> dict:
         config = {

@@ -256,6 +256,7 @@ def is_raw(element: Any) -> bool:
 def raw_pairs(x: Any, y: Any = None) -> tuple | None:
     """Returns images and captions where they are given as sequences, or None."""
     if y is not None:
+        x, y = plain_data(x), plain_data(y)
         is_sequence = isinstance(x, tuple | list | np.ndarray) or tf.is_tensor(x)
         return (x, y) if is_sequence else None
     if isinstance(x, dict):

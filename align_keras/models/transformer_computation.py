@@ -65,7 +65,8 @@ def _first_token(layer, inputs, padding_mask=None, training=None):
     attended = layer._self_attention_layer(
         query=x,
         value=inputs,
-        attention_mask=padding_mask[:, None, :],
+        # LiteRT has no operation for an index with a new axis.
+        attention_mask=keras.ops.expand_dims(padding_mask, 1),
         training=training,
     )
     x = x + layer._self_attention_dropout(attended, training=training)

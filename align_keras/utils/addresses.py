@@ -47,7 +47,7 @@ def redacted(text: str, *addresses: str) -> str:
     >>> redacted("postgresql://me:a/b@host/db?sslpassword=x&port=1 is away")
     'postgresql://me:***@host/db?sslpassword=***&port=1 is away'
     >>> redacted("host=db password='a b' user=me")
-    "host=db password=*** user=me"
+    'host=db password=*** user=me'
     """
     for address in addresses:
         for secret in _secrets(address):

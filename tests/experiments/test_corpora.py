@@ -25,7 +25,8 @@ def test_says_how_it_is_used_and_what_to_expect(name):
     assert not load_corpus_config([FILES[name]]).sources
 
 
-@pytest.mark.parametrize("name", sorted(FILES))
+# The paper's recipe spells out its values, so that no change of a default changes it.
+@pytest.mark.parametrize("name", sorted(FILES.keys() - {"paper"}))
 def test_holds_only_what_differs_from_the_defaults(name):
     defaults = {key: value for key, value, _ in leaves(CorpusConfig())}
     for key, value in flat(yaml.safe_load(FILES[name].read_text(encoding="utf-8"))):

@@ -63,3 +63,11 @@ def test_swish_is_the_same_in_training_bit_by_bit():
     layer = Activation("silu")
     np.testing.assert_array_equal(layer(inputs, training=True), layer(inputs))
     assert Activation.from_config(layer.get_config()).activation == "silu"
+
+
+def test_a_mask_passes_the_layer():
+    values = tf.ones((2, 3, 4))
+    values._keras_mask = tf.constant([[True, True, False]] * 2)
+    for layer in (Activation("gelu"), keras.layers.Activation("gelu")):
+        assert layer.supports_masking
+        assert layer(values)._keras_mask is values._keras_mask

@@ -98,6 +98,16 @@ def test_the_papers_presets_pad_as_the_open_source_efficientnet():
     assert model.image_encoder.padding == "tf"
 
 
+def test_channels_first_is_refused_by_name():
+    data_format = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(InputError, match="Received: .* 'channels_first'. Call"):
+            ImageEncoder(width_coefficient=0.25, num_stages=1, image_size=32)
+    finally:
+        keras.config.set_image_data_format(data_format)
+
+
 def test_an_unknown_padding_is_refused():
     with pytest.raises(InputError, match="padding must be one of tf, hugging_face"):
         ImageEncoder(**SMALL, padding="same")

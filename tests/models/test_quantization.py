@@ -191,3 +191,28 @@ def test_frozen_encoder_is_frozen_after_reloading():
     assert copy.text_encoder.trainable_variables
     locked = ImageEncoder.from_config({**image_encoder.get_config(), "locked": True})
     assert not any(variable.trainable for variable in locked.variables)
+
+
+@pytest.mark.ci
+def test_a_quantized_model_is_refused_by_the_litert_export(tmp_path):
+    model = small_align()
+    model.quantize("int8")
+    for own in (model, model.image_encoder, model.text_encoder):
+        with pytest.raises(InputError, match="needs float layers.* quantized to int8"):
+            own.export(tmp_path / "model.tflite", format="litert")
+
+
+@pytest.mark.ci
+def test_a_text_encoder_by_its_first_token_needs_litert_alone(tmp_path):
+    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    path = tmp_path / "text.tflite"
+    encoder = small_encoders()[1]
+    assert encoder.pooling == "cls"
+    encoder.export(path, format="litert", verbose=False)
+    # TensorFlow's own operations would be named so.
+    assert b"Flex" not in path.read_bytes()
+    batch = inputs_of(encoder, small_batch(1))
+    interpreter = litert.Interpreter(str(path))
+    runner = interpreter.get_signature_runner()
+    (actual,) = runner(**batch).values()
+    np.testing.assert_allclose(actual, encoder(batch), atol=1e-5)
