@@ -181,31 +181,6 @@ class Loader:
         return iter(self.batches)
 
 
-def torch_tensors(batch):
-    torch = pytest.importorskip("torch")
-    return {name: torch.from_numpy(np.array(value)) for name, value in batch.items()}
-
-
-def column(values, index):
-    return pytest.importorskip("pandas").Series(values, index=index)
-
-
-def torch_loader(pixels):
-    data = pytest.importorskip("torch").utils.data
-    pairs = list(zip(pixels, CAPTIONS, strict=True))
-    return data.DataLoader(pairs, batch_size=2)
-
-
-def torch_loader_without_length(pixels):
-    data = pytest.importorskip("torch").utils.data
-
-    class Stream(data.IterableDataset):
-        def __iter__(self):
-            return iter(zip(pixels, CAPTIONS, strict=True))
-
-    return data.DataLoader(Stream(), batch_size=2)
-
-
 def ragged(pixels):
     return tf.RaggedTensor.from_tensor(tf.constant(pixels), ragged_rank=2)
 
@@ -221,19 +196,9 @@ RAW_FORMS = {
     ),
     "generator": lambda pixels: (pair for pair in batches_of_raw_pairs(pixels)),
     "loader": lambda pixels: Loader(batches_of_raw_pairs(pixels)),
-    "torch loader": torch_loader,
-    "torch loader without length": torch_loader_without_length,
     "ragged tensor": lambda pixels: (ragged(pixels), CAPTIONS),
     "ragged batches": lambda pixels: tf.data.Dataset.from_tensors(
         (ragged(pixels), tf.constant(CAPTIONS))
-    ),
-    "torch tensors": lambda pixels: (
-        torch_tensors({"images": pixels})["images"],
-        CAPTIONS,
-    ),
-    "columns": lambda pixels: (
-        column(list(pixels), index=[7, 8, 9, 10]),
-        column(CAPTIONS, index=[3.5, 2, 1, 0]),
     ),
 }
 
@@ -256,7 +221,6 @@ READY_FORMS = {
     "PyDataset": Batches,
     "generator": lambda batch: iter([batch, batch]),
     "loader": lambda batch: Loader([batch, batch]),
-    "torch tensors": torch_tensors,
 }
 
 
@@ -285,9 +249,9 @@ def test_every_form_trains_and_measures(model, pixels):
     np.testing.assert_allclose(
         model.evaluate(pixels, CAPTIONS, verbose=0), expected, rtol=1e-4
     )
-    for x in (Batches((pixels, CAPTIONS)), torch_loader(pixels)):
-        history = model.fit(x, epochs=2, validation_data=x, verbose=0).history
-        assert len(history["loss"]) == len(history["val_loss"]) == 2
+    x = Batches((pixels, CAPTIONS))
+    history = model.fit(x, epochs=2, validation_data=x, verbose=0).history
+    assert len(history["loss"]) == len(history["val_loss"]) == 2
 
 
 @pytest.mark.parametrize(
