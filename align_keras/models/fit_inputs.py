@@ -547,6 +547,10 @@ def readable_input(
         batches = keras_input(model, x, y, value_range=value_range, **options)
         yield batches
         report.check_read()
+    except UnboundLocalError:
+        # `keras.Model.predict` fails so where no batch was read.
+        report.check_read()
+        raise
     except tf.errors.OpError as error:
         if report.errors:
             raise report.errors[0] from error
