@@ -1,5 +1,6 @@
 """How a dual encoder is trained: `compile`, `fit`, the step and its metrics."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -163,8 +164,13 @@ class ContrastiveModel(keras.Model):
         is_trained = self._is_trained()
         resolved = resolve_recipe(steps, batch_size, is_new and is_trained)
         if is_new:
-            if not is_trained:
-                self._lower_initial_temperature()
+            if not is_trained and self._has_initial_temperature_of_paper():
+                self.temperature_layer.log_temperature.assign(
+                    math.log(INITIAL_TEMPERATURE)
+                )
+                resolved = dataclasses.replace(
+                    resolved, initial_temperature=INITIAL_TEMPERATURE
+                )
             with self.distribute_strategy.scope():
                 self._set_optimizer(resolved.build_optimizer())
         else:
@@ -190,11 +196,10 @@ class ContrastiveModel(keras.Model):
         layers = self._batch_normalizations()
         return any(bool(layer.moving_mean.numpy().any()) for layer in layers)
 
-    def _lower_initial_temperature(self):
-        """Starts a learned temperature of the paper's 1.0 from the recipe's."""
+    def _has_initial_temperature_of_paper(self):
+        """Returns True if the temperature is learned and starts from 1.0."""
         layer = self.temperature_layer
-        if layer.trainable and float(layer.temperature) == 1.0:
-            layer.log_temperature.assign(math.log(INITIAL_TEMPERATURE))
+        return layer.trainable and float(layer.temperature) == 1.0
 
     def _limit_batch_norm_momentum(self, limit):
         """Sets the momentum of the moving statistics, at most the encoder's own."""

@@ -46,6 +46,8 @@ class ResolvedRecipe:
         warmup_steps: int ≥ 0, updates in which the learning rate rises linearly.
         learning_rate: float > 0, the rate after the warm-up.
         is_fine_tuning: bool, the rate is that of weights that are already trained.
+        initial_temperature: float, the temperature that the recipe sets before the
+            first step, or None if it keeps the model's.
     """
 
     steps: int | None
@@ -53,6 +55,7 @@ class ResolvedRecipe:
     warmup_steps: int
     learning_rate: float
     is_fine_tuning: bool = False
+    initial_temperature: float | None = None
 
     @property
     def max_batch_norm_momentum(self) -> float:
@@ -92,6 +95,8 @@ class ResolvedRecipe:
             text += ", batch size unknown"
         else:
             text += f", batch size {self.batch_size:,}"
+        if self.initial_temperature is not None:
+            text += f", initial temperature {self.initial_temperature:g}"
         return text
 
 

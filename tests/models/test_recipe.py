@@ -144,6 +144,8 @@ def test_temperature_starts_low_unless_it_was_chosen(arguments, expected):
     assert float(model.temperature) == model.initial_temperature
     model.build_optimizer()
     assert float(model.temperature) == pytest.approx(expected)
+    is_lowered = float(model.temperature) != pytest.approx(model.initial_temperature)
+    assert is_lowered == ("initial temperature 0.1" in str(model.resolved_recipe))
     model = small_align(**arguments)
     model.compile(recipe="paper")
     model.build_optimizer()
