@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import re
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,10 @@ from align_keras.utils.files import (
 
 _FORMAT = "align_keras_search_index"
 _VERSION = 1
+_EMBEDDINGS = "embeddings.npy"
+_ENTRIES = "entries.jsonl"
+# Bytes that are read at a time for a checksum.
+_BLOCK_BYTES = 2**20
 
 # What reading a damaged index comes to.
 _DAMAGE = (OSError, LookupError, RecursionError, TypeError, ValueError)
@@ -139,29 +144,31 @@ class SearchIndex:
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes the index as a folder, in place of any other, when it is complete."""
-        header = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "rows": len(self),
-            "dimension": self.dimension,
-        }
         with atomic_folder(directory) as folder:
-            (folder / "index.json").write_text(json.dumps(header) + "\n", "utf-8")
-            np.save(folder / "embeddings.npy", np.asarray(self.embeddings))
-            with open(folder / "entries.jsonl", "w", encoding="utf-8") as file:
+            np.save(folder / _EMBEDDINGS, np.asarray(self.embeddings))
+            with open(folder / _ENTRIES, "w", encoding="utf-8") as file:
                 for row, entry in enumerate(self.entries):
                     file.write(json.dumps(entry, ensure_ascii=False) + "\n")
                     if "thumbnail" in entry:
                         target = folder / entry["thumbnail"]
                         target.parent.mkdir(exist_ok=True)
                         target.write_bytes(self.thumbnail(row))
+            names = (_EMBEDDINGS, _ENTRIES)
+            header = {
+                "format": _FORMAT,
+                "version": _VERSION,
+                "rows": len(self),
+                "dimension": self.dimension,
+                "crc32": {name: _file_checksum(folder / name) for name in names},
+            }
+            (folder / "index.json").write_text(json.dumps(header) + "\n", "utf-8")
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> "SearchIndex":
         """Opens what `save` wrote; the embeddings stay on disk until they are read.
 
         Raises:
-            InputError: when it isn't an index, or an incomplete one.
+            InputError: when it isn't an index, or an incomplete or damaged one.
         """
         directory = pathlib.Path(directory)
         try:
@@ -180,8 +187,8 @@ class SearchIndex:
             )
         try:
             shape = (int(header["rows"]), int(header["dimension"]))
-            embeddings = _mapped(directory / "embeddings.npy")
-            with open_regular(directory / "entries.jsonl") as file:
+            embeddings = _mapped(directory / _EMBEDDINGS)
+            with open_regular(directory / _ENTRIES) as file:
                 entries = [json.loads(line) for line in file]
         except _DAMAGE as error:
             reason = " ".join(str(error).split())[:200]
@@ -196,6 +203,7 @@ class SearchIndex:
             )
         for row, entry in enumerate(entries):
             _check_entry(entry, row, directory)
+        _check_files(header, directory)
         return cls(embeddings, entries, directory)
 
     def thumbnail(self, row: int) -> bytes | None:
@@ -252,6 +260,29 @@ class SearchIndex:
         k = min(int(k), len(self))
         rows, scores = nearest_neighbors(queries, self.embeddings, k)
         return rows, scores.astype(np.float32)
+
+
+def _check_files(header: dict[str, Any], directory: pathlib.Path) -> None:
+    """Raises if a file isn't the one that `save` wrote, by its checksum."""
+    if "crc32" not in header:  # An index of an earlier release.
+        return
+    checksums = header["crc32"]
+    for name in (_EMBEDDINGS, _ENTRIES):
+        expected = checksums.get(name) if isinstance(checksums, dict) else None
+        if _file_checksum(directory / name) != expected:
+            raise InputError(
+                f"The index {directory} is damaged (the checksum of {name} differs); "
+                "build it again."
+            )
+
+
+def _file_checksum(path: pathlib.Path) -> int:
+    """Returns the CRC-32 of a file's bytes."""
+    checksum = 0
+    with open_regular(path) as file:
+        while block := file.read(_BLOCK_BYTES):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def _mapped(path):

@@ -283,11 +283,31 @@ def test_other_matrices_and_pipes_are_refused(tmp_path):
             SearchIndex.load(tmp_path / "index")
 
 
+@pytest.mark.parametrize("name", ["embeddings.npy", "entries.jsonl"])
+def test_every_flipped_bit_is_detected(tmp_path, name):
+    build(unit_rows(np.random.default_rng(0), 4), captions=["ab"] * 4).save(
+        tmp_path / "index"
+    )
+    content = (tmp_path / "index" / name).read_bytes()
+    for position in range(8 * len(content) - 200, 8 * len(content), 7):
+        damaged = bytearray(content)
+        damaged[position // 8] ^= 1 << position % 8
+        (tmp_path / "index" / name).write_bytes(damaged)
+        with pytest.raises(InputError, match="build it again"):
+            SearchIndex.load(tmp_path / "index")
+    (tmp_path / "index" / name).write_bytes(content)
+    assert len(SearchIndex.load(tmp_path / "index")) == 4
+
+
 def test_rows_of_nan_are_no_hits(tmp_path):
     build(np.eye(3)).save(tmp_path / "index")
     rows = np.eye(3, dtype="f4")
     rows[1, 1] = np.nan
     np.save(tmp_path / "index" / "embeddings.npy", rows)
+    header = json.loads((tmp_path / "index" / "index.json").read_text())
+    # An index of an earlier release has no checksums.
+    del header["crc32"]
+    (tmp_path / "index" / "index.json").write_text(json.dumps(header))
     index = SearchIndex.load(tmp_path / "index")
     with pytest.raises(
         InputError, match="finite, received NaN or infinity in 1 row: 1"
