@@ -9,13 +9,19 @@ from PIL import Image, ImageDraw
 import align_keras
 from align_keras.optimizers import SGD, LinearWarmup, Muon
 from align_keras.training.strategies import strategy_scope
-from tests.small import small_align, small_batch
+from tests.small import VOCABULARY, small_batch, small_encoders
+
+
+def one_stage_align(synchronized=False, **arguments):
+    """ALIGN with few variables, since tracing a step takes time for each."""
+    encoders = small_encoders(num_stages=1, synchronized=synchronized)
+    return align_keras.ALIGN(*encoders, vocabulary=VOCABULARY, **arguments)
 
 
 @pytest.fixture
 def model():
     keras.utils.set_random_seed(0)
-    return small_align()
+    return one_stage_align()
 
 
 def batches(count=2, size=4):
@@ -67,6 +73,7 @@ def test_fit_resolves_the_recipe_and_prints_it(model, capsys):
     assert rate(model, 30) == pytest.approx(0.0, abs=1e-9)
 
 
+@pytest.mark.ci
 def test_initial_epoch_goes_on_in_the_schedule_of_the_whole_run(model):
     model.compile()
     model.fit(batches(5), epochs=2, verbose=0)
@@ -139,19 +146,20 @@ def test_momentum_of_moving_statistics_fits_the_run(model):
     ],
 )
 def test_temperature_starts_low_unless_it_was_chosen(arguments, expected):
-    model = small_align(**arguments)
+    model = one_stage_align(**arguments)
     model.compile()
     assert float(model.temperature) == model.initial_temperature
     model.build_optimizer()
     assert float(model.temperature) == pytest.approx(expected)
     is_lowered = float(model.temperature) != pytest.approx(model.initial_temperature)
     assert is_lowered == ("initial temperature 0.1" in str(model.resolved_recipe))
-    model = small_align(**arguments)
+    model = one_stage_align(**arguments)
     model.compile(recipe="paper")
     model.build_optimizer()
     assert float(model.temperature) == model.initial_temperature
 
 
+@pytest.mark.ci
 def test_trained_weights_are_tuned_at_a_tenth_of_the_rate(model):
     model.compile()
     model.fit(batches(), verbose=0)
@@ -194,12 +202,10 @@ def test_keras_file_keeps_the_recipe_and_the_optimizer(model, tmp_path, is_fitte
     assert rate(loaded, 7) == rate(model, 7)
 
 
+@pytest.mark.ci
 def test_mixed_precision_scales_the_loss():
     keras.utils.set_random_seed(0)
-    encoders = small_align()
-    model = align_keras.ALIGN(
-        encoders.image_encoder, encoders.text_encoder, dtype="mixed_float16"
-    )
+    model = align_keras.ALIGN(*small_encoders(num_stages=1), dtype="mixed_float16")
     model.compile()
     model.fit(batches(), verbose=0)
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
@@ -208,10 +214,11 @@ def test_mixed_precision_scales_the_loss():
     assert int(model.optimizer.inner_optimizer.iterations) == 4
 
 
+@pytest.mark.ci
 @pytest.mark.timeout(900)
 def test_two_replicas_have_one_recipe(two_replicas):
     with strategy_scope(two_replicas):
-        model = small_align(synchronized=True)
+        model = one_stage_align(synchronized=True)
         model.compile()
     for epochs in (1, 2):
         model.fit(batches(2, size=8), epochs=epochs, verbose=0)
