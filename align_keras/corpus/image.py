@@ -74,7 +74,7 @@ def normalize_image(
                 image.draft(None, [math.ceil(side * scale) for side in image.size])
         turn = _TURNS.get(_orientation(image, content))
         image.load()
-        image = _with_own_colors(image, content)
+        image = _with_embedded_colors(image, content)
         upright = image if turn is None else image.transpose(turn)
         if upright is not image:
             steps.append("rotated")
@@ -179,7 +179,7 @@ def _claims_no_pixels(content):
     return False
 
 
-def _with_own_colors(image: Any, content: bytes) -> Any:
+def _with_embedded_colors(image: Any, content: bytes) -> Any:
     """Corrects what Pillow takes from a header otherwise than other decoders.
 
     Pillow inverts every CMYK JPEG, but only Adobe's programs store inverted ink. It

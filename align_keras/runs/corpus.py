@@ -514,17 +514,17 @@ def write_shards(build: _Build, images: Tables, copies: Tables) -> Tables:
 
 def _check_kept(images, copies):
     """Raises InputError if no image stays, with the counts of all that left."""
-    pictures = images.facts["pictures"]
+    image_count = images.facts["pictures"]
     reasons = collections.Counter(images.facts["faults"])
     reasons.update(reason for _, reason, *_ in copies.facts["dropped"])
-    if pictures > reasons.total():
+    if image_count > reasons.total():
         return
     counts = [f"{count:,} {reason}" for reason, count in reasons.most_common()]
     if images.facts["remote"]:
         counts.append(f"{images.facts['remote']:,} pairs of images that aren't here")
     counts = ", ".join(counts) or "no pair passes the filters"
     raise InputError(
-        f"the corpus is empty, none of {pictures:,} images stays ({counts}). "
+        f"the corpus is empty, none of {image_count:,} images stays ({counts}). "
         "Give other sources, or change the thresholds of `filter` and `duplicates`."
     )
 

@@ -29,8 +29,26 @@ HEIF_SUFFIXES = (".heic", ".heif", ".avif")
 _SUFFIXES = tuple(os.fsencode(suffix) for suffix in SUFFIXES + HEIF_SUFFIXES)
 # Photos in formats that aren't decoded. They are reported rather than ignored.
 UNREAD_SUFFIXES = (
-    *(".tif", ".tiff", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2"),
-    *(".srf", ".orf", ".rw2", ".raf", ".pef", ".srw", ".rwl", ".3fr", ".iiq", ".x3f"),
+    ".tif",
+    ".tiff",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".crw",
+    ".nef",
+    ".nrw",
+    ".arw",
+    ".sr2",
+    ".srf",
+    ".orf",
+    ".rw2",
+    ".raf",
+    ".pef",
+    ".srw",
+    ".rwl",
+    ".3fr",
+    ".iiq",
+    ".x3f",
 )
 _UNREAD_SUFFIXES = tuple(os.fsencode(suffix) for suffix in UNREAD_SUFFIXES)
 UNREAD_FORMAT = "TIFF or a camera's RAW format"

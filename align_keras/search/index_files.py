@@ -31,7 +31,7 @@ def damaged(folder: pathlib.Path, reason: str) -> InputError:
     )
 
 
-def is_own_file(name: str) -> bool:
+def is_index_file(name: str) -> bool:
     """Returns True if the package writes a file of this name to an index folder."""
     return (
         name in _FIXED_NAMES

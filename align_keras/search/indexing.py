@@ -708,9 +708,9 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
 
 def _holder(file, root, sources):
     """The source that holds an image: its own, or the nearest folder above it."""
-    own = next((source for source, id in sources.items() if id == root), None)
-    if own is not None:
-        return own
+    parent = next((source for source, id in sources.items() if id == root), None)
+    if parent is not None:
+        return parent
     place = shard_of(file) if is_record(file) else file
     above = [
         source for source in sources if place.startswith(os.path.join(source, b""))

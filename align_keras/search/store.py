@@ -31,7 +31,7 @@ from align_keras.search.index_files import (
     WAL,
     approximate_path,
     damaged,
-    is_own_file,
+    is_index_file,
     next_vectors_name,
     open_to_write,
     refuse_links,
@@ -280,7 +280,7 @@ class Store(ImageStore):
 
     def _discard(self):
         for path in self.folder.iterdir():
-            if is_own_file(path.name) and not path.is_dir():
+            if is_index_file(path.name) and not path.is_dir():
                 path.unlink()
         with contextlib.suppress(OSError):  # What else is there stays.
             self.folder.rmdir()
@@ -362,7 +362,7 @@ class Store(ImageStore):
         if not tables >= _TABLES:
             missing = ", ".join(sorted(_TABLES - tables))
             raise damaged(self.folder, f"its database lacks the table {missing}")
-        for table in filter(_is_own_table, tables):
+        for table in filter(_is_index_table, tables):
             for column in self._all(f"PRAGMA table_xinfo({table})"):
                 if column[-1]:  # Hidden: computed.
                     raise damaged(
@@ -802,7 +802,7 @@ def _read_header(folder):
     return header
 
 
-def _is_own_table(name):
+def _is_index_table(name):
     """Returns True for the tables that this module and `table_rows` create."""
     is_of_rows = re.fullmatch(r"table_rows_\d+", name) is not None
     return is_of_rows or name in {*_TABLES, "checksums"}

@@ -453,7 +453,7 @@ def test_other_prompts_stand_beside_no_figure_of_the_paper(
         assert f"{name} {value}" in out
 
 
-def test_own_class_names_need_no_clip_benchmark(monkeypatch):
+def test_given_class_names_need_no_clip_benchmark(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     request = checked_request("zero_shot", data="imagenet2012", classes="names.txt")
     assert (request.templates, request.classes) == ("default", "names.txt")

@@ -110,7 +110,7 @@ def test_the_suite_writes_a_page(run, tmp_path):
     assert "Table 12: simlex on simlex999" in page.text
     assert "all, Spearman correlation, %" in page.text and "39.8" in page.text
     assert page.text.count("skipped") == len(ROWS) - 1
-    assert not [own for own in page.attributes("script")]
+    assert not [script for script in page.attributes("script")]
     code, _, err = run("--html", "run", model="run")
     assert code == 1 and "html must be" in err and "Traceback" not in err
 

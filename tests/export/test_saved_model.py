@@ -270,7 +270,7 @@ def odd_files():
     rows, columns = np.indices((500, 700))
     stamp = (np.hypot(rows - 250, columns - 350) // 3 % 2 * 255).astype("uint8")
     stripes = (columns[:480, :640] % 5 < 2) * np.uint8(255)
-    content = {name: own for name, (own, _) in readable().items()}
+    content = {name: file for name, (file, _) in readable().items()}
     names = ["JPEG, CMYK", "JPEG, orientation 6", "GIF with a clear color"]
     names += [f"PNG, gray of {bits} bits with a clear level" for bits in (2, 4)]
     names += ["PNG with alpha", "PNG, gray of 16 bits", "WebP, animated"]
@@ -288,9 +288,9 @@ def test_a_file_has_one_embedding_in_all_forms_of_a_model(tmp_path):
     files = odd_files()
     (tmp_path / "files").mkdir()
     paths = []
-    for number, own in enumerate(files.values()):
+    for number, file in enumerate(files.values()):
         paths.append(tmp_path / "files" / f"{number:02}.png")
-        paths[-1].write_bytes(own)
+        paths[-1].write_bytes(file)
     shipped = pathlib.Path(__file__).parents[2] / "saved_models" / "align_small_en"
     model = ALIGN.from_preset(str(shipped))
     model.export_saved_model(tmp_path / "export")

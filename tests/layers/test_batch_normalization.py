@@ -87,7 +87,7 @@ def test_arguments_give_what_the_layer_of_keras_gives(arguments):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
 
 
-def test_a_ghost_batch_without_scale_is_a_batch_of_its_own():
+def test_a_ghost_batch_without_scale_is_a_separate_batch():
     rows = np.random.default_rng(0).normal(size=(4, 5, 4, 3)).astype("float32")
     layer = FusedBatchNormalization(scale=False, virtual_batch_size=2)
     outputs = layer(tf.constant(rows), training=True)

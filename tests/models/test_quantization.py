@@ -197,9 +197,9 @@ def test_frozen_encoder_is_frozen_after_reloading():
 def test_a_quantized_model_is_refused_by_the_litert_export(tmp_path):
     model = small_align()
     model.quantize("int8")
-    for own in (model, model.image_encoder, model.text_encoder):
+    for exported in (model, model.image_encoder, model.text_encoder):
         with pytest.raises(InputError, match="needs float layers.* quantized to int8"):
-            own.export(tmp_path / "model.tflite", format="litert")
+            exported.export(tmp_path / "model.tflite", format="litert")
 
 
 @pytest.mark.ci

@@ -106,14 +106,14 @@ def test_folders_of_classes(folders, train_split, split, refused):
     ],
 )
 def test_splits_of_tfds(prepared, monkeypatch, train_split, split, refused):
-    own = functools.partial(tfds.builder, data_dir=prepared)
-    monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: own(name))
+    builder = functools.partial(tfds.builder, data_dir=prepared)
+    monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: builder(name))
     assert is_refused(request("imagenet_r", train_split, split)) == refused
 
 
 def test_unknown_splits_of_tfds(prepared, monkeypatch):
-    own = functools.partial(tfds.builder, data_dir=prepared)
-    monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: own(name))
+    builder = functools.partial(tfds.builder, data_dir=prepared)
+    monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: builder(name))
     with pytest.raises(InputError, match="the split must be one of test, train, .*'x'"):
         train_and_test(request("imagenet_r", "x"))
 
@@ -229,18 +229,18 @@ def test_a_single_class_is_refused(tmp_path):
 def test_the_classes_of_a_folder_are_matched_by_name(tmp_path):
     make_images(tmp_path, "ant/1.png", "bee/1.png", "cat/1.png")
     (tmp_path / "names.txt").write_text("cat\nant\nbee\n")
-    own = dataclasses.replace(
+    folder = dataclasses.replace(
         request(str(tmp_path)), classes=str(tmp_path / "names.txt")
     )
-    assert labeled_images(own).class_names == ["ant", "bee", "cat"]
+    assert labeled_images(folder).class_names == ["ant", "bee", "cat"]
     (tmp_path / "names.txt").write_text("lion\nant\nbee\n")
     with pytest.raises(InputError, match="only the file has 'lion'; only the data"):
-        labeled_images(own)
+        labeled_images(folder)
 
 
 def test_names_by_the_order_of_labels_are_said(prepared, monkeypatch, tmp_path, capsys):
-    own = functools.partial(tfds.builder, data_dir=prepared)
-    monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: own(name))
+    builder = functools.partial(tfds.builder, data_dir=prepared)
+    monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: builder(name))
     count = len(labeled_images(request("imagenet_r")).class_names)
     (tmp_path / "names.txt").write_text(
         "".join(f"kind {row}\n" for row in range(count))

@@ -141,8 +141,11 @@ def test_a_folder_without_permission_keeps_its_images(
     try:
         answer = subprocess.run(
             [
-                *(sys.executable, "-c", WITHOUT_PERMISSION),
-                *(tmp_path / "index", colors["GOLDEN"]),
+                sys.executable,
+                "-c",
+                WITHOUT_PERMISSION,
+                tmp_path / "index",
+                colors["GOLDEN"],
             ],
             cwd=ROOT,
             capture_output=True,
@@ -212,7 +215,7 @@ def test_a_removed_folder_leaves_what_another_source_holds(build, photos, colors
     assert index.remove([photos / "Italy"]) == 1
 
 
-def test_a_link_is_removed_by_its_own_name(build, photos):
+def test_a_link_is_removed_by_the_name_of_the_link(build, photos):
     (photos / "link.png").symlink_to(photos / "red.png")
     index = build(photos)
     assert len(index) == 4

@@ -201,17 +201,18 @@ def _caseless(name: str) -> str:
 
 
 def _differences(names: Sequence[str], old: Sequence[str]) -> str:
-    """Returns what the names of a file and of the data have not in common."""
-    in_file, in_data = set(map(_caseless, names)), set(map(_caseless, old))
+    """Returns the names that only the file has and those that only the data has."""
     parts = []
-    for place, own, others in (
-        ("the file", names, in_data),
-        ("the data", old, in_file),
-    ):
-        single = [repr(name) for name in own if _caseless(name) not in others]
-        if single:
-            more = f" and {len(single) - 5} more" if len(single) > 5 else ""
-            parts.append(f"only {place} has {', '.join(single[:5])}{more}")
+    for owner, candidates, others in (("file", names, old), ("data", old, names)):
+        known_names = {_caseless(name) for name in others}
+        missing_names = [
+            repr(name) for name in candidates if _caseless(name) not in known_names
+        ]
+        if missing_names:
+            text = ", ".join(missing_names[:5])
+            if len(missing_names) > 5:
+                text += f" and {len(missing_names) - 5} more"
+            parts.append(f"only the {owner} has {text}")
     return "; ".join(parts) or "some of them are repeated"
 
 

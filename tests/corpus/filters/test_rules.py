@@ -179,7 +179,7 @@ def test_the_first_reason_counts():
         thresholds |= off[number]
         counts = filter_pairs(pairs, Thresholds(**thresholds))[1]
         assert counts[reason] > 0, reason
-        assert not any(counts[own] for own in REASONS[: number + 1])
+        assert not any(counts[reason] for reason in REASONS[: number + 1])
 
 
 def test_defaults_are_the_papers():

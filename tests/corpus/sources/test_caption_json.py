@@ -153,11 +153,11 @@ def test_names_that_no_file_can_have(tmp_path, name):
     """The first name decides where images are looked for."""
     picture(tmp_path / "a.jpg")
     images = [{"id": 1, "file_name": name}, {"id": 2, "file_name": "a.jpg"}]
-    annotations = [{"image_id": own, "caption": "A cat."} for own in (1, 2)]
+    annotations = [{"image_id": number, "caption": "A cat."} for number in (1, 2)]
     coco = {"images": images, "annotations": annotations}
     sentences = [{"raw": "A cat."}]
     common = {"split": "train", "sentences": sentences}
-    images = [{"filename": own, **common} for own in (name, "a.jpg")]
+    images = [{"filename": file, **common} for file in (name, "a.jpg")]
     images.append({"filepath": name, "filename": "a.jpg", **common})
     for number, (content, bad) in enumerate(((coco, 2), ({"images": images}, 2))):
         path = write(tmp_path / f"{number}.json", content)

@@ -406,7 +406,7 @@ def test_squares_of_one_size_without_a_record_are_not_kept(tmp_path, kind):
     assert counts == {"kept": 5}
 
 
-def test_files_that_were_left_as_they_were_have_their_own_size(tmp_path):
+def test_files_that_were_not_resized_keep_their_size(tmp_path):
     # By `--disable_all_reencoding` the columns are there, without values.
     unknown = dict.fromkeys(("width", "height", "original_width", "original_height"))
     rows = [row | unknown for row in downloaded_rows()]

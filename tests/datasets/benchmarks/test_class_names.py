@@ -144,7 +144,7 @@ TEN = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay"]
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_a_list_of_the_datas_own_names_is_matched_by_name(ordered):
+def test_a_list_of_the_names_of_the_data_is_matched_by_name(ordered):
     expected = [name.title() for name in TEN]
     for names in (expected, expected[::-1], expected[5:] + expected[:5]):
         assert rename_classes(named(*TEN), names, ordered).class_names == expected

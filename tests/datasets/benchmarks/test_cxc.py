@@ -87,7 +87,7 @@ def test_positives_by_hand(tmp_path, coco):
         ],
     )
     right = cxc_positives(ratings, coco)
-    assert [len(own) for own in right] == [6, 36, 36, 6]
+    assert [len(captions) for captions in right] == [6, 36, 36, 6]
     assert found(right.image_to_text) == {0: [0, FIRST[1]], 1: [FIRST[1]]}
     assert found(right.text_to_image) == {0: [0], FIRST[1]: [0, 1]}
     assert found(right.text_to_text) == {0: [1, FIRST[2]], 1: [0], FIRST[2]: [0]}
@@ -149,7 +149,7 @@ def test_ratings_of_missing_pictures_are_left_out(tmp_path, coco):
         cxc_captioned_images(ratings, fewer)
     data = cxc_captioned_images(ratings, fewer, allow_missing=True)
     right = cxc_positives(ratings, data)
-    assert [len(own) for own in right] == [5, 25, 25, 5]
+    assert [len(captions) for captions in right] == [5, 25, 25, 5]
     # Of picture 3, which has moved to row 2: its four captions.
     assert right.image_to_text[2].tolist() == [10, 11, 12, 13]
     whole = {name: len(own[2]) for name, own in cxc_rated_rows(ratings, coco).items()}
