@@ -282,7 +282,7 @@ def odd_files():
     return files
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_file_has_one_embedding_in_all_forms_of_a_model(tmp_path):
     """By the shipped model, for random weights tell images apart that differ by 1."""
     files = odd_files()

@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import urllib.parse
 import zlib
 
@@ -72,9 +71,9 @@ def ask(server):
     return lambda *given, **named: request(server[1], *given, **named)
 
 
-def request(port, path, body=None, headers=(), method=None, **asked):
+def request(port, path, body=None, headers=(), method=None, timeout=120, **asked):
     """Status, headers and content (of JSON what it says) of an answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     if asked:
         path += "?" + urllib.parse.urlencode(asked, doseq=True)
     method = method or ("GET" if body is None else "POST")
@@ -433,9 +432,10 @@ def test_slow_bodies_keep_no_upload_waiting(server):
             where = ("127.0.0.1", server[1])
             connection = stack.enter_context(socket.create_connection(where))
             connection.sendall(head)
-        started = time.monotonic()
-        assert request(server[1], "/api/search", image_bytes("red"))[0] == 200
-        assert time.monotonic() - started < 10
+        # The client gives up before the bodies' 60 seconds are over.
+        assert (
+            request(server[1], "/api/search", image_bytes("red"), timeout=30)[0] == 200
+        )
 
 
 def test_bodies_are_refused_before_they_fill_the_memory(server):
@@ -446,8 +446,9 @@ def test_bodies_are_refused_before_they_fill_the_memory(server):
             where = ("127.0.0.1", server[1])
             connection = stack.enter_context(socket.create_connection(where))
             connection.sendall(head + bytes(59_999_999))
-        answer = sent(server[1], head, bytes(59_999_999))
-        assert b" 503 " in answer.splitlines()[0]
+        connection = stack.enter_context(socket.create_connection(where, timeout=60))
+        connection.sendall(head + bytes(59_999_999))
+        assert connection.recv(1000).startswith(b"HTTP/1.1 503 ")
         assert request(server[1], "/api/search", image_bytes("red"))[0] == 200
     assert request(server[1], "/api/search", image_bytes("red"))[0] == 200
 
