@@ -29,7 +29,14 @@ _ENTRIES = "entries.jsonl"
 _BLOCK_BYTES = 2**20
 
 # What reading a damaged index comes to.
-_DAMAGE = (OSError, LookupError, RecursionError, TypeError, ValueError)
+_DAMAGE = (
+    ArithmeticError,
+    LookupError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _THUMBNAIL = re.compile(r"thumbnails/\w[\w-]*\.\w+")
 _SUFFIXES = {
     b"\x89PNG": ".png",
