@@ -79,10 +79,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         self.freeze_statistics = freeze_statistics
         self.virtual_batch_size = virtual_batch_size
         self.replicas_per_group = replicas_per_group
-        if self.renorm and (virtual_batch_size or replicas_per_group):
+        # Keras 3.12 has no batch renormalization.
+        self._renormalizes = getattr(self, "renorm", False)
+        if self._renormalizes and (virtual_batch_size or replicas_per_group):
             raise InputError(
                 "renorm must be False with virtual_batch_size or replicas_per_group. "
-                f"Received: renorm={self.renorm}. Choose one of them."
+                f"Received: renorm={self._renormalizes}. Choose one of them."
             )
 
     def build(self, input_shape: tuple) -> None:
@@ -109,7 +111,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             mask is None
             and len(inputs.shape) == 4
             and self._normalizes_last_axis
-            and not self.renorm
+            and not self._renormalizes
         )
         kernel_has = keras.backend.standardize_dtype(inputs.dtype) in _KERNEL_DTYPES
         replicas = group_size(self.replicas_per_group) if training else 1

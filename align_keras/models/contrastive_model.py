@@ -118,6 +118,8 @@ class ContrastiveModel(keras.Model):
             optimizer = paper_optimizer() if recipe == "paper" else None
         self.recipe = recipe
         self.resolved_recipe: ResolvedRecipe | None = None
+        # The first run began from trained weights.
+        self.is_fine_tuning = False
         self._compile_options = kwargs
         self._set_optimizer(optimizer)
         # An earlier recipe may have set another momentum.
@@ -139,14 +141,19 @@ class ContrastiveModel(keras.Model):
             replicas = self.distribute_strategy.num_replicas_in_sync
             check_clipping(self.optimizer, replicas)
 
+    def _keep_changed_options(self):
+        """Notes options that were set on the model after `compile`."""
+        for name in ("run_eagerly", "jit_compile", "steps_per_execution"):
+            self._compile_options[name] = getattr(self, name)
+
     def resolve_recipe(
         self, steps: int | None, batch_size: int | None, initial_step: int = 0
     ) -> ResolvedRecipe | None:
         """Chooses the optimizer and the schedule of a run by the recipe "auto".
 
         `fit` calls this. An optimizer that the recipe chose before keeps its moments,
-        and its schedule begins again. Its learning rate is then that of random
-        weights. The first run on trained weights has a tenth of it.
+        and its schedule begins again. If the first run after `compile` began from
+        trained weights, it and all later runs have a tenth of the learning rate.
 
         Args:
             steps: int, updates from step 0 of the run to its end, or None if its
@@ -161,10 +168,11 @@ class ContrastiveModel(keras.Model):
         if self.recipe != "auto":
             return None
         is_new = self.optimizer is None
-        is_trained = self._is_trained()
-        resolved = resolve_recipe(steps, batch_size, is_new and is_trained)
         if is_new:
-            if not is_trained and self._has_initial_temperature_of_paper():
+            self.is_fine_tuning = self._is_trained()
+        resolved = resolve_recipe(steps, batch_size, self.is_fine_tuning)
+        if is_new:
+            if not self.is_fine_tuning and self._has_initial_temperature_of_paper():
                 self.temperature_layer.log_temperature.assign(
                     math.log(INITIAL_TEMPERATURE)
                 )
@@ -172,7 +180,8 @@ class ContrastiveModel(keras.Model):
                     resolved, initial_temperature=INITIAL_TEMPERATURE
                 )
             with self.distribute_strategy.scope():
-                self._set_optimizer(resolved.build_optimizer())
+                self._keep_changed_options()
+                self._set_optimizer(resolved.build_optimizer(-initial_step))
         else:
             optimizer = inner_optimizer(self.optimizer)
             first_step = int(optimizer.iterations.numpy()) - initial_step
@@ -232,6 +241,7 @@ class ContrastiveModel(keras.Model):
             else keras.optimizers.serialize(optimizer),
             "optimizer_built": optimizer is not None and optimizer.built,
             "recipe": self.recipe,
+            "is_fine_tuning": self.is_fine_tuning,
             "loss": keras.saving.serialize_keras_object(self.loss),
             "micro_batch_size": self.micro_batch_size,
             "loss_upper_bound": self.loss_upper_bound,
@@ -245,6 +255,7 @@ class ContrastiveModel(keras.Model):
         # `compile` built the optimizers of files without this entry.
         is_built = config.pop("optimizer_built", True)
         recipe = config.pop("recipe", None)
+        is_fine_tuning = config.pop("is_fine_tuning", False)
         # Files without a loss have its options among `compile`'s.
         options = {n: config.pop(n) for n in ContrastiveLoss.options() if n in config}
         loss = keras.saving.deserialize_keras_object(config.pop("loss", None))
@@ -253,6 +264,7 @@ class ContrastiveModel(keras.Model):
         if is_built:
             # Keras then loads the variables from the file.
             self.build_optimizer()
+        self.is_fine_tuning = is_fine_tuning
 
     def fit(
         self,

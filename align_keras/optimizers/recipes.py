@@ -65,7 +65,10 @@ class ResolvedRecipe:
         return max(0.0, 1.0 - 1.0 / (STATISTICS_FRACTION * self.steps))
 
     def schedule(self, first_step: int = 0) -> LinearWarmup:
-        """Returns the schedule of a run that begins after `first_step` updates."""
+        """Returns the schedule of a run that begins at step `first_step`.
+
+        A negative `first_step` goes on in a schedule that began before step 0.
+        """
         after: keras.optimizers.schedules.LearningRateSchedule | float
         after = self.learning_rate
         if self.steps is not None:

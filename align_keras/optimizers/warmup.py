@@ -15,7 +15,8 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         after_warmup: `LearningRateSchedule` or float, what comes after.
         warmup_steps: int ≥ 0.
         warmup_learning_rate: float, the value at `first_step`.
-        first_step: int ≥ 0, the step at which the warm-up begins.
+        first_step: int, the step at which the warm-up begins. A negative one goes on
+            in a schedule that began before step 0.
 
     References:
         Jia et al. 2021, section 5: 0 → 1e-3 in 10k steps, then linearly to zero.

@@ -142,8 +142,11 @@ def _loaded(config, params_override):
         params_override = [params_override]
     changed = changed_keys(load_config(), config)
     given = {key: value for key, (_, value) in changed.items()}
-    # Stated also where it is the default, which a table alone would replace.
-    given["task.validation_data.tfds_split"] = config.task.validation_data.tfds_split
+    names = [f"task.validation_data.{name}" for name in ("corpus", "pairs")]
+    if any(name in given for name in names):
+        # Stated also where it is the default, which a table alone would replace.
+        split = config.task.validation_data.tfds_split
+        given["task.validation_data.tfds_split"] = split
     return load_config(params_override=[given, *params_override])
 
 

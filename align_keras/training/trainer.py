@@ -62,9 +62,8 @@ def train(
     """
     directory = pathlib.Path(directory)
     chief = strategies.is_chief(model.distribute_strategy)
-    if model.resolve_recipe(schedule.train_steps, batch_size) is not None:
-        # `fit` keeps the schedule of the whole run when a part of it is left.
-        model.recipe = None
+    steps_made = 0 if model.optimizer is None else int(model.optimizer.iterations)
+    model.resolve_recipe(schedule.train_steps, batch_size, steps_made)
     checkpoints = RunCheckpoints(
         model, os.fspath(directory / "checkpoints"), schedule.max_to_keep, chief
     )
@@ -83,13 +82,18 @@ def train(
     loop_end = LoopEnd(
         checkpoints, log if chief else None, schedule, batch_size, evaluate
     )
+    recipe = model.recipe
     try:
+        # `fit` keeps the schedule of the whole run when a part of it is left.
+        model.recipe = None
         fit(model, make_batches, directory, loop_end)
     except NonFiniteStepError as error:
         checkpoints.save()
         if not chief:
             raise
         raise explained(error, model, make_batches, batch_ids, directory) from None
+    finally:
+        model.recipe = recipe
     return log
 
 

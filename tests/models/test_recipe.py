@@ -170,6 +170,25 @@ def test_trained_weights_are_tuned_at_a_tenth_of_the_rate(model):
     assert model.resolved_recipe.learning_rate == pytest.approx(
         whole.learning_rate / 10
     )
+    # A second `fit` of the same model goes on at that rate.
+    model.fit(batches(), verbose=0)
+    assert model.resolved_recipe.is_fine_tuning
+
+
+def test_initial_epoch_of_a_new_optimizer(model):
+    model.compile()
+    model.resolve_recipe(20, 4, initial_step=10)
+    assert rate(model, 0) == pytest.approx(
+        float(model.resolved_recipe.schedule()(10)), rel=1e-6
+    )
+    assert rate(model, 10) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_options_set_after_compile_are_kept(model):
+    model.compile()
+    model.run_eagerly = True
+    model.resolve_recipe(20, 4)
+    assert model.run_eagerly
 
 
 def test_a_warmup_longer_than_the_run_is_reported(model, capsys):

@@ -168,6 +168,25 @@ def test_diagnosis_of_several_workers_names_the_pairs_of_all(tmp_path, monkeypat
     assert diagnosis["batch_ids"] == [f"pair {row}" for row in range(8)]
 
 
+@pytest.mark.ci
+def test_a_model_goes_on_learning_after_a_run_of_the_default_recipe(tmp_path):
+    model = small_align()
+    model.compile()
+    schedule = TrainerConfig(
+        train_steps=4, steps_per_loop=2, checkpoint_interval=4, validation_interval=4
+    )
+    train(model, make_batches, schedule, tmp_path, batch_size=8)
+    assert model.resolved_recipe.steps == 4
+    before = model.get_weights()
+    model.fit(make_batches(0).take(2), verbose=0)
+    assert model.resolved_recipe.steps == 2
+    changes = [
+        np.abs(after - weights).max()
+        for after, weights in zip(model.get_weights(), before, strict=True)
+    ]
+    assert max(changes) > 1e-4
+
+
 def test_finished_run_is_left_alone(finished_run):
     files = {
         path: path.stat().st_mtime_ns
