@@ -117,6 +117,8 @@ class Store(ImageStore):
         if self._writable:
             try:
                 self.upgrade()
+            except InputError:
+                raise
             except (AttributeError, KeyError, TypeError, ValueError):
                 raise damaged(self.folder, "the names of the tables' columns") from None
             self._has_table_rows = True
@@ -550,6 +552,8 @@ class Store(ImageStore):
     def _user_columns(self):
         try:
             return super()._user_columns()
+        except InputError:
+            raise
         except (AttributeError, KeyError, TypeError, ValueError):
             raise damaged(self.folder, "the names of the tables' columns") from None
 

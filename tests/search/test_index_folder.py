@@ -437,3 +437,33 @@ def test_the_command_checks(folder, capsys):
     assert "--check must come without" in capsys.readouterr().err
     assert main(["index", "--rebuild", "--to", str(folder)]) == 0
     assert main(["index", "--check", "--to", str(folder)]) == 0
+
+
+@pytest.fixture
+def no_timeout(monkeypatch):
+    """Makes SQLite fail at once where another connection holds a lock."""
+    connect = sqlite3.connect
+
+    def connect_without_waiting(*arguments, **options):
+        return connect(*arguments, **{**options, "timeout": 0})
+
+    monkeypatch.setattr(sqlite3, "connect", connect_without_waiting)
+
+
+def test_a_locked_database_is_not_called_damaged(folder, no_timeout):
+    with database(folder) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    with contextlib.closing(Store(folder)) as store, database(folder) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(InputError, match="can't be read or written .*locked"):
+            store.named_columns()
+
+
+def test_a_locked_database_is_not_called_damaged_by_an_upgrade(folder, no_timeout):
+    with database(folder) as connection:
+        connection.execute("DROP TABLE table_rows_0")
+    with database(folder) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        with pytest.raises(InputError, match="can't be read or written .*locked"):
+            Store(folder, writable=True)
+    Store(folder, writable=True).close()
