@@ -259,6 +259,9 @@ def test_characters_that_no_database_stores(build, tmp_path):
     assert "other" not in index.store.columns
 
 
+IMAGES = ("red.png", "green.png", "blue.jpg")
+
+
 def downgrade(store):
     """Makes of an index what the releases before tables of rows wrote."""
     with store.transaction():
@@ -283,6 +286,36 @@ def test_an_index_of_an_older_release_opens(place, build, photos, tmp_path):
     assert hit.columns["stars"] == 5 and hit.captions == ["a thing"]
     assert names(build(), "zip = '00123'") == ["red"]
     assert index.remove([table]) == 0 and "zip" not in index.store.columns
+
+
+def test_addresses_that_differ_in_secrets_become_one(place, build, photos, tmp_path):
+    rows = [row("red", stars="5"), row("green", stars="4")]
+    table = write_csv(tmp_path / "t.csv", rows)
+    index = build(table, photos)
+    with index.store.writing() as store:
+        ids = {name: store.latest("name = ?", [name], 1)[0]["id"] for name in IMAGES}
+        roots = list(store.roots().values())
+        with store.transaction():
+            for number, root in enumerate(roots):
+                address = f"https://host/t.csv?token={number}".encode()
+                store._run("UPDATE roots SET file = ? WHERE id = ?", [address, root])
+            for name in ("red.png", "green.png"):
+                address = f"https://host/image.png?token={name}".encode()
+                sql = "UPDATE images SET file = ? WHERE id = ?"
+                store._run(sql, [address, ids[name]])
+            sql = "UPDATE images SET root = ? WHERE id = ?"
+            store._run(sql, [roots[1], ids["blue.jpg"]])
+            store.note_unreadable(b"broken.jpg", roots[1], 1, 1, "no image")
+        downgrade(store)
+    index.store.close()
+    index = Index.open(place)
+    assert list(index.store.roots()) == [b"https://host/t.csv"]
+    (root,) = index.store.roots().values()
+    known = index.store.known()
+    assert {fields[1] for fields in known.values()} == {root}
+    assert index.store.unreadable()[b"broken.jpg"][0] == root
+    assert len(known) == 2 and b"https://host/image.png" in known
+    assert len(index.query("blue", k=9, duplicates=True)) == 2
 
 
 def test_an_older_index_that_cannot_be_written_names_the_command(
