@@ -73,6 +73,8 @@ CREATE TABLE unreadable (
 ) WITHOUT ROWID;
 {FIRST_TABLE};
 """
+# Parts of SQLite's messages on a statement that exceeds one of its limits.
+_EXPRESSION_LIMITS = ("too large", "stack overflow", "too many")
 # Rows whose scores tell what is high for a query.
 _SAMPLE = 4096
 # SQLite takes some thousands of parameters a statement.
@@ -301,6 +303,12 @@ class Store(ImageStore):
             if "full" in text:
                 path = str(self.folder / DATABASE)
                 raise OSError(28, "No space left on device", path) from error
+            if any(limit in text for limit in _EXPRESSION_LIMITS):
+                raise InputError(
+                    "`where` must be a condition that SQLite can run. Received: one "
+                    f"that is too long or nested too deeply ({text}). Write a simpler "
+                    "condition, with `in (…)` for many values of one column."
+                ) from error
             if "unable to open" in text and _size(self.folder / WAL):
                 raise InputError(
                     f"the index {self.folder} has changes in {WAL}, which can't be "

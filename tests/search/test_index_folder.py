@@ -467,3 +467,13 @@ def test_a_locked_database_is_not_called_damaged_by_an_upgrade(folder, no_timeou
         with pytest.raises(InputError, match="can't be read or written .*locked"):
             Store(folder, writable=True)
     Store(folder, writable=True).close()
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [" OR ".join(["width = 1"] * 1100), " AND ".join(["width IN (?)"] * 40_000)],
+)
+def test_a_condition_beyond_sqlites_limits_is_not_called_damage(folder, condition):
+    with contextlib.closing(Store(folder)) as store:
+        with pytest.raises(InputError, match="`where` must be a condition"):
+            store.rows(condition, [1] * condition.count("?"))

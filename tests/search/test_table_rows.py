@@ -8,6 +8,7 @@ import pytest
 
 from align_keras.search import Index, Query
 from align_keras.search.columns import MAX_COLUMNS, kind_of
+from align_keras.search.where import MAX_TESTS
 from align_keras.utils.errors import InputError
 
 
@@ -230,6 +231,15 @@ def test_too_many_columns_are_refused_before_anything_is_written(
     index = build(write_csv(tmp_path / "t.csv", [row("red", **most)]))
     (hit,) = index.query("red", where="column_1997 = 1997 and column_3 = 3")
     assert hit.columns["column_1500"] == 1500
+
+
+def test_long_conditions_on_columns_of_tables(build, photos, tmp_path):
+    first = write_csv(tmp_path / "a.csv", [row("red", stars="4", tag="x")])
+    second = write_csv(tmp_path / "b.csv", [row("green", stars="5")])
+    index = build(photos, first, second)
+    tests = ["stars = 4", "stars between 4 and 4", "tag like 'x%'", "tag in ('x', 'y')"]
+    for test in tests:
+        assert names(index, " or ".join([test] * MAX_TESTS)) == ["red"]
 
 
 def test_like_ignores_case_beyond_ascii(build, tmp_path):
