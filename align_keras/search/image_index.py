@@ -343,21 +343,22 @@ class Index:
 
     def embedding(self, id: int) -> np.ndarray:
         """Returns the embedding of an image of the index, float32 (d,)."""
-        image = self.store.image(id)
-        return self.store.vector(image["row"])
+        return self.store.with_stable_rows(
+            lambda: self.store.vector(self.store.image(id)["row"])
+        )
 
     def search(self, embedding: np.ndarray, query: Query) -> list[Hit]:
         """Finds images for an embedding, float32 (d,), by what else `query` says."""
         embedding = self._checked_embedding(embedding)
         condition = self._condition(query.where)
-        while True:
-            file = self.store.vectors_file
+
+        def ranked_images():
             ranked = self.store.ranked(embedding, *condition, query)
-            found = without_copies(ranked, query)
-            # Unless the rows were written anew meanwhile, and are others now.
-            if self.store.vectors_file == file:
-                self.store.check_rows([image["row"] for _, image, _ in found])
-                break
+            images = without_copies(ranked, query)
+            self.store.check_rows([image["row"] for _, image, _ in images])
+            return images
+
+        found = self.store.with_stable_rows(ranked_images)
         scores = np.array([score for score, _, _ in found])
         sample, count = self._sampled()
         marks = relevance(scores, sample @ embedding, count)

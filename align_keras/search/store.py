@@ -548,14 +548,18 @@ class Store(ImageStore):
             for (problem,) in self._run("PRAGMA integrity_check").fetchall():
                 if problem != "ok":
                     raise damaged(self.folder, problem)
-        self._check_range(0, self._row_count())
+        return self.with_stable_rows(self._check_vectors)
+
+    def _check_vectors(self):
+        rows = self._row_count()
+        self._check_range(0, rows)
         if not approximate.is_whole(self.folder, self.vectors_file):
             path = approximate_path(self.folder, self.vectors_file)
             raise InputError(
                 f"the file {path} is damaged; remove it, and make it again by "
                 f"`align-keras index --to {shlex.quote(str(self.folder))}`."
             )
-        return self._row_count()
+        return rows
 
     def _user_columns(self):
         try:
