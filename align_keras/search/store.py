@@ -295,6 +295,8 @@ class Store(ImageStore):
         try:
             with self._lock:
                 if self._snapshot is not None and self._snapshot != self._stamp():
+                    # The header and the vectors in memory are those of the old one.
+                    self._refuse_rebuilt()
                     self._connection.close()
                     self._connect()
                 yield self._connection
@@ -595,15 +597,19 @@ class Store(ImageStore):
         if not rows:
             return np.zeros((0, self.dimension), np.float32)
         path = vectors_path(self.folder, name)
+        self._refuse_rebuilt()
+        try:
+            return np.memmap(path, np.float32, "r", shape=(rows, self.dimension))
+        except (OSError, ValueError) as error:
+            raise damaged(self.folder, f"{path.name}: {error}") from None
+
+    def _refuse_rebuilt(self):
+        """Raises if another database has taken the place of the one that is open."""
         if self._inode != _inode(self.folder / DATABASE):
             raise InputError(
                 f"the index {self.folder} was built again after it was opened; open it "
                 "again."
             )
-        try:
-            return np.memmap(path, np.float32, "r", shape=(rows, self.dimension))
-        except (OSError, ValueError) as error:
-            raise damaged(self.folder, f"{path.name}: {error}") from None
 
     def rows(self, condition: str, parameters: Sequence[Any] = ()) -> np.ndarray:
         """int64 (n,): rows of the images that a condition in SQL is true of, sorted.

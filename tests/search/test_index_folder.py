@@ -469,6 +469,20 @@ def test_a_locked_database_is_not_called_damaged_by_an_upgrade(folder, no_timeou
     Store(folder, writable=True).close()
 
 
+def test_who_may_not_write_learns_of_a_rebuild(folder, photos, colors, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: False)
+        index = Index.open(folder)
+    assert index.store._snapshot is not None
+    query = np.array([1, 0, 0, 0], np.float32)
+    index.query(query)
+    (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    Index.rebuild(folder, [photos], colors["GOLDEN"]).store.close()
+    for _ in range(2):
+        with pytest.raises(InputError, match="was built again .* open it again"):
+            index.query(query)
+
+
 @pytest.mark.parametrize(
     "condition",
     [" OR ".join(["width = 1"] * 1100), " AND ".join(["width IN (?)"] * 40_000)],
