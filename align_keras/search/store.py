@@ -325,6 +325,19 @@ class Store(ImageStore):
                 ) from error
             raise damaged(self.folder, text) from error
 
+    @contextlib.contextmanager
+    def _one_state(self):
+        """A transaction in which statements read the same state of the database."""
+        with self._reading():
+            if self._connection.in_transaction:
+                yield
+                return
+            self._run("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.rollback()
+
     def _connect(self):
         """Opens the database; a folder that can't be written to is read as it is."""
         path = self.folder / DATABASE

@@ -80,6 +80,8 @@ class TableRows:
     roots: Callable
     drop: Callable
     transaction: Callable
+    # Context manager within which all statements read the same state of the database.
+    _one_state: Callable
 
     # === Names ===
 
@@ -178,6 +180,11 @@ class TableRows:
 
     def rows_of(self, ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
         """Image → the values of its tables' rows, by the names of conditions."""
+        # Another process may give the number of a column to another name meanwhile.
+        with self._one_state():
+            return self._rows_of(ids)
+
+    def _rows_of(self, ids):
         columns, _ = self._user_columns()
         if not columns:
             return {}

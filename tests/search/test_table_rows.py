@@ -218,6 +218,26 @@ def test_what_is_removed_takes_its_values_along(build, photos, tmp_path):
     assert "secret" not in str(index.store._all("SELECT * FROM table_rows_0"))
 
 
+def test_rows_are_read_in_one_state(build, tmp_path, monkeypatch):
+    table = write_csv(tmp_path / "t.csv", [row("red", stars="5")])
+    index = build(table)
+    (image,) = index.store.latest("", [], 1)
+    original = index.store._user_columns
+
+    def change_columns():
+        columns = original()
+        monkeypatch.setattr(index.store, "_user_columns", original)
+        write_csv(table, [row("red", stars="n/a")])
+        build()
+        return columns
+
+    monkeypatch.setattr(index.store, "_user_columns", change_columns)
+    (read,) = index.store.rows_of([image["id"]])[image["id"]]
+    assert read["stars"] == 5
+    (read,) = index.store.rows_of([image["id"]])[image["id"]]
+    assert read["stars"] == "n/a"
+
+
 def test_too_many_columns_are_refused_before_anything_is_written(
     place, build, photos, tmp_path, colors
 ):
