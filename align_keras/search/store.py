@@ -13,6 +13,7 @@ import re
 import shlex
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -88,6 +89,12 @@ _CHECKED_ROWS = 100_000
 # From this part of rows without an image on, the vectors are written anew.
 _HOLES = 0.25
 _FEW_ROWS = 1024
+# Seconds that a reader waits for another process that upgrades the index.
+_UPGRADE_TIMEOUT = 10.0
+
+
+class _LockedError(InputError):
+    """Error of an index that another process is writing."""
 
 
 class Store(ImageStore):
@@ -125,17 +132,30 @@ class Store(ImageStore):
                 raise damaged(self.folder, "the names of the tables' columns") from None
             self._has_table_rows = True
             return
-        try:
-            with Store.locked(self.folder):
-                with contextlib.closing(Store(self.folder, writable=True)) as store:
-                    store._settle()
-        except (InputError, OSError) as error:
-            raise InputError(
-                f"The index {self.folder} must be brought to this release by a process "
-                f"that may write it ({error}). Run `align-keras index --to "
-                f"{self.folder}` once, as its owner."
-            ) from None
+        deadline = time.monotonic() + _UPGRADE_TIMEOUT
+        while not self._is_upgraded():
+            try:
+                with Store.locked(self.folder):
+                    with contextlib.closing(Store(self.folder, writable=True)) as store:
+                        store._settle()
+            except (InputError, OSError) as error:
+                # Another process may be upgrading it.
+                if isinstance(error, _LockedError) and time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                if self._is_upgraded():
+                    break
+                raise InputError(
+                    f"The index {self.folder} must be brought to this release by a "
+                    f"process that may write it ({error}). Run `align-keras index --to "
+                    f"{self.folder}` once, as its owner."
+                ) from None
         self._has_table_rows = True
+
+    def _is_upgraded(self):
+        """Returns True once the tables of this release are in the database."""
+        sql = "SELECT count(*) FROM sqlite_master WHERE name = 'table_rows_0'"
+        return self._one(sql) > 0
 
     @staticmethod
     def create(folder: str | os.PathLike, model: Model) -> None:
@@ -203,7 +223,7 @@ class Store(ImageStore):
         refuse_links(folder)
         held = hold(folder / LOCK)
         if held is None:
-            raise InputError(
+            raise _LockedError(
                 f"an index must be written by one process at a time, and another is "
                 f"writing {folder}; let it end, or name another index."
             )

@@ -1,5 +1,6 @@
 """What tables say of images, in a folder and in a real PostgreSQL."""
 
+import concurrent.futures
 import csv
 import json
 import pathlib
@@ -8,6 +9,7 @@ import pytest
 
 from align_keras.search import Index, Query
 from align_keras.search.columns import MAX_COLUMNS, kind_of
+from align_keras.search.store import Store
 from align_keras.search.where import MAX_TESTS
 from align_keras.utils.errors import InputError
 
@@ -362,6 +364,32 @@ def test_an_older_index_that_cannot_be_written_names_the_command(
     monkeypatch.setattr("align_keras.search.store.Store.locked", locked)
     with pytest.raises(InputError, match="Run `align-keras index --to .*index` once"):
         Index.open(index.folder)
+
+
+def test_a_reader_waits_for_another_that_upgrades(photos, colors, tmp_path):
+    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    with index.store.writing() as store:
+        downgrade(store)
+    index.store.close()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with Store.locked(index.folder):
+            reader = pool.submit(Index.open, index.folder)
+            assert not concurrent.futures.wait([reader], timeout=0.3).done
+            Store(index.folder, writable=True).close()
+            # The lock is still held, and isn't needed any more.
+            assert len(reader.result(timeout=5)) == 3
+
+
+def test_a_reader_waits_for_a_lock_only_so_long(photos, colors, tmp_path, monkeypatch):
+    monkeypatch.setattr("align_keras.search.store._UPGRADE_TIMEOUT", 0.2)
+    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    with index.store.writing() as store:
+        downgrade(store)
+    index.store.close()
+    with Store.locked(index.folder):
+        with pytest.raises(InputError, match="one process at a time.*Run `align-keras"):
+            Index.open(index.folder)
+    assert len(Index.open(index.folder)) == 3
 
 
 def test_a_year_is_compared_with_numbers(build, photos):
