@@ -14,7 +14,7 @@ import numpy as np
 
 from align_keras.search.columns import COLUMNS
 from align_keras.search.index_files import damaged
-from align_keras.search.known_models import remember_model
+from align_keras.search.known_models import can_be_known, remember_model
 from align_keras.search.query import Hit, Query, relevance
 from align_keras.search.store import Store
 from align_keras.search.towers import (
@@ -171,10 +171,11 @@ class Index:
                     "where it lies now with --model."
                 ) from None
             if opened is None:
+                frequency = "once" if can_be_known(name) else "to each command"
                 raise InputError(
                     f"the index {self.folder} names the model {name!r:.200}, which you "
                     "haven't named yourself, and opening a model runs it; if you trust "
-                    f"it, add `--model {shlex.quote(name)}` once."
+                    f"it, add `--model {shlex.quote(name)}` {frequency}."
                 )
             self._model = self._checked(opened)
         return self._model

@@ -401,10 +401,17 @@ def write_run(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["model", "hf://attacker/model", "../model", "align_base", "{folder}"]
+    "name, end",
+    [
+        ("model", "to each command"),
+        ("hf://attacker/model", "to each command"),
+        ("../model", "to each command"),
+        ("align_base", "to each command"),
+        ("{folder}", "once"),
+    ],
 )
 def test_a_model_that_an_index_names_is_not_run(
-    build, photos, tmp_path, monkeypatch, name
+    build, photos, tmp_path, monkeypatch, name, end
 ):
     build(photos)
     write_run(tmp_path / "model")
@@ -419,7 +426,9 @@ def test_a_model_that_an_index_names_is_not_run(
     monkeypatch.setattr("align_keras.search.towers.LiteRTModel", run)
     index = Index.open(tmp_path / "index")
     for use in (lambda: index.query("red"), index.add):
-        with pytest.raises(InputError, match=r"if you trust it, add `--model .*` once"):
+        with pytest.raises(
+            InputError, match=f"if you trust it, add `--model .*` {end}"
+        ):
             use()
 
 
