@@ -147,14 +147,21 @@ def combined_kind(kinds: Iterable[str | None]) -> str:
 def shown_value(text: str | None, kind: str) -> str | int | float | None:
     """Returns a stored cell as a hit shows it.
 
+    A cell that isn't a number is returned as it is, whatever the column's kind.
+
     >>> shown_value("5", "number"), shown_value("4.50", "decimal")
     (5, '4.50')
+    >>> shown_value("n/a", "number")
+    'n/a'
     """
     if text is None or kind != NUMBER:
         return text
     if not text.strip(" "):
         return None
-    return int(text) if re.fullmatch("-?[0-9]+", text) else float(text)
+    try:
+        return int(text) if re.fullmatch("-?[0-9]+", text) else float(text)
+    except ValueError:
+        return text
 
 
 def name_in_conditions(name: str, taken: Container[str]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from align_keras.search.columns import COLUMNS
 from align_keras.search.index_files import damaged
-from align_keras.search.known_models import remember_model
+from align_keras.search.known_models import can_be_known, remember_model
 from align_keras.search.query import Hit, Query, relevance
 from align_keras.search.store import Store
 from align_keras.search.towers import (
@@ -171,10 +171,11 @@ class Index:
                     "where it lies now with --model."
                 ) from None
             if opened is None:
+                frequency = "once" if can_be_known(name) else "to each command"
                 raise InputError(
                     f"the index {self.folder} names the model {name!r:.200}, which you "
                     "haven't named yourself, and opening a model runs it; if you trust "
-                    f"it, add `--model {shlex.quote(name)}` once."
+                    f"it, add `--model {shlex.quote(name)}` {frequency}."
                 )
             self._model = self._checked(opened)
         return self._model
@@ -343,21 +344,22 @@ class Index:
 
     def embedding(self, id: int) -> np.ndarray:
         """Returns the embedding of an image of the index, float32 (d,)."""
-        image = self.store.image(id)
-        return self.store.vector(image["row"])
+        return self.store.with_stable_rows(
+            lambda: self.store.vector(self.store.image(id)["row"])
+        )
 
     def search(self, embedding: np.ndarray, query: Query) -> list[Hit]:
         """Finds images for an embedding, float32 (d,), by what else `query` says."""
         embedding = self._checked_embedding(embedding)
         condition = self._condition(query.where)
-        while True:
-            file = self.store.vectors_file
+
+        def ranked_images():
             ranked = self.store.ranked(embedding, *condition, query)
-            found = without_copies(ranked, query)
-            # Unless the rows were written anew meanwhile, and are others now.
-            if self.store.vectors_file == file:
-                self.store.check_rows([image["row"] for _, image, _ in found])
-                break
+            images = without_copies(ranked, query)
+            self.store.check_rows([image["row"] for _, image, _ in images])
+            return images
+
+        found = self.store.with_stable_rows(ranked_images)
         scores = np.array([score for score, _, _ in found])
         sample, count = self._sampled()
         marks = relevance(scores, sample @ embedding, count)

@@ -4,13 +4,15 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from align_keras.search.table_rows import TableRows
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
     from align_keras.search.image_files import FoundFile
+
+T = TypeVar("T")
 
 
 class ImageStore(TableRows):
@@ -20,6 +22,8 @@ class ImageStore(TableRows):
 
     folder: Any
     header: dict
+    # Name of the file of vectors. A row keeps its number while the name is the same.
+    vectors_file: Any
     # Yields the connection, to one thread at a time.
     _reading: Callable[[], contextlib.AbstractContextManager]
     _connection: Any
@@ -99,6 +103,27 @@ class ImageStore(TableRows):
 
     def _meta(self, key):
         return self._one("SELECT value FROM meta WHERE key = ?", [key])
+
+    def with_stable_rows(self, read: Callable[[], T]) -> T:
+        """Calls a function again if another process renumbered the rows meanwhile.
+
+        Args:
+            read: reads images by their rows. An error of it counts only if the rows
+                have the same numbers before and after.
+
+        Returns:
+            What `read` returned.
+        """
+        while True:
+            file = self.vectors_file
+            try:
+                result = read()
+            except (IndexError, InputError):
+                if self.vectors_file == file:
+                    raise
+                continue
+            if self.vectors_file == file:
+                return result
 
     def check_whole(self) -> None:
         """Raises if embeddings were written whose images are missing."""

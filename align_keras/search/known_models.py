@@ -24,13 +24,21 @@ def known_models_file() -> pathlib.Path:
     return pathlib.Path(data, "align_keras", "known_models.json")
 
 
+def can_be_known(name: str) -> bool:
+    """Returns True for names that `remember_model` notes: absolute paths of folders.
+
+    The files behind another name, such as `hf://…`, may change at any time.
+    """
+    return os.path.isdir(name) and os.path.isabs(name)
+
+
 def remember_model(name: str) -> None:
     """Notes that the user has named a model.
 
     Args:
         name: absolute path of the model's folder. Other names are ignored.
     """
-    if not os.path.isdir(name) or not os.path.isabs(name):
+    if not can_be_known(name):
         return
     # A home that can't be written to only costs the user another `--model`.
     with contextlib.suppress(OSError, ValueError):
@@ -45,7 +53,7 @@ def remember_model(name: str) -> None:
 
 def is_known_model(name: str) -> bool:
     """Returns True if the user has named the model and its files are the same."""
-    if not os.path.isdir(name) or not os.path.isabs(name):
+    if not can_be_known(name):
         return False
     try:
         digest = read_json(known_models_file()).get(name)

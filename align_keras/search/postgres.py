@@ -151,6 +151,16 @@ class PostgresStore(ImageStore):
             with _told(self.folder), self._connection.transaction():
                 yield self._connection
 
+    @contextlib.contextmanager
+    def _one_state(self):
+        """A transaction in which statements read the same state of the database."""
+        with self._lock:
+            is_nested = self._connection.info.transaction_status.name == "INTRANS"
+            with self._reading():
+                if not is_nested:
+                    self._run("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                yield
+
     def _sql(self, text):
         return text.replace("%", "%%").replace("?", "%s")
 

@@ -13,6 +13,7 @@ import re
 import shlex
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -73,6 +74,8 @@ CREATE TABLE unreadable (
 ) WITHOUT ROWID;
 {FIRST_TABLE};
 """
+# Parts of SQLite's messages on a statement that exceeds one of its limits.
+_EXPRESSION_LIMITS = ("too large", "stack overflow", "too many")
 # Rows whose scores tell what is high for a query.
 _SAMPLE = 4096
 # SQLite takes some thousands of parameters a statement.
@@ -86,6 +89,12 @@ _CHECKED_ROWS = 100_000
 # From this part of rows without an image on, the vectors are written anew.
 _HOLES = 0.25
 _FEW_ROWS = 1024
+# Seconds that a reader waits for another process that upgrades the index.
+_UPGRADE_TIMEOUT = 10.0
+
+
+class _LockedError(InputError):
+    """Error of an index that another process is writing."""
 
 
 class Store(ImageStore):
@@ -117,21 +126,36 @@ class Store(ImageStore):
         if self._writable:
             try:
                 self.upgrade()
+            except InputError:
+                raise
             except (AttributeError, KeyError, TypeError, ValueError):
                 raise damaged(self.folder, "the names of the tables' columns") from None
             self._has_table_rows = True
             return
-        try:
-            with Store.locked(self.folder):
-                with contextlib.closing(Store(self.folder, writable=True)) as store:
-                    store._settle()
-        except (InputError, OSError) as error:
-            raise InputError(
-                f"The index {self.folder} must be brought to this release by a process "
-                f"that may write it ({error}). Run `align-keras index --to "
-                f"{self.folder}` once, as its owner."
-            ) from None
+        deadline = time.monotonic() + _UPGRADE_TIMEOUT
+        while not self._is_upgraded():
+            try:
+                with Store.locked(self.folder):
+                    with contextlib.closing(Store(self.folder, writable=True)) as store:
+                        store._settle()
+            except (InputError, OSError) as error:
+                # Another process may be upgrading it.
+                if isinstance(error, _LockedError) and time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
+                if self._is_upgraded():
+                    break
+                raise InputError(
+                    f"The index {self.folder} must be brought to this release by a "
+                    f"process that may write it ({error}). Run `align-keras index --to "
+                    f"{self.folder}` once, as its owner."
+                ) from None
         self._has_table_rows = True
+
+    def _is_upgraded(self):
+        """Returns True once the tables of this release are in the database."""
+        sql = "SELECT count(*) FROM sqlite_master WHERE name = 'table_rows_0'"
+        return self._one(sql) > 0
 
     @staticmethod
     def create(folder: str | os.PathLike, model: Model) -> None:
@@ -199,7 +223,7 @@ class Store(ImageStore):
         refuse_links(folder)
         held = hold(folder / LOCK)
         if held is None:
-            raise InputError(
+            raise _LockedError(
                 f"an index must be written by one process at a time, and another is "
                 f"writing {folder}; let it end, or name another index."
             )
@@ -291,6 +315,8 @@ class Store(ImageStore):
         try:
             with self._lock:
                 if self._snapshot is not None and self._snapshot != self._stamp():
+                    # The header and the vectors in memory are those of the old one.
+                    self._refuse_rebuilt()
                     self._connection.close()
                     self._connect()
                 yield self._connection
@@ -299,6 +325,12 @@ class Store(ImageStore):
             if "full" in text:
                 path = str(self.folder / DATABASE)
                 raise OSError(28, "No space left on device", path) from error
+            if any(limit in text for limit in _EXPRESSION_LIMITS):
+                raise InputError(
+                    "`where` must be a condition that SQLite can run. Received: one "
+                    f"that is too long or nested too deeply ({text}). Write a simpler "
+                    "condition, with `in (…)` for many values of one column."
+                ) from error
             if "unable to open" in text and _size(self.folder / WAL):
                 raise InputError(
                     f"the index {self.folder} has changes in {WAL}, which can't be "
@@ -312,6 +344,19 @@ class Store(ImageStore):
                     "its permissions, and that no other process holds it."
                 ) from error
             raise damaged(self.folder, text) from error
+
+    @contextlib.contextmanager
+    def _one_state(self):
+        """A transaction in which statements read the same state of the database."""
+        with self._reading():
+            if self._connection.in_transaction:
+                yield
+                return
+            self._run("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.rollback()
 
     def _connect(self):
         """Opens the database; a folder that can't be written to is read as it is."""
@@ -538,18 +583,24 @@ class Store(ImageStore):
             for (problem,) in self._run("PRAGMA integrity_check").fetchall():
                 if problem != "ok":
                     raise damaged(self.folder, problem)
-        self._check_range(0, self._row_count())
+        return self.with_stable_rows(self._check_vectors)
+
+    def _check_vectors(self):
+        rows = self._row_count()
+        self._check_range(0, rows)
         if not approximate.is_whole(self.folder, self.vectors_file):
             path = approximate_path(self.folder, self.vectors_file)
             raise InputError(
                 f"the file {path} is damaged; remove it, and make it again by "
                 f"`align-keras index --to {shlex.quote(str(self.folder))}`."
             )
-        return self._row_count()
+        return rows
 
     def _user_columns(self):
         try:
             return super()._user_columns()
+        except InputError:
+            raise
         except (AttributeError, KeyError, TypeError, ValueError):
             raise damaged(self.folder, "the names of the tables' columns") from None
 
@@ -579,15 +630,19 @@ class Store(ImageStore):
         if not rows:
             return np.zeros((0, self.dimension), np.float32)
         path = vectors_path(self.folder, name)
+        self._refuse_rebuilt()
+        try:
+            return np.memmap(path, np.float32, "r", shape=(rows, self.dimension))
+        except (OSError, ValueError) as error:
+            raise damaged(self.folder, f"{path.name}: {error}") from None
+
+    def _refuse_rebuilt(self):
+        """Raises if another database has taken the place of the one that is open."""
         if self._inode != _inode(self.folder / DATABASE):
             raise InputError(
                 f"the index {self.folder} was built again after it was opened; open it "
                 "again."
             )
-        try:
-            return np.memmap(path, np.float32, "r", shape=(rows, self.dimension))
-        except (OSError, ValueError) as error:
-            raise damaged(self.folder, f"{path.name}: {error}") from None
 
     def rows(self, condition: str, parameters: Sequence[Any] = ()) -> np.ndarray:
         """int64 (n,): rows of the images that a condition in SQL is true of, sorted.

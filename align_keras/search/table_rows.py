@@ -75,9 +75,13 @@ class TableRows:
     _run: Callable
     _each: Callable
     _all: Callable
+    _one: Callable
     _meta: Callable
     roots: Callable
+    drop: Callable
     transaction: Callable
+    # Context manager within which all statements read the same state of the database.
+    _one_state: Callable
 
     # === Names ===
 
@@ -176,6 +180,11 @@ class TableRows:
 
     def rows_of(self, ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
         """Image → the values of its tables' rows, by the names of conditions."""
+        # Another process may give the number of a column to another name meanwhile.
+        with self._one_state():
+            return self._rows_of(ids)
+
+    def _rows_of(self, ids):
         columns, _ = self._user_columns()
         if not columns:
             return {}
@@ -316,21 +325,47 @@ class TableRows:
             old = json.loads(self._meta("columns") or "{}")
             self._run(FIRST_TABLE)
             self._keep_columns([], 0)
+            # The rows below are then written for the merged sources and images.
+            self._hide_root_passwords()
+            self._hide_image_passwords()
             if old:
                 self._move(list(old))
             self._run("DELETE FROM meta WHERE key = 'columns'")
-            self._hide_passwords()
 
-    def _hide_passwords(self):
-        """Takes the passwords out of the addresses of tables and their images."""
-        for table in ("roots", "images"):
-            for id, file in self._all(f"SELECT id, file FROM {table}"):
-                clean = os.fsencode(without_secrets(os.fsdecode(file)))
-                if clean != file:
-                    self._run(f"UPDATE {table} SET file = ? WHERE id = ?", [clean, id])
-                    if table == "images":
-                        path = clean.decode("utf-8", "backslashreplace")
-                        self._run("UPDATE images SET path = ? WHERE id = ?", [path, id])
+    def _hide_root_passwords(self):
+        """Removes the passwords from the addresses of sources.
+
+        Sources whose addresses are equal afterwards become one.
+        """
+        for id, file in self._all("SELECT id, file FROM roots ORDER BY id"):
+            clean = os.fsencode(without_secrets(os.fsdecode(file)))
+            if clean == file:
+                continue
+            twin = self._one("SELECT id FROM roots WHERE file = ?", [clean])
+            if twin is None:
+                self._run("UPDATE roots SET file = ? WHERE id = ?", [clean, id])
+                continue
+            for table in ("images", "unreadable"):
+                self._run(f"UPDATE {table} SET root = ? WHERE root = ?", [twin, id])
+            self.forget_table(id)
+            self._run("DELETE FROM roots WHERE id = ?", [id])
+
+    def _hide_image_passwords(self):
+        """Removes the passwords from the addresses of images.
+
+        One image is kept where several addresses are equal afterwards.
+        """
+        for id, file in self._all("SELECT id, file FROM images ORDER BY id"):
+            clean = os.fsencode(without_secrets(os.fsdecode(file)))
+            if clean == file:
+                continue
+            twin = self._one("SELECT id FROM images WHERE file = ?", [clean])
+            if twin is None:
+                path = clean.decode("utf-8", "backslashreplace")
+                sql = "UPDATE images SET file = ?, path = ? WHERE id = ?"
+                self._run(sql, [clean, path, id])
+            else:
+                self.drop([id])
 
     def _move(self, names):
         # Only here, for a search needs no reader of tables.

@@ -26,9 +26,10 @@ from typing import NamedTuple, NoReturn
 from align_keras.search.columns import NUMBER, TEXT, Column
 from align_keras.utils.errors import InputError
 
-# SQLite takes expressions 1,000 deep, and a chain of `or` is as deep as it is long.
 MAX_CHARACTERS = 10_000
-MAX_TESTS = 500
+# SQLite takes expressions 1,000 deep. A chain of `or` is as deep as it is long, and
+# twice as deep within the subquery for the columns of tables.
+MAX_TESTS = 300
 # Beside TensorFlow, its SQLite is the one that runs, whose parser takes 44 levels.
 MAX_DEPTH = 30
 

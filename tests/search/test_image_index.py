@@ -202,6 +202,38 @@ def test_holes_are_closed(build, photos, monkeypatch):
     assert len(index.query("red", k=9)) == 2
 
 
+@pytest.mark.parametrize(
+    "method, read",
+    [
+        ("check_rows", lambda index, red: index.query("blue", k=1)),
+        ("_check_range", lambda index, red: index.check()),
+        ("vector", lambda index, red: index.embedding(red)),
+    ],
+)
+def test_rows_may_be_renumbered_while_they_are_read(
+    build, photos, monkeypatch, method, read
+):
+    monkeypatch.setattr("align_keras.search.store._FEW_ROWS", 1)
+    index = build(photos)
+    (hit,) = index.query("red", k=1)
+    original = getattr(Store, method)
+
+    def renumber(store, *arguments):
+        monkeypatch.setattr(Store, method, original)
+        os.unlink(photos / "green.png")
+        build()
+        return original(store, *arguments)
+
+    expected = read(build(), hit.id)
+    monkeypatch.setattr(Store, method, renumber)
+    result = read(index, hit.id)
+    assert index.store.vectors_file == "vectors.1.f32"
+    if method == "_check_range":
+        assert result == expected - 1
+    else:
+        assert np.all(np.equal(result, expected))
+
+
 def test_one_process_writes_at_a_time(build, photos, tmp_path):
     index = build(photos)
     with Store.locked(tmp_path / "index"):
@@ -369,10 +401,17 @@ def write_run(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["model", "hf://attacker/model", "../model", "align_base", "{folder}"]
+    "name, end",
+    [
+        ("model", "to each command"),
+        ("hf://attacker/model", "to each command"),
+        ("../model", "to each command"),
+        ("align_base", "to each command"),
+        ("{folder}", "once"),
+    ],
 )
 def test_a_model_that_an_index_names_is_not_run(
-    build, photos, tmp_path, monkeypatch, name
+    build, photos, tmp_path, monkeypatch, name, end
 ):
     build(photos)
     write_run(tmp_path / "model")
@@ -387,7 +426,9 @@ def test_a_model_that_an_index_names_is_not_run(
     monkeypatch.setattr("align_keras.search.towers.LiteRTModel", run)
     index = Index.open(tmp_path / "index")
     for use in (lambda: index.query("red"), index.add):
-        with pytest.raises(InputError, match=r"if you trust it, add `--model .*` once"):
+        with pytest.raises(
+            InputError, match=f"if you trust it, add `--model .*` {end}"
+        ):
             use()
 
 

@@ -437,3 +437,57 @@ def test_the_command_checks(folder, capsys):
     assert "--check must come without" in capsys.readouterr().err
     assert main(["index", "--rebuild", "--to", str(folder)]) == 0
     assert main(["index", "--check", "--to", str(folder)]) == 0
+
+
+@pytest.fixture
+def no_timeout(monkeypatch):
+    """Makes SQLite fail at once where another connection holds a lock."""
+    connect = sqlite3.connect
+
+    def connect_without_waiting(*arguments, **options):
+        return connect(*arguments, **{**options, "timeout": 0})
+
+    monkeypatch.setattr(sqlite3, "connect", connect_without_waiting)
+
+
+def test_a_locked_database_is_not_called_damaged(folder, no_timeout):
+    with database(folder) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+    with contextlib.closing(Store(folder)) as store, database(folder) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(InputError, match="can't be read or written .*locked"):
+            store.named_columns()
+
+
+def test_a_locked_database_is_not_called_damaged_by_an_upgrade(folder, no_timeout):
+    with database(folder) as connection:
+        connection.execute("DROP TABLE table_rows_0")
+    with database(folder) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        with pytest.raises(InputError, match="can't be read or written .*locked"):
+            Store(folder, writable=True)
+    Store(folder, writable=True).close()
+
+
+def test_who_may_not_write_learns_of_a_rebuild(folder, photos, colors, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: False)
+        index = Index.open(folder)
+    assert index.store._snapshot is not None
+    query = np.array([1, 0, 0, 0], np.float32)
+    index.query(query)
+    (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    Index.rebuild(folder, [photos], colors["GOLDEN"]).store.close()
+    for _ in range(2):
+        with pytest.raises(InputError, match="was built again .* open it again"):
+            index.query(query)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [" OR ".join(["width = 1"] * 1100), " AND ".join(["width IN (?)"] * 40_000)],
+)
+def test_a_condition_beyond_sqlites_limits_is_not_called_damage(folder, condition):
+    with contextlib.closing(Store(folder)) as store:
+        with pytest.raises(InputError, match="`where` must be a condition"):
+            store.rows(condition, [1] * condition.count("?"))

@@ -1,5 +1,6 @@
 """What tables say of images, in a folder and in a real PostgreSQL."""
 
+import concurrent.futures
 import csv
 import json
 import pathlib
@@ -8,6 +9,8 @@ import pytest
 
 from align_keras.search import Index, Query
 from align_keras.search.columns import MAX_COLUMNS, kind_of
+from align_keras.search.store import Store
+from align_keras.search.where import MAX_TESTS
 from align_keras.utils.errors import InputError
 
 
@@ -217,6 +220,26 @@ def test_what_is_removed_takes_its_values_along(build, photos, tmp_path):
     assert "secret" not in str(index.store._all("SELECT * FROM table_rows_0"))
 
 
+def test_rows_are_read_in_one_state(build, tmp_path, monkeypatch):
+    table = write_csv(tmp_path / "t.csv", [row("red", stars="5")])
+    index = build(table)
+    (image,) = index.store.latest("", [], 1)
+    original = index.store._user_columns
+
+    def change_columns():
+        columns = original()
+        monkeypatch.setattr(index.store, "_user_columns", original)
+        write_csv(table, [row("red", stars="n/a")])
+        build()
+        return columns
+
+    monkeypatch.setattr(index.store, "_user_columns", change_columns)
+    (read,) = index.store.rows_of([image["id"]])[image["id"]]
+    assert read["stars"] == 5
+    (read,) = index.store.rows_of([image["id"]])[image["id"]]
+    assert read["stars"] == "n/a"
+
+
 def test_too_many_columns_are_refused_before_anything_is_written(
     place, build, photos, tmp_path, colors
 ):
@@ -230,6 +253,15 @@ def test_too_many_columns_are_refused_before_anything_is_written(
     index = build(write_csv(tmp_path / "t.csv", [row("red", **most)]))
     (hit,) = index.query("red", where="column_1997 = 1997 and column_3 = 3")
     assert hit.columns["column_1500"] == 1500
+
+
+def test_long_conditions_on_columns_of_tables(build, photos, tmp_path):
+    first = write_csv(tmp_path / "a.csv", [row("red", stars="4", tag="x")])
+    second = write_csv(tmp_path / "b.csv", [row("green", stars="5")])
+    index = build(photos, first, second)
+    tests = ["stars = 4", "stars between 4 and 4", "tag like 'x%'", "tag in ('x', 'y')"]
+    for test in tests:
+        assert names(index, " or ".join([test] * MAX_TESTS)) == ["red"]
 
 
 def test_like_ignores_case_beyond_ascii(build, tmp_path):
@@ -259,6 +291,9 @@ def test_characters_that_no_database_stores(build, tmp_path):
     assert "other" not in index.store.columns
 
 
+IMAGES = ("red.png", "green.png", "blue.jpg")
+
+
 def downgrade(store):
     """Makes of an index what the releases before tables of rows wrote."""
     with store.transaction():
@@ -285,6 +320,36 @@ def test_an_index_of_an_older_release_opens(place, build, photos, tmp_path):
     assert index.remove([table]) == 0 and "zip" not in index.store.columns
 
 
+def test_addresses_that_differ_in_secrets_become_one(place, build, photos, tmp_path):
+    rows = [row("red", stars="5"), row("green", stars="4")]
+    table = write_csv(tmp_path / "t.csv", rows)
+    index = build(table, photos)
+    with index.store.writing() as store:
+        ids = {name: store.latest("name = ?", [name], 1)[0]["id"] for name in IMAGES}
+        roots = list(store.roots().values())
+        with store.transaction():
+            for number, root in enumerate(roots):
+                address = f"https://host/t.csv?token={number}".encode()
+                store._run("UPDATE roots SET file = ? WHERE id = ?", [address, root])
+            for name in ("red.png", "green.png"):
+                address = f"https://host/image.png?token={name}".encode()
+                sql = "UPDATE images SET file = ? WHERE id = ?"
+                store._run(sql, [address, ids[name]])
+            sql = "UPDATE images SET root = ? WHERE id = ?"
+            store._run(sql, [roots[1], ids["blue.jpg"]])
+            store.note_unreadable(b"broken.jpg", roots[1], 1, 1, "no image")
+        downgrade(store)
+    index.store.close()
+    index = Index.open(place)
+    assert list(index.store.roots()) == [b"https://host/t.csv"]
+    (root,) = index.store.roots().values()
+    known = index.store.known()
+    assert {fields[1] for fields in known.values()} == {root}
+    assert index.store.unreadable()[b"broken.jpg"][0] == root
+    assert len(known) == 2 and b"https://host/image.png" in known
+    assert len(index.query("blue", k=9, duplicates=True)) == 2
+
+
 def test_an_older_index_that_cannot_be_written_names_the_command(
     photos, colors, tmp_path, monkeypatch
 ):
@@ -299,6 +364,32 @@ def test_an_older_index_that_cannot_be_written_names_the_command(
     monkeypatch.setattr("align_keras.search.store.Store.locked", locked)
     with pytest.raises(InputError, match="Run `align-keras index --to .*index` once"):
         Index.open(index.folder)
+
+
+def test_a_reader_waits_for_another_that_upgrades(photos, colors, tmp_path):
+    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    with index.store.writing() as store:
+        downgrade(store)
+    index.store.close()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with Store.locked(index.folder):
+            reader = pool.submit(Index.open, index.folder)
+            assert not concurrent.futures.wait([reader], timeout=0.3).done
+            Store(index.folder, writable=True).close()
+            # The lock is still held, and isn't needed any more.
+            assert len(reader.result(timeout=5)) == 3
+
+
+def test_a_reader_waits_for_a_lock_only_so_long(photos, colors, tmp_path, monkeypatch):
+    monkeypatch.setattr("align_keras.search.store._UPGRADE_TIMEOUT", 0.2)
+    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    with index.store.writing() as store:
+        downgrade(store)
+    index.store.close()
+    with Store.locked(index.folder):
+        with pytest.raises(InputError, match="one process at a time.*Run `align-keras"):
+            Index.open(index.folder)
+    assert len(Index.open(index.folder)) == 3
 
 
 def test_a_year_is_compared_with_numbers(build, photos):
