@@ -129,12 +129,11 @@ def _parts(address):
 
 def _has_broken_password(scheme, authority, head):
     """Returns True if a password has a slash, which must be written as %2F."""
-    host, colon, port = authority.partition(":")
+    _, colon, port = authority.partition(":")
     if not colon or "@" not in head or authority.startswith("["):
         return False
     is_port = port.isdecimal() or not port
-    is_host = "." in host or host == "localhost"
-    return scheme.lower() in _DATABASES or not (is_port and is_host)
+    return scheme.lower() in _DATABASES or not is_port
 
 
 def _split(address):
