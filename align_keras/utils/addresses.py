@@ -2,19 +2,24 @@
 
 Every message passes through `redacted`: `InputError`, `say`, the errors of the command
 line and of `utils.remote`. `without_secrets` returns the address that is stored, and
-remembers its secrets for this process and those that it starts, so that
-`with_secrets` can add them where a connection is opened. A later process has them from
-the address that it is given again, or from `~/.netrc`.
+remembers its secrets for this process, so that `with_secrets` can add them where a
+connection is opened. Processes that it starts inherit them by an environment variable,
+up to 60,000 bytes. A worker that lacks a secret reports the error of an address without
+one. A later process has the secrets from the address that it is given again, or from
+`~/.netrc`.
 """
 
 import functools
 import json
 import os
 import re
+import threading
 import urllib.parse
+from collections.abc import Mapping
 
-# Addresses without secrets → addresses with them. Workers inherit it.
 _VARIABLE = "ALIGN_KERAS_ADDRESS_SECRETS"
+# Bytes. Linux starts no process if a variable has more than 128 KiB.
+_MAX_VARIABLE_BYTES = 60_000
 _HIDDEN = "***"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _DATABASES = ("postgresql", "postgres")
@@ -35,6 +40,81 @@ _ASSIGNED = re.compile(
 _ADDRESS = re.compile(rf"{_SCHEME.pattern}(?:(?!{_SCHEME.pattern})[^\s\"`<>])+")
 # What a password may hold as it is. A percent sign begins an escape.
 _NOT_IN_PASSWORD = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9%._~!$&'()*+,;=-]")
+
+
+class _Secrets:
+    """Addresses with secrets by their addresses without secrets.
+
+    The addresses of servers are entries, too. They have the user and the password.
+
+    Args:
+        text: str, JSON of the entries that the parent process has passed on.
+    """
+
+    def __init__(self, text: str = "{}"):
+        self._lock = threading.Lock()
+        self._addresses: dict[str, str] = json.loads(text)
+        self._shared = dict(self._addresses)
+        self._shared_bytes = len(text)
+        self._thread = threading.local()
+
+    def add(self, clean: str, whole: str) -> None:
+        """Remembers an address, which replaces an earlier one with other secrets."""
+        self._thread.latest = clean, whole
+        entries = {clean: whole}
+        if _server(clean) != _server(whole):
+            entries[_server(clean)] = _server(whole)
+        if entries.items() <= self._addresses.items():
+            return
+        with self._lock:
+            self._addresses.update(entries)
+            self._share(entries)
+
+    def get(self, clean: str) -> str | None:
+        """Returns the address with its secrets, or None.
+
+        An address that was seen with several secrets has those that this thread used
+        last, or else those of the last call of any thread.
+        """
+        latest_clean, latest_whole = getattr(self._thread, "latest", ("", ""))
+        if clean == latest_clean:
+            return latest_whole
+        if clean in self._addresses:
+            return self._addresses[clean]
+        server = _server(clean)
+        if server in self._addresses:
+            return self._addresses[server] + clean[len(server) :]
+        return None
+
+    def reset_lock(self) -> None:
+        """Replaces the lock, which another thread may hold while a process forks."""
+        self._lock = threading.Lock()
+
+    def _share(self, entries: Mapping[str, str]) -> None:
+        """Adds entries to the environment variable while there is space."""
+        is_changed = False
+        for clean, whole in entries.items():
+            previous = self._shared.pop(clean, None)
+            if previous is not None:
+                is_changed = True
+                self._shared_bytes -= _entry_bytes(clean, previous)
+            size = _entry_bytes(clean, whole)
+            if self._shared_bytes + size <= _MAX_VARIABLE_BYTES:
+                is_changed = True
+                self._shared[clean] = whole
+                self._shared_bytes += size
+        if is_changed:
+            os.environ[_VARIABLE] = json.dumps(self._shared)
+
+
+def _entry_bytes(clean: str, whole: str) -> int:
+    """Returns the size of an entry in JSON, with its colon and comma."""
+    return len(json.dumps(clean)) + len(json.dumps(whole)) + 4
+
+
+_secrets_of_addresses = _Secrets(os.environ.get(_VARIABLE) or "{}")
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _secrets_of_addresses.reset_lock())
 
 
 def redacted(text: str, *addresses: str) -> str:
@@ -76,8 +156,7 @@ def without_secrets(text: str) -> str:
         clean, whole = _split(address)
         parts.append(clean)
         if clean != address:
-            remembered = _remembered() | {clean: whole, _server(clean): _server(whole)}
-            os.environ[_VARIABLE] = json.dumps(remembered)
+            _secrets_of_addresses.add(clean, whole)
     return "".join(parts)
 
 
@@ -86,26 +165,14 @@ def with_secrets(address: str) -> str:
 
     These are the ones that `without_secrets` has taken out of it or, for its user and
     password, out of another address of the same server; else those of `~/.netrc`.
+    Addresses that differ in their secrets alone have the same clean address, which
+    gets the secrets that this thread has taken out last, or else those that any thread
+    has taken out last. Thus each call that begins with `without_secrets` uses its own.
     """
     clean, whole = _split(address)
     if clean != address:
         return whole
-    remembered = _remembered()
-    if address in remembered:
-        return remembered[address]
-    server = _server(address)
-    if server in remembered:
-        return remembered[server] + address[len(server) :]
-    return _with_netrc(address)
-
-
-def _remembered() -> dict[str, str]:
-    return _parsed(os.environ.get(_VARIABLE) or "{}")
-
-
-@functools.lru_cache(1)
-def _parsed(text):
-    return json.loads(text)
+    return _secrets_of_addresses.get(address) or _with_netrc(address)
 
 
 def _server(address):
