@@ -260,7 +260,10 @@ def _with_netrc(address):
     scheme, user, _, rest, query = _parts(address)
     if scheme.lower() not in ("http", "https"):
         return address
-    host = urllib.parse.urlsplit(f"//{rest}").hostname or ""
+    try:
+        host = urllib.parse.urlsplit(f"//{rest}").hostname or ""
+    except ValueError:  # The request reports that the address is not valid.
+        return address
     login, password = _netrc(os.environ.get("NETRC")).get(host, ("", ""))
     if not password or (user and user != login):
         return address

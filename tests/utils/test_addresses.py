@@ -54,6 +54,7 @@ def test_a_secret_is_taken_out_and_used(address, clean):
         "http://127.0.0.1:8000/a@2x.png",
         "http://localhost:80/a@b:c@d.png",
         "http://[::1]:80/a@b",
+        "https://[bad/t.csv",
         "http://nas:5000/photo/cat@2x.jpg",
         "https://nas:/photo/cat@2x.jpg",
         "http://me@host/t.csv?page=2&keys=3",
