@@ -26,7 +26,7 @@ _DATABASES = ("postgresql", "postgres")
 # Names of parameters whose values are secrets, such as sslpassword, access_token and
 # X-Amz-Signature.
 _SECRET_NAME = re.compile(
-    r"passw(or)?d|passwd|pwd|passphrase|secret|token|signature|credential"
+    r"passw(or)?d|passwd|pwd|passphrase|secret|token|signature|credential|authorization"
     r"|(api|access|account|shared|private)[-_]?key|^(sig|auth|key|pass)$",
     re.IGNORECASE,
 )
@@ -36,8 +36,17 @@ _ASSIGNED = re.compile(
     r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s&;,'\"`)]+)",
     re.IGNORECASE,
 )
-# An address within a text goes on to the next space, quote or address.
-_ADDRESS = re.compile(rf"{_SCHEME.pattern}(?:(?!{_SCHEME.pattern})[^\s\"`<>])+")
+# An address within a text goes on to the next space, quote or address. The password of
+# a database may have quotes.
+_ADDRESS = re.compile(
+    rf"(?:(?i:{'|'.join(_DATABASES)})://[^\s:/@\"`<>]*:(?:(?!{_SCHEME.pattern})\S)+@"
+    rf"|{_SCHEME.pattern})(?:(?!{_SCHEME.pattern})[^\s\"`<>])+"
+)
+# The first parameter of a database. Other question marks belong to the password.
+_FIRST_PARAMETER = re.compile(r"\?[A-Za-z_]\w*=")
+# Hosts of a database with their ports.
+_HOSTS = re.compile(r"[^:,]*(?::\d*)?(?:,[^:,]*(?::\d*)?)*")
+_SEPARATOR = re.compile("([&?;#])")
 # What a password may hold as it is. A percent sign begins an escape.
 _NOT_IN_PASSWORD = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9%._~!$&'()*+,;=-]")
 
@@ -181,44 +190,78 @@ def _server(address):
     return f"{scheme}://{re.split('[/?#]', rest, maxsplit=1)[0]}"
 
 
-def _parts(address):
-    """Returns scheme, user, password or None, host and path, parameters."""
+def _parts(address: str) -> tuple[str, str, str | None, str, str]:
+    """Returns scheme, user, password or None, host and path, parameters.
+
+    The parameters begin with `?` or, if there are only those of a fragment, with `#`.
+    """
     scheme, _, rest = address.partition("://")
-    head, mark, parameters = rest.partition("?")
-    authority = re.split("[/#]", head, maxsplit=1)[0]
-    at = authority.rfind("@")
-    if at < 0 and _has_broken_password(scheme, authority, head):
-        at = head.rfind("@")
-    login, rest = (head[:at], head[at + 1 :]) if at >= 0 else ("", head)
+    at = _end_of_login(scheme, rest)
+    login, rest = (rest[:at], rest[at + 1 :]) if at >= 0 else ("", rest)
     user, colon, password = login.partition(":")
-    return scheme, user, password if colon else None, rest, mark + parameters
+    path = re.split("[?#]", rest, maxsplit=1)[0]
+    return scheme, user, password if colon else None, path, rest[len(path) :]
 
 
-def _has_broken_password(scheme, authority, head):
-    """Returns True if a password has a slash, which must be written as %2F."""
-    _, colon, port = authority.partition(":")
-    if not colon or "@" not in head or authority.startswith("["):
+def _end_of_login(scheme: str, rest: str) -> int:
+    """Returns the position of the `@` after user and password, or -1."""
+    is_database = scheme.lower() in _DATABASES
+    if is_database:
+        match = _FIRST_PARAMETER.search(rest)
+        head = rest[: match.start()] if match else rest
+        authority = head
+    else:
+        head = rest.partition("?")[0]
+        authority = re.split("[/#]", head, maxsplit=1)[0]
+    at = authority.rfind("@")
+    if at < 0 and _has_broken_password(is_database, authority):
+        at = head.rfind("@")
+        if at < 0:
+            at = rest.rfind("@")
+    return at
+
+
+def _has_broken_password(is_database: bool, authority: str) -> bool:
+    """Returns True if text after a colon is no port and thus part of a password.
+
+    Such a password has characters that must be escaped, such as a slash.
+    """
+    if authority.startswith("["):
         return False
-    is_port = port.isdecimal() or not port
-    return scheme.lower() in _DATABASES or not is_port
+    if is_database:
+        return _HOSTS.fullmatch(authority.partition("/")[0]) is None
+    port = authority.partition(":")[2]
+    return port != "" and not port.isdecimal()
 
 
-def _split(address):
+def _split(address: str) -> tuple[str, str]:
     """Returns an address without its secrets, and with them, well written."""
-    scheme, user, password, rest, query = _parts(address)
-    parameters = re.split("([&?;])", query)
-    public = [one for one in parameters[2::2] if not _is_secret(one)]
-    clean_query = "?" + "&".join(public) if public else ""
-    if password is None and len(public) == len(parameters[2::2]):
+    scheme, user, password, path, query = _parts(address)
+    clean_query = _public_parameters(query)
+    if password is None and clean_query == query:
         return address, address
     login = f"{user}@" if user else ""
-    clean = f"{scheme}://{login}{rest}{clean_query}"
+    clean = f"{scheme}://{login}{path}{clean_query}"
     if password is not None:
         escaped = _NOT_IN_PASSWORD.sub(
             lambda match: urllib.parse.quote(match[0], safe=""), password
         )
         login = f"{user}:{escaped}@"
-    return clean, f"{scheme}://{login}{rest}{query}"
+    return clean, f"{scheme}://{login}{path}{query}"
+
+
+def _public_parameters(query: str) -> str:
+    """Returns the parameters and the fragment without the secret ones."""
+    parameters = _SEPARATOR.split(query)
+    pieces = []
+    start = ""
+    for separator, parameter in zip(parameters[1::2], parameters[2::2], strict=True):
+        if separator in "?#":
+            start = separator
+        if not _is_secret(parameter):
+            pieces += [start or separator, parameter]
+            start = ""
+    return "".join(pieces)
 
 
 def _is_secret(parameter):
@@ -228,8 +271,8 @@ def _is_secret(parameter):
 
 def _hidden(address):
     """An address with marks in the place of its secrets."""
-    scheme, user, password, rest, query = _parts(address)
-    parameters = re.split("([&?;])", query)
+    scheme, user, password, path, query = _parts(address)
+    parameters = _SEPARATOR.split(query)
     query = "".join(
         f"{one.partition('=')[0]}={_HIDDEN}" if _is_secret(one) else one
         for one in parameters
@@ -239,7 +282,7 @@ def _hidden(address):
         login = f"{user}:{_HIDDEN}@"
     elif user:
         login = f"{user}@"
-    return f"{scheme}://{login}{rest}{query}"
+    return f"{scheme}://{login}{path}{query}"
 
 
 def _secrets(address):
@@ -247,8 +290,10 @@ def _secrets(address):
     if "://" not in address:
         return []
     _, _, password, _, query = _parts(address)
-    written = [] if password is None else [password, *re.split("[/@:]", password)]
-    for parameter in re.split("[&?;]", query):
+    written = (
+        [] if password is None else [password, *re.split('[/@:?#=&"<>]', password)]
+    )
+    for parameter in _SEPARATOR.split(query):
         if _is_secret(parameter):
             written.append(parameter.partition("=")[2])
     decoded = map(urllib.parse.unquote, written)

@@ -35,6 +35,19 @@ SECRETS = [
     ("https://h/t.csv?access_token=S3cr", "https://h/t.csv"),
     ("https://h/t.csv?api_key=S3cr", "https://h/t.csv"),
     ("https://h/t.csv?sig=S3cr", "https://h/t.csv"),
+    ("https://h/t.csv?Authorization=S3cr", "https://h/t.csv"),
+    ("https://h/t.csv#access_token=S3cr", "https://h/t.csv"),
+    ("https://h/t?n=2&sig=S3cr#a=1&token=S3cr", "https://h/t?n=2#a=1"),
+    ("https://h/t?sig=S3cr&n=2#token=S3cr&a=1", "https://h/t?n=2#a=1"),
+    ("http://me:S3cr#x@host/t.csv", "http://me@host/t.csv"),
+    ("http://me:S3cr?x@host/t.csv", "http://me@host/t.csv"),
+    ("postgresql://me:S3cr?b@host/db", "postgresql://me@host/db"),
+    ("postgresql://me:a?S3cr@host/db?port=1", "postgresql://me@host/db?port=1"),
+    ("postgresql://me:a?b=S3cr@host/db", "postgresql://me@host/db"),
+    ("postgresql://me:S3cr#b@host/db", "postgresql://me@host/db"),
+    ('postgresql://me:a"S3cr@host/db', "postgresql://me@host/db"),
+    ("postgresql://me:a<S3cr@host/db", "postgresql://me@host/db"),
+    ("postgresql://me:p@a/S3cr@host/db", "postgresql://me@host/db"),
 ]
 
 
@@ -46,6 +59,16 @@ def test_a_secret_is_taken_out_and_used(address, clean):
         assert "S3cr" not in redacted(text)
         assert "S3cr" not in str(InputError(text))
     assert redacted("password is S3cr", address).endswith(" ***")
+
+
+def test_a_password_with_spaces_is_hidden_where_its_address_is_known():
+    address = "postgresql://me:a S3cr@host/db"
+    assert without_secrets(address) == "postgresql://me@host/db"
+    assert with_secrets("postgresql://me@host/db") == (
+        "postgresql://me:a%20S3cr@host/db"
+    )
+    for text in (address, f"`{address}` is away", "password 'a S3cr' is wrong"):
+        assert "S3cr" not in redacted(text, address)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +84,9 @@ def test_a_secret_is_taken_out_and_used(address, clean):
         "s3://bucket/a:b@c.tar",
         "hf://datasets/me/set@main/t.csv",
         "postgresql://me@/db?host=/tmp/pg",
+        "postgresql://one:5432,two:5433/db?user=me@home",
+        "postgresql://[::1]:5432/db?user=me@home",
+        "https://h/t.csv?page=2;n=1&x#part?y",
         "k must be a number; received k=3, token_ids=[1].",
         "~/photos/a@b:c.png",
     ],
