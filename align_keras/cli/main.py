@@ -8,6 +8,7 @@ import argparse
 import codecs
 import contextlib
 import difflib
+import functools
 import importlib
 import os
 import re
@@ -136,6 +137,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """
     parser = _Parser(
         prog="align-keras",
+        words=argv,
         description="ALIGN in Keras: image-text pairs in, a trained model, its "
         "numbers, its export and a working search out.",
         epilog="align-keras COMMAND --help shows a command's options.",
@@ -228,12 +230,20 @@ def bring_here(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> No
 class _Parser(argparse.ArgumentParser):
     """Takes options by their whole names, and suggests the nearest known one."""
 
-    def __init__(self, *args, **keywords):
+    def __init__(self, *args: Any, words: Sequence[str] = (), **keywords: Any):
         super().__init__(*args, **{"allow_abbrev": False, **keywords})
+        self._words = words
+
+    def add_subparsers(self, **keywords: Any) -> Any:
+        """Adds commands, whose parsers have the words of the command line, too."""
+        parser_class = functools.partial(type(self), words=self._words)
+        return super().add_subparsers(**{"parser_class": parser_class, **keywords})
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with a usage error, without passwords of addresses."""
-        super().error(redacted(message))
+        matches = [re.search(f"{_SCHEME}.+", word, re.DOTALL) for word in self._words]
+        addresses = [match[0] for match in matches if match]
+        super().error(redacted(message, *addresses))
 
     def options(self) -> dict[str, str]:
         """The options by the arguments' names, nested commands' too."""

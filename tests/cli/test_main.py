@@ -270,9 +270,15 @@ def test_addresses_of_overrides_lose_their_secrets(parsed, override, clean):
     assert parsed("--params_override", override).params_override == [clean]
 
 
-def test_usage_errors_hide_passwords(capsys, command):
-    address = "postgresql://me:S3cr@h/db"
-    for words in ([address], ["search", "--xyzzy", address, f"--model_di={address}"]):
+@pytest.mark.parametrize("password", ["S3cr", "a S3cr", "a?S3cr"])
+def test_usage_errors_hide_passwords(capsys, command, password):
+    address = f"postgresql://me:{password}@h/db"
+    for words in (
+        [address],
+        ["search", "--xyzzy", address, f"--model_di={address}"],
+        ["search", "--model_dir", "x", "--count", address],
+        ["search", "--model_dir", "x", f"--count={address}"],
+    ):
         assert "S3cr" not in usage_error(capsys, *words)
 
 
