@@ -8,15 +8,18 @@ import argparse
 import codecs
 import contextlib
 import difflib
+import functools
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import align_keras
 from align_keras.cli.common import on_disk
 from align_keras.cli.errors import describe_bug, describe_error, with_options
-from align_keras.utils.addresses import without_secrets
+from align_keras.utils.addresses import redacted, without_secrets
 from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silence_tensorflow
 from align_keras.utils.remote import is_url
@@ -45,6 +48,19 @@ _RENAMED = {
     "--pictures": "--images",
     "--licence": "--license",
 }
+# Arguments that are texts. An address within them is no place to read or write.
+_TEXTS = ("text", "plus", "minus", "where")
+_SCHEME = "[A-Za-z][A-Za-z0-9+.-]*://"
+# An address alone, or after the kind of a source, such as `pairs:https://host/t.csv`.
+_ADDRESS = re.compile(rf"(?P<start>(?:\w+[:=])?)(?P<address>{_SCHEME}.+)", re.DOTALL)
+# A value or a list's item in `--params_override` that is an address. An item ends at a
+# comma unless it has quotes.
+_OVERRIDE_ADDRESS = re.compile(
+    r"(?P<start>(?:[=\[,]\s*|:\s+))"
+    rf"(?:(?P<quote>['\"])(?P<quoted>{_SCHEME}[^\s'\"]+)(?P=quote)"
+    rf"|(?P<address>{_SCHEME}(?:\[[0-9A-Fa-f:.]*\]|[^\s,'\"\]}}])+))"
+    r"(?=\s*(?:[,\]}]|$))"
+)
 FAILURE = 1
 # As shells report a process that SIGINT has ended.
 INTERRUPTED = 130
@@ -66,8 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     open_streams()
     words = sys.argv[1:] if argv is None else argv
-    # Nothing that is printed or stored later has a password.
-    arguments = parse_arguments([without_secrets(word) for word in words])
+    arguments = parse_arguments(list(words))
+    remove_secrets(arguments)
     silence_tensorflow()
     failure = FAILURE
     try:
@@ -121,6 +137,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """
     parser = _Parser(
         prog="align-keras",
+        words=argv,
         description="ALIGN in Keras: image-text pairs in, a trained model, its "
         "numbers, its export and a working search out.",
         epilog="align-keras COMMAND --help shows a command's options.",
@@ -157,6 +174,36 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
+def remove_secrets(arguments: argparse.Namespace) -> None:
+    """Removes passwords and tokens from arguments that are addresses.
+
+    Later steps can then print and store the arguments. Texts to search for and
+    conditions stay as they are.
+    """
+    for name, value in vars(arguments).items():
+        if name not in _TEXTS and name != "options":
+            setattr(arguments, name, _clean_value(name, value))
+
+
+def _clean_value(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_clean_value(name, item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if name == "params_override":
+        return _OVERRIDE_ADDRESS.sub(_clean_override, value)
+    match = _ADDRESS.fullmatch(value)
+    if match is None:
+        return value
+    return match["start"] + without_secrets(match["address"])
+
+
+def _clean_override(match: re.Match[str]) -> str:
+    quote = match["quote"] or ""
+    address = without_secrets(match["quoted"] or match["address"])
+    return f"{match['start']}{quote}{address}{quote}"
+
+
 def bring_here(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     """Puts local copies, kept up until `stack` ends, in the place of addresses."""
     for name in (*WRITTEN, *READ):
@@ -183,8 +230,20 @@ def bring_here(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> No
 class _Parser(argparse.ArgumentParser):
     """Takes options by their whole names, and suggests the nearest known one."""
 
-    def __init__(self, *args, **keywords):
+    def __init__(self, *args: Any, words: Sequence[str] = (), **keywords: Any):
         super().__init__(*args, **{"allow_abbrev": False, **keywords})
+        self._words = words
+
+    def add_subparsers(self, **keywords: Any) -> Any:
+        """Adds commands, whose parsers have the words of the command line, too."""
+        parser_class = functools.partial(type(self), words=self._words)
+        return super().add_subparsers(**{"parser_class": parser_class, **keywords})
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with a usage error, without passwords of addresses."""
+        matches = [re.search(f"{_SCHEME}.+", word, re.DOTALL) for word in self._words]
+        addresses = [match[0] for match in matches if match]
+        super().error(redacted(message, *addresses))
 
     def options(self) -> dict[str, str]:
         """The options by the arguments' names, nested commands' too."""

@@ -2,26 +2,31 @@
 
 Every message passes through `redacted`: `InputError`, `say`, the errors of the command
 line and of `utils.remote`. `without_secrets` returns the address that is stored, and
-remembers its secrets for this process and those that it starts, so that
-`with_secrets` can add them where a connection is opened. A later process has them from
-the address that it is given again, or from `~/.netrc`.
+remembers its secrets for this process, so that `with_secrets` can add them where a
+connection is opened. Processes that it starts inherit them by an environment variable,
+up to 60,000 bytes. A worker that lacks a secret reports the error of an address without
+one. A later process has the secrets from the address that it is given again, or from
+`~/.netrc`.
 """
 
 import functools
 import json
 import os
 import re
+import threading
 import urllib.parse
+from collections.abc import Mapping
 
-# Addresses without secrets → addresses with them. Workers inherit it.
 _VARIABLE = "ALIGN_KERAS_ADDRESS_SECRETS"
+# Bytes. Linux starts no process if a variable has more than 128 KiB.
+_MAX_VARIABLE_BYTES = 60_000
 _HIDDEN = "***"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _DATABASES = ("postgresql", "postgres")
 # Names of parameters whose values are secrets, such as sslpassword, access_token and
 # X-Amz-Signature.
 _SECRET_NAME = re.compile(
-    r"passw(or)?d|passwd|pwd|passphrase|secret|token|signature|credential"
+    r"passw(or)?d|passwd|pwd|passphrase|secret|token|signature|credential|authorization"
     r"|(api|access|account|shared|private)[-_]?key|^(sig|auth|key|pass)$",
     re.IGNORECASE,
 )
@@ -31,10 +36,94 @@ _ASSIGNED = re.compile(
     r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s&;,'\"`)]+)",
     re.IGNORECASE,
 )
-# An address within a text goes on to the next space, quote or address.
-_ADDRESS = re.compile(rf"{_SCHEME.pattern}(?:(?!{_SCHEME.pattern})[^\s\"`<>])+")
+# An address within a text goes on to the next space, quote or address. The password of
+# a database may have quotes.
+_ADDRESS = re.compile(
+    rf"(?:(?i:{'|'.join(_DATABASES)})://[^\s:/@\"`<>]*:(?:(?!{_SCHEME.pattern})\S)+@"
+    rf"|{_SCHEME.pattern})(?:(?!{_SCHEME.pattern})[^\s\"`<>])+"
+)
+# The first parameter of a database. Other question marks belong to the password.
+_FIRST_PARAMETER = re.compile(r"\?[A-Za-z_]\w*=")
+# Hosts of a database with their ports.
+_HOSTS = re.compile(r"[^:,]*(?::\d*)?(?:,[^:,]*(?::\d*)?)*")
+_SEPARATOR = re.compile("([&?;#])")
 # What a password may hold as it is. A percent sign begins an escape.
 _NOT_IN_PASSWORD = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9%._~!$&'()*+,;=-]")
+
+
+class _Secrets:
+    """Addresses with secrets by their addresses without secrets.
+
+    The addresses of servers are entries, too. They have the user and the password.
+
+    Args:
+        text: str, JSON of the entries that the parent process has passed on.
+    """
+
+    def __init__(self, text: str = "{}"):
+        self._lock = threading.Lock()
+        self._addresses: dict[str, str] = json.loads(text)
+        self._shared = dict(self._addresses)
+        self._shared_bytes = len(text)
+        self._thread = threading.local()
+
+    def add(self, clean: str, whole: str) -> None:
+        """Remembers an address, which replaces an earlier one with other secrets."""
+        self._thread.latest = clean, whole
+        entries = {clean: whole}
+        if _server(clean) != _server(whole):
+            entries[_server(clean)] = _server(whole)
+        if entries.items() <= self._addresses.items():
+            return
+        with self._lock:
+            self._addresses.update(entries)
+            self._share(entries)
+
+    def get(self, clean: str) -> str | None:
+        """Returns the address with its secrets, or None.
+
+        An address that was seen with several secrets has those that this thread used
+        last, or else those of the last call of any thread.
+        """
+        latest_clean, latest_whole = getattr(self._thread, "latest", ("", ""))
+        if clean == latest_clean:
+            return latest_whole
+        if clean in self._addresses:
+            return self._addresses[clean]
+        server = _server(clean)
+        if server in self._addresses:
+            return self._addresses[server] + clean[len(server) :]
+        return None
+
+    def reset_lock(self) -> None:
+        """Replaces the lock, which another thread may hold while a process forks."""
+        self._lock = threading.Lock()
+
+    def _share(self, entries: Mapping[str, str]) -> None:
+        """Adds entries to the environment variable while there is space."""
+        is_changed = False
+        for clean, whole in entries.items():
+            previous = self._shared.pop(clean, None)
+            if previous is not None:
+                is_changed = True
+                self._shared_bytes -= _entry_bytes(clean, previous)
+            size = _entry_bytes(clean, whole)
+            if self._shared_bytes + size <= _MAX_VARIABLE_BYTES:
+                is_changed = True
+                self._shared[clean] = whole
+                self._shared_bytes += size
+        if is_changed:
+            os.environ[_VARIABLE] = json.dumps(self._shared)
+
+
+def _entry_bytes(clean: str, whole: str) -> int:
+    """Returns the size of an entry in JSON, with its colon and comma."""
+    return len(json.dumps(clean)) + len(json.dumps(whole)) + 4
+
+
+_secrets_of_addresses = _Secrets(os.environ.get(_VARIABLE) or "{}")
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _secrets_of_addresses.reset_lock())
 
 
 def redacted(text: str, *addresses: str) -> str:
@@ -76,8 +165,7 @@ def without_secrets(text: str) -> str:
         clean, whole = _split(address)
         parts.append(clean)
         if clean != address:
-            remembered = _remembered() | {clean: whole, _server(clean): _server(whole)}
-            os.environ[_VARIABLE] = json.dumps(remembered)
+            _secrets_of_addresses.add(clean, whole)
     return "".join(parts)
 
 
@@ -86,26 +174,14 @@ def with_secrets(address: str) -> str:
 
     These are the ones that `without_secrets` has taken out of it or, for its user and
     password, out of another address of the same server; else those of `~/.netrc`.
+    Addresses that differ in their secrets alone have the same clean address, which
+    gets the secrets that this thread has taken out last, or else those that any thread
+    has taken out last. Thus each call that begins with `without_secrets` uses its own.
     """
     clean, whole = _split(address)
     if clean != address:
         return whole
-    remembered = _remembered()
-    if address in remembered:
-        return remembered[address]
-    server = _server(address)
-    if server in remembered:
-        return remembered[server] + address[len(server) :]
-    return _with_netrc(address)
-
-
-def _remembered() -> dict[str, str]:
-    return _parsed(os.environ.get(_VARIABLE) or "{}")
-
-
-@functools.lru_cache(1)
-def _parsed(text):
-    return json.loads(text)
+    return _secrets_of_addresses.get(address) or _with_netrc(address)
 
 
 def _server(address):
@@ -114,45 +190,78 @@ def _server(address):
     return f"{scheme}://{re.split('[/?#]', rest, maxsplit=1)[0]}"
 
 
-def _parts(address):
-    """Returns scheme, user, password or None, host and path, parameters."""
+def _parts(address: str) -> tuple[str, str, str | None, str, str]:
+    """Returns scheme, user, password or None, host and path, parameters.
+
+    The parameters begin with `?` or, if there are only those of a fragment, with `#`.
+    """
     scheme, _, rest = address.partition("://")
-    head, mark, parameters = rest.partition("?")
-    authority = re.split("[/#]", head, maxsplit=1)[0]
-    at = authority.rfind("@")
-    if at < 0 and _has_broken_password(scheme, authority, head):
-        at = head.rfind("@")
-    login, rest = (head[:at], head[at + 1 :]) if at >= 0 else ("", head)
+    at = _end_of_login(scheme, rest)
+    login, rest = (rest[:at], rest[at + 1 :]) if at >= 0 else ("", rest)
     user, colon, password = login.partition(":")
-    return scheme, user, password if colon else None, rest, mark + parameters
+    path = re.split("[?#]", rest, maxsplit=1)[0]
+    return scheme, user, password if colon else None, path, rest[len(path) :]
 
 
-def _has_broken_password(scheme, authority, head):
-    """Returns True if a password has a slash, which must be written as %2F."""
-    host, colon, port = authority.partition(":")
-    if not colon or "@" not in head or authority.startswith("["):
+def _end_of_login(scheme: str, rest: str) -> int:
+    """Returns the position of the `@` after user and password, or -1."""
+    is_database = scheme.lower() in _DATABASES
+    if is_database:
+        match = _FIRST_PARAMETER.search(rest)
+        head = rest[: match.start()] if match else rest
+        authority = head
+    else:
+        head = rest.partition("?")[0]
+        authority = re.split("[/#]", head, maxsplit=1)[0]
+    at = authority.rfind("@")
+    if at < 0 and _has_broken_password(is_database, authority):
+        at = head.rfind("@")
+        if at < 0:
+            at = rest.rfind("@")
+    return at
+
+
+def _has_broken_password(is_database: bool, authority: str) -> bool:
+    """Returns True if text after a colon is no port and thus part of a password.
+
+    Such a password has characters that must be escaped, such as a slash.
+    """
+    if authority.startswith("["):
         return False
-    is_port = port.isdecimal() or not port
-    is_host = "." in host or host == "localhost"
-    return scheme.lower() in _DATABASES or not (is_port and is_host)
+    if is_database:
+        return _HOSTS.fullmatch(authority.partition("/")[0]) is None
+    port = authority.partition(":")[2]
+    return port != "" and not port.isdecimal()
 
 
-def _split(address):
+def _split(address: str) -> tuple[str, str]:
     """Returns an address without its secrets, and with them, well written."""
-    scheme, user, password, rest, query = _parts(address)
-    parameters = re.split("([&?;])", query)
-    public = [one for one in parameters[2::2] if not _is_secret(one)]
-    clean_query = "?" + "&".join(public) if public else ""
-    if password is None and len(public) == len(parameters[2::2]):
+    scheme, user, password, path, query = _parts(address)
+    clean_query = _public_parameters(query)
+    if password is None and clean_query == query:
         return address, address
     login = f"{user}@" if user else ""
-    clean = f"{scheme}://{login}{rest}{clean_query}"
+    clean = f"{scheme}://{login}{path}{clean_query}"
     if password is not None:
         escaped = _NOT_IN_PASSWORD.sub(
             lambda match: urllib.parse.quote(match[0], safe=""), password
         )
         login = f"{user}:{escaped}@"
-    return clean, f"{scheme}://{login}{rest}{query}"
+    return clean, f"{scheme}://{login}{path}{query}"
+
+
+def _public_parameters(query: str) -> str:
+    """Returns the parameters and the fragment without the secret ones."""
+    parameters = _SEPARATOR.split(query)
+    pieces = []
+    start = ""
+    for separator, parameter in zip(parameters[1::2], parameters[2::2], strict=True):
+        if separator in "?#":
+            start = separator
+        if not _is_secret(parameter):
+            pieces += [start or separator, parameter]
+            start = ""
+    return "".join(pieces)
 
 
 def _is_secret(parameter):
@@ -162,8 +271,8 @@ def _is_secret(parameter):
 
 def _hidden(address):
     """An address with marks in the place of its secrets."""
-    scheme, user, password, rest, query = _parts(address)
-    parameters = re.split("([&?;])", query)
+    scheme, user, password, path, query = _parts(address)
+    parameters = _SEPARATOR.split(query)
     query = "".join(
         f"{one.partition('=')[0]}={_HIDDEN}" if _is_secret(one) else one
         for one in parameters
@@ -173,7 +282,7 @@ def _hidden(address):
         login = f"{user}:{_HIDDEN}@"
     elif user:
         login = f"{user}@"
-    return f"{scheme}://{login}{rest}{query}"
+    return f"{scheme}://{login}{path}{query}"
 
 
 def _secrets(address):
@@ -181,8 +290,10 @@ def _secrets(address):
     if "://" not in address:
         return []
     _, _, password, _, query = _parts(address)
-    written = [] if password is None else [password, *re.split("[/@:]", password)]
-    for parameter in re.split("[&?;]", query):
+    written = (
+        [] if password is None else [password, *re.split('[/@:?#=&"<>]', password)]
+    )
+    for parameter in _SEPARATOR.split(query):
         if _is_secret(parameter):
             written.append(parameter.partition("=")[2])
     decoded = map(urllib.parse.unquote, written)
@@ -194,7 +305,10 @@ def _with_netrc(address):
     scheme, user, _, rest, query = _parts(address)
     if scheme.lower() not in ("http", "https"):
         return address
-    host = urllib.parse.urlsplit(f"//{rest}").hostname or ""
+    try:
+        host = urllib.parse.urlsplit(f"//{rest}").hostname or ""
+    except ValueError:  # The request reports that the address is not valid.
+        return address
     login, password = _netrc(os.environ.get("NETRC")).get(host, ("", ""))
     if not password or (user and user != login):
         return address

@@ -210,6 +210,11 @@ def file_system(url: str) -> tuple[Any, str]:
     """Returns fsspec's file system of an address, and the path in it.
 
     The path of a web server has the user and the password that are known for it.
+
+    Raises:
+        OSError: with the errno EINVAL if the host or the port of a web server's address
+            is not valid.
+        InputError: for another scheme, or if a package isn't installed.
     """
     match = _URL.match(url)
     scheme = match[1].lower() if match else ""
@@ -218,6 +223,8 @@ def file_system(url: str) -> tuple[Any, str]:
             f"an address must begin with {', '.join(f'{s}://' for s in SCHEMES[:-1])}, "
             f"received {url!r}; copy the files to one of these, or to a local folder."
         )
+    if scheme in ("http", "https") and not _has_valid_server(url):
+        raise OSError(errno.EINVAL, "no valid web address", redacted(url))
     fs = retrying(lambda: _opened(scheme), url)
     return fs, fs._strip_protocol(with_secrets(url))
 
@@ -275,6 +282,15 @@ def _server_of(url: str) -> tuple[str, int]:
         return parts.hostname or "", parts.port or default
     except ValueError:  # No valid address, which its own request reports.
         return url, 0
+
+
+def _has_valid_server(url: str) -> bool:
+    """Returns True if the host and the port of an address can be read."""
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _is_public(address: str) -> bool:

@@ -14,6 +14,7 @@ from align_keras import __version__
 from align_keras.cli import main as main_module
 from align_keras.cli.errors import describe_error
 from align_keras.cli.main import COMMANDS, main
+from align_keras.utils.addresses import with_secrets
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import placeable_folder, replaceable_file
 
@@ -193,6 +194,92 @@ def test_arguments_after_two_dashes_are_no_options(command):
     command.run = lambda arguments: seen.append(arguments.text) or 0
     assert main(["search", "--model_dir", "x", "--", "--red", "bicycle"]) == 0
     assert seen == [["--red", "bicycle"]]
+
+
+@pytest.fixture
+def parsed(command):
+    """Runs `search` with options as of several commands; returns its arguments."""
+
+    def add_arguments(parser):
+        parser.add_argument("text", nargs="*")
+        parser.add_argument("--table")
+        for name in ("--source", "--params_override", "--plus", "--minus", "--where"):
+            parser.add_argument(name, action="append")
+
+    def parsed(*words):
+        results = []
+        command.run = lambda arguments: results.append(arguments) or 0
+        assert main(["search", *words]) == 0
+        return results[0]
+
+    command.add_arguments = add_arguments
+    return parsed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "url = 'https://shop.org/item?token=7&id=5'",
+        "see http://nas:80/x and mail me@home",
+        "https://shop.org/item?token=7",
+    ],
+)
+def test_texts_and_conditions_keep_addresses_as_they_are(parsed, text):
+    arguments = parsed(
+        text, "--plus", text, "--minus", text, "--where", text, f"--where={text}"
+    )
+    assert arguments.text == arguments.plus == arguments.minus == [text]
+    assert arguments.where == [text, text]
+    assert parsed("--table", f"a note: {text}").table == f"a note: {text}"
+
+
+def test_addresses_lose_their_secrets_and_the_run_has_them(parsed):
+    arguments = parsed(
+        "--table",
+        "https://me:S3cr@one/t.csv?token=S3cr&page=2",
+        "--source",
+        "pairs:https://me:S3cr@two/t.csv",
+        "--source=https://me:S3cr@three/t.csv",
+    )
+    assert arguments.table == "https://me@one/t.csv?page=2"
+    assert arguments.source == [
+        "pairs:https://me@two/t.csv",
+        "https://me@three/t.csv",
+    ]
+    for address in (arguments.table, "https://me@two/t.csv", "https://me@three/t.csv"):
+        assert "S3cr" in with_secrets(address)
+
+
+@pytest.mark.parametrize(
+    "override, clean",
+    [
+        ("a=https://h/t?token=S3cr,b=1", "a=https://h/t,b=1"),
+        (
+            "a=http://me:S3cr@h/x.csv,b=http://you:S3cr@g/y.csv",
+            "a=http://me@h/x.csv,b=http://you@g/y.csv",
+        ),
+        ("a='https://h/t?sig=S3cr',b=1", "a='https://h/t',b=1"),
+        (
+            "a=[https://h/t?sig=S3cr, http://me:S3cr@[::1]:80/u],b=1",
+            "a=[https://h/t, http://me@[::1]:80/u],b=1",
+        ),
+        ("a='see http://nas:80/x and me@home'", "a='see http://nas:80/x and me@home'"),
+    ],
+)
+def test_addresses_of_overrides_lose_their_secrets(parsed, override, clean):
+    assert parsed("--params_override", override).params_override == [clean]
+
+
+@pytest.mark.parametrize("password", ["S3cr", "a S3cr", "a?S3cr"])
+def test_usage_errors_hide_passwords(capsys, command, password):
+    address = f"postgresql://me:{password}@h/db"
+    for words in (
+        [address],
+        ["search", "--xyzzy", address, f"--model_di={address}"],
+        ["search", "--model_dir", "x", "--count", address],
+        ["search", "--model_dir", "x", f"--count={address}"],
+    ):
+        assert "S3cr" not in usage_error(capsys, *words)
 
 
 @pytest.mark.parametrize("code", [0, 1])

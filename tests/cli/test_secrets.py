@@ -1,6 +1,5 @@
 """No command prints or stores a password or a token of an address."""
 
-import os
 import pathlib
 import runpy
 
@@ -25,6 +24,7 @@ COLORS, GOLDEN, image_bytes = (
 def alone(tmp_path, monkeypatch):
     """An empty folder for everything that is written, and short pauses."""
     monkeypatch.setenv(addresses._VARIABLE, "{}")
+    monkeypatch.setattr(addresses, "_secrets_of_addresses", addresses._Secrets())
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     addresses._netrc.cache_clear()
     folder = tmp_path / "here"
@@ -100,7 +100,7 @@ def test_databases(run, address, alone, monkeypatch):
     assert run("index", "photos", *model)[0] == 1
 
 
-def test_a_table_of_a_web_server(run, web, alone):
+def test_a_table_of_a_web_server(run, web, alone, monkeypatch):
     index = ("--to", "index", "--model", GOLDEN)
     address = secret_address(web)
     web.faults[:] = ["500"]
@@ -111,7 +111,7 @@ def test_a_table_of_a_web_server(run, web, alone):
     assert run("search", "red", "--index", "index")[0] == 0
     # Within a process the password is known, then it is not.
     assert run("index", *index)[0] == 0
-    os.environ[addresses._VARIABLE] = "{}"
+    monkeypatch.setattr(addresses, "_secrets_of_addresses", addresses._Secrets())
     code, output = run("index", *index)
     assert code == 1 and "no right to it" in output
     (alone.parent / "netrc").write_text(

@@ -1,5 +1,12 @@
 """Passwords of addresses: hidden in messages, kept out of what is stored, and used."""
 
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
 import pytest
 
 from align_keras.utils import addresses, progress
@@ -10,6 +17,7 @@ from align_keras.utils.errors import InputError
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch, tmp_path):
     monkeypatch.setenv(addresses._VARIABLE, "{}")
+    monkeypatch.setattr(addresses, "_secrets_of_addresses", addresses._Secrets())
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     addresses._netrc.cache_clear()
 
@@ -27,6 +35,19 @@ SECRETS = [
     ("https://h/t.csv?access_token=S3cr", "https://h/t.csv"),
     ("https://h/t.csv?api_key=S3cr", "https://h/t.csv"),
     ("https://h/t.csv?sig=S3cr", "https://h/t.csv"),
+    ("https://h/t.csv?Authorization=S3cr", "https://h/t.csv"),
+    ("https://h/t.csv#access_token=S3cr", "https://h/t.csv"),
+    ("https://h/t?n=2&sig=S3cr#a=1&token=S3cr", "https://h/t?n=2#a=1"),
+    ("https://h/t?sig=S3cr&n=2#token=S3cr&a=1", "https://h/t?n=2#a=1"),
+    ("http://me:S3cr#x@host/t.csv", "http://me@host/t.csv"),
+    ("http://me:S3cr?x@host/t.csv", "http://me@host/t.csv"),
+    ("postgresql://me:S3cr?b@host/db", "postgresql://me@host/db"),
+    ("postgresql://me:a?S3cr@host/db?port=1", "postgresql://me@host/db?port=1"),
+    ("postgresql://me:a?b=S3cr@host/db", "postgresql://me@host/db"),
+    ("postgresql://me:S3cr#b@host/db", "postgresql://me@host/db"),
+    ('postgresql://me:a"S3cr@host/db', "postgresql://me@host/db"),
+    ("postgresql://me:a<S3cr@host/db", "postgresql://me@host/db"),
+    ("postgresql://me:p@a/S3cr@host/db", "postgresql://me@host/db"),
 ]
 
 
@@ -40,16 +61,32 @@ def test_a_secret_is_taken_out_and_used(address, clean):
     assert redacted("password is S3cr", address).endswith(" ***")
 
 
+def test_a_password_with_spaces_is_hidden_where_its_address_is_known():
+    address = "postgresql://me:a S3cr@host/db"
+    assert without_secrets(address) == "postgresql://me@host/db"
+    assert with_secrets("postgresql://me@host/db") == (
+        "postgresql://me:a%20S3cr@host/db"
+    )
+    for text in (address, f"`{address}` is away", "password 'a S3cr' is wrong"):
+        assert "S3cr" not in redacted(text, address)
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "http://127.0.0.1:8000/a@2x.png",
         "http://localhost:80/a@b:c@d.png",
         "http://[::1]:80/a@b",
+        "https://[bad/t.csv",
+        "http://nas:5000/photo/cat@2x.jpg",
+        "https://nas:/photo/cat@2x.jpg",
         "http://me@host/t.csv?page=2&keys=3",
         "s3://bucket/a:b@c.tar",
         "hf://datasets/me/set@main/t.csv",
         "postgresql://me@/db?host=/tmp/pg",
+        "postgresql://one:5432,two:5433/db?user=me@home",
+        "postgresql://[::1]:5432/db?user=me@home",
+        "https://h/t.csv?page=2;n=1&x#part?y",
         "k must be a number; received k=3, token_ids=[1].",
         "~/photos/a@b:c.png",
     ],
@@ -91,3 +128,61 @@ def test_the_users_netrc(tmp_path):
     assert with_secrets("https://host/t.csv") == "https://me:S3cr%2Fx@host/t.csv"
     assert with_secrets("https://you@host/t.csv") == "https://you@host/t.csv"
     assert with_secrets("https://elsewhere/t.csv") == "https://elsewhere/t.csv"
+
+
+def test_netrc_counts_after_a_token_of_its_server(tmp_path):
+    (tmp_path / "netrc").write_text("machine host login me password S3cr\n")
+    without_secrets("https://host/a.csv?token=a")
+    assert with_secrets("https://host/b.csv") == "https://me:S3cr@host/b.csv"
+
+
+def test_many_addresses_leave_space_for_a_new_process():
+    begun = time.perf_counter()
+    for number in range(3000):
+        without_secrets(f"https://host/{number}.csv?sig={'x' * 300}")
+    assert time.perf_counter() - begun < 10
+    assert len(os.environ[addresses._VARIABLE]) <= 60_000
+    code = (
+        "from align_keras.utils.addresses import with_secrets\n"
+        "for number in (0, 2999): print(with_secrets(f'https://host/{number}.csv'))"
+    )
+    lines = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+    ).stdout.split()
+    assert lines == [
+        f"https://host/0.csv?sig={'x' * 300}",
+        "https://host/2999.csv",
+    ]
+    assert with_secrets("https://host/2999.csv").endswith("x")
+
+
+def test_a_changed_secret_is_never_passed_on_as_it_was(monkeypatch):
+    monkeypatch.setattr(addresses, "_MAX_VARIABLE_BYTES", 100)
+    clean = without_secrets("https://host/a.csv?sig=old")
+    without_secrets(f"https://host/a.csv?sig={'x' * 100}")
+    assert clean not in json.loads(os.environ[addresses._VARIABLE])
+
+
+def test_addresses_that_differ_in_their_secret_use_their_own():
+    first, second = (f"https://host/t.csv?token={name}" for name in "ab")
+    for address in (first, second, first):
+        assert with_secrets(without_secrets(address)) == address
+    clean = without_secrets(first)
+    thread = threading.Thread(target=without_secrets, args=[second])
+    thread.start()
+    thread.join()
+    assert with_secrets(clean) == first
+
+
+def test_threads_remember_all_addresses():
+    def remember(start):
+        for number in range(start, start + 50):
+            without_secrets(f"https://host/{number}.csv?sig=S3cr")
+
+    threads = [threading.Thread(target=remember, args=[50 * n]) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(400):
+        assert with_secrets(f"https://host/{number}.csv").endswith("S3cr")

@@ -222,3 +222,20 @@ def test_a_server_that_is_down_is_soon_asked_once_only(memory):
     assert remote.retrying(lambda: 7, "memory://down/0") == 7
     with pytest.raises(OSError, match="tried 6 times"):
         remote.retrying(call, "memory://down/1")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://[bad/t.csv",
+        "https://me:S3cr@[bad/t.csv",
+        "http://h:99999/t.csv",
+        "http://h:x/t.csv",
+        "http:///t.csv",
+    ],
+)
+@pytest.mark.parametrize("read", [remote.read_url, remote.open_url, remote.stat_url])
+def test_an_address_that_is_not_valid_is_named(url, read):
+    with pytest.raises(OSError, match="no valid web address") as caught:
+        read(url)
+    assert caught.value.errno == errno.EINVAL and "S3cr" not in str(caught.value)
