@@ -35,7 +35,7 @@ def test_known_names_set_the_sizes_too():
     )
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_all_weights_of_the_shipped_model_fit_the_sizes_of_its_name():
     from align_keras.models import ALIGN
     from align_keras.models.warm_start import text_weights

@@ -94,13 +94,8 @@ def losses_of_steps(dtype, weights=None, **options):
     return losses, first
 
 
-@pytest.mark.parametrize(
-    "micro_batch_size",
-    [
-        pytest.param(None, marks=pytest.mark.ci),
-        pytest.param(8, marks=pytest.mark.release),
-    ],
-)
+@pytest.mark.release
+@pytest.mark.parametrize("micro_batch_size", [None, 8])
 def test_pure_dtypes_train_as_float32_does(micro_batch_size):
     expected, weights = losses_of_steps("float32", micro_batch_size=micro_batch_size)
     assert expected[-1] < expected[0] - 0.1

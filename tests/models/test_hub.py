@@ -56,7 +56,7 @@ def test_each_file_of_a_model_is_fetched(tmp_path):
         assert sorted(fetched) == sorted(names)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_models_of_the_hub_give_the_embeddings_of_their_folders(tmp_path):
     models = {
         "user/saved": saved_folder(tmp_path / "saved"),

@@ -135,14 +135,13 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize(
     ("optimizer", "policy"),
     [
-        ("AdamW", "float32"),
-        ("SGD", "mixed_float16"),
-        ("Lamb", "float32"),
-        ("Muon", "float32"),
+        pytest.param("AdamW", "float32", marks=pytest.mark.ci),
+        pytest.param("SGD", "mixed_float16", marks=pytest.mark.release),
+        pytest.param("Lamb", "float32", marks=pytest.mark.release),
+        pytest.param("Muon", "float32", marks=pytest.mark.release),
     ],
 )
 def test_fit_continues_from_a_keras_file_as_if_never_saved(optimizer, policy, tmp_path):
