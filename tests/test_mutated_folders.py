@@ -79,8 +79,11 @@ def test_trained_models(tmp_path):
 
     small_align().save_to_preset(tmp_path)
     names = ["config.json", "model.weights.h5", "vocabulary.txt"]
-    outcomes = check_folder(tmp_path, names, lambda: ALIGN.from_preset(tmp_path), 200)
-    assert min(outcomes) > 20
+    read, refused = check_folder(
+        tmp_path, names, lambda: ALIGN.from_preset(tmp_path), 200
+    )
+    # Digests of the weights and the vocabulary detect nearly all damage.
+    assert read and refused > 150
 
 
 @pytest.mark.release

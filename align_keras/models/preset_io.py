@@ -125,6 +125,7 @@ def from_file(
     # A damaged archive, other contents, classes that nobody registered.
     others = (OSError, RuntimeError, zipfile.BadZipFile)
     with _damages_named(f"{path} can't be opened", "save the model again", *others):
+        _check_archive(path)
         model = keras.saving.load_model(path)
     if not isinstance(model, cls):
         raise InputError(
@@ -132,6 +133,17 @@ def from_file(
             "keras.saving.load_model."
         )
     return model
+
+
+def _check_archive(path: pathlib.Path) -> None:
+    """Raises if a file in an archive differs from its checksum.
+
+    Python 3.13 compares no checksum of a file that is read by `seek`, as h5py does.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged_file = archive.testzip()
+    if damaged_file is not None:
+        raise zipfile.BadZipFile(f"Bad CRC-32 for file {damaged_file!r}")
 
 
 @contextlib.contextmanager
