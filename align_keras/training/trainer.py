@@ -62,7 +62,9 @@ def train(
     """
     directory = pathlib.Path(directory)
     chief = strategies.is_chief(model.distribute_strategy)
-    steps_made = 0 if model.optimizer is None else int(model.optimizer.iterations)
+    steps_made = 0
+    if model.optimizer is not None:
+        steps_made = int(model.optimizer.iterations.numpy())
     model.resolve_recipe(schedule.train_steps, batch_size, steps_made)
     checkpoints = RunCheckpoints(
         model, os.fspath(directory / "checkpoints"), schedule.max_to_keep, chief
