@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from align_keras.config.fields import count, fraction, number
+from align_keras.config.rules import Report
 from align_keras.utils.files import MAX_PIXELS
 
 
@@ -147,7 +148,7 @@ class CorpusConfig:
     shards: ShardsConfig = ShardsConfig()
 
 
-def _check_corpus(config, report):
+def _check_corpus(config: CorpusConfig, report: Report) -> None:
     report.at_most("filter.min_unigrams", "filter.max_unigrams")
     report.at_most("duplicates.nearest_clusters", "duplicates.clusters")
     duplicates = config.duplicates

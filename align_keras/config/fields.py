@@ -103,7 +103,7 @@ def _records(cls: Any, value: Any) -> tuple:
     words = f"a {first}, or a list of {{{', '.join(fields)}}}"
     if not isinstance(value, str | list | tuple):
         raise WrongTypeError(words)
-    found = []
+    records = []
     for item in [value] if isinstance(value, str) else value:
         if isinstance(item, cls):
             item = vars(item)
@@ -115,10 +115,10 @@ def _records(cls: Any, value: Any) -> tuple:
         for name, one in values.items():
             if refused := out_of_range(fields[name], one):
                 raise WrongTypeError(f"{words} with {name} {refused[0]}")
-        found.append(cls(**values))
-    if not found:
+        records.append(cls(**values))
+    if not records:
         raise WrongTypeError(words)
-    return tuple(found)
+    return tuple(records)
 
 
 def member_of(hint: Any) -> tuple[Any, bool]:

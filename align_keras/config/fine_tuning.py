@@ -5,7 +5,7 @@ from typing import Literal
 
 from align_keras.config.experiment import RuntimeConfig
 from align_keras.config.fields import count, fraction, number
-from align_keras.config.rules import check_num_replicas
+from align_keras.config.rules import Report, check_num_replicas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,7 @@ class FineTuningConfig:
         return "head" if self.full.is_left_out else "full"
 
 
-def _check_stages(config, report):
+def _check_stages(config: FineTuningConfig, report: Report) -> None:
     if config.head.is_left_out and config.full.is_left_out:
         remedy = "write head.steps or full.steps"
         report.refuse("head.steps", "given in one stage", remedy)
@@ -144,7 +144,7 @@ def _check_stages(config, report):
         report.apart(f"{name}.epochs", f"{name}.steps")
 
 
-def _check_sweep(config, report):
+def _check_sweep(config: FineTuningConfig, report: Report) -> None:
     for key in ("sweep.learning_rate", "sweep.weight_decay"):
         bounds = report.get(key)
         is_range = len(bounds) in (0, 2) and list(bounds) == sorted(bounds)
@@ -153,7 +153,7 @@ def _check_sweep(config, report):
             report.refuse(key, rule, "write for example [1e-4, 1e-1]")
 
 
-def _check_runtime(config, report):
+def _check_runtime(config: FineTuningConfig, report: Report) -> None:
     if config.runtime.distribution_strategy == "multi_worker_mirrored":
         report.refuse(
             "runtime.distribution_strategy",
@@ -163,7 +163,7 @@ def _check_runtime(config, report):
     check_num_replicas(config, report)
 
 
-def _check_batch_parts(config, report):
+def _check_batch_parts(config: FineTuningConfig, report: Report) -> None:
     replicas, micro = config.runtime.num_replicas or 1, config.micro_batch_size
     drawn = config.sweep.batch_size if config.sweep.trials else ()
     sizes = {"batch_size": [config.batch_size], "sweep.batch_size": drawn}

@@ -251,8 +251,8 @@ def _nearest(name: str, section: str, sections: dict[str, list[str]]) -> str | N
     """The known dotted key or sibling that an unknown name may mean."""
     dotted: dict[str, str] = {}
     for parent, names in sections.items():
-        for known in names:
-            dotted.setdefault(known, f"{parent}.{known}".lstrip("."))
+        for sibling in names:
+            dotted.setdefault(sibling, f"{parent}.{sibling}".lstrip("."))
     # The right name at the wrong level, such as train_steps beside trainer.
     if name in dotted:
         return dotted[name]
@@ -282,7 +282,7 @@ def _unquoted(value: Any) -> Any:
 def _remedy(value: Any, hint: Any) -> str:
     """How to mend the usual slips: quotes, 1e4 for an integer, yes for true."""
 
-    def fits(other):
+    def fits(other: Any) -> bool:
         try:
             coerce(hint, other)
         except WrongTypeError:
@@ -376,15 +376,15 @@ def find_experiment(name: Path) -> pathlib.Path:
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise InputError(f"no experiment file {path}; check the path.")
-    known = experiments()
-    if path.name not in known:
-        near = difflib.get_close_matches(path.name, known, n=1)
+    files = experiments()
+    if path.name not in files:
+        near = difflib.get_close_matches(path.name, files, n=1)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        names = ", ".join(known) or "none, since no experiments folder is installed"
+        names = ", ".join(files) or "none, since no experiments folder is installed"
         raise InputError(
             f"unknown experiment '{name}'; {hint}Known are {names}; or give a file."
         )
-    return known[path.name]
+    return files[path.name]
 
 
 def experiments(subfolder: str = ".") -> dict[str, pathlib.Path]:

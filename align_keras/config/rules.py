@@ -6,6 +6,7 @@ import os
 import re
 from typing import Any, NoReturn
 
+from align_keras.config.experiment import DataConfig, ExperimentConfig
 from align_keras.config.fields import describe
 from align_keras.utils.errors import InputError
 
@@ -29,7 +30,7 @@ _SCHEDULE = "trainer.optimizer_config.learning_rate"
 class Report:
     """Refuses options in one line that begins with the place where one was given."""
 
-    def __init__(self, config: Any, places: dict[str, str]):
+    def __init__(self, config: Any, places: dict[str, str]) -> None:
         self.config = config
         self.places = places
 
@@ -37,14 +38,14 @@ class Report:
         return operator.attrgetter(key)(self.config)
 
     def refuse(
-        self, key: str, rule: str, remedy: str, *others: str, **received: Any
+        self, key: str, rule: str, remedy: str, *related_keys: str, **received: Any
     ) -> NoReturn:
         """Refuses an option; `others` share the fault, and may be the given ones."""
-        given = next((k for k in (key, *others) if k in self.places), None)
-        place = f"{self.places[given]}: " if given else ""
+        named_key = next((k for k in (key, *related_keys) if k in self.places), None)
+        prefix = f"{self.places[named_key]}: " if named_key else ""
         value = received["value"] if received else self.get(key)
         raise InputError(
-            f"{place}'{key}' must be {rule}, received {describe(value)}; {remedy}."
+            f"{prefix}'{key}' must be {rule}, received {describe(value)}; {remedy}."
         )
 
     def multiple(self, key: str, of: str) -> None:
@@ -71,7 +72,7 @@ class Report:
             self.refuse(key, rule, "put the values in order, each once")
 
 
-def _check_steps(config, report):
+def _check_steps(config: ExperimentConfig, report: Report) -> None:
     for name in ("train_steps", "checkpoint_interval", "validation_interval"):
         report.multiple(f"trainer.{name}", "trainer.steps_per_loop")
     optimization = config.trainer.optimizer_config
@@ -99,7 +100,7 @@ def _check_steps(config, report):
             report.refuse(values, rule, "add or remove values", boundaries)
 
 
-def _check_patterns(config, report):
+def _check_patterns(config: ExperimentConfig, report: Report) -> None:
     for name in ("lamb", "adamw", "muon", "sgd"):
         key = f"{_OPTIMIZER}.{name}.exclude_from_weight_decay"
         for pattern in report.get(key):
@@ -110,20 +111,20 @@ def _check_patterns(config, report):
                 report.refuse(key, "regular expressions", remedy, value=pattern)
 
 
-def _check_metrics(config, report):
+def _check_metrics(config: ExperimentConfig, report: Report) -> None:
     ks = config.task.evaluation.ks
     report.increasing("task.evaluation.ks")
     if not ks:
         remedy = "write for example [1, 5, 10]"
         report.refuse("task.evaluation.ks", "not empty", remedy)
     metric = "trainer.best_checkpoint_eval_metric"
-    known = [f"{way}/recall_at_{k}" for way in ("t2i", "i2t") for k in ks]
-    if report.get(metric) not in (None, *known):
-        rule, remedy = f"one of {', '.join(known)}", "choose one, or leave it out"
+    metrics = [f"{direction}/recall_at_{k}" for direction in ("t2i", "i2t") for k in ks]
+    if report.get(metric) not in (None, *metrics):
+        rule, remedy = f"one of {', '.join(metrics)}", "choose one, or leave it out"
         report.refuse(metric, rule, remedy, "task.evaluation.ks")
 
 
-def _check_batch_parts(config, report):
+def _check_batch_parts(config: ExperimentConfig, report: Report) -> None:
     replicas = config.runtime.num_replicas
     batch = f"{_DATA}.global_batch_size"
     rows = report.get(batch) // (replicas or 1)
@@ -156,7 +157,7 @@ def _check_batch_parts(config, report):
         report.refuse(ghost, f"a divisor of {micro} ({size})", _CHANGE_ONE, micro)
 
 
-def _check_preset(config, report):
+def _check_preset(config: ExperimentConfig, report: Report) -> None:
     model = config.task.model
     if model.preset is None:
         return
@@ -172,7 +173,7 @@ def _check_preset(config, report):
             )
 
 
-def _check_towers(config, report):
+def _check_towers(config: ExperimentConfig, report: Report) -> None:
     model = config.task.model
     image, text = model.image_encoder, model.text_encoder
     report.multiple(f"{_TEXT}.hidden_dim", f"{_TEXT}.num_heads")
@@ -196,7 +197,7 @@ def _check_towers(config, report):
         )
 
 
-def _check_data(config, report):
+def _check_data(config: ExperimentConfig, report: Report) -> None:
     for key in (_DATA, "task.validation_data"):
         data = report.get(key)
         try:
@@ -213,7 +214,7 @@ def _check_data(config, report):
             _check_source(data, key, report)
 
 
-def _check_source(data, key, report):
+def _check_source(data: DataConfig, key: str, report: Report) -> None:
     source = f"{key}.source"
     if key != _DATA:
         remedy = "name a built corpus or a table, as corpus or pairs"
@@ -223,13 +224,13 @@ def _check_source(data, key, report):
     if data.cache:
         remedy = "leave one of them out, or build a corpus"
         report.refuse(f"{key}.cache", "false where source is given", remedy, source)
-    weighted = [one.weight is not None for one in data.source]
+    weighted = [item.weight is not None for item in data.source or ()]
     if any(weighted) and not all(weighted):
         remedy = "give each one, or none"
         report.refuse(source, "a list with a weight for each path, or for none", remedy)
 
 
-def _check_held_out(config, report):
+def _check_held_out(config: ExperimentConfig, report: Report) -> None:
     train, validation = config.task.train_data, config.task.validation_data
     if not _sources(train) & _sources(validation):
         return
@@ -249,7 +250,7 @@ def _check_held_out(config, report):
             )
 
 
-def _sources(data):
+def _sources(data: DataConfig) -> set[str]:
     """What a data section reads, a set of paths and of names as if they were."""
     names = [data.pairs] if data.pairs is not None else (data.corpus or "").split("+")
     names += [source.path for source in data.source or ()]
@@ -268,13 +269,19 @@ def check_num_replicas(config: Any, report: Report) -> None:
         )
 
 
-def _check_replicas(config, report):
+def _check_replicas(config: ExperimentConfig, report: Report) -> None:
     check_num_replicas(config, report)
     report.multiple(f"{_DATA}.global_batch_size", "runtime.num_replicas")
 
 
 RULES = (
-    *(_check_steps, _check_patterns, _check_metrics),
-    *(_check_batch_parts, _check_preset, _check_towers, _check_data),
-    *(_check_held_out, _check_replicas),
+    _check_steps,
+    _check_patterns,
+    _check_metrics,
+    _check_batch_parts,
+    _check_preset,
+    _check_towers,
+    _check_data,
+    _check_held_out,
+    _check_replicas,
 )

@@ -173,7 +173,7 @@ _ENDING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndTok
 class _Reader:
     """Turns PyYAML's nodes into values with their places."""
 
-    def __init__(self, source: str, show_line: bool = True):
+    def __init__(self, source: str, show_line: bool = True) -> None:
         self.source = source
         self.show_line = show_line
         self.count = 0
@@ -277,7 +277,7 @@ class _Dumper(yaml.SafeDumper):
     """Quotes the strings that YAML 1.2 would read as something else."""
 
 
-def _represent_string(dumper, text):
+def _represent_string(dumper: Any, text: str) -> Any:
     style = None if isinstance(parse_scalar(text), str) else "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 

@@ -81,18 +81,18 @@ def names_file(caption: str, image_url: str = "") -> bool:
     return _folded(stem) in _file_stems(image_url)
 
 
-def _file_stems(image_url):
+def _file_stems(image_url: str) -> set[str]:
     """Returns a file name as it can be meant: whole, and as the original's."""
     if image_url[:5].lower() == "data:":
-        return ()
+        return set()
     try:
         path = urlsplit(image_url).path
     except ValueError:  # Such as a broken IPv6 host.
-        return ()
+        return set()
     name = unquote(path.rpartition("/")[2])[:_MAX_FILE_NAME]
     stem = _IMAGE_SUFFIX.sub("", name)
     return {_folded(stem), _folded(_COPY_MARKS.sub("", stem))}
 
 
-def _folded(name):
+def _folded(name: str) -> str:
     return re.sub(r"[\s_+-]+", "_", name.casefold())

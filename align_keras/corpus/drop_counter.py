@@ -27,12 +27,12 @@ _REMEDIES = {
 class ImageError(ValueError):
     """An image that can't be used; `reason` is what it is counted under."""
 
-    def __init__(self, reason, detail):
+    def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
         return ImageError, (self.reason, self.detail)
 
 
@@ -48,15 +48,15 @@ class DropCounter:
     rule of the corpus leaves it out. Only bad pairs count against the allowed fraction.
     """
 
-    def __init__(self, unit="pairs"):
+    def __init__(self, unit: str = "pairs") -> None:
         self.unit = unit
         self.kept = 0
-        self.bad = collections.Counter()
-        self.filtered = collections.Counter()
-        self.converted = collections.Counter()
-        self.cleaned = collections.Counter()
-        self.notes = collections.Counter()
-        self.examples = {}
+        self.bad: collections.Counter[str] = collections.Counter()
+        self.filtered: collections.Counter[str] = collections.Counter()
+        self.converted: collections.Counter[str] = collections.Counter()
+        self.cleaned: collections.Counter[str] = collections.Counter()
+        self.notes: collections.Counter[str] = collections.Counter()
+        self.examples: dict[str, str] = {}
 
     def keep(self, count: int = 1) -> None:
         self.kept += count
@@ -117,7 +117,7 @@ class DropCounter:
 
     def as_metadata(self) -> dict:
         """Returns the counts, JSON-ready; `dropped` holds the `filtered` ones too."""
-        found = {
+        metadata = {
             "kept": self.kept,
             "dropped": dict(sorted((self.bad + self.filtered).items())),
             "filtered": sorted(self.filtered),
@@ -125,10 +125,10 @@ class DropCounter:
             "examples": dict(sorted(self.examples.items())),
         }
         if self.cleaned:
-            found["cleaned"] = dict(sorted(self.cleaned.items()))
+            metadata["cleaned"] = dict(sorted(self.cleaned.items()))
         if self.notes:
-            found["notes"] = dict(sorted(self.notes.items()))
-        return found
+            metadata["notes"] = dict(sorted(self.notes.items()))
+        return metadata
 
     @classmethod
     def from_metadata(cls, metadata: dict) -> "DropCounter":
@@ -166,7 +166,7 @@ class DropCounter:
             lines.append(f"{count} {text}")
         return lines
 
-    def _note(self, reason, where, detail):
+    def _note(self, reason: str, where: str, detail: str) -> None:
         if reason not in self.examples:
             text = f"{where}: {detail}" if detail else where
             self.examples[reason] = printable(text)

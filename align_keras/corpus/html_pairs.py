@@ -4,8 +4,8 @@ import codecs
 import collections
 import itertools
 import re
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urldefrag, urljoin, urlsplit
 
 from align_keras.corpus.captions import clean_caption, is_usable
@@ -155,7 +155,7 @@ def decode_html(content: bytes, charset: str | None = None) -> str:
         return content.decode("cp1252", "replace")
 
 
-def _codec(name):
+def _codec(name: str) -> str | None:
     """Python's name of a page's charset, or None. UTF-16 has no readable `meta`."""
     try:
         codec = codecs.lookup(name[:40]).name
@@ -169,45 +169,50 @@ def _codec(name):
 class _Surroundings(NamedTuple):
     """What stands around a node: the nearest figure and `noscript`, the language."""
 
-    figure: object = None
-    noscript: object = None
+    figure: Any = None
+    noscript: Any = None
     language: str = ""
 
 
-def _surroundings(node, known):
+def _surroundings(node: Any, cache: dict[int, _Surroundings]) -> _Surroundings:
     """The `_Surroundings` of a node, itself included; `known` is a cache."""
     path = []
-    while node is not None and node.mem_id not in known:
+    while node is not None and node.mem_id not in cache:
         path.append(node)
         node = node.parent
-    around = _Surroundings() if node is None else known[node.mem_id]
+    around = _Surroundings() if node is None else cache[node.mem_id]
     for node in reversed(path):
         if node.tag in ("figure", "noscript"):
             around = around._replace(**{node.tag: node})
         language = (node.attributes or {}).get("lang")
         if language is not None:
             around = around._replace(language=language.strip().lower()[:64])
-        known[node.mem_id] = around
+        cache[node.mem_id] = around
     return around
 
 
-def _captions(image, figure, figures):
+def _captions(
+    image: Any, figure: Any, figures: dict[int, tuple[str, list[str]]]
+) -> list[tuple[str, str, Sequence[str]]]:
     """Returns (rule, caption, what was cut) of an `img`; `figures` is a cache."""
-    texts = [(rule, image.attributes.get(rule) or "") for rule in ("alt", "title")]
-    found = [(rule, clean_caption(text), ()) for rule, text in texts]
+    captions: list[tuple[str, str, Sequence[str]]] = []
+    for rule in ("alt", "title"):
+        text = image.attributes.get(rule) or ""
+        captions.append((rule, clean_caption(text), ()))
     if figure is not None:
         if figure.mem_id not in figures:
             caption = figure
             if figure.tag == "figure":
                 caption = figure.css_first("figcaption")
             figures[figure.mem_id] = _seen_text(caption)
-        found.append(("figcaption", *figures[figure.mem_id]))
-    return [pair for pair in found if pair[1]]
+        captions.append(("figcaption", *figures[figure.mem_id]))
+    return [pair for pair in captions if pair[1]]
 
 
-def _captions_by_class(tree):
+def _captions_by_class(tree: Any) -> dict[int, Any]:
     """Returns captions that aren't in a figure, by the image beside each."""
-    found, captions = {}, tree.css(_CAPTIONS)
+    caption_of_image: dict[int, Any] = {}
+    captions = tree.css(_CAPTIONS)
     beside = collections.Counter(node.parent.mem_id for node in captions)
     for caption in captions:
         if beside[caption.parent.mem_id] > 1:  # Whose each is, isn't told.
@@ -216,11 +221,11 @@ def _captions_by_class(tree):
         within = {node.mem_id for node in caption.css("img")}  # Such as a magnifier.
         images = [node for node in images if node not in within]
         if len(images) == 1:
-            found.setdefault(images[0], caption)
-    return found
+            caption_of_image.setdefault(images[0], caption)
+    return caption_of_image
 
 
-def _seen_text(node):
+def _seen_text(node: Any) -> tuple[str, list[str]]:
     """Returns the text of an element that a reader sees, cleaned, and what was cut."""
     words, cut, waiting = [], set(), [] if node is None else [node]
     size = 0
@@ -242,7 +247,7 @@ def _seen_text(node):
     return clean_caption("".join(words)), sorted(cut)
 
 
-def _helper(node):
+def _helper(node: Any) -> str | None:
     """Names what an element is, if it isn't part of a caption."""
     attributes = {name: value or "" for name, value in node.attributes.items()}
     role = attributes.get("role", "")
@@ -262,7 +267,7 @@ def _helper(node):
     return None
 
 
-def _noscript_copies(tree, surroundings):
+def _noscript_copies(tree: Any, surroundings: dict[int, _Surroundings]) -> set[int]:
     """Returns the nodes of images that another `img` shows with or without scripts."""
     copies, last = set(), None
     for copy in tree.css("noscript img"):
@@ -281,11 +286,11 @@ def _noscript_copies(tree, surroundings):
     return copies
 
 
-def _beside(node, way):
+def _beside(node: Any, direction: str) -> Any:
     """Returns the `img` that is or begins the element before or after another."""
-    node = getattr(node, way)
+    node = getattr(node, direction)
     while node is not None and not node.is_element_node:
-        node = getattr(node, way)
+        node = getattr(node, direction)
     for _ in range(_WRAPPERS):
         if node is None or node.tag in ("img", "noscript"):
             break
@@ -295,7 +300,7 @@ def _beside(node, way):
     return node if node is not None and node.tag == "img" else None
 
 
-def _image_url(image, base_url):
+def _image_url(image: Any, base_url: str) -> str | None:
     """Returns the absolute address of the largest version of an `img`, or None."""
     nodes = [image]
     if image.parent is not None and image.parent.tag == "picture":
@@ -319,15 +324,15 @@ def _image_url(image, base_url):
 
 def parse_srcset(srcset: str) -> list[tuple[str, float]]:
     """Returns (address, size in pixels or as a density, 1 by default) of a `srcset`."""
-    found = []
+    candidates = []
     for match in itertools.islice(_CANDIDATE.finditer(srcset), _MAX_CANDIDATES):
         address, descriptor = match.groups("")
         number = re.match(r"(\d+\.?\d*|\.\d+)[wx]", descriptor)
-        found.append((address.rstrip(","), float(number[1]) if number else 1.0))
-    return found
+        candidates.append((address.rstrip(","), float(number[1]) if number else 1.0))
+    return candidates
 
 
-def _joined(base_url, address):
+def _joined(base_url: str, address: str | None) -> str | None:
     """Returns an absolute address, or None where there is none to fetch."""
     # As browsers do: line breaks and tabs inside mean nothing.
     address = re.sub(r"[\t\n\r]", "", address or "").strip()

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from align_keras.corpus.drop_counter import NO_RENDERER, ImageError
-from align_keras.corpus.svg_drawing import has_renderer, read_svg
+from align_keras.corpus.svg_drawing import SvgDrawing, has_renderer, read_svg
 from align_keras.utils.errors import needs
 from align_keras.utils.files import MAX_PIXELS, read_regular
 
@@ -71,7 +71,9 @@ def normalize_image(
         if shorter_side is not None and image.format == "JPEG":
             scale = shorter_side / min(image.size)
             if scale <= 1 / 2:  # Neither side becomes smaller than asked for.
-                image.draft(None, [math.ceil(side * scale) for side in image.size])
+                width, height = image.size
+                reduced = (math.ceil(width * scale), math.ceil(height * scale))
+                image.draft(None, reduced)
         turn = _TURNS.get(_orientation(image, content))
         image.load()
         image = _with_embedded_colors(image, content)
@@ -118,7 +120,7 @@ def check_jpeg_size(width: int, height: int) -> None:
         raise ImageError("oversized", f"{size} are more than {_JPEG_SIDE:,} a side")
 
 
-def _read(source):
+def _read(source: str | os.PathLike | bytes) -> bytes:
     if isinstance(source, (bytes, bytearray, memoryview)):
         content = bytes(source)
     else:
@@ -134,7 +136,7 @@ def _read(source):
     return content
 
 
-def _read_svg(content):
+def _read_svg(content: bytes) -> SvgDrawing | None:
     """Returns the `SvgDrawing`, or None of anything else."""
     drawing = read_svg(content)
     if drawing is not None and not has_renderer():
@@ -163,14 +165,14 @@ def open_image(content: bytes) -> Any:
     return image
 
 
-def _check_bitmap(content):
+def _check_bitmap(content: bytes) -> None:
     # Header's size, planes, bits and compression.
     header, planes, bits, compression = struct.unpack_from("<I8xHHI", content, 14)
     if header < 40 or planes != 1 or compression or bits not in (1, 4, 8, 24, 32):
         raise ImageError("unreadable", "a BMP of another kind, or compressed")
 
 
-def _claims_no_pixels(content):
+def _claims_no_pixels(content: bytes) -> bool:
     # PIL recognizes no format in an image of zero size.
     if content.startswith(b"\x89PNG") and len(content) >= 24:
         return 0 in struct.unpack_from(">II", content, 16)
@@ -195,14 +197,14 @@ def _with_embedded_colors(image: Any, content: bytes) -> Any:
     return image
 
 
-def _is_animated(image):
+def _is_animated(image: Any) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # A later frame is broken; the first may still be good.
         return True
 
 
-def _orientation(image, content):
+def _orientation(image: Any, content: bytes) -> int:
     """The EXIF orientation, or 1; Pillow would take it from XMP and others too."""
     mark = {"JPEG": b"Exif\0\0", "PNG": b"eXIf"}.get(image.format, b"")
     if mark not in content[:_EXIF_WITHIN]:
@@ -218,7 +220,7 @@ def _orientation(image, content):
     return 1
 
 
-def _on_white_canvas(rgb, box):
+def _on_white_canvas(rgb: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
     """Makes white what a GIF's first frame leaves free, in place of its first color."""
     if box == (0, 0, *rgb.size):
         return rgb
@@ -247,7 +249,7 @@ def to_rgb(image: Any) -> tuple[Any, str | None]:
     return image if mode == "RGB" else image.convert("RGB"), kind
 
 
-def _scaled_to_eight_bits(image):
+def _scaled_to_eight_bits(image: Any) -> Image.Image:
     values = np.asarray(image)
     scaled = (values >> 8).astype(np.uint8)
     clear = image.info.get("transparency")
@@ -256,5 +258,5 @@ def _scaled_to_eight_bits(image):
     return Image.fromarray(scaled).convert("RGB")
 
 
-def _one_line(error):
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__

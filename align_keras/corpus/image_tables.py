@@ -9,7 +9,7 @@ import importlib
 import os
 import pathlib
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,23 +70,23 @@ def cut_table(task: dict) -> dict:
 
 def group_piece(task: dict) -> dict:
     """Gathers the pairs of each image of one piece; equal captions count once."""
-    found: dict[str, list] = {}
+    rows_of_images: dict[str, list] = {}
     for name in task["names"]:
         for row in read_rows(piece_path(task["folder"], name, task["piece"])):
-            found.setdefault(row["image_key"], []).append(row)
+            rows_of_images.setdefault(row["image_key"], []).append(row)
     pairs = 0
     with table_writer(task["table"], image_schema()) as append:
-        for key, rows in sorted(found.items()):
+        for key, rows in sorted(rows_of_images.items()):
             first = min(rows, key=lambda row: row["image"])
             image = {name: first[name] for name in ("image", "width", "height")}
             captions = _each_once(rows)
             append([{"image_key": key, **image, "captions": captions}])
             pairs += len(captions)
-    return {"pictures": len(found), "pairs": pairs}
+    return {"pictures": len(rows_of_images), "pairs": pairs}
 
 
-def _each_once(rows):
-    first = {}
+def _each_once(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    first: dict[str, tuple] = {}
     for text in sorted(tuple(row[name] for name in TEXTS) for row in rows):
         first.setdefault(text[0], text)
     return [dict(zip(TEXTS, text, strict=True)) for text in first.values()]
@@ -173,7 +173,7 @@ def store_image(
     }
 
 
-def _pixels(image):
+def _pixels(image: Image.Image) -> np.ndarray:
     """Returns uint8 (height, width, 4), of which three count, in Pillow's memory."""
     if hasattr(image, "__arrow_c_array__"):  # Pillow 11.2
         with contextlib.suppress(ValueError):  # Larger than one of Pillow's blocks.
@@ -183,7 +183,7 @@ def _pixels(image):
     return np.asarray(image.convert("RGBA"))
 
 
-def _reduced(pixels, side, keep_aspect):
+def _reduced(pixels: np.ndarray, side: int, keep_aspect: bool) -> np.ndarray:
     """Returns the image with a shorter side of at most `side` pixels."""
     shape = pixels.shape[:2]
     if min(shape) < side:
@@ -199,7 +199,7 @@ def _reduced(pixels, side, keep_aspect):
     return cv2.resize(pixels, target[::-1], interpolation=method)
 
 
-def _jpeg(pixels, quality):
+def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
     """Encodes an array in OpenCV's order of colors, subsampled, as Pillow would."""
     cv2 = opencv()
     subsampled = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
@@ -241,23 +241,27 @@ def kept_texts(
     return (texts for texts, _ in _staying(groups, stored, dropped))
 
 
-def _staying(groups, stored, dropped, columns=()):
-    left = {image[0] for image in dropped}
+def _staying(
+    groups: list[str], stored: list[str], dropped: Sequence, columns: Sequence[str] = ()
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    dropped_keys = {image[0] for image in dropped}
     inherited = _inherited(groups, dropped)
     columns = ["image_key", "fault", *columns]
     for group, images in zip(groups, stored, strict=True):
         rows = zip(read_rows(group), read_rows(images, columns), strict=True)
         for texts, image in rows:
-            if not image["fault"] and image["image_key"] not in left:
-                if more := inherited.get(texts["image_key"]):
-                    texts["captions"] = _each_once([*texts["captions"], *more])
+            if not image["fault"] and image["image_key"] not in dropped_keys:
+                if captions_of_equals := inherited.get(texts["image_key"]):
+                    texts["captions"] = _each_once(
+                        [*texts["captions"], *captions_of_equals]
+                    )
                 yield texts, image
 
 
-def _inherited(groups, dropped):
+def _inherited(groups: list[str], dropped: Sequence) -> dict[str, list[dict[str, Any]]]:
     """Collects the captions that images with equal pixels leave behind."""
     heirs = {image[0]: image[2] for image in dropped if image[1] == DUPLICATE}
-    inherited = collections.defaultdict(list)
+    inherited: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
     for group in groups if heirs else ():
         for texts in read_rows(group, ["image_key", "captions"]):
             if heir := heirs.get(texts["image_key"]):

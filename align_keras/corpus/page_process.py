@@ -4,12 +4,14 @@ can take a browser-like parser hours and all memory, and no count tells beforeha
 
 import atexit
 import contextlib
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+from typing import IO, Any
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.html_pairs import WebPair, decode_html, extract_pairs
@@ -19,7 +21,16 @@ from align_keras.utils.errors import InputError
 MAX_SECONDS = 5
 MAX_BYTES = 800_000_000
 _lock = threading.Lock()
-_process = None
+_process: "_ReaderProcess | None" = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReaderProcess:
+    """Process that reads pages, with its pipes."""
+
+    process: subprocess.Popen[bytes]
+    requests: IO[bytes]
+    answers: IO[bytes]
 
 
 class PageError(ValueError):
@@ -42,20 +53,20 @@ def read_page(
     return [WebPair(*pair) for pair in answer["pairs"]]
 
 
-def _ask(task):
+def _ask(task: bytes) -> dict[str, Any]:
     global _process
     if _process is None:
         _process = _started()
     try:
         with contextlib.suppress(BrokenPipeError):  # It may end before it read all.
-            _process.stdin.write(task)
-            _process.stdin.flush()
-        answer = _process.stdout.readline()
+            _process.requests.write(task)
+            _process.requests.flush()
+        answer = _process.answers.readline()
         if answer:
             return json.loads(answer)
-        code = _process.wait()
-    except BaseException:  # Such as Ctrl-C: its answer would be taken for another's.
-        _process.kill()
+        code = _process.process.wait()
+    except BaseException:  # After Ctrl-C, the next task would get this one's answer.
+        _process.process.kill()
         _end()
         raise
     _end()
@@ -64,32 +75,33 @@ def _ask(task):
     return {"fault": f"the parser failed (exit code {code})"}
 
 
-def _started():
+def _started() -> _ReaderProcess:
     process = subprocess.Popen(
         [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    if process.stdout.readline() != b"ready\n":
+    requests, answers = process.stdin, process.stdout
+    if requests is None or answers is None or answers.readline() != b"ready\n":
         raise InputError(
             "web pages are read in another process, which must start, but "
             f"`{sys.executable} -m {__name__}` ended with exit code {process.wait()}; "
             "run it to see why."
         )
-    return process
+    return _ReaderProcess(process, requests, answers)
 
 
 @atexit.register
-def _end():
+def _end() -> None:
     """Ends the process, if there is one."""
     global _process
     if _process is not None:
-        with contextlib.suppress(OSError):  # What was never written.
-            _process.stdin.close()
-        _process.stdout.close()
-        _process.wait()
+        with contextlib.suppress(OSError):  # The process may have ended before.
+            _process.requests.close()
+        _process.answers.close()
+        _process.process.wait()
         _process = None
 
 
-def _after_fork():
+def _after_fork() -> None:
     """Leaves the process to the parent, where a user's program forks."""
     global _lock, _process
     _lock, _process = threading.Lock(), None
@@ -103,19 +115,19 @@ def main() -> None:
     """Answers with a line of JSON a page, until there are no more."""
     # Ctrl-C reaches all processes of a terminal; the parent answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    given, out = sys.stdin.buffer, sys.stdout.buffer
+    requests, out = sys.stdin.buffer, sys.stdout.buffer
     taken = _memory()
     out.write(b"ready\n")
     out.flush()
-    while line := given.readline():
+    while line := requests.readline():
         task = json.loads(line)
         _limit(taken + task["bytes"], task["seconds"])
-        answer = _answer(given.read(task["size"]), task["base_url"], task["charset"])
+        answer = _answer(requests.read(task["size"]), task["base_url"], task["charset"])
         out.write(answer + b"\n")
         out.flush()
 
 
-def _answer(content, base_url, charset):
+def _answer(content: bytes, base_url: str, charset: str | None) -> bytes:
     counter = DropCounter()
     try:
         pairs = list(extract_pairs(decode_html(content, charset), base_url, counter))
@@ -129,7 +141,7 @@ def _answer(content, base_url, charset):
     return json.dumps(answer).encode()
 
 
-def _memory():
+def _memory() -> int:
     """Returns the bytes of memory that this process has, 0 where that isn't told."""
     try:
         with open("/proc/self/statm") as file:
@@ -138,7 +150,7 @@ def _memory():
         return 0
 
 
-def _limit(memory, seconds):
+def _limit(memory: int, seconds: float) -> None:
     """Ends this process after so many seconds from now; memory beyond isn't given."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)

@@ -107,7 +107,7 @@ def count_images(
     return count
 
 
-def _read_at_address(url, **reading):
+def _read_at_address(url: str, **reading: Any) -> list[PairRecord]:
     """The pairs of a copy of a table; its images lie where the table does."""
     url = without_secrets(url)
     if not url.lower().endswith(TABLE_SUFFIXES):
@@ -123,15 +123,24 @@ def _read_at_address(url, **reading):
     return records
 
 
-def _column(path, columns, can_be_named, given, guesses, kind):
-    found = find_column(columns, guesses) if given is None else given
-    if found in columns:
-        return found
-    wanted = f"that looks like the {kind}s'" if given is None else repr(given)
+def _column(
+    path: pathlib.Path,
+    columns: list[str],
+    can_be_named: bool,
+    named_column: str | None,
+    guesses: Iterable[str],
+    kind: str,
+) -> str:
+    column = find_column(columns, guesses) if named_column is None else named_column
+    if column is not None and column in columns:
+        return column
+    description = (
+        f"that looks like the {kind}s'" if named_column is None else repr(named_column)
+    )
     listed = ", ".join(repr(name[:60]) for name in columns[:20]) or "none"
     otherwise = f", or name the right one by `{kind}_column`" if can_be_named else ""
     raise InputError(
-        f"{path} has no column {wanted}; it has {listed}; rename one to "
+        f"{path} has no column {description}; it has {listed}; rename one to "
         f"{kind!r}{otherwise}."
     )
 
@@ -142,9 +151,16 @@ def find_column(columns: list[str], guesses: Iterable[str]) -> str | None:
     return next((by_lower[guess] for guess in guesses if guess in by_lower), None)
 
 
-def _merge(folder, rows, columns, origin_of, counter):
+def _merge(
+    folder: pathlib.Path,
+    rows: Iterable[tuple[dict, str]],
+    columns: tuple[str, str, str | None],
+    origin_of: Callable | None,
+    counter: DropCounter,
+) -> Iterable[PairRecord]:
     image_column, caption_column, id_column = columns
-    records, ids = {}, set()
+    records: dict[str, PairRecord] = {}
+    ids = set()
     for row, where in rows:
         image = row.get(image_column)
         if not isinstance(image, str) or not image.strip():
@@ -168,18 +184,24 @@ def _merge(folder, rows, columns, origin_of, counter):
     return records.values()
 
 
-def _identifier(value, image):
-    given = "" if value is None else str(value).strip()
-    return printable(given or image)
+def _identifier(value: object, image: str) -> str:
+    text = "" if value is None else str(value).strip()
+    return printable(text or image)
 
 
-def _texts(value):
+def _texts(value: object) -> list[str]:
     if isinstance(value, list):
         return [text if isinstance(text, str) else "" for text in value] or [""]
     return [value if isinstance(value, str) else ""]
 
 
-def _add_captions(record, texts, where, counter, origin=None):
+def _add_captions(
+    record: PairRecord,
+    texts: Iterable[str],
+    where: str,
+    counter: DropCounter,
+    origin: tuple[Any] | None = None,
+) -> None:
     """Adds good captions; `origin` is a tuple of the one origin that they have."""
     for text in texts:
         caption = clean_caption(text)
@@ -192,7 +214,7 @@ def _add_captions(record, texts, where, counter, origin=None):
             record.origins.extend(origin or ())
 
 
-def _is_repeated(record, caption, origin):
+def _is_repeated(record: PairRecord, caption: str, origin: tuple[Any] | None) -> bool:
     if caption not in record.captions:
         return False
     return origin is None or (caption, *origin) in zip(
@@ -215,7 +237,9 @@ def folder_images(path: pathlib.Path) -> list[pathlib.Path]:
     return sorted(images)
 
 
-def _images_and_texts(path):
+def _images_and_texts(
+    path: pathlib.Path,
+) -> tuple[list[pathlib.Path], dict[pathlib.Path, pathlib.Path]]:
     """Returns a list of images, and the text files by their path without suffix."""
     images, texts = [], {}
     for folder, subfolders, names in os.walk(path):
@@ -231,7 +255,9 @@ def _images_and_texts(path):
     return images, texts
 
 
-def _read_folder(path, encoding, counter):
+def _read_folder(
+    path: pathlib.Path, encoding: str, counter: DropCounter
+) -> list[PairRecord]:
     images, texts = _images_and_texts(path)
     if not images:
         raise InputError(
@@ -248,7 +274,13 @@ def _read_folder(path, encoding, counter):
     return [record for record in records if record.captions]
 
 
-def _read_image(path, file, texts, encoding, counter):
+def _read_image(
+    path: pathlib.Path,
+    file: pathlib.Path,
+    texts: dict[pathlib.Path, pathlib.Path],
+    encoding: str,
+    counter: DropCounter,
+) -> PairRecord:
     name = str(file.relative_to(path))
     record = PairRecord(_identifier(None, name), file, [], printable(name))
     text_file = texts.get(file.with_suffix(""))
@@ -310,7 +342,9 @@ def decode(path: str | os.PathLike, content: bytes, encoding: str) -> str:
         ) from None
 
 
-def _read_json_lines(path, text, counter):
+def _read_json_lines(
+    path: pathlib.Path, text: str, counter: DropCounter
+) -> tuple[list[str], list[tuple[dict, str]]]:
     columns, rows = {}, []
     # Not splitlines(), which also splits at separators that JSON allows.
     for number, line in enumerate(text.split("\n"), start=1):
@@ -330,7 +364,9 @@ def _read_json_lines(path, text, counter):
     return list(columns), rows
 
 
-def _read_delimited(path, text, suffix, counter):
+def _read_delimited(
+    path: pathlib.Path, text: str, suffix: str, counter: DropCounter
+) -> tuple[list[str], list[tuple[dict, str]]]:
     columns, rows = None, []
     for number, cells, error in _csv_lines(text, suffix):
         where = f"{path.name} line {number}"
@@ -348,7 +384,7 @@ def _read_delimited(path, text, suffix, counter):
     return columns or [], rows
 
 
-def _csv_lines(text, suffix):
+def _csv_lines(text: str, suffix: str) -> Iterator[tuple[int, list[str], str | None]]:
     """Yields `(line number, cells, error)`."""
     if suffix == ".tsv":
         # Captions in TSV files begin with quotation marks that never close.
@@ -360,8 +396,8 @@ def _csv_lines(text, suffix):
     lines, done = list(io.StringIO(text, newline="")), 0
     while done < len(lines):
         # Not a slice or islice, which take as long as what is done.
-        rest = map(lines.__getitem__, range(done, len(lines)))
-        reader = csv.reader(rest, delimiter=delimiter, strict=True)
+        remaining_lines = map(lines.__getitem__, range(done, len(lines)))
+        reader = csv.reader(remaining_lines, delimiter=delimiter, strict=True)
         start = done
         try:
             for cells in reader:
@@ -376,7 +412,7 @@ def _csv_lines(text, suffix):
             done += 1
 
 
-def _check_inner_lines(lines, cells, delimiter):
+def _check_inner_lines(lines: list[str], cells: list[str], delimiter: str) -> None:
     """Raises where the lines within a cell are rows of images too."""
     columns = [n for n, cell in enumerate(cells) if _IMAGE_NAME.search(cell)]
     rows = [next(csv.reader([line], delimiter=delimiter), []) for line in lines]
@@ -387,7 +423,7 @@ def _check_inner_lines(lines, cells, delimiter):
         raise csv.Error("a cell holds whole rows; close its quotation mark")
 
 
-def _unquoted(cell):
+def _unquoted(cell: str) -> str:
     if len(cell) > 1 and cell[0] == cell[-1] == '"':
         return cell[1:-1].replace('""', '"')
     return cell

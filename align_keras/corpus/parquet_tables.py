@@ -55,12 +55,12 @@ def table_writer(
         pa.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
 
-        def flush():
+        def flush() -> None:
             table = to_table(waiting, schema)
             writer.write_table(table, row_group_size=rows_per_group)
             waiting.clear()
 
-        def append(parts):
+        def append(parts: list) -> None:
             waiting.extend(parts)
             rows = sum(map(len, waiting)) if batches else len(waiting)
             if rows >= rows_per_group:

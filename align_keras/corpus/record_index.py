@@ -13,7 +13,7 @@ import os
 import pathlib
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,8 @@ _BYTES_ALONE = 1_000_000_000
 _READ_BYTES, _READ_RECORDS, _GAP = 4_000_000, 64, 65_536
 _ROWS_AT_ONCE = 32
 _END_OF_JPEG = b"\xff\xd9"
+# Position of a record, as two numbers, and its captions.
+_Row = tuple[tuple[int, int], list[str]]
 
 
 # === Building ===
@@ -79,7 +81,7 @@ def index_files(
     alone = sum(file.size for file in files) < _BYTES_ALONE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        found = run_tasks(_index_file, tasks, folder, workers=1 if alone else None)
+        results = run_tasks(_index_file, tasks, folder, workers=1 if alone else None)
     except PermissionError as error:
         raise InputError(
             f"the cache {folder} must be writable for the index of {root}, but isn't "
@@ -88,11 +90,11 @@ def index_files(
     keys = ("path", "size", "modified")
     return [
         {**{key: task[key] for key in keys}, **value, "kind": kind}
-        for task, value in zip(tasks, found, strict=True)
+        for task, value in zip(tasks, results, strict=True)
     ]
 
 
-def _index_file(task):
+def _index_file(task: dict[str, Any]) -> dict[str, Any]:
     """A task of `index_files`."""
     say(f"indexing {task['path']}")
     counter, kind = DropCounter(), task["kind"]
@@ -128,7 +130,7 @@ def _index_file(task):
     }
 
 
-def _stretches(places, kind):
+def _stretches(places: np.ndarray, kind: str) -> list[int]:
     """The first records of the stretches into which a file is parted."""
     if kind not in _TABLES:
         return list(range(0, len(places), _STRETCH))
@@ -139,7 +141,7 @@ def _stretches(places, kind):
     return begins if len(places) else []
 
 
-def _span_rows(task, counter):
+def _span_rows(task: dict[str, Any], counter: DropCounter) -> Iterator[_Row]:
     """Yields ((offset, bytes), [caption]) of a tar or TFRecord file."""
     root, name = os.path.split(task["path"])
     for pair in read_part(Part(task["kind"], root, (name,)), counter):
@@ -151,7 +153,9 @@ def _span_rows(task, counter):
             yield (offset, size), [pair.caption]
 
 
-def _table_rows(task, counter):
+def _table_rows(
+    task: dict[str, Any], counter: DropCounter
+) -> tuple[Iterator[_Row], str]:
     """Returns ((place of the batch, row), captions), and the column of images."""
     path = task["path"]
     try:
@@ -160,26 +164,41 @@ def _table_rows(task, counter):
         counter.drop("truncated shard", path, " ".join(str(error).split()))
         return iter(()), ""
     names = schema.names
-    found = columns_of(names)
-    chosen = {
-        "image": task["image_column"] or image_column_of(schema),
-        "caption": task["caption_column"] or found.get("caption"),
-    }
-    for part, column in chosen.items():
-        if column not in names:
-            others = "jpg, png, webp or image with the files' bytes, or Hugging Face's"
-            others = others if part == "image" else "caption, text, alt_text and others"
-            raise InputError(
-                f"{path} must have a column of {part}s ({others}), received "
-                f"{column or 'none'} among {', '.join(names)}; name it as "
-                f"task.train_data.{part}_column."
-            )
-    caption = chosen["caption"]
+    columns_of_parts = columns_of(names)
+    image = _checked_column(
+        path,
+        names,
+        "image",
+        task["image_column"] or image_column_of(schema),
+        "jpg, png, webp or image with the files' bytes, or Hugging Face's",
+    )
+    caption = _checked_column(
+        path,
+        names,
+        "caption",
+        task["caption_column"] or columns_of_parts.get("caption"),
+        "caption, text, alt_text and others",
+    )
     columns = [caption, *{"status", "error_message"}.intersection(names)]
-    return _rows_of_tables(task, columns, caption, counter), chosen["image"]
+    return _rows_of_tables(task, columns, caption, counter), image
 
 
-def _rows_of_tables(task, columns, caption, counter):
+def _checked_column(
+    path: str, names: list[str], part: str, column: str | None, examples: str
+) -> str:
+    """Returns the column of a part of a pair. Raises if the table has no such one."""
+    if column is None or column not in names:
+        raise InputError(
+            f"{path} must have a column of {part}s ({examples}), received "
+            f"{column or 'none'} among {', '.join(names)}; name it as "
+            f"task.train_data.{part}_column."
+        )
+    return column
+
+
+def _rows_of_tables(
+    task: dict[str, Any], columns: list[str], caption: str, counter: DropCounter
+) -> Iterator[_Row]:
     batches = _parquet_batches if task["kind"] == "parquet" else _arrow_batches
     path, place, row = task["path"], 0, -1
     try:
@@ -196,7 +215,7 @@ def _rows_of_tables(task, columns, caption, counter):
         counter.drop("broken record", f"{path} behind row {place},{row}", detail)
 
 
-def _usable(value, counter, where):
+def _usable(value: object, counter: DropCounter, where: str) -> list[str]:
     texts = value if isinstance(value, list) and value else [value]
     cleaned = [clean_caption(text) if isinstance(text, str) else "" for text in texts]
     counts = DropCounter()
@@ -209,7 +228,7 @@ def _usable(value, counter, where):
 # === Tables ===
 
 
-def _schema(path, kind):
+def _schema(path: str, kind: str) -> Any:
     if kind == "parquet":
         with open_parquet(path) as table:
             return table.schema_arrow
@@ -217,7 +236,9 @@ def _schema(path, kind):
         return arrow().ipc.open_stream(file).schema
 
 
-def _parquet_batches(path, columns, groups=None):
+def _parquet_batches(
+    path: str, columns: list[str], groups: Iterable[int] | None = None
+) -> Iterator[tuple[int, int, Any]]:
     """Yields (row group, first row, batch)."""
     with open_parquet(path) as table:
         for group in range(table.num_row_groups) if groups is None else groups:
@@ -229,7 +250,9 @@ def _parquet_batches(path, columns, groups=None):
                 first += batch.num_rows
 
 
-def _arrow_batches(path, columns, offsets=None):
+def _arrow_batches(
+    path: str, columns: list[str], offsets: Iterator[int] | None = None
+) -> Iterator[tuple[int, int, Any]]:
     """Yields (offset, 0, batch) of the record batches of an Arrow stream."""
     ipc = arrow().ipc
     with _open_arrow(path) as file:
@@ -246,7 +269,7 @@ def _arrow_batches(path, columns, offsets=None):
             yield place, 0, batch.select(columns)
 
 
-def _open_arrow(path):
+def _open_arrow(path: str) -> Any:
     pyarrow = arrow()
     if is_url(path):
         return pyarrow.PythonFile(open_regular(path), "r")
@@ -259,7 +282,7 @@ def _open_arrow(path):
 class RecordIndex:
     """The records of an indexed file; `about` is what `index_files` returned of it."""
 
-    def __init__(self, about: dict[str, Any]):
+    def __init__(self, about: dict[str, Any]) -> None:
         self.about, self.path, self.kind = about, about["path"], about["kind"]
         try:
             with np.load(about["index"]) as kept:
@@ -273,7 +296,7 @@ class RecordIndex:
             ) from None
         self._first = np.cumsum(self.numbers) - self.numbers
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.places)
 
     def arrays(self) -> list[np.ndarray]:
@@ -329,20 +352,20 @@ class RecordIndex:
             f"{len(self)} can ({faults[-1][1]}); leave it out."
         )
 
-    def _images(self, start, stop):
+    def _images(self, start: int, stop: int | None) -> Iterator[bytes]:
         """Yields the images' bytes of a range of records; b"" where one lacks."""
         self.check_unchanged()
         read = self._cells if self.kind in _TABLES else self._spans
         return read(self.places[start:stop].tolist())
 
-    def _spans(self, places):
+    def _spans(self, places: list[list[int]]) -> Iterator[bytes]:
         for chunk in _chunks(places):
             begin = chunk[0][0]
             content = self._read(begin, sum(chunk[-1]) - begin)
             for offset, size in chunk:
                 yield content[offset - begin : offset - begin + size]
 
-    def _read(self, offset, size):
+    def _read(self, offset: int, size: int) -> bytes:
         if is_url(self.path):
             content = read_url(self.path, offset, size)
         else:
@@ -355,7 +378,7 @@ class RecordIndex:
             raise OSError(f"{self.path} ends {size - len(content):,} bytes early")
         return content
 
-    def _cells(self, places):
+    def _cells(self, places: list[list[int]]) -> Iterator[bytes]:
         rows_of = {
             place: collections.deque(row for _, row in rows)
             for place, rows in itertools.groupby(places, operator.itemgetter(0))
@@ -369,7 +392,7 @@ class RecordIndex:
                 yield value if isinstance(value, bytes) else b""
 
 
-def _chunks(places):
+def _chunks(places: Iterable[Sequence[int]]) -> Iterator[list[tuple[int, int]]]:
     """Shares places out, what lies close together at a time."""
     chunk: list = []
     for offset, size in places:
@@ -399,7 +422,7 @@ def image_fault(content: bytes) -> ImageError | None:
     return None
 
 
-def _is_jpeg(content):
+def _is_jpeg(content: bytes) -> bool:
     """Whether a file begins as a JPEG of a usual kind and not too many pixels."""
     position = 2
     with contextlib.suppress(struct.error):  # It ends before.

@@ -44,7 +44,7 @@ sys.stdout.buffer.write(bytes(resvg_py.svg_to_bytes(svg_string=drawing, **fonts)
 """
 
 
-def _fault(problem):
+def _fault(problem: str) -> ImageError:
     return ImageError("unreadable", f"SVG: {' '.join(problem.split())}")
 
 
@@ -69,15 +69,15 @@ class SvgDrawing:
             raise _fault(f"not rendered in {_MOST_SECONDS} seconds") from None
         if done.returncode:
             lines = done.stderr.decode("utf-8", "replace").split("\n")
-            said = " ".join([line for line in lines if line.strip()][-1:])
-            raise _fault(f"not rendered: {said[:200] or f'code {done.returncode}'}")
+            reason = " ".join([line for line in lines if line.strip()][-1:])
+            raise _fault(f"not rendered: {reason[:200] or f'code {done.returncode}'}")
         return Image.open(io.BytesIO(done.stdout)).convert("RGBA")
 
 
 @functools.cache
-def _fonts():
+def _fonts() -> list[str]:
     """The system's fonts, as `_PROGRAM`'s arguments, or resvg leaves letters out."""
-    found = []
+    arguments = []
     for name in ("serif", "sans-serif", "monospace"):
         try:
             done = subprocess.run(
@@ -89,8 +89,8 @@ def _fonts():
             )
         except (OSError, subprocess.SubprocessError):
             return []
-        found.append(f"{name.replace('-', '_')}_family={done.stdout.strip()}")
-    return found
+        arguments.append(f"{name.replace('-', '_')}_family={done.stdout.strip()}")
+    return arguments
 
 
 @functools.cache
@@ -123,17 +123,17 @@ def read_svg(content: bytes) -> "SvgDrawing | None":
     return SvgDrawing(size, ElementTree.tostring(root))
 
 
-def _seems_svg(content):
+def _seems_svg(content: bytes) -> bool:
     start = content[:65_536]
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16.
         start = start.replace(b"\0", b"")
     return start.lstrip(b"\xef\xbb\xbf\xff\xfe\t\r\n ")[:1] == b"<" and b"svg" in start
 
 
-def _parsed(content):
+def _parsed(content: bytes) -> ElementTree.Element:
     """Returns the root, from which addresses of other files are gone."""
     depth = count = 0
-    element = None
+    element: ElementTree.Element | None = None
     try:
         for event, element in ElementTree.iterparse(
             io.BytesIO(content), ("start", "end")
@@ -153,30 +153,37 @@ def _parsed(content):
         if isinstance(error, ImageError):
             raise
         raise _fault(f"broken XML: {error}") from None
-    # The last end is that of the root.
+    if element is None:
+        raise _fault("broken XML: no element")
+    # The last event is the end of the root.
     return element
 
 
-def _size(root):
+def _size(root: ElementTree.Element) -> tuple[float, float]:
     """Returns the width and height in pixels as a browser finds them."""
     width, height = (_pixels(root.get(name)) for name in ("width", "height"))
     box = re.split(r"[\s,]+", root.get("viewBox", "").strip())
-    inner = [_pixels(length) for length in box[2:]] if len(box) == 4 else []
-    if len(inner) != 2 or None in inner:
+    box_width = box_height = None
+    if len(box) == 4:
+        box_width, box_height = _pixels(box[2]), _pixels(box[3])
+    if box_width is None or box_height is None:
         root.attrib.pop("viewBox", None)
-        inner = None
     if width and height:
         return width, height
-    if inner is None:
+    if box_width is None or box_height is None:
         return width or _DEFAULT_SIZE[0], height or _DEFAULT_SIZE[1]
-    if width or height:
-        aspect = inner[0] / inner[1]
-        return width or height * aspect, height or width / aspect
-    return inner
+    aspect = box_width / box_height
+    if width:
+        return width, width / aspect
+    if height:
+        return height * aspect, height
+    return box_width, box_height
 
 
-def _pixels(length):
+def _pixels(length: str | None) -> float | None:
     """Returns a length in pixels, or None where it is none above zero."""
-    found = _LENGTH.match(length or "")
-    factor = _PIXELS.get(found[2].lower()) if found else None
-    return (float(found[1]) * factor or None) if factor else None
+    match = _LENGTH.match(length or "")
+    factor = _PIXELS.get(match[2].lower()) if match else None
+    if match is None or factor is None:
+        return None
+    return float(match[1]) * factor or None

@@ -3,7 +3,8 @@
 import functools
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # For naming a corpus must not load TensorFlow.
+if TYPE_CHECKING:  # TensorFlow must not load if a corpus is only named.
+    import numpy as np
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -23,7 +24,7 @@ def array_records(
     """Reads `take` records behind `skip`, scalar strings, in this process alone."""
     import tensorflow as tf  # Here, for naming a corpus must not load it.
 
-    def read(numbers):
+    def read(numbers: "tf.Tensor") -> "tf.Tensor":
         records = tf.numpy_function(
             _read, (path, numbers), tf.string, stateful=False, name="array_record"
         )
@@ -56,14 +57,14 @@ def stored_examples(
     )
 
 
-def _read(path, numbers):
+def _read(path: bytes, numbers: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
     return np.array(_reader(path).read(numbers.tolist()), object)
 
 
 @functools.lru_cache(maxsize=64)
-def _reader(path):
+def _reader(path: bytes) -> Any:
     from array_record.python import array_record_module
 
     return array_record_module.ArrayRecordReader(path.decode())

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -74,7 +75,7 @@ def build_corpus(
     """
     remedy = "0.1 allows one bad pair in ten"
     check_number("max_bad_fraction", max_bad_fraction, 0, 1, remedy=remedy)
-    options: dict[str, object] = {
+    options: dict[str, Any] = {
         "data_dir": data_dir,
         "max_bad_fraction": max_bad_fraction,
         "progress": progress,
@@ -107,20 +108,20 @@ def build_corpus(
 def damaged_shards(folder: str, whole: bool = False) -> list[str]:
     """Names the shards that differ from the index by size, or if `whole`, checksum."""
     index = read_json(os.path.join(folder, INDEX))
-    found = []
+    damaged = []
     for shard in index.get("shards", ()):
         path = os.path.join(folder, os.path.basename(shard["file"]))
         try:
-            same = os.path.getsize(path) == shard["bytes"]
-            if same and whole:
+            is_equal = os.path.getsize(path) == shard["bytes"]
+            if is_equal and whole:
                 with open_regular(path) as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
-                same = digest == shard["sha256"]
+                is_equal = digest == shard["sha256"]
         except OSError:
-            same = False
-        if not same:
-            found.append(shard["file"])
-    return found
+            is_equal = False
+        if not is_equal:
+            damaged.append(shard["file"])
+    return damaged
 
 
 def refuse_damaged(folder: str, whole: bool = True) -> None:
@@ -134,20 +135,26 @@ def refuse_damaged(folder: str, whole: bool = True) -> None:
         )
 
 
-def _check_shorter_side(builder, name, needed):
+def _check_shorter_side(builder: Any, name: str, required_side: int | None) -> None:
     """Raises if `align-keras corpus` has reduced the images to less than that."""
     config = (builder.info.metadata or {}).get("config", {})
     stored = (config.get("images") or config.get("pictures", {})).get("shorter_side")
-    if None not in (stored, needed) and stored < needed:
+    if None not in (stored, required_side) and stored < required_side:
         raise InputError(
-            f"corpus must be stored with a shorter side of at least {needed} pixels, "
-            f"from which training crops, received {name!r} with {stored}; build it "
-            f"again with --params_override images.shorter_side={needed}, or train "
-            "with a smaller image_size."
+            f"corpus must be stored with a shorter side of at least {required_side} "
+            f"pixels, from which training crops, received {name!r} with {stored}; "
+            "build it again with --params_override "
+            f"images.shorter_side={required_side}, or train with a smaller image_size."
         )
 
 
-def _build_mixture(name, pairs, *, progress, **options):
+def _build_mixture(
+    name: str,
+    pairs: str | os.PathLike | None,
+    *,
+    progress: Callable | None,
+    **options: Any,
+) -> Mixture:
     names = name.split("+")
     if "pairs" in names or pairs is not None:
         raise InputError(
@@ -169,11 +176,11 @@ def _build_mixture(name, pairs, *, progress, **options):
     return Mixture(members)
 
 
-def _continued(progress):
+def _continued(progress: Callable[[int, int], object]) -> Callable[[int, int], None]:
     """Lets one `progress` count on through several builds."""
     before = seen = 0
 
-    def counted(done, total):
+    def counted(done: int, total: int) -> None:
         nonlocal before, seen
         if done == 1:  # A build begins; one that is only opened counts nothing.
             before = seen
@@ -183,7 +190,7 @@ def _continued(progress):
     return counted
 
 
-def _corpus_and_language(name):
+def _corpus_and_language(name: str) -> tuple[str, str | None]:
     corpus, _, language = name.partition("/")
     if corpus not in CORPORA or (language and corpus != "stamps"):
         raise InputError(
@@ -197,7 +204,7 @@ def _corpus_and_language(name):
     return corpus, language
 
 
-def _prepare(construct, **options):
+def _prepare(construct: Callable, **options: Any) -> Any:
     with quiet():
         builder = construct(**options)
         with _disk_faults_in_one_line(builder.data_dir):
@@ -221,7 +228,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _disk_faults_in_one_line(data_dir):
+def _disk_faults_in_one_line(data_dir: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -1,9 +1,13 @@
 """The Open Clip Art Library: drawings with titles, descriptions and keywords."""
 
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
+from PIL import Image
 
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError
 from align_keras.datasets.clipart_captions import (
     SvgMetadata,
@@ -39,7 +43,7 @@ class Clipart(PairBuilder):
 
     _without_metadata = 0
 
-    def _raw_pairs(self, counter):
+    def _raw_pairs(self, counter: DropCounter) -> Iterator[RawPair]:
         root = self._folder(CLIPART_DIR_VARIABLE, CLIPART_DIR)
         images = sorted((root / "png").glob("**/*.png"))
         if not images or not (root / "svg").is_dir():
@@ -60,13 +64,13 @@ class Clipart(PairBuilder):
             identifier, category = name.removesuffix(".png"), name.split("/")[0]
             yield RawPair(identifier, path, tuple(texts), category, None, name)
 
-    def _load(self, source):
+    def _load(self, source: Any) -> tuple[Image.Image, str | None]:
         image, conversion = super()._load(source)
         if image.convert("L").getextrema() == (255, 255):
             raise ImageError("white on white", "nothing shows")
         return image, conversion
 
-    def _captions(self, folder, name):
+    def _captions(self, folder: pathlib.Path, name: pathlib.Path) -> dict[str, str]:
         try:
             metadata = read_svg_metadata(folder / name.with_suffix(".svg"))
         except OSError:
@@ -75,5 +79,5 @@ class Clipart(PairBuilder):
             self._without_metadata += 1
         return clipart_captions(metadata, name.stem)
 
-    def _notes(self):
+    def _notes(self) -> dict[str, Any]:
         return {"pictures_without_metadata": self._without_metadata}

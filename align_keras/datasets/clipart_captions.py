@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 _DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
@@ -33,10 +33,10 @@ def read_svg_metadata(path: str | os.PathLike) -> SvgMetadata:
     return SvgMetadata()
 
 
-def _from_element(element):
-    def texts(pattern):
-        found = (child.text for child in element.iterfind(pattern))
-        return tuple(" ".join(text.split()) for text in found if text)
+def _from_element(element: ElementTree.Element) -> SvgMetadata:
+    def texts(pattern: str) -> tuple[str, ...]:
+        contents = (child.text for child in element.iterfind(pattern))
+        return tuple(" ".join(text.split()) for text in contents if text)
 
     return SvgMetadata(
         title=next(iter(texts(f"{_DUBLIN_CORE}title")), ""),
@@ -119,15 +119,15 @@ def without_shared_captions(captions: Sequence[dict[str, str]]) -> list[list[str
     ]
 
 
-def _without_repeats(captions):
-    kept = {}
+def _without_repeats(captions: dict[str, str]) -> list[str]:
+    distinct = {}
     for kind, caption in captions.items():
         folded = _folded(caption)
         cut_short = kind == "file_name" and _folded(captions.get("title", ""))
-        if folded not in kept and not (cut_short and cut_short.startswith(folded)):
-            kept[folded] = kind, caption
-    names = [caption for kind, caption in kept.values() if kind != "keywords"]
-    return names or [caption for _, caption in kept.values()]
+        if folded not in distinct and not (cut_short and cut_short.startswith(folded)):
+            distinct[folded] = kind, caption
+    names = [caption for kind, caption in distinct.values() if kind != "keywords"]
+    return names or [caption for _, caption in distinct.values()]
 
 
 def clean_file_name(stem: str, authors: Collection[str] = ()) -> str:
@@ -137,18 +137,18 @@ def clean_file_name(stem: str, authors: Collection[str] = ()) -> str:
     while len(words) > 1 and re.fullmatch(r"\d+[a-z]?", words[-1]):
         words.pop()
     words = _without_author(words, authors)
-    kept = []
+    clean_words = []
     for word in words:
         word = re.sub(r"^\d+(?=[a-z]{3})|(?<=[a-z]{3})\d+$", "", word)
         if re.search(r"\d.*[a-z].*\d", word) or _HEXADECIMAL.match(word):
             continue
-        kept.append(_SPELLED_OUT.get(word, word))
-    while kept and (kept[-1].isdigit() or kept[-1] in _NOISE):
-        kept.pop()
-    return " ".join(kept)
+        clean_words.append(_SPELLED_OUT.get(word, word))
+    while clean_words and (clean_words[-1].isdigit() or clean_words[-1] in _NOISE):
+        clean_words.pop()
+    return " ".join(clean_words)
 
 
-def _without_author(words, authors):
+def _without_author(words: list[str], authors: Collection[str]) -> list[str]:
     # Names are cut at a fixed length, so the author's may be incomplete, down
     # to one letter: any ending that begins an author's name goes.
     for start in range(1, len(words)):
@@ -162,7 +162,7 @@ def _without_author(words, authors):
     return words
 
 
-def _clean_title(title, authors):
+def _clean_title(title: str, authors: Collection[str]) -> str:
     title = _BLACK_AND_WHITE.sub("black and white", _CREDIT.sub("", title))
     title = title.removesuffix(".svg")
     title = _HEXADECIMAL.sub("", _LINK.sub("", title))
@@ -180,7 +180,7 @@ def _clean_title(title, authors):
     return "" if noise else title
 
 
-def _clean_description(description):
+def _clean_description(description: str) -> str:
     description = _LINK.sub("", description)
     description = _BLACK_AND_WHITE.sub("black and white", description)
     description = " ".join(description.split()).strip(" -,:;")
@@ -189,8 +189,8 @@ def _clean_description(description):
     return description if len(description) <= MAX_DESCRIPTION else ""
 
 
-def _clean_keywords(keywords, authors):
-    kept = {}
+def _clean_keywords(keywords: Iterable[str], authors: Collection[str]) -> str:
+    clean_keywords: dict[str, None] = {}
     for keyword in keywords:
         words = " ".join(re.split(r"[_\-\s]+", keyword.lower())).strip(" .,;")
         words = _SPELLED_OUT.get(words, words)
@@ -199,14 +199,14 @@ def _clean_keywords(keywords, authors):
             continue
         if not re.search(r"[^\W\d]{2}", words) or _HEXADECIMAL.search(words):
             continue
-        kept.setdefault(words, None)
-    return ", ".join(kept)
+        clean_keywords.setdefault(words, None)
+    return ", ".join(clean_keywords)
 
 
-def _slug(text):
+def _slug(text: str) -> str:
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "_", plain.lower()).strip("_")
 
 
-def _folded(caption):
+def _folded(caption: str) -> str:
     return " ".join(caption.casefold().split()).strip(" .")

@@ -6,11 +6,13 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 
 from align_keras.corpus.captions import clean_caption
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.datasets.pair_builder import (
     ImageLayout,
     PairBuilder,
@@ -50,7 +52,7 @@ class Emoji(PairBuilder):
     LAYOUT = ImageLayout(size=_SIZE * 5 // 4, margin=True, encoding="png")
     DESCRIPTION = "Emoji of two vendors with their names as captions."
 
-    def _raw_pairs(self, counter):
+    def _raw_pairs(self, counter: DropCounter) -> Iterator[RawPair]:
         packages = _find_packages(self._root or os.environ.get(EMOJI_DIR_VARIABLE))
         for vendor, package in packages.items():
             for emoji in _read_emoji(package):
@@ -67,7 +69,7 @@ class Emoji(PairBuilder):
                 if tones:
                     counter.filter("variation in skin tone", raw.where, count=tones)
 
-    def _split_keys(self, entries):
+    def _split_keys(self, entries: list[Any]) -> list[str]:
         # Not the pixels' alone, which the two vendors never share.
         codes = [entry.raw.id.partition("/")[2] for entry in entries]
         keys = [entry.image_key for entry in entries]
@@ -76,7 +78,7 @@ class Emoji(PairBuilder):
         return [hashlib.blake2b(name, digest_size=16).hexdigest() for name in names]
 
 
-def _raw_pair(vendor, package, emoji):
+def _raw_pair(vendor: str, package: pathlib.Path, emoji: dict[str, Any]) -> RawPair:
     code = emoji["unified"].lower()
     path = package / "img" / vendor / str(_SIZE) / emoji["image"]
     category = emoji.get("category") or ""
@@ -87,16 +89,16 @@ def _raw_pair(vendor, package, emoji):
     return RawPair(f"{vendor}/{code}", path, tuple(captions), category, None, where)
 
 
-def _find_packages(root):
+def _find_packages(root: str | os.PathLike | None) -> dict[str, pathlib.Path]:
     folders = [pathlib.Path(root)] if root else _node_modules()
     names = {vendor: f"emoji-datasource-{vendor}" for vendor in VENDORS}
-    found = {
+    packages = {
         vendor: folder / name
         for vendor, name in names.items()
         for folder in reversed(folders)  # The first of them wins.
         if (folder / name / "emoji.json").is_file()
     }
-    missing = [name for vendor, name in names.items() if vendor not in found]
+    missing = [name for vendor, name in names.items() if vendor not in packages]
     if missing:
         where = root or f"no node_modules folder of {pathlib.Path.cwd()} or above it"
         lacks = "lacks" if root else "holds"
@@ -106,12 +108,12 @@ def _find_packages(root):
             f"{' '.join(names.values())}, or set {EMOJI_DIR_VARIABLE} to the "
             "node_modules folder that holds them"
         )
-    return found
+    return packages
 
 
-def _node_modules():
-    here = pathlib.Path.cwd()
-    folders = [folder / "node_modules" for folder in (here, *here.parents)]
+def _node_modules() -> list[pathlib.Path]:
+    current = pathlib.Path.cwd()
+    folders = [folder / "node_modules" for folder in (current, *current.parents)]
     node_path = os.environ.get("NODE_PATH", "").split(os.pathsep)
     folders += [pathlib.Path(folder) for folder in node_path if folder]
     # What npm takes for its prefix, of which global packages are a part; Debian's
@@ -122,7 +124,7 @@ def _node_modules():
     return folders + [prefix / "lib" / "node_modules" for prefix in prefixes]
 
 
-def _read_emoji(package):
+def _read_emoji(package: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the dicts of the package's emoji, in Unicode's order."""
     path = package / "emoji.json"
     try:
@@ -144,21 +146,21 @@ def emoji_captions(
     for caption in short:
         if not (category == "Flags" and _COUNTRY_CODE.fullmatch(caption)):
             candidates.append(caption)
-    kept: dict[tuple[str, ...], str] = {}
+    distinct: dict[tuple[str, ...], str] = {}
     for caption in candidates:
         if sum(letter.isalpha() for letter in caption) > 1:
-            kept.setdefault(tuple(sorted(_words(caption))), caption)
-    return list(kept.values())
+            distinct.setdefault(tuple(sorted(_words(caption))), caption)
+    return list(distinct.values())
 
 
-def _name_caption(name, short):
+def _name_caption(name: str, short: list[str]) -> str:
     confirmed = {word for caption in short for word in _words(caption)}
     words = _CODE_POINT.sub("", clean_caption(name).lower()).split()
     dropped = _TYPOGRAPHIC - confirmed
     return " ".join([word for word in words if word not in dropped] or words)
 
 
-def _short_caption(short_name):
+def _short_caption(short_name: str) -> str:
     if _CODE_POINT_NAME.fullmatch(short_name):
         return ""
     words = clean_caption(re.sub(r"[_-]+", " ", short_name.lower()))
@@ -166,5 +168,5 @@ def _short_caption(short_name):
     return re.sub(r"\s*\d+$", "", words)
 
 
-def _words(caption):
+def _words(caption: str) -> list[str]:
     return re.findall(r"\w+", caption)

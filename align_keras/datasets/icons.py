@@ -6,10 +6,13 @@ import json
 import os
 import pathlib
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageFont
 
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError
 from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.errors import InputError
@@ -66,7 +69,7 @@ class Icons(PairBuilder):
     FILTERED_REASONS = frozenset({"blank glyph"})
     DESCRIPTION = "Glyphs of six icon fonts with their names as captions."
 
-    def _raw_pairs(self, counter):
+    def _raw_pairs(self, counter: DropCounter) -> Iterator[RawPair]:
         del counter  # What is dropped shows when the glyph is drawn.
         folder = _font_folder()
         for split, families in (("train", TRAIN_FAMILIES), ("test", TEST_FAMILIES)):
@@ -78,7 +81,7 @@ class Icons(PairBuilder):
                     captions = (icon_caption(family, name),)
                     yield RawPair(where, glyph, captions, family, split, where)
 
-    def _load(self, source):
+    def _load(self, source: Any) -> tuple[Image.Image, str | None]:
         image = draw_glyph(*source)
         if image is None:
             raise ImageError("blank glyph", "no ink")
@@ -95,6 +98,8 @@ def draw_glyph(font_path: str | os.PathLike, character: str) -> Image.Image | No
     # crisper than one large drawing reduced.
     size = max(1, int(_TRIAL_SIZE * room / max(ink.size)))
     ink = _ink(str(font_path), character, size)
+    if ink is None:
+        return None
     if max(ink.size) > room:  # Hinting may add a pixel.
         ink.thumbnail((room, room), Image.Resampling.LANCZOS)
     glyph = Image.new("L", (CANVAS, CANVAS), 255)
@@ -103,22 +108,22 @@ def draw_glyph(font_path: str | os.PathLike, character: str) -> Image.Image | No
     return glyph
 
 
-def _ink(font_path, character, size):
+def _ink(font_path: str, character: str, size: int) -> Image.Image | None:
     with _FONT_LOCK:  # A FreeType face serves one thread at a time.
         font = _font(font_path, size)
         left, top, right, bottom = font.getbbox(character)
-        ink = Image.new("L", (right - left + 2, bottom - top + 2))
+        ink = Image.new("L", (int(right - left + 2), int(bottom - top + 2)))
         ImageDraw.Draw(ink).text((1 - left, 1 - top), character, 255, font)
     box = ink.getbbox()
     return ink.crop(box) if box else None
 
 
 @functools.lru_cache(maxsize=1024)
-def _font(font_path, size):
+def _font(font_path: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(font_path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
-def _font_folder():
+def _font_folder() -> pathlib.Path:
     spec = importlib.util.find_spec("qtawesome")
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
@@ -128,7 +133,9 @@ def _font_folder():
     return pathlib.Path(spec.submodule_search_locations[0]) / "fonts"
 
 
-def _font_and_charmap(folder, stem):
+def _font_and_charmap(
+    folder: pathlib.Path, stem: str
+) -> tuple[pathlib.Path, dict[str, str]]:
     fonts = sorted(folder.glob(f"{stem}-[0-9]*.ttf"))
     charmaps = sorted(folder.glob(f"{stem}-charmap-*.json"))
     if not fonts or not charmaps:

@@ -1,7 +1,7 @@
 """Several prepared corpora as one."""
 
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +38,9 @@ class Mixture:
     ```
     """
 
-    def __init__(self, members, weights=None):
+    def __init__(
+        self, members: Mapping[str, Any], weights: Sequence[float] | None = None
+    ) -> None:
         self.members = dict(members)
         self._weights = weights and dict(zip(self.members, weights, strict=True))
         self.name = "+".join(self.members)
@@ -53,7 +55,7 @@ class Mixture:
         """Reads a split, `"train[:10%]"` of each member, in the stored order."""
         import tensorflow as tf  # Here, for naming a mixture must not load it.
 
-        def read(name, builder):
+        def read(name: str, builder: Any) -> "tf.data.Dataset":
             return stored_examples(builder, split, decoders).map(
                 lambda row: {**row, "id": tf.strings.join([name, "/", row["id"]])}
             )
@@ -87,18 +89,20 @@ class Mixture:
 class _Splits:
     """Split → object with `num_examples`; iterates over what all members have."""
 
-    def __init__(self, name, members):
+    def __init__(self, name: str, members: dict[str, Any]) -> None:
         self._name = name
         self._splits = {name: builder.info.splits for name, builder in members.items()}
 
-    def __getitem__(self, split):
+    def __getitem__(self, split: str) -> types.SimpleNamespace:
         return types.SimpleNamespace(num_examples=sum(self.sizes(split)))
 
-    def __iter__(self):
-        first, *others = self._splits.values()
-        return (split for split in first if all(split in other for other in others))
+    def __iter__(self) -> Iterator[str]:
+        first, *other_members = self._splits.values()
+        return (
+            split for split in first if all(split in other for other in other_members)
+        )
 
-    def sizes(self, split):
+    def sizes(self, split: str) -> list[int]:
         sizes = []
         for name, splits in self._splits.items():
             try:
@@ -113,7 +117,7 @@ class _Splits:
         return sizes
 
 
-def _turns(sizes, taken=None):
+def _turns(sizes: Sequence[int], taken: np.ndarray | None = None) -> "tf.data.Dataset":
     """The members whose turns are next, int64: the one that lags most behind its share,
     so that at the end each has had as many as it has examples; `taken` came before.
     """
@@ -123,7 +127,9 @@ def _turns(sizes, taken=None):
     start, total = tf.reduce_sum(taken), sum(sizes)
     sizes = tf.constant(sizes, tf.int64)
 
-    def turn(taken, position):
+    def turn(
+        taken: "tf.Tensor", position: "tf.Tensor"
+    ) -> "tuple[tf.Tensor, tf.Tensor]":
         # (position + 1) · size / total - taken, in integers.
         lag = (position + 1) * sizes - taken * total
         # Argmax promises nothing for ties, so there are none.
@@ -134,18 +140,18 @@ def _turns(sizes, taken=None):
     return tf.data.Dataset.range(start, total).scan(taken, turn)
 
 
-def _merged_metadata(members):
+def _merged_metadata(members: dict[str, Any]) -> dict[str, Any]:
     """The members' counts as a corpus's, each reason with the member's name."""
     notes = {name: builder.info.metadata or {} for name, builder in members.items()}
 
-    def merged(key):
+    def merged(key: str) -> dict[str, Any]:
         return {
             f"{name}: {reason}": value
             for name, note in notes.items()
             for reason, value in note.get(key, {}).items()
         }
 
-    def listed(key):
+    def listed(key: str) -> list[str]:
         return [
             f"{name}: {line}"
             for name, note in notes.items()

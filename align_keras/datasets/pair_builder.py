@@ -7,7 +7,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,10 @@ class _Entry:
     length: int
 
 
+# Content, key and conversion of a stored image, or why there is none.
+_Stored = tuple[bytes, str, str | None] | ImageError
+
+
 class LocalBuilder(  # type: ignore[call-arg]
     tfds.core.GeneratorBasedBuilder, skip_registration=True
 ):
@@ -67,7 +71,7 @@ class LocalBuilder(  # type: ignore[call-arg]
     # needs a distribution that it doesn't install (importlib_resources).
     code_path = None
 
-    def _log_download_bytes(self):
+    def _log_download_bytes(self) -> None:
         """Prints nothing on stdout, which belongs to results."""
 
     _log_download_done = _log_download_bytes
@@ -93,7 +97,14 @@ class PairBuilder(LocalBuilder, skip_registration=True):
     TEST_FRACTION = 0.05
     MOST_TEST_IMAGES: int | None = None
 
-    def __init__(self, *, root=None, max_bad_fraction=0.1, progress=None, **kwargs):
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike | None = None,
+        max_bad_fraction: float = 0.1,
+        progress: Callable[[int, int], object] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self._root = root
         self._max_bad_fraction = max_bad_fraction
         self._progress = progress
@@ -104,22 +115,22 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         """How images are stored; a class attribute will do."""
         raise NotImplementedError
 
-    def _folder(self, variable, default):
+    def _folder(self, variable: str, default: str) -> pathlib.Path:
         return pathlib.Path(self._root or os.environ.get(variable) or default)
 
-    def _raw_pairs(self, counter):
+    def _raw_pairs(self, counter: DropCounter) -> Iterator[RawPair]:
         """Yields `RawPair`s, what it drops counted in `counter`."""
         raise NotImplementedError
 
-    def _load(self, source):
+    def _load(self, source: Any) -> tuple[Image.Image, str | None]:
         """Returns `(image, conversion)` of one raw pair's source."""
         return normalize_image(source)
 
-    def _notes(self):
+    def _notes(self) -> dict[str, Any]:
         """Returns a dict of further facts for the metadata."""
         return {}
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.DESCRIPTION,
@@ -154,7 +165,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         counter = DropCounter.from_metadata(self.info.metadata)
         counter.check(self._max_bad_fraction)
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager  # Nothing is downloaded.
         counter = DropCounter()
         raw_pairs: dict[str, RawPair] = {}
@@ -186,7 +197,9 @@ class PairBuilder(LocalBuilder, skip_registration=True):
             if members
         }
 
-    def _generate_examples(self, entries):
+    def _generate_examples(
+        self, entries: list[_Entry]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         for entry in entries:
             self._spooled.seek(entry.offset)
             yield (
@@ -200,7 +213,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
                 },
             )
 
-    def _spool(self, raw_pairs, counter):
+    def _spool(self, raw_pairs: list[RawPair], counter: DropCounter) -> list[_Entry]:
         entries, offset, total = [], 0, len(raw_pairs)
         for done, (raw, outcome) in enumerate(self._stored(raw_pairs), start=1):
             if isinstance(outcome, ImageError):
@@ -218,22 +231,22 @@ class PairBuilder(LocalBuilder, skip_registration=True):
                 self._progress(done, total)
         return entries
 
-    def _stored(self, raw_pairs):
+    def _stored(self, raw_pairs: list[RawPair]) -> Iterator[tuple[RawPair, _Stored]]:
         """Yields `(raw, outcome)` in order, with a bounded number in flight."""
         with ThreadPoolExecutor(_THREADS) as pool:
             for start in range(0, len(raw_pairs), _IN_FLIGHT):
                 batch = raw_pairs[start : start + _IN_FLIGHT]
                 yield from zip(batch, pool.map(self._store, batch), strict=True)
 
-    def _store(self, raw):
+    def _store(self, raw: RawPair) -> _Stored:
         try:
             image, conversion = self._load(raw.source)
             return *self.LAYOUT.apply(image), conversion
         except ImageError as error:
             return error
 
-    def _split(self, entries):
-        splits = {"train": [], "test": []}
+    def _split(self, entries: list[_Entry]) -> dict[str, list[_Entry]]:
+        splits: dict[str, list[_Entry]] = {"train": [], "test": []}
         keyed = list(zip(self._split_keys(entries), entries, strict=True))
         keys = {key for key, entry in keyed if entry.raw.split is None}
         test_keys = hashed_test_keys(keys, self.TEST_FRACTION, self.MOST_TEST_IMAGES)
@@ -242,7 +255,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
             splits[entry.raw.split or chosen].append(entry)
         return splits
 
-    def _split_keys(self, entries):
+    def _split_keys(self, entries: list[_Entry]) -> list[str]:
         """Returns a key an image; what has the same stands in the same split."""
         return [entry.image_key for entry in entries]
 
@@ -330,7 +343,7 @@ def reduce_image(image: Image.Image, shorter_side: int) -> Image.Image:
     return _reduced(image, shorter_side, min(image.size))
 
 
-def _reduced(image, side, old_side):
+def _reduced(image: Image.Image, side: int, old_side: int) -> Image.Image:
     if old_side <= side:
         return image
     size = [max(1, round(length * side / old_side)) for length in image.size]

@@ -19,8 +19,9 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.record_index import index_files, open_index
-from align_keras.corpus.sources.files import is_folder, list_files, one_file
+from align_keras.corpus.image import ImageError
+from align_keras.corpus.record_index import RecordIndex, index_files, open_index
+from align_keras.corpus.sources.files import SourceFile, is_folder, list_files, one_file
 from align_keras.datasets.build import build_corpus
 from align_keras.datasets.mixture import Mixture
 from align_keras.utils.errors import InputError
@@ -125,7 +126,9 @@ class SourcePairs:
     faulty image is named, and the next sound one of its file stands in its place.
     """
 
-    def __init__(self, name, *, max_bad_fraction=0.1, **columns):
+    def __init__(
+        self, name: str, *, max_bad_fraction: float = 0.1, **columns: str | None
+    ) -> None:
         self.name = name
         kind, root, files = _find(name)
         if kind not in ("parquet", "arrow") and any(columns.values()):
@@ -133,16 +136,17 @@ class SourcePairs:
                 f"image_column and caption_column are of Parquet and Arrow, received "
                 f"{columns} for {name!r}, a source of kind {kind}; leave them out."
             )
-        found = index_files(kind, root, files, **columns)
-        counter, splits = DropCounter(), {}
-        for file, indexed in zip(files, found, strict=True):
+        indexes = index_files(kind, root, files, **columns)
+        counter = DropCounter()
+        splits: dict[str, list[dict[str, Any]]] = {}
+        for file, indexed in zip(files, indexes, strict=True):
             counter.add(DropCounter.from_metadata(indexed["counts"]))
             splits.setdefault(_split_of(file), []).append(indexed)
         try:
             counter.check(max_bad_fraction)
         except InputError as error:
             raise InputError(f"source {name!r}: {error}") from None
-        self._indexed = {file["path"]: json.dumps(file) for file in found}
+        self._indexed = {file["path"]: json.dumps(file) for file in indexes}
         self._faults: set[str] = set()
         text = tfds.features.Text()
         features = {
@@ -197,10 +201,10 @@ class SourcePairs:
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
-    def _index(self, path):
+    def _index(self, path: str) -> RecordIndex:
         return open_index(self._indexed[path])
 
-    def _read(self, path, skip, take):
+    def _read(self, path: bytes, skip: Any, take: Any) -> Iterator[np.ndarray]:
         index, batch = self._index(os.fsdecode(path)), []
         counts = index.numbers.tolist()
         rows = index.sound_images(int(skip), int(skip + take))
@@ -217,7 +221,7 @@ class SourcePairs:
         if batch:
             yield np.array(batch, object)
 
-    def _note(self, index, number, fault):
+    def _note(self, index: RecordIndex, number: int, fault: ImageError) -> None:
         name = index.name(number)
         if name in self._faults:  # Of an earlier epoch.
             return
@@ -229,7 +233,7 @@ class SourcePairs:
             say(f"{self.name}: skipped {count:,} faulty images, the last {name}")
 
 
-def _example(**features):
+def _example(**features: list[bytes]) -> bytes:
     example = tf_example_pb2.Example()
     for name, values in features.items():
         example.features.feature[name].bytes_list.value.extend(values)
@@ -239,7 +243,7 @@ def _example(**features):
 class _SourceSplits(dict):
     """Split → its files; an item tells `num_examples` and what to read of them."""
 
-    def __getitem__(self, split):
+    def __getitem__(self, split: str) -> types.SimpleNamespace:
         split = "+".join(self) if split == "all" else split
         whole = {
             name: types.SimpleNamespace(num_examples=sum(f["count"] for f in files))
@@ -250,7 +254,7 @@ class _SourceSplits(dict):
         for span in tfds.core.ReadInstruction.from_spec(split).to_absolute(whole):
             count = whole[span.splitname].num_examples
             stop = count if span.to is None else span.to
-            parts += _parts(self.get(span.splitname), span.from_ or 0, stop)
+            parts += _parts(self.get(span.splitname, []), span.from_ or 0, stop)
         return types.SimpleNamespace(
             num_examples=sum(part.take for part in parts),
             num_shards=len(parts),
@@ -258,14 +262,16 @@ class _SourceSplits(dict):
         )
 
 
-def _split_of(file):
+def _split_of(file: SourceFile) -> str:
     """The split that a file's name tells; any other file is for training."""
-    found = _SPLIT.search(file.name.lower())
-    split = found[1] if found else "train"
+    match = _SPLIT.search(file.name.lower())
+    split = match[1] if match else "train"
     return _SPLITS.get(split, split)
 
 
-def _parts(files, start, stop):
+def _parts(
+    files: list[dict[str, Any]], start: int, stop: int
+) -> list[types.SimpleNamespace]:
     """What to read of stretches of files for the records from `start` to `stop`."""
     parts, begin = [], 0
     for file in files:
@@ -282,10 +288,12 @@ def _parts(files, start, stop):
 # === Finding files ===
 
 
-def _find(name):
+def _find(name: str) -> tuple[str, str, list[SourceFile]]:
     """Returns a source's kind, the folder of its files and these."""
-    named, _, rest = name.partition(":")
-    kind, path = (named, rest) if named in _SUFFIXES and rest else (None, name)
+    named, _, named_path = name.partition(":")
+    kind, path = (
+        (named, named_path) if named in _SUFFIXES and named_path else (None, name)
+    )
     path = path.rstrip("/") if is_url(path) else os.path.abspath(path)
     try:
         root, files = _listed(path)
@@ -304,18 +312,20 @@ def _find(name):
         if not (_kind(file) == "parquet" and file.name[: -len(".parquet")] in shards)
         and not os.path.basename(file.name).startswith("cache-")
     ]
-    kinds = {kind or _kind(file) for file in files}
+    kinds = {kind or _kind(file) or "" for file in files}
     if len(kinds) != 1:
-        found = f"with files of {' and '.join(sorted(kinds))}" if kinds else "with none"
-        raise _no_source(name, found)
+        problem = (
+            f"with files of {' and '.join(sorted(kinds))}" if kinds else "with none"
+        )
+        raise _no_source(name, problem)
     return kinds.pop(), root, files
 
 
-def _kind(file):
+def _kind(file: SourceFile) -> str | None:
     return _KIND_OF.get(os.path.splitext(file.name)[1].lower())
 
 
-def _listed(path):
+def _listed(path: str) -> tuple[str, list[SourceFile]]:
     """Returns a folder and the files that a path, a pattern or a folder means in it."""
     special = _PATTERN.search(path)
     if special is None:
@@ -331,29 +341,28 @@ def _listed(path):
             _RANGE.sub(number, one, count=1) for one in paths for number in numbers
         ]
     if re.search(r"[*?[]", path):
-        paths = sorted(found for one in paths for found in _glob(one))
+        paths = sorted(match_path for one in paths for match_path in _glob(one))
     with ThreadPoolExecutor(16) as pool:  # A store is asked for each.
-        files = list(pool.map(one_file, paths))
-    if None in files:
-        lacking = paths[files.index(None)]
-        raise OSError(errno.ENOENT, f"no such file: {lacking}", lacking)
-    return root, [
-        file._replace(name=one[len(root) + 1 :])
-        for file, one in zip(files, paths, strict=True)
-    ]
+        found_files = list(pool.map(one_file, paths))
+    files = []
+    for path, file in zip(paths, found_files, strict=True):
+        if file is None:
+            raise OSError(errno.ENOENT, f"no such file: {path}", path)
+        files.append(file._replace(name=path[len(root) + 1 :]))
+    return root, files
 
 
-def _glob(pattern):
+def _glob(pattern: str) -> list[str]:
     if not is_url(pattern):
         return glob.glob(pattern, recursive=True)
     fs, path = file_system(pattern)
     scheme = pattern.partition("://")[0]
-    return [f"{scheme}://{found.lstrip('/')}" for found in fs.glob(path)]
+    return [f"{scheme}://{object_path.lstrip('/')}" for object_path in fs.glob(path)]
 
 
-def _no_source(name, found):
+def _no_source(name: str, problem: str) -> InputError:
     return InputError(
         f"a source must be webdataset tars, TFRecord, Parquet or Arrow files "
-        f"({', '.join(_KIND_OF)}), or a built corpus, received {name!r}, {found}; "
+        f"({', '.join(_KIND_OF)}), or a built corpus, received {name!r}, {problem}; "
         "check the path, or name the kind, as in webdataset:PATH."
     )

@@ -1,10 +1,12 @@
 """Tux Paint's stamps: photographs and drawings with captions in many languages."""
 
 import pathlib
+from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
 from align_keras.corpus.captions import clean_caption
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.errors import InputError
 
@@ -33,7 +35,7 @@ class Stamps(PairBuilder):
     LAYOUT = ImageLayout(size=320, margin=True, encoding="png")
     DESCRIPTION = "Tux Paint's stamps with captions, without symbols."
 
-    def _raw_pairs(self, counter):
+    def _raw_pairs(self, counter: DropCounter) -> Iterator[RawPair]:
         root = self._folder(STAMPS_DIR_VARIABLE, STAMPS_DIR)
         images = sorted(
             path

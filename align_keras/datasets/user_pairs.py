@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -55,7 +56,7 @@ def user_pairs_config(
     )
 
 
-def _stamp(path):
+def _stamp(path: Any) -> Any:
     try:
         if is_url(path):
             return stat_url(path)
@@ -87,7 +88,7 @@ class UserPairs(PairBuilder, skip_registration=True):
         size = self.builder_config.shorter_side
         return ImageLayout(size=size, square=False, encoding="jpeg")
 
-    def _raw_pairs(self, counter):
+    def _raw_pairs(self, counter: DropCounter) -> Iterator[RawPair]:
         config = self.builder_config
         for record in read_pairs(config.path, **config.reading, counter=counter):
             yield RawPair(
@@ -98,5 +99,5 @@ class UserPairs(PairBuilder, skip_registration=True):
                 pairs=len(record.captions),
             )
 
-    def _notes(self):
+    def _notes(self) -> dict[str, Any]:
         return {"path": self.builder_config.path}

@@ -31,14 +31,22 @@ class WebPairs(LocalBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
 
-    def __init__(self, *, images, description, notes, test_fraction=0.0, **kwargs):
+    def __init__(
+        self,
+        *,
+        images: Callable[[], Iterator[dict]],
+        description: str,
+        notes: dict,
+        test_fraction: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         self._images = images
         self._description = description
         self._notes = notes
         self._test_fraction = test_fraction
         super().__init__(**kwargs)
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text()
         features = {
             "id": text,
@@ -58,27 +66,27 @@ class WebPairs(LocalBuilder, skip_registration=True):
             metadata=tfds.core.MetadataDict(self._notes),
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager  # Nothing is downloaded.
         splits = {"train": self._generate_examples(test=False)}
         if self._test_fraction:
             splits["test"] = self._generate_examples(test=True)
         return splits
 
-    def _generate_examples(self, test):
+    def _generate_examples(self, test: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         for image in self._images():
             if is_test_key(image["image_key"], self._test_fraction) == test:
                 yield image["id"], {**image, "category": ""}
 
-    def _example_writer(self):
+    def _example_writer(self) -> Any:
         return _EqualBytesWriter(self.info.file_format)
 
 
 class _EqualBytesWriter(writer.ExampleWriter):
     """Writes equal examples as equal bytes, by sorting their features."""
 
-    def write(self, path, examples):
-        def in_order(serialized):
+    def write(self, path: Any, examples: Any) -> Any:
+        def in_order(serialized: bytes) -> bytes:
             example = tf_example_pb2.Example.FromString(serialized)
             return example.SerializeToString(deterministic=True)
 
@@ -120,7 +128,7 @@ def write_web_pairs(
     return counts
 
 
-def _shards(builder):
+def _shards(builder: Any) -> list[dict[str, Any]]:
     files = []
     for split, info in sorted(builder.info.splits.items()):
         for path, count in zip(info.filepaths, info.shard_lengths, strict=True):

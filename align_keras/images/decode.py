@@ -4,6 +4,9 @@ frame, at most 192 MiB. `align_keras.corpus.image` follows it by Pillow, the web
 the browser; `tests/images/test_decoding_rule.py` holds them together.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import tensorflow as tf
 
 from align_keras.utils.files import MAX_PIXELS
@@ -34,7 +37,7 @@ _OF_ANY_CHANNELS = tf.TensorSpec((None, None, None), tf.uint8)
 _BYTES = [bytes([value]) for value in range(256)]
 
 
-def _apart(*signature):
+def _apart(*signature: tf.TensorSpec) -> Callable[[Callable], Any]:
     """Decorates: makes a call of the function one operation of the graph."""
     return tf.function(
         input_signature=signature,
@@ -46,7 +49,7 @@ def _apart(*signature):
 class FileBytes:
     """Numbers out of a file, a scalar string tensor, in a graph."""
 
-    def __init__(self, file: tf.Tensor):
+    def __init__(self, file: tf.Tensor) -> None:
         self.file = tf.convert_to_tensor(file)
         self.length = tf.cast(tf.strings.length(self.file), tf.int64)
 
@@ -70,7 +73,9 @@ class FileBytes:
         return self.part(position, len(signature)) == signature
 
 
-def _number_there(file, position, count, little_endian=True):
+def _number_there(
+    file: tf.Tensor, position: tf.Tensor, count: tf.Tensor, little_endian: bool = True
+) -> tf.Tensor:
     eight = tf.strings.join([FileBytes(file).part(position, count), b"\0" * 8])
     eight = tf.strings.substr(eight, 0, 8)
     return tf.reshape(tf.io.decode_raw(eight, tf.int64, little_endian), ())
@@ -80,12 +85,16 @@ _number = _apart(_STRING, _NUMBER, _NUMBER)(_number_there)
 
 
 @_apart(_STRING, _NUMBER, _NUMBER)
-def _big_endian_number(file, position, count):
+def _big_endian_number(
+    file: tf.Tensor, position: tf.Tensor, count: tf.Tensor
+) -> tf.Tensor:
     value = _number_there(file, position, count, little_endian=False)
     return tf.bitwise.right_shift(value, 64 - 8 * count)
 
 
-def _choose(condition, number, other):
+def _choose(
+    condition: tf.Tensor, number: tf.Tensor | int, other: tf.Tensor | int
+) -> tf.Tensor:
     """Applies `tf.where` to numbers, int64."""
     return tf.where(condition, *(tf.cast(value, tf.int64) for value in (number, other)))
 
@@ -114,7 +123,7 @@ def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
 
 
 @tf.function(autograph=False)
-def _decoded(image_bytes):
+def _decoded(image_bytes: tf.Tensor) -> tf.Tensor:
     is_jpeg = tf.strings.substr(image_bytes, 0, 3) == JPEG_SIGNATURE
     decoders = [lambda: _jpeg(image_bytes), lambda: _no_jpeg(image_bytes)]
     image = tf.ensure_shape(tf.cond(is_jpeg, *decoders), (None, None, 3))
@@ -123,7 +132,7 @@ def _decoded(image_bytes):
         return tf.identity(image)
 
 
-def _no_jpeg(image_bytes):
+def _no_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
     pixels = pixels_by_header(image_bytes)
     with tf.control_dependencies([size_check(pixels)]):
         is_large = pixels > LARGE
@@ -152,12 +161,12 @@ def _no_jpeg(image_bytes):
         return tf.identity(image)
 
 
-def _unlocked(lock):
+def _unlocked(lock: tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies([tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)]):
         return tf.constant(True)
 
 
-def _kind(image_bytes):
+def _kind(image_bytes: tf.Tensor) -> tf.Tensor:
     """Returns which signature a file begins with, of none their number, int32."""
     signatures = [JPEG_SIGNATURE, b"\x89PNG", b"RIFF", b"GIF8", b"BM"]
     sizes = [len(signature) for signature in signatures]
@@ -171,14 +180,14 @@ def pixels_by_header(file: FileBytes) -> tf.Tensor:
     content = FileBytes(file)
     at = content.number
 
-    def jpeg():
+    def jpeg() -> tf.Tensor:
         height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(file, tf.int64))
         return height * width
 
-    def png():
+    def png() -> tf.Tensor:
         return at(16, 4, True) * at(20, 4, True)
 
-    def webp():
+    def webp() -> tf.Tensor:
         kind = content.part(12, 4)
         extended = (at(24, 3) + 1) * (at(27, 3) + 1)
         bits = at(21, 4)
@@ -188,12 +197,12 @@ def pixels_by_header(file: FileBytes) -> tf.Tensor:
             kind == b"VP8X", extended, tf.where(kind == b"VP8L", lossless, lossy)
         )
 
-    def gif():
+    def gif() -> tf.Tensor:
         frame, _ = gif_frame(file)
         left, top, width, height = (at(frame + place, 2) for place in (1, 3, 5, 7))
         return tf.maximum(at(6, 2), left + width) * tf.maximum(at(8, 2), top + height)
 
-    def bmp():
+    def bmp() -> tf.Tensor:
         # A negative height, of rows from the top down, is two's complement.
         height = at(22, 4)
         return at(18, 4) * tf.minimum(height, 2**32 - height)
@@ -211,7 +220,7 @@ def size_check(pixels: tf.Tensor) -> tf.Operation:
     return tf.debugging.Assert(pixels <= MAX_PIXELS, [message, pixels])
 
 
-def _refused(rule):
+def _refused(rule: str) -> tf.Tensor:
     """Raises in the graph; gives an image of the right kind to trace."""
     check = tf.debugging.Assert(tf.constant(False), [f"the image must be {rule}"])
     with tf.control_dependencies([check]):
@@ -219,11 +228,11 @@ def _refused(rule):
 
 
 @_apart(_RGBA, tf.TensorSpec((), tf.uint8))
-def _on_white(rgba, opaque):
+def _on_white(rgba: tf.Tensor, opaque: tf.Tensor) -> tf.Tensor:
     """Blends uint8 (h, w, 4) to (h, w, 3), as Pillow; of one opacity as it is."""
     rgb, alpha = rgba[..., :3], rgba[..., 3:]
 
-    def blended():
+    def blended() -> tf.Tensor:
         color, opacity = tf.cast(rgb, tf.uint16), tf.cast(alpha, tf.uint16)
         white = 255 * (255 - opacity) + 127
         return tf.cast((color * opacity + white) // 255, tf.uint8)
@@ -233,14 +242,14 @@ def _on_white(rgba, opaque):
 
 
 @_apart(_IMAGE, _STRING)
-def _upright(image, exif):
+def _upright(image: tf.Tensor, exif: tf.Tensor) -> tf.Tensor:
     """Turns (h, w, 3) by the orientation of EXIF data, if it is 2 to 8."""
     orientation = _orientation(exif)
     is_turned = (orientation >= 2) & (orientation <= 8)
     return tf.cond(is_turned, lambda: _turned(image, orientation), lambda: image)
 
 
-def _turned(image, orientation):
+def _turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     image = tf.cond(
         orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image
     )
@@ -252,12 +261,12 @@ def _turned(image, orientation):
 
 
 @_apart(_STRING)
-def _orientation(exif):
+def _orientation(exif: tf.Tensor) -> tf.Tensor:
     """Returns what a TIFF header and its first directory say, int64, or less than 1."""
     file = FileBytes(exif)
     is_big = file.begins(b"MM")
 
-    def number(position, count):
+    def number(position: tf.Tensor | int, count: int) -> tf.Tensor:
         either = file.number(position, count, True), file.number(position, count)
         return tf.where(is_big, *either)
 
@@ -276,7 +285,7 @@ def _orientation(exif):
     return tf.reduce_max(tf.where(is_orientation, entries[:, 4], 0))
 
 
-def _from_mark(text, mark):
+def _from_mark(text: tf.Tensor, mark: bytes) -> tf.Tensor:
     """Returns the text before and the text after a mark, a vector of one or two."""
     return tf.raw_ops.StringSplitV2(input=text[tf.newaxis], sep=mark, maxsplit=1).values
 
@@ -291,16 +300,16 @@ def jpeg_orientation(image_bytes: tf.Tensor) -> tf.Tensor:
     return tf.cond(tf.size(exif) > 1, lambda: _orientation(exif[1]), lambda: one)
 
 
-def _exif_of_jpeg(image_bytes):
+def _exif_of_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
     return _from_mark(tf.strings.substr(image_bytes, 0, EXIF_WITHIN), b"Exif\0\0")
 
 
-def _upright_by(image, exif):
+def _upright_by(image: tf.Tensor, exif: tf.Tensor) -> tf.Tensor:
     """Turns an image by what follows a mark, if there is one."""
     return tf.cond(tf.size(exif) > 1, lambda: _upright(image, exif[1]), lambda: image)
 
 
-def _jpeg(image_bytes):
+def _jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
     height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(image_bytes, tf.int64))
     with tf.control_dependencies([size_check(height * width)]):
         image_bytes = tf.identity(image_bytes)
@@ -313,12 +322,12 @@ def _jpeg(image_bytes):
 # === PNG ===
 
 
-def _png(image_bytes):
+def _png(image_bytes: tf.Tensor) -> tf.Tensor:
     return _png_as_shown(image_bytes, tf.io.decode_png(image_bytes, channels=4))
 
 
 @_apart(_STRING, _RGBA)
-def _png_as_shown(image_bytes, rgba):
+def _png_as_shown(image_bytes: tf.Tensor, rgba: tf.Tensor) -> tf.Tensor:
     bits = FileBytes(image_bytes).number(24, 1)
     # Where there is no transparency, TensorFlow fills in the greatest number of as many
     # bits as a gray level has.
@@ -332,20 +341,20 @@ def _png_as_shown(image_bytes, rgba):
 # === WebP ===
 
 
-def _webp(image_bytes):
+def _webp(image_bytes: tf.Tensor) -> tf.Tensor:
     content = _still_webp(image_bytes)
     # With as many channels as it has, for it refuses to leave one out or to add one.
     image = tf.image.decode_image(content, channels=0, expand_animations=False)
     return _webp_as_shown(image_bytes, tf.ensure_shape(image, (None, None, None)))
 
 
-def _has_flag(file, flag):
+def _has_flag(file: FileBytes, flag: int) -> tf.Tensor:
     flags = _choose(file.begins(b"VP8X", 12), file.number(20, 1), 0)
     return tf.bitwise.bitwise_and(flags, flag) > 0
 
 
 @_apart(_STRING)
-def _still_webp(image_bytes):
+def _still_webp(image_bytes: tf.Tensor) -> tf.Tensor:
     is_animated = _has_flag(FileBytes(image_bytes), 2)
     return tf.cond(
         is_animated, lambda: _first_frame_of_webp(image_bytes), lambda: image_bytes
@@ -353,7 +362,7 @@ def _still_webp(image_bytes):
 
 
 @_apart(_STRING, _OF_ANY_CHANNELS)
-def _webp_as_shown(image_bytes, image):
+def _webp_as_shown(image_bytes: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
     file = FileBytes(image_bytes)
     image = tf.cond(
         tf.shape(image)[2] == 4,
@@ -366,7 +375,7 @@ def _webp_as_shown(image_bytes, image):
         lambda: image,
     )
 
-    def turned():
+    def turned() -> tf.Tensor:
         exif = _find_chunk(image_bytes, 12, [b"EXIF"])
         exif = file.part(exif + 8, file.number(exif + 4, 4))
         # Some writers put JPEG's signature before it.
@@ -377,15 +386,17 @@ def _webp_as_shown(image_bytes, image):
 
 
 @_apart(_STRING, _NUMBER, tf.TensorSpec((None,), tf.string))
-def _find_chunk(file, start, kinds):
+def _find_chunk(
+    file: tf.Tensor, start: tf.Tensor | int, kinds: Sequence[bytes]
+) -> tf.Tensor:
     """Returns where the first chunk of one of these kinds is, or the file's length."""
     content = FileBytes(file)
 
-    def goes_on(position):
+    def goes_on(position: tf.Tensor) -> tf.Tensor:
         is_there = tf.reduce_any(content.part(position, 4) == kinds)
         return (position < content.length) & ~is_there
 
-    def step(position):
+    def step(position: tf.Tensor) -> tuple[tf.Tensor]:
         size = _number_there(file, position + 4, tf.constant(4, tf.int64))
         return (position + 8 + (size + 1) // 2 * 2,)
 
@@ -396,7 +407,7 @@ def _find_chunk(file, start, kinds):
 
 
 @_apart(_STRING)
-def _first_frame_of_webp(image_bytes):
+def _first_frame_of_webp(image_bytes: tf.Tensor) -> tf.Tensor:
     """Makes a file of the first frame. TensorFlow's decoder of animations isn't safe:
     it has ended a process by writing behind its memory.
     """
@@ -412,14 +423,14 @@ def _first_frame_of_webp(image_bytes):
     data = [b"WEBPVP8X\x0a\0\0\0", flags, sizes, file.part(start, end - start)]
     data = tf.strings.join(data)
     size = tf.strings.length(data)
-    places = tf.bitwise.right_shift(size, [0, 8, 16, 24])
-    size = tf.gather(_BYTES, tf.bitwise.bitwise_and(places, 255))
+    bytes_of_size = tf.bitwise.right_shift(size, [0, 8, 16, 24])
+    size = tf.gather(_BYTES, tf.bitwise.bitwise_and(bytes_of_size, 255))
     still = tf.strings.join([b"RIFF", tf.strings.reduce_join(size), data])
     return tf.where((frame < file.length) & (pixels < end), still, b"")
 
 
 @_apart(_STRING, _IMAGE)
-def _on_canvas_of_webp(image_bytes, image):
+def _on_canvas_of_webp(image_bytes: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
     file = FileBytes(image_bytes)
     frame = _find_chunk(image_bytes, 12, [b"ANMF"])
     left, top, width, height = (
@@ -429,7 +440,13 @@ def _on_canvas_of_webp(image_bytes, image):
 
 
 @_apart(_IMAGE, _NUMBER, _NUMBER, _NUMBER, _NUMBER)
-def _on_canvas(image, top, left, height, width):
+def _on_canvas(
+    image: tf.Tensor,
+    top: tf.Tensor,
+    left: tf.Tensor,
+    height: tf.Tensor,
+    width: tf.Tensor,
+) -> tf.Tensor:
     """Puts a frame on a white canvas, which grows where the frame is beyond it."""
     shape = tf.shape(image, tf.int64)
     below = tf.maximum(height - top - shape[0], 0)
@@ -450,7 +467,9 @@ def gif_frame(file: FileBytes) -> tf.Tensor:
     """Finds a GIF's first frame, or its end, and its control extension, or -1."""
     content = FileBytes(file)
 
-    def step(position, in_data, control):
+    def step(
+        position: tf.Tensor, in_data: tf.Tensor, control: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Steps over one extension's label or one block of its data."""
         first = _byte(file, position)
         is_control = ~in_data & content.begins(b"!\xf9", position)
@@ -463,7 +482,7 @@ def gif_frame(file: FileBytes) -> tf.Tensor:
             tf.where(is_control, position, control),
         )
 
-    def goes_on(position, in_data, _):
+    def goes_on(position: tf.Tensor, in_data: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
         is_frame = ~in_data & content.begins(b",", position)
         return (position < content.length) & ~is_frame
 
@@ -479,19 +498,19 @@ def gif_frame(file: FileBytes) -> tf.Tensor:
     return tf.where(is_there, position, content.length), control
 
 
-def _byte(file, position):
+def _byte(file: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
     return _number_there(file, position, tf.constant(1, tf.int64))
 
 
 @_apart(_STRING, _NUMBER)
-def _colors(file, position):
+def _colors(file: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
     """Bytes of the color table that a packed field announces."""
     packed = _byte(file, position)
     return _choose(packed < 128, 0, 3 * 2 ** (packed % 8 + 1))
 
 
 @_apart(_STRING, _NUMBER)
-def _end_of_data(file, start):
+def _end_of_data(file: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
     """Returns where the empty block is that ends a GIF's data, or the file's length."""
     length = tf.cast(tf.strings.length(file), tf.int64)
     position, _ = tf.while_loop(
@@ -504,7 +523,7 @@ def _end_of_data(file, start):
     return tf.where(_byte(file, position) == 0, position, length)
 
 
-def _gif(image_bytes):
+def _gif(image_bytes: tf.Tensor) -> tf.Tensor:
     content, top, left = _gif_of_one_frame(image_bytes)
     image = tf.image.decode_image(content, channels=3, expand_animations=False)
     file = FileBytes(image_bytes)
@@ -512,7 +531,7 @@ def _gif(image_bytes):
 
 
 @_apart(_STRING)
-def _gif_of_one_frame(image_bytes):
+def _gif_of_one_frame(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Makes a file of the first frame, its transparent color white; tells its place."""
     file = FileBytes(image_bytes)
     frame, control = gif_frame(image_bytes)
@@ -544,7 +563,7 @@ def _gif_of_one_frame(image_bytes):
 # === BMP ===
 
 
-def _bmp(image_bytes):
+def _bmp(image_bytes: tf.Tensor) -> tf.Tensor:
     bits = FileBytes(image_bytes).number(28, 2)
     decoders = [
         lambda: _refused("a BMP of 1, 4, 8, 24 or 32 bits, not compressed"),
@@ -555,7 +574,7 @@ def _bmp(image_bytes):
 
 
 @_apart(_STRING, _NUMBER)
-def _kind_of_bmp(image_bytes, bits):
+def _kind_of_bmp(image_bytes: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
     """Returns 0 for what is refused, 1 for one with a palette, 2 for others, int32."""
     file = FileBytes(image_bytes)
     is_plain = (
@@ -570,7 +589,7 @@ def _kind_of_bmp(image_bytes, bits):
 
 
 @_apart(_STRING, _NUMBER)
-def _palette_bmp(image_bytes, bits):
+def _palette_bmp(image_bytes: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
     """Decodes what TensorFlow's decoder takes for gray levels, or refuses."""
     file = FileBytes(image_bytes)
     start, header, count = (file.number(place, 4) for place in (10, 14, 46))
@@ -591,11 +610,11 @@ def _palette_bmp(image_bytes, bits):
     data, table = (tf.where(is_whole, part, b"") for part in (data, table))
     height = _choose(is_whole, height, 0)
     values = tf.reshape(tf.io.decode_raw(data, tf.uint8), (height, row, 1))
-    places = 8 // bits
-    shifts = tf.cast(bits * tf.range(places - 1, -1, -1), tf.uint8)
+    values_per_byte = 8 // bits
+    shifts = tf.cast(bits * tf.range(values_per_byte - 1, -1, -1), tf.uint8)
     values = tf.bitwise.right_shift(values, shifts)
     values = tf.bitwise.bitwise_and(values, tf.cast(2**bits - 1, tf.uint8))
-    indices = tf.reshape(values, (height, row * places))[:, :width]
+    indices = tf.reshape(values, (height, row * values_per_byte))[:, :width]
     colors = tf.reshape(tf.io.decode_raw(table, tf.uint8), (-1, 4))[:, 2::-1]
     # Pixels of no color are black.
     colors = tf.pad(colors, [[0, 256 - tf.shape(colors)[0]], [0, 0]])

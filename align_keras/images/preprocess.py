@@ -1,5 +1,7 @@
 """The one evaluation path of an image: decode, resize, center crop."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -70,7 +72,7 @@ def uint8_pixels(
     return tf.cast(tf.clip_by_value(levels, 0.0, 255.0), tf.uint8)
 
 
-def _range_check(pixels, low, high):
+def _range_check(pixels: tf.Tensor, low: float, high: float) -> list[Any]:
     """Raises when all is known; returns the assertions of a graph."""
     slack = 1e-3 * (high - low)  # Resizing in floats may overshoot.
     inside = tf.reduce_all((pixels >= low - slack) & (pixels <= high + slack))
@@ -86,7 +88,7 @@ def _range_check(pixels, low, high):
     return []
 
 
-def _checked_range(value_range):
+def _checked_range(value_range: Any) -> tuple[float, float]:
     try:
         low, high = map(float, value_range)
     except (TypeError, ValueError):

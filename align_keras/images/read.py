@@ -102,7 +102,7 @@ def readable_images(
     """
     count = tf.size(image_bytes, tf.int64)
 
-    def read(row, file):
+    def read(row: tf.Tensor, file: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return row, preprocess_image_bytes(file, image_size)
 
     # The only way in a graph to leave out what raises.

@@ -253,7 +253,7 @@ def _run_as_tasks(trials, data, model, request, directory):
             *(run_trial, tasks, folder),
             workers=workers,
             engine=request.engine,
-            told=lambda accuracy: accuracy and say(accuracy),
+            on_result=lambda accuracy: accuracy and say(accuracy),
         )
 
 

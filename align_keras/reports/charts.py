@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -50,11 +51,11 @@ def extremes(bars: Iterable[Bar], most: int = 40) -> tuple[list[Bar], int]:
         (bar for bar in bars if not math.isnan(bar.value)),
         key=lambda bar: (bar.value, -(bar.count or 0), bar.label),
     )
-    left_out = len(ordered) - most
-    if left_out <= 0:
+    omitted = len(ordered) - most
+    if omitted <= 0:
         return ordered, 0
     lowest = (most + 1) // 2
-    return ordered[:lowest] + ordered[len(ordered) - most + lowest :], left_out
+    return ordered[:lowest] + ordered[len(ordered) - most + lowest :], omitted
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, value_name: str = "value") -> Markup:
@@ -64,16 +65,16 @@ def bar_chart(bars: Sequence[Bar], *, title: str, value_name: str = "value") -> 
     end = next((end for end in _ENDS if largest <= end), 1.0)
     first, last = _BARS
 
-    def x(value):
+    def x(value: float) -> float:
         share = 0.0 if math.isnan(value) else min(max(value / end, 0.0), 1.0)
         return first + share * (last - first)
 
-    told = "; ".join(f"{bar.label} {percent(bar.value)}" for bar in bars)
+    values = "; ".join(f"{bar.label} {percent(bar.value)}" for bar in bars)
     is_counted = any(bar.count is not None for bar in bars)
-    return _drawn("bars", bars, x, end, f"{title}: {told}", value_name, is_counted)
+    return _drawn("bars", bars, x, end, f"{title}: {values}", value_name, is_counted)
 
 
-def _drawn(macro, *arguments):
+def _drawn(macro: str, *arguments: Any) -> Markup:
     return getattr(page_template("charts.html.j2").module, macro)(*arguments)
 
 
@@ -125,21 +126,21 @@ def line_chart(
 ) -> Markup:
     """Draws lines over labeled axes; the vertical one may begin at 0."""
     series = [line for line in series if len(line.points)]
-    shown = [thinned(line.points) for line in series]
+    thinned_points = [thinned(line.points) for line in series]
     # The axis names the first and the last step, not the means at the ends.
     xs = [x for line in series for x, _ in line.points]
-    ys = [y for points in shown for _, y in points]
+    ys = [y for points in thinned_points for _, y in points]
     scale = _Scale(xs, [0.0, *ys] if from_zero else ys)
-    heights = _spread([scale.y(points[-1][1]) for points in shown])
+    heights = _spread([scale.y(points[-1][1]) for points in thinned_points])
     ends = [y_format.format(line.points[-1][1]) for line in series]
     # A line that is alone needs no name; its last value says more.
     names = ends if len(series) == 1 else [line.label for line in series]
-    told = zip(series, ends, strict=True)
-    label = "; ".join(f"{line.label} ends at {end}" for line, end in told)
+    series_ends = zip(series, ends, strict=True)
+    label = "; ".join(f"{line.label} ends at {end}" for line, end in series_ends)
     return _drawn(
         "lines",
         scale,
-        list(zip(series, shown, heights, names, strict=True)),
+        list(zip(series, thinned_points, heights, names, strict=True)),
         f"{title}: {label}",
         x_label,
         y_label,
@@ -151,18 +152,18 @@ def line_chart(
 class _Scale:
     """From data to the pixels of the view box."""
 
-    def __init__(self, xs, ys):
+    def __init__(self, xs: Sequence[float], ys: Sequence[float]) -> None:
         self.x_low, self.x_high = min(xs), max(xs)
         self.x_ticks = _ticks_with_ends(self.x_low, self.x_high)
         if self.x_low == self.x_high:
             self.x_low -= 1
         self.y_ticks = nice_ticks(min(ys), max(ys))
 
-    def x(self, value):
+    def x(self, value: float) -> float:
         part = (value - self.x_low) / (self.x_high - self.x_low)
         return _LEFT + part * (_RIGHT - _LEFT)
 
-    def y(self, value):
+    def y(self, value: float) -> float:
         low, high = self.y_ticks[0], self.y_ticks[-1]
         part = (value - low) / (high - low)
         return _BOTTOM - part * (_BOTTOM - _TOP)
@@ -181,11 +182,11 @@ def _ticks_with_ends(low: float, high: float) -> list[float]:
     return [low, *between, high]
 
 
-def _spread(heights):
+def _spread(heights: Sequence[float]) -> list[float]:
     """Moves labels apart that would cover each other, none below the plot."""
     order = sorted(range(len(heights)), key=lambda number: -heights[number])
     placed = list(heights)
-    below = _BOTTOM + _LABEL_HEIGHT
+    below: float = _BOTTOM + _LABEL_HEIGHT
     for number in order:
         placed[number] = min(heights[number], below - _LABEL_HEIGHT)
         below = placed[number]
@@ -212,15 +213,18 @@ def confusion_matrix(
     if chosen is None:
         return confusion_matrix(labels, predictions, classes, range(classes))[:, :-1]
     count = len(chosen)
-    place = np.full(classes, count)
-    place[chosen] = np.arange(count)
+    position = np.full(classes, count)
+    position[chosen] = np.arange(count)
     flat = np.bincount(
-        place[labels] * (count + 1) + place[predictions], minlength=(count + 1) ** 2
+        position[labels] * (count + 1) + position[predictions],
+        minlength=(count + 1) ** 2,
     )
     return flat.reshape(count + 1, count + 1)[:count]
 
 
-def _checked(labels, predictions, classes):
+def _checked(
+    labels: Labels, predictions: Labels, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
     labels = as_labels("labels", labels, len(labels), classes)
     return labels, as_labels("predictions", predictions, len(labels), classes)
 

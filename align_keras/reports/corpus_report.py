@@ -1,6 +1,7 @@
 """What a corpus kept and dropped: a funnel of counts, and report.html."""
 
 import collections
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align_keras.config import as_dict
@@ -99,10 +100,17 @@ def write_corpus_report(corpus: Any) -> None:
     )
 
 
-def _kept_statistics(groups, stored, dropped):
+def _kept_statistics(
+    groups: list[str], stored: list[str], dropped: Sequence
+) -> dict[str, list[tuple[str, int]]]:
     """Counts what stays by properties of images and captions, (name, n) by title."""
-    words, rules, languages = (collections.Counter() for _ in range(3))
-    sides, aspects, captions = (collections.Counter() for _ in range(3))
+    words: collections.Counter[int] = collections.Counter()
+    rules: collections.Counter[str] = collections.Counter()
+    languages: collections.Counter[str] = collections.Counter()
+    # Numbers of images by the upper end of a histogram's bin.
+    sides: collections.Counter[float | None] = collections.Counter()
+    aspects: collections.Counter[float | None] = collections.Counter()
+    captions: collections.Counter[float | None] = collections.Counter()
     for row in kept_texts(groups, stored, dropped):
         low, high = sorted((row["width"], row["height"]))
         sides[_bin(low, _SIDES)] += 1
@@ -122,53 +130,59 @@ def _kept_statistics(groups, stored, dropped):
     }
 
 
-def _bin(value, ends):
+def _bin(value: float, ends: Sequence[float]) -> float | None:
     return next((end for end in ends if value <= end), None)
 
 
-def _named(counts, ends):
+def _named(
+    counts: Mapping[float | None, int], ends: Sequence[float]
+) -> list[tuple[str, int]]:
     rows = [(f"to {end:g}", counts[end]) for end in ends]
     rows.append((f"over {ends[-1]:g}", counts[None]))
     return [row for row in rows if row[1]]
 
 
-def _kept_samples(groups, stored, dropped):
+def _kept_samples(
+    groups: list[str], stored: list[str], dropped: Sequence
+) -> list[tuple[bytes, str]]:
     """The images whose names, which are digests, come first in each piece."""
-    found = kept_images(groups[:1], stored[:1], dropped)
+    images = kept_images(groups[:1], stored[:1], dropped)
     return [
         (image["image"], image["captions"][0])
-        for image, _ in zip(found, range(_KEPT_SAMPLES), strict=False)
+        for image, _ in zip(images, range(_KEPT_SAMPLES), strict=False)
     ]
 
 
-def _samples(samples, config):
+def _samples(
+    samples: dict[str, dict[str, Any]], config: Any
+) -> list[tuple[str, list[tuple[Any, str]]]]:
     """Groups of dropped pairs: (rule, list of (image or None, caption))."""
     values = as_dict(config)
     groups = []
     for reason, text in _RULES.items():
         rows = list(samples[reason].values())
         if rows:
-            shown = [(_image(row["image"]), row["caption"]) for row in rows[:10]]
-            groups.append((text.format(**values), shown))
+            examples = [(_image(row["image"]), row["caption"]) for row in rows[:10]]
+            groups.append((text.format(**values), examples))
     return groups
 
 
-def _near(dropped, groups):
+def _near(dropped: Sequence, groups: list[str]) -> list[tuple[str, Any, Any]]:
     """A few near duplicates beside what they are near to: pairs of images."""
     wanted = [row for row in dropped if not row[3]][:8]
     keys = {key for row in wanted for key in (row[0], row[2])}
-    places = {}
+    locations = {}
     for group in groups:
         for row in read_rows(group, ["image_key", "image"]):
             if row["image_key"] in keys:
-                places[row["image_key"]] = row["image"]
+                locations[row["image_key"]] = row["image"]
     return [
-        (reason, _image(places.get(key)), _image(places.get(near_to)))
+        (reason, _image(locations.get(key)), _image(locations.get(near_to)))
         for key, reason, near_to, _ in wanted
     ]
 
 
-def _image(location):
+def _image(location: str | None) -> Any:
     if location is None or is_remote(location):
         return None
     try:

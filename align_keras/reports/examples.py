@@ -68,7 +68,7 @@ def contact_sheet(
     positives = shared_positives(keys, texts, index)
     shows = _Shows(images, texts, index)
 
-    def neighbors(image):
+    def neighbors(image: int) -> tuple[Hit, ...]:
         scores = image_embeddings @ image_embeddings[image]
         # The image itself, and its twins, would take the first places.
         scores[[key == keys[image] for key in keys]] = -np.inf
@@ -78,41 +78,75 @@ def contact_sheet(
 
     rng = np.random.default_rng(seed)
     # Of equal captions one is enough.
-    asked = rng.permutation(np.unique(names, return_index=True)[1])[:text_count]
-    chosen = np.sort(rng.permutation(len(images))[:image_count])
+    text_rows = rng.permutation(np.unique(names, return_index=True)[1])[:text_count]
+    image_rows = np.sort(rng.permutation(len(images))[:image_count])
     t2i, i2t = positives.text_to_image, positives.image_to_text
     side = text_embeddings, image_embeddings, t2i, shows.image_hit
-    found = _found(np.sort(asked), *side, k, keys)
+    results_of_texts = _found(np.sort(text_rows), *side, k, keys)
     side = image_embeddings, text_embeddings, i2t, shows.caption_hit
-    told = _found(chosen, *side, k, names)
+    results_of_images = _found(image_rows, *side, k, names)
     return (
-        [shows.text_query(row, answers) for row, answers in found.items()],
-        [shows.image_query(row, told[row], neighbors(row)) for row in told],
+        [shows.text_query(row, answers) for row, answers in results_of_texts.items()],
+        [
+            shows.image_query(row, results_of_images[row], neighbors(row))
+            for row in results_of_images
+        ],
     )
 
 
-class _Shows:
-    """Makes queries and hits of rows of images and of captions."""
+@dataclasses.dataclass(frozen=True)
+class _Results:
+    """Results of a query, as the fields of `Query` with the same names."""
 
-    def __init__(self, images, captions, caption_image_index):
-        self.images, self.captions = images, captions
-        self.first_caption = {}
+    hits: tuple[Hit, ...]
+    rank: int | None
+    total: int
+    answer: Hit | None
+
+
+class _Shows:
+    """Makes queries and hits from rows of images and of captions."""
+
+    def __init__(
+        self,
+        images: Sequence,
+        captions: Sequence[str],
+        caption_image_index: Iterable[int],
+    ) -> None:
+        self.images = images
+        self.captions = captions
+        self.first_caption: dict[int, str] = {}
         for caption, image in zip(captions, caption_image_index, strict=True):
             self.first_caption.setdefault(int(image), caption)
 
-    def image_hit(self, row, score, correct):
+    def image_hit(self, row: int, score: float, correct: bool) -> Hit:
         caption = self.first_caption.get(row, "")
         return Hit(caption, score, correct, self.images[row])
 
-    def caption_hit(self, row, score, correct):
+    def caption_hit(self, row: int, score: float, correct: bool) -> Hit:
         return Hit(self.captions[row], score, correct)
 
-    def text_query(self, row, found):
-        return Query(self.captions[row], *found)
+    def text_query(self, row: int, results: _Results) -> Query:
+        return Query(
+            caption=self.captions[row],
+            hits=results.hits,
+            rank=results.rank,
+            total=results.total,
+            answer=results.answer,
+        )
 
-    def image_query(self, row, found, neighbors=()):
-        caption = self.first_caption.get(row, "")
-        return Query(caption, *found, self.images[row], neighbors)
+    def image_query(
+        self, row: int, results: _Results, neighbors: tuple[Hit, ...] = ()
+    ) -> Query:
+        return Query(
+            caption=self.first_caption.get(row, ""),
+            hits=results.hits,
+            rank=results.rank,
+            total=results.total,
+            answer=results.answer,
+            image=self.images[row],
+            neighbors=neighbors,
+        )
 
 
 class Examples(NamedTuple):
@@ -131,11 +165,11 @@ def choose_queries(
     """Draws queries by their ranks; none is in two of the arrays."""
     ranks = np.asarray(ranks)
     draw = np.random.default_rng(seed)
-    found = draw.permutation(np.flatnonzero((ranks >= 0) & (ranks < k)))[:count]
+    successes = draw.permutation(np.flatnonzero((ranks >= 0) & (ranks < k)))[:count]
     missed = np.flatnonzero(ranks >= k)
     last = missed[np.argsort(-ranks[missed], kind="stable")][:worst]
     missed = draw.permutation(np.setdiff1d(missed, last))[:count]
-    return Examples(np.sort(found), np.sort(missed), last)
+    return Examples(np.sort(successes), np.sort(missed), last)
 
 
 def retrieval_examples(
@@ -167,20 +201,20 @@ def retrieval_examples(
     for name, side in sides.items():
         options = {"k": k, "count": count, "worst": worst, "seed": seed}
         chosen = choose_queries(eligible[name], **options)
-        found = _found(np.concatenate(chosen), *side, k, ranks=ranks[name])
+        results = _found(np.concatenate(chosen), *side, k, ranks=ranks[name])
         examples[name] = Examples(
-            *([asks[name](row, found[row]) for row in kind] for kind in chosen)
+            *([asks[name](row, results[row]) for row in kind] for kind in chosen)
         )
     return examples
 
 
-def _asked_once(ranks, captions):
+def _asked_once(ranks: np.ndarray, captions: Sequence[str]) -> np.ndarray:
     """The ranks, without those of captions that are equal to an earlier one."""
     names = [normalized_caption(caption) for caption in captions]
     once = np.unique(names, return_index=True)[1]
-    asked = np.full(len(captions), -1)
-    asked[once] = np.asarray(ranks)[once]
-    return asked
+    unique_ranks = np.full(len(captions), -1)
+    unique_ranks[once] = np.asarray(ranks)[once]
+    return unique_ranks
 
 
 def _found(
@@ -192,30 +226,28 @@ def _found(
     k: int,
     names: Sequence | None = None,
     ranks: np.ndarray | None = None,
-) -> dict[int, tuple]:
-    """What each query of `rows` finds: (hits, rank from 1, total, the best right answer
-    where no hit is right).
-    """
+) -> dict[int, _Results]:
+    """Returns the results of each query of `rows`."""
     if not len(rows):
         return {}
     right = [np.atleast_1d(positives[row]) for row in rows]
     if ranks is None:
-        places = rank_of_best_positive(np.asarray(queries)[rows], gallery, right)
+        best_ranks = rank_of_best_positive(np.asarray(queries)[rows], gallery, right)
     else:
-        places = ranks[rows]
+        best_ranks = ranks[rows]
     answers = {}
-    scored = zip(rows, _scores(queries[rows], gallery), right, places, strict=True)
-    for row, scores, of_query, place in scored:
+    scored = zip(rows, _scores(queries[rows], gallery), right, best_ranks, strict=True)
+    for row, scores, of_query, best_rank in scored:
         hits = _best(scores, of_query, show, k, names)
-        answer, rank = None, None if place < 0 else int(place) + 1
+        answer, rank = None, None if best_rank < 0 else int(best_rank) + 1
         if rank and not any(hit.correct for hit in hits):
             best = max(of_query, key=scores.__getitem__)
             answer = show(int(best), float(scores[best]), True)
-        answers[int(row)] = (hits, rank, len(gallery), answer)
+        answers[int(row)] = _Results(hits, rank, len(gallery), answer)
     return answers
 
 
-def _scores(queries, gallery):
+def _scores(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """Inner products (queries, gallery rows), rounded so that ties are ties."""
     queries = np.asarray(queries, float)
     scores = np.empty((len(queries), len(gallery)))
@@ -225,7 +257,13 @@ def _scores(queries, gallery):
     return scores.round(_DIGITS)
 
 
-def _best(scores, right, show, k, names=None):
+def _best(
+    scores: np.ndarray,
+    right: np.ndarray,
+    show: Callable[[int, float, bool], Hit],
+    k: int,
+    names: Sequence | None = None,
+) -> tuple[Hit, ...]:
     """The k best rows, of rows with equal names the first alone, as hits."""
     correct = np.zeros(len(scores), bool)
     correct[right] = True

@@ -39,7 +39,7 @@ def write_page(path: str | os.PathLike, name: str, **values: Any) -> None:
 
 
 @functools.cache
-def _environment():
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
@@ -58,7 +58,7 @@ def _environment():
     return environment
 
 
-def _number(value):
+def _number(value: Any) -> Any:
     """A number as people write it; other values as they are."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
@@ -76,7 +76,7 @@ def percent(value: float | None, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
-def _times(value):
+def _times(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f}×" if value >= 10 else f"{value:.1f}×"
@@ -105,7 +105,7 @@ def shortened(text: str, width: float) -> str:
     return text.rstrip() + "…"
 
 
-def _opened(image):
+def _opened(image: Any) -> Image.Image:
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, bytes):
@@ -120,7 +120,7 @@ def _opened(image):
     return Image.open(image)
 
 
-def _as_rgb(image, max_side):
+def _as_rgb(image: Image.Image, max_side: int) -> Image.Image:
     """A small upright image, transparency laid on white."""
     # Lets a large JPEG be decoded at a fraction of its size.
     image.draft("RGB", (2 * max_side, 2 * max_side))

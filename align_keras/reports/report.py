@@ -16,8 +16,13 @@ DIRECTIONS = {"t2i": "text → image", "i2t": "image → text"}
 
 _RECALL = re.compile(r"(t2i|i2t)/recall_at_(\d+)$")
 _PACKAGES = (
-    *("align-keras", "tensorflow", "keras", "keras-hub", "tensorflow-text"),
-    *("tensorflow-datasets", "numpy"),
+    "align-keras",
+    "tensorflow",
+    "keras",
+    "keras-hub",
+    "tensorflow-text",
+    "tensorflow-datasets",
+    "numpy",
 )
 
 
@@ -82,7 +87,7 @@ def write_report(
     )
 
 
-def _tiles(rows):
+def _tiles(rows: list["RetrievalRow"]) -> list["RetrievalRow"]:
     """The recalls at the smallest and at the largest k of each direction."""
     tiles = []
     for direction in DIRECTIONS:
@@ -91,20 +96,29 @@ def _tiles(rows):
     return tiles
 
 
-def _charts(history):
+def _charts(history: Sequence[Mapping[str, float]]) -> list[tuple[str, Any]]:
     """Pairs of heading and SVG, without charts that have nothing to show."""
-    loss, recall = {"y_label": "loss"}, {"y_label": "recall", "from_zero": True}
-    recall |= {"y_format": "{:.1%}", "tick_format": "{:.0%}"}
-    charts = [("Training loss", "Training loss", loss_series(history), loss)]
+    charts = []
+    losses = loss_series(history)
+    if losses:
+        chart = line_chart(
+            losses, title="Training loss by step", x_label="step", y_label="loss"
+        )
+        charts.append(("Training loss", chart))
     for direction, name in DIRECTIONS.items():
-        series = recall_series(history, direction)
-        heading, title = f"Recall on the test pairs, {name}", f"Recall of {name}"
-        charts.append((heading, title, series, recall))
-    return [
-        (heading, line_chart(series, title=f"{title} by step", x_label="step", **style))
-        for heading, title, series, style in charts
-        if series
-    ]
+        recalls = recall_series(history, direction)
+        if recalls:
+            chart = line_chart(
+                recalls,
+                title=f"Recall of {name} by step",
+                x_label="step",
+                y_label="recall",
+                y_format="{:.1%}",
+                tick_format="{:.0%}",
+                from_zero=True,
+            )
+            charts.append((f"Recall on the test pairs, {name}", chart))
+    return charts
 
 
 class RetrievalRow(NamedTuple):
@@ -154,17 +168,19 @@ def recall_series(
     return _series(history, {name: f"R@{k}" for k, name in reversed(ks)})
 
 
-def _series(history, labels):
+def _series(
+    history: Sequence[Mapping[str, float]], labels: Mapping[str, str]
+) -> list[Series]:
     """A line of each of the metrics, by its label, that has points."""
-    found = []
+    lines: list[Series] = []
     for name, label in labels.items():
         points = {
             line["step"]: line[name]
             for line in history
             if "step" in line and name in line and math.isfinite(line[name])
         }
-        found.append(Series(label, tuple(sorted(points.items())), 1 + len(found) % 6))
-    return [series for series in found if series.points]
+        lines.append(Series(label, tuple(sorted(points.items())), 1 + len(lines) % 6))
+    return [series for series in lines if series.points]
 
 
 def recall_history(
@@ -200,12 +216,12 @@ def data_tables(data_notes: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The notes of each corpus as the template shows them."""
     tables = []
     for name, notes in data_notes.items():
-        dropped, kept = notes.get("dropped") or {}, notes.get("kept")
-        total = (kept or 0) + sum(dropped.values())
-        share = kept / total if kept is not None and total else None
+        dropped, kept_count = notes.get("dropped") or {}, notes.get("kept")
+        total = (kept_count or 0) + sum(dropped.values())
+        share = kept_count / total if kept_count is not None and total else None
         examples = notes.get("examples") or {}
         reasons = sorted(dropped, key=lambda reason: (-dropped[reason], reason))
         rows = [(why, dropped[why], examples.get(why, "")) for why in reasons]
-        table = {"name": name, "kept": kept, "share": share, "dropped": rows}
+        table = {"name": name, "kept": kept_count, "share": share, "dropped": rows}
         tables.append({**table, "notes": flattened(notes.get("notes") or {})})
     return tables

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from align_keras.reports.charts import (
     Bar,
@@ -140,7 +141,7 @@ def _labeled_slices(slices: Mapping[str, float] | None) -> list[Slice]:
     ]
 
 
-def _tiles(metrics):
+def _tiles(metrics: Mapping[str, float]) -> list[tuple[str, str, str | None]]:
     """The first shares, as (name, percent, percent of chance or None)."""
     metrics, chance = without_chance(metrics)
     names = [
@@ -158,7 +159,9 @@ def _tiles(metrics):
     ]
 
 
-def _metric_bars(metrics):
+def _metric_bars(
+    metrics: Mapping[str, float],
+) -> list[tuple[float, float | None] | None]:
     """(share, chance or None) of each row of the table, None for plain numbers."""
     metrics, chance = without_chance(metrics)
     return [
@@ -167,21 +170,23 @@ def _metric_bars(metrics):
     ]
 
 
-def _slice_charts(slices):
+def _slice_charts(slices: list[Slice]) -> list[tuple[str, Markup, int]]:
     """(metric, chart, how many groups it leaves out) of each metric."""
     charts = []
     for metric in list(dict.fromkeys(cell.metric for cell in slices))[:_MOST_CHARTS]:
-        bars, left_out = extremes(
+        bars, omitted = extremes(
             Bar(cell.group, cell.value, cell.items, cell.low, cell.high)
             for cell in slices
             if cell.metric == metric
         )
         chart = bar_chart(bars, title=metric, value_name="measured")
-        charts.append((metric, chart, left_out))
+        charts.append((metric, chart, omitted))
     return charts
 
 
-def _classes(labels, predictions, class_names):
+def _classes(
+    labels: Any, predictions: Any, class_names: Sequence[str]
+) -> dict[str, Any]:
     """What the template shows of a classification."""
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     count = len(class_names)
@@ -193,7 +198,7 @@ def _classes(labels, predictions, class_names):
     right = np.bincount(labels[labels == predictions], minlength=count)
     bars = [
         Bar(class_names[row], float(right[row] / items[row]), int(items[row]))
-        for row in np.flatnonzero(items)
+        for row in np.flatnonzero(items).tolist()
     ]
     return {
         "count": count,
@@ -206,11 +211,11 @@ def _classes(labels, predictions, class_names):
     }
 
 
-def _class_charts(bars):
+def _class_charts(bars: list[Bar]) -> list[tuple[str, Markup]]:
     """(heading, chart) of all classes, or of the lowest and of the highest."""
-    shown_bars, left_out = extremes(bars)
+    shown_bars, omitted = extremes(bars)
     parts = {"": shown_bars}
-    if left_out:
+    if omitted:
         half = len(shown_bars) // 2
         parts = {f"The {half} lowest": shown_bars[:half]}
         parts[f"The {half} highest"] = shown_bars[half:]
@@ -221,18 +226,20 @@ def _class_charts(bars):
     return charts
 
 
-def _example_groups(retrieval):
+def _example_groups(
+    retrieval: Mapping[str, Any] | None,
+) -> list[tuple[str, str, list[tuple]]]:
     """(direction, what is found, groups of (heading, note, queries))."""
     if not retrieval:
         return []
-    found = retrieval_examples(**retrieval)
+    examples = retrieval_examples(**retrieval)
     return [
         (
             direction,
             name,
             [
                 (*_KINDS[kind], queries)
-                for kind, queries in found[direction]._asdict().items()
+                for kind, queries in examples[direction]._asdict().items()
                 if queries
             ],
         )

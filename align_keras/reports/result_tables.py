@@ -17,7 +17,12 @@ _VERSION = re.compile(r":\d+\.\d+\.\d+$")
 _MOST_COLUMNS = 3
 # What begins a metric's last part where it is a share or a correlation.
 _SHARES = (
-    *("top_", "held_out_top_", "mean_per_class", "recall", "mean_recall", "chance_"),
+    "top_",
+    "held_out_top_",
+    "mean_per_class",
+    "recall",
+    "mean_recall",
+    "chance_",
     "spearman",
 )
 
@@ -120,7 +125,7 @@ def shown(name: str, value: float | None, digits: int = 1) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
-def _labeled(name, metric=None):
+def _labeled(name: str, metric: str | None = None) -> str:
     """A name of a row or column, with the unit of what `shown` makes of its metric."""
     return f"{name}, %" if is_share(metric or name) else name
 
@@ -228,13 +233,13 @@ def tables_of_many_models(
     return [table for table in tables.values() if table.columns[0] == "model"]
 
 
-def _digits(name, figures):
+def _digits(name: str, figures: Mapping[str, Mapping[str, float]]) -> int:
     """As many digits as the paper prints, at least one."""
     printed = [_figure(of_model.get(name)) for of_model in figures.values()]
     return max([1, *(len(text.partition(".")[2]) for text in printed)])
 
 
-def _figure(value):
+def _figure(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:.1f}" if round(value, 1) == value else f"{value:.2f}"
@@ -253,15 +258,15 @@ class Slice(NamedTuple):
 
 def split_slices(slices: Mapping[str, float]) -> list[Slice]:
     """Arranges `sliced_metrics` (`METRIC[GROUP]`, with /low, /high, /items)."""
-    found = []
+    parsed = []
     for name, value in slices.items():
         if f"{name}/low" in slices:
             metric, _, group = name.removesuffix("]").partition("[")
             low, high, items = (
                 slices[f"{name}/{end}"] for end in ("low", "high", "items")
             )
-            found.append(Slice(metric, group, value, low, high, int(items)))
-    return found
+            parsed.append(Slice(metric, group, value, low, high, int(items)))
+    return parsed
 
 
 def slices_table(title: str, slices: Mapping[str, float]) -> ResultTable:

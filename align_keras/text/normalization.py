@@ -58,7 +58,7 @@ def split_words(captions: tf.Tensor, normalization: str) -> tf.RaggedTensor:
     return tf.strings.split(text, " ")
 
 
-def _folded(text):
+def _folded(text: tf.Tensor) -> tf.Tensor:
     """Strips accents, and lowers each character alone, whatever the locale is."""
     import tensorflow_text as tf_text
 

@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
@@ -160,7 +160,7 @@ def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
         )
 
 
-def _checked(captions):
+def _checked(captions: Iterable[str]) -> Iterator[str]:
     for index, caption in enumerate(captions):
         if not isinstance(caption, str):
             raise InputError(
@@ -171,14 +171,16 @@ def _checked(captions):
         yield caption.encode("utf-8", "ignore").decode("utf-8")
 
 
-def _count_words(captions, normalization):
+def _count_words(
+    captions: Iterable[str], normalization: str
+) -> collections.Counter[str]:
     """A Counter of the captions' normalized words; raises if there are none."""
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
 
     normalizer = BertNormalizer(lowercase=is_uncased(normalization))
     pre_tokenizer = BertPreTokenizer()
-    counts = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
     read = 0
     captions = _checked(captions)
     while batch := list(itertools.islice(captions, _CAPTIONS_PER_BATCH)):
@@ -196,10 +198,10 @@ def _count_words(captions, normalization):
     return counts
 
 
-def _choose_alphabet(word_counts, size):
+def _choose_alphabet(word_counts: collections.Counter[str], size: int) -> list[str]:
     """The single-character tokens: initial ones, then continuing ones."""
-    frequency = collections.Counter()
-    continuing = set()
+    frequency: collections.Counter[str] = collections.Counter()
+    continuing: set[str] = set()
     for word, count in word_counts.items():
         for character in word:
             frequency[character] += count
@@ -217,7 +219,12 @@ def _choose_alphabet(word_counts, size):
     return chosen + [f"##{c}" for c in chosen if c in continuing]
 
 
-def _train(word_counts, alphabet, size, min_frequency):
+def _train(
+    word_counts: collections.Counter[str],
+    alphabet: list[str],
+    size: int,
+    min_frequency: int,
+) -> list[str]:
     """The tokens longer than a character, in the order of their ids."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
@@ -240,21 +247,21 @@ def _train(word_counts, alphabet, size, min_frequency):
     )
     tokenizer.train_from_iterator(_copies(word_counts), trainer)
     ids = tokenizer.get_vocab()
-    known = {*SPECIAL_TOKENS, *alphabet}
+    existing = {*SPECIAL_TOKENS, *alphabet}
     return [
         token
-        for token in sorted(ids, key=ids.get)
-        if token not in known
+        for token in sorted(ids, key=ids.__getitem__)
+        if token not in existing
         and len(token.removeprefix("##").encode()) <= MAX_TOKEN_BYTES
     ]
 
 
-def _copies(word_counts):
+def _copies(word_counts: collections.Counter[str]) -> Iterator[str]:
     """Yields each word as often as it was counted, some to a string."""
     for word in sorted(word_counts):
-        whole, rest = divmod(word_counts[word], _COPIES_PER_BATCH)
+        whole, remaining = divmod(word_counts[word], _COPIES_PER_BATCH)
         yield from itertools.repeat(f"{word} " * _COPIES_PER_BATCH, whole)
-        yield f"{word} " * rest
+        yield f"{word} " * remaining
 
 
 # === How well a vocabulary fits captions ===
@@ -270,7 +277,7 @@ class Coverage:
     {'captions': 2, 'words': 4, 'tokens_per_word': 1.25, 'coverage': 0.75}
     """
 
-    def __init__(self, vocabulary: list[str], normalization: str):
+    def __init__(self, vocabulary: list[str], normalization: str) -> None:
         from tokenizers import Tokenizer
         from tokenizers.models import WordPiece
         from tokenizers.normalizers import BertNormalizer

@@ -184,7 +184,7 @@ def with_secrets(address: str) -> str:
     return _secrets_of_addresses.get(address) or _with_netrc(address)
 
 
-def _server(address):
+def _server(address: str) -> str:
     """The scheme, the user and the host of an address."""
     scheme, _, rest = address.partition("://")
     return f"{scheme}://{re.split('[/?#]', rest, maxsplit=1)[0]}"
@@ -264,12 +264,12 @@ def _public_parameters(query: str) -> str:
     return "".join(pieces)
 
 
-def _is_secret(parameter):
+def _is_secret(parameter: str) -> bool:
     name = urllib.parse.unquote(parameter.partition("=")[0])
     return "=" in parameter and _SECRET_NAME.search(name) is not None
 
 
-def _hidden(address):
+def _hidden(address: str) -> str:
     """An address with marks in the place of its secrets."""
     scheme, user, password, path, query = _parts(address)
     parameters = _SEPARATOR.split(query)
@@ -285,7 +285,7 @@ def _hidden(address):
     return f"{scheme}://{login}{path}{query}"
 
 
-def _secrets(address):
+def _secrets(address: str) -> list[str]:
     """The secrets of an address, as they are written and decoded, longest first."""
     if "://" not in address:
         return []
@@ -300,7 +300,7 @@ def _secrets(address):
     return sorted({*written, *decoded} - {""}, key=len, reverse=True)
 
 
-def _with_netrc(address):
+def _with_netrc(address: str) -> str:
     """Adds the user and the password that ~/.netrc has for a web server."""
     scheme, user, _, rest, query = _parts(address)
     if scheme.lower() not in ("http", "https"):
@@ -317,7 +317,7 @@ def _with_netrc(address):
 
 
 @functools.cache
-def _netrc(path):
+def _netrc(path: str | None) -> dict[str, tuple[str, str]]:
     """Host → user and password. The entry for all hosts is left out."""
     import netrc  # Only here, for few addresses are of web servers.
 

@@ -69,10 +69,10 @@ def check_number(
     kind = numbers.Integral if whole else numbers.Real
     is_number = isinstance(value, kind) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
-        what = "a whole number" if whole else "a number"
+        kind_of_number = "a whole number" if whole else "a number"
         span = f"from {least:g} to {most:g}"
         if most == math.inf:
             span = f"of at least {least:g}"
         raise InputError(
-            f"{name} must be {what} {span}, received {value!r:.80}; {remedy}."
+            f"{name} must be {kind_of_number} {span}, received {value!r:.80}; {remedy}."
         )

@@ -1,6 +1,7 @@
 """Functions that XLA compiles by themselves, out of a step that it doesn't."""
 
 from collections.abc import Callable
+from typing import Any
 
 
 def compiled(function: Callable) -> Callable:
@@ -11,7 +12,7 @@ def compiled(function: Callable) -> Callable:
 
     by_itself = tf.function(function, jit_compile=True, autograph=False)
 
-    def call(*tensors):
+    def call(*tensors: Any) -> Any:
         on_tpu = isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
         return (function if on_tpu else by_itself)(*tensors)
 

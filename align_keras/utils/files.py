@@ -29,11 +29,11 @@ MAX_DECODED_BYTES = 192 * 2**20
 MAX_PIXELS = MAX_DECODED_BYTES // 4
 
 
-def _temporary_sibling(path, suffix="tmp"):
+def _temporary_sibling(path: pathlib.Path, suffix: str = "tmp") -> pathlib.Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{suffix}")
 
 
-def _fsync_folder(path):
+def _fsync_folder(path: pathlib.Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -119,9 +119,9 @@ def local_copy(
 
 def size_of(file: IO[bytes]) -> int:
     """The bytes of an open file, local or remote, whose place stays."""
-    place = file.tell()
+    position = file.tell()
     size = file.seek(0, os.SEEK_END)
-    file.seek(place)
+    file.seek(position)
     return size
 
 
@@ -221,7 +221,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         pathlib.Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def _settle_leftovers(path, lock):
+def _settle_leftovers(path: pathlib.Path, lock: Any) -> None:
     """Raises if a process without `lock` writes `path`; clears up what others left."""
     pattern = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"
     for file in path.parent.glob(f"{pattern}.lock"):
@@ -294,7 +294,7 @@ def new_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
     return folder
 
 
-def _obstacle(folder):
+def _obstacle(folder: pathlib.Path) -> str | None:
     """What keeps a folder from being renamed to this one, or None."""
     current = pathlib.Path.cwd()
     if folder in (current, *current.parents):
@@ -341,7 +341,7 @@ def hold(file: str | os.PathLike) -> Any:
         return None
 
 
-def _file_lock(file):
+def _file_lock(file: str | os.PathLike) -> Any:
     import filelock  # Only here: it takes as long as the rest of a help page.
 
     return filelock.FileLock(file)

@@ -2,6 +2,8 @@
 
 import importlib
 import sys
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from align_keras.utils.quiet import WrappedImport
 
@@ -12,7 +14,7 @@ def register_with_keras(modules_of_classes: dict[str, str]) -> None:
     class when opened.
     """
 
-    def execute_and_register(execute, module):
+    def execute_and_register(execute: Callable[[Any], object], module: Any) -> None:
         execute(module)
         _register(module, modules_of_classes)
 
@@ -23,14 +25,14 @@ def register_with_keras(modules_of_classes: dict[str, str]) -> None:
         _register(keras, modules_of_classes)
 
 
-def _register(keras, modules_of_classes):
-    known = keras.saving.get_custom_objects()
+def _register(keras: Any, modules_of_classes: Mapping[str, str]) -> None:
+    custom_objects = keras.saving.get_custom_objects()
     for name, module in modules_of_classes.items():
-        known.setdefault(f"align_keras>{name}", _stand_in(name, module))
+        custom_objects.setdefault(f"align_keras>{name}", _stand_in(name, module))
 
 
-def _stand_in(name, module):
-    def from_config(config):
+def _stand_in(name: str, module: str) -> type:
+    def from_config(config: dict[str, Any]) -> Any:
         return getattr(importlib.import_module(module), name).from_config(config)
 
     return type(name, (), {"from_config": staticmethod(from_config)})

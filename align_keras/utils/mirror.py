@@ -23,6 +23,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, hold, read_json
@@ -41,6 +42,8 @@ SECONDS_BETWEEN_PUSHES, SILENT_SECONDS = 120.0, 900.0
 _THREADS = 8
 # An address that ends so is a file, of which nothing but itself is written.
 _FILES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".html", ".onnx", ".tflite")
+# Object in the store, size in bytes, and SHA-256 of a file in a manifest.
+_Entry = list[Any]
 
 
 @contextlib.contextmanager
@@ -89,9 +92,9 @@ def mirrored(
     except OSError as error:
         if not str(error.filename).startswith(url):
             raise
-        what = "written" if writes else "read"
+        action = "written" if writes else "read"
         raise InputError(
-            f"{argument} must be a place that can be {what}, received {url}: "
+            f"{argument} must be a place that can be {action}, received {url}: "
             f"{error.strerror} ({error.filename}); check the address and the rights."
         ) from error
 
@@ -99,7 +102,7 @@ def mirrored(
 class _Place:
     """Where the copy of an address lies: one for its writer, another for readers."""
 
-    def __init__(self, url, argument, writes):
+    def __init__(self, url: str, argument: str, writes: bool) -> None:
         self.url, self.argument, self.writes = url, argument, writes
         self.fs, self.path = file_system(url)
         home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
@@ -110,7 +113,7 @@ class _Place:
         self.place.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
-    def held(self):
+    def held(self) -> Iterator[None]:
         while (lock := hold(self.place / ".lock")) is None and not self.writes:
             time.sleep(0.2)  # Another reader downloads it.
         if lock is None:
@@ -118,20 +121,24 @@ class _Place:
         with lock:
             yield
 
-    def busy(self, who):
+    def busy(self, who: str) -> InputError:
         return InputError(
             f"{self.argument} must be written by one process at a time, and {self.url} "
             f"is being written by {who}; let it end, or name another."
         )
 
-    def upload(self, file, name="", mode="overwrite"):
+    def upload(
+        self, file: pathlib.Path, name: str = "", mode: str = "overwrite"
+    ) -> None:
         target, size = f"{self.path}/{name}".rstrip("/"), file.stat().st_size
         self.ask("put_file", str(file), target, mode=mode)
-        there = self.ask("info", target)["size"]
-        if there != size:
-            raise OSError(errno.EIO, f"{there:,} of {size:,} bytes arrived", self.url)
+        uploaded_size = self.ask("info", target)["size"]
+        if uploaded_size != size:
+            raise OSError(
+                errno.EIO, f"{uploaded_size:,} of {size:,} bytes arrived", self.url
+            )
 
-    def ask(self, method, *arguments, **options):
+    def ask(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Has the store do something, again while it fails for a while."""
         call = getattr(self.fs, method)
         return retrying(lambda: call(*arguments, **options), self.url)
@@ -141,7 +148,7 @@ class _File(_Place):
     """One object, which is there whole or not."""
 
     @contextlib.contextmanager
-    def opened(self, pushes):
+    def opened(self, pushes: bool) -> Iterator[pathlib.Path]:
         with self.held():
             try:
                 _download(self.url, self.local)
@@ -159,17 +166,20 @@ class _File(_Place):
 class _Folder(_Place):
     """A folder that a manifest describes."""
 
-    def __init__(self, url, argument, writes):
+    def __init__(self, url: str, argument: str, writes: bool) -> None:
         super().__init__(url, argument, writes)
         # The newest manifest's number and files: name → [object, bytes, digest].
-        self.number, self.files = 0, {}
+        self.number = 0
+        self.files: dict[str, _Entry] = {}
         # Of the copy's files that are as a manifest says: [bytes, time, digest].
         self.marks: dict[str, list] = {}
-        self.writer, self.problem = uuid.uuid4().hex, None
-        self.heard, self.beating = 0.0, threading.Lock()
+        self.writer = uuid.uuid4().hex
+        self.problem: InputError | None = None
+        self.heard = 0.0
+        self.beating = threading.Lock()
 
     @contextlib.contextmanager
-    def opened(self, pushes):
+    def opened(self, pushes: bool) -> Iterator[pathlib.Path]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.held())
             manifest = self._pull()
@@ -192,7 +202,9 @@ class _Folder(_Place):
             self._finish(done, thread)
             say(f"uploaded {len(self.files):,} files to {self.url}")
 
-    def _finish(self, done, thread, quietly=False):
+    def _finish(
+        self, done: threading.Event, thread: threading.Thread, quietly: bool = False
+    ) -> None:
         done.set()
         thread.join()
         if self.problem is not None:
@@ -208,18 +220,18 @@ class _Folder(_Place):
 
     # --- Down ---
 
-    def _numbers(self):
+    def _numbers(self) -> list[int]:
         try:
-            found = self.ask("find", f"{self.path}/{_ABOUT}")
+            paths = self.ask("find", f"{self.path}/{_ABOUT}")
         except FileNotFoundError:
             return []
-        names = (re.fullmatch(r"(\d{8})\.json", os.path.basename(one)) for one in found)
+        names = (re.fullmatch(r"(\d{8})\.json", os.path.basename(one)) for one in paths)
         return sorted(int(match[1]) for match in names if match)
 
-    def _path(self, number):
+    def _path(self, number: int) -> str:
         return f"{self.path}/{_ABOUT}/{number:08}.json"
 
-    def _manifest(self):
+    def _manifest(self) -> tuple[int, dict[str, Any]]:
         """The newest manifest and its number; of a folder without, its files."""
         numbers = self._numbers()
         if not numbers:
@@ -233,9 +245,9 @@ class _Folder(_Place):
             return 0, {"files": {one.name: [one.name, *one[1:]] for one in files}}
         return numbers[-1], json.loads(self.ask("cat_file", self._path(numbers[-1])))
 
-    def _pull(self):
+    def _pull(self) -> dict[str, Any]:
         """Makes the copy what the newest manifest says; returns this."""
-        for left in (2, 1, 0):
+        for tries_left in (2, 1, 0):
             self.number, manifest = self._manifest()
             self.files = manifest["files"]
             if not self.files and not self.writes:
@@ -244,25 +256,27 @@ class _Folder(_Place):
                 self._bring(manifest.get("id"))
                 return manifest
             except OSError as error:
-                if not left or error.errno not in (errno.ENOENT, errno.ESTALE):
+                if not tries_left or error.errno not in (errno.ENOENT, errno.ESTALE):
                     raise
                 time.sleep(1)  # Its writer has gone on meanwhile.
         raise AssertionError
 
-    def _bring(self, writer):
+    def _bring(self, writer: str | None) -> None:
         state = read_json(self.place / "state.json")
-        known, here = state.get("files", {}), self._scan()
-        changed = {name for name in here if here[name] != known.get(name, [])[:2]}
+        known_marks, stamps = state.get("files", {}), self._scan()
+        changed = {
+            name for name in stamps if stamps[name] != known_marks.get(name, [])[:2]
+        }
         # Nobody but this copy's last writer has made manifests since.
         goes_on = state.get("number") == self.number or state.get("writer") == writer
         if self.writes and changed and not goes_on:
             aside = self.local.with_name(f"{self.local.name}.left-{int(time.time())}")
             self.local.rename(aside)
             say(f"{self.url} was written elsewhere since; this machine's is in {aside}")
-            known, here = {}, {}
+            known_marks, stamps = {}, {}
         if not (self.writes and goes_on):
             changed = set()
-            for name in set(here) - set(self.files):
+            for name in set(stamps) - set(self.files):
                 (self.local / name).unlink()
         self.marks, wanted = {}, {}
         for name, entry in self.files.items():
@@ -270,8 +284,10 @@ class _Folder(_Place):
                 raise InputError(
                     f"{self.url} has no name of a file: {name!r}; write it anew."
                 )
-            mark = known.get(name, [0, 0, 0])
-            if name in here and (name in changed or mark == [*here[name], entry[2]]):
+            mark = known_marks.get(name, [0, 0, 0])
+            if name in stamps and (
+                name in changed or mark == [*stamps[name], entry[2]]
+            ):
                 self.marks[name] = mark
             else:
                 wanted[name] = entry
@@ -284,21 +300,21 @@ class _Folder(_Place):
         finally:
             self._remember()
 
-    def _fetch(self, name, entry):
+    def _fetch(self, name: str, entry: _Entry) -> None:
         key, size, digest = entry
         file = self.local / name
         _download(f"{self.url}/{key}", file)
-        told = _digest(file) if self.number else digest
-        if file.stat().st_size != size or told != digest:
+        received_digest = _digest(file) if self.number else digest
+        if file.stat().st_size != size or received_digest != digest:
             file.unlink()
             raise OSError(
                 errno.ESTALE, "it isn't what was uploaded", f"{self.url}/{key}"
             )
-        self.marks[name] = [*_stamp(file), digest]
+        self.marks[name] = [*(_stamp(file) or ()), digest]
 
     # --- Up ---
 
-    def _refuse_another(self, manifest):
+    def _refuse_another(self, manifest: dict[str, Any]) -> None:
         if not manifest.get("writer"):
             return
         pid, age = manifest["pid"], time.time() - manifest["time"]
@@ -311,15 +327,21 @@ class _Folder(_Place):
             f"{SILENT_SECONDS:,.0f} s of silence it counts as dead)"
         )
 
-    def _check_latest(self):
+    def _check_latest(self) -> None:
         if (self._numbers() or [0])[-1] != self.number:
             raise self.busy("another process, which has gone on meanwhile")
 
-    def _commit(self, files, is_open=True):
+    def _commit(self, files: dict[str, _Entry], is_open: bool = True) -> None:
         """Makes the next manifest, unless another process has made one."""
-        about = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
-        about.update(files=files, id=self.writer, writer=self.writer if is_open else "")
-        content = json.dumps(about).encode()
+        manifest = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "time": time.time(),
+        }
+        manifest.update(
+            files=files, id=self.writer, writer=self.writer if is_open else ""
+        )
+        content = json.dumps(manifest).encode()
         self._check_latest()
         path = self._path(self.number + 1)
         try:
@@ -333,10 +355,10 @@ class _Folder(_Place):
         self.number, self.files, self.heard = self.number + 1, files, time.monotonic()
         self._remember()
 
-    def _push(self, is_open=True):
+    def _push(self, is_open: bool = True) -> bool:
         """Uploads what has changed; returns whether a manifest was made."""
-        here, marks, files, wanted = self._scan(), {}, {}, {}
-        for name, stamp in here.items():
+        stamps, marks, files, wanted = self._scan(), {}, {}, {}
+        for name, stamp in stamps.items():
             mark = self.marks.get(name, [])
             digest = mark[2] if mark[:2] == stamp else _digest(self.local / name)
             marks[name] = [*stamp, digest]
@@ -346,9 +368,9 @@ class _Folder(_Place):
                 files[name] = wanted[name] = [name, stamp[0], digest]
         if wanted:
             self._check_latest()
-        _in_threads(lambda item: (self._send(*item), self._beat()), wanted.items())
+        _in_threads(self._send_and_beat, wanted.items())
         for name in wanted:
-            if _stamp(self.local / name) != here[name]:  # It goes on changing.
+            if _stamp(self.local / name) != stamps[name]:  # It goes on changing.
                 del files[name], marks[name]
                 if name in self.files:
                     files[name] = self.files[name]
@@ -363,7 +385,11 @@ class _Folder(_Place):
             self._clear()
         return changed
 
-    def _send(self, name, entry):
+    def _send_and_beat(self, item: tuple[str, _Entry]) -> None:
+        self._send(*item)
+        self._beat()
+
+    def _send(self, name: str, entry: _Entry) -> None:
         """Uploads a file, under a fresh name where an object has its."""
         file, fresh = self.local / name, f"{_FRESH}/{entry[2][:12]}/{name}"
         with contextlib.suppress(FileNotFoundError):  # It went; so does its entry.
@@ -377,13 +403,13 @@ class _Folder(_Place):
             entry[0] = fresh
             self.upload(file, fresh)
 
-    def _beat(self):
+    def _beat(self) -> None:
         """Tells others that this one lives, if the last word of it is old."""
         with self.beating:
             if time.monotonic() - self.heard > SECONDS_BETWEEN_PUSHES:
                 self._commit(self.files)
 
-    def _settle(self, is_open):
+    def _settle(self, is_open: bool) -> None:
         """Gives new objects their names, and removes what no manifest names."""
         for name, (key, _, _) in self.files.items():
             if key != name:
@@ -391,10 +417,10 @@ class _Folder(_Place):
         settled = {name: [name, *entry[1:]] for name, entry in self.files.items()}
         self._commit(settled, is_open)
 
-    def _clear(self):
+    def _clear(self) -> None:
         """Removes old manifests, and before them what they alone name."""
-        about = self.ask("find", f"{self.path}/{_ABOUT}")
-        old = {one.strip("/") for one in about if f"/{_FRESH}/" in one}
+        paths = self.ask("find", f"{self.path}/{_ABOUT}")
+        old = {one.strip("/") for one in paths if f"/{_FRESH}/" in one}
         numbers = [number for number in self._numbers() if number < self.number]
         manifests = [self._path(number) for number in numbers]
         for path in manifests:
@@ -402,14 +428,14 @@ class _Folder(_Place):
         _in_threads(self._remove, old - self._objects(self.files))
         _in_threads(self._remove, manifests)
 
-    def _objects(self, files):
+    def _objects(self, files: dict[str, _Entry]) -> set[str]:
         return {f"{self.path}/{key}".strip("/") for key, _, _ in files.values()}
 
-    def _remove(self, path):
+    def _remove(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self.ask("rm_file", path)
 
-    def _keep_up(self, done, pushes):
+    def _keep_up(self, done: threading.Event, pushes: bool) -> None:
         """Uploads now and then, in a thread; by it others see that this one lives."""
         while not done.wait(SECONDS_BETWEEN_PUSHES):
             try:
@@ -425,9 +451,9 @@ class _Folder(_Place):
 
     # --- Here ---
 
-    def _scan(self):
+    def _scan(self) -> dict[str, list[int]]:
         """Name → [bytes, time of change] of the copy's files."""
-        found = {}
+        stamps = {}
         for folder, subfolders, names in os.walk(self.local):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             for name in names:
@@ -435,16 +461,16 @@ class _Folder(_Place):
                     path = pathlib.Path(folder, name)
                     stamp = _stamp(path)
                     if stamp is not None:
-                        found[path.relative_to(self.local).as_posix()] = stamp
-        return found
+                        stamps[path.relative_to(self.local).as_posix()] = stamp
+        return stamps
 
-    def _remember(self):
-        about = {"url": self.url, "number": self.number, "writer": self.writer}
+    def _remember(self) -> None:
+        state = {"url": self.url, "number": self.number, "writer": self.writer}
         with atomic_write(self.place / "state.json") as file:
-            json.dump({**about, "files": self.marks}, file)
+            json.dump({**state, "files": self.marks}, file)
 
 
-def _runs(pid):
+def _runs(pid: int) -> bool:
     """Whether another process of this machine has the number."""
     if pid == os.getpid():
         return False
@@ -457,7 +483,7 @@ def _runs(pid):
     return True
 
 
-def _stamp(path):
+def _stamp(path: pathlib.Path) -> list[int] | None:
     """[bytes, time of change] of a regular file, or None."""
     try:
         state = path.stat()
@@ -466,7 +492,7 @@ def _stamp(path):
     return [state.st_size, state.st_mtime_ns] if path.is_file() else None
 
 
-def _digest(path):
+def _digest(path: pathlib.Path) -> str | None:
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -474,7 +500,7 @@ def _digest(path):
         return None
 
 
-def _download(url, path):
+def _download(url: str, path: pathlib.Path) -> None:
     with atomic_path(path) as temporary, open_url(url) as source:
         with open(temporary, "wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from typing import Any
 
 from align_keras.utils.addresses import redacted
 
@@ -17,15 +18,21 @@ def say(message: str) -> None:
 class progress_bar:
     """A progress bar on a terminal, a line now and then elsewhere; `total` may grow."""
 
-    def __init__(self, title, unit, total, done=0):
-        self._title, self._unit = title, unit
-        self.total, self.done = total, done
-        from rich.console import Console  # Only here, since help has no bars.
+    def __init__(self, title: str, unit: str, total: int, done: int = 0) -> None:
+        self._title = title
+        self._unit = unit
+        self.total = total
+        self.done = done
+        from rich.console import Console  # Imported late: help pages have no bars.
 
         self._console = Console(stderr=True)
-        self._bar = self._start = None
+        self._bar: Any = None
+        # Seconds of the clock at the first and the latest call of `advance`.
+        self._start: float | None = None
+        self._last_line = 0.0
+        self._first_done = done
 
-    def __enter__(self):
+    def __enter__(self) -> "progress_bar":
         if self._console.is_terminal:
             self._bar = _bar(self._console)
             self._task = self._bar.add_task(
@@ -39,40 +46,42 @@ class progress_bar:
         return self
 
     def advance(self, count: int, note: str = "") -> None:
-        """Counts `count` more; `note` is shown behind."""
+        """Adds `count` to the number of finished items and shows `note` after it."""
         self.done += count
         if self._bar is not None:
             self._bar.update(self._task, advance=count, total=self.total, note=note)
         elif self._start is None:
-            # What came before was preparation: the first step of training compiles.
-            self._began = self.done
+            # The time before the first call is left out, since a first step compiles.
+            self._first_done = self.done
             self._start = self._last_line = time.monotonic()
         elif time.monotonic() - self._last_line >= _LINE_INTERVAL:
             self._last_line = time.monotonic()
-            self._write_line(note)
+            self._write_line(note, self._last_line - self._start)
 
-    def _write_line(self, note):
-        rate = (self.done - self._began) / (self._last_line - self._start)
-        left = (self.total - self.done) / max(rate, 1e-9)
-        left = f"{left:,.0f} s" if left < 120 else f"{left / 60:,.0f} min"
+    def _write_line(self, note: str, elapsed: float) -> None:
+        rate = (self.done - self._first_done) / elapsed
+        seconds = (self.total - self.done) / max(rate, 1e-9)
+        remaining = f"{seconds / 60:,.0f} min"
+        if seconds < 120:
+            remaining = f"{seconds:,.0f} s"
         say(
             f"{self._title}: {self.done:,} of {self.total:,} {self._unit}, "
-            f"{rate:,.0f} {self._unit}/s, {left} left  {note}"
+            f"{rate:,.0f} {self._unit}/s, {remaining} left  {note}"
         )
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
 
-def _bar(console):
+def _bar(console: Any) -> Any:
     from rich import progress
     from rich.text import Text
 
     class Rate(progress.ProgressColumn):
         """Things per second, with their name."""
 
-        def render(self, task):
+        def render(self, task: Any) -> Text:
             speed = task.finished_speed or task.speed or 0.0
             return Text(f"{speed:,.0f} {task.fields['unit']}/s")
 

@@ -6,7 +6,7 @@ import importlib.abc
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -22,7 +22,7 @@ def silence_tensorflow() -> None:
             sys.meta_path.insert(0, WrappedImport(package, _in_silence))
 
 
-def _in_silence(execute, module):
+def _in_silence(execute: Callable[[Any], object], module: Any) -> None:
     with silent_standard_error():
         execute(module)
 
@@ -30,7 +30,9 @@ def _in_silence(execute, module):
 class WrappedImport(importlib.abc.MetaPathFinder):
     """Has a package, as other finders find it, loaded by `load(execute, module)`."""
 
-    def __init__(self, package, load):
+    def __init__(
+        self, package: str, load: Callable[[Callable[[Any], object], Any], None]
+    ) -> None:
         self.package, self.load = package, load
         self._asking = False
 
@@ -60,11 +62,11 @@ def start_compiler() -> None:
 def silent_standard_error(file: str | os.PathLike = os.devnull) -> Iterator[None]:
     """Appends to a file, or nowhere, what native code prints on standard error."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    saved_descriptor = os.dup(2)
     try:
         with open(file, "ab") as opened:
             os.dup2(opened.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved_descriptor, 2)
+        os.close(saved_descriptor)

@@ -26,7 +26,7 @@ import socket
 import threading
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -52,10 +52,16 @@ MAX_REDIRECTS = 10
 # Addresses of one server that were given up in a row, after which requests to this
 # server are sent once instead of six times, until one is answered.
 GIVEN_UP = 3
-# What names the content of an object, the first that a file system tells.
+# Fields that identify the content of an object, by preference.
 _VERSIONS = (
-    *("generation", "ETag", "etag", "blob_id", "Last-Modified", "LastModified"),
-    *("created", "mtime"),
+    "generation",
+    "ETag",
+    "etag",
+    "blob_id",
+    "Last-Modified",
+    "LastModified",
+    "created",
+    "mtime",
 )
 _MAX_WHOLE = 512_000_000
 _BUSY = (errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO), errno.EIO)
@@ -113,31 +119,31 @@ def list_url(url: str, suffixes: str | tuple[str, ...] = "") -> list[RemoteFile]
     fs, path = file_system(url)
     if url.lower().startswith("http"):
         raise OSError(errno.EINVAL, "web servers list no folders; name a file", url)
-    path, found = path.rstrip("/"), []
-    for place, about in retrying(lambda: fs.find(path, detail=True), url).items():
-        name = place[len(path) :].lstrip("/")
+    path, files = path.rstrip("/"), []
+    for object_path, info in retrying(lambda: fs.find(path, detail=True), url).items():
+        name = object_path[len(path) :].lstrip("/")
         hidden = name.startswith(".") or "/." in name
         if name and not name.endswith("/") and not hidden:
             if name.lower().endswith(suffixes):
-                found.append(RemoteFile(name, about["size"], _version(about)))
-    return sorted(found, key=lambda file: os.fsencode(file.name))
+                files.append(RemoteFile(name, info["size"], _version(info)))
+    return sorted(files, key=lambda file: os.fsencode(file.name))
 
 
 def stat_url(url: str) -> RemoteFile | None:
     """The `RemoteFile` of an address; None for a folder. Raises if nothing is there."""
     url = without_secrets(url)
-    about = _about(url)
-    if about["type"] == "directory":
+    info = _about(url)
+    if info["type"] == "directory":
         return None
-    return RemoteFile(os.path.basename(url), about["size"], _version(about))
+    return RemoteFile(os.path.basename(url), info["size"], _version(info))
 
 
-def _about(url):
+def _about(url: str) -> dict[str, Any]:
     fs, path = file_system(url)
-    about = retrying(lambda: fs.info(path), url)
-    if about["type"] == "file" and about["size"] is None:
+    info = retrying(lambda: fs.info(path), url)
+    if info["type"] == "file" and info["size"] is None:
         raise OSError(errno.EINVAL, "its server doesn't tell its size", url)
-    return about
+    return info
 
 
 def join_url(folder: str, name: str) -> str:
@@ -150,8 +156,8 @@ def known_version(url: str) -> str:
     """The version of a file as this process last opened it."""
     url = without_secrets(url)
     with _lock:
-        known = _versions.get(url)
-    return _Reader(url).version if known is None else known
+        version = _versions.get(url)
+    return _Reader(url).version if version is None else version
 
 
 def read_url(url: str, offset: int = 0, size: int | None = None) -> bytes:
@@ -180,7 +186,7 @@ def read_url(url: str, offset: int = 0, size: int | None = None) -> bytes:
 
 
 @functools.cache
-def _opened(scheme):
+def _opened(scheme: str) -> Any:
     """Returns a file system that leaves repeating to `retrying`."""
     import fsspec
 
@@ -342,7 +348,7 @@ def retrying(call: Callable[[], _Result], url: str) -> _Result:
     raise AssertionError
 
 
-def _reason(error, url):
+def _reason(error: Exception, url: str) -> tuple[str, OSError | None]:
     """Says why a request failed, with the `OSError` of what trying again can't mend."""
     chain = list(_chain(error))
     status = next(filter(None, map(_status, chain)), None)
@@ -394,7 +400,7 @@ class ShortAnswerError(ConnectionError):
     """A range of a file came with fewer bytes than it has."""
 
 
-def _chain(error):
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)
@@ -402,7 +408,7 @@ def _chain(error):
         error = error.__cause__ or error.__context__
 
 
-def _status(error):
+def _status(error: BaseException) -> int | None:
     """The status of HTTP that an exception tells, as its library names it."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
@@ -412,10 +418,11 @@ def _status(error):
         # aiohttp's errors without an answer have the status 0, and warn of `code`.
         if status is None:
             status = getattr(error, name, None)
-    return int(status) if str(status).isdecimal() else None
+    text = str(status)
+    return int(text) if text.isdecimal() else None
 
 
-def _asked_pause(error):
+def _asked_pause(error: BaseException) -> float:
     """The seconds of a Retry-After, at most a minute."""
     for one in _chain(error):
         text = (getattr(one, "headers", None) or {}).get("Retry-After", "")
@@ -424,11 +431,11 @@ def _asked_pause(error):
     return 0.0
 
 
-def _version(about):
-    found = next((about[name] for name in _VERSIONS if about.get(name)), "")
+def _version(info: dict[str, Any]) -> str:
+    version = next((info[name] for name in _VERSIONS if info.get(name)), "")
     # Listed as a number by some file systems.
-    found = found.timestamp() if hasattr(found, "timestamp") else found
-    return str(found).strip('"')
+    version = version.timestamp() if hasattr(version, "timestamp") else version
+    return str(version).strip('"')
 
 
 _lock = threading.Lock()
@@ -436,7 +443,7 @@ _blocks: collections.OrderedDict[tuple[str, int], bytes] = collections.OrderedDi
 _versions: dict[str, str] = {}
 
 
-def _kept(url, offset, size):
+def _kept(url: str, offset: int, size: int) -> bytes | None:
     """A range out of the blocks that are kept, or None."""
     numbers = range(offset // BLOCK_BYTES, -(-(offset + size) // BLOCK_BYTES))
     with _lock:
@@ -448,45 +455,45 @@ def _kept(url, offset, size):
 
 
 class _Reader(io.RawIOBase):
-    def __init__(self, url):
+    def __init__(self, url: str) -> None:
         self.url = url = without_secrets(url)
-        self._place = 0
+        self._position = 0
         self._fs, self._path = file_system(url)
-        self._file = None
-        self._about = _about(url)
-        if self._about["type"] == "directory":
+        self._file: Any = None
+        self._info = _about(url)
+        if self._info["type"] == "directory":
             raise IsADirectoryError(errno.EISDIR, "it is a folder", url)
-        self.size, self.version = self._about["size"], _version(self._about)
+        self.size, self.version = self._info["size"], _version(self._info)
         with _lock:
             if _versions.get(url) != self.version:
                 for key in [key for key in _blocks if key[0] == url]:
                     del _blocks[key]
                 _versions[url] = self.version
 
-    def readable(self):
+    def readable(self) -> bool:
         return True
 
-    def seekable(self):
+    def seekable(self) -> bool:
         return True
 
-    def seek(self, offset, whence=os.SEEK_SET):
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.size}
-        place = start[whence] + offset
-        if place < 0:
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}
+        position = start[whence] + offset
+        if position < 0:
             raise OSError(errno.EINVAL, "a negative place", self.url)
-        self._place = place
-        return place
+        self._position = position
+        return position
 
-    def readinto(self, buffer):
-        if self._place >= self.size or not len(buffer):
+    def readinto(self, buffer: Any) -> int:
+        if self._position >= self.size or not len(buffer):
             return 0
-        number, within = divmod(self._place, BLOCK_BYTES)
+        number, within = divmod(self._position, BLOCK_BYTES)
         chunk = memoryview(self._block(number))[within : within + len(buffer)]
         buffer[: len(chunk)] = chunk
-        self._place += len(chunk)
+        self._position += len(chunk)
         return len(chunk)
 
-    def _block(self, number):
+    def _block(self, number: int) -> bytes:
         key = self.url, number
         with _lock:
             if key in _blocks and _versions.get(self.url) == self.version:
@@ -501,11 +508,11 @@ class _Reader(io.RawIOBase):
                 _blocks.popitem(last=False)
         return content
 
-    def _pieces(self, start, stop):
+    def _pieces(self, start: int, stop: int) -> Iterator[bytes]:
         """Yields a block's bytes; of a connection that breaks, smaller ones."""
         length = stop - start
 
-        def fetch():
+        def fetch() -> bytes:
             nonlocal length
             end = min(start + length, stop)
             length = max(length // 4, 1 << 16)  # Should this fail.
@@ -517,12 +524,12 @@ class _Reader(io.RawIOBase):
             yield content
             start += len(content)
 
-    def _fetch(self, start, end):
+    def _fetch(self, start: int, end: int) -> bytes:
         if self._file is None:
-            options = _only_of(self._about) if self.url.startswith("http") else {}
+            options = _only_of(self._info) if self.url.startswith("http") else {}
             self._file = self._fs.open(self._path, cache_type="none", **options)
-            about = getattr(self._file, "details", self._about)
-            if _version(about) not in ("", self.version):
+            info = getattr(self._file, "details", self._info)
+            if _version(info) not in ("", self.version):
                 raise OSError(errno.ESTALE, "", self.url)
         self._file.seek(start)
         content = self._file.read(end - start)
@@ -531,12 +538,12 @@ class _Reader(io.RawIOBase):
         return content
 
 
-def _only_of(about):
+def _only_of(info: dict[str, Any]) -> dict[str, Any]:
     """Options of the web's file system, by which a server refuses other content."""
     headers = {"Accept-Encoding": "identity"}
-    if about.get("ETag", "W/").startswith("W/"):
-        headers["If-Unmodified-Since"] = about.get("Last-Modified", "")
+    if info.get("ETag", "W/").startswith("W/"):
+        headers["If-Unmodified-Since"] = info.get("Last-Modified", "")
     else:
-        headers["If-Match"] = about["ETag"]
+        headers["If-Match"] = info["ETag"]
     headers = {name: value for name, value in headers.items() if value}
-    return {"size": about["size"], "headers": headers}
+    return {"size": info["size"], "headers": headers}

@@ -1,4 +1,4 @@
-"""Work that is done once: tasks in processes of this machine, or of a cluster."""
+"""Tasks whose results are stored, run in local processes or on a cluster."""
 
 import hashlib
 import importlib
@@ -15,7 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import atomic_write
@@ -29,18 +29,41 @@ ENGINE_HELP = (
 )
 _LOG = "workers.log"
 _SECONDS_BETWEEN_LOOKS = 0.2
-# How long a scheduler may take to answer, and its first worker to come.
-_CONNECT_SECONDS, _WORKER_SECONDS, _LOOK_SECONDS = 10, 60, 10
-# Until a process has become Ray's client, on a loaded machine.
+# Seconds. Timeouts of the scheduler's answer, of its first worker, and of one wait for
+# a result of Ray.
+_CONNECT_SECONDS = 10
+_WORKER_SECONDS = 60
+_LOOK_SECONDS = 10
+# Seconds. A process may take this long to become Ray's client on a loaded machine.
 _BEGIN_SECONDS = 120
-# How often a task is begun that ends its worker.
+# Number of times that a task is started if its worker ends.
 _ATTEMPTS = 4
-_PLACE = r"(?:[\w.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}"
+_HOST_AND_PORT = r"(?:[\w.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}"
 _ADDRESSES = {
-    "dask": _PLACE,
-    "ray": _PLACE,
-    "spark": rf"spark://{_PLACE}(?:,{_PLACE})*|local\[(?:\d+|\*)\]|yarn|k8s://\S+",
+    "dask": _HOST_AND_PORT,
+    "ray": _HOST_AND_PORT,
+    "spark": rf"spark://{_HOST_AND_PORT}(?:,{_HOST_AND_PORT})*"
+    r"|local\[(?:\d+|\*)\]|yarn|k8s://\S+",
 }
+_Task = dict[str, Any]
+_Function = Callable[[Any], Any]
+
+
+class _Call(TypedDict):
+    """One task as it is sent to a cluster.
+
+    It is a plain dict, so that a worker without this package can read it.
+    """
+
+    versions: dict[str, str]
+    function: str
+    task: _Task
+    path: str
+
+
+# The result of a task on a cluster: None if it is stored, the exception that the task
+# raised, or the reason why its worker ended.
+_Outcome = Exception | str | None
 
 
 def run_tasks(
@@ -50,44 +73,57 @@ def run_tasks(
     *,
     workers: int | None = None,
     engine: str = LOCAL,
-    told: Callable[[Any], Any] = lambda value: None,
+    on_result: Callable[[Any], Any] = lambda value: None,
 ) -> list:
-    """Calls a function once a task, in several processes; returns the results in order.
+    """Calls a function with each task and returns the results in order.
 
-    A task's result is a file under its digest, so that a killed run goes on where it
-    stopped. The function is importable by name and takes JSON to JSON; what it writes
-    must be atomic and may be repeated. By default there are as many processes as cores;
-    with one, tasks run here. A worker that was killed raises `ChildProcessError`.
+    The result of a task is stored in a file that is named after the digest of the task,
+    so that a killed run continues where it stopped.
 
-    `engine` is one of `ENGINES`; a cluster sees `folder` by the same path. There all
-    other tasks are done before one that fails is told. `told` is called with the value
-    of each task when a process of this machine has done it.
+    Args:
+        function: callable that can be imported by its name. It takes a JSON object and
+            returns JSON. It may be called again with the same task, so it must write
+            its files atomically.
+        tasks: list of JSON objects.
+        folder: path of the results. All machines of a cluster must see it under this
+            path.
+        workers: int, number of processes of this machine, by default the number of
+            cores. With 1, the tasks run in this process.
+        engine: str, one of `ENGINES`. A cluster finishes all other tasks before the
+            error of a task is raised.
+        on_result: callable that gets the value of each task that this machine has
+            finished. It is not called for the tasks of a cluster.
+
+    Raises:
+        ChildProcessError: if a worker was killed.
+        InputError: if the engine can't be used, or if a task raised it.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    results = [_result_path(folder, task) for task in tasks]
-    left = [
+    paths = [_result_path(folder, task) for task in tasks]
+    open_tasks = [
         (task, path)
-        for task, path in zip(tasks, results, strict=True)
-        # A task that told of a mistake is tried again, when that is mended.
+        for task, path in zip(tasks, paths, strict=True)
+        # A task that failed with an `InputError` runs again.
         if "value" not in (_read(path) or {})
     ]
-    processes = min(worker_count(workers), len(left))
+    processes = min(worker_count(workers), len(open_tasks))
     if is_cluster(engine):
         if workers is not None:
             raise InputError(
                 f"workers must be left out with engine {engine}, whose workers count, "
                 f"received {workers}; leave it out."
             )
-        if left:
-            _run_on_cluster(function, left, folder.absolute(), engine)
+        if open_tasks:
+            _run_on_cluster(function, open_tasks, folder.absolute(), engine)
     elif processes > 1:
-        _run_in_processes(function, left, processes, told)
+        _run_in_processes(function, open_tasks, processes, on_result)
     else:
-        for task, path in left:
-            told(_call(function, task, path))
-    found = [_read(path) for path in results]
-    for result, path in zip(found, results, strict=True):
+        for task, path in open_tasks:
+            on_result(_call(function, task, path))
+    values = []
+    for path in paths:
+        result = _read(path)
         if result is None:
             raise InputError(
                 f"the folder of tasks must be on a disk that all machines of {engine} "
@@ -95,7 +131,8 @@ def run_tasks(
             )
         if "error" in result:
             raise InputError(result["error"])
-    return [result["value"] for result in found]
+        values.append(result["value"])
+    return values
 
 
 def worker_count(workers: int | None = None) -> int:
@@ -109,7 +146,7 @@ def worker_count(workers: int | None = None) -> int:
 
 
 def is_cluster(engine: str) -> bool:
-    """Whether an engine is a cluster; raises if it is none of `ENGINES`."""
+    """Returns True if an engine is a cluster. Raises unless it is one of `ENGINES`."""
     kind, _, address = engine.partition(":")
     if engine == LOCAL:
         return False
@@ -131,9 +168,9 @@ def is_cluster(engine: str) -> bool:
     return True
 
 
-def check_same(path: str, found: str, meant: str, name: str = "model") -> None:
-    """Raises on a worker where a model isn't the one that the task means."""
-    if found != meant:
+def check_same(path: str, actual: str, expected: str, name: str = "model") -> None:
+    """Raises on a worker whose model has another fingerprint than the task expects."""
+    if actual != expected:
         raise InputError(
             f"{name} must be the same on all machines, {path} is another on "
             f"{socket.gethostname()}; copy it there."
@@ -143,11 +180,16 @@ def check_same(path: str, found: str, meant: str, name: str = "model") -> None:
 # === This machine ===
 
 
-def _run_in_processes(function, left, processes, told):
+def _run_in_processes(
+    function: _Function,
+    open_tasks: list[tuple[_Task, pathlib.Path]],
+    processes: int,
+    on_result: Callable[[Any], Any],
+) -> None:
     import joblib
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    # The processes are kept for the next tasks, and end with this one.
+    # joblib keeps the processes for the next tasks. They end with this process.
     parallel = joblib.Parallel(
         processes,
         batch_size=1,
@@ -157,8 +199,8 @@ def _run_in_processes(function, left, processes, told):
     )
     try:
         call = joblib.delayed(_call)
-        for value in parallel(call(function, *one) for one in left):
-            told(value)
+        for value in parallel(call(function, task, path) for task, path in open_tasks):
+            on_result(value)
     except TerminatedWorkerError as error:
         raise ChildProcessError(
             f"a worker process was killed ({str(error).splitlines()[-2]}), as systems "
@@ -167,54 +209,59 @@ def _run_in_processes(function, left, processes, told):
         ) from None
 
 
-def _end_with(parent):
-    """Has this process end when its parent has gone."""
+def _end_with(parent: int) -> None:
+    """Ends this process when the process `parent` has ended."""
     silence_tensorflow()
-    # Ctrl-C reaches all processes of a terminal; the parent answers it, for all.
+    # Ctrl-C reaches all processes of a terminal. The parent handles it for all.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def watch():
+    def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-        # Nothing is lost: a task's file has its name when it is whole.
+        # No result is lost, since the file of a result is renamed when it is complete.
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _call(function, task, path):
+def _call(function: _Function, task: _Task, path: pathlib.Path) -> Any:
     with silent_standard_error(path.parent / _LOG):
         return _write_result(function, task, path)
 
 
-def _write_result(function, task, path):
-    """Returns what the function gives, or None after a mistake of the user's."""
+def _write_result(function: _Function, task: _Task, path: pathlib.Path) -> Any:
+    """Stores the result of a task and returns its value, or None after an InputError.
+
+    The process that the user started raises the stored `InputError` again.
+    """
+    result: dict[str, Any]
     try:
         result = {"value": function(task)}
     except InputError as error:
-        # Told by the process that the user started, without a traceback.
         result = {"error": str(error)}
     except Exception as error:
-        error.add_note(f"in {_named(function.__name__, task)}")
+        error.add_note(f"in {_task_title(function, task)}")
         raise
     with atomic_write(path) as file:
         json.dump(result, file, ensure_ascii=True, sort_keys=True)
     return result.get("value")
 
 
-def _named(function, task):
+def _task_title(function: _Function, task: _Task) -> str:
     text = json.dumps(task, ensure_ascii=False)
-    return f"the task {function} {text[:300]}{'…' * (len(text) > 300)}"
+    if len(text) > 300:
+        text = text[:300] + "…"
+    return f"the task {function.__name__} {text}"
 
 
-def _read(path):
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
 
 
-def _result_path(folder, task):
+def _result_path(folder: pathlib.Path, task: _Task) -> pathlib.Path:
     text = json.dumps(task, ensure_ascii=True, sort_keys=True)
     name = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
     return folder / f"{name}.json"
@@ -222,26 +269,40 @@ def _result_path(folder, task):
 
 # === Clusters ===
 #
-# joblib has backends for them, by which a task that ends its worker isn't named (Dask),
-# isn't begun again (Ray) or is a job of its own (Spark). What is sent is a name and
-# JSON, what comes back is None or an exception: the engines' retries are for workers
-# that are lost, not for mistakes, which would be repeated.
+# joblib's backends for clusters are not used: with Dask they don't report which task
+# ended its worker, with Ray they don't start such a task again, and with Spark each
+# task is a job. A task is sent as the name of its function and JSON. An exception comes
+# back as a value, since clusters would repeat a task that raises: their retries are for
+# lost workers.
 
 
-def _run_on_cluster(function, left, folder, engine):
+def _run_on_cluster(
+    function: _Function,
+    open_tasks: list[tuple[_Task, pathlib.Path]],
+    folder: pathlib.Path,
+    engine: str,
+) -> None:
     kind, _, address = engine.partition(":")
     _check_answers(engine, address)
     name = f"{function.__module__}:{function.__qualname__}"
-    calls = [(_versions(), name, task, str(folder / path.name)) for task, path in left]
+    calls = [
+        _Call(
+            versions=_versions(),
+            function=name,
+            task=task,
+            path=str(folder / path.name),
+        )
+        for task, path in open_tasks
+    ]
     run = {"dask": _run_on_dask, "ray": _run_on_ray, "spark": _run_on_spark}[kind]
     with needs(kind, f"engine {engine} takes the package {kind}"):
         with silent_standard_error(folder / _LOG):  # Clients log much.
             outcomes = run(calls, address)
-    for (task, _), outcome in zip(left, outcomes, strict=True):
+    for (task, _), outcome in zip(open_tasks, outcomes, strict=True):
         if isinstance(outcome, str):
             raise ChildProcessError(
                 f"workers of {engine} ended {_ATTEMPTS} times in "
-                f"{_named(function.__name__, task)} ({outcome:.200}), as systems do "
+                f"{_task_title(function, task)} ({outcome:.200}), as systems do "
                 "when memory runs out; run again: the tasks that are done aren't "
                 "repeated"
             )
@@ -249,11 +310,11 @@ def _run_on_cluster(function, left, folder, engine):
             raise outcome
 
 
-def _check_answers(engine, address):
-    """Raises unless something listens at one of an engine's places."""
-    places = re.findall(_PLACE, address)
+def _check_answers(engine: str, address: str) -> None:
+    """Raises unless a server listens at one of the hosts and ports of an engine."""
     reasons = []
-    for host, port in (place.rsplit(":", 1) for place in places):
+    for server in re.findall(_HOST_AND_PORT, address):
+        host, port = server.rsplit(":", 1)
         try:
             socket.create_connection((host.strip("[]"), port), _CONNECT_SECONDS).close()
             return
@@ -263,7 +324,7 @@ def _check_answers(engine, address):
         raise _no_answer(engine, reasons[0])
 
 
-def _no_answer(engine, reason):
+def _no_answer(engine: str, reason: str | Exception) -> InputError:
     text = " ".join(str(reason).split()).rstrip(".")
     return InputError(
         f"engine must be a cluster that answers, received {engine} ({text:.200}); "
@@ -271,36 +332,39 @@ def _no_answer(engine, reason):
     )
 
 
-def _versions():
-    """What must be the same wherever tasks run."""
+def _versions() -> dict[str, str]:
+    """Returns the versions that must be the same on all machines."""
     python = ".".join(platform.python_version_tuple()[:2])
     return {"align-keras": _version(), "Python": python}
 
 
-def _version():
-    # A room may not import the package itself, which imports all.
+def _version() -> str:
+    # A module may not import align_keras itself, which imports all packages.
     return sys.modules[__name__.partition(".")[0]].__version__
 
 
-def _work(versions, name, task, path):
-    """Does a task on a cluster; returns None, or the exception that it raised."""
+def _work(call: _Call) -> Exception | None:
+    """Does a task on a cluster. Returns None, or the exception that it raised."""
     try:
-        _check_worker(versions, pathlib.Path(path).parent)
-        module, _, attribute = name.partition(":")
+        path = pathlib.Path(call["path"])
+        _check_worker(call["versions"], path.parent)
+        module, _, attribute = call["function"].partition(":")
         function = getattr(importlib.import_module(module), attribute)
-        _write_result(function, task, pathlib.Path(path))
+        _write_result(function, call["task"], path)
     except Exception as error:
         return _portable(error)
     return None
 
 
-def _check_worker(versions, folder):
-    here, host = _versions(), socket.gethostname()
-    for what, version in versions.items():
-        if here[what] != version:
+def _check_worker(versions: dict[str, str], folder: pathlib.Path) -> None:
+    worker_versions = _versions()
+    host = socket.gethostname()
+    for package, version in versions.items():
+        if worker_versions[package] != version:
             raise InputError(
-                f"engine must have workers with {what} {version} as here, the one on "
-                f"{host} has {here[what]}; install the same version there."
+                f"engine must have workers with {package} {version} as here, the one "
+                f"on {host} has {worker_versions[package]}; install the same version "
+                "there."
             )
     if not folder.is_dir():
         raise InputError(
@@ -309,24 +373,41 @@ def _check_worker(versions, folder):
         )
 
 
-def _portable(error):
-    """An exception that another process can read, with its traceback as a note."""
+def _portable(error: Exception) -> Exception:
+    """Returns an exception that can be pickled, with its traceback as a note."""
     error.add_note("".join(traceback.format_exception(error)))
     try:
         pickle.loads(pickle.dumps(error))
         return error.with_traceback(None)
-    except Exception:  # Whatever a library's exception makes of it.
+    except Exception:  # Exceptions of libraries may raise any error here.
         plain = RuntimeError(f"{type(error).__name__}: {error}")
         for note in error.__notes__:
             plain.add_note(note)
         return plain
 
 
-def _run_on_dask(calls, address):
+def _dask_function() -> Callable[[_Call], Exception | None]:
+    """Returns the function that Dask's workers call with a task.
+
+    Dask sends a local function by its code, and other functions by their name. A worker
+    that can't import a function by its name never answers, and the client waits
+    without end. A worker without this package raises `ImportError` in this function.
+    """
+
+    def work(call: Any) -> Any:
+        import importlib  # The module of the function isn't there on the worker.
+
+        tasks = importlib.import_module("align_keras.utils.tasks")
+        return tasks._work(call)
+
+    return work
+
+
+def _run_on_dask(calls: list[_Call], address: str) -> list[_Outcome]:
     import distributed
 
     engine = f"dask:{address}"
-    # Of a scheduler that is restarted, which knows nothing of the tasks.
+    # Raised if a scheduler was restarted, since the new one doesn't know the tasks.
     lost = (distributed.client.FutureCancelledError, distributed.comm.CommClosedError)
     try:
         client = distributed.Client(
@@ -339,11 +420,8 @@ def _run_on_dask(calls, address):
             client.wait_for_workers(1, timeout=_WORKER_SECONDS)
         except TimeoutError:
             raise _no_answer(engine, "it has no workers") from None
-        # A worker that can't read what is sent would end, and the tasks wait for ever.
-        text = f"__import__({__name__!r}, fromlist=['_work'])._work(*call)"
-        sent = [{"call": call} for call in calls]
-        futures = client.map(eval, [text] * len(sent), sent, pure=False)
-        outcomes = []
+        futures = client.map(_dask_function(), calls, pure=False)
+        outcomes: list[_Outcome] = []
         for future in futures:
             try:
                 outcomes.append(future.result())
@@ -352,12 +430,12 @@ def _run_on_dask(calls, address):
             except lost as error:
                 raise _no_answer(engine, error) from None
             except Exception as error:
-                outcomes.append(_of_worker(engine, error))
+                outcomes.append(_worker_error(engine, error))
         return outcomes
 
 
-def _of_worker(engine, error):
-    """What a worker says that couldn't even begin."""
+def _worker_error(engine: str, error: Exception) -> Exception:
+    """Returns the error of a worker that could not start a task."""
     if isinstance(error, ImportError):
         return InputError(
             f"engine must have workers with align-keras {_version()}, one of {engine} "
@@ -366,18 +444,21 @@ def _of_worker(engine, error):
     return error
 
 
-# Address → the process that is Ray's client there, kept for the next tasks.
+# Address → process that is Ray's client there. It is kept for the next tasks.
 _ray_clients: dict[str, Any] = {}
 
 
-def _run_on_ray(calls, address):
-    """By a process of its own: Ray ends the one whose node is lost, without a word, and
-    lets one wait for ever at an address where something else listens.
+def _run_on_ray(calls: list[_Call], address: str) -> list[_Outcome]:
+    """Runs tasks on a Ray cluster, with Ray's client in a separate process.
+
+    Ray ends the process of its client without a message if the node is lost, and waits
+    without end at an address where another program listens.
     """
     from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
-    begin = {"initializer": _end_with, "initargs": (os.getpid(),)}
-    client = _ray_clients.pop(address, None) or ProcessPoolExecutor(1, **begin)
+    client = _ray_clients.pop(address, None)
+    if client is None:
+        client = ProcessPoolExecutor(1, initializer=_end_with, initargs=(os.getpid(),))
     try:
         client.submit(_connect_to_ray, address).result(_BEGIN_SECONDS)
         outcomes = client.submit(_ray_outcomes, calls, address).result()
@@ -392,7 +473,7 @@ def _run_on_ray(calls, address):
     return outcomes
 
 
-def _connect_to_ray(address):
+def _connect_to_ray(address: str) -> None:
     import ray
 
     if ray.is_initialized():
@@ -403,31 +484,32 @@ def _connect_to_ray(address):
         raise _no_answer(f"ray:{address}", error) from None
 
 
-def _ray_outcomes(calls, address):
-    """As `_run_on_ray`, in that process, which says what it says into the log."""
+def _ray_outcomes(calls: list[_Call], address: str) -> list[_Outcome]:
+    """Runs tasks in the process of Ray's client, which prints to the log file."""
     import ray
 
     engine = f"ray:{address}"
     work = ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(_work)
-    outcomes = []
-    with silent_standard_error(pathlib.Path(calls[0][-1]).parent / _LOG):
-        for reference in [work.remote(*call) for call in calls]:
-            # A head that was restarted says nothing of the tasks that it doesn't know.
+    outcomes: list[_Outcome] = []
+    with silent_standard_error(pathlib.Path(calls[0]["path"]).parent / _LOG):
+        for reference in [work.remote(call) for call in calls]:
+            # A head that was restarted never answers for tasks that it doesn't know.
             while not ray.wait([reference], timeout=_LOOK_SECONDS)[0]:
                 _check_answers(engine, address)
                 node = ray.get_runtime_context().get_node_id()
-                if node not in [one["NodeID"] for one in ray.nodes() if one["Alive"]]:
+                alive = {row["NodeID"] for row in ray.nodes() if row["Alive"]}
+                if node not in alive:
                     raise _no_answer(engine, "its head was lost")
             try:
                 outcomes.append(ray.get(reference))
             except ray.exceptions.RayTaskError as error:
-                outcomes.append(_of_worker(engine, error.cause))
+                outcomes.append(_worker_error(engine, error.cause))
             except ray.exceptions.RayError as error:
                 outcomes.append(str(error).partition("\n")[0])
     return outcomes
 
 
-def _run_on_spark(calls, address):
+def _run_on_spark(calls: list[_Call], address: str) -> list[_Outcome]:
     import pyspark
 
     engine = f"spark:{address}"
@@ -439,7 +521,7 @@ def _run_on_spark(calls, address):
     }
     config = pyspark.SparkConf().setMaster(address).setAppName("align-keras")
     try:
-        # Kept for the next tasks; ends with this process.
+        # The context is kept for the next tasks. It ends with this process.
         context = pyspark.SparkContext.getOrCreate(config.setAll(settings.items()))
     except pyspark.errors.PySparkRuntimeError as error:
         raise InputError(
@@ -449,18 +531,14 @@ def _run_on_spark(calls, address):
     except Exception as error:
         raise _no_answer(engine, error) from None
     try:
-        return context.parallelize(calls, len(calls)).map(_work_of).collect()
-    except Exception as error:  # Py4J's, in which the Python error is text.
+        return context.parallelize(calls, len(calls)).map(_work).collect()
+    except Exception as error:  # Py4J raises its own, with the Python error as text.
         text = str(error)
         lost = re.search(r"Task (\d+) in stage \S+ failed \d+ times", text)
         if lost is None:
             raise _no_answer(engine, text) from None
         if "ModuleNotFoundError" in text or "ImportError" in text:
-            return [_of_worker(engine, ImportError("no module align_keras"))]
-        outcomes = [None] * len(calls)
+            raise _worker_error(engine, ImportError("no module align_keras")) from None
+        outcomes: list[_Outcome] = [None] * len(calls)
         outcomes[int(lost[1])] = lost[0]
         return outcomes
-
-
-def _work_of(call):
-    return _work(*call)

@@ -437,14 +437,20 @@ def test_a_damaged_file_is_told_in_one_line():
     assert line.startswith("a file of the data set or of a checkpoint is damaged; ")
 
 
-def test_a_host_that_the_network_lost_is_no_bug():
+@pytest.mark.parametrize(
+    "workers, is_described",
+    [(["a:1", "b:1"], True), (["a:1"], False), (None, False)],
+)
+def test_a_lost_process_of_a_run_is_described(workers, is_described, monkeypatch):
     class DeadlineExceededError(Exception):
         __module__ = "tensorflow.python.framework.errors_impl"
 
+    config = {} if workers is None else {"cluster": {"worker": workers}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     text = "Collective ops is aborted by: Deadline Exceeded"
-    line = describe_error(DeadlineExceededError(text))
-    assert line.startswith("another process of this run ended or can't be reached; ")
-    assert describe_error(DeadlineExceededError("a dead line")) is None
+    line = describe_error(DeadlineExceededError(text)) or ""
+    rule = "another process of this run ended or can't be reached; "
+    assert line.startswith(rule) == is_described
 
 
 def test_another_librarys_exhaustion_is_a_bug():

@@ -69,7 +69,7 @@ def test_a_page_that_takes_too_long_costs_itself_alone(monkeypatch):
 
 def test_a_process_that_is_killed_is_started_anew():
     assert urls(IMAGE)
-    page_process._process.kill()
+    page_process._process.process.kill()
     with pytest.raises(PageError, match="exit code -9"):
         urls(IMAGE)
     assert urls(IMAGE)

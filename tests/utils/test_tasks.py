@@ -39,7 +39,9 @@ def called(folder):
 def test_results_come_in_the_order_of_the_tasks_which_run_once(tmp_path):
     tasks = tasks_of(tmp_path)
     told = []
-    found = run_tasks(note, tasks[1:3], tmp_path / "done", workers=1, told=told.append)
+    found = run_tasks(
+        note, tasks[1:3], tmp_path / "done", workers=1, on_result=told.append
+    )
     assert found == told == [1, 4]
     everything = run_tasks(note, tasks[::-1], tmp_path / "done", workers=1)
     assert everything == [9, 4, 1, 0]
@@ -135,7 +137,7 @@ def test_two_processes_share_the_tasks(tmp_path):
     tasks = [{"number": number} for number in range(8)]
     told = []
     found = run_tasks(
-        worker_tasks.process_of, tasks, tmp_path, workers=2, told=told.append
+        worker_tasks.process_of, tasks, tmp_path, workers=2, on_result=told.append
     )
     assert len(set(found)) == 2 and sorted(told) == sorted(found)
     names = list(tmp_path.glob("*.json"))
@@ -249,7 +251,13 @@ def work(folder, function="tests.utils.worker_tasks:square", **versions):
     sent = module._versions() | {
         name.replace("_", "-"): version for name, version in versions.items()
     }
-    return module._work(sent, function, {"number": 3}, str(folder / "a.json"))
+    call = {
+        "versions": sent,
+        "function": function,
+        "task": {"number": 3},
+        "path": str(folder / "a.json"),
+    }
+    return module._work(call)
 
 
 def test_a_task_on_a_cluster_is_as_one_here(tmp_path):

@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +41,14 @@ def write_embeddings(
     return np.load(path, mmap_mode="r" if count else None)
 
 
-def _fill(path, images, encode, count, batch_size, dtype):
+def _fill(
+    path: pathlib.Path,
+    images: Iterator[Any],
+    encode: Callable[[list[Any]], Any],
+    count: int,
+    batch_size: int,
+    dtype: str,
+) -> None:
     stored, done = None, 0
     while batch := list(itertools.islice(images, batch_size)):
         with np.errstate(over="ignore"):
@@ -71,8 +80,8 @@ class _Rows:
     short: np.ndarray
     rows: np.ndarray
 
-    def __getitem__(self, places):
-        return dataclasses.replace(self, rows=self.rows[places])
+    def __getitem__(self, indices: Any) -> "_Rows":
+        return dataclasses.replace(self, rows=self.rows[indices])
 
 
 class EmbeddingSearch:
@@ -94,12 +103,12 @@ class EmbeddingSearch:
 
     def __init__(
         self,
-        clusters=CLUSTERS,
-        nearest=NEAREST,
-        threshold=THRESHOLD,
-        seed=0,
-        block_rows=2048,
-    ):
+        clusters: int = CLUSTERS,
+        nearest: int = NEAREST,
+        threshold: float = THRESHOLD,
+        seed: int = 0,
+        block_rows: int = 2048,
+    ) -> None:
         remedy = f"the paper's is {NEAREST} of {CLUSTERS} clusters"
         check_number("nearest", nearest, 1, clusters, whole=True, remedy=remedy)
         remedy = f"a cosine, the paper's is {THRESHOLD}"
@@ -109,7 +118,7 @@ class EmbeddingSearch:
         self.threshold = threshold
         self.seed = seed
         self.block_rows = block_rows
-        self.centers = None
+        self.centers: Any = None
 
     def fit(self, keys: Sequence[str], embeddings: np.ndarray) -> None:
         """Learns centers and axes from the images with the lowest hashes of keys."""
@@ -119,8 +128,8 @@ class EmbeddingSearch:
         digests = [hashlib.blake2b(key, digest_size=8).digest() for key in encoded]
         order = np.argsort(np.frombuffer(b"".join(digests), "<u8"), kind="stable")
         sample = order[: max(clusters, _IMAGES_PER_CLUSTER) * _SAMPLE_PER_CLUSTER]
-        sample = _unit_rows(embeddings, sample)
-        self.axes = np.linalg.eigh(sample.T @ sample)[1][:, -_AXES:]
+        unit = _unit_rows(embeddings, sample)
+        self.axes = np.linalg.eigh(unit.T @ unit)[1][:, -_AXES:]
         if clusters < min(4 * self.nearest, self.clusters):
             return
         import faiss  # Only here: few corpora take it.
@@ -134,7 +143,7 @@ class EmbeddingSearch:
             max_points_per_centroid=_SAMPLE_PER_CLUSTER,
             min_points_per_centroid=1,
         )
-        means.train(sample)
+        means.train(unit)
         self.centers = means.index
 
     def place(self, embeddings: np.ndarray) -> _Rows:
@@ -147,8 +156,13 @@ class EmbeddingSearch:
             part = rows[start : start + _PLACED_AT_ONCE]
             unit = _unit_rows(embeddings, part)
             along = unit @ self.axes
-            rest = np.square(unit).sum(axis=1) - np.square(along).sum(axis=1)
-            short[part, :-1], short[part, -1] = along, np.sqrt(np.maximum(rest, 0))
+            squared_remainder = np.square(unit).sum(axis=1) - np.square(along).sum(
+                axis=1
+            )
+            short[part, :-1], short[part, -1] = (
+                along,
+                np.sqrt(np.maximum(squared_remainder, 0)),
+            )
             if self.centers is not None:
                 clusters[part] = self.centers.search(unit, nearest)[1]
         return _Rows(embeddings, clusters, short, rows)
@@ -165,25 +179,39 @@ class EmbeddingSearch:
         order = np.argsort(ranks, kind="stable")
         references, ranks = references[order], ranks[order]
         clusters = 1 if self.centers is None else self.centers.ntotal
-        held = _by_cluster(references.clusters[references.rows, :1], clusters)
+        references_of_clusters = _by_cluster(
+            references.clusters[references.rows, :1], clusters
+        )
         for start in range(0, len(best), _ASKED_AT_ONCE):
             block = queries.rows[start : start + _ASKED_AT_ONCE]
-            asking = _by_cluster(queries.clusters[block], clusters)
-            for asked, there in zip(asking, held, strict=True):
-                for first in range(0, len(there), self.block_rows):
-                    part = there[first : first + self.block_rows]
-                    self._compare(queries, start + asked, references, part, ranks, best)
+            queries_of_clusters = _by_cluster(queries.clusters[block], clusters)
+            for query_rows, reference_rows in zip(
+                queries_of_clusters, references_of_clusters, strict=True
+            ):
+                for first in range(0, len(reference_rows), self.block_rows):
+                    part = reference_rows[first : first + self.block_rows]
+                    self._compare(
+                        queries, start + query_rows, references, part, ranks, best
+                    )
         return best
 
-    def _compare(self, queries, asked, references, part, ranks, best):
+    def _compare(
+        self,
+        queries: _Rows,
+        query_rows: np.ndarray,
+        references: _Rows,
+        part: np.ndarray,
+        ranks: np.ndarray,
+        best: np.ndarray,
+    ) -> None:
         """Lowers `best` of the queries `asked` by the references `part`."""
         # Who has found a lower rank than all of these is done.
-        asked = asked[best[asked] > ranks[part[0]]]
-        if not len(asked):
+        query_rows = query_rows[best[query_rows] > ranks[part[0]]]
+        if not len(query_rows):
             return
         there = references.short[references.rows[part]].astype(np.float32).T
-        for start in range(0, len(asked), self.block_rows):
-            places = asked[start : start + self.block_rows]
+        for start in range(0, len(query_rows), self.block_rows):
+            places = query_rows[start : start + self.block_rows]
             here = queries.short[queries.rows[places]].astype(np.float32)
             # `nonzero` of two dimensions takes twice as long as all else here.
             above = np.flatnonzero(here @ there > self.threshold - _ROUNDING)
@@ -191,45 +219,59 @@ class EmbeddingSearch:
             pairs = places[query], part[found]
             self._lower(queries, references, *pairs, ranks, best)
 
-    def _lower(self, queries, references, query, found, ranks, best):
+    def _lower(
+        self,
+        queries: _Rows,
+        references: _Rows,
+        query: np.ndarray,
+        reference: np.ndarray,
+        ranks: np.ndarray,
+        best: np.ndarray,
+    ) -> None:
         """Lowers `best` by pairs that may be near, sorted by query, then by rank."""
         while True:
-            lower = ranks[found] < best[query]
-            query, found = query[lower], found[lower]
+            lower = ranks[reference] < best[query]
+            query, reference = query[lower], reference[lower]
             if not len(query):
                 return
             # Of each query the lowest, and if that isn't near, the next.
             first = np.append(True, query[1:] != query[:-1])
-            near = self._near(queries, query[first], references, found[first])
-            best[query[first][near]] = ranks[found[first][near]]
-            query, found = query[~first], found[~first]
+            near = self._near(queries, query[first], references, reference[first])
+            best[query[first][near]] = ranks[reference[first][near]]
+            query, reference = query[~first], reference[~first]
 
-    def _near(self, queries, query, references, found):
+    def _near(
+        self,
+        queries: _Rows,
+        query: np.ndarray,
+        references: _Rows,
+        reference: np.ndarray,
+    ) -> np.ndarray:
         """Which pairs' cosines are above the threshold, exactly; bool (pairs,)."""
         near = np.empty(len(query), bool)
         for start in range(0, len(query), _VERIFIED_AT_ONCE):
             pairs = slice(start, start + _VERIFIED_AT_ONCE)
             first = queries.embeddings[queries.rows[query[pairs]]]
-            second = references.embeddings[references.rows[found[pairs]]]
+            second = references.embeddings[references.rows[reference[pairs]]]
             near[pairs] = _exact_cosines(first, second) > self.threshold
         return near
 
 
-def _by_cluster(clusters, count):
+def _by_cluster(clusters: np.ndarray, count: int) -> list[np.ndarray]:
     """Returns each cluster's rows, ascending, of clusters (n, k) below `count`."""
     order = np.argsort(clusters, axis=None, kind="stable")
     ends = np.cumsum(np.bincount(clusters.ravel(), minlength=count))
     return np.split(order // clusters.shape[1], ends[:-1])
 
 
-def _unit_rows(embeddings, rows):
+def _unit_rows(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Reads rows and scales each to length 1, float32 (m, d); zeros stay zeros."""
     part = np.asarray(embeddings[rows], np.float32)
     length = np.linalg.norm(part, axis=1, keepdims=True)
     return part / np.where(length > 0, length, 1)
 
 
-def _exact_cosines(first, second):
+def _exact_cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Cosines of pairs of rows, in float64 and in an order that is always the same."""
     first, second = first.astype(np.float64), second.astype(np.float64)
     products = np.einsum("nd,nd->n", first, second)

@@ -3,7 +3,7 @@
 import concurrent.futures
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -72,7 +72,7 @@ def mirrored(hashes: np.ndarray) -> np.ndarray:
     return hashes ^ swapped[..., None]
 
 
-def _count_by_table(words):
+def _count_by_table(words: np.ndarray) -> np.ndarray:
     table = np.array([bin(number).count("1") for number in range(1 << 16)], np.uint8)
     halves = np.ascontiguousarray(words).view(np.uint16)
     return table[halves].reshape(*words.shape, 4).sum(-1, dtype=np.uint8)
@@ -82,20 +82,22 @@ def _count_by_table(words):
 bit_count = getattr(np, "bitwise_count", _count_by_table)
 
 
-def _thumbnail(image):
+def _thumbnail(image: Image.Image | np.ndarray) -> np.ndarray:
     """Returns the image's 64 × 64 gray pixels, float64."""
     cv2 = opencv()
     if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("L"))
+        pixels = np.asarray(image.convert("L"))
+    else:
+        pixels = image
     # Samples between pixels, which leave few out of a stored image, and then the
     # means of 4 × 4 take a fifth of the time that the mean of all takes.
-    method = cv2.INTER_LINEAR if max(image.shape) <= 4 * _BETWEEN else cv2.INTER_AREA
-    image = cv2.resize(image, (_BETWEEN, _BETWEEN), interpolation=method)
-    image = cv2.resize(image, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-    return image.astype(np.float64)
+    method = cv2.INTER_LINEAR if max(pixels.shape) <= 4 * _BETWEEN else cv2.INTER_AREA
+    pixels = cv2.resize(pixels, (_BETWEEN, _BETWEEN), interpolation=method)
+    pixels = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    return pixels.astype(np.float64)
 
 
-def _signs(pixels):
+def _signs(pixels: np.ndarray) -> np.ndarray:
     """Returns which numbers of each view are positive and negative, (views, 2, 64)."""
     spectra = _VERTICAL @ pixels @ _HORIZONTAL
     numbers = spectra[:, _DOWN, _ACROSS]
@@ -104,7 +106,7 @@ def _signs(pixels):
     return np.stack([numbers > zero, numbers < -zero], axis=1)
 
 
-def _lowest_frequencies():
+def _lowest_frequencies() -> tuple[np.ndarray, np.ndarray]:
     side = np.arange(16)
     down, across = (axis.ravel() for axis in np.meshgrid(side, side, indexing="ij"))
     order = np.lexsort((across, down, down**2 + across**2))
@@ -112,14 +114,14 @@ def _lowest_frequencies():
     return down[order], across[order]
 
 
-def _cosines(first, end):
+def _cosines(first: int, end: int) -> np.ndarray:
     """The orthonormal cosine transform of a part of the side, (10, 64)."""
     length = end - first
-    place = np.arange(_SIDE) - first + 0.5
+    position = np.arange(_SIDE) - first + 0.5
     frequency = np.arange(max(_DOWN.max(), _ACROSS.max()) + 1)[:, None]
-    cosines = np.cos(np.pi * place * frequency / length) * np.sqrt(2) / length
+    cosines = np.cos(np.pi * position * frequency / length) * np.sqrt(2) / length
     cosines[0] /= np.sqrt(2)
-    return np.where((place > 0) & (place < length), cosines, 0)
+    return np.where((position > 0) & (position < length), cosines, 0)
 
 
 _DOWN, _ACROSS = _lowest_frequencies()
@@ -141,7 +143,7 @@ class HammingSearch:
     measures what a threshold finds.
     """
 
-    def __init__(self, threshold=THRESHOLD, block_rows=1 << 16):
+    def __init__(self, threshold: int = THRESHOLD, block_rows: int = 1 << 16) -> None:
         remedy = f"bits that may differ, {THRESHOLD} by default"
         check_number("threshold", threshold, 0, 32, whole=True, remedy=remedy)
         self.threshold = int(threshold)
@@ -171,7 +173,13 @@ class HammingSearch:
             self._search([whole], references[:, view], ranks, best)
         return best
 
-    def _search(self, queries, references, ranks, best):
+    def _search(
+        self,
+        queries: list[np.ndarray],
+        references: np.ndarray,
+        ranks: np.ndarray,
+        best: np.ndarray,
+    ) -> None:
         """Lowers `best` by ranks of what is near to one of the queries' views."""
         order = np.argsort(ranks, kind="stable")
         order = order[_first_of_equals(references[order])]
@@ -183,31 +191,38 @@ class HammingSearch:
                 for turned in (view[rows], mirrored(view[rows])):
                     self._compare(turned, rows, table, radius, best)
 
-    def _compare(self, hashes, rows, table, radius, best):
+    def _compare(
+        self,
+        hashes: np.ndarray,
+        rows: np.ndarray,
+        table: "_BandTable",
+        radius: int,
+        best: np.ndarray,
+    ) -> None:
         keys = _band_keys(hashes, table.columns)
         # Queries with the same key follow each other, and find the same in the cache.
         order = np.argsort(keys, kind="stable")
         # Every number of which at most `radius` bits are set.
         changes = [
-            sum(1 << place for place in places)
+            sum(1 << entry for entry in bits)
             for size in range(radius + 1)
-            for places in itertools.combinations(range(len(table.columns)), size)
+            for bits in itertools.combinations(range(len(table.columns)), size)
         ]
 
-        def compare(start):
+        def compare(start: int) -> None:
             block = order[start : start + self.block_rows]
             first, second = hashes[block].T.copy()
             groups = np.flatnonzero(np.diff(keys[block], prepend=-1))
             sizes = np.diff(groups, append=len(block))
             for change in changes:
                 ranges = table.range_of(keys[block[groups]] ^ change)
-                for query, place, distance in _near_by_half(
+                for query, entry, distance in _near_by_half(
                     first, groups, sizes, table, *ranges, self.threshold
                 ):
-                    distance += bit_count(second[query] ^ table.second[place])
+                    distance += bit_count(second[query] ^ table.second[entry])
                     near = distance <= self.threshold
-                    found = table.ranks[place[near]]
-                    np.minimum.at(best, rows[block[query[near]]], found)
+                    near_ranks = table.ranks[entry[near]]
+                    np.minimum.at(best, rows[block[query[near]]], near_ranks)
 
         # NumPy works outside of Python's lock, and no two blocks share a query.
         list(self._threads.map(compare, range(0, len(order), self.block_rows)))
@@ -216,7 +231,9 @@ class HammingSearch:
 class _BandTable:
     """Hashes and ranks sorted by the bits of one band, and where each key begins."""
 
-    def __init__(self, hashes, ranks, columns):
+    def __init__(
+        self, hashes: np.ndarray, ranks: np.ndarray, columns: np.ndarray
+    ) -> None:
         keys = _band_keys(hashes, columns)
         order = np.argsort(keys, kind="stable")
         self.columns = columns
@@ -229,30 +246,38 @@ class _BandTable:
         return self.starts[keys], self.starts[keys + 1]
 
 
-def _bands(count, threshold):
+def _bands(count: int, threshold: int) -> Iterator[tuple[np.ndarray, int]]:
     """Yields (columns of a band, bits that may differ in it): with threshold = bands ×
     radius + rest, `radius` in one of the first rest + 1, or radius − 1 in another.
     """
     bands = _BANDS_OF_FEW if count < _FEW else _BANDS
-    radius, rest = divmod(threshold, bands)
+    radius, remainder = divmod(threshold, bands)
     coefficients = np.arange(_BITS // WORDS)
     for number in range(bands):
         band = coefficients[number::bands]
-        within = radius if number <= rest else radius - 1
+        within = radius if number <= remainder else radius - 1
         if within >= 0:
             yield np.concatenate([band, band + _BITS // WORDS]), within
 
 
-def _band_keys(hashes, columns):
+def _band_keys(hashes: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Gathers the bits of a band into whole numbers, int64 array (n,)."""
     keys = np.zeros(len(hashes), np.int64)
-    for place, column in enumerate(columns):
+    for bit, column in enumerate(columns):
         bits = hashes[:, column // 64] >> np.uint64(column % 64)
-        keys |= (bits & np.uint64(1)).astype(np.int64) << place
+        keys |= (bits & np.uint64(1)).astype(np.int64) << bit
     return keys
 
 
-def _near_by_half(first, groups, sizes, table, starts, ends, threshold):
+def _near_by_half(
+    first: np.ndarray,
+    groups: np.ndarray,
+    sizes: np.ndarray,
+    table: _BandTable,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    threshold: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields (queries, places, distances) of what is near by half of the bits, which
     rules most out. A group of queries with one key asks for one range of places.
     """
@@ -261,19 +286,21 @@ def _near_by_half(first, groups, sizes, table, starts, ends, threshold):
         queries = first[groups[group] : groups[group] + sizes[group], None]
         step = max(1, _AT_ONCE // len(queries))
         for start in range(starts[group], ends[group], step):
-            places = table.first[start : min(start + step, ends[group])]
-            distance = bit_count(queries ^ places).ravel()
+            entries = table.first[start : min(start + step, ends[group])]
+            distance = bit_count(queries ^ entries).ravel()
             near = np.flatnonzero(distance <= threshold)
-            query, place = np.divmod(near, len(places))
-            yield groups[group] + query, start + place, distance[near]
+            query, entry = np.divmod(near, len(entries))
+            yield groups[group] + query, start + entry, distance[near]
     ends = np.where(many, starts, ends)
-    for query, place in _pairs(np.repeat(starts, sizes), np.repeat(ends, sizes)):
-        distance = bit_count(first[query] ^ table.first[place])
+    for query, entry in _pairs(np.repeat(starts, sizes), np.repeat(ends, sizes)):
+        distance = bit_count(first[query] ^ table.first[entry])
         near = np.flatnonzero(distance <= threshold)
-        yield query[near], place[near], distance[near]
+        yield query[near], entry[near], distance[near]
 
 
-def _pairs(starts, ends):
+def _pairs(
+    starts: np.ndarray, ends: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (queries, places) of all places in the queries' ranges, in parts."""
     counts = ends - starts
     rows = np.flatnonzero(counts)
@@ -289,7 +316,7 @@ def _pairs(starts, ends):
         begin, done = end, totals[end - 1]
 
 
-def _first_of_equals(hashes):
+def _first_of_equals(hashes: np.ndarray) -> np.ndarray:
     """Returns the first row of each distinct hash that isn't plain, int64 array."""
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))
     order = order[hashes[order].any(1)]

@@ -3,6 +3,7 @@
 import dataclasses
 import typing
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,10 @@ NEAR_EVALUATION = "near an evaluation image"
 NEAR_DUPLICATE = "near duplicate"
 DUPLICATE = "duplicate"
 
-# Instead of the place of the image that stays.
+# `HammingSearch` or `EmbeddingSearch`, and reason, near image and reference set.
+_Search = Any
+_Verdict = tuple[str, str, str]
+# Values in place of the position of the image that stays.
 _OPEN, _LEAVES, _NONE = -1, -2, np.iinfo(np.int64).max
 MODES = {"hash": HammingSearch, "embedding": EmbeddingSearch}
 
@@ -80,8 +84,11 @@ def find_duplicates(
     search.fit(corpus.keys, corpus.signatures)
     placed = search.place(corpus.signatures)
     rows, original = _distinct(corpus)
-    left_before = {image.image_key: tuple(image[1:]) for image in gone}
-    verdicts = [left_before.get(corpus.keys[row]) for row in rows.tolist()]
+    verdicts_before = {
+        image.image_key: (image.reason, image.near_to, image.reference)
+        for image in gone
+    }
+    verdicts = [verdicts_before.get(corpus.keys[row]) for row in rows.tolist()]
     _drop_evaluation(corpus, rows, original, placed, references, search, verdicts)
     _drop_inside(corpus, rows, original, placed, search if inside else None, verdicts)
     return sorted(
@@ -91,7 +98,7 @@ def find_duplicates(
     )
 
 
-def _distinct(corpus):
+def _distinct(corpus: ImageSet) -> tuple[np.ndarray, np.ndarray]:
     """Returns the distinct keys' rows, best first, and places of their best equals."""
     count = len(corpus.keys)
     keys = np.array([key.encode("utf-8", "surrogatepass") for key in corpus.keys], "S")
@@ -99,17 +106,31 @@ def _distinct(corpus):
     if corpus.pixels is not None:
         pixels = np.asarray(corpus.pixels, np.int64)
     rows = np.lexsort((keys, -pixels))
-    kept, places, original = {}, {}, []
+    rows_of_keys: dict[str, int] = {}
+    position_of_pixels: dict[str, int] = {}
+    original: list[int] = []
     for row in rows.tolist():
-        if corpus.keys[row] in kept:
+        if corpus.keys[row] in rows_of_keys:
             continue
-        place, kept[corpus.keys[row]] = len(kept), row
+        position, rows_of_keys[corpus.keys[row]] = len(rows_of_keys), row
         pixel_key = None if corpus.pixel_keys is None else corpus.pixel_keys[row]
-        original.append(places.setdefault(pixel_key, place) if pixel_key else place)
-    return np.array(list(kept.values()), np.int64), np.array(original, np.int64)
+        original.append(
+            position_of_pixels.setdefault(pixel_key, position)
+            if pixel_key
+            else position
+        )
+    return np.array(list(rows_of_keys.values()), np.int64), np.array(original, np.int64)
 
 
-def _drop_evaluation(corpus, rows, original, placed, references, search, verdicts):
+def _drop_evaluation(
+    corpus: ImageSet,
+    rows: np.ndarray,
+    original: np.ndarray,
+    placed: Any,
+    references: Sequence[ImageSet],
+    search: _Search,
+    verdicts: list[_Verdict | None],
+) -> None:
     """Fills in the verdicts of all that are equal to or near a reference."""
     for reference in sorted(references, key=lambda images: images.name):
         order = sorted(range(len(reference.keys)), key=reference.keys.__getitem__)
@@ -118,59 +139,75 @@ def _drop_evaluation(corpus, rows, original, placed, references, search, verdict
         # What holds for one of the images with equal pixels holds for all.
         targets = np.full(len(rows), len(order), np.int64)
         np.minimum.at(targets, original, np.minimum(equal, near))
-        for place, target in enumerate(targets[original].tolist()):
-            if target < len(order) and verdicts[place] is None:
+        for position, target in enumerate(targets[original].tolist()):
+            if target < len(order) and verdicts[position] is None:
                 key = reference.keys[order[target]]
-                verdicts[place] = (NEAR_EVALUATION, key, reference.name)
+                verdicts[position] = (NEAR_EVALUATION, key, reference.name)
 
 
-def _equal_images(corpus, rows, reference, order):
+def _equal_images(
+    corpus: ImageSet, rows: np.ndarray, reference: ImageSet, order: list[int]
+) -> np.ndarray:
     """Returns the place in `order` of each image's equal; too high for none."""
-    places = {}
-    for place, row in enumerate(order):
-        places.setdefault(("key", reference.keys[row]), place)
+    position_of: dict[tuple[str, str], int] = {}
+    for position, row in enumerate(order):
+        position_of.setdefault(("key", reference.keys[row]), position)
         if reference.pixel_keys is not None and reference.pixel_keys[row]:
-            places.setdefault(("pixels", reference.pixel_keys[row]), place)
-    found = np.full(len(rows), len(order), np.int64)
+            position_of.setdefault(("pixels", reference.pixel_keys[row]), position)
+    positions = np.full(len(rows), len(order), np.int64)
     for number, row in enumerate(rows.tolist()):
-        place = places.get(("key", corpus.keys[row]), len(order))
+        position = position_of.get(("key", corpus.keys[row]), len(order))
         if corpus.pixel_keys is not None:
             pixels = ("pixels", corpus.pixel_keys[row])
-            place = min(place, places.get(pixels, len(order)))
-        found[number] = place
-    return found
+            position = min(position, position_of.get(pixels, len(order)))
+        positions[number] = position
+    return positions
 
 
-def _near_images(rows, original, placed, reference, order, search):
+def _near_images(
+    rows: np.ndarray,
+    original: np.ndarray,
+    placed: Any,
+    reference: ImageSet,
+    order: list[int],
+    search: _Search,
+) -> np.ndarray:
     """Returns the place in `order` of the first near image; too high for none."""
-    found = np.full(len(rows), len(order), np.int64)
-    asked = np.flatnonzero(original == np.arange(len(rows)))
-    there = search.place(reference.signatures)
-    found[asked] = search.lowest(
-        placed[rows[asked]],
-        there[np.array(order, np.int64)],
+    positions = np.full(len(rows), len(order), np.int64)
+    distinct = np.flatnonzero(original == np.arange(len(rows)))
+    reference_signatures = search.place(reference.signatures)
+    positions[distinct] = search.lowest(
+        placed[rows[distinct]],
+        reference_signatures[np.array(order, np.int64)],
         np.arange(len(order)),
-        found[asked],
+        positions[distinct],
     )
-    return found
+    return positions
 
 
-def _drop_inside(corpus, rows, original, placed, search, verdicts):
+def _drop_inside(
+    corpus: ImageSet,
+    rows: np.ndarray,
+    original: np.ndarray,
+    placed: Any,
+    search: _Search | None,
+    verdicts: list[_Verdict | None],
+) -> None:
     """Fills in the verdicts of all equal to or near an image that stays."""
-    left = np.array([verdict is None for verdict in verdicts], bool)
-    distinct = np.flatnonzero(left & (original == np.arange(len(rows))))
+    is_undecided = np.array([verdict is None for verdict in verdicts], bool)
+    distinct = np.flatnonzero(is_undecided & (original == np.arange(len(rows))))
     kept_by = np.arange(len(rows))
     if search is not None:
         kept_by[distinct] = _greedy(search, placed[rows], distinct)
-    for place in np.flatnonzero(left).tolist():
-        best = int(kept_by[original[place]])
-        if best != place:
-            equal = best == original[place]
+    for position in np.flatnonzero(is_undecided).tolist():
+        best = int(kept_by[original[position]])
+        if best != position:
+            equal = best == original[position]
             reason = DUPLICATE if equal else NEAR_DUPLICATE
-            verdicts[place] = (reason, corpus.keys[rows[best]], "")
+            verdicts[position] = (reason, corpus.keys[rows[best]], "")
 
 
-def _greedy(search, placed, undecided):
+def _greedy(search: _Search, placed: Any, undecided: np.ndarray) -> np.ndarray:
     """Keeps images, best first, that are near none that was kept; each one's place.
 
     In each round those without a better near image among the undecided stay, and all
@@ -186,10 +223,10 @@ def _greedy(search, placed, undecided):
         # The first near one stays: then no better one that stays is near.
         leaves = ~stays & (kept_by[first] == first)
         kept_by[undecided[leaves]] = first[leaves]
-        rest = undecided[~stays & ~leaves]
-        near = _lowest_of(search, placed, rest, undecided[stays])
-        kept_by[rest[near < _NONE]] = _LEAVES
-        undecided = rest[near == _NONE]
+        undecided_others = undecided[~stays & ~leaves]
+        near = _lowest_of(search, placed, undecided_others, undecided[stays])
+        kept_by[undecided_others[near < _NONE]] = _LEAVES
+        undecided = undecided_others[near == _NONE]
     # Near one that stays, but a better one may have been kept in a later round.
     late = np.flatnonzero(kept_by == _LEAVES)
     if len(late):
@@ -198,7 +235,9 @@ def _greedy(search, placed, undecided):
     return kept_by[everyone]
 
 
-def _lowest_of(search, placed, queries, references):
+def _lowest_of(
+    search: _Search, placed: Any, queries: np.ndarray, references: np.ndarray
+) -> np.ndarray:
     """Returns for each query the first of some places near it, or `_NONE`."""
     return search.lowest(
         placed[queries],

@@ -80,7 +80,7 @@ def select_frequent(
     return keys[admitted]
 
 
-def _run_starts(keys):
+def _run_starts(keys: np.ndarray) -> np.ndarray:
     starts = np.ones(len(keys), bool)
     starts[1:] = keys[1:] != keys[:-1]
     return np.flatnonzero(starts)
@@ -108,13 +108,13 @@ def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
     """Writes the hashes of a table's texts as spills; returns how many texts."""
     spills = pathlib.Path(folder, "spills")
     # A repeated task must find its own files, also where all has been moved.
-    place = os.path.relpath(path, folder)
-    digest = hashlib.blake2b(os.fsencode(place), digest_size=8).hexdigest()
+    relative_path = os.path.relpath(path, folder)
+    digest = hashlib.blake2b(os.fsencode(relative_path), digest_size=8).hexdigest()
     total = 0
     ngrams: list[np.ndarray] = []
     pairs: list[np.ndarray] = []
 
-    def write():
+    def write() -> None:
         name = f"{digest}-{total:012d}.npy"
         keys, counts = sum_by_key(np.concatenate(ngrams))
         _save(spills / f"ngrams-{name}", keys, counts)
@@ -203,26 +203,28 @@ def choose_frequent(
         "ngram_count": count,
         "shared_texts": len(keys),
         "crowded_images": crowded["images"].shape[1],
-        "top_texts": [[int(keys[place]), int(counts[place])] for place in top],
+        "top_texts": [[int(keys[row]), int(counts[row])] for row in top],
     }
     with atomic_write(chosen / "summary.json") as file:
         json.dump(summary, file)
     return summary
 
 
-def _read_range(folder, kind, partition, partitions):
+def _read_range(
+    folder: str | os.PathLike, kind: str, partition: int, partitions: int
+) -> np.ndarray:
     """Returns the keys and values of all spills in one of equal ranges of keys."""
     low, high = (edge * 2**64 // partitions for edge in (partition, partition + 1))
-    found = [np.zeros((2, 0), np.uint64)]
+    entries_of_spills = [np.zeros((2, 0), np.uint64)]
     for path in sorted(pathlib.Path(folder, "spills").glob(f"{kind}-*.npy")):
         # Rows lie one after the other: only the range's pages are read.
         entries = np.load(path, mmap_mode="r")
         first = np.searchsorted(entries[0], np.uint64(low))
         past = np.searchsorted(entries[0], np.uint64(high - 1), side="right")
-        found.append(np.array(entries[:, first:past]))
-    return np.concatenate(found, axis=1)
+        entries_of_spills.append(np.array(entries[:, first:past]))
+    return np.concatenate(entries_of_spills, axis=1)
 
 
-def _save(path, keys, values):
+def _save(path: pathlib.Path, keys: np.ndarray, values: np.ndarray) -> None:
     with atomic_write(path, "wb") as file:
         np.save(file, np.stack([keys, values]))

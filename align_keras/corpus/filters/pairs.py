@@ -2,8 +2,8 @@
 
 import itertools
 import numbers
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -76,17 +76,17 @@ def filter_pairs(
     while records := list(itertools.islice(checked, _PAIRS_AT_ONCE)):
         batches.append((records, _columns(records, thresholds)))
     chosen = count_in_memory([columns for _, columns in batches], thresholds)
-    kept, counts = [], dict.fromkeys(("kept", *REASONS), 0)
+    kept_pairs, counts = [], dict.fromkeys(("kept", *REASONS), 0)
     for records, columns in batches:
-        found = find_reasons(columns, chosen, thresholds)
-        for reason, number in count_reasons(found).items():
+        reason_numbers = find_reasons(columns, chosen, thresholds)
+        for reason, number in count_reasons(reason_numbers).items():
             counts[reason] += number
-        for row in np.flatnonzero(found == 0).tolist():
-            kept.append(_with_caption(records[row], columns.captions[row]))
-    return kept, counts
+        for row in np.flatnonzero(reason_numbers == 0).tolist():
+            kept_pairs.append(_with_caption(records[row], columns.captions[row]))
+    return kept_pairs, counts
 
 
-def _checked(pairs):
+def _checked(pairs: Iterable[tuple]) -> Iterator[Any]:
     for number, record in enumerate(pairs):
         valid = isinstance(record, tuple) and len(record) >= 3
         if valid:
@@ -106,7 +106,7 @@ def _checked(pairs):
         yield record
 
 
-def _columns(records, thresholds):
+def _columns(records: list[Any], thresholds: Thresholds) -> PairColumns:
     sizes = np.array([record[0] for record in records])
     return PairColumns.of(
         sizes[:, 0],
@@ -118,7 +118,7 @@ def _columns(records, thresholds):
     )
 
 
-def _with_caption(record, caption):
+def _with_caption(record: Any, caption: str) -> Any:
     if record[2] == caption:
         return record
     if hasattr(record, "_replace"):

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
-# In the order in which they are looked for; the first is the one that counts.
+# In the order in which the rules apply. A pair counts under its first reason.
 REASONS = (
     "unknown size",
     "shorter side",
@@ -87,7 +88,7 @@ class Thresholds:
     unknown_sizes: str = "drop"
     detect_language: str = "never"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (
             ("min_shorter_side", 0),
             ("max_pixels", 1),
@@ -125,7 +126,7 @@ def primary_language(language: str) -> str:
     return "" if primary == "und" else primary
 
 
-def _languages(languages):
+def _languages(languages: Any) -> tuple[str, ...]:
     valid = isinstance(languages, (tuple, list)) and all(
         isinstance(language, str) for language in languages
     )
@@ -199,70 +200,85 @@ class Chosen:
 def find_reasons(
     pairs: PairColumns, chosen: Chosen, thresholds: Thresholds
 ) -> np.ndarray:
-    """Finds each pair's first reason to be dropped: 0, or its place in `REASONS` + 1.
-    Unknown sizes pass; unknown languages don't, where any but `""` are asked for.
+    """Returns the first reason to drop each pair, by the order of `REASONS`.
+
+    Pairs of unknown size pass the rules of sizes. Captions of unknown language are
+    dropped if `thresholds.languages` lists languages without "".
+
+    Returns:
+        uint8 array (pairs,): 0 for a pair that stays, otherwise 1 + the position of the
+        reason in `REASONS`.
     """
-    found = np.zeros(len(pairs.captions), np.uint8)
-    for number, dropped in enumerate(_drops(pairs, chosen, thresholds, found), start=1):
-        found[(found == 0) & dropped] = number
-    return found
+    reason_numbers = np.zeros(len(pairs.captions), np.uint8)
 
+    def drop(reason: str, is_dropped: np.ndarray) -> None:
+        is_first_reason = (reason_numbers == 0) & is_dropped
+        reason_numbers[is_first_reason] = 1 + REASONS.index(reason)
 
-def count_reasons(found: np.ndarray) -> dict[str, int]:
-    """Counts what `find_reasons` found, by reason."""
-    numbers = np.bincount(found, minlength=len(REASONS) + 1).tolist()
-    return dict(zip(("kept", *REASONS), numbers, strict=True))
-
-
-def _drops(pairs, chosen, thresholds, found):
-    """Yields which pairs each of `REASONS` drops; `found` is filled in meanwhile."""
     shorter = np.minimum(pairs.widths, pairs.heights).astype(np.int64)
     longer = np.maximum(pairs.widths, pairs.heights).astype(np.int64)
-    known = shorter > 0
-    yield _have_unknown_sizes(pairs, thresholds)
-    yield known & (shorter <= thresholds.min_shorter_side)
-    yield known & (longer >= thresholds.max_aspect * shorter)
-    yield known & (shorter * longer > thresholds.max_pixels)
-    yield is_member(chosen.images, pairs.image_hashes)
-    yield _in_other_languages(pairs.languages, thresholds.languages)
-    yield _have_personal_data(pairs, thresholds, found == 0)
-    yield is_member(chosen.texts, pairs.features.text_hashes)
-    yield _have_rare_ngrams(pairs.features, chosen.ngrams, found == 0)
-    yield pairs.features.unigram_counts < thresholds.min_unigrams
-    yield pairs.features.unigram_counts > thresholds.max_unigrams
+    has_size = shorter > 0
+    unigram_counts = pairs.features.unigram_counts
+    drop("unknown size", _have_unknown_sizes(pairs, thresholds))
+    drop("shorter side", has_size & (shorter <= thresholds.min_shorter_side))
+    drop("aspect", has_size & (longer >= thresholds.max_aspect * shorter))
+    drop("pixels", has_size & (shorter * longer > thresholds.max_pixels))
+    drop("texts per image", is_member(chosen.images, pairs.image_hashes))
+    drop("language", _in_other_languages(pairs.languages, thresholds.languages))
+    # The next rule and that of n-grams take long, and read only the pairs that stay.
+    stays = reason_numbers == 0
+    drop("personal data", _have_personal_data(pairs, thresholds, stays))
+    drop("images per text", is_member(chosen.texts, pairs.features.text_hashes))
+    stays = reason_numbers == 0
+    drop("rare n-gram", _have_rare_ngrams(pairs.features, chosen.ngrams, stays))
+    drop("few unigrams", unigram_counts < thresholds.min_unigrams)
+    drop("many unigrams", unigram_counts > thresholds.max_unigrams)
+    return reason_numbers
 
 
-def _have_unknown_sizes(pairs, thresholds):
+def count_reasons(reason_numbers: np.ndarray) -> dict[str, int]:
+    """Counts the pairs of each reason that `find_reasons` returned."""
+    counts = np.bincount(reason_numbers, minlength=len(REASONS) + 1).tolist()
+    return dict(zip(("kept", *REASONS), counts, strict=True))
+
+
+def _have_unknown_sizes(pairs: PairColumns, thresholds: Thresholds) -> np.ndarray:
     if pairs.is_resized is None or thresholds.unknown_sizes == "keep":
         return np.zeros(len(pairs.captions), bool)
     return pairs.is_resized
 
 
-def _in_other_languages(languages, wanted):
-    others = {name for name in set(languages) if primary_language(name) not in wanted}
-    return np.array([bool(wanted) and name in others for name in languages], bool)
+def _in_other_languages(languages: list[str], allowed: tuple[str, ...]) -> np.ndarray:
+    if not allowed:
+        return np.zeros(len(languages), bool)
+    refused = {name for name in set(languages) if primary_language(name) not in allowed}
+    return np.array([name in refused for name in languages], bool)
 
 
-def _have_personal_data(pairs, thresholds, left):
-    found = np.zeros(len(left), bool)
+def _have_personal_data(
+    pairs: PairColumns, thresholds: Thresholds, stays: np.ndarray
+) -> np.ndarray:
+    is_personal = np.zeros(len(stays), bool)
     if thresholds.drop_personal_data:
-        for row in np.flatnonzero(left & pairs.features.may_be_personal).tolist():
-            found[row] = find_personal_data(pairs.captions[row]) is not None
-    return found
+        for row in np.flatnonzero(stays & pairs.features.may_be_personal).tolist():
+            is_personal[row] = find_personal_data(pairs.captions[row]) is not None
+    return is_personal
 
 
-def _have_rare_ngrams(features, frequent, left):
-    found = np.zeros(len(left), bool)
+def _have_rare_ngrams(
+    features: TextFeatures, frequent: np.ndarray | None, stays: np.ndarray
+) -> np.ndarray:
+    is_rare = np.zeros(len(stays), bool)
     if frequent is None:
-        return found
-    # Which text each unigram stands in.
-    unigram_rows = np.repeat(np.arange(len(left)), features.unigram_counts)
+        return is_rare
+    # The text of each unigram and of each bigram.
+    unigram_rows = np.repeat(np.arange(len(stays)), features.unigram_counts)
     bigram_rows = unigram_rows[features.bigram_places]
     for hashes, rows in (
         (features.unigrams, unigram_rows),
         (features.bigrams, bigram_rows),
     ):
-        asked = np.flatnonzero((left & ~found)[rows])
-        rare = ~is_member(frequent, hashes[asked])
-        found[rows[asked[rare]]] = True
-    return found
+        open_ngrams = np.flatnonzero((stays & ~is_rare)[rows])
+        is_rare_ngram = ~is_member(frequent, hashes[open_ngrams])
+        is_rare[rows[open_ngrams[is_rare_ngram]]] = True
+    return is_rare

@@ -1,7 +1,8 @@
 """The paper's filters on tables larger than memory: four passes of tasks."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -51,12 +52,12 @@ def filter_table(
     with table_writer(destination, schema, ROWS_PER_GROUP, batches=True) as append:
         for batch in read_batches(source):
             pairs = _pair_columns(batch, thresholds)
-            found = find_reasons(pairs, chosen, thresholds)
-            append([_kept(batch, pairs, found == 0)])
+            reason_numbers = find_reasons(pairs, chosen, thresholds)
+            append([_kept(batch, pairs, reason_numbers == 0)])
             part = {
-                "counts": count_reasons(found),
-                "samples": _samples(batch, pairs, found, thresholds),
-                "shared_texts": _shared_texts(pairs, found, chosen),
+                "counts": count_reasons(reason_numbers),
+                "samples": _samples(batch, pairs, reason_numbers, thresholds),
+                "shared_texts": _shared_texts(pairs, reason_numbers, chosen),
             }
             result = merge_results([result, part])
     return result
@@ -74,51 +75,65 @@ def merge_results(results: Iterable[dict]) -> dict:
         for reason, count in result["counts"].items():
             merged["counts"][reason] += count
         for reason, samples in result["samples"].items():
-            kept = merged["samples"][reason]
+            merged_samples = merged["samples"][reason]
             for key, sample in samples.items():
-                _keep_least(kept, key, sample, _sort_key)
-            smallest = sorted(kept)[:SAMPLES]
-            merged["samples"][reason] = {key: kept[key] for key in smallest}
+                _keep_least(merged_samples, key, sample, _sort_key)
+            smallest = sorted(merged_samples)[:SAMPLES]
+            merged["samples"][reason] = {key: merged_samples[key] for key in smallest}
         for key, text in result["shared_texts"].items():
             _keep_least(merged["shared_texts"], key, text)
     return merged
 
 
-def _keep_least(found, key, value, order=None):
+def _keep_least(
+    values: dict[str, Any],
+    key: str,
+    value: Any,
+    order: Callable[[Any], Any] | None = None,
+) -> None:
     """Keeps one of what has the same hash: a pair again, a text in other case."""
-    found[key] = min(found.get(key, value), value, key=order)
+    values[key] = min(values.get(key, value), value, key=order)
 
 
-def _kept(batch, pairs, stays):
+def _kept(batch: Any, pairs: PairColumns, stays: np.ndarray) -> Any:
     """Returns the rows of a batch that stay, with their own captions and languages."""
     pyarrow = arrow()
     for name, texts in (("caption", pairs.captions), ("language", pairs.languages)):
-        place = batch.schema.get_field_index(name)
-        field = batch.schema.field(place)
-        batch = batch.set_column(place, field, pyarrow.array(texts, field.type))
+        index = batch.schema.get_field_index(name)
+        field = batch.schema.field(index)
+        batch = batch.set_column(index, field, pyarrow.array(texts, field.type))
     return batch.filter(pyarrow.array(stays))
 
 
-def _sort_key(sample):
+def _sort_key(sample: dict[str, Any]) -> list[tuple[str, str]]:
     return sorted((name, str(value)) for name, value in sample.items())
 
 
-def _pair_columns(batch, thresholds):
-    sizes = (batch.column(name).fill_null(0).to_numpy() for name in ("width", "height"))
-    texts = ("image_key", "caption", "language")
+def _pair_columns(batch: Any, thresholds: Thresholds) -> PairColumns:
+    widths = batch.column("width").fill_null(0).to_numpy()
+    heights = batch.column("height").fill_null(0).to_numpy()
     is_resized = None
     if "is_resized" in batch.schema.names:
         column = batch.column("is_resized").fill_null(False)
         is_resized = column.to_numpy(zero_copy_only=False)
-    columns = (strings(batch.column(name)) for name in texts)
-    return PairColumns.of(*sizes, *columns, is_resized, thresholds.detect_language)
+    return PairColumns.of(
+        widths,
+        heights,
+        image_keys=strings(batch.column("image_key")),
+        captions=strings(batch.column("caption")),
+        languages=strings(batch.column("language")),
+        is_resized=is_resized,
+        detect_language=thresholds.detect_language,
+    )
 
 
-def _samples(batch, pairs, found, thresholds):
+def _samples(
+    batch: Any, pairs: PairColumns, reason_numbers: np.ndarray, thresholds: Thresholds
+) -> dict[str, dict[str, Any]]:
     hashes = hash_pairs(pairs.features.text_hashes, pairs.image_hashes)
-    samples = {}
+    samples: dict[str, dict[str, Any]] = {}
     for number, reason in enumerate(("kept", *REASONS)):
-        rows = np.flatnonzero(found == number)
+        rows = np.flatnonzero(reason_numbers == number)
         rows = rows[is_member(np.unique(hashes[rows])[:SAMPLES], hashes[rows])]
         samples[reason] = {}
         for row, key in zip(rows.tolist(), hashes[rows].tolist(), strict=True):
@@ -127,7 +142,9 @@ def _samples(batch, pairs, found, thresholds):
     return samples
 
 
-def _sample(batch, pairs, row, thresholds):
+def _sample(
+    batch: Any, pairs: PairColumns, row: int, thresholds: Thresholds
+) -> dict[str, Any]:
     sample = {name: batch.column(name)[row].as_py() for name in batch.schema.names}
     sample["language"] = pairs.languages[row]
     caption = pairs.captions[row]
@@ -135,8 +152,10 @@ def _sample(batch, pairs, row, thresholds):
     return sample | {"caption": f"[{kind}]" if kind else caption}
 
 
-def _shared_texts(pairs, found, chosen):
-    rows = np.flatnonzero(found == 1 + REASONS.index("images per text"))
+def _shared_texts(
+    pairs: PairColumns, reason_numbers: np.ndarray, chosen: Chosen
+) -> dict[str, list]:
+    rows = np.flatnonzero(reason_numbers == 1 + REASONS.index("images per text"))
     hashes = pairs.features.text_hashes[rows]
     shared: dict[str, list] = {}
     for row, key in zip(rows.tolist(), hashes.tolist(), strict=True):
@@ -168,5 +187,5 @@ def filter_task(task: dict) -> dict:
     return filter_table(task["table"], task["kept"], task["folder"], _thresholds(task))
 
 
-def _thresholds(task):
+def _thresholds(task: dict[str, Any]) -> Thresholds:
     return Thresholds(**task["thresholds"])

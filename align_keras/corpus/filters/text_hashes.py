@@ -57,17 +57,19 @@ def find_words(texts: list[str]) -> Words:
     newlines = np.flatnonzero(letters == ord("\n"))
     text_starts = np.concatenate([[0], newlines + 1])
     if joined.isascii():
-        kinds, places = _kinds(128)[letters], None
+        kinds, byte_positions = _kinds(128)[letters], None
     else:
         codes = np.frombuffer(joined.encode("utf-32-le"), "<u4")
         kinds = _kinds(_CODES)[np.minimum(codes, _CODES - 1)]
-        places = np.append(np.flatnonzero((letters & 0xC0) != 0x80), len(letters))
+        byte_positions = np.append(
+            np.flatnonzero((letters & 0xC0) != 0x80), len(letters)
+        )
     firsts, pasts = _runs(kinds)
     digits = np.flatnonzero(kinds & DIGIT)
     ats = np.flatnonzero(kinds & AT)
-    if places is not None:  # From characters to bytes.
+    if byte_positions is not None:  # From characters to bytes.
         firsts, pasts, digits, ats = (
-            places[characters] for characters in (firsts, pasts, digits, ats)
+            byte_positions[characters] for characters in (firsts, pasts, digits, ats)
         )
     return Words(
         data,
@@ -80,7 +82,7 @@ def find_words(texts: list[str]) -> Words:
     )
 
 
-def _runs(kinds):
+def _runs(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns where words begin and where they have ended, in characters."""
     word = (kinds & WORD).view(bool)
     # A word begins after what is none, and on both sides of what stands alone.
@@ -95,7 +97,7 @@ def _runs(kinds):
 
 
 @functools.cache
-def _kinds(codes):
+def _kinds(codes: int) -> np.ndarray:
     kinds = np.zeros(codes, np.uint8)
     for code in range(codes):
         category = unicodedata.category(chr(code))
@@ -140,8 +142,10 @@ def hash_spans(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.nda
     rows = np.flatnonzero(lengths > 8)
     offset = 8
     while rows.size:
-        left = np.minimum(lengths[rows] - offset, 8)
-        hashes[rows] = mix(hashes[rows] ^ (reads[starts[rows] + offset] & _MASKS[left]))
+        remaining = np.minimum(lengths[rows] - offset, 8)
+        hashes[rows] = mix(
+            hashes[rows] ^ (reads[starts[rows] + offset] & _MASKS[remaining])
+        )
         offset += 8
         rows = rows[lengths[rows] > offset]
     return hashes
@@ -180,25 +184,25 @@ def text_features(texts: list[str]) -> TextFeatures:
     unigrams = hash_spans(words.data, words.starts, words.ends)
     is_last = np.zeros(len(unigrams), bool)
     is_last[np.cumsum(words.counts)[words.counts > 0] - 1] = True
-    places = np.flatnonzero(~is_last)
+    first_words = np.flatnonzero(~is_last)
     return TextFeatures(
         # Without the newline.
         hash_spans(words.data, words.text_starts[:-1], words.text_starts[1:] - 1),
         words.counts,
         unigrams,
-        hash_pairs(unigrams[places], unigrams[places + 1]),
-        places,
+        hash_pairs(unigrams[first_words], unigrams[first_words + 1]),
+        first_words,
         words.has_at | (words.digits >= MIN_DIGITS),
     )
 
 
 def is_member(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Tells which values are among the keys; only the keys are sorted."""
-    found = np.zeros(len(values), bool)
+    is_found = np.zeros(len(values), bool)
     if len(keys) and len(values):
         # In order, so that neighbors are looked up in the same pages.
         order = np.argsort(values)
         ordered = values[order]
-        places = np.searchsorted(keys, ordered)
-        found[order] = keys[np.minimum(places, len(keys) - 1)] == ordered
-    return found
+        positions = np.searchsorted(keys, ordered)
+        is_found[order] = keys[np.minimum(positions, len(keys) - 1)] == ordered
+    return is_found

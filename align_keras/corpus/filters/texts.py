@@ -82,7 +82,7 @@ def unigrams(text: str) -> list[str]:
     ]
 
 
-def _normalize_once(text):
+def _normalize_once(text: str) -> str:
     if "&" in text:
         text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
     if "<" in text:
@@ -94,7 +94,7 @@ def _normalize_once(text):
 
 
 @functools.lru_cache(4096)
-def _visible(letter):
+def _visible(letter: str) -> str:
     category = unicodedata.category(letter)
     if category == "Cf":
         return ""
@@ -153,29 +153,29 @@ def find_personal_data(text: str) -> str | None:
     text = _HARMLESS.sub(" ; ", _CATALOGUED.sub(" ; ", text))
     if _digits(text) < MIN_DIGITS:
         return None
-    if any(_is_iban(found[0]) for found in _IBAN.finditer(text)):
+    if any(_is_iban(match[0]) for match in _IBAN.finditer(text)):
         return "iban"
-    if any(_is_card(found[0]) for found in _CARD.finditer(text)):
+    if any(_is_card(match[0]) for match in _CARD.finditer(text)):
         return "card"
     if _US_SSN.search(text):
         return "us ssn"
-    if any(_digits(found[0]) >= MIN_DIGITS for found in _IPV4.finditer(text)):
+    if any(_digits(match[0]) >= MIN_DIGITS for match in _IPV4.finditer(text)):
         return "ipv4"
-    if any(_is_phone(found[0]) for found in _PHONES.finditer(text)):
+    if any(_is_phone(match[0]) for match in _PHONES.finditer(text)):
         return "phone"
     return None
 
 
-def _digits(text):
+def _digits(text: str) -> int:
     return sum(map(str.isdecimal, text))
 
 
-def _is_phone(number):
+def _is_phone(number: str) -> bool:
     national = number.lstrip("(").startswith("0")
     return _digits(number) >= (_MIN_NATIONAL_DIGITS if national else MIN_DIGITS)
 
 
-def _is_card(number):
+def _is_card(number: str) -> bool:
     digits = [int(letter) for letter in number if letter.isdecimal()]
     if not _ISSUERS.fullmatch("".join(map(str, digits))):
         return False
@@ -184,7 +184,7 @@ def _is_card(number):
     return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
 
 
-def _is_iban(number):
+def _is_iban(number: str) -> bool:
     # What follows it may look like its last groups.
     for iban in itertools.accumulate(number.split(" ")):
         # ISO 7064: letters count from 10 on, the country and check digits come last.

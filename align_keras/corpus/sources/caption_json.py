@@ -9,9 +9,10 @@ import functools
 import json
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.karpathy import file_name, parse_karpathy_image, text_value
 from align_keras.corpus.sources.files import (
     MAX_JSON_BYTES,
     SourceFile,
@@ -61,8 +62,8 @@ def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
         options: tuple = (("images", folder),)
         if is_evaluation:
             options += (EVALUATION,)
-        found = dataclasses.replace(whole, options=options)
-        parts += record_ranges(found, file.name, len(entries))
+        with_folder = dataclasses.replace(whole, options=options)
+        parts += record_ranges(with_folder, file.name, len(entries))
     return parts
 
 
@@ -82,7 +83,9 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 
 # One: a process reads the parts of a file one after another.
 @functools.lru_cache(maxsize=1)
-def _entries(kind, path, modified, is_evaluation=False):
+def _entries(
+    kind: str, path: str, modified: int | str, is_evaluation: bool = False
+) -> tuple[list[_Entry], DropCounter]:
     """Returns `_Entry`s and what was dropped; `modified` tells a file from an older."""
     text = read_regular(path, MAX_JSON_BYTES)
     try:
@@ -101,64 +104,44 @@ def _entries(kind, path, modified, is_evaluation=False):
     return _karpathy(content, name, counter, is_evaluation), counter
 
 
-def _coco(content, name, counter):
+def _coco(content: Any, name: str, counter: DropCounter) -> list[_Entry]:
     entries, by_id = [], {}
     for number, row in enumerate(content["images"]):
         try:
             page = row.get("flickr_url") or row.get("coco_url") or ""
-            entry = _Entry(_file_name(row["file_name"]), [], _text(page))
+            entry = _Entry(file_name(row["file_name"]), [], text_value(page))
             by_id[row["id"]] = entry
             entries.append(entry)
         except (KeyError, TypeError, AttributeError) as error:
             counter.drop("broken record", f"images[{number}] of {name}", str(error))
     for number, row in enumerate(content["annotations"]):
         try:
-            by_id[row["image_id"]].captions.append(_text(row["caption"]))
+            by_id[row["image_id"]].captions.append(text_value(row["caption"]))
         except (KeyError, TypeError) as error:
             place = f"annotations[{number}] of {name}"
             counter.drop("broken record", place, f"lacks {error}")
     return entries
 
 
-def _karpathy(content, name, counter, is_evaluation):
+def _karpathy(
+    content: Any, name: str, counter: DropCounter, is_evaluation: bool
+) -> list[_Entry]:
     entries = []
     for number, row in enumerate(content["images"]):
         place = f"images[{number}] of {name}"
         try:
-            captions = [_text(sentence["raw"]) for sentence in row["sentences"]]
-            # Of COCO, whose images lie in train2014 and val2014.
-            folder = _file_name(row.get("filepath", ""))
-            image = os.path.join(folder, _file_name(row["filename"]))
-            split = row["split"]
-            if (split in _EVALUATION) != is_evaluation:
+            image = parse_karpathy_image(row)
+            if (image.split in _EVALUATION) != is_evaluation:
                 reason = "training set" if is_evaluation else "evaluation set"
-                counter.filter(reason, place, split, count=len(captions))
+                counter.filter(reason, place, image.split, count=len(image.captions))
             else:
-                entries.append(_Entry(image, captions, ""))
+                entries.append(_Entry(image.path, list(image.captions), ""))
         except (KeyError, TypeError, AttributeError) as error:
             counter.drop("broken record", place, str(error))
     return entries
 
 
-def _text(value):
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _file_name(value):
-    """Returns a text that can name a file; raises TypeError of any other value."""
-    name = _text(value)
-    try:
-        is_name = b"\0" not in os.fsencode(name)
-    except UnicodeEncodeError:  # Halves of surrogate pairs.
-        is_name = False
-    if not is_name:
-        raise TypeError(f"{value!r:.200} can't name a file")
-    return name
-
-
-def _find_images(path, entries):
+def _find_images(path: str, entries: list[_Entry]) -> str:
     """Returns the folder that has one of the first images."""
     beside = os.path.dirname(path)
     near = (beside,) if is_url(path) else (beside, os.path.dirname(beside))
@@ -176,9 +159,9 @@ def _find_images(path, entries):
     )
 
 
-def _around(folder):
+def _around(folder: str) -> list[str]:
     """A folder, then its subfolders in the order of their names, of a local one."""
     if is_url(folder):
         return [folder]
-    with os.scandir(folder) as found:
-        return [folder, *sorted(entry.path for entry in found if entry.is_dir())]
+    with os.scandir(folder) as entries:
+        return [folder, *sorted(entry.path for entry in entries if entry.is_dir())]

@@ -44,25 +44,25 @@ def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]
     """Finds the files with such endings below a folder, by name, no hidden ones."""
     if is_url(folder):
         return [SourceFile(*file) for file in list_url(folder, suffixes)]
-    found = []
-    for place, subfolders, names in os.walk(folder):
+    matching_files = []
+    for subfolder, subfolders, names in os.walk(folder):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in names:
             if name.startswith(".") or not name.lower().endswith(suffixes):
                 continue
-            path = os.path.join(place, name)
+            path = os.path.join(subfolder, name)
             if file := one_file(path):
-                found.append(file._replace(name=os.path.relpath(path, folder)))
+                matching_files.append(file._replace(name=os.path.relpath(path, folder)))
     # The bytes of the names: the same order whatever the machine's language.
-    return sorted(found, key=lambda file: os.fsencode(file.name))
+    return sorted(matching_files, key=lambda file: os.fsencode(file.name))
 
 
 def one_file(path: str) -> SourceFile | None:
     """Returns the `SourceFile` of a path, named within its folder; None if gone."""
     try:
         if is_url(path):
-            found = stat_url(path)
-            return found and SourceFile(*found)
+            status = stat_url(path)
+            return status and SourceFile(*status)
         state = os.stat(path)
     except FileNotFoundError:
         return None

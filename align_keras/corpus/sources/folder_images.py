@@ -5,6 +5,7 @@ The sizes in a NAME.json by img2dataset count.
 import json
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES, decode
@@ -57,7 +58,7 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
             yield SourcePair(image, caption, original_size=original_size)
 
 
-def _metadata(stem):
+def _metadata(stem: str) -> dict[str, Any]:
     """Returns what img2dataset wrote about an image, or {} without such a file."""
     path = stem + ".json"
     if not _is_there(path):
@@ -69,5 +70,5 @@ def _metadata(stem):
     return row if isinstance(row, dict) else {}
 
 
-def _is_there(path):
+def _is_there(path: str) -> bool:
     return one_file(path) is not None if is_url(path) else os.path.lexists(path)

@@ -40,7 +40,7 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
             yield SourcePair(*pair)._replace(image=image, page_url=page_url)
 
 
-def _address(path, name):
+def _address(path: str, name: str) -> str:
     """What a page's relative addresses are against."""
     if is_remote(path):
         return path
@@ -48,7 +48,7 @@ def _address(path, name):
     return f"file:///{quote(name)}" if is_url(path) else pathlib.Path(path).as_uri()
 
 
-def _image_location(url, root):
+def _image_location(url: str, root: str) -> str | None:
     """Returns where an image is, or None of a file that isn't below the source."""
     if not url[:5].lower() == "file:":
         return url
@@ -65,6 +65,6 @@ def _image_location(url, root):
     return path_location(path) if _is_below(path, root) else None
 
 
-def _is_below(path, folder):
+def _is_below(path: str, folder: str) -> bool:
     folder = os.path.join(os.path.realpath(folder), "")
     return os.path.realpath(path).startswith(folder)

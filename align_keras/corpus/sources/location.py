@@ -8,6 +8,7 @@ import binascii
 import functools
 import os
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from align_keras.corpus.image import ImageError
@@ -86,19 +87,21 @@ def read_location(location: str) -> bytes:
     return content
 
 
-def _read(location):
-    kind, _, rest = location.partition(":")
-    is_address = kind in SCHEMES and rest.startswith("//")
+def _read(location: str) -> bytes:
+    kind, _, remainder = location.partition(":")
+    is_address = kind in SCHEMES and remainder.startswith("//")
     # The latter also of a drive of Windows.
     if is_address or location.startswith("/") or os.path.isabs(location):
         return _read_bytes(location)
     if kind == "file":
         return _read_bytes(url_path(location))
     if kind.lower() == "data":
-        return _data(rest)
-    numbers, _, place = rest.partition(":")
-    numbers = numbers.split(",")
-    path = url_path(place) if place.startswith("file:") else place
+        return _data(remainder)
+    number_list, _, file_location = remainder.partition(":")
+    numbers = number_list.split(",")
+    path = (
+        url_path(file_location) if file_location.startswith("file:") else file_location
+    )
     if kind == "bytes":
         return _read_bytes(path, int(numbers[0]), int(numbers[1]))
     if kind == "warc":
@@ -111,7 +114,7 @@ def _read(location):
     raise ImageError("missing", f"{location[:200]} is no location of an image")
 
 
-def _read_bytes(path, offset=0, size=None):
+def _read_bytes(path: str, offset: int = 0, size: int | None = None) -> bytes:
     if (size or 0) > MAX_FILE_BYTES:
         raise ImageError("oversized", f"{size:,} bytes")
     if is_url(path):
@@ -127,7 +130,7 @@ def _read_bytes(path, offset=0, size=None):
     return content
 
 
-def _data(text):
+def _data(text: str) -> bytes:
     header, comma, body = text.partition(",")
     content = unquote_to_bytes(body)
     if not header.lower().rstrip().endswith(";base64"):
@@ -141,13 +144,13 @@ def _data(text):
 
 # A process reads the rows of a group one after another: two groups, for two threads.
 @functools.lru_cache(maxsize=2)
-def _column(path, modified, group, column):
+def _column(path: str, modified: int | str, group: int, column: str) -> Any:
     """One column of a row group; `modified` tells a file from an older one."""
     with open_parquet(path) as file:
         return file.read_row_group(group, columns=[column]).column(column)
 
 
-def _cell(cells, row):
+def _cell(cells: Any, row: int) -> bytes:
     value = cells[row].as_py()
     if isinstance(value, dict):  # As Hugging Face stores images.
         value = value.get("bytes")

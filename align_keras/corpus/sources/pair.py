@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from align_keras.corpus.drop_counter import DropCounter
 
@@ -46,7 +46,7 @@ class Part:
         """The first file, often the only one."""
         return os.path.join(self.root, self.files[0])
 
-    def __str__(self):
+    def __str__(self) -> str:
         names = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
         span = f"[{self.start}:{self.stop}]" if self.stop else ""
         return f"{self.kind}:{self.root}/{names}{span}"
@@ -72,12 +72,12 @@ class SourcePair(NamedTuple):
 def columns_of(names: Iterable[str]) -> dict[str, str]:
     """Finds a table's columns for the parts of a pair, capitals alike."""
     by_lower = {name.lower(): name for name in reversed(list(names))}
-    found = {}
+    columns = {}
     for part, guesses in _COLUMNS.items():
         name = next((by_lower[guess] for guess in guesses if guess in by_lower), None)
         if name is not None:
-            found[part] = name
-    return found
+            columns[part] = name
+    return columns
 
 
 def pair_from_columns(
@@ -85,8 +85,8 @@ def pair_from_columns(
 ) -> SourcePair:
     """Makes a pair of img2dataset's record, or one like it, by `columns_of`."""
     columns = columns_of(row) if columns is None else columns
-    found = {part: row.get(name) for part, name in columns.items()}
-    texts = {part: text for part, text in found.items() if isinstance(text, str)}
+    values = {part: row.get(name) for part, name in columns.items()}
+    texts = {part: text for part, text in values.items() if isinstance(text, str)}
     rule = texts.get("rule")
     return SourcePair(
         image=image,
@@ -94,11 +94,11 @@ def pair_from_columns(
         rule=rule if rule in RULES else "caption",
         language=texts.get("language", ""),
         page_url=texts.get("page_url") or texts.get("url", ""),
-        original_size=_original_size(found),
+        original_size=_original_size(values),
     )
 
 
-def _original_size(values):
+def _original_size(values: dict[str, Any]) -> tuple[int, int] | None:
     """Returns `SourcePair.original_size` of a record's values by part of the pair."""
     names = ("original_width", "original_height")
     if any(name not in values for name in names):

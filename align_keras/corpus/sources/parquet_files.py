@@ -60,7 +60,7 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
         counter.drop("truncated shard", part.path, str(error))
 
 
-def _ranges(counts):
+def _ranges(counts: list[int]) -> list[tuple[int, int]]:
     """Returns (start, stop) of row groups, of so many rows together."""
     ranges, start, rows = [], 0, 0
     for group, count in enumerate(counts):
@@ -71,35 +71,42 @@ def _ranges(counts):
     return [*ranges, (start, len(counts))] if counts else []
 
 
-def _read_groups(table, part, counter):
+def _read_groups(table: Any, part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     path, names = part.path, table.schema_arrow.names
     stored_in = image_column_of(table.schema_arrow)
-    found = columns_of(names)
-    if stored_in is None and "url" not in found:
+    columns_of_parts = columns_of(names)
+    if stored_in is None and "url" not in columns_of_parts:
         detail = f"no image and no url among the columns {', '.join(names)}"
         counter.drop("unreadable", path, detail)
         return
-    columns = [*found.values(), *{"status", "error_message"}.intersection(names)]
+    columns = [
+        *columns_of_parts.values(),
+        *{"status", "error_message"}.intersection(names),
+    ]
     for group in range(part.start, part.stop):
         number = -1
         try:
             for number, row in enumerate(_rows(table, group, columns)):
-                place = f"{path} row group {group} row {number}"
-                image = row.get(found.get("url")) or ""
+                position = f"{path} row group {group} row {number}"
+                image = row.get(columns_of_parts.get("url", "")) or ""
                 if stored_in is not None:
                     image = member_location("parquet", (group, number, stored_in), path)
                 downloaded = row.get("status") in (None, "success")
                 if downloaded and stored_in is None and not is_from_web(image):
-                    counter.drop("missing", place, f"no web address: {image[:200]!r}")
-                elif pair := pair_of_shard(counter, place, row, image, names, found):
+                    counter.drop(
+                        "missing", position, f"no web address: {image[:200]!r}"
+                    )
+                elif pair := pair_of_shard(
+                    counter, position, row, image, names, columns_of_parts
+                ):
                     yield pair
         except OSError as error:
             rows = table.metadata.row_group(group).num_rows - number - 1
-            place = f"{path} row group {group}"
-            counter.drop("broken record", place, str(error), count=rows)
+            position = f"{path} row group {group}"
+            counter.drop("broken record", position, str(error), count=rows)
 
 
-def _rows(table, group, columns):
+def _rows(table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
     with faults_of_arrow():
         for batch in table.iter_batches(
             _ROWS_A_BATCH, row_groups=[group], columns=columns

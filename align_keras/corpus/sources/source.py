@@ -6,7 +6,8 @@ import functools
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from align_keras.corpus.captions import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter
@@ -26,6 +27,7 @@ from align_keras.corpus.sources import (
     webdataset,
 )
 from align_keras.corpus.sources.files import (
+    SourceFile,
     count_os_error,
     fingerprint,
     is_folder,
@@ -102,7 +104,7 @@ class Source:
         words = [self.kind, self.path, *itertools.chain(*self.options)]
         return fingerprint(words, self._files())
 
-    def _files(self):
+    def _files(self) -> list[SourceFile]:
         with _readable(self.name):
             if is_folder(self.path):
                 return list_files(self.path, KINDS[self.kind].SUFFIXES)
@@ -153,11 +155,11 @@ def open_source(spec: str) -> Source:
     >>> [pair.caption for pair in read_part(part, DropCounter())]
     ['A cat']
     """
-    named, _, rest = spec.partition(":")
+    named, _, path_text = spec.partition(":")
     kind = named if named in KINDS and named != spec else None
-    rest = rest if kind else spec
+    path_text = path_text if kind else spec
     if kind == "tfds":
-        name, colon, split = rest.rpartition(":")
+        name, colon, split = path_text.rpartition(":")
         if not name or not split:
             raise InputError(
                 f"source must be tfds:NAME:SPLIT, received {spec!r}; write it as in "
@@ -168,15 +170,15 @@ def open_source(spec: str) -> Source:
         folder = tfds_builders.data_folder(name)
         return Source(spec, kind, folder, (("split", split),))
     options: tuple = ()
-    if _IMAGES in rest and kind in (None, "coco", "karpathy"):
-        rest, _, folder = rest.partition(_IMAGES)
+    if _IMAGES in path_text and kind in (None, "coco", "karpathy"):
+        path_text, _, folder = path_text.partition(_IMAGES)
         folder = folder if is_url(folder) else os.path.abspath(folder)
         options = (("images", folder),)
-    path = rest.rstrip("/") if is_url(rest) else os.path.abspath(rest)
+    path = path_text.rstrip("/") if is_url(path_text) else os.path.abspath(path_text)
     with _readable(spec):
         is_there = one_file(path) is not None or is_folder(path)
-    if not rest or not is_there:
-        raise _no_source(spec, f"but there is no {rest or 'path'}")
+    if not path_text or not is_there:
+        raise _no_source(spec, f"but there is no {path_text or 'path'}")
     if is_special(path):
         raise InputError(
             f"source must be a file or a folder, received {spec!r}, a pipe or a "
@@ -191,7 +193,7 @@ def open_source(spec: str) -> Source:
 
 
 @contextlib.contextmanager
-def _readable(name):
+def _readable(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -213,35 +215,37 @@ def evaluation_source(spec: str) -> Source:
     return dataclasses.replace(source, options=options)
 
 
-def _no_source(spec, problem):
+def _no_source(spec: str, problem: str) -> InputError:
     return InputError(
         f"source must be KIND:PATH with one of the kinds {', '.join(KINDS)}, or a path "
         f"that tells its kind, received {spec!r}, {problem}."
     )
 
 
-def _guess_kind(spec, path):
+def _guess_kind(spec: str, path: str) -> str:
     if is_folder(path):
         with _readable(spec):
             kinds = _kinds_in(path)
-    elif path.lower().endswith(caption_json.SUFFIXES):
-        kinds = {caption_json.json_kind(path)} - {None}
     else:
-        kinds = {_kind_of_name(os.path.basename(path))} - {None}
+        if path.lower().endswith(caption_json.SUFFIXES):
+            kind = caption_json.json_kind(path)
+        else:
+            kind = _kind_of_name(os.path.basename(path))
+        kinds = set() if kind is None else {kind}
     if len(kinds) != 1:
-        found = "and ".join(f"{kind} " for kind in sorted(kinds)) or "no kind "
-        raise _no_source(spec, f"in which {found}can be made out; name the kind")
+        names = "and ".join(f"{kind} " for kind in sorted(kinds)) or "no kind "
+        raise _no_source(spec, f"in which {names}can be made out; name the kind")
     return kinds.pop()
 
 
-def _kind_of_name(name):
+def _kind_of_name(name: str) -> str | None:
     name = name.lower()
     return next(
         (kind for kind in _GUESSED if name.endswith(KINDS[kind].SUFFIXES)), None
     )
 
 
-def _kinds_in(folder):
+def _kinds_in(folder: str) -> set[str]:
     """Returns the kinds of which a folder has files."""
     suffixes = tuple(suffix for kind in _GUESSED for suffix in KINDS[kind].SUFFIXES)
     names = [file.name for file in list_files(folder, suffixes)]
@@ -250,12 +254,13 @@ def _kinds_in(folder):
         for name in names
         if _kind_of_name(name) in ("webdataset", "tfrecord")
     }
-    kinds = set()
+    kinds: set[str] = set()
     for name in names:
         stem, suffix = os.path.splitext(name)
         is_log = stem in shards or os.path.isdir(os.path.join(folder, stem))
-        if suffix.lower() != ".parquet" or not is_log:
-            kinds.add(_kind_of_name(name))
+        kind = _kind_of_name(name)
+        if kind is not None and (suffix.lower() != ".parquet" or not is_log):
+            kinds.add(kind)
     images = list_files(folder, (*IMAGE_SUFFIXES, ".txt"))
     stems = [os.path.splitext(file.name) for file in images]
     texts = {stem for stem, suffix in stems if suffix.lower() == ".txt"}
@@ -294,7 +299,9 @@ def read_part(
             )
 
 
-def _read(part, counter, spool):
+def _read(
+    part: Part, counter: DropCounter, spool: str | os.PathLike | None
+) -> Iterator[SourcePair]:
     given = (spool,) if part.kind == "tfds" else ()
     try:
         if part.kind in _SHARDS and _is_empty(part.path):
@@ -307,12 +314,12 @@ def _read(part, counter, spool):
         count_os_error(counter, part.path, error)
 
 
-def _is_empty(path):
+def _is_empty(path: str) -> bool:
     file = one_file(path)
     return file is not None and not file.size and not is_special(path)
 
 
-def _storable(text):
+def _storable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
@@ -338,7 +345,9 @@ def extract_part(task: dict) -> dict:
     return counter.as_metadata()
 
 
-def _with_rules(pairs, caption_rules, counter):
+def _with_rules(
+    pairs: Iterable[SourcePair], caption_rules: Sequence[str], counter: DropCounter
+) -> Iterator[SourcePair]:
     """Yields the pairs whose caption stood in one of these places of its page."""
     for pair in pairs:
         if pair.rule in caption_rules:
@@ -348,7 +357,9 @@ def _with_rules(pairs, caption_rules, counter):
             counter.filter(OTHER_RULE, where, f"{pair.rule}: {pair.caption[:200]}")
 
 
-def _sized_rows(pairs, counter):
+def _sized_rows(
+    pairs: Iterable[SourcePair], counter: DropCounter
+) -> Iterator[dict[str, Any]]:
     """Yields the columns of the pairs' table, with the images' sizes and keys."""
     probe = functools.lru_cache(_KNOWN_IMAGES)(_probe)
     for pair in pairs:
@@ -370,7 +381,7 @@ def _sized_rows(pairs, counter):
         }
 
 
-def _has_other_aspect(size, original_size):
+def _has_other_aspect(size: tuple[int, int], original_size: tuple[int, int]) -> bool:
     """Returns True if a size isn't the original one scaled and rounded."""
     width, height = size
     original_width, original_height = original_size
@@ -379,7 +390,7 @@ def _has_other_aspect(size, original_size):
     return difference > original_width + original_height
 
 
-def _with_resized(rows):
+def _with_resized(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Sets `is_resized` of the rows of a shard that records no sizes if its images are
     squares of one size, which img2dataset makes of all images by default.
     """
@@ -410,7 +421,7 @@ def merged_counts(counts: list[dict]) -> dict:
     return total.as_metadata()
 
 
-def _probe(location):
+def _probe(location: str) -> tuple[str, int, int, ImageError | None]:
     """Returns (key, width, height, None), or the `ImageError` as the last."""
     if is_remote(location):
         return location, 0, 0, None

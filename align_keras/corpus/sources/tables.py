@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.pair_files import TABLE_SUFFIXES, read_pairs
+from align_keras.corpus.pair_files import TABLE_SUFFIXES, PairRecord, read_pairs
 from align_keras.corpus.sources.files import SourceFile, read_range, record_ranges
 from align_keras.corpus.sources.location import path_location
 from align_keras.corpus.sources.pair import (
@@ -41,13 +41,13 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 
 # One: a process reads the parts of a table one after another.
 @functools.lru_cache(maxsize=1)
-def _records(path, modified):
+def _records(path: str, modified: int | str) -> tuple[list[PairRecord], DropCounter]:
     """A table's records and what was dropped; `modified` tells it from an older one."""
     counter = DropCounter()
     records = read_pairs(path, origin_of=_origin, counter=counter)
     return list(records), counter
 
 
-def _origin(row):
+def _origin(row: dict[str, object]) -> SourcePair:
     """What a row says of its captions, as `SourcePair` without these."""
     return pair_from_columns("", row, _columns(tuple(row)))._replace(caption="")

@@ -7,6 +7,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
+from typing import Any
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.files import SourceFile, record_ranges
@@ -83,7 +84,7 @@ def read(
             yield SourcePair(image, caption, language=language)
 
 
-def _opened(folder):
+def _opened(folder: str) -> tuple[Any, str, str]:
     """Returns the builder, and its features with the image and with its captions."""
     import tensorflow_datasets as tfds
 
@@ -112,7 +113,7 @@ def _opened(folder):
     return builder, "image" if "image" in images else images[0], captions[0]
 
 
-def _examples(part):
+def _examples(part: Part) -> Iterator[tuple[bytes, list[str], str]]:
     """Yields (image's bytes, captions, language) in the order of the split."""
     import tensorflow_datasets as tfds
 
@@ -132,7 +133,7 @@ def _examples(part):
         yield example[image], list(_texts(example[captions])), language
 
 
-def _texts(value):
+def _texts(value: Any) -> Iterator[str]:
     """Yields the captions in a feature: a text, several, or a dict that has them."""
     if isinstance(value, dict):
         name = next((key for key in _TEXTS if key in value), None)
@@ -143,7 +144,7 @@ def _texts(value):
         yield text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
 
 
-def _write_tar(path, first, images):
+def _write_tar(path: str, first: int, images: list[bytes]) -> list[tuple[int, int]]:
     """Writes the images; returns the (offset, size) of each."""
     spans = []
     with atomic_write(path, "wb") as file:

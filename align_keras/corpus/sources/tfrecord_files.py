@@ -7,6 +7,7 @@ import functools
 import itertools
 import struct
 from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.files import (
@@ -33,7 +34,9 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
                 yield pair
 
 
-def _messages(file, path, counter):
+def _messages(
+    file: IO[bytes], path: str, counter: DropCounter
+) -> Iterator[tuple[int, bytes]]:
     """Yields (offset, bytes) of the records' messages."""
     size = size_of(file)
     offset = 0
@@ -65,12 +68,14 @@ def _messages(file, path, counter):
         offset += length + 16
 
 
-def _pair(path, offset, message, counter):
-    place = f"{path} byte {offset}"
+def _pair(
+    path: str, offset: int, message: bytes, counter: DropCounter
+) -> SourcePair | None:
+    position = f"{path} byte {offset}"
     try:
         # Of each feature the first value.
-        spans = {name: found[0] for name, found in feature_values(message).items()}
-        row = {
+        spans = {name: values[0] for name, values in feature_values(message).items()}
+        row: dict[str, Any] = {
             name: message[start : start + min(size, MAX_TEXT_BYTES)].decode(
                 "utf-8", "replace"
             )
@@ -79,16 +84,16 @@ def _pair(path, offset, message, counter):
         }
         row |= feature_integers(message)
     except (ValueError, IndexError) as error:
-        counter.drop("broken record", place, str(error))
+        counter.drop("broken record", position, str(error))
         return None
     span = next((spans[name] for name in _IMAGES if name in spans), None)
     image = span and member_location("bytes", (offset + span[0], span[1]), path)
-    return pair_of_shard(counter, place, row, image, spans)
+    return pair_of_shard(counter, position, row, image, spans)
 
 
 def feature_values(message: bytes) -> dict[str, list[tuple[int, int]]]:
     """Finds the (offset, size) of each value of an example's features of bytes."""
-    found = {}
+    spans_of_features = {}
     fields: Callable = functools.partial(_fields, message, itertools.count())
     for features in fields(0, len(message), 1):  # Example.features
         for entry in fields(*features, 1):  # Features.feature
@@ -99,8 +104,10 @@ def feature_values(message: bytes) -> dict[str, list[tuple[int, int]]]:
                     values = list(fields(*bytes_list, 1))
                     if values:
                         name = message[slice(*names[-1])].decode()
-                        found[name] = [(start, stop - start) for start, stop in values]
-    return found
+                        spans_of_features[name] = [
+                            (start, stop - start) for start, stop in values
+                        ]
+    return spans_of_features
 
 
 def feature_integers(message: bytes) -> dict[str, int]:
@@ -118,7 +125,7 @@ def feature_integers(message: bytes) -> dict[str, int]:
     return integers
 
 
-def _first_integer(message, start, stop):
+def _first_integer(message: bytes, start: int, stop: int) -> int | None:
     """Returns the first value of an Int64List, which is packed or not, or None."""
     if start == stop:
         return None
@@ -132,7 +139,9 @@ def _first_integer(message, start, stop):
     return _varint(message, start)[0]
 
 
-def _fields(message, steps, start, stop, number):
+def _fields(
+    message: bytes, steps: Iterator[int], start: int, stop: int, number: int
+) -> Iterator[tuple[int, int]]:
     """Yields (start, stop) of a message's fields of a number; `steps` counts all."""
     while start < stop:
         if next(steps) == _MAX_FIELDS:
@@ -154,7 +163,7 @@ def _fields(message, steps, start, stop, number):
             raise ValueError(f"no protocol buffer at byte {start}")
 
 
-def _varint(message, start):
+def _varint(message: bytes, start: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):  # Of 64 bits.
         byte = message[start]

@@ -4,7 +4,8 @@ import contextlib
 import csv
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from align_keras.corpus.parquet_tables import arrow, table_writer
 from align_keras.corpus.sources.location import is_remote
@@ -54,7 +55,7 @@ def write_url_list(pairs: Iterable[SourcePair], path: str | os.PathLike) -> int:
 
 
 @contextlib.contextmanager
-def _delimited(path):
+def _delimited(path: pathlib.Path) -> Iterator[Callable[[Any], Any]]:
     with atomic_write(path) as file:
         delimiter = _DELIMITERS[path.suffix]
         rows = csv.writer(file, delimiter=delimiter, lineterminator="\n")
@@ -63,7 +64,7 @@ def _delimited(path):
 
 
 @contextlib.contextmanager
-def _parquet(path):
+def _parquet(path: pathlib.Path) -> Iterator[Callable[[Any], Any]]:
     pyarrow = arrow(otherwise=", or write .csv")
     schema = pyarrow.schema([(name, pyarrow.string()) for name in COLUMNS])
     with table_writer(path, schema) as append:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import quote
 
 from align_keras.corpus.drop_counter import DropCounter
@@ -32,9 +33,10 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
         yield from _read_page(part.path, offset, images, counter)
 
 
-def _index(path, counter):
+def _index(path: str, counter: DropCounter) -> tuple[list[int], dict[str, int]]:
     """Returns the offsets of pages, and those of images by their address."""
-    pages, images = [], {}
+    pages: list[int] = []
+    images: dict[str, int] = {}
     for offset, record in parsed_records(path, counter):
         kind = _kind(record)
         if kind in _PAGES:
@@ -44,31 +46,33 @@ def _index(path, counter):
     return pages, images
 
 
-def _read_page(path, offset, images, counter):
-    place = f"byte {offset}"
+def _read_page(
+    path: str, offset: int, images: dict[str, int], counter: DropCounter
+) -> Iterator[SourcePair]:
+    position = f"byte {offset}"
     try:
-        record = parse_record(read_record(path, offset).content)
+        record = parse_record(read_record(path, offset).content or b"")
         content = response_body(record)
-        charset = _CHARSET.search(record.http_headers.get_header("content-type"))
-        charset = charset[1] if charset else None
+        match = _CHARSET.search(record.http_headers.get_header("content-type"))
+        charset = match[1] if match else None
         pairs = read_page(content, _address(record), counter, charset)
     except (InputError, OSError):
         raise
     except Exception as error:  # Nothing in one page may stop the others.
-        counter.drop("malformed page", path, f"{place}: {error}")
+        counter.drop("malformed page", path, f"{position}: {error}")
         return
-    for pair in pairs:
-        if not is_from_web(pair.image_url):
-            counter.drop("missing", path, f"{place}: {pair.image_url[:200]}")
+    for web_pair in pairs:
+        if not is_from_web(web_pair.image_url):
+            counter.drop("missing", path, f"{position}: {web_pair.image_url[:200]}")
             continue
-        found = images.get(_key(pair.image_url))
-        pair = SourcePair(*pair)
-        if found is not None:
-            pair = pair._replace(image=member_location("warc", [found], path))
+        image_offset = images.get(_key(web_pair.image_url))
+        pair = SourcePair(*web_pair)
+        if image_offset is not None:
+            pair = pair._replace(image=member_location("warc", [image_offset], path))
         yield pair
 
 
-def _kind(record):
+def _kind(record: Any) -> str:
     """The media type of a response that succeeded, "" of any other record."""
     headers = record.http_headers
     if record.rec_type != "response" or headers is None:
@@ -79,10 +83,10 @@ def _kind(record):
     return kind.partition(";")[0].strip().lower()
 
 
-def _address(record):
+def _address(record: Any) -> str:
     # Old versions of wget put it in angle brackets.
     return (record.rec_headers.get_header("WARC-Target-URI") or "").strip("<>")
 
 
-def _key(url):
+def _key(url: str) -> str:
     return quote(url, safe=_MEANT)

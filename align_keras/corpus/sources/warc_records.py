@@ -8,7 +8,7 @@ import re
 import time
 import zlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError
@@ -53,18 +53,18 @@ def read_record(path: str, offset: int, limit: int = MAX_WARC_BYTES) -> Slice:
         return _cut(file, offset, limit)[0]
 
 
-def _skip_blank(file, offset):
+def _skip_blank(file: IO[bytes], offset: int) -> int | None:
     """Returns where something stands, from an offset on; None where nothing does."""
     file.seek(offset)
     while chunk := file.read(_CHUNK):
-        rest = len(chunk.lstrip(_BLANK))
-        if rest:
-            return offset + len(chunk) - rest
+        length = len(chunk.lstrip(_BLANK))
+        if length:
+            return offset + len(chunk) - length
         offset += len(chunk)
     return None
 
 
-def _cut(file, offset, limit):
+def _cut(file: IO[bytes], offset: int, limit: int) -> tuple[Slice, int]:
     """Returns the `Slice` at an offset, and where to go on."""
     file.seek(offset)
     start = file.read(_CHUNK)
@@ -75,22 +75,22 @@ def _cut(file, offset, limit):
     return _broken(file, offset, "no record begins here")
 
 
-def _broken(file, offset, detail):
+def _broken(file: IO[bytes], offset: int, detail: str) -> tuple[Slice, int]:
     fault = Slice(offset, None, "broken record", f"byte {offset}: {detail}")
     return fault, _next_start(file, offset)
 
 
-def _truncated(offset, end):
+def _truncated(offset: int, end: int) -> tuple[Slice, int]:
     detail = f"the record at byte {offset} has no end"
     return Slice(offset, None, "truncated shard", detail), end
 
 
-def _oversized(offset, limit, end):
+def _oversized(offset: int, limit: int, end: int) -> tuple[Slice, int]:
     detail = f"byte {offset}: more than {limit:,} bytes"
     return Slice(offset, None, "oversized record", detail), end
 
 
-def _cut_member(file, offset, limit):
+def _cut_member(file: IO[bytes], offset: int, limit: int) -> tuple[Slice, int]:
     decompressor, pieces, size = zlib.decompressobj(31), [], 0
     file.seek(offset)
     while not decompressor.eof:
@@ -116,7 +116,9 @@ def _cut_member(file, offset, limit):
     return Slice(offset, content[:length]), end
 
 
-def _cut_plain(file, offset, limit, start):
+def _cut_plain(
+    file: IO[bytes], offset: int, limit: int, start: bytes
+) -> tuple[Slice, int]:
     length = _declared_length(start)
     if length is None:
         return _broken(file, offset, "no Content-Length")
@@ -134,7 +136,7 @@ def _cut_plain(file, offset, limit, start):
     return Slice(offset, file.read(length)), end
 
 
-def _ends(file, end):
+def _ends(file: IO[bytes], end: int) -> bool:
     """Says whether a record may well end here: two line ends follow, or the next."""
     file.seek(end)
     if file.read(4) == b"\r\n\r\n":
@@ -143,7 +145,7 @@ def _ends(file, end):
     return following is None or _is_start(file, following)
 
 
-def _declared_length(content):
+def _declared_length(content: bytes) -> int | None:
     """Bytes of a record with its header, by what the header says; None without."""
     blank = _HEADER_END.search(content[:_CHUNK])
     if not content.startswith(_WARC) or blank is None:
@@ -152,7 +154,7 @@ def _declared_length(content):
     return blank.end() + int(length[1]) if length else None
 
 
-def _is_start(file, offset):
+def _is_start(file: IO[bytes], offset: int) -> bool:
     file.seek(offset)
     start = file.read(512)
     if not start.startswith(_GZIP):
@@ -163,7 +165,7 @@ def _is_start(file, offset):
         return False
 
 
-def _next_start(file, offset):
+def _next_start(file: IO[bytes], offset: int) -> int:
     """Returns where the next record begins behind an offset, or the file's end."""
     position, tail = offset + 1, b""
     while True:
@@ -173,9 +175,9 @@ def _next_start(file, offset):
             return file.seek(0, 2)
         block = tail + chunk
         for match in _START.finditer(block):
-            place = position - len(tail) + match.start()
-            if _is_start(file, place):
-                return place
+            start = position - len(tail) + match.start()
+            if _is_start(file, start):
+                return start
         position += len(chunk)
         tail = block[-8:]  # A start, and the line's end before it, over the edge.
 
@@ -195,7 +197,7 @@ def parse_record(content: bytes) -> Any:
     return record
 
 
-def _check_http_headers(content):
+def _check_http_headers(content: bytes) -> None:
     """Raises for longer headers than servers send, of which warcio takes minutes."""
     header = _HEADER_END.search(content)
     if header is None or not _HAS_HTTP.search(content, 0, header.end()):
@@ -244,7 +246,7 @@ def response_body(record: Any, limit: int = MAX_WARC_BYTES) -> bytes:
     return content
 
 
-def _read(stream, limit):
+def _read(stream: Any, limit: int) -> bytes:
     """Reads up to a limit of bytes, of which each may be a chunk of its own."""
     pieces, begun = [], time.thread_time()
     while limit > 0 and (piece := stream.read(min(limit, _CHUNK))):
@@ -255,7 +257,7 @@ def _read(stream, limit):
     return b"".join(pieces)
 
 
-def _without_brotli(content, limit):
+def _without_brotli(content: bytes, limit: int) -> bytes:
     try:
         import brotli
     except ImportError:

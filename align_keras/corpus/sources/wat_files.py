@@ -3,6 +3,7 @@
 import html
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.html_pairs import extract_pairs
@@ -30,7 +31,7 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
             counter.drop("broken record", part.path, detail)
 
 
-def _pairs(record, counter):
+def _pairs(record: Any, counter: DropCounter) -> list[SourcePair]:
     if record.rec_type != "metadata":
         return []
     envelope = json.loads(record.raw_stream.read())["Envelope"]
@@ -50,15 +51,17 @@ def _pairs(record, counter):
     return [SourcePair(*pair) for pair in pairs if is_from_web(pair.image_url)]
 
 
-def _inner(content, *names):
+def _inner(content: dict[str, Any], *names: str) -> dict[str, Any]:
     for name in names:
         content = content.get(name) or {}
     return content
 
 
-def _attributes(image):
-    found = [("src", image.get("url"))]
-    found += [(name, image.get(name)) for name in ("alt", "title")]
+def _attributes(image: dict[str, Any]) -> str:
+    texts_of_names = [("src", image.get("url"))]
+    texts_of_names += [(name, image.get(name)) for name in ("alt", "title")]
     return "".join(
-        f' {name}="{html.escape(text)}"' for name, text in found if text is not None
+        f' {name}="{html.escape(text)}"'
+        for name, text in texts_of_names
+        if text is not None
     )

@@ -8,6 +8,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
+from typing import IO, Any
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES
@@ -23,11 +24,16 @@ from align_keras.utils.files import open_regular, size_of
 SUFFIXES = (".tar",)
 list_parts = whole_files
 _BLOCK = tarfile.BLOCKSIZE
-# Of these, which hold a long name and the like, none is longer.
+# Types of members that hold long names and other headers. Their size is limited.
 _NAMES = (
-    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
-    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
 )
+# Suffix → offset and size in bytes of a sample's member.
+_Spans = dict[str, tuple[int, int]]
 
 
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
@@ -38,9 +44,12 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
                 yield pair
 
 
-def _samples(file, path, counter):
+def _samples(
+    file: Any, path: str, counter: DropCounter
+) -> Iterator[tuple[str, _Spans]]:
     """Yields (key, {suffix: (offset, size)})."""
-    current, sample = None, {}
+    current = ""
+    sample: _Spans = {}
     for name, offset, size in _members(file, path, counter):
         folder, slash, base = name.rpartition("/")
         stem, dot, suffix = base.partition(".")
@@ -54,7 +63,9 @@ def _samples(file, path, counter):
         yield current, sample
 
 
-def _members(file, path, counter):
+def _members(
+    file: Any, path: str, counter: DropCounter
+) -> Iterator[tuple[str, int, int]]:
     """Yields (name, offset, size) of files; what isn't a tar's is counted."""
     length = size_of(file)
     position = end = 0
@@ -77,24 +88,24 @@ def _members(file, path, counter):
         _count_garbage(garbage, path, counter)
 
 
-def _count_garbage(position, path, counter):
+def _count_garbage(position: int | None, path: str, counter: DropCounter) -> None:
     if position is not None:
         counter.drop("broken record", path, f"no member at byte {position}")
 
 
-def _behind_zeros(file, position, length):
+def _behind_zeros(file: Any, position: int, length: int) -> int:
     """Where the next block stands that isn't zeros; joined archives go on behind."""
     while position < length:
         position = max(position, _behind_hole(file, position, length))
         file.seek(position)
         chunk = file.read(1 << 20)
-        if rest := len(chunk.lstrip(b"\0")):
-            return position + (len(chunk) - rest) // _BLOCK * _BLOCK
+        if remaining := len(chunk.lstrip(b"\0")):
+            return position + (len(chunk) - remaining) // _BLOCK * _BLOCK
         position += len(chunk) or length
     return length
 
 
-def _behind_hole(file, position, length):
+def _behind_hole(file: Any, position: int, length: int) -> int:
     """As `_behind_zeros`, of those that take no place on the disk."""
     if not hasattr(os, "SEEK_DATA") or not isinstance(file.raw, io.FileIO):
         return position
@@ -110,22 +121,24 @@ def _behind_hole(file, position, length):
 class _Member(tarfile.TarInfo):
     """A member, unless its header is one that could take much memory."""
 
-    # Where each header is looked at: recent Pythons no longer call `frombuf` for it.
-    def _proc_member(self, *arguments):
+    # Python calls this private method for each header. Recent Pythons do not call the
+    # public `frombuf`. The stubs of `tarfile` lack the private names.
+    def _proc_member(self, *arguments: Any) -> Any:
         too_long = self.type in _NAMES and self.size > MAX_HEADER_BYTES
         if too_long or self.size < 0 or self.type == tarfile.GNUTYPE_SPARSE:
-            raise tarfile.InvalidHeaderError("no header of an image")
-        return super()._proc_member(*arguments)
+            problem = "no header of an image"
+            raise tarfile.InvalidHeaderError(problem)  # type: ignore[attr-defined]
+        return super()._proc_member(*arguments)  # type: ignore[misc]
 
-    def _proc_gnusparse_10(self, *arguments):
+    def _proc_gnusparse_10(self, *arguments: Any) -> Any:
         raise ValueError("a map of as many numbers as it says")
 
 
-def _tar_members(file, offset):
+def _tar_members(file: Any, offset: int) -> Iterator[tuple[tarfile.TarInfo, int]]:
     """Yields members and where each ends, from a block on to one without a header."""
     file.seek(offset)
     try:
-        tar = tarfile.TarFile(fileobj=file, tarinfo=_Member)
+        tar: Any = tarfile.TarFile(fileobj=file, tarinfo=_Member)
         while (member := tar.next()) is not None and tar.offset > member.offset:
             tar.members.clear()  # It would keep them all.
             yield member, tar.offset
@@ -135,7 +148,9 @@ def _tar_members(file, offset):
         return
 
 
-def _pair(file, path, key, sample, counter):
+def _pair(
+    file: IO[bytes], path: str, key: str, sample: _Spans, counter: DropCounter
+) -> SourcePair | None:
     row = _metadata(file, sample)
     if ".txt" in sample:
         row["caption"] = _read(file, *sample[".txt"]).decode("utf-8", "replace")
@@ -144,7 +159,7 @@ def _pair(file, path, key, sample, counter):
     return pair_of_shard(counter, f"{path} {key}", row, image, sample)
 
 
-def _metadata(file, sample):
+def _metadata(file: IO[bytes], sample: _Spans) -> dict[str, Any]:
     try:
         row = json.loads(_read(file, *sample[".json"])) if ".json" in sample else {}
     except (ValueError, RecursionError):
@@ -152,6 +167,6 @@ def _metadata(file, sample):
     return row if isinstance(row, dict) else {}
 
 
-def _read(file, offset, size):
+def _read(file: IO[bytes], offset: int, size: int) -> bytes:
     file.seek(offset)
     return file.read(min(size, MAX_TEXT_BYTES))

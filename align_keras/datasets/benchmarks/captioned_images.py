@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.karpathy import KarpathyImage, parse_karpathy_image
 from align_keras.corpus.pair_files import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
+    PairRecord,
     find_column,
     read_pairs,
     read_table,
@@ -25,34 +27,35 @@ from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
-# Names of missing images that are told.
+# Number of missing images that a message names.
 _NAMED = 5
-# Images and captions of the splits that the paper measures. Recall on fewer isn't
-# comparable: it rises as the gallery shrinks.
+# Numbers of images and captions in the splits of the paper. Recall on fewer images is
+# not comparable, since it rises as the gallery shrinks.
 COUNTS = {("flickr30k", "test"): (1000, 5000), ("coco", "test"): (5000, 25_010)}
 
 
 class _ByImage:
-    """Whose fields have one entry an image in each list, or list of a dict."""
+    """Base of dataclasses whose lists, also those in dicts, have an entry per image."""
 
+    images: list
     missing: int
-    # What makes the classes below dataclasses.
+    # mypy knows by this field that the subclasses are dataclasses.
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
     def of_rows(self, rows: Sequence[int]) -> Self:
-        """Returns some of the images; the others count as missing."""
+        """Returns some of the images and counts the other ones as missing."""
 
-        def taken(values):
+        def select(values: Any) -> Any:
             if isinstance(values, dict):
-                return {name: taken(part) for name, part in values.items()}
+                return {name: select(part) for name, part in values.items()}
             return [values[row] for row in rows]
 
         lists = {**vars(self)}
         missing = lists.pop("missing") + len(self) - len(rows)
-        return dataclasses.replace(self, **taken(lists), missing=missing)
+        return dataclasses.replace(self, **select(lists), missing=missing)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,14 +100,14 @@ def present_images(paths: Sequence[str], source: str, allow_missing: bool) -> li
         return rows
     missing = [path for path in paths if not os.path.isfile(path)]
     named = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
-    found = f"{len(missing)} of {len(paths)} images of {source} are missing: {named}"
+    problem = f"{len(missing)} of {len(paths)} images of {source} are missing: {named}"
     if not rows:
-        raise InputError(f"{found}; check the folder of the images.")
+        raise InputError(f"{problem}; check the folder of the images.")
     if not allow_missing:
         raise InputError(
-            f"{found}; fetch them, or leave them out with --allow-missing."
+            f"{problem}; fetch them, or leave them out with --allow-missing."
         )
-    say(f"{found}; left out")
+    say(f"{problem}; left out")
     return rows
 
 
@@ -122,20 +125,26 @@ def read_caption_files(
     """
     path = pathlib.Path(path)
     counter = DropCounter()
-    chosen: dict[str, Any] = {
-        "image_column": image_column,
-        "caption_column": caption_column,
-    }
-    records = list(read_pairs(path, **chosen, encoding=encoding, counter=counter))
-    left_out = counter.lines()[1:]
+    records = list(
+        read_pairs(
+            path,
+            image_column=image_column,
+            caption_column=caption_column,
+            encoding=encoding,
+            counter=counter,
+        )
+    )
+    dropped_lines = counter.lines()[1:]
     if not records:
         raise InputError(
             f"{path} must hold at least one image with a caption, received none: "
-            f"{'; '.join(left_out) or 'add rows below the header'}."
+            f"{'; '.join(dropped_lines) or 'add rows below the header'}."
         )
-    for line in left_out:
+    for line in dropped_lines:
         say(line)
-    columns = {} if path.is_dir() else _other_columns(path, records, encoding, chosen)
+    columns: dict[str, list[str]] = {}
+    if not path.is_dir():
+        columns = _other_columns(path, records, encoding, image_column, caption_column)
     data = CaptionedImages(
         images=[str(record.image_path) for record in records],
         captions=[record.captions for record in records],
@@ -149,19 +158,25 @@ def read_caption_files(
     return data.of_rows(present_images(data.images, path.name, allow_missing))
 
 
-def _other_columns(path, records, encoding, given):
-    """Columns that are neither the images' nor the captions' nor ids."""
+def _other_columns(
+    path: pathlib.Path,
+    records: list[PairRecord],
+    encoding: str,
+    image_column: str | None,
+    caption_column: str | None,
+) -> dict[str, list[str]]:
+    """Reads the columns that hold neither images nor captions nor ids."""
     names, rows = read_table(path, encoding, DropCounter())
-    by_place = {where: row for row, where in rows}
-    taken = {
+    rows_by_position = {where: row for row, where in rows}
+    used_columns = {
         find_column(names, ["id"]),
-        given["image_column"] or find_column(names, IMAGE_COLUMNS),
-        given["caption_column"] or find_column(names, CAPTION_COLUMNS),
+        image_column or find_column(names, IMAGE_COLUMNS),
+        caption_column or find_column(names, CAPTION_COLUMNS),
     }
     return {
-        name: [by_place[record.where].get(name, "") for record in records]
+        name: [rows_by_position[record.where].get(name, "") for record in records]
         for name in names
-        if name not in taken
+        if name not in used_columns
     }
 
 
@@ -187,27 +202,29 @@ def read_karpathy(
         check_number(name, captions_per_image, 1, math.inf, True, remedy)
     path = pathlib.Path(json_path)
     content = _read(path)
-    examples = [
-        _example(path, row, image) for row, image in enumerate(content["images"])
-    ]
-    splits = sorted({example["split"] for example in examples})
+    entries = [_entry(path, row, value) for row, value in enumerate(content["images"])]
+    splits = sorted({entry.split for entry in entries})
     check_choice("split", split, splits, f"name one that {path.name} has")
-    examples = [example for example in examples if example["split"] == split]
+    entries = [entry for entry in entries if entry.split == split]
     if check_counts:
-        _check_counts(path, content.get("dataset"), split, examples)
+        _check_counts(path, content.get("dataset"), split, entries)
     if captions_per_image is not None:
-        examples = [_first(path, example, captions_per_image) for example in examples]
+        for entry in entries:
+            _check_captions(path, entry, captions_per_image)
     data = CaptionedImages(
-        [str(pathlib.Path(image_folder, example["path"])) for example in examples],
-        captions=[example["captions"] for example in examples],
-        image_ids=[example["id"] for example in examples],
-        caption_ids=[example["caption_ids"] for example in examples],
+        images=[str(pathlib.Path(image_folder, entry.path)) for entry in entries],
+        captions=[
+            [" ".join(text.split()) for text in entry.captions[:captions_per_image]]
+            for entry in entries
+        ],
+        image_ids=[entry.name for entry in entries],
+        caption_ids=[list(entry.caption_ids[:captions_per_image]) for entry in entries],
     )
     source = f"{path.name}'s {split} split"
     return data.of_rows(present_images(data.images, source, allow_missing))
 
 
-def _read(path):
+def _read(path: pathlib.Path) -> dict[str, Any]:
     text = read_text(path, "unpack Karpathy's caption_datasets.zip there")
     try:
         content = json.loads(text)
@@ -220,19 +237,13 @@ def _read(path):
     return content
 
 
-def _example(path, row, content):
-    """One entry of the file, in our terms."""
+def _entry(path: pathlib.Path, row: int, value: object) -> KarpathyImage:
+    """Reads one entry of the file. Raises `InputError` that names the entry."""
     try:
-        sentences = content["sentences"]
-        name = content["filename"]
-        return {
-            "id": name,
-            # Of COCO, whose images lie in train2014 and val2014.
-            "path": str(pathlib.Path(content.get("filepath", ""), name)),
-            "split": content["split"],
-            "captions": [" ".join(sentence["raw"].split()) for sentence in sentences],
-            "caption_ids": [str(sentence["sentid"]) for sentence in sentences],
-        }
+        entry = parse_karpathy_image(value)
+        if "" in entry.caption_ids:
+            raise KeyError("sentid")
+        return entry
     except KeyError as error:
         problem = f"lacks {error}"
     except (TypeError, AttributeError) as error:
@@ -243,29 +254,28 @@ def _example(path, row, content):
     )
 
 
-def _check_counts(path, dataset, split, examples):
-    expected = COUNTS.get((dataset, split))
-    found = (len(examples), sum(len(example["captions"]) for example in examples))
-    if expected is not None and found != expected:
+def _check_counts(
+    path: pathlib.Path, dataset: str | None, split: str, entries: list[KarpathyImage]
+) -> None:
+    expected = COUNTS.get((dataset or "", split))
+    counts = (len(entries), sum(len(entry.captions) for entry in entries))
+    if expected is not None and counts != expected:
         raise InputError(
             f"the {split} split of {dataset} must have {expected[0]:,} images and "
-            f"{expected[1]:,} captions, but {path} has {found[0]:,} and {found[1]:,}; "
-            "download the file again, or pass check_counts=False for a subset, whose "
-            "recall isn't comparable."
+            f"{expected[1]:,} captions, but {path} has {counts[0]:,} and "
+            f"{counts[1]:,}; download the file again, or pass check_counts=False for "
+            "a subset, whose recall isn't comparable."
         )
 
 
-def _first(path, example, count):
-    captions = example["captions"]
+def _check_captions(path: pathlib.Path, entry: KarpathyImage, count: int) -> None:
+    """Raises if an image has fewer captions than the protocol takes."""
+    captions = entry.captions
     if len(captions) < count:
         raise InputError(
-            f"{example['id']} of {path.name} has {len(captions)} captions, fewer than "
+            f"{entry.name} of {path.name} has {len(captions)} captions, fewer than "
             f"the {count} of captions_per_image; pass {len(captions)}, or None for all."
         )
-    return example | {
-        "captions": captions[:count],
-        "caption_ids": example["caption_ids"][:count],
-    }
 
 
 def stamps_captions_by_language(
@@ -278,8 +288,8 @@ def stamps_captions_by_language(
         by_language[language] = {
             image.id: image for image in read_stored_images(builder, "test")
         }
-    english, *others = by_language.values()
-    ids = [name for name in english if all(name in other for other in others)]
+    english, *translations = by_language.values()
+    ids = [name for name in english if all(name in images for images in translations)]
     if not ids:
         raise InputError(
             f"no stamp has captions in all of {', '.join(LANGUAGES)}; install "

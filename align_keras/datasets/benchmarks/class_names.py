@@ -226,7 +226,7 @@ def check_names_for_prompts(class_names: Sequence[str]) -> None:
         )
 
 
-def _are_wordnet_ids(names):
+def _are_wordnet_ids(names: Sequence[str]) -> bool:
     return all(map(_WORDNET_ID.fullmatch, names))
 
 
@@ -289,14 +289,14 @@ def read_clip_benchmark(file: str, dataset: str, argument: str) -> list[str]:
         )
     path = pathlib.Path(spec.submodule_search_locations[0], "datasets", file)
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"{argument} clip:{dataset} needs {path}, which can't be read; run pip "
             "install --force-reinstall clip-benchmark."
         ) from error
     # Some entries hold prompts of each class, not names or templates.
-    lists = {name: entry for name, entry in known.items() if isinstance(entry, list)}
+    lists = {name: entry for name, entry in entries.items() if isinstance(entry, list)}
     if dataset not in lists:
         raise InputError(
             f"{argument} clip:DATASET must be one of {', '.join(sorted(lists))}, "

@@ -2,11 +2,13 @@
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from align_keras.datasets.icons import STYLE_WORDS, name_words
 from align_keras.utils.errors import InputError
 
+# Family, drawing style and words of an icon's name.
+_Name = tuple[str, str, tuple[str, ...]]
 # Bases that words must follow to count as an addition.
 _LEAST_BASES = 3
 
@@ -32,14 +34,15 @@ def composed_icon_queries(image_ids: Sequence[str]) -> list[ComposedQuery]:
     References:
         Jia et al. 2021, section 7 and figure 5, there without figures.
     """
-    rows = collections.defaultdict(list)
+    rows: dict[_Name, list[int]] = collections.defaultdict(list)
     for row, image_id in enumerate(image_ids):
         rows[_parts(image_id)].append(row)
     bases = {key: base for key in rows if (base := _longest_base(key, rows))}
     added: collections.Counter[tuple] = collections.Counter()
     # The drawing styles of one pair are one pair.
-    for family, words, base in {(k[0], k[2], b[2]) for k, b in bases.items()}:
-        added[family, words[len(base) :]] += 1
+    pairs = {(key[0], key[2], base[2]) for key, base in bases.items()}
+    for family, words, base_words in pairs:
+        added[family, words[len(base_words) :]] += 1
     queries = []
     for key, base in bases.items():
         words = key[2][len(base[2]) :]
@@ -61,7 +64,7 @@ def composed_icon_queries(image_ids: Sequence[str]) -> list[ComposedQuery]:
     return queries
 
 
-def _parts(image_id):
+def _parts(image_id: str) -> _Name:
     """`FAMILY/NAME` → family, drawing style, words of the name."""
     family, _, name = image_id.partition("/")
     words = tuple(name_words(name))
@@ -75,7 +78,7 @@ def _parts(image_id):
     return family, "", words
 
 
-def _longest_base(key, rows):
+def _longest_base(key: _Name, rows: Mapping[_Name, list[int]]) -> _Name | None:
     family, style, words = key
     for length in range(len(words) - 1, 0, -1):
         base = (family, style, words[:length])

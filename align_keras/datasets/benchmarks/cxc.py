@@ -7,6 +7,7 @@ import itertools
 import os
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -71,7 +72,7 @@ def read_cxc(folder: str | os.PathLike, split: str = "test") -> CxcRatings:
     )
 
 
-def _read(path, task):
+def _read(path: pathlib.Path, task: str) -> list[RatedPair]:
     lines = csv.reader(read_text(path, _REMEDY).splitlines())
     header = tuple(next(lines, ()))
     columns = _COLUMNS[task]
@@ -92,21 +93,29 @@ def _read(path, task):
     return pairs
 
 
-def _pair(path, number, patterns, width, cells):
-    matches = [
-        pattern.fullmatch(cell) for pattern, cell in zip(patterns, cells, strict=False)
-    ]
+def _pair(
+    path: pathlib.Path,
+    number: int,
+    patterns: list[re.Pattern[str]],
+    width: int,
+    cells: list[str],
+) -> RatedPair:
+    names = []
+    for pattern, cell in zip(patterns, cells, strict=False):
+        match = pattern.fullmatch(cell)
+        if match is not None:
+            # The id of a caption is the number, as in Karpathy's file.
+            names.append(match.group(pattern.groups))
     try:
         score = float(cells[2])
     except (IndexError, ValueError):
         score = -1.0
-    if len(cells) != width or None in matches or not 0 <= score <= 5:
+    if len(cells) != width or len(names) != len(patterns) or not 0 <= score <= 5:
         raise InputError(
             f"{path} line {number} must have two ids of COCO and a rating in [0, 5] "
             f"in {width} columns, received {','.join(cells)!r}; download it again."
         )
-    # A caption's id is the number alone, as Karpathy's file has it.
-    return RatedPair(*(match.group(match.re.groups) for match in matches), score)
+    return RatedPair(names[0], names[1], score)
 
 
 class CxcPositives(NamedTuple):
@@ -138,11 +147,11 @@ def cxc_captioned_images(
         Parekh et al. 2021, section 3: five captions of each image are rated.
     """
     captions = {name for names in coco.caption_ids for name in names}
-    for kind, rated, there in (
+    for kind, rated, available in (
         ("images", ratings.image_ids(), set(coco.image_ids)),
         ("captions", ratings.caption_ids(), captions),
     ):
-        missing = sorted(rated - there)
+        missing = sorted(rated - available)
         if missing and not (allow_missing and len(missing) < len(rated)):
             raise InputError(
                 f"COCO's {ratings.split} split must have all rated {kind}, but lacks "
@@ -155,7 +164,7 @@ def cxc_captioned_images(
         for names in coco.caption_ids
     ]
 
-    def of_rated(values):
+    def of_rated(values: list[list[str]]) -> list[list[str]]:
         return [
             [of_image[row] for row in of_rows]
             for of_image, of_rows in zip(values, rows, strict=True)
@@ -196,19 +205,21 @@ def cxc_rated_rows(ratings: CxcRatings, data: CaptionedImages) -> dict[str, tupl
     rated = {}
     for name, pairs in _by_rows(ratings, data).items():
         columns = np.array(pairs, float).reshape(-1, 3).T
-        ones, others = columns[:2].astype(np.int64)
+        first_rows, second_rows = columns[:2].astype(np.int64)
         if name == "sits":
-            rated[name] = (others, ones, columns[2])
+            rated[name] = (second_rows, first_rows, columns[2])
         else:
             rated[name] = (
-                np.concatenate([ones, others]),
-                np.concatenate([others, ones]),
+                np.concatenate([first_rows, second_rows]),
+                np.concatenate([second_rows, first_rows]),
                 np.tile(columns[2], 2),
             )
     return rated
 
 
-def _by_rows(ratings, data):
+def _by_rows(
+    ratings: CxcRatings, data: CaptionedImages
+) -> dict[str, list[tuple[int, int, float]]]:
     """Returns (row, row, score) of the rated pairs that the data have, by task."""
     ids = itertools.chain.from_iterable(data.caption_ids)
     images = {name: row for row, name in enumerate(data.image_ids)}
@@ -227,9 +238,13 @@ def _by_rows(ratings, data):
     }
 
 
-def _by_query(pairs, queries, with_self=True):
-    found = collections.defaultdict(set)
+def _by_query(
+    pairs: Iterable[tuple[int, int]], queries: int, with_self: bool = True
+) -> list[np.ndarray]:
+    rows_of_queries = collections.defaultdict(set)
     for query, row in pairs:
         if with_self or query != row:
-            found[query].add(row)
-    return [np.array(sorted(found[query]), np.int64) for query in range(queries)]
+            rows_of_queries[query].add(row)
+    return [
+        np.array(sorted(rows_of_queries[query]), np.int64) for query in range(queries)
+    ]

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -70,11 +70,14 @@ def read_class_folders(
     folder = pathlib.Path(folder)
     root = folder / split if split else folder
     if not root.is_dir():
-        found = [path.name for path in _subfolders(folder)] if folder.is_dir() else []
-        there = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
+        names = [path.name for path in _subfolders(folder)] if folder.is_dir() else []
+        remedy = "check the path."
+        if names:
+            more = ", …" if len(names) > 5 else ""
+            remedy = f"{folder} has {', '.join(names[:5])}{more}."
         raise InputError(
-            f"--data must be a folder of classes, received {root}, which isn't there"
-            + (f"; {folder} has {there}." if found else "; check the path.")
+            f"--data must be a folder of classes, received {root}, which isn't there; "
+            f"{remedy}"
         )
     classes = _subfolders(root)
     if not classes:
@@ -85,20 +88,20 @@ def read_class_folders(
     images: list[str] = []
     labels: list[int] = []
     for label, of_class in enumerate(classes):
-        found = sorted(path for path in of_class.rglob("*") if _is_image(path, root))
-        if not found:
+        files = sorted(path for path in of_class.rglob("*") if _is_image(path, root))
+        if not files:
             raise InputError(
                 f"--data must hold images of every class, received {of_class} without "
                 f"any ({', '.join(IMAGE_SUFFIXES)}); remove it, or name a split if "
                 "it isn't a class."
             )
-        images += map(str, found)
-        labels += [label] * len(found)
-    names = [readable_name(folder.name) for folder in classes]
+        images += [str(path) for path in files]
+        labels += [label] * len(files)
+    class_names = [readable_name(folder.name) for folder in classes]
     return LabeledImages(
         images,
         np.array(labels, np.int64),
-        names,
+        class_names,
         image_ids=[pathlib.Path(path).relative_to(root).as_posix() for path in images],
     )
 
@@ -116,24 +119,24 @@ def folders_of_splits(folder: str | os.PathLike) -> tuple[list[str], list[str]]:
         Two lists of names, of splits and of other subfolders.
     """
     splits: list[str] = []
-    others: list[str] = []
+    other_folders: list[str] = []
     for path in _subfolders(pathlib.Path(folder)):
         is_split = (
             path.name.lower() in _SPLIT_NAMES
             and bool(_subfolders(path))
             and not any(_is_image(file, path) for file in path.iterdir())
         )
-        (splits if is_split else others).append(path.name)
-    return splits, others
+        (splits if is_split else other_folders).append(path.name)
+    return splits, other_folders
 
 
-def _subfolders(folder):
+def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(
         path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."
     )
 
 
-def _is_image(path, root):
+def _is_image(path: pathlib.Path, root: pathlib.Path) -> bool:
     hidden = any(part[0] == "." for part in path.relative_to(root).parts)
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
 
@@ -221,7 +224,7 @@ def prepared_builder(
     return builder
 
 
-def _remedy(builder):
+def _remedy(builder: Any) -> str:
     config = builder.builder_config
     full = builder.name + (f"/{config.name}" if config else "")
     by_hand = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
@@ -253,10 +256,10 @@ def read_tfds_classification(
     texts = [key for key in _IDS if isinstance(features.get(key), tfds.features.Text)]
     naming = texts[0] if texts else None
     wanted = [*named, naming] if naming else [*named]
-    wanted = tfds.decode.PartialDecoding(dict.fromkeys(wanted, True))
+    decoding = tfds.decode.PartialDecoding(dict.fromkeys(wanted, True))
     read: dict[str, list[int]] = {key: [] for key in named}
     ids: list[str] = []
-    for example in read_examples(builder, split, wanted):
+    for example in read_examples(builder, split, decoding):
         for key, of_key in read.items():
             of_key.append(example[key])
         if naming:
@@ -294,7 +297,7 @@ def tfds_splits_overlap(builder: Any, one: str, other: str) -> bool:
     )
 
 
-def _split_info(builder, split):
+def _split_info(builder: Any, split: str) -> Any:
     try:
         return builder.info.splits[split]
     except (KeyError, ValueError):
@@ -305,7 +308,7 @@ def _split_info(builder, split):
         ) from None
 
 
-def _image_and_class(builder):
+def _image_and_class(builder: Any) -> tuple[str, str]:
     """Names of the features that are the image and its class."""
     features = dict(builder.info.features.items())
     pair = builder.info.supervised_keys
@@ -326,17 +329,34 @@ def _image_and_class(builder):
 
 
 class StoredImages:
-    """The encoded images of a split, re-iterable, changed by `made_of` if given."""
+    """Encoded images of a split, which can be iterated over several times.
 
-    def __init__(self, builder, split, name, length, made_of=bytes):
+    Args:
+        builder: prepared TFDS builder.
+        split: str, as TFDS takes it.
+        name: str, feature of the image.
+        length: int, number of images.
+        convert: callable that is applied to each encoded image.
+    """
+
+    def __init__(
+        self,
+        builder: Any,
+        split: str,
+        name: str,
+        length: int,
+        convert: Callable[[bytes], bytes] = bytes,
+    ) -> None:
         encoded = {name: tfds.decode.SkipDecoding()}
         decoding = tfds.decode.PartialDecoding({name: True}, encoded)
         self._source = builder, split, decoding
-        self._name, self._length, self._made_of = name, length, made_of
+        self._name = name
+        self._length = length
+        self._convert = convert
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._length
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[bytes]:
         examples = read_examples(*self._source)
-        return (self._made_of(example[self._name]) for example in examples)
+        return (self._convert(example[self._name]) for example in examples)

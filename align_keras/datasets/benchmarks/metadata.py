@@ -5,7 +5,7 @@ import dataclasses
 import io
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
@@ -67,7 +67,7 @@ def read_metadata(path: str | os.PathLike) -> Metadata:
     return Metadata(path, rows, tuple(names))
 
 
-def _lines(path):
+def _lines(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
     """Yields (line number, stripped cells) of the lines that aren't blank."""
     try:
         text = path.read_bytes().decode("utf-8-sig")

@@ -52,7 +52,7 @@ def read_multi30k(
     return MultilingualCaptions(paths, captions, names).of_rows(rows)
 
 
-def _captions(path, expected):
+def _captions(path: pathlib.Path, expected: int) -> list[str]:
     lines = _lines(path)
     if len(lines) != expected:
         raise InputError(
@@ -62,7 +62,7 @@ def _captions(path, expected):
     return lines
 
 
-def _lines(path):
+def _lines(path: pathlib.Path) -> list[str]:
     """The stripped lines of a file or of its `.gz`; none may be empty."""
     text = read_text(path, "clone github.com/multi30k/dataset there")
     # Not splitlines(), which also splits at characters within captions.

@@ -54,7 +54,9 @@ def read_simlex(path: str | os.PathLike, check_counts: bool = True) -> list[SimL
     return pairs
 
 
-def _pair(path, number, columns, cells):
+def _pair(
+    path: pathlib.Path, number: int, columns: list[str], cells: list[str]
+) -> SimLexPair:
     row = dict(zip(columns, (cell.strip() for cell in cells), strict=False))
     try:
         pair = SimLexPair(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -16,7 +17,7 @@ from align_keras.datasets.benchmarks.labeled_images import (
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
-# Car, van and truck in KITTI's order of types.
+# The first types of KITTI are car, van and truck.
 _VEHICLES = 3
 _NO_VEHICLE = 1000.0
 _CLEVR_DISTANCES = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
@@ -25,7 +26,7 @@ _FEWEST_OBJECTS, _MOST_OBJECTS = 3, 10
 
 
 def interval(value: float, thresholds: Sequence[float]) -> int:
-    """The number of the interval that a value lies in, above its threshold."""
+    """Returns the number of the interval that holds a value."""
     return max(int(np.searchsorted(thresholds, value, side="left")) - 1, 0)
 
 
@@ -64,10 +65,21 @@ VTAB_SPLITS = ("train800", "val200", "train800val200", "test")
 
 @dataclasses.dataclass(frozen=True)
 class VtabTask:
-    """One task of a group and a TFDS data set, whose feature `annotation` `class_of`
-    takes to a class. Without a validation split, that begins behind `train_percent` of
-    train; `test` is judged, "rest" what train and validation (`validation_percent`)
-    leave of the only split.
+    """One task of VTAB, on a data set of TFDS.
+
+    Attributes:
+        name: str, name of the task.
+        group: str, `"natural"`, `"specialized"` or `"structured"`.
+        builder: str, TFDS's name of the data set.
+        classes: int, number of classes.
+        annotation: str, feature that determines the class.
+        class_of: callable that returns the class of an annotation.
+        train_percent: int, percentage of the split train after which the validation
+            images begin, or None if the data set has a validation split.
+        test: str, TFDS's split for the test, or `"rest"` for the images of the split
+            train that are neither for training nor for validation.
+        validation_percent: int, percentage of the split train for validation if `test`
+            is `"rest"`.
     """
 
     name: str
@@ -81,47 +93,154 @@ class VtabTask:
     validation_percent: int = 0
 
 
-def _tasks(group, *rows):
-    """Tasks named after their builder and, where there are several, a suffix."""
-    for builder, suffix, *rest, splits in rows:
-        name = builder.partition("/")[0] + suffix
-        yield VtabTask(name, group, builder, *rest, **splits)
-
-
-_DSPRITES = {"train_percent": 80, "test": "rest", "validation_percent": 10}
-_CLEVR = {"train_percent": 90, "test": "validation"}
-_AERIAL = {"train_percent": 60, "test": "rest", "validation_percent": 20}
-_NORB = {"test": "test[50%:]"}
-_X, _TURN = "label_x_position", "label_orientation"
-_OBJECT, _VEHICLE = "_closest_object_distance", "_closest_vehicle_distance"
 _TASKS = (
-    *_tasks(
-        "natural",
-        ("caltech101", "", 102, {"train_percent": 90}),
-        ("cifar100", "", 100, {"train_percent": 90}),
-        ("dtd", "", 47, {}),
-        ("oxford_flowers102", "", 102, {}),
-        ("oxford_iiit_pet", "", 37, {"train_percent": 80}),
-        ("sun397/tfds", "", 397, {}),
-        ("svhn_cropped", "", 10, {"train_percent": 90}),
+    VtabTask(
+        name="caltech101",
+        group="natural",
+        builder="caltech101",
+        classes=102,
+        train_percent=90,
     ),
-    *_tasks(
-        "specialized",
-        ("patch_camelyon", "", 2, {}),
-        ("eurosat/rgb", "", 10, _AERIAL),
-        ("resisc45", "", 45, _AERIAL),
-        ("diabetic_retinopathy_detection/btgraham-300", "", 5, {}),
+    VtabTask(
+        name="cifar100",
+        group="natural",
+        builder="cifar100",
+        classes=100,
+        train_percent=90,
     ),
-    *_tasks(
-        "structured",
-        ("clevr", _OBJECT, 6, "objects", clevr_closest_object_distance, _CLEVR),
-        ("clevr", "_count_all", 8, "objects", clevr_count_all, _CLEVR),
-        ("dmlab", "", 6, {}),
-        ("dsprites", f"_{_X}", 16, _X, dsprites_x_position, _DSPRITES),
-        ("dsprites", f"_{_TURN}", 16, _TURN, dsprites_orientation, _DSPRITES),
-        ("kitti", _VEHICLE, 4, "objects", kitti_closest_vehicle_distance, {}),
-        ("smallnorb", "_label_azimuth", 18, "label_azimuth", _NORB),
-        ("smallnorb", "_label_elevation", 9, "label_elevation", _NORB),
+    VtabTask(
+        name="dtd",
+        group="natural",
+        builder="dtd",
+        classes=47,
+    ),
+    VtabTask(
+        name="oxford_flowers102",
+        group="natural",
+        builder="oxford_flowers102",
+        classes=102,
+    ),
+    VtabTask(
+        name="oxford_iiit_pet",
+        group="natural",
+        builder="oxford_iiit_pet",
+        classes=37,
+        train_percent=80,
+    ),
+    VtabTask(
+        name="sun397",
+        group="natural",
+        builder="sun397/tfds",
+        classes=397,
+    ),
+    VtabTask(
+        name="svhn_cropped",
+        group="natural",
+        builder="svhn_cropped",
+        classes=10,
+        train_percent=90,
+    ),
+    VtabTask(
+        name="patch_camelyon",
+        group="specialized",
+        builder="patch_camelyon",
+        classes=2,
+    ),
+    VtabTask(
+        name="eurosat",
+        group="specialized",
+        builder="eurosat/rgb",
+        classes=10,
+        train_percent=60,
+        test="rest",
+        validation_percent=20,
+    ),
+    VtabTask(
+        name="resisc45",
+        group="specialized",
+        builder="resisc45",
+        classes=45,
+        train_percent=60,
+        test="rest",
+        validation_percent=20,
+    ),
+    VtabTask(
+        name="diabetic_retinopathy_detection",
+        group="specialized",
+        builder="diabetic_retinopathy_detection/btgraham-300",
+        classes=5,
+    ),
+    VtabTask(
+        name="clevr_closest_object_distance",
+        group="structured",
+        builder="clevr",
+        classes=6,
+        annotation="objects",
+        class_of=clevr_closest_object_distance,
+        train_percent=90,
+        test="validation",
+    ),
+    VtabTask(
+        name="clevr_count_all",
+        group="structured",
+        builder="clevr",
+        classes=8,
+        annotation="objects",
+        class_of=clevr_count_all,
+        train_percent=90,
+        test="validation",
+    ),
+    VtabTask(
+        name="dmlab",
+        group="structured",
+        builder="dmlab",
+        classes=6,
+    ),
+    VtabTask(
+        name="dsprites_label_x_position",
+        group="structured",
+        builder="dsprites",
+        classes=16,
+        annotation="label_x_position",
+        class_of=dsprites_x_position,
+        train_percent=80,
+        test="rest",
+        validation_percent=10,
+    ),
+    VtabTask(
+        name="dsprites_label_orientation",
+        group="structured",
+        builder="dsprites",
+        classes=16,
+        annotation="label_orientation",
+        class_of=dsprites_orientation,
+        train_percent=80,
+        test="rest",
+        validation_percent=10,
+    ),
+    VtabTask(
+        name="kitti_closest_vehicle_distance",
+        group="structured",
+        builder="kitti",
+        classes=4,
+        annotation="objects",
+        class_of=kitti_closest_vehicle_distance,
+    ),
+    VtabTask(
+        name="smallnorb_label_azimuth",
+        group="structured",
+        builder="smallnorb",
+        classes=18,
+        annotation="label_azimuth",
+        test="test[50%:]",
+    ),
+    VtabTask(
+        name="smallnorb_label_elevation",
+        group="structured",
+        builder="smallnorb",
+        classes=9,
+        annotation="label_elevation",
+        test="test[50%:]",
     ),
 )
 VTAB_TASKS = {task.name: task for task in _TASKS}
@@ -165,9 +284,9 @@ def read_vtab(name: str, split: str) -> LabeledImages:
     examples = read_examples(builder, split, annotation)
     classes = [task.class_of(example[task.annotation]) for example in examples]
     labels = np.array(classes, np.int64)
-    made_of = _black_and_white if task.builder == "dsprites" else bytes
+    convert = _black_and_white if task.builder == "dsprites" else bytes
     return LabeledImages(
-        images=StoredImages(builder, split, "image", len(labels), made_of),
+        images=StoredImages(builder, split, "image", len(labels), convert),
         labels=labels,
         class_names=_class_names(task, builder),
         columns={},
@@ -175,19 +294,19 @@ def read_vtab(name: str, split: str) -> LabeledImages:
 
 
 def vtab_task(name: str) -> VtabTask:
-    """Returns the `VtabTask` of that name, or raises."""
+    """Returns the `VtabTask` of a name. Raises `InputError` if there is none."""
     check_choice("vtab's task", name, VTAB_TASKS)
     return VTAB_TASKS[name]
 
 
-def _class_names(task, builder):
+def _class_names(task: VtabTask, builder: Any) -> list[str]:
     names = getattr(builder.info.features[task.annotation], "names", None)
     if names is None or len(names) != task.classes:
         return [str(number) for number in range(task.classes)]
     return [readable_name(name) for name in names]
 
 
-def _black_and_white(png):
+def _black_and_white(png: bytes) -> bytes:
     """Makes an image of 0 and 255 from dSprites' of 0 and 1."""
     import tensorflow as tf
 
