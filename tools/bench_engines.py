@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from align_keras.utils.tasks import run_tasks  # noqa: E402
-from tests.utils.clusters import Cluster  # noqa: E402
+from tests.helpers.clusters import Cluster  # noqa: E402
 
 SMALL, LARGE, ROUNDS = 200, 16, 3
 

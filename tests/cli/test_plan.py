@@ -11,7 +11,7 @@ from align_keras.cli.main import main
 from align_keras.config import experiments, load_config
 from align_keras.planning.run_plan import optimizer_slots, run_sizes
 from align_keras.planning.size_plans import plan_index
-from tests.experiments.headers import header_of
+from tests.helpers.headers import header_of
 
 GPUS = ("v100", "a100_40", "a100_80", "h100")
 SHORT = (

@@ -1,23 +1,17 @@
 """No command prints or stores a password or a token of an address."""
 
 import pathlib
-import runpy
 
 import pytest
-from faulty_server import Faulty
 
 from align_keras.cli.main import main
 from align_keras.utils import addresses, remote
+from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
+from tests.helpers.faulty_server import Faulty
 
 pytestmark = pytest.mark.ci
 
 SECRET = "S3cr3tW0rd"
-TOWERS = runpy.run_path(
-    str(pathlib.Path(__file__).parents[1] / "search" / "color_towers.py")
-)
-COLORS, GOLDEN, image_bytes = (
-    TOWERS[name] for name in ("COLORS", "GOLDEN", "image_bytes")
-)
 
 
 @pytest.fixture(autouse=True)

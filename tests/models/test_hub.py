@@ -12,9 +12,9 @@ import pytest
 from align_keras.models import ALIGN
 from align_keras.models.hub import HUB_FILES
 from align_keras.utils.shared_data import find_shipped_model
-from tests.hub_server import HubServer
-from tests.models.align_folders import tiny_align
-from tests.small import small_align
+from tests.helpers.align_folders import tiny_align
+from tests.helpers.hub_server import HubServer
+from tests.helpers.small import small_align
 
 # Opens models by their names on the hub; prints embeddings of a caption and an image.
 OPEN = """

@@ -6,7 +6,6 @@ import errno
 import fsspec
 import numpy as np
 import pytest
-from faulty_server import Faulty
 
 from align_keras.cli.main import main
 from align_keras.corpus.drop_counter import DropCounter
@@ -18,7 +17,8 @@ from align_keras.search.towers import open_model
 from align_keras.utils import remote
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import local_copy
-from tests.search.color_towers import COLORS, GOLDEN, image_bytes
+from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
+from tests.helpers.faulty_server import Faulty
 
 pytestmark = pytest.mark.ci
 TABLE = b"image,caption,year\nphotos/red.png,a red one,1999\n../s/gone.png,none,1\n"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.oracle_process import needs
+from tests.helpers.oracle_process import needs
 
 TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
 

@@ -6,11 +6,11 @@ import os
 
 import fsspec
 import pytest
-from faulty_server import Faulty
 
 from align_keras.utils import remote
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular, size_of
+from tests.helpers.faulty_server import Faulty
 
 CONTENT = os.urandom(1_000_003)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.oracle_process import needs
-from tests.recorded_oracles import CASES, recorded
+from tests.helpers.oracle_process import needs
+from tests.helpers.recorded_oracles import CASES, recorded
 
 
 @pytest.mark.ci

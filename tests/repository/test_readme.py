@@ -19,7 +19,7 @@ from align_keras.cli.main import COMMANDS, parse_arguments
 from align_keras.config import load_config
 from align_keras.protocols.evaluate import PROTOCOLS
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md"]
 PAGES += sorted((ROOT / "docs" / "pages").rglob("*.md"))
 README = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)

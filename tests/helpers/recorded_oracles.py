@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from tests.models.align_folders import random_pairs, tiny_align
-from tests.oracle_process import ask
+from tests.helpers.align_folders import random_pairs, tiny_align
+from tests.helpers.oracle_process import ask
 
-FOLDER = pathlib.Path(__file__).with_name("golden")
+FOLDER = pathlib.Path(__file__).parents[1] / "golden"
 
 
 @dataclasses.dataclass(frozen=True)

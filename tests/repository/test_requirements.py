@@ -6,7 +6,7 @@ import pathlib
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

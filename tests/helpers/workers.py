@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def start_workers(arguments, outputs, hosts=None):
     """Starts the same command as each of the workers; what they print goes to files.
 
-    They are two here, or one on each of `hosts`, as tests/utils/hosts.py makes them.
+    They are two here, or one on each of `hosts`, as tests/helpers/hosts.py makes them.
     """
     addresses = [f"localhost:{port}" for port in _free_ports(2)]
     within = [[], []]

@@ -1,6 +1,6 @@
 """Real LiteRT towers of a few kilobytes: colors and their names.
 
-`python tests/search/color_towers.py` writes those of tests/golden/color_towers anew.
+`python tests/helpers/color_towers.py` writes those of tests/golden/color_towers anew.
 """
 
 import io

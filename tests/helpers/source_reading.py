@@ -5,7 +5,7 @@ import pathlib
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources import open_source, read_part
 
-IMG2DATASET = pathlib.Path(__file__).parent / "corpus/sources/img2dataset"
+IMG2DATASET = pathlib.Path(__file__).parents[1] / "corpus/sources/img2dataset"
 STRANGE = ("a b", "50%25", "#1", "c,d", "Käse 木", "e?f", "g:h", 'it\'s "x"', "a&b=c")
 
 

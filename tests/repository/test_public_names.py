@@ -16,9 +16,9 @@ from tensorflow.python.framework import test_util
 
 import align_keras
 from align_keras.utils.keras_objects import register_with_keras
-from tests.small import small_align, small_batch
+from tests.helpers.small import small_align, small_batch
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 FRESH = """
 import sys
 import align_keras, align_keras.models

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.oracle_process import OracleError, ask, needs
+from tests.helpers.oracle_process import OracleError, ask, needs
 
 
 def test_one_process_answers_all():

@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 
-TESTS = pathlib.Path(__file__).resolve().parent
+TESTS = pathlib.Path(__file__).resolve().parents[1]
 # What is torch, and what imports it.
 ORACLES = {
     "clip_benchmark",

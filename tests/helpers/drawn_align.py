@@ -5,8 +5,8 @@ import numpy as np
 
 from align_keras.images import preprocess_image
 from align_keras.models import ALIGN
-from tests.drawings import draw
-from tests.small import VOCABULARY, small_encoders
+from tests.helpers.drawings import draw
+from tests.helpers.small import VOCABULARY, small_encoders
 
 SIZE = 32
 

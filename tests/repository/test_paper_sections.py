@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-PACKAGE = pathlib.Path(__file__).parents[1] / "align_keras"
+PACKAGE = pathlib.Path(__file__).parents[2] / "align_keras"
 SUBSECTIONS = {"4.1", "4.2", "4.3", "5.1", "5.2", "5.3", "6.1", "6.2"}
 
 

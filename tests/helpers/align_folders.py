@@ -10,8 +10,8 @@ import zlib
 
 import numpy as np
 
-from tests.oracle_process import ask
-from tests.small import VOCABULARY
+from tests.helpers.oracle_process import ask
+from tests.helpers.small import VOCABULARY
 
 # As kakaobrain/align-base has it.
 PREPROCESSOR = {
