@@ -7,7 +7,7 @@ import pytest
 from align_keras.cli.main import main
 from align_keras.utils import addresses, remote
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
-from tests.helpers.faulty_server import Faulty
+from tests.helpers.web_server import WebServer
 
 pytestmark = pytest.mark.ci
 
@@ -58,7 +58,7 @@ def web():
     files = {f"{color}.png": image_bytes(color) for color in COLORS}
     rows = "".join(f"{color}.png,{color} thing\n" for color in COLORS)
     files["t.csv"] = f"image,caption\n{rows}".encode()
-    with Faulty(files) as server:
+    with WebServer(files) as server:
         server.login = f"me:{SECRET}"
         yield server
 
