@@ -93,7 +93,7 @@ def help_of(*names):
 
 def test_each_flag_in_prose_is_some_commands_or_tools():
     known = FOREIGN.union(*map(options_of, COMMANDS))
-    known.update(*(tool_flags(path) for path in (ROOT / "tools").glob("*.*")))
+    known.update(*(tool_flags(path) for path in (ROOT / "tools").rglob("*.*")))
     named = {own for code in inline_codes() for own in flags(code)}
     assert len(named) > 15
     assert named <= known

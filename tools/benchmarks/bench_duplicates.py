@@ -1,6 +1,7 @@
 """Recall and precision of finding near-duplicates, on real pictures and known copies.
 
-    python tools/bench_duplicates.py [--count 600] [--emoji FOLDER] [--modes hash]
+    python tools/benchmarks/bench_duplicates.py [--count 600] [--emoji FOLDER]
+        [--modes hash]
 
 The pictures are Debian's openclipart-png and tuxpaint-stamps-default, the
 photographs of scikit-learn and scikit-image and, with --emoji, the PNGs of a folder

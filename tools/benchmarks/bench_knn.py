@@ -1,7 +1,7 @@
 """Time and peak memory of exact nearest neighbors as the gallery grows.
 
-`python tools/bench_knn.py` takes galleries of 40,000 and 160,000 rows of 640 numbers,
-each in a process of its own and in a file that is mapped, not read; `--gallery
+`python tools/benchmarks/bench_knn.py` takes galleries of 40,000 and 160,000 rows of 640
+numbers, each in a process of its own and in a file that is mapped, not read; `--gallery
 1281167 --queries 50000` is ImageNet's (3.3 GB on the disk of --folder). Memory is what
 the process itself holds (anonymous memory) over what it held before the search; pages
 of the mapped file come on top, which the system takes back when it needs them.

@@ -1,7 +1,7 @@
 """Finding copies among many images: seconds and memory as their number grows.
 
-    python tools/bench_copies.py --modes hash --sizes 100000 1000000 4000000
-    python tools/bench_copies.py --modes embedding --sizes 100000 300000
+    python tools/benchmarks/bench_copies.py --modes hash --sizes 100000 1000000 4000000
+    python tools/benchmarks/bench_copies.py --modes embedding --sizes 100000 300000
 
 Signatures are drawn, a tenth of them changed copies of others. Hashes have 10 degrees
 of freedom: their bands agree 110 times as often as by chance, those of the Open Clip

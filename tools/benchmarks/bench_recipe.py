@@ -1,6 +1,6 @@
 """Recall that `compile()` without an optimizer reaches on few pairs.
 
-    python tools/bench_recipe.py --out saved_models/bench_recipe
+    python tools/benchmarks/bench_recipe.py --out saved_models/bench_recipe
 
 trains `align_nano` as the README does, on icons (package qtawesome) and on emoji
 (packages of npm in ALIGN_KERAS_EMOJI_DIR), and prints recall@10 among 1,000 fixed

@@ -1,9 +1,9 @@
 """Peak memory and time of a training step: plain, micro-batched, rematerialized.
 
-`python tools/bench_memory.py` measures EfficientNet-B0 at 128 pixels with BERT-mini,
-each variant in processes of its own that take turns; memory is the peak of the process
-over what it held before its first step, time the median of the steps' CPU seconds and
-wall seconds.
+`python tools/benchmarks/bench_memory.py` measures EfficientNet-B0 at 128 pixels with
+BERT-mini, each variant in processes of its own that take turns; memory is the peak of
+the process over what it held before its first step, time the median of the steps' CPU
+seconds and wall seconds.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Indexing, refreshing and searching an index of images: time, memory, recall.
 
-`python tools/bench_search.py PART … --model TOWERS --images FOLDER --work DIR`, where
-TOWERS is a folder of LiteRT towers (`align-keras export litert`) and FOLDER holds real
-images. Each part prints lines of a table:
+`python tools/benchmarks/bench_search.py PART … --model TOWERS --images FOLDER --work
+DIR`, where TOWERS is a folder of LiteRT towers (`align-keras export litert`) and FOLDER
+holds real images. Each part prints lines of a table:
 
 - `indexing`: images/s of `Index.build` on JPEGs of 640 × 480 and of 12 megapixels, made
   from the images, beside those of decoding alone and of the engine alone, with the same

@@ -1,6 +1,6 @@
 """Time and memory of the contrastive loss with all its gradients, by form.
 
-    python tools/bench_loss.py [--sizes 4096 8192 16384] [--large 65536]
+    python tools/benchmarks/bench_loss.py [--sizes 4096 8192 16384] [--large 65536]
 
 Each form runs in a process of its own, so that its peak memory is its own; the
 repetitions are interleaved, and the medians are printed. GiB is the peak over what

@@ -1,8 +1,8 @@
 """Speed and memory of the corpus's text filters as the number of alt-texts grows.
 
-`python tools/bench_corpus.py` draws 10,000 to 1,000,000 alt-texts by Zipf's law, the
-words and whole texts alike (`--sizes 10000000` is the corpus that the README speaks of,
-2 GB on the disk of --folder), into Parquet tables, and runs the tasks of
+`python tools/benchmarks/bench_corpus.py` draws 10,000 to 1,000,000 alt-texts by Zipf's
+law, the words and whole texts alike (`--sizes 10000000` is the corpus that the README
+speaks of, 2 GB on the disk of --folder), into Parquet tables, and runs the tasks of
 `align-keras corpus filter` on them: count, merge, choose, filter. Speed is alt-texts by
 the seconds of all four tasks, in --processes processes; the processors' time, which
 other work on the machine lengthens less, stands beside it. Memory is the largest

@@ -1,6 +1,6 @@
 """Compares detected languages with declared ones, and measures the speed.
 
-usage: python tools/bench_languages.py LANGUAGE=SOURCE ...
+usage: python tools/benchmarks/bench_languages.py LANGUAGE=SOURCE ...
 
 For each source, such as en=html:/usr/share/gimp/3.0/help/en, it prints the number of
 distinct alt-texts of 3 to 20 words, the share detected as LANGUAGE and as English, and

@@ -1,13 +1,13 @@
 """Time and peak memory of exact recall, at COCO's size and as the gallery grows.
 
-`python tools/bench_retrieval.py` ranks 5,000 pictures against 25,000 captions both
-ways, as the 5K test does, then captions among themselves, as CxC does, and 5,000
-pictures against galleries of 50,000 and 100,000 captions; 640 numbers each, unit
-length. Each case runs in a process of its own, its embeddings in files that are
+`python tools/benchmarks/bench_retrieval.py` ranks 5,000 pictures against 25,000
+captions both ways, as the 5K test does, then captions among themselves, as CxC does,
+and 5,000 pictures against galleries of 50,000 and 100,000 captions; 640 numbers each,
+unit length. Each case runs in a process of its own, its embeddings in files that are
 mapped, not read. Memory is what the process itself holds (anonymous memory) over what
 it held before; pages of the mapped files come on top, which the system takes back when
-it needs them. Seconds are wall | CPU; where other programs compute, only the CPU's
-mean something.
+it needs them. Seconds are wall | CPU; where other programs compute, only the CPU's mean
+something.
 """
 
 import argparse

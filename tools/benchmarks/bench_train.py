@@ -1,8 +1,8 @@
 """Images a second of this package and of `transformers.AlignModel` in torch.
 
-    python tools/bench_train.py                  # B0@128 and B3@224, ~8 minutes
-    python tools/bench_train.py --architectures b0@128 --measures train
-    python tools/bench_train.py --compile        # torch.compile too, minutes more
+    python tools/benchmarks/bench_train.py             # B0@128 and B3@224, ~8 minutes
+    python tools/benchmarks/bench_train.py --architectures b0@128 --measures train
+    python tools/benchmarks/bench_train.py --compile   # torch.compile too, in minutes
 
 Each contender lives in a process of its own. They take turns: one measures while
 the others wait for their turn without work, so that what else the machine does
@@ -23,7 +23,7 @@ import tempfile
 
 from turns import Worker, serve, timed
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 REFERENCE = "torch channels_last"
 # Library and variant.
 CONTENDERS = (

@@ -1,6 +1,6 @@
 """Measures how the corpus's images are stored against decoding them alone.
 
-    python tools/bench_images.py [--rounds 7] [--squares]
+    python tools/benchmarks/bench_images.py [--rounds 7] [--squares]
 
 scikit-learn's two photographs, enlarged or reduced to each size, are decoded, checked,
 reduced, encoded and hashed as `align-keras corpus` does, and decoded alone by Pillow;

@@ -1,6 +1,6 @@
 """How well `align-keras plan` foretells the time of a step: planned against measured.
 
-    python tools/bench_plan.py            # ~7 minutes, 24 GB
+    python tools/benchmarks/bench_plan.py            # ~7 minutes, 24 GB
 
 Real steps of several models on this machine's processors, each in a process of its
 own; they take turns. From the medians of three of them follow the three speeds that
@@ -17,7 +17,7 @@ from turns import serve, take_turns, timed
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Variant, image size, BERT, tokens of a text, pairs a step, further overrides. The
 # fitted ones differ in one thing each, so that no speed makes up for another.
 FITTED = {

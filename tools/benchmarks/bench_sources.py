@@ -1,6 +1,7 @@
 """Measures training's input from shards as they are against a built corpus's.
 
-    python tools/bench_sources.py [--count 4000] [--rounds 5] [--latency 0.05]
+    python tools/benchmarks/bench_sources.py [--count 4000] [--rounds 5]
+        [--latency 0.05]
 
 The same JPEGs (420 × 320 pixels, cut from scikit-learn's two photographs) lie in a
 corpus's TFRecord shards, in webdataset tars and in Parquet files of Hugging Face's

@@ -1,8 +1,8 @@
 """A quantized image tower: its time beside PyTorch's, and what else was tried.
 
-`python tools/bench_litert.py --model saved_models/stamps_warm` takes a run of
-stamps_warm_start, whose tower is efficientnet-lite-pytorch's Lite0 with the classifier,
-or one with an EfficientNet, such as saved_models/quickstart_icons, which is
+`python tools/benchmarks/bench_litert.py --model saved_models/stamps_warm` takes a run
+of stamps_warm_start, whose tower is efficientnet-lite-pytorch's Lite0 with the
+classifier, or one with an EfficientNet, such as saved_models/quickstart_icons, which is
 transformers' (all packages of `align-keras[oracles,litert]`). It
 
 - builds the same tower in PyTorch, checks that it gives the model's embeddings, and

@@ -1,6 +1,7 @@
 """Runs a benchmark and keeps what it printed, for the documentation's page.
 
-    python tools/record_benchmark.py loss python tools/bench_loss.py --sizes 4096
+    python tools/benchmarks/record_benchmark.py loss \
+        python tools/benchmarks/bench_loss.py --sizes 4096
 
 writes docs/benchmarks/loss.json: the command, its output, the day, the machine and how
 busy that was before. docs/pages/benchmarks.md shows it by `<!-- benchmark loss -->`.
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "benchmarks"
 _PACKAGES = ("tensorflow", "keras", "numpy")
 

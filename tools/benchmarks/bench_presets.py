@@ -1,6 +1,6 @@
 """Processor time of a training step of the presets, and of a run.
 
-    python tools/bench_presets.py --presets align_nano align_micro
+    python tools/benchmarks/bench_presets.py --presets align_nano align_micro
 
 Each preset trains with `compile()` and `fit` on random images and captions, in a
 process of its own, on one core. The first step, which traces the graph, does not count.

@@ -1,6 +1,6 @@
 """Measures what `--engine` costs: seconds a task, and one worker against two.
 
-python tools/bench_engines.py [local] [dask] [ray] [spark]
+python tools/benchmarks/bench_engines.py [local] [dask] [ray] [spark]
 
 Clusters are started on this machine, on loopback. Tasks of no work give the overhead a
 task; tasks that wait for half a second give the scaling of the engine, which what else
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from align_keras.utils.tasks import run_tasks  # noqa: E402
@@ -67,7 +67,7 @@ def measure(kind, workers):
     hosts = ["127.0.0.1"] * (workers + (kind != "ray"))  # Ray's head works too.
     if kind != "dask":
         hosts = [f"127.0.0.{number + 1}" for number in range(len(hosts))]
-    path = f"{ROOT}:{ROOT / 'tools'}"
+    path = f"{ROOT}:{ROOT / 'tools' / 'benchmarks'}"
     with Cluster(kind, hosts, PYTHONPATH=path) as cluster:
         found = measured(cluster.engine, None, workers)
         if kind == "spark":

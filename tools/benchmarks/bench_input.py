@@ -1,6 +1,6 @@
 """Measures the training input against decoding alone and a common pipeline.
 
-    python tools/bench_input.py [--image_size 289] [--stored_size 1024]
+    python tools/benchmarks/bench_input.py [--image_size 289] [--stored_size 1024]
 
 1,000 photographs, cut from scikit-learn's two, are stored as a corpus of the
 user's pairs. Each pipeline runs in a process of its own; they take turns, and
