@@ -110,10 +110,15 @@ def _run_suite(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
     rows = _Recorded(run_suite(arguments.model, **options))
     code = print_suite(rows, arguments.json)
     if html is not None:
+        from align_keras.protocols.paper_results import paper_figures
         from align_keras.reports.result_page import write_suite_page
         from align_keras.utils.progress import say
 
-        write_suite_page(html, arguments.model, [row.as_dict() for row in rows.items])
+        page_rows = [
+            row.as_dict() | {"figures": paper_figures(row.protocol, row.data)}
+            for row in rows.items
+        ]
+        write_suite_page(html, arguments.model, page_rows)
         say(f"wrote {html}")
     return code
 
@@ -136,13 +141,20 @@ def print_result(result: dict[str, Any], as_json: bool = False) -> None:
     if as_json:
         print_json(result)
         return
+    from align_keras.protocols.paper_results import paper_figures
     from align_keras.reports import result_tables
 
-    about = result["protocol"], result["data"], result["metrics"]
+    protocol = result["protocol"]
+    data = result["data"]
+    metrics = result["metrics"]
+    figures = paper_figures(protocol, data)
     names = ("split", "train_split", "templates", "classes")
     splits = {name: result[name] for name in names if name in result}
-    print_table(*result_tables.metrics_table(*about, splits))
-    for table in result_tables.tables_of_many_models(*about, splits):
+    table = result_tables.metrics_table(protocol, data, metrics, figures, splits)
+    print_table(*table)
+    for table in result_tables.tables_of_many_models(
+        protocol, data, metrics, figures, splits
+    ):
         print_table(*table)
     if result.get("slices"):
         title = f"by {result['slice_by']}"
@@ -153,13 +165,16 @@ def print_suite(rows: Iterable[Any], as_json: bool = False) -> int:
     """Prints the figures beside the paper's as they come, or one list as JSON at the
     end; returns the exit code, 1 where a protocol failed whose data is there.
     """
-    from align_keras.reports.result_tables import papers_tables
+    from align_keras.protocols.paper_results import paper_figures
+    from align_keras.reports.result_tables import paper_tables
 
     done = []
     for row in rows:
         done.append(row)
         if row.metrics and not as_json:
-            for table in papers_tables(row.protocol, row.data, row.metrics).values():
+            figures = paper_figures(row.protocol, row.data)
+            tables = paper_tables(row.protocol, row.data, row.metrics, figures)
+            for table in tables.values():
                 print_table(*table)
     if as_json:
         print_json([row.as_dict() for row in done])

@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING, Any
 from align_keras.protocols import captions, classes, fine_tuning
 from align_keras.protocols.classes import unusual_splits
 from align_keras.protocols.data_sets import NAMED, missing, what_to_prepare
+from align_keras.protocols.paper_results import (
+    figures_as_shares,
+    paper_figures,
+    paper_results,
+)
 from align_keras.protocols.protocol import OPTIONS, Evaluation, Request, some
 from align_keras.utils.arguments import check_number, refuse_unknown
 from align_keras.utils.errors import InputError
@@ -99,8 +104,6 @@ def evaluate(
         check_results(request)
     encoders = open_encoders(model, request, cache)
     found = PROTOCOLS[protocol].run(encoders, request)
-    from align_keras.reports.result_tables import figures_as_shares
-
     unusual = unusual_options(protocol, request)
     result = {
         "model": model_name(model),
@@ -164,8 +167,6 @@ def checked_request(protocol: str, **options: Any) -> Request:
 
 def _has_paper_prompts(protocol: str, data: str) -> bool:
     """Returns True for data that the paper classifies by CLIP's prompts and names."""
-    from align_keras.reports.result_tables import figures_as_shares
-
     return protocol == "zero_shot" and bool(figures_as_shares(protocol, data))
 
 
@@ -288,6 +289,7 @@ def _write_page(html, result, request, found):
         data=request.data,
         facts={"model": result["model"], **facts},
         metrics=found.metrics,
+        figures=paper_figures(result["protocol"], request.data),
         splits=unusual_options(result["protocol"], request),
         slices=result.get("slices"),
         retrieval=found.retrieval,
@@ -311,8 +313,6 @@ class SuiteRow:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields with the paper's figures, as the command prints them."""
-        from align_keras.reports.result_tables import figures_as_shares
-
         figures = figures_as_shares(self.protocol, self.data)
         return dataclasses.asdict(self) | {"paper": figures}
 
@@ -321,8 +321,6 @@ def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRo
     """Runs what can be run, and says of the rest what is missing, in the paper's order;
     model and options are those of `align_keras.evaluate`.
     """
-    from align_keras.reports.result_tables import paper_results
-
     given = {name: value for name, value in options.items() if value is not None}
     check_results(Request(results=given.get("results")))
     tables: dict[tuple[str, str], set[int]] = {}

@@ -20,12 +20,13 @@ from align_keras.reports.examples import retrieval_examples
 from align_keras.reports.page_template import write_page
 from align_keras.reports.report import DIRECTIONS, installed_versions
 from align_keras.reports.result_tables import (
+    PaperFigures,
     ResultTable,
     Slice,
     is_share,
     metric_label,
     metrics_table,
-    papers_tables,
+    paper_tables,
     shown,
     split_slices,
     tables_of_many_models,
@@ -49,15 +50,27 @@ def write_result_page(
     data: str,
     facts: Mapping[str, Any],
     metrics: Mapping[str, float],
+    figures: PaperFigures,
     splits: Mapping[str, str] | None = None,
     slices: Mapping[str, float] | None = None,
     retrieval: Mapping[str, Any] | None = None,
     classification: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes an evaluation's results as one HTML file that loads nothing; `facts` say
-    what was evaluated, `splits` which aren't the paper's.
+    """Writes the results of an evaluation as one HTML file without external resources.
+
+    Args:
+        path: str or path of the file.
+        protocol: str, name of the protocol.
+        data: str, data set.
+        facts: mapping of the model, the data and the options.
+        metrics: mapping from a metric to its value.
+        figures: the paper's numbers of the protocol on the data set.
+        splits: mapping from an option to a split that is not the paper's, or None.
+        slices: mapping of metrics by group, or None.
+        retrieval: mapping of the arguments of `retrieval_examples`, or None.
+        classification: mapping of labels, predictions and class names, or None.
     """
-    table = metrics_table(protocol, data, metrics, splits)
+    table = metrics_table(protocol, data, metrics, figures, splits)
     write_page(
         path,
         "result_page.html.j2",
@@ -68,7 +81,7 @@ def write_result_page(
         bars=_metric_bars(metrics),
         other_tables=[
             _labeled(other)
-            for other in tables_of_many_models(protocol, data, metrics, splits)
+            for other in tables_of_many_models(protocol, data, metrics, figures, splits)
         ],
         slices=_labeled_slices(slices),
         slice_charts=_slice_charts(_labeled_slices(slices)),
@@ -87,8 +100,8 @@ def write_suite_page(
         path: str or path of the file.
         model: str, the name of the model.
         rows: sequence of dicts, one for each protocol and data set: `protocol`,
-            `data`, `tables` (their numbers), `metrics`, and `skipped` or `failed`, the
-            reason why there are no metrics.
+            `data`, `tables` (their numbers), `metrics`, `figures` (the paper's
+            numbers), and `skipped` or `failed`, the reason why there are no metrics.
     """
     tables = []
     left_out = []
@@ -100,8 +113,10 @@ def write_suite_page(
             state = "failed" if row["failed"] else "skipped"
             left_out.append((numbers, name, state, reason))
         if row["metrics"]:
-            of_row = papers_tables(row["protocol"], row["data"], row["metrics"])
-            tables += [_labeled(table) for table in of_row.values()]
+            numbered_tables = paper_tables(
+                row["protocol"], row["data"], row["metrics"], row["figures"]
+            )
+            tables += [_labeled(table) for table in numbered_tables.values()]
     write_page(
         path,
         "suite_page.html.j2",

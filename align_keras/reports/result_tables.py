@@ -1,21 +1,16 @@
-"""The paper's figures, and a protocol's metrics as tables of text beside them."""
+"""Metrics of a protocol next to the paper's numbers, as tables of text."""
 
-import dataclasses
-import functools
 import itertools
 import math
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import yaml
-
-_FILE = pathlib.Path(__file__).with_name("paper_results.yaml")
-_VERSION = re.compile(r":\d+\.\d+\.\d+$")
-# With more models than this a table has a row a model in place of a column.
+# Percent by metric, model and number of the paper's table.
+PaperFigures = Mapping[int, Mapping[str, Mapping[str, float]]]
+# A table with more models has a row per model instead of a column.
 _MOST_COLUMNS = 3
-# What begins a metric's last part where it is a share or a correlation.
+# Prefixes of the last part of metrics that are shares or correlations.
 _SHARES = (
     "top_",
     "held_out_top_",
@@ -27,7 +22,7 @@ _SHARES = (
 )
 
 
-# What parts of metrics' names are called on pages.
+# Words on pages for the parts of metrics' names.
 _WORDS = {
     "i2t": "image → text",
     "t2i": "text → image",
@@ -50,53 +45,6 @@ _WORDS = {
     "spearman_std": "Spearman correlation, standard deviation",
     "vtab": "VTAB",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class PaperResult:
-    """One figure of a table of the paper, in percent, by the protocol's metric."""
-
-    table: int
-    protocol: str
-    data: str
-    model: str
-    metric: str
-    value: float
-
-
-@functools.cache
-def paper_results() -> tuple[PaperResult, ...]:
-    """Returns the figures of the paper's tables.
-
-    References:
-        Jia et al. 2021, tables 1 to 12.
-    """
-    entries = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
-    return tuple(
-        PaperResult(metric=metric, value=float(value), **entry)
-        for entry in entries
-        for metric, value in entry.pop("results").items()
-    )
-
-
-def papers_figures(protocol: str, data: str) -> dict[int, dict[str, dict[str, float]]]:
-    """A protocol's figures on a data set: {table: {model: {metric: percent}}}."""
-    data = _VERSION.sub("", data)
-    figures: dict[int, dict[str, dict[str, float]]] = {}
-    for result in paper_results():
-        if (result.protocol, result.data) == (protocol, data):
-            models = figures.setdefault(result.table, {})
-            models.setdefault(result.model, {})[result.metric] = result.value
-    return figures
-
-
-def figures_as_shares(protocol: str, data: str) -> dict[str, dict[str, float]]:
-    """The figures of `papers_figures` in the metrics' unit, by model."""
-    return {
-        model: {name: round(value / 100, 6) for name, value in figures.items()}
-        for of_table in papers_figures(protocol, data).values()
-        for model, figures in of_table.items()
-    }
 
 
 class ResultTable(NamedTuple):
@@ -160,49 +108,63 @@ def metrics_table(
     protocol: str,
     data: str,
     metrics: Mapping[str, float],
+    figures: PaperFigures,
     splits: Mapping[str, str] | None = None,
 ) -> ResultTable:
-    """Every metric beside chance and the paper's figures, unless `splits` are others or
-    many models have some.
+    """Returns a table of all metrics with their chance levels and the paper's numbers.
+
+    Args:
+        protocol: str, name of the protocol.
+        data: str, data set.
+        metrics: mapping from a metric to its value.
+        figures: the paper's numbers of the protocol on the data set.
+        splits: mapping from an option to a split that is not the paper's, or None. With
+            such splits, and for tables of many models, the paper's numbers are left
+            out.
     """
-    figures = {
-        model: of_model
-        for of_table in papers_figures(protocol, data).values()
-        if len(of_table) <= _MOST_COLUMNS and not splits
-        for model, of_model in of_table.items()
+    columns_of_models = {
+        model: model_figures
+        for models in figures.values()
+        if len(models) <= _MOST_COLUMNS and not splits
+        for model, model_figures in models.items()
     }
     metrics, chance = without_chance(metrics)
-    columns = ["metric", "measured", *(["chance"] if chance else []), *figures]
+    columns = ["metric", "measured"]
+    if chance:
+        columns.append("chance")
+    columns += columns_of_models
     rows = []
     for name, value in metrics.items():
-        row = [_labeled(name), shown(name, value, _digits(name, figures))]
+        digits = _digits(name, columns_of_models)
+        row = [_labeled(name), shown(name, value, digits)]
         if chance:
             row.append(shown(name, chance.get(name), 2))
-        row += [_figure(of_model.get(name)) for of_model in figures.values()]
+        row += [_figure(model.get(name)) for model in columns_of_models.values()]
         rows.append(tuple(row))
     named = ", ".join(f"{name} {split}" for name, split in (splits or {}).items())
     title = f"{protocol} on {data}" + (f", {named}" if named else "")
     return ResultTable(title, tuple(columns), rows)
 
 
-def papers_tables(
-    protocol: str, data: str, metrics: Mapping[str, float]
+def paper_tables(
+    protocol: str, data: str, metrics: Mapping[str, float], figures: PaperFigures
 ) -> dict[int, ResultTable]:
-    """The paper's tables that a protocol belongs to, by number, with what was measured.
-    A model has a column where there are few, else a row.
+    """Returns the tables of the paper, by number, with the measured values.
+
+    A table of few models has a column per model, and one of many models a row.
     """
     tables = {}
-    for number, figures in papers_figures(protocol, data).items():
-        names = list(dict.fromkeys(itertools.chain(*figures.values())))
-        digits = {name: _digits(name, figures) for name in names}
+    for number, models in figures.items():
+        names = list(dict.fromkeys(itertools.chain(*models.values())))
+        digits = {name: _digits(name, models) for name in names}
         table = {
             "measured": [shown(name, metrics.get(name), digits[name]) for name in names]
         }
-        for model, of_model in figures.items():
-            table[model] = [_figure(of_model.get(name)) for name in names]
+        for model, model_figures in models.items():
+            table[model] = [_figure(model_figures.get(name)) for name in names]
         labels = [_labeled(name) for name in names]
         columns, rows = ("model", *labels), [(row, *table[row]) for row in table]
-        if len(figures) <= _MOST_COLUMNS:
+        if len(models) <= _MOST_COLUMNS:
             columns = ("metric", *table)
             rows = list(zip(labels, *table.values(), strict=True))
         title = f"Table {number}: {protocol} on {data}{_counts(metrics)}"
@@ -226,16 +188,17 @@ def tables_of_many_models(
     protocol: str,
     data: str,
     metrics: Mapping[str, float],
+    figures: PaperFigures,
     splits: Mapping[str, str] | None = None,
 ) -> list[ResultTable]:
-    """Those of `papers_tables` that `metrics_table` leaves out."""
-    tables = {} if splits else papers_tables(protocol, data, metrics)
+    """Returns the tables of the paper that `metrics_table` leaves out."""
+    tables = {} if splits else paper_tables(protocol, data, metrics, figures)
     return [table for table in tables.values() if table.columns[0] == "model"]
 
 
-def _digits(name: str, figures: Mapping[str, Mapping[str, float]]) -> int:
-    """As many digits as the paper prints, at least one."""
-    printed = [_figure(of_model.get(name)) for of_model in figures.values()]
+def _digits(name: str, models: Mapping[str, Mapping[str, float]]) -> int:
+    """Returns the number of digits that the paper prints, at least one."""
+    printed = [_figure(figures.get(name)) for figures in models.values()]
     return max([1, *(len(text.partition(".")[2]) for text in printed)])
 
 

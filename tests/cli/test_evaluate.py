@@ -15,11 +15,10 @@ from align_keras.protocols.evaluate import (
     checked_request,
     unusual_options,
 )
+from align_keras.protocols.paper_results import figures_as_shares, paper_results
 from align_keras.protocols.protocol import OPTIONS, Request
 from align_keras.reports.result_tables import (
     ResultTable,
-    figures_as_shares,
-    paper_results,
 )
 from tests.helpers.pages import Page
 from tests.helpers.small import small_align
@@ -344,7 +343,7 @@ def test_protocols_with_two_splits(run, place, protocol):
     assert "Confusion matrix" in Page((place / page).read_text("utf-8")).words
 
 
-def test_records_agree_with_the_papers_tables():
+def test_records_agree_with_the_paper_tables():
     tables = {}
     for figure in paper_results():
         tables.setdefault(figure.protocol, set()).add(figure.table)

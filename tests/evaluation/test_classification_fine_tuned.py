@@ -7,7 +7,7 @@ from align_keras.evaluation import (
     sliced_metrics,
     whole_metrics,
 )
-from align_keras.reports.result_tables import paper_results
+from align_keras.protocols.paper_results import paper_results
 from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
 

@@ -7,7 +7,7 @@ from align_keras.evaluation import (
     vtab_statistics,
     whole_metrics,
 )
-from align_keras.reports.result_tables import paper_results
+from align_keras.protocols.paper_results import paper_results
 
 GROUPS = {"natural": ["a", "b"], "structured": ["c"]}
 ACCURACIES = {"a": [0.2, 0.4, 0.3], "b": [0.6, 0.5, 1.0], "c": [0.0, 0.1, 0.9]}
@@ -36,7 +36,7 @@ def test_a_group_that_lacks_a_task_has_no_mean():
     assert found == {"vtab/a": 0.5, "vtab/c": 0.25, "vtab/structured": 0.25}
 
 
-def test_names_are_those_of_the_papers_figures():
+def test_names_are_those_of_the_paper_figures():
     groups = {"natural": ["a"], "specialized": ["b"], "structured": ["c"]}
     found = dict(vtab_metrics(ACCURACIES, groups))
     wanted = {own.metric for own in paper_results() if own.protocol == "vtab"}

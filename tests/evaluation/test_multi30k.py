@@ -7,7 +7,7 @@ from align_keras.evaluation import (
     multilingual_outcomes,
     multilingual_ranks,
 )
-from align_keras.reports.result_tables import paper_results
+from align_keras.protocols.paper_results import paper_results
 from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import ask, needs
 

@@ -7,7 +7,7 @@ from align_keras.evaluation.rank_correlation import (
     cxc_similarity_statistics,
 )
 from align_keras.evaluation.slices import sliced_metrics
-from align_keras.reports.result_tables import paper_results
+from align_keras.protocols.paper_results import paper_results
 from align_keras.utils.errors import InputError
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from align_keras.evaluation import simlex_metrics, simlex_statistics, word_cosines
-from align_keras.reports.result_tables import paper_results
+from align_keras.protocols.paper_results import paper_results
 from align_keras.utils.errors import InputError
 
 

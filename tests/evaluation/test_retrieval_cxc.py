@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from align_keras.evaluation import metrics_of_retrieval_ranks, retrieval_ranks
-from align_keras.reports.result_tables import paper_results
+from align_keras.protocols.paper_results import paper_results
 from tests.helpers.oracle_process import ask, needs
 
 

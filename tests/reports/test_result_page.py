@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from align_keras.evaluation import rank_of_best_positive, shared_positives
+from align_keras.protocols.paper_results import paper_figures
 from align_keras.reports.result_page import write_result_page
 from align_keras.reports.result_tables import Slice, split_slices
 from tests.helpers.browser import chromium
@@ -65,7 +66,11 @@ def write(path, **options):
         "facts": {"model": f"runs/{EVIL}"},
         "metrics": METRICS,
     }
-    write_result_page(path, **(arguments | options))
+    arguments |= options
+    if "figures" not in arguments:
+        names = arguments["protocol"], arguments["data"]
+        arguments["figures"] = paper_figures(*names)
+    write_result_page(path, **arguments)
     return path.read_text(encoding="utf-8")
 
 
@@ -235,7 +240,12 @@ def test_the_table_fits_a_telephone(tmp_path):
     }
     path = tmp_path / "page.html"
     write_result_page(
-        path, protocol="retrieval", data="stamps", facts={}, metrics=metrics
+        path,
+        protocol="retrieval",
+        data="stamps",
+        facts={},
+        metrics=metrics,
+        figures={},
     )
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 844})

@@ -4,10 +4,11 @@ import math
 
 import pytest
 
+from align_keras.protocols.paper_results import paper_figures
 from align_keras.reports.result_tables import (
     is_share,
     metrics_table,
-    papers_tables,
+    paper_tables,
     shown,
     tables_of_many_models,
     without_chance,
@@ -52,7 +53,9 @@ def test_chance_stands_beside_its_metric():
     own, chance = without_chance(metrics)
     assert list(own) == ["i2t/recall_at_1", "chance_of_rain", "pictures"]
     assert chance == {"i2t/recall_at_1": 0.001}
-    table = metrics_table("retrieval", "stamps", metrics)
+    table = metrics_table(
+        "retrieval", "stamps", metrics, paper_figures("retrieval", "stamps")
+    )
     assert table.columns == ("metric", "measured", "chance")
     assert table.rows == [
         ("i2t/recall_at_1, %", "50.0", "0.10"),
@@ -63,7 +66,9 @@ def test_chance_stands_beside_its_metric():
 
 def test_a_column_a_model_where_they_are_few():
     metrics = {"i2t/recall_at_1": 0.5, "i2t/recall_at_10": 0.9, "pictures": 5000.0}
-    table = metrics_table("retrieval", "coco", metrics)
+    table = metrics_table(
+        "retrieval", "coco", metrics, paper_figures("retrieval", "coco")
+    )
     models = ("ALIGN, zero-shot", "ALIGN, fine-tuned", "CLIP, zero-shot")
     assert table.columns == ("metric", "measured", *models)
     assert table.rows == [
@@ -72,7 +77,10 @@ def test_a_column_a_model_where_they_are_few():
         ("pictures", "5,000", "", "", ""),
     ]
     assert [
-        own.title for own in tables_of_many_models("retrieval", "coco", metrics)
+        own.title
+        for own in tables_of_many_models(
+            "retrieval", "coco", metrics, paper_figures("retrieval", "coco")
+        )
     ] == [
         "Table 8: retrieval on coco",
         "Table 9: retrieval on coco",
@@ -82,26 +90,55 @@ def test_a_column_a_model_where_they_are_few():
 
 def test_no_figures_beside_another_split():
     metrics = {"i2t/recall_at_1": 0.5}
-    table = metrics_table("retrieval", "coco", metrics, {"split": "val"})
+    table = metrics_table(
+        "retrieval",
+        "coco",
+        metrics,
+        paper_figures("retrieval", "coco"),
+        {"split": "val"},
+    )
     assert table.title == "retrieval on coco, split val"
     assert table.columns == ("metric", "measured")
     assert table.rows == [("i2t/recall_at_1, %", "50.0")]
-    assert tables_of_many_models("retrieval", "coco", metrics, {"split": "val"}) == []
+    assert (
+        tables_of_many_models(
+            "retrieval",
+            "coco",
+            metrics,
+            paper_figures("retrieval", "coco"),
+            {"split": "val"},
+        )
+        == []
+    )
     splits = {"split": "train", "train_split": "train[:9]"}
-    title = metrics_table("knn", "food101", {}, splits).title
+    title = metrics_table(
+        "knn", "food101", {}, paper_figures("knn", "food101"), splits
+    ).title
     assert title == "knn on food101, split train, train_split train[:9]"
 
 
 def test_as_many_digits_as_the_paper():
-    (table,) = papers_tables("vtab", "vtab", {"vtab/all": 0.79994}).values()
+    (table,) = paper_tables(
+        "vtab", "vtab", {"vtab/all": 0.79994}, paper_figures("vtab", "vtab")
+    ).values()
     assert table.rows[0] == ("vtab/all, %", "79.99", "79.99")
     assert table.rows[2] == ("vtab/natural, %", "", "83.38")
-    (table,) = papers_tables("simlex", "simlex999", {"all/spearman": 0.4}).values()
+    (table,) = paper_tables(
+        "simlex",
+        "simlex999",
+        {"all/spearman": 0.4},
+        paper_figures("simlex", "simlex999"),
+    ).values()
     assert table.rows[0] == ("all/spearman, %", "40.0", "39.8")
 
 
 def test_a_row_a_model_where_they_are_many():
-    tables = papers_tables("retrieval", "coco", {"i2t/recall_at_1": 0.5})
+    tables = paper_tables(
+        "retrieval",
+        "coco",
+        {"i2t/recall_at_1": 0.5},
+        paper_figures("retrieval", "coco"),
+    )
     assert list(tables) == [1, 8, 9, 10]
     assert len(tables[1].rows) == 6
     ablations = tables[8]
@@ -112,11 +149,19 @@ def test_a_row_a_model_where_they_are_many():
 
 
 def test_what_the_paper_has_not():
-    assert papers_tables("retrieval", "stamps", {}) == {}
-    assert metrics_table("retrieval", "stamps", {}).rows == []
+    assert (
+        paper_tables("retrieval", "stamps", {}, paper_figures("retrieval", "stamps"))
+        == {}
+    )
+    assert (
+        metrics_table(
+            "retrieval", "stamps", {}, paper_figures("retrieval", "stamps")
+        ).rows
+        == []
+    )
 
 
-def test_the_papers_tables_name_queries_and_candidates():
+def test_the_paper_tables_name_queries_and_candidates():
     metrics = {
         "i2t/recall_at_1": 0.5,
         "i2t/queries": 5000.0,
@@ -124,7 +169,9 @@ def test_the_papers_tables_name_queries_and_candidates():
         "t2i/queries": 25000.0,
         "t2i/candidates": 5000.0,
     }
-    assert papers_tables("retrieval", "coco", metrics)[1].title == (
+    assert paper_tables(
+        "retrieval", "coco", metrics, paper_figures("retrieval", "coco")
+    )[1].title == (
         "Table 1: retrieval on coco (i2t: 5,000 queries among 25,000; "
         "t2i: 25,000 queries among 5,000)"
     )

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from align_keras.reports.result_tables import paper_results, papers_figures
+from align_keras.protocols.paper_results import paper_figures, paper_results
 
 # The tables of arXiv 2102.05918 v2, typed a second time:
 # table, protocol, data, model, figures in the order of `METRICS`.
@@ -131,10 +131,10 @@ def test_recall_grows_with_k():
 
 def test_means_of_the_paper_add_up():
     """Table 3's mean is that of its three; table 6's is that of 7, 4 and 8 tasks."""
-    similarity = papers_figures("cxc_similarity", "cxc")[3]["ALIGN, fine-tuned on COCO"]
+    similarity = paper_figures("cxc_similarity", "cxc")[3]["ALIGN, fine-tuned on COCO"]
     means = [similarity[f"{name}/spearman"] for name in ("sts", "sis", "sits")]
     assert np.mean(means) == pytest.approx(similarity["mean/spearman"], abs=0.05)
-    vtab = papers_figures("vtab", "vtab")[6]["ALIGN, fine-tuned"]
+    vtab = paper_figures("vtab", "vtab")[6]["ALIGN, fine-tuned"]
     groups = [vtab[f"vtab/{name}"] for name in ("natural", "specialized", "structured")]
     assert np.average(groups, weights=[7, 4, 8]) == pytest.approx(
         vtab["vtab/all"], abs=0.02
@@ -180,6 +180,6 @@ def test_names_are_those_that_the_protocols_yield():
 
 
 def test_a_version_of_tfds_is_the_same_data():
-    whole = papers_figures("zero_shot", "imagenet2012")
-    assert whole and papers_figures("zero_shot", "imagenet2012:5.1.0") == whole
-    assert papers_figures("zero_shot", "imagenet_v2/threshold-0.7:3.0.0") == {}
+    whole = paper_figures("zero_shot", "imagenet2012")
+    assert whole and paper_figures("zero_shot", "imagenet2012:5.1.0") == whole
+    assert paper_figures("zero_shot", "imagenet_v2/threshold-0.7:3.0.0") == {}
