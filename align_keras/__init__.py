@@ -28,7 +28,7 @@ _PUBLIC = {
     "Lamb": "align_keras.optimizers",
     "presets": "align_keras.models",
     "ContrastiveLoss": "align_keras.losses",
-    "build_corpus": "align_keras.runs.corpus",
+    "build_corpus": "align_keras.runs.corpus_build",
     "contrastive_loss": "align_keras.losses",
     "export_model": "align_keras.runs.export",
     "export_saved_model": "align_keras.export",

@@ -135,9 +135,9 @@ def test_corpus(artifact):
 
 def test_corpus_is_read_for_training(artifact):
     from align_keras.data import read_retrieval_set
-    from align_keras.datasets import build_corpus
+    from align_keras.datasets import open_corpus
 
-    builder = build_corpus(str(artifact("corpus") / "web_pairs" / "1.0.0"))
+    builder = open_corpus(str(artifact("corpus") / "web_pairs" / "1.0.0"))
     found = read_retrieval_set(builder, "test")
     expected = [row[1] for row in artifact.expected["corpus"]["test"]]
     assert sorted(map(list, found.captions)) == sorted(expected)

@@ -15,10 +15,10 @@ import sys
 import typing
 from typing import Any
 
-from align_keras.config.corpus import CorpusConfig
+from align_keras.config.corpus_config import CorpusConfig
 from align_keras.config.experiment import ExperimentConfig
 from align_keras.config.fields import BOUNDS, as_dict, member_of
-from align_keras.config.fine_tuning import FineTuningConfig
+from align_keras.config.fine_tuning_config import FineTuningConfig
 
 CONFIGURATIONS = {
     "experiment": ExperimentConfig(),

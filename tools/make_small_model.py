@@ -22,7 +22,7 @@ from safetensors.numpy import save
 
 from align_keras.config import load_config
 from align_keras.data import read_retrieval_set
-from align_keras.datasets import build_corpus
+from align_keras.datasets import open_corpus
 from align_keras.evaluation import (
     flatten_captions,
     retrieval_metrics,
@@ -154,7 +154,7 @@ def pixels_of(images, size):
 def measure(folder, stamps=None):
     """Returns the recall on the stamps of the towers that lie in a folder."""
     if stamps is None:
-        stamps = read_retrieval_set(build_corpus("stamps"), "test")
+        stamps = read_retrieval_set(open_corpus("stamps"), "test")
     model = ALIGN.from_preset(folder, load_weights=False)
     image, text = (LiteRTTower((folder / name).read_bytes()) for name in TOWER_FILES)
     captions, image_of = flatten_captions(stamps.captions)

@@ -7,7 +7,7 @@ from align_keras.cli.common import AT_LEAST_ONE
 from align_keras.utils.errors import InputError
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
-STAGES = {
+STAGE_HELP = {
     "extract": "pairs out of the sources",
     "filter": "the paper's filters of images and texts",
     "dedup": "copies of evaluation images and, if asked for, of each other",
@@ -22,10 +22,10 @@ STAGES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "stages, each with those before it:\n" + "\n".join(
-        f"  {name:<9}{what}" for name, what in STAGES.items()
+        f"  {name:<9}{what}" for name, what in STAGE_HELP.items()
     )
     parser.add_argument(
-        "stage", choices=tuple(STAGES), metavar="STAGE", help="see below"
+        "stage", choices=tuple(STAGE_HELP), metavar="STAGE", help="see below"
     )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="the corpus's folder"
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"received {arguments.to!r} for {stage}; write --to urls.parquet."
         )
     from align_keras.reports.corpus_report import corpus_funnel
-    from align_keras.runs.corpus import build_corpus
+    from align_keras.runs.corpus_build import build_corpus
 
     out = pathlib.Path(arguments.out)
     last = {"build": "report", "urls": "filter"}.get(stage, stage)
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _say_what_is_next(corpus):
-    from align_keras.config.corpus import VocabularyConfig
+    from align_keras.config.corpus_config import VocabularyConfig
     from align_keras.utils.progress import say
 
     text = "task.model.text_encoder"

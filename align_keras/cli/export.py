@@ -41,8 +41,6 @@ _FLAGS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "align-keras export [FORMAT] --model M --to DIR [OPTION …]"
     parser.epilog = "align-keras export FORMAT --help shows a format's options."
-    # `--format F` in the place of FORMAT goes on working.
-    parser.add_argument("--format", choices=FORMATS, help=argparse.SUPPRESS)
     _add_options(parser, ())
     add = nested_commands(parser, "FORMAT", "formats (default: saved_model)")
     for name, kind in FORMATS.items():
@@ -74,8 +72,6 @@ def _add_options(parser, shown):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.nested and arguments.format:
-        raise InputError("FORMAT must be given once; leave --format out.")
     for name in ("model", "to"):
         if getattr(arguments, name) is None:
             raise InputError(
@@ -83,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
     given = {name: getattr(arguments, name) for name in (*OPTIONS, "evaluation")}
     given = {name: value for name, value in given.items() if value is not None}
-    kind = arguments.nested or arguments.format or "saved_model"
+    kind = arguments.nested or "saved_model"
     export_model(arguments.model, arguments.to, kind, **given)
     say(f"wrote {arguments.to}")
     return 0

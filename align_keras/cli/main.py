@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import align_keras
 from align_keras.cli.common import on_disk
-from align_keras.cli.errors import describe_bug, describe_error, with_options
+from align_keras.cli.error_messages import describe_bug, describe_error, with_options
 from align_keras.utils.addresses import redacted, without_secrets
 from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silence_tensorflow
@@ -41,13 +41,6 @@ COMMANDS = {
 WRITTEN = ("model_dir", "out", "to", "html", "cache", "results")
 READ = ("model", "index", "data_root")
 READERS = ("search", "serve")
-# Options as they were once spelled.
-_RENAMED = {
-    "--utilisation": "--utilization",
-    "--text-utilisation": "--text-utilization",
-    "--pictures": "--images",
-    "--licence": "--license",
-}
 # Arguments that are texts. An address within them is no place to read or write.
 _TEXTS = ("text", "plus", "minus", "where")
 _SCHEME = "[A-Za-z][A-Za-z0-9+.-]*://"
@@ -271,12 +264,11 @@ class _Parser(argparse.ArgumentParser):
                 parser = nested[word]
                 known |= set(parser._option_string_actions)
             elif option.startswith("--") and option not in known:
-                others = _RENAMED.get(option), option.replace("_", "-")
-                meant = next((other for other in others if other in known), None)
-                if meant is None:
+                spelling = option.replace("_", "-")
+                if spelling not in known:
                     near = _did_you_mean(option, sorted(known))
                     parser.error(f"unknown option {option}{near and ';'}{near}")
-                word = meant + word[len(option) :]
+                word = spelling + word[len(option) :]
             words.append(word)
         return words
 

@@ -4,7 +4,7 @@ From an option to its value: the classes in `experiment.py`, `load.py`, and the 
 between options in `rules.py`.
 """
 
-from align_keras.config.corpus import (
+from align_keras.config.corpus_config import (
     CorpusConfig,
     DuplicatesConfig,
     FilterConfig,
@@ -37,7 +37,7 @@ from align_keras.config.experiment import (
     WarmupConfig,
 )
 from align_keras.config.fields import as_dict, changed_keys
-from align_keras.config.fine_tuning import (
+from align_keras.config.fine_tuning_config import (
     FineTuningConfig,
     FullStageConfig,
     HeadStageConfig,
@@ -50,6 +50,6 @@ from align_keras.config.load import (
     load_config,
     load_corpus_config,
     load_recipe,
-    save_config,
     validate,
+    write_config_file,
 )

@@ -8,17 +8,17 @@ Model Garden: `type` names the member that counts, and each member keeps its opt
 import dataclasses
 from typing import Any, Literal
 
-from align_keras.config.fields import count, fraction, number
+from align_keras.config.fields import count_field, fraction_field, number_field
 
 # fmt: off
-ImageVariant = Literal[
+ImageVariantName = Literal[
     "efficientnet_nano", "efficientnet_micro", "efficientnet_b0", "efficientnet_b1",
     "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "efficientnet_b5",
     "efficientnet_b6", "efficientnet_b7", "efficientnet_b8", "efficientnet_l2",
     "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2",
     "efficientnet_lite3", "efficientnet_lite4",
 ]
-TextVariant = Literal[
+TextVariantName = Literal[
     "bert_tiny", "bert_mini", "bert_medium", "bert_base", "bert_large",
     "distil_bert_base", "albert_base", "albert_large", "electra_small", "minilm_l6",
 ]
@@ -71,24 +71,24 @@ class ImageEncoderConfig:
         Jia et al. 2021, section 5: 289 pixels.
     """
 
-    variant: ImageVariant = "efficientnet_b7"
-    width_coefficient: float | None = number(None, above=0)
-    depth_coefficient: float | None = number(None, above=0)
-    num_stages: int = number(7, at_least=1, at_most=7)
-    image_size: int = count(289, at_least=32)
+    variant: ImageVariantName = "efficientnet_b7"
+    width_coefficient: float | None = number_field(None, above=0)
+    depth_coefficient: float | None = number_field(None, above=0)
+    num_stages: int = number_field(7, at_least=1, at_most=7)
+    image_size: int = count_field(289, at_least=32)
     padding: Literal["tf", "hugging_face"] | None = None
-    num_classes: int | None = count(None, at_least=2)
-    drop_connect_rate: float = fraction(0.2)
-    batch_norm_momentum: float = fraction(0.99)
-    batch_norm_epsilon: float = number(1e-3, above=0)
+    num_classes: int | None = count_field(None, at_least=2)
+    drop_connect_rate: float = fraction_field(0.2)
+    batch_norm_momentum: float = fraction_field(0.99)
+    batch_norm_epsilon: float = number_field(1e-3, above=0)
     synchronized: bool = False
-    virtual_batch_size: int | None = count(None)
-    replicas_per_group: int | None = count(None, at_least=0)
+    virtual_batch_size: int | None = count_field(None)
+    replicas_per_group: int | None = count_field(None, at_least=0)
     freeze_batch_statistics: bool = False
     rematerialize: bool = False
     weights: str | None = None
     locked: bool = False
-    learning_rate_multiplier: float = number(1.0, above=0)
+    learning_rate_multiplier: float = number_field(1.0, above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,24 +120,24 @@ class TextEncoderConfig:
         Jia et al. 2021, sections 4.1 (100k WordPiece tokens) and 5 (at most 64 tokens).
     """
 
-    variant: TextVariant = "bert_base"
-    num_layers: int | None = count(None)
-    hidden_dim: int | None = count(None)
-    num_heads: int | None = count(None)
-    intermediate_dim: int | None = count(None)
-    dropout: float = fraction(0.1)
+    variant: TextVariantName = "bert_base"
+    num_layers: int | None = count_field(None)
+    hidden_dim: int | None = count_field(None)
+    num_heads: int | None = count_field(None)
+    intermediate_dim: int | None = count_field(None)
+    dropout: float = fraction_field(0.1)
     vocabulary: str | None = None
-    vocabulary_size: int = count(100_000, at_least=10)
+    vocabulary_size: int = count_field(100_000, at_least=10)
     normalization: Literal["bert_uncased", "bert_cased"] = "bert_uncased"
-    sequence_length: int = count(64, at_least=3)
-    max_sequence_length: int | None = count(None, at_least=3)
+    sequence_length: int = count_field(64, at_least=3)
+    max_sequence_length: int | None = count_field(None, at_least=3)
     activation: Literal["gelu_approximate", "gelu"] = "gelu_approximate"
     pooling: Literal["cls", "mean"] = "cls"
     rematerialize: bool = False
     projection: bool = True
     weights: str | None = None
     locked: bool = False
-    learning_rate_multiplier: float = number(1.0, above=0)
+    learning_rate_multiplier: float = number_field(1.0, above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,9 +162,9 @@ class ModelConfig:
     preset: str | None = None
     image_encoder: ImageEncoderConfig = ImageEncoderConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
-    projection_dim: int = count(640)
+    projection_dim: int = count_field(640)
     project_class_names: bool = False
-    initial_temperature: float | None = number(1.0, above=0)
+    initial_temperature: float | None = number_field(1.0, above=0)
     learn_temperature: bool = True
 
 
@@ -186,11 +186,11 @@ class ContrastiveLossConfig:
         table 8 (50% and 25% of the negatives).
     """
 
-    label_smoothing: float = fraction(0.1)
+    label_smoothing: float = fraction_field(0.1)
     reduction: Literal["sum", "mean"] = "sum"
     share_equal_captions: bool = False
-    negatives_fraction: float = number(1.0, above=0, at_most=1)
-    tile_size: int = count(0, at_least=0)
+    negatives_fraction: float = number_field(1.0, above=0, at_most=1)
+    tile_size: int = count_field(0, at_least=0)
     matmul_dtype: Literal["bfloat16"] | None = None
 
 
@@ -207,7 +207,7 @@ class SigmoidLossConfig:
         0.1).
     """
 
-    bias: float | None = number(None, at_most=0)
+    bias: float | None = number_field(None, at_most=0)
     share_equal_captions: bool = False
 
 
@@ -230,7 +230,7 @@ class SourceConfig:
     """
 
     path: str
-    weight: float | None = number(None, above=0)
+    weight: float | None = number_field(None, above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,24 +278,24 @@ class DataConfig:
     image_column: str | None = None
     caption_column: str | None = None
     encoding: str = "utf-8"
-    max_bad_fraction: float = number(0.1, at_least=0, at_most=1)
-    global_batch_size: int = count(16_384)
-    micro_batch_size: int | None = count(None)
-    shuffle_buffer_size: int = count(20_000)
+    max_bad_fraction: float = number_field(0.1, at_least=0, at_most=1)
+    global_batch_size: int = count_field(16_384)
+    micro_batch_size: int | None = count_field(None)
+    shuffle_buffer_size: int = count_field(20_000)
     pair_weighted: bool = False
     cache: bool = False
     data_service: str | None = None
-    seed: int | None = count(None, at_least=0)
+    seed: int | None = count_field(None, at_least=0)
     random_crop: bool = True
     random_flip: bool = True
-    random_zoom: float = number(0.0, at_least=0)
-    random_shift: float = number(0.0, at_least=0)
-    random_recolor: float = number(0.0, at_least=0, at_most=1)
+    random_zoom: float = number_field(0.0, at_least=0)
+    random_shift: float = number_field(0.0, at_least=0)
+    random_recolor: float = number_field(0.0, at_least=0, at_most=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """What is measured.
+    """Metrics of a run.
 
     Attributes:
         ks: increasing, the k of recall at k.
@@ -304,7 +304,7 @@ class EvaluationConfig:
         Jia et al. 2021, table 1.
     """
 
-    ks: tuple[int, ...] = count((1, 5, 10))
+    ks: tuple[int, ...] = count_field((1, 5, 10))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,7 +330,7 @@ _EXCLUDED = ("bias", "gamma", "beta", "temperature")
 
 @dataclasses.dataclass(frozen=True)
 class _OptimizerOptions:
-    """What all optimizers take.
+    """Options of all optimizers.
 
     Attributes:
         weight_decay: of SGD, of an L2 penalty.
@@ -338,9 +338,9 @@ class _OptimizerOptions:
         global_clipnorm: bound of the norm of all gradients together, or None.
     """
 
-    weight_decay: float = number(1e-5, at_least=0)
+    weight_decay: float = number_field(1e-5, at_least=0)
     exclude_from_weight_decay: tuple[str, ...] = _EXCLUDED
-    global_clipnorm: float | None = number(None, above=0)
+    global_clipnorm: float | None = number_field(None, above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -353,9 +353,9 @@ class AdamWConfig(_OptimizerOptions):
         epsilon: what is added to the root of that.
     """
 
-    beta_1: float = fraction(0.9)
-    beta_2: float = fraction(0.999)
-    epsilon: float = number(1e-7, above=0)
+    beta_1: float = fraction_field(0.9)
+    beta_2: float = fraction_field(0.999)
+    epsilon: float = number_field(1e-7, above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -367,7 +367,7 @@ class LambConfig(AdamWConfig):
         and is You et al. 2020's.
     """
 
-    epsilon: float = number(1e-6, above=0)
+    epsilon: float = number_field(1e-6, above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -381,7 +381,7 @@ class MuonConfig(AdamWConfig):
         Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982.
     """
 
-    momentum: float = fraction(0.95)
+    momentum: float = fraction_field(0.95)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -396,8 +396,8 @@ class SGDConfig(_OptimizerOptions):
         Jia et al. 2021, section 5.3: momentum 0.9 in fine-tuning on ImageNet.
     """
 
-    weight_decay: float = number(0.0, at_least=0)
-    momentum: float = fraction(0.9)
+    weight_decay: float = number_field(0.0, at_least=0)
+    momentum: float = fraction_field(0.9)
     nesterov: bool = False
 
 
@@ -425,9 +425,9 @@ class LinearDecayConfig:
         Jia et al. 2021, section 5: from 1e-3 to zero.
     """
 
-    initial_learning_rate: float = number(1e-3, above=0)
-    end_learning_rate: float = number(0.0, at_least=0)
-    decay_steps: int | None = count(None)
+    initial_learning_rate: float = number_field(1e-3, above=0)
+    end_learning_rate: float = number_field(0.0, at_least=0)
+    decay_steps: int | None = count_field(None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -440,9 +440,9 @@ class CosineDecayConfig:
         decay_steps: None for all steps after the warm-up.
     """
 
-    initial_learning_rate: float = number(1e-3, above=0)
-    alpha: float = number(0.0, at_least=0, at_most=1)
-    decay_steps: int | None = count(None)
+    initial_learning_rate: float = number_field(1e-3, above=0)
+    alpha: float = number_field(0.0, at_least=0, at_most=1)
+    decay_steps: int | None = count_field(None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -454,8 +454,8 @@ class StepwiseConfig:
         values: one more than boundaries.
     """
 
-    boundaries: tuple[int, ...] = count((100_000,))
-    values: tuple[float, ...] = number((1e-3, 1e-4), above=0)
+    boundaries: tuple[int, ...] = count_field((100_000,))
+    values: tuple[float, ...] = number_field((1e-3, 1e-4), above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -466,7 +466,7 @@ class ConstantConfig:
         learning_rate: of all steps after the warm-up.
     """
 
-    learning_rate: float = number(1e-3, above=0)
+    learning_rate: float = number_field(1e-3, above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -492,8 +492,8 @@ class LinearWarmupConfig:
         Jia et al. 2021, section 5: from zero in 10k steps.
     """
 
-    warmup_steps: int = count(10_000, at_least=0)
-    warmup_learning_rate: float = number(0.0, at_least=0)
+    warmup_steps: int = count_field(10_000, at_least=0)
+    warmup_learning_rate: float = number_field(0.0, at_least=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -516,7 +516,7 @@ class EMAConfig:
         average_decay: None for no average.
     """
 
-    average_decay: float | None = fraction(None)
+    average_decay: float | None = fraction_field(None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -550,16 +550,16 @@ class TrainerConfig:
         Jia et al. 2021, section 5: 1.2M steps.
     """
 
-    train_steps: int = count(1_200_000)
-    steps_per_loop: int = count(1_000)
-    checkpoint_interval: int = count(10_000)
-    validation_interval: int = count(10_000)
-    max_to_keep: int = count(3)
+    train_steps: int = count_field(1_200_000)
+    steps_per_loop: int = count_field(1_000)
+    checkpoint_interval: int = count_field(10_000)
+    validation_interval: int = count_field(10_000)
+    max_to_keep: int = count_field(3)
     best_checkpoint_eval_metric: str | None = None
     best_checkpoint_metric_comp: Literal["higher", "lower"] = "higher"
     best_checkpoint_by_test: bool = False
-    loss_upper_bound: float | None = number(1_000.0, above=0)
-    seed: int = count(0, at_least=0)
+    loss_upper_bound: float | None = number_field(1_000.0, above=0)
+    seed: int = count_field(0, at_least=0)
     optimizer_config: OptimizationConfig = OptimizationConfig()
 
 
@@ -579,7 +579,7 @@ class RuntimeConfig:
     distribution_strategy: Literal[
         "default", "mirrored", "multi_worker_mirrored", "one_device", "tpu"
     ] = "default"
-    num_replicas: int | None = count(None)
+    num_replicas: int | None = count_field(None)
     mixed_precision_dtype: Literal["float32", "mixed_bfloat16", "mixed_float16"] = (
         "float32"
     )

@@ -22,19 +22,19 @@ class WrongTypeError(ValueError):
     """A value doesn't fit its field; the message says what the field takes."""
 
 
-def number(default: Any, **bounds: float) -> Any:
+def number_field(default: Any, **bounds: float) -> Any:
     """Makes a dataclass field whose value, or each of whose items, has a range."""
     return dataclasses.field(default=default, metadata={"bounds": bounds})
 
 
-def fraction(default: Any) -> Any:
+def fraction_field(default: Any) -> Any:
     """Makes a dataclass field in [0, 1)."""
-    return number(default, at_least=0, below=1)
+    return number_field(default, at_least=0, below=1)
 
 
-def count(default: Any, at_least: float = 1) -> Any:
+def count_field(default: Any, at_least: float = 1) -> Any:
     """Makes a dataclass field that counts: `at_least` or more."""
-    return number(default, at_least=at_least)
+    return number_field(default, at_least=at_least)
 
 
 def out_of_range(field: dataclasses.Field, value: Any) -> tuple[str, str, Any] | None:
@@ -129,7 +129,7 @@ def member_of(hint: Any) -> tuple[Any, bool]:
     return hint, False
 
 
-def describe(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """Names a value in a message: what it is, and itself where it's short."""
     if isinstance(value, dict):
         return "keys and values"

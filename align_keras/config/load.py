@@ -4,22 +4,21 @@ import dataclasses
 import difflib
 import os
 import pathlib
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from align_keras.config.corpus import CORPUS_RULES, CorpusConfig
+from align_keras.config.corpus_config import CORPUS_RULES, CorpusConfig
 from align_keras.config.experiment import ContrastiveLossConfig, ExperimentConfig
 from align_keras.config.fields import (
     WrongTypeError,
     as_dict,
     coerce,
-    describe,
+    describe_value,
     leaves,
     out_of_range,
 )
-from align_keras.config.fine_tuning import FINE_TUNING_RULES, FineTuningConfig
-from align_keras.config.rules import RULES, SETTLED_BY_PRESET, Report
+from align_keras.config.fine_tuning_config import FINE_TUNING_RULES, FineTuningConfig
+from align_keras.config.rules import EXPERIMENT_RULES, SETTLED_BY_PRESET, Report
 from align_keras.config.yaml_source import (
     Given,
     dump_yaml,
@@ -36,13 +35,11 @@ Path = str | os.PathLike
 Override = Path | Mapping[str, Any]
 Rules = Iterable[Callable[[Any, Report], None]]
 
-# Where options were, a pattern of their keys, and what stands in its place now.
-_RENAMED: dict[type, tuple[str, str]] = {
-    CorpusConfig: (r"^pictures\b", "images"),
-    ExperimentConfig: (
-        rf"^task\.loss\.(?={'|'.join(vars(ContrastiveLossConfig()))})",
-        "task.loss.contrastive.",
-    ),
+# Options of the contrastive loss that a file gives without naming the loss, as run
+# folders of version 0.1 do.
+_PLAIN_LOSS_OPTIONS = {
+    f"task.loss.{field.name}": f"task.loss.contrastive.{field.name}"
+    for field in dataclasses.fields(ContrastiveLossConfig)
 }
 _VALIDATION_PAIRS = "task.validation_data.pairs"
 _VALIDATION_SPLIT = "task.validation_data.tfds_split"
@@ -76,7 +73,9 @@ def load_config(
     0.001
     """
     files = [] if experiment is None else [find_experiment(experiment)]
-    return _load(ExperimentConfig(), [*files, *config_files], params_override, RULES)
+    return _load(
+        ExperimentConfig(), [*files, *config_files], params_override, EXPERIMENT_RULES
+    )
 
 
 def load_recipe(
@@ -124,11 +123,11 @@ def _load(
         params_override = [params_override]
     layers = [read_yaml(path) for path in files]
     layers += [read_overrides(item) for item in params_override]
-    pattern, new = _RENAMED.get(type(defaults), ("^$", ""))
-    layers = [
-        {re.sub(pattern, new, key): given for key, given in layer.items()}
-        for layer in layers
-    ]
+    if isinstance(defaults, ExperimentConfig):
+        layers = [
+            {_PLAIN_LOSS_OPTIONS.get(key, key): given for key, given in layer.items()}
+            for layer in layers
+        ]
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     split_is_separate = False
@@ -219,7 +218,7 @@ def _checked(layer: dict[str, Given], defaults: Any) -> dict[str, Any]:
         elif given.value != {}:
             raise InputError(
                 f"{given.where}: '{key}' must hold keys ({', '.join(sections[key])}), "
-                f"received {describe(given.value)}; write the key below it."
+                f"received {describe_value(given.value)}; write the key below it."
             )
     return values
 
@@ -269,7 +268,7 @@ def _typed(key: str, given: Given, hint: Any) -> Any:
     except WrongTypeError as error:
         raise InputError(
             f"{given.where}: '{key}' must be {error}, received "
-            f"{describe(given.value)}; {_remedy(given.value, hint)}."
+            f"{describe_value(given.value)}; {_remedy(given.value, hint)}."
         ) from None
 
 
@@ -280,7 +279,7 @@ def _unquoted(value: Any) -> Any:
 
 
 def _remedy(value: Any, hint: Any) -> str:
-    """How to mend the usual slips: quotes, 1e4 for an integer, yes for true."""
+    """Returns the remedy for a usual mistake, such as quotes or yes for true."""
 
     def fits(other: Any) -> bool:
         try:
@@ -304,7 +303,9 @@ def _remedy(value: Any, hint: Any) -> str:
 
 
 def validate(
-    config: Config, places: dict[str, str] | None = None, rules: Rules = RULES
+    config: Config,
+    places: dict[str, str] | None = None,
+    rules: Rules = EXPERIMENT_RULES,
 ) -> Config:
     """Checks types, ranges and the rules between options, and returns the config.
 
@@ -349,7 +350,7 @@ def _check_sections(config: Any, prefix: str, report: Report) -> None:
             _check_sections(value, f"{key}.", report)
 
 
-def save_config(config: Any, path: Path) -> None:
+def write_config_file(config: Any, path: Path) -> None:
     """Writes a configuration whole, but for what a `preset` settles."""
     tree = as_dict(config)
     model = tree.get("task", {}).get("model", {})

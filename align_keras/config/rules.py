@@ -7,10 +7,10 @@ import re
 from typing import Any, NoReturn
 
 from align_keras.config.experiment import DataConfig, ExperimentConfig
-from align_keras.config.fields import describe
+from align_keras.config.fields import describe_value
 from align_keras.utils.errors import InputError
 
-# What a preset settles, by keys below `task.model`.
+# Keys below `task.model` that a preset determines.
 SETTLED_BY_PRESET = (
     "image_encoder.variant",
     "image_encoder.image_size",
@@ -45,7 +45,8 @@ class Report:
         prefix = f"{self.places[named_key]}: " if named_key else ""
         value = received["value"] if received else self.get(key)
         raise InputError(
-            f"{prefix}'{key}' must be {rule}, received {describe(value)}; {remedy}."
+            f"{prefix}'{key}' must be {rule}, received {describe_value(value)}; "
+            f"{remedy}."
         )
 
     def multiple(self, key: str, of: str) -> None:
@@ -137,7 +138,8 @@ def _check_batch_parts(config: ExperimentConfig, report: Report) -> None:
             "write for example 0.5 or 0.25",
             batch,
         )
-    # Whose rows are normalized together is said once, and in whole groups.
+    # The groups of rows that are normalized together are given by one option, and
+    # divide the batch.
     groups, synchronized = f"{_IMAGE}.replicas_per_group", f"{_IMAGE}.synchronized"
     micro, ghost = f"{_DATA}.micro_batch_size", f"{_IMAGE}.virtual_batch_size"
     for other in (synchronized, ghost, micro):
@@ -251,7 +253,7 @@ def _check_held_out(config: ExperimentConfig, report: Report) -> None:
 
 
 def _sources(data: DataConfig) -> set[str]:
-    """What a data section reads, a set of paths and of names as if they were."""
+    """Returns the paths of a data section. Names of corpora are read as paths."""
     names = [data.pairs] if data.pairs is not None else (data.corpus or "").split("+")
     names += [source.path for source in data.source or ()]
     return {os.path.realpath(name) for name in names if name}
@@ -274,7 +276,7 @@ def _check_replicas(config: ExperimentConfig, report: Report) -> None:
     report.multiple(f"{_DATA}.global_batch_size", "runtime.num_replicas")
 
 
-RULES = (
+EXPERIMENT_RULES = (
     _check_steps,
     _check_patterns,
     _check_metrics,

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from align_keras.config.fields import describe
+from align_keras.config.fields import describe_value
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
 
@@ -82,7 +82,7 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Given]:
     if root and not isinstance(root[""].value, dict):
         raise InputError(
             f"{root[''].where}: a configuration must be keys and values such as "
-            f"'trainer:', received {describe(root[''].value)}; see the files in "
+            f"'trainer:', received {describe_value(root[''].value)}; see the files in "
             "experiments/."
         )
     root.pop("", None)

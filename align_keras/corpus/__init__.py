@@ -1,5 +1,5 @@
-"""From raw sources to clean pairs: images, captions, and what was dropped."""
+"""Clean pairs of images and captions from raw sources, with counts of dropped pairs."""
 
+from align_keras.corpus.filters.filter_rules import Thresholds
 from align_keras.corpus.filters.pairs import Pair, filter_pairs
-from align_keras.corpus.filters.rules import Thresholds
 from align_keras.corpus.html_pairs import extract_pairs

@@ -1,4 +1,4 @@
-"""What was kept, dropped, filtered and converted on the way to clean pairs."""
+"""Counts of pairs that were kept, dropped, filtered and converted."""
 
 import collections
 
@@ -6,7 +6,7 @@ from align_keras.utils.errors import InputError
 
 # The reason of `ImageError` where the extra `svg` is missing.
 NO_RENDERER = "SVG, which needs resvg-py"
-# How to go on, by reason; the summary's last column.
+# Remedies by reason, the last column of the summary.
 _REMEDIES = {
     "missing": "check the path, which is relative to the file that names it",
     "empty": "copy the file again, its download may have failed",

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urldefrag, urljoin, urlsplit
 
-from align_keras.corpus.captions import clean_caption, is_usable
+from align_keras.corpus.caption_cleaning import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.utils.errors import needs
 
 _SCHEMES = ("http", "https", "data", "file")
-# Where scripts that load images late keep the address.
+# Attributes that hold the address of images which scripts load late.
 _LATE = ("data-src", "data-original", "data-lazy-src", "data-lazy")
 _LATE_SETS = ("data-srcset", "data-lazy-srcset", "data-original-set")
-# What stands in a `figcaption` without belonging to the caption, by its class.
+# Classes of elements in a `figcaption` that do not belong to the caption.
 _PERMALINK, _BUTTON = "a permalink", "a button"
 _FOOTNOTE, _HIDDEN = "a footnote mark", "a text for screen readers"
 _HELPERS = {
@@ -28,18 +28,18 @@ _HELPERS = {
 }
 # Texts of links into the same page that are no words.
 _MARKS = re.compile(r"[\s¶#§⚓∞↩↑🔗\u200b\ufe0e\ufe0f]*")
-# What stands for a `figcaption` in MediaWiki, WordPress and others.
+# Elements that MediaWiki, WordPress and others use instead of a `figcaption`.
 _CAPTIONS = "div.caption, .thumbcaption, p.wp-caption-text"
 _UNSEEN = {"script", "style", "template", "noscript"}
 # All other elements part words.
 _INLINE = {"a", "abbr", "b", "bdi", "bdo", "cite", "code", "del", "dfn", "em", "font"}
 _INLINE |= {"i", "ins", "kbd", "mark", "q", "s", "samp", "small", "span", "strong"}
 _INLINE |= {"sub", "sup", "time", "tt", "u", "var", "wbr", "-text"}
-# How deep in links and `picture` elements the `img` beside a `noscript` stands.
+# Levels of links and `picture` elements around the `img` next to a `noscript`.
 _WRAPPERS = 4
 # A candidate of a srcset: an address, and what it is for, unless a comma comes before.
 _CANDIDATE = re.compile(r"([^\s,]\S*)(?:(?<!,)\s+([^,]*))?")
-# What no page needs more of, in characters; only `data:` addresses may be longer.
+# Characters. No page needs longer addresses, apart from those with `data:`.
 _MAX_ADDRESS = 16_384
 _MAX_FIGCAPTION = 100_000
 _MAX_CANDIDATES = 100
@@ -52,7 +52,7 @@ _CHARSETS = re.compile(
     "|gb2312|gbk|gb18030|hz|big5|big5hkscs|cp950|euc_jp|shift_jis|cp932|iso2022_jp"
     "|euc_kr|cp949|johab"
 )
-# As the standard has it, Latin-1 means Windows-1252.
+# The HTML standard reads Latin-1 as Windows-1252.
 _AS_WINDOWS = ("iso8859-1", "ascii")
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -167,7 +167,7 @@ def _codec(name: str) -> str | None:
 
 
 class _Surroundings(NamedTuple):
-    """What stands around a node: the nearest figure and `noscript`, the language."""
+    """Nearest figure, nearest `noscript`, and language of a node."""
 
     figure: Any = None
     noscript: Any = None
@@ -215,7 +215,8 @@ def _captions_by_class(tree: Any) -> dict[int, Any]:
     captions = tree.css(_CAPTIONS)
     beside = collections.Counter(node.parent.mem_id for node in captions)
     for caption in captions:
-        if beside[caption.parent.mem_id] > 1:  # Whose each is, isn't told.
+        # The page does not relate captions to images.
+        if beside[caption.parent.mem_id] > 1:
             continue
         images = [node.mem_id for node in caption.parent.css("img")]
         within = {node.mem_id for node in caption.css("img")}  # Such as a magnifier.
@@ -305,7 +306,7 @@ def _image_url(image: Any, base_url: str) -> str | None:
     nodes = [image]
     if image.parent is not None and image.parent.tag == "picture":
         nodes += image.parent.css("source")
-    # What stands in `src` is a placeholder where the page has another address.
+    # If the page has another address, `src` is the one of a placeholder.
     for plain, sets in ((_LATE, _LATE_SETS), (("src",), ("srcset",))):
         found = [node.attributes.get(name) for node in nodes for name in sets]
         versions = [
@@ -334,7 +335,7 @@ def parse_srcset(srcset: str) -> list[tuple[str, float]]:
 
 def _joined(base_url: str, address: str | None) -> str | None:
     """Returns an absolute address, or None where there is none to fetch."""
-    # As browsers do: line breaks and tabs inside mean nothing.
+    # Browsers ignore line breaks and tabs inside an address, too.
     address = re.sub(r"[\t\n\r]", "", address or "").strip()
     holds_image = address[:5].lower() == "data:"
     if not address or len(address) > _MAX_ADDRESS and not holds_image:

@@ -20,7 +20,7 @@ from align_keras.utils.errors import needs
 from align_keras.utils.files import MAX_PIXELS, read_regular
 
 # Those of `align_keras.images.decode`, whose rule this is too.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 WHITE = (255, 255, 255)
 
 _JPEG_SIDE = 65_500
@@ -70,7 +70,7 @@ def normalize_image(
         sixteen_bit = any(";16" in str(tile[3]) for tile in tiles)
         if shorter_side is not None and image.format == "JPEG":
             scale = shorter_side / min(image.size)
-            if scale <= 1 / 2:  # Neither side becomes smaller than asked for.
+            if scale <= 1 / 2:  # Neither side becomes smaller than `shorter_side`.
                 width, height = image.size
                 reduced = (math.ceil(width * scale), math.ceil(height * scale))
                 image.draft(None, reduced)
@@ -151,7 +151,7 @@ def open_image(content: bytes) -> Any:
     with _OPEN_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
         except Image.UnidentifiedImageError:
             if _claims_no_pixels(content):
                 raise ImageError("zero size", "no width or no height") from None

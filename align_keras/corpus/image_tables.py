@@ -1,5 +1,5 @@
-"""From kept pairs to stored images with all their captions: a map and a reduce over
-files. What comes out depends neither on the sources' order nor on the workers.
+"""Stored images with all their captions, by a map and a reduce over files of pairs.
+The result depends neither on the order of the sources nor on the workers.
 """
 
 import collections
@@ -17,7 +17,7 @@ from PIL import Image
 
 from align_keras.corpus.duplicates.hashes import perceptual_hash
 from align_keras.corpus.duplicates.near_duplicates import DUPLICATE
-from align_keras.corpus.filters.rules import primary_language
+from align_keras.corpus.filters.filter_rules import primary_language
 from align_keras.corpus.image import (
     ImageError,
     check_jpeg_size,
@@ -41,7 +41,7 @@ _IMAGES_PER_GROUP = 500
 
 
 def image_schema() -> Any:
-    """Of a table of images with all their captions."""
+    """Returns the schema of a table of images with all their captions."""
     pa = arrow()
     text = pa.struct([(name, pa.string()) for name in TEXTS])
     kinds = {"image_key": pa.string(), "image": pa.string(), "width": pa.int32()}
@@ -93,12 +93,12 @@ def _each_once(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def piece_path(folder: str | os.PathLike, name: str, number: int) -> pathlib.Path:
-    """Where a piece of a table lies."""
+    """Returns the path of a piece of a table."""
     return pathlib.Path(folder, f"{name}-{number:05d}.parquet")
 
 
 def stored_schema() -> Any:
-    """Of a table of stored images; a bad one has a `fault` and no `jpeg`."""
+    """Returns the schema of stored images. Bad images have a `fault` and no `jpeg`."""
     pa = arrow()
     texts = ("image_key", "pixel_key", "fault", "detail", "conversion")
     kinds = dict.fromkeys(texts, pa.string())
@@ -149,7 +149,8 @@ def store_image(
     max_pixels: int = MAX_PIXELS,
 ) -> dict:
     """Returns an image by the columns of `stored_schema` but those of faults."""
-    # Of 16 MiB, kept for the next image; fresh memory took a third of the time.
+    # Pillow keeps these blocks of 16 MiB for the next image. Fresh memory takes a third
+    # of the time of an image.
     Image.core.set_blocks_max(_BLOCKS)
     image, conversion = normalize_image(
         content, max_pixels=max_pixels, shorter_side=shorter_side

@@ -17,9 +17,9 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.html_pairs import WebPair, decode_html, extract_pairs
 from align_keras.utils.errors import InputError
 
-# Of the processor, so that a busy machine loses no page.
+# Seconds of the processor, so that a busy machine loses no page.
 MAX_SECONDS = 5
-MAX_BYTES = 800_000_000
+MAX_READER_BYTES = 800_000_000
 _lock = threading.Lock()
 _process: "_ReaderProcess | None" = None
 
@@ -42,7 +42,7 @@ def read_page(
 ) -> list[WebPair]:
     """Reads a page as `extract_pairs`, within limits, or raises `PageError`."""
     task = {"size": len(content), "base_url": base_url, "charset": charset}
-    task |= {"seconds": MAX_SECONDS, "bytes": MAX_BYTES}
+    task |= {"seconds": MAX_SECONDS, "bytes": MAX_READER_BYTES}
     with _lock:
         answer = _ask(json.dumps(task).encode() + b"\n" + content)
     if "mistake" in answer:
@@ -111,7 +111,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def main() -> None:
+def answer_requests() -> None:
     """Answers with a line of JSON a page, until there are no more."""
     # Ctrl-C reaches all processes of a terminal; the parent answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -163,4 +163,4 @@ def _limit(memory: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    answer_requests()

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from align_keras.corpus.captions import clean_caption, is_usable
+from align_keras.corpus.caption_cleaning import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter, printable
 from align_keras.utils.addresses import without_secrets
 from align_keras.utils.errors import InputError
@@ -346,7 +346,7 @@ def _read_json_lines(
     path: pathlib.Path, text: str, counter: DropCounter
 ) -> tuple[list[str], list[tuple[dict, str]]]:
     columns, rows = {}, []
-    # Not splitlines(), which also splits at separators that JSON allows.
+    # `splitlines` would also split at separators that JSON allows in texts.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -395,7 +395,7 @@ def _csv_lines(text: str, suffix: str) -> Iterator[tuple[int, list[str], str | N
     delimiter = ";" if "," not in header and ";" in header else ","
     lines, done = list(io.StringIO(text, newline="")), 0
     while done < len(lines):
-        # Not a slice or islice, which take as long as what is done.
+        # A slice, or `islice`, would take as long as the lines before it.
         remaining_lines = map(lines.__getitem__, range(done, len(lines)))
         reader = csv.reader(remaining_lines, delimiter=delimiter, strict=True)
         start = done

@@ -117,6 +117,6 @@ def read_batches(
         yield from table.iter_batches(rows or _ROWS_AT_ONCE, columns=columns)
 
 
-def strings(column: Any) -> list[str]:
+def string_list(column: Any) -> list[str]:
     """Returns a `pyarrow` string column as a list, "" for nulls."""
     return column.fill_null("").to_pylist() if column.null_count else column.to_pylist()

@@ -1,4 +1,4 @@
-"""Where the images of shards are, with their cleaned captions: an index a file, built
+"""Index of the images of shards with their cleaned captions: an index per file, built
 once, by which training begins at any record of tars, TFRecord, Parquet and Arrow files.
 """
 
@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.corpus.captions import clean_caption, is_usable
+from align_keras.corpus.caption_cleaning import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError, normalize_image, open_image
 from align_keras.corpus.parquet_tables import arrow, open_parquet
-from align_keras.corpus.sources.files import SourceFile, one_file
 from align_keras.corpus.sources.pair import Part, columns_of
 from align_keras.corpus.sources.parquet_files import image_column_of
 from align_keras.corpus.sources.source import read_part
+from align_keras.corpus.sources.source_files import SourceFile, one_file
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import (
     MAX_FILE_BYTES,
@@ -37,7 +37,7 @@ from align_keras.utils.progress import say
 from align_keras.utils.remote import is_url, join_url, read_url
 from align_keras.utils.tasks import run_tasks
 
-KINDS = ("webdataset", "tfrecord", "parquet", "arrow")
+RECORD_KINDS = ("webdataset", "tfrecord", "parquet", "arrow")
 _TABLES = ("parquet", "arrow")
 # Part of every index's name: another form is another version.
 _VERSION = 1
@@ -45,7 +45,8 @@ _VERSION = 1
 _STRETCH = 10_000
 # Below this, starting processes takes longer than reading.
 _BYTES_ALONE = 1_000_000_000
-# What is read at a time; and what is read between two images rather than asked twice.
+# Limits of one read: bytes, records, and bytes between two images that are read instead
+# of sent as a second request.
 _READ_BYTES, _READ_RECORDS, _GAP = 4_000_000, 64, 65_536
 _ROWS_AT_ONCE = 32
 _END_OF_JPEG = b"\xff\xd9"
@@ -63,11 +64,21 @@ def index_files(
     image_column: str | None = None,
     caption_column: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Indexes files of one of `KINDS`, each once for its name, size and time of change.
+    """Indexes the records of files.
 
-    A dict a file tells `path`, `size`, `modified`, `count` of its records, `stretches`
-    where to part them, a `DropCounter`'s `counts`, and `index`, which `RecordIndex`
-    opens.
+    A file is indexed again if its name, size or time of change is another.
+
+    Args:
+        kind: str, one of `RECORD_KINDS`.
+        root: str, folder or address of the files.
+        files: list of `SourceFile`.
+        image_column: str, column of images in tables, or None to find it.
+        caption_column: str, column of captions in tables, or None to find it.
+
+    Returns:
+        list with a dict per file: `path`, `size`, `modified`, `kind`, `count` (number
+        of records), `stretches` (first records of the parts that training reads at
+        once), `counts` (of a `DropCounter`) and `index` (path for `RecordIndex`).
     """
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     folder = pathlib.Path(home, "align_keras", "source_indexes")
@@ -415,7 +426,7 @@ def image_fault(content: bytes) -> ImageError | None:
     try:
         if not content:
             raise ImageError("missing", "no bytes")
-        open_image(content)  # Which takes no drawings.
+        open_image(content)  # Raises for SVG drawings, which training does not decode.
         normalize_image(content)
     except ImageError as error:
         return error
@@ -423,7 +434,7 @@ def image_fault(content: bytes) -> ImageError | None:
 
 
 def _is_jpeg(content: bytes) -> bool:
-    """Whether a file begins as a JPEG of a usual kind and not too many pixels."""
+    """Returns True for the start of a usual JPEG that is not too large."""
     position = 2
     with contextlib.suppress(struct.error):  # It ends before.
         while content.startswith(b"\xff\xd8"):
@@ -440,6 +451,6 @@ def _is_jpeg(content: bytes) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def open_index(about: str) -> RecordIndex:
+def open_record_index(about: str) -> RecordIndex:
     """Opens an index, or finds it opened; `about` is JSON."""
     return RecordIndex(json.loads(about))

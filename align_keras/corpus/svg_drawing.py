@@ -15,18 +15,19 @@ from PIL import Image
 from align_keras.corpus.drop_counter import ImageError
 
 MAX_SIDE = 2048
-MAX_BYTES = 8_000_000
+MAX_SVG_BYTES = 8_000_000
 _MAX_ELEMENTS = 50_000
 _MAX_DEPTH = 100
 _SVG = "{http://www.w3.org/2000/svg}svg"
-# Of CSS; a percentage and anything unknown leave the size to the `viewBox`.
+# Pixels of CSS's units. With a percentage or an unknown unit, the `viewBox` gives the
+# size.
 _PIXELS = {"": 1, "px": 1, "pt": 4 / 3, "pc": 16, "in": 96, "cm": 96 / 2.54}
 _PIXELS |= {"mm": 96 / 25.4, "em": 16, "ex": 8}
 _LENGTH = re.compile(r"\s*\+?(\d{0,9}\.?\d{1,9}(?:e[+-]?\d)?)\s*([a-z]*)\s*$", re.I)
-# What a browser gives a drawing without any size.
+# Browsers give this size to a drawing without any size.
 _DEFAULT_SIZE = (300.0, 150.0)
 _SECONDS = 10
-# Where the system has no limit of processor time.
+# Seconds. Limit on systems that can't limit the time of the processor.
 _MOST_SECONDS = 60
 # A drawing can end the process that renders it, by its depth or what it claims.
 _PROGRAM = f"""
@@ -103,13 +104,15 @@ def read_svg(content: bytes) -> "SvgDrawing | None":
     """Reads a drawing, in plain or by gzip; None of anything else."""
     if content[:2] == b"\x1f\x8b":
         try:
-            content = zlib.decompressobj(wbits=31).decompress(content, MAX_BYTES + 1)
+            content = zlib.decompressobj(wbits=31).decompress(
+                content, MAX_SVG_BYTES + 1
+            )
         except zlib.error:
             return None
     if not _seems_svg(content):
         return None
-    if len(content) > MAX_BYTES:
-        raise _fault(f"more than {MAX_BYTES:,} bytes")
+    if len(content) > MAX_SVG_BYTES:
+        raise _fault(f"more than {MAX_SVG_BYTES:,} bytes")
     root = _parsed(content)
     if root.tag != _SVG:
         return None

@@ -7,7 +7,7 @@
 ('stamps', 'de')
 """
 
-from align_keras.datasets.build import CORPORA, build_corpus
+from align_keras.datasets.build import CORPUS_NAMES, open_corpus
 from align_keras.datasets.clipart import Clipart
 from align_keras.datasets.emoji import Emoji
 from align_keras.datasets.icons import Icons

@@ -21,12 +21,12 @@ from align_keras.utils.files import open_regular, read_json
 
 _BUILDERS = {"icons": Icons, "stamps": Stamps, "clipart": Clipart, "emoji": Emoji}
 
-CORPORA = (*_BUILDERS, "pairs")
-# Of what `align-keras corpus shard` writes: names, sizes and checksums.
+CORPUS_NAMES = (*_BUILDERS, "pairs")
+# File that `align-keras corpus shard` writes: names, sizes and checksums of the shards.
 INDEX = "index.json"
 
 
-def build_corpus(
+def open_corpus(
     name: str,
     *,
     data_dir: str | os.PathLike | None = None,
@@ -69,7 +69,7 @@ def build_corpus(
     Example:
 
     ```python
-    builder = build_corpus("icons")
+    builder = open_corpus("icons")
     builder.info.splits["test"].num_examples  # 1402
     ```
     """
@@ -192,10 +192,10 @@ def _continued(progress: Callable[[int, int], object]) -> Callable[[int, int], N
 
 def _corpus_and_language(name: str) -> tuple[str, str | None]:
     corpus, _, language = name.partition("/")
-    if corpus not in CORPORA or (language and corpus != "stamps"):
+    if corpus not in CORPUS_NAMES or (language and corpus != "stamps"):
         raise InputError(
-            f"corpus must be one of {', '.join(CORPORA)}, or the folder of a built one "
-            f"with its dataset_info.json, received {name!r}; check the name."
+            f"corpus must be one of {', '.join(CORPUS_NAMES)}, or the folder of a "
+            f"built one with its dataset_info.json, received {name!r}; check the name."
         )
     if corpus != "stamps":
         return corpus, None

@@ -46,11 +46,10 @@ def _from_element(element: ElementTree.Element) -> SvgMetadata:
     )
 
 
-# How many images may share a caption. Titles and descriptions are the
-# alt-texts of this collection and keep the paper's limit (Jia et al. 2021,
-# section 3). File names and keywords name the kind of thing ("book", "insect"),
-# which many images rightly share; their limit only keeps out series such as
-# 1,375 stars.
+# Numbers of images that may share a caption. Titles and descriptions are the alt-texts
+# of this collection and keep the paper's limit (Jia et al. 2021, section 3). File names
+# and keywords name the kind of thing ("book", "insect"), which many images rightly
+# share. Their limit only keeps out series such as 1,375 stars.
 SHARING_LIMITS = {"title": 10, "description": 10, "file_name": 60, "keywords": 60}
 MAX_DESCRIPTION = 200
 
@@ -62,7 +61,7 @@ _NOISE = frozenset(
         "united nations member|svg|various|externalsource|untitled|none|misc"
     ).split("|")
 )
-# How two prolific authors sign their file names.
+# Two prolific authors sign their file names with these words.
 _HANDLES = frozenset({"ganson", "rejon", "nicubunu"})
 _SPELLED_OUT = {
     "mapsym": "map symbol",

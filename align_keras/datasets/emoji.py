@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from align_keras.corpus.captions import clean_caption
+from align_keras.corpus.caption_cleaning import clean_caption
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.datasets.pair_builder import (
     ImageLayout,
@@ -70,7 +70,7 @@ class Emoji(PairBuilder):
                     counter.filter("variation in skin tone", raw.where, count=tones)
 
     def _split_keys(self, entries: list[Any]) -> list[str]:
-        # Not the pixels' alone, which the two vendors never share.
+        # Keys of pixels alone would not do, since the two vendors share no pixels.
         codes = [entry.raw.id.partition("/")[2] for entry in entries]
         keys = [entry.image_key for entry in entries]
         linked = linked_names(zip(codes, keys, strict=True))
@@ -116,8 +116,7 @@ def _node_modules() -> list[pathlib.Path]:
     folders = [folder / "node_modules" for folder in (current, *current.parents)]
     node_path = os.environ.get("NODE_PATH", "").split(os.pathsep)
     folders += [pathlib.Path(folder) for folder in node_path if folder]
-    # What npm takes for its prefix, of which global packages are a part; Debian's
-    # npm has another.
+    # Global packages are below npm's prefix. Debian's npm has another prefix.
     node = shutil.which("node")
     prefixes = [pathlib.Path(node).resolve().parents[1]] if node else []
     prefixes.append(pathlib.Path("/usr/local"))

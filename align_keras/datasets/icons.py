@@ -70,7 +70,7 @@ class Icons(PairBuilder):
     DESCRIPTION = "Glyphs of six icon fonts with their names as captions."
 
     def _raw_pairs(self, counter: DropCounter) -> Iterator[RawPair]:
-        del counter  # What is dropped shows when the glyph is drawn.
+        del counter  # Icons are dropped when they are drawn.
         folder = _font_folder()
         for split, families in (("train", TRAIN_FAMILIES), ("test", TEST_FAMILIES)):
             for family, stem in families.items():

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # For naming a mixture must not load TensorFlow.
     import tensorflow as tf
 
 
-# Of the members' shares: a start counts its turns one by one.
+# Limit of the sum of the members' shares, since a start counts the turns one by one.
 _MOST_TURNS = 100_000
 
 
@@ -33,7 +33,7 @@ class Mixture:
     Example:
 
     ```python
-    mixture = build_corpus("clipart+emoji")
+    mixture = open_corpus("clipart+emoji")
     mixture.info.splits["train"].num_examples  # 9991
     ```
     """

@@ -91,9 +91,9 @@ class PairBuilder(LocalBuilder, skip_registration=True):
     """
 
     DESCRIPTION = ""
-    # Of the reasons of a `ImageError`, those that aren't faults.
+    # Reasons of an `ImageError` that are no faults.
     FILTERED_REASONS: frozenset[str] = frozenset()
-    # Of images whose pairs name no split, about this share is for tests.
+    # Fraction of the test split among images whose pairs name no split.
     TEST_FRACTION = 0.05
     MOST_TEST_IMAGES: int | None = None
 
@@ -112,7 +112,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
 
     @property
     def LAYOUT(self) -> "ImageLayout":
-        """How images are stored; a class attribute will do."""
+        """Form of the stored images. A class attribute may replace this property."""
         raise NotImplementedError
 
     def _folder(self, variable: str, default: str) -> pathlib.Path:
@@ -290,7 +290,7 @@ def examples_fingerprint(
 
 @dataclasses.dataclass(frozen=True)
 class ImageLayout:
-    """How a corpus stores its images; nothing is enlarged.
+    """Form of the stored images of a corpus. No image is enlarged.
 
     `size` limits the longer side of a square on white, or, where the aspect is kept,
     the shorter one. A `margin` leaves an eighth white on each side: evaluation keeps
@@ -372,7 +372,7 @@ def hashed_test_keys(
 
 
 def is_test_key(image_key: str, fraction: float) -> bool:
-    """As `hashed_test_keys`, of one image; no split is promised to have an image."""
+    """Returns True if the hash of an image puts it into the test split."""
     return int(image_key[:8], 16) < fraction * 16**8
 
 

@@ -20,9 +20,14 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError
-from align_keras.corpus.record_index import RecordIndex, index_files, open_index
-from align_keras.corpus.sources.files import SourceFile, is_folder, list_files, one_file
-from align_keras.datasets.build import build_corpus
+from align_keras.corpus.record_index import RecordIndex, index_files, open_record_index
+from align_keras.corpus.sources.source_files import (
+    SourceFile,
+    is_folder,
+    list_files,
+    one_file,
+)
+from align_keras.datasets.build import open_corpus
 from align_keras.datasets.mixture import Mixture
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
@@ -113,7 +118,7 @@ def open_sources(
         )
     columns = {"image_column": image_column, "caption_column": caption_column}
     members = {
-        name: build_corpus(name, shorter_side=shorter_side)
+        name: open_corpus(name, shorter_side=shorter_side)
         if os.path.isfile(os.path.join(name, "features.json"))
         else SourcePairs(name, max_bad_fraction=max_bad_fraction, **columns)
         for name in names
@@ -202,7 +207,7 @@ class SourcePairs:
         return digest.hexdigest()
 
     def _index(self, path: str) -> RecordIndex:
-        return open_index(self._indexed[path])
+        return open_record_index(self._indexed[path])
 
     def _read(self, path: bytes, skip: Any, take: Any) -> Iterator[np.ndarray]:
         index, batch = self._index(os.fsdecode(path)), []
@@ -212,7 +217,7 @@ class SourcePairs:
             for fault in faults:
                 self._note(index, *fault)
             name = index.name(number).encode("utf-8", "surrogateescape")
-            # As many captions as the record has whose place it takes.
+            # The example has as many captions as the faulty record that it replaces.
             captions = list(islice(cycle(index.captions(number)), counts[row]))
             batch.append(_example(id=[name], image=[image], captions=captions))
             if len(batch) == _RECORDS_AT_ONCE:
@@ -223,7 +228,7 @@ class SourcePairs:
 
     def _note(self, index: RecordIndex, number: int, fault: ImageError) -> None:
         name = index.name(number)
-        if name in self._faults:  # Of an earlier epoch.
+        if name in self._faults:  # The fault was reported in an earlier epoch.
             return
         self._faults.add(name)
         count = len(self._faults)
@@ -272,7 +277,7 @@ def _split_of(file: SourceFile) -> str:
 def _parts(
     files: list[dict[str, Any]], start: int, stop: int
 ) -> list[types.SimpleNamespace]:
-    """What to read of stretches of files for the records from `start` to `stop`."""
+    """Returns the parts of files that hold the records from `start` to `stop`."""
     parts, begin = [], 0
     for file in files:
         bounds = [*file["stretches"], file["count"]]
@@ -308,7 +313,8 @@ def _find(name: str) -> tuple[str, str, list[SourceFile]]:
     files = [
         file
         for file in files
-        # What img2dataset writes beside its shards, and `datasets` beside its data.
+        # Leaves out the tables that img2dataset writes next to its shards, and the
+        # caches of `datasets`.
         if not (_kind(file) == "parquet" and file.name[: -len(".parquet")] in shards)
         and not os.path.basename(file.name).startswith("cache-")
     ]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from align_keras.corpus.captions import clean_caption
+from align_keras.corpus.caption_cleaning import clean_caption
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.errors import InputError

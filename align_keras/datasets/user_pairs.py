@@ -16,7 +16,7 @@ from align_keras.corpus.pair_files import read_pairs
 from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.remote import is_url, stat_url
 
-# What the paper's recipe crops 289 pixels from.
+# Pixels. The paper's recipe crops 289 pixels from this side.
 SHORTER_SIDE = 346
 # Images at an address that their server is asked for at once.
 _REQUESTS = 16
@@ -24,7 +24,7 @@ _REQUESTS = 16
 
 @dataclasses.dataclass(eq=False)
 class UserPairsConfig(tfds.core.BuilderConfig):
-    """Where the pairs lie and how to read them; see `user_pairs_config`."""
+    """Path and columns of a user's pairs. `user_pairs_config` makes it."""
 
     path: str = ""
     reading: dict = dataclasses.field(default_factory=dict)
@@ -84,7 +84,7 @@ class UserPairs(PairBuilder, skip_registration=True):
 
     @property
     def LAYOUT(self) -> ImageLayout:
-        """Of the config's size."""
+        """Layout with the size of the config."""
         size = self.builder_config.shorter_side
         return ImageLayout(size=size, square=False, encoding="jpeg")
 

@@ -52,7 +52,7 @@ class WebPairs(LocalBuilder, skip_registration=True):
             "id": text,
             "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
             "image_key": text,
-            # As the other corpora have it; the web knows none.
+            # The other corpora have this feature. Web pages have no categories.
             "category": text,
             "width": tfds.features.Scalar(np.int32),
             "height": tfds.features.Scalar(np.int32),

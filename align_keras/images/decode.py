@@ -14,12 +14,12 @@ from align_keras.utils.files import MAX_PIXELS
 # PNG, WebP, GIF and BMP of more pixels are decoded one after another: they may be small
 # files, and take a gigabyte each.
 LARGE = MAX_PIXELS // 4
-# What a walk over a file's parts looks at before it gives up: 32 megabytes of a GIF's
+# Limit of the parts of a file that are read to find a frame: 32 megabytes of a GIF's
 # full blocks, some seconds.
 MAX_PARTS = 2**17
 JPEG_SIGNATURE = b"\xff\xd8\xff"
-# Where a JPEG's or a PNG's orientation must begin; far, since other metadata may come
-# before, but not the whole file, which would take longer to search.
+# Bytes in which the orientation of a JPEG or a PNG must begin. Other metadata may come
+# before it, and a search of the whole file would take longer.
 EXIF_WITHIN = 2**16
 _STRING = tf.TensorSpec((), tf.string)
 _NUMBER = tf.TensorSpec((), tf.int64)
@@ -313,8 +313,8 @@ def _jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
     height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(image_bytes, tf.int64))
     with tf.control_dependencies([size_check(height * width)]):
         image_bytes = tf.identity(image_bytes)
-    # As every libjpeg-turbo decodes by default; TensorFlow's default differs by up to
-    # eight gray levels.
+    # All libjpeg-turbo decoders use this method by default. TensorFlow's default
+    # differs by up to eight gray levels.
     image = tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE")
     return _upright_by(image, _exif_of_jpeg(image_bytes))
 
@@ -329,7 +329,7 @@ def _png(image_bytes: tf.Tensor) -> tf.Tensor:
 @_apart(_STRING, _RGBA)
 def _png_as_shown(image_bytes: tf.Tensor, rgba: tf.Tensor) -> tf.Tensor:
     bits = FileBytes(image_bytes).number(24, 1)
-    # Where there is no transparency, TensorFlow fills in the greatest number of as many
+    # If there is no transparency, TensorFlow fills in the greatest number of as many
     # bits as a gray level has.
     opaque = tf.bitwise.left_shift(tf.constant(1, tf.int64), tf.minimum(bits, 8)) - 1
     image = _on_white(rgba, tf.cast(opaque, tf.uint8))
@@ -474,7 +474,7 @@ def gif_frame(file: FileBytes) -> tf.Tensor:
         first = _byte(file, position)
         is_control = ~in_data & content.begins(b"!\xf9", position)
         size = _choose(in_data, 1 + first, 2)
-        # What is no extension ends the walk.
+        # Any other byte ends the search.
         is_known = in_data | (first == 0x21)
         return (
             tf.where(is_known, position + size, content.length),

@@ -10,7 +10,7 @@ from align_keras.utils.errors import InputError
 
 # Jia et al. 2021, section 5: resize to 346, crop 289; other sizes keep this ratio.
 _RESIZE_TO_CROP = 346 / 289
-# Of embeddings on disk: raise it where the same file gives other pixels.
+# Version of embeddings on disk. Raise it when the same file gives other pixels.
 PREPROCESSING_VERSION = 1
 
 
@@ -122,5 +122,5 @@ def preprocess_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
 
 
 def preprocess_image_bytes(image_bytes: tf.Tensor, image_size: int) -> tf.Tensor:
-    """As `preprocess_image`, of a file's bytes, which `decode_image` takes."""
+    """Decodes the bytes of a file and preprocesses the image by `preprocess_image`."""
     return preprocess_image(decode_image(image_bytes), image_size)

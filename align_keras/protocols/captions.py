@@ -67,9 +67,9 @@ def _captioned_images(request):
 
 
 def _corpus(name, split):
-    from align_keras.datasets import benchmarks, build_corpus
+    from align_keras.datasets import benchmarks, open_corpus
 
-    images = benchmarks.read_stored_images(build_corpus(name), split)
+    images = benchmarks.read_stored_images(open_corpus(name), split)
     return benchmarks.CaptionedImages(
         images=[image.image for image in images],
         captions=[list(image.captions) for image in images],

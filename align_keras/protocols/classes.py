@@ -42,11 +42,11 @@ _OPTIONS = ("split", "classes", "metadata", "image_engine", "engine")
 
 def labeled_images(request: Request, train: bool = False) -> "LabeledImages":
     """Reads images with classes, of the one or the other split."""
-    from align_keras.datasets import benchmarks, build_corpus
+    from align_keras.datasets import benchmarks, open_corpus
 
     name, split = request.data, split_of_classes(request, train)
     if name == "stamps":
-        corpus = build_corpus("stamps")
+        corpus = open_corpus("stamps")
         data = benchmarks.stamps_by_category(corpus, None if split == "all" else split)
     elif split is None or is_class_folder(name):
         data = benchmarks.read_class_folders(name, split)

@@ -108,7 +108,7 @@ def joined(
     if ids is None:
         ids = [f"{prefix}{number}" for number in range(len(data.images))]
     more = benchmarks.join_metadata(
-        benchmarks.read_metadata(request.metadata), ids, {*data.columns, *taken}
+        benchmarks.read_metadata_table(request.metadata), ids, {*data.columns, *taken}
     )
     return dataclasses.replace(data, columns=data.columns | more)
 

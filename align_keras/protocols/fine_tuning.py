@@ -306,10 +306,10 @@ class VtabData:
 
     def metadata_columns(self) -> tuple[str, ...]:
         """Returns the names of the columns of `metadata`."""
-        from align_keras.datasets.benchmarks import read_metadata
+        from align_keras.datasets.benchmarks import read_metadata_table
 
         path = self.request.metadata
-        return () if path is None else read_metadata(path).names
+        return () if path is None else read_metadata_table(path).names
 
     def judged_images(self, task: str) -> "LabeledImages":
         """A task's test with `metadata`'s columns; the images' ids are as `dtd/0`."""

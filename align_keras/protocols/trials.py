@@ -40,7 +40,7 @@ from align_keras.training.strategies import make_strategy, strategy_scope
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.quiet import start_compiler
-from align_keras.utils.tasks import check_same, is_cluster, run_tasks, worker_count
+from align_keras.utils.tasks import check_same, is_cluster, process_count, run_tasks
 
 if TYPE_CHECKING:
     from align_keras.protocols.open_model import OpenedModel
@@ -240,7 +240,7 @@ def _run_as_tasks(trials, data, model, request, directory):
         "request": dataclasses.asdict(request) | paths,
         "results": str(directory.absolute()),
         # A cluster's workers have their cores to themselves.
-        "threads": workers and max(1, worker_count() // workers),
+        "threads": workers and max(1, process_count() // workers),
     }
     tasks = []
     for key, trial in trials.items():

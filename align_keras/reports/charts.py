@@ -11,10 +11,10 @@ from markupsafe import Markup
 from align_keras.evaluation.classification import as_labels
 from align_keras.reports.page_template import page_template, percent, text_width
 
-# Where bars begin and end, and where the plot of lines ends, as in the template.
+# Pixels of the ends of bars and of the edges of line plots, as in the template.
 _BARS = (132, 266)
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 324, 14, 204
-# Where the bars' scale may end: small values shall be seen too.
+# Possible ends of the bars' scale, so that small values are visible.
 _ENDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 # More points than this only make the file larger.
 _MOST_POINTS = 400
@@ -41,7 +41,7 @@ class Bar:
 
     @property
     def has_interval(self) -> bool:
-        """Whether it has an interval that was measured."""
+        """True if the interval was measured."""
         return self.low is not None and math.isfinite(self.low)
 
 
@@ -89,7 +89,7 @@ class Series:
 
 def nice_ticks(low: float, high: float, count: int = 6) -> list[float]:
     """Round numbers that cover [low, high], in about `count` steps."""
-    # What differs by rounding alone is flat.
+    # Values that differ only by rounding are flat.
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         high = low + (abs(low) or 1.0)
     raw = (high - low) / (count - 1)
@@ -150,7 +150,7 @@ def line_chart(
 
 
 class _Scale:
-    """From data to the pixels of the view box."""
+    """Conversion of data to pixels of the view box."""
 
     def __init__(self, xs: Sequence[float], ys: Sequence[float]) -> None:
         self.x_low, self.x_high = min(xs), max(xs)
@@ -195,7 +195,7 @@ def _spread(heights: Sequence[float]) -> list[float]:
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """How often a class was taken for another, and the share of the class's items."""
+    """Count of items of a class that were taken for another, and their share."""
 
     label: int
     prediction: int

@@ -1,11 +1,11 @@
-"""What a corpus kept and dropped: a funnel of counts, and report.html."""
+"""Report on the kept and dropped pairs of a corpus: a funnel of counts, report.html."""
 
 import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align_keras.config import as_dict
-from align_keras.corpus.filters.rules import primary_language
+from align_keras.corpus.filters.filter_rules import primary_language
 from align_keras.corpus.filters.texts import unigrams
 from align_keras.corpus.image import ImageError, normalize_image
 from align_keras.corpus.image_tables import kept_images, kept_texts
@@ -13,7 +13,7 @@ from align_keras.corpus.parquet_tables import read_rows
 from align_keras.corpus.sources import is_remote, read_location
 from align_keras.reports.page_template import write_page
 
-# How the filters' reasons read in the funnel.
+# Texts of the filters' reasons in the funnel.
 _RULES = {
     "unknown size": "resized by the downloader, original size unknown (fetch with "
     "img2dataset --resize_mode no, or set filter.unknown_sizes=keep)",

@@ -21,7 +21,7 @@ _DIGITS = 7
 
 
 @dataclasses.dataclass(frozen=True)
-class Hit:
+class ExampleHit:
     """An image, with its first caption, or a caption that a query found; its cosine."""
 
     caption: str
@@ -31,7 +31,7 @@ class Hit:
 
 
 @dataclasses.dataclass(frozen=True)
-class Query:
+class ExampleQuery:
     """A caption, or an image and its first one, and what is nearest. `rank` is the
     place of the first right answer, from 1, of `total`; `answer` is the best right one
     where no hit is right; `neighbors` of an image are right by a shared caption.
@@ -41,7 +41,7 @@ class Query:
     hits: tuple
     rank: int | None = None
     total: int | None = None
-    answer: Hit | None = None
+    answer: ExampleHit | None = None
     image: object = None
     neighbors: tuple = ()
 
@@ -57,7 +57,7 @@ def contact_sheet(
     image_count: int = 4,
     k: int = 5,
     seed: int = 0,
-) -> tuple[list[Query], list[Query]]:
+) -> tuple[list[ExampleQuery], list[ExampleQuery]]:
     """Draws queries at random, to show the model as it is, and collects what they find.
     Of equal captions, and of images of equal `image_keys`, one is shown; the captions
     are given image by image, one or a sequence of each.
@@ -68,7 +68,7 @@ def contact_sheet(
     positives = shared_positives(keys, texts, index)
     shows = _Shows(images, texts, index)
 
-    def neighbors(image: int) -> tuple[Hit, ...]:
+    def neighbors(image: int) -> tuple[ExampleHit, ...]:
         scores = image_embeddings @ image_embeddings[image]
         # The image itself, and its twins, would take the first places.
         scores[[key == keys[image] for key in keys]] = -np.inf
@@ -77,7 +77,7 @@ def contact_sheet(
         return _best(scores, right, shows.image_hit, k, keys)
 
     rng = np.random.default_rng(seed)
-    # Of equal captions one is enough.
+    # One of several equal captions is shown.
     text_rows = rng.permutation(np.unique(names, return_index=True)[1])[:text_count]
     image_rows = np.sort(rng.permutation(len(images))[:image_count])
     t2i, i2t = positives.text_to_image, positives.image_to_text
@@ -96,12 +96,12 @@ def contact_sheet(
 
 @dataclasses.dataclass(frozen=True)
 class _Results:
-    """Results of a query, as the fields of `Query` with the same names."""
+    """Results of a query, as the fields of `ExampleQuery` with the same names."""
 
-    hits: tuple[Hit, ...]
+    hits: tuple[ExampleHit, ...]
     rank: int | None
     total: int
-    answer: Hit | None
+    answer: ExampleHit | None
 
 
 class _Shows:
@@ -119,15 +119,15 @@ class _Shows:
         for caption, image in zip(captions, caption_image_index, strict=True):
             self.first_caption.setdefault(int(image), caption)
 
-    def image_hit(self, row: int, score: float, correct: bool) -> Hit:
+    def image_hit(self, row: int, score: float, correct: bool) -> ExampleHit:
         caption = self.first_caption.get(row, "")
-        return Hit(caption, score, correct, self.images[row])
+        return ExampleHit(caption, score, correct, self.images[row])
 
-    def caption_hit(self, row: int, score: float, correct: bool) -> Hit:
-        return Hit(self.captions[row], score, correct)
+    def caption_hit(self, row: int, score: float, correct: bool) -> ExampleHit:
+        return ExampleHit(self.captions[row], score, correct)
 
-    def text_query(self, row: int, results: _Results) -> Query:
-        return Query(
+    def text_query(self, row: int, results: _Results) -> ExampleQuery:
+        return ExampleQuery(
             caption=self.captions[row],
             hits=results.hits,
             rank=results.rank,
@@ -136,9 +136,9 @@ class _Shows:
         )
 
     def image_query(
-        self, row: int, results: _Results, neighbors: tuple[Hit, ...] = ()
-    ) -> Query:
-        return Query(
+        self, row: int, results: _Results, neighbors: tuple[ExampleHit, ...] = ()
+    ) -> ExampleQuery:
+        return ExampleQuery(
             caption=self.first_caption.get(row, ""),
             hits=results.hits,
             rank=results.rank,
@@ -260,14 +260,14 @@ def _scores(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 def _best(
     scores: np.ndarray,
     right: np.ndarray,
-    show: Callable[[int, float, bool], Hit],
+    show: Callable[[int, float, bool], ExampleHit],
     k: int,
     names: Sequence | None = None,
-) -> tuple[Hit, ...]:
+) -> tuple[ExampleHit, ...]:
     """The k best rows, of rows with equal names the first alone, as hits."""
     correct = np.zeros(len(scores), bool)
     correct[right] = True
-    # Of equal scores the wrong ones come first, as they do for the ranks.
+    # Wrong rows come first among equal scores, as in the ranks.
     order = np.lexsort((correct, -scores))[: np.isfinite(scores).sum()].tolist()
     if names is not None:
         firsts: dict[Hashable, int] = {}

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from align_keras.reports.charts import Series, line_chart
-from align_keras.reports.examples import Query
+from align_keras.reports.examples import ExampleQuery
 from align_keras.reports.page_template import write_page
 
 DIRECTIONS = {"t2i": "text → image", "i2t": "image → text"}
@@ -44,8 +44,8 @@ def write_report(
     parameters: Mapping[str, Any],
     metrics: Mapping[str, float],
     history: Sequence[Mapping[str, float]],
-    text_queries: Sequence[Query],
-    image_queries: Sequence[Query],
+    text_queries: Sequence[ExampleQuery],
+    image_queries: Sequence[ExampleQuery],
     data_notes: Mapping[str, Any],
     next_steps: Iterable[str],
     command: str = "",

@@ -20,9 +20,9 @@ from align_keras.reports.examples import retrieval_examples
 from align_keras.reports.page_template import write_page
 from align_keras.reports.report import DIRECTIONS, installed_versions
 from align_keras.reports.result_tables import (
+    MetricSlice,
     PaperFigures,
     ResultTable,
-    Slice,
     is_share,
     metric_label,
     metrics_table,
@@ -149,7 +149,7 @@ def _column_label(name: str) -> str:
     return metric_label(metric) + unit
 
 
-def _labeled_slices(slices: Mapping[str, float] | None) -> list[Slice]:
+def _labeled_slices(slices: Mapping[str, float] | None) -> list[MetricSlice]:
     return [
         cell._replace(metric=metric_label(cell.metric))
         for cell in split_slices(slices or {})
@@ -185,7 +185,7 @@ def _metric_bars(
     ]
 
 
-def _slice_charts(slices: list[Slice]) -> list[tuple[str, Markup, int]]:
+def _slice_charts(slices: list[MetricSlice]) -> list[tuple[str, Markup, int]]:
     """(metric, chart, how many groups it leaves out) of each metric."""
     charts = []
     for metric in list(dict.fromkeys(cell.metric for cell in slices))[:_MOST_CHARTS]:
@@ -202,7 +202,7 @@ def _slice_charts(slices: list[Slice]) -> list[tuple[str, Markup, int]]:
 def _classes(
     labels: Any, predictions: Any, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """What the template shows of a classification."""
+    """Returns the template's values of a classification."""
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     count = len(class_names)
     chosen = classes_to_draw(labels, predictions, count)

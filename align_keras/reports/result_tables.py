@@ -56,7 +56,7 @@ class ResultTable(NamedTuple):
 
 
 def is_share(name: str) -> bool:
-    """Whether a metric is shown in percent: recalls, accuracies, correlations."""
+    """Returns True for metrics in percent: recalls, accuracies, correlations."""
     if name.startswith("vtab/"):
         return True
     return name.rpartition("/")[2].startswith(_SHARES)
@@ -208,7 +208,7 @@ def _figure(value: float | None) -> str:
     return f"{value:.1f}" if round(value, 1) == value else f"{value:.2f}"
 
 
-class Slice(NamedTuple):
+class MetricSlice(NamedTuple):
     """One metric of one group, with its 95% interval."""
 
     metric: str
@@ -219,7 +219,7 @@ class Slice(NamedTuple):
     items: int
 
 
-def split_slices(slices: Mapping[str, float]) -> list[Slice]:
+def split_slices(slices: Mapping[str, float]) -> list[MetricSlice]:
     """Arranges `sliced_metrics` (`METRIC[GROUP]`, with /low, /high, /items)."""
     parsed = []
     for name, value in slices.items():
@@ -228,7 +228,7 @@ def split_slices(slices: Mapping[str, float]) -> list[Slice]:
             low, high, items = (
                 slices[f"{name}/{end}"] for end in ("low", "high", "items")
             )
-            parsed.append(Slice(metric, group, value, low, high, int(items)))
+            parsed.append(MetricSlice(metric, group, value, low, high, int(items)))
     return parsed
 
 

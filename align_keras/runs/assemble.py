@@ -21,7 +21,7 @@ from align_keras.config import (
     OptimizationConfig,
 )
 from align_keras.data.stored_pairs import read_captions
-from align_keras.datasets import build_corpus, open_sources
+from align_keras.datasets import open_corpus, open_sources
 from align_keras.images import crop_size_to_resize_size
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.models.preset_table import with_preset
@@ -56,7 +56,7 @@ def prepare_corpus(data: DataConfig, image_size: int) -> Any:
             bar.total = total  # A mixture's grows as its next corpus begins.
             bar.advance(done - bar.done)
 
-        return build_corpus(
+        return open_corpus(
             str(data.corpus),  # `check_corpora` refuses None.
             data_dir=data.tfds_data_dir,
             pairs=data.pairs,

@@ -116,7 +116,7 @@ def _records(path, columns, counter):
     """Returns the list of `PairRecord`; in a folder, images without captions too."""
     from align_keras.corpus.drop_counter import DropCounter, printable
     from align_keras.corpus.pair_files import IMAGE_SUFFIXES, PairRecord, read_pairs
-    from align_keras.corpus.sources.files import list_files
+    from align_keras.corpus.sources.source_files import list_files
 
     if not path.is_dir():
         return list(read_pairs(path, counter=counter, **columns))

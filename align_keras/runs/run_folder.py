@@ -8,7 +8,12 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from align_keras.config import ExperimentConfig, changed_keys, load_config, save_config
+from align_keras.config import (
+    ExperimentConfig,
+    changed_keys,
+    load_config,
+    write_config_file,
+)
 from align_keras.corpus.pair_files import count_images
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import (
@@ -98,13 +103,13 @@ def _bind(config, directory):
                 f"--config_file {path} to go on with that run."
             )
         path.replace(directory / f"params.until_step_{step}.yaml")
-        save_config(config, path)
+        write_config_file(config, path)
         say(f"from step {step} on: {describe_changes(changed)}")
         return
     if changed:
         (directory / "vocabulary.txt").unlink(missing_ok=True)
     if changed or not path.exists():
-        save_config(config, path)
+        write_config_file(config, path)
         say(f"run folder {directory}")
 
 

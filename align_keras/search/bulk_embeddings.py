@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.corpus.captions import clean_caption
+from align_keras.corpus.caption_cleaning import clean_caption
 from align_keras.corpus.drop_counter import DropCounter, printable
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.pair_files import (
@@ -27,7 +27,7 @@ from align_keras.corpus.pair_files import (
     read_table,
 )
 from align_keras.corpus.parquet_tables import arrow, read_rows
-from align_keras.corpus.sources.files import is_folder
+from align_keras.corpus.sources.source_files import is_folder
 from align_keras.search.image_files import (
     check_some_reached,
     find_images,

@@ -17,7 +17,7 @@ import numpy as np
 from align_keras.corpus.drop_counter import DropCounter, printable
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.pair_files import TABLE_SUFFIXES, PairRecord, read_pairs
-from align_keras.corpus.sources.files import is_folder
+from align_keras.corpus.sources.source_files import is_folder
 from align_keras.search.columns import TableRow
 from align_keras.search.corpus_images import is_record, shard_of
 from align_keras.search.image_files import (

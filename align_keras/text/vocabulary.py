@@ -19,8 +19,8 @@ MAX_CHARACTERS_PER_WORD = 100
 # tensorflow_text's limit for a token, without "##".
 MAX_TOKEN_BYTES = 256
 
-# As Hugging Face's BERT trainer: rarer characters make their words unknown. Larger
-# vocabularies are for more scripts.
+# Limit of single characters, as in Hugging Face's BERT trainer. Words with rarer
+# characters are unknown. Larger vocabularies are for more scripts.
 _MIN_ALPHABET_LIMIT = 1000
 _CAPTIONS_PER_BATCH = 256
 _COPIES_PER_BATCH = 1000
@@ -119,14 +119,14 @@ def load_vocabulary(path: str | os.PathLike) -> list[str]:
             f"path must be a file of UTF-8 text, received {str(path)!r} with another "
             f"byte at {error.start}; store the vocabulary as UTF-8."
         ) from error
-    # Not splitlines: tokens may hold U+2028 and the like.
+    # `splitlines` would also split at U+2028 and the like, which tokens may hold.
     vocabulary = text.removesuffix("\n").split("\n")
     check_vocabulary(vocabulary, str(path))
     return vocabulary
 
 
 def is_uncased(normalization: str) -> bool:
-    """Whether a normalization lowers and strips accents."""
+    """Returns True if a normalization lowers letters and strips accents."""
     return normalization == "bert_uncased"
 
 
@@ -167,7 +167,7 @@ def _checked(captions: Iterable[str]) -> Iterator[str]:
                 f"captions must be str, received {type(caption).__name__} at index "
                 f"{index}; decode bytes, and leave out pairs without a caption."
             )
-        # What UTF-8 can't express (a lone surrogate) Rust won't take.
+        # The Rust library refuses lone surrogates, which UTF-8 can't express.
         yield caption.encode("utf-8", "ignore").decode("utf-8")
 
 

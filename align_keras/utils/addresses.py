@@ -47,7 +47,8 @@ _FIRST_PARAMETER = re.compile(r"\?[A-Za-z_]\w*=")
 # Hosts of a database with their ports.
 _HOSTS = re.compile(r"[^:,]*(?::\d*)?(?:,[^:,]*(?::\d*)?)*")
 _SEPARATOR = re.compile("([&?;#])")
-# What a password may hold as it is. A percent sign begins an escape.
+# Matches the characters that must be escaped in a password. A percent sign begins an
+# escape.
 _NOT_IN_PASSWORD = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9%._~!$&'()*+,;=-]")
 
 

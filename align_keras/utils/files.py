@@ -20,7 +20,7 @@ from align_keras.utils.remote import is_url, open_url
 
 # Nothing that claims to be larger is an image.
 MAX_FILE_BYTES = 512_000_000
-# Of a table at an address.
+# Bytes of a table at an address.
 MAX_COPY_BYTES = 2_000_000_000
 # 192 MiB, four bytes a pixel: 8192 × 6144, as the sensors of 50 megapixels. A file
 # of more may be a bomb, a few kilobytes that fill the memory. Decoding and blending
@@ -56,7 +56,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """As `atomic_write`, for libraries that open their files themselves."""
+    """Yields a temporary path, for libraries that open files themselves."""
     path = replaceable_file(path, "the file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_sibling(path)
@@ -71,7 +71,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def is_special(path: str | os.PathLike) -> bool:
-    """Whether a path is a pipe, a device or a socket, whose reading may not end."""
+    """Returns True for a pipe, a device or a socket, whose reading may not end."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):  # The latter of a name with NUL.
@@ -211,7 +211,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     temporary = _temporary_sibling(path)
     lock = _file_lock(temporary.with_suffix(".lock"))
     try:
-        with lock:  # By which others see that this writer is alive.
+        with lock:  # The lock shows other processes that this writer is alive.
             _settle_leftovers(path, lock)
             temporary.mkdir()
             yield temporary
@@ -269,7 +269,7 @@ def placeable_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
     refuse_url(path, argument)
     try:
         folder = pathlib.Path(path).resolve()
-        if folder.is_symlink():  # As Python 3.13 gives it.
+        if folder.is_symlink():  # Python 3.13 returns a link for links in a circle.
             raise OSError("links in a circle")
         problem = _obstacle(folder)
     # Older Pythons' for the circle, and that of a name with NUL.
@@ -284,7 +284,7 @@ def placeable_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
 
 
 def new_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
-    """As `placeable_folder`, for a folder that is new or empty."""
+    """Returns the folder as `placeable_folder`. Raises unless it is new or empty."""
     folder = placeable_folder(path, argument)
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(
@@ -295,7 +295,7 @@ def new_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
 
 
 def _obstacle(folder: pathlib.Path) -> str | None:
-    """What keeps a folder from being renamed to this one, or None."""
+    """Returns the reason why no folder can be renamed to this one, or None."""
     current = pathlib.Path.cwd()
     if folder in (current, *current.parents):
         return "which is or holds the current folder"

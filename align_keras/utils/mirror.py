@@ -37,7 +37,8 @@ from align_keras.utils.remote import (
 )
 
 _ABOUT, _FRESH = ".align_keras", ".align_keras/new"
-# What a killed machine loses at most, and how long a writer may be silent.
+# Seconds: the work that a killed machine loses at most, and the silence after which a
+# writer counts as dead.
 SECONDS_BETWEEN_PUSHES, SILENT_SECONDS = 120.0, 900.0
 _THREADS = 8
 # An address that ends so is a file, of which nothing but itself is written.
@@ -100,7 +101,7 @@ def mirrored(
 
 
 class _Place:
-    """Where the copy of an address lies: one for its writer, another for readers."""
+    """Local copy of an address. The writer and the readers have different copies."""
 
     def __init__(self, url: str, argument: str, writes: bool) -> None:
         self.url, self.argument, self.writes = url, argument, writes
@@ -154,7 +155,7 @@ class _File(_Place):
                 _download(self.url, self.local)
                 before = _stamp(self.local)
             except FileNotFoundError:
-                before = None  # What a killed call left here goes up.
+                before = None  # Files that a killed call left here are uploaded.
                 if not self.writes:
                     raise
             yield self.local
@@ -171,7 +172,7 @@ class _Folder(_Place):
         # The newest manifest's number and files: name → [object, bytes, digest].
         self.number = 0
         self.files: dict[str, _Entry] = {}
-        # Of the copy's files that are as a manifest says: [bytes, time, digest].
+        # Files of the copy that are as in a manifest: [bytes, time, digest].
         self.marks: dict[str, list] = {}
         self.writer = uuid.uuid4().hex
         self.problem: InputError | None = None
@@ -188,7 +189,7 @@ class _Folder(_Place):
                 yield self.local
                 return
             self._refuse_another(manifest)
-            self._remember()  # By whom the next manifest is.
+            self._remember()  # Stores the id of the writer of the next manifest.
             self._commit(self.files)
             say(f"{self.url}: working in {self.local}")
             done = threading.Event()
@@ -349,7 +350,8 @@ class _Folder(_Place):
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ESTALE):
                 raise
-        # Where the store took both, or the answer to the first try was lost.
+        # Checks the content, since the store may have taken two manifests, or the
+        # answer to the first request was lost.
         if self.ask("cat_file", path) != content:
             raise self.busy("another process, which began at the same time")
         self.number, self.files, self.heard = self.number + 1, files, time.monotonic()
@@ -471,7 +473,7 @@ class _Folder(_Place):
 
 
 def _runs(pid: int) -> bool:
-    """Whether another process of this machine has the number."""
+    """Returns True if another process of this machine has the number."""
     if pid == os.getpid():
         return False
     try:

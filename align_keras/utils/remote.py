@@ -40,14 +40,14 @@ SCHEMES = (*_EXTRAS, "hf", "memory")
 WRITABLE = ("s3", "gs", "memory")
 # A drive of Windows has one letter.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-# What is read at once, and how many of these a process keeps: records of a shard are
-# read one after another, and their images right behind.
+# Bytes of one read, and the number of blocks that a process keeps. The records of a
+# shard are read one after another, and their images soon after.
 BLOCK_BYTES, _BLOCKS = 4 * 2**20, 16
 # Six tries within half a minute, unless the file system itself waits longer.
 TRIES, FIRST_PAUSE, LONGEST_PAUSE, _PATIENCE = 6, 0.5, 8.0, 30.0
 # No byte for so long is a stalled connection.
 STALL_SECONDS = 30.0
-# As aiohttp's default. Browsers stop at 20.
+# The same as aiohttp's default. Browsers stop at 20.
 MAX_REDIRECTS = 10
 # Addresses of one server that were given up in a row, after which requests to this
 # server are sent once instead of six times, until one is answered.
@@ -67,7 +67,7 @@ _MAX_WHOLE = 512_000_000
 _BUSY = (errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO), errno.EIO)
 _Result = TypeVar("_Result")
 
-# How many requests were repeated in this process, by their reason.
+# Numbers of repeated requests of this process, by reason.
 retries: collections.Counter[str] = collections.Counter()
 
 
@@ -80,7 +80,7 @@ class RemoteFile(NamedTuple):
 
 
 def is_url(path: str | bytes | os.PathLike) -> bool:
-    """Whether a path is an address, such as `s3://bucket/a.tar`; `file:` is none."""
+    """Returns True for an address, such as `s3://bucket/a.tar`, other than `file:`."""
     match = _URL.match(os.fsdecode(path))
     return match is not None and match[1].lower() != "file"
 

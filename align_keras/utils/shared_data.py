@@ -14,7 +14,7 @@ def shared_folder(name: str) -> pathlib.Path | None:
     """Returns a folder of the clone, or one that was installed with the package."""
     folders = [
         pathlib.Path(root) / "share" / "align_keras"
-        # Where setup.cfg's data_files go.
+        # Folders of setup.cfg's data_files.
         for root in (sysconfig.get_path("data"), site.getuserbase())
     ]
     if (_CLONE / "setup.cfg").is_file():

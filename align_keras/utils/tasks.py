@@ -107,7 +107,7 @@ def run_tasks(
         # A task that failed with an `InputError` runs again.
         if "value" not in (_read(path) or {})
     ]
-    processes = min(worker_count(workers), len(open_tasks))
+    processes = min(process_count(workers), len(open_tasks))
     if is_cluster(engine):
         if workers is not None:
             raise InputError(
@@ -135,7 +135,7 @@ def run_tasks(
     return values
 
 
-def worker_count(workers: int | None = None) -> int:
+def process_count(workers: int | None = None) -> int:
     """Returns the number of processes, by default that of the machine's cores."""
     if workers is not None:
         return workers
@@ -393,12 +393,12 @@ def _dask_function() -> Callable[[_Call], Exception | None]:
     that can't import a function by its name never answers, and the client waits
     without end. A worker without this package raises `ImportError` in this function.
     """
+    module = __name__
 
     def work(call: Any) -> Any:
-        import importlib  # The module of the function isn't there on the worker.
+        import importlib  # The globals of this module are not sent.
 
-        tasks = importlib.import_module("align_keras.utils.tasks")
-        return tasks._work(call)
+        return importlib.import_module(module)._work(call)
 
     return work
 

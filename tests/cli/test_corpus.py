@@ -227,8 +227,8 @@ def backwards(*given, **options):
 def test_nothing_is_done_twice(built, sources, monkeypatch):
     out = built[0]
     times = {path: path.stat().st_mtime_ns for path in out.rglob("part-*")}
-    monkeypatch.setattr("align_keras.runs.corpus.run_tasks", _never)
-    monkeypatch.setattr("align_keras.runs.corpus.learn_vocabulary", _never)
+    monkeypatch.setattr("align_keras.runs.corpus_build.run_tasks", _never)
+    monkeypatch.setattr("align_keras.runs.corpus_build.learn_vocabulary", _never)
     # Without sources: those of the last call.
     assert run("corpus", "build", f"--out={out}") == built[1]
     own, options = sources

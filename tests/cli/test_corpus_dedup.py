@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from align_keras.cli.main import main
-from align_keras.runs import corpus
+from align_keras.runs import corpus_build
 from tests.helpers import small_corpus
 from tests.helpers.small import small_align
 from tests.helpers.small_corpus import ONE_WORKER, arguments, funnel_of, run
@@ -60,8 +60,8 @@ def dropped(out):
 def test_copies_leave_and_a_killed_run_embeds_no_picture_again(
     folder, tmp_path, monkeypatch
 ):
-    model = corpus.open_same(str(folder / "model"))
-    find, encoded = corpus.find_duplicates, []
+    model = corpus_build.open_same(str(folder / "model"))
+    find, encoded = corpus_build.find_duplicates, []
 
     def counted(batch):
         encoded.append(len(batch))
@@ -71,11 +71,11 @@ def test_copies_leave_and_a_killed_run_embeds_no_picture_again(
         raise KeyboardInterrupt
 
     counting = dataclasses.replace(model, encode_images=counted)
-    monkeypatch.setattr(corpus, "open_same", lambda name: counting)
-    monkeypatch.setattr(corpus, "find_duplicates", killed)
+    monkeypatch.setattr(corpus_build, "open_same", lambda name: counting)
+    monkeypatch.setattr(corpus_build, "find_duplicates", killed)
     main(command(folder, tmp_path))
     assert not small_corpus.stage_facts(tmp_path, "dedup") and sum(encoded) == 34
-    monkeypatch.setattr(corpus, "find_duplicates", find)
+    monkeypatch.setattr(corpus_build, "find_duplicates", find)
     assert copies(run(*command(folder, tmp_path))) == COPIES
     assert sum(encoded) == 34
     names = {path.name for path in tmp_path.glob("stages/dedup-*/*")}

@@ -105,7 +105,7 @@ def test_a_second_command_says_that_it_waits(tmp_path, monkeypatch, capsys):
             print(line, file=sys.stderr)
             first.close()
 
-        monkeypatch.setattr("align_keras.runs.corpus.say", end_the_first)
+        monkeypatch.setattr("align_keras.runs.corpus_build.say", end_the_first)
         assert main([*command, f"--source=table:{tmp_path / 'a.csv'}"]) == 0
     assert capsys.readouterr().err.splitlines().count(said) == 1
     assert main(command) == 0

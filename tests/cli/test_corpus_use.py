@@ -10,7 +10,7 @@ import shutil
 import pytest
 
 from align_keras.cli.main import main
-from align_keras.runs import corpus
+from align_keras.runs import corpus_build
 from tests.helpers import small_corpus
 from tests.helpers.oracle_process import needs
 from tests.helpers.small_corpus import ONE_WORKER, arguments, run
@@ -25,7 +25,7 @@ def test_a_source_that_vanishes_between_listing_and_reading(
 ):
     sources = small_corpus.write_sources(tmp_path)
     out, page = tmp_path / "out", tmp_path / "pages" / "index.html"
-    run_tasks, ran = corpus.run_tasks, []
+    run_tasks, ran = corpus_build.run_tasks, []
 
     def vanishing(function, tasks, folder, **options):
         ran.append(function.__name__)
@@ -33,7 +33,7 @@ def test_a_source_that_vanishes_between_listing_and_reading(
             os.rename(page, tmp_path / "elsewhere")
         return run_tasks(function, tasks, folder, **options)
 
-    monkeypatch.setattr(corpus, "run_tasks", vanishing)
+    monkeypatch.setattr(corpus_build, "run_tasks", vanishing)
     command = arguments("extract", sources, out, *ONE_WORKER)
     assert main(command) == 1
     last = capsys.readouterr().err.splitlines()[-1]

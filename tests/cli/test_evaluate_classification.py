@@ -10,7 +10,7 @@ import pytest
 
 from align_keras import datasets
 from align_keras.cli.main import main
-from align_keras.datasets import benchmarks, build_corpus, icons
+from align_keras.datasets import benchmarks, icons, open_corpus
 from align_keras.datasets.benchmarks import (
     LabeledImages,
     composed_icon_queries,
@@ -239,8 +239,8 @@ def test_categories_of_the_stamps(evaluate, tmp_path, monkeypatch):
             draw(color, shape).save(path)
             path.with_suffix(".txt").write_text(f"A {color} thing.\n")
     monkeypatch.setenv("ALIGN_KERAS_STAMPS_DIR", str(tmp_path / "stamps"))
-    build = functools.partial(build_corpus, data_dir=tmp_path / "data")
-    monkeypatch.setattr(datasets, "build_corpus", build)
+    build = functools.partial(open_corpus, data_dir=tmp_path / "data")
+    monkeypatch.setattr(datasets, "open_corpus", build)
     names = tmp_path / "names.json"
     names.write_text(json.dumps({"animals": "beasts", "natural forces": "storms"}))
     found = evaluate(
@@ -279,8 +279,8 @@ def test_composed_queries_on_icons(evaluate, align, tmp_path, monkeypatch):
 
     monkeypatch.setattr(icons, "TRAIN_FAMILIES", {})
     monkeypatch.setattr(icons, "_font_and_charmap", some)
-    build = functools.partial(build_corpus, data_dir=tmp_path)
-    monkeypatch.setattr(datasets, "build_corpus", build)
+    build = functools.partial(open_corpus, data_dir=tmp_path)
+    monkeypatch.setattr(datasets, "open_corpus", build)
     found = evaluate("--protocol=composed", "--slice_by=words")
     metrics = found["metrics"]
 

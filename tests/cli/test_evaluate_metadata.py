@@ -9,7 +9,7 @@ import pytest
 
 from align_keras import datasets
 from align_keras.cli.main import main
-from align_keras.datasets import benchmarks, build_corpus
+from align_keras.datasets import benchmarks, open_corpus
 from align_keras.protocols.classes import labeled_images
 from align_keras.protocols.evaluate import PROTOCOLS
 from align_keras.protocols.fine_tuning import ClassificationData
@@ -255,8 +255,8 @@ def test_stamps(evaluate, by_place, tmp_path, monkeypatch):
         draw(color, SHAPES[row]).save(path)
         path.with_suffix(".txt").write_text(f"A {color} thing.\n")
     monkeypatch.setenv("ALIGN_KERAS_STAMPS_DIR", str(tmp_path / "stamps"))
-    build = functools.partial(build_corpus, data_dir=tmp_path / "data")
-    monkeypatch.setattr(datasets, "build_corpus", build)
+    build = functools.partial(open_corpus, data_dir=tmp_path / "data")
+    monkeypatch.setattr(datasets, "open_corpus", build)
     arguments = by_place({f"{kinds[color]}/{color}": "in" for color in COLORS[:3]})
     for protocol, metric in (("retrieval", "i2t/recall"), ("zero_shot", "zero_shot/t")):
         split = ("--split=all",) if protocol == "zero_shot" else ()

@@ -72,8 +72,8 @@ def test_a_card_lies_beside_each_format(mixed, tmp_path, monkeypatch, kind):
     monkeypatch.setitem(
         export.WRITERS, kind, lambda align, *_, **options: opened.append(align)
     )
-    arguments = ["--model", str(mixed), "--to", str(tmp_path / "own"), "--format", kind]
-    assert main(["export", *arguments, "--licence", "CC0"]) == 0
+    arguments = ["--model", str(mixed), "--to", str(tmp_path / "own"), kind]
+    assert main(["export", *arguments, "--license", "CC0"]) == 0
     # Converters take nothing else.
     for encoder in (opened[0].image_encoder, opened[0].text_encoder):
         assert encoder.dtype_policy.name == "float32"
@@ -157,7 +157,7 @@ def test_onnx(mixed, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     target = tmp_path / "onnx"
     arguments = ["export", "--model", str(mixed), "--to", str(target)]
-    assert main([*arguments, "--format", "onnx", "--licence", "CC0"]) == 0
+    assert main([*arguments, "onnx", "--license", "CC0"]) == 0
     assert {path.name for path in target.iterdir()} == {
         *("image.onnx", "text.onnx", "README.md")
     }
@@ -165,7 +165,7 @@ def test_onnx(mixed, tmp_path):
     assert told.custom_metadata_map["LICENSE.txt"] == "CC0\n"
 
 
-FOLDER = ["--pictures", os.path.dirname(__file__)]
+FOLDER = ["--images", os.path.dirname(__file__)]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_what_is_not_installed_is_said_at_once(
     monkeypatch.setitem(sys.modules, package, None)
     # Before the model is looked at, which isn't there.
     arguments = ["--model", "nowhere", "--to", str(tmp_path / "own")]
-    assert main(["export", *arguments, "--format", *options]) == 1
+    assert main(["export", *arguments, *options]) == 1
     error = capsys.readouterr().err
     assert f"needs {package}, which isn't installed" in error
     assert f'pip install "align-keras[{extra}]"' in error
@@ -197,7 +197,7 @@ def test_what_is_not_installed_is_said_at_once(
 def test_what_is_refused(run_folder, tmp_path, capsys):
     (tmp_path / "export" / "align").mkdir(parents=True)
     (tmp_path / "nothing").mkdir()
-    full, web = tmp_path / "full", ["--format", "web"]
+    full, web = tmp_path / "full", ["web"]
     for options, message in (
         (
             ["--quantize", "int8"],
@@ -206,7 +206,7 @@ def test_what_is_refused(run_folder, tmp_path, capsys):
         ([*web, "--weights", "float16"], "'float16'; it is for saved_model."),
         (["--model", str(tmp_path / "export")], "received the export"),
         ([*web, "--image-column", "i"], "received 'i' with none; leave it out"),
-        ([*web, "--pictures", str(full), "--encoding", "latin-1"], "with " + str(full)),
+        ([*web, "--images", str(full), "--encoding", "latin-1"], "with " + str(full)),
         (
             [*web, *FOLDER, "--caption-column", "c"],
             "--caption-column must be of a tab",
@@ -231,7 +231,7 @@ def test_help_of_a_format_shows_what_applies(capsys):
         ("saved_model", ("--weights",), ("--quantize", "--title", "--license")),
         ("litert", ("--quantize", "--data ", "--resizable"), ("--weights", "--title")),
         ("web", ("--images", "--title"), ("--resizable", "--data ")),
-        ("onnx", ("--license",), ("--quantize", "--images", "--licence")),
+        ("onnx", ("--license",), ("--quantize", "--images")),
     ):
         with pytest.raises(SystemExit):
             main(["export", kind, "--help"])
@@ -244,20 +244,18 @@ def test_help_of_a_format_shows_what_applies(capsys):
     "words",
     [
         ["litert", "--license=CC0", "--images=p.csv", "--image-column=i"],
-        ["--format", "litert", "--licence", "CC0", "--pictures", "p.csv"],
         ["--license", "CC0", "litert", "--images", "p.csv"],
     ],
 )
-def test_both_ways_to_name_a_format(monkeypatch, words):
+def test_options_stand_before_or_after_the_format(monkeypatch, words):
     calls = []
     monkeypatch.setattr(cli, "export_model", lambda *own, **named: calls.append(named))
     assert main(["export", "--model", "m", "--to", "d", *words]) == 0
     assert calls[0]["images"] == "p.csv" and calls[0]["license"] == "CC0"
 
 
-def test_a_format_is_named_once(capsys):
+def test_model_and_folder_must_be_given(capsys):
     for words, message in (
-        (["--format", "web", "onnx", "--model", "m", "--to", "d"], "leave --format"),
         (["onnx", "--to", "d"], "--model must be given"),
         (["--model", "m"], "--to must be given"),
     ):
@@ -333,7 +331,7 @@ def test_weights_that_are_not_finite_are_never_exported(run_folder, tmp_path, ca
     kernel.assign(np.where(np.arange(kernel.shape[-1]) == 1, np.nan, kernel.numpy()))
     model.save_to_preset(tmp_path / "diverged")
     for name in ("saved_model", "onnx"):
-        arguments = ["export", "--model", str(tmp_path / "diverged"), "--format", name]
+        arguments = ["export", "--model", str(tmp_path / "diverged"), name]
         assert main([*arguments, "--to", str(tmp_path / "served")]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert "must have finite weights, received NaN or infinity in 1 of" in line

@@ -12,7 +12,7 @@ import pytest
 
 from align_keras import __version__
 from align_keras.cli import main as main_module
-from align_keras.cli.errors import describe_error
+from align_keras.cli.error_messages import describe_error
 from align_keras.cli.main import COMMANDS, main
 from align_keras.utils.addresses import with_secrets
 from align_keras.utils.errors import InputError
@@ -315,7 +315,7 @@ def test_a_remote_folder_never_becomes_a_local_one(
 @pytest.mark.parametrize("make", [str, pathlib.Path])
 def test_no_function_makes_a_folder_named_as_a_store(tmp_path, monkeypatch, make):
     from align_keras.config import CorpusConfig
-    from align_keras.runs.corpus import build_corpus
+    from align_keras.runs.corpus_build import build_corpus
     from align_keras.search.bulk_embeddings import embed
     from align_keras.search.image_index import Index
 

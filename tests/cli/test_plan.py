@@ -105,7 +105,7 @@ def test_what_the_options_change(capsys):
     assert half["memory"]["image activations"] == (
         plain["memory"]["image activations"] / 2
     )
-    slow = planned(capsys, "--utilisation=0.04", "--text-utilisation=0.07")
+    slow = planned(capsys, "--utilization=0.04", "--text-utilization=0.07")
     ratios = {
         part: slow["seconds"][part] / plain["seconds"][part] for part in slow["seconds"]
     }
@@ -286,7 +286,7 @@ def test_what_does_not_fit_is_said(capsys):
         (("--devices=0", "--device-kind=h100"), "received 0"),
         (("--devices=2", "--device-kind=tpuv3"), "did you mean tpu_v3?"),
         (("--devices=2", "--device-kind=h100", "--utilization=0"), "--utilization"),
-        (("--devices=2", "--device-kind=h100", "--utilisation=nan"), "--utilization"),
+        (("--devices=2", "--device-kind=h100", "--utilization=nan"), "--utilization"),
         (
             ("--devices=2", "--device-kind=h100", "--text-utilization=1.1"),
             "--text-utilization must be a number from 1e-06 to 1, received 1.1",

@@ -175,7 +175,7 @@ def _few_icons(monkeypatch):
 
     monkeypatch.setattr(icons, "TRAIN_FAMILIES", {})
     monkeypatch.setattr(icons, "_font_and_charmap", some)
-    build = functools.partial(datasets.build_corpus, data_dir="icons_data")
+    build = functools.partial(datasets.open_corpus, data_dir="icons_data")
     monkeypatch.setattr(datasets, "build_corpus", build)
 
 

@@ -5,12 +5,11 @@ import pytest
 from align_keras.config import (
     CorpusConfig,
     FilterConfig,
-    as_dict,
     experiments,
     load_corpus_config,
-    save_config,
+    write_config_file,
 )
-from align_keras.corpus.filters.rules import Thresholds
+from align_keras.corpus.filters.filter_rules import Thresholds
 from align_keras.utils.errors import InputError
 
 
@@ -42,16 +41,8 @@ def test_a_saved_configuration_is_the_same(tmp_path):
     config = load_corpus_config(params_override=overrides)
     assert config.sources == ("html:a,b", "tfds:x:train[:1]")
     assert config.filter.languages == ("en", "de") and config.filter.max_aspect == 2.0
-    save_config(config, tmp_path / "corpus.yaml")
+    write_config_file(config, tmp_path / "corpus.yaml")
     assert load_corpus_config([tmp_path / "corpus.yaml"]) == config
-
-
-def test_a_corpus_of_before_is_still_opened(tmp_path):
-    (tmp_path / "corpus.yaml").write_text("pictures:\n  quality: 90\n")
-    files, override = [tmp_path / "corpus.yaml"], "pictures.keep_aspect=false"
-    config = load_corpus_config(files, override)
-    assert (config.images.quality, config.images.keep_aspect) == (90, False)
-    assert "images" in as_dict(config) and "pictures" not in as_dict(config)
 
 
 @pytest.mark.parametrize(

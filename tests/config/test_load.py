@@ -13,7 +13,7 @@ from align_keras.config import (
     experiments,
     find_experiment,
     load_config,
-    save_config,
+    write_config_file,
 )
 from align_keras.utils import shared_data
 from align_keras.utils.errors import InputError
@@ -40,7 +40,7 @@ def test_a_configuration_by_preset_is_saved_without_what_it_settles(tmp_path):
         "task.model.text_encoder.dropout": 0.2,
     }
     config, path = load_config(params_override=override), tmp_path / "params.yaml"
-    save_config(config, path)
+    write_config_file(config, path)
     assert load_config(config_files=[path]) == config
     assert "image_size" not in path.read_text() and "dropout: 0.2" in path.read_text()
 
@@ -310,11 +310,11 @@ def test_save_then_load_is_equal(tmp_path):
         "trainer.optimizer_config.warmup.type=null,task.loss.label_smoothing=1e-7"
     )
     path = tmp_path / "run" / "params.yaml"
-    save_config(config, path)
+    write_config_file(config, path)
     assert load_config(config_files=[path]) == config
     assert load_config(path) == config
     first = path.read_bytes()
-    save_config(load_config(path), path)
+    write_config_file(load_config(path), path)
     assert path.read_bytes() == first
     # Any other YAML reader finds the same values, in the order of the classes.
     assert yaml.safe_load(first) == as_dict(config)
@@ -324,7 +324,7 @@ def test_save_then_load_is_equal(tmp_path):
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "params.yaml"
-    save_config(load_config(), path)
+    write_config_file(load_config(), path)
     before = path.read_bytes()
 
     def full(*arguments):
@@ -332,7 +332,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        save_config(load_config(params_override="trainer.seed=1"), path)
+        write_config_file(load_config(params_override="trainer.seed=1"), path)
     assert path.read_bytes() == before
     assert [item.name for item in tmp_path.iterdir()] == ["params.yaml"]
 
@@ -346,7 +346,7 @@ def test_strings_that_look_like_something_else_survive(tmp_path, text):
     data = dataclasses.replace(load_config().task.train_data, tfds_split=text)
     task = dataclasses.replace(load_config().task, train_data=data)
     config = dataclasses.replace(load_config(), task=task)
-    save_config(config, path)
+    write_config_file(config, path)
     assert load_config(path) == config
     assert yaml.safe_load(path.read_text())["task"]["train_data"]["tfds_split"] == text
 
@@ -363,7 +363,7 @@ def test_any_string_and_any_number_survive(tmp_path_factory, text, rate):
     model = dataclasses.replace(default.task.model, initial_temperature=rate)
     task = dataclasses.replace(default.task, train_data=data, model=model)
     config = dataclasses.replace(default, task=task)
-    save_config(config, path)
+    write_config_file(config, path)
     assert load_config(path) == config
 
 
@@ -437,7 +437,7 @@ def test_a_table_that_only_validation_reads_is_measured_whole(layers, split):
 
 def test_a_saved_configuration_keeps_its_split_until_its_table_is_replaced(tmp_path):
     saved = tmp_path / "params.yaml"
-    save_config(
+    write_config_file(
         load_config(
             params_override=f"{VALIDATION}pairs=val.csv,{VALIDATION}tfds_split=test"
         ),

@@ -4,7 +4,7 @@ import hypothesis
 import hypothesis.strategies as strategies
 import pytest
 
-from align_keras.corpus.captions import clean_caption, is_usable, names_file
+from align_keras.corpus.caption_cleaning import clean_caption, is_usable, names_file
 from align_keras.corpus.drop_counter import DropCounter
 
 

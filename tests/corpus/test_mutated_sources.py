@@ -10,7 +10,12 @@ import shutil
 import pytest
 
 from align_keras.corpus.image import ImageError, image_size
-from align_keras.corpus.sources import caption_json, location, read_location, tables
+from align_keras.corpus.sources import (
+    caption_json,
+    location,
+    read_location,
+    table_files,
+)
 from tests.helpers.mutated import check_folder
 from tests.helpers.source_reading import IMG2DATASET, read_source
 
@@ -135,7 +140,7 @@ def read_all(spec, whole, silent=None):
     Appends to `silent` the pairs where fewer than the whole are read and none counted.
     """
     # Their keys are times of change, of which several files have the same here.
-    for cached in (tables._records, caption_json._entries, location._column):
+    for cached in (table_files._records, caption_json._entries, location._column):
         cached.cache_clear()
     pairs, counter = read_source(spec)
     for pair in pairs:

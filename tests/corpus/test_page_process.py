@@ -54,7 +54,7 @@ def test_charsets_that_no_page_has_are_not_taken(charset):
 
 
 def test_a_page_that_takes_too_much_memory_costs_itself_alone(monkeypatch):
-    monkeypatch.setattr(page_process, "MAX_BYTES", 100_000_000)
+    monkeypatch.setattr(page_process, "MAX_READER_BYTES", 100_000_000)
     with pytest.raises(PageError, match="parse|memory"):
         urls(BOMB)
     assert urls(IMAGE) == [PAGE + "a.png"]

@@ -8,7 +8,7 @@ from align_keras.corpus.parquet_tables import (
     pair_schema,
     read_batches,
     read_rows,
-    strings,
+    string_list,
     table_writer,
 )
 from align_keras.utils.errors import InputError
@@ -70,7 +70,7 @@ def table(tmp_path):
 def test_batches(table, monkeypatch):
     [whole] = read_batches(table, ["caption"])
     assert whole.schema.names == ["caption"]
-    assert strings(whole["caption"]) == ["a", "", "c"]
+    assert string_list(whole["caption"]) == ["a", "", "c"]
     monkeypatch.setattr(parquet_tables, "_ROWS_AT_ONCE", 2)
     assert [own.num_rows for own in read_batches(table)] == [2, 1]
 

@@ -339,13 +339,13 @@ def test_a_configuration_that_cannot_be_is_refused(override, error):
 
 
 def test_a_source_replaces_a_corpus_and_is_saved(tmp_path):
-    from align_keras.config import save_config
+    from align_keras.config import write_config_file
 
     override = "task.train_data.source=[{path: a, weight: 2}, {path: b, weight: 1}]"
     config = load_config("align_b3_mini_cc3m", params_override=override)
     assert config.task.train_data.corpus is None
     assert [source.weight for source in config.task.train_data.source] == [2.0, 1.0]
-    save_config(config, tmp_path / "params.yaml")
+    write_config_file(config, tmp_path / "params.yaml")
     assert load_config(config_files=[tmp_path / "params.yaml"]) == config
     one = load_config(params_override="task.train_data.source=tars/{0..9}.tar")
     assert one.task.train_data.source[0].path == "tars/{0..9}.tar"

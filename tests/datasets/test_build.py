@@ -6,7 +6,7 @@ import sys
 import pytest
 import tensorflow_datasets as tfds
 
-from align_keras.datasets import Clipart, Emoji, Icons, Stamps, build_corpus
+from align_keras.datasets import Clipart, Emoji, Icons, Stamps, open_corpus
 from align_keras.datasets import icons as icons_module
 from align_keras.utils.errors import InputError
 
@@ -25,7 +25,7 @@ from align_keras.utils.errors import InputError
 )
 def test_mistakes_are_told_in_one_line(tmp_path, name, options, words):
     with pytest.raises(InputError, match=words) as caught:
-        build_corpus(name, data_dir=tmp_path, **options)
+        open_corpus(name, data_dir=tmp_path, **options)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
@@ -44,20 +44,20 @@ def test_mistakes_are_told_in_one_line(tmp_path, name, options, words):
 def test_missing_packages_are_named(tmp_path, monkeypatch, name, variable, packages):
     monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=packages):
-        build_corpus(name, data_dir=tmp_path)
+        open_corpus(name, data_dir=tmp_path)
     assert not list(tmp_path.rglob("1.0.0"))
 
 
 def test_missing_qtawesome_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(icons_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r'pip install "align-keras\[quickstart\]"'):
-        build_corpus("icons", data_dir=tmp_path)
+        open_corpus("icons", data_dir=tmp_path)
 
 
 def test_a_data_dir_that_cant_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="can't be written"):
-        build_corpus("icons", data_dir=tmp_path / "file")
+        open_corpus("icons", data_dir=tmp_path / "file")
 
 
 def test_importing_registers_the_builders():

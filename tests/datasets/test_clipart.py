@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from align_keras.datasets import build_corpus
+from align_keras.datasets import open_corpus
 from align_keras.datasets.clipart import CLIPART_DIR
 
 DRAWING = """<svg xmlns="http://www.w3.org/2000/svg"><metadata>
@@ -58,7 +58,7 @@ def root(tmp_path, monkeypatch):
 
 
 def test_a_small_collection(root, tmp_path):
-    builder = build_corpus("clipart", data_dir=tmp_path / "data")
+    builder = open_corpus("clipart", data_dir=tmp_path / "data")
     metadata = builder.info.metadata
     assert metadata["kept"] == 42
     assert metadata["dropped"] == {
@@ -83,7 +83,7 @@ def test_a_small_collection(root, tmp_path):
 
 
 def test_identical_pictures_never_straddle(root, tmp_path):
-    builder = build_corpus("clipart", data_dir=tmp_path / "data")
+    builder = open_corpus("clipart", data_dir=tmp_path / "data")
     keys = {
         split: {
             example["image_key"]
@@ -100,7 +100,7 @@ def test_identical_pictures_never_straddle(root, tmp_path):
 )
 def test_the_real_collection(tmp_path, monkeypatch):
     monkeypatch.delenv("ALIGN_KERAS_CLIPART_DIR", raising=False)
-    builder = build_corpus("clipart", data_dir=tmp_path)
+    builder = open_corpus("clipart", data_dir=tmp_path)
     metadata = builder.info.metadata
     assert 6_500 < metadata["kept"] < 6_900
     assert 10 < metadata["dropped"]["oversized"] < 30

@@ -7,8 +7,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from align_keras.datasets import build_corpus
 from align_keras.datasets import emoji as emoji_module
+from align_keras.datasets import open_corpus
 from align_keras.utils.errors import InputError
 
 PACKAGES = ("emoji-datasource-google", "emoji-datasource-twitter")
@@ -94,7 +94,7 @@ def examples_of(builder, split="all"):
 
 
 def test_a_small_collection(root, tmp_path):
-    builder = build_corpus("emoji", data_dir=tmp_path / "data")
+    builder = open_corpus("emoji", data_dir=tmp_path / "data")
     metadata = builder.info.metadata
     assert metadata["kept"] == 2 * 43 + 1
     assert metadata["dropped"] == {
@@ -116,7 +116,7 @@ def test_a_small_collection(root, tmp_path):
 
 
 def test_no_emoji_straddles_the_splits(root, tmp_path):
-    builder = build_corpus("emoji", data_dir=tmp_path / "data")
+    builder = open_corpus("emoji", data_dir=tmp_path / "data")
     sides = {
         split: {
             identifier.partition("/")[2] for identifier in examples_of(builder, split)
@@ -152,7 +152,7 @@ def test_found_where_node_looks(root, tmp_path, monkeypatch, no_global_packages,
     start = root.parent / "deep" / "er" if above else root.parent
     start.mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(start)
-    assert build_corpus("emoji", data_dir=tmp_path / "data").info.metadata["kept"] == 87
+    assert open_corpus("emoji", data_dir=tmp_path / "data").info.metadata["kept"] == 87
 
 
 def test_the_nearest_folder_wins(root, monkeypatch, no_global_packages):
@@ -186,7 +186,7 @@ def test_missing_packages_are_named(tmp_path, monkeypatch, no_global_packages, m
         if variable:
             monkeypatch.setenv("ALIGN_KERAS_EMOJI_DIR", variable)
         with pytest.raises(InputError) as caught:
-            build_corpus("emoji", data_dir=tmp_path / "data")
+            open_corpus("emoji", data_dir=tmp_path / "data")
         message = str(caught.value)
         assert (
             f" {' and '.join(missing)}; run npm install {' '.join(PACKAGES)}" in message
@@ -201,14 +201,14 @@ def test_a_broken_table_is_told_in_one_line(root, tmp_path, content):
     with pytest.raises(
         InputError, match=f"run npm install {PACKAGES[0]} again"
     ) as caught:
-        build_corpus("emoji", data_dir=tmp_path / "data")
+        open_corpus("emoji", data_dir=tmp_path / "data")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(not INSTALLED, reason="needs ALIGN_KERAS_EMOJI_DIR")
 @pytest.mark.release
 def test_the_true_packages(tmp_path):
-    builder = build_corpus("emoji", data_dir=tmp_path)
+    builder = open_corpus("emoji", data_dir=tmp_path)
     metadata = builder.info.metadata
     assert metadata["kept"] > 3_700
     assert set(metadata["dropped"]) == {

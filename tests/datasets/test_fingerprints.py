@@ -6,7 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from align_keras.datasets import build_corpus, open_sources
+from align_keras.datasets import open_corpus, open_sources
 from align_keras.datasets.fingerprints import pairs_fingerprint
 from align_keras.datasets.mixture import Mixture
 from tests.helpers.small_run import write_pairs
@@ -14,7 +14,7 @@ from tests.helpers.source_files import samples, write_tar
 
 
 def build(table, data):
-    return build_corpus("pairs", pairs=table, data_dir=data)
+    return open_corpus("pairs", pairs=table, data_dir=data)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_corpus_of_an_earlier_version_has_the_same(table, tmp_path, fingerprin
     path = tmp_path / "data" / "user_pairs"
     (file,) = path.rglob("metadata.json")
     file.write_text(json.dumps(metadata))
-    builder = build_corpus(str(file.parent))
+    builder = open_corpus(str(file.parent))
     assert "fingerprints" not in builder.info.metadata
     assert pairs_fingerprint(builder, "train") == fingerprint
 
@@ -88,7 +88,7 @@ def test_shards_have_their_checksums(table, tmp_path, fingerprint):
             for name in names
         ]
         (folder / "index.json").write_text(json.dumps({"shards": shards}))
-        found.append(pairs_fingerprint(build_corpus(str(folder)), "train"))
+        found.append(pairs_fingerprint(open_corpus(str(folder)), "train"))
     assert found[0] == found[1] != found[2]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from align_keras.datasets import build_corpus
+from align_keras.datasets import open_corpus
 from align_keras.datasets.icons import (
     CANVAS,
     MARGIN,
@@ -28,7 +28,7 @@ needs_fonts = pytest.mark.skipif(
 def data_dir(tmp_path_factory):
     # `.ci/run` has built it before, in a fresh folder.
     folder = os.environ.get("TFDS_DATA_DIR") or tmp_path_factory.mktemp("icons")
-    build_corpus("icons", data_dir=folder)
+    open_corpus("icons", data_dir=folder)
     return folder
 
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from align_keras.data import check_batch_size, read_retrieval_set
 from align_keras.data.stored_pairs import read_captions
-from align_keras.datasets import build_corpus
 from align_keras.datasets import mixture as mixture_module
+from align_keras.datasets import open_corpus
 from align_keras.datasets.mixture import Mixture
 from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.errors import InputError
@@ -157,7 +157,7 @@ def stamps(tmp_path, monkeypatch):
 
 def test_a_mixture_is_built_by_name(stamps, tmp_path):
     calls = []
-    mixture = build_corpus(
+    mixture = open_corpus(
         "stamps/de+stamps/fr+stamps",
         data_dir=tmp_path / "data",
         progress=lambda done, total: calls.append((done, total)),
@@ -174,9 +174,9 @@ def test_a_mixture_is_built_by_name(stamps, tmp_path):
 
 
 def test_the_members_are_the_corpora_themselves(stamps, tmp_path):
-    build_corpus("stamps/fr", data_dir=tmp_path / "data")
+    open_corpus("stamps/fr", data_dir=tmp_path / "data")
     calls = []
-    build_corpus(
+    open_corpus(
         "stamps/fr+stamps/de",
         data_dir=tmp_path / "data",
         progress=lambda *counts: calls.append(counts),
@@ -199,6 +199,6 @@ def test_the_members_are_the_corpora_themselves(stamps, tmp_path):
 )
 def test_mistakes_are_told_in_one_line(stamps, tmp_path, name, options, words):
     with pytest.raises(InputError, match=words) as caught:
-        build_corpus(name, data_dir=tmp_path / "data", **options)
+        open_corpus(name, data_dir=tmp_path / "data", **options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "data").exists()

@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from align_keras.datasets.build import build_corpus
+from align_keras.datasets.build import open_corpus
 from align_keras.datasets.pair_builder import (
     ImageLayout,
     PairBuilder,
@@ -163,7 +163,7 @@ def test_progress_counts_to_the_total(tmp_path):
 
 def test_nothing_is_said_on_stdout_or_stderr(tmp_path, capfd, caplog):
     table = write_table(tmp_path)
-    build_corpus("pairs", pairs=table, data_dir=tmp_path / "data")
+    open_corpus("pairs", pairs=table, data_dir=tmp_path / "data")
     captured = capfd.readouterr()
     assert captured.out == "" and not caplog.records
     for word in ("Dataset", "Generating", "Shuffling", "WARNING"):
@@ -196,7 +196,7 @@ def write_table(folder):
 def child(folder, code):
     prelude = (
         "import sys, time, resource\n"
-        "from align_keras.datasets import build_corpus\n"
+        "from align_keras.datasets import open_corpus\n"
         "from align_keras.datasets.pair_builder import PairBuilder\n"
         "def stop():\n"
         "    print('now', flush=True)\n"
@@ -213,7 +213,7 @@ def child(folder, code):
 
 
 KILLED_WHILE_READING = """
-build_corpus("pairs", pairs=pairs, data_dir=data_dir,
+open_corpus("pairs", pairs=pairs, data_dir=data_dir,
              progress=lambda done, total: stop() if done == 30 else None)
 """
 KILLED_WHILE_WRITING = """
@@ -224,7 +224,7 @@ def slow(self, entries):
             stop()
         yield item
 PairBuilder._generate_examples = slow
-build_corpus("pairs", pairs=pairs, data_dir=data_dir)
+open_corpus("pairs", pairs=pairs, data_dir=data_dir)
 """
 
 
@@ -241,9 +241,9 @@ def test_a_killed_build_leaves_nothing_and_the_next_is_whole(tmp_path, code):
     assert list(data_dir.rglob("incomplete.*")), "killed too late or too early"
     assert not list(data_dir.rglob("dataset_info.json"))
     assert not list(data_dir.rglob("1.0.0"))
-    rebuilt = build_corpus("pairs", pairs=tmp_path / "pairs.csv", data_dir=data_dir)
+    rebuilt = open_corpus("pairs", pairs=tmp_path / "pairs.csv", data_dir=data_dir)
     assert not list(data_dir.rglob("incomplete.*"))
-    undisturbed = build_corpus(
+    undisturbed = open_corpus(
         "pairs", pairs=tmp_path / "pairs.csv", data_dir=tmp_path / "other"
     )
     assert files_of(rebuilt.data_dir) == files_of(undisturbed.data_dir)
@@ -264,7 +264,7 @@ def test_a_full_disk_leaves_nothing_and_says_so(tmp_path, limit):
     code = f"""
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
-    build_corpus("pairs", pairs=pairs, data_dir=data_dir)
+    open_corpus("pairs", pairs=pairs, data_dir=data_dir)
 except Exception as error:
     print(type(error).__name__, error)
 """
@@ -281,14 +281,14 @@ except Exception as error:
 def test_a_second_process_waits_for_the_first(tmp_path):
     write_table(tmp_path)
     slow = """
-build_corpus("pairs", pairs=pairs, data_dir=data_dir,
+open_corpus("pairs", pairs=pairs, data_dir=data_dir,
              progress=lambda done, total: (print(done, flush=True), time.sleep(0.03)))
 """
     process = child(tmp_path, slow)
     assert process.stdout.readline() == "1\n"
     began = time.monotonic()
     calls = []
-    builder = build_corpus(
+    builder = open_corpus(
         "pairs",
         pairs=tmp_path / "pairs.csv",
         data_dir=tmp_path / "data",

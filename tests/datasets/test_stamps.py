@@ -6,7 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from align_keras.datasets import build_corpus
+from align_keras.datasets import open_corpus
 from align_keras.datasets.stamps import STAMPS_DIR, stamp_caption
 
 CAPTIONS = {
@@ -41,7 +41,7 @@ def captions_of(builder):
 
 
 def test_english_by_default(root, tmp_path):
-    builder = build_corpus("stamps", data_dir=tmp_path / "data")
+    builder = open_corpus("stamps", data_dir=tmp_path / "data")
     assert set(builder.info.splits) == {"test"}
     assert captions_of(builder) == {
         "animals/cat": "A cat.",
@@ -55,7 +55,7 @@ def test_english_by_default(root, tmp_path):
 
 
 def test_other_languages(root, tmp_path):
-    builder = build_corpus("stamps/de", data_dir=tmp_path / "data")
+    builder = open_corpus("stamps/de", data_dir=tmp_path / "data")
     assert captions_of(builder) == {
         "animals/cat": "Eine Katze.",
         "animals/birds/rhea": "Ein Nandu.",
@@ -65,7 +65,7 @@ def test_other_languages(root, tmp_path):
         "no caption in de": 1,
     }
     assert builder.info.metadata["filtered"] == ["no caption file", "no caption in de"]
-    assert set(captions_of(build_corpus("stamps/cs", data_dir=tmp_path / "data"))) == {
+    assert set(captions_of(open_corpus("stamps/cs", data_dir=tmp_path / "data"))) == {
         "food/bread"
     }
 
@@ -87,7 +87,7 @@ def test_captions_of_odd_files(tmp_path):
 def test_the_real_stamps(tmp_path, monkeypatch):
     monkeypatch.delenv("ALIGN_KERAS_STAMPS_DIR", raising=False)
     counts = {
-        language: build_corpus(f"stamps/{language}", data_dir=tmp_path)
+        language: open_corpus(f"stamps/{language}", data_dir=tmp_path)
         .info.splits["test"]
         .num_examples
         for language in ("en", "de", "fr", "cs")

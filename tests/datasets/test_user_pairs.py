@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from align_keras.datasets.build import build_corpus
+from align_keras.datasets.build import open_corpus
 from align_keras.datasets.user_pairs import user_pairs_config
 from align_keras.utils.errors import InputError
 
@@ -34,7 +34,7 @@ def write_rows(folder, rows):
 
 
 def build(folder, **options):
-    return build_corpus(
+    return open_corpus(
         "pairs", pairs=folder / "pairs.csv", data_dir=folder.parent / "data", **options
     )
 
@@ -54,7 +54,7 @@ def test_pairs_of_an_address_are_those_of_the_folder(album, tmp_path):
     fs.put(str(album), "/album", recursive=True)
     url = "memory://album/pairs.csv"
     names = [user_pairs_config(url).name]
-    there = build_corpus("pairs", pairs=url, data_dir=tmp_path / "there")
+    there = open_corpus("pairs", pairs=url, data_dir=tmp_path / "there")
     for one, other in zip(
         *(
             tfds.as_numpy(builder.as_dataset(split="train"))
@@ -189,6 +189,6 @@ def test_a_folder(album):
     (album / "pairs.csv").unlink()
     for number in range(12):
         (album / f"{number}.txt").write_text(f"Number {number}\nno {number}\n")
-    builder = build_corpus("pairs", pairs=album, data_dir=album.parent / "data")
+    builder = open_corpus("pairs", pairs=album, data_dir=album.parent / "data")
     assert builder.info.metadata["kept"] == 24
     assert builder.info.metadata["notes"]["pictures"] == 12

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from align_keras.config import DataConfig
-from align_keras.datasets.build import build_corpus, damaged_shards, quiet
+from align_keras.datasets.build import damaged_shards, open_corpus, quiet
 from align_keras.datasets.web_pairs import WebPairs, _shards
 from align_keras.runs.assemble import prepare_corpus
 from align_keras.utils.errors import InputError
@@ -131,7 +131,7 @@ def test_a_corpus_that_training_would_enlarge_is_refused(tmp_path):
     with pytest.raises(InputError, match=words):
         prepare_corpus(data, 475)
     # Evaluation takes what there is.
-    assert build_corpus(str(folder)).info.splits["train"].num_examples == 40
+    assert open_corpus(str(folder)).info.splits["train"].num_examples == 40
 
 
 def test_shards_that_differ_from_their_index_are_named(tmp_path):
@@ -149,4 +149,4 @@ def test_shards_that_differ_from_their_index_are_named(tmp_path):
     assert damaged_shards(str(folder), whole=True) == [name]
     (folder / name).write_bytes(content[:-1])
     with pytest.raises(InputError, match=f"{name} lacks or differs from index.json"):
-        build_corpus(str(folder))
+        open_corpus(str(folder))

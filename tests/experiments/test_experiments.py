@@ -12,7 +12,7 @@ from align_keras.config import (
     load_config,
     validate,
 )
-from align_keras.config.experiment import ImageVariant, TextVariant
+from align_keras.config.experiment import ImageVariantName, TextVariantName
 from align_keras.config.fields import leaves
 from align_keras.utils.errors import InputError
 from tests.helpers.headers import ABLATIONS, checked_header, flat
@@ -240,8 +240,8 @@ def test_the_variants_are_those_of_the_models():
     from align_keras.models import variants
 
     for variant, known in (
-        (ImageVariant, variants.IMAGE_VARIANTS),
-        (TextVariant, variants.TEXT_VARIANTS),
+        (ImageVariantName, variants.IMAGE_VARIANTS),
+        (TextVariantName, variants.TEXT_VARIANTS),
     ):
         assert list(typing.get_args(variant)) == list(known)
 

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from align_keras.reports.examples import Hit, Query
+from align_keras.reports.examples import ExampleHit, ExampleQuery
 from align_keras.reports.report import installed_versions, write_report
 from tests.helpers.pages import Page, picture
 
@@ -31,25 +31,28 @@ FULL = {
         {"step": 300, "t2i/recall_at_10": 0.5, "i2t/recall_at_10": 0.625},
     ],
     "text_queries": [
-        Query(
+        ExampleQuery(
             f"query {EVIL}",
             (
-                Hit(f"right {EVIL}", 0.75, True, picture(10)),
-                Hit("wrong", 0.5, False, picture(200)),
+                ExampleHit(f"right {EVIL}", 0.75, True, picture(10)),
+                ExampleHit("wrong", 0.5, False, picture(200)),
             ),
             rank=1,
             total=1402,
         ),
-        Query("lost", (Hit("other", 0.25, False, b"broken"),), rank=17),
+        ExampleQuery("lost", (ExampleHit("other", 0.25, False, b"broken"),), rank=17),
     ],
     "image_queries": [
-        Query(
+        ExampleQuery(
             f"own {EVIL}",
-            (Hit(f"answer {EVIL}", 0.5, True), Hit("no answer", 0.4, False)),
+            (
+                ExampleHit(f"answer {EVIL}", 0.5, True),
+                ExampleHit("no answer", 0.4, False),
+            ),
             rank=1,
             total=9,
             image=picture(60),
-            neighbors=(Hit("neighbor", 0.3, False, picture(90)),),
+            neighbors=(ExampleHit("neighbor", 0.3, False, picture(90)),),
         )
     ],
     "data_notes": {

@@ -8,7 +8,7 @@ import pytest
 from align_keras.evaluation import rank_of_best_positive, shared_positives
 from align_keras.protocols.paper_results import paper_figures
 from align_keras.reports.result_page import write_result_page
-from align_keras.reports.result_tables import Slice, split_slices
+from align_keras.reports.result_tables import MetricSlice, split_slices
 from tests.helpers.browser import chromium
 from tests.helpers.pages import Page, picture
 
@@ -220,7 +220,7 @@ def test_a_failure_leaves_the_old_page(tmp_path):
 @pytest.mark.parametrize("group", ["x]/low", "[y]", "", "/items"])
 def test_groups_may_have_any_name(group):
     slices = {f"m[{group}]{part}": 1.0 for part in ("", "/low", "/high", "/items")}
-    assert split_slices(slices) == [Slice("m", group, 1.0, 1.0, 1.0, 1)]
+    assert split_slices(slices) == [MetricSlice("m", group, 1.0, 1.0, 1.0, 1)]
 
 
 @pytest.mark.ci

@@ -1,5 +1,7 @@
 """What `import align_keras` gives, and what Keras opens after it."""
 
+import ast
+import collections
 import configparser
 import importlib
 import os
@@ -99,3 +101,103 @@ def test_a_keras_file_opens_in_a_fresh_process(tmp_path):
     )
     assert answer.returncode == 0, answer.stderr
     assert np.isclose(float(answer.stdout), 0.5)
+
+
+# Every command has these functions in its module.
+COMMAND_FUNCTIONS = {"add_arguments", "run"}
+# Programs that are copied into exports. They import nothing of this package.
+PROGRAM_FOLDERS = {"litert_examples", "serving"}
+# Public names that two modules define with different meanings. Remove a name here when
+# it is renamed. No name may be added.
+REPEATED_NAMES = {
+    "AUTO_TILE_SIZE",
+    "CONFIG_FILE",
+    "ENGINES",
+    "FORMATS",
+    "KS",
+    "MODELS",
+    "MODES",
+    "OPTIONS",
+    "VOCABULARY_FILE",
+    "build_schedule",
+    "captioned_images",
+    "check_inputs",
+    "open_model",
+    "protocol",
+    "read_image",
+    "train",
+}
+REPEATED_FILES = {
+    "classification.py",
+    "evaluate.py",
+    "export.py",
+    "index.py",
+    "towers.py",
+}
+
+
+def package_modules():
+    """Returns the modules of the package, without the programs of exports."""
+    return [
+        path
+        for path in sorted((ROOT / "align_keras").rglob("*.py"))
+        if path.parent.name not in PROGRAM_FOLDERS
+    ]
+
+
+def public_names(module):
+    """Returns the functions, classes and constants that a module defines."""
+    names = set()
+    for node in ast.parse(module.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                names |= {part.id for part in ast.walk(target) if hasattr(part, "id")}
+    if module.parent.name == "cli":
+        names -= COMMAND_FUNCTIONS
+    # `main` is the entry point of a program.
+    return {name for name in names - {"main"} if not name.startswith("_")}
+
+
+def repeated(modules_of_names):
+    return {name for name, modules in modules_of_names.items() if len(modules) > 1}
+
+
+def test_public_names_have_one_meaning():
+    modules = collections.defaultdict(list)
+    for path in package_modules():
+        for name in public_names(path):
+            modules[name].append(str(path.relative_to(ROOT)))
+    repeated_names = repeated(modules)
+    new_names = {name: modules[name] for name in repeated_names - REPEATED_NAMES}
+    assert not new_names, "rename one of each"
+    assert repeated_names == REPEATED_NAMES, "remove the others from REPEATED_NAMES"
+
+
+def test_file_names_occur_once():
+    modules = collections.defaultdict(list)
+    for path in package_modules():
+        if path.name != "__init__.py":
+            modules[path.name].append(str(path.relative_to(ROOT)))
+    repeated_files = repeated(modules)
+    new_files = {name: modules[name] for name in repeated_files - REPEATED_FILES}
+    assert not new_files, "rename one of each"
+    assert repeated_files == REPEATED_FILES, "remove the others from REPEATED_FILES"
+
+
+@pytest.mark.parametrize(
+    "code, names",
+    [
+        ("def f(): ...", {"f"}),
+        ("class A: ...\ndef _f(): ...", {"A"}),
+        ("A, B = 1, 2", {"A", "B"}),
+        ("A: int = 1", {"A"}),
+        ("if True:\n    a = 1", set()),
+    ],
+)
+def test_which_names_are_public(code, names, tmp_path):
+    module = tmp_path / "module.py"
+    module.write_text(code)
+    assert public_names(module) == names

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from align_keras.config import load_config
-from align_keras.datasets import build_corpus
+from align_keras.datasets import open_corpus
 from align_keras.optimizers import SGD, AdamW, Lamb
 from align_keras.runs.assemble import (
     build_image_encoder,
@@ -195,7 +195,7 @@ def test_a_cased_vocabulary_is_learned_and_used_with_its_case(tmp_path):
     pairs = write_pairs(tmp_path / "pairs")
     text = pairs.read_text(encoding="utf-8").replace("a red", "a Red")
     pairs.write_text(text, encoding="utf-8")
-    builder = build_corpus("pairs", pairs=pairs, data_dir=tmp_path / "data")
+    builder = open_corpus("pairs", pairs=pairs, data_dir=tmp_path / "data")
     sizes = SMALL_TOWERS.replace("vocabulary_size=50", "vocabulary_size=200")
     override = f"{sizes},task.model.text_encoder.normalization=bert_cased"
     config = load_config(params_override=override)

@@ -30,12 +30,12 @@ FEW_STEPS = ",".join(
 def trained(tmp_path_factory):
     """An EfficientNet-Lite and a MiniLM, their projection learnt in 40 steps."""
     from align_keras.cli.main import main
-    from align_keras.datasets import build_corpus
+    from align_keras.datasets import open_corpus
     from align_keras.models import ALIGN
 
     for corpus in ("clipart", "stamps"):
         try:
-            build_corpus(corpus)
+            open_corpus(corpus)
         except InputError as error:
             pytest.skip(str(error))
     run_folder = tmp_path_factory.mktemp("trained") / "run"

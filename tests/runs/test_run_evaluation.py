@@ -9,7 +9,7 @@ import tensorflow as tf
 from align_keras import data
 from align_keras.config import load_config
 from align_keras.data import read_retrieval_set
-from align_keras.datasets import build_corpus
+from align_keras.datasets import open_corpus
 from align_keras.images import preprocess_image
 from align_keras.optimizers import SGD
 from align_keras.runs.run import Run
@@ -27,7 +27,7 @@ def test_set(tmp_path_factory):
         lines.append(json.dumps({"image": f"{caption}.png", "caption": caption}))
     path = folder / "pairs.jsonl"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    builder = build_corpus("pairs", pairs=path, data_dir=folder / "data")
+    builder = open_corpus("pairs", pairs=path, data_dir=folder / "data")
     return read_retrieval_set(builder, *builder.info.splits)
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from align_keras.runs.corpus import StageFolder
+from align_keras.runs.corpus_build import StageFolder
 
 
 def test_equal_inputs_find_the_same_folder_and_others_do_not(tmp_path):

@@ -10,7 +10,7 @@ import sys
 
 from align_keras.config import TrainerConfig
 from align_keras.data import training_batches
-from align_keras.datasets import build_corpus
+from align_keras.datasets import open_corpus
 from align_keras.losses import ContrastiveLoss
 from align_keras.optimizers import Lamb
 from align_keras.text import WordPieceTokenizer
@@ -25,7 +25,7 @@ STEPS = 48
 
 def batch_maker(folder):
     """The function that makes batches of the pairs, as a run's own."""
-    builder = build_corpus(
+    builder = open_corpus(
         "pairs", pairs=folder / "pairs" / "pairs.jsonl", data_dir=folder / "data"
     )
     tokenizer = WordPieceTokenizer([*SPECIAL_TOKENS, "a", *COLORS, *SHAPES], LENGTH)

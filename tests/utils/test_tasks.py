@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from align_keras.cli.errors import describe_bug
+from align_keras.cli.error_messages import describe_bug
 from align_keras.utils import tasks as module
 from align_keras.utils.errors import InputError
-from align_keras.utils.tasks import is_cluster, run_tasks, worker_count
+from align_keras.utils.tasks import is_cluster, process_count, run_tasks
 from tests.utils import worker_tasks
 
 
@@ -126,10 +126,10 @@ def test_a_stderr_that_was_kept_stays_one(tmp_path, capfd, monkeypatch):
 
 
 def test_workers_are_counted(monkeypatch):
-    assert worker_count(3) == 3
-    assert worker_count() == len(os.sched_getaffinity(0))
+    assert process_count(3) == 3
+    assert process_count() == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert worker_count() == os.cpu_count()
+    assert process_count() == os.cpu_count()
 
 
 @pytest.mark.ci

@@ -22,7 +22,7 @@ import numpy as np
 from turns import memory, timed
 
 from align_keras.corpus.duplicates.near_duplicates import (
-    MODES,
+    DUPLICATE_SEARCHES,
     ImageSet,
     find_duplicates,
 )
@@ -63,8 +63,10 @@ def measure(mode, path):
     rows = np.load(path, mmap_mode="r" if mode == "embedding" else None)
     sizes = np.random.default_rng(1).integers(1, 1000, len(rows))
     corpus = ImageSet([f"{number:08}" for number in range(len(rows))], rows, sizes)
-    fit, fitted = MODES[mode].fit, []
-    MODES[mode].fit = lambda *arguments: fitted.append(timed(fit, *arguments)[1])
+    fit, fitted = DUPLICATE_SEARCHES[mode].fit, []
+    DUPLICATE_SEARCHES[mode].fit = lambda *arguments: fitted.append(
+        timed(fit, *arguments)[1]
+    )
     wall, processor = time.perf_counter(), time.process_time()
     dropped = find_duplicates(corpus, mode=mode, **OPTIONS[mode])
     seconds = [time.perf_counter() - wall, time.process_time() - processor, *fitted]

@@ -53,7 +53,7 @@ def main():
     arguments = parser.parse_args()
     from PIL import Image
 
-    from align_keras.config.corpus import ImagesConfig
+    from align_keras.config.corpus_config import ImagesConfig
     from align_keras.corpus.image_tables import store_image
 
     form = ImagesConfig()

@@ -85,7 +85,7 @@ def build_corpus(folder, builder, image_size, name):
 
     from align_keras.config import load_corpus_config
     from align_keras.images import crop_size_to_resize_size
-    from align_keras.runs import corpus
+    from align_keras.runs import corpus_build
 
     out = folder / f"{name}_{image_size}"
     shards = out / "web_pairs/1.0.0"
@@ -107,7 +107,7 @@ def build_corpus(folder, builder, image_size, name):
             "filter.drop_personal_data": False,
         }
         config = load_corpus_config(params_override=override)
-        corpus.build_corpus(out, config, "shard")
+        corpus_build.build_corpus(out, config, "shard")
     return tfds.builder_from_directory(shards)
 
 

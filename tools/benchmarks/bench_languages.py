@@ -12,8 +12,8 @@ import dataclasses
 import time
 
 from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.filters.filter_rules import primary_language
 from align_keras.corpus.filters.languages import detect_languages, detector_version
-from align_keras.corpus.filters.rules import primary_language
 from align_keras.corpus.sources import open_source, read_part
 
 

@@ -48,12 +48,12 @@ OPTIMIZERS = ("auto", "muon:5e-3", "muon:1e-2", "adamw:2e-3", "lamb:1e-2", "pape
 
 def prepare(name, folder):
     """Writes the images as uint8 (n, 80, 80, 3), ids and captions to one file."""
-    from align_keras.datasets import build_corpus
+    from align_keras.datasets import open_corpus
 
     path = folder / f"{name}.npz"
     if path.exists():
         return
-    builder = build_corpus(name, data_dir=folder / "tfds")
+    builder = open_corpus(name, data_dir=folder / "tfds")
     arrays = {}
     for split in builder.info.splits:
         rows = list(builder.as_dataset(split=split).as_numpy_iterator())

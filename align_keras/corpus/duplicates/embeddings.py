@@ -16,7 +16,7 @@ from align_keras.utils.files import atomic_path
 
 CLUSTERS = 4096
 NEAREST = 10
-THRESHOLD = 0.975
+COSINE_THRESHOLD = 0.975
 # Fewer images a cluster make no clusters worth having; of so many k-means learns.
 _IMAGES_PER_CLUSTER, _SAMPLE_PER_CLUSTER = 64, 32
 # Numbers held of a row, in float16: products of two rows are off by at most 2 ** -10.
@@ -37,7 +37,7 @@ def write_embeddings(
     """Embeds `count` images by `encode` (a list to (images, d)) into a `.npy` file."""
     with atomic_path(path) as temporary:
         _fill(temporary, iter(images), encode, count, batch_size, dtype)
-    # What is empty can't be mapped.
+    # An empty file can't be mapped.
     return np.load(path, mmap_mode="r" if count else None)
 
 
@@ -106,13 +106,13 @@ class EmbeddingSearch:
         self,
         clusters: int = CLUSTERS,
         nearest: int = NEAREST,
-        threshold: float = THRESHOLD,
+        threshold: float = COSINE_THRESHOLD,
         seed: int = 0,
         block_rows: int = 2048,
     ) -> None:
         remedy = f"the paper's is {NEAREST} of {CLUSTERS} clusters"
         check_number("nearest", nearest, 1, clusters, whole=True, remedy=remedy)
-        remedy = f"a cosine, the paper's is {THRESHOLD}"
+        remedy = f"a cosine, the paper's is {COSINE_THRESHOLD}"
         check_number("threshold", threshold, _ROUNDING, 1, remedy=remedy)
         self.clusters = clusters
         self.nearest = nearest
@@ -235,7 +235,8 @@ class EmbeddingSearch:
             query, reference = query[lower], reference[lower]
             if not len(query):
                 return
-            # Of each query the lowest, and if that isn't near, the next.
+            # The lowest rank of each query is compared first. The next ranks follow if
+            # that one is not near.
             first = np.append(True, query[1:] != query[:-1])
             near = self._near(queries, query[first], references, reference[first])
             best[query[first][near]] = ranks[reference[first][near]]
@@ -248,7 +249,7 @@ class EmbeddingSearch:
         references: _Rows,
         reference: np.ndarray,
     ) -> np.ndarray:
-        """Which pairs' cosines are above the threshold, exactly; bool (pairs,)."""
+        """Returns the pairs with exact cosines above the threshold, bool (pairs,)."""
         near = np.empty(len(query), bool)
         for start in range(0, len(query), _VERIFIED_AT_ONCE):
             pairs = slice(start, start + _VERIFIED_AT_ONCE)

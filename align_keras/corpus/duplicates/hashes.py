@@ -32,7 +32,7 @@ _COEFFICIENTS = 64
 # "About zero": of the numbers' root mean square, and of a flat image's noise.
 _RELATIVE_ZERO = 0.1
 _ABSOLUTE_ZERO = 0.1
-THRESHOLD = 12
+BIT_THRESHOLD = 12
 _BITS = 64 * WORDS
 # Fewer and longer bands find fewer candidates in vain, but try more keys.
 _FEW = 5_000
@@ -66,7 +66,7 @@ def hash_array(hashes: Sequence[bytes]) -> np.ndarray:
     return words.reshape(len(hashes), views, WORDS)
 
 
-def mirrored(hashes: np.ndarray) -> np.ndarray:
+def mirrored_hashes(hashes: np.ndarray) -> np.ndarray:
     """Returns the hashes (…, 2) that the mirrored images have."""
     swapped = (hashes[..., 0] ^ hashes[..., 1]) & _ODD
     return hashes ^ swapped[..., None]
@@ -143,8 +143,10 @@ class HammingSearch:
     `tools/benchmarks/bench_duplicates.py` measures what a threshold finds.
     """
 
-    def __init__(self, threshold: int = THRESHOLD, block_rows: int = 1 << 16) -> None:
-        remedy = f"bits that may differ, {THRESHOLD} by default"
+    def __init__(
+        self, threshold: int = BIT_THRESHOLD, block_rows: int = 1 << 16
+    ) -> None:
+        remedy = f"bits that may differ, {BIT_THRESHOLD} by default"
         check_number("threshold", threshold, 0, 32, whole=True, remedy=remedy)
         self.threshold = int(threshold)
         self.block_rows = block_rows
@@ -188,7 +190,7 @@ class HammingSearch:
             table = _BandTable(references, ranks, columns)
             for view in queries:
                 rows = np.flatnonzero(view.any(1))  # Plain images ask nothing.
-                for turned in (view[rows], mirrored(view[rows])):
+                for turned in (view[rows], mirrored_hashes(view[rows])):
                     self._compare(turned, rows, table, radius, best)
 
     def _compare(

@@ -20,7 +20,7 @@ _Search = Any
 _Verdict = tuple[str, str, str]
 # Values in place of the position of the image that stays.
 _OPEN, _LEAVES, _NONE = -1, -2, np.iinfo(np.int64).max
-MODES = {"hash": HammingSearch, "embedding": EmbeddingSearch}
+DUPLICATE_SEARCHES = {"hash": HammingSearch, "embedding": EmbeddingSearch}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +79,10 @@ def find_duplicates(
     References:
         Jia et al. 2021, section 3 and appendix A.
     """
-    check_choice("mode", mode, MODES, "hash is the cheap one, embedding the paper's")
-    search = MODES[mode](**options)
+    check_choice(
+        "mode", mode, DUPLICATE_SEARCHES, "hash is the cheap one, embedding the paper's"
+    )
+    search = DUPLICATE_SEARCHES[mode](**options)
     search.fit(corpus.keys, corpus.signatures)
     placed = search.place(corpus.signatures)
     rows, original = _distinct(corpus)
@@ -136,7 +138,7 @@ def _drop_evaluation(
         order = sorted(range(len(reference.keys)), key=reference.keys.__getitem__)
         equal = _equal_images(corpus, rows, reference, order)
         near = _near_images(rows, original, placed, reference, order, search)
-        # What holds for one of the images with equal pixels holds for all.
+        # All images with equal pixels share the result of one of them.
         targets = np.full(len(rows), len(order), np.int64)
         np.minimum.at(targets, original, np.minimum(equal, near))
         for position, target in enumerate(targets[original].tolist()):

@@ -11,10 +11,10 @@ import pathlib
 
 import numpy as np
 
-from align_keras.corpus.filters.rules import Chosen, PairColumns, Thresholds
+from align_keras.corpus.filters.filter_rules import Chosen, PairColumns, Thresholds
 from align_keras.corpus.filters.text_hashes import hash_strings, text_features
 from align_keras.corpus.filters.texts import normalize_texts
-from align_keras.corpus.parquet_tables import read_batches, strings
+from align_keras.corpus.parquet_tables import read_batches, string_list
 from align_keras.utils.files import atomic_write
 
 _NGRAMS_PER_SPILL = 4_000_000
@@ -126,7 +126,9 @@ def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
         pairs.clear()
 
     for batch in read_batches(path, ["caption", "image_key"]):
-        captions, images = (strings(batch[name]) for name in ("caption", "image_key"))
+        captions, images = (
+            string_list(batch[name]) for name in ("caption", "image_key")
+        )
         features = text_features(normalize_texts(captions))
         ngrams += [features.unigrams, features.bigrams]
         image_hashes = hash_strings(images)
@@ -140,7 +142,7 @@ def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
 
 
 def count_partitions(folder: str | os.PathLike) -> int:
-    """How many partitions the spills are merged in, of four million entries each."""
+    """Returns the number of partitions of the spills, of four million entries each."""
     sizes: collections.Counter[str] = collections.Counter()
     for path in pathlib.Path(folder, "spills").glob("*.npy"):
         sizes[path.name.split("-")[0]] += path.stat().st_size // 16

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from align_keras.utils.errors import needs
 
-# Which captions `detect_languages` reads.
+# Values of `detect_language`: the captions whose language is detected.
 DETECTION = ("never", "undeclared", "always")
 
 

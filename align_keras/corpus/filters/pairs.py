@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from align_keras.corpus.filters.counts import count_in_memory
-from align_keras.corpus.filters.rules import (
+from align_keras.corpus.filters.filter_rules import (
     REASONS,
     PairColumns,
     Thresholds,

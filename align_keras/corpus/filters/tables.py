@@ -11,7 +11,7 @@ from align_keras.corpus.filters.counts import (
     count_texts,
     merge_counts,
 )
-from align_keras.corpus.filters.rules import (
+from align_keras.corpus.filters.filter_rules import (
     REASONS,
     Chosen,
     PairColumns,
@@ -26,7 +26,7 @@ from align_keras.corpus.parquet_tables import (
     arrow,
     open_table,
     read_batches,
-    strings,
+    string_list,
     table_writer,
 )
 
@@ -119,9 +119,9 @@ def _pair_columns(batch: Any, thresholds: Thresholds) -> PairColumns:
     return PairColumns.of(
         widths,
         heights,
-        image_keys=strings(batch.column("image_key")),
-        captions=strings(batch.column("caption")),
-        languages=strings(batch.column("language")),
+        image_keys=string_list(batch.column("image_key")),
+        captions=string_list(batch.column("caption")),
+        languages=string_list(batch.column("language")),
         is_resized=is_resized,
         detect_language=thresholds.detect_language,
     )

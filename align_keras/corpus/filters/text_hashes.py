@@ -9,9 +9,9 @@ import unicodedata
 
 import numpy as np
 
-# Of personal data, but for email addresses.
+# Digits. Personal data has at least this many, apart from email addresses.
 MIN_DIGITS = 7
-# What a character is, as bits.
+# Kinds of characters, as bits.
 WORD, ALONE, DIGIT, AT = 1, 2, 4, 8
 
 # Beyond these planes no character is assigned but tags and variation selectors.
@@ -27,7 +27,7 @@ _IDEOGRAPHS = (
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 )
-# Of the marks, these belong to emojis.
+# These combining marks belong to emojis.
 _EMOJI_MARKS = {*range(0xFE00, 0xFE10), 0x20E3}
 # Hashes read eight bytes from any byte on.
 PADDING = 8
@@ -67,7 +67,8 @@ def find_words(texts: list[str]) -> Words:
     firsts, pasts = _runs(kinds)
     digits = np.flatnonzero(kinds & DIGIT)
     ats = np.flatnonzero(kinds & AT)
-    if byte_positions is not None:  # From characters to bytes.
+    # Converts positions of characters to positions of bytes.
+    if byte_positions is not None:
         firsts, pasts, digits, ats = (
             byte_positions[characters] for characters in (firsts, pasts, digits, ats)
         )

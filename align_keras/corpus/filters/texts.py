@@ -11,16 +11,16 @@ import numpy as np
 from align_keras.corpus.filters.text_hashes import MIN_DIGITS, find_words
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]\w{1,31});", re.A)
-# What no reader sees, comments, and tags. "a < b" and "<3" are none of these.
+# Matches scripts, styles, comments and tags. "a < b" and "<3" are none of these.
 _MARKUP = re.compile(
     r"<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->|</?[a-z][^<>]*>|<[!?][^<>]*>",
     re.I | re.S,
 )
-# Of these categories, controls and separators part words; formats (zero-width and
-# bidirectional characters, soft hyphens, byte order marks) stand inside them.
+# Characters of these categories separate words. Format characters (zero-width and
+# bidirectional characters, soft hyphens, byte order marks) are inside words.
 _SPACES = {"Cc", "Cs", "Co", "Zl", "Zp"}
 
-# By byte of UTF-8: 1 where a text can't be left as it is without a closer look.
+# For each byte of UTF-8: 1 if a text that has the byte must be normalized.
 _SUSPECT = np.zeros(256, np.uint8)
 _SUSPECT[[*range(10), *range(11, 32), *range(127, 256), ord("<"), ord("&")]] = 1
 
@@ -185,7 +185,7 @@ def _is_card(number: str) -> bool:
 
 
 def _is_iban(number: str) -> bool:
-    # What follows it may look like its last groups.
+    # The text after an IBAN may look like further groups of it.
     for iban in itertools.accumulate(number.split(" ")):
         # ISO 7064: letters count from 10 on, the country and check digits come last.
         if iban.isascii() and 15 <= len(iban) <= 34:

@@ -13,20 +13,19 @@ from typing import Any, NamedTuple
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.karpathy import file_name, parse_karpathy_image, text_value
-from align_keras.corpus.sources.files import (
+from align_keras.corpus.sources.location import path_location
+from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair
+from align_keras.corpus.sources.source_files import (
     MAX_JSON_BYTES,
     SourceFile,
     one_file,
     read_range,
     record_ranges,
 )
-from align_keras.corpus.sources.location import path_location
-from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
 from align_keras.utils.remote import is_url, join_url
 
-SUFFIXES = (".json",)
 _EVALUATION = ("val", "test")
 # Option of a source whose copies leave a corpus.
 EVALUATION = ("splits", "evaluation")
@@ -50,7 +49,7 @@ def json_kind(path: str) -> str | None:
         return None
 
 
-def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
+def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Shares the images of each file out, 10,000 a part."""
     parts = []
     for file in files:
@@ -67,7 +66,7 @@ def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     return parts
 
 
-def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
+def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a range of a file's images, in their order."""
     folder = dict(part.options)["images"]
     is_evaluation = EVALUATION in part.options
@@ -165,3 +164,10 @@ def _around(folder: str) -> list[str]:
         return [folder]
     with os.scandir(folder) as entries:
         return [folder, *sorted(entry.path for entry in entries if entry.is_dir())]
+
+
+CAPTION_JSON = SourceKind(
+    suffixes=(".json",),
+    list_parts=_list_parts,
+    read=_read_part,
+)

@@ -9,30 +9,34 @@ from typing import Any
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES, decode
-from align_keras.corpus.sources.files import (
+from align_keras.corpus.sources.location import path_location
+from align_keras.corpus.sources.pair import (
+    Part,
+    SourceKind,
+    SourcePair,
+    pair_from_columns,
+)
+from align_keras.corpus.sources.source_files import (
     MAX_TEXT_BYTES,
     SourceFile,
     grouped_files,
     one_file,
     read_whole,
 )
-from align_keras.corpus.sources.location import path_location
-from align_keras.corpus.sources.pair import Part, SourcePair, pair_from_columns
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
 from align_keras.utils.remote import is_url
 
 # The texts and the sizes count for the fingerprint.
-SUFFIXES = (*IMAGE_SUFFIXES, ".txt", ".json")
 
 
-def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
+def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Shares the images out, up to 200 a part."""
     images = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
     return grouped_files(whole, images)
 
 
-def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
+def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a part's images, those of one image together."""
     for name in part.files:
         path = os.path.join(part.root, name)
@@ -72,3 +76,10 @@ def _metadata(stem: str) -> dict[str, Any]:
 
 def _is_there(path: str) -> bool:
     return one_file(path) is not None if is_url(path) else os.path.lexists(path)
+
+
+FOLDER_IMAGES = SourceKind(
+    suffixes=(*IMAGE_SUFFIXES, ".txt", ".json"),
+    list_parts=_list_parts,
+    read=_read_part,
+)

@@ -10,16 +10,13 @@ from urllib.parse import quote
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.page_process import PageError, read_page
-from align_keras.corpus.sources.files import grouped_files, read_whole
 from align_keras.corpus.sources.location import is_remote, path_location, url_path
-from align_keras.corpus.sources.pair import Part, SourcePair
+from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair
+from align_keras.corpus.sources.source_files import grouped_files, read_whole
 from align_keras.utils.remote import is_url, join_url
 
-SUFFIXES = (".html", ".htm", ".xhtml")
-list_parts = grouped_files
 
-
-def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
+def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a part's pages, page by page."""
     for name in part.files:
         path = os.path.join(part.root, name)
@@ -41,10 +38,10 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 
 
 def _address(path: str, name: str) -> str:
-    """What a page's relative addresses are against."""
+    """Returns the base of a page's relative addresses."""
     if is_remote(path):
         return path
-    # Of an object store: as if the source's folder were all of a disk.
+    # In an object store, the folder of the source is the root of the addresses.
     return f"file:///{quote(name)}" if is_url(path) else pathlib.Path(path).as_uri()
 
 
@@ -68,3 +65,10 @@ def _image_location(url: str, root: str) -> str | None:
 def _is_below(path: str, folder: str) -> bool:
     folder = os.path.join(os.path.realpath(folder), "")
     return os.path.realpath(path).startswith(folder)
+
+
+HTML_PAGES = SourceKind(
+    suffixes=(".html", ".htm", ".xhtml"),
+    list_parts=grouped_files,
+    read=_read_part,
+)

@@ -1,5 +1,7 @@
-"""Where an image is, as one line: a path, a `file:`, object's, web or `data:` address,
-or a member of an archive, `KIND:NUMBERS:PATH`: `bytes:OFFSET,SIZE:` in a tar or
+"""Locations of images.
+
+A location is one line: a path, an address (`file:`, `data:`, of an object or of the
+web), or a member of an archive, `KIND:NUMBERS:PATH`: `bytes:OFFSET,SIZE:` in a tar or
 TFRecord file, `warc:OFFSET:`, `parquet:GROUP,ROW,COLUMN:`. The path comes last.
 """
 
@@ -30,7 +32,7 @@ def is_remote(location: str) -> bool:
 
 
 def is_from_web(location: str) -> bool:
-    """Whether a web page may name it: by a path private images could get in."""
+    """Returns True if a web page may name the location. Paths could be private."""
     return is_remote(location) or location[:5].lower() == "data:"
 
 
@@ -152,7 +154,7 @@ def _column(path: str, modified: int | str, group: int, column: str) -> Any:
 
 def _cell(cells: Any, row: int) -> bytes:
     value = cells[row].as_py()
-    if isinstance(value, dict):  # As Hugging Face stores images.
+    if isinstance(value, dict):  # Hugging Face stores images in this form.
         value = value.get("bytes")
     if value is None:
         raise ImageError("missing", "no image in this row")

@@ -1,13 +1,13 @@
-"""What every source gives: pairs, and the parts in which workers read them."""
+"""Pairs of all sources, and the parts in which workers read them."""
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from align_keras.corpus.drop_counter import DropCounter
 
-RULES = ("alt", "title", "figcaption", "caption")
+CAPTION_RULES = ("alt", "title", "figcaption", "caption")
 # Names of columns in upper and lower case alike, the first that is there counts.
 # img2dataset writes the caption twice, as `caption` and as `txt`.
 _COLUMNS = {
@@ -53,12 +53,17 @@ class Part:
 
 
 class SourcePair(NamedTuple):
-    """An image, as `location` describes it, and one text about it; `rule`, of `RULES`,
-    says where the caption stood, `language` is in lower case, such as `"en-us"`, and
-    `page_url` the page or the record that the pair comes from; "" where unknown.
-    `original_size` is the (width, height) that the downloader recorded before it
-    resized the image, (0, 0) if it recorded that it left the file as it was, and None
-    if the source records no sizes.
+    """An image and one text about it.
+
+    Attributes:
+        image: str, location of the image, as `location` describes it.
+        caption: str.
+        rule: str, one of `CAPTION_RULES`, the part of the page that held the caption.
+        language: str in lower case, such as `"en-us"`, or "".
+        page_url: str, page or record that the pair comes from, or "".
+        original_size: tuple of width and height that the downloader recorded before it
+            resized the image. (0, 0) means that it did not resize the image, and None
+            that the source records no sizes.
     """
 
     image: str
@@ -67,6 +72,25 @@ class SourcePair(NamedTuple):
     language: str = ""
     page_url: str = ""
     original_size: tuple[int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceKind:
+    """Reader of one kind of source.
+
+    Attributes:
+        suffixes: tuple of str, ends of the names of files that belong to the kind.
+        list_parts: callable that divides a source into parts. It takes a part of the
+            whole source and the files, and returns the parts in the source's order.
+        read: callable that yields the pairs of a part, and counts the dropped ones.
+        needs_spool: bool, True if `read` takes the folder for the images that it writes
+            as its third argument.
+    """
+
+    suffixes: tuple[str, ...]
+    list_parts: Callable[[Part, list[Any]], list[Part]]
+    read: Callable[..., Iterable[SourcePair]]
+    needs_spool: bool = False
 
 
 def columns_of(names: Iterable[str]) -> dict[str, str]:
@@ -91,7 +115,7 @@ def pair_from_columns(
     return SourcePair(
         image=image,
         caption=texts.get("caption", ""),
-        rule=rule if rule in RULES else "caption",
+        rule=rule if rule in CAPTION_RULES else "caption",
         language=texts.get("language", ""),
         page_url=texts.get("page_url") or texts.get("url", ""),
         original_size=_original_size(values),
@@ -122,7 +146,7 @@ def pair_of_shard(
     names: Iterable[str],
     columns: dict[str, str] | None = None,
 ) -> SourcePair | None:
-    """As `pair_from_columns`, or counts why a record with `names` makes no pair."""
+    """Returns a pair as `pair_from_columns`, or counts why the record makes none."""
     if row.get("status") not in (None, "success"):
         counter.filter("not downloaded", place, str(row.get("error_message", "")))
     elif image is None:

@@ -9,23 +9,23 @@ from typing import Any
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.parquet_tables import faults_of_arrow, open_parquet
-from align_keras.corpus.sources.files import SourceFile
 from align_keras.corpus.sources.location import is_from_web, member_location
 from align_keras.corpus.sources.pair import (
     Part,
+    SourceKind,
     SourcePair,
     columns_of,
     pair_of_shard,
 )
+from align_keras.corpus.sources.source_files import SourceFile
 from align_keras.utils.errors import InputError
 
-SUFFIXES = (".parquet",)
 _IMAGES = ("jpg", "jpeg", "png", "webp", "image")
 _ROWS_A_PART = 100_000
 _ROWS_A_BATCH = 4096
 
 
-def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
+def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Shares the row groups out, up to 100,000 rows a part unless one has more."""
     parts = []
     for file in files:
@@ -45,7 +45,7 @@ def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     return parts
 
 
-def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
+def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a range of row groups, in their order; images aren't read."""
     try:
         with open_parquet(part.path) as table, faults_of_arrow():
@@ -127,3 +127,10 @@ def image_column_of(schema: Any) -> str | None:
         ):
             return field.name
     return None
+
+
+PARQUET_FILES = SourceKind(
+    suffixes=(".parquet",),
+    list_parts=_list_parts,
+    read=_read_part,
+)

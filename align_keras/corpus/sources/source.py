@@ -9,24 +9,22 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from align_keras.corpus.captions import clean_caption, is_usable
+from align_keras.corpus.caption_cleaning import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError, image_size
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES
 from align_keras.corpus.parquet_tables import pair_schema, table_writer
-from align_keras.corpus.sources import (
-    caption_json,
-    folder_images,
-    html_pages,
-    parquet_files,
-    tables,
-    tfds_builders,
-    tfrecord_files,
-    warc_files,
-    wat_files,
-    webdataset,
+from align_keras.corpus.sources.caption_json import (
+    CAPTION_JSON,
+    EVALUATION,
+    json_kind,
 )
-from align_keras.corpus.sources.files import (
+from align_keras.corpus.sources.folder_images import FOLDER_IMAGES
+from align_keras.corpus.sources.html_pages import HTML_PAGES
+from align_keras.corpus.sources.location import is_remote, read_location
+from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair
+from align_keras.corpus.sources.parquet_files import PARQUET_FILES
+from align_keras.corpus.sources.source_files import (
     SourceFile,
     count_os_error,
     fingerprint,
@@ -34,25 +32,28 @@ from align_keras.corpus.sources.files import (
     list_files,
     one_file,
 )
-from align_keras.corpus.sources.location import is_remote, read_location
-from align_keras.corpus.sources.pair import Part, SourcePair
+from align_keras.corpus.sources.table_files import TABLE_FILES
+from align_keras.corpus.sources.tfds_builders import TFDS_BUILDERS, data_folder
+from align_keras.corpus.sources.tfrecord_files import TFRECORD_FILES
+from align_keras.corpus.sources.warc_files import WARC_FILES
+from align_keras.corpus.sources.wat_files import WAT_FILES
+from align_keras.corpus.sources.webdataset import WEBDATASET
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import is_special
 from align_keras.utils.remote import is_url
 
-# Each finds files by SUFFIXES, shares them out by `list_parts`, `read`s a part.
-KINDS = {
-    "html": html_pages,
-    "warc": warc_files,
-    "wat": wat_files,
-    "webdataset": webdataset,
-    "parquet": parquet_files,
-    "tfrecord": tfrecord_files,
-    "coco": caption_json,
-    "karpathy": caption_json,
-    "table": tables,
-    "folder": folder_images,
-    "tfds": tfds_builders,
+SOURCE_KINDS: dict[str, SourceKind] = {
+    "html": HTML_PAGES,
+    "warc": WARC_FILES,
+    "wat": WAT_FILES,
+    "webdataset": WEBDATASET,
+    "parquet": PARQUET_FILES,
+    "tfrecord": TFRECORD_FILES,
+    "coco": CAPTION_JSON,
+    "karpathy": CAPTION_JSON,
+    "table": TABLE_FILES,
+    "folder": FOLDER_IMAGES,
+    "tfds": TFDS_BUILDERS,
 }
 # Told by the names of files; JSON is by its content, and a folder of images by the
 # texts beside them.
@@ -77,8 +78,13 @@ _KNOWN_IMAGES = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where pairs come from, as `open_source` opens it: the user's name of it, a kind
-    of `KINDS`, the absolute path of a file or a folder, and (name, value) of options.
+    """Source of pairs, as `open_source` opens it.
+
+    Attributes:
+        name: str, as the user wrote it.
+        kind: str, key of `SOURCE_KINDS`.
+        path: str, absolute path or address of a file or a folder.
+        options: tuple of (name, value).
     """
 
     name: str
@@ -90,12 +96,13 @@ class Source:
         """Shares the source out, always in the same way; raises if it's empty."""
         root = self.path if is_folder(self.path) else os.path.dirname(self.path)
         whole = Part(self.kind, root, (), options=self.options)
-        parts = KINDS[self.kind].list_parts(whole, self._files())
+        kind = SOURCE_KINDS[self.kind]
+        parts = kind.list_parts(whole, self._files())
         if not parts:
             raise InputError(
                 f"source {self.name!r} must have files of kind {self.kind} "
-                f"({', '.join(KINDS[self.kind].SUFFIXES)}), but {self.path} has none; "
-                "check the path, or name another kind."
+                f"({', '.join(kind.suffixes)}), but {self.path} has none; check the "
+                "path, or name another kind."
             )
         return parts
 
@@ -107,7 +114,7 @@ class Source:
     def _files(self) -> list[SourceFile]:
         with _readable(self.name):
             if is_folder(self.path):
-                return list_files(self.path, KINDS[self.kind].SUFFIXES)
+                return list_files(self.path, SOURCE_KINDS[self.kind].suffixes)
             file = one_file(self.path)
         if file is None:
             raise InputError(
@@ -156,7 +163,7 @@ def open_source(spec: str) -> Source:
     ['A cat']
     """
     named, _, path_text = spec.partition(":")
-    kind = named if named in KINDS and named != spec else None
+    kind = named if named in SOURCE_KINDS and named != spec else None
     path_text = path_text if kind else spec
     if kind == "tfds":
         name, colon, split = path_text.rpartition(":")
@@ -167,7 +174,7 @@ def open_source(spec: str) -> Source:
             )
         if is_url(name):
             raise _no_source(spec, "but tfds reads local folders; copy it to one")
-        folder = tfds_builders.data_folder(name)
+        folder = data_folder(name)
         return Source(spec, kind, folder, (("split", split),))
     options: tuple = ()
     if _IMAGES in path_text and kind in (None, "coco", "karpathy"):
@@ -185,7 +192,7 @@ def open_source(spec: str) -> Source:
             "device; make a file of it."
         )
     kind = kind or _guess_kind(spec, path)
-    if KINDS[kind] is caption_json and is_folder(path):
+    if SOURCE_KINDS[kind] is CAPTION_JSON and is_folder(path):
         raise InputError(
             f"source {spec!r} must be a JSON file, received a folder; name the file."
         )
@@ -211,14 +218,14 @@ def evaluation_source(spec: str) -> Source:
     source = open_source(spec)
     if source.kind != "karpathy":
         return source
-    options = (*source.options, caption_json.EVALUATION)
+    options = (*source.options, EVALUATION)
     return dataclasses.replace(source, options=options)
 
 
 def _no_source(spec: str, problem: str) -> InputError:
     return InputError(
-        f"source must be KIND:PATH with one of the kinds {', '.join(KINDS)}, or a path "
-        f"that tells its kind, received {spec!r}, {problem}."
+        f"source must be KIND:PATH with one of the kinds {', '.join(SOURCE_KINDS)}, "
+        f"or a path that tells its kind, received {spec!r}, {problem}."
     )
 
 
@@ -227,8 +234,8 @@ def _guess_kind(spec: str, path: str) -> str:
         with _readable(spec):
             kinds = _kinds_in(path)
     else:
-        if path.lower().endswith(caption_json.SUFFIXES):
-            kind = caption_json.json_kind(path)
+        if path.lower().endswith(CAPTION_JSON.suffixes):
+            kind = json_kind(path)
         else:
             kind = _kind_of_name(os.path.basename(path))
         kinds = set() if kind is None else {kind}
@@ -241,13 +248,13 @@ def _guess_kind(spec: str, path: str) -> str:
 def _kind_of_name(name: str) -> str | None:
     name = name.lower()
     return next(
-        (kind for kind in _GUESSED if name.endswith(KINDS[kind].SUFFIXES)), None
+        (kind for kind in _GUESSED if name.endswith(SOURCE_KINDS[kind].suffixes)), None
     )
 
 
 def _kinds_in(folder: str) -> set[str]:
     """Returns the kinds of which a folder has files."""
-    suffixes = tuple(suffix for kind in _GUESSED for suffix in KINDS[kind].SUFFIXES)
+    suffixes = tuple(end for kind in _GUESSED for end in SOURCE_KINDS[kind].suffixes)
     names = [file.name for file in list_files(folder, suffixes)]
     shards = {
         os.path.splitext(name)[0]
@@ -302,12 +309,14 @@ def read_part(
 def _read(
     part: Part, counter: DropCounter, spool: str | os.PathLike | None
 ) -> Iterator[SourcePair]:
-    given = (spool,) if part.kind == "tfds" else ()
+    kind = SOURCE_KINDS[part.kind]
     try:
         if part.kind in _SHARDS and _is_empty(part.path):
             counter.drop("empty shard", part.path, "0 bytes")
+        elif kind.needs_spool:
+            yield from kind.read(part, counter, spool)
         else:
-            yield from KINDS[part.kind].read(part, counter, *given)
+            yield from kind.read(part, counter)
     except OSError as error:
         if part.kind in _OF_MANY_FILES:
             raise

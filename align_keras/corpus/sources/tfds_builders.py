@@ -10,18 +10,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources.files import SourceFile, record_ranges
 from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.pair import Part, SourcePair
+from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair
+from align_keras.corpus.sources.source_files import SourceFile, record_ranges
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
 # All of a prepared data set's files count for the fingerprint.
-SUFFIXES = ("",)
 _EXAMPLES_A_PART = 1000
 _CAPTIONS = ("captions", "caption", "texts", "text", "alt_text", "title", "description")
-# Where a caption stands in a feature that is a dict, as in coco_captions.
+# Keys of the caption in a feature that is a dict, as in coco_captions.
 _TEXTS = ("text", "caption", "raw")
 
 
@@ -47,7 +46,7 @@ def data_folder(name: str) -> str:
     return folder
 
 
-def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
+def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Shares the examples of a split out, 1,000 a part."""
     split = dict(whole.options)["split"]
     builder, _, _ = _opened(whole.root)
@@ -56,7 +55,7 @@ def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     return record_ranges(whole, split, total, _EXAMPLES_A_PART) if total else []
 
 
-def read(
+def _read_part(
     part: Part, counter: DropCounter, spool: str | os.PathLike | None
 ) -> Iterator[SourcePair]:
     """Yields the pairs of a range of a split; their tar file goes into `spool`."""
@@ -155,3 +154,11 @@ def _write_tar(path: str, first: int, images: list[bytes]) -> list[tuple[int, in
                 spans.append((tar.offset + tarfile.BLOCKSIZE, len(image)))
                 tar.addfile(member, io.BytesIO(image))
     return spans
+
+
+TFDS_BUILDERS = SourceKind(
+    suffixes=("",),
+    list_parts=_list_parts,
+    read=_read_part,
+    needs_spool=True,
+)

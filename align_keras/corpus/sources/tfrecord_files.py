@@ -10,23 +10,21 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources.files import (
+from align_keras.corpus.sources.location import member_location
+from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair, pair_of_shard
+from align_keras.corpus.sources.source_files import (
     MAX_TEXT_BYTES,
     MAX_TFRECORD_BYTES,
     whole_files,
 )
-from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.pair import Part, SourcePair, pair_of_shard
 from align_keras.utils.errors import needs
 from align_keras.utils.files import open_regular, size_of
 
-SUFFIXES = (".tfrecord", ".tfrecords")
-list_parts = whole_files
 _IMAGES = ("jpg", "jpeg", "png", "webp", "image")
 _MAX_FIELDS = 1_000_000
 
 
-def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
+def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a shard, in its order."""
     with open_regular(part.path) as file:
         for offset, message in _messages(file, part.path, counter):
@@ -73,7 +71,7 @@ def _pair(
 ) -> SourcePair | None:
     position = f"{path} byte {offset}"
     try:
-        # Of each feature the first value.
+        # The first value of each feature is used.
         spans = {name: values[0] for name, values in feature_values(message).items()}
         row: dict[str, Any] = {
             name: message[start : start + min(size, MAX_TEXT_BYTES)].decode(
@@ -165,7 +163,7 @@ def _fields(
 
 def _varint(message: bytes, start: int) -> tuple[int, int]:
     value = 0
-    for shift in range(0, 70, 7):  # Of 64 bits.
+    for shift in range(0, 70, 7):  # Numbers have at most 64 bits.
         byte = message[start]
         start += 1
         value |= (byte & 127) << shift
@@ -180,3 +178,10 @@ def masked_crc(content: bytes) -> int:
         import google_crc32c
     crc = google_crc32c.value(content)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+TFRECORD_FILES = SourceKind(
+    suffixes=(".tfrecord", ".tfrecords"),
+    list_parts=whole_files,
+    read=_read_part,
+)

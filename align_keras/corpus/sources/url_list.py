@@ -13,7 +13,7 @@ from align_keras.corpus.sources.pair import SourcePair
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
-COLUMNS = ("url", "caption", "rule", "language", "page_url")
+URL_COLUMNS = ("url", "caption", "rule", "language", "page_url")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -49,7 +49,7 @@ def write_url_list(pairs: Iterable[SourcePair], path: str | os.PathLike) -> int:
     with (_parquet if path.suffix == ".parquet" else _delimited)(path) as write:
         for pair in pairs:
             if is_remote(pair.image):
-                write(pair[: len(COLUMNS)])
+                write(pair[: len(URL_COLUMNS)])
                 count += 1
     return count
 
@@ -59,13 +59,13 @@ def _delimited(path: pathlib.Path) -> Iterator[Callable[[Any], Any]]:
     with atomic_write(path) as file:
         delimiter = _DELIMITERS[path.suffix]
         rows = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-        rows.writerow(COLUMNS)
+        rows.writerow(URL_COLUMNS)
         yield rows.writerow
 
 
 @contextlib.contextmanager
 def _parquet(path: pathlib.Path) -> Iterator[Callable[[Any], Any]]:
     pyarrow = arrow(otherwise=", or write .csv")
-    schema = pyarrow.schema([(name, pyarrow.string()) for name in COLUMNS])
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in URL_COLUMNS])
     with table_writer(path, schema) as append:
-        yield lambda pair: append([dict(zip(COLUMNS, pair, strict=True))])
+        yield lambda pair: append([dict(zip(URL_COLUMNS, pair, strict=True))])

@@ -7,26 +7,24 @@ from urllib.parse import quote
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.page_process import read_page
-from align_keras.corpus.sources.files import whole_files
 from align_keras.corpus.sources.location import is_from_web, member_location
-from align_keras.corpus.sources.pair import Part, SourcePair
+from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair
+from align_keras.corpus.sources.source_files import whole_files
 from align_keras.corpus.sources.warc_records import (
     parse_record,
     parsed_records,
-    read_record,
+    read_warc_record,
     response_body,
 )
 from align_keras.utils.errors import InputError
 
-SUFFIXES = (".warc", ".warc.gz")
-list_parts = whole_files
 _PAGES = ("text/html", "application/xhtml+xml")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w-]+)", re.I)
 # All that has a meaning in an address; letters beyond ASCII are escaped in archives.
 _MEANT = "%/:=&?~#+!$,;'@()*[]"
 
 
-def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
+def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of an archive's pages; first all records are indexed."""
     pages, images = _index(part.path, counter)
     for offset in pages:
@@ -51,7 +49,7 @@ def _read_page(
 ) -> Iterator[SourcePair]:
     position = f"byte {offset}"
     try:
-        record = parse_record(read_record(path, offset).content or b"")
+        record = parse_record(read_warc_record(path, offset).content or b"")
         content = response_body(record)
         match = _CHARSET.search(record.http_headers.get_header("content-type"))
         charset = match[1] if match else None
@@ -90,3 +88,10 @@ def _address(record: Any) -> str:
 
 def _key(url: str) -> str:
     return quote(url, safe=_MEANT)
+
+
+WARC_FILES = SourceKind(
+    suffixes=(".warc", ".warc.gz"),
+    list_parts=whole_files,
+    read=_read_part,
+)

@@ -12,7 +12,7 @@ from typing import IO, Any, NamedTuple
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError
-from align_keras.corpus.sources.files import MAX_HEADER_BYTES, MAX_WARC_BYTES
+from align_keras.corpus.sources.source_files import MAX_HEADER_BYTES, MAX_WARC_BYTES
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import open_regular
 
@@ -28,7 +28,7 @@ _HAS_HTTP = re.compile(rb"^WARC-Type:\s*(?:response|request|revisit)", re.I | re
 _MAX_SECONDS = 4
 
 
-class Slice(NamedTuple):
+class WarcRecord(NamedTuple):
     """One record from byte `offset` on, uncompressed; None with a `fault`."""
 
     offset: int
@@ -37,7 +37,7 @@ class Slice(NamedTuple):
     detail: str = ""
 
 
-def iterate_records(path: str, limit: int = MAX_WARC_BYTES) -> Iterator[Slice]:
+def iterate_records(path: str, limit: int = MAX_WARC_BYTES) -> Iterator[WarcRecord]:
     """Yields the records of a WARC file, plain or gzipped one by one."""
     with open_regular(path) as file:
         offset = _skip_blank(file, 0)
@@ -47,7 +47,7 @@ def iterate_records(path: str, limit: int = MAX_WARC_BYTES) -> Iterator[Slice]:
             offset = _skip_blank(file, offset)
 
 
-def read_record(path: str, offset: int, limit: int = MAX_WARC_BYTES) -> Slice:
+def read_warc_record(path: str, offset: int, limit: int = MAX_WARC_BYTES) -> WarcRecord:
     """Returns the record that begins at an offset of a WARC file."""
     with open_regular(path) as file:
         return _cut(file, offset, limit)[0]
@@ -64,8 +64,8 @@ def _skip_blank(file: IO[bytes], offset: int) -> int | None:
     return None
 
 
-def _cut(file: IO[bytes], offset: int, limit: int) -> tuple[Slice, int]:
-    """Returns the `Slice` at an offset, and where to go on."""
+def _cut(file: IO[bytes], offset: int, limit: int) -> tuple[WarcRecord, int]:
+    """Returns the `WarcRecord` at an offset, and where to go on."""
     file.seek(offset)
     start = file.read(_CHUNK)
     if start.startswith(_GZIP):
@@ -75,22 +75,22 @@ def _cut(file: IO[bytes], offset: int, limit: int) -> tuple[Slice, int]:
     return _broken(file, offset, "no record begins here")
 
 
-def _broken(file: IO[bytes], offset: int, detail: str) -> tuple[Slice, int]:
-    fault = Slice(offset, None, "broken record", f"byte {offset}: {detail}")
+def _broken(file: IO[bytes], offset: int, detail: str) -> tuple[WarcRecord, int]:
+    fault = WarcRecord(offset, None, "broken record", f"byte {offset}: {detail}")
     return fault, _next_start(file, offset)
 
 
-def _truncated(offset: int, end: int) -> tuple[Slice, int]:
+def _truncated(offset: int, end: int) -> tuple[WarcRecord, int]:
     detail = f"the record at byte {offset} has no end"
-    return Slice(offset, None, "truncated shard", detail), end
+    return WarcRecord(offset, None, "truncated shard", detail), end
 
 
-def _oversized(offset: int, limit: int, end: int) -> tuple[Slice, int]:
+def _oversized(offset: int, limit: int, end: int) -> tuple[WarcRecord, int]:
     detail = f"byte {offset}: more than {limit:,} bytes"
-    return Slice(offset, None, "oversized record", detail), end
+    return WarcRecord(offset, None, "oversized record", detail), end
 
 
-def _cut_member(file: IO[bytes], offset: int, limit: int) -> tuple[Slice, int]:
+def _cut_member(file: IO[bytes], offset: int, limit: int) -> tuple[WarcRecord, int]:
     decompressor, pieces, size = zlib.decompressobj(31), [], 0
     file.seek(offset)
     while not decompressor.eof:
@@ -113,12 +113,12 @@ def _cut_member(file: IO[bytes], offset: int, limit: int) -> tuple[Slice, int]:
         return _broken(file, offset, detail)[0], end
     if size > limit:
         return _oversized(offset, limit, end)
-    return Slice(offset, content[:length]), end
+    return WarcRecord(offset, content[:length]), end
 
 
 def _cut_plain(
     file: IO[bytes], offset: int, limit: int, start: bytes
-) -> tuple[Slice, int]:
+) -> tuple[WarcRecord, int]:
     length = _declared_length(start)
     if length is None:
         return _broken(file, offset, "no Content-Length")
@@ -133,7 +133,7 @@ def _cut_plain(
     if length > limit:
         return _oversized(offset, limit, end)
     file.seek(offset)
-    return Slice(offset, file.read(length)), end
+    return WarcRecord(offset, file.read(length)), end
 
 
 def _ends(file: IO[bytes], end: int) -> bool:
@@ -189,7 +189,7 @@ def parse_record(content: bytes) -> Any:
     _check_http_headers(content)
     try:
         record = next(iter(ArchiveIterator(io.BytesIO(content))))
-    except Exception as error:  # Whatever broken headers lead to.
+    except Exception as error:  # Broken headers raise any error.
         problem = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(problem) from error
     if record.rec_type is None:
@@ -272,7 +272,7 @@ def _without_brotli(content: bytes, limit: int) -> bytes:
 
 def read_response(path: str, offset: int) -> bytes:
     """Reads the body of the response whose record begins at an offset."""
-    record = read_record(path, offset)
+    record = read_warc_record(path, offset)
     if record.content is None:
         reason = "truncated" if record.fault == "truncated shard" else "unreadable"
         raise ImageError(reason, record.detail)

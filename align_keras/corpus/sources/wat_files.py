@@ -7,19 +7,17 @@ from typing import Any
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.html_pairs import extract_pairs
-from align_keras.corpus.sources.files import MAX_WAT_BYTES, whole_files
 from align_keras.corpus.sources.location import is_from_web
-from align_keras.corpus.sources.pair import Part, SourcePair
+from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair
+from align_keras.corpus.sources.source_files import MAX_WAT_BYTES, whole_files
 from align_keras.corpus.sources.warc_records import parsed_records
 from align_keras.utils.errors import InputError
 
-SUFFIXES = (".wat", ".wat.gz")
-list_parts = whole_files
-# What JSON of another form than expected leads to.
+# Errors that JSON of an unexpected form leads to.
 _OTHER_FORM = (ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
 
-def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
+def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of the pages that a file describes; their images are remote."""
     for offset, record in parsed_records(part.path, counter, MAX_WAT_BYTES):
         try:
@@ -65,3 +63,10 @@ def _attributes(image: dict[str, Any]) -> str:
         for name, text in texts_of_names
         if text is not None
     )
+
+
+WAT_FILES = SourceKind(
+    suffixes=(".wat", ".wat.gz"),
+    list_parts=whole_files,
+    read=_read_part,
+)

@@ -12,17 +12,15 @@ from typing import IO, Any
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES
-from align_keras.corpus.sources.files import (
+from align_keras.corpus.sources.location import member_location
+from align_keras.corpus.sources.pair import Part, SourceKind, SourcePair, pair_of_shard
+from align_keras.corpus.sources.source_files import (
     MAX_HEADER_BYTES,
     MAX_TEXT_BYTES,
     whole_files,
 )
-from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.pair import Part, SourcePair, pair_of_shard
 from align_keras.utils.files import open_regular, size_of
 
-SUFFIXES = (".tar",)
-list_parts = whole_files
 _BLOCK = tarfile.BLOCKSIZE
 # Types of members that hold long names and other headers. Their size is limited.
 _NAMES = (
@@ -36,7 +34,7 @@ _NAMES = (
 _Spans = dict[str, tuple[int, int]]
 
 
-def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
+def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a shard, in its order."""
     with open_regular(part.path) as file:
         for key, sample in _samples(file, part.path, counter):
@@ -94,7 +92,7 @@ def _count_garbage(position: int | None, path: str, counter: DropCounter) -> Non
 
 
 def _behind_zeros(file: Any, position: int, length: int) -> int:
-    """Where the next block stands that isn't zeros; joined archives go on behind."""
+    """Returns the position of the next block that isn't zeros, or `length`."""
     while position < length:
         position = max(position, _behind_hole(file, position, length))
         file.seek(position)
@@ -106,10 +104,10 @@ def _behind_zeros(file: Any, position: int, length: int) -> int:
 
 
 def _behind_hole(file: Any, position: int, length: int) -> int:
-    """As `_behind_zeros`, of those that take no place on the disk."""
+    """Returns the end of a hole of a sparse file, or the position."""
     if not hasattr(os, "SEEK_DATA") or not isinstance(file.raw, io.FileIO):
         return position
-    current = os.lseek(file.fileno(), 0, os.SEEK_CUR)  # Which `file` counts on.
+    current = os.lseek(file.fileno(), 0, os.SEEK_CUR)  # `file` relies on its position.
     try:
         return os.lseek(file.fileno(), position, os.SEEK_DATA) // _BLOCK * _BLOCK
     except OSError as error:
@@ -144,7 +142,7 @@ def _tar_members(file: Any, offset: int) -> Iterator[tuple[tarfile.TarInfo, int]
             yield member, tar.offset
     except OSError:
         raise
-    except Exception:  # Whatever a broken header leads to.
+    except Exception:  # A broken header raises any error.
         return
 
 
@@ -170,3 +168,10 @@ def _metadata(file: IO[bytes], sample: _Spans) -> dict[str, Any]:
 def _read(file: IO[bytes], offset: int, size: int) -> bytes:
     file.seek(offset)
     return file.read(min(size, MAX_TEXT_BYTES))
+
+
+WEBDATASET = SourceKind(
+    suffixes=(".tar",),
+    list_parts=whole_files,
+    read=_read_part,
+)

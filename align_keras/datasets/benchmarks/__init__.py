@@ -13,7 +13,7 @@ from align_keras.datasets.benchmarks.class_names import (
     read_templates,
     rename_classes,
 )
-from align_keras.datasets.benchmarks.composed import (
+from align_keras.datasets.benchmarks.composed_queries import (
     ComposedQuery,
     composed_icon_queries,
 )
@@ -41,7 +41,7 @@ from align_keras.datasets.benchmarks.labeled_images import (
 from align_keras.datasets.benchmarks.metadata import (
     Metadata,
     join_metadata,
-    read_metadata,
+    read_metadata_table,
 )
 from align_keras.datasets.benchmarks.multi30k import read_multi30k
 from align_keras.datasets.benchmarks.simlex import SimLexPair, read_simlex

@@ -21,7 +21,7 @@ from align_keras.corpus.pair_files import (
     read_table,
 )
 from align_keras.datasets.benchmarks.labeled_images import read_stored_images
-from align_keras.datasets.build import build_corpus
+from align_keras.datasets.build import open_corpus
 from align_keras.datasets.stamps import LANGUAGES
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
@@ -31,7 +31,10 @@ from align_keras.utils.progress import say
 _NAMED = 5
 # Numbers of images and captions in the splits of the paper. Recall on fewer images is
 # not comparable, since it rises as the gallery shrinks.
-COUNTS = {("flickr30k", "test"): (1000, 5000), ("coco", "test"): (5000, 25_010)}
+KARPATHY_COUNTS = {
+    ("flickr30k", "test"): (1000, 5000),
+    ("coco", "test"): (5000, 25_010),
+}
 
 
 class _ByImage:
@@ -257,7 +260,7 @@ def _entry(path: pathlib.Path, row: int, value: object) -> KarpathyImage:
 def _check_counts(
     path: pathlib.Path, dataset: str | None, split: str, entries: list[KarpathyImage]
 ) -> None:
-    expected = COUNTS.get((dataset or "", split))
+    expected = KARPATHY_COUNTS.get((dataset or "", split))
     counts = (len(entries), sum(len(entry.captions) for entry in entries))
     if expected is not None and counts != expected:
         raise InputError(
@@ -284,7 +287,7 @@ def stamps_captions_by_language(
     """Reads the stamps that have captions in English, German, French and Czech."""
     by_language = {}
     for language in LANGUAGES:
-        builder = build_corpus(f"stamps/{language}", data_dir=data_dir)
+        builder = open_corpus(f"stamps/{language}", data_dir=data_dir)
         by_language[language] = {
             image.id: image for image in read_stored_images(builder, "test")
         }

@@ -14,11 +14,11 @@ import yaml
 
 from align_keras.utils.errors import InputError
 
-# How ImageNet names its classes: WordNet's ids.
+# ImageNet names its classes by WordNet's ids.
 _WORDNET_ID = re.compile(r"n\d{8}")
 _IMAGENET_CLASSES = 1000
-# How SUN397 does: by initial, and then from the coarse to the fine. Elsewhere a slash
-# belongs to the name, as in one of cars196's.
+# SUN397 names its classes by initial, and then from coarse to fine. In other sets a
+# slash belongs to the name, as in one of cars196's.
 _SUN397 = re.compile(r"/[a-z]/")
 _FILE = pathlib.Path(__file__).with_name("templates.yaml")
 

@@ -22,7 +22,7 @@ class Metadata:
     names: tuple
 
 
-def read_metadata(path: str | os.PathLike) -> Metadata:
+def read_metadata_table(path: str | os.PathLike) -> Metadata:
     """Reads a `.csv` (commas or semicolons) or `.tsv` table in UTF-8, whose first line
     names the columns, and whose first column is the images' ids.
 

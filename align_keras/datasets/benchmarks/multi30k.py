@@ -12,8 +12,8 @@ from align_keras.utils.errors import InputError
 
 IMAGES = 1000
 _LIST = "task1/image_splits/test_2016_flickr.txt"
-# By language, the files of which each has one caption an image: five by people who
-# saw the image alone (task 2), or a translation (task 1).
+# Files by language, each with one caption per image: five by people who saw only the
+# image (task 2), or a translation (task 1).
 _FILES = {
     "en": [f"task2/raw/test_2016.{number}.en" for number in range(1, 6)],
     "de": [f"task2/raw/test_2016.{number}.de" for number in range(1, 6)],
@@ -65,7 +65,7 @@ def _captions(path: pathlib.Path, expected: int) -> list[str]:
 def _lines(path: pathlib.Path) -> list[str]:
     """The stripped lines of a file or of its `.gz`; none may be empty."""
     text = read_text(path, "clone github.com/multi30k/dataset there")
-    # Not splitlines(), which also splits at characters within captions.
+    # `splitlines` would also split at characters within captions.
     lines = [line.strip() for line in text.rstrip("\n").split("\n")]
     if "" in lines:
         raise InputError(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from align_keras.corpus.duplicates import hashes as module
-from align_keras.corpus.duplicates.hashes import HammingSearch, mirrored
+from align_keras.corpus.duplicates.hashes import HammingSearch, mirrored_hashes
 from align_keras.utils.errors import InputError
 
 
@@ -23,7 +23,7 @@ def brute_force(queries, references, ranks, below, threshold):
             for one, other in pairs:
                 if not (one.any() and other.any()):
                     continue
-                turned = (one, mirrored(one))
+                turned = (one, mirrored_hashes(one))
                 if min(bits_between(own, other) for own in turned) <= threshold:
                     best[q] = min(best[q], int(ranks[r]))
     return best
@@ -38,7 +38,7 @@ def hashes_near_each_other(seed, count, views, changed):
         for place in random.integers(0, 128, random.integers(0, changed + 1)):
             row[place // 64] ^= np.uint64(1) << np.uint64(place % 64)
     turned = random.random(count) < 0.3
-    hashes[turned] = mirrored(hashes[turned])
+    hashes[turned] = mirrored_hashes(hashes[turned])
     hashes[random.random(count) < 0.05] = 0
     return hashes
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from align_keras.corpus.duplicates.hashes import mirrored
+from align_keras.corpus.duplicates.hashes import mirrored_hashes
 from align_keras.corpus.duplicates.near_duplicates import (
     DUPLICATE,
     NEAR_DUPLICATE,
@@ -126,7 +126,7 @@ def test_evaluation_images_take_all_their_copies_and_come_first():
 
 def test_a_mirrored_image_leaves():
     hashes = np.random.default_rng(0).integers(0, 1 << 64, (1, 1, 2), np.uint64)
-    both = np.concatenate([hashes, mirrored(hashes)])
+    both = np.concatenate([hashes, mirrored_hashes(hashes)])
     assert [own.image_key for own in find_duplicates(ImageSet(["a", "b"], both))] == [
         "b"
     ]
@@ -158,7 +158,7 @@ def test_hashes_against_the_rule_by_loops(seed):
     keys = [f"{number:03}" for number in random.permutation(300)]
     pixels = random.integers(1, 4, 300).tolist()
     words = [int(own[0, 0]) for own in hashes]
-    turned = [int(own[0, 0]) | int(own[0, 1]) << 64 for own in mirrored(hashes)]
+    turned = [int(own[0, 0]) | int(own[0, 1]) << 64 for own in mirrored_hashes(hashes)]
     whole = [int(own[0, 0]) | int(own[0, 1]) << 64 for own in hashes]
 
     def near(first, second):

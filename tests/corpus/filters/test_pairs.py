@@ -10,7 +10,7 @@ import pytest
 from align_keras.corpus import Pair, Thresholds, filter_pairs
 from align_keras.corpus import filter_pairs as module_or_function
 from align_keras.corpus.filters.counts import choose_frequent, count_texts, merge_counts
-from align_keras.corpus.filters.rules import REASONS
+from align_keras.corpus.filters.filter_rules import REASONS
 from align_keras.corpus.filters.tables import filter_table, merge_results
 from align_keras.utils.errors import InputError
 from tests.helpers.filter_reference import filter_reference

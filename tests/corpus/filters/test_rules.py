@@ -3,7 +3,7 @@
 import pytest
 
 from align_keras.corpus import Pair, filter_pairs
-from align_keras.corpus.filters.rules import (
+from align_keras.corpus.filters.filter_rules import (
     REASONS,
     Thresholds,
     primary_language,

@@ -7,7 +7,7 @@ import pytest
 
 from align_keras.corpus import Thresholds
 from align_keras.corpus.filters.counts import choose_frequent, count_texts, merge_counts
-from align_keras.corpus.filters.rules import REASONS
+from align_keras.corpus.filters.filter_rules import REASONS
 from align_keras.corpus.filters.tables import SAMPLES, filter_table, merge_results
 from align_keras.utils.errors import InputError
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources.files import (
+from align_keras.corpus.sources.pair import Part
+from align_keras.corpus.sources.source_files import (
     SourceFile,
     fingerprint,
     grouped_files,
@@ -15,7 +16,6 @@ from align_keras.corpus.sources.files import (
     read_whole,
     record_ranges,
 )
-from align_keras.corpus.sources.pair import Part
 from tests.helpers.source_reading import STRANGE
 
 FOLDER = Part("table", "/", ())
@@ -75,7 +75,7 @@ def test_a_change_of_any_kind_changes_the_fingerprint(tmp_path):
 def test_files_that_cannot_be_read_are_counted(tmp_path, monkeypatch):
     (tmp_path / "big").write_bytes(bytes(11))
     counter = DropCounter()
-    limit = "align_keras.corpus.sources.files.MAX_PAGE_BYTES"
+    limit = "align_keras.corpus.sources.source_files.MAX_PAGE_BYTES"
     monkeypatch.setattr(limit, 11)
     assert read_whole(str(tmp_path / "big"), counter) == bytes(11)
     monkeypatch.setattr(limit, 10)

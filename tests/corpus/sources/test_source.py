@@ -22,7 +22,7 @@ from align_keras.corpus.sources.source import (
     extract_part,
     merged_counts,
 )
-from align_keras.runs.corpus import build_corpus
+from align_keras.runs.corpus_build import build_corpus
 from align_keras.utils.errors import InputError
 from tests.helpers.source_reading import IMG2DATASET, read_source
 

@@ -20,8 +20,8 @@ from align_keras.corpus.sources import warc_records
 from align_keras.corpus.sources.warc_records import (
     iterate_records,
     parse_record,
-    read_record,
     read_response,
+    read_warc_record,
     response_body,
 )
 
@@ -63,7 +63,7 @@ def test_all_records_of_a_sound_file(tmp_path, gzip):
     path = tmp_path / "a"
     path.write_bytes(content + b"\r\n" * 9 + b"\0" * 100_000)
     assert found(path) == list(zip(offsets, CONTENTS, strict=True))
-    own = read_record(path, offsets[2])
+    own = read_warc_record(path, offsets[2])
     assert own.content.endswith(CONTENTS[2])
 
 

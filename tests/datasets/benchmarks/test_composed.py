@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from align_keras.datasets.benchmarks.composed import composed_icon_queries
+from align_keras.datasets.benchmarks.composed_queries import composed_icon_queries
 from align_keras.utils.errors import InputError
 
 QTAWESOME = importlib.util.find_spec("qtawesome")

@@ -1,6 +1,6 @@
 import pytest
 
-from align_keras.datasets.benchmarks.metadata import join_metadata, read_metadata
+from align_keras.datasets.benchmarks.metadata import join_metadata, read_metadata_table
 from align_keras.utils.errors import InputError
 
 ROWS = {"a.jpg": {"place": "in", "age": "7"}, "b c.jpg": {"place": "", "age": "8"}}
@@ -23,13 +23,13 @@ def write(folder, content, name="metadata.csv"):
     ],
 )
 def test_tables_as_programs_write_them(tmp_path, name, content):
-    found = read_metadata(write(tmp_path, content, name))
+    found = read_metadata_table(write(tmp_path, content, name))
     assert (found.rows, found.names) == (ROWS, ("place", "age"))
 
 
 def test_cells_may_hold_the_separator(tmp_path):
     path = write(tmp_path, 'id,place\n"a,1.jpg","Paris, France"\n')
-    assert read_metadata(path).rows == {"a,1.jpg": {"place": "Paris, France"}}
+    assert read_metadata_table(path).rows == {"a,1.jpg": {"place": "Paris, France"}}
 
 
 @pytest.mark.parametrize(
@@ -50,23 +50,23 @@ def test_cells_may_hold_the_separator(tmp_path):
 )
 def test_malformed_tables(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as caught:
-        read_metadata(write(tmp_path, content))
+        read_metadata_table(write(tmp_path, content))
     assert str(caught.value).startswith("--metadata must ")
 
 
 def test_files_that_are_no_table(tmp_path):
     with pytest.raises(InputError, match="must end in .csv or .tsv, received .*xlsx"):
-        read_metadata(tmp_path / "a.xlsx")
+        read_metadata_table(tmp_path / "a.xlsx")
     with pytest.raises(InputError, match="a.csv .No such file"):
-        read_metadata(tmp_path / "a.csv")
+        read_metadata_table(tmp_path / "a.csv")
     (tmp_path / "b.csv").mkdir()
     with pytest.raises(InputError, match="b.csv .Is a directory"):
-        read_metadata(tmp_path / "b.csv")
+        read_metadata_table(tmp_path / "b.csv")
 
 
 def test_joined_by_ids_in_the_order_of_the_data(tmp_path, capsys):
     path = write(tmp_path, "id,place,age\nx,in,1\ny,out,2\nz,up,3\n")
-    metadata = read_metadata(path)
+    metadata = read_metadata_table(path)
     found = join_metadata(metadata, ["y", "x", "y"])
     assert found == {"place": ["out", "in", "out"], "age": ["2", "1", "2"]}
     assert capsys.readouterr().err == ""
@@ -76,7 +76,7 @@ def test_joined_by_ids_in_the_order_of_the_data(tmp_path, capsys):
 
 
 def test_what_cannot_be_joined(tmp_path):
-    metadata = read_metadata(write(tmp_path, "id,place\nx,in\n"))
+    metadata = read_metadata_table(write(tmp_path, "id,place\nx,in\n"))
     with pytest.raises(InputError, match="ids such as 'x' where .* such as 'X'"):
         join_metadata(metadata, ["X", "y"])
     with pytest.raises(InputError, match="with 'place'; rename it"):

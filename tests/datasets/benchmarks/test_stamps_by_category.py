@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align_keras.datasets import build_corpus
+from align_keras.datasets import open_corpus
 from align_keras.datasets.benchmarks.labeled_images import stamps_by_category
 from align_keras.datasets.stamps import STAMPS_DIR, Stamps
 from align_keras.utils.errors import InputError
@@ -62,6 +62,6 @@ def test_other_splits(builder):
     not pathlib.Path(STAMPS_DIR).exists(), reason="needs tuxpaint-stamps-default"
 )
 def test_the_real_stamps(tmp_path):
-    data = stamps_by_category(build_corpus("stamps", data_dir=tmp_path))
+    data = stamps_by_category(open_corpus("stamps", data_dir=tmp_path))
     assert len(data.class_names) == 15 and "symbols" not in data.class_names
     assert len(data.images) == pytest.approx(670, rel=0.1)

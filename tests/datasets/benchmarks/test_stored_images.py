@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from align_keras.datasets import build_corpus
+from align_keras.datasets import open_corpus
 from align_keras.datasets.benchmarks import (
     read_stored_images,
     stamps_captions_by_language,
@@ -34,7 +34,7 @@ def root(tmp_path, monkeypatch):
 
 
 def test_stored_pictures(root):
-    builder = build_corpus("stamps", data_dir=root / "data")
+    builder = open_corpus("stamps", data_dir=root / "data")
     pictures = read_stored_images(builder, "test")
     by_id = {picture.id: picture for picture in pictures}
     assert set(by_id) == set(STAMPS)
@@ -48,7 +48,7 @@ def test_stored_pictures(root):
 
 
 def test_a_wrong_split_names_those_that_are_there(root):
-    builder = build_corpus("stamps", data_dir=root / "data")
+    builder = open_corpus("stamps", data_dir=root / "data")
     with pytest.raises(InputError, match="one of test, which stamps has, .* 'train'"):
         read_stored_images(builder, "train")
 

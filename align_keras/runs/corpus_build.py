@@ -6,21 +6,27 @@ on where it stopped, and a changed threshold repeats only what it changes.
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from align_keras.config import CorpusConfig, as_dict, save_config
+from align_keras.config import (
+    CorpusConfig,
+    DuplicatesConfig,
+    as_dict,
+    write_config_file,
+)
 from align_keras.corpus.duplicates.embeddings import write_embeddings
 from align_keras.corpus.duplicates.hashes import hash_array
 from align_keras.corpus.duplicates.near_duplicates import (
     NEAR_EVALUATION,
+    Dropped,
     ImageSet,
     find_duplicates,
 )
@@ -57,7 +63,7 @@ from align_keras.utils.files import atomic_write, locked, refuse_url
 from align_keras.utils.progress import say
 from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
-VOCABULARY = "vocabulary.txt"
+CORPUS_VOCABULARY = "vocabulary.txt"
 # Part of every stage's name: raised when the code gives other results.
 _VERSION = 5
 # The same of the search among embeddings.
@@ -66,14 +72,18 @@ _PAIRS_PER_PIECE = 20_000
 _STORED = ["image_key", "pixel_key", "fault", "perceptual_hash"]
 _CAPTIONS_PER_LANGUAGE = 20_000
 _LANGUAGES = 200
-# What says that a stage is done.
+# File that a stage writes when it is done.
 _DONE = "done.json"
+
+
+# Facts of a finished stage, and names of its folders that can be removed.
+_Outcome = tuple[dict[str, Any], tuple[str, ...]]
 
 
 class StageFolder:
     """A stage's folder, named by a digest of all inputs; done when facts are there."""
 
-    def __init__(self, out, name, inputs):
+    def __init__(self, out: str | pathlib.Path, name: str, inputs: list[Any]) -> None:
         text = json.dumps([name, inputs], sort_keys=True)
         digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
         self.path = pathlib.Path(out, "stages", f"{name}-{digest}")
@@ -98,13 +108,13 @@ class StageFolder:
             json.dump(facts, file, ensure_ascii=False, indent=1, sort_keys=True)
         for name in scratch:
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for leftover in self.path.rglob(".*.tmp"):  # Of tasks that were killed.
+        for leftover in self.path.rglob(".*.tmp"):  # Killed tasks leave these files.
             leftover.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """What a stage made, and the facts that `StageFolder.finish` was given."""
+    """Tables of a stage, and the facts that `StageFolder.finish` has stored."""
 
     folder: StageFolder
     facts: dict
@@ -130,7 +140,7 @@ class Corpus:
 
     @property
     def vocabulary(self) -> pathlib.Path:
-        return self.out / VOCABULARY
+        return self.out / CORPUS_VOCABULARY
 
     def remote_pairs(self) -> Iterator[SourcePair]:
         """Yields the filtered pairs whose image must be fetched first."""
@@ -200,20 +210,21 @@ def build_corpus(
         out / "corpus.yaml",
         lambda: say(f"corpus: waiting for another align-keras corpus on {out}"),
     ):
-        save_config(config, out / "corpus.yaml")
+        write_config_file(config, out / "corpus.yaml")
         for name in _up_to(stage):
             function, inputs = STAGES[name]
             if function is not None:
-                given = [corpus.tables[before] for before in inputs]
+                tables = [corpus.tables[stage_name] for stage_name in inputs]
                 if inputs == _STORED_AND_COPIES:
-                    _check_kept(*given)
-                corpus.tables[name] = function(build, *given)
+                    images, copies = tables
+                    _check_kept(images, copies)
+                corpus.tables[name] = function(build, *tables)
         if stage == "report":
             write_corpus_report(corpus)
     return corpus
 
 
-def _check(config):
+def _check(config: CorpusConfig) -> None:
     if not config.sources:
         raise InputError(
             "a corpus needs a source; name one with --source, such as --source "
@@ -221,13 +232,13 @@ def _check(config):
         )
     if config.duplicates.mode == "embedding":
         try:
-            check_model(config.duplicates.encoder)
+            check_model(str(config.duplicates.encoder))
         except InputError as error:
             text = str(error).replace("model", "duplicates.encoder", 1)
             raise InputError(text) from None
 
 
-def _up_to(stage):
+def _up_to(stage: str) -> list[str]:
     """The names of a stage and of those that it stands on, in order."""
     needed = {stage}
     for name, (_, inputs) in reversed(STAGES.items()):
@@ -237,14 +248,16 @@ def _up_to(stage):
 
 @dataclasses.dataclass(frozen=True)
 class _Build:
-    """What every stage is handed besides tables."""
+    """Arguments of all stages apart from tables."""
 
     out: pathlib.Path
     config: CorpusConfig
     workers: int | None
     engine: str
 
-    def stage(self, name, inputs, run):
+    def stage(
+        self, name: str, inputs: list[Any], run: Callable[[StageFolder], _Outcome]
+    ) -> Tables:
         """Runs a stage unless it is done; the result depends on JSON-ready `inputs`.
 
         `run` makes of the `StageFolder` the facts and the names of what can be removed.
@@ -256,7 +269,13 @@ class _Build:
             folder.finish(facts, ("tasks", *scratch))
         return Tables(folder, facts)
 
-    def run(self, function, tasks, folder, here=False):
+    def run(
+        self,
+        function: Callable,
+        tasks: list[dict[str, Any]],
+        folder: StageFolder,
+        here: bool = False,
+    ) -> list[Any]:
         """Runs tasks, in this process where no cluster does and `here` is set."""
         results = folder.tasks / function.__name__
         workers = 1 if here and self.engine == LOCAL else self.workers
@@ -275,7 +294,7 @@ def extract(build: _Build, specs: Sequence[str] | None = None) -> Tables:
     if caption_rules:
         inputs.append(caption_rules)
 
-    def run(folder):
+    def run(folder: StageFolder) -> _Outcome:
         parts = [(source, part) for source in sources for part in source.parts()]
         names = ", ".join(source.name for source in sources)
         say(f"corpus extract: {len(parts):,} parts of {names}")
@@ -295,25 +314,29 @@ def extract(build: _Build, specs: Sequence[str] | None = None) -> Tables:
     return build.stage("extract", inputs, run)
 
 
-def filter_pairs(build: _Build, raw: Tables) -> Tables:
+def apply_filters(build: _Build, raw: Tables) -> Tables:
     """Applies the paper's filters to the raw pairs: four passes over the tables."""
     thresholds = as_dict(build.config.filter)
 
-    def run(folder):
+    def run(folder: StageFolder) -> _Outcome:
         say(f"corpus filter: {raw.facts['counts']['kept']:,} pairs")
         counts, tables = str(folder.path / "counts"), raw.paths()
-        tasks = [{"table": table, "folder": counts} for table in tables]
-        build.run(count_task, tasks, folder)
+        count_tasks = [{"table": table, "folder": counts} for table in tables]
+        build.run(count_task, count_tasks, folder)
         partitions = count_partitions(counts)
-        shared = {"folder": counts, "thresholds": thresholds, "partitions": partitions}
-        tasks = [{**shared, "partition": number} for number in range(partitions)]
-        build.run(merge_task, tasks, folder)
+        shared: dict[str, Any] = {
+            "folder": counts,
+            "thresholds": thresholds,
+            "partitions": partitions,
+        }
+        merge_tasks = [{**shared, "partition": number} for number in range(partitions)]
+        build.run(merge_task, merge_tasks, folder)
         [chosen] = build.run(choose_task, [shared], folder)
-        tasks = [
+        filter_tasks = [
             {**shared, "table": table, "kept": _table(folder, "part", number)}
             for number, table in enumerate(tables)
         ]
-        result = merge_results(build.run(filter_task, tasks, folder))
+        result = merge_results(build.run(filter_task, filter_tasks, folder))
         return {"tables": len(tables), "chosen": chosen, **result}, ("counts",)
 
     inputs = [raw.folder.key, thresholds]
@@ -328,7 +351,7 @@ def gather_images(build: _Build, pairs: Tables) -> Tables:
     form["max_pixels"] = build.config.filter.max_pixels
     load_hook(form["refuse"])
 
-    def run(folder):
+    def run(folder: StageFolder) -> _Outcome:
         count = pairs.facts["counts"]["kept"]
         say(f"corpus pictures: of {count:,} pairs")
         cut, tables = str(folder.path / "cut"), pairs.paths()
@@ -346,7 +369,7 @@ def gather_images(build: _Build, pairs: Tables) -> Tables:
             {**form, "group": group, "table": _table(folder, "part", number)}
             for number, group in enumerate(groups)
         ]
-        faults = collections.Counter()
+        faults: collections.Counter[str] = collections.Counter()
         for stored in build.run(store_images, tasks, folder):
             faults.update(stored["faults"])
         facts = {
@@ -372,34 +395,58 @@ def find_copies(build: _Build, images: Tables) -> Tables:
     if config.mode == "embedding":
         inputs += [_SEARCH, open_same(absolute(str(config.encoder))).image_fingerprint]
 
-    def run(folder):
+    def run(folder: StageFolder) -> _Outcome:
         say(f"corpus dedup: {images.facts['pictures']:,} images")
-        read = functools.partial(_signed_images, build, folder=folder)
-        corpus = read(images)
-        evaluation = [read(tables, name=spec) for spec, tables in references.items()]
-        dropped = _dropped(corpus, evaluation, config)
+        corpus = _signed_images(build, images, folder)
+        evaluation = [
+            _signed_images(build, tables, folder, name=spec)
+            for spec, tables in references.items()
+        ]
+        dropped = dropped_images(corpus, evaluation, config)
         facts = {"tables": 0, "dropped": [list(image) for image in dropped]}
         return facts, ("embeddings",)
 
     return build.stage("dedup", inputs, run)
 
 
-def _dropped(corpus, references, config):
-    """Copies of evaluation images first, then those of each other among the rest."""
-    find = functools.partial(find_duplicates, corpus)
-    inside, against = config.max_distance, config.max_distance_against
+def dropped_images(
+    corpus: ImageSet, references: Sequence[ImageSet], config: DuplicatesConfig
+) -> list[Dropped]:
+    """Finds the images that leave the corpus, by the thresholds of a configuration.
+
+    If the threshold inside the corpus is another one than that to evaluation images,
+    the images near evaluation images are found first. The copies of each other are
+    then found among the images that stay.
+    """
+    inside: float = config.max_distance
+    against: float = config.max_distance_against
+    options: dict[str, Any] = {}
     if config.mode == "embedding":
-        inside, against = config.min_cosine, config.min_cosine_against
-        clusters = {"clusters": config.clusters, "nearest": config.nearest_clusters}
-        find = functools.partial(find, mode="embedding", **clusters)
+        inside = config.min_cosine
+        against = config.min_cosine_against
+        options = {
+            "mode": "embedding",
+            "clusters": config.clusters,
+            "nearest": config.nearest_clusters,
+        }
     if not config.inside_corpus or inside == against:
-        return find(references, threshold=against, inside=config.inside_corpus)
-    near = find(references, threshold=against, inside=False)
-    near = [image for image in near if image.reason == NEAR_EVALUATION]
-    return find(gone=near, threshold=inside)
+        return find_duplicates(
+            corpus,
+            references,
+            threshold=against,
+            inside=config.inside_corpus,
+            **options,
+        )
+    near = find_duplicates(
+        corpus, references, threshold=against, inside=False, **options
+    )
+    near_evaluation = [image for image in near if image.reason == NEAR_EVALUATION]
+    return find_duplicates(corpus, gone=near_evaluation, threshold=inside, **options)
 
 
-def _signed_images(build, tables, *, folder, name=""):
+def _signed_images(
+    build: _Build, tables: Tables, folder: StageFolder, name: str = ""
+) -> ImageSet:
     """Reads what finding copies needs of stored images."""
     config = build.config.duplicates
     keys, pixel_keys, hashes, pixels = [], [], [], []
@@ -417,16 +464,18 @@ def _signed_images(build, tables, *, folder, name=""):
         signatures = hash_array(hashes)
         if config.mode == "pixels":
             signatures = np.zeros_like(signatures)  # Near to none.
-    return ImageSet(keys, signatures, np.array(pixels), pixel_keys, name)
+    return ImageSet(keys, signatures, pixels, pixel_keys, name)
 
 
-def _embedded(build, tables, folder, count):
+def _embedded(
+    build: _Build, tables: Tables, folder: StageFolder, count: int
+) -> np.ndarray:
     """Embeds stored images table by table; the embeddings of all, (count, d)."""
-    name = absolute(build.config.duplicates.encoder)
-    about = {"encoder": name, "fingerprint": open_same(name).image_fingerprint}
+    name = absolute(str(build.config.duplicates.encoder))
+    encoder = {"encoder": name, "fingerprint": open_same(name).image_fingerprint}
     path = folder.path / "embeddings" / f"{tables.folder.key}.npy"
     tasks = [
-        {**about, "table": table, "to": str(path.with_suffix(f".{number}.npy"))}
+        {**encoder, "table": table, "to": str(path.with_suffix(f".{number}.npy"))}
         for number, table in enumerate(tables.paths())
     ]
     build.run(embed_images, tasks, folder, here=True)
@@ -449,35 +498,42 @@ def learn_words(build: _Build, images: Tables, copies: Tables) -> Tables:
     """Learns the vocabulary of what stays: `OUT/vocabulary.txt`."""
     config = build.config.vocabulary
 
-    def run(folder):
+    def run(folder: StageFolder) -> _Outcome:
         say("corpus vocab: of the kept captions")
-        kept = _kept(kept_captions, images, copies)
+
+        def captions() -> Iterator[tuple[str, str]]:
+            dropped = copies.facts["dropped"]
+            return kept_captions(images.paths("group"), images.paths(), dropped)
+
         tokens = learn_vocabulary(
-            (caption for caption, _ in kept()),
+            (caption for caption, _ in captions()),
             config.size,
             min_frequency=config.min_frequency,
             normalization=config.normalization,
         )
-        save_vocabulary(tokens, folder.path / VOCABULARY)
+        save_vocabulary(tokens, folder.path / CORPUS_VOCABULARY)
         facts = {
             "tables": 0,
             "tokens": len(tokens),
             "normalization": config.normalization,
-            "languages": _coverage(tokens, config.normalization, kept()),
+            "languages": _coverage(tokens, config.normalization, captions()),
         }
         return facts, ()
 
     inputs = [images.folder.key, copies.folder.key, as_dict(config)]
-    made = build.stage("vocab", inputs, run)
-    with atomic_write(build.out / VOCABULARY, "wb") as file:
-        file.write((made.folder.path / VOCABULARY).read_bytes())
-    return made
+    words = build.stage("vocab", inputs, run)
+    with atomic_write(build.out / CORPUS_VOCABULARY, "wb") as file:
+        file.write((words.folder.path / CORPUS_VOCABULARY).read_bytes())
+    return words
 
 
-def _coverage(tokens, normalization, kept):
+def _coverage(
+    tokens: list[str], normalization: str, captions: Iterable[tuple[str, str]]
+) -> list[dict[str, Any]]:
     """Measures the vocabulary on each language, by the first captions of each."""
-    samples, counts = {}, collections.Counter()
-    for caption, language in kept:
+    samples: dict[str, list[str]] = {}
+    counts: collections.Counter[str] = collections.Counter()
+    for caption, language in captions:
         counts[language] += 1
         if counts[language] <= _CAPTIONS_PER_LANGUAGE:
             samples.setdefault(language, []).append(caption)
@@ -499,20 +555,24 @@ def write_shards(build: _Build, images: Tables, copies: Tables) -> Tables:
 
     config = build.config.shards
 
-    def run(folder):
+    def run(folder: StageFolder) -> _Outcome:
         say("corpus shard: writing the shards")
-        kept = _kept(kept_images, images, copies)
+
+        def stored_images() -> Iterator[dict]:
+            dropped = copies.facts["dropped"]
+            return kept_images(images.paths("group"), images.paths(), dropped)
+
         origin = {"config": _origin(build.config)}
-        counts = write_web_pairs(folder.path, kept, config, notes=origin)
+        counts = write_web_pairs(folder.path, stored_images, config, notes=origin)
         return {"tables": 0, **counts}, ()
 
     inputs = [images.folder.key, copies.folder.key, as_dict(config)]
-    made = build.stage("shard", inputs, run)
-    place_shards(made.folder.path / SHARDS, build.out / SHARDS)
-    return made
+    shards = build.stage("shard", inputs, run)
+    place_shards(shards.folder.path / SHARDS, build.out / SHARDS)
+    return shards
 
 
-def _check_kept(images, copies):
+def _check_kept(images: Tables, copies: Tables) -> None:
     """Raises InputError if no image stays, with the counts of all that left."""
     image_count = images.facts["pictures"]
     reasons = collections.Counter(images.facts["faults"])
@@ -522,20 +582,15 @@ def _check_kept(images, copies):
     counts = [f"{count:,} {reason}" for reason, count in reasons.most_common()]
     if images.facts["remote"]:
         counts.append(f"{images.facts['remote']:,} pairs of images that aren't here")
-    counts = ", ".join(counts) or "no pair passes the filters"
+    reason = ", ".join(counts) or "no pair passes the filters"
     raise InputError(
-        f"the corpus is empty, none of {image_count:,} images stays ({counts}). "
+        f"the corpus is empty, none of {image_count:,} images stays ({reason}). "
         "Give other sources, or change the thresholds of `filter` and `duplicates`."
     )
 
 
-def _kept(read, images, copies):
-    dropped = copies.facts["dropped"]
-    return functools.partial(read, images.paths("group"), images.paths(), dropped)
-
-
-def _origin(config):
-    """What the shards depend on, in whatever order it was given."""
+def _origin(config: CorpusConfig) -> dict[str, Any]:
+    """Returns the options that the shards depend on, in a fixed order."""
     origin = as_dict(config)
     del origin["vocabulary"]
     origin["sources"] = sorted(origin["sources"])
@@ -544,7 +599,7 @@ def _origin(config):
     return origin
 
 
-def _table(folder, name, number):
+def _table(folder: StageFolder, name: str, number: int) -> str:
     return str(folder.path / f"{name}-{number:05d}.parquet")
 
 
@@ -552,7 +607,7 @@ _STORED_AND_COPIES = ("pictures", "dedup")
 # In their order, each with those whose tables it is handed.
 STAGES: dict[str, tuple[Callable | None, tuple[str, ...]]] = {
     "extract": (extract, ()),
-    "filter": (filter_pairs, ("extract",)),
+    "filter": (apply_filters, ("extract",)),
     "pictures": (gather_images, ("filter",)),
     "dedup": (find_copies, ("pictures",)),
     "vocab": (learn_words, _STORED_AND_COPIES),

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from align_keras.config.experiment import RuntimeConfig
-from align_keras.config.fields import count, fraction, number
+from align_keras.config.fields import count_field, fraction_field, number_field
 from align_keras.config.rules import Report, check_num_replicas
 
 
@@ -24,14 +24,14 @@ class HeadStageConfig:
         eval_size: side in evaluation, if the stage is the last.
     """
 
-    epochs: int | None = count(None)
-    steps: int | None = count(None)
-    learning_rate: float = number(1e-2, above=0)
+    epochs: int | None = count_field(None)
+    steps: int | None = count_field(None)
+    learning_rate: float = number_field(1e-2, above=0)
     schedule: Literal["stepwise", "cosine", "constant"] = "cosine"
-    decay_factor: float = number(0.2, above=0)
-    decay_epochs: int = count(30)
-    train_size: int = count(289, at_least=32)
-    eval_size: int = count(360, at_least=32)
+    decay_factor: float = number_field(0.2, above=0)
+    decay_epochs: int = count_field(30)
+    train_size: int = count_field(289, at_least=32)
+    eval_size: int = count_field(360, at_least=32)
 
     @property
     def is_left_out(self) -> bool:
@@ -54,13 +54,13 @@ class FullStageConfig(HeadStageConfig):
             they are.
     """
 
-    backbone_multiplier: float = number(1.0, above=0)
+    backbone_multiplier: float = number_field(1.0, above=0)
     freeze_batch_statistics: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepConfig:
-    """What a sweep draws for the last stage, for each trial anew.
+    """Values that a sweep draws for the last stage of each trial.
 
     Attributes:
         trials: 0 is no sweep.
@@ -77,11 +77,11 @@ class SweepConfig:
         in appendix I of Zhai et al. 2019 (arXiv 1910.04867).
     """
 
-    trials: int = count(0, at_least=0)
-    learning_rate: tuple[float, ...] = number((), above=0)
-    weight_decay: tuple[float, ...] = number((), above=0)
-    steps: tuple[int, ...] = count(())
-    batch_size: tuple[int, ...] = count(())
+    trials: int = count_field(0, at_least=0)
+    learning_rate: tuple[float, ...] = number_field((), above=0)
+    weight_decay: tuple[float, ...] = number_field((), above=0)
+    steps: tuple[int, ...] = count_field(())
+    batch_size: tuple[int, ...] = count_field(())
     crop: tuple[Literal["inception", "whole"], ...] = ()
     flip: tuple[bool, ...] = ()
 
@@ -112,21 +112,21 @@ class FineTuningConfig:
         Jia et al. 2021, section 5.3.
     """
 
-    runs: int = count(1)
-    seed: int = count(0, at_least=0)
-    batch_size: int = count(256)
-    momentum: float = fraction(0.9)
-    weight_decay: float = number(0.0, at_least=0)
+    runs: int = count_field(1)
+    seed: int = count_field(0, at_least=0)
+    batch_size: int = count_field(256)
+    momentum: float = fraction_field(0.9)
+    weight_decay: float = number_field(0.0, at_least=0)
     crop: Literal["inception", "whole"] = "inception"
-    min_crop_area: float = number(0.08, above=0, at_most=1)
+    min_crop_area: float = number_field(0.08, above=0, at_most=1)
     flip: bool = True
-    central_crop: float = number(0.875, above=0, at_most=1)
-    shuffle_buffer_size: int = count(10_000)
-    checkpoint_interval: int = count(1_000)
+    central_crop: float = number_field(0.875, above=0, at_most=1)
+    shuffle_buffer_size: int = count_field(10_000)
+    checkpoint_interval: int = count_field(1_000)
     head: HeadStageConfig = HeadStageConfig()
     full: FullStageConfig = FullStageConfig()
     sweep: SweepConfig = SweepConfig()
-    micro_batch_size: int | None = count(None)
+    micro_batch_size: int | None = count_field(None)
     rematerialize: bool | None = None
     runtime: RuntimeConfig = RuntimeConfig()
 

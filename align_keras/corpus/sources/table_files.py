@@ -8,21 +8,25 @@ from collections.abc import Iterator
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import TABLE_SUFFIXES, PairRecord, read_pairs
-from align_keras.corpus.sources.files import SourceFile, read_range, record_ranges
 from align_keras.corpus.sources.location import path_location
 from align_keras.corpus.sources.pair import (
     Part,
+    SourceKind,
     SourcePair,
     columns_of,
     pair_from_columns,
 )
+from align_keras.corpus.sources.source_files import (
+    SourceFile,
+    read_range,
+    record_ranges,
+)
 
-SUFFIXES = TABLE_SUFFIXES
 # Most rows of a table have the same columns.
 _columns = functools.lru_cache(maxsize=64)(columns_of)
 
 
-def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
+def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Shares the images of each table out, 10,000 a part."""
     parts = []
     for file in files:
@@ -31,7 +35,7 @@ def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     return parts
 
 
-def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
+def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a range of a table's images, in their order."""
     for record in read_range(part, counter, _records):
         image = path_location(str(record.image_path))
@@ -49,5 +53,12 @@ def _records(path: str, modified: int | str) -> tuple[list[PairRecord], DropCoun
 
 
 def _origin(row: dict[str, object]) -> SourcePair:
-    """What a row says of its captions, as `SourcePair` without these."""
+    """Returns the other columns of a row, as a `SourcePair` without a caption."""
     return pair_from_columns("", row, _columns(tuple(row)))._replace(caption="")
+
+
+TABLE_FILES = SourceKind(
+    suffixes=TABLE_SUFFIXES,
+    list_parts=_list_parts,
+    read=_read_part,
+)

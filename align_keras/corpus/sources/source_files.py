@@ -20,7 +20,7 @@ BYTES_A_PART = 16_000_000
 # Limits in bytes, uncompressed: what is longer is none of a corpus's pages, images or
 # captions, and is counted, not read. A page, and a record of a web archive.
 MAX_PAGE_BYTES = MAX_WARC_BYTES = 64_000_000
-# Of one page's metadata, of which Python's objects take 30 times the memory.
+# Bytes of the metadata of one page. The Python objects take 30 times the memory.
 MAX_WAT_BYTES = 8_000_000
 MAX_TFRECORD_BYTES = 256_000_000
 # A JSON file of captions is read as a whole; COCO's has 90 million.
@@ -76,7 +76,7 @@ def one_file(path: str) -> SourceFile | None:
 
 
 def is_folder(path: str) -> bool:
-    """Whether a path, local or remote, is a folder; False if nothing is there."""
+    """Returns True if a local or remote path is a folder that exists."""
     if not is_url(path):
         return os.path.isdir(path)
     try:

@@ -7,26 +7,26 @@ from urllib.parse import unquote, urlsplit
 from align_keras.corpus.drop_counter import DropCounter
 
 MAX_CAPTION_LENGTH = 2000
-# Where `names_file` is true.
+# Reason that counts a caption for which `names_file` is true.
 FILE_NAME = "caption is a file name or an address"
 
-# Of most file systems.
+# Characters. Most file systems allow no longer names.
 _MAX_FILE_NAME = 255
 _IMAGE_SUFFIX = re.compile(
     r"\.(?:apng|avif|bmp|eps|gif|heic|heif|ico|jfif|jpe?g|jxl|pdf|png|psd|svgz?|tiff?"
     r"|webp|xcf)(?:[?#]\S*)?$",
     re.I,
 )
-# Of a caption without white space.
+# Matches the start of a caption without white space that is an address or a path.
 _ADDRESS = re.compile(
     r"[a-z][a-z0-9+.-]*://|www\.|data:[a-z]+/|[a-z]:\\|\.{1,2}/|~?/{1,2}\w", re.I
 )
 # MediaWiki's, whose names of files have spaces.
 _WIKI_FILE = re.compile(r"(?:file|image):", re.I)
-# What cameras and programs call a file, rather than a word.
+# Matches file names that cameras and programs write, which are no words.
 _MACHINE_NAME = re.compile(r"(?=[\w.-]*$)\w*?(?:_|\d{4})")
-# What sites add to the name of a reduced or fingerprinted copy: MediaWiki, WordPress,
-# Hugo, webpack.
+# Matches the marks that MediaWiki, WordPress, Hugo and webpack add to the file names of
+# reduced or fingerprinted copies.
 _COPY_MARKS = re.compile(
     r"^\d+px-|-\d+x\d+$|-scaled$|_hu[0-9a-f_]{8,}.*$|[-._][0-9a-f]{8,64}$"
 )

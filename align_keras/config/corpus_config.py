@@ -1,16 +1,16 @@
-"""How a corpus is built, for `align-keras corpus`."""
+"""Configuration of a corpus, for `align-keras corpus`."""
 
 import dataclasses
 from typing import Literal
 
-from align_keras.config.fields import count, fraction, number
+from align_keras.config.fields import count_field, fraction_field, number_field
 from align_keras.config.rules import Report
 from align_keras.utils.files import MAX_PIXELS
 
 
 @dataclasses.dataclass(frozen=True)
 class FilterConfig:
-    """Which pairs stay; the defaults are those of Jia et al. 2021, section 3.
+    """Filters of pairs. The defaults are those of Jia et al. 2021, section 3.
 
     Attributes:
         min_shorter_side: in pixels, which the shorter side must exceed.
@@ -31,14 +31,14 @@ class FilterConfig:
             `language`: none, those whose page declares no language, or all.
     """
 
-    min_shorter_side: int = count(200, at_least=0)
-    max_aspect: float = number(3.0, above=1)
-    max_pixels: int = count(MAX_PIXELS)
-    max_texts_per_image: int = count(1000)
-    max_images_per_text: int = count(10)
-    min_unigrams: int = count(3)
-    max_unigrams: int = count(20)
-    frequent_ngrams: int = count(100_000_000)
+    min_shorter_side: int = count_field(200, at_least=0)
+    max_aspect: float = number_field(3.0, above=1)
+    max_pixels: int = count_field(MAX_PIXELS)
+    max_texts_per_image: int = count_field(1000)
+    max_images_per_text: int = count_field(10)
+    min_unigrams: int = count_field(3)
+    max_unigrams: int = count_field(20)
+    frequent_ngrams: int = count_field(100_000_000)
     languages: tuple[str, ...] = ()
     drop_personal_data: bool = True
     unknown_sizes: Literal["drop", "keep"] = "drop"
@@ -60,15 +60,15 @@ class ImagesConfig:
             which it returns true go, such as a classifier's of pornographic images.
     """
 
-    shorter_side: int = count(346, at_least=32)
+    shorter_side: int = count_field(346, at_least=32)
     keep_aspect: bool = True
-    quality: int = number(85, at_least=1, at_most=95)
+    quality: int = number_field(85, at_least=1, at_most=95)
     refuse: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class DuplicatesConfig:
-    """Which images are too near to another.
+    """Search for images that are copies of others.
 
     Attributes:
         mode: `"hash"`, perceptual hashes; `"embedding"`, as the paper's appendix A;
@@ -89,13 +89,13 @@ class DuplicatesConfig:
     mode: Literal["hash", "embedding", "pixels"] = "hash"
     against: tuple[str, ...] = ()
     inside_corpus: bool = False
-    max_distance: int = number(8, at_least=0, at_most=32)
-    max_distance_against: int = number(12, at_least=0, at_most=32)
+    max_distance: int = number_field(8, at_least=0, at_most=32)
+    max_distance_against: int = number_field(12, at_least=0, at_most=32)
     encoder: str | None = None
-    min_cosine: float = fraction(0.975)
-    min_cosine_against: float = fraction(0.975)
-    clusters: int = count(4096, at_least=3)
-    nearest_clusters: int = count(10, at_least=3)
+    min_cosine: float = fraction_field(0.975)
+    min_cosine_against: float = fraction_field(0.975)
+    clusters: int = count_field(4096, at_least=3)
+    nearest_clusters: int = count_field(10, at_least=3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +108,8 @@ class VocabularyConfig:
         normalization: of captions before they are cut into words.
     """
 
-    size: int = count(100_000, at_least=6)
-    min_frequency: int = count(2)
+    size: int = count_field(100_000, at_least=6)
+    min_frequency: int = count_field(2)
     normalization: Literal["bert_uncased", "bert_cased"] = "bert_uncased"
 
 
@@ -124,8 +124,8 @@ class ShardsConfig:
     """
 
     file_format: Literal["tfrecord", "array_record"] = "tfrecord"
-    number_of_shards: int | None = count(None)
-    test_fraction: float = number(0.0, at_least=0, below=1)
+    number_of_shards: int | None = count_field(None)
+    test_fraction: float = number_field(0.0, at_least=0, below=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -174,8 +174,13 @@ class PairColumns:
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """What the counts say, as sorted uint64 arrays of hashes: frequent `ngrams` (None:
-    all), `texts` of too many images, `images` of too many texts; `top_texts` by hash.
+    """Results of the counts over a corpus, as sorted uint64 arrays of hashes.
+
+    Attributes:
+        ngrams: frequent unigrams and bigrams, or None if all are frequent.
+        texts: texts of too many images.
+        images: images of too many texts.
+        top_texts: dict from the hash of a text to its number of images.
     """
 
     ngrams: np.ndarray | None
