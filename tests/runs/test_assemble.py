@@ -13,8 +13,8 @@ from align_keras.runs.assemble import (
     build_optimizer,
     build_schedule,
     compile_model,
-    prepare_vocabulary,
 )
+from align_keras.runs.run_data import prepare_vocabulary
 from align_keras.utils.errors import InputError
 from tests.small_run import write_pairs
 
