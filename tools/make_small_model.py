@@ -42,7 +42,7 @@ from align_keras.models.conversion.litert_weights import (
 )
 from align_keras.models.preset_io import WEIGHTS_FILE, save_config
 from align_keras.runs.run import open_run
-from align_keras.runs.run_data import prepare_corpus
+from align_keras.runs.run_corpora import prepare_corpus
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 

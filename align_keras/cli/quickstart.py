@@ -88,10 +88,10 @@ def run(arguments: argparse.Namespace) -> int:
     # This import loads TensorFlow, which `train_experiment` has started.
     from align_keras.runs.results import next_commands
 
-    for next_command in next_commands(trained):
+    caption = trained.read_validation_pairs().captions[0][0]
+    for next_command in next_commands(trained.config, directory, caption):
         say(f"  {next_command}")
     if not arguments.json:
-        caption = trained.read_validation_pairs().captions[0][0]
         (query,) = trained.search(caption, k=3)
         print_found(query["text"], query["hits"])
     return 0

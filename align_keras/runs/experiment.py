@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from align_keras.config import ExperimentConfig, resolve_config
+from align_keras.runs.about_run import save_data_notes
 from align_keras.runs.data_errors import explain_data_errors
 from align_keras.runs.run import Run
 from align_keras.runs.run_folder import (
@@ -18,6 +19,7 @@ from align_keras.runs.run_folder import (
     newest_step,
     train_command,
 )
+from align_keras.runs.start import start_tensorflow
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.progress import say
 
@@ -81,25 +83,37 @@ def train_experiment(
     check_choice("mode", mode, MODES)
     check_choice("checkpoint", checkpoint, CHECKPOINTS)
     config = resolve_config(config, params_override)
+    task, trainer = config.task, config.trainer
     directory = pathlib.Path(model_dir)
     command = command or train_command(directory)
     if mode == "index":
-        return _index_finished_run(config, directory, command)
-    task, trainer = config.task, config.trainer
+        check_finished(directory)
     is_read_only = mode == "eval"
 
     with lock_folder(config, directory, is_read_only), explain_data_errors(task):
         # Start TensorFlow on the devices of the run.
-        from align_keras.runs.start import start_tensorflow
+        strategy = None
+        if mode != "index":
+            strategy = start_tensorflow(config.runtime)
 
-        strategy = start_tensorflow(config.runtime)
         import keras
 
         from align_keras.data import read_retrieval_set
         from align_keras.models.warm_start import check_installed
         from align_keras.protocols.captions import evaluate_pairs
-        from align_keras.runs import assemble, run_data
+        from align_keras.runs.assemble import build_model, compile_model
         from align_keras.runs.results import write_results
+        from align_keras.runs.run_corpora import (
+            check_training_pairs,
+            open_corpora,
+            report_notes,
+        )
+        from align_keras.runs.run_vocabulary import check_vocabulary, prepare_vocabulary
+        from align_keras.runs.training_batches import TrainingBatches
+        from align_keras.runs.validation_pairs import (
+            report_shared_images,
+            report_validation_pairs,
+        )
         from align_keras.training import train_model
         from align_keras.training.averaging import averaged_weights
         from align_keras.training.checkpoints import restore_checkpoint
@@ -109,29 +123,38 @@ def train_experiment(
         check_installed(
             task.model.image_encoder.weights, task.model.text_encoder.weights
         )
-        corpora = run_data.open_corpora(task)
-        run_data.report_and_save_notes(directory, corpora.notes)
-        run_data.check_training_pairs(
-            directory, corpora.train, task.train_data, is_read_only
-        )
+        corpora = open_corpora(task)
+        report_notes(corpora.notes)
+        save_data_notes(directory, corpora.notes)
+        validation_split = task.validation_data.tfds_split
+
+        # Write the export, the search index and the report of a finished run.
+        if mode == "index":
+            validation_pairs = read_retrieval_set(corpora.validation, validation_split)
+            run = Run(config, directory, validation_pairs=validation_pairs)
+            write_results(
+                config, directory, run.model, validation_pairs, corpora.notes, command
+            )
+            return run
+
+        # Check that a resumed run reads the pairs that it began with.
+        check_training_pairs(directory, corpora.train, task.train_data, is_read_only)
 
         # Load or learn the vocabulary.
-        vocabulary = run_data.prepare_vocabulary(config, corpora.train, directory)
-        run_data.check_vocabulary(directory, vocabulary, is_read_only)
+        vocabulary = prepare_vocabulary(config, corpora.train, directory)
+        check_vocabulary(directory, vocabulary, is_read_only)
 
-        # Build and compile the model. The seed sets the initial weights and dropout.
+        # Build and compile the model. The seed decides on its initial weights.
         keras.utils.set_random_seed(trainer.seed)
         with strategy_scope(strategy):
-            model = assemble.build_model(task.model, vocabulary)
-            assemble.compile_model(model, config)
+            model = build_model(task.model, vocabulary)
+            compile_model(model, config)
 
         # Read the validation pairs, on which recall is measured.
-        validation_pairs = read_retrieval_set(
-            corpora.validation, task.validation_data.tfds_split
-        )
-        run_data.report_validation_pairs(task, validation_pairs)
+        validation_pairs = read_retrieval_set(corpora.validation, validation_split)
+        report_validation_pairs(task, validation_pairs)
         if newest_step(directory) is None:
-            run_data.report_shared_images(task, corpora.train, validation_pairs)
+            report_shared_images(task, corpora.train, validation_pairs)
         evaluate = functools.partial(
             evaluate_pairs, model, validation_pairs, task.evaluation.ks
         )
@@ -145,7 +168,7 @@ def train_experiment(
             return Run(config, directory, model, validation_pairs, metrics)
 
         # Train to the last step, evaluate on the way, and save the model.
-        batches = run_data.TrainingBatches(config, corpora.train, model)
+        batches = TrainingBatches(config, corpora.train, model)
         train_model(
             model,
             batches.start_at,
@@ -158,24 +181,8 @@ def train_experiment(
         save_by_chief(model, directory)
 
         # Write the export, the search index and the report.
-        run = Run(config, directory, model, validation_pairs)
         if with_results:
-            write_results(run, corpora.notes, command)
-        return run
-
-
-def _index_finished_run(
-    config: ExperimentConfig, directory: pathlib.Path, command: str
-) -> Run:
-    """Writes the export, the search index and the report of a finished run."""
-    check_finished(directory)
-    with lock_folder(config, directory), explain_data_errors(config.task):
-        from align_keras.runs.about_run import save_data_notes
-        from align_keras.runs.results import write_results
-        from align_keras.runs.run_data import open_corpora
-
-        corpora = open_corpora(config.task)
-        save_data_notes(directory, corpora.notes)
-        run = Run(config, directory)
-        write_results(run, corpora.notes, command)
-        return run
+            write_results(
+                config, directory, model, validation_pairs, corpora.notes, command
+            )
+        return Run(config, directory, model, validation_pairs)

@@ -97,7 +97,7 @@ class Run:
         """Reads the validation pairs from their corpus, which must be there."""
         if self._validation_pairs is None:
             from align_keras.data import read_retrieval_set
-            from align_keras.runs.run_data import open_corpora
+            from align_keras.runs.run_corpora import open_corpora
 
             corpora = open_corpora(self.config.task)
             self._validation_pairs = read_retrieval_set(

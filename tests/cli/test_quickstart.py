@@ -262,7 +262,7 @@ def bad_table(folder, name):
 )
 def test_bad_pairs_are_one_clear_line(name, tmp_path, capsys, monkeypatch):
     # The mistake is reported before TensorFlow is imported.
-    monkeypatch.setattr("align_keras.runs.start.start_tensorflow", None)
+    monkeypatch.setattr("align_keras.runs.experiment.start_tensorflow", None)
     table, words = bad_table(tmp_path / "pairs", name)
     batch = "task.train_data.global_batch_size=" + (
         "1" if name == "one picture" else "8"

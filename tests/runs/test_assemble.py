@@ -14,7 +14,7 @@ from align_keras.runs.assemble import (
     build_schedule,
     compile_model,
 )
-from align_keras.runs.run_data import prepare_vocabulary
+from align_keras.runs.run_vocabulary import prepare_vocabulary
 from align_keras.utils.errors import InputError
 from tests.small_run import write_pairs
 

@@ -13,7 +13,8 @@ import align_keras
 from align_keras.config import load_config, resolve_config
 from align_keras.data import read_retrieval_set
 from align_keras.runs.data_errors import explain_data_errors
-from align_keras.runs.run_data import open_corpora, report_shared_images
+from align_keras.runs.run_corpora import open_corpora
+from align_keras.runs.validation_pairs import report_shared_images
 from align_keras.utils.errors import InputError
 from tests.small_run import SMALL, write_pairs
 
