@@ -13,7 +13,7 @@ import time
 import pytest
 
 from align_keras.cli.main import main
-from tests.small_run import SMALL, draw, write_pairs
+from tests.helpers.small_run import SMALL, draw, write_pairs
 
 COMMAND = [sys.executable, "-m", "align_keras.cli.main"]
 

@@ -16,7 +16,7 @@ from align_keras.runs.data_errors import explain_data_errors
 from align_keras.runs.run_corpora import open_corpora
 from align_keras.runs.validation_pairs import report_shared_images
 from align_keras.utils.errors import InputError
-from tests.small_run import SMALL, write_pairs
+from tests.helpers.small_run import SMALL, write_pairs
 
 ROOT = pathlib.Path(__file__).parents[2]
 
