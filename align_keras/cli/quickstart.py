@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from align_keras.cli.common import on_disk
-from align_keras.cli.search import print_found
+from align_keras.cli.search import print_hits
 from align_keras.cli.train import (
     add_weights_arguments,
     print_metrics,
@@ -84,8 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
     for step in trained.next_steps():
         say(f"  {step}")
     if not arguments.json:
-        (query,) = trained.search(trained.test_set.captions[0][0], k=3)
-        print_found(query["text"], query["hits"])
+        caption = trained.test_set.captions[0][0]
+        print_hits(caption, trained.search(caption, k=3))
     return 0
 
 

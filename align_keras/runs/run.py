@@ -26,7 +26,6 @@ from align_keras.runs.run_folder import (
     PARAMS_FILE,
     check_finished,
     check_inputs,
-    check_searchable,
     lock_config,
     newest_step,
     train_command,
@@ -466,7 +465,7 @@ class Run:
         from align_keras.export.serving_files import write_serving_files
         from align_keras.reports.examples import contact_sheet
         from align_keras.reports.report import write_report
-        from align_keras.search import SearchIndex
+        from align_keras.runs.run_index import write_run_index
         from align_keras.search.standalone import check_standalone
         from align_keras.training.metrics_log import MetricsLog
 
@@ -478,9 +477,9 @@ class Run:
         image_embeddings = model.encode_images(pairs.images)
         captions, _ = flatten_captions(pairs.captions)
         text_embeddings = model.encode_texts(captions)
-        SearchIndex.build(
-            image_embeddings, pairs.ids, pairs.captions, thumbnails=pairs.images
-        ).save(directory / "index")
+        write_run_index(
+            directory, image_embeddings, pairs.ids, pairs.captions, pairs.images
+        )
         say("embedding and searching with the export in a process without align_keras")
         proof = check_standalone(
             directory / "export",
@@ -513,12 +512,21 @@ class Run:
             command=command,
         )
 
-    def search(self, *text: str, **options: Any) -> list[dict]:
-        """Finds validation images, by the options of `search.run_search.search`."""
-        from align_keras.search.run_search import search
+    def search(self, query: Any, k: int | None = None, **options: Any) -> list[Any]:
+        """Finds validation images.
 
-        check_searchable(self.directory)
-        return search(self.directory, text, **options)
+        Args:
+            query: str, words to search for; `align_keras.search.Query`; or float array
+                (d,), an embedding.
+            k: int >= 1, images to find, or None for those of the query.
+            **options: further options of `align_keras.search.Index.query`.
+
+        Returns:
+            list of `align_keras.search.Hit`, the best first.
+        """
+        from align_keras.runs.run_index import open_run_index
+
+        return open_run_index(self.directory).query(query, k, **options)
 
     def next_steps(self) -> list[str]:
         """Commands that make sense after the run."""
