@@ -312,7 +312,7 @@ class TensorFlowModel(Model):
             self._model: Any = ExportedModel(name)
             self._takes_files = True
             self.image_size, self.resize_to = _sides_of_export(self._model.directory)
-            self.fingerprint = _digest_of_files(self._model.directory)
+            self.fingerprint = export_fingerprint(self._model.directory)
             self.dimension = self.encode_texts(["a"]).shape[1]
             return
         from align_keras.models import ALIGN
@@ -386,7 +386,11 @@ def _png(pixels):
     return file.getvalue()
 
 
-def _digest_of_files(folder):
+def export_fingerprint(export: str | os.PathLike) -> str:
+    """Returns the fingerprint of an exported SavedModel, without TensorFlow."""
+    from align_keras.search.exported_model import ExportedModel
+
+    folder = ExportedModel.find(export)
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if path.name != "fingerprint.pb":  # Of the saving, not of the model.
