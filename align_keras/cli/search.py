@@ -7,7 +7,15 @@ import shutil
 import sys
 from typing import Any
 
-from align_keras.cli.common import AT_LEAST_ONE, number, plain, print_json, print_table
+from align_keras.cli.common import (
+    AT_LEAST_ONE,
+    model_to_open,
+    number,
+    plain,
+    print_json,
+    print_table,
+)
+from align_keras.embedders.locations import RUNTIME_HELP
 from align_keras.utils.errors import InputError
 
 # Hits whose images are drawn by colored cells.
@@ -17,7 +25,7 @@ _FOLDED = 16
 # Captions shown of an image.
 _CAPTIONS = 3
 # Of an index of `align-keras index`, not of a run's.
-_OF_INDEX = ("index", "model", "where", "duplicates", "paths", "null")
+_OF_INDEX = ("index", "model", "runtime", "where", "duplicates", "paths", "null")
 # What is shown of hits besides their ranks; but for the first, text.
 _COLUMNS = ("score", "match", "path", "id", "date", "caption")
 
@@ -76,8 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="M",
-        help="where the model lies that the index was made with, if it was moved",
+        help="the model that the index was made with, if it was moved",
     )
+    parser.add_argument("--runtime", metavar="R", help=RUNTIME_HELP)
     speeds = parser.add_mutually_exclusive_group()
     for option, help in (
         ("--exact", "compare with every image (default: below 200,000 images)"),
@@ -122,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.null and not arguments.paths:
         raise InputError("`null` belongs to `paths`, received it alone; add `paths`.")
     queries = _queries(arguments)
-    index = Index.open(arguments.index, arguments.model)
+    index = Index.open(arguments.index, model_to_open(arguments))
     found = [(query, _hits(index, query)) for query in queries]
     if arguments.paths:
         _print_paths(found, "\0" if arguments.null else "\n")

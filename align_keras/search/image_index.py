@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from align_keras.embedders import Embedder, load_model
+from align_keras.embedders.locations import DEFAULT_MODEL
 from align_keras.search.columns import COLUMNS
 from align_keras.search.index_files import damaged
-from align_keras.search.known_models import can_be_known, remember_model
+from align_keras.search.known_models import (
+    can_be_known,
+    embedder_of_index,
+    remember_model,
+)
 from align_keras.search.query import Hit, Query, relevance
 from align_keras.search.store import Store
-from align_keras.search.towers import (
-    DEFAULT_MODEL,
-    Model,
-    open_model,
-    open_model_of_index,
-)
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replace_folder
 from align_keras.utils.tasks import LOCAL, is_cluster
@@ -84,7 +84,7 @@ class Index:
     def __init__(self, store: Any):
         self.store = store
         self.folder = store.folder
-        self._model: Model | None = None
+        self._model: Embedder | None = None
         self.changes: Changes | None = None
         self._sample: tuple | None = None
 
@@ -93,7 +93,7 @@ class Index:
         cls,
         folder: str | os.PathLike,
         sources: Sequence[str | os.PathLike] = (),
-        model: str | os.PathLike | Model | None = None,
+        model: str | os.PathLike | Embedder | None = None,
         *,
         engine: str = LOCAL,
     ) -> "Index":
@@ -104,8 +104,8 @@ class Index:
                 PostgreSQL database with pgvector, `postgresql://user@host/database`.
             sources: folders of images, built corpora, and tables (CSV, TSV, JSONL) of
                 images with captions; without any, those that the index has.
-            model: as `open_model` takes it, or what that returned; by default the
-                index's, of a new one `"align_small_en"`.
+            model: as `align_keras.load_model` takes it. By default the model of the
+                index, for a new index `"align_small_en"`.
             engine: what embeds, one of `align_keras.utils.tasks.ENGINES`; a cluster's
                 machines see the images and `folder` by the same paths.
 
@@ -120,7 +120,7 @@ class Index:
         kind = _kind_of_store(folder)
         if model is None and not kind.is_there(folder):
             model = DEFAULT_MODEL
-        opened = None if model is None else _opened(model)
+        opened = None if model is None else load_model(model)
         if opened is not None:
             kind.create(folder, opened)
         index = cls._open(folder, opened)
@@ -131,7 +131,7 @@ class Index:
     def open(
         cls,
         folder: str | os.PathLike | None = None,
-        model: str | os.PathLike | Model | None = None,
+        model: str | os.PathLike | Embedder | None = None,
     ) -> "Index":
         """Opens an index, of which vectors are read as they are needed.
 
@@ -151,20 +151,21 @@ class Index:
         """As `open`, also of an index that `add` must complete."""
         index = cls(_kind_of_store(folder)(folder))
         if model is not None:
-            index._model = index._checked(_opened(model))
-            remember_model(index._model.name)
+            index._model = index._checked(load_model(model))
+            remember_model(index._model)
         return index
 
     def __len__(self):
         return len(self.store)
 
     @property
-    def model(self) -> Model:
+    def model(self) -> Embedder:
         """The model of the index, opened when it is first asked for."""
         if self._model is None:
-            name = self.store.header["model"]["name"]
+            reference = self.store.header["model"]
+            name = reference["name"]
             try:
-                opened = open_model_of_index(name, self.folder)
+                opened = embedder_of_index(reference, self.folder)
             except InputError as error:
                 raise InputError(
                     f"the index {self.folder} needs its model {name} ({error}); name "
@@ -174,8 +175,8 @@ class Index:
                 frequency = "once" if can_be_known(name) else "to each command"
                 raise InputError(
                     f"the index {self.folder} names the model {name!r:.200}, which you "
-                    "haven't named yourself, and opening a model runs it; if you trust "
-                    f"it, add `--model {shlex.quote(name)}` {frequency}."
+                    "have not named yourself, and opening a model runs it. If you "
+                    f"trust it, add `{_model_options(reference)}` {frequency}."
                 )
             self._model = self._checked(opened)
         return self._model
@@ -189,9 +190,9 @@ class Index:
         command = " ".join(["align-keras index", *sources])
         raise InputError(
             f"the index {self.folder} must be searched by the model that it was made "
-            f"with, {made_with['name']} ({made_with['fingerprint']}), received "
-            f"{model.name} ({model.fingerprint}); rebuild it by `{command} --to "
-            f"{shlex.quote(str(self.folder))} --model {shlex.quote(model.name)} "
+            f"with, {made_with['name']} ({made_with['fingerprint']}). Received: "
+            f"{model.name} ({model.fingerprint}). Rebuild the index by `{command} --to "
+            f"{shlex.quote(str(self.folder))} {_model_options(model.reference())} "
             "--rebuild`."
         )
 
@@ -233,7 +234,7 @@ class Index:
         cls,
         folder: str | os.PathLike,
         sources: Sequence[str | os.PathLike] = (),
-        model: str | os.PathLike | Model | None = None,
+        model: str | os.PathLike | Embedder | None = None,
         *,
         engine: str = LOCAL,
     ) -> "Index":
@@ -262,7 +263,7 @@ class Index:
         folder = pathlib.Path(folder)
         old = cls._open(folder, None)
         sources = list(sources) or [os.fsdecode(root) for root in old.store.roots()]
-        opened = old.model if model is None else _opened(model)
+        opened = old.model if model is None else load_model(model)
         beside = folder.with_name(f".{folder.name}.rebuild")
         if Store.is_there(beside):
             begun = cls.open(beside).store.header["model"]["fingerprint"]
@@ -340,6 +341,13 @@ class Index:
         stored = None
         if isinstance(query.image, int | np.integer):
             stored = self.embedding(int(query.image))
+        elif query.image is not None:
+            # Decoders are imported only here, since importing them takes as long as a
+            # query by words.
+            from align_keras.search.image_files import read_query_image
+
+            pixels = read_query_image(query.image, self.model.resize_to)
+            [stored] = self.model.encode_resized([pixels])
         return query.encode(self.model, stored)
 
     def embedding(self, id: int) -> np.ndarray:
@@ -472,13 +480,17 @@ def without_copies(
     return found
 
 
+def _model_options(reference: dict[str, str]) -> str:
+    """Returns the command-line options that name a model."""
+    options = f"--model {shlex.quote(reference['name'])}"
+    if "runtime" in reference:
+        options += f" --runtime {shlex.quote(str(reference['runtime']))}"
+    return options
+
+
 def _kind_of_store(place) -> Any:
     if not is_database(place):
         return Store
     from align_keras.search.postgres import PostgresStore
 
     return PostgresStore
-
-
-def _opened(model):
-    return open_model(model) if isinstance(model, str | os.PathLike) else model

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from align_keras.search.exported_model import ExportedModel
+from align_keras.embedders import load_model
+from align_keras.embedders.locations import find_saved_model
 from align_keras.search.index import SearchIndex
 from align_keras.search.query import TEXT_WEIGHT, check_words
 
@@ -45,7 +46,7 @@ def search(
     directory = pathlib.Path(model_dir)
     # Both answer a wrong folder before TensorFlow is imported.
     index = SearchIndex.load(directory / "index")
-    model = ExportedModel(directory / "export")
+    model = load_model(find_saved_model(directory / "export"))
     embeddings = [
         model.encode_query(
             query.get("image"),

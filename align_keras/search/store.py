@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from align_keras.embedders import Embedder
 from align_keras.search import approximate, vector_checks
 from align_keras.search.columns import COLUMNS, fold_case
 from align_keras.search.image_store import ImageStore
@@ -40,7 +41,6 @@ from align_keras.search.index_files import (
 )
 from align_keras.search.query import Query
 from align_keras.search.table_rows import FIRST_TABLE
-from align_keras.search.towers import Model
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
 
@@ -158,21 +158,21 @@ class Store(ImageStore):
         return self._one(sql) > 0
 
     @staticmethod
-    def create(folder: str | os.PathLike, model: Model) -> None:
+    def create(folder: str | os.PathLike, model: Embedder) -> None:
         """Makes an empty index where there is none, complete with its index.json."""
         with Store.locked(folder):
             if not Store.is_there(folder):
                 Store.make(pathlib.Path(folder), model)
 
     @staticmethod
-    def make(folder: pathlib.Path, model: Model) -> None:
+    def make(folder: pathlib.Path, model: Embedder) -> None:
         """Makes an empty index, within `locked`, whatever else the folder holds."""
         for name in (DATABASE, WAL, SHARED_MEMORY, JOURNAL):
             (folder / name).unlink(missing_ok=True)
         header = {
             "format": _FORMAT,
             "version": _VERSION,
-            "model": {"name": model.name, "fingerprint": model.fingerprint},
+            "model": model.reference(),
             "dimension": model.dimension,
         }
         with contextlib.closing(sqlite3.connect(folder / DATABASE)) as connection:

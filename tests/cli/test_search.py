@@ -6,9 +6,10 @@ import shlex
 
 import pytest
 
+from align_keras import load_model
 from align_keras.cli import search
 from align_keras.cli.main import main, parse_arguments
-from align_keras.search import ExportedModel, SearchIndex
+from align_keras.search import SearchIndex
 from align_keras.utils.errors import InputError
 
 TINY = runpy.run_path(pathlib.Path(__file__).parents[1] / "search" / "tiny_export.py")
@@ -25,7 +26,7 @@ def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     TINY["write_tiny_export"](folder / "export")
     images = [TINY["picture_bytes"](color) for color in TINY["COLORS"]]
-    embeddings = ExportedModel(folder / "export").encode_images(images)
+    embeddings = load_model(folder / "export").encode_images(images)
     SearchIndex.build(
         embeddings,
         ["fa-red", "fa-green", "fa-blue"],
@@ -80,7 +81,7 @@ def test_an_image_and_words_in_one_query(run_folder, capsys):
     arguments = ("--image", image, *words, "--text-weight", 2)
     query, ids = ids_of(run_folder, capsys, *arguments)
     assert ids[0] == "fa-red" and ids[-1] == "fa-green"
-    model = ExportedModel(run_folder / "export")
+    model = load_model(run_folder / "export")
     expected = model.encode_query(image, plus="red", minus=["green"])
     _, scores = SearchIndex.load(run_folder / "index").query(expected, 1)
     assert query["hits"][0]["score"] == pytest.approx(scores[0, 0], abs=1e-6)

@@ -337,7 +337,7 @@ import align_keras.search.standalone
 heavy = {"tensorflow", "keras", "rich", "PIL", "jinja2"} & set(sys.modules)
 if heavy:
     sys.exit(f"imported: {heavy}")
-model = align_keras.search.ExportedModel(sys.argv[1])
+model = align_keras.load_model(sys.argv[1])
 print(model.encode_texts(["red"]).shape)
 """
     process = subprocess.run(

@@ -41,6 +41,6 @@ def test_runs():
     )
     assert run.returncode == 0, run.stderr
     rows = run.stdout.splitlines()
-    # An engine embeds pictures alone.
+    # These runtimes embed images alone.
     assert len(rows) == 2 + 2 * 3 + 1
     assert all(row.startswith("| nano@32 |") for row in rows[2:])
