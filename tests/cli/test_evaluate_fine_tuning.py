@@ -12,13 +12,13 @@ from align_keras.protocols import fine_tuning
 from align_keras.protocols.embedding_cache import CachedEncoders
 from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
-from tests.drawings import (
+from tests.helpers.color_towers import GOLDEN
+from tests.helpers.drawings import (
     BOTH,
     HEAD,
     draw,
     evaluate,
 )
-from tests.search.color_towers import GOLDEN
 
 
 @pytest.mark.release

@@ -6,7 +6,7 @@ import pytest
 
 from align_keras.cli.main import main
 from align_keras.search import Index
-from tests.search.color_towers import GOLDEN, image_bytes
+from tests.helpers.color_towers import GOLDEN, image_bytes
 
 COMMANDS = {
     "embed": ("embed", "texts.txt", "--to", "out"),

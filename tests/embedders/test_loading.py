@@ -12,8 +12,8 @@ from align_keras.images.preprocess import PREPROCESSING_VERSION
 from align_keras.models import ALIGN
 from align_keras.text.wordpiece_tokenizer import TOKENIZATION_VERSION
 from align_keras.utils.errors import InputError
-from tests.search.tiny_export import picture_bytes, write_tiny_export
-from tests.small import small_align
+from tests.helpers.small import small_align
+from tests.helpers.tiny_export import picture_bytes, write_tiny_export
 
 PICTURES = [
     np.random.default_rng(seed).integers(0, 256, (40, 50, 3)).astype(np.uint8)

@@ -7,7 +7,7 @@ from align_keras import load_model
 from align_keras.embedders.locations import locate_model
 from align_keras.embedders.saved_model_embedder import SavedModelEmbedder, first_line
 from align_keras.utils.errors import InputError
-from tests.search import tiny_export as tiny_exports
+from tests.helpers import tiny_export as tiny_exports
 
 
 @pytest.fixture(scope="module")

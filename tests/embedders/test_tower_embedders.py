@@ -9,8 +9,8 @@ import pytest
 
 from align_keras import export_model, load_model
 from align_keras.utils.errors import InputError
-from tests.oracle_process import needs
-from tests.small import small_align
+from tests.helpers.oracle_process import needs
+from tests.helpers.small import small_align
 
 LITERT = pytest.param("litert", marks=needs("ai_edge_litert"))
 ONNX = pytest.param("onnx", marks=needs("tf2onnx", "onnxruntime"))
