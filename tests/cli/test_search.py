@@ -1,7 +1,6 @@
 import argparse
 import json
 import pathlib
-import runpy
 import shlex
 import shutil
 
@@ -13,8 +12,9 @@ from align_keras.cli.main import main, parse_arguments
 from align_keras.runs.run_index import open_run_index, write_run_index
 from align_keras.search import ExportedModel, Hit, Index, ModelIdentity, Query
 from align_keras.utils.errors import InputError
+from tests.helpers import tiny_export
 
-TINY = runpy.run_path(pathlib.Path(__file__).parents[1] / "search" / "tiny_export.py")
+TINY = vars(tiny_export)
 
 
 def parse(*arguments):
