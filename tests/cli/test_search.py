@@ -166,7 +166,7 @@ def test_wrong_run_folders_and_queries(run_folder, tmp_path):
     with pytest.raises(InputError, match="index, which doesn't exist"):
         search.run(parse("--model_dir", tmp_path, "red"))
     shutil.copytree(run_folder / "index", tmp_path / "index")
-    with pytest.raises(InputError, match="model must be .*export; check it"):
+    with pytest.raises(InputError, match="model must be .*export.*does not exist"):
         search.run(parse("--model_dir", tmp_path, "red"))
     with pytest.raises(InputError, match="missing.png"):
         search.run(parse("--model_dir", run_folder, "--image", "missing.png"))
@@ -216,7 +216,7 @@ def test_index_of_another_run(run_folder, tmp_path):
 
 def test_a_run_without_an_index_names_the_command_that_builds_one(run_folder, tmp_path):
     (tmp_path / "params.yaml").write_text("")
-    with pytest.raises(InputError, match="holds no trained model; let it end: `align"):
+    with pytest.raises(InputError, match="holds no trained model. Let it end: `align"):
         search.run(parse("--model_dir", tmp_path, "red"))
     (tmp_path / "config.json").write_text("{}")
     command = (
