@@ -16,7 +16,7 @@ import typing
 from typing import Any
 
 from align_keras.config.corpus_config import CorpusConfig
-from align_keras.config.experiment import ExperimentConfig
+from align_keras.config.experiment_config import ExperimentConfig
 from align_keras.config.fields import BOUNDS, as_dict, member_of
 from align_keras.config.fine_tuning_config import FineTuningConfig
 

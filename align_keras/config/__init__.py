@@ -1,7 +1,7 @@
 """Frozen dataclasses, strict YAML and dotted overrides, as TF Model Garden's.
 
-From an option to its value: the classes in `experiment.py`, `load.py`, and the rules
-between options in `rules.py`.
+The options are the fields of the classes in `experiment_config.py`. `load.py` sets their
+values, and `rules.py` checks the rules between options.
 """
 
 from align_keras.config.corpus_config import (
@@ -12,7 +12,7 @@ from align_keras.config.corpus_config import (
     ShardsConfig,
     VocabularyConfig,
 )
-from align_keras.config.experiment import (
+from align_keras.config.experiment_config import (
     AdamWConfig,
     ConstantConfig,
     ContrastiveLossConfig,
@@ -50,6 +50,7 @@ from align_keras.config.load import (
     load_config,
     load_corpus_config,
     load_recipe,
+    resolve_config,
     validate,
     write_config_file,
 )

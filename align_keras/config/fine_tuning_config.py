@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from align_keras.config.experiment import RuntimeConfig
+from align_keras.config.experiment_config import RuntimeConfig
 from align_keras.config.fields import count_field, fraction_field, number_field
 from align_keras.config.rules import Report, check_num_replicas
 

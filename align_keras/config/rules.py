@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any, NoReturn
 
-from align_keras.config.experiment import DataConfig, ExperimentConfig
+from align_keras.config.experiment_config import DataConfig, ExperimentConfig
 from align_keras.config.fields import describe_value
 from align_keras.utils.errors import InputError
 

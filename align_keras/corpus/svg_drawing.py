@@ -14,7 +14,7 @@ from PIL import Image
 
 from align_keras.corpus.drop_counter import ImageError
 
-MAX_SIDE = 2048
+MAX_SVG_SIDE = 2048
 MAX_SVG_BYTES = 8_000_000
 _MAX_ELEMENTS = 50_000
 _MAX_DEPTH = 100
@@ -117,7 +117,7 @@ def read_svg(content: bytes) -> "SvgDrawing | None":
     if root.tag != _SVG:
         return None
     width, height = _size(root)
-    scale = min(1.0, MAX_SIDE / max(width, height))
+    scale = min(1.0, MAX_SVG_SIDE / max(width, height))
     if "viewBox" not in root.attrib:
         root.set("viewBox", f"0 0 {width:g} {height:g}")
     size = tuple(max(1, round(side * scale)) for side in (width, height))

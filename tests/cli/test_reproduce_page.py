@@ -176,7 +176,7 @@ def _few_icons(monkeypatch):
     monkeypatch.setattr(icons, "TRAIN_FAMILIES", {})
     monkeypatch.setattr(icons, "_font_and_charmap", some)
     build = functools.partial(datasets.open_corpus, data_dir="icons_data")
-    monkeypatch.setattr(datasets, "build_corpus", build)
+    monkeypatch.setattr(datasets, "open_corpus", build)
 
 
 def _on_mock_data(command, monkeypatch, stack):

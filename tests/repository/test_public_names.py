@@ -112,7 +112,6 @@ PROGRAM_FOLDERS = {"litert_examples", "serving"}
 REPEATED_NAMES = {
     "AUTO_TILE_SIZE",
     "CONFIG_FILE",
-    "ENGINES",
     "FORMATS",
     "KS",
     "MODELS",
@@ -120,19 +119,18 @@ REPEATED_NAMES = {
     "OPTIONS",
     "VOCABULARY_FILE",
     "build_schedule",
-    "captioned_images",
     "check_inputs",
-    "open_model",
+    "check_installed",
+    "check_runtime",
+    "check_vocabulary",
+    "embed_images",
     "protocol",
     "read_image",
-    "train",
 }
 REPEATED_FILES = {
     "classification.py",
     "evaluate.py",
     "export.py",
-    "index.py",
-    "towers.py",
 }
 
 
