@@ -1,7 +1,7 @@
 """Frozen dataclasses, strict YAML and dotted overrides, as TF Model Garden's.
 
-The options are the fields of the classes in `experiment_config.py`. `load.py` sets their
-values, and `rules.py` checks the rules between options.
+The options are the fields of the classes in `experiment_config.py`. `load.py` sets
+their values, and `rules.py` checks the rules between options.
 """
 
 from align_keras.config.corpus_config import (

@@ -299,3 +299,22 @@ def test_what_went_wrong_on_a_cluster_is_read_here(tmp_path):
     assert type(error) is RuntimeError and str(error) == "Unreadable: one"
     assert error.__notes__[0] == 'in the task be_unreadable {"number": 3}'
     assert "line" in error.__notes__[1]
+
+
+DASK_WORKER = """
+import pickle, sys
+sys.modules["align_keras"] = None
+work = pickle.load(sys.stdin.buffer)
+try:
+    work({})
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_a_dask_worker_without_the_package_raises_an_import_error():
+    cloudpickle = pytest.importorskip("cloudpickle")
+    function = cloudpickle.dumps(module._dask_function())
+    command = [sys.executable, "-c", DASK_WORKER]
+    answer = subprocess.run(command, input=function, capture_output=True, check=True)
+    assert b"align_keras" in answer.stdout
