@@ -236,7 +236,7 @@ def _check_held_out(config: ExperimentConfig, report: Report) -> None:
     train, validation = config.task.train_data, config.task.validation_data
     if not _sources(train) & _sources(validation):
         return
-    for section, part, others in (
+    for section, part, purpose in (
         ("validation_data", "test", "training"),
         ("train_data", "train", "validation"),
     ):
@@ -244,7 +244,7 @@ def _check_held_out(config: ExperimentConfig, report: Report) -> None:
         if report.get(f"{key}.tfds_split") == "all":
             report.refuse(
                 f"{key}.tfds_split",
-                f"a part, such as {part}, where {others} takes the same pairs",
+                f"a part, such as {part}, where {purpose} takes the same pairs",
                 "name other pairs, or write train for task.train_data.tfds_split and "
                 "test for task.validation_data.tfds_split",
                 f"{key}.pairs",

@@ -308,13 +308,16 @@ def _image_url(image: Any, base_url: str) -> str | None:
         nodes += image.parent.css("source")
     # If the page has another address, `src` is the one of a placeholder.
     for plain, sets in ((_LATE, _LATE_SETS), (("src",), ("srcset",))):
-        found = [node.attributes.get(name) for node in nodes for name in sets]
+        addresses = [node.attributes.get(name) for node in nodes for name in sets]
         versions = [
-            version for srcset in found if srcset for version in parse_srcset(srcset)
+            version
+            for srcset in addresses
+            if srcset
+            for version in parse_srcset(srcset)
         ]
         versions = versions[:_MAX_CANDIDATES]
-        found = [image.attributes.get(name) for name in plain]
-        versions += [(address, 1.0) for address in found if address]
+        addresses = [image.attributes.get(name) for name in plain]
+        versions += [(address, 1.0) for address in addresses if address]
         # The first of equals: `sorted` is stable.
         for address, _ in sorted(versions, key=lambda version: -version[1]):
             url = _joined(base_url, address)

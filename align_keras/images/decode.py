@@ -199,7 +199,7 @@ def pixels_by_header(file: FileBytes) -> tf.Tensor:
 
     def gif() -> tf.Tensor:
         frame, _ = gif_frame(file)
-        left, top, width, height = (at(frame + place, 2) for place in (1, 3, 5, 7))
+        left, top, width, height = (at(frame + offset, 2) for offset in (1, 3, 5, 7))
         return tf.maximum(at(6, 2), left + width) * tf.maximum(at(8, 2), top + height)
 
     def bmp() -> tf.Tensor:
@@ -592,7 +592,7 @@ def _kind_of_bmp(image_bytes: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
 def _palette_bmp(image_bytes: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
     """Decodes what TensorFlow's decoder takes for gray levels, or refuses."""
     file = FileBytes(image_bytes)
-    start, header, count = (file.number(place, 4) for place in (10, 14, 46))
+    start, header, count = (file.number(field, 4) for field in (10, 14, 46))
     width, height = file.number(18, 4), file.number(22, 4)
     # A negative height, of rows from the top down, is two's complement.
     is_top_down = height >= 2**31

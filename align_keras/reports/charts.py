@@ -287,8 +287,8 @@ def confusion_chart(matrix: np.ndarray, names: Sequence[str], *, title: str) -> 
         verdict = "recognized" if row == column else f"taken for {across[column]}"
         note = f"{names[row]}, {verdict}: {count:,} of {items[row]:,} ({share:.1%})"
         shade = 0.06 + (_DEEPEST - 0.06) * share
-        about = {"count": count, "note": note, "shade": shade}
-        cells.append({"row": row, "column": column, **about})
+        cell = {"count": count, "note": note, "shade": shade}
+        cells.append({"row": row, "column": column, **cell})
     right = int(np.trace(matrix))
     label = f"{title}: {right:,} of {int(items.sum()):,} are on the diagonal"
     return _drawn("confusion", cells, names, across, margin, label)

@@ -43,29 +43,29 @@ def corpus_funnel(
     """
     tables, rows = corpus.tables, []
     raw = tables["extract"].facts["counts"]
-    found = raw["kept"] + sum(raw["dropped"].values())
-    rows.append(("pairs found", found, False))
+    pair_count = raw["kept"] + sum(raw["dropped"].values())
+    rows.append(("pairs found", pair_count, False))
     cleaned = sorted(raw.get("cleaned", {}).items())
-    rows += [(f"captions cleaned of {what}", count, False) for what, count in cleaned]
-    rows += [(what, count, True) for what, count in sorted(raw["dropped"].items())]
+    rows += [(f"captions cleaned of {label}", count, False) for label, count in cleaned]
+    rows += [(label, count, True) for label, count in sorted(raw["dropped"].items())]
     rows += [
-        (what, count, False) for what, count in sorted(raw.get("notes", {}).items())
+        (label, count, False) for label, count in sorted(raw.get("notes", {}).items())
     ]
     if "filter" in tables:
         counts = tables["filter"].facts["counts"]
         values = as_dict(corpus.config.filter)
         for reason, text in _RULES.items():
-            what = text.format(**values) if thresholds else reason
-            rows.append((what, counts[reason], True))
+            label = text.format(**values) if thresholds else reason
+            rows.append((label, counts[reason], True))
         rows.append(("pairs that pass the filters", counts["kept"], False))
     if "pictures" in tables:
         facts = tables["pictures"].facts
         rows.append(("pairs whose image isn't here", facts["remote"], True))
         rows.append(("images, with all their captions", facts["pictures"], False))
-        rows += [(what, n, True) for what, n in sorted(facts["faults"].items())]
+        rows += [(label, n, True) for label, n in sorted(facts["faults"].items())]
         dropped = tables["dedup"].facts["dropped"]
         copies = collections.Counter(reason for _, reason, *_ in dropped)
-        rows += [(what, count, True) for what, count in sorted(copies.items())]
+        rows += [(label, count, True) for label, count in sorted(copies.items())]
     if "shard" in tables:
         rows.append(("images in the shards", tables["shard"].facts["pictures"], False))
     return [row for row in rows if row[1] or not row[2]]

@@ -358,7 +358,7 @@ def gather_images(build: _Build, pairs: Tables) -> Tables:
         cut, tables = str(folder.path / "cut"), pairs.paths()
         pieces = 1 + count // _PAIRS_PER_PIECE
         tasks = [{"table": table, "folder": cut, "pieces": pieces} for table in tables]
-        places = build.run(cut_table, tasks, folder)
+        cut_counts = build.run(cut_table, tasks, folder)
         names = [pathlib.Path(table).stem for table in tables]
         groups = [_table(folder, "group", number) for number in range(pieces)]
         tasks = [
@@ -375,7 +375,7 @@ def gather_images(build: _Build, pairs: Tables) -> Tables:
             faults.update(stored["faults"])
         facts = {
             "tables": pieces,
-            "remote": sum(counts["remote"] for counts in places),
+            "remote": sum(counts["remote"] for counts in cut_counts),
             "pairs": sum(counts["pairs"] for counts in grouped),
             "pictures": sum(counts["pictures"] for counts in grouped),
             "faults": dict(faults),

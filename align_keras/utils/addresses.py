@@ -187,8 +187,8 @@ def with_secrets(address: str) -> str:
 
 def _server(address: str) -> str:
     """The scheme, the user and the host of an address."""
-    scheme, _, rest = address.partition("://")
-    return f"{scheme}://{re.split('[/?#]', rest, maxsplit=1)[0]}"
+    scheme, _, remainder = address.partition("://")
+    return f"{scheme}://{re.split('[/?#]', remainder, maxsplit=1)[0]}"
 
 
 def _parts(address: str) -> tuple[str, str, str | None, str, str]:
@@ -196,29 +196,31 @@ def _parts(address: str) -> tuple[str, str, str | None, str, str]:
 
     The parameters begin with `?` or, if there are only those of a fragment, with `#`.
     """
-    scheme, _, rest = address.partition("://")
-    at = _end_of_login(scheme, rest)
-    login, rest = (rest[:at], rest[at + 1 :]) if at >= 0 else ("", rest)
+    scheme, _, remainder = address.partition("://")
+    at = _end_of_login(scheme, remainder)
+    login, remainder = (
+        (remainder[:at], remainder[at + 1 :]) if at >= 0 else ("", remainder)
+    )
     user, colon, password = login.partition(":")
-    path = re.split("[?#]", rest, maxsplit=1)[0]
-    return scheme, user, password if colon else None, path, rest[len(path) :]
+    path = re.split("[?#]", remainder, maxsplit=1)[0]
+    return scheme, user, password if colon else None, path, remainder[len(path) :]
 
 
-def _end_of_login(scheme: str, rest: str) -> int:
+def _end_of_login(scheme: str, remainder: str) -> int:
     """Returns the position of the `@` after user and password, or -1."""
     is_database = scheme.lower() in _DATABASES
     if is_database:
-        match = _FIRST_PARAMETER.search(rest)
-        head = rest[: match.start()] if match else rest
+        match = _FIRST_PARAMETER.search(remainder)
+        head = remainder[: match.start()] if match else remainder
         authority = head
     else:
-        head = rest.partition("?")[0]
+        head = remainder.partition("?")[0]
         authority = re.split("[/#]", head, maxsplit=1)[0]
     at = authority.rfind("@")
     if at < 0 and _has_broken_password(is_database, authority):
         at = head.rfind("@")
         if at < 0:
-            at = rest.rfind("@")
+            at = remainder.rfind("@")
     return at
 
 
@@ -303,18 +305,18 @@ def _secrets(address: str) -> list[str]:
 
 def _with_netrc(address: str) -> str:
     """Adds the user and the password that ~/.netrc has for a web server."""
-    scheme, user, _, rest, query = _parts(address)
+    scheme, user, _, remainder, query = _parts(address)
     if scheme.lower() not in ("http", "https"):
         return address
     try:
-        host = urllib.parse.urlsplit(f"//{rest}").hostname or ""
+        host = urllib.parse.urlsplit(f"//{remainder}").hostname or ""
     except ValueError:  # The request reports that the address is not valid.
         return address
     login, password = _netrc(os.environ.get("NETRC")).get(host, ("", ""))
     if not password or (user and user != login):
         return address
     login, password = (urllib.parse.quote(one, safe="") for one in (login, password))
-    return f"{scheme}://{login}:{password}@{rest}{query}"
+    return f"{scheme}://{login}:{password}@{remainder}{query}"
 
 
 @functools.cache

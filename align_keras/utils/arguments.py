@@ -17,20 +17,20 @@ def parameters_of(function: Callable) -> list[str]:
     return [p.name for p in parameters if p.kind not in varying and p.name != "self"]
 
 
-def _kept(cls: Any) -> list[str]:
+def _stored_arguments(cls: Any) -> list[str]:
     """A class's arguments but those that every Keras layer keeps by itself."""
     return sorted({*parameters_of(cls.__init__)} - {"dtype", "trainable", "name"})
 
 
 def keep_arguments(instance: object, cls: Any, values: Mapping[str, Any]) -> None:
     """Sets an attribute for each of a class's arguments; `values` are its locals."""
-    for name in _kept(cls):
+    for name in _stored_arguments(cls):
         setattr(instance, name, values[name])
 
 
 def arguments_of(instance: object, cls: Any) -> dict[str, object]:
     """A class's arguments, from what `keep_arguments` set."""
-    return {name: getattr(instance, name) for name in _kept(cls)}
+    return {name: getattr(instance, name) for name in _stored_arguments(cls)}
 
 
 def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> None:

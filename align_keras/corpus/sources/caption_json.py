@@ -117,8 +117,8 @@ def _coco(content: Any, name: str, counter: DropCounter) -> list[_Entry]:
         try:
             by_id[row["image_id"]].captions.append(text_value(row["caption"]))
         except (KeyError, TypeError) as error:
-            place = f"annotations[{number}] of {name}"
-            counter.drop("broken record", place, f"lacks {error}")
+            position = f"annotations[{number}] of {name}"
+            counter.drop("broken record", position, f"lacks {error}")
     return entries
 
 
@@ -127,16 +127,16 @@ def _karpathy(
 ) -> list[_Entry]:
     entries = []
     for number, row in enumerate(content["images"]):
-        place = f"images[{number}] of {name}"
+        position = f"images[{number}] of {name}"
         try:
             image = parse_karpathy_image(row)
             if (image.split in _EVALUATION) != is_evaluation:
                 reason = "training set" if is_evaluation else "evaluation set"
-                counter.filter(reason, place, image.split, count=len(image.captions))
+                counter.filter(reason, position, image.split, count=len(image.captions))
             else:
                 entries.append(_Entry(image.path, list(image.captions), ""))
         except (KeyError, TypeError, AttributeError) as error:
-            counter.drop("broken record", place, str(error))
+            counter.drop("broken record", position, str(error))
     return entries
 
 

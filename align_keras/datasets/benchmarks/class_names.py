@@ -203,8 +203,8 @@ def _caseless(name: str) -> str:
 def _differences(names: Sequence[str], old: Sequence[str]) -> str:
     """Returns the names that only the file has and those that only the data has."""
     parts = []
-    for owner, candidates, others in (("file", names, old), ("data", old, names)):
-        known_names = {_caseless(name) for name in others}
+    for owner, candidates, other_names in (("file", names, old), ("data", old, names)):
+        known_names = {_caseless(name) for name in other_names}
         missing_names = [
             repr(name) for name in candidates if _caseless(name) not in known_names
         ]
