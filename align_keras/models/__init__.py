@@ -1,6 +1,7 @@
-"""Image encoder, text encoder, ALIGN, presets; imported when they are first used."""
+"""Image encoder, text encoder, ALIGN and presets, imported when they are first used."""
 
 import importlib
+from typing import Any
 
 _PUBLIC = {
     "ALIGN": "align_keras.models.align",
@@ -16,7 +17,7 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'align_keras.models' has no attribute {name!r}")
