@@ -1,4 +1,4 @@
-"""Metrics in NumPy: embeddings, ranks and ratings in, numbers out."""
+"""Metrics in NumPy, computed from embeddings, ranks and ratings."""
 
 from align_keras.evaluation.classification import (
     Classification,
@@ -28,6 +28,7 @@ from align_keras.evaluation.rank_correlation import (
     word_cosines,
 )
 from align_keras.evaluation.recall_at_k import (
+    PAPER_KS,
     chance_recall_at_k,
     count_without_positives,
     rank_of_best_positive,
