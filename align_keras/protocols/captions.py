@@ -1,42 +1,54 @@
-"""What finds captions and images: retrieval, CxC, Multi30k, composition, SimLex."""
+"""Protocols of captions and words: retrieval, CxC, Multi30k, composition, SimLex."""
 
 import dataclasses
 import pathlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from align_keras.protocols.data_sets import NAMED, folder_of, joined, refuse
+from align_keras.protocols.data_sets import (
+    NAMED,
+    folder_of,
+    join_metadata_columns,
+    refuse_options,
+)
 from align_keras.protocols.protocol import (
-    PAPERS_KS,
     Evaluation,
+    ItemStatistics,
     Request,
     columns_of_rows,
-    left_out,
-    protocol,
+    define_protocol,
+    missing_images_metric,
 )
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from align_keras.datasets.benchmarks import CaptionedImages
+    from align_keras.evaluation.slices import Statistics
     from align_keras.protocols.embedding_cache import CachedEncoders
 
 _CORPORA = ("stamps", "icons", "clipart", "emoji")
-_OF_IMAGES = ("allow_missing", "metadata", "image_engine", "engine")
+_IMAGE_OPTIONS = ("allow_missing", "metadata", "image_engine", "engine")
 
 
-def captioned_images(request: Request) -> "CaptionedImages":
-    """Reads images, any number of captions each."""
-    return joined(_captioned_images(request), request)
+def read_captioned_images(request: Request) -> "CaptionedImages":
+    """Reads images with any number of captions, and the columns of `metadata`."""
+    return join_metadata_columns(_captioned_images(request), request)
 
 
-def _captioned_images(request):
+def _captioned_images(request: Request) -> "CaptionedImages":
+    """Reads the images of a corpus, a named set, a table or a folder."""
     from align_keras.datasets import benchmarks
 
     name = request.data
     is_corpus = name.partition("/")[0] in _CORPORA
     if is_corpus or name in NAMED:
-        refuse(request, "is no table", "image_column", "caption_column", "encoding")
+        refuse_options(
+            request, "is no table", "image_column", "caption_column", "encoding"
+        )
     if is_corpus:
-        refuse(request, "holds its images", "allow_missing")
+        refuse_options(request, "holds its images", "allow_missing")
         return _corpus(name, request.split or "test")
     if name in NAMED:
         if NAMED[name].protocol != "retrieval":
@@ -56,7 +68,7 @@ def _captioned_images(request):
             "data must be flickr30k, coco, stamps, stamps/de, icons or the path of a "
             f"table or folder of captioned images, received {name!r}; check it."
         )
-    refuse(request, "has no splits", "split")
+    refuse_options(request, "has no splits", "split")
     return benchmarks.read_caption_files(
         name,
         allow_missing=bool(request.allow_missing),
@@ -66,7 +78,8 @@ def _captioned_images(request):
     )
 
 
-def _corpus(name, split):
+def _corpus(name: str, split: str) -> "CaptionedImages":
+    """Reads a split of a corpus of this package."""
     from align_keras.datasets import benchmarks, build_corpus
 
     images = benchmarks.read_stored_images(build_corpus(name), split)
@@ -82,34 +95,41 @@ def _corpus(name, split):
     )
 
 
-def _embedded(encoders, request, data, *columns):
-    """The images' embeddings, and the data of those that could be decoded."""
-    request.check_columns({*columns, *data.columns})
+def _embedded(
+    encoders: "CachedEncoders", request: Request, data: Any, *protocol_columns: str
+) -> "tuple[np.ndarray, Any]":
+    """Returns the embeddings of images that can be decoded, and their data.
+
+    `protocol_columns` are names of columns that the protocol adds.
+    """
+    request.check_columns({*protocol_columns, *data.columns})
     images, rows = encoders.readable_images(data.images)
     return images, data.of_rows(rows)
 
 
-def _keys(data):
-    """What equal images have in common."""
+def _image_keys(data: Any) -> list[bytes]:
+    """Returns a key of each image. Equal images have equal keys."""
     from align_keras.protocols.embedding_cache import image_key
 
-    return list(map(image_key, data.images))
+    return [image_key(image) for image in data.images]
 
 
-def _recalls(ranks):
-    """Of each direction, what `sliced_metrics` takes."""
+def _recalls(ranks: "Mapping[str, np.ndarray]") -> "dict[str, Statistics]":
+    """Returns the recalls of each direction for `sliced_metrics`."""
     from align_keras import evaluation
 
     return {
-        direction: evaluation.recall_statistics(f"{direction}/", of_queries, PAPERS_KS)
-        for direction, of_queries in ranks.items()
+        direction: evaluation.recall_statistics(
+            f"{direction}/", query_ranks, evaluation.PAPER_KS
+        )
+        for direction, query_ranks in ranks.items()
     }
 
 
-@protocol(
-    "recall of captions and images",
-    "table 1",
-    ("split", "image_column", "caption_column", "encoding", *_OF_IMAGES),
+@define_protocol(
+    help="recall of captions and images",
+    table="table 1",
+    options=("split", "image_column", "caption_column", "encoding", *_IMAGE_OPTIONS),
     data_help="flickr30k, coco, stamps, stamps/de, icons, or the path of a table or "
     "folder of captioned images",
 )
@@ -117,39 +137,63 @@ def retrieval(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Ranks captions for each image and images for each caption."""
     from align_keras import evaluation
 
-    images, data = _embedded(encoders, request, captioned_images(request))
-    captions, image_of = evaluation.flatten_captions(data.captions)
+    images, data = _embedded(encoders, request, read_captioned_images(request))
+    captions, image_of_caption = evaluation.flatten_captions(data.captions)
     texts = encoders.texts(captions)
-    # In the paper's sets only an image's captions are right; elsewhere equal captions
-    # and equal images can't be told apart by any model.
+    # In the paper only the captions of an image are right. In other sets no model can
+    # distinguish equal captions and equal images.
     if request.data in ("flickr30k", "coco"):
-        positives = evaluation.own_positives(len(data), image_of)
+        positives = evaluation.own_positives(len(data), image_of_caption)
     else:
-        positives = evaluation.shared_positives(_keys(data), captions, image_of)
+        positives = evaluation.shared_positives(
+            _image_keys(data), captions, image_of_caption
+        )
     ranks = evaluation.retrieval_ranks(images, texts, positives)
-    metrics = dict(evaluation.metrics_of_retrieval_ranks(ranks, positives, PAPERS_KS))
-    metrics |= {"images": float(len(data)), "captions": float(len(captions))}
-    statistics = _recalls(ranks)
+    metrics = dict(evaluation.metrics_of_retrieval_ranks(ranks, positives))
+    metrics["images"] = float(len(data))
+    metrics["captions"] = float(len(captions))
+    metrics |= missing_images_metric(data.missing)
+    recalls = _recalls(ranks)
+    caption_columns = columns_of_rows(data.columns, image_of_caption)
     return Evaluation(
-        metrics | left_out(data.missing),
+        metrics,
         [
-            (statistics["i2t"], data.columns),
-            (statistics["t2i"], columns_of_rows(data.columns, image_of)),
+            ItemStatistics(recalls["i2t"], data.columns),
+            ItemStatistics(recalls["t2i"], caption_columns),
         ],
         retrieval={
             "image_embeddings": images,
             "text_embeddings": texts,
             "images": data.images,
             "captions": captions,
-            "caption_image_index": image_of,
+            "caption_image_index": image_of_caption,
             "positives": positives,
             "ranks": ranks,
         },
     )
 
 
-def _embedded_cxc(encoders, request):
-    """(data, ratings, image embeddings, caption embeddings, captions' columns)."""
+@dataclasses.dataclass(frozen=True)
+class _EmbeddedCxC:
+    """Images and captions of CxC with their embeddings.
+
+    Attributes:
+        data: `CaptionedImages` that can be decoded.
+        ratings: ratings of `read_cxc`.
+        images: float32 array (images, dimension).
+        texts: float32 array (captions, dimension).
+        caption_columns: dict from the name of a column to its value for each caption.
+    """
+
+    data: Any
+    ratings: Any
+    images: "np.ndarray"
+    texts: "np.ndarray"
+    caption_columns: dict[str, list]
+
+
+def _embedded_cxc(encoders: "CachedEncoders", request: Request) -> _EmbeddedCxC:
+    """Reads and embeds CxC."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
@@ -158,7 +202,8 @@ def _embedded_cxc(encoders, request):
             f"data must be cxc, received {request.data!r}; its protocols are made of "
             "people's ratings, which no other set has."
         )
-    folder, split = folder_of(request), request.split or "test"
+    folder = folder_of(request)
+    split = request.split or "test"
     ratings = benchmarks.read_cxc(folder / "cxc", split)
     allow_missing = bool(request.allow_missing)
     coco = benchmarks.read_karpathy(
@@ -169,16 +214,22 @@ def _embedded_cxc(encoders, request):
         allow_missing=allow_missing,
     )
     data = benchmarks.cxc_captioned_images(ratings, coco, allow_missing=allow_missing)
-    images, data = _embedded(encoders, request, joined(data, request))
-    captions, image_of = evaluation.flatten_captions(data.captions)
-    of_captions = columns_of_rows(data.columns, image_of)
-    return data, ratings, images, encoders.texts(captions), of_captions
+    data = join_metadata_columns(data, request)
+    images, data = _embedded(encoders, request, data)
+    captions, image_of_caption = evaluation.flatten_captions(data.captions)
+    return _EmbeddedCxC(
+        data=data,
+        ratings=ratings,
+        images=images,
+        texts=encoders.texts(captions),
+        caption_columns=columns_of_rows(data.columns, image_of_caption),
+    )
 
 
-@protocol(
-    "the same within images and within captions too, by CxC's ratings",
-    "table 2",
-    ("split", *_OF_IMAGES),
+@define_protocol(
+    help="the same within images and within captions too, by CxC's ratings",
+    table="table 2",
+    options=("split", *_IMAGE_OPTIONS),
     data="cxc",
     data_help="cxc",
 )
@@ -187,22 +238,27 @@ def cxc_retrieval(encoders: "CachedEncoders", request: Request) -> Evaluation:
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
-    data, ratings, images, texts, of_captions = _embedded_cxc(encoders, request)
-    positives = benchmarks.cxc_positives(ratings, data)
-    ranks = evaluation.retrieval_ranks(images, texts, positives)
-    columns = {"i": data.columns, "t": of_captions}
+    cxc = _embedded_cxc(encoders, request)
+    positives = benchmarks.cxc_positives(cxc.ratings, cxc.data)
+    ranks = evaluation.retrieval_ranks(cxc.images, cxc.texts, positives)
+    metrics = dict(evaluation.metrics_of_retrieval_ranks(ranks, positives))
+    query_columns = {
+        "i2t": cxc.data.columns,
+        "t2i": cxc.caption_columns,
+        "t2t": cxc.caption_columns,
+        "i2i": cxc.data.columns,
+    }
     items = [
-        (statistics, columns[direction[0]])
+        ItemStatistics(statistics, query_columns[direction])
         for direction, statistics in _recalls(ranks).items()
     ]
-    metrics = dict(evaluation.metrics_of_retrieval_ranks(ranks, positives, PAPERS_KS))
-    return Evaluation(metrics | left_out(data.missing), items)
+    return Evaluation(metrics | missing_images_metric(cxc.data.missing), items)
 
 
-@protocol(
-    "correlation of cosines with CxC's ratings",
-    "table 3",
-    ("split", *_OF_IMAGES),
+@define_protocol(
+    help="correlation of cosines with CxC's ratings",
+    table="table 3",
+    options=("split", *_IMAGE_OPTIONS),
     data="cxc",
     data_help="cxc",
 )
@@ -211,20 +267,25 @@ def cxc_similarity(encoders: "CachedEncoders", request: Request) -> Evaluation:
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
-    data, ratings, images, texts, of_captions = _embedded_cxc(encoders, request)
-    rated = benchmarks.cxc_rated_rows(ratings, data)
+    cxc = _embedded_cxc(encoders, request)
+    rated = benchmarks.cxc_rated_rows(cxc.ratings, cxc.data)
+    metrics = dict(evaluation.cxc_similarity_metrics(cxc.images, cxc.texts, rated))
+    statistics = evaluation.cxc_similarity_statistics(cxc.images, cxc.texts, rated)
+    # The items are the images followed by the captions.
     columns = {
-        name: [*values, *of_captions[name]] for name, values in data.columns.items()
+        name: [*values, *cxc.caption_columns[name]]
+        for name, values in cxc.data.columns.items()
     }
-    metrics = dict(evaluation.cxc_similarity_metrics(images, texts, rated))
-    statistics = evaluation.cxc_similarity_statistics(images, texts, rated)
-    return Evaluation(metrics | left_out(data.missing), [(statistics, columns)])
+    return Evaluation(
+        metrics | missing_images_metric(cxc.data.missing),
+        [ItemStatistics(statistics, columns)],
+    )
 
 
-@protocol(
-    "mean recall in four languages",
-    "table 11",
-    _OF_IMAGES,
+@define_protocol(
+    help="mean recall in four languages",
+    table="table 11",
+    options=_IMAGE_OPTIONS,
     data="multi30k",
     data_help="multi30k or stamps",
 )
@@ -232,22 +293,26 @@ def multi30k(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Ranks captions and images in English, German, French and Czech."""
     from align_keras import evaluation
 
-    data = joined(_captions_by_language(request), request)
+    data = join_metadata_columns(_captions_by_language(request), request)
     images, data = _embedded(encoders, request, data)
-    # In the paper's set only an image's captions are right, as in `retrieval`.
-    keys = None if request.data == "multi30k" else _keys(data)
+    # In the paper only the captions of an image are right, as in `retrieval`.
+    keys = None if request.data == "multi30k" else _image_keys(data)
     ranks = evaluation.multilingual_ranks(images, encoders.texts, data.captions, keys)
-    statistics = evaluation.mean_statistics(evaluation.multilingual_outcomes(ranks))
     metrics = dict(evaluation.multilingual_metrics(ranks))
-    metrics |= {"images": float(len(images))}
-    return Evaluation(metrics | left_out(data.missing), [(statistics, data.columns)])
+    metrics["images"] = float(len(images))
+    statistics = evaluation.mean_statistics(evaluation.multilingual_outcomes(ranks))
+    return Evaluation(
+        metrics | missing_images_metric(data.missing),
+        [ItemStatistics(statistics, data.columns)],
+    )
 
 
-def _captions_by_language(request):
+def _captions_by_language(request: Request) -> Any:
+    """Reads Multi30k or the stamps."""
     from align_keras.datasets import benchmarks
 
     if request.data == "stamps":
-        refuse(request, "holds its images", "allow_missing")
+        refuse_options(request, "holds its images", "allow_missing")
         return benchmarks.stamps_captions_by_language()
     if request.data != "multi30k":
         raise InputError(
@@ -262,10 +327,10 @@ def _captions_by_language(request):
     )
 
 
-@protocol(
-    "an image plus or minus words finds another icon",
-    "figure 5",
-    ("split", "text_weight", "metadata", "image_engine", "engine"),
+@define_protocol(
+    help="an image plus or minus words finds another icon",
+    table="figure 5",
+    options=("split", "text_weight", "metadata", "image_engine", "engine"),
     data="icons",
     data_help="icons",
 )
@@ -279,25 +344,27 @@ def composed(encoders: "CachedEncoders", request: Request) -> Evaluation:
             f"data must be icons, received {request.data!r}; their names tell which "
             "icon is another one plus a word."
         )
-    data = captioned_images(request)
+    data = read_captioned_images(request)
     images, data = _embedded(encoders, request, data, "sign", "words")
     queries = benchmarks.composed_icon_queries(data.image_ids)
-    columns = {
-        "sign": ["plus" if query.sign > 0 else "minus" for query in queries],
-        "words": [query.words for query in queries],
-    } | columns_of_rows(data.columns, [query.image for query in queries])
     ranks = evaluation.rank_composed_queries(
         encoders.texts, images, queries, text_weight=request.text_weight
     )
-    metrics = dict(evaluation.composed_metrics(ranks, queries, len(data), PAPERS_KS))
-    metrics |= {"images": float(len(data))}
-    statistics = evaluation.composed_statistics(ranks, PAPERS_KS)
-    return Evaluation(metrics | left_out(data.missing), [(statistics, columns)])
+    metrics = dict(evaluation.composed_metrics(ranks, queries, len(data)))
+    metrics["images"] = float(len(data))
+    metrics |= missing_images_metric(data.missing)
+    statistics = evaluation.composed_statistics(ranks)
+    columns = {
+        "sign": ["plus" if query.sign > 0 else "minus" for query in queries],
+        "words": [query.words for query in queries],
+    }
+    columns |= columns_of_rows(data.columns, [query.image for query in queries])
+    return Evaluation(metrics, [ItemStatistics(statistics, columns)])
 
 
-@protocol(
-    "similarity of words",
-    "table 12",
+@define_protocol(
+    help="similarity of words",
+    table="table 12",
     data="simlex999",
     data_help="simlex999, or the path of a file in its format",
     needs="words",
@@ -309,17 +376,20 @@ def simlex(encoders: "CachedEncoders", request: Request) -> Evaluation:
 
     path = pathlib.Path(request.data)
     if request.data == "simlex999":
-        path = folder_of(request) / NAMED["simlex999"].places[0]
-    rows = [dataclasses.astuple(pair) for pair in benchmarks.read_simlex(path)]
-    names = {2: "part_of_speech", 4: "concreteness_quartile", 5: "is_hard"}
-    columns = {name: [row[field] for row in rows] for field, name in names.items()}
+        path = folder_of(request) / NAMED["simlex999"].paths[0]
+    pairs = benchmarks.read_simlex(path)
+    columns: dict[str, list] = {
+        "part_of_speech": [pair.part_of_speech for pair in pairs],
+        "concreteness_quartile": [pair.concreteness_quartile for pair in pairs],
+        "is_hard": [pair.is_hard for pair in pairs],
+    }
     request.check_columns(columns)
     if encoders.model.encode_words is None:
         raise InputError(
             "simlex needs the [CLS] vector before the projection, which an export "
             "hasn't got; give `model` the run folder or the Hugging Face folder."
         )
-    cosines = evaluation.word_cosines(encoders.model.encode_words, rows)
-    metrics = dict(evaluation.simlex_metrics(cosines, rows))
-    statistics = evaluation.simlex_statistics(cosines, rows)
-    return Evaluation(metrics, [(statistics, columns)])
+    cosines = evaluation.word_cosines(encoders.model.encode_words, pairs)
+    metrics = dict(evaluation.simlex_metrics(cosines, pairs))
+    statistics = evaluation.simlex_statistics(cosines, pairs)
+    return Evaluation(metrics, [ItemStatistics(statistics, columns)])

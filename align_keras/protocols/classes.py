@@ -1,19 +1,20 @@
-"""Images with classes: their reading, zero-shot classification, kNN, linear probe."""
+"""Protocols of images with classes: zero-shot classification, kNN, linear probe."""
 
+import dataclasses
 import pathlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from align_keras.protocols.data_sets import joined
+from align_keras.protocols.data_sets import join_metadata_columns
 from align_keras.protocols.protocol import (
-    PAPERS_KS,
     Evaluation,
+    ItemStatistics,
     Request,
     columns_of_rows,
-    left_out,
-    protocol,
-    some,
+    define_protocol,
+    first_names,
+    missing_images_metric,
 )
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
@@ -22,29 +23,44 @@ if TYPE_CHECKING:
     import numpy as np
 
     from align_keras.datasets.benchmarks import LabeledImages
+    from align_keras.evaluation import Classification
     from align_keras.evaluation.slices import Statistics
     from align_keras.protocols.embedding_cache import CachedEncoders
 
-# The split that is judged, and the one that is learned from, where a set has no
-# `test` with labels.
+
+@dataclasses.dataclass(frozen=True)
+class UsualSplits:
+    """Splits of a data set that a protocol uses by default.
+
+    Attributes:
+        test: str, split that is evaluated.
+        train: str, split to learn from, or None for sets without one.
+    """
+
+    test: str
+    train: str | None
+
+
+# Sets that have no split `test` with labels, or no split `train`.
 TFDS_SPLITS = {
-    "imagenet2012": ("validation", "train"),
-    "imagenet_v2": ("test", None),
-    "imagenet_r": ("test", None),
-    "imagenet_a": ("test", None),
-    "food101": ("validation", "train"),
+    "imagenet2012": UsualSplits(test="validation", train="train"),
+    "imagenet_v2": UsualSplits(test="test", train=None),
+    "imagenet_r": UsualSplits(test="test", train=None),
+    "imagenet_a": UsualSplits(test="test", train=None),
+    "food101": UsualSplits(test="validation", train="train"),
 }
-_USUAL = ("test", "train")
-# Sets that keep labels of classes they have no images of.
+_DEFAULT_SPLITS = UsualSplits(test="test", train="train")
+# Sets with labels of classes that have no images.
 _OF_OCCURRING_CLASSES = ("imagenet_r", "imagenet_a", "stamps")
 _OPTIONS = ("split", "classes", "metadata", "image_engine", "engine")
 
 
 def labeled_images(request: Request, train: bool = False) -> "LabeledImages":
-    """Reads images with classes, of the one or the other split."""
+    """Reads images with classes of the test split, or of the training split."""
     from align_keras.datasets import benchmarks, build_corpus
 
-    name, split = request.data, split_of_classes(request, train)
+    name = request.data
+    split = split_of_classes(request, train)
     if name == "stamps":
         corpus = build_corpus("stamps")
         data = benchmarks.stamps_by_category(corpus, None if split == "all" else split)
@@ -54,29 +70,37 @@ def labeled_images(request: Request, train: bool = False) -> "LabeledImages":
         data = benchmarks.read_tfds_classification(name, split)
     if request.classes is not None:
         names = benchmarks.read_class_names(request.classes)
-        # TFDS defines the order of its labels. Folders and the stamps have only names.
+        # TFDS defines the order of its labels. Folders and the stamps have names only.
         ordered = split is not None and name != "stamps" and not is_class_folder(name)
         renamed = benchmarks.rename_classes(data, names, ordered)
         is_positional = isinstance(names, list) and set(names).isdisjoint(
             data.class_names
         )
         if is_positional and ordered and not train:
-            first = [
+            renamings = [
                 f"{old} is {new}"
                 for old, new in zip(data.class_names, renamed.class_names, strict=True)
             ]
             say(
-                f"--classes names the labels of {name} in their order: {some(first, 3)}"
+                f"--classes names the labels of {name} in their order: "
+                f"{first_names(renamings, 3)}"
             )
         data = renamed
-    # What is learned from isn't sliced.
-    return data if train else joined(data, request, taken=("class",))
+    # Training images aren't sliced.
+    if train:
+        return data
+    return join_metadata_columns(data, request, protocol_columns=("class",))
 
 
 def train_and_test(request: Request) -> "tuple[LabeledImages, LabeledImages]":
-    """Two splits of the same classes without an image in common."""
-    check_splits_are_apart(request)  # Before reading, which may take minutes.
-    train, test = labeled_images(request, train=True), labeled_images(request)
+    """Reads the training and the test split, or raises if they don't fit.
+
+    Both must have the same classes, and no image in common.
+    """
+    # This check comes before reading, which may take minutes.
+    check_splits_are_apart(request)
+    train = labeled_images(request, train=True)
+    test = labeled_images(request)
     check_same_classes(train, test)
     check_several_classes(test)
     return train, test
@@ -103,38 +127,39 @@ def check_several_classes(data: "LabeledImages") -> None:
 
 
 def is_class_folder(name: str) -> bool:
-    """Whether `data` names a folder of classes, not the stamps or a set of TFDS."""
+    """Returns True if `data` is a folder of classes, not the stamps or a TFDS set."""
     return name != "stamps" and pathlib.Path(name).is_dir()
 
 
 def tfds_name(name: str) -> str:
-    """A TFDS set's name without its configuration and version."""
+    """Returns the name of a TFDS set without its configuration and version."""
     return re.split("[/:]", name)[0]
 
 
 def split_of_classes(request: Request, train: bool = False) -> str | None:
-    """The split that is judged or learned from, None for a folder without splits."""
-    name, given = request.data, request.train_split if train else request.split
-    if given is not None:
-        return given
+    """Returns the test or the training split, None for a folder without splits."""
+    name = request.data
+    requested = request.train_split if train else request.split
+    if requested is not None:
+        return requested
     if name == "stamps":
         return "train" if train else "test"
     if is_class_folder(name):
         return _split_of_folder(name, train)
-    test, learn = TFDS_SPLITS.get(tfds_name(name), _USUAL)
-    if train and learn is None:
+    usual = TFDS_SPLITS.get(tfds_name(name), _DEFAULT_SPLITS)
+    if train and usual.train is None:
         raise InputError(
             f"train_split must be given for {name}, which has none; judge what learns "
             "on imagenet2012."
         )
-    return learn if train else test
+    return usual.train if train else usual.test
 
 
 def _split_of_folder(name: str, train: bool) -> str | None:
-    """The split of a folder that is measured or learned from, None for all of it."""
+    """Returns the test or the training split of a folder, None for the whole folder."""
     from align_keras.datasets import benchmarks
 
-    splits, others = benchmarks.folders_of_splits(name)
+    splits, class_folders = benchmarks.folders_of_splits(name)
     if train:
         if "train" not in splits:
             raise InputError(
@@ -144,43 +169,49 @@ def _split_of_folder(name: str, train: bool) -> str | None:
         return "train"
     if not splits:
         return None
-    if others and not {"train", "test"} <= set(splits):
+    if class_folders and not {"train", "test"} <= set(splits):
         raise InputError(
             f"data must be a folder of classes or of splits, received {name}, whose "
-            f"subfolders {some(splits)} look like splits and {some(others)} like "
-            f"classes; choose by `split`: {splits[0]!r} takes the classes in that "
-            "folder, '.' takes every subfolder as a class."
+            f"subfolders {first_names(splits)} look like splits and "
+            f"{first_names(class_folders)} like classes; choose by `split`: "
+            f"{splits[0]!r} takes the classes in that folder, "
+            "'.' takes every subfolder as a class."
         )
     if "test" not in splits:
         raise InputError(
             f"data must have the folder test, received {name}, which has the splits "
-            f"{some(splits)}; choose one by `split`, such as --split {splits[-1]}. "
-            "If they are classes, use --split ."
+            f"{first_names(splits)}; choose one by `split`, such as --split "
+            f"{splits[-1]}. If they are classes, use --split ."
         )
     return "test"
 
 
 def unusual_splits(request: Request) -> dict[str, str]:
-    """The splits of which the paper's figures aren't: `split`, `train_split`."""
-    usual, _ = TFDS_SPLITS.get(tfds_name(request.data), _USUAL)
-    found = {}
-    if request.split is not None and request.split != usual:
-        found["split"] = request.split
+    """Returns the options `split` and `train_split` that differ from the paper."""
+    usual = TFDS_SPLITS.get(tfds_name(request.data), _DEFAULT_SPLITS)
+    splits = {}
+    if request.split is not None and request.split != usual.test:
+        splits["split"] = request.split
     if request.train_split is not None:
-        # Even train: a set's protocols don't all learn from the same split.
-        found["train_split"] = request.train_split
-    return found
+        # This includes "train", since the protocols of a set learn from different
+        # splits.
+        splits["train_split"] = request.train_split
+    return splits
 
 
 def check_splits_are_apart(request: Request) -> None:
-    """Raises where images with classes are both learned from and judged."""
-    train, test = (split_of_classes(request, train) for train in (True, False))
+    """Raises if the training and the test split have images in common."""
+    train = split_of_classes(request, train=True)
+    test = split_of_classes(request, train=False)
     if request.data == "stamps":
         overlap = train == test or "all" in (train, test)
     elif train is None or test is None or is_class_folder(request.data):
         root = pathlib.Path(request.data)
-        one, other = ((root / (split or "")).resolve() for split in (train, test))
-        overlap = one.is_relative_to(other) or other.is_relative_to(one)
+        train_folder = (root / (train or "")).resolve()
+        test_folder = (root / (test or "")).resolve()
+        overlap = train_folder.is_relative_to(
+            test_folder
+        ) or test_folder.is_relative_to(train_folder)
     else:
         from align_keras.datasets import benchmarks
 
@@ -195,7 +226,7 @@ def check_splits_are_apart(request: Request) -> None:
 
 
 def class_columns(data: "LabeledImages", rows: Collection[int]) -> dict[str, list]:
-    """The columns of some rows of images, and their classes."""
+    """Returns the columns of some rows of images, with their classes."""
     classes = [data.class_names[data.labels[row]] for row in rows]
     return columns_of_rows(data.columns, rows) | {"class": classes}
 
@@ -207,10 +238,19 @@ def class_evaluation(
     rows: "np.ndarray",
     predictions: "np.ndarray",
 ) -> Evaluation:
-    """What names a class for each of those images, `rows`, that could be read."""
+    """Returns the result of a protocol that predicts a class for each image.
+
+    Args:
+        metrics: dict from name to value.
+        statistics: dict from name to `Statistic` of the images.
+        data: `LabeledImages`.
+        rows: rows of the images that can be decoded.
+        predictions: int array, predicted class of each of these images.
+    """
+    missing = len(data.labels) - len(rows)
     return Evaluation(
-        metrics | {"images": float(len(rows))} | left_out(len(data.labels) - len(rows)),
-        [(statistics, class_columns(data, rows))],
+        metrics | {"images": float(len(rows))} | missing_images_metric(missing),
+        [ItemStatistics(statistics, class_columns(data, rows))],
         classification={
             "labels": data.labels[rows],
             "predictions": predictions,
@@ -219,8 +259,10 @@ def class_evaluation(
     )
 
 
-@protocol(
-    "classification by class names in templates", "table 4", (*_OPTIONS, "templates")
+@define_protocol(
+    help="classification by class names in templates",
+    table="table 4",
+    options=(*_OPTIONS, "templates"),
 )
 def zero_shot(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Finds the nearest class name, over an ensemble of templates."""
@@ -236,62 +278,106 @@ def zero_shot(encoders: "CachedEncoders", request: Request) -> Evaluation:
     request.check_columns({"class", *data.columns})
     images, rows = encoders.readable_images(data.images)
     classes = evaluation.class_embeddings(encoders.texts, data.class_names, templates)
-    found = evaluation.zero_shot_classification(images, classes, data.labels[rows])
-    return _classified("zero_shot", data, rows, found)
+    classification = evaluation.zero_shot_classification(
+        images, classes, data.labels[rows]
+    )
+    return _classified("zero_shot", data, rows, classification)
 
 
-def _classified(name, data, rows, found, extra=()):
-    """Of a `Classification` the accuracies, and further metrics as pairs."""
+def _classified(
+    name: str,
+    data: "LabeledImages",
+    rows: "np.ndarray",
+    classification: "Classification",
+    more_metrics: Iterable[tuple[str, float]] = (),
+) -> Evaluation:
+    """Returns the accuracies of a `Classification`, and further metrics."""
     from align_keras import evaluation
 
     classes = len(data.class_names)
     labels = data.labels[rows]
-    statistics = evaluation.classification_statistics(name, found, labels, classes)
+    statistics = evaluation.classification_statistics(
+        name, classification, labels, classes
+    )
     metrics = dict(evaluation.whole_metrics(statistics))
-    metrics |= {"classes": float(classes), **dict(extra)}
-    return class_evaluation(metrics, statistics, data, rows, found.predictions)
+    metrics |= {"classes": float(classes), **dict(more_metrics)}
+    return class_evaluation(metrics, statistics, data, rows, classification.predictions)
 
 
-def _two_splits(encoders, request):
-    """(data, embeddings, labels, rows) of the training and of the test split."""
+@dataclasses.dataclass(frozen=True)
+class _EmbeddedSplit:
+    """Images of a split with their embeddings.
+
+    Attributes:
+        data: `LabeledImages` of the split.
+        rows: rows of the images that can be decoded.
+        embeddings: float32 array (rows, dimension).
+        labels: int array (rows,).
+    """
+
+    data: "LabeledImages"
+    rows: "np.ndarray"
+    embeddings: "np.ndarray"
+    labels: "np.ndarray"
+
+
+def _embedded_split(
+    encoders: "CachedEncoders", data: "LabeledImages"
+) -> _EmbeddedSplit:
+    """Embeds the images of a split."""
+    embeddings, rows = encoders.readable_images(data.images)
+    return _EmbeddedSplit(data, rows, embeddings, data.labels[rows])
+
+
+def _two_splits(
+    encoders: "CachedEncoders", request: Request
+) -> tuple[_EmbeddedSplit, _EmbeddedSplit]:
+    """Reads and embeds the training and the test split."""
     train, test = train_and_test(request)
     request.check_columns({"class", *test.columns})
-    for data in (train, test):
-        embeddings, rows = encoders.readable_images(data.images)
-        yield data, embeddings, data.labels[rows], rows
+    return _embedded_split(encoders, train), _embedded_split(encoders, test)
 
 
-@protocol(
-    "the class of the nearest training images",
-    "tables 8 to 10",
-    (*_OPTIONS, "train_split"),
+@define_protocol(
+    help="the class of the nearest training images",
+    table="tables 8 to 10",
+    options=(*_OPTIONS, "train_split"),
 )
 def knn(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Looks for the right class among the nearest training images."""
     from align_keras import evaluation
 
-    train, (test, queries, labels, rows) = _two_splits(encoders, request)
-    _, gallery, gallery_labels, _ = train
-    k = min(max(PAPERS_KS), len(gallery))
-    neighbors, _ = evaluation.nearest_neighbors(queries, gallery, k)
-    neighbor_labels = gallery_labels[neighbors]
-    ranks = evaluation.neighbor_ranks(neighbor_labels, labels)
-    statistics = evaluation.recall_statistics("knn/", ranks, PAPERS_KS)
+    train, test = _two_splits(encoders, request)
+    k = min(max(evaluation.PAPER_KS), len(train.rows))
+    neighbors, _ = evaluation.nearest_neighbors(test.embeddings, train.embeddings, k)
+    neighbor_labels = train.labels[neighbors]
+    ranks = evaluation.neighbor_ranks(neighbor_labels, test.labels)
+    statistics = evaluation.recall_statistics("knn/", ranks, evaluation.PAPER_KS)
     metrics = dict(evaluation.whole_metrics(statistics))
-    metrics |= {"knn/queries": float(len(queries))}
-    metrics |= {"knn/candidates": float(len(gallery))}
-    metrics |= {"gallery": float(len(gallery))}
-    return class_evaluation(metrics, statistics, test, rows, neighbor_labels[:, 0])
+    metrics["knn/queries"] = float(len(test.rows))
+    metrics["knn/candidates"] = float(len(train.rows))
+    metrics["gallery"] = float(len(train.rows))
+    return class_evaluation(
+        metrics, statistics, test.data, test.rows, neighbor_labels[:, 0]
+    )
 
 
-@protocol("logistic regression on the embeddings", "", (*_OPTIONS, "train_split"))
+@define_protocol(
+    help="logistic regression on the embeddings",
+    options=(*_OPTIONS, "train_split"),
+)
 def linear_probe(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Fits logistic regression on the embeddings of the frozen image encoder."""
     from align_keras import evaluation
 
-    train, (test, queries, labels, rows) = _two_splits(encoders, request)
-    data, features, train_labels, _ = train
-    found, chosen = evaluation.probe(
-        features, train_labels, queries, labels, classes=len(data.class_names)
+    train, test = _two_splits(encoders, request)
+    classification, probe_metrics = evaluation.probe(
+        train.embeddings,
+        train.labels,
+        test.embeddings,
+        test.labels,
+        classes=len(train.data.class_names),
     )
-    return _classified("linear_probe", test, rows, found, chosen)
+    return _classified(
+        "linear_probe", test.data, test.rows, classification, probe_metrics
+    )

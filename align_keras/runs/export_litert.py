@@ -82,7 +82,7 @@ def captioned_images(
     if path.is_file():
         of_table |= columns
     request = Request(data=name, data_root=data_root, split=split, **of_table)
-    return request, captions.captioned_images(request).images
+    return request, captions.read_captioned_images(request).images
 
 
 def calibration_images(name: str, **read: Any) -> list:
