@@ -25,7 +25,7 @@ ROOMS = {
     # A user's own pairs become batches in `models`, whose `fit` does the same.
     "data": ("text", "images", "datasets", "models"),
     "layers": (),
-    "losses": (),
+    "losses": ("config",),
     "optimizers": (),
     "models": (
         *("layers", "text", "images", "losses", "optimizers", "export"),
@@ -49,7 +49,7 @@ ROOMS = {
         *("text", "images"),
     ),
     # What a run takes, by formulas.
-    "planning": ("models", "config"),
+    "planning": ("search", "models", "config"),
     "config": (),
 }
 # Where configs meet the rest.
