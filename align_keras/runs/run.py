@@ -473,7 +473,9 @@ class Run:
         directory, model, pairs = self.directory, self.model, self.test_set
         say("exporting SavedModels for images, for texts and for both")
         with atomic_folder(directory / "export") as folder:
-            write_saved_models(model, folder, about=about_run(directory, command))
+            write_saved_models(
+                model, folder, card_arguments=about_run(directory, command)
+            )
             write_serving_files(folder)
         image_embeddings = model.encode_images(pairs.images)
         captions, _ = flatten_captions(pairs.captions)
