@@ -58,7 +58,8 @@ DEVICE_KINDS = {
         0.46,
         1.8,
         None,
-        "a core with AVX-512: tools/bench_loss.py, half of tools/bench_plan.py's GB/s",
+        "a core with AVX-512: tools/benchmarks/bench_loss.py, half of the GB/s of "
+        "tools/benchmarks/bench_plan.py",
     ),
 }
 

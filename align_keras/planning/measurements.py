@@ -34,12 +34,14 @@ _EXTRACT_COMMAND = (
     "align-keras corpus extract --workers 1 on the GIMP manual, 710 pages of 11 KB "
     "with 5,881 pairs"
 )
-_BENCH_CORPUS = "python tools/bench_corpus.py --sizes 1000000"
+_BENCH_CORPUS = "python tools/benchmarks/bench_corpus.py --sizes 1000000"
 _BENCH_IMAGES = (
-    "python tools/bench_images.py, a line through 640 × 427 and 2400 × 1600 pixels"
+    "python tools/benchmarks/bench_images.py, a line through 640 × 427 and 2400 × 1600 "
+    "pixels"
 )
 _BENCH_COPIES = (
-    "python tools/bench_copies.py --modes hash, a parabola through 1,000,000 and "
+    "python tools/benchmarks/bench_copies.py --modes hash, a parabola through 1,000,000 "
+    "and "
     "10,000,000 images"
 )
 _CORPUS_FILES = "size of the files of a corpus, images at 346 pixels and quality 85"
@@ -66,7 +68,8 @@ COPY_MEMORY = Measurement(
 # Exact searches of widths 64, 128 and 384 took 36, 62 and 170 ms, approximate ones 3.9,
 # 6.0 and 14.8 ms.
 _BENCH_SEARCH = (
-    "OPENBLAS_NUM_THREADS=1 python tools/bench_search.py approximate --rows 1000000 "
+    "OPENBLAS_NUM_THREADS=1 python tools/benchmarks/bench_search.py approximate --rows "
+    "1000000 "
     "--width W, W of 64, 128 and 384"
 )
 

@@ -5,7 +5,7 @@ bytes those of one. Measured steps of TensorFlow's graph executor on CPUs are wi
 20%, part by part. The formulas leave out the two copies of the largest weight in the
 update, after the activations are released, and XLA on TPUs, which fuses normalizations
 and activations and pads channels. Traffic is assumed to run in parallel to the
-operations. tools/bench_plan.py compares the formulas with real steps.
+operations. tools/benchmarks/bench_plan.py compares the formulas with real steps.
 
 A classifier is an image encoder whose projection is the head, without text encoder and
 contrastive loss. Its micro-batches take one pass, so that nothing is computed again.

@@ -4,7 +4,7 @@ Vectors of 2 bits a number (product quantization by faiss; Jégou et al. 2011, A
 al. 2017) are scanned, and the best thousand ranked anew by the exact ones. It is a
 cache. A graph (HNSW) was left: made of images it leads words astray; of a million
 vectors of 384 numbers it found 21% of the ten best for words of the hardest model, in
-1 ms; scanning finds 99% in 26 ms (`tools/bench_search.py approximate`).
+1 ms; scanning finds 99% in 26 ms (`tools/benchmarks/bench_search.py approximate`).
 """
 
 import math

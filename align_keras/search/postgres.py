@@ -6,7 +6,8 @@ the files that it is about to read by advisory locks, which end with its connect
 that nothing is done twice and nothing stays claimed by a process that was killed.
 Search is exact up to `EXACT_UP_TO` images; of more, the nearest fifth of a thousand
 lists is searched (IVFFlat). A graph (HNSW) was left: of 100,000 rows it found 81% of
-the best ten, and 89% at its broadest, lists 99% (`tools/bench_search.py postgres`).
+the best ten, and 89% at its broadest, lists 99% (`tools/benchmarks/bench_search.py
+postgres`).
 """
 
 import contextlib
