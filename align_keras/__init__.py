@@ -34,7 +34,7 @@ _PUBLIC = {
     "export_saved_model": "align_keras.export",
     "learn_vocabulary": "align_keras.text",
     "WordPieceTokenizer": "align_keras.text",
-    "evaluate": "align_keras.protocols.evaluate",
+    "evaluate": "align_keras.protocols.run_protocol",
     "recall_at_k": "align_keras.evaluation",
     "train": "align_keras.runs.run",
     "open_run": "align_keras.runs.run",

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from align_keras.evaluation.classification import (
+from align_keras.evaluation.class_metrics import (
     Classification,
     as_labels,
     zero_shot_classification,

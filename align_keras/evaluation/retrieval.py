@@ -76,7 +76,9 @@ def _checked_index(index: Any, captions: int, images: int) -> np.ndarray:
     )
 
 
-def own_positives(image_count: int, caption_image_index: Any) -> RetrievalPositives:
+def unshared_positives(
+    image_count: int, caption_image_index: Any
+) -> RetrievalPositives:
     """Returns positives where only the captions of an image are right.
 
     The data sets of the paper are evaluated in this way.
@@ -95,7 +97,7 @@ def own_positives(image_count: int, caption_image_index: Any) -> RetrievalPositi
         Jia et al. 2021, section 5.1.
 
     Example:
-    >>> right = own_positives(3, [0, 0, 2])
+    >>> right = unshared_positives(3, [0, 0, 2])
     >>> right.image_to_text, right.text_to_image.tolist()
     ([[0, 1], [], [2]], [[0], [0], [2]])
     """
@@ -213,7 +215,7 @@ def retrieval_metrics(
     images = len(image_embeddings)
     if positives is None:
         index = _checked_index(caption_image_index, len(text_embeddings), images)
-        positives = own_positives(images, index)
+        positives = unshared_positives(images, index)
     ranks = retrieval_ranks(image_embeddings, text_embeddings, positives, block_size)
     yield from metrics_of_retrieval_ranks(ranks, positives, ks)
 
@@ -234,7 +236,7 @@ def retrieval_ranks(
         Jia et al. 2021, section 5.1; Parekh et al. 2021, section 5.
 
     Example:
-    >>> right = own_positives(3, [0, 1, 2])
+    >>> right = unshared_positives(3, [0, 1, 2])
     >>> retrieval_ranks(np.eye(3), np.eye(3)[[0, 2, 1]], right)["i2t"].tolist()
     [0, 2, 2]
     """
@@ -338,7 +340,7 @@ def multilingual_ranks(
             dimension), unit length.
         captions: dict from a language to the caption or captions of each image.
         image_keys: sequence with a hashable key of each image, for `shared_positives`.
-            None for `own_positives`, as in the paper.
+            None for `unshared_positives`, as in the paper.
 
     Returns:
         dict from language to `LanguageRanks`.
@@ -359,7 +361,7 @@ def multilingual_ranks(
             )
         texts, index = flatten_captions(image_captions)
         if image_keys is None:
-            positives = own_positives(len(image_captions), index)
+            positives = unshared_positives(len(image_captions), index)
         else:
             positives = shared_positives(image_keys, texts, index)
         language_ranks = retrieval_ranks(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from align_keras.export import QUANTIZATIONS, towers
+from align_keras.export import QUANTIZATIONS, tower_functions
 from align_keras.export.litert_file import LiteRTTower, append_files
 from align_keras.export.litert_quantize import quantize_flatbuffer
 from align_keras.utils.arguments import check_choice
@@ -49,7 +49,7 @@ def image_flatbuffer(
         license: str, terms of the weights, or None.
     """
     check_choice("quantize", quantize, QUANTIZATIONS)
-    encode = towers.image_tower_function(model, resizable)
+    encode = tower_functions.image_tower_function(model, resizable)
     size = model.image_size
     pixels = _checked_pixels(pixels, size)
     content = _convert(encode, model.image_encoder, "encode_image_pixels")
@@ -59,9 +59,15 @@ def image_flatbuffer(
     content = quantize_flatbuffer(content, quantize, samples)
     content = append_files(
         content,
-        towers.describe_image_tower(model, quantize, len(pixels), resizable, license),
+        tower_functions.describe_image_tower(
+            model, quantize, len(pixels), resizable, license
+        ),
     )
-    checked = pixels[: towers.CHECKED] if len(pixels) else towers.noise(size)
+    checked = (
+        pixels[: tower_functions.CHECKED]
+        if len(pixels)
+        else tower_functions.noise(size)
+    )
     expected = np.asarray(model.normalize_image(model.image_encoder(checked)))
     _check(content, [{"images": image[None]} for image in checked], expected, quantize)
     return content
@@ -84,16 +90,17 @@ def text_flatbuffer(
     those of `image_flatbuffer`.
     """
     check_choice("quantize", quantize, QUANTIZATIONS)
-    encode = towers.text_tower_function(model, resizable)
+    encode = tower_functions.text_tower_function(model, resizable)
     encoder = model.text_encoder
-    tokens = towers.some_tokens(model)
+    tokens = tower_functions.some_tokens(model)
     if quantize == "int8":
         quantize = "dynamic-int8"
     with _narrow_embedding(encoder.token_embedding, quantize):
         content = _convert(encode, encoder, "encode_token_ids")
     content = quantize_flatbuffer(content, quantize)
     content = append_files(
-        content, towers.describe_text_tower(model, quantize, resizable, license)
+        content,
+        tower_functions.describe_text_tower(model, quantize, resizable, license),
     )
     expected = np.asarray(model.normalize_text(encoder(tokens)))
     samples = [

@@ -17,7 +17,8 @@ from align_keras.utils.errors import InputError
 
 # Time of files in the archive. It is constant, so that equal models give equal files.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-METADATA, VOCABULARY, LICENSE = "metadata.json", "vocabulary.txt", "LICENSE.txt"
+METADATA_FILE = "metadata.json"
+LICENSE_FILE = "LICENSE.txt"
 
 
 def append_files(flatbuffer: bytes, files: dict[str, str]) -> bytes:
@@ -36,9 +37,9 @@ def read_files(content: bytes) -> dict[str, str]:
         return {name: archive.read(name).decode() for name in archive.namelist()}
 
 
-def read_metadata(content: bytes) -> dict[str, Any]:
+def read_tower_metadata(content: bytes) -> dict[str, Any]:
     """Returns the content of `metadata.json` after a flatbuffer."""
-    return json.loads(read_files(content)[METADATA])
+    return json.loads(read_files(content)[METADATA_FILE])
 
 
 class LiteRTTower:

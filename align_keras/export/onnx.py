@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.export import towers
+from align_keras.export import tower_functions
 from align_keras.utils.errors import needs
 
 # Newest version of ONNX operations that ONNX Runtime 1.20 supports.
@@ -22,17 +22,21 @@ def image_onnx(model: Any, *, license: str | None = None) -> bytes:
 
     The metadata properties of the file are the files in the archive of a LiteRT file.
     """
-    encode = towers.image_tower_function(model, resizable=True)
-    files = towers.describe_image_tower(model, "none", 0, True, license)
-    return _converted(encode, files, {"images": towers.noise(model.image_size)})
+    encode = tower_functions.image_tower_function(model, resizable=True)
+    files = tower_functions.describe_image_tower(model, "none", 0, True, license)
+    return _converted(
+        encode, files, {"images": tower_functions.noise(model.image_size)}
+    )
 
 
 def text_onnx(model: Any, *, license: str | None = None) -> bytes:
     """Converts the text encoder: `token_ids`, `padding_mask`, int32 (n, L) → (n, d)."""
-    encode = towers.text_tower_function(model, resizable=True)
-    tokens = towers.some_tokens(model)
+    encode = tower_functions.text_tower_function(model, resizable=True)
+    tokens = tower_functions.some_tokens(model)
     return _converted(
-        encode, towers.describe_text_tower(model, "none", True, license), tokens
+        encode,
+        tower_functions.describe_text_tower(model, "none", True, license),
+        tokens,
     )
 
 

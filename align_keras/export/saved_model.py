@@ -14,7 +14,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from align_keras.export import WEIGHTS
 from align_keras.export.model_card import model_card
 from align_keras.export.served_model import ServedModel
-from align_keras.export.towers import check_has
+from align_keras.export.tower_functions import check_has
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS, atomic_folder, placeable_folder

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from align_keras.evaluation.classification import class_embeddings
+from align_keras.evaluation.class_metrics import class_embeddings
 from align_keras.images import read_image
 from align_keras.models.composed_query import encode_query
 from align_keras.models.image_engines import image_embedder

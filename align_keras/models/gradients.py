@@ -65,7 +65,7 @@ def cached_loss_gradients(
     state = model.forward_state
     statistics, seeds = state.read()
     (images, texts), new_statistics = embed_parts(model, parts, statistics)
-    new_seeds = read(state.seeds)
+    new_seeds = read_values(state.seeds)
     with tf.GradientTape() as tape:
         tape.watch([images, texts])
         losses, loss = scaled_loss(model, images, texts, inputs["token_ids"])
@@ -73,10 +73,10 @@ def cached_loss_gradients(
     at_images, at_texts, *direct = dense(
         tape.gradient(loss, [images, texts, *variables])
     )
-    write(state.seeds, seeds)
+    write_values(state.seeds, seeds)
     through = carry_back(model, parts, statistics, at_images, at_texts)
-    write(state.statistics, new_statistics)
-    write(state.seeds, new_seeds)
+    write_values(state.statistics, new_statistics)
+    write_values(state.seeds, new_seeds)
     return losses, [
         gradient if other is None else gradient + other
         for gradient, other in zip(through, direct, strict=True)
@@ -94,20 +94,20 @@ def accumulated_gradients(
 
     `part_gradients` returns these three for a dict of inputs of a micro-batch.
     """
-    before = read(state.statistics)
+    before = read_values(state.statistics)
     variables = [variable.value for variable in model.trainable_variables]
 
     def body(number: tf.Tensor, part: dict) -> tuple[list, list]:
         loss, logits, gradients = part_gradients(part)
-        values = [loss, *gradients, *read(state.statistics)]
-        write(state.statistics, before)
+        values = [loss, *gradients, *read_values(state.statistics)]
+        write_values(state.statistics, before)
         return [logits], values
 
     parts = split_inputs(inputs, micro_batch_size)
     like = [tf.constant(0.0), *variables, *before]
     (logits,), totals = _loop(parts, body, [model.num_classes], like)
     loss, *means = [total / parts["images"].shape[0] for total in totals]
-    write(state.statistics, means[len(variables) :])
+    write_values(state.statistics, means[len(variables) :])
     return loss, logits, means[: len(variables)]
 
 
@@ -177,8 +177,8 @@ def embed_parts(model: keras.Model, parts: dict, statistics: list) -> tuple:
 
     def body(number: tf.Tensor, part: dict) -> tuple[list, list]:
         outputs = model(part, training=True)
-        after = read(state.statistics)
-        write(state.statistics, statistics)
+        after = read_values(state.statistics)
+        write_values(state.statistics, statistics)
         return [outputs["image_embedding"], outputs["text_embedding"]], after
 
     embeddings, totals = _loop(parts, body, [width, width], statistics)
@@ -209,7 +209,7 @@ def carry_back(
             output_gradients=[at_images[rows], at_texts[rows]],
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
-        write(state.statistics, statistics)
+        write_values(state.statistics, statistics)
         return [], dense(gradients)
 
     return _loop(parts, body, [], variables)[1]
@@ -324,7 +324,7 @@ class ForwardState:
 
     def read(self) -> tuple[list, list]:
         """Returns the present values of the statistics and of the seeds."""
-        return read(self.statistics), read(self.seeds)
+        return read_values(self.statistics), read_values(self.seeds)
 
     def part_replicas(self) -> None:
         """Gives each replica different seeds. `settle` makes them equal again."""
@@ -343,28 +343,28 @@ class ForwardState:
             finite: bool or bool tensor. False restores the state `before`.
         """
         statistics, seeds = before
-        after = read(self.statistics)
+        after = read_values(self.statistics)
         if not self.synchronized and after:
             after = reduce_over_replicas("MEAN", after)
         # The second number of a seed is its counter, which advances. The first one
         # identifies the replica, and is restored.
         moved = [
             tf.stack([old[0], new[1]])
-            for old, new in zip(seeds, read(self.seeds), strict=True)
+            for old, new in zip(seeds, read_values(self.seeds), strict=True)
         ]
         values = [
             tf.where(finite, new, old)
             for new, old in zip([*after, *moved], [*statistics, *seeds], strict=True)
         ]
-        write([*self.statistics, *self.seeds], values)
+        write_values([*self.statistics, *self.seeds], values)
 
 
-def read(variables: list) -> list[tf.Tensor]:
+def read_values(variables: list) -> list[tf.Tensor]:
     """Returns the values of the variables, as they are now."""
     return [tf.identity(variable) for variable in variables]
 
 
-def write(variables: list, values: list) -> None:
+def write_values(variables: list, values: list) -> None:
     """Assigns each variable its value."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

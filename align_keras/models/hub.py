@@ -10,9 +10,9 @@ from align_keras.models.conversion.litert_weights import (
 )
 from align_keras.models.preset_files import (
     CONFIG_FILE,
-    VOCABULARY_FILE,
     WEIGHTS_FILE,
 )
+from align_keras.text.vocabulary import VOCABULARY_FILE
 from align_keras.utils.errors import InputError
 
 HUB_PREFIX = "hf://"

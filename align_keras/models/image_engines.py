@@ -170,11 +170,11 @@ def _openvino(embed, engine):
 
 def _litert(encoder, path):
     """Opens an exported file, which embeds one image at a time on each processor."""
-    from align_keras.export.litert_file import LiteRTTower, read_metadata
+    from align_keras.export.litert_file import LiteRTTower, read_tower_metadata
 
     content = pathlib.Path(path).read_bytes()
     try:
-        made_of = read_metadata(content).get("encoder_fingerprint")
+        made_of = read_tower_metadata(content).get("encoder_fingerprint")
     except (zipfile.BadZipFile, KeyError, ValueError):
         made_of = None
     if made_of != encoder.fingerprint():

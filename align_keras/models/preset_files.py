@@ -10,7 +10,6 @@ from align_keras.utils.errors import InputError
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
-VOCABULARY_FILE = "vocabulary.txt"
 # Entry of config.json: file name → SHA-256 in hexadecimal digits.
 DIGESTS_KEY = "sha256"
 

@@ -24,7 +24,6 @@ from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.preset_files import (
     CONFIG_FILE,
     DIGESTS_KEY,
-    VOCABULARY_FILE,
     WEIGHTS_FILE,
     check_digests,
     file_digests,
@@ -38,6 +37,7 @@ from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.tower_costs import check_parameters
 from align_keras.models.trainable_layers import CONFIG_KEY as TRAINABLE_KEY
 from align_keras.text import load_vocabulary, save_vocabulary
+from align_keras.text.vocabulary import VOCABULARY_FILE
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_json, refuse_url
@@ -247,10 +247,10 @@ def save_to_preset(model: keras.Model, directory: str | os.PathLike) -> None:
         save_vocabulary(model.vocabulary, directory / VOCABULARY_FILE)
     _save_weights(model, directory)
     # The file is written last, since a folder counts as complete with it.
-    save_config(model, directory, [WEIGHTS_FILE])
+    save_preset_config(model, directory, [WEIGHTS_FILE])
 
 
-def save_config(
+def save_preset_config(
     model: keras.Model, directory: pathlib.Path, weight_files: Iterable[str]
 ) -> None:
     """Writes config.json, with the digests of the files that hold the weights."""

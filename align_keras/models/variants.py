@@ -34,7 +34,7 @@ STEM_FILTERS = 32
 HEAD_FILTERS = 1280
 
 
-class ImageVariant(NamedTuple):
+class ImageEncoderSize(NamedTuple):
     """Named size of an EfficientNet: scalings, native resolution and architecture."""
 
     width_coefficient: float
@@ -48,23 +48,23 @@ class ImageVariant(NamedTuple):
 # vision models with EfficientNet-Lite". The two sizes narrower than B0 are for small
 # machines, and are not from a paper.
 IMAGE_VARIANTS = {
-    "efficientnet_nano": ImageVariant(0.5, 0.5, 64),
-    "efficientnet_micro": ImageVariant(0.75, 0.75, 96),
-    "efficientnet_b0": ImageVariant(1.0, 1.0, 224),
-    "efficientnet_b1": ImageVariant(1.0, 1.1, 240),
-    "efficientnet_b2": ImageVariant(1.1, 1.2, 260),
-    "efficientnet_b3": ImageVariant(1.2, 1.4, 300),
-    "efficientnet_b4": ImageVariant(1.4, 1.8, 380),
-    "efficientnet_b5": ImageVariant(1.6, 2.2, 456),
-    "efficientnet_b6": ImageVariant(1.8, 2.6, 528),
-    "efficientnet_b7": ImageVariant(2.0, 3.1, 600),
-    "efficientnet_b8": ImageVariant(2.2, 3.6, 672),
-    "efficientnet_l2": ImageVariant(4.3, 5.3, 800),
-    "efficientnet_lite0": ImageVariant(1.0, 1.0, 224, lite=True),
-    "efficientnet_lite1": ImageVariant(1.0, 1.1, 240, lite=True),
-    "efficientnet_lite2": ImageVariant(1.1, 1.2, 260, lite=True),
-    "efficientnet_lite3": ImageVariant(1.2, 1.4, 280, lite=True),
-    "efficientnet_lite4": ImageVariant(1.4, 1.8, 300, lite=True),
+    "efficientnet_nano": ImageEncoderSize(0.5, 0.5, 64),
+    "efficientnet_micro": ImageEncoderSize(0.75, 0.75, 96),
+    "efficientnet_b0": ImageEncoderSize(1.0, 1.0, 224),
+    "efficientnet_b1": ImageEncoderSize(1.0, 1.1, 240),
+    "efficientnet_b2": ImageEncoderSize(1.1, 1.2, 260),
+    "efficientnet_b3": ImageEncoderSize(1.2, 1.4, 300),
+    "efficientnet_b4": ImageEncoderSize(1.4, 1.8, 380),
+    "efficientnet_b5": ImageEncoderSize(1.6, 2.2, 456),
+    "efficientnet_b6": ImageEncoderSize(1.8, 2.6, 528),
+    "efficientnet_b7": ImageEncoderSize(2.0, 3.1, 600),
+    "efficientnet_b8": ImageEncoderSize(2.2, 3.6, 672),
+    "efficientnet_l2": ImageEncoderSize(4.3, 5.3, 800),
+    "efficientnet_lite0": ImageEncoderSize(1.0, 1.0, 224, lite=True),
+    "efficientnet_lite1": ImageEncoderSize(1.0, 1.1, 240, lite=True),
+    "efficientnet_lite2": ImageEncoderSize(1.1, 1.2, 260, lite=True),
+    "efficientnet_lite3": ImageEncoderSize(1.2, 1.4, 280, lite=True),
+    "efficientnet_lite4": ImageEncoderSize(1.4, 1.8, 300, lite=True),
 }
 
 
@@ -170,7 +170,7 @@ ARCHITECTURES = {
 }
 
 
-class TextVariant(NamedTuple):
+class TextEncoderSize(NamedTuple):
     """A named size of an architecture."""
 
     num_layers: int
@@ -182,20 +182,20 @@ class TextVariant(NamedTuple):
 
 # BERT: Turc et al. 2019. Base and large: Devlin et al. 2019.
 TEXT_VARIANTS = {
-    "bert_tiny": TextVariant(2, 128, 2, 512),
-    "bert_mini": TextVariant(4, 256, 4, 1024),
-    "bert_medium": TextVariant(8, 512, 8, 2048),
-    "bert_base": TextVariant(12, 768, 12, 3072),
-    "bert_large": TextVariant(24, 1024, 16, 4096),
+    "bert_tiny": TextEncoderSize(2, 128, 2, 512),
+    "bert_mini": TextEncoderSize(4, 256, 4, 1024),
+    "bert_medium": TextEncoderSize(8, 512, 8, 2048),
+    "bert_base": TextEncoderSize(12, 768, 12, 3072),
+    "bert_large": TextEncoderSize(24, 1024, 16, 4096),
     # Sanh et al. 2019, "DistilBERT".
-    "distil_bert_base": TextVariant(6, 768, 12, 3072, "distil_bert"),
+    "distil_bert_base": TextEncoderSize(6, 768, 12, 3072, "distil_bert"),
     # Lan et al. 2020, "ALBERT".
-    "albert_base": TextVariant(12, 768, 12, 3072, "albert"),
-    "albert_large": TextVariant(24, 1024, 16, 4096, "albert"),
+    "albert_base": TextEncoderSize(12, 768, 12, 3072, "albert"),
+    "albert_large": TextEncoderSize(24, 1024, 16, 4096, "albert"),
     # Clark et al. 2020, "ELECTRA".
-    "electra_small": TextVariant(12, 256, 4, 1024, "electra"),
+    "electra_small": TextEncoderSize(12, 256, 4, 1024, "electra"),
     # Wang et al. 2020, "MiniLM".
-    "minilm_l6": TextVariant(6, 384, 12, 1536),
+    "minilm_l6": TextEncoderSize(6, 384, 12, 1536),
 }
 
 

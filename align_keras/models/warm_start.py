@@ -27,8 +27,8 @@ from align_keras.models.conversion.tensor_files import (
     read_torch_file,
 )
 from align_keras.models.hub import HUB_PREFIX, download
-from align_keras.models.preset_files import VOCABULARY_FILE
 from align_keras.text import load_vocabulary
+from align_keras.text.vocabulary import VOCABULARY_FILE
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
 from align_keras.utils.shared_data import SHIPPED_MODELS, find_shipped_model

@@ -40,9 +40,8 @@ _BENCH_IMAGES = (
     "pixels"
 )
 _BENCH_COPIES = (
-    "python tools/benchmarks/bench_copies.py --modes hash, a parabola through 1,000,000 "
-    "and "
-    "10,000,000 images"
+    "python tools/benchmarks/bench_copies.py --modes hash, a parabola through "
+    "1,000,000 and 10,000,000 images"
 )
 _CORPUS_FILES = "size of the files of a corpus, images at 346 pixels and quality 85"
 

@@ -73,7 +73,7 @@ def captioned_images(
     **columns: str | None,
 ) -> tuple[Any, list]:
     """Returns what the protocol `retrieval` is asked for, and its list of images."""
-    from align_keras.protocols import captions
+    from align_keras.protocols import caption_protocols
     from align_keras.protocols.protocol import Request
 
     path, of_table = pathlib.Path(name), dict[str, Any]()
@@ -82,7 +82,7 @@ def captioned_images(
     if path.is_file():
         of_table |= columns
     request = Request(data=name, data_root=data_root, split=split, **of_table)
-    return request, captions.read_captioned_images(request).images
+    return request, caption_protocols.read_captioned_images(request).images
 
 
 def calibration_images(name: str, **read: Any) -> list:
@@ -254,7 +254,7 @@ def interleaved_medians(
 
 
 def _recall(align, embeddings, rows, request):
-    from align_keras.protocols.captions import retrieval
+    from align_keras.protocols.caption_protocols import retrieval
 
     @functools.cache
     def texts(captions):

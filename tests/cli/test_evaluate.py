@@ -10,12 +10,12 @@ import pytest
 from align_keras.cli.common import print_json, print_table
 from align_keras.cli.evaluate import print_result
 from align_keras.cli.main import main
-from align_keras.protocols.evaluate import (
+from align_keras.protocols.protocol import OPTIONS, Request
+from align_keras.protocols.run_protocol import (
     PROTOCOLS,
     checked_request,
     unusual_options,
 )
-from align_keras.protocols.protocol import OPTIONS, Request
 from align_keras.reports.result_tables import (
     ResultTable,
     figures_as_shares,

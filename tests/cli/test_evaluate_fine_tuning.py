@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from align_keras.cli.main import main
-from align_keras.protocols import fine_tuning
+from align_keras.protocols import fine_tuning_protocols
 from align_keras.protocols.embedding_cache import CachedEncoders
 from align_keras.protocols.open_model import OpenedModel
 from align_keras.protocols.protocol import Request
@@ -122,13 +122,13 @@ def test_a_frozen_encoder_learns_to_tell_drawings_apart(
 def test_flowers_are_learned_from_both_splits(monkeypatch, name):
     asked = []
     monkeypatch.setattr(
-        fine_tuning,
+        fine_tuning_protocols,
         "_classification",
         lambda protocol, encoders, request: asked.append(request.train_split),
     )
     request = Request(name)
     for own in (request, dataclasses.replace(request, train_split="train")):
-        fine_tuning.fine_grained(None, own)
+        fine_tuning_protocols.fine_grained(None, own)
     assert asked == ["train+validation", "train"]
 
 

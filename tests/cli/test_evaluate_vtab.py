@@ -9,9 +9,9 @@ import pytest
 
 from align_keras.config import load_recipe
 from align_keras.datasets.benchmarks import LabeledImages
-from align_keras.protocols import fine_tuning, trials
-from align_keras.protocols.evaluate import sliced
+from align_keras.protocols import fine_tuning_protocols, trials
 from align_keras.protocols.protocol import Request
+from align_keras.protocols.run_protocol import sliced
 from tests.cli.evaluated import unprepared
 from tests.helpers.drawings import evaluate
 
@@ -96,12 +96,14 @@ def test_vtab_takes_the_best_trial_and_averages(monkeypatch):
         return [{"ranks": own, "left_out": []} for own in ranks]
 
     monkeypatch.setattr(trials, "finished", finished)
-    monkeypatch.setattr(fine_tuning.VtabData, "check", lambda *_: None)
+    monkeypatch.setattr(fine_tuning_protocols.VtabData, "check", lambda *_: None)
     judged = LabeledImages(list("abcd"), np.array([0, 0, 1, 1]), ["one", "two"])
-    monkeypatch.setattr(fine_tuning.VtabData, "judged_images", lambda *_: judged)
+    monkeypatch.setattr(
+        fine_tuning_protocols.VtabData, "test_images", lambda *_: judged
+    )
     override = ("sweep.trials=3,runs=3",)
     request = Request("vtab", params_override=override, slice_by="class")
-    found = fine_tuning.vtab(mock.Mock(), request)
+    found = fine_tuning_protocols.vtab(mock.Mock(), request)
     sweep, last = asked
     assert len(sweep) == 19 * 3 and len(last) == 19 * 3
     best = trials.swept_recipe(load_recipe("vtab"), 1)
@@ -128,4 +130,6 @@ def test_the_recipes_commands_name_tasks_that_there_are():
     recipes = pathlib.Path(__file__).parents[2] / "experiments"
     text = (recipes / "evaluation" / "vtab.yaml").read_text()
     named = re.findall(r"vtab/[\w+]+", text)
-    assert [fine_tuning.vtab_tasks(name) for name in named] == [["dtd", "svhn_cropped"]]
+    assert [fine_tuning_protocols.vtab_tasks(name) for name in named] == [
+        ["dtd", "svhn_cropped"]
+    ]

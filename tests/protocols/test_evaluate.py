@@ -7,8 +7,8 @@ import pytest
 
 import align_keras
 from align_keras.cli.main import main
-from align_keras.protocols.evaluate import PROTOCOLS, checked_request
 from align_keras.protocols.open_model import opened
+from align_keras.protocols.run_protocol import PROTOCOLS, checked_request
 from align_keras.utils.errors import InputError
 from tests.helpers.small import VOCABULARY, small_align
 from tests.helpers.small_run import write_pairs

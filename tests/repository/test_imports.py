@@ -63,7 +63,7 @@ LIGHT = (
     "runs/export.py",
     "cli/embed.py",
     "cli/evaluate.py",
-    "protocols/evaluate.py",
+    "protocols/run_protocol.py",
     "cli/main.py",
     "runs/about_run.py",
     "runs/run.py",

@@ -47,7 +47,7 @@ def trained(tmp_path_factory):
 
 def test_quantizing_keeps_recall(trained):
     from align_keras.export.litert import image_flatbuffer
-    from align_keras.protocols.captions import read_captioned_images
+    from align_keras.protocols.caption_protocols import read_captioned_images
     from align_keras.protocols.protocol import Request
 
     request = Request("clipart", split="train")

@@ -36,6 +36,7 @@ from align_keras.models.conversion.tensor_files import (
     SafetensorsFolder,
 )
 from align_keras.models.image_encoder import ImageEncoder
+from align_keras.models.preset_files import CONFIG_FILE
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.tower_costs import check_parameters
 from align_keras.models.variants import scaled_stages
@@ -43,10 +44,9 @@ from align_keras.text import load_vocabulary, save_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, read_json
 
-CONFIG_FILE = "config.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_FILE = "tokenizer.json"
-VOCABULARY_FILE = "vocab.txt"
+BERT_VOCABULARY_FILE = "vocab.txt"
 # Suffixes of counters and constants, which are no weights.
 IGNORED = ("num_batches_tracked", "position_ids")
 # Names and patterns of the files that `from_hugging_face` reads.
@@ -54,7 +54,7 @@ HUGGING_FACE_FILES = [
     CONFIG_FILE,
     PREPROCESSOR_FILE,
     PROCESSOR_FILE,
-    VOCABULARY_FILE,
+    BERT_VOCABULARY_FILE,
     "tokenizer*.json",
     f"{SAFETENSORS_FILE}*",
     "*.safetensors",
@@ -133,7 +133,7 @@ def align_links(model: keras.Model) -> list[Link]:
 
 def read_vocabulary(directory: pathlib.Path) -> list[str] | None:
     """Returns the tokens of vocab.txt or tokenizer.json, or None without either."""
-    path = directory / VOCABULARY_FILE
+    path = directory / BERT_VOCABULARY_FILE
     if path.exists():
         return load_vocabulary(path)
     path = directory / TOKENIZER_FILE
@@ -147,7 +147,7 @@ def read_vocabulary(directory: pathlib.Path) -> list[str] | None:
     if not is_whole or sorted(numbers) != list(range(len(numbers))):
         raise InputError(
             f"{path}: model.vocab must number its tokens from 0 without gaps; get the "
-            f"file again, or a {VOCABULARY_FILE}."
+            f"file again, or a {BERT_VOCABULARY_FILE}."
         )
     return sorted(ids, key=ids.get)
 
@@ -182,7 +182,7 @@ def to_hugging_face(model: keras.Model, directory: str | os.PathLike) -> None:
         for name, content in contents.items():
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
         if model.vocabulary is not None:
-            save_vocabulary(model.vocabulary, folder / VOCABULARY_FILE)
+            save_vocabulary(model.vocabulary, folder / BERT_VOCABULARY_FILE)
         try:
             save_file(tensors, folder / SAFETENSORS_FILE, metadata={"format": "pt"})
         # safetensors wraps errors of the operating system in its own class.

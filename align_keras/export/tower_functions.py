@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from align_keras.export.litert_file import LICENSE, METADATA, VOCABULARY
+from align_keras.export.litert_file import LICENSE_FILE, METADATA_FILE
 from align_keras.images import crop_size_to_resize_size
+from align_keras.text.vocabulary import VOCABULARY_FILE
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
@@ -178,11 +179,13 @@ def describe_text_tower(
             "tokenizer": "WordPiece, as Hugging Face's BertTokenizerFast",
             "normalization": tokenizer.normalization,
             "sequence_length": tokenizer.sequence_length,
-            "vocabulary_file": VOCABULARY,
+            "vocabulary_file": VOCABULARY_FILE,
         },
     }
     files = _files(model, "text", quantize, description, license)
-    return files | {VOCABULARY: "".join(f"{token}\n" for token in tokenizer.vocabulary)}
+    return files | {
+        VOCABULARY_FILE: "".join(f"{token}\n" for token in tokenizer.vocabulary)
+    }
 
 
 def _embedding(model: Any, kind: str, resizable: bool) -> dict[str, Any]:
@@ -216,10 +219,10 @@ def _files(
         **description,
         # Divides similarities before a softmax over texts or images.
         "temperature": float(model.temperature),
-        "license_file": LICENSE,
+        "license_file": LICENSE_FILE,
     }
     text = json.dumps(metadata_values, indent=2, ensure_ascii=False)
-    return {METADATA: f"{text}\n", LICENSE: f"{license or _NO_LICENSE}\n"}
+    return {METADATA_FILE: f"{text}\n", LICENSE_FILE: f"{license or _NO_LICENSE}\n"}
 
 
 def _version() -> str:

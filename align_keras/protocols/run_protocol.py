@@ -9,8 +9,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from align_keras.protocols import captions, classes, fine_tuning
-from align_keras.protocols.classes import unusual_splits
+from align_keras.protocols import (
+    caption_protocols,
+    class_protocols,
+    fine_tuning_protocols,
+)
+from align_keras.protocols.class_protocols import unusual_splits
 from align_keras.protocols.data_sets import NAMED, missing_download, what_to_prepare
 from align_keras.protocols.protocol import (
     OPTIONS,
@@ -33,19 +37,19 @@ if TYPE_CHECKING:
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        captions.retrieval,
-        captions.cxc_retrieval,
-        captions.cxc_similarity,
-        classes.zero_shot,
-        fine_tuning.imagenet_frozen,
-        fine_tuning.imagenet_full,
-        fine_tuning.vtab,
-        fine_tuning.fine_grained,
-        classes.knn,
-        classes.linear_probe,
-        captions.multi30k,
-        captions.simlex,
-        captions.composed,
+        caption_protocols.retrieval,
+        caption_protocols.cxc_retrieval,
+        caption_protocols.cxc_similarity,
+        class_protocols.zero_shot,
+        fine_tuning_protocols.imagenet_frozen,
+        fine_tuning_protocols.imagenet_full,
+        fine_tuning_protocols.vtab,
+        fine_tuning_protocols.fine_grained,
+        class_protocols.knn,
+        class_protocols.linear_probe,
+        caption_protocols.multi30k,
+        caption_protocols.simlex,
+        caption_protocols.composed,
     )
 }
 # Prompts and class names of CLIP, which the paper uses (section 5.2).

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from align_keras.protocols.classes import (
+from align_keras.protocols.class_protocols import (
     class_columns,
     class_evaluation,
     is_class_folder,

@@ -143,7 +143,7 @@ def retrieval(encoders: "CachedEncoders", request: Request) -> Evaluation:
     # In the paper only the captions of an image are right. In other sets no model can
     # distinguish equal captions and equal images.
     if request.data in ("flickr30k", "coco"):
-        positives = evaluation.own_positives(len(data), image_of_caption)
+        positives = evaluation.unshared_positives(len(data), image_of_caption)
     else:
         positives = evaluation.shared_positives(
             _image_keys(data), captions, image_of_caption
