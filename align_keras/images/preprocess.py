@@ -1,5 +1,7 @@
 """The one evaluation path of an image: decode, resize, center crop."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -70,9 +72,10 @@ def uint8_pixels(
     return tf.cast(tf.clip_by_value(levels, 0.0, 255.0), tf.uint8)
 
 
-def _range_check(pixels, low, high):
-    """Raises when all is known; returns the assertions of a graph."""
-    slack = 1e-3 * (high - low)  # Resizing in floats may overshoot.
+def _range_check(pixels: tf.Tensor, low: float, high: float) -> list[tf.Operation]:
+    """Raises if pixels are out of range, or returns the assertions of a graph."""
+    # Resizing of floats may overshoot the range.
+    slack = 1e-3 * (high - low)
     inside = tf.reduce_all((pixels >= low - slack) & (pixels <= high + slack))
     ends = [tf.reduce_min(pixels), tf.reduce_max(pixels)]
     message = f"float pixels must lie in value_range=({low:g}, {high:g})"
@@ -86,7 +89,8 @@ def _range_check(pixels, low, high):
     return []
 
 
-def _checked_range(value_range):
+def _checked_range(value_range: Any) -> tuple[float, float]:
+    """Returns the levels of black and white, or raises."""
     try:
         low, high = map(float, value_range)
     except (TypeError, ValueError):
