@@ -214,7 +214,7 @@ def _files(
         "name": f"ALIGN's {kind} tower",
         "made_by": f"align-keras {_version()}",
         "quantization": quantize,
-        # `encode_images` compares it to check that the file belongs to a model.
+        # `load_model` compares it with the model that the file embeds for.
         "encoder_fingerprint": encoder.fingerprint(),
         **description,
         # Divides similarities before a softmax over texts or images.

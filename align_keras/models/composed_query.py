@@ -24,7 +24,8 @@ def encode_query(
     minus), of embeddings of unit length, brought to unit length.
 
     Args:
-        model: `ALIGN`, or another object with `encode_images` and `encode_texts`.
+        model: `ALIGN`, `Embedder`, or another object with `encode_images` and
+            `encode_texts`.
         image: one image that `encode_images` accepts, or None.
         plus: str or sequence of str, texts to add.
         minus: str or sequence of str, texts to subtract.
@@ -32,7 +33,7 @@ def encode_query(
         image_weight: float > 0, the weight of the image.
 
     Returns:
-        float32 array (1, d), a row of unit length.
+        float32 array (1, d), a row of unit length. `Index.query` takes the row.
 
     Raises:
         InputError: without an image and without words to add, for blank words and

@@ -2,7 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from align_keras.protocols.data_sets import (
@@ -24,12 +25,13 @@ from align_keras.utils.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
+    from align_keras.data.stored_pairs import RetrievalSet
     from align_keras.datasets.benchmarks import CaptionedImages
     from align_keras.evaluation.slices import Statistics
     from align_keras.protocols.embedding_cache import CachedEncoders
 
 _CORPORA = ("stamps", "icons", "clipart", "emoji")
-_IMAGE_OPTIONS = ("allow_missing", "metadata", "image_engine", "engine")
+_IMAGE_OPTIONS = ("allow_missing", "metadata", "runtime", "engine")
 
 
 def read_captioned_images(request: Request) -> "CaptionedImages":
@@ -126,6 +128,111 @@ def _recalls(ranks: "Mapping[str, np.ndarray]") -> "dict[str, Statistics]":
     }
 
 
+class PairEncoder(typing.Protocol):
+    """Model that embeds the images and the captions of pairs."""
+
+    def encode_images(self, images: Sequence[Any]) -> "np.ndarray":
+        """Returns float32 (n, d), unit length."""
+
+    def encode_texts(self, texts: Sequence[str]) -> "np.ndarray":
+        """Returns float32 (n, d), unit length."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalResult:
+    """Ranks of captions for each image and of images for each caption.
+
+    Attributes:
+        image_embeddings: float32 (images, d).
+        text_embeddings: float32 (captions, d).
+        captions: list of str, the captions of all images.
+        caption_image_index: int64 (captions,), the row of each caption's image.
+        positives: `RetrievalPositives`.
+        ranks: dict from direction to the rank of the best positive of each query.
+        metrics: dict, recall@k of both directions with the numbers of queries and
+            candidates.
+    """
+
+    image_embeddings: "np.ndarray"
+    text_embeddings: "np.ndarray"
+    captions: list[str]
+    caption_image_index: "np.ndarray"
+    positives: Any
+    ranks: Any
+    metrics: dict[str, float]
+
+
+def rank_pairs(
+    image_embeddings: "np.ndarray",
+    captions: Sequence[Sequence[str]],
+    encode_texts: "Callable[[Sequence[str]], np.ndarray]",
+    image_keys: Sequence | None,
+    ks: Sequence[int] | None = None,
+) -> RetrievalResult:
+    """Ranks captions for each image and images for each caption.
+
+    Args:
+        image_embeddings: float32 (n, d).
+        captions: sequence of n sequences of str, the captions of each image.
+        encode_texts: function from a list of str to their embeddings.
+        image_keys: sequence of n keys, equal for equal images. Equal images and equal
+            captions are then one target, since no model can distinguish them. None if
+            only the captions of an image are correct, as in the paper's data sets.
+        ks: sequence of int, the ranks of recall@k. None for those of the paper.
+
+    Returns:
+        `RetrievalResult`.
+
+    References:
+        Jia et al. 2021, section 5.1.
+    """
+    from align_keras import evaluation
+
+    texts, image_of_caption = evaluation.flatten_captions(captions)
+    text_embeddings = encode_texts(texts)
+    if image_keys is None:
+        positives = evaluation.unshared_positives(
+            len(image_embeddings), image_of_caption
+        )
+    else:
+        positives = evaluation.shared_positives(image_keys, texts, image_of_caption)
+    ranks = evaluation.retrieval_ranks(image_embeddings, text_embeddings, positives)
+    metrics = dict(
+        evaluation.metrics_of_retrieval_ranks(
+            ranks, positives, evaluation.PAPER_KS if ks is None else ks
+        )
+    )
+    return RetrievalResult(
+        image_embeddings=image_embeddings,
+        text_embeddings=text_embeddings,
+        captions=texts,
+        caption_image_index=image_of_caption,
+        positives=positives,
+        ranks=ranks,
+        metrics=metrics,
+    )
+
+
+def evaluate_pairs(
+    encoder: PairEncoder, pairs: "RetrievalSet", ks: Sequence[int] | None = None
+) -> dict[str, float]:
+    """Measures the protocol `retrieval` on pairs in memory, without a cache.
+
+    Args:
+        encoder: `ALIGN`, or another model with `encode_images` and `encode_texts`.
+        pairs: `RetrievalSet`.
+        ks: sequence of int, the ranks of recall@k. None for those of the paper.
+
+    Returns:
+        dict from the names of metrics to their values.
+    """
+    image_embeddings = encoder.encode_images(pairs.images)
+    result = rank_pairs(
+        image_embeddings, pairs.captions, encoder.encode_texts, pairs.image_keys, ks
+    )
+    return result.metrics
+
+
 @define_protocol(
     help="recall of captions and images",
     table="table 1",
@@ -135,40 +242,29 @@ def _recalls(ranks: "Mapping[str, np.ndarray]") -> "dict[str, Statistics]":
 )
 def retrieval(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Ranks captions for each image and images for each caption."""
-    from align_keras import evaluation
-
     images, data = _embedded(encoders, request, read_captioned_images(request))
-    captions, image_of_caption = evaluation.flatten_captions(data.captions)
-    texts = encoders.texts(captions)
-    # In the paper only the captions of an image are right. In other sets no model can
-    # distinguish equal captions and equal images.
-    if request.data in ("flickr30k", "coco"):
-        positives = evaluation.unshared_positives(len(data), image_of_caption)
-    else:
-        positives = evaluation.shared_positives(
-            _image_keys(data), captions, image_of_caption
-        )
-    ranks = evaluation.retrieval_ranks(images, texts, positives)
-    metrics = dict(evaluation.metrics_of_retrieval_ranks(ranks, positives))
+    # In the paper's data sets only the captions of an image are correct.
+    keys = None if request.data in ("flickr30k", "coco") else _image_keys(data)
+    result = rank_pairs(images, data.captions, encoders.texts, keys)
+    metrics = dict(result.metrics)
     metrics["images"] = float(len(data))
-    metrics["captions"] = float(len(captions))
-    metrics |= missing_images_metric(data.missing)
-    recalls = _recalls(ranks)
-    caption_columns = columns_of_rows(data.columns, image_of_caption)
+    metrics["captions"] = float(len(result.captions))
+    recalls = _recalls(result.ranks)
+    caption_columns = columns_of_rows(data.columns, result.caption_image_index)
     return Evaluation(
-        metrics,
+        metrics | missing_images_metric(data.missing),
         [
             ItemStatistics(recalls["i2t"], data.columns),
             ItemStatistics(recalls["t2i"], caption_columns),
         ],
         retrieval={
             "image_embeddings": images,
-            "text_embeddings": texts,
+            "text_embeddings": result.text_embeddings,
             "images": data.images,
-            "captions": captions,
-            "caption_image_index": image_of_caption,
-            "positives": positives,
-            "ranks": ranks,
+            "captions": result.captions,
+            "caption_image_index": result.caption_image_index,
+            "positives": result.positives,
+            "ranks": result.ranks,
         },
     )
 
@@ -330,7 +426,7 @@ def _captions_by_language(request: Request) -> Any:
 @define_protocol(
     help="an image plus or minus words finds another icon",
     table="figure 5",
-    options=("split", "text_weight", "metadata", "image_engine", "engine"),
+    options=("split", "text_weight", "metadata", "runtime", "engine"),
     data="icons",
     data_help="icons",
 )
@@ -384,10 +480,10 @@ def simlex(encoders: "CachedEncoders", request: Request) -> Evaluation:
         "is_hard": [pair.is_hard for pair in pairs],
     }
     request.check_columns(columns)
-    if encoders.model.encode_words is None:
+    if encoders.model.align is None:
         raise InputError(
             "simlex needs the [CLS] vector before the projection, which an export "
-            "hasn't got; give `model` the run folder or the Hugging Face folder."
+            "does not have. Give `model` the run folder or the Hugging Face folder."
         )
     cosines = evaluation.word_cosines(encoders.model.encode_words, pairs)
     metrics = dict(evaluation.simlex_metrics(cosines, pairs))

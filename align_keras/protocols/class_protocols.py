@@ -52,7 +52,7 @@ TFDS_SPLITS = {
 _DEFAULT_SPLITS = UsualSplits(test="test", train="train")
 # Sets with labels of classes that have no images.
 _OF_OCCURRING_CLASSES = ("imagenet_r", "imagenet_a", "stamps")
-_OPTIONS = ("split", "classes", "metadata", "image_engine", "engine")
+_OPTIONS = ("split", "classes", "metadata", "runtime", "engine")
 
 
 def labeled_images(request: Request, train: bool = False) -> "LabeledImages":

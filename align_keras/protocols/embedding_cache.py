@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.protocols.open_model import OpenedModel, open_model
+from align_keras.embedders import Embedder
+from align_keras.embedders.loading import worker_model
 from align_keras.protocols.protocol import first_names
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, locked, read_regular
@@ -51,29 +52,26 @@ class CachedEncoders:
     """Encode functions of a model that read cached embeddings.
 
     Args:
-        open_model: function that opens the model. It is called on the first use.
+        open_model: function that returns the `Embedder`. It is called on the first use.
         directory: folder of the caches.
-        engine: as in `Request`.
-        image_engine: as in `Request`.
+        engine: where embeddings are computed, as in `Request`.
     """
 
     def __init__(
         self,
-        open_model: Callable[[], OpenedModel],
-        directory: pathlib.Path,
+        open_model: Callable[[], Embedder],
+        directory: str | os.PathLike,
         engine: str = LOCAL,
-        image_engine: str | None = None,
     ):
         self._open_model = open_model
-        self._directory = directory
+        self._directory = pathlib.Path(directory)
         self._engine = engine
-        self._image_engine = image_engine
 
     @functools.cached_property
-    def model(self) -> OpenedModel:
+    def model(self) -> Embedder:
         return self._open_model()
 
-    def trainable_model(self) -> OpenedModel:
+    def trainable_model(self) -> Embedder:
         """Returns the model in the memory of the host, for training of a copy."""
         import tensorflow as tf
 
@@ -101,9 +99,7 @@ class CachedEncoders:
         folder = self._directory / f"{kind}-{fingerprint}"
         if not is_cluster(self._engine):
             return EmbeddingCache(folder, encode, chunk)
-        encode_all = encode_on(
-            self._engine, self._image_engine, self.model, folder, kind, chunk
-        )
+        encode_all = encode_on(self._engine, self.model, folder, kind, chunk)
         return EmbeddingCache(folder, encode, chunk * _BLOCKS, encode_all)
 
     def readable_images(
@@ -490,8 +486,7 @@ def content_digest(item: Item) -> bytes:
 
 def encode_on(
     engine: str,
-    image_engine: str | None,
-    model: OpenedModel,
+    model: Embedder,
     directory: pathlib.Path,
     kind: str,
     block: int,
@@ -501,11 +496,10 @@ def encode_on(
     A task has `block` items. Items and embeddings are temporarily stored in
     `directory`, which must be on a shared disk.
     """
-    path = checked_path(model, "engine")
     task_arguments = {
-        "model": path,
+        "model": checked_path(model, "engine"),
+        "runtime": model.runtime_option,
         "fingerprint": _encoder(model, kind)[1],
-        "image_engine": image_engine and absolute(image_engine),
         "kind": kind,
     }
     folder = directory.absolute() / "tasks"
@@ -534,7 +528,7 @@ def encode_on(
 
 def embed_block(task: dict) -> None:
     """Embeds the items in a file, as a task of `run_tasks`."""
-    model = open_same(task["model"], task["image_engine"])
+    model = worker_model(task["model"], task["runtime"])
     encode, fingerprint = _encoder(model, task["kind"])
     check_same(task["model"], fingerprint, task["fingerprint"])
     with np.load(f"{task['block_path']}.npz") as stored:
@@ -544,14 +538,14 @@ def embed_block(task: dict) -> None:
             np.save(file, encoded(encode, items))
 
 
-def checked_path(model: OpenedModel, option: str) -> str:
-    """Returns the path of a model for other processes, or raises if it has none."""
-    if model.path is None:
+def checked_path(model: Embedder, option: str) -> str:
+    """Returns the name of a model for other processes, or raises if it is in memory."""
+    if model.in_memory:
         raise InputError(
-            f"model must be a path with `{option}`, whose processes open it again, "
-            f"received a model in memory; save it, or leave `{option}` out."
+            f"model must be a path with `{option}`, whose processes open it again. "
+            f"Received: a model in memory. Save the model, or leave `{option}` out."
         )
-    return absolute(model.path)
+    return model.name
 
 
 def absolute(path: str) -> str:
@@ -559,13 +553,7 @@ def absolute(path: str) -> str:
     return os.path.abspath(path) if os.path.exists(path) else path
 
 
-@functools.lru_cache(maxsize=1)
-def open_same(path: str, image_engine: str | None = None) -> OpenedModel:
-    """Opens a model once for all tasks of a worker."""
-    return open_model(path, image_engine)
-
-
-def _encoder(model: OpenedModel, kind: str) -> tuple[Callable, str]:
+def _encoder(model: Embedder, kind: str) -> tuple[Callable, str]:
     """Returns the encode function of `"image"` or `"text"`, and its fingerprint."""
     return getattr(model, f"encode_{kind}s"), getattr(model, f"{kind}_fingerprint")
 

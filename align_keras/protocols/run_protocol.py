@@ -2,13 +2,19 @@
 
 import dataclasses
 import difflib
-import functools
 import importlib.util
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from align_keras.embedders import load_model
+from align_keras.embedders.locations import (
+    check_runtime,
+    choose_runtime,
+    keras_or_auto,
+    locate_model,
+)
 from align_keras.protocols import (
     caption_protocols,
     class_protocols,
@@ -29,9 +35,9 @@ from align_keras.utils.files import replaceable_file
 from align_keras.utils.tasks import LOCAL, is_cluster
 
 if TYPE_CHECKING:
+    from align_keras.embedders import Embedder
     from align_keras.models import ALIGN
     from align_keras.protocols.embedding_cache import CachedEncoders
-    from align_keras.protocols.open_model import OpenedModel
 
 # Protocols by name, in the order of the paper's tables.
 PROTOCOLS = {
@@ -57,7 +63,7 @@ _CLIP = "clip:imagenet1k"
 
 
 def evaluate(
-    model: "str | pathlib.Path | ALIGN | OpenedModel",
+    model: "str | pathlib.Path | ALIGN | Embedder",
     protocol: str,
     data: str | None = None,
     *,
@@ -68,8 +74,8 @@ def evaluate(
     """Evaluates a model by a protocol of the paper, as `align-keras evaluate` does.
 
     Args:
-        model: a run folder, an export, a Hugging Face folder or `hf://user/model`; or
-            an `ALIGN`, or what `open_model` opened.
+        model: as `align_keras.load_model` takes it. Keras models are opened by Keras,
+            unless `runtime` names another runtime.
         protocol: a name of `PROTOCOLS`, such as `"retrieval"`.
         data: a data set or the path of one, as `--data`. The default is the data set of
             the paper, if the protocol has only one.
@@ -150,10 +156,8 @@ def checked_request(protocol: str, **options: Any) -> Request:
     for name, value in options.items():
         if value == "":
             raise InputError(f"{name} must not be empty, received ''; leave it out.")
-        if name == "image_engine":
-            from align_keras.models.image_engines import checked_engine
-
-            checked_engine(value, name)
+        if name == "runtime":
+            check_runtime(value)
     # Raises for an unknown engine.
     is_cluster(options.get("engine", LOCAL))
     check_number("workers", options.get("workers", 1), 1, 1e6, whole=True)
@@ -243,7 +247,7 @@ def model_name(model: Any) -> str:
     """Returns the path of a model, or the name of an `ALIGN` in memory."""
     if isinstance(model, str | pathlib.Path):
         return str(model)
-    return getattr(model, "path", None) or getattr(model, "align", model).name
+    return model.name
 
 
 def open_encoders(
@@ -257,22 +261,27 @@ def open_encoders(
         cache: folder of embeddings, or None.
         check: bool, raise immediately if there is no model.
     """
-    from align_keras.protocols import open_model as opening
     from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
 
     directory = pathlib.Path(cache) if cache else default_cache()
     check_writable("cache", directory, directory)
-    image_engine = request.image_engine
-    open_later: Callable[[], opening.OpenedModel]
-    if isinstance(model, opening.OpenedModel):
-        open_later = functools.partial(lambda: model)
-    elif not isinstance(model, str | pathlib.Path):
-        open_later = functools.partial(opening.opened, model, image_engine)
-    else:
-        open_later = functools.partial(opening.open_model, str(model), image_engine)
-        if check:
-            opening.check_model(str(model), image_engine)
-    return CachedEncoders(open_later, directory, request.engine, image_engine)
+    if check and isinstance(model, str | pathlib.Path):
+        choose_runtime(locate_model(model), _runtime_of(model, request))
+    return CachedEncoders(
+        lambda: load_model(model, _runtime_of(model, request)),
+        directory,
+        request.engine,
+    )
+
+
+def _runtime_of(model: Any, request: Request) -> str:
+    """Returns the runtime of a request, which is Keras where the model has weights.
+
+    Some protocols need the weights, and the published figures were computed by Keras.
+    """
+    if request.runtime is not None:
+        return request.runtime
+    return keras_or_auto(model) if isinstance(model, str | pathlib.Path) else "auto"
 
 
 def sliced(evaluation: Evaluation, column: str) -> dict[str, float]:
@@ -312,7 +321,7 @@ def _write_page(
     from align_keras.reports.result_page import write_result_page
     from align_keras.utils.progress import say
 
-    names = ("data", "split", "train_split", "templates", "classes", "image_engine")
+    names = ("data", "split", "train_split", "templates", "classes", "runtime")
     facts = {
         name: getattr(request, name)
         for name in names
@@ -387,9 +396,7 @@ def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRo
         rows.append((row, request))
     # The model must exist if there is a protocol to run.
     check = not all(row.skipped for row, _ in rows)
-    engines = {
-        key: options[key] for key in ("image_engine", "engine") if key in options
-    }
+    engines = {key: options[key] for key in ("runtime", "engine") if key in options}
     encoders = open_encoders(model, Request(**engines), cache, check)
     for row, request in rows:
         yield row if row.skipped else _measured(row, request, encoders)
@@ -397,12 +404,20 @@ def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRo
 
 def _missing_requirements(protocol: Protocol, request: Request, model: Any) -> str:
     """Returns the missing data and parts of the model, or ""."""
-    from align_keras.protocols.open_model import is_export
-
     needs = [what_to_download(protocol.name, request)]
-    if protocol.needs != "embeddings" and is_export(model_name(model)):
+    if protocol.needs != "embeddings" and _is_export(model):
         needs.append(f"needs the run folder, but {model_name(model)} is an export")
     return "; ".join(filter(None, needs))
+
+
+def _is_export(model: Any) -> bool:
+    """Returns True if a model has embeddings, and no weights that can be trained."""
+    if not isinstance(model, str | pathlib.Path):
+        return getattr(model, "align", model) is None
+    try:
+        return "keras" not in locate_model(model).runtimes
+    except InputError:  # Raised later, if there is something to measure.
+        return False
 
 
 def what_to_download(protocol: str, request: Request) -> str:

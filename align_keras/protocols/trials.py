@@ -24,6 +24,7 @@ from align_keras.config import (
 )
 from align_keras.config.fields import leaves
 from align_keras.data import evaluation_batches, labeled_batches
+from align_keras.embedders.loading import worker_model
 from align_keras.models.image_classifier import (
     ImageClassifier,
     encoder_without_projection,
@@ -31,7 +32,6 @@ from align_keras.models.image_classifier import (
 from align_keras.protocols.embedding_cache import (
     absolute,
     checked_path,
-    open_same,
     results_folder,
 )
 from align_keras.protocols.protocol import Request
@@ -44,7 +44,7 @@ from align_keras.utils.quiet import start_compiler
 from align_keras.utils.tasks import check_same, is_cluster, run_tasks, worker_count
 
 if TYPE_CHECKING:
-    from align_keras.protocols.open_model import OpenedModel
+    from align_keras.embedders import Embedder
 
 # Version of cropping, batching, training and evaluation. Raise it if the results of the
 # same recipe, images and seed change, so that results on disk aren't reused.
@@ -209,7 +209,7 @@ def open_devices(
 def finished(
     trials: Sequence[Trial],
     data: Any,
-    model: "OpenedModel",
+    model: "Embedder",
     request: Request,
     strategy: tf.distribute.Strategy | None = None,
 ) -> list[dict[str, list[int]]]:
@@ -253,7 +253,7 @@ def finished(
 def _run_as_tasks(
     trials: Mapping[str, Trial],
     data: Any,
-    model: "OpenedModel",
+    model: "Embedder",
     request: Request,
     directory: pathlib.Path,
 ) -> None:
@@ -339,7 +339,7 @@ def _runner_on_worker(
     `module` and `name` are those of the class of the data, which is imported by name,
     since its module imports this one.
     """
-    model = open_same(path)
+    model = worker_model(path, "keras")
     check_same(path, model.image_fingerprint, fingerprint)
     data_class = getattr(importlib.import_module(module), name)
     data = data_class(Request(**json.loads(request)))
