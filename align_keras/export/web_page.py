@@ -80,7 +80,7 @@ def write_web_page(
         images: `PageImage` of each image.
         embeddings: float array (images, d), rows of unit length.
         title: str, heading of the page.
-        runtime: `node_modules` folder to copy, which `check_runtime` accepts, or None
+        runtime: `node_modules` folder to copy, which `check_litert_js` accepts, or None
             to leave the packages to `npm install`.
     """
     folder = pathlib.Path(folder)
@@ -92,7 +92,7 @@ def write_web_page(
         _copy_runtime(pathlib.Path(runtime), folder / "node_modules")
 
 
-def check_runtime(runtime: str | os.PathLike) -> None:
+def check_litert_js(runtime: str | os.PathLike) -> None:
     """Raises unless a folder is a `node_modules` with the runtime."""
     wanted = " ".join(f"{name}@{LITERT_JS_VERSION}" for name in _RUNTIME)
     for package, names in _RUNTIME.items():

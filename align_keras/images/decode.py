@@ -33,9 +33,9 @@ _OF_ANY_CHANNELS = tf.TensorSpec((None, None, None), tf.uint8)
 # The first run of a graph, in each pipeline and each export, takes time in proportion
 # to its size. Code that several formats share is therefore a function that is traced
 # once. Such a function isn't inlined, since branches of other formats would take time
-# too. Operations that raise are outside of these functions, since a failed call leaks about
-# 800 bytes (TensorFlow 2.20 and 2.21). The functions return an empty file or an image
-# without pixels for files that they refuse, which raises later.
+# too. Operations that raise are outside of these functions, since a failed call leaks
+# about 800 bytes (TensorFlow 2.20 and 2.21). The functions return an empty file or an
+# image without pixels for files that they refuse, which raises later.
 _BYTES = [bytes([value]) for value in range(256)]
 
 

@@ -274,7 +274,7 @@ class _AlignTextWeights(TextWeights):
 # === Files ===
 
 
-def check_installed(*names: str | keras.Model | None) -> None:
+def check_weights_installed(*names: str | keras.Model | None) -> None:
     """Raises if distributions of these weights aren't installed. Names all of them."""
     missing = {
         name: _DISTRIBUTIONS[name]
@@ -298,7 +298,7 @@ def _package(distribution: str) -> str | None:
 
 def _package_folder(name: str) -> pathlib.Path:
     """Returns the folder of the package of weights, or raises if not installed."""
-    check_installed(name)
+    check_weights_installed(name)
     return pathlib.Path(str(_package(_DISTRIBUTIONS[name])))
 
 

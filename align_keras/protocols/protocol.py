@@ -119,7 +119,7 @@ class ItemStatistics:
         columns: dict from the name of a column to its value for each item.
     """
 
-    statistics: Mapping
+    statistics: dict
     columns: Mapping[str, Sequence]
 
 

@@ -343,7 +343,8 @@ def _runner_on_worker(
     check_same(path, model.image_fingerprint, fingerprint)
     data_class = getattr(importlib.import_module(module), name)
     data = data_class(Request(**json.loads(request)))
-    return TrialRunner(model.align.image_encoder, data)
+    align: Any = model.align
+    return TrialRunner(align.image_encoder, data)
 
 
 class TrialRunner:

@@ -99,7 +99,7 @@ def train_experiment(
         import keras
 
         from align_keras.data import read_retrieval_set
-        from align_keras.models.warm_start import check_installed
+        from align_keras.models.warm_start import check_weights_installed
         from align_keras.protocols.caption_protocols import evaluate_pairs
         from align_keras.runs.assemble import build_model, compile_model
         from align_keras.runs.results import write_results
@@ -120,7 +120,7 @@ def train_experiment(
         from align_keras.training.strategies import save_by_chief, strategy_scope
 
         # Open the corpora. The first run on a corpus builds it, which may take an hour.
-        check_installed(
+        check_weights_installed(
             task.model.image_encoder.weights, task.model.text_encoder.weights
         )
         corpora = open_corpora(task)
