@@ -87,7 +87,7 @@ def test_vtab_takes_the_best_trial_and_averages(monkeypatch):
 
     def finished(chosen, data, model, request, strategy=None):
         asked.append(chosen)
-        if chosen[0].judged_on == "val200":
+        if chosen[0].test_split == "val200":
             # The second trial of each task is the best, and the third as good.
             number = [0, 1, 2] * (len(chosen) // 3)
             ranks = [[[1, 1, 0], [0, 0, 1], [0, 1, 0]][n] for n in number]
@@ -111,7 +111,7 @@ def test_vtab_takes_the_best_trial_and_averages(monkeypatch):
         best.full.learning_rate
     }
     assert [trial.seed for trial in last[:3]] == [0, 1, 2]
-    assert {(trial.learns_from, trial.judged_on) for trial in last} == {
+    assert {(trial.train_split, trial.test_split) for trial in last} == {
         ("train800val200", "test")
     }
     for name in ("dtd", "all", "natural", "specialized", "structured"):
