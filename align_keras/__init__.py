@@ -33,6 +33,7 @@ _PUBLIC = {
     "export_model": "align_keras.runs.export",
     "export_saved_model": "align_keras.export",
     "learn_vocabulary": "align_keras.text",
+    "load_model": "align_keras.embedders",
     "WordPieceTokenizer": "align_keras.text",
     "evaluate": "align_keras.protocols.evaluate",
     "recall_at_k": "align_keras.evaluation",

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from align_keras.cli.common import on_disk
-from align_keras.cli.search import print_found
+from align_keras.cli.search import print_hits
 from align_keras.cli.train import (
     add_weights_arguments,
     print_metrics,
@@ -92,8 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     for next_command in next_commands(trained.config, directory, caption):
         say(f"  {next_command}")
     if not arguments.json:
-        (query,) = trained.search(caption, k=3)
-        print_found(query["text"], query["hits"])
+        print_hits(caption, trained.search(caption, k=3))
     return 0
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from align_keras.protocols.embedding_cache import CachedEncoders
 
 _CORPORA = ("stamps", "icons", "clipart", "emoji")
-_OF_IMAGES = ("allow_missing", "metadata", "image_engine", "engine")
+_OF_IMAGES = ("allow_missing", "metadata", "runtime", "engine")
 
 
 def captioned_images(request: Request) -> "CaptionedImages":
@@ -352,7 +352,7 @@ def _captions_by_language(request):
 @protocol(
     "an image plus or minus words finds another icon",
     "figure 5",
-    ("split", "text_weight", "metadata", "image_engine", "engine"),
+    ("split", "text_weight", "metadata", "runtime", "engine"),
     data="icons",
     data_help="icons",
 )
@@ -401,10 +401,10 @@ def simlex(encoders: "CachedEncoders", request: Request) -> Evaluation:
     names = {2: "part_of_speech", 4: "concreteness_quartile", 5: "is_hard"}
     columns = {name: [row[field] for row in rows] for field, name in names.items()}
     request.check_columns(columns)
-    if encoders.model.encode_words is None:
+    if encoders.model.align is None:
         raise InputError(
             "simlex needs the [CLS] vector before the projection, which an export "
-            "hasn't got; give `model` the run folder or the Hugging Face folder."
+            "does not have. Give `model` the run folder or the Hugging Face folder."
         )
     cosines = evaluation.word_cosines(encoders.model.encode_words, rows)
     metrics = dict(evaluation.simlex_metrics(cosines, rows))

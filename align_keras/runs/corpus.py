@@ -50,8 +50,9 @@ from align_keras.corpus.sources.source import (
     extract_part,
     merged_counts,
 )
-from align_keras.protocols.embedding_cache import absolute, open_same
-from align_keras.protocols.open_model import check_model
+from align_keras.embedders.loading import worker_model
+from align_keras.embedders.locations import keras_or_auto
+from align_keras.protocols.embedding_cache import absolute
 from align_keras.reports.corpus_report import write_corpus_report
 from align_keras.text.vocabulary import Coverage, learn_vocabulary, save_vocabulary
 from align_keras.utils.arguments import check_choice
@@ -310,7 +311,7 @@ def _check(config: CorpusConfig) -> None:
         )
     if config.duplicates.mode == "embedding":
         try:
-            check_model(config.duplicates.encoder)
+            keras_or_auto(config.duplicates.encoder)
         except InputError as error:
             text = str(error).replace("model", "duplicates.encoder", 1)
             raise InputError(text) from None
@@ -477,7 +478,9 @@ def find_copies(build: _Build, images: Tables) -> Tables:
     keys = [tables.folder.key for tables in references.values()]
     inputs = [images.folder.key, as_dict(config), keys]
     if config.mode == "embedding":
-        inputs += [_SEARCH, open_same(absolute(str(config.encoder))).image_fingerprint]
+        encoder = absolute(str(config.encoder))
+        model = worker_model(encoder, keras_or_auto(encoder))
+        inputs += [_SEARCH, model.image_fingerprint]
 
     def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
         say(f"corpus dedup: {images.facts['pictures']:,} images")
@@ -582,7 +585,7 @@ def _embed_stored_images(
 ) -> np.ndarray:
     """Embeds stored images table by table, and returns all as (count, d)."""
     name = absolute(str(build.config.duplicates.encoder))
-    fingerprint = open_same(name).image_fingerprint
+    fingerprint = worker_model(name, keras_or_auto(name)).image_fingerprint
     path = folder.path / "embeddings" / f"{tables.folder.key}.npy"
     tasks = [
         {
@@ -601,7 +604,7 @@ def _embed_stored_images(
 
 def embed_images(task: dict) -> None:
     """Embeds the images of a table, as a task of `run_tasks`."""
-    model = open_same(task["encoder"])
+    model = worker_model(task["encoder"], keras_or_auto(task["encoder"]))
     check_same(
         task["encoder"],
         model.image_fingerprint,

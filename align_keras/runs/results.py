@@ -14,7 +14,7 @@ from align_keras.reports.examples import contact_sheet
 from align_keras.reports.report import write_report
 from align_keras.runs.about_run import about_run
 from align_keras.runs.run_folder import PARAMS_FILE
-from align_keras.search import SearchIndex
+from align_keras.runs.run_index import write_run_index
 from align_keras.search.standalone import check_standalone
 from align_keras.training.metrics_log import MetricsLog
 from align_keras.utils.files import atomic_folder
@@ -51,9 +51,9 @@ def write_results(
     image_embeddings = model.encode_images(pairs.images)
     captions, _ = flatten_captions(pairs.captions)
     text_embeddings = model.encode_texts(captions)
-    SearchIndex.build(
-        image_embeddings, pairs.ids, pairs.captions, thumbnails=pairs.images
-    ).save(directory / "index")
+    write_run_index(
+        directory, image_embeddings, pairs.ids, pairs.captions, pairs.images
+    )
 
     say("embedding and searching with the export in a process without align_keras")
     comparison = check_standalone(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from align_keras.config import ExperimentConfig, load_config
-from align_keras.runs.run_folder import PARAMS_FILE, check_finished, check_searchable
+from align_keras.runs.run_folder import PARAMS_FILE, check_finished
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,9 +112,18 @@ class Run:
         ks = self.config.task.evaluation.ks
         return evaluate_pairs(self.model, self.read_validation_pairs(), ks)
 
-    def search(self, *text: str, **options: Any) -> list[dict]:
-        """Finds validation images, with the options of `search.run_search.search`."""
-        from align_keras.search.run_search import search
+    def search(self, query: Any, k: int | None = None, **options: Any) -> list[Any]:
+        """Finds validation images.
 
-        check_searchable(self.directory)
-        return search(self.directory, text, **options)
+        Args:
+            query: str, words to search for; `align_keras.search.Query`; or float array
+                (d,), an embedding.
+            k: int >= 1, images to find, or None for those of the query.
+            **options: further options of `align_keras.search.Index.query`.
+
+        Returns:
+            list of `align_keras.search.Hit`, the best first.
+        """
+        from align_keras.runs.run_index import open_run_index
+
+        return open_run_index(self.directory).query(query, k, **options)
