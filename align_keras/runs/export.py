@@ -128,11 +128,21 @@ def export_model(
     align_keras.export_model("saved_models/stamps", "served", weights="bfloat16")
     ```
     """
-    options = {
-        name: value
-        for name, value in locals().items()
-        if name in OPTIONS and value is not None
+    all_options = {
+        "weights": weights,
+        "quantize": quantize,
+        "images": images,
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "encoding": encoding,
+        "data": data,
+        "data_root": data_root,
+        "resizable": resizable,
+        "license": license,
+        "title": title,
+        "litert_js": litert_js,
     }
+    options = {name: value for name, value in all_options.items() if value is not None}
     target = _checked(model, to, format, options)
     is_path = isinstance(model, str | os.PathLike)
     measured = [read_evaluation(path, model) for path in evaluation if is_path]
