@@ -37,7 +37,7 @@ _PUBLIC = {
     "WordPieceTokenizer": "align_keras.text",
     "evaluate": "align_keras.protocols.evaluate",
     "recall_at_k": "align_keras.evaluation",
-    "train": "align_keras.runs.run",
+    "train_experiment": "align_keras.runs.experiment",
     "open_run": "align_keras.runs.run",
     "InputError": "align_keras.utils.errors",
 }

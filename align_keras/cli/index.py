@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _watch(index, engine, watch):
     """Brings the index up to date whenever something changes, until interrupted."""
-    roots = [os.fsdecode(root) for root in index.store.roots()]
+    roots = [os.fsdecode(root) for root in index.store.sources()]
     say(f"watching {', '.join(roots)}; interrupt to end")
     while True:
         present = _identities(roots)

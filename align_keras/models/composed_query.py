@@ -32,7 +32,7 @@ def encode_query(
         image_weight: float > 0, the weight of the image.
 
     Returns:
-        float32 array (1, d), a row of unit length, as `SearchIndex.query` takes.
+        float32 array (1, d), a row of unit length. `Index.query` takes the row.
 
     Raises:
         InputError: without an image and without words to add, for blank words and

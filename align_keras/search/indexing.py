@@ -152,7 +152,7 @@ class _Update:
         gone, absent = {}, {}
         problems = collections.Counter()
         reachability = Reachability()
-        roots = self.store.roots()
+        roots = self.store.sources()
         tables = {id for file, id in roots.items() if _is_table(os.fsdecode(file))}
         missing = {
             id
@@ -186,7 +186,7 @@ class _Update:
     def _roots(self, sources):
         """Path → id of each source, the new ones added."""
         if not sources:
-            roots = self.store.roots()
+            roots = self.store.sources()
             if not roots:
                 raise InputError(
                     "`sources` must name a folder or a table the first time, received "

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from align_keras.embedders import Embedder
 from align_keras.search.columns import COLUMNS
 from align_keras.search.image_store import ImageStore
+from align_keras.search.items import ModelIdentity
 from align_keras.search.query import Query
 from align_keras.search.table_rows import FIRST_TABLE
 from align_keras.utils.addresses import redacted, with_secrets, without_secrets
@@ -78,7 +78,7 @@ class PostgresStore(ImageStore):
             self.upgrade()
 
     @staticmethod
-    def create(address: str, model: Embedder) -> None:
+    def create(address: str, model: ModelIdentity) -> None:
         """Makes the tables of an empty index where there are none."""
         shown = without_secrets(address)
         header = {

@@ -110,9 +110,9 @@ def test_metrics_of_groups_go_into_the_card(mixed, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "damage, words",
     [
-        (lambda report: report.pop("metrics"), "must be what"),
-        (lambda report: report.pop("slice_by"), "must be what"),
-        (lambda report: report["metrics"].update(a="b"), "must be what"),
+        (lambda report: report.pop("metrics"), "must be the output"),
+        (lambda report: report.pop("slice_by"), "must be the output"),
+        (lambda report: report["metrics"].update(a="b"), "must be the output"),
         (lambda report: report["slices"].pop("t2i/recall_at_1[a|b]/high"), "must be"),
         (lambda report: report.update(model="another"), "which is of another"),
         (None, "can be read"),

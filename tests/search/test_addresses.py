@@ -2,6 +2,7 @@
 
 import collections
 import errno
+import os
 
 import fsspec
 import numpy as np
@@ -12,8 +13,8 @@ from align_keras.cli.main import main
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
 from align_keras.search.bulk_embeddings import embed
+from align_keras.search.image_files import read_file
 from align_keras.search.image_index import Index
-from align_keras.search.server import _content
 from align_keras.utils import remote
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import local_copy
@@ -54,7 +55,8 @@ def test_a_folder_is_indexed_and_brought_up_to_date(store, tmp_path, monkeypatch
     assert hit.path == "memory://s/photos/blue.png"
     assert (hit.columns["folder"], hit.columns["name"]) == ("photos", "blue.png")
     assert not {"date", "year"} & hit.columns.keys()
-    assert _content(index.store.image(hit.id)) == image_bytes("blue")
+    content, _ = read_file(os.fsencode(index.store.image(hit.id)["file"]))
+    assert content == image_bytes("blue")
     read = collections.Counter()
     opened = remote._Reader.__init__
     monkeypatch.setattr(

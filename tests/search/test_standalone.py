@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from align_keras import load_model
-from align_keras.search import SearchIndex, standalone
+from align_keras.search import Index, standalone
 from align_keras.search.standalone import check_standalone
 from align_keras.utils.errors import InputError
 
@@ -21,8 +21,9 @@ def test_the_export_embeds_and_searches_without_align_keras(
     captions = ["red", "ein grünes — green", "blue red"]
     model = load_model(tiny_export)
     image_embeddings = model.encode_images(images)
-    SearchIndex.build(image_embeddings, colors, ["a", "b", ["ç", "d"]]).save(
-        tmp_path / "index"
+    captions_of_images = ["a", "b", ["ç", "d"]]
+    Index.from_embeddings(
+        image_embeddings, colors, captions_of_images, folder=tmp_path / "index"
     )
     result = check_standalone(
         tiny_export,
