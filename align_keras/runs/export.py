@@ -135,7 +135,7 @@ def export_model(
     align_keras.export_model("saved_models/stamps", "served", weights="bfloat16")
     ```
     """
-    options = {
+    all_options = {
         "weights": weights,
         "quantize": quantize,
         "images": images,
@@ -149,7 +149,7 @@ def export_model(
         "title": title,
         "litert_js": litert_js,
     }
-    options = {name: value for name, value in options.items() if value is not None}
+    options = {name: value for name, value in all_options.items() if value is not None}
     target = _checked(model, to, format, options)
     is_path = isinstance(model, str | os.PathLike)
     measured = [read_evaluation(path, model) for path in evaluation if is_path]

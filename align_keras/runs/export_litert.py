@@ -1,4 +1,4 @@
-"""Both towers as LiteRT files, and a table of what quantizing changes."""
+"""Both towers as LiteRT files, and a table of the changes by quantizing."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ def export_litert(
     license: str | None = None,
     **columns: Any,
 ) -> None:
-    """Writes both towers, their examples, and a table of what quantizing changes.
+    """Writes both towers, their examples, and a table of the changes by quantizing.
 
     Args:
         align: `ALIGN`.
