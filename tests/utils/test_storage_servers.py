@@ -21,8 +21,15 @@ pytestmark = pytest.mark.release
 SERVERS = {
     "s3": ("moto.server", "-H", "127.0.0.1", "-p", "PORT"),
     "gs": (
-        *("gcp_storage_emulator", "start", "--host", "127.0.0.1", "--port", "PORT"),
-        *("--in-memory", "--default-bucket", "bucket"),
+        "gcp_storage_emulator",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "PORT",
+        "--in-memory",
+        "--default-bucket",
+        "bucket",
     ),
 }
 CONTENT = os.urandom(9_000_001)
@@ -212,8 +219,15 @@ def test_a_bucket_without_rights_is_told_in_one_line(server, tmp_path):
     left = {name: text for name, text in os.environ.items() if name not in names}
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "align_keras.cli.main", "corpus", "extract"),
-            *("--source", "warc:s3://bucket/a.warc", "--out", str(tmp_path)),
+            sys.executable,
+            "-m",
+            "align_keras.cli.main",
+            "corpus",
+            "extract",
+            "--source",
+            "warc:s3://bucket/a.warc",
+            "--out",
+            str(tmp_path),
         ],
         capture_output=True,
         text=True,
