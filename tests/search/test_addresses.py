@@ -115,7 +115,7 @@ def test_bad_addresses_of_a_table_are_counted_and_the_others_kept(
     pq = pytest.importorskip("pyarrow.parquet")
     for name, value in {"TRIES": 2, "FIRST_PAUSE": 0.01}.items():
         monkeypatch.setattr(remote, name, value)
-    remote._given_up.clear()
+    remote.clear_caches()
     names = [f"{number}.png" for number in range(12)]
     files = {name: image_bytes((20 * n, 0, 90)) for n, name in enumerate(names)}
     with WebServer(files) as server, WebServer({"1.png": image_bytes("red")}) as other:

@@ -57,7 +57,7 @@ def server(request):
         patch.setenv("AWS_ACCESS_KEY_ID", "key")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        remote._opened.cache_clear()
+        remote.clear_caches()
         for _ in range(300):
             with socket.socket() as probe:
                 if not probe.connect_ex(("127.0.0.1", int(port))):
@@ -70,7 +70,7 @@ def server(request):
         fs.clear_instance_cache()
     process.terminate()
     process.wait()
-    remote._opened.cache_clear()
+    remote.clear_caches()
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_files_are_read_and_listed(url):
         reader.seek(4_194_300)
         assert reader.read(8) == CONTENT[4_194_300:4_194_308]
         assert reader.read() == CONTENT[4_194_308:]
-    remote._blocks.clear()
+    remote.clear_caches()
     assert remote.read_url(f"{url}/{file.name}", 5, 7) == CONTENT[5:12]
     for missing in (f"{url}/none", f"{url.replace('bucket', 'nowhere')}/none"):
         with pytest.raises(FileNotFoundError, match="no such file or bucket"):
