@@ -23,6 +23,7 @@ from align_keras.cli import main  # noqa: E402
 # Packages that users import from, next to align_keras itself.
 PACKAGES = (
     "models",
+    "embedders",
     "losses",
     "optimizers",
     "layers",
