@@ -68,17 +68,17 @@ _SAVED_BY_KERAS = {
 if platform.machine().lower() in ("x86_64", "amd64"):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-_ROOMS = frozenset(m.name for m in pkgutil.iter_modules(__path__) if m.ispkg)
+_PACKAGES = frozenset(m.name for m in pkgutil.iter_modules(__path__) if m.ispkg)
 register_with_keras(_SAVED_BY_KERAS)
 
 
 def __getattr__(name):
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
-    if name in _ROOMS:
+    if name in _PACKAGES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module 'align_keras' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted([*globals(), *_PUBLIC, *_ROOMS])
+    return sorted([*globals(), *_PUBLIC, *_PACKAGES])

@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
-# A path's beginning → its tests; the longest one that fits counts. A room's tests are
-# those that use it too, where the ci or the release tier has some.
+# Start of a path → its tests. The longest start that fits a path counts. The tests of a
+# package include ci and release tests of the packages that use it.
 TABLE = {
     "align_keras/__init__.py": "tests/cli",
     "align_keras/cli": "tests/cli",

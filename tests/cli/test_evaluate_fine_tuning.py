@@ -86,8 +86,16 @@ def test_fine_grained_on_a_folder(capsys, tmp_path, drawings, small_model):
 def test_both_stages_on_a_folder(capsys, tmp_path, drawings, small_model):
     found, messages = evaluate(
         capsys,
-        *("--model", small_model, "--protocol", "fine_grained", "--data", drawings),
-        *("--results", tmp_path, "--params_override", BOTH),
+        "--model",
+        small_model,
+        "--protocol",
+        "fine_grained",
+        "--data",
+        drawings,
+        "--results",
+        tmp_path,
+        "--params_override",
+        BOTH,
     )
     assert 0 <= found["metrics"]["top_1"] <= 1
     # One run has no spread.
@@ -105,15 +113,16 @@ def test_a_frozen_encoder_learns_to_tell_drawings_apart(
     )
     found, _ = evaluate(
         capsys,
-        *(
-            "--model",
-            small_model,
-            "--protocol",
-            "imagenet_frozen",
-            "--data",
-            drawings,
-        ),
-        *("--results", tmp_path, "--params_override", override),
+        "--model",
+        small_model,
+        "--protocol",
+        "imagenet_frozen",
+        "--data",
+        drawings,
+        "--results",
+        tmp_path,
+        "--params_override",
+        override,
     )
     # A third by chance; the encoder's weights are random.
     assert found["metrics"]["top_1"] > 0.5

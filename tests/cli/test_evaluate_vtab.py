@@ -37,25 +37,37 @@ def test_vtab_on_mock_data(capsys, tmp_path, small_model):
     ):
         found, messages = evaluate(
             capsys,
-            *("--model", small_model, "--protocol", "vtab"),
-            *("--data", "vtab/svhn_cropped+dsprites_label_orientation"),
-            *("--results", tmp_path / "results", "--params_override", override),
-            *("--slice_by", "class"),
+            "--model",
+            small_model,
+            "--protocol",
+            "vtab",
+            "--data",
+            "vtab/svhn_cropped+dsprites_label_orientation",
+            "--results",
+            tmp_path / "results",
+            "--params_override",
+            override,
+            "--slice_by",
+            "class",
         )
         table = tmp_path / "metadata.csv"
         table.write_text("id,place\nsvhn_cropped/0,in\nsvhn_cropped/1,out\n")
         again, _ = evaluate(
             capsys,
-            *(
-                "--model",
-                small_model,
-                "--protocol",
-                "vtab",
-                "--data",
-                "vtab/svhn_cropped",
-            ),
-            *("--results", tmp_path / "results", "--params_override", override),
-            *("--slice_by", "place", "--metadata", table),
+            "--model",
+            small_model,
+            "--protocol",
+            "vtab",
+            "--data",
+            "vtab/svhn_cropped",
+            "--results",
+            tmp_path / "results",
+            "--params_override",
+            override,
+            "--slice_by",
+            "place",
+            "--metadata",
+            table,
         )
     # 2 tasks of 2 trials, and 2 runs each.
     assert len(list((tmp_path / "results").glob("*.json"))) == 8

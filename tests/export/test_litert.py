@@ -250,20 +250,23 @@ def test_a_missing_quantizer_is_named(lite, monkeypatch):
 
 
 def test_a_broken_file_is_noticed(lite, squeeze, monkeypatch):
-    from align_keras.export import litert
+    save = tf.saved_model.save
 
-    # What the converter's unsafe path did: a file without the model's weights.
-    convert = litert._convert
-
-    def without_weights(encode, encoder, key):
-        other = squeeze.image_encoder
-        function = tf.function(
-            lambda images: {"image_embedding": squeeze.normalize_image(other(images))},
+    def save_another_model(module, folder, signatures):
+        """Saves another model, as if the converter had lost the weights."""
+        [(key, encode)] = signatures.items()
+        encoder = squeeze.image_encoder
+        other = tf.Module()
+        other.stored_variables = [variable.value for variable in encoder.variables]
+        other.encode = tf.function(
+            lambda images: {
+                "image_embedding": squeeze.normalize_image(encoder(images))
+            },
             input_signature=encode.input_signature,
         )
-        return convert(function, other, key)
+        save(other, folder, signatures={key: other.encode})
 
-    monkeypatch.setattr(litert, "_convert", without_weights)
+    monkeypatch.setattr(tf.saved_model, "save", save_another_model)
     with pytest.raises(RuntimeError, match="the converted tower isn't the model's"):
         image_flatbuffer(lite)
     # The user can do something about this one.

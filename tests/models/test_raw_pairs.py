@@ -78,7 +78,9 @@ def forms_of(pixels, paths):
 @pytest.mark.parametrize(
     "name",
     [
-        *("list of tuples", "arrays", "batches"),
+        "list of tuples",
+        "arrays",
+        "batches",
         *(
             pytest.param(name, marks=pytest.mark.ci)
             for name in ("paths", "array", "string tensor", "two datasets", "dicts")
@@ -86,8 +88,14 @@ def forms_of(pixels, paths):
         *(
             pytest.param(name, marks=pytest.mark.release)
             for name in (
-                *("names", "files", "tensor", "images alone", "tuples"),
-                *("list of dicts", "one tuple", "one dict"),
+                "names",
+                "files",
+                "tensor",
+                "images alone",
+                "tuples",
+                "list of dicts",
+                "one tuple",
+                "one dict",
             )
         ),
     ],

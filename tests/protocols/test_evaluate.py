@@ -65,7 +65,9 @@ def test_what_is_refused_before_anything_is_read(protocol, options, message):
 def test_defaults_of_a_request():
     request = checked_request("multi30k", split=None, slice_by="category")
     assert (request.data, request.data_root, request.templates) == (
-        *("multi30k", "data", "default"),
+        "multi30k",
+        "data",
+        "default",
     )
     assert all(protocol.data_help for protocol in PROTOCOLS.values())
 

@@ -185,7 +185,9 @@ def work(arguments):
         builder = open_sources(f"{source}/{name}")
     tokenizer = WordPieceTokenizer(learn_vocabulary(["photograph 0123456789"], 60))
     dataset = training_batches(
-        *(builder, "train", tokenizer),
+        builder,
+        "train",
+        tokenizer,
         image_size=IMAGE_SIZE,
         batch_size=BATCH_SIZE,
         shuffle_buffer_size=200,
