@@ -22,8 +22,8 @@ ROOMS = {
     "text": (),
     "images": (),
     "datasets": ("corpus",),
-    # A user's own pairs become batches in `models`, whose `fit` does the same.
-    "data": ("text", "images", "datasets", "models"),
+    # Stored pairs become batches through the `ALIGNPreprocessor` of `models`.
+    "data": ("images", "datasets", "models"),
     "layers": (),
     "losses": (),
     "optimizers": (),

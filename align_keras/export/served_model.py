@@ -6,8 +6,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from align_keras.images import preprocess_image, readable_images
-
 # What is embedded at once. More goes through the towers in parts, so that a request's
 # memory grows by its inputs and its answers alone. Throughput doesn't gain by more;
 # BERT-large takes some 5 MB a caption, EfficientNet-B7 some 50 MB an image.
@@ -26,6 +24,7 @@ class ServedModel(tf.Module):
     def __init__(self, model, serves_images=True, serves_texts=True, weights=None):
         super().__init__(name="align")
         self._model = _Untracked(model)
+        self._converter = _Untracked(model.preprocessor.image_converter)
         variables = []
         if serves_images:
             variables += model.image_encoder.variables
@@ -54,7 +53,7 @@ class ServedModel(tf.Module):
             functions |= self._image_functions()
             functions["serving_default"] = functions["encode_image"]
         if serves_texts:
-            self.tokenizer = model.tokenizer
+            self._tokenizer = _Untracked(model.tokenizer)
             self.preprocessing["text"] = {
                 "normalization": model.tokenizer.normalization,
                 "sequence_length": model.tokenizer.sequence_length,
@@ -64,7 +63,7 @@ class ServedModel(tf.Module):
             functions["serving_default"] = functions["encode_text"]
             # No signature: two outputs that only a look into the graph needs.
             self.tokenize = tf.function(
-                model.tokenizer.__call__,
+                model.tokenizer.tokenize,
                 input_signature=[tf.TensorSpec((None,), tf.string, name="captions")],
             )
         if serves_images and serves_texts:
@@ -82,8 +81,7 @@ class ServedModel(tf.Module):
 
         def encode_image_pixels(images):
             def embed(images):
-                size = self._model.it.image_size
-                pixels = preprocess_image(_at_least_one(images), size)
+                pixels = self._converter.it.convert(_at_least_one(images))
                 return self._embed_pixels.it(pixels)[: tf.shape(images)[0]]
 
             return {"image_embedding": in_parts(embed, IMAGES_AT_ONCE, images)}
@@ -154,12 +152,12 @@ class ServedModel(tf.Module):
 
     def _captions_in_parts(self, captions):
         def embed(captions):
-            return self._embed_tokens.it(**self.tokenizer(captions))
+            return self._embed_tokens.it(**self._tokenizer.it.tokenize(captions))
 
         return in_parts(embed, CAPTIONS_AT_ONCE, captions)
 
     def _embedded_files(self, image_bytes):
-        images, valid = readable_images(image_bytes, self._model.it.image_size)
+        images, valid = self._converter.it.convert_readable(image_bytes)
         embedding = self._embed_pixels.it(_at_least_one(images))
         embedding = embedding[: tf.shape(image_bytes)[0]]
         return tf.where(valid[:, tf.newaxis], embedding, 0.0), valid

@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.evaluation.classification import class_embeddings
-from align_keras.images import read_image
+from align_keras.models.align_image_converter import ALIGNImageConverter
+from align_keras.models.align_preprocessor import ALIGNPreprocessor
 from align_keras.models.composed_query import encode_query
 from align_keras.models.image_engines import image_embedder
 from align_keras.models.on_replicas import on_replicas
@@ -25,6 +26,11 @@ class EmbeddingMethods:
     text_encoder: keras.Model
     normalize_text: keras.layers.Layer
     temperature: tf.Tensor
+
+    @property
+    def preprocessor(self) -> ALIGNPreprocessor:
+        """`ALIGNPreprocessor` of the model. `ALIGN` creates it."""
+        raise NotImplementedError
 
     def encode_images(
         self,
@@ -58,9 +64,10 @@ class EmbeddingMethods:
             )
         images = as_sequence("images", images)
         embed = image_embedder(self, engine)
-        pixels = _read_ahead(
-            images, self.image_encoder.image_size, batch_size, value_range
-        )
+        converter = self.preprocessor.image_converter
+        if value_range is not None:
+            converter = converter.with_options(value_range=value_range)
+        pixels = _read_ahead(images, converter, batch_size)
         batches = [embed(batch) for batch in pixels]
         return _concatenate(batches, self.image_encoder.output_shape[-1])
 
@@ -157,13 +164,13 @@ class EmbeddingMethods:
 
     def _embed_texts(self, texts, batch_size, encoder, finish):
         texts = as_sequence("texts", texts)
-        tokenizer = self.tokenizer
+        self.preprocessor.require_tokenizer()
         embed = on_replicas(
             self.distribute_strategy,
             lambda tokens: finish(encoder(tokens, training=False)),
         )
         batches = [
-            embed(tokenizer(list(texts[start : start + batch_size])))
+            embed(self.preprocessor.tokenize(list(texts[start : start + batch_size])))
             for start in range(0, len(texts), batch_size)
         ]
         return _concatenate(batches, encoder.output_shape[-1])
@@ -184,13 +191,15 @@ def as_sequence(name: str, values: Any) -> Any:
     return values
 
 
-def _read_ahead(images, image_size, batch_size, value_range):
+def _read_ahead(
+    images: Sequence, converter: ALIGNImageConverter, batch_size: int
+) -> Iterator[np.ndarray]:
     """Yields float32 (≤ batch_size, S, S, 3), while threads read the next batch."""
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
-    def submit(start):
+    def submit(start: int) -> list[concurrent.futures.Future]:
         return [
-            pool.submit(read_image, images[row], row, image_size, value_range)
+            pool.submit(converter.read, images[row], row)
             for row in range(start, min(start + batch_size, len(images)))
         ]
 

@@ -40,7 +40,8 @@ class ImageClassifier(keras.Model):
             memory that of a micro-batch.
 
     Call arguments:
-        inputs: uint8 or float tensor (n, height, width, 3) in [0, 255].
+        inputs: uint8 or float tensor (n, height, width, 3) in [0, 255], such as the
+            images of `ALIGNImageConverter`.
 
     Returns:
         float32 tensor (n, num_classes), logits.

@@ -364,13 +364,13 @@ class Run:
         make_batches = functools.partial(
             training_batches,
             *pairs,
-            self.model.tokenizer,
-            image_size=self.model.image_size,
-            crop=data.random_crop,
-            flip=data.random_flip,
-            zoom=data.random_zoom,
-            shift=data.random_shift,
-            recolor=data.random_recolor,
+            self.model.preprocessor.with_options(
+                crop="random" if data.random_crop else "center",
+                flip=data.random_flip,
+                zoom=data.random_zoom,
+                shift=data.random_shift,
+                recolor=data.random_recolor,
+            ),
             data_service=data.data_service,
             **order,
         )
