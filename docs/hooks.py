@@ -21,7 +21,16 @@ import align_keras  # noqa: E402
 from align_keras.cli import main  # noqa: E402
 
 # Beside `align_keras` itself, what users import from.
-ROOMS = ("models", "losses", "optimizers", "layers", "search", "evaluation", "planning")
+ROOMS = (
+    "models",
+    "embedders",
+    "losses",
+    "optimizers",
+    "layers",
+    "search",
+    "evaluation",
+    "planning",
+)
 
 
 def on_files(files, config):
@@ -54,7 +63,7 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def benchmark(name):
-    """What `tools/record_benchmark.py` has kept: its tables, other lines as text."""
+    """Returns a recorded benchmark as Markdown, with tables as they were printed."""
     path = ROOT / "docs" / "benchmarks" / f"{name}.json"
     record = json.loads(path.read_text("utf-8"))
     about = "; ".join(f"{key}: {text}" for key, text in record["machine"].items())

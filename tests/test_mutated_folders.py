@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from align_keras.config import experiments, load_config
-from align_keras.search import SearchIndex
-from tests.mutated import check_folder
-from tests.small import VOCABULARY
+from align_keras.search import Index
+from tests.helpers.mutated import check_folder
+from tests.helpers.small import VOCABULARY
 
 
 def counts(few, many):
@@ -36,20 +36,20 @@ def test_configurations(tmp_path, count):
 def test_indexes(tmp_path, count):
     folder = tmp_path / "index"
     embeddings = np.random.default_rng(0).normal(size=(5, 8))
-    SearchIndex.build(
+    Index.from_embeddings(
         embeddings,
         ids=["a", "b", "c", "d", "e"],
         captions=[["a cat", "a red cat"]] * 5,
-        paths=["a.png"] * 5,
-        thumbnails=[b"\x89PNG and more"] * 5,
-    ).save(folder)
+        images=[b"\x89PNG and more"] * 5,
+        folder=folder,
+    )
 
     def read():
-        index = SearchIndex.load(folder)
-        rows, _ = index.query(embeddings[:2], 3)
-        assert [index.thumbnail(row) for row in rows[0]]
+        index = Index.open(folder)
+        index.check()
+        assert [hit.file for hit in index.query(embeddings[0], 3)]
 
-    names = ["index.json", "embeddings.npy", "entries.jsonl"]
+    names = ["index.json", "vectors.0.f32", "images.sqlite"]
     read, refused = check_folder(folder, names, read, count)
     assert read and refused > count / 3
 
@@ -75,7 +75,7 @@ def test_notes_and_vocabularies_of_runs(tmp_path):
 @pytest.mark.release
 def test_trained_models(tmp_path):
     from align_keras.models import ALIGN
-    from tests.small import small_align
+    from tests.helpers.small import small_align
 
     small_align().save_to_preset(tmp_path)
     names = ["config.json", "model.weights.h5", "vocabulary.txt"]
@@ -89,7 +89,7 @@ def test_trained_models(tmp_path):
 @pytest.mark.release
 def test_models_of_hugging_face(tmp_path):
     from align_keras.models import ALIGN
-    from tests.models.align_folders import tiny_align
+    from tests.helpers.align_folders import tiny_align
 
     folder = tmp_path / "align"
     shutil.copytree(tiny_align(), folder)

@@ -10,7 +10,6 @@ _PUBLIC = {
     "ImageClassifier": "align_keras.models.image_classifier",
     "ImageEncoder": "align_keras.models.image_encoder",
     "TextEncoder": "align_keras.models.text_encoder",
-    "image_embedder": "align_keras.models.image_engines",
     "image_text_batches": "align_keras.models.pair_batches",
     "load_image_weights": "align_keras.models.warm_start",
     "load_text_weights": "align_keras.models.warm_start",

@@ -4,12 +4,11 @@ Vectors of 2 bits a number (product quantization by faiss; Jégou et al. 2011, A
 al. 2017) are scanned, and the best thousand ranked anew by the exact ones. It is a
 cache. A graph (HNSW) was left: made of images it leads words astray; of a million
 vectors of 384 numbers it found 21% of the ten best for words of the hardest model, in
-1 ms; scanning finds 99% in 26 ms (`tools/bench_search.py approximate`).
+1 ms; scanning finds 99% in 26 ms (`tools/benchmarks/bench_search.py approximate`).
 """
 
 import math
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -32,8 +31,6 @@ _BLOCK = 10_000
 LEAST_SHARE = 1 / 16
 # How faiss begins a file of this kind, and what precedes our checksum at its end.
 _KIND, _MARK = b"IPfs", b"align_keras sum "
-# Rows scored at once: 100 MB of an embedding of 384 numbers.
-_ROW_BLOCK = 65_536
 
 
 def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> bool:
@@ -162,36 +159,3 @@ def _checksum(content):
     words = content[: len(content) // 8 * 8].view("<u8")
     last = int.from_bytes(bytes(content[len(words) * 8 :]), "little")
     return (int(words.sum(dtype=np.uint64)) + last + len(content)) % 2**64
-
-
-def scan(
-    vectors: np.ndarray, embedding: np.ndarray, rows: np.ndarray | None
-) -> np.ndarray:
-    """Scores of all vectors, or of some rows: float32 (n,)."""
-    count = len(vectors) if rows is None else len(rows)
-    scores = np.empty(count, np.float32)
-    for start in range(0, count, _ROW_BLOCK):
-        stop = start + _ROW_BLOCK
-        block = vectors[start:stop] if rows is None else vectors[rows[start:stop]]
-        # Damaged rows are found by their scores.
-        with np.errstate(over="ignore", invalid="ignore"):
-            np.matmul(block, embedding, out=scores[start:stop])
-    return scores
-
-
-def by_rank(scores: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Yields positions from the highest score on, first `size`, then ever more.
-
-    Raises:
-        ValueError: if a score is NaN or infinite, which has no rank.
-    """
-    if not np.isfinite(scores).all():
-        raise ValueError("`scores` must be finite. Received NaN or infinity.")
-    done = 0
-    while done < len(scores):
-        stop = min(done + size, len(scores))
-        cut = np.partition(scores, len(scores) - stop)[len(scores) - stop]
-        chosen = np.flatnonzero(scores >= cut)
-        best = chosen[np.lexsort((chosen, -scores[chosen]))]
-        yield best[done:]
-        done, size = len(best), 4 * size

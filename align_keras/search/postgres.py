@@ -6,7 +6,8 @@ the files that it is about to read by advisory locks, which end with its connect
 that nothing is done twice and nothing stays claimed by a process that was killed.
 Search is exact up to `EXACT_UP_TO` images; of more, the nearest fifth of a thousand
 lists is searched (IVFFlat). A graph (HNSW) was left: of 100,000 rows it found 81% of
-the best ten, and 89% at its broadest, lists 99% (`tools/bench_search.py postgres`).
+the best ten, and 89% at its broadest, lists 99% (`tools/benchmarks/bench_search.py
+postgres`).
 """
 
 import contextlib
@@ -20,9 +21,9 @@ import numpy as np
 
 from align_keras.search.columns import COLUMNS
 from align_keras.search.image_store import ImageStore
+from align_keras.search.items import ModelIdentity
 from align_keras.search.query import Query
 from align_keras.search.table_rows import FIRST_TABLE
-from align_keras.search.towers import Model
 from align_keras.utils.addresses import redacted, with_secrets, without_secrets
 from align_keras.utils.errors import InputError, needs
 
@@ -77,12 +78,12 @@ class PostgresStore(ImageStore):
             self.upgrade()
 
     @staticmethod
-    def create(address: str, model: Model) -> None:
+    def create(address: str, model: ModelIdentity) -> None:
         """Makes the tables of an empty index where there are none."""
         shown = without_secrets(address)
         header = {
             "version": _VERSION,
-            "model": {"name": model.name, "fingerprint": model.fingerprint},
+            "model": model.reference(),
             "dimension": model.dimension,
         }
         with contextlib.closing(_connect(address)) as connection:

@@ -18,8 +18,15 @@ from collections.abc import Callable
 from typing import Any
 
 from align_keras.corpus.image import ImageError
-from align_keras.search.image_files import content_hash, read_file, read_upright
+from align_keras.embedders import Embedder
+from align_keras.search.image_files import (
+    content_hash,
+    read_file,
+    read_query_image,
+    read_upright,
+)
 from align_keras.search.image_index import Index, default_index
+from align_keras.search.items import is_item, split_item
 from align_keras.search.local_server import (
     Bodies,
     Guard,
@@ -31,7 +38,6 @@ from align_keras.search.local_server import (
     open_port,
 )
 from align_keras.search.query import TEXT_WEIGHT, Query
-from align_keras.search.towers import resized_image
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
 
@@ -70,7 +76,7 @@ _SHOWN = (
 def serve(
     folder: str | os.PathLike | None = None,
     *,
-    model: str | os.PathLike | None = None,
+    model: str | os.PathLike | Embedder | None = None,
     port: int = PORT,
     on_ready: Callable[[str], object] = say,
 ) -> None:
@@ -85,7 +91,7 @@ def serve(
 def make_app(
     folder: str | os.PathLike | None = None,
     *,
-    model: str | os.PathLike | None = None,
+    model: str | os.PathLike | Embedder | None = None,
     threads: int | None = None,
 ) -> Any:
     """Makes the ASGI application of an index, of so many searches at once."""
@@ -214,7 +220,7 @@ class _Server:
             found = await run(self._found, request)
             if _is_known(request, found):
                 return Response(status_code=304, headers=_caching(found))
-            content, kind = await run(_shown, found)
+            content, kind = await run(self._shown, found)
             return Held(content, kind, _caching(found), stack.pop_all())
 
     async def thumbnail(self, request: Request) -> Response:
@@ -223,7 +229,7 @@ class _Server:
             found = await run(self._found, request)
             if _is_known(request, found):
                 return Response(status_code=304, headers=_caching(found))
-            content = await run(_thumbnail, found)
+            content = await run(self._thumbnail, found)
             return Response(content, headers=_caching(found), media_type="image/jpeg")
 
     def _found(self, request):
@@ -237,6 +243,43 @@ class _Server:
             return index.store.image(int(id))
         except InputError:
             raise Refusal(404, f"the index has no image {id!r:.40}.") from None
+
+    def _shown(self, found: dict[str, Any]) -> tuple[bytes, str]:
+        """Returns an image as a browser shows it: bytes and their type."""
+        content = self._content(found)
+        for begin, kind in _SHOWN:
+            if re.match(begin, content, re.DOTALL):
+                return content, kind
+        return _jpeg(read_upright(content), 90), "image/jpeg"
+
+    def _thumbnail(self, found: dict[str, Any]) -> bytes:
+        image = read_upright(self._content(found), shorter_side=THUMBNAIL_SIDE)
+        image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        return _jpeg(image, 82)
+
+    def _content(self, found: dict[str, Any]) -> bytes:
+        """Returns the bytes of an image if they are those that were indexed."""
+        file = found["file"]
+        if is_item(file):
+            stored = self._shared.get().stored_image(found)
+            if stored is None:
+                id, _ = split_item(file)
+                raise Refusal(404, f"the index holds no image of {id!r:.160}.")
+            file = os.fsencode(stored)
+        path = os.fsdecode(file)
+        try:
+            content, _ = read_file(file)
+        except ImageError as error:
+            raise Refusal(
+                410, f"the image {path} can't be read any more ({error.detail})."
+            ) from None
+        if content_hash(content) != found["content"]:
+            raise Refusal(
+                410,
+                f"the image {path} has changed since it was indexed; run `align-keras "
+                "index` again.",
+            )
+        return content
 
 
 # === What is asked ===
@@ -267,9 +310,14 @@ def _read_query(given):
         image=image,
         where=given.get("where"),
         k=_number("k", given.get("k", PAGE_HITS), 1, MAX_PAGE_HITS),
-        duplicates=given.get("duplicates", "0") not in ("0", "", "false"),
+        duplicates=_flag(given.get("duplicates")),
         text_weight=weight,
     ), _number("offset", given.get("offset", 0), 0, MAX_HITS)
+
+
+def _flag(text: str | None) -> bool | None:
+    """Returns the value of a parameter that is on or off, or None without it."""
+    return None if text is None else text not in ("0", "", "false")
 
 
 def _number(name, text, low, high):
@@ -292,13 +340,11 @@ def _number(name, text, low, high):
 def _hits(index, query, content):
     """Hits of a query; `content` is the file of the image that was sent with it."""
     if content is not None:
-        pixels = resized_image(content, index.model.resize_to)
+        pixels = read_query_image(content, index.model.resize_to)
         stored = index.model.encode_resized([pixels])[0]
         query = dataclasses.replace(query, image=content)
         return index.search(query.encode(index.model, stored), query)
-    if query.image is not None or query.text or query.plus or query.minus:
-        return index.query(query)
-    return index.latest(query.where, query.k)
+    return index.query(query)
 
 
 def _hit(hit, state):
@@ -321,39 +367,6 @@ def _is_known(request, found):
 def _caching(found):
     tag = f'"{found["content"].hex()}"'
     return {"ETag": tag, "Cache-Control": "private, no-cache"}
-
-
-def _content(found):
-    """The bytes of an image if they are those that were indexed, no other file's."""
-    path = os.fsdecode(found["file"])
-    try:
-        content, _ = read_file(found["file"])
-    except ImageError as error:
-        raise Refusal(
-            410, f"the image {path} can't be read any more ({error.detail})."
-        ) from None
-    if content_hash(content) != found["content"]:
-        raise Refusal(
-            410,
-            f"the image {path} has changed since it was indexed; run `align-keras "
-            "index` again.",
-        )
-    return content
-
-
-def _shown(found):
-    """An image as a browser shows it: bytes and their type."""
-    content = _content(found)
-    for begin, kind in _SHOWN:
-        if re.match(begin, content, re.DOTALL):
-            return content, kind
-    return _jpeg(read_upright(content), 90), "image/jpeg"
-
-
-def _thumbnail(found):
-    image = read_upright(_content(found), shorter_side=THUMBNAIL_SIDE)
-    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    return _jpeg(image, 82)
 
 
 def _jpeg(image, quality):

@@ -17,7 +17,7 @@ from align_keras.runs import export
 from align_keras.runs.about_run import about_run, save_data_notes
 from align_keras.runs.export import export_model
 from align_keras.utils.errors import InputError
-from tests.small import VOCABULARY, small_encoders
+from tests.helpers.small import VOCABULARY, small_encoders
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +110,9 @@ def test_metrics_of_groups_go_into_the_card(mixed, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "damage, words",
     [
-        (lambda report: report.pop("metrics"), "must be what"),
-        (lambda report: report.pop("slice_by"), "must be what"),
-        (lambda report: report["metrics"].update(a="b"), "must be what"),
+        (lambda report: report.pop("metrics"), "must be the output"),
+        (lambda report: report.pop("slice_by"), "must be the output"),
+        (lambda report: report["metrics"].update(a="b"), "must be the output"),
         (lambda report: report["slices"].pop("t2i/recall_at_1[a|b]/high"), "must be"),
         (lambda report: report.update(model="another"), "which is of another"),
         (None, "can be read"),
@@ -204,14 +204,14 @@ def test_what_is_refused(run_folder, tmp_path, capsys):
             "--quantize must be left out of the format sa",
         ),
         ([*web, "--weights", "float16"], "'float16'; it is for saved_model."),
-        (["--model", str(tmp_path / "export")], "received the export"),
+        (["--model", str(tmp_path / "export")], "Received: the export"),
         ([*web, "--image-column", "i"], "received 'i' with none; leave it out"),
         ([*web, "--pictures", str(full), "--encoding", "latin-1"], "with " + str(full)),
         (
             [*web, *FOLDER, "--caption-column", "c"],
             "--caption-column must be of a tab",
         ),
-        (["--model", str(tmp_path / "nothing")], "which has neither config.json"),
+        (["--model", str(tmp_path / "nothing")], "which has no config.json"),
         (["--to", str(tmp_path)], "--to must be a new or an empty folder"),
         (["--to", ""], "received '', which is or holds the current folder"),
         (["--to", str(tmp_path / "a" / "..")], "--to must be a new or an empty folder"),

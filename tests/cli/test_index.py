@@ -1,7 +1,6 @@
 import json
 import os
 import pathlib
-import runpy
 import shutil
 import signal
 import struct
@@ -18,9 +17,10 @@ from align_keras.cli.main import main
 from align_keras.search.image_files import NO_HEIF
 from align_keras.search.indexing import Changes
 from align_keras.utils.files import MAX_PIXELS
+from tests.helpers import color_towers
 
 ROOT = pathlib.Path(__file__).parents[2]
-COLORS = runpy.run_path(ROOT / "tests" / "search" / "color_towers.py")
+COLORS = vars(color_towers)
 
 
 @pytest.fixture
@@ -142,10 +142,6 @@ def test_what_is_shown_has_matches_copies_and_whole_paths(folder, capsys, monkey
     "words, expected",
     [
         (["search", "red", "--where", "wide > 1"], "--where"),
-        (
-            ["search", "red", "--model_dir", "x", "--where", "a"],
-            "--where is for an index",
-        ),
         (["search"], "a search needs TEXT or --image, received neither"),
         (
             ["search", "red", "--index", "nowhere"],

@@ -17,7 +17,7 @@ from align_keras.losses.pair_loss import caption_groups
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.utils.errors import InputError
 from align_keras.utils.shared_data import find_shipped_model
-from tests.small import VOCABULARY, small_align, small_batch, small_encoders
+from tests.helpers.small import VOCABULARY, small_align, small_batch, small_encoders
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +280,7 @@ def test_files_and_exports_that_are_no_model_are_refused(tmp_path):
         (damaged, {"dtype": "float16"}, "dtype can't be given with a .keras file"),
         (damaged, {"load_weights": False}, "load_weights can't be given"),
         (tmp_path / "dense.keras", {}, "must hold an ALIGN, received a Sequential"),
-        (export, {}, r"is an export.*ExportedModel\("),
+        (export, {}, r"is an export.*load_model\("),
         (export / "align", {}, "config.json"),
     ):
         with pytest.raises(InputError, match=words) as caught:

@@ -17,7 +17,7 @@ from align_keras.models import (
 )
 from align_keras.utils.errors import InputError
 from tests.data.noise_corpus import build_noise
-from tests.small import VOCABULARY, small_align, small_encoders
+from tests.helpers.small import VOCABULARY, small_align, small_encoders
 
 CAPTIONS = ["a b", "red", "blue"]
 

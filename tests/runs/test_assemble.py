@@ -13,10 +13,10 @@ from align_keras.runs.assemble import (
     build_optimizer,
     build_schedule,
     compile_model,
-    prepare_vocabulary,
 )
+from align_keras.runs.run_vocabulary import prepare_vocabulary
 from align_keras.utils.errors import InputError
-from tests.small_run import write_pairs
+from tests.helpers.small_run import write_pairs
 
 OPTIMIZER = "trainer.optimizer_config"
 

@@ -2,23 +2,24 @@
 
 import collections
 import errno
+import os
 
 import fsspec
 import numpy as np
 import pytest
-from faulty_server import Faulty
 
+from align_keras import load_model
 from align_keras.cli.main import main
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
 from align_keras.search.bulk_embeddings import embed
+from align_keras.search.image_files import read_file
 from align_keras.search.image_index import Index
-from align_keras.search.server import _content
-from align_keras.search.towers import open_model
 from align_keras.utils import remote
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import local_copy
-from tests.search.color_towers import COLORS, GOLDEN, image_bytes
+from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
+from tests.helpers.web_server import WebServer
 
 pytestmark = pytest.mark.ci
 TABLE = b"image,caption,year\nphotos/red.png,a red one,1999\n../s/gone.png,none,1\n"
@@ -54,7 +55,8 @@ def test_a_folder_is_indexed_and_brought_up_to_date(store, tmp_path, monkeypatch
     assert hit.path == "memory://s/photos/blue.png"
     assert (hit.columns["folder"], hit.columns["name"]) == ("photos", "blue.png")
     assert not {"date", "year"} & hit.columns.keys()
-    assert _content(index.store.image(hit.id)) == image_bytes("blue")
+    content, _ = read_file(os.fsencode(index.store.image(hit.id)["file"]))
+    assert content == image_bytes("blue")
     read = collections.Counter()
     opened = remote._Reader.__init__
     monkeypatch.setattr(
@@ -93,7 +95,7 @@ def test_a_table_of_a_web_server_and_one_that_fails(tmp_path, monkeypatch):
     files["t.csv"] = f"image,caption\n{rows}".encode()
     for name, value in {"TRIES": 2, "FIRST_PAUSE": 0.01}.items():
         monkeypatch.setattr(remote, name, value)
-    with Faulty(files) as server:
+    with WebServer(files) as server:
         table = f"{server.url}/t.csv"
         index = Index.build(tmp_path / "index", [table], GOLDEN)
         assert counts(index.changes) == (3, 0, 0, 0, 0)
@@ -118,7 +120,7 @@ def test_bad_addresses_of_a_table_are_counted_and_the_others_kept(
     remote._given_up.clear()
     names = [f"{number}.png" for number in range(12)]
     files = {name: image_bytes((20 * n, 0, 90)) for n, name in enumerate(names)}
-    with Faulty(files) as server, Faulty({"1.png": image_bytes("red")}) as other:
+    with WebServer(files) as server, WebServer({"1.png": image_bytes("red")}) as other:
         server.redirects["0.png"] = "file:///etc/hostname"
         server.redirects["1.png"] = f"{other.url}/1.png"
         server.redirects["2.png"] = "2.png"
@@ -128,7 +130,7 @@ def test_bad_addresses_of_a_table_are_counted_and_the_others_kept(
         files["t.csv"] = f"image,caption\n{rows}".encode()
         table = f"{server.url}/t.csv"
         index = Index.build(tmp_path / "index", [table], GOLDEN)
-        assert not other.asked
+        assert not other.requests
         assert len(index) == counts(index.changes)[0] == 7
         reasons = dict(index.changes.unreadable)
         local = "redirects to http://127.0.0.1, an address of a local network"
@@ -147,7 +149,7 @@ def test_bad_addresses_of_a_table_are_counted_and_the_others_kept(
         again = index.add()
         assert len(index) == 7 and again.gone == 0
         assert again.unreadable["can't be read to its end"] == 2
-        embed(table, tmp_path / "out.parquet", model=open_model(GOLDEN))
+        embed(table, tmp_path / "out.parquet", model=load_model(GOLDEN))
     problems = pq.read_table(tmp_path / "out.parquet")["problem"].to_pylist()
     assert [problem is None for problem in problems] == [
         n >= 5 and n != 11 for n in range(12)
@@ -156,7 +158,7 @@ def test_bad_addresses_of_a_table_are_counted_and_the_others_kept(
 
 def test_a_folder_a_table_and_texts_are_embedded(store, tmp_path):
     pq = pytest.importorskip("pyarrow.parquet")
-    model = open_model(GOLDEN)
+    model = load_model(GOLDEN)
 
     def rows(source, **options):
         to = tmp_path / "out.parquet"

@@ -1,0 +1,191 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from align_keras import load_model
+from align_keras.embedders.locations import locate_model
+from align_keras.embedders.saved_model_embedder import SavedModelEmbedder, first_line
+from align_keras.utils.errors import InputError
+from tests.helpers import tiny_export as tiny_exports
+
+
+@pytest.fixture(scope="module")
+def model(tiny_export):
+    return SavedModelEmbedder(locate_model(tiny_export), batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return vars(tiny_exports)
+
+
+@pytest.fixture(scope="module")
+def tiny_export(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "export"
+    return tiny_exports.write_tiny_export(folder)
+
+
+def unit(*values):
+    values = np.array([*values, 0.05])
+    return values / np.linalg.norm(values)
+
+
+def test_images_from_paths_and_bytes_in_order_over_batches(model, tiny, tmp_path):
+    colors = ["red", "green", "blue", "red", "blue"]
+    contents = [tiny["picture_bytes"](color) for color in colors]
+    paths = [tmp_path / f"{row}.png" for row in range(5)]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    expected = [unit(*np.array(tiny["COLORS"][own]) / 255) for own in colors]
+    embeddings = model.encode_images(paths)
+    assert embeddings.dtype == np.float32
+    np.testing.assert_allclose(embeddings, expected, atol=1e-6)
+    mixed = [contents[0], str(paths[1]), paths[2], contents[3], contents[4]]
+    np.testing.assert_array_equal(model.encode_images(mixed), embeddings)
+
+
+def test_texts_in_order_over_batches(model):
+    embeddings = model.encode_texts(["a Red bird", "green", "", "blue BLUE red"])
+    assert embeddings.dtype == np.float32
+    expected = [unit(1, 0, 0), unit(0, 1, 0), unit(0, 0, 0), unit(1, 0, 2)]
+    np.testing.assert_allclose(embeddings, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "GIF", "BMP", "WEBP"])
+def test_formats(model, tiny, format):
+    content = tiny["picture_bytes"]("blue", size=16, format=format)
+    np.testing.assert_allclose(
+        model.encode_images([content])[0], unit(0, 0, 1), atol=0.02
+    )
+
+
+def test_any_unicode_is_embedded(model):
+    assert model.encode_texts(
+        ["Füchse 狐 \U0001f98a", "\udcff", "a" * 10_000]
+    ).shape == (
+        3,
+        4,
+    )
+
+
+def test_it_agrees_with_the_signature_called_directly(model, tiny_export):
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(tiny_export))
+    texts = ["red", "green blue"]
+    expected = loaded.signatures["encode_text"](captions=tf.constant(texts))
+    np.testing.assert_array_equal(
+        model.encode_texts(texts), expected["text_embedding"].numpy()
+    )
+
+
+def test_a_bad_picture_is_named(model, tiny, tmp_path):
+    good = tiny["picture_bytes"]("red")
+    (tmp_path / "good.png").write_bytes(good)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "short.png").write_bytes(good[: len(good) // 2])
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name in ("bad.png", "short.png"):
+        images = [tmp_path / "good.png"] * 2 + [tmp_path / name]
+        with pytest.raises(InputError, match=rf"{name} cannot be decoded. Leave"):
+            model.encode_images(images)
+    with pytest.raises(InputError, match="0 bytes for .*empty.png"):
+        model.encode_images([tmp_path / "empty.png"])
+    with pytest.raises(InputError, match="missing.png .*No such file"):
+        model.encode_images([tmp_path / "missing.png"])
+    with pytest.raises(InputError, match="image 1 cannot be decoded"):
+        model.encode_images([good, b"no picture"])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda model: model.encode_texts("red"),
+            r"list of str. Received: one str. .*\[text",
+        ),
+        (lambda model: model.encode_texts(["red", 3]), "Received: int at position 1"),
+        (
+            lambda model: model.encode_images("a.png"),
+            r"one str. Write \[images?\]",
+        ),
+        (lambda model: model.encode_images(b"abc"), "Received: one bytes"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(model, call, message):
+    with pytest.raises(InputError, match=message):
+        call(model)
+
+
+def test_what_is_no_export_is_refused(tmp_path, tiny, tiny_export):
+    with pytest.raises(InputError, match="nowhere.*which does not exist"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="saved_model.pb"):
+        load_model(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(b"\xff\xfe garbage")
+    with pytest.raises(InputError, match="cannot be loaded .*Export the model again"):
+        load_model(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(
+        (tiny_export / "saved_model.pb").read_bytes()
+    )
+    with pytest.raises(InputError, match="cannot be loaded"):  # no variables
+        load_model(tmp_path)
+    with pytest.raises(InputError, match="`batch_size` must be .*received 0"):
+        SavedModelEmbedder(locate_model(tiny_export), batch_size=0)
+
+
+def test_an_export_that_lost_its_end_is_refused(tmp_path, tiny_export):
+    shutil.copytree(tiny_export, tmp_path / "export")
+    (data,) = (tmp_path / "export").glob("variables/variables.data-*")
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(InputError, match="cannot be loaded .*Export the model again"):
+        load_model(tmp_path / "export")
+
+
+def test_the_newest_version_of_both_towers_is_taken(tmp_path, tiny, tiny_export):
+    for name in ("align/2", "align/10", "align/notes", "image/11"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "align" / "10").rmdir()
+    (tmp_path / "align" / "10").symlink_to(tiny_export)
+    model = load_model(tmp_path)
+    assert model.directory == tmp_path / "align" / "10"
+    assert model.encode_texts(["red"]).shape == (1, 4)
+
+
+@pytest.mark.ci
+def test_other_signatures_and_lengths_are_refused(tmp_path, tiny):
+    write = tiny["write_tiny_export"]
+    text_only = load_model(write(tmp_path / "text", signatures=("text",)))
+    assert text_only.encode_texts(["red"]).shape == (1, 4)
+    with pytest.raises(InputError, match="signature encode_image, got: encode_text."):
+        text_only.encode_images([tiny["picture_bytes"]("red")])
+    with pytest.raises(InputError, match="encode_text, got: none"):
+        load_model(write(tmp_path / "bare", signatures=()))
+    long = load_model(write(tmp_path / "long", scale=1.5))
+    with pytest.raises(InputError, match="unit length. Received: length 1.5 for green"):
+        long.encode_texts(["green"])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Invalid PNG data, size 300",
+        "{{function_node __wrapped__x}} Invalid PNG data, size 300. [[{{node a}}]]",
+        "Graph execution error:\n\nDetected at node map/DecodePng defined at (most "
+        "recent call last):\n<stack traces unavailable>\nInvalid PNG data, size 300\n"
+        "\t [[{{node map/DecodePng}}]] [Op:__inference_signature_wrapper_5361]",
+    ],
+)
+def test_one_line_of_the_messages_of_tensorflow(message):
+    assert first_line(ValueError(message)) == "Invalid PNG data, size 300"
+
+
+def test_an_image_is_a_regular_file(model):
+    with pytest.raises(InputError, match="/dev/zero .not a regular file"):
+        model.encode_images(["/dev/zero"])
+
+
+def test_no_images_and_no_texts_give_no_rows(model):
+    assert model.encode_images([]).shape == (0, 4)
+    assert model.encode_texts([]).shape == (0, 4)
