@@ -1,4 +1,4 @@
-"""One preprocessor gives the batches of `fit`, of experiments and of embedding."""
+"""One preprocessor gives the inputs of `fit`, of evaluation and of embedding."""
 
 import json
 
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.data import batch_ids, read_retrieval_set, training_batches
 from align_keras.models import (
     ALIGNImageConverter,
     ALIGNPreprocessor,
@@ -16,7 +15,6 @@ from align_keras.models import (
     image_text_batches,
 )
 from align_keras.utils.errors import InputError
-from tests.data.noise_corpus import build_noise
 from tests.helpers.small import VOCABULARY, small_align, small_encoders
 
 CAPTIONS = ["a b", "red", "blue"]
@@ -70,34 +68,6 @@ def test_training_draws_one_of_several_captions(pixels):
     assert inputs["images"].dtype == tf.uint8
     again = preprocessor(images, [["a", "b", "c"]] * 300, training=True, seed=(0, 1))
     assert_same_inputs(inputs, again)
-
-
-@pytest.mark.ci
-@pytest.mark.parametrize("options", [{}, {"zoom": 0.1, "recolor": 0.5}])
-def test_an_experiment_has_the_batches_of_its_seeds(tmp_path, options):
-    builder = build_noise(tmp_path)
-    pairs = read_retrieval_set(builder, "train")
-    rows = {identifier: row for row, identifier in enumerate(pairs.ids)}
-    order = {"batch_size": 8, "seed": 3, "shuffle_buffer_size": 6}
-    preprocessor = make_preprocessor(**options)
-    converter = preprocessor.image_converter
-    batches = training_batches(builder, "train", preprocessor, start_step=2, **order)
-    batch = next(batches.as_numpy_iterator())
-    images, captions = [], []
-    for row, identifier in enumerate(batch_ids(builder, "train", step=2, **order)):
-        number = tf.constant(2 * 8 + row, tf.int64)
-        seed = tf.constant(3, tf.int64)
-        stored = rows[identifier]
-        file = tf.constant(pairs.images[stored])
-        images.append(converter.augment(file, tf.stack([seed, ~number])))
-        choices = tf.constant(pairs.captions[stored])
-        seeds = tf.stack([seed, number])
-        captions.append(preprocessor.choose_caption(choices, seeds))
-    images = tf.stack(images)
-    if converter.augments_batches:
-        images = converter.augment_batch(images, tf.constant([3, 2], tf.int64))
-    expected = {"images": images, **preprocessor.tokenize(tf.stack(captions))}
-    assert_same_inputs(batch, expected)
 
 
 def test_fit_and_embedding_use_the_preprocessor_of_the_model(pixels):

@@ -12,8 +12,8 @@ import tensorflow as tf
 from align_keras.models import ALIGNTokenizer
 from align_keras.text import WordPieceTokenizer
 from align_keras.utils.errors import InputError
-from tests.helpers.oracle_process import needs
 from tests.helpers.hard_captions import HARD_CASES, VOCABULARY
+from tests.helpers.oracle_process import needs
 
 CAPTIONS = ["red", "Redder bikes"]
 
