@@ -23,6 +23,9 @@ from align_keras.utils.keras_objects import register_with_keras
 __version__ = "0.1.0"
 _PUBLIC = {
     "ALIGN": "align_keras.models",
+    "ALIGNImageConverter": "align_keras.models",
+    "ALIGNPreprocessor": "align_keras.models",
+    "ALIGNTokenizer": "align_keras.models",
     "ImageEncoder": "align_keras.models",
     "TextEncoder": "align_keras.models",
     "Lamb": "align_keras.optimizers",
@@ -34,7 +37,6 @@ _PUBLIC = {
     "export_saved_model": "align_keras.export",
     "learn_vocabulary": "align_keras.text",
     "load_model": "align_keras.embedders",
-    "WordPieceTokenizer": "align_keras.text",
     "evaluate": "align_keras.protocols.run_protocol",
     "recall_at_k": "align_keras.evaluation",
     "train_experiment": "align_keras.runs.experiment",
@@ -45,6 +47,9 @@ __all__ = sorted(_PUBLIC)
 # What `keras.saving.load_model` opens without more ado.
 _SAVED_BY_KERAS = {
     "ALIGN": "align_keras.models.align",
+    "ALIGNImageConverter": "align_keras.models.align_image_converter",
+    "ALIGNPreprocessor": "align_keras.models.align_preprocessor",
+    "ALIGNTokenizer": "align_keras.models.align_tokenizer",
     "ImageClassifier": "align_keras.models.image_classifier",
     "ImageEncoder": "align_keras.models.image_encoder",
     "TextEncoder": "align_keras.models.text_encoder",
@@ -56,7 +61,6 @@ _SAVED_BY_KERAS = {
     "L2Normalization": "align_keras.layers.l2_normalization",
     "MBConvBlock": "align_keras.layers.mbconv_block",
     "Temperature": "align_keras.layers.temperature",
-    "WordPieceTokenizer": "align_keras.text.wordpiece_tokenizer",
     "AdamW": "align_keras.optimizers.adamw",
     "Lamb": "align_keras.optimizers.lamb",
     "LinearWarmup": "align_keras.optimizers.warmup",

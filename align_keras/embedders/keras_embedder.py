@@ -65,7 +65,10 @@ class KerasEmbedder(Embedder):
             if self._image_tower is None:
                 return self.align.encode_images(images)
             return embed_images(
-                images, self.image_tower(), self.image_size, self.dimension
+                images,
+                self.image_tower(),
+                self.align.preprocessor.image_converter,
+                self.dimension,
             )
 
     def image_tower(self) -> Callable[[np.ndarray], np.ndarray]:

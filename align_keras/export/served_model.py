@@ -6,8 +6,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from align_keras.images import preprocess_image, readable_images
-
 # Captions and images that are embedded at once. Larger requests are embedded in parts,
 # so that the memory of a request grows only by its inputs and outputs. Larger parts
 # aren't faster. BERT-large takes about 5 MB a caption, EfficientNet-B7 50 MB an image.
@@ -51,6 +49,7 @@ class ServedModel(tf.Module):
             )
         self._untracked = _Untracked(
             model=model,
+            converter=model.preprocessor.image_converter,
             compressed_variables=compressed_variables,
             # These functions are traced once for all signatures that embed.
             embed_files=tf.function(self._embedded_files, autograph=False),
@@ -64,7 +63,6 @@ class ServedModel(tf.Module):
             functions |= self._image_functions()
             functions["serving_default"] = functions["encode_image"]
         if serves_texts:
-            self.tokenizer = model.tokenizer
             self.preprocessing["text"] = {
                 "normalization": model.tokenizer.normalization,
                 "sequence_length": model.tokenizer.sequence_length,
@@ -74,7 +72,7 @@ class ServedModel(tf.Module):
             functions["serving_default"] = functions["encode_text"]
             # This function is no signature. Programs that read the graph use it.
             self.tokenize = tf.function(
-                model.tokenizer.__call__,
+                model.tokenizer.tokenize,
                 input_signature=[tf.TensorSpec((None,), tf.string, name="captions")],
             )
         if serves_images and serves_texts:
@@ -92,8 +90,7 @@ class ServedModel(tf.Module):
 
         def encode_image_pixels(images: tf.Tensor) -> dict[str, tf.Tensor]:
             def embed(images: tf.Tensor) -> tf.Tensor:
-                size = self._untracked.model.image_size
-                pixels = preprocess_image(_at_least_one(images), size)
+                pixels = self._untracked.converter.convert(_at_least_one(images))
                 return self._untracked.embed_pixels(pixels)[: tf.shape(images)[0]]
 
             return {"image_embedding": in_parts(embed, IMAGES_AT_ONCE, images)}
@@ -171,13 +168,13 @@ class ServedModel(tf.Module):
 
     def _captions_in_parts(self, captions: tf.Tensor) -> tf.Tensor:
         def embed(captions: tf.Tensor) -> tf.Tensor:
-            return self._untracked.embed_tokens(**self.tokenizer(captions))
+            tokens = self._untracked.model.tokenizer.tokenize(captions)
+            return self._untracked.embed_tokens(**tokens)
 
         return in_parts(embed, CAPTIONS_AT_ONCE, captions)
 
     def _embedded_files(self, image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        size = self._untracked.model.image_size
-        images, valid = readable_images(image_bytes, size)
+        images, valid = self._untracked.converter.convert_readable(image_bytes)
         embedding = self._untracked.embed_pixels(_at_least_one(images))
         embedding = embedding[: tf.shape(image_bytes)[0]]
         return tf.where(valid[:, tf.newaxis], embedding, 0.0), valid
@@ -222,6 +219,7 @@ class _Untracked:
 
     Attributes:
         model: `ALIGN`.
+        converter: `ALIGNImageConverter` of the model.
         compressed_variables: list of (Keras variable, stored `tf.Variable`), empty if
             the weights are stored as they are.
         embed_files: function of encoded images.
@@ -232,12 +230,14 @@ class _Untracked:
     def __init__(
         self,
         model: Any,
+        converter: Any,
         compressed_variables: list[tuple[keras.Variable, tf.Variable]],
         embed_files: Callable,
         embed_pixels: Callable,
         embed_tokens: Callable,
     ):
         self.model = model
+        self.converter = converter
         self.compressed_variables = compressed_variables
         self.embed_files = embed_files
         self.embed_pixels = embed_pixels

@@ -59,13 +59,8 @@ def uint8_pixels(
     pixels = tf.convert_to_tensor(pixels)
     if pixels.dtype == tf.uint8:
         return pixels
-    if value_range is None or not pixels.dtype.is_floating:
-        raise InputError(
-            "pixels must be uint8 in [0, 255], or floats with a value_range, received "
-            f"{pixels.dtype.name} and value_range={value_range}; convert them by "
-            'astype("uint8"), or say what black and white are: value_range=(0, 1).'
-        )
-    low, high = _checked_range(value_range)
+    check_pixel_dtype(pixels.dtype, value_range)
+    low, high = checked_value_range(value_range)
     pixels = tf.cast(pixels, tf.float32)
     with tf.control_dependencies(_range_check(pixels, low, high)):
         levels = tf.round((pixels - low) * (255.0 / (high - low)))
@@ -89,8 +84,26 @@ def _range_check(pixels: tf.Tensor, low: float, high: float) -> list[tf.Operatio
     return []
 
 
-def _checked_range(value_range: Any) -> tuple[float, float]:
-    """Returns the levels of black and white, or raises."""
+def check_pixel_dtype(
+    dtype: tf.DType, value_range: tuple[float, float] | None = None
+) -> None:
+    """Raises `InputError` unless `uint8_pixels` takes pixels of this dtype."""
+    if dtype == tf.uint8:
+        return
+    if value_range is None or not dtype.is_floating:
+        raise InputError(
+            "pixels must be uint8 in [0, 255], or floats with a value_range, received "
+            f"{dtype.name} and value_range={value_range}; convert them by "
+            'astype("uint8"), or say what black and white are: value_range=(0, 1).'
+        )
+
+
+def checked_value_range(value_range: Any) -> tuple[float, float]:
+    """Returns black and white of float pixels as two floats.
+
+    Raises:
+        InputError: unless `value_range` is two finite numbers that increase.
+    """
     try:
         low, high = map(float, value_range)
     except (TypeError, ValueError):

@@ -14,6 +14,9 @@ from align_keras.images.preprocess import (
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
 
+# First bytes of JPEG, PNG and GIF.
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
+
 
 def image_path(path: str | os.PathLike) -> str:
     """Returns the path of a file, or raises if reading it could hang.
@@ -37,6 +40,26 @@ def image_path(path: str | os.PathLike) -> str:
             f"received {path} of {size:,}; leave it out."
         )
     return path
+
+
+def encoded_image(image: tf.Tensor) -> tf.Tensor:
+    """Returns an encoded image or pixels unchanged, and the bytes of a path's file.
+
+    Args:
+        image: scalar string tensor, an encoded image or a path, or pixels.
+    """
+    if image.dtype != tf.string:
+        return image
+    # No path holds NUL, which pads the head of a short path.
+    head = tf.strings.join([tf.strings.substr(image, 0, 12), b"\0" * 12])
+
+    def has(start: int, part: bytes) -> tf.Tensor:
+        return tf.strings.substr(head, start, len(part)) == part
+
+    is_encoded = (has(0, b"RIFF") & has(8, b"WEBP")) | (has(0, b"BM") & has(6, b"\0\0"))
+    for signature in _SIGNATURES:
+        is_encoded |= has(0, signature)
+    return tf.cond(is_encoded, lambda: image, lambda: tf.io.read_file(image))
 
 
 def read_image(

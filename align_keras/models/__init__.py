@@ -5,9 +5,13 @@ from typing import Any
 
 _PUBLIC = {
     "ALIGN": "align_keras.models.align",
+    "ALIGNImageConverter": "align_keras.models.align_image_converter",
+    "ALIGNPreprocessor": "align_keras.models.align_preprocessor",
+    "ALIGNTokenizer": "align_keras.models.align_tokenizer",
     "ImageClassifier": "align_keras.models.image_classifier",
     "ImageEncoder": "align_keras.models.image_encoder",
     "TextEncoder": "align_keras.models.text_encoder",
+    "image_text_batches": "align_keras.models.pair_batches",
     "load_image_weights": "align_keras.models.warm_start",
     "load_text_weights": "align_keras.models.warm_start",
     "preset_names": "align_keras.models.preset_table",

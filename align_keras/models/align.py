@@ -13,6 +13,9 @@ from align_keras.layers import L2Normalization, Temperature
 from align_keras.layers.dtype_policy import default_policy
 from align_keras.losses.contrastive_loss import ContrastiveLoss
 from align_keras.models import preset_io
+from align_keras.models.align_image_converter import ALIGNImageConverter
+from align_keras.models.align_preprocessor import ALIGNPreprocessor
+from align_keras.models.align_tokenizer import ALIGNTokenizer
 from align_keras.models.contrastive_model import ContrastiveModel, LossMetrics
 from align_keras.models.embedding import EmbeddingMethods
 from align_keras.models.image_encoder import ImageEncoder
@@ -24,7 +27,6 @@ from align_keras.models.trainable_layers import (
     take_trainable_flags,
     trainable_flags,
 )
-from align_keras.text import WordPieceTokenizer
 from align_keras.text.vocabulary import check_vocabulary
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
@@ -149,22 +151,24 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         return self.text_encoder.token_embedding
 
     @functools.cached_property
-    def tokenizer(self) -> WordPieceTokenizer:
-        """`WordPieceTokenizer` of the vocabulary.
+    def preprocessor(self) -> ALIGNPreprocessor:
+        """`ALIGNPreprocessor` of this model: images and captions to its inputs.
 
-        Raises:
-            InputError: if the model has no vocabulary.
+        Without a vocabulary, its `tokenizer` is None.
         """
-        if self.vocabulary is None:
-            raise InputError(
-                "captions need a vocabulary, and this model has none; pass "
-                'vocabulary=[…] to ALIGN or from_preset("…", vocabulary=[…]).'
+        tokenizer = None
+        if self.vocabulary is not None:
+            tokenizer = ALIGNTokenizer(
+                self.vocabulary,
+                sequence_length=self.text_encoder.sequence_length,
+                normalization=self.normalization,
             )
-        return WordPieceTokenizer(
-            self.vocabulary,
-            sequence_length=self.text_encoder.sequence_length,
-            normalization=self.normalization,
-        )
+        return ALIGNPreprocessor(tokenizer, ALIGNImageConverter(self.image_size))
+
+    @property
+    def tokenizer(self) -> ALIGNTokenizer:
+        """`ALIGNTokenizer` of the vocabulary, or `InputError` without a vocabulary."""
+        return self.preprocessor.require_tokenizer()
 
     # === Saving ===
 

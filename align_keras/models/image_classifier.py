@@ -42,7 +42,8 @@ class ImageClassifier(keras.Model):
             whole batch, with the memory of a micro-batch.
 
     Call arguments:
-        inputs: uint8 or float tensor (n, height, width, 3) in [0, 255].
+        inputs: uint8 or float tensor (n, height, width, 3) in [0, 255], such as the
+            images of `ALIGNImageConverter`.
 
     Returns:
         float32 tensor (n, num_classes), logits.

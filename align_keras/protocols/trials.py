@@ -25,6 +25,7 @@ from align_keras.config import (
 from align_keras.config.fields import leaves
 from align_keras.data import evaluation_batches, labeled_batches
 from align_keras.embedders.loading import worker_model
+from align_keras.models.align_image_converter import ALIGNImageConverter
 from align_keras.models.image_classifier import (
     ImageClassifier,
     encoder_without_projection,
@@ -386,14 +387,17 @@ class TrialRunner:
             )
 
         def make_batches(size: int, start_step: int) -> tf.data.Dataset:
+            converter = ALIGNImageConverter(
+                size,
+                crop=recipe.crop,
+                flip=recipe.flip,
+                min_area=recipe.min_crop_area,
+            )
             return labeled_batches(
                 train.images,
                 train.labels,
-                image_size=size,
+                converter,
                 batch_size=recipe.batch_size,
-                crop=recipe.crop,
-                min_area=recipe.min_crop_area,
-                flip=recipe.flip,
                 seed=trial.seed,
                 shuffle_buffer_size=recipe.shuffle_buffer_size,
                 start_step=start_step,
@@ -426,13 +430,12 @@ class TrialRunner:
             strategy = self._strategy
             replicas = 1 if strategy is None else strategy.num_replicas_in_sync
             size = replicas * recipe.micro_batch_size
-        batches = evaluation_batches(
-            test.images,
-            image_size=getattr(recipe, recipe.last_stage).eval_size,
-            # The number of images that training processes at once.
-            batch_size=size,
+        converter = ALIGNImageConverter(
+            getattr(recipe, recipe.last_stage).eval_size,
             central_crop=1.0 if recipe.crop == "whole" else recipe.central_crop,
         )
+        # Evaluation takes the same number of images at a time as training.
+        batches = evaluation_batches(test.images, converter, batch_size=size)
         answers = classify(classifier, batches, test.labels)
         unreadable_rows = np.setdiff1d(np.arange(len(test.labels)), answers.rows)
         result = {

@@ -23,8 +23,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "text": (),
     "images": (),
     "datasets": ("corpus",),
-    # A user's own pairs become batches in `models`, whose `fit` does the same.
-    "data": ("text", "images", "datasets", "models"),
+    # Stored pairs become batches through the `ALIGNPreprocessor` of `models`.
+    "data": ("images", "datasets", "models"),
     "layers": (),
     "losses": ("config",),
     "optimizers": (),
