@@ -43,16 +43,16 @@ def _add_karpathy(
         "--images",
         required=True,
         metavar="FOLDER",
-        help="folder of the images; COCO's folder holds train2014/ and val2014/",
+        help="folder of the images. COCO's folder holds train2014/ and val2014/",
     )
     parser.add_argument(
         "--splits",
         required=True,
         nargs="+",
         metavar="SPLIT",
-        help="train, restval (COCO), val or test, in the order of the table; the name "
-        "of a table with test must have the word test, so that train chooses no "
-        "checkpoint by it",
+        help="train, restval (COCO), val or test, in the order of the table. The name "
+        "of a table with test must have the word test, so that `align-keras train` "
+        "chooses no checkpoint by it",
     )
     parser.add_argument(
         "--out", required=True, metavar="TABLE.tsv", help="the table to write"
