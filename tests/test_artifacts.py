@@ -80,9 +80,9 @@ def test_hugging_face_folder(artifact):
 
 @pytest.mark.ci
 def test_export(artifact):
-    from align_keras.search import ExportedModel
+    from align_keras import load_model
 
-    check_answers(ExportedModel(artifact("export")), artifact)
+    check_answers(load_model(artifact("export")), artifact)
 
 
 def test_index(artifact):

@@ -7,10 +7,19 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
-from align_keras.cli.common import AT_LEAST_ONE, number, plain, print_json, print_table
+from align_keras.cli.common import (
+    AT_LEAST_ONE,
+    model_to_open,
+    number,
+    plain,
+    print_json,
+    print_table,
+)
+from align_keras.embedders.locations import RUNTIME_HELP
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
+    from align_keras.embedders import Embedder
     from align_keras.search.query import Hit, Query
 
 # Hits whose images are drawn by colored cells.
@@ -78,8 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="M",
-        help="where the model lies that the index was made with, if it was moved",
+        help="the model that the index was made with, if it was moved",
     )
+    parser.add_argument("--runtime", metavar="R", help=RUNTIME_HELP)
     speeds = parser.add_mutually_exclusive_group()
     for option, help in (
         ("--exact", "compare with every image (default: below 200,000 images)"),
@@ -122,8 +132,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.null and not arguments.paths:
         raise InputError("`null` belongs to `paths`, received it alone; add `paths`.")
     queries = _queries(arguments)
-    place, model = _place_and_model(arguments)
-    index = Index.open(place, model)
+    index_folder, model = _index_and_model(arguments)
+    index = Index.open(index_folder, model)
     results = [(query, index.query(query)) for query in queries]
     if arguments.paths:
         _print_paths(results, "\0" if arguments.null else "\n")
@@ -135,16 +145,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _place_and_model(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
-    """Returns the place of the index and the name of its model, where named."""
+def _index_and_model(
+    arguments: argparse.Namespace,
+) -> "tuple[str | None, str | Embedder | None]":
+    """Returns the folder or address of the index, and its model where named."""
     if arguments.model_dir is None:
-        return arguments.index, arguments.model
+        return arguments.index, model_to_open(arguments)
     from align_keras.runs.run_folder import check_searchable
 
     check_searchable(arguments.model_dir)
-    index = os.path.join(arguments.model_dir, "index")
-    export = os.path.join(arguments.model_dir, "export")
-    return index, arguments.model or export
+    if arguments.model is None:
+        arguments.model = os.path.join(arguments.model_dir, "export")
+    return os.path.join(arguments.model_dir, "index"), model_to_open(arguments)
 
 
 def _queries(arguments: argparse.Namespace) -> "list[Query]":

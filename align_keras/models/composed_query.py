@@ -24,7 +24,7 @@ def encode_query(
     minus), of embeddings of unit length, brought to unit length.
 
     Args:
-        model: `ALIGN`, `ExportedModel`, or another with their `encode_…` methods.
+        model: `ALIGN`, `Embedder`, or another object with their `encode_…` methods.
         image: one image, as `encode_images` takes in its list, or None.
         plus: str, or sequence of str, what to add.
         minus: str, or sequence of str, what to take away.

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from align_keras.embedders.locations import find_saved_model
+from align_keras.embedders.saved_model_embedder import saved_model_digest
 from align_keras.runs.run_folder import check_searchable
 from align_keras.search import Index, ModelIdentity
-from align_keras.search.towers import export_fingerprint
 
 
 def write_run_index(
@@ -37,7 +38,7 @@ def write_run_index(
         folder=directory / "index",
         model=ModelIdentity(
             name=os.path.abspath(export),
-            fingerprint=export_fingerprint(export),
+            fingerprint=saved_model_digest(find_saved_model(export)),
             dimension=image_embeddings.shape[1],
         ),
     )

@@ -28,19 +28,15 @@ from align_keras.corpus.pair_files import (
 )
 from align_keras.corpus.parquet_tables import arrow, read_rows
 from align_keras.corpus.sources.files import is_folder
+from align_keras.embedders import Embedder, load_model
+from align_keras.embedders.locations import DEFAULT_MODEL
 from align_keras.search.image_files import (
     check_some_reached,
     find_images,
     read_file,
     read_image,
 )
-from align_keras.search.indexing import in_order
-from align_keras.search.towers import (
-    DEFAULT_MODEL,
-    Model,
-    open_model,
-    open_same_model,
-)
+from align_keras.search.indexing import in_order, model_of_task
 from align_keras.utils.addresses import without_secrets
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
@@ -82,11 +78,12 @@ def embed(
     source: str | os.PathLike,
     to: str | os.PathLike,
     *,
-    model: str | os.PathLike | Model = DEFAULT_MODEL,
+    model: str | os.PathLike | Embedder = DEFAULT_MODEL,
     of: str | None = None,
     column: str | None = None,
     format: str = "parquet",
     rows_per_file: int = ROWS_PER_FILE,
+    runtime: str | os.PathLike = "auto",
     engine: str = LOCAL,
 ) -> Embedded:
     """Embeds the images or the captions of a source.
@@ -103,14 +100,15 @@ def embed(
         to: a new file `OUT.parquet`, or a new folder of shards: `00000.parquet` …, or
             `00000.npy` with `00000.jsonl` of the columns, where a row without an
             embedding is NaN.
-        model: as `open_model` takes it, or what that returned.
+        model: as `align_keras.load_model` takes it.
         of: `"images"` or `"captions"`; by default what the source has, of tables that
             have both images.
         column: name of the table's column, by default guessed.
         format: `"parquet"` or `"npy"`, of the shards in a folder.
         rows_per_file: int >= 1, rows of a shard, of which a kill loses one at most.
-        engine: what computes, one of `align_keras.utils.tasks.ENGINES`; a task of a
-            cluster is a shard, and its machines see the images and `to` by the same
+        runtime: what computes the embeddings, as `align_keras.load_model` takes it.
+        engine: where the tasks run, one of `align_keras.utils.tasks.ENGINES`. A task of
+            a cluster is a shard, and its machines see the images and `to` by the same
             paths.
 
     Returns:
@@ -132,7 +130,7 @@ def embed(
     check_choice("`format`", format, FORMATS)
     check_number("`rows_per_file`", rows_per_file, 1, 2**31 - 1, whole=True)
     is_cluster(engine)  # Raises for an unknown one.
-    opened = open_model(model) if isinstance(model, str | os.PathLike) else model
+    opened = load_model(model, runtime)
     source = os.fspath(source)
     if is_url(source):
         source = without_secrets(source)
@@ -326,7 +324,7 @@ class _Job:
             return
         say(f"embedding: {len(missing):,} tasks on {engine}")
         about = {"folder": str(self.folder.absolute()), "asked": self.asked}
-        about["model"] = self.model.name
+        about["model"] = self.model.reference()
         tasks = [{**about, "shard": number} for number in missing]
         # What is done is told by the shards that are there.
         shutil.rmtree(self.folder / _TASKS, ignore_errors=True)
@@ -415,7 +413,7 @@ class _Job:
 
 def embed_shard(task: dict) -> None:
     """Embeds a shard: a task of `run_tasks`."""
-    model = open_same_model(task["model"], task["asked"]["model"])
+    model = model_of_task(task["model"])
     job = _Job(pathlib.Path(task["folder"]), task["asked"], model)
     job.embed([task["shard"]], 1)
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from align_keras.embedders import Embedder, load_model
+from align_keras.embedders.locations import DEFAULT_MODEL
 from align_keras.search.columns import COLUMNS
 from align_keras.search.index_files import (
     damaged,
@@ -21,15 +23,13 @@ from align_keras.search.index_files import (
     stored_image_path,
 )
 from align_keras.search.items import NO_MODEL, ModelIdentity, is_item, split_item
-from align_keras.search.known_models import can_be_known, remember_model
+from align_keras.search.known_models import (
+    can_be_known,
+    embedder_of_index,
+    remember_model,
+)
 from align_keras.search.query import Hit, Query, relevance
 from align_keras.search.store import Store
-from align_keras.search.towers import (
-    DEFAULT_MODEL,
-    Model,
-    open_model,
-    open_model_of_index,
-)
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replace_folder
 from align_keras.utils.tasks import LOCAL, is_cluster
@@ -94,7 +94,7 @@ class Index:
     def __init__(self, store: Any):
         self.store = store
         self.folder = store.folder
-        self._model: Model | None = None
+        self._model: Embedder | None = None
         self.changes: Changes | None = None
         self._sample: tuple | None = None
 
@@ -103,7 +103,7 @@ class Index:
         cls,
         folder: str | os.PathLike,
         sources: Sequence[str | os.PathLike] = (),
-        model: str | os.PathLike | Model | None = None,
+        model: str | os.PathLike | Embedder | None = None,
         *,
         engine: str = LOCAL,
     ) -> "Index":
@@ -114,8 +114,8 @@ class Index:
                 PostgreSQL database with pgvector, `postgresql://user@host/database`.
             sources: folders of images, built corpora, and tables (CSV, TSV, JSONL) of
                 images with captions; without any, those that the index has.
-            model: as `open_model` takes it, or what that returned; by default the
-                index's, of a new one `"align_small_en"`.
+            model: as `align_keras.load_model` takes it. By default the model of the
+                index, for a new index `"align_small_en"`.
             engine: what embeds, one of `align_keras.utils.tasks.ENGINES`; a cluster's
                 machines see the images and `folder` by the same paths.
 
@@ -130,7 +130,7 @@ class Index:
         kind = _kind_of_store(folder)
         if model is None and not kind.is_there(folder):
             model = DEFAULT_MODEL
-        opened = None if model is None else _opened(model)
+        opened = None if model is None else load_model(model)
         if opened is not None:
             kind.create(folder, _identity(opened))
         index = cls._open(folder, opened)
@@ -146,7 +146,7 @@ class Index:
         *,
         images: Sequence[bytes] | None = None,
         folder: str | os.PathLike | None = None,
-        model: str | os.PathLike | Model | ModelIdentity | None = None,
+        model: str | os.PathLike | Embedder | ModelIdentity | None = None,
     ) -> "Index":
         """Makes an index of embeddings that are already computed.
 
@@ -161,8 +161,8 @@ class Index:
             folder: where to write the index. An index there is replaced once the new
                 one is complete. None keeps the index in a temporary folder, which is
                 deleted with the returned object.
-            model: what made the embeddings, as `open_model` takes it, what that
-                returned, or a `ModelIdentity`. It embeds the texts and images of
+            model: what made the embeddings, as `align_keras.load_model` takes it, or a
+                `ModelIdentity`. It embeds the texts and images of
                 queries. Without it, queries are embeddings.
 
         Returns:
@@ -184,7 +184,9 @@ class Index:
         )
 
         embeddings = checked_embeddings(embeddings)
-        opened = None if isinstance(model, ModelIdentity | None) else _opened(model)
+        opened = None
+        if not isinstance(model, ModelIdentity | None):
+            opened = load_model(model)
         identity = model if isinstance(model, ModelIdentity) else _identity(opened)
         if identity is None:
             identity = ModelIdentity(NO_MODEL, NO_MODEL, embeddings.shape[1])
@@ -211,7 +213,7 @@ class Index:
     def open(
         cls,
         folder: str | os.PathLike | None = None,
-        model: str | os.PathLike | Model | None = None,
+        model: str | os.PathLike | Embedder | None = None,
     ) -> "Index":
         """Opens an index, of which vectors are read as they are needed.
 
@@ -232,8 +234,8 @@ class Index:
         """As `open`, also of an index that `add` must complete."""
         index = cls(_kind_of_store(folder)(folder))
         if model is not None:
-            index._model = index._checked(_opened(model))
-            remember_model(index._model.name)
+            index._model = index._checked(load_model(model))
+            remember_model(index._model)
         return index
 
     def __len__(self):
@@ -245,10 +247,11 @@ class Index:
         return self.store.dimension
 
     @property
-    def model(self) -> Model:
+    def model(self) -> Embedder:
         """The model of the index, opened when it is first asked for."""
         if self._model is None:
-            name = self.store.header["model"]["name"]
+            reference = self.store.header["model"]
+            name = reference["name"]
             if name == NO_MODEL:
                 raise InputError(
                     "`query` must be an embedding, since the index "
@@ -256,7 +259,7 @@ class Index:
                     "`Index.from_embeddings(…, model=…)` to search it by words."
                 )
             try:
-                opened = open_model_of_index(name, self.folder)
+                opened = embedder_of_index(reference, self.folder)
             except InputError as error:
                 raise InputError(
                     f"the index {self.folder} needs its model {name} ({error}); name "
@@ -266,8 +269,8 @@ class Index:
                 frequency = "once" if can_be_known(name) else "to each command"
                 raise InputError(
                     f"the index {self.folder} names the model {name!r:.200}, which you "
-                    "haven't named yourself, and opening a model runs it; if you trust "
-                    f"it, add `--model {shlex.quote(name)}` {frequency}."
+                    "have not named yourself, and opening a model runs it. If you "
+                    f"trust it, add `{_model_options(reference)}` {frequency}."
                 )
             self._model = self._checked(opened)
         return self._model
@@ -290,9 +293,9 @@ class Index:
         command = " ".join(["align-keras index", *sources])
         raise InputError(
             f"the index {self.folder} must be searched by the model that it was made "
-            f"with, {made_with['name']} ({made_with['fingerprint']}), received "
-            f"{model.name} ({model.fingerprint}); rebuild it by `{command} --to "
-            f"{shlex.quote(str(self.folder))} --model {shlex.quote(model.name)} "
+            f"with, {made_with['name']} ({made_with['fingerprint']}). Received: "
+            f"{model.name} ({model.fingerprint}). Rebuild the index by `{command} --to "
+            f"{shlex.quote(str(self.folder))} {_model_options(model.reference())} "
             "--rebuild`."
         )
 
@@ -334,7 +337,7 @@ class Index:
         cls,
         folder: str | os.PathLike,
         sources: Sequence[str | os.PathLike] = (),
-        model: str | os.PathLike | Model | None = None,
+        model: str | os.PathLike | Embedder | None = None,
         *,
         engine: str = LOCAL,
     ) -> "Index":
@@ -369,7 +372,7 @@ class Index:
                 "`Index.from_embeddings` or by the command of its run."
             )
         sources = list(sources) or [os.fsdecode(root) for root in old.store.sources()]
-        opened = old.model if model is None else _opened(model)
+        opened = old.model if model is None else load_model(model)
         beside = folder.with_name(f".{folder.name}.rebuild")
         if Store.is_there(beside):
             begun = cls.open(beside).store.header["model"]["fingerprint"]
@@ -450,6 +453,13 @@ class Index:
         stored = None
         if isinstance(query.image, int | np.integer):
             stored = self.embedding(int(query.image))
+        elif query.image is not None:
+            # Decoders are imported only here, since importing them takes as long as a
+            # query by words.
+            from align_keras.search.image_files import read_query_image
+
+            pixels = read_query_image(query.image, self.model.resize_to)
+            [stored] = self.model.encode_resized([pixels])
         return query.encode(self.model, stored)
 
     def embedding(self, id: int) -> np.ndarray:
@@ -604,10 +614,20 @@ def _path(image):
     return split_item(file)[0] if is_item(file) else os.fsdecode(file)
 
 
-def _identity(model: Model | None) -> ModelIdentity | None:
+def _identity(model: Embedder | None) -> ModelIdentity | None:
     if model is None:
         return None
-    return ModelIdentity(model.name, model.fingerprint, model.dimension)
+    return ModelIdentity(
+        model.name, model.fingerprint, model.dimension, model.runtime_option
+    )
+
+
+def _model_options(reference: dict[str, str]) -> str:
+    """Returns the command-line options that name a model."""
+    options = f"--model {shlex.quote(reference['name'])}"
+    if "runtime" in reference:
+        options += f" --runtime {shlex.quote(str(reference['runtime']))}"
+    return options
 
 
 def _kind_of_store(place) -> Any:
@@ -616,7 +636,3 @@ def _kind_of_store(place) -> Any:
     from align_keras.search.postgres import PostgresStore
 
     return PostgresStore
-
-
-def _opened(model):
-    return open_model(model) if isinstance(model, str | os.PathLike) else model

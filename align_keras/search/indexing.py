@@ -18,6 +18,8 @@ from align_keras.corpus.drop_counter import DropCounter, printable
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.pair_files import TABLE_SUFFIXES, PairRecord, read_pairs
 from align_keras.corpus.sources.files import is_folder
+from align_keras.embedders import Embedder
+from align_keras.embedders.loading import worker_model
 from align_keras.search.columns import TableRow
 from align_keras.search.corpus_images import is_record, shard_of
 from align_keras.search.image_files import (
@@ -36,13 +38,12 @@ from align_keras.search.image_files import (
 from align_keras.search.index_files import TASKS
 from align_keras.search.reachability import Reachability
 from align_keras.search.store import Store
-from align_keras.search.towers import Model, open_same_model
 from align_keras.utils.addresses import without_secrets
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.remote import is_url, stat_url
-from align_keras.utils.tasks import LOCAL, is_cluster, run_tasks
+from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
 # Files that a thread reads and embeds before it hands them over.
 _CHUNK = 8
@@ -113,7 +114,7 @@ class _File:
 
 def update(
     store: Store,
-    model: Model,
+    model: Embedder,
     sources: Sequence[str | os.PathLike],
     engine: str = LOCAL,
 ) -> Changes:
@@ -336,7 +337,7 @@ class _Update:
     def _run_on_cluster(self, files):
         """Has a cluster embed all files, then commits what it found."""
         folder = self.store.folder.absolute() / TASKS
-        about = {"model": self.model.name, "fingerprint": self.model.fingerprint}
+        about = {"model": self.model.reference()}
         blocks, sent = _cut(files, _TASK_FILES), []
         for block in blocks:
             names = [
@@ -508,9 +509,16 @@ def _is_there(file):
     return True
 
 
+def model_of_task(reference: dict[str, str]) -> Embedder:
+    """Returns the model of a task, or raises if this machine has another one."""
+    model = worker_model(reference["name"], reference.get("runtime", "auto"))
+    check_same(reference["name"], model.fingerprint, reference["fingerprint"])
+    return model
+
+
 def embed_files(task: dict) -> list:
     """Embeds some files, the vectors to a file: a task of `run_tasks`."""
-    model = open_same_model(task["model"], task["fingerprint"])
+    model = model_of_task(task["model"])
     files = [
         _File(FoundFile(os.fsencode(name), size, mtime_ns))
         for name, size, mtime_ns in task["files"]

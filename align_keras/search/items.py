@@ -19,14 +19,23 @@ class ModelIdentity:
     """Model that an index was made with.
 
     Attributes:
-        name: name or absolute path by which `open_model` opens it.
+        name: name or absolute path by which `align_keras.load_model` opens it.
         fingerprint: digest of weights and preprocessing.
         dimension: width of the embeddings.
+        runtime: runtime with which `align_keras.load_model` opens it.
     """
 
     name: str
     fingerprint: str
     dimension: int
+    runtime: str = "auto"
+
+    def reference(self) -> dict[str, str]:
+        """Returns what opens and verifies the model, as `Embedder.reference`."""
+        reference = {"name": self.name, "fingerprint": self.fingerprint}
+        if self.runtime != "auto":
+            reference["runtime"] = self.runtime
+        return reference
 
 
 def item_file(id: str, image_name: str = "") -> bytes:

@@ -83,7 +83,7 @@ class PostgresStore(ImageStore):
         shown = without_secrets(address)
         header = {
             "version": _VERSION,
-            "model": {"name": model.name, "fingerprint": model.fingerprint},
+            "model": model.reference(),
             "dimension": model.dimension,
         }
         with contextlib.closing(_connect(address)) as connection:

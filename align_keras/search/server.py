@@ -18,7 +18,13 @@ from collections.abc import Callable
 from typing import Any
 
 from align_keras.corpus.image import ImageError
-from align_keras.search.image_files import content_hash, read_file, read_upright
+from align_keras.embedders import Embedder
+from align_keras.search.image_files import (
+    content_hash,
+    read_file,
+    read_query_image,
+    read_upright,
+)
 from align_keras.search.image_index import Index, default_index
 from align_keras.search.items import is_item, split_item
 from align_keras.search.local_server import (
@@ -32,7 +38,6 @@ from align_keras.search.local_server import (
     open_port,
 )
 from align_keras.search.query import TEXT_WEIGHT, Query
-from align_keras.search.towers import resized_image
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
 
@@ -71,7 +76,7 @@ _SHOWN = (
 def serve(
     folder: str | os.PathLike | None = None,
     *,
-    model: str | os.PathLike | None = None,
+    model: str | os.PathLike | Embedder | None = None,
     port: int = PORT,
     on_ready: Callable[[str], object] = say,
 ) -> None:
@@ -86,7 +91,7 @@ def serve(
 def make_app(
     folder: str | os.PathLike | None = None,
     *,
-    model: str | os.PathLike | None = None,
+    model: str | os.PathLike | Embedder | None = None,
     threads: int | None = None,
 ) -> Any:
     """Makes the ASGI application of an index, of so many searches at once."""
@@ -335,7 +340,7 @@ def _number(name, text, low, high):
 def _hits(index, query, content):
     """Hits of a query; `content` is the file of the image that was sent with it."""
     if content is not None:
-        pixels = resized_image(content, index.model.resize_to)
+        pixels = read_query_image(content, index.model.resize_to)
         stored = index.model.encode_resized([pixels])[0]
         query = dataclasses.replace(query, image=content)
         return index.search(query.encode(index.model, stored), query)

@@ -54,10 +54,10 @@ def check_standalone(
         InputError: when there is no such export.
         RuntimeError: when the process fails, or its embeddings differ.
     """
-    from align_keras.search.exported_model import ExportedModel
+    from align_keras.embedders.locations import find_saved_model
     from align_keras.utils.errors import InputError
 
-    export = ExportedModel.find(export)
+    export = find_saved_model(export)
     if queries and index is None:
         raise InputError(
             "`index` must be given with `queries`, received None; name its folder."

@@ -177,7 +177,7 @@ class Store(ImageStore):
         header = {
             "format": _FORMAT,
             "version": _VERSION,
-            "model": {"name": model.name, "fingerprint": model.fingerprint},
+            "model": model.reference(),
             "dimension": model.dimension,
         }
         with contextlib.closing(sqlite3.connect(folder / DATABASE)) as connection:

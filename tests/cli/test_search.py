@@ -7,10 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
+from align_keras import load_model
 from align_keras.cli import search
 from align_keras.cli.main import main, parse_arguments
 from align_keras.runs.run_index import open_run_index, write_run_index
-from align_keras.search import ExportedModel, Hit, Index, ModelIdentity, Query
+from align_keras.search import Hit, Index, ModelIdentity, Query
 from align_keras.utils.errors import InputError
 from tests.helpers import tiny_export
 
@@ -28,7 +29,7 @@ def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     TINY["write_tiny_export"](folder / "export")
     images = [TINY["picture_bytes"](color) for color in TINY["COLORS"]]
-    embeddings = ExportedModel(folder / "export").encode_images(images)
+    embeddings = load_model(folder / "export").encode_images(images)
     captions = [["[bold]a red \x1b[31mone"], ["leaf", "grass"], ["the sea " * 30]]
     write_run_index(
         folder, embeddings, ["fa-red", "fa-green", "fa-blue"], captions, images
@@ -90,7 +91,7 @@ def test_a_run_takes_every_option_of_an_index(run_folder, capsys):
 
 def test_copies_of_a_run_are_folded_on_request(run_folder, tmp_path, capsys):
     (tmp_path / "export").symlink_to(run_folder / "export")
-    embeddings = ExportedModel(run_folder / "export").encode_texts(["red", "red"])
+    embeddings = load_model(run_folder / "export").encode_texts(["red", "red"])
     write_run_index(tmp_path, embeddings, ["a", "b"], [[], []], None)
     assert found_by(tmp_path, capsys, "red")[1] == ["a", "b"]
     assert found_by(tmp_path, capsys, "red", "--duplicates")[1] == ["a", "b"]
@@ -111,7 +112,7 @@ def test_an_image_and_words_in_one_query(run_folder, capsys):
     arguments = ("--image", image, *words, "--text-weight", 2)
     query, paths = found_by(run_folder, capsys, *arguments)
     assert paths[0] == "fa-red" and paths[-1] == "fa-green"
-    model = ExportedModel(run_folder / "export")
+    model = load_model(run_folder / "export")
     (expected,) = model.encode_query(image, plus="red", minus=["green"])
     (hit,) = Index.open(run_folder / "index").query(expected, 1)
     assert query["hits"][0]["score"] == pytest.approx(hit.score, abs=1e-6)
@@ -165,7 +166,7 @@ def test_wrong_run_folders_and_queries(run_folder, tmp_path):
     with pytest.raises(InputError, match="index, which doesn't exist"):
         search.run(parse("--model_dir", tmp_path, "red"))
     shutil.copytree(run_folder / "index", tmp_path / "index")
-    with pytest.raises(InputError, match="model must be .*export; check it"):
+    with pytest.raises(InputError, match="model must be .*export.*does not exist"):
         search.run(parse("--model_dir", tmp_path, "red"))
     with pytest.raises(InputError, match="missing.png"):
         search.run(parse("--model_dir", run_folder, "--image", "missing.png"))
@@ -215,7 +216,7 @@ def test_index_of_another_run(run_folder, tmp_path):
 
 def test_a_run_without_an_index_names_the_command_that_builds_one(run_folder, tmp_path):
     (tmp_path / "params.yaml").write_text("")
-    with pytest.raises(InputError, match="holds no trained model; let it end: `align"):
+    with pytest.raises(InputError, match="holds no trained model. Let it end: `align"):
         search.run(parse("--model_dir", tmp_path, "red"))
     (tmp_path / "config.json").write_text("{}")
     command = (

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from align_keras.search import Index, ModelIdentity, Query, exact_scan, open_model
+from align_keras import load_model
+from align_keras.search import Index, ModelIdentity, Query, exact_scan
 from align_keras.utils.errors import InputError
 
 
@@ -190,7 +191,7 @@ def test_copies_are_hits_of_their_own_unless_folding_is_requested():
 
 
 def test_queries_of_words_need_the_model(colors):
-    model = open_model(colors["GOLDEN"])
+    model = load_model(colors["GOLDEN"])
     embeddings = model.encode_texts(["red", "green"])
     index = Index.from_embeddings(embeddings, ["a", "b"], model=model)
     assert [hit.path for hit in index.query("green")] == ["b", "a"]
@@ -209,7 +210,7 @@ def test_queries_of_words_need_the_model(colors):
 
 
 def test_folders_are_added_to_an_index_of_embeddings(tmp_path, colors, photos):
-    model = open_model(colors["GOLDEN"])
+    model = load_model(colors["GOLDEN"])
     red = (photos / "red.png").read_bytes()
     folder = tmp_path / "index"
     # The image has another embedding here than the model's.
@@ -354,7 +355,7 @@ import align_keras.search.standalone
 heavy = {"tensorflow", "keras", "rich", "PIL", "jinja2"} & set(sys.modules)
 if heavy:
     sys.exit(f"imported: {heavy}")
-model = align_keras.search.ExportedModel(sys.argv[1])
+model = align_keras.load_model(sys.argv[1])
 print(model.encode_texts(["red"]).shape)
 """
     process = subprocess.run(

@@ -17,11 +17,11 @@ import zlib
 import pytest
 from PIL import Image
 
+from align_keras import load_model
 from align_keras.search.image_index import Index
 from align_keras.search.local_server import MAX_BODY_BYTES
 from align_keras.search.query import Query
 from align_keras.search.server import MAX_HITS
-from align_keras.search.towers import open_model
 from tests.helpers.color_towers import GOLDEN, image_bytes
 
 pytestmark = pytest.mark.ci
@@ -450,7 +450,7 @@ def test_it_is_healthy(ask):
 
 
 def test_an_index_of_embeddings_is_served(tmp_path):
-    model = open_model(str(GOLDEN))
+    model = load_model(str(GOLDEN))
     options = {"folder": tmp_path / "index", "model": model}
     contents = [image_bytes("red"), image_bytes("blue", format="WEBP")]
     embeddings = model.encode_images(contents)
