@@ -311,7 +311,7 @@ def _check(config: CorpusConfig) -> None:
         )
     if config.duplicates.mode == "embedding":
         try:
-            keras_or_auto(config.duplicates.encoder)
+            keras_or_auto(str(config.duplicates.encoder))
         except InputError as error:
             text = str(error).replace("model", "duplicates.encoder", 1)
             raise InputError(text) from None
@@ -352,7 +352,7 @@ class _Build:
     def run(
         self,
         function: Callable,
-        tasks: Sequence[dict],
+        tasks: list[dict],
         folder: StageFolder,
         in_process: bool = False,
     ) -> Any:
@@ -408,7 +408,7 @@ def apply_filters(build: _Build, raw: Tables) -> Tables:
         say(f"corpus filter: {raw.facts['counts']['kept']:,} pairs")
         counts = str(folder.path / "counts")
         tables = raw.paths()
-        tasks = [{"table": table, "folder": counts} for table in tables]
+        tasks: list[dict] = [{"table": table, "folder": counts} for table in tables]
         build.run(count_task, tasks, folder)
         partitions = count_partitions(counts)
         shared = {"folder": counts, "thresholds": thresholds, "partitions": partitions}
@@ -453,7 +453,7 @@ def gather_images(build: _Build, pairs: Tables) -> Tables:
             {**form, "group": group, "table": _table_path(folder, "part", number)}
             for number, group in enumerate(groups)
         ]
-        faults = collections.Counter()
+        faults: collections.Counter[str] = collections.Counter()
         for stored in build.run(store_images, tasks, folder):
             faults.update(stored["faults"])
         facts = {
@@ -561,7 +561,7 @@ def _read_image_set(
     keys: list[str] = []
     pixel_keys: list[str] = []
     hashes: list[bytes] = []
-    pixels: list[int] = []
+    pixel_counts: list[int] = []
     for group, stored in zip(tables.paths("group"), tables.paths(), strict=True):
         sizes = read_rows(group, ["width", "height"])
         for row, size in zip(read_rows(stored, _STORED_COLUMNS), sizes, strict=True):
@@ -569,7 +569,7 @@ def _read_image_set(
                 keys.append(row["image_key"])
                 pixel_keys.append(row["pixel_key"])
                 hashes.append(row["perceptual_hash"])
-                pixels.append(size["width"] * size["height"])
+                pixel_counts.append(size["width"] * size["height"])
     if config.mode == "embedding":
         signatures = _embed_stored_images(build, tables, folder, len(keys))
     else:
@@ -577,7 +577,7 @@ def _read_image_set(
         if config.mode == "pixels":
             # No image is near another by this signature.
             signatures = np.zeros_like(signatures)
-    return ImageSet(keys, signatures, np.array(pixels), pixel_keys, name)
+    return ImageSet(keys, signatures, pixel_counts, pixel_keys, name)
 
 
 def _embed_stored_images(
@@ -648,7 +648,7 @@ def learn_corpus_vocabulary(build: _Build, pairs: KeptPairs) -> Tables:
 
 
 def _measure_coverage(
-    tokens: Sequence[str],
+    tokens: list[str],
     normalization: str,
     captions: Iterator[tuple[str, str]],
 ) -> list[dict]:

@@ -21,6 +21,7 @@ from align_keras.runs.run_folder import (
 )
 from align_keras.runs.start import start_tensorflow
 from align_keras.utils.arguments import check_choice
+from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
 MODES = ("train", "eval", "train_and_eval", "index")
@@ -53,7 +54,7 @@ def train_experiment(
             (measures a checkpoint), or `"index"` (writes the export, the search index
             and the report of a finished run).
         checkpoint: `"latest"` or `"best"`, the checkpoint that `"eval"` measures.
-        with_results: bool, True to write what `"index"` writes after training.
+        with_results: bool, True to write what `"index"` writes, right after training.
         command: str, command that the export and the report name. None for the one
             that resumes the run.
 
@@ -82,6 +83,11 @@ def train_experiment(
     """
     check_choice("mode", mode, MODES)
     check_choice("checkpoint", checkpoint, CHECKPOINTS)
+    if with_results and mode in ("eval", "index"):
+        raise InputError(
+            "with_results must be False unless mode is train or train_and_eval. "
+            f"Received: with_results={with_results}, mode={mode!r}. Leave it out."
+        )
     config = resolve_config(config, params_override)
     task, trainer = config.task, config.trainer
     directory = pathlib.Path(model_dir)
