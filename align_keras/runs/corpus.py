@@ -165,7 +165,7 @@ def build_corpus(
         config: `CorpusConfig`, such as `load_corpus_config` returns.
         stage: a key of `STAGES`, the last stage; those that it stands on run before it.
         workers: processes; as many as the machine has cores by default.
-        engine: what computes, one of `align_keras.utils.tasks.ENGINES`; a cluster's
+        engine: where tasks run, one of `align_keras.utils.tasks.ENGINES`; a cluster's
             machines see the sources and `out` by the same paths.
 
     Returns:
