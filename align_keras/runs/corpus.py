@@ -240,7 +240,7 @@ def build_corpus(
         stage: last stage to run, one of `STAGE_NAMES`. The stages that it depends on
             run before it.
         workers: number of processes. By default as many as the machine has cores.
-        engine: cluster that runs the tasks, one of `align_keras.utils.tasks.ENGINES`.
+        engine: where tasks run, one of `align_keras.utils.tasks.ENGINES`.
             Its machines must see the sources and `out` by the same paths.
 
     Returns:
