@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from align_keras.evaluation.classification import as_labels
+from align_keras.evaluation.class_metrics import as_labels
 from align_keras.reports.page_template import page_template, percent, text_width
 
 # Pixels of the ends of bars and of the edges of line plots, as in the template.

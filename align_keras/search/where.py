@@ -18,6 +18,7 @@ with text.
 """
 
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -56,11 +57,30 @@ class Condition(NamedTuple):
         sql: str, with `?` in the place of each parameter.
         parameters: list of str, int and float.
         tables: set of int, the tables of rows whose columns it names.
+        holds_without_rows: bool, False if it can't hold for an image without rows,
+            whose columns of tables are all null.
     """
 
     sql: str
     parameters: list[str | int | float]
     tables: set[int]
+    holds_without_rows: bool
+
+
+class _Part(NamedTuple):
+    """A part of a condition.
+
+    Attributes:
+        sql: str.
+        outcomes: what it may be for an image without rows: True, False or None
+            (unknown).
+    """
+
+    sql: str
+    outcomes: frozenset[bool | None]
+
+
+_ANY_OUTCOME = frozenset([True, False, None])
 
 
 def parse_where(
@@ -110,7 +130,7 @@ class _Token(NamedTuple):
 
 
 class _Parser:
-    """Recursive descent; each method returns SQL and appends its parameters."""
+    """Recursive descent. Methods return SQL, or a part, and append its parameters."""
 
     def __init__(self, text, columns, folded):
         self.text, self.columns, self.folded = text, columns, folded
@@ -120,10 +140,11 @@ class _Parser:
         self.tokens = self._tokens()
 
     def parse(self):
-        sql = self._condition()
+        part = self._condition()
         if self._next.kind != "end":
             self._fail("`and`, `or` or the end")
-        return Condition(sql, self.parameters, self.tables)
+        holds = True in part.outcomes
+        return Condition(part.sql, self.parameters, self.tables, holds)
 
     def _tokens(self):
         self.tokens = [_Token("end", "", 0)]  # What _fail points at.
@@ -155,29 +176,40 @@ class _Parser:
                 f"where must nest at most {MAX_DEPTH} parentheses and `not`, received "
                 "more; write the condition flatter."
             )
-        sql = self._chain("or", lambda: self._chain("and", self._one))
+        part = self._chain("or", lambda: self._chain("and", self._one))
         self.depth -= 1
-        return sql
+        return part
 
-    def _chain(self, word, part):
-        parts = [part()]
+    def _chain(self, word: str, read_part: Callable[[], _Part]) -> _Part:
+        parts = [read_part()]
         while self._take(word):
-            parts.append(part())
-        return parts[0] if len(parts) == 1 else f"({f' {word.upper()} '.join(parts)})"
+            parts.append(read_part())
+        if len(parts) == 1:
+            return parts[0]
+        outcomes = parts[0].outcomes
+        for part in parts[1:]:
+            outcomes = _joined_outcomes(word, outcomes, part.outcomes)
+        sql = f" {word.upper()} ".join(part.sql for part in parts)
+        return _Part(f"({sql})", outcomes)
 
-    def _one(self):
+    def _one(self) -> _Part:
         negations = 0
         while self._take("not"):
             negations += 1
         if self._take("("):
-            sql = self._condition()
+            part = self._condition()
             self._expect(")")
         else:
-            sql = self._test()
+            part = self._test()
         # Two of them cancel out, of what is unknown too.
-        return f"NOT ({sql})" if negations % 2 else sql
+        if negations % 2 == 0:
+            return part
+        outcomes = frozenset(
+            None if outcome is None else not outcome for outcome in part.outcomes
+        )
+        return _Part(f"NOT ({part.sql})", outcomes)
 
-    def _test(self):
+    def _test(self) -> _Part:
         self.tests += 1
         if self.tests > MAX_TESTS:
             raise InputError(
@@ -186,13 +218,18 @@ class _Parser:
             )
         column = self._column()
         sql = column.sql
+        # A test of a column of a table is unknown without a row.
+        is_of_table = column.table is not None
+        outcomes = frozenset([None]) if is_of_table else _ANY_OUTCOME
         if self._next.text in _COMPARISONS:
             sign = self._advance().text.replace("==", "=").replace("!=", "<>")
-            return f"{sql} {sign} {self._operand(column)}"
+            return _Part(f"{sql} {sign} {self._operand(column)}", outcomes)
         if self._take("is"):
             negated = self._negation()
             self._expect("null")
-            return f"{sql} IS {negated}NULL"
+            if is_of_table:
+                outcomes = frozenset([not negated])
+            return _Part(f"{sql} IS {negated}NULL", outcomes)
         negated = self._negation()
         if self._take("in"):
             self._expect("(")
@@ -200,16 +237,17 @@ class _Parser:
             while self._take(","):
                 values.append(self._value(column))
             self._expect(")")
-            return f"{sql} {negated}IN ({', '.join(values)})"
+            return _Part(f"{sql} {negated}IN ({', '.join(values)})", outcomes)
         if self._take("between"):
             low = self._operand(column)
             self._expect("and")
-            return f"{sql} {negated}BETWEEN {low} AND {self._operand(column)}"
+            high = self._operand(column)
+            return _Part(f"{sql} {negated}BETWEEN {low} AND {high}", outcomes)
         if self._take("like"):
             is_ascii = self._next.text.isascii()
             pattern = self.folded(self._pattern(), is_ascii)
             text = self.folded(f"CAST({column.text or sql} AS TEXT)", is_ascii)
-            return f"{text} {negated}LIKE {pattern} ESCAPE '\\'"
+            return _Part(f"{text} {negated}LIKE {pattern} ESCAPE '\\'", outcomes)
         signs = "" if negated else "a comparison such as `=`, or `is`, "
         self._fail(f"{signs}`in`, `between` or `like`")
 
@@ -353,6 +391,20 @@ class _Parser:
 
 
 _EXAMPLE = "write as in \"year >= 2020 and folder like '%Italy%'\""
+
+
+def _joined_outcomes(
+    word: str, first: frozenset[bool | None], second: frozenset[bool | None]
+) -> frozenset[bool | None]:
+    """Returns what `and` or `or` of two parts may be, in SQL's three-valued logic."""
+    decisive = word == "or"
+    outcomes: set[bool | None] = set()
+    for pair in itertools.product(first, second):
+        if decisive in pair:
+            outcomes.add(decisive)
+        else:
+            outcomes.add(None if None in pair else not decisive)
+    return frozenset(outcomes)
 
 
 def _quoted(name):

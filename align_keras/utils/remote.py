@@ -547,3 +547,16 @@ def _only_of(info: dict[str, Any]) -> dict[str, Any]:
         headers["If-Match"] = info["ETag"]
     headers = {name: value for name, value in headers.items() if value}
     return {"size": info["size"], "headers": headers}
+
+
+def clear_caches() -> None:
+    """Closes the opened stores and forgets cached blocks and unreachable servers.
+
+    The next call reads everything again. Use it after the credentials or the content of
+    a store changed within a process.
+    """
+    with _lock:
+        _blocks.clear()
+        _versions.clear()
+    _given_up.clear()
+    _opened.cache_clear()

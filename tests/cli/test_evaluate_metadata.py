@@ -9,11 +9,11 @@ import pytest
 
 from align_keras import datasets
 from align_keras.cli.main import main
-from align_keras.datasets import benchmarks, open_corpus
-from align_keras.protocols.classes import labeled_images
-from align_keras.protocols.evaluate import PROTOCOLS
-from align_keras.protocols.fine_tuning import ClassificationData
+from align_keras.datasets import benchmarks
+from align_keras.protocols.class_protocols import labeled_images
+from align_keras.protocols.fine_tuning_protocols import ClassificationData
 from align_keras.protocols.protocol import Request
+from align_keras.protocols.run_protocol import PROTOCOLS
 from align_keras.runs.about_run import read_evaluation
 from tests.cli import evaluated
 from tests.helpers.oracle_process import needs
@@ -255,7 +255,7 @@ def test_stamps(evaluate, by_place, tmp_path, monkeypatch):
         draw(color, SHAPES[row]).save(path)
         path.with_suffix(".txt").write_text(f"A {color} thing.\n")
     monkeypatch.setenv("ALIGN_KERAS_STAMPS_DIR", str(tmp_path / "stamps"))
-    build = functools.partial(open_corpus, data_dir=tmp_path / "data")
+    build = functools.partial(datasets.open_corpus, data_dir=tmp_path / "data")
     monkeypatch.setattr(datasets, "open_corpus", build)
     arguments = by_place({f"{kinds[color]}/{color}": "in" for color in COLORS[:3]})
     for protocol, metric in (("retrieval", "i2t/recall"), ("zero_shot", "zero_shot/t")):
