@@ -398,7 +398,7 @@ def _joined_outcomes(
 ) -> frozenset[bool | None]:
     """Returns what `and` or `or` of two parts may be, in SQL's three-valued logic."""
     decisive = word == "or"
-    outcomes = set()
+    outcomes: set[bool | None] = set()
     for pair in itertools.product(first, second):
         if decisive in pair:
             outcomes.add(decisive)
