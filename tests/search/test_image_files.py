@@ -60,8 +60,10 @@ def test_a_header_is_read_without_the_pixels(monkeypatch, pixels):
 
 
 @pytest.mark.parametrize("text", ["", "2019:13:45 99:00:00", "\xff" * 19])
-def test_a_time_that_is_none(text):
-    assert image_files._iso_date(text) is None
+def test_an_unreadable_time_is_no_date(text):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = text
+    assert read_image(saved("JPEG", exif=exif), 32).date is None
 
 
 def test_large_jpegs_are_decoded_smaller(monkeypatch):
