@@ -14,7 +14,7 @@ from align_keras.utils.progress import progress_bar, say
 if TYPE_CHECKING:
     from align_keras.export.web_page import PageImage
 
-# What a page's grid shows at most, on a screen of two pixels a point.
+# Pixels. The largest image in the grid of a page, on a screen of two pixels a point.
 _THUMBNAIL_SIDE = 320
 # Decoded images held at once; they may be large.
 _BATCH = 16
@@ -156,7 +156,7 @@ def _records(path, columns, counter):
 
     if not path.is_dir():
         return list(read_pairs(path, counter=counter, **columns))
-    # That an image has no caption is no fault here.
+    # An image may have no caption here.
     records = list(read_pairs(path, counter=DropCounter(), **columns))
     captioned = {record.image_path for record in records}
     for found in list_files(str(path), IMAGE_SUFFIXES):

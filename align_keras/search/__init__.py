@@ -1,4 +1,4 @@
-"""Index of images and its queries, and models that are opened by their path."""
+"""Index of images and its queries."""
 
 from align_keras.search.image_index import Index
 from align_keras.search.items import ModelIdentity

@@ -608,7 +608,7 @@ def without_copies(
     return found
 
 
-def _path(image):
+def _path(image: dict[str, Any]) -> str:
     """Returns the path of an image's file, or its id."""
     file = image["file"]
     return split_item(file)[0] if is_item(file) else os.fsdecode(file)

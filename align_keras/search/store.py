@@ -6,6 +6,7 @@ that runs meanwhile finds what it has opened.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -720,7 +721,13 @@ class Store(ImageStore):
                 if row in images
             ]
 
-    def _blocks(self, embedding, vectors, rows, query):
+    def _blocks(
+        self,
+        embedding: np.ndarray,
+        vectors: np.ndarray,
+        rows: np.ndarray | None,
+        query: Query,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields rows and their exact scores from the highest on."""
         size = 4 * query.k + 64
         # Scores are no larger than the product of both norms.
@@ -732,16 +739,22 @@ class Store(ImageStore):
             chosen = near.find(embedding, size, vectors, rows)
         seen = np.zeros(0, np.int64)
         if chosen is not None:
-            seen, scores = next(
-                self._by_rank(embedding, vectors, chosen, size, limit), (seen, seen)
-            )
-            yield seen, scores
+            ranked = self._by_rank(embedding, vectors, chosen, size, limit)
+            for seen, scores in itertools.islice(ranked, 1):
+                yield seen, scores
         # Of too many copies, or rows without images, the rest is scanned.
         for best, scores in self._by_rank(embedding, vectors, rows, size, limit):
             new = ~np.isin(best, seen)
             yield best[new], scores[new]
 
-    def _by_rank(self, embedding, vectors, rows, size, limit):
+    def _by_rank(
+        self,
+        embedding: np.ndarray,
+        vectors: np.ndarray,
+        rows: np.ndarray | None,
+        size: int,
+        limit: float,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields rows, all or some, and their exact scores from the highest on."""
 
         def exact(positions: np.ndarray) -> np.ndarray:
