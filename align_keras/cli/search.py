@@ -240,13 +240,13 @@ def _of_run(hit):
 
 def _print_hits(title, hits):
     """Hits as lines, with their images where the terminal shows them, or a table."""
-    from align_keras.search.terminal_images import drawn, protocol
+    from align_keras.search.terminal_images import draw_image, image_protocol
 
     hits = list(hits)
     if not hits:
         print(f"{plain(title).plain}: nothing found; no image fulfills what is asked.")
         return
-    way = protocol(os.environ, sys.stdout.isatty())
+    way = image_protocol(os.environ, sys.stdout.isatty())
     # Blocks are large, so for few hits alone.
     small = way not in ("blocks", "blocks256") or len(hits) <= _BLOCKS
     draws = way is not None and small and all(image for _, image in hits)
@@ -254,7 +254,7 @@ def _print_hits(title, hits):
     if draws or not _fits([shown for shown, _ in hits], names):
         print(plain(title).plain)
         for rank, (shown, image) in enumerate(hits, 1):
-            drawing = drawn(image, way) if draws else None
+            drawing = draw_image(image, way) if draws else None
             if drawing is not None:
                 print(drawing)
             told = " | ".join(f"{name} {text}" for name, text in shown.items() if text)

@@ -12,10 +12,13 @@ from typing import IO
 
 from align_keras.utils.errors import InputError
 
-HEADER, DATABASE, LOCK = "index.json", "images.sqlite", "index.lock"
-WAL, SHARED_MEMORY = f"{DATABASE}-wal", f"{DATABASE}-shm"
+HEADER = "index.json"
+DATABASE = "images.sqlite"
+LOCK = "index.lock"
+WAL = f"{DATABASE}-wal"
+SHARED_MEMORY = f"{DATABASE}-shm"
 JOURNAL = f"{DATABASE}-journal"
-# Results of a cluster's tasks, while an index is built.
+# Results of a cluster's tasks while an index is built.
 TASKS = ".tasks"
 FIRST_VECTORS = "vectors.0.f32"
 _VECTORS = re.compile(r"vectors\.([0-9]{1,15})\.f32")
@@ -100,7 +103,7 @@ def open_to_write(path: pathlib.Path, new: bool = False) -> IO[bytes]:
     return open(os.open(path, flags, 0o666), "r+b")
 
 
-def _refuse_link(path):
+def _refuse_link(path: pathlib.Path) -> None:
     if path.is_symlink():
         raise InputError(
             f"the index {path.parent} must hold its own files, received {path.name}, "

@@ -13,7 +13,7 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
 from align_keras.search.bulk_embeddings import embed
 from align_keras.search.image_index import Index
-from align_keras.search.server import _content
+from align_keras.search.server import read_indexed_image
 from align_keras.search.towers import open_model
 from align_keras.utils import remote
 from align_keras.utils.errors import InputError
@@ -54,7 +54,7 @@ def test_a_folder_is_indexed_and_brought_up_to_date(store, tmp_path, monkeypatch
     assert hit.path == "memory://s/photos/blue.png"
     assert (hit.columns["folder"], hit.columns["name"]) == ("photos", "blue.png")
     assert not {"date", "year"} & hit.columns.keys()
-    assert _content(index.store.image(hit.id)) == image_bytes("blue")
+    assert read_indexed_image(index.store.image(hit.id)) == image_bytes("blue")
     read = collections.Counter()
     opened = remote._Reader.__init__
     monkeypatch.setattr(
