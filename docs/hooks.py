@@ -54,7 +54,7 @@ def on_page_markdown(markdown, page, config, files):
 
 
 def benchmark(name):
-    """What `tools/record_benchmark.py` has kept: its tables, other lines as text."""
+    """Returns a recorded benchmark as Markdown, with tables as they were printed."""
     path = ROOT / "docs" / "benchmarks" / f"{name}.json"
     record = json.loads(path.read_text("utf-8"))
     about = "; ".join(f"{key}: {text}" for key, text in record["machine"].items())

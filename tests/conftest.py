@@ -85,7 +85,7 @@ def two_replicas():
 @pytest.fixture(scope="session")
 def drawings(tmp_path_factory):
     """A folder of drawn images with classes, two of them damaged."""
-    from tests.drawings import draw
+    from tests.helpers.drawings import draw
 
     root = tmp_path_factory.mktemp("drawings")
     for split, count in (("train", 12), ("test", 5)):
@@ -107,8 +107,8 @@ def small_model(tmp_path_factory):
     import numpy as np
 
     from align_keras.models import ALIGN
-    from tests.drawings import draw
-    from tests.small import VOCABULARY, small_encoders
+    from tests.helpers.drawings import draw
+    from tests.helpers.small import VOCABULARY, small_encoders
 
     keras.utils.set_random_seed(0)
     path = tmp_path_factory.mktemp("model")

@@ -130,7 +130,7 @@ sys.exit(main(["export", "--model", sys.argv[1], "--to", sys.argv[2]]))
 
 @pytest.mark.release
 def test_an_export(tmp_path):
-    from tests.small import small_align
+    from tests.helpers.small import small_align
 
     model, target = tmp_path / "model", tmp_path / "served" / "export"
     small_align().save_to_preset(model)

@@ -12,8 +12,8 @@ import pytest
 
 from align_keras.config import experiments, load_config
 from align_keras.search import SearchIndex
-from tests.mutated import check_folder
-from tests.small import VOCABULARY
+from tests.helpers.mutated import check_folder
+from tests.helpers.small import VOCABULARY
 
 
 def counts(few, many):
@@ -75,7 +75,7 @@ def test_notes_and_vocabularies_of_runs(tmp_path):
 @pytest.mark.release
 def test_trained_models(tmp_path):
     from align_keras.models import ALIGN
-    from tests.small import small_align
+    from tests.helpers.small import small_align
 
     small_align().save_to_preset(tmp_path)
     names = ["config.json", "model.weights.h5", "vocabulary.txt"]
@@ -89,7 +89,7 @@ def test_trained_models(tmp_path):
 @pytest.mark.release
 def test_models_of_hugging_face(tmp_path):
     from align_keras.models import ALIGN
-    from tests.models.align_folders import tiny_align
+    from tests.helpers.align_folders import tiny_align
 
     folder = tmp_path / "align"
     shutil.copytree(tiny_align(), folder)

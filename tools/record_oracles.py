@@ -15,8 +15,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 def main():
     """Records the cases that are named, or everything."""
     sys.path.insert(0, str(ROOT))
-    from tests.models.align_folders import record_tiny_align
-    from tests.recorded_oracles import CASES, record
+    from tests.helpers.align_folders import record_tiny_align
+    from tests.helpers.recorded_oracles import CASES, record
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", choices=[[], *CASES], metavar="CASE")

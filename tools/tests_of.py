@@ -35,7 +35,7 @@ TABLE = {
     "align_keras/utils": "tests/utils tests/training tests/cli tests/corpus",
     "experiments": "tests/experiments tests/cli",
     "setup.cfg": "tests/release",
-    "pyproject.toml": "tests/release tests/test_type_hints.py",
+    "pyproject.toml": "tests/release tests/repository",
     "tools": "tests/tools",
 }
 

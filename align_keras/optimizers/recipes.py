@@ -14,7 +14,7 @@ from align_keras.utils.errors import InputError
 
 RECIPES = ("auto", "paper")
 # Learning rate of Muon at batches of REFERENCE_BATCH_SIZE, measured by
-# tools/bench_recipe.py.
+# tools/benchmarks/bench_recipe.py.
 REFERENCE_LEARNING_RATE = 5e-3
 REFERENCE_BATCH_SIZE = 64
 # Share of the peak rate for weights that are already trained.

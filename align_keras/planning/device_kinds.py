@@ -43,7 +43,8 @@ DEVICE_KINDS = {
     "h100": _kind(494.7, 989.4, 3350, 80, "NVIDIA's data sheet of H100 SXM5"),
     "cpu": _kind(
         *(0.23, 0.46, 1.8, None),
-        "a core with AVX-512: tools/bench_loss.py, half of tools/bench_plan.py's GB/s",
+        "a core with AVX-512: tools/benchmarks/bench_loss.py, half of the GB/s of "
+        "tools/benchmarks/bench_plan.py",
     ),
 }
 

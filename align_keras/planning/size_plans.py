@@ -7,10 +7,11 @@ from align_keras.utils.arguments import check_number
 
 # Seconds of one core, on a cloud machine of two that did other things besides, by its
 # processor's clock. Pairs out of HTML: `align-keras corpus extract --workers 1` on the
-# GIMP manual, 710 pages of 11 KB with 5,881 pairs. Texts: `python tools/bench_corpus.py
-# --sizes 1000000`. Images: `python tools/bench_images.py`, a line through 640 × 427
-# and 2400 × 1600. Copies: `python tools/bench_copies.py --modes hash`, so much an
-# image and so much a pair of images, through 1,000,000 and 10,000,000.
+# GIMP manual, 710 pages of 11 KB with 5,881 pairs. Texts: `python
+# tools/benchmarks/bench_corpus.py --sizes 1000000`. Images: `python
+# tools/benchmarks/bench_images.py`, a line through 640 × 427 and 2400 × 1600. Copies:
+# `python tools/benchmarks/bench_copies.py --modes hash`, so much an image and so much a
+# pair of images, through 1,000,000 and 10,000,000.
 _EXTRACT, _FILTER = 0.56e-3, 11.7e-6
 _IMAGE, _MEGAPIXEL = 3.01e-3, 2.35e-3
 _COPIES, _COPIES_OF_PAIRS = 38.6e-6, 13.3e-12
@@ -27,11 +28,11 @@ APPROXIMATE_FROM = 200_000
 _CODE_BYTES, _VECTOR_BYTES = 0.25, 4
 # What SQLite holds of an image without captions, with a path of 45 characters.
 _FACTS_BYTES = 320
-# Of one core, in memory: `OPENBLAS_NUM_THREADS=1 python tools/bench_search.py
-# approximate --rows 1000000 --width W`, by the processor's clock, W of 64, 128 and 384:
-# exact 36, 62 and 170 ms, so much a byte and so much a row, to rank it; approximate
-# 3.9, 6.0 and 14.8, so much a byte and so much for the thousand that are ranked anew,
-# or one of 2,500.
+# Of one core, in memory: `OPENBLAS_NUM_THREADS=1 python
+# tools/benchmarks/bench_search.py approximate --rows 1000000 --width W`, by the
+# processor's clock, W of 64, 128 and 384: exact 36, 62 and 170 ms, so much a byte and
+# so much a row, to rank it; approximate 3.9, 6.0 and 14.8, so much a byte and so much
+# for the thousand that are ranked anew, or one of 2,500.
 _EXACT_BYTES_A_SECOND, _EXACT_ROWS_A_SECOND = 9.5e9, 120e6
 _CODE_BYTES_A_SECOND = 7.3e9
 _RANK_SECONDS, _RANKED_FROM = 1.7e-3, 2_500_000

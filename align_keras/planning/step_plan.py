@@ -4,7 +4,7 @@ Operations, two for each multiplication, are of all devices; bytes are of one. M
 steps of TensorFlow's graph executor on CPUs are within 20%, part by part. Left out: the
 update's two copies of the largest weight, when the activations are gone; XLA on TPUs,
 which fuses normalizations and activations, and pads channels. Traffic is taken to run
-beside the operations. tools/bench_plan.py compares with real steps.
+beside the operations. tools/benchmarks/bench_plan.py compares with real steps.
 
 A classifier is an image encoder whose projection is the head, without a text encoder
 and a contrastive loss; its micro-batches take one pass, so nothing is computed again.

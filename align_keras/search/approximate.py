@@ -6,7 +6,7 @@ file is a cache.
 
 A graph (HNSW) was not chosen, because a graph of images is searched poorly by words.
 Among a million vectors of 384 numbers it found 21% of the ten best for words of the
-hardest model in 1 ms, where scanning finds 99% in 26 ms (`tools/bench_search.py
+hardest model in 1 ms, where scanning finds 99% in 26 ms (`tools/benchmarks/bench_search.py
 approximate`).
 """
 
@@ -41,7 +41,7 @@ LEAST_SHARE = 1 / 16
 # First bytes of a file of faiss of this kind, and bytes before our checksum at its end.
 _KIND = b"IPfs"
 _MARK = b"align_keras sum "
-# Rows scored at once: 100 MB with embeddings of 384 numbers.
+# Rows scored at once: 100 MB of an embedding of 384 numbers.
 _ROW_BLOCK = 65_536
 
 
@@ -200,34 +200,31 @@ def _checksum(content: np.ndarray) -> int:
 def scan(
     vectors: np.ndarray, embedding: np.ndarray, rows: np.ndarray | None
 ) -> np.ndarray:
-    """Computes the scores of all vectors, or of some rows, float32 (n,)."""
+    """Scores of all vectors, or of some rows: float32 (n,)."""
     count = len(vectors) if rows is None else len(rows)
     scores = np.empty(count, np.float32)
     for start in range(0, count, _ROW_BLOCK):
         stop = start + _ROW_BLOCK
         block = vectors[start:stop] if rows is None else vectors[rows[start:stop]]
-        # Damaged rows may overflow. The caller finds them by their scores.
+        # Damaged rows are found by their scores.
         with np.errstate(over="ignore", invalid="ignore"):
             np.matmul(block, embedding, out=scores[start:stop])
     return scores
 
 
 def by_rank(scores: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Yields positions in the order of descending scores, in blocks.
-
-    The first block has about `size` positions, and each further block is longer.
+    """Yields positions from the highest score on, first `size`, then ever more.
 
     Raises:
         ValueError: if a score is NaN or infinite, which has no rank.
     """
     if not np.isfinite(scores).all():
         raise ValueError("`scores` must be finite. Received NaN or infinity.")
-    num_yielded = 0
-    while num_yielded < len(scores):
-        stop = min(num_yielded + size, len(scores))
-        lowest = np.partition(scores, len(scores) - stop)[len(scores) - stop]
-        positions = np.flatnonzero(scores >= lowest)
-        best = positions[np.lexsort((positions, -scores[positions]))]
-        yield best[num_yielded:]
-        num_yielded = len(best)
-        size *= 4
+    done = 0
+    while done < len(scores):
+        stop = min(done + size, len(scores))
+        cut = np.partition(scores, len(scores) - stop)[len(scores) - stop]
+        chosen = np.flatnonzero(scores >= cut)
+        best = chosen[np.lexsort((chosen, -scores[chosen]))]
+        yield best[done:]
+        done, size = len(best), 4 * size

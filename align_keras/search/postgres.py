@@ -8,7 +8,7 @@ So no image is embedded twice, and no claim of a killed process stays.
 Search is exact up to `EXACT_UP_TO` images. Among more images, it scans the nearest
 fifth of a thousand lists (IVFFlat). A graph (HNSW) was not chosen: of 100,000 rows it
 found 81% of the best ten, and 89% at its broadest, where lists found 99%
-(`tools/bench_search.py postgres`).
+(`tools/benchmarks/bench_search.py postgres`).
 """
 
 import contextlib

@@ -155,7 +155,8 @@ def relevance(scores: np.ndarray, others: np.ndarray, count: int) -> list[str]:
     count), about what the best of `count` normal numbers reaches: 1.5 times that is
     strong, 1.1 good. With align_small_en, of 775 captions the five best of 962 stamps:
     52% of the strong hits have the caption itself, 19% of the good and 3% of the weak
-    (`tools/bench_search.py relevance --captioned /usr/share/tuxpaint/stamps`).
+    (`tools/benchmarks/bench_search.py relevance --captioned
+    /usr/share/tuxpaint/stamps`).
 
     >>> relevance(np.array([0.6, 0.1]), np.array([0.0, 0.1, 0.2]), 100)
     ['strong', 'weak']

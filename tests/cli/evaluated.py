@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from tests.datasets.benchmarks.small_benchmarks import (
+from tests.helpers.small_benchmarks import (
     coco_name,
     cxc_rows,
     simlex_lines,
@@ -19,7 +19,7 @@ from tests.datasets.benchmarks.small_benchmarks import (
     write_multi30k,
     write_simlex,
 )
-from tests.small_run import COLORS, SHAPES, draw
+from tests.helpers.small_run import COLORS, SHAPES, draw
 
 LETTERS = string.ascii_lowercase + string.digits
 VOCABULARY = [
@@ -55,9 +55,9 @@ def check_counts(metrics):
 
 @pytest.fixture(scope="module")
 def align():
-    """As `tests.small`, but it reads whole captions, numbers included."""
+    """As `tests.helpers.small`, but it reads whole captions, numbers included."""
     from align_keras.models import ALIGN, TextEncoder
-    from tests.small import small_encoders
+    from tests.helpers.small import small_encoders
 
     text_encoder = TextEncoder(
         vocabulary_size=len(VOCABULARY),

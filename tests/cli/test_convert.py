@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from align_keras.cli.main import main
-from tests.models.align_folders import random_pairs, tiny_align, write_align_folder
-from tests.oracle_process import ask, needs
-from tests.small import VOCABULARY, small_align
+from tests.helpers.align_folders import random_pairs, tiny_align, write_align_folder
+from tests.helpers.oracle_process import ask, needs
+from tests.helpers.small import VOCABULARY, small_align
 
 FILE = "model.safetensors"
 

@@ -9,8 +9,8 @@ import os
 import pytest
 from PIL import Image
 
-from tests import small_corpus
-from tests.small_corpus import ONE_WORKER, arguments, caption, funnel_of, run
+from tests.helpers import small_corpus
+from tests.helpers.small_corpus import ONE_WORKER, arguments, caption, funnel_of, run
 
 pytestmark = pytest.mark.ci
 

@@ -9,9 +9,9 @@ import pytest
 
 from align_keras.cli.main import main
 from align_keras.runs import corpus
-from tests import small_corpus
-from tests.small import small_align
-from tests.small_corpus import ONE_WORKER, arguments, funnel_of, run
+from tests.helpers import small_corpus
+from tests.helpers.small import small_align
+from tests.helpers.small_corpus import ONE_WORKER, arguments, funnel_of, run
 
 pytestmark = pytest.mark.ci
 

@@ -12,8 +12,8 @@ import time
 import pyarrow.parquet as parquet
 import pytest
 
-from tests import small_corpus
-from tests.small_corpus import (
+from tests.helpers import small_corpus
+from tests.helpers.small_corpus import (
     ONE_WORKER,
     TWO_WORKERS,
     arguments,

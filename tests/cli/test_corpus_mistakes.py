@@ -8,8 +8,8 @@ import pytest
 
 from align_keras.cli.main import main
 from align_keras.utils.files import locked
-from tests import small_corpus
-from tests.small_corpus import ONE_WORKER, arguments
+from tests.helpers import small_corpus
+from tests.helpers.small_corpus import ONE_WORKER, arguments
 
 
 @pytest.mark.parametrize(

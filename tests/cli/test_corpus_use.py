@@ -11,10 +11,10 @@ import pytest
 
 from align_keras.cli.main import main
 from align_keras.runs import corpus
-from tests import small_corpus
-from tests.oracle_process import needs
-from tests.small_corpus import ONE_WORKER, arguments, run
-from tests.small_run import SMALL, write_pairs
+from tests.helpers import small_corpus
+from tests.helpers.oracle_process import needs
+from tests.helpers.small_corpus import ONE_WORKER, arguments, run
+from tests.helpers.small_run import SMALL, write_pairs
 
 pytestmark = needs("cv2")
 

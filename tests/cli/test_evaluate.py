@@ -21,9 +21,9 @@ from align_keras.reports.result_tables import (
     figures_as_shares,
     paper_results,
 )
-from tests.pages import Page
-from tests.small import small_align
-from tests.small_run import COLORS, SHAPES, draw, write_pairs
+from tests.helpers.pages import Page
+from tests.helpers.small import small_align
+from tests.helpers.small_run import COLORS, SHAPES, draw, write_pairs
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from align_keras.datasets.benchmarks import (
 )
 from align_keras.datasets.benchmarks.class_names import imagenet_ids
 from tests.cli import evaluated
-from tests.oracle_process import ask, needs
-from tests.small import small_align
-from tests.small_run import COLORS, SHAPES, draw
+from tests.helpers.oracle_process import ask, needs
+from tests.helpers.small import small_align
+from tests.helpers.small_run import COLORS, SHAPES, draw
 
 imagenet_r, shapes = evaluated.imagenet_r, evaluated.shapes
 WORDS = {"circle": "round", "square": "box", "bar": "bar", "cross": "x", "ring": "o"}

@@ -12,7 +12,7 @@ from align_keras.protocols.embedding_cache import CachedEncoders
 from align_keras.protocols.open_model import OpenedModel
 from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
-from tests.drawings import (
+from tests.helpers.drawings import (
     BOTH,
     HEAD,
     draw,

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from align_keras.cli.main import main
-from tests.small import small_align
+from tests.helpers.small import small_align
 
 ROOT = pathlib.Path(__file__).parents[2]
 PICTURES = 1000

@@ -16,9 +16,9 @@ from align_keras.protocols.fine_tuning import ClassificationData
 from align_keras.protocols.protocol import Request
 from align_keras.runs.about_run import read_evaluation
 from tests.cli import evaluated
-from tests.datasets.benchmarks.small_benchmarks import coco_name, write_picture
-from tests.oracle_process import needs
-from tests.small_run import COLORS, SHAPES, draw
+from tests.helpers.oracle_process import needs
+from tests.helpers.small_benchmarks import coco_name, write_picture
+from tests.helpers.small_run import COLORS, SHAPES, draw
 
 # The fixtures of the protocols' own tests.
 align, data, model = evaluated.align, evaluated.data, evaluated.model

@@ -9,12 +9,12 @@ import pytest
 from align_keras.cli.main import main
 from tests.cli import evaluated
 from tests.cli.evaluated import check_counts, cxc_parts, embeddings
-from tests.datasets.benchmarks.small_benchmarks import (
+from tests.helpers.oracle_process import ask, needs
+from tests.helpers.small_benchmarks import (
     coco_name,
     write_flickr30k,
     write_picture,
 )
-from tests.oracle_process import ask, needs
 
 align, data, model = evaluated.align, evaluated.data, evaluated.model
 WAYS = [(way, k) for way in ("i2t", "t2i") for k in (1, 5, 10)]

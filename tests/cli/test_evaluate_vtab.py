@@ -13,7 +13,7 @@ from align_keras.protocols import fine_tuning, trials
 from align_keras.protocols.evaluate import sliced
 from align_keras.protocols.protocol import Request
 from tests.cli.evaluated import unprepared
-from tests.drawings import evaluate
+from tests.helpers.drawings import evaluate
 
 
 @pytest.mark.release

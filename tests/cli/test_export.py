@@ -17,7 +17,7 @@ from align_keras.runs import export
 from align_keras.runs.about_run import about_run, save_data_notes
 from align_keras.runs.export import export_model
 from align_keras.utils.errors import InputError
-from tests.small import VOCABULARY, small_encoders
+from tests.helpers.small import VOCABULARY, small_encoders
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.drawings import BOTH, HEAD, evaluate
+from tests.helpers.drawings import BOTH, HEAD, evaluate
 
 
 @pytest.mark.release

@@ -1,7 +1,6 @@
 import json
 import os
 import pathlib
-import runpy
 import shutil
 import signal
 import struct
@@ -18,9 +17,10 @@ from align_keras.cli.main import main
 from align_keras.search.image_files import NO_HEIF
 from align_keras.search.indexing import Changes
 from align_keras.utils.files import MAX_PIXELS
+from tests.helpers import color_towers
 
 ROOT = pathlib.Path(__file__).parents[2]
-COLORS = runpy.run_path(ROOT / "tests" / "search" / "color_towers.py")
+COLORS = vars(color_towers)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from align_keras.cli.main import main
 from align_keras.config import experiments, load_config
 from align_keras.planning.run_plan import optimizer_slots, run_sizes
 from align_keras.planning.size_plans import plan_index
-from tests.experiments.headers import header_of
+from tests.helpers.headers import header_of
 
 GPUS = ("v100", "a100_40", "a100_80", "h100")
 SHORT = (
@@ -390,8 +390,9 @@ def test_an_index_of_the_papers_size(capsys):
     [(10_000_000, 384, 1.715, 0.120), (50_000_000, 64, 1.848, 0.117)],
 )
 def test_an_index_is_planned_as_measured(images, width, exact, approximate):
-    # `OPENBLAS_NUM_THREADS=1 python tools/bench_search.py approximate`, of the
-    # processor, on the machine of the plan's rates; neither size was used for these.
+    # `OPENBLAS_NUM_THREADS=1 python tools/benchmarks/bench_search.py approximate`, of
+    # the processor, on the machine of the plan's rates; neither size was used for
+    # these.
     planned = plan_index(images, width)["query_seconds"]
     assert planned["exact"] == pytest.approx(exact, rel=0.25)
     assert planned["approximate"] == pytest.approx(approximate, rel=0.25)

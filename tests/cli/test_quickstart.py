@@ -14,7 +14,7 @@ import pytest
 
 from align_keras.cli.main import main
 from align_keras.runs.run import Run
-from tests.small_run import SMALL, draw, write_pairs
+from tests.helpers.small_run import SMALL, draw, write_pairs
 
 COMMAND = [sys.executable, "-m", "align_keras.cli.main"]
 

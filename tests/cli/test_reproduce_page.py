@@ -9,7 +9,9 @@ import shlex
 import pytest
 
 from align_keras.cli.main import main
-from tests.datasets.benchmarks.small_benchmarks import (
+from tests.helpers.oracle_process import needs
+from tests.helpers.small import small_align
+from tests.helpers.small_benchmarks import (
     cxc_rows,
     imagenet_examples,
     jpeg,
@@ -21,9 +23,7 @@ from tests.datasets.benchmarks.small_benchmarks import (
     write_multi30k,
     write_simlex,
 )
-from tests.oracle_process import needs
-from tests.small import small_align
-from tests.small_run import SMALL, write_pairs
+from tests.helpers.small_run import SMALL, write_pairs
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = ROOT / "docs/pages/guides/reproduce.md"

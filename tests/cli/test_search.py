@@ -1,7 +1,6 @@
 import argparse
 import json
 import pathlib
-import runpy
 import shlex
 
 import pytest
@@ -10,8 +9,9 @@ from align_keras.cli import search
 from align_keras.cli.main import main, parse_arguments
 from align_keras.search import ExportedModel, SearchIndex
 from align_keras.utils.errors import InputError
+from tests.helpers import tiny_export
 
-TINY = runpy.run_path(pathlib.Path(__file__).parents[1] / "search" / "tiny_export.py")
+TINY = vars(tiny_export)
 
 
 def parse(*arguments):

@@ -1,23 +1,17 @@
 """No command prints or stores a password or a token of an address."""
 
 import pathlib
-import runpy
 
 import pytest
-from faulty_server import Faulty
 
 from align_keras.cli.main import main
 from align_keras.utils import addresses, remote
+from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
+from tests.helpers.web_server import WebServer
 
 pytestmark = pytest.mark.ci
 
 SECRET = "S3cr3tW0rd"
-TOWERS = runpy.run_path(
-    str(pathlib.Path(__file__).parents[1] / "search" / "color_towers.py")
-)
-COLORS, GOLDEN, image_bytes = (
-    TOWERS[name] for name in ("COLORS", "GOLDEN", "image_bytes")
-)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +58,7 @@ def web():
     files = {f"{color}.png": image_bytes(color) for color in COLORS}
     rows = "".join(f"{color}.png,{color} thing\n" for color in COLORS)
     files["t.csv"] = f"image,caption\n{rows}".encode()
-    with Faulty(files) as server:
+    with WebServer(files) as server:
         server.login = f"me:{SECRET}"
         yield server
 

@@ -12,9 +12,9 @@ from align_keras.protocols.evaluate import PROTOCOLS
 from align_keras.protocols.protocol import Evaluation, Request
 from align_keras.reports.result_tables import paper_results
 from align_keras.utils.errors import InputError
-from tests.datasets.benchmarks.small_benchmarks import simlex_lines, write_simlex
-from tests.pages import Page
-from tests.small import small_align
+from tests.helpers.pages import Page
+from tests.helpers.small import small_align
+from tests.helpers.small_benchmarks import simlex_lines, write_simlex
 
 ROWS = dict.fromkeys((own.protocol, own.data) for own in paper_results())
 

@@ -8,11 +8,11 @@ import json
 import shutil
 
 import pytest
-from source_reading import IMG2DATASET, read_source
 
 from align_keras.corpus.image import ImageError, image_size
 from align_keras.corpus.sources import caption_json, location, read_location, tables
-from tests.mutated import check_folder
+from tests.helpers.mutated import check_folder
+from tests.helpers.source_reading import IMG2DATASET, read_source
 
 PAGE = """<!doctype html><html lang=en><head><meta charset=utf-8><base href="img/">
 <body><figure><a href="#x"><picture><source srcset="a.webp 1x, b.webp 2x">
@@ -62,7 +62,7 @@ def write_wat(folder):
     pytest.importorskip("warcio")
     from warcio.warcwriter import WARCWriter
 
-    from tests.corpus.sources.wat_records import envelope
+    from tests.helpers.wat_records import envelope
 
     links = [
         {"path": "IMG@/src", "url": "b.png", "alt": 'A "cat"', "title": "Tom"},

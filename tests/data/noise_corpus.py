@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 
 from align_keras.data import training_batches
 from align_keras.text import WordPieceTokenizer
-from tests.small import VOCABULARY
+from tests.helpers.small import VOCABULARY
 
 
 class Noise(tfds.core.GeneratorBasedBuilder):

@@ -9,7 +9,7 @@ from align_keras.images import crop_image_bytes, preprocess_image_bytes
 from align_keras.text import WordPieceTokenizer
 from align_keras.utils.errors import InputError
 from tests.data.noise_corpus import build_noise
-from tests.small import VOCABULARY
+from tests.helpers.small import VOCABULARY
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from align_keras.data.stored_pairs import read_captions, split_size
 from align_keras.datasets.mixture import Mixture
 from align_keras.utils.errors import InputError
 from tests.data.noise_corpus import KINDS, assert_equal, batches, build_noise, kinds
-from tests.small import VOCABULARY
+from tests.helpers.small import VOCABULARY
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from align_keras.data.stored_pairs import check_batch_size, read_captions
 from align_keras.datasets import open_sources
 from align_keras.utils.errors import InputError
 from tests.data.noise_corpus import assert_equal, batches, build_noise
-from tests.data.source_files import (
+from tests.helpers.source_files import (
     captions,
     jpeg,
     open_folder,

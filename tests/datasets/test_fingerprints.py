@@ -9,8 +9,8 @@ from PIL import Image
 from align_keras.datasets import build_corpus, open_sources
 from align_keras.datasets.fingerprints import pairs_fingerprint
 from align_keras.datasets.mixture import Mixture
-from tests.data.source_files import samples, write_tar
-from tests.small_run import write_pairs
+from tests.helpers.small_run import write_pairs
+from tests.helpers.source_files import samples, write_tar
 
 
 def build(table, data):

@@ -8,7 +8,7 @@ from align_keras.evaluation.classification import (
     mean_per_class,
 )
 from align_keras.utils.errors import InputError
-from tests.oracle_process import needs
+from tests.helpers.oracle_process import needs
 
 
 def test_metrics_by_hand():

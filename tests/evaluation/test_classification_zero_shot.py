@@ -7,8 +7,8 @@ from align_keras.evaluation import (
     zero_shot_classification,
 )
 from align_keras.utils.errors import InputError
-from tests.oracle_process import needs
-from tests.recorded_oracles import recorded
+from tests.helpers.oracle_process import needs
+from tests.helpers.recorded_oracles import recorded
 
 CLASSES = ["cat", "dog", "red fox", "owl", "newt", "eel", "bee"]
 TEMPLATES = ["{}", "a picture of {}", "{} in the {{rain}}"]

@@ -6,7 +6,7 @@ import pytest
 from align_keras.evaluation import linear_probe
 from align_keras.evaluation.linear_probe import PENALTIES, probe
 from align_keras.utils.errors import InputError
-from tests.oracle_process import needs
+from tests.helpers.oracle_process import needs
 
 
 def blobs(items):

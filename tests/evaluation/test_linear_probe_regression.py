@@ -5,7 +5,7 @@ import pytest
 
 from align_keras.evaluation import linear_probe
 from align_keras.evaluation.linear_probe import fit_logistic_regression
-from tests.oracle_process import needs
+from tests.helpers.oracle_process import needs
 
 
 def blobs(items=300, dimension=6, classes=4, spread=0.8, seed=0):

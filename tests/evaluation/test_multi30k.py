@@ -9,7 +9,7 @@ from align_keras.evaluation import (
 )
 from align_keras.reports.result_tables import paper_results
 from align_keras.utils.errors import InputError
-from tests.oracle_process import ask, needs
+from tests.helpers.oracle_process import ask, needs
 
 IMAGES = [f"picture {number}" for number in range(40)]
 CAPTIONS = {

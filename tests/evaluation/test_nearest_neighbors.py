@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from align_keras.evaluation import nearest_neighbors, neighbor_ranks, recall_of_ranks
 from align_keras.utils.errors import InputError
-from tests.oracle_process import needs
+from tests.helpers.oracle_process import needs
 
 BLOCK_SIZES = (1, 2, 3, 7, 64, 4096)
 

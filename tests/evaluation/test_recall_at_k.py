@@ -12,8 +12,8 @@ from align_keras.evaluation.recall_at_k import (
     recall_of_ranks,
 )
 from align_keras.utils.errors import InputError
-from tests.oracle_process import needs
-from tests.recorded_oracles import recorded
+from tests.helpers.oracle_process import needs
+from tests.helpers.recorded_oracles import recorded
 
 BLOCK_SIZES = (1, 2, 3, 7, 64, 4096)
 
@@ -172,7 +172,7 @@ def test_against_scikit_learn():
 
 @pytest.mark.parametrize("number", [0, 1], ids=["three captions", "any number"])
 def test_against_clip_benchmark(number):
-    """Whose answers are recorded: `tests.recorded_oracles` says how."""
+    """Whose answers are recorded: `tests.helpers.recorded_oracles` says how."""
     question, answer = recorded("recall")[number]
     images, texts, owners = (question[n] for n in ("images", "captions", "owners"))
     t2i = recall_at_k(texts, images, owners)

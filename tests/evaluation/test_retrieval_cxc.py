@@ -5,7 +5,7 @@ import pytest
 
 from align_keras.evaluation import metrics_of_retrieval_ranks, retrieval_ranks
 from align_keras.reports.result_tables import paper_results
-from tests.oracle_process import ask, needs
+from tests.helpers.oracle_process import ask, needs
 
 
 def unit_rows(rng, rows, dimension=8):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from align_keras.config import changed_keys, load_config
-from tests.experiments.headers import (
+from tests.helpers.headers import (
     ABLATIONS,
     FILES,
     checked_header,

@@ -5,7 +5,7 @@ import yaml
 
 from align_keras.config import CorpusConfig, experiments, load_corpus_config
 from align_keras.config.fields import leaves
-from tests.experiments.headers import checked_header, flat
+from tests.helpers.headers import checked_header, flat
 
 FILES = experiments("corpora")
 

@@ -15,8 +15,8 @@ from align_keras.config import (
 from align_keras.config.experiment import ImageVariant, TextVariant
 from align_keras.config.fields import leaves
 from align_keras.utils.errors import InputError
-from tests.experiments.headers import ABLATIONS, checked_header, flat
-from tests.small_run import COLORS, SHAPES, draw
+from tests.helpers.headers import ABLATIONS, checked_header, flat
+from tests.helpers.small_run import COLORS, SHAPES, draw
 
 FILES = experiments()
 PRETRAINING = (

@@ -16,7 +16,7 @@ from tests.export.c_process import (
     picture,
     strings,
 )
-from tests.image_files import encoded, malformed
+from tests.helpers.image_files import encoded, malformed
 
 MEGABYTE = 2**20
 

@@ -17,8 +17,8 @@ import align_keras
 from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 from align_keras.export.litert_file import LiteRTTower
 from align_keras.export.onnx import image_onnx, text_onnx
-from tests.export.drawn_align import trained_statistics
-from tests.image_files import malformed, readable, refused
+from tests.helpers.drawn_align import trained_statistics
+from tests.helpers.image_files import malformed, readable, refused
 
 onnxruntime = pytest.importorskip("onnxruntime")
 for name in ("tf2onnx", "litert_quantizer"):

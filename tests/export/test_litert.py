@@ -13,8 +13,8 @@ from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 from align_keras.export.litert_file import LiteRTTower, read_files, read_metadata
 from align_keras.models.align import ALIGN
 from align_keras.utils.errors import InputError
-from tests.export.drawn_align import SIZE, pictures, trained_statistics
-from tests.small import VOCABULARY, small_encoders
+from tests.helpers.drawn_align import SIZE, pictures, trained_statistics
+from tests.helpers.small import VOCABULARY, small_encoders
 
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.export.c_process import every_format, strings, text_operations
 from tests.export.exported import CAPTIONS
-from tests.image_files import largest, malformed, readable, refused
+from tests.helpers.image_files import largest, malformed, readable, refused
 
 pytestmark = [pytest.mark.release, pytest.mark.timeout(1200)]
 

@@ -10,7 +10,7 @@ from align_keras.export.onnx import image_onnx, text_onnx
 from align_keras.models.align import ALIGN
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.utils.errors import InputError
-from tests.small import VOCABULARY, small_encoders
+from tests.helpers.small import VOCABULARY, small_encoders
 
 pytestmark = pytest.mark.ci
 

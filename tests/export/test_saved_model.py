@@ -15,7 +15,7 @@ from align_keras.search import ExportedModel, Index
 from align_keras.search.towers import open_model
 from align_keras.utils.errors import InputError
 from tests.export.exported import CAPTIONS, TOLERANCE, VOCABULARY, pictures
-from tests.image_files import encoded, plain_cmyk_jpeg, readable, source
+from tests.helpers.image_files import encoded, plain_cmyk_jpeg, readable, source
 
 # Runs where neither Keras nor this package can be imported, and under a locale in
 # which ICU lowers "I" to "ı".

@@ -18,9 +18,9 @@ from align_keras.models import ALIGN
 from align_keras.runs.export_web import build_index, write_web
 from align_keras.search import SearchIndex
 from align_keras.utils.files import MAX_PIXELS
-from tests.export.browser import chromium, node_modules, served
-from tests.image_files import readable, refused
-from tests.small_run import write_pairs
+from tests.helpers.browser import chromium, node_modules, served
+from tests.helpers.image_files import readable, refused
+from tests.helpers.small_run import write_pairs
 
 pytestmark = pytest.mark.ci
 

@@ -12,7 +12,7 @@ import align_keras.export
 from align_keras.export.web_page import tokenizer_options
 from align_keras.text import WordPieceTokenizer, learn_vocabulary, save_vocabulary
 from align_keras.text.vocabulary import NORMALIZATIONS
-from tests.text.hard_captions import (
+from tests.helpers.hard_captions import (
     HARD_CASES,
     NEW_LETTERS,
     VOCABULARY,

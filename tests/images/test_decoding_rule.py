@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from align_keras.corpus.image import ImageError, normalize_image
 from align_keras.images import crop_image_bytes, decode_image, readable_images
 from align_keras.images.preprocess import preprocess_image
-from tests.image_files import (
+from tests.helpers.image_files import (
     encoded,
     exif,
     plain_cmyk_jpeg,

@@ -15,7 +15,7 @@ from align_keras.images import (
     decode_image,
     resize_image,
 )
-from tests.oracle_process import needs
+from tests.helpers.oracle_process import needs
 
 CI, RELEASE = pytest.mark.ci, pytest.mark.release
 

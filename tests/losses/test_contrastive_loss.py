@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from align_keras.losses import contrastive_loss
 from align_keras.utils.errors import InputError
-from tests.recorded_oracles import recorded
+from tests.helpers.recorded_oracles import recorded
 
 
 def unit_rows(count, width, seed):

@@ -10,8 +10,8 @@ from align_keras.losses.pair_loss import FunctionLoss, as_pair_loss
 from align_keras.optimizers import SGD
 from align_keras.training.strategies import strategy_scope
 from align_keras.utils.errors import InputError
-from tests.small import small_align
-from tests.training.updates_script import ROWS, batch, make_model
+from tests.helpers.small import small_align
+from tests.helpers.updates_script import ROWS, batch, make_model
 
 OTHER = {"label_smoothing": 0.3, "reduction": "mean", "tile_size": "auto"}
 

@@ -10,7 +10,7 @@ from align_keras.config import load_config
 from align_keras.losses import SigmoidLoss
 from align_keras.runs.assemble import build_loss
 from align_keras.utils.errors import InputError
-from tests.recorded_oracles import recorded
+from tests.helpers.recorded_oracles import recorded
 
 
 def with_gradients(loss, *values):
@@ -23,7 +23,7 @@ def with_gradients(loss, *values):
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_equals_open_clip(number):
-    """Its answers are recorded: `tests.recorded_oracles` says how."""
+    """Its answers are recorded: `tests.helpers.recorded_oracles` says how."""
     question, answer = recorded("siglip_loss")[number]
     names = ("images", "texts", "temperature")
     values = [question[name].astype("float64") for name in names]

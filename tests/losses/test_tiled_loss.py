@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from align_keras.losses import contrastive_loss, tiled_loss
-from tests.recorded_oracles import recorded
+from tests.helpers.recorded_oracles import recorded
 
 SCRIPT = pathlib.Path(__file__).with_name("tiled_replicas_script.py")
 ROWS = 13
@@ -308,7 +308,7 @@ def test_bfloat16_products_are_near(tile_size):
 
 
 def test_equals_open_clip():
-    """Its answers are recorded: `tests.recorded_oracles` says how."""
+    """Its answers are recorded: `tests.helpers.recorded_oracles` says how."""
     [(question, answer)] = recorded("open_clip_loss")
     images, texts = question["images"], question["texts"]
     temperature = float(question["temperature"])

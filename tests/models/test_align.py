@@ -17,7 +17,7 @@ from align_keras.losses.pair_loss import caption_groups
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.utils.errors import InputError
 from align_keras.utils.shared_data import find_shipped_model
-from tests.small import VOCABULARY, small_align, small_batch, small_encoders
+from tests.helpers.small import VOCABULARY, small_align, small_batch, small_encoders
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import pytest
 
 from align_keras.models import ALIGN, ImageClassifier, ImageEncoder, TextEncoder
 from align_keras.utils.errors import InputError
-from tests.models.align_folders import tiny_align
-from tests.small import VOCABULARY, small_align, small_batch, small_encoders
+from tests.helpers.align_folders import tiny_align
+from tests.helpers.small import VOCABULARY, small_align, small_batch, small_encoders
 
 
 @pytest.fixture(scope="module")

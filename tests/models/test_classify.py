@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from align_keras.utils.errors import InputError
-from tests.small import small_align
+from tests.helpers.small import small_align
 
 NAMES, TEMPLATES = ["cat", "red dog", "b"], ["a {}", "{} on {x}"]
 

@@ -9,7 +9,7 @@ from PIL import Image
 from align_keras.images import crop_image
 from align_keras.models.fit_inputs import keras_input
 from align_keras.utils.errors import InputError
-from tests.small import small_align, small_batch
+from tests.helpers.small import small_align, small_batch
 
 CAPTIONS = ["a b", "red", "blue", "cat"]
 

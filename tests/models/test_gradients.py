@@ -15,7 +15,7 @@ from align_keras.models.gradients import (
 )
 from align_keras.optimizers import SGD, Lamb
 from align_keras.utils.errors import InputError
-from tests.small import small_align, small_batch
+from tests.helpers.small import small_align, small_batch
 
 
 def test_cached_gradients_replay_dropout_and_update_statistics_once():
@@ -141,7 +141,7 @@ def test_the_step_compiled_by_xla_makes_the_same_update(options, tolerance):
 
     Without dropout, since XLA draws other random numbers.
     """
-    from tests.training.updates_script import ROWS, batch, compile_with, make_model
+    from tests.helpers.updates_script import ROWS, batch, compile_with, make_model
 
     updated, losses = [], []
     for compiled in (False, True):

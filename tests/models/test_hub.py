@@ -12,9 +12,9 @@ import pytest
 from align_keras.models import ALIGN
 from align_keras.models.hub import HUB_FILES
 from align_keras.utils.shared_data import find_shipped_model
-from tests.hub_server import HubServer
-from tests.models.align_folders import tiny_align
-from tests.small import small_align
+from tests.helpers.align_folders import tiny_align
+from tests.helpers.small import small_align
+from tests.helpers.web_server import REVISION, hub_server
 
 # Opens models by their names on the hub; prints embeddings of a caption and an image.
 OPEN = """
@@ -71,13 +71,16 @@ def test_models_of_the_hub_give_the_embeddings_of_their_folders(tmp_path):
         "HF_HUB_OFFLINE": "0",
     }
     command = [sys.executable, "-c", OPEN, str(tmp_path / "embeddings.npz"), *names]
-    with HubServer(models) as server:
+    with hub_server(models) as server:
         environment["HF_ENDPOINT"] = server.url
         options = {"env": environment, "capture_output": True, "text": True}
         answer = subprocess.run(command, **options)
         assert answer.returncode == 0, answer.stderr
-        served = list(server.served)
-    assert "pytorch_model.bin" not in served
+        names_of_gets = {
+            request.name for request in server.requests if request.method == "GET"
+        }
+    assert f"user/saved/resolve/{REVISION}/model.weights.h5" in names_of_gets
+    assert not any(name.endswith("pytorch_model.bin") for name in names_of_gets)
     actual = np.load(tmp_path / "embeddings.npz")
     pixels = np.arange(48 * 40 * 3, dtype="uint8").reshape(48, 40, 3)
     for name, folder in models.items():

@@ -1,7 +1,7 @@
 """The published form of ALIGN against `transformers.AlignModel`.
 
-What AlignModel gives for a tiny model is recorded, see `tests.recorded_oracles`;
-other models are made where transformers is installed.
+`tests.helpers.recorded_oracles` holds the answers of AlignModel for a tiny model. Other
+models are made where transformers is installed.
 """
 
 import json
@@ -29,16 +29,16 @@ from align_keras.models.conversion.links import load_links
 from align_keras.models.conversion.tensor_files import SafetensorsFolder
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
-from tests.models.align_folders import (
+from tests.helpers.align_folders import (
     PREPROCESSOR,
     random_pairs,
     tiny_align,
     write_align_folder,
 )
-from tests.mutated import check_folder
-from tests.oracle_process import ask, needs
-from tests.recorded_oracles import recorded
-from tests.small import VOCABULARY, small_align
+from tests.helpers.mutated import check_folder
+from tests.helpers.oracle_process import ask, needs
+from tests.helpers.recorded_oracles import recorded
+from tests.helpers.small import VOCABULARY, small_align
 
 needs_transformers = needs("torch", "transformers")
 

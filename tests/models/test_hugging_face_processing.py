@@ -16,9 +16,9 @@ from align_keras.models.conversion.hugging_face import (
 )
 from align_keras.models.conversion.hugging_face_processing import read_pixel_scaling
 from align_keras.models.warm_start import text_weights
-from tests.models.align_folders import write_align_folder
-from tests.oracle_process import ask, needs
-from tests.small import VOCABULARY
+from tests.helpers.align_folders import write_align_folder
+from tests.helpers.oracle_process import ask, needs
+from tests.helpers.small import VOCABULARY
 
 pytestmark = needs("torch", "transformers")
 

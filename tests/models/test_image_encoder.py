@@ -15,7 +15,7 @@ from align_keras.models.variants import (
     scaled_stages,
 )
 from align_keras.utils.errors import InputError
-from tests.recorded_oracles import recorded
+from tests.helpers.recorded_oracles import recorded
 
 SMALL = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "image_size": 32}
 

@@ -8,8 +8,8 @@ import pytest
 
 from align_keras.models import ALIGN, image_embedder
 from align_keras.utils.errors import InputError
-from tests.oracle_process import needs
-from tests.small import VOCABULARY, small_align, small_encoders
+from tests.helpers.oracle_process import needs
+from tests.helpers.small import VOCABULARY, small_align, small_encoders
 
 OPENVINO = pytest.param("openvino", marks=[pytest.mark.ci, needs("openvino")])
 needs_litert = needs("ai_edge_litert")

@@ -11,8 +11,8 @@ from align_keras.layers import (
     Temperature,
 )
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
-from tests.oracle_process import needs
-from tests.small import VOCABULARY, small_align, small_batch, small_encoders
+from tests.helpers.oracle_process import needs
+from tests.helpers.small import VOCABULARY, small_align, small_batch, small_encoders
 
 needs_harness = needs("grain")  # KerasHub's harness imports it.
 if needs_harness.args[0]:

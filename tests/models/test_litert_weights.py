@@ -13,7 +13,7 @@ from align_keras.models.conversion.litert_weights import (
     TOWER_FILES,
 )
 from align_keras.utils.errors import InputError
-from tests.export.drawn_align import pictures, trained_statistics
+from tests.helpers.drawn_align import pictures, trained_statistics
 from tools.make_small_model import fold_batch_norms, save_beside_towers
 
 

@@ -1,7 +1,7 @@
 """Tensors and loaders of torch and columns of pandas, given to a model.
 
 They are read in a process of their own, since no test imports torch and TensorFlow into
-the process of the others (see `tests.oracle_process`).
+the process of the others (see `tests.helpers.oracle_process`).
 """
 
 import importlib.util
@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from tests.oracle_process import needs
+from tests.helpers.oracle_process import needs
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -33,7 +33,7 @@ import tensorflow as tf
 import torch
 from align_keras.models.fit_inputs import keras_input
 from align_keras.utils.errors import InputError
-from tests.small import small_align, small_batch
+from tests.helpers.small import small_align, small_batch
 
 CAPTIONS = ["a b", "red", "blue", "cat"]
 keras.utils.set_random_seed(0)

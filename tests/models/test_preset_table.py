@@ -7,8 +7,8 @@ import align_keras
 from align_keras.models import ALIGN
 from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
 from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
-from tests.models.align_folders import random_pairs
-from tests.oracle_process import ask, needs
+from tests.helpers.align_folders import random_pairs
+from tests.helpers.oracle_process import ask, needs
 
 
 def preset(name):

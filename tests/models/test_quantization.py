@@ -9,7 +9,7 @@ import pytest
 from align_keras.layers import MBConvBlock
 from align_keras.models import ALIGN, ImageEncoder
 from align_keras.utils.errors import InputError
-from tests.small import VOCABULARY, small_align, small_batch, small_encoders
+from tests.helpers.small import VOCABULARY, small_align, small_batch, small_encoders
 
 # Keras warns for each kind of layer that has no integer kernel.
 pytestmark = pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")

@@ -12,7 +12,7 @@ from align_keras.data import image_text_batches
 from align_keras.images import crop_image, crop_image_bytes, preprocess_image
 from align_keras.models.raw_pairs import raw_pairs
 from align_keras.utils.errors import InputError
-from tests.small import small_align
+from tests.helpers.small import small_align
 
 CAPTIONS = ["a b", "red", "blue", "cat", "dog"]
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 import align_keras
 from align_keras.optimizers import SGD, LinearWarmup, Muon
 from align_keras.training.strategies import strategy_scope
-from tests.small import VOCABULARY, small_batch, small_encoders
+from tests.helpers.small import VOCABULARY, small_batch, small_encoders
 
 
 def one_stage_align(synchronized=False, **arguments):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from align_keras.utils.shared_data import find_shipped_model
-from tests.drawings import draw
+from tests.helpers.drawings import draw
 
 FOLDER = find_shipped_model("align_small_en")
 TEXTS = ["a red bicycle", "two cats on a sofa", "snow", "A map of the world."]

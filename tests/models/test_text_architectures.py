@@ -13,7 +13,7 @@ from align_keras.models.variants import (
     image_encoder_arguments,
 )
 from align_keras.utils.errors import InputError
-from tests.small import VOCABULARY, small_batch, small_encoders
+from tests.helpers.small import VOCABULARY, small_batch, small_encoders
 
 SIZES = {"num_layers": 2, "hidden_dim": 16, "num_heads": 2, "intermediate_dim": 32}
 

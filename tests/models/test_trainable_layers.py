@@ -11,7 +11,7 @@ from align_keras.models import ALIGN, ImageEncoder
 from align_keras.models.image_classifier import encoder_without_projection
 from align_keras.optimizers import Lamb, LinearWarmup, Muon
 from align_keras.utils.errors import InputError
-from tests.small import small_align, small_batch
+from tests.helpers.small import small_align, small_batch
 
 
 def freeze_blocks(model):

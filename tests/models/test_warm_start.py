@@ -23,9 +23,9 @@ from align_keras.models.warm_start import (
     text_weights,
 )
 from align_keras.utils.errors import InputError
-from tests.models.align_folders import tiny_align
-from tests.oracle_process import ask, needs
-from tests.small import small_align, small_batch
+from tests.helpers.align_folders import tiny_align
+from tests.helpers.oracle_process import ask, needs
+from tests.helpers.small import small_align, small_batch
 
 
 def random_images(size=64, count=2, seed=0):

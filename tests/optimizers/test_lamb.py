@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from align_keras.optimizers import Lamb, LinearWarmup, paper_schedule
-from tests.oracle_process import needs
+from tests.helpers.oracle_process import needs
 
 
 def numpy_lamb(weights, gradients, rate, decay, excluded):

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from align_keras.optimizers import SGD
-from tests.recorded_oracles import recorded
+from tests.helpers.recorded_oracles import recorded
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["plain", "nesterov"])
 def test_equals_torch_over_20_steps(number):
-    """PyTorch's answers are recorded: `tests.recorded_oracles` says how."""
+    """PyTorch's answers are recorded: `tests.helpers.recorded_oracles` says how."""
     question, answer = recorded("sgd")[number]
     assert question["nesterov"] == bool(number)
     kernel, bias = (

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from align_keras.planning import plan_step
-from tests.training.workers import ROOT, start_workers, wait
+from tests.helpers.workers import ROOT, start_workers, wait
 
 SCRIPT = ROOT / "tests" / "planning" / "traffic_script.py"
 SMALL = (

@@ -21,7 +21,7 @@ from align_keras.protocols.classes import (
 )
 from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
-from tests.datasets.benchmarks.small_benchmarks import (
+from tests.helpers.small_benchmarks import (
     imagenet_examples,
     prepare,
 )

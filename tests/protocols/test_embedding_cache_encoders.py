@@ -10,8 +10,8 @@ from PIL import Image
 from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
 from align_keras.protocols.open_model import OpenedModel, fingerprints, open_model
 from align_keras.utils.errors import InputError
-from tests.small import small_align
-from tests.small_run import draw
+from tests.helpers.small import small_align
+from tests.helpers.small_run import draw
 
 
 def png(color, shape):

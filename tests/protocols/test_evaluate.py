@@ -10,8 +10,8 @@ from align_keras.cli.main import main
 from align_keras.protocols.evaluate import PROTOCOLS, checked_request
 from align_keras.protocols.open_model import opened
 from align_keras.utils.errors import InputError
-from tests.small import VOCABULARY, small_align
-from tests.small_run import write_pairs
+from tests.helpers.small import VOCABULARY, small_align
+from tests.helpers.small_run import write_pairs
 
 
 @pytest.fixture(scope="module")

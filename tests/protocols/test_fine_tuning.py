@@ -12,7 +12,7 @@ from align_keras.datasets.benchmarks import LabeledImages
 from align_keras.protocols import fine_tuning, trials
 from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
-from tests.drawings import draw
+from tests.helpers.drawings import draw
 
 
 def test_other_pictures_are_other_data(tmp_path):

@@ -5,8 +5,8 @@ import pytest
 
 from align_keras.protocols.open_model import check_model, fingerprints, open_model
 from align_keras.utils.errors import InputError
-from tests.search.tiny_export import picture_bytes, write_tiny_export
-from tests.small import small_align
+from tests.helpers.small import small_align
+from tests.helpers.tiny_export import picture_bytes, write_tiny_export
 
 PICTURES = [
     np.random.default_rng(seed).integers(0, 256, (40, 50, 3)).astype(np.uint8)

@@ -16,7 +16,7 @@ from align_keras.reports.charts import (
     most_confused,
 )
 from align_keras.utils.errors import InputError
-from tests.oracle_process import needs
+from tests.helpers.oracle_process import needs
 
 EVIL = "<script>&\"'</script>"
 

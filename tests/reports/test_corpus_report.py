@@ -9,7 +9,7 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.html_pairs import extract_pairs
 from align_keras.corpus.sources.source import merged_counts
 from align_keras.reports.corpus_report import _kept_statistics, corpus_funnel
-from tests.corpus.image_rows import DROPPED, write_pieces
+from tests.helpers.image_rows import DROPPED, write_pieces
 
 pytest.importorskip("pyarrow")
 

@@ -5,7 +5,7 @@ import pytest
 
 from align_keras.reports.examples import Hit, Query
 from align_keras.reports.report import installed_versions, write_report
-from tests.pages import Page, picture
+from tests.helpers.pages import Page, picture
 
 EVIL = "<script>alert('&\"')</script>"
 

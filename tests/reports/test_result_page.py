@@ -8,8 +8,8 @@ import pytest
 from align_keras.evaluation import rank_of_best_positive, shared_positives
 from align_keras.reports.result_page import write_result_page
 from align_keras.reports.result_tables import Slice, split_slices
-from tests.export.browser import chromium
-from tests.pages import Page, picture
+from tests.helpers.browser import chromium
+from tests.helpers.pages import Page, picture
 
 EVIL = "<script>alert('&\"')</script>"
 

@@ -16,7 +16,7 @@ from align_keras.runs.assemble import (
     prepare_vocabulary,
 )
 from align_keras.utils.errors import InputError
-from tests.small_run import write_pairs
+from tests.helpers.small_run import write_pairs
 
 OPTIMIZER = "trainer.optimizer_config"
 

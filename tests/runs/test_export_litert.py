@@ -28,8 +28,8 @@ from align_keras.runs.export_litert import (
     write_litert,
 )
 from align_keras.utils.errors import InputError
-from tests.image_files import readable, refused
-from tests.small_run import COLORS, SHAPES, write_pairs
+from tests.helpers.image_files import readable, refused
+from tests.helpers.small_run import COLORS, SHAPES, write_pairs
 
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
 

@@ -4,7 +4,7 @@ import pytest
 
 from align_keras.runs.export_litert import measure, read_pixels, table
 from align_keras.utils.errors import InputError
-from tests.oracle_process import needs
+from tests.helpers.oracle_process import needs
 
 pytestmark = [
     pytest.mark.release,

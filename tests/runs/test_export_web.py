@@ -11,8 +11,8 @@ from align_keras.export.web_page import LITERT_JS_VERSION, check_runtime
 from align_keras.runs.export_web import build_index, open_index, write_web
 from align_keras.search import SearchIndex
 from align_keras.utils.errors import InputError
-from tests.small import small_align
-from tests.small_run import draw, write_pairs
+from tests.helpers.small import small_align
+from tests.helpers.small_run import draw, write_pairs
 
 
 @pytest.fixture(scope="module")

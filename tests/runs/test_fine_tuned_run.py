@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from align_keras.cli.main import main
-from tests.small_run import SMALL, write_pairs
+from tests.helpers.small_run import SMALL, write_pairs
 
 
 @pytest.mark.release

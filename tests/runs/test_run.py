@@ -13,7 +13,7 @@ import align_keras
 from align_keras.config import load_config
 from align_keras.runs.run import Run, _damaged_shards_named, _loaded
 from align_keras.utils.errors import InputError
-from tests.small_run import SMALL, write_pairs
+from tests.helpers.small_run import SMALL, write_pairs
 
 ROOT = pathlib.Path(__file__).parents[2]
 

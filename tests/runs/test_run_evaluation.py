@@ -13,8 +13,8 @@ from align_keras.datasets import build_corpus
 from align_keras.images import preprocess_image
 from align_keras.optimizers import SGD
 from align_keras.runs.run import Run
-from tests.small import small_align, small_batch
-from tests.small_run import draw
+from tests.helpers.small import small_align, small_batch
+from tests.helpers.small_run import draw
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import time
 import numpy as np
 import pytest
 
-from tests import drawings as drawn
-from tests import small_corpus
-from tests.search.color_towers import COLORS, GOLDEN, image_bytes
-from tests.small_run import write_pairs
-from tests.utils.clusters import ROOT, Cluster
-from tests.utils.hosts import hosts
+from tests.helpers import drawings as drawn
+from tests.helpers import small_corpus
+from tests.helpers.clusters import ROOT, Cluster
+from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
+from tests.helpers.hosts import hosts
+from tests.helpers.small_run import write_pairs
 
 pytestmark = [pytest.mark.release, pytest.mark.timeout(1800)]
 

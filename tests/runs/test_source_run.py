@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from tests.data.source_files import write_tar
-from tests.small_run import COLORS, SHAPES, SMALL, draw, write_pairs
+from tests.helpers.small_run import COLORS, SHAPES, SMALL, draw, write_pairs
+from tests.helpers.source_files import write_tar
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from align_keras.cli.main import main
-from tests.oracle_process import needs
-from tests.small_run import write_pairs
+from tests.helpers.oracle_process import needs
+from tests.helpers.small_run import write_pairs
 
 FEW_STEPS = ",".join(
     [

@@ -11,9 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from tests.small_run import SMALL, write_pairs
-from tests.training.workers import ROOT, start_workers, wait
-from tests.utils.hosts import hosts
+from tests.helpers.hosts import hosts
+from tests.helpers.small_run import SMALL, write_pairs
+from tests.helpers.workers import ROOT, start_workers, wait
 
 SCRIPT = ROOT / "tests" / "training" / "worker_script.py"
 RATES = ("pairs_per_second", "input_wait_fraction")

@@ -3,11 +3,14 @@ import runpy
 
 import pytest
 
+from tests.helpers import color_towers
+from tests.helpers import tiny_export as tiny_export_helper
+
 
 @pytest.fixture(scope="session")
 def tiny():
-    """The names of tiny_export.py; test folders are no packages."""
-    return runpy.run_path(pathlib.Path(__file__).with_name("tiny_export.py"))
+    """The names of tests.helpers.tiny_export."""
+    return vars(tiny_export_helper)
 
 
 @pytest.fixture(scope="session")
@@ -17,8 +20,8 @@ def tiny_export(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def colors():
-    """The names of color_towers.py."""
-    return runpy.run_path(pathlib.Path(__file__).with_name("color_towers.py"))
+    """The names of tests.helpers.color_towers."""
+    return vars(color_towers)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import errno
 import fsspec
 import numpy as np
 import pytest
-from faulty_server import Faulty
 
 from align_keras.cli.main import main
 from align_keras.corpus.drop_counter import DropCounter
@@ -18,7 +17,8 @@ from align_keras.search.towers import open_model
 from align_keras.utils import remote
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import local_copy
-from tests.search.color_towers import COLORS, GOLDEN, image_bytes
+from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
+from tests.helpers.web_server import WebServer
 
 pytestmark = pytest.mark.ci
 TABLE = b"image,caption,year\nphotos/red.png,a red one,1999\n../s/gone.png,none,1\n"
@@ -93,7 +93,7 @@ def test_a_table_of_a_web_server_and_one_that_fails(tmp_path, monkeypatch):
     files["t.csv"] = f"image,caption\n{rows}".encode()
     for name, value in {"TRIES": 2, "FIRST_PAUSE": 0.01}.items():
         monkeypatch.setattr(remote, name, value)
-    with Faulty(files) as server:
+    with WebServer(files) as server:
         table = f"{server.url}/t.csv"
         index = Index.build(tmp_path / "index", [table], GOLDEN)
         assert counts(index.changes) == (3, 0, 0, 0, 0)
@@ -118,7 +118,7 @@ def test_bad_addresses_of_a_table_are_counted_and_the_others_kept(
     remote._given_up.clear()
     names = [f"{number}.png" for number in range(12)]
     files = {name: image_bytes((20 * n, 0, 90)) for n, name in enumerate(names)}
-    with Faulty(files) as server, Faulty({"1.png": image_bytes("red")}) as other:
+    with WebServer(files) as server, WebServer({"1.png": image_bytes("red")}) as other:
         server.redirects["0.png"] = "file:///etc/hostname"
         server.redirects["1.png"] = f"{other.url}/1.png"
         server.redirects["2.png"] = "2.png"
@@ -128,7 +128,7 @@ def test_bad_addresses_of_a_table_are_counted_and_the_others_kept(
         files["t.csv"] = f"image,caption\n{rows}".encode()
         table = f"{server.url}/t.csv"
         index = Index.build(tmp_path / "index", [table], GOLDEN)
-        assert not other.asked
+        assert not other.requests
         assert len(index) == counts(index.changes)[0] == 7
         reasons = dict(index.changes.unreadable)
         local = "redirects to http://127.0.0.1, an address of a local network"

@@ -13,7 +13,7 @@ import pytest
 from align_keras.search.bulk_embeddings import embed
 from align_keras.search.towers import open_model
 from align_keras.utils.errors import InputError
-from tests.search.color_towers import COLORS, GOLDEN, image_bytes
+from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
 
 pytestmark = pytest.mark.ci
 pq = pytest.importorskip("pyarrow.parquet")

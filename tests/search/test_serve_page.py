@@ -9,8 +9,8 @@ from align_keras.search.image_index import Index
 from align_keras.search.local_server import make_server, open_port
 from align_keras.search.query import Query
 from align_keras.search.server import PAGE_HITS, make_app
-from tests.export.browser import chromium
-from tests.search.color_towers import GOLDEN, image_bytes
+from tests.helpers.browser import chromium
+from tests.helpers.color_towers import GOLDEN, image_bytes
 
 pytestmark = pytest.mark.ci
 

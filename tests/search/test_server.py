@@ -21,7 +21,7 @@ from align_keras.search.image_index import Index
 from align_keras.search.local_server import MAX_BODY_BYTES
 from align_keras.search.query import Query
 from align_keras.search.server import MAX_HITS
-from tests.search.color_towers import GOLDEN, image_bytes
+from tests.helpers.color_towers import GOLDEN, image_bytes
 
 pytestmark = pytest.mark.ci
 

@@ -9,7 +9,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from align_keras.text.normalization import mark_special_token, split_words
 from align_keras.text.vocabulary import NORMALIZATIONS, SPECIAL_TOKENS
 from align_keras.utils.errors import InputError
-from tests.text.hard_captions import NEW_LETTERS
+from tests.helpers.hard_captions import NEW_LETTERS
 
 
 def words(captions, normalization):

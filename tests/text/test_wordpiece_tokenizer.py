@@ -15,8 +15,8 @@ from align_keras.text import WordPieceTokenizer, learn_vocabulary, save_vocabula
 from align_keras.text import wordpiece_tokenizer as module
 from align_keras.text.vocabulary import NORMALIZATIONS, SPECIAL_TOKENS
 from align_keras.utils.errors import InputError
-from tests.oracle_process import ask, needs
-from tests.text.hard_captions import HARD_CASES, VOCABULARY, random_captions
+from tests.helpers.hard_captions import HARD_CASES, VOCABULARY, random_captions
+from tests.helpers.oracle_process import ask, needs
 
 KNOWN_DIFFERENCES = {"\U0001d400\U0001d7ce \U00010400 \u2c2f \ua7c0"}
 

@@ -21,7 +21,7 @@ import align_keras.protocols.trial_results  # noqa: E402, F401
 from align_keras.export.saved_model import check_exportable  # noqa: E402
 from align_keras.text import WordPieceTokenizer  # noqa: E402
 from align_keras.utils.errors import InputError  # noqa: E402
-from tests.small import small_align  # noqa: E402
+from tests.helpers.small import small_align  # noqa: E402
 
 vocabulary, captions = json.load(sys.stdin)
 tokenizer = WordPieceTokenizer(vocabulary, 16)

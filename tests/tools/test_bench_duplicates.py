@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-TOOL = pathlib.Path(__file__).resolve().parents[2] / "tools" / "bench_duplicates.py"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TOOL = ROOT / "tools" / "benchmarks" / "bench_duplicates.py"
 
 
 @pytest.mark.release

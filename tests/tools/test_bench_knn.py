@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-TOOL = pathlib.Path(__file__).resolve().parents[2] / "tools" / "bench_knn.py"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TOOL = ROOT / "tools" / "benchmarks" / "bench_knn.py"
 
 
 @pytest.mark.release

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tools import bench_languages
+from tools.benchmarks import bench_languages
 
 pytest.importorskip("py3langid")
 pytest.importorskip("selectolax")

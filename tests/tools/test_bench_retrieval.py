@@ -12,7 +12,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 @pytest.mark.release
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_runs(tmp_path):
-    command = [sys.executable, "tools/bench_retrieval.py", "--pictures", "30"]
+    command = [
+        sys.executable,
+        "tools/benchmarks/bench_retrieval.py",
+        "--pictures",
+        "30",
+    ]
     command += ["--dimension", "2048", "--folder", str(tmp_path)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr

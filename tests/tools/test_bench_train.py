@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from tests.oracle_process import needs
+from tests.helpers.oracle_process import needs
 
-TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TOOLS = ROOT / "tools" / "benchmarks"
 
 
 def test_table_holds_medians_and_their_ratios(monkeypatch):
@@ -32,13 +33,16 @@ def test_table_holds_medians_and_their_ratios(monkeypatch):
 @needs("torch", "transformers", "litert_quantizer")
 def test_runs():
     contenders = ["torch channels_last", "keras float32", "keras litert_int8"]
-    command = [sys.executable, "tools/bench_train.py", "--architectures", "nano@32"]
+    command = [
+        sys.executable,
+        "tools/benchmarks/bench_train.py",
+        "--architectures",
+        "nano@32",
+    ]
     command += ["--contenders", *contenders]
     # Fewer pictures don't tell integers the ranges of a random tower.
     command += ["--rounds", "1", "--batch-size", "32"]
-    run = subprocess.run(
-        command, cwd=TOOLS.parent, capture_output=True, text=True, timeout=300
-    )
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     rows = run.stdout.splitlines()
     # An engine embeds pictures alone.

@@ -10,7 +10,7 @@ import pytest
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
-from tests.datasets.benchmarks.small_benchmarks import (
+from tests.helpers.small_benchmarks import (
     captions_of,
     coco_name,
     write_coco,

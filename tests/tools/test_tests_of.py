@@ -37,10 +37,10 @@ def test_every_room_and_every_named_test_is_there():
         ),
         (["tests/text/test_coverage.py", "README.md"], "tests/text/test_coverage.py"),
         (
-            ["tests/search/tiny_export.py", "tests/search/test_index.py"],
+            ["tests/search/postgres_server.py", "tests/search/test_index.py"],
             "tests/search",
         ),
-        (["tests/small_run.py", "tests/cli/test_main.py"], "tests"),
+        (["tests/helpers/small_run.py", "tests/cli/test_main.py"], "tests"),
         (["tests/datasets/benchmarks/cxc_excerpt/a.gz"], "tests/datasets/benchmarks"),
         ([], ""),
     ],

@@ -17,8 +17,8 @@ from align_keras.text import WordPieceTokenizer
 from align_keras.text.vocabulary import SPECIAL_TOKENS
 from align_keras.training import train
 from align_keras.training.strategies import make_strategy, split_cpu, strategy_scope
-from tests.small_run import COLORS, SHAPES
-from tests.training.updates_script import LENGTH, ROWS, SIZE, make_model
+from tests.helpers.small_run import COLORS, SHAPES
+from tests.helpers.updates_script import LENGTH, ROWS, SIZE, make_model
 
 STEPS = 48
 

@@ -16,7 +16,7 @@ from align_keras.training.classification import (
 )
 from align_keras.training.strategies import strategy_scope
 from align_keras.utils.errors import InputError
-from tests.oracle_process import needs
+from tests.helpers.oracle_process import needs
 
 SMALL = {
     "width_coefficient": 0.25,

@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from align_keras.training.checkpoints import checkpoints_in
-from tests.small_run import write_pairs
+from tests.helpers.small_run import write_pairs
 
 SCRIPT = pathlib.Path(__file__).with_name("kill_script.py")
 ROOT = SCRIPT.parents[2]

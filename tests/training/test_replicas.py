@@ -9,7 +9,7 @@ from align_keras.losses.cross_replica import gather_replicas
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.optimizers import SGD
 from align_keras.training.strategies import strategy_scope
-from tests.small import small_batch
+from tests.helpers.small import small_batch
 
 
 def on_each(strategy, values):

@@ -25,7 +25,7 @@ from align_keras.training.checkpoints import (
     _noted_value,
     checkpoints_in,
 )
-from tests.small import VOCABULARY, small_batch
+from tests.helpers.small import VOCABULARY, small_batch
 
 EMA_MOMENTUM = 0.5
 RATES = ("pairs_per_second", "input_wait_fraction")

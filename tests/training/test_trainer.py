@@ -19,7 +19,7 @@ from align_keras.training import train
 from align_keras.training.checkpoints import RunCheckpoints, checkpoints_in
 from align_keras.training.metrics_log import MetricsLog
 from align_keras.utils.errors import InputError
-from tests.small import small_align, small_batch
+from tests.helpers.small import small_align, small_batch
 
 
 def make_batches(start_step):

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-SCRIPT = pathlib.Path(__file__).with_name("updates_script.py")
-ROOT = SCRIPT.parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "tests" / "helpers" / "updates_script.py"
 
 
 @pytest.mark.release

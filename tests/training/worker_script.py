@@ -17,7 +17,7 @@ import tensorflow as tf
 from align_keras.config import TrainerConfig
 from align_keras.training import train
 from align_keras.training.strategies import make_strategy, strategy_scope
-from tests.training.updates_script import ROWS, batch, make_model, optimizer
+from tests.helpers.updates_script import ROWS, batch, make_model, optimizer
 
 # Optimizer, steps in all, steps between two files of weights.
 RUNS = (("sgd", 1, 1), ("lamb", 4, 1))

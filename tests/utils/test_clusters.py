@@ -14,9 +14,9 @@ import pytest
 from align_keras.utils import tasks
 from align_keras.utils.errors import InputError
 from align_keras.utils.tasks import run_tasks
-from tests import small_corpus
+from tests.helpers import small_corpus
+from tests.helpers.clusters import ROOT, Cluster
 from tests.utils import worker_tasks
-from tests.utils.clusters import ROOT, Cluster
 
 pytestmark = [pytest.mark.release, pytest.mark.timeout(900)]
 # The scheduler's address and the workers', which Ray's and Spark's are known by.

@@ -6,11 +6,11 @@ import os
 
 import fsspec
 import pytest
-from faulty_server import Faulty
 
 from align_keras.utils import remote
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular, size_of
+from tests.helpers.web_server import WebServer
 
 CONTENT = os.urandom(1_000_003)
 
@@ -118,7 +118,7 @@ def web(memory, monkeypatch):
     monkeypatch.setattr(remote, "STALL_SECONDS", 1.0)
     remote._opened.cache_clear()
     remote._blocks.clear()
-    with Faulty({"a.bin": CONTENT}) as server:
+    with WebServer({"a.bin": CONTENT}) as server:
         yield server
     remote._opened.cache_clear()
 
@@ -178,11 +178,11 @@ def test_what_a_web_server_refuses_is_told(web):
     ],
 )
 def test_redirects_that_are_not_followed(web, target, problem):
-    with Faulty({"a.bin": CONTENT}) as other:
+    with WebServer({"a.bin": CONTENT}) as other:
         web.redirects["loop"] = target.format(other=other.server_port)
         with pytest.raises(OSError) as caught:
             remote.open_url(f"{web.url}/loop")
-        assert not other.asked
+        assert not other.requests
     assert caught.value.errno == errno.EINVAL
     assert problem in caught.value.strerror
     assert not remote.retries

@@ -15,7 +15,7 @@ from align_keras.cli.main import main
 from align_keras.utils import mirror, remote
 from align_keras.utils.errors import InputError
 from align_keras.utils.mirror import mirrored
-from tests.search.color_towers import COLORS, GOLDEN, image_bytes
+from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
 
 pytestmark = pytest.mark.release
 SERVERS = {

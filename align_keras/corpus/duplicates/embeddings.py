@@ -81,7 +81,8 @@ class EmbeddingSearch:
     An image is compared with those of its `nearest` k-means clusters, where the paper
     takes buckets of three of the ten nearest of 4,096. Small corpora have a cluster for
     64 images; with fewer than 4 times `nearest` all are compared with all. The
-    threshold depends on the encoder: `tools/bench_duplicates.py` measures it.
+    threshold depends on the encoder: `tools/benchmarks/bench_duplicates.py` measures
+    it.
 
     Most pairs are ruled out by a few numbers of each unit row, those along the sample's
     principal axes and the length of the rest: their product is never below the cosine

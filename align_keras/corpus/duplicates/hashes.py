@@ -137,8 +137,8 @@ class HammingSearch:
     processor time (16 s against 2.8, of 100,000 hashes within 8 bits). Of two near
     hashes at least one band of bits differs in few (Norouzi et al. 2012, "Fast Search
     in Hamming Space with Multi-Index Hashing", section 3), so that only those are
-    compared. Memory is some tens of bytes an image. `tools/bench_duplicates.py`
-    measures what a threshold finds.
+    compared. Memory is some tens of bytes an image.
+    `tools/benchmarks/bench_duplicates.py` measures what a threshold finds.
     """
 
     def __init__(self, threshold=THRESHOLD, block_rows=1 << 16):

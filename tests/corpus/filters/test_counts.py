@@ -8,7 +8,6 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from filter_reference import hash_ngram, hash_text, ngrams_of
 
 from align_keras.corpus import Thresholds
 from align_keras.corpus.filters import counts as module
@@ -24,6 +23,7 @@ from align_keras.corpus.filters.counts import (
     sum_by_key,
 )
 from align_keras.corpus.filters.text_hashes import is_member
+from tests.helpers.filter_reference import hash_ngram, hash_text, ngrams_of
 
 pa = pytest.importorskip("pyarrow")
 pytest.importorskip("pyarrow.parquet")

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import hypothesis
 import hypothesis.strategies as st
 import pytest
-from filter_reference import filter_reference
 
 from align_keras.corpus import Pair, Thresholds, filter_pairs
 from align_keras.corpus import filter_pairs as module_or_function
@@ -14,6 +13,7 @@ from align_keras.corpus.filters.counts import choose_frequent, count_texts, merg
 from align_keras.corpus.filters.rules import REASONS
 from align_keras.corpus.filters.tables import filter_table, merge_results
 from align_keras.utils.errors import InputError
+from tests.helpers.filter_reference import filter_reference
 
 words = st.sampled_from(["a", "B", "b", "猫", "é", "x1", "jane@example.org"])
 captions = st.builds(

@@ -6,8 +6,6 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from filter_reference import hash_ngram, hash_text, words_of
-from filter_reference import mix as mix_one
 
 from align_keras.corpus.filters.text_hashes import (
     PADDING,
@@ -18,6 +16,8 @@ from align_keras.corpus.filters.text_hashes import (
     mix,
     text_features,
 )
+from tests.helpers.filter_reference import hash_ngram, hash_text, words_of
+from tests.helpers.filter_reference import mix as mix_one
 
 
 @hypothesis.given(st.lists(st.text(max_size=40), max_size=8))

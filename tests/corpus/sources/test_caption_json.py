@@ -4,13 +4,13 @@ import json
 import os
 
 import pytest
-from source_reading import STRANGE, read_source
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources import open_source, read_part
 from align_keras.corpus.sources.files import one_file
 from align_keras.corpus.sources.source import evaluation_source
 from align_keras.utils.errors import InputError
+from tests.helpers.source_reading import STRANGE, read_source
 
 COCO = {
     "info": {},

@@ -5,7 +5,6 @@ import os
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from source_reading import STRANGE
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.files import (
@@ -17,6 +16,7 @@ from align_keras.corpus.sources.files import (
     record_ranges,
 )
 from align_keras.corpus.sources.pair import Part
+from tests.helpers.source_reading import STRANGE
 
 FOLDER = Part("table", "/", ())
 

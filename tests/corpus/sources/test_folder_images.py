@@ -3,11 +3,11 @@
 import os
 
 import pytest
-from source_reading import STRANGE, read_source
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
 from align_keras.corpus.sources import open_source, read_location, read_part
+from tests.helpers.source_reading import STRANGE, read_source
 
 
 def test_the_same_pairs_as_read_pairs(tmp_path):

@@ -5,10 +5,10 @@ import random
 from urllib.parse import quote
 
 import pytest
-from source_reading import STRANGE, read_source
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources import open_source, read_location, read_part
+from tests.helpers.source_reading import STRANGE, read_source
 
 pytest.importorskip("selectolax")
 # Of whichever version of GIMP.

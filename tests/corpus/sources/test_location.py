@@ -5,7 +5,6 @@ import os
 import tarfile
 
 import pytest
-from source_reading import STRANGE
 
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources.location import (
@@ -16,6 +15,7 @@ from align_keras.corpus.sources.location import (
     read_location,
     url_path,
 )
+from tests.helpers.source_reading import STRANGE
 
 
 def reason_of(location):

@@ -4,11 +4,11 @@ import io
 
 import pytest
 from PIL import Image
-from source_reading import IMG2DATASET, STRANGE, read_source
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources import open_source, read_location, read_part
+from tests.helpers.source_reading import IMG2DATASET, STRANGE, read_source
 
 pyarrow = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

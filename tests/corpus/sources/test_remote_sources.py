@@ -7,7 +7,6 @@ import pathlib
 import fsspec
 import pytest
 from PIL import Image
-from source_reading import IMG2DATASET, read_source
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
@@ -17,6 +16,7 @@ from align_keras.corpus.sources import open_source, read_location, read_part
 from align_keras.corpus.sources.files import count_os_error
 from align_keras.utils import remote
 from align_keras.utils.errors import InputError
+from tests.helpers.source_reading import IMG2DATASET, read_source
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import tarfile
 
 import pytest
 from PIL import Image
-from source_reading import IMG2DATASET, read_source
 
 from align_keras.config import load_corpus_config
 from align_keras.corpus.image import ImageError
@@ -25,6 +24,7 @@ from align_keras.corpus.sources.source import (
 )
 from align_keras.runs.corpus import build_corpus
 from align_keras.utils.errors import InputError
+from tests.helpers.source_reading import IMG2DATASET, read_source
 
 CAPTIONS = {"images": [], "annotations": [{"caption": "x"}]}
 

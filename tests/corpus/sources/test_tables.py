@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from source_reading import STRANGE, read_source
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources import open_source, read_part
 from align_keras.utils.errors import InputError
+from tests.helpers.source_reading import STRANGE, read_source
 
 
 def test_captions_of_a_picture_stay_together(tmp_path):

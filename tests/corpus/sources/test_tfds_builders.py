@@ -7,11 +7,11 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from source_reading import read_source
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources import open_source, read_location, read_part
 from align_keras.utils.errors import InputError
+from tests.helpers.source_reading import read_source
 
 tfds = pytest.importorskip("tensorflow_datasets")
 

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from source_reading import IMG2DATASET, read_source
 
 from align_keras.corpus.sources import read_location, tfrecord_files
 from align_keras.corpus.sources.tfrecord_files import (
@@ -15,6 +14,7 @@ from align_keras.corpus.sources.tfrecord_files import (
     feature_values,
     masked_crc,
 )
+from tests.helpers.source_reading import IMG2DATASET, read_source
 
 SHARD = IMG2DATASET / "tfrecord/00000.tfrecord"
 

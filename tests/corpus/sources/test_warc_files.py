@@ -3,9 +3,9 @@
 import io
 
 import pytest
-from source_reading import read_source
 
 from align_keras.corpus.sources import read_location
+from tests.helpers.source_reading import read_source
 
 pytest.importorskip("warcio")
 pytest.importorskip("selectolax")

@@ -4,13 +4,14 @@ import io
 import json
 
 import pytest
-from source_reading import read_source
+
+from tests.helpers.source_reading import read_source
 
 pytest.importorskip("warcio")
 pytest.importorskip("selectolax")
 from warcio.warcwriter import WARCWriter
 
-from tests.corpus.sources.wat_records import PAGE, envelope
+from tests.helpers.wat_records import PAGE, envelope
 
 
 def write(path, payloads):

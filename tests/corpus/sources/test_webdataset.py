@@ -9,10 +9,10 @@ import tracemalloc
 
 import pytest
 from PIL import Image
-from source_reading import IMG2DATASET, STRANGE, read_source
 
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources import read_location
+from tests.helpers.source_reading import IMG2DATASET, STRANGE, read_source
 
 SHARD = IMG2DATASET / "webdataset/00000.tar"
 STORED = [

@@ -5,7 +5,7 @@ import pytest
 
 from align_keras.datasets.benchmarks import read_caption_files
 from align_keras.utils.errors import InputError
-from tests.datasets.benchmarks.small_benchmarks import write_picture
+from tests.helpers.small_benchmarks import write_picture
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from align_keras.datasets.benchmarks.class_names import (
 )
 from align_keras.datasets.benchmarks.labeled_images import LabeledImages
 from align_keras.utils.errors import InputError
-from tests.oracle_process import needs
+from tests.helpers.oracle_process import needs
 
 
 def named(*names):

@@ -15,7 +15,7 @@ from align_keras.datasets.benchmarks import (
     read_karpathy,
 )
 from align_keras.utils.errors import InputError
-from tests.datasets.benchmarks.small_benchmarks import (
+from tests.helpers.small_benchmarks import (
     caption_name,
     coco_name,
     cxc_rows,

@@ -5,7 +5,7 @@ import pytest
 
 from align_keras.datasets.benchmarks import read_karpathy
 from align_keras.utils.errors import InputError
-from tests.datasets.benchmarks.small_benchmarks import (
+from tests.helpers.small_benchmarks import (
     captions_of,
     coco_name,
     karpathy_image,

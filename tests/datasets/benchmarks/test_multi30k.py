@@ -2,7 +2,7 @@ import pytest
 
 from align_keras.datasets.benchmarks import read_multi30k
 from align_keras.utils.errors import InputError
-from tests.datasets.benchmarks.small_benchmarks import write_multi30k
+from tests.helpers.small_benchmarks import write_multi30k
 
 
 def read(tmp_path, **options):

@@ -2,7 +2,7 @@ import pytest
 
 from align_keras.datasets.benchmarks import SimLexPair, read_simlex
 from align_keras.utils.errors import InputError
-from tests.datasets.benchmarks.small_benchmarks import (
+from tests.helpers.small_benchmarks import (
     SIMLEX_HEADER,
     simlex_lines,
     write_lines,

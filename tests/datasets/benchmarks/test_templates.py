@@ -7,7 +7,7 @@ from align_keras.datasets.benchmarks.class_names import (
     read_templates,
 )
 from align_keras.utils.errors import InputError
-from tests.oracle_process import needs
+from tests.helpers.oracle_process import needs
 
 
 def test_our_own_are_groups_with_one_place_for_the_name():

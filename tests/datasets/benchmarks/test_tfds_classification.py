@@ -12,7 +12,7 @@ from align_keras.datasets.benchmarks.labeled_images import (
     read_tfds_classification,
 )
 from align_keras.utils.errors import InputError
-from tests.datasets.benchmarks.small_benchmarks import imagenet_examples, jpeg, prepare
+from tests.helpers.small_benchmarks import imagenet_examples, jpeg, prepare
 
 R_IDS = ["n01443537", "n07697537", "n01443537", "n02007558"]
 

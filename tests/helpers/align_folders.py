@@ -1,0 +1,113 @@
+"""Folders of `transformers.AlignModel`, and inputs on which a model says something."""
+
+import atexit
+import functools
+import json
+import pathlib
+import shutil
+import tempfile
+import zlib
+
+import numpy as np
+
+from tests.helpers.oracle_process import ask
+from tests.helpers.small import VOCABULARY
+
+# As kakaobrain/align-base has it.
+PREPROCESSOR = {
+    "size": {"height": 346, "width": 346},
+    "crop_size": {"height": 289, "width": 289},
+    "resample": 2,
+    "do_center_crop": True,
+    "rescale_factor": 1 / 127.5,
+    "rescale_offset": True,
+    "do_normalize": False,
+    "include_top": False,
+}
+TINY_TEXT = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "max_position_embeddings": 24,
+}
+# What can't be drawn of the tiny model: see `record_tiny_align`.
+TINY_ALIGN = pathlib.Path(__file__).resolve().parents[1] / "golden" / "tiny_align"
+
+
+def write_align_folder(folder, size, **options):
+    """A folder of a random AlignModel, as kakaobrain/align-base is one."""
+    ask("hugging_face", "write_align", folder, size, **options)
+    return _completed(folder)
+
+
+def _completed(folder):
+    preprocessor = json.dumps(PREPROCESSOR)
+    (folder / "preprocessor_config.json").write_text(preprocessor)
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    return folder
+
+
+def drawn_weights(name, shape):
+    """Weights that only their name decides, the same for any version of NumPy."""
+    random = np.random.RandomState(zlib.crc32(name.encode()))
+    # As uniform as whole numbers are, of deviation 1 / √(inputs).
+    numbers = random.randint(-127, 128, shape) / 127
+    return (numbers * np.sqrt(3 / np.prod(shape[1:]))).astype("float32")
+
+
+def record_tiny_align():
+    """Writes a tiny AlignModel's config, and of its tensors what isn't drawn.
+
+    Matrices and kernels are: they are a megabyte. Vectors, among them the calibrated
+    statistics of batches, follow one another in one file.
+    """
+    TINY_ALIGN.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"draw": drawn_weights, **TINY_TEXT}
+        ask("hugging_face", "write_align", folder, "tiny", **options)
+        config = pathlib.Path(folder, "config.json").read_text()
+        tensors = ask("hugging_face", "tensors", folder)
+    (TINY_ALIGN / "config.json").write_text(config)
+    shapes = {name: value.shape for name, value in tensors.items()}
+    lines = [f" {json.dumps(name)}: {json.dumps(own)}" for name, own in shapes.items()]
+    (TINY_ALIGN / "shapes.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    vectors = [value.ravel() for value in tensors.values() if value.ndim < 2]
+    np.savez_compressed(TINY_ALIGN / "vectors.npz", vectors=np.concatenate(vectors))
+
+
+@functools.cache
+def tiny_align():
+    """The recorded AlignModel's folder; tests only read it."""
+    from safetensors.numpy import save_file
+
+    folder = pathlib.Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    vectors = np.load(TINY_ALIGN / "vectors.npz")["vectors"]
+    tensors, start = {}, 0
+    for name, shape in json.loads((TINY_ALIGN / "shapes.json").read_text()).items():
+        if len(shape) > 1:
+            tensors[name] = drawn_weights(name, shape)
+            continue
+        tensors[name] = vectors[start : start + int(np.prod(shape))].reshape(shape)
+        start += tensors[name].size
+    assert start == len(vectors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    shutil.copy(TINY_ALIGN / "config.json", folder)
+    return _completed(folder)
+
+
+def random_pairs(height, width, count=3, length=20, vocabulary_size=200):
+    """Pixels in [0, 255] with coarse structure, token ids and padding mask."""
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (count, 8, 8, 3))
+    rows, columns = np.arange(height) * 8 // height, np.arange(width) * 8 // width
+    images = coarse[:, rows][:, :, columns].astype("float32")
+    noise = random.normal(0, 20, images.shape)
+    token_ids = random.integers(5, vocabulary_size, (count, length)).astype("int32")
+    padding_mask = np.ones((count, length), "int32")
+    padding_mask[0, length // 2 :] = 0
+    return {
+        "images": np.clip(images + noise, 0, 255).astype("float32"),
+        "token_ids": token_ids,
+        "padding_mask": padding_mask,
+    }

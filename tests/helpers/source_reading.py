@@ -1,0 +1,17 @@
+"""What the tests of sources share: reading one whole, and awkward names."""
+
+import pathlib
+
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.sources import open_source, read_part
+
+IMG2DATASET = pathlib.Path(__file__).parents[1] / "corpus/sources/img2dataset"
+STRANGE = ("a b", "50%25", "#1", "c,d", "Käse 木", "e?f", "g:h", 'it\'s "x"', "a&b=c")
+
+
+def read_source(spec, spool=None):
+    """Returns the pairs of all parts, and what was dropped."""
+    counter, pairs = DropCounter(), []
+    for part in open_source(str(spec)).parts():
+        pairs += read_part(part, counter, spool)
+    return pairs, counter

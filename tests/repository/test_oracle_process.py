@@ -1,0 +1,30 @@
+"""The process in which oracles answer: another one, and one without TensorFlow."""
+
+import os
+
+import pytest
+
+from tests.helpers.oracle_process import OracleError, ask, needs
+
+
+def test_one_process_answers_all():
+    assert os.getpid() != ask("itself", "process") == ask("itself", "process")
+
+
+@pytest.mark.parametrize("name", ["tensorflow", "keras", "align_keras"])
+def test_tensorflow_cannot_be_imported_there(name):
+    with pytest.raises(OracleError, match=f"import of {name} halted"):
+        ask("itself", "imported", name)
+    assert ask("itself", "imported", "numpy") == "numpy"
+
+
+def test_an_error_comes_back_with_its_text():
+    with pytest.raises(OracleError, match="No module named 'no_such_module'"):
+        ask("itself", "imported", "no_such_module")
+
+
+def test_missing_packages_skip():
+    mark = needs("numpy", "no_such_package", "no_other").mark
+    assert mark.args == (True,)
+    assert mark.kwargs["reason"] == "not installed: no_such_package, no_other"
+    assert needs("numpy").mark.args == (False,)

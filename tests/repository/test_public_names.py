@@ -1,0 +1,101 @@
+"""What `import align_keras` gives, and what Keras opens after it."""
+
+import configparser
+import importlib
+import os
+import pathlib
+import pkgutil
+import platform
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from tensorflow.python.framework import test_util
+
+import align_keras
+from align_keras.utils.keras_objects import register_with_keras
+from tests.helpers.small import small_align, small_batch
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FRESH = """
+import sys
+import align_keras, align_keras.models
+loaded = {"tensorflow", "keras"} & set(sys.modules)
+assert not loaded, loaded
+import keras
+assert "align_keras.models.align" not in sys.modules
+model = keras.saving.load_model(sys.argv[1])
+assert isinstance(model, align_keras.ALIGN), type(model)
+assert isinstance(model.optimizer, align_keras.Lamb), type(model.optimizer)
+assert type(align_keras.ALIGN.from_preset(sys.argv[1]).optimizer) is align_keras.Lamb
+print(float(model.temperature))
+"""
+
+
+def test_rooms_and_version_are_attributes():
+    assert align_keras.models.ALIGN is align_keras.ALIGN
+    assert "models" in dir(align_keras) and "cli" in dir(align_keras)
+    parts = align_keras.__version__.split(".")
+    assert len(parts) == 3 and all(part.isdigit() for part in parts)
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    assert parser["metadata"]["version"] == "attr: align_keras.__version__"
+    with pytest.raises(AttributeError, match="no attribute 'model'"):
+        align_keras.model  # noqa: B018
+
+
+def test_onednn_is_on_unless_the_user_says_no(monkeypatch):
+    # On x86 without VNNI, TensorFlow's default is off.
+    if platform.machine() == "x86_64":
+        assert test_util.IsMklEnabled()
+    for given in ("0", "1"):
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
+        importlib.reload(align_keras)
+        assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == given
+
+
+def test_every_registered_class_can_be_opened_before_its_module_is_imported():
+    prefix = "align_keras."
+    for room in ("layers", "models", "optimizers", "losses", "training"):
+        folder = ROOT / "align_keras" / room
+        for module in pkgutil.iter_modules([str(folder)]):
+            importlib.import_module(f"{prefix}{room}.{module.name}")
+    registered = {
+        name.removeprefix("align_keras>"): cls.__module__
+        for name, cls in keras.saving.get_custom_objects().items()
+        if name.startswith("align_keras>") and cls.__module__.startswith(prefix)
+    }
+    assert registered == align_keras._SAVED_BY_KERAS
+
+
+def test_a_stand_in_imports_its_class_when_opened():
+    name = "align_keras>Temperature"
+    layer = align_keras.layers.Temperature(0.5)
+    config = keras.saving.serialize_keras_object(layer)
+    known = keras.saving.get_custom_objects()
+    own = known.pop(name)
+    try:
+        register_with_keras({"Temperature": "align_keras.layers.temperature"})
+        assert known[name] is not own
+        opened = keras.saving.deserialize_keras_object(config)
+    finally:
+        known[name] = own
+    assert isinstance(opened, own) and opened.initial_temperature == 0.5
+
+
+@pytest.mark.ci
+def test_a_keras_file_opens_in_a_fresh_process(tmp_path):
+    model = small_align(initial_temperature=0.5)
+    model.compile(recipe="paper")
+    model(small_batch())
+    model.save(tmp_path / "model.keras")
+    answer = subprocess.run(
+        [sys.executable, "-c", FRESH, str(tmp_path / "model.keras")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert np.isclose(float(answer.stdout), 0.5)

@@ -1,0 +1,218 @@
+"""Measures the training input against decoding alone and a common pipeline.
+
+    python tools/benchmarks/bench_input.py [--image_size 289] [--stored_size 1024]
+
+1,000 photographs, cut from scikit-learn's two, are stored as a corpus of the
+user's pairs. Each pipeline runs in a process of its own; they take turns, and
+the table gives medians over the rounds, and of each round's ratios:
+
+- corpus: `training_batches` on what `align-keras corpus` makes of the same files,
+  stored at 346/289 of the input size;
+- squares: the same with `images.keep_aspect` false;
+- ours: `training_batches`, which reads, shuffles, decodes, crops, shrinks, mirrors
+  and tokenizes;
+- crop: what ours does to a picture, in the place of what common does to it;
+- decode: the files are read and each JPEG is decoded, nothing else;
+- common: what coyo-align's published pipeline does to a picture. The example is
+  parsed, the JPEG decoded whole, resized to 346/289 of the input size without
+  antialiasing, cropped at a random place and mirrored, as floats. It neither
+  shuffles nor tokenizes here.
+"""
+
+import argparse
+import os
+import pathlib
+import statistics
+import tempfile
+
+from turns import serve_batches, take_turns
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+PIPELINES = ("corpus", "squares", "ours", "crop", "decode", "common")
+BATCH_SIZE = 50
+# What one training step of EfficientNet-B0 at 128 pixels and BERT-mini takes on
+# two CPU cores.
+NEEDED = 50
+
+
+def write_photographs(folder, count):
+    """Cuts photographs of 720 × 540 pixels, about 136 KB each once stored."""
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    sources = [Image.fromarray(image) for image in load_sample_images().images]
+    random = np.random.default_rng(0)
+    for number in range(count):
+        source = sources[number % 2]
+        width = source.width * random.uniform(0.6, 0.88)
+        height = width * 3 / 4
+        left = random.uniform(0, source.width - width)
+        top = random.uniform(0, source.height - height)
+        box = (left, top, left + width, top + height)
+        picture = source.resize((720, 540), Image.Resampling.LANCZOS, box)
+        picture.save(folder / f"{number}.png", compress_level=1)
+    lines = [f"{number}.png\tphotograph {number}" for number in range(count)]
+    table = folder / "pairs.tsv"
+    table.write_text("\n".join(["image\tcaption", *lines]))
+    return table
+
+
+def build(folder, count, stored_size):
+    """Stores the photographs as the user-pairs builder does, at a shorter side."""
+    from align_keras.datasets.pair_builder import ImageLayout
+    from align_keras.datasets.user_pairs import UserPairs, user_pairs_config
+
+    class Photographs(UserPairs, skip_registration=True):
+        name = "photographs"
+        LAYOUT = ImageLayout(size=stored_size, square=False, encoding="jpeg")
+
+    (folder / "pictures").mkdir(exist_ok=True)
+    table = folder / "pictures" / "pairs.tsv"
+    if not table.exists():
+        write_photographs(table.parent, count)
+    builder = Photographs(
+        config=user_pairs_config(table), data_dir=folder / str(stored_size)
+    )
+    builder.download_and_prepare()
+    return builder
+
+
+def build_corpus(folder, builder, image_size, name):
+    """Makes the shards that `align-keras corpus` makes of the stored files."""
+    import tensorflow_datasets as tfds
+
+    from align_keras.config import load_corpus_config
+    from align_keras.images import crop_size_to_resize_size
+    from align_keras.runs import corpus
+
+    out = folder / f"{name}_{image_size}"
+    shards = out / "web_pairs/1.0.0"
+    if not shards.exists():
+        pictures = folder / "jpegs"
+        pictures.mkdir(exist_ok=True)
+        lines = ["image\tcaption"]
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        for number, own in enumerate(builder.as_dataset("all", decoders=decoders)):
+            (pictures / f"{number}.jpg").write_bytes(own["image"].numpy())
+            lines.append(f"{number}.jpg\tphotograph number {number}")
+        (pictures / "pairs.tsv").write_text("\n".join(lines))
+        # Cut from two photographs, they are near to each other.
+        override = {
+            "sources": [f"table:{pictures / 'pairs.tsv'}"],
+            "duplicates.mode": "pixels",
+            "images.shorter_side": crop_size_to_resize_size(image_size),
+            "images.keep_aspect": name == "corpus",
+            "filter.drop_personal_data": False,
+        }
+        config = load_corpus_config(params_override=override)
+        corpus.build_corpus(out, config, "shard")
+    return tfds.builder_from_directory(shards)
+
+
+def make_pipeline(name, builder, image_size):
+    """Returns a dataset of batches, endless or repeated."""
+    import tensorflow as tf
+
+    from align_keras.data import training_batches
+    from align_keras.images import crop_image_bytes, crop_size_to_resize_size
+    from align_keras.text import WordPieceTokenizer, learn_vocabulary
+
+    if name in ("ours", "corpus", "squares"):
+        captions = [f"photograph {number}" for number in range(100)]
+        tokenizer = WordPieceTokenizer(learn_vocabulary(captions, 100))
+        return training_batches(
+            builder, "all", tokenizer, image_size=image_size, batch_size=BATCH_SIZE
+        )
+    side = crop_size_to_resize_size(image_size)
+    spec = {"image": tf.io.FixedLenFeature((), tf.string)}
+
+    def decode(record):
+        example = tf.io.parse_single_example(record, spec)
+        if name == "crop":
+            drawn = tf.random.uniform((3,))
+            return crop_image_bytes(
+                example["image"], image_size, drawn[:2], drawn[2] < 0.5
+            )
+        image = tf.io.decode_jpeg(example["image"], channels=3)
+        if name == "decode":
+            return image[0, 0]
+        image = tf.image.resize(image, (side, side))
+        image = tf.image.random_crop(image, (image_size, image_size, 3))
+        return tf.image.random_flip_left_right(image)
+
+    files = [i.filename for i in builder.info.splits["all"].file_instructions]
+    return (
+        tf.data.TFRecordDataset(files, num_parallel_reads=tf.data.AUTOTUNE)
+        .repeat()
+        .map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(BATCH_SIZE, drop_remainder=True)
+        .prefetch(2)
+    )
+
+
+def work(arguments):
+    """One pipeline: wall and CPU seconds for each line that comes in."""
+    builder = build(arguments.folder, arguments.count, arguments.stored_size)
+    if arguments.worker in ("corpus", "squares"):
+        builder = build_corpus(
+            arguments.folder, builder, arguments.image_size, arguments.worker
+        )
+    dataset = make_pipeline(arguments.worker, builder, arguments.image_size)
+    serve_batches(dataset, arguments.count // BATCH_SIZE)
+
+
+def measure(arguments):
+    """Returns {pipeline: [(wall seconds, CPU seconds) of each round]}."""
+    names = ("folder", "count", "image_size", "stored_size")
+    options = [f"--{name}={getattr(arguments, name)}" for name in names]
+    commands = {name: [__file__, "--worker", name, *options] for name in PIPELINES}
+    return take_turns(commands, arguments.rounds)
+
+
+def report(times, count):
+    """Prints a Markdown table."""
+    print("| pipeline | images/s | CPU ms an image | × common, wall | × common, CPU |")
+    print("|---|---|---|---|---|")
+    for name, rounds in times.items():
+        wall, cpu = (statistics.median(column) for column in zip(*rounds, strict=True))
+        pairs = list(zip(times["common"], rounds, strict=True))
+        ratios = [
+            statistics.median(theirs[column] / own[column] for theirs, own in pairs)
+            for column in (0, 1)
+        ]
+        print(
+            f"| {name} | {count / wall:.0f} | {1000 * cpu / count:.2f} | "
+            f"{ratios[0]:.2f} | {ratios[1]:.2f} |"
+        )
+    print(f"| needed by a step of B0 at 128 pixels | {NEEDED} | | | |")
+
+
+def main():
+    """Measures all pipelines and prints their table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--image_size", type=int, default=289)
+    parser.add_argument("--stored_size", type=int, default=1024)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--folder", type=pathlib.Path)
+    parser.add_argument("--worker", choices=PIPELINES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        arguments.folder = arguments.folder or pathlib.Path(folder)
+        builder = build(arguments.folder, arguments.count, arguments.stored_size)
+        size = sum(split.num_bytes for split in builder.info.splits.values())
+        print(
+            f"{arguments.count} pictures of {size / arguments.count / 1000:.0f} KB in "
+            f"{builder.info.splits['all'].num_shards} files, to {arguments.image_size} "
+            f"pixels, {os.cpu_count()} CPU cores"
+        )
+        report(measure(arguments), arguments.count)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Peak memory and time of a training step: plain, micro-batched, rematerialized.
+
+`python tools/benchmarks/bench_memory.py` measures EfficientNet-B0 at 128 pixels with
+BERT-mini, each variant in processes of its own that take turns; memory is the peak of
+the process over what it held before its first step, time the median of the steps' CPU
+seconds and wall seconds.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+VARIANTS = {
+    "plain": {},
+    "micro-batches of 64": {"micro_batch_size": 64},
+    "micro-batches of 32": {"micro_batch_size": 32},
+    "rematerialized": {"rematerialize": True},
+    "rematerialized, micro-batches of 32": {
+        "rematerialize": True,
+        "micro_batch_size": 32,
+    },
+}
+
+
+def build(rematerialize):
+    """Returns EfficientNet-B0 with BERT-mini."""
+    from align_keras import ALIGN, ImageEncoder, TextEncoder
+
+    image = ImageEncoder(
+        image_size=128, projection_dim=256, rematerialize=rematerialize
+    )
+    text = TextEncoder.from_variant(
+        "bert_mini",
+        vocabulary_size=30_000,
+        projection_dim=256,
+        rematerialize=rematerialize,
+    )
+    return ALIGN(image, text)
+
+
+def measure(variant, batch_size, steps):
+    """Prints, as JSON, the peak in GiB and the seconds of each step."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from align_keras.losses import ContrastiveLoss
+
+    options = dict(VARIANTS[variant])
+    keras.utils.set_random_seed(0)
+    model = build(options.pop("rematerialize", False))
+    loss = ContrastiveLoss(tile_size="auto")
+    model.compile(keras.optimizers.SGD(1e-3), loss, **options)
+    random = np.random.default_rng(0)
+    batch = {
+        "images": random.integers(0, 256, (batch_size, 128, 128, 3), dtype="uint8"),
+        "token_ids": random.integers(5, 30_000, (batch_size, 64), dtype="int32"),
+        "padding_mask": np.ones((batch_size, 64), "int32"),
+    }
+    dataset = tf.data.Dataset.from_tensors(batch).repeat()
+    start = peak()
+    seconds = []
+
+    class Clock(keras.callbacks.Callback):
+        def on_train_batch_begin(self, step, logs=None):
+            self.start = time.process_time(), time.perf_counter()
+
+        def on_train_batch_end(self, step, logs=None):
+            ends = time.process_time(), time.perf_counter()
+            seconds.append([end - s for end, s in zip(ends, self.start, strict=True)])
+
+    model.fit(dataset, steps_per_epoch=steps + 1, verbose=0, callbacks=[Clock()])
+    print(json.dumps({"gib": peak() - start, "seconds": seconds[1:]}))
+
+
+def peak():
+    """Returns the process's peak resident memory in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main():
+    """Runs every variant in turn and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--variant", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.variant:
+        measure(arguments.variant, arguments.batch_size, arguments.steps)
+        return
+    found = {name: {"gib": [], "cpu": [], "wall": []} for name in VARIANTS}
+    for _ in range(arguments.rounds):
+        for name, result in found.items():
+            command = [sys.executable, __file__, "--variant", name]
+            command += [f"--batch_size={arguments.batch_size}"]
+            command += [f"--steps={arguments.steps}"]
+            ran = subprocess.run(command, capture_output=True, text=True, check=True)
+            line = json.loads(ran.stdout.splitlines()[-1])
+            result["gib"].append(line["gib"])
+            result["cpu"] += [cpu for cpu, _ in line["seconds"]]
+            result["wall"] += [wall for _, wall in line["seconds"]]
+    first = found["plain"]
+    print("| step | GiB over the start | wall s | CPU s | CPU time, ratio |")
+    print("|---|---|---|---|---|")
+    for name, result in found.items():
+        cpu = statistics.median(result["cpu"])
+        wall = statistics.median(result["wall"])
+        ratio = cpu / statistics.median(first["cpu"])
+        gib = max(result["gib"])
+        print(f"| {name} | {gib:.2f} | {wall:.2f} | {cpu:.2f} | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

