@@ -6,8 +6,8 @@ file is a cache.
 
 A graph (HNSW) was not chosen, because a graph of images is searched poorly by words.
 Among a million vectors of 384 numbers it found 21% of the ten best for words of the
-hardest model in 1 ms, where scanning finds 99% in 26 ms (`tools/benchmarks/bench_search.py
-approximate`).
+hardest model in 1 ms, where scanning finds 99% in 26 ms
+(`tools/benchmarks/bench_search.py approximate`).
 """
 
 import math
