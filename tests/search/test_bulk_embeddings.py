@@ -242,7 +242,7 @@ def test_a_source_that_has_changed_is_reported(model, tmp_path, capsys, to):
         source.write_text(lines)
         assert embed(source, tmp_path / to, model=model).rows == 3
         error = capsys.readouterr().err
-        assert f"it had 3 rows, and has {count}; {tmp_path / to} has the" in error
+        assert f"It had 3 rows, and has {count}. {tmp_path / to} has the" in error
     source.write_text("red\ngreen\nblue\n")
     embed(source, tmp_path / to, model=model)
     assert "changed" not in capsys.readouterr().err
