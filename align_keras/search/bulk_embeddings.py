@@ -29,6 +29,7 @@ from align_keras.corpus.pair_files import (
 from align_keras.corpus.parquet_tables import arrow, read_rows
 from align_keras.corpus.sources.files import is_folder
 from align_keras.search.image_files import (
+    UnreadFile,
     check_some_reached,
     find_images,
     read_file,
@@ -666,10 +667,12 @@ def _with_embedded(table: Any, name: str, of: str, folder: str) -> Any:
 
 
 def _folder_table(folder: str) -> Any:
-    problems: list[tuple[bytes, str]] = []
-    files = [image.file for image in find_images(os.fsencode(folder), problems)]
-    for path, reason in problems:
-        say(f"{printable(os.fsdecode(path))}: {reason}")
+    files = []
+    for found in find_images(os.fsencode(folder)):
+        if isinstance(found, UnreadFile):
+            say(f"{printable(os.fsdecode(found.file))}: {found.reason}")
+        else:
+            files.append(found.file)
     paths = [printable(os.fsdecode(file)) for file in files]
     prefix = printable(os.path.join(folder, ""))
     ids = [path.replace(prefix, "", 1) for path in paths]

@@ -25,13 +25,14 @@ from align_keras.search.image_files import (
     MISSING,
     UNREACHABLE,
     FoundFile,
+    UnreadFile,
     check_some_reached,
     content_hash,
     date_of,
     find_images,
-    found_file,
     read_file,
     read_image,
+    stat_file,
 )
 from align_keras.search.index_files import TASKS
 from align_keras.search.reachability import Reachability
@@ -207,10 +208,13 @@ class _Update:
         try:
             is_table = not is_folder(os.fsdecode(file))
             if is_table:
-                images = self._files_of_table(file, root, problems)
+                images = self._files_of_table(file, root)
             else:
-                images = find_images(file, problems)
+                images = find_images(file)
             for found in images:
+                if isinstance(found, UnreadFile):
+                    problems.append(found)
+                    continue
                 count += 1
                 if found.file not in seen:
                     seen.add(found.file)
@@ -257,7 +261,9 @@ class _Update:
             f"until it is dropped (--remove {shlex.quote(printable(name))})"
         )
 
-    def _files_of_table(self, file, root, problems):
+    def _files_of_table(
+        self, file: bytes, root: int
+    ) -> Iterator[FoundFile | UnreadFile]:
         """Yields a table's images; what it says of them is kept for `_describe`."""
         path, counter = os.fsdecode(file), DropCounter()
         records = list(read_pairs(path, counter=counter, origin_of=dict))
@@ -274,11 +280,11 @@ class _Update:
                 yield found
                 reached += 1
             elif found.errno == errno.EHOSTUNREACH:
-                problems.append((image, UNREACHABLE))
+                yield UnreadFile(image, UNREACHABLE)
                 unreachable = found
             else:
                 reached += 1
-                problems.append((image, f"of the table: {found.strerror}"))
+                yield UnreadFile(image, f"of the table: {found.strerror}")
         if unreachable is not None and not reached:  # The server itself is down.
             raise unreachable
         for reason, count in counter.bad.items():
@@ -489,7 +495,7 @@ def _find(record):
     image = os.fsencode(record.image_path)
     image = image if is_url(image) else os.path.abspath(image)
     try:
-        return image, record, found_file(image)
+        return image, record, stat_file(image)
     except OSError as error:
         return image, record, error
 

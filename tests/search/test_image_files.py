@@ -11,7 +11,12 @@ from PIL.PngImagePlugin import PngImageFile
 
 from align_keras.corpus.image import ImageError
 from align_keras.search import image_files
-from align_keras.search.image_files import find_images, read_file, read_image
+from align_keras.search.image_files import (
+    find_images,
+    read_file,
+    read_image,
+    read_photo_metadata,
+)
 
 
 def saved(format, size=(40, 20), **options):
@@ -24,7 +29,7 @@ def test_metadata_are_read_without_the_pixels(monkeypatch):
     """A bomb would fill the memory, and every PNG would be decoded twice."""
     opened = Image.open(io.BytesIO(saved("PNG")))
     monkeypatch.setattr(type(opened), "load", lambda image: pytest.fail("decoded"))
-    assert image_files._taken(opened) == (None, None)
+    assert read_photo_metadata(opened) == (None, None)
 
 
 def test_what_an_image_says_of_itself():
@@ -61,7 +66,9 @@ def test_a_header_is_read_without_the_pixels(monkeypatch, pixels):
 
 @pytest.mark.parametrize("text", ["", "2019:13:45 99:00:00", "\xff" * 19])
 def test_a_time_that_is_none(text):
-    assert image_files._iso_date(text) is None
+    exif = Image.Exif()
+    exif[0x0132] = text
+    assert read_image(saved("JPEG", exif=exif), 32).date is None
 
 
 def test_large_jpegs_are_decoded_smaller(monkeypatch):
@@ -104,8 +111,9 @@ def test_what_is_no_file_cannot_be_opened(tmp_path, make):
     with pytest.raises(ImageError) as caught:
         read_file(os.fsencode(tmp_path / "a.png"))
     assert caught.value.reason == "can't be opened"
-    problems = []
-    assert list(find_images(os.fsencode(tmp_path), problems)) == []
+    unread = list(find_images(os.fsencode(tmp_path)))
+    expected = [(os.fsencode(tmp_path / "a.png"), "no regular file")]
+    assert unread == (expected if make is os.mkfifo else [])
 
 
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
@@ -120,11 +128,10 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    problems = []
-    found = list(find_images(os.fsencode(tmp_path), problems))
-    assert [os.path.basename(one.file) for one in found] == [b"a.JPG"]
+    image, unread = find_images(os.fsencode(tmp_path))
+    assert os.path.basename(image.file) == b"a.JPG"
     closed = os.fsencode(tmp_path / "closed")
-    assert problems == [(closed, "folder: Permission denied")]
+    assert unread == (closed, "folder: Permission denied")
 
 
 @pytest.mark.ci
