@@ -235,7 +235,7 @@ def test_shapes_are_static(builder):
 
 
 def test_batch_larger_than_the_corpus(builder):
-    with pytest.raises(InputError, match="at most the 24 pairs.*received 25"):
+    with pytest.raises(InputError, match="at most the 24 pairs.*Received: 25"):
         batches(builder, 1, batch_size=25)
 
 
