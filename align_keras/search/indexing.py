@@ -10,7 +10,8 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -123,7 +124,7 @@ def update(
 
 
 class _Update:
-    def __init__(self, store, model, engine):
+    def __init__(self, store: Store, model: Model, engine: str) -> None:
         self.store, self.model, self.engine = store, model, engine
         self.changes = Changes()
         self.known = store.known()
@@ -133,7 +134,7 @@ class _Update:
         # Ids of the sources of this run that are missing.
         self.missing = set()
 
-    def run(self, sources):
+    def run(self, sources: Sequence[str | os.PathLike]) -> Changes:
         self.store.check_part()
         roots = self._roots(sources)
         files, seen, walked = [], set(), set()
@@ -144,7 +145,9 @@ class _Update:
         self._finish(seen, walked)
         return self.changes
 
-    def _unseen(self, seen, walked):
+    def _unseen(
+        self, seen: set[bytes], walked: set[int]
+    ) -> tuple[dict[int, bytes], dict[int, bool]]:
         """Images that weren't seen: those that are gone, id → path, and those that
         can't be reached, id → whether they count as unchanged. The latter stay, unless
         their content is found elsewhere, as that of a source that was moved.
@@ -183,7 +186,7 @@ class _Update:
             self._report_kept(folder, count, problem)
         return gone, absent
 
-    def _roots(self, sources):
+    def _roots(self, sources: Sequence[str | os.PathLike]) -> dict[bytes, int]:
         """Path → id of each source, the new ones added."""
         if not sources:
             roots = self.store.roots()
@@ -197,7 +200,14 @@ class _Update:
         with self.store.transaction():
             return {file: self.store.add_root(file) for file in files}
 
-    def _walk(self, file, root, files, seen, walked):
+    def _walk(
+        self,
+        file: bytes,
+        root: int,
+        files: list[_File],
+        seen: set[bytes],
+        walked: set[int],
+    ) -> None:
         problems = []
         count = 0
         is_known = any(known[1] == root for known in self.known.values())
@@ -247,12 +257,12 @@ class _Update:
             return
         walked.add(root)
 
-    def _keep(self, file, root, problem):
+    def _keep(self, file: bytes, root: int, problem: str) -> None:
         """An unmounted disk must not empty the index."""
         count = sum(known[1] == root for known in self.known.values())
         self._report_kept(file, count, problem)
 
-    def _report_kept(self, file, count, problem):
+    def _report_kept(self, file: bytes, count: int, problem: str) -> None:
         name = os.fsdecode(file)
         self.changes.kept.append(name)
         self.changes.unchanged += count
@@ -290,7 +300,9 @@ class _Update:
         for reason, count in counter.bad.items():
             self.changes.unreadable[f"row of the table: {reason}"] += count
 
-    def _plan(self, found, root, root_file, files):
+    def _plan(
+        self, found: FoundFile, root: int, root_file: bytes, files: list[_File]
+    ) -> None:
         """Tells what a file is in need of."""
         stamp = found.size, found.mtime_ns
         known = self.known.get(found.file)
@@ -303,7 +315,7 @@ class _Update:
             return
         files.append(_File(found, root, root_file, known and known[0]))
 
-    def _embed(self, files):
+    def _embed(self, files: list[_File]) -> None:
         if not files:
             return
         if is_cluster(self.engine):
@@ -329,7 +341,7 @@ class _Update:
                 raise
             self._commit(done)
 
-    def _read_chunk(self, chunk):
+    def _read_chunk(self, chunk: list[_File]) -> list[_File]:
         """Reads, decodes and embeds some files, in a thread."""
         claimed = self.store.claim([file.found for file in chunk])
         for file in chunk:
@@ -339,7 +351,7 @@ class _Update:
         _embed_files(left, self.model, self.store.with_content)
         return chunk
 
-    def _run_on_cluster(self, files):
+    def _run_on_cluster(self, files: list[_File]) -> None:
         """Has a cluster embed all files, then commits what it found."""
         folder = self.store.folder.absolute() / TASKS
         about = {"model": self.model.name, "fingerprint": self.model.fingerprint}
@@ -354,16 +366,18 @@ class _Update:
             sent.append({**about, "files": names, "to": to})
         say(f"indexing: {len(files):,} images, {len(sent):,} tasks on {self.engine}")
         results = run_tasks(embed_files, sent, folder, engine=self.engine)
-        for block, task, told in zip(blocks, sent, results, strict=True):
-            self._take(block, told, np.load(task["to"]))
+        for block, task, result in zip(blocks, sent, results, strict=True):
+            self._take(block, result, np.load(task["to"]))
             self._commit(block)
         shutil.rmtree(folder)
 
-    def _take(self, block, told, vectors):
+    def _take(
+        self, block: list[_File], results: Sequence[Sequence[Any]], vectors: np.ndarray
+    ) -> None:
         """Fills in what a cluster found of some files."""
         left = iter(vectors)
         for file, (size, mtime_ns, reason, columns, content) in zip(
-            block, told, strict=True
+            block, results, strict=True
         ):
             file.found = FoundFile(file.found.file, size, mtime_ns)
             file.reason, file.vector = reason, None if reason else next(left)
@@ -371,7 +385,7 @@ class _Update:
             if self.store.with_content(file.columns["content"]):
                 file.vector = None
 
-    def _commit(self, files):
+    def _commit(self, files: list[_File]) -> None:
         """Writes vectors, then what names them."""
         if not files:
             return
@@ -383,7 +397,7 @@ class _Update:
                 self._write(file, None if vector is None else next(rows))
         self.store.release(file.found.file for file in files)
 
-    def _vector(self, file):
+    def _vector(self, file: _File) -> np.ndarray | None:
         """The row to append for a file, or None if it needs none."""
         if file.reason is not None or file.vector is not None:
             return file.vector
@@ -406,7 +420,7 @@ class _Update:
         file.columns |= {name: image[name] for name in names}
         return self.store.vector(image["row"])
 
-    def _write(self, file, row):
+    def _write(self, file: _File, row: int | None) -> None:
         found = file.found
         if file.reason is not None:
             self._refuse(file)
@@ -436,7 +450,7 @@ class _Update:
             self.changes.unchanged += 1
         self.store.update(file.id, columns)
 
-    def _refuse(self, file):
+    def _refuse(self, file: _File) -> None:
         found = file.found
         self.changes.refuse(file.reason, found.file)
         if file.reason not in _DROPPED:  # What was known stays.
@@ -449,7 +463,7 @@ class _Update:
                 found.file, file.root, found.size, found.mtime_ns, file.reason
             )
 
-    def _finish(self, seen, walked):
+    def _finish(self, seen: set[bytes], walked: set[int]) -> None:
         """Drops what is gone, and gives images what tables say of them."""
         forgotten = [
             file
@@ -464,7 +478,7 @@ class _Update:
                 self._describe(walked)
         self.store.compact()
 
-    def _describe(self, walked):
+    def _describe(self, walked: set[int]) -> None:
         """Writes the captions and the further columns of tables."""
         tables = {root: of for root, of in self.captioned.items() if root in walked}
         if not tables:
@@ -481,7 +495,7 @@ class _Update:
             say(f"column {printable(name)!r} of a table is called {called} in --where")
 
 
-def _table_rows(record):
+def _table_rows(record: PairRecord) -> list[TableRow]:
     """The rows of a table that name an image, each with its captions."""
     rows: dict[int, TableRow] = {}
     for caption, origin in zip(record.captions, record.origins, strict=True):
@@ -490,7 +504,7 @@ def _table_rows(record):
     return list(rows.values())
 
 
-def _find(record):
+def _find(record: PairRecord) -> tuple[bytes, PairRecord, FoundFile | OSError]:
     """The path of a table's image, its record, and the file or why it isn't there."""
     image = os.fsencode(record.image_path)
     image = image if is_url(image) else os.path.abspath(image)
@@ -500,7 +514,7 @@ def _find(record):
         return image, record, error
 
 
-def _is_there(file):
+def _is_there(file: bytes) -> bool:
     if not is_url(file):
         try:
             os.stat(file)
@@ -535,7 +549,11 @@ def embed_files(task: dict) -> list:
     ]
 
 
-def _embed_files(files, model, is_known=lambda content: False):
+def _embed_files(
+    files: list[_File],
+    model: Model,
+    is_known: Callable[[bytes], object] = lambda content: False,
+) -> None:
     """Fills in what some files hold, unless it is known."""
     read, pixels, errors = [], [], []
     for file in files:
@@ -570,7 +588,7 @@ def _embed_files(files, model, is_known=lambda content: False):
                 file.reason = "not finite"
 
 
-def _cut(values, size):
+def _cut(values: list[_File], size: int) -> list[list[_File]]:
     return [values[at : at + size] for at in range(0, len(values), size)]
 
 
@@ -590,7 +608,7 @@ def in_order(work: Callable, chunks: Iterable, threads: int) -> Iterator:
                 future.cancel()
 
 
-def _checked_source(source):
+def _checked_source(source: str | os.PathLike) -> bytes:
     if is_url(source):
         # A later run has the password from the address or from ~/.netrc.
         url = without_secrets(os.fsdecode(source)).rstrip("/")
@@ -616,11 +634,11 @@ def _checked_source(source):
     return os.path.realpath(file)
 
 
-def _is_table(source):
+def _is_table(source: str) -> bool:
     return source.lower().endswith(TABLE_SUFFIXES)
 
 
-def _names(file, root):
+def _names(file: bytes, root: bytes) -> dict[str, str]:
     """What people and `where` see of a path; `folder` is below the source."""
     place = shard_of(file) if is_record(file) else file
     is_table = _is_table(os.fsdecode(root))
@@ -635,7 +653,9 @@ def _names(file, root):
     }
 
 
-def _path_to_remove(path, roots, known):
+def _path_to_remove(
+    path: str | os.PathLike, roots: Container[bytes], known: Container[bytes]
+) -> bytes:
     """The path that `remove` means, as the index has it."""
     name = os.fsencode(without_secrets(os.fsdecode(path)))
     if name in known or name in roots:
@@ -712,7 +732,7 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
     return len(dropped)
 
 
-def _holder(file, root, sources):
+def _holder(file: bytes, root: int, sources: dict[bytes, int]) -> bytes | None:
     """The source that holds an image: its own, or the nearest folder above it."""
     parent = next((source for source, id in sources.items() if id == root), None)
     if parent is not None:
