@@ -31,9 +31,9 @@ from align_keras.corpus.sources.files import is_folder
 from align_keras.search.image_files import (
     UnreadFile,
     check_some_reached,
+    decode_square,
     find_images,
     read_file,
-    read_image,
 )
 from align_keras.search.indexing import in_order
 from align_keras.search.towers import (
@@ -503,7 +503,7 @@ class _Job:
             return text
         if not value:
             raise ImageError("missing", "no path")
-        return read_image(read_file(value)[0], self.model.resize_to).pixels
+        return decode_square(read_file(value)[0], self.model.resize_to).pixels
 
     def _write(
         self,

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable
 from typing import Any, NamedTuple
 
 # Columns of every image, and their types in SQLite.
-COLUMNS = {
+INDEX_COLUMNS = {
     "path": "TEXT",
     "folder": "TEXT",
     "name": "TEXT",
@@ -25,7 +25,7 @@ COLUMNS = {
     "captions": "TEXT",
 }
 # A column of a table with one of these names has an underscore added in conditions.
-_RESERVED = (*COLUMNS, "id", "root", "file", "row", "content")
+_RESERVED = (*INDEX_COLUMNS, "id", "root", "file", "row", "content")
 # Maximum number of columns of all tables of an index.
 MAX_COLUMNS = 2_000
 # Kinds of a table's column. A hit has a number as a number, a decimal as its text

@@ -26,9 +26,9 @@ from align_keras.search.corpus_images import (
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
 from align_keras.utils.remote import is_url, list_url, open_url, stat_url
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
+DECODED_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
 HEIF_SUFFIXES = (".heic", ".heif", ".avif")
-_SUFFIXES = tuple(os.fsencode(suffix) for suffix in SUFFIXES + HEIF_SUFFIXES)
+_SUFFIXES = tuple(os.fsencode(suffix) for suffix in DECODED_SUFFIXES + HEIF_SUFFIXES)
 # Photos in formats that aren't decoded. An index reports them.
 UNREAD_SUFFIXES = (
     ".tif",
@@ -220,7 +220,7 @@ def _version_stamp(version: str) -> int:
 
 def _find_at_address(url: str) -> Iterator[FoundFile | UnreadFile]:
     try:
-        objects = list_url(url, SUFFIXES + HEIF_SUFFIXES + UNREAD_SUFFIXES)
+        objects = list_url(url, DECODED_SUFFIXES + HEIF_SUFFIXES + UNREAD_SUFFIXES)
     except OSError as error:
         yield UnreadFile(os.fsencode(url), f"folder: {error.strerror}")
         return
@@ -310,7 +310,7 @@ def content_hash(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def read_image(content: bytes, resize_to: int) -> ReadImage:
+def decode_square(content: bytes, resize_to: int) -> ReadImage:
     """Decodes bytes to a square of `resize_to` pixels, or raises ImageError."""
     opened = _open(content)
     metadata = PhotoMetadata(None, None)

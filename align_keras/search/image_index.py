@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from align_keras.search.columns import COLUMNS
+from align_keras.search.columns import INDEX_COLUMNS
 from align_keras.search.index_files import damaged
 from align_keras.search.known_models import can_be_known, remember_model
 from align_keras.search.query import Hit, Query, relevance
@@ -404,7 +404,7 @@ class Index:
     def _hit(self, rank, score, image, mark, folded, rows):
         columns = {
             name: image[name]
-            for name in COLUMNS
+            for name in INDEX_COLUMNS
             if name not in ("path", "captions") and image[name] is not None
         }
         for row in reversed(rows):  # The first row has the last word.

@@ -30,9 +30,9 @@ from align_keras.search.image_files import (
     check_some_reached,
     content_hash,
     date_of,
+    decode_square,
     find_images,
     read_file,
-    read_image,
     stat_file,
 )
 from align_keras.search.index_files import TASKS
@@ -565,7 +565,7 @@ def _embed_files(
                 file.columns["captions"] = captions
             if is_known(file.columns["content"]):
                 continue
-            image = read_image(content, model.resize_to)
+            image = decode_square(content, model.resize_to)
         except ImageError as error:
             file.reason = error.reason
             errors.append(error)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from align_keras.search.columns import COLUMNS
+from align_keras.search.columns import INDEX_COLUMNS
 from align_keras.search.image_store import ImageStore
 from align_keras.search.query import Query
 from align_keras.search.table_rows import FIRST_TABLE
@@ -61,7 +61,7 @@ CREATE TABLE align_keras.images (
     row bigint UNIQUE NOT NULL REFERENCES align_keras.vectors,
     mtime_ns bigint NOT NULL,
     content bytea NOT NULL,
-    {", ".join(f"{name} {_TYPES[kind]}" for name, kind in COLUMNS.items())}
+    {", ".join(f"{name} {_TYPES[kind]}" for name, kind in INDEX_COLUMNS.items())}
 );
 CREATE INDEX ON align_keras.images (content);
 CREATE TABLE align_keras.unreadable (

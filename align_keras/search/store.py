@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from align_keras.search import approximate, vector_checks
-from align_keras.search.columns import COLUMNS, fold_case
+from align_keras.search.columns import INDEX_COLUMNS, fold_case
 from align_keras.search.image_store import ImageStore
 from align_keras.search.index_files import (
     DATABASE,
@@ -65,7 +65,7 @@ CREATE TABLE images (
     row INTEGER UNIQUE NOT NULL,
     mtime_ns INTEGER NOT NULL,
     content BLOB NOT NULL,
-    {", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())}
+    {", ".join(f"{name} {kind}" for name, kind in INDEX_COLUMNS.items())}
 );
 CREATE INDEX images_content ON images (content);
 {_CHECKSUMS}

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from align_keras.search.columns import (
-    COLUMNS,
+    INDEX_COLUMNS,
     MAX_COLUMNS,
     NUMBER,
     TEXT,
@@ -148,7 +148,7 @@ class TableRows(abc.ABC):
     def named_columns(self) -> dict[str, Column]:
         """Returns every column that a condition may name."""
         named = {}
-        for name, kind in COLUMNS.items():
+        for name, kind in INDEX_COLUMNS.items():
             sql = f'images."{name}"'
             if kind == "INTEGER":
                 named[name] = Column(sql, NUMBER, f"CAST({sql} AS TEXT)")

@@ -345,13 +345,13 @@ class TensorFlowModel(Model):
 
 def resized_image(image: Any, resize_to: int) -> np.ndarray:
     """Reads a path, file bytes or an array: uint8 (resize_to, resize_to, 3)."""
-    from align_keras.search.image_files import ImageError, read_file, read_image
+    from align_keras.search.image_files import ImageError, decode_square, read_file
 
     content = _png(image) if isinstance(image, np.ndarray) else image
     try:
         if not isinstance(content, bytes):
             content, _ = read_file(os.fsencode(content))
-        return read_image(content, resize_to).pixels
+        return decode_square(content, resize_to).pixels
     except ImageError as error:
         name = "the image" if isinstance(image, bytes | np.ndarray) else image
         raise InputError(

@@ -184,7 +184,7 @@ def test_a_source_that_was_moved_is_listed_once(build, photos, tmp_path, monkeyp
     (photos / "broken.jpg").unlink()
     photos.rename(tmp_path / "album")
     # Nothing is decoded or embedded.
-    monkeypatch.setattr("align_keras.search.indexing.read_image", None)
+    monkeypatch.setattr("align_keras.search.indexing.decode_square", None)
     index = build(tmp_path / "album")
     assert index.changes.renamed == len(index) == 3
     assert {hit.id for hit in index.latest()} == before

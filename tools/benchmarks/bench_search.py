@@ -116,7 +116,7 @@ def in_threads(work, items):
 def bench_indexing(arguments):
     """Prints the part `indexing`."""
     from align_keras.search import Index, open_model
-    from align_keras.search.image_files import read_file, read_image
+    from align_keras.search.image_files import decode_square, read_file
 
     model = open_model(arguments.model)
     for name, size in SIZES.items():
@@ -127,7 +127,7 @@ def bench_indexing(arguments):
         pixels = []
 
         def decode(chunk, pixels=pixels):
-            images = [read_image(read_file(f)[0], model.resize_to) for f in chunk]
+            images = [decode_square(read_file(f)[0], model.resize_to) for f in chunk]
             if len(pixels) < 64:
                 pixels.extend(image.pixels for image in images)
 
