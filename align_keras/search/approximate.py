@@ -1,8 +1,8 @@
 """Approximate index of the vectors, for indexes that are too large for a quick scan.
 
-A search scans vectors of 2 bits per number (product quantization of faiss; Jégou et al.
-2011, André et al. 2017) and ranks the best thousand again by the exact vectors. The
-file is a cache.
+A search scans vectors of 2 bits per number (product quantization of faiss, see Jégou et
+al. 2011 and André et al. 2017) and ranks the best thousand again by the exact vectors.
+The file is a cache.
 
 A graph (HNSW) was not chosen, because a graph of images is searched poorly by words.
 Among a million vectors of 384 numbers it found 21% of the ten best for words of the

@@ -372,17 +372,17 @@ class _Job:
         else:
             stored = self._begin()
         self.rows: int = stored["rows"]
-        self.of: str = stored["embeds"]
+        self.input_kind: str = stored["embeds"]
         # None in a folder of an older release.
         self.source_digest: str | None = stored.get("source_digest")
 
     def _begin(self) -> dict[str, Any]:
         """Stores the rows of the source, then the plan, which completes them."""
-        table, of = _read_source(self.request)
+        table, input_kind = _read_source(self.request)
         if not table.num_rows:
             raise InputError(
-                f"`source` must hold {of}. Received: {self.request.source}, which "
-                "holds none. Check it."
+                f"`source` must hold {input_kind}. Received: {self.request.source}, "
+                "which holds none. Check it."
             )
         with atomic_path(self.folder / _ROWS) as temporary:
             # A row group is a shard.
@@ -391,7 +391,7 @@ class _Job:
         plan = {
             **self.request.as_json(),
             "rows": table.num_rows,
-            "embeds": of,
+            "embeds": input_kind,
             "source_digest": _digest(table),
         }
         with atomic_write(self.folder / _PLAN) as file:
@@ -445,7 +445,7 @@ class _Job:
         chunks = in_order(self._embed_chunk, self._chunks(missing), threads)
         columns: list[Any] = []
         results: list[_RowResult] = []
-        with progress_bar("embedding", self.of, self.rows, done) as bar:
+        with progress_bar("embedding", self.input_kind, self.rows, done) as bar:
             for chunk in chunks:
                 columns.append(chunk.columns)
                 results += chunk.results
@@ -490,13 +490,13 @@ class _Job:
         )
 
     def _encode(self, inputs: list[Any]) -> np.ndarray:
-        if self.of == "images":
+        if self.input_kind == "images":
             return self.model.encode_resized(inputs)
         return self.model.encode_texts(inputs)
 
     def _input(self, value: bytes | None) -> np.ndarray | str:
         """Returns the pixels or the text to embed for the bytes of a row."""
-        if self.of == "captions":
+        if self.input_kind == "captions":
             text = clean_caption((value or b"").decode())
             if not text:
                 raise ImageError("empty caption", "no words")
@@ -592,7 +592,7 @@ def _read_source(request: _Request) -> tuple[Any, str]:
 
 
 def _read_file(
-    source: pathlib.Path, folder: str, of: str | None, column: str | None
+    source: pathlib.Path, folder: str, input_kind: str | None, column: str | None
 ) -> tuple[Any, str]:
     """Reads a source that is a file. `folder` is that of the images of a table."""
     if not source.exists():
@@ -615,12 +615,15 @@ def _read_file(
                 f"`source` must not have the column {name!r}, which `embed` adds. "
                 f"Received: {source}. Rename the column."
             )
-    name, of = _chosen_column(source, table.column_names, of, column)
-    return _with_embedded(table, name, of, folder), of
+    name, kind = _chosen_column(source, table.column_names, input_kind, column)
+    return _with_embedded(table, name, kind, folder), kind
 
 
 def _chosen_column(
-    source: pathlib.Path, names: Sequence[str], of: str | None, column: str | None
+    source: pathlib.Path,
+    names: Sequence[str],
+    input_kind: str | None,
+    column: str | None,
 ) -> tuple[str, str]:
     """Returns the column to embed, and "images" or "captions"."""
     listed_names = ", ".join(map(repr, names[:20]))
@@ -631,20 +634,20 @@ def _chosen_column(
                 f"{column!r}. Name one of these columns."
             )
         guessed = "images" if column.lower() in IMAGE_COLUMNS else "captions"
-        return column, of or guessed
+        return column, input_kind or guessed
     by_lower = {name.lower(): name for name in reversed(names)}
     guesses = {"images": IMAGE_COLUMNS, "captions": CAPTION_COLUMNS}
-    for embedded in EMBEDDING_INPUTS if of is None else (of,):
+    for embedded in EMBEDDING_INPUTS if input_kind is None else (input_kind,):
         for guess in guesses[embedded]:
             if guess in by_lower:
                 return by_lower[guess], embedded
     raise InputError(
-        f"`column` must name what to embed of {source.name}, which has {listed_names}. "
-        "Name one of these columns."
+        f"`column` must name the column to embed of {source.name}, which has "
+        f"{listed_names}. Name one of these columns."
     )
 
 
-def _with_embedded(table: Any, name: str, of: str, folder: str) -> Any:
+def _with_embedded(table: Any, name: str, input_kind: str, folder: str) -> Any:
     """Adds the column of the bytes to embed."""
     texts = table.column(name).to_pylist()
     for text in texts:
@@ -658,7 +661,7 @@ def _with_embedded(table: Any, name: str, of: str, folder: str) -> Any:
     for text in texts:
         if text is None:
             values.append(None)
-        elif of == "captions":
+        elif input_kind == "captions":
             values.append(text.encode())
         else:
             # An empty path stays empty, and the row gets the problem "missing".
@@ -668,11 +671,11 @@ def _with_embedded(table: Any, name: str, of: str, folder: str) -> Any:
 
 def _folder_table(folder: str) -> Any:
     files = []
-    for found in find_images(os.fsencode(folder)):
-        if isinstance(found, UnreadFile):
-            say(f"{printable(os.fsdecode(found.file))}: {found.reason}")
+    for image in find_images(os.fsencode(folder)):
+        if isinstance(image, UnreadFile):
+            say(f"{printable(os.fsdecode(image.file))}: {image.reason}")
         else:
-            files.append(found.file)
+            files.append(image.file)
     paths = [printable(os.fsdecode(file)) for file in files]
     prefix = printable(os.path.join(folder, ""))
     ids = [path.replace(prefix, "", 1) for path in paths]

@@ -46,7 +46,7 @@ class Column(NamedTuple):
 
     Attributes:
         sql: str, the expression that is compared.
-        kind: str, `NUMBER` or `TEXT`; "" if a comparison takes either.
+        kind: str, `NUMBER` or `TEXT`, or "" if a comparison accepts both.
         text: str, the expression that `like` matches.
         table: int, number of the table of rows that stores it, or None for a column
             of the images themselves.

@@ -173,11 +173,11 @@ def find_images(root: bytes) -> Iterator[FoundFile | UnreadFile]:
                 if entry.is_dir(follow_symlinks=False):
                     subfolders.append(entry.path)
                     continue
-                found = _find_entry(entry)
+                image = _find_entry(entry)
             except OSError as error:
-                found = UnreadFile(entry.path, str(error.strerror))
-            if found is not None:
-                yield found
+                image = UnreadFile(entry.path, str(error.strerror))
+            if image is not None:
+                yield image
         folders.extend(reversed(subfolders))
 
 
@@ -240,8 +240,8 @@ def read_file(file: bytes) -> tuple[bytes, FoundFile]:
     """
     if is_record(file):
         record = read_shard_record(file)
-        found = FoundFile(file, record.size, record.mtime_ns, record.captions)
-        return record.image, found
+        source = FoundFile(file, record.size, record.mtime_ns, record.captions)
+        return record.image, source
     try:
         return _read_at_address(file) if is_url(file) else _read_local(file)
     except FileNotFoundError:
@@ -279,8 +279,8 @@ def _read_at_address(file: bytes) -> tuple[bytes, FoundFile]:
         # The stream of `open_url` has the size and the version of the object.
         status: Any = opened.raw
         _check_size(status.size)
-        found = FoundFile(file, status.size, _version_stamp(status.version))
-        return opened.read(), found
+        source = FoundFile(file, status.size, _version_stamp(status.version))
+        return opened.read(), source
 
 
 def _read_local(file: bytes) -> tuple[bytes, FoundFile]:

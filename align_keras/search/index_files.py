@@ -106,6 +106,6 @@ def open_to_write(path: pathlib.Path, new: bool = False) -> IO[bytes]:
 def _refuse_link(path: pathlib.Path) -> None:
     if path.is_symlink():
         raise InputError(
-            f"the index {path.parent} must hold its own files, received {path.name}, "
-            "which is a link; put the file that it points to in its place."
+            f"The index {path.parent} must hold its own files. Received: {path.name}, "
+            "which is a link. Put the file that it points to in its place."
         )

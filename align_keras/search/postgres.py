@@ -40,7 +40,7 @@ _LISTS = 1000
 _PROBES = 200
 # Learning the lists takes 0.3 GB.
 _LISTS_MEMORY = "512MB"
-# Vectors whose scores show what is a high score for a query.
+# Vectors whose scores show which scores are high for a query.
 _SAMPLE = 1024
 _VERSION = 1
 # Keys of advisory locks. They are even, and the keys of files are odd.

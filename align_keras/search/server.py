@@ -198,9 +198,9 @@ class _Server:
     async def about(self, request: Request) -> Response:
         """Answers with the size, the model and the columns of the index."""
         async with self._searches.turn(request) as run:
-            return json_answer(await run(self._about))
+            return json_answer(await run(self._description))
 
-    def _about(self) -> dict[str, Any]:
+    def _description(self) -> dict[str, Any]:
         index = self._shared.get()
         model = index.store.header["model"]["name"]
         return {"images": len(index), "model": model, "columns": index.store.columns}
@@ -353,7 +353,7 @@ def _number_error(name: str, text: str, low: float, high: float) -> InputError:
 
 
 def _hits(index: Index, query: Query, content: bytes | None) -> list[Hit]:
-    """Returns the hits of a query; `content` is the file of an image sent with it."""
+    """Returns the hits of a query. `content` is the file of an image sent with it."""
     if content is not None:
         pixels = resized_image(content, index.model.resize_to)
         embedding = index.model.encode_resized([pixels])[0]

@@ -26,7 +26,7 @@ def row_checksums(vectors: np.ndarray) -> list[int]:
 
 
 def norm_error(vectors: np.ndarray) -> float:
-    """Returns the largest distance of a row's norm from 1; 0.0 without rows."""
+    """Returns the largest distance of a row's norm from 1, or 0.0 without rows."""
     if not len(vectors):
         return 0.0
     return float(np.abs(_norms(vectors) - 1.0).max())

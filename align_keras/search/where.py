@@ -57,7 +57,7 @@ class Condition(NamedTuple):
     """A condition in SQL.
 
     Attributes:
-        sql: str, with `?` in the place of each parameter.
+        sql: str, with `?` for each parameter.
         parameters: list of str, int and float.
         tables: set of int, the tables of rows whose columns the condition names.
     """
@@ -91,8 +91,8 @@ def read_condition(
         text: str, the condition.
         columns: dict, name that may occur → column in SQL. The case of a name does not
             matter where only one column has the name.
-        folded: takes SQL and whether a pattern is ASCII; returns SQL for the text in
-            lower case.
+        folded: takes SQL and whether a pattern is ASCII, and returns SQL for the text
+            in lower case.
 
     Raises:
         InputError: if the condition does not follow the grammar, with the position,
@@ -343,7 +343,7 @@ class _Parser:
         return token
 
     def _take(self, text: str) -> bool:
-        """Steps over a keyword or sign if it comes next; returns False otherwise."""
+        """Steps over a keyword or sign if it comes next, else returns False."""
         token = self._next
         is_next = token.kind in ("word", "sign") and token.text.lower() == text
         if is_next:

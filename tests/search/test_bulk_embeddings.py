@@ -199,7 +199,7 @@ def test_what_changes_meanwhile_leaves_the_rows_as_they_were(images, model, tmp_
         ({"source": "latin.txt"}, "text in UTF-8"),
         ({"source": "table.csv", "column": "x"}, "`column` must be one of table.csv"),
         ({"source": "taken.csv"}, "must not have the column 'embedding'"),
-        ({"source": "plain.csv"}, "must name what to embed"),
+        ({"source": "plain.csv"}, "must name the column to embed"),
         ({"source": "junk.parquet"}, "must be Parquet"),
         ({"source": "a.doc"}, "must be a folder or end in"),
     ],
