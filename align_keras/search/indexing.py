@@ -11,7 +11,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from align_keras.search.image_files import (
     stat_file,
 )
 from align_keras.search.index_files import TASKS
-from align_keras.search.reachability import Reachability
+from align_keras.search.reachability import Obstacle, Reachability
 from align_keras.search.store import Store
 from align_keras.search.towers import Model, open_same_model
 from align_keras.utils.addresses import without_secrets
@@ -132,12 +132,14 @@ class _Update:
         # Id of a table → path of an image → the record that the table has of it.
         self.captioned: dict[int, dict[bytes, PairRecord]] = {}
         # Ids of the sources of this run that are missing.
-        self.missing = set()
+        self.missing: set[int] = set()
 
     def run(self, sources: Sequence[str | os.PathLike]) -> Changes:
         self.store.check_part()
         roots = self._roots(sources)
-        files, seen, walked = [], set(), set()
+        files: list[_File] = []
+        seen: set[bytes] = set()
+        walked: set[int] = set()
         for file, root in roots.items():
             self._walk(file, root, files, seen, walked)
         self.gone, self.absent = self._unseen(seen, walked)
@@ -152,8 +154,9 @@ class _Update:
         can't be reached, id → whether they count as unchanged. The latter stay, unless
         their content is found elsewhere, as that of a source that was moved.
         """
-        gone, absent = {}, {}
-        problems = collections.Counter()
+        gone: dict[int, bytes] = {}
+        absent: dict[int, bool] = {}
+        problems: collections.Counter[Obstacle] = collections.Counter()
         reachability = Reachability()
         roots = self.store.roots()
         tables = {id for file, id in roots.items() if _is_table(os.fsdecode(file))}
@@ -176,7 +179,7 @@ class _Update:
                 folder = os.path.dirname(place)
                 if obstacle is None and root in tables and not os.path.exists(folder):
                     # A disk may take the folder with it, and the table has the image.
-                    obstacle = folder, "is missing"
+                    obstacle = Obstacle(folder, "is missing")
             if obstacle is None:
                 gone[id] = file
             else:
@@ -355,7 +358,8 @@ class _Update:
         """Has a cluster embed all files, then commits what it found."""
         folder = self.store.folder.absolute() / TASKS
         about = {"model": self.model.name, "fingerprint": self.model.fingerprint}
-        blocks, sent = _cut(files, _TASK_FILES), []
+        blocks = _cut(files, _TASK_FILES)
+        sent: list[dict[str, Any]] = []
         for block in blocks:
             names = [
                 (os.fsdecode(found.file), found.size, found.mtime_ns)
@@ -375,13 +379,15 @@ class _Update:
         self, block: list[_File], results: Sequence[Sequence[Any]], vectors: np.ndarray
     ) -> None:
         """Fills in what a cluster found of some files."""
-        left = iter(vectors)
-        for file, (size, mtime_ns, reason, columns, content) in zip(
-            block, results, strict=True
-        ):
-            file.found = FoundFile(file.found.file, size, mtime_ns)
-            file.reason, file.vector = reason, None if reason else next(left)
-            file.columns = {**columns, "content": bytes.fromhex(content)}
+        remaining_vectors = iter(vectors)
+        for file, fields in zip(block, results, strict=True):
+            result = _TaskResult(*fields)
+            path = file.found.file
+            file.found = FoundFile(path, result.size, result.mtime_ns)
+            file.reason = result.reason
+            file.vector = None if result.reason else next(remaining_vectors)
+            content = bytes.fromhex(result.content)
+            file.columns = {**result.columns, "content": content}
             if self.store.with_content(file.columns["content"]):
                 file.vector = None
 
@@ -423,7 +429,7 @@ class _Update:
     def _write(self, file: _File, row: int | None) -> None:
         found = file.found
         if file.reason is not None:
-            self._refuse(file)
+            self._refuse(file, file.reason)
             return
         columns = {
             "root": file.root,
@@ -450,17 +456,17 @@ class _Update:
             self.changes.unchanged += 1
         self.store.update(file.id, columns)
 
-    def _refuse(self, file: _File) -> None:
+    def _refuse(self, file: _File, reason: str) -> None:
         found = file.found
-        self.changes.refuse(file.reason, found.file)
-        if file.reason not in _DROPPED:  # What was known stays.
+        self.changes.refuse(reason, found.file)
+        if reason not in _DROPPED:  # What was known stays.
             return
         if file.id is not None:
             self.store.drop([file.id])
             self.changes.gone += 1
-        if file.reason in _LASTING:
+        if reason in _LASTING:
             self.store.note_unreadable(
-                found.file, file.root, found.size, found.mtime_ns, file.reason
+                found.file, file.root, found.size, found.mtime_ns, reason
             )
 
     def _finish(self, seen: set[bytes], walked: set[int]) -> None:
@@ -528,6 +534,24 @@ def _is_there(file: bytes) -> bool:
     return True
 
 
+class _TaskResult(NamedTuple):
+    """Result of a file in a task of a cluster. JSON stores it as a list.
+
+    Attributes:
+        size: int, bytes of the file.
+        mtime_ns: int, time of its last change.
+        reason: str, why it has no embedding, or None.
+        columns: dict, the image's columns but for its content.
+        content: str, the content's hash in hexadecimal digits.
+    """
+
+    size: int
+    mtime_ns: int
+    reason: str | None
+    columns: dict[str, Any]
+    content: str
+
+
 def embed_files(task: dict) -> list:
     """Embeds some files, the vectors to a file: a task of `run_tasks`."""
     model = open_same_model(task["model"], task["fingerprint"])
@@ -540,13 +564,14 @@ def embed_files(task: dict) -> list:
     vectors = [file.vector for file in files if file.reason is None]
     with atomic_path(task["to"]) as temporary, open(temporary, "wb") as opened:
         np.save(opened, np.array(vectors, np.float32).reshape(-1, model.dimension))
-    return [
-        (
-            *(file.found.size, file.found.mtime_ns, file.reason),
-            *(file.columns, file.columns.pop("content", b"").hex()),
+    results = []
+    for file in files:
+        content = file.columns.pop("content", b"").hex()
+        found = file.found
+        results.append(
+            _TaskResult(found.size, found.mtime_ns, file.reason, file.columns, content)
         )
-        for file in files
-    ]
+    return results
 
 
 def _embed_files(

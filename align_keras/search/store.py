@@ -100,6 +100,9 @@ class _LockedError(InputError):
 class Store(ImageStore):
     """The images of an index in a folder, and their embeddings."""
 
+    _has_checksums: bool
+    _has_table_rows: bool
+
     def __init__(self, folder: str | os.PathLike, writable: bool = False) -> None:
         self.folder = pathlib.Path(folder)
         refuse_links(self.folder)
@@ -811,7 +814,7 @@ class Store(ImageStore):
         with open_to_write(vectors_path(self.folder, new), new=True) as file:
             for start in range(0, len(kept), _FEW_ROWS):
                 block = kept[start : start + _FEW_ROWS]
-                self.check_rows(block)
+                self.check_rows(block.tolist())
                 file.write(vectors[block].tobytes())
             file.flush()
             os.fsync(file.fileno())
@@ -870,7 +873,7 @@ def _read_header(folder: pathlib.Path) -> dict[str, Any]:
             raise damaged(folder, f"{HEADER} has no {key} of the model")
     dimension = header.get("dimension")
     is_number = isinstance(dimension, int) and not isinstance(dimension, bool)
-    if not is_number or not 1 <= dimension <= _MAX_DIMENSION:
+    if not (is_number and 1 <= header["dimension"] <= _MAX_DIMENSION):
         raise damaged(folder, f"{HEADER} has the dimension {dimension!r:.60}")
     return header
 
