@@ -33,10 +33,11 @@ _PUBLIC = {
     "export_model": "align_keras.runs.export",
     "export_saved_model": "align_keras.export",
     "learn_vocabulary": "align_keras.text",
+    "load_model": "align_keras.embedders",
     "WordPieceTokenizer": "align_keras.text",
     "evaluate": "align_keras.protocols.evaluate",
     "recall_at_k": "align_keras.evaluation",
-    "train": "align_keras.runs.run",
+    "train_experiment": "align_keras.runs.experiment",
     "open_run": "align_keras.runs.run",
     "InputError": "align_keras.utils.errors",
 }

@@ -21,7 +21,16 @@ import align_keras  # noqa: E402
 from align_keras.cli import main  # noqa: E402
 
 # Beside `align_keras` itself, what users import from.
-ROOMS = ("models", "losses", "optimizers", "layers", "search", "evaluation", "planning")
+ROOMS = (
+    "models",
+    "embedders",
+    "losses",
+    "optimizers",
+    "layers",
+    "search",
+    "evaluation",
+    "planning",
+)
 
 
 def on_files(files, config):

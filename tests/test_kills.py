@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from align_keras.protocols.embedding_cache import EmbeddingCache
-from align_keras.search import SearchIndex
+from align_keras.search import Index
 
 ROOT = pathlib.Path(__file__).parents[1]
 COUNT = pytest.mark.parametrize(
@@ -87,13 +87,13 @@ def test_a_cache_of_embeddings(tmp_path, count):
 INDEX = """
 import sys
 import numpy as np
-from align_keras.search import SearchIndex
+from align_keras.search import Index
 print("ready", flush=True)
 for version in range(1_000_000):
     rows = np.full((200, 32), 1.0 + version % 9)
     ids = [f"{version % 9} {row}" for row in range(len(rows))]
-    thumbnails = [b"\\x89PNG"] * len(rows)
-    SearchIndex.build(rows, ids, thumbnails=thumbnails).save(sys.argv[1])
+    images = [b"\\x89PNG"] * len(rows)
+    Index.from_embeddings(rows, ids, images=images, folder=sys.argv[1])
 """
 
 
@@ -101,17 +101,18 @@ for version in range(1_000_000):
 def test_an_index(tmp_path, capsys, count):
     own, folder, told = random.Random(0), tmp_path / "index", 0
     rows = np.ones((2, 2))
-    SearchIndex.build(rows, ["0 a", "0 b"]).save(folder)
+    Index.from_embeddings(rows, ["0 a", "0 b"], folder=folder)
     for _ in range(count):
         kill_after(start(INDEX, folder), own.uniform(0, 0.3))
         left = any(path.suffix in (".tmp", ".old") for path in tmp_path.iterdir())
         capsys.readouterr()
         if folder.exists():
-            index = SearchIndex.load(folder)
-            version = index.entries[0]["id"].split()[0]
-            assert {entry["id"].split()[0] for entry in index.entries} == {version}
-            assert (index.embeddings == 1.0 + float(version)).all()
-        SearchIndex.build(rows, ["0 a", "0 b"]).save(folder)
+            index = Index.open(folder)
+            versions = {hit.path.split()[0] for hit in index.latest(k=len(index))}
+            assert len(versions) == 1 and index.check() == len(index)
+            assert (index.store.vectors() == 1.0 + float(versions.pop())).all()
+            index.store.close()
+        Index.from_embeddings(rows, ["0 a", "0 b"], folder=folder)
         says = "interrupted" in capsys.readouterr().err
         assert says == left
         told += says
@@ -160,13 +161,13 @@ READ_ONLY = """
 import pathlib, sys
 from align_keras.cli.main import main
 from align_keras.protocols.embedding_cache import EmbeddingCache
-from align_keras.search import SearchIndex
+from align_keras.search import Index
 import numpy as np
 print("ready", flush=True)
 folder = pathlib.Path(sys.argv[1])
-assert len(SearchIndex.load(folder / "index").query(np.eye(2), 1)[0]) == 2
+assert len(Index.open(folder / "index").query(np.eye(2)[0], 2)) == 2
 for write in (
-    lambda: SearchIndex.build(np.eye(2), ["a", "b"]).save(folder / "index"),
+    lambda: Index.from_embeddings(np.eye(2), ["a", "b"], folder=folder / "index"),
     lambda: EmbeddingCache(folder / "cache", len)(["text"]),
 ):
     try:
@@ -191,7 +192,7 @@ for arguments in (
 def test_a_read_only_folder(tmp_path):
     folder = tmp_path / "run"
     (folder / "cache").mkdir(parents=True)
-    SearchIndex.build(np.eye(2), ["a", "b"]).save(folder / "index")
+    Index.from_embeddings(np.eye(2), ["a", "b"], folder=folder / "index")
     before = sorted(folder.rglob("*"))
     for place in [folder, *folder.rglob("*")]:
         place.chmod(0o555 if place.is_dir() else 0o444)

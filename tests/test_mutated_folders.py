@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from align_keras.config import experiments, load_config
-from align_keras.search import SearchIndex
+from align_keras.search import Index
 from tests.helpers.mutated import check_folder
 from tests.helpers.small import VOCABULARY
 
@@ -36,20 +36,20 @@ def test_configurations(tmp_path, count):
 def test_indexes(tmp_path, count):
     folder = tmp_path / "index"
     embeddings = np.random.default_rng(0).normal(size=(5, 8))
-    SearchIndex.build(
+    Index.from_embeddings(
         embeddings,
         ids=["a", "b", "c", "d", "e"],
         captions=[["a cat", "a red cat"]] * 5,
-        paths=["a.png"] * 5,
-        thumbnails=[b"\x89PNG and more"] * 5,
-    ).save(folder)
+        images=[b"\x89PNG and more"] * 5,
+        folder=folder,
+    )
 
     def read():
-        index = SearchIndex.load(folder)
-        rows, _ = index.query(embeddings[:2], 3)
-        assert [index.thumbnail(row) for row in rows[0]]
+        index = Index.open(folder)
+        index.check()
+        assert [hit.file for hit in index.query(embeddings[0], 3)]
 
-    names = ["index.json", "embeddings.npy", "entries.jsonl"]
+    names = ["index.json", "vectors.0.f32", "images.sqlite"]
     read, refused = check_folder(folder, names, read, count)
     assert read and refused > count / 3
 

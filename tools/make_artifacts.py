@@ -34,7 +34,7 @@ from align_keras.cli.main import main  # noqa: E402
 from align_keras.datasets.build import quiet  # noqa: E402
 from align_keras.models.conversion.hugging_face import to_hugging_face  # noqa: E402
 from align_keras.protocols.embedding_cache import EmbeddingCache  # noqa: E402
-from align_keras.search import SearchIndex  # noqa: E402
+from align_keras.search import Index  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]
 COLORS = ("red", "green", "blue", "black", "orange", "purple", "brown", "gray")
@@ -236,13 +236,12 @@ def make_all():
     expected["evaluated"] = json.loads(out.getvalue())
 
     embeddings = model.encode_images(contents)
-    index = SearchIndex.build(
-        embeddings, captions, captions, thumbnails=contents, paths=captions
+    index = Index.from_embeddings(
+        embeddings, captions, captions, images=contents, folder="index"
     )
-    index.save("index")
-    rows, scores = index.query(model.encode_texts(QUERIES), 5)
-    expected["hits"] = [[captions[row] for row in own] for own in rows]
-    expected["scores"] = np.round(scores.astype(float), 7).tolist()
+    hits = [index.query(query, 5) for query in model.encode_texts(QUERIES)]
+    expected["hits"] = [[hit.path for hit in of_query] for of_query in hits]
+    expected["scores"] = [[hit.score for hit in of_query] for of_query in hits]
     EmbeddingCache("cache", model.encode_images)(contents[:8])
 
     make_corpus()

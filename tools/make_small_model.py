@@ -41,8 +41,8 @@ from align_keras.models.conversion.litert_weights import (
     to_keras,
 )
 from align_keras.models.preset_io import WEIGHTS_FILE, save_config
-from align_keras.runs import assemble
 from align_keras.runs.run import open_run
+from align_keras.runs.run_corpora import prepare_corpus
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
@@ -180,7 +180,7 @@ def main(arguments=None):
     config = load_config("align_small_en")
     task, size = config.task, config.task.model.image_encoder.image_size
     data, stamps = (
-        read_retrieval_set(assemble.prepare_corpus(part, size), part.tfds_split)
+        read_retrieval_set(prepare_corpus(part, size), part.tfds_split)
         for part in (task.train_data, task.validation_data)
     )
     pixels = pixels_of(data.images, size).batch(64)

@@ -17,6 +17,7 @@ TABLE = {
     "align_keras/corpus": "tests/corpus tests/cli tests/tools",
     "align_keras/data": "tests/data tests/training tests/cli",
     "align_keras/datasets": "tests/datasets tests/data tests/cli",
+    "align_keras/embedders": "tests/embedders tests/search tests/protocols tests/cli",
     "align_keras/evaluation": "tests/evaluation tests/protocols tests/cli",
     "align_keras/export": "tests/export tests/runs tests/cli",
     "align_keras/images": "tests/images tests/data tests/export",

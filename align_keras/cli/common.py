@@ -5,10 +5,13 @@ import json
 import math
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.remote import is_url
+
+if TYPE_CHECKING:
+    from align_keras.embedders import Embedder
 
 # Of a table's first column, as far as it is kept whole.
 _NAME_WIDTH = 36
@@ -115,3 +118,25 @@ def _finite(value):
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def model_to_open(arguments: argparse.Namespace) -> "str | Embedder | None":
+    """Returns the model of `--model` and `--runtime`.
+
+    Returns:
+        The name, if no runtime is given, or the opened model, or None if no model is
+        given.
+
+    Raises:
+        InputError: if `--runtime` comes without `--model`.
+    """
+    if arguments.runtime is None:
+        return arguments.model
+    if arguments.model is None:
+        raise InputError(
+            f"runtime must come with `model`. Received: {arguments.runtime!r} alone. "
+            "Name the model too."
+        )
+    from align_keras.embedders import load_model
+
+    return load_model(arguments.model, arguments.runtime)

@@ -3,6 +3,7 @@
 import argparse
 
 from align_keras.cli.common import AT_LEAST_ONE
+from align_keras.embedders.locations import MODEL_HELP, RUNTIME_HELP
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 
@@ -29,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         default="align_small_en",
         metavar="M",
-        help="a folder of LiteRT towers, a run's folder, an export or hf://user/model "
-        "(default: %(default)s)",
+        help=f"{MODEL_HELP} (default: %(default)s)",
     )
+    parser.add_argument("--runtime", default="auto", metavar="R", help=RUNTIME_HELP)
     parser.add_argument(
         "--of",
         choices=("images", "captions"),
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.bulk_embeddings import embed
 
-    options = ("model", "of", "column", "format", "rows_per_file", "engine")
+    options = ("model", "of", "column", "format", "rows_per_file", "runtime", "engine")
     given = {name: getattr(arguments, name) for name in options}
     done = embed(arguments.source, arguments.to, **given)
     files = f"{len(done.files):,} file{'s' * (len(done.files) != 1)}"

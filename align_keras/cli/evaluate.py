@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from align_keras.cli.common import nested_commands, print_json, print_table
+from align_keras.embedders.locations import MODEL_HELP
 from align_keras.protocols.evaluate import (
     PROTOCOLS,
     check_writable,
@@ -17,7 +18,7 @@ from align_keras.utils.files import replaceable_file
 
 # What the suite takes too; the others are for one protocol.
 _OF_SUITE = (
-    *("data_root", "image_engine", "engine", "workers", "results", "allow_missing"),
+    *("data_root", "runtime", "engine", "workers", "results", "allow_missing"),
     "html",
 )
 # As Model Garden spells them.
@@ -53,8 +54,7 @@ def _add_options(parser, shown, data_help=argparse.SUPPRESS):
     parser.add_argument(
         "--model",
         metavar="M",
-        help="a run folder, an export, a Hugging Face folder, hf://user/model or "
-        "align_small_en",
+        help=MODEL_HELP,
     )
     known = {name: option.metadata for name, option in OPTIONS.items()}
     known["html"] = {"metavar": "FILE", "help": "write a page of results"}

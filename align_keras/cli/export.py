@@ -56,7 +56,8 @@ def _add_options(parser, shown):
     parser.add_argument(
         "--model",
         metavar="M",
-        help="a run folder, a Hugging Face folder or hf://user/model",
+        help="a model with Keras weights: align_small_en, a run folder, a preset or "
+        "Hugging Face folder, or hf://user/model",
     )
     parser.add_argument("--to", metavar="DIR", help="the folder to write; new or empty")
     for name, keywords in _FLAGS.items():

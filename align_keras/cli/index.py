@@ -5,6 +5,8 @@ import contextlib
 import os
 import time
 
+from align_keras.cli.common import model_to_open
+from align_keras.embedders.locations import MODEL_HELP, RUNTIME_HELP
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, atomic_write
 from align_keras.utils.progress import say
@@ -40,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="M",
-        help="a folder of LiteRT towers, a run's folder, an export or "
-        "hf://user/model (default: align_small_en, or what the index was made with)",
+        help=f"{MODEL_HELP} (default: align_small_en, or the model of the index)",
     )
+    parser.add_argument("--runtime", metavar="R", help=RUNTIME_HELP)
     parser.add_argument(
         "--rebuild",
         action="store_true",
@@ -100,14 +102,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.watch:
         with needs("watch", "`watch` needs watchfiles"):
             from watchfiles import watch
+    model = model_to_open(arguments)
     if arguments.remove:
-        count = Index.open(folder, arguments.model).remove(arguments.remove)
+        count = Index.open(folder, model).remove(arguments.remove)
         say(f"images dropped from {folder}: {count:,}")
         if not arguments.sources:
             return 0
     build = Index.rebuild if arguments.rebuild else Index.build
     engine = arguments.engine
-    index = build(folder, arguments.sources, arguments.model, engine=engine)
+    index = build(folder, arguments.sources, model, engine=engine)
     print(_summary(index.changes))
     if arguments.left_out:
         count = _write_left_out(arguments.left_out, index.changes)
@@ -121,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _watch(index, engine, watch):
     """Brings the index up to date whenever something changes, until interrupted."""
-    roots = [os.fsdecode(root) for root in index.store.roots()]
+    roots = [os.fsdecode(root) for root in index.store.sources()]
     say(f"watching {', '.join(roots)}; interrupt to end")
     while True:
         present = _identities(roots)

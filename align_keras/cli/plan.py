@@ -202,9 +202,10 @@ def _dimension(model):
 
     if model in preset_names():
         return next(p for p in presets() if p.name == model).projection_dim
-    from align_keras.search.towers import DEFAULT_MODEL, open_model
+    from align_keras.embedders import load_model
+    from align_keras.embedders.locations import DEFAULT_MODEL
 
-    return open_model(model or DEFAULT_MODEL).dimension
+    return load_model(model or DEFAULT_MODEL).dimension
 
 
 def _table_of_run(summary, device_kind, stage=None):

@@ -1,4 +1,4 @@
-"""`align-keras quickstart`: pairs in; a trained ALIGN, its numbers and a search out."""
+"""`align-keras quickstart`: trains a model on pairs, measures it and searches."""
 
 import argparse
 import pathlib
@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from align_keras.cli.common import on_disk
-from align_keras.cli.search import print_found
+from align_keras.cli.search import print_hits
 from align_keras.cli.train import (
     add_weights_arguments,
     print_metrics,
@@ -69,28 +69,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     on_disk("data_dir", arguments.data_dir)
-    from align_keras.runs.run import train
+    from align_keras.runs.experiment import train_experiment
     from align_keras.utils.progress import say
 
-    name, given = arguments.corpus, f"--corpus {arguments.corpus}"
+    name = arguments.corpus
+    command = f"align-keras quickstart --corpus {arguments.corpus}"
     if arguments.pairs:
-        name, given = "pairs", f"--pairs {shlex.quote(arguments.pairs)}"
+        name = "pairs"
+        command = f"align-keras quickstart --pairs {shlex.quote(arguments.pairs)}"
     directory = pathlib.Path(arguments.model_dir or f"saved_models/quickstart_{name}")
-    trained = train(quickstart_config(arguments), directory)
-    trained.finish(f"align-keras quickstart {given}")
+    trained = train_experiment(
+        quickstart_config(arguments), directory, with_results=True, command=command
+    )
     print_metrics(trained.metrics, as_json=arguments.json)
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
-    say(f"done in {minutes} min {seconds} s; open {directory / 'report.html'}. Next:")
-    for step in trained.next_steps():
-        say(f"  {step}")
+    report = directory / "report.html"
+    say(f"done in {minutes} min {seconds} s. Open {report}. Next:")
+    # This import loads TensorFlow, which `train_experiment` has started.
+    from align_keras.runs.results import next_commands
+
+    caption = trained.read_validation_pairs().captions[0][0]
+    for next_command in next_commands(trained.config, directory, caption):
+        say(f"  {next_command}")
     if not arguments.json:
-        (query,) = trained.search(trained.test_set.captions[0][0], k=3)
-        print_found(query["text"], query["hits"])
+        print_hits(caption, trained.search(caption, k=3))
     return 0
 
 
 def quickstart_config(arguments: argparse.Namespace) -> Any:
-    """The `ExperimentConfig` of the command's arguments."""
+    """Returns the `ExperimentConfig` of the command's arguments."""
     from align_keras.config import load_config
 
     overrides = weights_overrides(arguments)
@@ -102,7 +109,7 @@ def quickstart_config(arguments: argparse.Namespace) -> Any:
             pairs = str(pathlib.Path(pairs).resolve())
             if not pathlib.Path(pairs).exists():
                 raise InputError(
-                    f"--pairs: no such file or folder: {arguments.pairs}; check the "
+                    f"--pairs: no such file or folder: {arguments.pairs}. Check the "
                     "path."
                 )
         overrides |= _both("corpus", "pairs") | _both("pairs", pairs)
@@ -120,7 +127,7 @@ def quickstart_config(arguments: argparse.Namespace) -> Any:
     return load_config(experiment, [], [overrides, *arguments.params_override])
 
 
-def _both(name, value):
-    """The override of one data option for training and validation."""
+def _both(name: str, value: Any) -> dict[str, Any]:
+    """Returns the override of a data option for training and validation."""
     sections = ("train_data", "validation_data")
     return {f"task.{section}.{name}": value for section in sections}

@@ -5,10 +5,22 @@ import dataclasses
 import os
 import shutil
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from align_keras.cli.common import AT_LEAST_ONE, number, plain, print_json, print_table
+from align_keras.cli.common import (
+    AT_LEAST_ONE,
+    model_to_open,
+    number,
+    plain,
+    print_json,
+    print_table,
+)
+from align_keras.embedders.locations import RUNTIME_HELP
 from align_keras.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from align_keras.embedders import Embedder
+    from align_keras.search.query import Hit, Query
 
 # Hits whose images are drawn by colored cells.
 _BLOCKS = 4
@@ -16,10 +28,8 @@ _BLOCKS = 4
 _FOLDED = 16
 # Captions shown of an image.
 _CAPTIONS = 3
-# Of an index of `align-keras index`, not of a run's.
-_OF_INDEX = ("index", "model", "where", "duplicates", "paths", "null")
-# What is shown of hits besides their ranks; but for the first, text.
-_COLUMNS = ("score", "match", "path", "id", "date", "caption")
+# Columns of the table of hits after the rank. All but the first are text.
+_COLUMNS = ("score", "match", "path", "date", "caption")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,14 +80,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--duplicates",
-        action="store_true",
-        help="show near-duplicates too, which are folded into the best of them",
+        action=argparse.BooleanOptionalAction,
+        help="show near-duplicates too, or fold them into the best of them (default: "
+        "folded in an index of files, shown in one of a run)",
     )
     parser.add_argument(
         "--model",
         metavar="M",
-        help="where the model lies that the index was made with, if it was moved",
+        help="the model that the index was made with, if it was moved",
     )
+    parser.add_argument("--runtime", metavar="R", help=RUNTIME_HELP)
     speeds = parser.add_mutually_exclusive_group()
     for option, help in (
         ("--exact", "compare with every image (default: below 200,000 images)"),
@@ -115,165 +127,137 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.model_dir is not None:
-        return _search_run(arguments)
     from align_keras.search.image_index import Index
 
     if arguments.null and not arguments.paths:
         raise InputError("`null` belongs to `paths`, received it alone; add `paths`.")
     queries = _queries(arguments)
-    index = Index.open(arguments.index, arguments.model)
-    found = [(query, _hits(index, query)) for query in queries]
+    index_folder, model = _index_and_model(arguments)
+    index = Index.open(index_folder, model)
+    results = [(query, index.query(query)) for query in queries]
     if arguments.paths:
-        _print_paths(found, "\0" if arguments.null else "\n")
+        _print_paths(results, "\0" if arguments.null else "\n")
     elif arguments.json:
-        told = [
-            {**_told(query), "hits": [dataclasses.asdict(hit) for hit in hits]}
-            for query, hits in found
-        ]
-        print_json({"queries": told})
+        print_json({"queries": [_as_json(query, hits) for query, hits in results]})
     else:
-        for query, hits in found:
-            _print_hits(query.title or query.where, map(_of_index, hits))
+        for query, hits in results:
+            print_hits(query.title or query.where or "", hits)
     return 0
 
 
-def _hits(index, query):
-    if query.image is None and not query.text:
-        return index.latest(query.where, query.k)
-    return index.query(query)
-
-
-def _queries(arguments):
-    """A query for each image, or for each text, or one of a condition alone."""
-    from align_keras.search.query import TEXT_WEIGHT, Query, check_words
-
-    texts, images = arguments.text, arguments.image or []
-    others = [*arguments.plus, *arguments.minus]
-    is_condition = bool(arguments.where) and not (texts or images or others)
-    if not is_condition or arguments.text_weight:
-        check_words(texts, images, others, arguments.text_weight)
-    options = ("plus", "minus", "where", "k", "duplicates", "approximate")
-    rest = {name: getattr(arguments, name) for name in options}
-    rest["text_weight"] = arguments.text_weight or TEXT_WEIGHT
-    if images:
-        return [Query(texts, image, **rest) for image in images]
-    if is_condition:
-        return [Query(**rest)]
-    return [Query(text, **rest) for text in texts]
-
-
-def _told(query):
-    told = {name: list(getattr(query, name)) for name in ("text", "plus", "minus")}
-    return {**told, "image": query.image, "where": query.where}
-
-
-def _search_run(arguments):
-    """Searches the index that a finished run has written, by its export."""
-    given = [name for name in _OF_INDEX if getattr(arguments, name)]
-    if given:
-        raise InputError(
-            f"`{given[0]}` is for an index of `align-keras index`, received it with "
-            "`model_dir`; leave one of them out."
-        )
+def _index_and_model(
+    arguments: argparse.Namespace,
+) -> "tuple[str | None, str | Embedder | None]":
+    """Returns the folder or address of the index, and its model where named."""
+    if arguments.model_dir is None:
+        return arguments.index, model_to_open(arguments)
     from align_keras.runs.run_folder import check_searchable
-    from align_keras.search.run_search import search
 
     check_searchable(arguments.model_dir)
-    options = ("plus", "minus", "text_weight", "k")
-    found = search(
-        arguments.model_dir,
-        arguments.text,
-        image=arguments.image or [],
-        **{name: getattr(arguments, name) for name in options},
-    )
-    if arguments.json:
-        print_json({"queries": found})
-    else:
-        for query in found:
-            title = [query.get("image") or query["text"]]
-            title += [f"+ {text}" for text in query["plus"]]
-            title += [f"− {text}" for text in query["minus"]]
-            print_found(" ".join(title), query["hits"])
-    return 0
+    if arguments.model is None:
+        arguments.model = os.path.join(arguments.model_dir, "export")
+    return os.path.join(arguments.model_dir, "index"), model_to_open(arguments)
 
 
-def _print_paths(found, end):
-    """As bytes, for names needn't be UTF-8."""
+def _queries(arguments: argparse.Namespace) -> "list[Query]":
+    """Returns a query for each image, or for each text, or one of a condition alone."""
+    from align_keras.search.query import TEXT_WEIGHT, Query, check_words
+
+    texts = arguments.text
+    images = arguments.image or []
+    words = [*arguments.plus, *arguments.minus]
+    is_condition = bool(arguments.where) and not (texts or images or words)
+    if not is_condition or arguments.text_weight:
+        check_words(texts, images, words, arguments.text_weight)
+    names = ("plus", "minus", "where", "k", "duplicates", "approximate")
+    options = {name: getattr(arguments, name) for name in names}
+    options["text_weight"] = arguments.text_weight or TEXT_WEIGHT
+    if images:
+        return [Query(texts, image, **options) for image in images]
+    if is_condition:
+        return [Query(**options)]
+    return [Query(text, **options) for text in texts]
+
+
+def _as_json(query: "Query", hits: "list[Hit]") -> dict[str, Any]:
+    """Returns a query and its hits as one object of the JSON output."""
+    return {
+        "text": list(query.text),
+        "plus": list(query.plus),
+        "minus": list(query.minus),
+        "image": query.image,
+        "where": query.where,
+        "hits": [dataclasses.asdict(hit) for hit in hits],
+    }
+
+
+def _print_paths(results: "list[tuple[Query, list[Hit]]]", end: str) -> None:
+    """Prints paths as bytes, for names needn't be UTF-8."""
     sys.stdout.flush()
     out = getattr(sys.stdout, "buffer", None)
-    text = "".join(f"{hit.path}{end}" for _, hits in found for hit in hits)
+    text = "".join(f"{hit.file}{end}" for _, hits in results for hit in hits)
     if out is None:  # Another stream in its place, such as one of tests.
         sys.stdout.write(text)
     else:
         out.write(os.fsencode(text))
 
 
-def print_found(query: str, hits: list[dict[str, Any]]) -> None:
-    """Prints a run's hits, as images where the terminal shows them, else a table."""
-    _print_hits(query, map(_of_run, hits))
+def print_hits(title: str, hits: "list[Hit]") -> None:
+    """Prints hits as a table, or as lines with their images where the terminal can."""
+    from align_keras.search.terminal_images import draw_image, image_protocol
+
+    if not hits:
+        print(f"{plain(title).plain}: nothing found; no image fulfills what is asked.")
+        return
+    rows = [_row(hit) for hit in hits]
+    way = image_protocol(os.environ, sys.stdout.isatty())
+    # Blocks are large, so for few hits alone.
+    draws = way is not None and (
+        way not in ("blocks", "blocks256") or len(hits) <= _BLOCKS
+    )
+    names = [name for name in _COLUMNS if any(row[name] for row in rows)]
+    if draws or not _fits(rows, names):
+        print(plain(title).plain)
+        for hit, row in zip(hits, rows, strict=True):
+            drawing = draw_image(hit.file, way) if draws and way is not None else None
+            if drawing is not None:
+                print(drawing)
+            line = " | ".join(f"{name} {text}" for name, text in row.items() if text)
+            print(plain(f"{hit.rank}. {line}").plain)
+        return
+    table = [
+        (hit.rank, *(row[name] for name in names))
+        for hit, row in zip(hits, rows, strict=True)
+    ]
+    print_table(title, ("rank", *names), table, left=_COLUMNS[1:])
 
 
-def _of_index(hit):
-    """What is shown of a hit, and where its image lies."""
+def _row(hit: "Hit") -> dict[str, str]:
+    """Returns the cells of a hit by column."""
     copies = f" (+ {len(hit.duplicates)} alike)" if hit.duplicates else ""
-    shown = {
+    return {
         "score": "" if hit.score is None else f"{hit.score:.3f}",
         "match": hit.relevance or "",
         "path": hit.path + copies,
         "date": str(hit.columns.get("date") or "")[:10],
         "caption": _in_short(hit.captions),
     }
-    return shown, hit.path
 
 
-def _in_short(captions):
-    """The first captions; an image may have hundreds."""
+def _in_short(captions: list[str]) -> str:
+    """Returns the first captions. An image may have hundreds."""
     more = len(captions) - _CAPTIONS
     return " | ".join(captions[:_CAPTIONS]) + (f" | {more:,} more" if more > 0 else "")
 
 
-def _of_run(hit):
-    shown = {"score": f"{hit['score']:.3f}", "id": hit["id"]}
-    return {**shown, "caption": _in_short(hit["captions"])}, hit.get("thumbnail")
+def _fits(rows: list[dict[str, str]], names: list[str]) -> bool:
+    """Returns True if a table shows each column whole next to folded captions.
 
-
-def _print_hits(title, hits):
-    """Hits as lines, with their images where the terminal shows them, or a table."""
-    from align_keras.search.terminal_images import draw_image, image_protocol
-
-    hits = list(hits)
-    if not hits:
-        print(f"{plain(title).plain}: nothing found; no image fulfills what is asked.")
-        return
-    way = image_protocol(os.environ, sys.stdout.isatty())
-    # Blocks are large, so for few hits alone.
-    small = way not in ("blocks", "blocks256") or len(hits) <= _BLOCKS
-    draws = way is not None and small and all(image for _, image in hits)
-    names = [name for name in _COLUMNS if any(shown.get(name) for shown, _ in hits)]
-    if draws or not _fits([shown for shown, _ in hits], names):
-        print(plain(title).plain)
-        for rank, (shown, image) in enumerate(hits, 1):
-            drawing = draw_image(image, way) if draws else None
-            if drawing is not None:
-                print(drawing)
-            told = " | ".join(f"{name} {text}" for name, text in shown.items() if text)
-            print(plain(f"{rank}. {told}").plain)
-        return
-    rows = [
-        (rank, *(shown[name] for name in names))
-        for rank, (shown, _) in enumerate(hits, 1)
-    ]
-    print_table(title, ("rank", *names), rows, left=_COLUMNS[1:])
-
-
-def _fits(hits, names):
-    """Whether a table holds each column whole beside captions that it may fold: a path
-    that it folds can't be copied, and a run's ids may be paths.
+    A path that is folded can't be copied.
     """
     widths = [len("rank")]
     for name in names:
-        whole = max(len(hit.get(name, "")) for hit in hits)
+        whole = max(len(row[name]) for row in rows)
         width = max(len(name), whole)
         widths.append(min(width, _FOLDED) if name == "caption" else width)
     return 1 + sum(width + 3 for width in widths) <= shutil.get_terminal_size().columns

@@ -2,7 +2,8 @@
 
 import argparse
 
-from align_keras.cli.common import number
+from align_keras.cli.common import model_to_open, number
+from align_keras.embedders.locations import RUNTIME_HELP
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="M",
-        help="where the index's model lies now (default: where it lay)",
+        help="the model that the index was made with, if it was moved",
     )
+    parser.add_argument("--runtime", metavar="R", help=RUNTIME_HELP)
     parser.add_argument(
         "--open", action="store_true", help="open the page in this machine's browser"
     )
@@ -41,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     serve(
         arguments.index,
-        model=arguments.model,
+        model=model_to_open(arguments),
         port=arguments.port,
         on_ready=on_ready,
     )

@@ -1,4 +1,4 @@
-"""`align-keras train`: runs an experiment, as TF Model Garden's `train.py`."""
+"""`align-keras train`: trains or evaluates an experiment."""
 
 import argparse
 import pathlib
@@ -10,14 +10,14 @@ MODES = ("train", "eval", "train_and_eval", "index")
 _IMAGE = "task.model.image_encoder"
 _TEXT = "task.model.text_encoder"
 _LITE = "efficientnet-lite"
-# What MiniLM was trained as.
+# Arguments of the text encoder that MiniLM's weights fit.
 _MINILM = {
     "variant": "minilm_l6",
     "activation": "gelu",
     "pooling": "mean",
     "max_sequence_length": 512,
 }
-# Sizes of the towers of align_small_en, so that all of their weights fit.
+# Arguments of the encoders that all weights of align_small_en fit.
 _SMALL_IMAGE = {
     "variant": "efficientnet_lite2",
     "image_size": 160,
@@ -98,31 +98,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from align_keras.config import load_config
-    from align_keras.runs.run import Run, train
+    from align_keras.runs.experiment import train_experiment
 
     config = load_config(
         arguments.experiment,
         arguments.config_file,
         [weights_overrides(arguments), *arguments.params_override],
     )
-    folder, mode = arguments.model_dir, arguments.mode
-    if mode == "index":
-        trained = Run(config, folder)
-        trained.finish()
-    else:
-        trained = train(config, folder, mode=mode, checkpoint=arguments.checkpoint)
+    trained = train_experiment(
+        config,
+        arguments.model_dir,
+        mode=arguments.mode,
+        checkpoint=arguments.checkpoint,
+    )
     print_metrics(trained.metrics, as_json=arguments.json)
     return 0
 
 
 def weights_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The overrides that `--image-weights` and `--text-weights` stand for."""
+    """Returns the overrides of `--image-weights` and `--text-weights`."""
     values: dict[str, Any] = {}
     if _SMALL in (arguments.image_weights, arguments.text_weights):
         values["task.model.projection_dim"] = _SMALL_WIDTH
     if arguments.image_weights == _SMALL:
         values |= {f"{_IMAGE}.{name}": value for name, value in _SMALL_IMAGE.items()}
-        # None takes the learned temperature of the weights.
+        # None starts from the learned temperature of the weights.
         values["task.model.initial_temperature"] = None
     if arguments.text_weights == _SMALL:
         values |= {f"{_TEXT}.{name}": value for name, value in _SMALL_TEXT.items()}
@@ -137,8 +137,8 @@ def weights_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-def _absolute(weights):
-    """A path holds from any folder; names stay as they are."""
+def _absolute(weights: str) -> str:
+    """Makes a path absolute, so that it is valid in any folder. Keeps names."""
     path = pathlib.Path(weights)
     is_path = path.exists() or pathlib.Path(f"{weights}.index").exists()
     return str(path.resolve()) if is_path else weights

@@ -50,6 +50,7 @@ from align_keras.config.load import (
     load_config,
     load_corpus_config,
     load_recipe,
+    resolve_config,
     save_config,
     validate,
 )

@@ -13,6 +13,7 @@ from align_keras.config.experiment import ContrastiveLossConfig, ExperimentConfi
 from align_keras.config.fields import (
     WrongTypeError,
     as_dict,
+    changed_keys,
     coerce,
     describe,
     leaves,
@@ -77,6 +78,37 @@ def load_config(
     """
     files = [] if experiment is None else [find_experiment(experiment)]
     return _load(ExperimentConfig(), [*files, *config_files], params_override, RULES)
+
+
+def resolve_config(
+    config: ExperimentConfig | Path, params_override: Override | Sequence[Override] = ()
+) -> ExperimentConfig:
+    """Returns a configuration with overrides.
+
+    Args:
+        config: `ExperimentConfig`, a name in experiments/ or a YAML file.
+        params_override: as in `load_config`.
+
+    Raises:
+        InputError: as `load_config`.
+
+    Example:
+    >>> config = resolve_config(load_config(), "trainer.seed=7")
+    >>> config.trainer.seed
+    7
+    """
+    if not isinstance(config, ExperimentConfig):
+        return load_config(config, params_override=params_override)
+    if not params_override:
+        return validate(config)
+    if isinstance(params_override, str | os.PathLike | Mapping):
+        params_override = [params_override]
+    changes = changed_keys(load_config(), config)
+    values = {key: value for key, (_, value) in changes.items()}
+    if "task.validation_data.corpus" in values or _VALIDATION_PAIRS in values:
+        # A table without a split would replace the default split.
+        values[_VALIDATION_SPLIT] = config.task.validation_data.tfds_split
+    return load_config(params_override=[values, *params_override])
 
 
 def load_recipe(

@@ -194,7 +194,7 @@ def _files(model, kind, quantize, about, license):
         "name": f"ALIGN's {kind} tower",
         "made_by": f"align-keras {_version()}",
         "quantization": quantize,
-        # By which `encode_images(engine=…)` tells the model's file.
+        # `load_model` compares it with the model that the file is to embed for.
         "encoder_fingerprint": encoder.fingerprint(),
         **about,
         # By which similarities are divided before a softmax over texts or images.

@@ -1,11 +1,13 @@
 """A static page that searches images in the browser, without a server."""
 
 import base64
+import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -36,6 +38,23 @@ _RUNTIME = {
 _SOURCE = pathlib.Path(__file__).parent / "web"
 
 
+@dataclasses.dataclass(frozen=True)
+class PageImage:
+    """Image that a page searches.
+
+    Attributes:
+        id: name of the image.
+        captions: its captions.
+        thumbnail: bytes of a small PNG, JPEG, GIF, BMP or WebP file.
+        suffix: suffix of that file, such as `".png"`.
+    """
+
+    id: str
+    captions: list[str]
+    thumbnail: bytes
+    suffix: str
+
+
 def write_web_page(
     folder: str | os.PathLike,
     *,
@@ -43,20 +62,24 @@ def write_web_page(
     image_size: int,
     image_tower: bytes,
     text_tower: bytes,
-    index: Any,
+    images: Sequence[PageImage],
+    embeddings: np.ndarray,
     title: str,
     runtime: str | os.PathLike | None,
 ) -> None:
-    """Writes a page that searches an index by texts and images, to an empty folder.
+    """Writes a page that searches images by texts and images, to an empty folder.
 
-    Any static server can serve it; the browser computes everything. The index has
-    thumbnails; `runtime`, a `node_modules` that `check_runtime` accepts, is copied, or
-    None leaves that to `npm install`.
+    `embeddings`, a float array (n, d), has a row of unit length for each image.
+
+    Any static server can serve it. The browser computes everything. `runtime`, a
+    `node_modules` that `check_runtime` accepts, is copied, or None leaves that to `npm
+    install`.
     """
     folder = pathlib.Path(folder)
-    _write_images(folder, index)
-    _write_model(folder, tokenizer, image_size, image_tower, text_tower, index)
-    _write_page(folder, title, len(index))
+    dimension = embeddings.shape[1]
+    _write_images(folder, images, embeddings)
+    _write_model(folder, tokenizer, image_size, image_tower, text_tower, dimension)
+    _write_page(folder, title, len(images))
     if runtime is not None:
         _copy_runtime(pathlib.Path(runtime), folder / "node_modules")
 
@@ -84,25 +107,29 @@ def check_runtime(runtime: str | os.PathLike) -> None:
             )
 
 
-def _write_images(folder, index):
-    images = folder / "pictures"
-    (images / "thumbnails").mkdir(parents=True)
+def _write_images(
+    folder: pathlib.Path, images: Sequence[PageImage], embeddings: np.ndarray
+) -> None:
+    pictures = folder / "pictures"
+    (pictures / "thumbnails").mkdir(parents=True)
     entries = []
-    for row, entry in enumerate(index.entries):
-        thumbnail = index.thumbnail(row)
-        if thumbnail is None:
-            raise InputError(
-                f"index must have a thumbnail for each image, received none for "
-                f"{entry['id']!r}; build it with thumbnails."
-            )
-        (images / entry["thumbnail"]).write_bytes(thumbnail)
-        entries.append({key: entry[key] for key in ("id", "captions", "thumbnail")})
-    embeddings = np.ascontiguousarray(index.embeddings, "<f4")
-    (images / "embeddings.bin").write_bytes(embeddings.tobytes())
-    _write_json(images / "pictures.json", entries)
+    for row, image in enumerate(images):
+        name = f"thumbnails/{row:06d}{image.suffix}"
+        (pictures / name).write_bytes(image.thumbnail)
+        entries.append({"id": image.id, "captions": image.captions, "thumbnail": name})
+    vectors = np.ascontiguousarray(embeddings, "<f4")
+    (pictures / "embeddings.bin").write_bytes(vectors.tobytes())
+    _write_json(pictures / "pictures.json", entries)
 
 
-def _write_model(folder, tokenizer, image_size, image_tower, text_tower, index):
+def _write_model(
+    folder: pathlib.Path,
+    tokenizer: Any,
+    image_size: int,
+    image_tower: bytes,
+    text_tower: bytes,
+    dimension: int,
+) -> None:
     model = folder / "model"
     model.mkdir()
     (model / "image.tflite").write_bytes(image_tower)
@@ -115,7 +142,7 @@ def _write_model(folder, tokenizer, image_size, image_tower, text_tower, index):
             "image_size": image_size,
             "resize_size": crop_size_to_resize_size(image_size),
             "max_pixels": MAX_PIXELS,
-            "dimension": index.dimension,
+            "dimension": dimension,
             "tokenizer": tokenizer_options(tokenizer),
             # By them the page shows how much has come.
             "files": {

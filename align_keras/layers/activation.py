@@ -19,7 +19,7 @@ _B = 0.044715 * _A
 
 
 def activate(name: str, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-    """Applies an activation; in inference by plain operations, as engines want them.
+    """Applies an activation, in inference by operations that other runtimes have.
 
     Others than `"silu"`, `"gelu_approximate"` and `"gelu"` are Keras's, never compiled.
     """
@@ -40,7 +40,7 @@ def _with_gradient(forward, slope):
     return activation
 
 
-# `tf.nn.silu` leaves an IdentityN for its gradient, at which engines stumble.
+# `tf.nn.silu` adds an IdentityN for its gradient, which other runtimes lack.
 def _silu(x):
     return x * tf.sigmoid(x)
 

@@ -7,7 +7,6 @@ _PUBLIC = {
     "ImageClassifier": "align_keras.models.image_classifier",
     "ImageEncoder": "align_keras.models.image_encoder",
     "TextEncoder": "align_keras.models.text_encoder",
-    "image_embedder": "align_keras.models.image_engines",
     "load_image_weights": "align_keras.models.warm_start",
     "load_text_weights": "align_keras.models.warm_start",
     "preset_names": "align_keras.models.preset_table",

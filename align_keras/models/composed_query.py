@@ -24,7 +24,7 @@ def encode_query(
     minus), of embeddings of unit length, brought to unit length.
 
     Args:
-        model: `ALIGN`, `ExportedModel`, or another with their `encode_…` methods.
+        model: `ALIGN`, `Embedder`, or another object with their `encode_…` methods.
         image: one image, as `encode_images` takes in its list, or None.
         plus: str, or sequence of str, what to add.
         minus: str, or sequence of str, what to take away.
@@ -32,7 +32,7 @@ def encode_query(
         image_weight: float > 0, the weight of the image.
 
     Returns:
-        float32 array (1, d), a row of unit length, as `SearchIndex.query` takes.
+        float32 array (1, d), a row of unit length. `Index.query` takes the row.
 
     Raises:
         InputError: without an image and without words to add, for blank words and

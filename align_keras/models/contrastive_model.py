@@ -1,4 +1,4 @@
-"""How a dual encoder is trained: `compile`, `fit`, the step and its metrics."""
+"""Training logic of the dual encoder: `compile`, `fit`, the step and its metrics."""
 
 import dataclasses
 import math
@@ -44,15 +44,15 @@ from align_keras.utils.progress import say
 
 GRADIENT_NORMS = ("gradient_norm", "image_gradient_norm", "text_gradient_norm")
 _ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
-# What Keras's `compile` takes for other models' sake.
-_FOR_OTHERS = ("loss_weights", "metrics", "weighted_metrics")
+# Arguments of Keras's `compile` that don't suit this model.
+_UNSUPPORTED = ("loss_weights", "metrics", "weighted_metrics")
 
 
 class ContrastiveModel(keras.Model):
-    """What `ALIGN` inherits: `compile`, `train_step` and their kin."""
+    """Base class of `ALIGN` with `compile`, `fit` and the training step."""
 
     loss_metrics: "list[LossMetrics]"
-    # Keras's own.
+    # Attributes of `keras.Model`.
     train_function: Callable | None
     test_function: Callable | None
 
@@ -73,8 +73,8 @@ class ContrastiveModel(keras.Model):
 
         Args:
             optimizer: Keras optimizer, or None to use `recipe`.
-            loss: `align_keras.losses.ContrastiveLoss`, which None stands for; another
-                `align_keras.losses.PairLoss`; or a function of
+            loss: None for `align_keras.losses.ContrastiveLoss`, another
+                `align_keras.losses.PairLoss`, or a function of
                 `(image_embeddings, text_embeddings, temperature)`, of the rows of all
                 replicas, which returns a float tensor, scalar or (n,).
             recipe: str or None, the optimizer where none is given. `"auto"`, the
@@ -85,11 +85,12 @@ class ContrastiveModel(keras.Model):
                 are random. `"paper"` is `Lamb` with the paper's schedule of 1,200,000
                 steps.
             micro_batch_size: int or None; pairs that a replica embeds at a time. The
-                loss is that of the whole batch, the time about a third more.
-            loss_upper_bound: float or None; a loss above it stops `fit`, as a loss
-                or a gradient that isn't finite always does, before its update.
-            **kwargs: as `keras.Model.compile`: `jit_compile`, `run_eagerly`,
-                `steps_per_execution`, `auto_scale_loss`; metrics are built in.
+                loss is that of the whole batch. A step takes about a third longer.
+            loss_upper_bound: float or None. A loss above it stops `fit` before the
+                update. A loss or a gradient that isn't finite always does.
+            **kwargs: arguments of `keras.Model.compile`: `jit_compile`,
+                `run_eagerly`, `steps_per_execution`, `auto_scale_loss`. The metrics
+                are built in.
 
         Raises:
             InputError: if an argument isn't as above.
@@ -134,15 +135,17 @@ class ContrastiveModel(keras.Model):
         # Steps of the next epoch of `fit` that were made before a restart.
         self.steps_to_skip = 0
 
-    def _set_optimizer(self, optimizer):
+    def _set_optimizer(
+        self, optimizer: keras.optimizers.Optimizer | str | None
+    ) -> None:
         """Gives the optimizer to Keras, which wraps it if the loss must be scaled."""
         super().compile(optimizer=optimizer, **self._compile_options)
         if optimizer is not None:
             replicas = self.distribute_strategy.num_replicas_in_sync
             check_clipping(self.optimizer, replicas)
 
-    def _keep_changed_options(self):
-        """Notes options that were set on the model after `compile`."""
+    def _keep_changed_options(self) -> None:
+        """Records options that were set on the model after `compile`."""
         for name in ("run_eagerly", "jit_compile", "steps_per_execution"):
             self._compile_options[name] = getattr(self, name)
 
@@ -192,7 +195,7 @@ class ContrastiveModel(keras.Model):
         self._limit_batch_norm_momentum(resolved.max_batch_norm_momentum)
         return resolved
 
-    def _batch_normalizations(self):
+    def _batch_normalizations(self) -> list[FusedBatchNormalization]:
         """Returns the batch normalizations of the image encoder."""
         return [
             layer
@@ -200,17 +203,17 @@ class ContrastiveModel(keras.Model):
             if isinstance(layer, FusedBatchNormalization)
         ]
 
-    def _is_trained(self):
+    def _is_trained(self) -> bool:
         """Returns True if moving statistics of the image encoder were updated."""
         layers = self._batch_normalizations()
         return any(bool(layer.moving_mean.numpy().any()) for layer in layers)
 
-    def _has_initial_temperature_of_paper(self):
+    def _has_initial_temperature_of_paper(self) -> bool:
         """Returns True if the temperature is learned and starts from 1.0."""
         layer = self.temperature_layer
         return layer.trainable and float(layer.temperature) == 1.0
 
-    def _limit_batch_norm_momentum(self, limit):
+    def _limit_batch_norm_momentum(self, limit: float) -> None:
         """Sets the momentum of the moving statistics, at most the encoder's own."""
         for layer in self._batch_normalizations():
             layer.momentum = min(self.image_encoder.batch_norm_momentum, limit)
@@ -256,8 +259,12 @@ class ContrastiveModel(keras.Model):
         is_built = config.pop("optimizer_built", True)
         recipe = config.pop("recipe", None)
         is_fine_tuning = config.pop("is_fine_tuning", False)
-        # Files without a loss have its options among `compile`'s.
-        options = {n: config.pop(n) for n in ContrastiveLoss.options() if n in config}
+        # Files without a loss hold its options next to those of `compile`.
+        options = {
+            name: config.pop(name)
+            for name in ContrastiveLoss.options()
+            if name in config
+        }
         loss = keras.saving.deserialize_keras_object(config.pop("loss", None))
         self.compile(optimizer, loss or ContrastiveLoss(**options), **config)
         self.recipe = recipe
@@ -338,7 +345,7 @@ class ContrastiveModel(keras.Model):
             "repeat": steps_per_epoch is not None,
             "augment": augment,
         }
-        # One of Keras's, or a list of them, or its `CallbackList`.
+        # `callbacks` is a callback, a list of them or a `CallbackList` of Keras.
         callbacks = getattr(callbacks, "callbacks", callbacks)
         with fit_inputs.readable_input(self, x, y, value_range, **options) as batches:
             if validation_data is not None:
@@ -361,22 +368,31 @@ class ContrastiveModel(keras.Model):
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
-                callbacks=[StopAtNonFinite(), callbacks or []],  # Keras flattens it.
+                # Keras flattens nested lists.
+                callbacks=[StopAtNonFinite(), callbacks or []],
                 validation_data=validation_data,
                 initial_epoch=initial_epoch,
                 steps_per_epoch=steps_per_epoch,
                 validation_steps=validation_steps,
                 validation_batch_size=validation_batch_size,
                 validation_freq=validation_freq,
-                # Keras warns of True where the batches are a dataset.
+                # Keras warns about True if the batches are a dataset.
                 shuffle=shuffle and not isinstance(batches, tf.data.Dataset),
             )
 
-    def _prepare_run(self, steps_per_epoch, batch_size, epochs, initial_epoch, verbose):
-        """Resolves the recipe, and warns of a warm-up longer than the run."""
+    def _prepare_run(
+        self,
+        steps_per_epoch: int | None,
+        batch_size: int | None,
+        epochs: int,
+        initial_epoch: int,
+        verbose: int | str,
+    ) -> None:
+        """Resolves the recipe, and warns of a warm-up that is longer than the run."""
         if not self.compiled:
             return  # Keras raises.
-        steps, initial_step = None, 0
+        steps = None
+        initial_step = 0
         if steps_per_epoch is not None:
             steps = epochs * steps_per_epoch
             initial_step = initial_epoch * steps_per_epoch
@@ -403,7 +419,7 @@ class ContrastiveModel(keras.Model):
         value_range: tuple[float, float] | None = None,
         **kwargs: Any,
     ) -> list[float] | dict[str, float]:
-        """Measures as `keras.Model.evaluate`; takes raw pairs too (see `fit`)."""
+        """Measures as `keras.Model.evaluate`. It takes raw pairs too (see `fit`)."""
         known = parameters_of(ContrastiveModel.evaluate)
         refuse_unknown("evaluate", kwargs, [*known, "_use_cached_eval_dataset"])
         fit_inputs.check_weights(sample_weight=sample_weight)
@@ -429,7 +445,7 @@ class ContrastiveModel(keras.Model):
         callbacks: keras.callbacks.Callback | Sequence | None = None,
         value_range: tuple[float, float] | None = None,
     ) -> dict:
-        """Computes as `keras.Model.predict`; takes raw pairs too (see `fit`)."""
+        """Computes as `keras.Model.predict`. It takes raw pairs too (see `fit`)."""
         with fit_inputs.readable_input(
             self, x, value_range=value_range, batch_size=batch_size
         ) as batches:
@@ -470,17 +486,21 @@ class ContrastiveModel(keras.Model):
         norms: Sequence = (0, 0, 0),
         finite: tf.Tensor | bool = True,
     ) -> dict:
-        """Feeds the running means and returns them by name.
+        """Updates the running means and returns them by name.
 
-        A step that isn't finite isn't fed: its values are returned, with `loss` NaN.
+        A step that isn't finite doesn't change the means. Its own values are returned,
+        with NaN as its `loss`.
         """
-        values = [self.loss.total(*losses), *losses, self.temperature, *norms]
+        details = [*losses, self.temperature, *norms]
         (metric,) = self.loss_metrics
-        metric.update_state(values, finite)
-        values[0] = float("nan")
+        metric.update_state([self.loss.total(*losses), *details], finite)
+        means = metric.result()
+        values_of_bad_step = [float("nan"), *details]
         return {
             name: tf.where(finite, mean, value)
-            for (name, mean), value in zip(metric.result().items(), values, strict=True)
+            for (name, mean), value in zip(
+                means.items(), values_of_bad_step, strict=True
+            )
         }
 
     def test_step(self, data: dict) -> dict:
@@ -501,8 +521,8 @@ class ContrastiveModel(keras.Model):
         return super().predict_step(data)
 
     def make_train_function(self, force: bool = False) -> None:
-        """Makes Keras's function, which also adds up how long steps lacked input."""
-        # Variables made inside the first step would make it trace twice.
+        """Makes the training function, which also measures the wait for input."""
+        # Variables that are created in the first step would cause a second trace.
         self.build_optimizer()
         if self.steps_per_execution > 1 or self.run_eagerly:
             super().make_train_function(force)
@@ -510,33 +530,33 @@ class ContrastiveModel(keras.Model):
             self.train_function = self._make_timed_function(self.train_step)
 
     def make_test_function(self, force: bool = False) -> None:
-        """Makes a function that doesn't average what all replicas have in common."""
+        """Makes the test function, which doesn't average metrics that are equal."""
         if self.steps_per_execution > 1 or self.run_eagerly:
             super().make_test_function(force)
         elif self.test_function is None or force:
             self.test_function = self._make_timed_function(self.test_step)
 
-    def _make_timed_function(self, step_function):
+    def _make_timed_function(self, step_function: Callable) -> Callable:
         strategy = self.distribute_strategy
 
         @tf.function(reduce_retracing=True, jit_compile=self.jit_compile)
         @tf.autograph.experimental.do_not_convert
-        def step(data):
+        def step(data: dict) -> dict:
             outputs = strategy.run(step_function, args=(data,))
-            # Metrics are equal on all replicas.
+            # The metrics are equal on all replicas.
             return {
                 name: strategy.experimental_local_results(value)[0]
                 for name, value in outputs.items()
             }
 
-        def function(iterator):
+        def function(iterator: Any) -> dict:
             if self.steps_to_skip:
                 self.steps_to_skip -= 1
                 return self.get_metrics_result()
             is_python = not isinstance(iterator, _ITERATORS)
             if not is_python and not step.experimental_get_tracing_count():
                 _trace(step, iterator.element_spec)
-            # A batch and a step are two graphs, so that what each takes can be told.
+            # Reading a batch and the step are two graphs, so that each can be timed.
             start = time.perf_counter()
             data = next(iterator) if is_python else _get_next(iterator)
             self.seconds_waited += time.perf_counter() - start
@@ -544,38 +564,38 @@ class ContrastiveModel(keras.Model):
 
         return function
 
-    def _maybe_symbolic_build(self, *args, **kwargs):
-        """Does nothing: Keras's takes a batch, and fails on strings in a strategy."""
+    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing. Keras's method fails on strings within a strategy."""
 
 
-def check_compile_arguments(given: dict) -> None:
+def check_compile_arguments(arguments: dict) -> None:
     """Raises for metrics, for options of the loss, and for unknown arguments."""
-    for name in _FOR_OTHERS:
-        if given.get(name) is not None:
+    for name in _UNSUPPORTED:
+        if arguments.get(name) is not None:
             raise InputError(
-                f"{name} can't be given, received {given[name]!r}; ALIGN reports its "
-                "loss, the loss's parts and the temperature. Measure others after fit "
-                "or in a callback, as by align_keras.recall_at_k."
+                f"{name} can't be given, received {arguments[name]!r}. ALIGN reports "
+                "its loss, the parts of the loss and the temperature. Measure other "
+                "metrics after fit or in a callback, as by align_keras.recall_at_k."
             )
     for name in ContrastiveLoss.options():
-        if name in given:
+        if name in arguments:
             raise InputError(
-                f"{name} is an option of the loss, received {given[name]!r}; write "
+                f"{name} is an option of the loss, received {arguments[name]!r}. Write "
                 f"compile(loss=align_keras.losses.ContrastiveLoss({name}="
-                f"{given[name]!r}))."
+                f"{arguments[name]!r}))."
             )
     functions = (ContrastiveModel.compile, keras.Model.compile)
     known = [name for function in functions for name in parameters_of(function)]
-    refuse_unknown("compile", given, [*known, *ContrastiveLoss.options()])
+    refuse_unknown("compile", arguments, [*known, *ContrastiveLoss.options()])
 
 
 @tf.function(reduce_retracing=True)
-def _get_next(iterator):
+def _get_next(iterator: Any) -> Any:
     return iterator.get_next()
 
 
-def _trace(step, spec):
-    """Makes a step's graph while the input fills its buffers for the first batch."""
+def _trace(step: Any, spec: Any) -> None:
+    """Traces the step while the input fills its buffers for the first batch."""
     if all(part.shape.is_fully_defined() for part in tf.nest.flatten(spec, True)):
         step.get_concrete_function(spec)
 
@@ -586,15 +606,15 @@ def _trace(step, spec):
 class LossMetrics(keras.metrics.Metric):
     """Means of losses, temperature and norms of gradients, in one variable."""
 
-    def __init__(self, parts: tuple[str, ...]):
+    def __init__(self, parts: tuple[str, ...]) -> None:
         super().__init__(name="loss")
         self.parts = parts
         self.names = ("loss", *parts, "temperature", *GRADIENT_NORMS)
-        # Steps, and those among them that had finite norms, come first.
+        # The first two entries count the steps, and the steps with finite norms.
         self.sums = self.add_variable(
             (len(self.names) + 2,),
             "zeros",
-            aggregation="only_first_replica",  # All are given the same values.
+            aggregation="only_first_replica",  # All replicas add the same values.
             name="sums",
         )
 
@@ -602,7 +622,7 @@ class LossMetrics(keras.metrics.Metric):
         """Adds one step's values, in the order of `names`, if it is finite."""
         values = ops.stack([ops.cast(value, self.sums.dtype) for value in values])
         losses, norms = ops.split(values, [len(self.names) - len(GRADIENT_NORMS)])
-        # A step whose scaled gradient overflowed counts, but has no norms to add.
+        # A step whose scaled gradient overflowed counts, but its norms are left out.
         has_norms = ops.all(ops.isfinite(norms))
         norms = ops.where(has_norms, norms, ops.zeros_like(norms))
         counts = [ops.ones_like(losses[0]), ops.cast(has_norms, losses.dtype)]
@@ -619,15 +639,21 @@ class LossMetrics(keras.metrics.Metric):
 
 
 class NonFiniteStepError(InputError):
-    """A loss or a gradient isn't finite, or a loss is above its bound.
+    """Error of a loss or a gradient that isn't finite, or a loss above its bound.
 
-    `step` is the update that wasn't made, from 1; `values` are its metrics, `loss` NaN.
+    Args:
+        step: int, the update that wasn't made, counted from 1.
+        values: dict, the metrics of that step, with NaN as `loss`.
+        bound: float, `loss_upper_bound`, or None.
     """
 
-    def __init__(self, step: int, values: dict[str, float], bound: float | None):
-        self.step, self.values = step, values
-        others = ("loss", *GRADIENT_NORMS)
-        losses = [value for name, value in values.items() if name not in others]
+    def __init__(
+        self, step: int, values: dict[str, float], bound: float | None
+    ) -> None:
+        self.step = step
+        self.values = values
+        ignored = ("loss", *GRADIENT_NORMS)
+        losses = [value for name, value in values.items() if name not in ignored]
         self.loss_is_finite = all(map(math.isfinite, losses))
         if not self.loss_is_finite:
             rule = "the loss isn't finite"
@@ -636,9 +662,9 @@ class NonFiniteStepError(InputError):
         else:
             rule = f"the loss is above loss_upper_bound ({bound})"
         super().__init__(
-            f"step {step}: {rule}; its update wasn't made. Lower the learning rate, "
-            "lengthen the warm-up, clip the gradients (global_clipnorm), or look for "
-            "broken pairs in that batch."
+            f"step {step}: {rule}, and its update wasn't made. Lower the learning "
+            "rate, lengthen the warm-up, clip the gradients (global_clipnorm), or look "
+            "for broken pairs in that batch."
         )
 
 

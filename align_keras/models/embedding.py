@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ import tensorflow as tf
 from align_keras.evaluation.classification import class_embeddings
 from align_keras.images import read_image
 from align_keras.models.composed_query import encode_query
-from align_keras.models.image_engines import image_embedder
+from align_keras.models.image_function import image_function
 from align_keras.models.on_replicas import on_replicas
 from align_keras.models.raw_pairs import plain_data
 from align_keras.utils.errors import InputError
@@ -30,17 +30,15 @@ class EmbeddingMethods:
         self,
         images: Sequence,
         batch_size: int = 64,
-        engine: str | None = None,
         value_range: tuple[float, float] | None = None,
     ) -> np.ndarray:
-        """Embeds images.
+        """Embeds images by Keras. `align_keras.load_model` has other runtimes.
 
         Args:
             images: list, or column of a data frame, of paths, of file bytes, or of
                 uint8 arrays or tensors (height, width, 3), of any size; or one uint8
                 array (n, height, width, 3). With a `value_range`, float arrays too.
             batch_size: int ≥ 1.
-            engine: what computes, as `align_keras.models.image_embedder`.
             value_range: two floats, black and white of float arrays; without it, floats
                 are refused.
 
@@ -48,21 +46,17 @@ class EmbeddingMethods:
             float32 array (n, d), rows of unit length.
 
         Raises:
-            InputError: if an image can't be read or isn't as above (names it), or
-                the engine isn't installed, can't run the model or isn't of its weights.
+            InputError: if an image cannot be read or has another form. The message
+                names it.
         """
-        if isinstance(images, str | bytes | os.PathLike):
-            raise InputError(
-                "images must be a list of paths, bytes or arrays, received one "
-                f"{type(images).__name__}; write [image]."
-            )
-        images = as_sequence("images", images)
-        embed = image_embedder(self, engine)
-        pixels = _read_ahead(
-            images, self.image_encoder.image_size, batch_size, value_range
+        return embed_images(
+            images,
+            image_function(self),
+            self.image_encoder.image_size,
+            self.image_encoder.output_shape[-1],
+            batch_size=batch_size,
+            value_range=value_range,
         )
-        batches = [embed(batch) for batch in pixels]
-        return _concatenate(batches, self.image_encoder.output_shape[-1])
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
         """Embeds a sequence of captions: float32 (n, d), rows of unit length.
@@ -167,6 +161,45 @@ class EmbeddingMethods:
             for start in range(0, len(texts), batch_size)
         ]
         return _concatenate(batches, encoder.output_shape[-1])
+
+
+def embed_images(
+    images: Any,
+    embed_pixels: Callable[[np.ndarray], np.ndarray],
+    image_size: int,
+    dimension: int,
+    *,
+    batch_size: int = 64,
+    value_range: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """Reads images and embeds their pixels.
+
+    Args:
+        images: as `ALIGN.encode_images` takes them.
+        embed_pixels: function from float array (n, image_size, image_size, 3), gray
+            levels in [0, 255], to float32 array (n, dimension).
+        image_size: int, side of the pixels.
+        dimension: int, length of an embedding.
+        batch_size: int ≥ 1, number of images embedded at once.
+        value_range: as `ALIGN.encode_images` takes it.
+
+    Returns:
+        float32 array (n, dimension).
+
+    Raises:
+        InputError: if an image cannot be read. The message names it.
+    """
+    if isinstance(images, str | bytes | os.PathLike):
+        raise InputError(
+            "images must be a list of paths, bytes or arrays. Received: one "
+            f"{type(images).__name__}. Write [image]."
+        )
+    images = as_sequence("images", images)
+    batches = [
+        embed_pixels(pixels)
+        for pixels in _read_ahead(images, image_size, batch_size, value_range)
+    ]
+    return _concatenate(batches, dimension)
 
 
 def as_sequence(name: str, values: Any) -> Any:

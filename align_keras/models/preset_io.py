@@ -93,7 +93,7 @@ def from_preset(
     if (directory / "saved_model.pb").exists() or (directory / "align").is_dir():
         raise InputError(
             f"{directory} is an export, which embeds but can't become an ALIGN again; "
-            f'embed by align_keras.search.ExportedModel("{directory}"), or open the '
+            f'embed by align_keras.load_model("{directory}"), or open the '
             "run folder or preset that it was made from."
         )
     refused = [name for name in arguments if name not in _FOR_FOLDERS]

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from align_keras.models.align import ALIGN
-from align_keras.models.conversion.bert import bert_links, load_model_garden_bert
+from align_keras.models.conversion.bert import bert_links, load_bert_of_model_garden
 from align_keras.models.conversion.efficientnet import (
     IMAGENET,
     LITE_PYTORCH,
@@ -235,7 +235,7 @@ class TextWeights:
 
 class _BertCheckpoint(TextWeights):
     def load(self, encoder):
-        load_model_garden_bert(encoder, self.weights)
+        load_bert_of_model_garden(encoder, self.weights)
 
 
 class _BertFolder(TextWeights):

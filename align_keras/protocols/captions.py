@@ -2,7 +2,11 @@
 
 import dataclasses
 import pathlib
-from typing import TYPE_CHECKING
+import typing
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from align_keras.protocols.data_sets import NAMED, folder_of, joined, refuse
 from align_keras.protocols.protocol import (
@@ -16,11 +20,12 @@ from align_keras.protocols.protocol import (
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
+    from align_keras.data.stored_pairs import RetrievalSet
     from align_keras.datasets.benchmarks import CaptionedImages
     from align_keras.protocols.embedding_cache import CachedEncoders
 
 _CORPORA = ("stamps", "icons", "clipart", "emoji")
-_OF_IMAGES = ("allow_missing", "metadata", "image_engine", "engine")
+_OF_IMAGES = ("allow_missing", "metadata", "runtime", "engine")
 
 
 def captioned_images(request: Request) -> "CaptionedImages":
@@ -106,6 +111,99 @@ def _recalls(ranks):
     }
 
 
+class PairEncoder(typing.Protocol):
+    """Model that embeds the images and the captions of pairs."""
+
+    def encode_images(self, images: Sequence[Any]) -> np.ndarray:
+        """Returns float32 (n, d), unit length."""
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns float32 (n, d), unit length."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalResult:
+    """Ranks of captions for each image and of images for each caption.
+
+    Attributes:
+        image_embeddings: float32 (images, d).
+        text_embeddings: float32 (captions, d).
+        captions: list of str, the captions of all images.
+        caption_image_index: int64 (captions,), the row of each caption's image.
+        positives: `RetrievalPositives`.
+        ranks: dict from direction to the rank of the best positive of each query.
+        metrics: dict, recall@k of both directions with the numbers of queries and
+            candidates.
+    """
+
+    image_embeddings: np.ndarray
+    text_embeddings: np.ndarray
+    captions: list[str]
+    caption_image_index: np.ndarray
+    positives: Any
+    ranks: Any
+    metrics: dict[str, float]
+
+
+def rank_pairs(
+    image_embeddings: np.ndarray,
+    captions: Sequence[Sequence[str]],
+    encode_texts: Callable[[Sequence[str]], np.ndarray],
+    image_keys: Sequence | None,
+    ks: Sequence[int] = PAPERS_KS,
+) -> RetrievalResult:
+    """Ranks captions for each image and images for each caption.
+
+    Args:
+        image_embeddings: float32 (n, d).
+        captions: sequence of n sequences of str, the captions of each image.
+        encode_texts: function from a list of str to their embeddings.
+        image_keys: sequence of n keys, equal for equal images. Equal images and equal
+            captions are then one target, since no model can distinguish them. None if
+            only the captions of an image are correct, as in the paper's data sets.
+        ks: sequence of int, the ranks of recall@k.
+
+    Returns:
+        `RetrievalResult`.
+
+    References:
+        Jia et al. 2021, section 5.1.
+    """
+    from align_keras import evaluation
+
+    texts, image_of = evaluation.flatten_captions(captions)
+    text_embeddings = encode_texts(texts)
+    if image_keys is None:
+        positives = evaluation.own_positives(len(image_embeddings), image_of)
+    else:
+        positives = evaluation.shared_positives(image_keys, texts, image_of)
+    ranks = evaluation.retrieval_ranks(image_embeddings, text_embeddings, positives)
+    metrics = dict(evaluation.metrics_of_retrieval_ranks(ranks, positives, ks))
+    return RetrievalResult(
+        image_embeddings, text_embeddings, texts, image_of, positives, ranks, metrics
+    )
+
+
+def evaluate_pairs(
+    encoder: PairEncoder, pairs: "RetrievalSet", ks: Sequence[int] = PAPERS_KS
+) -> dict[str, float]:
+    """Measures the protocol `retrieval` on pairs in memory, without a cache.
+
+    Args:
+        encoder: `ALIGN`, or another model with `encode_images` and `encode_texts`.
+        pairs: `RetrievalSet`.
+        ks: sequence of int, the ranks of recall@k.
+
+    Returns:
+        dict from the names of metrics to their values.
+    """
+    image_embeddings = encoder.encode_images(pairs.images)
+    result = rank_pairs(
+        image_embeddings, pairs.captions, encoder.encode_texts, pairs.image_keys, ks
+    )
+    return result.metrics
+
+
 @protocol(
     "recall of captions and images",
     "table 1",
@@ -115,35 +213,24 @@ def _recalls(ranks):
 )
 def retrieval(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Ranks captions for each image and images for each caption."""
-    from align_keras import evaluation
-
     images, data = _embedded(encoders, request, captioned_images(request))
-    captions, image_of = evaluation.flatten_captions(data.captions)
-    texts = encoders.texts(captions)
-    # In the paper's sets only an image's captions are right; elsewhere equal captions
-    # and equal images can't be told apart by any model.
-    if request.data in ("flickr30k", "coco"):
-        positives = evaluation.own_positives(len(data), image_of)
-    else:
-        positives = evaluation.shared_positives(_keys(data), captions, image_of)
-    ranks = evaluation.retrieval_ranks(images, texts, positives)
-    metrics = dict(evaluation.metrics_of_retrieval_ranks(ranks, positives, PAPERS_KS))
-    metrics |= {"images": float(len(data)), "captions": float(len(captions))}
-    statistics = _recalls(ranks)
+    # In the paper's data sets only the captions of an image are correct.
+    keys = None if request.data in ("flickr30k", "coco") else _keys(data)
+    result = rank_pairs(images, data.captions, encoders.texts, keys)
+    counts = {"images": float(len(data)), "captions": float(len(result.captions))}
+    statistics = _recalls(result.ranks)
+    caption_columns = columns_of_rows(data.columns, result.caption_image_index)
     return Evaluation(
-        metrics | left_out(data.missing),
-        [
-            (statistics["i2t"], data.columns),
-            (statistics["t2i"], columns_of_rows(data.columns, image_of)),
-        ],
+        result.metrics | counts | left_out(data.missing),
+        [(statistics["i2t"], data.columns), (statistics["t2i"], caption_columns)],
         retrieval={
             "image_embeddings": images,
-            "text_embeddings": texts,
+            "text_embeddings": result.text_embeddings,
             "images": data.images,
-            "captions": captions,
-            "caption_image_index": image_of,
-            "positives": positives,
-            "ranks": ranks,
+            "captions": result.captions,
+            "caption_image_index": result.caption_image_index,
+            "positives": result.positives,
+            "ranks": result.ranks,
         },
     )
 
@@ -265,7 +352,7 @@ def _captions_by_language(request):
 @protocol(
     "an image plus or minus words finds another icon",
     "figure 5",
-    ("split", "text_weight", "metadata", "image_engine", "engine"),
+    ("split", "text_weight", "metadata", "runtime", "engine"),
     data="icons",
     data_help="icons",
 )
@@ -314,10 +401,10 @@ def simlex(encoders: "CachedEncoders", request: Request) -> Evaluation:
     names = {2: "part_of_speech", 4: "concreteness_quartile", 5: "is_hard"}
     columns = {name: [row[field] for row in rows] for field, name in names.items()}
     request.check_columns(columns)
-    if encoders.model.encode_words is None:
+    if encoders.model.align is None:
         raise InputError(
             "simlex needs the [CLS] vector before the projection, which an export "
-            "hasn't got; give `model` the run folder or the Hugging Face folder."
+            "does not have. Give `model` the run folder or the Hugging Face folder."
         )
     cosines = evaluation.word_cosines(encoders.model.encode_words, rows)
     metrics = dict(evaluation.simlex_metrics(cosines, rows))

@@ -37,7 +37,7 @@ TFDS_SPLITS = {
 _USUAL = ("test", "train")
 # Sets that keep labels of classes they have no images of.
 _OF_OCCURRING_CLASSES = ("imagenet_r", "imagenet_a", "stamps")
-_OPTIONS = ("split", "classes", "metadata", "image_engine", "engine")
+_OPTIONS = ("split", "classes", "metadata", "runtime", "engine")
 
 
 def labeled_images(request: Request, train: bool = False) -> "LabeledImages":

@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
-from align_keras.protocols.open_model import OpenedModel, open_model
+from align_keras.embedders import Embedder
+from align_keras.embedders.loading import worker_model
 from align_keras.protocols.protocol import some
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, locked, read_regular
@@ -47,20 +48,31 @@ def results_folder(path: str | None) -> pathlib.Path:
 
 class CachedEncoders:
     """A model's encode functions, answered from the cache where they can be.
-    `open_it` is called when it is first needed; `engine` and `image_engine` are those
-    of `Request`.
+
+    Args:
+        open_it: function without arguments that returns the `Embedder`. It is called
+            when the model is first needed.
+        directory: folder of the cache.
+        engine: where embeddings are computed, one of
+            `align_keras.utils.tasks.ENGINES`.
     """
 
-    def __init__(self, open_it, directory, engine=LOCAL, image_engine=None):
-        self._open_model, self._directory = open_it, directory
-        self._engines = engine, image_engine
+    def __init__(
+        self,
+        open_it: Callable[[], Embedder],
+        directory: str | os.PathLike,
+        engine: str = LOCAL,
+    ):
+        self._open_model = open_it
+        self._directory = pathlib.Path(directory)
+        self._engine = engine
 
     @functools.cached_property
-    def model(self) -> OpenedModel:
+    def model(self) -> Embedder:
         return self._open_model()
 
-    def trainable_model(self) -> OpenedModel:
-        """The model in the host's memory: a copy of its encoder is trained."""
+    def trainable_model(self) -> Embedder:
+        """Returns the model in the host's memory. A copy of its encoder is trained."""
         import tensorflow as tf
 
         with tf.device("/cpu:0"):
@@ -84,9 +96,9 @@ class CachedEncoders:
     def _cache(self, kind, chunk):
         encode, fingerprint = _encoder(self.model, kind)
         folder = self._directory / f"{kind}-{fingerprint}"
-        if not is_cluster(self._engines[0]):
+        if not is_cluster(self._engine):
             return EmbeddingCache(folder, encode, chunk)
-        encode_all = encode_on(*self._engines, self.model, folder, kind, chunk)
+        encode_all = encode_on(self._engine, self.model, folder, kind, chunk)
         return EmbeddingCache(folder, encode, chunk * _BLOCKS, encode_all)
 
     def readable_images(
@@ -418,8 +430,7 @@ def content_digest(item: Item) -> bytes:
 
 def encode_on(
     engine: str,
-    image_engine: str | None,
-    model: OpenedModel,
+    model: Embedder,
     directory: pathlib.Path,
     kind: str,
     block: int,
@@ -427,11 +438,10 @@ def encode_on(
     """Returns a function that embeds items on a cluster, `block` a task, as `encoded`
     does here; items and embeddings lie in `directory` meanwhile, on a shared disk.
     """
-    path = checked_path(model, "engine")
     about = {
-        "model": path,
+        "model": checked_path(model, "engine"),
+        "runtime": model.runtime_option,
         "fingerprint": _encoder(model, kind)[1],
-        "image_engine": image_engine and absolute(image_engine),
         "kind": kind,
     }
     folder = directory.absolute() / "tasks"
@@ -459,7 +469,7 @@ def encode_on(
 
 def embed_block(task: dict) -> None:
     """Embeds the items in a file: a task of `run_tasks`."""
-    model = open_same(task["model"], task["image_engine"])
+    model = worker_model(task["model"], task["runtime"])
     encode, fingerprint = _encoder(model, task["kind"])
     check_same(task["model"], fingerprint, task["fingerprint"])
     with np.load(f"{task['place']}.npz") as stored:
@@ -469,25 +479,19 @@ def embed_block(task: dict) -> None:
             np.save(file, encoded(encode, items))
 
 
-def checked_path(model: OpenedModel, option: str) -> str:
-    """Returns the path by which other processes open a model, or raises."""
-    if model.path is None:
+def checked_path(model: Embedder, option: str) -> str:
+    """Returns the name by which other processes open a model, or raises."""
+    if model.in_memory:
         raise InputError(
-            f"model must be a path with `{option}`, whose processes open it again, "
-            f"received a model in memory; save it, or leave `{option}` out."
+            f"model must be a path with `{option}`, whose processes open it again. "
+            f"Received: a model in memory. Save the model, or leave `{option}` out."
         )
-    return absolute(model.path)
+    return model.name
 
 
 def absolute(path: str) -> str:
     """Returns a path as workers elsewhere open it; a name stays as it is."""
     return os.path.abspath(path) if os.path.exists(path) else path
-
-
-@functools.lru_cache(maxsize=1)
-def open_same(path: str, image_engine: str | None = None) -> OpenedModel:
-    """Opens a model once for all tasks of a worker."""
-    return open_model(path, image_engine)
 
 
 def _encoder(model, kind):

@@ -2,13 +2,19 @@
 
 import dataclasses
 import difflib
-import functools
 import importlib.util
 import pathlib
 import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from align_keras.embedders import load_model
+from align_keras.embedders.locations import (
+    check_runtime,
+    choose_runtime,
+    keras_or_auto,
+    locate_model,
+)
 from align_keras.protocols import captions, classes, fine_tuning
 from align_keras.protocols.classes import unusual_splits
 from align_keras.protocols.data_sets import NAMED, missing, what_to_prepare
@@ -19,9 +25,9 @@ from align_keras.utils.files import replaceable_file
 from align_keras.utils.tasks import LOCAL, is_cluster
 
 if TYPE_CHECKING:
+    from align_keras.embedders import Embedder
     from align_keras.models import ALIGN
     from align_keras.protocols.embedding_cache import CachedEncoders
-    from align_keras.protocols.open_model import OpenedModel
 
 # In the order of the paper's tables.
 PROTOCOLS = {
@@ -39,7 +45,7 @@ _CLIP = "clip:imagenet1k"
 
 
 def evaluate(
-    model: "str | pathlib.Path | ALIGN | OpenedModel",
+    model: "str | pathlib.Path | ALIGN | Embedder",
     protocol: str,
     data: str | None = None,
     *,
@@ -50,8 +56,8 @@ def evaluate(
     """Measures a model by a protocol of the paper, as `align-keras evaluate` does.
 
     Args:
-        model: a run folder, an export, a Hugging Face folder or `hf://user/model`; or
-            an `ALIGN`, or what `open_model` opened.
+        model: as `align_keras.load_model` takes it. Keras models are opened by Keras,
+            unless `runtime` names another runtime.
         protocol: a name of `PROTOCOLS`, such as `"retrieval"`.
         data: a data set or the path of one, as `--data`; by default the paper's where
             it takes one alone.
@@ -132,10 +138,8 @@ def checked_request(protocol: str, **options: Any) -> Request:
     for name, value in given.items():
         if value == "":
             raise InputError(f"{name} must not be empty, received ''; leave it out.")
-        if name == "image_engine":
-            from align_keras.models.image_engines import checked_engine
-
-            checked_engine(value, name)
+        if name == "runtime":
+            check_runtime(value)
     is_cluster(given.get("engine", LOCAL))
     check_number("workers", given.get("workers", 1), 1, 1e6, whole=True)
     check_number("text_weight", given.get("text_weight", 2.0), 0, 1e6)
@@ -218,10 +222,10 @@ def check_writable(name: str, path: str | pathlib.Path, folder: pathlib.Path) ->
 
 
 def model_name(model: Any) -> str:
-    """Returns what a result calls a model: its path, or the `ALIGN`'s name."""
+    """Returns the name of a model in a result: its path, or the `ALIGN`'s name."""
     if isinstance(model, str | pathlib.Path):
         return str(model)
-    return getattr(model, "path", None) or getattr(model, "align", model).name
+    return model.name
 
 
 def open_encoders(
@@ -230,20 +234,27 @@ def open_encoders(
     """Returns a model's encode functions, which open it when they are first called;
     with `check` it raises at once where there is no model.
     """
-    from align_keras.protocols import open_model as opening
     from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
 
     directory = pathlib.Path(cache) if cache else default_cache()
     check_writable("cache", directory, directory)
-    by = request.image_engine
-    open_it = functools.partial(opening.open_model, str(model), by)
-    if isinstance(model, opening.OpenedModel):
-        open_it = functools.partial(lambda: model)
-    elif not isinstance(model, str | pathlib.Path):
-        open_it = functools.partial(opening.opened, model, by)
-    elif check:
-        opening.check_model(str(model), by)
-    return CachedEncoders(open_it, directory, request.engine, by)
+    if check and isinstance(model, str | pathlib.Path):
+        choose_runtime(locate_model(model), _runtime_of(model, request))
+    return CachedEncoders(
+        lambda: load_model(model, _runtime_of(model, request)),
+        directory,
+        request.engine,
+    )
+
+
+def _runtime_of(model: Any, request: Request) -> str:
+    """Returns the runtime of a request, which is Keras where the model has weights.
+
+    Some protocols need the weights, and the published figures were computed by Keras.
+    """
+    if request.runtime is not None:
+        return request.runtime
+    return keras_or_auto(model) if isinstance(model, str | pathlib.Path) else "auto"
 
 
 def sliced(found: Evaluation, column: str) -> dict[str, float]:
@@ -276,7 +287,7 @@ def _write_page(html, result, request, found):
     from align_keras.reports.result_page import write_result_page
     from align_keras.utils.progress import say
 
-    shown = ("data", "split", "train_split", "templates", "classes", "image_engine")
+    shown = ("data", "split", "train_split", "templates", "classes", "runtime")
     facts = {
         name: getattr(request, name)
         for name in shown
@@ -339,19 +350,27 @@ def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRo
         rows.append((row, request))
     # The model is looked for where there is something to measure.
     check = not all(row.skipped for row, _ in rows)
-    engines = {key: given[key] for key in ("image_engine", "engine") if key in given}
-    encoders = open_encoders(model, Request(**engines), cache, check)
+    computed_by = {key: given[key] for key in ("runtime", "engine") if key in given}
+    encoders = open_encoders(model, Request(**computed_by), cache, check)
     for row, request in rows:
         yield row if row.skipped else _measured(row, request, encoders)
 
 
 def _what_lacks(protocol, request, model):
-    from align_keras.protocols.open_model import is_export
-
     needs = [what_to_download(protocol.name, request)]
-    if protocol.needs != "embeddings" and is_export(model_name(model)):
+    if protocol.needs != "embeddings" and _is_export(model):
         needs.append(f"needs the run folder, but {model_name(model)} is an export")
     return "; ".join(filter(None, needs))
+
+
+def _is_export(model: Any) -> bool:
+    """Returns True if a model has embeddings, and no weights that can be trained."""
+    if not isinstance(model, str | pathlib.Path):
+        return getattr(model, "align", model) is None
+    try:
+        return "keras" not in locate_model(model).runtimes
+    except InputError:  # Raised later, if there is something to measure.
+        return False
 
 
 def what_to_download(protocol: str, request: Request) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal
 
+from align_keras.embedders.locations import RUNTIME_HELP
 from align_keras.utils.errors import InputError
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
@@ -65,10 +66,8 @@ class Request:
         type=float,
         metavar="W",
     )
-    image_engine: str | None = _option(
-        "what embeds images, instead of TensorFlow: openvino, openvino_bfloat16, or "
-        "the model's image.tflite by align-keras export",
-        metavar="E",
+    runtime: str | None = _option(
+        f"{RUNTIME_HELP} (default: keras, for an export its own)", metavar="R"
     )
     engine: str = _option(ENGINE_HELP, default=LOCAL, metavar="E")
     workers: int = _option(

@@ -23,6 +23,7 @@ from align_keras.config import (
 )
 from align_keras.config.fields import leaves
 from align_keras.data import evaluation_batches, labeled_batches
+from align_keras.embedders.loading import worker_model
 from align_keras.models.image_classifier import (
     ImageClassifier,
     encoder_without_projection,
@@ -30,7 +31,6 @@ from align_keras.models.image_classifier import (
 from align_keras.protocols.embedding_cache import (
     absolute,
     checked_path,
-    open_same,
     results_folder,
 )
 from align_keras.protocols.protocol import Request
@@ -43,7 +43,7 @@ from align_keras.utils.quiet import start_compiler
 from align_keras.utils.tasks import check_same, is_cluster, run_tasks, worker_count
 
 if TYPE_CHECKING:
-    from align_keras.protocols.open_model import OpenedModel
+    from align_keras.embedders import Embedder
 
 # Of how images are cropped and batched, and a classifier learns and is judged: raise it
 # where the same recipe, images and seed give something else, so that results on disk
@@ -189,7 +189,7 @@ def open_devices(
 def finished(
     trials: Sequence[Trial],
     data: Any,
-    model: "OpenedModel",
+    model: "Embedder",
     request: Request,
     strategy: tf.distribute.Strategy | None = None,
 ) -> list[dict[str, list[int]]]:
@@ -280,7 +280,7 @@ def run_trial(task: dict) -> str | None:
 
 @functools.lru_cache(maxsize=1)
 def _runner_on_worker(path, fingerprint, module, name, request):
-    model = open_same(path)
+    model = worker_model(path, "keras")
     check_same(path, model.image_fingerprint, fingerprint)
     # By its name, as a task's function: the modules of data import this one.
     data = getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""What a model card tells of a run: its data and its evaluation so far."""
+"""Facts about a run for its model card: its data and its newest evaluation."""
 
 import json
 import os
@@ -13,7 +13,7 @@ _DATA_FILE = "data.json"
 
 
 def save_data_notes(directory: str | os.PathLike, notes: Mapping[str, Mapping]) -> None:
-    """Keeps in a run's folder the `summary` of each corpus, a list of lines."""
+    """Saves the `summary` of each corpus, a list of lines, in the folder of a run."""
     lines = {name: list(note.get("summary", [])) for name, note in notes.items()}
     with atomic_write(pathlib.Path(directory) / _DATA_FILE) as file:
         json.dump(lines, file, indent=1)
@@ -22,7 +22,7 @@ def save_data_notes(directory: str | os.PathLike, notes: Mapping[str, Mapping]) 
 def about_run(
     directory: str | os.PathLike, command: str | None = None
 ) -> dict[str, Any]:
-    """Returns what is known of a model's origin, as `model_card` takes it."""
+    """Returns the origin of a model, as `model_card` takes it."""
     directory = pathlib.Path(directory)
     about: dict[str, Any] = {
         "source": f"`{command or directory.name}`",
@@ -34,16 +34,16 @@ def about_run(
         for lines in data.values():
             if not isinstance(lines, list) or {type(line) for line in lines} - {str}:
                 raise InputError(
-                    f"{directory / _DATA_FILE} must hold lists of lines about corpora; "
-                    "remove it, and the card will say nothing of the data."
+                    f"{directory / _DATA_FILE} must hold lists of lines about corpora. "
+                    "Remove it to write the card without the data."
                 )
         about["data"] = data
     if (directory / "metrics.jsonl").exists():
-        # Only here, since it imports Keras.
+        # This import loads Keras.
         from align_keras.training.metrics_log import MetricsLog
 
         newest = MetricsLog(directory / "metrics.jsonl").newest()
-        # Not how fast it was trained.
+        # The speed of the training doesn't belong on the card.
         about["evaluation"] = {
             name: value
             for name, value in newest.items()
@@ -53,7 +53,7 @@ def about_run(
 
 
 def read_evaluation(path: str | os.PathLike, model: str | os.PathLike) -> dict:
-    """Reads what `align-keras evaluate --json` printed of just this model."""
+    """Reads the output of `align-keras evaluate --json` for this model."""
     try:
         report = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         slices = report.get("slices", {})
@@ -67,30 +67,30 @@ def read_evaluation(path: str | os.PathLike, model: str | os.PathLike) -> dict:
     except OSError as error:
         reason = error.strerror or error
         raise InputError(
-            f"--evaluation must be a file that can be read, received {path}: {reason}; "
-            "check the path."
+            f"--evaluation must be a file that can be read, received {path}: {reason}. "
+            "Check the path."
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         fits = False
     if not fits:
         raise InputError(
-            "--evaluation must be what `align-keras evaluate --protocol … --json` "
-            f"printed, received {path}; write it anew."
+            "--evaluation must be the output of `align-keras evaluate … --json`, "
+            f"received {path}. Write it again."
         )
     if os.path.realpath(report["model"]) != os.path.realpath(model):
         raise InputError(
             f"--evaluation must be of --model {model}, received {path}, which is of "
-            f"{report['model']}; evaluate this model, or leave it out."
+            f"{report['model']}. Evaluate this model, or leave the option out."
         )
     return report
 
 
-def _are_metrics(values):
-    # A bool is an int, but no metric.
+def _are_metrics(values: Mapping[str, Any]) -> bool:
+    # A bool is an int in Python, but not a metric.
     return {type(value) for value in values.values()} <= {int, float, type(None)}
 
 
-def _have_intervals(slices):
+def _have_intervals(slices: Mapping[str, Any]) -> bool:
     names = {name.rpartition("]")[0] for name in slices}
     parts = ("", "/low", "/high", "/items")
     return set(slices) == {f"{name}]{part}" for name in names for part in parts}

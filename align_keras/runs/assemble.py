@@ -1,12 +1,6 @@
-"""From an experiment's configuration to its parts, in the order of a run.
+"""From a configuration to a model, an optimizer and a loss."""
 
-Corpora, vocabulary, model, optimizer and loss, batches, schedule.
-"""
-
-import contextlib
 import dataclasses
-import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,15 +8,11 @@ import keras
 
 from align_keras import losses
 from align_keras.config import (
-    DataConfig,
     ExperimentConfig,
     LossConfig,
     ModelConfig,
     OptimizationConfig,
 )
-from align_keras.data.stored_pairs import read_captions
-from align_keras.datasets import build_corpus, open_sources
-from align_keras.images import crop_size_to_resize_size
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.models.preset_table import with_preset
 from align_keras.models.warm_start import (
@@ -31,67 +21,20 @@ from align_keras.models.warm_start import (
     text_weights,
 )
 from align_keras.optimizers import SGD, AdamW, Lamb, LinearWarmup, Muon
-from align_keras.text import learn_vocabulary, load_vocabulary, save_vocabulary
-from align_keras.utils.progress import progress_bar, say
 
-
-def prepare_corpus(data: DataConfig, image_size: int) -> Any:
-    """Builds a corpus, with images large enough for the encoder, or opens it."""
-    columns: dict[str, Any] = {
-        "image_column": data.image_column,
-        "caption_column": data.caption_column,
-        "max_bad_fraction": data.max_bad_fraction,
-        "shorter_side": crop_size_to_resize_size(image_size),
-    }
-    if data.source is not None:
-        weights = [source.weight for source in data.source if source.weight is not None]
-        paths = [source.path for source in data.source]
-        return open_sources(paths, weights or None, **columns)
-    with contextlib.ExitStack() as stack:
-        bar = progress_bar(f"building {data.corpus}", "images", total=0)
-
-        def progress(done, total):
-            if not bar.total:
-                stack.enter_context(bar)
-            bar.total = total  # A mixture's grows as its next corpus begins.
-            bar.advance(done - bar.done)
-
-        return build_corpus(
-            str(data.corpus),  # `check_corpora` refuses None.
-            data_dir=data.tfds_data_dir,
-            pairs=data.pairs,
-            encoding=data.encoding,
-            progress=progress,
-            **columns,
-        )
-
-
-def prepare_vocabulary(
-    config: ExperimentConfig, builder: Any, directory: str | os.PathLike
-) -> list[str]:
-    """Takes the run's vocabulary, its weights' or its file's, or learns it."""
-    path = pathlib.Path(directory) / "vocabulary.txt"
-    if path.exists():
-        return load_vocabulary(path)
-    text = config.task.model.text_encoder
-    if text.weights is not None:
-        vocabulary = text_weights(text.weights).vocabulary
-    elif text.vocabulary is not None:
-        vocabulary = load_vocabulary(text.vocabulary)
-    else:
-        say("learning the vocabulary from the training captions")
-        captions = read_captions(builder, config.task.train_data.tfds_split)
-        vocabulary = learn_vocabulary(
-            captions, text.vocabulary_size, normalization=text.normalization
-        )
-    save_vocabulary(vocabulary, path)
-    return vocabulary
+_OPTIMIZERS: dict[str, Any] = {"lamb": Lamb, "adamw": AdamW, "muon": Muon, "sgd": SGD}
 
 
 def build_model(
     model_config: ModelConfig, vocabulary: Sequence[str] | None = None
 ) -> ALIGN:
-    """Builds ALIGN as `task.model` describes it; without a vocabulary, of its size."""
+    """Builds the model that `task.model` describes.
+
+    Args:
+        model_config: `ModelConfig`.
+        vocabulary: sequence of str, or None for a model without a tokenizer and with
+            the configured vocabulary size.
+    """
     model_config = with_preset(model_config)
     temperature = model_config.initial_temperature
     if temperature is None:
@@ -110,7 +53,7 @@ def build_model(
 
 
 def build_image_encoder(model_config: ModelConfig) -> ImageEncoder:
-    """Builds the image encoder, with the weights that it names or random ones."""
+    """Builds the image encoder with the configured weights, or random ones."""
     arguments = dataclasses.asdict(model_config.image_encoder)
     del arguments["learning_rate_multiplier"]
     weights = image_weights(arguments.pop("weights"))
@@ -127,7 +70,7 @@ def build_image_encoder(model_config: ModelConfig) -> ImageEncoder:
 def build_text_encoder(
     model_config: ModelConfig, vocabulary: Sequence[str] | None
 ) -> keras.Model:
-    """Builds the text encoder, with the weights that it names or random ones."""
+    """Builds the text encoder with the configured weights, or random ones."""
     arguments = dataclasses.asdict(model_config.text_encoder)
     for name in ("vocabulary", "normalization", "learning_rate_multiplier"):
         del arguments[name]
@@ -148,16 +91,16 @@ def build_optimizer(
     learning_rate_multipliers: Mapping[str, float] | None = None,
 ) -> keras.optimizers.Optimizer:
     """Builds the optimizer with its schedule and warm-up."""
-    kind = optimizer_config.optimizer.type
     arguments = dataclasses.asdict(optimizer_config.optimizer.get())
-    decay = optimizer_config.ema.average_decay
-    optimizers = {"lamb": Lamb, "adamw": AdamW, "muon": Muon, "sgd": SGD}
-    return optimizers[kind](
+    exclusions = arguments.pop("exclude_from_weight_decay")
+    average_decay = optimizer_config.ema.average_decay
+    if average_decay is not None:
+        arguments["use_ema"] = True
+        arguments["ema_momentum"] = average_decay
+    return _OPTIMIZERS[optimizer_config.optimizer.type](
         build_schedule(optimizer_config, train_steps),
-        exclusions=arguments.pop("exclude_from_weight_decay"),
+        exclusions=exclusions,
         learning_rate_multipliers=learning_rate_multipliers,
-        use_ema=decay is not None,
-        **({} if decay is None else {"ema_momentum": decay}),
         **arguments,
     )
 
@@ -165,9 +108,10 @@ def build_optimizer(
 def build_schedule(
     optimizer_config: OptimizationConfig, train_steps: int
 ) -> LinearWarmup:
-    """Builds the learning-rate schedule; it ends at `train_steps`."""
+    """Builds the learning-rate schedule, which ends at `train_steps`."""
     schedules = keras.optimizers.schedules
-    warmup, rate = optimizer_config.warmup.get(), optimizer_config.learning_rate.get()
+    warmup = optimizer_config.warmup.get()
+    rate = optimizer_config.learning_rate.get()
     warmup_steps = warmup.warmup_steps if warmup else 0
     steps = train_steps - warmup_steps
     after: keras.optimizers.schedules.LearningRateSchedule | float
@@ -193,7 +137,7 @@ def build_schedule(
 
 
 def build_loss(loss_config: LossConfig) -> losses.PairLoss:
-    """Builds the loss that `type` names: its section's fields are its arguments."""
+    """Builds the loss that `type` names, with the fields of its section."""
     options = dataclasses.asdict(loss_config.get())
     if options.get("tile_size") == 0:
         options["tile_size"] = "auto"
@@ -203,7 +147,7 @@ def build_loss(loss_config: LossConfig) -> losses.PairLoss:
 def compile_model(model: ALIGN, config: ExperimentConfig) -> None:
     """Compiles the model with the optimizer and the loss of the experiment."""
     towers = config.task.model
-    # A tower's projection starts at random, so it learns at the full rate.
+    # The projection of a tower starts at random, so it learns at the full rate.
     multipliers = {
         f"^{name}/(?!projection/)": getattr(towers, name).learning_rate_multiplier
         for name in ("image_encoder", "text_encoder")
@@ -217,15 +161,3 @@ def compile_model(model: ALIGN, config: ExperimentConfig) -> None:
         micro_batch_size=config.task.train_data.micro_batch_size,
         loss_upper_bound=config.trainer.loss_upper_bound,
     )
-
-
-def order_arguments(config: ExperimentConfig) -> dict[str, Any]:
-    """What decides which pairs are in which batch."""
-    data = config.task.train_data
-    return {
-        "batch_size": data.global_batch_size,
-        "seed": config.trainer.seed if data.seed is None else data.seed,
-        "shuffle_buffer_size": data.shuffle_buffer_size,
-        "cache": data.cache,
-        "pair_weighted": data.pair_weighted,
-    }

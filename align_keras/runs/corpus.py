@@ -48,8 +48,9 @@ from align_keras.corpus.sources.source import (
     extract_part,
     merged_counts,
 )
-from align_keras.protocols.embedding_cache import absolute, open_same
-from align_keras.protocols.open_model import check_model
+from align_keras.embedders.loading import worker_model
+from align_keras.embedders.locations import keras_or_auto
+from align_keras.protocols.embedding_cache import absolute
 from align_keras.reports.corpus_report import write_corpus_report
 from align_keras.text.vocabulary import Coverage, learn_vocabulary, save_vocabulary
 from align_keras.utils.errors import InputError
@@ -221,7 +222,7 @@ def _check(config):
         )
     if config.duplicates.mode == "embedding":
         try:
-            check_model(config.duplicates.encoder)
+            keras_or_auto(config.duplicates.encoder)
         except InputError as error:
             text = str(error).replace("model", "duplicates.encoder", 1)
             raise InputError(text) from None
@@ -370,7 +371,9 @@ def find_copies(build: _Build, images: Tables) -> Tables:
     keys = [tables.folder.key for tables in references.values()]
     inputs = [images.folder.key, as_dict(config), keys]
     if config.mode == "embedding":
-        inputs += [_SEARCH, open_same(absolute(str(config.encoder))).image_fingerprint]
+        encoder = absolute(str(config.encoder))
+        model = worker_model(encoder, keras_or_auto(encoder))
+        inputs += [_SEARCH, model.image_fingerprint]
 
     def run(folder):
         say(f"corpus dedup: {images.facts['pictures']:,} images")
@@ -423,7 +426,8 @@ def _signed_images(build, tables, *, folder, name=""):
 def _embedded(build, tables, folder, count):
     """Embeds stored images table by table; the embeddings of all, (count, d)."""
     name = absolute(build.config.duplicates.encoder)
-    about = {"encoder": name, "fingerprint": open_same(name).image_fingerprint}
+    fingerprint = worker_model(name, keras_or_auto(name)).image_fingerprint
+    about = {"encoder": name, "fingerprint": fingerprint}
     path = folder.path / "embeddings" / f"{tables.folder.key}.npy"
     tasks = [
         {**about, "table": table, "to": str(path.with_suffix(f".{number}.npy"))}
@@ -437,7 +441,8 @@ def _embedded(build, tables, folder, count):
 
 def embed_images(task: dict) -> None:
     """Embeds the images of a table: a task of `run_tasks`."""
-    model, name = open_same(task["encoder"]), "duplicates.encoder"
+    model = worker_model(task["encoder"], keras_or_auto(task["encoder"]))
+    name = "duplicates.encoder"
     check_same(task["encoder"], model.image_fingerprint, task["fingerprint"], name)
     count = sum(not row["fault"] for row in read_rows(task["table"], ["fault"]))
     rows = read_rows(task["table"], ["fault", "jpeg"])

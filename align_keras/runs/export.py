@@ -6,10 +6,10 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from align_keras.embedders.locations import locate_model
 from align_keras.export import QUANTIZATIONS, WEIGHTS
-from align_keras.protocols.open_model import check_model, is_export
 from align_keras.runs.about_run import about_run, read_evaluation
-from align_keras.runs.export_litert import write_litert
+from align_keras.runs.export_litert import export_litert
 from align_keras.runs.export_web import write_web
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
@@ -93,8 +93,9 @@ def export_model(
     What `align-keras export` does. A card, `README.md`, lies beside each format.
 
     Args:
-        model: `ALIGN` with a vocabulary, or the path of a run folder or of a Hugging
-            Face folder, or `hf://user/model`.
+        model: `ALIGN` with a vocabulary, or a name that `align_keras.load_model` can
+            open by Keras: a run folder, a preset or Hugging Face folder,
+            `"align_small_en"` or `"hf://user/model"`.
         to: the folder to write: new or empty.
         format: `"saved_model"`, for TensorFlow Serving; `"litert"`, for phones;
             `"web"`, a page that searches images; or `"onnx"`.
@@ -158,12 +159,11 @@ def _checked(
     _check_table_options(options)
     _check_installed(format, options)
     if isinstance(model, str | os.PathLike):
-        if is_export(os.fspath(model)):
+        if "keras" not in locate_model(model).runtimes:
             raise InputError(
-                f"model must be what an export is made of, received the export {model};"
-                " name the run folder it came from."
+                "model must be a Keras model, of which an export is made. Received: "
+                f"the export {model}. Name the run folder that it came from."
             )
-        check_model(os.fspath(model))
     return new_folder(to, "to")
 
 
@@ -200,7 +200,8 @@ def _open(model: Any, format: str) -> Any:
     if not isinstance(model, ALIGN):
         # Converters know no mixed precision; the variables are float32 in any case.
         dtype = None if format == "saved_model" else "float32"
-        align = ALIGN.from_preset(model, dtype=dtype)
+        location = locate_model(model)
+        align = ALIGN.from_preset(location.folder or location.name, dtype=dtype)
     if align.vocabulary is None:
         raise InputError(
             f"model must have a vocabulary to take captions, received {model} without "
@@ -243,7 +244,7 @@ def _write_onnx(align, folder, model, license=None):
 
 WRITERS: dict[str, Callable] = {
     "saved_model": _write_saved_model,
-    "litert": lambda align, folder, _, **options: write_litert(
+    "litert": lambda align, folder, _, **options: export_litert(
         align, folder, **options
     ),
     "web": write_web,

@@ -1,32 +1,49 @@
-"""Both towers as LiteRT files, and a table of what the image tower keeps."""
+"""Both towers as LiteRT files, and a table of what quantizing changes."""
 
 import dataclasses
-import functools
 import json
-import os
 import pathlib
 import re
 import shutil
 import statistics
+import tempfile
 import time
-import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from align_keras.corpus.pair_files import folder_images
+from align_keras.embedders import Embedder, load_model
+from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
-from align_keras.utils.progress import progress_bar, say
+from align_keras.utils.progress import say
 
 KS = (1, 10)
 THREADS = (1, 2)
-# More changed no figure by more than its noise: README.md, "Quantized towers".
+KERAS = "Keras"
+# More images changed no figure by more than its noise: README.md, "Quantized towers".
 _CALIBRATION_IMAGES = 200
-_ROUNDS, _WARM_UP, _UNTIMED, _BATCH = 50, 5, 3, 32
+_ROUNDS = 50
+_WARM_UP_ROUNDS = 5
+# Runs before each timed one. Threads of the function before spin for a while.
+_UNTIMED_RUNS = 3
 
 
-def write_litert(
+@dataclasses.dataclass(frozen=True)
+class RetrievalPairs:
+    """Captioned images as the protocol `retrieval` reads them.
+
+    Attributes:
+        request: `Request` of the protocol.
+        images: list of paths or of file contents as bytes.
+    """
+
+    request: Request
+    images: list
+
+
+def export_litert(
     align: Any,
     folder: pathlib.Path,
     *,
@@ -35,58 +52,115 @@ def write_litert(
     data: str | None = None,
     resizable: bool = False,
     license: str | None = None,
-    **read: Any,
+    **columns: Any,
 ) -> None:
-    """Writes both towers, examples, and a table of what the image tower keeps."""
+    """Writes both towers, their examples, and a table of what quantizing changes.
+
+    Args:
+        align: `ALIGN`.
+        folder: path of an empty folder.
+        quantize: str, one of `align_keras.export.QUANTIZATIONS`.
+        images: name or path of the images that calibrate `int8`.
+        data: name or path of captioned images, on which recall is measured.
+        resizable: bool, True for towers of any number and size of images.
+        license: str, the terms of the weights.
+        **columns: options of a table, as `retrieval_pairs` takes them.
+    """
     if quantize == "int8" and images is None:
         raise InputError(
-            "quantize must not be int8 without `images` to calibrate with; name a "
+            "quantize must not be int8 without `images` to calibrate with. Name a "
             "table or folder of your pairs, or choose dynamic-int8."
         )
+    # Everything is read before the conversion, which takes minutes.
+    calibration = [] if images is None else calibration_images(images, **columns)
+    pixels = _read_all_pixels(calibration, align.image_size)
+    pairs = None if data is None else retrieval_pairs(data, **columns)
+    content = write_litert(
+        align, folder, quantize, pixels, resizable=resizable, license=license
+    )
+    towers = _towers_to_compare(align, quantize, content, pixels)
+    write_figures(align, folder, towers, data or images, calibration, pairs)
+
+
+def write_litert(
+    align: Any,
+    folder: pathlib.Path,
+    quantize: str = "none",
+    pixels: Sequence[np.ndarray] = (),
+    *,
+    resizable: bool = False,
+    license: str | None = None,
+) -> bytes:
+    """Writes `image.tflite`, `text.tflite` and the examples.
+
+    Args:
+        align: `ALIGN`.
+        folder: path of the folder.
+        quantize: str, one of `align_keras.export.QUANTIZATIONS`.
+        pixels: sequence of float32 arrays (S, S, 3) that calibrate `int8`.
+        resizable: bool, True for towers of any number and size of images.
+        license: str, the terms of the weights.
+
+    Returns:
+        bytes, the content of `image.tflite`.
+    """
     from align_keras.export import litert_examples
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 
-    calibration = [] if images is None else calibration_images(images, **read)
-    pixels = _pixels(calibration, align.image_size)
-    # What is missing must not show itself after minutes.
-    test = None if data is None else captioned_images(data, **read)
-    options: dict[str, Any] = {"resizable": resizable, "license": license}
-    image = image_flatbuffer(align, quantize, pixels, **options)
-    text = text_flatbuffer(align, quantize, **options)
+    image = image_flatbuffer(
+        align, quantize, pixels, resizable=resizable, license=license
+    )
+    text = text_flatbuffer(align, quantize, resizable=resizable, license=license)
     (folder / "image.tflite").write_bytes(image)
     (folder / "text.tflite").write_bytes(text)
-    source = pathlib.Path(litert_examples.__file__).parent
+    examples = pathlib.Path(litert_examples.__file__).parent
     for name in ("example.py", "example.c"):
-        shutil.copyfile(source / name, folder / name)
-    files = {quantize: image}
-    if quantize != "none":
-        files = {"none": image_flatbuffer(align, pixels=pixels[:1])} | files
-    _write_figures(align, folder, files, images, calibration, data, test)
+        shutil.copyfile(examples / name, folder / name)
+    return image
 
 
-def captioned_images(
+def _towers_to_compare(
+    align: Any, quantize: str, content: bytes, pixels: Sequence[np.ndarray]
+) -> dict[str, bytes]:
+    """Returns the written image tower by its name, after the one in float."""
+    from align_keras.export.litert import image_flatbuffer
+
+    if quantize == "none":
+        return {quantize: content}
+    return {"none": image_flatbuffer(align, pixels=pixels[:1]), quantize: content}
+
+
+def retrieval_pairs(
     name: str,
     split: str | None = None,
     *,
     data_root: str = "data",
     encoding: str | None = None,
     **columns: str | None,
-) -> tuple[Any, list]:
-    """Returns what the protocol `retrieval` is asked for, and its list of images."""
+) -> RetrievalPairs:
+    """Reads captioned images as the protocol `retrieval` does.
+
+    Args:
+        name: data set, or path of a table or folder.
+        split: str, a split of a data set.
+        data_root: folder of the data sets.
+        encoding: str, encoding of a table or of captions in a folder.
+        **columns: `image_column` and `caption_column` of a table.
+    """
     from align_keras.protocols import captions
-    from align_keras.protocols.protocol import Request
 
-    path, of_table = pathlib.Path(name), dict[str, Any]()
+    path = pathlib.Path(name)
+    table_options: dict[str, Any] = {}
     if path.exists():
-        of_table["encoding"] = encoding
+        table_options["encoding"] = encoding
     if path.is_file():
-        of_table |= columns
-    request = Request(data=name, data_root=data_root, split=split, **of_table)
-    return request, captions.captioned_images(request).images
+        table_options |= columns
+    request = Request(data=name, data_root=data_root, split=split, **table_options)
+    return RetrievalPairs(request, captions.captioned_images(request).images)
 
 
-def calibration_images(name: str, **read: Any) -> list:
-    """Returns at most 200 images, spread over a set, its training split if any.
+def calibration_images(name: str, **columns: Any) -> list:
+    """Returns at most 200 images, spread over a set, of its training split if any.
 
     The images of a folder need no captions.
     """
@@ -94,80 +168,141 @@ def calibration_images(name: str, **read: Any) -> list:
         if pathlib.Path(name).is_dir():
             images = [str(path) for path in folder_images(pathlib.Path(name))]
         elif pathlib.Path(name).exists():
-            _, images = captioned_images(name, **read)
+            images = retrieval_pairs(name, **columns).images
         else:
-            images = _training_images(name, read)
+            images = _training_images(name, columns)
     except InputError as error:
-        # They are read as those of `data` are.
+        # The images are read as those of `data` are, and named by another option.
         text = re.sub(r"^data\b", "images", str(error))
         raise InputError(text) from None
     step = max(1, len(images) // _CALIBRATION_IMAGES)
     return images[::step][:_CALIBRATION_IMAGES]
 
 
-def _training_images(name, read):
+def _training_images(name: str, columns: dict[str, Any]) -> list:
     try:
-        return captioned_images(name, "train", **read)[1]
+        return retrieval_pairs(name, "train", **columns).images
     except InputError:
-        _, images = captioned_images(name, **read)
-    say(f"{name} has no training split; its test images calibrate")
+        images = retrieval_pairs(name, **columns).images
+    say(f"{name} has no training split, so its test images calibrate")
     return images
 
 
-def _pixels(images, size):
-    read = [read_pixels(image, size) for image in images]
-    pixels = [image for image in read if image is not None]
-    if images and not pixels:
+def read_pixels(image: str | bytes, size: int) -> np.ndarray | None:
+    """Returns a tower's float32 (size, size, 3), or None if it cannot be read."""
+    import tensorflow as tf
+
+    from align_keras.images import preprocess_image_bytes
+
+    try:
+        content = tf.io.read_file(image) if isinstance(image, str) else image
+        return preprocess_image_bytes(tf.convert_to_tensor(content), size).numpy()
+    except tf.errors.OpError:
+        return None
+
+
+def _read_all_pixels(images: Sequence[str | bytes], size: int) -> list[np.ndarray]:
+    pixels = [read_pixels(image, size) for image in images]
+    readable = [image for image in pixels if image is not None]
+    if images and not readable:
         raise InputError(
-            f"images must hold images, received {len(images)} that can't be decoded; "
-            "check that they are JPEG, PNG, GIF, BMP or WebP files."
+            f"images must hold images. Received: {len(images)} that cannot be decoded. "
+            "Check that they are JPEG, PNG, GIF, BMP or WebP files."
         )
-    return pixels
+    return readable
 
 
-def _write_figures(align, folder, files, images, calibration, data, test):
-    """Prints the table and writes it as figures.json."""
-    request, shown = test or (None, calibration)
-    if not shown:
-        say("no figures: name images, or data for recall too")
-        return
-    figures = measure(align, files, shown, request)
-    of = data or images
-    told = {"images": of, "towers": [dataclasses.asdict(row) for row in figures]}
-    text = json.dumps(told, indent=2, ensure_ascii=False)
-    (folder / "figures.json").write_text(f"{text}\n", encoding="utf-8")
-    print("\n".join(table(figures)))
-    if request is None:
-        say(f"cosines are of {of}; recall needs test pairs, named by data")
-    elif set(calibration) & set(shown):
-        say(f"{of} calibrated the tower too; judge it by other pairs")
+# === Figures ===
 
 
 @dataclasses.dataclass(frozen=True)
 class TowerFigures:
-    """One row of the table; what Keras itself has no figure of is None."""
+    """One row of the table. Figures that Keras does not have are None.
+
+    Attributes:
+        name: str.
+        megabytes: float, size of the file.
+        milliseconds: an image's latency at each of `THREADS`.
+        cosine: mean and least cosine to Keras's embeddings.
+        recall: dict from names of metrics to shares.
+    """
 
     name: str
     megabytes: float | None
-    # An image's latency at each of `THREADS`.
     milliseconds: tuple[float, ...] | None
-    # The mean and the least to Keras's embeddings.
     cosine: tuple[float, float] | None
     recall: dict[str, float]
 
 
+def write_figures(
+    align: Any,
+    folder: pathlib.Path,
+    towers: dict[str, bytes],
+    source: str | None,
+    calibration: Sequence[str | bytes],
+    pairs: RetrievalPairs | None = None,
+) -> None:
+    """Measures image towers, prints the table and writes it as `figures.json`.
+
+    Args:
+        align: `ALIGN`.
+        folder: path of the folder.
+        towers: dict from names to the contents of LiteRT files.
+        source: str, the name of the images that are measured.
+        calibration: images that calibrated a tower, measured if there are no `pairs`.
+        pairs: `RetrievalPairs`, on which recall is measured.
+    """
+    images = calibration if pairs is None else pairs.images
+    if not images:
+        say("no figures: name images, or data for recall too")
+        return
+    figures = measure(align, towers, images, None if pairs is None else pairs.request)
+    rows = [dataclasses.asdict(row) for row in figures]
+    content = {"images": source, "towers": rows}
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    (folder / "figures.json").write_text(f"{text}\n", encoding="utf-8")
+    print("\n".join(table(figures)))
+    if pairs is None:
+        say(f"cosines are of {source}; recall needs test pairs, named by data")
+    elif set(calibration) & set(images):
+        say(f"{source} calibrated the tower too; judge it by other pairs")
+
+
 def measure(
-    align: Any, files: dict[str, bytes], images: Sequence, request: Any = None
+    align: Any,
+    towers: dict[str, bytes],
+    images: Sequence[str | bytes],
+    request: Request | None = None,
 ) -> list[TowerFigures]:
-    """Measures image towers, name → LiteRT file, against Keras's, which comes first."""
-    embeddings, rows, image = _embed(align, files, images)
-    milliseconds = _latencies(files, image)
-    recall: dict[str, dict[str, float]] = dict.fromkeys(embeddings, {})
-    if request is not None:
-        recall = _recall(align, embeddings, rows, request)
-    figures = [TowerFigures("Keras", None, None, None, recall["Keras"])]
-    for name, content in files.items():
-        cosines = np.sum(embeddings[name] * embeddings["Keras"], axis=1)
+    """Measures image towers against Keras's.
+
+    Args:
+        align: `ALIGN`, which embeds the texts.
+        towers: dict from names to the contents of LiteRT files of this model.
+        images: sequence of paths or of file contents. Unreadable ones are left out.
+        request: `Request` of the protocol `retrieval` for recall, or None.
+
+    Returns:
+        list of `TowerFigures`, Keras's first.
+
+    Raises:
+        InputError: if no image can be read.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        embedders = {KERAS: load_model(align)}
+        for name, content in towers.items():
+            path = pathlib.Path(folder, f"{name}.tflite")
+            path.write_bytes(content)
+            embedders[name] = load_model(align, path)
+        embeddings = {}
+        recall: dict[str, dict[str, float]] = {}
+        for name, embedder in embedders.items():
+            measured = _measure_embedder(embedder, folder, images, request)
+            embeddings[name], rows, recall[name] = measured
+    milliseconds = _latencies(towers, _first_pixels(align, images[int(rows[0])]))
+    figures = [TowerFigures(KERAS, None, None, None, recall[KERAS])]
+    for name, content in towers.items():
+        cosines = np.sum(embeddings[name] * embeddings[KERAS], axis=1)
         figures.append(
             TowerFigures(
                 name,
@@ -180,110 +315,88 @@ def measure(
     return figures
 
 
-def read_pixels(image: str | bytes, size: int) -> np.ndarray | None:
-    """Returns a tower's float32 (size, size, 3), or None if it can't be read."""
-    import tensorflow as tf
+def _measure_embedder(
+    embedder: Embedder,
+    cache: str,
+    images: Sequence[str | bytes],
+    request: Request | None,
+) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+    """Returns the embeddings of the readable images, their rows, and the recall."""
+    from align_keras.protocols.captions import retrieval
+    from align_keras.protocols.embedding_cache import CachedEncoders
 
-    from align_keras.images import preprocess_image_bytes
-
-    try:
-        content = tf.io.read_file(image) if isinstance(image, str) else image
-        return preprocess_image_bytes(tf.convert_to_tensor(content), size).numpy()
-    except tf.errors.OpError:
-        return None
-
-
-def _embed(align, files, images):
-    """Embeddings by name, the rows of the readable images, and one image."""
-    from align_keras.export.litert_file import LiteRTTower
-    from align_keras.models.image_engines import image_embedder
-
-    by_keras = image_embedder(align)
-    towers = {
-        name: LiteRTTower(content, os.cpu_count()) for name, content in files.items()
+    encoders = CachedEncoders(lambda: embedder, cache)
+    embeddings, rows = encoders.readable_images(images)
+    if request is None:
+        return np.array(embeddings), rows, {}
+    metrics = retrieval(encoders, request).metrics
+    counts = [
+        f"{direction}: {metrics[f'{direction}/queries']:,.0f} queries among "
+        f"{metrics[f'{direction}/candidates']:,.0f}"
+        for direction in ("t2i", "i2t")
+    ]
+    if embedder.runtime == "keras":
+        say(f"recall of {'; '.join(counts)}")
+    recall = {
+        f"{direction}/recall_at_{k}": metrics[f"{direction}/recall_at_{k}"]
+        for direction in ("t2i", "i2t")
+        for k in KS
     }
-    parts, rows, shown = {name: [] for name in ("Keras", *files)}, [], None
-    with progress_bar("embedding images", "images", len(images)) as bar:
-        for start in range(0, len(images), _BATCH):
-            batch = images[start : start + _BATCH]
-            read = [read_pixels(image, align.image_size) for image in batch]
-            rows += [start + row for row, image in enumerate(read) if image is not None]
-            pixels = [image[None] for image in read if image is not None]
-            if pixels:
-                shown = pixels[0]
-                parts["Keras"].append(by_keras(np.concatenate(pixels)))
-                for name, tower in towers.items():
-                    parts[name] += [tower(images=image) for image in pixels]
-            bar.advance(len(batch))
-    if not rows:
+    return np.array(embeddings), rows, recall
+
+
+def _first_pixels(align: Any, image: str | bytes) -> np.ndarray:
+    """Returns the pixels of one readable image as a batch."""
+    pixels = read_pixels(image, align.image_size)
+    if pixels is None:
         raise InputError(
-            f"none of the {len(images)} images can be decoded; check that they are "
-            "JPEG, PNG, GIF, BMP or WebP files."
+            "images must not change while they are measured. Run the command again."
         )
-    return {name: np.concatenate(part) for name, part in parts.items()}, rows, shown
+    return pixels[None]
 
 
-def _latencies(files, image):
+def _latencies(
+    towers: dict[str, bytes], image: np.ndarray
+) -> dict[str, tuple[float, ...]]:
     from align_keras.export.litert_file import prepared_run
 
-    found = []
+    medians = []
     for threads in THREADS:
         runs = {
             name: prepared_run(content, image, threads)
-            for name, content in files.items()
+            for name, content in towers.items()
         }
-        found.append(interleaved_medians(runs, _ROUNDS))
-    return {name: tuple(medians[name] for medians in found) for name in files}
+        medians.append(interleaved_medians(runs, _ROUNDS))
+    return {name: tuple(median[name] for median in medians) for name in towers}
 
 
 def interleaved_medians(
-    runs: dict[str, Callable[[], object]], rounds: int
+    runs: Mapping[str, Callable[[], object]], rounds: int
 ) -> dict[str, float]:
-    """Times functions in turn, so that a busy moment meets all: name → milliseconds."""
+    """Interleaves the timed functions so that background load affects all equally.
+
+    Returns:
+        dict from names to median milliseconds.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(_WARM_UP + rounds):
+    for number in range(_WARM_UP_ROUNDS + rounds):
         for name, run in runs.items():
-            # The threads of the one before spin for a while, this one's still sleep.
-            for _ in range(_UNTIMED):
+            for _ in range(_UNTIMED_RUNS):
                 run()
             start = time.perf_counter()
             run()
-            if number >= _WARM_UP:
+            if number >= _WARM_UP_ROUNDS:
                 seconds[name].append(time.perf_counter() - start)
     return {name: 1e3 * statistics.median(times) for name, times in seconds.items()}
-
-
-def _recall(align, embeddings, rows, request):
-    from align_keras.protocols.captions import retrieval
-
-    @functools.cache
-    def texts(captions):
-        return align.encode_texts(list(captions))
-
-    found = {}
-    for name, images in embeddings.items():
-        # What `retrieval` asks of a model, already computed.
-        encoders = types.SimpleNamespace(
-            readable_images=lambda _, images=images: (images, np.array(rows)),
-            texts=lambda captions: texts(tuple(captions)),
-        )
-        metrics = retrieval(encoders, request).metrics
-        keys = (f"{way}/recall_at_{k}" for way in ("t2i", "i2t") for k in KS)
-        found[name] = {key: metrics[key] for key in keys}
-    counts = (
-        f"{way}: {metrics[f'{way}/queries']:,.0f} queries among "
-        f"{metrics[f'{way}/candidates']:,.0f}"
-        for way in ("t2i", "i2t")
-    )
-    say(f"recall of {'; '.join(counts)}")
-    return found
 
 
 def table(figures: Sequence[TowerFigures]) -> list[str]:
     """Returns the figures as lines of text, recall in %."""
     keys = list(figures[0].recall)
-    head = ["image tower", "MB", *(f"ms, {threads} thr." for threads in THREADS)]
-    head += ["cosine", "least", *(key.replace("/recall_at_", " R@") for key in keys)]
+    head = ["image tower", "MB"]
+    head += [f"ms, {threads} thr." for threads in THREADS]
+    head += ["cosine", "least"]
+    head += [key.replace("/recall_at_", " R@") for key in keys]
     rows = [head]
     for row in figures:
         cells = ["–"] * (3 + len(THREADS))

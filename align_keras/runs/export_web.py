@@ -1,12 +1,18 @@
-"""A page that searches images in the browser, of a run's index or of other images."""
+"""Page that searches the images of a run, or other images, in the browser."""
 
 import base64
+import dataclasses
 import os
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
+
+if TYPE_CHECKING:
+    from align_keras.export.web_page import PageImage
 
 # What a page's grid shows at most, on a screen of two pixels a point.
 _THUMBNAIL_SIDE = 320
@@ -40,25 +46,42 @@ def write_web(
     if litert_js is not None:
         check_runtime(litert_js)
     if images is None:
-        index = open_index(align, model)
+        searched = read_run_images(align, model)
     else:
-        index = build_index(align, images, **table)
+        searched = embed_images(align, images, **table)
     write_web_page(
         folder,
         tokenizer=align.tokenizer,
         image_size=align.image_size,
         image_tower=image_flatbuffer(align, quantize, license=license),
         text_tower=text_flatbuffer(align, quantize, license=license),
-        index=index,
+        images=searched.images,
+        embeddings=searched.embeddings,
         title=title,
         runtime=litert_js,
     )
-    say(f"{len(index):,} images; README.txt in the folder says how to serve it")
+    count = len(searched.images)
+    say(f"{count:,} images; README.txt in the folder says how to serve it")
 
 
-def open_index(align: Any, run: Any) -> Any:
-    """Opens the index that a run has left, with thumbnails."""
-    from align_keras.search import SearchIndex
+@dataclasses.dataclass
+class WebImages:
+    """Images of a page, and their embeddings, float32 (n, d)."""
+
+    images: "list[PageImage]"
+    embeddings: np.ndarray
+
+
+def read_run_images(align: Any, run: Any) -> WebImages:
+    """Reads the images of the index of a run, which must be the model's.
+
+    Raises:
+        InputError: if `run` has no index, or one of another dimension, or one that
+            holds no images.
+    """
+    from align_keras.export.web_page import PageImage
+    from align_keras.search import Index
+    from align_keras.utils.files import read_regular
 
     folder = pathlib.Path(run, "index") if isinstance(run, str | os.PathLike) else None
     if folder is None or not folder.is_dir():
@@ -67,49 +90,62 @@ def open_index(align: Any, run: Any) -> Any:
             f"images must name images, since {place}; name a folder of images, or a "
             "table as train_data.pairs takes it."
         )
-    index = SearchIndex.load(folder)
+    index = Index.open(folder)
     width = align.image_encoder.output_shape[-1]
     if index.dimension != width:
         raise InputError(
             f"the index {folder} must be the model's, of dimension {width}, received "
             f"{index.dimension}; name its images by `images`."
         )
-    return index
+    images = []
+    embeddings = []
+    for hit in reversed(index.latest(k=len(index))):
+        if hit.stored_image is None:
+            raise InputError(
+                f"The index {folder} must hold each of its images. Received: none for "
+                f"{hit.path!r}. Name the images by `images`."
+            )
+        content = read_regular(hit.stored_image)
+        suffix = pathlib.Path(hit.stored_image).suffix
+        images.append(PageImage(hit.path, hit.captions, content, suffix))
+        embeddings.append(index.embedding(hit.id))
+    return WebImages(images, np.array(embeddings))
 
 
-def build_index(align: Any, images: str, **columns: Any) -> Any:
-    """Embeds a user's images, and gives them thumbnails; names those it can't read."""
-    import numpy as np
-
+def embed_images(align: Any, images: str, **columns: Any) -> WebImages:
+    """Embeds a user's images and makes thumbnails. Prints those it can't read."""
     from align_keras.corpus.drop_counter import DropCounter
     from align_keras.corpus.image import ImageError, normalize_image
-    from align_keras.search import SearchIndex
+    from align_keras.export.web_page import PageImage
+    from align_keras.search.embedding_index import image_suffix
 
     counter = DropCounter("images")
     records = _records(pathlib.Path(images), columns, counter)
-    kept, embeddings, thumbnails = [], [], []
+    page_images: list[PageImage] = []
+    embeddings = []
     with progress_bar("embedding", "images", len(records)) as bar:
         for start in range(0, len(records), _BATCH):
-            batch, pixels = records[start : start + _BATCH], []
+            batch = records[start : start + _BATCH]
+            pixels = []
             for record in batch:
                 try:
-                    pixels.append(normalize_image(record.image_path)[0])
-                    kept.append(record)
+                    image = normalize_image(record.image_path)[0]
                 except ImageError as error:
                     counter.drop(error.reason, record.where, error.detail)
+                    continue
+                content = _thumbnail(image)
+                suffix = image_suffix(content, len(page_images))
+                page_images.append(
+                    PageImage(record.id, list(record.captions), content, suffix)
+                )
+                pixels.append(image)
             embeddings.append(align.encode_images(list(map(np.asarray, pixels))))
-            thumbnails += [_thumbnail(image) for image in pixels]
             bar.advance(len(batch))
-    counter.keep(len(kept))
+    counter.keep(len(page_images))
     counter.check(max_bad_fraction=1.0)
     for line in counter.lines()[1:]:
         say(line)
-    return SearchIndex.build(
-        np.concatenate(embeddings),
-        [record.id for record in kept],
-        [record.captions for record in kept],
-        thumbnails=thumbnails,
-    )
+    return WebImages(page_images, np.concatenate(embeddings))
 
 
 def _records(path, columns, counter):

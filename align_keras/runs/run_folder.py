@@ -1,5 +1,6 @@
-"""A run's folder: the configuration that it is bound to."""
+"""The folder of a run, and the configuration that it is bound to."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -22,12 +23,12 @@ from align_keras.utils.progress import say
 from align_keras.utils.remote import is_url
 
 PARAMS_FILE = "params.yaml"
-# What a run has begun with: fingerprints of its training pairs and its vocabulary.
+# Fingerprints of the training pairs and the vocabulary that a run began with.
 INPUTS_FILE = "inputs.json"
-# What may change in a run that has begun: how long, how fast and how often; where
-# things lie and on what devices they run. The rest is what the weights, the batches
-# or the optimizer's variables mean.
-_CHANGEABLE = (
+# Patterns of the options that may change when a run resumes: its length, rates,
+# intervals, paths and devices. All other options decide on the meaning of the weights,
+# the batches or the optimizer's variables.
+CHANGEABLE_OPTIONS = (
     r"trainer\.(train_steps|checkpoint_interval|validation_interval|max_to_keep)",
     r"trainer\.(best_checkpoint_\w+|loss_upper_bound)",
     r"trainer\.optimizer_config\.(learning_rate|warmup)\..*",
@@ -40,13 +41,31 @@ _CHANGEABLE = (
 )
 
 
-def lock_config(config: ExperimentConfig, directory: str | os.PathLike) -> Any:
-    """Binds a folder to a configuration; until the end no other process can write it.
+def lock_folder(
+    config: ExperimentConfig,
+    directory: str | os.PathLike,
+    is_read_only: bool = False,
+) -> contextlib.AbstractContextManager:
+    """Binds a folder to a configuration and keeps other processes from writing to it.
 
-    A folder is bound once it holds a checkpoint; before that, a run that failed on a
-    mistake can be corrected. Some options of a bound run may change: what they were is
-    kept as `params.until_step_N.yaml`.
+    A folder is bound once it holds a checkpoint. Before that, a run that failed on a
+    mistake can be corrected. Some options of a bound run may change. Their former
+    values are saved as `params.until_step_N.yaml`.
+
+    Args:
+        config: `ExperimentConfig`.
+        directory: str, folder of the run.
+        is_read_only: bool, True to neither bind nor lock the folder.
+
+    Returns:
+        Context manager. Its exit, or the end of the process, frees the folder.
+
+    Raises:
+        InputError: if the folder holds a run with another configuration, if another
+            process is writing it, or if the pairs can't be used.
     """
+    if is_read_only:
+        return contextlib.nullcontext()
     check_corpora(config)
     check_selection(config)
     refuse_url(directory, "model_dir")
@@ -54,58 +73,73 @@ def lock_config(config: ExperimentConfig, directory: str | os.PathLike) -> Any:
     if newest_step(directory) is None:
         check_pairs(config)
     directory.mkdir(parents=True, exist_ok=True)
-    held = hold(directory / f".run{_task(config)}.lock")
-    if held is None:
+    lock = hold(directory / f".run{_worker_suffix(config)}.lock")
+    if lock is None:
         raise InputError(
             f"--model_dir must be a run that no other process is writing, received "
-            f"{directory}, where one is at work; let it end, or name another folder."
+            f"{directory}, which another process is writing. Let it end, or name "
+            "another folder."
         )
     try:
-        with locked(directory / PARAMS_FILE):  # All workers of a run come here.
+        # All workers of a run bind the folder, one after the other.
+        with locked(directory / PARAMS_FILE):
             _bind(config, directory)
     except BaseException:
-        held.lock.release()
+        lock.lock.release()
         raise
-    return held
+    return lock
 
 
-def _task(config):
-    """What tells this worker from others of its run, each with another lock."""
+def _worker_suffix(config: ExperimentConfig) -> str:
+    """Returns a suffix that gives each worker of a run a lock of its own."""
     if config.runtime.distribution_strategy != "multi_worker_mirrored":
         return ""
     try:
         task = json.loads(os.environ.get("TF_CONFIG", "{}"))["task"]
         return f".{task['type']}-{task['index']:d}"
-    except (ValueError, LookupError, TypeError):  # TensorFlow says what is wrong.
+    except (ValueError, LookupError, TypeError):
+        # TensorFlow reports the mistake in TF_CONFIG.
         return ""
 
 
-def _bind(config, directory):
+def _bind(config: ExperimentConfig, directory: pathlib.Path) -> None:
+    """Saves the configuration, or raises if the folder holds another run."""
     path = directory / PARAMS_FILE
-    changed = {}
+    changes: dict[str, tuple] = {}
     if path.exists():
-        changed = changed_keys(load_config(config_files=[path]), config)
+        changes = changed_keys(load_config(config_files=[path]), config)
     step = newest_step(directory)
-    if changed and step is not None:
-        allowed = re.compile("|".join(_CHANGEABLE))
-        fixed = {key: of for key, of in changed.items() if not allowed.fullmatch(key)}
-        if fixed:
-            others = ", ".join(sorted(set(changed) - set(fixed)))
-            also = f" ({others} could change)" if others else ""
-            raise InputError(
-                f"{directory} holds a run with another configuration: "
-                f"{describe_changes(fixed)}{also}; give another --model_dir, or "
-                f"--config_file {path} to go on with that run."
-            )
+    if changes and step is not None:
+        _check_changes(changes, directory)
         path.replace(directory / f"params.until_step_{step}.yaml")
         save_config(config, path)
-        say(f"from step {step} on: {describe_changes(changed)}")
+        say(f"from step {step} on: {describe_changes(changes)}")
         return
-    if changed:
+    if changes:
         (directory / "vocabulary.txt").unlink(missing_ok=True)
-    if changed or not path.exists():
+    if changes or not path.exists():
         save_config(config, path)
         say(f"run folder {directory}")
+
+
+def _check_changes(changes: Mapping[str, tuple], directory: pathlib.Path) -> None:
+    """Raises if options changed that are fixed after the first checkpoint."""
+    changeable = re.compile("|".join(CHANGEABLE_OPTIONS))
+    fixed = {}
+    allowed = []
+    for key, values in sorted(changes.items()):
+        if changeable.fullmatch(key):
+            allowed.append(key)
+        else:
+            fixed[key] = values
+    if not fixed:
+        return
+    note = f" ({', '.join(allowed)} could change)" if allowed else ""
+    raise InputError(
+        f"{directory} holds a run with another configuration: "
+        f"{describe_changes(fixed)}{note}. Give another --model_dir, or "
+        f"--config_file {directory / PARAMS_FILE} to resume that run."
+    )
 
 
 def check_inputs(
@@ -115,23 +149,23 @@ def check_inputs(
 ) -> None:
     """Raises unless a run has the training pairs and the vocabulary that it began with.
 
-    The first start records them. A run that an earlier version wrote has no record, so
-    its next start makes one.
+    The first start records them. A run of an earlier version has no record, and its
+    next start writes one.
 
     Args:
         directory: str or path of the run's folder.
         inputs: dict of `train_pairs` and `vocabulary`, their fingerprints, and of
-            `train_images`, their number. Some may be left out.
+            `train_images`, their number. Each of them is optional.
         read_only: bool, True to record nothing.
 
     Raises:
-        InputError: names the input that differs and what can be done.
+        InputError: if an input differs. The message names it and the remedy.
     """
     directory = pathlib.Path(directory)
     path = directory / INPUTS_FILE
     recorded: dict[str, Any] = read_json(path) if path.exists() else {}
     if newest_step(directory) is None:
-        # The run can still be corrected, and begins with these inputs.
+        # A run without a checkpoint can be corrected. It begins with these inputs.
         recorded = {**recorded, **inputs}
         if not read_only:
             _write_inputs(path, recorded)
@@ -145,11 +179,12 @@ def check_inputs(
         )
     pairs = inputs.get("train_pairs")
     if pairs is not None and recorded.get("train_pairs", pairs) != pairs:
-        before, now = recorded.get("train_images"), inputs.get("train_images")
-        if before == now:
-            change = f"their captions, ids or pixels differ, their number is {now}"
+        former_count = recorded.get("train_images")
+        count = inputs.get("train_images")
+        if former_count == count:
+            change = f"their captions, ids or pixels differ, their number is {count}"
         else:
-            change = f"{before} images then and {now} now"
+            change = f"{former_count} images then and {count} now"
         raise InputError(
             f"task.train_data must read the pairs that the run {directory} began with, "
             f"but they were changed: {change}. Restore them, or train in another "
@@ -165,14 +200,14 @@ def _write_inputs(path: pathlib.Path, inputs: Mapping[str, Any]) -> None:
 
 
 def newest_step(directory: pathlib.Path) -> int | None:
-    """The step of a run's newest checkpoint, or None without one."""
+    """Returns the step of the newest checkpoint of a run, or None."""
     names = (path.stem for path in (directory / "checkpoints").glob("ckpt-*.index"))
     steps = [int(name[5:]) for name in names if name[5:].isdigit()]
     return max(steps, default=None)
 
 
 def describe_changes(changed: Mapping[str, tuple]) -> str:
-    """Says what each of the changed options was and is."""
+    """Returns the former and the present value of each changed option."""
     return ", ".join(
         f"{key} was {old!r} and is now {new!r}"
         for key, (old, new) in sorted(changed.items())
@@ -180,25 +215,26 @@ def describe_changes(changed: Mapping[str, tuple]) -> str:
 
 
 def check_corpora(config: ExperimentConfig) -> None:
-    """Raises unless training and validation name pairs that can be there."""
+    """Raises unless training and validation name a corpus or existing pairs."""
     for section in ("train_data", "validation_data"):
         data = getattr(config.task, section)
         if data.corpus is None and data.source is None:
             raise InputError(
-                f"task.{section}.corpus must name a corpus, received null; give an "
+                f"task.{section}.corpus must name a corpus, received null. Give an "
                 "--experiment, a --config_file, or "
                 f"--params_override task.{section}.corpus=icons."
             )
         if data.pairs and not is_url(data.pairs) and not os.path.exists(data.pairs):
             raise InputError(
-                f"task.{section}.pairs: no such file or folder: {data.pairs}; check "
+                f"task.{section}.pairs: no such file or folder: {data.pairs}. Check "
                 "the path."
             )
 
 
 def check_pairs(config: ExperimentConfig) -> None:
-    """Raises for tables and folders of which no run can be trained, as far as it shows
-    before images are decoded, which needs TensorFlow.
+    """Raises for tables and folders that hold too few readable pairs.
+
+    It doesn't decode images, which would need TensorFlow.
     """
     names = ("image_column", "caption_column", "encoding", "max_bad_fraction")
     counts: dict[tuple, int] = {}
@@ -209,37 +245,37 @@ def check_pairs(config: ExperimentConfig) -> None:
         key = data.pairs, *reading.values()
         if key not in counts:
             counts[key] = count_images(data.pairs, **reading)
-        # One image at least is for tests.
-        most = counts[key] - (data.tfds_split == "train")
-        if data is config.task.train_data and data.global_batch_size > most:
+        # The split `train` leaves at least one image for tests.
+        limit = counts[key] - (data.tfds_split == "train")
+        if data is config.task.train_data and data.global_batch_size > limit:
             raise InputError(
-                f"task.train_data.global_batch_size may be at most the {most} images "
-                f"to train on of {data.pairs}, received {data.global_batch_size}; use "
-                f"--params_override task.train_data.global_batch_size={max(most, 1)} "
-                "or less, or give more pairs: two different images at least."
+                f"task.train_data.global_batch_size may be at most the {limit} images "
+                f"to train on of {data.pairs}, received {data.global_batch_size}. Use "
+                f"--params_override task.train_data.global_batch_size={max(limit, 1)} "
+                "or less, or give more pairs, at least two different images."
             )
 
 
 def check_selection(config: ExperimentConfig) -> None:
-    """Raises if the best checkpoint would be chosen by what the model is tested on."""
+    """Raises if the best checkpoint would be chosen by the test pairs."""
     trainer, data = config.trainer, config.task.validation_data
     if trainer.best_checkpoint_eval_metric is None or trainer.best_checkpoint_by_test:
         return
     table = pathlib.Path(data.pairs).name if data.pairs else ""
     for name, value in (("tfds_split", data.tfds_split), ("pairs", table)):
-        # Of a corpus with splits, all holds test as well.
+        # The split `all` of a corpus includes its split `test`.
         if names_test(value) or (value == "all" and not table):
             raise InputError(
                 f"task.validation_data.{name} must name no test pairs where "
                 "trainer.best_checkpoint_eval_metric chooses a checkpoint by them, "
-                f"received {value!r}; name others, such as Karpathy's val or a part of "
-                "train that isn't trained on, or write "
+                f"received {value!r}. Name other pairs, such as Karpathy's val or a "
+                "part of train that isn't trained on, or set "
                 "trainer.best_checkpoint_by_test=true."
             )
 
 
 def names_test(name: str) -> bool:
-    """Whether a split or a table's file name says that it is for tests.
+    """Returns True if the name of a split or of a table contains the word test.
 
     Example:
     >>> [names_test(name) for name in ("test[:9]", "karpathy_test.tsv", "latest")]
@@ -249,7 +285,7 @@ def names_test(name: str) -> bool:
 
 
 def train_command(directory: str | os.PathLike, mode: str | None = None) -> str:
-    """The command that goes on with a run, from its params.yaml."""
+    """Returns the command that resumes a run from its params.yaml."""
     folder = shlex.quote(str(directory))
     command = f"align-keras train --config_file {folder}/{PARAMS_FILE} "
     command += f"--model_dir {folder}"
@@ -257,34 +293,35 @@ def train_command(directory: str | os.PathLike, mode: str | None = None) -> str:
 
 
 def check_finished(directory: str | os.PathLike) -> None:
-    """Raises unless a folder holds a trained model; names what trains it."""
+    """Raises unless a folder holds a trained model. The message names the remedy."""
     directory = pathlib.Path(directory)
     if (directory / "config.json").exists():
         return
     if not (directory / PARAMS_FILE).exists():
         raise InputError(
             f"{directory} must be a run's folder, but has neither config.json nor "
-            f"{PARAMS_FILE}; check --model_dir."
+            f"{PARAMS_FILE}. Check --model_dir."
         )
     raise InputError(
-        f"{directory} must be a finished run, but holds no trained model; let it end: "
+        f"{directory} must be a finished run, but holds no trained model. Let it end: "
         f"`{train_command(directory)}`."
     )
 
 
 def check_searchable(directory: str | os.PathLike) -> None:
-    """Raises if a run has no index or no export; names what builds them."""
+    """Raises if a run has no index or no export. The message names the remedy."""
     directory = pathlib.Path(directory)
     if not directory.is_dir():
         raise InputError(
             f"`model_dir` must be the folder of a finished run, received {directory}, "
-            "which doesn't exist; `align-keras quickstart` makes one."
+            "which doesn't exist. `align-keras quickstart` makes one."
         )
     missing = [name for name in ("index", "export") if not (directory / name).is_dir()]
     if not missing or not (directory / PARAMS_FILE).exists():
-        return  # What isn't a run is told by those who open these folders.
+        # The code that opens the folders reports a folder that isn't a run.
+        return
     check_finished(directory)
     raise InputError(
         f"{directory} is a finished run without {' and '.join(missing)}, which search "
-        f"opens; build them by `{train_command(directory, 'index')}`."
+        f"opens. Build them by `{train_command(directory, 'index')}`."
     )

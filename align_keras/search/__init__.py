@@ -1,7 +1,5 @@
-"""Index and queries; an export is opened by its path alone."""
+"""Index of images and its queries, and models that are opened by their path."""
 
-from align_keras.search.exported_model import ExportedModel
 from align_keras.search.image_index import Index
-from align_keras.search.index import SearchIndex
+from align_keras.search.items import ModelIdentity
 from align_keras.search.query import Hit, Query
-from align_keras.search.towers import open_model

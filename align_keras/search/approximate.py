@@ -12,7 +12,6 @@ hardest model in 1 ms, where scanning finds 99% in 26 ms
 
 import math
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -41,8 +40,6 @@ LEAST_SHARE = 1 / 16
 # First bytes of a file of faiss of this kind, and bytes before our checksum at its end.
 _KIND = b"IPfs"
 _MARK = b"align_keras sum "
-# Rows scored at once: 100 MB of an embedding of 384 numbers.
-_ROW_BLOCK = 65_536
 
 
 def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> bool:
@@ -195,36 +192,3 @@ def _checksum(content: np.ndarray) -> int:
     words = content[: len(content) // 8 * 8].view("<u8")
     last = int.from_bytes(bytes(content[len(words) * 8 :]), "little")
     return (int(words.sum(dtype=np.uint64)) + last + len(content)) % 2**64
-
-
-def scan(
-    vectors: np.ndarray, embedding: np.ndarray, rows: np.ndarray | None
-) -> np.ndarray:
-    """Scores of all vectors, or of some rows: float32 (n,)."""
-    count = len(vectors) if rows is None else len(rows)
-    scores = np.empty(count, np.float32)
-    for start in range(0, count, _ROW_BLOCK):
-        stop = start + _ROW_BLOCK
-        block = vectors[start:stop] if rows is None else vectors[rows[start:stop]]
-        # Damaged rows are found by their scores.
-        with np.errstate(over="ignore", invalid="ignore"):
-            np.matmul(block, embedding, out=scores[start:stop])
-    return scores
-
-
-def by_rank(scores: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Yields positions from the highest score on, first `size`, then ever more.
-
-    Raises:
-        ValueError: if a score is NaN or infinite, which has no rank.
-    """
-    if not np.isfinite(scores).all():
-        raise ValueError("`scores` must be finite. Received NaN or infinity.")
-    done = 0
-    while done < len(scores):
-        stop = min(done + size, len(scores))
-        cut = np.partition(scores, len(scores) - stop)[len(scores) - stop]
-        chosen = np.flatnonzero(scores >= cut)
-        best = chosen[np.lexsort((chosen, -scores[chosen]))]
-        yield best[done:]
-        done, size = len(best), 4 * size

@@ -28,6 +28,8 @@ from align_keras.corpus.pair_files import (
 )
 from align_keras.corpus.parquet_tables import arrow, read_rows
 from align_keras.corpus.sources.files import is_folder
+from align_keras.embedders import Embedder, load_model
+from align_keras.embedders.locations import DEFAULT_MODEL
 from align_keras.search.image_files import (
     UnreadFile,
     check_some_reached,
@@ -35,13 +37,7 @@ from align_keras.search.image_files import (
     find_images,
     read_file,
 )
-from align_keras.search.indexing import in_order
-from align_keras.search.towers import (
-    DEFAULT_MODEL,
-    Model,
-    open_model,
-    open_same_model,
-)
+from align_keras.search.indexing import in_order, model_of_task
 from align_keras.utils.addresses import without_secrets
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
@@ -92,11 +88,12 @@ def embed(
     source: str | os.PathLike,
     to: str | os.PathLike,
     *,
-    model: str | os.PathLike | Model = DEFAULT_MODEL,
+    model: str | os.PathLike | Embedder = DEFAULT_MODEL,
     of: str | None = None,
     column: str | None = None,
     format: str = "parquet",
     rows_per_file: int = ROWS_PER_FILE,
+    runtime: str | os.PathLike = "auto",
     engine: str = LOCAL,
 ) -> Embedded:
     """Embeds the images or the captions of a source.
@@ -113,14 +110,15 @@ def embed(
         to: a new file `OUT.parquet`, or a new folder of shards: `00000.parquet` …, or
             `00000.npy` with `00000.jsonl` of the columns, where a row without an
             embedding is NaN.
-        model: as `open_model` takes it, or what that returned.
+        model: as `align_keras.load_model` takes it.
         of: `"images"` or `"captions"`; by default what the source has, of tables that
             have both images.
         column: name of the table's column, by default guessed.
         format: `"parquet"` or `"npy"`, of the shards in a folder.
         rows_per_file: int >= 1, rows of a shard, of which a kill loses one at most.
-        engine: what computes, one of `align_keras.utils.tasks.ENGINES`; a task of a
-            cluster is a shard, and its machines see the images and `to` by the same
+        runtime: what computes the embeddings, as `align_keras.load_model` takes it.
+        engine: where the tasks run, one of `align_keras.utils.tasks.ENGINES`. A task of
+            a cluster is a shard, and its machines see the images and `to` by the same
             paths.
 
     Returns:
@@ -142,7 +140,7 @@ def embed(
     check_choice("`format`", format, EMBEDDING_FORMATS)
     check_number("`rows_per_file`", rows_per_file, 1, 2**31 - 1, whole=True)
     is_cluster(engine)  # Raises for an unknown one.
-    opened = open_model(model) if isinstance(model, str | os.PathLike) else model
+    opened = load_model(model, runtime)
     source = os.fspath(source)
     if is_url(source):
         source = without_secrets(source)
@@ -232,7 +230,7 @@ class _EmbeddedChunk:
 
 
 def _to_folder(
-    to: pathlib.Path, request: _Request, model: Model, engine: str
+    to: pathlib.Path, request: _Request, model: Embedder, engine: str
 ) -> Embedded:
     """Embeds to shards in a folder."""
     with _locked_folder(to):
@@ -243,7 +241,7 @@ def _to_folder(
 
 
 def _to_one_file(
-    to: pathlib.Path, request: _Request, model: Model, engine: str
+    to: pathlib.Path, request: _Request, model: Embedder, engine: str
 ) -> Embedded:
     """Embeds to shards next to the file, then joins them to the file."""
     parts = to.with_name(to.name + ".parts")
@@ -359,7 +357,9 @@ def _request_of_file(path: pathlib.Path) -> dict[str, Any]:
 class _Job:
     """Shards of embeddings in a folder, of which some may be complete."""
 
-    def __init__(self, folder: pathlib.Path, request: _Request, model: Model) -> None:
+    def __init__(
+        self, folder: pathlib.Path, request: _Request, model: Embedder
+    ) -> None:
         self.folder = folder
         self.request = request
         self.model = model
@@ -428,7 +428,7 @@ class _Job:
             {
                 "folder": str(self.folder.absolute()),
                 "request": dataclasses.asdict(self.request),
-                "model": self.model.name,
+                "model": self.model.reference(),
                 "shard": number,
             }
             for number in missing
@@ -539,8 +539,8 @@ class _Job:
 
 def embed_shard(task: dict[str, Any]) -> None:
     """Embeds a shard: a task of `run_tasks`."""
+    model = model_of_task(task["model"])
     request = _Request.from_json(task["request"])
-    model = open_same_model(task["model"], request.model)
     job = _Job(pathlib.Path(task["folder"]), request, model)
     job.embed([task["shard"]], 1)
 

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from align_keras.corpus.image import ImageError, normalize_image, open_image, to_rgb
+from align_keras.embedders.pixels import as_png
 from align_keras.search.corpus_images import (
     ShardError,
     corpus_shards,
@@ -23,6 +24,7 @@ from align_keras.search.corpus_images import (
     is_record,
     read_shard_record,
 )
+from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
 from align_keras.utils.remote import is_url, list_url, open_url, stat_url
 
@@ -325,6 +327,33 @@ def decode_square(content: bytes, resize_to: int) -> ReadImage:
     if (image.width > image.height) != (width > height):
         width, height = height, width
     return ReadImage(np.asarray(square), width, height, metadata.date, metadata.camera)
+
+
+def read_query_image(image: Any, resize_to: int) -> np.ndarray:
+    """Reads an image to search by.
+
+    Args:
+        image: path or address, file content as bytes, or uint8 array
+            (height, width, 3).
+        resize_to: int, side in pixels to which the image is resized.
+
+    Returns:
+        uint8 array (resize_to, resize_to, 3).
+
+    Raises:
+        InputError: if the image cannot be read.
+    """
+    content = as_png(image) if isinstance(image, np.ndarray) else image
+    try:
+        if not isinstance(content, bytes):
+            content, _ = read_file(os.fsencode(content))
+        return decode_square(content, resize_to).pixels
+    except ImageError as error:
+        name = "the image" if isinstance(image, bytes | np.ndarray) else image
+        raise InputError(
+            f"image must be readable. Received: {name} ({error.detail}). Check the "
+            "path, or convert the image to JPEG or PNG."
+        ) from None
 
 
 def read_upright(content: bytes, shorter_side: int | None = None) -> Image.Image:

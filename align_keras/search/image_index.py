@@ -1,4 +1,4 @@
-"""An index of folders and tables of images, searched by words, images and both."""
+"""An index of images, searched by words, images and both."""
 
 import dataclasses
 import json
@@ -7,22 +7,29 @@ import pathlib
 import re
 import shlex
 import shutil
+import tempfile
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from align_keras.embedders import Embedder, load_model
+from align_keras.embedders.locations import DEFAULT_MODEL
 from align_keras.search.columns import INDEX_COLUMNS
-from align_keras.search.index_files import damaged
-from align_keras.search.known_models import can_be_known, remember_model
+from align_keras.search.index_files import (
+    damaged,
+    run_index_command,
+    stored_image_path,
+)
+from align_keras.search.items import NO_MODEL, ModelIdentity, is_item, split_item
+from align_keras.search.known_models import (
+    can_be_known,
+    embedder_of_index,
+    remember_model,
+)
 from align_keras.search.query import Hit, Query, relevance
 from align_keras.search.store import Store
-from align_keras.search.towers import (
-    DEFAULT_MODEL,
-    Model,
-    open_model,
-    open_model_of_index,
-)
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replace_folder
 from align_keras.utils.tasks import LOCAL, is_cluster
@@ -62,10 +69,13 @@ def default_index() -> str | pathlib.Path:
 
 
 class Index:
-    """Images of folders and tables, found by words, by an image, and by both.
+    """Index of images, searched by words, by an image, and by both.
 
-    Make one with `Index.build`, open one with `Index.open`. Without TensorFlow where
-    the model is a folder of LiteRT towers (Jia et al. 2021, section 7).
+    `Index.build` embeds the images of folders and tables. `Index.from_embeddings` takes
+    embeddings that are already computed. `Index.open` opens what either has written. A
+    model of LiteRT towers runs without TensorFlow (Jia et al. 2021, section 7).
+
+    Scores are exact inner products, so that equal images have equal scores.
 
     Attributes:
         folder: `pathlib.Path`, or a database's address.
@@ -84,7 +94,7 @@ class Index:
     def __init__(self, store: Any):
         self.store = store
         self.folder = store.folder
-        self._model: Model | None = None
+        self._model: Embedder | None = None
         self.changes: Changes | None = None
         self._sample: tuple | None = None
 
@@ -93,7 +103,7 @@ class Index:
         cls,
         folder: str | os.PathLike,
         sources: Sequence[str | os.PathLike] = (),
-        model: str | os.PathLike | Model | None = None,
+        model: str | os.PathLike | Embedder | None = None,
         *,
         engine: str = LOCAL,
     ) -> "Index":
@@ -104,8 +114,8 @@ class Index:
                 PostgreSQL database with pgvector, `postgresql://user@host/database`.
             sources: folders of images, built corpora, and tables (CSV, TSV, JSONL) of
                 images with captions; without any, those that the index has.
-            model: as `open_model` takes it, or what that returned; by default the
-                index's, of a new one `"align_small_en"`.
+            model: as `align_keras.load_model` takes it. By default the model of the
+                index, for a new index `"align_small_en"`.
             engine: what embeds, one of `align_keras.utils.tasks.ENGINES`; a cluster's
                 machines see the images and `folder` by the same paths.
 
@@ -120,23 +130,96 @@ class Index:
         kind = _kind_of_store(folder)
         if model is None and not kind.is_there(folder):
             model = DEFAULT_MODEL
-        opened = None if model is None else _opened(model)
+        opened = None if model is None else load_model(model)
         if opened is not None:
-            kind.create(folder, opened)
+            kind.create(folder, _identity(opened))
         index = cls._open(folder, opened)
         index.changes = index.add(sources, engine)
+        return index
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        embeddings: np.ndarray,
+        ids: Sequence[str],
+        captions: Sequence[str | Sequence[str]] | None = None,
+        *,
+        images: Sequence[bytes] | None = None,
+        folder: str | os.PathLike | None = None,
+        model: str | os.PathLike | Embedder | ModelIdentity | None = None,
+    ) -> "Index":
+        """Makes an index of embeddings that are already computed.
+
+        Args:
+            embeddings: real array (n, d), finite. Rows of unit length have cosines as
+                scores.
+            ids: sequence of n different str. A hit has its id as `path`, and a
+                condition finds it as `path` and `name`.
+            captions: sequence of n, each a str or a sequence of str, or None.
+            images: sequence of n bytes, or None. Small PNG, JPEG, GIF, BMP or WebP
+                files, which the index keeps.
+            folder: where to write the index. An index there is replaced once the new
+                one is complete. None keeps the index in a temporary folder, which is
+                deleted with the returned object.
+            model: what made the embeddings, as `align_keras.load_model` takes it, or a
+                `ModelIdentity`. It embeds the texts and images of
+                queries. Without it, queries are embeddings.
+
+        Returns:
+            `Index`, whose images have the ids 1 to n in this order.
+
+        Raises:
+            InputError: for lengths that differ, equal ids, embeddings that aren't
+                finite, images of another format, and a folder of something else.
+
+        Example:
+
+        >>> index = Index.from_embeddings(np.eye(3), ids=["a", "b", "c"])
+        >>> [(hit.path, hit.score) for hit in index.query(np.array([0.0, 0.8, 0.6]), 2)]
+        [('b', 0.8), ('c', 0.6)]
+        """
+        from align_keras.search.embedding_index import (
+            checked_embeddings,
+            write_embedding_index,
+        )
+
+        embeddings = checked_embeddings(embeddings)
+        opened = None
+        if not isinstance(model, ModelIdentity | None):
+            opened = load_model(model)
+        identity = model if isinstance(model, ModelIdentity) else _identity(opened)
+        if identity is None:
+            identity = ModelIdentity(NO_MODEL, NO_MODEL, embeddings.shape[1])
+        if identity.dimension != embeddings.shape[1]:
+            raise InputError(
+                f"`embeddings` must have the model's dimension, {identity.dimension}. "
+                f"Received: {embeddings.shape[1]}. Pass embeddings of this model."
+            )
+        if folder is not None:
+            write_embedding_index(folder, embeddings, ids, captions, images, identity)
+            return cls.open(folder, opened)
+        temporary = tempfile.mkdtemp(prefix="align_keras_index_")
+        try:
+            folder = os.path.join(temporary, "index")
+            write_embedding_index(folder, embeddings, ids, captions, images, identity)
+            index = cls.open(folder, opened)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        weakref.finalize(index, shutil.rmtree, temporary, ignore_errors=True)
         return index
 
     @classmethod
     def open(
         cls,
         folder: str | os.PathLike | None = None,
-        model: str | os.PathLike | Model | None = None,
+        model: str | os.PathLike | Embedder | None = None,
     ) -> "Index":
         """Opens an index, of which vectors are read as they are needed.
 
         Args:
-            folder: what `build` wrote; by default `default_index()`.
+            folder: what `build` or `from_embeddings` wrote; by default
+                `default_index()`.
             model: as `build` takes it; by default the index's, opened when needed.
 
         Raises:
@@ -151,20 +234,32 @@ class Index:
         """As `open`, also of an index that `add` must complete."""
         index = cls(_kind_of_store(folder)(folder))
         if model is not None:
-            index._model = index._checked(_opened(model))
-            remember_model(index._model.name)
+            index._model = index._checked(load_model(model))
+            remember_model(index._model)
         return index
 
     def __len__(self):
         return len(self.store)
 
     @property
-    def model(self) -> Model:
+    def dimension(self) -> int:
+        """Width of the embeddings."""
+        return self.store.dimension
+
+    @property
+    def model(self) -> Embedder:
         """The model of the index, opened when it is first asked for."""
         if self._model is None:
-            name = self.store.header["model"]["name"]
+            reference = self.store.header["model"]
+            name = reference["name"]
+            if name == NO_MODEL:
+                raise InputError(
+                    "`query` must be an embedding, since the index "
+                    f"{self.folder} names no model. Make it by "
+                    "`Index.from_embeddings(…, model=…)` to search it by words."
+                )
             try:
-                opened = open_model_of_index(name, self.folder)
+                opened = embedder_of_index(reference, self.folder)
             except InputError as error:
                 raise InputError(
                     f"the index {self.folder} needs its model {name} ({error}); name "
@@ -174,8 +269,8 @@ class Index:
                 frequency = "once" if can_be_known(name) else "to each command"
                 raise InputError(
                     f"the index {self.folder} names the model {name!r:.200}, which you "
-                    "haven't named yourself, and opening a model runs it; if you trust "
-                    f"it, add `--model {shlex.quote(name)}` {frequency}."
+                    "have not named yourself, and opening a model runs it. If you "
+                    f"trust it, add `{_model_options(reference)}` {frequency}."
                 )
             self._model = self._checked(opened)
         return self._model
@@ -185,13 +280,22 @@ class Index:
         is_same = model.fingerprint == made_with["fingerprint"]
         if is_same and model.dimension == self.store.dimension:
             return model
-        sources = [shlex.quote(os.fsdecode(root)) for root in self.store.roots()]
+        if self.store.has_items:
+            command = run_index_command(pathlib.Path(self.folder))
+            writer = f"`{command}`" if command else "`Index.from_embeddings`"
+            raise InputError(
+                f"The index {self.folder} must be searched by the model that made its "
+                f"embeddings, {made_with['name']} ({made_with['fingerprint']}). "
+                f"Received: {model.name} ({model.fingerprint}). Write the index again "
+                f"by {writer}, or name the other model."
+            )
+        sources = [shlex.quote(os.fsdecode(root)) for root in self.store.sources()]
         command = " ".join(["align-keras index", *sources])
         raise InputError(
             f"the index {self.folder} must be searched by the model that it was made "
-            f"with, {made_with['name']} ({made_with['fingerprint']}), received "
-            f"{model.name} ({model.fingerprint}); rebuild it by `{command} --to "
-            f"{shlex.quote(str(self.folder))} --model {shlex.quote(model.name)} "
+            f"with, {made_with['name']} ({made_with['fingerprint']}). Received: "
+            f"{model.name} ({model.fingerprint}). Rebuild the index by `{command} --to "
+            f"{shlex.quote(str(self.folder))} {_model_options(model.reference())} "
             "--rebuild`."
         )
 
@@ -233,7 +337,7 @@ class Index:
         cls,
         folder: str | os.PathLike,
         sources: Sequence[str | os.PathLike] = (),
-        model: str | os.PathLike | Model | None = None,
+        model: str | os.PathLike | Embedder | None = None,
         *,
         engine: str = LOCAL,
     ) -> "Index":
@@ -261,8 +365,14 @@ class Index:
             )
         folder = pathlib.Path(folder)
         old = cls._open(folder, None)
-        sources = list(sources) or [os.fsdecode(root) for root in old.store.roots()]
-        opened = old.model if model is None else _opened(model)
+        if old.store.has_items:
+            raise InputError(
+                "`rebuild` must be of an index of folders and tables. Received: "
+                f"{folder}, which was made from embeddings. Make it again by "
+                "`Index.from_embeddings` or by the command of its run."
+            )
+        sources = list(sources) or [os.fsdecode(root) for root in old.store.sources()]
+        opened = old.model if model is None else load_model(model)
         beside = folder.with_name(f".{folder.name}.rebuild")
         if Store.is_there(beside):
             begun = cls.open(beside).store.header["model"]["fingerprint"]
@@ -314,32 +424,42 @@ class Index:
             query: `Query`; str, words to look for; or float array (d,), an embedding.
             k: int >= 1, images to find, in place of the query's.
             where: str, a condition on columns, in place of the query's.
-            duplicates: bool, whether near-duplicates count, in place of the query's.
+            duplicates: bool, whether each near-duplicate is a hit of its own, in place
+                of the query's.
 
         Returns:
             list of `Hit`, the best first: `k` of them if so many images fulfill
-            `where`. Equal scores come in the order in which images were indexed.
+            `where`. Equal scores come in the order in which images were indexed. A
+            query of a condition alone lists the images that were indexed last.
 
         Raises:
             InputError: for another dimension, `k` < 1, or a condition that isn't one.
         """
         embedding = query if isinstance(query, np.ndarray) else None
-        asked = query if isinstance(query, Query) else Query()
+        request = query if isinstance(query, Query) else Query()
         if isinstance(query, str):
-            asked = Query(query)
-        given: dict[str, Any] = {"k": k, "where": where, "duplicates": duplicates}
-        asked = dataclasses.replace(
-            asked, **{name: value for name, value in given.items() if value is not None}
-        )
-        if embedding is None:
-            embedding = self.encode(asked)
-        return self.search(embedding, asked)
+            request = Query(query)
+        options: dict[str, Any] = {"k": k, "where": where, "duplicates": duplicates}
+        changes = {name: value for name, value in options.items() if value is not None}
+        request = dataclasses.replace(request, **changes)
+        if embedding is not None:
+            return self.search(embedding, request)
+        if request.has_content:
+            return self.search(self.encode(request), request)
+        return self.latest(request.where, request.k)
 
     def encode(self, query: Query) -> np.ndarray:
         """Returns a query's embedding, float32 (d,), of unit length."""
         stored = None
         if isinstance(query.image, int | np.integer):
             stored = self.embedding(int(query.image))
+        elif query.image is not None:
+            # Decoders are imported only here, since importing them takes as long as a
+            # query by words.
+            from align_keras.search.image_files import read_query_image
+
+            pixels = read_query_image(query.image, self.model.resize_to)
+            [stored] = self.model.encode_resized([pixels])
         return query.encode(self.model, stored)
 
     def embedding(self, id: int) -> np.ndarray:
@@ -352,6 +472,9 @@ class Index:
         """Finds images for an embedding, float32 (d,), by what else `query` says."""
         embedding = self._checked_embedding(embedding)
         condition = self._condition(query.where)
+
+        if query.duplicates is None:
+            query = dataclasses.replace(query, duplicates=self.store.has_items)
 
         def ranked_images():
             ranked = self.store.ranked(embedding, *condition, query)
@@ -409,17 +532,30 @@ class Index:
         }
         for row in reversed(rows):  # The first row has the last word.
             columns |= row
+        stored_image = self.stored_image(image)
         return Hit(
             rank=rank,
             score=None if score is None else round(score, 6),
             id=image["id"],
-            path=os.fsdecode(image["file"]),
+            path=_path(image),
             relevance=mark,
             captions=self._captions(image),
             columns=columns,
-            duplicates=[os.fsdecode(copy["file"]) for copy in folded],
+            duplicates=[_path(copy) for copy in folded],
             rows=rows if len(rows) > 1 else [],
+            stored_image=None if stored_image is None else str(stored_image),
         )
+
+    def stored_image(self, image: dict[str, Any]) -> pathlib.Path | None:
+        """Returns the path of the copy of an image in the index, or None.
+
+        Args:
+            image: columns of the image, as `store.image` returns them.
+        """
+        if not is_item(image["file"]):
+            return None
+        _, name = split_item(image["file"])
+        return stored_image_path(self.folder, name) if name else None
 
     def _captions(self, image):
         try:
@@ -472,13 +608,31 @@ def without_copies(
     return found
 
 
+def _path(image):
+    """Returns the path of an image's file, or its id."""
+    file = image["file"]
+    return split_item(file)[0] if is_item(file) else os.fsdecode(file)
+
+
+def _identity(model: Embedder | None) -> ModelIdentity | None:
+    if model is None:
+        return None
+    return ModelIdentity(
+        model.name, model.fingerprint, model.dimension, model.runtime_option
+    )
+
+
+def _model_options(reference: dict[str, str]) -> str:
+    """Returns the command-line options that name a model."""
+    options = f"--model {shlex.quote(reference['name'])}"
+    if "runtime" in reference:
+        options += f" --runtime {shlex.quote(str(reference['runtime']))}"
+    return options
+
+
 def _kind_of_store(place) -> Any:
     if not is_database(place):
         return Store
     from align_keras.search.postgres import PostgresStore
 
     return PostgresStore
-
-
-def _opened(model):
-    return open_model(model) if isinstance(model, str | os.PathLike) else model

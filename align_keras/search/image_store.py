@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from align_keras.search.items import ITEMS_ROOT
 from align_keras.search.table_rows import TableRows
 from align_keras.utils.errors import InputError
 
@@ -56,6 +57,15 @@ class ImageStore(TableRows):
         """Folders and tables that were indexed → their ids."""
         return dict(self._all("SELECT file, id FROM roots ORDER BY id"))
 
+    def sources(self) -> dict[bytes, int]:
+        """Returns the folders and tables that can be looked through again."""
+        return {file: id for file, id in self.roots().items() if file != ITEMS_ROOT}
+
+    @property
+    def has_items(self) -> bool:
+        """True for an index that was made from embeddings."""
+        return ITEMS_ROOT in self.roots()
+
     def known(self) -> dict[bytes, tuple[int, int, int, int]]:
         """Path of every image → (id, root, size, mtime_ns)."""
         sql = "SELECT file, id, root, size, mtime_ns FROM images"
@@ -67,9 +77,15 @@ class ImageStore(TableRows):
         return {file: tuple(rest) for file, *rest in self._all(sql)}
 
     def with_content(self, content: bytes) -> list[int]:
-        """Returns the ids of images whose files have these bytes."""
-        sql = "SELECT id FROM images WHERE content = ? ORDER BY id"
-        return [id for (id,) in self._all(sql, [content])]
+        """Returns the ids of images whose files have these bytes.
+
+        Images that were added with an embedding of their own are left out.
+        """
+        sql = (
+            "SELECT id FROM images WHERE content = ? AND root NOT IN "
+            "(SELECT id FROM roots WHERE file = ?) ORDER BY id"
+        )
+        return [id for (id,) in self._all(sql, [content, ITEMS_ROOT])]
 
     def latest(
         self, condition: str, parameters: Sequence[Any], count: int

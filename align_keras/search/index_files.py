@@ -8,6 +8,7 @@ file is not a link.
 import os
 import pathlib
 import re
+import shlex
 from typing import IO
 
 from align_keras.utils.errors import InputError
@@ -20,17 +21,33 @@ SHARED_MEMORY = f"{DATABASE}-shm"
 JOURNAL = f"{DATABASE}-journal"
 # Results of a cluster's tasks while an index is built.
 TASKS = ".tasks"
+# Folder of the images of an index that was made from embeddings.
+STORED_IMAGES = "images"
 FIRST_VECTORS = "vectors.0.f32"
 _VECTORS = re.compile(r"vectors\.([0-9]{1,15})\.f32")
 _APPROXIMATE = re.compile(r"vectors\.[0-9]{1,15}\.pq")
+_STORED_IMAGE = re.compile(r"[0-9]{6,15}\.(png|jpg|gif|bmp|webp)")
 _FIXED_NAMES = (HEADER, DATABASE, WAL, SHARED_MEMORY, JOURNAL, LOCK, TASKS)
 
 
 def damaged(folder: pathlib.Path, reason: str) -> InputError:
     """Returns the error for a damaged index, with the command that rebuilds it."""
+    command = run_index_command(folder) or f"align-keras index FOLDER --to {folder}"
     return InputError(
         f"the index {folder} is damaged ({' '.join(reason.split())[:160]}); remove "
-        f"that folder, then build it again by `align-keras index FOLDER --to {folder}`."
+        f"that folder, then build it again by `{command}`."
+    )
+
+
+def run_index_command(folder: pathlib.Path) -> str | None:
+    """Returns the command that writes the index of a run, or None for other indexes."""
+    run = folder.parent
+    if folder.name != "index" or not (run / "params.yaml").is_file():
+        return None
+    name = shlex.quote(str(run))
+    return (
+        f"align-keras train --config_file {name}/params.yaml --model_dir {name} "
+        "--mode index"
     )
 
 
@@ -85,6 +102,24 @@ def approximate_path(folder: pathlib.Path, vectors_name: object) -> pathlib.Path
 def approximate_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns the paths of all approximate indexes in the folder."""
     return [path for path in folder.iterdir() if _APPROXIMATE.fullmatch(path.name)]
+
+
+def stored_image_path(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """Returns the path of an image that the index holds itself.
+
+    Args:
+        folder: folder of the index.
+        name: stored name, which must have the form `NUMBER.SUFFIX`.
+
+    Raises:
+        InputError: if the name has another form, or the file or its folder is a link.
+    """
+    if not _STORED_IMAGE.fullmatch(name):
+        raise damaged(folder, f"it names the image {name!r:.60}")
+    path = folder / STORED_IMAGES / name
+    _refuse_link(path.parent)
+    _refuse_link(path)
+    return path
 
 
 def open_to_write(path: pathlib.Path, new: bool = False) -> IO[bytes]:

@@ -19,6 +19,8 @@ from align_keras.corpus.drop_counter import DropCounter, printable
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.pair_files import TABLE_SUFFIXES, PairRecord, read_pairs
 from align_keras.corpus.sources.files import is_folder
+from align_keras.embedders import Embedder
+from align_keras.embedders.loading import worker_model
 from align_keras.search.columns import TableRow
 from align_keras.search.corpus_images import is_record, shard_of
 from align_keras.search.image_files import (
@@ -38,13 +40,12 @@ from align_keras.search.image_files import (
 from align_keras.search.index_files import TASKS
 from align_keras.search.reachability import Obstacle, Reachability
 from align_keras.search.store import Store
-from align_keras.search.towers import Model, open_same_model
 from align_keras.utils.addresses import without_secrets
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.remote import is_url, stat_url
-from align_keras.utils.tasks import LOCAL, is_cluster, run_tasks
+from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
 # Files that a thread reads and embeds before it hands them over.
 _CHUNK = 8
@@ -115,7 +116,7 @@ class _File:
 
 def update(
     store: Store,
-    model: Model,
+    model: Embedder,
     sources: Sequence[str | os.PathLike],
     engine: str = LOCAL,
 ) -> Changes:
@@ -124,7 +125,7 @@ def update(
 
 
 class _Update:
-    def __init__(self, store: Store, model: Model, engine: str) -> None:
+    def __init__(self, store: Store, model: Embedder, engine: str) -> None:
         self.store, self.model, self.engine = store, model, engine
         self.changes = Changes()
         self.known = store.known()
@@ -158,7 +159,7 @@ class _Update:
         absent: dict[int, bool] = {}
         problems: collections.Counter[Obstacle] = collections.Counter()
         reachability = Reachability()
-        roots = self.store.roots()
+        roots = self.store.sources()
         tables = {id for file, id in roots.items() if _is_table(os.fsdecode(file))}
         missing = {
             id
@@ -192,7 +193,7 @@ class _Update:
     def _roots(self, sources: Sequence[str | os.PathLike]) -> dict[bytes, int]:
         """Path → id of each source, the new ones added."""
         if not sources:
-            roots = self.store.roots()
+            roots = self.store.sources()
             if not roots:
                 raise InputError(
                     "`sources` must name a folder or a table the first time, received "
@@ -357,7 +358,7 @@ class _Update:
     def _run_on_cluster(self, files: list[_File]) -> None:
         """Has a cluster embed all files, then commits what it found."""
         folder = self.store.folder.absolute() / TASKS
-        about = {"model": self.model.name, "fingerprint": self.model.fingerprint}
+        about = {"model": self.model.reference()}
         blocks = _cut(files, _TASK_FILES)
         sent: list[dict[str, Any]] = []
         for block in blocks:
@@ -552,9 +553,16 @@ class _TaskResult(NamedTuple):
     content: str
 
 
+def model_of_task(reference: dict[str, str]) -> Embedder:
+    """Returns the model of a task, or raises if this machine has another one."""
+    model = worker_model(reference["name"], reference.get("runtime", "auto"))
+    check_same(reference["name"], model.fingerprint, reference["fingerprint"])
+    return model
+
+
 def embed_files(task: dict) -> list:
     """Embeds some files, the vectors to a file: a task of `run_tasks`."""
-    model = open_same_model(task["model"], task["fingerprint"])
+    model = model_of_task(task["model"])
     files = [
         _File(FoundFile(os.fsencode(name), size, mtime_ns))
         for name, size, mtime_ns in task["files"]
@@ -576,7 +584,7 @@ def embed_files(task: dict) -> list:
 
 def _embed_files(
     files: list[_File],
-    model: Model,
+    model: Embedder,
     is_known: Callable[[bytes], object] = lambda content: False,
 ) -> None:
     """Fills in what some files hold, unless it is known."""

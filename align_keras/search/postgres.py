@@ -22,9 +22,9 @@ import numpy as np
 
 from align_keras.search.columns import INDEX_COLUMNS
 from align_keras.search.image_store import ImageStore
+from align_keras.search.items import ModelIdentity
 from align_keras.search.query import Query
 from align_keras.search.table_rows import FIRST_TABLE
-from align_keras.search.towers import Model
 from align_keras.utils.addresses import redacted, with_secrets, without_secrets
 from align_keras.utils.errors import InputError, needs
 
@@ -87,12 +87,12 @@ class PostgresStore(ImageStore):
             self.upgrade()
 
     @staticmethod
-    def create(address: str, model: Model) -> None:
+    def create(address: str, model: ModelIdentity) -> None:
         """Makes the tables of an empty index if the database has none."""
         public_address = without_secrets(address)
         header = {
             "version": _VERSION,
-            "model": {"name": model.name, "fingerprint": model.fingerprint},
+            "model": model.reference(),
             "dimension": model.dimension,
         }
         with contextlib.closing(_connect(address)) as connection:

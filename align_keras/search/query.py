@@ -35,7 +35,8 @@ class Query:
         where: str, a condition on the images' columns, such as
             `"year >= 2020 and folder like '%Italy%'"`, or None.
         k: int >= 1, images to find.
-        duplicates: bool; False folds near-duplicates into the best of them.
+        duplicates: bool; False folds near-duplicates into the best of them. None
+            folds them in an index of files, and not in one of embeddings.
         text_weight: float > 0, the weight of each text beside an image's 1.
         approximate: bool, whether to search the approximate index or all images, or
             None to decide by their number.
@@ -52,7 +53,7 @@ class Query:
     minus: str | Sequence[str] = ()
     where: str | None = None
     k: int = 10
-    duplicates: bool = False
+    duplicates: bool | None = None
     text_weight: float = TEXT_WEIGHT
     approximate: bool | None = None
 
@@ -75,6 +76,11 @@ class Query:
             parts.insert(0, "an image")
         text = " + ".join([*parts, *self.plus])
         return " ".join([text, *(f"− {words}" for words in self.minus)])
+
+    @property
+    def has_content(self) -> bool:
+        """True with words or an image, False for a condition alone."""
+        return self.image is not None or bool(self.text or self.plus or self.minus)
 
     def encode(self, model: Any, stored: np.ndarray | None = None) -> np.ndarray:
         """The embedding, float32 (d,), of unit length; `stored` is that of `image`, if
@@ -127,13 +133,16 @@ class Hit:
         rank: int, 1 for the best.
         score: float, the cosine of query and image; None without a query.
         id: int, by which the index knows it.
-        path: str; of a name that isn't UTF-8 as `os.fsdecode` gives it.
+        path: str, path of the image, or the id that `Index.from_embeddings` got. A
+            name that isn't UTF-8 is decoded by `os.fsdecode`.
         relevance: `"strong"`, `"good"` or `"weak"`, by the query's scores.
         captions: list of str, of a table.
         columns: dict, its other columns: `folder`, `date`, `width`, `camera` … and
             those of tables; of several rows, the value of the first that has one.
         duplicates: list of str, paths of near-duplicates that it stands for.
         rows: list of dict, the values of each row of a table, if it has several.
+        stored_image: str, path of the copy of the image in the folder of the index, or
+            None. Indexes that were made from embeddings have copies.
     """
 
     rank: int
@@ -145,6 +154,12 @@ class Hit:
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
     duplicates: list[str] = dataclasses.field(default_factory=list)
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    stored_image: str | None = None
+
+    @property
+    def file(self) -> str:
+        """Path of the file that holds the image."""
+        return self.stored_image or self.path
 
 
 def relevance(scores: np.ndarray, others: np.ndarray, count: int) -> list[str]:

@@ -18,8 +18,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from align_keras.corpus.image import ImageError
-from align_keras.search.image_files import content_hash, read_file, read_upright
+from align_keras.search.image_files import (
+    content_hash,
+    read_file,
+    read_query_image,
+    read_upright,
+)
 from align_keras.search.image_index import Index, default_index
+from align_keras.search.items import is_item, split_item
 from align_keras.search.local_server import (
     Bodies,
     Guard,
@@ -31,7 +37,6 @@ from align_keras.search.local_server import (
     open_port,
 )
 from align_keras.search.query import TEXT_WEIGHT, Hit, Query
-from align_keras.search.towers import resized_image
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
 
@@ -252,7 +257,7 @@ class _Server:
             image = await run(self._find, request)
             if _is_cached(request, image):
                 return Response(status_code=304, headers=_cache_headers(image))
-            content, media_type = await run(_as_browser_format, image)
+            content, media_type = await run(self._as_browser_format, image)
             return Held(content, media_type, _cache_headers(image), stack.pop_all())
 
     async def thumbnail(self, request: Request) -> Response:
@@ -262,7 +267,7 @@ class _Server:
             headers = _cache_headers(image)
             if _is_cached(request, image):
                 return Response(status_code=304, headers=headers)
-            content = await run(_thumbnail, image)
+            content = await run(self._thumbnail, image)
             return Response(content, headers=headers, media_type="image/jpeg")
 
     def _find(self, request: Request) -> dict[str, Any]:
@@ -277,6 +282,44 @@ class _Server:
             return index.store.image(int(id))
         except InputError:
             raise Refusal(404, f"The index has no image {id!r:.40}.") from None
+
+    def _as_browser_format(self, image: dict[str, Any]) -> tuple[bytes, str]:
+        """Returns an image in a format that browsers display: bytes and type."""
+        content = self._read_indexed(image)
+        for pattern, media_type in _BROWSER_FORMATS:
+            if re.match(pattern, content, re.DOTALL):
+                return content, media_type
+        return _jpeg(read_upright(content), 90), "image/jpeg"
+
+    def _thumbnail(self, image: dict[str, Any]) -> bytes:
+        content = self._read_indexed(image)
+        thumbnail = read_upright(content, shorter_side=THUMBNAIL_SIDE)
+        thumbnail.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        return _jpeg(thumbnail, 82)
+
+    def _read_indexed(self, image: dict[str, Any]) -> bytes:
+        """Reads an image's file, or raises Refusal if it isn't the indexed one."""
+        file = image["file"]
+        if is_item(file):
+            stored = self._shared.get().stored_image(image)
+            if stored is None:
+                id, _ = split_item(file)
+                raise Refusal(404, f"The index holds no image of {id!r:.160}.")
+            file = os.fsencode(stored)
+        path = os.fsdecode(file)
+        try:
+            content, _ = read_file(file)
+        except ImageError as error:
+            raise Refusal(
+                410, f"The image {path} can't be read any more ({error.detail})."
+            ) from None
+        if content_hash(content) != image["content"]:
+            raise Refusal(
+                410,
+                f"The image {path} has changed since it was indexed. Run `align-keras "
+                "index` again.",
+            )
+        return content
 
 
 # === Requests ===
@@ -310,7 +353,7 @@ def _read_query(parameters: QueryParams) -> tuple[Query, int]:
         minus=_texts(parameters, "minus"),
         where=parameters.get("where"),
         k=_read_integer("k", k, 1, MAX_PAGE_HITS),
-        duplicates=parameters.get("duplicates", "0") not in ("0", "", "false"),
+        duplicates=_read_flag(parameters.get("duplicates")),
         text_weight=_read_float("text_weight", weight, 1e-6, 1e6),
     )
     offset = _read_integer("offset", parameters.get("offset", "0"), 0, MAX_HITS)
@@ -342,6 +385,11 @@ def _read_float(name: str, text: str, low: float, high: float) -> float:
     return value
 
 
+def _read_flag(text: str | None) -> bool | None:
+    """Returns the value of a parameter that is on or off, or None without it."""
+    return None if text is None else text not in ("0", "", "false")
+
+
 def _number_error(name: str, text: str, low: float, high: float) -> InputError:
     return InputError(
         f"{name} must be a number from {low} to {high}. Received: {text!r:.80}. "
@@ -355,13 +403,11 @@ def _number_error(name: str, text: str, low: float, high: float) -> InputError:
 def _hits(index: Index, query: Query, content: bytes | None) -> list[Hit]:
     """Returns the hits of a query. `content` is the file of an image sent with it."""
     if content is not None:
-        pixels = resized_image(content, index.model.resize_to)
+        pixels = read_query_image(content, index.model.resize_to)
         embedding = index.model.encode_resized([pixels])[0]
         query = dataclasses.replace(query, image=content)
         return index.search(query.encode(index.model, embedding), query)
-    if query.image is not None or query.text or query.plus or query.minus:
-        return index.query(query)
-    return index.latest(query.where, query.k)
+    return index.query(query)
 
 
 def _hit(hit: Hit, state: str) -> dict[str, Any]:
@@ -386,47 +432,6 @@ def _is_cached(request: Request, image: Mapping[str, Any]) -> bool:
 def _cache_headers(image: Mapping[str, Any]) -> dict[str, str]:
     tag = f'"{image["content"].hex()}"'
     return {"ETag": tag, "Cache-Control": "private, no-cache"}
-
-
-def read_indexed_image(image: Mapping[str, Any]) -> bytes:
-    """Reads the file of an indexed image.
-
-    Args:
-        image: columns of an image of the index.
-
-    Raises:
-        Refusal: if the file can't be read or isn't the one that was indexed.
-    """
-    path = os.fsdecode(image["file"])
-    try:
-        content, _ = read_file(image["file"])
-    except ImageError as error:
-        raise Refusal(
-            410, f"The image {path} can't be read any more ({error.detail})."
-        ) from None
-    if content_hash(content) != image["content"]:
-        raise Refusal(
-            410,
-            f"The image {path} has changed since it was indexed. Run `align-keras "
-            "index` again.",
-        )
-    return content
-
-
-def _as_browser_format(image: Mapping[str, Any]) -> tuple[bytes, str]:
-    """Returns an image in a format that browsers display: bytes and type."""
-    content = read_indexed_image(image)
-    for pattern, media_type in _BROWSER_FORMATS:
-        if re.match(pattern, content, re.DOTALL):
-            return content, media_type
-    return _jpeg(read_upright(content), 90), "image/jpeg"
-
-
-def _thumbnail(image: Mapping[str, Any]) -> bytes:
-    content = read_indexed_image(image)
-    thumbnail = read_upright(content, shorter_side=THUMBNAIL_SIDE)
-    thumbnail.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    return _jpeg(thumbnail, 82)
 
 
 def _jpeg(image: "Image.Image", quality: int) -> bytes:

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -53,10 +54,10 @@ def check_standalone(
         InputError: when there is no such export.
         RuntimeError: when the process fails, or its embeddings differ.
     """
-    from align_keras.search.exported_model import ExportedModel
+    from align_keras.embedders.locations import find_saved_model
     from align_keras.utils.errors import InputError
 
-    export = ExportedModel.find(export)
+    export = find_saved_model(export)
     if queries and index is None:
         raise InputError(
             "`index` must be given with `queries`, received None; name its folder."
@@ -160,20 +161,26 @@ def _difference(embeddings, expected):
 
 
 def _top(queries, embeddings, index):
-    rows = np.load(index / "embeddings.npy", mmap_mode="r")
-    lines = (index / "entries.jsonl").read_text("utf-8").split("\n")
-    entries = [json.loads(line) for line in lines if line]
+    uri = (index / "images.sqlite").absolute().as_uri()
+    connection = sqlite3.connect(f"{uri}?mode=ro", uri=True)
+    sql = "SELECT row, path, captions FROM images ORDER BY row"
+    images = connection.execute(sql).fetchall()
+    sql = "SELECT value FROM meta WHERE key = 'vectors'"
+    (vectors_file,) = connection.execute(sql).fetchone()
+    connection.close()
+    vectors = np.fromfile(index / vectors_file, "<f4")
+    vectors = vectors.reshape(-1, embeddings.shape[1])[[row for row, _, _ in images]]
     top = []
-    for query, scores in zip(queries, embeddings @ rows.T, strict=True):
+    for query, scores in zip(queries, embeddings @ vectors.T, strict=True):
         best = np.argsort(-scores, kind="stable")[:_HITS]
         hits = [
             {
                 "rank": rank,
-                "score": float(scores[row]),
-                "id": entries[row]["id"],
-                "captions": entries[row]["captions"],
+                "score": float(scores[place]),
+                "id": images[place][1],
+                "captions": json.loads(images[place][2] or "[]"),
             }
-            for rank, row in enumerate(best, 1)
+            for rank, place in enumerate(best, 1)
         ]
         top.append({"query": query, "hits": hits})
     return top

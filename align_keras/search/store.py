@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import sqlite3
 import threading
 import time
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.search import approximate, vector_checks
+from align_keras.search import approximate, exact_scan, vector_checks
 from align_keras.search.columns import INDEX_COLUMNS, fold_case
 from align_keras.search.image_store import ImageStore
 from align_keras.search.index_files import (
@@ -29,6 +30,7 @@ from align_keras.search.index_files import (
     JOURNAL,
     LOCK,
     SHARED_MEMORY,
+    STORED_IMAGES,
     WAL,
     approximate_path,
     damaged,
@@ -36,15 +38,18 @@ from align_keras.search.index_files import (
     next_vectors_name,
     open_to_write,
     refuse_links,
+    run_index_command,
     vectors_path,
 )
+from align_keras.search.items import ModelIdentity
 from align_keras.search.query import Query
 from align_keras.search.table_rows import FIRST_TABLE
-from align_keras.search.towers import Model
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
 
 _FORMAT = "align_keras_image_index"
+# Format of the indexes that runs wrote before they wrote this one.
+_FLAT_FORMAT = "align_keras_search_index"
 _VERSION = 1
 # Numbers of an embedding. No model has more, and a damaged header may say anything.
 _MAX_DIMENSION = 2**16
@@ -161,21 +166,21 @@ class Store(ImageStore):
         return self._one(sql) > 0
 
     @staticmethod
-    def create(folder: str | os.PathLike, model: Model) -> None:
+    def create(folder: str | os.PathLike, model: ModelIdentity) -> None:
         """Makes an empty index where there is none, complete with its index.json."""
         with Store.locked(folder):
             if not Store.is_there(folder):
                 Store.make(pathlib.Path(folder), model)
 
     @staticmethod
-    def make(folder: pathlib.Path, model: Model) -> None:
+    def make(folder: pathlib.Path, model: ModelIdentity) -> None:
         """Makes an empty index, within `locked`, whatever else the folder holds."""
         for name in (DATABASE, WAL, SHARED_MEMORY, JOURNAL):
             (folder / name).unlink(missing_ok=True)
         header = {
             "format": _FORMAT,
             "version": _VERSION,
-            "model": {"name": model.name, "fingerprint": model.fingerprint},
+            "model": model.reference(),
             "dimension": model.dimension,
         }
         with contextlib.closing(sqlite3.connect(folder / DATABASE)) as connection:
@@ -233,19 +238,25 @@ class Store(ImageStore):
         with held:
             yield
 
+    def writing(self) -> contextlib.AbstractContextManager["Store"]:
+        """Opens the index for writing, by this process alone; see `writer`."""
+        return Store.writer(self.folder)
+
+    @staticmethod
     @contextlib.contextmanager
-    def writing(self) -> Iterator["Store"]:
-        """Opens the index for writing, by this process alone; a mistake before it has
-        a source leaves nothing of it.
+    def writer(folder: str | os.PathLike) -> Iterator["Store"]:
+        """Opens an index for writing, by this process alone.
+
+        An error before the index has a source removes the index.
         """
-        with Store.locked(self.folder):
-            with contextlib.closing(Store(self.folder, writable=True)) as store:
+        with Store.locked(folder):
+            with contextlib.closing(Store(folder, writable=True)) as store:
                 try:
                     store._prepare()
                     yield store
                 except InputError:
                     if not len(store) and not store.roots():
-                        self._discard()
+                        store._discard()
                         raise
                     store._settle()
                     raise
@@ -309,6 +320,7 @@ class Store(ImageStore):
         for path in self.folder.iterdir():
             if is_index_file(path.name) and not path.is_dir():
                 path.unlink()
+        shutil.rmtree(self.folder / STORED_IMAGES, ignore_errors=True)
         with contextlib.suppress(OSError):  # What else is there stays.
             self.folder.rmdir()
 
@@ -323,7 +335,8 @@ class Store(ImageStore):
                     self._connection.close()
                     self._connect()
                 yield self._connection
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            # A message of SQLite repeats damaged text, which Python can't decode.
             text = str(error)
             if "full" in text:
                 path = str(self.folder / DATABASE)
@@ -507,10 +520,16 @@ class Store(ImageStore):
         images = self._all("SELECT path FROM images WHERE row = ?", [int(row)])
         image = f", {images[0][0]!r:.160}" if images else ""
         path = self.folder / str(self.vectors_file)
+        remedy = (
+            "embed the images again by `align-keras index --rebuild --to "
+            f"{shlex.quote(str(self.folder))}`"
+        )
+        if self.has_items:
+            command = run_index_command(self.folder)
+            remedy = "make it again by "
+            remedy += f"`{command}`" if command else "`Index.from_embeddings`"
         return InputError(
-            f"the file {path} is damaged (row {int(row)}{image}, {reason}); embed the "
-            "images again by `align-keras index --rebuild --to "
-            f"{shlex.quote(str(self.folder))}`."
+            f"the file {path} is damaged (row {int(row)}{image}, {reason}); {remedy}."
         )
 
     def _tolerance(self) -> float:
@@ -703,7 +722,7 @@ class Store(ImageStore):
             self._check_norms(vectors[best], best)
             images = self._of_rows(best)
             yield [  # Rows without an image are left out.
-                (float(score), images[row], vectors[row])
+                (float(np.float32(score)), images[row], vectors[row])
                 for row, score in zip(best, scores, strict=True)
                 if row in images
             ]
@@ -715,9 +734,9 @@ class Store(ImageStore):
         rows: np.ndarray | None,
         query: Query,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields rows and their scores from the highest on."""
+        """Yields rows and their exact scores from the highest on."""
         size = 4 * query.k + 64
-        # Scores of unit vectors are no larger than the query's norm.
+        # Scores are no larger than the product of both norms.
         limit = float(np.linalg.norm(embedding)) * (1.0 + self._tolerance())
         near = chosen = None
         if rows is None or len(rows) > approximate.LEAST_SHARE * len(vectors):
@@ -726,16 +745,26 @@ class Store(ImageStore):
             chosen = near.find(embedding, size, vectors, rows)
         seen = np.zeros(0, np.int64)
         if chosen is not None:
-            scores = self._scanned(vectors, embedding, chosen, limit)
-            best = np.lexsort((chosen, -scores))[:size]
-            seen = chosen[best]
-            yield seen, scores[best]
+            seen, scores = next(
+                self._by_rank(embedding, vectors, chosen, size, limit), (seen, seen)
+            )
+            yield seen, scores
         # Of too many copies, or rows without images, the rest is scanned.
-        scores = self._scanned(vectors, embedding, rows, limit)
-        for block in approximate.by_rank(scores, size):
-            best = block if rows is None else rows[block]
+        for best, scores in self._by_rank(embedding, vectors, rows, size, limit):
             new = ~np.isin(best, seen)
-            yield best[new], scores[block[new]]
+            yield best[new], scores[new]
+
+    def _by_rank(self, embedding, vectors, rows, size, limit):
+        """Yields rows, all or some, and their exact scores from the highest on."""
+
+        def exact(positions: np.ndarray) -> np.ndarray:
+            chosen = positions if rows is None else rows[positions]
+            return exact_scan.exact_scores(vectors, embedding, chosen)
+
+        scanned = self._scanned(vectors, embedding, rows, limit)
+        error = exact_scan.scan_error(vectors.shape[1], limit)
+        for positions, scores in exact_scan.by_rank(scanned, size, exact, error):
+            yield positions if rows is None else rows[positions], scores
 
     def _scanned(
         self,
@@ -744,7 +773,7 @@ class Store(ImageStore):
         rows: np.ndarray | None,
         limit: float,
     ) -> np.ndarray:
-        scores = approximate.scan(vectors, embedding, rows)
+        scores = exact_scan.scan(vectors, embedding, rows)
         wrong = vector_checks.first_wrong_score(scores, limit)
         if wrong is not None:
             row = wrong if rows is None else rows[wrong]
@@ -848,11 +877,31 @@ class Store(ImageStore):
         )
 
 
+def is_flat_index(folder: pathlib.Path) -> bool:
+    """Returns True for an index in the format that runs wrote before this one."""
+    try:
+        return read_json(folder / HEADER).get("format") == _FLAT_FORMAT
+    except (OSError, InputError):
+        return False
+
+
 def _read_header(folder: pathlib.Path) -> dict[str, Any]:
     try:
         header = read_json(folder / HEADER)
     except InputError as error:
         raise damaged(folder, str(error)) from None
+    if header.get("format") == _FLAT_FORMAT:
+        command = run_index_command(folder)
+        remedy = f"Build it again by `{command}`."
+        if command is None:
+            remedy = (
+                "Build it again by `align-keras train --config_file RUN/params.yaml "
+                "--model_dir RUN --mode index`, where RUN is the folder of its run."
+            )
+        raise InputError(
+            "An index must have the format of this release. Received: "
+            f"{folder}, in the format that runs wrote before. {remedy}"
+        )
     if header.get("format") != _FORMAT:
         raise InputError(
             f"an index must be a folder that `align-keras index` wrote, received "

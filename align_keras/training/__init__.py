@@ -1,3 +1,3 @@
-"""The trainer: loops of `fit`, checkpoints, logs, progress."""
+"""The training loop: checkpoints, logs, progress, strategies, diagnosis."""
 
-from align_keras.training.trainer import train
+from align_keras.training.loop import train_model

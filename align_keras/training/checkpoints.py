@@ -1,10 +1,11 @@
-"""Checkpoints that hold all that a run needs to go on exactly."""
+"""Checkpoints that hold everything that a run needs to resume exactly."""
 
 import json
 import os
 import pathlib
 import re
 
+import keras
 import tensorflow as tf
 
 from align_keras.models import ALIGN
@@ -17,10 +18,22 @@ class RunCheckpoints:
     """Saves and restores the model, the optimizer, the metrics and all seeds.
 
     The batches are a function of the step, the optimizer's iteration count. The best
-    checkpoint lies in `best/`. Of several workers the chief alone `writes`.
+    checkpoint is in `best/`.
+
+    Args:
+        model: compiled `ALIGN` or `ImageClassifier`.
+        directory: str, folder of the checkpoints.
+        max_to_keep: int, number of checkpoints to keep.
+        writes: bool, False for workers other than the chief.
     """
 
-    def __init__(self, model, directory, max_to_keep=3, writes=True):
+    def __init__(
+        self,
+        model: keras.Model,
+        directory: str | os.PathLike,
+        max_to_keep: int = 3,
+        writes: bool = True,
+    ) -> None:
         self.model = model
         self.directory = pathlib.Path(directory)
         self.max_to_keep = max_to_keep
@@ -32,9 +45,10 @@ class RunCheckpoints:
             variables += metric.variables
         distinct = {id(variable): variable.value for variable in variables}
         self._checkpoint = tf.train.Checkpoint(variables=list(distinct.values()))
-        # Made by all workers here, else only by the chief as it saves: the workers of
-        # a MultiWorkerMirroredStrategy make variables together.
-        self._checkpoint.save_counter  # noqa: B018
+        # TensorFlow creates this counter when it is first read. The workers of a
+        # MultiWorkerMirroredStrategy create variables together, so all of them read it
+        # here, not only the chief when it saves.
+        self._save_counter = self._checkpoint.save_counter
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, str(self.directory), max_to_keep=max_to_keep
         )
@@ -52,17 +66,17 @@ class RunCheckpoints:
         if not self.writes:
             return
         self._manager.save(checkpoint_number=self.step)
-        # One that a kill kept out of TensorFlow's list is in no one else's care. Later
-        # ones are damaged, and will be written over.
-        before = checkpoints_in(self.directory, self.step)
-        for path in map(pathlib.Path, before[self.max_to_keep :]):
-            for file in self.directory.glob(f"{path.name}.*"):
+        # TensorFlow doesn't delete a checkpoint that a kill kept out of its list.
+        # Checkpoints of later steps are damaged and will be replaced.
+        paths = checkpoints_in(self.directory, self.step)
+        for path in paths[self.max_to_keep :]:
+            for file in self.directory.glob(f"{pathlib.Path(path).name}.*"):
                 file.unlink()
 
     def save_if_best(self, name: str, value: float, higher: bool) -> None:
-        """Writes the best checkpoint anew if the metric has improved."""
+        """Replaces the best checkpoint if the metric has improved."""
         note = self.directory / "best" / "metric.json"
-        best = _noted_value(note)
+        best = read_best_value(note)
         if best is not None and not (value > best if higher else value < best):
             return
         if self.writes:
@@ -75,54 +89,83 @@ class RunCheckpoints:
         return self._restore(self.directory)
 
     def restore_best(self) -> int:
-        """Restores the best checkpoint; returns the step, 0 where there is none."""
+        """Restores the best checkpoint; returns the step, 0 if there is none."""
         return self._restore(self.directory / "best")
 
-    def _restore(self, directory):
-        found = checkpoints_in(directory)
-        for path in found:
-            if self._restored(path):
+    def _restore(self, directory: pathlib.Path) -> int:
+        paths = checkpoints_in(directory)
+        for path in paths:
+            if self._read(path):
                 return self.step
-            say(f"warning: checkpoint {path} is damaged; trying the one before it")
-        if found:
+            say(f"warning: checkpoint {path} is damaged, trying the one before it")
+        if paths:
             raise InputError(
-                f"all checkpoints in {directory} are damaged ({len(found)}); restore "
+                f"all checkpoints in {directory} are damaged ({len(paths)}). Restore "
                 "them from a copy, or remove that folder to begin again."
             )
         return 0
 
-    def _restored(self, path):
-        """Whether the checkpoint could be read; raises if it doesn't fit."""
+    def _read(self, path: str) -> bool:
+        """Returns False for a damaged checkpoint, raises if it doesn't fit."""
         try:
             self._checkpoint.restore(path).assert_consumed()
         except (AssertionError, ValueError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise InputError(
-                f"checkpoint {path} doesn't fit the model ({first_line}); use the "
-                "params.yaml beside it, or another --model_dir."
+                f"checkpoint {path} doesn't fit the model ({first_line}). Use the "
+                "params.yaml next to it, or another --model_dir."
             ) from error
         except (tf.errors.OpError, RuntimeError, IndexError):
             return False
         return True
 
 
-def _noted_value(note):
-    """The best checkpoint's metric; None where there is none, or it is damaged."""
+def restore_checkpoint(model: ALIGN, directory: pathlib.Path, which: str) -> int:
+    """Restores a checkpoint of a run.
+
+    Args:
+        model: compiled `ALIGN`.
+        directory: `pathlib.Path`, folder of the run.
+        which: `"latest"` or `"best"`.
+
+    Returns:
+        int, the step of the checkpoint.
+
+    Raises:
+        InputError: if there is no such checkpoint.
+    """
+    checkpoints = RunCheckpoints(model, directory / "checkpoints")
+    if which == "best":
+        step = checkpoints.restore_best()
+        remedy = "Set trainer.best_checkpoint_eval_metric in training"
+    else:
+        step = checkpoints.restore_latest()
+        remedy = "Run with --mode train first"
+    if not step:
+        raise InputError(
+            f"{directory} holds no {which} checkpoint to evaluate. {remedy}."
+        )
+    return step
+
+
+def read_best_value(note: pathlib.Path) -> float | None:
+    """Returns the metric of the best checkpoint, None if it is missing or damaged."""
     if not note.exists():
         return None
     try:
         return float(read_json(note)["value"])
     except (InputError, LookupError, TypeError, ValueError):
-        say(f"warning: {note} is damaged; the next value counts as the best so far")
+        say(f"warning: {note} is damaged, the next value counts as the best so far")
         return None
 
 
 def checkpoints_in(directory: str | os.PathLike, last: int | None = None) -> list[str]:
     """Returns the checkpoints' paths without suffix, the newest first, up to `last`."""
-    # By the files: the list that TensorFlow keeps beside them may be damaged too.
-    found = {}
+    # The list that TensorFlow keeps next to the files may be damaged, so the files
+    # count.
+    paths: dict[int, str] = {}
     for path in pathlib.Path(directory).glob("ckpt-*.index"):
         match = re.fullmatch(r"ckpt-(\d+)", path.stem)
         if match and (last is None or int(match[1]) <= last):
-            found[int(match[1])] = str(path.with_suffix(""))
-    return [found[step] for step in sorted(found, reverse=True)]
+            paths[int(match[1])] = str(path.with_suffix(""))
+    return [paths[step] for step in sorted(paths, reverse=True)]

@@ -1,4 +1,4 @@
-"""Trains an `ImageClassifier` in stages, and judges it."""
+"""Training of an `ImageClassifier` in stages, and its evaluation."""
 
 import dataclasses
 import functools
@@ -13,9 +13,9 @@ import tensorflow as tf
 from align_keras.models.image_classifier import ImageClassifier
 from align_keras.models.on_replicas import on_replicas
 from align_keras.optimizers import SGD
+from align_keras.training.callbacks import progress_callback
 from align_keras.training.checkpoints import RunCheckpoints, checkpoints_in
 from align_keras.training.strategies import distributed_batches
-from align_keras.training.trainer import progress_callback
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 
@@ -103,7 +103,7 @@ def rows_of_host(
     if num_input_pipelines == 1:
         return batches
 
-    def rows(*batch):
+    def rows(*batch: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return tuple(
             tf.split(values, num_input_pipelines)[input_pipeline_id] for values in batch
         )
@@ -167,10 +167,10 @@ def classify(
     return Classified(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
-def _save_every(checkpoints, interval):
+def _save_every(checkpoints: RunCheckpoints, interval: int) -> keras.callbacks.Callback:
     """Returns the callback that saves the state every interval of steps."""
 
-    def save(batch, logs):
+    def save(batch: int, logs: dict | None) -> None:
         if checkpoints.step % interval == 0:
             checkpoints.save()
 

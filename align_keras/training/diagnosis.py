@@ -1,4 +1,4 @@
-"""Which tower, which pairs: what can be said of a step that had to be left out."""
+"""Diagnosis of a step that was left out: which tower and which pairs failed."""
 
 import json
 import pathlib
@@ -15,19 +15,22 @@ from align_keras.training.strategies import worker_count
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
-# Pairs that are embedded at a time, and named at most.
-_ROWS, _NAMED = 32, 8
+# Pairs that are embedded at a time.
+_ROWS = 32
+# Names in a message, of pairs or of weights.
+_MAX_NAMES = 8
 
 
-def explained(
+def diagnosed_error(
     error: NonFiniteStepError,
     model: ALIGN,
     make_batches: Callable,
     batch_ids: Callable | None,
     directory: pathlib.Path,
 ) -> InputError:
-    """Writes `diagnosis.json`; returns the error that says what it found."""
-    step, count = error.step - 1, worker_count(model.distribute_strategy)
+    """Writes `diagnosis.json` and returns the error that sums it up."""
+    step = error.step - 1
+    count = worker_count(model.distribute_strategy)
     workers: list[dict] = [{}]
     if count > 1:
         workers = [
@@ -46,8 +49,8 @@ def explained(
     with atomic_write(directory / "diagnosis.json") as file:
         json.dump(diagnosis, file, indent=1)
     return InputError(
-        f"{describe(diagnosis)}; {error} The state before that step is saved, and "
-        f"{directory / 'diagnosis.json'} says more."
+        f"{describe_diagnosis(diagnosis)}: {error} The state before that step is "
+        f"saved, and {directory / 'diagnosis.json'} says more."
     )
 
 
@@ -57,8 +60,19 @@ def diagnose(
     ids: list[str] | None,
     error: NonFiniteStepError,
 ) -> dict:
-    """Looks for what isn't finite in the step, of `inputs`, that stopped a run."""
-    bad_rows, towers = {}, {}
+    """Finds the values that aren't finite in the step that stopped a run.
+
+    Args:
+        model: `ALIGN` as it was before the step.
+        inputs: dict of arrays, the batch of the step.
+        ids: list of str, the pairs of the batch, or None if they are unknown.
+        error: `NonFiniteStepError` of the step.
+
+    Returns:
+        dict, the content of `diagnosis.json`.
+    """
+    bad_rows: dict[str, np.ndarray] = {}
+    towers: dict[str, dict] = {}
     keys = {"image": ("images",), "text": ("token_ids", "padding_mask")}
     for name in keys:
         encoder = getattr(model, f"{name}_encoder")
@@ -69,7 +83,7 @@ def diagnose(
         gradient = error.values[f"{name}_gradient_norm"]
         towers[name] = {
             "embeddings_not_finite": len(rows),
-            "weights_not_finite": paths[:_NAMED],
+            "weights_not_finite": paths[:_MAX_NAMES],
             "gradient_finite": bool(np.isfinite(gradient)),
         }
     bad = sorted({int(row) for rows in bad_rows.values() for row in rows})
@@ -85,8 +99,8 @@ def diagnose(
     }
 
 
-def describe(diagnosis: dict) -> str:
-    """Returns the diagnosis in a sentence or two."""
+def describe_diagnosis(diagnosis: dict) -> str:
+    """Returns the diagnosis as a list of short clauses."""
     sentences = []
     for name, tower in diagnosis["towers"].items():
         count = tower["embeddings_not_finite"]
@@ -101,25 +115,28 @@ def describe(diagnosis: dict) -> str:
             sentences.append(f"the {name} encoder's gradient isn't finite")
     if not sentences:
         sentences.append(
-            "both encoders' embeddings are finite; the temperature is "
+            "both encoders' embeddings are finite at a temperature of "
             f"{diagnosis['temperature']:.3g}"
         )
-    bad, ids = diagnosis["bad_ids"], diagnosis["batch_ids"]
-    if bad:
-        sentences.append(f"pairs {named(bad)}")
-    elif ids:
-        sentences.append(f"last batch: {named(ids)}")
-    return "; ".join(sentences)
+    bad_ids = diagnosis["bad_ids"]
+    batch_ids = diagnosis["batch_ids"]
+    if bad_ids:
+        sentences.append(f"pairs {join_names(bad_ids)}")
+    elif batch_ids:
+        sentences.append(f"last batch {join_names(batch_ids)}")
+    return ", ".join(sentences)
 
 
-def named(ids: Sequence) -> str:
-    """Joins the first few names."""
-    names = ", ".join(str(name) for name in ids[:_NAMED])
-    return names + (f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else "")
+def join_names(ids: Sequence) -> str:
+    """Joins the first names and counts the others."""
+    names = ", ".join(str(name) for name in ids[:_MAX_NAMES])
+    if len(ids) > _MAX_NAMES:
+        names += f" and {len(ids) - _MAX_NAMES} more"
+    return names
 
 
 def finite_rows(encoder: keras.Model, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns bool (n,): whether each row's embedding is finite, in inference."""
+    """Returns bool (n,), True for rows whose embedding in inference is finite."""
     rows = len(next(iter(inputs.values())))
     embed = on_replicas(
         encoder.distribute_strategy,

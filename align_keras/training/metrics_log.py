@@ -1,6 +1,7 @@
 """metrics.jsonl: one line of numbers per logged step."""
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 
@@ -11,7 +12,7 @@ from align_keras.utils.files import atomic_write
 class MetricsLog:
     """Appends to and reads a run's `metrics.jsonl`."""
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike) -> None:
         self.path = pathlib.Path(path)
 
     def append(self, step: int, values: Mapping[str, float]) -> None:
@@ -23,7 +24,7 @@ class MetricsLog:
             file.write(json.dumps(line) + "\n")
 
     def read(self) -> list[dict]:
-        """Returns the lines but a torn last one; another damaged one is an error."""
+        """Returns all lines except a torn last one. Raises for other damaged lines."""
         if not self.path.exists():
             return []
         lines = self.path.read_bytes().split(b"\n")[:-1]
@@ -33,7 +34,7 @@ class MetricsLog:
         """Returns the newest value of each metric."""
         return dict(item for line in self.read() for item in line.items())
 
-    def _parsed(self, line, row):
+    def _parsed(self, line: bytes, row: int) -> dict:
         try:
             values = json.loads(line)
             is_whole = type(values["step"]) is int and all(
@@ -44,7 +45,7 @@ class MetricsLog:
             is_whole = False
         if not is_whole:
             raise InputError(
-                f"{self.path}, line {row}, must hold a step and its numbers; remove "
+                f"{self.path}, line {row}, must hold a step and its numbers. Remove "
                 "the line."
             )
         return values
@@ -53,6 +54,6 @@ class MetricsLog:
         """Drops the lines that a killed run wrote after its last checkpoint."""
         if not self.path.exists():
             return
-        kept = [line for line in self.read() if line["step"] <= step]
+        lines = [line for line in self.read() if line["step"] <= step]
         with atomic_write(self.path) as file:
-            file.writelines(json.dumps(line) + "\n" for line in kept)
+            file.writelines(json.dumps(line) + "\n" for line in lines)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from align_keras.models.on_replicas import is_distributed
 from align_keras.utils.errors import InputError
 
-# What a TPU VM has for each of its chips, by generation.
+# Device files of the chips of a TPU VM, by generation.
 _TPU_DEVICES = ("accel[0-9]*", "vfio/[0-9]*")
 
 
@@ -20,8 +20,8 @@ def make_strategy(
 ) -> tf.distribute.Strategy | None:
     """Returns the strategy of a name in `RuntimeConfig`, or None for `"default"`.
 
-    `num_replicas` are of `"mirrored"`: so many GPUs, or without one logical CPU
-    devices, which must be made before TensorFlow is used.
+    `num_replicas` is for `"mirrored"`: the number of GPUs, or of logical CPU devices
+    on a machine without a GPU, which must be made before TensorFlow is used.
     """
     if name == "default":
         return None
@@ -42,7 +42,7 @@ def make_strategy(
 
 
 def tpu_address(tpu: str | None = None, devices: str = "/dev") -> str:
-    """Returns the TPU to take: `tpu`, on a TPU VM `"local"`, elsewhere TPU_NAME."""
+    """Returns the address of the TPU: `tpu`, `"local"` on a TPU VM, or TPU_NAME."""
     if tpu is not None:
         return tpu
     folder = pathlib.Path(devices)
@@ -52,24 +52,24 @@ def tpu_address(tpu: str | None = None, devices: str = "/dev") -> str:
         return os.environ["TPU_NAME"]
     raise InputError(
         "runtime.distribution_strategy is tpu, but no TPU was found: this is no TPU "
-        "VM, and TPU_NAME isn't set; name one by --params_override runtime.tpu=NAME, "
+        "VM, and TPU_NAME isn't set. Name one by --params_override runtime.tpu=NAME, "
         "or use runtime.distribution_strategy=mirrored, or default."
     )
 
 
-def _tpu_strategy(address):
+def _tpu_strategy(address: str) -> tf.distribute.Strategy:
     cluster_resolver, tpu = tf.distribute.cluster_resolver, tf.tpu.experimental
     try:
         resolver = cluster_resolver.TPUClusterResolver(address)
         if address != "local":
             tf.config.experimental_connect_to_cluster(resolver)
         tpu.initialize_tpu_system(resolver)
-    # A name is looked up through Google's API client, if that is installed.
+    # TensorFlow resolves a name through Google's API client, if it is installed.
     except (ValueError, ImportError, OSError, RuntimeError, tf.errors.OpError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"runtime.tpu must be a TPU that can be reached, received {address!r} "
-            f"({reason[:160]}); check the name, or use "
+            f"({reason[:160]}). Check the name, or use "
             "runtime.distribution_strategy=mirrored, or default."
         ) from error
     return tf.distribute.TPUStrategy(resolver)
@@ -83,7 +83,7 @@ def strategy_scope(
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Returns whether this process writes for all: checkpoints, logs, numbers."""
+    """Returns True if this process writes the checkpoints, logs and metrics."""
     resolver = strategy.cluster_resolver
     spec = resolver.cluster_spec().as_dict() if resolver is not None else {}
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or not spec:
@@ -94,7 +94,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def worker_count(strategy: tf.distribute.Strategy) -> int:
-    """Returns the number of processes of the run, each with its part of the input."""
+    """Returns the number of processes of the run. Each reads its part of the input."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
     spec = strategy.cluster_resolver.cluster_spec().as_dict()
@@ -102,7 +102,7 @@ def worker_count(strategy: tf.distribute.Strategy) -> int:
 
 
 def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
-    """Returns whether the flag is set in any worker; all of them have to ask."""
+    """Returns True if the flag is set in any worker. All workers must call this."""
     if worker_count(strategy) == 1:
         return flag
     flags = strategy.experimental_distribute_values_from_function(
@@ -112,32 +112,41 @@ def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
 
 
 def wait_for_workers(strategy: tf.distribute.Strategy) -> None:
-    """Waits for all workers: one that leaves early ends the others."""
+    """Waits for all workers. A worker that exits early ends the others."""
     any_worker(strategy, True)
+
+
+def save_by_chief(model: Any, directory: str | os.PathLike) -> None:
+    """Saves a model as a preset. The chief writes it, and all workers wait."""
+    if is_chief(model.distribute_strategy):
+        model.save_to_preset(directory)
+    wait_for_workers(model.distribute_strategy)
 
 
 def distributed_batches(
     strategy: tf.distribute.Strategy, make_batches: Callable, start_step: int
 ) -> Any:
-    """Returns the batches as `fit` takes them, on several workers their rows."""
+    """Returns the batches for `fit`, with several workers the rows of this one."""
     if not is_distributed(strategy):
         return make_batches(start_step=start_step)
 
-    def batches_of_host(context):
-        hosts, pipeline = context.num_input_pipelines, {}
+    def batches_of_host(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        hosts = context.num_input_pipelines
+        pipeline = {}
         if hosts > 1:
             pipeline = {
                 "input_pipeline_id": context.input_pipeline_id,
                 "num_input_pipelines": hosts,
             }
-        # Unless it is endless, all workers agree at each step on who has rows left.
+        # TensorFlow synchronizes the workers at each step unless the data is endless.
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         batches = make_batches(start_step=start_step, **pipeline).apply(endless)
         replicas = strategy.num_replicas_in_sync // hosts
         if replicas == 1:
             return batches
 
-        def split(*batch):  # From (n, …) to (replicas, n / replicas, …).
+        def split(*batch: Any) -> Any:
+            """Reshapes (n, …) to (replicas, n / replicas, …)."""
             return tf.nest.map_structure(
                 lambda value: tf.reshape(value, (replicas, -1, *value.shape[1:])),
                 batch[0] if len(batch) == 1 else batch,
@@ -145,13 +154,13 @@ def distributed_batches(
 
         return batches.map(split).unbatch()
 
-    # A dataset would be copied, and TensorFlow prepare each function of the copy once
-    # more for every function around it: for decoded images a minute.
+    # A strategy copies a dataset, and TensorFlow then prepares each function of the
+    # copy again for every function around it. With decoded images this takes a minute.
     return strategy.distribute_datasets_from_function(batches_of_host)
 
 
 def split_cpu(count: int) -> None:
-    """Makes `count` logical devices of the CPU, unless there are as many."""
+    """Makes `count` logical devices of the CPU, unless there are that many already."""
     config = tf.config
     cpu = config.list_physical_devices("CPU")[0]
     if len(config.get_logical_device_configuration(cpu) or ()) >= count:
@@ -162,6 +171,6 @@ def split_cpu(count: int) -> None:
         )
     except RuntimeError as error:
         raise InputError(
-            f"runtime.num_replicas must be set before TensorFlow is used, received "
-            f"{count}; start a new process."
+            f"runtime.num_replicas must be set before TensorFlow is used. Received: "
+            f"{count}. Start a new process."
         ) from error

@@ -114,8 +114,8 @@ def is_cluster(engine: str) -> bool:
     if engine == LOCAL:
         return False
     if kind not in _ADDRESSES:
-        embeds = kind.startswith("openvino") or kind.endswith(".tflite")
-        remedy = "give evaluate's image_engine that" if embeds else "choose one"
+        is_runtime = kind.startswith("openvino") or kind.endswith(".tflite")
+        remedy = "write `--runtime` for what embeds" if is_runtime else "choose one"
         raise InputError(
             f"engine must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}, received "
             f"{engine!r}; {remedy}."

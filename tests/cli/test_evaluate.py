@@ -134,21 +134,21 @@ WRONG = {
         ("--protocol", "vtab", "--split", "x"),
         "--split is for retrieval,.*with vtab",
     ),
-    "engine of words": (
-        ("--protocol", "simlex", "--image-engine", "openvino"),
-        "--image-engine is for retrieval.*with simlex",
+    "runtime of words": (
+        ("--protocol", "simlex", "--runtime", "openvino"),
+        "--runtime is for retrieval.*with simlex",
     ),
-    "no such engine": (
-        (*RETRIEVAL, "--image-engine", "x"),
-        "--image-engine must be one of None, openvino.*received 'x'",
+    "no such runtime": (
+        (*RETRIEVAL, "--runtime", "x"),
+        "--runtime must be one of auto, keras.*Received: runtime='x'",
     ),
-    "no such engine file": (
-        (*RETRIEVAL, "--image-engine", "x.tflite"),
-        "--image-engine must be a file that is there, received 'x.tflite'",
+    "no such runtime file": (
+        (*RETRIEVAL, "--runtime", "x.tflite"),
+        "--runtime must be a file that exists. Received: 'x.tflite'",
     ),
-    "engine of training": (
-        ("--protocol", "vtab", "--image-engine", "openvino"),
-        "--image-engine is for retrieval.*with vtab",
+    "runtime of training": (
+        ("--protocol", "vtab", "--runtime", "openvino"),
+        "--runtime is for retrieval.*with vtab",
     ),
     "missing of classes": (
         (*ZERO_SHOT, "--allow_missing"),
@@ -178,7 +178,7 @@ def test_wrong_inputs_take_a_line_and_no_model(run, arguments, message, monkeypa
     def refuse(*arguments):
         raise AssertionError("the model was opened")
 
-    monkeypatch.setattr("align_keras.protocols.open_model.open_model", refuse)
+    monkeypatch.setattr("align_keras.protocols.evaluate.load_model", refuse)
     code, out, err = run(*arguments)
     assert (code, out) == (1, "")
     assert err.startswith("align-keras evaluate: error: ") and err.count("\n") == 1
@@ -186,21 +186,25 @@ def test_wrong_inputs_take_a_line_and_no_model(run, arguments, message, monkeypa
 
 
 @pytest.mark.parametrize(
-    "model, engine, message",
+    "model, runtime, message",
     [
-        ("nowhere", (), "--model must be a folder or hf://user/model.*nowhere"),
-        ("pairs", (), "--model must hold a model, received pairs.*neither config.json"),
+        ("nowhere", (), "--model must be align_small_en, the folder.*nowhere"),
+        (
+            "pairs",
+            (),
+            "--model must be align_small_en, the folder.*pairs.*has no config.json",
+        ),
         (
             "export",
-            ("--image-engine", "openvino"),
-            "--image-engine must be left out for an export",
+            ("--runtime", "openvino"),
+            "--runtime must be saved_model for the model",
         ),
     ],
 )
-def test_wrong_models_take_a_line(run, place, model, engine, message):
+def test_wrong_models_take_a_line(run, place, model, runtime, message):
     (place / "export").mkdir(exist_ok=True)
     (place / "export" / "saved_model.pb").touch()
-    code, out, err = run(*RETRIEVAL, *engine, model=model)
+    code, out, err = run(*RETRIEVAL, *runtime, model=model)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert re.search(message, err)
 

@@ -6,12 +6,13 @@ import json
 import numpy as np
 import pytest
 
+from align_keras import load_model
 from align_keras.cli.main import main
 from align_keras.protocols import fine_tuning
 from align_keras.protocols.embedding_cache import CachedEncoders
-from align_keras.protocols.open_model import OpenedModel
 from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
+from tests.helpers.color_towers import GOLDEN
 from tests.helpers.drawings import (
     BOTH,
     HEAD,
@@ -187,10 +188,10 @@ def test_a_sweep_needs_pictures_to_tune_on(capsys, small_model, drawings):
     assert "sweep.trials must be 0 for fine_grained" in capsys.readouterr().err
 
 
-def test_an_export_cannot_be_trained():
-    export = OpenedModel(len, len, None, "a", "b")
+def test_an_export_cannot_be_trained(tmp_path):
+    encoders = CachedEncoders(lambda: load_model(GOLDEN), tmp_path)
     with pytest.raises(InputError, match="received an export, whose weights are fixed"):
-        CachedEncoders(lambda: export, None).trainable_model()
+        encoders.trainable_model()
 
 
 def test_classes_must_be_the_same(capsys, tmp_path, small_model):

@@ -142,10 +142,6 @@ def test_what_is_shown_has_matches_copies_and_whole_paths(folder, capsys, monkey
     "words, expected",
     [
         (["search", "red", "--where", "wide > 1"], "--where"),
-        (
-            ["search", "red", "--model_dir", "x", "--where", "a"],
-            "--where is for an index",
-        ),
         (["search"], "a search needs TEXT or --image, received neither"),
         (
             ["search", "red", "--index", "nowhere"],

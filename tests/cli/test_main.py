@@ -314,13 +314,14 @@ def test_a_remote_folder_never_becomes_a_local_one(
 
 @pytest.mark.parametrize("make", [str, pathlib.Path])
 def test_no_function_makes_a_folder_named_as_a_store(tmp_path, monkeypatch, make):
+    from align_keras import load_model
     from align_keras.config import CorpusConfig
     from align_keras.runs.corpus import build_corpus
     from align_keras.search.bulk_embeddings import embed
     from align_keras.search.image_index import Index
 
     monkeypatch.chdir(tmp_path)
-    model = types.SimpleNamespace(name="m", fingerprint="x", dimension=3)
+    model = load_model("align_small_en")
     path = make("s3://bucket/out")
     for call in (
         lambda: placeable_folder(path, "to"),

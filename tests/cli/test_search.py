@@ -2,12 +2,16 @@ import argparse
 import json
 import pathlib
 import shlex
+import shutil
 
+import numpy as np
 import pytest
 
+from align_keras import load_model
 from align_keras.cli import search
 from align_keras.cli.main import main, parse_arguments
-from align_keras.search import ExportedModel, SearchIndex
+from align_keras.runs.run_index import open_run_index, write_run_index
+from align_keras.search import Hit, Index, ModelIdentity, Query
 from align_keras.utils.errors import InputError
 from tests.helpers import tiny_export
 
@@ -25,13 +29,11 @@ def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     TINY["write_tiny_export"](folder / "export")
     images = [TINY["picture_bytes"](color) for color in TINY["COLORS"]]
-    embeddings = ExportedModel(folder / "export").encode_images(images)
-    SearchIndex.build(
-        embeddings,
-        ["fa-red", "fa-green", "fa-blue"],
-        ["[bold]a red \x1b[31mone", ["leaf", "grass"], "the sea " * 30],
-        thumbnails=images,
-    ).save(folder / "index")
+    embeddings = load_model(folder / "export").encode_images(images)
+    captions = [["[bold]a red \x1b[31mone"], ["leaf", "grass"], ["the sea " * 30]]
+    write_run_index(
+        folder, embeddings, ["fa-red", "fa-green", "fa-blue"], captions, images
+    )
     (folder / "query.png").write_bytes(TINY["picture_bytes"]((10, 200, 20)))
     return folder
 
@@ -40,17 +42,17 @@ def test_json_for_texts(run_folder, capsys):
     arguments = parse("--model_dir", run_folder, "--json", "-k", 2, "blue", "red green")
     assert search.run(arguments) == 0
     result = json.loads(capsys.readouterr().out)
-    assert [query["text"] for query in result["queries"]] == ["blue", "red green"]
+    assert [query["text"] for query in result["queries"]] == [["blue"], ["red green"]]
     hits = result["queries"][0]["hits"]
     assert [hit["rank"] for hit in hits] == [1, 2]
-    assert hits[0]["id"] == "fa-blue"
+    assert (hits[0]["path"], hits[0]["id"]) == ("fa-blue", 3)
     assert hits[0]["captions"] == ["the sea " * 30]
     assert hits[0]["score"] > 0.99 > hits[1]["score"]
-    assert pathlib.Path(hits[0]["thumbnail"]).read_bytes() == TINY["picture_bytes"](
-        "blue"
-    )
+    stored = pathlib.Path(hits[0]["stored_image"])
+    assert stored.read_bytes() == TINY["picture_bytes"]("blue")
     # A tie between red and green: the order of the rows.
-    assert [hit["id"] for hit in result["queries"][1]["hits"]] == ["fa-red", "fa-green"]
+    paths = [hit["path"] for hit in result["queries"][1]["hits"]]
+    assert paths == ["fa-red", "fa-green"]
 
 
 def test_json_for_a_picture(run_folder, capsys):
@@ -58,38 +60,68 @@ def test_json_for_a_picture(run_folder, capsys):
     search.run(parse("--model_dir", run_folder, "--image", image, "--json", "-k", 9))
     (query,) = json.loads(capsys.readouterr().out)["queries"]
     assert query["image"] == str(image)
-    assert [hit["id"] for hit in query["hits"]] == ["fa-green", "fa-blue", "fa-red"]
+    paths = [hit["path"] for hit in query["hits"]]
+    assert paths == ["fa-green", "fa-blue", "fa-red"]
 
 
-def ids_of(run_folder, capsys, *arguments):
+def found_by(run_folder, capsys, *arguments):
     search.run(parse("--model_dir", run_folder, "--json", *arguments))
     (query,) = json.loads(capsys.readouterr().out)["queries"]
-    return query, [hit["id"] for hit in query["hits"]]
+    return query, [hit["path"] for hit in query["hits"]]
+
+
+def test_a_run_takes_every_option_of_an_index(run_folder, capsys):
+    _, paths = found_by(run_folder, capsys, "red", "--where", "captions like '%sea%'")
+    assert paths == ["fa-blue"]
+    query, paths = found_by(run_folder, capsys, "--where", "width = 8", "-k", 2)
+    assert paths == ["fa-blue", "fa-green"] and query["where"] == "width = 8"
+    assert search.run(parse("--model_dir", run_folder, "red", "--paths", "-0")) == 0
+    paths = capsys.readouterr().out.split("\0")
+    assert pathlib.Path(paths[0]).read_bytes() == TINY["picture_bytes"]("red")
+    # The index alone, with the model named.
+    index, export = run_folder / "index", run_folder / "export"
+    named = ("--index", index, "--model", export)
+    search.run(parse(*named, "red", "--exact", "--json"))
+    by_index = json.loads(capsys.readouterr().out)
+    search.run(parse("--model_dir", run_folder, "red", "--json"))
+    assert json.loads(capsys.readouterr().out) == by_index
+    assert main(["index", "--check", "--to", str(index)]) == 0
+    assert "3 embeddings" in capsys.readouterr().out
+
+
+def test_copies_of_a_run_are_folded_on_request(run_folder, tmp_path, capsys):
+    (tmp_path / "export").symlink_to(run_folder / "export")
+    embeddings = load_model(run_folder / "export").encode_texts(["red", "red"])
+    write_run_index(tmp_path, embeddings, ["a", "b"], [[], []], None)
+    assert found_by(tmp_path, capsys, "red")[1] == ["a", "b"]
+    assert found_by(tmp_path, capsys, "red", "--duplicates")[1] == ["a", "b"]
+    query, paths = found_by(tmp_path, capsys, "red", "--no-duplicates")
+    assert paths == ["a"] and query["hits"][0]["duplicates"] == ["b"]
 
 
 def test_an_image_and_words_in_one_query(run_folder, capsys):
     image = run_folder / "query.png"  # Green.
     arguments = ("--image", image, "blue", "--text-weight", 2)
-    query, ids = ids_of(run_folder, capsys, *arguments)
-    assert ids == ["fa-blue", "fa-green", "fa-red"]
-    assert (query["plus"], query["minus"]) == (["blue"], [])
+    query, paths = found_by(run_folder, capsys, *arguments)
+    assert paths == ["fa-blue", "fa-green", "fa-red"]
+    assert (query["text"], query["plus"], query["minus"]) == (["blue"], [], [])
     # By default the text weighs less than the image.
     arguments = ("--image", image, "--plus", "blue")
-    assert ids_of(run_folder, capsys, *arguments)[1][0] == "fa-green"
+    assert found_by(run_folder, capsys, *arguments)[1][0] == "fa-green"
     words = ("--minus", "green", "--plus", "red")
     arguments = ("--image", image, *words, "--text-weight", 2)
-    query, ids = ids_of(run_folder, capsys, *arguments)
-    assert ids[0] == "fa-red" and ids[-1] == "fa-green"
-    model = ExportedModel(run_folder / "export")
-    expected = model.encode_query(image, plus="red", minus=["green"])
-    _, scores = SearchIndex.load(run_folder / "index").query(expected, 1)
-    assert query["hits"][0]["score"] == pytest.approx(scores[0, 0], abs=1e-6)
+    query, paths = found_by(run_folder, capsys, *arguments)
+    assert paths[0] == "fa-red" and paths[-1] == "fa-green"
+    model = load_model(run_folder / "export")
+    (expected,) = model.encode_query(image, plus="red", minus=["green"])
+    (hit,) = Index.open(run_folder / "index").query(expected, 1)
+    assert query["hits"][0]["score"] == pytest.approx(hit.score, abs=1e-6)
 
 
 def test_words_taken_from_words(run_folder, capsys):
     arguments = ("red green", "--minus", "green")
-    query, ids = ids_of(run_folder, capsys, *arguments)
-    assert query["text"] == "red green" and ids[0] == "fa-red"
+    query, paths = found_by(run_folder, capsys, *arguments)
+    assert query["text"] == ["red green"] and paths[0] == "fa-red"
     search.run(parse("--model_dir", run_folder, *arguments))
     assert "red green − green" in capsys.readouterr().out
 
@@ -131,10 +163,10 @@ def test_usage_errors_exit_with_2(arguments, capsys):
 
 
 def test_wrong_run_folders_and_queries(run_folder, tmp_path):
-    with pytest.raises(InputError, match="index folder .*has none"):
+    with pytest.raises(InputError, match="index, which doesn't exist"):
         search.run(parse("--model_dir", tmp_path, "red"))
-    SearchIndex.load(run_folder / "index").save(tmp_path / "index")
-    with pytest.raises(InputError, match="export folder .*doesn't exist"):
+    shutil.copytree(run_folder / "index", tmp_path / "index")
+    with pytest.raises(InputError, match="model must be .*export.*does not exist"):
         search.run(parse("--model_dir", tmp_path, "red"))
     with pytest.raises(InputError, match="missing.png"):
         search.run(parse("--model_dir", run_folder, "--image", "missing.png"))
@@ -164,26 +196,27 @@ def test_mistakes_name_the_options(run_folder, capsys):
 
 
 def test_a_search_in_python(run_folder):
-    from align_keras.search.run_search import search as search_in
-
-    first, second = search_in(run_folder, ["red", "green"], plus=["dark"], k=2)
-    assert (first["text"], first["plus"], first["minus"]) == ("red", ["dark"], [])
-    assert [hit["rank"] for hit in second["hits"]] == [1, 2]
-    assert set(first["hits"][0]) >= {"rank", "score", "id", "captions"}
+    index = open_run_index(run_folder)
+    hits = index.query(Query("red", plus="dark"), k=2)
+    assert [hit.rank for hit in hits] == [1, 2] and hits[0].path == "fa-red"
+    assert isinstance(hits[0], Hit)
 
 
 def test_index_of_another_run(run_folder, tmp_path):
-    import numpy as np
-
     (tmp_path / "export").symlink_to(run_folder / "export")
-    SearchIndex.build(np.eye(3), ["a", "b", "c"]).save(tmp_path / "index")
-    with pytest.raises(InputError, match=r"\(queries, 3\) .*same run"):
+    model = ModelIdentity(str(tmp_path / "export"), "0" * 16, 4)
+    folder = tmp_path / "index"
+    Index.from_embeddings(np.eye(4), list("abcd"), folder=folder, model=model)
+    with pytest.raises(InputError, match="model that made its embeddings.*or name the"):
+        search.run(parse("--model_dir", tmp_path, "red"))
+    (tmp_path / "params.yaml").write_text("")
+    with pytest.raises(InputError, match="again by `align-keras train .* --mode index"):
         search.run(parse("--model_dir", tmp_path, "red"))
 
 
 def test_a_run_without_an_index_names_the_command_that_builds_one(run_folder, tmp_path):
     (tmp_path / "params.yaml").write_text("")
-    with pytest.raises(InputError, match="holds no trained model; let it end: `align"):
+    with pytest.raises(InputError, match="holds no trained model. Let it end: `align"):
         search.run(parse("--model_dir", tmp_path, "red"))
     (tmp_path / "config.json").write_text("{}")
     command = (
@@ -210,23 +243,27 @@ def test_only_a_finished_run_is_indexed(tmp_path, capsys):
     assert "holds no trained model" in capsys.readouterr().err
 
 
+def hit_of(path, captions):
+    return Hit(1, 0.5, 1, path, "weak", captions)
+
+
 def test_what_is_shown_stays_short(capsys):
-    hit = {"score": 0.5, "id": "a", "captions": [f"caption {n}" for n in range(50)]}
-    search.print_found("cats", [hit])
+    search.print_hits("cats", [hit_of("a", [f"caption {n}" for n in range(50)])])
     shown = capsys.readouterr().out
     assert "caption 2" in shown and "47 more" in shown and "caption 3" not in shown
-    search.print_found("cats", [])
+    search.print_hits("cats", [])
     assert capsys.readouterr().out.startswith("cats: nothing found")
 
 
-@pytest.mark.parametrize("columns, is_table", [(80, True), (60, False)])
-def test_a_table_is_shown_where_ids_stay_whole(columns, is_table, capsys, monkeypatch):
+@pytest.mark.parametrize("columns, is_table", [(100, True), (65, False)])
+def test_a_table_is_shown_where_paths_stay_whole(
+    columns, is_table, capsys, monkeypatch
+):
     monkeypatch.setenv("COLUMNS", str(columns))
-    id = "fontawesome6-solid/magnifying-glass-chart"
-    hit = {"score": 0.5, "id": id, "captions": ["magnifying glass chart"]}
-    search.print_found("cats", [hit])
+    path = "fontawesome6-solid/magnifying-glass-chart"
+    search.print_hits("cats", [hit_of(path, ["magnifying glass chart"])])
     shown = capsys.readouterr().out
-    assert id in shown and ("│" in shown) == is_table
+    assert path in shown and ("│" in shown) == is_table
 
 
 @pytest.mark.parametrize(

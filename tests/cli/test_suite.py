@@ -43,7 +43,7 @@ def test_without_any_data_everything_is_named_and_no_model_opened(
     def refuse(*arguments):
         raise AssertionError("the model was opened")
 
-    monkeypatch.setattr("align_keras.protocols.open_model.open_model", refuse)
+    monkeypatch.setattr("align_keras.protocols.evaluate.load_model", refuse)
     code, out, err = run()
     assert (code, err) == (0, "")
     title, *lines = out.splitlines()
@@ -133,7 +133,8 @@ def test_a_wrong_model_is_told_where_there_is_data(run, tmp_path):
     write_words(tmp_path)
     code, out, err = run("--data_root", "words")
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert "--model must be a folder or hf://user/model, received nowhere" in err
+    assert "--model must be align_small_en, the folder of a run" in err
+    assert "Received: 'nowhere', which does not exist" in err
 
 
 def test_a_failure_does_not_end_the_others(run, tmp_path, monkeypatch):

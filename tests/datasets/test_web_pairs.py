@@ -12,7 +12,7 @@ from PIL import Image
 from align_keras.config import DataConfig
 from align_keras.datasets.build import build_corpus, damaged_shards, quiet
 from align_keras.datasets.web_pairs import WebPairs, _shards
-from align_keras.runs.assemble import prepare_corpus
+from align_keras.runs.run_corpora import prepare_corpus
 from align_keras.utils.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -112,7 +112,8 @@ def test_any_experiment_takes_a_corpus_or_pairs_by_one_override(name):
 @pytest.mark.ci
 def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
     from align_keras.data import batch_ids, read_retrieval_set
-    from align_keras.runs.assemble import order_arguments, prepare_corpus
+    from align_keras.runs.run_corpora import prepare_corpus
+    from align_keras.runs.training_batches import order_arguments
 
     for table, colors in (("train", COLORS[:5]), ("test", COLORS[5:])):
         lines = ["image\tcaption"]

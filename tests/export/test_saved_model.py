@@ -9,10 +9,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from align_keras import load_model
 from align_keras.export import export_saved_model, saved_model
 from align_keras.models import ALIGN
-from align_keras.search import ExportedModel, Index
-from align_keras.search.towers import open_model
+from align_keras.search import Index
+from align_keras.search.image_files import read_query_image
 from align_keras.utils.errors import InputError
 from tests.export.exported import CAPTIONS, TOLERANCE, VOCABULARY, pictures
 from tests.helpers.image_files import encoded, plain_cmyk_jpeg, readable, source
@@ -301,15 +302,16 @@ def test_a_file_has_one_embedding_in_all_forms_of_a_model(tmp_path):
         worst = int(np.argmin(cosines))
         assert cosines[worst] > least, (name, list(files)[worst], cosines[worst])
 
-    check("SavedModel", ExportedModel(tmp_path / "export").encode_images(paths), 0.9999)
+    check("SavedModel", load_model(tmp_path / "export").encode_images(paths), 0.9999)
     # Pillow's resize is within a gray level of TensorFlow's. The LiteRT image tower
     # computes in 8 bits, so that its own embeddings differ by as much for all images.
     for name, folder, least in (
         ("SavedModel", tmp_path / "export", 0.998),
         ("LiteRT", shipped, 0.98),
     ):
-        searcher = open_model(folder)
-        embeddings = searcher.encode_images(paths)
+        searcher = load_model(folder)
+        squares = [read_query_image(path, searcher.resize_to) for path in paths]
+        embeddings = searcher.encode_resized(squares)
         check(f"search with {name}", embeddings, least)
         to = tmp_path / f"index of {name}"
         index = Index.build(to, [tmp_path / "files"], str(folder))

@@ -3,6 +3,7 @@
 import base64
 import functools
 import io
+import json
 import pathlib
 import tarfile
 
@@ -15,8 +16,8 @@ from align_keras.corpus.image import normalize_image
 from align_keras.images import preprocess_image_bytes
 from align_keras.images.preprocess import crop_size_to_resize_size
 from align_keras.models import ALIGN
-from align_keras.runs.export_web import build_index, write_web
-from align_keras.search import SearchIndex
+from align_keras.runs.export_web import embed_images, read_run_images, write_web
+from align_keras.search import Index
 from align_keras.utils.files import MAX_PIXELS
 from tests.helpers.browser import chromium, node_modules, served
 from tests.helpers.image_files import readable, refused
@@ -43,12 +44,12 @@ def browser():
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, runtime, model):
-    """A page's folder, its model, the index in Python, and how near scores must be."""
+    """A page's folder, its model, its images, and how near scores must be."""
     folder = tmp_path_factory.mktemp("page")
     pairs = str(write_pairs(tmp_path_factory.mktemp("pairs")))
     options = {"images": pairs, "title": TITLE, "litert_js": str(runtime)}
     write_web(model, folder, None, **options)
-    return folder, model, build_index(model, pairs), 5e-5
+    return folder, model, embed_images(model, pairs), 5e-5
 
 
 @pytest.fixture(scope="module", params=["small", "run"])
@@ -61,13 +62,26 @@ def exported(request, tmp_path_factory, runtime):
         with tarfile.open(ARTIFACTS / f"{kind}.tar.xz") as archive:
             archive.extractall(room, filter="data")
     run = room / "preset"
-    (room / "index").rename(run / "index")
+    write_index(room / "index", run / "index")
     folder = tmp_path_factory.mktemp("page")
     align = ALIGN.from_preset(run)
     options = {"quantize": "float16", "title": TITLE, "litert_js": str(runtime)}
     write_web(align, folder, run, **options)
     # Weights of 11 bits in towers this narrow: 2.4e-3 was measured.
-    return folder, align, SearchIndex.load(run / "index"), 5e-3
+    return folder, align, read_run_images(align, run), 5e-3
+
+
+def write_index(flat, folder):
+    """Writes the index of 0.1's flat files in today's format."""
+    lines = (flat / "entries.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    Index.from_embeddings(
+        np.load(flat / "embeddings.npy"),
+        [entry["id"] for entry in entries],
+        [entry["captions"] for entry in entries],
+        images=[(flat / entry["thumbnail"]).read_bytes() for entry in entries],
+        folder=folder,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -109,23 +123,25 @@ def hits(page, heading):
     return [int(row) for row in rows], [float(score) for score in scores]
 
 
-def check_hits(found, index, query, tolerance):
+def check_hits(found, searched, query, tolerance):
     rows, scores = found
-    expected_rows, expected_scores = index.query(query, 5)
-    assert rows[0] == expected_rows[0][0]
-    np.testing.assert_allclose(scores, expected_scores[0], atol=tolerance)
+    index = Index.from_embeddings(searched.embeddings, range(len(searched.embeddings)))
+    expected = index.query(query[0], 5)
+    expected_scores = [hit.score for hit in expected]
+    assert rows[0] == expected[0].id - 1
+    np.testing.assert_allclose(scores, expected_scores, atol=tolerance)
     # The very rows, but for those so near each other that rounding decides.
-    own_scores = index.embeddings[rows] @ query[0]
-    np.testing.assert_allclose(own_scores, expected_scores[0], atol=tolerance)
+    own_scores = searched.embeddings[rows] @ query[0]
+    np.testing.assert_allclose(own_scores, expected_scores, atol=tolerance)
 
 
 @pytest.mark.parametrize("text", ["red circle", "  Blåue, RING! ", "漢 👩‍🚀 zzzz"])
 def test_a_text(page, exported, text):
-    _, align, index, tolerance = exported
+    _, align, searched, tolerance = exported
     page.fill("#query", text)
     page.press("#query", "Enter")
     found = hits(page, f"“{text.strip()}”")
-    check_hits(found, index, align.encode_texts([text]), tolerance)
+    check_hits(found, searched, align.encode_texts([text]), tolerance)
 
 
 def encoded(image, kind, **options):
@@ -135,12 +151,12 @@ def encoded(image, kind, **options):
 
 
 def test_a_picture(page, exported):
-    _, align, index, tolerance = exported
-    png = encoded(normalize_image(index.thumbnail(7))[0], "PNG")
+    _, align, searched, tolerance = exported
+    png = encoded(normalize_image(searched.images[7].thumbnail)[0], "PNG")
     files = [{"name": "seven.png", "mimeType": "image/png", "buffer": png}]
     page.set_input_files("#file", files)
     found = hits(page, "seven.png")
-    check_hits(found, index, align.encode_images([png]), tolerance)
+    check_hits(found, searched, align.encode_images([png]), tolerance)
     assert page.is_visible("#asked")
     assert page.input_value("#query") == ""
     # What is no picture leaves the hits, and says why.
@@ -153,8 +169,8 @@ def test_a_picture(page, exported):
 
 @pytest.mark.parametrize("event", ["drop", "paste"])
 def test_a_picture_is_dropped_or_pasted(page, exported, event):
-    _, align, index, tolerance = exported
-    png = encoded(normalize_image(index.thumbnail(3))[0], "PNG")
+    _, align, searched, tolerance = exported
+    png = encoded(normalize_image(searched.images[3].thumbnail)[0], "PNG")
     script = """([event, content]) => {
         const bytes = Uint8Array.from(atob(content), (own) => own.charCodeAt(0));
         const data = new DataTransfer();
@@ -165,18 +181,18 @@ def test_a_picture_is_dropped_or_pasted(page, exported, event):
     }"""
     page.evaluate(script, [event, base64.b64encode(png).decode()])
     found = hits(page, "three.png")
-    check_hits(found, index, align.encode_images([png]), tolerance)
+    check_hits(found, searched, align.encode_images([png]), tolerance)
 
 
 def test_a_hit_finds_similar_ones(page, exported):
-    index = exported[2]
+    searched = exported[2]
     page.fill("#query", "ring")
     page.click("#search button[type=submit]")
     row = hits(page, "“ring”")[0][2]
     page.click("#hits li:nth-child(3) button")
-    caption = index.entries[row]["captions"][0]
+    caption = searched.images[row].captions[0]
     found = hits(page, f"Similar to {caption}")
-    check_hits(found, index, index.embeddings[row : row + 1], tolerance=1e-5)
+    check_hits(found, searched, searched.embeddings[row : row + 1], tolerance=1e-5)
     shown = page.locator("#hits li").count()
     page.click("#more")
     assert page.locator("#hits li").count() > shown

@@ -280,7 +280,7 @@ def test_files_and_exports_that_are_no_model_are_refused(tmp_path):
         (damaged, {"dtype": "float16"}, "dtype can't be given with a .keras file"),
         (damaged, {"load_weights": False}, "load_weights can't be given"),
         (tmp_path / "dense.keras", {}, "must hold an ALIGN, received a Sequential"),
-        (export, {}, r"is an export.*ExportedModel\("),
+        (export, {}, r"is an export.*load_model\("),
         (export / "align", {}, "config.json"),
     ):
         with pytest.raises(InputError, match=words) as caught:

@@ -7,7 +7,7 @@ import pytest
 
 from align_keras.evaluation import rank_composed_queries
 from align_keras.models.composed_query import encode_query
-from align_keras.search import SearchIndex
+from align_keras.search import Index
 from align_keras.utils.errors import InputError
 
 
@@ -44,11 +44,10 @@ def test_halves_alone_are_their_embeddings():
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_search_ranks_as_the_evaluation_does(sign):
     words = {"plus" if sign == 1 else "minus": "b"}
-    rows, _ = SearchIndex.build(IMAGES, ids=range(50)).query(
-        encode_query(MODEL, 7, **words), 50
-    )
+    index = Index.from_embeddings(IMAGES, ids=range(50))
+    hits = index.query(encode_query(MODEL, 7, **words)[0], 50)
     # The evaluation leaves the query's own image out.
-    order = [row for row in rows[0] if row != 7]
+    order = [hit.id - 1 for hit in hits if hit.id - 1 != 7]
     for rank in (0, 9, 30):
         query = SimpleNamespace(image=7, words="b", sign=sign, targets=[order[rank]])
         ranks = rank_composed_queries(MODEL.encode_texts, IMAGES, [query])

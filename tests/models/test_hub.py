@@ -20,15 +20,14 @@ from tests.helpers.web_server import REVISION, hub_server
 OPEN = """
 import sys
 import numpy as np
-from align_keras import ALIGN
-from align_keras.protocols.open_model import open_model
+from align_keras import ALIGN, load_model
 embeddings = {}
 for name in sys.argv[2:]:
     model = ALIGN.from_preset(name)
     pixels = np.arange(48 * 40 * 3, dtype="uint8").reshape(48, 40, 3)
     embeddings[name + " image"] = model.encode_images([pixels])
     embeddings[name + " text"] = model.encode_texts(["a red cat"])
-open_model(sys.argv[2])
+load_model(sys.argv[2])
 np.savez(sys.argv[1], **embeddings)
 """
 

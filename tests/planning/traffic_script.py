@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from align_keras.config import TrainerConfig, load_config
 from align_keras.runs.assemble import build_model, compile_model
-from align_keras.training import train
+from align_keras.training import train_model
 from align_keras.training.strategies import is_chief, make_strategy, strategy_scope
 from tests.planning.memory_script import random_batch
 
@@ -43,7 +43,7 @@ def main():
         return tf.data.Dataset.from_tensors(batch).repeat()
 
     schedule = TrainerConfig(STEPS, LOOP, STEPS, LOOP)
-    train(
+    train_model(
         model,
         make_batches,
         schedule,

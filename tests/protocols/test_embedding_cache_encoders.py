@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from align_keras import load_model
 from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
-from align_keras.protocols.open_model import OpenedModel, fingerprints, open_model
 from align_keras.utils.errors import InputError
 from tests.helpers.small import small_align
 from tests.helpers.small_run import draw
@@ -29,13 +29,15 @@ def opener(align, folder, opened):
     def open_it():
         opened.append(folder)
         align.save_to_preset(folder)
-        return open_model(str(folder))
+        return load_model(folder)
 
     return open_it
 
 
 @pytest.mark.ci
-def test_pictures_that_cannot_be_decoded_are_skipped_and_told(align, tmp_path, capsys):
+def test_pictures_that_cannot_be_decoded_are_skipped_and_told(
+    align, tmp_path, capsys, monkeypatch
+):
     (tmp_path / "red.png").write_bytes(png("red", "circle"))
     (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
     opened = []
@@ -71,8 +73,8 @@ def test_pictures_that_cannot_be_decoded_are_skipped_and_told(align, tmp_path, c
         raise AssertionError(f"computed again: {len(items)}")
 
     again = CachedEncoders(opener(align, tmp_path / "run", opened), tmp_path / "cache")
-    object.__setattr__(again.model, "encode_images", refuse)
-    object.__setattr__(again.model, "encode_texts", refuse)
+    monkeypatch.setattr(again.model, "encode_images", refuse)
+    monkeypatch.setattr(again.model, "encode_texts", refuse)
     capsys.readouterr()
     np.testing.assert_array_equal(again.readable_images(images)[0], embeddings)
     np.testing.assert_array_equal(again.texts(["a dog"]), texts[1:2])
@@ -91,8 +93,7 @@ def test_changes_are_computed_anew(tmp_path):
         lambda: align.image_encoder.set_pixel_scaling(100.0, 127.5),
     ):
         change()
-        encode = (align.encode_images, align.encode_texts, align.encode_words)
-        model = OpenedModel(*encode, *fingerprints(align), align)
+        model = load_model(align)
         encoders = CachedEncoders(lambda model=model: model, tmp_path / "cache")
         made.append(np.array(encoders.readable_images([png("green", "ring")])[0]))
         encoders.texts(["a cat"])

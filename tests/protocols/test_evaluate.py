@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import align_keras
+from align_keras import load_model
 from align_keras.cli.main import main
 from align_keras.protocols.evaluate import PROTOCOLS, checked_request
-from align_keras.protocols.open_model import opened
 from align_keras.utils.errors import InputError
 from tests.helpers.small import VOCABULARY, small_align
 from tests.helpers.small_run import write_pairs
@@ -34,7 +34,7 @@ def test_python_and_the_command_find_the_same(place, capsys):
     # Models in memory have the same embeddings, and so the same cache.
     align = align_keras.ALIGN.from_preset(model)
     folders = sorted(path.name for path in cache.iterdir())
-    for in_memory in (align, opened(align)):
+    for in_memory in (align, load_model(align)):
         again = align_keras.evaluate(in_memory, "retrieval", data, cache=cache)
         assert again["metrics"] == printed["metrics"] and again["model"] == align.name
     assert sorted(path.name for path in cache.iterdir()) == folders

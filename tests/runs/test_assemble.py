@@ -13,8 +13,8 @@ from align_keras.runs.assemble import (
     build_optimizer,
     build_schedule,
     compile_model,
-    prepare_vocabulary,
 )
+from align_keras.runs.run_vocabulary import prepare_vocabulary
 from align_keras.utils.errors import InputError
 from tests.helpers.small_run import write_pairs
 

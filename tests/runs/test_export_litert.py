@@ -22,10 +22,10 @@ from align_keras.protocols import captions
 from align_keras.runs.export import export_model
 from align_keras.runs.export_litert import (
     calibration_images,
-    captioned_images,
+    export_litert,
     measure,
     read_pixels,
-    write_litert,
+    retrieval_pairs,
 )
 from align_keras.utils.errors import InputError
 from tests.helpers.image_files import readable, refused
@@ -166,7 +166,7 @@ def without_images(align, tmp_path_factory):
     """An export's folder, and what it said."""
     folder, said = tmp_path_factory.mktemp("resizable"), io.StringIO()
     with contextlib.redirect_stderr(said):
-        write_litert(align, folder, resizable=True)
+        export_litert(align, folder, resizable=True)
     return folder, said.getvalue()
 
 
@@ -233,7 +233,7 @@ def test_without_images_there_are_no_figures(without_images):
 
 
 def test_pictures_alone_give_cosines(align, pairs, tmp_path, capfd):
-    write_litert(align, tmp_path, images=str(pairs), license="CC0")
+    export_litert(align, tmp_path, images=str(pairs), license="CC0")
     printed = capfd.readouterr()
     assert "INFO" not in printed.err and "0000 00:00" not in printed.err  # Converters.
     assert printed.out.splitlines()[0].split()[-2:] == ["cosine", "least"]
@@ -254,7 +254,7 @@ def test_a_named_set_calibrates_with_what_it_has(pairs, monkeypatch, capsys):
     splits = {"test": pictures[:3]}
     capsys.readouterr()
     assert calibration_images("stamps") == pictures[:3]
-    assert "stamps has no training split; its test" in capsys.readouterr().err
+    assert "stamps has no training split, so its test" in capsys.readouterr().err
 
 
 def test_a_folder_and_a_table(pairs, tmp_path):
@@ -265,7 +265,7 @@ def test_a_folder_and_a_table(pairs, tmp_path):
     read = {"encoding": "latin-1", "image_column": "foto", "caption_column": "words"}
     images = [str(tmp_path / "red_ring.png")]
     assert calibration_images(str(tmp_path), **read) == images
-    assert captioned_images(str(table), **read)[1] == images
+    assert retrieval_pairs(str(table), **read).images == images
 
 
 def test_a_folder_calibrates_without_captions(pairs, tmp_path):
@@ -295,12 +295,12 @@ def test_a_picture_that_cannot_be_read_is_left_out(align, pairs, tmp_path):
 
 def test_integers_without_images_fail_at_once(tmp_path):
     with pytest.raises(InputError, match="quantize must not be int8 without"):
-        write_litert(None, tmp_path, quantize="int8")
+        export_litert(None, tmp_path, quantize="int8")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("option", ["images", "data"])
 def test_a_set_that_is_not_there_fails_before_converting(align, tmp_path, option):
     with pytest.raises(InputError, match=f"{option} must be .* 'nowhere'"):
-        write_litert(align, tmp_path, **{option: "nowhere"})
+        export_litert(align, tmp_path, **{option: "nowhere"})
     assert not list(tmp_path.iterdir())

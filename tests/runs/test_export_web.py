@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from align_keras.export.web_page import LITERT_JS_VERSION, check_runtime
-from align_keras.runs.export_web import build_index, open_index, write_web
-from align_keras.search import SearchIndex
+from align_keras.runs.export_web import embed_images, read_run_images, write_web
+from align_keras.search import Index
 from align_keras.utils.errors import InputError
 from tests.helpers.small import small_align
 from tests.helpers.small_run import draw, write_pairs
@@ -21,15 +21,15 @@ def align():
 
 
 def test_a_table(align, tmp_path):
-    index = build_index(align, str(write_pairs(tmp_path)))
-    assert len(index) == 40
-    entry = index.entries[0]
-    assert entry["captions"][0].split()[-2:] == ["red", "circle"]
+    found = embed_images(align, str(write_pairs(tmp_path)))
+    assert len(found.images) == len(found.embeddings) == 40
+    image = found.images[0]
+    assert image.captions[0].split()[-2:] == ["red", "circle"]
     picture = draw("red", "circle")
     # On the disk it is a PNG; decoded, the same pixels.
     expected = align.encode_images([np.asarray(picture)])[0]
-    np.testing.assert_allclose(index.embeddings[0], expected, atol=1e-6)
-    assert Image.open(io.BytesIO(index.thumbnail(0))).size == picture.size
+    np.testing.assert_allclose(found.embeddings[0], expected, atol=1e-6)
+    assert Image.open(io.BytesIO(image.thumbnail)).size == picture.size
 
 
 def test_a_folder(align, tmp_path, capsys):
@@ -45,13 +45,13 @@ def test_a_folder(align, tmp_path, capsys):
     (tmp_path / ".hidden.png").write_bytes(b"no picture")
     large = wide.resize((1000, 700))
     large.save(tmp_path / "d.png")
-    index = build_index(align, str(tmp_path))
-    assert [(entry["id"], entry["captions"]) for entry in index.entries] == [
+    images = embed_images(align, str(tmp_path)).images
+    assert [(image.id, image.captions) for image in images] == [
         ("a.JPG", []),
         ("b/wide.png", ["a wide one", "stripes"]),
         ("d.png", []),
     ]
-    sizes = [Image.open(io.BytesIO(index.thumbnail(row))).size for row in range(3)]
+    sizes = [Image.open(io.BytesIO(image.thumbnail)).size for image in images]
     assert sizes == [(24, 48), (48, 24), (320, 224)]
     said = capsys.readouterr().err
     assert "1 dropped, unreadable: c.png" in said
@@ -61,21 +61,29 @@ def test_a_folder(align, tmp_path, capsys):
 def test_no_picture_can_be_read(align, tmp_path):
     (tmp_path / "c.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="no usable images among 1: 1 unreadable"):
-        build_index(align, str(tmp_path))
+        embed_images(align, str(tmp_path))
 
 
 @pytest.mark.ci
 def test_the_runs_own_index(align, tmp_path):
     with pytest.raises(InputError, match="images .* no folder `index`"):
-        open_index(align, str(tmp_path))
-    SearchIndex.build(np.eye(3), ["a", "b", "c"]).save(tmp_path / "index")
+        read_run_images(align, str(tmp_path))
+    folder = tmp_path / "index"
+    Index.from_embeddings(np.eye(3), ["a", "b", "c"], folder=folder)
     with pytest.raises(InputError, match="dimension 16, received 3"):
-        open_index(align, str(tmp_path))
-    SearchIndex.build(np.eye(16), list("abcdefghijklmnop")).save(tmp_path / "index")
-    assert len(open_index(align, str(tmp_path))) == 16
-    run = str(tmp_path)
-    with pytest.raises(InputError, match="a thumbnail for each image.* 'a'"):
-        write_web(align, _empty(tmp_path), run)
+        read_run_images(align, str(tmp_path))
+    ids = list("abcdefghijklmnop")
+    Index.from_embeddings(np.eye(16), ids, folder=folder)
+    with pytest.raises(InputError, match="must hold each of its images.* 'a'"):
+        write_web(align, _empty(tmp_path), str(tmp_path))
+    images = [b"\x89PNG %d" % row for row in range(16)]
+    Index.from_embeddings(np.eye(16), ids, ids, images=images, folder=folder)
+    found = read_run_images(align, str(tmp_path))
+    np.testing.assert_array_equal(found.embeddings, np.eye(16))
+    assert [image.id for image in found.images] == ids
+    assert [image.captions for image in found.images] == [[id] for id in ids]
+    assert [image.thumbnail for image in found.images] == images
+    assert {image.suffix for image in found.images} == {".png"}
 
 
 def _empty(tmp_path):
@@ -103,8 +111,8 @@ def test_what_is_written(align, tmp_path):
         "pictures/pictures.json",
     }
     stored = np.fromfile(folder / "pictures" / "embeddings.bin", "<f4").reshape(40, 16)
-    index = build_index(align, pairs)
-    np.testing.assert_allclose(stored, index.embeddings, atol=1e-6)
+    embeddings = embed_images(align, pairs).embeddings
+    np.testing.assert_allclose(stored, embeddings, atol=1e-6)
     for entry in json.loads((folder / "pictures" / "pictures.json").read_text()):
         assert (folder / "pictures" / entry["thumbnail"]).is_file()
     wanted = json.loads((folder / "package.json").read_text())["dependencies"]

@@ -1,4 +1,4 @@
-"""Runs from Python: what `align-keras train` does, by one call."""
+"""Runs from Python: `train_experiment` and `open_run`."""
 
 import dataclasses
 import json
@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 import align_keras
-from align_keras.config import load_config
-from align_keras.runs.run import Run, _damaged_shards_named, _loaded
+from align_keras.config import load_config, resolve_config
+from align_keras.data import read_retrieval_set
+from align_keras.runs.data_errors import explain_data_errors
+from align_keras.runs.run_corpora import open_corpora
+from align_keras.runs.validation_pairs import report_shared_images
 from align_keras.utils.errors import InputError
 from tests.helpers.small_run import SMALL, write_pairs
 
@@ -20,14 +23,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def test_overrides_lie_over_a_configuration_of_any_form(tmp_path):
     overrides = ["task.evaluation.ks=[1, 5]", {"trainer.train_steps": 800}]
-    named = _loaded("quickstart_icons", overrides)
+    named = resolve_config("quickstart_icons", overrides)
     assert named == load_config("quickstart_icons", (), overrides)
     path = tmp_path / "params.yaml"
     path.write_text("trainer: {seed: 3}\n")
-    assert _loaded(path, "task.evaluation.ks=[1]").trainer.seed == 3
+    assert resolve_config(path, "task.evaluation.ks=[1]").trainer.seed == 3
     config = load_config("quickstart_icons", params_override="task.evaluation.ks=[2]")
-    assert _loaded(config, ()) is config
-    over = _loaded(config, {"trainer.seed": 7})
+    assert resolve_config(config, ()) is config
+    over = resolve_config(config, {"trainer.seed": 7})
     assert over.task == config.task and over.task.evaluation.ks == (2,)
     assert over.trainer == dataclasses.replace(config.trainer, seed=7)
 
@@ -35,7 +38,9 @@ def test_overrides_lie_over_a_configuration_of_any_form(tmp_path):
 @pytest.mark.parametrize("name, value", [("mode", "evaluate"), ("checkpoint", "first")])
 def test_unknown_modes_are_refused_before_anything_is_written(tmp_path, name, value):
     with pytest.raises(InputError, match=f"^{name} must be one of .*, received"):
-        align_keras.train("quickstart_icons", tmp_path / "run", **{name: value})
+        align_keras.train_experiment(
+            "quickstart_icons", tmp_path / "run", **{name: value}
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -43,7 +48,7 @@ def test_what_a_reader_within_tensorflow_refuses_is_told_in_a_line():
     task = load_config(params_override="task.train_data.source=a").task
     told = "{{node PyFunc}} InputError: a source must stay as it is; run again.\nTrace"
     with pytest.raises(InputError, match="^a source must stay as it is; run again.$"):
-        with _damaged_shards_named(task):
+        with explain_data_errors(task):
             raise RuntimeError(told)
 
 
@@ -51,7 +56,7 @@ def test_what_is_no_finished_run_is_not_opened(tmp_path):
     with pytest.raises(InputError, match="must be a run's folder"):
         align_keras.open_run(tmp_path)
     (tmp_path / "params.yaml").write_text("{}")
-    with pytest.raises(InputError, match="holds no trained model; let it end"):
+    with pytest.raises(InputError, match="holds no trained model. Let it end"):
         align_keras.open_run(tmp_path)
     (tmp_path / "params.yaml").unlink()
     (tmp_path / "config.json").write_text("{}")
@@ -71,18 +76,20 @@ def test_a_run_is_trained_opened_judged_again_and_exported(
         for name, value in data.items()
     }
     config = load_config("quickstart_stamps", params_override=[overrides, SMALL])
-    run = align_keras.train(config, tmp_path / "run")
+    run = align_keras.train_experiment(config, tmp_path / "run")
     assert run.metrics["step"] == 8 and "t2i/recall_at_10" in run.metrics
     assert not (tmp_path / "run" / "index").exists()
     with pytest.raises(InputError, match="trainer.seed was 0 and is now 1"):
-        align_keras.train(config, run.directory, params_override="trainer.seed=1")
+        align_keras.train_experiment(
+            config, run.directory, params_override="trainer.seed=1"
+        )
     again = align_keras.open_run(run.directory)
     assert again.config == config and again.metrics == run.metrics
     texts = ["a red ring", "a blue bar"]
     np.testing.assert_allclose(
         again.model.encode_texts(texts), run.model.encode_texts(texts), atol=1e-6
     )
-    judged = align_keras.train(config, run.directory, mode="eval").metrics
+    judged = align_keras.train_experiment(config, run.directory, mode="eval").metrics
     assert judged == pytest.approx(again.evaluate())
     for name, value in judged.items():
         assert run.metrics[name] == pytest.approx(value, abs=1e-5)
@@ -111,7 +118,7 @@ def test_a_run_refuses_other_pairs_and_another_vocabulary(tmp_path):
         for name, value in data.items()
     }
     config = load_config("quickstart_stamps", params_override=[overrides, SMALL])
-    run = align_keras.train(config, tmp_path / "run", mode="train").directory
+    run = align_keras.train_experiment(config, tmp_path / "run", mode="train").directory
     longer = {"trainer.train_steps": 12}
     modes = ({"params_override": longer}, {"mode": "eval"})
 
@@ -129,7 +136,7 @@ def test_a_run_refuses_other_pairs_and_another_vocabulary(tmp_path):
         table.write_text("".join(f"{json.dumps(row)}\n" for row in changed))
         for options in modes:
             with pytest.raises(InputError, match=f"train_data must .*{message}"):
-                align_keras.train(config, run, **options)
+                align_keras.train_experiment(config, run, **options)
     table.write_text(original)
 
     vocabulary = (run / "vocabulary.txt").read_text()
@@ -137,17 +144,17 @@ def test_a_run_refuses_other_pairs_and_another_vocabulary(tmp_path):
     (run / "vocabulary.txt").write_text("".join([*lines[:5], *lines[:4:-1]]))
     for options in modes:
         with pytest.raises(InputError, match="vocabulary.txt must hold the vocabulary"):
-            align_keras.train(config, run, **options)
+            align_keras.train_experiment(config, run, **options)
     for use in (
         lambda: align_keras.open_run(run).model,
-        lambda: align_keras.open_run(run).finish(),
+        lambda: align_keras.train_experiment(config, run, mode="index"),
         lambda: align_keras.evaluate(run, "retrieval", str(table)),
     ):
         with pytest.raises(InputError, match="vocabulary.txt must hold the vocabulary"):
             use()
     # Without the file it is learned again, and is the same.
     (run / "vocabulary.txt").unlink()
-    on = align_keras.train(config, run, params_override=longer, mode="train")
+    on = align_keras.train_experiment(config, run, params_override=longer, mode="train")
     assert on.model is not None and (run / "vocabulary.txt").read_text() == vocabulary
     assert (run / "checkpoints" / "ckpt-12.index").exists()
 
@@ -167,6 +174,9 @@ def test_training_images_among_the_validation_images_are_reported(tmp_path, caps
             "task.validation_data.tfds_data_dir": str(tmp_path / "data"),
         }
         config = load_config("quickstart_stamps", params_override=overrides)
-        Run(config, tmp_path / "run")._report_shared_images()
+        corpora = open_corpora(config.task)
+        split = config.task.validation_data.tfds_split
+        validation_pairs = read_retrieval_set(corpora.validation, split)
+        report_shared_images(config.task, corpora.train, validation_pairs)
         expected = "5 of the 15 validation images are training images too"
         assert (expected in capsys.readouterr().err) == is_shared

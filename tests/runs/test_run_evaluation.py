@@ -1,4 +1,4 @@
-"""A run's own evaluation, on a test set with the same image twice."""
+"""The evaluation of a run, on validation pairs with the same image twice."""
 
 import json
 
@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras import data
-from align_keras.config import load_config
+from align_keras.config import TrainerConfig
 from align_keras.data import read_retrieval_set
 from align_keras.datasets import build_corpus
 from align_keras.images import preprocess_image
 from align_keras.optimizers import SGD
-from align_keras.runs.run import Run
+from align_keras.protocols.captions import evaluate_pairs
+from align_keras.training import train_model
 from tests.helpers.small import small_align, small_batch
 from tests.helpers.small_run import draw
 
@@ -31,42 +31,35 @@ def test_set(tmp_path_factory):
     return read_retrieval_set(builder, *builder.info.splits)
 
 
-def test_equal_images_are_one_target(test_set, tmp_path):
+def test_equal_images_are_one_target(test_set):
     assert len(test_set) == 2 and len(set(test_set.image_keys)) == 1
-    run = Run(load_config(params_override="task.evaluation.ks=[1]"), tmp_path)
-    run.model, run.test_set = small_align(), test_set
-    metrics = run.evaluate()
-    # The twins can't be told apart. Were each one's twin wrong, it would come first,
-    # since ties are pessimistic, and no caption of the twins would find its image.
+    metrics = evaluate_pairs(small_align(), test_set, ks=[1])
+    # No model distinguishes the two images. If the copy of an image were wrong, it
+    # would come first, since ties count against the model, and no caption would find
+    # its image.
     assert metrics["t2i/recall_at_1"] == metrics["i2t/recall_at_1"] == 1.0
 
 
 @pytest.mark.release
 @pytest.mark.timeout(900)
-def test_sources_are_opened_outside_of_the_strategys_scope(
-    tmp_path, monkeypatch, two_replicas
-):
-    """Where their tables and random numbers aren't made on each replica, or a TPU."""
+def test_batches_are_opened_outside_of_the_strategys_scope(tmp_path, two_replicas):
+    """Their tables and random numbers belong to the host, not to the replicas."""
     with two_replicas.scope():
         model = small_align()
         model.compile(SGD(0.01))
-    seen = []
+    has_strategy = []
 
-    def make_batches(*_, start_step, **options):
-        seen.append(tf.distribute.has_strategy())
+    def make_batches(start_step):
+        has_strategy.append(tf.distribute.has_strategy())
         return tf.data.Dataset.from_tensors(small_batch(4)).repeat()
 
-    monkeypatch.setattr(data, "training_batches", make_batches)
-    intervals = ("train_steps", "steps_per_loop", "checkpoint_interval")
-    override = ",".join(f"trainer.{name}=2" for name in intervals)
-    override += ",trainer.validation_interval=2,task.train_data.global_batch_size=4"
-    override += ",trainer.optimizer_config.warmup.type=null"
-    run = Run(load_config(params_override=override), tmp_path)
-    run.model, run.train_builder = model, None
-    run.fit(evaluate=False)
-    assert seen == [False]
+    trainer = TrainerConfig(
+        train_steps=2, steps_per_loop=2, checkpoint_interval=2, validation_interval=2
+    )
+    train_model(model, make_batches, trainer, tmp_path, batch_size=4)
+    assert has_strategy == [False]
     assert int(model.optimizer.iterations.numpy()) == 2
-    # What is embedded comes from both replicas, in order.
+    # The embeddings of both replicas are in the order of the images.
     rows = small_batch(5)["images"]
     pixels = tf.stack([preprocess_image(tf.constant(row), 32) for row in rows])
     expected = model.normalize_image(model.image_encoder(pixels))

@@ -10,47 +10,47 @@ from align_keras.cli.main import main
 from align_keras.config import load_config
 from align_keras.config.fields import leaves
 from align_keras.runs import run_folder
-from align_keras.runs.run_folder import check_inputs, lock_config
+from align_keras.runs.run_folder import check_inputs, lock_folder
 from align_keras.utils.errors import InputError
 
 
 def test_a_mistake_before_the_first_checkpoint_can_be_corrected(tmp_path):
-    lock_config(load_config("quickstart_icons"), tmp_path)
+    lock_folder(load_config("quickstart_icons"), tmp_path)
     (tmp_path / "vocabulary.txt").write_text("old")
     corrected = load_config("quickstart_icons", params_override="trainer.seed=3")
-    lock_config(corrected, tmp_path)
+    lock_folder(corrected, tmp_path)
     assert load_config(config_files=[tmp_path / "params.yaml"]) == corrected
     assert not (tmp_path / "vocabulary.txt").exists()
 
 
 def test_a_checkpoint_binds_the_folder(tmp_path):
     config = load_config("quickstart_icons")
-    lock_config(config, tmp_path)
+    lock_folder(config, tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "ckpt-200.index").touch()
-    lock_config(config, tmp_path)
+    lock_folder(config, tmp_path)
     override = "trainer.seed=3,trainer.max_to_keep=9"
     other = load_config("quickstart_icons", params_override=override)
     words = r"trainer.seed was 0 and is now 3 \(trainer.max_to_keep could change\)"
     with pytest.raises(InputError, match=words):
-        lock_config(other, tmp_path)
+        lock_folder(other, tmp_path)
     assert load_config(config_files=[tmp_path / "params.yaml"]) == config
 
 
 def test_some_options_may_change_and_what_they_were_is_kept(tmp_path, capsys):
     config = load_config("quickstart_icons")
-    lock_config(config, tmp_path)
+    lock_folder(config, tmp_path)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "ckpt-200.index").touch()
     longer = load_config("quickstart_icons", params_override="trainer.train_steps=5000")
-    lock_config(longer, tmp_path)
+    lock_folder(longer, tmp_path)
     assert "trainer.train_steps was 900 and is now 5000" in capsys.readouterr().err
     assert load_config(config_files=[tmp_path / "params.yaml"]) == longer
     kept = tmp_path / "params.until_step_200.yaml"
     assert load_config(config_files=[kept]) == config
 
 
-@pytest.mark.parametrize("pattern", run_folder._CHANGEABLE)
+@pytest.mark.parametrize("pattern", run_folder.CHANGEABLE_OPTIONS)
 def test_what_may_change_is_an_option(pattern):
     names = [key for key, _, _ in leaves(load_config())]
     assert any(re.fullmatch(pattern, key) for key in names)
@@ -59,7 +59,7 @@ def test_what_may_change_is_an_option(pattern):
 def test_one_command_at_a_time_writes_a_run(tmp_path, capsys):
     config = load_config("quickstart_icons")
     train = ["train", "--experiment=quickstart_icons", f"--model_dir={tmp_path}"]
-    with lock_config(config, tmp_path):
+    with lock_folder(config, tmp_path):
         capsys.readouterr()
         before = (tmp_path / "params.yaml").read_bytes()
         for command in (train, ["quickstart", f"--model_dir={tmp_path}"]):
@@ -68,7 +68,7 @@ def test_one_command_at_a_time_writes_a_run(tmp_path, capsys):
             (line,) = capsys.readouterr().err.splitlines()
             assert "no other process is writing, received" in line
         assert (tmp_path / "params.yaml").read_bytes() == before
-    lock_config(config, tmp_path)
+    lock_folder(config, tmp_path)
 
 
 def test_the_workers_of_a_run_dont_shut_each_other_out(tmp_path, monkeypatch):
@@ -78,9 +78,9 @@ def test_the_workers_of_a_run_dont_shut_each_other_out(tmp_path, monkeypatch):
         for index in (0, 1):
             task = {"type": "worker", "index": index}
             monkeypatch.setenv("TF_CONFIG", json.dumps({"task": task}))
-            workers.enter_context(lock_config(config, tmp_path))
+            workers.enter_context(lock_folder(config, tmp_path))
         with pytest.raises(InputError, match="no other process is writing"):
-            lock_config(config, tmp_path)
+            lock_folder(config, tmp_path)
 
 
 def write_table(path):
@@ -114,12 +114,12 @@ def test_no_checkpoint_is_chosen_by_the_test_pairs(tmp_path, validation, name):
         write_table(tmp_path / table)
     overrides = f"task.train_data.corpus=emoji,task.validation_data.{validation}"
     overrides = overrides.format(tmp_path)
-    lock_config(load_config(params_override=overrides), tmp_path / "without")
+    lock_folder(load_config(params_override=overrides), tmp_path / "without")
     with pytest.raises(InputError, match=rf"validation_data\.{name} must name no test"):
-        lock_config(load_config(params_override=[overrides, CHOICE]), tmp_path / "run")
+        lock_folder(load_config(params_override=[overrides, CHOICE]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     allowed = [overrides, CHOICE, "trainer.best_checkpoint_by_test=true"]
-    lock_config(load_config(params_override=allowed), tmp_path / "allowed")
+    lock_folder(load_config(params_override=allowed), tmp_path / "allowed")
 
 
 def test_a_checkpoint_is_chosen_by_a_validation_split(tmp_path):
@@ -132,7 +132,7 @@ def test_a_checkpoint_is_chosen_by_a_validation_split(tmp_path):
     ):
         overrides = f"task.train_data.corpus=icons,task.validation_data.{overrides}"
         config = load_config(params_override=[overrides, CHOICE])
-        lock_config(config, tmp_path / "run")
+        lock_folder(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

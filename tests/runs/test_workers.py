@@ -113,7 +113,7 @@ def test_a_run_survives_the_death_of_either_worker_and_sigterm(tmp_path, undistu
     wait(workers, tmp_path, 120)
     texts = [(tmp_path / f"worker_{index}.err").read_text() for index in range(2)]
     assert all("the same command goes on from it" in text for text in texts)
-    (saved,) = {re.search(r"terminated; step (\d+)", text)[1] for text in texts}
+    (saved,) = {re.search(r"terminated, step (\d+)", text)[1] for text in texts}
     wait(start_workers(arguments, tmp_path), tmp_path)
     text = (tmp_path / "worker_0.err").read_text()
     assert f"going on at step {saved} of 240" in text

@@ -2,18 +2,19 @@
 
 import collections
 import errno
+import os
 
 import fsspec
 import numpy as np
 import pytest
 
+from align_keras import load_model
 from align_keras.cli.main import main
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
 from align_keras.search.bulk_embeddings import embed
+from align_keras.search.image_files import read_file
 from align_keras.search.image_index import Index
-from align_keras.search.server import read_indexed_image
-from align_keras.search.towers import open_model
 from align_keras.utils import remote
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import local_copy
@@ -54,7 +55,8 @@ def test_a_folder_is_indexed_and_brought_up_to_date(store, tmp_path, monkeypatch
     assert hit.path == "memory://s/photos/blue.png"
     assert (hit.columns["folder"], hit.columns["name"]) == ("photos", "blue.png")
     assert not {"date", "year"} & hit.columns.keys()
-    assert read_indexed_image(index.store.image(hit.id)) == image_bytes("blue")
+    content, _ = read_file(os.fsencode(index.store.image(hit.id)["file"]))
+    assert content == image_bytes("blue")
     read = collections.Counter()
     opened = remote._Reader.__init__
     monkeypatch.setattr(
@@ -147,7 +149,7 @@ def test_bad_addresses_of_a_table_are_counted_and_the_others_kept(
         again = index.add()
         assert len(index) == 7 and again.gone == 0
         assert again.unreadable["can't be read to its end"] == 2
-        embed(table, tmp_path / "out.parquet", model=open_model(GOLDEN))
+        embed(table, tmp_path / "out.parquet", model=load_model(GOLDEN))
     problems = pq.read_table(tmp_path / "out.parquet")["problem"].to_pylist()
     assert [problem is None for problem in problems] == [
         n >= 5 and n != 11 for n in range(12)
@@ -156,7 +158,7 @@ def test_bad_addresses_of_a_table_are_counted_and_the_others_kept(
 
 def test_a_folder_a_table_and_texts_are_embedded(store, tmp_path):
     pq = pytest.importorskip("pyarrow.parquet")
-    model = open_model(GOLDEN)
+    model = load_model(GOLDEN)
 
     def rows(source, **options):
         to = tmp_path / "out.parquet"

@@ -2,7 +2,7 @@ import faiss
 import numpy as np
 import pytest
 
-from align_keras.search import Query, approximate
+from align_keras.search import Query, approximate, exact_scan
 from align_keras.search.approximate import Approximate, bring_up_to_date
 from align_keras.search.index_files import approximate_path
 from align_keras.utils.errors import InputError
@@ -101,7 +101,7 @@ def test_scores_without_a_rank_end_the_ranking(value):
     scores = np.ones(9, np.float32)
     scores[4] = value
     with pytest.raises(ValueError, match="must be finite"):
-        list(approximate.by_rank(scores, 3))
+        list(exact_scan.by_rank(scores, 3, lambda positions: scores[positions], 0.0))
 
 
 def test_a_damaged_file_is_not_searched(tmp_path, few):

@@ -10,8 +10,10 @@ import time
 import numpy as np
 import pytest
 
+from align_keras import load_model
+from align_keras.embedders.litert_embedder import LiteRTEmbedder
+from align_keras.embedders.locations import locate_model
 from align_keras.search.bulk_embeddings import embed
-from align_keras.search.towers import open_model
 from align_keras.utils.errors import InputError
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
 
@@ -21,7 +23,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 @pytest.fixture(scope="module")
 def model():
-    return open_model(GOLDEN)
+    return load_model(GOLDEN)
 
 
 @pytest.fixture
@@ -158,24 +160,20 @@ def test_what_changes_meanwhile_leaves_the_rows_as_they_were(images, model, tmp_
     class Interrupted(Exception):
         pass
 
-    class Stopping:
+    class Stopping(LiteRTEmbedder):
         """The model, which is interrupted at its third call."""
 
-        def __init__(self):
-            self.calls = 0
-
-        def __getattr__(self, name):
-            return getattr(model, name)
+        calls = 0
 
         def encode_resized(self, pixels):
             self.calls += 1
             if self.calls == 3:
                 raise Interrupted
-            return model.encode_resized(pixels)
+            return super().encode_resized(pixels)
 
     out = tmp_path / "out.parquet"
     with pytest.raises(Interrupted):
-        embed(images, out, model=Stopping(), rows_per_file=2)
+        embed(images, out, model=Stopping(locate_model(GOLDEN)), rows_per_file=2)
     assert not out.exists()
     (images / "a_new_one.png").write_bytes(image_bytes("blue"))
     (images / "sub" / "red.jpg").unlink()

@@ -11,11 +11,14 @@ import zipfile
 import numpy as np
 import pytest
 
+from align_keras import load_model
+from align_keras.embedders import Embedder
+from align_keras.embedders.litert_embedder import LiteRTEmbedder
+from align_keras.embedders.locations import locate_model
 from align_keras.search import Hit, Index, Query
 from align_keras.search.image_index import default_index
 from align_keras.search.query import relevance
 from align_keras.search.store import Store
-from align_keras.search.towers import open_model
 from align_keras.utils.errors import InputError
 
 
@@ -248,7 +251,7 @@ def test_an_index_of_another_model_names_the_command(build, photos, tmp_path, co
         content = (colors["GOLDEN"] / f"{kind}.tflite").read_bytes()
         (tmp_path / f"{kind}.tflite").write_bytes(content.replace(b" 1.0", b" 2.0"))
     # The archives' checksums are of the old bytes.
-    with pytest.raises(InputError, match="must be LiteRT towers"):
+    with pytest.raises(InputError, match="must be towers of"):
         Index.open(tmp_path / "index", tmp_path)
     header = tmp_path / "index" / "index.json"
     fingerprint = Index.open(tmp_path / "index").store.header["model"]["fingerprint"]
@@ -262,11 +265,9 @@ def test_an_index_of_another_model_names_the_command(build, photos, tmp_path, co
 
 
 def test_a_rebuild_takes_the_old_ones_place(build, photos, tmp_path, colors):
-    from align_keras.search.towers import LiteRTModel
-
-    class Other(LiteRTModel):
+    class Other(LiteRTEmbedder):
         def __init__(self):
-            super().__init__(colors["GOLDEN"], "other")
+            super().__init__(locate_model(colors["GOLDEN"]))
             self.fingerprint = "of another"
 
     index = build(photos)
@@ -395,7 +396,7 @@ def rename_model(folder, name):
 
 
 def write_run(folder):
-    """What `open_model` takes for a model that TensorFlow opens."""
+    """Writes a folder that `load_model` takes for a SavedModel."""
     folder.mkdir()
     (folder / "saved_model.pb").write_bytes(b"runs when it is opened")
 
@@ -422,12 +423,12 @@ def test_a_model_that_an_index_names_is_not_run(
     def run(*arguments):
         raise AssertionError("a model was opened")
 
-    monkeypatch.setattr("align_keras.search.towers.TensorFlowModel", run)
-    monkeypatch.setattr("align_keras.search.towers.LiteRTModel", run)
+    monkeypatch.setattr("align_keras.search.known_models.load_model", run)
+    monkeypatch.setattr("align_keras.search.image_index.load_model", run)
     index = Index.open(tmp_path / "index")
     for use in (lambda: index.query("red"), index.add):
         with pytest.raises(
-            InputError, match=f"if you trust it, add `--model .*` {end}"
+            InputError, match=f"If you trust it, add `--model .*` {end}"
         ):
             use()
 
@@ -435,9 +436,9 @@ def test_a_model_that_an_index_names_is_not_run(
 def test_a_model_that_was_named_is_opened_until_it_changes(
     build, photos, tmp_path, monkeypatch
 ):
-    class Named:
-        def __init__(self, name):
-            self.name = name
+    class Named(Embedder):
+        def __init__(self, location):
+            self.name = location.name
             header = json.loads((tmp_path / "index" / "index.json").read_text())
             self.fingerprint = header["model"]["fingerprint"]
             self.dimension = header["dimension"]
@@ -445,17 +446,50 @@ def test_a_model_that_was_named_is_opened_until_it_changes(
         def encode_texts(self, texts):
             return np.eye(4, dtype=np.float32)[: len(texts)]
 
+        encode_images = encode_resized = encode_texts
+
     build(photos)
     write_run(tmp_path / "model")
-    monkeypatch.setattr("align_keras.search.towers.TensorFlowModel", Named)
+    module = "align_keras.embedders.saved_model_embedder"
+    monkeypatch.setattr(f"{module}.SavedModelEmbedder", Named)
     rename_model(tmp_path / "index", str(tmp_path / "model"))
-    with pytest.raises(InputError, match="if you trust it"):
+    with pytest.raises(InputError, match="If you trust it"):
         Index.open(tmp_path / "index").query("red")
     Index.open(tmp_path / "index", tmp_path / "model")
     assert Index.open(tmp_path / "index").query("red")
     (tmp_path / "model" / "more.bin").write_bytes(b"code")
-    with pytest.raises(InputError, match="if you trust it"):
+    with pytest.raises(InputError, match="If you trust it"):
         Index.open(tmp_path / "index").query("red")
+
+
+def test_an_index_opens_its_model_by_its_runtime_until_a_file_changes(
+    photos, tmp_path, monkeypatch, colors
+):
+    shutil.copytree(colors["GOLDEN"], tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text("{}")
+
+    class ByKeras(LiteRTEmbedder):
+        runtime_option = "keras"
+
+    by_keras = ByKeras(locate_model(tmp_path / "model"))
+    Index.build(tmp_path / "index", [photos], by_keras)
+    header = json.loads((tmp_path / "index" / "index.json").read_text())
+    assert header["model"] == by_keras.reference()
+    assert header["model"]["runtime"] == "keras"
+    opened = []
+
+    def record(name, runtime):
+        opened.append((name, runtime))
+        return by_keras
+
+    monkeypatch.setattr("align_keras.search.known_models.load_model", record)
+    assert Index.open(tmp_path / "index").query("red")
+    assert opened == [(str(tmp_path / "model"), "keras")]
+    # The towers are the same, but Keras would run this file.
+    (tmp_path / "model" / "config.json").write_text("{ }")
+    with pytest.raises(InputError, match="--model .*model --runtime keras` once"):
+        Index.open(tmp_path / "index").query("red")
+    assert len(opened) == 1
 
 
 def test_towers_inside_the_index_are_opened(build, photos, tmp_path, colors):
@@ -470,7 +504,7 @@ def test_towers_inside_the_index_are_opened(build, photos, tmp_path, colors):
     (tmp_path / "index" / "towers" / "text.tflite").symlink_to(
         colors["GOLDEN"] / "text.tflite"
     )
-    with pytest.raises(InputError, match="if you trust it"):
+    with pytest.raises(InputError, match="If you trust it"):
         Index.open(tmp_path / "index").query("red")
 
 
@@ -518,7 +552,7 @@ def test_metadata_of_towers_are_compared_with_their_tensors(
     tracemalloc.start()
     try:
         with pytest.raises(InputError, match=re.escape(problem)) as caught:
-            model = open_model(folder)
+            model = load_model(folder)
             model.encode_images([colors["image_bytes"]("red")])
             model.encode_texts(["red"])
         _, peak = tracemalloc.get_traced_memory()

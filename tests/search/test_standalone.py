@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from align_keras.search import ExportedModel, SearchIndex, standalone
+from align_keras import load_model
+from align_keras.search import Index, standalone
 from align_keras.search.standalone import check_standalone
 from align_keras.utils.errors import InputError
 
@@ -18,10 +19,11 @@ def test_the_export_embeds_and_searches_without_align_keras(
     colors = list(tiny["COLORS"])
     images = [tiny["picture_bytes"](color) for color in colors]
     captions = ["red", "ein grünes — green", "blue red"]
-    model = ExportedModel(tiny_export)
+    model = load_model(tiny_export)
     image_embeddings = model.encode_images(images)
-    SearchIndex.build(image_embeddings, colors, ["a", "b", ["ç", "d"]]).save(
-        tmp_path / "index"
+    captions_of_images = ["a", "b", ["ç", "d"]]
+    Index.from_embeddings(
+        image_embeddings, colors, captions_of_images, folder=tmp_path / "index"
     )
     result = check_standalone(
         tiny_export,
@@ -110,7 +112,7 @@ def ask(folder, export, image, captions=()):
 def test_the_script_blocks_the_package_even_where_it_is_importable(
     tiny, tiny_export, tmp_path, monkeypatch, capsys
 ):
-    model = ExportedModel(tiny_export)
+    model = load_model(tiny_export)
     ask(tmp_path, tiny_export, tiny["picture_bytes"]("red"), ["green"])
     image_embeddings = model.encode_images([tmp_path / "images" / "0"])
     np.save(tmp_path / "images.npy", image_embeddings + np.float32([0, 0.25, 0, 0]))

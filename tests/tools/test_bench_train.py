@@ -45,6 +45,6 @@ def test_runs():
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     rows = run.stdout.splitlines()
-    # An engine embeds pictures alone.
+    # These runtimes embed images alone.
     assert len(rows) == 2 + 2 * 3 + 1
     assert all(row.startswith("| nano@32 |") for row in rows[2:])

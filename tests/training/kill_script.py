@@ -15,7 +15,7 @@ from align_keras.losses import ContrastiveLoss
 from align_keras.optimizers import Lamb
 from align_keras.text import WordPieceTokenizer
 from align_keras.text.vocabulary import SPECIAL_TOKENS
-from align_keras.training import train
+from align_keras.training import train_model
 from align_keras.training.strategies import make_strategy, split_cpu, strategy_scope
 from tests.helpers.small_run import COLORS, SHAPES
 from tests.helpers.updates_script import LENGTH, ROWS, SIZE, make_model
@@ -57,7 +57,7 @@ def main():
         model.compile(Lamb(1e-3, global_clipnorm=1.0, use_ema=True), loss)
         schedule = TrainerConfig(STEPS, loop, loop, 8, max_to_keep=2)
         make_batches = batch_maker(directory.parent)
-        train(model, make_batches, schedule, directory, batch_size=ROWS)
+        train_model(model, make_batches, schedule, directory, batch_size=ROWS)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,11 @@ import tensorflow as tf
 from align_keras.config import TrainerConfig
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.optimizers import AdamW
-from align_keras.training import train
+from align_keras.training import train_model
 from align_keras.training.checkpoints import (
     RunCheckpoints,
-    _noted_value,
     checkpoints_in,
+    read_best_value,
 )
 from tests.helpers.small import VOCABULARY, small_batch
 
@@ -93,7 +93,7 @@ def as_in_a_new_process(traced):
 def trained(model, directory, steps, loop, interval, evaluate=None, **kept):
     """Trains, and returns the lines of the log without what the clock decides."""
     schedule = TrainerConfig(steps, loop, interval, interval, **kept)
-    log = train(
+    log = train_model(
         model, make_batches, schedule, directory, batch_size=8, evaluate=evaluate
     )
     return [
@@ -198,11 +198,11 @@ def test_a_clock_that_jumps_back_a_year_changes_nothing(
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"value": "high"}'])
 def test_a_damaged_note_of_the_best_ends_no_training(tmp_path, capsys, content):
     (tmp_path / "metric.json").write_text(content)
-    assert _noted_value(tmp_path / "metric.json") is None
+    assert read_best_value(tmp_path / "metric.json") is None
     assert "metric.json is damaged" in capsys.readouterr().err
     (tmp_path / "metric.json").write_text('{"value": 0.5}')
-    assert _noted_value(tmp_path / "metric.json") == 0.5
-    assert _noted_value(tmp_path / "none.json") is None
+    assert read_best_value(tmp_path / "metric.json") == 0.5
+    assert read_best_value(tmp_path / "none.json") is None
 
 
 @pytest.mark.parametrize(("higher", "best"), [(True, 2), (False, 1)])

@@ -15,7 +15,7 @@ from align_keras.models.contrastive_model import NonFiniteStepError
 from align_keras.models.gradients import is_finite_step
 from align_keras.optimizers import AdamW
 from align_keras.training import diagnosis as diagnosis_module
-from align_keras.training import train
+from align_keras.training import train_model
 from align_keras.training.checkpoints import RunCheckpoints, checkpoints_in
 from align_keras.training.metrics_log import MetricsLog
 from align_keras.utils.errors import InputError
@@ -45,7 +45,7 @@ def run(directory, steps, batches=make_batches, evaluate=None, batch_ids=None, *
         validation_interval=interval,
         **kept,
     )
-    log = train(
+    log = train_model(
         model,
         batches,
         schedule,
@@ -106,7 +106,9 @@ def half_run(directory, steps):
     model.compile(optimizer)
     model.build_optimizer()
     start = float(optimizer.dynamic_scale)
-    train(model, make_batches, TrainerConfig(steps, 2, 4, 4), directory, batch_size=8)
+    train_model(
+        model, make_batches, TrainerConfig(steps, 2, 4, 4), directory, batch_size=8
+    )
     return model, float(optimizer.dynamic_scale) < start
 
 
@@ -160,7 +162,7 @@ def test_diagnosis_of_several_workers_names_the_pairs_of_all(tmp_path, monkeypat
     names = ("loss", "loss_i2t", "loss_t2i", "image_gradient_norm")
     values = dict.fromkeys([*names, "text_gradient_norm"], np.nan)
     error = NonFiniteStepError(5, values, None)
-    told = diagnosis_module.explained(
+    told = diagnosis_module.diagnosed_error(
         error, compiled_model(), halves, batch_ids, tmp_path
     )
     assert "pairs pair 5" in str(told)
@@ -175,7 +177,7 @@ def test_a_model_goes_on_learning_after_a_run_of_the_default_recipe(tmp_path):
     schedule = TrainerConfig(
         train_steps=4, steps_per_loop=2, checkpoint_interval=4, validation_interval=4
     )
-    train(model, make_batches, schedule, tmp_path, batch_size=8)
+    train_model(model, make_batches, schedule, tmp_path, batch_size=8)
     assert model.resolved_recipe.steps == 4
     before = model.get_weights()
     model.fit(make_batches(0).take(2), verbose=0)

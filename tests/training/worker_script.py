@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.config import TrainerConfig
-from align_keras.training import train
+from align_keras.training import train_model
 from align_keras.training.strategies import make_strategy, strategy_scope
 from tests.helpers.updates_script import ROWS, batch, make_model, optimizer
 
@@ -59,7 +59,7 @@ def run(strategy, directory, name, steps, interval):
 
     schedule = TrainerConfig(steps, interval, steps, interval)
     folder = directory / name
-    train(model, make_batches, schedule, folder, batch_size=ROWS, evaluate=save)
+    train_model(model, make_batches, schedule, folder, batch_size=ROWS, evaluate=save)
 
 
 def main():

@@ -198,7 +198,7 @@ def test_a_run_in_this_process_needs_no_joblib(tmp_path):
         ("Dask:localhost:8786", "or spark:MASTER, received 'Dask:"),
         ("flink:localhost:1", "or spark:MASTER, received 'flink"),
         ("local:8", "or spark:MASTER, received 'local:8'; choose one"),
-        ("openvino", "received 'openvino'; give evaluate's image_engine that"),
+        ("openvino", "received 'openvino'; write `--runtime` for what embeds"),
         ("dask", "where dask is, received 'dask'; write for instance dask:HOST:8786"),
         ("dask:localhost", "where dask is, received 'dask:localhost'"),
         ("dask:tcp://localhost:8786", "where dask is"),

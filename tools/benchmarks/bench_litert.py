@@ -29,9 +29,9 @@ _LEAST_COSINE = 0.9999
 
 def pictures(name, split, count):
     """Returns `count` encoded pictures of a corpus, evenly spread."""
-    from align_keras.runs.export_litert import captioned_images
+    from align_keras.runs.export_litert import retrieval_pairs
 
-    _, images = captioned_images(name, split)
+    images = retrieval_pairs(name, split).images
     step = max(1, len(images) // count)
     return images[::step][:count]
 
@@ -210,16 +210,20 @@ def tried(flatbuffer, samples):
 def compare_tried(align, files, calibration):
     """Prints what each way keeps of the stamps' recall."""
     from align_keras.export.litert import image_flatbuffer
-    from align_keras.runs.export_litert import captioned_images, measure, table
+    from align_keras.export.litert_file import append_files, read_files
+    from align_keras.runs.export_litert import measure, retrieval_pairs, table
 
     samples = [{"images": picture[None]} for picture in calibration]
     files = dict(files)
     for count in (50, 600):
         name = f"int8, {count} pictures"
         files[name] = image_flatbuffer(align, "int8", calibration[:count])
-    files |= dict(tried(files["none"], samples))
-    request, images = captioned_images("stamps")
-    print("\n".join(table(measure(align, files, images, request))))
+    # A tower is opened by the model that its metadata name.
+    metadata = read_files(files["none"])
+    for name, content in tried(files["none"], samples):
+        files[name] = append_files(content, metadata)
+    pairs = retrieval_pairs("stamps")
+    print("\n".join(table(measure(align, files, pairs.images, pairs.request))))
 
 
 def main():

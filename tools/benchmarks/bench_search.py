@@ -5,7 +5,7 @@ DIR`, where TOWERS is a folder of LiteRT towers (`align-keras export litert`) an
 holds real images. Each part prints lines of a table:
 
 - `indexing`: images/s of `Index.build` on JPEGs of 640 × 480 and of 12 megapixels, made
-  from the images, beside those of decoding alone and of the engine alone, with the same
+  from the images, next to those of decoding alone and of the tower alone, with the same
   threads, in turn; medians of --rounds. With the memory that indexing took at most.
 - `torch`: images/s of `Index.build` on those of 640 × 480, beside the same architecture
   (EfficientNet-Lite2 at the same size, float32) in PyTorch with a DataLoader, in turn;
@@ -115,10 +115,11 @@ def in_threads(work, items):
 
 def bench_indexing(arguments):
     """Prints the part `indexing`."""
-    from align_keras.search import Index, open_model
+    from align_keras import load_model
+    from align_keras.search import Index
     from align_keras.search.image_files import decode_square, read_file
 
-    model = open_model(arguments.model)
+    model = load_model(arguments.model)
     for name, size in SIZES.items():
         count = arguments.photos if size[0] < 1000 else arguments.photos // 8
         folder = arguments.work / f"jpegs_{size[0]}"
@@ -131,7 +132,7 @@ def bench_indexing(arguments):
             if len(pixels) < 64:
                 pixels.extend(image.pixels for image in images)
 
-        def engine(chunk, pixels=pixels):
+        def tower(chunk, pixels=pixels):
             model.encode_resized([pixels[n % len(pixels)] for n in range(len(chunk))])
 
         def index(folder=folder):
@@ -139,24 +140,24 @@ def bench_indexing(arguments):
             shutil.rmtree(target, ignore_errors=True)
             Index.build(target, [folder], model)
 
-        seconds = {"decode": [], "engine": [], "index": []}
+        seconds = {"decode": [], "tower": [], "index": []}
         in_threads(decode, files[:64])
-        in_threads(engine, files[:64])
+        in_threads(tower, files[:64])
         for _ in range(arguments.rounds):
             for key, run in (
                 ("decode", lambda files=files: in_threads(decode, files)),
-                ("engine", lambda files=files: in_threads(engine, files)),
+                ("tower", lambda files=files: in_threads(tower, files)),
                 ("index", index),
             ):
                 start = time.perf_counter()
                 run()
                 seconds[key].append(time.perf_counter() - start)
         rate = {key: len(files) / statistics.median(s) for key, s in seconds.items()}
-        slower = min(rate["decode"], rate["engine"])
-        both = 1 / (1 / rate["decode"] + 1 / rate["engine"])
+        slower = min(rate["decode"], rate["tower"])
+        both = 1 / (1 / rate["decode"] + 1 / rate["tower"])
         print(
-            f"{name}, {len(files)} files: decode {rate['decode']:.0f}, engine "
-            f"{rate['engine']:.0f}, index {rate['index']:.0f} images/s: "
+            f"{name}, {len(files)} files: decode {rate['decode']:.0f}, tower "
+            f"{rate['tower']:.0f}, index {rate['index']:.0f} images/s: "
             f"{rate['index'] / slower:.0%} of the slower, "
             f"{rate['index'] / both:.0%} of what both leave on the same cores"
         )
@@ -194,9 +195,10 @@ def bench_torch(arguments):
     from efficientnet_lite_pytorch import EfficientNet
     from PIL import Image
 
-    from align_keras.search import Index, open_model
+    from align_keras import load_model
+    from align_keras.search import Index
 
-    model = open_model(arguments.model)
+    model = load_model(arguments.model)
     folder, side = arguments.work / "jpegs_640", model.image_size
     make_jpegs(folder, arguments.images, (640, 480), arguments.photos)
     files = files_of(folder)
@@ -310,12 +312,13 @@ def narrowed(embeddings, width):
 
 def bench_approximate(arguments):
     """Prints the part `approximate`."""
-    from align_keras.search import Index, approximate, open_model
+    from align_keras import load_model
+    from align_keras.search import Index, approximate
 
     narrow = f"_of_{arguments.width}" if arguments.width else ""
     folder = arguments.work / f"rows_{arguments.rows}{narrow}"
     folder.mkdir(parents=True, exist_ok=True)
-    model = open_model(arguments.model)
+    model = load_model(arguments.model)
     index = Index.build(arguments.work / "real", [arguments.images], model)
     real = np.unique(np.array(index.store.vectors()), axis=0)
     real = narrowed(real, arguments.width)
@@ -378,11 +381,12 @@ def compare(kind, embeddings, vectors, found):
 
 def bench_postgres(arguments):
     """Prints the part `postgres`."""
-    from align_keras.search import Query, open_model
+    from align_keras import load_model
+    from align_keras.search import Query
     from align_keras.search.postgres import PostgresStore
 
     folder = arguments.work / f"rows_{arguments.rows}"
-    model = open_model(arguments.model)
+    model = load_model(arguments.model)
     vectors = np.memmap(folder / "vectors.0.f32", np.float32, "r")
     vectors = vectors.reshape(-1, model.dimension)
     if not PostgresStore.is_there(arguments.database):
@@ -494,14 +498,14 @@ def index_of_rows(folder, model, files):
 
 def bench_serve(arguments):
     """Prints the part `serve`."""
-    from align_keras.search import open_model
+    from align_keras import load_model
 
     folder = arguments.work / f"rows_{arguments.rows}"
     files = files_of(arguments.images)
     if not (folder / "vectors.0.f32").exists():
         sys.exit("run the part `approximate` first.")
     if not (folder / "index.json").exists():
-        index_of_rows(folder, open_model(arguments.model), files)
+        index_of_rows(folder, load_model(arguments.model), files)
     command = [sys.executable, "-m", "align_keras.cli.main", "serve", str(folder)]
     process = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE)
     try:

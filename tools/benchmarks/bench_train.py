@@ -110,7 +110,7 @@ def calibrate_keras(model, images):
 
 
 def keras_measures(variant, architecture, batch_size, threads):
-    """Returns this package's functions by measure; an engine has `image` only."""
+    """Returns this package's functions by measure; another runtime has `image` only."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -132,13 +132,13 @@ def keras_measures(variant, architecture, batch_size, threads):
     model = keras_align(architecture)
     calibrate_keras(model, inputs["images"])
     if variant not in ("float32", "mixed_bfloat16"):
-        from align_keras.models import image_embedder
+        from align_keras import load_model
 
-        if variant == "litert_int8":
-            with tempfile.TemporaryDirectory() as folder:
-                embed = image_embedder(model, int8_file(model, pixels, folder))
-        else:
-            embed = image_embedder(model, engine=variant)
+        with tempfile.TemporaryDirectory() as folder:
+            runtime = variant
+            if variant == "litert_int8":
+                runtime = int8_file(model, pixels, folder)
+            embed = load_model(model, runtime).image_tower()
         return {"image": lambda: embed(pixels)}
     # Keras's own loop over one batch, without its start-up of an epoch.
     model.compile(AdamW(1e-3), ContrastiveLoss(reduction="mean"))

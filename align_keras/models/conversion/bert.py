@@ -89,7 +89,9 @@ def _torch_layout(name, weight):
 # === Checkpoints of TF Model Garden ===
 
 
-def load_model_garden_bert(text_encoder: keras.Model, path: str | os.PathLike) -> None:
+def load_bert_of_model_garden(
+    text_encoder: keras.Model, path: str | os.PathLike
+) -> None:
     """Loads a BERT from a prefix of `tf.train.Checkpoint(encoder=…)` or `(model=…)`."""
     bert = bert_of(text_encoder)
     try:

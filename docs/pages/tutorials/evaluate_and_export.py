@@ -7,7 +7,6 @@ exported_icons. TO must not exist.
 import sys
 
 import align_keras
-from align_keras.search import ExportedModel
 
 if len(sys.argv) != 4:
     sys.exit(__doc__)
@@ -22,6 +21,6 @@ for name, value in result["metrics"].items():
 align_keras.export_model(run, to)
 
 # The export alone, without the code that made it.
-model = ExportedModel(to)
+model = align_keras.load_model(to)
 texts = model.encode_texts(["a star", "a magnifying glass"])
 print("captions:", texts.shape, "cosine:", float(texts[0] @ texts[1]))

@@ -1,12 +1,11 @@
-"""The image tower as a function of pixels, by TensorFlow, OpenVINO and LiteRT."""
-
-import sys
+"""The image tower of a Keras model by Keras, OpenVINO and a LiteRT file."""
 
 import keras
 import numpy as np
 import pytest
 
-from align_keras.models import ALIGN, image_embedder
+from align_keras import load_model
+from align_keras.models import ALIGN
 from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
 from tests.helpers.small import VOCABULARY, small_align, small_encoders
@@ -40,17 +39,36 @@ def lite_model():
     return calibrated_align(lite=True)
 
 
-@pytest.mark.parametrize("engine", [None, OPENVINO])
+def check_has_its_own_embeddings(embedder, model):
+    """Raises unless caches and indexes tell the runtime's images from Keras's."""
+    keras_embedder = load_model(model)
+    assert embedder.fingerprint != keras_embedder.fingerprint
+    assert embedder.image_fingerprint != keras_embedder.image_fingerprint
+    assert embedder.text_fingerprint == keras_embedder.text_fingerprint
+
+
+@pytest.mark.parametrize("runtime", ["keras", OPENVINO])
 @pytest.mark.parametrize("name", ["model", "lite_model"])
 @pytest.mark.parametrize("count", [0, 1, 4, 7])
-def test_equals_keras(request, engine, name, count):
+def test_equals_keras(request, runtime, name, count):
     model = request.getfixturevalue(name)
-    actual = image_embedder(model, engine)(pixels(count))
-    assert actual.shape == (count, 16) and actual.dtype == np.float32
+    embedder = load_model(model, runtime)
+    images = pixels(count).astype("uint8")
+    resized = [np.pad(image, [(3, 2), (2, 3), (0, 0)]) for image in images]
+    for actual in (
+        embedder.encode_images(list(images)),
+        embedder.encode_resized(resized)[:0],
+    ):
+        assert actual.dtype == np.float32 and actual.shape[1] == 16
+    actual = embedder.encode_images(list(images))
+    expected = model.encode_images(list(images))
+    assert actual.shape == expected.shape == (count, 16)
     if count:
-        expected = np.asarray(model.normalize_image(model.image_encoder(pixels(count))))
-        # As the docstring of `image_embedder` has them.
-        assert (actual * expected).sum(axis=1).min() > 0.99999
+        tower = embedder.image_tower()(pixels(count))
+        exact = np.asarray(model.normalize_image(model.image_encoder(pixels(count))))
+        # As the docstring of `load_model` has them.
+        assert (tower * exact).sum(axis=1).min() > 0.99999
+        np.testing.assert_allclose(tower, exact, rtol=0, atol=1e-5)
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
         # Random towers would agree on one constant vector too.
         assert count == 1 or np.abs(expected - expected[:1]).max() > 0.01
@@ -59,39 +77,47 @@ def test_equals_keras(request, engine, name, count):
 @pytest.mark.ci
 @needs("openvino")
 def test_bfloat16_is_near(model):
-    exact = image_embedder(model)(pixels(32))
-    rounded = image_embedder(model, "openvino_bfloat16")(pixels(32))
+    exact = load_model(model).image_tower()(pixels(32))
+    rounded = load_model(model, "openvino_bfloat16").image_tower()(pixels(32))
     assert (exact * rounded).sum(axis=1).min() > 0.99
 
 
-@pytest.mark.parametrize(
-    "engine",
-    [None, pytest.param("openvino", marks=[pytest.mark.release, needs("openvino")])],
-)
-def test_answers_with_the_present_weights_and_scaling(engine):
+def test_keras_computes_with_the_present_weights_and_scaling():
     model = calibrated_align()
-    first = image_embedder(model, engine)
-    before = first(pixels())
-    assert model._image_embedders[engine][1] is not None
-    kept = model._image_embedders[engine][1]
-    image_embedder(model, engine)
-    assert model._image_embedders[engine][1] is kept
+    embedder = load_model(model)
+    before = embedder.image_tower()(pixels())
 
     projection = model.image_encoder.get_layer("projection")
     projection.kernel.assign(projection.kernel[:, ::-1])
-    after = image_embedder(model, engine)(pixels())
+    after = embedder.image_tower()(pixels())
     np.testing.assert_allclose(after, before[:, ::-1], atol=1e-5)
 
     model.image_encoder.set_pixel_scaling(110.0, 120.0)
     expected = np.asarray(model.normalize_image(model.image_encoder(pixels())))
-    actual = image_embedder(model, engine)(pixels())
+    actual = embedder.image_tower()(pixels())
     assert np.abs(expected - after).max() > 1e-3
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
+@pytest.mark.release
+@needs("openvino")
+def test_a_converted_tower_refuses_weights_of_later_training():
+    model = calibrated_align()
+    embedder = load_model(model, "openvino")
+    embedder.encode_images([pixels(1)[0].astype("uint8")])
+    projection = model.image_encoder.get_layer("projection")
+    projection.kernel.assign(projection.kernel[:, ::-1])
+    with pytest.raises(InputError, match="trained after load_model. Call load_model"):
+        embedder.encode_images([pixels(1)[0].astype("uint8")])
+    again = load_model(model, "openvino")
+    expected = np.asarray(model.normalize_image(model.image_encoder(pixels())))
+    np.testing.assert_allclose(again.image_tower()(pixels()), expected, atol=1e-5)
+    assert again.image_fingerprint != embedder.image_fingerprint
+
+
 @pytest.mark.ci
 @needs("openvino")
-def test_encode_images_takes_an_engine_and_reads_in_order(model):
+def test_openvino_reads_in_order_and_keras_embeds_the_texts(model):
     random = np.random.default_rng(1)
     images = [
         random.integers(0, 256, (height, 50, 3)).astype("uint8")
@@ -100,10 +126,16 @@ def test_encode_images_takes_an_engine_and_reads_in_order(model):
     expected = model.encode_images(images)
     one_by_one = [model.encode_images([image])[0] for image in images]
     np.testing.assert_allclose(expected, one_by_one, atol=1e-5)
-    actual = model.encode_images(images, batch_size=3, engine="openvino")
+    embedder = load_model(model, "openvino")
+    actual = embedder.encode_images(images)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+    check_has_its_own_embeddings(embedder, model)
+    texts = ["a red cat", "a dog"]
+    np.testing.assert_array_equal(
+        embedder.encode_texts(texts), model.encode_texts(texts)
+    )
     with pytest.raises(InputError, match="images\\[4\\]: pixels must be uint8"):
-        model.encode_images([*images[:4], images[0] / 255], batch_size=3)
+        embedder.encode_images([*images[:4], images[0] / 255])
 
 
 @pytest.fixture(scope="module")
@@ -120,22 +152,13 @@ def file(model, tmp_path_factory):
 @needs_litert
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_an_exported_file_embeds(model, file, count):
-    actual = image_embedder(model, file)(pixels(count))
+    images = list(pixels(count).astype("uint8"))
+    embedder = load_model(model, file)
+    check_has_its_own_embeddings(embedder, model)
+    actual = embedder.encode_images(images)
     assert actual.shape == (count, 16) and actual.dtype == np.float32
-    expected = image_embedder(model)(pixels(count))
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.ci
-@needs_litert
-def test_encode_images_takes_a_file_that_is_made_once(model, file):
-    images = pixels(5).astype("uint8")
     expected = model.encode_images(images)
-    actual = model.encode_images(images, batch_size=2, engine=str(file))
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
-    kept = model._image_embedders[str(file)][1]
-    image_embedder(model, file)
-    assert model._image_embedders[str(file)][1] is kept
 
 
 @pytest.mark.ci
@@ -143,29 +166,18 @@ def test_encode_images_takes_a_file_that_is_made_once(model, file):
 def test_a_file_is_of_just_this_model(model, file, tmp_path):
     from align_keras.export.litert import text_flatbuffer
 
-    other, path = small_align(), file
+    other = small_align()
     with pytest.raises(InputError, match="of just this model.*of other weights"):
-        other.encode_images([], engine=path)
+        load_model(other, file)
     # Trained on, after the export.
     other.set_weights(model.get_weights())
-    other.encode_images([], engine=path)
+    assert load_model(other, file).runtime == str(file)
     bias = other.image_encoder.get_layer("projection").bias
     bias.assign_add(np.full(bias.shape, 1e-3))
     with pytest.raises(InputError, match="of just this model.*of other weights"):
-        other.encode_images([], engine=path)
+        load_model(other, file)
     (tmp_path / "text.tflite").write_bytes(text_flatbuffer(model))
     (tmp_path / "bare.tflite").write_bytes(b"TFL3")
     for name in ("text", "bare"):
         with pytest.raises(InputError, match=f"just this model.*{name}.tflite"):
-            model.encode_images([], engine=tmp_path / f"{name}.tflite")
-    with pytest.raises(InputError, match="that is there, received 'no.tflite'"):
-        model.encode_images([], engine="no.tflite")
-
-
-def test_errors_name_the_remedy(model, monkeypatch):
-    with pytest.raises(InputError, match="None, openvino.*received 'onnx'"):
-        model.encode_images([], engine="onnx")
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    fresh = small_align()
-    with pytest.raises(InputError, match="pip install openvino"):
-        fresh.encode_images([], engine="openvino")
+            load_model(model, tmp_path / f"{name}.tflite")

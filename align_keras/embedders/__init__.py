@@ -1,0 +1,20 @@
+"""One interface for every model that embeds images and texts.
+
+`load_model` opens a model by its name. Names are imported when they are first used, so
+that LiteRT and ONNX models run without TensorFlow.
+"""
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "Embedder": "align_keras.embedders.embedder",
+    "load_model": "align_keras.embedders.loading",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'align_keras.embedders' has no attribute {name!r}")

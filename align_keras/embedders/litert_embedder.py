@@ -1,0 +1,120 @@
+"""Embedder of LiteRT towers, which opens in some milliseconds without TensorFlow."""
+
+import hashlib
+import json
+import pathlib
+import threading
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from align_keras.embedders.locations import LITERT_FILES, ModelLocation
+from align_keras.embedders.tower_embedder import (
+    TowerEmbedder,
+    damaged_tower,
+    missing_tower,
+)
+from align_keras.utils.quiet import silent_standard_error
+
+# Bytes of a vocabulary or of metadata in a tower. BERT's multilingual vocabulary has
+# 1 MB, and a deflated file of 400 KB may hold 400 MB.
+_MAX_MEMBER = 32 * 2**20
+_FORMAT = "litert"
+_INPUTS = {"image": "images", "text": "token_ids"}
+
+
+class LiteRTEmbedder(TowerEmbedder):
+    """Embedder of `image.tflite` and `text.tflite`, which LiteRT runs.
+
+    Threads may embed at once. Each thread opens its own interpreters.
+
+    Args:
+        location: `ModelLocation` of the folder.
+
+    Raises:
+        InputError: if a tower is missing or its metadata are damaged.
+    """
+
+    runtime = "litert"
+    export_format = _FORMAT
+
+    def __init__(self, location: ModelLocation):
+        folder = pathlib.Path(location.folder or "")
+        paths = {kind: folder / name for kind, name in LITERT_FILES.items()}
+        metadata = {kind: _read_metadata(path) for kind, path in paths.items()}
+        super().__init__(location.name, paths, metadata)
+        sizes = [path.stat().st_size for path in paths.values()]
+        # The metadata hold a digest of the weights.
+        content = json.dumps([metadata, sizes], sort_keys=True)
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
+        self.image_fingerprint = self.fingerprint
+        self.text_fingerprint = self.fingerprint
+        self._threads = threading.local()
+        self._opening = threading.Lock()
+
+    def embed_pixels(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        tower = self._tower("image")
+        rows = [tower(images=image[None].astype(np.float32)) for image in pixels]
+        return np.concatenate(rows)
+
+    def embed_tokens(self, token_ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        tower = self._tower("text")
+        rows = [
+            tower(token_ids=token_ids[[row]], padding_mask=mask[[row]])
+            for row in range(len(token_ids))
+        ]
+        return np.concatenate(rows)
+
+    def prepare_texts(self) -> None:
+        self._tower("text")
+
+    def read_vocabulary(self) -> str:
+        path = self.paths["text"]
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return _read_member(archive, self.vocabulary_file).decode()
+        except (zipfile.BadZipFile, OSError, ValueError, LookupError) as error:
+            raise self.damaged("text", error) from None
+
+    def _tower(self, kind: str) -> Any:
+        """Returns this thread's interpreter of a tower."""
+        tower = getattr(self._threads, kind, None)
+        if tower is not None:
+            return tower
+        from align_keras.export.litert_file import LiteRTTower
+
+        try:
+            # LiteRT prints a line for each interpreter.
+            with self._opening, silent_standard_error():
+                tower = LiteRTTower(self.paths[kind])
+        except (ValueError, RuntimeError) as error:
+            raise self.damaged(kind, error) from None
+        name = _INPUTS[kind]
+        self.check_shape(kind, name, tower.inputs.get(name, ()))
+        setattr(self._threads, kind, tower)
+        return tower
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Reads a member of at most `_MAX_MEMBER` bytes, however small it is compressed."""
+    with archive.open(name) as file:
+        content = file.read(_MAX_MEMBER + 1)
+    if len(content) > _MAX_MEMBER:
+        raise ValueError(f"{name} must have at most {_MAX_MEMBER:,} bytes")
+    return content
+
+
+def _read_metadata(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the metadata in a tower, without reading its flatbuffer."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            metadata = json.loads(_read_member(archive, "metadata.json"))
+    except FileNotFoundError:
+        raise missing_tower(path, _FORMAT, LITERT_FILES) from None
+    except (zipfile.BadZipFile, OSError, ValueError, LookupError) as error:
+        raise damaged_tower(path, _FORMAT, error) from None
+    if not isinstance(metadata, dict):
+        raise damaged_tower(path, _FORMAT, "metadata.json must hold an object")
+    return metadata

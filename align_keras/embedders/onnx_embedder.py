@@ -1,0 +1,105 @@
+"""Embedder of ONNX towers, which runs without TensorFlow."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from align_keras.embedders.locations import ONNX_FILES, ModelLocation
+from align_keras.embedders.tower_embedder import (
+    TowerEmbedder,
+    damaged_tower,
+    missing_tower,
+)
+
+_FORMAT = "onnx"
+# Rows that go through a tower at once. Larger batches take memory without speed.
+_ROWS = 64
+_INPUTS = {"image": ("images",), "text": ("token_ids", "padding_mask")}
+
+
+class ONNXEmbedder(TowerEmbedder):
+    """Embedder of `image.onnx` and `text.onnx`, which ONNX Runtime runs.
+
+    Args:
+        location: `ModelLocation` of the folder.
+
+    Raises:
+        InputError: if a tower is missing or damaged.
+    """
+
+    runtime = "onnx"
+    export_format = _FORMAT
+
+    def __init__(self, location: ModelLocation):
+        folder = pathlib.Path(location.folder or "")
+        paths = {kind: folder / name for kind, name in ONNX_FILES.items()}
+        self._sessions = {kind: _open_session(path) for kind, path in paths.items()}
+        metadata = {kind: self._read_metadata(kind, paths[kind]) for kind in paths}
+        super().__init__(location.name, paths, metadata)
+        for kind, names in _INPUTS.items():
+            shapes = {one.name: one.shape for one in self._sessions[kind].get_inputs()}
+            for name in names:
+                self.check_shape(kind, name, tuple(shapes.get(name, ())))
+        digest = hashlib.sha256()
+        for path in paths.values():
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        self.fingerprint = digest.hexdigest()[:16]
+        self.image_fingerprint = self.fingerprint
+        self.text_fingerprint = self.fingerprint
+
+    def embed_pixels(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
+        batches = [
+            self._run("image", images=np.stack(pixels[start : start + _ROWS]))
+            for start in range(0, len(pixels), _ROWS)
+        ]
+        return np.concatenate(batches)
+
+    def embed_tokens(self, token_ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        batches = [
+            self._run(
+                "text",
+                token_ids=token_ids[start : start + _ROWS],
+                padding_mask=mask[start : start + _ROWS],
+            )
+            for start in range(0, len(token_ids), _ROWS)
+        ]
+        return np.concatenate(batches)
+
+    def read_vocabulary(self) -> str:
+        properties = self._sessions["text"].get_modelmeta().custom_metadata_map
+        if self.vocabulary_file not in properties:
+            problem = f"its metadata must have {self.vocabulary_file}"
+            raise self.damaged("text", problem)
+        return properties[self.vocabulary_file]
+
+    def _run(self, kind: str, **inputs: np.ndarray) -> np.ndarray:
+        if kind == "image":
+            inputs = {"images": inputs["images"].astype(np.float32)}
+        (embeddings,) = self._sessions[kind].run(None, inputs)
+        return np.asarray(embeddings, np.float32)
+
+    def _read_metadata(self, kind: str, path: pathlib.Path) -> dict[str, Any]:
+        properties = self._sessions[kind].get_modelmeta().custom_metadata_map
+        try:
+            metadata = json.loads(properties["metadata.json"])
+        except (LookupError, ValueError) as error:
+            raise damaged_tower(path, _FORMAT, error) from None
+        if not isinstance(metadata, dict):
+            raise damaged_tower(path, _FORMAT, "metadata.json must hold an object")
+        return metadata
+
+
+def _open_session(path: pathlib.Path) -> Any:
+    if not path.is_file():
+        raise missing_tower(path, _FORMAT, ONNX_FILES)
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # Its errors have no common class besides this one.
+        raise damaged_tower(path, _FORMAT, error) from None

@@ -1,0 +1,251 @@
+"""Embedder of an exported SavedModel, without the code that built the model."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from align_keras.embedders.embedder import Embedder, check_is_sequence, check_texts
+from align_keras.embedders.locations import ModelLocation, find_saved_model
+from align_keras.embedders.pixels import as_png
+from align_keras.embedders.tower_embedder import MAX_SIDE
+from align_keras.utils.arguments import check_number
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import MAX_PIXELS, read_regular
+
+
+@dataclasses.dataclass(frozen=True)
+class _Signature:
+    """Names of a signature, its input and its output, as the export writes them."""
+
+    name: str
+    argument: str
+    output: str
+
+
+_IMAGES = _Signature("encode_image", "image_bytes", "image_embedding")
+_TEXTS = _Signature("encode_text", "captions", "text_embedding")
+# Errors of TensorFlow's loader for damaged files, besides TensorFlow's own.
+_DAMAGES = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+# Pixels. Images are resized to this side where an export does not name its own. It is
+# larger than any preset needs, and the SavedModel resizes the image again.
+_LARGE_SIDE = 512
+# Half precision may miss unit length by some thousandths.
+_LENGTH_TOLERANCE = 0.02
+
+
+class SavedModelEmbedder(Embedder):
+    """Embedder of a SavedModel.
+
+    It needs TensorFlow and tensorflow-text, and nothing of the code that built the
+    model. The SavedModel has the signatures `encode_image` (`image_bytes`, string (n,),
+    to `image_embedding`) and `encode_text` (`captions`, string (n,), to
+    `text_embedding`). One of the two may be missing.
+
+    Args:
+        location: `ModelLocation` of a folder that `export_saved_model` wrote, or of one
+            with `saved_model.pb`.
+        batch_size: int ≥ 1, number of images or captions embedded at once.
+
+    Attributes:
+        directory: path of the SavedModel.
+
+    Raises:
+        InputError: if there is no such export, or it has other signatures.
+    """
+
+    runtime = "saved_model"
+
+    def __init__(self, location: ModelLocation, batch_size: int = 64):
+        check_number("`batch_size`", batch_size, 1, 2**20, whole=True)
+        self.name = location.name
+        self.directory = find_saved_model(location.folder or location.name)
+        self.batch_size = batch_size
+        self._tensorflow = _tensorflow_with_text_ops()
+        try:
+            # The signatures hold no reference to the variables. The model does.
+            self._model = self._tensorflow.saved_model.load(str(self.directory))
+        except (self._tensorflow.errors.OpError, *_DAMAGES) as error:
+            raise InputError(
+                f"The export {self.directory} cannot be loaded "
+                f"({first_line(error)}). Export the model again."
+            ) from error
+        if not any(one.name in self._model.signatures for one in (_IMAGES, _TEXTS)):
+            names = ", ".join(sorted(self._model.signatures)) or "none"
+            raise InputError(
+                f"The export {self.directory} must have the signatures encode_image "
+                f"and encode_text, got: {names}. Export it with align_keras."
+            )
+        # TensorFlow uses all cores for one call.
+        self._lock = threading.Lock()
+        self.fingerprint = saved_model_digest(self.directory)
+        self.image_fingerprint = self.fingerprint
+        self.text_fingerprint = self.fingerprint
+        self.image_size, self.resize_to = _read_sides(self.directory)
+        self.dimension = self._read_dimension()
+
+    def encode_images(self, images: Sequence[Any]) -> np.ndarray:
+        check_is_sequence("images", "paths or bytes", images)
+        names: list[str] = []
+        contents: list[bytes] = []
+        for position, image in enumerate(images):
+            if isinstance(image, np.ndarray):
+                names.append(f"image {position}")
+                contents.append(as_png(image))
+            elif isinstance(image, bytes):
+                names.append(f"image {position}")
+                contents.append(image)
+            else:
+                names.append(os.fspath(image))
+                contents.append(_read_file(image))
+            if not contents[-1]:
+                raise InputError(
+                    f"`images` must not be empty files. Received: 0 bytes for "
+                    f"{names[-1]}. Fetch or write the image again."
+                )
+        return self._encode(_IMAGES, contents, names)
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        check_texts(texts)
+        # A lone surrogate, as from a file name, has no UTF-8.
+        encoded = [text.encode("utf-8", "replace") for text in texts]
+        return self._encode(_TEXTS, encoded, texts)
+
+    def encode_resized(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        return self.encode_images(images)
+
+    def _encode(
+        self,
+        signature: _Signature,
+        items: Sequence[bytes],
+        names: Sequence[str],
+    ) -> np.ndarray:
+        name = signature.name
+        if name not in self._model.signatures:
+            raise InputError(
+                f"The export {self.directory} must have the signature {name}, got: "
+                f"{', '.join(sorted(self._model.signatures))}. Use the combined export."
+            )
+        if not items:
+            return np.zeros((0, self.dimension), np.float32)
+
+        embeddings = []
+        for start in range(0, len(items), self.batch_size):
+            batch = items[start : start + self.batch_size]
+            strings = self._tensorflow.constant(batch, self._tensorflow.string)
+            arguments = {signature.argument: strings}
+            try:
+                with self._lock:
+                    result = self._model.signatures[name](**arguments)
+                is_valid = np.asarray(result.get("valid", True))
+                embeddings.append(np.asarray(result[signature.output], np.float32))
+            except self._tensorflow.errors.InvalidArgumentError as error:
+                raise InputError(
+                    f"The export failed on a batch ({first_line(error)}). Export the "
+                    "model again."
+                ) from error
+            if not is_valid.all():
+                raise InputError(
+                    f"{names[start + int(np.argmin(is_valid))]} cannot be decoded. "
+                    "Leave it out, or convert it to JPEG or PNG of at most "
+                    f"{MAX_PIXELS:,} pixels."
+                )
+        return _checked_unit_rows(np.concatenate(embeddings), names)
+
+    def _read_dimension(self) -> int:
+        """Returns the width of the embeddings that the signatures declare."""
+        for signature in (_TEXTS, _IMAGES):
+            if signature.name not in self._model.signatures:
+                continue
+            outputs = self._model.signatures[signature.name].structured_outputs
+            if signature.output not in outputs:
+                continue
+            width = outputs[signature.output].shape[-1]
+            if width is not None:
+                return int(width)
+        return int(self.encode_texts(["a"]).shape[1])
+
+
+def saved_model_digest(folder: pathlib.Path) -> str:
+    """Returns a digest of a SavedModel's files, by their names and contents."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        # TensorFlow writes another fingerprint.pb for the same model each time.
+        if path.name != "fingerprint.pb":
+            digest.update(str(path.relative_to(folder)).encode() + b"\0")
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the line of TensorFlow's long messages that names the reason."""
+    message = re.split(r"\s*\[\[{{node", str(error).strip())[0]
+    message = re.sub(r"{{function_node .*?}} ?", "", message)
+    lines = message.splitlines() or [type(error).__name__]
+    line = lines[-1] if lines[0].startswith("Graph execution error") else lines[0]
+    return line[:200].rstrip(".")
+
+
+def _tensorflow_with_text_ops() -> Any:
+    import tensorflow
+
+    try:
+        # Registers the tokenizer's ops, without which the graph cannot load.
+        import tensorflow_text  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "An export needs tensorflow-text of TensorFlow's minor version "
+            f"({first_line(error)}). Run `pip install "
+            f"tensorflow-text~={tensorflow.__version__.rsplit('.', 1)[0]}.0`."
+        ) from error
+    return tensorflow
+
+
+def _read_file(path: str | os.PathLike) -> bytes:
+    try:
+        return read_regular(path)
+    except OSError as error:
+        raise InputError(
+            f"`images` must be readable files. Received: {path} ({error.strerror}). "
+            "Check the path."
+        ) from error
+
+
+def _read_sides(folder: pathlib.Path) -> tuple[int, int]:
+    """Returns the input side of a SavedModel and the side to resize images to.
+
+    The SavedModel does not resize an image of this side again, so that its embedding is
+    that of the whole file. An export without `signatures.json` does not name its side.
+    """
+    from align_keras.images import crop_size_to_resize_size
+
+    try:
+        text = (folder / "signatures.json").read_text(encoding="utf-8")
+        image_size = int(json.loads(text)["preprocessing"]["image"]["image_size"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return _LARGE_SIDE, _LARGE_SIDE
+    if not 0 < image_size <= MAX_SIDE // 2:
+        return _LARGE_SIDE, _LARGE_SIDE
+    return image_size, crop_size_to_resize_size(image_size)
+
+
+def _checked_unit_rows(embeddings: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Returns embeddings, or raises if one does not have unit length."""
+    lengths = np.linalg.norm(embeddings.astype(float), axis=1)
+    # Written so that NaN is wrong too.
+    wrong = np.flatnonzero(~(np.abs(lengths - 1.0) < _LENGTH_TOLERANCE))
+    if len(wrong):
+        raise InputError(
+            "The export must return embeddings of unit length. Received: length "
+            f"{lengths[wrong[0]]:.4g} for {names[wrong[0]]}. The model has diverged or "
+            "is not an export of align_keras."
+        )
+    return embeddings

@@ -1,0 +1,70 @@
+"""The image tower as a function of pixels."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from align_keras.models.on_replicas import on_replicas
+
+
+def image_function(model: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the function that embeds images as pixels.
+
+    The function is made once and kept until the structure of the encoder changes. It
+    reads the weights at each call.
+
+    Args:
+        model: `ALIGN`.
+
+    Returns:
+        Function from float array (n, S, S, 3), gray levels in [0, 255] and
+        S = `model.image_size`, to float32 array (n, d), rows of unit length.
+
+    Example:
+
+    >>> from align_keras.models import ALIGN
+    >>> model = ALIGN.from_preset("align_nano", vocabulary_size=100)
+    >>> image_function(model)(np.zeros((1, 64, 64, 3), "float32")).shape[0]
+    1
+    """
+    encoder = model.image_encoder
+    config = json.dumps(encoder.get_config(), sort_keys=True, default=str)
+    key = (config, [id(variable) for variable in encoder.variables])
+    # Not as an attribute, which Keras would track.
+    cache = vars(model).setdefault("_image_function", {})
+    if cache.get("key") != key:
+        cache["key"] = key
+        cache["function"] = on_replicas(model.distribute_strategy, image_graph(model))
+    compute = cache["function"]
+    width = encoder.output_shape[-1]
+
+    def embed(pixels: np.ndarray) -> np.ndarray:
+        if not len(pixels):
+            return np.zeros((0, width), "float32")
+        return np.asarray(compute(np.asarray(pixels, "float32")), "float32")
+
+    return embed
+
+
+def image_graph(model: Any) -> tf.types.experimental.PolymorphicFunction:
+    """Returns the image tower as one graph, which reads the variables at each call.
+
+    Args:
+        model: `ALIGN`.
+
+    Returns:
+        `tf.function` from float32 (n, S, S, 3) to float32 (n, d), rows of unit length.
+    """
+    encoder = model.image_encoder
+    normalize = model.normalize_image
+    shape = (None, model.image_size, model.image_size, 3)
+    spec = tf.TensorSpec(shape, tf.float32, name="images")
+
+    @tf.function(input_signature=[spec], autograph=False)
+    def embed(pixels: tf.Tensor) -> tf.Tensor:
+        return normalize(encoder(pixels, training=False))
+
+    return embed

@@ -1,0 +1,37 @@
+"""Errors of corpora that TensorFlow reads, as errors that name the cause."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from align_keras.config import TaskConfig
+from align_keras.utils.errors import InputError
+
+# TensorFlow passes on errors of Python readers only as text, after this mark.
+_INPUT_ERROR_MARK = "InputError: "
+
+
+@contextlib.contextmanager
+def explain_data_errors(task: TaskConfig) -> Iterator[None]:
+    """Raises `InputError` for errors of readers within TensorFlow.
+
+    Args:
+        task: `TaskConfig`, whose corpora are searched for damaged shards.
+
+    Raises:
+        InputError: the one that a reader raised, or one that names damaged shards.
+    """
+    try:
+        yield
+    except Exception as error:
+        _, mark, message = str(error).partition(_INPUT_ERROR_MARK)
+        if mark and message:
+            raise InputError(message.splitlines()[0]) from error
+        error_types = (type(error).__name__, type(error.__cause__).__name__)
+        if "DataLossError" in error_types:
+            from align_keras.datasets.build import refuse_damaged
+
+            for corpus in (task.train_data.corpus, task.validation_data.corpus):
+                if corpus and os.path.isdir(corpus):
+                    refuse_damaged(corpus)
+        raise

@@ -1,0 +1,188 @@
+"""A run, step by step, from its configuration to its finished folder.
+
+TensorFlow is imported after the configuration and the folder are checked, so that
+mistakes in them are reported at once.
+"""
+
+import functools
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from align_keras.config import ExperimentConfig, resolve_config
+from align_keras.runs.about_run import save_data_notes
+from align_keras.runs.data_errors import explain_data_errors
+from align_keras.runs.run import Run
+from align_keras.runs.run_folder import (
+    check_finished,
+    lock_folder,
+    newest_step,
+    train_command,
+)
+from align_keras.runs.start import start_tensorflow
+from align_keras.utils.arguments import check_choice
+from align_keras.utils.progress import say
+
+MODES = ("train", "eval", "train_and_eval", "index")
+CHECKPOINTS = ("latest", "best")
+
+
+def train_experiment(
+    config: ExperimentConfig | str | os.PathLike,
+    model_dir: str | os.PathLike,
+    *,
+    params_override: str | Mapping | Sequence = (),
+    mode: str = "train_and_eval",
+    checkpoint: str = "latest",
+    with_results: bool = False,
+    command: str | None = None,
+) -> Run:
+    """Trains an experiment in a folder, or resumes it, as `align-keras train`.
+
+    A run that was interrupted resumes from its newest checkpoint and ends with the
+    weights of a run that was never interrupted.
+
+    Args:
+        config: `ExperimentConfig`, the name of an experiment in experiments/, or the
+            path of a YAML file, such as the `params.yaml` of a run.
+        model_dir: folder of the run, which is created.
+        params_override: values that replace those of `config`: str such as
+            `"trainer.seed=1"`, dict from dotted key to value, or a sequence of these,
+            as in `load_config`.
+        mode: `"train"`, `"train_and_eval"` (also measures retrieval), `"eval"`
+            (measures a checkpoint), or `"index"` (writes the export, the search index
+            and the report of a finished run).
+        checkpoint: `"latest"` or `"best"`, the checkpoint that `"eval"` measures.
+        with_results: bool, True to write what `"index"` writes after training.
+        command: str, command that the export and the report name. None for the one
+            that resumes the run.
+
+    Returns:
+        `Run`. Its `metrics` are the newest of the run, or with `"eval"` those of the
+        checkpoint.
+
+    Raises:
+        InputError: for a mistake in the configuration, unreadable data, a folder that
+            holds another run or that another process is writing, or a step whose loss
+            or gradient isn't finite.
+
+    References:
+        Jia et al. 2021, section 5 (pre-training) and 5.1 (zero-shot retrieval).
+
+    Example:
+
+    `run = align_keras.train_experiment("quickstart_icons", "saved_models/icons")`
+    trains on icons in minutes, and `run.model` then embeds images and texts. Mistakes
+    are reported before anything is read or written:
+
+    >>> train_experiment("quickstart_icons", "saved_models/icons", mode="evaluate")
+    Traceback (most recent call last):
+    ...
+    align_keras.utils.errors.InputError: mode must be one of train, eval, ...
+    """
+    check_choice("mode", mode, MODES)
+    check_choice("checkpoint", checkpoint, CHECKPOINTS)
+    config = resolve_config(config, params_override)
+    task, trainer = config.task, config.trainer
+    directory = pathlib.Path(model_dir)
+    command = command or train_command(directory)
+    if mode == "index":
+        check_finished(directory)
+    is_read_only = mode == "eval"
+
+    with lock_folder(config, directory, is_read_only), explain_data_errors(task):
+        # Start TensorFlow on the devices of the run.
+        strategy = None
+        if mode != "index":
+            strategy = start_tensorflow(config.runtime)
+
+        import keras
+
+        from align_keras.data import read_retrieval_set
+        from align_keras.models.warm_start import check_installed
+        from align_keras.protocols.captions import evaluate_pairs
+        from align_keras.runs.assemble import build_model, compile_model
+        from align_keras.runs.results import write_results
+        from align_keras.runs.run_corpora import (
+            check_training_pairs,
+            open_corpora,
+            report_notes,
+        )
+        from align_keras.runs.run_vocabulary import check_vocabulary, prepare_vocabulary
+        from align_keras.runs.training_batches import TrainingBatches
+        from align_keras.runs.validation_pairs import (
+            report_shared_images,
+            report_validation_pairs,
+        )
+        from align_keras.training import train_model
+        from align_keras.training.averaging import averaged_weights
+        from align_keras.training.checkpoints import restore_checkpoint
+        from align_keras.training.strategies import save_by_chief, strategy_scope
+
+        # Open the corpora. The first run on a corpus builds it, which may take an hour.
+        check_installed(
+            task.model.image_encoder.weights, task.model.text_encoder.weights
+        )
+        corpora = open_corpora(task)
+        report_notes(corpora.notes)
+        save_data_notes(directory, corpora.notes)
+        validation_split = task.validation_data.tfds_split
+
+        # Write the export, the search index and the report of a finished run.
+        if mode == "index":
+            validation_pairs = read_retrieval_set(corpora.validation, validation_split)
+            run = Run(config, directory, validation_pairs=validation_pairs)
+            write_results(
+                config, directory, run.model, validation_pairs, corpora.notes, command
+            )
+            return run
+
+        # Check that a resumed run reads the pairs that it began with.
+        check_training_pairs(directory, corpora.train, task.train_data, is_read_only)
+
+        # Load or learn the vocabulary.
+        vocabulary = prepare_vocabulary(config, corpora.train, directory)
+        check_vocabulary(directory, vocabulary, is_read_only)
+
+        # Build and compile the model. The seed decides on its initial weights.
+        keras.utils.set_random_seed(trainer.seed)
+        with strategy_scope(strategy):
+            model = build_model(task.model, vocabulary)
+            compile_model(model, config)
+
+        # Read the validation pairs, on which recall is measured.
+        validation_pairs = read_retrieval_set(corpora.validation, validation_split)
+        report_validation_pairs(task, validation_pairs)
+        if newest_step(directory) is None:
+            report_shared_images(task, corpora.train, validation_pairs)
+        evaluate = functools.partial(
+            evaluate_pairs, model, validation_pairs, task.evaluation.ks
+        )
+
+        # Evaluate a checkpoint.
+        if mode == "eval":
+            step = restore_checkpoint(model, directory, checkpoint)
+            say(f"evaluating step {step}")
+            with averaged_weights(model):
+                metrics = evaluate()
+            return Run(config, directory, model, validation_pairs, metrics)
+
+        # Train to the last step, evaluate on the way, and save the model.
+        batches = TrainingBatches(config, corpora.train, model)
+        train_model(
+            model,
+            batches.start_at,
+            trainer,
+            directory,
+            batch_size=task.train_data.global_batch_size,
+            evaluate=evaluate if mode == "train_and_eval" else None,
+            batch_ids=batches.ids if batches.have_known_order else None,
+        )
+        save_by_chief(model, directory)
+
+        # Write the export, the search index and the report.
+        if with_results:
+            write_results(
+                config, directory, model, validation_pairs, corpora.notes, command
+            )
+        return Run(config, directory, model, validation_pairs)

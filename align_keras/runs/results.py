@@ -1,0 +1,111 @@
+"""The results of a finished run: its export, its search index and its report."""
+
+import pathlib
+import shlex
+from collections.abc import Mapping
+
+from align_keras.config import ExperimentConfig, as_dict
+from align_keras.data import RetrievalSet
+from align_keras.evaluation import flatten_captions
+from align_keras.export.saved_model import write_saved_models
+from align_keras.export.serving_files import write_serving_files
+from align_keras.models import ALIGN
+from align_keras.reports.examples import contact_sheet
+from align_keras.reports.report import write_report
+from align_keras.runs.about_run import about_run
+from align_keras.runs.run_folder import PARAMS_FILE
+from align_keras.runs.run_index import write_run_index
+from align_keras.search.standalone import check_standalone
+from align_keras.training.metrics_log import MetricsLog
+from align_keras.utils.files import atomic_folder
+from align_keras.utils.progress import say
+
+# Images and captions that another process embeds again with the export.
+_CHECKED = 64
+
+
+def write_results(
+    config: ExperimentConfig,
+    directory: pathlib.Path,
+    model: ALIGN,
+    pairs: RetrievalSet,
+    data_notes: Mapping[str, Mapping],
+    command: str,
+) -> None:
+    """Writes the export, the search index and the report into the folder of a run.
+
+    Args:
+        config: `ExperimentConfig`.
+        directory: `pathlib.Path`, folder of the run.
+        model: trained `ALIGN`.
+        pairs: `RetrievalSet`, the validation pairs.
+        data_notes: dict from the name of a corpus to the metadata of its builder. The
+            first one is in the title of the report.
+        command: str, command that the export and the report name.
+    """
+    say("exporting SavedModels for images, for texts and for both")
+    with atomic_folder(directory / "export") as folder:
+        write_saved_models(model, folder, about=about_run(directory, command))
+        write_serving_files(folder)
+
+    image_embeddings = model.encode_images(pairs.images)
+    captions, _ = flatten_captions(pairs.captions)
+    text_embeddings = model.encode_texts(captions)
+    write_run_index(
+        directory, image_embeddings, pairs.ids, pairs.captions, pairs.images
+    )
+
+    say("embedding and searching with the export in a process without align_keras")
+    comparison = check_standalone(
+        directory / "export",
+        images=pairs.images[:_CHECKED],
+        image_embeddings=image_embeddings[:_CHECKED],
+        captions=captions[:_CHECKED],
+        text_embeddings=text_embeddings[:_CHECKED],
+        index=directory / "index",
+        queries=captions[:1],
+    )
+    say(f"  embeddings differ by at most {comparison['max_abs_difference']:.1e}")
+
+    text_queries, image_queries = contact_sheet(
+        image_embeddings,
+        text_embeddings,
+        pairs.images,
+        pairs.captions,
+        pairs.image_keys,
+    )
+    log = MetricsLog(directory / "metrics.jsonl")
+    write_report(
+        directory / "report.html",
+        title=f"ALIGN trained on {next(iter(data_notes))}",
+        parameters=as_dict(config),
+        metrics=log.newest(),
+        history=log.read(),
+        text_queries=text_queries,
+        image_queries=image_queries,
+        data_notes=data_notes,
+        next_steps=next_commands(config, directory, pairs.captions[0][0]),
+        command=command,
+    )
+
+
+def next_commands(
+    config: ExperimentConfig, directory: pathlib.Path, caption: str
+) -> list[str]:
+    """Returns commands that are useful after a run.
+
+    Args:
+        config: `ExperimentConfig`.
+        directory: `pathlib.Path`, folder of the run.
+        caption: str, query of the search.
+    """
+    folder = shlex.quote(str(directory))
+    commands = [
+        f"align-keras search --model_dir {folder} {shlex.quote(caption)}",
+        f"tensorboard --logdir {folder}/tensorboard",
+        f"align-keras train --config_file {folder}/{PARAMS_FILE} "
+        f"--params_override trainer.seed=1 --model_dir {folder}_seed_1",
+    ]
+    if config.task.train_data.pairs is None:
+        commands.append("align-keras quickstart --pairs YOUR_PAIRS.csv")
+    return commands

@@ -1,0 +1,55 @@
+"""Search index of a run: written when the run ends, and opened with its export."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from align_keras.embedders.locations import find_saved_model
+from align_keras.embedders.saved_model_embedder import saved_model_digest
+from align_keras.runs.run_folder import check_searchable
+from align_keras.search import Index, ModelIdentity
+
+
+def write_run_index(
+    model_dir: str | os.PathLike,
+    image_embeddings: np.ndarray,
+    ids: Sequence[str],
+    captions: Sequence[Sequence[str]],
+    images: Sequence[bytes] | None,
+) -> None:
+    """Writes the index of the validation images of a run.
+
+    Args:
+        model_dir: folder of the run, which must hold the export.
+        image_embeddings: float array (n, d), the images embedded by the run's model.
+        ids: n different names.
+        captions: captions of each image.
+        images: files of the images, PNG, JPEG, GIF, BMP or WebP, or None.
+    """
+    directory = pathlib.Path(model_dir)
+    export = directory / "export"
+    Index.from_embeddings(
+        image_embeddings,
+        ids,
+        captions,
+        images=images,
+        folder=directory / "index",
+        model=ModelIdentity(
+            name=os.path.abspath(export),
+            fingerprint=saved_model_digest(find_saved_model(export)),
+            dimension=image_embeddings.shape[1],
+        ),
+    )
+
+
+def open_run_index(model_dir: str | os.PathLike) -> Index:
+    """Opens the index of a finished run, with the run's export for its queries.
+
+    Raises:
+        InputError: if the folder has no index or no export, or they differ.
+    """
+    check_searchable(model_dir)
+    directory = pathlib.Path(model_dir)
+    return Index.open(directory / "index", directory / "export")

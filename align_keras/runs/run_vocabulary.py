@@ -1,0 +1,56 @@
+"""The vocabulary of a run."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from align_keras.config import ExperimentConfig
+from align_keras.data.stored_pairs import read_captions
+from align_keras.models.preset_io import check_vocabulary_file
+from align_keras.models.warm_start import text_weights
+from align_keras.runs.run_folder import check_inputs, newest_step
+from align_keras.text import (
+    learn_vocabulary,
+    load_vocabulary,
+    save_vocabulary,
+    vocabulary_fingerprint,
+)
+from align_keras.utils.progress import say
+
+
+def prepare_vocabulary(
+    config: ExperimentConfig, builder: Any, directory: str | os.PathLike
+) -> list[str]:
+    """Loads the vocabulary of a run, or learns it from the training captions.
+
+    The vocabulary is the one in the folder, of the text encoder's weights or of the
+    file in the configuration. It is saved in the folder.
+    """
+    path = pathlib.Path(directory) / "vocabulary.txt"
+    if path.exists():
+        return load_vocabulary(path)
+    text = config.task.model.text_encoder
+    if text.weights is not None:
+        vocabulary = text_weights(text.weights).vocabulary
+    elif text.vocabulary is not None:
+        vocabulary = load_vocabulary(text.vocabulary)
+    else:
+        say("learning the vocabulary from the training captions")
+        captions = read_captions(builder, config.task.train_data.tfds_split)
+        vocabulary = learn_vocabulary(
+            captions, text.vocabulary_size, normalization=text.normalization
+        )
+    save_vocabulary(vocabulary, path)
+    return vocabulary
+
+
+def check_vocabulary(
+    directory: pathlib.Path, vocabulary: Sequence[str], is_read_only: bool = False
+) -> None:
+    """Raises unless the vocabulary is the one that the run began with."""
+    inputs = {"vocabulary": vocabulary_fingerprint(vocabulary)}
+    check_inputs(directory, inputs, is_read_only)
+    has_model = (directory / "config.json").exists()
+    if has_model and newest_step(directory) is not None:
+        check_vocabulary_file(directory)

@@ -1,0 +1,76 @@
+"""The batches of a run."""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from align_keras.config import ExperimentConfig
+from align_keras.data import batch_ids, training_batches
+from align_keras.models import ALIGN
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingBatches:
+    """The batches of a run, as a function of the step.
+
+    Attributes:
+        config: `ExperimentConfig`.
+        builder: TFDS builder or `Mixture` of the training pairs.
+        model: `ALIGN`, whose tokenizer and image size are used.
+    """
+
+    config: ExperimentConfig
+    builder: Any
+    model: ALIGN
+
+    @property
+    def have_known_order(self) -> bool:
+        """False with a data service, whose workers decide on the order."""
+        return self.config.task.train_data.data_service is None
+
+    def start_at(self, start_step: int, **pipeline: Any) -> tf.data.Dataset:
+        """Returns the endless batches from a step on.
+
+        Args:
+            start_step: int, number of the first batch.
+            **pipeline: `input_pipeline_id` and `num_input_pipelines` of a worker.
+        """
+        train = self.config.task.train_data
+        return training_batches(
+            self.builder,
+            train.tfds_split,
+            self.model.tokenizer,
+            image_size=self.model.image_size,
+            crop=train.random_crop,
+            flip=train.random_flip,
+            zoom=train.random_zoom,
+            shift=train.random_shift,
+            recolor=train.random_recolor,
+            data_service=train.data_service,
+            start_step=start_step,
+            **order_arguments(self.config),
+            **pipeline,
+        )
+
+    def ids(self, step: int, **pipeline: Any) -> list[str]:
+        """Returns the pairs of the batch of a step, with a worker's `pipeline`."""
+        return batch_ids(
+            self.builder,
+            self.config.task.train_data.tfds_split,
+            step=step,
+            **order_arguments(self.config),
+            **pipeline,
+        )
+
+
+def order_arguments(config: ExperimentConfig) -> dict[str, Any]:
+    """Returns the arguments that decide which pairs are in which batch."""
+    train = config.task.train_data
+    return {
+        "batch_size": train.global_batch_size,
+        "seed": config.trainer.seed if train.seed is None else train.seed,
+        "shuffle_buffer_size": train.shuffle_buffer_size,
+        "cache": train.cache,
+        "pair_weighted": train.pair_weighted,
+    }

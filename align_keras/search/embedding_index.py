@@ -1,0 +1,167 @@
+"""Writes an index of embeddings that are already computed."""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from align_keras.search.columns import as_text
+from align_keras.search.index_files import STORED_IMAGES
+from align_keras.search.items import ITEMS_ROOT, ModelIdentity, item_file
+from align_keras.search.store import Store, is_flat_index
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_folder, refuse_url
+
+_SUFFIXES = {
+    b"\x89PNG": ".png",
+    b"\xff\xd8\xff": ".jpg",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"RIFF": ".webp",
+}
+
+
+def write_embedding_index(
+    folder: str | os.PathLike,
+    embeddings: np.ndarray,
+    ids: Sequence[str],
+    captions: Sequence[str | Sequence[str]] | None,
+    images: Sequence[bytes] | None,
+    model: ModelIdentity,
+) -> None:
+    """Writes an index as a folder, which takes its place when it is complete.
+
+    Args:
+        folder: a new folder, or that of an index, which is replaced.
+        embeddings: as `checked_embeddings` returns them.
+        ids: sequence of n different str.
+        captions: sequence of n, each a str or a sequence of str, or None.
+        images: sequence of n files' bytes, or None.
+        model: what made the embeddings.
+
+    Raises:
+        InputError: for lengths that differ, equal ids, images of another format, and a
+            folder that holds something else.
+    """
+    refuse_url(folder, "`folder`")
+    folder = pathlib.Path(os.path.abspath(folder))
+    _check_lengths(len(embeddings), ids=ids, captions=captions, images=images)
+    names = [str(id) for id in ids]
+    _check_different(names)
+    suffixes = [image_suffix(content, row) for row, content in enumerate(images or ())]
+    with contextlib.ExitStack() as stack:
+        if _holds_index(folder):
+            # Another process that adds images would write to the old folder.
+            stack.enter_context(Store.locked(folder))
+        temporary = stack.enter_context(atomic_folder(folder))
+        Store.make(temporary, model)
+        with Store.writer(temporary) as store:
+            with store.transaction():
+                root = store.add_root(ITEMS_ROOT)
+                rows = store.append(embeddings)
+                for row, name in zip(rows, names, strict=True):
+                    content = None if images is None else bytes(images[row])
+                    image_name = ""
+                    if content is not None:
+                        image_name = f"{row:06d}{suffixes[row]}"
+                        _write_image(temporary, image_name, content)
+                    texts = None if captions is None else captions[row]
+                    columns = _columns(name, texts, content)
+                    file = item_file(name, image_name)
+                    store.put({"root": root, "file": file, "row": row, **columns})
+            store.compact()
+
+
+def checked_embeddings(embeddings: np.ndarray) -> np.ndarray:
+    """Returns embeddings as float32 (n, d); raises unless they are finite."""
+    embeddings = np.ascontiguousarray(embeddings, np.float32)
+    if embeddings.ndim != 2 or 0 in embeddings.shape:
+        raise InputError(
+            "`embeddings` must be a matrix (rows, dimension) with at least one row. "
+            f"Received: shape {embeddings.shape}. Pass one row for each image."
+        )
+    with np.errstate(over="ignore"):
+        norms = np.sqrt(np.square(embeddings).sum(axis=1))
+    wrong = np.flatnonzero(~np.isfinite(norms))
+    if len(wrong):
+        raise InputError(
+            "`embeddings` must be finite. Received: NaN or infinity in "
+            f"{len(wrong)} rows, the first of them {wrong[0]}. Leave those images out."
+        )
+    return embeddings
+
+
+def _check_lengths(count: int, **columns: Sequence[Any] | None) -> None:
+    for name, column in columns.items():
+        if column is not None and len(column) != count:
+            raise InputError(
+                f"`{name}` must have one entry for each row. Received: {len(column)} "
+                f"for {count} embeddings. Pass those of the same images."
+            )
+
+
+def _check_different(ids: Sequence[str]) -> None:
+    first_rows: dict[str, int] = {}
+    for row, id in enumerate(ids):
+        first = first_rows.setdefault(id, row)
+        if first != row:
+            raise InputError(
+                f"`ids` must be different. Received: {id!r} in rows {first} and {row}. "
+                "Rename one."
+            )
+
+
+def image_suffix(content: bytes, row: int) -> str:
+    """Returns the suffix of a file of these bytes, or raises for other formats."""
+    for magic, suffix in _SUFFIXES.items():
+        if content.startswith(magic):
+            return suffix
+    raise InputError(
+        "`images` must be PNG, JPEG, GIF, BMP or WebP files. Received: bytes that "
+        f"begin {content[:4]!r} in row {row}. Encode them in one of these formats."
+    )
+
+
+def _holds_index(folder: pathlib.Path) -> bool:
+    """Returns True for an index of this release; raises for what isn't replaced."""
+    return not is_flat_index(folder) and Store.is_there(folder)
+
+
+def _write_image(folder: pathlib.Path, name: str, content: bytes) -> None:
+    path = folder / STORED_IMAGES / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+
+
+def _columns(
+    id: str, captions: str | Sequence[str] | None, content: bytes | None
+) -> dict[str, Any]:
+    """Returns the columns of an image: its id stands for path and name."""
+    from align_keras.search.image_files import content_hash
+
+    text = as_text(id)
+    columns: dict[str, Any] = {"path": text, "name": text, "mtime_ns": 0}
+    if captions is not None:
+        texts = [captions] if isinstance(captions, str) else captions
+        cleaned = [as_text(str(caption)) for caption in texts]
+        columns["captions"] = json.dumps(cleaned, ensure_ascii=False)
+    columns["content"] = b""
+    if content is not None:
+        columns["content"] = content_hash(content)
+        columns["size"] = len(content)
+        columns["width"], columns["height"] = _image_size(content)
+    return columns
+
+
+def _image_size(content: bytes) -> tuple[int | None, int | None]:
+    """Returns width and height by an image's header, or None where it is damaged."""
+    from align_keras.corpus.image import ImageError, open_image
+
+    try:
+        return open_image(content).size
+    except ImageError:
+        return None, None

@@ -1,0 +1,142 @@
+"""Callbacks of the training loop: evaluation, logs, checkpoints, SIGTERM, progress."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+from keras import ops
+
+from align_keras.config import TrainerConfig
+from align_keras.training import strategies
+from align_keras.training.averaging import averaged_weights
+from align_keras.training.checkpoints import RunCheckpoints
+from align_keras.training.metrics_log import MetricsLog
+from align_keras.utils.progress import progress_bar, say
+
+
+class LoopEnd(keras.callbacks.Callback):
+    """Evaluates, logs and saves at the end of each loop, which is an epoch of `fit`.
+
+    The lines of a step are on disk before its checkpoint. A kill in between only
+    repeats lines, which the resumed run removes.
+
+    Args:
+        checkpoints: `RunCheckpoints`.
+        log: `MetricsLog`, or None for workers other than the chief.
+        trainer: `TrainerConfig`.
+        batch_size: int, pairs per step over all replicas.
+        evaluate: callable without arguments that returns an iterable of
+            (name, float), or None.
+    """
+
+    def __init__(
+        self,
+        checkpoints: RunCheckpoints,
+        log: MetricsLog | None,
+        trainer: TrainerConfig,
+        batch_size: int,
+        evaluate: Callable | None,
+    ) -> None:
+        super().__init__()
+        self.checkpoints = checkpoints
+        self.log = log
+        self.trainer = trainer
+        self.batch_size = batch_size
+        self.evaluate = evaluate
+        self._restored_sums: Any = None
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        # `fit` resets the means. An interrupted loop continues its own.
+        (metric,) = self.model.loss_metrics
+        if self.checkpoints.step % self.trainer.steps_per_loop:
+            self._restored_sums = metric.sums.numpy()
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._start_time = time.monotonic()
+        self._initial_wait = self.model.seconds_waited
+        steps_done = self.checkpoints.step % self.trainer.steps_per_loop
+        self._steps = self.trainer.steps_per_loop - steps_done
+        if self._restored_sums is not None:
+            self.model.loss_metrics[0].sums.assign(self._restored_sums)
+            self.model.steps_to_skip = steps_done
+            self._restored_sums = None
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        step = self.checkpoints.step
+        if self.log is not None:
+            seconds = time.monotonic() - self._start_time
+            waited = self.model.seconds_waited - self._initial_wait
+            rate = self.model.optimizer.learning_rate
+            rates = {
+                "learning_rate": float(ops.convert_to_numpy(rate)),
+                "pairs_per_second": self._steps * self.batch_size / seconds,
+                "input_wait_fraction": waited / seconds,
+            }
+            self.log.append(step, {**(logs or {}), **rates})
+        is_last = step == self.trainer.train_steps
+        if is_last or step % self.trainer.validation_interval == 0:
+            self._evaluate(step)
+        if is_last or step % self.trainer.checkpoint_interval == 0:
+            self.checkpoints.save()
+
+    def _evaluate(self, step: int) -> None:
+        if self.evaluate is None or self.log is None:
+            return
+        with averaged_weights(self.model):
+            values = dict(self.evaluate())
+        self.log.append(step, values)
+        name = self.trainer.best_checkpoint_eval_metric
+        if name is not None:
+            higher = self.trainer.best_checkpoint_metric_comp == "higher"
+            self.checkpoints.save_if_best(name, values[name], higher)
+
+
+class SaveOnSigterm(keras.callbacks.Callback):
+    """Saves after the step in which SIGTERM arrived, and ends the process.
+
+    All workers end after the same step, whichever of them received the signal.
+    """
+
+    def __init__(self, checkpoints: RunCheckpoints) -> None:
+        super().__init__()
+        self.checkpoints = checkpoints
+        self.is_requested = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Catches SIGTERM within the block, which Python allows in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous_handler = signal.signal(signal.SIGTERM, self._request)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous_handler)
+
+    def _request(self, *_: Any) -> None:
+        self.is_requested = True
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        strategy = self.model.distribute_strategy
+        if strategies.any_worker(strategy, self.is_requested):
+            self.checkpoints.save()
+            strategies.wait_for_workers(strategy)
+            say(
+                f"terminated, step {self.checkpoints.step} is saved, and the same "
+                "command goes on from it"
+            )
+            raise SystemExit(0)
+
+
+def progress_callback(bar: progress_bar, batch_size: int) -> keras.callbacks.Callback:
+    """Returns a callback that advances a progress bar by a batch of pairs per step."""
+
+    def advance(batch: int, logs: dict) -> None:
+        bar.advance(batch_size, f"loss {logs['loss']:.3f}")
+
+    return keras.callbacks.LambdaCallback(on_train_batch_end=advance)

@@ -1,0 +1,138 @@
+"""The training loop of a run."""
+
+import os
+import pathlib
+import time
+from collections.abc import Callable
+
+import keras
+
+from align_keras.config import TrainerConfig
+from align_keras.models import ALIGN
+from align_keras.models.contrastive_model import NonFiniteStepError
+from align_keras.training import strategies
+from align_keras.training.averaging import use_averaged_weights
+from align_keras.training.callbacks import LoopEnd, SaveOnSigterm, progress_callback
+from align_keras.training.checkpoints import RunCheckpoints
+from align_keras.training.diagnosis import diagnosed_error
+from align_keras.training.metrics_log import MetricsLog
+from align_keras.utils.progress import progress_bar, say
+
+
+def train_model(
+    model: ALIGN,
+    make_batches: Callable,
+    trainer: TrainerConfig,
+    directory: str | os.PathLike,
+    *,
+    batch_size: int,
+    evaluate: Callable | None = None,
+    batch_ids: Callable | None = None,
+) -> MetricsLog:
+    """Trains from the newest checkpoint of a folder to the last step.
+
+    SIGTERM saves a checkpoint after the current step and raises `SystemExit(0)`.
+
+    Args:
+        model: compiled `ALIGN`.
+        make_batches: callable of `start_step` that returns an endless
+            `tf.data.Dataset`. Batch k must not depend on `start_step`. With several
+            workers it also receives `input_pipeline_id=i` and
+            `num_input_pipelines=n`, and returns the rows of worker i of each batch.
+        trainer: `TrainerConfig`, the number of steps and the intervals.
+        directory: str, folder of the run. `checkpoints/`, `tensorboard/` and
+            `metrics.jsonl` are written there. All workers must share it.
+        batch_size: int, pairs per step over all replicas.
+        evaluate: callable without arguments that returns an iterable of
+            (name, float). It is called every `validation_interval` steps and after
+            the last step. None to evaluate nothing.
+        batch_ids: callable of `step` that returns a list of str, the pairs of its
+            batch, for `diagnosis.json`. With several workers it receives the same
+            keywords as `make_batches`. None if the pairs are unknown.
+
+    Returns:
+        `MetricsLog` of the whole run.
+
+    Raises:
+        InputError: at a step whose loss or gradient isn't finite, or whose loss
+            is above its bound. The state before that step is saved, and
+            `diagnosis.json` names the tower and the pairs.
+    """
+    directory = pathlib.Path(directory)
+    strategy = model.distribute_strategy
+    is_chief = strategies.is_chief(strategy)
+
+    # Restore the newest checkpoint.
+    initial_step = 0
+    if model.optimizer is not None:
+        initial_step = int(model.optimizer.iterations.numpy())
+    model.resolve_recipe(trainer.train_steps, batch_size, initial_step)
+    checkpoints = RunCheckpoints(
+        model, directory / "checkpoints", trainer.max_to_keep, is_chief
+    )
+    step = checkpoints.restore_latest()
+    log = MetricsLog(directory / "metrics.jsonl")
+    if is_chief:
+        log.truncate_after(step)
+    if step >= trainer.train_steps:
+        use_averaged_weights(model)
+        return log
+    if step:
+        say(f"going on at step {step} of {trainer.train_steps}")
+    else:
+        # A run that is killed before the first interval then repeats the same start.
+        checkpoints.save()
+
+    # Build the callbacks.
+    sigterm = SaveOnSigterm(checkpoints)
+    bar = progress_bar(
+        "training",
+        "pairs",
+        trainer.train_steps * batch_size,
+        step // trainer.steps_per_loop * trainer.steps_per_loop * batch_size,
+    )
+    callbacks: list[keras.callbacks.Callback] = [
+        progress_callback(bar, batch_size),
+        LoopEnd(checkpoints, log if is_chief else None, trainer, batch_size, evaluate),
+        sigterm,
+    ]
+    if is_chief:
+        callbacks.append(
+            keras.callbacks.TensorBoard(
+                os.fspath(directory / "tensorboard"), write_graph=False
+            )
+        )
+
+    # Train. The schedule of the whole run is kept when `fit` makes only its end.
+    batches = strategies.distributed_batches(strategy, make_batches, step)
+    start_time = time.monotonic()
+    initial_wait = model.seconds_waited
+    recipe = model.recipe
+    model.recipe = None
+    try:
+        with bar, sigterm.listening():
+            model.fit(
+                batches,
+                initial_epoch=step // trainer.steps_per_loop,
+                epochs=trainer.train_steps // trainer.steps_per_loop,
+                steps_per_epoch=trainer.steps_per_loop,
+                shuffle=False,  # The batches are shuffled already.
+                verbose=0,
+                callbacks=callbacks,
+            )
+    except NonFiniteStepError as error:
+        checkpoints.save()
+        if not is_chief:
+            raise
+        raise diagnosed_error(
+            error, model, make_batches, batch_ids, directory
+        ) from None
+    finally:
+        model.recipe = recipe
+    seconds = time.monotonic() - start_time
+    waited = model.seconds_waited - initial_wait
+    say(
+        f"trained for {seconds:.0f} s, of which {waited:.1f} s "
+        f"({100 * waited / seconds:.1f}%) waiting for input"
+    )
+    return log

@@ -1,0 +1,79 @@
+"""Every command takes the same names of models and of runtimes."""
+
+import json
+
+import pytest
+
+from align_keras.cli.main import main
+from align_keras.search import Index
+from tests.helpers.color_towers import GOLDEN, image_bytes
+
+COMMANDS = {
+    "embed": ("embed", "texts.txt", "--to", "out"),
+    "index": ("index", "photos", "--to", "index"),
+    "search": ("search", "red", "--index", "index"),
+    "serve": ("serve", "index", "--port", "0"),
+    "evaluate": ("evaluate", "retrieval", "--data", "photos", "--cache", "cache"),
+    "plan": ("plan", "--index", "1000"),
+    "export": ("export", "onnx", "--to", "exported"),
+}
+EMBEDS = ("embed", "index", "search", "serve", "evaluate")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs a command in a folder with images, texts and an index."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "red.png").write_bytes(image_bytes("red"))
+    (tmp_path / "photos" / "red.txt").write_text("red")
+    (tmp_path / "texts.txt").write_text("red\n")
+    Index.build("index", ["photos"], GOLDEN)
+
+    def command(name, *options):
+        capsys.readouterr()
+        code = main([*COMMANDS[name], *options])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return command
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_name_without_a_model_has_one_message(run, name):
+    code, out, err = run(name, "--model", "nowhere")
+    assert (code, out) == (1, "")
+    assert "--model must be align_small_en, the folder of a run" in err
+    assert "Received: 'nowhere', which does not exist" in err
+
+
+@pytest.mark.parametrize("name", EMBEDS)
+def test_a_runtime_that_does_not_exist_has_one_message(run, name):
+    code, out, err = run(name, "--model", str(GOLDEN), "--runtime", "torch")
+    assert (code, out) == (1, "")
+    assert "--runtime must be one of auto, keras, saved_model, litert, onnx" in err
+
+
+@pytest.mark.parametrize("name", EMBEDS)
+def test_a_runtime_without_files_has_one_message(run, name):
+    code, out, err = run(name, "--model", str(GOLDEN), "--runtime", "keras")
+    assert (code, out) == (1, "")
+    assert f"--runtime must be litert for the model {GOLDEN}" in err
+
+
+@pytest.mark.parametrize("name", ["index", "search", "serve"])
+def test_a_runtime_of_an_index_needs_its_model(run, name):
+    code, out, err = run(name, "--runtime", "litert")
+    assert (code, out) == (1, "")
+    assert "--runtime must come with --model. Received: 'litert' alone" in err
+
+
+def test_towers_are_searched_and_evaluated_by_litert(run):
+    model = ("--model", str(GOLDEN), "--runtime", "litert")
+    code, out, _ = run("search", *model, "--json")
+    assert code == 0
+    assert json.loads(out)["queries"][0]["hits"][0]["path"].endswith("red.png")
+    code, out, err = run("evaluate", *model, "--json")
+    assert code == 0, err
+    assert json.loads(out)["metrics"]["t2i/recall_at_1"] == 1.0

@@ -1,0 +1,114 @@
+"""LiteRT and ONNX towers give the embeddings of their Keras model."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from align_keras import export_model, load_model
+from align_keras.utils.errors import InputError
+from tests.helpers.oracle_process import needs
+from tests.helpers.small import small_align
+
+LITERT = pytest.param("litert", marks=needs("ai_edge_litert"))
+ONNX = pytest.param("onnx", marks=needs("tf2onnx", "onnxruntime"))
+TEXTS = ["a red cat", "", "a dog and a very long text about dogs and red cats"]
+# Embeds without TensorFlow.
+FRESH = """
+import sys
+import numpy as np
+from align_keras import load_model
+model = load_model(sys.argv[1])
+images = np.load(sys.argv[2])
+print(model.encode_texts(["a red cat"]).shape, model.encode_images(list(images)).shape)
+print({"tensorflow", "keras"} & set(sys.modules))
+"""
+
+
+@pytest.fixture(scope="module")
+def align():
+    return small_align()
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Arrays of the size to which images are resized, so that all resizers agree."""
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (3, 38, 38, 3)).astype("uint8")
+
+
+@pytest.fixture(scope="module")
+def exports(align, tmp_path_factory):
+    """Writes an export once and returns its folder by its format."""
+    folders = {}
+
+    def export(format):
+        if format not in folders:
+            folders[format] = tmp_path_factory.mktemp("exports") / format
+            export_model(align, folders[format], format)
+        return folders[format]
+
+    return export
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("format", [LITERT, ONNX])
+def test_equals_keras(align, images, exports, format):
+    model = load_model(exports(format))
+    keras = load_model(align)
+    assert (model.runtime, model.dimension) == (format, 16)
+    assert (model.image_size, model.resize_to) == (keras.image_size, keras.resize_to)
+    assert model.resize_to == images.shape[1]
+    expected = keras.encode_resized(list(images))
+    resized = model.encode_resized(list(images))
+    assert resized.dtype == np.float32
+    np.testing.assert_allclose(resized, expected, rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(model.encode_images(list(images)), resized)
+    texts = model.encode_texts(TEXTS)
+    np.testing.assert_allclose(texts, keras.encode_texts(TEXTS), rtol=0, atol=1e-4)
+    assert model.encode_images([]).shape == model.encode_texts([]).shape == (0, 16)
+    with pytest.raises(InputError, match="`texts` must be a list of str"):
+        model.encode_texts("red")
+    with pytest.raises(InputError, match=r"Received: one str. Write \[image\]"):
+        model.encode_images("red.png")
+    with pytest.raises(InputError, match="nowhere.png .*Check the path"):
+        model.encode_images(["nowhere.png"])
+    assert load_model(exports(format)).fingerprint == model.fingerprint
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("format", [LITERT, ONNX])
+def test_runs_without_tensorflow(exports, images, tmp_path, format):
+    np.save(tmp_path / "images.npy", images)
+    command = [sys.executable, "-c", FRESH, exports(format), tmp_path / "images.npy"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.splitlines() == ["(1, 16) (3, 16)", "set()"]
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("format", [LITERT, ONNX])
+def test_damaged_and_missing_towers_are_named(exports, tmp_path, format):
+    suffix = {"litert": "tflite", "onnx": "onnx"}[format]
+    shutil.copytree(exports(format), tmp_path / "towers")
+    image = tmp_path / "towers" / f"image.{suffix}"
+    image.write_bytes(b"junk" * 100)
+    with pytest.raises(InputError, match=rf"image.{suffix} \(.*Export the model again"):
+        load_model(tmp_path / "towers")
+    image.unlink()
+    with pytest.raises(InputError, match=f"without image.{suffix}. Write both by"):
+        load_model(tmp_path / "towers")
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("format", [LITERT, ONNX])
+def test_other_weights_have_another_fingerprint(align, exports, tmp_path, format):
+    other = small_align()
+    other.set_weights(align.get_weights())
+    bias = other.text_encoder.get_layer("projection").bias
+    bias.assign_add(np.full(bias.shape, 1e-3))
+    export_model(other, tmp_path / "other", format)
+    fingerprint = load_model(tmp_path / "other").fingerprint
+    assert fingerprint != load_model(exports(format)).fingerprint
