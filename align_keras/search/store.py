@@ -754,7 +754,14 @@ class Store(ImageStore):
             new = ~np.isin(best, seen)
             yield best[new], scores[new]
 
-    def _by_rank(self, embedding, vectors, rows, size, limit):
+    def _by_rank(
+        self,
+        embedding: np.ndarray,
+        vectors: np.ndarray,
+        rows: np.ndarray | None,
+        size: int,
+        limit: float,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields rows, all or some, and their exact scores from the highest on."""
 
         def exact(positions: np.ndarray) -> np.ndarray:
