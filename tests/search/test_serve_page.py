@@ -121,7 +121,7 @@ def test_dropping_an_image_and_words_beside_it(page, index):
     until(page, index, Query("red", image=content))
     drop(page, b"no image", "broken.png")
     page.wait_for_selector("#error:not([hidden])")
-    assert "image must be one that can be read" in page.inner_text("#error")
+    assert "image must be readable" in page.inner_text("#error")
     # What was found before isn't shown as the answer.
     assert shown(page) == [] and page.input_value("#query") == ""
     page.click("#parts li.image button")

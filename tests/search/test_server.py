@@ -359,8 +359,8 @@ def bomb(side=60_000):
     "body, status, message",
     [
         (b"", 400, "Received: nothing"),
-        (b"no image", 400, "image must be one that can be read"),
-        (image_bytes("red", format="JPEG")[:200], 400, "can be read"),
+        (b"no image", 400, "image must be readable"),
+        (image_bytes("red", format="JPEG")[:200], 400, "must be readable"),
         (bomb(), 400, "pixels are more than"),
     ],
 )
