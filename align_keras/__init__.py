@@ -23,6 +23,9 @@ from align_keras.utils.keras_objects import register_with_keras
 __version__ = "0.1.0"
 _PUBLIC = {
     "ALIGN": "align_keras.models",
+    "ALIGNImageConverter": "align_keras.models",
+    "ALIGNPreprocessor": "align_keras.models",
+    "ALIGNTokenizer": "align_keras.models",
     "ImageEncoder": "align_keras.models",
     "TextEncoder": "align_keras.models",
     "Lamb": "align_keras.optimizers",
@@ -34,8 +37,7 @@ _PUBLIC = {
     "export_saved_model": "align_keras.export",
     "learn_vocabulary": "align_keras.text",
     "load_model": "align_keras.embedders",
-    "WordPieceTokenizer": "align_keras.text",
-    "evaluate": "align_keras.protocols.evaluate",
+    "evaluate": "align_keras.protocols.run_protocol",
     "recall_at_k": "align_keras.evaluation",
     "train_experiment": "align_keras.runs.experiment",
     "open_run": "align_keras.runs.run",
@@ -45,6 +47,9 @@ __all__ = sorted(_PUBLIC)
 # What `keras.saving.load_model` opens without more ado.
 _SAVED_BY_KERAS = {
     "ALIGN": "align_keras.models.align",
+    "ALIGNImageConverter": "align_keras.models.align_image_converter",
+    "ALIGNPreprocessor": "align_keras.models.align_preprocessor",
+    "ALIGNTokenizer": "align_keras.models.align_tokenizer",
     "ImageClassifier": "align_keras.models.image_classifier",
     "ImageEncoder": "align_keras.models.image_encoder",
     "TextEncoder": "align_keras.models.text_encoder",
@@ -56,7 +61,6 @@ _SAVED_BY_KERAS = {
     "L2Normalization": "align_keras.layers.l2_normalization",
     "MBConvBlock": "align_keras.layers.mbconv_block",
     "Temperature": "align_keras.layers.temperature",
-    "WordPieceTokenizer": "align_keras.text.wordpiece_tokenizer",
     "AdamW": "align_keras.optimizers.adamw",
     "Lamb": "align_keras.optimizers.lamb",
     "LinearWarmup": "align_keras.optimizers.warmup",
@@ -68,17 +72,17 @@ _SAVED_BY_KERAS = {
 if platform.machine().lower() in ("x86_64", "amd64"):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-_ROOMS = frozenset(m.name for m in pkgutil.iter_modules(__path__) if m.ispkg)
+_PACKAGES = frozenset(m.name for m in pkgutil.iter_modules(__path__) if m.ispkg)
 register_with_keras(_SAVED_BY_KERAS)
 
 
 def __getattr__(name):
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
-    if name in _ROOMS:
+    if name in _PACKAGES:
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module 'align_keras' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted([*globals(), *_PUBLIC, *_ROOMS])
+    return sorted([*globals(), *_PUBLIC, *_PACKAGES])

@@ -20,8 +20,8 @@ os.environ["COLUMNS"] = "88"
 import align_keras  # noqa: E402
 from align_keras.cli import main  # noqa: E402
 
-# Beside `align_keras` itself, what users import from.
-ROOMS = (
+# Packages that users import from, next to align_keras itself.
+PACKAGES = (
     "models",
     "embedders",
     "losses",
@@ -79,17 +79,19 @@ def benchmark(name):
 
 
 def api():
-    parts = ["# API", "What `import align_keras` gives, and what its rooms add.", ""]
+    parts = ["# API", "Names of `align_keras`, then the names of its packages.", ""]
     parts.append("## align_keras")
     given = set()
     for name, module in sorted(align_keras._PUBLIC.items()):
         given.add(name)
         parts.append(f"::: {home_of(module, name)}\n")
-    for room in ROOMS:
-        names = [name for name in public_names(room) if name not in given]
+    for package in PACKAGES:
+        names = [name for name in public_names(package) if name not in given]
         if names:
-            parts.append(f"## align_keras.{room}")
-            parts += [f"::: {home_of(f'align_keras.{room}', name)}\n" for name in names]
+            parts.append(f"## align_keras.{package}")
+            parts += [
+                f"::: {home_of(f'align_keras.{package}', name)}\n" for name in names
+            ]
     return "\n".join(parts)
 
 
@@ -104,16 +106,16 @@ def home_of(module, name):
     eager = re.search(rf"from ([\w.]+) import (\([^)]*\b{name}\b|.*\b{name}\b)", source)
     if lazy or eager:
         return home_of((lazy or eager)[1], name)
-    # Given by the room's __getattr__.
+    # The package's __getattr__ gives the name.
     for file in sorted(path.parent.glob("*.py")):
         if re.search(rf"^(class|def) {name}\b", file.read_text("utf-8"), re.M):
             return f"{module}.{file.stem}.{name}"
     raise LookupError(f"{module} gives no {name}")
 
 
-def public_names(room):
-    """Names that a room's `__init__.py` gives: functions and classes, not constants."""
-    source = (ROOT / "align_keras" / room / "__init__.py").read_text("utf-8")
+def public_names(package):
+    """Returns the functions and classes of a package's `__init__.py`, no constants."""
+    source = (ROOT / "align_keras" / package / "__init__.py").read_text("utf-8")
     lazy = re.search(r"^_PUBLIC = {(.*?)^}", source, re.M | re.S)
     if lazy:
         return sorted(re.findall(r'"(\w+)":', lazy[1]))

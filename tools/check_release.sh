@@ -35,23 +35,23 @@ one_by_one() {
 published_ratings() {
   [ -z "${ALIGN_KERAS_CXC_DIR:-}" ] || return 0
   git clone -q --depth 1 \
-    https://github.com/google-research-datasets/Crisscrossed-Captions "$room/cxc" ||
+    https://github.com/google-research-datasets/Crisscrossed-Captions "$work/cxc" ||
     { echo "not there; its test is skipped"; return 0; }
-  export ALIGN_KERAS_CXC_DIR=$room/cxc
+  export ALIGN_KERAS_CXC_DIR=$work/cxc
 }
 
 # Not among what `.ci/run` installs: pyspark alone is 455 MB. The schemas' packages need
 # others than the rest does, so only their files are taken.
 engines() {
   python -m pip install -q -e ".[dask,ray,spark]" &&
-    python -m pip install -q --no-deps --target "$room/schemas" dask-kubernetes \
+    python -m pip install -q --no-deps --target "$work/schemas" dask-kubernetes \
       kubeflow-trainer-api || return 1
   command -v java >/dev/null || echo "without Java, the tests of Spark are skipped"
 }
 
-room=$(mktemp -d)
-export ALIGN_KERAS_CLUSTER_SCHEMAS=$room/schemas
-trap 'rm -rf "$room"' EXIT
+work=$(mktemp -d)
+export ALIGN_KERAS_CLUSTER_SCHEMAS=$work/schemas
+trap 'rm -rf "$work"' EXIT
 
 case "${1:-}" in
   --changed)

@@ -286,8 +286,8 @@ if __name__ == "__main__":
     target = (parser.parse_args().to / version()).resolve()
     if target.exists():
         sys.exit(f"{target} exists; artifacts of a version are written once.")
-    with tempfile.TemporaryDirectory() as room:
-        os.chdir(room)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
         with quiet():
             expected = make_all()
         target.mkdir(parents=True)

@@ -40,7 +40,7 @@ from align_keras.models.conversion.litert_weights import (
     read_tensors,
     to_keras,
 )
-from align_keras.models.preset_io import WEIGHTS_FILE, save_config
+from align_keras.models.preset_io import WEIGHTS_FILE, save_preset_config
 from align_keras.runs.run import open_run
 from align_keras.runs.run_corpora import prepare_corpus
 from align_keras.utils.errors import InputError
@@ -128,7 +128,7 @@ def save_beside_towers(model: keras.Model, directory: pathlib.Path) -> None:
         json.dump(table, file, indent=1)
     model.save_to_preset(directory)
     (directory / WEIGHTS_FILE).unlink()
-    save_config(model, directory, [*TOWER_FILES, TABLE_FILE, REST_FILE])
+    save_preset_config(model, directory, [*TOWER_FILES, TABLE_FILE, REST_FILE])
 
 
 def _find(value: np.ndarray, tensors: Mapping) -> list | None:

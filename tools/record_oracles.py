@@ -1,8 +1,8 @@
-"""Records what the tests' oracles answer: `python tools/record_oracles.py [CASE ...]`.
+"""Records the answers of the oracles of tests.
 
-Takes the package's extra `oracles`. It writes tests/golden, which the default tests
-compare with; they need none of these packages. With no case named, it also makes the
-tiny `transformers.AlignModel` anew that one of the cases is about.
+`python tools/record_oracles.py [CASE ...]` writes them to tests/golden, so that the
+default tests need no oracle. It needs the extra `oracles`. Without a CASE it records
+all cases and writes the tiny `transformers.AlignModel` of one of them again.
 """
 
 import argparse
@@ -12,8 +12,8 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def main():
-    """Records the cases that are named, or everything."""
+def main() -> None:
+    """Records the cases of the command line, or all."""
     sys.path.insert(0, str(ROOT))
     from tests.helpers.align_folders import record_tiny_align
     from tests.helpers.recorded_oracles import CASES, record

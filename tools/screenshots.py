@@ -27,7 +27,7 @@ SHOTS = (
 )
 
 
-def main():
+def main() -> None:
     """Indexes, serves, and takes a picture of each shot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", default=STAMPS_DIR, metavar="FOLDER")
@@ -50,7 +50,7 @@ def main():
             server.wait()
 
 
-def take(address):
+def take(address: str) -> None:
     """Opens the page for each shot."""
     from playwright import sync_api
 

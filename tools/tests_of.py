@@ -6,10 +6,11 @@ usage: python tools/tests_of.py REV
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterable
 
 ROOT = pathlib.Path(__file__).parents[1]
-# A path's beginning → its tests; the longest one that fits counts. A room's tests are
-# those that use it too, where the ci or the release tier has some.
+# Start of a path → its tests. The longest start that fits a path counts. The tests of a
+# package include ci and release tests of the packages that use it.
 TABLE = {
     "align_keras/__init__.py": "tests/cli",
     "align_keras/cli": "tests/cli",
@@ -41,55 +42,67 @@ TABLE = {
 }
 
 
-def tests_of(paths):
-    """Returns the tests of changed paths, sorted, without those below another one.
+def tests_of(paths: Iterable[str]) -> list[str]:
+    """Returns the tests of changed paths, sorted.
 
-    A changed test stands for itself, a changed helper of tests for its folder.
+    A changed test file stands for itself, and a changed helper for its folder. A test
+    below another path of the result is left out.
     """
-    found = set()
+    tests: set[str] = set()
     for path in map(pathlib.PurePosixPath, paths):
         if path.parts[0] == "tests":
             is_test = path.name.startswith("test_")
-            found.add(str(path) if is_test else _nearest_tests(path))
+            tests.add(str(path) if is_test else _nearest_tests(path))
             continue
-        beginnings = [str(own) for own in (path, *path.parents)]
-        nearest = next((own for own in beginnings if own in TABLE), None)
-        found.update(TABLE[nearest].split() if nearest else ())
-    return sorted(own for own in found if not _is_below(own, found))
+        starts = [str(start) for start in (path, *path.parents)]
+        longest_start = next((start for start in starts if start in TABLE), None)
+        if longest_start is not None:
+            tests.update(TABLE[longest_start].split())
+    return sorted(test for test in tests if not _is_below(test, tests))
 
 
-def _nearest_tests(helper):
-    """The innermost folder around a helper that holds tests, as str."""
-    holding = (own for own in helper.parents if any((ROOT / own).glob("test_*.py")))
-    return str(next(holding, "tests"))
+def _nearest_tests(helper: pathlib.PurePosixPath) -> str:
+    """Returns the innermost folder around a helper that holds tests."""
+    for folder in helper.parents:
+        if any((ROOT / folder).glob("test_*.py")):
+            return str(folder)
+    return "tests"
 
 
-def _is_below(path, others):
-    return any(str(own) in others for own in pathlib.PurePosixPath(path).parents)
+def _is_below(path: str, folders: set[str]) -> bool:
+    return any(str(parent) in folders for parent in pathlib.PurePosixPath(path).parents)
 
 
-def changed(revision):
+def changed(revision: str) -> list[str]:
     """Returns the paths that differ from a revision, committed or not."""
     commands = [
         ["git", "diff", "--name-only", revision],
         ["git", "ls-files", "--others", "--exclude-standard"],
     ]
-    lines = [
-        subprocess.run(own, cwd=ROOT, capture_output=True, text=True, check=True)
-        for own in commands
-    ]
-    return [path for own in lines for path in own.stdout.splitlines()]
+    paths = []
+    for command in commands:
+        process = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        paths += process.stdout.splitlines()
+    return paths
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Prints the tests of the changes since the revision on the command line."""
     if len(sys.argv) != 2:
         sys.exit(__doc__.strip().splitlines()[-1])
+    revision = sys.argv[1]
     try:
-        paths = changed(sys.argv[1])
+        paths = changed(revision)
     except subprocess.CalledProcessError as error:
         reason = error.stderr.strip().splitlines()[0]
         sys.exit(
-            f"REV must be a revision of this repository, received {sys.argv[1]!r} "
-            f"({reason}); git log lists them."
+            f"REV must be a revision of this repository. Received: {revision!r} "
+            f"({reason}). `git log` lists the revisions."
         )
-    print("\n".join(own for own in tests_of(paths) if (ROOT / own).exists()))
+    print("\n".join(test for test in tests_of(paths) if (ROOT / test).exists()))
+
+
+if __name__ == "__main__":
+    main()

@@ -6,13 +6,13 @@ from typing import Any
 
 from align_keras.cli.common import nested_commands, print_json, print_table
 from align_keras.embedders.locations import MODEL_HELP
-from align_keras.protocols.evaluate import (
+from align_keras.protocols.protocol import OPTIONS
+from align_keras.protocols.run_protocol import (
     PROTOCOLS,
     check_writable,
     evaluate,
     run_suite,
 )
-from align_keras.protocols.protocol import OPTIONS
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replaceable_file
 

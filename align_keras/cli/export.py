@@ -4,7 +4,11 @@ import argparse
 
 from align_keras.cli.common import nested_commands
 from align_keras.export import QUANTIZATIONS, WEIGHTS
-from align_keras.runs.export import FORMATS, OPTIONS, export_model
+from align_keras.runs.export import (
+    EXPORT_FORMATS,
+    FORMATS_OF_OPTION,
+    export_model,
+)
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
@@ -42,11 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "align-keras export [FORMAT] --model M --to DIR [OPTION …]"
     parser.epilog = "align-keras export FORMAT --help shows a format's options."
     # `--format F` in the place of FORMAT goes on working.
-    parser.add_argument("--format", choices=FORMATS, help=argparse.SUPPRESS)
+    parser.add_argument("--format", choices=EXPORT_FORMATS, help=argparse.SUPPRESS)
     _add_options(parser, ())
     add = nested_commands(parser, "FORMAT", "formats (default: saved_model)")
-    for name, kind in FORMATS.items():
-        taken = [key for key, kinds in OPTIONS.items() if name in kinds]
+    for name, kind in EXPORT_FORMATS.items():
+        taken = [key for key, kinds in FORMATS_OF_OPTION.items() if name in kinds]
         _add_options(add(name, kind.help), taken)
 
 
@@ -82,7 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(
                 f"{name} must be given, received nothing; write --model RUN --to DIR."
             )
-    given = {name: getattr(arguments, name) for name in (*OPTIONS, "evaluation")}
+    given = {
+        name: getattr(arguments, name) for name in (*FORMATS_OF_OPTION, "evaluation")
+    }
     given = {name: value for name, value in given.items() if value is not None}
     kind = arguments.nested or arguments.format or "saved_model"
     export_model(arguments.model, arguments.to, kind, **given)

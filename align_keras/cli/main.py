@@ -27,6 +27,7 @@ from align_keras.utils.remote import is_url
 COMMANDS = {
     "quickstart": "train, evaluate, export and search on a small corpus in minutes",
     "corpus": "build a corpus: web pages and archives in, filtered shards out",
+    "data": "write tables of public data sets, for training and for corpora",
     "train": "train or evaluate an experiment of experiments/ or of your own",
     "plan": "say what an experiment will take: parameters, memory, traffic, days",
     "evaluate": "measure a model by a protocol of the paper, or by all of them",

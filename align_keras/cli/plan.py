@@ -172,7 +172,7 @@ def _plan_index(arguments):
         )
     ]
     title = f"{arguments.index:,} images, {width} numbers each"
-    return planned, [(title, ("", "exact", "approximate"), rows)]
+    return planned, [(title, ("", "exact", "approximate"), rows, planned["source"])]
 
 
 def _plan_corpus(arguments):
@@ -194,7 +194,7 @@ def _plan_corpus(arguments):
     ]
     title = f"{planned['pairs']:,} pairs, {planned['images']:,} images stored"
     rows = [(name, _number(value)) for name, value in rows]
-    return planned, [(title, ("", "amount"), rows)]
+    return planned, [(title, ("", "amount"), rows, planned["source"])]
 
 
 def _dimension(model):

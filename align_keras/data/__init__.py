@@ -12,4 +12,3 @@ from align_keras.data.stored_pairs import (
     read_retrieval_set,
 )
 from align_keras.datasets.source_pairs import open_sources
-from align_keras.models.raw_pairs import image_text_batches

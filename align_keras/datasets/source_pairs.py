@@ -93,7 +93,7 @@ def open_sources(
     ```python
     builder = open_sources("laion/{00000..00099}.tar")
     batches = training_batches(
-        builder, "train", model.tokenizer, image_size=289, batch_size=256)
+        builder, "train", model.preprocessor, batch_size=256)
     model.fit(batches, steps_per_epoch=1000)
     ```
     """

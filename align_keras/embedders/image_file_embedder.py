@@ -38,10 +38,10 @@ class ImageFileEmbedder(KerasEmbedder):
 
 
 def _check_made_of(align: ALIGN, content: bytes, path: str) -> None:
-    from align_keras.export.litert_file import read_metadata
+    from align_keras.export.litert_file import read_tower_metadata
 
     try:
-        encoder_fingerprint = read_metadata(content).get("encoder_fingerprint")
+        encoder_fingerprint = read_tower_metadata(content).get("encoder_fingerprint")
     except (zipfile.BadZipFile, KeyError, ValueError):
         encoder_fingerprint = None
     if encoder_fingerprint != align.image_encoder.fingerprint():

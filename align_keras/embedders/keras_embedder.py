@@ -62,8 +62,13 @@ class KerasEmbedder(Embedder):
         from align_keras.models.embedding import embed_images
 
         with self._lock:
+            if self._image_tower is None:
+                return self.align.encode_images(images)
             return embed_images(
-                images, self.image_tower(), self.image_size, self.dimension
+                images,
+                self.image_tower(),
+                self.align.preprocessor.image_converter,
+                self.dimension,
             )
 
     def image_tower(self) -> Callable[[np.ndarray], np.ndarray]:

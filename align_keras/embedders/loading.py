@@ -25,12 +25,15 @@ def load_model(
     """Opens a model to embed images and texts.
 
     Args:
-        model: `"align_small_en"`, the trained model that comes with the package; the
-            folder of a finished run, of a preset or of Hugging Face's ALIGN;
-            `"hf://user/model"`; an export, which is a folder of a SavedModel, of LiteRT
-            towers (`image.tflite`, `text.tflite`) or of ONNX towers (`image.onnx`,
-            `text.onnx`); an `ALIGN` in memory; or an `Embedder`, which is returned
-            as it is.
+        model: one of
+
+            - `"align_small_en"`, the trained model that comes with the package.
+            - the folder of a finished run, of a preset or of Hugging Face's ALIGN, or
+              `"hf://user/model"`.
+            - the folder of an export: a SavedModel, LiteRT towers (`image.tflite`,
+              `text.tflite`) or ONNX towers (`image.onnx`, `text.onnx`).
+            - an `ALIGN` in memory.
+            - an `Embedder`, which is returned unchanged.
         runtime: what computes the embeddings.
 
             - `"auto"`: the first of LiteRT, SavedModel, Keras and ONNX that the folder
@@ -119,7 +122,7 @@ def _open_by_name(name: str | os.PathLike, runtime: str | os.PathLike) -> Embedd
     else:
         from align_keras.models import ALIGN
 
-        # Not the name, which may also be that of an architecture without weights.
+        # The name may also be that of an architecture without weights.
         align = ALIGN.from_preset(location.folder or location.name)
         embedder = _keras_embedder(align, location.name, chosen)
     if chosen != location.runtimes[0]:

@@ -1,4 +1,4 @@
-"""Where a model's files are, by its name, and which runtimes can open them.
+"""Finds a model's files by its name, and the runtimes that can open them.
 
 Nothing here imports TensorFlow, so that a wrong name is refused at once.
 """
@@ -110,13 +110,13 @@ def choose_runtime(location: ModelLocation, runtime: str | os.PathLike = "auto")
         runtime = location.runtimes[0]
     needed = "keras" if is_image_runtime(runtime) else runtime
     if needed not in location.runtimes:
-        known = " or ".join(location.runtimes)
+        runtimes = " or ".join(location.runtimes)
         if "saved_model" in location.runtimes:
             remedy = "Name the run folder in place of its export."
         else:
             remedy = "Choose another runtime, or export the model for this one."
         raise InputError(
-            f"runtime must be {known} for the model {location.name}. Received: "
+            f"runtime must be {runtimes} for the model {location.name}. Received: "
             f"runtime={runtime!r}. {remedy}"
         )
     check_installed(runtime)
@@ -124,7 +124,7 @@ def choose_runtime(location: ModelLocation, runtime: str | os.PathLike = "auto")
 
 
 def check_runtime(runtime: str | os.PathLike) -> str:
-    """Returns the name of a runtime as str; raises if there is no such runtime."""
+    """Returns the name of a runtime as str, or raises if there is none of this name."""
     runtime = os.fspath(runtime)
     if runtime in RUNTIMES:
         return runtime

@@ -124,7 +124,7 @@ class TowerEmbedder(Embedder):
     def _tokenizer(self) -> Any:
         from tokenizers import BertWordPieceTokenizer
 
-        # Not splitlines(), which splits at characters that are tokens too.
+        # splitlines() would also split at characters that are tokens.
         tokens = self.read_vocabulary().removesuffix("\n").split("\n")
         vocabulary = {token: row for row, token in enumerate(tokens)}
         for token in _SPECIAL_TOKENS:

@@ -1,6 +1,6 @@
-"""Metrics in NumPy: embeddings, ranks and ratings in, numbers out."""
+"""Metrics in NumPy, computed from embeddings, ranks and ratings."""
 
-from align_keras.evaluation.classification import (
+from align_keras.evaluation.class_metrics import (
     Classification,
     class_embeddings,
     classification_metrics,
@@ -12,7 +12,7 @@ from align_keras.evaluation.classification import (
     vtab_statistics,
     zero_shot_classification,
 )
-from align_keras.evaluation.composed import (
+from align_keras.evaluation.composed_metrics import (
     composed_metrics,
     composed_statistics,
     rank_composed_queries,
@@ -28,6 +28,7 @@ from align_keras.evaluation.rank_correlation import (
     word_cosines,
 )
 from align_keras.evaluation.recall_at_k import (
+    PAPER_KS,
     chance_recall_at_k,
     count_without_positives,
     rank_of_best_positive,
@@ -43,10 +44,10 @@ from align_keras.evaluation.retrieval import (
     multilingual_metrics,
     multilingual_outcomes,
     multilingual_ranks,
-    own_positives,
     retrieval_metrics,
     retrieval_ranks,
     shared_positives,
+    unshared_positives,
 )
 from align_keras.evaluation.slices import (
     Statistic,

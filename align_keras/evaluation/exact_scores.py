@@ -1,7 +1,7 @@
-"""Exact scores: inner products of embeddings in fixed point, which float64 holds.
+"""Exact scores: inner products of embeddings in fixed point, computed in float64.
 
-They depend neither on the order of summation nor on the block, so that equal rows tie;
-BLAS alone gives no such promise.
+They depend neither on the order of summation nor on the block, so that equal rows have
+equal scores. BLAS alone doesn't guarantee this.
 """
 
 from collections.abc import Callable
@@ -11,21 +11,21 @@ import numpy as np
 
 from align_keras.utils.errors import InputError
 
-# Rows are multiples of 2**-26 of their length, and a gallery's of its longest row. Each
-# product and partial sum is then a whole number below 2**53; (2**26)**2 leaves one bit
-# of these for the rounding of the entries.
+# Rows are rounded to multiples of 2**-26 of their length, and rows of a gallery to
+# multiples of 2**-26 of its longest row. Each product and partial sum is then an
+# integer below 2**53. (2**26)**2 leaves one bit for the rounding of the entries.
 FRACTION_BITS = 26
-# Row norms are summed in chunks of this size whatever the block size is.
+# Row norms are summed in chunks of this size for any block size.
 _NORM_CHUNK = 1024
-# Where more than one pair in so many is too near to be told apart in float32,
-# the whole block is scored exactly.
-_FEW = 32
+# If float32 can't decide more than one in 32 pairs of a block, the whole block is
+# scored exactly.
+_UNDECIDED_PART = 32
 
 
 def as_queries_and_gallery(
     query_embeddings: Any, gallery_embeddings: Any
 ) -> tuple[Any, Any]:
-    """Returns both as matrices (rows, dimension), not copied where they are arrays."""
+    """Returns both as matrices (rows, dimension), without copying arrays."""
     queries = _as_matrix("query_embeddings", query_embeddings)
     gallery = _as_matrix("gallery_embeddings", gallery_embeddings)
     if queries.shape[1] != gallery.shape[1]:
@@ -37,7 +37,7 @@ def as_queries_and_gallery(
     return queries, gallery
 
 
-def _as_matrix(name, embeddings):
+def _as_matrix(name: str, embeddings: Any) -> Any:
     if not isinstance(embeddings, np.ndarray | UnitRows):
         embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or 0 in embeddings.shape:
@@ -54,11 +54,11 @@ def _as_matrix(name, embeddings):
 
 
 def row_norms(name: str, embeddings: Any) -> np.ndarray:
-    """The lengths of the rows, float64 (rows,); raises for rows that aren't finite."""
+    """Returns the lengths of the rows, float64 (rows,), or raises if not finite."""
     norms = np.empty(len(embeddings))
     for start in range(0, len(embeddings), _NORM_CHUNK):
         chunk = np.ascontiguousarray(embeddings[start : start + _NORM_CHUNK], float)
-        # Scaled, so that neither huge nor tiny rows leave float64's range.
+        # Scaled rows don't overflow or underflow float64.
         largest = np.abs(chunk).max(axis=1)
         with np.errstate(invalid="ignore", over="ignore"):
             scaled = chunk / np.where(largest > 0, largest, 1.0)[:, None]
@@ -67,38 +67,44 @@ def row_norms(name: str, embeddings: Any) -> np.ndarray:
             )
     wrong = np.flatnonzero(~np.isfinite(norms))
     if len(wrong):
-        shown = ", ".join(map(str, wrong[:5])) + (", …" if len(wrong) > 5 else "")
+        rows = ", ".join(map(str, wrong[:5])) + (", …" if len(wrong) > 5 else "")
         raise InputError(
             f"`{name}` must be finite, received NaN or infinity in {len(wrong)} "
-            f"{'row' if len(wrong) == 1 else 'rows'}: {shown}; look for a diverged "
+            f"{'row' if len(wrong) == 1 else 'rows'}: {rows}; look for a diverged "
             "model or an image that could not be read."
         )
     return norms
 
 
 class UnitRows:
-    """Rows divided by their lengths, float64, where they are taken, so that no gallery
-    is copied; a row of zeros stays one.
+    """Rows of a matrix that are divided by their lengths when they are indexed.
+
+    The result of an index is float64. The matrix isn't copied. A row of zeros stays
+    zero.
     """
 
-    ndim, dtype = 2, np.dtype(float)
+    ndim = 2
+    dtype = np.dtype(float)
 
-    def __init__(self, name, embeddings):
+    def __init__(self, name: str, embeddings: Any):
         self._embeddings = _as_matrix(name, embeddings)
         self.shape = self._embeddings.shape
         lengths = row_norms(name, self._embeddings)
         self._lengths = np.where(lengths > 0, lengths, 1)[:, None]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._embeddings)
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: Any) -> np.ndarray:
         return np.asarray(self._embeddings[rows], float) / self._lengths[rows]
 
 
 def fixed_point(block: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    """Rounds rows to multiples of 2**-26 of `norms`, at least their lengths: float64
-    (rows, dimension) of whole numbers, each row at most about 2**26 long.
+    """Rounds rows to multiples of 2**-26 of `norms`, which are at least their lengths.
+
+    Returns:
+        float64 array (rows, dimension) of integers. The length of a row is about 2**26
+        at most.
     """
     exponents = np.frexp(norms)[1]
     scaled = np.ldexp(np.asarray(block, float), (FRACTION_BITS - exponents)[:, None])
@@ -106,10 +112,17 @@ def fixed_point(block: np.ndarray, norms: np.ndarray) -> np.ndarray:
 
 
 def as_rows(
-    name: str, values: Any, count: int, size: int, items: str, of: str
+    name: str, values: Any, count: int, size: int, items: str, gallery: str
 ) -> np.ndarray:
-    """Returns `values` as int64 (count,) in [0, size), or raises for these `items`, and
-    what they are rows `of`.
+    """Returns `values` as an int64 array (count,) in [0, size), or raises.
+
+    Args:
+        name: str, name of the argument.
+        values: integers.
+        count: int, required number of values.
+        size: int, number of rows of the gallery.
+        items: str, for the message: the items that have a value each.
+        gallery: str, for the message: the values are rows of it.
     """
     values = np.asarray(values)
     if values.shape != (count,) or values.dtype.kind not in "iu":
@@ -117,16 +130,16 @@ def as_rows(
             f"`{name}` must hold one integer for each of {count} {items}, received "
             f"shape {values.shape} and dtype {values.dtype}; give one each."
         )
-    check_range(name, values, size, of)
+    check_range(name, values, size, gallery)
     return values.astype(np.int64, copy=False)
 
 
-def check_range(name: str, values: np.ndarray, size: int, of: str) -> None:
-    """Raises unless all integers lie in [0, size), the rows of what `of` says."""
+def check_range(name: str, values: np.ndarray, size: int, gallery: str) -> None:
+    """Raises unless all integers are in [0, size), rows of what `gallery` names."""
     outside = values[(values < 0) | (values >= size)]
     if outside.size:
         raise InputError(
-            f"`{name}` must lie in [0, {size}), the rows of {of}, received "
+            f"`{name}` must lie in [0, {size}), the rows of {gallery}, received "
             f"{outside[0]}; count from 0."
         )
 
@@ -138,8 +151,9 @@ def pair_scores(
     rows: np.ndarray,
     chunk: int,
 ) -> np.ndarray:
-    """Inner products of `queries[owners]` and `gallery(rows)`, `chunk` at once; exact
-    where both are in fixed point.
+    """Returns the inner products of `queries[owners]` and `gallery(rows)`.
+
+    They are exact if both are in fixed point. `chunk` pairs are computed at once.
     """
     scores = np.empty(len(owners))
     for start in range(0, len(scores), chunk):
@@ -153,28 +167,29 @@ def pair_scores(
 
 
 class CountAtLeast:
-    """Counts, for each query, the rows that score at least its threshold, exactly.
+    """Exact number of rows with a score of at least a threshold, for each query.
 
-    A first pass in float32, which takes half of float64's time, settles all pairs but
-    those so near to the threshold that it may err. Queries and rows are in fixed point,
-    at most `block_size` rows a call.
+    A first pass in float32, which takes half the time of float64, decides all pairs but
+    those that are closer to the threshold than its error. Queries and rows are in fixed
+    point, with at most `block_size` rows a call.
     """
 
-    def __init__(self, queries, thresholds, block_size):
-        self._queries, self._thresholds = queries, thresholds
+    def __init__(self, queries: np.ndarray, thresholds: np.ndarray, block_size: int):
+        self._queries = queries
+        self._thresholds = thresholds
         self._inexact = queries.astype(np.float32)
-        # The rounding of both entries, of their product and of the sums, in any
-        # order, moves a score by at most (dimension + 2) units of 2**-24 of both
-        # lengths; these are 2**26 each, and 4 units more cover terms of the second
-        # order and the rounding of the thresholds.
+        # Rounding of both entries, of their product and of the sums, in any order,
+        # changes a score by at most (dimension + 2) units of 2**-24 of both lengths,
+        # which are 2**26 each. 4 more units cover second-order terms and the rounding
+        # of the thresholds.
         slack = (queries.shape[1] + 6) * 2.0 ** (2 * FRACTION_BITS - 24)
         self._low = (thresholds - slack).astype(np.float32)[:, None]
         self._high = (thresholds + slack).astype(np.float32)[:, None]
-        # Memory that is asked for anew at each block costs as much as the product.
+        # Allocating this memory for each block would take as long as the product.
         self._scores = np.empty((block_size, len(queries)), np.float32)
         self._chunk = block_size
 
-    def __call__(self, rows):
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
         size = (len(self._queries), len(rows))
         scores = self._scores.reshape(-1)[: size[0] * size[1]].reshape(size)
         np.matmul(self._inexact, rows.astype(np.float32).T, out=scores)
@@ -183,10 +198,12 @@ class CountAtLeast:
         near = scores >= self._low
         near ^= surely
         pairs = np.flatnonzero(near)
-        if len(pairs) * _FEW > near.size:
+        if len(pairs) * _UNDECIDED_PART > near.size:
             exact = self._queries @ rows.T
             return np.count_nonzero(exact >= self._thresholds[:, None], axis=1)
-        owners, found = np.divmod(pairs, len(rows))
-        exact = pair_scores(self._queries, rows.__getitem__, owners, found, self._chunk)
+        owners, columns = np.divmod(pairs, len(rows))
+        exact = pair_scores(
+            self._queries, rows.__getitem__, owners, columns, self._chunk
+        )
         reached = owners[exact >= self._thresholds[owners]]
         return counts + np.bincount(reached, minlength=len(counts))

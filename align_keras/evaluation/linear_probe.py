@@ -5,28 +5,33 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from align_keras.evaluation.classification import (
+from align_keras.evaluation.class_metrics import (
     Classification,
     as_labels,
     zero_shot_classification,
 )
 from align_keras.utils.errors import InputError
 
-# Items that are scored at once, in float64.
+# Items that are scored at once in float64.
 _BLOCK = 8192
-# Pairs of steps and of changes of the gradient that tell the curvature.
+# Steps and changes of the gradient that L-BFGS estimates the curvature from.
 _HISTORY = 10
 _SUFFICIENT_DECREASE = 1e-4
 _HALVINGS = 30
-# What is tried, from strong to weak, for features of unit length.
+# Penalties that `probe` compares, from strong to weak, for features of unit length.
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
-# Of each class, one item in so many chooses among them.
+# One in five items of each class is held out to compare the penalties.
 _HELD_OUT = 5
 
 
 class FittedRegression(NamedTuple):
-    """What a fit found: float64 (dimension + 1, classes), the last row being the
-    intercepts; its iterations; and the gradient's largest entry at the end.
+    """Result of a fit.
+
+    Attributes:
+        weights: float64 array (dimension + 1, classes). The last row has the
+            intercepts.
+        iterations: int.
+        slope: float, largest absolute entry of the gradient at the end.
     """
 
     weights: np.ndarray
@@ -48,13 +53,13 @@ def fit_logistic_regression(
     Intercepts aren't penalized. scikit-learn's C is 1 / (penalty · items).
 
     Args:
-        features: real array (items, dimension); may be memory-mapped.
+        features: real array (items, dimension), can be memory-mapped.
         labels: int array (items,) in [0, classes).
         classes: int >= 2.
         penalty: float > 0.
         start: float array (dimension + 1, classes), zeros by default.
         max_iterations: int >= 1.
-        tolerance: float, the gradient's largest entry at the end.
+        tolerance: float, largest absolute entry of the gradient at the end.
 
     Returns:
         `FittedRegression`.
@@ -88,9 +93,10 @@ def fit_logistic_regression(
                 break
             size /= 2
         else:
-            break  # Nothing lower in this direction but by rounding.
-        # The objective is convex: a step and its change never point apart, and
-        # only rounding can make them orthogonal.
+            # The objective decreases in this direction only within rounding errors.
+            break
+        # The objective is convex, so that the product of a step and its change is
+        # positive. Only rounding can make it zero.
         if np.vdot(new_point - point, new_gradient - gradient) > 0:
             steps = [*steps[1 - _HISTORY :], new_point - point]
             changes = [*changes[1 - _HISTORY :], new_gradient - gradient]
@@ -98,9 +104,12 @@ def fit_logistic_regression(
     return FittedRegression(point, iterations, float(np.abs(gradient).max()))
 
 
-def _inverse_curvature(gradient, steps, changes):
-    """The gradient times L-BFGS's estimate of the inverse Hessian."""
-    result, weights = gradient.copy(), []
+def _inverse_curvature(
+    gradient: np.ndarray, steps: list[np.ndarray], changes: list[np.ndarray]
+) -> np.ndarray:
+    """Returns the gradient times L-BFGS's estimate of the inverse Hessian."""
+    result = gradient.copy()
+    weights: list[float] = []
     for step, change in zip(reversed(steps), reversed(changes), strict=True):
         weights.append(np.vdot(step, result) / np.vdot(step, change))
         result -= weights[-1] * change
@@ -113,22 +122,27 @@ def _inverse_curvature(gradient, steps, changes):
     return result
 
 
-def _objective(point, features, labels, penalty):
-    """The objective and its gradient, over blocks of items."""
-    weights, intercepts = point[:-1], point[-1]
-    loss, gradient = 0.0, np.zeros_like(point)
+def _objective(
+    point: np.ndarray, features: Any, labels: np.ndarray, penalty: float
+) -> tuple[float, np.ndarray]:
+    """Returns the objective and its gradient, computed in blocks of items."""
+    weights = point[:-1]
+    intercepts = point[-1]
+    loss = 0.0
+    gradient = np.zeros_like(point)
     for start in range(0, len(features), _BLOCK):
         block = np.asarray(features[start : start + _BLOCK], float)
-        of_block = labels[start : start + _BLOCK]
+        block_labels = labels[start : start + _BLOCK]
         items = np.arange(len(block))
         logits = block @ weights + intercepts
         logits -= logits.max(axis=1, keepdims=True)
-        right = logits[items, of_block]
+        right = logits[items, block_labels]
         np.exp(logits, out=logits)
         total = logits.sum(axis=1)
         loss += (np.log(total) - right).sum()
-        logits /= total[:, None]  # Probabilities now.
-        logits[items, of_block] -= 1
+        # The logits become probabilities.
+        logits /= total[:, None]
+        logits[items, block_labels] -= 1
         gradient[:-1] += block.T @ logits
         gradient[-1] += logits.sum(axis=0)
     gradient /= len(features)
@@ -144,33 +158,34 @@ def probe(
     classes: int,
     penalties: Sequence[float] = PENALTIES,
 ) -> tuple[Classification, list[tuple[str, float]]]:
-    """Fits logistic regression with the best of several penalties, and judges it.
+    """Fits logistic regression with the best of several penalties, and tests it.
 
-    The best, and of equal ones the strongest, has the highest top-1 on each class's
-    fifth, tenth … training item, unseen by the fit. Then all training items are fitted.
+    The best penalty has the highest top-1 accuracy on the held-out items, which are the
+    fifth, tenth … training item of each class. The strongest one wins a tie. A last fit
+    uses all training items.
 
     Args:
-        features: real array (items, dimension), finite; may be memory-mapped.
+        features: real array (items, dimension), finite, can be memory-mapped.
         labels: integers (items,) in [0, classes).
         test_features: real array (test items, dimension), finite.
         test_labels: integers (test items,) in [0, classes).
         classes: int >= 2.
-        penalties: floats > 0, from strong to weak; as `fit_logistic_regression`.
+        penalties: floats > 0, from strong to weak, as in `fit_logistic_regression`.
 
     Returns:
         `Classification` of the test items, and list of pairs of str and float:
         `linear_probe/penalty`, its `linear_probe/held_out_top_1`, and
-        `linear_probe/iterations` of the last fit: 1000 if it didn't converge.
+        `linear_probe/iterations` of the last fit, 1000 if it didn't converge.
 
     Raises:
-        InputError: for shapes, labels and penalties that don't fit, and where no class
-            has five items.
+        InputError: for shapes, labels and penalties that don't fit, and if no class has
+            five items.
 
     Example:
     >>> labels = np.arange(60) % 3
     >>> features = np.random.default_rng(0).normal(np.eye(3)[labels], 0.1)
-    >>> found, chosen = probe(features, labels, np.eye(3), [0, 1, 2], classes=3)
-    >>> found.predictions.tolist(), dict(chosen)["linear_probe/held_out_top_1"]
+    >>> result, metrics = probe(features, labels, np.eye(3), [0, 1, 2], classes=3)
+    >>> result.predictions.tolist(), dict(metrics)["linear_probe/held_out_top_1"]
     ([0, 1, 2], 1.0)
     """
     features, test_features = _checked(features, test_features, classes, penalties)
@@ -183,27 +198,36 @@ def probe(
             f"penalty, received {len(labels)} items in {len(np.unique(labels))} "
             "classes; give more training images."
         )
-    train, train_labels = _Chosen(features, ~held_out), labels[~held_out]
-    judges, judges_labels = _Chosen(features, held_out), labels[held_out]
-    weights, best, chosen = None, -1.0, penalties[0]
+    train = _RowSubset(features, ~held_out)
+    train_labels = labels[~held_out]
+    held_out_features = _RowSubset(features, held_out)
+    held_out_labels = labels[held_out]
+    weights = None
+    best_top_1 = -1.0
+    best_penalty = penalties[0]
     for penalty in penalties:
         weights = fit_logistic_regression(
             train, train_labels, classes, penalty, weights
         ).weights
-        found = _classify(judges, judges_labels, weights)
-        top_1 = float(np.mean(found.ranks == 0))
-        if top_1 > best:
-            best, chosen = top_1, penalty
-    fit = fit_logistic_regression(features, labels, classes, chosen, weights)
+        result = _classify(held_out_features, held_out_labels, weights)
+        top_1 = float(np.mean(result.ranks == 0))
+        if top_1 > best_top_1:
+            best_top_1 = top_1
+            best_penalty = penalty
+    fit = fit_logistic_regression(features, labels, classes, best_penalty, weights)
     return _classify(test_features, test_labels, fit.weights), [
-        ("linear_probe/penalty", chosen),
-        ("linear_probe/held_out_top_1", best),
+        ("linear_probe/penalty", best_penalty),
+        ("linear_probe/held_out_top_1", best_top_1),
         ("linear_probe/iterations", float(fit.iterations)),
     ]
 
 
-def _checked(features, test_features, classes, penalties):
-    features, test_features = np.asarray(features), np.asarray(test_features)
+def _checked(
+    features: Any, test_features: Any, classes: int, penalties: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns both features as arrays, or raises for arguments that don't fit."""
+    features = np.asarray(features)
+    test_features = np.asarray(test_features)
     if features.ndim != 2 or test_features.shape[1:] != features.shape[1:]:
         raise InputError(
             "`features` and `test_features` must be matrices of one dimension, "
@@ -218,37 +242,42 @@ def _checked(features, test_features, classes, penalties):
     return features, test_features
 
 
-class _Chosen:
-    """Some rows of an array, of which a block is copied where it is taken."""
+class _RowSubset:
+    """Rows of an array that are copied when they are indexed."""
 
-    def __init__(self, features, chosen):
-        self._features, self._rows = features, np.flatnonzero(chosen)
+    def __init__(self, features: np.ndarray, is_included: np.ndarray):
+        self._features = features
+        self._rows = np.flatnonzero(is_included)
         self.shape = (len(self._rows), features.shape[1])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: slice) -> np.ndarray:
         return self._features[self._rows[rows]]
 
 
-def _every_fifth_of_its_class(labels):
-    """Whether each item is the fifth, tenth and so on of its class: bool (items,)."""
+def _every_fifth_of_its_class(labels: np.ndarray) -> np.ndarray:
+    """Returns a bool array, True for the fifth, tenth … item of each class."""
     order = np.argsort(labels, kind="stable")
     counts = np.bincount(labels)
     firsts = np.repeat(np.cumsum(counts) - counts, counts)
-    chosen = np.empty(len(labels), bool)
-    chosen[order] = (np.arange(len(labels)) - firsts) % _HELD_OUT == _HELD_OUT - 1
-    return chosen
+    is_held_out = np.empty(len(labels), bool)
+    numbers = np.arange(len(labels)) - firsts
+    is_held_out[order] = numbers % _HELD_OUT == _HELD_OUT - 1
+    return is_held_out
 
 
-def _classify(features, labels, weights):
-    """The classes of the largest logits, with the ties of zero-shot's rule."""
+def _classify(features: Any, labels: np.ndarray, weights: np.ndarray) -> Classification:
+    """Classifies by the largest logit. Ties are resolved as in zero-shot."""
     parts = []
     for start in range(0, len(features), _BLOCK):
         block = np.asarray(features[start : start + _BLOCK], float)
         # The intercepts are the weights of a feature that is always 1.
         block = np.hstack([block, np.ones((len(block), 1))])
-        of_block = labels[start : start + _BLOCK]
-        parts.append(zero_shot_classification(block, weights.T, of_block))
-    return Classification(*map(np.concatenate, zip(*parts, strict=True)))
+        block_labels = labels[start : start + _BLOCK]
+        parts.append(zero_shot_classification(block, weights.T, block_labels))
+    return Classification(
+        ranks=np.concatenate([part.ranks for part in parts]),
+        predictions=np.concatenate([part.predictions for part in parts]),
+    )

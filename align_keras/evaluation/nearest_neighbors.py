@@ -1,7 +1,7 @@
 """Exact nearest neighbors in a gallery that may be larger than memory.
 
-A float32 product scores everything; what may still belong to the k best, by a bound on
-its error, is scored again in fixed point (see `exact_scores`), which decides.
+A float32 product scores all pairs. Pairs that may belong to the k best, by a bound on
+the error, are scored again in fixed point (see `exact_scores`).
 """
 
 from typing import Any
@@ -18,11 +18,12 @@ from align_keras.evaluation.exact_scores import (
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
-# Pairs that are scored one by one at a time: 2 × 4096 × 640 float64 are 42 MB.
+# Pairs that are scored at once in fixed point: 2 × 4096 × 640 float64 are 42 MB.
 _PAIRS = 4096
-# Where more of a block than this may be near, a whole float64 product is faster.
+# Fraction of a block. If more of its pairs must be scored again, a float64 product of
+# the whole block is faster.
 _DENSE = 1 / 128
-# The rank of a class that no neighbor has.
+# Rank if no neighbor has the right class.
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -31,16 +32,16 @@ def nearest_neighbors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Finds the k gallery rows of the largest inner product, exactly.
 
-    Of rows with equal scores the lower row comes first. The result depends
-    neither on `block_size` nor on the machine.
+    Among rows with equal scores the lower row comes first. The result depends neither
+    on `block_size` nor on the machine.
 
     Args:
         query_embeddings: real array (queries, dimension), finite.
-        gallery_embeddings: real array (rows, dimension), finite; may be
+        gallery_embeddings: real array (rows, dimension), finite, can be
             memory-mapped. It is read once for each block of queries.
         k: int in [1, rows].
-        block_size: int >= 1, queries and gallery rows scored at once. Memory
-            grows with its square, and not with the gallery.
+        block_size: int >= 1, queries and gallery rows scored at once. Memory grows with
+            its square, and not with the gallery.
 
     Returns:
         int64 (queries, k) of gallery rows, the nearest first, and float64 scores.
@@ -72,7 +73,8 @@ def nearest_neighbors(
             search.add(row, gallery[row : row + block_size])
         rows[part] = search.rows
         exponents = np.frexp(query_norms[part])[1] + np.frexp(gallery_norm)[1]
-        with np.errstate(over="ignore"):  # Of rows whose product float64 can't hold.
+        # The product of very long rows overflows float64.
+        with np.errstate(over="ignore"):
             scores[part] = np.ldexp(
                 search.scores, exponents[:, None] - 2 * FRACTION_BITS
             )
@@ -80,11 +82,17 @@ def nearest_neighbors(
 
 
 class _Search:
-    """The k best rows so far of a block of queries, with whole numbers as `scores`, in
-    descending order; free places hold -inf.
+    """The k best rows so far of a block of queries.
+
+    Attributes:
+        rows: int64 array (queries, k), best row first, -1 if there are fewer.
+        scores: float64 array (queries, k) of integers in descending order, -inf if
+            there are fewer.
     """
 
-    def __init__(self, queries, norms, gallery_norm, k):
+    def __init__(
+        self, queries: np.ndarray, norms: np.ndarray, gallery_norm: float, k: int
+    ):
         self._norm = gallery_norm
         self._exact = fixed_point(queries, norms)
         self._fast = _scaled(queries, np.frexp(norms)[1][:, None])
@@ -92,8 +100,8 @@ class _Search:
         self.rows = np.full((len(queries), k), -1, np.int64)
         self.scores = np.full((len(queries), k), -np.inf)
 
-    def add(self, first, block):
-        """Takes in the gallery rows from `first` on."""
+    def add(self, first: int, block: np.ndarray) -> None:
+        """Adds a block of gallery rows that begins at row `first`."""
         fast = self._fast @ _scaled(block, np.frexp(self._norm)[1]).T
         # The scaled rows are shorter than 1, so the scores are fractions of 2**52.
         least = np.ldexp(self.scores[:, -1], -2 * FRACTION_BITS) - self._bound
@@ -103,17 +111,19 @@ class _Search:
         if np.count_nonzero(near) > _DENSE * near.size:
             self._merge_all(first, block)
         else:
-            # Row-wise positions; faster than a nonzero of two dimensions.
-            self._merge(first, block, *np.divmod(np.flatnonzero(near), len(block)))
+            # This is faster than a nonzero of two dimensions.
+            owners, columns = np.divmod(np.flatnonzero(near), len(block))
+            self._merge(first, block, owners, columns)
 
-    def _fixed(self, block):
+    def _fixed(self, block: np.ndarray) -> np.ndarray:
         return fixed_point(block, np.full(len(block), self._norm))
 
-    def _merge_all(self, first, block):
+    def _merge_all(self, first: int, block: np.ndarray) -> None:
+        """Scores all pairs of a block again, and merges them."""
         exact = self._exact @ self._fixed(block).T
-        # The gallery is walked upwards: a later row of an equal score loses.
+        # Blocks come in the order of the gallery, so that a later row loses a tie.
         better = np.flatnonzero((exact > self.scores[:, -1:]).any(axis=1))
-        # In parts, for sorting takes a multiple of the scores' memory.
+        # Sorting needs several times the memory of the scores, so it runs in parts.
         for part in np.array_split(better, max(1, len(better) // 256)):
             new_rows = np.broadcast_to(
                 np.arange(first, first + len(block)), (len(part), len(block))
@@ -125,7 +135,17 @@ class _Search:
             self.rows[part] = np.take_along_axis(rows, order, axis=1)
             self.scores[part] = np.take_along_axis(scores, order, axis=1)
 
-    def _merge(self, first, block, owners, columns):
+    def _merge(
+        self, first: int, block: np.ndarray, owners: np.ndarray, columns: np.ndarray
+    ) -> None:
+        """Scores some pairs of a block again, and merges them.
+
+        Args:
+            first: int, gallery row of the first row of the block.
+            block: rows of the gallery.
+            owners: queries of the pairs.
+            columns: rows of the block of the pairs.
+        """
         exact = pair_scores(
             self._exact, lambda rows: self._fixed(block[rows]), owners, columns, _PAIRS
         )
@@ -136,53 +156,55 @@ class _Search:
         all_owners = np.concatenate([np.repeat(changed, k), owners])
         all_rows = np.concatenate([self.rows[changed].ravel(), rows])
         all_scores = np.concatenate([self.scores[changed].ravel(), exact[better]])
-        # By query, then score, then row: the last key is the first to decide.
+        # The order is by query, score and row. The last key of lexsort is the first
+        # one.
         order = np.lexsort([all_rows, -all_scores, all_owners])
         starts = np.searchsorted(all_owners[order], changed)
         best = order[starts[:, None] + np.arange(k)]
         self.rows[changed], self.scores[changed] = all_rows[best], all_scores[best]
 
 
-def _scaled(block, exponents):
-    """Rows in float32 divided by powers of two, shorter than 1."""
-    # Float16 and whole numbers could leave their range.
+def _scaled(block: np.ndarray, exponents: np.ndarray) -> np.ndarray:
+    """Divides rows by powers of two, so that they are shorter than 1, in float32."""
+    # Float16 and integers could overflow.
     kind = np.float32 if block.dtype == np.float32 else np.float64
     return np.ldexp(np.asarray(block, kind), -exponents).astype(np.float32, copy=False)
 
 
-def _error_bound(dimension):
-    """How far a float32 score of rows shorter than 1 may lie from the exact one."""
-    # Rounding the entries and summing in any order errs by at most γ(d + 2) of Higham,
-    # "Accuracy and Stability of Numerical Algorithms", section 3.1; the fixed point's
-    # rounding moves a score by less than √d · 2**-26. Twice as much leaves room for
-    # entries too small for float32, and for this sum's rounding.
+def _error_bound(dimension: int) -> float:
+    """Returns the largest error of a float32 score of rows shorter than 1."""
+    # The error of rounding the entries and summing in any order is at most γ(d + 2) of
+    # Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1. Rounding to
+    # fixed point changes a score by less than √d · 2**-26. The factor of two covers
+    # entries that are too small for float32, and the rounding of this sum.
     unit = (dimension + 2) * 2.0**-24
     return 2 * (unit / (1 - unit) + np.sqrt(dimension) * 2.0**-FRACTION_BITS)
 
 
 def neighbor_ranks(neighbor_labels: Any, labels: Any) -> np.ndarray:
-    """Place of the first neighbor of the right class.
+    """Returns the rank of the first neighbor of the right class.
 
     Args:
         neighbor_labels: integer array (queries, k), their classes, the nearest first.
         labels: integer array (queries,).
 
     Returns:
-        int64 array (queries,): 0 where the nearest has the right class, and the
-        largest int64, a miss at any k, where none has.
+        int64 array (queries,): 0 if the nearest neighbor has the right class, and the
+        largest int64, a miss at any k, if none has.
 
     Raises:
         InputError: for shapes that don't fit.
 
     References:
-        Jia et al. 2021, section 6: R@K asks whether the true label is among
+        Jia et al. 2021, section 6: R@K is the fraction of queries whose label is among
         those of the K nearest.
 
     Example:
     >>> neighbor_ranks(np.array([[3, 1], [3, 1]]), np.array([3, 1])).tolist()
     [0, 1]
     """
-    neighbor_labels, labels = np.asarray(neighbor_labels), np.asarray(labels)
+    neighbor_labels = np.asarray(neighbor_labels)
+    labels = np.asarray(labels)
     if neighbor_labels.ndim != 2 or labels.shape != neighbor_labels.shape[:1]:
         raise InputError(
             "`neighbor_labels` must be a matrix (queries, k) with one row for each of "

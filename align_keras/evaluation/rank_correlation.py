@@ -1,6 +1,7 @@
-"""Spearman's correlation with people's ratings, of words and of CxC's pairs."""
+"""Spearman's correlation with ratings of people, for words and for pairs of CxC."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,23 @@ from align_keras.utils.errors import InputError
 
 _PARTS_OF_SPEECH = {"adjectives": "A", "nouns": "N", "verbs": "V"}
 _QUARTILES = (1, 2, 3, 4)
-# What the two sides of a rated pair are: the query and the item.
-_TASKS = {"sts": ("texts", "texts"), "sis": ("images", "images")}
-_TASKS["sits"] = ("images", "texts")
-# Queries of which half are drawn.
+# Kinds of the query and of the item of a rated pair.
+_TASKS = {
+    "sts": ("texts", "texts"),
+    "sis": ("images", "images"),
+    "sits": ("images", "texts"),
+}
+# Fewest queries for a bootstrap, whose samples have half of the queries.
 _FEWEST_QUERIES = 4
 # Pairs whose cosine is computed at a time.
 _CHUNK = 4096
 
 
 def spearman(first: Any, second: Any) -> float:
-    """Pearson's correlation of the ranks, equal values at their average rank.
+    """Returns Pearson's correlation of the ranks. Equal values get their average rank.
 
-    Where one side is constant it ranks nothing, and the correlation, which isn't
-    defined, counts as 0: so does a model that has collapsed to one point.
+    The correlation isn't defined if one side is constant, such as the scores of a model
+    with equal embeddings. The result is 0 then.
 
     Args:
         first: real array (n,), n >= 2, finite.
@@ -35,7 +39,8 @@ def spearman(first: Any, second: Any) -> float:
         float in [-1, 1].
 
     Raises:
-        InputError: for other shapes, fewer than two values, and what isn't finite.
+        InputError: for other shapes, fewer than two values and values that aren't
+            finite.
 
     Example:
     >>> round(spearman([1, 2, 3, 4], [10, 20, 20, 15]), 4)
@@ -53,40 +58,44 @@ def spearman(first: Any, second: Any) -> float:
             "`first` and `second` must be finite, received NaN or infinity; look for a "
             "diverged model."
         )
-    return rank_correlation(*map(dense_codes, sides))
+    return rank_correlation(dense_codes(sides[0]), dense_codes(sides[1]))
 
 
 def dense_codes(values: Any) -> np.ndarray:
-    """Numbers the distinct values in their order, from 0: int array (n,)."""
+    """Numbers the distinct values from 0 in ascending order, as an int array (n,)."""
     return np.unique(values, return_inverse=True)[1].reshape(-1)
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """As `spearman`, of codes that `dense_codes` gave. These serve for every sample of
-    pairs: a bootstrap sorts once, in 0.4 times the time of `scipy.stats.spearmanr`.
+    """Computes `spearman` from codes of `dense_codes`.
+
+    The codes of a bootstrap are sorted once, not for each sample. It takes 0.4 times
+    the time of `scipy.stats.spearmanr`.
     """
-    first, second = _centered_ranks(first), _centered_ranks(second)
+    first = _centered_ranks(first)
+    second = _centered_ranks(second)
     spread = np.sqrt(np.dot(first, first) * np.dot(second, second))
     if spread == 0:
         return 0.0
     return float(np.clip(np.dot(first, second) / spread, -1.0, 1.0))
 
 
-def _centered_ranks(codes):
+def _centered_ranks(codes: np.ndarray) -> np.ndarray:
+    """Returns the average ranks of codes minus their mean."""
     counts = np.bincount(codes)
-    # A code's average rank lies in the middle of its run, and the ranks' mean in
-    # the middle of all.
+    # The average rank of a code is the middle of its ranks, and the mean of all ranks
+    # is the middle of all.
     ranks = np.cumsum(counts) - (counts - 1) / 2
     return ranks[codes] - (len(codes) + 1) / 2
 
 
-def simlex_metrics(cosines: np.ndarray, rows: Sequence[tuple]) -> Metrics:
+def simlex_metrics(cosines: np.ndarray, pairs: Sequence[Any]) -> Metrics:
     """Yields the correlation of cosines with rated similarity, by groups of pairs.
 
     Args:
-        cosines: float array (rows,), as `word_cosines` gives.
-        rows: sequence of (word1, word2, part of speech `"A"`, `"N"` or `"V"`,
-            similarity, concreteness quartile 1 to 4, whether it is hard).
+        cosines: float array (pairs,) of `word_cosines`.
+        pairs: sequence of objects with `word1`, `word2`, `part_of_speech` (`"A"`, `"N"`
+            or `"V"`), `similarity`, `concreteness_quartile` (1 to 4) and `is_hard`.
 
     Yields:
         Pairs of str and float: `GROUP/spearman` and `GROUP/pairs` for the groups all,
@@ -98,35 +107,44 @@ def simlex_metrics(cosines: np.ndarray, rows: Sequence[tuple]) -> Metrics:
 
     Example:
     >>> vectors = {"old": [1, 0], "aged": [1, 0.1], "new": [1, 1], "dog": [0, 1]}
-    >>> rows = [("old", "aged", "A", 9.0, 2, False), ("old", "new", "A", 1.6, 2, True),
-    ...         ("old", "dog", "N", 0.5, 4, False)]
-    >>> cosines = word_cosines(lambda words: [vectors[word] for word in words], rows)
-    >>> dict(simlex_metrics(cosines, rows))["all/spearman"]
+    >>> from types import SimpleNamespace
+    >>> pairs = [
+    ...     SimpleNamespace(word1="old", word2=word, part_of_speech=part,
+    ...         similarity=rating, concreteness_quartile=quartile, is_hard=is_hard)
+    ...     for word, part, rating, quartile, is_hard in [
+    ...         ("aged", "A", 9.0, 2, False),
+    ...         ("new", "A", 1.6, 2, True),
+    ...         ("dog", "N", 0.5, 4, False),
+    ...     ]
+    ... ]
+    >>> cosines = word_cosines(lambda words: [vectors[word] for word in words], pairs)
+    >>> dict(simlex_metrics(cosines, pairs))["all/spearman"]
     1.0
     """
-    similarity = np.array([row[3] for row in rows], float)
-    for name, chosen in _groups(rows).items():
-        if np.count_nonzero(chosen) > 1:
-            yield f"{name}/spearman", spearman(cosines[chosen], similarity[chosen])
-            yield f"{name}/pairs", float(np.count_nonzero(chosen))
+    similarity = np.array([pair.similarity for pair in pairs], float)
+    for name, mask in _groups(pairs).items():
+        if np.count_nonzero(mask) > 1:
+            yield f"{name}/spearman", spearman(cosines[mask], similarity[mask])
+            yield f"{name}/pairs", float(np.count_nonzero(mask))
 
 
-def word_cosines(encode_words: Callable, rows: Sequence[tuple]) -> np.ndarray:
-    """Cosines of the two words' vectors, float64 (rows,).
+def word_cosines(encode_words: Callable, pairs: Sequence[Any]) -> np.ndarray:
+    """Returns the cosines of the vectors of two words, float64 (pairs,).
 
     Args:
         encode_words: function from a list of str to a real array (words, dimension).
-        rows: sequence of tuples that begin with two words.
+        pairs: sequence of objects with `word1` and `word2`.
 
     Raises:
-        InputError: for no rows, and unless `encode_words` gives one vector a word.
+        InputError: for no pairs, and unless `encode_words` returns one vector a word.
     """
-    if not len(rows):
+    if not len(pairs):
         raise InputError(
-            "`rows` must hold at least one pair of words, received none; check the "
+            "`pairs` must hold at least one pair of words, received none; check the "
             "file that they come from."
         )
-    words = list(dict.fromkeys(word for row in rows for word in row[:2]))
+    pair_words = [(pair.word1, pair.word2) for pair in pairs]
+    words = list(dict.fromkeys(word for two_words in pair_words for word in two_words))
     vectors = np.asarray(encode_words(words), float)
     if vectors.ndim != 2 or len(vectors) != len(words) or not vectors.size:
         raise InputError(
@@ -134,34 +152,39 @@ def word_cosines(encode_words: Callable, rows: Sequence[tuple]) -> np.ndarray:
             f"for {len(words)} words; return a matrix (words, dimension)."
         )
     vectors = UnitRows("encode_words", vectors)[:]
-    place = {word: row for row, word in enumerate(words)}
-    pairs = np.array([[place[word] for word in row[:2]] for row in rows])
-    return np.sum(vectors[pairs[:, 0]] * vectors[pairs[:, 1]], axis=1)
+    rows = {word: row for row, word in enumerate(words)}
+    first = vectors[[rows[word] for word, _ in pair_words]]
+    second = vectors[[rows[word] for _, word in pair_words]]
+    return np.sum(first * second, axis=1)
 
 
-def simlex_statistics(cosines: np.ndarray, rows: Sequence[tuple]) -> Statistics:
-    """`all/spearman` of `simlex_metrics`: dict, name → `Statistic` of the pairs."""
-    sides = dense_codes(cosines), dense_codes([row[3] for row in rows])
+def simlex_statistics(cosines: np.ndarray, pairs: Sequence[Any]) -> Statistics:
+    """Returns `all/spearman` of `simlex_metrics`, as a dict of `Statistic`."""
+    cosine_codes = dense_codes(cosines)
+    rating_codes = dense_codes([pair.similarity for pair in pairs])
 
-    def correlations(drawn):
+    def correlations(drawn: np.ndarray) -> np.ndarray:
         return np.array(
-            [rank_correlation(*(side[pairs] for side in sides)) for pairs in drawn]
+            [
+                rank_correlation(cosine_codes[sample], rating_codes[sample])
+                for sample in drawn
+            ]
         )
 
     return {"all/spearman": Statistic(np.ones(len(cosines), bool), correlations)}
 
 
-def _groups(rows):
-    """Masks of the rows by the name of their group."""
-    speech, quartile, hard = (
-        np.array([row[field] for row in rows]) for field in (2, 4, 5)
-    )
-    return {
-        "all": np.ones(len(rows), bool),
-        **{name: speech == letter for name, letter in _PARTS_OF_SPEECH.items()},
-        **{f"concreteness_{number}": quartile == number for number in _QUARTILES},
-        "hard": hard.astype(bool),
-    }
+def _groups(pairs: Sequence[Any]) -> dict[str, np.ndarray]:
+    """Returns a bool array (pairs,) for each group of pairs."""
+    part_of_speech = np.array([pair.part_of_speech for pair in pairs])
+    quartile = np.array([pair.concreteness_quartile for pair in pairs])
+    groups = {"all": np.ones(len(pairs), bool)}
+    for name, letter in _PARTS_OF_SPEECH.items():
+        groups[name] = part_of_speech == letter
+    for number in _QUARTILES:
+        groups[f"concreteness_{number}"] = quartile == number
+    groups["hard"] = np.array([pair.is_hard for pair in pairs], bool)
+    return groups
 
 
 def cxc_similarity_metrics(
@@ -171,19 +194,19 @@ def cxc_similarity_metrics(
     samples: int = 1000,
     seed: int = 0,
 ) -> Metrics:
-    """Correlates cosines with people's ratings, bootstrapped.
+    """Correlates cosines with ratings of people, by a bootstrap.
 
-    Each sample draws half of the queries, and for each of them one of its rated
-    items; the metric is the mean of Spearman's correlation over the samples.
+    A sample has half of the queries, and one rated item for each of them. The metric is
+    the mean of Spearman's correlation over the samples.
 
     Args:
         images: real array (images, dimension), unit length.
         texts: real array (captions, dimension), unit length.
         rated: dict from `"sts"` (captions), `"sis"` (images) and `"sits"` (images and
             captions) to arrays of query rows, item rows and ratings, as
-            `align_keras.datasets.benchmarks.cxc_rated_rows` makes.
+            `align_keras.datasets.benchmarks.cxc_rated_rows` returns them.
         samples: int >= 1.
-        seed: int, of the draws.
+        seed: int, seed of the samples.
 
     Yields:
         Pairs of str and float: of `sts`, `sis` and `sits` `/spearman`, over the samples
@@ -197,76 +220,118 @@ def cxc_similarity_metrics(
     """
     check_number("`samples`", samples, 1, 2**31, whole=True)
     means = []
-    for name, (queries, cosines, ratings) in _scored(images, texts, rated):
-        found = bootstrapped_spearman(queries, cosines, ratings, samples, seed)
-        means.append(found.mean())
-        yield f"{name}/spearman", float(found.mean())
-        yield f"{name}/spearman_std", float(found.std())
-        yield f"{name}/queries", float(len(np.unique(queries)))
+    for task in _scored(images, texts, rated):
+        correlations = bootstrapped_spearman(
+            task.queries, task.cosines, task.ratings, samples, seed
+        )
+        means.append(correlations.mean())
+        yield f"{task.name}/spearman", float(correlations.mean())
+        yield f"{task.name}/spearman_std", float(correlations.std())
+        yield f"{task.name}/queries", float(len(np.unique(task.queries)))
     yield "mean/spearman", float(np.mean(means))
 
 
-def _scored(images, texts, rated):
-    """Yields each task's name and (query rows, cosines, ratings)."""
+@dataclasses.dataclass(frozen=True)
+class _ScoredTask:
+    """Rated pairs of a task of CxC with their cosines.
+
+    Attributes:
+        name: str, `"sts"`, `"sis"` or `"sits"`.
+        queries: int array (pairs,), row of the query.
+        cosines: float array (pairs,).
+        ratings: float array (pairs,).
+    """
+
+    name: str
+    queries: np.ndarray
+    cosines: np.ndarray
+    ratings: np.ndarray
+
+
+def _scored(
+    images: Any, texts: Any, rated: Mapping[str, tuple]
+) -> Iterator[_ScoredTask]:
+    """Yields the tasks of CxC with the cosines of their rated pairs."""
     embeddings = {"images": np.asarray(images), "texts": np.asarray(texts)}
     for name, (query_kind, item_kind) in _TASKS.items():
         queries, items, ratings = map(np.asarray, rated[name])
-        sides = embeddings[query_kind], embeddings[item_kind]
-        _check_rated(name, queries, items, ratings, *sides)
-        cosines = pair_scores(sides[0], sides[1].__getitem__, queries, items, _CHUNK)
-        yield name, (queries, cosines, ratings)
+        query_embeddings = embeddings[query_kind]
+        item_embeddings = embeddings[item_kind]
+        _check_rated(name, queries, items, ratings, query_embeddings, item_embeddings)
+        cosines = pair_scores(
+            query_embeddings, item_embeddings.__getitem__, queries, items, _CHUNK
+        )
+        yield _ScoredTask(name, queries, cosines, ratings)
 
 
 def cxc_similarity_statistics(
     images: Any, texts: Any, rated: Mapping[str, tuple]
 ) -> Statistics:
-    """The correlations among any choice of queries, as `sliced_metrics` takes them.
+    """Returns the correlations for any subset of queries, for `sliced_metrics`.
 
-    The items are the images and then the captions. Those of a group keep the rated
-    pairs whose query they are, and the protocol's bootstrap runs over these: the metric
-    is the mean of its samples, of half of the group's queries each. `mean/spearman` is
-    the mean of the three, sample by sample. Fewer than four queries define none.
+    The items are the images followed by the captions. A group of items has the rated
+    pairs whose query is one of the items. The bootstrap of the protocol runs over these
+    pairs. The metric is the mean of its samples, which have half of the group's queries
+    each. `mean/spearman` is the mean of the three, sample by sample. Groups with fewer
+    than four queries have no metric.
     """
-    statistics, count = {}, len(images) + len(texts)
-    for name, (queries, *scored) in _scored(images, texts, rated):
-        if _TASKS[name][0] == "texts":
+    statistics: Statistics = {}
+    bootstraps: list[Callable] = []
+    count = len(images) + len(texts)
+    for task in _scored(images, texts, rated):
+        queries = task.queries
+        if _TASKS[task.name][0] == "texts":
             queries = queries + len(images)
-        statistics[f"{name}/spearman"] = _own_bootstrap(count, queries, *scored)
-    parts = list(statistics.values())
+        bootstrap = _bootstrap_of_items(queries, task.cosines, task.ratings)
+        counts = np.zeros(count, bool)
+        counts[queries] = True
+        statistics[f"{task.name}/spearman"] = Statistic(counts, None, bootstrap)
+        bootstraps.append(bootstrap)
 
-    def mean(items, samples, seed):
-        values = [part.bootstrap(items, samples, seed) for part in parts]
+    def mean(items: np.ndarray, samples: int, seed: int) -> np.ndarray:
+        values = [bootstrap(items, samples, seed) for bootstrap in bootstraps]
         return np.mean(values, axis=0) if all(map(len, values)) else np.empty(0)
 
-    counts = np.any([part.counts for part in parts], axis=0)
+    counts = np.any([part.counts for part in statistics.values()], axis=0)
     return statistics | {"mean/spearman": Statistic(counts, None, mean)}
 
 
-def _own_bootstrap(count, queries, cosines, ratings):
-    counts = np.zeros(count, bool)
-    counts[queries] = True
+def _bootstrap_of_items(
+    queries: np.ndarray, cosines: np.ndarray, ratings: np.ndarray
+) -> Callable[[np.ndarray, int, int], np.ndarray]:
+    """Returns a bootstrap over the pairs whose query is one of some items."""
 
-    def bootstrap(items, samples, seed):
-        chosen = np.isin(queries, items)
-        of_items = queries[chosen]
-        if len(np.unique(of_items)) < _FEWEST_QUERIES:
+    def bootstrap(items: np.ndarray, samples: int, seed: int) -> np.ndarray:
+        is_included = np.isin(queries, items)
+        item_queries = queries[is_included]
+        if len(np.unique(item_queries)) < _FEWEST_QUERIES:
             return np.empty(0)
         return bootstrapped_spearman(
-            of_items, cosines[chosen], ratings[chosen], samples, seed
+            item_queries, cosines[is_included], ratings[is_included], samples, seed
         )
 
-    return Statistic(counts, None, bootstrap)
+    return bootstrap
 
 
-def _check_rated(name, queries, items, ratings, *embeddings):
+def _check_rated(
+    name: str,
+    queries: np.ndarray,
+    items: np.ndarray,
+    ratings: np.ndarray,
+    query_embeddings: np.ndarray,
+    item_embeddings: np.ndarray,
+) -> None:
+    """Raises unless rated pairs have one length and rows of the embeddings."""
     if not queries.shape == items.shape == ratings.shape:
         raise InputError(
             f"`rated[{name!r}]` must hold three lists of one length, received shapes "
             f"{queries.shape}, {items.shape} and {ratings.shape}; give each pair a "
             "rating."
         )
-    sides = {"queries": queries, "items": items}
-    for (side, rows), gallery in zip(sides.items(), embeddings, strict=True):
+    for side, rows, gallery in (
+        ("queries", queries, query_embeddings),
+        ("items", items, item_embeddings),
+    ):
         check_range(f"{side} of rated[{name!r}]", rows, len(gallery), "the embeddings")
     if len(np.unique(queries)) < _FEWEST_QUERIES:
         raise InputError(
@@ -283,16 +348,26 @@ def bootstrapped_spearman(
     samples: int = 1000,
     seed: int = 0,
 ) -> np.ndarray:
-    """Spearman's correlation over samples of half of the queries, one item each, of
-    each pair's query, the model's score and people's rating: float64 (samples,).
+    """Returns Spearman's correlation for samples of half of the queries.
+
+    Args:
+        queries: int array (pairs,), query of each rated pair.
+        scores: real array (pairs,), scores of the model.
+        ratings: real array (pairs,), ratings of people.
+        samples: int. A sample has one pair for each of its queries.
+        seed: int.
+
+    Returns:
+        float64 array (samples,).
     """
     order = np.argsort(queries, kind="stable")
     _, starts, counts = np.unique(queries[order], return_index=True, return_counts=True)
-    scores, ratings = dense_codes(scores[order]), dense_codes(ratings[order])
+    scores = dense_codes(scores[order])
+    ratings = dense_codes(ratings[order])
     random = np.random.default_rng(seed)
-    found = np.empty(samples)
+    correlations = np.empty(samples)
     for sample in range(samples):
         drawn = random.choice(len(starts), len(starts) // 2, replace=False)
         pairs = starts[drawn] + random.integers(counts[drawn])
-        found[sample] = rank_correlation(scores[pairs], ratings[pairs])
-    return found
+        correlations[sample] = rank_correlation(scores[pairs], ratings[pairs])
+    return correlations

@@ -1,8 +1,8 @@
-"""Recall at k over blocks of queries and gallery, with exact scores; its chance."""
+"""Recall at k with exact scores, computed in blocks, and its value by chance."""
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from align_keras.evaluation.exact_scores import (
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
+# Values of k in the paper.
+PAPER_KS = (1, 5, 10)
 _NO_POSITIVES = (
     "`positives` must name a gallery row for at least one query, received none; check "
     "that queries and gallery belong together."
@@ -28,7 +30,7 @@ _NO_POSITIVES = (
 def as_positive_lists(
     positives: Any, query_rows: int, gallery_rows: int
 ) -> list[np.ndarray]:
-    """Returns, for each query, an int64 array of its gallery rows, with duplicates."""
+    """Returns an int64 array of gallery rows for each query, with duplicates."""
     if len(positives) != query_rows:
         raise InputError(
             "`positives` must hold one list of gallery rows a query, received "
@@ -65,7 +67,7 @@ def as_ks(ks: Any) -> tuple[int, ...]:
 
 
 def count_without_positives(positives: Any) -> int:
-    """Number of queries that recall leaves out because nothing can be a hit.
+    """Returns the number of queries without a right row, which recall leaves out.
 
     Example:
     >>> count_without_positives([[0], [], [1, 2]])
@@ -74,18 +76,22 @@ def count_without_positives(positives: Any) -> int:
     return sum(np.size(rows) == 0 for rows in positives)
 
 
-def _best_positive(queries, gallery, lists, block_size):
-    """Per query of the block: best positive score, and how many reach it."""
+def _best_positive(
+    queries: np.ndarray, gallery: Callable, lists: list[np.ndarray], block_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the best score of a right row, and the number of right rows with it.
+
+    Both have one value for each query of a block.
+    """
     owners = np.repeat(np.arange(len(lists)), [len(rows) for rows in lists])
-    # The same row twice must count once among the rows that reach the score.
+    # A row that is listed twice counts once.
     pairs = np.unique(np.stack([owners, np.concatenate(lists)]), axis=1)
-    scores = pair_scores(queries, gallery, *pairs, block_size)
+    owners = pairs[0]
+    scores = pair_scores(queries, gallery, owners, pairs[1], block_size)
     best = np.full(len(lists), -np.inf)
-    np.maximum.at(best, pairs[0], scores)
-    reached = np.bincount(
-        pairs[0], weights=scores == best[pairs[0]], minlength=len(lists)
-    )
-    return best, reached.astype(np.int64)
+    np.maximum.at(best, owners, scores)
+    counts = np.bincount(owners, weights=scores == best[owners], minlength=len(lists))
+    return best, counts.astype(np.int64)
 
 
 def rank_of_best_positive(
@@ -96,13 +102,13 @@ def rank_of_best_positive(
     *,
     leave_out: Any = None,
 ) -> np.ndarray:
-    """Rank of each query's best hit: how many wrong rows come before it.
+    """Returns the number of wrong rows before the best right row of each query.
 
-    Arguments, errors and ties are those of `recall_at_k`. `leave_out`, integers
-    (queries,), is for each query the gallery row that counts as absent, such as itself.
+    Arguments, errors and ties are those of `recall_at_k`. `leave_out` are integers
+    (queries,): the gallery row of each query that is ignored, such as the query itself.
 
     Returns:
-        int64 array (queries,): 0 for a hit in first place, -1 without positives.
+        int64 array (queries,): 0 if the first row is right, -1 without positives.
 
     Example:
     >>> gallery = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
@@ -125,35 +131,40 @@ def rank_of_best_positive(
     query_norms = row_norms("query_embeddings", queries)
     gallery_norm = row_norms("gallery_embeddings", gallery).max()
 
-    def fixed_rows(rows):
+    def fixed_rows(rows: Any) -> np.ndarray:
         return fixed_point(gallery[rows], gallery_norm[None])
 
     ranks = np.full(len(queries), -1, np.int64)
     answerable = np.array([query for query, rows in enumerate(lists) if len(rows)], int)
     for start in range(0, len(answerable), block_size):
-        chosen = answerable[start : start + block_size]
-        block = fixed_point(queries[chosen], query_norms[chosen])
-        best, before = _best_positive(
-            block, fixed_rows, [lists[query] for query in chosen], block_size
-        )
+        block_queries = answerable[start : start + block_size]
+        block = fixed_point(queries[block_queries], query_norms[block_queries])
+        block_lists = [lists[query] for query in block_queries]
+        best, not_wrong = _best_positive(block, fixed_rows, block_lists, block_size)
         if leave_out is not None:
-            pairs = np.arange(len(chosen)), leave_out[chosen]
-            before += pair_scores(block, fixed_rows, *pairs, block_size) >= best
+            scores = pair_scores(
+                block,
+                fixed_rows,
+                np.arange(len(block_queries)),
+                leave_out[block_queries],
+                block_size,
+            )
+            not_wrong += scores >= best
         count = CountAtLeast(block, best, min(block_size, len(gallery)))
-        at_least = np.zeros(len(chosen), np.int64)
+        at_least = np.zeros(len(block_queries), np.int64)
         for row in range(0, len(gallery), block_size):
             rows = fixed_rows(slice(row, row + block_size))
             at_least += count(rows)
-        # What reaches the best right score and isn't right itself comes first.
-        ranks[chosen] = at_least - before
+        # Wrong rows with the score of the best right row come before it.
+        ranks[block_queries] = at_least - not_wrong
     return ranks
 
 
-def recall_of_ranks(ranks: Any, ks: Sequence[int] = (1, 5, 10)) -> dict[int, float]:
-    """Fraction of the queries whose rank is below k.
+def recall_of_ranks(ranks: Any, ks: Sequence[int] = PAPER_KS) -> dict[int, float]:
+    """Returns the fraction of queries whose rank is below k.
 
     Args:
-        ranks: int array (queries,) of `rank_of_best_positive`; -1 is left out.
+        ranks: int array (queries,) of `rank_of_best_positive`. -1 is left out.
         ks: integers >= 1.
 
     Returns:
@@ -166,7 +177,8 @@ def recall_of_ranks(ranks: Any, ks: Sequence[int] = (1, 5, 10)) -> dict[int, flo
     >>> recall_of_ranks([0, 3, -1, 9], ks=(1, 4))
     {1: 0.3333333333333333, 4: 0.6666666666666666}
     """
-    ks, ranks = as_ks(ks), np.asarray(ranks)
+    ks = as_ks(ks)
+    ranks = np.asarray(ranks)
     ranks = ranks[ranks >= 0]
     if not len(ranks):
         raise InputError(_NO_POSITIVES)
@@ -177,21 +189,21 @@ def recall_at_k(
     query_embeddings: Any,
     gallery_embeddings: Any,
     positives: Any,
-    ks: Sequence[int] = (1, 5, 10),
+    ks: Sequence[int] = PAPER_KS,
     block_size: int = 4096,
 ) -> dict[int, float]:
-    """Fraction of queries with at least one right row among their k best.
+    """Returns the fraction of queries with a right row among their k best rows.
 
     Rows are ranked by inner product. Ties are pessimistic: a wrong row with the same
-    score, to about 1e-8 of the lengths, ranks before the right one, so a model that has
-    collapsed to one point scores 0. The result depends neither on `block_size` nor on
+    score, to about 1e-8 of the lengths, ranks before the right one. The recall of a
+    model with equal embeddings is 0. The result depends neither on `block_size` nor on
     the machine. A query without positives is left out.
 
     Args:
         query_embeddings: real array (queries, dimension), finite.
-        gallery_embeddings: real array (rows, dimension), finite; may be memory-mapped.
-        positives: sequence of each query's hits, one gallery row or several.
-        ks: integers >= 1; one beyond the gallery's size is met by every query.
+        gallery_embeddings: real array (rows, dimension), finite, can be memory-mapped.
+        positives: sequence with the right gallery row or rows of each query.
+        ks: integers >= 1. The recall at the size of the gallery is 1.
         block_size: int >= 1, queries and gallery rows scored at once.
 
     Returns:
@@ -210,7 +222,8 @@ def recall_at_k(
     >>> recall_at_k(texts, images, positives=[[0], [2]], ks=(1, 2))
     {1: 0.5, 2: 1.0}
     """
-    ks = as_ks(ks)  # What is wrong there must not show after minutes.
+    # An error in `ks` must not come after minutes.
+    ks = as_ks(ks)
     ranks = rank_of_best_positive(
         query_embeddings, gallery_embeddings, positives, block_size
     )
@@ -220,20 +233,20 @@ def recall_at_k(
 def chance_recall_at_k(
     positives: Any,
     gallery_rows: int,
-    ks: Sequence[int] = (1, 5, 10),
+    ks: Sequence[int] = PAPER_KS,
     *,
     leave_out_self: bool = False,
 ) -> dict[int, float]:
-    """Expected recall at k of a uniformly random ranking, exactly.
+    """Returns the exact expected recall at k of a uniformly random ranking.
 
     A query with m right rows of n misses them all in its first k with probability
-    C(n - m, k) / C(n, k); one minus its mean over the queries is the expectation.
+    C(n - m, k) / C(n, k). The expectation is one minus its mean over the queries.
 
     Args:
         positives: as for `recall_at_k`.
         gallery_rows: int >= 1, the size of the gallery.
         ks: integers >= 1.
-        leave_out_self: bool, whether a query is a row that doesn't find itself.
+        leave_out_self: bool, True if queries are rows of the gallery that are ignored.
 
     Returns:
         dict from each k to a float in (0, 1].

@@ -1,13 +1,14 @@
-"""Retrieval between images and captions, by CxC's ratings, and in several languages."""
+"""Retrieval between images and captions, also by CxC and in several languages."""
 
 import collections
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from align_keras.evaluation.exact_scores import as_rows
 from align_keras.evaluation.recall_at_k import (
+    PAPER_KS,
     chance_recall_at_k,
     count_without_positives,
     rank_of_best_positive,
@@ -18,19 +19,19 @@ from align_keras.utils.errors import InputError
 
 
 class RetrievalPositives(NamedTuple):
-    """The hits of both directions.
+    """Right rows of both directions.
 
     Attributes:
-        image_to_text: list with, for each image, the rows of its captions.
-        text_to_image: list with, for each caption, the rows of its images.
+        image_to_text: sequence with the rows of the captions of each image.
+        text_to_image: sequence with the rows of the images of each caption.
     """
 
-    image_to_text: list
-    text_to_image: list
+    image_to_text: Any
+    text_to_image: Any
 
 
 def normalized_caption(caption: str) -> str:
-    """`caption` casefolded, with each run of white space as one space."""
+    """Casefolds a caption and replaces each run of white space by one space."""
     return " ".join(caption.casefold().split())
 
 
@@ -40,7 +41,7 @@ def flatten_captions(
     """Flattens the captions of each image.
 
     Args:
-        captions: sequence with, for each image, its captions, or one.
+        captions: sequence with the caption or captions of each image.
 
     Returns:
         List of str, and an int64 array (captions,) of the images' rows.
@@ -50,15 +51,18 @@ def flatten_captions(
     >>> texts, rows.tolist()
     (['a cat', 'a dog', 'a hound'], [0, 1, 1])
     """
-    texts, rows = [], []
-    for row, of_image in enumerate(captions):
-        of_image = [of_image] if isinstance(of_image, str) else list(of_image)
-        texts.extend(of_image)
-        rows.extend([row] * len(of_image))
+    texts: list[str] = []
+    rows: list[int] = []
+    for row, image_captions in enumerate(captions):
+        if isinstance(image_captions, str):
+            image_captions = [image_captions]
+        texts.extend(image_captions)
+        rows.extend([row] * len(image_captions))
     return texts, np.array(rows, np.int64)
 
 
-def _checked_index(index, captions, images):
+def _checked_index(index: Any, captions: int, images: int) -> np.ndarray:
+    """Returns the image row of each caption, or raises for rows that don't fit."""
     if index is None:
         if images != captions:
             raise InputError(
@@ -72,8 +76,12 @@ def _checked_index(index, captions, images):
     )
 
 
-def own_positives(image_count: int, caption_image_index: Any) -> RetrievalPositives:
-    """Hits where an image's captions alone are right, as in the paper's sets.
+def unshared_positives(
+    image_count: int, caption_image_index: Any
+) -> RetrievalPositives:
+    """Returns positives where only the captions of an image are right.
+
+    The data sets of the paper are evaluated in this way.
 
     Args:
         image_count: int, the number of images.
@@ -83,13 +91,13 @@ def own_positives(image_count: int, caption_image_index: Any) -> RetrievalPositi
         `RetrievalPositives`.
 
     Raises:
-        InputError: when an index isn't an integer, or lies outside.
+        InputError: if an index isn't an integer or is out of range.
 
     References:
         Jia et al. 2021, section 5.1.
 
     Example:
-    >>> right = own_positives(3, [0, 0, 2])
+    >>> right = unshared_positives(3, [0, 0, 2])
     >>> right.image_to_text, right.text_to_image.tolist()
     ([[0, 1], [], [2]], [[0], [0], [2]])
     """
@@ -105,15 +113,16 @@ def own_positives(image_count: int, caption_image_index: Any) -> RetrievalPositi
 def shared_positives(
     image_keys: Iterable, captions: Iterable[str], caption_image_index: Any = None
 ) -> RetrievalPositives:
-    """Hits where equal images, and equal captions, are one target.
+    """Returns positives where equal images and equal captions count as one.
 
-    A caption is right for an image when an image with the same key has a caption with
-    the same normalized text (casefolded, white space collapsed): no model can tell
-    these apart, and with pessimistic ties the twin would count as wrong.
+    A caption is right for an image if an image with the same key has a caption with the
+    same normalized text (casefolded, white space collapsed). No model can distinguish
+    them, and with pessimistic ties the equal one would count as wrong.
 
     Args:
-        image_keys: sequence of hashable, one an image, such as a digest of its pixels.
-        captions: sequence of str; all captions of all images.
+        image_keys: sequence with a hashable key of each image, such as a digest of its
+            pixels.
+        captions: sequence of str, all captions of all images.
         caption_image_index: integers, the row of each caption's image. None
             means that caption i belongs to image i.
 
@@ -121,7 +130,7 @@ def shared_positives(
         `RetrievalPositives`.
 
     Raises:
-        InputError: when the lengths don't fit, or an index lies outside.
+        InputError: if the lengths don't fit or an index is out of range.
 
     Example:
     >>> right = shared_positives(["k0", "k1", "k1"], ["Cat", " cat", "tiger"])
@@ -132,7 +141,8 @@ def shared_positives(
     texts = [normalized_caption(caption) for caption in captions]
     index = _checked_index(caption_image_index, len(texts), len(image_keys))
 
-    images_of_key, captions_of_text = _rows_by_value(image_keys), _rows_by_value(texts)
+    images_of_key = _rows_by_value(image_keys)
+    captions_of_text = _rows_by_value(texts)
     texts_of_key: dict[Any, set] = collections.defaultdict(set)
     keys_of_text: dict[Any, set] = collections.defaultdict(set)
     for text, image in zip(texts, index, strict=True):
@@ -152,15 +162,15 @@ def shared_positives(
     )
 
 
-def _rows_by_value(values):
+def _rows_by_value(values: Iterable[Hashable]) -> dict[Any, list[int]]:
     rows = collections.defaultdict(list)
     for row, value in enumerate(values):
         rows[value].append(row)
     return rows
 
 
-def _merged(lists):
-    """The rows of disjoint lists, ascending."""
+def _merged(lists: Iterable[list[int]]) -> np.ndarray:
+    """Returns the rows of disjoint lists in ascending order."""
     return np.array(sorted(row for rows in lists for row in rows), np.int64)
 
 
@@ -170,10 +180,10 @@ def retrieval_metrics(
     caption_image_index: Any = None,
     *,
     positives: Any = None,
-    ks: Sequence[int] = (1, 5, 10),
+    ks: Sequence[int] = PAPER_KS,
     block_size: int = 4096,
 ) -> Metrics:
-    """Yields recall at k of both directions beside its chance level.
+    """Yields recall at k of both directions and its value by chance.
 
     Args:
         image_embeddings: real array (images, dimension), unit length.
@@ -198,14 +208,14 @@ def retrieval_metrics(
 
     Example:
     >>> eye = np.eye(4)
-    >>> found = dict(retrieval_metrics(eye, eye[[0, 1, 3, 2]], ks=(1,)))
-    >>> found["i2t/recall_at_1"], found["i2t/chance_recall_at_1"]
+    >>> metrics = dict(retrieval_metrics(eye, eye[[0, 1, 3, 2]], ks=(1,)))
+    >>> metrics["i2t/recall_at_1"], metrics["i2t/chance_recall_at_1"]
     (0.5, 0.25)
     """
     images = len(image_embeddings)
     if positives is None:
         index = _checked_index(caption_image_index, len(text_embeddings), images)
-        positives = own_positives(images, index)
+        positives = unshared_positives(images, index)
     ranks = retrieval_ranks(image_embeddings, text_embeddings, positives, block_size)
     yield from metrics_of_retrieval_ranks(ranks, positives, ks)
 
@@ -213,20 +223,20 @@ def retrieval_metrics(
 def retrieval_ranks(
     image_embeddings: Any, text_embeddings: Any, positives: Any, block_size: int = 4096
 ) -> dict[str, np.ndarray]:
-    """Ranks the best hit of each query, in each direction that `positives` has.
+    """Ranks the best right row of each query, in each direction of `positives`.
 
-    Arguments and errors are those of `retrieval_metrics`; CxC's positives have
-    `text_to_text` and `image_to_image` too.
+    Arguments and errors are those of `retrieval_metrics`. The positives of CxC also
+    have `text_to_text` and `image_to_image`.
 
     Returns:
-        dict from `"i2t"` and `"t2i"`, of CxC `"t2t"` and `"i2i"` too, to int64 arrays
-        (queries,), as `rank_of_best_positive`.
+        dict from `"i2t"` and `"t2i"`, for CxC also `"t2t"` and `"i2i"`, to int64 arrays
+        (queries,) of `rank_of_best_positive`.
 
     References:
         Jia et al. 2021, section 5.1; Parekh et al. 2021, section 5.
 
     Example:
-    >>> right = own_positives(3, [0, 1, 2])
+    >>> right = unshared_positives(3, [0, 1, 2])
     >>> retrieval_ranks(np.eye(3), np.eye(3)[[0, 2, 1]], right)["i2t"].tolist()
     [0, 2, 2]
     """
@@ -237,16 +247,21 @@ def retrieval_ranks(
             sides[name[2]],
             right,
             block_size,
-            # An image or caption doesn't find itself.
+            # An image or caption is no candidate for itself.
             leave_out=range(len(right)) if name[0] == name[2] else None,
         )
         for name, right in _by_direction(positives).items()
     }
 
 
-def _by_direction(positives):
-    fields = {"i2t": "image_to_text", "t2i": "text_to_image"}
-    fields |= {"t2t": "text_to_text", "i2i": "image_to_image"}
+def _by_direction(positives: Any) -> dict[str, Any]:
+    """Returns the positives of each direction that they have."""
+    fields = {
+        "i2t": "image_to_text",
+        "t2i": "text_to_image",
+        "t2t": "text_to_text",
+        "i2i": "image_to_image",
+    }
     return {
         name: getattr(positives, field)
         for name, field in fields.items()
@@ -255,10 +270,10 @@ def _by_direction(positives):
 
 
 def metrics_of_retrieval_ranks(
-    ranks: Mapping[str, np.ndarray], positives: Any, ks: Sequence[int] = (1, 5, 10)
+    ranks: Mapping[str, np.ndarray], positives: Any, ks: Sequence[int] = PAPER_KS
 ) -> Metrics:
-    """As `retrieval_metrics`, of what `retrieval_ranks` has found."""
-    rows = {name[0]: len(of_queries) for name, of_queries in ranks.items()}
+    """Yields the metrics of `retrieval_metrics` from ranks of `retrieval_ranks`."""
+    rows = {name[0]: len(query_ranks) for name, query_ranks in ranks.items()}
     for name, right in _by_direction(positives).items():
         chance = chance_recall_at_k(
             right, rows[name[2]], ks, leave_out_self=name[0] == name[2]
@@ -266,37 +281,44 @@ def metrics_of_retrieval_ranks(
         for k, value in recall_of_ranks(ranks[name], ks).items():
             yield f"{name}/recall_at_{k}", value
             yield f"{name}/chance_recall_at_{k}", chance[k]
-        left_out = count_without_positives(right)
-        yield f"{name}/queries", float(len(ranks[name]) - left_out)
-        yield f"{name}/queries_without_positives", float(left_out)
+        without_positives = count_without_positives(right)
+        yield f"{name}/queries", float(len(ranks[name]) - without_positives)
+        yield f"{name}/queries_without_positives", float(without_positives)
         # An image or caption is no candidate for itself.
         candidates = rows[name[2]] - (name[0] == name[2])
         yield f"{name}/candidates", float(candidates)
 
 
 def mean_recall(metrics: Any) -> float:
-    """The mean of recall at 1, 5 and 10 of both directions.
+    """Returns the mean of recall at 1, 5 and 10 of both directions.
 
     Args:
-        metrics: dict, or pairs, with `i2t/recall_at_1` … `t2i/recall_at_10`, as
-            `retrieval_metrics` yields them.
+        metrics: dict, or pairs, with `i2t/recall_at_1` … `t2i/recall_at_10` of
+            `retrieval_metrics`.
 
     References:
         Jia et al. 2021, section 8 and table 11.
 
     Example:
-    >>> names = [f"{way}/recall_at_{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
+    >>> directions = ("i2t", "t2i")
+    >>> names = [f"{name}/recall_at_{k}" for name in directions for k in (1, 5, 10)]
     >>> round(mean_recall(zip(names, [0.1, 0.2, 0.3, 0.1, 0.2, 0.9])), 6)
     0.3
     """
     metrics = dict(metrics)
-    names = [f"{way}/recall_at_{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
+    names = [
+        f"{direction}/recall_at_{k}" for direction in ("i2t", "t2i") for k in PAPER_KS
+    ]
     return float(np.mean([metrics[name] for name in names]))
 
 
 class LanguageRanks(NamedTuple):
-    """The ranks of one language, int64 arrays of images and of captions, and each
-    caption's image.
+    """Ranks of one language.
+
+    Attributes:
+        image_to_text: int64 array (images,).
+        text_to_image: int64 array (captions,).
+        caption_image_index: int64 array (captions,), the image row of each caption.
     """
 
     image_to_text: np.ndarray
@@ -316,45 +338,48 @@ def multilingual_ranks(
         image_embeddings: real array (images, dimension), unit length.
         encode_texts: function from a list of str to a real array (captions,
             dimension), unit length.
-        captions: dict from a language to each image's captions, or one.
-        image_keys: sequence of hashable, one an image, for `shared_positives`; None,
-            as in the paper, for `own_positives`.
+        captions: dict from a language to the caption or captions of each image.
+        image_keys: sequence with a hashable key of each image, for `shared_positives`.
+            None for `unshared_positives`, as in the paper.
 
     Returns:
-        dict, language → `LanguageRanks`.
+        dict from language to `LanguageRanks`.
 
     Raises:
-        InputError: as `recall_at_k`, and when a language hasn't one entry an image.
+        InputError: as `recall_at_k`, and unless a language has one entry per image.
 
     References:
         Jia et al. 2021, section 8 and table 11.
     """
     ranks = {}
-    for language, of_images in captions.items():
-        if len(of_images) != len(image_embeddings):
+    for language, image_captions in captions.items():
+        if len(image_captions) != len(image_embeddings):
             raise InputError(
                 f"`captions[{language!r}]` must have one entry an image, received "
-                f"{len(of_images)} for {len(image_embeddings)} images; give an empty "
-                "list where an image has none."
+                f"{len(image_captions)} for {len(image_embeddings)} images; give an "
+                "empty list where an image has none."
             )
-        texts, index = flatten_captions(of_images)
-        right = (
-            own_positives(len(of_images), index)
-            if image_keys is None
-            else shared_positives(image_keys, texts, index)
+        texts, index = flatten_captions(image_captions)
+        if image_keys is None:
+            positives = unshared_positives(len(image_captions), index)
+        else:
+            positives = shared_positives(image_keys, texts, index)
+        language_ranks = retrieval_ranks(
+            image_embeddings, np.asarray(encode_texts(texts)), positives
         )
-        found = retrieval_ranks(
-            image_embeddings, np.asarray(encode_texts(texts)), right
+        ranks[language] = LanguageRanks(
+            image_to_text=language_ranks["i2t"],
+            text_to_image=language_ranks["t2i"],
+            caption_image_index=index,
         )
-        ranks[language] = LanguageRanks(found["i2t"], found["t2i"], index)
     return ranks
 
 
 def multilingual_metrics(ranks: Mapping[str, LanguageRanks]) -> Metrics:
-    """Yields each language's mean recall, and the recalls that make it.
+    """Yields the mean recall of each language, and the recalls that it is the mean of.
 
     Args:
-        ranks: dict of `LanguageRanks`, as `multilingual_ranks` gives.
+        ranks: dict of `LanguageRanks`, as `multilingual_ranks` returns.
 
     Yields:
         Pairs of str and float: `LANGUAGE/mean_recall`,
@@ -366,41 +391,49 @@ def multilingual_metrics(ranks: Mapping[str, LanguageRanks]) -> Metrics:
     >>> captions = {"en": [["dog 0", "pup 0"], "cat 1"], "de": ["Hund 0", "Katze 2"]}
     >>> def encode(texts): return np.eye(3)[[int(text[-1]) for text in texts]]
     >>> ranks = multilingual_ranks(np.eye(3)[:2], encode, captions)
-    >>> found = dict(multilingual_metrics(ranks))
-    >>> found["en/mean_recall"], round(found["de/mean_recall"], 3)
+    >>> metrics = dict(multilingual_metrics(ranks))
+    >>> metrics["en/mean_recall"], round(metrics["de/mean_recall"], 3)
     (1.0, 0.833)
     """
-    for language, of_language in ranks.items():
+    for language, language_ranks in ranks.items():
+        directions = {
+            "i2t": language_ranks.image_to_text,
+            "t2i": language_ranks.text_to_image,
+        }
         recalls = {}
-        for way, found in zip(("i2t", "t2i"), of_language[:2], strict=True):
-            for k, value in recall_of_ranks(found).items():
-                recalls[f"{way}/recall_at_{k}"] = value
+        for direction, query_ranks in directions.items():
+            for k, value in recall_of_ranks(query_ranks).items():
+                recalls[f"{direction}/recall_at_{k}"] = value
         yield f"{language}/mean_recall", mean_recall(recalls)
         for name, value in recalls.items():
             yield f"{language}/{name}", value
-        images, captions = len(of_language[0]), len(of_language[1])
-        for way, ranks_of_way, candidates in (
-            ("i2t", of_language.image_to_text, captions),
-            ("t2i", of_language.text_to_image, images),
-        ):
-            queries = np.count_nonzero(ranks_of_way >= 0)
-            yield f"{language}/{way}/queries", float(queries)
-            yield f"{language}/{way}/candidates", float(candidates)
+        candidates = {
+            "i2t": len(language_ranks.text_to_image),
+            "t2i": len(language_ranks.image_to_text),
+        }
+        for direction, query_ranks in directions.items():
+            queries = np.count_nonzero(query_ranks >= 0)
+            yield f"{language}/{direction}/queries", float(queries)
+            yield f"{language}/{direction}/candidates", float(candidates[direction])
 
 
 def multilingual_outcomes(ranks: Mapping[str, LanguageRanks]) -> dict[str, np.ndarray]:
-    """Each image's share of the metrics (images,), whose means they are, for slices.
+    """Returns the values (images,) of each metric by image, for slices.
 
-    An image's t2i is the mean of its captions', of which every image has equally many.
+    A metric is the mean of its values. The t2i of an image is the mean over its
+    captions. All images have the same number of captions.
     """
     outcomes = {}
-    for language, of_language in ranks.items():
-        of_images, of_captions, index = of_language
-        recalls = item_outcomes("i2t/recall_at_", of_images, (1, 5, 10))
-        for name, right in item_outcomes(
-            "t2i/recall_at_", of_captions, (1, 5, 10)
-        ).items():
+    for language, language_ranks in ranks.items():
+        index = language_ranks.caption_image_index
+        recalls = item_outcomes(
+            "i2t/recall_at_", language_ranks.image_to_text, PAPER_KS
+        )
+        caption_recalls = item_outcomes(
+            "t2i/recall_at_", language_ranks.text_to_image, PAPER_KS
+        )
+        for name, right in caption_recalls.items():
             recalls[name] = np.bincount(index, weights=right) / np.bincount(index)
         outcomes[f"{language}/mean_recall"] = np.mean(list(recalls.values()), axis=0)
-        outcomes |= {f"{language}/{name}": found for name, found in recalls.items()}
+        outcomes |= {f"{language}/{name}": values for name, values in recalls.items()}
     return outcomes

@@ -8,21 +8,22 @@ import numpy as np
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
-# Drawn items that are looked at in one go: 32 MB of rows.
-_DRAWN = 1 << 22
+# Drawn items that are processed at once: 32 MB of rows.
+_ITEMS_AT_ONCE = 1 << 22
+# Percentiles of the bootstrap samples.
 _INTERVAL = (2.5, 97.5)
 
 
 class Statistic(NamedTuple):
-    """A metric that can be computed of any choice of items.
+    """Metric that can be computed for any subset of items.
 
     Attributes:
-        counts: bool array (items,), which items the metric is made of.
-        function: from an int array (draws, n), n items in each row, to a float
-            array (draws,). None beside `bootstrap`.
-        bootstrap: where the metric is itself the mean over a bootstrap: from an int
-            array (n,) of items, the number of samples and the seed to its values,
-            float (samples,), or an empty array for too few items.
+        counts: bool array (items,), True for items that count for the metric.
+        function: function from an int array (draws, n), with n items in each row, to a
+            float array (draws,). None if there is a `bootstrap`.
+        bootstrap: for metrics that are the mean of a bootstrap: function from an int
+            array (n,) of items, the number of samples and the seed to a float array
+            (samples,), or an empty array for too few items.
     """
 
     counts: np.ndarray
@@ -35,8 +36,9 @@ Metrics = Iterator[tuple[str, float]]
 
 
 def item_outcomes(prefix: str, ranks: Any, ks: Iterable[int]) -> dict[str, np.ndarray]:
-    """Says of each item whether it is right within its first k: 1, 0, or NaN for rank
-    -1, an item that doesn't count; the names are `PREFIX` and k.
+    """Returns a float array for each k: 1 if the rank of an item is below k, else 0.
+
+    Items with rank -1 don't count, and are NaN. The keys are `PREFIX` and k.
     """
     ranks = np.asarray(ranks)
     return {
@@ -46,33 +48,33 @@ def item_outcomes(prefix: str, ranks: Any, ks: Iterable[int]) -> dict[str, np.nd
 
 
 def recall_statistics(prefix: str, ranks: Any, ks: Iterable[int]) -> Statistics:
-    """Recall at each k of `item_outcomes`: dict, `PREFIXrecall_at_K` → `Statistic`."""
+    """Returns the recall at each k: dict from `PREFIXrecall_at_K` to `Statistic`."""
     return mean_statistics(item_outcomes(f"{prefix}recall_at_", ranks, ks))
 
 
 def mean_statistics(outcomes: Mapping[str, Any]) -> Statistics:
-    """Metrics that are means over items, as `sliced_metrics` takes them.
+    """Returns metrics that are means over items, for `sliced_metrics`.
 
     Args:
-        outcomes: dict, name → real array (items,), NaN for an item that doesn't count.
+        outcomes: dict from name to real array (items,), NaN for an item that doesn't
+            count.
 
     Returns:
-        dict, name → `Statistic`.
+        dict from name to `Statistic`.
     """
-    statistics = {}
-    for name, values in outcomes.items():
-        values = np.asarray(values, float)
-        statistics[name] = Statistic(
-            ~np.isnan(values), lambda rows, values=values: values[rows].mean(axis=-1)
-        )
-    return statistics
+    return {name: _mean_statistic(values) for name, values in outcomes.items()}
+
+
+def _mean_statistic(outcomes: Any) -> Statistic:
+    values = np.asarray(outcomes, float)
+    return Statistic(~np.isnan(values), lambda rows: values[rows].mean(axis=-1))
 
 
 def whole_metrics(statistics: Statistics) -> Metrics:
-    """Yields each metric of all items that count; NaN where there are none.
+    """Yields each metric of all items that count, NaN if there are none.
 
     Args:
-        statistics: dict, name → `Statistic` without `bootstrap`.
+        statistics: dict from name to `Statistic` without `bootstrap`.
 
     Example:
     >>> dict(whole_metrics(mean_statistics({"right": [1.0, 0.0, np.nan]})))
@@ -80,11 +82,10 @@ def whole_metrics(statistics: Statistics) -> Metrics:
     """
     for name, statistic in statistics.items():
         items = np.flatnonzero(statistic.counts)
-        yield name, _value(statistic, items) if len(items) else float("nan")
-
-
-def _value(statistic, items):
-    return float(statistic.function(items[None])[0])
+        value = float("nan")
+        if len(items) and statistic.function is not None:
+            value = float(statistic.function(items[None])[0])
+        yield name, value
 
 
 def sliced_metrics(
@@ -92,12 +93,13 @@ def sliced_metrics(
 ) -> Metrics:
     """Yields each metric for each group of items, with its 95% interval.
 
-    The interval is that of the percentile bootstrap over the group's items. They are
-    drawn one by one: where they belong together, as captions of one image do, it is too
-    narrow. A metric with a `bootstrap` is the mean of that, which makes its interval.
+    The interval is that of the percentile bootstrap over the items of the group. Items
+    are drawn one by one. The interval of items that belong together, such as captions
+    of one image, is too narrow. A metric with a `bootstrap` is the mean of its samples,
+    which determine the interval.
 
     Args:
-        statistics: dict, name → `Statistic`, such as `mean_statistics` gives.
+        statistics: dict from name to `Statistic`, such as `mean_statistics` returns.
         groups: sequence of str, the group of each item.
         samples: int >= 1.
         seed: int >= 0.
@@ -105,10 +107,10 @@ def sliced_metrics(
     Yields:
         Pairs of str and float, groups in alphabetical order: `METRIC[GROUP]`, its
         `/low`, `/high` and `/items`, the number of items that count. A group without
-        any, or with too few for a `bootstrap`, is left out.
+        such items, or with too few for a `bootstrap`, is left out.
 
     Raises:
-        InputError: where the numbers of items and groups differ; for `samples` < 1.
+        InputError: if the numbers of items and groups differ, or for `samples` < 1.
 
     References:
         Jia et al. 2021, section 10 (analysis by groups before any use);
@@ -116,8 +118,8 @@ def sliced_metrics(
 
     Example:
     >>> statistics = mean_statistics({"top_1": [1, 1, 0, 1]})
-    >>> found = dict(sliced_metrics(statistics, ["a", "a", "b", "b"]))
-    >>> found["top_1[b]"], found["top_1[b]/low"], found["top_1[b]/high"]
+    >>> metrics = dict(sliced_metrics(statistics, ["a", "a", "b", "b"]))
+    >>> metrics["top_1[b]"], metrics["top_1[b]/low"], metrics["top_1[b]/high"]
     (0.5, 0.0, 1.0)
     """
     check_number("`samples`", samples, 1, 2**31, whole=True)
@@ -134,28 +136,31 @@ def sliced_metrics(
             items = np.flatnonzero((groups == group) & statistic.counts)
             if not len(items):
                 continue
-            if statistic.bootstrap is None:
-                value = _value(statistic, items)
-                drawn = _bootstrapped(statistic.function, items, samples, seed)
-            else:
-                drawn = statistic.bootstrap(items, samples, seed)
-                if not len(drawn):
+            if statistic.bootstrap is not None:
+                sample_values = statistic.bootstrap(items, samples, seed)
+                if not len(sample_values):
                     continue
-                value = float(drawn.mean())
+                value = float(sample_values.mean())
+            elif statistic.function is not None:
+                value = float(statistic.function(items[None])[0])
+                sample_values = _bootstrapped(statistic.function, items, samples, seed)
             yield f"{name}[{group}]", value
-            low, high = np.percentile(drawn, _INTERVAL)
+            low, high = np.percentile(sample_values, _INTERVAL)
             yield f"{name}[{group}]/low", float(low)
             yield f"{name}[{group}]/high", float(high)
             yield f"{name}[{group}]/items", float(len(items))
 
 
-def _bootstrapped(function, items, samples, seed):
+def _bootstrapped(
+    function: Callable, items: np.ndarray, samples: int, seed: int
+) -> np.ndarray:
+    """Returns the values (samples,) of a function of items drawn with replacement."""
     random = np.random.default_rng(seed)
-    at_once = max(1, _DRAWN // len(items))
+    at_once = max(1, _ITEMS_AT_ONCE // len(items))
     values = []
     for start in range(0, samples, at_once):
         draws = min(at_once, samples - start)
-        # The draws come in one order, in whatever parts they are made.
+        # The draws don't depend on the size of the parts.
         rows = random.integers(0, len(items), (draws, len(items)))
         values.append(function(items[rows]))
     return np.concatenate(values)

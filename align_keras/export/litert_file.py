@@ -1,7 +1,7 @@
-"""A tower's LiteRT file: what it says of itself, and how it is run.
+"""LiteRT files of encoders: their metadata, and how they are run.
 
-Behind the flatbuffer lies a zip archive, the place of "associated files" in TensorFlow
-Lite's metadata convention, which any zip program reads and interpreters don't see.
+A zip archive follows the flatbuffer. TensorFlow Lite's metadata convention puts
+"associated files" there. Zip programs can read it, and interpreters ignore it.
 """
 
 import io
@@ -15,36 +15,45 @@ import numpy as np
 
 from align_keras.utils.errors import InputError
 
-# Archives hold no time, so that equal models give equal files.
+# Time of files in the archive. It is constant, so that equal models give equal files.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-METADATA, VOCABULARY, LICENSE = "metadata.json", "vocabulary.txt", "LICENSE.txt"
+METADATA_FILE = "metadata.json"
+LICENSE_FILE = "LICENSE.txt"
 
 
 def append_files(flatbuffer: bytes, files: dict[str, str]) -> bytes:
-    """Puts files behind a flatbuffer that has none."""
+    """Appends files to a flatbuffer."""
     file = io.BytesIO(bytes(flatbuffer))
     with zipfile.ZipFile(file, "a") as archive:
         for name, text in files.items():
-            # Stored, not deflated: a phone can map the file into memory.
+            # Files aren't compressed, so that a phone can map them into memory.
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), text)
     return file.getvalue()
 
 
 def read_files(content: bytes) -> dict[str, str]:
-    """Returns the files behind a flatbuffer, name → str."""
+    """Returns the files after a flatbuffer, as a dict from name to text."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return {name: archive.read(name).decode() for name in archive.namelist()}
 
 
-def read_metadata(content: bytes) -> dict[str, Any]:
-    """Returns what `metadata.json` behind a flatbuffer says."""
-    return json.loads(read_files(content)[METADATA])
+def read_tower_metadata(content: bytes) -> dict[str, Any]:
+    """Returns the content of `metadata.json` after a flatbuffer."""
+    return json.loads(read_files(content)[METADATA_FILE])
 
 
 class LiteRTTower:
-    """Runs a file, better a path, of one signature and one output: called with arrays
-    by the names of its inputs, to which open shapes are resized, it gives float32 (n,
-    d).
+    """Interpreter of a LiteRT file with one signature and one output.
+
+    Args:
+        content: bytes or path of the file. A path is mapped into memory.
+        threads: int.
+
+    Call arguments:
+        **inputs: arrays by the names of the inputs. Open shapes are resized to them.
+
+    Returns:
+        float32 array (n, d).
     """
 
     def __init__(self, content: bytes | pathlib.Path, threads: int = 1):
@@ -66,8 +75,8 @@ class LiteRTTower:
             received = np.shape(inputs[name])
             open_shape = detail["shape_signature"]
             fits = len(received) == len(open_shape) and all(
-                wanted in (-1, size)
-                for wanted, size in zip(open_shape, received, strict=True)
+                open_size in (-1, size)
+                for open_size, size in zip(open_shape, received, strict=True)
             )
             if not fits:
                 raise InputError(
@@ -86,7 +95,7 @@ class LiteRTTower:
 def prepared_run(
     content: bytes, images: np.ndarray, threads: int = 1
 ) -> Callable[[], None]:
-    """Returns a function that embeds given images, for timing alone."""
+    """Returns a function that embeds these images, for timing."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=bytes(content), num_threads=threads)
@@ -96,5 +105,5 @@ def prepared_run(
     return interpreter.invoke
 
 
-def _shapes(details):
+def _shapes(details: dict[str, dict[str, Any]]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(map(int, detail["shape"])) for name, detail in details.items()}

@@ -3,14 +3,15 @@
 import contextlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.quiet import silent_standard_error
 
-# Biases are int32, in steps of the inputs' scale times the weights'.
+# Biases are int32, in steps of the scale of the inputs times that of the weights.
 _LARGEST_BIAS = 2.0**30
 _LARGEST_WEIGHT = 127.0
 
@@ -18,14 +19,15 @@ _LARGEST_WEIGHT = 127.0
 def quantize_flatbuffer(
     flatbuffer: bytes, quantize: str, samples: Sequence[dict] = ()
 ) -> bytes:
-    """Quantizes a float LiteRT file of one signature; inputs and outputs stay float.
+    """Quantizes a float LiteRT file of one signature. Inputs and outputs stay float.
 
-    - `float16`, `weight-int8`: so are the weights stored; all arithmetic is float32.
-    - `dynamic-int8`: the same weights, multiplied in integers with inputs that each
-      product scales by itself at run time.
+    - `float16`, `weight-int8`: the weights are stored in this form. All arithmetic is
+      float32.
+    - `dynamic-int8`: the weights of `weight-int8` are multiplied in integers with
+      inputs that each product scales at run time.
     - `int8`: weights and activations are integers from the first convolution to the
-      pooling, with the ranges that `samples`, dicts of inputs, reach; products after it
-      are those of `dynamic-int8`, all else is float (Jacob et al. 2018).
+      pooling. `samples`, dicts of inputs, determine their ranges. Later products are
+      those of `dynamic-int8`, and everything else is float (Jacob et al. 2018).
     """
     if quantize == "none":
         return bytes(flatbuffer)
@@ -51,13 +53,13 @@ def quantize_flatbuffer(
     return _quantized(quantizer)
 
 
-def _import():
+def _import() -> tuple[Any, Any]:
     with needs("litert", "quantize needs litert-quantizer", ", or leave it at none"):
         from litert_quantizer import qtyping, quantizer
     return quantizer, qtyping
 
 
-def _quantized(quantizer, ranges=None):
+def _quantized(quantizer: Any, ranges: dict[str, dict] | None = None) -> bytes:
     with _quietly():
         result = quantizer.quantize(
             ranges, enable_progress_bar=False, enable_progress_report=False
@@ -66,8 +68,8 @@ def _quantized(quantizer, ranges=None):
 
 
 @contextlib.contextmanager
-def _quietly():
-    """Without the libraries' progress bars and notes, and a warning about memory."""
+def _quietly() -> Iterator[None]:
+    """Hides progress bars and notes of the libraries, and a warning about memory."""
     with silent_standard_error(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Warning: Enabling", UserWarning)
         yield
@@ -76,7 +78,7 @@ def _quietly():
 # === Integers ===
 
 
-def _quantize_integers(flatbuffer, samples):
+def _quantize_integers(flatbuffer: bytes, samples: Sequence[dict]) -> bytes:
     if not len(samples):
         raise InputError(
             "`quantize` int8 needs calibration images, received none; give pairs like "
@@ -88,13 +90,15 @@ def _quantize_integers(flatbuffer, samples):
     graph = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
     before, after = _outside_the_convolutions(graph)
 
-    def quantizer_of(content):
-        operation, skip = types.TFLOperationName, library.AlgorithmName.NO_QUANTIZE
+    def quantizer_of(content: bytes) -> Any:
+        operation = types.TFLOperationName
+        skip = library.AlgorithmName.NO_QUANTIZE
         quantizer = library.Quantizer(bytearray(content))
         quantizer.add_static_config(".*", operation.ALL_SUPPORTED, 8, 8)
         for end in (operation.INPUT, operation.OUTPUT):
             quantizer.update_quantization_recipe(".*", end, algorithm_key=skip)
-        # Softmax and unit length lose most in 8 bits, and take next to no time.
+        # Softmax and the division by the length lose most in 8 bits, and take little
+        # time.
         for outside in (before, after):
             if outside:
                 quantizer.update_quantization_recipe(
@@ -110,8 +114,12 @@ def _quantize_integers(flatbuffer, samples):
     return _quantized(quantizer_of(lifted), ranges)
 
 
-def _outside_the_convolutions(graph):
-    """Names of what operations before the first and after the last spatial one give."""
+def _outside_the_convolutions(graph: Any) -> tuple[list[str], list[str]]:
+    """Returns the outputs of operations outside of the convolutions.
+
+    Returns:
+        Names of tensors before the first convolution, and after the pooling.
+    """
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     main = graph.subgraphs[0]
@@ -126,22 +134,27 @@ def _outside_the_convolutions(graph):
         )
     first = kinds.index(BuiltinOperator.CONV_2D)
     pooling = len(kinds) - 1 - kinds[::-1].index(BuiltinOperator.MEAN)
+    before = _output_names(main, main.operators[:first])
+    after = _output_names(main, main.operators[pooling + 1 :])
+    return before, after
+
+
+def _output_names(main: Any, operators: Sequence[Any]) -> list[str]:
+    """Returns the names of the outputs of operators of the main graph."""
     return [
-        [
-            main.tensors[index].name.decode()
-            for operator in part
-            for index in operator.outputs
-        ]
-        for part in (main.operators[:first], main.operators[pooling + 1 :])
+        main.tensors[index].name.decode()
+        for operator in operators
+        for index in operator.outputs
     ]
 
 
-def _any_of(names):
+def _any_of(names: list[str]) -> str:
+    """Returns a regular expression that matches names with one of these prefixes."""
     return f"^(?:{'|'.join(map(re.escape, names))})"
 
 
 def widest_range(old: dict, new: dict) -> dict:
-    """Joins a tensor's range so far, empty at first, with that of another sample."""
+    """Joins the range of a tensor, empty at first, with that of another sample."""
     if not old:
         return new
     return {
@@ -150,9 +163,11 @@ def widest_range(old: dict, new: dict) -> dict:
     }
 
 
-def _ranges(flatbuffer, samples, recipe):
-    """The least and the greatest value of each tensor over all samples; the library's
-    moving averages forget white images and depend on the order.
+def _ranges(flatbuffer: bytes, samples: Sequence[dict], recipe: Any) -> dict[str, dict]:
+    """Returns the smallest and the largest value of each tensor over all samples.
+
+    The moving averages of the library depend on the order of the samples and forget
+    white images.
     """
     from litert_quantizer import calibrator, recipe_manager
 
@@ -168,25 +183,29 @@ def _ranges(flatbuffer, samples, recipe):
     return calibration.get_model_qsvs()
 
 
-def _lift_dead_channels(graph, ranges):
-    """Keeps the biases of channels whose weights are all but zero: an int32 bias counts
-    in steps of the largest weight, and overflows below 1e-6. One weight is raised to
-    where it fits, which changes outputs by less than 1e-6 of the bias.
+def _lift_dead_channels(graph: Any, ranges: dict[str, dict]) -> None:
+    """Raises weights of channels whose weights are almost zero.
+
+    An int32 bias is stored in steps of the channel's largest weight, and overflows for
+    weights below 1e-6. One weight is raised until the bias fits, which changes outputs
+    by less than 1e-6 of the bias.
     """
     main = graph.subgraphs[0]
     for operation in main.operators:
         parts = [main.tensors[index] for index in operation.inputs if index >= 0]
-        known = ranges.get(parts[0].name.decode()) if len(parts) == 3 else None
-        if not known:
+        input_range = ranges.get(parts[0].name.decode()) if len(parts) == 3 else None
+        if not input_range:
             continue
-        weights, bias = (_float_values(graph, tensor) for tensor in parts[1:])
+        weights = _float_values(graph, parts[1])
+        bias = _float_values(graph, parts[2])
         if weights is None or bias is None or bias.ndim != 1 or weights.ndim != 4:
             continue
-        low, high = np.min(known["min"]), np.max(known["max"])
+        low = np.min(input_range["min"])
+        high = np.max(input_range["max"])
         scale = (max(float(high), 0.0) - min(float(low), 0.0)) / 255
         least = _LARGEST_WEIGHT * np.abs(bias) / (scale * _LARGEST_BIAS)
-        # (height, width, inputs) of each channel, which comes last in a depthwise
-        # convolution and first in others.
+        # The channel is the last axis in a depthwise convolution, and the first one in
+        # other convolutions.
         axis = 3 if weights.shape[0] == 1 and weights.shape[3] == len(bias) else 0
         channels = np.moveaxis(weights, axis, 0)
         dead = np.abs(channels).max(axis=(1, 2, 3)) < least
@@ -196,7 +215,8 @@ def _lift_dead_channels(graph, ranges):
             buffer.data = np.frombuffer(weights.tobytes(), "uint8")
 
 
-def _float_values(graph, tensor):
+def _float_values(graph: Any, tensor: Any) -> np.ndarray | None:
+    """Returns a copy of a constant float32 tensor, or None for other tensors."""
     from ai_edge_litert.schema_py_generated import TensorType
 
     data = graph.buffers[tensor.buffer].data

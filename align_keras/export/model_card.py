@@ -1,4 +1,4 @@
-"""The model card that lies beside an export."""
+"""Model card of an export."""
 
 import pathlib
 from collections.abc import Sequence
@@ -20,13 +20,24 @@ def model_card(
     described: str = SIGNATURES,
     measured: Sequence[dict] = (),
 ) -> str:
-    """Writes down what a model is, was trained on, can do, and must not be used for.
+    """Returns the text of a model card.
 
-    `data` maps sets of pairs to lines, `evaluation` metrics to values;
-    `measured` are dicts of `align-keras evaluate --json`. Jia et al. 2021, section 10;
-    Mitchell et al. 2019, "Model cards for model reporting".
+    Args:
+        model: `ALIGN`.
+        weights: str, dtype of stored weights, or None.
+        source: str, model that it was made from, or None.
+        data: dict from sets of pairs to lines of text.
+        evaluation: dict from metrics to values.
+        license: str, terms of the weights.
+        described: str, sentence about the description of inputs and outputs.
+        measured: dicts that `align-keras evaluate --json` printed.
+
+    References:
+        Jia et al. 2021, section 10; Mitchell et al. 2019, "Model cards for model
+        reporting".
     """
-    image, text = model.image_encoder, model.text_encoder
+    image = model.image_encoder
+    text = model.text_encoder
     parts = {
         "image tower": f"{image.count_params():,} parameters, images of "
         f"{model.image_size} × {model.image_size} pixels",
@@ -55,17 +66,18 @@ def model_card(
     )
 
 
-def _title(report):
+def _title(report: dict[str, Any]) -> str:
+    """Returns the heading of the metrics of an evaluation."""
     splits = [
         f"{key} {report[key]}" for key in ("split", "train_split") if key in report
     ]
     return ", ".join([f"{report['protocol']} on {report['data']}", *splits])
 
 
-def _number(value):
+def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def _cell(text):
-    """Text of the user's data as a table takes it: one line, no bars."""
+def _cell(text: object) -> str:
+    """Returns text in one line without bars, for a table."""
     return " ".join(str(text).split()).replace("|", "\\|")

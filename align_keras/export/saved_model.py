@@ -1,8 +1,10 @@
 """SavedModels for TensorFlow Serving: images, texts, and both."""
 
+import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,26 @@ from tensorflow.core.protobuf import saved_model_pb2
 from align_keras.export import WEIGHTS
 from align_keras.export.model_card import model_card
 from align_keras.export.served_model import ServedModel
-from align_keras.export.towers import check_has
+from align_keras.export.tower_functions import check_has
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS, atomic_folder, placeable_folder
 
-# Folder → what is served.
-MODELS = {"image": (True, False), "text": (False, True), "align": (True, True)}
+
+@dataclasses.dataclass(frozen=True)
+class ServedParts:
+    """Inputs that a SavedModel of an export accepts."""
+
+    images: bool
+    texts: bool
+
+
+# Folder of a SavedModel → the inputs that it accepts.
+SERVED_MODELS = {
+    "image": ServedParts(images=True, texts=False),
+    "text": ServedParts(images=False, texts=True),
+    "align": ServedParts(images=True, texts=True),
+}
 _GRAPH = "saved_model.pb"
 _FILES = (
     "JPEG, PNG, GIF (its first frame), BMP or WebP files, of at most "
@@ -48,28 +63,28 @@ def export_saved_model(
     directory: str | os.PathLike,
     *,
     weights: str | None = None,
-    about: dict[str, Any] | None = None,
+    card_arguments: dict[str, Any] | None = None,
 ) -> None:
     """Writes a model as three SavedModels, in folders as TensorFlow Serving reads.
 
-    `image/1` serves images and needs TensorFlow alone; `text/1` serves captions and
-    needs the operations of `tensorflow_text` too; `align/1` serves both.
-    `signatures.json` in each describes its signatures; `README.md` beside them is the
-    model card. Any batch is taken; a file that is no image is `valid` = False, and its
-    embedding zero.
+    `image/1` serves images and needs TensorFlow only. `text/1` serves captions and also
+    needs the operations of `tensorflow_text`. `align/1` serves both. `signatures.json`
+    in each of them describes its signatures, and `README.md` is the model card. Batches
+    may have any size. A file that isn't an image has `valid` = False and a zero
+    embedding.
 
     Args:
         model: `ALIGN` with a vocabulary.
         directory: str or `pathlib.Path`, the folder of the three: new, empty, or an
-            earlier export, which is replaced once the new one is complete.
-        weights: `"bfloat16"` or `"float16"` stores the weights in half the room, and
-            computes in float32 as before; None leaves them as they are.
-        about: dict of what the card tells of the model's origin, as `model_card`.
+            earlier export, which is replaced when the new one is complete.
+        weights: `"bfloat16"` or `"float16"` stores the weights in half the size, and
+            computes in float32. None stores them as they are.
+        card_arguments: dict of arguments of `model_card` about the origin of the model.
 
     Raises:
         InputError: if the model isn't an `ALIGN`, has no vocabulary or weights that
-            aren't finite, `directory` is a file or holds something else, or there are
-            no `weights` of that name.
+            aren't finite, if `directory` is a file or has other files, or `weights` is
+            unknown.
 
     References:
         Jia et al. 2021, sections 4.1 (embeddings compared by cosine) and 10.
@@ -88,7 +103,9 @@ def export_saved_model(
     if weights is not None:
         check_choice("weights", weights, WEIGHTS, "choose one, or None")
     with atomic_folder(directory) as folder:
-        write_saved_models(model, folder, weights=weights, about=about)
+        write_saved_models(
+            model, folder, weights=weights, card_arguments=card_arguments
+        )
 
 
 def write_saved_models(
@@ -96,13 +113,19 @@ def write_saved_models(
     folder: pathlib.Path,
     *,
     weights: str | None = None,
-    about: dict[str, Any] | None = None,
+    card_arguments: dict[str, Any] | None = None,
 ) -> None:
     """Writes the three SavedModels and the card into an empty folder."""
     check_finite_weights(model)
-    for name, (images, texts) in MODELS.items():
-        write_served(ServedModel(model, images, texts, weights), folder / name)
-    card = model_card(model, weights=weights, **(about or {}))
+    for name, parts in SERVED_MODELS.items():
+        served = ServedModel(
+            model,
+            serves_images=parts.images,
+            serves_texts=parts.texts,
+            weights=weights,
+        )
+        write_served(served, folder / name)
+    card = model_card(model, weights=weights, **(card_arguments or {}))
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -115,7 +138,7 @@ def write_served(served: ServedModel, folder: str | os.PathLike) -> None:
 
 
 def describe_saved(version: pathlib.Path, preprocessing: dict) -> dict[str, Any]:
-    """What signatures.json says: inputs and outputs by signature, `preprocessing`."""
+    """Returns the content of signatures.json: inputs and outputs, `preprocessing`."""
     saved = saved_model_pb2.SavedModel.FromString((version / _GRAPH).read_bytes())
     (graph,) = saved.meta_graphs
     return {
@@ -125,14 +148,17 @@ def describe_saved(version: pathlib.Path, preprocessing: dict) -> dict[str, Any]
                 "outputs": _described(signature.outputs),
             }
             for name, signature in sorted(graph.signature_def.items())
-            if not name.startswith("__")  # TensorFlow's own, which starts a model.
+            # TensorFlow adds a signature that initializes the model.
+            if not name.startswith("__")
         },
-        # TensorFlow wraps a module's dicts; Python 3.13 writes none as JSON.
+        # TensorFlow wraps the dicts of a module, and Python 3.13 can't write these as
+        # JSON.
         "preprocessing": {name: dict(steps) for name, steps in preprocessing.items()},
     }
 
 
-def _described(tensors):
+def _described(tensors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns dtype, shape and meaning of the inputs or outputs of a signature."""
     return {
         name: {
             "dtype": tf.as_dtype(tensors[name].dtype).name,
@@ -145,8 +171,8 @@ def _described(tensors):
 
 
 def check_exportable(model: Any) -> None:
-    """Raises unless `model` is an `ALIGN` with all that is exported."""
-    # `tokenizer` itself raises where the vocabulary is missing.
+    """Raises unless `model` is an `ALIGN` that can be exported."""
+    # The attribute `tokenizer` raises if the vocabulary is missing.
     check_has(model, "image_encoder", "text_encoder", "image_size", "tokenizer")
     if not model.tokenizer.in_graph:
         raise InputError(
@@ -157,7 +183,7 @@ def check_exportable(model: Any) -> None:
 
 
 def check_finite_weights(model: Any) -> None:
-    """Raises if a weight is NaN or infinite, which would make all embeddings so."""
+    """Raises if a weight is NaN or infinite, since all embeddings would be too."""
     wrong = [weight.path for weight in model.weights if not _is_finite(weight.numpy())]
     if wrong:
         raise InputError(
@@ -167,19 +193,20 @@ def check_finite_weights(model: Any) -> None:
         )
 
 
-def _is_finite(values):
-    # A sum that isn't finite is a value's, or an overflow, which takes a second look.
+def _is_finite(values: np.ndarray) -> bool:
+    # A sum of finite values can overflow, which needs a second check.
     values = np.asarray(values, "float32")
     return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
-def _check_holds_nothing_else(folder):
-    """Raises for what an export would remove, but for an earlier export."""
-    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    is_export = all((folder / name / "1" / _GRAPH).is_file() for name in MODELS)
-    others = held if not is_export else held - {*MODELS, "README.md", "serving"}
-    if others:
+def _check_holds_nothing_else(folder: pathlib.Path) -> None:
+    """Raises if a folder has files that aren't those of an earlier export."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    is_export = all((folder / name / "1" / _GRAPH).is_file() for name in SERVED_MODELS)
+    if is_export:
+        names -= {*SERVED_MODELS, "README.md", "serving"}
+    if names:
         raise InputError(
             f"directory must be new, empty or an earlier export, received {folder}, "
-            f"which holds {min(others)}; name another, or remove it first."
+            f"which holds {min(names)}; name another, or remove it first."
         )

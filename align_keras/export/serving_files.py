@@ -1,6 +1,6 @@
-"""What TensorFlow Serving needs beside the SavedModels, and warm-up requests.
+"""Configuration files of TensorFlow Serving, and warm-up requests.
 
-The server answers the requests to itself before it answers others.
+The server processes the warm-up requests before it accepts requests of clients.
 """
 
 import importlib.metadata
@@ -16,29 +16,34 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from align_keras.export.saved_model import SERVED_MODELS
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
-MODELS = ("image", "text", "align")
 VERSION = "1"
 INSTALL = "pip install 'align-keras[serving]'"
 _SOURCES = pathlib.Path(__file__).with_name("serving")
-# With .txt behind the names that no package data rule covers.
+# Names end in .txt if no rule for package data covers them otherwise.
 _SERVING = (
-    *("models.config.txt", "batching.config.txt", "monitoring.config.txt"),
-    *("Dockerfile.txt", "compose.yaml", "kubernetes.yaml"),
-    *("client_rest.py", "client_grpc.py"),
+    "models.config.txt",
+    "batching.config.txt",
+    "monitoring.config.txt",
+    "Dockerfile.txt",
+    "compose.yaml",
+    "kubernetes.yaml",
+    "client_rest.py",
+    "client_grpc.py",
 )
-# `align` has none: its signatures take as many captions as they like for an image,
-# which the server's batching refuses.
+# `align` has no batching, since the server refuses batches whose inputs have different
+# numbers of rows, such as images and captions.
 _BATCHING = {
     "image": "batching_params_image.pbtxt.txt",
     "text": "batching_params_text.pbtxt.txt",
 }
 
 WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
-# One, and several: TensorFlow's kernels choose other ways for them.
-COUNTS = (1, 8)
+# Rows of the requests. TensorFlow's kernels use different code for one and for several.
+WARM_UP_ROWS = (1, 8)
 _CAPTIONS = (
     "a red bicycle in front of a white house",
     "dog",
@@ -51,17 +56,17 @@ _TEMPLATES = ("a photo of a {}", "art of the {}")
 
 
 def write_serving_files(folder: str | os.PathLike) -> None:
-    """Writes what TensorFlow Serving 2.20 needs beside the SavedModels of an export.
+    """Adds the files that TensorFlow Serving 2.20 needs to an export.
 
     - `serving/`: models.config, batching.config, monitoring.config, Dockerfile,
       compose.yaml, kubernetes.yaml, client_rest.py and client_grpc.py.
     - `image/1` and `text/1`: batching_params.pbtxt.
-    - each model: warm-up requests, where the package tensorflow-serving-api is there.
+    - each model: warm-up requests, if tensorflow-serving-api is installed.
     """
     folder = pathlib.Path(folder)
-    models = {name: folder / name / VERSION for name in MODELS}
+    models = {name: folder / name / VERSION for name in SERVED_MODELS}
     signatures = {name: _read_signatures(path) for name, path in models.items()}
-    # TensorFlow Serving has TensorFlow's versions.
+    # TensorFlow Serving has the version numbers of TensorFlow.
     minor = ".".join(importlib.metadata.version("tensorflow").split(".")[:2])
     serving = folder / "serving"
     serving.mkdir(exist_ok=True)
@@ -81,7 +86,7 @@ def write_serving_files(folder: str | os.PathLike) -> None:
         write_warm_up_requests(path, name, signatures[name])
 
 
-def _read_signatures(model):
+def _read_signatures(model: pathlib.Path) -> dict[str, Any]:
     path = model / "signatures.json"
     if not (model / "saved_model.pb").is_file() or not path.is_file():
         raise InputError(
@@ -97,10 +102,9 @@ def write_warm_up_requests(
 ) -> None:
     """Writes requests for each signature of a SavedModel.
 
-    The server answers them while it loads the model, so that a client's first request
-    finds kernels, memory and graphs ready.
+    The server processes them while it loads the model, so that kernels, memory and
+    graphs are ready for the first request of a client.
     """
-    # An extra of this package.
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
     length = signatures["preprocessing"].get("text", {}).get("sequence_length")
@@ -108,7 +112,7 @@ def write_warm_up_requests(
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, specs in signatures["signatures"].items():
-            for count in COUNTS:
+            for count in WARM_UP_ROWS:
                 request = predict_pb2.PredictRequest()
                 request.model_spec.name = name
                 request.model_spec.signature_name = signature
@@ -120,7 +124,7 @@ def write_warm_up_requests(
                 writer.write(record.SerializeToString())
 
 
-def _example(key, count, length):
+def _example(key: str, count: int, length: int) -> np.ndarray:
     """Returns `count` rows for the input `key`."""
     if key == "image_bytes":
         return np.array([_file(row) for row in range(count)], object)
@@ -130,21 +134,21 @@ def _example(key, count, length):
         return np.resize(np.array(_CAPTIONS, object), count)
     if key == "templates":
         return np.array(_TEMPLATES, object)
-    # Any ids are as good as others. Rows of 2, 3, … tokens, the rest padding.
+    # The values of the ids don't matter. The rows have 2, 3, … tokens and padding.
     mask = np.arange(length) < np.arange(2, count + 2)[:, np.newaxis]
     return mask.astype(np.int32)
 
 
-def _file(row):
-    """An image as a file, of another size each; every fourth is a PNG."""
+def _file(row: int) -> bytes:
+    """Returns an image file. Rows have different sizes, and every fourth is a PNG."""
     buffer = io.BytesIO()
     image = Image.fromarray(_pixels(row, 240 + 40 * row, 180 + 20 * row))
     image.save(buffer, "PNG" if row % 4 == 3 else "JPEG", quality=85)
     return buffer.getvalue()
 
 
-def _pixels(row, width, height):
-    """Soft colors, which compress as photographs do."""
+def _pixels(row: int, width: int, height: int) -> np.ndarray:
+    """Returns soft colors, which compress like photographs."""
     grid = np.random.default_rng(row).integers(0, 256, (6, 8, 3), np.uint8)
     image = Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image)

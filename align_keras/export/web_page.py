@@ -1,4 +1,4 @@
-"""A static page that searches images in the browser, without a server."""
+"""Static page that searches images in the browser, without a server."""
 
 import base64
 import dataclasses
@@ -19,15 +19,15 @@ from align_keras.text.vocabulary import SPECIAL_TOKENS, is_uncased, save_vocabul
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
-# npm's package of LiteRT for browsers, and what it imports. Neither is part of this
-# package: `npm install` in the page's folder fetches them.
+# Version of the npm package of LiteRT for browsers. The packages below aren't part of
+# align-keras. `npm install` in the folder of the page downloads them.
 LITERT_JS_VERSION = "2.5.3"
 _RUNTIME = {
     "@litertjs/core": (
         "package.json",
         "README.md",
         "dist/index.js",
-        # Which of the two is loaded depends on the browser.
+        # The browser decides which of the two is loaded.
         "wasm/litert_wasm_internal.js",
         "wasm/litert_wasm_internal.wasm",
         "wasm/litert_wasm_compat_internal.js",
@@ -69,11 +69,19 @@ def write_web_page(
 ) -> None:
     """Writes a page that searches images by texts and images, to an empty folder.
 
-    `embeddings`, a float array (n, d), has a row of unit length for each image.
+    Any static server can serve the page. The browser computes everything.
 
-    Any static server can serve it. The browser computes everything. `runtime`, a
-    `node_modules` that `check_runtime` accepts, is copied, or None leaves that to `npm
-    install`.
+    Args:
+        folder: path of an empty folder.
+        tokenizer: `WordPieceTokenizer` of the model.
+        image_size: int, side of the input in pixels.
+        image_tower: content of the LiteRT file of the image encoder.
+        text_tower: content of the LiteRT file of the text encoder.
+        images: `PageImage` of each image.
+        embeddings: float array (images, d), rows of unit length.
+        title: str, heading of the page.
+        runtime: `node_modules` folder to copy, which `check_litert_js` accepts, or None
+            to leave the packages to `npm install`.
     """
     folder = pathlib.Path(folder)
     dimension = embeddings.shape[1]
@@ -84,25 +92,27 @@ def write_web_page(
         _copy_runtime(pathlib.Path(runtime), folder / "node_modules")
 
 
-def check_runtime(runtime: str | os.PathLike) -> None:
+def check_litert_js(runtime: str | os.PathLike) -> None:
     """Raises unless a folder is a `node_modules` with the runtime."""
     wanted = " ".join(f"{name}@{LITERT_JS_VERSION}" for name in _RUNTIME)
     for package, names in _RUNTIME.items():
-        home = pathlib.Path(runtime, package)
+        package_folder = pathlib.Path(runtime, package)
         try:
-            text = (home / "package.json").read_text(encoding="utf-8")
+            text = (package_folder / "package.json").read_text(encoding="utf-8")
             version = json.loads(text)["version"]
         except (OSError, ValueError, KeyError):
             version = None
-        if version == LITERT_JS_VERSION:
-            lacking = [name for name in names if not (home / name).is_file()]
-            found = f"one without {', '.join(lacking)}" if lacking else None
+        problem = None
+        if version != LITERT_JS_VERSION:
+            problem = version or "none"
         else:
-            found = version or "none"
-        if found:
+            missing = [name for name in names if not (package_folder / name).is_file()]
+            if missing:
+                problem = f"one without {', '.join(missing)}"
+        if problem:
             raise InputError(
                 f"litert_js must be a node_modules folder with {package} "
-                f"{LITERT_JS_VERSION}, received {runtime} with {found}; run npm "
+                f"{LITERT_JS_VERSION}, received {runtime} with {problem}; run npm "
                 f"install {wanted} and name its node_modules, or leave the option out."
             )
 
@@ -144,7 +154,7 @@ def _write_model(
             "max_pixels": MAX_PIXELS,
             "dimension": dimension,
             "tokenizer": tokenizer_options(tokenizer),
-            # By them the page shows how much has come.
+            # The page shows the progress of the download with these sizes.
             "files": {
                 file.relative_to(folder).as_posix(): file.stat().st_size
                 for file in sorted(files)
@@ -154,7 +164,7 @@ def _write_model(
 
 
 def tokenizer_options(tokenizer: Any) -> dict[str, Any]:
-    """Returns what web/tokenizer.js must know, as JSON; code points in hexadecimal."""
+    """Returns the settings of web/tokenizer.js, with hexadecimal code points."""
     classes = {
         "spaces": unicode_classes.SPACES,
         # The first private character marks special tokens.
@@ -170,7 +180,7 @@ def tokenizer_options(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _write_page(folder, title, count):
+def _write_page(folder: pathlib.Path, title: str, count: int) -> None:
     (folder / "page").mkdir()
     for file in sorted([*_SOURCE.glob("*.js"), *_SOURCE.glob("*.css")]):
         shutil.copyfile(file, folder / "page" / file.name)
@@ -183,8 +193,8 @@ def _write_page(folder, title, count):
             "dependencies": dict.fromkeys(_RUNTIME, LITERT_JS_VERSION),
         },
     )
-    imports = {name: f"./node_modules/{name}/dist/index.js" for name in _RUNTIME}
-    imports = json.dumps({"imports": imports})
+    modules = {name: f"./node_modules/{name}/dist/index.js" for name in _RUNTIME}
+    imports = json.dumps({"imports": modules})
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_SOURCE),
         autoescape=True,
@@ -194,7 +204,7 @@ def _write_page(folder, title, count):
         title=title,
         count=count,
         imports=jinja2.filters.Markup(imports),
-        # The policy allows this inline script alone.
+        # The security policy of the page allows only this inline script.
         imports_hash=base64.b64encode(
             hashlib.sha256(imports.encode()).digest()
         ).decode(),
@@ -202,8 +212,11 @@ def _write_page(folder, title, count):
     (folder / "index.html").write_text(page + "\n", encoding="utf-8")
 
 
-def _copy_runtime(runtime, target):
-    """Copies what the page loads of the runtime; the rest is twice as large."""
+def _copy_runtime(runtime: pathlib.Path, target: pathlib.Path) -> None:
+    """Copies the files of the runtime that the page loads.
+
+    Its other files are twice as large.
+    """
     for package, names in _RUNTIME.items():
         for name in names:
             file = target / package / name
@@ -211,6 +224,6 @@ def _copy_runtime(runtime, target):
             shutil.copyfile(runtime / package / name, file)
 
 
-def _write_json(path, value):
+def _write_json(path: pathlib.Path, value: object) -> None:
     text = json.dumps(value, ensure_ascii=False, indent=1)
     path.write_text(text + "\n", encoding="utf-8")

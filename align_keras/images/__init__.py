@@ -2,10 +2,10 @@
 
 from align_keras.images.augment import augment_images
 from align_keras.images.crops import (
-    central_crop_bytes,
+    central_crop,
     crop_image,
     crop_image_bytes,
-    inception_crop_bytes,
+    inception_crop,
     random_flip,
 )
 from align_keras.images.decode import decode_image

@@ -1,21 +1,40 @@
-"""Training-time variation of a batch of images, as graph operations."""
+"""Augmentation of a batch of training images, as graph operations."""
 
 import tensorflow as tf
 
 
-def _uniform(count, seed, salt, low=0.0, high=1.0, columns=None):
-    """Stateless uniform numbers; `salt` separates the uses of one seed."""
+def _uniform(
+    count: int | tf.Tensor,
+    seed: tf.Tensor,
+    salt: int,
+    low: float = 0.0,
+    high: float = 1.0,
+    columns: int | None = None,
+) -> tf.Tensor:
+    """Returns uniform numbers, (count,) or (count, columns).
+
+    Each use of a seed has a `salt` of its own, in [0, 64).
+    """
     shape = (count,) if columns is None else (count, columns)
     seed = tf.stack([seed[0], seed[1] * 64 + salt])
     return tf.random.stateless_uniform(shape, seed, low, high)
 
 
-def _length(images, axis):
+def _length(images: tf.Tensor, axis: int) -> int | tf.Tensor:
     return images.shape[axis] or tf.shape(images)[axis]
 
 
-def _random_boxes(count, side, image_size, seed, crop, flip, zoom, shift):
-    """Boxes (count, 4) for `crop_and_resize`; a flip swaps the x borders."""
+def _random_boxes(
+    count: int | tf.Tensor,
+    side: int | tf.Tensor,
+    image_size: int,
+    seed: tf.Tensor,
+    crop: bool,
+    flip: bool,
+    zoom: float,
+    shift: float,
+) -> tf.Tensor:
+    """Returns boxes (count, 4) for `crop_and_resize`. A flip swaps the x borders."""
     slack = tf.cast(side - image_size, tf.float32)
     if crop:
         offsets = tf.floor(_uniform(count, seed, 0, columns=2) * (slack + 1.0))
@@ -23,7 +42,7 @@ def _random_boxes(count, side, image_size, seed, crop, flip, zoom, shift):
         offsets = tf.fill((count, 2), tf.floor(slack / 2.0))
     lengths = tf.fill((count, 2), tf.cast(image_size - 1, tf.float32))
     if zoom:
-        # Each side is scaled by itself: size and aspect vary by up to `zoom`.
+        # Each side has its own scale, so that size and aspect ratio vary.
         scale = tf.exp(_uniform(count, seed, 1, -zoom, zoom, columns=2))
         centers = offsets + lengths / 2.0
         lengths = lengths * scale
@@ -33,13 +52,15 @@ def _random_boxes(count, side, image_size, seed, crop, flip, zoom, shift):
     y1, x1 = tf.unstack(offsets, axis=1)
     y2, x2 = tf.unstack(offsets + lengths, axis=1)
     if flip:
-        flipped = _uniform(count, seed, 2) < 0.5
-        x1, x2 = tf.where(flipped, x2, x1), tf.where(flipped, x1, x2)
+        is_flipped = _uniform(count, seed, 2) < 0.5
+        x1, x2 = tf.where(is_flipped, x2, x1), tf.where(is_flipped, x1, x2)
     return tf.stack([y1, x1, y2, x2], axis=1) / tf.cast(side - 1, tf.float32)
 
 
-def _random_colors(count, seed):
-    """Colors of ink and paper, (count, 1, 1, 3) each."""
+def _random_colors(
+    count: int | tf.Tensor, seed: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the colors of ink and paper, (count, 1, 1, 3) each."""
     colors = _uniform(count, seed, 3, 0.0, 255.0, columns=6)
     ink, paper = tf.split(colors[:, tf.newaxis, tf.newaxis], 2, axis=-1)
     # A contrast of at least 96 gray levels in the mean keeps the drawing legible.
@@ -64,22 +85,22 @@ def augment_images(
     input_pipeline_id: int = 0,
     num_input_pipelines: int = 1,
 ) -> tf.Tensor:
-    """Varies images that were resized to a square, for training.
+    """Augments training images that were resized to a square.
 
     Args:
         images: uint8 tensor (n, side, side, 3), side ≥ `image_size`.
         image_size: int, the side of the encoder's input in pixels.
-        seed: integer tensor (2,); the same seed gives the same result.
-        crop: bool, crop at a random place; otherwise in the center.
-        flip: bool, mirror half of the images left to right.
-        zoom: float ≥ 0; each side of the crop is scaled by a random factor
-            between exp(-zoom) and exp(zoom). What lies outside is white.
-        shift: float ≥ 0; the crop is moved by up to this share of its side.
-        recolor: float in [0, 1], for drawings dark on white: the share of the
-            images that get random ink and paper colors, either polarity.
-        input_pipeline_id: int, which part of a larger batch these images are:
-            they are varied as they would be in the whole batch.
-        num_input_pipelines: int ≥ 1, how many parts of equal size it has.
+        seed: integer tensor (2,). The same seed gives the same result.
+        crop: bool, crop at a random position. False crops the center.
+        flip: bool, mirror half of the images from left to right.
+        zoom: float ≥ 0. Each side of the crop is scaled by a random factor
+            between exp(-zoom) and exp(zoom). Pixels outside of the image are white.
+        shift: float ≥ 0. The crop is moved by up to this fraction of its side.
+        recolor: float in [0, 1], for dark drawings on white: fraction of the
+            images that get random colors of ink and paper, either of them darker.
+        input_pipeline_id: int, part of a larger batch that these images are. They
+            are augmented as they would be in the whole batch.
+        num_input_pipelines: int ≥ 1, number of equal parts of that batch.
 
     Returns:
         float32 tensor (n, image_size, image_size, 3) in [0, 255].
@@ -88,10 +109,12 @@ def augment_images(
         Jia et al. 2021, section 5 (random crop and horizontal flip).
     """
     rows = _length(images, 0)
-    total, first = rows * num_input_pipelines, rows * input_pipeline_id
+    total = rows * num_input_pipelines
+    first = rows * input_pipeline_id
 
-    def part(values):
-        # Of the whole batch's, since a part's would be rounded differently.
+    def part(values: tf.Tensor) -> tf.Tensor:
+        # The numbers of the whole batch are computed, since TensorFlow would round
+        # those of a part differently.
         return values[first : first + rows]
 
     boxes = _random_boxes(
@@ -105,9 +128,9 @@ def augment_images(
         extrapolation_value=255.0,
     )
     if recolor:
-        chosen = part(_uniform(total, seed, 5) < recolor)
-        chosen = chosen[:, tf.newaxis, tf.newaxis, tf.newaxis]
+        is_recolored = part(_uniform(total, seed, 5) < recolor)
+        is_recolored = is_recolored[:, tf.newaxis, tf.newaxis, tf.newaxis]
         ink, paper = (part(colors) for colors in _random_colors(total, seed))
         colored = ink + (paper - ink) * (images / 255.0)
-        images = tf.where(chosen, colored, images)
+        images = tf.where(is_recolored, colored, images)
     return images

@@ -1,6 +1,4 @@
-"""Random and central crops, decoded, cropped and shrunk in one pass: of ALIGN's
-training (`crop_image_bytes`), and of classifiers'.
-"""
+"""Random and central crops of training images, for ALIGN and for classifiers."""
 
 import tensorflow as tf
 
@@ -12,7 +10,8 @@ from align_keras.images.decode import (
 )
 from align_keras.images.preprocess import crop_size_to_resize_size, resize_image
 
-# libjpeg's inverse transform of 4, 2 or 1 of a block's 8 rows and columns.
+# Scales of JPEG decoding: libjpeg can decode 4, 2 or 1 of the 8 rows and columns of a
+# block.
 _JPEG_RATIOS = (1, 2, 4, 8)
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
 
@@ -20,31 +19,31 @@ _ASPECT_RATIOS = (3 / 4, 4 / 3)
 def crop_image_bytes(
     image_bytes: tf.Tensor,
     image_size: int,
-    place: tf.Tensor | tuple[float, float],
-    flipped: tf.Tensor | bool = False,
+    position: tf.Tensor | tuple[float, float],
+    is_flipped: tf.Tensor | bool = False,
 ) -> tf.Tensor:
-    """Decodes an image and brings a window of it to the encoder's input size.
+    """Decodes an image and resizes a window of it to the encoder's input size.
 
-    The same as decoding the image, resizing it to the side that
-    `crop_size_to_resize_size` gives, cropping and mirroring, up to the filter: source
-    pixels are averaged over the area of a pixel, where evaluation weights them by a
-    triangle of twice this width. Most images differ by less than one gray level in the
-    mean, very detailed photographs by up to three, and images stored at the resize size
-    by none. Only the window is decoded and resampled, a JPEG at the smallest scale that
-    leaves nothing to enlarge.
+    The result is that of decoding the image, resizing it to the side that
+    `crop_size_to_resize_size` returns, cropping and mirroring, except for the filter:
+    source pixels are averaged over the area of a pixel, while evaluation weights them
+    by a triangle of twice this width. Most images differ by less than one gray level in
+    the mean, very detailed photographs by up to three, and images that are stored at
+    the resize size not at all. Only the window is decoded and resampled. A JPEG is
+    decoded at the smallest scale that needs no enlargement.
 
     Args:
         image_bytes: scalar string tensor, as `decode_image` takes it.
         image_size: int, the side of the encoder's input in pixels.
-        place: float tensor (2,) in [0, 1), where the window lies, from the top
-            to the bottom and from the left to the right.
-        flipped: bool tensor (), mirror the image left to right.
+        position: float tensor (2,) in [0, 1), vertical and horizontal position of the
+            window, from the top and from the left.
+        is_flipped: bool tensor (), mirror the image from left to right.
 
     Returns:
         uint8 tensor (image_size, image_size, 3).
 
     Raises:
-        tf.errors.InvalidArgumentError: if the bytes aren't such an image.
+        tf.errors.InvalidArgumentError: if the bytes are not such an image.
 
     References:
         Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
@@ -55,50 +54,62 @@ def crop_image_bytes(
     >>> crop_image_bytes(jpeg, 64, (0.5, 0.5)).shape
     TensorShape([64, 64, 3])
     """
-    place, flipped = tf.convert_to_tensor(place), tf.convert_to_tensor(flipped)
-    return _cropped(image_bytes, image_size, place, flipped)
+    return _decode_and_crop(
+        image_bytes,
+        image_size,
+        tf.convert_to_tensor(position),
+        tf.convert_to_tensor(is_flipped),
+    )
 
 
 def crop_image(
     image: tf.Tensor,
     image_size: int,
-    place: tf.Tensor | tuple[float, float],
-    flipped: tf.Tensor | bool = False,
+    position: tf.Tensor | tuple[float, float],
+    is_flipped: tf.Tensor | bool = False,
 ) -> tf.Tensor:
-    """As `crop_image_bytes`, of a decoded image, uint8 tensor (height, width, 3)."""
-    window = _window(image, image_size, place)
-    return _resampled_and_mirrored(window, image_size, flipped)
+    """Crops as `crop_image_bytes`, from uint8 pixels (height, width, 3)."""
+    window = _window(image, image_size, position)
+    return _resample_and_mirror(window, image_size, is_flipped)
 
 
 @tf.function(autograph=False)
-def _cropped(image_bytes, image_size, place, flipped):
+def _decode_and_crop(
+    image_bytes: tf.Tensor, image_size: int, position: tf.Tensor, is_flipped: tf.Tensor
+) -> tf.Tensor:
     is_upright_jpeg = tf.cond(
         tf.strings.substr(image_bytes, 0, 3) == JPEG_SIGNATURE,
-        lambda: tf.abs(jpeg_orientation(image_bytes) - 5) > 3,  # None of 2 to 8.
+        # Orientations 2 to 8 are turned or mirrored.
+        lambda: tf.abs(jpeg_orientation(image_bytes) - 5) > 3,
         lambda: tf.constant(False),
     )
     window = tf.cond(
         is_upright_jpeg,
-        lambda: _jpeg_window(image_bytes, image_size, place),
-        lambda: _window(decode_image(image_bytes), image_size, place),
+        lambda: _jpeg_window(image_bytes, image_size, position),
+        lambda: _window(decode_image(image_bytes), image_size, position),
     )
-    return _resampled_and_mirrored(window, image_size, flipped)
+    return _resample_and_mirror(window, image_size, is_flipped)
 
 
-def _resampled_and_mirrored(window, image_size, flipped):
+def _resample_and_mirror(
+    window: tf.Tensor, image_size: int, is_flipped: tf.Tensor | bool
+) -> tf.Tensor:
     image = _resample(window, image_size)
-    flipped = tf.convert_to_tensor(flipped)
-    return tf.cond(flipped, lambda: tf.reverse(image, [1]), lambda: image)
+    is_flipped = tf.convert_to_tensor(is_flipped)
+    return tf.cond(is_flipped, lambda: tf.reverse(image, [1]), lambda: image)
 
 
-def _jpeg_window(image_bytes, image_size, place):
+def _jpeg_window(
+    image_bytes: tf.Tensor, image_size: int, position: tf.Tensor
+) -> tf.Tensor:
+    """Decodes only the window of a JPEG, at the smallest scale that fits."""
     shape = tf.io.extract_jpeg_shape(image_bytes)[:2]
     pixels = tf.reduce_prod(tf.cast(shape, tf.int64))
     with tf.control_dependencies([size_check(pixels)]):
         shape = tf.identity(shape)
 
-    def window_at(ratio):
-        box = _box(-(-shape // ratio), image_size, place)
+    def window_at(ratio: int) -> tf.Tensor:
+        box = _box(-(-shape // ratio), image_size, position)
         return tf.image.decode_and_crop_jpeg(
             image_bytes, box, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
         )
@@ -110,77 +121,91 @@ def _jpeg_window(image_bytes, image_size, place):
     )
 
 
-def _window(image, image_size, place):
-    top, left, height, width = tf.unstack(_box(tf.shape(image)[:2], image_size, place))
-    return image[top : top + height, left : left + width]
+def _window(
+    image: tf.Tensor, image_size: int, position: tf.Tensor | tuple[float, float]
+) -> tf.Tensor:
+    """Returns the pixels of the window, before resampling."""
+    box = _box(tf.shape(image)[:2], image_size, position)
+    y, x, height, width = tf.unstack(box)
+    return image[y : y + height, x : x + width]
 
 
-def _window_size(shape, image_size):
+def _window_size(shape: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Returns height and width of the window in source pixels, int32 (2,)."""
     share = image_size / crop_size_to_resize_size(image_size)
     size = tf.cast(tf.round(tf.cast(shape, tf.float32) * share), tf.int32)
     return tf.maximum(size, 1)
 
 
-def _box(shape, image_size, place):
+def _box(
+    shape: tf.Tensor, image_size: int, position: tf.Tensor | tuple[float, float]
+) -> tf.Tensor:
     """Returns the window's top, left, height and width in whole source pixels."""
     size = _window_size(shape, image_size)
     slack = tf.cast(shape - size + 1, tf.float32)
     # Rounding can lift a product of a number just below 1 to `slack`.
-    corner = tf.minimum(tf.cast(place * slack, tf.int32), shape - size)
+    corner = tf.minimum(tf.cast(position * slack, tf.int32), shape - size)
     return tf.concat([corner, size], axis=0)
 
 
-def _resample(window, image_size):
-    """Brings a window to the encoder's input size.
+def _resample(window: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Resizes a window to the encoder's input size.
 
     An axis that shrinks is averaged over all source pixels of a target pixel, so that
     fine patterns do not alias. An axis that grows is interpolated.
     """
-    size, target = tf.shape(window)[:2], (image_size, image_size)
+    size = tf.shape(window)[:2]
+    target = (image_size, image_size)
 
-    def grown(images):
+    def enlarge(images: tf.Tensor) -> tf.Tensor:
         return tf.cond(
             tf.reduce_all(tf.shape(images)[1:3] == image_size),
             lambda: tf.cast(images, tf.float32),
-            # The same numbers as from uint8, for which there is no vector code.
+            # The numbers are those of uint8, for which TensorFlow has no vector code.
             lambda: tf.image.resize(tf.cast(images, tf.float32), target),
         )
 
-    def resampled():
+    def resample() -> tf.Tensor:
         images = window[tf.newaxis]
         image = tf.cond(
             tf.reduce_any(size > image_size),
-            lambda: grown(
+            lambda: enlarge(
                 tf.raw_ops.ResizeArea(images=images, size=tf.minimum(size, image_size))
             ),
-            lambda: grown(images),
+            lambda: enlarge(images),
         )[0]
         return tf.cast(image + 0.5, tf.uint8)
 
-    image = tf.cond(tf.reduce_all(size == image_size), lambda: window, resampled)
+    image = tf.cond(tf.reduce_all(size == image_size), lambda: window, resample)
     return tf.ensure_shape(image, (*target, 3))
 
 
-# === Crops of classifiers ===
+# === Crops for classifiers ===
 
 
-def inception_crop_bytes(
-    image_bytes: tf.Tensor,
+def inception_crop(
+    image: tf.Tensor,
     image_size: int,
     seed: tf.Tensor,
     min_area: float = 0.08,
     flip: bool = True,
 ) -> tf.Tensor:
-    """Decodes an image, and cuts and resizes a window of random area and aspect.
+    """Cuts a window of random area and aspect ratio, resizes it, and may mirror it.
 
-    Of `seed`, integers (2,), the same gives the same window, at least `min_area` of the
-    image's, mirrored or not. Returned is uint8 (image_size, image_size, 3).
+    Args:
+        image: uint8 tensor (height, width, 3).
+        image_size: int, side of the result in pixels.
+        seed: integer tensor (2,). The same seed gives the same window.
+        min_area: float in (0, 1], smallest area of the window relative to the image.
+        flip: bool, mirror half of the images.
+
+    Returns:
+        uint8 tensor (image_size, image_size, 3).
 
     References:
         Szegedy et al. 2015, "Going deeper with convolutions", section 6: 8% to
-        100% of the area, aspects from 3/4 to 4/3; Jia et al. 2021, section 5.3.
+        100% of the area, aspect ratios from 3/4 to 4/3. Jia et al. 2021, section 5.3.
     """
-    image = decode_image(image_bytes)
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.shape(image),
         tf.zeros((1, 0, 4)),
@@ -188,7 +213,7 @@ def inception_crop_bytes(
         min_object_covered=0.0,
         aspect_ratio_range=_ASPECT_RATIOS,
         area_range=(min_area, 1.0),
-        # Where none of these fits, as in a very long image, it takes all of it.
+        # If no window fits, as in a very long image, TensorFlow takes the whole image.
         max_attempts=10,
         use_image_if_no_bounding_boxes=True,
     )
@@ -196,26 +221,34 @@ def inception_crop_bytes(
     return random_flip(image, seed) if flip else image
 
 
-def central_crop_bytes(
-    image_bytes: tf.Tensor, image_size: int, fraction: float = 0.875
+def central_crop(
+    image: tf.Tensor, image_size: int, fraction: float = 0.875
 ) -> tf.Tensor:
-    """Decodes an image, and resizes its central part, a fraction of each side, without
-    keeping its aspect, to uint8 (image_size, image_size, 3).
+    """Resizes the center of an image, without keeping its aspect ratio.
+
+    Args:
+        image: uint8 tensor (height, width, 3).
+        image_size: int, side of the result in pixels.
+        fraction: float in (0, 1], fraction of each side that is taken.
+
+    Returns:
+        uint8 tensor (image_size, image_size, 3).
 
     References:
         Jia et al. 2021, section 5.3: a single central crop with ratio 0.875.
     """
-    image = tf.image.central_crop(decode_image(image_bytes), fraction)
+    image = tf.image.central_crop(image, fraction)
     return resize_image(_static(image), image_size)
 
 
 def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Mirrors an image left to right, or not, by the seed."""
-    # The crop's own numbers come from the seed too.
+    """Mirrors half of the images from left to right, depending on the seed, (2,)."""
+    # Another seed, because the crop's numbers come from this one.
     seed = tf.cast(tf.convert_to_tensor(seed), tf.int64)
-    mirrored = tf.random.stateless_uniform((), seed + tf.constant([0, 1], tf.int64) * 7)
-    return tf.cond(mirrored < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
+    number = tf.random.stateless_uniform((), seed + tf.constant([0, 1], tf.int64) * 7)
+    return tf.cond(number < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
 
 
-def _static(image):
+def _static(image: tf.Tensor) -> tf.Tensor:
+    """Sets the static number of channels, which some operations lose."""
     return tf.ensure_shape(image, (None, None, 3))

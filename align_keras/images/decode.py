@@ -1,22 +1,27 @@
-"""The one rule of which files are images, and of their pixels, as operations of a
-graph: JPEG, PNG, WebP, GIF, plain BMP; RGB of 8 bits, on white, upright by EXIF, first
-frame, at most 192 MiB. `align_keras.corpus.image` follows it by Pillow, the web page by
-the browser; `tests/images/test_decoding_rule.py` holds them together.
+"""Decoding of image files in a graph, the reference for all other decoders.
+
+Images are JPEG, PNG, WebP, GIF or plain BMP files. Their pixels are RGB of 8 bits, on
+white, upright by EXIF, the first frame, at most 192 MiB. `align_keras.corpus.image`
+follows the same rule with Pillow, and the web page with the browser.
+`tests/images/test_decoding_rule.py` compares them.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
 from align_keras.utils.files import MAX_PIXELS
 
-# PNG, WebP, GIF and BMP of more pixels are decoded one after another: they may be small
-# files, and take a gigabyte each.
+# Pixels. Larger PNG, WebP, GIF and BMP images are decoded one after the other, since
+# small files can have many pixels and need a gigabyte each.
 LARGE = MAX_PIXELS // 4
-# What a walk over a file's parts looks at before it gives up: 32 megabytes of a GIF's
-# full blocks, some seconds.
+# Parts of a file that are read before decoding fails: 32 megabytes of full blocks of a
+# GIF, which takes a few seconds.
 MAX_PARTS = 2**17
 JPEG_SIGNATURE = b"\xff\xd8\xff"
-# Where a JPEG's or a PNG's orientation must begin; far, since other metadata may come
-# before, but not the whole file, which would take longer to search.
+# Bytes in which the orientation of a JPEG or a PNG must begin. Other metadata may come
+# first. A search of the whole file would take longer.
 EXIF_WITHIN = 2**16
 _STRING = tf.TensorSpec((), tf.string)
 _NUMBER = tf.TensorSpec((), tf.int64)
@@ -25,17 +30,17 @@ _RGBA = tf.TensorSpec((None, None, 4), tf.uint8)
 _OF_ANY_CHANNELS = tf.TensorSpec((None, None, None), tf.uint8)
 
 
-# A graph's first run, in every pipeline and every export, takes time by its size, so
-# that what formats share is a function, traced once and there once. Nor is such a
-# function inlined: branches of other formats would take time as well. What raises
-# stands outside of them: a call that fails loses some 800 bytes for good (TensorFlow
-# 2.20 and 2.21). What they refuse they answer by an empty file or an image without
-# pixels, which raises behind them.
+# The first run of a graph, in each pipeline and each export, takes time in proportion
+# to its size. Code that several formats share is therefore a function that is traced
+# once. Such a function isn't inlined, since branches of other formats would take time
+# too. Operations that raise are outside of these functions, since a failed call leaks
+# about 800 bytes (TensorFlow 2.20 and 2.21). The functions return an empty file or an
+# image without pixels for files that they refuse, which raises later.
 _BYTES = [bytes([value]) for value in range(256)]
 
 
-def _apart(*signature):
-    """Decorates: makes a call of the function one operation of the graph."""
+def _apart(*signature: tf.TensorSpec) -> Callable[[Callable], Callable]:
+    """Returns a decorator that makes the call of a function one operation."""
     return tf.function(
         input_signature=signature,
         autograph=False,
@@ -44,7 +49,7 @@ def _apart(*signature):
 
 
 class FileBytes:
-    """Numbers out of a file, a scalar string tensor, in a graph."""
+    """Numbers and parts of a file in a graph. The file is a scalar string tensor."""
 
     def __init__(self, file: tf.Tensor):
         self.file = tf.convert_to_tensor(file)
@@ -56,21 +61,23 @@ class FileBytes:
         count: int,
         big_endian: tf.Tensor | bool = False,
     ) -> tf.Tensor:
-        """Reads an unsigned number of up to four bytes, int64; 0 behind the end."""
+        """Reads an unsigned number of up to four bytes, int64, 0 after the end."""
         read = _big_endian_number if big_endian else _number
         return read(self.file, tf.cast(position, tf.int64), count)
 
     def part(self, position: tf.Tensor | int, size: tf.Tensor | int) -> tf.Tensor:
-        """Returns a piece of the file, scalar string; cut off where the file ends."""
+        """Returns a part of the file, a scalar string, up to the end of the file."""
         position = tf.minimum(tf.cast(position, tf.int64), self.length)
         return tf.strings.substr(self.file, position, tf.cast(size, tf.int64))
 
     def begins(self, signature: bytes, position: tf.Tensor | int = 0) -> tf.Tensor:
-        """Tells whether the file has these bytes there."""
+        """Returns a bool tensor, True if the file has these bytes at the position."""
         return self.part(position, len(signature)) == signature
 
 
-def _number_there(file, position, count, little_endian=True):
+def _number_there(
+    file: tf.Tensor, position: tf.Tensor, count: tf.Tensor, little_endian: bool = True
+) -> tf.Tensor:
     eight = tf.strings.join([FileBytes(file).part(position, count), b"\0" * 8])
     eight = tf.strings.substr(eight, 0, 8)
     return tf.reshape(tf.io.decode_raw(eight, tf.int64, little_endian), ())
@@ -80,19 +87,21 @@ _number = _apart(_STRING, _NUMBER, _NUMBER)(_number_there)
 
 
 @_apart(_STRING, _NUMBER, _NUMBER)
-def _big_endian_number(file, position, count):
+def _big_endian_number(
+    file: tf.Tensor, position: tf.Tensor, count: tf.Tensor
+) -> tf.Tensor:
     value = _number_there(file, position, count, little_endian=False)
     return tf.bitwise.right_shift(value, 64 - 8 * count)
 
 
-def _choose(condition, number, other):
+def _choose(condition: tf.Tensor, number: Any, other: Any) -> tf.Tensor:
     """Applies `tf.where` to numbers, int64."""
-    return tf.where(condition, *(tf.cast(value, tf.int64) for value in (number, other)))
+    return tf.where(condition, tf.cast(number, tf.int64), tf.cast(other, tf.int64))
 
 
 @tf.autograph.experimental.do_not_convert
 def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Decodes a JPEG, PNG, WebP, GIF or BMP file to RGB, by the rule above.
+    """Decodes a JPEG, PNG, WebP, GIF or BMP file to RGB.
 
     Args:
         image_bytes: scalar string tensor, the file's bytes.
@@ -114,21 +123,22 @@ def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
 
 
 @tf.function(autograph=False)
-def _decoded(image_bytes):
+def _decoded(image_bytes: tf.Tensor) -> tf.Tensor:
     is_jpeg = tf.strings.substr(image_bytes, 0, 3) == JPEG_SIGNATURE
-    decoders = [lambda: _jpeg(image_bytes), lambda: _no_jpeg(image_bytes)]
-    image = tf.ensure_shape(tf.cond(is_jpeg, *decoders), (None, None, 3))
+    image = tf.cond(is_jpeg, lambda: _jpeg(image_bytes), lambda: _no_jpeg(image_bytes))
+    image = tf.ensure_shape(image, (None, None, 3))
     check = tf.debugging.Assert(tf.size(image) > 0, ["the image must be whole"])
     with tf.control_dependencies([check]):
         return tf.identity(image)
 
 
-def _no_jpeg(image_bytes):
+def _no_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
     pixels = pixels_by_header(image_bytes)
     with tf.control_dependencies([size_check(pixels)]):
         is_large = pixels > LARGE
-    # It waits until no other large image is being decoded in this process. A lock ends
-    # with its tensor too, if the decoder raises; where none is needed, any will do.
+    # A large image waits until no other large image is being decoded in this process. A
+    # lock also ends with its tensor, if the decoder raises. Smaller images get another
+    # tensor instead of a lock.
     lock = tf.cond(
         is_large,
         lambda: tf.raw_ops.MutexLock(
@@ -152,33 +162,36 @@ def _no_jpeg(image_bytes):
         return tf.identity(image)
 
 
-def _unlocked(lock):
+def _unlocked(lock: tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies([tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)]):
         return tf.constant(True)
 
 
-def _kind(image_bytes):
-    """Returns which signature a file begins with, of none their number, int32."""
+def _kind(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Returns the number of the signature that a file begins with, int32.
+
+    The result is the number of signatures if the file begins with none.
+    """
     signatures = [JPEG_SIGNATURE, b"\x89PNG", b"RIFF", b"GIF8", b"BM"]
     sizes = [len(signature) for signature in signatures]
     begins = tf.strings.substr(image_bytes, [0] * len(sizes), sizes) == signatures
-    # With none, the least is the greatest of all numbers.
+    # The minimum of an empty tensor is the largest int64.
     return tf.cast(tf.minimum(tf.reduce_min(tf.where(begins)), len(sizes)), tf.int32)
 
 
 def pixels_by_header(file: FileBytes) -> tf.Tensor:
-    """Returns how many pixels a file says that it has, int64; 0 for no known format."""
+    """Returns the number of pixels by the header of a file, int64, or 0."""
     content = FileBytes(file)
     at = content.number
 
-    def jpeg():
+    def jpeg() -> tf.Tensor:
         height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(file, tf.int64))
         return height * width
 
-    def png():
+    def png() -> tf.Tensor:
         return at(16, 4, True) * at(20, 4, True)
 
-    def webp():
+    def webp() -> tf.Tensor:
         kind = content.part(12, 4)
         extended = (at(24, 3) + 1) * (at(27, 3) + 1)
         bits = at(21, 4)
@@ -188,13 +201,14 @@ def pixels_by_header(file: FileBytes) -> tf.Tensor:
             kind == b"VP8X", extended, tf.where(kind == b"VP8L", lossless, lossy)
         )
 
-    def gif():
+    def gif() -> tf.Tensor:
         frame, _ = gif_frame(file)
-        left, top, width, height = (at(frame + place, 2) for place in (1, 3, 5, 7))
-        return tf.maximum(at(6, 2), left + width) * tf.maximum(at(8, 2), top + height)
+        right = at(frame + 1, 2) + at(frame + 5, 2)
+        bottom = at(frame + 3, 2) + at(frame + 7, 2)
+        return tf.maximum(at(6, 2), right) * tf.maximum(at(8, 2), bottom)
 
-    def bmp():
-        # A negative height, of rows from the top down, is two's complement.
+    def bmp() -> tf.Tensor:
+        # The height of images with rows from the top is negative, in two's complement.
         height = at(22, 4)
         return at(18, 4) * tf.minimum(height, 2**32 - height)
 
@@ -211,36 +225,41 @@ def size_check(pixels: tf.Tensor) -> tf.Operation:
     return tf.debugging.Assert(pixels <= MAX_PIXELS, [message, pixels])
 
 
-def _refused(rule):
-    """Raises in the graph; gives an image of the right kind to trace."""
+def _refused(rule: str) -> tf.Tensor:
+    """Raises in the graph, and returns an image of the right shape for tracing."""
     check = tf.debugging.Assert(tf.constant(False), [f"the image must be {rule}"])
     with tf.control_dependencies([check]):
         return tf.zeros((1, 1, 3), tf.uint8)
 
 
 @_apart(_RGBA, tf.TensorSpec((), tf.uint8))
-def _on_white(rgba, opaque):
-    """Blends uint8 (h, w, 4) to (h, w, 3), as Pillow; of one opacity as it is."""
-    rgb, alpha = rgba[..., :3], rgba[..., 3:]
+def _on_white(rgba: tf.Tensor, opaque: tf.Tensor) -> tf.Tensor:
+    """Blends uint8 (h, w, 4) on white to (h, w, 3), as Pillow does.
 
-    def blended():
-        color, opacity = tf.cast(rgb, tf.uint16), tf.cast(alpha, tf.uint16)
+    Images without transparent pixels, whose alpha is `opaque`, stay as they are.
+    """
+    rgb = rgba[..., :3]
+    alpha = rgba[..., 3:]
+
+    def blended() -> tf.Tensor:
+        color = tf.cast(rgb, tf.uint16)
+        opacity = tf.cast(alpha, tf.uint16)
         white = 255 * (255 - opacity) + 127
         return tf.cast((color * opacity + white) // 255, tf.uint8)
 
-    # Most have no transparent pixel.
+    # Most images have no transparent pixel.
     return tf.cond(tf.reduce_all(alpha == opaque), lambda: rgb, blended)
 
 
 @_apart(_IMAGE, _STRING)
-def _upright(image, exif):
-    """Turns (h, w, 3) by the orientation of EXIF data, if it is 2 to 8."""
+def _upright(image: tf.Tensor, exif: tf.Tensor) -> tf.Tensor:
+    """Turns an image (h, w, 3) by the orientation of EXIF data, if it is 2 to 8."""
     orientation = _orientation(exif)
     is_turned = (orientation >= 2) & (orientation <= 8)
     return tf.cond(is_turned, lambda: _turned(image, orientation), lambda: image)
 
 
-def _turned(image, orientation):
+def _turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     image = tf.cond(
         orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image
     )
@@ -252,14 +271,18 @@ def _turned(image, orientation):
 
 
 @_apart(_STRING)
-def _orientation(exif):
-    """Returns what a TIFF header and its first directory say, int64, or less than 1."""
+def _orientation(exif: tf.Tensor) -> tf.Tensor:
+    """Returns the orientation in the first directory of a TIFF header, int64.
+
+    The result is less than 1 if there is none.
+    """
     file = FileBytes(exif)
     is_big = file.begins(b"MM")
 
-    def number(position, count):
-        either = file.number(position, count, True), file.number(position, count)
-        return tf.where(is_big, *either)
+    def number(position: tf.Tensor, count: int) -> tf.Tensor:
+        big_endian = file.number(position, count, True)
+        little_endian = file.number(position, count)
+        return tf.where(is_big, big_endian, little_endian)
 
     directory = number(4, 4)
     entries = file.part(directory + 2, 12 * number(directory, 2))
@@ -270,13 +293,13 @@ def _orientation(exif):
         tf.io.decode_raw(entries, tf.uint16),
     )
     entries = tf.cast(tf.reshape(entries, (-1, 6)), tf.int64)
-    # A single number of two bytes.
+    # Tag, type (a number of two bytes) and count of an entry with the orientation.
     tag = tf.where(is_big, [0x0112, 3, 0, 1], [0x0112, 3, 1, 0])
     is_orientation = tf.reduce_all(entries[:, :4] == tf.cast(tag, tf.int64), axis=1)
     return tf.reduce_max(tf.where(is_orientation, entries[:, 4], 0))
 
 
-def _from_mark(text, mark):
+def _from_mark(text: tf.Tensor, mark: bytes) -> tf.Tensor:
     """Returns the text before and the text after a mark, a vector of one or two."""
     return tf.raw_ops.StringSplitV2(input=text[tf.newaxis], sep=mark, maxsplit=1).values
 
@@ -291,21 +314,21 @@ def jpeg_orientation(image_bytes: tf.Tensor) -> tf.Tensor:
     return tf.cond(tf.size(exif) > 1, lambda: _orientation(exif[1]), lambda: one)
 
 
-def _exif_of_jpeg(image_bytes):
+def _exif_of_jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
     return _from_mark(tf.strings.substr(image_bytes, 0, EXIF_WITHIN), b"Exif\0\0")
 
 
-def _upright_by(image, exif):
-    """Turns an image by what follows a mark, if there is one."""
+def _upright_by(image: tf.Tensor, exif: tf.Tensor) -> tf.Tensor:
+    """Turns an image by the EXIF data after a mark, if there is one."""
     return tf.cond(tf.size(exif) > 1, lambda: _upright(image, exif[1]), lambda: image)
 
 
-def _jpeg(image_bytes):
+def _jpeg(image_bytes: tf.Tensor) -> tf.Tensor:
     height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(image_bytes, tf.int64))
     with tf.control_dependencies([size_check(height * width)]):
         image_bytes = tf.identity(image_bytes)
-    # As every libjpeg-turbo decodes by default; TensorFlow's default differs by up to
-    # eight gray levels.
+    # This is the default of libjpeg-turbo. TensorFlow's default differs by up to eight
+    # gray levels.
     image = tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE")
     return _upright_by(image, _exif_of_jpeg(image_bytes))
 
@@ -313,15 +336,15 @@ def _jpeg(image_bytes):
 # === PNG ===
 
 
-def _png(image_bytes):
+def _png(image_bytes: tf.Tensor) -> tf.Tensor:
     return _png_as_shown(image_bytes, tf.io.decode_png(image_bytes, channels=4))
 
 
 @_apart(_STRING, _RGBA)
-def _png_as_shown(image_bytes, rgba):
+def _png_as_shown(image_bytes: tf.Tensor, rgba: tf.Tensor) -> tf.Tensor:
     bits = FileBytes(image_bytes).number(24, 1)
-    # Where there is no transparency, TensorFlow fills in the greatest number of as many
-    # bits as a gray level has.
+    # TensorFlow fills the alpha of images without transparency with the largest number
+    # of the bits of a gray level.
     opaque = tf.bitwise.left_shift(tf.constant(1, tf.int64), tf.minimum(bits, 8)) - 1
     image = _on_white(rgba, tf.cast(opaque, tf.uint8))
     head = tf.strings.substr(image_bytes, 0, EXIF_WITHIN)
@@ -332,20 +355,20 @@ def _png_as_shown(image_bytes, rgba):
 # === WebP ===
 
 
-def _webp(image_bytes):
+def _webp(image_bytes: tf.Tensor) -> tf.Tensor:
     content = _still_webp(image_bytes)
-    # With as many channels as it has, for it refuses to leave one out or to add one.
+    # The decoder keeps the number of channels, since it can't remove or add one.
     image = tf.image.decode_image(content, channels=0, expand_animations=False)
     return _webp_as_shown(image_bytes, tf.ensure_shape(image, (None, None, None)))
 
 
-def _has_flag(file, flag):
+def _has_flag(file: FileBytes, flag: int) -> tf.Tensor:
     flags = _choose(file.begins(b"VP8X", 12), file.number(20, 1), 0)
     return tf.bitwise.bitwise_and(flags, flag) > 0
 
 
 @_apart(_STRING)
-def _still_webp(image_bytes):
+def _still_webp(image_bytes: tf.Tensor) -> tf.Tensor:
     is_animated = _has_flag(FileBytes(image_bytes), 2)
     return tf.cond(
         is_animated, lambda: _first_frame_of_webp(image_bytes), lambda: image_bytes
@@ -353,7 +376,7 @@ def _still_webp(image_bytes):
 
 
 @_apart(_STRING, _OF_ANY_CHANNELS)
-def _webp_as_shown(image_bytes, image):
+def _webp_as_shown(image_bytes: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
     file = FileBytes(image_bytes)
     image = tf.cond(
         tf.shape(image)[2] == 4,
@@ -366,10 +389,10 @@ def _webp_as_shown(image_bytes, image):
         lambda: image,
     )
 
-    def turned():
+    def turned() -> tf.Tensor:
         exif = _find_chunk(image_bytes, 12, [b"EXIF"])
         exif = file.part(exif + 8, file.number(exif + 4, 4))
-        # Some writers put JPEG's signature before it.
+        # Some programs write the signature of JPEG before it.
         exif = tf.strings.regex_replace(exif, "^Exif\\x00\\x00", "")
         return _upright(image, exif)
 
@@ -377,15 +400,15 @@ def _webp_as_shown(image_bytes, image):
 
 
 @_apart(_STRING, _NUMBER, tf.TensorSpec((None,), tf.string))
-def _find_chunk(file, start, kinds):
-    """Returns where the first chunk of one of these kinds is, or the file's length."""
+def _find_chunk(file: tf.Tensor, start: tf.Tensor, kinds: tf.Tensor) -> tf.Tensor:
+    """Returns the position of the first chunk of these kinds, or the file's length."""
     content = FileBytes(file)
 
-    def goes_on(position):
+    def goes_on(position: tf.Tensor) -> tf.Tensor:
         is_there = tf.reduce_any(content.part(position, 4) == kinds)
         return (position < content.length) & ~is_there
 
-    def step(position):
+    def step(position: tf.Tensor) -> tuple[tf.Tensor]:
         size = _number_there(file, position + 4, tf.constant(4, tf.int64))
         return (position + 8 + (size + 1) // 2 * 2,)
 
@@ -396,9 +419,11 @@ def _find_chunk(file, start, kinds):
 
 
 @_apart(_STRING)
-def _first_frame_of_webp(image_bytes):
-    """Makes a file of the first frame. TensorFlow's decoder of animations isn't safe:
-    it has ended a process by writing behind its memory.
+def _first_frame_of_webp(image_bytes: tf.Tensor) -> tf.Tensor:
+    """Returns a file with the first frame of an animation.
+
+    TensorFlow's decoder of animations isn't safe. It ended a process by writing outside
+    of its memory.
     """
     file = FileBytes(image_bytes)
     frame = _find_chunk(image_bytes, 12, [b"ANMF"])
@@ -406,37 +431,46 @@ def _first_frame_of_webp(image_bytes):
     pixels = _find_chunk(image_bytes, frame + 24, [b"VP8 ", b"VP8L"])
     start = _find_chunk(image_bytes, frame + 24, [b"ALPH", b"VP8 ", b"VP8L"])
     has_alpha = (start < pixels) | file.begins(b"VP8L", pixels)
-    # Its sizes are checked against those of the pixels, so that neither is a bomb.
+    # The decoder compares these sizes with those of the pixels, so that neither of them
+    # can be huge.
     flags = tf.where(has_alpha, b"\x10\0\0\0", b"\0\0\0\0")
     sizes = file.part(frame + 14, 6)
-    data = [b"WEBPVP8X\x0a\0\0\0", flags, sizes, file.part(start, end - start)]
-    data = tf.strings.join(data)
+    data = tf.strings.join(
+        [b"WEBPVP8X\x0a\0\0\0", flags, sizes, file.part(start, end - start)]
+    )
     size = tf.strings.length(data)
-    places = tf.bitwise.right_shift(size, [0, 8, 16, 24])
-    size = tf.gather(_BYTES, tf.bitwise.bitwise_and(places, 255))
-    still = tf.strings.join([b"RIFF", tf.strings.reduce_join(size), data])
+    digits = tf.bitwise.right_shift(size, [0, 8, 16, 24])
+    size_bytes = tf.gather(_BYTES, tf.bitwise.bitwise_and(digits, 255))
+    still = tf.strings.join([b"RIFF", tf.strings.reduce_join(size_bytes), data])
     return tf.where((frame < file.length) & (pixels < end), still, b"")
 
 
 @_apart(_STRING, _IMAGE)
-def _on_canvas_of_webp(image_bytes, image):
+def _on_canvas_of_webp(image_bytes: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
     file = FileBytes(image_bytes)
     frame = _find_chunk(image_bytes, 12, [b"ANMF"])
-    left, top, width, height = (
-        file.number(position, 3) for position in (frame + 8, frame + 11, 24, 27)
-    )
-    return _on_canvas(image, 2 * top, 2 * left, 1 + height, 1 + width)
+    left = 2 * file.number(frame + 8, 3)
+    top = 2 * file.number(frame + 11, 3)
+    width = 1 + file.number(24, 3)
+    height = 1 + file.number(27, 3)
+    return _on_canvas(image, top, left, height, width)
 
 
 @_apart(_IMAGE, _NUMBER, _NUMBER, _NUMBER, _NUMBER)
-def _on_canvas(image, top, left, height, width):
-    """Puts a frame on a white canvas, which grows where the frame is beyond it."""
+def _on_canvas(
+    image: tf.Tensor,
+    top: tf.Tensor,
+    left: tf.Tensor,
+    height: tf.Tensor,
+    width: tf.Tensor,
+) -> tf.Tensor:
+    """Puts a frame on a white canvas, which grows to include the whole frame."""
     shape = tf.shape(image, tf.int64)
     below = tf.maximum(height - top - shape[0], 0)
-    beside = tf.maximum(width - left - shape[1], 0)
-    paddings = tf.stack([[top, below], [left, beside], [0, 0]])
-    # The frame may say that it lies anywhere.
-    pixels = (top + below + shape[0]) * (left + beside + shape[1])
+    right = tf.maximum(width - left - shape[1], 0)
+    paddings = tf.stack([[top, below], [left, right], [0, 0]])
+    # A damaged frame can have any position.
+    pixels = (top + below + shape[0]) * (left + right + shape[1])
     fits = pixels <= MAX_PIXELS
     image = image[: _choose(fits, shape[0], 0)]
     return tf.pad(image, _choose(fits, paddings, 0), constant_values=255)
@@ -447,15 +481,20 @@ def _on_canvas(image, top, left, height, width):
 
 @_apart(_STRING)
 def gif_frame(file: FileBytes) -> tf.Tensor:
-    """Finds a GIF's first frame, or its end, and its control extension, or -1."""
+    """Returns the positions of a GIF's first frame and of its control extension.
+
+    They are the length of the file, and -1, if the GIF has none.
+    """
     content = FileBytes(file)
 
-    def step(position, in_data, control):
-        """Steps over one extension's label or one block of its data."""
+    def step(
+        position: tf.Tensor, in_data: tf.Tensor, control: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Goes on after the label of an extension or one block of its data."""
         first = _byte(file, position)
         is_control = ~in_data & content.begins(b"!\xf9", position)
         size = _choose(in_data, 1 + first, 2)
-        # What is no extension ends the walk.
+        # Anything but an extension ends the search.
         is_known = in_data | (first == 0x21)
         return (
             tf.where(is_known, position + size, content.length),
@@ -463,7 +502,7 @@ def gif_frame(file: FileBytes) -> tf.Tensor:
             tf.where(is_control, position, control),
         )
 
-    def goes_on(position, in_data, _):
+    def goes_on(position: tf.Tensor, in_data: tf.Tensor, _: tf.Tensor) -> tf.Tensor:
         is_frame = ~in_data & content.begins(b",", position)
         return (position < content.length) & ~is_frame
 
@@ -479,20 +518,20 @@ def gif_frame(file: FileBytes) -> tf.Tensor:
     return tf.where(is_there, position, content.length), control
 
 
-def _byte(file, position):
+def _byte(file: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
     return _number_there(file, position, tf.constant(1, tf.int64))
 
 
 @_apart(_STRING, _NUMBER)
-def _colors(file, position):
-    """Bytes of the color table that a packed field announces."""
+def _colors(file: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+    """Returns the bytes of the color table of a packed field."""
     packed = _byte(file, position)
     return _choose(packed < 128, 0, 3 * 2 ** (packed % 8 + 1))
 
 
 @_apart(_STRING, _NUMBER)
-def _end_of_data(file, start):
-    """Returns where the empty block is that ends a GIF's data, or the file's length."""
+def _end_of_data(file: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    """Returns the position of the empty block after a GIF's data, or the length."""
     length = tf.cast(tf.strings.length(file), tf.int64)
     position, _ = tf.while_loop(
         lambda position, size: (position < length) & (size > 0),
@@ -504,7 +543,7 @@ def _end_of_data(file, start):
     return tf.where(_byte(file, position) == 0, position, length)
 
 
-def _gif(image_bytes):
+def _gif(image_bytes: tf.Tensor) -> tf.Tensor:
     content, top, left = _gif_of_one_frame(image_bytes)
     image = tf.image.decode_image(content, channels=3, expand_animations=False)
     file = FileBytes(image_bytes)
@@ -512,39 +551,52 @@ def _gif(image_bytes):
 
 
 @_apart(_STRING)
-def _gif_of_one_frame(image_bytes):
-    """Makes a file of the first frame, its transparent color white; tells its place."""
+def _gif_of_one_frame(image_bytes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns a file with the first frame, and the frame's top and left.
+
+    The transparent color of the frame becomes white.
+    """
     file = FileBytes(image_bytes)
     frame, control = gif_frame(image_bytes)
-    global_size, local_size = _colors(image_bytes, 10), _colors(image_bytes, frame + 9)
+    global_size = _colors(image_bytes, 10)
+    local_size = _colors(image_bytes, frame + 9)
     end = _end_of_data(image_bytes, frame + 11 + local_size)
     content = tf.strings.join(
         [
             b"GIF89a",
-            file.part(frame + 5, 4),  # A screen as large as the frame, at its place.
+            # The screen has the size of the frame.
+            file.part(frame + 5, 4),
             file.part(10, 3 + global_size),
             b",\0\0\0\0",
             file.part(frame + 5, end - frame - 5),
             b"\0;",
         ]
     )
-    # The frame's table, if it has one, is 10 bytes behind the other's end.
+    # The color table of the frame, if it has one, is 10 bytes after the global one.
     table = 13 + _choose(local_size > 0, global_size + 10, 0)
     clear = 3 * file.number(control + 6, 1)
     is_clear = (control >= 0) & (file.number(control + 3, 1) % 2 == 1)
     is_clear &= clear < tf.where(local_size > 0, local_size, global_size)
-    whole, start = FileBytes(content), table + clear
-    white = [whole.part(0, start), b"\xff\xff\xff", whole.part(start + 3, whole.length)]
-    content = tf.where(is_clear, tf.strings.join(white), content)
+    frame_file = FileBytes(content)
+    start = table + clear
+    white = tf.strings.join(
+        [
+            frame_file.part(0, start),
+            b"\xff\xff\xff",
+            frame_file.part(start + 3, frame_file.length),
+        ]
+    )
+    content = tf.where(is_clear, white, content)
     is_whole = file.begins(b",", frame) & (end < file.length)
-    left, top = file.number(frame + 1, 2), file.number(frame + 3, 2)
+    left = file.number(frame + 1, 2)
+    top = file.number(frame + 3, 2)
     return tf.where(is_whole, content, b""), top, left
 
 
 # === BMP ===
 
 
-def _bmp(image_bytes):
+def _bmp(image_bytes: tf.Tensor) -> tf.Tensor:
     bits = FileBytes(image_bytes).number(28, 2)
     decoders = [
         lambda: _refused("a BMP of 1, 4, 8, 24 or 32 bits, not compressed"),
@@ -555,8 +607,8 @@ def _bmp(image_bytes):
 
 
 @_apart(_STRING, _NUMBER)
-def _kind_of_bmp(image_bytes, bits):
-    """Returns 0 for what is refused, 1 for one with a palette, 2 for others, int32."""
+def _kind_of_bmp(image_bytes: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """Returns 0 for unsupported files, 1 for files with a palette, else 2, int32."""
     file = FileBytes(image_bytes)
     is_plain = (
         (file.number(14, 4) >= 40)
@@ -570,12 +622,18 @@ def _kind_of_bmp(image_bytes, bits):
 
 
 @_apart(_STRING, _NUMBER)
-def _palette_bmp(image_bytes, bits):
-    """Decodes what TensorFlow's decoder takes for gray levels, or refuses."""
+def _palette_bmp(image_bytes: tf.Tensor, bits: tf.Tensor) -> tf.Tensor:
+    """Decodes a BMP with a palette, which TensorFlow would decode as gray levels.
+
+    The image has no pixels if the file isn't complete.
+    """
     file = FileBytes(image_bytes)
-    start, header, count = (file.number(place, 4) for place in (10, 14, 46))
-    width, height = file.number(18, 4), file.number(22, 4)
-    # A negative height, of rows from the top down, is two's complement.
+    start = file.number(10, 4)
+    header = file.number(14, 4)
+    count = file.number(46, 4)
+    width = file.number(18, 4)
+    height = file.number(22, 4)
+    # The height of images with rows from the top is negative, in two's complement.
     is_top_down = height >= 2**31
     height = tf.where(is_top_down, 2**32 - height, height)
     row = (width * bits + 31) // 32 * 4
@@ -588,16 +646,17 @@ def _palette_bmp(image_bytes, bits):
         & (tf.cast(tf.strings.length(data), tf.int64) == row * height)
         & (tf.cast(tf.strings.length(table), tf.int64) == 4 * count)
     )
-    data, table = (tf.where(is_whole, part, b"") for part in (data, table))
+    data = tf.where(is_whole, data, b"")
+    table = tf.where(is_whole, table, b"")
     height = _choose(is_whole, height, 0)
     values = tf.reshape(tf.io.decode_raw(data, tf.uint8), (height, row, 1))
-    places = 8 // bits
-    shifts = tf.cast(bits * tf.range(places - 1, -1, -1), tf.uint8)
+    pixels_per_byte = 8 // bits
+    shifts = tf.cast(bits * tf.range(pixels_per_byte - 1, -1, -1), tf.uint8)
     values = tf.bitwise.right_shift(values, shifts)
     values = tf.bitwise.bitwise_and(values, tf.cast(2**bits - 1, tf.uint8))
-    indices = tf.reshape(values, (height, row * places))[:, :width]
+    indices = tf.reshape(values, (height, row * pixels_per_byte))[:, :width]
     colors = tf.reshape(tf.io.decode_raw(table, tf.uint8), (-1, 4))[:, 2::-1]
-    # Pixels of no color are black.
+    # Pixels without a color in the table are black.
     colors = tf.pad(colors, [[0, 256 - tf.shape(colors)[0]], [0, 0]])
     image = tf.gather(colors, tf.cast(indices, tf.int32))
     return tf.cond(is_top_down, lambda: image, lambda: image[::-1])

@@ -1,5 +1,7 @@
 """The one evaluation path of an image: decode, resize, center crop."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -57,22 +59,18 @@ def uint8_pixels(
     pixels = tf.convert_to_tensor(pixels)
     if pixels.dtype == tf.uint8:
         return pixels
-    if value_range is None or not pixels.dtype.is_floating:
-        raise InputError(
-            "pixels must be uint8 in [0, 255], or floats with a value_range, received "
-            f"{pixels.dtype.name} and value_range={value_range}; convert them by "
-            'astype("uint8"), or say what black and white are: value_range=(0, 1).'
-        )
-    low, high = _checked_range(value_range)
+    check_pixel_dtype(pixels.dtype, value_range)
+    low, high = checked_value_range(value_range)
     pixels = tf.cast(pixels, tf.float32)
     with tf.control_dependencies(_range_check(pixels, low, high)):
         levels = tf.round((pixels - low) * (255.0 / (high - low)))
     return tf.cast(tf.clip_by_value(levels, 0.0, 255.0), tf.uint8)
 
 
-def _range_check(pixels, low, high):
-    """Raises when all is known; returns the assertions of a graph."""
-    slack = 1e-3 * (high - low)  # Resizing in floats may overshoot.
+def _range_check(pixels: tf.Tensor, low: float, high: float) -> list[tf.Operation]:
+    """Raises if pixels are out of range, or returns the assertions of a graph."""
+    # Resizing of floats may overshoot the range.
+    slack = 1e-3 * (high - low)
     inside = tf.reduce_all((pixels >= low - slack) & (pixels <= high + slack))
     ends = [tf.reduce_min(pixels), tf.reduce_max(pixels)]
     message = f"float pixels must lie in value_range=({low:g}, {high:g})"
@@ -86,7 +84,26 @@ def _range_check(pixels, low, high):
     return []
 
 
-def _checked_range(value_range):
+def check_pixel_dtype(
+    dtype: tf.DType, value_range: tuple[float, float] | None = None
+) -> None:
+    """Raises `InputError` unless `uint8_pixels` takes pixels of this dtype."""
+    if dtype == tf.uint8:
+        return
+    if value_range is None or not dtype.is_floating:
+        raise InputError(
+            "pixels must be uint8 in [0, 255], or floats with a value_range, received "
+            f"{dtype.name} and value_range={value_range}; convert them by "
+            'astype("uint8"), or say what black and white are: value_range=(0, 1).'
+        )
+
+
+def checked_value_range(value_range: Any) -> tuple[float, float]:
+    """Returns black and white of float pixels as two floats.
+
+    Raises:
+        InputError: unless `value_range` is two finite numbers that increase.
+    """
     try:
         low, high = map(float, value_range)
     except (TypeError, ValueError):

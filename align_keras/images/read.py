@@ -1,4 +1,4 @@
-"""Image files that may be none: one by its name, and a batch of them in a graph."""
+"""Reading of files that may not be images: one by its path, or a batch in a graph."""
 
 import os
 from typing import Any
@@ -14,15 +14,20 @@ from align_keras.images.preprocess import (
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
 
+# First bytes of JPEG, PNG and GIF.
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
+
 
 def image_path(path: str | os.PathLike) -> str:
-    """Returns the path of a file that can be read without hanging, or raises
-    `InputError`; one that isn't there is for the reader to name.
+    """Returns the path of a file, or raises if reading it could hang.
+
+    Missing files pass. Their reader raises.
     """
     path = os.fspath(path)
     try:
         size = os.path.getsize(path)
-    except (OSError, ValueError):  # None, or one of TensorFlow's file systems.
+    # The file is missing, or on a file system of TensorFlow.
+    except (OSError, ValueError):
         return path
     if is_special(path):
         raise InputError(
@@ -37,6 +42,26 @@ def image_path(path: str | os.PathLike) -> str:
     return path
 
 
+def encoded_image(image: tf.Tensor) -> tf.Tensor:
+    """Returns an encoded image or pixels unchanged, and the bytes of a path's file.
+
+    Args:
+        image: scalar string tensor, an encoded image or a path, or pixels.
+    """
+    if image.dtype != tf.string:
+        return image
+    # No path holds NUL, which pads the head of a short path.
+    head = tf.strings.join([tf.strings.substr(image, 0, 12), b"\0" * 12])
+
+    def has(start: int, part: bytes) -> tf.Tensor:
+        return tf.strings.substr(head, start, len(part)) == part
+
+    is_encoded = (has(0, b"RIFF") & has(8, b"WEBP")) | (has(0, b"BM") & has(6, b"\0\0"))
+    for signature in _SIGNATURES:
+        is_encoded |= has(0, signature)
+    return tf.cond(is_encoded, lambda: image, lambda: tf.io.read_file(image))
+
+
 def read_image(
     image: Any,
     row: int,
@@ -45,8 +70,8 @@ def read_image(
 ) -> tf.Tensor:
     """Reads an image, resizes and center-crops it, float32 (image_size, image_size, 3).
 
-    It is a path, file bytes, or an array (height, width, 3), uint8 or floats in
-    `value_range`. An `InputError` names its path, or `row`, its place among the images.
+    The image is a path, the bytes of a file, or an array (height, width, 3), uint8 or
+    floats in `value_range`. An `InputError` names its path, or its number `row`.
     """
     name = f"images[{row}]"
     try:
@@ -76,7 +101,7 @@ def read_image(
 
 
 def shape_remedy(shape: tuple[int, ...]) -> str:
-    """Returns what to do with an image of this shape, which is not (height, width, 3).
+    """Returns a remedy for an image of this shape, which isn't (height, width, 3).
 
     >>> shape_remedy((3, 224, 224))
     'move its channels to the last axis, as by numpy.moveaxis(image, 0, -1)'
@@ -89,9 +114,15 @@ def shape_remedy(shape: tuple[int, ...]) -> str:
 def readable_images(
     image_bytes: tf.Tensor, image_size: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes, resizes and crops files, strings (n,); one that is no image fails
-    nothing. Returned are float32 (n, image_size, image_size, 3), black for those, and
-    which are valid.
+    """Decodes, resizes and crops files that may not be images.
+
+    Args:
+        image_bytes: string tensor (n,), contents of files.
+        image_size: int, side in pixels.
+
+    Returns:
+        float32 tensor (n, image_size, image_size, 3), black for files that aren't
+        images, and a bool tensor (n,), True for images.
 
     Example:
 
@@ -102,21 +133,22 @@ def readable_images(
     """
     count = tf.size(image_bytes, tf.int64)
 
-    def read(row, file):
+    def read(row: tf.Tensor, file: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return row, preprocess_image_bytes(file, image_size)
 
-    # The only way in a graph to leave out what raises.
+    # A graph can ignore errors of files only by a data set.
     decoded = (
         tf.data.Dataset.from_tensor_slices(image_bytes)
         .enumerate()
         .map(read, tf.data.AUTOTUNE)
         .ignore_errors()
     )
-    # One more, so that there is a batch where nothing can be read.
+    # Another element makes sure that the batch isn't empty.
     last = tf.constant(-1, tf.int64), tf.zeros((image_size, image_size, 3))
     decoded = decoded.concatenate(tf.data.Dataset.from_tensors(last))
     rows, images = decoded.batch(count + 1).get_single_element()
-    rows, images = rows[:-1, tf.newaxis], images[:-1]
+    rows = rows[:-1, tf.newaxis]
+    images = images[:-1]
     shape = tf.stack([count, image_size, image_size, 3])
     valid = tf.scatter_nd(rows, tf.ones_like(rows[:, 0], tf.int32), [count]) > 0
     images = tf.scatter_nd(rows, images, tf.cast(shape, tf.int64))

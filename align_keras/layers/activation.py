@@ -1,12 +1,14 @@
 """Activations whose gradients are one pass over memory, compiled by XLA.
 
-Automatic differentiation makes six and more. Convolutions and matrix products stay
-outside: XLA is slow at those on CPU.
+Automatic differentiation needs six passes or more. Convolutions and matrix products
+aren't compiled, since XLA is slow at them on CPU.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -19,75 +21,93 @@ _B = 0.044715 * _A
 
 
 def activate(name: str, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-    """Applies an activation, in inference by operations that other runtimes have.
+    """Applies an activation.
 
-    Others than `"silu"`, `"gelu_approximate"` and `"gelu"` are Keras's, never compiled.
+    Inference uses plain operations, which converters to other runtimes support.
+
+    Args:
+        name: str, `"silu"`, `"gelu_approximate"`, `"gelu"` or another activation of
+            Keras, which is never compiled.
+        inputs: float tensor.
+        training: bool.
     """
     if name not in _ACTIVATIONS:
         return keras.activations.get(name)(inputs)
-    plain, trainable = _ACTIVATIONS[name]
-    return (trainable if training else plain)(inputs)
+    activation = _ACTIVATIONS[name]
+    function = activation.training if training else activation.inference
+    return function(inputs)
 
 
-def _with_gradient(forward, slope):
-    """Returns `forward` of one tensor, with `slope(inputs)` as its derivative."""
+def _with_gradient(forward: Callable, slope: Callable) -> Callable:
+    """Returns a function of one tensor with `slope(inputs)` as its derivative."""
     gradient = compiled(lambda inputs, upstream: upstream * slope(inputs))
 
     @tf.custom_gradient
-    def activation(inputs):
+    def activation(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         return forward(inputs), lambda upstream: gradient(inputs, upstream)
 
     return activation
 
 
-# `tf.nn.silu` adds an IdentityN for its gradient, which other runtimes lack.
-def _silu(x):
+# `tf.nn.silu` adds an IdentityN for its gradient, which other runtimes don't support.
+def _silu(x: tf.Tensor) -> tf.Tensor:
     return x * tf.sigmoid(x)
 
 
-def _silu_slope(x):
+def _silu_slope(x: tf.Tensor) -> tf.Tensor:
     sigmoid = tf.sigmoid(x)
     return sigmoid * (1.0 + x * (1.0 - sigmoid))
 
 
-def _approximate_gelu(x):
+def _approximate_gelu(x: tf.Tensor) -> tf.Tensor:
     return x * tf.sigmoid(x * (_A + _B * x * x))
 
 
-def _approximate_gelu_slope(x):
+def _approximate_gelu_slope(x: tf.Tensor) -> tf.Tensor:
     square = x * x
     sigmoid = tf.sigmoid(x * (_A + _B * square))
     return sigmoid + x * sigmoid * (1.0 - sigmoid) * (_A + 3.0 * _B * square)
 
 
-def _normal_share(x):
-    """Returns the standard normal distribution's share below `x`."""
+def _normal_share(x: tf.Tensor) -> tf.Tensor:
+    """Returns the cumulative distribution function of the standard normal at `x`."""
     z = x * math.sqrt(0.5)
-    # XLA's erf of TensorFlow 2.21 stays 1.8e-7 below 1, which GELU multiplies by `x`;
-    # beyond 4 it is 1 in float32.
+    # The erf of XLA in TensorFlow 2.21 is at most 1 - 1.8e-7, an error that GELU
+    # multiplies by `x`. The exact value above 4 is 1 in float32.
     erf = tf.where(tf.abs(z) < 4.0, tf.math.erf(z), tf.sign(z))
     return 0.5 * (1.0 + erf)
 
 
-def _gelu(x):
+def _gelu(x: tf.Tensor) -> tf.Tensor:
     return x * _normal_share(x)
 
 
-def _gelu_slope(x):
+def _gelu_slope(x: tf.Tensor) -> tf.Tensor:
     density = tf.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
     return _normal_share(x) + x * density
 
 
-# Name → in inference, in training. Swish forwards is a kernel of oneDNN's.
-_ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
-    "silu": (_silu, _with_gradient(_silu, _silu_slope)),
-    "gelu_approximate": (
-        functools.partial(tf.nn.gelu, approximate=True),
-        _with_gradient(compiled(_approximate_gelu), _approximate_gelu_slope),
+@dataclasses.dataclass(frozen=True)
+class _Activation:
+    """Functions of one tensor for inference and for training."""
+
+    inference: Callable
+    training: Callable
+
+
+_ACTIVATIONS = {
+    # The forward pass of silu is a kernel of oneDNN.
+    "silu": _Activation(
+        inference=_silu,
+        training=_with_gradient(_silu, _silu_slope),
     ),
-    "gelu": (
-        functools.partial(tf.nn.gelu, approximate=False),
-        _with_gradient(compiled(_gelu), _gelu_slope),
+    "gelu_approximate": _Activation(
+        inference=functools.partial(tf.nn.gelu, approximate=True),
+        training=_with_gradient(compiled(_approximate_gelu), _approximate_gelu_slope),
+    ),
+    "gelu": _Activation(
+        inference=functools.partial(tf.nn.gelu, approximate=False),
+        training=_with_gradient(compiled(_gelu), _gelu_slope),
     ),
 }
 
@@ -97,8 +117,8 @@ class Activation(keras.layers.Layer):
     """`keras.layers.Activation`, faster in training.
 
     Args:
-        activation: str, as Keras's; `"silu"`, `"gelu_approximate"` and `"gelu"` have
-            compiled gradients.
+        activation: str, an activation of Keras. `"silu"`, `"gelu_approximate"` and
+            `"gelu"` have compiled gradients.
 
     Example:
 
@@ -106,7 +126,7 @@ class Activation(keras.layers.Layer):
     [0.0, 6.0]
     """
 
-    def __init__(self, activation: str, **kwargs):
+    def __init__(self, activation: str, **kwargs: Any):
         super().__init__(**kwargs)
         self.activation = activation
         self.supports_masking = True

@@ -1,4 +1,6 @@
-"""Batch normalization by TensorFlow's fused kernel."""
+"""Batch normalization with TensorFlow's fused kernel."""
+
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -11,23 +13,24 @@ _KERNEL_DTYPES = ("float32", "bfloat16")
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` of NHWC images, by the fused kernel.
+    """`keras.layers.BatchNormalization` of NHWC images with the fused kernel.
 
-    It gives Keras's numbers in a fraction of the time. Synchronized training, batch
+    The results equal Keras's in a fraction of the time. Synchronized training, batch
     renormalization, an axis that is not the last, and other dtypes than float32 and
-    bfloat16 are Keras's layer. Under a strategy the statistics are those of the
-    replica's rows, unless `synchronized` or `replicas_per_group` says otherwise, and
-    the train steps average the moving ones.
+    bfloat16 use Keras's layer. Under a strategy the statistics are those of the rows of
+    a replica, unless `synchronized` or `replicas_per_group` is set. The train steps
+    average the moving statistics over replicas.
 
     Args:
-        freeze_statistics: bool, normalize by the moving statistics in training
-            too and leave them as they are; gamma and beta go on learning.
-        virtual_batch_size: int or None; in training so many rows in turn are normalized
-            by their own statistics ("ghost batches").
-        replicas_per_group: int, `"auto"` or None; so many replicas in turn are
-            normalized together. `"auto"` is the open-source EfficientNet's: an eighth
-            of the replicas, 8 at least, and each by itself where there are at most 8.
-        **kwargs: as `keras.layers.BatchNormalization`.
+        freeze_statistics: bool, normalize by the moving statistics in training too, and
+            don't update them. Gamma and beta still learn.
+        virtual_batch_size: int or None, number of consecutive rows that are normalized
+            by their own statistics in training ("ghost batches").
+        replicas_per_group: int, `"auto"` or None, number of consecutive replicas that
+            are normalized together. `"auto"` is the rule of the open-source
+            EfficientNet: an eighth of the replicas, but 8 at least. With at most 8
+            replicas each is normalized by itself.
+        **kwargs: as in `keras.layers.BatchNormalization`.
 
     Call arguments:
         inputs: float tensor (n, height, width, channels).
@@ -35,9 +38,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     Raises:
         InputError: if two of `synchronized`, `virtual_batch_size` and
-            `replicas_per_group` are given, or the rows aren't a multiple of
-            `virtual_batch_size`, or the replicas of `replicas_per_group`, or the latter
-            two are given with `renorm` or an axis that is not the last.
+            `replicas_per_group` are set, if the rows aren't a multiple of
+            `virtual_batch_size` or the replicas of `replicas_per_group`, or if one of
+            the latter is set with `renorm` or an axis that is not the last.
 
     References:
         Hoffer et al. 2017, "Train longer, generalize better" (ghost batches).
@@ -55,7 +58,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         freeze_statistics: bool = False,
         virtual_batch_size: int | None = None,
         replicas_per_group: int | str | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         sharing = {
@@ -63,11 +66,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             "virtual_batch_size": virtual_batch_size,
             "replicas_per_group": replicas_per_group,
         }
-        given = [name for name, value in sharing.items() if value]
-        if len(given) > 1:
+        names = [name for name, value in sharing.items() if value]
+        if len(names) > 1:
             raise InputError(
-                f"{given[1]} must be None where {given[0]} is {sharing[given[0]]}, "
-                f"received {sharing[given[1]]}; choose one of them."
+                f"{names[1]} must be None where {names[0]} is {sharing[names[0]]}, "
+                f"received {sharing[names[1]]}; choose one of them."
             )
         is_count = type(replicas_per_group) is int and replicas_per_group >= 1
         if replicas_per_group not in (None, "auto") and not is_count:
@@ -107,21 +110,22 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         mask: tf.Tensor | None = None,
     ) -> tf.Tensor:
         training = self.takes_batch_statistics(training)
-        whole = (
+        is_supported = (
             mask is None
             and len(inputs.shape) == 4
             and self._normalizes_last_axis
             and not self._renormalizes
         )
-        kernel_has = keras.backend.standardize_dtype(inputs.dtype) in _KERNEL_DTYPES
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        has_kernel = is_supported and dtype in _KERNEL_DTYPES
         replicas = group_size(self.replicas_per_group) if training else 1
-        if whole and training and self.virtual_batch_size:
+        if is_supported and training and self.virtual_batch_size:
             return self._normalize_in_ghost_batches(inputs)
-        if whole and replicas > 1:
+        if is_supported and replicas > 1:
             return self._normalize_in_groups(inputs, replicas)
-        if not (whole and kernel_has) or (training and self.synchronized):
+        if not has_kernel or (training and self.synchronized):
             return super().call(inputs, training=training, mask=mask)
-        # The kernel takes both factors, also where the layer has only one or none.
+        # The kernel needs scale and offset, even if the layer has only one or none.
         scale = self._gamma("float32")
         offset = self._beta("float32")
         channels = inputs.shape[-1:]
@@ -136,14 +140,17 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             is_training=training,
         )
         if training:
-            # The kernel reports the unbiased variance; Keras averages the biased.
+            # The kernel returns the unbiased variance, and Keras averages the biased
+            # one.
             count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), "float32")
             self._update(self.moving_mean, mean)
             self._update(self.moving_variance, variance * (count - 1.0) / count)
         return outputs
 
-    def _normalize_in_ghost_batches(self, inputs):
-        rows, size = inputs.shape[0], self.virtual_batch_size
+    def _normalize_in_ghost_batches(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Normalizes `virtual_batch_size` rows at a time by their statistics."""
+        rows = inputs.shape[0]
+        size = self.virtual_batch_size
         if rows is not None and rows % size:
             raise InputError(
                 "the rows of a replica's batch must be a multiple of "
@@ -157,10 +164,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         self._update(self.moving_variance, tf.reduce_mean(variance, axis=(0, 1, 2, 3)))
         return tf.reshape(outputs, tf.shape(inputs))
 
-    def _normalize_in_groups(self, inputs, replicas):
+    def _normalize_in_groups(self, inputs: tf.Tensor, replicas: int) -> tf.Tensor:
+        """Normalizes the rows of a group of replicas by their common statistics."""
         mean, variance = tf.nn.moments(_wide(inputs), axes=(0, 1, 2))
-        # Each replica has equally many values: the variance is the mean square less
-        # the square of the mean.
+        # All replicas have the same number of values. The variance is the mean square
+        # minus the square of the mean.
         moments = tf.stack([mean, variance + tf.square(mean)])
         mean, square = tf.unstack(mean_over_group(moments, replicas))
         variance = tf.maximum(square - tf.square(mean), 0.0)
@@ -169,16 +177,20 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return self._normalize(inputs, mean, variance)
 
     def takes_batch_statistics(self, training: bool | None) -> bool:
-        """Whether a call normalizes by its inputs, not by the moving statistics."""
+        """Returns True if a call normalizes by the statistics of its inputs."""
         return bool(training and self.trainable and not self.freeze_statistics)
 
     def moving_scale_and_offset(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns what normalizes by the moving statistics: inputs · scale + offset,
-        both (channels,), in the dtype of the variables.
+        """Returns scale and offset of the normalization by the moving statistics.
+
+        The outputs are inputs · scale + offset. Both have the shape (channels,) and the
+        dtype of the variables.
         """
         return self._scale_and_offset(self.moving_mean, self.moving_variance)
 
-    def _scale_and_offset(self, mean, variance):
+    def _scale_and_offset(
+        self, mean: tf.Tensor, variance: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         gamma = self._gamma(mean.dtype)
         beta = self._beta(mean.dtype)
         scale = tf.math.rsqrt(variance + self.epsilon)
@@ -189,20 +201,22 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             offset += beta
         return scale, offset
 
-    def _gamma(self, dtype):
+    def _gamma(self, dtype: str) -> tf.Tensor | None:
         """Returns gamma in `dtype`, or None for a layer without scale."""
         return tf.cast(self.gamma, dtype) if self.scale else None
 
-    def _beta(self, dtype):
+    def _beta(self, dtype: str) -> tf.Tensor | None:
         """Returns beta in `dtype`, or None for a layer without center."""
         return tf.cast(self.beta, dtype) if self.center else None
 
-    def _normalize(self, inputs, mean, variance):
+    def _normalize(
+        self, inputs: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor
+    ) -> tf.Tensor:
         scale, offset = self._scale_and_offset(mean, variance)
         return inputs * tf.cast(scale, inputs.dtype) + tf.cast(offset, inputs.dtype)
 
-    def _update(self, moving, value):
-        # A 16-bit moving average is updated in float32, as in Keras's layer.
+    def _update(self, moving: keras.Variable, value: tf.Tensor) -> None:
+        """Updates a moving average, in float32 if it has 16 bits, as Keras does."""
         value = _wide(ops.stop_gradient(value))
         before = ops.cast(moving, value.dtype)
         after = before * self.momentum + value * (1.0 - self.momentum)
@@ -217,13 +231,13 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         }
 
 
-def _wide(inputs):
-    """Returns the inputs as statistics are computed: in float32 at least."""
+def _wide(inputs: tf.Tensor) -> tf.Tensor:
+    """Casts inputs to float32 for statistics, unless they are float64."""
     return inputs if inputs.dtype == tf.float64 else tf.cast(inputs, "float32")
 
 
 def group_size(replicas_per_group: int | str | None) -> int:
-    """Returns how many replicas are normalized together."""
+    """Returns the number of replicas that are normalized together."""
     context = tf.distribute.get_replica_context()
     count = 1 if context is None else context.num_replicas_in_sync
     if replicas_per_group is None or count == 1:
@@ -239,13 +253,13 @@ def group_size(replicas_per_group: int | str | None) -> int:
 
 
 def mean_over_group(values: tf.Tensor, replicas: int) -> tf.Tensor:
-    """Returns the mean over so many replicas in turn; gradients flow through it."""
+    """Returns the mean over a group of consecutive replicas, with gradients."""
     context = tf.distribute.get_replica_context()
     groups = context.num_replicas_in_sync // replicas
-    # A sum over all replicas of which each fills its group's part: `tf.distribute` has
-    # no sum over some of them.
+    # `tf.distribute` can't sum over a part of the replicas. Each replica fills the part
+    # of its group in a sum over all replicas.
     group = context.replica_id_in_sync_group // replicas
-    place = tf.one_hot(group, groups, dtype=values.dtype)
-    parts = tf.reshape(place, [groups, *[1] * values.shape.rank]) * values
+    selection = tf.one_hot(group, groups, dtype=values.dtype)
+    parts = tf.reshape(selection, [groups, *[1] * values.shape.rank]) * values
     parts = context.all_reduce(tf.distribute.ReduceOp.SUM, parts)
     return tf.gather(parts, group) / replicas

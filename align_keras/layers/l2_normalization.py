@@ -1,4 +1,6 @@
-"""Scales embeddings to unit length."""
+"""Scaling of embeddings to unit length."""
+
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -7,11 +9,11 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class L2Normalization(keras.layers.Layer):
-    """Divides each row by its Euclidean length, in float32 under any policy.
+    """Division of each row by its Euclidean length, in float32 under any policy.
 
     Args:
-        epsilon: float > 0, the smallest length that is divided by, so that a
-            zero row stays zero and keeps a finite gradient.
+        epsilon: float > 0, smallest divisor, with which a zero row stays zero and has a
+            finite gradient.
 
     Call arguments:
         inputs: float tensor (n, d).
@@ -25,7 +27,7 @@ class L2Normalization(keras.layers.Layer):
     1.0
     """
 
-    def __init__(self, epsilon: float = 1e-12, **kwargs):
+    def __init__(self, epsilon: float = 1e-12, **kwargs: Any):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.epsilon = epsilon

@@ -1,5 +1,7 @@
 """The mobile inverted bottleneck that EfficientNet is made of."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 from keras import ops
@@ -8,10 +10,9 @@ from align_keras.layers.activation import activate
 from align_keras.layers.batch_normalization import FusedBatchNormalization
 from align_keras.layers.dtype_policy import dtype_config
 from align_keras.layers.rematerialization import rematerialized_call
-from align_keras.utils.arguments import arguments_of, keep_arguments
 from align_keras.utils.errors import InputError
 
-# As EfficientNet's reference code: variance scaling by fan-out.
+# Variance scaling by fan-out, as in the reference code of EfficientNet.
 CONV_INITIALIZER = {
     "class_name": "VarianceScaling",
     "config": {"scale": 2.0, "mode": "fan_out", "distribution": "truncated_normal"},
@@ -20,7 +21,10 @@ PADDINGS = ("tf", "hugging_face")
 
 
 def strided_padding(kernel_size: int) -> tuple:
-    """Returns Hugging Face's padding of a stride of 2; SAME's on even sizes."""
+    """Returns the padding that Hugging Face uses for convolutions of stride 2.
+
+    On even sizes it equals the padding of TensorFlow's SAME.
+    """
     return ((kernel_size // 2 - 1, kernel_size // 2),) * 2
 
 
@@ -39,16 +43,16 @@ def check_channels_last() -> None:
 class MBConvBlock(keras.layers.Layer):
     """Expansion, depthwise convolution, squeeze-and-excitation, projection.
 
-    Args that `ImageEncoder` has too are as there.
+    Arguments that `ImageEncoder` also has are described there.
 
     Args:
         filters_in: int, channels of the input.
         filters_out: int, channels of the output.
         kernel_size: int, 3 or 5, of the depthwise convolution.
         strides: int, 1 or 2.
-        expand_ratio: int ≥ 1; at 1 there is no expansion.
-        squeeze_ratio: float, width of the squeeze relative to `filters_in`; at 0
-            there is no squeeze-and-excitation.
+        expand_ratio: int ≥ 1. 1 leaves the expansion out.
+        squeeze_ratio: float, width of the squeeze relative to `filters_in`. 0 leaves
+            squeeze-and-excitation out.
         drop_connect_rate: float in [0, 1), the rate at which a whole sample's
             residual branch is dropped in training.
         normalization: dict, arguments of `FusedBatchNormalization`, or None.
@@ -61,8 +65,8 @@ class MBConvBlock(keras.layers.Layer):
         training: bool.
 
     Returns:
-        float tensor (n, ⌈height/strides⌉, …, filters_out), by Hugging Face's padding
-        ⌊height/strides⌋.
+        float tensor (n, ⌈height/strides⌉, ⌈width/strides⌉, filters_out). With the
+        padding of Hugging Face both sides are rounded down.
 
     Raises:
         InputError: if Keras is set to the image data format channels_first.
@@ -84,23 +88,39 @@ class MBConvBlock(keras.layers.Layer):
         activation: str = "silu",
         rematerialize: bool = False,
         padding: str = "tf",
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         check_channels_last()
-        keep_arguments(self, MBConvBlock, locals())
+
+        # === Config ===
+        self.filters_in = filters_in
+        self.filters_out = filters_out
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.expand_ratio = expand_ratio
+        self.squeeze_ratio = squeeze_ratio
+        self.drop_connect_rate = drop_connect_rate
+        self.normalization = normalization
+        self.activation = activation
+        self.rematerialize = rematerialize
+        self.padding = padding
+
+        # === Layers ===
         self.has_residual = strides == 1 and filters_in == filters_out
         self._make_layers(filters_in * expand_ratio)
 
-    def _make_layers(self, width):
+    def _make_layers(self, width: int) -> None:
+        """Creates the inner layers. `width` is the number of expanded channels."""
         policy = {"dtype": self.dtype_policy}
         dense = {"kernel_initializer": CONV_INITIALIZER, **policy}
         conv = {"kernel_size": 1, "use_bias": False, **dense}
-        self.expand = self.expand_norm = None
+        self.expand: keras.layers.Layer | None = None
+        self.expand_norm: keras.layers.Layer | None = None
         if self.expand_ratio != 1:
             self.expand = keras.layers.Conv2D(width, name="expand", **conv)
             self.expand_norm = self._norm("expand_norm")
-        self.pad = None
+        self.pad: keras.layers.Layer | None = None
         if self.strides == 2 and self.padding == "hugging_face":
             padding = strided_padding(self.kernel_size)
             self.pad = keras.layers.ZeroPadding2D(padding, **policy)
@@ -114,7 +134,8 @@ class MBConvBlock(keras.layers.Layer):
             **policy,
         )
         self.depthwise_norm = self._norm("depthwise_norm")
-        self.squeeze = self.excite = None
+        self.squeeze: keras.layers.Layer | None = None
+        self.excite: keras.layers.Layer | None = None
         if self.squeeze_ratio:
             squeezed = max(1, int(self.filters_in * self.squeeze_ratio))
             self.squeeze = keras.layers.Dense(
@@ -123,28 +144,34 @@ class MBConvBlock(keras.layers.Layer):
             self.excite = keras.layers.Dense(width, "sigmoid", name="excite", **dense)
         self.project = keras.layers.Conv2D(self.filters_out, name="project", **conv)
         self.project_norm = self._norm("project_norm")
-        self.drop_connect = None
+        self.drop_connect: keras.layers.Layer | None = None
         if self.has_residual and self.drop_connect_rate:
             self.drop_connect = keras.layers.Dropout(
                 self.drop_connect_rate, (None, 1, 1, 1), name="drop_connect", **policy
             )
 
-    def _norm(self, name):
+    def _norm(self, name: str) -> FusedBatchNormalization:
         return FusedBatchNormalization(
             **(self.normalization or {}), dtype=self.dtype_policy, name=name
         )
 
     def build(self, input_shape: tuple) -> None:
         shape = tuple(input_shape)
-        # Layers without weights are built too: `quantize` refuses unbuilt ones.
+        # Layers without weights are built too, since `quantize` refuses unbuilt ones.
         for layer in (
-            *(self.expand, self.expand_norm, self.pad, self.depthwise),
-            *(self.depthwise_norm, self.project, self.project_norm, self.drop_connect),
+            self.expand,
+            self.expand_norm,
+            self.pad,
+            self.depthwise,
+            self.depthwise_norm,
+            self.project,
+            self.project_norm,
+            self.drop_connect,
         ):
             if layer is not None:
                 layer.build(shape)
                 shape = layer.compute_output_shape(shape)
-        if self.squeeze is not None:
+        if self.squeeze is not None and self.excite is not None:
             self.squeeze.build((shape[0], self.filters_in * self.expand_ratio))
             self.excite.build((shape[0], self.squeeze.units))
         self.built = True
@@ -154,13 +181,13 @@ class MBConvBlock(keras.layers.Layer):
             return rematerialized_call(self, self._forward, inputs)
         return self._forward(inputs, training)
 
-    def _forward(self, inputs, training=True):
+    def _forward(self, inputs: tf.Tensor, training: bool | None = True) -> tf.Tensor:
         x = inputs
-        if self.expand is not None:
+        if self.expand is not None and self.expand_norm is not None:
             x = self.expand_norm(self.expand(x), training=training)
             x = activate(self.activation, x, training)
         x = activate(self.activation, self._filtered(x, training), training)
-        if self.squeeze is not None:
+        if self.squeeze is not None and self.excite is not None:
             gate = self.excite(self.squeeze(ops.mean(x, axis=(1, 2))))
             x = x * gate[:, None, None, :]
         x = self.project_norm(self.project(x), training=training)
@@ -168,23 +195,25 @@ class MBConvBlock(keras.layers.Layer):
             x = self.drop_connect(x, training=training)
         return x + inputs if self.has_residual else x
 
-    def _filtered(self, x, training):
-        """The depthwise convolution, normalized."""
+    def _filtered(self, x: tf.Tensor, training: bool | None) -> tf.Tensor:
+        """Applies the depthwise convolution and its normalization."""
         if self.depthwise_norm.takes_batch_statistics(training):
             x = self._depthwise(x, self.depthwise.kernel)
             return self.depthwise_norm(x, training=True)
-        # The normalization's scale goes into the kernel: TensorFlow's own rewriting
-        # does so for other convolutions alone, and a pass over the images is spared.
+        # The scale of the normalization is multiplied into the kernel, which saves a
+        # pass over the images. TensorFlow does this by itself only for convolutions
+        # that are not depthwise.
         scale, offset = self.depthwise_norm.moving_scale_and_offset()
         x = self._depthwise(x, self.depthwise.kernel * scale[:, None])
         return tf.nn.bias_add(x, tf.cast(offset, x.dtype))
 
-    def _depthwise(self, x, kernel):
+    def _depthwise(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         padding = self.depthwise.padding
         if self.pad is not None:
             if None in x.shape[1:3] or x.shape[1] % 2 or x.shape[2] % 2:
                 x = self.pad(x)
-            else:  # There the padding is TensorFlow's own, which copies nothing.
+            else:
+                # The padding equals SAME here, which copies nothing.
                 padding = "same"
         kernel = ops.cast(kernel, x.dtype)
         return ops.depthwise_conv(x, kernel, strides=self.strides, padding=padding)
@@ -200,5 +229,15 @@ class MBConvBlock(keras.layers.Layer):
         return {
             **super().get_config(),
             "dtype": dtype_config(self),
-            **arguments_of(self, MBConvBlock),
+            "activation": self.activation,
+            "drop_connect_rate": self.drop_connect_rate,
+            "expand_ratio": self.expand_ratio,
+            "filters_in": self.filters_in,
+            "filters_out": self.filters_out,
+            "kernel_size": self.kernel_size,
+            "normalization": self.normalization,
+            "padding": self.padding,
+            "rematerialize": self.rematerialize,
+            "squeeze_ratio": self.squeeze_ratio,
+            "strides": self.strides,
         }

@@ -1,6 +1,7 @@
-"""Memory for time: a layer's inner activations are computed twice, not kept."""
+"""Rematerialization: activations are computed twice instead of being kept."""
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -9,24 +10,33 @@ import tensorflow as tf
 def rematerialized_call(
     layer: keras.layers.Layer, call: Callable, inputs: tf.Tensor
 ) -> tf.Tensor:
-    """Calls a layer so that the backward pass computes `call`, of its variables, again.
+    """Calls a layer so that the backward pass computes it again.
 
     Values, gradients and state (seeds of dropout, moving statistics) equal those of a
-    plain call, unlike `tf.recompute_grad`'s. Chen et al. 2016, "Training Deep Nets with
-    Sublinear Memory Cost".
+    plain call, unlike those of `tf.recompute_grad`.
+
+    Args:
+        layer: Keras layer.
+        call: function of one tensor that uses the layer's variables.
+        inputs: tensor.
+
+    References:
+        Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
     """
     state = layer.non_trainable_variables
     before = [tf.identity(variable.value) for variable in state]
 
     @tf.custom_gradient
-    def run(inputs):
-        def gradient(upstream, variables=None):
+    def run(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        def gradient(
+            upstream: tf.Tensor, variables: list[tf.Variable] | None = None
+        ) -> tuple[tf.Tensor, list[tf.Tensor]]:
             variables = variables or []
             after = [tf.identity(variable.value) for variable in state]
             _assign(state, before)
-            # All of it waits for the gradient from above. Both computations could
-            # be merged into one otherwise, whose activations would be kept, and the
-            # 16-bit copies of the weights would be made when the step begins.
+            # The second computation waits for the upstream gradient. Otherwise
+            # TensorFlow could merge both computations and keep the activations, and
+            # would make the 16-bit copies of the weights at the start of the step.
             with tf.control_dependencies([upstream]), tf.GradientTape() as tape:
                 again = _after(inputs, upstream)
                 tape.watch(again)
@@ -40,11 +50,11 @@ def rematerialized_call(
     return run(inputs)
 
 
-def _after(values, upstream):
-    """Returns the values by operations that need the gradient from above.
+def _after(values: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    """Returns the values by operations that depend on the upstream gradient.
 
-    XLA heeds no control dependencies between operations without side effects. What is
-    added is 0, which XLA cannot know.
+    XLA ignores control dependencies between operations without side effects. The added
+    number is 0, which XLA can't infer.
     """
     if tf.executing_eagerly():
         return tf.identity(values)
@@ -54,11 +64,13 @@ def _after(values, upstream):
 
 
 def rematerialize_in_training(layer: keras.layers.Layer) -> None:
-    """Makes a built-in layer of one tensor compute again in its backward pass."""
+    """Makes a built-in layer of one tensor compute again in the backward pass."""
     call = layer.call
 
-    def rematerialized(inputs, training=None, **arguments):
-        def forward(inputs):
+    def rematerialized(
+        inputs: tf.Tensor, training: bool | None = None, **arguments: Any
+    ) -> tf.Tensor:
+        def forward(inputs: tf.Tensor) -> tf.Tensor:
             return call(inputs, training=training, **arguments)
 
         if training and layer.trainable:
@@ -68,6 +80,6 @@ def rematerialize_in_training(layer: keras.layers.Layer) -> None:
     layer.call = rematerialized
 
 
-def _assign(variables, values):
+def _assign(variables: list[keras.Variable], values: list[tf.Tensor]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

@@ -1,6 +1,7 @@
-"""The learned temperature that the similarities are divided by."""
+"""Learned temperature that divides the similarities."""
 
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -11,15 +12,15 @@ from align_keras.utils.errors import InputError
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class Temperature(keras.layers.Layer):
-    """Holds the temperature; called on cosines, it divides them by it.
+    """Division of cosines by a learned temperature.
 
-    The variable is the temperature's logarithm, so that no optimizer step can
-    make the temperature zero or negative. (The paper doesn't say; Hugging
-    Face's port holds the temperature itself.)
+    The variable is the logarithm of the temperature, so that no optimizer step can make
+    the temperature zero or negative. The paper doesn't mention it. In Hugging Face's
+    port the variable is the temperature itself.
 
     Args:
         initial_temperature: float > 0.
-        trainable: bool; False for the paper's fixed-temperature ablation.
+        trainable: bool. False for the paper's fixed-temperature ablation.
 
     Call arguments:
         inputs: float tensor of cosines, any shape.
@@ -33,7 +34,7 @@ class Temperature(keras.layers.Layer):
     0.5
     """
 
-    def __init__(self, initial_temperature: float = 1.0, **kwargs):
+    def __init__(self, initial_temperature: float = 1.0, **kwargs: Any):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if not initial_temperature > 0:
@@ -50,7 +51,7 @@ class Temperature(keras.layers.Layer):
 
     @property
     def temperature(self) -> tf.Tensor:
-        """Scalar float32 tensor."""
+        """Current temperature, a scalar float32 tensor."""
         return ops.exp(self.log_temperature)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:

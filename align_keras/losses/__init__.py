@@ -1,4 +1,4 @@
-"""The contrastive loss, within a replica and across all of them; other losses."""
+"""Contrastive loss, within a replica and across all replicas, and other losses."""
 
 from align_keras.losses.contrastive_loss import ContrastiveLoss, contrastive_loss
 from align_keras.losses.cross_replica import gather_replicas

@@ -1,4 +1,4 @@
-"""The normalized-softmax contrastive loss of ALIGN."""
+"""Normalized-softmax contrastive loss of ALIGN."""
 
 import math
 from collections.abc import Callable
@@ -18,42 +18,44 @@ from align_keras.utils.errors import InputError
 class ContrastiveLoss(RowLoss):
     """Contrastive loss of paired embeddings over the batch of all replicas.
 
-    Under a `tf.distribute` strategy each replica passes its rows; the negatives are
-    those of all, and gradients flow through the gather. The value is the mean over this
-    replica's rows: divide it by the number of replicas before gradients are summed.
+    Under a `tf.distribute` strategy each replica passes its rows. The negatives are the
+    rows of all replicas, and gradients flow through the gather. The value is the mean
+    over this replica's rows. Divide it by the number of replicas before gradients are
+    summed.
 
     Args:
         label_smoothing: float in [0, 1], the share of each target that is
             spread over all columns.
         reduction: `"sum"` (the paper) or `"mean"` (Hugging Face's port) of the
             image→text and the text→image loss.
-        share_equal_captions: bool; pairs of a batch whose captions are equal, by
-            their token ids, are each other's positives.
-        negatives_fraction: float 1/k in (0, 1] with a whole k that divides n; a pair
-            meets only the negatives of its one of k equal parts of the rows. The paper
-            doesn't say which 50% or 25% it takes.
-        tile_size: None, `"auto"` or int ≥ 1. None is the plain form, which holds the
-            logits of all pairs several times over; an int holds a tile of so many rows
-            and columns, and computes it once more for the gradient. `"auto"` has tiles
-            of 2048, and keeps them up to 2²⁸ logits a replica (a batch of 16,384 on one
-            device; 1 GiB in float32), which is faster.
-        matmul_dtype: None or `"bfloat16"`, of the tiled form's matrix products. At
-            temperature 1/60 the gradients of random embeddings were then off by 3% to
-            4% of their norm (batches of 8,192 and 4,096, width 640).
+        share_equal_captions: bool, treat pairs of a batch whose captions have equal
+            token ids as each other's positives.
+        negatives_fraction: float 1/k in (0, 1] with an integer k that divides n. The
+            rows are divided into k equal parts, and a pair has only the negatives of
+            its part. The paper doesn't state which 50% or 25% it uses.
+        tile_size: None, `"auto"` or int ≥ 1. None is the plain form, which keeps the
+            logits of all pairs several times. An int is the number of rows and columns
+            of a tile. The tiled form keeps one tile, and computes the tiles again for
+            the gradient. `"auto"` has tiles of 2048, and keeps all tiles up to 2²⁸
+            logits a replica (a batch of 16,384 on one device, 1 GiB in float32), which
+            is faster.
+        matmul_dtype: None or `"bfloat16"`, dtype of the matrix products of the tiled
+            form. At temperature 1/60 it changed the gradients of random embeddings by
+            3% to 4% of their norm (batches of 8,192 and 4,096, width 640).
 
     Call arguments:
         image_embeddings: float tensor (n, d), unit length.
-        text_embeddings: float tensor (n, d), row by row their pairs.
-        temperature: scalar float tensor > 0 that the cosines are divided by.
+        text_embeddings: float tensor (n, d). Row i is the pair of image i.
+        temperature: scalar float tensor > 0, divisor of the cosines.
         token_ids: int tensor (n, length) of the captions, or None.
-        pair_groups: int tensor (n,) or None; pairs of the same group are each other's
-            positives, whatever their captions are.
+        pair_groups: int tensor (n,) or None. Pairs of the same group are each other's
+            positives, regardless of their captions.
 
     Returns:
         Scalar float tensor, differentiable in the embeddings and the temperature.
 
     Raises:
-        InputError: if an argument isn't as above, or there is no such argument.
+        InputError: if an argument is out of range or unknown.
 
     References:
         Jia et al. 2021, section 4.1 (the sum of equations 1 and 2), 5 (label
@@ -77,7 +79,7 @@ class ContrastiveLoss(RowLoss):
         negatives_fraction: float = 1.0,
         tile_size: int | str | None = None,
         matmul_dtype: str | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         refuse_unknown("ContrastiveLoss", kwargs, self.options())
         check_choice("reduction", reduction, ("sum", "mean"))
@@ -118,7 +120,8 @@ class ContrastiveLoss(RowLoss):
     ) -> tuple[tf.Tensor, ...]:
         if self.tile_size is not None and images.dtype.size < 4:
             images, texts = tf.cast(images, tf.float32), tf.cast(texts, tf.float32)
-        if not tf.is_tensor(temperature):  # tf.cast would round a float to float32
+        # tf.cast would round a float to float32.
+        if not tf.is_tensor(temperature):
             temperature = tf.constant(temperature, images.dtype)
         form: Callable = plain_directional_losses
         options: dict[str, Any] = {"label_smoothing": self.label_smoothing}
@@ -134,8 +137,10 @@ class ContrastiveLoss(RowLoss):
             tf.add_n(direction) / len(losses) for direction in zip(*losses, strict=True)
         )
 
-    def _parts_of_batch(self, images, texts, pair_groups):
-        """Cuts the rows into the parts that have only their negatives."""
+    def _parts_of_batch(
+        self, images: tf.Tensor, texts: tf.Tensor, pair_groups: tf.Tensor | None
+    ) -> list[tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]]:
+        """Divides the rows into parts that have only their own negatives."""
         count = round(1.0 / self.negatives_fraction)
         if count == 1:
             return [(images, texts, pair_groups)]
@@ -146,7 +151,7 @@ class ContrastiveLoss(RowLoss):
                 f"{count}; change the batch size to a multiple of {count}."
             )
 
-        def cut(tensor):
+        def cut(tensor: tf.Tensor) -> list[tf.Tensor]:
             return tf.unstack(tf.reshape(tensor, [count, -1, *tensor.shape[1:]]), count)
 
         groups = [None] * count if pair_groups is None else cut(pair_groups)
@@ -171,7 +176,7 @@ def contrastive_loss(
     return loss(image_embeddings, text_embeddings, temperature, pair_groups=pair_groups)
 
 
-# === The plain form, from whole logits matrices: the reference ===
+# === Plain form, with complete logits matrices: the reference ===
 
 
 def plain_directional_losses(
@@ -182,13 +187,13 @@ def plain_directional_losses(
     label_smoothing: float,
     pair_groups: tf.Tensor | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns `loss_i2t` and `loss_t2i`; `scale` is 1 / temperature."""
+    """Returns `loss_i2t` and `loss_t2i`. `scale` is 1 / temperature."""
     all_images, offset = gather_replicas(image_embeddings)
     all_texts, _ = gather_replicas(text_embeddings)
-    # Rows of probabilities: one-hot, or shared by the pairs of one group.
+    # Each row has probabilities: one-hot, or equal shares of the pairs of a group.
     if pair_groups is None:
-        places = tf.range(tf.shape(image_embeddings)[0]) + offset
-        targets = tf.one_hot(places, tf.shape(all_images)[0], dtype=all_images.dtype)
+        rows = tf.range(tf.shape(image_embeddings)[0]) + offset
+        targets = tf.one_hot(rows, tf.shape(all_images)[0], dtype=all_images.dtype)
     else:
         same = tf.equal(pair_groups[:, None], gather_replicas(pair_groups)[0])
         same = tf.cast(same, all_images.dtype)
@@ -204,11 +209,13 @@ def plain_directional_losses(
     )
 
 
-def _direction_loss(logits, targets, label_smoothing):
-    """Computes the mean cross-entropy of each row against its smoothed targets."""
+def _direction_loss(
+    logits: tf.Tensor, targets: tf.Tensor, label_smoothing: float
+) -> tf.Tensor:
+    """Returns the mean cross-entropy of the rows and their smoothed targets."""
     log_normalizer = tf.reduce_logsumexp(logits, axis=1)
     positive = tf.reduce_sum(logits * targets, axis=1)
-    # Of the target's even share: no smoothed matrix is ever built.
+    # The mean logit is the smoothed part, so that no smoothed matrix is needed.
     smooth = tf.reduce_mean(logits, axis=1)
     expected = (1.0 - label_smoothing) * positive + label_smoothing * smooth
     return tf.reduce_mean(log_normalizer - expected)

@@ -1,12 +1,12 @@
-"""Gathering rows from all replicas, with gradients."""
+"""Gathering of rows from all replicas, with gradients."""
 
 import tensorflow as tf
 
 
 def gather_replicas(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Concatenates rows over all replicas, and returns where this replica's begin.
+    """Concatenates the rows of all replicas, and returns the offset of this replica's.
 
-    Gradients flow back, summed.
+    The gradients of a row are summed over replicas.
 
     >>> rows, offset = gather_replicas(tf.ones((2, 3)))
     >>> rows.shape, int(offset)
@@ -16,7 +16,7 @@ def gather_replicas(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     if context is None or context.num_replicas_in_sync == 1:
         return tensor, tf.constant(0)
     gathered = context.all_gather(tensor, axis=0)
-    # The gather forgets the shape, which loops over tiles need.
+    # The gather loses the static shape, which loops over tiles need.
     rows = tensor.shape[0] and tensor.shape[0] * context.num_replicas_in_sync
     gathered.set_shape([rows, *tensor.shape[1:]])
     offset = context.replica_id_in_sync_group * tf.shape(tensor)[0]
@@ -24,13 +24,13 @@ def gather_replicas(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def replica_count() -> int:
-    """Returns the number of replicas in sync; 1 outside a strategy."""
+    """Returns the number of replicas in sync, 1 outside of a strategy."""
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync
 
 
 def reduce_over_replicas(operation: str, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Takes each tensor's "SUM" or "MEAN" over all replicas; with one, returns it."""
+    """Returns the "SUM" or "MEAN" of each tensor over all replicas."""
     if replica_count() == 1:
         return tensors
     return tf.distribute.get_replica_context().all_reduce(operation, tensors)

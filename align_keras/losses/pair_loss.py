@@ -1,4 +1,4 @@
-"""The form of a loss that `ALIGN.compile` takes."""
+"""Base classes of losses for `ALIGN.compile`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,13 +12,13 @@ from align_keras.utils.errors import InputError
 
 
 class PairLoss:
-    """A loss of paired embeddings, for `ALIGN.compile(loss=…)`.
+    """Loss of paired embeddings, for `ALIGN.compile(loss=…)`.
 
-    A subclass writes `call`, which is given the embeddings of all replicas, and names
-    in `parts` the losses that it returns, which training reports. To be saved in
+    A subclass implements `call`, which gets the embeddings of all replicas. Its `parts`
+    are the names of the losses that it returns, which training reports. To be saved in
     `.keras` files, it keeps its arguments as attributes and is registered by
-    `keras.saving.register_keras_serializable`. A plain function of
-    `(image_embeddings, text_embeddings, temperature)` does too, without a subclass.
+    `keras.saving.register_keras_serializable`. `compile` also accepts a function of
+    `(image_embeddings, text_embeddings, temperature)`.
 
     Example:
 
@@ -53,7 +53,7 @@ class PairLoss:
         raise NotImplementedError
 
     def total(self, *losses: tf.Tensor) -> tf.Tensor:
-        """Returns the loss that training lowers: the sum of all parts."""
+        """Returns the loss that training minimizes, the sum of all parts."""
         return tf.add_n(losses)
 
     def replica_losses(
@@ -63,15 +63,15 @@ class PairLoss:
         temperature: tf.Tensor,
         token_ids: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, ...]:
-        """Computes this replica's losses; their means over replicas are the batch's.
+        """Computes this replica's losses, whose means over replicas are the batch's.
 
-        Gradients flow to all replicas: divide the losses by the number of replicas
-        before the gradients are summed. A subclass may replace this to compute a
-        replica's rows alone. The arguments are `call`'s, of this replica's rows.
+        Gradients flow to all replicas. Divide the losses by the number of replicas
+        before the gradients are summed. A subclass may override this method to compute
+        the rows of one replica only. The arguments are those of `call`, for this
+        replica's rows.
         """
-        images, texts = (
-            gather_replicas(rows)[0] for rows in (image_embeddings, text_embeddings)
-        )
+        images, _ = gather_replicas(image_embeddings)
+        texts, _ = gather_replicas(text_embeddings)
         if token_ids is not None:
             token_ids, _ = gather_replicas(token_ids)
         losses = self.call(images, texts, temperature, token_ids)
@@ -83,9 +83,9 @@ class PairLoss:
             )
         return tuple(tf.reduce_mean(loss) for loss in losses)
 
-    def __call__(self, *rows: Any, **others: Any) -> tf.Tensor:
-        """Returns the total of `replica_losses`, whose arguments it takes, a scalar."""
-        return self.total(*self.replica_losses(*rows, **others))
+    def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
+        """Returns the total of `replica_losses`, which gets the arguments, a scalar."""
+        return self.total(*self.replica_losses(*args, **kwargs))
 
     @classmethod
     def options(cls) -> list[str]:
@@ -101,9 +101,9 @@ class PairLoss:
 
 
 class RowLoss(PairLoss):
-    """A loss of a replica's rows alone, beside the columns of all replicas.
+    """Loss of the rows of one replica and the columns of all replicas.
 
-    A subclass writes `row_losses`, and has `share_equal_captions`.
+    A subclass implements `row_losses`, and has the attribute `share_equal_captions`.
     """
 
     share_equal_captions: bool
@@ -116,7 +116,7 @@ class RowLoss(PairLoss):
         token_ids: tf.Tensor | None = None,
         pair_groups: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, ...]:
-        """Computes the losses; pairs of equal `pair_groups` (n,) match each other."""
+        """Computes the losses. Pairs with equal `pair_groups` (n,) match each other."""
         if pair_groups is None and self.share_equal_captions:
             if token_ids is None:
                 raise InputError(
@@ -135,12 +135,12 @@ class RowLoss(PairLoss):
         temperature: tf.Tensor | float,
         pair_groups: tf.Tensor | None,
     ) -> tuple[tf.Tensor, ...]:
-        """Computes the means over these rows."""
+        """Returns the mean of each loss over these rows."""
         raise NotImplementedError
 
 
 def caption_groups(token_ids: tf.Tensor) -> tf.Tensor:
-    """Numbers captions (n,): equal for equal rows, by a hash of the token ids."""
+    """Returns a number for each caption (n,), a hash of its token ids."""
     length = token_ids.shape[1]
     multipliers = tf.random.stateless_uniform(
         (length,), (length, 64), None, None, tf.int64
@@ -150,7 +150,7 @@ def caption_groups(token_ids: tf.Tensor) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class FunctionLoss(PairLoss):
-    """A function of `(image_embeddings, text_embeddings, temperature)` as a loss."""
+    """Loss of a function of `(image_embeddings, text_embeddings, temperature)`."""
 
     def __init__(self, function: Callable):
         self.function = function
@@ -173,7 +173,7 @@ class FunctionLoss(PairLoss):
 
 
 def as_pair_loss(loss: PairLoss | Callable) -> PairLoss:
-    """Returns a `PairLoss`, or a function as one; refuses Keras's losses of labels."""
+    """Converts a function to a `PairLoss`, or raises for Keras's losses of labels."""
     if isinstance(loss, PairLoss):
         return loss
     if isinstance(loss, keras.losses.Loss) or not callable(loss):

@@ -1,4 +1,6 @@
-"""SigLIP's loss: each pair of an image and a caption is judged by itself."""
+"""Loss of SigLIP, which classifies each pair of an image and a caption."""
+
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,22 +14,23 @@ from align_keras.utils.arguments import refuse_unknown
 class SigmoidLoss(RowLoss):
     """Cross-entropy of "is this its caption?" over all pairs of all replicas.
 
-    The sum over a row's n captions, averaged over the n rows. A replica has its rows
-    of the logits only, and holds them several times over.
+    The loss is the sum over the n captions of a row, averaged over the n rows. A
+    replica computes only its rows of the logits, and keeps them several times.
 
     Args:
         bias: float that is added to the logits, or None for -log(n) of the n captions
             of all replicas, about the logit of a guess. The paper learns it, from -10.
-        share_equal_captions: bool; images of a batch whose captions are equal, by their
-            token ids, match each other's too.
+        share_equal_captions: bool, treat images of a batch whose captions have equal
+            token ids as matches of each other's captions.
 
-    Call arguments are `ContrastiveLoss`'s; the paper's temperature starts at 0.1.
+    The call arguments are those of `ContrastiveLoss`. The temperature of the paper
+    starts at 0.1.
 
     Returns:
         Scalar float tensor, differentiable in the embeddings and the temperature.
 
     Raises:
-        InputError: if there is no such argument, or `token_ids` are missing.
+        InputError: if an argument is unknown or `token_ids` are missing.
 
     References:
         Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2.
@@ -40,7 +43,10 @@ class SigmoidLoss(RowLoss):
     """
 
     def __init__(
-        self, bias: float | None = None, share_equal_captions: bool = False, **kwargs
+        self,
+        bias: float | None = None,
+        share_equal_captions: bool = False,
+        **kwargs: Any,
     ):
         refuse_unknown("SigmoidLoss", kwargs, self.options())
         self.bias = bias
@@ -59,9 +65,11 @@ class SigmoidLoss(RowLoss):
         rows, columns = tf.unstack(tf.shape(logits))
         guess = -tf.math.log(tf.cast(columns, logits.dtype))
         logits += guess if self.bias is None else self.bias
-        pairs, captions = tf.range(rows) + offset, tf.range(columns)
+        pairs = tf.range(rows) + offset
+        captions = tf.range(columns)
         if pair_groups is not None:
-            pairs, (captions, _) = pair_groups, gather_replicas(pair_groups)
-        # The logarithm of the probability of being wrong; of a match, of no match.
+            pairs = pair_groups
+            captions, _ = gather_replicas(pair_groups)
+        # Logits of a wrong answer.
         wrong = tf.where(pairs[:, None] == captions, -logits, logits)
         return (tf.reduce_mean(tf.reduce_sum(tf.nn.softplus(wrong), axis=1)),)

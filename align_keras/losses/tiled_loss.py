@@ -1,18 +1,17 @@
-"""Both directions' losses, exact, without the logits matrix: tile by tile."""
+"""Exact losses of both directions without the complete logits matrix, in tiles."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
+from align_keras.config.loss_tiles import AUTO_KEPT_LOGITS, AUTO_TILE_SIZE
 from align_keras.losses.cross_replica import gather_replicas, replica_count
 from align_keras.utils.compiled import compiled
 
-AUTO_TILE_SIZE = 2048
-# "auto" keeps the tiles for the gradient up to here: 1 GiB of float32. It saves
-# the fourth matrix product, without which the plain form would be faster.
-_AUTO_KEPT_LOGITS = 2**28
-# As a share of the logarithm of a dtype's largest value: while |logit| stays
-# below it, exponentials, their sums and the inverses of these can't overflow.
+# Share of the logarithm of a dtype's largest value. Exponentials, their sums and the
+# inverses of the sums can't overflow while |logit| is smaller.
 _BOUND_SHARE = 0.8
 
 
@@ -28,18 +27,20 @@ def tiled_directional_losses(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes `plain_directional_losses` from tiles of at most `tile_size`².
 
-    Each replica has its rows of the logits, and the replicas' normalizers of the
-    columns are put together.
+    Each replica computes its rows of the logits. The normalizers of the columns are
+    combined over replicas.
     """
-    images, texts = image_embeddings, text_embeddings
+    images = image_embeddings
+    texts = text_embeddings
+    is_auto = tile_size == "auto"
     all_texts, offset = gather_replicas(texts)
     rows, columns, positive, mean_image, mean_text = _pair_sums(
         images,
         all_texts,
         scale,
         offset,
-        tile_size=AUTO_TILE_SIZE if tile_size == "auto" else tile_size,
-        keep_tiles=tile_size == "auto" and _worth_keeping(images, all_texts),
+        tile_size=AUTO_TILE_SIZE if is_auto else int(tile_size),
+        keep_tiles=is_auto and _worth_keeping(images, all_texts),
         matmul_dtype=matmul_dtype or images.dtype,
     )
     if replica_count() > 1:
@@ -49,12 +50,11 @@ def tiled_directional_losses(
     if pair_groups is not None:
         all_groups, _ = gather_replicas(pair_groups)
         all_images, _ = gather_replicas(images)
-        positives = [
-            _mean_dot(these, _group_means(others, all_groups, pair_groups, offset))
-            for these, others in ((images, all_texts), (texts, all_images))
-        ]
-    # The mean of a row's cosines is its dot product with the mean column: no target
-    # matrix is built.
+        text_means = _group_means(all_texts, all_groups, pair_groups, offset)
+        image_means = _group_means(all_images, all_groups, pair_groups, offset)
+        positives = [_mean_dot(images, text_means), _mean_dot(texts, image_means)]
+    # The mean of a row's cosines is its dot product with the mean column, so that no
+    # matrix of targets is needed.
     smooth = [
         tf.reduce_sum(mean_image * _over_replicas(mean_text)),
         tf.reduce_sum(mean_text * _over_replicas(mean_image)),
@@ -69,62 +69,105 @@ def tiled_directional_losses(
     )
 
 
-def _pair_sums(images, all_texts, scale, offset, tile_size, keep_tiles, matmul_dtype):
-    """This replica's normalizers, mean cosine of the pairs, mean image, mean text."""
-    # One function, so that the gradients are added up in one array for the images and
-    # one for the texts: left to themselves, six would lie side by side.
+def _pair_sums(
+    images: tf.Tensor,
+    all_texts: tf.Tensor,
+    scale: tf.Tensor,
+    offset: tf.Tensor,
+    tile_size: int,
+    keep_tiles: bool,
+    matmul_dtype: str | tf.DType,
+) -> tuple[tf.Tensor, ...]:
+    """Returns sums over this replica's pairs, with a gradient of their own.
+
+    Returns:
+        Normalizers of the rows and of the columns, mean cosine of the pairs, mean image
+        and mean text.
+    """
+    # One function sums the gradients in one array for the images and one for the
+    # texts. Automatic differentiation would need six arrays.
 
     @tf.custom_gradient
-    def sums(images, all_texts, scale):
+    def sums(
+        images: tf.Tensor, all_texts: tf.Tensor, scale: tf.Tensor
+    ) -> tuple[tuple[tf.Tensor, ...], Callable]:
         tiles = _LogitTiles(images, all_texts, scale, tile_size, matmul_dtype)
-        # Both of a tile, which the gradient computes once more unless it was kept.
+        # The gradient computes the tiles again unless they are kept.
         rows, columns, kept = _forward(tiles, keep_tiles)
         count = tf.shape(images)[0]
-        alone = replica_count() == 1
-        texts = all_texts if alone else all_texts[offset : offset + count]
+        is_single = replica_count() == 1
+        texts = all_texts if is_single else all_texts[offset : offset + count]
 
-        def gradient(d_rows, d_columns, d_positive, d_mean_image, d_mean_text):
+        def gradient(
+            d_rows: tf.Tensor,
+            d_columns: tf.Tensor,
+            d_positive: tf.Tensor,
+            d_mean_image: tf.Tensor,
+            d_mean_text: tf.Tensor,
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             n = tf.cast(count, images.dtype)
             d_images = (d_positive / n) * texts + d_mean_image / n
             d_texts = (d_positive / n) * images + d_mean_text / n
-            if not alone:
-                behind = tf.shape(all_texts)[0] - offset - count
-                d_texts = tf.pad(d_texts, [[offset, behind], [0, 0]])
-            of_rows, of_columns = (rows, d_rows), (columns, d_columns)
-            return _backward(tiles, of_rows, of_columns, kept, d_images, d_texts)
+            if not is_single:
+                rows_after = tf.shape(all_texts)[0] - offset - count
+                d_texts = tf.pad(d_texts, [[offset, rows_after], [0, 0]])
+            return _backward(
+                tiles,
+                (rows, d_rows),
+                (columns, d_columns),
+                kept,
+                d_images,
+                d_texts,
+            )
 
-        values = rows, columns, _mean_dot(images, texts)
-        means = tf.reduce_mean(images, axis=0), tf.reduce_mean(texts, axis=0)
-        return (*values, *means), gradient
+        outputs = (
+            rows,
+            columns,
+            _mean_dot(images, texts),
+            tf.reduce_mean(images, axis=0),
+            tf.reduce_mean(texts, axis=0),
+        )
+        return outputs, gradient
 
     return sums(images, all_texts, scale)
 
 
-def _worth_keeping(images, all_texts):
-    rows, columns = images.shape[0], all_texts.shape[0]
-    return None not in (rows, columns) and rows * columns <= _AUTO_KEPT_LOGITS
+def _worth_keeping(images: tf.Tensor, all_texts: tf.Tensor) -> bool:
+    """Returns True if all tiles are few enough to be kept for the gradient."""
+    rows = images.shape[0]
+    columns = all_texts.shape[0]
+    return None not in (rows, columns) and rows * columns <= AUTO_KEPT_LOGITS
 
 
-def _mean_dot(rows, others):
-    """Averages over the rows their dot products."""
-    return tf.reduce_mean(row_dots(rows, others))
+def _mean_dot(first_rows: tf.Tensor, second_rows: tf.Tensor) -> tf.Tensor:
+    """Returns the mean of the dot products of rows with the same index."""
+    return tf.reduce_mean(row_dots(first_rows, second_rows))
 
 
-def _over_replicas(row):
+def _over_replicas(row: tf.Tensor) -> tf.Tensor:
     """Returns the mean of a row over all replicas."""
     return tf.reduce_mean(gather_replicas(row[None])[0], axis=0)
 
 
-def _group_means(all_rows, all_groups, pair_groups, offset):
+def _group_means(
+    all_rows: tf.Tensor,
+    all_groups: tf.Tensor,
+    pair_groups: tf.Tensor,
+    offset: tf.Tensor,
+) -> tf.Tensor:
     """Returns, for each local pair, the mean of all rows of its group."""
     numbers = _group_numbers(all_groups)
-    # As many segments as rows keeps the shape static; the empty ones aren't read.
+    # One segment per row keeps the shape static. Empty segments aren't read.
     means = tf.math.unsorted_segment_mean(all_rows, numbers, tf.shape(all_rows)[0])
     return tf.gather(means, numbers[offset : offset + tf.shape(pair_groups)[0]])
 
 
-def _group_numbers(groups):
-    """Numbers the groups from 0, by sorting: TPUs can't know tf.unique's length."""
+def _group_numbers(groups: tf.Tensor) -> tf.Tensor:
+    """Numbers the groups from 0.
+
+    The function sorts, since the length of the result of tf.unique isn't static, which
+    TPUs need.
+    """
     order = tf.argsort(groups)
     ordered = tf.gather(groups, order)
     begins = tf.cast(ordered[1:] != ordered[:-1], tf.int32)
@@ -136,33 +179,44 @@ def _group_numbers(groups):
 
 
 class _LogitTiles:
-    """The arithmetic of one tile: logits, their normalizers, their gradient."""
+    """Computation of tiles: logits, their normalizers and their gradient."""
 
-    def __init__(self, images, texts, scale, tile_size, matmul_dtype):
-        self.num_rows, self.num_columns = _length(images), _length(texts)
+    def __init__(
+        self,
+        images: tf.Tensor,
+        texts: tf.Tensor,
+        scale: tf.Tensor,
+        tile_size: int,
+        matmul_dtype: str | tf.DType,
+    ):
+        self.num_rows = _length(images)
+        self.num_columns = _length(texts)
         self.row_tiles = -(-self.num_rows // tile_size)
         self.column_tiles = -(-self.num_columns // tile_size)
         self.images = _in_tiles(images, self.row_tiles)
         self.texts = _in_tiles(texts, self.column_tiles)
         self.row_mask = _padding_mask(self.num_rows, self.images)
         self.column_mask = _padding_mask(self.num_columns, self.texts)
-        self.scale, self.matmul_dtype = scale, matmul_dtype
+        self.scale = scale
+        self.matmul_dtype = matmul_dtype
         bound = tf.abs(scale) * _longest(images) * _longest(texts)
-        # False for NaN, which the other branch hands on.
+        # The comparison is False for NaN, which the other branch propagates.
         self.bounded = bound < _BOUND_SHARE * math.log(images.dtype.max)
 
-    def images_of(self, row):
+    def images_of(self, row: tf.Tensor) -> tf.Tensor:
         """Returns the images of a row of tiles, (tile, d) in `matmul_dtype`."""
         return tf.cast(self.images[row], self.matmul_dtype)
 
-    def scaled_texts_of(self, column):
+    def scaled_texts_of(self, column: tf.Tensor) -> tf.Tensor:
         """Returns the texts of a column of tiles, scaled and transposed: (d, tile)."""
-        # A product with it as it lies is a tenth faster than one that transposes.
+        # A product with a transposed tensor is a tenth faster than one that transposes.
         texts = self.texts[column] * self.scale
         return tf.cast(tf.transpose(texts), self.matmul_dtype)
 
-    def logits(self, product, row, column):
-        """Logits in full precision, -inf where there is only padding."""
+    def logits(
+        self, product: tf.Tensor, row: tf.Tensor, column: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns the logits of a tile in full precision, -inf for padding."""
         logits = tf.cast(product, self.images.dtype)
         if self.row_mask is None and self.column_mask is None:
             return logits
@@ -173,18 +227,18 @@ class _LogitTiles:
             valid &= self.column_mask[column]
         return tf.where(valid, logits, tf.constant(-math.inf, logits.dtype))
 
-    def normalizers(self, logits):
+    def normalizers(self, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Computes the log-sum-exp of the tile's rows and of its columns."""
 
-        def direct():
+        def direct() -> tuple[tf.Tensor, tf.Tensor]:
             exponentials = tf.exp(logits)
             rows = tf.reduce_sum(exponentials, axis=1)
-            # On CPUs three times as fast as reduce_sum(…, axis=0).
+            # On CPUs this is three times as fast as reduce_sum(…, axis=0).
             ones = tf.ones_like(rows)
             columns = tf.linalg.matvec(exponentials, ones, transpose_a=True)
             return tf.math.log(rows), tf.math.log(columns)
 
-        def shifted():
+        def shifted() -> tuple[tf.Tensor, tf.Tensor]:
             return (
                 tf.reduce_logsumexp(logits, axis=1),
                 tf.reduce_logsumexp(logits, axis=0),
@@ -192,57 +246,79 @@ class _LogitTiles:
 
         return tf.cond(self.bounded, direct, shifted)
 
-    def gradient(self, logits, rows, d_rows, columns, d_columns):
-        """Computes the gradient at the tile's logits, from those at all normalizers."""
+    def gradient(
+        self,
+        logits: tf.Tensor,
+        rows: tf.Tensor,
+        d_rows: tf.Tensor,
+        columns: tf.Tensor,
+        d_columns: tf.Tensor,
+    ) -> tf.Tensor:
+        """Computes the gradient at the logits from the gradients at the normalizers."""
 
-        def direct():
+        def direct() -> tf.Tensor:
             by_row = (d_rows * tf.exp(-rows))[:, None]
             return _fused(logits, by_row, d_columns * tf.exp(-columns))
 
-        def shifted():
+        def shifted() -> tf.Tensor:
             by_row = d_rows[:, None] * tf.exp(logits - rows[:, None])
             return by_row + d_columns * tf.exp(logits - columns)
 
         return tf.cond(self.bounded, direct, shifted)
 
 
-# One pass over memory in place of three.
+# XLA makes one pass over memory instead of three.
 @compiled
-def _fused(logits, by_row, by_column):
+def _fused(logits: tf.Tensor, by_row: tf.Tensor, by_column: tf.Tensor) -> tf.Tensor:
     return tf.exp(logits) * (by_row + by_column)
 
 
-def _forward(tiles, keep_tiles):
-    """Normalizers of all rows and columns, and the kept products (or `()`)."""
-    row_size, column_size = tiles.images.shape[1], tiles.texts.shape[1]
+def _forward(
+    tiles: _LogitTiles, keep_tiles: bool
+) -> tuple[tf.Tensor, tf.Tensor, tuple[tf.TensorArray, ...]]:
+    """Returns the normalizers of all rows and columns, and the kept products.
+
+    The kept products are one array, or none without `keep_tiles`.
+    """
+    row_size = tiles.images.shape[1]
+    column_size = tiles.texts.shape[1]
     num_tiles = tiles.row_tiles * tiles.column_tiles
     dtype = tiles.images.dtype
 
-    def array(dtype, *shape):
+    def array(dtype: str | tf.DType, *shape: int) -> tf.TensorArray:
         return tf.TensorArray(
             dtype, num_tiles, element_shape=shape, clear_after_read=False
         )
 
-    def column_step(column, *arrays):
+    def column_step(column: tf.Tensor, *arrays: Any) -> tuple:
         texts = tiles.scaled_texts_of(column)
 
-        def row_step(row, rows, columns, kept):
+        def row_step(
+            row: tf.Tensor,
+            rows: tf.TensorArray,
+            columns: tf.TensorArray,
+            kept: tuple[tf.TensorArray, ...],
+        ) -> tuple:
             number = row * tiles.column_tiles + column
             product = tf.matmul(tiles.images_of(row), texts)
-            of_rows, of_columns = tiles.normalizers(tiles.logits(product, row, column))
+            tile_rows, tile_columns = tiles.normalizers(
+                tiles.logits(product, row, column)
+            )
             return (
                 row + 1,
-                rows.write(number, of_rows),
-                columns.write(number, of_columns),
+                rows.write(number, tile_rows),
+                columns.write(number, tile_columns),
                 tuple(array.write(number, product) for array in kept),
             )
 
-        _, *arrays = _loop(tiles.row_tiles, row_step, arrays)
-        return column + 1, *arrays
+        _, *new_arrays = _loop(tiles.row_tiles, row_step, arrays)
+        return column + 1, *new_arrays
 
-    kept = (array(tiles.matmul_dtype, row_size, column_size),) if keep_tiles else ()
-    arrays = array(dtype, row_size), array(dtype, column_size), kept
-    _, rows, columns, kept = _loop(tiles.column_tiles, column_step, arrays)
+    kept: tuple[tf.TensorArray, ...] = ()
+    if keep_tiles:
+        kept = (array(tiles.matmul_dtype, row_size, column_size),)
+    start = (array(dtype, row_size), array(dtype, column_size), kept)
+    _, rows, columns, kept = _loop(tiles.column_tiles, column_step, start)
     grid = [tiles.row_tiles, tiles.column_tiles, -1]
     rows = tf.reduce_logsumexp(tf.reshape(rows.stack(), grid), axis=1)
     columns = tf.reduce_logsumexp(tf.reshape(columns.stack(), grid), axis=0)
@@ -253,35 +329,63 @@ def _forward(tiles, keep_tiles):
     )
 
 
-def _backward(tiles, rows, columns, kept, d_images, d_texts):
-    """Adds to the gradients; rows and columns are (normalizers, upstream)."""
+def _backward(
+    tiles: _LogitTiles,
+    rows: tuple[tf.Tensor, tf.Tensor],
+    columns: tuple[tf.Tensor, tf.Tensor],
+    kept: tuple[tf.TensorArray, ...],
+    d_images: tf.Tensor,
+    d_texts: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Adds the gradients of the normalizers to those of the embeddings.
+
+    Args:
+        tiles: `_LogitTiles`.
+        rows: normalizers of the rows, and the gradients at them.
+        columns: normalizers of the columns, and the gradients at them.
+        kept: array of products, or none.
+        d_images: gradients of the images so far.
+        d_texts: gradients of the texts so far.
+
+    Returns:
+        Gradients of the images, the texts and the scale.
+    """
     dtype = tiles.images.dtype
-    # Upstream gradients are about 1 / n, and would underflow where they are
-    # divided by a large sum of exponentials.
+    # Upstream gradients are about 1 / n. They are multiplied by n, since they would
+    # underflow when they are divided by a large sum of exponentials.
     count = tf.cast(tiles.num_rows, dtype)
-    rows = [_in_tiles(x, tiles.row_tiles) for x in (rows[0], rows[1] * count)]
-    columns = [
-        _in_tiles(x, tiles.column_tiles) for x in (columns[0], columns[1] * count)
-    ]
+    row_normalizers = _in_tiles(rows[0], tiles.row_tiles)
+    row_gradients = _in_tiles(rows[1] * count, tiles.row_tiles)
+    column_normalizers = _in_tiles(columns[0], tiles.column_tiles)
+    column_gradients = _in_tiles(columns[1] * count, tiles.column_tiles)
     step_scale = tiles.scale / count
 
-    def column_step(column, d_images, d_texts, d_scale):
+    def column_step(
+        column: tf.Tensor,
+        d_images: tf.TensorArray,
+        d_texts: tf.TensorArray,
+        d_scale: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.TensorArray, tf.TensorArray, tf.Tensor]:
         texts = tiles.texts[column]
         scaled_texts = tiles.scaled_texts_of(column)
         factor = tf.cast(texts * step_scale, tiles.matmul_dtype)
 
-        def row_step(row, d_images, d_text):
+        def row_step(
+            row: tf.Tensor, d_images: tf.TensorArray, d_text: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.TensorArray, tf.Tensor]:
             images = tiles.images_of(row)
             number = row * tiles.column_tiles + column
             product = kept[0].read(number) if kept else tf.matmul(images, scaled_texts)
             d_logits = tiles.gradient(
                 tiles.logits(product, row, column),
-                *(x[row] for x in rows),
-                *(x[column] for x in columns),
+                row_normalizers[row],
+                row_gradients[row],
+                column_normalizers[column],
+                column_gradients[column],
             )
             d_logits = tf.cast(d_logits, tiles.matmul_dtype)
             d_image = tf.cast(tf.matmul(d_logits, factor), dtype)
-            # Transposed: a quarter faster than d_logitsᵀ · images.
+            # imagesᵀ · d_logits is a quarter faster than d_logitsᵀ · images.
             d_text += tf.cast(tf.matmul(images, d_logits, transpose_a=True), dtype)
             return row + 1, _add_tile(d_images, row, d_image), d_text
 
@@ -299,7 +403,7 @@ def _backward(tiles, rows, columns, kept, d_images, d_texts):
     )
     _, d_images, d_texts, d_scale = _loop(tiles.column_tiles, column_step, start)
     d_images = d_images.stack()
-    # One after the other: the arrays' tiles are freed as they are stacked.
+    # The arrays are stacked one after the other, since stacking frees their tiles.
     with tf.control_dependencies([d_images]):
         d_texts = d_texts.stack()
     return (
@@ -309,7 +413,7 @@ def _backward(tiles, rows, columns, kept, d_images, d_texts):
     )
 
 
-def _array_of_tiles(tiles):
+def _array_of_tiles(tiles: tf.Tensor) -> tf.TensorArray:
     return tf.TensorArray(
         tiles.dtype,
         tf.shape(tiles)[0],
@@ -318,52 +422,54 @@ def _array_of_tiles(tiles):
     ).unstack(tiles)
 
 
-def _add_tile(tiles, number, tile):
+def _add_tile(
+    tiles: tf.TensorArray, number: tf.Tensor, tile: tf.Tensor
+) -> tf.TensorArray:
     return tiles.write(number, tiles.read(number) + tile)
 
 
-def _loop(count, body, start):
-    """Runs `body(number, *values)` so many times, one at a time."""
+def _loop(count: int | tf.Tensor, body: Callable, start: tuple) -> tuple:
+    """Runs `body(number, *values)` `count` times, one after the other."""
     return tf.while_loop(
         lambda number, *_: number < count, body, (0, *start), parallel_iterations=1
     )
 
 
-def _length(tensor):
-    """Rows of a tensor; an int where it is known, so that shapes stay static."""
+def _length(tensor: tf.Tensor) -> int | tf.Tensor:
+    """Returns the number of rows, as an int if it is static."""
     return tf.shape(tensor)[0] if tensor.shape[0] is None else tensor.shape[0]
 
 
-def _in_tiles(tensor, tiles):
-    """Pads the rows with zeros and cuts them: (tiles, rows of a tile, …)."""
+def _in_tiles(tensor: tf.Tensor, tiles: int | tf.Tensor) -> tf.Tensor:
+    """Pads the rows with zeros and reshapes them to (tiles, rows of a tile, …)."""
     length = _length(tensor)
     size = -(-length // tiles)
     static = isinstance(length, int) and isinstance(tiles, int)
     if not static or tiles * size != length:
-        others = [[0, 0]] * (len(tensor.shape) - 1)
-        tensor = tf.pad(tensor, [[0, tiles * size - length], *others])
+        no_padding = [[0, 0]] * (len(tensor.shape) - 1)
+        tensor = tf.pad(tensor, [[0, tiles * size - length], *no_padding])
     return tf.reshape(tensor, [tiles, size, *tensor.shape[1:]])
 
 
-def _from_tiles(tensor, length):
-    """Undoes `_in_tiles`."""
+def _from_tiles(tensor: tf.Tensor, length: int | tf.Tensor) -> tf.Tensor:
+    """Reverses `_in_tiles`."""
     rows = tf.reshape(tensor, [-1, *tensor.shape[2:]])
     return rows if rows.shape[0] == length else rows[:length]
 
 
-def _padding_mask(length, tensor):
-    """Returns bool (tiles, rows of a tile), False for padding; None without any."""
+def _padding_mask(length: int | tf.Tensor, tensor: tf.Tensor) -> tf.Tensor | None:
+    """Returns a bool tensor (tiles, rows of a tile), False for padding, or None."""
     tiles, size = tensor.shape[:2]
     if tiles is not None and size is not None and tiles * size == length:
         return None
     return _in_tiles(tf.ones([length], tf.bool), tf.shape(tensor)[0])
 
 
-def row_dots(rows: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """Returns each row's dot product with its like, (n,), without their products."""
-    return tf.einsum("nd,nd->n", rows, others)
+def row_dots(first_rows: tf.Tensor, second_rows: tf.Tensor) -> tf.Tensor:
+    """Returns the dot products of rows with the same index, (n,)."""
+    return tf.einsum("nd,nd->n", first_rows, second_rows)
 
 
-def _longest(rows):
-    """Returns the largest length of a row."""
+def _longest(rows: tf.Tensor) -> tf.Tensor:
+    """Returns the Euclidean length of the longest row."""
     return tf.sqrt(tf.reduce_max(row_dots(rows, rows)))

@@ -1,12 +1,17 @@
-"""Image encoder, text encoder, ALIGN, presets; imported when they are first used."""
+"""Image encoder, text encoder, ALIGN and presets, imported when they are first used."""
 
 import importlib
+from typing import Any
 
 _PUBLIC = {
     "ALIGN": "align_keras.models.align",
+    "ALIGNImageConverter": "align_keras.models.align_image_converter",
+    "ALIGNPreprocessor": "align_keras.models.align_preprocessor",
+    "ALIGNTokenizer": "align_keras.models.align_tokenizer",
     "ImageClassifier": "align_keras.models.image_classifier",
     "ImageEncoder": "align_keras.models.image_encoder",
     "TextEncoder": "align_keras.models.text_encoder",
+    "image_text_batches": "align_keras.models.pair_batches",
     "load_image_weights": "align_keras.models.warm_start",
     "load_text_weights": "align_keras.models.warm_start",
     "preset_names": "align_keras.models.preset_table",
@@ -15,7 +20,7 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'align_keras.models' has no attribute {name!r}")

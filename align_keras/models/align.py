@@ -1,4 +1,4 @@
-"""ALIGN: two encoders in one embedding space."""
+"""ALIGN: an image and a text encoder in one embedding space."""
 
 import functools
 import os
@@ -10,12 +10,16 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.layers import L2Normalization, Temperature
-from align_keras.layers.dtype_policy import check_litert_export, default_policy
+from align_keras.layers.dtype_policy import default_policy
 from align_keras.losses.contrastive_loss import ContrastiveLoss
 from align_keras.models import preset_io
+from align_keras.models.align_image_converter import ALIGNImageConverter
+from align_keras.models.align_preprocessor import ALIGNPreprocessor
+from align_keras.models.align_tokenizer import ALIGNTokenizer
 from align_keras.models.contrastive_model import ContrastiveModel, LossMetrics
 from align_keras.models.embedding import EmbeddingMethods
 from align_keras.models.image_encoder import ImageEncoder
+from align_keras.models.litert_export import CheckedLiteRTExport
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.trainable_layers import (
     TrainableFlags,
@@ -23,7 +27,6 @@ from align_keras.models.trainable_layers import (
     take_trainable_flags,
     trainable_flags,
 )
-from align_keras.text import WordPieceTokenizer
 from align_keras.text.vocabulary import check_vocabulary
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
@@ -33,19 +36,19 @@ _SEEDS = "seeds"
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class ALIGN(EmbeddingMethods, ContrastiveModel):
+class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
     """Image encoder, text encoder and temperature, trained contrastively.
 
     Args:
         image_encoder: `ImageEncoder`, (n, S, S, 3) → (n, d).
         text_encoder: `TextEncoder`, token ids and mask → (n, d).
-        vocabulary: list of str, WordPiece tokens in the order of their ids; without
-            it the model takes no captions, token ids only.
-        normalization: str, how captions are normalized before WordPiece.
+        vocabulary: list of str, WordPiece tokens in the order of their ids. A model
+            without a vocabulary accepts token ids only, no captions.
+        normalization: str, normalization of captions before WordPiece.
         initial_temperature: float > 0.
         learn_temperature: bool.
-        dtype: str or `keras.DTypePolicy`, by which `compile` decides whether to scale
-            the loss; None for the image encoder's.
+        dtype: str or `keras.DTypePolicy`. `compile` scales the loss if it is float16.
+            None for the policy of the image encoder.
 
     Call arguments:
         inputs: dict of `images`, uint8 or float (n, S, S, 3) in [0, 255],
@@ -58,8 +61,8 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
 
     Raises:
         InputError: if the encoders' widths differ, the vocabulary is larger than the
-            text encoder's, lacks a special token or holds a token twice, or there is
-            no such argument.
+            text encoder's, lacks a special token or has a token twice, or an argument
+            is unknown.
 
     References:
         Jia et al. 2021, section 4.
@@ -81,10 +84,10 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
         learn_temperature: bool = True,
         dtype: str | keras.DTypePolicy | None = None,
         name: str = "align",
-        **kwargs,
+        **kwargs: Any,
     ):
-        known = [*parameters_of(ALIGN.__init__), "trainable"]
-        refuse_unknown("ALIGN", kwargs, known)
+        argument_names = [*parameters_of(ALIGN.__init__), "trainable"]
+        refuse_unknown("ALIGN", kwargs, argument_names)
         check_parts(image_encoder, text_encoder, vocabulary)
         # === Layers ===
         normalize_image = L2Normalization(name="image_embedding")
@@ -134,7 +137,7 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
 
     @property
     def image_size(self) -> int:
-        """int, side of the image encoder's input in pixels."""
+        """Side of the image encoder's input in pixels."""
         return self.image_encoder.image_size
 
     @property
@@ -144,22 +147,28 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
 
     @property
     def token_embedding(self) -> keras.layers.Layer:
-        """The text encoder's token embedding, as KerasHub's backbones."""
+        """Token embedding of the text encoder, as in backbones of KerasHub."""
         return self.text_encoder.token_embedding
 
     @functools.cached_property
-    def tokenizer(self) -> WordPieceTokenizer:
-        """The vocabulary's `WordPieceTokenizer`; `InputError` without a vocabulary."""
-        if self.vocabulary is None:
-            raise InputError(
-                "captions need a vocabulary, and this model has none; pass "
-                'vocabulary=[…] to ALIGN or from_preset("…", vocabulary=[…]).'
+    def preprocessor(self) -> ALIGNPreprocessor:
+        """`ALIGNPreprocessor` of this model: images and captions to its inputs.
+
+        Without a vocabulary, its `tokenizer` is None.
+        """
+        tokenizer = None
+        if self.vocabulary is not None:
+            tokenizer = ALIGNTokenizer(
+                self.vocabulary,
+                sequence_length=self.text_encoder.sequence_length,
+                normalization=self.normalization,
             )
-        return WordPieceTokenizer(
-            self.vocabulary,
-            sequence_length=self.text_encoder.sequence_length,
-            normalization=self.normalization,
-        )
+        return ALIGNPreprocessor(tokenizer, ALIGNImageConverter(self.image_size))
+
+    @property
+    def tokenizer(self) -> ALIGNTokenizer:
+        """`ALIGNTokenizer` of the vocabulary, or `InputError` without a vocabulary."""
+        return self.preprocessor.require_tokenizer()
 
     # === Saving ===
 
@@ -167,7 +176,7 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
     def from_preset(
         cls, preset: str | os.PathLike, load_weights: bool = True, **kwargs: Any
     ) -> "ALIGN":
-        """Builds a model from a preset's name, a folder, a file or Hugging Face's hub.
+        """Builds a model from the name of a preset, a folder, a file or Hugging Face.
 
         Args:
             preset: str, a name of `align_keras.presets()`; `"align_small_en"`, the
@@ -176,21 +185,23 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
                 brings its optimizer too; a folder in the form of
                 kakaobrain/align-base (config.json, model.safetensors, vocab.txt,
                 preprocessor_config.json or processor_config.json); or `"hf://kakaobrain/align-base"`,
-                which is fetched once and then taken from the cache. `hf://` also
-                takes a repository that holds what `save_to_preset` wrote.
-            load_weights: bool, for folders; names have no weights, files always.
+                which is downloaded once and then read from the cache. `hf://` also
+                accepts a repository with the files of `save_to_preset`.
+            load_weights: bool, for folders. Names have no weights, and files always
+                have them.
             **kwargs: for names, the arguments of `ALIGN`, `ImageEncoder` and
-                `TextEncoder` that the name doesn't settle; those that both encoders
-                have go to both. For folders, those that leave the weights' meaning as
-                it is: `dtype`, `image_size`, `sequence_length`, `dropout`,
-                `drop_connect_rate`, `batch_norm_momentum`, `synchronized`,
+                `TextEncoder` that the name doesn't determine. Arguments that both
+                encoders have go to both. For folders, arguments that don't change the
+                meaning of the weights: `dtype`, `image_size`, `sequence_length`,
+                `dropout`, `drop_connect_rate`, `batch_norm_momentum`, `synchronized`,
                 `virtual_batch_size`, `freeze_batch_statistics`, `rematerialize`,
-                `locked`, `trainable`, `learn_temperature`, `name`. None leaves one out.
+                `locked`, `trainable`, `learn_temperature`, `name`. None leaves an
+                argument out.
 
         Raises:
-            InputError: if there is no such preset, folder, file or argument, or it's
-                damaged or doesn't fit; lists the tensors' names and shapes. For an
-                export, says what can be done with it.
+            InputError: if the preset, folder, file or argument is unknown, damaged or
+                doesn't fit. Lists the names and shapes of tensors. For an export, names
+                the function that opens it.
 
         Example:
 
@@ -203,7 +214,7 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
     def save_to_preset(self, directory: str | os.PathLike) -> None:
         """Writes `config.json`, `model.weights.h5` and `vocabulary.txt` to a folder.
 
-        `config.json` lists the layers that are frozen, and holds the SHA-256 of the
+        `config.json` lists the layers that are frozen, and has the SHA-256 of the
         weights. The state of the optimizer is left out. `model.save("….keras")` keeps
         it.
         """
@@ -219,17 +230,6 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
         from align_keras.export import export_saved_model
 
         export_saved_model(self, directory, weights=weights)
-
-    def export(
-        self,
-        filepath: str | os.PathLike,
-        format: str = "tf_saved_model",
-        *args: Any,
-        **kwargs: Any,
-    ) -> None:
-        """Exports as `keras.Model.export`; `InputError` for quantized LiteRT."""
-        check_litert_export(self, format)
-        super().export(filepath, format, *args, **kwargs)
 
     def get_config(self) -> dict:
         config = {
@@ -289,7 +289,7 @@ def check_parts(
     text_encoder: keras.Model,
     vocabulary: Sequence[str] | None,
 ) -> None:
-    """Raises unless embeddings are of one width, and the vocabulary can be used."""
+    """Raises unless both embeddings have one width and the vocabulary fits."""
     image_dim = image_encoder.output_shape[-1]
     text_dim = text_encoder.output_shape[-1]
     if image_dim != text_dim:

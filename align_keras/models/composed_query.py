@@ -1,4 +1,4 @@
-"""Queries of an image, and of words that are added to it or taken from it."""
+"""Queries of an image plus or minus words."""
 
 import math
 from collections.abc import Sequence
@@ -24,10 +24,11 @@ def encode_query(
     minus), of embeddings of unit length, brought to unit length.
 
     Args:
-        model: `ALIGN`, `Embedder`, or another object with their `encode_…` methods.
-        image: one image, as `encode_images` takes in its list, or None.
-        plus: str, or sequence of str, what to add.
-        minus: str, or sequence of str, what to take away.
+        model: `ALIGN`, `Embedder`, or another object with `encode_images` and
+            `encode_texts`.
+        image: one image that `encode_images` accepts, or None.
+        plus: str or sequence of str, texts to add.
+        minus: str or sequence of str, texts to subtract.
         text_weight: float > 0, the weight of each text.
         image_weight: float > 0, the weight of the image.
 
@@ -41,7 +42,8 @@ def encode_query(
     References:
         Jia et al. 2021, section 7 and figure 5; the weights of 2 and 1 are its best.
     """
-    plus, minus = _texts("plus", plus), _texts("minus", minus)
+    plus = _texts("plus", plus)
+    minus = _texts("minus", minus)
     if image is None and not plus:
         raise InputError(
             "a query needs `image` or words in `plus`, received neither; give one of "
@@ -53,7 +55,8 @@ def encode_query(
                 f"`{name}` must be a number > 0, received {weight!r}; leave it out for "
                 "the paper's 2 of a text and 1 of the image."
             )
-    query = np.zeros(())  # Broadcasts to the embeddings' width.
+    # Broadcasts to the width of the embeddings.
+    query = np.zeros(())
     if image is not None:
         embedding = np.asarray(model.encode_images([image]), float)[0]
         query = query + image_weight * embedding
@@ -62,7 +65,7 @@ def encode_query(
         signs = np.repeat([1.0, -1.0], [len(plus), len(minus)])
         query = query + text_weight * signs @ texts
     length = np.linalg.norm(query)
-    # Equal embeddings leave the rounding of float32.
+    # The difference of equal embeddings is the rounding error of float32.
     if not length > 1e-6 * (image_weight + text_weight):
         raise InputError(
             "`image`, `plus` and `minus` must leave a direction to search in, but "
@@ -71,8 +74,8 @@ def encode_query(
     return (query / length).astype("float32")[None]
 
 
-def _texts(name, texts):
-    """One str or several → list of str, none of them blank."""
+def _texts(name: str, texts: str | Sequence[str]) -> list[str]:
+    """Returns a str or several as a list, or raises if one is blank."""
     texts = [texts] if isinstance(texts, str) else list(texts)
     for text in texts:
         if not isinstance(text, str) or not text.strip():

@@ -14,7 +14,7 @@ from align_keras.layers.batch_normalization import FusedBatchNormalization
 from align_keras.losses.contrastive_loss import ContrastiveLoss
 from align_keras.losses.cross_replica import reduce_over_replicas, replica_count
 from align_keras.losses.pair_loss import PairLoss, as_pair_loss
-from align_keras.models import fit_inputs
+from align_keras.models import fit_arguments, fit_inputs, input_checks
 from align_keras.models.gradients import (
     ForwardState,
     cached_loss_gradients,
@@ -300,7 +300,7 @@ class ContrastiveModel(keras.Model):
         Arguments are `keras.Model.fit`'s, but for
 
             x: images, with their captions in `y`; pairs as
-                `align_keras.data.image_text_batches` takes them; a batched
+                `align_keras.models.image_text_batches` takes them; a batched
                 `tf.data.Dataset` of such tuples or dicts; or what is ready for the
                 model: dicts of `images`, `token_ids` and `padding_mask`, whose further
                 entries are left out. A `keras.utils.PyDataset`, a generator or a
@@ -335,9 +335,11 @@ class ContrastiveModel(keras.Model):
         References:
             Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
         """
-        fit_inputs.check_weights(class_weight=class_weight, sample_weight=sample_weight)
+        fit_arguments.check_weights(
+            class_weight=class_weight, sample_weight=sample_weight
+        )
         if validation_split and validation_data is None:
-            x, y, validation_data = fit_inputs.split_pairs(x, y, validation_split)
+            x, y, validation_data = fit_arguments.split_pairs(x, y, validation_split)
         options = {
             "training": True,
             "batch_size": batch_size,
@@ -349,16 +351,18 @@ class ContrastiveModel(keras.Model):
         callbacks = getattr(callbacks, "callbacks", callbacks)
         with fit_inputs.readable_input(self, x, y, value_range, **options) as batches:
             if validation_data is not None:
-                pairs = fit_inputs.as_x_and_y(validation_data)
+                pairs = fit_arguments.as_x_and_y(validation_data)
                 validation_data = fit_inputs.keras_input(
                     self,
                     *pairs,
                     batch_size=validation_batch_size or batch_size,
-                    value_range=value_range if fit_inputs.is_raw_data(*pairs) else None,
+                    value_range=value_range
+                    if fit_arguments.is_raw_data(*pairs)
+                    else None,
                 )
             self._prepare_run(
-                fit_inputs.steps_of_epoch(batches, batch_size, steps_per_epoch),
-                fit_inputs.pairs_of_step(x, y, batches, batch_size),
+                fit_arguments.steps_of_epoch(batches, batch_size, steps_per_epoch),
+                fit_arguments.pairs_of_step(x, y, batches, batch_size),
                 epochs,
                 initial_epoch,
                 verbose,
@@ -422,7 +426,7 @@ class ContrastiveModel(keras.Model):
         """Measures as `keras.Model.evaluate`. It takes raw pairs too (see `fit`)."""
         known = parameters_of(ContrastiveModel.evaluate)
         refuse_unknown("evaluate", kwargs, [*known, "_use_cached_eval_dataset"])
-        fit_inputs.check_weights(sample_weight=sample_weight)
+        fit_arguments.check_weights(sample_weight=sample_weight)
         with fit_inputs.readable_input(
             self, x, y, value_range, batch_size=batch_size
         ) as batches:
@@ -457,7 +461,7 @@ class ContrastiveModel(keras.Model):
 
     def train_step(self, data: dict) -> dict:
         """Makes one update on a batch of `images`, `token_ids` and `padding_mask`."""
-        fit_inputs.check_data(self, data)
+        input_checks.check_data(self, data)
         check_weight_dtypes(self.optimizer, self.trainable_variables)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         before = self.forward_state.read()
@@ -504,7 +508,7 @@ class ContrastiveModel(keras.Model):
         }
 
     def test_step(self, data: dict) -> dict:
-        fit_inputs.check_data(self, data)
+        input_checks.check_data(self, data)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         outputs = self(inputs, training=False)
         losses = self.loss.replica_losses(
@@ -517,7 +521,7 @@ class ContrastiveModel(keras.Model):
         return {name: means[name] for name in means if name not in GRADIENT_NORMS}
 
     def predict_step(self, data: dict) -> dict:
-        fit_inputs.check_data(self, data)
+        input_checks.check_data(self, data)
         return super().predict_step(data)
 
     def make_train_function(self, force: bool = False) -> None:

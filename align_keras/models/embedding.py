@@ -2,15 +2,16 @@
 
 import concurrent.futures
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from align_keras.evaluation.classification import class_embeddings
-from align_keras.images import read_image
+from align_keras.evaluation.class_metrics import class_embeddings
+from align_keras.models.align_image_converter import ALIGNImageConverter
+from align_keras.models.align_preprocessor import ALIGNPreprocessor
 from align_keras.models.composed_query import encode_query
 from align_keras.models.image_function import image_function
 from align_keras.models.on_replicas import on_replicas
@@ -25,6 +26,11 @@ class EmbeddingMethods:
     text_encoder: keras.Model
     normalize_text: keras.layers.Layer
     temperature: tf.Tensor
+
+    @property
+    def preprocessor(self) -> ALIGNPreprocessor:
+        """`ALIGNPreprocessor` of the model. `ALIGN` creates it."""
+        raise NotImplementedError
 
     def encode_images(
         self,
@@ -49,13 +55,15 @@ class EmbeddingMethods:
             InputError: if an image cannot be read or has another form. The message
                 names it.
         """
+        converter = self.preprocessor.image_converter
+        if value_range is not None:
+            converter = converter.with_options(value_range=value_range)
         return embed_images(
             images,
             image_function(self),
-            self.image_encoder.image_size,
+            converter,
             self.image_encoder.output_shape[-1],
             batch_size=batch_size,
-            value_range=value_range,
         )
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
@@ -151,13 +159,13 @@ class EmbeddingMethods:
 
     def _embed_texts(self, texts, batch_size, encoder, finish):
         texts = as_sequence("texts", texts)
-        tokenizer = self.tokenizer
+        self.preprocessor.require_tokenizer()
         embed = on_replicas(
             self.distribute_strategy,
             lambda tokens: finish(encoder(tokens, training=False)),
         )
         batches = [
-            embed(tokenizer(list(texts[start : start + batch_size])))
+            embed(self.preprocessor.tokenize(list(texts[start : start + batch_size])))
             for start in range(0, len(texts), batch_size)
         ]
         return _concatenate(batches, encoder.output_shape[-1])
@@ -166,11 +174,10 @@ class EmbeddingMethods:
 def embed_images(
     images: Any,
     embed_pixels: Callable[[np.ndarray], np.ndarray],
-    image_size: int,
+    image_converter: ALIGNImageConverter,
     dimension: int,
     *,
     batch_size: int = 64,
-    value_range: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """Reads images and embeds their pixels.
 
@@ -178,10 +185,9 @@ def embed_images(
         images: as `ALIGN.encode_images` takes them.
         embed_pixels: function from float array (n, image_size, image_size, 3), gray
             levels in [0, 255], to float32 array (n, dimension).
-        image_size: int, side of the pixels.
+        image_converter: `ALIGNImageConverter`, which reads the images.
         dimension: int, length of an embedding.
         batch_size: int ≥ 1, number of images embedded at once.
-        value_range: as `ALIGN.encode_images` takes it.
 
     Returns:
         float32 array (n, dimension).
@@ -197,7 +203,7 @@ def embed_images(
     images = as_sequence("images", images)
     batches = [
         embed_pixels(pixels)
-        for pixels in _read_ahead(images, image_size, batch_size, value_range)
+        for pixels in _read_ahead(images, image_converter, batch_size)
     ]
     return _concatenate(batches, dimension)
 
@@ -217,13 +223,15 @@ def as_sequence(name: str, values: Any) -> Any:
     return values
 
 
-def _read_ahead(images, image_size, batch_size, value_range):
+def _read_ahead(
+    images: Sequence, converter: ALIGNImageConverter, batch_size: int
+) -> Iterator[np.ndarray]:
     """Yields float32 (≤ batch_size, S, S, 3), while threads read the next batch."""
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
-    def submit(start):
+    def submit(start: int) -> list[concurrent.futures.Future]:
         return [
-            pool.submit(read_image, images[row], row, image_size, value_range)
+            pool.submit(converter.read, images[row], row)
             for row in range(start, min(start + batch_size, len(images)))
         ]
 

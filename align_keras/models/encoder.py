@@ -1,14 +1,13 @@
-"""What the image and the text encoder share: Keras's conventions for a model."""
+"""Base class of the image and the text encoder."""
 
 import hashlib
 import json
-import os
-from typing import Any
 
 import keras
 import numpy as np
 
-from align_keras.layers.dtype_policy import check_litert_export, dtype_config
+from align_keras.layers.dtype_policy import dtype_config
+from align_keras.models.litert_export import CheckedLiteRTExport
 from align_keras.models.trainable_layers import (
     CONFIG_KEY,
     TrainableFlags,
@@ -18,12 +17,12 @@ from align_keras.models.trainable_layers import (
 )
 
 
-class Encoder(keras.Model):
-    """A functional model that keeps its dtype policy in its configuration.
+class Encoder(CheckedLiteRTExport, keras.Model):
+    """Functional model that keeps its dtype policy in its configuration.
 
     Attributes:
-        initial_flags: `TrainableFlags`, which layers learn after the constructor, that
-            is by the arguments alone.
+        initial_flags: `TrainableFlags`, layers that learn after the constructor, by the
+            arguments alone.
     """
 
     initial_flags: TrainableFlags
@@ -45,33 +44,24 @@ class Encoder(keras.Model):
 
     @property
     def token_embedding(self) -> keras.layers.Layer | None:
-        """The layer that embeds token ids, or None, as KerasHub's backbones."""
+        """Layer that embeds token ids, or None, as in backbones of KerasHub."""
         return None
 
     def fingerprint(self) -> str:
         """Returns a digest of the configuration and the weights, 64 digits."""
         # Names and frozen layers change no embedding.
-        left_out = ("name", CONFIG_KEY)
-        config = {k: v for k, v in self.get_config().items() if k not in left_out}
+        config = self.get_config()
+        config.pop("name")
+        config.pop(CONFIG_KEY, None)
         text = json.dumps(config, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode())
-        # Not all variables: the seeds of dropout differ at each opening.
+        # `variables` would include the seeds of dropout, which differ each time that
+        # the model is opened.
         for variable in self.weights:
             value = np.ascontiguousarray(variable.numpy())
             digest.update(f"{value.dtype} {value.shape}".encode())
             digest.update(value.tobytes())
         return digest.hexdigest()
-
-    def export(
-        self,
-        filepath: str | os.PathLike,
-        format: str = "tf_saved_model",
-        *args: Any,
-        **kwargs: Any,
-    ) -> None:
-        """Exports as `keras.Model.export`; `InputError` for quantized LiteRT."""
-        check_litert_export(self, format)
-        super().export(filepath, format, *args, **kwargs)
 
     def get_config(self) -> dict:
         config = {

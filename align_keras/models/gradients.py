@@ -1,4 +1,4 @@
-"""The loss of a batch and its gradients, whole or by micro-batches."""
+"""Loss and gradients of a batch, computed at once or in micro-batches."""
 
 from collections.abc import Callable
 
@@ -11,12 +11,13 @@ from align_keras.optimizers.replica_gradients import inner_optimizer
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
-# Far apart, so that no two replicas draw the same masks within a run.
+# Distance of the seeds of two replicas. It is larger than the number of steps, so
+# that no two replicas draw the same masks within a run.
 _SEED_STRIDE = 1_000_003
 
 
 def loss_gradients(model: keras.Model, inputs: dict) -> tuple[tuple, list]:
-    """Returns a replica's losses and gradients; summed over replicas, the batch's."""
+    """Returns a replica's losses and gradients, which sum to the batch's."""
     with tf.GradientTape() as tape:
         outputs = model(inputs, training=True)
         losses, loss = scaled_loss(
@@ -39,7 +40,7 @@ def scaled_loss(
 
 
 def dense(gradients: list) -> list:
-    """Makes sparse gradients, as of an embedding, dense ones."""
+    """Converts sparse gradients, such as those of an embedding, to dense ones."""
     return [
         None if gradient is None else tf.convert_to_tensor(gradient)
         for gradient in gradients
@@ -49,18 +50,22 @@ def dense(gradients: list) -> list:
 def cached_loss_gradients(
     model: keras.Model, inputs: dict, micro_batch_size: int
 ) -> tuple[tuple, list]:
-    """Does as `loss_gradients`, with the activations of one micro-batch in memory.
+    """Computes `loss_gradients` with the activations of one micro-batch in memory.
 
-    All embeddings are computed first, without a tape; the loss of the whole batch gives
-    the gradient at each, and a second pass, whose dropout draws the same masks, carries
-    it into the weights (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size
-    under Memory Limited Setup"). A micro-batch is normalized by its own statistics.
+    A first pass without a tape computes all embeddings. The loss of the whole batch
+    gives the gradients at the embeddings. A second pass, whose dropout draws the same
+    masks, computes the gradients of the weights from them. A micro-batch is normalized
+    by its own statistics.
+
+    References:
+        Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory
+        Limited Setup".
     """
     parts = split_inputs(inputs, micro_batch_size)
     state = model.forward_state
     statistics, seeds = state.read()
     (images, texts), new_statistics = embed_parts(model, parts, statistics)
-    new_seeds = read(state.seeds)
+    new_seeds = read_values(state.seeds)
     with tf.GradientTape() as tape:
         tape.watch([images, texts])
         losses, loss = scaled_loss(model, images, texts, inputs["token_ids"])
@@ -68,10 +73,10 @@ def cached_loss_gradients(
     at_images, at_texts, *direct = dense(
         tape.gradient(loss, [images, texts, *variables])
     )
-    write(state.seeds, seeds)
+    write_values(state.seeds, seeds)
     through = carry_back(model, parts, statistics, at_images, at_texts)
-    write(state.statistics, new_statistics)
-    write(state.seeds, new_seeds)
+    write_values(state.statistics, new_statistics)
+    write_values(state.seeds, new_seeds)
     return losses, [
         gradient if other is None else gradient + other
         for gradient, other in zip(through, direct, strict=True)
@@ -85,21 +90,24 @@ def accumulated_gradients(
     micro_batch_size: int,
     part_gradients: Callable,
 ) -> tuple:
-    """Averages each micro-batch's loss, logits and gradients by `part_gradients`."""
-    before = read(state.statistics)
+    """Returns the mean loss, all logits and the mean gradients over micro-batches.
+
+    `part_gradients` returns these three for a dict of inputs of a micro-batch.
+    """
+    before = read_values(state.statistics)
     variables = [variable.value for variable in model.trainable_variables]
 
-    def body(number, part):
+    def body(number: tf.Tensor, part: dict) -> tuple[list, list]:
         loss, logits, gradients = part_gradients(part)
-        values = [loss, *gradients, *read(state.statistics)]
-        write(state.statistics, before)
+        values = [loss, *gradients, *read_values(state.statistics)]
+        write_values(state.statistics, before)
         return [logits], values
 
     parts = split_inputs(inputs, micro_batch_size)
     like = [tf.constant(0.0), *variables, *before]
     (logits,), totals = _loop(parts, body, [model.num_classes], like)
     loss, *means = [total / parts["images"].shape[0] for total in totals]
-    write(state.statistics, means[len(variables) :])
+    write_values(state.statistics, means[len(variables) :])
     return loss, logits, means[: len(variables)]
 
 
@@ -118,14 +126,26 @@ def split_inputs(inputs: dict, micro_batch_size: int) -> dict:
     }
 
 
-def _loop(parts, body, widths, like):
-    """Runs `body(number, micro_batch)` for each, which returns rows and values.
+def _loop(
+    parts: dict, body: Callable, widths: list[int], like: list
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Runs `body` on each micro-batch.
 
-    Returns the rows of all, (n, width) each, and the sums of the values, shaped `like`.
+    Args:
+        parts: dict of tensors (micro-batches, rows, …).
+        body: function of a number and a dict of inputs that returns a list of rows,
+            (rows, width) each, and a list of values.
+        widths: list of int, the widths of the rows.
+        like: list of tensors of the shapes and dtypes of the values.
+
+    Returns:
+        The rows of all micro-batches, (n, width) each, and the sums of the values.
     """
     count, size = parts["images"].shape[:2]
 
-    def step(number, arrays, totals):
+    def step(
+        number: tf.Tensor, arrays: list, totals: list
+    ) -> tuple[tf.Tensor, list, list]:
         part = {name: value[number] for name, value in parts.items()}
         rows, values = body(number, part)
         arrays = [a.write(number, row) for a, row in zip(arrays, rows, strict=True)]
@@ -135,7 +155,7 @@ def _loop(parts, body, widths, like):
     shapes = [(size, width) for width in widths]
     arrays = [tf.TensorArray(tf.float32, count, element_shape=s) for s in shapes]
     zeros = [tf.zeros(value.shape, value.dtype) for value in like]
-    # One at a time, since that is what saves memory.
+    # Parallel iterations would need the memory that micro-batches save.
     _, arrays, totals = tf.while_loop(
         lambda number, *_: number < count,
         step,
@@ -152,12 +172,13 @@ def _loop(parts, body, widths, like):
 
 def embed_parts(model: keras.Model, parts: dict, statistics: list) -> tuple:
     """Returns embeddings of images and texts, and the mean of the new statistics."""
-    state, width = model.forward_state, model.image_encoder.output_shape[-1]
+    state = model.forward_state
+    width = model.image_encoder.output_shape[-1]
 
-    def body(number, part):
+    def body(number: tf.Tensor, part: dict) -> tuple[list, list]:
         outputs = model(part, training=True)
-        after = read(state.statistics)
-        write(state.statistics, statistics)
+        after = read_values(state.statistics)
+        write_values(state.statistics, statistics)
         return [outputs["image_embedding"], outputs["text_embedding"]], after
 
     embeddings, totals = _loop(parts, body, [width, width], statistics)
@@ -172,12 +193,12 @@ def carry_back(
     at_images: tf.Tensor,
     at_texts: tf.Tensor,
 ) -> list:
-    """Returns the weights' gradients from those at the embeddings."""
+    """Returns the gradients of the weights from the gradients at the embeddings."""
     state = model.forward_state
     size = parts["images"].shape[1]
     variables = [variable.value for variable in model.trainable_variables]
 
-    def body(number, part):
+    def body(number: tf.Tensor, part: dict) -> tuple[list, list]:
         rows = slice(number * size, (number + 1) * size)
         with tf.GradientTape() as tape:
             outputs = model(part, training=True)
@@ -188,14 +209,14 @@ def carry_back(
             output_gradients=[at_images[rows], at_texts[rows]],
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
-        write(state.statistics, statistics)
+        write_values(state.statistics, statistics)
         return [], dense(gradients)
 
     return _loop(parts, body, [], variables)[1]
 
 
 def check_micro_batches(model: keras.Model, micro_batch_size: int | None) -> None:
-    """Raises where micro-batches can't give the update of the whole batch."""
+    """Raises if micro-batches can't give the update of the whole batch."""
     if micro_batch_size is None:
         return
     check_number("micro_batch_size", micro_batch_size, 1, 1_000_000, whole=True)
@@ -214,8 +235,8 @@ def check_weight_dtypes(
 ) -> None:
     """Raises for weights of 16 bits with another optimizer than SGD.
 
-    The moments' decays and the corrections of their bias round to 1 and 0 in 16 bits.
-    Keras's Adam makes no update at all then, and squares of gradients vanish.
+    In 16 bits the decays of the moments round to 1 and the corrections of their bias to
+    0. Adam of Keras then makes no update, and squares of gradients underflow.
     """
     dtypes = {variable.dtype for variable in variables}
     narrow = sorted(dtypes & {"bfloat16", "float16"})
@@ -235,7 +256,7 @@ def check_weight_dtypes(
 def gradient_norms(
     optimizer: keras.optimizers.Optimizer, variables: list, gradients: list
 ) -> list[tf.Tensor]:
-    """Returns the norms of all gradients, of the image's and of the text encoder's."""
+    """Returns the norm of all gradients, and those of the image and text encoder."""
     scale = optimizer.scale_loss(1.0)
     squares = {
         "image_encoder": tf.constant(0.0),
@@ -246,10 +267,10 @@ def gradient_norms(
         tower = variable.path.partition("/")[0]
         tower = tower if tower in squares else "align"
         gradient = tf.convert_to_tensor(gradient)
-        # Squares of 16-bit gradients would overflow or vanish in their own dtype.
+        # Squares of 16-bit gradients would overflow or underflow in 16 bits.
         if gradient.dtype.size < 4:
             gradient = tf.cast(gradient, tf.float32)
-        # Half the sum of squares, without a copy of the gradient.
+        # `l2_loss` is half the sum of squares, and makes no copy of the gradient.
         square = 2.0 * tf.nn.l2_loss(gradient)
         squares[tower] += tf.cast(square, tf.float32)
     image, text = squares["image_encoder"], squares["text_encoder"]
@@ -263,11 +284,11 @@ def is_finite_step(
     gradient_norm: tf.Tensor,
     loss_upper_bound: float | None,
 ) -> tf.Tensor:
-    """Tells whether an update may be made: nothing is non-finite or out of bounds."""
+    """Returns a bool tensor, True if loss and gradients are finite and in bounds."""
     finite = tf.math.is_finite(gradient_norm)
     if inner_optimizer(optimizer) is not optimizer:
-        # A scaled loss may overflow: its optimizer leaves such steps out and halves
-        # the scale. Without a scale left to halve, it's the gradient's own fault.
+        # A scaled loss may overflow. Its optimizer skips such steps and halves the
+        # scale. At a scale of 1 the gradient itself isn't finite.
         finite |= optimizer.scale_loss(1.0) > 1.0
     finite &= tf.math.is_finite(loss)
     if loss_upper_bound is not None:
@@ -279,7 +300,7 @@ def is_finite_step(
 
 
 class ForwardState:
-    """The moving statistics and the seeds of an `ALIGN` or an `ImageClassifier`."""
+    """Moving statistics and dropout seeds of an `ALIGN` or an `ImageClassifier`."""
 
     def __init__(self, model: keras.Model):
         layers = [
@@ -303,10 +324,10 @@ class ForwardState:
 
     def read(self) -> tuple[list, list]:
         """Returns the present values of the statistics and of the seeds."""
-        return read(self.statistics), read(self.seeds)
+        return read_values(self.statistics), read_values(self.seeds)
 
     def part_replicas(self) -> None:
-        """Gives each replica other seeds; `settle` joins them again."""
+        """Gives each replica different seeds. `settle` makes them equal again."""
         if replica_count() == 1:
             return
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -315,29 +336,35 @@ class ForwardState:
             seed.assign(seed + tf.stack([shift, tf.zeros_like(shift)]))
 
     def settle(self, before: tuple[list, list], finite: tf.Tensor | bool) -> None:
-        """Ends a step: one state for all replicas, or, unless `finite`, the old."""
+        """Ends a step: makes the state equal on all replicas.
+
+        Args:
+            before: state at the start of the step, as `read` returns it.
+            finite: bool or bool tensor. False restores the state `before`.
+        """
         statistics, seeds = before
-        after = read(self.statistics)
+        after = read_values(self.statistics)
         if not self.synchronized and after:
             after = reduce_over_replicas("MEAN", after)
-        # Only the counter has moved for good; the first number names the replica.
+        # The second number of a seed is its counter, which advances. The first one
+        # identifies the replica, and is restored.
         moved = [
             tf.stack([old[0], new[1]])
-            for old, new in zip(seeds, read(self.seeds), strict=True)
+            for old, new in zip(seeds, read_values(self.seeds), strict=True)
         ]
         values = [
             tf.where(finite, new, old)
             for new, old in zip([*after, *moved], [*statistics, *seeds], strict=True)
         ]
-        write([*self.statistics, *self.seeds], values)
+        write_values([*self.statistics, *self.seeds], values)
 
 
-def read(variables: list) -> list[tf.Tensor]:
+def read_values(variables: list) -> list[tf.Tensor]:
     """Returns the values of the variables, as they are now."""
     return [tf.identity(variable) for variable in variables]
 
 
-def write(variables: list, values: list) -> None:
+def write_values(variables: list, values: list) -> None:
     """Assigns each variable its value."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

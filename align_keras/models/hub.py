@@ -10,14 +10,14 @@ from align_keras.models.conversion.litert_weights import (
 )
 from align_keras.models.preset_files import (
     CONFIG_FILE,
-    VOCABULARY_FILE,
     WEIGHTS_FILE,
 )
+from align_keras.text.vocabulary import VOCABULARY_FILE
 from align_keras.utils.errors import InputError
 
 HUB_PREFIX = "hf://"
-# What `ALIGN.from_preset` reads: a folder of transformers, one that `save_to_preset`
-# wrote, or one like align_small_en, with its weights in the LiteRT towers.
+# Files that `ALIGN.from_preset` reads from a folder of transformers, of
+# `save_to_preset`, or like align_small_en, with its weights in LiteRT files.
 HUB_FILES = [
     *HUGGING_FACE_FILES,
     CONFIG_FILE,
@@ -30,7 +30,7 @@ HUB_FILES = [
 
 
 def download(name: str) -> pathlib.Path:
-    """Returns the folder of `hf://user/model`, whose files are fetched once."""
+    """Downloads the files of `hf://user/model` once, and returns their folder."""
     import huggingface_hub
 
     try:
@@ -39,9 +39,9 @@ def download(name: str) -> pathlib.Path:
                 name.removeprefix(HUB_PREFIX), allow_patterns=HUB_FILES
             )
         )
-    # Its errors, a bad name's, and those of the HTTP library that it uses.
+    # Errors of huggingface_hub, of a bad name, and of the HTTP library.
     except Exception as error:
-        # The first of a chain says what happened, such as that no host was found.
+        # The first error of the chain has the reason, such as an unknown host.
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__

@@ -1,4 +1,6 @@
-"""A linear classifier on the image encoder."""
+"""Linear classifier on the image encoder."""
+
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -25,29 +27,30 @@ from align_keras.utils.errors import InputError
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class ImageClassifier(keras.Model):
-    """An image encoder with a head of one dense layer, which begins at zero.
+    """Image encoder with a head of one dense layer, which is initialized to zero.
 
     While `image_encoder.trainable` is false the encoder runs as in inference.
 
     Args:
-        image_encoder: `ImageEncoder`, (n, S, S, 3) → (n, d); becomes a part of
-            the classifier, see `encoder_without_projection` for a copy.
+        image_encoder: `ImageEncoder`, (n, S, S, 3) → (n, d), which becomes a part of
+            the classifier. `encoder_without_projection` makes a copy.
         num_classes: int ≥ 2.
-        dtype: str or `keras.DTypePolicy`, by which `compile` decides whether to
-            scale the loss; None for the encoder's. The head computes in float32.
-        micro_batch_size: int or None; images that a replica trains on at a time, each
-            normalized by its own statistics: the update is that of the whole batch, the
-            memory that of a micro-batch.
+        dtype: str or `keras.DTypePolicy`. `compile` scales the loss if it is float16.
+            None for the policy of the encoder. The head computes in float32.
+        micro_batch_size: int or None, images that a replica processes at a time. A
+            micro-batch is normalized by its own statistics. The update is that of the
+            whole batch, with the memory of a micro-batch.
 
     Call arguments:
-        inputs: uint8 or float tensor (n, height, width, 3) in [0, 255].
+        inputs: uint8 or float tensor (n, height, width, 3) in [0, 255], such as the
+            images of `ALIGNImageConverter`.
 
     Returns:
         float32 tensor (n, num_classes), logits.
 
     Raises:
-        InputError: if an argument isn't as above, or `micro_batch_size` comes with
-            synchronized batch normalization.
+        InputError: if an argument is out of range, or if `micro_batch_size` is used
+            with synchronized batch normalization.
 
     References:
         Jia et al. 2021, section 5.3.
@@ -68,10 +71,10 @@ class ImageClassifier(keras.Model):
         name: str = "image_classifier",
         *,
         micro_batch_size: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
-        known = [*parameters_of(ImageClassifier.__init__), "trainable"]
-        refuse_unknown("ImageClassifier", kwargs, known)
+        argument_names = [*parameters_of(ImageClassifier.__init__), "trainable"]
+        refuse_unknown("ImageClassifier", kwargs, argument_names)
         check_number("num_classes", num_classes, 2, 10_000_000, whole=True)
         if dtype is None:
             dtype = default_policy(image_encoder.dtype_policy)
@@ -93,7 +96,7 @@ class ImageClassifier(keras.Model):
         return self.head(self.image_encoder(inputs, training=learns))
 
     def train_step(self, data: object) -> dict:
-        """Makes one update on a batch of all replicas, in micro-batches if need be."""
+        """Makes one update on the batch of all replicas."""
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         inputs = {"images": images, "labels": labels, "weights": weights}
         inputs = {name: rows for name, rows in inputs.items() if rows is not None}
@@ -120,12 +123,14 @@ class ImageClassifier(keras.Model):
                 metric.update_state(loss * replica_count())
         return self.compute_metrics(images, labels, logits, weights)
 
-    def _gradients(self, inputs):
-        """Loss, logits and gradients of this replica's share of the batch's mean."""
+    def _gradients(
+        self, inputs: dict[str, tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor, list]:
+        """Returns loss, logits and gradients of this replica's rows."""
         images, labels = inputs["images"], inputs["labels"]
         with tf.GradientTape() as tape:
             logits = self(images, training=True)
-            # Keras divides it by the number of replicas.
+            # Keras divides the loss by the number of replicas.
             loss = self.compute_loss(images, labels, logits, inputs.get("weights"))
             scaled = self.optimizer.scale_loss(loss)
         variables = [variable.value for variable in self.trainable_variables]
@@ -152,10 +157,10 @@ def encoder_without_projection(
     rematerialize: bool | None = None,
     dtype: str | keras.DTypePolicy | None = None,
 ) -> ImageEncoder:
-    """Copies an image encoder up to its pooled features, ready to learn.
+    """Copies an image encoder up to its pooled features, for training.
 
-    They are what is classified: the paper's large encoders have no projection (Jia et
-    al. 2021, sections 4.1 and 5.3).
+    The pooled features are classified, since the paper's large encoders have no
+    projection (Jia et al. 2021, sections 4.1 and 5.3).
     """
     config = image_encoder.get_config()
     config.pop(CONFIG_KEY, None)

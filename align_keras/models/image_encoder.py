@@ -1,4 +1,4 @@
-"""The image encoder: an EfficientNet, without its 1×1 head unless asked for."""
+"""Image encoder: an EfficientNet with an optional 1×1 head."""
 
 import functools
 from collections.abc import Sequence
@@ -13,10 +13,8 @@ from align_keras.models import variants
 from align_keras.models.encoder import Encoder
 from align_keras.models.trainable_layers import trainable_flags
 from align_keras.utils.arguments import (
-    arguments_of,
     check_choice,
     check_number,
-    keep_arguments,
     parameters_of,
     refuse_unknown,
 )
@@ -29,35 +27,37 @@ class ImageEncoder(Encoder):
     Args:
         width_coefficient: float > 0, EfficientNet's width scaling.
         depth_coefficient: float > 0, its depth scaling.
-        num_stages: int from 1 to 7, its first stages; fewer than 7 are for very small
-            images and first trials.
-        image_size: int ≥ 32, side in pixels that raw images are brought to; the network
-            itself takes any height and width.
-        padding: str, of the convolutions of stride 2: `"tf"`, TensorFlow's SAME, as the
-            open-source EfficientNet (289 pixels become 145), or `"hugging_face"`, as
-            transformers' ALIGN (144); the same where `image_size` is a multiple of 32.
-        lite: bool, EfficientNet-Lite, for phones and integers: no
+        num_stages: int from 1 to 7, number of first stages. Fewer than 7 are for very
+            small images and first trials.
+        image_size: int ≥ 32, side in pixels to which raw images are resized. The
+            network itself accepts any height and width.
+        padding: str, padding of the convolutions of stride 2: `"tf"`, TensorFlow's
+            SAME, as in the open-source EfficientNet (289 pixels become 145), or
+            `"hugging_face"`, as in transformers' ALIGN (144). Both are equal if
+            `image_size` is a multiple of 32.
+        lite: bool, EfficientNet-Lite, for phones and integer arithmetic: no
             squeeze-and-excitation, ReLU6, stem and outer stages not scaled.
         projection_dim: int, or None for the last block's width, as B7's (640) and, in
             the paper's largest model, L2's (1376).
-        num_classes: int, of the class probabilities that the 1×1 head puts beside the
-            pooled features, for warm starts; None for the paper's tower without it.
-        drop_connect_rate: float in [0, 1), of the last block; it grows from 0 linearly.
+        num_classes: int, number of class probabilities that the 1×1 head adds to the
+            pooled features, for warm starts. None for the paper's encoder without it.
+        drop_connect_rate: float in [0, 1), rate of the last block. It grows linearly
+            from 0 at the first block.
         batch_norm_momentum: float.
         batch_norm_epsilon: float.
         synchronized: bool, batch statistics over all replicas.
-        virtual_batch_size: int or None; this and the next as `FusedBatchNormalization`.
-        replicas_per_group: int, `"auto"` or None.
+        virtual_batch_size: int or None, as in `FusedBatchNormalization`.
+        replicas_per_group: int, `"auto"` or None, as in `FusedBatchNormalization`.
         freeze_batch_statistics: bool, normalize by the moving statistics in training
-            too; for fine-tuning.
+            too, for fine-tuning.
         rematerialize: bool, compute activations twice rather than keep them.
-        locked: bool, nothing but the projection learns, and the tower runs as
-            in inference (no drop-connect, frozen statistics).
-        pixel_mean: float or three, the gray level that becomes 0.
-        pixel_deviation: float or three > 0, gray levels from 0 to 1; with the
-            defaults the network sees [-1, 1].
-        dtype: str or `keras.DTypePolicy` of all layers; None for Keras's.
-        trainable: bool; False freezes all of it, the projection included.
+        locked: bool, train the projection only, and run the other layers as in
+            inference (no drop-connect, frozen statistics).
+        pixel_mean: float or three floats, the gray level that becomes 0.
+        pixel_deviation: float or three floats > 0, the difference of gray levels that
+            becomes 1. With the defaults the network gets values in [-1, 1].
+        dtype: str or `keras.DTypePolicy` of all layers. None for Keras's default.
+        trainable: bool. False freezes the whole encoder with its projection.
 
     Call arguments:
         inputs: uint8 or float tensor (n, height, width, 3), gray levels in [0, 255].
@@ -66,7 +66,7 @@ class ImageEncoder(Encoder):
         float tensor (n, projection_dim or the last block's width), not normalized.
 
     Raises:
-        InputError: if an argument isn't as above, or there is no such argument.
+        InputError: if an argument is out of range or unknown.
 
     References:
         Jia et al. 2021, section 4.1 (global pooling, no 1×1 convolution in the head)
@@ -107,14 +107,14 @@ class ImageEncoder(Encoder):
         dtype: str | keras.DTypePolicy | None = None,
         trainable: bool = True,
         name: str = "image_encoder",
-        **kwargs,
+        **kwargs: Any,
     ):
         refuse_unknown("ImageEncoder", kwargs, parameters_of(ImageEncoder.__init__))
-        # Smaller images vanish in the strides.
+        # The strides would reduce smaller images to nothing.
         check_number("image_size", image_size, 32, 8192, whole=True)
         check_choice("padding", padding, PADDINGS)
         policy = keras.dtype_policies.get(dtype)
-        # The scope gives both towers' variables paths that tell them apart.
+        # The scope makes the paths of the variables of both encoders different.
         with keras.name_scope(name):
             # === Layers ===
             normalization = {
@@ -176,7 +176,23 @@ class ImageEncoder(Encoder):
         self.initial_flags = trainable_flags(self)
 
         # === Config ===
-        keep_arguments(self, ImageEncoder, locals())
+        self.width_coefficient = width_coefficient
+        self.depth_coefficient = depth_coefficient
+        self.num_stages = num_stages
+        self.image_size = image_size
+        self.padding = padding
+        self.lite = lite
+        self.projection_dim = projection_dim
+        self.num_classes = num_classes
+        self.drop_connect_rate = drop_connect_rate
+        self.batch_norm_momentum = batch_norm_momentum
+        self.batch_norm_epsilon = batch_norm_epsilon
+        self.synchronized = synchronized
+        self.virtual_batch_size = virtual_batch_size
+        self.replicas_per_group = replicas_per_group
+        self.freeze_batch_statistics = freeze_batch_statistics
+        self.rematerialize = rematerialize
+        self.locked = locked
         self.set_pixel_scaling(pixel_mean, pixel_deviation)
 
     @classmethod
@@ -188,9 +204,10 @@ class ImageEncoder(Encoder):
         Args:
             variant: str, a key of `align_keras.models.variants.IMAGE_VARIANTS`, such as
                 `"efficientnet_b7"`, the paper's, or `"b7"` for short.
-            projection_dim: int or None, width of the embedding. There is no projection
-                where the last block is as wide, as B7's for 640.
-            **arguments: those of `ImageEncoder`; None for the variant's or the default.
+            projection_dim: int or None, width of the embedding. The encoder has no
+                projection if the last block has this width, such as 640 for B7.
+            **arguments: arguments of `ImageEncoder`. None keeps the variant's value or
+                the default.
 
         Example:
 
@@ -212,7 +229,12 @@ class ImageEncoder(Encoder):
         pixel_mean: float | Sequence[float],
         pixel_deviation: float | Sequence[float],
     ) -> None:
-        """Scales images as the weights' first owner did, as by `ImageEncoder`."""
+        """Sets the scaling of pixels to the one that the weights were trained with.
+
+        Args:
+            pixel_mean: as in `ImageEncoder`.
+            pixel_deviation: as in `ImageEncoder`.
+        """
         self.pixel_mean = pixel_mean
         self.pixel_deviation = pixel_deviation
         for name, value, least in (
@@ -228,7 +250,28 @@ class ImageEncoder(Encoder):
         rescaling.offset = (-mean / deviation).tolist()
 
     def get_config(self) -> dict:
-        return {**arguments_of(self, ImageEncoder), **super().get_config()}
+        return {
+            "batch_norm_epsilon": self.batch_norm_epsilon,
+            "batch_norm_momentum": self.batch_norm_momentum,
+            "depth_coefficient": self.depth_coefficient,
+            "drop_connect_rate": self.drop_connect_rate,
+            "freeze_batch_statistics": self.freeze_batch_statistics,
+            "image_size": self.image_size,
+            "lite": self.lite,
+            "locked": self.locked,
+            "num_classes": self.num_classes,
+            "num_stages": self.num_stages,
+            "padding": self.padding,
+            "pixel_deviation": self.pixel_deviation,
+            "pixel_mean": self.pixel_mean,
+            "projection_dim": self.projection_dim,
+            "rematerialize": self.rematerialize,
+            "replicas_per_group": self.replicas_per_group,
+            "synchronized": self.synchronized,
+            "virtual_batch_size": self.virtual_batch_size,
+            "width_coefficient": self.width_coefficient,
+            **super().get_config(),
+        }
 
     @classmethod
     def from_config(cls, config: dict) -> "ImageEncoder":
@@ -236,7 +279,14 @@ class ImageEncoder(Encoder):
         return super().from_config({"padding": "hugging_face", **config})
 
 
-def _convolution(normalization, activation, policy, x, name, **convolution):
+def _convolution(
+    normalization: dict[str, Any],
+    activation: str,
+    policy: keras.DTypePolicy,
+    x: keras.KerasTensor,
+    name: str,
+    **convolution: Any,
+) -> keras.KerasTensor:
     """Applies a convolution, batch normalization and activation."""
     x = keras.layers.Conv2D(
         **convolution,
@@ -252,10 +302,10 @@ def _convolution(normalization, activation, policy, x, name, **convolution):
 def with_class_probabilities(
     features: keras.KerasTensor, num_classes: int, policy: keras.DTypePolicy
 ) -> keras.KerasTensor:
-    """Puts softened class probabilities beside the pooled features."""
+    """Appends softened class probabilities to the pooled features."""
     logits = keras.layers.Dense(num_classes, dtype=policy, name="classifier")(features)
-    # Halved logits let an image resemble several classes. Ten times the
-    # probabilities weigh as much as the features; 3 and 30 were no better.
+    # Halved logits let an image resemble several classes. Probabilities times ten have
+    # about the weight of the features. Factors of 3 and 30 were no better.
     soften = keras.layers.Rescaling(0.5, dtype="float32", name="soften")
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(
         soften(logits)

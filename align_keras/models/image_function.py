@@ -33,7 +33,7 @@ def image_function(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     encoder = model.image_encoder
     config = json.dumps(encoder.get_config(), sort_keys=True, default=str)
     key = (config, [id(variable) for variable in encoder.variables])
-    # Not as an attribute, which Keras would track.
+    # Keras would track an attribute.
     cache = vars(model).setdefault("_image_function", {})
     if cache.get("key") != key:
         cache["key"] = key

@@ -1,21 +1,22 @@
-"""Whether a model has a strategy, and inference on all of its replicas."""
+"""Inference on all replicas of a strategy."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 
 def is_distributed(strategy: tf.distribute.Strategy) -> bool:
-    """Tells whether a strategy was asked for, rather than TensorFlow's default."""
+    """Returns True for any strategy but TensorFlow's default."""
     with strategy.scope():
         return tf.distribute.has_strategy()
 
 
 def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callable:
-    """Returns a function of n ≥ 1 rows, of which each replica computes its share."""
-    # Outside of `strategy.run` a TPU computes nothing, and of several GPUs only the
-    # first. Several workers compute all rows, each for itself.
+    """Returns a function of n ≥ 1 rows that divides the rows among the replicas."""
+    # Outside of `strategy.run` a TPU computes nothing, and only the first of several
+    # GPUs computes. With several workers each computes all rows for itself.
     if not isinstance(
         strategy, tf.distribute.MirroredStrategy | tf.distribute.TPUStrategy
     ):
@@ -23,10 +24,10 @@ def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callabl
     function = getattr(function, "python_function", function)
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def run(rows):
+    def run(rows: Any) -> Any:
         return strategy.run(function, args=(rows,))
 
-    def compute(rows):
+    def compute(rows: Any) -> np.ndarray:
         length = len(tf.nest.flatten(rows)[0])
         shares = tf.nest.map_structure(
             lambda part: _shares(strategy, np.asarray(part)), rows
@@ -37,8 +38,8 @@ def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callabl
     return compute
 
 
-def _shares(strategy, rows):
-    """Gives each replica its part, in order; the last row fills the last part."""
+def _shares(strategy: tf.distribute.Strategy, rows: np.ndarray) -> Any:
+    """Divides rows among the replicas, in order. The last row pads the last part."""
     count = strategy.num_replicas_in_sync
     rows = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % count, axis=0)])
     parts = iter(np.split(rows, count))

@@ -1,4 +1,4 @@
-"""The files of a preset's folder, and the digests by which damage is detected."""
+"""Files of a preset's folder, and digests that detect damage."""
 
 import hashlib
 import os
@@ -10,7 +10,6 @@ from align_keras.utils.errors import InputError
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
-VOCABULARY_FILE = "vocabulary.txt"
 # Entry of config.json: file name → SHA-256 in hexadecimal digits.
 DIGESTS_KEY = "sha256"
 
@@ -27,7 +26,7 @@ def file_digests(directory: str | os.PathLike, names: Iterable[str]) -> dict[str
 def check_digests(
     expected: Any, directory: str | os.PathLike, names: Iterable[str]
 ) -> None:
-    """Raises if a file isn't the one that was there when config.json was written.
+    """Raises if a file has changed since config.json was written.
 
     Args:
         expected: dict, `DIGESTS_KEY` of config.json. Files without a digest pass, so

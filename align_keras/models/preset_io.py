@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -24,7 +24,6 @@ from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.preset_files import (
     CONFIG_FILE,
     DIGESTS_KEY,
-    VOCABULARY_FILE,
     WEIGHTS_FILE,
     check_digests,
     file_digests,
@@ -38,32 +37,54 @@ from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.tower_costs import check_parameters
 from align_keras.models.trainable_layers import CONFIG_KEY as TRAINABLE_KEY
 from align_keras.text import load_vocabulary, save_vocabulary
+from align_keras.text.vocabulary import VOCABULARY_FILE
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_json, refuse_url
 from align_keras.utils.shared_data import SHIPPED_MODELS, find_shipped_model
 
 ENCODERS = ("image_encoder", "text_encoder")
-# What HDF5 adds to a tensor for its name and its groups, at the most.
+# Bytes. Upper bound of what HDF5 stores besides the values of a tensor.
 _HDF5_BYTES = 8192
 
-# What damaged configurations lead to, before TensorFlow computes anything.
-_DAMAGES = (
-    *(ArithmeticError, AttributeError, LookupError, RecursionError),
-    *(TypeError, ValueError),
+# Errors that a damaged configuration causes before TensorFlow computes anything.
+_DAMAGES: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
 )
-# What a preset's name stands for.
+# Arguments that the name of a preset determines.
 _NAMED = (
-    *("width_coefficient", "depth_coefficient", "num_stages", "lite"),
-    *("num_layers", "hidden_dim", "num_heads", "intermediate_dim", "architecture"),
+    "width_coefficient",
+    "depth_coefficient",
+    "num_stages",
+    "lite",
+    "num_layers",
+    "hidden_dim",
+    "num_heads",
+    "intermediate_dim",
+    "architecture",
 )
-# What a folder's model may be given anew: how it goes on learning, and the sizes of
-# its inputs. All else its weights were trained for.
+# Arguments that may replace those of a saved model: the sizes of its inputs, and
+# settings of further training. The weights depend on all other arguments.
 _FOR_FOLDERS = (
-    *("dtype", "image_size", "sequence_length", "dropout", "drop_connect_rate"),
-    *("batch_norm_momentum", "synchronized", "virtual_batch_size"),
-    *("freeze_batch_statistics", "rematerialize", "locked", "trainable"),
-    *("learn_temperature", "name"),
+    "dtype",
+    "image_size",
+    "sequence_length",
+    "dropout",
+    "drop_connect_rate",
+    "batch_norm_momentum",
+    "synchronized",
+    "virtual_batch_size",
+    "freeze_batch_statistics",
+    "rematerialize",
+    "locked",
+    "trainable",
+    "learn_temperature",
+    "name",
 )
 
 
@@ -73,7 +94,7 @@ def from_preset(
     load_weights: bool = True,
     **kwargs: Any,
 ) -> keras.Model:
-    """Builds as `ALIGN.from_preset`; `cls` is `ALIGN`."""
+    """Builds the model of `ALIGN.from_preset`, where `cls` is `ALIGN`."""
     arguments = {name: value for name, value in kwargs.items() if value is not None}
     parts = divide_arguments(cls, arguments)
     if str(preset) in preset_names():
@@ -117,14 +138,16 @@ def from_file(
             'model.save("….keras"), or name the folder of a run.'
         )
     if arguments or not load_weights:
-        names = [*arguments, *([] if load_weights else ["load_weights"])]
+        names = list(arguments)
+        if not load_weights:
+            names.append("load_weights")
         raise InputError(
             f"{', '.join(names)} can't be given with a .keras file, received {path}; "
             "open it, save it by save_to_preset, and open that folder."
         )
-    # A damaged archive, other contents, classes that nobody registered.
-    others = (OSError, RuntimeError, zipfile.BadZipFile)
-    with _damages_named(f"{path} can't be opened", "save the model again", *others):
+    # Errors of a damaged archive, of other contents and of unregistered classes.
+    errors = (OSError, RuntimeError, zipfile.BadZipFile)
+    with _damages_named(f"{path} can't be opened", "save the model again", errors):
         _check_archive(path)
         model = keras.saving.load_model(path)
     if not isinstance(model, cls):
@@ -147,38 +170,50 @@ def _check_archive(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _damages_named(text, remedy, *others):
-    """Says in one line what came of a damaged file."""
+def _damages_named(
+    text: str, remedy: str, errors: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Turns the errors that a damaged file causes into an `InputError` of one line.
+
+    Args:
+        text: str, begin of the message.
+        remedy: str, end of the message.
+        errors: tuple of exception classes besides `_DAMAGES`.
+    """
     try:
         yield
     except InputError:
         raise
-    except (*_DAMAGES, *others) as error:
+    except _DAMAGES + errors as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
         raise InputError(f"{text} ({reason}); {remedy}.") from None
 
 
 def divide_arguments(cls: type[keras.Model], arguments: dict) -> dict[str, dict]:
-    """Tells whose arguments they are; those that both encoders have are both's."""
-    known = {
-        part: {*parameters_of(owner.__init__)} - {without, *ENCODERS}
-        for part, owner, without in (
-            ("image_encoder", ImageEncoder, "name"),
-            ("text_encoder", TextEncoder, "name"),
-            ("align", cls, "dtype"),
-        )
+    """Divides arguments into those of the encoders and of the model.
+
+    Returns:
+        dict with `image_encoder`, `text_encoder` and `align`. Arguments that both
+        encoders have are in both.
+    """
+    parameters = {
+        "image_encoder": set(parameters_of(ImageEncoder.__init__)) - {"name"},
+        "text_encoder": set(parameters_of(TextEncoder.__init__)) - {"name"},
+        "align": set(parameters_of(cls.__init__)) - {"dtype", *ENCODERS},
     }
-    names = sorted(set().union(*known.values()))
+    names = sorted(set().union(*parameters.values()))
     refuse_unknown("from_preset", arguments, names)
     return {
-        part: {name: arguments[name] for name in arguments if name in known[part]}
-        for part in known
+        part: {name: arguments[name] for name in arguments if name in part_names}
+        for part, part_names in parameters.items()
     }
 
 
 def from_name(cls: type[keras.Model], preset: str, parts: dict) -> keras.Model:
-    """Builds a named preset with random weights; `parts` override its sizes."""
-    image, text, align = (dict(parts[name]) for name in (*ENCODERS, "align"))
+    """Builds a named preset with random weights. `parts` override its sizes."""
+    image = dict(parts["image_encoder"])
+    text = dict(parts["text_encoder"])
+    align = dict(parts["align"])
     for name in (*image, *text):
         if name in _NAMED:
             raise InputError(
@@ -204,18 +239,18 @@ def from_name(cls: type[keras.Model], preset: str, parts: dict) -> keras.Model:
 
 
 def save_to_preset(model: keras.Model, directory: str | os.PathLike) -> None:
-    """Writes as `ALIGN.save_to_preset`; each file is written atomically."""
+    """Writes the files of `ALIGN.save_to_preset`, each of them atomically."""
     refuse_url(directory, "directory")
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if model.vocabulary is not None:
         save_vocabulary(model.vocabulary, directory / VOCABULARY_FILE)
     _save_weights(model, directory)
-    # Last, for by it the folder counts as whole.
-    save_config(model, directory, [WEIGHTS_FILE])
+    # The file is written last, since a folder counts as complete with it.
+    save_preset_config(model, directory, [WEIGHTS_FILE])
 
 
-def save_config(
+def save_preset_config(
     model: keras.Model, directory: pathlib.Path, weight_files: Iterable[str]
 ) -> None:
     """Writes config.json, with the digests of the files that hold the weights."""
@@ -225,7 +260,8 @@ def save_config(
         json.dump(config, file, indent=1)
 
 
-def _save_weights(model, directory):
+def _save_weights(model: keras.Model, directory: pathlib.Path) -> None:
+    """Writes the weights atomically, after reserving the disk space for them."""
     temporary = directory / f".{WEIGHTS_FILE.replace('.weights', '.tmp.weights')}"
     size = sum(
         math.prod(variable.shape) * np.dtype(variable.dtype).itemsize
@@ -233,10 +269,10 @@ def _save_weights(model, directory):
     )
     try:
         with open(temporary, "wb") as file:
-            # HDF5 ends the process where a disk turns out to be full.
+            # HDF5 ends the process if the disk becomes full while it writes.
             if hasattr(os, "posix_fallocate"):
-                room = size + _HDF5_BYTES * (1 + len(model.variables))
-                os.posix_fallocate(file.fileno(), 0, room)
+                file_size = size + _HDF5_BYTES * (1 + len(model.variables))
+                os.posix_fallocate(file.fileno(), 0, file_size)
         model.save_weights(temporary, overwrite=True)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -248,7 +284,7 @@ def _save_weights(model, directory):
 def from_folder(
     directory: pathlib.Path, load_weights: bool, parts: dict
 ) -> keras.Model:
-    """Rebuilds the model that `save_to_preset` wrote; `parts` replace its arguments."""
+    """Rebuilds the model of a preset's folder. `parts` replace its arguments."""
     config_file, weights_file = directory / CONFIG_FILE, directory / WEIGHTS_FILE
     if not config_file.exists():
         raise InputError(
@@ -264,7 +300,8 @@ def from_folder(
         )
     digests = config.pop(DIGESTS_KEY, {})
     check_vocabulary_file(directory, config)
-    # In place of the weights' file, the towers of 8 bits and the rest of the weights.
+    # The shipped model has no weights file. Its weights are in the LiteRT towers of 8
+    # bits and in a file with the remaining weights.
     in_towers = not weights_file.exists() and (directory / TABLE_FILE).exists()
     if load_weights and not weights_file.exists() and not in_towers:
         raise InputError(
@@ -275,10 +312,11 @@ def from_folder(
     with _damages_named(f"{config_file} doesn't describe an ALIGN", remedy):
         replace_arguments(config["config"], parts, directory)
         if load_weights:
-            image, text = (config["config"][name]["config"] for name in ENCODERS)
+            image = config["config"]["image_encoder"]["config"]
+            text = config["config"]["text_encoder"]["config"]
             names = TOWER_FILES if in_towers else (WEIGHTS_FILE,)
             files = [directory / name for name in names]
-            # A byte holds two numbers of 4 bits.
+            # A quantized weight takes 4 bits at least, half a byte.
             most = 2 * sum(file.stat().st_size for file in files if file.exists())
             check_parameters(image, text, most, files[0])
         model = keras.saving.deserialize_keras_object(config)
@@ -287,8 +325,8 @@ def from_folder(
         check_digests(digests, directory, [*TOWER_FILES, TABLE_FILE, REST_FILE])
     elif load_weights:
         fault = f"{weights_file} is damaged or doesn't fit the {CONFIG_FILE} beside it"
-        # h5py's and Keras's.
-        with _damages_named(fault, remedy, OSError, RuntimeError):
+        # Errors of h5py and Keras.
+        with _damages_named(fault, remedy, (OSError, RuntimeError)):
             model.load_weights(weights_file)
         # After loading, since its errors say which tensor doesn't fit.
         check_digests(digests, directory, [WEIGHTS_FILE])
@@ -300,7 +338,7 @@ def check_vocabulary_file(directory: pathlib.Path, config: dict | None = None) -
 
     Args:
         directory: path of a preset's folder.
-        config: dict, the content of its `config.json`; None to read the file.
+        config: dict, the content of its `config.json`, or None to read the file.
     """
     path = directory / VOCABULARY_FILE
     if config is None:
@@ -318,12 +356,14 @@ def check_vocabulary_file(directory: pathlib.Path, config: dict | None = None) -
 
 
 def replace_arguments(config: dict, parts: dict, directory: str | os.PathLike) -> None:
-    """Puts arguments, as `divide_arguments` gives them, into a configuration."""
-    image, text, align = (dict(parts[name]) for name in (*ENCODERS, "align"))
+    """Puts arguments, divided by `divide_arguments`, into a configuration."""
+    image = dict(parts["image_encoder"])
+    text = dict(parts["text_encoder"])
+    align = dict(parts["align"])
     dtype = image.pop("dtype", None)
     text.pop("dtype", None)
     config.update(align)
-    for encoder, changes in zip(ENCODERS, (image, text), strict=True):
+    for encoder, changes in (("image_encoder", image), ("text_encoder", text)):
         config[encoder]["config"].update(changes)
         if changes.keys() & {"locked", "trainable"}:
             # The arguments replace what was frozen layer by layer.

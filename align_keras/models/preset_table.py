@@ -1,37 +1,59 @@
-"""Named sizes of ALIGN: the paper's grid and small ones, with what they cost."""
+"""Named sizes of ALIGN: the paper's grid and small ones, with their costs."""
 
 import dataclasses
 from typing import Any
 
-from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
+from align_keras.models.tower_costs import TowerCost, image_tower_cost, text_tower_cost
 from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
 from align_keras.utils.errors import InputError
 
 PAPER_PROJECTION_DIM = 640
 PAPER_VOCABULARY_SIZE = 100_000
-# The largest model's image encoder has no projection (Jia et al. 2021, sections 4.1
-# and 5); in the ablations, the rest of the grid, all are projected to 640 but B7,
-# which is as wide (section 6.1).
+# The image encoder of the largest model has no projection (Jia et al. 2021, sections
+# 4.1 and 5). In the ablations, which are the other sizes of the grid, all encoders are
+# projected to 640 except B7, which has this width (section 6.1).
 _PROJECTION_DIMS = {"align_l2_large": 1376}
-_SIZES = (
-    *("image_encoder", "text_encoder", "image_size", "sequence_length"),
-    "projection_dim",
-)
+
+
+@dataclasses.dataclass(frozen=True)
+class _PresetSizes:
+    """Variants of the encoders and sizes that the name of a preset stands for."""
+
+    image_encoder: str
+    text_encoder: str
+    image_size: int
+    sequence_length: int
+    projection_dim: int
+
+
 _SMALL = {
-    "align_nano": ("efficientnet_nano", "bert_tiny", 64, 16, 256),
-    "align_micro": ("efficientnet_micro", "bert_mini", 96, 32, 256),
+    "align_nano": _PresetSizes(
+        image_encoder="efficientnet_nano",
+        text_encoder="bert_tiny",
+        image_size=64,
+        sequence_length=16,
+        projection_dim=256,
+    ),
+    "align_micro": _PresetSizes(
+        image_encoder="efficientnet_micro",
+        text_encoder="bert_mini",
+        image_size=96,
+        sequence_length=32,
+        projection_dim=256,
+    ),
 }
-# Sizes of the trained models that come with the package, as their config.json has them.
+# Sizes of the trained models that come with the package. They equal their config.json.
 _TRAINED = {
-    "align_small_en": {
-        "image_encoder": "efficientnet_lite2",
-        "text_encoder": "minilm_l6",
-        "image_size": 160,
-        "sequence_length": 32,
-        "projection_dim": 384,
-    }
+    "align_small_en": _PresetSizes(
+        image_encoder="efficientnet_lite2",
+        text_encoder="minilm_l6",
+        image_size=160,
+        sequence_length=32,
+        projection_dim=384,
+    )
 }
 _PAPER_IMAGE_SIZE = 289
+_PAPER_SEQUENCE_LENGTH = 64
 _PAPER_IMAGE_ENCODERS = ("b1", "b3", "b5", "b7", "l2")
 _PAPER_TEXT_ENCODERS = ("mini", "medium", "base", "large")
 
@@ -51,18 +73,31 @@ def preset_names() -> list[str]:
 
 
 def preset_config(name: str) -> dict:
-    """Returns the variants and sizes of a preset; an error lists the known names."""
+    """Returns the variants and sizes of a preset, as a dict.
+
+    Raises:
+        InputError: for an unknown name. Lists the known names.
+    """
+    return dataclasses.asdict(_preset_sizes(name))
+
+
+def _preset_sizes(name: str) -> _PresetSizes:
+    """Returns the variants and sizes of a preset."""
     if name not in preset_names():
         raise InputError(
             f"unknown preset {name!r}; known are {', '.join(preset_names())}, or "
             "give the folder of a run."
         )
-    sizes = _SMALL.get(name)
-    if sizes is None:
-        _, image, text = name.split("_")
-        dim = _PROJECTION_DIMS.get(name, PAPER_PROJECTION_DIM)
-        sizes = (f"efficientnet_{image}", f"bert_{text}", _PAPER_IMAGE_SIZE, 64, dim)
-    return dict(zip(_SIZES, sizes, strict=True))
+    if name in _SMALL:
+        return _SMALL[name]
+    _, image, text = name.split("_")
+    return _PresetSizes(
+        image_encoder=f"efficientnet_{image}",
+        text_encoder=f"bert_{text}",
+        image_size=_PAPER_IMAGE_SIZE,
+        sequence_length=_PAPER_SEQUENCE_LENGTH,
+        projection_dim=_PROJECTION_DIMS.get(name, PAPER_PROJECTION_DIM),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +108,9 @@ class Preset:
         image_size: int, side of the input in pixels.
         sequence_length: int, tokens a caption.
         projection_dim: int, width of the embeddings.
-        image_parameters: int, weights of the image tower, as `count_params`.
-        text_parameters: int, of the text tower with the paper's vocabulary of 100,000,
-            or with the vocabulary of the trained weights.
+        image_parameters: int, weights of the image encoder, as in `count_params`.
+        text_parameters: int, weights of the text encoder with the paper's vocabulary
+            of 100,000 tokens, or with the vocabulary of the trained weights.
         image_flops: int, floating-point operations that embed one image.
         text_flops: int, the same for one caption of `sequence_length` tokens.
         trained: bool, True if `ALIGN.from_preset` loads trained weights.
@@ -102,33 +137,47 @@ class Preset:
 class PresetTable(list):
     """List of `Preset` that prints as a table."""
 
-    def __str__(self):
-        header = ("preset", "weights", "pixels", "width", "parameters", "image", "text")
-        rows = [(*header, "GFLOPs/image", "/text")]
-        for p in self:
-            weights = (p.parameters, p.image_parameters, p.text_parameters)
+    def __str__(self) -> str:
+        header = [
+            "preset",
+            "weights",
+            "pixels",
+            "width",
+            "parameters",
+            "image",
+            "text",
+            "GFLOPs/image",
+            "/text",
+        ]
+        rows = [header]
+        for preset in self:
             rows.append(
-                (
-                    p.name,
-                    "trained" if p.trained else "random",
-                    str(p.image_size),
-                    str(p.projection_dim),
-                    *(f"{count / 1e6:.1f}M" for count in weights),
-                    *(f"{flops / 1e9:.2f}" for flops in (p.image_flops, p.text_flops)),
-                )
+                [
+                    preset.name,
+                    "trained" if preset.trained else "random",
+                    str(preset.image_size),
+                    str(preset.projection_dim),
+                    f"{preset.parameters / 1e6:.1f}M",
+                    f"{preset.image_parameters / 1e6:.1f}M",
+                    f"{preset.text_parameters / 1e6:.1f}M",
+                    f"{preset.image_flops / 1e9:.2f}",
+                    f"{preset.text_flops / 1e9:.2f}",
+                ]
             )
-        return "\n".join(
-            name.ljust(16) + "".join(cell.rjust(13) for cell in cells)
-            for name, *cells in rows
-        )
+        lines = []
+        for row in rows:
+            numbers = "".join(cell.rjust(13) for cell in row[1:])
+            lines.append(row[0].ljust(16) + numbers)
+        return "\n".join(lines)
 
     __repr__ = __str__
 
 
 def presets() -> PresetTable:
-    """Lists what `ALIGN.from_preset` builds by name, with sizes and costs, as a table.
+    """Returns a table of the models that `ALIGN.from_preset` builds by name.
 
-    The trained model that comes with the package is the first.
+    The table has their sizes and costs. The trained model that comes with the package
+    is first.
 
     References:
         Jia et al. 2021, section 6.1: the grid of image and text encoders.
@@ -163,51 +212,54 @@ def with_preset(model_config: Any) -> Any:
     )
 
 
-def _trained_preset(name):
+def _trained_preset(name: str) -> Preset:
     """Returns the row of a trained model: MiniLM with the classes of ImageNet."""
     sizes = _TRAINED[name]
     image = image_tower_cost(
-        **image_encoder_arguments(sizes["image_encoder"], sizes["projection_dim"]),
-        image_size=sizes["image_size"],
+        **image_encoder_arguments(sizes.image_encoder, sizes.projection_dim),
+        image_size=sizes.image_size,
         num_classes=1000,
     )
     text = text_tower_cost(
-        **text_encoder_arguments(sizes["text_encoder"]),
+        **text_encoder_arguments(sizes.text_encoder),
         vocabulary_size=30_522,
-        sequence_length=sizes["sequence_length"],
+        sequence_length=sizes.sequence_length,
         max_sequence_length=512,
         projection_dim=None,
         pooling="mean",
     )
-    return Preset(
-        name=name,
-        **sizes,
-        image_parameters=image.parameters,
-        text_parameters=text.parameters,
-        image_flops=image.flops,
-        text_flops=text.flops,
-        trained=True,
-    )
+    return _with_costs(name, sizes, image, text, trained=True)
 
 
-def _preset(name):
-    sizes = preset_config(name)
-    dim = sizes["projection_dim"]
+def _preset(name: str) -> Preset:
+    """Returns the row of a model with random weights and the paper's vocabulary."""
+    sizes = _preset_sizes(name)
     image = image_tower_cost(
-        **image_encoder_arguments(sizes["image_encoder"], dim),
-        image_size=sizes["image_size"],
+        **image_encoder_arguments(sizes.image_encoder, sizes.projection_dim),
+        image_size=sizes.image_size,
     )
     text = text_tower_cost(
-        **text_encoder_arguments(sizes["text_encoder"]),
+        **text_encoder_arguments(sizes.text_encoder),
         vocabulary_size=PAPER_VOCABULARY_SIZE,
-        sequence_length=sizes["sequence_length"],
-        projection_dim=dim,
+        sequence_length=sizes.sequence_length,
+        projection_dim=sizes.projection_dim,
     )
+    return _with_costs(name, sizes, image, text, trained=False)
+
+
+def _with_costs(
+    name: str, sizes: _PresetSizes, image: TowerCost, text: TowerCost, trained: bool
+) -> Preset:
     return Preset(
         name=name,
-        **sizes,
+        image_encoder=sizes.image_encoder,
+        text_encoder=sizes.text_encoder,
+        image_size=sizes.image_size,
+        sequence_length=sizes.sequence_length,
+        projection_dim=sizes.projection_dim,
         image_parameters=image.parameters,
         text_parameters=text.parameters,
         image_flops=image.flops,
         text_flops=text.flops,
+        trained=trained,
     )

@@ -1,4 +1,4 @@
-"""The text encoder: a transformer's [CLS] and a linear projection."""
+"""Text encoder: the [CLS] token of a transformer and a linear projection."""
 
 from typing import Any
 
@@ -10,16 +10,15 @@ from align_keras.models.trainable_layers import trainable_flags
 from align_keras.models.transformer_computation import set_transformer_computation
 from align_keras.models.variants import ARCHITECTURES, text_encoder_arguments
 from align_keras.utils.arguments import (
-    arguments_of,
     check_choice,
     check_number,
-    keep_arguments,
     parameters_of,
     refuse_unknown,
 )
 from align_keras.utils.errors import InputError
 
-# Beyond it, a number is a mistake that would fill the memory, or take hours.
+# Upper bounds of the sizes. A larger number is a mistake that would fill the memory or
+# take hours.
 MOST = {
     "vocabulary_size": 10_000_000,
     "num_layers": 100,
@@ -44,27 +43,28 @@ class TextEncoder(Encoder):
             without a projection.
         dropout: float in [0, 1).
         sequence_length: int ≥ 3, tokens a caption, [CLS] and [SEP] included.
-        max_sequence_length: int ≥ `sequence_length`, positions that have an
-            embedding; None for `sequence_length`.
-        architecture: str, `"bert"`, the paper's, `"distil_bert"`, `"electra"` or
+        max_sequence_length: int ≥ `sequence_length`, number of positions
+            with an embedding. None for `sequence_length`.
+        architecture: str, `"bert"` (the paper's), `"distil_bert"`, `"electra"` or
             `"albert"`, whose layers share their weights.
         activation: str, `"gelu_approximate"` (by tanh, as Google's BERT) or `"gelu"`
             (exact, as Hugging Face's).
-        pooling: str, `"cls"`, the paper's, or `"mean"` over the tokens, as MiniLM's.
+        pooling: str, `"cls"` (the paper's) or `"mean"` over the tokens, as in MiniLM.
         rematerialize: bool, compute activations twice rather than keep them.
-        locked: bool, nothing but the projection learns, without dropout.
-        dtype: str or `keras.DTypePolicy` of all layers; None for Keras's.
-        trainable: bool; False freezes all of it, the projection included.
+        locked: bool, train the projection only, without dropout.
+        dtype: str or `keras.DTypePolicy` of all layers. None for Keras's default.
+        trainable: bool. False freezes the whole encoder with its projection.
 
     Call arguments:
         inputs: dict of `token_ids`, int (n, length), and `padding_mask`, bool
-            or int (n, length), true on tokens; length ≤ `max_sequence_length`.
+            or int (n, length), true on tokens. The length is at most
+            `max_sequence_length`.
 
     Returns:
         float tensor (n, projection_dim or hidden_dim), not normalized.
 
     Raises:
-        InputError: if an argument isn't as above, or there is no such argument.
+        InputError: if an argument is out of range or unknown.
 
     References:
         Jia et al. 2021, section 4.1: BERT with the [CLS] token, a linear layer
@@ -100,35 +100,46 @@ class TextEncoder(Encoder):
         dtype: str | keras.DTypePolicy | None = None,
         trainable: bool = True,
         name: str = "text_encoder",
-        **kwargs,
+        **kwargs: Any,
     ):
         refuse_unknown("TextEncoder", kwargs, parameters_of(TextEncoder.__init__))
         max_sequence_length = max_sequence_length or sequence_length
-        given = locals()
-        for size, most in MOST.items():
-            check_number(size, given[size], 1, most, whole=True)
+        sizes = {
+            "vocabulary_size": vocabulary_size,
+            "num_layers": num_layers,
+            "hidden_dim": hidden_dim,
+            "num_heads": num_heads,
+            "intermediate_dim": intermediate_dim,
+        }
+        for size_name, size in sizes.items():
+            check_number(size_name, size, 1, MOST[size_name], whole=True)
         if hidden_dim % num_heads:
             raise InputError(
                 "hidden_dim must be a multiple of num_heads, received "
                 f"{hidden_dim} and {num_heads}; change one of them."
             )
-        # [CLS], a token and [SEP].
-        check_number("sequence_length", sequence_length, 3, MOST_TOKENS, True)
-        positions = max_sequence_length, sequence_length, MOST_TOKENS, True
-        check_number("max_sequence_length", *positions)
+        # The shortest caption is [CLS], a token and [SEP].
+        check_number("sequence_length", sequence_length, 3, MOST_TOKENS, whole=True)
+        check_number(
+            "max_sequence_length",
+            max_sequence_length,
+            sequence_length,
+            MOST_TOKENS,
+            whole=True,
+        )
         check_choice("architecture", architecture, ARCHITECTURES)
         check_choice("activation", activation, ("gelu_approximate", "gelu"))
         check_choice("pooling", pooling, ("cls", "mean"))
         import keras_hub
 
         parts = ARCHITECTURES[architecture]
-        others = {
+        optional_arguments = {
             parts.vocabulary_argument: vocabulary_size,
             "num_segments": parts.segments,
             "embedding_dim": parts.embedding_dim,
         }
         policy = keras.dtype_policies.get(dtype)
-        # The scope gives both towers' variables paths that tell them apart.
+        # The scope makes the paths of the variables of both encoders different.
         with keras.name_scope(name):
             # === Layers ===
             backbone = getattr(keras_hub.models, parts.keras_hub_class)(
@@ -140,7 +151,11 @@ class TextEncoder(Encoder):
                 max_sequence_length=max_sequence_length,
                 dtype=policy,
                 name=architecture,
-                **{key: value for key, value in others.items() if value is not None},
+                **{
+                    key: value
+                    for key, value in optional_arguments.items()
+                    if value is not None
+                },
             )
             layers = backbone.transformer_layers
             if parts.shares_layers:
@@ -151,18 +166,19 @@ class TextEncoder(Encoder):
             if rematerialize:
                 for layer in layers:
                     rematerialize_in_training(layer)
-            # BERT's pooler is for next-sentence prediction; nothing here reads it.
+            # The pooler of BERT is for next-sentence prediction. Its output is unused.
             if parts.pooler:
                 backbone.get_layer(parts.pooler).trainable = False
-            if locked:  # Setting True would set the pooler learning again.
+            # Setting True would make the pooler learn again.
+            if locked:
                 backbone.trainable = False
 
             # === Functional model ===
             token_ids = keras.Input((None,), dtype="int32", name="token_ids")
             padding_mask = keras.Input((None,), dtype="int32", name="padding_mask")
             inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
-            known = {**inputs, "segment_ids": keras.ops.zeros_like(token_ids)}
-            sequence = backbone({name: known[name] for name in backbone.input})
+            all_inputs = {**inputs, "segment_ids": keras.ops.zeros_like(token_ids)}
+            sequence = backbone({name: all_inputs[name] for name in backbone.input})
             if isinstance(sequence, dict):
                 sequence = sequence["sequence_output"]
             if pooling == "cls":
@@ -179,7 +195,20 @@ class TextEncoder(Encoder):
         self.initial_flags = trainable_flags(self)
 
         # === Config ===
-        keep_arguments(self, TextEncoder, locals())
+        self.vocabulary_size = vocabulary_size
+        self.num_layers = num_layers
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
+        self.projection_dim = projection_dim
+        self.dropout = dropout
+        self.sequence_length = sequence_length
+        self.max_sequence_length = max_sequence_length
+        self.architecture = architecture
+        self.activation = activation
+        self.pooling = pooling
+        self.rematerialize = rematerialize
+        self.locked = locked
 
     @classmethod
     def from_variant(cls, variant: str, **arguments: Any) -> "TextEncoder":
@@ -187,9 +216,9 @@ class TextEncoder(Encoder):
 
         Args:
             variant: str, a key of `align_keras.models.variants.TEXT_VARIANTS`, such as
-                `"bert_base"`, the paper's, or `"distil_bert_base"`.
-            **arguments: those of `TextEncoder`, `vocabulary_size` among them; None for
-                the variant's or the default.
+                `"bert_base"` (the paper's) or `"distil_bert_base"`.
+            **arguments: arguments of `TextEncoder`, which include `vocabulary_size`.
+                None keeps the variant's value or the default.
 
         Example:
 
@@ -197,18 +226,37 @@ class TextEncoder(Encoder):
         >>> encoder.num_layers, encoder.hidden_dim
         (2, 128)
         """
-        given = {name: value for name, value in arguments.items() if value is not None}
-        return cls(**{**text_encoder_arguments(variant), **given})
+        sizes = text_encoder_arguments(variant)
+        sizes.update(
+            {name: value for name, value in arguments.items() if value is not None}
+        )
+        return cls(**sizes)
 
     @property
     def backbone(self) -> keras.Model:
-        """KerasHub's backbone, such as its `BertBackbone`."""
+        """Backbone of KerasHub, such as `BertBackbone`."""
         return self.get_layer(self.architecture)
 
     @property
     def token_embedding(self) -> keras.layers.Layer:
-        """The backbone's token embedding, as KerasHub's backbones."""
+        """Token embedding of the backbone, as in backbones of KerasHub."""
         return self.backbone.token_embedding
 
     def get_config(self) -> dict:
-        return {**arguments_of(self, TextEncoder), **super().get_config()}
+        return {
+            "activation": self.activation,
+            "architecture": self.architecture,
+            "dropout": self.dropout,
+            "hidden_dim": self.hidden_dim,
+            "intermediate_dim": self.intermediate_dim,
+            "locked": self.locked,
+            "max_sequence_length": self.max_sequence_length,
+            "num_heads": self.num_heads,
+            "num_layers": self.num_layers,
+            "pooling": self.pooling,
+            "projection_dim": self.projection_dim,
+            "rematerialize": self.rematerialize,
+            "sequence_length": self.sequence_length,
+            "vocabulary_size": self.vocabulary_size,
+            **super().get_config(),
+        }

@@ -1,8 +1,9 @@
-"""What a tower weighs, computes and keeps, from its sizes alone.
+"""Parameters, operations and memory of an encoder, computed from its sizes.
 
-Operations are two for each multiplication of a convolution or a matrix product;
-normalization, activations and softmax don't count. "Kept" are the values that gradients
-read; dropout's masks and single vectors, under 5% together, are left out.
+A multiplication of a convolution or a matrix product counts as two operations.
+Normalization, activations and softmax count as none. "Kept" values are those that the
+backward pass reads. The masks of dropout and single vectors are left out. They are less
+than 5% together.
 """
 
 import dataclasses
@@ -12,20 +13,26 @@ from align_keras.models import variants
 from align_keras.utils.errors import InputError
 
 _SQUEEZE_RATIO = 0.25
-# The gradients at an operation's output and at its input.
+# Gradients that exist at the same time: at the output and at the input of an operation.
 _IN_FLIGHT = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class TowerCost:
-    """A tower's cost; operations and values are those of one example.
+    """Costs of an encoder. Operations and values are those of one example.
 
-    `learned` are the parameters that the optimizer updates, `learned_flops` the part of
-    `flops` (of the forward pass) that a backward pass follows, `recomputed_flops` what
-    rematerialization computes again. `kept` are values kept for the backward pass,
-    `peak` those there where it takes most: kept, computed again, and in flight.
-    `copied` are the parameters whose 16-bit copies, under a mixed policy, are in memory
-    together with the gradients. None stands for all parameters.
+    Attributes:
+        parameters: int, number of weights.
+        learned: int, parameters that the optimizer updates.
+        flops: int, operations of the forward pass.
+        learned_flops: int, operations of the forward pass that the backward pass also
+            goes through.
+        recomputed_flops: int, operations that rematerialization repeats.
+        kept: int, values that are kept for the backward pass.
+        peak: int, largest number of values that are in memory at the same time: kept,
+            computed again and in flight.
+        copied: int or None, parameters whose 16-bit copies, under a mixed policy, are
+            in memory together with the gradients. None for all parameters.
     """
 
     parameters: int
@@ -45,7 +52,7 @@ class TowerCost:
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """A piece of a tower; `largest` is its largest tensor."""
+    """Costs of a part of an encoder. `largest` is the size of its largest tensor."""
 
     parameters: int = 0
     unlearned: int = 0
@@ -53,7 +60,7 @@ class _Part:
     kept: int = 0
     largest: int = 0
 
-    def __add__(self, other):
+    def __add__(self, other: "_Part") -> "_Part":
         return _Part(
             self.parameters + other.parameters,
             self.unlearned + other.unlearned,
@@ -84,7 +91,8 @@ def image_tower_cost(
         _Part(kept=3 * (image_size + (not same)) ** 2),
         _convolution(3, 3, channels, side, lite),
     ]
-    blocks, outputs = [], [0]
+    blocks = []
+    outputs = [0]
     for stage in variants.scaled_stages(
         width_coefficient, depth_coefficient, lite, num_stages
     ):
@@ -94,33 +102,37 @@ def image_tower_cost(
             side = _strided(side, same) if strides == 2 else side
             channels = stage.filters
             outputs.append(channels * side * side)
-    end = []
+    end: list[_Part] = []
     if num_classes is not None:
         filters = variants.head_filters(width_coefficient, lite)
         end.append(_convolution(1, channels, filters, side, lite))
         end.append(_dense(filters, num_classes))
         channels = filters + num_classes
-    parts = [*stem, *sum(blocks, []), *end]
+    block_parts = [part for block in blocks for part in block]
+    parts = [*stem, *block_parts, *end]
     body = sum(parts, _Part())
-    kept, peak, again = body.kept, _peak(0, parts), 0
+    kept = body.kept
+    peak = _peak(0, parts)
+    recomputed_flops = 0
     block_weights = None
     if rematerialize and not locked:
         block_weights = [sum(block, _Part()).parameters for block in blocks]
-        again = sum(sum(blocks, []), _Part()).flops
-        # Of each block there is only what it gave, until it is computed again.
-        there = sum(stem, _Part()).kept
+        recomputed_flops = sum(block_parts, _Part()).flops
+        # Only the output of a block is kept until the block is computed again.
+        kept_so_far = sum(stem, _Part()).kept
         peak = _peak(0, stem)
         for block, output in zip(blocks, outputs[:-1], strict=True):
-            there += output
-            peak = max(peak, _peak(there, block))
-        there += outputs[-1]
-        kept, peak = there + sum(end, _Part()).kept, max(peak, _peak(there, end))
+            kept_so_far += output
+            peak = max(peak, _peak(kept_so_far, block))
+        kept_so_far += outputs[-1]
+        kept = kept_so_far + sum(end, _Part()).kept
+        peak = max(peak, _peak(kept_so_far, end))
     projection = _dense(channels, projection_dim)
-    return _tower(body, projection, kept, peak, again, locked, block_weights)
+    return _tower(body, projection, kept, peak, recomputed_flops, locked, block_weights)
 
 
-def _peak(kept, parts):
-    """Values there are at most while a backward pass runs through the parts."""
+def _peak(kept: int, parts: list[_Part]) -> int:
+    """Returns the most values in memory during a backward pass through the parts."""
     peak = kept
     for part in parts:
         kept += part.kept
@@ -144,10 +156,13 @@ def text_tower_cost(
     rematerialize: bool = False,
     locked: bool = False,
 ) -> TowerCost:
-    """Returns the cost of a `TextEncoder`, by captions of `sequence_length` tokens."""
-    length, width, inner = sequence_length, hidden_dim, intermediate_dim
+    """Returns the cost of a `TextEncoder` for captions of `sequence_length` tokens."""
+    length = sequence_length
+    width = hidden_dim
+    inner = intermediate_dim
     parts = variants.ARCHITECTURES[architecture]
-    norm, pooler = 2 * width, (width + 1) * width if parts.pooler else 0
+    norm = 2 * width
+    pooler = (width + 1) * width if parts.pooler else 0
     rows = vocabulary_size + (max_sequence_length or length) + (parts.segments or 0)
     narrow = parts.embedding_dim or width
     embeddings = _Part((rows + 2) * narrow, kept=2 * length * narrow)
@@ -157,11 +172,12 @@ def text_tower_cost(
     feed_forward = (width + 1) * inner + (inner + 1) * width + norm
     products = length * (4 * width * width + 2 * length * width + 2 * width * inner)
     scores = num_heads * length * length
-    # Of a layer: ten tensors of the width (queries, keys, values, the attention's
-    # output, two residual sums, two normalized sums and theirs before the scale),
-    # GELU's input and output, and the attention's weights before and after dropout.
+    # A layer keeps ten tensors of the width (queries, keys, values, the output of the
+    # attention, two residual sums, two normalized sums and these before the scale),
+    # input and output of GELU, and the attention weights before and after dropout.
     layer = 10 * length * width + 2 * length * inner + scores * (2 if dropout else 1)
-    last, last_products = layer, products
+    last = layer
+    last_products = products
     # The last layer computes one token from all keys and values.
     if pooling == "cls" and not parts.shares_layers:
         last = 3 * length * width
@@ -170,36 +186,53 @@ def text_tower_cost(
     stored = 1 if parts.shares_layers else num_layers
     layers = _Part(
         pooler + stored * (attention + feed_forward),
-        unlearned=pooler,  # Nothing here reads it.
+        unlearned=pooler,  # Its output is unused.
         flops=2 * ((num_layers - 1) * products + last_products),
         kept=(num_layers - 1) * layer + last,
         largest=max(length * inner, length * width, scores),
     )
     body = embeddings + layers
-    kept, again, peak = body.kept, 0, _peak(0, [body])
+    kept = body.kept
+    recomputed_flops = 0
+    peak = _peak(0, [body])
     layer_weights = None
     if rematerialize and not locked:
         layer_weights = stored * [attention + feed_forward]
-        kept, again = num_layers * length * width + embeddings.kept, layers.flops
+        kept = num_layers * length * width + embeddings.kept
+        recomputed_flops = layers.flops
         peak = kept + layer + _IN_FLIGHT * body.largest
     projection = _dense(width, projection_dim)
-    return _tower(body, projection, kept, peak, again, locked, layer_weights)
+    return _tower(body, projection, kept, peak, recomputed_flops, locked, layer_weights)
 
 
 def check_parameters(
     image: dict, text: dict, most: int, source: str | os.PathLike
 ) -> None:
-    """Raises, before a model is built, if two towers don't fit into a file."""
+    """Raises if the parameters of two encoders don't fit into a file.
+
+    The check takes place before a model is built, which would fill the memory.
+
+    Args:
+        image: dict, configuration of the image encoder.
+        text: dict, configuration of the text encoder.
+        most: int, number of parameters that the file can hold.
+        source: path of the file, for the message.
+    """
     image_names = ("width_coefficient", "depth_coefficient", "num_stages", "lite")
     text_names = (
-        *("architecture", "num_layers", "hidden_dim", "intermediate_dim"),
+        "architecture",
+        "num_layers",
+        "hidden_dim",
+        "intermediate_dim",
         "vocabulary_size",
     )
-    image = {name: image[name] for name in image_names if name in image}
-    text = {name: text[name] for name in text_names if name in text}
-    text |= {"num_heads": 1, "sequence_length": 3, "projection_dim": None}
-    count = image_tower_cost(**image, image_size=32).parameters
-    count += text_tower_cost(**text).parameters
+    image_sizes = {name: image[name] for name in image_names if name in image}
+    text_sizes = {name: text[name] for name in text_names if name in text}
+    text_sizes["num_heads"] = 1
+    text_sizes["sequence_length"] = 3
+    text_sizes["projection_dim"] = None
+    count = image_tower_cost(**image_sizes, image_size=32).parameters
+    count += text_tower_cost(**text_sizes).parameters
     if count > most:
         raise InputError(
             f"{source} is damaged or doesn't fit the config.json beside it, which "
@@ -208,17 +241,25 @@ def check_parameters(
         )
 
 
-def _tower(body, projection, kept, peak, recomputed_flops, locked, block_weights):
-    """Adds the projection; a locked tower has no backward pass, and keeps nothing.
+def _tower(
+    body: _Part,
+    projection: _Part,
+    kept: int,
+    peak: int,
+    recomputed_flops: int,
+    locked: bool,
+    block_weights: list[int] | None,
+) -> TowerCost:
+    """Adds the projection. A locked encoder has no backward pass and keeps nothing.
 
-    `block_weights` are the parameters of each rematerialized block, or None. A block's
-    16-bit copies are released after the block, and made again for its gradients. There
-    are 16-bit gradients of one block at a time too.
+    `block_weights` are the parameters of each rematerialized block, or None. The 16-bit
+    copies of a block are released after the block, and made again for its gradients.
+    16-bit gradients also exist for one block at a time.
     """
     copied = None
     if block_weights is not None:
-        others = body.parameters + projection.parameters - sum(block_weights)
-        copied = others + 2 * max(block_weights)
+        outside_blocks = body.parameters + projection.parameters - sum(block_weights)
+        copied = outside_blocks + 2 * max(block_weights)
     learned = 0 if locked else body.parameters - body.unlearned
     return TowerCost(
         parameters=body.parameters + projection.parameters,
@@ -232,20 +273,31 @@ def _tower(body, projection, kept, peak, recomputed_flops, locked, block_weights
     )
 
 
-def _strided(side, same):
-    """Returns the side that a stride of 2 leaves; an odd one is rounded up by SAME."""
+def _strided(side: int, same: bool) -> int:
+    """Returns the side after a stride of 2. SAME rounds half of an odd side up."""
     return (side + same) // 2
 
 
-def _block(stage, channels, strides, side, lite, same):
-    """Returns an `MBConvBlock`'s parts; its input is kept as the output before it."""
-    inner, kernel = channels * stage.expand_ratio, stage.kernel_size
+def _block(
+    stage: variants.Stage,
+    channels: int,
+    strides: int,
+    side: int,
+    lite: bool,
+    same: bool,
+) -> list[_Part]:
+    """Returns the parts of an `MBConvBlock`.
+
+    Its input is counted as the output of the block before it.
+    """
+    inner = channels * stage.expand_ratio
+    kernel = stage.kernel_size
     block = []
     if stage.expand_ratio != 1:
         block.append(_convolution(1, channels, inner, side, lite))
     if strides == 2 and side % 2 and not same:
-        # The padded copy is kept in the place of what it copies, or beside it where
-        # the activation's gradient reads its output. Even sizes aren't padded.
+        # The padded copy replaces its source, or is kept with it if the gradient of
+        # the activation reads the source. Even sizes aren't padded.
         padded = (side + kernel - 2) ** 2
         instead = 0 if lite else side * side
         block.append(_Part(kept=inner * (padded - instead), largest=inner * padded))
@@ -257,27 +309,29 @@ def _block(stage, channels, strides, side, lite, same):
         gated = inner * side * side
         block.append(_Part(weights + inner + squeezed, flops=2 * weights, kept=gated))
     project = _convolution(1, inner, stage.filters, side, lite)
-    # No activation follows: only the convolution's and the block's outputs are kept.
+    # No activation follows. The outputs of the convolution and of the block are kept.
     kept = 2 * stage.filters * side * side
     return [*block, dataclasses.replace(project, kept=kept)]
 
 
-def _convolution(kernel, channels_in, channels_out, side, lite):
-    """Counts a convolution, batch normalization and activation; keeps their outputs."""
+def _convolution(
+    kernel: int, channels_in: int, channels_out: int, side: int, lite: bool
+) -> _Part:
+    """Returns the costs of a convolution, batch normalization and activation."""
     weights = kernel * kernel * channels_in * channels_out
     values = channels_out * side * side
     return _Part(
         weights + 4 * channels_out,  # Gamma, beta, moving mean, moving variance.
         unlearned=2 * channels_out,
         flops=2 * weights * side * side,
-        # ReLU6's gradient reads its output, so that the one before isn't kept.
+        # The gradient of ReLU6 reads its output, so that its input isn't kept.
         kept=(2 if lite else 3) * values,
         largest=values,
     )
 
 
-def _dense(width_in, width_out, rows=1):
-    """Counts a dense layer with its bias, or nothing where `width_out` is None."""
+def _dense(width_in: int, width_out: int | None, rows: int = 1) -> _Part:
+    """Returns the costs of a dense layer with bias, zero for a `width_out` of None."""
     if width_out is None:
         return _Part()
     return _Part((width_in + 1) * width_out, flops=2 * rows * width_in * width_out)

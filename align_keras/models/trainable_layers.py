@@ -1,4 +1,4 @@
-"""The `trainable` of single layers, as a part of a model's configuration.
+"""`trainable` of single layers as a part of a model's configuration.
 
 Keras keeps it in the configuration of each layer. The configurations of our models hold
 arguments instead of layers, so they list the layers that were frozen after the model
@@ -17,7 +17,7 @@ CONFIG_KEY = "layer_trainable"
 
 @dataclasses.dataclass(frozen=True)
 class TrainableFlags:
-    """Which layers of a model learn.
+    """Layers of a model that learn.
 
     Attributes:
         model: bool, `trainable` of the model itself.
@@ -36,7 +36,7 @@ class TrainableFlags:
 
 
 def trainable_flags(model: keras.Model) -> TrainableFlags:
-    """Returns which layers of a model learn.
+    """Returns the layers of a model that learn.
 
     Layers of an encoder inside of the model are left out, since the configuration of
     the encoder lists them.
@@ -80,7 +80,9 @@ def _weighted_layers(
     """Yields path, layer and holder of each layer with weights, holders first."""
     seen = set()
 
-    def walk(holder, prefix):
+    def walk(
+        holder: keras.layers.Layer, prefix: str
+    ) -> Iterator[tuple[str, keras.layers.Layer, keras.layers.Layer]]:
         for layer in holder._flatten_layers(include_self=False, recursive=False):
             if id(layer) in seen or not layer.weights:
                 continue
@@ -93,7 +95,7 @@ def _weighted_layers(
     yield from walk(model, "")
 
 
-def _set_alone(layer, value):
+def _set_alone(layer: keras.layers.Layer, value: bool) -> None:
     """Sets `trainable` of a layer, and keeps that of the layers inside of it."""
     if layer.trainable == value:
         return

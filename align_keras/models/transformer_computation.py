@@ -5,29 +5,42 @@ import operator
 from collections.abc import Sequence
 
 import keras
+import tensorflow as tf
 
 from align_keras.layers.activation import activate
 from align_keras.utils.errors import InputError
 
-# The last version whose private parts these are, by the tests.
+# The last versions for which the tests check the private names below.
 TESTED = {"keras": "3.15", "keras-hub": "0.32"}
 _ATTENTION = ("_query_dense", "_key_dense", "_value_dense", "_output_dense")
 _PRIVATE = (
-    *(f"_self_attention_layer.{name}" for name in _ATTENTION),
-    *("_self_attention_dropout", "_self_attention_layer_norm"),
-    *("_feedforward_intermediate_dense", "_feedforward_output_dense"),
-    *("_feedforward_dropout", "_feedforward_layer_norm"),
+    "_self_attention_layer._query_dense",
+    "_self_attention_layer._key_dense",
+    "_self_attention_layer._value_dense",
+    "_self_attention_layer._output_dense",
+    "_self_attention_dropout",
+    "_self_attention_layer_norm",
+    "_feedforward_intermediate_dense",
+    "_feedforward_output_dense",
+    "_feedforward_dropout",
+    "_feedforward_layer_norm",
 )
 
 
 def set_transformer_computation(
     layers: Sequence[keras.layers.Layer], activation: str, first_token_only: bool
 ) -> None:
-    """Replaces how a text backbone's layers compute; weights and paths stay.
+    """Replaces the computation of the layers of a text backbone.
 
-    KerasHub's attention multiplies by batched products, whose weights' gradients are
-    made for each row of the batch; here each is one product over all tokens. With
-    `first_token_only` the last layer computes [CLS] alone, all that the pooling reads.
+    The weights and their paths stay. The attention of KerasHub uses batched products,
+    which compute the gradient of a weight for each row of the batch. The replacement
+    computes one product over all tokens.
+
+    Args:
+        layers: sequence of `TransformerEncoder`.
+        activation: str, activation of the feed-forward layers.
+        first_token_only: bool, the last layer computes only the [CLS] token, for a
+            pooling that reads no other token.
     """
     _check_parts(layers)
     for layer in layers:
@@ -42,8 +55,8 @@ def set_transformer_computation(
         last.call = functools.partial(_first_token, last)
 
 
-def _check_parts(layers):
-    """Raises unless the layers have what is replaced or read here."""
+def _check_parts(layers: Sequence[keras.layers.Layer]) -> None:
+    """Raises unless the layers have the private attributes that are used here."""
     for layer in layers:
         for name in _PRIVATE:
             try:
@@ -59,8 +72,16 @@ def _check_parts(layers):
                 ) from None
 
 
-def _first_token(layer, inputs, padding_mask=None, training=None):
-    """Computes a `TransformerEncoder`'s output of the first token, (n, 1, width)."""
+def _first_token(
+    layer: keras.layers.Layer,
+    inputs: tf.Tensor,
+    padding_mask: tf.Tensor | None = None,
+    training: bool | None = None,
+) -> tf.Tensor:
+    """Computes the first token of the output of a `TransformerEncoder`.
+
+    The result has the shape (n, 1, width).
+    """
     x = inputs[:, :1]
     attended = layer._self_attention_layer(
         query=x,
@@ -77,7 +98,9 @@ def _first_token(layer, inputs, padding_mask=None, training=None):
     return layer._feedforward_layer_norm(x)
 
 
-def _product(dense, inputs, training=None):
+def _product(
+    dense: keras.layers.Layer, inputs: tf.Tensor, training: bool | None = None
+) -> tf.Tensor:
     """Computes an `EinsumDense` that contracts all but batch and length."""
     contracted = inputs.shape[2:]
     outer = dense.kernel.shape[len(contracted) :]
@@ -89,7 +112,12 @@ def _product(dense, inputs, training=None):
     return keras.ops.reshape(outputs, (-1, length, *outer))
 
 
-def _activated(dense, activation, inputs, training=None):
+def _activated(
+    dense: keras.layers.Layer,
+    activation: str,
+    inputs: tf.Tensor,
+    training: bool | None = None,
+) -> tf.Tensor:
     """Computes a `Dense` layer whose activation knows whether it is training."""
     outputs = keras.ops.matmul(inputs, dense.kernel)
     return activate(activation, keras.ops.add(outputs, dense.bias), training)

@@ -1,6 +1,7 @@
-"""The named sizes of both encoders, as data: EfficientNets and text backbones."""
+"""Named sizes of both encoders: EfficientNets and text backbones."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from align_keras.utils.arguments import check_number
@@ -33,8 +34,8 @@ STEM_FILTERS = 32
 HEAD_FILTERS = 1280
 
 
-class ImageVariant(NamedTuple):
-    """A named size: two scalings, the native resolution, and the Lite changes."""
+class ImageEncoderSize(NamedTuple):
+    """Named size of an EfficientNet: scalings, native resolution and architecture."""
 
     width_coefficient: float
     depth_coefficient: float
@@ -44,25 +45,26 @@ class ImageVariant(NamedTuple):
 
 # B0–B7: Tan and Le 2019 and its reference code; B8: Xie et al. 2020 (AdvProp);
 # L2: Xie et al. 2020 (Noisy Student); Lite0–Lite4: Liu 2020, "Higher accuracy on
-# vision models with EfficientNet-Lite". Narrower than B0: ours, for small machines.
+# vision models with EfficientNet-Lite". The two sizes narrower than B0 are for small
+# machines, and are not from a paper.
 IMAGE_VARIANTS = {
-    "efficientnet_nano": ImageVariant(0.5, 0.5, 64),
-    "efficientnet_micro": ImageVariant(0.75, 0.75, 96),
-    "efficientnet_b0": ImageVariant(1.0, 1.0, 224),
-    "efficientnet_b1": ImageVariant(1.0, 1.1, 240),
-    "efficientnet_b2": ImageVariant(1.1, 1.2, 260),
-    "efficientnet_b3": ImageVariant(1.2, 1.4, 300),
-    "efficientnet_b4": ImageVariant(1.4, 1.8, 380),
-    "efficientnet_b5": ImageVariant(1.6, 2.2, 456),
-    "efficientnet_b6": ImageVariant(1.8, 2.6, 528),
-    "efficientnet_b7": ImageVariant(2.0, 3.1, 600),
-    "efficientnet_b8": ImageVariant(2.2, 3.6, 672),
-    "efficientnet_l2": ImageVariant(4.3, 5.3, 800),
-    "efficientnet_lite0": ImageVariant(1.0, 1.0, 224, lite=True),
-    "efficientnet_lite1": ImageVariant(1.0, 1.1, 240, lite=True),
-    "efficientnet_lite2": ImageVariant(1.1, 1.2, 260, lite=True),
-    "efficientnet_lite3": ImageVariant(1.2, 1.4, 280, lite=True),
-    "efficientnet_lite4": ImageVariant(1.4, 1.8, 300, lite=True),
+    "efficientnet_nano": ImageEncoderSize(0.5, 0.5, 64),
+    "efficientnet_micro": ImageEncoderSize(0.75, 0.75, 96),
+    "efficientnet_b0": ImageEncoderSize(1.0, 1.0, 224),
+    "efficientnet_b1": ImageEncoderSize(1.0, 1.1, 240),
+    "efficientnet_b2": ImageEncoderSize(1.1, 1.2, 260),
+    "efficientnet_b3": ImageEncoderSize(1.2, 1.4, 300),
+    "efficientnet_b4": ImageEncoderSize(1.4, 1.8, 380),
+    "efficientnet_b5": ImageEncoderSize(1.6, 2.2, 456),
+    "efficientnet_b6": ImageEncoderSize(1.8, 2.6, 528),
+    "efficientnet_b7": ImageEncoderSize(2.0, 3.1, 600),
+    "efficientnet_b8": ImageEncoderSize(2.2, 3.6, 672),
+    "efficientnet_l2": ImageEncoderSize(4.3, 5.3, 800),
+    "efficientnet_lite0": ImageEncoderSize(1.0, 1.0, 224, lite=True),
+    "efficientnet_lite1": ImageEncoderSize(1.0, 1.1, 240, lite=True),
+    "efficientnet_lite2": ImageEncoderSize(1.1, 1.2, 260, lite=True),
+    "efficientnet_lite3": ImageEncoderSize(1.2, 1.4, 280, lite=True),
+    "efficientnet_lite4": ImageEncoderSize(1.4, 1.8, 300, lite=True),
 }
 
 
@@ -74,12 +76,12 @@ def round_filters(filters: int, width_coefficient: float) -> int:
 
 
 def stem_filters(width_coefficient: float, lite: bool = False) -> int:
-    """Returns the stem's number of channels; Lite doesn't scale it."""
+    """Returns the number of channels of the stem, which Lite doesn't scale."""
     return STEM_FILTERS if lite else round_filters(STEM_FILTERS, width_coefficient)
 
 
 def head_filters(width_coefficient: float, lite: bool = False) -> int:
-    """Returns the 1×1 head's number of channels; Lite doesn't scale it."""
+    """Returns the number of channels of the 1×1 head, which Lite doesn't scale."""
     return HEAD_FILTERS if lite else round_filters(HEAD_FILTERS, width_coefficient)
 
 
@@ -89,7 +91,10 @@ def scaled_stages(
     lite: bool = False,
     num_stages: int = len(B0_STAGES),
 ) -> tuple[Stage, ...]:
-    """Returns B0's first stages, scaled; Lite repeats no first and no last one."""
+    """Returns the first stages of B0, scaled.
+
+    Lite doesn't scale the depth of the first and of the last stage.
+    """
     check_number("width_coefficient", width_coefficient, 0.01, 10)
     check_number("depth_coefficient", depth_coefficient, 0.01, 10)
     check_number("num_stages", num_stages, 1, len(B0_STAGES), whole=True)
@@ -108,51 +113,64 @@ def scaled_stages(
 def image_encoder_arguments(
     variant: str, projection_dim: int | None, **arguments: Any
 ) -> dict:
-    """Returns `ImageEncoder`'s arguments: the variant's sizes, and those not None.
+    """Returns arguments of `ImageEncoder`: the variant's sizes and `arguments`.
 
-    There is no projection where the last block is as wide as the embedding, unless
-    class probabilities stand beside it.
+    The encoder has no projection if the last block has the width of the embedding and
+    no class probabilities are appended.
+
+    Args:
+        variant: str, a key of `IMAGE_VARIANTS`, with or without "efficientnet_".
+        projection_dim: int or None, width of the embedding.
+        **arguments: arguments of `ImageEncoder` that replace the variant's. None leaves
+            an argument out.
     """
     sizes = _variant("image", variant, IMAGE_VARIANTS, "efficientnet_")._asdict()
     del sizes["image_size"]
-    given = {name: value for name, value in arguments.items() if value is not None}
-    found = {**sizes, "num_stages": len(B0_STAGES), **given}
-    names = ("width_coefficient", "depth_coefficient", "lite", "num_stages")
-    last = scaled_stages(*(found[name] for name in names))[-1]
-    fits = last.filters == projection_dim and "num_classes" not in given
-    return {**found, "projection_dim": None if fits else projection_dim}
+    sizes["num_stages"] = len(B0_STAGES)
+    overrides = {name: value for name, value in arguments.items() if value is not None}
+    sizes |= overrides
+    stages = scaled_stages(
+        width_coefficient=sizes["width_coefficient"],
+        depth_coefficient=sizes["depth_coefficient"],
+        lite=sizes["lite"],
+        num_stages=sizes["num_stages"],
+    )
+    has_width = stages[-1].filters == projection_dim
+    if has_width and "num_classes" not in overrides:
+        projection_dim = None
+    return {**sizes, "projection_dim": projection_dim}
 
 
 # === Text encoders ===
 
 
 class Architecture(NamedTuple):
-    """A text backbone of KerasHub, made of its `TransformerEncoder` layers."""
+    """Text backbone of KerasHub that is made of `TransformerEncoder` layers."""
 
     keras_hub_class: str
     segments: int | None = None
-    # Width of the token embeddings where it isn't the layers'.
+    # Width of the token embeddings if it differs from that of the layers.
     embedding_dim: int | None = None
-    # One layer is called again and again.
+    # All layers share the weights of one.
     shares_layers: bool = False
-    # A layer after the last that nothing here reads.
+    # Name of a layer after the last one, whose output is unused.
     pooler: str | None = None
     vocabulary_argument: str = "vocabulary_size"
 
 
-# Whatever `keras_hub.models` has with these inputs and layers can stand here.
+# Other backbones of `keras_hub.models` with these inputs and layers can be added.
 ARCHITECTURES = {
     "bert": Architecture("BertBackbone", segments=2, pooler="pooled_dense"),
     "distil_bert": Architecture("DistilBertBackbone"),
     "albert": Architecture("AlbertBackbone", 2, 128, True, "pooled_dense"),
-    # Whose token embeddings are narrower than the layers in its small size alone.
+    # Only the small size has token embeddings that are narrower than the layers.
     "electra": Architecture(
         "ElectraBackbone", 2, 128, False, "pooled_dense", "vocab_size"
     ),
 }
 
 
-class TextVariant(NamedTuple):
+class TextEncoderSize(NamedTuple):
     """A named size of an architecture."""
 
     num_layers: int
@@ -162,34 +180,36 @@ class TextVariant(NamedTuple):
     architecture: str = "bert"
 
 
-# Turc et al. 2019 and, base and large, Devlin et al. 2019.
+# BERT: Turc et al. 2019. Base and large: Devlin et al. 2019.
 TEXT_VARIANTS = {
-    "bert_tiny": TextVariant(2, 128, 2, 512),
-    "bert_mini": TextVariant(4, 256, 4, 1024),
-    "bert_medium": TextVariant(8, 512, 8, 2048),
-    "bert_base": TextVariant(12, 768, 12, 3072),
-    "bert_large": TextVariant(24, 1024, 16, 4096),
+    "bert_tiny": TextEncoderSize(2, 128, 2, 512),
+    "bert_mini": TextEncoderSize(4, 256, 4, 1024),
+    "bert_medium": TextEncoderSize(8, 512, 8, 2048),
+    "bert_base": TextEncoderSize(12, 768, 12, 3072),
+    "bert_large": TextEncoderSize(24, 1024, 16, 4096),
     # Sanh et al. 2019, "DistilBERT".
-    "distil_bert_base": TextVariant(6, 768, 12, 3072, "distil_bert"),
+    "distil_bert_base": TextEncoderSize(6, 768, 12, 3072, "distil_bert"),
     # Lan et al. 2020, "ALBERT".
-    "albert_base": TextVariant(12, 768, 12, 3072, "albert"),
-    "albert_large": TextVariant(24, 1024, 16, 4096, "albert"),
+    "albert_base": TextEncoderSize(12, 768, 12, 3072, "albert"),
+    "albert_large": TextEncoderSize(24, 1024, 16, 4096, "albert"),
     # Clark et al. 2020, "ELECTRA".
-    "electra_small": TextVariant(12, 256, 4, 1024, "electra"),
+    "electra_small": TextEncoderSize(12, 256, 4, 1024, "electra"),
     # Wang et al. 2020, "MiniLM".
-    "minilm_l6": TextVariant(6, 384, 12, 1536),
+    "minilm_l6": TextEncoderSize(6, 384, 12, 1536),
 }
 
 
 def text_encoder_arguments(variant: str) -> dict:
-    """Returns `TextEncoder`'s architecture and sizes: layers, widths and heads."""
+    """Returns arguments of `TextEncoder`: architecture, layers, widths and heads."""
     return _variant("text", variant, TEXT_VARIANTS)._asdict()
 
 
-def _variant(kind, name, known, prefix=""):
+def _variant(
+    kind: str, name: str, variants: Mapping[str, Any], prefix: str = ""
+) -> Any:
     """Returns the sizes of a variant by its name, or by the name without a prefix."""
-    if name not in known and prefix + str(name) not in known:
+    if name not in variants and prefix + str(name) not in variants:
         raise InputError(
-            f"unknown {kind}_encoder variant {name!r}; known are {', '.join(known)}."
+            f"unknown {kind}_encoder variant {name!r}; known are {', '.join(variants)}."
         )
-    return known[name if name in known else prefix + name]
+    return variants[name if name in variants else prefix + name]

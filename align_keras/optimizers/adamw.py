@@ -1,11 +1,12 @@
-"""AdamW, and Muon, which leaves to it what isn't a matrix.
+"""AdamW, and Muon, which uses AdamW for variables that aren't matrices.
 
-With exclusions and learning-rate multipliers by the variables' paths.
+Both have exclusions and learning-rate multipliers by the paths of variables.
 """
 
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,58 +15,75 @@ from keras import ops
 
 from align_keras.optimizers.multipliers import LearningRateMultipliers
 
-# Embeddings, whose gradients are sparse, kernels of a channel each, and biases, which
-# attention keeps as matrices: the keys' have no gradient but rounding.
+# Paths of matrices that Adam updates: embeddings, whose gradients are sparse, depthwise
+# kernels, and biases, which are matrices in attention. The gradients of the biases of
+# keys are only rounding errors.
 DEFAULT_BY_ADAM = ("embedding", "depthwise", "bias$")
-# The steps' polynomial, whose slope at 0 is large (Jordan et al. 2024).
-_COEFFICIENTS, _STEPS = (3.4445, -4.7750, 2.0315), 5
-# Root of the mean square of an update, as Adam's (Liu et al. 2025, section 2.2).
+# Coefficients of the polynomial of a Newton–Schulz step, whose slope at 0 is large
+# (Jordan et al. 2024).
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_STEPS = 5
+# Root mean square of an update, which equals Adam's (Liu et al. 2025, section 2.2).
 _RMS = 0.2
-# Kernels of KerasHub's attention whose outputs, not inputs, are two axes.
+# Kernels of KerasHub's attention with two output axes. Other kernels have one.
 _TWO_OUTPUT_AXES = re.compile("(query|key|value)/kernel$")
 
 
 class _DecayedAdam(keras.optimizers.Adam):
-    """Adam whose update begins with the decay, at the variable's rate."""
+    """Adam with decoupled weight decay at the learning rate of the variable."""
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self,
+        gradient: tf.Tensor,
+        variable: keras.Variable | tf.Variable,
+        learning_rate: tf.Tensor,
+    ) -> None:
         if not self.is_excluded(variable):
             rate = ops.cast(learning_rate, variable.dtype)
             self.assign_sub(variable, variable * (rate * self.decay))
         self._undecayed_update(gradient, variable, learning_rate)
 
-    def _undecayed_update(self, gradient, variable, learning_rate):
-        """Makes Keras's update, in float32 by one kernel instead of a dozen."""
+    def _undecayed_update(
+        self,
+        gradient: tf.Tensor,
+        variable: keras.Variable | tf.Variable,
+        learning_rate: tf.Tensor,
+    ) -> None:
+        """Makes the update of Keras, in float32 with one kernel instead of a dozen."""
         if self.amsgrad or variable.dtype != "float32":
             super().update_step(gradient, variable, learning_rate)
             return
         index = self._get_variable_index(variable)
         step = tf.cast(self.iterations + 1, "float32")
-        scale_1, scale_2 = (_rounding(b) for b in (self.beta_1, self.beta_2))
+        scale_1 = _rounding(self.beta_1)
+        scale_2 = _rounding(self.beta_2)
         correction = tf.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
         tf.raw_ops.ResourceApplyAdam(
             var=_tensorflow_variable(variable).handle,
             m=_tensorflow_variable(self._momentums[index]).handle,
             v=_tensorflow_variable(self._velocities[index]).handle,
-            # The correction of the bias is in the learning rate.
+            # The learning rate includes the correction of the bias.
             beta1_power=0.0,
             beta2_power=0.0,
             lr=learning_rate * correction * (math.sqrt(scale_2) / scale_1),
             beta1=self.beta_1,
             beta2=self.beta_2,
             epsilon=self.epsilon * math.sqrt(scale_2),
-            # Dense: an embedding's slices may repeat a row, and count as its sum.
+            # A dense gradient sums the slices of an embedding that repeat a row.
             grad=tf.cast(tf.convert_to_tensor(gradient), "float32"),
         )
 
 
-def _rounding(beta):
-    """By what factor the kernel's float32 `1 - beta`, so its moments, is too large."""
+def _rounding(beta: float) -> float:
+    """Returns the factor by which `1 - beta` in float32 differs from the exact value.
+
+    The moments of the kernel are larger by this factor.
+    """
     return float(np.float32(1.0) - np.float32(beta)) / (1.0 - beta)
 
 
-def _tensorflow_variable(variable):
-    """Keras's variable or, inside an update of a strategy, TensorFlow's."""
+def _tensorflow_variable(variable: keras.Variable | tf.Variable) -> tf.Variable:
+    """Returns TensorFlow's variable, which strategies pass to updates, of Keras's."""
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
@@ -73,9 +91,9 @@ def _tensorflow_variable(variable):
 class AdamW(LearningRateMultipliers, _DecayedAdam):
     """`keras.optimizers.AdamW`, with the arguments of our `Lamb`.
 
-    Its numbers are Keras's, by one kernel a variable. Of an embedding's gradient
-    with repeated rows it takes the sum, as of a dense one; Keras would square
-    each by itself.
+    The results equal Keras's, with one kernel per variable. The slices of an embedding
+    gradient that repeat a row are summed before they are squared. Keras squares each
+    slice.
 
     Args:
         learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
@@ -107,7 +125,7 @@ class AdamW(LearningRateMultipliers, _DecayedAdam):
         epsilon: float = 1e-7,
         weight_decay: float = 1e-5,
         name: str = "adamw",
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(
             learning_rate=learning_rate,
@@ -122,39 +140,39 @@ class AdamW(LearningRateMultipliers, _DecayedAdam):
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class Muon(AdamW):
-    """Momentum of a matrix, made orthogonal; other weights are AdamW's.
+    """Orthogonalized momentum for matrices, and AdamW for other weights.
 
-    The quickstart takes a quarter of AdamW's steps to the same recall. A kernel of a
-    dense layer, of attention or of a convolution is a matrix of inputs by outputs, W,
-    with the moment M, the gradient G and the learning rate η:
+    The quickstart needs a quarter of AdamW's steps for the same recall. The kernel of a
+    dense layer, of attention or of a convolution is a matrix W of inputs by outputs.
+    With the momentum M, the gradient G and the learning rate η the update is:
 
         M ← momentum · M + G
         W ← W - η · (weight_decay · W + 0.2 · √max(inputs, outputs) · U Vᵀ)
 
-    where U S Vᵀ is the singular value decomposition of G + momentum · M, about: five
-    Newton–Schulz steps. The factor makes updates as large as AdamW's, whose learning
-    rates and decay suit it too.
+    where U S Vᵀ is the singular value decomposition of G + momentum · M, approximated
+    by five Newton–Schulz steps. The factor makes updates as large as AdamW's, so that
+    AdamW's learning rates and weight decay can be used.
 
     Args:
         learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
         momentum: float in [0, 1).
-        beta_1: float in [0, 1), AdamW's, as the next two.
-        beta_2: float in [0, 1).
-        epsilon: float > 0.
+        beta_1: float in [0, 1), of AdamW.
+        beta_2: float in [0, 1), of AdamW.
+        epsilon: float > 0, of AdamW.
         weight_decay: float ≥ 0, decoupled: learning rate · decay · weight.
-        by_adam: sequence of regular expressions, searched in a variable's path, of
-            matrices that AdamW updates, as it does vectors and scalars.
+        by_adam: sequence of regular expressions. AdamW updates matrices with a match in
+            their path, and all vectors and scalars.
         **kwargs: as `LearningRateMultipliers` (`exclusions` aren't decayed) and
             `keras.optimizers.Optimizer`.
 
     References:
         Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks";
-        Liu et al. 2025, arXiv:2502.16982, whose decay and scale these are. The paper
-        of ALIGN trains with LAMB.
+        Liu et al. 2025, arXiv:2502.16982 (weight decay and scale). The paper of ALIGN
+        trains with LAMB.
 
     Example:
 
-    Both directions of the gradient count alike, about 0.2 · √2:
+    Both directions of the gradient have the same weight, about 0.2 · √2:
 
     >>> weight = keras.Variable([[3.0, 0.0], [0.0, 3.0]], name="kernel")
     >>> optimizer = Muon(1.0, weight_decay=0.0)
@@ -173,7 +191,7 @@ class Muon(AdamW):
         weight_decay: float = 1e-5,
         by_adam: Sequence[str] = DEFAULT_BY_ADAM,
         name: str = "muon",
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(
             learning_rate=learning_rate,
@@ -187,15 +205,23 @@ class Muon(AdamW):
         self.momentum = momentum
         self.by_adam = tuple(by_adam)
 
-    def _matrix_shape(self, variable):
-        """Returns the (inputs, outputs) of a kernel, or None for what Adam updates."""
-        shape, path = tuple(variable.shape), self.path_of(variable)
+    def _matrix_shape(
+        self, variable: keras.Variable | tf.Variable
+    ) -> tuple[int, int] | None:
+        """Returns (inputs, outputs) of a kernel, or None for variables of AdamW."""
+        shape = tuple(variable.shape)
+        path = self.path_of(variable)
         if len(shape) < 2 or any(re.search(rule, path) for rule in self.by_adam):
             return None
         axes = 1 if _TWO_OUTPUT_AXES.search(path) else len(shape) - 1
         return math.prod(shape[:axes]), math.prod(shape[axes:])
 
-    def _undecayed_update(self, gradient, variable, learning_rate):
+    def _undecayed_update(
+        self,
+        gradient: tf.Tensor,
+        variable: keras.Variable | tf.Variable,
+        learning_rate: tf.Tensor,
+    ) -> None:
         matrix_shape = self._matrix_shape(variable)
         if matrix_shape is None:
             super()._undecayed_update(gradient, variable, learning_rate)
@@ -217,7 +243,10 @@ class Muon(AdamW):
 
 
 def orthogonalized(matrix: tf.Tensor) -> tf.Tensor:
-    """Returns U Vᵀ of U S Vᵀ, about: singular values are between 0.7 and 1.2."""
+    """Returns an approximation of U Vᵀ for a matrix U S Vᵀ.
+
+    The singular values of the result are between 0.7 and 1.2.
+    """
     a, b, c = _COEFFICIENTS
     wide = matrix.shape[0] <= matrix.shape[1]
     matrix = matrix if wide else tf.transpose(matrix)

@@ -1,4 +1,6 @@
-"""LAMB with the decay inside the trust ratio, as the paper it comes from."""
+"""LAMB with the weight decay inside of the trust ratio, as in its paper."""
+
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -8,9 +10,9 @@ from align_keras.optimizers.multipliers import LearningRateMultipliers
 
 
 class _LambUpdate(keras.optimizers.Optimizer):
-    """One step of LAMB."""
+    """Variables and update of LAMB."""
 
-    def build(self, variables):
+    def build(self, variables: list[keras.Variable]) -> None:
         if self.built:
             return
         super().build(variables)
@@ -18,13 +20,19 @@ class _LambUpdate(keras.optimizers.Optimizer):
             variables, ["first_moment", "second_moment"]
         )
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self,
+        gradient: tf.Tensor,
+        variable: keras.Variable | tf.Variable,
+        learning_rate: tf.Tensor,
+    ) -> None:
         rate = ops.cast(learning_rate, variable.dtype)
-        # Dense: an embedding's slices may repeat a row, and count as its sum.
+        # A dense gradient sums the slices of an embedding that repeat a row.
         gradient = ops.cast(tf.convert_to_tensor(gradient), variable.dtype)
         step = ops.cast(self.iterations + 1, variable.dtype)
         index = self._get_variable_index(variable)
-        first, second = self._first_moments[index], self._second_moments[index]
+        first = self._first_moments[index]
+        second = self._second_moments[index]
         self.assign_add(first, (gradient - first) * (1.0 - self.beta_1))
         squared = ops.square(gradient)
         self.assign_add(second, (squared - second) * (1.0 - self.beta_2))
@@ -41,9 +49,9 @@ class _LambUpdate(keras.optimizers.Optimizer):
 class Lamb(LearningRateMultipliers, _LambUpdate):
     """Layer-wise adaptive moments, the optimizer of the paper.
 
-    `keras.optimizers.Lamb` decays the weights outside the trust ratio and
-    gives every variable a trust ratio, so a scalar such as the temperature
-    moves by ± the learning rate whatever its gradient is. Here
+    `keras.optimizers.Lamb` decays the weights outside of the trust ratio and gives
+    every variable a trust ratio. A scalar such as the temperature then moves by ± the
+    learning rate for any gradient. Here
 
         u = m̂ / (√v̂ + ε) + weight_decay · w
         w ← w - learning_rate · (‖w‖ / ‖u‖) · u
@@ -61,16 +69,16 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
 
     References:
         You et al. 2020, "Large batch optimization for deep learning",
-        algorithm 2; Jia et al. 2021, section 5 (weight decay 1e-5). The
-        moments' decays, ε and the exclusions aren't stated there; these are TF
-        Model Garden's.
+        algorithm 2. Jia et al. 2021, section 5 (weight decay 1e-5). The decays of the
+        moments, ε and the exclusions aren't stated there, and are those of TF Model
+        Garden.
 
     Example:
 
     >>> weight = keras.Variable([3.0, 4.0], name="kernel")
     >>> optimizer = Lamb(0.1, weight_decay=0.0)
     >>> optimizer.apply([keras.ops.array([1.0, 1.0])], [weight])
-    >>> [round(float(w), 3) for w in weight.numpy()]  # 0.1 · 5 / √2 off each
+    >>> [round(float(w), 3) for w in weight.numpy()]  # minus 0.1 · 5 / √2
     [2.646, 3.646]
     """
 
@@ -82,7 +90,7 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
         epsilon: float = 1e-6,
         weight_decay: float = 1e-5,
         name: str = "lamb",
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(
             learning_rate=learning_rate, weight_decay=weight_decay, name=name, **kwargs
@@ -100,8 +108,10 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
         }
 
 
-def _trust_ratio(variable, update):
-    """Returns ‖w‖ / ‖u‖, and 1 where either is zero."""
+def _trust_ratio(
+    variable: keras.Variable | tf.Variable, update: tf.Tensor
+) -> tf.Tensor:
+    """Returns ‖w‖ / ‖u‖, or 1 if one of them is zero."""
     weight_norm = ops.sqrt(ops.sum(ops.square(variable)))
     update_norm = ops.sqrt(ops.sum(ops.square(update)))
     usable = ops.logical_and(weight_norm > 0, update_norm > 0)

@@ -1,7 +1,8 @@
-"""Other learning rates and no decay for some variables, by their paths."""
+"""Learning-rate multipliers and exclusions from weight decay, by variable path."""
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -9,32 +10,34 @@ import tensorflow as tf
 from align_keras.optimizers.replica_gradients import ReplicaGradients
 from align_keras.utils.errors import InputError
 
-# Vectors have no layer-wise scale to adapt to, and shouldn't be decayed.
+# Paths of vectors, which have no layer-wise scale and shouldn't be decayed.
 DEFAULT_EXCLUSIONS = ("bias", "gamma", "beta", "temperature")
 
 
 class LearningRateMultipliers(ReplicaGradients):
-    """Mixin of a Keras optimizer: its `update_step` sees a scaled learning rate.
+    """Mixin of a Keras optimizer whose `update_step` gets a scaled learning rate.
 
     Args:
-        exclusions: sequence of regular expressions, searched in a variable's path,
-            whose variables `is_excluded` names.
-        learning_rate_multipliers: dict from regular expression to float > 0; the first
-            that is found in a variable's path counts, others learn at the full rate.
-        weight_decay: float ≥ 0, kept as `decay`: of its own, Keras would apply it too.
+        exclusions: sequence of regular expressions. `is_excluded` returns True for
+            variables with a match in their path.
+        learning_rate_multipliers: dict from regular expression to float > 0. The first
+            one with a match in the path of a variable applies. Variables without a
+            match learn at the full rate.
+        weight_decay: float ≥ 0. Its attribute is `decay`, since Keras would also apply
+            an attribute `weight_decay`.
     """
 
-    # The optimizer's, that the mixin is mixed into.
+    # Attributes of the optimizer.
     _trainable_variables: list[keras.Variable]
     _get_variable_index: Callable
 
     def __init__(
         self,
-        *args,
+        *args: Any,
         exclusions: Sequence[str] = DEFAULT_EXCLUSIONS,
         learning_rate_multipliers: dict[str, float] | None = None,
         weight_decay: float = 0.0,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         self.decay = weight_decay
@@ -55,12 +58,12 @@ class LearningRateMultipliers(ReplicaGradients):
         return 1.0
 
     def is_excluded(self, variable: keras.Variable | tf.Variable) -> bool:
-        """Tells whether an exclusion is found in the variable's path."""
+        """Returns True if an exclusion matches the path of the variable."""
         path = self.path_of(variable)
         return any(re.search(pattern, path) for pattern in self.exclusions)
 
     def path_of(self, variable: keras.Variable | tf.Variable) -> str:
-        """Returns the path of a variable, Keras's or TensorFlow's."""
+        """Returns the path of a variable of Keras or TensorFlow."""
         return self._trainable_variables[self._get_variable_index(variable)].path
 
     def update_step(

@@ -1,4 +1,4 @@
-"""Gradients that are summed over replicas before the optimizer sees them."""
+"""Gradients that are summed over replicas before the optimizer gets them."""
 
 import keras
 import tensorflow as tf
@@ -7,16 +7,16 @@ from align_keras.utils.errors import InputError
 
 
 class ReplicaGradients:
-    """Mixin of a Keras optimizer: can take gradients that are summed already.
+    """Mixin of a Keras optimizer that accepts gradients summed over replicas.
 
-    Keras clips each replica's gradients, then sums them, so that `global_clipnorm`
-    bounds the wrong norm. With `gradients_are_summed`, `apply` gets the sums and clips
-    those.
+    Keras clips the gradients of each replica before it sums them, so that
+    `global_clipnorm` bounds another norm. With `gradients_are_summed` `apply` gets the
+    sums and clips them.
     """
 
     gradients_are_summed = False
 
-    def _all_reduce_sum_gradients(self, grads_and_vars):
+    def _all_reduce_sum_gradients(self, grads_and_vars: list[tuple]) -> list[tuple]:
         if self.gradients_are_summed:
             return grads_and_vars
         return super()._all_reduce_sum_gradients(grads_and_vars)  # type: ignore[misc]
@@ -25,12 +25,12 @@ class ReplicaGradients:
 def inner_optimizer(
     optimizer: keras.optimizers.Optimizer,
 ) -> keras.optimizers.Optimizer:
-    """Returns the optimizer that a loss-scaling one wraps, or itself."""
+    """Returns the optimizer inside of a loss-scaling one, or the optimizer itself."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def check_clipping(optimizer: keras.optimizers.Optimizer, replicas: int) -> None:
-    """Raises for an optimizer that would clip each replica's gradients."""
+    """Raises for an optimizer that would clip the gradients of each replica."""
     inner = inner_optimizer(optimizer)
     clips = any((inner.clipnorm, inner.clipvalue, inner.global_clipnorm))
     if clips and replicas > 1 and not isinstance(inner, ReplicaGradients):
@@ -44,8 +44,15 @@ def check_clipping(optimizer: keras.optimizers.Optimizer, replicas: int) -> None
 def take_summed_gradients(
     optimizer: keras.optimizers.Optimizer, gradients: list[tf.Tensor], replicas: int
 ) -> list[tf.Tensor]:
-    """Prepares the optimizer for sums over replicas; returns what to give to it: one
-    that isn't ours adds up once more, and gets their shares.
+    """Returns the gradients that `apply` of an optimizer gets on each replica.
+
+    Optimizers of this package get the sums over replicas. Others sum again, and get the
+    sums divided by the number of replicas.
+
+    Args:
+        optimizer: Keras optimizer.
+        gradients: sums over replicas.
+        replicas: int.
     """
     inner = inner_optimizer(optimizer)
     if isinstance(inner, ReplicaGradients):
@@ -61,10 +68,10 @@ def apply_if(
     gradients: list[tf.Tensor],
     variables: list[keras.Variable],
 ) -> None:
-    """Makes the optimizer's update where `condition`, equal on all replicas, is true.
+    """Makes the optimizer's update if `condition`, equal on all replicas, is true.
 
-    One that a loss-scaling optimizer leaves out, since a gradient overflowed, counts
-    as a step: its batch is used up, and the run's intervals are in steps.
+    An update that a loss-scaling optimizer skips, because a gradient overflowed, also
+    counts as a step, since its batch is used up and intervals of a run are in steps.
     """
     iterations = inner_optimizer(optimizer).iterations
     after = iterations.value + tf.cast(condition, iterations.dtype)
@@ -73,26 +80,35 @@ def apply_if(
         iterations.assign(after)
 
 
-def _apply_if(condition, optimizer, gradients, variables):
+def _apply_if(
+    condition: tf.Tensor | bool,
+    optimizer: keras.optimizers.Optimizer,
+    gradients: list[tf.Tensor],
+    variables: list[keras.Variable],
+) -> None:
     if condition is True:
         optimizer.apply(gradients, variables)
         return
 
-    def update():
+    def update() -> tf.Tensor:
         optimizer.apply(gradients, variables)
         return tf.constant(True)
 
-    def keep():
+    def keep() -> tf.Tensor:
         return tf.constant(False)
 
-    # A condition around an update that merges replicas has to stand outside of
-    # the replicas, as in Keras's LossScaleOptimizer.
+    # A condition of an update that merges replicas must be outside of the replicas, as
+    # in Keras's LossScaleOptimizer.
     if tf.__internal__.distribute.strategy_supports_no_merge_call():
         tf.cond(condition, update, keep)
         return
 
-    def across(strategy, condition, gradients):
-        def update_each():
+    def across(
+        strategy: tf.distribute.Strategy,
+        condition: tf.Tensor,
+        gradients: list[tf.Tensor],
+    ) -> None:
+        def update_each() -> tf.Tensor:
             strategy.extended.call_for_each_replica(
                 optimizer.apply, args=(gradients, variables)
             )

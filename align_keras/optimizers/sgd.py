@@ -1,14 +1,22 @@
 """SGD with momentum, with exclusions and learning-rate multipliers by path."""
 
+from typing import Any
+
 import keras
+import tensorflow as tf
 
 from align_keras.optimizers.multipliers import LearningRateMultipliers
 
 
 class _DecayedSGD(keras.optimizers.SGD):
-    """SGD whose gradient includes the decay."""
+    """SGD whose gradient includes the weight decay."""
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self,
+        gradient: tf.Tensor,
+        variable: keras.Variable | tf.Variable,
+        learning_rate: tf.Tensor,
+    ) -> None:
         if not self.is_excluded(variable):
             gradient = gradient + self.decay * variable
         super().update_step(gradient, variable, learning_rate)
@@ -45,7 +53,7 @@ class SGD(LearningRateMultipliers, _DecayedSGD):
         nesterov: bool = False,
         weight_decay: float = 0.0,
         name: str = "sgd",
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(
             learning_rate=learning_rate,

@@ -1,22 +1,23 @@
 """Linear warm-up before any learning-rate schedule."""
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly to the schedule's first value, then follows the schedule.
+    """Linear rise to the first value of a schedule, which follows.
 
-    The schedule starts at its own step 0 when the warm-up ends, so that the
-    peak is exactly its initial learning rate.
+    The schedule starts at its step 0 when the warm-up ends, so that the peak is exactly
+    its initial learning rate.
 
     Args:
-        after_warmup: `LearningRateSchedule` or float, what comes after.
+        after_warmup: `LearningRateSchedule` or float, the rate after the warm-up.
         warmup_steps: int ≥ 0.
         warmup_learning_rate: float, the value at `first_step`.
-        first_step: int, the step at which the warm-up begins. A negative one goes on
-            in a schedule that began before step 0.
+        first_step: int, the step at which the warm-up begins. A negative one
+            continues a schedule that began before step 0.
 
     References:
         Jia et al. 2021, section 5: 0 → 1e-3 in 10k steps, then linearly to zero.
@@ -42,12 +43,12 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_learning_rate = warmup_learning_rate
         self.first_step = first_step
 
-    def _after(self, step):
+    def _after(self, step: tf.Tensor) -> tf.Tensor:
         if callable(self.after_warmup):
             return ops.cast(self.after_warmup(step), "float32")
         return ops.convert_to_tensor(self.after_warmup, "float32")
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor | int) -> tf.Tensor:
         step = ops.maximum(ops.cast(step, "float32") - self.first_step, 0.0)
         if not self.warmup_steps:
             return self._after(step)

@@ -1,4 +1,4 @@
-"""What a run will take, before it runs: operations, memory, traffic, days."""
+"""Estimates of a run before it starts: operations, memory, traffic and days."""
 
 from align_keras.planning.device_kinds import DEVICE_KINDS, find_device_kind
 from align_keras.planning.run_plan import (

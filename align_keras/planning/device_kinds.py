@@ -1,4 +1,4 @@
-"""What accelerators can do at most, by their makers' numbers."""
+"""Peak performance of accelerators, from the data sheets of their makers."""
 
 import difflib
 from typing import NamedTuple
@@ -11,9 +11,15 @@ _TERA = 10**12
 
 
 class DeviceKind(NamedTuple):
-    """One device, what TensorFlow counts as a replica: peak operations a second under
-    the policy float32, by default in bfloat16 passes or TF32, and under mixed ones;
-    bytes a second and bytes of its memory, None where it is shared with others.
+    """Device that TensorFlow counts as a replica.
+
+    Attributes:
+        float32_flops: float, peak operations a second under the policy float32, whose
+            products are computed in bfloat16 passes or TF32 by default.
+        half_flops: float, peak operations a second under mixed policies.
+        bandwidth: float, bytes a second of its memory.
+        memory: int, bytes of its memory, or None if other programs share it.
+        source: str.
     """
 
     float32_flops: float
@@ -23,7 +29,13 @@ class DeviceKind(NamedTuple):
     source: str
 
 
-def _kind(float32_tera, half_tera, bandwidth_giga, memory_gib, source):
+def _kind(
+    float32_tera: float,
+    half_tera: float,
+    bandwidth_giga: float,
+    memory_gib: int | None,
+    source: str,
+) -> DeviceKind:
     memory = memory_gib and memory_gib * _GIB
     bandwidth = bandwidth_giga * _GIGA
     return DeviceKind(
@@ -31,8 +43,8 @@ def _kind(float32_tera, half_tera, bandwidth_giga, memory_gib, source):
     )
 
 
-# TPU v2 and v3 show their chip's two cores as two devices, v4 its chip as one. NVIDIA's
-# peaks are those without sparsity.
+# The two cores of a TPU v2 or v3 chip are two devices, and a v4 chip is one. The peaks
+# of NVIDIA's devices are those without sparsity.
 DEVICE_KINDS = {
     "tpu_v2": _kind(23, 23, 350, 8, "half a chip: Jouppi et al. 2020, CACM 63(7)"),
     "tpu_v3": _kind(61.5, 61.5, 450, 16, "half a chip: cloud.google.com/tpu/docs/v3"),
@@ -42,7 +54,10 @@ DEVICE_KINDS = {
     "a100_80": _kind(156, 312, 2039, 80, "NVIDIA's data sheet of A100, 80 GB"),
     "h100": _kind(494.7, 989.4, 3350, 80, "NVIDIA's data sheet of H100 SXM5"),
     "cpu": _kind(
-        *(0.23, 0.46, 1.8, None),
+        0.23,
+        0.46,
+        1.8,
+        None,
         "a core with AVX-512: tools/benchmarks/bench_loss.py, half of the GB/s of "
         "tools/benchmarks/bench_plan.py",
     ),
@@ -50,14 +65,14 @@ DEVICE_KINDS = {
 
 
 def find_device_kind(name: str) -> DeviceKind:
-    """Returns what is known of a key of `DEVICE_KINDS`; an error suggests the nearest.
+    """Returns the entry of `DEVICE_KINDS`. An error suggests the nearest key.
 
     >>> find_device_kind("tpu_v3").memory // 2**30
     16
     """
     if name not in DEVICE_KINDS:
         wanted = name.lower()
-        near = [known for known in DEVICE_KINDS if known.startswith(wanted)]
+        near = [kind for kind in DEVICE_KINDS if kind.startswith(wanted)]
         near = near or difflib.get_close_matches(wanted, DEVICE_KINDS, n=1)
         hint = f"did you mean {' or '.join(near)}? " if near and wanted else ""
         raise InputError(

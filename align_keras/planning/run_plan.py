@@ -1,34 +1,37 @@
-"""Plans of whole runs: what a configuration or a recipe takes, and how long."""
+"""Plans of training runs by a configuration or a recipe."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from align_keras.config import (
     ExperimentConfig,
     FineTuningConfig,
+    LossConfig,
     ModelConfig,
     OptimizationConfig,
 )
 from align_keras.models.preset_table import with_preset
-from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
+from align_keras.models.tower_costs import TowerCost, image_tower_cost, text_tower_cost
 from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
 from align_keras.planning.device_kinds import DeviceKind, find_device_kind
 from align_keras.planning.step_plan import RunSizes, StepPlan, plan_step
 from align_keras.utils.arguments import check_number, parameters_of
 from align_keras.utils.errors import InputError
 
-# Shares of the peak. EfficientNet's depthwise convolutions and normalizations leave
-# most of a matrix unit idle: Wongpanich et al. 2020 trained B5 (456 pixels, 350 epochs)
-# in 64 minutes on 1,024 TPU v3 cores, which is 11% of their peak, and coyo-align's
-# model card tells of 8 days for B7 + BERT-base (300,000 steps of 65,536) on 512 cores:
-# 5% for the image encoder, if the text encoder uses as much as below.
+# Fraction of the peak. Depthwise convolutions and normalizations of EfficientNet leave
+# most of a matrix unit idle. Wongpanich et al. 2020 trained B5 (456 pixels, 350 epochs)
+# in 64 minutes on 1,024 TPU v3 cores, which is 11% of their peak. The model card of
+# coyo-align states 8 days for B7 + BERT-base (300,000 steps of 65,536) on 512 cores,
+# which is 5% for the image encoder with the utilization of the text encoder below.
 UTILIZATION = 0.08
 # You et al. 2020 (arXiv 1904.00962) trained BERT-large in 76 minutes on 2,048 TPU v3
 # cores: 7,037 steps of 65,536 texts of 128 tokens and 1,562 of 32,768 of 512, about
 # 1.6e20 operations, are 28% of their peak.
 TEXT_UTILIZATION = 0.28
-# ImageNet's, on which two of the protocols train.
-NUM_IMAGES, NUM_CLASSES = 1_281_167, 1000
+# Training images and classes of ImageNet, which two of the protocols train on.
+NUM_IMAGES = 1_281_167
+NUM_CLASSES = 1000
 
 
 def plan(
@@ -39,24 +42,25 @@ def plan(
     utilization: float = UTILIZATION,
     text_utilization: float = TEXT_UTILIZATION,
 ) -> dict:
-    """Computes what the training of an experiment takes.
+    """Computes operations, memory, traffic and time of training an experiment.
 
     Args:
         config: `ExperimentConfig`.
         device_kind: str, a key of `DEVICE_KINDS`.
         devices: int, replicas, or None for the fewest that hold the run.
-        utilization: float in (0, 1], share of the devices' peak that the image
+        utilization: float in (0, 1], fraction of the devices' peak that the image
             encoder uses.
-        text_utilization: float in (0, 1], the same of the text encoder and the loss.
+        text_utilization: float in (0, 1], fraction that the text encoder and the loss
+            use.
 
     Returns:
-        dict, ready for JSON: `parameters`, `flops` and `encoder_flops` of a step over
+        dict for JSON: `parameters`, `flops` and `encoder_flops` of a step over
         all devices, `memory` and `traffic` of a device, `fits`, `seconds` of a step,
         and `days` of all.
 
     Raises:
         InputError: for a number out of range, an unknown device, a batch that can't be
-            divided, or if no number of devices holds the run.
+            divided, or if the run doesn't fit on any number of devices.
 
     Example:
 
@@ -67,7 +71,7 @@ def plan(
     """
     shares = _checked_shares(utilization, text_utilization)
 
-    def stages_on(devices):
+    def stages_on(devices: int) -> dict[str, RunSizes]:
         return {"train": run_sizes(config, devices)}
 
     batch_size = config.task.train_data.global_batch_size
@@ -85,10 +89,10 @@ def plan_recipe(
     utilization: float = UTILIZATION,
     text_utilization: float = TEXT_UTILIZATION,
 ) -> dict:
-    """Computes what the training of a protocol takes; of a sweep, its largest trial.
+    """Computes what training of a protocol requires, for a sweep its largest trial.
 
     The image encoder of `model_config` learns to classify `num_images` ≥ 1 images of
-    `num_classes` ≥ 2. The other arguments, and errors, are those of `plan`.
+    `num_classes` ≥ 2 classes. Other arguments and errors are those of `plan`.
 
     Returns:
         dict: `stages`, from the name of a stage (`"head"`, `"full"`) to its plan, and
@@ -102,7 +106,7 @@ def plan_recipe(
     check_number("num_classes", num_classes, 2, 1e12, whole=True)
     recipe = largest_trial(recipe)
 
-    def stages_on(devices):
+    def stages_on(devices: int) -> dict[str, RunSizes]:
         return {
             name: stage_sizes(
                 model_config,
@@ -121,13 +125,21 @@ def plan_recipe(
     return {"stages": stages, "days": days}
 
 
-def _checked_shares(utilization, text_utilization):
+def _checked_shares(utilization: float, text_utilization: float) -> tuple[float, float]:
+    """Returns both utilizations, or raises if one is out of range."""
     check_number("utilization", utilization, 1e-6, 1)
     check_number("text_utilization", text_utilization, 1e-6, 1)
     return utilization, text_utilization
 
 
-def _planned(stages_on, batch_size, device_kind, devices, shares):
+def _planned(
+    stages_on: Callable,
+    batch_size: int,
+    device_kind: str,
+    devices: int | None,
+    shares: tuple[float, float],
+) -> dict[str, dict]:
+    """Returns the summary of each stage. `stages_on` returns sizes by devices."""
     kind = find_device_kind(device_kind)
     if devices is None:
         devices = fewest_devices(stages_on, batch_size, kind, device_kind)
@@ -140,7 +152,7 @@ def _planned(stages_on, batch_size, device_kind, devices, shares):
 def fewest_devices(
     stages_on: Callable, batch_size: int, kind: DeviceKind, name: str
 ) -> int:
-    """Returns the fewest devices, a divisor of the batch, that hold every stage."""
+    """Returns the fewest devices on which every stage fits, a divisor of the batch."""
     if kind.memory is None:
         raise InputError(
             f"devices must be given for {name}, whose memory others share; say how "
@@ -151,7 +163,8 @@ def fewest_devices(
             continue
         try:
             plans = [plan_step(sizes) for sizes in stages_on(devices).values()]
-        except InputError:  # Micro-batches that don't divide so few rows.
+        # The micro-batch size doesn't divide the rows of a device.
+        except InputError:
             continue
         if all(sum(plan.memory.values()) <= kind.memory for plan in plans):
             return devices
@@ -163,7 +176,8 @@ def fewest_devices(
 
 def largest_trial(recipe: FineTuningConfig) -> FineTuningConfig:
     """Returns the recipe with the largest batch and length of its sweep."""
-    sweep, last = recipe.sweep, recipe.last_stage
+    sweep = recipe.sweep
+    last = recipe.last_stage
     if not sweep.trials:
         return recipe
     stage = getattr(recipe, last)
@@ -182,10 +196,12 @@ def stage_sizes(
     num_images: int,
     num_classes: int,
 ) -> RunSizes:
-    """The `RunSizes` of a recipe's stage: an image encoder whose projection is the
-    head.
+    """Returns the `RunSizes` of a stage of a recipe.
+
+    The projection of its image encoder is the head.
     """
-    stage, model = getattr(recipe, name), with_preset(model_config)
+    stage = getattr(recipe, name)
+    model = with_preset(model_config)
     tower = {
         **_image_sizes(model),
         "projection_dim": num_classes,
@@ -201,8 +217,8 @@ def stage_sizes(
         locked=name == "head",
     )
     if name == recipe.last_stage:
-        judged = image_tower_cost(**tower, image_size=stage.eval_size, locked=True)
-        cost = dataclasses.replace(cost, peak=max(cost.peak, judged.peak))
+        evaluation = image_tower_cost(**tower, image_size=stage.eval_size, locked=True)
+        cost = dataclasses.replace(cost, peak=max(cost.peak, evaluation.peak))
     return RunSizes(
         image=cost,
         text=None,
@@ -217,8 +233,9 @@ def stage_sizes(
 
 
 def run_sizes(config: ExperimentConfig, devices: int) -> RunSizes:
-    """Returns the `RunSizes` of an `ExperimentConfig` on so many devices."""
-    model, data = with_preset(config.task.model), config.task.train_data
+    """Returns the `RunSizes` of an `ExperimentConfig` on a number of devices."""
+    model = with_preset(config.task.model)
+    data = config.task.train_data
     image = model.image_encoder
     return RunSizes(
         image=image_tower_cost(
@@ -241,7 +258,8 @@ def run_sizes(config: ExperimentConfig, devices: int) -> RunSizes:
     )
 
 
-def _loss_sizes(loss_config):
+def _loss_sizes(loss_config: LossConfig) -> dict[str, Any]:
+    """Returns the arguments of `RunSizes` for a loss."""
     if loss_config.type == "sigmoid":
         return {"loss": "sigmoid", "tile_size": None}
     loss = loss_config.contrastive
@@ -252,7 +270,7 @@ def _loss_sizes(loss_config):
     }
 
 
-def _image_sizes(model_config):
+def _image_sizes(model_config: ModelConfig) -> dict[str, Any]:
     """Returns `ImageEncoder`'s coefficients, projection and classes."""
     image = model_config.image_encoder
     return image_encoder_arguments(
@@ -265,19 +283,19 @@ def _image_sizes(model_config):
     )
 
 
-def _text_cost(model_config):
-    """Returns the `TextEncoder`'s cost, by its variant and what replaces its sizes."""
+def _text_cost(model_config: ModelConfig) -> TowerCost:
+    """Returns the cost of a `TextEncoder` by its variant and overrides of its sizes."""
     text = model_config.text_encoder
     sizes = text_encoder_arguments(text.variant)
     names = parameters_of(text_tower_cost)
-    given = {name: getattr(text, name, None) for name in names}
-    sizes |= {name: size for name, size in given.items() if size is not None}
+    overrides = {name: getattr(text, name, None) for name in names}
+    sizes |= {name: size for name, size in overrides.items() if size is not None}
     projection_dim = model_config.projection_dim if text.projection else None
     return text_tower_cost(**sizes, projection_dim=projection_dim)
 
 
 def optimizer_slots(optimizer_config: OptimizationConfig) -> int:
-    """Returns how many variables the optimizer has for each learned weight."""
+    """Returns the number of optimizer variables for each learned weight."""
     optimizer = optimizer_config.optimizer
     moments = (optimizer.sgd.momentum > 0) if optimizer.type == "sgd" else 2
     return moments + (optimizer_config.ema.average_decay is not None)
@@ -290,9 +308,10 @@ def summarize(
     utilization: float,
     text_utilization: float,
 ) -> dict:
-    """Returns the plan on a kind of device as a dict that is ready for JSON."""
+    """Returns the plan on a kind of device as a dict for JSON."""
     peak = kind.half_flops if sizes.half_precision else kind.float32_flops
-    speeds = peak * utilization, peak * text_utilization, kind.bandwidth
+    image_rate = peak * utilization
+    text_rate = peak * text_utilization
     memory = sum(plan.memory.values())
     return {
         **dataclasses.asdict(plan),
@@ -302,6 +321,6 @@ def summarize(
         "peak_flops": peak,
         "utilization": utilization,
         "text_utilization": text_utilization,
-        "seconds": plan.seconds(*speeds),
-        "days": plan.days(*speeds),
+        "seconds": plan.seconds(image_rate, text_rate, kind.bandwidth),
+        "days": plan.days(image_rate, text_rate, kind.bandwidth),
     }

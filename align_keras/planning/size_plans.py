@@ -1,42 +1,16 @@
-"""Plans of a corpus and of an index: time, disk and memory for so many images."""
+"""Plans of a corpus and of an index: time, disk and memory by the number of images."""
 
 import math
 from typing import Any
 
+from align_keras.planning import measurements
+from align_keras.search.approximate import LEAST_ROWS
 from align_keras.utils.arguments import check_number
 
-# Seconds of one core, on a cloud machine of two that did other things besides, by its
-# processor's clock. Pairs out of HTML: `align-keras corpus extract --workers 1` on the
-# GIMP manual, 710 pages of 11 KB with 5,881 pairs. Texts: `python
-# tools/benchmarks/bench_corpus.py --sizes 1000000`. Images: `python
-# tools/benchmarks/bench_images.py`, a line through 640 × 427 and 2400 × 1600. Copies:
-# `python tools/benchmarks/bench_copies.py --modes hash`, so much an image and so much a
-# pair of images, through 1,000,000 and 10,000,000.
-_EXTRACT, _FILTER = 0.56e-3, 11.7e-6
-_IMAGE, _MEGAPIXEL = 3.01e-3, 2.35e-3
-_COPIES, _COPIES_OF_PAIRS = 38.6e-6, 13.3e-12
-# Bytes: a row of the tables of pairs, and an image at 346 pixels and quality 85 with
-# its row, kept as a table and as shards.
-_PAIR_BYTES, _IMAGE_BYTES = 220, 2 * 40_000
-# Of a worker, and of the search for copies: so much, and so much an image.
-_WORKER_BYTES = 0.8 * 2**30
-_COPIES_BYTES, _COPY_BYTES = 0.19 * 2**30, 0.32 * 2**30 / 1e6
-
-# `align_keras.search` makes the approximate form from so many images on.
-APPROXIMATE_FROM = 200_000
-# Two bits a number, and the vectors themselves at 4 bytes a number.
-_CODE_BYTES, _VECTOR_BYTES = 0.25, 4
-# What SQLite holds of an image without captions, with a path of 45 characters.
-_FACTS_BYTES = 320
-# Of one core, in memory: `OPENBLAS_NUM_THREADS=1 python
-# tools/benchmarks/bench_search.py approximate --rows 1000000 --width W`, by the
-# processor's clock, W of 64, 128 and 384: exact 36, 62 and 170 ms, so much a byte and
-# so much a row, to rank it; approximate 3.9, 6.0 and 14.8, so much a byte and so much
-# for the thousand that are ranked anew, or one of 2,500.
-_EXACT_BYTES_A_SECOND, _EXACT_ROWS_A_SECOND = 9.5e9, 120e6
-_CODE_BYTES_A_SECOND = 7.3e9
-_RANK_SECONDS, _RANKED_FROM = 1.7e-3, 2_500_000
-_MOST = 1e15
+# Bytes. An approximate search reads codes of two bits per number, an exact one float32.
+_CODE_SIZE = 0.25
+_VECTOR_SIZE = 4
+_LARGEST_NUMBER = 1e15
 
 
 def plan_corpus(
@@ -46,23 +20,26 @@ def plan_corpus(
     megapixels: float = 0.79,
     days: float = 7.0,
 ) -> dict[str, Any]:
-    """Computes what `align-keras corpus build` takes for so many pairs.
+    """Estimates time, disk and memory of `align-keras corpus build`.
 
-    Fetching images is the network's and isn't counted. Copies are those inside of the
-    corpus, whose search grows by the square; the paper looks for copies of test images
-    alone. Two machines of one kind differ by a factor of two; the ratios of stages and
-    sizes hold within a quarter.
+    The estimate is based on `align_keras.planning.measurements`, which were made on one
+    machine. Two machines of one kind differ by a factor of two. The ratios of stages
+    and of sizes hold within a quarter. The download of images isn't counted. Copies are
+    searched in the corpus itself, whose time grows with the square of the images. The
+    paper only searches copies of test images.
 
     Args:
         pairs: int >= 1, alt-texts with an image, before the filters.
-        images: int >= 1, those that are decoded and stored; None for `pairs`.
-        megapixels: float > 0, the images' mean size as they come; 0.79 is 1024 × 768.
-        days: float > 0, in which it is to be done.
+        images: int >= 1, images that are decoded and stored. None for `pairs`.
+        megapixels: float > 0, mean size of the images before they are resized. 0.79 is
+            1024 × 768 pixels.
+        days: float > 0, available time.
 
     Returns:
-        dict, ready for JSON: `pairs`, `images`, `core_seconds` (of `extract`, `filter`,
+        dict for JSON: `pairs`, `images`, `core_seconds` (of `extract`, `filter`,
         `images`, `copies`), `disk` (bytes of `pairs`, `images`), `memory` (bytes of a
-        `worker`, and of the search for `copies`) and `workers`.
+        `worker`, and of the search for `copies`), `workers`, and `source`, a sentence
+        about the measurements.
 
     Raises:
         InputError: for numbers that are too small.
@@ -77,44 +54,55 @@ def plan_corpus(
     (2433, 88)
     """
     images = pairs if images is None else images
-    check_number("`pairs`", pairs, 1, _MOST, whole=True)
-    check_number("`images`", images, 1, _MOST, whole=True)
-    check_number("`megapixels`", megapixels, 1e-6, _MOST)
-    check_number("`days`", days, 1e-6, _MOST)
+    check_number("`pairs`", pairs, 1, _LARGEST_NUMBER, whole=True)
+    check_number("`images`", images, 1, _LARGEST_NUMBER, whole=True)
+    check_number("`megapixels`", megapixels, 1e-6, _LARGEST_NUMBER)
+    check_number("`days`", days, 1e-6, _LARGEST_NUMBER)
+    image_seconds = measurements.IMAGE.value + measurements.MEGAPIXEL.value * megapixels
     seconds = {
-        "extract": _EXTRACT * pairs,
-        "filter": _FILTER * pairs,
-        "images": (_IMAGE + _MEGAPIXEL * megapixels) * images,
-        "copies": _COPIES * images + _COPIES_OF_PAIRS * images**2,
+        "extract": measurements.EXTRACT.value * pairs,
+        "filter": measurements.FILTER.value * pairs,
+        "images": image_seconds * images,
+        "copies": measurements.COPIES.value * images
+        + measurements.COPY_PAIRS.value * images**2,
     }
+    copies_memory = (
+        measurements.COPIES_MEMORY.value + measurements.COPY_MEMORY.value * images
+    )
     return {
         "pairs": pairs,
         "images": images,
         "core_seconds": seconds,
-        "disk": {"pairs": _PAIR_BYTES * pairs, "images": _IMAGE_BYTES * images},
+        "disk": {
+            "pairs": int(measurements.PAIR_SIZE.value) * pairs,
+            "images": int(measurements.IMAGE_SIZE.value) * images,
+        },
         "memory": {
-            "worker": int(_WORKER_BYTES),
-            "copies": int(_COPIES_BYTES + _COPY_BYTES * images),
+            "worker": int(measurements.WORKER_MEMORY.value),
+            "copies": int(copies_memory),
         },
         "workers": math.ceil(sum(seconds.values()) / (86_400 * days)),
+        "source": measurements.describe_measurements(measurements.CORPUS_MEASUREMENTS),
     }
 
 
 def plan_index(images: int, dimension: int) -> dict[str, Any]:
-    """Computes what an index takes on disk and in memory, and how long a query takes.
+    """Estimates disk and memory of an index, and the time of a query.
 
-    Both searches scan, so their time grows with the number of images and the width;
-    rates are those of a million vectors, in memory, on one core.
+    The estimate is based on `align_keras.planning.measurements`: searches of a million
+    vectors in memory, on one core of one machine. Both searches read all images, so
+    that their time grows with the number of images and the width.
 
     Args:
         images: int >= 1.
         dimension: int >= 1, width of the embeddings.
 
     Returns:
-        dict, ready for JSON: `images`, `dimension`, `disk` (bytes of `vectors`, `codes`
-        and `facts`), `memory` (bytes that searches read: `exact`, `approximate`) and
-        `query_seconds` (the same). What is approximate is None, and `codes` 0, where
-        there are too few images for it.
+        dict for JSON: `images`, `dimension`, `disk` (bytes of `vectors`, `codes` and
+        `facts`), `memory` (bytes that searches read: `exact`, `approximate`),
+        `query_seconds` (the same), and `source`, a sentence about the measurements. An
+        index with too few images has no approximate search. `approximate` is None and
+        `codes` 0 then.
 
     Raises:
         InputError: for numbers below 1.
@@ -128,24 +116,32 @@ def plan_index(images: int, dimension: int) -> dict[str, Any]:
     >>> round(planned["disk"]["vectors"] / 1e9), round(planned["disk"]["codes"] / 1e9)
     (410, 26)
     """
-    check_number("`images`", images, 1, _MOST, whole=True)
-    check_number("`dimension`", dimension, 1, _MOST, whole=True)
+    check_number("`images`", images, 1, _LARGEST_NUMBER, whole=True)
+    check_number("`dimension`", dimension, 1, _LARGEST_NUMBER, whole=True)
     numbers = images * dimension
-    vectors, codes = _VECTOR_BYTES * numbers, int(_CODE_BYTES * numbers)
-    if images < APPROXIMATE_FROM:
+    vectors = _VECTOR_SIZE * numbers
+    codes = int(_CODE_SIZE * numbers)
+    if images < LEAST_ROWS:
         codes = 0
+    exact_seconds = (
+        vectors / measurements.EXACT_BYTES.value
+        + images / measurements.EXACT_ROWS.value
+    )
+    approximate_seconds = None
+    if codes:
+        ranked = max(1, images / measurements.RANKING_ROWS.value)
+        approximate_seconds = (
+            codes / measurements.CODE_BYTES.value + measurements.RANKING.value * ranked
+        )
     return {
         "images": images,
         "dimension": dimension,
-        "disk": {"vectors": vectors, "codes": codes, "facts": _FACTS_BYTES * images},
-        "memory": {"exact": vectors, "approximate": codes or None},
-        "query_seconds": {
-            "exact": vectors / _EXACT_BYTES_A_SECOND + images / _EXACT_ROWS_A_SECOND,
-            "approximate": (
-                codes / _CODE_BYTES_A_SECOND
-                + _RANK_SECONDS * max(1, images / _RANKED_FROM)
-                if codes
-                else None
-            ),
+        "disk": {
+            "vectors": vectors,
+            "codes": codes,
+            "facts": int(measurements.ENTRY_SIZE.value) * images,
         },
+        "memory": {"exact": vectors, "approximate": codes or None},
+        "query_seconds": {"exact": exact_seconds, "approximate": approximate_seconds},
+        "source": measurements.describe_measurements(measurements.INDEX_MEASUREMENTS),
     }

@@ -1,36 +1,38 @@
-"""What a training step computes, keeps in memory and sends, by formulas.
+"""Formulas for operations, memory and traffic of a training step.
 
-Operations, two for each multiplication, are of all devices; bytes are of one. Measured
-steps of TensorFlow's graph executor on CPUs are within 20%, part by part. Left out: the
-update's two copies of the largest weight, when the activations are gone; XLA on TPUs,
-which fuses normalizations and activations, and pads channels. Traffic is taken to run
-beside the operations. tools/benchmarks/bench_plan.py compares with real steps.
+A multiplication counts as two operations. Operations are those of all devices, and
+bytes those of one. Measured steps of TensorFlow's graph executor on CPUs are within
+20%, part by part. The formulas leave out the two copies of the largest weight in the
+update, after the activations are released, and XLA on TPUs, which fuses normalizations
+and activations and pads channels. Traffic is assumed to run in parallel to the
+operations. tools/benchmarks/bench_plan.py compares the formulas with real steps.
 
-A classifier is an image encoder whose projection is the head, without a text encoder
-and a contrastive loss; its micro-batches take one pass, so nothing is computed again.
+A classifier is an image encoder whose projection is the head, without text encoder and
+contrastive loss. Its micro-batches take one pass, so that nothing is computed again.
 """
 
 import dataclasses
 
+from align_keras.config.loss_tiles import AUTO_KEPT_LOGITS, AUTO_TILE_SIZE
 from align_keras.models.tower_costs import TowerCost
 from align_keras.utils.errors import InputError
 
-_FLOAT32, _HALF = 4, 2
+# Bytes of a number.
+_FLOAT32 = 4
+_HALF = 2
 _SECONDS_A_DAY = 86_400
-# As `losses/tiled_loss.py`: the size of "auto" tiles, and how many logits it keeps.
-AUTO_TILE_SIZE = 2048
-AUTO_KEPT_LOGITS = 2**28
-# How often these are there at the peak, measured (tests/planning/test_step_plan.py): a
-# tile, all logits of each plain form, a device's embeddings, those of all devices.
+# Number of copies at the peak of memory, measured in tests/planning/test_step_plan.py:
+# of a tile, of all logits of each plain form, of the embeddings of a device, and of the
+# embeddings of all devices.
 _TILES = 3
 _PLAIN_LOGITS = {"contrastive": 13, "sigmoid": 4}
-_OWN_EMBEDDINGS = 2
+_DEVICE_EMBEDDINGS = 2
 _ALL_EMBEDDINGS = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class RunSizes:
-    """What the formulas take.
+    """Sizes of a run that the formulas use.
 
     Attributes:
         image: `TowerCost` of the image encoder.
@@ -38,14 +40,15 @@ class RunSizes:
         projection_dim: int, width of the embeddings.
         global_batch_size: int, pairs a step over all devices.
         devices: int, replicas.
-        micro_batch_size: int or None, pairs that a device embeds at a time.
+        micro_batch_size: int or None, pairs that a device embeds at once.
         virtual_batch_size: int or None, pairs that are normalized together.
         slots: int, variables that the optimizer has for each learned weight.
-        half_precision: bool, whether the towers compute in 16 bits.
+        half_precision: bool, True if the encoders compute in 16 bits.
         tile_size: int, `"auto"` or None, as `contrastive_loss`.
         negatives_fraction: float, as `contrastive_loss`.
-        share_equal_captions: bool, as `contrastive_loss`, which gathers the images too.
-        loss: str, `"contrastive"` or `"sigmoid"`, which has the plain form only.
+        share_equal_captions: bool, as in `contrastive_loss`, which then also gathers
+            the images.
+        loss: str, `"contrastive"` or `"sigmoid"`, which only has the plain form.
     """
 
     image: TowerCost
@@ -70,29 +73,29 @@ class RunSizes:
 
     @property
     def is_contrastive(self) -> bool:
-        """Whether there are two encoders, a temperature and their loss."""
+        """True for two encoders with a temperature and their loss."""
         return self.text is not None
 
     @property
     def learned(self) -> int:
-        """Weights that the optimizer updates, the temperature included."""
+        """Number of weights that the optimizer updates, with the temperature."""
         return self.is_contrastive + sum(
             tower.learned for tower in self.towers.values()
         )
 
     @property
     def rows(self) -> int:
-        """Pairs of a device."""
+        """Number of pairs of a device."""
         return self.global_batch_size // self.devices
 
     @property
     def parts(self) -> int:
-        """Parts of a device's rows that have only their own negatives."""
+        """Number of parts of a device's rows that have only their own negatives."""
         return round(1 / self.negatives_fraction)
 
     @property
     def keeps_logits(self) -> bool:
-        """Whether the backward pass reads the logits of the forward pass."""
+        """True if the backward pass reads the logits of the forward pass."""
         logits = self.rows * self.global_batch_size // self.parts**2
         return self.tile_size is None or (
             self.tile_size == "auto" and logits <= AUTO_KEPT_LOGITS
@@ -101,7 +104,7 @@ class RunSizes:
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """What a run takes.
+    """Operations, memory and traffic of a run.
 
     Attributes:
         parameters: dict from part to weights.
@@ -124,9 +127,12 @@ class StepPlan:
     def seconds(
         self, image_rate: float, text_rate: float, bandwidth: float
     ) -> dict[str, float]:
-        """How long a step takes, by part: rates are operations a second of a device, of
-        the image encoder, and of the text encoder and the loss; `bandwidth` its
-        memory's bytes.
+        """Returns the seconds of a step by part.
+
+        Args:
+            image_rate: operations a second of a device in the image encoder.
+            text_rate: operations a second in the text encoder and the loss.
+            bandwidth: bytes a second of the device's memory.
         """
         rates = {"image encoder": image_rate}
         parts = dict(self.encoder_flops)
@@ -141,13 +147,16 @@ class StepPlan:
         }
 
     def days(self, image_rate: float, text_rate: float, bandwidth: float) -> float:
-        """Returns how long all steps take, in days; the arguments are `seconds`'."""
+        """Returns the days of all steps. The arguments are those of `seconds`."""
         seconds = sum(self.seconds(image_rate, text_rate, bandwidth).values())
         return self.train_steps * seconds / _SECONDS_A_DAY
 
 
 def plan_step(sizes: RunSizes) -> StepPlan:
-    """Computes what a run takes; raises `InputError` if the batch can't be divided so.
+    """Computes operations, memory and traffic of a run.
+
+    Raises:
+        InputError: if the batch can't be divided among devices and parts.
 
     Example:
 
@@ -160,7 +169,7 @@ def plan_step(sizes: RunSizes) -> StepPlan:
     """
     check_division(sizes)
     micro_batches = sizes.rows // (sizes.micro_batch_size or sizes.rows)
-    # Read and written for each learned weight by its update.
+    # Numbers that the update reads and writes for each learned weight.
     moved = 3 + 2 * sizes.slots + 3 * (micro_batches - 1)
     return StepPlan(
         parameters={
@@ -180,8 +189,9 @@ def plan_step(sizes: RunSizes) -> StepPlan:
 
 
 def check_division(sizes: RunSizes) -> None:
-    """Raises unless all devices, and all parts of a device, get equally many pairs."""
-    batch, devices = sizes.global_batch_size, sizes.devices
+    """Raises unless all devices, and all parts of a device, get as many pairs."""
+    batch = sizes.global_batch_size
+    devices = sizes.devices
     if devices < 1 or batch % devices:
         raise InputError(
             f"the global batch size ({batch}) must be a multiple of the devices, "
@@ -200,8 +210,9 @@ def check_division(sizes: RunSizes) -> None:
 
 
 def flops(sizes: RunSizes) -> dict[str, int]:
-    """Operations of a step over all devices, by part."""
-    pairs, towers = sizes.global_batch_size, sizes.towers.values()
+    """Returns the operations of a step over all devices, by part."""
+    pairs = sizes.global_batch_size
+    towers = sizes.towers.values()
     forward = pairs * sum(tower.flops for tower in towers)
     again = pairs * sum(tower.recomputed_flops for tower in towers)
     if embeds_twice(sizes):
@@ -215,25 +226,27 @@ def flops(sizes: RunSizes) -> dict[str, int]:
         return parts
     product = 2 * sizes.projection_dim * pairs**2 // sizes.parts
     if sizes.loss == "contrastive" and sizes.tile_size is None and sizes.devices > 1:
-        product *= 2  # Each direction has its own.
+        # Each direction has its own product.
+        product *= 2
     return {**parts, "loss": product * (3 if sizes.keeps_logits else 4)}
 
 
 def embeds_twice(sizes: RunSizes) -> bool:
-    """Whether micro-batches are embedded once for the loss and once for gradients."""
+    """Returns True if micro-batches are embedded twice, for loss and gradients."""
     return sizes.is_contrastive and sizes.micro_batch_size is not None
 
 
 def encoder_flops(sizes: RunSizes, tower: TowerCost) -> int:
-    """Operations that a step takes of one encoder, over all devices."""
+    """Returns the operations of a step in one encoder, over all devices."""
     forward = tower.flops * (2 if embeds_twice(sizes) else 1)
     again = tower.recomputed_flops + 2 * tower.learned_flops
     return sizes.global_batch_size * (forward + again)
 
 
 def memory(sizes: RunSizes) -> dict[str, int]:
-    """Bytes of a device, by part."""
-    towers, learned = sizes.towers, sizes.learned
+    """Returns the bytes of a device, by part."""
+    towers = sizes.towers
+    learned = sizes.learned
     weights = sizes.is_contrastive + sum(tower.parameters for tower in towers.values())
     rows = sizes.micro_batch_size or sizes.rows
     value = _HALF if sizes.half_precision else _FLOAT32
@@ -252,9 +265,11 @@ def memory(sizes: RunSizes) -> dict[str, int]:
     }
     if not sizes.is_contrastive:
         return parts
-    # A device's and the gathered embeddings, with gradients.
-    everyone = _ALL_EMBEDDINGS + sizes.share_equal_captions
-    embedded = _OWN_EMBEDDINGS * sizes.rows + everyone * sizes.global_batch_size
+    # Embeddings of the device and the gathered ones, with gradients.
+    gathered_copies = _ALL_EMBEDDINGS + sizes.share_equal_captions
+    embedded = (
+        _DEVICE_EMBEDDINGS * sizes.rows + gathered_copies * sizes.global_batch_size
+    )
     return {
         **parts,
         "logits": _FLOAT32 * logits(sizes),
@@ -263,8 +278,9 @@ def memory(sizes: RunSizes) -> dict[str, int]:
 
 
 def logits(sizes: RunSizes) -> int:
-    """Values of a device's logits at the peak."""
-    rows, columns = sizes.rows // sizes.parts, sizes.global_batch_size // sizes.parts
+    """Returns the number of logits of a device at the peak."""
+    rows = sizes.rows // sizes.parts
+    columns = sizes.global_batch_size // sizes.parts
     if sizes.tile_size is None:
         return _PLAIN_LOGITS[sizes.loss] * sizes.parts * rows * columns
     tile = AUTO_TILE_SIZE if sizes.tile_size == "auto" else int(sizes.tile_size)
@@ -273,15 +289,15 @@ def logits(sizes: RunSizes) -> int:
 
 
 def traffic(sizes: RunSizes) -> dict[str, int]:
-    """Bytes that a device receives in a step, by part."""
-    others = (sizes.devices - 1) / sizes.devices
-    weights = round(2 * others * _FLOAT32 * sizes.learned)
+    """Returns the bytes that a device receives in a step, by part."""
+    remote_part = (sizes.devices - 1) / sizes.devices
+    weights = round(2 * remote_part * _FLOAT32 * sizes.learned)
     if not sizes.is_contrastive:
         return {"summed gradients of weights": weights}
     texts = _FLOAT32 * sizes.projection_dim * sizes.global_batch_size
     gathered = texts * (2 if sizes.share_equal_captions else 1)
     return {
-        "gathered embeddings": round(others * gathered),
-        "summed gradients of embeddings": round(2 * others * gathered),
+        "gathered embeddings": round(remote_part * gathered),
+        "summed gradients of embeddings": round(2 * remote_part * gathered),
         "summed gradients of weights": weights,
     }

@@ -1,4 +1,4 @@
-"""Where the paper's data sets lie, which are there, and columns joined to them."""
+"""Locations of the paper's data sets, and metadata columns joined to them."""
 
 import dataclasses
 import pathlib
@@ -12,11 +12,17 @@ _KARPATHY = "cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 
 
 class NamedSet(NamedTuple):
-    """A data set that lies below `data_root`."""
+    """Data set in a folder below `data_root`.
 
-    places: tuple[str, ...]  # The files and folders that tell that it is there.
+    Attributes:
+        paths: tuple of str, files and folders that must exist.
+        source: str, address to download it from.
+        protocol: str, protocol that evaluates it.
+    """
+
+    paths: tuple[str, ...]
     source: str
-    protocol: str = "retrieval"  # Which judges it; this one reads captioned images.
+    protocol: str = "retrieval"
 
 
 NAMED = {
@@ -46,46 +52,47 @@ NAMED = {
 }
 
 
-def missing(name: str, root: str | pathlib.Path) -> str | None:
-    """Returns what must be downloaded for a named set, or None if it is there."""
-    paths = [pathlib.Path(root, place) for place in NAMED[name].places]
-    absent = [str(path) for path in paths if not path.exists()]
-    return f"{NAMED[name].source}, as {' and '.join(absent)}" if absent else None
+def missing_download(name: str, root: str | pathlib.Path) -> str | None:
+    """Returns the source and missing paths of a named set, or None if complete."""
+    paths = [pathlib.Path(root, path) for path in NAMED[name].paths]
+    missing_paths = [str(path) for path in paths if not path.exists()]
+    if not missing_paths:
+        return None
+    return f"{NAMED[name].source}, as {' and '.join(missing_paths)}"
 
 
 def folder_of(request: Request) -> pathlib.Path:
     """Returns the folder that holds a named set, or raises unless the set is there."""
-    absent = missing(request.data, request.data_root)
-    if absent:
+    download = missing_download(request.data, request.data_root)
+    if download:
         raise InputError(
-            f"data must be there, received {request.data}; download {absent}."
+            f"data must be there, received {request.data}; download {download}."
         )
     return pathlib.Path(request.data_root)
 
 
 def what_to_prepare(names: Iterable[str]) -> str:
-    """Says what to run for those data sets of TFDS that aren't prepared; empty for
-    none.
-    """
+    """Returns an instruction to prepare missing data sets of TFDS, or "" for none."""
     import tensorflow_datasets as tfds
 
     from align_keras.datasets import benchmarks
 
-    names, lacking = list(dict.fromkeys(names)), {}
+    names = list(dict.fromkeys(names))
+    reasons = {}
     for name in names:
         try:
             benchmarks.prepared_builder(name)
         except InputError as error:
-            lacking[name] = str(error).rstrip(".")
-    if len(lacking) <= 1:
-        return "".join(lacking.values())
+            reasons[name] = str(error).rstrip(".")
+    if len(reasons) <= 1:
+        return "".join(reasons.values())
     by_hand = [
         name
-        for name in lacking
+        for name in reasons
         if tfds.builder_cls(name.partition("/")[0]).MANUAL_DOWNLOAD_INSTRUCTIONS
     ]
-    text = f"{len(lacking)} of {len(names)} data sets aren't prepared; run "
-    text += f"tfds build {' '.join(lacking)}, or set TFDS_DATA_DIR to where they lie"
+    text = f"{len(reasons)} of {len(names)} data sets aren't prepared; run "
+    text += f"tfds build {' '.join(reasons)}, or set TFDS_DATA_DIR to where they lie"
     if by_hand:
         text += (
             f"; the files of {' and '.join(by_hand)} must be downloaded by hand before "
@@ -94,11 +101,16 @@ def what_to_prepare(names: Iterable[str]) -> str:
     return text
 
 
-def joined(
-    data: Any, request: Request, taken: Iterable[str] = (), prefix: str = ""
+def join_metadata_columns(
+    data: Any, request: Request, protocol_columns: Iterable[str] = (), prefix: str = ""
 ) -> Any:
-    """Returns the data with the columns of `metadata`, if there is one; `taken` are
-    columns that the protocol adds, `prefix` begins the numbers of images without ids.
+    """Returns the data with the columns of the file `request.metadata`, if any.
+
+    Args:
+        data: dataclass with `images`, `image_ids` and `columns`.
+        request: `Request`.
+        protocol_columns: names of columns that the protocol adds.
+        prefix: str, prefix of the ids of images without ids.
     """
     if request.metadata is None:
         return data
@@ -107,14 +119,16 @@ def joined(
     ids = data.image_ids
     if ids is None:
         ids = [f"{prefix}{number}" for number in range(len(data.images))]
-    more = benchmarks.join_metadata(
-        benchmarks.read_metadata(request.metadata), ids, {*data.columns, *taken}
+    metadata_columns = benchmarks.join_metadata(
+        benchmarks.read_metadata(request.metadata),
+        ids,
+        {*data.columns, *protocol_columns},
     )
-    return dataclasses.replace(data, columns=data.columns | more)
+    return dataclasses.replace(data, columns=data.columns | metadata_columns)
 
 
-def refuse(request: Request, reason: str, *options: str) -> None:
-    """Raises for options that these data can't take, as `"has no splits"` says."""
+def refuse_options(request: Request, reason: str, *options: str) -> None:
+    """Raises if one of the options is set. `reason` is such as `"has no splits"`."""
     for option in options:
         if value := getattr(request, option):
             raise InputError(

@@ -1,5 +1,6 @@
-"""A model's embeddings: computed once, here or by a cluster, and kept by content."""
+"""Cache of embeddings by content, computed here or on a cluster."""
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -9,61 +10,60 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from align_keras.embedders import Embedder
 from align_keras.embedders.loading import worker_model
-from align_keras.protocols.protocol import some
+from align_keras.protocols.protocol import first_names
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write, locked, read_regular
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
 _DIGEST_BYTES = 20
-# Bytes of a row's checksum, a CRC-32 of its digest and its embedding.
+# Bytes of the checksum of a row, a CRC-32 of its digest and its embedding.
 _CHECKSUM_BYTES = 4
-# Rows that are copied at a time.
+# Rows that are copied at once.
 _COPIED_ROWS = 8192
 # Chunks that a cluster embeds between two writes.
 _BLOCKS = 64
 
-# As data sets hold it: a path, encoded, or pixels.
+# Image of a data set: a path, an encoded image, or pixels.
 Image = str | bytes | np.ndarray
-# What is embedded: a file, a caption, an encoded image or pixels.
+# Item that is embedded: a file, a caption, an encoded image or pixels.
 Item = pathlib.Path | str | bytes | np.ndarray
 
 
 def default_cache() -> pathlib.Path:
-    """Returns the folder of embeddings where none is named."""
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(home, "align_keras", "embeddings")
+    """Returns the default folder of embeddings."""
+    cache_root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(cache_root, "align_keras", "embeddings")
 
 
 def results_folder(path: str | None) -> pathlib.Path:
-    """Returns the folder of what was trained, the user's cache where none is named."""
+    """Returns the folder of training results, by default in the user's cache."""
     return pathlib.Path(path or default_cache().parent / "fine_tuned")
 
 
 class CachedEncoders:
-    """A model's encode functions, answered from the cache where they can be.
+    """Encode functions of a model that read cached embeddings.
 
     Args:
-        open_it: function without arguments that returns the `Embedder`. It is called
-            when the model is first needed.
-        directory: folder of the cache.
-        engine: where embeddings are computed, one of
-            `align_keras.utils.tasks.ENGINES`.
+        open_model: function that returns the `Embedder`. It is called on the first use.
+        directory: folder of the caches.
+        engine: where embeddings are computed, as in `Request`.
     """
 
     def __init__(
         self,
-        open_it: Callable[[], Embedder],
+        open_model: Callable[[], Embedder],
         directory: str | os.PathLike,
         engine: str = LOCAL,
     ):
-        self._open_model = open_it
+        self._open_model = open_model
         self._directory = pathlib.Path(directory)
         self._engine = engine
 
@@ -72,7 +72,7 @@ class CachedEncoders:
         return self._open_model()
 
     def trainable_model(self) -> Embedder:
-        """Returns the model in the host's memory. A copy of its encoder is trained."""
+        """Returns the model in the memory of the host, for training of a copy."""
         import tensorflow as tf
 
         with tf.device("/cpu:0"):
@@ -86,14 +86,15 @@ class CachedEncoders:
         return model
 
     @functools.cached_property
-    def _images(self):
+    def _images(self) -> "EmbeddingCache":
         return self._cache("image", 256)
 
     @functools.cached_property
-    def _texts(self):
+    def _texts(self) -> "EmbeddingCache":
         return self._cache("text", 1024)
 
-    def _cache(self, kind, chunk):
+    def _cache(self, kind: str, chunk: int) -> "EmbeddingCache":
+        """Returns the cache of `"image"` or `"text"` embeddings."""
         encode, fingerprint = _encoder(self.model, kind)
         folder = self._directory / f"{kind}-{fingerprint}"
         if not is_cluster(self._engine):
@@ -104,9 +105,16 @@ class CachedEncoders:
     def readable_images(
         self, images: Collection[Image]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Embeds those images that can be decoded: float32 (readable, d), and int64
-        rows of `images`, which are paths, encoded or uint8 arrays. Raises if none can
-        be read.
+        """Embeds the images that can be decoded.
+
+        Args:
+            images: paths, encoded images or uint8 arrays.
+
+        Returns:
+            float32 array (readable images, d), and an int64 array of their rows.
+
+        Raises:
+            InputError: if no image can be decoded.
         """
         with progress_bar("embedding images", "images", len(images)) as bar:
             items = map(_by_content, images)
@@ -120,7 +128,7 @@ class CachedEncoders:
             ]
             say(
                 f"{len(names)} of {len(images)} images can't be decoded and are left "
-                f"out: {some(names)}"
+                f"out: {first_names(names)}"
             )
         if not len(rows):
             raise InputError(
@@ -136,72 +144,103 @@ class CachedEncoders:
 
 
 def image_key(image: Image) -> bytes:
-    """Returns what equal images, as `CachedEncoders` takes them, have in common."""
+    """Returns a digest of an image. Equal images have equal digests."""
     return content_digest(_by_content(image))
 
 
-def _by_content(image):
+def _by_content(image: Image) -> Item:
+    """Converts the path of an image to `pathlib.Path`, whose content is embedded."""
     return pathlib.Path(image) if isinstance(image, str) else image
 
 
 class EmbeddingCache:
-    """A folder of embeddings of one encoder, found by the content of what they embed.
+    """Folder of embeddings of one encoder, by the content of the items.
 
-    Rows are appended, embeddings before digests, and rows without a digest are cut
-    off when the folder is opened: a killed evaluation loses at most a chunk. Each row
+    Rows are appended, embeddings before digests. Rows without a digest are removed when
+    the folder is opened, so that a killed evaluation loses one chunk at most. Each row
     has a checksum, which is compared before the row is used. Damaged rows are computed
     again.
+
+    Args:
+        directory: folder.
+        encode: function of a list of items that returns a float32 array (items, d), or
+            raises `InputError` for an item that can't be decoded.
+        chunk: int, items between two writes.
+        encode_all: function of a list of items that returns NaN for items that `encode`
+            refuses. None calls `encode`.
     """
 
-    def __init__(self, directory, encode, chunk=1024, encode_all=None):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        encode: Callable,
+        chunk: int = 1024,
+        encode_all: Callable | None = None,
+    ):
         self._directory = pathlib.Path(directory)
         self._digests = self._directory / "digests"
         self._embeddings = self._directory / "embeddings"
         self._checksums = self._directory / "checksums"
         self._width_file = self._directory / "width"
-        self._encode, self._chunk = encode, chunk
+        self._encode = encode
+        self._chunk = chunk
         self._encode_all = encode_all or functools.partial(encoded, encode)
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._rows, self._width = {}, None
+        self._rows: dict[bytes, int] = {}
+        self._width: int | None = None
         self._row_checksums = bytearray()
 
-    def __call__(self, items, progress=None):
-        """Returns the embeddings of all items, float32 (n, d), memory-mapped, computing
-        those that are missing. A row of NaN is an item that `encode` refused with
-        `InputError`; raises that where all are refused, and for NaN or infinity, which
-        aren't stored.
+    def __call__(
+        self, items: Iterable[Item], progress: Callable[[int], object] | None = None
+    ) -> np.ndarray:
+        """Returns the embeddings of all items, and computes missing ones.
+
+        Args:
+            items: items to embed.
+            progress: function that is called with the number of finished items.
+
+        Returns:
+            Memory-mapped float32 array (n, d). A row of NaN is an item that `encode`
+            refused.
+
+        Raises:
+            InputError: if `encode` refuses all items, or returns NaN or infinity, which
+                aren't stored.
         """
         with self._locked():
-            return self._read(self._found(items, progress))
+            return self._read(self._row_of_each(items, progress))
 
     def readable(
         self, items: Iterable[Item], progress: Callable[[int], object] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `__call__`, without the items that `encode` refused; and their places."""
+        """Returns the embeddings of items that `encode` accepts, and their rows."""
         with self._locked():
-            rows = self._found(items, progress)
-            kept = np.flatnonzero(~np.isin(rows, self._refused_rows()))
-            return self._read(rows[kept]), kept
+            rows = self._row_of_each(items, progress)
+            readable = np.flatnonzero(~np.isin(rows, self._refused_rows()))
+            return self._read(rows[readable]), readable
 
-    def _found(self, items, progress):
-        """The stored rows of all items, after computing those that are missing."""
+    def _row_of_each(
+        self, items: Iterable[Item], progress: Callable[[int], object] | None
+    ) -> np.ndarray:
+        """Returns the stored row of each item, and computes missing ones."""
         self._open()
-        digests, refused = [], {}
+        digests: list[bytes] = []
+        refused: dict[bytes, Item] = {}
         verified: set[bytes] = set()
         remaining = iter(items)
         while chunk := list(itertools.islice(remaining, self._chunk)):
-            of_chunk = [content_digest(item) for item in chunk]
-            digests.extend(of_chunk)
+            chunk_digests = [content_digest(item) for item in chunk]
+            digests.extend(chunk_digests)
             unverified = [
                 digest
-                for digest in dict.fromkeys(of_chunk)
+                for digest in dict.fromkeys(chunk_digests)
                 if digest in self._rows and digest not in verified
             ]
             self._forget_damaged(unverified)
-            verified.update(of_chunk)
+            verified.update(chunk_digests)
             new = {
                 digest: item
-                for digest, item in zip(of_chunk, chunk, strict=True)
+                for digest, item in zip(chunk_digests, chunk, strict=True)
                 if digest not in self._rows and digest not in refused
             }
             if not self._add(new):
@@ -209,19 +248,22 @@ class EmbeddingCache:
             if progress is not None:
                 progress(len(chunk))
         if refused and self._width is None:
-            self._encode(list(refused.values()))  # Raises what is wrong with all.
+            # All items are refused, so this call raises the reason.
+            self._encode(list(refused.values()))
         self._add(refused)
         return np.array([self._rows[digest] for digest in digests], np.int64)
 
-    def _locked(self):
+    def _locked(self) -> contextlib.AbstractContextManager:
         text = "waiting for another process that computes the same embeddings"
         return locked(self._directory / "embeddings", lambda: say(text))
 
-    def _open(self):
-        """Reads the digests, and cuts off what a killed writer left half-done."""
-        digests, embeddings = self._digests, self._embeddings
+    def _open(self) -> None:
+        """Reads the digests, and removes rows that a killed process wrote in part."""
+        digests = self._digests
+        embeddings = self._embeddings
         checksums = self._checksums
-        self._rows, self._width = {}, None
+        self._rows = {}
+        self._width = None
         self._row_checksums = bytearray()
         if not self._width_file.exists():
             return
@@ -241,34 +283,34 @@ class EmbeddingCache:
                 say(f"cutting off half-written {path}; {count:,} embeddings stay")
                 os.truncate(path, size)
         content = digests.read_bytes()
-        of_rows = [
+        row_digests = [
             content[start : start + _DIGEST_BYTES]
             for start in range(0, len(content), _DIGEST_BYTES)
         ]
-        # The last row of a digest counts: it replaces a damaged one.
-        self._rows = {digest: row for row, digest in enumerate(of_rows)}
+        # The last row of a digest is used, since it replaces a damaged one.
+        self._rows = {digest: row for row, digest in enumerate(row_digests)}
         checksums.touch()
-        known = checksums.stat().st_size // _CHECKSUM_BYTES
-        os.truncate(checksums, min(known, count) * _CHECKSUM_BYTES)
-        if known < count:
-            # An earlier version of the package, which wrote none, wrote these rows.
+        checksum_count = checksums.stat().st_size // _CHECKSUM_BYTES
+        os.truncate(checksums, min(checksum_count, count) * _CHECKSUM_BYTES)
+        if checksum_count < count:
+            # Earlier versions of the package wrote rows without checksums.
             rows = self._stored(count)
-            self._append(
-                checksums,
-                b"".join(
-                    _checksum(of_rows[row], rows[row]) for row in range(known, count)
-                ),
-            )
+            new_checksums = [
+                _checksum(row_digests[row], rows[row])
+                for row in range(checksum_count, count)
+            ]
+            self._append(checksums, b"".join(new_checksums))
         self._row_checksums = bytearray(checksums.read_bytes())
 
     def _forget_damaged(self, digests: Iterable[bytes]) -> None:
         """Compares rows with their checksums and forgets those that differ."""
-        chosen = {digest: self._rows[digest] for digest in digests}
-        if not chosen:
+        rows_to_check = {digest: self._rows[digest] for digest in digests}
+        if not rows_to_check:
             return
-        rows, checksums = self._stored(), self._row_checksums
+        rows = self._stored()
+        checksums = self._row_checksums
         damaged = []
-        for digest, row in chosen.items():
+        for digest, row in rows_to_check.items():
             at = row * _CHECKSUM_BYTES
             if checksums[at : at + _CHECKSUM_BYTES] != _checksum(digest, rows[row]):
                 damaged.append(digest)
@@ -280,23 +322,23 @@ class EmbeddingCache:
         for digest in damaged:
             del self._rows[digest]
 
-    def _read_width(self):
-        """The width as `_add` wrote it, or None if it's damaged: it would cut rows
-        apart.
-        """
+    def _read_width(self) -> int | None:
+        """Returns the width of a row that `_add` wrote, or None if it is damaged."""
         content = self._width_file.read_bytes()[:99]
         number, _, check = content.partition(b" ")
         width = int(number) if re.fullmatch(rb"[1-9]\d{0,5}", number) else None
         if width is None or check == _check_of(number):
             return width
-        # Until 0.1 there was no check, but the sizes of whole files agree.
+        # Earlier versions wrote no check. The sizes of complete files agree.
         count = self._digests.stat().st_size // _DIGEST_BYTES
         fits = self._embeddings.stat().st_size == count * 4 * width
         return width if fits and not check else None
 
-    def _add(self, missing):
-        """Appends the embeddings of new items; returns False, and stores nothing, where
-        all are refused before any item has told the embeddings' width.
+    def _add(self, missing: dict[bytes, Item]) -> bool:
+        """Appends the embeddings of new items.
+
+        Returns False and stores nothing if all items are refused and the width of the
+        embeddings is unknown.
         """
         if not missing:
             return True
@@ -304,8 +346,8 @@ class EmbeddingCache:
         if self._width is None:
             if np.isnan(rows).all():
                 return False
-            # Rows that were written before their width was known are none. Others may
-            # have these files mapped, so they aren't cut.
+            # Files without a width have no valid rows. They are replaced instead of
+            # truncated, since another process may have mapped them.
             self._digests.unlink(missing_ok=True)
             self._embeddings.unlink(missing_ok=True)
             self._checksums.unlink(missing_ok=True)
@@ -331,39 +373,45 @@ class EmbeddingCache:
             os.fsync(file.fileno())
 
     def _count(self) -> int:
-        """The number of stored rows, damaged ones that were replaced included."""
+        """Returns the number of stored rows, with damaged ones that were replaced."""
         if not self._digests.exists():
             return 0
         return self._digests.stat().st_size // _DIGEST_BYTES
 
     def _stored(self, count: int | None = None) -> np.ndarray:
+        """Returns the first `count` stored rows, by default all of them."""
         count = self._count() if count is None else count
-        return np.memmap(self._embeddings, np.float32, "r", shape=(count, self._width))
+        shape = (count, self._width or 0)
+        return np.memmap(self._embeddings, np.float32, "r", shape=shape)
 
-    def _refused_rows(self):
-        """The rows of NaN among those that are stored."""
+    def _refused_rows(self) -> np.ndarray:
+        """Returns the stored rows that are NaN."""
         if not self._rows:
             return np.zeros(0, np.int64)
         return np.flatnonzero(np.isnan(self._stored()[:, 0]))
 
-    def _read(self, rows):
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        """Returns stored rows as a memory-mapped array."""
         if not len(rows):
             return np.zeros((0, self._width or 0), np.float32)
         stored = self._stored()
         if np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
             return stored[rows[0] : rows[0] + len(rows)]
-        # In the order that is asked for, in a file without a name, which is gone
-        # with the array: memory stays flat whatever the number of rows.
+        # The rows are copied in the requested order to an anonymous file, which is
+        # deleted with the array. Memory doesn't grow with the number of rows.
         with tempfile.TemporaryFile(dir=self._directory) as file:
             for start in range(0, len(rows), _COPIED_ROWS):
                 file.write(stored[rows[start : start + _COPIED_ROWS]].tobytes())
             file.flush()
-            return np.memmap(file, np.float32, "r", shape=(len(rows), self._width))
+            shape = (len(rows), self._width or 0)
+            return np.memmap(file, np.float32, "r", shape=shape)
 
 
 def encoded(encode: Callable, items: Sequence[Item]) -> np.ndarray:
-    """Embeddings of items, float32 (n, d), NaN for those that `encode` refuses, 1 wide
-    where all are refused.
+    """Embeds items, with NaN for those that `encode` refuses.
+
+    Returns:
+        float32 array (n, d). d is 1 if all items are refused.
     """
     try:
         rows = np.ascontiguousarray(encode(items), np.float32)
@@ -379,32 +427,37 @@ def encoded(encode: Callable, items: Sequence[Item]) -> np.ndarray:
                 "learning rate."
             )
         return rows
-    # One bad item fails its batch: halve until it stands alone.
+    # One bad item fails its batch, so the batch is divided until the item is alone.
     middle = len(items) // 2
-    return _joined([encoded(encode, part) for part in (items[:middle], items[middle:])])
+    first_half = encoded(encode, items[:middle])
+    second_half = encoded(encode, items[middle:])
+    return _joined([first_half, second_half])
 
 
-def _joined(parts):
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Concatenates rows, some of which may be refused and 1 wide."""
     width = max(rows.shape[1] for rows in parts)
     return np.concatenate([_as_wide(rows, width) for rows in parts])
 
 
-def _as_wide(rows, width):
-    """Brings rows that were refused, which are 1 wide, to the width of others."""
+def _as_wide(rows: np.ndarray, width: int) -> np.ndarray:
+    """Broadcasts refused rows, which are 1 wide, to the width of an embedding."""
     return np.broadcast_to(rows, (len(rows), max(width, rows.shape[1])))
 
 
 def _checksum(digest: bytes, row: np.ndarray) -> bytes:
+    """Returns the checksum of a row and its digest."""
     content = np.ascontiguousarray(row).data
     return zlib.crc32(content, zlib.crc32(digest)).to_bytes(_CHECKSUM_BYTES, "big")
 
 
-def _check_of(number):
+def _check_of(number: bytes) -> bytes:
+    """Returns the digest that follows the width in its file."""
     return hashlib.blake2b(number, digest_size=4).hexdigest().encode()
 
 
 def content_digest(item: Item) -> bytes:
-    """Returns 20 bytes of what an item holds: a file's bytes, a caption, or pixels."""
+    """Returns a digest of 20 bytes of a file, a caption, an encoded image or pixels."""
     if isinstance(item, pathlib.Path):
         path = item
         try:
@@ -414,12 +467,15 @@ def content_digest(item: Item) -> bytes:
                 f"no readable image: {path} ({error.strerror}); check the path."
             ) from error
     if isinstance(item, str):
-        kind, content = "text", item.encode("utf-8", "surrogatepass")
+        kind = "text"
+        content = item.encode("utf-8", "surrogatepass")
     elif isinstance(item, bytes):
-        kind, content = "bytes", item
+        kind = "bytes"
+        content = item
     else:
         item = np.ascontiguousarray(item)
-        kind, content = f"{item.dtype} {item.shape}", item.tobytes()
+        kind = f"{item.dtype} {item.shape}"
+        content = item.tobytes()
     digest = hashlib.blake2b(kind.encode() + b"\0", digest_size=_DIGEST_BYTES)
     digest.update(content)
     return digest.digest()
@@ -435,10 +491,12 @@ def encode_on(
     kind: str,
     block: int,
 ) -> Callable[[Sequence[Item]], np.ndarray]:
-    """Returns a function that embeds items on a cluster, `block` a task, as `encoded`
-    does here; items and embeddings lie in `directory` meanwhile, on a shared disk.
+    """Returns a function like `encoded` that embeds items on a cluster.
+
+    A task has `block` items. Items and embeddings are temporarily stored in
+    `directory`, which must be on a shared disk.
     """
-    about = {
+    task_arguments = {
         "model": checked_path(model, "engine"),
         "runtime": model.runtime_option,
         "fingerprint": _encoder(model, kind)[1],
@@ -446,7 +504,7 @@ def encode_on(
     }
     folder = directory.absolute() / "tasks"
 
-    def encode(items):
+    def encode(items: Sequence[Item]) -> np.ndarray:
         folder.mkdir(exist_ok=True)
         tasks = []
         for at in range(0, len(items), block):
@@ -454,13 +512,14 @@ def encode_on(
             digest = hashlib.blake2b(digest_size=12)
             for item in part:
                 digest.update(content_digest(item))
-            place = folder / digest.hexdigest()
-            with atomic_path(f"{place}.npz") as temporary:
+            block_path = folder / digest.hexdigest()
+            arrays: dict[str, Any] = dict(_as_arrays(part))
+            with atomic_path(f"{block_path}.npz") as temporary:
                 with open(temporary, "wb") as file:
-                    np.savez(file, **dict(_as_arrays(part)))
-            tasks.append({**about, "place": str(place)})
+                    np.savez(file, **arrays)
+            tasks.append({**task_arguments, "block_path": str(block_path)})
         run_tasks(embed_block, tasks, folder, engine=engine)
-        blocks = [np.load(f"{task['place']}.npy") for task in tasks]
+        blocks = [np.load(f"{task['block_path']}.npy") for task in tasks]
         shutil.rmtree(folder)
         return _joined(blocks)
 
@@ -468,19 +527,19 @@ def encode_on(
 
 
 def embed_block(task: dict) -> None:
-    """Embeds the items in a file: a task of `run_tasks`."""
+    """Embeds the items in a file, as a task of `run_tasks`."""
     model = worker_model(task["model"], task["runtime"])
     encode, fingerprint = _encoder(model, task["kind"])
     check_same(task["model"], fingerprint, task["fingerprint"])
-    with np.load(f"{task['place']}.npz") as stored:
+    with np.load(f"{task['block_path']}.npz") as stored:
         items = [_as_item(name, stored[name]) for name in stored.files]
-    with atomic_path(f"{task['place']}.npy") as temporary:
+    with atomic_path(f"{task['block_path']}.npy") as temporary:
         with open(temporary, "wb") as file:
             np.save(file, encoded(encode, items))
 
 
 def checked_path(model: Embedder, option: str) -> str:
-    """Returns the name by which other processes open a model, or raises."""
+    """Returns the name of a model for other processes, or raises if it is in memory."""
     if model.in_memory:
         raise InputError(
             f"model must be a path with `{option}`, whose processes open it again. "
@@ -490,31 +549,35 @@ def checked_path(model: Embedder, option: str) -> str:
 
 
 def absolute(path: str) -> str:
-    """Returns a path as workers elsewhere open it; a name stays as it is."""
+    """Returns the absolute path of a file for other workers. Names stay as they are."""
     return os.path.abspath(path) if os.path.exists(path) else path
 
 
-def _encoder(model, kind):
-    """A model's encode function of `"image"` or `"text"`, and its fingerprint."""
+def _encoder(model: Embedder, kind: str) -> tuple[Callable, str]:
+    """Returns the encode function of `"image"` or `"text"`, and its fingerprint."""
     return getattr(model, f"encode_{kind}s"), getattr(model, f"{kind}_fingerprint")
 
 
-def _as_arrays(items):
-    """Yields a name, which tells the item's kind, and an array of each."""
+def _as_arrays(items: Iterable[Item]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the name and the array of each item. The name begins with its kind."""
     for number, item in enumerate(items):
         if isinstance(item, np.ndarray):
             yield f"pixels{number}", item
             continue
         if isinstance(item, pathlib.Path):
-            kind, content = "path", os.fsencode(item.absolute())
+            kind = "path"
+            content = os.fsencode(item.absolute())
         elif isinstance(item, str):
-            kind, content = "text", item.encode("utf-8", "surrogatepass")
+            kind = "text"
+            content = item.encode("utf-8", "surrogatepass")
         else:
-            kind, content = "file", item
+            kind = "file"
+            content = item
         yield f"{kind}{number}", np.frombuffer(content, np.uint8)
 
 
-def _as_item(name, array):
+def _as_item(name: str, array: np.ndarray) -> Item:
+    """Converts an array of `_as_arrays` to its item."""
     if name.startswith("pixels"):
         return array
     content = array.tobytes()

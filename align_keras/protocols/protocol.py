@@ -1,25 +1,29 @@
-"""What a benchmark is: its record, what it is asked for and what it finds."""
+"""Evaluation protocols: their options, their results and their definition."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from align_keras.embedders.locations import RUNTIME_HELP
 from align_keras.utils.errors import InputError
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
-PAPERS_KS = (1, 5, 10)
+# Part of a model that a protocol uses.
+Needs = Literal["embeddings", "words", "weights"]
+CLASSES_HELP = "a TFDS data set such as imagenet2012, stamps, or a folder of classes"
 
 
 def _option(help: str, *, default: Any = None, **argparse: Any) -> Any:
+    """Returns a dataclass field with the arguments of its command-line flag."""
     return dataclasses.field(default=default, metadata={"help": help, **argparse})
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a protocol is asked for: fields that `align_keras.evaluate` takes by name,
-    and the command line as options. `None` is what wasn't given, of `data` the empty
-    str.
+    """Options of an evaluation protocol.
+
+    Each field is a keyword of `align_keras.evaluate` and a command-line flag. None, for
+    `data` the empty str, is an option that isn't set.
     """
 
     data: str = _option("what the protocol is measured on", default="", metavar="D")
@@ -92,48 +96,71 @@ class Request:
     )
 
     def check_columns(self, columns: Iterable[str]) -> None:
-        """Raises unless the data has the column to slice by: before it is embedded."""
+        """Raises unless the data has the column `slice_by`."""
         if self.slice_by is not None and self.slice_by not in columns:
-            known = ", ".join(sorted(columns)) or "none"
+            column_names = ", ".join(sorted(columns)) or "none"
             raise InputError(
-                f"slice_by must be one of {known}, the columns of this data, "
+                f"slice_by must be one of {column_names}, the columns of this data, "
                 f"received {self.slice_by!r}."
             )
 
 
 OPTIONS = {field.name: field for field in dataclasses.fields(Request)}
-# What every protocol takes.
+# Options that all protocols have.
 COMMON = ("data", "data_root", "slice_by")
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemStatistics:
+    """Statistics of one kind of items, such as images, and the columns to slice by.
+
+    Attributes:
+        statistics: dict from metric to `Statistic`.
+        columns: dict from the name of a column to its value for each item.
+    """
+
+    statistics: dict
+    columns: Mapping[str, Sequence]
 
 
 @dataclasses.dataclass
 class Evaluation:
-    """What a protocol finds."""
+    """Result of a protocol.
+
+    Attributes:
+        metrics: dict from name to value.
+        items: list of `ItemStatistics`, one for each kind of items, for slices.
+        retrieval: dict of arguments of `retrieval_examples`, or None.
+        classification: dict of `labels`, `predictions` and `class_names`, or None.
+    """
 
     metrics: dict[str, float]
-    # For each kind of items its statistics, and columns of a value each to slice by.
-    items: list[tuple[dict, dict]] = dataclasses.field(default_factory=list)
-    retrieval: dict | None = None  # The arguments of `retrieval_examples`.
-    classification: dict | None = None  # Labels, predictions and class names.
+    items: list[ItemStatistics] = dataclasses.field(default_factory=list)
+    retrieval: dict | None = None
+    classification: dict | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """A benchmark of the paper, which is called as the function that `protocol`
-    decorates.
+    """Benchmark of the paper. A call runs it.
+
+    Attributes:
+        run: function of `CachedEncoders` and a `Request`. Its name is the protocol's.
+        help: str, description for the command line.
+        table: str, table in the paper, or "".
+        options: tuple of str, fields of `Request` that it uses in addition to `COMMON`.
+        data: str, the default data set, or None.
+        data_help: str, description of the data for the command line.
+        needs: str, the part of a model that it uses. Exports have embeddings only.
     """
 
-    # Takes `CachedEncoders`; its name is the protocol's.
     run: Callable[[Any, Request], Evaluation]
     help: str
-    table: str  # Where the paper has it; empty where it hasn't.
-    options: tuple[str, ...] = ()  # Fields of `Request` that it takes besides `COMMON`.
-    data: str | None = None  # What it is measured on where nothing is named.
-    data_help: str = (
-        "a TFDS data set such as imagenet2012, stamps, or a folder of classes"
-    )
-    # What of a model: an export has embeddings, no [CLS] of words and no weights.
-    needs: Literal["embeddings", "words", "weights"] = "embeddings"
+    table: str
+    options: tuple[str, ...]
+    data: str | None
+    data_help: str
+    needs: Needs
 
     def __call__(self, encoders: Any, request: Request) -> Evaluation:
         return self.run(encoders, request)
@@ -143,25 +170,45 @@ class Protocol:
         return self.run.__name__
 
     def takes(self, option: str) -> bool:
-        """Whether a field of `Request` is of any account."""
+        """Returns True if the protocol uses this field of `Request`."""
         return option in COMMON or option in self.options
 
 
-def protocol(*about: Any, **more: Any) -> Callable[[Callable], Protocol]:
-    """Makes a function a `Protocol`, of which these are the other fields."""
-    return lambda run: Protocol(run, *about, **more)
+def define_protocol(
+    *,
+    help: str,
+    table: str = "",
+    options: tuple[str, ...] = (),
+    data: str | None = None,
+    data_help: str = CLASSES_HELP,
+    needs: Needs = "embeddings",
+) -> Callable[[Callable[[Any, Request], Evaluation]], Protocol]:
+    """Returns a decorator that makes a function a `Protocol` with these attributes."""
+
+    def decorate(run: Callable[[Any, Request], Evaluation]) -> Protocol:
+        return Protocol(
+            run=run,
+            help=help,
+            table=table,
+            options=options,
+            data=data,
+            data_help=data_help,
+            needs=needs,
+        )
+
+    return decorate
 
 
-def left_out(count: int) -> dict[str, float]:
-    """Returns the metric of images that are missing or unreadable, if there are."""
+def missing_images_metric(count: int) -> dict[str, float]:
+    """Returns the metric of images that are missing or unreadable, if there are any."""
     return {"images_left_out": float(count)} if count else {}
 
 
 def columns_of_rows(columns: dict[str, Sequence], rows: Collection[int]) -> dict:
-    """Returns the values of some rows in each column; a row may be repeated."""
+    """Returns the values of rows in each column. Rows may be repeated."""
     return {name: [values[row] for row in rows] for name, values in columns.items()}
 
 
-def some(names: Sequence, most: int = 5) -> str:
-    """Returns the first names, with an ellipsis where there are more."""
+def first_names(names: Sequence, most: int = 5) -> str:
+    """Returns the first names as text, with an ellipsis if there are more."""
     return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""Trials that are run once each, by any number of processes, and kept."""
+"""Results of trials that several processes run, each trial once."""
 
 import hashlib
 import json
@@ -14,13 +14,13 @@ from align_keras.utils.progress import say
 
 
 def trial_key(inputs: Any) -> str:
-    """The name of a trial's result: a digest of what JSON holds of its inputs."""
+    """Returns the name of a trial's result, a digest of its inputs as JSON."""
     text = json.dumps(inputs, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def read_results(trials: Iterable[str], directory: str | os.PathLike) -> dict[str, Any]:
-    """Returns the results of finished trials, by key; tells of damaged ones."""
+    """Returns the results of finished trials by key, and reports damaged ones."""
     results = {}
     for key in trials:
         path = _result_file(directory, key)
@@ -37,10 +37,18 @@ def run_trials(
 ) -> int:
     """Runs the trials that aren't finished and that no other process runs.
 
-    A result appears whole or not at all. Whoever runs a trial holds a lock on it, which
-    ends with the process; several, of several machines too, may work on one folder.
-    `run` takes the trial and its folder, for what it needs to go on after a kill.
-    Returns how many were run here.
+    Results are written atomically. The process that runs a trial has a lock on it,
+    which ends with the process. Several processes, also of several machines, may share
+    a folder.
+
+    Args:
+        trials: dict from key to trial.
+        run: function of a trial and its folder, for files with which it resumes after
+            a kill.
+        directory: folder of the results.
+
+    Returns:
+        int, number of trials that this process ran.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -63,17 +71,17 @@ def run_trials(
                     json.dump(record, file)
                 shutil.rmtree(scratch, ignore_errors=True)
                 count += 1
-            # Who still has this file open finds the result.
+            # A process that waits for this lock checks for the result.
             lock.unlink(missing_ok=True)
     return count
 
 
-def _result_file(directory, key):
+def _result_file(directory: str | os.PathLike, key: str) -> pathlib.Path:
     return pathlib.Path(directory) / f"{key}.json"
 
 
-def _read_result(path):
-    """The result in a file, or None where there is none or a damaged one."""
+def _read_result(path: pathlib.Path) -> Any:
+    """Returns the result in a file, or None if there is none or it is damaged."""
     try:
         record = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):

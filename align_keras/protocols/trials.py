@@ -1,4 +1,4 @@
-"""Trials of the protocols that train: from a recipe to what a classifier finds."""
+"""Trials of the protocols that train: from a recipe to the results of a classifier."""
 
 import dataclasses
 import functools
@@ -7,8 +7,9 @@ import importlib
 import json
 import math
 import os
+import pathlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -24,6 +25,7 @@ from align_keras.config import (
 from align_keras.config.fields import leaves
 from align_keras.data import evaluation_batches, labeled_batches
 from align_keras.embedders.loading import worker_model
+from align_keras.models.align_image_converter import ALIGNImageConverter
 from align_keras.models.image_classifier import (
     ImageClassifier,
     encoder_without_projection,
@@ -45,16 +47,16 @@ from align_keras.utils.tasks import check_same, is_cluster, run_tasks, worker_co
 if TYPE_CHECKING:
     from align_keras.embedders import Embedder
 
-# Of how images are cropped and batched, and a classifier learns and is judged: raise it
-# where the same recipe, images and seed give something else, so that results on disk
-# aren't taken for it.
+# Version of cropping, batching, training and evaluation. Raise it if the results of the
+# same recipe, images and seed change, so that results on disk aren't reused.
 TRIALS_VERSION = 1
 
-# Drawn log-uniformly between the least and the greatest, or one of several.
+# Options of a sweep that are drawn log-uniformly between two values.
 _RANGES = ("learning_rate", "weight_decay")
+# Options of a sweep that are drawn from several values.
 _CHOICES = ("steps", "batch_size", "crop", "flip")
-# Of the last stage; the others are the whole recipe's.
-_OF_STAGE = ("learning_rate", "steps")
+# Options of the last stage. Others are options of the recipe.
+_STAGE_OPTIONS = ("learning_rate", "steps")
 
 
 def build_stages(
@@ -62,43 +64,48 @@ def build_stages(
     make_batches: Callable[[int, int], tf.data.Dataset],
     count: int,
 ) -> list[FineTuningStage]:
-    """Builds the stages of a recipe for `count` images to learn from; `make_batches`
-    takes an image's side and the step to start at.
+    """Builds the stages of a recipe.
+
+    Args:
+        recipe: `FineTuningConfig`.
+        make_batches: function of the side of an image and the first step.
+        count: int, number of training images.
     """
     stages = []
     for name in ("head", "full"):
         stage = getattr(recipe, name)
-        if not stage.is_left_out:
-            steps = stage.length(recipe.batch_size, count)
-            stages.append(
-                FineTuningStage(
-                    make_batches=functools.partial(make_batches, stage.train_size),
-                    steps=steps,
-                    learning_rate=build_schedule(
-                        stage, steps, count / recipe.batch_size
-                    ),
-                    learns_encoder=name == "full",
-                    encoder_multiplier=getattr(stage, "backbone_multiplier", 1.0),
-                )
+        if stage.is_left_out:
+            continue
+        steps = stage.length(recipe.batch_size, count)
+        stages.append(
+            FineTuningStage(
+                make_batches=functools.partial(make_batches, stage.train_size),
+                steps=steps,
+                learning_rate=stage_schedule(stage, steps, count / recipe.batch_size),
+                learns_encoder=name == "full",
+                encoder_multiplier=getattr(stage, "backbone_multiplier", 1.0),
             )
+        )
     return stages
 
 
-def build_schedule(
+def stage_schedule(
     stage: HeadStageConfig, steps: int, steps_per_epoch: float
 ) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """Builds a stage's learning rate."""
-    rate, schedules = stage.learning_rate, keras.optimizers.schedules
+    """Returns the learning rate or the schedule of a stage."""
+    rate = stage.learning_rate
+    schedules = keras.optimizers.schedules
     if stage.schedule == "constant":
         return rate
     if stage.schedule == "cosine":
         return schedules.CosineDecay(rate, steps)
-    starts, values = [], [rate]
+    starts: list[int] = []
+    values = [rate]
     while True:
         start = round(len(values) * stage.decay_epochs * steps_per_epoch)
         if start >= steps:
             break
-        # Keras changes after the boundary, and steps are counted from 0.
+        # Keras changes the rate after the boundary, and counts steps from 0.
         starts.append(max(start - 1, 0))
         values.append(values[-1] * stage.decay_factor)
     return schedules.PiecewiseConstantDecay(starts, values) if starts else rate
@@ -115,56 +122,70 @@ def swept_recipe(recipe: FineTuningConfig, number: int) -> FineTuningConfig:
     for name in _CHOICES:
         if values := getattr(recipe.sweep, name):
             drawn[name] = values[int(random.integers(len(values)))]
-    of_stage = {name: drawn.pop(name) for name in _OF_STAGE if name in drawn}
-    if "steps" in of_stage:
-        of_stage["epochs"] = None
+    stage_options = {name: drawn.pop(name) for name in _STAGE_OPTIONS if name in drawn}
+    if "steps" in stage_options:
+        stage_options["epochs"] = None
     last = recipe.last_stage
-    stage = dataclasses.replace(getattr(recipe, last), **of_stage)
+    stage = dataclasses.replace(getattr(recipe, last), **stage_options)
     return dataclasses.replace(recipe, **drawn, **{last: stage})
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One training of a classifier, for a task of VTAB or an empty one, on one split,
-    judged on another.
+    """One training of a classifier.
+
+    Attributes:
+        task: str, task of VTAB, or "".
+        train_split: str.
+        test_split: str.
+        recipe: `FineTuningConfig`.
+        seed: int.
     """
 
     task: str
-    learns_from: str
-    judged_on: str
+    train_split: str
+    test_split: str
     recipe: FineTuningConfig
     seed: int
 
     def inputs(self, model: str, data: str | list[str]) -> dict[str, Any]:
-        """What the result depends on, as JSON; `model` is the encoder's fingerprint."""
+        """Returns everything that the result depends on, for JSON.
+
+        Args:
+            model: fingerprint of the image encoder.
+            data: identity of the data.
+        """
         recipe = as_dict(self.recipe)
-        # Of the set of trials, not of one, or without influence.
+        # Options of a set of trials, and options without influence on the result.
         for name in ("runs", "seed", "sweep", "checkpoint_interval"):
             del recipe[name]
-        splits = [self.learns_from, self.judged_on]
         return {
             "model": model,
             "data": data,
-            "splits": [self.task, *splits],
+            "splits": [self.task, self.train_split, self.test_split],
             "recipe": recipe,
             "seed": self.seed,
             "version": TRIALS_VERSION,
         }
 
     def accuracy(self, result: dict[str, list[int]]) -> str:
-        """Says in a line how many images were classified rightly."""
+        """Returns a line with the accuracy of a result."""
         ranks = np.array(result["ranks"])
         return f"{self}: {100 * np.mean(ranks < 1):.1f}% of {len(ranks)} images"
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.task or 'training'}, seed {self.seed}"
 
 
 def open_devices(
     recipe: FineTuningConfig, request: Request
 ) -> tf.distribute.Strategy | None:
-    """Returns the strategy of a recipe, or None, before TensorFlow is used; raises if
-    several processes would share the devices.
+    """Returns the strategy of a recipe, or None.
+
+    This must be called before TensorFlow computes anything.
+
+    Raises:
+        InputError: if several processes would share the devices.
     """
     strategy = recipe.runtime.distribution_strategy
     cluster = is_cluster(request.engine)
@@ -193,9 +214,14 @@ def finished(
     request: Request,
     strategy: tf.distribute.Strategy | None = None,
 ) -> list[dict[str, list[int]]]:
-    """Runs the trials that aren't finished; returns the results of all: `ranks`,
-    `predictions` and `left_out`, rows that can't be decoded. Raises if another process
-    runs some.
+    """Runs the trials that aren't finished, and returns the results of all.
+
+    Returns:
+        List of dicts of `ranks`, `predictions` and `left_out`, the rows of images that
+        can't be decoded.
+
+    Raises:
+        InputError: if another process runs some of the trials.
     """
     directory = results_folder(request.results)
     tasks = dict.fromkeys(trial.task for trial in trials)
@@ -216,61 +242,88 @@ def finished(
         runner = TrialRunner(model.align.image_encoder, data, strategy)
         run_trials(waiting, runner, directory)
     results = read_results(by_key, directory)
-    lost = len(by_key) - len(results)
-    if lost:
+    running_count = len(by_key) - len(results)
+    if running_count:
         raise InputError(
-            f"{lost} of {len(by_key)} trials are being run by another process; let it "
-            "end, then run the same command, which takes its results."
+            f"{running_count} of {len(by_key)} trials are being run by another "
+            "process; let it end, then run the same command, which takes its results."
         )
     return [results[key] for key in keys]
 
 
-def _run_as_tasks(trials, data, model, request, directory):
-    """Runs each trial in a process of this machine or of a cluster, as a task."""
+def _run_as_tasks(
+    trials: Mapping[str, Trial],
+    data: Any,
+    model: "Embedder",
+    request: Request,
+    directory: pathlib.Path,
+) -> None:
+    """Runs each trial as a task in a process of this machine or of a cluster."""
     directory.mkdir(parents=True, exist_ok=True)
     cluster = is_cluster(request.engine)
     workers = None if cluster else min(request.workers, len(trials))
-    given = {name: getattr(request, name) for name in ("data", "classes")}
-    paths = {name: value and absolute(value) for name, value in given.items()}
-    paths["metadata"] = None  # Of slices alone.
-    about = {
+    worker_request = dataclasses.replace(
+        request,
+        data=request.data and absolute(request.data),
+        classes=request.classes and absolute(request.classes),
+        # Only slices need the metadata.
+        metadata=None,
+    )
+    task_arguments = {
         "model": checked_path(model, "engine" if cluster else "workers"),
         "fingerprint": model.image_fingerprint,
         "data": [type(data).__module__, type(data).__name__],
-        "request": dataclasses.asdict(request) | paths,
+        "request": dataclasses.asdict(worker_request),
         "results": str(directory.absolute()),
-        # A cluster's workers have their cores to themselves.
+        # The workers of a cluster use all of their cores.
         "threads": workers and max(1, worker_count() // workers),
     }
     tasks = []
     for key, trial in trials.items():
         recipe = {name: value for name, value, _ in leaves(trial.recipe)}
-        told = {**vars(trial), "recipe": recipe}
-        tasks.append({**about, "key": key, "trial": told})
-    # What is done is told by the results, not by the tasks.
+        trial_arguments = {
+            "task": trial.task,
+            "train_split": trial.train_split,
+            "test_split": trial.test_split,
+            "recipe": recipe,
+            "seed": trial.seed,
+        }
+        tasks.append({**task_arguments, "key": key, "trial": trial_arguments})
+
+    def report(accuracy: str | None) -> None:
+        if accuracy:
+            say(accuracy)
+
+    # The files of the tasks are temporary, since the results record what is finished.
     with tempfile.TemporaryDirectory(prefix=".tasks-", dir=directory) as folder:
         run_tasks(
-            *(run_trial, tasks, folder),
+            run_trial,
+            tasks,
+            folder,
             workers=workers,
             engine=request.engine,
-            told=lambda accuracy: accuracy and say(accuracy),
+            told=report,
         )
 
 
 def run_trial(task: dict) -> str | None:
-    """Runs a trial: a task of `run_tasks`. Returns what is to say of its result, None
-    where another process runs it.
+    """Runs a trial, as a task of `run_tasks`.
+
+    Returns a line about the result, or None if another process runs the trial.
     """
-    if task["threads"] is not None:  # Before TensorFlow begins to compute.
+    # TensorFlow reads these variables when it computes for the first time.
+    if task["threads"] is not None:
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(task["threads"]))
         os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    data_module, data_class = task["data"]
     runner = _runner_on_worker(
         task["model"],
         task["fingerprint"],
-        *task["data"],
+        data_module,
+        data_class,
         json.dumps(task["request"], sort_keys=True),
     )
-    # All options of the recipe are given, whichever it is laid over.
+    # All options of the recipe are overridden, so that the name doesn't matter.
     recipe = load_recipe("vtab", (), task["trial"]["recipe"])
     trial = Trial(**{**task["trial"], "recipe": recipe})
     run_trials({task["key"]: trial}, runner, task["results"])
@@ -279,28 +332,47 @@ def run_trial(task: dict) -> str | None:
 
 
 @functools.lru_cache(maxsize=1)
-def _runner_on_worker(path, fingerprint, module, name, request):
+def _runner_on_worker(
+    path: str, fingerprint: str, module: str, name: str, request: str
+) -> "TrialRunner":
+    """Returns the runner of a worker, which it uses for all of its tasks.
+
+    `module` and `name` are those of the class of the data, which is imported by name,
+    since its module imports this one.
+    """
     model = worker_model(path, "keras")
     check_same(path, model.image_fingerprint, fingerprint)
-    # By its name, as a task's function: the modules of data import this one.
-    data = getattr(importlib.import_module(module), name)
-    data = data(Request(**json.loads(request)))
-    return TrialRunner(model.align.image_encoder, data)
+    data_class = getattr(importlib.import_module(module), name)
+    data = data_class(Request(**json.loads(request)))
+    align: Any = model.align
+    return TrialRunner(align.image_encoder, data)
 
 
 class TrialRunner:
-    """Trains and judges one classifier a call; the `image_encoder` stays as it is."""
+    """Training and evaluation of classifiers on copies of an image encoder.
 
-    def __init__(self, image_encoder, data, strategy=None):
-        self._image_encoder, self._data = image_encoder, data
+    Args:
+        image_encoder: `ImageEncoder`, which isn't changed.
+        data: object with `read(task, split)`, which returns `LabeledImages`.
+        strategy: `tf.distribute.Strategy`, or None.
+    """
+
+    def __init__(
+        self,
+        image_encoder: keras.Model,
+        data: Any,
+        strategy: tf.distribute.Strategy | None = None,
+    ):
+        self._image_encoder = image_encoder
+        self._data = data
         self._strategy = strategy
         start_compiler()
 
-    def __call__(self, trial, scratch):
-        """Runs a `Trial`, from its checkpoint in `scratch`; returns its result."""
+    def __call__(self, trial: Trial, scratch: pathlib.Path) -> dict[str, list[int]]:
+        """Runs a `Trial` from its checkpoint in `scratch`, and returns its result."""
         recipe = trial.recipe
         keras.utils.set_random_seed(trial.seed)
-        train = self._data.read(trial.task, trial.learns_from)
+        train = self._data.read(trial.task, trial.train_split)
         with strategy_scope(self._strategy):
             encoder = encoder_without_projection(
                 self._image_encoder,
@@ -314,15 +386,18 @@ class TrialRunner:
                 micro_batch_size=recipe.micro_batch_size,
             )
 
-        def make_batches(size, start_step):
+        def make_batches(size: int, start_step: int) -> tf.data.Dataset:
+            converter = ALIGNImageConverter(
+                size,
+                crop=recipe.crop,
+                flip=recipe.flip,
+                min_area=recipe.min_crop_area,
+            )
             return labeled_batches(
                 train.images,
                 train.labels,
-                image_size=size,
+                converter,
                 batch_size=recipe.batch_size,
-                crop=recipe.crop,
-                min_area=recipe.min_crop_area,
-                flip=recipe.flip,
                 seed=trial.seed,
                 shuffle_buffer_size=recipe.shuffle_buffer_size,
                 start_step=start_step,
@@ -340,30 +415,33 @@ class TrialRunner:
                 directory=scratch,
                 checkpoint_interval=recipe.checkpoint_interval,
             )
-        found = self._judge(classifier, trial)
-        gc.collect()  # Keras's graphs hold on to the classifier.
-        return found
+        result = self._evaluate(classifier, trial)
+        # Graphs of Keras have reference cycles with the classifier.
+        gc.collect()
+        return result
 
-    def _judge(self, classifier, trial):
+    def _evaluate(
+        self, classifier: ImageClassifier, trial: Trial
+    ) -> dict[str, list[int]]:
         recipe = trial.recipe
-        test = self._data.read(trial.task, trial.judged_on)
+        test = self._data.read(trial.task, trial.test_split)
         size = recipe.batch_size
         if recipe.micro_batch_size is not None:
             strategy = self._strategy
             replicas = 1 if strategy is None else strategy.num_replicas_in_sync
             size = replicas * recipe.micro_batch_size
-        batches = evaluation_batches(
-            test.images,
-            image_size=getattr(recipe, recipe.last_stage).eval_size,
-            batch_size=size,  # As many as are trained on at once.
+        converter = ALIGNImageConverter(
+            getattr(recipe, recipe.last_stage).eval_size,
             central_crop=1.0 if recipe.crop == "whole" else recipe.central_crop,
         )
-        found = classify(classifier, batches, test.labels)
-        left_out = np.setdiff1d(np.arange(len(test.labels)), found.rows)
+        # Evaluation takes the same number of images at a time as training.
+        batches = evaluation_batches(test.images, converter, batch_size=size)
+        answers = classify(classifier, batches, test.labels)
+        unreadable_rows = np.setdiff1d(np.arange(len(test.labels)), answers.rows)
         result = {
-            "ranks": found.ranks.tolist(),
-            "predictions": found.predictions.tolist(),
-            "left_out": left_out.tolist(),
+            "ranks": answers.ranks.tolist(),
+            "predictions": answers.predictions.tolist(),
+            "left_out": unreadable_rows.tolist(),
         }
         say(trial.accuracy(result))
         return result

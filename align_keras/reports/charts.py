@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from markupsafe import Markup
 
-from align_keras.evaluation.classification import as_labels
+from align_keras.evaluation.class_metrics import as_labels
 from align_keras.reports.page_template import page_template, percent, text_width
 
 # Where bars begin and end, and where the plot of lines ends, as in the template.

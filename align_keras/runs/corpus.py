@@ -1,26 +1,28 @@
-"""A corpus from its sources to its shards: stages in order, each done once.
+"""A corpus, stage by stage, from its sources to its shards.
 
-A stage's folder is named by everything that its tables depend on: a killed build goes
-on where it stopped, and a changed threshold repeats only what it changes.
+The folder of a stage is named by everything that its tables depend on. A build that was
+killed therefore resumes, and a changed threshold repeats only the stages that it
+affects.
 """
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import itertools
 import json
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from align_keras.config import CorpusConfig, as_dict, save_config
+from align_keras.config import CorpusConfig, DuplicatesConfig, as_dict, save_config
 from align_keras.corpus.duplicates.embeddings import write_embeddings
 from align_keras.corpus.duplicates.hashes import hash_array
 from align_keras.corpus.duplicates.near_duplicates import (
     NEAR_EVALUATION,
+    Dropped,
     ImageSet,
     find_duplicates,
 )
@@ -53,28 +55,37 @@ from align_keras.embedders.locations import keras_or_auto
 from align_keras.protocols.embedding_cache import absolute
 from align_keras.reports.corpus_report import write_corpus_report
 from align_keras.text.vocabulary import Coverage, learn_vocabulary, save_vocabulary
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, locked, refuse_url
 from align_keras.utils.progress import say
 from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
+STAGE_NAMES = ("extract", "filter", "pictures", "dedup", "vocab", "shard", "report")
 VOCABULARY = "vocabulary.txt"
-# Part of every stage's name: raised when the code gives other results.
+# Part of the name of every stage. Increase it when the code computes other results.
 _VERSION = 5
-# The same of the search among embeddings.
+# Part of the name of a stage that searches among embeddings.
 _SEARCH = "faiss"
 _PAIRS_PER_PIECE = 20_000
-_STORED = ["image_key", "pixel_key", "fault", "perceptual_hash"]
+_STORED_COLUMNS = ["image_key", "pixel_key", "fault", "perceptual_hash"]
 _CAPTIONS_PER_LANGUAGE = 20_000
 _LANGUAGES = 200
-# What says that a stage is done.
+# File of the facts of a stage. It exists when the stage is done.
 _DONE = "done.json"
 
 
 class StageFolder:
-    """A stage's folder, named by a digest of all inputs; done when facts are there."""
+    """Folder of a stage.
 
-    def __init__(self, out, name, inputs):
+    Args:
+        out: folder of the corpus.
+        name: str, name of the stage.
+        inputs: JSON values that the tables of the stage depend on. Their digest is in
+            the folder's name.
+    """
+
+    def __init__(self, out: str | pathlib.Path, name: str, inputs: Any) -> None:
         text = json.dumps([name, inputs], sort_keys=True)
         digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
         self.path = pathlib.Path(out, "stages", f"{name}-{digest}")
@@ -83,29 +94,40 @@ class StageFolder:
 
     @property
     def key(self) -> str:
-        """For the inputs of the stages that stand on this one."""
+        """Name of the folder, an input of the stages that read its tables."""
         return self.path.name
 
     def facts(self) -> dict | None:
-        """Returns what `finish` was given, or None while the stage isn't done."""
+        """Returns the facts of a stage that is done, else None."""
         try:
             return json.loads((self.path / _DONE).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
 
     def finish(self, facts: dict, scratch: Sequence[str] = ()) -> None:
-        """Marks the stage as done, and removes what no later stage needs of it."""
+        """Marks the stage as done and removes folders that no later stage needs.
+
+        Args:
+            facts: dict, JSON values to save.
+            scratch: names of folders to remove.
+        """
         with atomic_write(self.path / _DONE) as file:
             json.dump(facts, file, ensure_ascii=False, indent=1, sort_keys=True)
         for name in scratch:
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for leftover in self.path.rglob(".*.tmp"):  # Of tasks that were killed.
+        # Tasks that were killed leave temporary files.
+        for leftover in self.path.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """What a stage made, and the facts that `StageFolder.finish` was given."""
+    """The tables of a stage that is done.
+
+    Attributes:
+        folder: `StageFolder`.
+        facts: dict that `StageFolder.finish` saved.
+    """
 
     folder: StageFolder
     facts: dict
@@ -113,12 +135,18 @@ class Tables:
     def paths(self, name: str = "part") -> list[str]:
         """Returns the stage's tables in order."""
         count = self.facts["tables"]
-        return [_table(self.folder, name, number) for number in range(count)]
+        return [_table_path(self.folder, name, number) for number in range(count)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """A corpus in the absolute folder `out`, as far as it was built."""
+    """A corpus and the tables of the stages that were built.
+
+    Attributes:
+        out: absolute path of the corpus's folder.
+        config: `CorpusConfig`.
+        tables: dict from the name of a stage to its `Tables`.
+    """
 
     out: pathlib.Path
     config: CorpusConfig
@@ -147,6 +175,52 @@ class Corpus:
                     )
 
 
+@dataclasses.dataclass(frozen=True)
+class KeptPairs:
+    """The images and captions that are left after copies were dropped.
+
+    Attributes:
+        images: `Tables` of the stage `pictures`.
+        copies: `Tables` of the stage `dedup`.
+    """
+
+    images: Tables
+    copies: Tables
+
+    def read_images(self) -> Iterator[dict]:
+        """Yields the images with the captions of equal images that were dropped."""
+        return kept_images(
+            self.images.paths("group"),
+            self.images.paths(),
+            self.copies.facts["dropped"],
+        )
+
+    def read_captions(self) -> Iterator[tuple[str, str]]:
+        """Yields each caption with its primary language."""
+        return kept_captions(
+            self.images.paths("group"),
+            self.images.paths(),
+            self.copies.facts["dropped"],
+        )
+
+    def check_not_empty(self) -> None:
+        """Raises InputError with the counts of all dropped images if none is left."""
+        image_count = self.images.facts["pictures"]
+        reasons = collections.Counter(self.images.facts["faults"])
+        reasons.update(reason for _, reason, *_ in self.copies.facts["dropped"])
+        if image_count > reasons.total():
+            return
+        counts = [f"{count:,} {reason}" for reason, count in reasons.most_common()]
+        remote_count = self.images.facts["remote"]
+        if remote_count:
+            counts.append(f"{remote_count:,} pairs of images that aren't here")
+        summary = ", ".join(counts) or "no pair passes the filters"
+        raise InputError(
+            f"the corpus is empty, none of {image_count:,} images stays ({summary}). "
+            "Give other sources, or change the thresholds of `filter` and `duplicates`."
+        )
+
+
 def build_corpus(
     out: str | pathlib.Path,
     config: CorpusConfig,
@@ -155,25 +229,26 @@ def build_corpus(
     workers: int | None = None,
     engine: str = LOCAL,
 ) -> Corpus:
-    """Builds a corpus, or finds it built: what `align-keras corpus` calls.
+    """Builds a corpus, or opens it if it is built, as `align-keras corpus`.
 
     The configuration is saved as `OUT/corpus.yaml`. A second build of the same folder
-    waits for the first one's end.
+    waits for the end of the first.
 
     Args:
-        out: the corpus's folder.
+        out: folder of the corpus.
         config: `CorpusConfig`, such as `load_corpus_config` returns.
-        stage: a key of `STAGES`, the last stage; those that it stands on run before it.
-        workers: processes; as many as the machine has cores by default.
-        engine: what computes, one of `align_keras.utils.tasks.ENGINES`; a cluster's
-            machines see the sources and `out` by the same paths.
+        stage: last stage to run, one of `STAGE_NAMES`. The stages that it depends on
+            run before it.
+        workers: number of processes. By default as many as the machine has cores.
+        engine: where tasks run, one of `align_keras.utils.tasks.ENGINES`.
+            Its machines must see the sources and `out` by the same paths.
 
     Returns:
         `Corpus`.
 
     Raises:
-        InputError: if there is no source, one can't be read, or nothing passes the
-            filters.
+        InputError: if there is no source, if a source can't be read, or if nothing
+            passes the filters.
 
     References:
         Jia et al. 2021, section 3.
@@ -190,93 +265,122 @@ def build_corpus(
     out = pathlib.Path(out).absolute()
     if out.exists() and not out.is_dir():
         raise InputError(
-            f"out must be a folder, received the file {out}; name another."
+            f"out must be a folder, received the file {out}. Name another."
         )
     out.mkdir(parents=True, exist_ok=True)
     _check(config)
-    is_cluster(engine)  # Raises for an unknown one.
+    check_choice("stage", stage, STAGE_NAMES)
+    is_cluster(engine)  # Raises for an unknown engine.
     build = _Build(out, config, workers, engine)
-    corpus = Corpus(out, config, {})
+    tables: dict[str, Tables] = {}
+    corpus = Corpus(out, config, tables)
     with locked(
         out / "corpus.yaml",
         lambda: say(f"corpus: waiting for another align-keras corpus on {out}"),
     ):
         save_config(config, out / "corpus.yaml")
-        for name in _up_to(stage):
-            function, inputs = STAGES[name]
-            if function is not None:
-                given = [corpus.tables[before] for before in inputs]
-                if inputs == _STORED_AND_COPIES:
-                    _check_kept(*given)
-                corpus.tables[name] = function(build, *given)
+        tables["extract"] = extract_pairs(build, sorted(config.sources))
+        if stage == "extract":
+            return corpus
+        tables["filter"] = apply_filters(build, tables["extract"])
+        if stage == "filter":
+            return corpus
+        tables["pictures"] = gather_images(build, tables["filter"])
+        if stage == "pictures":
+            return corpus
+        tables["dedup"] = find_copies(build, tables["pictures"])
+        if stage == "dedup":
+            return corpus
+        pairs = KeptPairs(tables["pictures"], tables["dedup"])
+        pairs.check_not_empty()
+        if stage in ("vocab", "report"):
+            tables["vocab"] = learn_corpus_vocabulary(build, pairs)
+        if stage in ("shard", "report"):
+            tables["shard"] = write_shards(build, pairs)
         if stage == "report":
             write_corpus_report(corpus)
     return corpus
 
 
-def _check(config):
+def _check(config: CorpusConfig) -> None:
+    """Raises for a configuration without sources or without its encoder."""
     if not config.sources:
         raise InputError(
-            "a corpus needs a source; name one with --source, such as --source "
+            "a corpus needs a source. Name one with --source, such as --source "
             "html:PAGES, or as sources in --config."
         )
     if config.duplicates.mode == "embedding":
         try:
-            keras_or_auto(config.duplicates.encoder)
+            keras_or_auto(str(config.duplicates.encoder))
         except InputError as error:
             text = str(error).replace("model", "duplicates.encoder", 1)
             raise InputError(text) from None
 
 
-def _up_to(stage):
-    """The names of a stage and of those that it stands on, in order."""
-    needed = {stage}
-    for name, (_, inputs) in reversed(STAGES.items()):
-        needed.update(inputs if name in needed else ())
-    return [name for name in STAGES if name in needed]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Build:
-    """What every stage is handed besides tables."""
+    """Options of a build that every stage uses.
+
+    Attributes:
+        out: absolute path of the corpus's folder.
+        config: `CorpusConfig`.
+        workers: number of processes, or None for as many as there are cores.
+        engine: name or address of the cluster, or `LOCAL`.
+    """
 
     out: pathlib.Path
     config: CorpusConfig
     workers: int | None
     engine: str
 
-    def stage(self, name, inputs, run):
-        """Runs a stage unless it is done; the result depends on JSON-ready `inputs`.
+    def stage(self, name: str, inputs: Sequence, compute: Callable) -> Tables:
+        """Computes a stage unless it is done.
 
-        `run` makes of the `StageFolder` the facts and the names of what can be removed.
+        Args:
+            name: str, name of the stage.
+            inputs: JSON values that the result depends on.
+            compute: function from the `StageFolder` to the facts of the stage and the
+                names of the folders that can be removed.
         """
         folder = StageFolder(self.out, name, [_VERSION, *inputs])
         facts = folder.facts()
         if facts is None:
-            facts, scratch = run(folder)
+            facts, scratch = compute(folder)
             folder.finish(facts, ("tasks", *scratch))
         return Tables(folder, facts)
 
-    def run(self, function, tasks, folder, here=False):
-        """Runs tasks, in this process where no cluster does and `here` is set."""
+    def run(
+        self,
+        function: Callable,
+        tasks: list[dict],
+        folder: StageFolder,
+        in_process: bool = False,
+    ) -> Any:
+        """Runs tasks, without further processes if `in_process` and no cluster."""
         results = folder.tasks / function.__name__
-        workers = 1 if here and self.engine == LOCAL else self.workers
+        workers = 1 if in_process and self.engine == LOCAL else self.workers
         return run_tasks(function, tasks, results, workers=workers, engine=self.engine)
 
 
-def extract(build: _Build, specs: Sequence[str] | None = None) -> Tables:
-    """Reads the corpus's sources, or `specs` of evaluation images, into raw pairs."""
-    if specs:
-        sources = [evaluation_source(spec) for spec in sorted(specs)]
-    else:
-        sources = [open_source(spec) for spec in sorted(build.config.sources)]
+def extract_pairs(build: _Build, specs: Sequence[str]) -> Tables:
+    """Reads sources into raw pairs."""
+    caption_rules = sorted(set(build.config.caption_rules))
+    return _extract(build, [open_source(spec) for spec in specs], caption_rules)
+
+
+def extract_evaluation_images(build: _Build, spec: str) -> Tables:
+    """Reads the images of an evaluation set, whatever their captions are."""
+    return _extract(build, [evaluation_source(spec)], [])
+
+
+def _extract(
+    build: _Build, sources: Sequence[Any], caption_rules: Sequence[str]
+) -> Tables:
     inputs: list = [(source.name, source.fingerprint()) for source in sources]
-    # Evaluation images leave their copies out whatever their captions are.
-    caption_rules = [] if specs else sorted(set(build.config.caption_rules))
     if caption_rules:
         inputs.append(caption_rules)
 
-    def run(folder):
+    def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
         parts = [(source, part) for source in sources for part in source.parts()]
         names = ", ".join(source.name for source in sources)
         say(f"corpus extract: {len(parts):,} parts of {names}")
@@ -284,7 +388,7 @@ def extract(build: _Build, specs: Sequence[str] | None = None) -> Tables:
             {
                 "part": dataclasses.asdict(part),
                 "source": source.name,
-                "table": _table(folder, "part", number),
+                "table": _table_path(folder, "part", number),
                 "spool": str(folder.path / "spool"),
                 "caption_rules": caption_rules,
             }
@@ -293,17 +397,18 @@ def extract(build: _Build, specs: Sequence[str] | None = None) -> Tables:
         counts = merged_counts(build.run(extract_part, tasks, folder))
         return {"tables": len(parts), "counts": counts}, ()
 
-    return build.stage("extract", inputs, run)
+    return build.stage("extract", inputs, compute)
 
 
-def filter_pairs(build: _Build, raw: Tables) -> Tables:
-    """Applies the paper's filters to the raw pairs: four passes over the tables."""
+def apply_filters(build: _Build, raw: Tables) -> Tables:
+    """Applies the paper's filters to the raw pairs in four passes over the tables."""
     thresholds = as_dict(build.config.filter)
 
-    def run(folder):
+    def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
         say(f"corpus filter: {raw.facts['counts']['kept']:,} pairs")
-        counts, tables = str(folder.path / "counts"), raw.paths()
-        tasks = [{"table": table, "folder": counts} for table in tables]
+        counts = str(folder.path / "counts")
+        tables = raw.paths()
+        tasks: list[dict] = [{"table": table, "folder": counts} for table in tables]
         build.run(count_task, tasks, folder)
         partitions = count_partitions(counts)
         shared = {"folder": counts, "thresholds": thresholds, "partitions": partitions}
@@ -311,7 +416,7 @@ def filter_pairs(build: _Build, raw: Tables) -> Tables:
         build.run(merge_task, tasks, folder)
         [chosen] = build.run(choose_task, [shared], folder)
         tasks = [
-            {**shared, "table": table, "kept": _table(folder, "part", number)}
+            {**shared, "table": table, "kept": _table_path(folder, "part", number)}
             for number, table in enumerate(tables)
         ]
         result = merge_results(build.run(filter_task, tasks, folder))
@@ -320,53 +425,55 @@ def filter_pairs(build: _Build, raw: Tables) -> Tables:
     inputs = [raw.folder.key, thresholds]
     if build.config.filter.detect_language != "never":
         inputs.append(detector_version())
-    return build.stage("filter", inputs, run)
+    return build.stage("filter", inputs, compute)
 
 
 def gather_images(build: _Build, pairs: Tables) -> Tables:
-    """Gathers captions by image, in `group`, and decodes each image once, in `part`."""
+    """Gathers the captions of each image in `group`, and its pixels in `part`."""
     form = as_dict(build.config.images)
     form["max_pixels"] = build.config.filter.max_pixels
     load_hook(form["refuse"])
 
-    def run(folder):
+    def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
         count = pairs.facts["counts"]["kept"]
         say(f"corpus pictures: of {count:,} pairs")
-        cut, tables = str(folder.path / "cut"), pairs.paths()
+        cut = str(folder.path / "cut")
+        tables = pairs.paths()
         pieces = 1 + count // _PAIRS_PER_PIECE
         tasks = [{"table": table, "folder": cut, "pieces": pieces} for table in tables]
-        places = build.run(cut_table, tasks, folder)
+        cut_counts = build.run(cut_table, tasks, folder)
         names = [pathlib.Path(table).stem for table in tables]
-        groups = [_table(folder, "group", number) for number in range(pieces)]
+        groups = [_table_path(folder, "group", number) for number in range(pieces)]
         tasks = [
             {"folder": cut, "names": names, "piece": number, "table": group}
             for number, group in enumerate(groups)
         ]
         grouped = build.run(group_piece, tasks, folder)
         tasks = [
-            {**form, "group": group, "table": _table(folder, "part", number)}
+            {**form, "group": group, "table": _table_path(folder, "part", number)}
             for number, group in enumerate(groups)
         ]
-        faults = collections.Counter()
+        faults: collections.Counter[str] = collections.Counter()
         for stored in build.run(store_images, tasks, folder):
             faults.update(stored["faults"])
         facts = {
             "tables": pieces,
-            "remote": sum(counts["remote"] for counts in places),
+            "remote": sum(counts["remote"] for counts in cut_counts),
             "pairs": sum(counts["pairs"] for counts in grouped),
             "pictures": sum(counts["pictures"] for counts in grouped),
             "faults": dict(faults),
         }
         return facts, ("cut",)
 
-    return build.stage("pictures", [pairs.folder.key, form], run)
+    return build.stage("pictures", [pairs.folder.key, form], compute)
 
 
 def find_copies(build: _Build, images: Tables) -> Tables:
-    """Finds images that are too near to another: `dropped` of the facts names them."""
+    """Finds images that are too near to another. `dropped` of the facts names them."""
     config = build.config.duplicates
     references = {
-        spec: gather_images(build, extract(build, [spec])) for spec in config.against
+        spec: gather_images(build, extract_evaluation_images(build, spec))
+        for spec in config.against
     }
     keys = [tables.folder.key for tables in references.values()]
     inputs = [images.folder.key, as_dict(config), keys]
@@ -375,90 +482,149 @@ def find_copies(build: _Build, images: Tables) -> Tables:
         model = worker_model(encoder, keras_or_auto(encoder))
         inputs += [_SEARCH, model.image_fingerprint]
 
-    def run(folder):
+    def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
         say(f"corpus dedup: {images.facts['pictures']:,} images")
-        read = functools.partial(_signed_images, build, folder=folder)
-        corpus = read(images)
-        evaluation = [read(tables, name=spec) for spec, tables in references.items()]
-        dropped = _dropped(corpus, evaluation, config)
+        corpus = _read_image_set(build, images, folder)
+        evaluation_sets = [
+            _read_image_set(build, tables, folder, spec)
+            for spec, tables in references.items()
+        ]
+        dropped = CopySearch(corpus, config).find(evaluation_sets)
         facts = {"tables": 0, "dropped": [list(image) for image in dropped]}
         return facts, ("embeddings",)
 
-    return build.stage("dedup", inputs, run)
+    return build.stage("dedup", inputs, compute)
 
 
-def _dropped(corpus, references, config):
-    """Copies of evaluation images first, then those of each other among the rest."""
-    find = functools.partial(find_duplicates, corpus)
-    inside, against = config.max_distance, config.max_distance_against
-    if config.mode == "embedding":
-        inside, against = config.min_cosine, config.min_cosine_against
-        clusters = {"clusters": config.clusters, "nearest": config.nearest_clusters}
-        find = functools.partial(find, mode="embedding", **clusters)
-    if not config.inside_corpus or inside == against:
-        return find(references, threshold=against, inside=config.inside_corpus)
-    near = find(references, threshold=against, inside=False)
-    near = [image for image in near if image.reason == NEAR_EVALUATION]
-    return find(gone=near, threshold=inside)
+@dataclasses.dataclass(frozen=True)
+class CopySearch:
+    """Search for copies in a corpus by the thresholds of a configuration.
+
+    Attributes:
+        corpus: `ImageSet`.
+        config: `DuplicatesConfig`.
+    """
+
+    corpus: ImageSet
+    config: DuplicatesConfig
+
+    def find(self, evaluation_sets: Sequence[ImageSet]) -> list[Dropped]:
+        """Finds copies of evaluation images, and then copies among other images."""
+        config = self.config
+        if config.mode == "embedding":
+            threshold = config.min_cosine
+            evaluation_threshold = config.min_cosine_against
+        else:
+            threshold = config.max_distance
+            evaluation_threshold = config.max_distance_against
+        if not config.inside_corpus or threshold == evaluation_threshold:
+            return self._find(
+                evaluation_threshold,
+                evaluation_sets=evaluation_sets,
+                inside_corpus=config.inside_corpus,
+            )
+        copies = self._find(
+            evaluation_threshold, evaluation_sets=evaluation_sets, inside_corpus=False
+        )
+        near_evaluation = [copy for copy in copies if copy.reason == NEAR_EVALUATION]
+        return self._find(threshold, dropped_before=near_evaluation)
+
+    def _find(
+        self,
+        threshold: float,
+        *,
+        evaluation_sets: Sequence[ImageSet] = (),
+        inside_corpus: bool = True,
+        dropped_before: Sequence[Dropped] = (),
+    ) -> list[Dropped]:
+        mode = "hash"
+        options: dict[str, float] = {"threshold": threshold}
+        if self.config.mode == "embedding":
+            mode = "embedding"
+            options["clusters"] = self.config.clusters
+            options["nearest"] = self.config.nearest_clusters
+        return find_duplicates(
+            self.corpus,
+            evaluation_sets,
+            mode,
+            inside=inside_corpus,
+            gone=dropped_before,
+            **options,
+        )
 
 
-def _signed_images(build, tables, *, folder, name=""):
-    """Reads what finding copies needs of stored images."""
+def _read_image_set(
+    build: _Build, tables: Tables, folder: StageFolder, name: str = ""
+) -> ImageSet:
+    """Reads the keys, signatures and sizes of stored images."""
     config = build.config.duplicates
-    keys, pixel_keys, hashes, pixels = [], [], [], []
+    keys: list[str] = []
+    pixel_keys: list[str] = []
+    hashes: list[bytes] = []
+    pixel_counts: list[int] = []
     for group, stored in zip(tables.paths("group"), tables.paths(), strict=True):
         sizes = read_rows(group, ["width", "height"])
-        for row, size in zip(read_rows(stored, _STORED), sizes, strict=True):
+        for row, size in zip(read_rows(stored, _STORED_COLUMNS), sizes, strict=True):
             if not row["fault"]:
                 keys.append(row["image_key"])
                 pixel_keys.append(row["pixel_key"])
                 hashes.append(row["perceptual_hash"])
-                pixels.append(size["width"] * size["height"])
+                pixel_counts.append(size["width"] * size["height"])
     if config.mode == "embedding":
-        signatures = _embedded(build, tables, folder, len(keys))
+        signatures = _embed_stored_images(build, tables, folder, len(keys))
     else:
         signatures = hash_array(hashes)
         if config.mode == "pixels":
-            signatures = np.zeros_like(signatures)  # Near to none.
-    return ImageSet(keys, signatures, np.array(pixels), pixel_keys, name)
+            # No image is near another by this signature.
+            signatures = np.zeros_like(signatures)
+    return ImageSet(keys, signatures, pixel_counts, pixel_keys, name)
 
 
-def _embedded(build, tables, folder, count):
-    """Embeds stored images table by table; the embeddings of all, (count, d)."""
-    name = absolute(build.config.duplicates.encoder)
+def _embed_stored_images(
+    build: _Build, tables: Tables, folder: StageFolder, count: int
+) -> np.ndarray:
+    """Embeds stored images table by table, and returns all as (count, d)."""
+    name = absolute(str(build.config.duplicates.encoder))
     fingerprint = worker_model(name, keras_or_auto(name)).image_fingerprint
-    about = {"encoder": name, "fingerprint": fingerprint}
     path = folder.path / "embeddings" / f"{tables.folder.key}.npy"
     tasks = [
-        {**about, "table": table, "to": str(path.with_suffix(f".{number}.npy"))}
+        {
+            "encoder": name,
+            "fingerprint": fingerprint,
+            "table": table,
+            "to": str(path.with_suffix(f".{number}.npy")),
+        }
         for number, table in enumerate(tables.paths())
     ]
-    build.run(embed_images, tasks, folder, here=True)
+    build.run(embed_images, tasks, folder, in_process=True)
     parts = (np.load(task["to"]) for task in tasks)
     rows = itertools.chain.from_iterable(parts)
     return write_embeddings(path, rows, np.stack, count)
 
 
 def embed_images(task: dict) -> None:
-    """Embeds the images of a table: a task of `run_tasks`."""
+    """Embeds the images of a table, as a task of `run_tasks`."""
     model = worker_model(task["encoder"], keras_or_auto(task["encoder"]))
-    name = "duplicates.encoder"
-    check_same(task["encoder"], model.image_fingerprint, task["fingerprint"], name)
+    check_same(
+        task["encoder"],
+        model.image_fingerprint,
+        task["fingerprint"],
+        "duplicates.encoder",
+    )
     count = sum(not row["fault"] for row in read_rows(task["table"], ["fault"]))
     rows = read_rows(task["table"], ["fault", "jpeg"])
     jpegs = (row["jpeg"] for row in rows if not row["fault"])
     write_embeddings(task["to"], jpegs, model.encode_images, count)
 
 
-def learn_words(build: _Build, images: Tables, copies: Tables) -> Tables:
-    """Learns the vocabulary of what stays: `OUT/vocabulary.txt`."""
+def learn_corpus_vocabulary(build: _Build, pairs: KeptPairs) -> Tables:
+    """Learns the vocabulary of the kept captions and writes `OUT/vocabulary.txt`."""
     config = build.config.vocabulary
 
-    def run(folder):
+    def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
         say("corpus vocab: of the kept captions")
-        kept = _kept(kept_captions, images, copies)
         tokens = learn_vocabulary(
-            (caption for caption, _ in kept()),
+            (caption for caption, _ in pairs.read_captions()),
             config.size,
             min_frequency=config.min_frequency,
             normalization=config.normalization,
@@ -468,21 +634,28 @@ def learn_words(build: _Build, images: Tables, copies: Tables) -> Tables:
             "tables": 0,
             "tokens": len(tokens),
             "normalization": config.normalization,
-            "languages": _coverage(tokens, config.normalization, kept()),
+            "languages": _measure_coverage(
+                tokens, config.normalization, pairs.read_captions()
+            ),
         }
         return facts, ()
 
-    inputs = [images.folder.key, copies.folder.key, as_dict(config)]
-    made = build.stage("vocab", inputs, run)
+    inputs = [pairs.images.folder.key, pairs.copies.folder.key, as_dict(config)]
+    tables = build.stage("vocab", inputs, compute)
     with atomic_write(build.out / VOCABULARY, "wb") as file:
-        file.write((made.folder.path / VOCABULARY).read_bytes())
-    return made
+        file.write((tables.folder.path / VOCABULARY).read_bytes())
+    return tables
 
 
-def _coverage(tokens, normalization, kept):
-    """Measures the vocabulary on each language, by the first captions of each."""
-    samples, counts = {}, collections.Counter()
-    for caption, language in kept:
+def _measure_coverage(
+    tokens: list[str],
+    normalization: str,
+    captions: Iterator[tuple[str, str]],
+) -> list[dict]:
+    """Measures the vocabulary on the first captions of each language."""
+    samples: dict[str, list[str]] = {}
+    counts: collections.Counter[str] = collections.Counter()
+    for caption, language in captions:
         counts[language] += 1
         if counts[language] <= _CAPTIONS_PER_LANGUAGE:
             samples.setdefault(language, []).append(caption)
@@ -497,50 +670,27 @@ def _coverage(tokens, normalization, kept):
     ]
 
 
-def write_shards(build: _Build, images: Tables, copies: Tables) -> Tables:
-    """Writes the shards that training reads: `OUT/web_pairs/1.0.0`."""
-    # It imports TensorFlow, which no other stage needs.
+def write_shards(build: _Build, pairs: KeptPairs) -> Tables:
+    """Writes the shards that training reads, `OUT/web_pairs/1.0.0`."""
+    # This import loads TensorFlow, which no other stage needs.
     from align_keras.datasets.web_pairs import SHARDS, place_shards, write_web_pairs
 
     config = build.config.shards
 
-    def run(folder):
+    def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
         say("corpus shard: writing the shards")
-        kept = _kept(kept_images, images, copies)
-        origin = {"config": _origin(build.config)}
-        counts = write_web_pairs(folder.path, kept, config, notes=origin)
+        notes = {"config": _order_free_config(build.config)}
+        counts = write_web_pairs(folder.path, pairs.read_images, config, notes=notes)
         return {"tables": 0, **counts}, ()
 
-    inputs = [images.folder.key, copies.folder.key, as_dict(config)]
-    made = build.stage("shard", inputs, run)
-    place_shards(made.folder.path / SHARDS, build.out / SHARDS)
-    return made
+    inputs = [pairs.images.folder.key, pairs.copies.folder.key, as_dict(config)]
+    tables = build.stage("shard", inputs, compute)
+    place_shards(tables.folder.path / SHARDS, build.out / SHARDS)
+    return tables
 
 
-def _check_kept(images, copies):
-    """Raises InputError if no image stays, with the counts of all that left."""
-    image_count = images.facts["pictures"]
-    reasons = collections.Counter(images.facts["faults"])
-    reasons.update(reason for _, reason, *_ in copies.facts["dropped"])
-    if image_count > reasons.total():
-        return
-    counts = [f"{count:,} {reason}" for reason, count in reasons.most_common()]
-    if images.facts["remote"]:
-        counts.append(f"{images.facts['remote']:,} pairs of images that aren't here")
-    counts = ", ".join(counts) or "no pair passes the filters"
-    raise InputError(
-        f"the corpus is empty, none of {image_count:,} images stays ({counts}). "
-        "Give other sources, or change the thresholds of `filter` and `duplicates`."
-    )
-
-
-def _kept(read, images, copies):
-    dropped = copies.facts["dropped"]
-    return functools.partial(read, images.paths("group"), images.paths(), dropped)
-
-
-def _origin(config):
-    """What the shards depend on, in whatever order it was given."""
+def _order_free_config(config: CorpusConfig) -> dict:
+    """Returns the options that the shards depend on, with lists sorted."""
     origin = as_dict(config)
     del origin["vocabulary"]
     origin["sources"] = sorted(origin["sources"])
@@ -549,18 +699,5 @@ def _origin(config):
     return origin
 
 
-def _table(folder, name, number):
+def _table_path(folder: StageFolder, name: str, number: int) -> str:
     return str(folder.path / f"{name}-{number:05d}.parquet")
-
-
-_STORED_AND_COPIES = ("pictures", "dedup")
-# In their order, each with those whose tables it is handed.
-STAGES: dict[str, tuple[Callable | None, tuple[str, ...]]] = {
-    "extract": (extract, ()),
-    "filter": (filter_pairs, ("extract",)),
-    "pictures": (gather_images, ("filter",)),
-    "dedup": (find_copies, ("pictures",)),
-    "vocab": (learn_words, _STORED_AND_COPIES),
-    "shard": (write_shards, _STORED_AND_COPIES),
-    "report": (None, ("vocab", "shard")),
-}

@@ -21,6 +21,7 @@ from align_keras.runs.run_folder import (
 )
 from align_keras.runs.start import start_tensorflow
 from align_keras.utils.arguments import check_choice
+from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
 MODES = ("train", "eval", "train_and_eval", "index")
@@ -53,7 +54,7 @@ def train_experiment(
             (measures a checkpoint), or `"index"` (writes the export, the search index
             and the report of a finished run).
         checkpoint: `"latest"` or `"best"`, the checkpoint that `"eval"` measures.
-        with_results: bool, True to write what `"index"` writes after training.
+        with_results: bool, True to write what `"index"` writes, right after training.
         command: str, command that the export and the report name. None for the one
             that resumes the run.
 
@@ -82,6 +83,11 @@ def train_experiment(
     """
     check_choice("mode", mode, MODES)
     check_choice("checkpoint", checkpoint, CHECKPOINTS)
+    if with_results and mode in ("eval", "index"):
+        raise InputError(
+            "with_results must be False unless mode is train or train_and_eval. "
+            f"Received: with_results={with_results}, mode={mode!r}. Leave it out."
+        )
     config = resolve_config(config, params_override)
     task, trainer = config.task, config.trainer
     directory = pathlib.Path(model_dir)
@@ -99,8 +105,8 @@ def train_experiment(
         import keras
 
         from align_keras.data import read_retrieval_set
-        from align_keras.models.warm_start import check_installed
-        from align_keras.protocols.captions import evaluate_pairs
+        from align_keras.models.warm_start import check_weights_installed
+        from align_keras.protocols.caption_protocols import evaluate_pairs
         from align_keras.runs.assemble import build_model, compile_model
         from align_keras.runs.results import write_results
         from align_keras.runs.run_corpora import (
@@ -120,7 +126,7 @@ def train_experiment(
         from align_keras.training.strategies import save_by_chief, strategy_scope
 
         # Open the corpora. The first run on a corpus builds it, which may take an hour.
-        check_installed(
+        check_weights_installed(
             task.model.image_encoder.weights, task.model.text_encoder.weights
         )
         corpora = open_corpora(task)

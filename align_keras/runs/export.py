@@ -1,4 +1,4 @@
-"""A trained model as others run it, in one folder with its card."""
+"""Export of a trained model to one folder with a model card."""
 
 import importlib.util
 import os
@@ -17,17 +17,23 @@ from align_keras.utils.files import atomic_folder, new_folder
 
 
 class Format(NamedTuple):
-    """A form in which a model is written: what it is for, and what it needs."""
+    """Format of an export.
+
+    Attributes:
+        help: str, description for the command line.
+        extra: str, extra of this package that the format needs, or None.
+        packages: tuple of str, packages of the extra.
+        described: str, sentence of the model card about the description of inputs and
+            outputs. None for signatures.json.
+    """
 
     help: str
-    # Of this package, with the packages that it brings.
     extra: str | None = None
     packages: tuple[str, ...] = ()
-    # Where its card says that inputs and outputs are told; None for signatures.json.
     described: str | None = None
 
 
-FORMATS = {
+EXPORT_FORMATS = {
     "saved_model": Format("SavedModels, for TensorFlow Serving"),
     "litert": Format(
         "LiteRT files, for phones and boards",
@@ -52,8 +58,8 @@ FORMATS = {
     ),
 }
 _TOWERS = ("litert", "web")
-# The formats that an option is for; others would ignore it.
-OPTIONS = {
+# Formats that have an option. Others would ignore it.
+FORMATS_OF_OPTION = {
     "weights": ("saved_model",),
     "quantize": _TOWERS,
     "images": _TOWERS,
@@ -90,7 +96,7 @@ def export_model(
 ) -> None:
     """Writes a model for TensorFlow Serving, for phones, for browsers or as ONNX.
 
-    What `align-keras export` does. A card, `README.md`, lies beside each format.
+    This is `align-keras export`. The folder has a model card, `README.md`.
 
     Args:
         model: `ALIGN` with a vocabulary, or a name that `align_keras.load_model` can
@@ -99,25 +105,26 @@ def export_model(
         to: the folder to write: new or empty.
         format: `"saved_model"`, for TensorFlow Serving; `"litert"`, for phones;
             `"web"`, a page that searches images; or `"onnx"`.
-        weights: `"bfloat16"` or `"float16"` stores SavedModels in half the room.
-        quantize: of LiteRT towers and of a page's: `"none"`, `"float16"`,
+        weights: `"bfloat16"` or `"float16"` stores SavedModels in half the size.
+        quantize: quantization of LiteRT files and of a page: `"none"`, `"float16"`,
             `"weight-int8"`, `"dynamic-int8"` or `"int8"`.
-        images: a table or folder of captioned images or the name of a set, by which
-            `"litert"` calibrates int8, and which `"web"` shows, not the run's index.
-        image_column: of the table of `images` or `data`; likewise the next two.
-        caption_column: str.
-        encoding: str.
-        data: a set on which the recall of LiteRT towers is measured.
-        data_root: the folder of the named sets, `"data"` by default.
-        resizable: LiteRT towers of any number and size of images, and of captions.
-        license: the terms of the weights, for the files and the card.
-        evaluation: what `align-keras evaluate --json` printed of it, for the card.
-        title: a page's heading.
-        litert_js: a node_modules folder with `@litertjs/core`, copied beside a page.
+        images: table or folder of captioned images, or the name of a set. `"litert"`
+            calibrates int8 with them, and `"web"` shows them instead of the index of
+            the run.
+        image_column: column of the table of `images` or `data`.
+        caption_column: column of the table of `images` or `data`.
+        encoding: encoding of the table of `images` or `data`.
+        data: data set on which the recall of LiteRT files is measured.
+        data_root: folder of the named sets, `"data"` by default.
+        resizable: make LiteRT files for any number and size of images and captions.
+        license: terms of the weights, for the files and the card.
+        evaluation: files that `align-keras evaluate --json` printed, for the card.
+        title: heading of a page.
+        litert_js: node_modules folder with `@litertjs/core`, which is copied to a page.
 
     Raises:
-        InputError: if an option doesn't fit the format, something isn't installed, the
-            model can't be exported, or `to` holds something.
+        InputError: if an option doesn't fit the format, a package isn't installed, the
+            model can't be exported, or `to` isn't empty.
 
     References:
         Jia et al. 2021, section 4.1 (the two encoders) and 10 (what a card must say).
@@ -128,11 +135,21 @@ def export_model(
     align_keras.export_model("saved_models/stamps", "served", weights="bfloat16")
     ```
     """
-    options = {
-        name: value
-        for name, value in locals().items()
-        if name in OPTIONS and value is not None
+    all_options = {
+        "weights": weights,
+        "quantize": quantize,
+        "images": images,
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "encoding": encoding,
+        "data": data,
+        "data_root": data_root,
+        "resizable": resizable,
+        "license": license,
+        "title": title,
+        "litert_js": litert_js,
     }
+    options = {name: value for name, value in all_options.items() if value is not None}
     target = _checked(model, to, format, options)
     is_path = isinstance(model, str | os.PathLike)
     measured = [read_evaluation(path, model) for path in evaluation if is_path]
@@ -145,17 +162,19 @@ def export_model(
 def _checked(
     model: Any, to: str | os.PathLike, format: str, options: dict[str, Any]
 ) -> pathlib.Path:
-    """Returns the folder to write; raises before TensorFlow is imported."""
-    check_choice("format", format, FORMATS)
+    """Returns the folder to write, or raises before TensorFlow is imported."""
+    check_choice("format", format, EXPORT_FORMATS)
     for name, value in options.items():
-        formats = OPTIONS[name]
+        formats = FORMATS_OF_OPTION[name]
         if format not in formats:
             raise InputError(
                 f"{name} must be left out of the format {format}, received {value!r}; "
                 f"it is for {' and '.join(formats)}."
             )
-        known = {"weights": WEIGHTS, "quantize": QUANTIZATIONS}.get(name, (value,))
-        check_choice(name, value, known)
+    if "weights" in options:
+        check_choice("weights", options["weights"], WEIGHTS)
+    if "quantize" in options:
+        check_choice("quantize", options["quantize"], QUANTIZATIONS)
     _check_table_options(options)
     _check_installed(format, options)
     if isinstance(model, str | os.PathLike):
@@ -168,7 +187,7 @@ def _checked(
 
 
 def _check_table_options(options: dict[str, Any]) -> None:
-    """Raises for the options of a table or folder where there is none."""
+    """Raises for options of a table or folder if there is none."""
     named = [options[name] for name in ("images", "data") if name in options]
     for name in ("image_column", "caption_column", "encoding"):
         is_for = os.path.exists if name == "encoding" else os.path.isfile
@@ -181,7 +200,9 @@ def _check_table_options(options: dict[str, Any]) -> None:
 
 
 def _check_installed(format: str, options: dict[str, Any]) -> None:
-    extra, packages = FORMATS[format].extra, FORMATS[format].packages
+    """Raises unless the packages of a format are installed."""
+    extra = EXPORT_FORMATS[format].extra
+    packages = EXPORT_FORMATS[format].packages
     if options.get("quantize", "none") != "none":
         packages += ("litert_quantizer",)
     for name in packages:
@@ -193,12 +214,13 @@ def _check_installed(format: str, options: dict[str, Any]) -> None:
 
 
 def _open(model: Any, format: str) -> Any:
+    """Opens a model, and raises unless it can be exported."""
     from align_keras.export.saved_model import check_finite_weights
     from align_keras.models import ALIGN
 
     align = model
     if not isinstance(model, ALIGN):
-        # Converters know no mixed precision; the variables are float32 in any case.
+        # Converters don't support mixed precision. The variables are always float32.
         dtype = None if format == "saved_model" else "float32"
         location = locate_model(model)
         align = ALIGN.from_preset(location.folder or location.name, dtype=dtype)
@@ -211,7 +233,15 @@ def _open(model: Any, format: str) -> Any:
     return align
 
 
-def _write_card(align, folder, model, format, options, measured):
+def _write_card(
+    align: Any,
+    folder: pathlib.Path,
+    model: Any,
+    format: str,
+    options: dict[str, Any],
+    measured: list[dict],
+) -> None:
+    """Writes the model card."""
     from align_keras.export.model_card import SIGNATURES, model_card
 
     quantize = options.get("quantize", "none")
@@ -220,14 +250,16 @@ def _write_card(align, folder, model, format, options, measured):
         align,
         weights=options.get("weights", None if quantize == "none" else quantize),
         license=options.get("license"),
-        described=FORMATS[format].described or SIGNATURES,
+        described=EXPORT_FORMATS[format].described or SIGNATURES,
         measured=measured,
         **(about_run(model) if is_path else {}),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _write_saved_model(align, folder, model, weights=None):
+def _write_saved_model(
+    align: Any, folder: pathlib.Path, model: Any, weights: str | None = None
+) -> None:
     from align_keras.export.saved_model import write_saved_models
     from align_keras.export.serving_files import write_serving_files
 
@@ -235,7 +267,9 @@ def _write_saved_model(align, folder, model, weights=None):
     write_serving_files(folder)
 
 
-def _write_onnx(align, folder, model, license=None):
+def _write_onnx(
+    align: Any, folder: pathlib.Path, model: Any, license: str | None = None
+) -> None:
     from align_keras.export.onnx import image_onnx, text_onnx
 
     for name, convert in (("image", image_onnx), ("text", text_onnx)):

@@ -1,4 +1,4 @@
-"""Both towers as LiteRT files, and a table of what quantizing changes."""
+"""Both towers as LiteRT files, and a table of the changes by quantizing."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ def export_litert(
     license: str | None = None,
     **columns: Any,
 ) -> None:
-    """Writes both towers, their examples, and a table of what quantizing changes.
+    """Writes both towers, their examples, and a table of the changes by quantizing.
 
     Args:
         align: `ALIGN`.
@@ -147,7 +147,7 @@ def retrieval_pairs(
         encoding: str, encoding of a table or of captions in a folder.
         **columns: `image_column` and `caption_column` of a table.
     """
-    from align_keras.protocols import captions
+    from align_keras.protocols import caption_protocols
 
     path = pathlib.Path(name)
     table_options: dict[str, Any] = {}
@@ -156,7 +156,8 @@ def retrieval_pairs(
     if path.is_file():
         table_options |= columns
     request = Request(data=name, data_root=data_root, split=split, **table_options)
-    return RetrievalPairs(request, captions.captioned_images(request).images)
+    images = caption_protocols.read_captioned_images(request).images
+    return RetrievalPairs(request, images)
 
 
 def calibration_images(name: str, **columns: Any) -> list:
@@ -322,7 +323,7 @@ def _measure_embedder(
     request: Request | None,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """Returns the embeddings of the readable images, their rows, and the recall."""
-    from align_keras.protocols.captions import retrieval
+    from align_keras.protocols.caption_protocols import retrieval
     from align_keras.protocols.embedding_cache import CachedEncoders
 
     encoders = CachedEncoders(lambda: embedder, cache)

@@ -34,7 +34,7 @@ def write_web(
 ) -> None:
     """Writes a page that searches `images`, or the index of the run folder `model`."""
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
-    from align_keras.export.web_page import check_runtime, write_web_page
+    from align_keras.export.web_page import check_litert_js, write_web_page
 
     # Before the minutes that embedding may take.
     if quantize == "int8":
@@ -44,7 +44,7 @@ def write_web(
             "choose dynamic-int8, which is as small."
         )
     if litert_js is not None:
-        check_runtime(litert_js)
+        check_litert_js(litert_js)
     if images is None:
         searched = read_run_images(align, model)
     else:

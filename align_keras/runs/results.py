@@ -45,7 +45,7 @@ def write_results(
     """
     say("exporting SavedModels for images, for texts and for both")
     with atomic_folder(directory / "export") as folder:
-        write_saved_models(model, folder, about=about_run(directory, command))
+        write_saved_models(model, folder, card_arguments=about_run(directory, command))
         write_serving_files(folder)
 
     image_embeddings = model.encode_images(pairs.images)

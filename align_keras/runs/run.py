@@ -107,7 +107,7 @@ class Run:
 
     def evaluate(self) -> dict[str, float]:
         """Measures retrieval on the validation pairs (Jia et al. 2021, section 5.1)."""
-        from align_keras.protocols.captions import evaluate_pairs
+        from align_keras.protocols.caption_protocols import evaluate_pairs
 
         ks = self.config.task.evaluation.ks
         return evaluate_pairs(self.model, self.read_validation_pairs(), ks)

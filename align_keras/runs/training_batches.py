@@ -17,7 +17,7 @@ class TrainingBatches:
     Attributes:
         config: `ExperimentConfig`.
         builder: TFDS builder or `Mixture` of the training pairs.
-        model: `ALIGN`, whose tokenizer and image size are used.
+        model: `ALIGN`, whose preprocessor is used.
     """
 
     config: ExperimentConfig
@@ -40,13 +40,13 @@ class TrainingBatches:
         return training_batches(
             self.builder,
             train.tfds_split,
-            self.model.tokenizer,
-            image_size=self.model.image_size,
-            crop=train.random_crop,
-            flip=train.random_flip,
-            zoom=train.random_zoom,
-            shift=train.random_shift,
-            recolor=train.random_recolor,
+            self.model.preprocessor.with_options(
+                crop="random" if train.random_crop else "center",
+                flip=train.random_flip,
+                zoom=train.random_zoom,
+                shift=train.random_shift,
+                recolor=train.random_recolor,
+            ),
             data_service=train.data_service,
             start_step=start_step,
             **order_arguments(self.config),

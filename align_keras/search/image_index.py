@@ -116,8 +116,8 @@ class Index:
                 images with captions; without any, those that the index has.
             model: as `align_keras.load_model` takes it. By default the model of the
                 index, for a new index `"align_small_en"`.
-            engine: what embeds, one of `align_keras.utils.tasks.ENGINES`; a cluster's
-                machines see the images and `folder` by the same paths.
+            engine: where tasks run, one of `align_keras.utils.tasks.ENGINES`. The
+                machines of a cluster see the images and `folder` by the same paths.
 
         Returns:
             `Index`.

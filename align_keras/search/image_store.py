@@ -50,7 +50,8 @@ class ImageStore(TableRows):
         condition = read_condition(where, self.named_columns(), self._folded)
         sql = condition.sql
         if condition.tables:
-            sql = self.rows_condition(sql, condition.tables)
+            holds = condition.holds_without_rows
+            sql = self.rows_condition(sql, condition.tables, holds)
         return sql, condition.parameters
 
     def roots(self) -> dict[bytes, int]:

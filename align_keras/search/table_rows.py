@@ -175,18 +175,27 @@ class TableRows(abc.ABC):
             named[column.condition_name] = Column(compared, kind, sql, column.table)
         return named
 
-    def rows_condition(self, sql: str, tables: Iterable[int]) -> str:
+    def rows_condition(
+        self, sql: str, tables: Iterable[int], holds_without_rows: bool
+    ) -> str:
         """Returns a condition on images: it holds if `sql` holds for a row of theirs.
 
-        An image without rows counts as one of empty cells.
+        An image without rows counts as one of empty cells. Only a condition that may
+        hold for such an image has to read the images with the rows.
         """
-        source = "images LEFT JOIN table_rows_0 t0 ON t0.image = images.id"
+        image = "t0.image"
+        source = "table_rows_0 t0"
+        if holds_without_rows:
+            image = "images.id"
+            source = "images LEFT JOIN table_rows_0 t0 ON t0.image = images.id"
+        elif "images." in sql:
+            source += " JOIN images ON images.id = t0.image"
         for table in sorted(set(tables) - {0}):
             source += (
                 f" LEFT JOIN table_rows_{table} t{table} ON t{table}.image = t0.image "
                 f"AND t{table}.root = t0.root AND t{table}.number = t0.number"
             )
-        return f"images.id IN (SELECT images.id FROM {source} WHERE {sql})"
+        return f"images.id IN (SELECT {image} FROM {source} WHERE {sql})"
 
     def check_columns(self, root: int, names: Iterable[str], table: str) -> None:
         """Raises InputError if all tables together have too many columns."""

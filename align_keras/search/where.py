@@ -18,6 +18,7 @@ with numbers and text with text.
 """
 
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -60,11 +61,30 @@ class Condition(NamedTuple):
         sql: str, with `?` for each parameter.
         parameters: list of str, int and float.
         tables: set of int, the tables of rows whose columns the condition names.
+        holds_without_rows: bool, False if it can't hold for an image without rows,
+            whose columns of tables are all null.
     """
 
     sql: str
     parameters: list[Value]
     tables: set[int]
+    holds_without_rows: bool
+
+
+class _Part(NamedTuple):
+    """A part of a condition.
+
+    Attributes:
+        sql: str.
+        outcomes: the values that it can have for an image without rows: True, False or
+            None (unknown).
+    """
+
+    sql: str
+    outcomes: frozenset[bool | None]
+
+
+_ANY_OUTCOME: frozenset[bool | None] = frozenset([True, False, None])
 
 
 def parse_where(text: str, columns: Iterable[str]) -> tuple[str, list[Value]]:
@@ -122,8 +142,8 @@ class _Token(NamedTuple):
 class _Parser:
     """Recursive descent parser of a condition.
 
-    The methods of the grammar return SQL. They add values to `parameters` in the order
-    in which the SQL has their marks.
+    The methods of the grammar return SQL or a part of the condition. They add values to
+    `parameters` in the order in which the SQL has their marks.
     """
 
     def __init__(
@@ -143,10 +163,11 @@ class _Parser:
         self.tokens = self._tokenize()
 
     def parse(self) -> Condition:
-        sql = self._condition()
+        part = self._condition()
         if self._next.kind != "end":
             self._fail("`and`, `or` or the end")
-        return Condition(sql, self.parameters, self.tables)
+        holds = True in part.outcomes
+        return Condition(part.sql, self.parameters, self.tables, holds)
 
     def _tokenize(self) -> list[_Token]:
         if not isinstance(self.text, str) or not self.text.strip():
@@ -172,43 +193,51 @@ class _Parser:
 
     # === Grammar ===
 
-    def _condition(self) -> str:
+    def _condition(self) -> _Part:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise InputError(
                 f"where must nest at most {MAX_DEPTH} parentheses and `not`. Received: "
                 "more. Write the condition with fewer levels."
             )
-        sql = self._chain("or", self._all)
+        part = self._chain("or", self._all)
         self.depth -= 1
-        return sql
+        return part
 
-    def _all(self) -> str:
+    def _all(self) -> _Part:
         return self._chain("and", self._one)
 
-    def _chain(self, word: str, part: Callable[[], str]) -> str:
+    def _chain(self, word: str, read_part: Callable[[], _Part]) -> _Part:
         """Reads parts that a word joins."""
-        parts = [part()]
+        parts = [read_part()]
         while self._take(word):
-            parts.append(part())
+            parts.append(read_part())
         if len(parts) == 1:
             return parts[0]
-        joined = f" {word.upper()} ".join(parts)
-        return f"({joined})"
+        outcomes = parts[0].outcomes
+        for part in parts[1:]:
+            outcomes = _joined_outcomes(word, outcomes, part.outcomes)
+        sql = f" {word.upper()} ".join(part.sql for part in parts)
+        return _Part(f"({sql})", outcomes)
 
-    def _one(self) -> str:
+    def _one(self) -> _Part:
         negations = 0
         while self._take("not"):
             negations += 1
         if self._take("("):
-            sql = self._condition()
+            part = self._condition()
             self._expect(")")
         else:
-            sql = self._test()
-        # Two negations cancel out, also for a value that is NULL.
-        return f"NOT ({sql})" if negations % 2 else sql
+            part = self._test()
+        # Two negations cancel out, also for an unknown outcome.
+        if negations % 2 == 0:
+            return part
+        outcomes = frozenset(
+            None if outcome is None else not outcome for outcome in part.outcomes
+        )
+        return _Part(f"NOT ({part.sql})", outcomes)
 
-    def _test(self) -> str:
+    def _test(self) -> _Part:
         self.num_tests += 1
         if self.num_tests > MAX_TESTS:
             raise InputError(
@@ -217,13 +246,20 @@ class _Parser:
             )
         column = self._column()
         sql = column.sql
+        # A test of a column of a table is unknown without a row.
+        is_of_table = column.table is not None
+        outcomes: frozenset[bool | None] = _ANY_OUTCOME
+        if is_of_table:
+            outcomes = frozenset([None])
         if self._next.text in _COMPARISONS:
             sign = self._advance().text.replace("==", "=").replace("!=", "<>")
-            return f"{sql} {sign} {self._operand(column)}"
+            return _Part(f"{sql} {sign} {self._operand(column)}", outcomes)
         if self._take("is"):
             negation = self._negation()
             self._expect("null")
-            return f"{sql} IS {negation}NULL"
+            if is_of_table:
+                outcomes = frozenset([not negation])
+            return _Part(f"{sql} IS {negation}NULL", outcomes)
         negation = self._negation()
         if self._take("in"):
             self._expect("(")
@@ -231,17 +267,17 @@ class _Parser:
             while self._take(","):
                 values.append(self._value(column))
             self._expect(")")
-            return f"{sql} {negation}IN ({', '.join(values)})"
+            return _Part(f"{sql} {negation}IN ({', '.join(values)})", outcomes)
         if self._take("between"):
             low = self._operand(column)
             self._expect("and")
             high = self._operand(column)
-            return f"{sql} {negation}BETWEEN {low} AND {high}"
+            return _Part(f"{sql} {negation}BETWEEN {low} AND {high}", outcomes)
         if self._take("like"):
             is_ascii = self._next.text.isascii()
             pattern = self.folded(self._pattern(), is_ascii)
             text = self.folded(f"CAST({column.text or sql} AS TEXT)", is_ascii)
-            return f"{text} {negation}LIKE {pattern} ESCAPE '\\'"
+            return _Part(f"{text} {negation}LIKE {pattern} ESCAPE '\\'", outcomes)
         comparisons = "" if negation else "a comparison such as `=`, or `is`, "
         self._fail(f"{comparisons}`in`, `between` or `like`")
 
@@ -405,6 +441,20 @@ class _Parser:
         remedy = f"Close the quote {character}" if character in "'\"" else ""
         token = _Token("word", self.text[start : start + 20], start)
         self._fail("a column, a number, a 'string' or a sign", remedy, token)
+
+
+def _joined_outcomes(
+    word: str, first: frozenset[bool | None], second: frozenset[bool | None]
+) -> frozenset[bool | None]:
+    """Returns the outcomes of two joined parts, in SQL's three-valued logic."""
+    decisive = word == "or"
+    outcomes: set[bool | None] = set()
+    for pair in itertools.product(first, second):
+        if decisive in pair:
+            outcomes.add(decisive)
+        else:
+            outcomes.add(None if None in pair else not decisive)
+    return frozenset(outcomes)
 
 
 def _quoted(name: str) -> str:

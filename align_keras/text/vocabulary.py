@@ -11,6 +11,8 @@ from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_regular
 
+# Vocabulary of a run, a preset or an export, with one token a line.
+VOCABULARY_FILE = "vocabulary.txt"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 NORMALIZATIONS = ("bert_uncased", "bert_cased")
 

@@ -17,9 +17,10 @@ import threading
 import urllib.parse
 from collections.abc import Mapping
 
-_VARIABLE = "ALIGN_KERAS_ADDRESS_SECRETS"
+# Environment variable by which child processes inherit secrets.
+SECRETS_VARIABLE = "ALIGN_KERAS_ADDRESS_SECRETS"
 # Bytes. Linux starts no process if a variable has more than 128 KiB.
-_MAX_VARIABLE_BYTES = 60_000
+MAX_VARIABLE_BYTES = 60_000
 _HIDDEN = "***"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _DATABASES = ("postgresql", "postgres")
@@ -108,12 +109,12 @@ class _Secrets:
                 is_changed = True
                 self._shared_bytes -= _entry_bytes(clean, previous)
             size = _entry_bytes(clean, whole)
-            if self._shared_bytes + size <= _MAX_VARIABLE_BYTES:
+            if self._shared_bytes + size <= MAX_VARIABLE_BYTES:
                 is_changed = True
                 self._shared[clean] = whole
                 self._shared_bytes += size
         if is_changed:
-            os.environ[_VARIABLE] = json.dumps(self._shared)
+            os.environ[SECRETS_VARIABLE] = json.dumps(self._shared)
 
 
 def _entry_bytes(clean: str, whole: str) -> int:
@@ -121,7 +122,7 @@ def _entry_bytes(clean: str, whole: str) -> int:
     return len(json.dumps(clean)) + len(json.dumps(whole)) + 4
 
 
-_secrets_of_addresses = _Secrets(os.environ.get(_VARIABLE) or "{}")
+_secrets_of_addresses = _Secrets(os.environ.get(SECRETS_VARIABLE) or "{}")
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _secrets_of_addresses.reset_lock())
 
@@ -330,3 +331,14 @@ def _netrc(path):
         for host, (login, _, password) in hosts.items()
         if host != "default"
     }
+
+
+def forget_secrets() -> None:
+    """Forgets the secrets of all addresses, as in a new process.
+
+    `~/.netrc` is read again when a secret is needed.
+    """
+    global _secrets_of_addresses
+    _secrets_of_addresses = _Secrets()
+    os.environ.pop(SECRETS_VARIABLE, None)
+    _netrc.cache_clear()

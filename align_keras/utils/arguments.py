@@ -4,7 +4,7 @@ import difflib
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from align_keras.utils.errors import InputError
@@ -22,14 +22,8 @@ def _kept(cls: Any) -> list[str]:
     return sorted({*parameters_of(cls.__init__)} - {"dtype", "trainable", "name"})
 
 
-def keep_arguments(instance: object, cls: Any, values: Mapping[str, Any]) -> None:
-    """Sets an attribute for each of a class's arguments; `values` are its locals."""
-    for name in _kept(cls):
-        setattr(instance, name, values[name])
-
-
 def arguments_of(instance: object, cls: Any) -> dict[str, object]:
-    """A class's arguments, from what `keep_arguments` set."""
+    """Returns a class's arguments from the attributes of the same names."""
     return {name: getattr(instance, name) for name in _kept(cls)}
 
 

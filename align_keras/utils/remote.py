@@ -540,3 +540,16 @@ def _only_of(about):
         headers["If-Match"] = about["ETag"]
     headers = {name: value for name, value in headers.items() if value}
     return {"size": about["size"], "headers": headers}
+
+
+def clear_caches() -> None:
+    """Closes the opened stores and forgets cached blocks and unreachable servers.
+
+    The next call reads everything again. Use it after the credentials or the content of
+    a store changed within a process.
+    """
+    with _lock:
+        _blocks.clear()
+        _versions.clear()
+    _given_up.clear()
+    _opened.cache_clear()

@@ -24,7 +24,7 @@ from align_keras.utils.quiet import silence_tensorflow, silent_standard_error
 LOCAL = "local"
 ENGINES = (LOCAL, "dask:HOST:PORT", "ray:HOST:PORT", "spark:MASTER")
 ENGINE_HELP = (
-    "what computes: local, or a cluster that sees the same disk, dask:HOST:PORT, "
+    "where tasks run: local, or a cluster that sees the same disk, dask:HOST:PORT, "
     "ray:HOST:PORT or spark:spark://HOST:PORT (default: local)"
 )
 _LOG = "workers.log"

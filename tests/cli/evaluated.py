@@ -23,7 +23,11 @@ from tests.helpers.small_run import COLORS, SHAPES, draw
 
 LETTERS = string.ascii_lowercase + string.digits
 VOCABULARY = [
-    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
     *LETTERS,
     *(f"##{letter}" for letter in LETTERS),
 ]

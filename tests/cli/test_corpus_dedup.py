@@ -1,12 +1,12 @@
 """Copies found by a model's embeddings, through the command."""
 
-import dataclasses
 import pathlib
 import random
 
 import numpy as np
 import pytest
 
+from align_keras import load_model
 from align_keras.cli.main import main
 from align_keras.runs import corpus
 from tests.helpers import small_corpus
@@ -60,18 +60,19 @@ def dropped(out):
 def test_copies_leave_and_a_killed_run_embeds_no_picture_again(
     folder, tmp_path, monkeypatch
 ):
-    model = corpus.open_same(str(folder / "model"))
+    model = load_model(folder / "model")
+    encode_images = model.encode_images
     find, encoded = corpus.find_duplicates, []
 
     def counted(batch):
         encoded.append(len(batch))
-        return model.encode_images(batch)
+        return encode_images(batch)
 
     def killed(*arguments, **options):
         raise KeyboardInterrupt
 
-    counting = dataclasses.replace(model, encode_images=counted)
-    monkeypatch.setattr(corpus, "open_same", lambda name: counting)
+    monkeypatch.setattr(model, "encode_images", counted)
+    monkeypatch.setattr(corpus, "worker_model", lambda name, runtime: model)
     monkeypatch.setattr(corpus, "find_duplicates", killed)
     main(command(folder, tmp_path))
     assert not small_corpus.stage_facts(tmp_path, "dedup") and sum(encoded) == 34
@@ -86,7 +87,10 @@ def test_no_such_model_is_told_before_anything_is_read(folder, tmp_path, capsys)
     wrong = "--params_override=duplicates.encoder=no_such_folder"
     assert main([*command(folder, tmp_path), wrong]) == 1
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and "duplicates.encoder must be a folder" in said[0]
+    assert (
+        len(said) == 1
+        and "duplicates.encoder must be align_small_en, the folder" in said[0]
+    )
     assert not pathlib.Path(tmp_path, "stages").exists()
 
 

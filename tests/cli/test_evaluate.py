@@ -10,12 +10,12 @@ import pytest
 from align_keras.cli.common import print_json, print_table
 from align_keras.cli.evaluate import print_result
 from align_keras.cli.main import main
-from align_keras.protocols.evaluate import (
+from align_keras.protocols.protocol import OPTIONS, Request
+from align_keras.protocols.run_protocol import (
     PROTOCOLS,
     checked_request,
     unusual_options,
 )
-from align_keras.protocols.protocol import OPTIONS, Request
 from align_keras.reports.result_tables import (
     ResultTable,
     figures_as_shares,
@@ -178,7 +178,7 @@ def test_wrong_inputs_take_a_line_and_no_model(run, arguments, message, monkeypa
     def refuse(*arguments):
         raise AssertionError("the model was opened")
 
-    monkeypatch.setattr("align_keras.protocols.evaluate.load_model", refuse)
+    monkeypatch.setattr("align_keras.protocols.run_protocol.load_model", refuse)
     code, out, err = run(*arguments)
     assert (code, out) == (1, "")
     assert err.startswith("align-keras evaluate: error: ") and err.count("\n") == 1

@@ -8,7 +8,7 @@ import pytest
 
 from align_keras import load_model
 from align_keras.cli.main import main
-from align_keras.protocols import fine_tuning
+from align_keras.protocols import fine_tuning_protocols
 from align_keras.protocols.embedding_cache import CachedEncoders
 from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
@@ -86,8 +86,16 @@ def test_fine_grained_on_a_folder(capsys, tmp_path, drawings, small_model):
 def test_both_stages_on_a_folder(capsys, tmp_path, drawings, small_model):
     found, messages = evaluate(
         capsys,
-        *("--model", small_model, "--protocol", "fine_grained", "--data", drawings),
-        *("--results", tmp_path, "--params_override", BOTH),
+        "--model",
+        small_model,
+        "--protocol",
+        "fine_grained",
+        "--data",
+        drawings,
+        "--results",
+        tmp_path,
+        "--params_override",
+        BOTH,
     )
     assert 0 <= found["metrics"]["top_1"] <= 1
     # One run has no spread.
@@ -105,15 +113,16 @@ def test_a_frozen_encoder_learns_to_tell_drawings_apart(
     )
     found, _ = evaluate(
         capsys,
-        *(
-            "--model",
-            small_model,
-            "--protocol",
-            "imagenet_frozen",
-            "--data",
-            drawings,
-        ),
-        *("--results", tmp_path, "--params_override", override),
+        "--model",
+        small_model,
+        "--protocol",
+        "imagenet_frozen",
+        "--data",
+        drawings,
+        "--results",
+        tmp_path,
+        "--params_override",
+        override,
     )
     # A third by chance; the encoder's weights are random.
     assert found["metrics"]["top_1"] > 0.5
@@ -123,13 +132,13 @@ def test_a_frozen_encoder_learns_to_tell_drawings_apart(
 def test_flowers_are_learned_from_both_splits(monkeypatch, name):
     asked = []
     monkeypatch.setattr(
-        fine_tuning,
+        fine_tuning_protocols,
         "_classification",
         lambda protocol, encoders, request: asked.append(request.train_split),
     )
     request = Request(name)
     for own in (request, dataclasses.replace(request, train_split="train")):
-        fine_tuning.fine_grained(None, own)
+        fine_tuning_protocols.fine_grained(None, own)
     assert asked == ["train+validation", "train"]
 
 

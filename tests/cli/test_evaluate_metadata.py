@@ -10,10 +10,10 @@ import pytest
 from align_keras import datasets
 from align_keras.cli.main import main
 from align_keras.datasets import benchmarks, build_corpus
-from align_keras.protocols.classes import labeled_images
-from align_keras.protocols.evaluate import PROTOCOLS
-from align_keras.protocols.fine_tuning import ClassificationData
+from align_keras.protocols.class_protocols import labeled_images
+from align_keras.protocols.fine_tuning_protocols import ClassificationData
 from align_keras.protocols.protocol import Request
+from align_keras.protocols.run_protocol import PROTOCOLS
 from align_keras.runs.about_run import read_evaluation
 from tests.cli import evaluated
 from tests.helpers.oracle_process import needs

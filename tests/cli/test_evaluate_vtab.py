@@ -9,9 +9,9 @@ import pytest
 
 from align_keras.config import load_recipe
 from align_keras.datasets.benchmarks import LabeledImages
-from align_keras.protocols import fine_tuning, trials
-from align_keras.protocols.evaluate import sliced
+from align_keras.protocols import fine_tuning_protocols, trials
 from align_keras.protocols.protocol import Request
+from align_keras.protocols.run_protocol import sliced
 from tests.cli.evaluated import unprepared
 from tests.helpers.drawings import evaluate
 
@@ -37,25 +37,37 @@ def test_vtab_on_mock_data(capsys, tmp_path, small_model):
     ):
         found, messages = evaluate(
             capsys,
-            *("--model", small_model, "--protocol", "vtab"),
-            *("--data", "vtab/svhn_cropped+dsprites_label_orientation"),
-            *("--results", tmp_path / "results", "--params_override", override),
-            *("--slice_by", "class"),
+            "--model",
+            small_model,
+            "--protocol",
+            "vtab",
+            "--data",
+            "vtab/svhn_cropped+dsprites_label_orientation",
+            "--results",
+            tmp_path / "results",
+            "--params_override",
+            override,
+            "--slice_by",
+            "class",
         )
         table = tmp_path / "metadata.csv"
         table.write_text("id,place\nsvhn_cropped/0,in\nsvhn_cropped/1,out\n")
         again, _ = evaluate(
             capsys,
-            *(
-                "--model",
-                small_model,
-                "--protocol",
-                "vtab",
-                "--data",
-                "vtab/svhn_cropped",
-            ),
-            *("--results", tmp_path / "results", "--params_override", override),
-            *("--slice_by", "place", "--metadata", table),
+            "--model",
+            small_model,
+            "--protocol",
+            "vtab",
+            "--data",
+            "vtab/svhn_cropped",
+            "--results",
+            tmp_path / "results",
+            "--params_override",
+            override,
+            "--slice_by",
+            "place",
+            "--metadata",
+            table,
         )
     # 2 tasks of 2 trials, and 2 runs each.
     assert len(list((tmp_path / "results").glob("*.json"))) == 8
@@ -87,7 +99,7 @@ def test_vtab_takes_the_best_trial_and_averages(monkeypatch):
 
     def finished(chosen, data, model, request, strategy=None):
         asked.append(chosen)
-        if chosen[0].judged_on == "val200":
+        if chosen[0].test_split == "val200":
             # The second trial of each task is the best, and the third as good.
             number = [0, 1, 2] * (len(chosen) // 3)
             ranks = [[[1, 1, 0], [0, 0, 1], [0, 1, 0]][n] for n in number]
@@ -96,12 +108,14 @@ def test_vtab_takes_the_best_trial_and_averages(monkeypatch):
         return [{"ranks": own, "left_out": []} for own in ranks]
 
     monkeypatch.setattr(trials, "finished", finished)
-    monkeypatch.setattr(fine_tuning.VtabData, "check", lambda *_: None)
+    monkeypatch.setattr(fine_tuning_protocols.VtabData, "check", lambda *_: None)
     judged = LabeledImages(list("abcd"), np.array([0, 0, 1, 1]), ["one", "two"])
-    monkeypatch.setattr(fine_tuning.VtabData, "judged_images", lambda *_: judged)
+    monkeypatch.setattr(
+        fine_tuning_protocols.VtabData, "test_images", lambda *_: judged
+    )
     override = ("sweep.trials=3,runs=3",)
     request = Request("vtab", params_override=override, slice_by="class")
-    found = fine_tuning.vtab(mock.Mock(), request)
+    found = fine_tuning_protocols.vtab(mock.Mock(), request)
     sweep, last = asked
     assert len(sweep) == 19 * 3 and len(last) == 19 * 3
     best = trials.swept_recipe(load_recipe("vtab"), 1)
@@ -109,7 +123,7 @@ def test_vtab_takes_the_best_trial_and_averages(monkeypatch):
         best.full.learning_rate
     }
     assert [trial.seed for trial in last[:3]] == [0, 1, 2]
-    assert {(trial.learns_from, trial.judged_on) for trial in last} == {
+    assert {(trial.train_split, trial.test_split) for trial in last} == {
         ("train800val200", "test")
     }
     for name in ("dtd", "all", "natural", "specialized", "structured"):
@@ -128,4 +142,6 @@ def test_the_recipes_commands_name_tasks_that_there_are():
     recipes = pathlib.Path(__file__).parents[2] / "experiments"
     text = (recipes / "evaluation" / "vtab.yaml").read_text()
     named = re.findall(r"vtab/[\w+]+", text)
-    assert [fine_tuning.vtab_tasks(name) for name in named] == [["dtd", "svhn_cropped"]]
+    assert [fine_tuning_protocols.vtab_tasks(name) for name in named] == [
+        ["dtd", "svhn_cropped"]
+    ]

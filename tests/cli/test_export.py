@@ -37,7 +37,11 @@ def test_a_run_for_tensorflow_serving(run_folder, tmp_path, capsys):
     assert main([*arguments, "--weights", "bfloat16"]) == 0
     assert f"wrote {target}" in capsys.readouterr().err
     assert {path.name for path in target.iterdir()} == {
-        *("image", "text", "align", "serving", "README.md")
+        "image",
+        "text",
+        "align",
+        "serving",
+        "README.md",
     }
     served = tf.saved_model.load(str(target / "text" / "1"))
     assert served.stored_variables[0].dtype == tf.bfloat16
@@ -159,7 +163,9 @@ def test_onnx(mixed, tmp_path):
     arguments = ["export", "--model", str(mixed), "--to", str(target)]
     assert main([*arguments, "--format", "onnx", "--licence", "CC0"]) == 0
     assert {path.name for path in target.iterdir()} == {
-        *("image.onnx", "text.onnx", "README.md")
+        "image.onnx",
+        "text.onnx",
+        "README.md",
     }
     told = onnxruntime.InferenceSession(target / "text.onnx").get_modelmeta()
     assert told.custom_metadata_map["LICENSE.txt"] == "CC0\n"
@@ -174,7 +180,8 @@ FOLDER = ["--pictures", os.path.dirname(__file__)]
         (["litert"], "ai_edge_litert", "litert"),
         pytest.param(
             ["litert", "--quantize", "float16"],
-            *("litert_quantizer", "litert"),
+            "litert_quantizer",
+            "litert",
             marks=pytest.mark.ci,
         ),
         (["web"], "ai_edge_litert", "litert"),

@@ -11,16 +11,13 @@ import time
 import zlib
 
 import pytest
+from PIL import Image
 
-from align_keras.cli.index import _summary
 from align_keras.cli.main import main
-from align_keras.search.image_files import NO_HEIF
-from align_keras.search.indexing import Changes
 from align_keras.utils.files import MAX_PIXELS
-from tests.helpers import color_towers
+from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
 
 ROOT = pathlib.Path(__file__).parents[2]
-COLORS = vars(color_towers)
 
 
 @pytest.fixture
@@ -28,9 +25,9 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("ALIGN_KERAS_INDEX", str(tmp_path / "index"))
     photos = tmp_path / "photos"
     photos.mkdir()
-    for color in COLORS["COLORS"]:
-        (photos / f"{color}.png").write_bytes(COLORS["image_bytes"](color))
-    (photos / "red too.png").write_bytes(COLORS["image_bytes"]("red", (30, 30)))
+    for color in COLORS:
+        (photos / f"{color}.png").write_bytes(image_bytes(color))
+    (photos / "red too.png").write_bytes(image_bytes("red", (30, 30)))
     (photos / "broken.png").write_bytes(b"")
     return photos
 
@@ -49,7 +46,7 @@ def test_a_condition_alone_lists_what_was_indexed_last(folder, capsys):
 
 
 def build(folder):
-    assert main(["index", str(folder), "--model", str(COLORS["GOLDEN"])]) == 0
+    assert main(["index", str(folder), "--model", str(GOLDEN)]) == 0
 
 
 def test_a_folder_is_indexed_and_searched(folder, capsys):
@@ -81,7 +78,7 @@ def test_files_left_out_are_explained_and_listed(folder, tmp_path, capsys):
     (folder / "vast.png").write_bytes(png)
     (folder / "new\nline.png").write_bytes(b"")
     listed = tmp_path / "left out.txt"
-    command = ["index", str(folder), "--model", str(COLORS["GOLDEN"])]
+    command = ["index", str(folder), "--model", str(GOLDEN)]
     assert main([*command, "--left-out", str(listed)]) == 0
     out, err = capsys.readouterr()
     raw = "4 left out: TIFF or a camera's RAW format"
@@ -106,15 +103,21 @@ def test_files_left_out_are_explained_and_listed(folder, tmp_path, capsys):
     assert len(listed.read_text().splitlines()) == 7
 
 
-def test_heic_names_the_extra():
-    changes = Changes()
-    changes.refuse(NO_HEIF, b"/a.heic")
-    assert 'pip install "align-keras[heic]"' in _summary(changes)
+def test_heic_names_the_extra(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    (folder / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    build(folder)
+    line = next(
+        line for line in capsys.readouterr().out.splitlines() if "a.heic" in line
+    )
+    assert line.startswith("1 left out: HEIC or AVIF")
+    assert 'pip install "align-keras[heic]"' in line
 
 
 def test_paths_are_printed_for_other_commands(folder, capfdbinary):
     name = os.fsencode(folder) + b"/\xff.png"
-    pathlib.Path(os.fsdecode(name)).write_bytes(COLORS["image_bytes"]((250, 0, 9)))
+    pathlib.Path(os.fsdecode(name)).write_bytes(image_bytes((250, 0, 9)))
     build(folder)
     capfdbinary.readouterr()
     words = ["search", "--paths", "-k", "3", "--duplicates", "--where", "width < 30"]
@@ -172,7 +175,7 @@ def test_a_keras_file_is_refused_with_the_remedy(folder, tmp_path, capsys):
 
 def test_a_model_that_was_moved_is_named(folder, capsys, tmp_path):
     towers = tmp_path / "towers"
-    shutil.copytree(COLORS["GOLDEN"], towers)
+    shutil.copytree(GOLDEN, towers)
     assert main(["index", str(folder), "--model", str(towers)]) == 0
     towers.rename(tmp_path / "elsewhere")
     assert main(["search", "red"]) == 1
@@ -188,7 +191,7 @@ def test_the_first_time_needs_a_folder(folder, capsys):
 def test_a_mistake_leaves_nothing(folder, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.csv").write_text("drawing,caption\na.png,a\n")
-    model, new = ["--model", str(COLORS["GOLDEN"])], tmp_path / "new"
+    model, new = ["--model", str(GOLDEN)], tmp_path / "new"
     for source in ("empty", "bad.csv", "nowhere"):
         words = ["index", str(tmp_path / source), "--to", str(new), *model]
         assert main(words) == 1 and not new.exists()
@@ -224,7 +227,7 @@ sys.exit(code or ", ".join(sorted(heavy)) or None)
 def test_a_folder_is_watched(folder):
     pytest.importorskip("watchfiles")
     command = [sys.executable, "-m", "align_keras.cli.main", "index", str(folder)]
-    command += ["--model", str(COLORS["GOLDEN"]), "--watch"]
+    command += ["--model", str(GOLDEN), "--watch"]
     with subprocess.Popen(
         command,
         cwd=ROOT,
@@ -236,7 +239,7 @@ def test_a_folder_is_watched(folder):
     ) as process:
         while not process.stderr.readline().startswith("watching"):
             assert process.poll() is None
-        (folder / "new.png").write_bytes(COLORS["image_bytes"]((7, 77, 177)))
+        (folder / "new.png").write_bytes(image_bytes((7, 77, 177)))
         lines = iter(process.stdout.readline, "")
         assert any(line.startswith("1 added") for line in lines)
         (folder / "new.png").rename(folder / "old.png")
@@ -269,7 +272,7 @@ def test_a_watched_folder_may_be_deleted_and_made_again(folder, tmp_path):
         for color in ((7, 77, 177), (99, 9, 9)):
             (tmp_path / "away").mkdir(exist_ok=True)
             name = f"new {color[0]}.png"
-            content = COLORS["image_bytes"](color)
+            content = image_bytes(color)
             (tmp_path / "away" / name).write_bytes(content)
             (tmp_path / "away").rename(folder)
             assert any(line.startswith("1 added") for line in lines)

@@ -76,6 +76,7 @@ def test_each_commands_help(capsys, name):
     # An option that each command has, most require it.
     required = {
         "convert": "--to",
+        "data": "karpathy",
         "corpus": "--out",
         "export": "--to",
         "plan": "--devices",
@@ -100,7 +101,7 @@ def test_version(capsys):
 def test_usage_errors(capsys, command):
     assert "required: COMMAND" in usage_error(capsys)
     assert "did you mean search?" in usage_error(capsys, "serach")
-    assert "commands are quickstart, corpus, train, plan" in usage_error(
+    assert "commands are quickstart, corpus, data, train, plan" in usage_error(
         capsys, "xyzzy"
     )
     assert "required: --model_dir" in usage_error(capsys, "search")

@@ -1,4 +1,4 @@
-"""The whole corridor on a user's own pairs, killed and resumed; and bad input."""
+"""The quickstart on a user's own pairs: killed, resumed, and with bad input."""
 
 import json
 import pathlib
@@ -202,7 +202,7 @@ def test_killed_at_each_moment_ends_as_an_undisturbed_run(
 
 
 @pytest.mark.release
-def test_two_replicas_run_the_whole_corridor(pairs, tmp_path):
+def test_two_replicas_run_the_quickstart(pairs, tmp_path):
     replicas = "runtime.distribution_strategy=mirrored,runtime.num_replicas=2"
     command = arguments(pairs, tmp_path / "run", f"--params_override={replicas}")
     process = subprocess.run([*COMMAND, *command], capture_output=True, text=True)

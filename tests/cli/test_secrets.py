@@ -5,7 +5,8 @@ import pathlib
 import pytest
 
 from align_keras.cli.main import main
-from align_keras.utils import addresses, remote
+from align_keras.utils import remote
+from align_keras.utils.addresses import forget_secrets
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
 from tests.helpers.web_server import WebServer
 
@@ -17,10 +18,8 @@ SECRET = "S3cr3tW0rd"
 @pytest.fixture(autouse=True)
 def alone(tmp_path, monkeypatch):
     """An empty folder for everything that is written, and short pauses."""
-    monkeypatch.setenv(addresses._VARIABLE, "{}")
-    monkeypatch.setattr(addresses, "_secrets_of_addresses", addresses._Secrets())
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    addresses._netrc.cache_clear()
+    forget_secrets()
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -29,7 +28,8 @@ def alone(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     monkeypatch.setattr(remote, "TRIES", 2)
     monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
-    return folder
+    yield folder
+    forget_secrets()
 
 
 @pytest.fixture
@@ -105,13 +105,13 @@ def test_a_table_of_a_web_server(run, web, alone, monkeypatch):
     assert run("search", "red", "--index", "index")[0] == 0
     # Within a process the password is known, then it is not.
     assert run("index", *index)[0] == 0
-    monkeypatch.setattr(addresses, "_secrets_of_addresses", addresses._Secrets())
+    forget_secrets()
     code, output = run("index", *index)
     assert code == 1 and "no right to it" in output
     (alone.parent / "netrc").write_text(
         f"machine 127.0.0.1 login me password {SECRET}\n"
     )
-    addresses._netrc.cache_clear()
+    forget_secrets()
     code, output = run("index", *index)
     assert code == 0 and "3 unchanged" in output
     assert run("index", "--to", "index", "--remove", address)[0] == 0

@@ -7,9 +7,9 @@ import re
 import pytest
 
 from align_keras.cli.main import main
-from align_keras.protocols import evaluate as suite
-from align_keras.protocols.evaluate import PROTOCOLS
+from align_keras.protocols import run_protocol as suite
 from align_keras.protocols.protocol import Evaluation, Request
+from align_keras.protocols.run_protocol import PROTOCOLS
 from align_keras.reports.result_tables import paper_results
 from align_keras.utils.errors import InputError
 from tests.helpers.pages import Page
@@ -43,7 +43,7 @@ def test_without_any_data_everything_is_named_and_no_model_opened(
     def refuse(*arguments):
         raise AssertionError("the model was opened")
 
-    monkeypatch.setattr("align_keras.protocols.evaluate.load_model", refuse)
+    monkeypatch.setattr("align_keras.protocols.run_protocol.load_model", refuse)
     code, out, err = run()
     assert (code, err) == (0, "")
     title, *lines = out.splitlines()

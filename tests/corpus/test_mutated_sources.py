@@ -4,13 +4,16 @@ A short run each time, and by the same function up to a minute of each before a 
 """
 
 import io
+import itertools
 import json
+import os
+import pathlib
 import shutil
 
 import pytest
 
 from align_keras.corpus.image import ImageError, image_size
-from align_keras.corpus.sources import caption_json, location, read_location, tables
+from align_keras.corpus.sources import read_location
 from tests.helpers.mutated import check_folder
 from tests.helpers.source_reading import IMG2DATASET, read_source
 
@@ -129,14 +132,24 @@ CHECKED = ("tfrecord",)
 MARKED = ("tfrecord", "webdataset", "table.jsonl", "coco")
 
 
+# Seconds since 1970. Readers cache a file by its time of modification, and files that
+# are written one after the other may have the same.
+MODIFICATION_TIMES = itertools.count(1_000_000_000)
+
+
+def set_new_times(path):
+    """Gives a file, or the files of a folder, a new time of modification."""
+    seconds = next(MODIFICATION_TIMES)
+    for file in path.iterdir() if path.is_dir() else [path]:
+        os.utime(file, (seconds, seconds))
+
+
 def read_all(spec, whole, silent=None):
     """Reads the pairs and their images, and returns the pairs.
 
     Appends to `silent` the pairs where fewer than the whole are read and none counted.
     """
-    # Their keys are times of change, of which several files have the same here.
-    for cached in (tables._records, caption_json._entries, location._column):
-        cached.cache_clear()
+    set_new_times(pathlib.Path(spec.partition(":")[2]))
     pairs, counter = read_source(spec)
     for pair in pairs:
         "".join(pair[:5]).encode()

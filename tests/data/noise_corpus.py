@@ -5,7 +5,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from align_keras.data import training_batches
-from align_keras.text import WordPieceTokenizer
+from align_keras.models import ALIGNImageConverter, ALIGNPreprocessor, ALIGNTokenizer
 from tests.helpers.small import VOCABULARY
 
 
@@ -62,10 +62,32 @@ def build_noise(folder, num_shards=1, **arguments):
     return builder
 
 
-def batches(builder, count, **arguments):
-    arguments = {"image_size": 32, "batch_size": 8, "zoom": 0.1, **arguments}
-    tokenizer = WordPieceTokenizer(VOCABULARY, sequence_length=6)
-    dataset = training_batches(builder, "train", tokenizer, **arguments)
+def preprocessor(image_size=32, **options):
+    """Returns a preprocessor whose image converter has these options."""
+    return ALIGNPreprocessor(
+        ALIGNTokenizer(VOCABULARY, sequence_length=6),
+        ALIGNImageConverter(image_size, **options),
+    )
+
+
+def batches(
+    builder,
+    count,
+    crop="random",
+    flip=True,
+    zoom=0.1,
+    shift=0.0,
+    recolor=0.0,
+    **arguments,
+):
+    """Returns the first batches of an experiment with these options."""
+    options = {"zoom": zoom, "shift": shift, "recolor": recolor}
+    dataset = training_batches(
+        builder,
+        "train",
+        preprocessor(crop=crop, flip=flip, **options),
+        **{"batch_size": 8, **arguments},
+    )
     return list(dataset.take(count).as_numpy_iterator())
 
 

@@ -6,10 +6,8 @@ import pytest
 from align_keras.data import batch_ids, read_retrieval_set, training_batches
 from align_keras.datasets.mixture import Mixture
 from align_keras.images import crop_image_bytes, preprocess_image_bytes
-from align_keras.text import WordPieceTokenizer
 from align_keras.utils.errors import InputError
-from tests.data.noise_corpus import build_noise
-from tests.helpers.small import VOCABULARY
+from tests.data.noise_corpus import build_noise, preprocessor
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +37,9 @@ def test_ids_are_those_of_the_batch(corpus, cache, part, pair_weighted, request)
     order = {"batch_size": 8, "seed": 3, "cache": cache, "shuffle_buffer_size": 6}
     order["pair_weighted"] = pair_weighted
     order["input_pipeline_id"], order["num_input_pipelines"] = part
-    tokenizer = WordPieceTokenizer(VOCABULARY, sequence_length=6)
-    still = {"image_size": 32, "crop": False, "flip": False}
-    batch = next(
-        training_batches(
-            builder, "train", tokenizer, start_step=5, **still, **order
-        ).as_numpy_iterator()
-    )
+    still = preprocessor(crop="center", flip=False)
+    batches = training_batches(builder, "train", still, start_step=5, **order)
+    batch = next(batches.as_numpy_iterator())
     ids = batch_ids(builder, "train", step=5, **order)
     assert len(ids) == 8 // part[1]
     for image, identifier in zip(batch["images"], ids, strict=True):

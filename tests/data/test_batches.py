@@ -86,7 +86,7 @@ def test_crops_vary_between_epochs(builder):
 
 @pytest.mark.ci
 def test_without_crop_and_flip_a_picture_stays_the_same(builder):
-    drawn = batches(builder, 6, zoom=0.0, crop=False, flip=False)
+    drawn = batches(builder, 6, zoom=0.0, crop="center", flip=False)
     images = np.concatenate([batch["images"] for batch in drawn])
     assert len(np.unique(images, axis=0)) == 24
 
@@ -99,7 +99,7 @@ def test_without_crop_and_flip_a_picture_stays_the_same(builder):
     ],
 )
 def test_half_of_the_pictures_are_mirrored(builder, kind):
-    arguments = {"crop": False, "zoom": 0.0}
+    arguments = {"crop": "center", "zoom": 0.0}
     # A shift that moves nothing, so that whole pictures are varied.
     arguments |= {"cropped": {}, "varied": {"shift": 1e-9}, "cached": {"cache": True}}[
         kind

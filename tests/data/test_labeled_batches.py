@@ -7,8 +7,11 @@ import pytest
 from PIL import Image
 
 from align_keras.data import evaluation_batches, labeled_batches, unreadable_rows
+from align_keras.models import ALIGNImageConverter
 from align_keras.utils.errors import InputError
 
+INCEPTION = ALIGNImageConverter(32, crop="inception")
+CENTRAL = ALIGNImageConverter(32, central_crop=0.875)
 CI, RELEASE = pytest.mark.ci, pytest.mark.release
 
 
@@ -73,7 +76,8 @@ def test_pictures_keep_their_class(tmp_path, kind, crop):
         "arrays": lambda: [np.full((9, 7, 3), gray, "uint8") for gray in GRAYS],
         "stream": lambda: Stream(IMAGES),
     }[kind]()
-    batches = labeled_batches(images, LABELS, image_size=32, batch_size=4, crop=crop)
+    converter = ALIGNImageConverter(32, crop=crop)
+    batches = labeled_batches(images, LABELS, converter, batch_size=4)
     seen = []
     for pixels, labels in first(batches, 5):
         assert pixels.shape == (4, 32, 32, 3) and pixels.dtype == np.uint8
@@ -90,7 +94,7 @@ def test_pictures_keep_their_class(tmp_path, kind, crop):
 @pytest.mark.release
 def test_batches_repeat_with_the_seed_and_vary_with_it():
     noise = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), "uint8")
-    arguments = {"image_size": 32, "batch_size": 5}
+    arguments = {"image_converter": INCEPTION, "batch_size": 5}
 
     def drawn(seed):
         batches = labeled_batches(list(noise), LABELS, seed=seed, **arguments)
@@ -108,7 +112,7 @@ def test_batches_repeat_with_the_seed_and_vary_with_it():
 
 @pytest.mark.ci
 def test_a_batch_may_be_larger_than_the_set():
-    batches = labeled_batches(IMAGES, LABELS, image_size=32, batch_size=12)
+    batches = labeled_batches(IMAGES, LABELS, INCEPTION, batch_size=12)
     ((_, labels),) = first(batches, 1)
     assert np.bincount(labels).tolist().count(2) == 3
 
@@ -124,10 +128,10 @@ def test_what_cannot_be_decoded_is_left_out(kind, tmp_path):
     images = [*IMAGES[:2], b"junk", *IMAGES[3:]]
     if kind == "paths":
         images = paths_of(images, tmp_path)
-    batches = labeled_batches(images, LABELS, image_size=32, batch_size=8)
+    batches = labeled_batches(images, LABELS, INCEPTION, batch_size=8)
     labels = np.concatenate([labels for _, labels in first(batches, 2)])
     assert sorted(labels) == sorted([0, 1, 3, 4] * 4)
-    found = evaluation_batches(images, image_size=32, batch_size=3)
+    found = evaluation_batches(images, CENTRAL, batch_size=3)
     rows = np.concatenate([rows for rows, _ in found.as_numpy_iterator()])
     np.testing.assert_array_equal(rows, [0, 1, 3, 4])
     assert unreadable_rows(images) == [2]
@@ -143,18 +147,18 @@ def test_a_file_that_would_fill_the_memory_is_refused(tmp_path):
     images = paths_of(IMAGES, tmp_path)
     os.truncate(images[1], 600_000_000)  # A hole: it takes no disk.
     with pytest.raises(InputError, match="of at most 512,000,000 bytes, received.*600"):
-        labeled_batches(images, LABELS, image_size=32, batch_size=2)
+        labeled_batches(images, LABELS, INCEPTION, batch_size=2)
 
 
 def test_nothing_to_learn_from():
-    with pytest.raises(InputError, match="to learn from, received none that can be"):
-        labeled_batches([b"junk"] * 3, [0, 1, 1], image_size=32, batch_size=2)
+    with pytest.raises(InputError, match="to learn from. Received: no image that"):
+        labeled_batches([b"junk"] * 3, [0, 1, 1], INCEPTION, batch_size=2)
 
 
 @pytest.mark.ci
 def test_batch_k_is_that_of_a_start_at_zero():
     noise = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), "uint8")
-    arguments = {"image_size": 32, "batch_size": 3, "seed": 2}
+    arguments = {"image_converter": INCEPTION, "batch_size": 3, "seed": 2}
     whole = first(labeled_batches(list(noise), LABELS, **arguments), 6)
     for start in (1, 4):
         late = labeled_batches(list(noise), LABELS, start_step=start, **arguments)
@@ -166,7 +170,7 @@ def test_batch_k_is_that_of_a_start_at_zero():
 
 
 def test_evaluation_takes_all_in_order():
-    found = evaluation_batches(Stream(IMAGES), image_size=32, batch_size=2)
+    found = evaluation_batches(Stream(IMAGES), CENTRAL, batch_size=2)
     batches = list(found.as_numpy_iterator())
     assert [rows.tolist() for rows, _ in batches] == [[0, 1], [2, 3], [4]]
     grays = np.concatenate([pixels.mean(axis=(1, 2, 3)) for _, pixels in batches])
@@ -178,10 +182,10 @@ def test_evaluation_crops_the_middle():
     pixels = np.zeros((80, 80, 3), "uint8")
     pixels[10:70, 10:70] = 200
     (whole,) = evaluation_batches(
-        [pixels], image_size=40, batch_size=1, central_crop=1.0
+        [pixels], ALIGNImageConverter(40, central_crop=1.0), batch_size=1
     ).as_numpy_iterator()
     (middle,) = evaluation_batches(
-        [pixels], image_size=40, batch_size=1, central_crop=0.75
+        [pixels], ALIGNImageConverter(40, central_crop=0.75), batch_size=1
     ).as_numpy_iterator()
     assert whole[1].mean() == pytest.approx(200 * (60 / 80) ** 2, abs=2)
     assert (middle[1] == 200).all()
@@ -190,10 +194,10 @@ def test_evaluation_crops_the_middle():
 def test_numbers_must_fit():
     for images, labels in ((IMAGES, [0, 1]), ([], [])):
         with pytest.raises(InputError, match="of one number and not empty"):
-            labeled_batches(images, labels, image_size=32, batch_size=2)
+            labeled_batches(images, labels, INCEPTION, batch_size=2)
 
 
 def test_float_arrays_are_refused():
     images = [np.full((40, 50, 3), 0.5, "float32")] * 2
     with pytest.raises(InputError, match="pixels must be uint8.*received float32"):
-        labeled_batches(images, [0, 1], image_size=32, batch_size=2)
+        labeled_batches(images, [0, 1], INCEPTION, batch_size=2)

@@ -155,14 +155,13 @@ def test_found_where_node_looks(root, tmp_path, monkeypatch, no_global_packages,
     assert build_corpus("emoji", data_dir=tmp_path / "data").info.metadata["kept"] == 87
 
 
-def test_the_nearest_folder_wins(root, monkeypatch, no_global_packages):
+def test_the_nearest_folder_wins(root, tmp_path, monkeypatch, no_global_packages):
     nearer = root.parent / "nearer"
     install(nearer / "node_modules", PACKAGES[1], EMOJI[:1])
     monkeypatch.chdir(nearer)
-    assert emoji_module._find_packages(None) == {
-        "google": root / PACKAGES[0],
-        "twitter": nearer / "node_modules" / PACKAGES[1],
-    }
+    ids = list(examples_of(build_corpus("emoji", data_dir=tmp_path / "data")))
+    assert [name for name in ids if name.startswith("twitter/")] == ["twitter/1f603"]
+    assert len(ids) == 1 + 44
 
 
 def test_found_among_global_packages(root, tmp_path, monkeypatch, no_global_packages):
@@ -172,8 +171,7 @@ def test_found_among_global_packages(root, tmp_path, monkeypatch, no_global_pack
     node = prefix / "bin" / "node"
     monkeypatch.setattr(emoji_module.shutil, "which", lambda name: str(node))
     monkeypatch.chdir(tmp_path)
-    found = emoji_module._find_packages(None)
-    assert found["twitter"] == prefix / "lib" / "node_modules" / PACKAGES[1]
+    assert build_corpus("emoji", data_dir=tmp_path / "data").info.metadata["kept"] == 87
 
 
 @pytest.mark.parametrize("missing", [PACKAGES, PACKAGES[1:]])

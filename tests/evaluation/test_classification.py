@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from align_keras.evaluation.classification import (
+from align_keras.evaluation.class_metrics import (
     Classification,
     as_labels,
     classification_metrics,

@@ -1,25 +1,26 @@
 import numpy as np
 import pytest
 
+from align_keras.datasets.benchmarks.simlex import SimLexPair
 from align_keras.evaluation import simlex_metrics, simlex_statistics, word_cosines
 from align_keras.reports.result_tables import paper_results
 from align_keras.utils.errors import InputError
 
 
-def metrics_of(encode, rows):
-    return dict(simlex_metrics(word_cosines(encode, rows), rows))
+def metrics_of(encode, pairs):
+    return dict(simlex_metrics(word_cosines(encode, pairs), pairs))
 
 
-def made_rows(count=60, seed=0):
+def random_pairs(count=60, seed=0):
     rng = np.random.default_rng(seed)
     return [
-        (
-            f"w{rng.integers(30)}",
-            f"v{number}",
-            "ANV"[rng.integers(3)],
-            float(rng.integers(0, 101) / 10),
-            int(rng.integers(1, 5)),
-            bool(rng.integers(2)),
+        SimLexPair(
+            word1=f"w{rng.integers(30)}",
+            word2=f"v{number}",
+            part_of_speech="ANV"[rng.integers(3)],
+            similarity=float(rng.integers(0, 101) / 10),
+            concreteness_quartile=int(rng.integers(1, 5)),
+            is_hard=bool(rng.integers(2)),
         )
         for number in range(count)
     ]
@@ -27,12 +28,12 @@ def made_rows(count=60, seed=0):
 
 class Encoder:
     def __init__(self):
-        self.asked = []
+        self.calls = []
         self.rng = np.random.default_rng(1)
         self.vectors = {}
 
     def __call__(self, words):
-        self.asked.append(list(words))
+        self.calls.append(list(words))
         self.vectors = {word: self.rng.normal(size=5) for word in words}
         return np.array([self.vectors[word] for word in words])
 
@@ -41,25 +42,31 @@ class Encoder:
 def test_every_group_equals_scipy():
     from scipy import stats
 
-    rows, encoder = made_rows(), Encoder()
-    found = metrics_of(encoder, rows)
+    pairs = random_pairs()
+    encoder = Encoder()
+    metrics = metrics_of(encoder, pairs)
     groups = {
-        "all": lambda row: True,
-        "adjectives": lambda row: row[2] == "A",
-        "nouns": lambda row: row[2] == "N",
-        "verbs": lambda row: row[2] == "V",
-        "hard": lambda row: row[5],
-    } | {f"concreteness_{q}": lambda row, q=q: row[4] == q for q in range(1, 5)}
-    for name, belongs in groups.items():
-        own = [row for row in rows if belongs(row)]
-        cosines = [
-            1 - _cosine_distance(encoder.vectors[row[0]], encoder.vectors[row[1]])
-            for row in own
+        "all": pairs,
+        "adjectives": [pair for pair in pairs if pair.part_of_speech == "A"],
+        "nouns": [pair for pair in pairs if pair.part_of_speech == "N"],
+        "verbs": [pair for pair in pairs if pair.part_of_speech == "V"],
+        "hard": [pair for pair in pairs if pair.is_hard],
+    }
+    for quartile in range(1, 5):
+        groups[f"concreteness_{quartile}"] = [
+            pair for pair in pairs if pair.concreteness_quartile == quartile
         ]
-        expected = stats.spearmanr(cosines, [row[3] for row in own]).statistic
-        assert found[f"{name}/spearman"] == pytest.approx(expected, abs=1e-12)
-        assert found[f"{name}/pairs"] == len(own) > 5
-    assert len(found) == 2 * len(groups)
+    for name, group in groups.items():
+        cosines = [
+            1
+            - _cosine_distance(encoder.vectors[pair.word1], encoder.vectors[pair.word2])
+            for pair in group
+        ]
+        ratings = [pair.similarity for pair in group]
+        expected = stats.spearmanr(cosines, ratings).statistic
+        assert metrics[f"{name}/spearman"] == pytest.approx(expected, abs=1e-12)
+        assert metrics[f"{name}/pairs"] == len(group) > 5
+    assert len(metrics) == 2 * len(groups)
 
 
 def _cosine_distance(first, second):
@@ -70,39 +77,43 @@ def _cosine_distance(first, second):
 
 def test_each_word_is_encoded_once():
     encoder = Encoder()
-    metrics_of(encoder, made_rows())
-    [words] = encoder.asked
+    metrics_of(encoder, random_pairs())
+    [words] = encoder.calls
     assert len(words) == len(set(words))
 
 
 def test_lengths_of_vectors_do_not_matter():
-    rows, encoder = made_rows(), Encoder()
-    expected = metrics_of(encoder, rows)
+    pairs = random_pairs()
+    encoder = Encoder()
+    expected = metrics_of(encoder, pairs)
     scaled = {
         word: (1 + number) * vector
         for number, (word, vector) in enumerate(encoder.vectors.items())
     }
-    again = metrics_of(lambda words: np.array([scaled[word] for word in words]), rows)
+    again = metrics_of(lambda words: np.array([scaled[word] for word in words]), pairs)
     assert again == pytest.approx(expected)
 
 
 def test_metrics_have_the_papers_names():
     names = {result.metric for result in paper_results() if result.protocol == "simlex"}
-    assert names <= set(metrics_of(Encoder(), made_rows()))
+    assert names <= set(metrics_of(Encoder(), random_pairs()))
     assert len(names) == 9
 
 
 def test_a_collapsed_model_scores_zero():
-    found = metrics_of(lambda words: np.ones((len(words), 3)), made_rows())
-    assert found["all/spearman"] == 0.0
-    found = metrics_of(lambda words: np.zeros((len(words), 3)), made_rows())
-    assert found["all/spearman"] == 0.0
+    metrics = metrics_of(lambda words: np.ones((len(words), 3)), random_pairs())
+    assert metrics["all/spearman"] == 0.0
+    metrics = metrics_of(lambda words: np.zeros((len(words), 3)), random_pairs())
+    assert metrics["all/spearman"] == 0.0
 
 
 def test_a_group_of_one_pair_is_left_out():
-    rows = [("a", "b", "N", 1.0, 1, False), ("a", "c", "N", 2.0, 1, True)]
-    found = metrics_of(Encoder(), rows)
-    assert set(name.split("/")[0] for name in found) == {
+    pairs = [
+        SimLexPair("a", "b", "N", 1.0, 1, False),
+        SimLexPair("a", "c", "N", 2.0, 1, True),
+    ]
+    metrics = metrics_of(Encoder(), pairs)
+    assert set(name.split("/")[0] for name in metrics) == {
         "all",
         "nouns",
         "concreteness_1",
@@ -110,30 +121,30 @@ def test_a_group_of_one_pair_is_left_out():
 
 
 @pytest.mark.parametrize(
-    ("encode", "rows", "message"),
+    ("encode", "pairs", "message"),
     [
         (Encoder(), [], "at least one pair"),
-        (lambda words: np.ones(len(words)), made_rows(3), "one vector a word"),
-        (lambda words: np.ones((2, 2)), made_rows(9), r"received \(2, 2\) for"),
-        (lambda words: np.full((len(words), 2), np.nan), made_rows(9), "finite"),
+        (lambda words: np.ones(len(words)), random_pairs(3), "one vector a word"),
+        (lambda words: np.ones((2, 2)), random_pairs(9), r"received \(2, 2\) for"),
+        (lambda words: np.full((len(words), 2), np.nan), random_pairs(9), "finite"),
     ],
 )
-def test_errors(encode, rows, message):
+def test_errors(encode, pairs, message):
     with pytest.raises(InputError, match=message):
-        metrics_of(encode, rows)
+        metrics_of(encode, pairs)
 
 
 @pytest.mark.ci
 def test_the_statistic_is_the_correlation_of_the_drawn_pairs():
     from scipy import stats
 
-    rows = made_rows()
-    cosines = word_cosines(Encoder(), rows)
-    statistic = simlex_statistics(cosines, rows)["all/spearman"]
-    assert statistic.counts.all() and len(statistic.counts) == len(rows)
-    drawn = np.random.default_rng(3).integers(0, len(rows), (4, 25))
-    similarity = np.array([row[3] for row in rows])
+    pairs = random_pairs()
+    cosines = word_cosines(Encoder(), pairs)
+    statistic = simlex_statistics(cosines, pairs)["all/spearman"]
+    assert statistic.counts.all() and len(statistic.counts) == len(pairs)
+    drawn = np.random.default_rng(3).integers(0, len(pairs), (4, 25))
+    similarity = np.array([pair.similarity for pair in pairs])
     expected = [
-        stats.spearmanr(cosines[pairs], similarity[pairs]).statistic for pairs in drawn
+        stats.spearmanr(cosines[rows], similarity[rows]).statistic for rows in drawn
     ]
     assert statistic.function(drawn) == pytest.approx(expected, abs=1e-12)

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from align_keras.evaluation.retrieval import (
     flatten_captions,
     normalized_caption,
-    own_positives,
     shared_positives,
+    unshared_positives,
 )
 from align_keras.utils.errors import InputError
 
@@ -92,13 +92,13 @@ def test_one_target_of_1375_rows_stays_cheap():
 
 
 def test_own_positives_by_hand():
-    right = own_positives(4, np.array([2, 0, 2, 3]))
+    right = unshared_positives(4, np.array([2, 0, 2, 3]))
     assert as_lists(right.image_to_text) == [[1], [], [0, 2], [3]]
     assert as_lists(right.text_to_image) == [[2], [0], [2], [3]]
 
 
 def test_own_positives_keep_equal_captions_apart():
-    own = own_positives(2, [0, 1])
+    own = unshared_positives(2, [0, 1])
     shared = shared_positives(["a", "b"], ["the same", "the same"], [0, 1])
     assert as_lists(own.text_to_image) == [[0], [1]]
     assert as_lists(shared.text_to_image) == [[0, 1], [0, 1]]
@@ -119,10 +119,10 @@ def test_flatten_captions():
             lambda: shared_positives(["a"], ["x"], [0, 0]),
             "one integer for each of 1 captions",
         ),
-        (lambda: own_positives(2, [0, 2]), r"in \[0, 2\).*received 2"),
-        (lambda: own_positives(2, [-1, 0]), r"in \[0, 2\).*received -1"),
+        (lambda: unshared_positives(2, [0, 2]), r"in \[0, 2\).*received 2"),
+        (lambda: unshared_positives(2, [-1, 0]), r"in \[0, 2\).*received -1"),
         (
-            lambda: own_positives(2, [0.0, 1.0]),
+            lambda: unshared_positives(2, [0.0, 1.0]),
             "one integer for each of 2 captions.*float64",
         ),
     ],

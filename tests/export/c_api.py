@@ -121,7 +121,13 @@ class CModel:
         try:
             self.session = api.call(
                 api.LoadSessionFromSavedModel,
-                *(options, None, str(folder).encode(), tags, 1, self.graph, meta_graph),
+                options,
+                None,
+                str(folder).encode(),
+                tags,
+                1,
+                self.graph,
+                meta_graph,
             )
             content = ctypes.string_at(meta_graph[0].data, meta_graph[0].length)
         finally:
@@ -151,10 +157,17 @@ class CModel:
         try:
             api.call(
                 api.SessionRun,
-                *(self.session, None),
-                *((Output * len(places))(*places), (Pointer * len(tensors))(*tensors)),
-                *(len(places), (Output * len(fetches))(*fetches), outputs),
-                *(len(fetches), None, 0, None),
+                self.session,
+                None,
+                (Output * len(places))(*places),
+                (Pointer * len(tensors))(*tensors),
+                len(places),
+                (Output * len(fetches))(*fetches),
+                outputs,
+                len(fetches),
+                None,
+                0,
+                None,
             )
             return {
                 name: self._array(tensor)

@@ -120,8 +120,15 @@ def test_images(model, litert_files, example, tmp_path):
 def captions(source):
     """Without end: letters of many scripts, marks, controls, lone surrogates."""
     ranges = [
-        *((32, 127), (0, 0x250), (0x300, 0x370), (0x590, 0x1200), (0x2000, 0x3100)),
-        *((0x4E00, 0x4F00), (0xD800, 0xE000), (0xFE00, 0x10000), (0x1F000, 0x1FB00)),
+        (32, 127),
+        (0, 0x250),
+        (0x300, 0x370),
+        (0x590, 0x1200),
+        (0x2000, 0x3100),
+        (0x4E00, 0x4F00),
+        (0xD800, 0xE000),
+        (0xFE00, 0x10000),
+        (0x1F000, 0x1FB00),
     ]
     while True:
         if source.random() < 0.01:

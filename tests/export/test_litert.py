@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from align_keras.export import QUANTIZATIONS
 from align_keras.export.litert import image_flatbuffer, text_flatbuffer
-from align_keras.export.litert_file import LiteRTTower, read_files, read_metadata
+from align_keras.export.litert_file import LiteRTTower, read_files, read_tower_metadata
 from align_keras.models.align import ALIGN
 from align_keras.utils.errors import InputError
 from tests.helpers.drawn_align import SIZE, pictures, trained_statistics
@@ -165,7 +165,7 @@ def test_zip_programs_read_what_a_file_says_of_itself(lite, tmp_path):
     with zipfile.ZipFile(image) as archive:
         assert archive.testzip() is None
         assert archive.read("LICENSE.txt") == b"CC BY 4.0\n"
-    own = read_metadata(image.read_bytes())
+    own = read_tower_metadata(image.read_bytes())
     assert own["quantization"] == "int8"
     assert own["calibration_images"] == 6
     assert own["preprocessing"]["resize_to"] == 38
@@ -176,7 +176,7 @@ def test_zip_programs_read_what_a_file_says_of_itself(lite, tmp_path):
     files = read_files(text.read_bytes())
     assert files["vocabulary.txt"].splitlines() == VOCABULARY
     assert "weren't stated" in files["LICENSE.txt"]
-    own = read_metadata(text.read_bytes())
+    own = read_tower_metadata(text.read_bytes())
     tower = LiteRTTower(text.read_bytes())
     assert {i["name"]: tuple(i["shape"]) for i in own["inputs"]} == tower.inputs
     assert own["preprocessing"]["normalization"] == "bert_uncased"
@@ -250,20 +250,23 @@ def test_a_missing_quantizer_is_named(lite, monkeypatch):
 
 
 def test_a_broken_file_is_noticed(lite, squeeze, monkeypatch):
-    from align_keras.export import litert
+    save = tf.saved_model.save
 
-    # What the converter's unsafe path did: a file without the model's weights.
-    convert = litert._convert
-
-    def without_weights(encode, encoder, key):
-        other = squeeze.image_encoder
-        function = tf.function(
-            lambda images: {"image_embedding": squeeze.normalize_image(other(images))},
+    def save_another_model(module, folder, signatures):
+        """Saves another model, as if the converter had lost the weights."""
+        [(key, encode)] = signatures.items()
+        encoder = squeeze.image_encoder
+        other = tf.Module()
+        other.stored_variables = [variable.value for variable in encoder.variables]
+        other.encode = tf.function(
+            lambda images: {
+                "image_embedding": squeeze.normalize_image(encoder(images))
+            },
             input_signature=encode.input_signature,
         )
-        return convert(function, other, key)
+        save(other, folder, signatures={key: other.encode})
 
-    monkeypatch.setattr(litert, "_convert", without_weights)
+    monkeypatch.setattr(tf.saved_model, "save", save_another_model)
     with pytest.raises(RuntimeError, match="the converted tower isn't the model's"):
         image_flatbuffer(lite)
     # The user can do something about this one.

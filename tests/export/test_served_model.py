@@ -103,7 +103,7 @@ def test_rows_in_parts_are_joined(count):
 )
 def test_half_the_room(model, folder, tmp_path, weights):
     about = {"data": {"icons": ["3 pairs"]}, "evaluation": {"t2i/recall_at_1": 0.25}}
-    export_saved_model(model, tmp_path / "half", weights=weights, about=about)
+    export_saved_model(model, tmp_path / "half", weights=weights, card_arguments=about)
     card = (tmp_path / "half" / "README.md").read_text()
     assert "- icons\n  - 3 pairs" in card and "| t2i/recall_at_1 | 0.25 |" in card
     sizes = [

@@ -20,7 +20,11 @@ from google.protobuf import (
 )
 
 from align_keras.export import serving_files
-from align_keras.export.serving_files import COUNTS, WARM_UP_FILE, write_serving_files
+from align_keras.export.serving_files import (
+    WARM_UP_FILE,
+    WARM_UP_ROWS,
+    write_serving_files,
+)
 from align_keras.utils.errors import InputError
 
 MODELS = ("image", "text", "align")
@@ -177,7 +181,7 @@ def test_warm_up_requests_are_answered(export, name):
             assert key != "valid" or values.numpy().all()
         found.append((signature, count))
     assert sorted(found) == sorted(
-        (signature, count) for signature in served.signatures for count in COUNTS
+        (signature, count) for signature in served.signatures for count in WARM_UP_ROWS
     )
 
 

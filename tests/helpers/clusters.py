@@ -116,7 +116,7 @@ def _spark(*arguments):
     import pyspark
 
     program = pathlib.Path(pyspark.__file__).parent / "bin" / "spark-class"
-    return [program, *(f"org.apache.spark.deploy.{arguments[0]}",), *arguments[1:]]
+    return [program, f"org.apache.spark.deploy.{arguments[0]}", *arguments[1:]]
 
 
 def _ray(cluster, host, *arguments):
@@ -126,31 +126,54 @@ def _ray(cluster, host, *arguments):
 
 _SCHEDULERS = {
     "dask": lambda cluster, host: [
-        *(PROGRAMS / "dask", "scheduler", "--no-dashboard", "--host", host),
-        *("--port", cluster.port),
+        PROGRAMS / "dask",
+        "scheduler",
+        "--no-dashboard",
+        "--host",
+        host,
+        "--port",
+        cluster.port,
     ],
     "ray": lambda cluster, host: _ray(
         cluster,
         host,
-        *("--head", f"--port={cluster.port}", "--include-dashboard=false"),
+        "--head",
+        f"--port={cluster.port}",
+        "--include-dashboard=false",
         f"--temp-dir={cluster.folder}/r",
     ),
     "spark": lambda cluster, host: _spark(
-        *("master.Master", "--host", host, "--port", cluster.port, "--webui-port", "0")
+        "master.Master", "--host", host, "--port", cluster.port, "--webui-port", "0"
     ),
 }
 _WORKERS = {
     "dask": lambda cluster, host: [
-        *(PROGRAMS / "dask", "worker", f"tcp://{cluster.hosts[0]}:{cluster.port}"),
-        *("--nthreads", 1, "--no-dashboard", "--host", host),
-        *("--local-directory", cluster.folder),
+        PROGRAMS / "dask",
+        "worker",
+        f"tcp://{cluster.hosts[0]}:{cluster.port}",
+        "--nthreads",
+        1,
+        "--no-dashboard",
+        "--host",
+        host,
+        "--local-directory",
+        cluster.folder,
     ],
     "ray": lambda cluster, host: _ray(
         cluster, host, f"--address={cluster.hosts[0]}:{cluster.port}"
     ),
     "spark": lambda cluster, host: _spark(
-        *("worker.Worker", f"spark://{cluster.hosts[0]}:{cluster.port}"),
-        *("--host", host, "--cores", "1", "--memory", "1g", "--webui-port", "0"),
-        *("--work-dir", cluster.folder),
+        "worker.Worker",
+        f"spark://{cluster.hosts[0]}:{cluster.port}",
+        "--host",
+        host,
+        "--cores",
+        "1",
+        "--memory",
+        "1g",
+        "--webui-port",
+        "0",
+        "--work-dir",
+        cluster.folder,
     ),
 }

@@ -123,8 +123,17 @@ def bitmap(bits, indices, palette, compression=0, top_down=False):
     start = 54 + len(colors)
     header = struct.pack(
         "<IiiHHIIiiII",
-        *(40, width, -height if top_down else height, 1, bits, compression, len(data)),
-        *(0, 0, len(palette), 0),
+        40,
+        width,
+        -height if top_down else height,
+        1,
+        bits,
+        compression,
+        len(data),
+        0,
+        0,
+        len(palette),
+        0,
     )
     return (
         b"BM"
@@ -175,7 +184,9 @@ def readable():
         clear.putalpha(mask)
         add(
             f"PNG, palette of {bits} bits with a clear color",
-            *(palette, "PNG", on_white(clear)),
+            palette,
+            "PNG",
+            on_white(clear),
             **{"bits": bits, "transparency": entry},
         )
     add("PNG, black and white", rgb.convert("1"), "PNG")
@@ -201,7 +212,9 @@ def readable():
         shown[(shown == color).all(-1)] = 255
         add(
             f"{name} with a clear color",
-            *(image, "PNG", Image.fromarray(shown)),
+            image,
+            "PNG",
+            Image.fromarray(shown),
             transparency=color,
         )
     add("PNG", rgb, "PNG")
@@ -226,7 +239,9 @@ def readable():
         others = [source(image.mode, seed=1)]
         add(
             f"WebP, animated{name}",
-            *(image, "WEBP", on_white(image)),
+            image,
+            "WEBP",
+            on_white(image),
             **{"save_all": True, "append_images": others, "exact": True},
         )
 
@@ -238,7 +253,9 @@ def readable():
     shown[np.asarray(palette) == entry] = 255
     add(
         "GIF with a clear color",
-        *(palette, "GIF", Image.fromarray(shown)),
+        palette,
+        "GIF",
+        Image.fromarray(shown),
         transparency=entry,
     )
     canvas = np.full((HEIGHT + 30, WIDTH + 9, 3), 255, "uint8")

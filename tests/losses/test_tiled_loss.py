@@ -272,11 +272,18 @@ def test_no_operation_has_an_output_of_unknown_length(name):
     assert not unknown & {node.op for node in nodes}
 
 
-def test_groups_are_numbered():
-    groups = tf.constant([7, -(2**62), 7, 2**62, -(2**62), 0], tf.int64)
-    numbers = tiled_loss._group_numbers(groups).numpy()
-    assert numbers.tolist() == [2, 0, 2, 3, 0, 1]
-    assert tiled_loss._group_numbers(groups[:1]).numpy().tolist() == [0]
+def test_groups_may_have_any_numbers():
+    images, texts = unit_rows(ROWS, 6, 19), unit_rows(ROWS, 6, 20)
+    small = np.array([2, 0, 2, 3, 0, 1, 4, 4, 5, 3, 0, 6, 2])
+    large = np.array([-(2**62), -7, 0, 7, 2**40, 2**61, 2**62])[[5, 3, 0, 1, 2, 4, 6]]
+    expected = run(images, texts, 0.1, pair_groups=small, tile_size=5)
+    loss = run(images, texts, 0.1, pair_groups=large[small], tile_size=5)
+    assert_equal(loss, expected, 1e-12)
+    one = (images[:1], texts[:1], 0.1)
+    groups = tf.constant([2**62], tf.int64)
+    plain = contrastive_loss(*one, pair_groups=groups)
+    tiled = contrastive_loss(*one, pair_groups=groups, tile_size=5)
+    assert float(tiled) == pytest.approx(float(plain), abs=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])

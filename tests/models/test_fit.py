@@ -140,13 +140,13 @@ def inputs_with(**changes):
         (inputs_with(token_ids=np.zeros((4, 9), int)), "of length at most 8"),
         (inputs_with(padding_mask=np.zeros((4, 7), int)), "padding_mask must be"),
         (inputs_with(token_ids=[[1, 2]] * 4), "token_ids must be an array"),
-        ({"images": np.zeros((4, 32, 32, 3), "uint8")}, "received a dict of images"),
+        ({"images": np.zeros((4, 32, 32, 3), "uint8")}, "Received: a dict of images"),
         (np.zeros((4, 32, 32, 3), "uint8"), "pairs"),
-        ("pairs.csv", "x and y must be images and their captions, received str"),
-        (None, "x and y must be images and their captions, received NoneType"),
+        ("pairs.csv", "x and y must be images and their captions. Received: str"),
+        (None, "x and y must be images and their captions. Received: NoneType"),
         (tf.data.Dataset.from_tensors(inputs_with(images=["a"])), "images must be"),
         (tf.data.Dataset.from_tensors((small_batch(), [1] * 4)), "inputs alone"),
-        (tf.data.Dataset.from_tensors({"image": ["a"]}), "a dict of image;"),
+        (tf.data.Dataset.from_tensors({"image": ["a"]}), "a dict of image[.] "),
         ((small_batch(), np.ones(4)), "inputs must be a dict"),
     ],
 )
@@ -300,7 +300,7 @@ def test_float_images_of_0_to_1_are_refused_in_any_form(model):
     for form in forms:
         for batch in (floats(1 / 255), floats(2 / 255, -1.0)):
             with pytest.raises(
-                InputError, match="gray levels in .*at most 1; multiply"
+                InputError, match="gray levels in .*at most 1. Multiply"
             ):
                 model.evaluate(makes[form](batch), verbose=0)
         # Dark images, as integers and as floats, and a black batch.
@@ -341,12 +341,15 @@ def test_steps_look_at_what_python_gives(model):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"sample_weight": np.ones(4)}, "sample_weight can't be given"),
-        ({"class_weight": {0: 1.0}}, "class_weight can't be given"),
+        ({"sample_weight": np.ones(4)}, "sample_weight must be None"),
+        ({"class_weight": {0: 1.0}}, "class_weight must be None"),
         ({"validation_split": 0.9}, "leave pairs on both sides of 4"),
         ({"validation_data": (np.zeros((4, 9)), ["a"] * 4)}, "all of one kind|array"),
-        ({"y": CAPTIONS[:2]}, "of one number"),
-        ({"y": None, "x": small_batch(), "value_range": (0, 1)}, "is of raw images"),
+        ({"y": CAPTIONS[:2]}, "equally many"),
+        (
+            {"y": None, "x": small_batch(), "value_range": (0, 1)},
+            "unless the images are raw",
+        ),
     ],
 )
 def test_arguments_without_a_meaning_are_refused(model, pixels, arguments, words):

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from align_keras.data import image_text_batches
 from align_keras.images import crop_image, crop_image_bytes, preprocess_image
+from align_keras.models import image_text_batches
 from align_keras.models.raw_pairs import raw_pairs
 from align_keras.utils.errors import InputError
 from tests.helpers.small import small_align
@@ -37,10 +37,24 @@ def paths(pixels, tmp_path_factory):
     return paths
 
 
-def batches_of(images, captions, model, batch_size=2, **options):
-    options = {"training": False, **options}
+def batches_of(
+    images,
+    captions,
+    model,
+    batch_size=2,
+    training=False,
+    shuffle=None,
+    seed=None,
+    **options,
+):
     batches = image_text_batches(
-        images, captions, model, batch_size=batch_size, **options
+        images,
+        captions,
+        model.preprocessor.with_options(**options),
+        training=training,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
     )
     return list(batches.as_numpy_iterator())
 
@@ -78,7 +92,9 @@ def forms_of(pixels, paths):
 @pytest.mark.parametrize(
     "name",
     [
-        *("list of tuples", "arrays", "batches"),
+        "list of tuples",
+        "arrays",
+        "batches",
         *(
             pytest.param(name, marks=pytest.mark.ci)
             for name in ("paths", "array", "string tensor", "two datasets", "dicts")
@@ -86,8 +102,14 @@ def forms_of(pixels, paths):
         *(
             pytest.param(name, marks=pytest.mark.release)
             for name in (
-                *("names", "files", "tensor", "images alone", "tuples"),
-                *("list of dicts", "one tuple", "one dict"),
+                "names",
+                "files",
+                "tensor",
+                "images alone",
+                "tuples",
+                "list of dicts",
+                "one tuple",
+                "one dict",
             )
         ),
     ],
@@ -124,7 +146,7 @@ def test_arrays_of_different_sizes_and_floats(model, pixels):
 @pytest.mark.ci
 def test_training_varies_and_shuffles_anew_by_a_seed(model, pixels):
     batches = image_text_batches(
-        pixels, CAPTIONS, model, training=True, batch_size=2, seed=3
+        pixels, CAPTIONS, model.preprocessor, training=True, batch_size=2, seed=3
     )
     first, second = (list(batches.as_numpy_iterator()) for _ in range(2))
     assert [len(batch["images"]) for batch in first] == [2, 2]  # no remainder
@@ -133,7 +155,7 @@ def test_training_varies_and_shuffles_anew_by_a_seed(model, pixels):
     for one, other in zip(first, again, strict=True):
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
-    still = {"crop": False, "flip": False, "shuffle": False, "training": True}
+    still = {"crop": "center", "flip": False, "shuffle": False, "training": True}
     (batch,) = batches_of(pixels, CAPTIONS, model, 9, **still)
     expected = [crop_image(image, 32, (0.5, 0.5)) for image in pixels]
     np.testing.assert_array_equal(batch["images"], expected)
@@ -141,7 +163,7 @@ def test_training_varies_and_shuffles_anew_by_a_seed(model, pixels):
 
 @pytest.mark.ci
 def test_a_runs_other_variations(model, pixels):
-    options = {"crop": False, "flip": False, "shuffle": False, "training": True}
+    options = {"crop": "center", "flip": False, "shuffle": False, "training": True}
     varied = {**options, "zoom": 0.2, "shift": 0.1}
     (batch,) = batches_of(pixels, CAPTIONS, model, 9, **varied)
     assert batch["images"].shape == (5, 32, 32, 3)
@@ -159,7 +181,7 @@ def test_half_are_mirrored_and_windows_differ(model, pixels):
     (batch,) = batches_of(images, ["a"] * count, model, count, **options)
     windows = {image.tobytes() for image in batch["images"]}
     assert len(windows) > 30
-    mirrored = batches_of(images, ["a"] * count, model, count, crop=False, **options)
+    mirrored = batches_of(images, ["a"] * count, model, count, crop="center", **options)
     mirrored = mirrored[0]["images"]
     straight = np.asarray(crop_image(pixels[0], 32, (0.5, 0.5)))
     is_straight = (mirrored == straight).all((1, 2, 3))
@@ -190,19 +212,22 @@ def test_one_of_several_captions_is_drawn(model, pixels):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"images": "a.png"}, r"received one str; write \[image\]"),
+        ({"images": "a.png"}, r"Received: one str. Write \[image\]"),
         ({"images": [b"x", "y"] + ["z"] * 3}, "all of one kind"),
         ({"images": ["a.png"] * 4 + [os.devnull]}, f"{os.devnull}, a pipe or a device"),
         ({"images": np.zeros((5, 9, 9, 1), "uint8")}, r"\(height, width, 3\)"),
         ({"images": np.zeros((5, 9, 9, 3))}, "images: pixels must be uint8"),
         ({"images": [np.zeros((9, 9, 3)) + 2] * 5, "value_range": (0, 1)}, "value_ra"),
-        ({"captions": CAPTIONS[:3]}, "of one number and not empty, received 5 and 3"),
-        ({"captions": "a cat"}, r"received str; write \[caption\]"),
-        ({"captions": CAPTIONS[:4] + [float("nan")]}, r"captions\[4\].*received nan"),
+        (
+            {"captions": CAPTIONS[:3]},
+            "equally many, and at least one. Received: 5 and 3",
+        ),
+        ({"captions": "a cat"}, r"Received: str. Write \[caption\]"),
+        ({"captions": CAPTIONS[:4] + [float("nan")]}, r"captions\[4\].*Received: nan"),
         ({"captions": CAPTIONS[:4] + [["a"]]}, r"captions\[4\] must be a str, or all"),
         ({"captions": [[]] * 5}, r"captions\[0\]"),
         ({"batch_size": 0}, "batch_size must be a whole number from 1"),
-        ({"model": None}, "model must be an ALIGN"),
+        ({"preprocessor": None}, "`preprocessor` must be an ALIGNPreprocessor"),
         (
             {"images": tf.data.Dataset.range(3), "captions": None},
             "dataset of pairs",
@@ -210,8 +235,12 @@ def test_one_of_several_captions_is_drawn(model, pixels):
     ],
 )
 def test_wrong_pairs_are_one_clear_line(model, pixels, change, words):
-    arguments = {"images": pixels, "captions": CAPTIONS, "model": model}
-    arguments |= {"batch_size": 2, "training": True, **change}
+    arguments = {"images": pixels, "captions": CAPTIONS, "batch_size": 2}
+    arguments |= {"preprocessor": model.preprocessor, **change}
+    value_range = arguments.pop("value_range", None)
+    if value_range is not None:
+        preprocessor = model.preprocessor.with_options(value_range=value_range)
+        arguments["preprocessor"] = preprocessor
     with pytest.raises(InputError, match=words) as caught:
-        image_text_batches(**arguments)
+        image_text_batches(**arguments, training=True)
     assert "\n" not in str(caught.value)

@@ -129,7 +129,12 @@ def test_steps_and_batch_size_of_all_inputs(model, data, batch_size, expected):
 
 
 def test_momentum_of_moving_statistics_fits_the_run(model):
-    layers = model._batch_normalizations()
+    layers = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    assert layers
     model.compile()
     model.fit(batches(5), verbose=0)
     assert {layer.momentum for layer in layers} == {0.0}

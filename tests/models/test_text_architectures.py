@@ -25,7 +25,8 @@ OTHERS = {
 }
 # The default tier takes the first two, ci the others too.
 MARKED = [
-    *("distil_bert", "albert"),
+    "distil_bert",
+    "albert",
     pytest.param("electra", marks=pytest.mark.ci),
 ]
 

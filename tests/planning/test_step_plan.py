@@ -189,14 +189,6 @@ def test_the_sigmoid_loss_of_a_run():
     assert (sizes.loss, sizes.tile_size) == ("sigmoid", None)
 
 
-def test_the_loss_has_the_tiles_that_the_plan_reckons_with():
-    from align_keras.losses import tiled_loss
-    from align_keras.planning import step_plan
-
-    assert step_plan.AUTO_TILE_SIZE == tiled_loss.AUTO_TILE_SIZE
-    assert step_plan.AUTO_KEPT_LOGITS == tiled_loss._AUTO_KEPT_LOGITS
-
-
 # --- Against real steps. ---
 
 SMALL = (

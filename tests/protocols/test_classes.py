@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from align_keras.datasets.benchmarks import LabeledImages
-from align_keras.protocols.classes import (
+from align_keras.protocols.class_protocols import (
     check_same_classes,
     check_several_classes,
     check_splits_are_apart,

@@ -8,7 +8,7 @@ import pytest
 import align_keras
 from align_keras import load_model
 from align_keras.cli.main import main
-from align_keras.protocols.evaluate import PROTOCOLS, checked_request
+from align_keras.protocols.run_protocol import PROTOCOLS, checked_request
 from align_keras.utils.errors import InputError
 from tests.helpers.small import VOCABULARY, small_align
 from tests.helpers.small_run import write_pairs
@@ -65,7 +65,9 @@ def test_what_is_refused_before_anything_is_read(protocol, options, message):
 def test_defaults_of_a_request():
     request = checked_request("multi30k", split=None, slice_by="category")
     assert (request.data, request.data_root, request.templates) == (
-        *("multi30k", "data", "default"),
+        "multi30k",
+        "data",
+        "default",
     )
     assert all(protocol.data_help for protocol in PROTOCOLS.values())
 
@@ -141,14 +143,21 @@ def test_what_trials_learn_from_of_this_version():
     import tensorflow as tf
 
     from align_keras.data import labeled_batches
+    from align_keras.models import ALIGNImageConverter
     from align_keras.protocols.trials import TRIALS_VERSION
 
     tf.random.set_seed(0)  # Which other tests may have set.
     image = np.zeros((40, 40, 3), np.uint8)
     image[:, 20:] = 255
     images = [np.maximum(image, 10 * row) for row in range(6)]
-    options = {"image_size": 32, "batch_size": 12, "shuffle_buffer_size": 6}
-    batches = labeled_batches(images, np.arange(6), **options, seed=3)
+    batches = labeled_batches(
+        images,
+        np.arange(6),
+        ALIGNImageConverter(32, crop="inception"),
+        batch_size=12,
+        shuffle_buffer_size=6,
+        seed=3,
+    )
     pixels, labels = next(iter(batches))
     found = np.asarray(pixels, float)[..., 0].mean(axis=1)[:, ::10]
     assert TRIALS_VERSION == 1

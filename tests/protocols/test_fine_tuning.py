@@ -9,7 +9,7 @@ import pytest
 
 from align_keras.config import load_recipe
 from align_keras.datasets.benchmarks import LabeledImages
-from align_keras.protocols import fine_tuning, trials
+from align_keras.protocols import fine_tuning_protocols, trials
 from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
 from tests.helpers.drawings import draw
@@ -18,7 +18,7 @@ from tests.helpers.drawings import draw
 def test_other_pictures_are_other_data(tmp_path):
     def identity():
         request = Request(str(tmp_path))
-        return fine_tuning.ClassificationData(request).identity("")
+        return fine_tuning_protocols.ClassificationData(request).identity("")
 
     for split in ("train", "test"):
         for label, name in enumerate("ab"):
@@ -44,7 +44,7 @@ def test_other_pictures_in_memory_are_other_data(form):
     def digest(*seeds):
         images = [form(label, seed) for label, seed in enumerate(seeds)]
         data = LabeledImages(images, np.arange(2), ["a", "b"])
-        return fine_tuning.digest_of(data)
+        return fine_tuning_protocols.digest_of(data)
 
     assert digest(0, 1) == digest(0, 1)
     assert len({digest(0, 1), digest(0, 2), digest(1, 1)}) == 3
@@ -55,7 +55,7 @@ def test_another_version_or_split_of_a_tfds_set_is_other_data(monkeypatch):
 
     def identity(name="food101:2.0.0", **options):
         request = Request(name, **options)
-        data = fine_tuning.ClassificationData(request)
+        data = fine_tuning_protocols.ClassificationData(request)
         stream = mock.MagicMock(__len__=lambda _: 2)
         images = LabeledImages(stream, np.arange(2), ["a", "b"])
         monkeypatch.setattr(data, "read", lambda task, split: images)
@@ -103,7 +103,7 @@ def test_vtab_names_what_is_to_be_prepared(tmp_path, monkeypatch):
 
     def told(*tasks):
         with pytest.raises(InputError, match="vtab needs .*vtab/dtd") as caught:
-            fine_tuning.VtabData(Request("vtab")).check(tasks)
+            fine_tuning_protocols.VtabData(Request("vtab")).check(tasks)
         return str(caught.value)
 
     # dSprites is two tasks and one set.

@@ -9,8 +9,8 @@ import pytest
 from align_keras.config import load_recipe
 from align_keras.protocols.trials import (
     Trial,
-    build_schedule,
     build_stages,
+    stage_schedule,
     swept_recipe,
 )
 
@@ -59,7 +59,7 @@ def test_other_lengths():
     (stage,) = build_stages(few, lambda size, step: (size, step), 100)
     assert stage.steps == 1 and stage.learning_rate == 0.1
     constant = load_recipe("fine_grained", params_override="head.schedule=constant")
-    assert build_schedule(constant.head, 5, 1.0) == 1e-2
+    assert stage_schedule(constant.head, 5, 1.0) == 1e-2
 
 
 def test_a_trials_recipe_has_what_was_drawn():

@@ -5,6 +5,7 @@ import collections
 import numpy as np
 import pytest
 
+from align_keras.datasets.benchmarks.simlex import SimLexPair
 from align_keras.reports.result_tables import paper_results, papers_figures
 
 # The tables of arXiv 2102.05918 v2, typed a second time:
@@ -166,13 +167,15 @@ def test_names_are_those_that_the_protocols_yield():
         )
     )
     parts = ["A", "N", "V"]
-    rows = [
-        (f"w{n}", f"v{n % 5}", parts[n % 3], n % 7, 1 + n // 3 % 4, n % 2 == 0)
+    pairs = [
+        SimLexPair(
+            f"w{n}", f"v{n % 5}", parts[n % 3], n % 7, 1 + n // 3 % 4, n % 2 == 0
+        )
         for n in range(120)
     ]
     draw = np.random.default_rng(0)
     yielded["simlex"] = dict(
-        evaluation.simlex_metrics(draw.normal(size=len(rows)), rows)
+        evaluation.simlex_metrics(draw.normal(size=len(pairs)), pairs)
     )
     for own in paper_results():
         if own.protocol in yielded:

@@ -1,34 +1,40 @@
-"""Holds the rooms' import directions against the code, lazy imports included."""
+"""The packages import each other as the table allows, lazy imports included."""
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PACKAGE = "align_keras"
+ALIGN_KERAS = "align_keras"
 
-# What each room may import besides `utils` and itself. One row differs from the
-# first design: `models` may import `losses` and the room `optimizers` (LAMB and
-# the learning-rate schedules), because `ALIGN.compile` and `ALIGN.train_step`
-# live with the model: `model.compile(); model.fit()` is the public API. Another:
-# `export` takes a model and imports none, so that `models` may import it, for
-# `model.export_saved_model()`; and `evaluation`, pure NumPy, for `model.classify()`.
-ROOMS = {
+# Package → the packages that it may import besides `utils` and itself. `models` imports
+# `losses` and `optimizers` (LAMB and the learning-rate schedules), because the public
+# API is `model.compile()` and `model.fit()`. It imports `export`, which takes a model
+# and imports none, for `model.export_saved_model()`, and `evaluation`, which is pure
+# NumPy, for `model.classify()`.
+PACKAGES: dict[str, tuple[str, ...]] = {
     "utils": (),
     "corpus": (),
     "text": (),
     "images": (),
     "datasets": ("corpus",),
-    # A user's own pairs become batches in `models`, whose `fit` does the same.
-    "data": ("text", "images", "datasets", "models"),
+    # Stored pairs become batches through the `ALIGNPreprocessor` of `models`.
+    "data": ("images", "datasets", "models"),
     "layers": (),
-    "losses": (),
+    "losses": ("config",),
     "optimizers": (),
     "models": (
-        *("layers", "text", "images", "losses", "optimizers", "export"),
+        "layers",
+        "text",
+        "images",
+        "losses",
+        "optimizers",
+        "export",
         "evaluation",
     ),
     "training": ("losses", "models", "data", "optimizers", "config"),
@@ -38,9 +44,9 @@ ROOMS = {
     # without it.
     "embedders": ("models", "export", "images", "text", "evaluation", "corpus"),
     "search": ("embedders", "models", "export", "corpus", "images", "evaluation"),
-    # Pages and charts of what was measured.
+    # Pages and charts of measurements.
     "reports": ("corpus", "evaluation", "config"),
-    # Each benchmark of the paper, from its data to its metrics.
+    # Benchmarks of the paper, from their data to their metrics.
     "protocols": (
         "reports",
         "search",
@@ -54,36 +60,42 @@ ROOMS = {
         "images",
         "text",
     ),
-    # From a configuration to a run's folder and back.
+    # From a configuration to the folder of a run and back.
     "runs": (
-        *("protocols", "reports", "search", "training", "data", "export", "models"),
-        *(
-            "embedders",
-            "datasets",
-            "corpus",
-            "evaluation",
-            "config",
-            "losses",
-            "optimizers",
-        ),
-        *("text", "images"),
+        "protocols",
+        "reports",
+        "search",
+        "training",
+        "data",
+        "embedders",
+        "export",
+        "models",
+        "datasets",
+        "corpus",
+        "evaluation",
+        "config",
+        "losses",
+        "optimizers",
+        "text",
+        "images",
     ),
-    # What a run takes, by formulas.
-    "planning": ("models", "config"),
+    # Formulas for the operations, memory and days of a run.
+    "planning": ("search", "models", "config"),
     "config": (),
 }
-# Where configs meet the rest.
-ANYTHING = "cli"
-# Rooms and modules whose import must not load TensorFlow.
+# The command line imports every package, and no package imports it.
+COMMAND_LINE = "cli"
+# Packages and modules whose import must not load TensorFlow.
 LIGHT = (
     "cli/convert.py",
+    "cli/data.py",
     "cli/export.py",
     "cli/index.py",
     "export/__init__.py",
     "runs/export.py",
     "cli/embed.py",
     "cli/evaluate.py",
-    "protocols/evaluate.py",
+    "protocols/run_protocol.py",
     "cli/main.py",
     "runs/about_run.py",
     "runs/data_errors.py",
@@ -135,17 +147,19 @@ TOP_LEVEL = {
 }
 
 
-def modules_of(root):
-    """Maps each module's dotted name to its file."""
+def modules_of(root: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Maps the dotted name of each module to its file."""
     modules = {}
-    for path in sorted((root / PACKAGE).rglob("*.py")):
+    for path in sorted((root / ALIGN_KERAS).rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return modules
 
 
-def imports_of(name, path, modules):
-    """Yields (line, dotted name) of every import of this package in a file."""
+def imports_of(
+    name: str, path: pathlib.Path, modules: dict[str, pathlib.Path]
+) -> Iterator[tuple[int, str]]:
+    """Yields (line, dotted name) of every import of align_keras in a file."""
     is_package = path.name == "__init__.py"
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -155,60 +169,63 @@ def imports_of(name, path, modules):
             base = node.module or ""
             if node.level:
                 parts = name.split(".")
-                keep = len(parts) - node.level + is_package
-                base = ".".join([*parts[: max(keep, 0)], *filter(None, [base])])
+                length = max(len(parts) - node.level + is_package, 0)
+                base = ".".join([*parts[:length], *filter(None, [base])])
             for alias in node.names:
                 member = f"{base}.{alias.name}"
                 yield node.lineno, member if member in modules else base
         elif isinstance(node, ast.Call) and node.args:
-            called = getattr(node.func, "attr", getattr(node.func, "id", None))
+            function = getattr(node.func, "attr", getattr(node.func, "id", None))
             target = node.args[0]
-            if called in ("import_module", "__import__", "find_spec"):
+            if function in ("import_module", "__import__", "find_spec"):
                 if isinstance(target, ast.Constant) and isinstance(target.value, str):
                     yield node.lineno, target.value
 
 
-def room_of(name):
-    """`align_keras.models.align` → `models`; the package itself → `""`."""
+def package_of(name: str) -> str:
+    """`align_keras.models.align` → `models`; align_keras itself → `""`."""
     return name.split(".")[1] if "." in name else ""
 
 
-def find_faults(root):
-    """Returns one line for each wrong import, unknown room and circle."""
+def find_errors(root: pathlib.Path) -> list[str]:
+    """Returns one line for each forbidden import, unknown package and cycle."""
     modules = modules_of(root)
-    faults, graph = [], {}
+    errors = []
+    graph = {}
     for name, path in modules.items():
-        room = room_of(name)
-        if room and room != ANYTHING and room not in ROOMS:
-            faults.append(f"{path.relative_to(root)}: unknown room {room}")
+        package = package_of(name)
+        if package and package != COMMAND_LINE and package not in PACKAGES:
+            errors.append(f"{path.relative_to(root)}: unknown package {package}")
             continue
         graph[name] = []
         for line, target in imports_of(name, path, modules):
-            if target.split(".")[0] != PACKAGE:
+            if target.split(".")[0] != ALIGN_KERAS:
                 continue
             graph[name].append(target)
-            if not may_import(room, room_of(target)):
-                faults.append(
-                    f"{path.relative_to(root)}:{line}: {room} must not import {target}"
-                )
-    return faults + [" -> ".join(circle) for circle in find_circles(graph)]
+            if not may_import(package, package_of(target)):
+                place = f"{path.relative_to(root)}:{line}"
+                errors.append(f"{place}: {package} must not import {target}")
+    return errors + [" -> ".join(cycle) for cycle in find_cycles(graph)]
 
 
-def may_import(room, target):
-    if room in ("", ANYTHING):
-        # The package's own __init__ gives the public names of all rooms, but
-        # the command line is nobody's library.
-        return room == ANYTHING or target != ANYTHING
-    return target in (room, "utils", *ROOMS[room])
+def may_import(package: str, target: str) -> bool:
+    """Returns True if the table allows a package to import another one."""
+    if package == COMMAND_LINE:
+        return True
+    if package == "":
+        # align_keras/__init__.py gives the public names of all packages.
+        return target != COMMAND_LINE
+    return target in (package, "utils", *PACKAGES[package])
 
 
-def find_circles(graph):
-    """Returns a circle of modules for each back edge of a depth-first walk."""
-    circles, done = [], set()
+def find_cycles(graph: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Returns a cycle of modules for each back edge of a depth-first walk."""
+    cycles = []
+    done = set()
 
-    def walk(name, path):
+    def walk(name: str, path: list[str]) -> None:
         if name in path:
-            circles.append([*path[path.index(name) :], name])
+            cycles.append([*path[path.index(name) :], name])
         elif name not in done:
             for target in graph.get(name, ()):
                 walk(target, [*path, name])
@@ -216,37 +233,54 @@ def find_circles(graph):
 
     for name in graph:
         walk(name, [])
-    return circles
+    return cycles
 
 
 def test_every_import_goes_the_right_way():
-    faults = find_faults(ROOT)
-    assert not faults, "\n".join(faults)
+    errors = find_errors(ROOT)
+    assert not errors, "\n".join(errors)
 
 
-def test_the_table_itself_has_no_circle():
-    assert not find_circles(ROOMS)
-    assert all(target in ROOMS for row in ROOMS.values() for target in row)
+def test_the_table_has_no_cycle():
+    assert not find_cycles(PACKAGES)
+    assert all(target in PACKAGES for row in PACKAGES.values() for target in row)
 
 
-def test_code_was_looked_at():
+def test_the_page_shows_the_table():
+    page = ROOT / "docs" / "pages" / "how" / "architecture.md"
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.*?) \| .+ \|$", page.read_text("utf-8"), re.MULTILINE
+    )
+    assert rows.pop() == (COMMAND_LINE, "all")
+    # A package stands below those that it imports.
+    for position, (package, cell) in enumerate(rows):
+        packages_above = {name for name, _ in rows[:position]}
+        assert set(re.findall(r"`(\w+)`", cell)) <= packages_above, package
+    expected = {
+        package: ", ".join(f"`{target}`" for target in sorted(targets))
+        for package, targets in PACKAGES.items()
+    }
+    assert dict(rows) == expected and len(rows) == len(expected)
+
+
+def test_the_imports_of_the_code_are_read():
     modules = modules_of(ROOT)
-    found = [
+    targets = [
         target
         for name, path in modules.items()
         for _, target in imports_of(name, path, modules)
-        if room_of(target) and target.startswith(PACKAGE)
+        if package_of(target) and target.startswith(ALIGN_KERAS)
     ]
-    assert len(found) > len(modules)
+    assert len(targets) > len(modules)
 
 
-def make_tree(root, files):
-    """A package with the given files, and an empty `__init__.py` a room."""
+def make_tree(root: pathlib.Path, files: Mapping[str, str]) -> pathlib.Path:
+    """Writes files below align_keras, and an empty `__init__.py` in each package."""
     for name, text in files.items():
-        path = root / PACKAGE / name
+        path = root / ALIGN_KERAS / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        for folder in (path.parent, root / PACKAGE):
+        for folder in (path.parent, root / ALIGN_KERAS):
             if not (folder / "__init__.py").exists():
                 (folder / "__init__.py").write_text("")
     return root
@@ -267,16 +301,16 @@ def make_tree(root, files):
         "if False:\n    import align_keras.models",
         "import importlib\nimportlib.import_module('align_keras.models.align')",
         "from importlib import import_module\nimport_module('align_keras.models')",
-        # The package's __init__ gives the names of every room.
+        # align_keras/__init__.py gives the names of all packages.
         "import align_keras",
         "from align_keras import ALIGN",
     ],
 )
-def test_a_wrong_way_import_is_found(tmp_path, statement):
+def test_a_forbidden_import_is_reported(tmp_path, statement):
     make_tree(tmp_path, {"layers/norm.py": statement, "models/align.py": ""})
-    faults = find_faults(tmp_path)
-    assert len(faults) == 1
-    assert "layers must not import align_keras" in faults[0]
+    errors = find_errors(tmp_path)
+    assert len(errors) == 1
+    assert "layers must not import align_keras" in errors[0]
 
 
 @pytest.mark.parametrize(
@@ -290,53 +324,56 @@ def test_a_wrong_way_import_is_found(tmp_path, statement):
         "import tensorflow.python as align_keras_models",
     ],
 )
-def test_a_right_way_import_passes(tmp_path, statement):
+def test_an_allowed_import_passes(tmp_path, statement):
     files = ("models/text_encoder.py", "layers/norm.py", "utils/files.py")
     make_tree(tmp_path, {"models/align.py": statement, **dict.fromkeys(files, "")})
-    assert not find_faults(tmp_path)
+    assert not find_errors(tmp_path)
 
 
 @pytest.mark.parametrize(
     "statement, count", [("from .norm import x", 0), ("from ..models import x", 1)]
 )
-def test_relative_imports_of_an_init_start_at_its_own_room(tmp_path, statement, count):
+def test_relative_imports_of_an_init_start_at_its_package(tmp_path, statement, count):
     make_tree(tmp_path, {"layers/__init__.py": statement, "layers/norm.py": ""})
-    wrong = (
+    error = (
         "align_keras/layers/__init__.py:1: layers must not import align_keras.models"
     )
-    assert find_faults(tmp_path) == [wrong][:count]
+    assert find_errors(tmp_path) == [error][:count]
 
 
-def test_a_circle_within_a_room_is_found(tmp_path):
-    back = "def lazy():\n    from align_keras.models import align"
-    there = "from align_keras.models.tower import Tower"
-    make_tree(tmp_path, {"models/align.py": there, "models/tower.py": back})
-    assert find_faults(tmp_path) == [
+def test_a_cycle_within_a_package_is_reported(tmp_path):
+    lazy_import = "def lazy():\n    from align_keras.models import align"
+    eager_import = "from align_keras.models.tower import Tower"
+    make_tree(
+        tmp_path, {"models/align.py": eager_import, "models/tower.py": lazy_import}
+    )
+    assert find_errors(tmp_path) == [
         "align_keras.models.align -> align_keras.models.tower -> "
         "align_keras.models.align"
     ]
 
 
-def test_an_unknown_room_is_found(tmp_path):
+def test_an_unknown_package_is_reported(tmp_path):
     make_tree(tmp_path, {"helpers/misc.py": ""})
-    assert "align_keras/helpers/misc.py: unknown room helpers" in find_faults(tmp_path)
+    error = "align_keras/helpers/misc.py: unknown package helpers"
+    assert error in find_errors(tmp_path)
 
 
-def test_nobody_imports_the_command_line(tmp_path):
+def test_no_package_imports_the_command_line(tmp_path):
     make_tree(tmp_path, {"cli/main.py": "import align_keras.models"})
-    assert not find_faults(tmp_path)
+    assert not find_errors(tmp_path)
     make_tree(tmp_path, {"__init__.py": "import align_keras.cli.main"})
-    assert len(find_faults(tmp_path)) == 1
+    assert len(find_errors(tmp_path)) == 1
 
 
-def light_modules():
-    modules = modules_of(ROOT)
-    light = [PACKAGE]
-    for name, path in modules.items():
-        place = path.relative_to(ROOT / PACKAGE).as_posix()
-        if place in LIGHT or place.split("/")[0] in LIGHT:
-            light.append(name)
-    return light
+def light_modules() -> list[str]:
+    """Returns the names of the modules that must not load TensorFlow."""
+    names = [ALIGN_KERAS]
+    for name, path in modules_of(ROOT).items():
+        file = path.relative_to(ROOT / ALIGN_KERAS).as_posix()
+        if file in LIGHT or file.split("/")[0] in LIGHT:
+            names.append(name)
+    return names
 
 
 def test_light_modules_do_not_load_tensorflow():
@@ -348,37 +385,37 @@ for name in sys.argv[1:]:
     if heavy:
         sys.exit(f"{name} loads {', '.join(sorted(heavy))}")
 """
-    answer = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script, *light_modules()],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert answer.returncode == 0, answer.stderr
-    assert f"{PACKAGE}.cli.main" in light_modules()
+    assert process.returncode == 0, process.stderr
+    assert f"{ALIGN_KERAS}.cli.main" in light_modules()
 
 
 def test_no_test_imports_another():
-    """What tests share stands beside them, so that each file is run by itself."""
-    found = []
+    """Code that tests share is in helpers, so that each test file runs by itself."""
+    imports = []
     for path in (ROOT / "tests").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and not node.level:
-                names = [*node.module.split("."), *(one.name for one in node.names)]
+                names = [*node.module.split("."), *(alias.name for alias in node.names)]
                 if names[0] == "tests" and any(n.startswith("test_") for n in names):
-                    found.append(f"{path.relative_to(ROOT)}: {node.module}")
-    assert not found
+                    imports.append(f"{path.relative_to(ROOT)}: {node.module}")
+    assert not imports
 
 
 def test_nothing_new_at_the_top_level():
-    answer = subprocess.run(
+    process = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    if answer.returncode:
+    if process.returncode:
         pytest.skip("not a git checkout")
-    names = {line.strip('"').split("/")[0] for line in answer.stdout.splitlines()}
+    names = {line.strip('"').split("/")[0] for line in process.stdout.splitlines()}
     names = {name for name in names if (ROOT / name).exists()}
     assert {name for name in names if name[0] != "."} <= TOP_LEVEL

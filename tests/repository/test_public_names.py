@@ -34,7 +34,7 @@ print(float(model.temperature))
 """
 
 
-def test_rooms_and_version_are_attributes():
+def test_packages_and_version_are_attributes():
     assert align_keras.models.ALIGN is align_keras.ALIGN
     assert "models" in dir(align_keras) and "cli" in dir(align_keras)
     parts = align_keras.__version__.split(".")
@@ -58,10 +58,10 @@ def test_onednn_is_on_unless_the_user_says_no(monkeypatch):
 
 def test_every_registered_class_can_be_opened_before_its_module_is_imported():
     prefix = "align_keras."
-    for room in ("layers", "models", "optimizers", "losses", "training"):
-        folder = ROOT / "align_keras" / room
+    for package in ("layers", "models", "optimizers", "losses", "training"):
+        folder = ROOT / "align_keras" / package
         for module in pkgutil.iter_modules([str(folder)]):
-            importlib.import_module(f"{prefix}{room}.{module.name}")
+            importlib.import_module(f"{prefix}{package}.{module.name}")
     registered = {
         name.removeprefix("align_keras>"): cls.__module__
         for name, cls in keras.saving.get_custom_objects().items()

@@ -17,7 +17,7 @@ import pytest
 import align_keras
 from align_keras.cli.main import COMMANDS, parse_arguments
 from align_keras.config import load_config
-from align_keras.protocols.evaluate import PROTOCOLS
+from align_keras.protocols.run_protocol import PROTOCOLS
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md"]

@@ -7,7 +7,7 @@ import tomllib
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Rooms and files whose public functions all have hints: those that mypy checks.
+# Packages and files that mypy checks. Their public functions all have hints.
 CHECKED = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["files"]
 # Programs that an export carries.
 EXAMPLES = ("litert_examples", "serving")

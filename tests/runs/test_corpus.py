@@ -10,7 +10,7 @@ from align_keras.corpus.duplicates.near_duplicates import (
     NEAR_EVALUATION,
     ImageSet,
 )
-from align_keras.runs.corpus import _dropped
+from align_keras.runs.corpus import CopySearch
 
 EMBEDDING = "duplicates.mode=embedding,duplicates.encoder=m,"
 REASONS = {"near": NEAR_DUPLICATE, "copy": NEAR_EVALUATION, "equal": DUPLICATE}
@@ -72,7 +72,7 @@ def hashes():
 def test_copies_leave_by_the_threshold_of_their_place(pictures, override, expected):
     config = load_corpus_config(params_override=[override.rstrip(",")]).duplicates
     corpus, references = pictures()
-    dropped = _dropped(corpus, references, config)
+    dropped = CopySearch(corpus, config).find(references)
     assert {own.image_key for own in dropped} == expected
     for own in dropped:
         assert own.reason == REASONS.get(own.image_key, NEAR_EVALUATION)

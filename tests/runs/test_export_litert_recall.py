@@ -47,16 +47,16 @@ def trained(tmp_path_factory):
 
 def test_quantizing_keeps_recall(trained):
     from align_keras.export.litert import image_flatbuffer
-    from align_keras.protocols.captions import captioned_images
+    from align_keras.protocols.caption_protocols import read_captioned_images
     from align_keras.protocols.protocol import Request
 
     request = Request("clipart", split="train")
-    images = captioned_images(request).images[::31]
+    images = read_captioned_images(request).images[::31]
     pixels = [read_pixels(image, trained.image_size) for image in images]
     kinds = ("none", "float16", "weight-int8", "dynamic-int8", "int8")
     files = {kind: image_flatbuffer(trained, kind, pixels) for kind in kinds}
     test = Request("stamps")
-    figures = measure(trained, files, captioned_images(test).images, test)
+    figures = measure(trained, files, read_captioned_images(test).images, test)
     print("\n".join(table(figures)))
     recall = {own.name: own.recall for own in figures}
     # In points, the mean of both ways: of 702 stamps each way, one that moves over

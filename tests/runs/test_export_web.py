@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align_keras.export.web_page import LITERT_JS_VERSION, check_runtime
+from align_keras.export.web_page import LITERT_JS_VERSION, check_litert_js
 from align_keras.runs.export_web import embed_images, read_run_images, write_web
 from align_keras.search import Index
 from align_keras.utils.errors import InputError
@@ -144,15 +144,15 @@ WASM = ("js", "wasm")
 
 
 def test_the_runtime_is_checked(tmp_path):
-    check_runtime(fake_runtime(tmp_path / "sound"))
+    check_litert_js(fake_runtime(tmp_path / "sound"))
     with pytest.raises(InputError, match=f"{LITERT_JS_VERSION}, received .* with none"):
-        check_runtime(tmp_path)
+        check_litert_js(tmp_path)
     with pytest.raises(InputError, match=r"with 0\.1\.1; run npm install @litertjs/c"):
-        check_runtime(fake_runtime(tmp_path / "old", "0.1.1"))
+        check_litert_js(fake_runtime(tmp_path / "old", "0.1.1"))
     damaged = fake_runtime(tmp_path / "damaged")
     (damaged / "@litertjs" / "core" / "dist" / "index.js").unlink()
     with pytest.raises(InputError, match="with one without dist/index.js"):
-        check_runtime(damaged)
+        check_litert_js(damaged)
 
 
 def test_int8_is_refused(align, tmp_path):

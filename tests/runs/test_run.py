@@ -44,6 +44,12 @@ def test_unknown_modes_are_refused_before_anything_is_written(tmp_path, name, va
     assert not (tmp_path / "run").exists()
 
 
+def test_results_are_written_after_training_only(tmp_path):
+    options = {"mode": "eval", "with_results": True}
+    with pytest.raises(InputError, match="^with_results must be False unless mode is"):
+        align_keras.train_experiment("quickstart_icons", tmp_path / "run", **options)
+
+
 def test_what_a_reader_within_tensorflow_refuses_is_told_in_a_line():
     task = load_config(params_override="task.train_data.source=a").task
     told = "{{node PyFunc}} InputError: a source must stay as it is; run again.\nTrace"

@@ -117,7 +117,7 @@ def test_bad_addresses_of_a_table_are_counted_and_the_others_kept(
     pq = pytest.importorskip("pyarrow.parquet")
     for name, value in {"TRIES": 2, "FIRST_PAUSE": 0.01}.items():
         monkeypatch.setattr(remote, name, value)
-    remote._given_up.clear()
+    remote.clear_caches()
     names = [f"{number}.png" for number in range(12)]
     files = {name: image_bytes((20 * n, 0, 90)) for n, name in enumerate(names)}
     with WebServer(files) as server, WebServer({"1.png": image_bytes("red")}) as other:
@@ -168,7 +168,10 @@ def test_a_folder_a_table_and_texts_are_embedded(store, tmp_path):
 
     found = rows("memory://s/photos")
     assert [row["id"] for row in found] == [
-        *("blue.png", "green.png", "red.png", "sub/broken.jpg")
+        "blue.png",
+        "green.png",
+        "red.png",
+        "sub/broken.jpg",
     ]
     [red] = model.encode_images([image_bytes("red")])
     np.testing.assert_array_equal(np.float32(found[2]["embedding"]), red)
@@ -209,7 +212,8 @@ def test_pairs_of_an_address_are_those_of_a_copy(store, tmp_path):
         (one.id, one.captions) for one in near
     ]
     assert [one.image_path for one in far] == [
-        *("memory://s/photos/red.png", "memory://s/gone.png")
+        "memory://s/photos/red.png",
+        "memory://s/gone.png",
     ]
     store.pipe_file("/s/bad.csv", b"a,b\n1,2\n")
     for place, rule in (

@@ -50,8 +50,15 @@ def test_a_folder_of_images(images, model, tmp_path):
     assert done.rows == len(rows) == 9
     assert done.problems == {"unreadable": 1, "empty": 1}
     assert [row["id"] for row in rows] == [
-        *("blue.png", "broken.png", "empty.jpg", "green.png", "red.png", "\\udcff.png"),
-        *("sub/blue.jpg", "sub/green.jpg", "sub/red.jpg"),
+        "blue.png",
+        "broken.png",
+        "empty.jpg",
+        "green.png",
+        "red.png",
+        "\\udcff.png",
+        "sub/blue.jpg",
+        "sub/green.jpg",
+        "sub/red.jpg",
     ]
     for row in rows:
         if row["problem"]:

@@ -65,9 +65,9 @@ def test_a_header_is_read_without_the_pixels(monkeypatch, pixels):
 
 
 @pytest.mark.parametrize("text", ["", "2019:13:45 99:00:00", "\xff" * 19])
-def test_a_time_that_is_none(text):
+def test_an_unreadable_time_is_no_date(text):
     exif = Image.Exif()
-    exif[0x0132] = text
+    exif.get_ifd(0x8769)[0x9003] = text
     assert decode_square(saved("JPEG", exif=exif), 32).date is None
 
 

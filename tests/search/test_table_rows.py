@@ -190,6 +190,30 @@ def test_every_row_of_an_image_is_found(build, tmp_path):
     assert hit.columns["label"] == "cat"
 
 
+@pytest.mark.parametrize(
+    "where, found",
+    [
+        ("stars > 3", ["red"]),
+        ("not stars > 3", ["green"]),
+        ("stars is null", ["blue"]),
+        ("not stars is null", ["green", "red"]),
+        ("stars > 3 or width = 40", ["blue", "red"]),
+        ("stars > 3 and width = 24", ["red"]),
+        ("not (stars > 3 and width = 40)", ["green", "red"]),
+        ("not (stars is not null or width = 24)", ["blue"]),
+        ("stars is null or tag = 'x'", ["blue", "red"]),
+        ("width > stars", ["green", "red"]),
+        ("width not between stars and 30", ["blue"]),
+        ("stars not in (4, 9)", ["green"]),
+        ("tag not like 'x%'", ["green"]),
+    ],
+)
+def test_an_image_without_rows_has_empty_cells(build, photos, tmp_path, where, found):
+    rows = [row("red", stars="4", tag="x"), row("green", stars="1", tag="y")]
+    index = build(photos, write_csv(tmp_path / "t.csv", rows))
+    assert names(index, where) == found
+
+
 def test_what_is_removed_takes_its_values_along(build, photos, tmp_path):
     first = write_csv(
         tmp_path / "a.csv",

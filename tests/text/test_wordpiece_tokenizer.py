@@ -1,11 +1,9 @@
 import json
 import os
 import pathlib
-import pickle
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -188,66 +186,16 @@ def test_invalid_utf8_is_dropped():
     assert tokens["token_ids"].numpy().tolist() == [[2, 5, 3, 0, 0], [2, 3, 0, 0, 0]]
 
 
-def test_config_round_trip():
-    tokenizer = WordPieceTokenizer(VOCABULARY, 7, "bert_cased")
-    config = tokenizer.get_config()
-    assert config == {
-        "vocabulary": VOCABULARY,
-        "sequence_length": 7,
-        "normalization": "bert_cased",
-    }
-    serialized = keras.saving.serialize_keras_object(tokenizer)
-    assert json.loads(json.dumps(serialized)) == serialized
-    copies = [
-        WordPieceTokenizer.from_config(config),
-        keras.saving.deserialize_keras_object(serialized),
-        pickle.loads(pickle.dumps(tokenizer)),
-    ]
-    expected = tokenizer(["Red red bikes"])["token_ids"]
-    for copy in copies:
-        assert copy.get_config() == config
-        np.testing.assert_array_equal(copy(["Red red bikes"])["token_ids"], expected)
-
-
-CAPTIONS = ["red", "Redder bikes"]
-
-
-@pytest.mark.ci
-@needs("grain")
-@pytest.mark.parametrize(
-    "captions",
-    [
-        tuple(CAPTIONS),
-        [caption.encode() for caption in CAPTIONS],
-        np.array(CAPTIONS),
-        np.array(CAPTIONS, object),
-        np.array(CAPTIONS, "S"),
-        tf.constant(CAPTIONS),
-    ],
-    ids=lambda captions: type(captions).__name__,
-)
-def test_captions_in_a_grain_pipeline_become_numpy_arrays(captions):
-    import grain
-
-    tokenizer = WordPieceTokenizer(VOCABULARY, 7)
-    expected = tokenizer(CAPTIONS)
-    np.testing.assert_array_equal(
-        tokenizer(captions)["token_ids"], expected["token_ids"]
-    )
-    singles = grain.MapDataset.source(list(captions)).map(tokenizer)
-    (batch,) = singles.batch(2).to_iter_dataset()
-    for name, values in expected.items():
-        assert isinstance(singles[0][name], np.ndarray)
-        np.testing.assert_array_equal(batch[name], values)
-
-
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         ({"vocabulary": ["[PAD]", "[UNK]", "a"]}, r"vocabulary .* \[CLS\] \[SEP\]"),
         ({"vocabulary": [*VOCABULARY, "red"]}, "'red' at lines 6 and 15"),
         ({"vocabulary": [*VOCABULARY, ""]}, "'' at line 15"),
-        ({"vocabulary": [*VOCABULARY, "x" * 257]}, "256 bytes long, received .* 257"),
+        (
+            {"vocabulary": [*VOCABULARY, "x" * 257]},
+            "256 bytes long. Received: one of 257",
+        ),
         ({"sequence_length": 2}, "sequence_length .* received 2"),
         ({"sequence_length": 8.0}, "sequence_length .* received 8.0"),
         ({"normalization": "nfkc"}, "normalization .* received 'nfkc'"),

@@ -10,13 +10,13 @@ TABLE = changes.TABLE
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def test_every_room_and_every_named_test_is_there():
-    rooms = {
+def test_every_package_and_every_named_test_exists():
+    packages = {
         str(own.parent.relative_to(ROOT))
         for own in (ROOT / "align_keras").glob("*/__init__.py")
     }
-    assert rooms
-    assert rooms <= set(TABLE)
+    assert packages
+    assert packages <= set(TABLE)
     named = {
         *TABLE,
         *(own for tests in TABLE.values() for own in tests.split()),

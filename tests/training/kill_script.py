@@ -12,8 +12,8 @@ from align_keras.config import TrainerConfig
 from align_keras.data import training_batches
 from align_keras.datasets import build_corpus
 from align_keras.losses import ContrastiveLoss
+from align_keras.models import ALIGNImageConverter, ALIGNPreprocessor, ALIGNTokenizer
 from align_keras.optimizers import Lamb
-from align_keras.text import WordPieceTokenizer
 from align_keras.text.vocabulary import SPECIAL_TOKENS
 from align_keras.training import train_model
 from align_keras.training.strategies import make_strategy, split_cpu, strategy_scope
@@ -28,14 +28,16 @@ def batch_maker(folder):
     builder = build_corpus(
         "pairs", pairs=folder / "pairs" / "pairs.jsonl", data_dir=folder / "data"
     )
-    tokenizer = WordPieceTokenizer([*SPECIAL_TOKENS, "a", *COLORS, *SHAPES], LENGTH)
+    preprocessor = ALIGNPreprocessor(
+        ALIGNTokenizer([*SPECIAL_TOKENS, "a", *COLORS, *SHAPES], LENGTH),
+        ALIGNImageConverter(SIZE),
+    )
 
     def make_batches(start_step):
         return training_batches(
             builder,
             "train",
-            tokenizer,
-            image_size=SIZE,
+            preprocessor,
             batch_size=ROWS,
             seed=5,
             start_step=start_step,

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from align_keras.data import evaluation_batches, labeled_batches
-from align_keras.models import ImageClassifier, ImageEncoder
+from align_keras.models import ALIGNImageConverter, ImageClassifier, ImageEncoder
 from align_keras.models.image_classifier import encoder_without_projection
 from align_keras.training.classification import (
     FineTuningStage,
@@ -59,21 +59,19 @@ def stripes(count, seed=0):
 
 
 def batches_of(images, labels, batch_size=30, **options):
-    arguments = {"crop": "whole", "flip": False, **options}
+    converter = ALIGNImageConverter(SIDE, **{"crop": "whole", "flip": False, **options})
     return lambda step: labeled_batches(
-        images,
-        labels,
-        image_size=SIDE,
-        batch_size=batch_size,
-        start_step=step,
-        **arguments,
+        images, labels, converter, batch_size=batch_size, start_step=step
     )
 
 
 def judged(classifier, images, labels):
-    return classify(
-        classifier, evaluation_batches(images, image_size=SIDE, batch_size=32), labels
-    )
+    return classify(classifier, evaluation_batches_of(images, 32), labels)
+
+
+def evaluation_batches_of(images, batch_size, side=SIDE):
+    converter = ALIGNImageConverter(side, central_crop=0.875)
+    return evaluation_batches(images, converter, batch_size=batch_size)
 
 
 def weights_of(encoder):
@@ -338,7 +336,7 @@ def test_each_replica_judges_its_share_of_the_images(two_replicas):
             classifier = ImageClassifier(small_encoder(), 3)
             classifier.build((None, SIDE, SIDE, 3))
         classifier.head.kernel.assign(head)
-        batches = evaluation_batches(others, image_size=SIDE, batch_size=3)
+        batches = evaluation_batches_of(others, 3)
         found.append(classify(classifier, batches, right))
     for ours, theirs in zip(*(vars(own).values() for own in found), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -363,7 +361,7 @@ def test_ranks_count_ties_and_what_is_no_number_against_the_right_class():
     ]
     labels = np.array([0, 1, 0, 2, 1, 1])
     images = [np.full((4, 4, 3), number, "uint8") for number in range(6)]
-    batches = evaluation_batches(images, image_size=32, batch_size=4)
+    batches = evaluation_batches_of(images, 4, side=32)
     found = classify(fixed_classifier(logits), batches, labels)
     np.testing.assert_array_equal(found.ranks, [0, 1, 1, 2, 2, 1])
     np.testing.assert_array_equal(found.rows, range(6))

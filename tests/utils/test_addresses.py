@@ -16,10 +16,10 @@ from align_keras.utils.errors import InputError
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch, tmp_path):
-    monkeypatch.setenv(addresses._VARIABLE, "{}")
-    monkeypatch.setattr(addresses, "_secrets_of_addresses", addresses._Secrets())
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    addresses._netrc.cache_clear()
+    addresses.forget_secrets()
+    yield
+    addresses.forget_secrets()
 
 
 SECRETS = [
@@ -141,7 +141,7 @@ def test_many_addresses_leave_space_for_a_new_process():
     for number in range(3000):
         without_secrets(f"https://host/{number}.csv?sig={'x' * 300}")
     assert time.perf_counter() - begun < 10
-    assert len(os.environ[addresses._VARIABLE]) <= 60_000
+    assert len(os.environ[addresses.SECRETS_VARIABLE]) <= 60_000
     code = (
         "from align_keras.utils.addresses import with_secrets\n"
         "for number in (0, 2999): print(with_secrets(f'https://host/{number}.csv'))"
@@ -157,10 +157,10 @@ def test_many_addresses_leave_space_for_a_new_process():
 
 
 def test_a_changed_secret_is_never_passed_on_as_it_was(monkeypatch):
-    monkeypatch.setattr(addresses, "_MAX_VARIABLE_BYTES", 100)
+    monkeypatch.setattr(addresses, "MAX_VARIABLE_BYTES", 100)
     clean = without_secrets("https://host/a.csv?sig=old")
     without_secrets(f"https://host/a.csv?sig={'x' * 100}")
-    assert clean not in json.loads(os.environ[addresses._VARIABLE])
+    assert clean not in json.loads(os.environ[addresses.SECRETS_VARIABLE])
 
 
 def test_addresses_that_differ_in_their_secret_use_their_own():

@@ -31,7 +31,7 @@ def machine(tmp_path, monkeypatch):
 def store(machine):
     fs = fsspec.filesystem("memory", use_listings_cache=False)
     fs.store.clear()
-    remote._blocks.clear()
+    remote.clear_caches()
     yield fs
     fs.store.clear()
 
@@ -110,7 +110,7 @@ def test_a_kill_at_any_request_leaves_the_old_or_the_new(store, machine, monkeyp
         monkeypatch.setattr(type(store), name, counted(name))
     for count in range(2, 40):
         store.store.clear()
-        remote._blocks.clear()
+        remote.clear_caches()
         left[0] = 1000
         machine(f"writer{count}")
         with mirrored(URL) as folder:

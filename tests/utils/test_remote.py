@@ -20,7 +20,7 @@ def memory(monkeypatch):
     """fsspec's file system in this process, empty, and pauses that take no time."""
     monkeypatch.setattr(remote, "FIRST_PAUSE", 0.0)
     remote.retries.clear()
-    remote._given_up.clear()
+    remote.clear_caches()
     fs = fsspec.filesystem("memory", use_listings_cache=False)
     fs.store.clear()
     yield fs
@@ -116,11 +116,10 @@ def test_other_schemes_are_refused():
 @pytest.fixture
 def web(memory, monkeypatch):
     monkeypatch.setattr(remote, "STALL_SECONDS", 1.0)
-    remote._opened.cache_clear()
-    remote._blocks.clear()
+    remote.clear_caches()
     with WebServer({"a.bin": CONTENT}) as server:
         yield server
-    remote._opened.cache_clear()
+    remote.clear_caches()
 
 
 @pytest.mark.ci
@@ -135,7 +134,7 @@ def test_a_faulty_web_server_is_read_to_the_end(web, faults, monkeypatch):
     assert file.read(10) + file.read() == CONTENT
     assert sum(remote.retries.values()) == len(faults) - faults.count("ok")
     assert not web.faults
-    remote._blocks.clear()
+    remote.clear_caches()
     web.faults = list(faults)
     assert remote.read_url(f"{web.url}/a.bin", 500_000, 400) == CONTENT[500_000:500_400]
 

@@ -21,8 +21,15 @@ pytestmark = pytest.mark.release
 SERVERS = {
     "s3": ("moto.server", "-H", "127.0.0.1", "-p", "PORT"),
     "gs": (
-        *("gcp_storage_emulator", "start", "--host", "127.0.0.1", "--port", "PORT"),
-        *("--in-memory", "--default-bucket", "bucket"),
+        "gcp_storage_emulator",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "PORT",
+        "--in-memory",
+        "--default-bucket",
+        "bucket",
     ),
 }
 CONTENT = os.urandom(9_000_001)
@@ -50,7 +57,7 @@ def server(request):
         patch.setenv("AWS_ACCESS_KEY_ID", "key")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        remote._opened.cache_clear()
+        remote.clear_caches()
         for _ in range(300):
             with socket.socket() as probe:
                 if not probe.connect_ex(("127.0.0.1", int(port))):
@@ -63,7 +70,7 @@ def server(request):
         fs.clear_instance_cache()
     process.terminate()
     process.wait()
-    remote._opened.cache_clear()
+    remote.clear_caches()
 
 
 @pytest.fixture
@@ -88,7 +95,7 @@ def test_files_are_read_and_listed(url):
         reader.seek(4_194_300)
         assert reader.read(8) == CONTENT[4_194_300:4_194_308]
         assert reader.read() == CONTENT[4_194_308:]
-    remote._blocks.clear()
+    remote.clear_caches()
     assert remote.read_url(f"{url}/{file.name}", 5, 7) == CONTENT[5:12]
     for missing in (f"{url}/none", f"{url.replace('bucket', 'nowhere')}/none"):
         with pytest.raises(FileNotFoundError, match="no such file or bucket"):
@@ -212,8 +219,15 @@ def test_a_bucket_without_rights_is_told_in_one_line(server, tmp_path):
     left = {name: text for name, text in os.environ.items() if name not in names}
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "align_keras.cli.main", "corpus", "extract"),
-            *("--source", "warc:s3://bucket/a.warc", "--out", str(tmp_path)),
+            sys.executable,
+            "-m",
+            "align_keras.cli.main",
+            "corpus",
+            "extract",
+            "--source",
+            "warc:s3://bucket/a.warc",
+            "--out",
+            str(tmp_path),
         ],
         capture_output=True,
         text=True,

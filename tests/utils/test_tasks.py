@@ -217,8 +217,12 @@ def test_an_engine_that_is_none_is_told(tmp_path, engine, rule):
 @pytest.mark.parametrize(
     "engine",
     [
-        *("dask:localhost:8786", "dask:[::1]:8786", "ray:10.0.0.1:6379", "spark:yarn"),
-        *("spark:spark://a.example:7077,b-2.example:7077", "spark:local[2]"),
+        "dask:localhost:8786",
+        "dask:[::1]:8786",
+        "ray:10.0.0.1:6379",
+        "spark:yarn",
+        "spark:spark://a.example:7077,b-2.example:7077",
+        "spark:local[2]",
         "spark:k8s://https://10.0.0.1:6443",
     ],
 )

@@ -117,14 +117,20 @@ def make_pipeline(name, builder, image_size):
 
     from align_keras.data import training_batches
     from align_keras.images import crop_image_bytes, crop_size_to_resize_size
-    from align_keras.text import WordPieceTokenizer, learn_vocabulary
+    from align_keras.models import (
+        ALIGNImageConverter,
+        ALIGNPreprocessor,
+        ALIGNTokenizer,
+    )
+    from align_keras.text import learn_vocabulary
 
     if name in ("ours", "corpus", "squares"):
         captions = [f"photograph {number}" for number in range(100)]
-        tokenizer = WordPieceTokenizer(learn_vocabulary(captions, 100))
-        return training_batches(
-            builder, "all", tokenizer, image_size=image_size, batch_size=BATCH_SIZE
+        preprocessor = ALIGNPreprocessor(
+            ALIGNTokenizer(learn_vocabulary(captions, 100)),
+            ALIGNImageConverter(image_size),
         )
+        return training_batches(builder, "all", preprocessor, batch_size=BATCH_SIZE)
     side = crop_size_to_resize_size(image_size)
     spec = {"image": tf.io.FixedLenFeature((), tf.string)}
 

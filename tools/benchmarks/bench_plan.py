@@ -29,12 +29,20 @@ CASES = FITTED | {
     "B0 at 128, BERT-mini, 64 pairs": ("b0", 128, "bert_mini", 64, 64, ""),
     "B2 at 160, BERT-mini, 32 pairs": ("b2", 160, "bert_mini", 64, 32, ""),
     "B0 at 128, rematerialized": (
-        *("b0", 128, "bert_mini", 64, 32),
+        "b0",
+        128,
+        "bert_mini",
+        64,
+        32,
         "task.model.image_encoder.rematerialize=true,"
         "task.model.text_encoder.rematerialize=true",
     ),
     "B0 at 128, micro-batches of 16": (
-        *("b0", 128, "bert_mini", 64, 64),
+        "b0",
+        128,
+        "bert_mini",
+        64,
+        64,
         "task.train_data.micro_batch_size=16",
     ),
 }

@@ -171,7 +171,12 @@ def work(arguments):
     import tensorflow_datasets as tfds
 
     from align_keras.data import open_sources, training_batches
-    from align_keras.text import WordPieceTokenizer, learn_vocabulary
+    from align_keras.models import (
+        ALIGNImageConverter,
+        ALIGNPreprocessor,
+        ALIGNTokenizer,
+    )
+    from align_keras.text import learn_vocabulary
 
     kind, source = arguments.worker, str(arguments.folder / arguments.worker)
     if kind == "corpus":
@@ -183,10 +188,14 @@ def work(arguments):
         if arguments.url:
             source = f"{arguments.url}/{kind}"
         builder = open_sources(f"{source}/{name}")
-    tokenizer = WordPieceTokenizer(learn_vocabulary(["photograph 0123456789"], 60))
+    vocabulary = learn_vocabulary(["photograph 0123456789"], 60)
+    preprocessor = ALIGNPreprocessor(
+        ALIGNTokenizer(vocabulary), ALIGNImageConverter(IMAGE_SIZE)
+    )
     dataset = training_batches(
-        *(builder, "train", tokenizer),
-        image_size=IMAGE_SIZE,
+        builder,
+        "train",
+        preprocessor,
         batch_size=BATCH_SIZE,
         shuffle_buffer_size=200,
     )

@@ -1,10 +1,10 @@
-"""Runs a benchmark and keeps what it printed, for the documentation's page.
+"""Runs a benchmark and records its output for the page of benchmarks.
 
     python tools/benchmarks/record_benchmark.py loss \
         python tools/benchmarks/bench_loss.py --sizes 4096
 
-writes docs/benchmarks/loss.json: the command, its output, the day, the machine and how
-busy that was before. docs/pages/benchmarks.md shows it by `<!-- benchmark loss -->`.
+writes docs/benchmarks/loss.json with the command, its output, the date, the machine and
+its load before the run. `<!-- benchmark loss -->` in docs/pages/benchmarks.md shows it.
 """
 
 import argparse
@@ -27,8 +27,8 @@ _PACKAGES = ("tensorflow", "keras", "numpy")
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", help="of the file, and of its section")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="what to run")
+    parser.add_argument("name", help="name of the file")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="command to run")
     options = parser.parse_args(arguments)
     if not options.command or not options.name.isidentifier():
         parser.error("give a name of letters and underscores, and a command")
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def about_machine() -> dict[str, str]:
-    """What a figure depends on, in words."""
+    """Returns the properties of the machine on which results depend."""
     names = {package: importlib.metadata.version(package) for package in _PACKAGES}
     return {
         "processor": f"{os.cpu_count()} cores, {_processor()}",
@@ -67,15 +67,15 @@ def about_machine() -> dict[str, str]:
     }
 
 
-def _seconds_of_additions():
-    """How fast a core is at the moment: rented ones differ by a factor of four."""
+def _seconds_of_additions() -> float:
+    """Measures the speed of a core now. Rented ones differ by a factor of four."""
     start, total = time.process_time(), 0
     for number in range(10_000_000):
         total += number
     return time.process_time() - start
 
 
-def _processor():
+def _processor() -> str:
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Processes that measure in turn: what else the machine does meets all of them."""
+"""Processes that measure in turn, so that other load affects all of them equally."""
 
 import collections
 import itertools
@@ -8,40 +8,50 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import align_keras  # noqa: F401 (before TensorFlow, as users import it, for oneDNN)
 
-# What libraries print on the same stream is no answer.
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+# Start of a line that holds an answer. Libraries print other lines on the same stream.
 _MARK = "answer: "
 
 
-def memory(field):
-    """Bytes of this process (Linux): VmRSS, at most VmHWM, RssAnon without files."""
+def memory(field: str) -> int:
+    """Returns bytes of this process on Linux.
+
+    Args:
+        field: `VmRSS` (now), `VmHWM` (the peak) or `RssAnon` (now, without files).
+    """
     status = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
     return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) * 1024
 
 
-def timed(function, *arguments):
-    """Calls a function; returns the seconds that it took, wall and CPU."""
+def timed(function: Callable, *arguments: Any) -> tuple[float, float]:
+    """Calls a function and returns its seconds, wall and CPU."""
     wall, cpu = time.perf_counter(), time.process_time()
     function(*arguments)
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def serve(measure, ready=True):
-    """Tells that this process is ready, then answers each line by `measure` of it."""
+def serve(measure: Callable[[str], Any], ready: Any = True) -> None:
+    """Prints that this process is ready, then answers each line by `measure(line)`."""
     for answer in itertools.chain([ready], map(measure, sys.stdin)):
         print(f"{_MARK}{json.dumps(answer)}", flush=True)
 
 
-def serve_batches(dataset, batches):
-    """Answers each line by the seconds of so many batches, after a first one."""
+def serve_batches(dataset: "tf.data.Dataset", batches: int) -> None:
+    """Answers each line by the seconds of some batches after a first one."""
 
-    def measure(_):
-        iterator = iter(dataset)  # Whose threads end with it, before the others' turns.
+    def measure(_: str) -> tuple[float, float]:
+        # The threads of the iterator end with it, before another process measures.
+        iterator = iter(dataset)
         next(iterator)
-        rest = itertools.islice(iterator, batches)
-        return timed(collections.deque, rest, 0)
+        measured = itertools.islice(iterator, batches)
+        return timed(collections.deque, measured, 0)
 
     for _ in dataset.take(4):
         pass
@@ -49,9 +59,18 @@ def serve_batches(dataset, batches):
 
 
 class Worker:
-    """The process of a command that calls `serve`; `ready` is what it gave for that."""
+    """Process of a Python command that calls `serve`.
 
-    def __init__(self, name, command, **options):
+    Args:
+        name: Name in messages.
+        command: Arguments of the interpreter.
+        options: Options of `subprocess.Popen`.
+
+    Attributes:
+        ready: The value that the process sent when it was ready, or None if it ended.
+    """
+
+    def __init__(self, name: str, command: Sequence[object], **options: Any) -> None:
         print(f"starting {name}", file=sys.stderr)
         self.name = name
         self._process = subprocess.Popen(
@@ -61,9 +80,9 @@ class Worker:
             text=True,
             **options,
         )
-        self.ready = self._answer()
+        self.ready = self._read_answer()
 
-    def _answer(self):
+    def _read_answer(self) -> Any:
         for line in self._process.stdout:
             if line.startswith(_MARK):
                 return json.loads(line.removeprefix(_MARK))
@@ -71,24 +90,37 @@ class Worker:
         print(f"{self.name} ended with {code} (-9: out of memory)")
         return None
 
-    def turn(self, line=""):
+    def turn(self, line: str = "") -> Any:
         """Returns the answer to a line, or None from a process that has ended."""
         if self._process.poll() is not None:
             return None
         print(line, file=self._process.stdin, flush=True)
-        return self._answer()
+        return self._read_answer()
 
-    def close(self):
+    def close(self) -> None:
         """Ends the process."""
         self._process.communicate()
 
 
-def take_turns(commands, rounds, optional=False, **options):
-    """Has a process of each command of Python, by name, measure in turn: name → its
-    answers, one a round. Those that end early are left out if they are `optional`;
-    `options` are those of `subprocess.Popen`.
+def take_turns(
+    commands: Mapping[str, Sequence[object]],
+    rounds: int,
+    optional: bool = False,
+    **options: Any,
+) -> dict[str, list]:
+    """Lets a process of each command measure in turn.
+
+    Args:
+        commands: Name → arguments of the interpreter.
+        rounds: Number of measurements of each process.
+        optional: Leaves out processes that end early. Otherwise they end this one.
+        options: Options of `subprocess.Popen`.
+
+    Returns:
+        Name → the answers of its process, one for each round.
     """
-    workers, answers = [], {name: [] for name in commands}
+    workers: list[Worker] = []
+    answers: dict[str, list] = {name: [] for name in commands}
     try:
         for name, command in commands.items():
             workers.append(Worker(name, command, **options))
@@ -98,7 +130,7 @@ def take_turns(commands, rounds, optional=False, **options):
     finally:
         for worker in workers:
             worker.close()
-    ended = [name for name, found in answers.items() if None in found]
+    ended = [name for name, values in answers.items() if None in values]
     if ended and not optional:
-        sys.exit(f"{', '.join(ended)} ended early; see above")
-    return {name: found for name, found in answers.items() if name not in ended}
+        sys.exit(f"{', '.join(ended)} ended early. See the messages above.")
+    return {name: values for name, values in answers.items() if name not in ended}

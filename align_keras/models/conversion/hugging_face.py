@@ -1,9 +1,10 @@
-"""ALIGN from and to a folder of Hugging Face's transformers."""
+"""Conversion of ALIGN from and to a folder of Hugging Face's transformers."""
 
 import json
 import math
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -35,6 +36,7 @@ from align_keras.models.conversion.tensor_files import (
     SafetensorsFolder,
 )
 from align_keras.models.image_encoder import ImageEncoder
+from align_keras.models.preset_files import CONFIG_FILE
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.tower_costs import check_parameters
 from align_keras.models.variants import scaled_stages
@@ -42,18 +44,17 @@ from align_keras.text import load_vocabulary, save_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, read_json
 
-CONFIG_FILE = "config.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_FILE = "tokenizer.json"
-VOCABULARY_FILE = "vocab.txt"
-# Counters and constants, not weights.
+BERT_VOCABULARY_FILE = "vocab.txt"
+# Suffixes of counters and constants, which are no weights.
 IGNORED = ("num_batches_tracked", "position_ids")
-# Names and patterns of the files that are read here.
+# Names and patterns of the files that `from_hugging_face` reads.
 HUGGING_FACE_FILES = [
     CONFIG_FILE,
     PREPROCESSOR_FILE,
     PROCESSOR_FILE,
-    VOCABULARY_FILE,
+    BERT_VOCABULARY_FILE,
     "tokenizer*.json",
     f"{SAFETENSORS_FILE}*",
     "*.safetensors",
@@ -66,7 +67,7 @@ def from_hugging_face(
     load_weights: bool = True,
     parts: dict | None = None,
 ) -> keras.Model:
-    """Builds `ALIGN` from a folder like kakaobrain/align-base; `parts` override it."""
+    """Builds `ALIGN` from a folder like kakaobrain/align-base. `parts` override it."""
     directory = pathlib.Path(directory)
     image, text = read_sizes(
         read_json(directory / CONFIG_FILE),
@@ -99,25 +100,27 @@ def from_hugging_face(
     return model
 
 
-def _check_depths(image, text, tensors, directory):
-    """Raises unless config.json has the layers that the tensors have."""
+def _check_depths(
+    image: dict, text: dict, tensors: Mapping, directory: pathlib.Path
+) -> None:
+    """Raises unless config.json has the same number of layers as the tensors."""
     stages = scaled_stages(image["width_coefficient"], image["depth_coefficient"])
     blocks = sum(stage.repeats for stage in stages)
-    for prefix, told in (
+    for prefix, config_layers in (
         ("vision_model.encoder.blocks.", blocks),
         ("text_model.encoder.layer.", text["num_layers"]),
     ):
         names = [name for name in tensors if name.startswith(prefix)]
-        held = len({name.removeprefix(prefix).partition(".")[0] for name in names})
-        if told != held:
+        layers = {name.removeprefix(prefix).partition(".")[0] for name in names}
+        if config_layers != len(layers):
             raise InputError(
-                f"{directory}: config.json must describe the {held} layers "
-                f"{prefix}… of the weights, received {told}; get both again."
+                f"{directory}: config.json must describe the {len(layers)} layers "
+                f"{prefix}… of the weights, received {config_layers}; get both again."
             )
 
 
 def align_links(model: keras.Model) -> list[Link]:
-    """Links all of a model's variables by the names of `transformers.AlignModel`."""
+    """Links all variables of a model by the names of `transformers.AlignModel`."""
     projection = model.text_encoder.get_layer("projection")
     return [
         *efficientnet_links(model.image_encoder, HUGGING_FACE, "vision_model."),
@@ -130,7 +133,7 @@ def align_links(model: keras.Model) -> list[Link]:
 
 def read_vocabulary(directory: pathlib.Path) -> list[str] | None:
     """Returns the tokens of vocab.txt or tokenizer.json, or None without either."""
-    path = directory / VOCABULARY_FILE
+    path = directory / BERT_VOCABULARY_FILE
     if path.exists():
         return load_vocabulary(path)
     path = directory / TOKENIZER_FILE
@@ -139,18 +142,18 @@ def read_vocabulary(directory: pathlib.Path) -> list[str] | None:
     model = read_json(path).get("model")
     ids: Any = model.get("vocab") if isinstance(model, dict) else None
     numbers = list(ids.values()) if isinstance(ids, dict) else []
-    # A gap would shift the ids behind it, and with them what captions mean.
+    # A gap would shift the ids after it, which would change the meaning of captions.
     is_whole = numbers and all(type(number) is int for number in numbers)
     if not is_whole or sorted(numbers) != list(range(len(numbers))):
         raise InputError(
             f"{path}: model.vocab must number its tokens from 0 without gaps; get the "
-            f"file again, or a {VOCABULARY_FILE}."
+            f"file again, or a {BERT_VOCABULARY_FILE}."
         )
     return sorted(ids, key=ids.get)
 
 
 def read_normalization(directory: pathlib.Path) -> str:
-    """Returns how captions are normalized, after tokenizer_config.json."""
+    """Returns the normalization of captions according to tokenizer_config.json."""
     path = directory / TOKENIZER_CONFIG_FILE
     config = read_json(path)
     lower = read_flag(config, "do_lower_case", True, path)
@@ -179,15 +182,16 @@ def to_hugging_face(model: keras.Model, directory: str | os.PathLike) -> None:
         for name, content in contents.items():
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
         if model.vocabulary is not None:
-            save_vocabulary(model.vocabulary, folder / VOCABULARY_FILE)
+            save_vocabulary(model.vocabulary, folder / BERT_VOCABULARY_FILE)
         try:
             save_file(tensors, folder / SAFETENSORS_FILE, metadata={"format": "pt"})
-        except SafetensorError as error:  # Its name for what the system says.
+        # safetensors wraps errors of the operating system in its own class.
+        except SafetensorError as error:
             raise OSError(f"{folder / SAFETENSORS_FILE}: {error}") from None
 
 
 def preprocessing_files(model: keras.Model) -> dict[str, dict]:
-    """Returns the contents of the processor's files, a dict by name."""
+    """Returns the contents of the files of the processor, as a dict by file name."""
     crop = model.image_size
     size = crop_size_to_resize_size(crop)
     return {
@@ -211,10 +215,11 @@ def preprocessing_files(model: keras.Model) -> dict[str, dict]:
     }
 
 
-def _scaling(image_encoder):
-    """Returns how gray levels become the encoder's input, in the processor's terms."""
+def _scaling(image_encoder: keras.Model) -> dict[str, Any]:
+    """Returns the scaling of gray levels as settings of the processor."""
     mean, deviation = image_encoder.pixel_mean, image_encoder.pixel_deviation
-    if mean == deviation == 127.5:  # As kakaobrain/align-base says it.
+    # kakaobrain/align-base has these settings.
+    if mean == deviation == 127.5:
         return {
             "do_rescale": True,
             "rescale_factor": 1 / 127.5,

@@ -1,6 +1,8 @@
-"""ALIGN's sizes between Hugging Face's config.json and ours."""
+"""Conversion of ALIGN's sizes from and to Hugging Face's config.json."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -12,8 +14,8 @@ from align_keras.utils.errors import InputError
 
 MODEL_TYPE = "align"
 SEQUENCE_LENGTH = 64
-# What `transformers.AlignVisionConfig` and `AlignTextConfig` could say otherwise,
-# but no ALIGN does. config.json leaves out what equals the class's default.
+# Settings of `transformers.AlignVisionConfig` and `AlignTextConfig` that are equal in
+# all ALIGN models. config.json leaves out settings that equal the class's default.
 FIXED_VISION = {
     "num_channels": 3,
     "depth_divisor": 8,
@@ -32,24 +34,47 @@ FIXED_TEXT = {
     "layer_norm_eps": 1e-12,
     "position_embedding_type": "absolute",
 }
-# Our names: theirs, their default, the least and the most that makes sense. Beyond it
-# memory and hours would go into a model before the first tensor is looked at.
+
+
+@dataclasses.dataclass(frozen=True)
+class _NumberSetting:
+    """Setting of config.json that is a number.
+
+    Attributes:
+        name: str, name in config.json.
+        default: int for whole numbers or float, the default in transformers.
+        least: smallest value that is accepted.
+        most: largest value that is accepted. A larger one would need much memory and
+            hours before the first tensor is read.
+    """
+
+    name: str
+    default: float
+    least: float
+    most: float
+
+
+# Our name of an argument: the setting in config.json.
 _VISION_NUMBERS = {
-    "width_coefficient": ("width_coefficient", 2.0, 0.01, 10),
-    "depth_coefficient": ("depth_coefficient", 3.1, 0.01, 10),
-    "drop_connect_rate": ("drop_connect_rate", 0.2, 0, 1),
-    # transformers hands 0.99 to PyTorch, which means the opposite by it.
-    "batch_norm_momentum": ("batch_norm_momentum", 0.99, 0, 1),
-    "batch_norm_epsilon": ("batch_norm_eps", 1e-3, 1e-12, 1),
+    "width_coefficient": _NumberSetting("width_coefficient", 2.0, 0.01, 10),
+    "depth_coefficient": _NumberSetting("depth_coefficient", 3.1, 0.01, 10),
+    "drop_connect_rate": _NumberSetting("drop_connect_rate", 0.2, 0, 1),
+    # transformers passes 0.99 to PyTorch, where momentum has the opposite meaning.
+    "batch_norm_momentum": _NumberSetting("batch_norm_momentum", 0.99, 0, 1),
+    "batch_norm_epsilon": _NumberSetting("batch_norm_eps", 1e-3, 1e-12, 1),
 }
 _TEXT_NUMBERS = {
-    "vocabulary_size": ("vocab_size", 30522, 1, MOST["vocabulary_size"]),
-    "num_layers": ("num_hidden_layers", 12, 1, MOST["num_layers"]),
-    "hidden_dim": ("hidden_size", 768, 1, MOST["hidden_dim"]),
-    "num_heads": ("num_attention_heads", 12, 1, MOST["num_heads"]),
-    "intermediate_dim": ("intermediate_size", 3072, 1, MOST["intermediate_dim"]),
-    "dropout": ("hidden_dropout_prob", 0.1, 0, 0.999),
-    "max_sequence_length": ("max_position_embeddings", 512, 3, MOST_TOKENS),
+    "vocabulary_size": _NumberSetting("vocab_size", 30522, 1, MOST["vocabulary_size"]),
+    "num_layers": _NumberSetting("num_hidden_layers", 12, 1, MOST["num_layers"]),
+    "hidden_dim": _NumberSetting("hidden_size", 768, 1, MOST["hidden_dim"]),
+    "num_heads": _NumberSetting("num_attention_heads", 12, 1, MOST["num_heads"]),
+    "intermediate_dim": _NumberSetting(
+        "intermediate_size", 3072, 1, MOST["intermediate_dim"]
+    ),
+    "dropout": _NumberSetting("hidden_dropout_prob", 0.1, 0, 0.999),
+    "max_sequence_length": _NumberSetting(
+        "max_position_embeddings", 512, 3, MOST_TOKENS
+    ),
 }
 _ACTIVATIONS = {
     "gelu": "gelu",
@@ -90,8 +115,15 @@ def read_sizes(
     return image, text
 
 
-def _read_section(config, name, fixed, numbers, activations, source):
-    """Reads a section's numbers, whole where the default is, and its activation."""
+def _read_section(
+    config: dict,
+    name: str,
+    fixed: dict,
+    numbers: dict,
+    activations: Sequence[str],
+    source: str,
+) -> tuple[dict, str]:
+    """Returns the numbers and the activation of a section of config.json."""
     section = config.get(name) or {}
     if not isinstance(section, dict):
         raise InputError(
@@ -100,21 +132,25 @@ def _read_section(config, name, fixed, numbers, activations, source):
         )
     activation = section.get("hidden_act", activations[0])
     check_choice(f"{source}: hidden_act", activation, activations)
-    other = [key for key in fixed if section.get(key, fixed[key]) != fixed[key]]
-    if other:
-        wanted, received = (
-            ", ".join(f"{key} {values[key]}" for key in other)
-            for values in (fixed, section)
-        )
+    different = [key for key in fixed if section.get(key, fixed[key]) != fixed[key]]
+    if different:
+        wanted = ", ".join(f"{key} {fixed[key]}" for key in different)
+        received = ", ".join(f"{key} {section[key]}" for key in different)
         raise InputError(
             f"{source}: {name} must have {wanted}, received {received}; no other ALIGN "
             "can be loaded."
         )
     sizes = {}
-    for ours, (theirs, default, least, most) in numbers.items():
-        sizes[ours] = section.get(theirs, default)
-        whole = isinstance(default, int)
-        check_number(f"{source}: {name}.{theirs}", sizes[ours], least, most, whole)
+    for argument, setting in numbers.items():
+        value = section.get(setting.name, setting.default)
+        check_number(
+            f"{source}: {name}.{setting.name}",
+            value,
+            setting.least,
+            setting.most,
+            whole=isinstance(setting.default, int),
+        )
+        sizes[argument] = value
     return sizes, activation
 
 
@@ -145,13 +181,18 @@ def write_config(model: keras.Model) -> dict:
     }
 
 
-def _numbers(encoder, names):
-    """Returns the encoder's numbers by their names for them."""
-    return {theirs: getattr(encoder, ours) for ours, (theirs, *_) in names.items()}
+def _numbers(encoder: keras.Model, names: dict) -> dict[str, Any]:
+    """Returns the numbers of an encoder by their names in config.json."""
+    return {
+        setting.name: getattr(encoder, argument) for argument, setting in names.items()
+    }
 
 
 def has_stage_as_wide(image_encoder: keras.Model) -> bool:
-    """Returns whether a stage's first block adds its input; transformers' never do."""
+    """Returns True if the first block of a stage adds its input.
+
+    The first blocks of transformers never do.
+    """
     return any(
         block.has_residual
         for block in image_encoder.blocks
@@ -160,12 +201,12 @@ def has_stage_as_wide(image_encoder: keras.Model) -> bool:
 
 
 def pads_alike(image_encoder: keras.Model, padding: str) -> bool:
-    """Returns whether `padding` is the encoder's, or all sides halved are even."""
+    """Returns True if `padding` pads like the encoder at its image size."""
     return image_encoder.padding == padding or not image_encoder.image_size % 32
 
 
 def check_representable(model: keras.Model) -> None:
-    """Raises if `transformers.AlignModel` has no place for a part of the model."""
+    """Raises if a part of the model doesn't exist in `transformers.AlignModel`."""
     image, text = model.image_encoder, model.text_encoder
     foreign = {
         f"image_encoder.projection_dim {image.projection_dim} (it has no projection "

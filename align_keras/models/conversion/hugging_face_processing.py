@@ -1,8 +1,9 @@
-"""The image preprocessing that a Hugging Face folder describes."""
+"""Image preprocessing of a Hugging Face folder."""
 
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ def read_image_processing(directory: str | os.PathLike) -> ImageProcessing:
     return first
 
 
-def _saved_settings(directory):
+def _saved_settings(directory: pathlib.Path) -> dict[str, dict]:
     """Returns the settings of each file of a folder that has some, by file name."""
     saved = {}
     nested: Any = read_json(directory / PROCESSOR_FILE).get(_NESTED)
@@ -141,7 +142,8 @@ def parse_image_processing(settings: dict, source: str) -> ImageProcessing:
     )
 
 
-def _refuse_other_settings(settings, source):
+def _refuse_other_settings(settings: dict, source: str) -> None:
+    """Raises for settings that would change pixels and aren't supported."""
     kind = settings.get("image_processor_type")
     if kind is not None:
         check_choice(f"{source}: image_processor_type", kind, _TYPES)
@@ -164,8 +166,10 @@ def _refuse_other_settings(settings, source):
         )
 
 
-def _read_image_size(settings, source):
-    crop, size = (_side(settings.get(name)) for name in ("crop_size", "size"))
+def _read_image_size(settings: dict, source: str) -> int:
+    """Returns the side of the crop, or raises unless the resizing is supported."""
+    crop = _side(settings.get("crop_size"))
+    size = _side(settings.get("size"))
     if crop is not None:
         check_number(f"{source}'s crop_size", crop, 1, 8192, whole=True)
     is_supported = (
@@ -187,9 +191,10 @@ def _read_image_size(settings, source):
 
 
 def read_pixel_scaling(settings: dict, source: str = "") -> tuple:
-    """Returns pixels' mean and deviation, in gray levels: floats, or three each."""
-    # Left-out keys have the defaults of `transformers.EfficientNetImageProcessor`.
-    factor, offset = 1.0, 0.0
+    """Returns mean and deviation of pixels in gray levels: floats or lists of three."""
+    # Missing keys have the defaults of `transformers.EfficientNetImageProcessor`.
+    factor = 1.0
+    offset = 0.0
     rescale_factor = settings.get("rescale_factor", 1 / 255)
     check_number(f"{source}'s rescale_factor", rescale_factor, 1e-6, 1e6)
     has_offset = read_flag(settings, "rescale_offset", False, source)
@@ -197,7 +202,8 @@ def read_pixel_scaling(settings: dict, source: str = "") -> tuple:
         factor = rescale_factor
         # Transformers subtracts it as a part of rescaling.
         offset = -1.0 if has_offset else 0.0
-    mean, deviation = [0.0], [1.0]
+    mean: Any = [0.0]
+    deviation: Any = [1.0]
     standard = _channels(settings, "image_std", 1e-6, source)
     if read_flag(settings, "do_normalize", True, source):
         mean = _channels(settings, "image_mean", -1e6, source)
@@ -220,7 +226,7 @@ def read_pixel_scaling(settings: dict, source: str = "") -> tuple:
 def read_flag(
     config: dict, name: str, default: bool, source: str | os.PathLike
 ) -> bool:
-    """Returns a boolean of a configuration; `source` is for messages."""
+    """Returns a boolean of a configuration. `source` is for messages."""
     value = config.get(name, default)
     if not isinstance(value, bool):
         raise InputError(
@@ -230,7 +236,7 @@ def read_flag(
     return value
 
 
-def _channels(settings, name, least, source):
+def _channels(settings: dict, name: str, least: float, source: str) -> Sequence[float]:
     """Reads a list of one number, or of one for each channel."""
     value = settings.get(name, [0.5] * 3)
     levels = value if isinstance(value, list | tuple) else [value]
@@ -244,7 +250,8 @@ def _channels(settings, name, least, source):
     return levels
 
 
-def _side(sides):
+def _side(sides: Any) -> Any:
+    """Returns the side of a square, or None for other sizes."""
     if isinstance(sides, dict):
         height, width = sides.get("height"), sides.get("width")
         return height if height == width else None

@@ -1,4 +1,4 @@
-"""A model's variables and the tensors of a file: how they are paired and laid out."""
+"""Links between the variables of a model and the tensors of a file."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -11,15 +11,19 @@ from align_keras.utils.errors import InputError
 
 
 class Layout(NamedTuple):
-    """`to_keras` gives the order of Keras's layout, `from_keras` undoes it."""
+    """Functions that convert an array to and from Keras's order of axes."""
 
     to_keras: Callable
     from_keras: Callable
 
 
-def _transposed(*order):
-    back = tuple(np.argsort(order))
-    return Layout(lambda a: np.transpose(a, order), lambda a: np.transpose(a, back))
+def _transposed(*order: int) -> Layout:
+    """Returns the layout whose axes become Keras's in this order."""
+    inverse = tuple(np.argsort(order))
+    return Layout(
+        lambda array: np.transpose(array, order),
+        lambda array: np.transpose(array, inverse),
+    )
 
 
 SAME = Layout(np.asarray, np.asarray)
@@ -36,14 +40,15 @@ TORCH_FROM_HEADS = Layout(
     np.transpose, lambda array: array.reshape(-1, array.shape[-1]).T
 )
 HEADS_BIAS = Layout(np.asarray, np.ravel)
-# The temperature itself, where ours is kept as its logarithm.
+# The file has the temperature, and our variable is its logarithm.
 LOGARITHM = Layout(np.log, np.exp)
-_SHOWN = 8
+# Tensors that an error names.
+_MAX_NAMES = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """A Keras variable and the name of a file's tensor that holds its value."""
+    """Keras variable and the name of the tensor with its value in a file."""
 
     variable: keras.Variable
     name: str
@@ -52,7 +57,7 @@ class Link:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape that the tensor must have in the file."""
-        # A broadcast zero has a shape, but no memory.
+        # A broadcast zero has a shape and needs no memory.
         like_variable = np.broadcast_to(np.float32(0), self.variable.shape)
         return self.layout.from_keras(like_variable).shape
 
@@ -60,10 +65,17 @@ class Link:
 def load_links(
     links: Sequence[Link], tensors: Mapping, source: str, ignored: Sequence[str] = ()
 ) -> None:
-    """Gives all variables their values, or none if a tensor is missing or unfit."""
+    """Loads all variables, or none if a tensor is missing or has another shape.
+
+    Args:
+        links: sequence of `Link`.
+        tensors: mapping from name to tensor.
+        source: str, the file or folder, for messages.
+        ignored: names of tensors that are not loaded.
+    """
     missing = [link.name for link in links if link.name not in tensors]
-    known = {link.name for link in links}
-    extra = sorted(set(tensors) - known - set(ignored))
+    linked_names = {link.name for link in links}
+    extra = sorted(set(tensors) - linked_names - set(ignored))
     misshapen = [
         f"{link.name} {tuple(tensors[link.name].shape)} where the model has "
         f"{link.shape}"
@@ -71,9 +83,9 @@ def load_links(
         if link.name in tensors and tuple(tensors[link.name].shape) != link.shape
     ]
     faults = [
-        f"{len(names)} {what}: {', '.join(names[:_SHOWN])}"
-        + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        for what, names in (
+        f"{len(names)} {fault}: {', '.join(names[:_MAX_NAMES])}"
+        + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")
+        for fault, names in (
             ("missing", missing),
             ("not of this model", extra),
             ("of another shape", misshapen),
@@ -91,7 +103,7 @@ def load_links(
 
 
 def export_links(links: Sequence[Link]) -> dict[str, np.ndarray]:
-    """Returns the tensors of a file, a dict from name to contiguous array."""
+    """Returns the tensors of a file, as a dict from name to contiguous array."""
     return {
         link.name: np.ascontiguousarray(
             link.layout.from_keras(link.variable.numpy()), dtype="float32"
@@ -100,7 +112,8 @@ def export_links(links: Sequence[Link]) -> dict[str, np.ndarray]:
     }
 
 
-def _value(link, tensors, source):
+def _value(link: Link, tensors: Mapping, source: str) -> np.ndarray:
+    """Returns the value of a variable in Keras's layout, or raises if not finite."""
     value = np.asarray(tensors[link.name], dtype="float32")
     with np.errstate(divide="ignore", invalid="ignore"):
         value = link.layout.to_keras(value).reshape(link.variable.shape)

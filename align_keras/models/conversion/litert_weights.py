@@ -1,11 +1,12 @@
-"""A preset whose large weights are the 8-bit integers of the LiteRT towers beside it.
+"""Presets whose large weights are 8-bit integers in LiteRT files.
 
-`litert_weights.json` says which tensor of a tower a variable is; the rest lies in
-`rest.safetensors`. tools/make_small_model.py writes both.
+`litert_weights.json` maps variables to tensors of the LiteRT files. The remaining
+weights are in `rest.safetensors`. tools/make_small_model.py writes both.
 """
 
 import pathlib
 import struct
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,19 +23,20 @@ _DAMAGES = (AttributeError, LookupError, TypeError, ValueError, MemoryError)
 
 
 def load_beside_towers(model: keras.Model, directory: pathlib.Path) -> None:
-    """Gives a model the weights of the towers and of the files beside them."""
+    """Loads the weights in the LiteRT files of a folder and in its other files."""
     try:
         table = read_json(directory / TABLE_FILE)
-        rest = load_file(directory / REST_FILE)
+        float_tensors = load_file(directory / REST_FILE)
         tensors = {name: read_tensors(directory / name) for name in TOWER_FILES}
         values = []
         for variable in float_weights(model):
-            place = table.get(variable.path)
-            value = (
-                rest[variable.path].reshape(variable.shape)
-                if place is None
-                else place[2] * to_keras(tensors[place[0]][place[1]], variable.shape)
-            )
+            entry = table.get(variable.path)
+            if entry is None:
+                value = float_tensors[variable.path].reshape(variable.shape)
+            else:
+                file_name, number, factor = entry
+                tensor = tensors[file_name][number]
+                value = factor * to_keras(tensor, variable.shape)
             if value.shape != tuple(variable.shape) or not np.isfinite(value).all():
                 raise ValueError(f"{variable.path} has another shape or isn't finite")
             values.append(value)
@@ -48,24 +50,27 @@ def load_beside_towers(model: keras.Model, directory: pathlib.Path) -> None:
 
 
 def float_weights(model: keras.Model) -> list:
-    """All weights that matter; seeds of dropout differ at each opening."""
+    """Returns the weights of a model without the seeds of dropout."""
     return [v for v in model.weights if v.dtype.startswith(("float", "bfloat"))]
 
 
 def read_tensors(path: pathlib.Path) -> dict[int, np.ndarray]:
-    """Returns a LiteRT file's tensors of 8 bits as float32, by their numbers."""
+    """Returns the 8-bit tensors of a LiteRT file as float32, by their numbers."""
     from tensorflow.lite.python import schema_py_generated as schema
 
     content = path.read_bytes()
     graph = schema.Model.GetRootAsModel(content, 0)
     main = graph.Subgraphs(0)
-    kernels, tables, columns = {}, {}, {}
+    kernels: dict[int, np.ndarray] = {}
+    tables: dict[int, np.ndarray] = {}
+    columns: dict[int, np.ndarray] = {}
     for number in range(main.TensorsLength()):
         tensor = main.Tensors(number)
         data = _constant(content, graph.Buffers(tensor.Buffer()))
         if not len(data) or not tensor.ShapeLength():
             continue
-        shape, scaling = tuple(tensor.ShapeAsNumpy()), tensor.Quantization()
+        shape = tuple(tensor.ShapeAsNumpy())
+        scaling = tensor.Quantization()
         if tensor.Type() == schema.TensorType.INT8:
             values = data.view("int8").reshape(shape).astype("float32")
             if scaling is not None and scaling.ScaleLength():
@@ -76,15 +81,16 @@ def read_tensors(path: pathlib.Path) -> dict[int, np.ndarray]:
                 tables[number] = values
         elif tensor.Type() == schema.TensorType.FLOAT32 and shape[1:] == (1,):
             columns[shape[0]] = data.view("float32").reshape(shape)
-    # Output channels come first; a table that is gathered from is laid out alike.
+    # Output channels are the first axis. Tables that rows are gathered from get the
+    # same layout.
     for number, values in tables.items():
         if len(values) in columns:
             kernels[number] = (values * columns[len(values)]).T
     return kernels
 
 
-def _constant(content, buffer):
-    """A buffer's bytes: inside the flatbuffer, or behind it by offset."""
+def _constant(content: bytes, buffer: Any) -> np.ndarray:
+    """Returns the bytes of a buffer, in the flatbuffer or after it by offset."""
     if buffer.DataLength():
         return buffer.DataAsNumpy()
     end = buffer.Offset() + buffer.Size()
@@ -92,5 +98,5 @@ def _constant(content, buffer):
 
 
 def to_keras(tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Lays a tensor out as a Keras kernel, whose output channels come last."""
+    """Converts a tensor to a Keras kernel, whose last axis is the output channels."""
     return np.moveaxis(tensor, 0, -1).reshape(shape)

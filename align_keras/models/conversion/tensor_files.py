@@ -1,4 +1,4 @@
-"""Tensors in files: safetensors, and PyTorch's first format, both without PyTorch."""
+"""Readers of safetensors and of PyTorch's first format, without PyTorch."""
 
 import collections
 import collections.abc
@@ -7,6 +7,8 @@ import pathlib
 import pickle
 import pickletools
 import re
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import ml_dtypes  # noqa: F401 (NumPy then knows bfloat16)
 import numpy as np
@@ -29,10 +31,10 @@ _STORAGES = {
 
 
 class SafetensorsFolder(collections.abc.Mapping):
-    """The tensors of `model.safetensors`, or of its shards, by their names."""
+    """Tensors of `model.safetensors` or of its shards, by their names."""
 
     def __init__(self, directory: str | os.PathLike):
-        self._files = {}
+        self._files: dict[str, Any] = {}
         for path in _files_of(pathlib.Path(directory)):
             try:
                 if path.exists() and not path.is_file():
@@ -45,30 +47,31 @@ class SafetensorsFolder(collections.abc.Mapping):
                 ) from None
             self._files.update(dict.fromkeys(file.keys(), file))
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._files)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> "_LazyTensor":
         return _LazyTensor(self._files[name], name)
 
 
 class _LazyTensor:
-    """A tensor that is read when it is made an array."""
+    """Tensor that is read when it is converted to an array."""
 
-    def __init__(self, file, name):
-        self._file, self._name = file, name
+    def __init__(self, file: Any, name: str):
+        self._file = file
+        self._name = name
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return tuple(self._file.get_slice(self._name).get_shape())
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         try:
             tensor = self._file.get_tensor(self._name)
-        # Numbers of a type that NumPy hasn't got.
+        # NumPy lacks some of the dtypes.
         except (SafetensorError, AttributeError, KeyError, TypeError) as error:
             raise InputError(
                 f"{self._name} can't be read ({_one_line(error)}); nothing was loaded; "
@@ -77,7 +80,7 @@ class _LazyTensor:
         return np.asarray(tensor, dtype=dtype)
 
 
-def _files_of(directory):
+def _files_of(directory: pathlib.Path) -> list[pathlib.Path]:
     if (directory / SAFETENSORS_FILE).exists():
         return [directory / SAFETENSORS_FILE]
     if (directory / INDEX_FILE).exists():
@@ -88,8 +91,8 @@ def _files_of(directory):
     )
 
 
-def _shards(index):
-    """Returns the names of an index's files, which lie beside it."""
+def _shards(index: pathlib.Path) -> list[str]:
+    """Returns the names of the files of an index, which are in its folder."""
     files = read_json(index).get("weight_map")
     names = list(files.values()) if isinstance(files, dict) else []
     plain = r"[^/\\:\0]*\.safetensors"
@@ -101,7 +104,7 @@ def _shards(index):
     return sorted(set(names))
 
 
-def _one_line(error):
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
@@ -117,20 +120,24 @@ def read_torch_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise InputError(
             f"{path} can't be read ({error.strerror}); check the path and its rights."
         ) from None
-    except Exception as error:  # A broken pickle leads to whatever its numbers do.
+    # A broken pickle can raise any exception.
+    except Exception as error:
         raise InputError(
             f"{path} isn't a whole file of tensors in PyTorch's first format "
             f"({_one_line(error)}); get it again."
         ) from None
 
 
-def _read(file):
+def _read(file: BinaryIO) -> dict[str, np.ndarray]:
+    """Reads magic number, version, machine, tensors and values, in this order."""
     size = os.fstat(file.fileno()).st_size
-    storages = {}
-    head = _load(file, size, {}), _load(file, size, {})
-    if head != (_MAGIC_NUMBER, _PROTOCOL_VERSION):
+    storages: dict[str, np.ndarray] = {}
+    magic_number = _load(file, size, {})
+    version = _load(file, size, {})
+    if (magic_number, version) != (_MAGIC_NUMBER, _PROTOCOL_VERSION):
         raise ValueError("wrong magic number")
-    _load(file, size, {})  # What the writing machine was like.
+    # The description of the machine that wrote the file is skipped.
+    _load(file, size, {})
     tensors = _load(file, size, storages)
     for key in _load(file, size, {}):
         storage = storages[key]
@@ -142,35 +149,36 @@ def _read(file):
     return dict(tensors)
 
 
-def _load(file, size, storages):
-    """Loads the next pickle, whose numbers fit into the file."""
+def _load(file: BinaryIO, size: int, storages: dict[str, np.ndarray]) -> Any:
+    """Loads the next pickle, or raises if it would need more memory than the file."""
     start = file.tell()
     for opcode, argument, _ in pickletools.genops(file):
-        # pickle makes room for as many objects as the greatest number says.
-        if opcode.name in ("PUT", "LONG_BINPUT") and int(argument) > size:
+        # pickle allocates memory for the largest number of an object.
+        is_number = opcode.name in ("PUT", "LONG_BINPUT")
+        if is_number and argument is not None and int(argument) > size:
             raise ValueError(f"it numbers an object {argument}")
     file.seek(start)
     return _Unpickler(file, size, storages).load()
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds dictionaries and tensors, and nothing else."""
+    """Unpickler that builds dictionaries and tensors only."""
 
-    def __init__(self, file, size, storages):
+    def __init__(self, file: BinaryIO, size: int, storages: dict[str, np.ndarray]):
         super().__init__(file)
         self.size = size
         self.storages = storages
 
-    def persistent_load(self, saved):
+    def persistent_load(self, saved: Any) -> np.ndarray:
         kind, dtype, key, _, count, *_ = saved
         if kind != "storage":
             raise pickle.UnpicklingError(f"it holds a {kind}")
         if not 0 <= count * dtype.itemsize <= self.size:
             raise ValueError(f"it promises {count} numbers")
-        # The numbers follow at the end of the file.
+        # The values are at the end of the file.
         return self.storages.setdefault(key, np.zeros(count, dtype))
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -180,7 +188,13 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it holds a {module}.{name}")
 
 
-def _tensor(storage, offset, shape, strides, *_):
+def _tensor(
+    storage: np.ndarray,
+    offset: int,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    *_: Any,
+) -> np.ndarray:
     numbers = (offset, *shape, *strides)
     if len(shape) != len(strides) or any(type(n) is not int or n < 0 for n in numbers):
         raise ValueError(f"a tensor of shape {shape} with strides {strides}")

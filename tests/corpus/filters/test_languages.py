@@ -1,11 +1,12 @@
 """Languages of captions: declared by their pages, and detected."""
 
+import importlib
 import importlib.util
 import sys
 
 import pytest
 
-from align_keras.corpus import Thresholds
+from align_keras.corpus import Thresholds, filters
 from align_keras.corpus.filters.languages import detect_languages
 from align_keras.corpus.filters.pairs import Pair, filter_pairs
 from align_keras.utils.errors import InputError
@@ -56,8 +57,9 @@ def test_pairs_in_other_languages_are_dropped(detection, kept):
 def test_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "py3langid", None)
     detect_languages(["A cat"], [""], "never")
-    from align_keras.corpus.filters import languages
-
-    languages._detector.cache_clear()
+    # A new module has not opened the detector yet.
+    monkeypatch.setattr(filters, "languages", filters.languages)
+    monkeypatch.delitem(sys.modules, "align_keras.corpus.filters.languages")
+    languages = importlib.import_module("align_keras.corpus.filters.languages")
     with pytest.raises(InputError, match=r"align-keras\[language\]"):
-        detect_languages(["A cat"], [""], "undeclared")
+        languages.detect_languages(["A cat"], [""], "undeclared")

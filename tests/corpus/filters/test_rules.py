@@ -219,7 +219,10 @@ def test_wrong_values_are_named(wrong):
 
 
 def test_edges_are_allowed():
-    Thresholds(min_shorter_side=0, frequent_ngrams=0, min_unigrams=4, max_unigrams=4)
+    edges = {"min_shorter_side": 0, "frequent_ngrams": 0}
+    edges |= {"min_unigrams": 4, "max_unigrams": 4}
+    thresholds = Thresholds(**edges)
+    assert {name: getattr(thresholds, name) for name in edges} == edges
 
 
 def test_languages_count_by_their_primary_subtag():

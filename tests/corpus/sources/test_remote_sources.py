@@ -23,7 +23,7 @@ from tests.helpers.source_reading import IMG2DATASET, read_source
 def store():
     fs = fsspec.filesystem("memory", use_listings_cache=False)
     fs.store.clear()
-    remote._blocks.clear()
+    remote.clear_caches()
     yield fs
     fs.store.clear()
 

@@ -1,47 +1,56 @@
-"""What finds captions and images: retrieval, CxC, Multi30k, composition, SimLex."""
+"""Protocols of captions and words: retrieval, CxC, Multi30k, composition, SimLex."""
 
 import dataclasses
 import pathlib
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from align_keras.protocols.data_sets import NAMED, folder_of, joined, refuse
+from align_keras.protocols.data_sets import (
+    NAMED,
+    folder_of,
+    join_metadata_columns,
+    refuse_options,
+)
 from align_keras.protocols.protocol import (
-    PAPERS_KS,
     Evaluation,
+    ItemStatistics,
     Request,
     columns_of_rows,
-    left_out,
-    protocol,
+    define_protocol,
+    missing_images_metric,
 )
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from align_keras.data.stored_pairs import RetrievalSet
     from align_keras.datasets.benchmarks import CaptionedImages
+    from align_keras.evaluation.slices import Statistics
     from align_keras.protocols.embedding_cache import CachedEncoders
 
 _CORPORA = ("stamps", "icons", "clipart", "emoji")
-_OF_IMAGES = ("allow_missing", "metadata", "runtime", "engine")
+_IMAGE_OPTIONS = ("allow_missing", "metadata", "runtime", "engine")
 
 
-def captioned_images(request: Request) -> "CaptionedImages":
-    """Reads images, any number of captions each."""
-    return joined(_captioned_images(request), request)
+def read_captioned_images(request: Request) -> "CaptionedImages":
+    """Reads images with any number of captions, and the columns of `metadata`."""
+    return join_metadata_columns(_captioned_images(request), request)
 
 
-def _captioned_images(request):
+def _captioned_images(request: Request) -> "CaptionedImages":
+    """Reads the images of a corpus, a named set, a table or a folder."""
     from align_keras.datasets import benchmarks
 
     name = request.data
     is_corpus = name.partition("/")[0] in _CORPORA
     if is_corpus or name in NAMED:
-        refuse(request, "is no table", "image_column", "caption_column", "encoding")
+        refuse_options(
+            request, "is no table", "image_column", "caption_column", "encoding"
+        )
     if is_corpus:
-        refuse(request, "holds its images", "allow_missing")
+        refuse_options(request, "holds its images", "allow_missing")
         return _corpus(name, request.split or "test")
     if name in NAMED:
         if NAMED[name].protocol != "retrieval":
@@ -61,7 +70,7 @@ def _captioned_images(request):
             "data must be flickr30k, coco, stamps, stamps/de, icons or the path of a "
             f"table or folder of captioned images, received {name!r}; check it."
         )
-    refuse(request, "has no splits", "split")
+    refuse_options(request, "has no splits", "split")
     return benchmarks.read_caption_files(
         name,
         allow_missing=bool(request.allow_missing),
@@ -71,7 +80,8 @@ def _captioned_images(request):
     )
 
 
-def _corpus(name, split):
+def _corpus(name: str, split: str) -> "CaptionedImages":
+    """Reads a split of a corpus of this package."""
     from align_keras.datasets import benchmarks, build_corpus
 
     images = benchmarks.read_stored_images(build_corpus(name), split)
@@ -87,37 +97,44 @@ def _corpus(name, split):
     )
 
 
-def _embedded(encoders, request, data, *columns):
-    """The images' embeddings, and the data of those that could be decoded."""
-    request.check_columns({*columns, *data.columns})
+def _embedded(
+    encoders: "CachedEncoders", request: Request, data: Any, *protocol_columns: str
+) -> "tuple[np.ndarray, Any]":
+    """Returns the embeddings of images that can be decoded, and their data.
+
+    `protocol_columns` are names of columns that the protocol adds.
+    """
+    request.check_columns({*protocol_columns, *data.columns})
     images, rows = encoders.readable_images(data.images)
     return images, data.of_rows(rows)
 
 
-def _keys(data):
-    """What equal images have in common."""
+def _image_keys(data: Any) -> list[bytes]:
+    """Returns a key of each image. Equal images have equal keys."""
     from align_keras.protocols.embedding_cache import image_key
 
-    return list(map(image_key, data.images))
+    return [image_key(image) for image in data.images]
 
 
-def _recalls(ranks):
-    """Of each direction, what `sliced_metrics` takes."""
+def _recalls(ranks: "Mapping[str, np.ndarray]") -> "dict[str, Statistics]":
+    """Returns the recalls of each direction for `sliced_metrics`."""
     from align_keras import evaluation
 
     return {
-        direction: evaluation.recall_statistics(f"{direction}/", of_queries, PAPERS_KS)
-        for direction, of_queries in ranks.items()
+        direction: evaluation.recall_statistics(
+            f"{direction}/", query_ranks, evaluation.PAPER_KS
+        )
+        for direction, query_ranks in ranks.items()
     }
 
 
 class PairEncoder(typing.Protocol):
     """Model that embeds the images and the captions of pairs."""
 
-    def encode_images(self, images: Sequence[Any]) -> np.ndarray:
+    def encode_images(self, images: Sequence[Any]) -> "np.ndarray":
         """Returns float32 (n, d), unit length."""
 
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+    def encode_texts(self, texts: Sequence[str]) -> "np.ndarray":
         """Returns float32 (n, d), unit length."""
 
 
@@ -136,21 +153,21 @@ class RetrievalResult:
             candidates.
     """
 
-    image_embeddings: np.ndarray
-    text_embeddings: np.ndarray
+    image_embeddings: "np.ndarray"
+    text_embeddings: "np.ndarray"
     captions: list[str]
-    caption_image_index: np.ndarray
+    caption_image_index: "np.ndarray"
     positives: Any
     ranks: Any
     metrics: dict[str, float]
 
 
 def rank_pairs(
-    image_embeddings: np.ndarray,
+    image_embeddings: "np.ndarray",
     captions: Sequence[Sequence[str]],
-    encode_texts: Callable[[Sequence[str]], np.ndarray],
+    encode_texts: "Callable[[Sequence[str]], np.ndarray]",
     image_keys: Sequence | None,
-    ks: Sequence[int] = PAPERS_KS,
+    ks: Sequence[int] | None = None,
 ) -> RetrievalResult:
     """Ranks captions for each image and images for each caption.
 
@@ -161,7 +178,7 @@ def rank_pairs(
         image_keys: sequence of n keys, equal for equal images. Equal images and equal
             captions are then one target, since no model can distinguish them. None if
             only the captions of an image are correct, as in the paper's data sets.
-        ks: sequence of int, the ranks of recall@k.
+        ks: sequence of int, the ranks of recall@k. None for those of the paper.
 
     Returns:
         `RetrievalResult`.
@@ -171,28 +188,40 @@ def rank_pairs(
     """
     from align_keras import evaluation
 
-    texts, image_of = evaluation.flatten_captions(captions)
+    texts, image_of_caption = evaluation.flatten_captions(captions)
     text_embeddings = encode_texts(texts)
     if image_keys is None:
-        positives = evaluation.own_positives(len(image_embeddings), image_of)
+        positives = evaluation.unshared_positives(
+            len(image_embeddings), image_of_caption
+        )
     else:
-        positives = evaluation.shared_positives(image_keys, texts, image_of)
+        positives = evaluation.shared_positives(image_keys, texts, image_of_caption)
     ranks = evaluation.retrieval_ranks(image_embeddings, text_embeddings, positives)
-    metrics = dict(evaluation.metrics_of_retrieval_ranks(ranks, positives, ks))
+    metrics = dict(
+        evaluation.metrics_of_retrieval_ranks(
+            ranks, positives, evaluation.PAPER_KS if ks is None else ks
+        )
+    )
     return RetrievalResult(
-        image_embeddings, text_embeddings, texts, image_of, positives, ranks, metrics
+        image_embeddings=image_embeddings,
+        text_embeddings=text_embeddings,
+        captions=texts,
+        caption_image_index=image_of_caption,
+        positives=positives,
+        ranks=ranks,
+        metrics=metrics,
     )
 
 
 def evaluate_pairs(
-    encoder: PairEncoder, pairs: "RetrievalSet", ks: Sequence[int] = PAPERS_KS
+    encoder: PairEncoder, pairs: "RetrievalSet", ks: Sequence[int] | None = None
 ) -> dict[str, float]:
     """Measures the protocol `retrieval` on pairs in memory, without a cache.
 
     Args:
         encoder: `ALIGN`, or another model with `encode_images` and `encode_texts`.
         pairs: `RetrievalSet`.
-        ks: sequence of int, the ranks of recall@k.
+        ks: sequence of int, the ranks of recall@k. None for those of the paper.
 
     Returns:
         dict from the names of metrics to their values.
@@ -204,25 +233,30 @@ def evaluate_pairs(
     return result.metrics
 
 
-@protocol(
-    "recall of captions and images",
-    "table 1",
-    ("split", "image_column", "caption_column", "encoding", *_OF_IMAGES),
+@define_protocol(
+    help="recall of captions and images",
+    table="table 1",
+    options=("split", "image_column", "caption_column", "encoding", *_IMAGE_OPTIONS),
     data_help="flickr30k, coco, stamps, stamps/de, icons, or the path of a table or "
     "folder of captioned images",
 )
 def retrieval(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Ranks captions for each image and images for each caption."""
-    images, data = _embedded(encoders, request, captioned_images(request))
+    images, data = _embedded(encoders, request, read_captioned_images(request))
     # In the paper's data sets only the captions of an image are correct.
-    keys = None if request.data in ("flickr30k", "coco") else _keys(data)
+    keys = None if request.data in ("flickr30k", "coco") else _image_keys(data)
     result = rank_pairs(images, data.captions, encoders.texts, keys)
-    counts = {"images": float(len(data)), "captions": float(len(result.captions))}
-    statistics = _recalls(result.ranks)
+    metrics = dict(result.metrics)
+    metrics["images"] = float(len(data))
+    metrics["captions"] = float(len(result.captions))
+    recalls = _recalls(result.ranks)
     caption_columns = columns_of_rows(data.columns, result.caption_image_index)
     return Evaluation(
-        result.metrics | counts | left_out(data.missing),
-        [(statistics["i2t"], data.columns), (statistics["t2i"], caption_columns)],
+        metrics | missing_images_metric(data.missing),
+        [
+            ItemStatistics(recalls["i2t"], data.columns),
+            ItemStatistics(recalls["t2i"], caption_columns),
+        ],
         retrieval={
             "image_embeddings": images,
             "text_embeddings": result.text_embeddings,
@@ -235,8 +269,27 @@ def retrieval(encoders: "CachedEncoders", request: Request) -> Evaluation:
     )
 
 
-def _embedded_cxc(encoders, request):
-    """(data, ratings, image embeddings, caption embeddings, captions' columns)."""
+@dataclasses.dataclass(frozen=True)
+class _EmbeddedCxC:
+    """Images and captions of CxC with their embeddings.
+
+    Attributes:
+        data: `CaptionedImages` that can be decoded.
+        ratings: ratings of `read_cxc`.
+        images: float32 array (images, dimension).
+        texts: float32 array (captions, dimension).
+        caption_columns: dict from the name of a column to its value for each caption.
+    """
+
+    data: Any
+    ratings: Any
+    images: "np.ndarray"
+    texts: "np.ndarray"
+    caption_columns: dict[str, list]
+
+
+def _embedded_cxc(encoders: "CachedEncoders", request: Request) -> _EmbeddedCxC:
+    """Reads and embeds CxC."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
@@ -245,7 +298,8 @@ def _embedded_cxc(encoders, request):
             f"data must be cxc, received {request.data!r}; its protocols are made of "
             "people's ratings, which no other set has."
         )
-    folder, split = folder_of(request), request.split or "test"
+    folder = folder_of(request)
+    split = request.split or "test"
     ratings = benchmarks.read_cxc(folder / "cxc", split)
     allow_missing = bool(request.allow_missing)
     coco = benchmarks.read_karpathy(
@@ -256,16 +310,22 @@ def _embedded_cxc(encoders, request):
         allow_missing=allow_missing,
     )
     data = benchmarks.cxc_captioned_images(ratings, coco, allow_missing=allow_missing)
-    images, data = _embedded(encoders, request, joined(data, request))
-    captions, image_of = evaluation.flatten_captions(data.captions)
-    of_captions = columns_of_rows(data.columns, image_of)
-    return data, ratings, images, encoders.texts(captions), of_captions
+    data = join_metadata_columns(data, request)
+    images, data = _embedded(encoders, request, data)
+    captions, image_of_caption = evaluation.flatten_captions(data.captions)
+    return _EmbeddedCxC(
+        data=data,
+        ratings=ratings,
+        images=images,
+        texts=encoders.texts(captions),
+        caption_columns=columns_of_rows(data.columns, image_of_caption),
+    )
 
 
-@protocol(
-    "the same within images and within captions too, by CxC's ratings",
-    "table 2",
-    ("split", *_OF_IMAGES),
+@define_protocol(
+    help="the same within images and within captions too, by CxC's ratings",
+    table="table 2",
+    options=("split", *_IMAGE_OPTIONS),
     data="cxc",
     data_help="cxc",
 )
@@ -274,22 +334,27 @@ def cxc_retrieval(encoders: "CachedEncoders", request: Request) -> Evaluation:
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
-    data, ratings, images, texts, of_captions = _embedded_cxc(encoders, request)
-    positives = benchmarks.cxc_positives(ratings, data)
-    ranks = evaluation.retrieval_ranks(images, texts, positives)
-    columns = {"i": data.columns, "t": of_captions}
+    cxc = _embedded_cxc(encoders, request)
+    positives = benchmarks.cxc_positives(cxc.ratings, cxc.data)
+    ranks = evaluation.retrieval_ranks(cxc.images, cxc.texts, positives)
+    metrics = dict(evaluation.metrics_of_retrieval_ranks(ranks, positives))
+    query_columns = {
+        "i2t": cxc.data.columns,
+        "t2i": cxc.caption_columns,
+        "t2t": cxc.caption_columns,
+        "i2i": cxc.data.columns,
+    }
     items = [
-        (statistics, columns[direction[0]])
+        ItemStatistics(statistics, query_columns[direction])
         for direction, statistics in _recalls(ranks).items()
     ]
-    metrics = dict(evaluation.metrics_of_retrieval_ranks(ranks, positives, PAPERS_KS))
-    return Evaluation(metrics | left_out(data.missing), items)
+    return Evaluation(metrics | missing_images_metric(cxc.data.missing), items)
 
 
-@protocol(
-    "correlation of cosines with CxC's ratings",
-    "table 3",
-    ("split", *_OF_IMAGES),
+@define_protocol(
+    help="correlation of cosines with CxC's ratings",
+    table="table 3",
+    options=("split", *_IMAGE_OPTIONS),
     data="cxc",
     data_help="cxc",
 )
@@ -298,20 +363,25 @@ def cxc_similarity(encoders: "CachedEncoders", request: Request) -> Evaluation:
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
-    data, ratings, images, texts, of_captions = _embedded_cxc(encoders, request)
-    rated = benchmarks.cxc_rated_rows(ratings, data)
+    cxc = _embedded_cxc(encoders, request)
+    rated = benchmarks.cxc_rated_rows(cxc.ratings, cxc.data)
+    metrics = dict(evaluation.cxc_similarity_metrics(cxc.images, cxc.texts, rated))
+    statistics = evaluation.cxc_similarity_statistics(cxc.images, cxc.texts, rated)
+    # The items are the images followed by the captions.
     columns = {
-        name: [*values, *of_captions[name]] for name, values in data.columns.items()
+        name: [*values, *cxc.caption_columns[name]]
+        for name, values in cxc.data.columns.items()
     }
-    metrics = dict(evaluation.cxc_similarity_metrics(images, texts, rated))
-    statistics = evaluation.cxc_similarity_statistics(images, texts, rated)
-    return Evaluation(metrics | left_out(data.missing), [(statistics, columns)])
+    return Evaluation(
+        metrics | missing_images_metric(cxc.data.missing),
+        [ItemStatistics(statistics, columns)],
+    )
 
 
-@protocol(
-    "mean recall in four languages",
-    "table 11",
-    _OF_IMAGES,
+@define_protocol(
+    help="mean recall in four languages",
+    table="table 11",
+    options=_IMAGE_OPTIONS,
     data="multi30k",
     data_help="multi30k or stamps",
 )
@@ -319,22 +389,26 @@ def multi30k(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Ranks captions and images in English, German, French and Czech."""
     from align_keras import evaluation
 
-    data = joined(_captions_by_language(request), request)
+    data = join_metadata_columns(_captions_by_language(request), request)
     images, data = _embedded(encoders, request, data)
-    # In the paper's set only an image's captions are right, as in `retrieval`.
-    keys = None if request.data == "multi30k" else _keys(data)
+    # In the paper only the captions of an image are right, as in `retrieval`.
+    keys = None if request.data == "multi30k" else _image_keys(data)
     ranks = evaluation.multilingual_ranks(images, encoders.texts, data.captions, keys)
-    statistics = evaluation.mean_statistics(evaluation.multilingual_outcomes(ranks))
     metrics = dict(evaluation.multilingual_metrics(ranks))
-    metrics |= {"images": float(len(images))}
-    return Evaluation(metrics | left_out(data.missing), [(statistics, data.columns)])
+    metrics["images"] = float(len(images))
+    statistics = evaluation.mean_statistics(evaluation.multilingual_outcomes(ranks))
+    return Evaluation(
+        metrics | missing_images_metric(data.missing),
+        [ItemStatistics(statistics, data.columns)],
+    )
 
 
-def _captions_by_language(request):
+def _captions_by_language(request: Request) -> Any:
+    """Reads Multi30k or the stamps."""
     from align_keras.datasets import benchmarks
 
     if request.data == "stamps":
-        refuse(request, "holds its images", "allow_missing")
+        refuse_options(request, "holds its images", "allow_missing")
         return benchmarks.stamps_captions_by_language()
     if request.data != "multi30k":
         raise InputError(
@@ -349,10 +423,10 @@ def _captions_by_language(request):
     )
 
 
-@protocol(
-    "an image plus or minus words finds another icon",
-    "figure 5",
-    ("split", "text_weight", "metadata", "runtime", "engine"),
+@define_protocol(
+    help="an image plus or minus words finds another icon",
+    table="figure 5",
+    options=("split", "text_weight", "metadata", "runtime", "engine"),
     data="icons",
     data_help="icons",
 )
@@ -366,25 +440,27 @@ def composed(encoders: "CachedEncoders", request: Request) -> Evaluation:
             f"data must be icons, received {request.data!r}; their names tell which "
             "icon is another one plus a word."
         )
-    data = captioned_images(request)
+    data = read_captioned_images(request)
     images, data = _embedded(encoders, request, data, "sign", "words")
     queries = benchmarks.composed_icon_queries(data.image_ids)
-    columns = {
-        "sign": ["plus" if query.sign > 0 else "minus" for query in queries],
-        "words": [query.words for query in queries],
-    } | columns_of_rows(data.columns, [query.image for query in queries])
     ranks = evaluation.rank_composed_queries(
         encoders.texts, images, queries, text_weight=request.text_weight
     )
-    metrics = dict(evaluation.composed_metrics(ranks, queries, len(data), PAPERS_KS))
-    metrics |= {"images": float(len(data))}
-    statistics = evaluation.composed_statistics(ranks, PAPERS_KS)
-    return Evaluation(metrics | left_out(data.missing), [(statistics, columns)])
+    metrics = dict(evaluation.composed_metrics(ranks, queries, len(data)))
+    metrics["images"] = float(len(data))
+    metrics |= missing_images_metric(data.missing)
+    statistics = evaluation.composed_statistics(ranks)
+    columns = {
+        "sign": ["plus" if query.sign > 0 else "minus" for query in queries],
+        "words": [query.words for query in queries],
+    }
+    columns |= columns_of_rows(data.columns, [query.image for query in queries])
+    return Evaluation(metrics, [ItemStatistics(statistics, columns)])
 
 
-@protocol(
-    "similarity of words",
-    "table 12",
+@define_protocol(
+    help="similarity of words",
+    table="table 12",
     data="simlex999",
     data_help="simlex999, or the path of a file in its format",
     needs="words",
@@ -396,17 +472,20 @@ def simlex(encoders: "CachedEncoders", request: Request) -> Evaluation:
 
     path = pathlib.Path(request.data)
     if request.data == "simlex999":
-        path = folder_of(request) / NAMED["simlex999"].places[0]
-    rows = [dataclasses.astuple(pair) for pair in benchmarks.read_simlex(path)]
-    names = {2: "part_of_speech", 4: "concreteness_quartile", 5: "is_hard"}
-    columns = {name: [row[field] for row in rows] for field, name in names.items()}
+        path = folder_of(request) / NAMED["simlex999"].paths[0]
+    pairs = benchmarks.read_simlex(path)
+    columns: dict[str, list] = {
+        "part_of_speech": [pair.part_of_speech for pair in pairs],
+        "concreteness_quartile": [pair.concreteness_quartile for pair in pairs],
+        "is_hard": [pair.is_hard for pair in pairs],
+    }
     request.check_columns(columns)
     if encoders.model.align is None:
         raise InputError(
             "simlex needs the [CLS] vector before the projection, which an export "
             "does not have. Give `model` the run folder or the Hugging Face folder."
         )
-    cosines = evaluation.word_cosines(encoders.model.encode_words, rows)
-    metrics = dict(evaluation.simlex_metrics(cosines, rows))
-    statistics = evaluation.simlex_statistics(cosines, rows)
-    return Evaluation(metrics, [(statistics, columns)])
+    cosines = evaluation.word_cosines(encoders.model.encode_words, pairs)
+    metrics = dict(evaluation.simlex_metrics(cosines, pairs))
+    statistics = evaluation.simlex_statistics(cosines, pairs)
+    return Evaluation(metrics, [ItemStatistics(statistics, columns)])

@@ -1,4 +1,4 @@
-"""Composed queries: an image plus or minus words finds another image."""
+"""Composed queries: an image plus or minus words is a query for another image."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 
 from align_keras.evaluation.exact_scores import UnitRows, as_queries_and_gallery
 from align_keras.evaluation.recall_at_k import (
+    PAPER_KS,
     as_positive_lists,
     chance_recall_at_k,
     count_without_positives,
@@ -15,7 +16,6 @@ from align_keras.evaluation.recall_at_k import (
 from align_keras.evaluation.slices import Metrics, Statistics, recall_statistics
 from align_keras.utils.errors import InputError
 
-KS = (1, 5, 10)
 Ranks = Mapping[str, np.ndarray]
 _SIGNS = {"": (1, -1), "plus/": (1,), "minus/": (-1,)}
 
@@ -27,22 +27,23 @@ def rank_composed_queries(
     image_weight: float = 1.0,
     text_weight: float = 2.0,
 ) -> dict[str, np.ndarray]:
-    """Ranks the images for each composed query, and for each half of it alone.
+    """Ranks the images for each composed query, and for its image and words alone.
 
-    A query's vector is image_weight · image ± text_weight · words, of unit length each.
-    The gallery is all images but the query's; of equal scores wrong ones come first.
+    The vector of a query is image_weight · image ± text_weight · words, with embeddings
+    of unit length. The gallery is all images but the query's. Wrong images come before
+    right ones with the same score.
 
     Args:
         encode_texts: function from a list of str to a real array (n, dimension).
         image_embeddings: real array (images, dimension), finite.
         queries: sequence of objects with `image` (int, a row), `words` (str), `sign`
-            (1 or -1) and `targets` (rows that are right, without `image`).
+            (1 or -1) and `targets` (right rows, without `image`).
         image_weight: float.
         text_weight: float.
 
     Returns:
         dict of int64 arrays (queries,), the rank of the best target: `""` of the
-        composed query, `"image_alone/"` and `"text_alone/"` of its halves.
+        composed query, `"image_alone/"` and `"text_alone/"` of its parts.
 
     Raises:
         InputError: without queries or targets, for rows outside the images, and for
@@ -73,11 +74,11 @@ def rank_composed_queries(
     rows = np.array([query.image for query in queries])
     as_positive_lists(rows, len(queries), len(gallery))
     targets = [query.targets for query in queries]
-    aimless = count_without_positives(targets)
-    if aimless:
+    without_targets = count_without_positives(targets)
+    if without_targets:
         raise InputError(
-            f"`queries` must have targets each, received {aimless} without; leave them "
-            "out."
+            f"`queries` must have targets each, received {without_targets} "
+            "without; leave them out."
         )
     images = image_weight * gallery[rows]
     texts = text_weight * np.array([[query.sign] for query in queries]) * texts
@@ -91,43 +92,44 @@ def rank_composed_queries(
     }
 
 
-def composed_statistics(ranks: Ranks, ks: Sequence[int] = KS) -> Statistics:
-    """The recalls of `composed_metrics`: dict, name → `Statistic` of the queries."""
+def composed_statistics(ranks: Ranks, ks: Sequence[int] = PAPER_KS) -> Statistics:
+    """Returns the recalls of `composed_metrics`, as a dict of `Statistic`."""
     statistics: Statistics = {}
-    for name, of_queries in ranks.items():
-        statistics |= recall_statistics(name, of_queries, ks)
+    for name, query_ranks in ranks.items():
+        statistics |= recall_statistics(name, query_ranks, ks)
     return statistics
 
 
 def composed_metrics(
-    ranks: Ranks, queries: Sequence[Any], image_count: int, ks: Sequence[int] = KS
+    ranks: Ranks, queries: Sequence[Any], image_count: int, ks: Sequence[int] = PAPER_KS
 ) -> Metrics:
-    """Yields recall at k of composed queries beside its baselines.
+    """Yields recall at k of composed queries and its baselines.
 
     Args:
-        ranks: dict of int arrays (queries,), as `rank_composed_queries` gives.
+        ranks: dict of int arrays (queries,), as `rank_composed_queries` returns.
         queries: sequence of the queries.
         image_count: int.
         ks: integers >= 1.
 
     Yields:
-        Pairs of str and float: of all queries, and of those that add words (`plus/`)
-        or subtract them (`minus/`) where there are some, `recall_at_K`,
+        Pairs of str and float: of all queries, of those that add words (`plus/`), and
+        of those that subtract words (`minus/`), if there are some: `recall_at_K`,
         `image_alone/recall_at_K`, `text_alone/recall_at_K`, `chance_recall_at_K`,
         `queries`, the number of queries, and `candidates`, the number of images that
         each query ranks.
     """
     signs = np.array([query.sign for query in queries])
-    for kind, chosen in _SIGNS.items():
-        rows = np.flatnonzero(np.isin(signs, chosen))
+    for kind, kind_signs in _SIGNS.items():
+        rows = np.flatnonzero(np.isin(signs, kind_signs))
         if not len(rows):
             continue
-        # The own image isn't in the gallery; which rows are right doesn't matter.
+        # The image of the query isn't in the gallery. The chance depends on the number
+        # of right rows only.
         right = [range(len(queries[int(row)].targets)) for row in rows]
         chance = chance_recall_at_k(right, image_count - 1, ks)
         for k in ks:
-            for name, of_queries in ranks.items():
-                recall = float(np.mean(of_queries[rows] < k))
+            for name, query_ranks in ranks.items():
+                recall = float(np.mean(query_ranks[rows] < k))
                 yield f"{kind}{name}recall_at_{k}", recall
             yield f"{kind}chance_recall_at_{k}", chance[k]
         yield f"{kind}queries", float(len(rows))

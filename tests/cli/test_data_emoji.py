@@ -1,16 +1,15 @@
-"""Small packages in the true formats, read back as a source."""
+"""`align-keras data emoji`: its tables hold the names of small packages."""
 
 import json
 import pathlib
-import runpy
 
 import pytest
 from PIL import Image
 
+from align_keras.cli.main import main
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources import open_source, read_part
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 EMOJI = [
     {"unified": "1F422", "name": "TURTLE", "category": "Animals & Nature"},
     # CLDR writes the heart without the selector.
@@ -54,14 +53,17 @@ def install(folder):
     return folder
 
 
-def run(*arguments):
-    """Runs the tool here; returns what it dies of, a str, or None."""
-    path = ROOT / "tools" / "multilingual_emoji_pairs.py"
-    try:
-        runpy.run_path(str(path))["main"]([str(own) for own in arguments])
-    except SystemExit as error:
-        assert error.code.count("\n") == 0
-        return error.code
+def write_tables(*arguments):
+    """Runs the command and returns its exit code."""
+    return main(["data", "emoji", *map(str, arguments)])
+
+
+def error_of(capsys):
+    """Returns the only line on stderr."""
+    message = capsys.readouterr().err
+    assert message.startswith("align-keras data: error: ")
+    assert message.count("\n") == 1
+    return message
 
 
 def read(tables):
@@ -79,10 +81,9 @@ def read(tables):
 def test_names_and_keywords_in_every_language(tmp_path, capsys):
     modules = install(tmp_path / "node_modules")
     out = tmp_path / "tables"
-    assert run("--node_modules", modules, "--out", out) is None
-    assert capsys.readouterr().out.startswith(
-        "wrote 18 texts of up to 7 pictures in 3 "
-    )
+    assert write_tables("--node-modules", modules, "--out", out) == 0
+    summary = "wrote 18 texts of up to 7 images in 3 languages"
+    assert capsys.readouterr().out.startswith(summary)
     assert sorted(own.name for own in out.iterdir()) == [
         "cs.jsonl",
         "de-CH.jsonl",
@@ -104,13 +105,14 @@ def test_names_and_keywords_in_every_language(tmp_path, capsys):
     assert sorted(read(out)) == sorted(expected)
 
 
-def test_some_languages_and_unknown_ones(tmp_path):
+def test_some_languages_and_unknown_ones(tmp_path, capsys):
     modules, out = install(tmp_path / "node_modules"), tmp_path / "tables"
-    arguments = ("--node_modules", modules, "--out", out, "--languages")
-    assert run(*arguments, "cs", "und") is None
+    arguments = ("--node-modules", modules, "--out", out, "--languages")
+    assert write_tables(*arguments, "cs", "und") == 0
     assert [own.name for own in out.iterdir()] == ["cs.jsonl"]
-    told = run(*arguments, "cs", "xx")
-    assert "must be among cs, de-CH, en, und, received xx" in told
+    assert write_tables(*arguments, "cs", "xx") == 1
+    message = error_of(capsys)
+    assert "--languages must be among cs, de-CH, en, und. Received: xx." in message
 
 
 @pytest.mark.parametrize(
@@ -121,16 +123,18 @@ def test_some_languages_and_unknown_ones(tmp_path):
         ("emoji-datasource-twitter/emoji.json", "emoji-datasource-twitter"),
     ],
 )
-def test_a_missing_package_is_named(tmp_path, missing, package):
+def test_a_missing_package_is_named(tmp_path, missing, package, capsys):
     modules = install(tmp_path / "node_modules")
     (modules / missing).rename(tmp_path / "elsewhere")
-    told = run("--node_modules", modules, "--out", tmp_path / "tables")
-    assert f"run npm install {package}," in told
+    tables = ("--out", tmp_path / "tables")
+    assert write_tables("--node-modules", modules, *tables) == 1
+    assert f"Run npm install {package}, or name" in error_of(capsys)
     assert not (tmp_path / "tables").exists()
 
 
-def test_a_broken_package_is_named(tmp_path):
+def test_a_broken_package_is_named(tmp_path, capsys):
     modules = install(tmp_path / "node_modules")
     (modules / "emoji-datasource-google" / "emoji.json").write_text("[{")
-    told = run("--node_modules", modules, "--out", tmp_path / "tables")
-    assert "run npm install emoji-datasource-google again" in told
+    tables = ("--out", tmp_path / "tables")
+    assert write_tables("--node-modules", modules, *tables) == 1
+    assert "Run npm install emoji-datasource-google again" in error_of(capsys)

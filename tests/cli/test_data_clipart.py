@@ -1,17 +1,15 @@
-"""What the tool writes is what the drawings say, read back as a source."""
+"""`align-keras data clipart`: its table holds the texts of the drawings."""
 
 import json
-import pathlib
-import runpy
 from xml.sax.saxutils import escape
 
 import pytest
 from PIL import Image
 
+from align_keras.cli.main import main
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources import open_source, read_part
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 DRAWING = """<svg xmlns:dc="http://purl.org/dc/elements/1.1/"
   xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><metadata><rdf:RDF><Work>
   <dc:title>{title}</dc:title><dc:description>{description}</dc:description>
@@ -33,14 +31,9 @@ def write(root, name, title=None, description="", keywords=(), picture=True):
         drawing.write_text(text, "utf-8")
 
 
-def run(*arguments):
-    """Runs the tool here; returns what it dies of, a str, or None."""
-    main = runpy.run_path(str(ROOT / "tools" / "clipart_pairs.py"))["main"]
-    try:
-        main([str(own) for own in arguments])
-    except SystemExit as error:
-        assert error.code.count("\n") == 0
-        return error.code
+def write_table(*arguments):
+    """Runs the command and returns its exit code."""
+    return main(["data", "clipart", *map(str, arguments)])
 
 
 def read(table):
@@ -59,9 +52,9 @@ def test_each_text_is_a_caption_as_it_is(tmp_path, capsys):
     write(root, "animals/birds/dove", "Dove\n  (white)", "", ["bird"])
     write(root, "zebra", "Zebra", picture=False)
     out = tmp_path / "new" / "clipart.jsonl"
-    assert run("--root", root, "--out", out) is None
-    told = "wrote 2 titles, 1 descriptions and 2 lines of keywords of 2 pictures"
-    assert told in capsys.readouterr().out
+    assert write_table("--root", root, "--out", out) == 0
+    summary = "wrote 2 titles, 1 descriptions and 2 lines of keywords of 2 images"
+    assert summary in capsys.readouterr().out
     pairs, counter = read(out)
     dove, cat = (
         str(root / f"png/animals/{own}.png") for own in ("birds/dove", "cat_01")
@@ -84,17 +77,22 @@ def test_pictures_without_texts_are_counted(tmp_path, capsys):
     (tmp_path / "svg" / "d.svg").write_text("<svg broken")
     Image.new("L", (9, 9)).save(tmp_path / "png" / "d.png")
     out = tmp_path / "t.jsonl"
-    assert run("--root", tmp_path, "--out", out) is None
-    assert "4 pictures (3 of them without any)" in capsys.readouterr().out
+    assert write_table("--root", tmp_path, "--out", out) == 0
+    assert "4 images (3 images without text)" in capsys.readouterr().out
     assert [json.loads(row)["caption"] for row in out.open()] == ["Sea"]
 
 
 @pytest.mark.parametrize("missing", ["png", "svg"])
-def test_mistakes_take_a_line_and_leave_the_table(tmp_path, missing):
+def test_errors_take_a_line_and_leave_the_table(tmp_path, missing, capsys):
     write(tmp_path, "a", "A")
     out = tmp_path / "t.jsonl"
     out.write_text("as before")
     (tmp_path / missing).rename(tmp_path / "elsewhere")
-    assert "openclipart-svg" in run("--root", tmp_path, "--out", out)
+    assert write_table("--root", tmp_path, "--out", out) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("align-keras data: error: --root must hold png/ and svg/")
+    assert "openclipart-svg" in message and message.count("\n") == 1
     assert out.read_text() == "as before"
-    assert "must end in .jsonl, received t.csv" in run("--out", tmp_path / "t.csv")
+    assert write_table("--out", tmp_path / "t.csv") == 1
+    message = capsys.readouterr().err
+    assert "--out must end in .jsonl. Received: t.csv. Rename it." in message

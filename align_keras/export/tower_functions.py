@@ -1,4 +1,4 @@
-"""The towers as converters take them: functions, sample inputs, and what files say."""
+"""Encoders as functions for converters, with sample inputs and descriptions."""
 
 import json
 from collections.abc import Callable
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from align_keras.export.litert_file import LICENSE, METADATA, VOCABULARY
+from align_keras.export.litert_file import LICENSE_FILE, METADATA_FILE
 from align_keras.images import crop_size_to_resize_size
+from align_keras.text.vocabulary import VOCABULARY_FILE
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
@@ -20,16 +21,19 @@ _NO_LICENSE = (
 )
 
 
-# Inputs by which a converted file is checked.
+# Number of inputs that check a converted file.
 CHECKED = 8
 
 
 def image_tower_function(model: Any, resizable: bool) -> Callable:
-    """Returns the image tower as a `tf.function` of `images`, gray levels in [0, 255],
-    (1, S, S, 3), or if `resizable` open.
+    """Returns the image encoder as a `tf.function`.
+
+    Its argument `images` has gray levels in [0, 255] and the shape (1, S, S, 3), or any
+    number and size of images if `resizable`.
     """
     _check(model, "image_encoder")
-    encoder, normalize = model.image_encoder, model.normalize_image
+    encoder = model.image_encoder
+    normalize = model.normalize_image
     size = model.image_size
     shape = (None, None, None, 3) if resizable else (1, size, size, 3)
 
@@ -37,16 +41,21 @@ def image_tower_function(model: Any, resizable: bool) -> Callable:
         input_signature=[tf.TensorSpec(shape, tf.float32, name="images")],
         autograph=False,
     )
-    def encode(images):
+    def encode(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"image_embedding": normalize(encoder(images, training=False))}
 
     return encode
 
 
 def text_tower_function(model: Any, resizable: bool) -> Callable:
-    """Returns the text tower as a `tf.function` of one text or, if `resizable`, any."""
+    """Returns the text encoder as a `tf.function`.
+
+    Its arguments `token_ids` and `padding_mask` have the shape (1, L), or any number of
+    rows if `resizable`.
+    """
     _check(model, "text_encoder")
-    encoder, normalize = model.text_encoder, model.normalize_text
+    encoder = model.text_encoder
+    normalize = model.normalize_text
     shape = (None if resizable else 1, encoder.sequence_length)
 
     @tf.function(
@@ -56,7 +65,7 @@ def text_tower_function(model: Any, resizable: bool) -> Callable:
         ],
         autograph=False,
     )
-    def encode(token_ids, padding_mask):
+    def encode(token_ids: tf.Tensor, padding_mask: tf.Tensor) -> dict[str, tf.Tensor]:
         inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
         return {"text_embedding": normalize(encoder(inputs, training=False))}
 
@@ -77,7 +86,7 @@ def some_tokens(model: Any) -> dict[str, np.ndarray]:
 
 
 def check_has(model: Any, *names: str) -> None:
-    """Raises unless `model` has what an ALIGN has."""
+    """Raises unless `model` has these attributes of an `ALIGN`."""
     missing = [name for name in names if not hasattr(model, name)]
     if missing:
         raise InputError(
@@ -86,7 +95,8 @@ def check_has(model: Any, *names: str) -> None:
         )
 
 
-def _check(model, name):
+def _check(model: Any, name: str) -> None:
+    """Raises unless the encoder `name` of a model exists and computes in float32."""
     check_has(model, name)
     policies = {
         layer.dtype_policy.name for layer in getattr(model, name)._flatten_layers()
@@ -106,10 +116,10 @@ def describe_image_tower(
     resizable: bool,
     license: str | None,
 ) -> dict[str, str]:
-    """Returns the files that stand behind an image tower, name → str."""
+    """Returns the files that describe an image encoder, a dict from name to text."""
     size = model.image_size
     resized = crop_size_to_resize_size(size)
-    about: dict[str, Any] = {
+    description: dict[str, Any] = {
         "signature": "encode_image_pixels",
         "inputs": [
             {
@@ -137,17 +147,17 @@ def describe_image_tower(
         },
     }
     if quantize == "int8":
-        about["calibration_images"] = calibration_images
-    return _files(model, "image", quantize, about, license)
+        description["calibration_images"] = calibration_images
+    return _files(model, "image", quantize, description, license)
 
 
 def describe_text_tower(
     model: Any, quantize: str, resizable: bool, license: str | None
 ) -> dict[str, str]:
-    """Returns the files that stand behind a text tower, its vocabulary among them."""
+    """Returns the files that describe a text encoder, with its vocabulary."""
     tokenizer = model.tokenizer
     shape = [-1 if resizable else 1, tokenizer.sequence_length]
-    about = {
+    description = {
         "signature": "encode_token_ids",
         "inputs": [
             {
@@ -169,43 +179,53 @@ def describe_text_tower(
             "tokenizer": "WordPiece, as Hugging Face's BertTokenizerFast",
             "normalization": tokenizer.normalization,
             "sequence_length": tokenizer.sequence_length,
-            "vocabulary_file": VOCABULARY,
+            "vocabulary_file": VOCABULARY_FILE,
         },
     }
-    files = _files(model, "text", quantize, about, license)
-    return files | {VOCABULARY: "".join(f"{token}\n" for token in tokenizer.vocabulary)}
+    files = _files(model, "text", quantize, description, license)
+    return files | {
+        VOCABULARY_FILE: "".join(f"{token}\n" for token in tokenizer.vocabulary)
+    }
 
 
-def _embedding(model, kind, resizable):
+def _embedding(model: Any, kind: str, resizable: bool) -> dict[str, Any]:
+    """Returns the description of the output of an encoder."""
     encoder = model.image_encoder if kind == "image" else model.text_encoder
-    other = "text" if kind == "image" else "image"
+    other_kind = "text" if kind == "image" else "image"
     return {
         "name": f"{kind}_embedding",
         "dtype": "float32",
         "shape": [-1 if resizable else 1, encoder.output_shape[-1]],
-        "content": f"unit length; its dot product with a {other}_embedding is their "
-        "similarity, from -1 to 1",
+        "content": f"unit length; its dot product with a {other_kind}_embedding is "
+        "their similarity, from -1 to 1",
     }
 
 
-def _files(model, kind, quantize, about, license):
+def _files(
+    model: Any,
+    kind: str,
+    quantize: str,
+    description: dict[str, Any],
+    license: str | None,
+) -> dict[str, str]:
+    """Returns metadata.json and the license of an encoder."""
     encoder = model.image_encoder if kind == "image" else model.text_encoder
-    described = {
+    metadata_values = {
         "name": f"ALIGN's {kind} tower",
         "made_by": f"align-keras {_version()}",
         "quantization": quantize,
-        # `load_model` compares it with the model that the file is to embed for.
+        # `load_model` compares it with the model that the file embeds for.
         "encoder_fingerprint": encoder.fingerprint(),
-        **about,
-        # By which similarities are divided before a softmax over texts or images.
+        **description,
+        # Divides similarities before a softmax over texts or images.
         "temperature": float(model.temperature),
-        "license_file": LICENSE,
+        "license_file": LICENSE_FILE,
     }
-    text = json.dumps(described, indent=2, ensure_ascii=False)
-    return {METADATA: f"{text}\n", LICENSE: f"{license or _NO_LICENSE}\n"}
+    text = json.dumps(metadata_values, indent=2, ensure_ascii=False)
+    return {METADATA_FILE: f"{text}\n", LICENSE_FILE: f"{license or _NO_LICENSE}\n"}
 
 
-def _version():
+def _version() -> str:
     try:
         return metadata.version("align-keras")
     except metadata.PackageNotFoundError:

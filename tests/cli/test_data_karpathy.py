@@ -1,13 +1,10 @@
-"""What the tool writes is what the corpus `pairs` reads."""
+"""`align-keras data karpathy`: the corpus `pairs` reads its table."""
 
 import json
-import pathlib
-import runpy
-import subprocess
-import sys
 
 import pytest
 
+from align_keras.cli.main import main
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
 from tests.helpers.small_benchmarks import (
@@ -17,8 +14,6 @@ from tests.helpers.small_benchmarks import (
     write_flickr30k,
     write_picture,
 )
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -30,15 +25,18 @@ def coco(tmp_path):
     return folder
 
 
-def karpathy_pairs(folder, *arguments, name="coco"):
-    """Runs the tool here; returns what it dies of, a str, or None."""
-    main = runpy.run_path(str(ROOT / "tools" / "karpathy_pairs.py"))["main"]
-    arguments = [str(folder / f"dataset_{name}.json"), *map(str, arguments)]
-    try:
-        main(arguments)
-    except SystemExit as error:
-        assert error.code.count("\n") == 0
-        return error.code
+def write_table(folder, *arguments, name="coco"):
+    """Runs the command and returns its exit code."""
+    path = folder / f"dataset_{name}.json"
+    return main(["data", "karpathy", str(path), *map(str, arguments)])
+
+
+def error_of(capsys):
+    """Returns the only line on stderr."""
+    message = capsys.readouterr().err
+    assert message.startswith("align-keras data: error: ")
+    assert message.count("\n") == 1
+    return message
 
 
 def read(path):
@@ -46,14 +44,13 @@ def read(path):
     return list(read_pairs(path, counter=counter)), counter.as_metadata()["dropped"]
 
 
-@pytest.mark.ci
-def test_splits_are_joined_with_all_captions(coco):
+def test_splits_are_joined_with_all_captions(coco, capsys):
     out = coco / "karpathy_test.tsv"
-    command = [sys.executable, "tools/karpathy_pairs.py", coco / "dataset_coco.json"]
-    command += ["--images", coco, "--splits", "test", "restval", "--out", out]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout == f"wrote 41 captions of 7 pictures to {out}\n"
+    splits = ("--splits", "test", "restval")
+    assert write_table(coco, "--images", coco, *splits, "--out", out) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"wrote 41 captions of 7 images to {out}\n"
+    assert captured.err == ""
     records, dropped = read(out)
     assert dropped == {}
     assert [record.captions for record in records] == [
@@ -86,30 +83,34 @@ def test_odd_captions_come_back(tmp_path):
     path.write_text(json.dumps({"images": entries, "dataset": "small"}))
     out = tmp_path / "elsewhere" / "test.tsv"
     arguments = ("--images", tmp_path / "images", "--splits", "test", "--out", out)
-    assert karpathy_pairs(tmp_path, *arguments, name="flickr30k") is None
+    assert write_table(tmp_path, *arguments, name="flickr30k") == 0
     (record,), dropped = read(out)
     assert record.captions == list(ODD.values())
     assert dropped == {"long caption": 1, "empty caption": 1}
     assert record.image_path == tmp_path / "images" / "1000.jpg"
 
 
-def test_mistakes_take_a_line_and_leave_the_table(coco, capsys):
+def test_errors_take_a_line_and_leave_the_table(coco, capsys):
     out = coco / "test.tsv"
     out.write_text("as before")
     common = ("--images", coco, "--out", out, "--splits")
-    told = karpathy_pairs(coco, *common, "test", "val")
-    assert "error: split must be one of restval, test" in told
+    assert write_table(coco, *common, "test", "val") == 1
+    assert "error: split must be one of restval, test" in error_of(capsys)
     (coco / "val2014" / coco_name(2)).unlink()
-    told = karpathy_pairs(coco, *common, "test")
-    assert "1 of 6 images of dataset_coco.json's test split are missing" in told
+    assert write_table(coco, *common, "test") == 1
+    message = error_of(capsys)
+    assert "1 of 6 images of dataset_coco.json's test split are missing" in message
     assert out.read_text() == "as before"
-    assert karpathy_pairs(coco, *common, "test", "--allow_missing") is None
-    assert "of 5 pictures to" in capsys.readouterr().out and len(read(out)[0]) == 5
+    assert write_table(coco, *common, "test", "--allow-missing") == 0
+    assert "of 5 images to" in capsys.readouterr().out and len(read(out)[0]) == 5
     csv = ("--images", coco, "--out", "a.csv", "--splits", "test")
-    told = karpathy_pairs(coco, *csv)
-    assert "--out must end in .tsv, received a.csv" in told
+    assert write_table(coco, *csv) == 1
+    # The name is checked first.
+    assert "--out must have the word test in its name" in error_of(capsys)
+    assert write_table(coco, *csv[:-1], "restval") == 1
+    assert "--out must end in .tsv. Received: a.csv. Rename it." in error_of(capsys)
     unnamed = ("--images", coco, "--out", coco / "latest.tsv", "--splits")
-    told = karpathy_pairs(coco, *unnamed, "restval", "test")
-    assert "--out must have the word test in its name" in told
+    assert write_table(coco, *unnamed, "restval", "test") == 1
+    assert "--out must have the word test in its name" in error_of(capsys)
     assert not (coco / "latest.tsv").exists()
-    assert karpathy_pairs(coco, *unnamed, "restval") is None
+    assert write_table(coco, *unnamed, "restval") == 0

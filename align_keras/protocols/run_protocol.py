@@ -1,4 +1,4 @@
-"""Measures a model by a benchmark of the paper, or by all whose data is there."""
+"""Evaluation of a model by one protocol, or by all protocols with available data."""
 
 import dataclasses
 import difflib
@@ -15,10 +15,20 @@ from align_keras.embedders.locations import (
     keras_or_auto,
     locate_model,
 )
-from align_keras.protocols import captions, classes, fine_tuning
-from align_keras.protocols.classes import unusual_splits
-from align_keras.protocols.data_sets import NAMED, missing, what_to_prepare
-from align_keras.protocols.protocol import OPTIONS, Evaluation, Request, some
+from align_keras.protocols import (
+    caption_protocols,
+    class_protocols,
+    fine_tuning_protocols,
+)
+from align_keras.protocols.class_protocols import unusual_splits
+from align_keras.protocols.data_sets import NAMED, missing_download, what_to_prepare
+from align_keras.protocols.protocol import (
+    OPTIONS,
+    Evaluation,
+    Protocol,
+    Request,
+    first_names,
+)
 from align_keras.utils.arguments import check_number, refuse_unknown
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replaceable_file
@@ -29,18 +39,26 @@ if TYPE_CHECKING:
     from align_keras.models import ALIGN
     from align_keras.protocols.embedding_cache import CachedEncoders
 
-# In the order of the paper's tables.
+# Protocols by name, in the order of the paper's tables.
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        *(captions.retrieval, captions.cxc_retrieval, captions.cxc_similarity),
-        *(classes.zero_shot, fine_tuning.imagenet_frozen, fine_tuning.imagenet_full),
-        *(fine_tuning.vtab, fine_tuning.fine_grained),
-        *(classes.knn, classes.linear_probe),
-        *(captions.multi30k, captions.simlex, captions.composed),
+        caption_protocols.retrieval,
+        caption_protocols.cxc_retrieval,
+        caption_protocols.cxc_similarity,
+        class_protocols.zero_shot,
+        fine_tuning_protocols.imagenet_frozen,
+        fine_tuning_protocols.imagenet_full,
+        fine_tuning_protocols.vtab,
+        fine_tuning_protocols.fine_grained,
+        class_protocols.knn,
+        class_protocols.linear_probe,
+        caption_protocols.multi30k,
+        caption_protocols.simlex,
+        caption_protocols.composed,
     )
 }
-# CLIP's prompts and class names, which the paper takes (section 5.2).
+# Prompts and class names of CLIP, which the paper uses (section 5.2).
 _CLIP = "clip:imagenet1k"
 
 
@@ -53,17 +71,17 @@ def evaluate(
     cache: str | pathlib.Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Measures a model by a protocol of the paper, as `align-keras evaluate` does.
+    """Evaluates a model by a protocol of the paper, as `align-keras evaluate` does.
 
     Args:
         model: as `align_keras.load_model` takes it. Keras models are opened by Keras,
             unless `runtime` names another runtime.
         protocol: a name of `PROTOCOLS`, such as `"retrieval"`.
-        data: a data set or the path of one, as `--data`; by default the paper's where
-            it takes one alone.
-        html: a file to write a page of results to.
-        cache: folder of embeddings; by default one in the user's cache folder.
-        **options: what else the protocol takes, fields of
+        data: a data set or the path of one, as `--data`. The default is the data set of
+            the paper, if the protocol has only one.
+        html: file to write a page of results to.
+        cache: folder of embeddings, by default in the user's cache folder.
+        **options: other options of the protocol, fields of
             `align_keras.protocols.protocol.Request`, such as `split`, `slice_by` or
             `templates`.
 
@@ -74,8 +92,8 @@ def evaluate(
         paper's are included, and `paper` is empty then.
 
     Raises:
-        InputError: for an unknown protocol, options that it doesn't take, data that
-            aren't there and a model that can't be opened.
+        InputError: for an unknown protocol, options that it doesn't have, missing data
+            and a model that can't be opened.
 
     References:
         Jia et al. 2021, sections 5.1 to 5.3 and 6.1, tables 1 to 12.
@@ -98,13 +116,13 @@ def evaluate(
     (2.0, 1.0)
     """
     request = checked_request(protocol, data=data, **options)
-    # What is written at the end must not fail after hours.
+    # Files are written after hours, so the check is made before.
     if html is not None:
         check_writable("html", html, replaceable_file(html, "html").absolute().parent)
     if PROTOCOLS[protocol].needs == "weights":
         check_results(request)
     encoders = open_encoders(model, request, cache)
-    found = PROTOCOLS[protocol].run(encoders, request)
+    evaluation = PROTOCOLS[protocol].run(encoders, request)
     from align_keras.reports.result_tables import figures_as_shares
 
     unusual = unusual_options(protocol, request)
@@ -113,19 +131,19 @@ def evaluate(
         "protocol": protocol,
         "data": request.data,
         **unusual,
-        "metrics": found.metrics,
+        "metrics": evaluation.metrics,
         "paper": {} if unusual else figures_as_shares(protocol, request.data),
     }
     if request.slice_by is not None:
-        slices = sliced(found, request.slice_by)
+        slices = sliced(evaluation, request.slice_by)
         result |= {"slice_by": request.slice_by, "slices": slices}
     if html is not None:
-        _write_page(html, result, request, found)
+        _write_page(html, result, request, evaluation)
     return result
 
 
 def checked_request(protocol: str, **options: Any) -> Request:
-    """Returns what a protocol is asked for, or raises for what can be told at once."""
+    """Returns the options of a protocol, or raises for options that don't fit."""
     if protocol not in PROTOCOLS:
         near = difflib.get_close_matches(protocol, PROTOCOLS, n=1)
         hint = f"did you mean {near[0]}?" if near else "choose one."
@@ -133,37 +151,38 @@ def checked_request(protocol: str, **options: Any) -> Request:
             f"protocol must be one of {', '.join(PROTOCOLS)}, received {protocol!r}; "
             f"{hint}"
         )
-    given = {name: value for name, value in options.items() if value is not None}
-    refuse_unknown(protocol, given, OPTIONS)
-    for name, value in given.items():
+    options = {name: value for name, value in options.items() if value is not None}
+    refuse_unknown(protocol, options, OPTIONS)
+    for name, value in options.items():
         if value == "":
             raise InputError(f"{name} must not be empty, received ''; leave it out.")
         if name == "runtime":
             check_runtime(value)
-    is_cluster(given.get("engine", LOCAL))
-    check_number("workers", given.get("workers", 1), 1, 1e6, whole=True)
-    check_number("text_weight", given.get("text_weight", 2.0), 0, 1e6)
-    for name, value in given.items():
+    # Raises for an unknown engine.
+    is_cluster(options.get("engine", LOCAL))
+    check_number("workers", options.get("workers", 1), 1, 1e6, whole=True)
+    check_number("text_weight", options.get("text_weight", 2.0), 0, 1e6)
+    for name, value in options.items():
         if not PROTOCOLS[protocol].takes(name):
-            takers = [known.name for known in PROTOCOLS.values() if known.takes(name)]
+            names = [other.name for other in PROTOCOLS.values() if other.takes(name)]
             raise InputError(
-                f"`{name}` is for {', '.join(takers)}, received {value!r} with "
+                f"`{name}` is for {', '.join(names)}, received {value!r} with "
                 f"{protocol}; leave it out."
             )
-    if "metadata" in given and "slice_by" not in given:
+    if "metadata" in options and "slice_by" not in options:
         raise InputError(
-            f"`metadata` is for `slice_by`, received {given['metadata']!r} without it; "
-            "name one of its columns."
+            f"`metadata` is for `slice_by`, received {options['metadata']!r} without "
+            "it; name one of its columns."
         )
-    data = given.pop("data", PROTOCOLS[protocol].data)
+    data = options.pop("data", PROTOCOLS[protocol].data)
     if data is not None and _has_paper_prompts(protocol, str(data)):
-        given = _with_paper_prompts(given)
+        options = _with_paper_prompts(options)
     if data is None:
         raise InputError(
             f"data must name what {protocol} is measured on, received nothing; name "
             f"{PROTOCOLS[protocol].data_help}."
         )
-    return Request(data=str(data), **given)
+    return Request(data=str(data), **options)
 
 
 def _has_paper_prompts(protocol: str, data: str) -> bool:
@@ -201,7 +220,7 @@ def unusual_options(protocol: str, request: Request) -> dict[str, str]:
 
 
 def check_results(request: Request) -> None:
-    """Raises unless what is trained can be written to the folder of `results`."""
+    """Raises unless training results can be written to the folder of `results`."""
     from align_keras.protocols.embedding_cache import results_folder
 
     folder = results_folder(request.results)
@@ -209,7 +228,10 @@ def check_results(request: Request) -> None:
 
 
 def check_writable(name: str, path: str | pathlib.Path, folder: pathlib.Path) -> None:
-    """Raises unless files can be written to a folder, which is made, for `path`."""
+    """Creates a folder, and raises unless files can be written to it.
+
+    `name` and `path` are the option and its value, for the message.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -222,7 +244,7 @@ def check_writable(name: str, path: str | pathlib.Path, folder: pathlib.Path) ->
 
 
 def model_name(model: Any) -> str:
-    """Returns the name of a model in a result: its path, or the `ALIGN`'s name."""
+    """Returns the path of a model, or the name of an `ALIGN` in memory."""
     if isinstance(model, str | pathlib.Path):
         return str(model)
     return model.name
@@ -231,8 +253,13 @@ def model_name(model: Any) -> str:
 def open_encoders(
     model: Any, request: Request, cache: Any = None, check: bool = True
 ) -> "CachedEncoders":
-    """Returns a model's encode functions, which open it when they are first called;
-    with `check` it raises at once where there is no model.
+    """Returns the encode functions of a model, which is opened on the first call.
+
+    Args:
+        model: as in `evaluate`.
+        request: `Request`.
+        cache: folder of embeddings, or None.
+        check: bool, raise immediately if there is no model.
     """
     from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
 
@@ -257,40 +284,47 @@ def _runtime_of(model: Any, request: Request) -> str:
     return keras_or_auto(model) if isinstance(model, str | pathlib.Path) else "auto"
 
 
-def sliced(found: Evaluation, column: str) -> dict[str, float]:
-    """Every metric by the values of a column, as `sliced_metrics`, or raises."""
+def sliced(evaluation: Evaluation, column: str) -> dict[str, float]:
+    """Returns all metrics by the values of a column, as `sliced_metrics` does."""
     from align_keras.evaluation import sliced_metrics
     from align_keras.utils.progress import say
 
     metrics: dict[str, float] = {}
-    lacking = []
-    for statistics, columns in found.items:
-        Request(slice_by=column).check_columns(columns)
-        values = columns[column]
+    missing_metrics = []
+    for items in evaluation.items:
+        statistics = items.statistics
+        Request(slice_by=column).check_columns(items.columns)
+        values = items.columns[column]
         groups = ["(none)" if value in (None, "") else str(value) for value in values]
         metrics |= dict(sliced_metrics(statistics, groups))
-        lacking += [
+        missing_metrics += [
             f"{name}[{group}]"
             for group in sorted(set(groups))
             for name in statistics
             if f"{name}[{group}]" not in metrics
         ]
-    if lacking:
+    if missing_metrics:
         say(
-            f"{len(lacking)} metrics of groups have too few items and are left out: "
-            f"{some(lacking, 3)}"
+            f"{len(missing_metrics)} metrics of groups have too few items and are left "
+            f"out: {first_names(missing_metrics, 3)}"
         )
     return metrics
 
 
-def _write_page(html, result, request, found):
+def _write_page(
+    html: str | pathlib.Path,
+    result: dict[str, Any],
+    request: Request,
+    evaluation: Evaluation,
+) -> None:
+    """Writes the page of a result."""
     from align_keras.reports.result_page import write_result_page
     from align_keras.utils.progress import say
 
-    shown = ("data", "split", "train_split", "templates", "classes", "runtime")
+    names = ("data", "split", "train_split", "templates", "classes", "runtime")
     facts = {
         name: getattr(request, name)
-        for name in shown
+        for name in names
         if getattr(request, name) != OPTIONS[name].default
     }
     write_result_page(
@@ -298,19 +332,26 @@ def _write_page(html, result, request, found):
         protocol=result["protocol"],
         data=request.data,
         facts={"model": result["model"], **facts},
-        metrics=found.metrics,
+        metrics=evaluation.metrics,
         splits=unusual_options(result["protocol"], request),
         slices=result.get("slices"),
-        retrieval=found.retrieval,
-        classification=found.classification,
+        retrieval=evaluation.retrieval,
+        classification=evaluation.classification,
     )
     say(f"wrote {html}")
 
 
 @dataclasses.dataclass(frozen=True)
 class SuiteRow:
-    """One protocol on one data set: its tables in the paper, its metrics, or why it was
-    skipped (what to download first) or failed; empty where it wasn't.
+    """Result of one protocol on one data set.
+
+    Attributes:
+        tables: numbers of its tables in the paper.
+        protocol: str.
+        data: str.
+        metrics: dict from name to value, empty if it was skipped or failed.
+        skipped: str, what to download first, or "".
+        failed: str, reason of a failure, or "".
     """
 
     tables: tuple[int, ...]
@@ -321,7 +362,7 @@ class SuiteRow:
     failed: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the fields with the paper's figures, as the command prints them."""
+        """Returns the fields and the paper's figures, for the output of the command."""
         from align_keras.reports.result_tables import figures_as_shares
 
         figures = figures_as_shares(self.protocol, self.data)
@@ -329,34 +370,40 @@ class SuiteRow:
 
 
 def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRow]:
-    """Runs what can be run, and says of the rest what is missing, in the paper's order;
-    model and options are those of `align_keras.evaluate`.
+    """Runs all protocols with available data, in the order of the paper.
+
+    The rows of other protocols name the data to download. Model and options are those
+    of `align_keras.evaluate`.
     """
     from align_keras.reports.result_tables import paper_results
 
-    given = {name: value for name, value in options.items() if value is not None}
-    check_results(Request(results=given.get("results")))
+    options = {name: value for name, value in options.items() if value is not None}
+    check_results(Request(results=options.get("results")))
     tables: dict[tuple[str, str], set[int]] = {}
     for result in paper_results():
         tables.setdefault((result.protocol, result.data), set()).add(result.table)
     rows = []
     for (name, data), numbers in tables.items():
-        taken = {key: given[key] for key in given if PROTOCOLS[name].takes(key)}
+        protocol = PROTOCOLS[name]
+        protocol_options = {
+            key: value for key, value in options.items() if protocol.takes(key)
+        }
         if name == "zero_shot":
-            taken |= {"templates": _CLIP, "classes": _CLIP}
-        request = Request(data=data, **taken)
-        lacks = _what_lacks(PROTOCOLS[name], request, model)
-        row = SuiteRow(tuple(sorted(numbers)), name, data, skipped=lacks)
+            protocol_options |= {"templates": _CLIP, "classes": _CLIP}
+        request = Request(data=data, **protocol_options)
+        reason = _missing_requirements(protocol, request, model)
+        row = SuiteRow(tuple(sorted(numbers)), name, data, skipped=reason)
         rows.append((row, request))
-    # The model is looked for where there is something to measure.
+    # The model must exist if there is a protocol to run.
     check = not all(row.skipped for row, _ in rows)
-    computed_by = {key: given[key] for key in ("runtime", "engine") if key in given}
-    encoders = open_encoders(model, Request(**computed_by), cache, check)
+    engines = {key: options[key] for key in ("runtime", "engine") if key in options}
+    encoders = open_encoders(model, Request(**engines), cache, check)
     for row, request in rows:
         yield row if row.skipped else _measured(row, request, encoders)
 
 
-def _what_lacks(protocol, request, model):
+def _missing_requirements(protocol: Protocol, request: Request, model: Any) -> str:
+    """Returns the missing data and parts of the model, or ""."""
     needs = [what_to_download(protocol.name, request)]
     if protocol.needs != "embeddings" and _is_export(model):
         needs.append(f"needs the run folder, but {model_name(model)} is an export")
@@ -374,10 +421,10 @@ def _is_export(model: Any) -> bool:
 
 
 def what_to_download(protocol: str, request: Request) -> str:
-    """Says what a protocol needs that isn't there; empty where all is there."""
+    """Returns an instruction to get missing data, or "" if all data are available."""
     if request.data in NAMED:
-        absent = missing(request.data, request.data_root)
-        return f"download {absent}" if absent else ""
+        download = missing_download(request.data, request.data_root)
+        return f"download {download}" if download else ""
     from align_keras.datasets import benchmarks
     from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
 
@@ -392,7 +439,8 @@ def what_to_download(protocol: str, request: Request) -> str:
     return "; ".join(filter(None, needs))
 
 
-def _measured(row, request, encoders):
+def _measured(row: SuiteRow, request: Request, encoders: "CachedEncoders") -> SuiteRow:
+    """Runs a protocol, and returns its row with the metrics or the failure."""
     from align_keras.utils.progress import say
 
     say(f"{row.protocol} on {row.data}")

@@ -1,6 +1,6 @@
-"""Which classes images are given, and how often that is right."""
+"""Classification of images by classes, and its accuracy."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,13 +22,14 @@ Groups = Mapping[str, Sequence[str]]
 
 
 class Classification(NamedTuple):
-    """The classes that images were given.
+    """Classes that a model assigned to images.
 
     Attributes:
-        ranks: int64 array (images,), how many wrong classes come before the right one,
-            those of equal score too: a model that can't tell classes apart scores 0.
-        predictions: int64 array (images,), the first class; the right one exactly
-            where the rank is 0.
+        ranks: int64 array (images,), number of wrong classes before the right one.
+            Wrong classes with the same score count, so that the accuracy of a model
+            with equal scores is 0.
+        predictions: int64 array (images,), the first class. It is the right one exactly
+            if the rank is 0.
     """
 
     ranks: np.ndarray
@@ -37,18 +38,18 @@ class Classification(NamedTuple):
 
 def as_labels(name: str, labels: Any, rows: int, classes: int) -> np.ndarray:
     """Returns labels as an int64 array (rows,) in [0, classes), or raises."""
-    of = "the classes, whose names must be those of the data"
-    return as_rows(name, labels, rows, classes, "images", of)
+    gallery = "the classes, whose names must be those of the data"
+    return as_rows(name, labels, rows, classes, "images", gallery)
 
 
 def classification_metrics(
-    name: str, found: Classification, labels: Any, classes: int
+    name: str, classification: Classification, labels: Any, classes: int
 ) -> Metrics:
     """Yields the accuracies of a classification.
 
     Args:
-        name: str, what begins the names, such as `"zero_shot"`.
-        found: `Classification`.
+        name: str, prefix of the names, such as `"zero_shot"`.
+        classification: `Classification`.
         labels: integer array (images,).
         classes: int, the number of classes to choose from.
 
@@ -60,42 +61,45 @@ def classification_metrics(
         Jia et al. 2021, section 5.2.
 
     Example:
-    >>> found = Classification(np.array([0, 0, 7]), np.array([0, 0, 2]))
-    >>> for metric, value in classification_metrics("probe", found, [0, 0, 1], 9):
+    >>> classification = Classification(np.array([0, 0, 7]), np.array([0, 0, 2]))
+    >>> metrics = classification_metrics("probe", classification, [0, 0, 1], 9)
+    >>> for metric, value in metrics:
     ...     print(metric, round(value, 3))
     probe/top_1 0.667
     probe/top_5 0.667
     probe/mean_per_class 0.5
     """
-    yield from whole_metrics(classification_statistics(name, found, labels, classes))
+    statistics = classification_statistics(name, classification, labels, classes)
+    yield from whole_metrics(statistics)
 
 
 def classification_statistics(
-    name: str, found: Classification, labels: Any, classes: int
+    name: str, classification: Classification, labels: Any, classes: int
 ) -> Statistics:
-    """The metrics of `classification_metrics`: dict, name → `Statistic`."""
-    outcomes = item_outcomes(f"{name}/top_", found.ranks, _shown(classes))
-    per_class = _mean_per_class_statistic(found.ranks == 0, np.asarray(labels))
+    """Returns the metrics of `classification_metrics`, as a dict of `Statistic`."""
+    ranks = classification.ranks
+    outcomes = item_outcomes(f"{name}/top_", ranks, _accuracy_ks(classes))
+    per_class = _mean_per_class_statistic(ranks == 0, np.asarray(labels))
     return mean_statistics(outcomes) | {f"{name}/mean_per_class": per_class}
 
 
-def _mean_per_class_statistic(right, labels):
+def _mean_per_class_statistic(right: np.ndarray, labels: np.ndarray) -> Statistic:
     return Statistic(
         np.ones(len(labels), bool),
         lambda rows: mean_per_class(right[rows], labels[rows]),
     )
 
 
-def _shown(classes):
-    """With five classes or fewer, the first five tell nothing."""
+def _accuracy_ks(classes: int) -> tuple[int, ...]:
+    """Returns k of the top-k accuracies. The top 5 of five classes or fewer is 1."""
     return (1, 5) if classes > 5 else (1,)
 
 
 def mean_per_class(right: Any, labels: Any) -> np.ndarray:
-    """Mean over the classes that occur of the share of their items that are right.
+    """Returns the mean accuracy of the classes that occur.
 
     Args:
-        right: array (..., items), bool, or the share of runs in which it is right.
+        right: array (..., items), bool, or the fraction of runs with the right class.
         labels: integer array (..., items), from 0 on.
 
     Returns:
@@ -105,12 +109,14 @@ def mean_per_class(right: Any, labels: Any) -> np.ndarray:
     >>> mean_per_class(np.array([True, True, False]), np.array([0, 0, 1])).item()
     0.5
     """
-    right, labels = np.asarray(right), np.asarray(labels)
-    rows, classes = int(np.prod(labels.shape[:-1])), labels.max() + 1
-    # Each row of items has counters of its own.
-    place = (np.arange(rows)[:, None] * classes + labels.reshape(rows, -1)).ravel()
-    items = np.bincount(place, minlength=rows * classes).reshape(rows, classes)
-    hits = np.bincount(place, right.ravel(), rows * classes).reshape(rows, classes)
+    right = np.asarray(right)
+    labels = np.asarray(labels)
+    rows = int(np.prod(labels.shape[:-1]))
+    classes = labels.max() + 1
+    # Each row of items has its own counters.
+    counter = (np.arange(rows)[:, None] * classes + labels.reshape(rows, -1)).ravel()
+    items = np.bincount(counter, minlength=rows * classes).reshape(rows, classes)
+    hits = np.bincount(counter, right.ravel(), rows * classes).reshape(rows, classes)
     shares = hits / np.maximum(items, 1)
     return (shares.sum(axis=1) / (items > 0).sum(axis=1)).reshape(labels.shape[:-1])
 
@@ -118,19 +124,19 @@ def mean_per_class(right: Any, labels: Any) -> np.ndarray:
 def class_embeddings(
     encode_texts: Callable, class_names: Sequence[str], templates: Sequence[str]
 ) -> np.ndarray:
-    """Embeds each class as the mean of its prompts, brought back to unit length.
+    """Embeds each class as the mean of its prompts, normalized to unit length.
 
     Args:
         encode_texts: function from a list of str to a real array (n, dimension).
         class_names: sequence of str.
-        templates: sequence of str with a `{}` for the name.
+        templates: sequence of str with `{}`, which the name replaces.
 
     Returns:
         float64 array (classes, dimension).
 
     Raises:
-        InputError: without classes or templates, for a template without `{}`, and
-            where the prompts of a class cancel out.
+        InputError: without classes or templates, for a template without `{}`, and if
+            the prompts of a class cancel out.
 
     References:
         Jia et al. 2021, section 5.2.
@@ -141,7 +147,8 @@ def class_embeddings(
     >>> class_embeddings(encode_texts, ["dog"], ["a {}", "the {}"]).round(4).tolist()
     [[0.7071, 0.7071]]
     """
-    class_names, templates = list(class_names), list(templates)
+    class_names = list(class_names)
+    templates = list(templates)
     wrong = [template for template in templates if "{}" not in template]
     if not class_names or not templates or wrong:
         raise InputError(
@@ -150,7 +157,7 @@ def class_embeddings(
             + (f", one of them {wrong[0]!r}" if wrong else "")
             + "; write {} where the name goes, as in 'a photo of a {}.'"
         )
-    # Not `format`: a name or a template may hold other braces.
+    # `format` would fail for names and templates with other braces.
     prompts = [
         template.replace("{}", name) for name in class_names for template in templates
     ]
@@ -160,7 +167,8 @@ def class_embeddings(
     return _unit_rows(means, class_names)
 
 
-def _unit_rows(rows, names):
+def _unit_rows(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Divides rows by their lengths, or raises for rows of length zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     wrong = np.flatnonzero(~(lengths > 1e-12) | ~np.isfinite(lengths))
     if len(wrong):
@@ -181,7 +189,7 @@ def zero_shot_classification(
     """Classifies images by the nearest class, with exact scores.
 
     Args:
-        image_embeddings: real array (images, dimension), finite; may be memory-mapped.
+        image_embeddings: real array (images, dimension), finite, can be memory-mapped.
         class_embeddings: real array (classes, dimension), finite.
         labels: integers (images,), the right rows of `class_embeddings`.
         block_size: int >= 1, images and classes scored at once.
@@ -206,16 +214,16 @@ def zero_shot_classification(
     nearest, _ = nearest_neighbors(
         image_embeddings, class_embeddings, min(2, len(class_embeddings)), block_size
     )
-    # Where the right class ties with a wrong one, the wrong one was found.
+    # In a tie of the right class with a wrong one the wrong one is the prediction.
     tied = (nearest[:, 0] == labels) & (ranks > 0)
     return Classification(ranks, np.where(tied, nearest[:, -1], nearest[:, 0]))
 
 
 def fine_tuned_metrics(ranks: Any, labels: Any, classes: int) -> Metrics:
-    """Yields the accuracy of what several runs found.
+    """Yields the accuracies of several runs.
 
     Args:
-        ranks: int array (runs, n), the right class's rank of each run and image.
+        ranks: int array (runs, n), rank of the right class for each run and image.
         labels: int array (n,).
         classes: int.
 
@@ -226,24 +234,27 @@ def fine_tuned_metrics(ranks: Any, labels: Any, classes: int) -> Metrics:
     Raises:
         InputError: if the ranks don't fit the labels.
     """
-    ranks, labels = np.asarray(ranks), np.asarray(labels)
+    ranks = np.asarray(ranks)
+    labels = np.asarray(labels)
     if ranks.ndim != 2 or ranks.shape[1:] != labels.shape:
         raise InputError(
             "`labels` must hold one class an image, as each run's ranks do, received "
             f"{labels.shape} for ranks of shape {ranks.shape}; give those of the same "
             "images."
         )
-    for k in _shown(classes):
+    for k in _accuracy_ks(classes):
         yield from over_runs(f"top_{k}", np.mean(ranks < k, axis=1))
     yield "mean_per_class", float(mean_per_class(np.mean(ranks < 1, axis=0), labels))
 
 
 def fine_tuned_statistics(ranks: Any, labels: Any, classes: int) -> Statistics:
-    """The metrics of `fine_tuned_metrics`: dict, name → `Statistic` of the images, each
-    by the share of runs in which it is right.
+    """Returns the metrics of `fine_tuned_metrics`, as a dict of `Statistic`.
+
+    The value of an image is the fraction of runs with the right class.
     """
-    ranks, labels = np.asarray(ranks), np.asarray(labels)
-    outcomes = {f"top_{k}": np.mean(ranks < k, axis=0) for k in _shown(classes)}
+    ranks = np.asarray(ranks)
+    labels = np.asarray(labels)
+    outcomes = {f"top_{k}": np.mean(ranks < k, axis=0) for k in _accuracy_ks(classes)}
     per_class = _mean_per_class_statistic(outcomes["top_1"], labels)
     return mean_statistics(outcomes) | {"mean_per_class": per_class}
 
@@ -252,9 +263,9 @@ def vtab_metrics(accuracies: Mapping[str, Sequence[float]], groups: Groups) -> M
     """Yields each task's accuracy, and the means of groups and of all tasks.
 
     Args:
-        accuracies: dict from task to a sequence of floats in [0, 1], one a run.
-        groups: dict from group to its tasks. A group of which a task is missing
-            has no mean, and neither have all tasks.
+        accuracies: dict from task to a sequence of floats in [0, 1], one per run.
+        groups: dict from group to its tasks. A group with a missing task has no mean,
+            and `vtab/all` needs all tasks.
 
     Yields:
         (name, float): `vtab/TASK`, `vtab/GROUP`, `vtab/all`, and with several runs
@@ -264,39 +275,47 @@ def vtab_metrics(accuracies: Mapping[str, Sequence[float]], groups: Groups) -> M
         Zhai et al. 2019; Jia et al. 2021, table 6 (mean ± std of three runs).
 
     Example:
-    >>> found = vtab_metrics({"a": [0.2, 0.4], "b": [0.6, 0.6]}, {"one": ["a", "b"]})
-    >>> [f"{name} {value:.3f}" for name, value in found if "/a" not in name]
+    >>> metrics = vtab_metrics({"a": [0.2, 0.4], "b": [0.6, 0.6]}, {"one": ["a", "b"]})
+    >>> [f"{name} {value:.3f}" for name, value in metrics if "/a" not in name]
     ['vtab/b 0.600', 'vtab/b_std 0.000', 'vtab/one 0.450', 'vtab/one_std 0.071']
     """
     for name, tasks in _means(accuracies, groups):
-        of_tasks = np.array([accuracies[task] for task in tasks])
-        yield from over_runs(f"vtab/{name}", np.mean(of_tasks, axis=0))
+        task_accuracies = np.array([accuracies[task] for task in tasks])
+        yield from over_runs(f"vtab/{name}", np.mean(task_accuracies, axis=0))
 
 
-def _means(tasks, groups):
-    """Each metric's name, and the tasks that it is the mean of."""
-    yield from ((task, [task]) for task in tasks)
-    everything = [task for of_group in groups.values() for task in of_group]
-    for name, of_group in {**groups, "all": everything}.items():
-        if all(task in tasks for task in of_group):
-            yield name, of_group
+def _means(tasks: Collection[str], groups: Groups) -> Iterator[tuple[str, list[str]]]:
+    """Yields the name of each metric, and the tasks whose mean it is."""
+    for task in tasks:
+        yield task, [task]
+    all_tasks = [task for group_tasks in groups.values() for task in group_tasks]
+    for name, group_tasks in {**groups, "all": all_tasks}.items():
+        if all(task in tasks for task in group_tasks):
+            yield name, list(group_tasks)
 
 
 def vtab_statistics(
     ranks: Mapping[str, np.ndarray], groups: Groups
 ) -> Iterator[tuple[list[str], Statistics]]:
-    """Yields the tasks of each metric of `vtab_metrics`, and its `Statistic` of their
-    images, one task's after another's; `ranks` are (runs, images) by task.
+    """Yields the statistics of the metrics of `vtab_metrics`.
+
+    Args:
+        ranks: dict from task to int array (runs, images).
+        groups: dict from group to its tasks.
+
+    Yields:
+        The tasks of a metric, and a dict with its `Statistic` of their images. The
+        images of each task follow those of the task before.
     """
     right = {task: np.mean(runs < 1, axis=0) for task, runs in ranks.items()}
     for name, tasks in _means(ranks, groups):
-        of_items = np.concatenate([right[task] for task in tasks])
+        item_values = np.concatenate([right[task] for task in tasks])
         numbers = np.repeat(range(len(tasks)), [len(right[task]) for task in tasks])
-        yield tasks, {f"vtab/{name}": _mean_per_class_statistic(of_items, numbers)}
+        yield tasks, {f"vtab/{name}": _mean_per_class_statistic(item_values, numbers)}
 
 
 def over_runs(name: str, values: Any) -> Metrics:
-    """Yields a metric's mean over runs, and the sample's deviation of several."""
+    """Yields the mean of a metric over runs, and its sample standard deviation."""
     yield name, float(np.mean(values))
     if len(values) > 1:
         yield f"{name}_std", float(np.std(values, ddof=1))

@@ -1,4 +1,4 @@
-"""Classifiers trained on the image encoder (tables 5 to 7)."""
+"""Protocols that train classifiers on the image encoder (tables 5 to 7)."""
 
 import dataclasses
 import hashlib
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from align_keras.protocols.classes import (
+from align_keras.protocols.class_protocols import (
     class_columns,
     class_evaluation,
     is_class_folder,
@@ -15,8 +15,14 @@ from align_keras.protocols.classes import (
     tfds_name,
     train_and_test,
 )
-from align_keras.protocols.data_sets import joined, what_to_prepare
-from align_keras.protocols.protocol import Evaluation, Request, protocol, some
+from align_keras.protocols.data_sets import join_metadata_columns, what_to_prepare
+from align_keras.protocols.protocol import (
+    Evaluation,
+    ItemStatistics,
+    Request,
+    define_protocol,
+    first_names,
+)
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,37 +33,53 @@ if TYPE_CHECKING:
     from align_keras.protocols.embedding_cache import CachedEncoders
     from align_keras.protocols.trials import Trial
 
-# Transfer results on it learn from both (Kornblith et al. 2019, "Do better ImageNet
-# models transfer better?", table 1: 2,040 images).
+# Transfer results on Flowers learn from both splits, 2,040 images (Kornblith et al.
+# 2019, "Do better ImageNet models transfer better?", table 1).
 _TRAIN_SPLITS = {"oxford_flowers102": "train+validation"}
 TRAINING = ("results", "config_file", "params_override", "workers", "engine")
 _OPTIONS = ("split", "train_split", "classes", "metadata", *TRAINING)
 
 
-@protocol(
-    "a classifier on the frozen image encoder", "table 5", _OPTIONS, needs="weights"
+@define_protocol(
+    help="a classifier on the frozen image encoder",
+    table="table 5",
+    options=_OPTIONS,
+    needs="weights",
 )
 def imagenet_frozen(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Trains a head on frozen features."""
     return _classification("imagenet_frozen", encoders, request)
 
 
-@protocol("the image encoder fine-tuned", "table 5", _OPTIONS, needs="weights")
+@define_protocol(
+    help="the image encoder fine-tuned",
+    table="table 5",
+    options=_OPTIONS,
+    needs="weights",
+)
 def imagenet_full(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Trains a head first, then all layers."""
     return _classification("imagenet_full", encoders, request)
 
 
-@protocol("the encoder fine-tuned in two stages", "table 7", _OPTIONS, needs="weights")
+@define_protocol(
+    help="the encoder fine-tuned in two stages",
+    table="table 7",
+    options=_OPTIONS,
+    needs="weights",
+)
 def fine_grained(encoders: "CachedEncoders", request: Request) -> Evaluation:
-    """Trains a head first, then all layers with frozen statistics; several runs."""
+    """Trains a head first, then all layers with frozen statistics, in several runs."""
     if request.train_split is None and not is_class_folder(request.data):
         usual = _TRAIN_SPLITS.get(tfds_name(request.data))
         request = dataclasses.replace(request, train_split=usual)
     return _classification("fine_grained", encoders, request)
 
 
-def _classification(name, encoders, request):
+def _classification(
+    name: str, encoders: "CachedEncoders", request: Request
+) -> Evaluation:
+    """Trains and evaluates the classifiers of a recipe on one set of images."""
     import numpy as np
 
     from align_keras import evaluation
@@ -72,7 +94,7 @@ def _classification(name, encoders, request):
         )
     strategy = open_devices(recipe, request)
     data = ClassificationData(request)
-    lost = data.check()
+    unreadable_count = data.check()
     test = data.read("", "test")
     request.check_columns({"class", *test.columns})
     model = encoders.trainable_model()
@@ -81,23 +103,27 @@ def _classification(name, encoders, request):
         for run in range(recipe.runs)
     ]
     results = finished(trials, data, model, request, strategy)
-    kept = np.setdiff1d(np.arange(len(test.labels)), results[0]["left_out"])
-    ranks = np.array([result["ranks"] for result in results])  # (runs, kept)
-    labels, classes = test.labels[kept], len(test.class_names)
+    rows = np.setdiff1d(np.arange(len(test.labels)), results[0]["left_out"])
+    # (runs, rows)
+    ranks = np.array([result["ranks"] for result in results])
+    labels = test.labels[rows]
+    classes = len(test.class_names)
     metrics = dict(evaluation.fine_tuned_metrics(ranks, labels, classes))
     metrics |= {"classes": float(classes)}
-    if lost:
-        metrics["training_images_left_out"] = float(lost)
+    if unreadable_count:
+        metrics["training_images_left_out"] = float(unreadable_count)
     statistics = evaluation.fine_tuned_statistics(ranks, labels, classes)
-    predictions = np.array(results[0]["predictions"])  # Of the first run.
-    return class_evaluation(metrics, statistics, test, kept, predictions)
+    # The predictions are those of the first run.
+    predictions = np.array(results[0]["predictions"])
+    return class_evaluation(metrics, statistics, test, rows, predictions)
 
 
 class ClassificationData:
-    """The two splits of a set of images with classes; `task` is of no account."""
+    """The two splits of a set of images with classes. The argument `task` is unused."""
 
-    def __init__(self, request):
-        self.request, self._read = request, {}
+    def __init__(self, request: Request):
+        self.request = request
+        self._read: dict[str, LabeledImages] = {}
 
     def read(self, task: str, split: str) -> "LabeledImages":
         """Returns the images of `"train"` or `"test"`."""
@@ -106,8 +132,10 @@ class ClassificationData:
         return self._read[split]
 
     def check(self) -> int:
-        """Raises unless the splits are apart and have the same classes; returns how
-        many training images can't be decoded, if they are files.
+        """Returns the number of training files that can't be decoded.
+
+        Raises:
+            InputError: if the splits have an image in common, or other classes.
         """
         from align_keras.data import unreadable_rows
         from align_keras.utils.progress import say
@@ -116,36 +144,41 @@ class ClassificationData:
         self._read = {"train": train, "test": test}
         if not isinstance(next(iter(train.images), None), str | os.PathLike):
             return 0
-        lost = unreadable_rows(train.images)
-        if lost:
+        unreadable = unreadable_rows(train.images)
+        if unreadable:
+            names = first_names([train.images[row] for row in unreadable])
             say(
-                f"{len(lost)} of {len(train.images)} training images can't be decoded "
-                f"and are left out: {some([train.images[row] for row in lost])}"
+                f"{len(unreadable)} of {len(train.images)} training images can't be "
+                f"decoded and are left out: {names}"
             )
-        return len(lost)
+        return len(unreadable)
 
     def identity(self, task: str) -> list[str]:
-        """What tells the data apart: digests of both splits, and a set's version."""
-        request, name = self.request, self.request.data
+        """Returns the identity of the data: version and digests of both splits."""
+        request = self.request
+        name = request.data
+        # The images of TFDS aren't hashed, so their version is included.
         if name != "stamps" and not is_class_folder(name):
-            name = full_name(name)  # Its images aren't hashed.
-        about = [name]
+            name = full_name(name)
+        identity = [name]
         for split in ("train", "test"):
-            about.append(str(split_of_classes(request, train=split == "train")))
-            about.append(digest_of(self.read("", split)))
-        return about
+            identity.append(str(split_of_classes(request, train=split == "train")))
+            identity.append(digest_of(self.read("", split)))
+        return identity
 
 
 def full_name(name: str) -> str:
-    """Returns a TFDS set's name, configuration and version."""
+    """Returns name, configuration and version of a TFDS set."""
     from align_keras.datasets.benchmarks.labeled_images import prepared_builder
 
     return prepared_builder(name).info.full_name
 
 
 def digest_of(data: "LabeledImages") -> str:
-    """Returns a digest of images with classes: of files size and last change count, of
-    images that are read from disk at each iteration the classes alone.
+    """Returns a digest of images with classes.
+
+    It includes the paths, sizes and times of files. Of images that are read from disk
+    at each iteration it only includes the classes.
     """
     from align_keras.protocols.embedding_cache import content_digest
 
@@ -155,23 +188,23 @@ def digest_of(data: "LabeledImages") -> str:
         if isinstance(image, str | os.PathLike):
             digest.update(os.fspath(image).encode())
             if os.path.exists(image):
-                about = os.stat(image)
-                digest.update(f"\0{about.st_size} {about.st_mtime_ns}\n".encode())
+                status = os.stat(image)
+                digest.update(f"\0{status.st_size} {status.st_mtime_ns}\n".encode())
         else:
             digest.update(content_digest(image))
     return digest.hexdigest()[:16]
 
 
-@protocol(
-    "19 tasks of 1,000 images",
-    "table 6",
+@define_protocol(
+    help="19 tasks of 1,000 images",
+    table="table 6",
     options=("metadata", *TRAINING),
     data="vtab",
     data_help="vtab, or some of its tasks, as vtab/dtd+svhn_cropped",
     needs="weights",
 )
 def vtab(encoders: "CachedEncoders", request: Request) -> Evaluation:
-    """Tunes on 800 and 200 images of each task, trains again on these 1,000.
+    """Tunes on 800 and 200 images of each task, and trains again on all 1,000.
 
     References:
         Zhai et al. 2019 (arXiv 1910.04867), whose appendix I has the sweep that
@@ -190,27 +223,28 @@ def vtab(encoders: "CachedEncoders", request: Request) -> Evaluation:
     request.check_columns({"class", *data.metadata_columns()})
     data.check(tasks)
     model = encoders.trainable_model()
-    kept: dict[str, np.ndarray] = {}
+    readable_rows: dict[str, np.ndarray] = {}
 
-    def run_trials(trials):
+    def run_trials(trials: "list[Trial]") -> "list[np.ndarray]":
         results = finished(trials, data, model, request, strategy)
         for trial, result in zip(trials, results, strict=True):
             count = len(result["ranks"]) + len(result["left_out"])
-            kept[trial.task] = np.setdiff1d(np.arange(count), result["left_out"])
+            readable_rows[trial.task] = np.setdiff1d(
+                np.arange(count), result["left_out"]
+            )
         return [np.array(result["ranks"]) for result in results]
 
     ranks = tuned_ranks(run_trials, tasks, recipe)
-    items: list[tuple[dict, dict]] = []
+    items: list[ItemStatistics] = []
     column = request.slice_by
     if column is not None:
         values = {
-            task: class_columns(data.judged_images(task), kept[task])[column]
+            task: class_columns(data.test_images(task), readable_rows[task])[column]
             for task in tasks
         }
-        items = [
-            (statistics, {column: [value for task in mixed for value in values[task]]})
-            for mixed, statistics in evaluation.vtab_statistics(ranks, groups())
-        ]
+        for metric_tasks, statistics in evaluation.vtab_statistics(ranks, groups()):
+            column_values = [value for task in metric_tasks for value in values[task]]
+            items.append(ItemStatistics(statistics, {column: column_values}))
     accuracies = {
         task: np.mean(runs < 1, axis=1).tolist() for task, runs in ranks.items()
     }
@@ -222,79 +256,87 @@ def tuned_ranks(
     tasks: Sequence[str],
     recipe: "FineTuningConfig",
 ) -> "dict[str, np.ndarray]":
-    """Tunes on each task if the recipe sweeps, trains anew and judges on its test:
-    ranks (runs, images) by task. Of equal recipes the first is taken.
+    """Tunes on each task if the recipe has a sweep, trains again and evaluates.
+
+    The first of equally good recipes is used.
+
+    Returns:
+        dict from task to ranks (runs, images) on its test split.
     """
     import numpy as np
 
     from align_keras.protocols.trials import Trial, swept_recipe
     from align_keras.utils.progress import say
 
-    chosen, best = dict.fromkeys(tasks, recipe), dict.fromkeys(tasks, -1.0)
+    best_recipes = dict.fromkeys(tasks, recipe)
+    best_accuracies = dict.fromkeys(tasks, -1.0)
     swept = [swept_recipe(recipe, number) for number in range(recipe.sweep.trials)]
     trials = [
-        Trial(task, "train800", "val200", of_trial, recipe.seed)
+        Trial(task, "train800", "val200", trial_recipe, recipe.seed)
         for task in tasks
-        for of_trial in swept
+        for trial_recipe in swept
     ]
     for trial, ranks in zip(trials, run_trials(trials) if trials else [], strict=True):
         accuracy = float(np.mean(ranks < 1))
-        if accuracy > best[trial.task]:
-            best[trial.task], chosen[trial.task] = accuracy, trial.recipe
+        if accuracy > best_accuracies[trial.task]:
+            best_accuracies[trial.task] = accuracy
+            best_recipes[trial.task] = trial.recipe
     for task in tasks if swept else ():
-        say(f"{task}: the best of {len(swept)} trials has {100 * best[task]:.1f}%")
+        accuracy = 100 * best_accuracies[task]
+        say(f"{task}: the best of {len(swept)} trials has {accuracy:.1f}%")
     trials = [
-        Trial(task, "train800val200", "test", chosen[task], recipe.seed + run)
+        Trial(task, "train800val200", "test", best_recipes[task], recipe.seed + run)
         for task in tasks
         for run in range(recipe.runs)
     ]
-    found: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
+    test_ranks: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
     for trial, ranks in zip(trials, run_trials(trials), strict=True):
-        found[trial.task].append(ranks)
-    return {task: np.array(runs) for task, runs in found.items()}
+        test_ranks[trial.task].append(ranks)
+    return {task: np.array(runs) for task, runs in test_ranks.items()}
 
 
 def groups() -> dict[str, list[str]]:
-    """Returns VTAB's groups, name → tasks."""
+    """Returns the groups of VTAB, as a dict from name to tasks."""
     from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
 
-    found: dict[str, list[str]] = {}
+    tasks_by_group: dict[str, list[str]] = {}
     for task in VTAB_TASKS.values():
-        found.setdefault(task.group, []).append(task.name)
-    return found
+        tasks_by_group.setdefault(task.group, []).append(task.name)
+    return tasks_by_group
 
 
 def vtab_tasks(name: str) -> list[str]:
     """Returns the tasks that `data` names: all, or as `vtab/dtd+svhn_cropped`."""
     from align_keras.datasets.benchmarks.vtab import VTAB_TASKS, vtab_task
 
-    first, _, chosen = name.partition("/")
+    first, _, task_names = name.partition("/")
     if first != "vtab":
         raise InputError(
             f"data must be vtab, or vtab/ and tasks joined by +, received {name!r}; "
             "leave it out for all tasks."
         )
-    if not chosen:
+    if not task_names:
         return list(VTAB_TASKS)
-    return [vtab_task(task).name for task in dict.fromkeys(chosen.split("+"))]
+    return [vtab_task(task).name for task in dict.fromkeys(task_names.split("+"))]
 
 
 class VtabData:
-    """The tasks of VTAB."""
+    """Data of the tasks of VTAB."""
 
-    def __init__(self, request):
-        self.request, self._last = request, (None, None)
+    def __init__(self, request: Request):
+        self.request = request
+        self._last_read: tuple[str, str, LabeledImages] | None = None
 
     def read(self, task: str, split: str) -> "LabeledImages":
-        """Returns the images of a task's split; keeps the last one."""
+        """Returns the images of a task's split, and keeps them for the next call."""
         from align_keras.datasets.benchmarks.vtab import read_vtab
 
-        if self._last[0] != (task, split):
-            self._last = ((task, split), read_vtab(task, split))
-        return self._last[1]
+        if self._last_read is None or self._last_read[:2] != (task, split):
+            self._last_read = (task, split, read_vtab(task, split))
+        return self._last_read[2]
 
     def check(self, tasks: Iterable[str]) -> None:
-        """Raises unless all tasks' data sets are prepared; names those that aren't."""
+        """Raises unless the data sets of all tasks are prepared. Names missing ones."""
         from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
 
         needs = what_to_prepare(VTAB_TASKS[task].builder for task in tasks)
@@ -311,13 +353,18 @@ class VtabData:
         path = self.request.metadata
         return () if path is None else read_metadata(path).names
 
-    def judged_images(self, task: str) -> "LabeledImages":
-        """A task's test with `metadata`'s columns; the images' ids are as `dtd/0`."""
+    def test_images(self, task: str) -> "LabeledImages":
+        """Returns the test images of a task with the columns of `metadata`.
+
+        The ids of the images are such as `dtd/0`.
+        """
         data = self.read(task, "test")
-        return joined(data, self.request, taken=("class",), prefix=f"{task}/")
+        return join_metadata_columns(
+            data, self.request, protocol_columns=("class",), prefix=f"{task}/"
+        )
 
     def identity(self, task: str) -> str:
-        """What tells the data apart from other data: the set's name and version."""
+        """Returns the identity of the data of a task: name and version of the set."""
         from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
 
         return full_name(VTAB_TASKS[task].builder)

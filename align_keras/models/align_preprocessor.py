@@ -1,0 +1,187 @@
+"""The preprocessing of images and captions as a layer of KerasHub."""
+
+from typing import Any
+
+import keras
+import keras_hub
+import tensorflow as tf
+
+from align_keras.models.align_image_converter import (
+    ALIGNImageConverter,
+    checked_seed,
+)
+from align_keras.models.align_tokenizer import ALIGNTokenizer, is_called_by_grain
+from align_keras.utils.errors import InputError
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class ALIGNPreprocessor(keras_hub.models.Preprocessor):
+    """Input pipeline of ALIGN: images and captions to the inputs of the model.
+
+    `ALIGN.fit`, experiments, evaluation, embedding and exports use this class.
+    `model.preprocessor` returns the preprocessor of a model.
+
+    Args:
+        tokenizer: `ALIGNTokenizer`, or None for a preprocessor of images only.
+        image_converter: `ALIGNImageConverter`.
+        **kwargs: `name` and `dtype`, as for every Keras layer.
+
+    Call arguments:
+        x: images, as `ALIGNImageConverter` takes them, or a dict of `image` and
+            `caption`, of one pair or of a batch.
+        y: captions if `x` is images: str, list of str, string tensor () or (n,), or a
+            ragged string tensor (n, None) if images have several captions.
+        sample_weight: None. The contrastive loss has no weights.
+        training: bool. Training crops and mirrors images, and draws one of several
+            captions. Evaluation crops the center, and takes the first caption.
+        seed: int64 tensor (2,), required in training.
+
+    Returns:
+        dict of `images`, (n, image_size, image_size, 3) in [0, 255], uint8 in training
+        and float32 in evaluation (see `ALIGNImageConverter`), and `token_ids` and
+        `padding_mask`, int32 (n, sequence_length). One pair gives them without n.
+
+    Raises:
+        InputError: if an argument has the wrong type, or there is no tokenizer.
+
+    References:
+        Jia et al. 2021, section 5 (resize, random crop, horizontal flip, WordPiece).
+
+    Example:
+
+    >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat"]
+    >>> preprocessor = ALIGNPreprocessor(
+    ...     ALIGNTokenizer(vocabulary, sequence_length=8), ALIGNImageConverter(64)
+    ... )
+    >>> pixels = tf.zeros((2, 90, 120, 3), tf.uint8)
+    >>> inputs = preprocessor(pixels, ["a cat", "a"])
+    >>> inputs["images"].shape, inputs["token_ids"].shape
+    (TensorShape([2, 64, 64, 3]), TensorShape([2, 8]))
+    """
+
+    tokenizer_cls = ALIGNTokenizer
+    image_converter_cls = ALIGNImageConverter
+
+    def __init__(
+        self,
+        tokenizer: ALIGNTokenizer | None,
+        image_converter: ALIGNImageConverter,
+        **kwargs: Any,
+    ):
+        if image_converter.crop not in ("random", "center"):
+            raise InputError(
+                "`crop` of `image_converter` must be 'random' or 'center'. Received: "
+                f"{image_converter.crop!r}, which is for classifiers."
+            )
+        super().__init__(**kwargs)
+        self.tokenizer = tokenizer
+        self.image_converter = image_converter
+        self.built = True
+
+    def with_options(self, **options: Any) -> "ALIGNPreprocessor":
+        """Returns a preprocessor whose image converter has other options.
+
+        Args:
+            **options: arguments of `ALIGNImageConverter`, such as `zoom`.
+        """
+        return type(self)(self.tokenizer, self.image_converter.with_options(**options))
+
+    def call(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        training: bool | None = None,
+        seed: Any = None,
+    ) -> dict[str, tf.Tensor]:
+        if sample_weight is not None:
+            raise InputError(
+                "`sample_weight` must be None. Received: "
+                f"{type(sample_weight).__name__}. The contrastive loss weighs all "
+                "pairs equally. Leave the weights out."
+            )
+        images, captions = x, y
+        if isinstance(x, dict):
+            images, captions = x["image"], x["caption"]
+        captions = _string_tensor(captions)
+        if training:
+            seed = checked_seed(seed)
+        if isinstance(captions, tf.RaggedTensor):
+            positions = tf.zeros((tf.cast(captions.nrows(), tf.int32),))
+            if training:
+                positions = tf.random.stateless_uniform(
+                    tf.shape(positions), seed + tf.constant([0, 2], tf.int64)
+                )
+            captions = _captions_at(captions, positions)
+        inputs = {
+            "images": self.image_converter.call(images, training=training, seed=seed),
+            **self.tokenize(captions),
+        }
+        if tf.executing_eagerly() and is_called_by_grain():
+            return {name: values.numpy() for name, values in inputs.items()}
+        return inputs
+
+    def tokenize(self, captions: Any) -> dict[str, tf.Tensor]:
+        """Returns `token_ids` and `padding_mask` of captions, one for each image."""
+        return self.require_tokenizer().tokenize(captions)
+
+    def require_tokenizer(self) -> ALIGNTokenizer:
+        """Returns the tokenizer, or raises `InputError` if there is none."""
+        if self.tokenizer is None:
+            raise InputError(
+                "captions need a vocabulary. Received: a model without one. Pass "
+                "vocabulary=[…] to ALIGN or "
+                'from_preset("…", vocabulary=[…]).'
+            )
+        return self.tokenizer
+
+    def choose_caption(self, captions: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Draws one of the captions of a training image.
+
+        Args:
+            captions: string tensor (m,), m ≥ 1.
+            seed: int64 tensor (2,), the seed of this pair.
+
+        Returns:
+            Scalar string tensor.
+        """
+        index = tf.random.stateless_uniform((), seed, 0, tf.size(captions), tf.int32)
+        return captions[index]
+
+    def caption_at(self, captions: tf.Tensor, position: tf.Tensor | float) -> tf.Tensor:
+        """Returns the caption at a relative position among the captions of an image.
+
+        Args:
+            captions: string tensor (m,), m ≥ 1, or one caption, a scalar.
+            position: float in [0, 1). Evaluation takes the first caption, 0.
+
+        Returns:
+            Scalar string tensor.
+        """
+        if captions.shape.rank == 0:
+            return captions
+        count = tf.size(captions)
+        index = tf.cast(position * tf.cast(count, tf.float32), tf.int32)
+        return captions[tf.minimum(index, count - 1)]
+
+
+def _string_tensor(captions: Any) -> Any:
+    """Returns captions as a string tensor, ragged if images have several captions."""
+    if isinstance(captions, tf.RaggedTensor):
+        return captions
+    if isinstance(captions, list | tuple) and any(
+        isinstance(caption, list | tuple) for caption in captions
+    ):
+        return tf.ragged.constant(captions, tf.string)
+    captions = tf.convert_to_tensor(captions, tf.string)
+    if captions.shape.rank == 2:
+        return tf.RaggedTensor.from_tensor(captions)
+    return captions
+
+
+def _captions_at(captions: tf.RaggedTensor, positions: tf.Tensor) -> tf.Tensor:
+    """Returns one caption of each row, (n,), at relative positions, (n,) in [0, 1)."""
+    counts = captions.row_lengths()
+    indexes = tf.cast(positions * tf.cast(counts, tf.float32), tf.int64)
+    indexes = tf.minimum(indexes, counts - 1)
+    return tf.gather(captions.flat_values, captions.row_starts() + indexes)

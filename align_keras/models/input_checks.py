@@ -1,0 +1,130 @@
+"""Checks of batches that are ready for the model."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from align_keras.utils.errors import InputError
+
+INPUTS = ("images", "token_ids", "padding_mask")
+REMEDY = (
+    "Pass batches of align_keras.models.image_text_batches, pairs (images, captions), "
+    "or a dict or tf.data.Dataset of image and caption."
+)
+
+
+def check_data(model: keras.Model, data: Any) -> None:
+    """Raises unless a batch of a step consists of inputs that fit the model."""
+    inputs, *targets = data if isinstance(data, tuple | list) else (data,)
+    if any(target is not None for target in targets):
+        raise InputError(
+            "A batch must be the inputs alone. Received: inputs with targets or "
+            "weights, which the contrastive loss does not use. Leave them out."
+        )
+    check_model_inputs(model, inputs)
+
+
+def check_model_inputs(model: keras.Model, inputs: dict) -> None:
+    """Raises unless inputs have the names, dtypes and shapes that the model takes."""
+    if not isinstance(inputs, dict) or not set(INPUTS) <= set(inputs):
+        raise InputError(
+            f"inputs must be a dict of {', '.join(INPUTS)}. Received: "
+            f"{type_and_shape(inputs)}. {REMEDY}"
+        )
+    for name in INPUTS:
+        if not hasattr(inputs[name], "shape"):
+            raise InputError(
+                f"{name} must be an array or tensor. Received: "
+                f"{type_and_shape(inputs[name])}. Convert it by numpy.asarray."
+            )
+    shapes = {name: tf.TensorShape(inputs[name].shape) for name in INPUTS}
+    dtypes = {name: tf.as_dtype(inputs[name].dtype) for name in INPUTS}
+    tokens = tf.TensorShape((shapes["images"].rank and shapes["images"][0], None))
+    limit = model.text_encoder.max_sequence_length
+    length = shapes["token_ids"].rank == 2 and shapes["token_ids"][1]
+    fits = {
+        "images": shapes["images"].is_compatible_with((None, None, None, 3))
+        and (dtypes["images"].is_integer or dtypes["images"].is_floating),
+        "token_ids": shapes["token_ids"].is_compatible_with(tokens)
+        and dtypes["token_ids"].is_integer
+        and (length or 0) <= limit,
+        "padding_mask": shapes["padding_mask"].is_compatible_with(tokens)
+        and shapes["padding_mask"].is_compatible_with(shapes["token_ids"])
+        and (dtypes["padding_mask"].is_integer or dtypes["padding_mask"].is_bool),
+    }
+    wanted = {
+        "images": "gray levels (n, height, width, 3)",
+        "token_ids": f"integers (n, length), of length at most {limit}",
+        "padding_mask": "integers or bool, of the shape of token_ids",
+    }
+    for name in INPUTS:
+        if not fits[name]:
+            raise InputError(
+                f"{name} must be {wanted[name]}. Received: {dtypes[name].name} "
+                f"{shapes[name]} with images {shapes['images']}. {REMEDY}"
+            )
+
+
+def check_gray_levels(images: Any) -> None:
+    """Raises for float images in [0, 1], which would be nearly black gray levels.
+
+    Integers are always gray levels, since an image may be dark.
+    """
+    if not tf.as_dtype(images.dtype).is_floating or 0 in images.shape:
+        return
+    least, largest = float(np.min(images)), float(np.max(images))
+    if 0 < largest <= 1 and least >= -1:
+        raise InputError(
+            "images must be gray levels in [0, 255]. Received: floats of at most "
+            f"{largest:g}. Multiply them by 255, or pass uint8 for dark images."
+        )
+
+
+def check_not_empty(x: Any) -> None:
+    """Raises for data that are empty, if that is known before they are read."""
+    count: int | None
+    if isinstance(x, tf.data.Dataset):
+        count = int(x.cardinality())
+    elif isinstance(x, dict) and "images" in x:
+        count = row_count(x["images"])
+    else:
+        count = row_count(x)
+    if count == 0:
+        raise empty_data_error(x)
+
+
+def row_count(values: Any) -> int | None:
+    """Returns the number of rows or batches, or None if it is unknown."""
+    try:
+        return len(values)
+    except TypeError:  # `len` of a loader of an iterable dataset raises.
+        return None
+
+
+def empty_data_error(x: Any) -> InputError:
+    """Returns the error for data that hold no batch."""
+    kind = "a tf.data.Dataset" if isinstance(x, tf.data.Dataset) else type_and_shape(x)
+    return InputError(
+        f"The data must hold at least one batch. Received: {kind} without any. "
+        "Check the files and filters that it is made of, and that a batch with "
+        "drop_remainder is not larger than the data."
+    )
+
+
+def value_range_rule(value_range: Any, x: Any) -> str:
+    """Returns the message for a `value_range` of data that are ready for the model."""
+    return (
+        "value_range must be None unless the images are raw. Received: "
+        f"{value_range} with {type_and_shape(x)}, which is ready for the model. Pass "
+        "gray levels in [0, 255], and leave value_range out."
+    )
+
+
+def type_and_shape(value: Any) -> str:
+    """Returns the type of a value, with its keys or its shape, for a message."""
+    if isinstance(value, dict):
+        return f"a dict of {', '.join(map(str, value)) or 'nothing'}"
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else f"{type(value).__name__} {shape}"

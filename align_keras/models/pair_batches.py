@@ -1,0 +1,201 @@
+"""Batches of a model's inputs from raw pairs, through `ALIGNPreprocessor`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from align_keras.models.align_preprocessor import ALIGNPreprocessor
+from align_keras.models.pair_sources import source_of_dataset, source_of_sequences
+from align_keras.models.raw_pairs import image_and_caption, plain_data, raw_pairs
+from align_keras.utils.arguments import check_number
+from align_keras.utils.errors import InputError
+
+
+def image_text_batches(
+    images: Any,
+    captions: Any = None,
+    preprocessor: ALIGNPreprocessor | None = None,
+    *,
+    training: bool,
+    batch_size: int,
+    shuffle: bool | None = None,
+    shuffle_buffer_size: int = 10_000,
+    seed: int | None = None,
+    drop_remainder: bool | None = None,
+) -> tf.data.Dataset:
+    """Returns batches of a model's inputs from images and captions.
+
+    Args:
+        images: sequence of paths, of encoded images (bytes) or of uint8 arrays
+            (height, width, 3), all of one kind, or an array or tensor of them, or a
+            `tf.data.Dataset` of single images (paths, encoded or pixels). Without
+            `captions`, a list or `tf.data.Dataset` of pairs, tuples or dicts of `image`
+            and `caption`, or one tuple, dict or data frame of sequences of both.
+        captions: sequence or tensor of str, one for each image, or a
+            `tf.data.Dataset` of them. A sequence of lists of str is also accepted.
+            Training then draws one caption each time, and evaluation takes the first.
+        preprocessor: `ALIGNPreprocessor` with a tokenizer, such as
+            `model.preprocessor`. Its options decide on crop, flip, zoom, shift, recolor
+            and the range of float pixels.
+        training: bool, augment and shuffle the pairs.
+        batch_size: int ≥ 1.
+        shuffle: bool or None. None shuffles in training only.
+        shuffle_buffer_size: int ≥ 1, number of pairs of a `tf.data.Dataset` that are
+            shuffled at a time. Sequences are shuffled as a whole.
+        seed: int or None, seed of shuffling and augmentation. None uses the seed of
+            `keras.utils.set_random_seed`.
+        drop_remainder: bool or None, drop a last batch that is not full. None does so
+            in training, unless it would be the only batch.
+
+    Returns:
+        `tf.data.Dataset` of dicts, one pass over the pairs: `images` (n, image_size,
+        image_size, 3) in [0, 255], `token_ids` and `padding_mask` int32 (n,
+        sequence_length).
+
+    Raises:
+        InputError: if an argument has the wrong type or value.
+
+    References:
+        Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
+
+    Example:
+
+    >>> import numpy as np
+    >>> from align_keras.models import ALIGN
+    >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat"]
+    >>> model = ALIGN.from_preset("align_nano", vocabulary=vocabulary)
+    >>> images = np.zeros((3, 90, 120, 3), "uint8")
+    >>> batches = image_text_batches(
+    ...     images,
+    ...     ["a cat"] * 3,
+    ...     model.preprocessor.with_options(zoom=0.1),
+    ...     training=True,
+    ...     batch_size=2,
+    ... )
+    >>> next(iter(batches))["images"].shape
+    TensorShape([2, 64, 64, 3])
+    """
+    if not isinstance(preprocessor, ALIGNPreprocessor):
+        raise InputError(
+            "`preprocessor` must be an ALIGNPreprocessor. Received: "
+            f"{type(preprocessor).__name__}. Pass model.preprocessor as the third "
+            "argument or as preprocessor=…."
+        )
+    preprocessor.require_tokenizer()
+    converter = preprocessor.image_converter
+    check_number("batch_size", batch_size, 1, 1_000_000, whole=True)
+    images, captions = plain_data(images), plain_data(captions)
+    if captions is None:
+        images, captions = raw_pairs(images) or (images, captions)
+    if isinstance(images, tf.data.Dataset):
+        source = source_of_dataset(images, captions)
+    else:
+        source = source_of_sequences(images, captions, converter.value_range)
+    rows = source.rows
+    if training if shuffle is None else shuffle:
+        buffer_size = source.pair_count if source.is_sequence else shuffle_buffer_size
+        rows = rows.shuffle(buffer_size, seed, reshuffle_each_iteration=True)
+    if drop_remainder is None:
+        drop_remainder = training and not 0 <= source.pair_count < batch_size
+    rows = tf.data.Dataset.zip((rows, _random_numbers(seed)))
+
+    @tf.autograph.experimental.do_not_convert
+    def prepare_row(element: Any, number: tf.Tensor) -> tuple:
+        image, caption = source.read_pair(element)
+        row_seed = tf.stack([number, 0])
+        if not training:
+            return converter.convert(image), preprocessor.caption_at(caption, 0.0)
+        # `augment` uses the first three of these four numbers for the image.
+        position = tf.random.stateless_uniform((4,), row_seed)[3]
+        caption = preprocessor.caption_at(caption, position)
+        return converter.augment(image, row_seed), caption
+
+    @tf.autograph.experimental.do_not_convert
+    def prepare_batch(batch: tuple, number: tf.Tensor) -> dict[str, tf.Tensor]:
+        images, captions = batch
+        if training and converter.augments_batches:
+            images = converter.augment_batch(images, tf.stack([number, 1]))
+        return {"images": images, **preprocessor.tokenize(captions)}
+
+    rows = rows.map(prepare_row, tf.data.AUTOTUNE).batch(batch_size, drop_remainder)
+    batches = tf.data.Dataset.zip((rows, _random_numbers(seed)))
+    return batches.map(prepare_batch, tf.data.AUTOTUNE).prefetch(2)
+
+
+def batches_of_dataset(
+    dataset: tf.data.Dataset, preprocessor: ALIGNPreprocessor, *, training: bool
+) -> tf.data.Dataset:
+    """Returns the model's inputs for each batch of raw pairs of a dataset.
+
+    Args:
+        dataset: `tf.data.Dataset` of batches, tuples or dicts of `image` and `caption`,
+            as `ALIGN.fit` takes them.
+        preprocessor: `ALIGNPreprocessor` with a tokenizer.
+        training: bool, augment the images.
+    """
+    preprocessor.require_tokenizer()
+    image, caption = image_and_caption(dataset.element_spec)
+    if caption.shape.rank != 1:
+        raise InputError(
+            "A raw dataset must be batched, with captions of rank 1. Received: rank "
+            f"{caption.shape.rank}. Call dataset.batch(n) first."
+        )
+    preprocessor.image_converter.check_dtype(image.dtype)
+
+    @tf.autograph.experimental.do_not_convert  # AutoGraph would wrap an InputError.
+    def prepare_batch(pairs: Any, number: tf.Tensor) -> dict[str, tf.Tensor]:
+        images, captions = image_and_caption(pairs)
+        # `call` instead of a call of the layer, since Keras rewrites its errors.
+        return preprocessor.call(
+            images, captions, training=training, seed=tf.stack([number, 0])
+        )
+
+    pairs = tf.data.Dataset.zip((dataset, _random_numbers(None)))
+    return pairs.map(prepare_batch, tf.data.AUTOTUNE).prefetch(2)
+
+
+def batch_function(
+    preprocessor: ALIGNPreprocessor, *, training: bool
+) -> Callable[[Any, Any], dict]:
+    """Returns a function of the images and captions of one batch in memory.
+
+    The function returns the model's inputs, as `batches_of_dataset` does. Images and
+    captions are sequences, as `image_text_batches` takes them.
+    """
+    converter = preprocessor.image_converter
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def prepare_image(image: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+        if not training:
+            return converter.convert(image)
+        if converter.augments_batches:
+            return converter.resize(image)
+        return converter.crop_window(image, numbers)
+
+    def prepare_batch(images: Any, captions: Any) -> dict[str, tf.Tensor]:
+        preprocessor.require_tokenizer()
+        source = source_of_sequences(images, captions, converter.value_range)
+        numbers = tf.random.uniform((source.pair_count, 4))
+        prepared, texts = [], []
+        for row in range(source.pair_count):
+            try:
+                image, caption = source.read_pair(row)
+                prepared.append(prepare_image(image, numbers[row, :3]))
+            except tf.errors.OpError:
+                converter.read(images[row], row)  # Its error names the image.
+                raise
+            position = numbers[row, 3] if training else 0.0
+            texts.append(preprocessor.caption_at(caption, position))
+        stacked = tf.stack(prepared)
+        if training and converter.augments_batches:
+            seed = tf.random.uniform((2,), maxval=2**31 - 1, dtype=tf.int64)
+            stacked = converter.augment_batch(stacked, seed)
+        return {"images": stacked, **preprocessor.tokenize(tf.stack(texts))}
+
+    return prepare_batch
+
+
+def _random_numbers(seed: int | None) -> tf.data.Dataset:
+    """Returns an endless dataset of int64 that differ in each epoch."""
+    return tf.data.Dataset.random(seed, rerandomize_each_iteration=True)

@@ -1,0 +1,177 @@
+"""Single pairs of image and caption from sequences and from datasets."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from align_keras.images import image_path, uint8_pixels
+from align_keras.images.read import encoded_image, shape_remedy
+from align_keras.models.raw_pairs import image_and_caption, is_raw
+from align_keras.utils.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class PairSource:
+    """Raw pairs as a dataset.
+
+    Attributes:
+        rows: `tf.data.Dataset` of arguments of `read_pair`, row numbers or pairs.
+        read_pair: function of an element of `rows` that returns its image, an encoded
+            image or pixels, and its caption or captions.
+        pair_count: int, number of pairs. It is negative if it is unknown.
+        is_sequence: bool, False if the pairs come from a `tf.data.Dataset`.
+    """
+
+    rows: tf.data.Dataset
+    read_pair: Callable[[Any], tuple]
+    pair_count: int
+    is_sequence: bool
+
+
+def source_of_dataset(images: tf.data.Dataset, captions: Any) -> PairSource:
+    """Returns the pairs of a dataset of pairs, or of images with their captions."""
+    pairs = images
+    if captions is not None:
+        if not isinstance(captions, tf.data.Dataset):
+            captions = tf.data.Dataset.from_tensor_slices(_caption_tensor(captions))
+        pairs = tf.data.Dataset.zip((images, captions))
+    if not is_raw(pairs.element_spec):
+        raise InputError(
+            "images must be a dataset of pairs (image, caption) or of dicts with image "
+            "and caption, unless captions are an argument of their own. Received: "
+            f"{pairs.element_spec}. Map the dataset to such pairs."
+        )
+    image = image_and_caption(pairs.element_spec)[0]
+    single_rank = 0 if image.dtype == tf.string else 3
+    if image.shape.rank == single_rank + 1:
+        pairs = pairs.unbatch()
+    elif image.shape.rank != single_rank:
+        raise InputError(
+            "image must be a path, an encoded image or pixels (height, width, 3). "
+            f"Received: {image}. Map the dataset to such images, by tf.ensure_shape if "
+            "their rank is unknown."
+        )
+
+    def read_pair(pair: Any) -> tuple:
+        image, caption = image_and_caption(pair)
+        return encoded_image(image), caption
+
+    return PairSource(pairs, read_pair, int(pairs.cardinality()), is_sequence=False)
+
+
+def source_of_sequences(
+    images: Any, captions: Any, value_range: tuple[float, float] | None
+) -> PairSource:
+    """Returns the pairs of a sequence of images and a sequence of captions."""
+    read_image_of_row, image_count = _image_reader(images, value_range)
+    caption_tensor = _caption_tensor(captions)
+    caption_count = len(captions)
+    if image_count != caption_count or not image_count:
+        raise InputError(
+            "images and captions must be equally many, and at least one. Received: "
+            f"{image_count} and {caption_count}. Pass one caption, or one list of "
+            "captions, for each image."
+        )
+
+    def read_pair(row: Any) -> tuple:
+        return read_image_of_row(row), caption_tensor[row]
+
+    rows = tf.data.Dataset.range(image_count)
+    return PairSource(rows, read_pair, image_count, is_sequence=True)
+
+
+def _image_reader(
+    images: Any, value_range: tuple[float, float] | None
+) -> tuple[Callable[[Any], tf.Tensor], int]:
+    """Returns a function that reads the image of a row, and the number of images."""
+    if isinstance(images, str | bytes | os.PathLike | dict):
+        raise InputError(
+            "images must be a sequence of paths, of encoded images or of arrays. "
+            f"Received: one {type(images).__name__}. Write [image]."
+        )
+    if len(getattr(images, "shape", ())) == 4:
+        _check_pixels("images", images[0], value_range)
+        pixels = tf.convert_to_tensor(images)
+        return lambda row: pixels[row], len(images)
+    images = list(images.numpy() if tf.is_tensor(images) else images)
+    if all(isinstance(image, str | os.PathLike) for image in images):
+        paths = tf.constant(list(map(image_path, images)), tf.string)
+        return lambda row: tf.io.read_file(paths[row]), len(images)
+    if all(isinstance(image, bytes) for image in images):
+        files = tf.constant(images, tf.string)
+        return lambda row: encoded_image(files[row]), len(images)
+    dtype = np.asarray(images[0]).dtype
+    for row, image in enumerate(images):
+        _check_pixels(f"images[{row}]", image, value_range)
+        if np.asarray(image).dtype != dtype:
+            raise InputError(
+                f"images must be of one dtype. Received: {dtype}, and in images[{row}] "
+                f"{np.asarray(image).dtype}. Convert them to uint8."
+            )
+
+    def read_array(row: Any) -> tf.Tensor:
+        image = tf.numpy_function(lambda row: np.asarray(images[row]), [row], dtype)
+        return tf.ensure_shape(image, (None, None, 3))
+
+    return read_array, len(images)
+
+
+def _check_pixels(
+    name: str, image: Any, value_range: tuple[float, float] | None
+) -> None:
+    """Raises unless an image is an array (height, width, 3) of gray levels."""
+    if isinstance(image, str | bytes | os.PathLike):
+        raise InputError(
+            "images must be all of one kind: paths, encoded images or arrays. "
+            f"Received: a {type(image).__name__} as {name} among images of another "
+            "kind."
+        )
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+        raise InputError(
+            f"{name} must be an array (height, width, 3). Received: {image.dtype} "
+            f"{image.shape}. To fix it, {shape_remedy(image.shape)}."
+        )
+    try:
+        uint8_pixels(image, value_range)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _caption_tensor(captions: Any) -> Any:
+    """Returns a string tensor (n,), ragged (n, None) if images have several captions.
+
+    Args:
+        captions: sequence of str, or of lists of str.
+    """
+    if isinstance(captions, str | bytes) or not hasattr(captions, "__len__"):
+        raise InputError(
+            "captions must be a sequence of str, one for each image. Received: "
+            f"{type(captions).__name__}. Write [caption]."
+        )
+    captions = list(captions.numpy() if tf.is_tensor(captions) else captions)
+    has_several = [isinstance(c, Sequence) and not _is_text(c) for c in captions]
+    for row, caption in enumerate(captions):
+        texts = caption if has_several[row] else [caption]
+        if has_several[row] != has_several[0] or not texts:
+            raise _caption_error(row, caption)
+        if not all(map(_is_text, texts)):
+            raise _caption_error(row, caption)
+    if any(has_several):
+        return tf.ragged.constant(captions, tf.string)
+    return tf.constant(captions, tf.string)
+
+
+def _caption_error(row: int, caption: Any) -> InputError:
+    return InputError(
+        f"captions[{row}] must be a str, or all of them lists of str. Received: "
+        f"{caption!r}. Pass one caption, or one list of captions, for each image."
+    )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str | bytes)

@@ -1,0 +1,125 @@
+"""Speeds and sizes that were measured on one machine, with source and date.
+
+The plans of a corpus and of an index are estimates from these numbers. To update one,
+run its command on an idle machine and replace value, machine and date.
+"""
+
+import dataclasses
+
+MACHINE = "a shared cloud machine with two x86-64 cores"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """Number that was measured on a machine.
+
+    Attributes:
+        value: float.
+        unit: str. Seconds are processor time of one core.
+        command: str, how it was measured.
+        date: str, ISO date of the measurement.
+        machine: str.
+    """
+
+    value: float
+    unit: str
+    command: str
+    date: str
+    machine: str = MACHINE
+
+
+# === Corpus ===
+
+_EXTRACT_COMMAND = (
+    "align-keras corpus extract --workers 1 on the GIMP manual, 710 pages of 11 KB "
+    "with 5,881 pairs"
+)
+_BENCH_CORPUS = "python tools/benchmarks/bench_corpus.py --sizes 1000000"
+_BENCH_IMAGES = (
+    "python tools/benchmarks/bench_images.py, a line through 640 × 427 and 2400 × 1600 "
+    "pixels"
+)
+_BENCH_COPIES = (
+    "python tools/benchmarks/bench_copies.py --modes hash, a parabola through "
+    "1,000,000 and 10,000,000 images"
+)
+_CORPUS_FILES = "size of the files of a corpus, images at 346 pixels and quality 85"
+
+EXTRACT = Measurement(0.56e-3, "s per pair", _EXTRACT_COMMAND, "2026-11-27")
+FILTER = Measurement(11.7e-6, "s per pair", _BENCH_CORPUS, "2026-11-27")
+IMAGE = Measurement(3.01e-3, "s per image", _BENCH_IMAGES, "2026-11-27")
+MEGAPIXEL = Measurement(2.35e-3, "s per megapixel", _BENCH_IMAGES, "2026-11-27")
+COPIES = Measurement(38.6e-6, "s per image", _BENCH_COPIES, "2026-11-28")
+COPY_PAIRS = Measurement(13.3e-12, "s per pair of images", _BENCH_COPIES, "2026-11-28")
+PAIR_SIZE = Measurement(220, "bytes per pair", _CORPUS_FILES, "2026-11-27")
+# An image is stored twice while a corpus is built, in a table and in shards.
+IMAGE_SIZE = Measurement(2 * 40_000, "bytes per image", _CORPUS_FILES, "2026-11-27")
+WORKER_MEMORY = Measurement(
+    0.8 * 2**30, "bytes per worker", _BENCH_IMAGES, "2026-11-27"
+)
+COPIES_MEMORY = Measurement(0.19 * 2**30, "bytes", _BENCH_COPIES, "2026-11-27")
+COPY_MEMORY = Measurement(
+    0.32 * 2**30 / 1e6, "bytes per image", _BENCH_COPIES, "2026-11-27"
+)
+
+# === Index ===
+
+# Exact searches of widths 64, 128 and 384 took 36, 62 and 170 ms, approximate ones 3.9,
+# 6.0 and 14.8 ms.
+_BENCH_SEARCH = (
+    "OPENBLAS_NUM_THREADS=1 python tools/benchmarks/bench_search.py approximate --rows "
+    "1000000 "
+    "--width W, W of 64, 128 and 384"
+)
+
+EXACT_BYTES = Measurement(9.5e9, "bytes per s", _BENCH_SEARCH, "2026-11-28")
+EXACT_ROWS = Measurement(120e6, "ranked rows per s", _BENCH_SEARCH, "2026-11-28")
+CODE_BYTES = Measurement(7.3e9, "bytes per s", _BENCH_SEARCH, "2026-11-28")
+# A search by codes ranks a thousand rows exactly, or one of 2,500 in larger indexes.
+RANKING = Measurement(1.7e-3, "s per query", _BENCH_SEARCH, "2026-11-28")
+RANKING_ROWS = Measurement(
+    2_500_000, "rows up to which a thousand are ranked", _BENCH_SEARCH, "2026-11-28"
+)
+ENTRY_SIZE = Measurement(
+    320,
+    "bytes per image",
+    "size of the SQLite file, images without captions, paths of 45 characters",
+    "2026-11-27",
+)
+
+CORPUS_MEASUREMENTS = (
+    EXTRACT,
+    FILTER,
+    IMAGE,
+    MEGAPIXEL,
+    COPIES,
+    COPY_PAIRS,
+    PAIR_SIZE,
+    IMAGE_SIZE,
+    WORKER_MEMORY,
+    COPIES_MEMORY,
+    COPY_MEMORY,
+)
+INDEX_MEASUREMENTS = (
+    EXACT_BYTES,
+    EXACT_ROWS,
+    CODE_BYTES,
+    RANKING,
+    RANKING_ROWS,
+    ENTRY_SIZE,
+)
+
+
+def describe_measurements(measurements: tuple[Measurement, ...]) -> str:
+    """Returns a sentence with the machines and dates of measurements.
+
+    >>> describe_measurements((EXACT_BYTES,))[:38]
+    'Estimates from measurements on a share'
+    """
+    machines = " and ".join(dict.fromkeys(one.machine for one in measurements))
+    dates = sorted({one.date for one in measurements})
+    period = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return (
+        f"Estimates from measurements on {machines} ({period}). Other machines differ, "
+        "often by a factor of two."
+    )

@@ -1,0 +1,383 @@
+"""Protocols of images with classes: zero-shot classification, kNN, linear probe."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
+
+from align_keras.protocols.data_sets import join_metadata_columns
+from align_keras.protocols.protocol import (
+    Evaluation,
+    ItemStatistics,
+    Request,
+    columns_of_rows,
+    define_protocol,
+    first_names,
+    missing_images_metric,
+)
+from align_keras.utils.errors import InputError
+from align_keras.utils.progress import say
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from align_keras.datasets.benchmarks import LabeledImages
+    from align_keras.evaluation import Classification
+    from align_keras.evaluation.slices import Statistics
+    from align_keras.protocols.embedding_cache import CachedEncoders
+
+
+@dataclasses.dataclass(frozen=True)
+class UsualSplits:
+    """Splits of a data set that a protocol uses by default.
+
+    Attributes:
+        test: str, split that is evaluated.
+        train: str, split to learn from, or None for sets without one.
+    """
+
+    test: str
+    train: str | None
+
+
+# Sets that have no split `test` with labels, or no split `train`.
+TFDS_SPLITS = {
+    "imagenet2012": UsualSplits(test="validation", train="train"),
+    "imagenet_v2": UsualSplits(test="test", train=None),
+    "imagenet_r": UsualSplits(test="test", train=None),
+    "imagenet_a": UsualSplits(test="test", train=None),
+    "food101": UsualSplits(test="validation", train="train"),
+}
+_DEFAULT_SPLITS = UsualSplits(test="test", train="train")
+# Sets with labels of classes that have no images.
+_OF_OCCURRING_CLASSES = ("imagenet_r", "imagenet_a", "stamps")
+_OPTIONS = ("split", "classes", "metadata", "runtime", "engine")
+
+
+def labeled_images(request: Request, train: bool = False) -> "LabeledImages":
+    """Reads images with classes of the test split, or of the training split."""
+    from align_keras.datasets import benchmarks, build_corpus
+
+    name = request.data
+    split = split_of_classes(request, train)
+    if name == "stamps":
+        corpus = build_corpus("stamps")
+        data = benchmarks.stamps_by_category(corpus, None if split == "all" else split)
+    elif split is None or is_class_folder(name):
+        data = benchmarks.read_class_folders(name, split)
+    else:
+        data = benchmarks.read_tfds_classification(name, split)
+    if request.classes is not None:
+        names = benchmarks.read_class_names(request.classes)
+        # TFDS defines the order of its labels. Folders and the stamps have names only.
+        ordered = split is not None and name != "stamps" and not is_class_folder(name)
+        renamed = benchmarks.rename_classes(data, names, ordered)
+        is_positional = isinstance(names, list) and set(names).isdisjoint(
+            data.class_names
+        )
+        if is_positional and ordered and not train:
+            renamings = [
+                f"{old} is {new}"
+                for old, new in zip(data.class_names, renamed.class_names, strict=True)
+            ]
+            say(
+                f"--classes names the labels of {name} in their order: "
+                f"{first_names(renamings, 3)}"
+            )
+        data = renamed
+    # Training images aren't sliced.
+    if train:
+        return data
+    return join_metadata_columns(data, request, protocol_columns=("class",))
+
+
+def train_and_test(request: Request) -> "tuple[LabeledImages, LabeledImages]":
+    """Reads the training and the test split, or raises if they don't fit.
+
+    Both must have the same classes, and no image in common.
+    """
+    # This check comes before reading, which may take minutes.
+    check_splits_are_apart(request)
+    train = labeled_images(request, train=True)
+    test = labeled_images(request)
+    check_same_classes(train, test)
+    check_several_classes(test)
+    return train, test
+
+
+def check_same_classes(train: "LabeledImages", test: "LabeledImages") -> None:
+    """Raises unless two splits have the same classes."""
+    if train.class_names != test.class_names:
+        raise InputError(
+            "data must have the same classes in both splits, received "
+            f"{len(train.class_names)} in training and {len(test.class_names)} in the "
+            "test; add the missing folders or rename them."
+        )
+
+
+def check_several_classes(data: "LabeledImages") -> None:
+    """Raises for a single class, which every image would be assigned to."""
+    if len(data.class_names) < 2:
+        raise InputError(
+            "data must hold at least two classes, received one, "
+            f"{data.class_names[0]!r}, of which every answer is right; check that the "
+            "folder holds a subfolder for each class."
+        )
+
+
+def is_class_folder(name: str) -> bool:
+    """Returns True if `data` is a folder of classes, not the stamps or a TFDS set."""
+    return name != "stamps" and pathlib.Path(name).is_dir()
+
+
+def tfds_name(name: str) -> str:
+    """Returns the name of a TFDS set without its configuration and version."""
+    return re.split("[/:]", name)[0]
+
+
+def split_of_classes(request: Request, train: bool = False) -> str | None:
+    """Returns the test or the training split, None for a folder without splits."""
+    name = request.data
+    requested = request.train_split if train else request.split
+    if requested is not None:
+        return requested
+    if name == "stamps":
+        return "train" if train else "test"
+    if is_class_folder(name):
+        return _split_of_folder(name, train)
+    usual = TFDS_SPLITS.get(tfds_name(name), _DEFAULT_SPLITS)
+    if train and usual.train is None:
+        raise InputError(
+            f"train_split must be given for {name}, which has none; judge what learns "
+            "on imagenet2012."
+        )
+    return usual.train if train else usual.test
+
+
+def _split_of_folder(name: str, train: bool) -> str | None:
+    """Returns the test or the training split of a folder, None for the whole folder."""
+    from align_keras.datasets import benchmarks
+
+    splits, class_folders = benchmarks.folders_of_splits(name)
+    if train:
+        if "train" not in splits:
+            raise InputError(
+                f"data must have the folders train and test, received {name}, which "
+                "has not; what learns does so from train, or from `train_split`."
+            )
+        return "train"
+    if not splits:
+        return None
+    if class_folders and not {"train", "test"} <= set(splits):
+        raise InputError(
+            f"data must be a folder of classes or of splits, received {name}, whose "
+            f"subfolders {first_names(splits)} look like splits and "
+            f"{first_names(class_folders)} like classes; choose by `split`: "
+            f"{splits[0]!r} takes the classes in that folder, "
+            "'.' takes every subfolder as a class."
+        )
+    if "test" not in splits:
+        raise InputError(
+            f"data must have the folder test, received {name}, which has the splits "
+            f"{first_names(splits)}; choose one by `split`, such as --split "
+            f"{splits[-1]}. If they are classes, use --split ."
+        )
+    return "test"
+
+
+def unusual_splits(request: Request) -> dict[str, str]:
+    """Returns the options `split` and `train_split` that differ from the paper."""
+    usual = TFDS_SPLITS.get(tfds_name(request.data), _DEFAULT_SPLITS)
+    splits = {}
+    if request.split is not None and request.split != usual.test:
+        splits["split"] = request.split
+    if request.train_split is not None:
+        # This includes "train", since the protocols of a set learn from different
+        # splits.
+        splits["train_split"] = request.train_split
+    return splits
+
+
+def check_splits_are_apart(request: Request) -> None:
+    """Raises if the training and the test split have images in common."""
+    train = split_of_classes(request, train=True)
+    test = split_of_classes(request, train=False)
+    if request.data == "stamps":
+        overlap = train == test or "all" in (train, test)
+    elif train is None or test is None or is_class_folder(request.data):
+        root = pathlib.Path(request.data)
+        train_folder = (root / (train or "")).resolve()
+        test_folder = (root / (test or "")).resolve()
+        overlap = train_folder.is_relative_to(
+            test_folder
+        ) or test_folder.is_relative_to(train_folder)
+    else:
+        from align_keras.datasets import benchmarks
+
+        builder = benchmarks.prepared_builder(request.data)
+        overlap = benchmarks.tfds_splits_overlap(builder, train, test)
+    if overlap:
+        raise InputError(
+            "train_split and split must have no image in common, received "
+            f"{train} and {test or 'all'} of {request.data}; name others, or leave "
+            "both out."
+        )
+
+
+def class_columns(data: "LabeledImages", rows: Collection[int]) -> dict[str, list]:
+    """Returns the columns of some rows of images, with their classes."""
+    classes = [data.class_names[data.labels[row]] for row in rows]
+    return columns_of_rows(data.columns, rows) | {"class": classes}
+
+
+def class_evaluation(
+    metrics: dict[str, float],
+    statistics: "Statistics",
+    data: "LabeledImages",
+    rows: "np.ndarray",
+    predictions: "np.ndarray",
+) -> Evaluation:
+    """Returns the result of a protocol that predicts a class for each image.
+
+    Args:
+        metrics: dict from name to value.
+        statistics: dict from name to `Statistic` of the images.
+        data: `LabeledImages`.
+        rows: rows of the images that can be decoded.
+        predictions: int array, predicted class of each of these images.
+    """
+    missing = len(data.labels) - len(rows)
+    return Evaluation(
+        metrics | {"images": float(len(rows))} | missing_images_metric(missing),
+        [ItemStatistics(statistics, class_columns(data, rows))],
+        classification={
+            "labels": data.labels[rows],
+            "predictions": predictions,
+            "class_names": data.class_names,
+        },
+    )
+
+
+@define_protocol(
+    help="classification by class names in templates",
+    table="table 4",
+    options=(*_OPTIONS, "templates"),
+)
+def zero_shot(encoders: "CachedEncoders", request: Request) -> Evaluation:
+    """Finds the nearest class name, over an ensemble of templates."""
+    from align_keras import evaluation
+    from align_keras.datasets import benchmarks
+
+    data = labeled_images(request)
+    check_several_classes(data)
+    if tfds_name(request.data) in _OF_OCCURRING_CLASSES:
+        data = benchmarks.only_occurring_classes(data)
+    benchmarks.check_names_for_prompts(data.class_names)
+    templates = benchmarks.read_templates(request.templates)
+    request.check_columns({"class", *data.columns})
+    images, rows = encoders.readable_images(data.images)
+    classes = evaluation.class_embeddings(encoders.texts, data.class_names, templates)
+    classification = evaluation.zero_shot_classification(
+        images, classes, data.labels[rows]
+    )
+    return _classified("zero_shot", data, rows, classification)
+
+
+def _classified(
+    name: str,
+    data: "LabeledImages",
+    rows: "np.ndarray",
+    classification: "Classification",
+    more_metrics: Iterable[tuple[str, float]] = (),
+) -> Evaluation:
+    """Returns the accuracies of a `Classification`, and further metrics."""
+    from align_keras import evaluation
+
+    classes = len(data.class_names)
+    labels = data.labels[rows]
+    statistics = evaluation.classification_statistics(
+        name, classification, labels, classes
+    )
+    metrics = dict(evaluation.whole_metrics(statistics))
+    metrics |= {"classes": float(classes), **dict(more_metrics)}
+    return class_evaluation(metrics, statistics, data, rows, classification.predictions)
+
+
+@dataclasses.dataclass(frozen=True)
+class _EmbeddedSplit:
+    """Images of a split with their embeddings.
+
+    Attributes:
+        data: `LabeledImages` of the split.
+        rows: rows of the images that can be decoded.
+        embeddings: float32 array (rows, dimension).
+        labels: int array (rows,).
+    """
+
+    data: "LabeledImages"
+    rows: "np.ndarray"
+    embeddings: "np.ndarray"
+    labels: "np.ndarray"
+
+
+def _embedded_split(
+    encoders: "CachedEncoders", data: "LabeledImages"
+) -> _EmbeddedSplit:
+    """Embeds the images of a split."""
+    embeddings, rows = encoders.readable_images(data.images)
+    return _EmbeddedSplit(data, rows, embeddings, data.labels[rows])
+
+
+def _two_splits(
+    encoders: "CachedEncoders", request: Request
+) -> tuple[_EmbeddedSplit, _EmbeddedSplit]:
+    """Reads and embeds the training and the test split."""
+    train, test = train_and_test(request)
+    request.check_columns({"class", *test.columns})
+    return _embedded_split(encoders, train), _embedded_split(encoders, test)
+
+
+@define_protocol(
+    help="the class of the nearest training images",
+    table="tables 8 to 10",
+    options=(*_OPTIONS, "train_split"),
+)
+def knn(encoders: "CachedEncoders", request: Request) -> Evaluation:
+    """Looks for the right class among the nearest training images."""
+    from align_keras import evaluation
+
+    train, test = _two_splits(encoders, request)
+    k = min(max(evaluation.PAPER_KS), len(train.rows))
+    neighbors, _ = evaluation.nearest_neighbors(test.embeddings, train.embeddings, k)
+    neighbor_labels = train.labels[neighbors]
+    ranks = evaluation.neighbor_ranks(neighbor_labels, test.labels)
+    statistics = evaluation.recall_statistics("knn/", ranks, evaluation.PAPER_KS)
+    metrics = dict(evaluation.whole_metrics(statistics))
+    metrics["knn/queries"] = float(len(test.rows))
+    metrics["knn/candidates"] = float(len(train.rows))
+    metrics["gallery"] = float(len(train.rows))
+    return class_evaluation(
+        metrics, statistics, test.data, test.rows, neighbor_labels[:, 0]
+    )
+
+
+@define_protocol(
+    help="logistic regression on the embeddings",
+    options=(*_OPTIONS, "train_split"),
+)
+def linear_probe(encoders: "CachedEncoders", request: Request) -> Evaluation:
+    """Fits logistic regression on the embeddings of the frozen image encoder."""
+    from align_keras import evaluation
+
+    train, test = _two_splits(encoders, request)
+    classification, probe_metrics = evaluation.probe(
+        train.embeddings,
+        train.labels,
+        test.embeddings,
+        test.labels,
+        classes=len(train.data.class_names),
+    )
+    return _classified(
+        "linear_probe", test.data, test.rows, classification, probe_metrics
+    )

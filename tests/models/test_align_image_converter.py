@@ -1,0 +1,174 @@
+"""The image converter calls the operations of `align_keras.images`."""
+
+import json
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from align_keras.images import (
+    augment_images,
+    crop_image,
+    crop_image_bytes,
+    preprocess_image,
+    resize_image,
+)
+from align_keras.models import ALIGNImageConverter
+from align_keras.utils.errors import InputError
+
+OPTIONS = {
+    "crop": "center",
+    "flip": False,
+    "zoom": 0.1,
+    "shift": 0.2,
+    "recolor": 0.5,
+    "min_area": 0.3,
+    "central_crop": 0.9,
+    "value_range": [0.0, 1.0],
+}
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (3, 60, 50, 3)).astype("uint8")
+
+
+@pytest.fixture(scope="module")
+def paths(pixels, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    paths = [str(folder / f"{row}.png") for row in range(len(pixels))]
+    for path, image in zip(paths, pixels, strict=True):
+        Image.fromarray(image).save(path)
+    return paths
+
+
+def test_evaluation_of_any_form_is_preprocess_image(pixels, paths):
+    converter = ALIGNImageConverter(32)
+    assert isinstance(converter, keras_hub.layers.ImageConverter)
+    assert converter.image_size == (32, 32)
+    expected = preprocess_image(pixels, 32)
+    files = [tf.io.read_file(path) for path in paths]
+    ragged = tf.RaggedTensor.from_tensor(pixels, ragged_rank=2)
+    dataset = tf.data.Dataset.from_tensors(pixels)
+    for images in (
+        converter(pixels),
+        converter(paths),
+        converter(tf.stack(files)),
+        converter(ragged),
+        converter.convert(pixels),
+        dataset.map(converter).get_single_element(),
+        [converter(image) for image in pixels],
+        [converter.read(path, 0) for path in paths],
+        converter.convert_readable(tf.stack(files))[0],
+    ):
+        # Graphs of one image and of a batch may round differently.
+        np.testing.assert_allclose(images, expected, atol=1e-3)
+
+
+def test_a_seed_decides_on_the_window(pixels, paths):
+    converter = ALIGNImageConverter(32)
+    seed = tf.constant([3, 4], tf.int64)
+    for row, image in enumerate(pixels):
+        numbers = tf.random.stateless_uniform((3,), seed)
+        expected = crop_image(image, 32, numbers[:2], numbers[2] < 0.5)
+        np.testing.assert_array_equal(converter.augment(image, seed), expected)
+        file = tf.io.read_file(paths[row])
+        np.testing.assert_array_equal(converter.augment(file, seed), expected)
+        assert expected.dtype == tf.uint8
+    one, same, other = (
+        converter(pixels, training=True, seed=seed) for seed in ((3, 4), (3, 4), (3, 5))
+    )
+    np.testing.assert_array_equal(one, same)
+    assert (one.numpy() != other.numpy()).any()
+    numbers = tf.random.stateless_uniform((3, 3), seed)
+    for row, image in enumerate(pixels):
+        expected = converter.crop_window(image, numbers[row])
+        np.testing.assert_array_equal(one[row], expected)
+    still = ALIGNImageConverter(32, crop="center", flip=False)
+    expected = [crop_image(image, 32, (0.5, 0.5)) for image in pixels]
+    np.testing.assert_array_equal(still(pixels, training=True, seed=seed), expected)
+    png = tf.io.encode_png(pixels[0])
+    expected = crop_image_bytes(png, 32, (0.5, 0.5))
+    np.testing.assert_array_equal(still.augment(png, seed), expected)
+
+
+def test_further_options_vary_a_batch_of_resized_images(pixels):
+    options = {"zoom": 0.1, "shift": 0.05, "recolor": 0.5}
+    converter = ALIGNImageConverter(32, **options)
+    assert converter.augments_batches
+    assert not ALIGNImageConverter(32).augments_batches
+    seed = tf.constant([5, 6], tf.int64)
+    resized = tf.stack([converter.augment(image, seed) for image in pixels])
+    np.testing.assert_array_equal(resized, resize_image(pixels, 38))
+    expected = augment_images(resized, 32, seed, crop=True, flip=True, **options)
+    np.testing.assert_array_equal(converter.augment_batch(resized, seed), expected)
+    called = converter(pixels, training=True, seed=(5, 5))
+    np.testing.assert_array_equal(called, expected)
+
+
+@pytest.mark.parametrize("crop", ["inception", "whole"])
+def test_crops_for_classifiers(pixels, crop):
+    converter = ALIGNImageConverter(32, crop=crop)
+    one, same = (converter(pixels, training=True, seed=(0, 1)) for _ in range(2))
+    assert one.shape == (3, 32, 32, 3) and one.dtype == tf.uint8
+    np.testing.assert_array_equal(one, same)
+    if crop == "whole":
+        whole = resize_image(pixels, 32).numpy()
+        is_straight = (one == whole).numpy().all(axis=(1, 2, 3))
+        is_mirrored = (one == whole[:, :, ::-1]).numpy().all(axis=(1, 2, 3))
+        assert (is_straight ^ is_mirrored).all()
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        converter.augment(tf.constant(b"junk"), tf.constant([0, 0], tf.int64))
+
+
+def test_float_pixels_need_a_range(pixels):
+    expected = ALIGNImageConverter(32).convert(pixels)
+    converter = ALIGNImageConverter(32, value_range=(0, 1))
+    np.testing.assert_array_equal(converter(pixels / 255.0), expected)
+    for options in ({}, {"training": True, "seed": (0, 0)}):
+        with pytest.raises(InputError, match="value_range"):
+            ALIGNImageConverter(32).call(pixels / 255.0, **options)
+
+
+def test_config_round_trip():
+    converter = ALIGNImageConverter(32, **OPTIONS, name="pixels")
+    config = converter.get_config()
+    assert {name: config[name] for name in OPTIONS} == OPTIONS
+    assert config["image_size"] == 32 and config["name"] == "pixels"
+    serialized = keras.saving.serialize_keras_object(converter)
+    assert json.loads(json.dumps(serialized)) == serialized
+    copies = (
+        ALIGNImageConverter.from_config(config),
+        keras.saving.deserialize_keras_object(serialized),
+        ALIGNImageConverter((32, 32), name="pixels").with_options(**OPTIONS),
+    )
+    for copy in copies:
+        assert copy.get_config() == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"image_size": (32, 33)}, "`image_size` must be one int or two equal ints"),
+        ({"image_size": 0}, "image_size must be a whole number"),
+        ({"crop": True}, "crop must be one of random, center, inception, whole"),
+        ({"zoom": -1}, "zoom must be a number of at least 0"),
+        ({"recolor": 2}, "recolor must be a number from 0 to 1"),
+        ({"min_area": 0}, "min_area must be a number"),
+        ({"central_crop": 1.5}, "central_crop must be a number"),
+        ({"crop": "whole", "zoom": 0.1}, "`zoom`, .* need crop='random' or"),
+        ({"value_range": (1, 0)}, "value_range must be two numbers"),
+    ],
+)
+def test_wrong_arguments_are_one_clear_line(arguments, words):
+    with pytest.raises(InputError, match=words) as caught:
+        ALIGNImageConverter(**{"image_size": 32, **arguments})
+    assert "\n" not in str(caught.value)
+
+
+def test_training_needs_a_seed(pixels):
+    with pytest.raises(InputError, match="`seed` must be two integers"):
+        ALIGNImageConverter(32).call(pixels, training=True)
