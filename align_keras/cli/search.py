@@ -204,13 +204,13 @@ def _print_paths(results: "list[tuple[Query, list[Hit]]]", end: str) -> None:
 
 def print_hits(title: str, hits: "list[Hit]") -> None:
     """Prints hits as a table, or as lines with their images where the terminal can."""
-    from align_keras.search.terminal_images import drawn, protocol
+    from align_keras.search.terminal_images import draw_image, image_protocol
 
     if not hits:
         print(f"{plain(title).plain}: nothing found; no image fulfills what is asked.")
         return
     rows = [_row(hit) for hit in hits]
-    way = protocol(os.environ, sys.stdout.isatty())
+    way = image_protocol(os.environ, sys.stdout.isatty())
     # Blocks are large, so for few hits alone.
     draws = way is not None and (
         way not in ("blocks", "blocks256") or len(hits) <= _BLOCKS
@@ -219,7 +219,7 @@ def print_hits(title: str, hits: "list[Hit]") -> None:
     if draws or not _fits(rows, names):
         print(plain(title).plain)
         for hit, row in zip(hits, rows, strict=True):
-            drawing = drawn(hit.file, way) if draws and way is not None else None
+            drawing = draw_image(hit.file, way) if draws and way is not None else None
             if drawing is not None:
                 print(drawing)
             line = " | ".join(f"{name} {text}" for name, text in row.items() if text)

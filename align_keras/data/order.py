@@ -1,4 +1,4 @@
-"""Which pairs a batch holds: an order that is shuffled, repeatable, cheap to resume."""
+"""Order of the pairs in training: shuffled, repeatable and cheap to resume."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,13 +13,13 @@ from align_keras.datasets.mixture import Mixture
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
-# What training takes of an example; a corpus stores much more, which to parse takes as
-# long again.
+# Features of an example that training needs. Parsing all that a corpus stores takes
+# twice as long.
 _FEATURES = ("image", "captions", "id")
 # Files that are read at the same time and mixed.
 _CYCLE_LENGTH = 16
-# Entries whose order is drawn together where two streams are mixed. A larger block
-# costs memory at a start, a smaller one mixes more evenly than chance.
+# Entries whose order is drawn together when two streams are mixed. A larger block needs
+# memory at the start, and a smaller one mixes more evenly than chance.
 _BLOCK = 1 << 16
 # Set bits of a seed, so that the same seed gives unrelated numbers for each use.
 _TURNS_SALT = 1 << 40
@@ -40,17 +40,31 @@ def ordered_pairs(
     num_input_pipelines: int = 1,
     pair_weighted: bool = False,
 ) -> tf.data.Dataset:
-    """Endless pairs in training order, from the first row of a step: (number of the row
-    in all batches, (read(example), captions to draw one from)).
+    """Returns endless pairs in training order, from the first row of a step.
 
-    `read` of an example (`image`, undecoded, `captions` and `id`) is called before
-    shuffling if `cache`, and kept, else after it.
+    Args:
+        builder: TFDS builder, source or mixture.
+        split: str.
+        read: function of an example with `image` (undecoded), `captions` and `id`.
+        batch_size: int, rows of a batch of all input pipelines.
+        start_step: int, number of batches to leave out.
+        seed: int.
+        shuffle_buffer_size: int, records or pairs to draw from.
+        cache: bool, whether to call `read` before shuffling and to keep its result in
+            memory. Otherwise it is called after shuffling.
+        input_pipeline_id: int, number of this input pipeline.
+        num_input_pipelines: int, a divisor of `batch_size`.
+        pair_weighted: bool, whether an epoch has an image once for each caption.
+
+    Returns:
+        Dataset of (number of the row in all batches, (`read(example)`, captions to
+        choose from)).
     """
     split_size(builder, split)
     _check_input_pipelines(batch_size, input_pipeline_id, num_input_pipelines)
     rows = batch_size // num_input_pipelines
-    own_files = not cache and enough_shards(builder, split, num_input_pipelines)
-    start = start_step * (rows if own_files else batch_size)
+    has_own_files = not cache and enough_shards(builder, split, num_input_pipelines)
+    start = start_step * (rows if has_own_files else batch_size)
     if cache:
         pairs = stored_pairs(builder, split)
         pairs = pairs.map(
@@ -58,14 +72,15 @@ def ordered_pairs(
         ).cache()
         if pair_weighted:
             pairs = pairs.flat_map(_each_caption)
-            # All captions of an image come one after another, so that only a buffer of
-            # all pairs spreads them. The captions of an image share its pixels.
+            # The captions of an image come one after another, so only a buffer of all
+            # pairs spreads them. They share the pixels of the image.
             shuffle_buffer_size = max(
                 shuffle_buffer_size, _num_captions(builder, split)
             )
-        seeds = (seed, seed or 2**31 - 1)  # For (0, 0) stands for a random one.
+        # The seeds (0, 0) would mean a random seed.
+        seed_2 = seed or 2**31 - 1
         pairs = shuffle(
-            pairs, shuffle_buffer_size, *seeds, reshuffle_each_iteration=True
+            pairs, shuffle_buffer_size, seed, seed_2, reshuffle_each_iteration=True
         )
         pairs = pairs.repeat().enumerate().skip(start)
     else:
@@ -76,31 +91,49 @@ def ordered_pairs(
             start=start,
             shuffle_buffer_size=shuffle_buffer_size,
             pair_weighted=pair_weighted,
-            input_pipeline_id=input_pipeline_id if own_files else 0,
-            num_input_pipelines=num_input_pipelines if own_files else 1,
+            input_pipeline_id=input_pipeline_id if has_own_files else 0,
+            num_input_pipelines=num_input_pipelines if has_own_files else 1,
         ).enumerate(start)
 
-    known = builder.info.features
-    features = tfds.features.FeaturesDict({name: known[name] for name in _FEATURES})
+    all_features = builder.info.features
+    features = tfds.features.FeaturesDict(
+        {name: all_features[name] for name in _FEATURES}
+    )
 
-    def number_in_batches(number, record):
-        step, row = number // rows, number % rows
+    def number_in_batches(number: tf.Tensor, record: Any) -> tuple[tf.Tensor, Any]:
+        step = number // rows
+        row = number % rows
         return step * batch_size + input_pipeline_id * rows + row, record
 
-    def is_own(number, _):
+    def is_own_row(number: tf.Tensor, record: Any) -> tf.Tensor:
         return number % batch_size // rows == input_pipeline_id
 
-    def read_record(number, record):
-        prefix, serialized, *caption = record
+    def parse(prefix: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         example = features.deserialize_example(serialized, decoders=DECODERS)
         example["id"] = tf.strings.join([prefix, example["id"]])
-        captions = example["captions"]
-        captions = captions[caption[0], None] if caption else captions
-        return number, (read(example), captions)
+        return example
 
-    if num_input_pipelines > 1:
-        pairs = pairs.map(number_in_batches) if own_files else pairs.filter(is_own)
-    return pairs if cache else pairs.map(read_record, tf.data.AUTOTUNE)
+    def read_image(
+        number: tf.Tensor, record: tuple[tf.Tensor, tf.Tensor]
+    ) -> tuple[tf.Tensor, tuple[Any, tf.Tensor]]:
+        prefix, serialized = record
+        example = parse(prefix, serialized)
+        return number, (read(example), example["captions"])
+
+    def read_pair(
+        number: tf.Tensor, record: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+    ) -> tuple[tf.Tensor, tuple[Any, tf.Tensor]]:
+        prefix, serialized, caption = record
+        example = parse(prefix, serialized)
+        return number, (read(example), example["captions"][caption, None])
+
+    if num_input_pipelines > 1 and has_own_files:
+        pairs = pairs.map(number_in_batches)
+    elif num_input_pipelines > 1:
+        pairs = pairs.filter(is_own_row)
+    if cache:
+        return pairs
+    return pairs.map(read_pair if pair_weighted else read_image, tf.data.AUTOTUNE)
 
 
 def _num_captions(builder: Any, split: str) -> int:
@@ -112,19 +145,22 @@ def _num_captions(builder: Any, split: str) -> int:
     )
 
 
-def _each_caption(value, captions):
-    """The same value once for each caption, which alone is beside it."""
-    captions = tf.data.Dataset.from_tensor_slices(captions[:, None])
-    return captions.map(lambda caption: (value, caption))
+def _each_caption(value: Any, captions: tf.Tensor) -> tf.data.Dataset:
+    """Returns the value once with each caption."""
+    single_captions = tf.data.Dataset.from_tensor_slices(captions[:, None])
+    return single_captions.map(lambda caption: (value, caption))
 
 
-def _check_input_pipelines(batch_size, input_pipeline_id, num_input_pipelines):
+def _check_input_pipelines(
+    batch_size: int, input_pipeline_id: int, num_input_pipelines: int
+) -> None:
     if num_input_pipelines < 1 or batch_size % num_input_pipelines:
         raise InputError(
-            f"num_input_pipelines must divide global_batch_size ({batch_size}), "
-            f"received {num_input_pipelines}; change one of them."
+            f"num_input_pipelines must divide global_batch_size ({batch_size}). "
+            f"Received: {num_input_pipelines}. Change one of them."
         )
-    last, remedy = num_input_pipelines - 1, "count the hosts from 0"
+    last = num_input_pipelines - 1
+    remedy = "count the hosts from 0"
     check_number("input_pipeline_id", input_pipeline_id, 0, last, True, remedy)
 
 
@@ -140,21 +176,30 @@ def shuffled_records(
     num_input_pipelines: int = 1,
     pair_weighted: bool = False,
 ) -> tf.data.Dataset:
-    """Endless records, of which each epoch holds every one once.
+    """Returns endless records. Each epoch has every record once.
 
-    Each epoch takes the files in another order, `cycle_length` of them at a time. Such
-    a window's files are interleaved, then drawn from a buffer. Where one begins is
-    known from the files' lengths, so a start anywhere reads one window alone. A
-    `Mixture`'s members come in proportion to their numbers, or weights. If
-    `pair_weighted`, an epoch holds a record once for each of its captions, in several
+    Each epoch reads the files in another order, `cycle_length` of them at a time. The
+    records of such a window are interleaved, then drawn from a buffer. The lengths of
+    the files determine the start of each window, so that starting anywhere reads only
+    one window. The members of a `Mixture` come in proportion to their sizes or weights.
+
+    If `pair_weighted`, an epoch has a record once for each of its captions, in several
     passes (see `Shards`). An image with very many captions is held in memory, and its
-    captions come at random places of the whole epoch. An element is (prefix of the id,
-    serialized example) and, if `pair_weighted`, the number of the caption.
+    captions come at random positions of the whole epoch.
+
+    Returns:
+        Dataset of (prefix of the id, serialized example), or, if `pair_weighted`, of
+        (prefix of the id, serialized example, number of the caption).
     """
 
-    def shards_of(member):
-        part = (input_pipeline_id, num_input_pipelines)
-        return Shards(member, split, *part, pair_weighted=pair_weighted)
+    def shards_of(member: Any) -> Shards:
+        return Shards(
+            member,
+            split,
+            input_pipeline_id,
+            num_input_pipelines,
+            pair_weighted=pair_weighted,
+        )
 
     if not isinstance(builder, Mixture):
         shards = shards_of(builder)
@@ -188,7 +233,7 @@ def shuffle(
     *,
     reshuffle_each_iteration: bool,
 ) -> tf.data.Dataset:
-    """`dataset.shuffle` by two seeds, not both 0, whatever `tf.random.set_seed` was."""
+    """Shuffles by two seeds, not both 0, and ignores that of `tf.random.set_seed`."""
     spec = dataset.element_spec
     variant = tf.raw_ops.ShuffleDataset(
         input_dataset=tf.data.experimental.to_variant(dataset),
@@ -202,16 +247,23 @@ def shuffle(
     return tf.data.experimental.from_variant(variant, spec)
 
 
-def _windows(shards, seed, start, shuffle_buffer_size, cycle_length, prefix):
-    """The endless records of one corpus."""
-    passed = int(shards.sizes.sum())
-    held = int(shards.held_counts.sum())
-    if not held:
+def _windows(
+    shards: Shards,
+    seed: int,
+    start: int,
+    shuffle_buffer_size: int,
+    cycle_length: int,
+    prefix: str,
+) -> tf.data.Dataset:
+    """Returns the endless records of one corpus, each with a prefix of its id."""
+    num_passed = int(shards.sizes.sum())
+    num_held = int(shards.held_counts.sum())
+    if not num_held:
         records = _passes(shards, seed, start, shuffle_buffer_size, cycle_length)
-    elif not passed:
+    elif not num_passed:
         records = _held_records(shards, seed, start)
     else:
-        turns, held_before = _turns(passed, held, seed, start)
+        turns, held_before = _turns(num_passed, num_held, seed, start)
         passes_start = start - held_before
         records = tf.data.Dataset.choose_from_datasets(
             [
@@ -220,13 +272,15 @@ def _windows(shards, seed, start, shuffle_buffer_size, cycle_length, prefix):
             ],
             turns,
         )
-    return records.map(lambda *record: (prefix, *record))
+    if shards.pair_weighted:
+        return records.map(lambda record, caption: (prefix, record, caption))
+    return records.map(lambda record: (prefix, record))
 
 
 def _turns(
     passed: int, held: int, seed: int, start: int
 ) -> tuple[tf.data.Dataset, int]:
-    """Mixes two endless streams at random, in proportion to their entries of an epoch.
+    """Mixes two endless streams at random, in proportion to their entries per epoch.
 
     Args:
         passed: int, entries of the first stream in an epoch.
@@ -242,11 +296,11 @@ def _turns(
     blocks = -(-total // _BLOCK)
 
     def block_turns(number: tf.Tensor) -> tf.Tensor:
-        """The turns of a block. Each block has its exact share of the second stream."""
+        """Returns the turns of a block, with the exact share of the second stream."""
         first = number % blocks * _BLOCK
         last = tf.minimum(first + _BLOCK, total)
         count = last * held // total - first * held // total
-        # The order of the passes has the same seed with numbers of its own.
+        # The salt separates these numbers from those of the order of the passes.
         seeds = tf.stack([tf.cast(seed, tf.int64) ^ _TURNS_SALT, number])
         drawn = tf.random.stateless_uniform(
             (last - first,), seeds, minval=None, maxval=None, dtype=tf.int64
@@ -265,7 +319,7 @@ def _turns(
 
 
 def _held_records(shards: Shards, seed: int, start: int) -> tf.data.Dataset:
-    """The endless captions of the images that are held, in a random order an epoch."""
+    """Returns the endless captions of the held images. Each epoch has another order."""
     images = np.repeat(np.arange(len(shards.held_counts)), shards.held_counts)
     captions = np.concatenate([np.arange(count) for count in shards.held_counts])
     epoch, skipped = divmod(start, len(images))
@@ -277,21 +331,29 @@ def _held_records(shards: Shards, seed: int, start: int) -> tf.data.Dataset:
         )
         return tf.data.Dataset.from_tensor_slices(tf.argsort(drawn, stable=True))
 
-    def entry(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        record = tf.gather(shards.held, tf.gather(images, place))
-        return record, tf.gather(captions, place)
+    def entry(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        record = tf.gather(shards.held, tf.gather(images, position))
+        return record, tf.gather(captions, position)
 
     numbers = tf.data.Dataset.range(epoch, tf.int64.max)
     return numbers.flat_map(order).skip(skipped).map(entry)
 
 
-def _passes(shards, seed, start, shuffle_buffer_size, cycle_length):
-    """The endless records of one corpus's files, in windows of some files."""
-    windows, passes = -(-len(shards) // cycle_length), len(shards.sizes)
+def _passes(
+    shards: Shards,
+    seed: int,
+    start: int,
+    shuffle_buffer_size: int,
+    cycle_length: int,
+) -> tf.data.Dataset:
+    """Returns the endless records of one corpus's files, in windows of some files."""
+    windows = -(-len(shards) // cycle_length)
+    passes = len(shards.sizes)
 
-    def chosen(number):
-        """The numbers of the window's shards; windows count through all passes."""
-        number_of_pass, window = number // windows, number % windows
+    def files_of(number: int | tf.Tensor) -> tf.Tensor:
+        """Returns the numbers of a window's files. Windows count through all passes."""
+        number_of_pass = number // windows
+        window = number % windows
         seeds = tf.stack([tf.cast(seed, tf.int64), number_of_pass])
         numbers = tf.random.stateless_uniform(
             (len(shards),), seeds, minval=None, maxval=None, dtype=tf.int64
@@ -299,8 +361,8 @@ def _passes(shards, seed, start, shuffle_buffer_size, cycle_length):
         first = window * cycle_length
         return tf.argsort(numbers, stable=True)[first : first + cycle_length]
 
-    def read(number):
-        records = shards.interleaved(chosen(number), number // windows % passes)
+    def read(number: tf.Tensor) -> tf.data.Dataset:
+        records = shards.interleaved(files_of(number), number // windows % passes)
         return shuffle(
             records,
             shuffle_buffer_size,
@@ -310,10 +372,11 @@ def _passes(shards, seed, start, shuffle_buffer_size, cycle_length):
         )
 
     epoch, skipped = divmod(start, int(shards.sizes.sum()))
-    first = number = epoch * passes * windows
+    first = epoch * passes * windows
+    number = first
     for number in range(first, first + passes * windows):
         sizes = shards.sizes[number // windows % passes]
-        size = int(np.sum(sizes[chosen(number)]))
+        size = int(np.sum(sizes[files_of(number)]))
         if skipped < size:
             break
         skipped -= size

@@ -1,9 +1,10 @@
-"""The files of a corpus's split, and how many captions their images have."""
+"""The files of a corpus's split, and the number of captions of their images."""
 
 import contextlib
+import dataclasses
 import pathlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,26 +20,50 @@ from align_keras.utils.files import atomic_write
 from align_keras.utils.progress import say
 
 _READ_BUFFER_BYTES = 1 << 20
-# Beside the data, so that they are counted once.
+# File in the folder of the data, so that captions are counted once.
 _FILE = "caption_counts.npz"
+# Records whose captions are counted at once.
 _READ_AT_ONCE = 256
 # An image with more captions than this in a pass would put them all into the shuffle
 # buffer at once. It is held in memory instead, and its captions are spread over the
 # epoch.
 MOST_PER_PASS = 4
-# Limits of the images that are held: how many, and the bytes of their records.
+# Limits of the held images: their number, and the bytes of their records.
 _MOST_HELD_IMAGES = 1000
 _MOST_HELD_BYTES = 256 * 2**20
 
 
+@dataclasses.dataclass(frozen=True)
+class _HeldImages:
+    """Images with very many captions, whose records are held in memory.
+
+    Attributes:
+        records: string tensor (images,).
+        counts: int64 (images,), number of captions of each image.
+        most_captions: int, number of captions above which an image is held.
+    """
+
+    records: tf.Tensor
+    counts: np.ndarray
+    most_captions: int
+
+
+def _no_held_images() -> _HeldImages:
+    return _HeldImages(
+        records=tf.zeros((0,), tf.string),
+        counts=np.zeros(0, "int64"),
+        most_captions=int(np.iinfo("int64").max),
+    )
+
+
 class Shards:
-    """The files of a split, or of a part of it, and what to read of each.
+    """The files of a split or of a part of it, and the records to read of each.
 
     `skips` and `takes` (files,) are the records to leave out at a file's beginning, and
     to read. `sizes` (passes, files) are the entries of each file in each pass of an
-    epoch: one pass with an entry a record, or, if `pair_weighted`, as many as images
-    have captions in the mean, rounded up. Each takes other captions of an image, so
-    that these lie apart.
+    epoch. There is one pass with an entry per record, or, if `pair_weighted`, as many
+    passes as images have captions on average, rounded up. Each pass has other captions
+    of an image, so that these are far apart.
 
     Images with more than `MOST_PER_PASS` captions in a pass are in no pass. Their
     records are held in memory: `held` (images,) is a string tensor of them, and
@@ -47,25 +72,26 @@ class Shards:
 
     def __init__(
         self,
-        builder,
-        split,
-        input_pipeline_id=0,
-        num_input_pipelines=1,
-        pair_weighted=False,
-    ):
-        stored_as = builder.info.file_format
-        if stored_as not in (None, FileFormat.TFRECORD, FileFormat.ARRAY_RECORD):
+        builder: Any,
+        split: str,
+        input_pipeline_id: int = 0,
+        num_input_pipelines: int = 1,
+        pair_weighted: bool = False,
+    ) -> None:
+        file_format = builder.info.file_format
+        if file_format not in (None, FileFormat.TFRECORD, FileFormat.ARRAY_RECORD):
             raise InputError(
-                f"{builder.name} must be stored as tfrecord or array_record, received "
-                f"{stored_as.value}; build it anew, or set cache."
+                f"{builder.name} must be stored as tfrecord or array_record. Received: "
+                f"{file_format.value}. Build it again, or set cache."
             )
         instructions = builder.info.splits[split].file_instructions
         total = sum(instruction.take for instruction in instructions)
-        first, last = (
-            total * number // num_input_pipelines
-            for number in (input_pipeline_id, input_pipeline_id + 1)
-        )
-        self.paths, skips, takes, begin = [], [], [], 0
+        first = total * input_pipeline_id // num_input_pipelines
+        last = total * (input_pipeline_id + 1) // num_input_pipelines
+        self.paths: list[str] = []
+        skips = []
+        takes = []
+        begin = 0
         for instruction in instructions:
             end = begin + instruction.take
             if begin < last and end > first:
@@ -73,37 +99,55 @@ class Shards:
                 skips.append(instruction.skip + max(first - begin, 0))
                 takes.append(min(end, last) - max(begin, first))
             begin = end
-        self.skips, self.takes = np.array(skips, "int64"), np.array(takes, "int64")
-        self._builder, self._pair_weighted = builder, pair_weighted
-        self.held = tf.zeros((0,), tf.string)
-        self.held_counts = np.zeros(0, "int64")
-        # Captions of an image, above which it is held.
-        self._most_captions = np.iinfo("int64").max
-        self.sizes = self._passes(split) if pair_weighted else self.takes[None]
+        self.skips = np.array(skips, "int64")
+        self.takes = np.array(takes, "int64")
+        self.pair_weighted = pair_weighted
+        self._builder = builder
+        if pair_weighted:
+            counts = self._caption_counts(split)
+            held = self._hold(counts)
+            most_captions = held.most_captions
+            counts = [np.where(part > most_captions, 0, part) for part in counts]
+            self.sizes = _pass_sizes(counts, int(self.takes.sum()))
+        else:
+            held = _no_held_images()
+            self.sizes = self.takes[None]
+        self.held = held.records
+        self.held_counts = held.counts
+        self._most_captions = held.most_captions
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
     @property
     def num_entries(self) -> int:
-        """The entries of an epoch."""
+        """Number of entries of an epoch."""
         return int(self.sizes.sum() + self.held_counts.sum())
 
     def interleaved(
         self, numbers: tf.Tensor, number_of_pass: int | tf.Tensor = 0
     ) -> tf.data.Dataset:
-        """Reads files record by record, with captions' numbers if pair-weighted."""
+        """Reads files, one record of each in turn.
 
-        def read(path, skip, take):
+        Args:
+            numbers: int (files,), numbers of the files to read.
+            number_of_pass: int, pass of the epoch.
+
+        Returns:
+            Dataset of serialized examples, or, if `pair_weighted`, of (serialized
+            example, number of the caption).
+        """
+
+        def read(path: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
             records = _records(self._builder, path, skip, take)
-            return records.enumerate() if self._pair_weighted else records
+            return records.enumerate() if self.pair_weighted else records
 
-        def entries(position, record):
+        def entries(position: tf.Tensor, record: tf.Tensor) -> tf.data.Dataset:
             count = tf.cast(count_captions(self._builder, record), tf.int64)
             count = tf.where(count > self._most_captions, tf.zeros_like(count), count)
             first = (number_of_pass - position) % len(self.sizes)
-            chosen = tf.range(first, tf.maximum(first, count), len(self.sizes))
-            return tf.data.Dataset.from_tensor_slices(chosen).map(
+            captions = tf.range(first, tf.maximum(first, count), len(self.sizes))
+            return tf.data.Dataset.from_tensor_slices(captions).map(
                 lambda caption: (record, caption)
             )
 
@@ -116,75 +160,86 @@ class Shards:
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        return records.flat_map(entries) if self._pair_weighted else records
+        return records.flat_map(entries) if self.pair_weighted else records
 
-    def _passes(self, split):
+    def _caption_counts(self, split: str) -> list[np.ndarray]:
+        """Returns the number of captions of each record to read, file by file."""
         counts = caption_counts(self._builder, split)
-        parts = [
+        return [
             counts[path][skip : skip + take].astype("int64")
             for path, skip, take in zip(self.paths, self.skips, self.takes, strict=True)
         ]
-        self._hold(parts)
-        parts = [np.where(part > self._most_captions, 0, part) for part in parts]
-        total, images = sum(part.sum() for part in parts), self.takes.sum()
-        passes = max(1, -(-int(total) // max(1, int(images))))
-        sizes = np.zeros((passes, len(parts)), "int64")
-        for number_of_pass in range(passes):
-            for file, part in enumerate(parts):
-                # As `entries` of `interleaved`: the captions first, first + passes …
-                first = (number_of_pass - np.arange(len(part))) % passes
-                sizes[number_of_pass, file] = np.maximum(
-                    0, -((first - part) // passes)
-                ).sum()
-        return sizes
 
-    def _hold(self, parts: list[np.ndarray]) -> None:
+    def _hold(self, counts: list[np.ndarray]) -> _HeldImages:
         """Reads the records of images with very many captions."""
-        counts = np.concatenate([np.zeros(0, "int64"), *parts])
-        limit = _held_limit(counts)
-        chosen = [np.flatnonzero(part > limit) for part in parts]
-        if not any(map(len, chosen)):
-            return
+        limit = _held_limit(np.concatenate([np.zeros(0, "int64"), *counts]))
+        rows = [np.flatnonzero(part > limit) for part in counts]
+        num_images = sum(len(file_rows) for file_rows in rows)
+        if not num_images:
+            return _no_held_images()
         say(
-            f"reading the {sum(map(len, chosen)):,} images of {self._builder.name} "
-            f"that have more than {limit:,} captions"
+            f"reading the {num_images:,} images of {self._builder.name} that have more "
+            f"than {limit:,} captions"
         )
         sizes = np.concatenate(
             [
-                [len(record) for record in self._records_at(file, rows)]
-                for file, rows in enumerate(chosen)
+                [len(record) for record in self._records_at(file, file_rows)]
+                for file, file_rows in enumerate(rows)
             ]
         )
-        held = np.concatenate(
-            [part[rows] for part, rows in zip(parts, chosen, strict=True)]
+        held_counts = np.concatenate(
+            [part[file_rows] for part, file_rows in zip(counts, rows, strict=True)]
         )
         # The images with the most captions first, as long as they fit.
-        order = np.argsort(-held, kind="stable")
-        too_many = np.cumsum(sizes[order]) > _MOST_HELD_BYTES
-        if too_many.any():
-            limit = max(limit, held[order][too_many][0])
-        chosen = [np.flatnonzero(part > limit) for part in parts]
+        order = np.argsort(-held_counts, kind="stable")
+        is_too_much = np.cumsum(sizes[order]) > _MOST_HELD_BYTES
+        if is_too_much.any():
+            limit = max(limit, int(held_counts[order][is_too_much][0]))
+        rows = [np.flatnonzero(part > limit) for part in counts]
         records = [
             record
-            for file, rows in enumerate(chosen)
-            for record in self._records_at(file, rows)
+            for file, file_rows in enumerate(rows)
+            for record in self._records_at(file, file_rows)
         ]
-        self._most_captions = limit
-        self.held = tf.constant(records, tf.string, shape=(len(records),))
-        self.held_counts = np.concatenate(
-            [part[rows] for part, rows in zip(parts, chosen, strict=True)]
+        return _HeldImages(
+            records=tf.constant(records, tf.string, shape=(len(records),)),
+            counts=np.concatenate(
+                [part[file_rows] for part, file_rows in zip(counts, rows, strict=True)]
+            ),
+            most_captions=limit,
         )
 
     def _records_at(self, file: int, rows: np.ndarray) -> Iterator[bytes]:
         """Yields the records of a file at some of its entries, in order."""
         if not len(rows):
             return
-        wanted = set(rows.tolist())
-        skip, take = int(self.skips[file]), int(rows[-1]) + 1
+        selected = set(rows.tolist())
+        skip = int(self.skips[file])
+        take = int(rows[-1]) + 1
         records = _records(self._builder, self.paths[file], skip, take)
         for row, record in enumerate(records.as_numpy_iterator()):
-            if row in wanted:
+            if row in selected:
                 yield record
+
+
+def _pass_sizes(counts: list[np.ndarray], num_images: int) -> np.ndarray:
+    """Returns the number of entries of each file in each pass, int64 (passes, files).
+
+    Args:
+        counts: for each file, the number of captions of its images in passes.
+        num_images: number of all images, also of those that are held.
+    """
+    total = int(sum(part.sum() for part in counts))
+    passes = max(1, -(-total // max(1, num_images)))
+    sizes = np.zeros((passes, len(counts)), "int64")
+    for number_of_pass in range(passes):
+        for file, part in enumerate(counts):
+            # The captions of `entries` in `Shards.interleaved`: first, first + passes,
+            # first + 2 * passes …
+            first = (number_of_pass - np.arange(len(part))) % passes
+            num_captions = np.maximum(0, -((first - part) // passes))
+            sizes[number_of_pass, file] = num_captions.sum()
+    return sizes
 
 
 def _held_limit(counts: np.ndarray) -> int:
@@ -192,8 +247,8 @@ def _held_limit(counts: np.ndarray) -> int:
     limit = int(counts.max(initial=0))
     while True:
         # Without the held images, the mean and so the number of passes is lower.
-        rest = counts[counts <= limit]
-        passes = max(1, -(-int(rest.sum()) // max(1, len(counts))))
+        not_held = counts[counts <= limit]
+        passes = max(1, -(-int(not_held.sum()) // max(1, len(counts))))
         lower = MOST_PER_PASS * passes
         if lower >= limit:
             break
@@ -206,7 +261,7 @@ def _held_limit(counts: np.ndarray) -> int:
 
 
 def enough_shards(builder: Any, split: str, num_input_pipelines: int) -> bool:
-    """Whether every corpus has as many files as input pipelines, or an index."""
+    """Returns True if every corpus has an index, or a file per input pipeline."""
     return all(
         isinstance(member, SourcePairs)
         or member.info.splits[split].num_shards >= num_input_pipelines
@@ -215,39 +270,48 @@ def enough_shards(builder: Any, split: str, num_input_pipelines: int) -> bool:
 
 
 def check_data_service(builder: Any, data_service: str | None) -> None:
-    """Raises if a tf.data service is to read what only this process can."""
+    """Raises InputError if a tf.data service can't read a corpus."""
     for member in _members(builder):
         if is_array_record(member) or isinstance(member, SourcePairs):
             raise InputError(
                 "data_service must be None for a source and a corpus stored as "
-                "array_record, which are read by Python in the training process, "
-                f"received {data_service!r}; leave it out, or build a corpus stored as "
-                "tfrecord."
+                "array_record, which are read by Python in the training process. "
+                f"Received: {data_service!r}. Leave it out, or build a corpus stored "
+                "as tfrecord."
             )
 
 
-def _members(builder):
+def _members(builder: Any) -> Iterable[Any]:
+    """Returns the corpora of a mixture, or the corpus itself."""
     return builder.members.values() if isinstance(builder, Mixture) else [builder]
 
 
 def caption_counts(builder: Any, split: str) -> dict[str, np.ndarray]:
-    """Counts captions, path → uint32 (images,); kept beside the files if possible."""
+    """Counts the captions of each image.
+
+    The counts are stored with the data if its folder is writable.
+
+    Returns:
+        dict, path of a file → uint32 (images,).
+    """
     if isinstance(builder, SourcePairs):
         return builder.caption_counts(split)
     store = pathlib.Path(builder.data_path) / _FILE
-    kept, parts = _read_kept(store), builder.info.splits[split].file_instructions
+    counts = _read_counts(store)
+    parts = builder.info.splits[split].file_instructions
     missing = [
         part
         for part in parts
-        if len(kept.get(part.basename(), ())) != part.examples_in_shard
+        if len(counts.get(part.basename(), ())) != part.examples_in_shard
     ]
     if missing:
         say(f"counting the captions of {len(missing):,} files of {builder.name}")
-        kept |= {part.basename(): _count(builder, part) for part in missing}
-        # In a folder that is only read, they are counted again next time.
+        for part in missing:
+            counts[part.basename()] = _count(builder, part)
+        # In a read-only folder, they are counted again next time.
         with contextlib.suppress(OSError), atomic_write(store, "wb") as file:
-            np.savez(file, **kept)
-    return {str(part.filename): kept[part.basename()] for part in parts}
+            np.savez(file, **counts)  # type: ignore[arg-type]
+    return {str(part.filename): counts[part.basename()] for part in parts}
 
 
 def count_captions(builder: Any, serialized: tf.Tensor) -> tf.Tensor:
@@ -257,7 +321,13 @@ def count_captions(builder: Any, serialized: tf.Tensor) -> tf.Tensor:
     return tf.size(features.deserialize_example(serialized)["captions"])
 
 
-def _records(builder, path, skip, take):
+def _records(
+    builder: Any,
+    path: str | tf.Tensor,
+    skip: int | tf.Tensor,
+    take: int | tf.Tensor,
+) -> tf.data.Dataset:
+    """Returns serialized examples of a file."""
     if isinstance(builder, SourcePairs):
         return builder.records(path, skip, take)
     if is_array_record(builder):
@@ -266,7 +336,8 @@ def _records(builder, path, skip, take):
     return file.skip(skip).take(take)
 
 
-def _count(builder, part):
+def _count(builder: Any, part: Any) -> np.ndarray:
+    """Counts the captions of the images of a file, uint32 (images,)."""
     records = _records(builder, str(part.filename), 0, part.examples_in_shard)
     counts = records.map(
         lambda record: count_captions(builder, record), tf.data.AUTOTUNE
@@ -275,9 +346,10 @@ def _count(builder, part):
     return np.concatenate([np.zeros(0, np.uint32), *parts])
 
 
-def _read_kept(store):
+def _read_counts(store: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads stored counts, or returns {} if the file is missing or damaged."""
     try:
-        with open(store, "rb") as file, np.load(file) as kept:
-            return dict(kept)
+        with open(store, "rb") as file, np.load(file) as counts:
+            return dict(counts)
     except (OSError, ValueError, zipfile.BadZipFile):
-        return {}  # There is none, or it is damaged.
+        return {}

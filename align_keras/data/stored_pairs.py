@@ -1,4 +1,4 @@
-"""The stored examples of a split: how many, one after another, or all in memory."""
+"""The stored examples of a split: their number, a dataset, and all in memory."""
 
 import dataclasses
 import itertools
@@ -16,7 +16,7 @@ DECODERS = {"image": tfds.decode.SkipDecoding()}
 
 
 def stored_pairs(builder: Any, split: str) -> tf.data.Dataset:
-    """The examples in the order in which they are stored, images undecoded."""
+    """Returns the examples in stored order, with undecoded images."""
     split_size(builder, split)
     if isinstance(builder, Mixture):
         return builder.as_dataset(split=split, decoders=DECODERS)
@@ -24,23 +24,28 @@ def stored_pairs(builder: Any, split: str) -> tf.data.Dataset:
 
 
 def check_batch_size(batch_size: int, builder: Any, split: str) -> None:
-    """Raises unless the split holds at least one batch."""
+    """Raises InputError unless the split has at least one batch."""
     pairs = split_size(builder, split)
     if batch_size > pairs:
         raise InputError(
-            f"global_batch_size may be at most the {pairs} pairs of "
-            f"{builder.name}[{split}], received {batch_size}; use "
+            f"global_batch_size must be at most the {pairs} pairs of "
+            f"{builder.name}[{split}]. Received: {batch_size}. Use "
             f"--params_override task.train_data.global_batch_size={pairs} or less, "
-            "or give more pairs."
+            "or more pairs."
         )
 
 
 def split_size(builder: Any, split: str) -> int:
-    """Returns the number of images of a split; an error names the splits there are."""
+    """Returns the number of images of a split.
+
+    Raises:
+        InputError: if there is no such split. It names the existing splits.
+    """
     try:
         return builder.info.splits[split].num_examples
     except InputError:
-        raise  # A mixture's, which tells whose split it is that lacks.
+        # The error of a mixture names the corpus that lacks the split.
+        raise
     except (KeyError, ValueError, NotImplementedError) as error:
         splits = builder.info.splits
         known = ", ".join(sorted(splits)) or "none"
@@ -48,27 +53,32 @@ def split_size(builder: Any, split: str) -> int:
         if whole != split and whole in splits:
             raise InputError(
                 f"tfds_split must be a part of the {splits[whole].num_examples} images "
-                f"of {builder.name}[{whole}], received {split!r}; name a smaller one, "
-                "or give more pairs."
+                f"of {builder.name}[{whole}]. Received: {split!r}. Name a smaller "
+                "part, or use more pairs."
             ) from error
         raise InputError(
-            f"{builder.name} has no split {split!r}, only {known}; name one of these "
-            "as tfds_split, or give more pairs: two different images at least."
+            f"{builder.name} has no split {split!r}, only {known}. Name one of these "
+            "as tfds_split, or use more pairs: at least two different images."
         ) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalSet:
-    """The images of a split, encoded, with all their captions, in stored order;
-    `image_keys` are equal for pixel-identical images.
+    """The images of a split with all their captions, in stored order.
+
+    Attributes:
+        ids: list of str.
+        images: list of bytes, the encoded images.
+        captions: list of the captions of each image.
+        image_keys: list of str, which are equal for pixel-identical images.
     """
 
-    ids: list
-    images: list
-    captions: list
-    image_keys: list
+    ids: list[str]
+    images: list[bytes]
+    captions: list[list[str]]
+    image_keys: list[str]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ids)
 
 
@@ -87,10 +97,12 @@ def read_retrieval_set(builder: Any, split: str) -> RetrievalSet:
 
 
 def read_image_keys(builder: Any, split: str) -> set[str]:
-    """Returns the keys of a split's images, empty for sources, which have none."""
+    """Returns the keys of a split's images. Sources have none."""
     if isinstance(builder, Mixture):
-        parts = (read_image_keys(part, split) for part in builder.members.values())
-        return set().union(*parts)
+        keys: set[str] = set()
+        for member in builder.members.values():
+            keys |= read_image_keys(member, split)
+        return keys
     if "image_key" not in builder.info.features:
         return set()
     decoding = tfds.decode.PartialDecoding({"image_key": True})

@@ -1,10 +1,13 @@
-"""An approximate index beside the vectors, for more images than a scan is quick for.
+"""Approximate index of the vectors, for indexes that are too large for a quick scan.
 
-Vectors of 2 bits a number (product quantization by faiss; Jégou et al. 2011, André et
-al. 2017) are scanned, and the best thousand ranked anew by the exact ones. It is a
-cache. A graph (HNSW) was left: made of images it leads words astray; of a million
-vectors of 384 numbers it found 21% of the ten best for words of the hardest model, in
-1 ms; scanning finds 99% in 26 ms (`tools/benchmarks/bench_search.py approximate`).
+A search scans vectors of 2 bits per number (product quantization of faiss, see Jégou et
+al. 2011 and André et al. 2017) and ranks the best thousand again by the exact vectors.
+The file is a cache.
+
+A graph (HNSW) was not chosen, because a graph of images is searched poorly by words.
+Among a million vectors of 384 numbers it found 21% of the ten best for words of the
+hardest model in 1 ms, where scanning finds 99% in 26 ms
+(`tools/benchmarks/bench_search.py approximate`).
 """
 
 import math
@@ -17,24 +20,34 @@ from align_keras.search.index_files import approximate_files, approximate_path
 from align_keras.utils.files import atomic_path
 from align_keras.utils.progress import progress_bar
 
-# From so many rows on; below, the exact scan takes less than a tenth of a second.
+# Rows. With fewer, the exact scan takes less than a tenth of a second.
 LEAST_ROWS = 200_000
-# Candidates that are ranked anew: at least so many, one of so many rows, and so many
-# for each that is asked. Of 10,000,000 rows 1,000 held 98% of the best ten, 4,000 all.
-CANDIDATES, ROWS_A_CANDIDATE, _EACH = 1000, 2500, 10
-# Sixteen centers for each two numbers, learned from some of the rows.
-_BITS, _TRAINING_ROWS = 4, 10_000
-# Rows that are scanned because they are newer, before they are added.
+# Number of candidates that are ranked again: at least `CANDIDATES`, at least one per
+# `ROWS_A_CANDIDATE` rows, and at least `_EACH` per requested row. Among 10,000,000
+# rows, 1,000 candidates contained 98% of the best ten, and 4,000 all of them.
+CANDIDATES = 1000
+ROWS_A_CANDIDATE = 2500
+_EACH = 10
+# Bits of a code. Two numbers have 16 centers, learned from about `_TRAINING_ROWS` rows.
+_BITS = 4
+_TRAINING_ROWS = 10_000
+# Number of newer rows from which they are added. Fewer are scanned.
 _NEWER = 20_000
+# Rows that are added at once.
 _BLOCK = 10_000
-# To scan some rows takes as long as the codes of all if they are about this part.
+# Share of the rows up to which scanning them is faster than scanning all codes.
 LEAST_SHARE = 1 / 16
-# How faiss begins a file of this kind, and what precedes our checksum at its end.
-_KIND, _MARK = b"IPfs", b"align_keras sum "
+# First bytes of a file of faiss of this kind, and bytes before our checksum at its end.
+_KIND = b"IPfs"
+_MARK = b"align_keras sum "
 
 
 def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> bool:
-    """Builds the approximate index, or adds newer rows; False if it needs none."""
+    """Builds the approximate index or adds newer rows.
+
+    Returns:
+        True if the file was written.
+    """
     path = approximate_path(folder, vectors_file)
     for old in approximate_files(folder):
         if old != path:
@@ -46,7 +59,7 @@ def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> b
 
     index = _read(path, width, total)
     if index is not None and _has_checksum(path) is None:
-        index = None  # Of an earlier version, without a checksum.
+        index = None  # An earlier version wrote it without a checksum.
     if index is None:
         parts = width if width % 2 else width // 2
         index = faiss.IndexPQFastScan(width, parts, _BITS, faiss.METRIC_INNER_PRODUCT)
@@ -68,9 +81,13 @@ def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> b
 
 
 class Approximate:
-    """Finds rows near to a query; more than `candidates` hold more of the best."""
+    """Finds rows near a query.
 
-    def __init__(self, index: Any):
+    Attributes:
+        candidates: int, number of candidates. More contain more of the best rows.
+    """
+
+    def __init__(self, index: Any) -> None:
         self.candidates = max(CANDIDATES, index.ntotal // ROWS_A_CANDIDATE)
         self._index = index
 
@@ -82,7 +99,7 @@ class Approximate:
         dimension: int,
         rows: int = 2**62,
     ) -> "Approximate | None":
-        """Opens it, or returns None where there is none that can be read.
+        """Opens the file, or returns None if there is none that can be read.
 
         Args:
             folder: folder of the index.
@@ -100,35 +117,47 @@ class Approximate:
         vectors: Any,
         rows: np.ndarray | None = None,
     ) -> np.ndarray | None:
-        """Returns rows, sorted, among which the `count` best are, and those that are
-        newer: of all, or of `rows`, or None if too few of those are near.
+        """Returns candidates for the `count` best rows, and all newer rows.
+
+        Args:
+            query: float32 (d,), the embedding.
+            count: number of rows that are requested.
+            vectors: float32 (n, d), all vectors.
+            rows: int64 (m,), sorted rows to search, or None for all rows.
+
+        Returns:
+            int64, sorted rows, or None if `rows` contains too few candidates.
         """
-        known = min(self._index.ntotal, len(vectors))
-        count = max(self.candidates, _EACH * count)
+        num_indexed = min(self._index.ntotal, len(vectors))
+        num_candidates = max(self.candidates, _EACH * count)
         share = 1.0 if rows is None else len(rows) / len(vectors)
-        _, near = self._index.search(query[None], min(math.ceil(count / share), known))
+        num_nearest = min(math.ceil(num_candidates / share), num_indexed)
+        _, nearest = self._index.search(query[None], num_nearest)
+        indexed = nearest[0][(nearest[0] >= 0) & (nearest[0] < num_indexed)]
         newer = np.arange(self._index.ntotal, len(vectors))
-        chosen = np.concatenate([near[0][(near[0] >= 0) & (near[0] < known)], newer])
-        chosen = np.sort(chosen.astype(np.int64))
+        candidates = np.sort(np.concatenate([indexed, newer]).astype(np.int64))
         if rows is None:
-            return chosen
-        places = np.searchsorted(rows, chosen).clip(max=len(rows) - 1)
-        chosen = chosen[rows[places] == chosen]
-        # The query's best may be those that the condition leaves out.
-        return chosen if len(chosen) >= min(count // 2, len(rows)) else None
+            return candidates
+        positions = np.searchsorted(rows, candidates).clip(max=len(rows) - 1)
+        candidates = candidates[rows[positions] == candidates]
+        # The condition may exclude the images nearest to the query.
+        if len(candidates) < min(num_candidates // 2, len(rows)):
+            return None
+        return candidates
 
 
 def is_whole(folder: pathlib.Path, vectors_file: str) -> bool:
-    """Returns False if the approximate index isn't as it was written."""
+    """Returns False if the file of the approximate index has been damaged."""
     path = approximate_path(folder, vectors_file)
     return not path.exists() or _has_checksum(path) is not False
 
 
-def _read(path, dimension, rows):
-    """A file that is damaged is as none: it is a cache."""
+def _read(path: pathlib.Path, dimension: int, rows: int) -> Any:
+    """Reads the index of faiss, or returns None if the file is missing or damaged."""
     if not path.exists() or _has_checksum(path) is False:
         return None
-    import faiss  # Only here: it takes as long as a small search.
+    # Imported here because it takes as long as a small search.
+    import faiss
 
     try:
         index = faiss.read_index(str(path))
@@ -139,11 +168,13 @@ def _read(path, dimension, rows):
     return index if fits else None
 
 
-def _has_checksum(path):
-    """True for a right checksum, False for a wrong one or another kind of file, None
-    for a file of an earlier version, which has none.
+def _has_checksum(path: pathlib.Path) -> bool | None:
+    """Returns True for a correct checksum, False for a wrong one or another kind of
+    file, and None for a file of an earlier version, which has no checksum.
     """
-    content = np.memmap(path, np.uint8, "r") if path.stat().st_size else b""
+    if not path.stat().st_size:
+        return False
+    content = np.memmap(path, np.uint8, "r")
     if bytes(content[:4]) != _KIND:
         return False
     end = len(content) - len(_MARK) - 8
@@ -152,9 +183,11 @@ def _has_checksum(path):
     return _checksum(content[:end]) == int.from_bytes(bytes(content[-8:]), "little")
 
 
-def _checksum(content):
-    """Sum of the 8-byte words: at the speed of memory, where CRC takes five times as
-    long as faiss does to read the file.
+def _checksum(content: np.ndarray) -> int:
+    """Returns the sum of the words of 8 bytes.
+
+    It is computed at the speed of memory. A CRC takes five times as long as faiss needs
+    to read the file.
     """
     words = content[: len(content) // 8 * 8].view("<u8")
     last = int.from_bytes(bytes(content[len(words) * 8 :]), "little")

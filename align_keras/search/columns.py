@@ -1,8 +1,8 @@
 """Columns that a condition may name: those of every image, and those of users' tables.
 
-A table's values are stored as the text that the table holds, so that "00123" and an
-ISBN of 20 digits stay what they are. A column compares as numbers if each of its values
-is a plain number, by `kind_of`.
+A table's values are stored as the text in the table, so that "00123" and an ISBN of 20
+digits do not change. A column compares as numbers if `kind_of` finds a plain number in
+each of its cells.
 """
 
 import decimal
@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable
 from typing import Any, NamedTuple
 
 # Columns of every image, and their types in SQLite.
-COLUMNS = {
+INDEX_COLUMNS = {
     "path": "TEXT",
     "folder": "TEXT",
     "name": "TEXT",
@@ -24,18 +24,20 @@ COLUMNS = {
     "camera": "TEXT",
     "captions": "TEXT",
 }
-# Names that conditions have for a table's column only with an underscore added.
-_RESERVED = (*COLUMNS, "id", "root", "file", "row", "content")
-# Columns of all tables of an index.
+# A column of a table with one of these names has an underscore added in conditions.
+_RESERVED = (*INDEX_COLUMNS, "id", "root", "file", "row", "content")
+# Maximum number of columns of all tables of an index.
 MAX_COLUMNS = 2_000
-# Kinds of a table's column: numbers that are shown as numbers, numbers that are shown
-# as their text ("4.50"), and text.
-NUMBER, DECIMAL, TEXT = "number", "decimal", "text"
+# Kinds of a table's column. A hit has a number as a number, a decimal as its text
+# ("4.50"). Both compare as numbers.
+NUMBER = "number"
+DECIMAL = "decimal"
+TEXT = "text"
 _KINDS = (NUMBER, DECIMAL, TEXT)
 _PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
-# Longer numbers are text; float(…) of a million digits takes long.
+# Longer numbers are text, since float(…) of a million digits takes long.
 _MAX_DIGITS = 400
-# JavaScript and JSON readers keep larger integers only in part.
+# JavaScript and JSON readers round larger integers.
 _MAX_INTEGER = 2**53
 
 
@@ -44,10 +46,10 @@ class Column(NamedTuple):
 
     Attributes:
         sql: str, the expression that is compared.
-        kind: str, `NUMBER` or `TEXT`; "" if a comparison takes either.
+        kind: str, `NUMBER` or `TEXT`, or "" if a comparison accepts both.
         text: str, the expression that `like` matches.
-        table: int, number of the table of rows that holds it, or None for a column of
-            the images themselves.
+        table: int, number of the table of rows that stores it, or None for a column
+            of the images themselves.
     """
 
     sql: str
@@ -57,14 +59,14 @@ class Column(NamedTuple):
 
 
 class TableRow(NamedTuple):
-    """A row of a user's table: captions of its image, and values by column name."""
+    """A row of a user's table: captions of its image, and column name → value."""
 
     captions: list[str]
     values: dict[str, Any]
 
 
 def as_text(value: Any) -> str | None:
-    """Returns a cell as it is stored, or None for what isn't stored.
+    """Returns a cell as the text to store, or None for a value that isn't stored.
 
     NUL and lone surrogates, which no database stores, become U+FFFD.
 
@@ -85,7 +87,7 @@ def as_text(value: Any) -> str | None:
 
 
 def fold_case(text: str | None) -> str | None:
-    """Returns text in lower case; both forms of the small sigma are the same."""
+    """Returns text in lower case, with one form of the small sigma."""
     return None if text is None else text.lower().replace("ς", "σ")
 
 
@@ -112,7 +114,7 @@ def kind_of(values: Iterable[Any]) -> str | None:
     return next((kind for kind in reversed(_KINDS) if kind in kinds), None)
 
 
-def _kind_of_cell(value):
+def _kind_of_cell(value: Any) -> str | None:
     if isinstance(value, bool):
         return TEXT
     if isinstance(value, int):
@@ -140,14 +142,14 @@ def _kind_of_cell(value):
 
 def combined_kind(kinds: Iterable[str | None]) -> str:
     """Returns the kind of a column that several tables have."""
-    named = [kind for kind in kinds if kind in _KINDS]
-    return max(named, key=_KINDS.index, default=TEXT)
+    known_kinds = [kind for kind in kinds if kind in _KINDS]
+    return max(known_kinds, key=_KINDS.index, default=TEXT)
 
 
 def shown_value(text: str | None, kind: str) -> str | int | float | None:
-    """Returns a stored cell as a hit shows it.
+    """Returns a stored cell as the value in a hit.
 
-    A cell that isn't a number is returned as it is, whatever the column's kind.
+    A cell that isn't a number is returned unchanged, also in a column of numbers.
 
     >>> shown_value("5", "number"), shown_value("4.50", "decimal")
     (5, '4.50')
@@ -165,9 +167,9 @@ def shown_value(text: str | None, kind: str) -> str | int | float | None:
 
 
 def name_in_conditions(name: str, taken: Container[str]) -> str:
-    """Returns the name by which conditions call a table's column.
+    """Returns the name of a table's column in conditions.
 
-    It has letters, digits and underscores alone, in lower case, and is none of `taken`.
+    It has only letters in lower case, digits and underscores, and is not in `taken`.
 
     >>> name_in_conditions("My Column!", ()), name_in_conditions("path", ("path_",))
     ('my_column', 'path_2')
@@ -175,7 +177,8 @@ def name_in_conditions(name: str, taken: Container[str]) -> str:
     plain = re.sub(r"\W+", "_", name.lower()).strip("_") or "column"
     if plain in _RESERVED:
         plain += "_"
-    candidate, number = plain, 1
+    candidate = plain
+    number = 1
     while candidate in taken or candidate in _RESERVED:
         number += 1
         candidate = f"{plain.rstrip('_')}_{number}"

@@ -1,7 +1,8 @@
-"""The images of a built corpus, each named by its record's place in a shard.
+"""The images of a built corpus, each named by the position of its record in a shard.
 
-`tfrecord:OFFSET:PATH` is the record that begins there, `array_record:NUMBER:PATH` that
-of a number. A path is absolute, so that no file's can be mistaken for one of these.
+`tfrecord:OFFSET:PATH` names the record that begins at an offset, and
+`array_record:NUMBER:PATH` the record with a number. Paths of files are absolute, so
+none of them looks like such a name.
 """
 
 import functools
@@ -9,19 +10,55 @@ import glob
 import os
 import struct
 from collections.abc import Iterator
+from typing import IO, Any, NamedTuple
 
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources.tfrecord_files import feature_values, masked_crc
 from align_keras.utils.errors import needs
 from align_keras.utils.files import MAX_FILE_BYTES, open_regular
 
-_DESCRIPTION, _CONFIG = b"features.json", b"corpus.yaml"
-_KINDS = (b"tfrecord:", b"array_record:")
+_DESCRIPTION = b"features.json"
+_CONFIG = b"corpus.yaml"
+_PREFIXES = (b"tfrecord:", b"array_record:")
+
+
+class ShardError(Exception):
+    """A shard that can't be read to its end."""
+
+
+class FoundRecord(NamedTuple):
+    """A record of a shard.
+
+    Attributes:
+        file: bytes, name of the record.
+        size: int, bytes of the record, or 0 if they are unknown.
+        mtime_ns: int, time of the shard.
+    """
+
+    file: bytes
+    size: int
+    mtime_ns: int
+
+
+class ShardRecord(NamedTuple):
+    """The content of a record.
+
+    Attributes:
+        image: bytes, the encoded image.
+        captions: list of str.
+        size: int, bytes of the record, or 0 if they are unknown.
+        mtime_ns: int, time of the shard.
+    """
+
+    image: bytes
+    captions: list[str]
+    size: int
+    mtime_ns: int
 
 
 def is_record(file: bytes) -> bool:
-    """Says whether this names an image in a shard."""
-    return file.startswith(_KINDS)
+    """Returns True if a name is that of a record in a shard."""
+    return file.startswith(_PREFIXES)
 
 
 def shard_of(file: bytes) -> bytes:
@@ -30,89 +67,108 @@ def shard_of(file: bytes) -> bytes:
 
 
 def corpus_shards(folder: bytes) -> list[bytes]:
-    """Finds the shards of a built corpus, in order: of a folder with `features.json`,
-    or of what `corpus build --out` named, which has `corpus.yaml`; else none.
+    """Returns the shards of a built corpus in order, or [] for other folders.
+
+    Args:
+        folder: a data set's folder, which has `features.json`, or the folder of
+            `corpus build --out`, which has `corpus.yaml`.
     """
-    place = glob.escape(folder)
-    found = glob.glob(os.path.join(place, _DESCRIPTION))
+    pattern = glob.escape(folder)
+    descriptions = glob.glob(os.path.join(pattern, _DESCRIPTION))
     if os.path.isfile(os.path.join(folder, _CONFIG)):
-        found += sorted(glob.glob(os.path.join(place, b"*", b"*", _DESCRIPTION)))
-    return [
-        shard
-        for file in found
-        for shard in sorted(entry.path for entry in os.scandir(os.path.dirname(file)))
-        if _kind(shard)
-    ]
+        below = os.path.join(pattern, b"*", b"*", _DESCRIPTION)
+        descriptions += sorted(glob.glob(below))
+    shards = []
+    for description in descriptions:
+        paths = sorted(entry.path for entry in os.scandir(os.path.dirname(description)))
+        shards += [path for path in paths if _prefix(path) is not None]
+    return shards
 
 
-def find_records(
-    shard: bytes, problems: list[tuple[bytes, str]]
-) -> Iterator[tuple[bytes, int, int]]:
-    """Yields a shard's records: name, size, the shard's time; `problems` get others."""
+def find_records(shard: bytes) -> Iterator[FoundRecord]:
+    """Yields the records of a shard.
+
+    Raises:
+        ShardError: if the shard can't be read, after the records before the error.
+    """
     try:
-        modified = os.stat(shard).st_mtime_ns
-        if _kind(shard) == b"array_record:":
-            count = _array_records(shard, modified).num_records()
-            if not count:  # Of a broken file, too.
+        mtime_ns = os.stat(shard).st_mtime_ns
+        if _prefix(shard) == b"array_record:":
+            count = _array_records(shard, mtime_ns).num_records()
+            # The count of a broken file is 0.
+            if not count:
                 raise ValueError("holds no record")
             for number in range(count):
-                yield b"array_record:%d:%b" % (number, shard), 0, modified
+                yield FoundRecord(b"array_record:%d:%b" % (number, shard), 0, mtime_ns)
         else:
             with open_regular(os.fsdecode(shard)) as file:
-                for offset, length in _lengths(file):
-                    yield b"tfrecord:%d:%b" % (offset, shard), length, modified
+                for offset, length in _offsets_and_lengths(file):
+                    name = b"tfrecord:%d:%b" % (offset, shard)
+                    yield FoundRecord(name, length, mtime_ns)
     except OSError as error:
-        problems.append((shard, f"shard: {error.strerror}"))
-    except ValueError as error:  # ArrayRecord's, too.
-        problems.append((shard, f"shard: {' '.join(str(error).split())[:100]}"))
+        raise ShardError(str(error.strerror)) from error
+    except ValueError as error:  # The reader of ArrayRecord raises it too.
+        raise ShardError(" ".join(str(error).split())[:100]) from error
 
 
-def read_record(file: bytes) -> tuple[bytes, list[str], int, int]:
-    """Reads an image, its captions, the record's size and the shard's time."""
-    kind, place, shard = file.split(b":", 2)
+def read_shard_record(file: bytes) -> ShardRecord:
+    """Reads the image and the captions of a record.
+
+    Raises:
+        ImageError: if the record can't be read.
+    """
+    prefix, position, shard = file.split(b":", 2)
     size = 0
     try:
-        modified = os.stat(shard).st_mtime_ns
-        if kind == b"array_record":
-            (message,) = _array_records(shard, modified).read([int(place)])
+        mtime_ns = os.stat(shard).st_mtime_ns
+        if prefix == b"array_record":
+            (message,) = _array_records(shard, mtime_ns).read([int(position)])
         else:
             with open_regular(os.fsdecode(shard)) as opened:
-                opened.seek(int(place))
-                message = _message(opened)
+                opened.seek(int(position))
+                message = _read_message(opened)
             size = len(message)
         values = feature_values(message)
         captions = [
             message[start : start + length].decode("utf-8", "replace")
             for start, length in values.get("captions", [])
         ]
-        (start, length), *_ = values["image"]
+        start, length = values["image"][0]
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError("missing", f"no shard: {error.strerror}") from None
     except OSError as error:
         raise ImageError("can't be opened", f"shard: {error.strerror}") from None
     except (ValueError, IndexError, KeyError) as error:
         raise ImageError("unreadable", f"broken record: {error}") from None
-    return message[start : start + length], captions, size, modified
+    image = message[start : start + length]
+    return ShardRecord(image, captions, size, mtime_ns)
 
 
-def _kind(shard):
+def _prefix(shard: bytes) -> bytes | None:
+    """Returns the prefix of the names of a shard's records, or None for other files."""
     name = os.path.basename(shard)
-    return next((kind for kind in _KINDS if b"." + kind[:-1] + b"-" in name), None)
+    for prefix in _PREFIXES:
+        file_format = prefix.removesuffix(b":")
+        if b"." + file_format + b"-" in name:
+            return prefix
+    return None
 
 
-def _lengths(file):
-    """Yields (offset, length) of a TFRecord file's records, by their headers alone."""
-    end, offset = os.fstat(file.fileno()).st_size, 0
+def _offsets_and_lengths(file: IO[bytes]) -> Iterator[tuple[int, int]]:
+    """Yields offset and length of a TFRecord file's records. Reads only the headers."""
+    end = os.fstat(file.fileno()).st_size
+    offset = 0
     while offset < end:
         file.seek(offset)
-        length = _length(file)
+        length = _read_length(file)
         yield offset, length
         offset += length + 16
         if offset > end:
             raise ValueError("ends within a record")
 
 
-def _length(file):
+def _read_length(file: IO[bytes]) -> int:
+    """Reads the header of a record and returns the length of its message."""
     header = file.read(12)
     if len(header) < 12 or masked_crc(header[:8]) != struct.unpack("<I", header[8:])[0]:
         raise ValueError("is no TFRecord, or broken")
@@ -120,18 +176,20 @@ def _length(file):
     return length
 
 
-def _message(file):
-    length = _length(file)
+def _read_message(file: IO[bytes]) -> bytes:
+    length = _read_length(file)
     if length > MAX_FILE_BYTES:
         raise ValueError(f"of {length:,} bytes")
-    message, checksum = file.read(length), file.read(4)
+    message = file.read(length)
+    checksum = file.read(4)
     if masked_crc(message) != int.from_bytes(checksum, "little"):
         raise ValueError("wrong checksum")
     return message
 
 
 @functools.lru_cache(maxsize=16)
-def _array_records(shard, modified):
+def _array_records(shard: bytes, mtime_ns: int) -> Any:
+    """Returns the reader of a shard. `mtime_ns` keeps the cache up to date."""
     with needs("corpus", "a corpus stored as array_record is read by array_record"):
         from array_record.python import array_record_module
     return array_record_module.ArrayRecordReader(os.fsdecode(shard))

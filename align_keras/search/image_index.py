@@ -16,7 +16,7 @@ import numpy as np
 
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
-from align_keras.search.columns import COLUMNS
+from align_keras.search.columns import INDEX_COLUMNS
 from align_keras.search.index_files import (
     damaged,
     run_index_command,
@@ -91,7 +91,7 @@ class Index:
     ```
     """
 
-    def __init__(self, store: Any):
+    def __init__(self, store: Any) -> None:
         self.store = store
         self.folder = store.folder
         self._model: Embedder | None = None
@@ -230,7 +230,9 @@ class Index:
         return index
 
     @classmethod
-    def _open(cls, folder, model):
+    def _open(
+        cls, folder: str | os.PathLike, model: str | os.PathLike | Embedder | None
+    ) -> "Index":
         """As `open`, also of an index that `add` must complete."""
         index = cls(_kind_of_store(folder)(folder))
         if model is not None:
@@ -275,7 +277,7 @@ class Index:
             self._model = self._checked(opened)
         return self._model
 
-    def _checked(self, model):
+    def _checked(self, model: Embedder) -> Embedder:
         made_with = self.store.header["model"]
         is_same = model.fingerprint == made_with["fingerprint"]
         if is_same and model.dimension == self.store.dimension:
@@ -494,7 +496,7 @@ class Index:
             )
         ]
 
-    def _sampled(self):
+    def _sampled(self) -> tuple[np.ndarray, int]:
         """Some embeddings from all over the index, and the number of its images."""
         version = self.store.version
         if self._sample is None or self._sample[0] != version:
@@ -502,7 +504,8 @@ class Index:
             if not len(sample):
                 sample = np.zeros((1, self.store.dimension), np.float32)
             self._sample = version, sample, len(self)
-        return self._sample[1:]
+        _, sample, count = self._sample
+        return sample, count
 
     def latest(self, where: str | None = None, k: int = 10) -> list[Hit]:
         """Lists the images that were indexed last, without a query.
@@ -524,10 +527,18 @@ class Index:
             for rank, image in enumerate(images, 1)
         ]
 
-    def _hit(self, rank, score, image, mark, folded, rows):
+    def _hit(
+        self,
+        rank: int,
+        score: float | None,
+        image: dict[str, Any],
+        mark: str | None,
+        folded: list[dict[str, Any]],
+        rows: list[dict[str, Any]],
+    ) -> Hit:
         columns = {
             name: image[name]
-            for name in COLUMNS
+            for name in INDEX_COLUMNS
             if name not in ("path", "captions") and image[name] is not None
         }
         for row in reversed(rows):  # The first row has the last word.
@@ -557,7 +568,7 @@ class Index:
         _, name = split_item(image["file"])
         return stored_image_path(self.folder, name) if name else None
 
-    def _captions(self, image):
+    def _captions(self, image: dict[str, Any]) -> list[str]:
         try:
             captions = json.loads(image["captions"] or "[]")
         except (TypeError, ValueError):
@@ -567,7 +578,7 @@ class Index:
             raise damaged(self.folder, f"the captions of image {image['id']}")
         return captions
 
-    def _checked_embedding(self, embedding):
+    def _checked_embedding(self, embedding: np.ndarray) -> np.ndarray:
         embedding = np.ascontiguousarray(embedding, np.float32)
         if embedding.shape != (self.store.dimension,):
             raise InputError(
@@ -580,7 +591,7 @@ class Index:
             )
         return embedding
 
-    def _condition(self, where):
+    def _condition(self, where: str | None) -> tuple[str, list[Any]]:
         """SQL and parameters of a condition, or of none."""
         return self.store.condition(where)
 
@@ -630,7 +641,7 @@ def _model_options(reference: dict[str, str]) -> str:
     return options
 
 
-def _kind_of_store(place) -> Any:
+def _kind_of_store(place: str | os.PathLike) -> Any:
     if not is_database(place):
         return Store
     from align_keras.search.postgres import PostgresStore

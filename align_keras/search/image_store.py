@@ -2,6 +2,7 @@
 (`store.py`) and in a database (`postgres.py`).
 """
 
+import abc
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,9 +26,11 @@ class ImageStore(TableRows):
     header: dict
     # Name of the file of vectors. A row keeps its number while the name is the same.
     vectors_file: Any
-    # Yields the connection, to one thread at a time.
-    _reading: Callable[[], contextlib.AbstractContextManager]
     _connection: Any
+
+    @abc.abstractmethod
+    def _reading(self) -> contextlib.AbstractContextManager[Any]:
+        """Context that yields the connection, to one thread at a time."""
 
     @property
     def dimension(self) -> int:
@@ -101,24 +104,24 @@ class ImageStore(TableRows):
             "a hit."
         )
 
-    def _images(self, where, parameters):
+    def _images(self, where: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
         return self._dicts(f"SELECT * FROM images WHERE {where}", parameters)
 
-    def _dicts(self, sql, parameters):
+    def _dicts(self, sql: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
         with self._reading() as connection:
             cursor = connection.execute(self._sql(sql), parameters)
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-    def _all(self, sql, parameters=()):
+    def _all(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with self._reading() as connection:
             return connection.execute(self._sql(sql), parameters).fetchall()
 
-    def _one(self, sql, parameters=()):
+    def _one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         (row,) = self._all(sql, parameters) or [(None,)]
         return row[0]
 
-    def _meta(self, key):
+    def _meta(self, key: str) -> Any:
         return self._one("SELECT value FROM meta WHERE key = ?", [key])
 
     def with_stable_rows(self, read: Callable[[], T]) -> T:
@@ -215,27 +218,30 @@ class ImageStore(TableRows):
         """Drops those notes."""
         self._each("DELETE FROM unreadable WHERE file = ?", files)
 
-    def _set(self, key, value):
+    def _set(self, key: str, value: Any) -> None:
         self._run("UPDATE meta SET value = ? WHERE key = ?", [value, key])
 
-    def _run(self, sql, parameters=()):
+    def _run(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         return self._connection.execute(self._sql(sql), parameters)
 
-    def _each(self, sql, values):
+    def _each(self, sql: str, values: Iterable[Any]) -> None:
         self._run_many(sql, [(value,) for value in values])
 
-    def _run_many(self, sql, rows):
+    def _run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         if rows:
             self._connection.cursor().executemany(self._sql(sql), rows)
 
     # === What SQLite does; PostgreSQL has its own ===
 
-    def _sql(self, text):
+    def _lock_tables(self) -> None:
+        """Does nothing, since a transaction of SQLite locks the whole database."""
+
+    def _sql(self, text: str) -> str:
         return text
 
-    def _stored(self, name, value):
+    def _stored(self, name: str, value: Any) -> Any:
         return value
 
-    def _folded(self, sql, is_ascii):
+    def _folded(self, sql: str, is_ascii: bool) -> str:
         """Letters beyond ASCII matter only for a pattern that has some."""
         return f"lower({sql})" if is_ascii else f"fold_case({sql})"

@@ -13,10 +13,13 @@ from typing import IO
 
 from align_keras.utils.errors import InputError
 
-HEADER, DATABASE, LOCK = "index.json", "images.sqlite", "index.lock"
-WAL, SHARED_MEMORY = f"{DATABASE}-wal", f"{DATABASE}-shm"
+HEADER = "index.json"
+DATABASE = "images.sqlite"
+LOCK = "index.lock"
+WAL = f"{DATABASE}-wal"
+SHARED_MEMORY = f"{DATABASE}-shm"
 JOURNAL = f"{DATABASE}-journal"
-# Results of a cluster's tasks, while an index is built.
+# Results of a cluster's tasks while an index is built.
 TASKS = ".tasks"
 # Folder of the images of an index that was made from embeddings.
 STORED_IMAGES = "images"
@@ -135,9 +138,9 @@ def open_to_write(path: pathlib.Path, new: bool = False) -> IO[bytes]:
     return open(os.open(path, flags, 0o666), "r+b")
 
 
-def _refuse_link(path):
+def _refuse_link(path: pathlib.Path) -> None:
     if path.is_symlink():
         raise InputError(
-            f"the index {path.parent} must hold its own files, received {path.name}, "
-            "which is a link; put the file that it points to in its place."
+            f"The index {path.parent} must hold its own files. Received: {path.name}, "
+            "which is a link. Put the file that it points to in its place."
         )

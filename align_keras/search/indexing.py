@@ -10,7 +10,8 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,16 +28,17 @@ from align_keras.search.image_files import (
     MISSING,
     UNREACHABLE,
     FoundFile,
+    UnreadFile,
     check_some_reached,
     content_hash,
     date_of,
+    decode_square,
     find_images,
-    found_file,
     read_file,
-    read_image,
+    stat_file,
 )
 from align_keras.search.index_files import TASKS
-from align_keras.search.reachability import Reachability
+from align_keras.search.reachability import Obstacle, Reachability
 from align_keras.search.store import Store
 from align_keras.utils.addresses import without_secrets
 from align_keras.utils.errors import InputError
@@ -123,7 +125,7 @@ def update(
 
 
 class _Update:
-    def __init__(self, store, model, engine):
+    def __init__(self, store: Store, model: Embedder, engine: str) -> None:
         self.store, self.model, self.engine = store, model, engine
         self.changes = Changes()
         self.known = store.known()
@@ -131,12 +133,14 @@ class _Update:
         # Id of a table → path of an image → the record that the table has of it.
         self.captioned: dict[int, dict[bytes, PairRecord]] = {}
         # Ids of the sources of this run that are missing.
-        self.missing = set()
+        self.missing: set[int] = set()
 
-    def run(self, sources):
+    def run(self, sources: Sequence[str | os.PathLike]) -> Changes:
         self.store.check_part()
         roots = self._roots(sources)
-        files, seen, walked = [], set(), set()
+        files: list[_File] = []
+        seen: set[bytes] = set()
+        walked: set[int] = set()
         for file, root in roots.items():
             self._walk(file, root, files, seen, walked)
         self.gone, self.absent = self._unseen(seen, walked)
@@ -144,13 +148,16 @@ class _Update:
         self._finish(seen, walked)
         return self.changes
 
-    def _unseen(self, seen, walked):
+    def _unseen(
+        self, seen: set[bytes], walked: set[int]
+    ) -> tuple[dict[int, bytes], dict[int, bool]]:
         """Images that weren't seen: those that are gone, id → path, and those that
         can't be reached, id → whether they count as unchanged. The latter stay, unless
         their content is found elsewhere, as that of a source that was moved.
         """
-        gone, absent = {}, {}
-        problems = collections.Counter()
+        gone: dict[int, bytes] = {}
+        absent: dict[int, bool] = {}
+        problems: collections.Counter[Obstacle] = collections.Counter()
         reachability = Reachability()
         roots = self.store.sources()
         tables = {id for file, id in roots.items() if _is_table(os.fsdecode(file))}
@@ -173,7 +180,7 @@ class _Update:
                 folder = os.path.dirname(place)
                 if obstacle is None and root in tables and not os.path.exists(folder):
                     # A disk may take the folder with it, and the table has the image.
-                    obstacle = folder, "is missing"
+                    obstacle = Obstacle(folder, "is missing")
             if obstacle is None:
                 gone[id] = file
             else:
@@ -183,7 +190,7 @@ class _Update:
             self._report_kept(folder, count, problem)
         return gone, absent
 
-    def _roots(self, sources):
+    def _roots(self, sources: Sequence[str | os.PathLike]) -> dict[bytes, int]:
         """Path → id of each source, the new ones added."""
         if not sources:
             roots = self.store.sources()
@@ -197,7 +204,14 @@ class _Update:
         with self.store.transaction():
             return {file: self.store.add_root(file) for file in files}
 
-    def _walk(self, file, root, files, seen, walked):
+    def _walk(
+        self,
+        file: bytes,
+        root: int,
+        files: list[_File],
+        seen: set[bytes],
+        walked: set[int],
+    ) -> None:
         problems = []
         count = 0
         is_known = any(known[1] == root for known in self.known.values())
@@ -208,10 +222,13 @@ class _Update:
         try:
             is_table = not is_folder(os.fsdecode(file))
             if is_table:
-                images = self._files_of_table(file, root, problems)
+                images = self._files_of_table(file, root)
             else:
-                images = find_images(file, problems)
+                images = find_images(file)
             for found in images:
+                if isinstance(found, UnreadFile):
+                    problems.append(found)
+                    continue
                 count += 1
                 if found.file not in seen:
                     seen.add(found.file)
@@ -244,12 +261,12 @@ class _Update:
             return
         walked.add(root)
 
-    def _keep(self, file, root, problem):
+    def _keep(self, file: bytes, root: int, problem: str) -> None:
         """An unmounted disk must not empty the index."""
         count = sum(known[1] == root for known in self.known.values())
         self._report_kept(file, count, problem)
 
-    def _report_kept(self, file, count, problem):
+    def _report_kept(self, file: bytes, count: int, problem: str) -> None:
         name = os.fsdecode(file)
         self.changes.kept.append(name)
         self.changes.unchanged += count
@@ -258,7 +275,9 @@ class _Update:
             f"until it is dropped (--remove {shlex.quote(printable(name))})"
         )
 
-    def _files_of_table(self, file, root, problems):
+    def _files_of_table(
+        self, file: bytes, root: int
+    ) -> Iterator[FoundFile | UnreadFile]:
         """Yields a table's images; what it says of them is kept for `_describe`."""
         path, counter = os.fsdecode(file), DropCounter()
         records = list(read_pairs(path, counter=counter, origin_of=dict))
@@ -275,17 +294,19 @@ class _Update:
                 yield found
                 reached += 1
             elif found.errno == errno.EHOSTUNREACH:
-                problems.append((image, UNREACHABLE))
+                yield UnreadFile(image, UNREACHABLE)
                 unreachable = found
             else:
                 reached += 1
-                problems.append((image, f"of the table: {found.strerror}"))
+                yield UnreadFile(image, f"of the table: {found.strerror}")
         if unreachable is not None and not reached:  # The server itself is down.
             raise unreachable
         for reason, count in counter.bad.items():
             self.changes.unreadable[f"row of the table: {reason}"] += count
 
-    def _plan(self, found, root, root_file, files):
+    def _plan(
+        self, found: FoundFile, root: int, root_file: bytes, files: list[_File]
+    ) -> None:
         """Tells what a file is in need of."""
         stamp = found.size, found.mtime_ns
         known = self.known.get(found.file)
@@ -298,7 +319,7 @@ class _Update:
             return
         files.append(_File(found, root, root_file, known and known[0]))
 
-    def _embed(self, files):
+    def _embed(self, files: list[_File]) -> None:
         if not files:
             return
         if is_cluster(self.engine):
@@ -324,7 +345,7 @@ class _Update:
                 raise
             self._commit(done)
 
-    def _read_chunk(self, chunk):
+    def _read_chunk(self, chunk: list[_File]) -> list[_File]:
         """Reads, decodes and embeds some files, in a thread."""
         claimed = self.store.claim([file.found for file in chunk])
         for file in chunk:
@@ -334,11 +355,12 @@ class _Update:
         _embed_files(left, self.model, self.store.with_content)
         return chunk
 
-    def _run_on_cluster(self, files):
+    def _run_on_cluster(self, files: list[_File]) -> None:
         """Has a cluster embed all files, then commits what it found."""
         folder = self.store.folder.absolute() / TASKS
         about = {"model": self.model.reference()}
-        blocks, sent = _cut(files, _TASK_FILES), []
+        blocks = _cut(files, _TASK_FILES)
+        sent: list[dict[str, Any]] = []
         for block in blocks:
             names = [
                 (os.fsdecode(found.file), found.size, found.mtime_ns)
@@ -349,24 +371,28 @@ class _Update:
             sent.append({**about, "files": names, "to": to})
         say(f"indexing: {len(files):,} images, {len(sent):,} tasks on {self.engine}")
         results = run_tasks(embed_files, sent, folder, engine=self.engine)
-        for block, task, told in zip(blocks, sent, results, strict=True):
-            self._take(block, told, np.load(task["to"]))
+        for block, task, result in zip(blocks, sent, results, strict=True):
+            self._take(block, result, np.load(task["to"]))
             self._commit(block)
         shutil.rmtree(folder)
 
-    def _take(self, block, told, vectors):
+    def _take(
+        self, block: list[_File], results: Sequence[Sequence[Any]], vectors: np.ndarray
+    ) -> None:
         """Fills in what a cluster found of some files."""
-        left = iter(vectors)
-        for file, (size, mtime_ns, reason, columns, content) in zip(
-            block, told, strict=True
-        ):
-            file.found = FoundFile(file.found.file, size, mtime_ns)
-            file.reason, file.vector = reason, None if reason else next(left)
-            file.columns = {**columns, "content": bytes.fromhex(content)}
+        remaining_vectors = iter(vectors)
+        for file, fields in zip(block, results, strict=True):
+            result = _TaskResult(*fields)
+            path = file.found.file
+            file.found = FoundFile(path, result.size, result.mtime_ns)
+            file.reason = result.reason
+            file.vector = None if result.reason else next(remaining_vectors)
+            content = bytes.fromhex(result.content)
+            file.columns = {**result.columns, "content": content}
             if self.store.with_content(file.columns["content"]):
                 file.vector = None
 
-    def _commit(self, files):
+    def _commit(self, files: list[_File]) -> None:
         """Writes vectors, then what names them."""
         if not files:
             return
@@ -378,7 +404,7 @@ class _Update:
                 self._write(file, None if vector is None else next(rows))
         self.store.release(file.found.file for file in files)
 
-    def _vector(self, file):
+    def _vector(self, file: _File) -> np.ndarray | None:
         """The row to append for a file, or None if it needs none."""
         if file.reason is not None or file.vector is not None:
             return file.vector
@@ -401,10 +427,10 @@ class _Update:
         file.columns |= {name: image[name] for name in names}
         return self.store.vector(image["row"])
 
-    def _write(self, file, row):
+    def _write(self, file: _File, row: int | None) -> None:
         found = file.found
         if file.reason is not None:
-            self._refuse(file)
+            self._refuse(file, file.reason)
             return
         columns = {
             "root": file.root,
@@ -431,20 +457,20 @@ class _Update:
             self.changes.unchanged += 1
         self.store.update(file.id, columns)
 
-    def _refuse(self, file):
+    def _refuse(self, file: _File, reason: str) -> None:
         found = file.found
-        self.changes.refuse(file.reason, found.file)
-        if file.reason not in _DROPPED:  # What was known stays.
+        self.changes.refuse(reason, found.file)
+        if reason not in _DROPPED:  # What was known stays.
             return
         if file.id is not None:
             self.store.drop([file.id])
             self.changes.gone += 1
-        if file.reason in _LASTING:
+        if reason in _LASTING:
             self.store.note_unreadable(
-                found.file, file.root, found.size, found.mtime_ns, file.reason
+                found.file, file.root, found.size, found.mtime_ns, reason
             )
 
-    def _finish(self, seen, walked):
+    def _finish(self, seen: set[bytes], walked: set[int]) -> None:
         """Drops what is gone, and gives images what tables say of them."""
         forgotten = [
             file
@@ -459,7 +485,7 @@ class _Update:
                 self._describe(walked)
         self.store.compact()
 
-    def _describe(self, walked):
+    def _describe(self, walked: set[int]) -> None:
         """Writes the captions and the further columns of tables."""
         tables = {root: of for root, of in self.captioned.items() if root in walked}
         if not tables:
@@ -476,7 +502,7 @@ class _Update:
             say(f"column {printable(name)!r} of a table is called {called} in --where")
 
 
-def _table_rows(record):
+def _table_rows(record: PairRecord) -> list[TableRow]:
     """The rows of a table that name an image, each with its captions."""
     rows: dict[int, TableRow] = {}
     for caption, origin in zip(record.captions, record.origins, strict=True):
@@ -485,17 +511,17 @@ def _table_rows(record):
     return list(rows.values())
 
 
-def _find(record):
+def _find(record: PairRecord) -> tuple[bytes, PairRecord, FoundFile | OSError]:
     """The path of a table's image, its record, and the file or why it isn't there."""
     image = os.fsencode(record.image_path)
     image = image if is_url(image) else os.path.abspath(image)
     try:
-        return image, record, found_file(image)
+        return image, record, stat_file(image)
     except OSError as error:
         return image, record, error
 
 
-def _is_there(file):
+def _is_there(file: bytes) -> bool:
     if not is_url(file):
         try:
             os.stat(file)
@@ -507,6 +533,24 @@ def _is_there(file):
     except FileNotFoundError:
         return False
     return True
+
+
+class _TaskResult(NamedTuple):
+    """Result of a file in a task of a cluster. JSON stores it as a list.
+
+    Attributes:
+        size: int, bytes of the file.
+        mtime_ns: int, time of its last change.
+        reason: str, why it has no embedding, or None.
+        columns: dict, the image's columns but for its content.
+        content: str, the content's hash in hexadecimal digits.
+    """
+
+    size: int
+    mtime_ns: int
+    reason: str | None
+    columns: dict[str, Any]
+    content: str
 
 
 def model_of_task(reference: dict[str, str]) -> Embedder:
@@ -528,16 +572,21 @@ def embed_files(task: dict) -> list:
     vectors = [file.vector for file in files if file.reason is None]
     with atomic_path(task["to"]) as temporary, open(temporary, "wb") as opened:
         np.save(opened, np.array(vectors, np.float32).reshape(-1, model.dimension))
-    return [
-        (
-            *(file.found.size, file.found.mtime_ns, file.reason),
-            *(file.columns, file.columns.pop("content", b"").hex()),
+    results = []
+    for file in files:
+        content = file.columns.pop("content", b"").hex()
+        found = file.found
+        results.append(
+            _TaskResult(found.size, found.mtime_ns, file.reason, file.columns, content)
         )
-        for file in files
-    ]
+    return results
 
 
-def _embed_files(files, model, is_known=lambda content: False):
+def _embed_files(
+    files: list[_File],
+    model: Embedder,
+    is_known: Callable[[bytes], object] = lambda content: False,
+) -> None:
     """Fills in what some files hold, unless it is known."""
     read, pixels, errors = [], [], []
     for file in files:
@@ -549,7 +598,7 @@ def _embed_files(files, model, is_known=lambda content: False):
                 file.columns["captions"] = captions
             if is_known(file.columns["content"]):
                 continue
-            image = read_image(content, model.resize_to)
+            image = decode_square(content, model.resize_to)
         except ImageError as error:
             file.reason = error.reason
             errors.append(error)
@@ -572,7 +621,7 @@ def _embed_files(files, model, is_known=lambda content: False):
                 file.reason = "not finite"
 
 
-def _cut(values, size):
+def _cut(values: list[_File], size: int) -> list[list[_File]]:
     return [values[at : at + size] for at in range(0, len(values), size)]
 
 
@@ -592,7 +641,7 @@ def in_order(work: Callable, chunks: Iterable, threads: int) -> Iterator:
                 future.cancel()
 
 
-def _checked_source(source):
+def _checked_source(source: str | os.PathLike) -> bytes:
     if is_url(source):
         # A later run has the password from the address or from ~/.netrc.
         url = without_secrets(os.fsdecode(source)).rstrip("/")
@@ -618,11 +667,11 @@ def _checked_source(source):
     return os.path.realpath(file)
 
 
-def _is_table(source):
+def _is_table(source: str) -> bool:
     return source.lower().endswith(TABLE_SUFFIXES)
 
 
-def _names(file, root):
+def _names(file: bytes, root: bytes) -> dict[str, str]:
     """What people and `where` see of a path; `folder` is below the source."""
     place = shard_of(file) if is_record(file) else file
     is_table = _is_table(os.fsdecode(root))
@@ -637,7 +686,9 @@ def _names(file, root):
     }
 
 
-def _path_to_remove(path, roots, known):
+def _path_to_remove(
+    path: str | os.PathLike, roots: Container[bytes], known: Container[bytes]
+) -> bytes:
     """The path that `remove` means, as the index has it."""
     name = os.fsencode(without_secrets(os.fsdecode(path)))
     if name in known or name in roots:
@@ -714,7 +765,7 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
     return len(dropped)
 
 
-def _holder(file, root, sources):
+def _holder(file: bytes, root: int, sources: dict[bytes, int]) -> bytes | None:
     """The source that holds an image: its own, or the nearest folder above it."""
     parent = next((source for source, id in sources.items() if id == root), None)
     if parent is not None:

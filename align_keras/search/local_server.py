@@ -1,7 +1,7 @@
-"""A server of one page on this machine: who may ask, how much, and how errors come.
+"""A server of one page for this machine: access, limits, threads and errors.
 
 Requests must name this machine as their host, and come from the page itself or from no
-page; errors are answered in JSON; work is done by some threads, for which they wait.
+page. They wait for one of several threads. Errors are answered in JSON.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ import functools
 import json
 import re
 import socket
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, cast
 
 from align_keras.corpus.image import ImageError
 from align_keras.utils.errors import InputError, needs
@@ -25,45 +25,54 @@ with needs("serve", "the page is served by Starlette and uvicorn"):
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import Response, StreamingResponse
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_BODY_BYTES = 64_000_000
 # Bytes of all bodies that are in memory at once.
 MAX_BODIES_BYTES = 128_000_000
-# Seconds for a body, and for an answer to be taken.
-BODY_SECONDS, SEND_SECONDS = 30, 120
-# Seconds for the headers of a request, so that connections without one end.
+# Seconds for receiving a body, and for sending an answer.
+BODY_SECONDS = 30
+SEND_SECONDS = 120
+# Seconds for the headers of a request. A connection without a request ends after them.
 HEADER_SECONDS = 10
-# Requests beyond these are told to come again.
-MAX_WAITING, MAX_WAIT_SECONDS, MAX_CONNECTIONS = 400, 60, 1_000
-# From so many connections on, a new one ends the oldest that has sent no request.
+# Requests that wait for a thread, and seconds that each waits. Further requests are
+# answered with "try again".
+MAX_WAITING = 400
+MAX_WAIT_SECONDS = 60
+MAX_CONNECTIONS = 1_000
+# With more connections, a new one ends the oldest that has sent no request.
 _CROWDED = MAX_CONNECTIONS * 9 // 10
 
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; "
-    "style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; "
+        "img-src 'self' blob: data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+# Bytes that are sent at once.
 _CHUNK = 262_144
 
 
 def open_port(port: int) -> socket.socket:
-    """Listens on a port of 127.0.0.1; 0 is any that is free."""
+    """Listens on a port of 127.0.0.1. Port 0 is any free port."""
     try:
         return socket.create_server(("127.0.0.1", port), backlog=MAX_CONNECTIONS)
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"port must be free, received {port} ({error}); name another, or 0 for any."
+            f"port must be free. Received: {port} ({error}). Name another, or 0 for "
+            "any."
         ) from None
 
 
 def make_server(app: Any) -> "uvicorn.Server":
-    """Makes what runs the application; `should_exit = True` ends its `run`."""
+    """Makes the server of an application. `should_exit = True` ends its `run`."""
     return uvicorn.Server(
         uvicorn.Config(
             app,
@@ -82,65 +91,76 @@ def make_server(app: Any) -> "uvicorn.Server":
 
 
 class _Protocol(H11Protocol):
-    """HTTP that doesn't wait forever for the headers of a request."""
+    """HTTP with a timeout for the headers of a request."""
 
-    def connection_made(self, transport):
-        super().connection_made(transport)
+    _headers_timer: asyncio.TimerHandle | None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast(asyncio.Transport, transport))
         self._headers_timer = None
         self._watch_headers()
         if len(self.connections) > _CROWDED:
-            waiting = [one for one in self.connections if one._headers_timer]
-            min(waiting, key=lambda one: one._headers_timer.when())._end_waiting()
+            self._end_oldest()
 
-    def data_received(self, data):
+    def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._watch_headers()
 
-    def connection_lost(self, exc):
+    def connection_lost(self, exc: Exception | None) -> None:
         self._stop_watching()
         super().connection_lost(exc)
 
-    def _watch_headers(self):
-        """Starts the time for headers, or ends it when they are complete."""
+    def _end_oldest(self) -> None:
+        """Closes the connection that has waited longest for a request."""
+        deadlines = {
+            connection: connection._headers_timer.when()
+            for connection in self.connections
+            if isinstance(connection, _Protocol) and connection._headers_timer
+        }
+        min(deadlines, key=deadlines.__getitem__)._end_waiting()
+
+    def _watch_headers(self) -> None:
+        """Starts the timer of the headers, or ends it when they are complete."""
         if self.conn.their_state is not h11.IDLE:
             self._stop_watching()
         elif self._headers_timer is None:
             loop = asyncio.get_running_loop()
             self._headers_timer = loop.call_later(HEADER_SECONDS, self._end_waiting)
 
-    def _stop_watching(self):
+    def _stop_watching(self) -> None:
         if self._headers_timer is not None:
             self._headers_timer.cancel()
             self._headers_timer = None
 
-    def _end_waiting(self):
+    def _end_waiting(self) -> None:
         """Closes a connection that has sent no request."""
         self._stop_watching()
         if self.conn.their_state is h11.IDLE:
             self.transport.close()
 
 
-# === Who may ask, and how errors are answered ===
+# === Access and errors ===
 
 
 class Refusal(Exception):
-    """A request that isn't fulfilled: HTTP's status and what to say."""
+    """A request that isn't fulfilled: status, message and headers of the answer."""
 
-    def __init__(self, status, message, **headers):
+    def __init__(self, status: int, message: str, **headers: str) -> None:
         super().__init__(message)
-        self.status, self.headers = status, headers
+        self.status = status
+        self.headers = headers
 
 
 class Guard:
-    """Refuses what other websites send, adds headers, and answers errors in JSON."""
+    """Refuses requests of other websites, adds headers, and answers errors in JSON."""
 
-    def __init__(self, app):
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = False
 
-        async def send_guarded(message):
+        async def send_guarded(message: Message) -> None:
             nonlocal began
             if message["type"] == "http.response.start":
                 began = True
@@ -150,7 +170,7 @@ class Guard:
 
         try:
             _check_sender(scope["path"], Headers(scope=scope))
-            # With "app" in its scope the router raises what it doesn't know.
+            # With "app" in its scope, the router raises an error for an unknown path.
             await self.app({**scope, "app": self}, receive, send_guarded)
         except ClientDisconnect:
             pass
@@ -160,68 +180,70 @@ class Guard:
             await _refused(error)(scope, receive, send_guarded)
 
 
-def _check_sender(path, headers):
-    """Raises for hosts that aren't this machine, and for pages of other origins."""
+def _check_sender(path: str, headers: Headers) -> None:
+    """Raises Refusal for other hosts than this machine and pages of other origins."""
     hosts = headers.getlist("host")
     if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
         raise Refusal(
             403,
-            f"the host must be 127.0.0.1 or localhost, received {hosts!r:.200}; open "
+            f"The host must be 127.0.0.1 or localhost. Received: {hosts!r:.200}. Open "
             "the address that `align-keras serve` prints.",
         )
     origins = headers.getlist("origin")
-    same = (f"http://{hosts[0]}".lower(), f"https://{hosts[0]}".lower())
-    site = headers.get("sec-fetch-site", "none")
-    # The page itself may be come to by a link.
-    linked = path == "/" and headers.get("sec-fetch-mode") == "navigate"
-    if any(origin.lower() not in same for origin in origins) or not (
-        site in ("none", "same-origin") or linked
-    ):
-        raise Refusal(403, "another website's page can't use this server.")
+    host_origins = (f"http://{hosts[0]}".lower(), f"https://{hosts[0]}".lower())
+    is_other_origin = any(origin.lower() not in host_origins for origin in origins)
+    is_same_site = headers.get("sec-fetch-site", "none") in ("none", "same-origin")
+    # Another website may link to the page itself.
+    is_link = path == "/" and headers.get("sec-fetch-mode") == "navigate"
+    if is_other_origin or not (is_same_site or is_link):
+        raise Refusal(403, "A page of another website can't use this server.")
 
 
-def _refused(error):
-    """The answer to an error."""
-    headers = {}
+def _refused(error: Exception) -> Response:
+    """Returns the answer to an error."""
     if isinstance(error, Refusal):
-        status, message, headers = error.status, str(error), error.headers
-    elif isinstance(error, InputError):
-        status, message = 400, str(error)
-    elif isinstance(error, ImageError):
-        status, message = 400, f"the image can't be read ({error})."
-    elif isinstance(error, HTTPException):
-        status, message = error.status_code, f"{error.detail}."
-    else:
-        text = " ".join(str(error).split())[:300]
-        status, message = 500, f"unexpected {type(error).__name__}: {text}"
-        say(message)
-    return json_answer({"error": message}, status, headers)
+        return json_answer({"error": str(error)}, error.status, error.headers)
+    if isinstance(error, InputError):
+        return json_answer({"error": str(error)}, 400)
+    if isinstance(error, ImageError):
+        return json_answer({"error": f"The image can't be read ({error})."}, 400)
+    if isinstance(error, HTTPException):
+        return json_answer({"error": f"{error.detail}."}, error.status_code)
+    text = " ".join(str(error).split())[:300]
+    message = f"unexpected {type(error).__name__}: {text}"
+    say(message)
+    return json_answer({"error": message}, 500)
 
 
 def json_answer(
-    content: Any, status: int = 200, headers: dict[str, str] | None = None
+    content: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Answers with JSON, which no cache keeps."""
-    # Names of files that aren't UTF-8 hold what UTF-8 hasn't: escaped it passes.
+    """Returns an answer in JSON that no cache stores."""
+    # ASCII, because names of files may contain bytes that are not UTF-8.
     body = json.dumps(content, ensure_ascii=True, allow_nan=False, default=str)
     headers = {"Cache-Control": "no-store", **(headers or {})}
     return Response(body, status, headers, "application/json")
 
 
-# === Work, some at a time ===
+# === Threads and memory ===
 
 
 class Lane:
-    """Threads for one kind of work; who finds none free waits for a turn."""
+    """Threads for one kind of work. A request waits until a thread is free."""
 
-    def __init__(self, threads):
+    def __init__(self, threads: int) -> None:
         self._free = asyncio.Semaphore(threads)
         self._pool = concurrent.futures.ThreadPoolExecutor(threads)
         self._waiting = 0
 
     @contextlib.asynccontextmanager
-    async def turn(self, request: Request) -> AsyncIterator[Callable]:
-        """Yields what runs a function in a thread; what takes memory is read within."""
+    async def turn(
+        self, request: Request
+    ) -> "AsyncIterator[Callable[..., Awaitable[Any]]]":
+        """Waits for a free thread, then yields a function that runs others in it.
+
+        A request must read large contents within its turn, which limits their number.
+        """
         if self._waiting >= MAX_WAITING:
             raise _busy()
         self._waiting += 1
@@ -233,7 +255,7 @@ class Lane:
         finally:
             self._waiting -= 1
         try:
-            # Of what is typed letter by letter, the last search alone is wanted.
+            # While a user types, the page cancels all searches but the last.
             if request.method != "POST" and await request.is_disconnected():
                 raise ClientDisconnect
             loop = asyncio.get_running_loop()
@@ -243,43 +265,43 @@ class Lane:
 
 
 class Held(StreamingResponse):
-    """Bytes that keep a turn until they are sent, so that few lie in memory."""
+    """An answer that keeps its turn until it is sent, so that few are in memory."""
 
     def __init__(
         self,
         content: bytes,
-        kind: str,
-        headers: dict[str, str],
+        media_type: str,
+        headers: Mapping[str, str],
         turn: contextlib.AsyncExitStack,
-    ):
+    ) -> None:
         headers = {**headers, "Content-Length": str(len(content))}
-        super().__init__(_chunks(content), headers=headers, media_type=kind)
+        super().__init__(_chunks(content), headers=headers, media_type=media_type)
         self._turn = turn
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._turn:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SEND_SECONDS):
                     await super().__call__(scope, receive, send)
 
 
-async def _chunks(content):
+async def _chunks(content: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(content), _CHUNK):
         yield content[start : start + _CHUNK]
 
 
 class Bodies:
-    """The requests' bodies in memory, which must not become too large together.
+    """The bodies of all requests in memory, with a limit of their total size.
 
-    A slow client takes as much of the memory as it has sent, and keeps nobody waiting.
+    A slow client uses only as much memory as it has sent, and blocks no other client.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._bytes = 0
 
     @contextlib.asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """Yields a request's body; refuses what is too large or too slow."""
+        """Yields a request's body. Refuses one that is too large or too slow."""
         body = bytearray()
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -292,28 +314,28 @@ class Bodies:
                         raise _too_large()
             if not body:
                 raise InputError(
-                    "the body must hold an image, received nothing; send a file."
+                    "The body must hold an image. Received: nothing. Send a file."
                 )
             yield bytes(body)
         except TimeoutError:
-            raise Refusal(408, f"the image took more than {BODY_SECONDS} s.") from None
+            raise Refusal(408, f"The image took more than {BODY_SECONDS} s.") from None
         finally:
             self._bytes -= len(body)
 
 
-def _checked_stream(request):
+def _checked_stream(request: Request) -> AsyncIterator[bytes]:
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or len(length) > 12 or int(length) > MAX_BODY_BYTES:
         raise _too_large()
     return request.stream()
 
 
-def _too_large():
+def _too_large() -> Refusal:
     return Refusal(
-        413, f"an image must have at most {MAX_BODY_BYTES:,} bytes; make it smaller."
+        413, f"An image must have at most {MAX_BODY_BYTES:,} bytes. Make it smaller."
     )
 
 
-def _busy():
+def _busy() -> Refusal:
     retry = {"Retry-After": "1"}
-    return Refusal(503, "too many requests at once; try again.", **retry)
+    return Refusal(503, "Too many requests at the same time. Try again.", **retry)

@@ -100,7 +100,7 @@ class Query:
         )[0]
 
 
-def _several(texts):
+def _several(texts: str | Sequence[str]) -> tuple[str, ...]:
     return (texts,) if isinstance(texts, str) else tuple(texts)
 
 

@@ -1,7 +1,7 @@
-"""The page of `align-keras serve` and the JSON API that it uses, on 127.0.0.1.
+"""The page of `align-keras serve` and its JSON API, on 127.0.0.1.
 
-docs/pages/guides/serve.md tells the requests. Files are given out by the ID of an image
-alone, and only with the very content that was indexed.
+docs/pages/guides/serve.md documents the requests. The server sends a file only for the
+ID of an image, and only with the same content that was indexed.
 """
 
 import contextlib
@@ -14,11 +14,10 @@ import pathlib
 import re
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from align_keras.corpus.image import ImageError
-from align_keras.embedders import Embedder
 from align_keras.search.image_files import (
     content_hash,
     read_file,
@@ -37,33 +36,41 @@ from align_keras.search.local_server import (
     make_server,
     open_port,
 )
-from align_keras.search.query import TEXT_WEIGHT, Query
+from align_keras.search.query import TEXT_WEIGHT, Hit, Query
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
 
 with needs("serve", "the page is served by Starlette and uvicorn"):
+    from starlette.datastructures import QueryParams
     from starlette.exceptions import HTTPException
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.routing import Route, Router
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 PORT = 8765
+# Pixels. Longer side of a thumbnail.
 THUMBNAIL_SIDE = 320
-# What one search answers with, and how far one may scroll.
-PAGE_HITS, MAX_PAGE_HITS, MAX_HITS = 48, 200, 5_000
+# Hits of one answer by default and at most, and hits that a user may scroll to.
+PAGE_HITS = 48
+MAX_PAGE_HITS = 200
+MAX_HITS = 5_000
+# Maximum number of texts of a query.
 MAX_WORDS = 32
 
 _PAGE = pathlib.Path(__file__).parent / "page"
 _SHARED = pathlib.Path(__file__).parents[1] / "export" / "web"
-# Name below /static → its file and type; the page itself has none.
+# Name below /static → file and type. The page itself has the name "".
 _STATIC = {
     "": (_PAGE / "index.html", "text/html"),
     "page.css": (_SHARED / "page.css", "text/css"),
     "serve.css": (_PAGE / "serve.css", "text/css"),
     "serve.js": (_PAGE / "serve.js", "text/javascript"),
 }
-# What browsers show, by how the file begins.
-_SHOWN = (
+# Formats that browsers display: pattern of the first bytes, and type.
+_BROWSER_FORMATS = (
     (rb"\xff\xd8\xff", "image/jpeg"),
     (rb"\x89PNG\r\n\x1a\n", "image/png"),
     (rb"GIF8[79]a", "image/gif"),
@@ -76,7 +83,7 @@ _SHOWN = (
 def serve(
     folder: str | os.PathLike | None = None,
     *,
-    model: str | os.PathLike | Embedder | None = None,
+    model: str | os.PathLike | None = None,
     port: int = PORT,
     on_ready: Callable[[str], object] = say,
 ) -> None:
@@ -91,10 +98,16 @@ def serve(
 def make_app(
     folder: str | os.PathLike | None = None,
     *,
-    model: str | os.PathLike | Embedder | None = None,
+    model: str | os.PathLike | None = None,
     threads: int | None = None,
 ) -> Any:
-    """Makes the ASGI application of an index, of so many searches at once."""
+    """Makes the ASGI application of an index.
+
+    Args:
+        folder: folder or address of the index, by default `default_index()`.
+        model: name of its model, by default the one that the index names.
+        threads: number of searches at the same time, by default one per processor.
+    """
     server = _Server(_Shared(folder, model), threads or os.cpu_count() or 1)
     routes = [
         Route("/", server.static),
@@ -108,104 +121,128 @@ def make_app(
     return Guard(Router(routes, redirect_slashes=False))
 
 
-class _Shared:
-    """The index, which all threads share, opened anew where it was built anew."""
+# Inode and time of the header's file. They differ after the index was built again. None
+# for a database.
+_Stamp = tuple[int, int] | None
 
-    def __init__(self, folder, model):
+
+@dataclasses.dataclass(frozen=True)
+class _OpenIndex:
+    """An open index, and the stamp of its folder before it was opened."""
+
+    stamp: _Stamp
+    index: Index
+
+
+class _Shared:
+    """The index that all threads share. It is opened again after it was built again."""
+
+    def __init__(
+        self, folder: str | os.PathLike | None, model: str | os.PathLike | None
+    ) -> None:
         self._folder = default_index() if folder is None else folder
         self._model = model
         self._lock = threading.Lock()
-        self._opened = None
+        self._open: _OpenIndex | None = None
         self.get()
 
     def get(self) -> Index:
-        """Returns it; the first search has been done, which opens what is large."""
-        with self._lock:
-            stamp = self._stamp()
-            if self._opened is None or self._opened[0] != stamp:
-                index = Index.open(self._folder, self._model)
-                index.query("a", k=1)
-                self._opened = stamp, index
-            return self._opened[1]
+        """Returns the index after its first search, which reads the large files."""
+        return self._get().index
 
     def get_with_state(self) -> tuple[Index, str]:
-        """Returns it, and a text that is another once it was built anew."""
-        index = self.get()
-        with self._lock:
-            stamp, opened = self._opened
-        text = repr(stamp if opened is index else None)
-        return index, hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+        """Returns the index and its state, a text that differs after it was rebuilt."""
+        current = self._get()
+        text = repr(current.stamp)
+        state = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+        return current.index, state
 
-    def _stamp(self):
-        """Another when the index has been built anew."""
+    def _get(self) -> _OpenIndex:
+        with self._lock:
+            stamp = self._stamp()
+            if self._open is None or self._open.stamp != stamp:
+                index = Index.open(self._folder, self._model)
+                index.query("a", k=1)
+                self._open = _OpenIndex(stamp, index)
+            return self._open
+
+    def _stamp(self) -> _Stamp:
         try:
             status = os.stat(os.path.join(self._folder, "index.json"))
-        except OSError:  # A database, or opening it tells what is wrong.
+        except OSError:  # A database, or a missing index, which `Index.open` reports.
             return None
         return status.st_ino, status.st_mtime_ns
 
 
 class _Server:
-    """The requests' endpoints."""
+    """The endpoints of the requests."""
 
-    def __init__(self, shared, threads):
+    def __init__(self, shared: _Shared, threads: int) -> None:
         self._shared = shared
-        self._searches, self._images = Lane(threads), Lane(threads)
+        self._searches = Lane(threads)
+        self._images = Lane(threads)
         self._bodies = Bodies()
         self._static = {
-            name: (file.read_bytes(), kind) for name, (file, kind) in _STATIC.items()
+            name: (file.read_bytes(), media_type)
+            for name, (file, media_type) in _STATIC.items()
         }
 
     async def static(self, request: Request) -> Response:
-        """The page, whose address may hold a query, or a file of it."""
-        found = self._static.get(request.path_params.get("name", ""))
-        if found is None:
+        """Answers with the page or one of its files."""
+        name = request.path_params.get("name", "")
+        if name not in self._static:
             raise HTTPException(404)
+        content, media_type = self._static[name]
         headers = {"Cache-Control": "no-cache"}
-        return Response(found[0], headers=headers, media_type=found[1])
+        return Response(content, headers=headers, media_type=media_type)
 
     async def health(self, request: Request) -> Response:
-        """Answers at once if the server runs, without a search."""
+        """Answers immediately, without a search, if the server runs."""
         return json_answer({"status": "ok"})
 
     async def about(self, request: Request) -> Response:
-        """What is served."""
+        """Answers with the size, the model and the columns of the index."""
         async with self._searches.turn(request) as run:
-            return json_answer(await run(self._about))
+            return json_answer(await run(self._description))
 
-    def _about(self):
+    def _description(self) -> dict[str, Any]:
         index = self._shared.get()
         model = index.store.header["model"]["name"]
         return {"images": len(index), "model": model, "columns": index.store.columns}
 
     async def search(self, request: Request) -> Response:
-        """Hits of words, an image or both."""
-        asked, offset = _read_query(request.query_params)
+        """Answers with the hits for words, an image or both."""
+        query, offset = _read_query(request.query_params)
         async with contextlib.AsyncExitStack() as stack:
             content = None
             if request.method == "POST":
                 content = await stack.enter_async_context(self._bodies.read(request))
             run = await stack.enter_async_context(self._searches.turn(request))
             state = request.query_params.get("index")
-            found = await run(self._search, asked, content, offset, state)
-            return json_answer(found)
+            return json_answer(await run(self._search, query, content, offset, state))
 
-    def _check_state(self, asked_state, state):
-        """Refuses ids of an index that was built anew, where they are other images."""
-        if asked_state not in (None, state):
+    def _check_state(self, requested_state: str | None, state: str) -> None:
+        """Refuses ids of an index that was rebuilt, which are those of other images."""
+        if requested_state not in (None, state):
             raise Refusal(
                 410,
                 "The index was built again, and its images have new ids. Search again.",
             )
 
-    def _search(self, asked, content, offset, asked_state):
+    def _search(
+        self,
+        query: Query,
+        content: bytes | None,
+        offset: int,
+        requested_state: str | None,
+    ) -> dict[str, Any]:
         started = time.perf_counter()
-        last = min(offset + asked.k, MAX_HITS)
-        # One more than asked for tells whether there are more.
-        query = dataclasses.replace(asked, k=last + 1)
+        last = min(offset + query.k, MAX_HITS)
+        # One hit more than requested shows whether there are more.
+        longer_query = dataclasses.replace(query, k=last + 1)
         index, state = self._shared.get_with_state()
-        self._check_state(asked_state, state)
-        hits = _hits(index, query, content)
+        self._check_state(requested_state, state)
+        hits = _hits(index, longer_query, content)
         return {
             "index": state,
             "hits": [_hit(hit, state) for hit in hits[offset:last]],
@@ -214,144 +251,171 @@ class _Server:
         }
 
     async def image(self, request: Request) -> Response:
-        """An image's file, read and sent while it has a thread's place."""
+        """Answers with an image's file, which is read and sent within one turn."""
         async with contextlib.AsyncExitStack() as stack:
             run = await stack.enter_async_context(self._images.turn(request))
-            found = await run(self._found, request)
-            if _is_known(request, found):
-                return Response(status_code=304, headers=_caching(found))
-            content, kind = await run(self._shown, found)
-            return Held(content, kind, _caching(found), stack.pop_all())
+            image = await run(self._find, request)
+            if _is_cached(request, image):
+                return Response(status_code=304, headers=_cache_headers(image))
+            content, media_type = await run(self._as_browser_format, image)
+            return Held(content, media_type, _cache_headers(image), stack.pop_all())
 
     async def thumbnail(self, request: Request) -> Response:
-        """An image made small."""
+        """Answers with a small copy of an image."""
         async with self._images.turn(request) as run:
-            found = await run(self._found, request)
-            if _is_known(request, found):
-                return Response(status_code=304, headers=_caching(found))
-            content = await run(self._thumbnail, found)
-            return Response(content, headers=_caching(found), media_type="image/jpeg")
+            image = await run(self._find, request)
+            headers = _cache_headers(image)
+            if _is_cached(request, image):
+                return Response(status_code=304, headers=headers)
+            content = await run(self._thumbnail, image)
+            return Response(content, headers=headers, media_type="image/jpeg")
 
-    def _found(self, request):
+    def _find(self, request: Request) -> dict[str, Any]:
+        """Returns the columns of the image that a request names."""
         id = request.path_params["id"]
         # SQLite and PostgreSQL have ids of 64 bits.
         if not re.fullmatch("[0-9]{1,18}", id):
-            raise Refusal(404, f"the index has no image {id!r:.40}.")
+            raise Refusal(404, f"The index has no image {id!r:.40}.")
         index, state = self._shared.get_with_state()
         self._check_state(request.query_params.get("index"), state)
         try:
             return index.store.image(int(id))
         except InputError:
-            raise Refusal(404, f"the index has no image {id!r:.40}.") from None
+            raise Refusal(404, f"The index has no image {id!r:.40}.") from None
 
-    def _shown(self, found: dict[str, Any]) -> tuple[bytes, str]:
-        """Returns an image as a browser shows it: bytes and their type."""
-        content = self._content(found)
-        for begin, kind in _SHOWN:
-            if re.match(begin, content, re.DOTALL):
-                return content, kind
+    def _as_browser_format(self, image: dict[str, Any]) -> tuple[bytes, str]:
+        """Returns an image in a format that browsers display: bytes and type."""
+        content = self._read_indexed(image)
+        for pattern, media_type in _BROWSER_FORMATS:
+            if re.match(pattern, content, re.DOTALL):
+                return content, media_type
         return _jpeg(read_upright(content), 90), "image/jpeg"
 
-    def _thumbnail(self, found: dict[str, Any]) -> bytes:
-        image = read_upright(self._content(found), shorter_side=THUMBNAIL_SIDE)
-        image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        return _jpeg(image, 82)
+    def _thumbnail(self, image: dict[str, Any]) -> bytes:
+        content = self._read_indexed(image)
+        thumbnail = read_upright(content, shorter_side=THUMBNAIL_SIDE)
+        thumbnail.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        return _jpeg(thumbnail, 82)
 
-    def _content(self, found: dict[str, Any]) -> bytes:
-        """Returns the bytes of an image if they are those that were indexed."""
-        file = found["file"]
+    def _read_indexed(self, image: dict[str, Any]) -> bytes:
+        """Reads an image's file, or raises Refusal if it isn't the indexed one."""
+        file = image["file"]
         if is_item(file):
-            stored = self._shared.get().stored_image(found)
+            stored = self._shared.get().stored_image(image)
             if stored is None:
                 id, _ = split_item(file)
-                raise Refusal(404, f"the index holds no image of {id!r:.160}.")
+                raise Refusal(404, f"The index holds no image of {id!r:.160}.")
             file = os.fsencode(stored)
         path = os.fsdecode(file)
         try:
             content, _ = read_file(file)
         except ImageError as error:
             raise Refusal(
-                410, f"the image {path} can't be read any more ({error.detail})."
+                410, f"The image {path} can't be read any more ({error.detail})."
             ) from None
-        if content_hash(content) != found["content"]:
+        if content_hash(content) != image["content"]:
             raise Refusal(
                 410,
-                f"the image {path} has changed since it was indexed; run `align-keras "
+                f"The image {path} has changed since it was indexed. Run `align-keras "
                 "index` again.",
             )
         return content
 
 
-# === What is asked ===
+# === Requests ===
 
 _PARAMETERS = ("text", "plus", "minus", "like", "where", "duplicates", "text_weight")
 
 
-def _read_query(given):
-    """The query and the offset of a request's parameters, checked."""
-    unknown = set(given) - {*_PARAMETERS, "index", "k", "offset"}
+def _read_query(parameters: QueryParams) -> tuple[Query, int]:
+    """Checks the parameters of a request and returns its query and offset."""
+    unknown = set(parameters) - {*_PARAMETERS, "index", "k", "offset"}
     if unknown:
         raise InputError(
-            f"a search must have parameters of {', '.join(_PARAMETERS)}, index, k and "
-            "offset, "
-            f"received {min(unknown)!r:.80}; leave it out."
+            f"A search must have parameters of {', '.join(_PARAMETERS)}, index, k and "
+            f"offset. Received: {min(unknown)!r:.80}. Leave it out."
         )
-    words = {name: given.getlist(name) for name in ("text", "plus", "minus")}
-    if sum(map(len, words.values())) > MAX_WORDS:
+    num_texts = sum(len(parameters.getlist(name)) for name in ("text", "plus", "minus"))
+    if num_texts > MAX_WORDS:
         raise InputError(
-            f"text, plus and minus must be at most {MAX_WORDS} in all, received more; "
-            "leave some out."
+            f"text, plus and minus must be at most {MAX_WORDS} in all. Received: "
+            f"{num_texts}. Leave some out."
         )
-    like = given.get("like")
-    image = None if like is None else _number("like", like, 1, 2**63 - 1)
-    weight = _number("text_weight", given.get("text_weight", TEXT_WEIGHT), 1e-6, 1e6)
-    return Query(
-        **{name: list(filter(str.strip, texts)) for name, texts in words.items()},
+    image = None
+    if "like" in parameters:
+        image = _read_integer("like", parameters["like"], 1, 2**63 - 1)
+    weight = parameters.get("text_weight", str(TEXT_WEIGHT))
+    k = parameters.get("k", str(PAGE_HITS))
+    query = Query(
+        text=_texts(parameters, "text"),
         image=image,
-        where=given.get("where"),
-        k=_number("k", given.get("k", PAGE_HITS), 1, MAX_PAGE_HITS),
-        duplicates=_flag(given.get("duplicates")),
-        text_weight=weight,
-    ), _number("offset", given.get("offset", 0), 0, MAX_HITS)
+        plus=_texts(parameters, "plus"),
+        minus=_texts(parameters, "minus"),
+        where=parameters.get("where"),
+        k=_read_integer("k", k, 1, MAX_PAGE_HITS),
+        duplicates=_read_flag(parameters.get("duplicates")),
+        text_weight=_read_float("text_weight", weight, 1e-6, 1e6),
+    )
+    offset = _read_integer("offset", parameters.get("offset", "0"), 0, MAX_HITS)
+    return query, offset
 
 
-def _flag(text: str | None) -> bool | None:
+def _texts(parameters: QueryParams, name: str) -> list[str]:
+    """Returns the values of a parameter that are not blank."""
+    return [text for text in parameters.getlist(name) if text.strip()]
+
+
+def _read_integer(name: str, text: str, low: int, high: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise _number_error(name, text, low, high) from None
+    if not low <= value <= high:
+        raise _number_error(name, text, low, high)
+    return value
+
+
+def _read_float(name: str, text: str, low: float, high: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        raise _number_error(name, text, low, high)
+    return value
+
+
+def _read_flag(text: str | None) -> bool | None:
     """Returns the value of a parameter that is on or off, or None without it."""
     return None if text is None else text not in ("0", "", "false")
 
 
-def _number(name, text, low, high):
-    kind = float if isinstance(low, float) else int
-    try:
-        value = kind(text)
-    except ValueError:
-        value = math.nan
-    if not low <= value <= high:
-        raise InputError(
-            f"{name} must be a number from {low} to {high}, received {text!r:.80}; "
-            "correct it."
-        )
-    return value
+def _number_error(name: str, text: str, low: float, high: float) -> InputError:
+    return InputError(
+        f"{name} must be a number from {low} to {high}. Received: {text!r:.80}. "
+        "Correct it."
+    )
 
 
-# === What is answered ===
+# === Answers ===
 
 
-def _hits(index, query, content):
-    """Hits of a query; `content` is the file of the image that was sent with it."""
+def _hits(index: Index, query: Query, content: bytes | None) -> list[Hit]:
+    """Returns the hits of a query. `content` is the file of an image sent with it."""
     if content is not None:
         pixels = read_query_image(content, index.model.resize_to)
-        stored = index.model.encode_resized([pixels])[0]
+        embedding = index.model.encode_resized([pixels])[0]
         query = dataclasses.replace(query, image=content)
-        return index.search(query.encode(index.model, stored), query)
+        return index.search(query.encode(index.model, embedding), query)
     return index.query(query)
 
 
-def _hit(hit, state):
-    columns = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in hit.columns.items()
-    }
+def _hit(hit: Hit, state: str) -> dict[str, Any]:
+    """Returns a hit as JSON, which has no infinite numbers."""
+    columns = dict(hit.columns)
+    for name, value in columns.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            columns[name] = None
     return {
         **dataclasses.asdict(hit),
         "columns": columns,
@@ -360,16 +424,17 @@ def _hit(hit, state):
     }
 
 
-def _is_known(request, found):
-    return _caching(found)["ETag"] in request.headers.get("if-none-match", "")
+def _is_cached(request: Request, image: Mapping[str, Any]) -> bool:
+    """Returns True if the browser has the image in its cache."""
+    return _cache_headers(image)["ETag"] in request.headers.get("if-none-match", "")
 
 
-def _caching(found):
-    tag = f'"{found["content"].hex()}"'
+def _cache_headers(image: Mapping[str, Any]) -> dict[str, str]:
+    tag = f'"{image["content"].hex()}"'
     return {"ETag": tag, "Cache-Control": "private, no-cache"}
 
 
-def _jpeg(image, quality):
+def _jpeg(image: "Image.Image", quality: int) -> bytes:
     file = io.BytesIO()
     image.save(file, "jpeg", quality=quality)
     return file.getvalue()

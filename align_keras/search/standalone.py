@@ -109,14 +109,14 @@ def check_standalone(
 # === The script ===
 
 
-def _work(folder):
+def _work(folder: pathlib.Path) -> dict[str, Any]:
     import tensorflow as tf
     import tensorflow_text  # noqa: F401, registers the tokenizer's ops
 
     asked = json.loads((folder / "asked.json").read_text("utf-8"))
     signatures = tf.saved_model.load(asked["export"]).signatures
 
-    def embed(signature, items):
+    def embed(signature: tuple[str, str, str], items: list[Any]) -> np.ndarray:
         name, argument, output = signature
         batches = []
         for start in range(0, len(items), _BATCH):
@@ -151,7 +151,7 @@ def _work(folder):
     return {**result, "align_keras_importable": known is not None}
 
 
-def _difference(embeddings, expected):
+def _difference(embeddings: np.ndarray, expected: np.ndarray) -> float:
     if expected.shape != embeddings.shape:
         raise ValueError(
             f"the export must give embeddings of shape {expected.shape}, received "
@@ -160,7 +160,9 @@ def _difference(embeddings, expected):
     return float(np.abs(embeddings - expected).max())
 
 
-def _top(queries, embeddings, index):
+def _top(
+    queries: list[str], embeddings: np.ndarray, index: pathlib.Path
+) -> list[dict[str, Any]]:
     uri = (index / "images.sqlite").absolute().as_uri()
     connection = sqlite3.connect(f"{uri}?mode=ro", uri=True)
     sql = "SELECT row, path, captions FROM images ORDER BY row"

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from align_keras.search import approximate, exact_scan, vector_checks
-from align_keras.search.columns import COLUMNS, fold_case
+from align_keras.search.columns import INDEX_COLUMNS, fold_case
 from align_keras.search.image_store import ImageStore
 from align_keras.search.index_files import (
     DATABASE,
@@ -71,7 +71,7 @@ CREATE TABLE images (
     row INTEGER UNIQUE NOT NULL,
     mtime_ns INTEGER NOT NULL,
     content BLOB NOT NULL,
-    {", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())}
+    {", ".join(f"{name} {kind}" for name, kind in INDEX_COLUMNS.items())}
 );
 CREATE INDEX images_content ON images (content);
 {_CHECKSUMS}
@@ -106,7 +106,10 @@ class _LockedError(InputError):
 class Store(ImageStore):
     """The images of an index in a folder, and their embeddings."""
 
-    def __init__(self, folder: str | os.PathLike, writable: bool = False):
+    _has_checksums: bool
+    _has_table_rows: bool
+
+    def __init__(self, folder: str | os.PathLike, writable: bool = False) -> None:
         self.folder = pathlib.Path(folder)
         refuse_links(self.folder)
         self.header = _read_header(self.folder)
@@ -127,7 +130,7 @@ class Store(ImageStore):
         if not self._has_table_rows:
             self._upgrade()
 
-    def _upgrade(self):
+    def _upgrade(self) -> None:
         """Brings an index of an older release to the tables of this one."""
         if self._writable:
             try:
@@ -158,7 +161,7 @@ class Store(ImageStore):
                 ) from None
         self._has_table_rows = True
 
-    def _is_upgraded(self):
+    def _is_upgraded(self) -> bool:
         """Returns True once the tables of this release are in the database."""
         sql = "SELECT count(*) FROM sqlite_master WHERE name = 'table_rows_0'"
         return self._one(sql) > 0
@@ -263,7 +266,7 @@ class Store(ImageStore):
                     raise
                 store._settle()
 
-    def _prepare(self):
+    def _prepare(self) -> None:
         """Adds what an index of an earlier version lacks, and counts the run.
 
         By that the write-ahead log has content until `_settle`, also after a kill.
@@ -279,7 +282,7 @@ class Store(ImageStore):
                 self._has_checksums = True
                 self._add_checksums()
 
-    def _add_checksums(self):
+    def _add_checksums(self) -> None:
         """Computes the checksums of an index that has none, if its norms are right."""
         vectors = self.vectors()
         self._check_norms(vectors, np.arange(len(vectors)))
@@ -287,7 +290,7 @@ class Store(ImageStore):
             block = np.array(vectors[start : start + _FEW_ROWS])
             self._write_checksums(start, block)
 
-    def _write_checksums(self, first, vectors):
+    def _write_checksums(self, first: int, vectors: np.ndarray) -> None:
         """Writes the checksums of rows from `first` on, and their deviation from 1."""
         checksums = vector_checks.row_checksums(vectors)
         self._connection.executemany(
@@ -298,7 +301,7 @@ class Store(ImageStore):
         if error > (self._norm_error() or 0.0) or self._norm_error() is None:
             self._note("norm_error", error)
 
-    def _settle(self):
+    def _settle(self) -> None:
         """Leaves the database file complete, so that a copy of it alone is.
 
         Rows that no transaction names are cut off, as after a full disk: `check_whole`
@@ -314,7 +317,7 @@ class Store(ImageStore):
             # Readers keep their connections open, so closing alone doesn't do it.
             self._run("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def _discard(self):
+    def _discard(self) -> None:
         for path in self.folder.iterdir():
             if is_index_file(path.name) and not path.is_dir():
                 path.unlink()
@@ -323,7 +326,7 @@ class Store(ImageStore):
             self.folder.rmdir()
 
     @contextlib.contextmanager
-    def _reading(self):
+    def _reading(self) -> Iterator[sqlite3.Connection]:
         """The connection; SQLite's errors say what to do."""
         try:
             with self._lock:
@@ -360,7 +363,7 @@ class Store(ImageStore):
             raise damaged(self.folder, text) from error
 
     @contextlib.contextmanager
-    def _one_state(self):
+    def _one_state(self) -> Iterator[None]:
         """A transaction in which statements read the same state of the database."""
         with self._reading():
             if self._connection.in_transaction:
@@ -372,7 +375,7 @@ class Store(ImageStore):
             finally:
                 self._connection.rollback()
 
-    def _connect(self):
+    def _connect(self) -> None:
         """Opens the database; a folder that can't be written to is read as it is."""
         path = self.folder / DATABASE
         if not path.is_file():
@@ -402,11 +405,11 @@ class Store(ImageStore):
             self._run("PRAGMA synchronous = NORMAL")
             self._check_schema()
 
-    def _stamp(self):
+    def _stamp(self) -> tuple[tuple[int, int], ...]:
         """Size and time of the database's files."""
         return tuple(map(_size_and_time, (self.folder / DATABASE, self.folder / WAL)))
 
-    def _check_schema(self):
+    def _check_schema(self) -> None:
         """Refuses a database with views, triggers or computed columns, which run SQL
         of whoever made it.
         """
@@ -428,7 +431,7 @@ class Store(ImageStore):
                         self.folder, f"its database computes the column {column[1]!r}"
                     )
 
-    def _check_agreement(self):
+    def _check_agreement(self) -> None:
         """Refuses a database, vectors and a header that don't belong together."""
         stored = self._meta("header")
         if stored not in (None, _header_text(self.header)):
@@ -482,7 +485,7 @@ class Store(ImageStore):
         """The file's name; while it is the same, a row stays what it is."""
         return self._meta("vectors")
 
-    def _row_count(self):
+    def _row_count(self) -> int:
         """Number of rows that the database counts."""
         rows = self._meta("rows")
         if not isinstance(rows, int) or rows < 0:
@@ -505,7 +508,7 @@ class Store(ImageStore):
 
     # === Checks of the vectors ===
 
-    def _norm_error(self):
+    def _norm_error(self) -> float | None:
         """Largest deviation of a norm from 1 when rows were written, or None."""
         error = self._meta("norm_error")
         is_number = isinstance(error, int | float) and 0.0 <= error < np.inf
@@ -513,7 +516,7 @@ class Store(ImageStore):
             raise damaged(self.folder, f"the deviation of norms is {error!r:.60}")
         return error
 
-    def _damaged_row(self, row, reason):
+    def _damaged_row(self, row: int, reason: str) -> InputError:
         """The error of a row that isn't what was written."""
         images = self._all("SELECT path FROM images WHERE row = ?", [int(row)])
         image = f", {images[0][0]!r:.160}" if images else ""
@@ -530,7 +533,7 @@ class Store(ImageStore):
             f"the file {path} is damaged (row {int(row)}{image}, {reason}); {remedy}."
         )
 
-    def _tolerance(self):
+    def _tolerance(self) -> float:
         """How far norms may be from 1; small files are compared with it as a whole."""
         name, vectors = self.vectors_file, self.vectors()
         checked = self._norms_checked
@@ -546,7 +549,9 @@ class Store(ImageStore):
         assert self._norms_checked is not None
         return self._norms_checked[2]
 
-    def _check_norms(self, vectors, rows):
+    def _check_norms(
+        self, vectors: np.ndarray, rows: Sequence[int] | np.ndarray
+    ) -> None:
         """Raises if an embedding, of the row at the same position, has another norm."""
         wrong = vector_checks.first_wrong_norm(vectors, self._tolerance())
         if wrong is not None:
@@ -569,12 +574,14 @@ class Store(ImageStore):
             checksums = vector_checks.row_checksums(vectors[block])
             self._compare(block, checksums, stored)
 
-    def _compare(self, rows, checksums, stored):
+    def _compare(
+        self, rows: Sequence[int], checksums: Sequence[int], stored: dict[int, int]
+    ) -> None:
         for row, checksum in zip(rows, checksums, strict=True):
             if stored.get(row, checksum) != checksum:
                 raise self._damaged_row(row, "whose checksum differs")
 
-    def _check_range(self, start, stop):
+    def _check_range(self, start: int, stop: int) -> None:
         """As `check_rows`, of rows from `start` to `stop`, and their norms."""
         vectors = self.vectors()
         for first in range(start, stop, _FEW_ROWS):
@@ -605,7 +612,7 @@ class Store(ImageStore):
                     raise damaged(self.folder, problem)
         return self.with_stable_rows(self._check_vectors)
 
-    def _check_vectors(self):
+    def _check_vectors(self) -> int:
         rows = self._row_count()
         self._check_range(0, rows)
         if not approximate.is_whole(self.folder, self.vectors_file):
@@ -616,7 +623,7 @@ class Store(ImageStore):
             )
         return rows
 
-    def _user_columns(self):
+    def _user_columns(self) -> tuple[list[Any], int]:
         try:
             return super()._user_columns()
         except InputError:
@@ -624,7 +631,7 @@ class Store(ImageStore):
         except (AttributeError, KeyError, TypeError, ValueError):
             raise damaged(self.folder, "the names of the tables' columns") from None
 
-    def _images(self, where, parameters):
+    def _images(self, where: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
         images = super()._images(where, parameters)
         for image in images:
             for name, kind in _KINDS.items():
@@ -646,7 +653,7 @@ class Store(ImageStore):
         self._check_norms(sample, range(0, len(vectors), step))
         return sample
 
-    def _map(self, name, rows):
+    def _map(self, name: str, rows: int) -> np.ndarray:
         if not rows:
             return np.zeros((0, self.dimension), np.float32)
         path = vectors_path(self.folder, name)
@@ -656,7 +663,7 @@ class Store(ImageStore):
         except (OSError, ValueError) as error:
             raise damaged(self.folder, f"{path.name}: {error}") from None
 
-    def _refuse_rebuilt(self):
+    def _refuse_rebuilt(self) -> None:
         """Raises if another database has taken the place of the one that is open."""
         if self._inode != _inode(self.folder / DATABASE):
             raise InputError(
@@ -679,7 +686,7 @@ class Store(ImageStore):
                 del self._filtered[old]
         return found
 
-    def _rows(self, condition, parameters):
+    def _rows(self, condition: str, parameters: Sequence[Any]) -> np.ndarray:
         """A text for many, since a million tuples take as long as the search itself."""
         sql = (
             f"SELECT group_concat(row) FROM images WHERE ({condition}) "
@@ -692,7 +699,7 @@ class Store(ImageStore):
             parts.append(np.fromstring(text or "", np.int64, sep=","))
         return np.sort(np.concatenate(parts))
 
-    def _of_rows(self, rows):
+    def _of_rows(self, rows: np.ndarray) -> dict[int, dict[str, Any]]:
         """Images by their rows; rows that have none are left out."""
         found = []
         for start in range(0, len(rows), _IN_BLOCK):
@@ -766,7 +773,13 @@ class Store(ImageStore):
         for positions, scores in exact_scan.by_rank(scanned, size, exact, error):
             yield positions if rows is None else rows[positions], scores
 
-    def _scanned(self, vectors, embedding, rows, limit):
+    def _scanned(
+        self,
+        vectors: np.ndarray,
+        embedding: np.ndarray,
+        rows: np.ndarray | None,
+        limit: float,
+    ) -> np.ndarray:
         scores = exact_scan.scan(vectors, embedding, rows)
         wrong = vector_checks.first_wrong_score(scores, limit)
         if wrong is not None:
@@ -774,7 +787,9 @@ class Store(ImageStore):
             raise self._damaged_row(row, f"which scores {scores[wrong]:.4g}")
         return scores
 
-    def _approximate_index(self, wanted, count):
+    def _approximate_index(
+        self, wanted: bool | None, count: int
+    ) -> approximate.Approximate | None:
         """The approximate index, or None where the exact scan is as good."""
         if wanted is False or (wanted is None and count < approximate.LEAST_ROWS):
             return None
@@ -827,7 +842,7 @@ class Store(ImageStore):
             self._write_anew()
         approximate.bring_up_to_date(self.folder, self.vectors_file, self.vectors())
 
-    def _write_anew(self):
+    def _write_anew(self) -> None:
         old = self.vectors_file
         new = next_vectors_name(old)
         kept = self.rows("1")
@@ -835,7 +850,7 @@ class Store(ImageStore):
         with open_to_write(vectors_path(self.folder, new), new=True) as file:
             for start in range(0, len(kept), _FEW_ROWS):
                 block = kept[start : start + _FEW_ROWS]
-                self.check_rows(block)
+                self.check_rows(block.tolist())
                 file.write(vectors[block].tobytes())
             file.flush()
             os.fsync(file.fileno())
@@ -854,13 +869,13 @@ class Store(ImageStore):
             self._set("rows", len(kept))
         vectors_path(self.folder, old).unlink(missing_ok=True)
 
-    def _stored(self, name, value):
+    def _stored(self, name: str, value: Any) -> Any:
         # SQLite has 64 bits; a longer number keeps its digits as text.
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             return str(value)
         return value
 
-    def _note(self, key, value):
+    def _note(self, key: str, value: Any) -> None:
         """Writes a value of `meta`, which may be new."""
         self._run(
             "INSERT INTO meta VALUES (?, ?) "
@@ -877,7 +892,7 @@ def is_flat_index(folder: pathlib.Path) -> bool:
         return False
 
 
-def _read_header(folder):
+def _read_header(folder: pathlib.Path) -> dict[str, Any]:
     try:
         header = read_json(folder / HEADER)
     except InputError as error:
@@ -914,30 +929,30 @@ def _read_header(folder):
             raise damaged(folder, f"{HEADER} has no {key} of the model")
     dimension = header.get("dimension")
     is_number = isinstance(dimension, int) and not isinstance(dimension, bool)
-    if not is_number or not 1 <= dimension <= _MAX_DIMENSION:
+    if not (is_number and 1 <= header["dimension"] <= _MAX_DIMENSION):
         raise damaged(folder, f"{HEADER} has the dimension {dimension!r:.60}")
     return header
 
 
-def _is_index_table(name):
+def _is_index_table(name: str) -> bool:
     """Returns True for the tables that this module and `table_rows` create."""
     is_of_rows = re.fullmatch(r"table_rows_\d+", name) is not None
     return is_of_rows or name in {*_TABLES, "checksums"}
 
 
-def _header_text(header):
+def _header_text(header: dict[str, Any]) -> str:
     """What the database repeats of the header, so that both can be compared."""
     return json.dumps(
         {"model": header["model"], "dimension": header["dimension"]}, sort_keys=True
     )
 
 
-def _size(path):
+def _size(path: pathlib.Path) -> int:
     """Bytes of a file, 0 of none."""
     return _size_and_time(path)[0]
 
 
-def _inode(path):
+def _inode(path: pathlib.Path) -> int | None:
     """Number of a file, by which one that has replaced it is known, or None."""
     try:
         return os.stat(path).st_ino
@@ -945,7 +960,7 @@ def _inode(path):
         return None
 
 
-def _size_and_time(path):
+def _size_and_time(path: pathlib.Path) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except OSError:

@@ -1,19 +1,22 @@
-"""Rows of users' tables in a store, by the same SQL in SQLite and in PostgreSQL.
+"""Rows of users' tables in a store, with the same SQL for SQLite and PostgreSQL.
 
-No name of a user's column occurs in SQL. The cells of all tables lie in the tables
-`table_rows_0`, `table_rows_1`, …, in columns `c0`, `c1`, …, as text, and the entry
-`table_columns` of the table `meta` maps the users' names to their numbers. Each row
-belongs to an image and to the source that names it (`root`), with which it goes.
+No name of a user's column occurs in SQL. The cells of all tables are stored as text in
+the columns `c0`, `c1`, … of the tables `table_rows_0`, `table_rows_1`, …. The entry
+`table_columns` of the table `meta` maps the users' names to these numbers. Each row
+belongs to an image and to the source that names it (`root`), and is dropped with the
+source.
 """
 
+import abc
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from align_keras.search.columns import (
-    COLUMNS,
+    INDEX_COLUMNS,
     MAX_COLUMNS,
     NUMBER,
     TEXT,
@@ -28,13 +31,13 @@ from align_keras.search.columns import (
 from align_keras.utils.addresses import without_secrets
 from align_keras.utils.errors import InputError
 
-# Columns of one of our tables: a row of PostgreSQL must fit into a page of 8 KB, where
-# a long text takes 18 bytes.
+# Number of columns of one of our tables. A row of PostgreSQL must fit into a page of
+# 8 KB, in which a long text takes 18 bytes.
 _PER_TABLE = 200
-# Both databases take at least 999 parameters a statement.
+# Images per statement. Both databases accept at least 999 parameters.
 _BLOCK = 500
 _KEY = "table_columns"
-# Numbers of columns are not given twice, so they may exceed `MAX_COLUMNS`.
+# Numbers of columns are not used again, so they may exceed `MAX_COLUMNS`.
 _MAX_NUMBER = 1_000_000
 FIRST_TABLE = """
 CREATE TABLE table_rows_0 (
@@ -51,17 +54,23 @@ CREATE TABLE IF NOT EXISTS table_rows_{} (
 
 
 class _UserColumn(NamedTuple):
-    """A user's column: its own name, the name in conditions, the number of the column
-    that stores it, and its kind in each table by the id of the table's source.
+    """A column of users' tables. Its fields are stored in this order.
+
+    Attributes:
+        name: str, the column's name in the tables.
+        condition_name: str, its name in conditions.
+        number: int, number of the column that stores it.
+        kinds: dict, id of a table's source → kind of the column in this table.
     """
 
     name: str
-    called: str
+    condition_name: str
     number: int
     kinds: dict[str, str | None]
 
     @property
     def table(self) -> int:
+        """Number of our table that stores the column."""
         return self.number // _PER_TABLE
 
     @property
@@ -69,31 +78,77 @@ class _UserColumn(NamedTuple):
         return combined_kind(self.kinds.values())
 
 
-class TableRows:
-    """The part of a store that keeps the rows of users' tables."""
+class _RowKey(NamedTuple):
+    """Key of a table's row: the image, the table's source and the row's number."""
 
-    _run: Callable
-    _each: Callable
-    _all: Callable
-    _one: Callable
-    _meta: Callable
-    roots: Callable
-    drop: Callable
-    transaction: Callable
-    # Context manager within which all statements read the same state of the database.
-    _one_state: Callable
+    image: int
+    root: int
+    number: int
+
+
+class TableRows(abc.ABC):
+    """The part of a store that keeps the rows of users' tables.
+
+    The subclasses run the SQL, in which `?` is the mark of a parameter.
+    """
+
+    # === Statements, which the subclasses run ===
+
+    @abc.abstractmethod
+    def _run(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """Runs a statement and returns its cursor."""
+
+    @abc.abstractmethod
+    def _run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Runs a statement once for each row of parameters."""
+
+    @abc.abstractmethod
+    def _each(self, sql: str, values: Iterable[Any]) -> None:
+        """Runs a statement with one parameter once for each value."""
+
+    @abc.abstractmethod
+    def _all(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Returns all rows of a query."""
+
+    @abc.abstractmethod
+    def _one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """Returns the first column of the first row of a query, or None."""
+
+    @abc.abstractmethod
+    def _meta(self, key: str) -> Any:
+        """Returns an entry of the table `meta`, or None."""
+
+    @abc.abstractmethod
+    def _one_state(self) -> contextlib.AbstractContextManager[None]:
+        """Context in which all statements read the same state of the database."""
+
+    @abc.abstractmethod
+    def _lock_tables(self) -> None:
+        """Keeps other processes from changing tables until the transaction ends."""
+
+    @abc.abstractmethod
+    def transaction(self) -> contextlib.AbstractContextManager[None]:
+        """Context whose changes are written all together or not at all."""
+
+    @abc.abstractmethod
+    def roots(self) -> dict[bytes, int]:
+        """Returns path → id of the folders and tables that were indexed."""
+
+    @abc.abstractmethod
+    def drop(self, ids: Iterable[int]) -> None:
+        """Removes images."""
 
     # === Names ===
 
     @property
     def columns(self) -> dict[str, str]:
-        """Name in conditions → "number" or "text"."""
+        """Kinds of the columns: name in conditions → "number" or "text"."""
         return {name: column.kind for name, column in self.named_columns().items()}
 
     def named_columns(self) -> dict[str, Column]:
         """Returns every column that a condition may name."""
         named = {}
-        for name, kind in COLUMNS.items():
+        for name, kind in INDEX_COLUMNS.items():
             sql = f'images."{name}"'
             if kind == "INTEGER":
                 named[name] = Column(sql, NUMBER, f"CAST({sql} AS TEXT)")
@@ -112,10 +167,12 @@ class TableRows:
                     "ORDER BY o.root, o.number LIMIT 1))"
                 )
             if column.kind == TEXT:
-                compared, kind = self._text_sql(sql), TEXT
+                compared = self._text_sql(sql)
+                kind = TEXT
             else:
-                compared, kind = self._number_sql(sql), NUMBER
-            named[column.called] = Column(compared, kind, sql, column.table)
+                compared = self._number_sql(sql)
+                kind = NUMBER
+            named[column.condition_name] = Column(compared, kind, sql, column.table)
         return named
 
     def rows_condition(
@@ -141,7 +198,7 @@ class TableRows:
         return f"images.id IN (SELECT {image} FROM {source} WHERE {sql})"
 
     def check_columns(self, root: int, names: Iterable[str], table: str) -> None:
-        """Raises InputError if a table has more columns than there is room for."""
+        """Raises InputError if all tables together have too many columns."""
         columns, _ = self._user_columns()
         used = {column.name for column in columns if set(column.kinds) - {str(root)}}
         count = len(used.union(names))
@@ -153,26 +210,27 @@ class TableRows:
             )
 
     def renamed_columns(self) -> dict[str, str]:
-        """Returns users' names that conditions call otherwise than one would guess."""
+        """Returns users' names whose name in conditions is not the obvious one."""
         columns, _ = self._user_columns()
         return {
-            column.name: column.called
+            column.name: column.condition_name
             for column in columns
-            if column.called != name_in_conditions(column.name, ())
-            or column.called.endswith("_")
+            if column.condition_name != name_in_conditions(column.name, ())
+            or column.condition_name.endswith("_")
         }
 
     def _user_columns(self) -> tuple[list[_UserColumn], int]:
-        """Returns the users' columns, and how many columns our tables have."""
+        """Returns the users' columns, and the number of columns of our tables."""
         text = self._meta(_KEY)
         if text is None:
             return [], 0
         stored = json.loads(text)
         columns = [_UserColumn(*fields) for fields in stored["columns"]]
         for column in columns:
-            is_text = isinstance(column.name, str) and isinstance(column.called, str)
-            is_number = type(column.number) is int and column.number >= 0
+            names = (column.name, column.condition_name)
+            is_text = all(isinstance(name, str) for name in names)
             # The number becomes a part of SQL.
+            is_number = type(column.number) is int and column.number >= 0
             if not (is_text and is_number and isinstance(column.kinds, dict)):
                 raise ValueError(f"{_KEY} must name columns. Received: {column}.")
         count = stored["count"]
@@ -180,7 +238,7 @@ class TableRows:
             raise ValueError(f"{_KEY} must count columns. Received: {count}.")
         return columns, count
 
-    def _keep_columns(self, columns, count):
+    def _keep_columns(self, columns: Sequence[_UserColumn], count: int) -> None:
         stored = json.dumps({"columns": columns, "count": count})
         self._run("DELETE FROM meta WHERE key = ?", [_KEY])
         self._run("INSERT INTO meta VALUES (?, ?)", [_KEY, stored])
@@ -188,19 +246,19 @@ class TableRows:
     # === Reading ===
 
     def rows_of(self, ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
-        """Image → the values of its tables' rows, by the names of conditions."""
-        # Another process may give the number of a column to another name meanwhile.
+        """Returns image → values of its rows, each by the name in conditions."""
+        # Meanwhile, another process may use the number of a column for another name.
         with self._one_state():
             return self._rows_of(ids)
 
-    def _rows_of(self, ids):
+    def _rows_of(self, ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
         columns, _ = self._user_columns()
         if not columns:
             return {}
-        found: dict[tuple[int, int, int], dict[str, Any]] = {}
+        values_of_rows: dict[_RowKey, dict[str, Any]] = {}
         for table in _tables(columns):
-            within = [column for column in columns if column.table == table]
-            names = ", ".join(f"c{column.number}" for column in within)
+            table_columns = [column for column in columns if column.table == table]
+            names = ", ".join(f"c{column.number}" for column in table_columns)
             for start in range(0, len(ids), _BLOCK):
                 block = list(ids[start : start + _BLOCK])
                 sql = (
@@ -208,27 +266,28 @@ class TableRows:
                     f"WHERE image IN ({', '.join('?' * len(block))})"
                 )
                 for image, root, number, *cells in self._all(sql, block):
-                    row = found.setdefault((image, root, number), {})
-                    for column, cell in zip(within, cells, strict=True):
+                    key = _RowKey(image, root, number)
+                    values = values_of_rows.setdefault(key, {})
+                    for column, cell in zip(table_columns, cells, strict=True):
                         value = shown_value(cell, column.kind)
                         if value is not None:
-                            row[column.called] = value
+                            values[column.condition_name] = value
         rows: dict[int, list[dict[str, Any]]] = {}
-        for image, root, number in sorted(found):
-            rows.setdefault(image, []).append(found[image, root, number])
+        for key in sorted(values_of_rows):
+            rows.setdefault(key.image, []).append(values_of_rows[key])
         return rows
 
     # === Writing, within a transaction ===
 
     def describe(self, root: int, rows: dict[int, list[TableRow]]) -> None:
-        """Replaces everything that a table says of images.
+        """Replaces all rows of a table.
 
         Args:
             root: id of the table's source.
             rows: dict, id of an image → its rows.
         """
         self._lock_tables()
-        # Most runs find the tables as they were.
+        # In most runs the tables have not changed.
         digest = _digest(rows)
         if self._meta(f"table {root}") == digest:
             return
@@ -240,19 +299,19 @@ class TableRows:
         self._write_captions(affected)
 
     def forget_table(self, root: int) -> None:
-        """Drops everything that a table says of images."""
+        """Drops all rows of a table."""
         self._lock_tables()
         self._write_captions(self._forget(root))
 
     def drop_rows(self, ids: Iterable[int]) -> None:
-        """Drops the rows of images that are dropped."""
+        """Drops all rows of images."""
         dropped = list(ids)
         _, count = self._user_columns()
         for table in range(max(1, -(-count // _PER_TABLE))):
             self._each(f"DELETE FROM table_rows_{table} WHERE image = ?", dropped)
 
-    def _forget(self, root):
-        """Deletes the rows of a table; returns the images that had some."""
+    def _forget(self, root: int) -> set[int]:
+        """Deletes the rows of a table and returns the images that had rows."""
         columns, count = self._user_columns()
         self._run("DELETE FROM meta WHERE key = ?", [f"table {root}"])
         sql = "SELECT DISTINCT image FROM table_rows_0 WHERE root = ?"
@@ -264,29 +323,34 @@ class TableRows:
         self._keep_columns([column for column in columns if column.kinds], count)
         return images
 
-    def _add_names(self, root, rows):
-        """Finds or adds a column for each name of a table; returns the table's."""
+    def _add_names(
+        self, root: int, rows: Mapping[int, list[TableRow]]
+    ) -> list[_UserColumn]:
+        """Adds the columns of a table that are new and returns all of its columns."""
         columns, count = self._user_columns()
-        cells: dict[str, list] = {}
-        for of_image in rows.values():
-            for row in of_image:
+        all_cells: dict[str, list[Any]] = {}
+        for image_rows in rows.values():
+            for row in image_rows:
                 for name, value in row.values.items():
-                    cells.setdefault(name, []).append(value)
+                    all_cells.setdefault(name, []).append(value)
         cells = {
             name: values
-            for name, values in cells.items()
+            for name, values in all_cells.items()
             if any(as_text(value) is not None for value in values)
         }
         self.check_columns(root, cells, "a table")
         by_name = {column.name: column for column in columns}
-        free = iter(sorted(set(range(MAX_COLUMNS)) - {one.number for one in columns}))
+        used_numbers = {column.number for column in columns}
+        free_numbers = iter(sorted(set(range(MAX_COLUMNS)) - used_numbers))
         for name, values in cells.items():
             if name not in by_name:
-                taken = {column.called for column in by_name.values()}
-                called = name_in_conditions(name, taken)
-                by_name[name] = _UserColumn(name, called, next(free), {})
+                taken = {column.condition_name for column in by_name.values()}
+                condition_name = name_in_conditions(name, taken)
+                number = next(free_numbers)
+                by_name[name] = _UserColumn(name, condition_name, number, {})
             by_name[name].kinds[str(root)] = kind_of(values)
-        new_count = max([count, *(one.number + 1 for one in by_name.values())])
+        last_number = max((column.number for column in by_name.values()), default=-1)
+        new_count = max(count, last_number + 1)
         for number in range(count, new_count):
             self._run(_FURTHER_TABLE.format(number // _PER_TABLE))
             table = f"table_rows_{number // _PER_TABLE}"
@@ -294,25 +358,35 @@ class TableRows:
         self._keep_columns(list(by_name.values()), new_count)
         return [by_name[name] for name in cells]
 
-    def _insert(self, root, rows, table, columns):
-        within = [column for column in columns if column.table == table]
-        names = ["image", "root", "number", *(f"c{one.number}" for one in within)]
-        values = []
-        for image, of_image in rows.items():
-            for number, row in enumerate(of_image):
-                cells = [as_text(row.values.get(one.name)) for one in within]
-                if table == 0:
-                    values.append((image, root, number, *cells, _json(row.captions)))
-                elif any(cell is not None for cell in cells):
-                    values.append((image, root, number, *cells))
+    def _insert(
+        self,
+        root: int,
+        rows: Mapping[int, list[TableRow]],
+        table: int,
+        columns: Sequence[_UserColumn],
+    ) -> None:
+        """Writes the cells of some rows that one of our tables stores."""
+        table_columns = [column for column in columns if column.table == table]
+        names = ["image", "root", "number"]
+        names += [f"c{column.number}" for column in table_columns]
         if table == 0:
             names.append("captions")
+        parameters = []
+        for image, image_rows in rows.items():
+            for number, row in enumerate(image_rows):
+                cells = [
+                    as_text(row.values.get(column.name)) for column in table_columns
+                ]
+                if table == 0:
+                    cells.append(_json(row.captions))
+                if any(cell is not None for cell in cells):
+                    parameters.append((image, root, number, *cells))
         marks = ", ".join("?" * len(names))
         sql = f"INSERT INTO table_rows_{table} ({', '.join(names)}) VALUES ({marks})"
-        self._run_many(sql, values)
+        self._run_many(sql, parameters)
 
-    def _write_captions(self, images):
-        """Gives images the captions of all their tables, in order and once each."""
+    def _write_captions(self, images: set[int]) -> None:
+        """Writes the captions of all tables to their images, each caption once."""
         captions: dict[int, list[str]] = {image: [] for image in images}
         if images:
             sql = "SELECT image, captions FROM table_rows_0 ORDER BY root, number"
@@ -322,26 +396,26 @@ class TableRows:
         changes = [(_joined(texts), image) for image, texts in captions.items()]
         self._run_many("UPDATE images SET captions = ? WHERE id = ?", changes)
 
-    # === Indexes that have the columns of tables among those of images ===
+    # === Indexes of older releases ===
 
     def upgrade(self) -> None:
-        """Moves columns of tables out of the table of images, where they once were.
+        """Moves the columns of users' tables out of the table of images.
 
-        The rows go to the image's table, or to the first table of the index, until that
-        is read again.
+        The rows become those of the image's source if it is a table, else of the first
+        table of the index, until the tables are read again.
         """
         with self.transaction():
             old = json.loads(self._meta("columns") or "{}")
             self._run(FIRST_TABLE)
             self._keep_columns([], 0)
-            # The rows below are then written for the merged sources and images.
+            # First, because it merges sources and images, which then get the rows.
             self._hide_root_passwords()
             self._hide_image_passwords()
             if old:
                 self._move(list(old))
             self._run("DELETE FROM meta WHERE key = 'columns'")
 
-    def _hide_root_passwords(self):
+    def _hide_root_passwords(self) -> None:
         """Removes the passwords from the addresses of sources.
 
         Sources whose addresses are equal afterwards become one.
@@ -359,7 +433,7 @@ class TableRows:
             self.forget_table(id)
             self._run("DELETE FROM roots WHERE id = ?", [id])
 
-    def _hide_image_passwords(self):
+    def _hide_image_passwords(self) -> None:
         """Removes the passwords from the addresses of images.
 
         One image is kept where several addresses are equal afterwards.
@@ -376,8 +450,9 @@ class TableRows:
             else:
                 self.drop([id])
 
-    def _move(self, names):
-        # Only here, for a search needs no reader of tables.
+    def _move(self, names: Sequence[str]) -> None:
+        """Moves columns of the table of images to the rows of tables."""
+        # Imported here because a search needs no reader of tables.
         from align_keras.corpus.pair_files import TABLE_SUFFIXES
 
         quoted = [_quoted(name) for name in names]
@@ -397,15 +472,12 @@ class TableRows:
             if values and tables:
                 row = TableRow(json.loads(captions or "[]"), values)
                 rows[root if root in rows else tables[0]][image] = [row]
-        for root, of_root in rows.items():
-            self.describe(root, of_root)
+        for root, rows_of_images in rows.items():
+            self.describe(root, rows_of_images)
         for name in quoted:
             self._run(f"ALTER TABLE images DROP COLUMN {name}")
 
-    # === What SQLite does; PostgreSQL has its own ===
-
-    def _run_many(self, sql: str, rows: Sequence[tuple]) -> None:
-        raise NotImplementedError
+    # === SQL of SQLite, which the store in PostgreSQL overrides ===
 
     def _number_sql(self, sql: str) -> str:
         return f"CAST(NULLIF(trim({sql}), '') AS NUMERIC)"
@@ -413,41 +485,38 @@ class TableRows:
     def _text_sql(self, sql: str) -> str:
         return sql
 
-    def _lock_tables(self) -> None:
-        """Keeps other processes from changing tables until the transaction ends."""
 
-
-def _tables(columns):
-    """The numbers of our tables that hold some columns; 0 is always among them."""
+def _tables(columns: Iterable[_UserColumn]) -> list[int]:
+    """Returns the numbers of our tables that store some columns, and always 0."""
     return sorted({0, *(column.table for column in columns)})
 
 
-def _json(captions):
+def _json(captions: Iterable[str]) -> str:
     cleaned = [as_text(caption) for caption in captions]
     return json.dumps(cleaned, ensure_ascii=False)
 
 
-def _joined(texts):
-    """The captions of several rows as one list, or None if there are no rows."""
+def _joined(texts: Sequence[str]) -> str | None:
+    """Returns the captions of several rows as one JSON list, or None without rows."""
     if len(texts) < 2:
         return texts[0] if texts else None
     captions = (caption for text in texts for caption in json.loads(text))
     return _json(list(dict.fromkeys(captions)))
 
 
-def _digest(rows):
+def _digest(rows: Mapping[int, list[TableRow]]) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    for image, of_image in rows.items():
-        line = f"{image} {[tuple(row) for row in of_image]}\n"
+    for image, image_rows in rows.items():
+        line = f"{image} {[tuple(row) for row in image_rows]}\n"
         digest.update(line.encode("utf-8", "backslashreplace"))
     return digest.hexdigest()
 
 
-def _quoted(name):
+def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _whole(value):
-    """A number that an older release has kept as a float, as it was in the table."""
+def _whole(value: Any) -> Any:
+    """Returns the integer that an older release stored as a float."""
     is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
     return int(value) if is_whole else value

@@ -1,32 +1,46 @@
-"""Small images in terminals: kitty's, iTerm2's and sixel's way, or blocks of colors."""
+"""Small images in terminals: protocols of kitty, iTerm2 and sixel, or color blocks."""
 
 import base64
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-# Of a terminal's cells, each about 10 by 20 pixels.
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Cells of a terminal, each about 10 by 20 pixels. Height of an image.
 ROWS = 7
 _PIXELS = 20 * ROWS
 _KITTY_CHUNK = 4096
 _SIXEL_COLORS = 64
-# Of colored cells, each two pixels high.
+# Colored cells, each two pixels high. Height of an image of blocks.
 _BLOCK_ROWS = 12
-# Terminals that are known to draw sixels; others can't be told without asking them.
+# Terminals that are known to draw sixels. Others could only be recognized by a query.
 _SIXEL_TERMS = ("foot", "mlterm", "yaft", "contour", "xterm-sixel")
 
 
-def protocol(environ: Mapping[str, str], is_terminal: bool) -> str | None:
-    """Returns kitty, iterm2, sixel, blocks (of true colors), blocks256, or None for
-    text.
+def image_protocol(environ: Mapping[str, str], is_terminal: bool) -> str | None:
+    """Returns the protocol in which a terminal draws images.
+
+    Args:
+        environ: environment variables.
+        is_terminal: bool, whether the output is a terminal.
+
+    Returns:
+        "kitty", "iterm2", "sixel", "blocks" (24-bit colors) or "blocks256", or None if
+        the output can only be text.
     """
-    term, program = environ.get("TERM", ""), environ.get("TERM_PROGRAM", "")
     if not is_terminal or "NO_COLOR" in environ:
         return None
+    term = environ.get("TERM", "")
+    program = environ.get("TERM_PROGRAM", "")
     blocks = "blocks256" if "256color" in term else None
     if environ.get("COLORTERM") in ("truecolor", "24bit"):
         blocks = "blocks"
-    # Multiplexers pass no images through.
+    # Multiplexers don't forward images.
     if "TMUX" in environ or term.startswith("screen"):
         return blocks
     if "kitty" in term or "KITTY_WINDOW_ID" in environ or program == "ghostty":
@@ -36,8 +50,13 @@ def protocol(environ: Mapping[str, str], is_terminal: bool) -> str | None:
     return "sixel" if term.startswith(_SIXEL_TERMS) else blocks
 
 
-def drawn(path: str, way: str) -> str | None:
-    """Returns what draws an image's file, some rows high; None if it can't be read."""
+def draw_image(path: str, protocol: str) -> str | None:
+    """Returns the text that draws an image, or None if its file can't be read.
+
+    Args:
+        path: the image's file.
+        protocol: as `image_protocol` returns it.
+    """
     from PIL import Image
 
     from align_keras.corpus.image import ImageError
@@ -47,68 +66,79 @@ def drawn(path: str, way: str) -> str | None:
         image = read_upright(read_file(os.fsencode(path))[0], _PIXELS)
     except ImageError:
         return None
-    if way.startswith("blocks"):
-        return _blocks(image, way == "blocks")
+    if protocol.startswith("blocks"):
+        return _blocks(image, protocol == "blocks")
     image.thumbnail((3 * _PIXELS, _PIXELS), Image.Resampling.BILINEAR)
-    if way == "sixel":
+    if protocol == "sixel":
         return _sixel(image)
     file = io.BytesIO()
     image.save(file, "PNG")
     content = base64.b64encode(file.getvalue()).decode()
-    if way == "iterm2":
+    if protocol == "iterm2":
         return f"\x1b]1337;File=inline=1;height={ROWS}:{content}\a"
     return _kitty(content)
 
 
-def _blocks(image, true_colors):
-    """Upper half blocks, whose background is the lower pixel."""
+def _blocks(image: "Image.Image", true_colors: bool) -> str:
+    """Draws upper half blocks, whose background is the lower pixel."""
     image.thumbnail((6 * _BLOCK_ROWS, 2 * _BLOCK_ROWS))
-    pixels = image.load()
-
-    def color(x, y):
-        if y >= image.height:
-            return "9"  # The terminal's background.
-        red, green, blue = pixels[x, y]
-        if true_colors:
-            return f"8;2;{red};{green};{blue}"
-        red, green, blue = (round(level / 51) for level in (red, green, blue))
-        return f"8;5;{16 + 36 * red + 6 * green + blue}"
-
-    return "\n".join(
-        "".join(f"\x1b[3{color(x, y)};4{color(x, y + 1)}m▀" for x in range(image.width))
-        + "\x1b[0m"
-        for y in range(0, image.height, 2)
-    )
+    pixels = np.asarray(image).tolist()
+    lines = []
+    for y in range(0, image.height, 2):
+        line = ""
+        for x in range(image.width):
+            upper = _color_code(pixels[y][x], true_colors)
+            lower = "9"  # The background of the terminal.
+            if y + 1 < image.height:
+                lower = _color_code(pixels[y + 1][x], true_colors)
+            line += f"\x1b[3{upper};4{lower}m▀"
+        lines.append(line + "\x1b[0m")
+    return "\n".join(lines)
 
 
-def _kitty(content):
-    parts = range(0, len(content), _KITTY_CHUNK)
-    last = len(content) - _KITTY_CHUNK
-    return "".join(
-        f"\x1b_G{f'a=T,f=100,r={ROWS},' if start == 0 else ''}m={int(start < last)};"
-        f"{content[start : start + _KITTY_CHUNK]}\x1b\\"
-        for start in parts
-    )
+def _color_code(pixel: Sequence[int], true_colors: bool) -> str:
+    """Returns the parameters of an escape sequence for a color."""
+    if true_colors:
+        red, green, blue = pixel
+        return f"8;2;{red};{green};{blue}"
+    # The palette of 256 colors has six levels of each primary color.
+    red, green, blue = (round(level / 51) for level in pixel)
+    return f"8;5;{16 + 36 * red + 6 * green + blue}"
 
 
-def _sixel(image):
-    """Six rows of pixels a line, each color over the ones before."""
+def _kitty(content: str) -> str:
+    """Draws a PNG in base64 by the protocol of kitty."""
+    chunks = []
+    for start in range(0, len(content), _KITTY_CHUNK):
+        stop = start + _KITTY_CHUNK
+        # The first chunk has the parameters of the image.
+        parameters = f"a=T,f=100,r={ROWS}," if start == 0 else ""
+        has_more = int(stop < len(content))
+        chunks.append(f"\x1b_G{parameters}m={has_more};{content[start:stop]}\x1b\\")
+    return "".join(chunks)
+
+
+def _sixel(image: "Image.Image") -> str:
+    """Draws bands of six rows of pixels, one color after another."""
     image = image.quantize(_SIXEL_COLORS)
     width, height = image.size
-    pixels, palette = image.load(), image.getpalette("RGB")
+    pixels = np.asarray(image).tolist()
+    palette = image.getpalette("RGB") or []
     lines = [f'\x1bPq"1;1;{width};{height}']
     for color in range(len(palette) // 3):
-        red, green, blue = (100 * c // 255 for c in palette[3 * color : 3 * color + 3])
+        levels = palette[3 * color : 3 * color + 3]
+        red, green, blue = (100 * level // 255 for level in levels)
         lines.append(f"#{color};2;{red};{green};{blue}")
     for top in range(0, height, 6):
+        # Color → for each column, the bits of the rows that have the color.
         band: dict[int, bytearray] = {}
         for y in range(top, min(top + 6, height)):
             for x in range(width):
-                row = band.setdefault(pixels[x, y], bytearray(width))
-                row[x] |= 1 << (y - top)
-        drawn_colors = (
-            f"#{color}" + "".join(chr(63 + bits) for bits in row)
-            for color, row in band.items()
-        )
+                columns = band.setdefault(pixels[y][x], bytearray(width))
+                columns[x] |= 1 << (y - top)
+        drawn_colors = []
+        for color, columns in band.items():
+            text = "".join(chr(63 + bits) for bits in columns)
+            drawn_colors.append(f"#{color}{text}")
         lines.append("$".join(drawn_colors) + "-")
     return "".join(lines) + "\x1b\\"

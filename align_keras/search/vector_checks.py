@@ -26,7 +26,7 @@ def row_checksums(vectors: np.ndarray) -> list[int]:
 
 
 def norm_error(vectors: np.ndarray) -> float:
-    """Returns the largest distance of a row's norm from 1; 0.0 without rows."""
+    """Returns the largest distance of a row's norm from 1, or 0.0 without rows."""
     if not len(vectors):
         return 0.0
     return float(np.abs(_norms(vectors) - 1.0).max())
@@ -55,7 +55,7 @@ def first_wrong_norm(vectors: np.ndarray, tolerance: float) -> int | None:
 
 
 def first_wrong_score(scores: np.ndarray, limit: float) -> int | None:
-    """Returns the first position of a score that is no number or too large, or None."""
+    """Returns the first position of a score that is NaN or too large, or None."""
     if not len(scores):
         return None
     # Extremes of NaN are NaN, which compares as false.
@@ -64,6 +64,6 @@ def first_wrong_score(scores: np.ndarray, limit: float) -> int | None:
     return int(np.argmin(np.abs(scores) <= limit))
 
 
-def _norms(vectors):
+def _norms(vectors: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         return np.sqrt(np.einsum("ij,ij->i", vectors, vectors))

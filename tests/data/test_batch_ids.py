@@ -52,5 +52,5 @@ def test_ids_are_those_of_the_batch(corpus, cache, part, pair_weighted, request)
 
 
 def test_a_batch_larger_than_the_corpus(builder):
-    with pytest.raises(InputError, match="at most the 24 pairs.*received 25"):
+    with pytest.raises(InputError, match="at most the 24 pairs.*Received: 25"):
         batch_ids(builder, "train", batch_size=25, step=0)

@@ -169,8 +169,8 @@ def test_pipelines_with_files_of_their_own(sharded):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"num_input_pipelines": 3}, r"divide global_batch_size \(8\), received 3"),
-        ({"num_input_pipelines": 0}, "received 0"),
+        ({"num_input_pipelines": 3}, "divide global_batch_size .* Received: 3"),
+        ({"num_input_pipelines": 0}, "Received: 0"),
         ({"input_pipeline_id": 1}, r"from 0 to 0, received 1"),
         ({"cache": True, "data_service": "grpc://x:1"}, "cache must be false"),
         ({"input_pipeline_id": -1}, "received -1"),
@@ -235,7 +235,7 @@ def test_shapes_are_static(builder):
 
 
 def test_batch_larger_than_the_corpus(builder):
-    with pytest.raises(InputError, match="at most the 24 pairs.*received 25"):
+    with pytest.raises(InputError, match="at most the 24 pairs.*Received: 25"):
         batches(builder, 1, batch_size=25)
 
 

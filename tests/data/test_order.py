@@ -132,7 +132,7 @@ def test_enough_files_in_every_member(builder, mixture):
 
 def test_other_file_formats_are_refused(builder, monkeypatch):
     monkeypatch.setattr(type(builder.info), "file_format", tfds.core.FileFormat.RIEGELI)
-    with pytest.raises(InputError, match="tfrecord or array_record, received riegeli"):
+    with pytest.raises(InputError, match="tfrecord or array_record. Received: riegeli"):
         order(builder, 1)
 
 

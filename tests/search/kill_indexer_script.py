@@ -5,14 +5,14 @@ import time
 
 from align_keras.search import Index, indexing
 
-read_image = indexing.read_image
+decode_square = indexing.decode_square
 
 
 def read_slowly(*arguments):
     time.sleep(0.02)
-    return read_image(*arguments)
+    return decode_square(*arguments)
 
 
 indexing._CHUNK, indexing._COMMIT_IMAGES = 2, 4
-indexing.read_image = read_slowly
+indexing.decode_square = read_slowly
 Index.build(sys.argv[2], [sys.argv[1]], sys.argv[3])

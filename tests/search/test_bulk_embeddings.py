@@ -204,7 +204,7 @@ def test_what_changes_meanwhile_leaves_the_rows_as_they_were(images, model, tmp_
         ({"source": "latin.txt"}, "text in UTF-8"),
         ({"source": "table.csv", "column": "x"}, "`column` must be one of table.csv"),
         ({"source": "taken.csv"}, "must not have the column 'embedding'"),
-        ({"source": "plain.csv"}, "must name what to embed"),
+        ({"source": "plain.csv"}, "must name the column to embed"),
         ({"source": "junk.parquet"}, "must be Parquet"),
         ({"source": "a.doc"}, "must be a folder or end in"),
     ],
@@ -247,7 +247,7 @@ def test_a_source_that_has_changed_is_reported(model, tmp_path, capsys, to):
         source.write_text(lines)
         assert embed(source, tmp_path / to, model=model).rows == 3
         error = capsys.readouterr().err
-        assert f"it had 3 rows, and has {count}; {tmp_path / to} has the" in error
+        assert f"It had 3 rows, and has {count}. {tmp_path / to} has the" in error
     source.write_text("red\ngreen\nblue\n")
     embed(source, tmp_path / to, model=model)
     assert "changed" not in capsys.readouterr().err

@@ -11,7 +11,12 @@ from PIL.PngImagePlugin import PngImageFile
 
 from align_keras.corpus.image import ImageError
 from align_keras.search import image_files
-from align_keras.search.image_files import find_images, read_file, read_image
+from align_keras.search.image_files import (
+    decode_square,
+    find_images,
+    read_file,
+    read_photo_metadata,
+)
 
 
 def saved(format, size=(40, 20), **options):
@@ -24,7 +29,7 @@ def test_metadata_are_read_without_the_pixels(monkeypatch):
     """A bomb would fill the memory, and every PNG would be decoded twice."""
     opened = Image.open(io.BytesIO(saved("PNG")))
     monkeypatch.setattr(type(opened), "load", lambda image: pytest.fail("decoded"))
-    assert image_files._taken(opened) == (None, None)
+    assert read_photo_metadata(opened) == (None, None)
 
 
 def test_what_an_image_says_of_itself():
@@ -32,11 +37,11 @@ def test_what_an_image_says_of_itself():
     exif[0x010F], exif[0x0110] = "Canon\0", "Canon EOS 5D"
     exif[0x0112] = 6  # Turned.
     exif.get_ifd(0x8769)[0x9003] = "2019:07:03 18:20:00"
-    image = read_image(saved("JPEG", exif=exif), 32)
+    image = decode_square(saved("JPEG", exif=exif), 32)
     assert (image.width, image.height) == (20, 40)
     assert (image.date, image.camera) == ("2019-07-03 18:20:00", "Canon EOS 5D")
     assert image.pixels.shape == (32, 32, 3) and image.pixels.dtype == np.uint8
-    plain = read_image(saved("PNG"), 32)
+    plain = decode_square(saved("PNG"), 32)
     assert (plain.date, plain.camera) == (None, None)
 
 
@@ -52,10 +57,10 @@ def test_a_header_is_read_without_the_pixels(monkeypatch, pixels):
     )
     if pixels == "too many":
         with pytest.raises(ImageError, match="oversized"):
-            read_image(bytes(content), 32)
+            decode_square(bytes(content), 32)
         assert not loads
     else:
-        read_image(bytes(content), 32)
+        decode_square(bytes(content), 32)
         assert loads.count(1) <= 2  # Once more by what converts it, and does nothing.
 
 
@@ -63,7 +68,7 @@ def test_a_header_is_read_without_the_pixels(monkeypatch, pixels):
 def test_an_unreadable_time_is_no_date(text):
     exif = Image.Exif()
     exif.get_ifd(0x8769)[0x9003] = text
-    assert read_image(saved("JPEG", exif=exif), 32).date is None
+    assert decode_square(saved("JPEG", exif=exif), 32).date is None
 
 
 def test_large_jpegs_are_decoded_smaller(monkeypatch):
@@ -75,7 +80,7 @@ def test_large_jpegs_are_decoded_smaller(monkeypatch):
         return original(content, shorter_side=shorter_side)
 
     monkeypatch.setattr(image_files, "normalize_image", normalize)
-    read_image(saved("JPEG", (400, 300)), 32)
+    decode_square(saved("JPEG", (400, 300)), 32)
     assert asked[0] == 64
 
 
@@ -106,8 +111,9 @@ def test_what_is_no_file_cannot_be_opened(tmp_path, make):
     with pytest.raises(ImageError) as caught:
         read_file(os.fsencode(tmp_path / "a.png"))
     assert caught.value.reason == "can't be opened"
-    problems = []
-    assert list(find_images(os.fsencode(tmp_path), problems)) == []
+    unread = list(find_images(os.fsencode(tmp_path)))
+    expected = [(os.fsencode(tmp_path / "a.png"), "no regular file")]
+    assert unread == (expected if make is os.mkfifo else [])
 
 
 def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
@@ -122,20 +128,19 @@ def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    problems = []
-    found = list(find_images(os.fsencode(tmp_path), problems))
-    assert [os.path.basename(one.file) for one in found] == [b"a.JPG"]
+    image, unread = find_images(os.fsencode(tmp_path))
+    assert os.path.basename(image.file) == b"a.JPG"
     closed = os.fsencode(tmp_path / "closed")
-    assert problems == [(closed, "folder: Permission denied")]
+    assert unread == (closed, "folder: Permission denied")
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("format", ["HEIF", "AVIF"])
 def test_photos_of_telephones(format):
     pytest.importorskip("pillow_heif").register_heif_opener()
-    image = read_image(saved(format), 32)
+    image = decode_square(saved(format), 32)
     assert (image.width, image.height) == (40, 20)
     assert np.abs(image.pixels.astype(int) - (200, 10, 10)).max() < 12
     with pytest.raises(ImageError) as caught:
-        read_image(saved(format)[:200], 32)
+        decode_square(saved(format)[:200], 32)
     assert caught.value.reason == "unreadable"

@@ -198,7 +198,7 @@ def test_links_of_an_index_are_not_followed(tmp_path, folder, photos, colors, na
     before = outside.read_bytes()
     (folder / name).symlink_to(outside)
     (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
-    with pytest.raises(InputError, match=f"received {name}, which is a link"):
+    with pytest.raises(InputError, match=f"Received: {name}, which is a link"):
         Index.build(folder, [photos], colors["GOLDEN"])
     assert outside.read_bytes() == before
 

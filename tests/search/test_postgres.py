@@ -159,7 +159,7 @@ def test_a_database_that_goes_away_and_comes_back(
             index.query("red")
         assert main(["index", *place]) == 1
         assert re.fullmatch(
-            "align-keras index: error: the database .* can't be reached .*",
+            "align-keras index: error: The database .* can't be reached .*",
             capsys.readouterr().err.strip(),
         )
     finally:

@@ -145,7 +145,7 @@ def test_filtering_and_duplicates(page, index):
     page.fill("#where", "widht > 60")
     page.press("#where", "Enter")
     page.wait_for_selector("#error:not([hidden])")
-    assert "did you mean width" in page.inner_text("#error")
+    assert "Did you mean width" in page.inner_text("#error")
     page.fill("#where", "year < 1900")
     page.press("#where", "Enter")
     page.wait_for_selector("#none:not([hidden])")

@@ -5,7 +5,7 @@ import re
 import pytest
 from PIL import Image
 
-from align_keras.search.terminal_images import drawn, protocol
+from align_keras.search.terminal_images import draw_image, image_protocol
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,8 @@ from align_keras.search.terminal_images import drawn, protocol
     ],
 )
 def test_terminals(environ, way):
-    assert protocol(environ, True) == way
-    assert protocol(environ, False) is None
+    assert image_protocol(environ, True) == way
+    assert image_protocol(environ, False) is None
 
 
 @pytest.fixture
@@ -36,12 +36,12 @@ def path(tmp_path):
 
 
 def test_kitty_and_iterm2_get_a_png(path):
-    parts = re.findall("\x1b_G(.*?);(.*?)\x1b\\\\", drawn(path, "kitty"))
+    parts = re.findall("\x1b_G(.*?);(.*?)\x1b\\\\", draw_image(path, "kitty"))
     assert len(parts) > 1 and parts[0][0] == "a=T,f=100,r=7,m=1"
     assert [keys for keys, _ in parts[1:]] == ["m=1"] * (len(parts) - 2) + ["m=0"]
     content = base64.b64decode("".join(text for _, text in parts))
     assert Image.open(io.BytesIO(content)).size == (210, 140)
-    content = drawn(path, "iterm2").split(":")[1].removesuffix("\a")
+    content = draw_image(path, "iterm2").split(":")[1].removesuffix("\a")
     assert Image.open(io.BytesIO(base64.b64decode(content))).size == (210, 140)
 
 
@@ -51,7 +51,7 @@ def test_sixels_are_the_pixels(tmp_path):
     image = Image.new("RGB", (8, 7), "red")
     image.paste("blue", (3, 0, 8, 7))
     image.save(path)
-    text = drawn(str(path), "sixel")
+    text = draw_image(str(path), "sixel")
     head, body = re.fullmatch('\x1bPq("1;1;8;7)(.*)\x1b\\\\', text).groups()
     colors = dict(re.findall(r"#(\d+);2;(\d+;\d+;\d+)", body))
     seen = {}
@@ -74,10 +74,10 @@ def test_blocks_are_two_pixels_high(tmp_path, way, red, blue):
     image = Image.new("RGB", (2, 3), "red")
     image.paste("blue", (0, 1, 2, 2))
     image.save(tmp_path / "two.png")
-    first, second = drawn(str(tmp_path / "two.png"), way).split("\n")
+    first, second = draw_image(str(tmp_path / "two.png"), way).split("\n")
     assert first == 2 * f"\x1b[3{red};4{blue}m▀" + "\x1b[0m"
     assert second == 2 * f"\x1b[3{red};49m▀" + "\x1b[0m"
 
 
 def test_what_cannot_be_read_is_not_drawn(tmp_path):
-    assert drawn(str(tmp_path / "none.png"), "kitty") is None
+    assert draw_image(str(tmp_path / "none.png"), "kitty") is None

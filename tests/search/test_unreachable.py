@@ -104,15 +104,14 @@ def test_a_touched_file_that_cannot_be_read_stays(build, photos, monkeypatch, nu
     path = os.fsencode(photos / "red.png")
     os.utime(path, (1, 1))
 
-    def refuse(file):
+    def refuse(file, mode):
         if file == path:
             raise OSError(number, os.strerror(number), file)
-        return read(file)
+        return open(file, mode)
 
     import align_keras.search.image_files as image_files
 
-    read = image_files._read_here
-    monkeypatch.setattr(image_files, "_read_here", refuse)
+    monkeypatch.setattr(image_files, "open", refuse, raising=False)
     index = build()
     assert len(index) == 3 and index.changes.gone == 0
     assert index.changes.unreadable.total() == 2
@@ -185,7 +184,7 @@ def test_a_source_that_was_moved_is_listed_once(build, photos, tmp_path, monkeyp
     (photos / "broken.jpg").unlink()
     photos.rename(tmp_path / "album")
     # Nothing is decoded or embedded.
-    monkeypatch.setattr("align_keras.search.indexing.read_image", None)
+    monkeypatch.setattr("align_keras.search.indexing.decode_square", None)
     index = build(tmp_path / "album")
     assert index.changes.renamed == len(index) == 3
     assert {hit.id for hit in index.latest()} == before
@@ -244,7 +243,7 @@ def test_a_file_of_another_century_is_indexed(build, colors, year):
 def test_a_time_beyond_64_bits_is_kept_within(photos):
     assert FoundFile(b"a", 1, 2**70).mtime_ns == 2**63 - 1
     assert FoundFile(b"a", 1, -(2**70)).mtime_ns == -(2**63 - 1)
-    assert all(abs(one.mtime_ns) < 2**63 for one in find_images(bytes(photos), []))
+    assert all(abs(one.mtime_ns) < 2**63 for one in find_images(bytes(photos)))
 
 
 def test_a_table_of_numbers_beyond_64_bits_is_indexed(build, photos):

@@ -230,24 +230,24 @@ def test_a_column_of_any_name_is_quoted():
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "where must have a condition at character 1, received the end; write"),
+        ("", "where must have a condition at character 1. Received: the end. Write"),
         (None, "a condition"),
         (
             "yaer > 1",
-            "at character 1, received yaer.*mean year.*camera, folder",
+            "at character 1. Received: yaer.*mean year.*camera, folder",
         ),
-        ('year = "2020"', 'received "2020".*a string stands in single quotes'),
-        ("year > ", "a number or a 'string' at character 8, received the end"),
-        ("year = null", "`is null` finds empty ones"),
+        ('year = "2020"', 'Received: "2020".*Write a string in single quotes'),
+        ("year > ", "a number or a 'string' at character 8. Received: the end"),
+        ("year = null", "`is null` finds empty cells"),
         ("2020 < year", "must have a column at character 1"),
         ("year = 1 year = 2", "`and`, `or` or the end at character 10"),
         ("year 5", "a comparison"),
         ("year not = 5", "must have `in`, `between` or `like` at character 10"),
         ("(year = 5", r"must have `\)`"),
-        ("year = 5)", r"received \)"),
-        ("folder = 'a", "close the quote '"),
+        ("year = 5)", r"Received: \)"),
+        ("folder = 'a", "Close the quote '"),
         ("year = 5abc", "at character 8"),
-        ("year = 1e999", "isn't infinite"),
+        ("year = 1e999", "a finite number"),
         ("year in ()", "a number or a 'string'"),
         ("year is 5", "must have `null`"),
         ("folder like 5", "must have a 'pattern'"),
@@ -272,5 +272,5 @@ def test_what_is_just_within_the_limits_runs(database):
 
 def test_columns_that_differ_in_case_alone_need_theirs():
     assert parse_where("Year = 1", ["year", "Year"])[0] == '"Year" = ?'
-    with pytest.raises(InputError, match="did you mean (year or Year|Year or year)"):
+    with pytest.raises(InputError, match="Did you mean (year or Year|Year or year)"):
         parse_where("YEAR = 1", ["year", "Year"])

@@ -69,9 +69,13 @@ ROWS_AT_ONCE = 50_000
 
 def files_of(folder, count=None):
     """The image files of a folder, or so many of them, again and again."""
-    from align_keras.search.image_files import find_images
+    from align_keras.search.image_files import FoundFile, find_images
 
-    found = [one.file for one in find_images(os.fsencode(folder.absolute()), [])]
+    found = [
+        one.file
+        for one in find_images(os.fsencode(folder.absolute()))
+        if isinstance(one, FoundFile)
+    ]
     if not found:
         sys.exit(f"--images must hold images, received {folder}.")
     return found if count is None else [found[n % len(found)] for n in range(count)]
@@ -113,7 +117,7 @@ def bench_indexing(arguments):
     """Prints the part `indexing`."""
     from align_keras import load_model
     from align_keras.search import Index
-    from align_keras.search.image_files import read_file, read_image
+    from align_keras.search.image_files import decode_square, read_file
 
     model = load_model(arguments.model)
     for name, size in SIZES.items():
@@ -124,7 +128,7 @@ def bench_indexing(arguments):
         pixels = []
 
         def decode(chunk, pixels=pixels):
-            images = [read_image(read_file(f)[0], model.resize_to) for f in chunk]
+            images = [decode_square(read_file(f)[0], model.resize_to) for f in chunk]
             if len(pixels) < 64:
                 pixels.extend(image.pixels for image in images)
 
