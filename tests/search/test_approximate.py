@@ -16,7 +16,7 @@ def vectors_of(count, seed=0):
 @pytest.fixture
 def few(monkeypatch):
     monkeypatch.setattr(approximate, "LEAST_ROWS", 100)
-    monkeypatch.setattr(approximate, "_NEWER", 50)
+    monkeypatch.setattr(approximate, "MIN_NEWER_ROWS", 50)
 
 
 def test_what_is_found_is_what_a_scan_finds(tmp_path, few):

@@ -101,7 +101,7 @@ def test_conditions_count_before_ranking(build, photos, colors):
 def test_rows_of_a_condition_are_kept_until_the_index_changes(
     tmp_path, photos, colors, monkeypatch
 ):
-    monkeypatch.setattr("align_keras.search.store._ROWS", 2)
+    monkeypatch.setattr("align_keras.search.store.CONDITION_IMAGES_PER_BLOCK", 2)
     Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
     index = Index.open(tmp_path / "index")
 
@@ -193,7 +193,7 @@ def test_images_are_dropped_from_the_index(build, photos):
 
 
 def test_holes_are_closed(build, photos, monkeypatch):
-    monkeypatch.setattr("align_keras.search.store._FEW_ROWS", 1)
+    monkeypatch.setattr("align_keras.search.store.VECTOR_ROWS_PER_BLOCK", 1)
     index = build(photos)
     red = index.query("red", k=1)[0]
     os.unlink(photos / "green.png")
@@ -209,14 +209,14 @@ def test_holes_are_closed(build, photos, monkeypatch):
     "method, read",
     [
         ("check_rows", lambda index, red: index.query("blue", k=1)),
-        ("_check_range", lambda index, red: index.check()),
+        ("check_range", lambda index, red: index.check()),
         ("vector", lambda index, red: index.embedding(red)),
     ],
 )
 def test_rows_may_be_renumbered_while_they_are_read(
     build, photos, monkeypatch, method, read
 ):
-    monkeypatch.setattr("align_keras.search.store._FEW_ROWS", 1)
+    monkeypatch.setattr("align_keras.search.store.VECTOR_ROWS_PER_BLOCK", 1)
     index = build(photos)
     (hit,) = index.query("red", k=1)
     original = getattr(Store, method)
@@ -231,7 +231,7 @@ def test_rows_may_be_renumbered_while_they_are_read(
     monkeypatch.setattr(Store, method, renumber)
     result = read(index, hit.id)
     assert index.store.vectors_file == "vectors.1.f32"
-    if method == "_check_range":
+    if method == "check_range":
         assert result == expected - 1
     else:
         assert np.all(np.equal(result, expected))

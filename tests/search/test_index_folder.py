@@ -59,7 +59,7 @@ def kill_before_checkpoint(folder, photos, colors, monkeypatch):
     """Adds an image as a process that is killed before it ends: to the log alone."""
     (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "_settle", lambda store: None)
+        patch.setattr(Store, "complete_database_file", lambda store: None)
         index = Index.build(folder, [photos], colors["GOLDEN"])
     assert (folder / "images.sqlite-wal").stat().st_size
     return index
@@ -217,7 +217,7 @@ def test_links_among_a_clusters_results_are_refused(tmp_path, folder, photos, co
 def test_vectors_are_not_written_anew_through_a_link(
     tmp_path, folder, photos, colors, monkeypatch
 ):
-    monkeypatch.setattr("align_keras.search.store._FEW_ROWS", 1)
+    monkeypatch.setattr("align_keras.search.store.VECTOR_ROWS_PER_BLOCK", 1)
     outside = tmp_path / "outside"
     outside.write_bytes(b"precious")
     (folder / "vectors.1.f32").symlink_to(outside)
@@ -395,8 +395,8 @@ def test_a_hit_is_compared_with_its_checksum(folder, colors):
 
 
 def test_each_run_compares_other_rows(folder, colors, monkeypatch):
-    monkeypatch.setattr("align_keras.search.store._CHECKED_ROWS", 1)
-    monkeypatch.setattr("align_keras.search.store._SMALL_VECTORS", 0)
+    monkeypatch.setattr("align_keras.search.store.CHECKED_ROWS_PER_RUN", 1)
+    monkeypatch.setattr("align_keras.search.store.SMALL_VECTORS_BYTES", 0)
     Index.build(folder)
     change_row(folder, 0, lambda row: flip(row, 3, 0))
     for _ in range(2):
@@ -406,7 +406,7 @@ def test_each_run_compares_other_rows(folder, colors, monkeypatch):
 
 
 def test_vectors_written_anew_keep_their_checksums(folder, photos, colors, monkeypatch):
-    monkeypatch.setattr("align_keras.search.store._FEW_ROWS", 1)
+    monkeypatch.setattr("align_keras.search.store.VECTOR_ROWS_PER_BLOCK", 1)
     (photos / "red.png").unlink()
     index = Index.build(folder)
     assert index.store.vectors_file == "vectors.1.f32" and index.check() == 2

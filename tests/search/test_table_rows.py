@@ -240,16 +240,16 @@ def test_rows_are_read_in_one_state(build, tmp_path, monkeypatch):
     table = write_csv(tmp_path / "t.csv", [row("red", stars="5")])
     index = build(table)
     (image,) = index.store.latest("", [], 1)
-    original = index.store._user_columns
+    original = index.store.user_columns
 
     def change_columns():
         columns = original()
-        monkeypatch.setattr(index.store, "_user_columns", original)
+        monkeypatch.setattr(index.store, "user_columns", original)
         write_csv(table, [row("red", stars="n/a")])
         build()
         return columns
 
-    monkeypatch.setattr(index.store, "_user_columns", change_columns)
+    monkeypatch.setattr(index.store, "user_columns", change_columns)
     (read,) = index.store.rows_of([image["id"]])[image["id"]]
     assert read["stars"] == 5
     (read,) = index.store.rows_of([image["id"]])[image["id"]]
@@ -397,7 +397,7 @@ def test_a_reader_waits_for_another_that_upgrades(photos, colors, tmp_path):
 
 
 def test_a_reader_waits_for_a_lock_only_so_long(photos, colors, tmp_path, monkeypatch):
-    monkeypatch.setattr("align_keras.search.store._UPGRADE_TIMEOUT", 0.2)
+    monkeypatch.setattr("align_keras.search.store.UPGRADE_TIMEOUT", 0.2)
     index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
     with index.store.writing() as store:
         downgrade(store)
