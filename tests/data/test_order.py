@@ -214,7 +214,7 @@ def test_captions_are_counted_once(tmp_path, monkeypatch):
     assert sorted(np.concatenate([*counts.values()]).tolist()) == sorted(captions)
     whole = shards.caption_counts(builder, "train")
     assert sum(map(len, whole.values())) == 24
-    monkeypatch.setattr(shards, "_count", None)
+    monkeypatch.setattr(shards, "count_captions", None)
     for path, own in shards.caption_counts(builder, "train").items():
         np.testing.assert_array_equal(own, whole[path])
     monkeypatch.undo()

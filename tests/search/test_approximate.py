@@ -34,7 +34,8 @@ def test_what_is_found_is_what_a_scan_finds(tmp_path, few):
     assert set(range(3000, 3010)) <= set(found.find(queries[0], 5, more).tolist())
     more = np.concatenate([vectors, vectors_of(60, seed=3)])
     assert bring_up_to_date(tmp_path, "vectors.0.f32", more)
-    assert Approximate.open(tmp_path, "vectors.0.f32", 16)._index.ntotal == 3060
+    index_file = approximate_path(tmp_path, "vectors.0.f32")
+    assert faiss.read_index(str(index_file)).ntotal == 3060
 
 
 def test_of_many_rows_more_are_ranked_anew():

@@ -98,11 +98,26 @@ def test_conditions_count_before_ranking(build, photos, colors):
         index.query("red", where="wide > 3")
 
 
+def record_statements(monkeypatch):
+    """Returns a list to which connections that open later append their statements."""
+    statements = []
+    connect = sqlite3.connect
+
+    def connect_recorded(*arguments, **options):
+        connection = connect(*arguments, **options)
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect_recorded)
+    return statements
+
+
 def test_rows_of_a_condition_are_kept_until_the_index_changes(
     tmp_path, photos, colors, monkeypatch
 ):
     monkeypatch.setattr("align_keras.search.store.CONDITION_IMAGES_PER_BLOCK", 2)
     Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    statements = record_statements(monkeypatch)
     index = Index.open(tmp_path / "index")
 
     def names(number=9):
@@ -110,17 +125,29 @@ def test_rows_of_a_condition_are_kept_until_the_index_changes(
         return {os.path.basename(hit.path) for hit in hits}
 
     assert names() == {"red.png", "green.png", "blue.jpg"}
-    asked = []
-    ask = index.store._rows
-    monkeypatch.setattr(index.store, "_rows", lambda *c: asked.append(c) or ask(*c))
-    assert len(names()) == 3 and not asked
+    # The rows of a condition are read by one statement for each block of images.
+    first_blocks = [sql for sql in statements if "id BETWEEN 0 AND 1" in sql]
+    assert len(first_blocks) == 1
+    statements.clear()
+
+    def condition_reads():
+        return sum("id BETWEEN 0 AND 1" in sql for sql in statements)
+
+    assert len(names()) == 3 and condition_reads() == 0
     (photos / "green.png").unlink()
     (photos / "other.png").write_bytes(colors["image_bytes"]("blue"))
     Index.open(tmp_path / "index").add()
-    assert names() == {"red.png", "other.png", "blue.jpg"} and len(asked) == 1
+    statements.clear()
+    assert names() == {"red.png", "other.png", "blue.jpg"} and condition_reads() == 1
     for number in range(9):
         names(number)
-    assert len(asked) == 10 and len(index.store._filtered) == 4
+    assert condition_reads() == 10
+    # The rows of the last four conditions stay in memory.
+    for number in range(5, 9):
+        names(number)
+    assert condition_reads() == 10
+    names(4)
+    assert condition_reads() == 11
 
 
 def test_near_duplicates_are_folded_and_k_are_found(build, photos, colors):

@@ -470,10 +470,19 @@ def test_a_locked_database_is_not_called_damaged_by_an_upgrade(folder, no_timeou
 
 
 def test_who_may_not_write_learns_of_a_rebuild(folder, photos, colors, monkeypatch):
+    connect = sqlite3.connect
+    addresses = []
+
+    def record_address(address, *arguments, **options):
+        addresses.append(str(address))
+        return connect(address, *arguments, **options)
+
     with monkeypatch.context() as patch:
         patch.setattr(os, "access", lambda path, mode: False)
+        patch.setattr(sqlite3, "connect", record_address)
         index = Index.open(folder)
-    assert index.store._snapshot is not None
+    # A reader that may not write opens the database as a file that never changes.
+    assert addresses and all("immutable=1" in address for address in addresses)
     query = np.array([1, 0, 0, 0], np.float32)
     index.query(query)
     (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))

@@ -96,7 +96,11 @@ def test_lists_find_exactly_k_that_fulfill_a_condition(
 ):
     monkeypatch.setattr("align_keras.search.postgres.EXACT_UP_TO", 10)
     index = Index.build(database, [many], colors["GOLDEN"])
-    assert index.store._one("SELECT to_regclass('vectors_lists')") is not None
+    import psycopg
+
+    with psycopg.connect(database) as connection:
+        sql = "SELECT to_regclass('align_keras.vectors_lists')"
+        assert connection.execute(sql).fetchone() != (None,)
     exact = Index.open(database).query("red", k=70, duplicates=True)
     assert len(exact) == len(index)
     found = index.query("blue", where="name like '%1.png'", k=6, duplicates=True)

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import itertools
 import os
 import pathlib
 import subprocess
@@ -262,15 +263,16 @@ def test_an_interrupt_keeps_what_was_embedded(build, photos, colors, monkeypatch
         (photos / f"{number:02}.png").write_bytes(content)
     from align_keras.search import indexing
 
-    embed, calls = indexing._embed_files, []
+    decode = indexing.decode_square
+    chunks = 5
+    calls = itertools.count()
 
     def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) == 6:
+        if next(calls) == chunks * indexing.FILES_PER_CHUNK:
             raise KeyboardInterrupt
-        return embed(*arguments)
+        return decode(*arguments)
 
-    monkeypatch.setattr(indexing, "_embed_files", interrupted)
+    monkeypatch.setattr(indexing, "decode_square", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(photos)
     monkeypatch.undo()
