@@ -15,7 +15,7 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
 @pytest.mark.parametrize(
     "given, said",
     [
-        (["build"], "a corpus needs a source; name one with --source"),
+        (["build"], "a corpus needs a source. Name one with --source"),
         (["build", "--source=zip:/"], "source must be KIND:PATH"),
         (["build", "--source=html:nowhere"], "there is no nowhere"),
         (["urls", "--source=html:."], "--to must name the list of the stage urls"),
