@@ -78,9 +78,9 @@ def test_an_index_of_many_images_is_searched_by_it(tmp_path, photos, colors, few
 
     for number in range(120):
         (photos / f"{number:03}.png").write_bytes(
-            colors["image_bytes"]((number, 255 - number, 3 * number % 200))
+            colors.image_bytes((number, 255 - number, 3 * number % 200))
         )
-    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     assert (tmp_path / "index" / "vectors.0.pq").is_file()
     for words in ("red", "green blue"):
         exact = index.query(Query(words, k=7, approximate=False))

@@ -27,7 +27,7 @@ def place(request, tmp_path):
 @pytest.fixture
 def build(place, photos, colors):
     def build(*sources):
-        return Index.build(place, sources, colors["GOLDEN"])
+        return Index.build(place, sources, colors.GOLDEN)
 
     return build
 
@@ -390,7 +390,7 @@ def test_addresses_that_differ_in_secrets_become_one(place, build, photos, tmp_p
 def test_an_older_index_that_cannot_be_written_names_the_command(
     photos, colors, tmp_path, monkeypatch
 ):
-    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     index.store.close()
     downgrade(index.folder)
 
@@ -403,7 +403,7 @@ def test_an_older_index_that_cannot_be_written_names_the_command(
 
 
 def test_a_reader_waits_for_another_that_upgrades(photos, colors, tmp_path):
-    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     index.store.close()
     downgrade(index.folder)
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -417,7 +417,7 @@ def test_a_reader_waits_for_another_that_upgrades(photos, colors, tmp_path):
 
 def test_a_reader_waits_for_a_lock_only_so_long(photos, colors, tmp_path, monkeypatch):
     monkeypatch.setattr("align_keras.search.store.UPGRADE_TIMEOUT", 0.2)
-    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     index.store.close()
     downgrade(index.folder)
     with Store.locked(index.folder):
