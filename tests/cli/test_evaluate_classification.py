@@ -281,8 +281,8 @@ def test_composed_queries_on_icons(evaluate, align, tmp_path, monkeypatch):
     monkeypatch.setattr(icons, "read_font_and_charmap", some)
     build = functools.partial(open_corpus, data_dir=tmp_path)
     monkeypatch.setattr(datasets, "open_corpus", build)
-    found = evaluate("--protocol=composed", "--slice_by=words")
-    metrics = found["metrics"]
+    report = evaluate("--protocol=composed", "--slice_by=words")
+    metrics = report["metrics"]
 
     pictures = read_stored_images(build("icons"), "test")
     queries = composed_icon_queries([picture.id for picture in pictures])
@@ -298,17 +298,17 @@ def test_composed_queries_on_icons(evaluate, align, tmp_path, monkeypatch):
     assert metrics["plus/queries"] == metrics["minus/queries"] == len(queries) / 2
     assert metrics["chance_recall_at_1"] == pytest.approx(1 / (len(pictures) - 1))
     assert metrics["images"] == len(pictures)
-    assert found["slices"]["recall_at_5[circle check]/items"] == 12
+    assert report["slices"]["recall_at_5[circle check]/items"] == 12
     message = evaluate("--protocol=composed", "--slice_by=color", fails=True)
     assert "must be one of category, sign, words" in message
     # By a column of the query's picture.
     path = tmp_path / "metadata.csv"
     houses = [own.id for own in pictures if "house" in own.id]
     path.write_text("id,kind\n" + "".join(f"{own},house\n" for own in houses))
-    found = evaluate("--protocol=composed", f"--metadata={path}", "--slice_by=kind")
+    report = evaluate("--protocol=composed", f"--metadata={path}", "--slice_by=kind")
     own = [pictures[query.image].id in houses for query in queries]
-    assert found["slices"]["recall_at_1[house]/items"] == sum(own) > 0
-    assert found["slices"]["recall_at_1[house]"] == pytest.approx(
+    assert report["slices"]["recall_at_1[house]/items"] == sum(own) > 0
+    assert report["slices"]["recall_at_1[house]"] == pytest.approx(
         np.mean(np.array(right)[own])
     )
 

@@ -72,7 +72,7 @@ def test_batches(table, monkeypatch):
     assert whole.schema.names == ["caption"]
     assert string_list(whole["caption"]) == ["a", "", "c"]
     monkeypatch.setattr(parquet_tables, "ROWS_PER_BATCH", 2)
-    assert [own.num_rows for own in read_batches(table)] == [2, 1]
+    assert [batch.num_rows for batch in read_batches(table)] == [2, 1]
 
 
 def test_what_is_wrong_is_named(table, tmp_path):

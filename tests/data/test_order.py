@@ -215,14 +215,14 @@ def test_captions_are_counted_once(tmp_path, monkeypatch):
     whole = shards.caption_counts(builder, "train")
     assert sum(map(len, whole.values())) == 24
     monkeypatch.setattr(shards, "count_captions", None)
-    for path, own in shards.caption_counts(builder, "train").items():
-        np.testing.assert_array_equal(own, whole[path])
+    for path, file_counts in shards.caption_counts(builder, "train").items():
+        np.testing.assert_array_equal(file_counts, whole[path])
     monkeypatch.undo()
     # A damaged file is made anew.
     (builder.data_path / "caption_counts.npz").write_bytes(b"PK\x03\x04 junk")
     again = shards.caption_counts(builder, "train")
-    assert {path: own.tolist() for path, own in again.items()} == {
-        path: own.tolist() for path, own in whole.items()
+    assert {path: file_counts.tolist() for path, file_counts in again.items()} == {
+        path: file_counts.tolist() for path, file_counts in whole.items()
     }
 
 

@@ -37,7 +37,7 @@ def test_images_from_paths_and_bytes_in_order_over_batches(model, tiny, tmp_path
     paths = [tmp_path / f"{row}.png" for row in range(5)]
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content)
-    expected = [unit(*np.array(tiny.COLORS[own]) / 255) for own in colors]
+    expected = [unit(*np.array(tiny.COLORS[color]) / 255) for color in colors]
     embeddings = model.encode_images(paths)
     assert embeddings.dtype == np.float32
     np.testing.assert_allclose(embeddings, expected, atol=1e-6)

@@ -23,17 +23,19 @@ def test_what_is_found_is_what_a_scan_finds(tmp_path, few):
     vectors, queries = vectors_of(3000), vectors_of(50, seed=1)
     assert bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
     assert not bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
-    found = Approximate.open(tmp_path, "vectors.0.f32", 16)
-    found.candidates, hits = 100, 0
+    index = Approximate.open(tmp_path, "vectors.0.f32", 16)
+    index.candidates, hits = 100, 0
     for query in queries:
         best = np.argsort(-(vectors @ query))[:10]
-        hits += len(np.intersect1d(best, found.find(query, 10, vectors)))
+        hits += len(np.intersect1d(best, index.find(query, 10, vectors)))
     assert hits / 500 > 0.98
     # Newer rows are scanned until there are many.
-    more = np.concatenate([vectors, vectors_of(10, seed=2)])
-    assert set(range(3000, 3010)) <= set(found.find(queries[0], 5, more).tolist())
-    more = np.concatenate([vectors, vectors_of(60, seed=3)])
-    assert bring_up_to_date(tmp_path, "vectors.0.f32", more)
+    more_vectors = np.concatenate([vectors, vectors_of(10, seed=2)])
+    assert set(range(3000, 3010)) <= set(
+        index.find(queries[0], 5, more_vectors).tolist()
+    )
+    more_vectors = np.concatenate([vectors, vectors_of(60, seed=3)])
+    assert bring_up_to_date(tmp_path, "vectors.0.f32", more_vectors)
     index_file = approximate_path(tmp_path, "vectors.0.f32")
     assert faiss.read_index(str(index_file)).ntotal == 3060
 

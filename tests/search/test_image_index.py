@@ -65,8 +65,8 @@ def test_a_second_run_embeds_only_what_is_new(build, photos, colors):
     (photos / "Italy" / "blue.jpg").unlink()
     shutil.copy(photos / "Italy" / "meadow.png", photos / "Italy" / "new.png")
     changes = build().changes
-    found = (changes.added, changes.changed, changes.renamed, changes.gone)
-    assert found == (1, 1, 1, 1)
+    counts = (changes.added, changes.changed, changes.renamed, changes.gone)
+    assert counts == (1, 1, 1, 1)
     hits = {hit.path: hit.id for hit in index.query("green", k=9, duplicates=True)}
     assert sorted(map(os.path.basename, hits)) == ["meadow.png", "new.png", "red.png"]
     # Ids stay with the images.

@@ -128,11 +128,11 @@ def test_who_may_not_write_sees_what_another_adds(folder, photos, colors):
         pytest.skip("may not mount a disk here")
     for name in ("images.sqlite-wal", "images.sqlite-shm"):
         (folder / name).unlink(missing_ok=True)
-    above = [place for place in folder.parents if place.stat().st_uid == os.getuid()]
-    modes = {place: place.stat().st_mode for place in above}
+    above = [parent for parent in folder.parents if parent.stat().st_uid == os.getuid()]
+    modes = {parent: parent.stat().st_mode for parent in above}
     try:
-        for place in above:
-            place.chmod(place.stat().st_mode | 0o055)
+        for parent in above:
+            parent.chmod(parent.stat().st_mode | 0o055)
         with subprocess.Popen(
             [sys.executable, "-c", AS_NOBODY, folder],
             cwd=ROOT,
@@ -149,8 +149,8 @@ def test_who_may_not_write_sees_what_another_adds(folder, photos, colors):
             process.stdin.close()
             assert process.wait(20) == 0
     finally:
-        for place, mode in modes.items():
-            place.chmod(mode)
+        for parent, mode in modes.items():
+            parent.chmod(mode)
 
 
 @pytest.mark.parametrize(

@@ -35,12 +35,12 @@ def test_kills_at_random_moments_lose_nothing(photos, colors, tmp_path):
         path.write_bytes(colors.image_bytes(color, (200, 200)))
     whole = Index.build(tmp_path / "whole", [photos], colors.GOLDEN)
     chance = random.Random(0)
-    folder, kept, kills = tmp_path / "killed", 0, 0
+    folder, indexed, kills = tmp_path / "killed", 0, 0
     for _ in range(15):
         command = [sys.executable, SCRIPT, photos, folder, colors.GOLDEN]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
         if Store.is_there(folder):  # Else it is killed while it makes the index.
-            while process.poll() is None and len(Index.open(folder)) == kept:
+            while process.poll() is None and len(Index.open(folder)) == indexed:
                 time.sleep(0.005)
         else:
             time.sleep(chance.uniform(0.2, 0.6))
@@ -51,13 +51,13 @@ def test_kills_at_random_moments_lose_nothing(photos, colors, tmp_path):
         kills += 1
         if Store.is_there(folder):
             count = len(Index.open(folder))
-            assert count >= kept
-            kept = count
+            assert count >= indexed
+            indexed = count
     assert kills > 3
     killed = Index.build(folder, [photos], colors.GOLDEN)
-    expected, found = contents(whole), contents(killed)
-    assert found.keys() == expected.keys()
+    expected, images = contents(whole), contents(killed)
+    assert images.keys() == expected.keys()
     for file, (image, vector) in expected.items():
-        assert found[file][0] == image
-        assert np.array_equal(found[file][1], vector)
+        assert images[file][0] == image
+        assert np.array_equal(images[file][1], vector)
     assert killed.query("red")[0].path == whole.query("red")[0].path

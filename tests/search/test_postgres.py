@@ -39,7 +39,7 @@ def many(photos, colors):
     return photos
 
 
-def told(hits):
+def comparable(hits):
     return [(hit.path, sorted(hit.duplicates), hit.relevance) for hit in hits]
 
 
@@ -53,8 +53,8 @@ def test_it_answers_as_an_index_in_a_folder_does(
     table.write_text("\n".join(["image,caption,stars,mark", *rows]))
     sources, model = [many, table], colors.GOLDEN
     folder = Index.build(tmp_path / "index", sources, model)
-    there = Index.build(database, sources, model)
-    assert len(there) == len(folder) and there.changes == folder.changes
+    server_index = Index.build(database, sources, model)
+    assert len(server_index) == len(folder) and server_index.changes == folder.changes
     green = colors.image_bytes((10, 200, 10))
     for query in (
         Query("red", k=9),
@@ -65,30 +65,32 @@ def test_it_answers_as_an_index_in_a_folder_does(
         Query("red", where="stars is null and not name like '%.png'"),
         Query("red", where="width > 1000"),
     ):
-        found, expected = there.query(query), folder.query(query)
-        assert told(found) == told(expected)
-        for hit, other in zip(found, expected, strict=True):
+        hits, expected = server_index.query(query), folder.query(query)
+        assert comparable(hits) == comparable(expected)
+        for hit, other in zip(hits, expected, strict=True):
             # halfvec has 11 bits.
             assert hit.score == pytest.approx(other.score, abs=2e-3)
             assert hit.captions == other.captions
             ours = {k: str(v) for k, v in hit.columns.items() if k != "stars"}
             theirs = {k: str(v) for k, v in other.columns.items() if k != "stars"}
             assert ours == theirs
-    blue = there.query("blue", k=1)[0]
-    assert there.query(Query(image=blue.id, k=1))[0].path == blue.path
+    blue = server_index.query("blue", k=1)[0]
+    assert server_index.query(Query(image=blue.id, k=1))[0].path == blue.path
     for wrong in ("name > 3", "stars = 'x'", "1=1; drop schema align_keras cascade"):
         with pytest.raises(InputError, match="where"):
-            there.query("red", where=wrong)
-    assert len(there) == len(folder)
+            server_index.query("red", where=wrong)
+    assert len(server_index) == len(folder)
     # A second time, in another process's place.
     (many / "00.png").rename(many / "moved.png")
     (many / "red.png").unlink()
-    for index in (folder, there):
+    for index in (folder, server_index):
         changes = index.add()
         assert (changes.renamed, changes.gone, changes.added) == (1, 1, 0)
-    assert told(there.query("red", k=80)) == told(folder.query("red", k=80))
-    assert there.remove([many / "Italy"]) == 1 == folder.remove([many / "Italy"])
-    assert len(there) == len(folder)
+    assert comparable(server_index.query("red", k=80)) == comparable(
+        folder.query("red", k=80)
+    )
+    assert server_index.remove([many / "Italy"]) == 1 == folder.remove([many / "Italy"])
+    assert len(server_index) == len(folder)
 
 
 def test_lists_find_exactly_k_that_fulfill_a_condition(
@@ -103,8 +105,8 @@ def test_lists_find_exactly_k_that_fulfill_a_condition(
         assert connection.execute(sql).fetchone() != (None,)
     exact = Index.open(database).query("red", k=70, duplicates=True)
     assert len(exact) == len(index)
-    found = index.query("blue", where="name like '%1.png'", k=6, duplicates=True)
-    assert len(found) == 6
+    hits = index.query("blue", where="name like '%1.png'", k=6, duplicates=True)
+    assert len(hits) == 6
 
 
 INDEXER = """

@@ -17,7 +17,7 @@ from align_keras.utils.errors import InputError
 
 
 @pytest.fixture(params=["folder", pytest.param("database", marks=pytest.mark.ci)])
-def place(request, tmp_path):
+def location(request, tmp_path):
     """Where an index can be built: a folder, or an empty database."""
     if request.param == "folder":
         return tmp_path / "index"
@@ -25,9 +25,9 @@ def place(request, tmp_path):
 
 
 @pytest.fixture
-def build(place, photos, colors):
+def build(location, photos, colors):
     def build(*sources):
-        return Index.build(place, sources, colors.GOLDEN)
+        return Index.build(location, sources, colors.GOLDEN)
 
     return build
 
@@ -90,8 +90,8 @@ COLLIDING = (
 
 
 def test_no_name_of_a_column_collides(build, tmp_path):
-    reds = {name: f"red {place}" for place, name in enumerate(COLLIDING)}
-    greens = {name: f"green {place}" for place, name in enumerate(COLLIDING)}
+    reds = {name: f"red {number}" for number, name in enumerate(COLLIDING)}
+    greens = {name: f"green {number}" for number, name in enumerate(COLLIDING)}
     table = write_jsonl(
         tmp_path / "t.jsonl", [row("red", **reds), row("green", **greens)]
     )
@@ -118,8 +118,8 @@ def test_values_stay_what_they_are(build, tmp_path):
         "blank": ["", "8"],
     }
     rows = [
-        row(color, **{name: cells[place] for name, cells in values.items()})
-        for place, color in enumerate(("red", "green"))
+        row(color, **{name: cells[location] for name, cells in values.items()})
+        for location, color in enumerate(("red", "green"))
     ]
     index = build(write_csv(tmp_path / "t.csv", rows))
     red, green = index.query("red")
@@ -216,7 +216,7 @@ def test_an_image_without_rows_has_empty_cells(build, photos, tmp_path, where, f
     assert names(index, where) == found
 
 
-def test_what_is_removed_takes_its_values_along(place, build, photos, tmp_path):
+def test_what_is_removed_takes_its_values_along(location, build, photos, tmp_path):
     first = write_csv(
         tmp_path / "a.csv",
         [row("red", "one", tag="secret"), row("green", "two", tag="7")],
@@ -235,7 +235,7 @@ def test_what_is_removed_takes_its_values_along(place, build, photos, tmp_path):
     assert names(index, "captions is null") == ["blue", "red"]
     with pytest.raises(InputError, match="must have a column"):
         index.latest("stars = 4")
-    with open_database(place) as execute:
+    with open_database(location) as execute:
         assert "secret" not in str(execute("SELECT * FROM table_rows_0").fetchall())
 
 
@@ -260,14 +260,14 @@ def test_rows_are_read_in_one_state(build, tmp_path, monkeypatch):
 
 
 def test_too_many_columns_are_refused_before_anything_is_written(
-    place, build, photos, tmp_path, colors
+    location, build, photos, tmp_path, colors
 ):
     many = {f"column {number}": number for number in range(2_100)}
     table = write_csv(tmp_path / "t.csv", [row("red", **many)])
     with pytest.raises(InputError, match="at most 2,000 different columns. Received"):
         build(table)
-    if isinstance(place, pathlib.Path):
-        assert not place.exists()
+    if isinstance(location, pathlib.Path):
+        assert not location.exists()
     most = dict(list(many.items())[: MAX_COLUMNS - 2])
     index = build(write_csv(tmp_path / "t.csv", [row("red", **most)]))
     (hit,) = index.query("red", where="column_1997 = 1997 and column_3 = 3")
@@ -314,10 +314,12 @@ IMAGES = ("red.png", "green.png", "blue.jpg")
 
 
 @contextlib.contextmanager
-def open_database(place):
+def open_database(location):
     """Yields a function that executes SQL in one transaction of an index."""
-    if isinstance(place, pathlib.Path):
-        with contextlib.closing(sqlite3.connect(place / "images.sqlite")) as database:
+    if isinstance(location, pathlib.Path):
+        with contextlib.closing(
+            sqlite3.connect(location / "images.sqlite")
+        ) as database:
             with database:
                 yield database.execute
         return
@@ -327,13 +329,13 @@ def open_database(place):
         return connection.execute(sql.replace("?", "%s"), parameters)
 
     search_path = "-c search_path=align_keras,public"
-    with psycopg.connect(place, options=search_path) as connection:
+    with psycopg.connect(location, options=search_path) as connection:
         yield execute
 
 
-def downgrade(place):
+def downgrade(location):
     """Changes an index to the tables of the versions before tables of rows."""
-    with open_database(place) as execute:
+    with open_database(location) as execute:
         execute("DROP TABLE table_rows_0")
         execute("DELETE FROM meta WHERE key = 'table_columns'")
         old_columns = {"stars": "double precision", "zip": "double precision"}
@@ -343,20 +345,20 @@ def downgrade(place):
         execute("UPDATE images SET stars = 5, zip = 123 WHERE name = ?", ["red.png"])
 
 
-def test_an_index_of_an_older_release_opens(place, build, photos, tmp_path):
+def test_an_index_of_an_older_release_opens(location, build, photos, tmp_path):
     rows = [row("red", "a thing", stars="5", zip="00123")]
     table = write_csv(tmp_path / "t.csv", rows)
     index = build(photos, table)
     index.store.close()
-    downgrade(place)
-    index = Index.open(place)
+    downgrade(location)
+    index = Index.open(location)
     (hit,) = index.query("blue", where="stars > 4 and zip = 123")
     assert hit.columns["stars"] == 5 and hit.captions == ["a thing"]
     assert names(build(), "zip = '00123'") == ["red"]
     assert index.remove([table]) == 0 and "zip" not in index.store.columns
 
 
-def test_addresses_that_differ_in_secrets_become_one(place, build, photos, tmp_path):
+def test_addresses_that_differ_in_secrets_become_one(location, build, photos, tmp_path):
     rows = [row("red", stars="5"), row("green", stars="4")]
     table = write_csv(tmp_path / "t.csv", rows)
     index = build(table, photos)
@@ -366,7 +368,7 @@ def test_addresses_that_differ_in_secrets_become_one(place, build, photos, tmp_p
         with store.transaction():
             store.note_unreadable(b"broken.jpg", roots[1], 1, 1, "no image")
     index.store.close()
-    with open_database(place) as execute:
+    with open_database(location) as execute:
         for number, root in enumerate(roots):
             address = f"https://host/t.csv?token={number}".encode()
             execute("UPDATE roots SET file = ? WHERE id = ?", [address, root])
@@ -376,14 +378,14 @@ def test_addresses_that_differ_in_secrets_become_one(place, build, photos, tmp_p
             execute(sql, [address, ids[name]])
         sql = "UPDATE images SET root = ? WHERE id = ?"
         execute(sql, [roots[1], ids["blue.jpg"]])
-    downgrade(place)
-    index = Index.open(place)
+    downgrade(location)
+    index = Index.open(location)
     assert list(index.store.roots()) == [b"https://host/t.csv"]
     (root,) = index.store.roots().values()
-    known = index.store.known()
-    assert {fields[1] for fields in known.values()} == {root}
+    known_files = index.store.known()
+    assert {fields[1] for fields in known_files.values()} == {root}
     assert index.store.unreadable()[b"broken.jpg"][0] == root
-    assert len(known) == 2 and b"https://host/image.png" in known
+    assert len(known_files) == 2 and b"https://host/image.png" in known_files
     assert len(index.query("blue", k=9, duplicates=True)) == 2
 
 

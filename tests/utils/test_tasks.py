@@ -321,7 +321,7 @@ def test_a_task_on_a_cluster_is_as_one_here(tmp_path, work):
 
 
 @pytest.mark.parametrize(
-    "versions, what",
+    "versions, message",
     [
         (
             {"align_keras": "0.0.1"},
@@ -330,9 +330,9 @@ def test_a_task_on_a_cluster_is_as_one_here(tmp_path, work):
         ({"Python": "2.7"}, r"Python 2\.7 as here, the one on .* has 3\.\d+; install"),
     ],
 )
-def test_workers_of_other_versions_are_refused(tmp_path, work, versions, what):
+def test_workers_of_other_versions_are_refused(tmp_path, work, versions, message):
     error = work(tmp_path, **versions)
-    assert isinstance(error, InputError) and re.search(what, str(error))
+    assert isinstance(error, InputError) and re.search(message, str(error))
     assert not list(tmp_path.iterdir())
 
 

@@ -98,7 +98,7 @@ def test_neither_order_nor_tables_nor_partitions_nor_spills_matter(
     write(tmp_path / "one.parquet", rows)
     count(tmp_path / "one", [tmp_path / "one.parquet"], 1, THRESHOLDS)
     random.Random(1).shuffle(rows)
-    paths = [tmp_path / f"{own}.parquet" for own in range(3)]
+    paths = [tmp_path / f"{number}.parquet" for number in range(3)]
     for number, path in enumerate(paths):
         write(path, rows[number::3])
     monkeypatch.setattr(module, "NGRAMS_PER_SPILL", 100)

@@ -140,8 +140,8 @@ def test_records_pass_unchanged_but_for_their_captions():
 def test_more_pairs_than_a_batch(monkeypatch):
     random.seed(0)
     pairs = [
-        Pair((300, 300), str(own % 70), " ".join(random.choices("abcdef", k=3)))
-        for own in range(500)
+        Pair((300, 300), str(number % 70), " ".join(random.choices("abcdef", k=3)))
+        for number in range(500)
     ]
     whole = filter_pairs(pairs, Thresholds(frequent_ngrams=20))
     monkeypatch.setitem(module_or_function.__globals__, "PAIRS_PER_BATCH", 7)
