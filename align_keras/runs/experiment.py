@@ -114,7 +114,10 @@ def train_experiment(
             open_corpora,
             report_notes,
         )
-        from align_keras.runs.run_vocabulary import check_vocabulary, prepare_vocabulary
+        from align_keras.runs.run_vocabulary import (
+            check_vocabulary_unchanged,
+            prepare_vocabulary,
+        )
         from align_keras.runs.training_batches import TrainingBatches
         from align_keras.runs.validation_pairs import (
             report_shared_images,
@@ -148,7 +151,7 @@ def train_experiment(
 
         # Load or learn the vocabulary.
         vocabulary = prepare_vocabulary(config, corpora.train, directory)
-        check_vocabulary(directory, vocabulary, is_read_only)
+        check_vocabulary_unchanged(directory, vocabulary, is_read_only)
 
         # Build and compile the model. The seed decides on its initial weights.
         keras.utils.set_random_seed(trainer.seed)

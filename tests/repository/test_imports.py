@@ -92,7 +92,7 @@ LIGHT = (
     "cli/export.py",
     "cli/index.py",
     "export/__init__.py",
-    "runs/export.py",
+    "runs/model_export.py",
     "cli/embed.py",
     "cli/evaluate.py",
     "protocols/run_protocol.py",
