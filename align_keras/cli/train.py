@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from align_keras.cli.common import print_json, print_table
-from align_keras.runs.experiment import CHECKPOINTS, MODES
+from align_keras.runs.modes import CHECKPOINTS, MODES
 
 _IMAGE = "task.model.image_encoder"
 _TEXT = "task.model.text_encoder"

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from align_keras.config import ExperimentConfig, resolve_config
 from align_keras.runs.about_run import save_data_notes
 from align_keras.runs.data_errors import explain_data_errors
+from align_keras.runs.modes import CHECKPOINTS, MODES
 from align_keras.runs.run import Run
 from align_keras.runs.run_folder import (
     check_finished,
@@ -23,9 +24,6 @@ from align_keras.runs.start import start_tensorflow
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
-
-MODES = ("train", "eval", "train_and_eval", "index")
-CHECKPOINTS = ("latest", "best")
 
 
 def train_experiment(

@@ -93,6 +93,7 @@ LIGHT = (
     "cli/index.py",
     "export/__init__.py",
     "runs/model_export.py",
+    "runs/modes.py",
     "cli/embed.py",
     "cli/evaluate.py",
     "protocols/run_protocol.py",
