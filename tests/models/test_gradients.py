@@ -8,10 +8,10 @@ import tensorflow as tf
 from align_keras.models.gradients import (
     cached_loss_gradients,
     check_weight_dtypes,
-    read,
+    read_values,
     scaled_loss,
     split_inputs,
-    write,
+    write_values,
 )
 from align_keras.optimizers import SGD, Lamb
 from align_keras.utils.errors import InputError
@@ -31,8 +31,8 @@ def test_cached_gradients_replay_dropout_and_update_statistics_once():
         for number in range(3):
             part = {name: value[number] for name, value in parts.items()}
             outputs.append(model(part, training=True))
-            afters.append(read(state.statistics))
-            write(state.statistics, statistics)
+            afters.append(read_values(state.statistics))
+            write_values(state.statistics, statistics)
         embeddings = [
             tf.concat([output[f"{name}_embedding"] for output in outputs], axis=0)
             for name in ("image", "text")
@@ -40,8 +40,8 @@ def test_cached_gradients_replay_dropout_and_update_statistics_once():
         losses, loss = scaled_loss(model, *embeddings, inputs["token_ids"])
     variables = [variable.value for variable in model.trainable_variables]
     expected = tape.gradient(loss, variables)
-    expected_seeds = read(state.seeds)
-    write(state.seeds, seeds)
+    expected_seeds = read_values(state.seeds)
+    write_values(state.seeds, seeds)
     cached = tf.function(cached_loss_gradients)(model, inputs, 4)
     # float32, through ten batch normalizations over 4 rows: kernels that are fused
     # in a graph and not in eager mode differ by some 1e-5.

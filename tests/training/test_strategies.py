@@ -81,7 +81,7 @@ def test_the_address_reaches_the_resolver(monkeypatch):
     runtime = load_config(
         params_override="runtime.distribution_strategy=tpu,runtime.tpu=pod"
     ).runtime
-    with pytest.raises(InputError, match="received 'pod' .no such TPU.; check"):
+    with pytest.raises(InputError, match="received 'pod' .no such TPU.. Check"):
         make_strategy(runtime.distribution_strategy, tpu=runtime.tpu)
     assert asked == ["pod"]
 
