@@ -17,6 +17,7 @@ import importlib
 import os
 import pkgutil
 import platform
+from typing import Any
 
 from align_keras.utils.keras_objects import register_with_keras
 
@@ -33,7 +34,7 @@ _PUBLIC = {
     "ContrastiveLoss": "align_keras.losses",
     "build_corpus": "align_keras.runs.corpus_build",
     "contrastive_loss": "align_keras.losses",
-    "export_model": "align_keras.runs.export",
+    "export_model": "align_keras.runs.model_export",
     "export_saved_model": "align_keras.export",
     "learn_vocabulary": "align_keras.text",
     "load_model": "align_keras.embedders",
@@ -76,7 +77,7 @@ _PACKAGES = frozenset(m.name for m in pkgutil.iter_modules(__path__) if m.ispkg)
 register_with_keras(_SAVED_BY_KERAS)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     if name in _PACKAGES:
@@ -84,5 +85,5 @@ def __getattr__(name):
     raise AttributeError(f"module 'align_keras' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *_PUBLIC, *_PACKAGES])

@@ -196,8 +196,8 @@ def test_a_run_goes_on_to_the_same_numbers(artifact, capsys):
 @pytest.mark.ci
 def test_a_preset_is_evaluated(artifact, capsys):
     artifact("pairs"), artifact("preset")
-    data = ["--protocol=retrieval", "--data=pairs/pairs.jsonl", "--cache=embeddings"]
-    assert main(["evaluate", "--model=preset", *data, "--json"]) == 0
+    retrieval = ["retrieval", "--data=pairs/pairs.jsonl", "--cache=embeddings"]
+    assert main(["evaluate", *retrieval, "--model=preset", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["metrics"]
     # 0.1 called images pictures.
     expected = {

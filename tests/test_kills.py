@@ -176,12 +176,12 @@ for write in (
     except PermissionError:
         pass
 run = ["--experiment=quickstart_icons", f"--model_dir={folder}"]
-cache = ["--model=align_nano", "--protocol=retrieval", "--data=stamps"]
+retrieval = ["retrieval", "--model=align_nano", "--data=stamps"]
 for arguments in (
     ["train", *run],
     ["convert", "hf", str(folder), f"--to={folder}/new"],
-    ["evaluate", *cache, f"--cache={folder}/cache"],
-    ["evaluate", *cache, f"--html={folder}/page.html"],
+    ["evaluate", *retrieval, f"--cache={folder}/cache"],
+    ["evaluate", *retrieval, f"--html={folder}/page.html"],
 ):
     assert main(arguments) == 1, arguments
 """

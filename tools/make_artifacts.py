@@ -230,9 +230,9 @@ def make_all():
     model.export_saved_model("export")
     expected["model"] = answers(model, contents)
     out = io.StringIO()
-    retrieval = ["--protocol=retrieval", "--data=pairs/pairs.jsonl", "--json"]
+    retrieval = ["retrieval", "--data=pairs/pairs.jsonl", "--json"]
     with contextlib.redirect_stdout(out):
-        main(["evaluate", "--model=preset", *retrieval, "--cache=ignored"])
+        main(["evaluate", *retrieval, "--model=preset", "--cache=ignored"])
     expected["evaluated"] = json.loads(out.getvalue())
 
     embeddings = model.encode_images(contents)

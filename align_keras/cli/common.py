@@ -1,4 +1,4 @@
-"""What commands share: types of options, and tables of text."""
+"""Option types and printed tables that several commands use."""
 
 import argparse
 import json
@@ -13,16 +13,16 @@ from align_keras.utils.remote import is_url
 if TYPE_CHECKING:
     from align_keras.embedders import Embedder
 
-# Of a table's first column, as far as it is kept whole.
+# Characters. Maximum width of the first column of a table before its text wraps.
 _NAME_WIDTH = 36
 
 
 def number(
     what: str, kind: type, least: float, most: float = sys.float_info.max
 ) -> Callable[[str], Any]:
-    """The type of an option that takes a number in [least, most]."""
+    """Returns the `type` of an option that takes a number in [least, most]."""
 
-    def read(text):
+    def read(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
@@ -82,7 +82,7 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
-    # Not the table's, which folds it: it may hold a path.
+    # A title of the table itself would wrap, and the title may hold a path.
     print(plain(title).plain)
     table, rows = Table(), list(rows)
     left = columns[:1] if left is None else left
@@ -105,14 +105,15 @@ def print_table(
 
 
 def print_json(value: Any) -> None:
-    """Prints what JSON can hold; NaN and infinities become null."""
+    """Prints a value as JSON, with null in place of NaN and infinities."""
     text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
     print(text)
 
 
-def _finite(value):
+def _finite(value: Any) -> Any:
+    """Returns the value with None in place of NaN and infinities."""
     if isinstance(value, dict):
-        return {str(key): _finite(of_key) for key, of_key in value.items()}
+        return {str(key): _finite(element) for key, element in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(element) for element in value]
     if isinstance(value, float) and not math.isfinite(value):

@@ -2,10 +2,15 @@
 
 import argparse
 import pathlib
+from typing import TYPE_CHECKING
 
 from align_keras.cli.common import AT_LEAST_ONE
 from align_keras.utils.errors import InputError
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
+
+if TYPE_CHECKING:
+    from align_keras.config import CorpusConfig
+    from align_keras.runs.corpus_build import Corpus
 
 STAGE_HELP = {
     "extract": "pairs out of the sources",
@@ -83,43 +88,49 @@ def run(arguments: argparse.Namespace) -> int:
 
     out = pathlib.Path(arguments.out)
     last = {"build": "report", "urls": "filter"}.get(stage, stage)
-    runs_by = {"workers": arguments.workers, "engine": arguments.engine}
-    corpus = build_corpus(out, _config(arguments, out), last, **runs_by)
+    corpus = build_corpus(
+        out,
+        _corpus_config(arguments, out),
+        last,
+        workers=arguments.workers,
+        engine=arguments.engine,
+    )
     if stage == "urls":
         from align_keras.corpus.sources import write_url_list
 
         count = write_url_list(corpus.remote_pairs(), arguments.to)
         print(f"wrote {count:,} remote images to {arguments.to}")
         return 0
-    for what, count, _ in corpus_funnel(corpus):
-        print(f"{count:>12,}  {what}")
+    for step, count, _ in corpus_funnel(corpus):
+        print(f"{count:>12,}  {step}")
     if last == "report":
-        _say_what_is_next(corpus)
+        _print_train_command(corpus)
     return 0
 
 
-def _say_what_is_next(corpus):
+def _print_train_command(corpus: "Corpus") -> None:
+    """Prints the command that trains on the shards of a corpus."""
     from align_keras.config.corpus_config import VocabularyConfig
     from align_keras.utils.progress import say
 
-    text = "task.model.text_encoder"
+    text_encoder = "task.model.text_encoder"
     overrides = [
         f"task.train_data.corpus={corpus.shards}",
-        f"{text}.vocabulary={corpus.vocabulary}",
+        f"{text_encoder}.vocabulary={corpus.vocabulary}",
     ]
     normalization = corpus.config.vocabulary.normalization
     if normalization != VocabularyConfig.normalization:
-        overrides.append(f"{text}.normalization={normalization}")
+        overrides.append(f"{text_encoder}.normalization={normalization}")
     say(f"open {corpus.out / 'report.html'}; train on it:")
     say(f"  align-keras train --experiment E --params_override {','.join(overrides)}")
 
 
-def _config(arguments, out):
-    """The configuration of this call, over that of the last."""
+def _corpus_config(arguments: argparse.Namespace, out: pathlib.Path) -> "CorpusConfig":
+    """Returns the configuration of the previous call with the options of this one."""
     from align_keras.config import load_corpus_config
 
     saved = out / "corpus.yaml"
     files = arguments.config or ([saved] if saved.exists() else [])
-    given = {"sources": arguments.source, "duplicates.against": arguments.against}
-    given = {key: value for key, value in given.items() if value is not None}
-    return load_corpus_config(files, [*arguments.params_override, given])
+    options = {"sources": arguments.source, "duplicates.against": arguments.against}
+    overrides = {key: value for key, value in options.items() if value is not None}
+    return load_corpus_config(files, [*arguments.params_override, overrides])

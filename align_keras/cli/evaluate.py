@@ -1,7 +1,7 @@
-"""`align-keras evaluate`: a protocol of the paper, or all of them, on a model."""
+"""`align-keras evaluate`: measures a model by one protocol of the paper, or by all."""
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from align_keras.cli.common import nested_commands, print_json, print_table
@@ -16,12 +16,17 @@ from align_keras.protocols.run_protocol import (
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replaceable_file
 
-# What the suite takes too; the others are for one protocol.
-_OF_SUITE = (
-    *("data_root", "runtime", "engine", "workers", "results", "allow_missing"),
+# Options that `--suite` accepts. All other options belong to one protocol.
+_SUITE_OPTIONS = (
+    "data_root",
+    "runtime",
+    "engine",
+    "workers",
+    "results",
+    "allow_missing",
     "html",
 )
-# As Model Garden spells them.
+# Options with underscores, as TF Model Garden has them.
 _WITH_UNDERSCORES = ("config_file", "params_override")
 
 
@@ -31,35 +36,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "       align-keras evaluate --suite paper --model M [OPTION …]"
     )
     parser.epilog = "align-keras evaluate PROTOCOL --help shows a protocol's options."
-    what = parser.add_mutually_exclusive_group()
-    # `--protocol P` in the place of PROTOCOL goes on working.
-    what.add_argument("--protocol", metavar="P", help=argparse.SUPPRESS)
-    what.add_argument(
+    parser.add_argument(
         "--suite",
         choices=("paper",),
-        help="every protocol of the paper whose data is there, beside its figures",
+        help="every protocol of the paper whose data is there, next to its figures",
     )
-    _add_options(parser, _OF_SUITE)
-    add = nested_commands(parser, "PROTOCOL", "protocols")
+    _add_options(parser, _SUITE_OPTIONS)
+    add_protocol = nested_commands(parser, "PROTOCOL", "protocols")
     for protocol in PROTOCOLS.values():
-        where = f" ({protocol.table})" if protocol.table else ""
-        nested = add(protocol.name, protocol.help + where)
-        taken = [name for name in OPTIONS if protocol.takes(name)]
-        usual = f" (default: {protocol.data})" if protocol.data else ""
-        _add_options(nested, ("html", *taken), protocol.data_help + usual)
+        table = f" ({protocol.table})" if protocol.table else ""
+        protocol_parser = add_protocol(protocol.name, protocol.help + table)
+        options = ["html", *(name for name in OPTIONS if protocol.takes(name))]
+        default = f" (default: {protocol.data})" if protocol.data else ""
+        _add_options(protocol_parser, options, protocol.data_help + default)
 
 
-def _add_options(parser, shown, data_help=argparse.SUPPRESS):
-    """Adds all options; help shows those that apply, and others are refused later."""
+def _add_options(
+    parser: argparse.ArgumentParser,
+    shown: Sequence[str],
+    data_help: str = argparse.SUPPRESS,
+) -> None:
+    """Adds all options. Help shows those in `shown`. `run` raises for the others."""
     parser.add_argument(
         "--model",
         metavar="M",
         help=MODEL_HELP,
     )
-    known = {name: option.metadata for name, option in OPTIONS.items()}
-    known["html"] = {"metavar": "FILE", "help": "write a page of results"}
-    for name, about in known.items():
-        keywords = {"default": parser.argument_default, "dest": name, **about}
+    settings: dict[str, Mapping[str, Any]] = {
+        name: option.metadata for name, option in OPTIONS.items()
+    }
+    settings["html"] = {"metavar": "FILE", "help": "write a page of results"}
+    for name, option_settings in settings.items():
+        keywords = {"default": parser.argument_default, "dest": name, **option_settings}
         if name == "data":
             keywords["help"] = data_help
         if name not in shown:
@@ -76,28 +84,33 @@ def _add_options(parser, shown, data_help=argparse.SUPPRESS):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    given = {name: getattr(arguments, name) for name in (*OPTIONS, "html", "cache")}
-    given = {name: value for name, value in given.items() if value is not None}
-    for name, value in given.items():
+    names = (*OPTIONS, "html", "cache")
+    values = {name: getattr(arguments, name) for name in names}
+    options = {name: value for name, value in values.items() if value is not None}
+    for name, value in options.items():
         if value == "":
             raise InputError(f"{name} must not be empty, received ''; leave it out.")
     if not arguments.model:
         raise InputError("model must be given, received nothing; name a run folder.")
+    if arguments.suite and arguments.nested:
+        raise InputError(
+            "`suite` must come without PROTOCOL. Received: "
+            f"{arguments.nested} with --suite {arguments.suite}. Leave out one of them."
+        )
     if arguments.suite:
-        for name, value in given.items():
-            if name not in (*_OF_SUITE, "cache"):
+        for name, value in options.items():
+            if name not in (*_SUITE_OPTIONS, "cache"):
                 raise InputError(
                     f"`{name}` is for one protocol, received {value!r} with --suite; "
                     "leave it out."
                 )
-        return _run_suite(arguments, given)
-    protocol = arguments.nested or arguments.protocol
-    if protocol is None or (arguments.nested and arguments.protocol):
+        return _run_suite(arguments, options)
+    if arguments.nested is None:
         raise InputError(
-            "PROTOCOL, once, or --suite paper must be given; write for instance "
+            "PROTOCOL or --suite paper must be given; write for instance "
             "align-keras evaluate retrieval."
         )
-    result = evaluate(arguments.model, protocol, **given)
+    result = evaluate(arguments.model, arguments.nested, **options)
     print_result(result, arguments.json)
     return 0
 
@@ -124,9 +137,9 @@ def _run_suite(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
 
 
 class _Recorded:
-    """Keeps what an iterable yields while it is read."""
+    """Iterable that keeps the items of another iterable as they are read."""
 
-    def __init__(self, iterable: Iterable[Any]):
+    def __init__(self, iterable: Iterable[Any]) -> None:
         self._iterable = iterable
         self.items: list[Any] = []
 
@@ -162,8 +175,10 @@ def print_result(result: dict[str, Any], as_json: bool = False) -> None:
 
 
 def print_suite(rows: Iterable[Any], as_json: bool = False) -> int:
-    """Prints the figures beside the paper's as they come, or one list as JSON at the
-    end; returns the exit code, 1 where a protocol failed whose data is there.
+    """Prints each result next to the paper's figures, or all as JSON at the end.
+
+    Returns:
+        int, exit code: 1 if a protocol failed whose data is there, else 0.
     """
     from align_keras.protocols.paper_results import paper_figures
     from align_keras.reports.result_tables import paper_tables
@@ -184,7 +199,7 @@ def print_suite(rows: Iterable[Any], as_json: bool = False) -> int:
         if rows_left_out:
             print(f"{title}:")
         for row in rows_left_out:
-            # Not as a table, so that paths and commands stay whole.
+            # Lines in place of a table, so that paths and commands do not wrap.
             numbers = ", ".join(map(str, row.tables))
             many = "s" if len(row.tables) > 1 else ""
             print(f"- table{many} {numbers}: {row.protocol} on {row.data}")

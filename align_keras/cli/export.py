@@ -1,10 +1,12 @@
-"""`align-keras export`: a trained model as others run it."""
+"""`align-keras export`: writes a trained model for other runtimes."""
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
 
 from align_keras.cli.common import nested_commands
 from align_keras.export import QUANTIZATIONS, WEIGHTS
-from align_keras.runs.export import (
+from align_keras.runs.model_export import (
     EXPORT_FORMATS,
     FORMATS_OF_OPTION,
     export_model,
@@ -12,7 +14,7 @@ from align_keras.runs.export import (
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
-_FLAGS = {
+_FLAGS: dict[str, dict[str, Any]] = {
     "weights": {"choices": WEIGHTS, "help": "stored in half the room"},
     "quantize": {"choices": QUANTIZATIONS, "help": "of the towers"},
     "images": {
@@ -45,8 +47,6 @@ _FLAGS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "align-keras export [FORMAT] --model M --to DIR [OPTION …]"
     parser.epilog = "align-keras export FORMAT --help shows a format's options."
-    # `--format F` in the place of FORMAT goes on working.
-    parser.add_argument("--format", choices=EXPORT_FORMATS, help=argparse.SUPPRESS)
     _add_options(parser, ())
     add = nested_commands(parser, "FORMAT", "formats (default: saved_model)")
     for name, kind in EXPORT_FORMATS.items():
@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_options(add(name, kind.help), taken)
 
 
-def _add_options(parser, shown):
-    """Adds all options; help shows those that apply, and others are refused later."""
+def _add_options(parser: argparse.ArgumentParser, shown: Sequence[str]) -> None:
+    """Adds all options. Help shows those in `shown`. `export_model` checks them."""
     default = {"default": parser.argument_default}
     parser.add_argument(
         "--model",
@@ -84,11 +84,10 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(
                 f"{name} must be given, received nothing; write --model RUN --to DIR."
             )
-    given = {
-        name: getattr(arguments, name) for name in (*FORMATS_OF_OPTION, "evaluation")
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    kind = arguments.nested or "saved_model"
-    export_model(arguments.model, arguments.to, kind, **given)
+    names = (*FORMATS_OF_OPTION, "evaluation")
+    values = {name: getattr(arguments, name) for name in names}
+    options = {name: value for name, value in values.items() if value is not None}
+    export_format = arguments.nested or "saved_model"
+    export_model(arguments.model, arguments.to, export_format, **options)
     say(f"wrote {arguments.to}")
     return 0

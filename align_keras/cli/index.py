@@ -1,9 +1,11 @@
-"""`align-keras index`: has folders of images searched by words and by images."""
+"""`align-keras index`: builds or updates the search index of image folders."""
 
 import argparse
 import contextlib
 import os
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 from align_keras.cli.common import model_to_open
 from align_keras.embedders.locations import MODEL_HELP, RUNTIME_HELP
@@ -12,9 +14,13 @@ from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, atomic_write
 from align_keras.utils.progress import say
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
-# Files that the summary names for each reason.
+if TYPE_CHECKING:
+    from align_keras.search.image_index import Index
+    from align_keras.search.indexing import Changes
+
+# Number of files that the summary names for each reason.
 _EXAMPLES = 3
-# Between looks for roots that were deleted or made again.
+# Seconds between two checks for roots that were deleted or created again.
 _SECONDS = 1.0
 
 
@@ -111,9 +117,11 @@ def run(arguments: argparse.Namespace) -> int:
     build = Index.rebuild if arguments.rebuild else Index.build
     engine = arguments.engine
     index = build(folder, arguments.sources, model, engine=engine)
-    print(_summary(index.changes))
+    # `build` and `rebuild` set the changes. `open` does not.
+    changes = cast("Changes", index.changes)
+    print(_summary(changes))
     if arguments.left_out:
-        count = _write_left_out(arguments.left_out, index.changes)
+        count = _write_left_out(arguments.left_out, changes)
         say(f"files left out: {count:,}, listed in {arguments.left_out}")
     say(f"{len(index):,} images in {folder}")
     if arguments.watch:
@@ -122,8 +130,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _watch(index, engine, watch):
-    """Brings the index up to date whenever something changes, until interrupted."""
+def _watch(index: "Index", engine: str, watch: Callable) -> None:
+    """Updates the index whenever a file changes, until interrupted.
+
+    Args:
+        index: `Index`.
+        engine: str, as `Index.add` takes it.
+        watch: `watchfiles.watch`.
+    """
     roots = [os.fsdecode(root) for root in index.store.sources()]
     say(f"watching {', '.join(roots)}; interrupt to end")
     while True:
@@ -131,36 +145,45 @@ def _watch(index, engine, watch):
         if not present:
             time.sleep(_SECONDS)
             continue
-        with contextlib.suppress(FileNotFoundError):  # Gone meanwhile.
+        with contextlib.suppress(FileNotFoundError):  # A root was deleted.
             _watch_present(index, engine, watch, roots, present)
 
 
-def _watch_present(index, engine, watch, roots, present):
-    """As `_watch`, until a root is deleted, or made again, or appears: the operating
-    system watches folders by their identity, not by their name.
+def _watch_present(
+    index: "Index",
+    engine: str,
+    watch: Callable,
+    roots: list[str],
+    present: dict[str, tuple[int, int]],
+) -> None:
+    """Updates the index as `_watch` does, until the set of present roots changes.
+
+    The operating system watches a folder by its identity and not by its name, so a root
+    that is deleted, created or created again needs a new watch.
     """
     timeout = int(1000 * _SECONDS)
     changes = watch(*present, yield_on_timeout=True, rust_timeout=timeout)
     with contextlib.closing(changes):
         has_begun = False
-        for seen in changes:
+        for changed_files in changes:
             if _identities(roots) != present:
                 return
-            # What changed before the watch began isn't reported by it.
-            if seen or not has_begun:
+            # The watch does not report changes from before it began.
+            if changed_files or not has_begun:
                 _update(index, engine)
             has_begun = True
 
 
-def _update(index, engine):
+def _update(index: "Index", engine: str) -> None:
+    """Updates the index and prints a summary if anything changed."""
     changes = index.add((), engine)
     if changes.added or changes.changed or changes.renamed or changes.gone:
         print(_summary(changes), flush=True)
 
 
-def _identities(roots):
-    """Device and number of each root that is there."""
-    identities = {}
+def _identities(roots: list[str]) -> dict[str, tuple[int, int]]:
+    """Returns device and inode of each root that exists."""
+    identities: dict[str, tuple[int, int]] = {}
     for root in roots:
         with contextlib.suppress(OSError):
             status = os.stat(root)
@@ -168,23 +191,27 @@ def _identities(roots):
     return identities
 
 
-def _summary(changes):
+def _summary(changes: "Changes") -> str:
+    """Returns the counts of a run, with a line for each reason to leave files out."""
     names = ("added", "changed", "renamed", "gone", "unchanged")
     lines = [", ".join(f"{getattr(changes, name):,} {name}" for name in names)]
     for reason, count in sorted(changes.unreadable.items()):
-        files = [file for one, file in changes.left_out if one == reason]
+        files = [
+            file for file_reason, file in changes.left_out if file_reason == reason
+        ]
+        examples = files[:_EXAMPLES]
         line = f"{count:,} left out: {reason}"
         if files:
-            rest = count - len(files[:_EXAMPLES])
-            more = f" and {rest:,} more, see --left-out" if rest > 0 else ""
-            line += f" ({', '.join(files[:_EXAMPLES])}{more})"
+            unnamed = count - len(examples)
+            ending = f" and {unnamed:,} more, see --left-out" if unnamed > 0 else ""
+            line += f" ({', '.join(examples)}{ending})"
         remedy = _remedies().get(reason)
         lines.append(line + (f"; {remedy}" if remedy else ""))
     return "\n".join(lines)
 
 
-def _remedies():
-    """Returns how to have files read that are left out, by reason."""
+def _remedies() -> dict[str, str]:
+    """Returns the remedy for each reason to leave a file out, where there is one."""
     from align_keras.search.image_files import NO_HEIF, UNREAD_FORMAT
 
     return {
@@ -195,11 +222,11 @@ def _remedies():
     }
 
 
-def _write_left_out(path, changes):
-    """Writes the reason and the path of each file that couldn't be read."""
+def _write_left_out(path: str, changes: "Changes") -> int:
+    """Writes reason and path of each file that cannot be read. Returns their number."""
     with atomic_write(path) as file:
         for reason, name in sorted(changes.left_out):
-            # A path may hold a line break or a tab.
+            # A path may contain a line break or a tab.
             name = name.replace("\\", "\\\\").replace("\n", "\\n")
             name = name.replace("\t", "\\t").replace("\r", "\\r")
             file.write(f"{reason}\t{name}\n")

@@ -118,8 +118,10 @@ def open_streams() -> None:
             stream.reconfigure(errors="align_keras_escape")
 
 
-def _escape(error):
-    """Characters that a stream hasn't got, as JSON writes them: \\u00e9."""
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """Escapes characters that a stream cannot encode as JSON does: \\u00e9."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
     pairs = zip(units[::2], units[1::2], strict=True)
     return "".join(f"\\u{high:02x}{low:02x}" for high, low in pairs), error.end
@@ -222,9 +224,9 @@ def bring_here(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> No
 
 
 class _Parser(argparse.ArgumentParser):
-    """Takes options by their whole names, and suggests the nearest known one."""
+    """Parser without abbreviations. Suggests the nearest option for an unknown one."""
 
-    def __init__(self, *args: Any, words: Sequence[str] = (), **keywords: Any):
+    def __init__(self, *args: Any, words: Sequence[str] = (), **keywords: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **keywords})
         self._words = words
 
@@ -240,62 +242,71 @@ class _Parser(argparse.ArgumentParser):
         super().error(redacted(message, *addresses))
 
     def options(self) -> dict[str, str]:
-        """The options by the arguments' names, nested commands' too."""
-        found: dict[str, str] = {}
+        """Returns the option of each argument, nested commands included."""
+        options: dict[str, str] = {}
         for nested in self.nested_commands().values():
-            found |= nested.options()
-        return found | {
+            options |= nested.options()
+        return options | {
             action.dest: str([*action.option_strings, action.metavar or action.dest][0])
             for action in self._actions
         }
 
-    def checked(self, argv):
-        """Returns the command's words, or ends the process at an unknown option, of
-        which argparse would complain later than of a missing one. Underscores stand for
-        hyphens.
+    def checked(self, argv: list[str]) -> list[str]:
+        """Returns the command's words, with hyphens for underscores in its options.
+
+        Ends the process at an unknown option. argparse would report a missing argument
+        first.
         """
-        known, parser, words = set(self._option_string_actions), self, []
+        options = set(self._option_string_actions)
+        parser = self
+        words: list[str] = []
         for position, word in enumerate(argv):
-            option, nested = word.partition("=")[0], parser.nested_commands()
-            unknown = nested and not word.startswith("-") and word not in nested
-            if option == "--" or (position == 0 and unknown):
-                # argparse tells of an unknown nested command.
+            option = word.partition("=")[0]
+            nested = parser.nested_commands()
+            is_unknown = nested and not word.startswith("-") and word not in nested
+            if option == "--" or (position == 0 and is_unknown):
+                # argparse reports an unknown nested command.
                 return words + argv[position:]
             if word in nested:
                 parser = nested[word]
-                known |= set(parser._option_string_actions)
-            elif option.startswith("--") and option not in known:
+                options |= set(parser._option_string_actions)
+            elif option.startswith("--") and option not in options:
                 spelling = option.replace("_", "-")
-                if spelling not in known:
-                    near = _did_you_mean(option, sorted(known))
-                    parser.error(f"unknown option {option}{near and ';'}{near}")
+                if spelling not in options:
+                    suggestion = _did_you_mean(option, sorted(options))
+                    separator = ";" if suggestion else ""
+                    parser.error(f"unknown option {option}{separator}{suggestion}")
                 word = spelling + word[len(option) :]
             words.append(word)
         return words
 
-    def nested_commands(self):
+    def nested_commands(self) -> "dict[str, _Parser]":
+        """Returns the parsers of the nested commands by name."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 return action.choices
         return {}
 
-    def _check_value(self, action, value):
-        """Raises for a value or a command that isn't among the choices."""
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Raises for a value or a command that is not one of the choices."""
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
-            near = _did_you_mean(str(value), list(map(str, action.choices)))
-            known = ", ".join(map(str, action.choices))
+            choices = [str(choice) for choice in action.choices or ()]
+            suggestion = _did_you_mean(str(value), choices)
             if action.dest == "command":
-                self.error(f"unknown command {value!r};{near} commands are {known}")
-            raise argparse.ArgumentError(
-                action, f"{error.message};{near}" if near else error.message
-            ) from None
+                self.error(
+                    f"unknown command {value!r};{suggestion} commands are "
+                    f"{', '.join(choices)}"
+                )
+            message = f"{error.message};{suggestion}" if suggestion else error.message
+            raise argparse.ArgumentError(action, message) from None
 
 
-def _did_you_mean(word, known):
-    near = difflib.get_close_matches(word, known, n=1)
-    return f" did you mean {near[0]}?" if near else ""
+def _did_you_mean(word: str, choices: list[str]) -> str:
+    """Returns a question that suggests the choice nearest to a word, or ""."""
+    matches = difflib.get_close_matches(word, choices, n=1)
+    return f" did you mean {matches[0]}?" if matches else ""
 
 
 if __name__ == "__main__":

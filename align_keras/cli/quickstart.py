@@ -86,13 +86,18 @@ def run(arguments: argparse.Namespace) -> int:
     report = directory / "report.html"
     say(f"done in {minutes} min {seconds} s. Open {report}. Next:")
     # This import loads TensorFlow, which `train_experiment` has started.
-    from align_keras.runs.results import next_commands
+    from align_keras.runs.results import choose_example_caption, next_commands
+    from align_keras.search import Index
 
-    caption = trained.read_validation_pairs().captions[0][0]
+    caption = choose_example_caption(
+        Index.open(directory / "index"),
+        trained.read_validation_pairs(),
+        trained.model,
+    )
     for next_command in next_commands(trained.config, directory, caption):
         say(f"  {next_command}")
     if not arguments.json:
-        print_hits(caption, trained.search(caption, k=3))
+        print_hits(f"Example: {caption}", trained.search(caption, k=3))
     return 0
 
 

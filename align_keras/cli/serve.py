@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.server import serve
 
-    def on_ready(address):
+    def on_ready(address: str) -> None:
         print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
         if arguments.open:
             import webbrowser

@@ -5,8 +5,8 @@ import pathlib
 from typing import Any
 
 from align_keras.cli.common import print_json, print_table
+from align_keras.runs.modes import CHECKPOINTS, MODES
 
-MODES = ("train", "eval", "train_and_eval", "index")
 _IMAGE = "task.model.image_encoder"
 _TEXT = "task.model.text_encoder"
 _LITE = "efficientnet-lite"
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint",
-        choices=("latest", "best"),
+        choices=CHECKPOINTS,
         default="latest",
         help="which checkpoint --mode eval takes; the best one is by "
         "trainer.best_checkpoint_eval_metric",

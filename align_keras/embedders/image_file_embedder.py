@@ -30,7 +30,7 @@ class ImageFileEmbedder(KerasEmbedder):
         InputError: if the file is of another model or of other weights.
     """
 
-    def __init__(self, align: ALIGN, name: str | None, path: str):
+    def __init__(self, align: ALIGN, name: str | None, path: str) -> None:
         content = pathlib.Path(path).read_bytes()
         _check_made_of(align, content, path)
         key = hashlib.sha256(content).hexdigest()

@@ -36,7 +36,7 @@ class KerasEmbedder(Embedder):
         runtime: str = "keras",
         runtime_key: str = _KERAS_KEY,
         image_tower: Callable[[np.ndarray], np.ndarray] | None = None,
-    ):
+    ) -> None:
         from align_keras.images import crop_size_to_resize_size
 
         self.align = align

@@ -40,7 +40,7 @@ class LiteRTEmbedder(TowerEmbedder):
     runtime = "litert"
     export_format = _FORMAT
 
-    def __init__(self, location: ModelLocation):
+    def __init__(self, location: ModelLocation) -> None:
         folder = pathlib.Path(location.folder or "")
         paths = {kind: folder / name for kind, name in LITERT_FILES.items()}
         metadata = {kind: _read_metadata(path) for kind, path in paths.items()}

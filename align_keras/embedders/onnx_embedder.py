@@ -34,7 +34,7 @@ class ONNXEmbedder(TowerEmbedder):
     runtime = "onnx"
     export_format = _FORMAT
 
-    def __init__(self, location: ModelLocation):
+    def __init__(self, location: ModelLocation) -> None:
         folder = pathlib.Path(location.folder or "")
         paths = {kind: folder / name for kind, name in ONNX_FILES.items()}
         self._sessions = {kind: _open_session(path) for kind, path in paths.items()}

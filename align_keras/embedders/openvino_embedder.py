@@ -26,7 +26,7 @@ class OpenVINOEmbedder(KerasEmbedder):
         InputError: if OpenVINO cannot run the model.
     """
 
-    def __init__(self, align: ALIGN, name: str | None, runtime: str):
+    def __init__(self, align: ALIGN, name: str | None, runtime: str) -> None:
         super().__init__(align, name, runtime, runtime, _compiled_tower(align, runtime))
 
 

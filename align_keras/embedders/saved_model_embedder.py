@@ -63,7 +63,7 @@ class SavedModelEmbedder(Embedder):
 
     runtime = "saved_model"
 
-    def __init__(self, location: ModelLocation, batch_size: int = 64):
+    def __init__(self, location: ModelLocation, batch_size: int = 64) -> None:
         check_number("`batch_size`", batch_size, 1, 2**20, whole=True)
         self.name = location.name
         self.directory = find_saved_model(location.folder or location.name)

@@ -41,7 +41,7 @@ class TowerEmbedder(Embedder):
         name: str,
         paths: dict[str, pathlib.Path],
         metadata: dict[str, dict[str, Any]],
-    ):
+    ) -> None:
         self.name = name
         self.paths = paths
         try:

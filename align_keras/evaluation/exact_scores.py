@@ -86,7 +86,7 @@ class UnitRows:
     ndim = 2
     dtype = np.dtype(float)
 
-    def __init__(self, name: str, embeddings: Any):
+    def __init__(self, name: str, embeddings: Any) -> None:
         self._embeddings = _as_matrix(name, embeddings)
         self.shape = self._embeddings.shape
         lengths = row_norms(name, self._embeddings)
@@ -174,7 +174,9 @@ class CountAtLeast:
     point, with at most `block_size` rows a call.
     """
 
-    def __init__(self, queries: np.ndarray, thresholds: np.ndarray, block_size: int):
+    def __init__(
+        self, queries: np.ndarray, thresholds: np.ndarray, block_size: int
+    ) -> None:
         self._queries = queries
         self._thresholds = thresholds
         self._inexact = queries.astype(np.float32)

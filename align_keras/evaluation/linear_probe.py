@@ -245,7 +245,7 @@ def _checked(
 class _RowSubset:
     """Rows of an array that are copied when they are indexed."""
 
-    def __init__(self, features: np.ndarray, is_included: np.ndarray):
+    def __init__(self, features: np.ndarray, is_included: np.ndarray) -> None:
         self._features = features
         self._rows = np.flatnonzero(is_included)
         self.shape = (len(self._rows), features.shape[1])

@@ -92,7 +92,7 @@ class _Search:
 
     def __init__(
         self, queries: np.ndarray, norms: np.ndarray, gallery_norm: float, k: int
-    ):
+    ) -> None:
         self._norm = gallery_norm
         self._exact = fixed_point(queries, norms)
         self._fast = _scaled(queries, np.frexp(norms)[1][:, None])

@@ -56,7 +56,7 @@ class LiteRTTower:
         float32 array (n, d).
     """
 
-    def __init__(self, content: bytes | pathlib.Path, threads: int = 1):
+    def __init__(self, content: bytes | pathlib.Path, threads: int = 1) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         source: dict[str, Any] = {"model_content": content}

@@ -32,7 +32,7 @@ class ServedModel(tf.Module):
         serves_images: bool = True,
         serves_texts: bool = True,
         weights: str | None = None,
-    ):
+    ) -> None:
         super().__init__(name="align")
         variables = []
         if serves_images:
@@ -235,7 +235,7 @@ class _Untracked:
         embed_files: Callable,
         embed_pixels: Callable,
         embed_tokens: Callable,
-    ):
+    ) -> None:
         self.model = model
         self.converter = converter
         self.compressed_variables = compressed_variables

@@ -51,7 +51,7 @@ def _apart(*signature: tf.TensorSpec) -> Callable[[Callable], Callable]:
 class FileBytes:
     """Numbers and parts of a file in a graph. The file is a scalar string tensor."""
 
-    def __init__(self, file: tf.Tensor):
+    def __init__(self, file: tf.Tensor) -> None:
         self.file = tf.convert_to_tensor(file)
         self.length = tf.cast(tf.strings.length(self.file), tf.int64)
 

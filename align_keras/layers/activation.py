@@ -126,7 +126,7 @@ class Activation(keras.layers.Layer):
     [0.0, 6.0]
     """
 
-    def __init__(self, activation: str, **kwargs: Any):
+    def __init__(self, activation: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.activation = activation
         self.supports_masking = True

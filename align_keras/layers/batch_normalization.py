@@ -59,7 +59,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         virtual_batch_size: int | None = None,
         replicas_per_group: int | str | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         sharing = {
             "synchronized": self.synchronized,

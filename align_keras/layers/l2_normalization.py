@@ -27,7 +27,7 @@ class L2Normalization(keras.layers.Layer):
     1.0
     """
 
-    def __init__(self, epsilon: float = 1e-12, **kwargs: Any):
+    def __init__(self, epsilon: float = 1e-12, **kwargs: Any) -> None:
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.epsilon = epsilon

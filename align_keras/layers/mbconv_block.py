@@ -89,7 +89,7 @@ class MBConvBlock(keras.layers.Layer):
         rematerialize: bool = False,
         padding: str = "tf",
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         check_channels_last()
 

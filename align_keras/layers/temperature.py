@@ -34,7 +34,7 @@ class Temperature(keras.layers.Layer):
     0.5
     """
 
-    def __init__(self, initial_temperature: float = 1.0, **kwargs: Any):
+    def __init__(self, initial_temperature: float = 1.0, **kwargs: Any) -> None:
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if not initial_temperature > 0:

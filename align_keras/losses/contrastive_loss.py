@@ -80,7 +80,7 @@ class ContrastiveLoss(RowLoss):
         tile_size: int | str | None = None,
         matmul_dtype: str | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         refuse_unknown("ContrastiveLoss", kwargs, self.options())
         check_choice("reduction", reduction, ("sum", "mean"))
         check_number("label_smoothing", label_smoothing, 0, 1)

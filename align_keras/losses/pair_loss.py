@@ -152,7 +152,7 @@ def caption_groups(token_ids: tf.Tensor) -> tf.Tensor:
 class FunctionLoss(PairLoss):
     """Loss of a function of `(image_embeddings, text_embeddings, temperature)`."""
 
-    def __init__(self, function: Callable):
+    def __init__(self, function: Callable) -> None:
         self.function = function
 
     def call(

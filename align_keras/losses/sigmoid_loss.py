@@ -47,7 +47,7 @@ class SigmoidLoss(RowLoss):
         bias: float | None = None,
         share_equal_captions: bool = False,
         **kwargs: Any,
-    ):
+    ) -> None:
         refuse_unknown("SigmoidLoss", kwargs, self.options())
         self.bias = bias
         self.share_equal_captions = share_equal_captions

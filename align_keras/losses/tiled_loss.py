@@ -188,7 +188,7 @@ class _LogitTiles:
         scale: tf.Tensor,
         tile_size: int,
         matmul_dtype: str | tf.DType,
-    ):
+    ) -> None:
         self.num_rows = _length(images)
         self.num_columns = _length(texts)
         self.row_tiles = -(-self.num_rows // tile_size)

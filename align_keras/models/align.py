@@ -85,7 +85,7 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         dtype: str | keras.DTypePolicy | None = None,
         name: str = "align",
         **kwargs: Any,
-    ):
+    ) -> None:
         argument_names = [*parameters_of(ALIGN.__init__), "trainable"]
         refuse_unknown("ALIGN", kwargs, argument_names)
         check_parts(image_encoder, text_encoder, vocabulary)

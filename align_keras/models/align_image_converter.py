@@ -106,7 +106,7 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         central_crop: float | None = None,
         value_range: Sequence[float] | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         side = _checked_side(image_size)
         check_choice("crop", crop, CROPS)
         check_number("zoom", zoom, 0, float("inf"))

@@ -67,7 +67,7 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
         tokenizer: ALIGNTokenizer | None,
         image_converter: ALIGNImageConverter,
         **kwargs: Any,
-    ):
+    ) -> None:
         if image_converter.crop not in ("random", "center"):
             raise InputError(
                 "`crop` of `image_converter` must be 'random' or 'center'. Received: "

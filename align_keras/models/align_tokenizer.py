@@ -72,7 +72,7 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
         sequence_length: int = 64,
         normalization: str = "bert_uncased",
         **kwargs: Any,
-    ):
+    ) -> None:
         kwargs.setdefault("dtype", "int32")
         super().__init__(**kwargs)
         self._wordpiece = WordPieceTokenizer(vocabulary, sequence_length, normalization)

@@ -26,6 +26,7 @@ class EmbeddingMethods:
     text_encoder: keras.Model
     normalize_text: keras.layers.Layer
     temperature: tf.Tensor
+    distribute_strategy: tf.distribute.Strategy
 
     @property
     def preprocessor(self) -> ALIGNPreprocessor:
@@ -134,7 +135,7 @@ class EmbeddingMethods:
                     "write it in brackets."
                 )
 
-        def encode(prompts):
+        def encode(prompts: Sequence[str]) -> np.ndarray:
             return self.encode_texts(prompts, batch_size)
 
         classes = class_embeddings(encode, class_names, templates)
@@ -157,7 +158,14 @@ class EmbeddingMethods:
             encoder = keras.Model(encoder.inputs, encoder.get_layer("projection").input)
         return self._embed_texts(words, batch_size, encoder, tf.identity)
 
-    def _embed_texts(self, texts, batch_size, encoder, finish):
+    def _embed_texts(
+        self,
+        texts: Sequence[str],
+        batch_size: int,
+        encoder: keras.Model,
+        finish: Callable[[tf.Tensor], tf.Tensor],
+    ) -> np.ndarray:
+        """Embeds texts in batches by `finish(encoder(tokens))`."""
         texts = as_sequence("texts", texts)
         self.preprocessor.require_tokenizer()
         embed = on_replicas(
@@ -244,7 +252,8 @@ def _read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _concatenate(batches, width):
+def _concatenate(batches: list[np.ndarray], dimension: int) -> np.ndarray:
+    """Returns float32 (n, dimension), also without any batch."""
     if not batches:
-        return np.zeros((0, width), "float32")
+        return np.zeros((0, dimension), "float32")
     return np.concatenate(batches).astype("float32")

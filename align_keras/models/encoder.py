@@ -35,7 +35,7 @@ class Encoder(CheckedLiteRTExport, keras.Model):
         policy: keras.DTypePolicy,
         trainable: bool,
         name: str,
-    ):
+    ) -> None:
         super().__init__(inputs=inputs, outputs=outputs, name=name)
         self.dtype_policy = policy
         # Setting True would unfreeze the layers that are frozen one by one.

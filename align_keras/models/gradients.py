@@ -302,7 +302,7 @@ def is_finite_step(
 class ForwardState:
     """Moving statistics and dropout seeds of an `ALIGN` or an `ImageClassifier`."""
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model) -> None:
         layers = [
             layer
             for layer in model._flatten_layers()

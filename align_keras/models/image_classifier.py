@@ -72,7 +72,7 @@ class ImageClassifier(keras.Model):
         *,
         micro_batch_size: int | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         argument_names = [*parameters_of(ImageClassifier.__init__), "trainable"]
         refuse_unknown("ImageClassifier", kwargs, argument_names)
         check_number("num_classes", num_classes, 2, 10_000_000, whole=True)

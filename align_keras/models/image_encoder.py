@@ -108,7 +108,7 @@ class ImageEncoder(Encoder):
         trainable: bool = True,
         name: str = "image_encoder",
         **kwargs: Any,
-    ):
+    ) -> None:
         refuse_unknown("ImageEncoder", kwargs, parameters_of(ImageEncoder.__init__))
         # The strides would reduce smaller images to nothing.
         check_number("image_size", image_size, 32, 8192, whole=True)

@@ -57,7 +57,7 @@ class PythonBatches:
         *,
         training: bool,
         value_range: tuple[float, float] | None,
-    ):
+    ) -> None:
         self.model = model
         self.report = current_report()
         self.prepare = batch_function(preprocessor, training=training)
@@ -141,7 +141,7 @@ class PythonBatches:
 class _ReadyPyDataset(keras.utils.PyDataset):
     """A `PyDataset` that converts the batches of another to the model's inputs."""
 
-    def __init__(self, dataset: keras.utils.PyDataset, reader: PythonBatches):
+    def __init__(self, dataset: keras.utils.PyDataset, reader: PythonBatches) -> None:
         super().__init__(workers=dataset.workers, max_queue_size=dataset.max_queue_size)
         if dataset.use_multiprocessing:
             raise InputError(

@@ -101,7 +101,7 @@ class TextEncoder(Encoder):
         trainable: bool = True,
         name: str = "text_encoder",
         **kwargs: Any,
-    ):
+    ) -> None:
         refuse_unknown("TextEncoder", kwargs, parameters_of(TextEncoder.__init__))
         max_sequence_length = max_sequence_length or sequence_length
         sizes = {

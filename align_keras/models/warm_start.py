@@ -109,7 +109,7 @@ def image_weights(weights: str | keras.Model | None) -> "ImageWeights":
 class ImageWeights:
     """Initial weights of an image encoder. Those of this class are random."""
 
-    def __init__(self, weights: Any):
+    def __init__(self, weights: Any) -> None:
         self.weights = weights
 
     @property
@@ -153,7 +153,7 @@ class _LiteWeights(ImageWeights):
 
 
 class _AlignImageWeights(ImageWeights):
-    def __init__(self, weights: str):
+    def __init__(self, weights: str) -> None:
         super().__init__(weights)
         choices = f"a path or one of {', '.join(LITE_WEIGHTS)}"
         self.directory = _folder(weights, "image_encoder", choices)
@@ -224,7 +224,7 @@ def text_weights(weights: str | None) -> "TextWeights":
 class TextWeights:
     """Initial weights of a text encoder. Those of this class are random."""
 
-    def __init__(self, weights: Any, directory: pathlib.Path):
+    def __init__(self, weights: Any, directory: pathlib.Path) -> None:
         self.weights = weights
         self.directory = directory
 

@@ -126,7 +126,7 @@ class AdamW(LearningRateMultipliers, _DecayedAdam):
         weight_decay: float = 1e-5,
         name: str = "adamw",
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(
             learning_rate=learning_rate,
             beta_1=beta_1,
@@ -192,7 +192,7 @@ class Muon(AdamW):
         by_adam: Sequence[str] = DEFAULT_BY_ADAM,
         name: str = "muon",
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(
             learning_rate=learning_rate,
             beta_1=beta_1,

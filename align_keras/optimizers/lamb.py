@@ -91,7 +91,7 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
         weight_decay: float = 1e-5,
         name: str = "lamb",
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(
             learning_rate=learning_rate, weight_decay=weight_decay, name=name, **kwargs
         )

@@ -38,7 +38,7 @@ class LearningRateMultipliers(ReplicaGradients):
         learning_rate_multipliers: dict[str, float] | None = None,
         weight_decay: float = 0.0,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.decay = weight_decay
         self.exclusions = tuple(exclusions)

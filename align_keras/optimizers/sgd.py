@@ -54,7 +54,7 @@ class SGD(LearningRateMultipliers, _DecayedSGD):
         weight_decay: float = 0.0,
         name: str = "sgd",
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(
             learning_rate=learning_rate,
             momentum=momentum,

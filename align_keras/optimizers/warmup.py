@@ -36,7 +36,7 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         warmup_steps: int,
         warmup_learning_rate: float = 0.0,
         first_step: int = 0,
-    ):
+    ) -> None:
         super().__init__()
         self.after_warmup = after_warmup
         self.warmup_steps = warmup_steps

@@ -62,7 +62,7 @@ class CachedEncoders:
         open_model: Callable[[], Embedder],
         directory: str | os.PathLike,
         engine: str = LOCAL,
-    ):
+    ) -> None:
         self._open_model = open_model
         self._directory = pathlib.Path(directory)
         self._engine = engine
@@ -176,7 +176,7 @@ class EmbeddingCache:
         encode: Callable,
         chunk: int = 1024,
         encode_all: Callable | None = None,
-    ):
+    ) -> None:
         self._directory = pathlib.Path(directory)
         self._digests = self._directory / "digests"
         self._embeddings = self._directory / "embeddings"

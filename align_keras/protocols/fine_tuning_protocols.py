@@ -121,7 +121,7 @@ def _classification(
 class ClassificationData:
     """The two splits of a set of images with classes. The argument `task` is unused."""
 
-    def __init__(self, request: Request):
+    def __init__(self, request: Request) -> None:
         self.request = request
         self._read: dict[str, LabeledImages] = {}
 
@@ -323,7 +323,7 @@ def vtab_tasks(name: str) -> list[str]:
 class VtabData:
     """Data of the tasks of VTAB."""
 
-    def __init__(self, request: Request):
+    def __init__(self, request: Request) -> None:
         self.request = request
         self._last_read: tuple[str, str, LabeledImages] | None = None
 

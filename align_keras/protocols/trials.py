@@ -362,7 +362,7 @@ class TrialRunner:
         image_encoder: keras.Model,
         data: Any,
         strategy: tf.distribute.Strategy | None = None,
-    ):
+    ) -> None:
         self._image_encoder = image_encoder
         self._data = data
         self._strategy = strategy

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from align_keras.config import ExperimentConfig, resolve_config
 from align_keras.runs.about_run import save_data_notes
 from align_keras.runs.data_errors import explain_data_errors
+from align_keras.runs.modes import CHECKPOINTS, MODES
 from align_keras.runs.run import Run
 from align_keras.runs.run_folder import (
     check_finished,
@@ -23,9 +24,6 @@ from align_keras.runs.start import start_tensorflow
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
-
-MODES = ("train", "eval", "train_and_eval", "index")
-CHECKPOINTS = ("latest", "best")
 
 
 def train_experiment(
@@ -114,7 +112,10 @@ def train_experiment(
             open_corpora,
             report_notes,
         )
-        from align_keras.runs.run_vocabulary import check_vocabulary, prepare_vocabulary
+        from align_keras.runs.run_vocabulary import (
+            check_vocabulary_unchanged,
+            prepare_vocabulary,
+        )
         from align_keras.runs.training_batches import TrainingBatches
         from align_keras.runs.validation_pairs import (
             report_shared_images,
@@ -148,7 +149,7 @@ def train_experiment(
 
         # Load or learn the vocabulary.
         vocabulary = prepare_vocabulary(config, corpora.train, directory)
-        check_vocabulary(directory, vocabulary, is_read_only)
+        check_vocabulary_unchanged(directory, vocabulary, is_read_only)
 
         # Build and compile the model. The seed decides on its initial weights.
         keras.utils.set_random_seed(trainer.seed)

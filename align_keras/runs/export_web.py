@@ -12,6 +12,10 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 
 if TYPE_CHECKING:
+    import PIL.Image
+
+    from align_keras.corpus.drop_counter import DropCounter
+    from align_keras.corpus.pair_files import PairRecord
     from align_keras.export.web_page import PageImage
 
 # Pixels. The largest image in the grid of a page, on a screen of two pixels a point.
@@ -48,7 +52,7 @@ def write_web(
     if images is None:
         searched = read_run_images(align, model)
     else:
-        searched = embed_images(align, images, **table)
+        searched = embed_page_images(align, images, **table)
     write_web_page(
         folder,
         tokenizer=align.tokenizer,
@@ -112,15 +116,15 @@ def read_run_images(align: Any, run: Any) -> WebImages:
     return WebImages(images, np.array(embeddings))
 
 
-def embed_images(align: Any, images: str, **columns: Any) -> WebImages:
-    """Embeds a user's images and makes thumbnails. Prints those it can't read."""
+def embed_page_images(align: Any, images: str, **columns: Any) -> WebImages:
+    """Embeds images, makes their thumbnails, and prints what cannot be read."""
     from align_keras.corpus.drop_counter import DropCounter
     from align_keras.corpus.image import ImageError, normalize_image
     from align_keras.export.web_page import PageImage
     from align_keras.search.embedding_index import image_suffix
 
     counter = DropCounter("images")
-    records = _records(pathlib.Path(images), columns, counter)
+    records = _read_records(pathlib.Path(images), columns, counter)
     page_images: list[PageImage] = []
     embeddings = []
     with progress_bar("embedding", "images", len(records)) as bar:
@@ -148,25 +152,28 @@ def embed_images(align: Any, images: str, **columns: Any) -> WebImages:
     return WebImages(page_images, np.concatenate(embeddings))
 
 
-def _records(path, columns, counter):
-    """Returns the list of `PairRecord`; in a folder, images without captions too."""
+def _read_records(
+    path: pathlib.Path, columns: dict[str, Any], counter: "DropCounter"
+) -> "list[PairRecord]":
+    """Reads the pairs of a table or folder. In a folder, images need no captions."""
     from align_keras.corpus.drop_counter import DropCounter, printable
     from align_keras.corpus.pair_files import IMAGE_SUFFIXES, PairRecord, read_pairs
     from align_keras.corpus.sources.source_files import list_files
 
     if not path.is_dir():
         return list(read_pairs(path, counter=counter, **columns))
-    # An image may have no caption here.
+    # A second counter, since an image without a caption is no error here.
     records = list(read_pairs(path, counter=DropCounter(), **columns))
     captioned = {record.image_path for record in records}
-    for found in list_files(str(path), IMAGE_SUFFIXES):
-        if path / found.name not in captioned:
-            name = printable(found.name)
-            records.append(PairRecord(name, path / found.name, [], name))
+    for file in list_files(str(path), IMAGE_SUFFIXES):
+        if path / file.name not in captioned:
+            name = printable(file.name)
+            records.append(PairRecord(name, path / file.name, [], name))
     return sorted(records, key=lambda record: record.image_path)
 
 
-def _thumbnail(image):
+def _thumbnail(image: "PIL.Image.Image") -> bytes:
+    """Returns the encoded thumbnail of an image."""
     from align_keras.reports.page_template import thumbnail_uri
 
     uri = thumbnail_uri(image, _THUMBNAIL_SIDE)

@@ -15,6 +15,7 @@ from align_keras.reports.report import write_report
 from align_keras.runs.about_run import about_run
 from align_keras.runs.run_folder import PARAMS_FILE
 from align_keras.runs.run_index import write_run_index
+from align_keras.search import Index
 from align_keras.search.standalone import check_standalone
 from align_keras.training.metrics_log import MetricsLog
 from align_keras.utils.files import atomic_folder
@@ -22,6 +23,8 @@ from align_keras.utils.progress import say
 
 # Images and captions that another process embeds again with the export.
 _CHECKED = 64
+# Captions among which the query of an example is chosen.
+_EXAMPLE_CAPTIONS = 50
 
 
 def write_results(
@@ -51,7 +54,7 @@ def write_results(
     image_embeddings = model.encode_images(pairs.images)
     captions, _ = flatten_captions(pairs.captions)
     text_embeddings = model.encode_texts(captions)
-    write_run_index(
+    index = write_run_index(
         directory, image_embeddings, pairs.ids, pairs.captions, pairs.images
     )
 
@@ -74,6 +77,7 @@ def write_results(
         pairs.captions,
         pairs.image_keys,
     )
+    example_caption = choose_example_caption(index, pairs, model)
     log = MetricsLog(directory / "metrics.jsonl")
     write_report(
         directory / "report.html",
@@ -84,9 +88,30 @@ def write_results(
         text_queries=text_queries,
         image_queries=image_queries,
         data_notes=data_notes,
-        next_steps=next_commands(config, directory, pairs.captions[0][0]),
+        next_steps=next_commands(config, directory, example_caption),
         command=command,
     )
+
+
+def choose_example_caption(index: Index, pairs: RetrievalSet, model: ALIGN) -> str:
+    """Returns the first caption whose best hit is its own image, as a query to show.
+
+    Args:
+        index: `Index` of the images of `pairs`.
+        pairs: `RetrievalSet`, the validation pairs.
+        model: `ALIGN`, whose image embeddings the index holds.
+
+    Returns:
+        str, one of the first 50 captions. The first caption, if no caption finds its
+        image.
+    """
+    captions, image_rows = flatten_captions(pairs.captions)
+    candidates = captions[:_EXAMPLE_CAPTIONS]
+    for position, embedding in enumerate(model.encode_texts(candidates)):
+        [best_hit] = index.query(embedding, k=1)
+        if best_hit.path == pairs.ids[image_rows[position]]:
+            return candidates[position]
+    return captions[0]
 
 
 def next_commands(

@@ -18,8 +18,8 @@ def write_run_index(
     ids: Sequence[str],
     captions: Sequence[Sequence[str]],
     images: Sequence[bytes] | None,
-) -> None:
-    """Writes the index of the validation images of a run.
+) -> Index:
+    """Writes the index of the validation images of a run, and returns it.
 
     Args:
         model_dir: folder of the run, which must hold the export.
@@ -30,7 +30,7 @@ def write_run_index(
     """
     directory = pathlib.Path(model_dir)
     export = directory / "export"
-    Index.from_embeddings(
+    return Index.from_embeddings(
         image_embeddings,
         ids,
         captions,

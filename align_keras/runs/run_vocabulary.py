@@ -45,7 +45,7 @@ def prepare_vocabulary(
     return vocabulary
 
 
-def check_vocabulary(
+def check_vocabulary_unchanged(
     directory: pathlib.Path, vocabulary: Sequence[str], is_read_only: bool = False
 ) -> None:
     """Raises unless the vocabulary is the one that the run began with."""

@@ -240,7 +240,7 @@ class Index:
             remember_model(index._model)
         return index
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.store)
 
     @property
@@ -478,7 +478,7 @@ class Index:
         if query.duplicates is None:
             query = dataclasses.replace(query, duplicates=self.store.has_items)
 
-        def ranked_images():
+        def ranked_images() -> list[tuple[float, dict[str, Any], list[Any]]]:
             ranked = self.store.ranked(embedding, *condition, query)
             images = without_copies(ranked, query)
             self.store.check_rows([image["row"] for _, image, _ in images])

@@ -57,7 +57,7 @@ class Query:
     text_weight: float = TEXT_WEIGHT
     approximate: bool | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.text, self.plus, self.minus = map(
             _several, (self.text, self.plus, self.minus)
         )

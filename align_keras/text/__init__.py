@@ -1,5 +1,7 @@
 """Vocabulary learning, and the WordPiece tokenizer as graph operations."""
 
+from typing import Any
+
 from align_keras.text.vocabulary import (
     NORMALIZATIONS,
     SPECIAL_TOKENS,
@@ -10,7 +12,7 @@ from align_keras.text.vocabulary import (
 )
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     # The tokenizer imports TensorFlow; the vocabulary must not.
     if name == "WordPieceTokenizer":
         from align_keras.text.wordpiece_tokenizer import WordPieceTokenizer

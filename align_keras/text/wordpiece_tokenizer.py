@@ -60,7 +60,7 @@ class WordPieceTokenizer(tf.Module):
         vocabulary: Sequence[str],
         sequence_length: int = 64,
         normalization: str = "bert_uncased",
-    ):
+    ) -> None:
         super().__init__()
         vocabulary = list(vocabulary)
         check_vocabulary(vocabulary, "vocabulary")

@@ -62,7 +62,7 @@ class _Secrets:
         text: str, JSON of the entries that the parent process has passed on.
     """
 
-    def __init__(self, text: str = "{}"):
+    def __init__(self, text: str = "{}") -> None:
         self._lock = threading.Lock()
         self._addresses: dict[str, str] = json.loads(text)
         self._shared = dict(self._addresses)

@@ -15,7 +15,7 @@ class InputError(ValueError):
     addresses are hidden in it.
     """
 
-    def __init__(self, *arguments: Any):
+    def __init__(self, *arguments: Any) -> None:
         super().__init__(
             *(redacted(one) if isinstance(one, str) else one for one in arguments)
         )

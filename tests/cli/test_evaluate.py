@@ -48,22 +48,21 @@ def run(place, capsys, monkeypatch):
 
     def run(*arguments, model="run"):
         model = ["--model", model] if model else []
-        code = main(["evaluate", *model, "--cache", "cache", *arguments])
+        cache = [] if "--cache" in arguments else ["--cache", "cache"]
+        code = main(["evaluate", *arguments, *model, *cache])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
     return run
 
 
-RETRIEVAL = ("--protocol", "retrieval", "--data", "pairs/pairs.jsonl")
-ZERO_SHOT = ("--protocol", "zero_shot", "--data", "shapes")
+RETRIEVAL = ("retrieval", "--data", "pairs/pairs.jsonl")
+ZERO_SHOT = ("zero_shot", "--data", "shapes")
 WRONG = {
-    "protocol": (("--protocol", "retreival"), "received 'retreival'; did you mean ret"),
-    "far off": (("--protocol", "xyzzy"), "--protocol must be one of retrieval, cxc_re"),
-    "no data": (RETRIEVAL[:2], "--data must name what retrieval is measured on"),
-    "data": ((*RETRIEVAL[:3], "nowhere"), "--data must be flickr30k.*'nowhere'"),
+    "no data": (RETRIEVAL[:1], "--data must name what retrieval is measured on"),
+    "data": ((*RETRIEVAL[:2], "nowhere"), "--data must be flickr30k.*'nowhere'"),
     "named data": (
-        (*RETRIEVAL[:3], "coco"),
+        (*RETRIEVAL[:2], "coco"),
         "--data must be there.*coco; download",
     ),
     "page in a file": (
@@ -81,7 +80,7 @@ WRONG = {
         "must be one of class,? .*'x'",
     ),
     "column of tasks": (
-        ("--protocol", "vtab", "--slice_by", "x"),
+        ("vtab", "--slice_by", "x"),
         "--slice-by must be one of class, the columns of this data, received 'x'",
     ),
     "no slices": (
@@ -117,7 +116,7 @@ WRONG = {
         "--text-weight is for composed, received 1.0 with zero_shot",
     ),
     "no weight": (
-        ("--protocol", "composed", "--text_weight", "nan"),
+        ("composed", "--text_weight", "nan"),
         "--text-weight must be a number from 0 to",
     ),
     "workers": ((*RETRIEVAL, "--workers", "0"), "--workers must be a whole number"),
@@ -130,11 +129,11 @@ WRONG = {
     "empty classes": ((*ZERO_SHOT, "--classes", ""), "--classes must not be empty"),
     "empty split": ((*RETRIEVAL, "--split", ""), "--split must not be empty"),
     "vtab's split": (
-        ("--protocol", "vtab", "--split", "x"),
+        ("vtab", "--split", "x"),
         "--split is for retrieval,.*with vtab",
     ),
     "runtime of words": (
-        ("--protocol", "simlex", "--runtime", "openvino"),
+        ("simlex", "--runtime", "openvino"),
         "--runtime is for retrieval.*with simlex",
     ),
     "no such runtime": (
@@ -146,7 +145,7 @@ WRONG = {
         "--runtime must be a file that exists. Received: 'x.tflite'",
     ),
     "runtime of training": (
-        ("--protocol", "vtab", "--runtime", "openvino"),
+        ("vtab", "--runtime", "openvino"),
         "--runtime is for retrieval.*with vtab",
     ),
     "missing of classes": (
@@ -154,15 +153,15 @@ WRONG = {
         "--allow-missing is for retrieval, cxc.*with zero_shot",
     ),
     "missing of stamps": (
-        (*RETRIEVAL[:3], "stamps", "--allow_missing"),
+        (*RETRIEVAL[:2], "stamps", "--allow_missing"),
         "--allow-missing must be left out for stamps",
     ),
     "missing of four languages": (
-        ("--protocol", "multi30k", "--data", "stamps", "--allow_missing"),
+        ("multi30k", "--data", "stamps", "--allow_missing"),
         "--allow-missing must be left out for stamps",
     ),
     "results": (
-        ("--protocol", "vtab", "--results", "run/config.json"),
+        ("vtab", "--results", "run/config.json"),
         "--results must be a place that can be written to, received run/config.json",
     ),
     "suite's results": (
@@ -210,8 +209,8 @@ def test_wrong_models_take_a_line(run, place, model, runtime, message):
 
 def test_usage_errors(run, capsys):
     for arguments in (
-        ("--protocol", "retrieval", "--suite", "paper"),
         ("--suite", "papers"),
+        ("xyzzy",),
         ("retreival",),
         ("knn", "--templets", "x"),
     ):
@@ -220,10 +219,14 @@ def test_usage_errors(run, capsys):
         assert caught.value.code == 2
         captured = capsys.readouterr()
         assert captured.out == ""
+        if arguments == ("xyzzy",):
+            assert "choose from retrieval, cxc_re" in captured.err.replace("'", "")
+        if arguments == ("retreival",):
+            assert "did you mean retrieval?" in captured.err
     assert "unknown option --templets; did you mean --templates?" in captured.err
     for arguments, model, message in (
-        ((), "run", "PROTOCOL, once, or --suite paper must be given"),
-        (("--protocol", "knn", "knn"), "run", "PROTOCOL, once, or --suite"),
+        ((), "run", "PROTOCOL or --suite paper must be given"),
+        (("--suite", "paper", "knn"), "run", "--suite must come without PROTOCOL"),
         (("knn",), None, "--model must be given"),
     ):
         code, out, err = run(*arguments, model=model)
@@ -244,8 +247,7 @@ def test_help_of_a_protocol_shows_what_applies(capsys):
         assert shown == taken | {"model", "html", "cache", "json"}
 
 
-def test_nested_and_old_spellings_are_the_same(place):
-    """Options before and after the protocol, with hyphens and underscores."""
+def test_the_order_and_spelling_of_options_make_no_difference():
     from align_keras.cli.main import parse_arguments
 
     parsed = [
@@ -254,13 +256,9 @@ def test_nested_and_old_spellings_are_the_same(place):
             "zero_shot --model run --data shapes --slice-by class --json",
             "--model run zero_shot --data shapes --slice_by class --json",
             "--json --model run --slice_by class zero_shot --data shapes",
-            "--protocol zero_shot --model run --data shapes --slice_by class --json",
         )
     ]
-    for one in parsed:
-        one["nested"] = one["nested"] or one.pop("protocol")
-        one.pop("protocol", None)
-    assert parsed[0] == parsed[1] == parsed[2] == parsed[3]
+    assert parsed[0] == parsed[1] == parsed[2]
     assert parsed[0]["slice_by"] == "class" and parsed[0]["json"]
 
 
@@ -337,7 +335,7 @@ def test_slices_and_classes(run, place):
 def test_protocols_with_two_splits(run, place, protocol):
     """Both splits hold the same pictures, so that the nearest is the same one."""
     page = f"{protocol}.html"
-    arguments = ("--protocol", protocol, "--data", "shapes", "--html", page)
+    arguments = (protocol, "--data", "shapes", "--html", page)
     code, out, err = run(*arguments, "--json")
     assert code == 0, err
     metrics = json.loads(out)["metrics"]

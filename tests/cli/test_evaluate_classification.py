@@ -49,9 +49,10 @@ def model(align, tmp_path_factory):
 def evaluate(model, tmp_path_factory, capsys):
     cache = tmp_path_factory.getbasetemp() / "embeddings"
 
-    def run(*arguments, fails=False):
+    def run(protocol, *arguments, fails=False):
         code = main(
-            ["evaluate", f"--model={model}", f"--cache={cache}", *arguments, "--json"]
+            ["evaluate", protocol, f"--model={model}", f"--cache={cache}"]
+            + [*arguments, "--json"]
         )
         captured = capsys.readouterr()
         assert code == (1 if fails else 0), captured.err
@@ -76,7 +77,7 @@ def test_zero_shot_on_folders(evaluate, align, shapes, tmp_path):
     names.write_text(json.dumps(WORDS))
     templates.write_text("a {}\n{} is\n")
     found = evaluate(
-        "--protocol=zero_shot",
+        "zero_shot",
         f"--data={shapes}",
         f"--classes={names}",
         f"--templates={templates}",
@@ -140,7 +141,7 @@ def test_class_names_in_any_order_are_those_of_clip_benchmark(
 
 
 def test_knn_on_folders(evaluate, align, shapes):
-    found = evaluate("--protocol=knn", f"--data={shapes}", "--slice_by=class")
+    found = evaluate("knn", f"--data={shapes}", "--slice_by=class")
     (train, train_labels), (test, labels) = (
         pictures_of(shapes / split) for split in ("train", "test")
     )
@@ -158,7 +159,7 @@ def test_knn_on_folders(evaluate, align, shapes):
 def test_linear_probe_on_folders(evaluate, align, shapes):
     from sklearn.linear_model import LogisticRegression
 
-    metrics = evaluate("--protocol=linear_probe", f"--data={shapes}")["metrics"]
+    metrics = evaluate("linear_probe", f"--data={shapes}")["metrics"]
     (train, train_labels), (test, labels) = (
         pictures_of(shapes / split) for split in ("train", "test")
     )
@@ -176,7 +177,7 @@ def test_linear_probe_on_folders(evaluate, align, shapes):
 def test_zero_shot_on_imagenet_r_is_among_its_own_classes(evaluate, imagenet_r):
     del imagenet_r
     found = evaluate(
-        "--protocol=zero_shot",
+        "zero_shot",
         "--data=imagenet_r",
         "--classes=clip:imagenet1k",
         "--templates=none",
@@ -207,7 +208,7 @@ def test_which_sets_lack_classes(
     monkeypatch.setattr(benchmarks, "read_tfds_classification", lambda *_: data)
     (tmp_path / "names.txt").write_text("\n".join("abcdefg"))
     metrics = evaluate(
-        "--protocol=zero_shot",
+        "zero_shot",
         f"--data={name}",
         f"--classes={tmp_path}/names.txt",
         "--templates=none",
@@ -221,12 +222,12 @@ def test_ids_are_no_names(evaluate, imagenet_r, tmp_path, monkeypatch):
         (tmp_path / "folders" / name).mkdir(parents=True)
         draw("red", "bar").save(tmp_path / "folders" / name / "1.png")
     data = f"--data={tmp_path}/folders"
-    message = evaluate("--protocol=zero_shot", data, fails=True)
+    message = evaluate("zero_shot", data, fails=True)
     assert f"received none for '{min(imagenet_r)}'" in message
     assert "clip:imagenet1k" in message
     # ImageNet's sets take CLIP's names, where their package is installed.
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    message = evaluate("--protocol=zero_shot", "--data=imagenet_r", fails=True)
+    message = evaluate("zero_shot", "--data=imagenet_r", fails=True)
     assert "pip install clip-benchmark" in message
 
 
@@ -244,7 +245,7 @@ def test_categories_of_the_stamps(evaluate, tmp_path, monkeypatch):
     names = tmp_path / "names.json"
     names.write_text(json.dumps({"animals": "beasts", "natural forces": "storms"}))
     found = evaluate(
-        "--protocol=zero_shot",
+        "zero_shot",
         "--data=stamps",
         "--split=all",
         f"--classes={names}",
@@ -255,9 +256,9 @@ def test_categories_of_the_stamps(evaluate, tmp_path, monkeypatch):
         found["slices"][f"zero_shot/top_1[{n}]/items"] for n in ("beasts", "storms")
     ]
     assert sizes == [8, 8]
-    halves = evaluate("--protocol=knn", "--data=stamps")["metrics"]
+    halves = evaluate("knn", "--data=stamps")["metrics"]
     assert halves["images"] + halves["gallery"] == 16
-    message = evaluate("--protocol=knn", "--data=stamps", "--split=dev", fails=True)
+    message = evaluate("knn", "--data=stamps", "--split=dev", fails=True)
     assert (
         "the split of stamps must be one of train, test, all, received 'dev'" in message
     )
@@ -281,7 +282,7 @@ def test_composed_queries_on_icons(evaluate, align, tmp_path, monkeypatch):
     monkeypatch.setattr(icons, "read_font_and_charmap", some)
     build = functools.partial(open_corpus, data_dir=tmp_path)
     monkeypatch.setattr(datasets, "open_corpus", build)
-    report = evaluate("--protocol=composed", "--slice_by=words")
+    report = evaluate("composed", "--slice_by=words")
     metrics = report["metrics"]
 
     pictures = read_stored_images(build("icons"), "test")
@@ -299,13 +300,13 @@ def test_composed_queries_on_icons(evaluate, align, tmp_path, monkeypatch):
     assert metrics["chance_recall_at_1"] == pytest.approx(1 / (len(pictures) - 1))
     assert metrics["images"] == len(pictures)
     assert report["slices"]["recall_at_5[circle check]/items"] == 12
-    message = evaluate("--protocol=composed", "--slice_by=color", fails=True)
+    message = evaluate("composed", "--slice_by=color", fails=True)
     assert "must be one of category, sign, words" in message
     # By a column of the query's picture.
     path = tmp_path / "metadata.csv"
     houses = [own.id for own in pictures if "house" in own.id]
     path.write_text("id,kind\n" + "".join(f"{own},house\n" for own in houses))
-    report = evaluate("--protocol=composed", f"--metadata={path}", "--slice_by=kind")
+    report = evaluate("composed", f"--metadata={path}", "--slice_by=kind")
     own = [pictures[query.image].id in houses for query in queries]
     assert report["slices"]["recall_at_1[house]/items"] == sum(own) > 0
     assert report["slices"]["recall_at_1[house]"] == pytest.approx(
@@ -331,7 +332,7 @@ def test_mistakes_are_told_in_one_line(evaluate, shapes, tmp_path):
         (["linear_probe", f"--data={shapes}", "--train_split=test"], "no image in"),
         (["composed", "--data=stamps"], "--data must be icons, received 'stamps'"),
     ):
-        message = evaluate(f"--protocol={arguments[0]}", *arguments[1:], fails=True)
+        message = evaluate(*arguments, fails=True)
         assert expected in message.replace("; " + str(shapes) + " has", "it has")
 
 
@@ -341,5 +342,5 @@ def test_classes_must_be_those_of_both_splits(evaluate, shapes, tmp_path):
         folder.mkdir(parents=True)
         for path in (shapes / split / shape).glob("*.png"):
             (folder / path.name).write_bytes(pathlib.Path(path).read_bytes())
-    message = evaluate("--protocol=knn", f"--data={tmp_path}", fails=True)
+    message = evaluate("knn", f"--data={tmp_path}", fails=True)
     assert "the same classes in both splits, received 2 in training and 1" in message

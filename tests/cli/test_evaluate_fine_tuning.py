@@ -26,7 +26,6 @@ def test_fine_grained_on_a_folder(capsys, tmp_path, drawings, small_model):
     arguments = [
         "--model",
         small_model,
-        "--protocol",
         "fine_grained",
         "--data",
         drawings,
@@ -88,7 +87,6 @@ def test_both_stages_on_a_folder(capsys, tmp_path, drawings, small_model):
         capsys,
         "--model",
         small_model,
-        "--protocol",
         "fine_grained",
         "--data",
         drawings,
@@ -115,7 +113,6 @@ def test_a_frozen_encoder_learns_to_tell_drawings_apart(
         capsys,
         "--model",
         small_model,
-        "--protocol",
         "imagenet_frozen",
         "--data",
         drawings,
@@ -152,23 +149,23 @@ def test_flowers_are_learned_from_both_splits(monkeypatch, name):
     "arguments, message",
     [
         (
-            ["--protocol", "vtab", "--data", "imagenet2012"],
+            ["vtab", "--data", "imagenet2012"],
             "--data must be vtab, or",
         ),
-        (["--protocol", "vtab", "--data", "vtab/mnist"], "vtab's task must be one of"),
+        (["vtab", "--data", "vtab/mnist"], "vtab's task must be one of"),
         (
-            ["--protocol", "vtab"],
+            ["vtab"],
             "vtab needs data sets that TFDS hasn't prepared",
         ),
-        (["--protocol", "vtab", "--data", "vtab/dtd"], "dtd isn't prepared in"),
-        (["--protocol", "fine_grained", "--data", "cars196"], "cars196 isn't prepared"),
+        (["vtab", "--data", "vtab/dtd"], "dtd isn't prepared in"),
+        (["fine_grained", "--data", "cars196"], "cars196 isn't prepared"),
         (
-            ["--protocol", "vtab", "--params_override", "sweep.trails=1"],
+            ["vtab", "--params_override", "sweep.trails=1"],
             "unknown key 'sweep.trails'; did you mean 'trials'?",
         ),
-        (["--protocol", "vtab", "--workers", "0"], "--workers must be a whole number"),
+        (["vtab", "--workers", "0"], "--workers must be a whole number"),
         (
-            ["--protocol", "knn", "--data", "x", "--results", "y"],
+            ["knn", "--data", "x", "--results", "y"],
             "--results is for imagenet_frozen, imagenet_full, vtab, fine_grained",
         ),
         (
@@ -176,7 +173,7 @@ def test_flowers_are_learned_from_both_splits(monkeypatch, name):
             "--config_file is for one",
         ),
         (
-            ["--protocol", "vtab", "--workers", "2", "--params_override"]
+            ["vtab", "--workers", "2", "--params_override"]
             + ["runtime.distribution_strategy=one_device"],
             "--workers must be 1 where runtime.distribution_strategy is one_device",
         ),
@@ -188,15 +185,15 @@ def test_what_is_refused(
     import tensorflow_datasets as tfds
 
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
-    assert main(["evaluate", "--model", str(small_model), *arguments]) == 1
+    assert main(["evaluate", *arguments, "--model", str(small_model)]) == 1
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
 
 
 def test_a_sweep_needs_pictures_to_tune_on(capsys, small_model, drawings):
-    arguments = ["--protocol", "fine_grained", "--data", str(drawings)]
+    arguments = ["fine_grained", "--data", str(drawings)]
     override = ["--params_override", "sweep.trials=2"]
-    assert main(["evaluate", "--model", str(small_model), *arguments, *override]) == 1
+    assert main(["evaluate", *arguments, "--model", str(small_model), *override]) == 1
     assert "sweep.trials must be 0 for fine_grained" in capsys.readouterr().err
 
 
@@ -211,13 +208,13 @@ def test_classes_must_be_the_same(capsys, tmp_path, small_model):
         for name in names:
             (tmp_path / split / name).mkdir(parents=True)
             draw(0, 0).save(tmp_path / split / name / "1.png")
-    arguments = ["--protocol", "fine_grained", "--data", str(tmp_path)]
-    assert main(["evaluate", "--model", str(small_model), *arguments]) == 1
+    arguments = ["fine_grained", "--data", str(tmp_path)]
+    assert main(["evaluate", *arguments, "--model", str(small_model)]) == 1
     assert "the same classes in both splits" in capsys.readouterr().err
 
 
 def test_what_is_judged_is_not_learned_from(capsys, drawings, small_model):
-    arguments = ["--protocol", "fine_grained", "--data", str(drawings)]
+    arguments = ["fine_grained", "--data", str(drawings)]
     arguments += ["--train_split", "test"]
-    assert main(["evaluate", "--model", str(small_model), *arguments]) == 1
+    assert main(["evaluate", *arguments, "--model", str(small_model)]) == 1
     assert "must have no image in common" in capsys.readouterr().err

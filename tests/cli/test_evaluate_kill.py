@@ -29,7 +29,7 @@ def test_killed_in_the_middle(tmp_path, monkeypatch, capsys):
         pair = {"image": f"{number}.png", "caption": f"number {number}"}
         lines.append(json.dumps(pair))
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    command = ["evaluate", "--model", "run", "--protocol", "retrieval"]
+    command = ["evaluate", "retrieval", "--model", "run"]
     command += ["--data", "pairs.jsonl", "--cache", "cache", "--json"]
     process = subprocess.Popen(
         [sys.executable, "-m", "align_keras.cli.main", *command],

@@ -32,7 +32,7 @@ def evaluate(model, data, tmp_path_factory, capsys):
 
     def run(protocol, *arguments):
         code = main(
-            ["evaluate", f"--protocol={protocol}", f"--model={model}", "--json"]
+            ["evaluate", protocol, f"--model={model}", "--json"]
             + [f"--data_root={data}", f"--cache={cache}", *map(str, arguments)]
         )
         captured = capsys.readouterr()

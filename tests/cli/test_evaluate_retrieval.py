@@ -24,10 +24,17 @@ WAYS = [(way, k) for way in ("i2t", "t2i") for k in (1, 5, 10)]
 def evaluate(model, data, tmp_path_factory, capsys):
     cache = tmp_path_factory.getbasetemp() / "embeddings"
 
-    def run(*arguments, fails=False, part="metrics"):
+    def run(protocol, *arguments, fails=False, part="metrics"):
         code = main(
-            ["evaluate", f"--model={model}", f"--data_root={data}", f"--cache={cache}"]
-            + [*arguments, "--json"]
+            [
+                "evaluate",
+                protocol,
+                f"--model={model}",
+                f"--data_root={data}",
+                f"--cache={cache}",
+                *arguments,
+                "--json",
+            ]
         )
         captured = capsys.readouterr()
         assert code == (1 if fails else 0), captured.err
@@ -85,20 +92,20 @@ def test_flickr30k(evaluate, align, data, check):
     own = read_karpathy(folder / "dataset_flickr30k.json", folder / "images", "test")
     images, texts, owners = embeddings(align, own, own.captions)
     right = owners == np.arange(8)[:, None]
-    metrics = evaluate("--protocol=retrieval", "--data=flickr30k")
+    metrics = evaluate("retrieval", "--data=flickr30k")
     check(metrics, "i2t", images @ texts.T, right)
     check(metrics, "t2i", texts @ images.T, right.T)
     assert (metrics["images"], metrics["captions"]) == (8, 40)
     assert (metrics["i2t/queries"], metrics["t2i/queries"]) == (8, 40)
     assert (metrics["i2t/candidates"], metrics["t2i/candidates"]) == (40, 8)
     assert metrics["i2t/queries_without_positives"] == 0
-    metrics = evaluate("--protocol=retrieval", "--data=flickr30k", "--split=train")
+    metrics = evaluate("retrieval", "--data=flickr30k", "--split=train")
     assert (metrics["images"], metrics["captions"]) == (2, 10)
 
 
 @pytest.mark.ci
 def test_coco_takes_five_captions_a_picture(evaluate):
-    metrics = evaluate("--protocol=retrieval", "--data=coco")
+    metrics = evaluate("retrieval", "--data=coco")
     assert (metrics["images"], metrics["captions"]) == (6, 30)
 
 
@@ -110,21 +117,21 @@ def test_a_table_by_its_columns(evaluate, tmp_path):
         lines += [f"{row}.png,number {row} {n},{'ab'[row % 2]}" for n in range(1 + row)]
     table = tmp_path / "own.csv"
     table.write_text("\n".join(lines))
-    metrics = evaluate("--protocol=retrieval", f"--data={table}")
+    metrics = evaluate("retrieval", f"--data={table}")
     assert (metrics["images"], metrics["captions"]) == (6, 21)
     renamed = tmp_path / "renamed.csv"
     renamed.write_text("\n".join(["bild,satz,style", *lines[1:]]), "utf-16")
     own = ["--image_column=bild", "--caption_column=satz", "--encoding=utf-16"]
-    metrics = evaluate("--protocol=retrieval", f"--data={renamed}", *own)
+    metrics = evaluate("retrieval", f"--data={renamed}", *own)
     assert (metrics["images"], metrics["captions"]) == (6, 21)
     (tmp_path / "5.png").unlink()
-    told = evaluate("--protocol=retrieval", f"--data={table}", fails=True)
+    told = evaluate("retrieval", f"--data={table}", fails=True)
     assert "1 of 6 images of own.csv are missing" in told
-    metrics = evaluate("--protocol=retrieval", f"--data={table}", "--allow_missing")
+    metrics = evaluate("retrieval", f"--data={table}", "--allow_missing")
     assert (metrics["images"], metrics["captions"]) == (5, 15)
     assert metrics["images_left_out"] == 1
     (tmp_path / "4.png").write_bytes(b"no picture")
-    metrics = evaluate("--protocol=retrieval", f"--data={table}", "--allow_missing")
+    metrics = evaluate("retrieval", f"--data={table}", "--allow_missing")
     assert (metrics["images"], metrics["images_left_out"]) == (4, 2)
 
 
@@ -144,7 +151,7 @@ def test_missing_pictures_of_coco_are_counted(evaluate, tmp_path, data, protocol
         shutil.copytree(data / own, tmp_path / own)
     (tmp_path / "coco/val2014" / coco_name(2)).unlink()
     metrics = evaluate(
-        f"--protocol={protocol}",
+        protocol,
         f"--data={name}",
         f"--data_root={tmp_path}",
         "--allow_missing",
@@ -169,7 +176,7 @@ def test_pictures_that_are_none_are_counted(
     (tmp_path / "flickr30k/images").mkdir(parents=True)
     for path in (data / "flickr30k/images").iterdir():
         (tmp_path / "flickr30k/images" / path.name).hardlink_to(path)
-    arguments = (f"--protocol={protocol}", f"--data_root={tmp_path}")
+    arguments = (protocol, f"--data_root={tmp_path}")
     broken = [
         tmp_path / "coco/val2014" / coco_name(2),
         tmp_path / "flickr30k/images/1007.jpg",
@@ -193,9 +200,7 @@ def test_missing_pictures_of_multi30k_are_counted(evaluate, tmp_path, data):
     lines = names.read_text().splitlines()
     names.write_text("\n".join([*lines[:7], "absent.jpg", *lines[8:]]) + "\n")
     (tmp_path / "flickr30k").symlink_to(data / "flickr30k")
-    metrics = evaluate(
-        "--protocol=multi30k", f"--data_root={tmp_path}", "--allow_missing"
-    )
+    metrics = evaluate("multi30k", f"--data_root={tmp_path}", "--allow_missing")
     assert (metrics["images"], metrics["images_left_out"]) == (999, 1)
 
 
@@ -209,7 +214,7 @@ def test_cxc_retrieval(evaluate, align, data, check):
     for name, task in (("t2i", "sits"), ("t2t", "sts"), ("i2i", "sis")):
         for first, second, score in pairs[task]:
             right[name][first, second] |= score >= 3
-    metrics = evaluate("--protocol=cxc_retrieval")
+    metrics = evaluate("cxc_retrieval")
     check(metrics, "t2i", texts @ images.T, right["t2i"])
     check(metrics, "i2t", images @ texts.T, right["t2i"].T)
     for name, rows in (("t2t", texts), ("i2i", images)):
@@ -229,7 +234,7 @@ def test_cxc_similarity(evaluate, align, data):
     from scipy import stats
 
     images, texts, pairs = cxc_parts(align, data)
-    metrics = evaluate("--protocol=cxc_similarity")
+    metrics = evaluate("cxc_similarity")
     # Each picture was rated with ten captions: half of the pictures are drawn.
     ours = metrics["sits/spearman"], metrics["sits/spearman_std"]
     rng, plain = np.random.default_rng(5), []
@@ -257,7 +262,7 @@ def test_cxc_similarity(evaluate, align, data):
 def test_multi30k(evaluate, align, data, recalls):
     from align_keras.datasets.benchmarks import read_multi30k
 
-    metrics = evaluate("--protocol=multi30k")
+    metrics = evaluate("multi30k")
     assert metrics["images"] == 1000
     own = read_multi30k(data / "multi30k", data / "flickr30k/images")
     images = align.encode_images(own.images[:10])[
@@ -282,7 +287,7 @@ def test_simlex(evaluate, align, data):
 
     from align_keras.datasets.benchmarks import read_simlex
 
-    metrics = evaluate("--protocol=simlex")
+    metrics = evaluate("simlex")
     pairs = read_simlex(data / "SimLex-999/SimLex-999.txt")
     words = sorted({word for pair in pairs for word in (pair.word1, pair.word2)})
     vectors = dict(zip(words, align.encode_words(words).astype(float), strict=True))
@@ -302,7 +307,7 @@ def test_simlex(evaluate, align, data):
     assert metrics["all/spearman"] == pytest.approx(expected(pairs), abs=1e-3)
     assert metrics["hard/spearman"] == pytest.approx(expected(hard), abs=1e-3)
     assert metrics["all/pairs"] == 999
-    slices = evaluate("--protocol=simlex", "--slice_by=part_of_speech", part="slices")
+    slices = evaluate("simlex", "--slice_by=part_of_speech", part="slices")
     assert slices["all/spearman[V]"] == pytest.approx(metrics["verbs/spearman"])
     assert slices["all/spearman[V]/low"] < slices["all/spearman[V]"]
     assert slices["all/spearman[V]/items"] == metrics["verbs/pairs"]
@@ -321,12 +326,12 @@ def test_stamps_in_four_languages(evaluate, tmp_path, monkeypatch):
         "align_keras.datasets.benchmarks.stamps_captions_by_language.__defaults__",
         (str(tmp_path / "data"),),
     )
-    metrics = evaluate("--protocol=multi30k", "--data=stamps")
+    metrics = evaluate("multi30k", "--data=stamps")
     assert metrics["images"] == 3
     # One English caption of all three: whatever is found is right.
     assert metrics["en/mean_recall"] == 1.0
     assert metrics["de/mean_recall"] < 1.0
-    arguments = ("--protocol=multi30k", "--data=stamps", "--slice_by=category")
+    arguments = ("multi30k", "--data=stamps", "--slice_by=category")
     slices = evaluate(*arguments, part="slices")
     # One category, and so the same numbers.
     for name in ("de/mean_recall", "cs/t2i/recall_at_1"):
@@ -337,40 +342,40 @@ def test_stamps_in_four_languages(evaluate, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--protocol=retrieval"], "--data must name what retrieval is measured on"),
+        (["retrieval"], "--data must name what retrieval is measured on"),
         (
-            ["--protocol=retrieval", "--data=nowhere.csv"],
+            ["retrieval", "--data=nowhere.csv"],
             "must be flickr30k, coco, .* received 'nowhere.csv'",
         ),
         (
-            ["--protocol=retrieval", "--data=flickr30k", "--split=dev"],
+            ["retrieval", "--data=flickr30k", "--split=dev"],
             "split must be one of test, train.*received 'dev'",
         ),
         (
-            ["--protocol=retrieval", "--data=multi30k"],
+            ["retrieval", "--data=multi30k"],
             "--data must be captioned images, .* the protocol multi30k judges it",
         ),
         (
-            ["--protocol=retrieval", "--data=coco", "--image_column=x"],
+            ["retrieval", "--data=coco", "--image_column=x"],
             "--image-column must be left out for coco, which is no table, received 'x'",
         ),
         (
-            ["--protocol=simlex", "--encoding=utf-16"],
+            ["simlex", "--encoding=utf-16"],
             "--encoding is for retrieval, received .* with simlex",
         ),
         (
-            ["--protocol=cxc_retrieval", "--split=train"],
+            ["cxc_retrieval", "--split=train"],
             "split must be one of test",
         ),
-        (["--protocol=cxc_similarity", "--data=coco"], "--data must be cxc"),
-        (["--protocol=multi30k", "--data=coco"], "must be multi30k or stamps"),
+        (["cxc_similarity", "--data=coco"], "--data must be cxc"),
+        (["multi30k", "--data=coco"], "must be multi30k or stamps"),
         (
-            ["--protocol=multi30k", "--slice_by=category"],
+            ["multi30k", "--slice_by=category"],
             "must be one of none, the columns of this data",
         ),
-        (["--protocol=multi30k", "--split=val"], "--split is for .*with multi30k"),
-        (["--protocol=simlex", "--data=words.txt"], "no readable words.txt"),
-        (["--protocol=simlex", "--split=val"], "--split is for .*with simlex"),
+        (["multi30k", "--split=val"], "--split is for .*with multi30k"),
+        (["simlex", "--data=words.txt"], "no readable words.txt"),
+        (["simlex", "--split=val"], "--split is for .*with simlex"),
     ],
 )
 def test_mistakes_take_one_line(evaluate, arguments, message):
@@ -384,11 +389,11 @@ def test_wrong_counts_of_the_papers_set(evaluate, tmp_path):
     (tmp_path / "flickr30k").mkdir()
     write_flickr30k(tmp_path / "flickr30k", dataset="flickr30k")
     told = evaluate(
-        "--protocol=retrieval",
+        "retrieval",
         "--data=flickr30k",
         f"--data_root={tmp_path}",
         fails=True,
     )
     assert "must have 1,000 images and 5,000 captions" in told
-    told = evaluate("--protocol=simlex", f"--data_root={tmp_path}", fails=True)
+    told = evaluate("simlex", f"--data_root={tmp_path}", fails=True)
     assert "download fh295.github.io/SimLex-999.zip" in told

@@ -13,9 +13,9 @@ from align_keras.cli.main import main
 from align_keras.export.saved_model import export_saved_model, write_served
 from align_keras.export.served_model import ServedModel
 from align_keras.models import ALIGN
-from align_keras.runs import export
+from align_keras.runs import model_export
 from align_keras.runs.about_run import about_run, save_data_notes
-from align_keras.runs.export import export_model
+from align_keras.runs.model_export import export_model
 from align_keras.utils.errors import InputError
 from tests.helpers.small import VOCABULARY, small_encoders
 
@@ -72,9 +72,9 @@ def mixed(run_folder, tmp_path_factory):
 )
 def test_a_card_lies_beside_each_format(mixed, tmp_path, monkeypatch, kind):
     opened = []
-    monkeypatch.setattr(export, "check_format_packages", lambda *_: None)
+    monkeypatch.setattr(model_export, "check_format_packages", lambda *_: None)
     monkeypatch.setitem(
-        export.WRITERS, kind, lambda align, *_, **options: opened.append(align)
+        model_export.WRITERS, kind, lambda align, *_, **options: opened.append(align)
     )
     arguments = ["--model", str(mixed), "--to", str(tmp_path / "own"), kind]
     assert main(["export", *arguments, "--license", "CC0"]) == 0
@@ -100,7 +100,7 @@ def test_metrics_of_groups_go_into_the_card(mixed, tmp_path, monkeypatch):
     """The paper's section 10 asks for them before any use."""
     path, target = tmp_path / "report.json", tmp_path / "own"
     path.write_text(json.dumps(report_of(mixed)))
-    monkeypatch.setitem(export.WRITERS, "saved_model", lambda *_: None)
+    monkeypatch.setitem(model_export.WRITERS, "saved_model", lambda *_: None)
     arguments = ["export", "--model", str(mixed), "--to", str(target)]
     assert main([*arguments, "--evaluation", str(path)]) == 0
     card = (target / "README.md").read_text()
@@ -285,7 +285,9 @@ def test_python_does_what_the_command_does(mixed, tmp_path):
 
 def test_a_model_in_memory_is_exported_too(mixed, tmp_path, monkeypatch):
     model, opened = ALIGN.from_preset(mixed), []
-    monkeypatch.setitem(export.WRITERS, "saved_model", lambda *own: opened.append(own))
+    monkeypatch.setitem(
+        model_export.WRITERS, "saved_model", lambda *own: opened.append(own)
+    )
     export_model(model, tmp_path / "new")
     assert opened[0][0] is model
     assert "Model card" in (tmp_path / "new" / "README.md").read_text()
@@ -303,7 +305,7 @@ def test_a_link_is_followed_and_a_killed_exports_rest_removed(
     (tmp_path / "link").symlink_to("real")
     (tmp_path / ".real.0123abcd.tmp").mkdir()
     arguments = ["export", "--model", str(run_folder), "--to", str(tmp_path / "link")]
-    monkeypatch.setitem(export.WRITERS, "saved_model", _write_a_file)
+    monkeypatch.setitem(model_export.WRITERS, "saved_model", _write_a_file)
     assert main(arguments) == 0
     assert sorted(os.listdir(tmp_path)) == ["link", "real"]
     assert (tmp_path / "link" / "a").read_text() == "1"

@@ -18,7 +18,6 @@ def test_workers_find_the_same(capsys, tmp_path, drawings, small_model):
     arguments = [
         "--model",
         small_model,
-        "--protocol",
         "fine_grained",
         "--data",
         drawings,
@@ -41,7 +40,7 @@ def test_replicas_find_the_same(capsys, tmp_path, drawings, small_model):
     # Replicas draw blocks to leave out for themselves, so none is left out.
     model = ALIGN.from_preset(small_model, drop_connect_rate=0.0)
     model.save_to_preset(tmp_path / "model")
-    arguments = ["--model", tmp_path / "model", "--protocol", "fine_grained"]
+    arguments = ["fine_grained", "--model", tmp_path / "model"]
     arguments += ["--data", drawings, "--params_override", BOTH]
     alone, _ = evaluate(capsys, *arguments, "--results", tmp_path / "alone")
     arguments[-1] += (
@@ -82,7 +81,6 @@ def test_a_killed_worker_costs_its_trial_alone(capsys, tmp_path, drawings, small
     arguments = [
         "--model",
         small_model,
-        "--protocol",
         "fine_grained",
         "--data",
         drawings,

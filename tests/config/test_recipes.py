@@ -21,7 +21,7 @@ def test_each_opens_with_its_command(name):
     lines = [line.removeprefix("# ") for line in text.splitlines()]
     begun = [line.partition(":")[0] for line in lines if line.startswith(HEADER)]
     assert begun == list(HEADER)
-    assert f"--protocol {name}" in lines[0] and "align-keras evaluate" in lines[0]
+    assert f"align-keras evaluate {name} --model" in lines[0]
     assert re.search(r"Jia et al\. 2021, table [567]\b", text)
 
 

@@ -16,7 +16,7 @@ from align_keras.corpus.image import normalize_image
 from align_keras.images import preprocess_image_bytes
 from align_keras.images.preprocess import crop_size_to_resize_size
 from align_keras.models import ALIGN
-from align_keras.runs.export_web import embed_images, read_run_images, write_web
+from align_keras.runs.export_web import embed_page_images, read_run_images, write_web
 from align_keras.search import Index
 from align_keras.utils.files import MAX_PIXELS
 from tests.helpers.browser import chromium, node_modules, served
@@ -49,7 +49,7 @@ def small(tmp_path_factory, runtime, model):
     pairs = str(write_pairs(tmp_path_factory.mktemp("pairs")))
     options = {"images": pairs, "title": TITLE, "litert_js": str(runtime)}
     write_web(model, folder, None, **options)
-    return folder, model, embed_images(model, pairs), 5e-5
+    return folder, model, embed_page_images(model, pairs), 5e-5
 
 
 @pytest.fixture(scope="module", params=["small", "run"])

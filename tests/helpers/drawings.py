@@ -30,7 +30,7 @@ def draw(label, seed):
 
 def evaluate(capsys, *arguments):
     """Runs the command; returns what it prints as JSON, and its messages."""
-    code = main(["evaluate", "--json", *map(str, arguments)])
+    code = main(["evaluate", *map(str, arguments), "--json"])
     printed = capsys.readouterr()
     assert code == 0, printed.err
     return json.loads(printed.out), printed.err

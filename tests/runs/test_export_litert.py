@@ -20,7 +20,6 @@ from align_keras.datasets import benchmarks
 from align_keras.datasets.benchmarks.labeled_images import StoredImage
 from align_keras.export.litert_file import read_tower_metadata
 from align_keras.images import preprocess_image
-from align_keras.runs.export import export_model
 from align_keras.runs.export_litert import (
     calibration_images,
     export_litert,
@@ -28,6 +27,7 @@ from align_keras.runs.export_litert import (
     read_pixels,
     retrieval_pairs,
 )
+from align_keras.runs.model_export import export_model
 from align_keras.utils.errors import InputError
 from tests.helpers.image_files import readable, refused
 from tests.helpers.small_run import COLORS, SHAPES, write_pairs

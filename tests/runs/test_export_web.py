@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from align_keras.export.web_page import LITERT_JS_VERSION, check_litert_js
-from align_keras.runs.export_web import embed_images, read_run_images, write_web
+from align_keras.runs.export_web import embed_page_images, read_run_images, write_web
 from align_keras.search import Index
 from align_keras.utils.errors import InputError
 from tests.helpers.small import small_align
@@ -21,7 +21,7 @@ def align():
 
 
 def test_a_table(align, tmp_path):
-    found = embed_images(align, str(write_pairs(tmp_path)))
+    found = embed_page_images(align, str(write_pairs(tmp_path)))
     assert len(found.images) == len(found.embeddings) == 40
     image = found.images[0]
     assert image.captions[0].split()[-2:] == ["red", "circle"]
@@ -45,7 +45,7 @@ def test_a_folder(align, tmp_path, capsys):
     (tmp_path / ".hidden.png").write_bytes(b"no picture")
     large = wide.resize((1000, 700))
     large.save(tmp_path / "d.png")
-    images = embed_images(align, str(tmp_path)).images
+    images = embed_page_images(align, str(tmp_path)).images
     assert [(image.id, image.captions) for image in images] == [
         ("a.JPG", []),
         ("b/wide.png", ["a wide one", "stripes"]),
@@ -61,7 +61,7 @@ def test_a_folder(align, tmp_path, capsys):
 def test_no_picture_can_be_read(align, tmp_path):
     (tmp_path / "c.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="no usable images among 1: 1 unreadable"):
-        embed_images(align, str(tmp_path))
+        embed_page_images(align, str(tmp_path))
 
 
 @pytest.mark.ci
@@ -111,7 +111,7 @@ def test_what_is_written(align, tmp_path):
         "pictures/pictures.json",
     }
     stored = np.fromfile(folder / "pictures" / "embeddings.bin", "<f4").reshape(40, 16)
-    embeddings = embed_images(align, pairs).embeddings
+    embeddings = embed_page_images(align, pairs).embeddings
     np.testing.assert_allclose(stored, embeddings, atol=1e-6)
     for entry in json.loads((folder / "pictures" / "pictures.json").read_text()):
         assert (folder / "pictures" / entry["thumbnail"]).is_file()

@@ -8,6 +8,7 @@ prints, for each image, the captions with their cosines, the best first.
 import argparse
 import pathlib
 import sys
+from typing import Any
 
 try:
     import grpc
@@ -18,17 +19,22 @@ except ModuleNotFoundError as error:
 
 
 class Client:
-    """A connection to the server, which may take `timeout` seconds for an answer."""
+    """Connection to the server.
 
-    def __init__(self, server="localhost:8500", timeout=30):
-        # The embeddings of some thousand images are more than gRPC's 4 MB.
+    Args:
+        server: str, host and port.
+        timeout: float, seconds until a request without an answer fails.
+    """
+
+    def __init__(self, server: str = "localhost:8500", timeout: float = 30) -> None:
+        # A response with thousands of embeddings exceeds the limit of gRPC, 4 MB.
         options = [("grpc.max_receive_message_length", -1)]
         self.channel = grpc.insecure_channel(server, options=options)
         self.service = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
         self.timeout = timeout
 
-    def predict(self, model, signature, **inputs):
-        """Calls a signature, as signatures.json lists them; returns arrays by name."""
+    def predict(self, model: str, signature: str, **inputs: Any) -> dict[str, Any]:
+        """Calls a signature of signatures.json. Returns its output arrays by name."""
         request = predict_pb2.PredictRequest()
         request.model_spec.name = model
         request.model_spec.signature_name = signature

@@ -33,7 +33,7 @@ _STORAGES = {
 class SafetensorsFolder(collections.abc.Mapping):
     """Tensors of `model.safetensors` or of its shards, by their names."""
 
-    def __init__(self, directory: str | os.PathLike):
+    def __init__(self, directory: str | os.PathLike) -> None:
         self._files: dict[str, Any] = {}
         for path in _files_of(pathlib.Path(directory)):
             try:
@@ -60,7 +60,7 @@ class SafetensorsFolder(collections.abc.Mapping):
 class _LazyTensor:
     """Tensor that is read when it is converted to an array."""
 
-    def __init__(self, file: Any, name: str):
+    def __init__(self, file: Any, name: str) -> None:
         self._file = file
         self._name = name
 
@@ -164,7 +164,9 @@ def _load(file: BinaryIO, size: int, storages: dict[str, np.ndarray]) -> Any:
 class _Unpickler(pickle.Unpickler):
     """Unpickler that builds dictionaries and tensors only."""
 
-    def __init__(self, file: BinaryIO, size: int, storages: dict[str, np.ndarray]):
+    def __init__(
+        self, file: BinaryIO, size: int, storages: dict[str, np.ndarray]
+    ) -> None:
         super().__init__(file)
         self.size = size
         self.storages = storages
