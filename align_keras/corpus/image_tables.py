@@ -158,7 +158,7 @@ def store_image(
     if refuse is not None and refuse(image):
         raise ImageError("refused", "by images.refuse")
     cv2 = opencv()
-    pixels = _reduced(_pixels(image), shorter_side, keep_aspect)
+    pixels = _reduced(rgba_pixels(image), shorter_side, keep_aspect)
     height, width = pixels.shape[:2]
     check_jpeg_size(width, height)
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGBA2GRAY)
@@ -174,8 +174,12 @@ def store_image(
     }
 
 
-def _pixels(image: Image.Image) -> np.ndarray:
-    """Returns uint8 (height, width, 4), of which three count, in Pillow's memory."""
+def rgba_pixels(image: Image.Image) -> np.ndarray:
+    """Returns the pixels of an image, in Pillow's memory where possible.
+
+    Returns:
+        uint8 (height, width, 4). The last channel has no meaning.
+    """
     if hasattr(image, "__arrow_c_array__"):  # Pillow 11.2
         with contextlib.suppress(ValueError):  # Larger than one of Pillow's blocks.
             values = arrow().array(image).values

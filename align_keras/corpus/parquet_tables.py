@@ -12,8 +12,8 @@ from align_keras.utils.remote import is_url, open_url
 
 ROWS_PER_GROUP = 50_000
 TEXTS = ("caption", "rule", "language", "page_url", "source")
-# A batch's arrays stay in the processor's caches or near them.
-_ROWS_AT_ONCE = 32_768
+# Rows. The arrays of a batch of this size fit in the caches of the processor.
+ROWS_PER_BATCH = 32_768
 
 
 def arrow(otherwise: str = "") -> Any:
@@ -114,7 +114,7 @@ def read_batches(
 ) -> Iterator:
     """Yields the `pyarrow.RecordBatch`es of a table."""
     with open_table(path) as table:
-        yield from table.iter_batches(rows or _ROWS_AT_ONCE, columns=columns)
+        yield from table.iter_batches(rows or ROWS_PER_BATCH, columns=columns)
 
 
 def string_list(column: Any) -> list[str]:

@@ -41,8 +41,9 @@ RECORD_KINDS = ("webdataset", "tfrecord", "parquet", "arrow")
 _TABLES = ("parquet", "arrow")
 # Part of every index's name: another form is another version.
 _VERSION = 1
-# A stretch of a file that training takes as one; of tables it ends with a row group.
-_STRETCH = 10_000
+# Records of a stretch, the part of a file that training reads in order. A stretch of a
+# table ends with a row group.
+RECORDS_PER_STRETCH = 10_000
 # Below this, starting processes takes longer than reading.
 _BYTES_ALONE = 1_000_000_000
 # Limits of one read: bytes, records, and bytes between two images that are read instead
@@ -144,10 +145,10 @@ def _index_file(task: dict[str, Any]) -> dict[str, Any]:
 def _stretches(places: np.ndarray, kind: str) -> list[int]:
     """The first records of the stretches into which a file is parted."""
     if kind not in _TABLES:
-        return list(range(0, len(places), _STRETCH))
+        return list(range(0, len(places), RECORDS_PER_STRETCH))
     begins = [0]
     for begin in np.flatnonzero(np.diff(places[:, 0])) + 1:
-        if begin - begins[-1] >= _STRETCH:
+        if begin - begins[-1] >= RECORDS_PER_STRETCH:
             begins.append(int(begin))
     return begins if len(places) else []
 

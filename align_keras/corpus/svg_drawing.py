@@ -27,10 +27,11 @@ _LENGTH = re.compile(r"\s*\+?(\d{0,9}\.?\d{1,9}(?:e[+-]?\d)?)\s*([a-z]*)\s*$", r
 # Browsers give this size to a drawing without any size.
 _DEFAULT_SIZE = (300.0, 150.0)
 _SECONDS = 10
-# Seconds. Limit on systems that can't limit the time of the processor.
-_MOST_SECONDS = 60
-# A drawing can end the process that renders it, by its depth or what it claims.
-_PROGRAM = f"""
+# Seconds. Timeout for systems that can't limit the processor time of a process.
+RENDER_TIMEOUT = 60
+# Python program that renders a drawing in a process of its own. A drawing can crash the
+# process by its depth or its size.
+RENDER_PROGRAM = f"""
 import sys
 try:
     import resource
@@ -60,14 +61,14 @@ class SvgDrawing:
         """Returns the pixels, RGBA, of a process of at most 10 seconds and 2 GiB."""
         try:
             done = subprocess.run(
-                [sys.executable, "-c", _PROGRAM, *_fonts()],
+                [sys.executable, "-c", RENDER_PROGRAM, *_fonts()],
                 input=self.content,
                 capture_output=True,
-                timeout=_MOST_SECONDS,
+                timeout=RENDER_TIMEOUT,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise _fault(f"not rendered in {_MOST_SECONDS} seconds") from None
+            raise _fault(f"not rendered in {RENDER_TIMEOUT} seconds") from None
         if done.returncode:
             lines = done.stderr.decode("utf-8", "replace").split("\n")
             reason = " ".join([line for line in lines if line.strip()][-1:])
@@ -77,7 +78,10 @@ class SvgDrawing:
 
 @functools.cache
 def _fonts() -> list[str]:
-    """The system's fonts, as `_PROGRAM`'s arguments, or resvg leaves letters out."""
+    """Returns the fonts of the system as arguments of `RENDER_PROGRAM`.
+
+    Without these arguments, resvg leaves letters out.
+    """
     arguments = []
     for name in ("serif", "sans-serif", "monospace"):
         try:
@@ -85,7 +89,7 @@ def _fonts() -> list[str]:
                 ["fc-match", "--format=%{family[0]}", name],
                 capture_output=True,
                 text=True,
-                timeout=_MOST_SECONDS,
+                timeout=RENDER_TIMEOUT,
                 check=True,
             )
         except (OSError, subprocess.SubprocessError):

@@ -20,7 +20,7 @@ _FEATURES = ("image", "captions", "id")
 _CYCLE_LENGTH = 16
 # Entries whose order is drawn together when two streams are mixed. A larger block needs
 # memory at the start, and a smaller one mixes more evenly than chance.
-_BLOCK = 1 << 16
+MIXED_ENTRIES_PER_BLOCK = 1 << 16
 # Set bits of a seed, so that the same seed gives unrelated numbers for each use.
 _TURNS_SALT = 1 << 40
 _HELD_SALT = 1 << 41
@@ -293,12 +293,12 @@ def _turns(
         stream among the first `start`.
     """
     total = passed + held
-    blocks = -(-total // _BLOCK)
+    blocks = -(-total // MIXED_ENTRIES_PER_BLOCK)
 
     def block_turns(number: tf.Tensor) -> tf.Tensor:
         """Returns the turns of a block, with the exact share of the second stream."""
-        first = number % blocks * _BLOCK
-        last = tf.minimum(first + _BLOCK, total)
+        first = number % blocks * MIXED_ENTRIES_PER_BLOCK
+        last = tf.minimum(first + MIXED_ENTRIES_PER_BLOCK, total)
         count = last * held // total - first * held // total
         # The salt separates these numbers from those of the order of the passes.
         seeds = tf.stack([tf.cast(seed, tf.int64) ^ _TURNS_SALT, number])
@@ -309,10 +309,10 @@ def _turns(
         return tf.cast(tf.cast(ranks, tf.int64) < count, tf.int64)
 
     epoch, position = divmod(start, total)
-    block, skipped = divmod(position, _BLOCK)
+    block, skipped = divmod(position, MIXED_ENTRIES_PER_BLOCK)
     number = epoch * blocks + block
     first_turns = block_turns(tf.constant(number, tf.int64)).numpy()
-    before = epoch * held + block * _BLOCK * held // total
+    before = epoch * held + block * MIXED_ENTRIES_PER_BLOCK * held // total
     before += int(first_turns[:skipped].sum())
     turns = tf.data.Dataset.range(number, tf.int64.max).map(block_turns)
     return turns.unbatch().skip(skipped), before

@@ -28,9 +28,10 @@ _READ_AT_ONCE = 256
 # buffer at once. It is held in memory instead, and its captions are spread over the
 # epoch.
 MOST_PER_PASS = 4
-# Limits of the held images: their number, and the bytes of their records.
-_MOST_HELD_IMAGES = 1000
-_MOST_HELD_BYTES = 256 * 2**20
+# Limits of the images that are held in memory: their number, and the bytes of their
+# records.
+MAX_HELD_IMAGES = 1000
+MAX_HELD_BYTES = 256 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +193,7 @@ class Shards:
         )
         # The images with the most captions first, as long as they fit.
         order = np.argsort(-held_counts, kind="stable")
-        is_too_much = np.cumsum(sizes[order]) > _MOST_HELD_BYTES
+        is_too_much = np.cumsum(sizes[order]) > MAX_HELD_BYTES
         if is_too_much.any():
             limit = max(limit, int(held_counts[order][is_too_much][0]))
         rows = [np.flatnonzero(part > limit) for part in counts]
@@ -253,10 +254,8 @@ def _held_limit(counts: np.ndarray) -> int:
         if lower >= limit:
             break
         limit = lower
-    if np.count_nonzero(counts > limit) > _MOST_HELD_IMAGES:
-        limit = int(
-            np.partition(counts, -_MOST_HELD_IMAGES - 1)[-_MOST_HELD_IMAGES - 1]
-        )
+    if np.count_nonzero(counts > limit) > MAX_HELD_IMAGES:
+        limit = int(np.partition(counts, -MAX_HELD_IMAGES - 1)[-MAX_HELD_IMAGES - 1])
     return limit
 
 

@@ -24,10 +24,11 @@ from align_keras.utils.errors import InputError
 EMOJI_DIR_VARIABLE = "ALIGN_KERAS_EMOJI_DIR"
 VENDORS = ("google", "twitter")
 
-# The packages have no larger images: sheets-128 and sheets-256 count colors.
-_SIZE = 64
-# Five plain swatches, the skin tones themselves.
-_SWATCHES = "Component"
+# Pixels. The packages have no larger images in full color: sheets-128 and sheets-256
+# have palettes.
+EMOJI_SIZE = 64
+# Category of the five plain swatches of skin tones.
+SWATCH_CATEGORY = "Component"
 # In Unicode's names of symbols "black" and "white" mean filled and outlined, and
 # "heavy" a thick stroke: HEAVY BLACK HEART is drawn red. Where such a word tells
 # what one sees (BLACK CAT), a short name has it too.
@@ -49,7 +50,7 @@ class Emoji(PairBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
-    LAYOUT = ImageLayout(size=_SIZE * 5 // 4, margin=True, encoding="png")
+    LAYOUT = ImageLayout(size=EMOJI_SIZE * 5 // 4, margin=True, encoding="png")
     DESCRIPTION = "Emoji of two vendors with their names as captions."
 
     def _raw_pairs(self, counter: DropCounter) -> Iterator[RawPair]:
@@ -59,7 +60,7 @@ class Emoji(PairBuilder):
                 raw = _raw_pair(vendor, package, emoji)
                 if not emoji.get(f"has_img_{vendor}", True):
                     counter.filter("not drawn by this vendor", raw.where)
-                elif raw.category == _SWATCHES:
+                elif raw.category == SWATCH_CATEGORY:
                     counter.filter("a skin tone's swatch", raw.where)
                 elif not raw.captions:
                     counter.filter("no words in its names", raw.where)
@@ -80,7 +81,7 @@ class Emoji(PairBuilder):
 
 def _raw_pair(vendor: str, package: pathlib.Path, emoji: dict[str, Any]) -> RawPair:
     code = emoji["unified"].lower()
-    path = package / "img" / vendor / str(_SIZE) / emoji["image"]
+    path = package / "img" / vendor / str(EMOJI_SIZE) / emoji["image"]
     category = emoji.get("category") or ""
     captions = emoji_captions(
         emoji.get("name") or "", emoji.get("short_names") or (), category

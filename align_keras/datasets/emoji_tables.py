@@ -10,7 +10,12 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from align_keras.datasets.emoji import EMOJI_DIR_VARIABLE, VENDORS
+from align_keras.datasets.emoji import (
+    EMOJI_DIR_VARIABLE,
+    EMOJI_SIZE,
+    SWATCH_CATEGORY,
+    VENDORS,
+)
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
@@ -26,10 +31,6 @@ class _AnnotationPackage:
 # CLDR derives the names of flags, families and the like from those of their parts.
 _ANNOTATIONS = _AnnotationPackage("cldr-annotations-full", "annotations")
 _DERIVED = _AnnotationPackage("cldr-annotations-derived-full", "annotationsDerived")
-# Pixels. The packages have no larger images in full color.
-_SIZE = 64
-# Category of plain swatches, the skin tones themselves.
-_SWATCHES = "Component"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +114,8 @@ def _list_images(node_modules: pathlib.Path) -> Iterator[tuple[pathlib.Path, str
         entries = _read_json(node_modules, package, "emoji.json")
         for entry in sorted(entries, key=lambda entry: entry["unified"]):
             has_image = entry.get(f"has_img_{vendor}", True)
-            if has_image and entry.get("category") != _SWATCHES:
-                folder = node_modules / package / "img" / vendor / str(_SIZE)
+            if has_image and entry.get("category") != SWATCH_CATEGORY:
+                folder = node_modules / package / "img" / vendor / str(EMOJI_SIZE)
                 codes = entry["unified"].split("-")
                 emoji = "".join(chr(int(code, 16)) for code in codes)
                 yield folder / entry["image"], emoji

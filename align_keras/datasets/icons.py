@@ -74,7 +74,7 @@ class Icons(PairBuilder):
         folder = _font_folder()
         for split, families in (("train", TRAIN_FAMILIES), ("test", TEST_FAMILIES)):
             for family, stem in families.items():
-                font_path, charmap = _font_and_charmap(folder, stem)
+                font_path, charmap = read_font_and_charmap(folder, stem)
                 for name, code_point in sorted(charmap.items()):
                     where = f"{family}/{name}"
                     glyph = (font_path, chr(int(code_point, 16)))
@@ -133,9 +133,10 @@ def _font_folder() -> pathlib.Path:
     return pathlib.Path(spec.submodule_search_locations[0]) / "fonts"
 
 
-def _font_and_charmap(
+def read_font_and_charmap(
     folder: pathlib.Path, stem: str
 ) -> tuple[pathlib.Path, dict[str, str]]:
+    """Returns the newest font of a family, and its code points by names of glyphs."""
     fonts = sorted(folder.glob(f"{stem}-[0-9]*.ttf"))
     charmaps = sorted(folder.glob(f"{stem}-charmap-*.json"))
     if not fonts or not charmaps:

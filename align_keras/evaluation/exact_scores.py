@@ -17,9 +17,9 @@ from align_keras.utils.errors import InputError
 FRACTION_BITS = 26
 # Row norms are summed in chunks of this size for any block size.
 _NORM_CHUNK = 1024
-# If float32 can't decide more than one in 32 pairs of a block, the whole block is
-# scored exactly.
-_UNDECIDED_PART = 32
+# A block is scored exactly if float32 can't decide more than one in this number of its
+# pairs.
+PAIRS_PER_UNDECIDED = 32
 
 
 def as_queries_and_gallery(
@@ -200,7 +200,7 @@ class CountAtLeast:
         near = scores >= self._low
         near ^= surely
         pairs = np.flatnonzero(near)
-        if len(pairs) * _UNDECIDED_PART > near.size:
+        if len(pairs) * PAIRS_PER_UNDECIDED > near.size:
             exact = self._queries @ rows.T
             return np.count_nonzero(exact >= self._thresholds[:, None], axis=1)
         owners, columns = np.divmod(pairs, len(rows))

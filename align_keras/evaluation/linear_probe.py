@@ -12,8 +12,8 @@ from align_keras.evaluation.class_metrics import (
 )
 from align_keras.utils.errors import InputError
 
-# Items that are scored at once in float64.
-_BLOCK = 8192
+# Items that are scored together in float64, which limits memory.
+PROBE_ITEMS_PER_BLOCK = 8192
 # Steps and changes of the gradient that L-BFGS estimates the curvature from.
 _HISTORY = 10
 _SUFFICIENT_DECREASE = 1e-4
@@ -130,9 +130,9 @@ def _objective(
     intercepts = point[-1]
     loss = 0.0
     gradient = np.zeros_like(point)
-    for start in range(0, len(features), _BLOCK):
-        block = np.asarray(features[start : start + _BLOCK], float)
-        block_labels = labels[start : start + _BLOCK]
+    for start in range(0, len(features), PROBE_ITEMS_PER_BLOCK):
+        block = np.asarray(features[start : start + PROBE_ITEMS_PER_BLOCK], float)
+        block_labels = labels[start : start + PROBE_ITEMS_PER_BLOCK]
         items = np.arange(len(block))
         logits = block @ weights + intercepts
         logits -= logits.max(axis=1, keepdims=True)
@@ -271,11 +271,11 @@ def _every_fifth_of_its_class(labels: np.ndarray) -> np.ndarray:
 def _classify(features: Any, labels: np.ndarray, weights: np.ndarray) -> Classification:
     """Classifies by the largest logit. Ties are resolved as in zero-shot."""
     parts = []
-    for start in range(0, len(features), _BLOCK):
-        block = np.asarray(features[start : start + _BLOCK], float)
+    for start in range(0, len(features), PROBE_ITEMS_PER_BLOCK):
+        block = np.asarray(features[start : start + PROBE_ITEMS_PER_BLOCK], float)
         # The intercepts are the weights of a feature that is always 1.
         block = np.hstack([block, np.ones((len(block), 1))])
-        block_labels = labels[start : start + _BLOCK]
+        block_labels = labels[start : start + PROBE_ITEMS_PER_BLOCK]
         parts.append(zero_shot_classification(block, weights.T, block_labels))
     return Classification(
         ranks=np.concatenate([part.ranks for part in parts]),

@@ -8,8 +8,8 @@ import numpy as np
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
-# Drawn items that are processed at once: 32 MB of rows.
-_ITEMS_AT_ONCE = 1 << 22
+# Drawn items that are processed together: 32 MB of rows.
+DRAWN_ITEMS_PER_BLOCK = 1 << 22
 # Percentiles of the bootstrap samples.
 _INTERVAL = (2.5, 97.5)
 
@@ -156,7 +156,7 @@ def _bootstrapped(
 ) -> np.ndarray:
     """Returns the values (samples,) of a function of items drawn with replacement."""
     random = np.random.default_rng(seed)
-    at_once = max(1, _ITEMS_AT_ONCE // len(items))
+    at_once = max(1, DRAWN_ITEMS_PER_BLOCK // len(items))
     values = []
     for start in range(0, samples, at_once):
         draws = min(at_once, samples - start)

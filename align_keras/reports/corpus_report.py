@@ -87,7 +87,7 @@ def write_corpus_report(corpus: Any) -> None:
         chosen=filtered["chosen"],
         histograms={
             title: [(name, n, n / max(count for _, count in bins)) for name, n in bins]
-            for title, bins in _kept_statistics(groups, stored, dropped).items()
+            for title, bins in kept_statistics(groups, stored, dropped).items()
             if bins
         },
         shared=sorted(
@@ -100,10 +100,14 @@ def write_corpus_report(corpus: Any) -> None:
     )
 
 
-def _kept_statistics(
+def kept_statistics(
     groups: list[str], stored: list[str], dropped: Sequence
 ) -> dict[str, list[tuple[str, int]]]:
-    """Counts what stays by properties of images and captions, (name, n) by title."""
+    """Counts the images and captions that stay in the corpus by their properties.
+
+    Returns:
+        (name, number) of each bin, by the title of the histogram.
+    """
     words: collections.Counter[int] = collections.Counter()
     rules: collections.Counter[str] = collections.Counter()
     languages: collections.Counter[str] = collections.Counter()

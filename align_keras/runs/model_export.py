@@ -176,7 +176,7 @@ def _checked(
     if "quantize" in options:
         check_choice("quantize", options["quantize"], QUANTIZATIONS)
     _check_table_options(options)
-    _check_installed(format, options)
+    check_format_packages(format, options)
     if isinstance(model, str | os.PathLike):
         if "keras" not in locate_model(model).runtimes:
             raise InputError(
@@ -199,7 +199,7 @@ def _check_table_options(options: dict[str, Any]) -> None:
             )
 
 
-def _check_installed(format: str, options: dict[str, Any]) -> None:
+def check_format_packages(format: str, options: dict[str, Any]) -> None:
     """Raises unless the packages of a format are installed."""
     extra = EXPORT_FORMATS[format].extra
     packages = EXPORT_FORMATS[format].packages

@@ -31,8 +31,8 @@ _EACH = 10
 # Bits of a code. Two numbers have 16 centers, learned from about `_TRAINING_ROWS` rows.
 _BITS = 4
 _TRAINING_ROWS = 10_000
-# Number of newer rows from which they are added. Fewer are scanned.
-_NEWER = 20_000
+# Rows. Fewer newer rows than this are scanned and not added to the approximate index.
+MIN_NEWER_ROWS = 20_000
 # Rows that are added at once.
 _BLOCK = 10_000
 # Share of the rows up to which scanning them is faster than scanning all codes.
@@ -64,7 +64,7 @@ def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> b
         parts = width if width % 2 else width // 2
         index = faiss.IndexPQFastScan(width, parts, _BITS, faiss.METRIC_INNER_PRODUCT)
         index.train(np.array(vectors[:: max(1, total // _TRAINING_ROWS)]))
-    elif total - index.ntotal < _NEWER:
+    elif total - index.ntotal < MIN_NEWER_ROWS:
         return False
     first = index.ntotal
     with progress_bar("approximate index", "images", total, done=first) as bar:

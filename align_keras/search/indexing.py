@@ -47,12 +47,13 @@ from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.remote import is_url, stat_url
 from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
-# Files that a thread reads and embeds before it hands them over.
-_CHUNK = 8
+# Files that a thread reads and embeds before it returns their embeddings.
+FILES_PER_CHUNK = 8
 # Files of a task of a cluster.
 _TASK_FILES = 256
-# What is lost by a kill: at most so many images or seconds of work.
-_COMMIT_IMAGES, _COMMIT_SECONDS = 512, 5.0
+# Images and seconds of work between two commits. A killed process loses at most these.
+IMAGES_PER_COMMIT = 512
+_COMMIT_SECONDS = 5.0
 # Files of a table at an address that a server is asked for at once.
 _REQUESTS = 16
 # Why a file was left to another process that writes the index (PostgreSQL alone).
@@ -328,13 +329,13 @@ class _Update:
         done = []
         committed = time.monotonic()
         with progress_bar("indexing", "images", len(files)) as bar:
-            chunks = _cut(files, _CHUNK)
+            chunks = _cut(files, FILES_PER_CHUNK)
             try:
                 for chunk in in_order(self._read_chunk, chunks, os.cpu_count() or 1):
                     done += chunk
                     bar.advance(len(chunk))
                     late = time.monotonic() - committed > _COMMIT_SECONDS
-                    if len(done) >= _COMMIT_IMAGES or late:
+                    if len(done) >= IMAGES_PER_COMMIT or late:
                         # Taken first, so that what can't be written isn't tried twice.
                         batch, done = done, []
                         self._commit(batch)
@@ -567,7 +568,7 @@ def embed_files(task: dict) -> list:
         _File(FoundFile(os.fsencode(name), size, mtime_ns))
         for name, size, mtime_ns in task["files"]
     ]
-    for chunk in _cut(files, _CHUNK):
+    for chunk in _cut(files, FILES_PER_CHUNK):
         _embed_files(chunk, model)
     vectors = [file.vector for file in files if file.reason is None]
     with atomic_path(task["to"]) as temporary, open(temporary, "wb") as opened:

@@ -86,17 +86,24 @@ _EXPRESSION_LIMITS = ("too large", "stack overflow", "too many")
 _SAMPLE = 4096
 # SQLite takes some thousands of parameters a statement.
 _IN_BLOCK = 500
-# Images that are asked at once for their rows, and conditions whose rows are kept.
-_ROWS, _KEPT_CONDITIONS = 1_000_000, 4
-# Bytes of vectors whose norms are all compared when they are opened, in 2 ms.
-_SMALL_VECTORS = 32 * 2**20
-# Rows whose checksums each run of `index` compares, one part after another, in 0.3 s.
-_CHECKED_ROWS = 100_000
-# From this part of rows without an image on, the vectors are written anew.
+# Images that one statement tests for a condition, which limits the length of its
+# result.
+CONDITION_IMAGES_PER_BLOCK = 1_000_000
+# Conditions whose rows stay in memory for the next query.
+_KEPT_CONDITIONS = 4
+# Bytes. The norms of a file of at most this size are all checked when it is opened, in
+# 2 ms.
+SMALL_VECTORS_BYTES = 32 * 2**20
+# Rows whose checksums each run of `index` compares, in 0.3 s. The next run compares the
+# next rows.
+CHECKED_ROWS_PER_RUN = 100_000
+# The vectors are written again when this fraction of their rows has no image.
 _HOLES = 0.25
-_FEW_ROWS = 1024
+# Rows of vectors that are read or written together, which limits memory. The vectors
+# are not written again while they have fewer rows.
+VECTOR_ROWS_PER_BLOCK = 1024
 # Seconds that a reader waits for another process that upgrades the index.
-_UPGRADE_TIMEOUT = 10.0
+UPGRADE_TIMEOUT = 10.0
 
 
 class _LockedError(InputError):
@@ -141,12 +148,12 @@ class Store(ImageStore):
                 raise damaged(self.folder, "the names of the tables' columns") from None
             self._has_table_rows = True
             return
-        deadline = time.monotonic() + _UPGRADE_TIMEOUT
+        deadline = time.monotonic() + UPGRADE_TIMEOUT
         while not self._is_upgraded():
             try:
                 with Store.locked(self.folder):
                     with contextlib.closing(Store(self.folder, writable=True)) as store:
-                        store._settle()
+                        store.complete_database_file()
             except (InputError, OSError) as error:
                 # Another process may be upgrading it.
                 if isinstance(error, _LockedError) and time.monotonic() < deadline:
@@ -259,17 +266,18 @@ class Store(ImageStore):
                     if not len(store) and not store.roots():
                         store._discard()
                         raise
-                    store._settle()
+                    store.complete_database_file()
                     raise
                 except BaseException:
-                    store._settle()
+                    store.complete_database_file()
                     raise
-                store._settle()
+                store.complete_database_file()
 
     def _prepare(self) -> None:
         """Adds what an index of an earlier version lacks, and counts the run.
 
-        By that the write-ahead log has content until `_settle`, also after a kill.
+        The write-ahead log then has content until `complete_database_file`, also after
+        a kill.
         """
         with self._reading():
             self._run("PRAGMA journal_mode = WAL")
@@ -286,8 +294,8 @@ class Store(ImageStore):
         """Computes the checksums of an index that has none, if its norms are right."""
         vectors = self.vectors()
         self._check_norms(vectors, np.arange(len(vectors)))
-        for start in range(0, len(vectors), _FEW_ROWS):
-            block = np.array(vectors[start : start + _FEW_ROWS])
+        for start in range(0, len(vectors), VECTOR_ROWS_PER_BLOCK):
+            block = np.array(vectors[start : start + VECTOR_ROWS_PER_BLOCK])
             self._write_checksums(start, block)
 
     def _write_checksums(self, first: int, vectors: np.ndarray) -> None:
@@ -301,11 +309,11 @@ class Store(ImageStore):
         if error > (self._norm_error() or 0.0) or self._norm_error() is None:
             self._note("norm_error", error)
 
-    def _settle(self) -> None:
-        """Leaves the database file complete, so that a copy of it alone is.
+    def complete_database_file(self) -> None:
+        """Makes the database file complete without its write-ahead log.
 
-        Rows that no transaction names are cut off, as after a full disk: `check_whole`
-        takes them for rows whose transaction is missing.
+        Cuts off vectors that no transaction names, which a full disk leaves. Otherwise
+        `check_whole` reports them as rows whose transaction is missing.
         """
         with contextlib.suppress(OSError, InputError):
             path = vectors_path(self.folder, self.vectors_file)
@@ -540,7 +548,7 @@ class Store(ImageStore):
         if checked is None or checked[:2] != (name, len(vectors)):
             tolerance = vector_checks.norm_tolerance(self._norm_error())
             self._norms_checked = name, len(vectors), tolerance
-            if vectors.nbytes <= _SMALL_VECTORS:
+            if vectors.nbytes <= SMALL_VECTORS_BYTES:
                 try:
                     self._check_norms(vectors, np.arange(len(vectors)))
                 except InputError:
@@ -581,11 +589,15 @@ class Store(ImageStore):
             if stored.get(row, checksum) != checksum:
                 raise self._damaged_row(row, "whose checksum differs")
 
-    def _check_range(self, start: int, stop: int) -> None:
-        """As `check_rows`, of rows from `start` to `stop`, and their norms."""
+    def check_range(self, start: int, stop: int) -> None:
+        """Checks the checksums and norms of the rows from `start` to `stop`.
+
+        Raises:
+            InputError: if an embedding is not the one that was written.
+        """
         vectors = self.vectors()
-        for first in range(start, stop, _FEW_ROWS):
-            block = np.array(vectors[first : min(first + _FEW_ROWS, stop)])
+        for first in range(start, stop, VECTOR_ROWS_PER_BLOCK):
+            block = np.array(vectors[first : min(first + VECTOR_ROWS_PER_BLOCK, stop)])
             rows = range(first, first + len(block))
             stored = {}
             if self._has_checksums:
@@ -600,8 +612,8 @@ class Store(ImageStore):
         start = self._meta("checked")
         if not isinstance(start, int) or not 0 <= start < rows:
             start = 0
-        stop = min(start + _CHECKED_ROWS, rows)
-        self._check_range(start, stop)
+        stop = min(start + CHECKED_ROWS_PER_RUN, rows)
+        self.check_range(start, stop)
         with self.transaction():
             self._note("checked", stop)
 
@@ -614,7 +626,7 @@ class Store(ImageStore):
 
     def _check_vectors(self) -> int:
         rows = self._row_count()
-        self._check_range(0, rows)
+        self.check_range(0, rows)
         if not approximate.is_whole(self.folder, self.vectors_file):
             path = approximate_path(self.folder, self.vectors_file)
             raise InputError(
@@ -623,9 +635,9 @@ class Store(ImageStore):
             )
         return rows
 
-    def _user_columns(self) -> tuple[list[Any], int]:
+    def user_columns(self) -> tuple[list[Any], int]:
         try:
-            return super()._user_columns()
+            return super().user_columns()
         except InputError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError):
@@ -694,8 +706,10 @@ class Store(ImageStore):
         )
         last = self._one("SELECT max(id) FROM images") or 0
         parts = []
-        for first in range(0, last + 1, _ROWS):
-            text = self._one(sql, [*parameters, first, first + _ROWS - 1])
+        for first in range(0, last + 1, CONDITION_IMAGES_PER_BLOCK):
+            text = self._one(
+                sql, [*parameters, first, first + CONDITION_IMAGES_PER_BLOCK - 1]
+            )
             parts.append(np.fromstring(text or "", np.int64, sep=","))
         return np.sort(np.concatenate(parts))
 
@@ -838,7 +852,7 @@ class Store(ImageStore):
         the approximate index up to date. New vectors come by one transaction.
         """
         rows, images = self._row_count(), len(self)
-        if rows >= _FEW_ROWS and rows - images >= _HOLES * rows:
+        if rows >= VECTOR_ROWS_PER_BLOCK and rows - images >= _HOLES * rows:
             self._write_anew()
         approximate.bring_up_to_date(self.folder, self.vectors_file, self.vectors())
 
@@ -848,8 +862,8 @@ class Store(ImageStore):
         kept = self.rows("1")
         vectors = self.vectors()
         with open_to_write(vectors_path(self.folder, new), new=True) as file:
-            for start in range(0, len(kept), _FEW_ROWS):
-                block = kept[start : start + _FEW_ROWS]
+            for start in range(0, len(kept), VECTOR_ROWS_PER_BLOCK):
+                block = kept[start : start + VECTOR_ROWS_PER_BLOCK]
                 self.check_rows(block.tolist())
                 file.write(vectors[block].tobytes())
             file.flush()
@@ -862,8 +876,8 @@ class Store(ImageStore):
             )
             self._run("UPDATE images SET row = -1 - row")
             self._run("DELETE FROM checksums")
-            for start in range(0, len(kept), _FEW_ROWS):
-                block = kept[start : start + _FEW_ROWS]
+            for start in range(0, len(kept), VECTOR_ROWS_PER_BLOCK):
+                block = kept[start : start + VECTOR_ROWS_PER_BLOCK]
                 self._write_checksums(start, vectors[block])
             self._set("vectors", new)
             self._set("rows", len(kept))

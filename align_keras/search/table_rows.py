@@ -53,7 +53,7 @@ CREATE TABLE IF NOT EXISTS table_rows_{} (
 """
 
 
-class _UserColumn(NamedTuple):
+class UserColumn(NamedTuple):
     """A column of users' tables. Its fields are stored in this order.
 
     Attributes:
@@ -154,7 +154,7 @@ class TableRows(abc.ABC):
                 named[name] = Column(sql, NUMBER, f"CAST({sql} AS TEXT)")
             else:
                 named[name] = Column(self._text_sql(sql), TEXT, sql)
-        columns, _ = self._user_columns()
+        columns, _ = self.user_columns()
         roots = {root for column in columns for root in column.kinds}
         for column in columns:
             sql = f"t{column.table}.c{column.number}"
@@ -199,7 +199,7 @@ class TableRows(abc.ABC):
 
     def check_columns(self, root: int, names: Iterable[str], table: str) -> None:
         """Raises InputError if all tables together have too many columns."""
-        columns, _ = self._user_columns()
+        columns, _ = self.user_columns()
         used = {column.name for column in columns if set(column.kinds) - {str(root)}}
         count = len(used.union(names))
         if count > MAX_COLUMNS:
@@ -211,7 +211,7 @@ class TableRows(abc.ABC):
 
     def renamed_columns(self) -> dict[str, str]:
         """Returns users' names whose name in conditions is not the obvious one."""
-        columns, _ = self._user_columns()
+        columns, _ = self.user_columns()
         return {
             column.name: column.condition_name
             for column in columns
@@ -219,13 +219,13 @@ class TableRows(abc.ABC):
             or column.condition_name.endswith("_")
         }
 
-    def _user_columns(self) -> tuple[list[_UserColumn], int]:
-        """Returns the users' columns, and the number of columns of our tables."""
+    def user_columns(self) -> tuple[list[UserColumn], int]:
+        """Returns the columns of users' tables, and the number of our own columns."""
         text = self._meta(_KEY)
         if text is None:
             return [], 0
         stored = json.loads(text)
-        columns = [_UserColumn(*fields) for fields in stored["columns"]]
+        columns = [UserColumn(*fields) for fields in stored["columns"]]
         for column in columns:
             names = (column.name, column.condition_name)
             is_text = all(isinstance(name, str) for name in names)
@@ -238,7 +238,7 @@ class TableRows(abc.ABC):
             raise ValueError(f"{_KEY} must count columns. Received: {count}.")
         return columns, count
 
-    def _keep_columns(self, columns: Sequence[_UserColumn], count: int) -> None:
+    def _keep_columns(self, columns: Sequence[UserColumn], count: int) -> None:
         stored = json.dumps({"columns": columns, "count": count})
         self._run("DELETE FROM meta WHERE key = ?", [_KEY])
         self._run("INSERT INTO meta VALUES (?, ?)", [_KEY, stored])
@@ -252,7 +252,7 @@ class TableRows(abc.ABC):
             return self._rows_of(ids)
 
     def _rows_of(self, ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
-        columns, _ = self._user_columns()
+        columns, _ = self.user_columns()
         if not columns:
             return {}
         values_of_rows: dict[_RowKey, dict[str, Any]] = {}
@@ -306,13 +306,13 @@ class TableRows(abc.ABC):
     def drop_rows(self, ids: Iterable[int]) -> None:
         """Drops all rows of images."""
         dropped = list(ids)
-        _, count = self._user_columns()
+        _, count = self.user_columns()
         for table in range(max(1, -(-count // _PER_TABLE))):
             self._each(f"DELETE FROM table_rows_{table} WHERE image = ?", dropped)
 
     def _forget(self, root: int) -> set[int]:
         """Deletes the rows of a table and returns the images that had rows."""
-        columns, count = self._user_columns()
+        columns, count = self.user_columns()
         self._run("DELETE FROM meta WHERE key = ?", [f"table {root}"])
         sql = "SELECT DISTINCT image FROM table_rows_0 WHERE root = ?"
         images = {image for (image,) in self._all(sql, [root])}
@@ -325,9 +325,9 @@ class TableRows(abc.ABC):
 
     def _add_names(
         self, root: int, rows: Mapping[int, list[TableRow]]
-    ) -> list[_UserColumn]:
+    ) -> list[UserColumn]:
         """Adds the columns of a table that are new and returns all of its columns."""
-        columns, count = self._user_columns()
+        columns, count = self.user_columns()
         all_cells: dict[str, list[Any]] = {}
         for image_rows in rows.values():
             for row in image_rows:
@@ -347,7 +347,7 @@ class TableRows(abc.ABC):
                 taken = {column.condition_name for column in by_name.values()}
                 condition_name = name_in_conditions(name, taken)
                 number = next(free_numbers)
-                by_name[name] = _UserColumn(name, condition_name, number, {})
+                by_name[name] = UserColumn(name, condition_name, number, {})
             by_name[name].kinds[str(root)] = kind_of(values)
         last_number = max((column.number for column in by_name.values()), default=-1)
         new_count = max(count, last_number + 1)
@@ -363,7 +363,7 @@ class TableRows(abc.ABC):
         root: int,
         rows: Mapping[int, list[TableRow]],
         table: int,
-        columns: Sequence[_UserColumn],
+        columns: Sequence[UserColumn],
     ) -> None:
         """Writes the cells of some rows that one of our tables stores."""
         table_columns = [column for column in columns if column.table == table]
@@ -486,7 +486,7 @@ class TableRows(abc.ABC):
         return sql
 
 
-def _tables(columns: Iterable[_UserColumn]) -> list[int]:
+def _tables(columns: Iterable[UserColumn]) -> list[int]:
     """Returns the numbers of our tables that store some columns, and always 0."""
     return sorted({0, *(column.table for column in columns)})
 

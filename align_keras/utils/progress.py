@@ -6,8 +6,8 @@ from typing import Any
 
 from align_keras.utils.addresses import redacted
 
-# Without a terminal a line is written at most this often, in seconds.
-_LINE_INTERVAL = 15.0
+# Seconds between two lines of progress where the output is not a terminal.
+LINE_INTERVAL = 15.0
 
 
 def say(message: str) -> None:
@@ -54,7 +54,7 @@ class progress_bar:
             # The time before the first call is left out, since a first step compiles.
             self._first_done = self.done
             self._start = self._last_line = time.monotonic()
-        elif time.monotonic() - self._last_line >= _LINE_INTERVAL:
+        elif time.monotonic() - self._last_line >= LINE_INTERVAL:
             self._last_line = time.monotonic()
             self._write_line(note, self._last_line - self._start)
 

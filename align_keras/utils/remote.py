@@ -106,7 +106,7 @@ def open_url(url: str) -> io.BufferedReader:
     ...     file.seek(2), file.read(3)
     (2, b'cat')
     """
-    return io.BufferedReader(_Reader(url), 1 << 16)
+    return io.BufferedReader(UrlReader(url), 1 << 16)
 
 
 def list_url(url: str, suffixes: str | tuple[str, ...] = "") -> list[RemoteFile]:
@@ -157,7 +157,7 @@ def known_version(url: str) -> str:
     url = without_secrets(url)
     with _lock:
         version = _versions.get(url)
-    return _Reader(url).version if version is None else version
+    return UrlReader(url).version if version is None else version
 
 
 def read_url(url: str, offset: int = 0, size: int | None = None) -> bytes:
@@ -454,7 +454,9 @@ def _kept(url: str, offset: int, size: int) -> bytes | None:
     return b"".join(parts)[start : start + size]
 
 
-class _Reader(io.RawIOBase):
+class UrlReader(io.RawIOBase):
+    """File at an address, read by ranges."""
+
     def __init__(self, url: str) -> None:
         self.url = url = without_secrets(url)
         self._position = 0

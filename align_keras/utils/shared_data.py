@@ -6,7 +6,8 @@ import sysconfig
 
 from align_keras.utils.errors import InputError
 
-_CLONE = pathlib.Path(__file__).resolve().parents[2]
+# Folder that contains the package: a clone of the repository, or site-packages.
+CLONE_FOLDER = pathlib.Path(__file__).resolve().parents[2]
 SHIPPED_MODELS = ("align_small_en",)
 
 
@@ -17,8 +18,8 @@ def shared_folder(name: str) -> pathlib.Path | None:
         # Folders of setup.cfg's data_files.
         for root in (sysconfig.get_path("data"), site.getuserbase())
     ]
-    if (_CLONE / "setup.cfg").is_file():
-        folders.insert(0, _CLONE)
+    if (CLONE_FOLDER / "setup.cfg").is_file():
+        folders.insert(0, CLONE_FOLDER)
     return next((root / name for root in folders if (root / name).is_dir()), None)
 
 

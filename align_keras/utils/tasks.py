@@ -34,8 +34,8 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 _CONNECT_SECONDS = 10
 _WORKER_SECONDS = 60
 _LOOK_SECONDS = 10
-# Seconds. A process may take this long to become Ray's client on a loaded machine.
-_BEGIN_SECONDS = 120
+# Seconds. A process needs this time to connect to Ray on a loaded machine.
+RAY_START_TIMEOUT = 120
 # Number of times that a task is started if its worker ends.
 _ATTEMPTS = 4
 _HOST_AND_PORT = r"(?:[\w.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}"
@@ -460,7 +460,7 @@ def _run_on_ray(calls: list[_Call], address: str) -> list[_Outcome]:
     if client is None:
         client = ProcessPoolExecutor(1, initializer=_end_with, initargs=(os.getpid(),))
     try:
-        client.submit(_connect_to_ray, address).result(_BEGIN_SECONDS)
+        client.submit(_connect_to_ray, address).result(RAY_START_TIMEOUT)
         outcomes = client.submit(_ray_outcomes, calls, address).result()
     except BaseException as error:
         client.shutdown(wait=False, kill_workers=True)

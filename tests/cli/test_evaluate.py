@@ -295,10 +295,10 @@ def test_json_is_all_that_is_printed(run, place, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("embedded again")
 
-    from align_keras.models import ALIGN
+    from align_keras.models import ALIGN, ALIGNImageConverter
 
     monkeypatch.setattr(ALIGN, "encode_texts", refuse)
-    monkeypatch.setattr("align_keras.models.embedding._read_ahead", refuse)
+    monkeypatch.setattr(ALIGNImageConverter, "read", refuse)
     monkeypatch.setattr(
         "align_keras.models.embedding.EmbeddingMethods.encode_images",
         lambda *arguments, **options: None,

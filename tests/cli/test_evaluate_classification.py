@@ -272,14 +272,14 @@ def test_composed_queries_on_icons(evaluate, align, tmp_path, monkeypatch):
         for base in ("bridge", "building", "heart", "house", "person", "plane")
         for word in ("", "-circle-check", "-circle-xmark", "-circle-exclamation")
     ]
-    real = icons._font_and_charmap
+    real = icons.read_font_and_charmap
 
     def some(folder, stem):
         font, charmap = real(folder, stem)
         return font, {name: charmap[name] for name in names if name in charmap}
 
     monkeypatch.setattr(icons, "TRAIN_FAMILIES", {})
-    monkeypatch.setattr(icons, "_font_and_charmap", some)
+    monkeypatch.setattr(icons, "read_font_and_charmap", some)
     build = functools.partial(open_corpus, data_dir=tmp_path)
     monkeypatch.setattr(datasets, "open_corpus", build)
     found = evaluate("composed", "--slice_by=words")

@@ -127,16 +127,19 @@ def test_a_frozen_encoder_learns_to_tell_drawings_apart(
 
 @pytest.mark.parametrize("name", ["oxford_flowers102", "oxford_flowers102:2.1.1"])
 def test_flowers_are_learned_from_both_splits(monkeypatch, name):
-    asked = []
-    monkeypatch.setattr(
-        fine_tuning_protocols,
-        "_classification",
-        lambda protocol, encoders, request: asked.append(request.train_split),
-    )
-    request = Request(name)
-    for own in (request, dataclasses.replace(request, train_split="train")):
-        fine_tuning_protocols.fine_grained(None, own)
-    assert asked == ["train+validation", "train"]
+    train_splits = []
+
+    def record_split(request):
+        train_splits.append(request.train_split)
+        raise InputError("The split is recorded.")
+
+    monkeypatch.setattr(fine_tuning_protocols, "ClassificationData", record_split)
+    default_request = Request(name)
+    train_request = dataclasses.replace(default_request, train_split="train")
+    for request in (default_request, train_request):
+        with pytest.raises(InputError, match="The split is recorded"):
+            fine_tuning_protocols.fine_grained(None, request)
+    assert train_splits == ["train+validation", "train"]
 
 
 # --- What is refused. ---

@@ -72,7 +72,7 @@ def mixed(run_folder, tmp_path_factory):
 )
 def test_a_card_lies_beside_each_format(mixed, tmp_path, monkeypatch, kind):
     opened = []
-    monkeypatch.setattr(model_export, "_check_installed", lambda *_: None)
+    monkeypatch.setattr(model_export, "check_format_packages", lambda *_: None)
     monkeypatch.setitem(
         model_export.WRITERS, kind, lambda align, *_, **options: opened.append(align)
     )

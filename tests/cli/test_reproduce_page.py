@@ -167,14 +167,14 @@ def _few_icons(monkeypatch):
         for base in ("bridge", "building", "heart", "house", "person", "plane")
         for word in ("", "-circle-check", "-circle-xmark", "-circle-exclamation")
     ]
-    read = icons._font_and_charmap
+    read = icons.read_font_and_charmap
 
     def some(folder, stem):
         font, charmap = read(folder, stem)
         return font, {name: charmap[name] for name in names if name in charmap}
 
     monkeypatch.setattr(icons, "TRAIN_FAMILIES", {})
-    monkeypatch.setattr(icons, "_font_and_charmap", some)
+    monkeypatch.setattr(icons, "read_font_and_charmap", some)
     build = functools.partial(datasets.open_corpus, data_dir="icons_data")
     monkeypatch.setattr(datasets, "open_corpus", build)
 

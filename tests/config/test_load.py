@@ -380,14 +380,14 @@ def test_experiments_of_an_installed_package(tmp_path, monkeypatch):
     path = write(folder, "trainer: {seed: 3}\n", "mine.yaml")
     # Another package's folder beside this one in site-packages is none of ours.
     (tmp_path / "site-packages" / "experiments").mkdir(parents=True)
-    monkeypatch.setattr(shared_data, "_CLONE", tmp_path / "site-packages")
+    monkeypatch.setattr(shared_data, "CLONE_FOLDER", tmp_path / "site-packages")
     monkeypatch.setattr(shared_data.sysconfig, "get_path", lambda name: str(tmp_path))
     assert find_experiment("mine") == path
     assert load_config("mine").trainer.seed == 3
 
 
 def test_no_experiments_folder_at_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(shared_data, "_CLONE", tmp_path)
+    monkeypatch.setattr(shared_data, "CLONE_FOLDER", tmp_path)
     monkeypatch.setattr(shared_data.sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setattr(shared_data.site, "getuserbase", lambda: str(tmp_path))
     assert experiments() == {}

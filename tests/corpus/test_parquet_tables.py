@@ -71,7 +71,7 @@ def test_batches(table, monkeypatch):
     [whole] = read_batches(table, ["caption"])
     assert whole.schema.names == ["caption"]
     assert string_list(whole["caption"]) == ["a", "", "c"]
-    monkeypatch.setattr(parquet_tables, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(parquet_tables, "ROWS_PER_BATCH", 2)
     assert [own.num_rows for own in read_batches(table)] == [2, 1]
 
 

@@ -6,9 +6,9 @@ from PIL import Image, JpegImagePlugin
 
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.image_tables import (
-    _pixels,
     image_schema,
     load_hook,
+    rgba_pixels,
     store_image,
     store_images,
 )
@@ -82,7 +82,7 @@ def test_squares_are_resized_as_the_paper_does(size, expected):
 @pytest.mark.parametrize("size", [(90, 70), (2100, 2100)])  # More than a block.
 def test_pixels_are_pillows(size):
     image = smooth(*size)
-    np.testing.assert_array_equal(_pixels(image)[..., :3], np.asarray(image))
+    np.testing.assert_array_equal(rgba_pixels(image)[..., :3], np.asarray(image))
 
 
 def test_colors_are_subsampled_and_quality_counts():

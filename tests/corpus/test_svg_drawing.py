@@ -138,7 +138,7 @@ def test_a_drawing_that_fells_its_process_is_unreadable():
 
 @renders
 def test_a_drawing_that_never_ends_is_stopped(monkeypatch):
-    monkeypatch.setattr(svg_drawing, "_PROGRAM", "while True: pass")
-    monkeypatch.setattr(svg_drawing, "_MOST_SECONDS", 0.2)
+    monkeypatch.setattr(svg_drawing, "RENDER_PROGRAM", "while True: pass")
+    monkeypatch.setattr(svg_drawing, "RENDER_TIMEOUT", 0.2)
     with pytest.raises(ImageError, match="not rendered in 0.2 seconds"):
         normalize_image(svg())

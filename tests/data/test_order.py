@@ -214,7 +214,7 @@ def test_captions_are_counted_once(tmp_path, monkeypatch):
     assert sorted(np.concatenate([*counts.values()]).tolist()) == sorted(captions)
     whole = shards.caption_counts(builder, "train")
     assert sum(map(len, whole.values())) == 24
-    monkeypatch.setattr(shards, "_count", None)
+    monkeypatch.setattr(shards, "count_captions", None)
     for path, own in shards.caption_counts(builder, "train").items():
         np.testing.assert_array_equal(own, whole[path])
     monkeypatch.undo()
@@ -329,7 +329,7 @@ def test_captions_of_an_image_are_spread_as_in_a_random_order(
 def test_any_start_goes_on_in_the_same_order_with_images_of_many_texts(
     many_texts, monkeypatch
 ):
-    monkeypatch.setattr("align_keras.data.order._BLOCK", 1024)
+    monkeypatch.setattr("align_keras.data.order.MIXED_ENTRIES_PER_BLOCK", 1024)
     total = ManyTexts.TEXTS + ManyTexts.OTHERS * 3 // 2
     whole = pair_order(many_texts, 2 * total + 50, cycle_length=4)
     assert len(set(whole[:total])) == len(set(whole[total : 2 * total])) == total
@@ -357,7 +357,7 @@ def test_images_that_are_held_have_limits(many_texts, monkeypatch):
     total = ManyTexts.TEXTS + ManyTexts.OTHERS * 3 // 2
     assert held.num_entries == total
     # Images that do not fit are in the passes again.
-    for name in ("_MOST_HELD_IMAGES", "_MOST_HELD_BYTES"):
+    for name in ("MAX_HELD_IMAGES", "MAX_HELD_BYTES"):
         monkeypatch.setattr(shards, name, 0)
         none = Shards(many_texts, "train", pair_weighted=True)
         assert not len(none.held) and none.num_entries == total

@@ -106,7 +106,7 @@ def test_batches_after_a_resume_are_the_uninterrupted_ones(faulty):
 
 
 def test_a_start_reads_nothing_of_what_comes_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(record_index, "_STRETCH", 6)
+    monkeypatch.setattr(record_index, "RECORDS_PER_STRETCH", 6)
     path = tmp_path / "all.tar"
     write_tar(path, samples(0, 24))
     source = open_folder(path)
@@ -189,10 +189,10 @@ def test_a_changed_file_is_noticed_and_indexed_anew(tmp_path):
 def test_a_file_is_indexed_once(folder, monkeypatch):
     first = open_folder(folder)
 
-    def fail(_):
+    def fail(*arguments):
         raise AssertionError
 
-    monkeypatch.setattr(record_index, "_span_rows", fail)
+    monkeypatch.setattr(record_index, "read_part", fail)
     assert order(open_folder(folder), 5) == order(first, 5)
 
 
@@ -391,7 +391,7 @@ def tables(tmp_path_factory):
 @pytest.mark.ci
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
 def test_tables_are_read_from_any_row(tables, kind, monkeypatch):
-    monkeypatch.setattr(record_index, "_STRETCH", 5)
+    monkeypatch.setattr(record_index, "RECORDS_PER_STRETCH", 5)
     source = open_folder(tables / kind)
     assert source.info.metadata["dropped"] == {"empty caption": 1}
     one = {"cycle_length": 1, "shuffle_buffer_size": 1}

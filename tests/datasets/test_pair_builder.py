@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -105,12 +106,20 @@ def test_counts_survive_a_reload_from_disk(tmp_path):
         assert metadata["summary"][0] == "9 pairs kept"
 
 
-def test_too_many_bad_pairs_leave_nothing(tmp_path):
+def test_too_many_bad_pairs_leave_nothing(tmp_path, monkeypatch):
     raw_pairs = [pair("a", png("red")), pair("b", b""), pair("c", b"GIF89a")]
     builder = Toy(raw_pairs, data_dir=tmp_path)
+    open_temporary = tempfile.TemporaryFile
+    temporary_files = []
+
+    def record_file(**options):
+        temporary_files.append(open_temporary(**options))
+        return temporary_files[-1]
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", record_file)
     with pytest.raises(InputError, match=r"2 of 3 pairs .* 1 empty \(e.g. line b"):
         builder.download_and_prepare()
-    assert builder._spooled.closed
+    assert [file.closed for file in temporary_files] == [True]
     assert not [name for name in files_of(tmp_path) if "lock" not in name]
     assert not list(tmp_path.rglob("incomplete*"))
     Toy(raw_pairs, data_dir=tmp_path, max_bad_fraction=0.7).download_and_prepare()

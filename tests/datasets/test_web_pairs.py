@@ -10,8 +10,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from align_keras.config import DataConfig
+from align_keras.config.corpus_config import ShardsConfig
 from align_keras.datasets.build import damaged_shards, open_corpus, quiet
-from align_keras.datasets.web_pairs import WebPairs, _shards
+from align_keras.datasets.web_pairs import SHARDS, WebPairs, write_web_pairs
 from align_keras.runs.run_corpora import prepare_corpus
 from align_keras.utils.errors import InputError
 
@@ -135,12 +136,15 @@ def test_a_corpus_that_training_would_enlarge_is_refused(tmp_path):
 
 
 def test_shards_that_differ_from_their_index_are_named(tmp_path):
-    folder = build(tmp_path)
-    builder = tfds.builder_from_directory(folder)
-    assert damaged_shards(str(folder), whole=True) == []  # Without an index.
-    shards = _shards(builder)
-    (folder / "index.json").write_text(json.dumps({"shards": shards}))
+    config = ShardsConfig(test_fraction=0.0)
+    write_web_pairs(tmp_path, pictures, config, notes={})
+    folder = tmp_path / SHARDS
     assert damaged_shards(str(folder), whole=True) == []
+    index = folder / "index.json"
+    shards = json.loads(index.read_text())["shards"]
+    index.rename(tmp_path / "index.json")
+    assert damaged_shards(str(folder), whole=True) == []  # Without an index.
+    (tmp_path / "index.json").rename(index)
     [name] = [shard["file"] for shard in shards]
     content = bytearray((folder / name).read_bytes())
     content[100] ^= 1

@@ -29,7 +29,7 @@ def expected_counts(queries, rows, thresholds):
 @pytest.mark.parametrize("dimension", [1, 7, 640])
 def test_counts_are_exact_where_float32_is_not(monkeypatch, dimension, few):
     # 0 scores no block anew as a whole, 10**9 each that has a near pair.
-    monkeypatch.setattr(exact_scores, "_UNDECIDED_PART", few)
+    monkeypatch.setattr(exact_scores, "PAIRS_PER_UNDECIDED", few)
     rng = np.random.default_rng(dimension)
     queries, rows = fixed(rng, 9, dimension), fixed(rng, 40, dimension)
     # Copies that differ by the last bit, which float32 can't see.

@@ -65,14 +65,14 @@ def test_of_equal_penalties_the_strongest_is_chosen():
 def test_judging_in_blocks_changes_nothing(monkeypatch):
     (train, labels), (test, test_labels) = two_splits()
     whole, _ = probe(train, labels, test, test_labels, 4, penalties=(1e-3,))
-    monkeypatch.setattr(linear_probe, "_BLOCK", 7)
+    monkeypatch.setattr(linear_probe, "PROBE_ITEMS_PER_BLOCK", 7)
     parts, _ = probe(train, labels, test, test_labels, 4, penalties=(1e-3,))
     np.testing.assert_array_equal(parts.ranks, whole.ranks)
 
 
 def test_the_training_features_are_not_copied(monkeypatch):
-    monkeypatch.setattr(linear_probe, "_BLOCK", 256)
-    monkeypatch.setattr(linear_probe, "_BLOCK", 256)
+    monkeypatch.setattr(linear_probe, "PROBE_ITEMS_PER_BLOCK", 256)
+    monkeypatch.setattr(linear_probe, "PROBE_ITEMS_PER_BLOCK", 256)
     labels = np.arange(20_000) % 4
     features = np.random.default_rng(0).normal(np.eye(4, 64)[labels]).astype("float32")
     tracemalloc.start()

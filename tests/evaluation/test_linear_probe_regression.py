@@ -81,7 +81,7 @@ def test_the_gradient_is_that_of_finite_differences():
 def test_does_not_depend_on_the_block_size(monkeypatch):
     features, labels = blobs()
     whole = fit_logistic_regression(features, labels, 4, 1e-2, tolerance=1e-10)
-    monkeypatch.setattr(linear_probe, "_BLOCK", 17)
+    monkeypatch.setattr(linear_probe, "PROBE_ITEMS_PER_BLOCK", 17)
     parts = fit_logistic_regression(features, labels, 4, 1e-2, tolerance=1e-10)
     # The order of summation moves the way, not the place it leads to.
     np.testing.assert_allclose(parts.weights, whole.weights, atol=1e-7)

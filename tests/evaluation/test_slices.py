@@ -92,7 +92,7 @@ def test_a_group_depends_on_its_own_items_alone():
 def test_the_result_does_not_depend_on_the_parts(monkeypatch):
     statistics = mean_statistics({"m": np.random.default_rng(0).random(30)})
     whole = dict(sliced_metrics(statistics, ["a"] * 30))
-    monkeypatch.setattr(slices, "_ITEMS_AT_ONCE", 70)  # Two draws at a time.
+    monkeypatch.setattr(slices, "DRAWN_ITEMS_PER_BLOCK", 70)  # Two draws at a time.
     assert dict(sliced_metrics(statistics, ["a"] * 30)) == whole
 
 

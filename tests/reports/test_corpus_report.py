@@ -8,14 +8,14 @@ from align_keras.config import CorpusConfig
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.html_pairs import extract_pairs
 from align_keras.corpus.sources.source import merged_counts
-from align_keras.reports.corpus_report import _kept_statistics, corpus_funnel
+from align_keras.reports.corpus_report import corpus_funnel, kept_statistics
 from tests.helpers.image_rows import DROPPED, write_pieces
 
 pytest.importorskip("pyarrow")
 
 
 def test_histograms_of_what_stays_with_inherited_captions(tmp_path):
-    assert _kept_statistics(*write_pieces(tmp_path), DROPPED) == {
+    assert kept_statistics(*write_pieces(tmp_path), DROPPED) == {
         "Words of a caption": [("2", 4), ("4", 1)],
         "Shorter side, pixels": [("to 300", 1), ("over 2000", 1)],
         "Longer side by shorter": [("to 1.1", 1), ("to 1.34", 1)],
@@ -27,7 +27,7 @@ def test_histograms_of_what_stays_with_inherited_captions(tmp_path):
 
 def test_of_each_only_what_stays_counts(tmp_path):
     everything = [[key, "near duplicate", "", ""] for key in "abcdef"]
-    empty = _kept_statistics(*write_pieces(tmp_path), everything)
+    empty = kept_statistics(*write_pieces(tmp_path), everything)
     assert set(map(len, empty.values())) == {0} and len(empty) == 6
 
 

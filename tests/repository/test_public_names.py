@@ -58,18 +58,42 @@ def test_onednn_is_on_unless_the_user_says_no(monkeypatch):
         assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == given
 
 
-def test_every_registered_class_can_be_opened_before_its_module_is_imported():
+def registered_objects():
+    """Returns the classes and stand-ins of the package that Keras opens by name."""
+    return {
+        name: cls
+        for name, cls in keras.saving.get_custom_objects().items()
+        if name.startswith("align_keras>")
+    }
+
+
+def test_every_registered_class_can_be_opened_before_its_module_is_imported(
+    monkeypatch,
+):
     prefix = "align_keras."
     for package in ("layers", "models", "optimizers", "losses", "training"):
         folder = ROOT / "align_keras" / package
         for module in pkgutil.iter_modules([str(folder)]):
             importlib.import_module(f"{prefix}{package}.{module.name}")
-    registered = {
-        name.removeprefix("align_keras>"): cls.__module__
-        for name, cls in keras.saving.get_custom_objects().items()
-        if name.startswith("align_keras>") and cls.__module__.startswith(prefix)
+    registered = registered_objects()
+    classes = {
+        name: cls
+        for name, cls in registered.items()
+        if cls.__module__.startswith(prefix)
     }
-    assert registered == align_keras._SAVED_BY_KERAS
+    custom_objects = keras.saving.get_custom_objects()
+    for name in registered:
+        del custom_objects[name]
+    try:
+        importlib.reload(align_keras)
+        stand_ins = registered_objects()
+    finally:
+        custom_objects.update(registered)
+    assert set(stand_ins) == set(classes)
+    for name, cls in classes.items():
+        monkeypatch.setattr(cls, "from_config", classmethod(lambda cls, config: cls))
+        assert stand_ins[name] is not cls
+        assert stand_ins[name].from_config({}) is cls
 
 
 def test_a_stand_in_imports_its_class_when_opened():

@@ -1,6 +1,5 @@
 """LiteRT files of an export, their examples and their table."""
 
-import argparse
 import contextlib
 import importlib.util
 import io
@@ -16,9 +15,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from align_keras import datasets
+from align_keras.datasets import benchmarks
+from align_keras.datasets.benchmarks.labeled_images import StoredImage
 from align_keras.export.litert_file import read_tower_metadata
 from align_keras.images import preprocess_image
-from align_keras.protocols import caption_protocols
 from align_keras.runs.export_litert import (
     calibration_images,
     export_litert,
@@ -243,14 +244,15 @@ def test_pictures_alone_give_cosines(align, pairs, tmp_path, capfd):
 
 
 def test_a_named_set_calibrates_with_what_it_has(pairs, monkeypatch, capsys):
-    pictures = [str(own) for own in sorted(pairs.parent.glob("*.png"))]
+    pictures = [str(path) for path in sorted(pairs.parent.glob("*.png"))]
 
-    def corpus(name, split):
+    def read_images(corpus, split):
         if split not in splits:
             raise InputError(f"split must be one of test, received {split}.")
-        return argparse.Namespace(images=splits[split], columns={}, image_ids=[])
+        return [StoredImage(path, path, (), "", path) for path in splits[split]]
 
-    monkeypatch.setattr(caption_protocols, "_corpus", corpus)
+    monkeypatch.setattr(datasets, "open_corpus", lambda name: name)
+    monkeypatch.setattr(benchmarks, "read_stored_images", read_images)
     splits = {"train": pictures[1:], "test": pictures[:1]}
     assert calibration_images("clipart") == pictures[1:]
     splits = {"test": pictures[:3]}

@@ -9,19 +9,19 @@ from tests.helpers import tiny_export as tiny_export_helper
 
 @pytest.fixture(scope="session")
 def tiny():
-    """The names of tests.helpers.tiny_export."""
-    return vars(tiny_export_helper)
+    """The module with a tiny SavedModel and its images."""
+    return tiny_export_helper
 
 
 @pytest.fixture(scope="session")
 def tiny_export(tiny, tmp_path_factory):
-    return tiny["write_tiny_export"](tmp_path_factory.mktemp("run") / "export")
+    return tiny.write_tiny_export(tmp_path_factory.mktemp("run") / "export")
 
 
 @pytest.fixture(scope="session")
 def colors():
-    """The names of tests.helpers.color_towers."""
-    return vars(color_towers)
+    """The module with LiteRT towers that embed colors, and its images."""
+    return color_towers
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def photos(tmp_path, colors):
     folder = tmp_path / "photos"
     (folder / "Italy").mkdir(parents=True)
     for color in ("red", "green"):
-        (folder / f"{color}.png").write_bytes(colors["image_bytes"](color))
+        (folder / f"{color}.png").write_bytes(colors.image_bytes(color))
     (folder / "Italy" / "blue.jpg").write_bytes(
-        colors["image_bytes"]("blue", (40, 24), "JPEG")
+        colors.image_bytes("blue", (40, 24), "JPEG")
     )
     (folder / "broken.jpg").write_bytes(b"no image")
     return folder

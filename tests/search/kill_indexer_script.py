@@ -13,6 +13,6 @@ def read_slowly(*arguments):
     return decode_square(*arguments)
 
 
-indexing._CHUNK, indexing._COMMIT_IMAGES = 2, 4
+indexing.FILES_PER_CHUNK, indexing.IMAGES_PER_COMMIT = 2, 4
 indexing.decode_square = read_slowly
 Index.build(sys.argv[2], [sys.argv[1]], sys.argv[3])

@@ -58,9 +58,9 @@ def test_a_folder_is_indexed_and_brought_up_to_date(store, tmp_path, monkeypatch
     content, _ = read_file(os.fsencode(index.store.image(hit.id)["file"]))
     assert content == image_bytes("blue")
     read = collections.Counter()
-    opened = remote._Reader.__init__
+    opened = remote.UrlReader.__init__
     monkeypatch.setattr(
-        remote._Reader,
+        remote.UrlReader,
         "__init__",
         lambda self, url: read.update([url]) or opened(self, url),
     )

@@ -16,7 +16,7 @@ def vectors_of(count, seed=0):
 @pytest.fixture
 def few(monkeypatch):
     monkeypatch.setattr(approximate, "LEAST_ROWS", 100)
-    monkeypatch.setattr(approximate, "_NEWER", 50)
+    monkeypatch.setattr(approximate, "MIN_NEWER_ROWS", 50)
 
 
 def test_what_is_found_is_what_a_scan_finds(tmp_path, few):
@@ -34,7 +34,8 @@ def test_what_is_found_is_what_a_scan_finds(tmp_path, few):
     assert set(range(3000, 3010)) <= set(found.find(queries[0], 5, more).tolist())
     more = np.concatenate([vectors, vectors_of(60, seed=3)])
     assert bring_up_to_date(tmp_path, "vectors.0.f32", more)
-    assert Approximate.open(tmp_path, "vectors.0.f32", 16)._index.ntotal == 3060
+    index_file = approximate_path(tmp_path, "vectors.0.f32")
+    assert faiss.read_index(str(index_file)).ntotal == 3060
 
 
 def test_of_many_rows_more_are_ranked_anew():
@@ -77,9 +78,9 @@ def test_an_index_of_many_images_is_searched_by_it(tmp_path, photos, colors, few
 
     for number in range(120):
         (photos / f"{number:03}.png").write_bytes(
-            colors["image_bytes"]((number, 255 - number, 3 * number % 200))
+            colors.image_bytes((number, 255 - number, 3 * number % 200))
         )
-    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     assert (tmp_path / "index" / "vectors.0.pq").is_file()
     for words in ("red", "green blue"):
         exact = index.query(Query(words, k=7, approximate=False))

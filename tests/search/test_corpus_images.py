@@ -28,7 +28,7 @@ def shard(request, tmp_path, colors):
         writer = array_record_module.ArrayRecordWriter(str(shard), "group_size:1")
     for color, captions in CAPTIONS.items():
         features = {
-            "image": values(colors["image_bytes"](color)),
+            "image": values(colors.image_bytes(color)),
             "captions": values(*map(str.encode, captions)),
         }
         example = tf.train.Example(features=tf.train.Features(feature=features))
@@ -39,7 +39,7 @@ def shard(request, tmp_path, colors):
 
 def test_its_images_are_found(shard, tmp_path, colors):
     out = shard.parents[2]
-    index = Index.build(tmp_path / "index", [out], colors["GOLDEN"])
+    index = Index.build(tmp_path / "index", [out], colors.GOLDEN)
     assert index.changes.added == 3
     hit = index.query("red")[0]
     assert hit.captions == ["a red wall", "paint"]
@@ -53,13 +53,13 @@ def test_its_images_are_found(shard, tmp_path, colors):
 def test_photos_above_a_data_set_are_photos(shard, tmp_path, photos, colors):
     """Only the folder that is named is looked at for a corpus."""
     shard.parents[1].rename(photos / "data")
-    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     assert index.changes.added == 3
     assert index.query("red")[0].path == str(photos / "red.png")
 
 
 def test_a_broken_shard_empties_no_index(shard, tmp_path, colors):
-    Index.build(tmp_path / "index", [shard.parent], colors["GOLDEN"])
+    Index.build(tmp_path / "index", [shard.parent], colors.GOLDEN)
     shard.write_bytes(shard.read_bytes()[:9])
     index = Index.build(tmp_path / "index", [shard.parent])
     assert len(index) == 3 and index.changes.gone == 0
@@ -71,5 +71,5 @@ def test_a_broken_record_is_left_out(shard, tmp_path, colors):
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 255
     shard.write_bytes(content)
-    index = Index.build(tmp_path / "index", [shard.parent], colors["GOLDEN"])
+    index = Index.build(tmp_path / "index", [shard.parent], colors.GOLDEN)
     assert len(index) == 2 and dict(index.changes.unreadable) == {"unreadable": 1}

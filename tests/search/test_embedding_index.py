@@ -116,9 +116,9 @@ CAPTIONS = ["one\u2028caption", ["two", 'qu"ote'], []]
 @pytest.fixture
 def images(tiny):
     return [
-        tiny["picture_bytes"]("red"),
-        tiny["picture_bytes"]("green", format="JPEG"),
-        tiny["picture_bytes"]("blue", format="WEBP"),
+        tiny.picture_bytes("red"),
+        tiny.picture_bytes("green", format="JPEG"),
+        tiny.picture_bytes("blue", format="WEBP"),
     ]
 
 
@@ -191,12 +191,12 @@ def test_copies_are_hits_of_their_own_unless_folding_is_requested():
 
 
 def test_queries_of_words_need_the_model(colors):
-    model = load_model(colors["GOLDEN"])
+    model = load_model(colors.GOLDEN)
     embeddings = model.encode_texts(["red", "green"])
     index = Index.from_embeddings(embeddings, ["a", "b"], model=model)
     assert [hit.path for hit in index.query("green")] == ["b", "a"]
     assert [hit.path for hit in index.query(Query(image=2))] == ["b", "a"]
-    assert Index.open(index.folder, colors["GOLDEN"]).query("red")[0].path == "a"
+    assert Index.open(index.folder, colors.GOLDEN).query("red")[0].path == "a"
     with pytest.raises(InputError, match="names no model.*Index.from_embeddings"):
         Index.from_embeddings(embeddings, ["a", "b"]).query("green")
     with pytest.raises(InputError, match="model's dimension, 4. Received: 2"):
@@ -210,7 +210,7 @@ def test_queries_of_words_need_the_model(colors):
 
 
 def test_folders_are_added_to_an_index_of_embeddings(tmp_path, colors, photos):
-    model = load_model(colors["GOLDEN"])
+    model = load_model(colors.GOLDEN)
     red = (photos / "red.png").read_bytes()
     folder = tmp_path / "index"
     # The image has another embedding here than the model's.

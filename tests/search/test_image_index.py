@@ -25,7 +25,7 @@ from align_keras.utils.errors import InputError
 @pytest.fixture
 def build(tmp_path, colors):
     def build(*sources):
-        return Index.build(tmp_path / "index", sources, colors["GOLDEN"])
+        return Index.build(tmp_path / "index", sources, colors.GOLDEN)
 
     return build
 
@@ -40,7 +40,7 @@ def test_images_are_found_by_words_by_an_image_and_by_both(build, photos, colors
     hits = index.query("red", k=2)
     assert names(hits)[0] == "red.png" and len(hits) == 2
     assert hits[0].score == pytest.approx(1.0, abs=1e-3) and hits[0].rank == 1
-    green = colors["image_bytes"]((10, 200, 10))
+    green = colors.image_bytes((10, 200, 10))
     assert names(index.query(Query(image=green)))[0] == "green.png"
     assert names(index.query(Query(image=green, plus="blue")))[0] == "green.png"
     heavy = Query(image=green, plus="blue", text_weight=2)
@@ -61,7 +61,7 @@ def test_a_second_run_embeds_only_what_is_new(build, photos, colors):
     assert (changes.unchanged, changes.added, changes.changed) == (3, 0, 0)
     assert changes.unreadable["unreadable"] == 1
     (photos / "green.png").rename(photos / "Italy" / "meadow.png")
-    (photos / "red.png").write_bytes(colors["image_bytes"]((200, 0, 90)))
+    (photos / "red.png").write_bytes(colors.image_bytes((200, 0, 90)))
     (photos / "Italy" / "blue.jpg").unlink()
     shutil.copy(photos / "Italy" / "meadow.png", photos / "Italy" / "new.png")
     changes = build().changes
@@ -87,7 +87,7 @@ def test_only_a_files_time_has_changed(build, photos):
 def test_conditions_count_before_ranking(build, photos, colors):
     for number in range(40):
         (photos / f"{number:02}.png").write_bytes(
-            colors["image_bytes"]((255 - number, 5 * number, 0))
+            colors.image_bytes((255 - number, 5 * number, 0))
         )
     index = build(photos)
     hits = index.query("red", k=2, where="folder like '%Italy%' or name = 'green.png'")
@@ -98,11 +98,26 @@ def test_conditions_count_before_ranking(build, photos, colors):
         index.query("red", where="wide > 3")
 
 
+def record_statements(monkeypatch):
+    """Returns a list to which connections that open later append their statements."""
+    statements = []
+    connect = sqlite3.connect
+
+    def connect_recorded(*arguments, **options):
+        connection = connect(*arguments, **options)
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect_recorded)
+    return statements
+
+
 def test_rows_of_a_condition_are_kept_until_the_index_changes(
     tmp_path, photos, colors, monkeypatch
 ):
-    monkeypatch.setattr("align_keras.search.store._ROWS", 2)
-    Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    monkeypatch.setattr("align_keras.search.store.CONDITION_IMAGES_PER_BLOCK", 2)
+    Index.build(tmp_path / "index", [photos], colors.GOLDEN)
+    statements = record_statements(monkeypatch)
     index = Index.open(tmp_path / "index")
 
     def names(number=9):
@@ -110,23 +125,35 @@ def test_rows_of_a_condition_are_kept_until_the_index_changes(
         return {os.path.basename(hit.path) for hit in hits}
 
     assert names() == {"red.png", "green.png", "blue.jpg"}
-    asked = []
-    ask = index.store._rows
-    monkeypatch.setattr(index.store, "_rows", lambda *c: asked.append(c) or ask(*c))
-    assert len(names()) == 3 and not asked
+    # The rows of a condition are read by one statement for each block of images.
+    first_blocks = [sql for sql in statements if "id BETWEEN 0 AND 1" in sql]
+    assert len(first_blocks) == 1
+    statements.clear()
+
+    def condition_reads():
+        return sum("id BETWEEN 0 AND 1" in sql for sql in statements)
+
+    assert len(names()) == 3 and condition_reads() == 0
     (photos / "green.png").unlink()
-    (photos / "other.png").write_bytes(colors["image_bytes"]("blue"))
+    (photos / "other.png").write_bytes(colors.image_bytes("blue"))
     Index.open(tmp_path / "index").add()
-    assert names() == {"red.png", "other.png", "blue.jpg"} and len(asked) == 1
+    statements.clear()
+    assert names() == {"red.png", "other.png", "blue.jpg"} and condition_reads() == 1
     for number in range(9):
         names(number)
-    assert len(asked) == 10 and len(index.store._filtered) == 4
+    assert condition_reads() == 10
+    # The rows of the last four conditions stay in memory.
+    for number in range(5, 9):
+        names(number)
+    assert condition_reads() == 10
+    names(4)
+    assert condition_reads() == 11
 
 
 def test_near_duplicates_are_folded_and_k_are_found(build, photos, colors):
     for number in range(70):
         path = photos / f"red{number}.png"
-        path.write_bytes(colors["image_bytes"]("red", (24, 25 + number)))
+        path.write_bytes(colors.image_bytes("red", (24, 25 + number)))
     index = build(photos)
     hits = index.query("red", k=3)
     assert len(hits) == 3 and len(hits[0].duplicates) == 70
@@ -154,7 +181,7 @@ def test_a_table_gives_captions_and_columns(build, photos, colors):
 def test_names_that_are_no_text_and_links_in_circles(build, photos, colors):
     name = os.path.join(os.fsencode(photos), b"\xff caf\xe9.png")
     with open(name, "wb") as file:
-        file.write(colors["image_bytes"]((255, 255, 0)))
+        file.write(colors.image_bytes((255, 255, 0)))
     (photos / "Italy" / "again").symlink_to(photos)
     (photos / "loop.png").symlink_to(photos / "loop.png")
     index = build(photos)
@@ -193,7 +220,7 @@ def test_images_are_dropped_from_the_index(build, photos):
 
 
 def test_holes_are_closed(build, photos, monkeypatch):
-    monkeypatch.setattr("align_keras.search.store._FEW_ROWS", 1)
+    monkeypatch.setattr("align_keras.search.store.VECTOR_ROWS_PER_BLOCK", 1)
     index = build(photos)
     red = index.query("red", k=1)[0]
     os.unlink(photos / "green.png")
@@ -209,14 +236,14 @@ def test_holes_are_closed(build, photos, monkeypatch):
     "method, read",
     [
         ("check_rows", lambda index, red: index.query("blue", k=1)),
-        ("_check_range", lambda index, red: index.check()),
+        ("check_range", lambda index, red: index.check()),
         ("vector", lambda index, red: index.embedding(red)),
     ],
 )
 def test_rows_may_be_renumbered_while_they_are_read(
     build, photos, monkeypatch, method, read
 ):
-    monkeypatch.setattr("align_keras.search.store._FEW_ROWS", 1)
+    monkeypatch.setattr("align_keras.search.store.VECTOR_ROWS_PER_BLOCK", 1)
     index = build(photos)
     (hit,) = index.query("red", k=1)
     original = getattr(Store, method)
@@ -231,7 +258,7 @@ def test_rows_may_be_renumbered_while_they_are_read(
     monkeypatch.setattr(Store, method, renumber)
     result = read(index, hit.id)
     assert index.store.vectors_file == "vectors.1.f32"
-    if method == "_check_range":
+    if method == "check_range":
         assert result == expected - 1
     else:
         assert np.all(np.equal(result, expected))
@@ -248,7 +275,7 @@ def test_one_process_writes_at_a_time(build, photos, tmp_path):
 def test_an_index_of_another_model_names_the_command(build, photos, tmp_path, colors):
     build(photos)
     for kind in ("image", "text"):
-        content = (colors["GOLDEN"] / f"{kind}.tflite").read_bytes()
+        content = (colors.GOLDEN / f"{kind}.tflite").read_bytes()
         (tmp_path / f"{kind}.tflite").write_bytes(content.replace(b" 1.0", b" 2.0"))
     # The archives' checksums are of the old bytes.
     with pytest.raises(InputError, match="must be towers of"):
@@ -267,11 +294,11 @@ def test_an_index_of_another_model_names_the_command(build, photos, tmp_path, co
 def test_a_rebuild_takes_the_old_ones_place(build, photos, tmp_path, colors):
     class Other(LiteRTEmbedder):
         def __init__(self):
-            super().__init__(locate_model(colors["GOLDEN"]))
+            super().__init__(locate_model(colors.GOLDEN))
             self.fingerprint = "of another"
 
     index = build(photos)
-    (photos / "new.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    (photos / "new.png").write_bytes(colors.image_bytes((9, 9, 200)))
     with pytest.raises(InputError, match="--rebuild"):
         Index.build(tmp_path / "index", model=Other())
     rebuilt = Index.rebuild(tmp_path / "index", model=Other())
@@ -290,7 +317,7 @@ def test_what_is_no_index_is_told(build, photos, tmp_path, colors):
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.txt").touch()
     with pytest.raises(InputError, match="which holds 'thesis.txt'"):
-        Index.build(tmp_path / "foreign", [photos], colors["GOLDEN"])
+        Index.build(tmp_path / "foreign", [photos], colors.GOLDEN)
     build(photos)
     database = tmp_path / "index" / "images.sqlite"
     database.write_bytes(b"junk" * 1000)
@@ -305,7 +332,7 @@ def test_what_is_no_index_is_told(build, photos, tmp_path, colors):
 
 def test_a_full_disk_loses_nothing(build, photos, colors, monkeypatch):
     index = build(photos)
-    (photos / "new.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    (photos / "new.png").write_bytes(colors.image_bytes((9, 9, 200)))
 
     def full(*arguments):
         raise OSError(28, "No space left on device")
@@ -324,7 +351,7 @@ def test_rows_that_nothing_names_are_overwritten(build, photos, colors, tmp_path
     vectors = np.array(index.store.vectors())
     with open(tmp_path / "index" / index.store.vectors_file, "ab") as file:
         file.write(b"\x7f" * 21)
-    (photos / "new.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    (photos / "new.png").write_bytes(colors.image_bytes((9, 9, 200)))
     index = build(photos)
     assert np.array_equal(index.store.vectors()[:3], vectors)
     assert names(index.query("blue", k=1)) == ["blue.jpg"]
@@ -372,7 +399,7 @@ def test_a_search_reads_while_another_writes(build, photos, tmp_path):
 def test_threads_share_a_store(build, photos, colors):
     """Statements of equal text are one in a connection: Python 3.13 mixed answers."""
     for number in range(40):
-        content = colors["image_bytes"]((number, 2 * number, 3 * number))
+        content = colors.image_bytes((number, 2 * number, 3 * number))
         (photos / f"{number:02}.png").write_bytes(content)
     store = build(photos).store
     contents = {id: store.image(id)["content"] for id, *_ in store.known().values()}
@@ -465,7 +492,7 @@ def test_a_model_that_was_named_is_opened_until_it_changes(
 def test_an_index_opens_its_model_by_its_runtime_until_a_file_changes(
     photos, tmp_path, monkeypatch, colors
 ):
-    shutil.copytree(colors["GOLDEN"], tmp_path / "model")
+    shutil.copytree(colors.GOLDEN, tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text("{}")
 
     class ByKeras(LiteRTEmbedder):
@@ -494,7 +521,7 @@ def test_an_index_opens_its_model_by_its_runtime_until_a_file_changes(
 
 def test_towers_inside_the_index_are_opened(build, photos, tmp_path, colors):
     build(photos)
-    shutil.copytree(colors["GOLDEN"], tmp_path / "index" / "towers")
+    shutil.copytree(colors.GOLDEN, tmp_path / "index" / "towers")
     rename_model(tmp_path / "index", "towers")
     header = json.loads((tmp_path / "index" / "index.json").read_text())
     index = Index.open(tmp_path / "index")
@@ -502,7 +529,7 @@ def test_towers_inside_the_index_are_opened(build, photos, tmp_path, colors):
     assert index.model.fingerprint == header["model"]["fingerprint"]
     (tmp_path / "index" / "towers" / "text.tflite").unlink()
     (tmp_path / "index" / "towers" / "text.tflite").symlink_to(
-        colors["GOLDEN"] / "text.tflite"
+        colors.GOLDEN / "text.tflite"
     )
     with pytest.raises(InputError, match="If you trust it"):
         Index.open(tmp_path / "index").query("red")
@@ -547,13 +574,13 @@ def test_metadata_of_towers_are_compared_with_their_tensors(
     tmp_path, colors, kind, changes, problem
 ):
     folder = _rewritten_tower(
-        colors["GOLDEN"], tmp_path / "t", kind, zipfile.ZIP_DEFLATED, **changes
+        colors.GOLDEN, tmp_path / "t", kind, zipfile.ZIP_DEFLATED, **changes
     )
     tracemalloc.start()
     try:
         with pytest.raises(InputError, match=re.escape(problem)) as caught:
             model = load_model(folder)
-            model.encode_images([colors["image_bytes"]("red")])
+            model.encode_images([colors.image_bytes("red")])
             model.encode_texts(["red"])
         _, peak = tracemalloc.get_traced_memory()
     finally:

@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 @pytest.fixture
 def folder(tmp_path, photos, colors):
     """The folder of an index of three images, which nobody has open."""
-    Index.build(tmp_path / "index", [photos], colors["GOLDEN"]).store.close()
+    Index.build(tmp_path / "index", [photos], colors.GOLDEN).store.close()
     return tmp_path / "index"
 
 
@@ -57,16 +57,16 @@ def read_only_copy(folder, place):
 
 def kill_before_checkpoint(folder, photos, colors, monkeypatch):
     """Adds an image as a process that is killed before it ends: to the log alone."""
-    (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    (photos / "late.png").write_bytes(colors.image_bytes((9, 9, 200)))
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "_settle", lambda store: None)
-        index = Index.build(folder, [photos], colors["GOLDEN"])
+        patch.setattr(Store, "complete_database_file", lambda store: None)
+        index = Index.build(folder, [photos], colors.GOLDEN)
     assert (folder / "images.sqlite-wal").stat().st_size
     return index
 
 
 def test_a_finished_run_leaves_the_database_complete(tmp_path, photos, colors):
-    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     copy = tmp_path / "copy"
     # The log is in use, for this process still has the index open.
     shutil.copytree(tmp_path / "index", copy, ignore=shutil.ignore_patterns("*-wal"))
@@ -86,7 +86,7 @@ def test_a_copy_without_its_log_is_refused_until_it_is_completed(
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
     with pytest.raises(InputError, match="holds 4 embeddings.*names 3.*to .*copy"):
         Index.open(copy)
-    assert len(Index.build(copy, [photos], colors["GOLDEN"])) == 4
+    assert len(Index.build(copy, [photos], colors.GOLDEN)) == 4
     assert len(Index.open(copy)) == 4
 
 
@@ -95,12 +95,12 @@ def test_a_read_only_disk_has_the_whole_index_or_refuses(
     tmp_path, folder, photos, colors, monkeypatch
 ):
     with read_only_copy(folder, tmp_path / "finished") as copy:
-        assert len(Index.open(copy, colors["GOLDEN"]).latest()) == 3
+        assert len(Index.open(copy, colors.GOLDEN).latest()) == 3
     with contextlib.closing(
         kill_before_checkpoint(folder, photos, colors, monkeypatch).store
     ):
         with read_only_copy(folder, tmp_path / "log") as copy:
-            assert len(Index.open(copy, colors["GOLDEN"]).latest()) == 4
+            assert len(Index.open(copy, colors.GOLDEN).latest()) == 4
         partial = tmp_path / "partial"
         shutil.copytree(folder, partial, ignore=shutil.ignore_patterns("*-shm"))
     with read_only_copy(partial, tmp_path / "unreadable") as copy:
@@ -141,8 +141,8 @@ def test_who_may_not_write_sees_what_another_adds(folder, photos, colors):
             text=True,
         ) as process:
             assert process.stdout.readline() == "3\n"
-            (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
-            Index.build(folder, [photos], colors["GOLDEN"])
+            (photos / "late.png").write_bytes(colors.image_bytes((9, 9, 200)))
+            Index.build(folder, [photos], colors.GOLDEN)
             process.stdin.write("\n")
             process.stdin.flush()
             assert process.stdout.readline() == "4 late.png\n"
@@ -179,7 +179,7 @@ def test_a_database_names_no_file_outside_of_its_folder(
     for rows in (0, 3):
         set_meta(folder, "rows", rows)
         with pytest.raises(InputError, match="is damaged"):
-            Index.build(folder, [photos], colors["GOLDEN"])
+            Index.build(folder, [photos], colors.GOLDEN)
         with pytest.raises(InputError, match="is damaged"):
             Index.open(folder)
     assert outside.read_bytes() == bytes(16) * 99
@@ -197,9 +197,9 @@ def test_links_of_an_index_are_not_followed(tmp_path, folder, photos, colors, na
         outside.write_bytes(b"precious")
     before = outside.read_bytes()
     (folder / name).symlink_to(outside)
-    (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    (photos / "late.png").write_bytes(colors.image_bytes((9, 9, 200)))
     with pytest.raises(InputError, match=f"Received: {name}, which is a link"):
-        Index.build(folder, [photos], colors["GOLDEN"])
+        Index.build(folder, [photos], colors.GOLDEN)
     assert outside.read_bytes() == before
 
 
@@ -208,25 +208,25 @@ def test_links_among_a_clusters_results_are_refused(tmp_path, folder, photos, co
     outside.write_bytes(b"precious")
     (folder / ".tasks" / "done").mkdir(parents=True)
     (folder / ".tasks" / "done" / "a.json").symlink_to(outside)
-    (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    (photos / "late.png").write_bytes(colors.image_bytes((9, 9, 200)))
     with pytest.raises(InputError, match="a.json, which is a link"):
-        Index.build(folder, [photos], colors["GOLDEN"], engine="dask:h:1")
+        Index.build(folder, [photos], colors.GOLDEN, engine="dask:h:1")
     assert outside.read_bytes() == b"precious"
 
 
 def test_vectors_are_not_written_anew_through_a_link(
     tmp_path, folder, photos, colors, monkeypatch
 ):
-    monkeypatch.setattr("align_keras.search.store._FEW_ROWS", 1)
+    monkeypatch.setattr("align_keras.search.store.VECTOR_ROWS_PER_BLOCK", 1)
     outside = tmp_path / "outside"
     outside.write_bytes(b"precious")
     (folder / "vectors.1.f32").symlink_to(outside)
     (folder / "notes.pq").write_bytes(b"not ours")
     (photos / "green.png").unlink()
     with pytest.raises(InputError, match="which is a link"):
-        Index.build(folder, [photos], colors["GOLDEN"])
+        Index.build(folder, [photos], colors.GOLDEN)
     (folder / "vectors.1.f32").unlink()
-    index = Index.build(folder, [photos], colors["GOLDEN"])
+    index = Index.build(folder, [photos], colors.GOLDEN)
     assert index.store.vectors_file == "vectors.1.f32" and len(index) == 2
     assert outside.read_bytes() == b"precious"
     assert (folder / "notes.pq").read_bytes() == b"not ours"
@@ -276,7 +276,7 @@ def test_a_database_that_was_changed_is_refused(folder, sql):
 def test_damaged_names_of_columns_are_refused(folder, colors, columns):
     set_meta(folder, "table_columns", columns)
     with pytest.raises(InputError, match=r"is damaged .* then build it again"):
-        Index.open(folder, colors["GOLDEN"]).query("red", where="width > 3")
+        Index.open(folder, colors.GOLDEN).query("red", where="width > 3")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_damaged_images_are_refused(folder, colors, change):
     with database(folder) as connection:
         connection.execute(f"UPDATE images SET {change} WHERE id = 1")
     with pytest.raises(InputError, match=r"is damaged .* then build it again"):
-        Index.open(folder, colors["GOLDEN"]).query("red")
+        Index.open(folder, colors.GOLDEN).query("red")
 
 
 @pytest.mark.parametrize(
@@ -324,10 +324,10 @@ def test_an_index_of_an_earlier_version_is_opened_and_completed(folder, photos, 
         connection.execute(
             "DELETE FROM meta WHERE key NOT IN ('rows', 'vectors', 'columns')"
         )
-    index = Index.open(folder, colors["GOLDEN"])
+    index = Index.open(folder, colors.GOLDEN)
     assert index.query(Query("red", k=1))[0].score == pytest.approx(1.0, abs=1e-3)
     vectors = np.array(index.store.vectors())
-    (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    (photos / "late.png").write_bytes(colors.image_bytes((9, 9, 200)))
     index = Index.build(folder, [photos])
     assert len(index) == 4
     assert np.array_equal(index.store.vectors()[:3], vectors)
@@ -354,7 +354,7 @@ def test_values_that_no_embedding_has_are_refused(folder, colors, value):
         row[:] = value
 
     change_row(folder, 1, change)
-    index = Index.open(folder, colors["GOLDEN"])
+    index = Index.open(folder, colors.GOLDEN)
     remedy = r"vectors.0.f32 is damaged \(row 1, .*--rebuild --to .*index`"
     for query in (Query("red", k=1), Query("red", k=100_000, duplicates=True)):
         with pytest.raises(InputError, match=remedy):
@@ -368,7 +368,7 @@ def test_values_that_no_embedding_has_are_refused(folder, colors, value):
 def test_every_flipped_bit_is_found_by_the_check(folder, colors):
     path = folder / "vectors.0.f32"
     content = path.read_bytes()
-    index = Index.open(folder, colors["GOLDEN"])
+    index = Index.open(folder, colors.GOLDEN)
     assert index.check() == 3
     for bit in range(8 * len(content)):
         damaged = bytearray(content)
@@ -385,18 +385,18 @@ def test_a_hit_is_compared_with_its_checksum(folder, colors):
     for bit in (31, 0):
         content = (folder / "vectors.0.f32").read_bytes()
         change_row(folder, 2, lambda row, bit=bit: flip(row, 3, bit))
-        index = Index.open(folder, colors["GOLDEN"])
+        index = Index.open(folder, colors.GOLDEN)
         with pytest.raises(InputError, match="row 2, .*checksum differs"):
             index.query("blue")
         with pytest.raises(InputError, match="checksum differs"):
             index.embedding(3)
         (folder / "vectors.0.f32").write_bytes(content)
-    assert len(Index.open(folder, colors["GOLDEN"]).latest()) == 3
+    assert len(Index.open(folder, colors.GOLDEN).latest()) == 3
 
 
 def test_each_run_compares_other_rows(folder, colors, monkeypatch):
-    monkeypatch.setattr("align_keras.search.store._CHECKED_ROWS", 1)
-    monkeypatch.setattr("align_keras.search.store._SMALL_VECTORS", 0)
+    monkeypatch.setattr("align_keras.search.store.CHECKED_ROWS_PER_RUN", 1)
+    monkeypatch.setattr("align_keras.search.store.SMALL_VECTORS_BYTES", 0)
     Index.build(folder)
     change_row(folder, 0, lambda row: flip(row, 3, 0))
     for _ in range(2):
@@ -406,23 +406,23 @@ def test_each_run_compares_other_rows(folder, colors, monkeypatch):
 
 
 def test_vectors_written_anew_keep_their_checksums(folder, photos, colors, monkeypatch):
-    monkeypatch.setattr("align_keras.search.store._FEW_ROWS", 1)
+    monkeypatch.setattr("align_keras.search.store.VECTOR_ROWS_PER_BLOCK", 1)
     (photos / "red.png").unlink()
     index = Index.build(folder)
     assert index.store.vectors_file == "vectors.1.f32" and index.check() == 2
-    (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    (photos / "late.png").write_bytes(colors.image_bytes((9, 9, 200)))
     assert len(Index.build(folder)) == index.check() == 3
 
 
 def test_checksums_are_added_to_an_index_of_an_earlier_version(folder, colors):
     with database(folder) as connection:
         connection.execute("DROP TABLE checksums")
-    index = Index.open(folder, colors["GOLDEN"])
+    index = Index.open(folder, colors.GOLDEN)
     assert index.query("red") and index.check() == 3
     Index.build(folder)
     change_row(folder, 0, lambda row: flip(row, 3, 0))
     with pytest.raises(InputError, match="row 0, .*checksum differs"):
-        Index.open(folder, colors["GOLDEN"]).check()
+        Index.open(folder, colors.GOLDEN).check()
 
 
 def test_the_command_checks(folder, capsys):
@@ -470,14 +470,23 @@ def test_a_locked_database_is_not_called_damaged_by_an_upgrade(folder, no_timeou
 
 
 def test_who_may_not_write_learns_of_a_rebuild(folder, photos, colors, monkeypatch):
+    connect = sqlite3.connect
+    addresses = []
+
+    def record_address(address, *arguments, **options):
+        addresses.append(str(address))
+        return connect(address, *arguments, **options)
+
     with monkeypatch.context() as patch:
         patch.setattr(os, "access", lambda path, mode: False)
+        patch.setattr(sqlite3, "connect", record_address)
         index = Index.open(folder)
-    assert index.store._snapshot is not None
+    # A reader that may not write opens the database as a file that never changes.
+    assert addresses and all("immutable=1" in address for address in addresses)
     query = np.array([1, 0, 0, 0], np.float32)
     index.query(query)
-    (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
-    Index.rebuild(folder, [photos], colors["GOLDEN"]).store.close()
+    (photos / "late.png").write_bytes(colors.image_bytes((9, 9, 200)))
+    Index.rebuild(folder, [photos], colors.GOLDEN).store.close()
     for _ in range(2):
         with pytest.raises(InputError, match="was built again .* open it again"):
             index.query(query)

@@ -32,12 +32,12 @@ def test_kills_at_random_moments_lose_nothing(photos, colors, tmp_path):
     for number in range(160):
         color = (number, 255 - number, (7 * number) % 256)
         path = photos / f"{number:03}.png"
-        path.write_bytes(colors["image_bytes"](color, (200, 200)))
-    whole = Index.build(tmp_path / "whole", [photos], colors["GOLDEN"])
+        path.write_bytes(colors.image_bytes(color, (200, 200)))
+    whole = Index.build(tmp_path / "whole", [photos], colors.GOLDEN)
     chance = random.Random(0)
     folder, kept, kills = tmp_path / "killed", 0, 0
     for _ in range(15):
-        command = [sys.executable, SCRIPT, photos, folder, colors["GOLDEN"]]
+        command = [sys.executable, SCRIPT, photos, folder, colors.GOLDEN]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
         if Store.is_there(folder):  # Else it is killed while it makes the index.
             while process.poll() is None and len(Index.open(folder)) == kept:
@@ -54,7 +54,7 @@ def test_kills_at_random_moments_lose_nothing(photos, colors, tmp_path):
             assert count >= kept
             kept = count
     assert kills > 3
-    killed = Index.build(folder, [photos], colors["GOLDEN"])
+    killed = Index.build(folder, [photos], colors.GOLDEN)
     expected, found = contents(whole), contents(killed)
     assert found.keys() == expected.keys()
     for file, (image, vector) in expected.items():

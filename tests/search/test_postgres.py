@@ -30,12 +30,12 @@ def many(photos, colors):
     for number in range(60):
         color = tuple(random.integers(0, 256, 3).tolist())
         path = photos / f"{number:02}.png"
-        path.write_bytes(colors["image_bytes"](color))
+        path.write_bytes(colors.image_bytes(color))
     for number in range(3):
-        content = colors["image_bytes"]("red", (24, 30 + number))
+        content = colors.image_bytes("red", (24, 30 + number))
         (photos / f"red{number}.png").write_bytes(content)
     with open(os.path.join(os.fsencode(photos), b"\xff caf\xe9.png"), "wb") as file:
-        file.write(colors["image_bytes"]((255, 255, 0)))
+        file.write(colors.image_bytes((255, 255, 0)))
     return photos
 
 
@@ -51,11 +51,11 @@ def test_it_answers_as_an_index_in_a_folder_does(
     table = tmp_path / "table.csv"
     rows = [f"photos/{n:02}.png,color {n},{n},{'x' * (n % 3)}" for n in range(20)]
     table.write_text("\n".join(["image,caption,stars,mark", *rows]))
-    sources, model = [many, table], colors["GOLDEN"]
+    sources, model = [many, table], colors.GOLDEN
     folder = Index.build(tmp_path / "index", sources, model)
     there = Index.build(database, sources, model)
     assert len(there) == len(folder) and there.changes == folder.changes
-    green = colors["image_bytes"]((10, 200, 10))
+    green = colors.image_bytes((10, 200, 10))
     for query in (
         Query("red", k=9),
         Query("red", k=9, duplicates=True),
@@ -95,8 +95,12 @@ def test_lists_find_exactly_k_that_fulfill_a_condition(
     database, many, colors, monkeypatch
 ):
     monkeypatch.setattr("align_keras.search.postgres.EXACT_UP_TO", 10)
-    index = Index.build(database, [many], colors["GOLDEN"])
-    assert index.store._one("SELECT to_regclass('vectors_lists')") is not None
+    index = Index.build(database, [many], colors.GOLDEN)
+    import psycopg
+
+    with psycopg.connect(database) as connection:
+        sql = "SELECT to_regclass('align_keras.vectors_lists')"
+        assert connection.execute(sql).fetchone() != (None,)
     exact = Index.open(database).query("red", k=70, duplicates=True)
     assert len(exact) == len(index)
     found = index.query("blue", where="name like '%1.png'", k=6, duplicates=True)
@@ -113,7 +117,7 @@ print(changes.added, changes.unreadable["indexed by another process"])
 
 
 def indexer(database, folder, colors):
-    command = [sys.executable, "-c", INDEXER, database, folder, colors["GOLDEN"]]
+    command = [sys.executable, "-c", INDEXER, database, folder, colors.GOLDEN]
     return subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True)
 
 
@@ -123,9 +127,9 @@ def test_two_indexers_share_the_work_and_a_kill_loses_nothing(
     random = np.random.default_rng(1)
     for number in range(600):
         color = tuple(random.integers(0, 256, 3).tolist())
-        content = colors["image_bytes"](color, (300, 200 + number))
+        content = colors.image_bytes(color, (300, 200 + number))
         (many / f"more{number}.png").write_bytes(content)
-    expected = Index.build(tmp_path / "index", [many], colors["GOLDEN"])
+    expected = Index.build(tmp_path / "index", [many], colors.GOLDEN)
     killed = indexer(database, many, colors)
     time.sleep(2.5)
     killed.send_signal(signal.SIGKILL)
@@ -133,7 +137,7 @@ def test_two_indexers_share_the_work_and_a_kill_loses_nothing(
     pair = [indexer(database, many, colors) for _ in range(2)]
     counts = [list(map(int, one.communicate()[0].split())) for one in pair]
     assert [one.returncode for one in pair] == [0, 0]
-    index = Index.build(database, [many], colors["GOLDEN"])
+    index = Index.build(database, [many], colors.GOLDEN)
     assert len(index) == len(expected)
     # Nothing twice, but for what the killed one had written before.
     assert sum(added for added, _ in counts) <= len(expected)
@@ -146,7 +150,7 @@ def test_two_indexers_share_the_work_and_a_kill_loses_nothing(
 def test_a_database_that_goes_away_and_comes_back(
     server, database, photos, colors, capsys
 ):
-    place = ["--to", database, "--model", str(colors["GOLDEN"])]
+    place = ["--to", database, "--model", str(colors.GOLDEN)]
     assert main(["index", str(photos), *place]) == 0
     index = Index.open(database)
     before = index.query("red")
@@ -173,8 +177,8 @@ def test_what_is_no_index_or_another_models(server, database, photos, colors, tm
         Index.open(database)
     with pytest.raises(InputError, match="have the database 'nowhere', which it lacks"):
         Index.open(server.address("nowhere"))
-    Index.build(database, [photos], colors["GOLDEN"])
-    colors["write_color_towers"](tmp_path / "other", 2.0)
+    Index.build(database, [photos], colors.GOLDEN)
+    colors.write_color_towers(tmp_path / "other", 2.0)
     with pytest.raises(InputError, match="made with"):
         Index.open(database, tmp_path / "other")
     with pytest.raises(InputError) as caught:
@@ -210,7 +214,7 @@ def test_the_page_serves_it_and_goes_on_after_an_outage(server, many, colors):
     from align_keras.search.server import make_app
 
     database = server.new_database("served")
-    index = Index.build(database, [many], colors["GOLDEN"])
+    index = Index.build(database, [many], colors.GOLDEN)
     page = make_server(make_app(database))
     with open_port(0) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -1,9 +1,11 @@
 """What tables say of images, in a folder and in a real PostgreSQL."""
 
 import concurrent.futures
+import contextlib
 import csv
 import json
 import pathlib
+import sqlite3
 
 import pytest
 
@@ -25,7 +27,7 @@ def place(request, tmp_path):
 @pytest.fixture
 def build(place, photos, colors):
     def build(*sources):
-        return Index.build(place, sources, colors["GOLDEN"])
+        return Index.build(place, sources, colors.GOLDEN)
 
     return build
 
@@ -214,7 +216,7 @@ def test_an_image_without_rows_has_empty_cells(build, photos, tmp_path, where, f
     assert names(index, where) == found
 
 
-def test_what_is_removed_takes_its_values_along(build, photos, tmp_path):
+def test_what_is_removed_takes_its_values_along(place, build, photos, tmp_path):
     first = write_csv(
         tmp_path / "a.csv",
         [row("red", "one", tag="secret"), row("green", "two", tag="7")],
@@ -233,23 +235,24 @@ def test_what_is_removed_takes_its_values_along(build, photos, tmp_path):
     assert names(index, "captions is null") == ["blue", "red"]
     with pytest.raises(InputError, match="must have a column"):
         index.latest("stars = 4")
-    assert "secret" not in str(index.store._all("SELECT * FROM table_rows_0"))
+    with open_database(place) as execute:
+        assert "secret" not in str(execute("SELECT * FROM table_rows_0").fetchall())
 
 
 def test_rows_are_read_in_one_state(build, tmp_path, monkeypatch):
     table = write_csv(tmp_path / "t.csv", [row("red", stars="5")])
     index = build(table)
     (image,) = index.store.latest("", [], 1)
-    original = index.store._user_columns
+    original = index.store.user_columns
 
     def change_columns():
         columns = original()
-        monkeypatch.setattr(index.store, "_user_columns", original)
+        monkeypatch.setattr(index.store, "user_columns", original)
         write_csv(table, [row("red", stars="n/a")])
         build()
         return columns
 
-    monkeypatch.setattr(index.store, "_user_columns", change_columns)
+    monkeypatch.setattr(index.store, "user_columns", change_columns)
     (read,) = index.store.rows_of([image["id"]])[image["id"]]
     assert read["stars"] == 5
     (read,) = index.store.rows_of([image["id"]])[image["id"]]
@@ -310,25 +313,42 @@ def test_characters_that_no_database_stores(build, tmp_path):
 IMAGES = ("red.png", "green.png", "blue.jpg")
 
 
-def downgrade(store):
-    """Makes of an index what the releases before tables of rows wrote."""
-    with store.transaction():
-        store._run("DROP TABLE table_rows_0")
-        store._run("DELETE FROM meta WHERE key = 'table_columns'")
-        old = {"stars": "double precision", "zip": "double precision"}
-        for name, kind in old.items():
-            store._run(f'ALTER TABLE images ADD "{name}" {kind}')
-        store._run("INSERT INTO meta VALUES ('columns', ?)", [json.dumps(old)])
-        store._run("UPDATE images SET stars = 5, zip = 123 WHERE name = ?", ["red.png"])
+@contextlib.contextmanager
+def open_database(place):
+    """Yields a function that executes SQL in one transaction of an index."""
+    if isinstance(place, pathlib.Path):
+        with contextlib.closing(sqlite3.connect(place / "images.sqlite")) as database:
+            with database:
+                yield database.execute
+        return
+    import psycopg
+
+    def execute(sql, parameters=()):
+        return connection.execute(sql.replace("?", "%s"), parameters)
+
+    search_path = "-c search_path=align_keras,public"
+    with psycopg.connect(place, options=search_path) as connection:
+        yield execute
+
+
+def downgrade(place):
+    """Changes an index to the tables of the versions before tables of rows."""
+    with open_database(place) as execute:
+        execute("DROP TABLE table_rows_0")
+        execute("DELETE FROM meta WHERE key = 'table_columns'")
+        old_columns = {"stars": "double precision", "zip": "double precision"}
+        for name, kind in old_columns.items():
+            execute(f'ALTER TABLE images ADD "{name}" {kind}')
+        execute("INSERT INTO meta VALUES ('columns', ?)", [json.dumps(old_columns)])
+        execute("UPDATE images SET stars = 5, zip = 123 WHERE name = ?", ["red.png"])
 
 
 def test_an_index_of_an_older_release_opens(place, build, photos, tmp_path):
     rows = [row("red", "a thing", stars="5", zip="00123")]
     table = write_csv(tmp_path / "t.csv", rows)
     index = build(photos, table)
-    with index.store.writing() as store:
-        downgrade(store)
     index.store.close()
+    downgrade(place)
     index = Index.open(place)
     (hit,) = index.query("blue", where="stars > 4 and zip = 123")
     assert hit.columns["stars"] == 5 and hit.captions == ["a thing"]
@@ -344,18 +364,19 @@ def test_addresses_that_differ_in_secrets_become_one(place, build, photos, tmp_p
         ids = {name: store.latest("name = ?", [name], 1)[0]["id"] for name in IMAGES}
         roots = list(store.roots().values())
         with store.transaction():
-            for number, root in enumerate(roots):
-                address = f"https://host/t.csv?token={number}".encode()
-                store._run("UPDATE roots SET file = ? WHERE id = ?", [address, root])
-            for name in ("red.png", "green.png"):
-                address = f"https://host/image.png?token={name}".encode()
-                sql = "UPDATE images SET file = ? WHERE id = ?"
-                store._run(sql, [address, ids[name]])
-            sql = "UPDATE images SET root = ? WHERE id = ?"
-            store._run(sql, [roots[1], ids["blue.jpg"]])
             store.note_unreadable(b"broken.jpg", roots[1], 1, 1, "no image")
-        downgrade(store)
     index.store.close()
+    with open_database(place) as execute:
+        for number, root in enumerate(roots):
+            address = f"https://host/t.csv?token={number}".encode()
+            execute("UPDATE roots SET file = ? WHERE id = ?", [address, root])
+        for name in ("red.png", "green.png"):
+            address = f"https://host/image.png?token={name}".encode()
+            sql = "UPDATE images SET file = ? WHERE id = ?"
+            execute(sql, [address, ids[name]])
+        sql = "UPDATE images SET root = ? WHERE id = ?"
+        execute(sql, [roots[1], ids["blue.jpg"]])
+    downgrade(place)
     index = Index.open(place)
     assert list(index.store.roots()) == [b"https://host/t.csv"]
     (root,) = index.store.roots().values()
@@ -369,10 +390,9 @@ def test_addresses_that_differ_in_secrets_become_one(place, build, photos, tmp_p
 def test_an_older_index_that_cannot_be_written_names_the_command(
     photos, colors, tmp_path, monkeypatch
 ):
-    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
-    with index.store.writing() as store:
-        downgrade(store)
+    index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     index.store.close()
+    downgrade(index.folder)
 
     def locked(folder):
         raise PermissionError(13, "Permission denied", str(folder))
@@ -383,10 +403,9 @@ def test_an_older_index_that_cannot_be_written_names_the_command(
 
 
 def test_a_reader_waits_for_another_that_upgrades(photos, colors, tmp_path):
-    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
-    with index.store.writing() as store:
-        downgrade(store)
+    index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     index.store.close()
+    downgrade(index.folder)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         with Store.locked(index.folder):
             reader = pool.submit(Index.open, index.folder)
@@ -397,11 +416,10 @@ def test_a_reader_waits_for_another_that_upgrades(photos, colors, tmp_path):
 
 
 def test_a_reader_waits_for_a_lock_only_so_long(photos, colors, tmp_path, monkeypatch):
-    monkeypatch.setattr("align_keras.search.store._UPGRADE_TIMEOUT", 0.2)
-    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
-    with index.store.writing() as store:
-        downgrade(store)
+    monkeypatch.setattr("align_keras.search.store.UPGRADE_TIMEOUT", 0.2)
+    index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     index.store.close()
+    downgrade(index.folder)
     with Store.locked(index.folder):
         with pytest.raises(InputError, match="one process at a time.*Run `align-keras"):
             Index.open(index.folder)

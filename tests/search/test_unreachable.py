@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import itertools
 import os
 import pathlib
 import subprocess
@@ -20,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 @pytest.fixture
 def build(tmp_path, colors):
     def build(*sources):
-        return Index.build(tmp_path / "index", sources, colors["GOLDEN"])
+        return Index.build(tmp_path / "index", sources, colors.GOLDEN)
 
     return build
 
@@ -69,7 +70,7 @@ def test_a_table_over_two_disks_keeps_what_one_of_them_holds(
 ):
     other = tmp_path / "other"
     other.mkdir()
-    (other / "lake.png").write_bytes(colors["image_bytes"]((0, 0, 200)))
+    (other / "lake.png").write_bytes(colors.image_bytes((0, 0, 200)))
     table = tmp_path / "table.csv"
     names = ["photos/red.png", "photos/green.png", "other/lake.png"]
     table.write_text("image,caption\n" + "".join(f"{name},a\n" for name in names))
@@ -89,7 +90,7 @@ def test_a_table_over_two_disks_keeps_what_one_of_them_holds(
 def test_a_link_to_a_disk_that_is_away_stays(build, photos, tmp_path, colors):
     disk = tmp_path / "disk"
     disk.mkdir()
-    (disk / "lake.png").write_bytes(colors["image_bytes"]((0, 0, 200)))
+    (disk / "lake.png").write_bytes(colors.image_bytes((0, 0, 200)))
     (photos / "link.png").symlink_to(disk / "lake.png")
     assert len(build(photos)) == 4
     unmount(disk, tmp_path / "away")
@@ -144,7 +145,7 @@ def test_a_folder_without_permission_keeps_its_images(
                 "-c",
                 WITHOUT_PERMISSION,
                 tmp_path / "index",
-                colors["GOLDEN"],
+                colors.GOLDEN,
             ],
             cwd=ROOT,
             capture_output=True,
@@ -170,7 +171,7 @@ def test_a_disk_that_is_unmounted_keeps_its_images(build, photos, tmp_path, colo
     if not is_root or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("may not mount a disk here")
     try:
-        (disk / "lake.png").write_bytes(colors["image_bytes"]((0, 0, 200)))
+        (disk / "lake.png").write_bytes(colors.image_bytes((0, 0, 200)))
         assert len(build(photos)) == 4
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
@@ -228,7 +229,7 @@ def test_a_file_of_another_century_is_indexed(build, colors, year):
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         path = pathlib.Path(folder, "red.png")
-        path.write_bytes(colors["image_bytes"]("red"))
+        path.write_bytes(colors.image_bytes("red"))
         seconds = (year - 1970) * 365 * 86_400
         os.utime(path, ns=(seconds * 10**9,) * 2)
         if os.stat(path).st_mtime != seconds:
@@ -258,19 +259,20 @@ def test_a_table_of_numbers_beyond_64_bits_is_indexed(build, photos):
 
 def test_an_interrupt_keeps_what_was_embedded(build, photos, colors, monkeypatch):
     for number in range(60):
-        content = colors["image_bytes"]((number, 255 - number, 3 * number))
+        content = colors.image_bytes((number, 255 - number, 3 * number))
         (photos / f"{number:02}.png").write_bytes(content)
     from align_keras.search import indexing
 
-    embed, calls = indexing._embed_files, []
+    decode = indexing.decode_square
+    chunks = 5
+    calls = itertools.count()
 
     def interrupted(*arguments):
-        calls.append(1)
-        if len(calls) == 6:
+        if next(calls) == chunks * indexing.FILES_PER_CHUNK:
             raise KeyboardInterrupt
-        return embed(*arguments)
+        return decode(*arguments)
 
-    monkeypatch.setattr(indexing, "_embed_files", interrupted)
+    monkeypatch.setattr(indexing, "decode_square", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(photos)
     monkeypatch.undo()

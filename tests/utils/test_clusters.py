@@ -202,7 +202,7 @@ def test_a_worker_without_the_package_is_told(tmp_path):
 
 def test_a_place_that_answers_and_is_not_ray_is_told(tmp_path, monkeypatch):
     needed("ray")
-    monkeypatch.setattr(tasks, "_BEGIN_SECONDS", 5)
+    monkeypatch.setattr(tasks, "RAY_START_TIMEOUT", 5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         engine = f"ray:127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(InputError, match="received ray:.* isn't Ray.* start it"):

@@ -12,7 +12,7 @@ NAME = "align_small_en"
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """A package without a clone, whose data files go below `tmp_path`."""
-    monkeypatch.setattr(shared_data, "_CLONE", tmp_path / "site-packages")
+    monkeypatch.setattr(shared_data, "CLONE_FOLDER", tmp_path / "site-packages")
     monkeypatch.setattr(shared_data.sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setattr(shared_data.site, "getuserbase", lambda: str(tmp_path / "user"))
     return tmp_path

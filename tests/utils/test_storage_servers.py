@@ -12,7 +12,7 @@ import time
 import pytest
 
 from align_keras.cli.main import main
-from align_keras.utils import mirror, remote
+from align_keras.utils import remote
 from align_keras.utils.errors import InputError
 from align_keras.utils.mirror import mirrored
 from tests.helpers.color_towers import COLORS, GOLDEN, image_bytes
@@ -129,6 +129,25 @@ def test_a_folder_goes_up_and_down(url, tmp_path, monkeypatch):
     assert [file.name for file in remote.list_url(url)] == ["a b.bin", "c"]
 
 
+def hide_manifests(patch, url):
+    """Hides the manifests of a folder until this process has written its first one."""
+    store = type(remote.file_system(url)[0])
+    find, pipe_file = store.find, store.pipe_file
+    writes = []
+
+    def find_files(self, path, *arguments, **options):
+        if path.endswith("/.align_keras") and not writes:
+            return []
+        return find(self, path, *arguments, **options)
+
+    def record_write(self, path, *arguments, **options):
+        writes.append(path)
+        return pipe_file(self, path, *arguments, **options)
+
+    patch.setattr(store, "find", find_files)
+    patch.setattr(store, "pipe_file", record_write)
+
+
 def test_two_that_begin_at_once(url, tmp_path, monkeypatch):
     """S3 refuses the second; the emulator takes it, and the first one sees that."""
     with pytest.raises(InputError, match="one process at a time"):
@@ -136,11 +155,21 @@ def test_two_that_begin_at_once(url, tmp_path, monkeypatch):
             (folder / "a").write_text("1")
             monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
             with monkeypatch.context() as patch:
-                patch.setattr(mirror._Folder, "_check_latest", lambda self: None)
-                patch.setattr(mirror._Folder, "_numbers", lambda self: [])
+                hide_manifests(patch, url)
                 with mirrored(url):
                     pass
             raise InputError("one process at a time, but this one saw no other")
+
+
+def files_of_manifest(url):
+    """Returns the files that the newest manifest of a folder names."""
+    fs, path = remote.file_system(url)
+    fs.invalidate_cache()
+    try:
+        manifests = fs.glob(f"{path}/.align_keras/*.json")
+        return json.loads(fs.cat_file(max(manifests)))["files"] if manifests else {}
+    except FileNotFoundError:
+        return {}  # A newer manifest has replaced it.
 
 
 def test_a_killed_process_goes_on_where_it_was(url, tmp_path):
@@ -155,9 +184,8 @@ def test_a_killed_process_goes_on_where_it_was(url, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", script, url], stderr=subprocess.DEVNULL
     )
-    place = mirror._Folder(url, "url", False)
     for _ in range(600):
-        if len(place._manifest()[1]["files"]) >= 20:
+        if len(files_of_manifest(url)) >= 20:
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGKILL)

@@ -8,11 +8,11 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
 from align_keras.cli.error_messages import describe_bug
-from align_keras.utils import tasks as module
 from align_keras.utils.errors import InputError
 from align_keras.utils.tasks import is_cluster, process_count, run_tasks
 from tests.utils import worker_tasks
@@ -250,21 +250,69 @@ def test_a_cluster_counts_its_workers_itself(tmp_path):
         run_tasks(len, [{}], tmp_path, workers=2, engine="dask:localhost:8786")
 
 
-def work(folder, function="tests.utils.worker_tasks:square", **versions):
-    """What a cluster's worker answers to a task."""
-    sent = module._versions() | {
-        name.replace("_", "-"): version for name, version in versions.items()
-    }
-    call = {
-        "versions": sent,
-        "function": function,
-        "task": {"number": 3},
-        "path": str(folder / "a.json"),
-    }
-    return module._work(call)
+class RecordingClient:
+    """Client of Dask that records what it would send to workers."""
+
+    def __init__(self, *arguments, **options):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def wait_for_workers(self, count, timeout):
+        pass
+
+    def map(self, function, calls, pure):
+        raise RecordedCallsError(function, calls)
 
 
-def test_a_task_on_a_cluster_is_as_one_here(tmp_path):
+class RecordedCallsError(BaseException):
+    """Function and calls that a client sends to workers."""
+
+    def __init__(self, function, calls):
+        super().__init__()
+        self.function = function
+        self.calls = calls
+
+
+@pytest.fixture
+def dask_work(tmp_path_factory, monkeypatch):
+    """The function and the call that Dask's workers receive for a task."""
+    client = types.SimpleNamespace(FutureCancelledError=OSError)
+    comm = types.SimpleNamespace(CommClosedError=OSError)
+    dask = types.SimpleNamespace(Client=RecordingClient, client=client, comm=comm)
+    folder = tmp_path_factory.mktemp("tasks")
+    with monkeypatch.context() as patch, socket.create_server(("", 0)) as scheduler:
+        patch.setitem(sys.modules, "distributed", dask)
+        engine = f"dask:127.0.0.1:{scheduler.getsockname()[1]}"
+        with pytest.raises(RecordedCallsError) as recorded:
+            run_tasks(worker_tasks.square, [{"number": 3}], folder, engine=engine)
+    [call] = recorded.value.calls
+    return recorded.value.function, call
+
+
+@pytest.fixture
+def work(dask_work):
+    """Calls a task as a worker of Dask does and returns what it sends back."""
+    function, recorded_call = dask_work
+
+    def work(folder, task_function="tests.utils.worker_tasks:square", **versions):
+        call = dict(recorded_call)
+        assert call["function"] == "tests.utils.worker_tasks:square"
+        call["function"] = task_function
+        call["path"] = str(folder / "a.json")
+        call["versions"] = call["versions"] | {
+            name.replace("_", "-"): version for name, version in versions.items()
+        }
+        return function(call)
+
+    return work
+
+
+def test_a_task_on_a_cluster_is_as_one_here(tmp_path, work):
     assert work(tmp_path) is None
     here = tmp_path / "here"
     assert run_tasks(worker_tasks.square, [{"number": 3}], here, workers=1) == [9]
@@ -282,18 +330,18 @@ def test_a_task_on_a_cluster_is_as_one_here(tmp_path):
         ({"Python": "2.7"}, r"Python 2\.7 as here, the one on .* has 3\.\d+; install"),
     ],
 )
-def test_workers_of_other_versions_are_told(tmp_path, versions, what):
+def test_workers_of_other_versions_are_refused(tmp_path, work, versions, what):
     error = work(tmp_path, **versions)
     assert isinstance(error, InputError) and re.search(what, str(error))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_is_not_shared_is_told(tmp_path):
+def test_a_disk_that_is_not_shared_is_refused(tmp_path, work):
     error = work(tmp_path / "elsewhere")
     assert isinstance(error, InputError) and "all machines share" in str(error)
 
 
-def test_what_went_wrong_on_a_cluster_is_read_here(tmp_path):
+def test_what_went_wrong_on_a_cluster_is_read_here(tmp_path, work):
     error = work(tmp_path, "tests.utils.worker_tasks:divide")
     assert error is None
     error = work(tmp_path, "tests.utils.worker_tasks:no_such")
@@ -316,9 +364,10 @@ except ImportError as error:
 """
 
 
-def test_a_dask_worker_without_the_package_raises_an_import_error():
+def test_a_dask_worker_without_the_package_raises_an_import_error(dask_work):
     cloudpickle = pytest.importorskip("cloudpickle")
-    function = cloudpickle.dumps(module._dask_function())
+    function, _ = dask_work
     command = [sys.executable, "-c", DASK_WORKER]
-    answer = subprocess.run(command, input=function, capture_output=True, check=True)
+    content = cloudpickle.dumps(function)
+    answer = subprocess.run(command, input=content, capture_output=True, check=True)
     assert b"align_keras" in answer.stdout

@@ -21,8 +21,11 @@ COSINE_THRESHOLD = 0.975
 _IMAGES_PER_CLUSTER, _SAMPLE_PER_CLUSTER = 64, 32
 # Numbers held of a row, in float16: products of two rows are off by at most 2 ** -10.
 _AXES, _ROUNDING = 31, 2e-3
-# Rows placed at once, compared with those of a cluster at once, and compared exactly.
-_PLACED_AT_ONCE, _ASKED_AT_ONCE, _VERIFIED_AT_ONCE = 1 << 14, 1 << 20, 4096
+# Limits of memory: rows that are assigned to clusters together, rows that are compared
+# with a cluster together, and pairs of rows that are compared exactly together.
+PLACED_ROWS_PER_BLOCK = 1 << 14
+QUERY_ROWS_PER_BLOCK = 1 << 20
+VERIFIED_PAIRS_PER_BLOCK = 4096
 
 
 def write_embeddings(
@@ -153,8 +156,8 @@ class EmbeddingSearch:
         nearest = 1 if self.centers is None else self.nearest
         clusters = np.zeros((len(rows), nearest), np.min_scalar_type(self.clusters))
         short = np.empty((len(rows), self.axes.shape[1] + 1), np.float16)
-        for start in range(0, len(rows), _PLACED_AT_ONCE):
-            part = rows[start : start + _PLACED_AT_ONCE]
+        for start in range(0, len(rows), PLACED_ROWS_PER_BLOCK):
+            part = rows[start : start + PLACED_ROWS_PER_BLOCK]
             unit = _unit_rows(embeddings, part)
             along = unit @ self.axes
             squared_remainder = np.square(unit).sum(axis=1) - np.square(along).sum(
@@ -183,8 +186,8 @@ class EmbeddingSearch:
         references_of_clusters = _by_cluster(
             references.clusters[references.rows, :1], clusters
         )
-        for start in range(0, len(best), _ASKED_AT_ONCE):
-            block = queries.rows[start : start + _ASKED_AT_ONCE]
+        for start in range(0, len(best), QUERY_ROWS_PER_BLOCK):
+            block = queries.rows[start : start + QUERY_ROWS_PER_BLOCK]
             queries_of_clusters = _by_cluster(queries.clusters[block], clusters)
             for query_rows, reference_rows in zip(
                 queries_of_clusters, references_of_clusters, strict=True
@@ -251,8 +254,8 @@ class EmbeddingSearch:
     ) -> np.ndarray:
         """Returns the pairs with exact cosines above the threshold, bool (pairs,)."""
         near = np.empty(len(query), bool)
-        for start in range(0, len(query), _VERIFIED_AT_ONCE):
-            pairs = slice(start, start + _VERIFIED_AT_ONCE)
+        for start in range(0, len(query), VERIFIED_PAIRS_PER_BLOCK):
+            pairs = slice(start, start + VERIFIED_PAIRS_PER_BLOCK)
             first = queries.embeddings[queries.rows[query[pairs]]]
             second = references.embeddings[references.rows[reference[pairs]]]
             near[pairs] = _exact_cosines(first, second) > self.threshold

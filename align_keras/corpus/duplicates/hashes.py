@@ -34,11 +34,14 @@ _RELATIVE_ZERO = 0.1
 _ABSOLUTE_ZERO = 0.1
 BIT_THRESHOLD = 12
 _BITS = 64 * WORDS
-# Fewer and longer bands find fewer candidates in vain, but try more keys.
-_FEW = 5_000
+# Number of hashes. Smaller sets use fewer and longer bands, which give fewer wrong
+# candidates and try more keys.
+FEW_HASHES = 5_000
 _BANDS_OF_FEW, _BANDS = 8, 6
-# Pairs that are compared at once, and from how many on a group has a matrix of them.
-_AT_ONCE, _MANY = 1 << 16, 1 << 12
+# Pairs of hashes that are compared together, which limits memory.
+HASH_PAIRS_PER_BLOCK = 1 << 16
+# Pairs. Groups with at least this number are compared as a matrix, which is faster.
+MIN_MATRIX_PAIRS = 1 << 12
 
 
 def perceptual_hash(image: Image.Image | np.ndarray) -> bytes:
@@ -252,7 +255,7 @@ def _bands(count: int, threshold: int) -> Iterator[tuple[np.ndarray, int]]:
     """Yields (columns of a band, bits that may differ in it): with threshold = bands ×
     radius + rest, `radius` in one of the first rest + 1, or radius − 1 in another.
     """
-    bands = _BANDS_OF_FEW if count < _FEW else _BANDS
+    bands = _BANDS_OF_FEW if count < FEW_HASHES else _BANDS
     radius, remainder = divmod(threshold, bands)
     coefficients = np.arange(_BITS // WORDS)
     for number in range(bands):
@@ -283,10 +286,10 @@ def _near_by_half(
     """Yields (queries, places, distances) of what is near by half of the bits, which
     rules most out. A group of queries with one key asks for one range of places.
     """
-    many = sizes * (ends - starts) >= _MANY
+    many = sizes * (ends - starts) >= MIN_MATRIX_PAIRS
     for group in np.flatnonzero(many):
         queries = first[groups[group] : groups[group] + sizes[group], None]
-        step = max(1, _AT_ONCE // len(queries))
+        step = max(1, HASH_PAIRS_PER_BLOCK // len(queries))
         for start in range(starts[group], ends[group], step):
             entries = table.first[start : min(start + step, ends[group])]
             distance = bit_count(queries ^ entries).ravel()
@@ -309,7 +312,10 @@ def _pairs(
     totals = np.cumsum(counts[rows])
     begin, done = 0, 0
     while begin < len(rows):
-        end = max(begin + 1, int(np.searchsorted(totals, done + _AT_ONCE, "right")))
+        end = max(
+            begin + 1,
+            int(np.searchsorted(totals, done + HASH_PAIRS_PER_BLOCK, "right")),
+        )
         part = rows[begin:end]
         sizes = counts[part]
         query = np.repeat(part, sizes)

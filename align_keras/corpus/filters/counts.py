@@ -17,8 +17,10 @@ from align_keras.corpus.filters.texts import normalize_texts
 from align_keras.corpus.parquet_tables import read_batches, string_list
 from align_keras.utils.files import atomic_write
 
-_NGRAMS_PER_SPILL = 4_000_000
-_ENTRIES_PER_PARTITION = 4_000_000
+# N-grams that are counted in memory before they are written to a file.
+NGRAMS_PER_SPILL = 4_000_000
+# Entries of the files that one task merges in memory.
+ENTRIES_PER_PARTITION = 4_000_000
 _TOP_TEXTS = 100
 
 
@@ -134,7 +136,7 @@ def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
         image_hashes = hash_strings(images)
         pairs.append(np.stack([features.text_hashes, image_hashes]))
         total += len(image_hashes)
-        if sum(map(len, ngrams)) >= _NGRAMS_PER_SPILL:
+        if sum(map(len, ngrams)) >= NGRAMS_PER_SPILL:
             write()
     if pairs:
         write()
@@ -146,7 +148,7 @@ def count_partitions(folder: str | os.PathLike) -> int:
     sizes: collections.Counter[str] = collections.Counter()
     for path in pathlib.Path(folder, "spills").glob("*.npy"):
         sizes[path.name.split("-")[0]] += path.stat().st_size // 16
-    return 1 + max(sizes.values(), default=0) // _ENTRIES_PER_PARTITION
+    return 1 + max(sizes.values(), default=0) // ENTRIES_PER_PARTITION
 
 
 def merge_counts(

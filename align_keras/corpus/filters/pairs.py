@@ -17,7 +17,8 @@ from align_keras.corpus.filters.filter_rules import (
 )
 from align_keras.utils.errors import InputError
 
-_PAIRS_AT_ONCE = 32_768
+# Pairs that are filtered together, which limits memory.
+PAIRS_PER_BATCH = 32_768
 
 
 class Pair(NamedTuple):
@@ -73,7 +74,7 @@ def filter_pairs(
     """
     thresholds = Thresholds() if thresholds is None else thresholds
     batches, checked = [], _checked(pairs)
-    while records := list(itertools.islice(checked, _PAIRS_AT_ONCE)):
+    while records := list(itertools.islice(checked, PAIRS_PER_BATCH)):
         batches.append((records, _columns(records, thresholds)))
     chosen = count_in_memory([columns for _, columns in batches], thresholds)
     kept_pairs, counts = [], dict.fromkeys(("kept", *REASONS), 0)

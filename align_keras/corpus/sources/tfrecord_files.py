@@ -21,7 +21,8 @@ from align_keras.utils.errors import needs
 from align_keras.utils.files import open_regular, size_of
 
 _IMAGES = ("jpg", "jpeg", "png", "webp", "image")
-_MAX_FIELDS = 1_000_000
+# Fields that are read of one record. A damaged record can claim any number of fields.
+MAX_RECORD_FIELDS = 1_000_000
 
 
 def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
@@ -142,8 +143,8 @@ def _fields(
 ) -> Iterator[tuple[int, int]]:
     """Yields (start, stop) of a message's fields of a number; `steps` counts all."""
     while start < stop:
-        if next(steps) == _MAX_FIELDS:
-            raise ValueError(f"more than {_MAX_FIELDS:,} fields")
+        if next(steps) == MAX_RECORD_FIELDS:
+            raise ValueError(f"more than {MAX_RECORD_FIELDS:,} fields")
         tag, start = _varint(message, start)
         kind = tag & 7
         if kind == 2:

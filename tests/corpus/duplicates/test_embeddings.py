@@ -119,7 +119,11 @@ def test_blocks_and_threads_change_nothing(monkeypatch):
     search, placed = placed_search(embeddings, keys)
     ranks = np.arange(3000)
     whole = search.lowest(placed, placed, ranks, ranks)
-    for name in ("_PLACED_AT_ONCE", "_ASKED_AT_ONCE", "_VERIFIED_AT_ONCE"):
+    for name in (
+        "PLACED_ROWS_PER_BLOCK",
+        "QUERY_ROWS_PER_BLOCK",
+        "VERIFIED_PAIRS_PER_BLOCK",
+    ):
         monkeypatch.setattr(module, name, 700)
     threads = faiss.omp_get_max_threads()
     try:

@@ -70,7 +70,7 @@ def test_few_and_many_hashes_have_other_bands_and_the_same_result(monkeypatch):
     hashes = hashes_near_each_other(5, 60, 1, 12)
     ranks = below = np.arange(60)
     few = HammingSearch(12).lowest(hashes, hashes, ranks, below)
-    monkeypatch.setattr(module, "_FEW", 0)
+    monkeypatch.setattr(module, "FEW_HASHES", 0)
     many = HammingSearch(12).lowest(hashes, hashes, ranks, below)
     assert few.tolist() == many.tolist()
     assert (few < below).any()
@@ -81,8 +81,8 @@ def test_matrices_of_pairs_and_pairs_alone_find_the_same(many, at_once, monkeypa
     hashes = hashes_near_each_other(5, 60, 2, 12)
     ranks = below = np.arange(60)
     expected = brute_force(hashes, hashes, ranks, below, 12)
-    monkeypatch.setattr(module, "_MANY", many)
-    monkeypatch.setattr(module, "_AT_ONCE", at_once)
+    monkeypatch.setattr(module, "MIN_MATRIX_PAIRS", many)
+    monkeypatch.setattr(module, "HASH_PAIRS_PER_BLOCK", at_once)
     assert HammingSearch(12).lowest(hashes, hashes, ranks, below).tolist() == expected
 
 

@@ -101,8 +101,8 @@ def test_neither_order_nor_tables_nor_partitions_nor_spills_matter(
     paths = [tmp_path / f"{own}.parquet" for own in range(3)]
     for number, path in enumerate(paths):
         write(path, rows[number::3])
-    monkeypatch.setattr(module, "_NGRAMS_PER_SPILL", 100)
-    monkeypatch.setattr("align_keras.corpus.parquet_tables._ROWS_AT_ONCE", 30)
+    monkeypatch.setattr(module, "NGRAMS_PER_SPILL", 100)
+    monkeypatch.setattr("align_keras.corpus.parquet_tables.ROWS_PER_BATCH", 30)
     count(tmp_path / "three", paths[::-1], 7, THRESHOLDS)
     assert len(list((tmp_path / "three/spills").glob("ngrams-*"))) > 6
     assert chosen(tmp_path / "three") == chosen(tmp_path / "one")
@@ -130,7 +130,7 @@ def test_partitions_bound_the_memory(tmp_path, monkeypatch):
     write(tmp_path / "a.parquet", rows_of(600))
     count_texts(tmp_path / "a.parquet", tmp_path)
     assert count_partitions(tmp_path) == 1
-    monkeypatch.setattr(module, "_ENTRIES_PER_PARTITION", 100)
+    monkeypatch.setattr(module, "ENTRIES_PER_PARTITION", 100)
     assert 6 <= count_partitions(tmp_path) <= 8  # 600 pairs, and the files' headers.
 
 

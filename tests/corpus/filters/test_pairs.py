@@ -144,7 +144,7 @@ def test_more_pairs_than_a_batch(monkeypatch):
         for own in range(500)
     ]
     whole = filter_pairs(pairs, Thresholds(frequent_ngrams=20))
-    monkeypatch.setitem(module_or_function.__globals__, "_PAIRS_AT_ONCE", 7)
+    monkeypatch.setitem(module_or_function.__globals__, "PAIRS_PER_BATCH", 7)
     assert filter_pairs(pairs, Thresholds(frequent_ngrams=20)) == whole
     assert 0 < len(whole[0]) < 500 and whole[1]["rare n-gram"] > 0
 

@@ -106,7 +106,7 @@ def test_images_of_unknown_size(tmp_path, policy):
 
 def test_groups_of_rows_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr("align_keras.corpus.filters.tables.ROWS_PER_GROUP", 10)
-    monkeypatch.setattr("align_keras.corpus.parquet_tables._ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("align_keras.corpus.parquet_tables.ROWS_PER_BATCH", 4)
     rows = [row(str(own), f"a good text {own}") for own in range(35)]
     kept, _ = run(tmp_path, [rows])
     assert kept == [rows]
@@ -120,7 +120,7 @@ def test_neither_order_nor_tables_change_the_result(tmp_path, monkeypatch):
     rows = mixed_rows()
     _, whole = run(tmp_path / "one", [rows])
     random.shuffle(rows)
-    monkeypatch.setattr("align_keras.corpus.parquet_tables._ROWS_AT_ONCE", 16)
+    monkeypatch.setattr("align_keras.corpus.parquet_tables.ROWS_PER_BATCH", 16)
     _, parts = run(tmp_path / "three", [rows[own::3] for own in range(3)])
     assert json.dumps(parts, sort_keys=True) == json.dumps(whole, sort_keys=True)
     again = merge_results([json.loads(json.dumps(whole)), merge_results([])])

@@ -119,7 +119,7 @@ def test_a_flipped_bit_of_a_caption_is_found(tmp_path):
 
 @pytest.mark.parametrize("message", [b"\xff" * 1_000_000, b"\x0a\0" * 1_001])
 def test_long_numbers_and_many_fields_take_no_time(message, monkeypatch):
-    monkeypatch.setattr(tfrecord_files, "_MAX_FIELDS", 1_000)
+    monkeypatch.setattr(tfrecord_files, "MAX_RECORD_FIELDS", 1_000)
     with pytest.raises(ValueError, match="64 bits|fields"):
         feature_values(message)
 

@@ -244,6 +244,12 @@ def data_dir(tmp_path_factory):
     prepare(
         "kitti", folder, {"train": examples, "validation": examples, "test": examples}
     )
+    features = tfds.builder("dsprites", data_dir=folder).info.features
+    sprite = {name: 20 for name in features if name.startswith("label_")}
+    sprite |= {"label_scale": 5, "label_shape": 2}
+    sprite |= {name: 0.0 for name in features if name.startswith("value_")}
+    sprite["image"] = np.eye(64, dtype="uint8")[:, :, None]
+    prepare("dsprites", folder, {"train": [sprite] * 10})
     return folder
 
 
@@ -285,11 +291,12 @@ def test_kitti_as_it_is_stored(prepared):
     assert types[:3] == ["Car", "Van", "Truck"]
 
 
-def test_dsprites_are_white_on_black():
-    pixels = np.array([[0, 1], [1, 0]], "uint8")
-    picture = vtab._black_and_white(png(pixels).getvalue())
-    found = np.asarray(Image.open(io.BytesIO(picture)))
-    np.testing.assert_array_equal(found, pixels * 255)
+def test_dsprites_are_white_on_black(prepared):
+    data = read_vtab("dsprites_label_x_position", "test")
+    assert data.labels.tolist() == [10]
+    [image] = data.images
+    pixels = np.asarray(Image.open(io.BytesIO(image)))
+    np.testing.assert_array_equal(pixels, np.eye(64, dtype="uint8") * 255)
 
 
 def test_what_is_not_there(tmp_path, monkeypatch):

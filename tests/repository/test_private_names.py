@@ -1,0 +1,172 @@
+"""Tests reach the package through public names."""
+
+import ast
+import pathlib
+import re
+from collections.abc import Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PACKAGE = "align_keras"
+PRIVATE_NAME = re.compile(r"_(?!_)\w+")
+PRIVATE_WORD = re.compile(r"(?<!\w)_(?!_)\w+")
+ATTRIBUTE_IN_TEXT = re.compile(r"\.(_(?!_)\w+)")
+# Functions that take the name of an attribute as text.
+NAMING_FUNCTIONS = {"setattr", "getattr", "delattr", "hasattr", "setitem", "object"}
+# Private names that the package shares with another library, with the reason why tests
+# use the name of that library.
+ALLOWED_NAMES = {
+    "_replace": "public method of named tuples",
+    "_fields": "public attribute of named tuples",
+    "_split_generators": "method that builders of TFDS override, replaced by examples",
+    "_generate_examples": "method that builders of TFDS override",
+}
+# File → private name → reason.
+ALLOWED_PLACES = {
+    "tests/oracles/efficientnet_lite.py": {"_blocks": "layers of another package"},
+    "tests/export/test_saved_model.py": {"_one": "end of the name of an output"},
+}
+
+
+def private_names_of(source: str) -> set[str]:
+    """Returns the private names that a module, its classes or objects have."""
+    names = set()
+    tree = ast.parse(source)
+    scopes = [tree]
+    scopes += [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    for statement in (statement for scope in scopes for statement in scope.body):
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(statement.name)
+        else:
+            names |= {
+                node.id
+                for node in ast.walk(statement)
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+            }
+    names |= {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+    return {name for name in names if PRIVATE_NAME.fullmatch(name)}
+
+
+def package_names() -> set[str]:
+    """Returns the private names of the package."""
+    names = set()
+    for path in (ROOT / PACKAGE).rglob("*.py"):
+        names |= private_names_of(path.read_text(encoding="utf-8"))
+        if PRIVATE_NAME.fullmatch(path.stem):
+            names.add(path.stem)
+    return names
+
+
+def names_in_text(text: str, names: set[str]) -> Iterator[str]:
+    """Yields the private names that a text, such as a program of a test, contains."""
+    if PACKAGE in text and "\n" in text:
+        try:
+            yield from (name for _, name in private_accesses(text, names))
+            return
+        except SyntaxError:
+            pass  # The text is a template of a program or no program.
+    yield from (name for name in ATTRIBUTE_IN_TEXT.findall(text) if name in names)
+
+
+def private_accesses(source: str, names: set[str]) -> Iterator[tuple[int, str]]:
+    """Yields the accesses of a module to private names.
+
+    Args:
+        source: str, text of the module.
+        names: set of str, private names of the package.
+
+    Yields:
+        Tuples `(line, name)`.
+    """
+    own_names = private_names_of(source)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            if node.module and node.module.partition(".")[0] == PACKAGE:
+                parts = node.module.split(".") + [alias.name for alias in node.names]
+                for name in filter(PRIVATE_NAME.fullmatch, parts):
+                    yield node.lineno, name
+        elif isinstance(node, ast.Attribute):
+            is_self = isinstance(node.value, ast.Name) and node.value.id == "self"
+            if node.attr in names and not (is_self and node.attr in own_names):
+                yield node.lineno, node.attr
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            for name in names_in_text(node.value, names):
+                yield node.lineno, name
+        else:
+            for text in texts_of_names(node):
+                if text.value in names:
+                    yield text.lineno, text.value
+
+
+def texts_of_names(node: ast.AST) -> Iterator[ast.Constant]:
+    """Yields the texts by which a node can name an attribute."""
+    if not isinstance(node, ast.Call | ast.Tuple | ast.List | ast.Set | ast.Subscript):
+        return
+    children = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.Call):
+        function = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        children = node.args if function in NAMING_FUNCTIONS else []
+    for child in children:
+        if isinstance(child, ast.Constant) and isinstance(child.value, str):
+            yield child
+
+
+def test_tests_use_no_private_names_of_the_package() -> None:
+    names = package_names() - set(ALLOWED_NAMES)
+    accesses = set()
+    used_places = set()
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        file = path.relative_to(ROOT).as_posix()
+        source = path.read_text(encoding="utf-8")
+        if names.isdisjoint(PRIVATE_WORD.findall(source)):
+            continue  # Most files need no parsing.
+        for line, name in private_accesses(source, names):
+            if name in ALLOWED_PLACES.get(file, {}):
+                used_places.add((file, name))
+            else:
+                accesses.add(f"{file}:{line}: {name}")
+    assert not accesses, "Test the public behavior, or give the name no underscore."
+    allowed_places = {
+        (file, name) for file in ALLOWED_PLACES for name in ALLOWED_PLACES[file]
+    }
+    assert used_places == allowed_places, "Remove the places that are not used."
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from align_keras.text import _concealed",
+        "from align_keras._concealed import shown",
+        "module._concealed = 1",
+        "Index.open(folder).store._concealed()",
+        "monkeypatch.setattr('align_keras.text.module._concealed', 1)",
+        "monkeypatch.setattr(module, '_concealed', 1)",
+        "for name in ('_concealed', 'shown'): setattr(module, name, 1)",
+        "vars(module)['_concealed']",
+        "PROGRAM = 'import align_keras\\nfrom align_keras.text import _concealed\\n'",
+        "class Sub(Base):\n    def method(self): return self._concealed",
+    ],
+)
+def test_private_accesses_are_noticed(source: str) -> None:
+    assert {name for _, name in private_accesses(source, {"_concealed"})} == {
+        "_concealed"
+    }
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from tests.helpers.module import _concealed",
+        "module._other = 1",
+        "f'{name}_concealed'",
+        "name.endswith('_concealed')",
+        "class Own:\n    def _concealed(self): return self._concealed()",
+    ],
+)
+def test_other_private_names_are_allowed(source: str) -> None:
+    assert not list(private_accesses(source, {"_concealed"}))
