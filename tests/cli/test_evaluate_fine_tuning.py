@@ -24,9 +24,9 @@ from tests.helpers.drawings import (
 @pytest.mark.release
 def test_fine_grained_on_a_folder(capsys, tmp_path, drawings, small_model):
     arguments = [
+        "fine_grained",
         "--model",
         small_model,
-        "fine_grained",
         "--data",
         drawings,
     ]
@@ -85,9 +85,9 @@ def test_fine_grained_on_a_folder(capsys, tmp_path, drawings, small_model):
 def test_both_stages_on_a_folder(capsys, tmp_path, drawings, small_model):
     found, messages = evaluate(
         capsys,
+        "fine_grained",
         "--model",
         small_model,
-        "fine_grained",
         "--data",
         drawings,
         "--results",
@@ -111,9 +111,9 @@ def test_a_frozen_encoder_learns_to_tell_drawings_apart(
     )
     found, _ = evaluate(
         capsys,
+        "imagenet_frozen",
         "--model",
         small_model,
-        "imagenet_frozen",
         "--data",
         drawings,
         "--results",

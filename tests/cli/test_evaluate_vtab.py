@@ -37,9 +37,9 @@ def test_vtab_on_mock_data(capsys, tmp_path, small_model):
     ):
         found, messages = evaluate(
             capsys,
+            "vtab",
             "--model",
             small_model,
-            "vtab",
             "--data",
             "vtab/svhn_cropped+dsprites_label_orientation",
             "--results",
@@ -53,9 +53,9 @@ def test_vtab_on_mock_data(capsys, tmp_path, small_model):
         table.write_text("id,place\nsvhn_cropped/0,in\nsvhn_cropped/1,out\n")
         again, _ = evaluate(
             capsys,
+            "vtab",
             "--model",
             small_model,
-            "vtab",
             "--data",
             "vtab/svhn_cropped",
             "--results",

@@ -16,9 +16,9 @@ from tests.helpers.drawings import BOTH, HEAD, evaluate
 @pytest.mark.release
 def test_workers_find_the_same(capsys, tmp_path, drawings, small_model):
     arguments = [
+        "fine_grained",
         "--model",
         small_model,
-        "fine_grained",
         "--data",
         drawings,
     ]
@@ -79,9 +79,9 @@ def children_of(process):
 def test_a_killed_worker_costs_its_trial_alone(capsys, tmp_path, drawings, small_model):
     override = HEAD.replace("runs=2", "runs=4").replace("head.steps=2", "head.steps=60")
     arguments = [
+        "fine_grained",
         "--model",
         small_model,
-        "fine_grained",
         "--data",
         drawings,
     ]
