@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -150,20 +150,31 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         """Token embedding of the text encoder, as in backbones of KerasHub."""
         return self.text_encoder.token_embedding
 
-    @functools.cached_property
+    @property
     def preprocessor(self) -> ALIGNPreprocessor:
         """`ALIGNPreprocessor` of this model: images and captions to its inputs.
 
-        Without a vocabulary, its `tokenizer` is None.
+        Without a vocabulary, its `tokenizer` is None. A change of the encoder's
+        `image_size` gives another one.
         """
-        tokenizer = None
-        if self.vocabulary is not None:
-            tokenizer = ALIGNTokenizer(
-                self.vocabulary,
-                sequence_length=self.text_encoder.sequence_length,
-                normalization=self.normalization,
-            )
-        return ALIGNPreprocessor(tokenizer, ALIGNImageConverter(self.image_size))
+        return self._preprocessor_of_size(self.image_size)
+
+    @functools.cached_property
+    def _preprocessor_of_size(self) -> Callable[[int], ALIGNPreprocessor]:
+        """Function from an image size to the preprocessor, which it keeps."""
+
+        @functools.lru_cache(maxsize=1)
+        def build(image_size: int) -> ALIGNPreprocessor:
+            tokenizer = None
+            if self.vocabulary is not None:
+                tokenizer = ALIGNTokenizer(
+                    self.vocabulary,
+                    sequence_length=self.text_encoder.sequence_length,
+                    normalization=self.normalization,
+                )
+            return ALIGNPreprocessor(tokenizer, ALIGNImageConverter(image_size))
+
+        return build
 
     @property
     def tokenizer(self) -> ALIGNTokenizer:
