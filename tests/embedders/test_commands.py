@@ -15,7 +15,7 @@ COMMANDS = {
     "serve": ("serve", "index", "--port", "0"),
     "evaluate": ("evaluate", "retrieval", "--data", "photos", "--cache", "cache"),
     "plan": ("plan", "--index", "1000"),
-    "export": ("export", "onnx", "--to", "exported"),
+    "export": ("export", "saved_model", "--to", "exported"),
 }
 EMBEDS = ("embed", "index", "search", "serve", "evaluate")
 
