@@ -84,6 +84,7 @@ def test_initial_epoch_goes_on_in_the_schedule_of_the_whole_run(model):
     assert rate(model, 20) == pytest.approx(0.0, abs=1e-9)
 
 
+@pytest.mark.ci
 def test_a_stream_of_unknown_length(model):
     model.compile()
     stream = batches(3).filter(lambda batch: True)
@@ -204,6 +205,7 @@ def test_a_warmup_longer_than_the_run_is_reported(model, capsys):
     assert "warm-up" not in capsys.readouterr().err
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("is_fitted", [False, True])
 def test_keras_file_keeps_the_recipe_and_the_optimizer(model, tmp_path, is_fitted):
     model.compile()

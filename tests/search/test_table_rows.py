@@ -239,6 +239,7 @@ def test_what_is_removed_takes_its_values_along(location, build, photos, tmp_pat
         assert "secret" not in str(execute("SELECT * FROM table_rows_0").fetchall())
 
 
+@pytest.mark.ci
 def test_rows_are_read_in_one_state(build, tmp_path, monkeypatch):
     table = write_csv(tmp_path / "t.csv", [row("red", stars="5")])
     index = build(table)
