@@ -97,11 +97,14 @@ class Run:
         """Reads the validation pairs from their corpus, which must be there."""
         if self._validation_pairs is None:
             from align_keras.data import read_retrieval_set
+            from align_keras.models.preset_table import with_preset
             from align_keras.runs.run_corpora import open_corpora
 
-            corpora = open_corpora(self.config.task)
+            task = self.config.task
+            image_size = with_preset(task.model).image_encoder.image_size
+            corpora = open_corpora(task.train_data, task.validation_data, image_size)
             self._validation_pairs = read_retrieval_set(
-                corpora.validation, self.config.task.validation_data.tfds_split
+                corpora.validation, task.validation_data.tfds_split
             )
         return self._validation_pairs
 

@@ -180,9 +180,10 @@ def test_training_images_among_the_validation_images_are_reported(tmp_path, caps
             "task.validation_data.tfds_data_dir": str(tmp_path / "data"),
         }
         config = load_config("quickstart_stamps", params_override=overrides)
-        corpora = open_corpora(config.task)
-        split = config.task.validation_data.tfds_split
+        task = config.task
+        corpora = open_corpora(task.train_data, task.validation_data, 64)
+        split = task.validation_data.tfds_split
         validation_pairs = read_retrieval_set(corpora.validation, split)
-        report_shared_images(config.task, corpora.train, validation_pairs)
+        report_shared_images(task, corpora, validation_pairs)
         expected = "5 of the 15 validation images are training images too"
         assert (expected in capsys.readouterr().err) == is_shared

@@ -10,7 +10,9 @@ from align_keras.cli.main import main
 from align_keras.config import load_config
 from align_keras.config.fields import leaves
 from align_keras.runs import run_folder
-from align_keras.runs.run_folder import check_inputs, lock_folder
+from align_keras.runs.run_checks import check_run_config
+from align_keras.runs.run_folder import lock_folder
+from align_keras.runs.run_inputs import check_inputs
 from align_keras.utils.errors import InputError
 
 
@@ -114,12 +116,11 @@ def test_no_checkpoint_is_chosen_by_the_test_pairs(tmp_path, validation, name):
         write_table(tmp_path / table)
     overrides = f"task.train_data.corpus=emoji,task.validation_data.{validation}"
     overrides = overrides.format(tmp_path)
-    lock_folder(load_config(params_override=overrides), tmp_path / "without")
+    check_run_config(load_config(params_override=overrides), has_checkpoint=False)
     with pytest.raises(InputError, match=rf"validation_data\.{name} must name no test"):
-        lock_folder(load_config(params_override=[overrides, CHOICE]), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        check_run_config(load_config(params_override=[overrides, CHOICE]), False)
     allowed = [overrides, CHOICE, "trainer.best_checkpoint_by_test=true"]
-    lock_folder(load_config(params_override=allowed), tmp_path / "allowed")
+    check_run_config(load_config(params_override=allowed), has_checkpoint=False)
 
 
 def test_a_checkpoint_is_chosen_by_a_validation_split(tmp_path):
@@ -132,7 +133,7 @@ def test_a_checkpoint_is_chosen_by_a_validation_split(tmp_path):
     ):
         overrides = f"task.train_data.corpus=icons,task.validation_data.{overrides}"
         config = load_config(params_override=[overrides, CHOICE])
-        lock_folder(config, tmp_path / "run")
+        check_run_config(config, has_checkpoint=False)
 
 
 @pytest.mark.parametrize(
