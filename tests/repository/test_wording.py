@@ -72,7 +72,7 @@ def test_every_rule_counts_its_places(tmp_path, rule, path, text):
     "text",
     [
         "# Reads the sizes of all files. They are in bytes.",
-        'def f(paths):\n    """Returns the sizes of files.\n\n    >>> f([]); 1\n    """',
+        'def f(paths):\n    """Returns all sizes.\n\n    >>> f([]); 1\n    """',
         "def save_own_variables(store): pass",
         "x = 'a; b'",
         "sizes = [*paths]",
