@@ -53,18 +53,19 @@ def train_experiment(
             (measures a checkpoint), or `"index"` (writes the export, the search index
             and the report of a finished run).
         checkpoint: `"latest"` or `"best"`, the checkpoint that `"eval"` measures.
-        with_results: bool, True to write what `"index"` writes, right after training.
-        command: str, command that the export and the report name. None for the one
-            that resumes the run.
+        with_results: bool, True to write the export, the search index and the report
+            after the training, as the mode `"index"` does.
+        command: str, command that the export and the report show. None shows the
+            command that resumes the run.
 
     Returns:
-        `Run`. Its `metrics` are the newest of the run, or with `"eval"` those of the
-        checkpoint.
+        `Run`. Its `metrics` are the newest of the run, or those of the checkpoint for
+        the mode `"eval"`.
 
     Raises:
-        InputError: for a mistake in the configuration, unreadable data, a folder that
-            holds another run or that another process is writing, or a step whose loss
-            or gradient isn't finite.
+        InputError: for a mistake in the configuration, unreadable data, a folder with
+            another run or that another process is writing, or a step whose loss or
+            gradient isn't finite.
 
     References:
         Jia et al. 2021, section 5 (pre-training) and 5.1 (zero-shot retrieval).

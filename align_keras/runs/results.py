@@ -23,7 +23,7 @@ from align_keras.training.metrics_log import MetricsLog
 from align_keras.utils.files import atomic_folder
 from align_keras.utils.progress import say
 
-# Images and captions that another process embeds again with the export.
+# Number of images and captions that another process embeds again with the export.
 _CHECKED = 64
 # Number of captions among which the query of an example is chosen.
 EXAMPLE_CAPTIONS = 50

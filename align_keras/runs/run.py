@@ -37,8 +37,8 @@ def open_run(model_dir: str | os.PathLike) -> "Run":
     check_finished(directory)
     if not (directory / PARAMS_FILE).exists():
         raise InputError(
-            f"{directory} must be the folder of a run of this package, but has no "
-            f"{PARAMS_FILE}. Open a model without a run by ALIGN.from_preset."
+            f"model_dir must be the folder of a run. Received: {directory}, which has "
+            f"no {PARAMS_FILE}. Open a model without a run by ALIGN.from_preset."
         )
     return Run(load_config(config_files=[directory / PARAMS_FILE]), directory)
 
@@ -119,8 +119,8 @@ class Run:
         """Finds validation images.
 
         Args:
-            query: str, words to search for; `align_keras.search.Query`; or float array
-                (d,), an embedding.
+            query: caption (str), `align_keras.search.Query`, or embedding (float array
+                (d,)).
             k: int >= 1, images to find, or None for those of the query.
             **options: further options of `align_keras.search.Index.query`.
 

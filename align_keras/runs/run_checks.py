@@ -15,8 +15,8 @@ def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:
 
     Args:
         config: `ExperimentConfig`.
-        has_checkpoint: bool, True if the run resumes. Its pairs are compared with those
-            that it began with later, so they are not counted here.
+        has_checkpoint: bool, True if the run resumes. Pairs are then not counted,
+            since they are compared with the recorded ones later.
 
     Raises:
         InputError: if a corpus is missing, if the test pairs would choose the best
@@ -34,21 +34,21 @@ def _check_corpora(config: ExperimentConfig) -> None:
         data = getattr(config.task, section)
         if data.corpus is None and data.source is None:
             raise InputError(
-                f"task.{section}.corpus must name a corpus, received null. Give an "
-                "--experiment, a --config_file, or "
+                f"task.{section}.corpus must name a corpus. Received: null. Set "
+                "--experiment, --config_file, or "
                 f"--params_override task.{section}.corpus=icons."
             )
         if data.pairs and not is_url(data.pairs) and not os.path.exists(data.pairs):
             raise InputError(
-                f"task.{section}.pairs: no such file or folder: {data.pairs}. Check "
-                "the path."
+                f"task.{section}.pairs must be an existing file or folder. Received: "
+                f"{data.pairs}. Check the path."
             )
 
 
 def _check_pairs(config: ExperimentConfig) -> None:
-    """Raises for tables and folders that hold too few readable pairs.
+    """Raises for tables and folders that contain too few readable pairs.
 
-    It doesn't decode images, which would need TensorFlow.
+    Images are not decoded, which would need TensorFlow.
     """
     names = ("image_column", "caption_column", "encoding", "max_bad_fraction")
     counts: dict[tuple, int] = {}
@@ -63,10 +63,11 @@ def _check_pairs(config: ExperimentConfig) -> None:
         limit = counts[key] - (data.tfds_split == "train")
         if data is config.task.train_data and data.global_batch_size > limit:
             raise InputError(
-                f"task.train_data.global_batch_size may be at most the {limit} images "
-                f"to train on of {data.pairs}, received {data.global_batch_size}. Use "
-                f"--params_override task.train_data.global_batch_size={max(limit, 1)} "
-                "or less, or give more pairs, at least two different images."
+                "task.train_data.global_batch_size must be at most the number of "
+                f"training images, {limit} of {data.pairs}. Received: "
+                f"{data.global_batch_size}. Set --params_override "
+                f"task.train_data.global_batch_size={max(limit, 1)} or less, or add "
+                "pairs. At least two different images are needed."
             )
 
 
@@ -80,9 +81,9 @@ def _check_selection(config: ExperimentConfig) -> None:
         # The split `all` of a corpus includes its split `test`.
         if names_test(value) or (value == "all" and not table):
             raise InputError(
-                f"task.validation_data.{name} must name no test pairs where "
-                "trainer.best_checkpoint_eval_metric chooses a checkpoint by them, "
-                f"received {value!r}. Name other pairs, such as Karpathy's val or a "
+                f"task.validation_data.{name} must name no test pairs if "
+                "trainer.best_checkpoint_eval_metric chooses a checkpoint by them. "
+                f"Received: {value!r}. Name other pairs, such as Karpathy's val or a "
                 "part of train that isn't trained on, or set "
                 "trainer.best_checkpoint_by_test=true."
             )

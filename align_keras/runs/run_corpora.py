@@ -102,7 +102,7 @@ def corpus_name(data_config: DataConfig) -> str:
 
 
 def report_notes(notes: Mapping[str, Mapping]) -> None:
-    """Prints what the corpora hold and have dropped."""
+    """Prints the number of pairs of each corpus and of dropped pairs."""
     for name, note in notes.items():
         for line in note.get("summary", []):
             say(f"{name}: {line}")

@@ -20,8 +20,8 @@ from align_keras.utils.progress import say
 
 PARAMS_FILE = "params.yaml"
 # Patterns of the options that may change when a run resumes: its length, rates,
-# intervals, paths and devices. All other options decide on the meaning of the weights,
-# the batches or the optimizer's variables.
+# intervals, paths and devices. All other options define the meaning of the weights, the
+# batches or the optimizer's variables.
 CHANGEABLE_OPTIONS = (
     r"trainer\.(train_steps|checkpoint_interval|validation_interval|max_to_keep)",
     r"trainer\.(best_checkpoint_\w+|loss_upper_bound)",
@@ -66,8 +66,8 @@ def lock_folder(
     lock = hold(directory / f".run{_worker_suffix(config)}.lock")
     if lock is None:
         raise InputError(
-            f"--model_dir must be a run that no other process is writing, received "
-            f"{directory}, which another process is writing. Let it end, or name "
+            "--model_dir must be a folder that no other process writes to. Received: "
+            f"{directory}, which another process is writing. Wait for its end, or name "
             "another folder."
         )
     try:
@@ -81,7 +81,7 @@ def lock_folder(
 
 
 def _worker_suffix(config: ExperimentConfig) -> str:
-    """Returns a suffix that gives each worker of a run a lock of its own."""
+    """Returns the suffix of the lock file of this worker."""
     if config.runtime.distribution_strategy != "multi_worker_mirrored":
         return ""
     try:
@@ -126,9 +126,9 @@ def _check_changes(changes: Mapping[str, tuple], directory: pathlib.Path) -> Non
         return
     note = f" ({', '.join(allowed)} could change)" if allowed else ""
     raise InputError(
-        f"{directory} holds a run with another configuration: "
-        f"{describe_changes(fixed)}{note}. Give another --model_dir, or "
-        f"--config_file {directory / PARAMS_FILE} to resume that run."
+        f"{directory} contains a run with another configuration: "
+        f"{describe_changes(fixed)}{note}. Use another --model_dir, or resume that run "
+        f"by --config_file {directory / PARAMS_FILE}."
     )
 
 
@@ -162,12 +162,12 @@ def check_finished(directory: str | os.PathLike) -> None:
         return
     if not (directory / PARAMS_FILE).exists():
         raise InputError(
-            f"{directory} must be a run's folder, but has neither config.json nor "
-            f"{PARAMS_FILE}. Check --model_dir."
+            f"--model_dir must be the folder of a run. Received: {directory}, which "
+            f"has neither config.json nor {PARAMS_FILE}. Check the path."
         )
     raise InputError(
-        f"{directory} must be a finished run, but holds no trained model. Let it end: "
-        f"`{train_command(directory)}`."
+        f"{directory} must be a finished run, but it has no trained model. Finish the "
+        f"run by `{train_command(directory)}`."
     )
 
 
@@ -176,8 +176,8 @@ def check_searchable(directory: str | os.PathLike) -> None:
     directory = pathlib.Path(directory)
     if not directory.is_dir():
         raise InputError(
-            f"`model_dir` must be the folder of a finished run, received {directory}, "
-            "which doesn't exist. `align-keras quickstart` makes one."
+            "`model_dir` must be the folder of a finished run. Received: "
+            f"{directory}, which doesn't exist. `align-keras quickstart` creates one."
         )
     missing = [name for name in ("index", "export") if not (directory / name).is_dir()]
     if not missing or not (directory / PARAMS_FILE).exists():
@@ -186,5 +186,5 @@ def check_searchable(directory: str | os.PathLike) -> None:
     check_finished(directory)
     raise InputError(
         f"{directory} is a finished run without {' and '.join(missing)}, which search "
-        f"opens. Build them by `{train_command(directory, 'index')}`."
+        f"needs. Create them by `{train_command(directory, 'index')}`."
     )

@@ -1,4 +1,4 @@
-"""The training pairs and the vocabulary that a run began with."""
+"""Checks that a resumed run has the training pairs and the vocabulary of its start."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def check_training_pairs(
     train: DataConfig,
     is_read_only: bool = False,
 ) -> None:
-    """Raises unless the training pairs are those that the run began with.
+    """Raises unless the training pairs are those of the run's start.
 
     Args:
         directory: `pathlib.Path`, folder of the run.
@@ -49,7 +49,7 @@ def check_training_pairs(
 def check_vocabulary_unchanged(
     directory: pathlib.Path, vocabulary: Sequence[str], is_read_only: bool = False
 ) -> None:
-    """Raises unless the vocabulary is the one that the run began with."""
+    """Raises unless the vocabulary is that of the run's start."""
     inputs = {"vocabulary": vocabulary_fingerprint(vocabulary)}
     check_inputs(directory, inputs, is_read_only)
     has_model = (directory / "config.json").exists()
@@ -62,25 +62,25 @@ def check_inputs(
     inputs: Mapping[str, str | int],
     read_only: bool = False,
 ) -> None:
-    """Raises unless a run has the training pairs and the vocabulary that it began with.
+    """Raises unless a run has the training pairs and the vocabulary of its start.
 
-    The first start records them. A run of an earlier version has no record, and its
-    next start writes one.
+    The first start records them. If a run of an earlier version has no record, its next
+    start writes one.
 
     Args:
         directory: str or path of the run's folder.
-        inputs: dict of `train_pairs` and `vocabulary`, their fingerprints, and of
-            `train_images`, their number. Each of them is optional.
+        inputs: dict of the fingerprints `train_pairs` and `vocabulary` and the number
+            `train_images`. Each of them is optional.
         read_only: bool, True to record nothing.
 
     Raises:
-        InputError: if an input differs. The message names it and the remedy.
+        InputError: if an input differs from its record.
     """
     directory = pathlib.Path(directory)
     path = directory / INPUTS_FILE
     recorded: dict[str, Any] = read_json(path) if path.exists() else {}
     if newest_step(directory) is None:
-        # A run without a checkpoint can be corrected. It begins with these inputs.
+        # A run without a checkpoint starts with the present inputs.
         recorded = {**recorded, **inputs}
         if not read_only:
             _write_inputs(path, recorded)
@@ -88,9 +88,9 @@ def check_inputs(
     vocabulary = inputs.get("vocabulary")
     if vocabulary is not None and recorded.get("vocabulary", vocabulary) != vocabulary:
         raise InputError(
-            f"{directory / 'vocabulary.txt'} must hold the vocabulary that the run "
-            "began with, but it was changed. Restore the file, remove it to have it "
-            "made again, or train in another --model_dir."
+            f"{directory / 'vocabulary.txt'} must contain the vocabulary that the run "
+            "started with, but it has changed. Restore the file, remove it so that it "
+            "is created again, or train in another --model_dir."
         )
     pairs = inputs.get("train_pairs")
     if pairs is not None and recorded.get("train_pairs", pairs) != pairs:
@@ -99,11 +99,11 @@ def check_inputs(
         if former_count == count:
             change = f"their captions, ids or pixels differ, their number is {count}"
         else:
-            change = f"{former_count} images then and {count} now"
+            change = f"there were {former_count} images and now there are {count}"
         raise InputError(
-            f"task.train_data must read the pairs that the run {directory} began with, "
-            f"but they were changed: {change}. Restore them, or train in another "
-            f"--model_dir. To go on with the new pairs all the same, remove {path}."
+            "task.train_data must read the pairs that the run started with, but in "
+            f"{directory} they have changed: {change}. Restore them, or train in "
+            f"another --model_dir. To continue with the new pairs, remove {path}."
         )
     if not read_only and {**recorded, **inputs} != recorded:
         _write_inputs(path, {**recorded, **inputs})

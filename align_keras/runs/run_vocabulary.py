@@ -20,8 +20,9 @@ def prepare_vocabulary(
 ) -> list[str]:
     """Loads the vocabulary of a run, or learns it from the training captions.
 
-    The vocabulary is the one in the folder, of the text encoder's weights or of the
-    file in the configuration. It is saved in the folder.
+    The first that exists is used: the vocabulary in the folder, that of the text
+    encoder's weights, and the file in the configuration. The vocabulary is saved in the
+    folder.
     """
     path = pathlib.Path(directory) / "vocabulary.txt"
     if path.exists():

@@ -5,7 +5,7 @@ from align_keras.data.stored_pairs import RetrievalSet, read_image_keys, split_s
 from align_keras.runs.run_corpora import RunCorpora
 from align_keras.utils.progress import say
 
-# Training images whose keys are compared with those of the validation images.
+# Largest number of training images that are compared with the validation images.
 _MAX_COMPARED = 50_000
 
 
@@ -42,6 +42,6 @@ def report_shared_images(
     if shared:
         say(
             f"{shared:,} of the {len(pairs):,} validation images are "
-            "training images too, on which recall is too high. Remove them from one "
-            "of the two"
+            "training images too, so recall is too high. Remove them from one of the "
+            "two"
         )
