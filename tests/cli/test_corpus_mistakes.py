@@ -18,8 +18,8 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
         (["build"], "a corpus needs a source. Name one with --source"),
         (["build", "--source=zip:/"], "source must be KIND:PATH"),
         (["build", "--source=html:nowhere"], "there is no nowhere"),
-        (["urls", "--source=html:."], "--to must name the list of the stage urls"),
-        (["build", "--source=html:.", "--to=a.csv"], "--to must name the list"),
+        (["urls", "--source=html:."], "--to must name a file for the stage urls"),
+        (["build", "--source=html:.", "--to=a.csv"], "--to must name a file"),
         (
             ["build", "--source=table:a.csv", "--params_override=filter.min_words=3"],
             "min_words",

@@ -89,15 +89,18 @@ WRONG = {
     ),
     "suite's metadata": (
         ("--suite", "paper", "--metadata", "a.csv"),
-        "--metadata is for one protocol",
+        "--metadata must be used with a single protocol",
     ),
     "templates": ((*ZERO_SHOT, "--templates", "nowhere"), "--templates must be one of"),
     "classes": ((*ZERO_SHOT, "--classes", "nowhere"), "--classes must be a file"),
     "split": ((*ZERO_SHOT, "--split", "validation"), "validation"),
-    "suite": (("--suite", "paper", "--split", "a"), "--split is for one protocol"),
+    "suite": (
+        ("--suite", "paper", "--split", "a"),
+        "--split must be used with a single protocol",
+    ),
     "suite's templates": (
         ("--suite", "paper", "--templates", "none"),
-        "--templates is for one protocol",
+        "--templates must be used with a single protocol",
     ),
     "no templates": (
         (*RETRIEVAL, "--templates", "none"),
@@ -222,8 +225,8 @@ def test_usage_errors(run, capsys):
         if arguments == ("xyzzy",):
             assert "choose from retrieval, cxc_re" in captured.err.replace("'", "")
         if arguments == ("retreival",):
-            assert "did you mean retrieval?" in captured.err
-    assert "unknown option --templets; did you mean --templates?" in captured.err
+            assert "Did you mean retrieval?" in captured.err
+    assert "unknown option --templets. Did you mean --templates?" in captured.err
     for arguments, model, message in (
         ((), "run", "PROTOCOL or --suite paper must be given"),
         (("--suite", "paper", "knn"), "run", "--suite must come without PROTOCOL"),

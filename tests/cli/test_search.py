@@ -250,7 +250,7 @@ def test_what_is_shown_stays_short(capsys):
     shown = capsys.readouterr().out
     assert "caption 2" in shown and "47 more" in shown and "caption 3" not in shown
     search.print_hits("cats", [])
-    assert capsys.readouterr().out.startswith("cats: nothing found")
+    assert capsys.readouterr().out.startswith("cats: no images match the search")
 
 
 @pytest.mark.parametrize("columns, is_table", [(100, True), (65, False)])
@@ -268,7 +268,7 @@ def test_a_table_is_shown_where_paths_stay_whole(
     "arguments, message",
     [
         (("--model_dir", "nowhere", "cat"), "--model_dir must be the folder of a fini"),
-        (("--null", "cat"), "-0 belongs to --paths"),
+        (("--null", "cat"), "-0 must be used with --paths"),
     ],
 )
 def test_what_is_not_there_and_what_belongs_together(arguments, message, capsys):
