@@ -194,7 +194,7 @@ def _check_table_options(options: dict[str, Any]) -> None:
         is_for = os.path.exists if name == "encoding" else os.path.isfile
         if name in options and not any(map(is_for, named)):
             raise InputError(
-                f"{name} describes a table in `images` or `data`. Received: "
+                f"{name} must describe a table in `images` or `data`. Received: "
                 f"{name}={options[name]!r} with {' and '.join(named) or 'no table'}. "
                 "Leave it out, or name the table by `images`."
             )

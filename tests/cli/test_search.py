@@ -214,7 +214,9 @@ def test_index_of_another_run(run_folder, tmp_path):
 
 def test_a_run_without_an_index_names_the_command_that_builds_one(run_folder, tmp_path):
     (tmp_path / "params.yaml").write_text("")
-    with pytest.raises(InputError, match="holds no trained model. Let it end: `align"):
+    with pytest.raises(
+        InputError, match="has no trained model. Finish the run by `align"
+    ):
         search.run(parse("--model_dir", tmp_path, "red"))
     (tmp_path / "config.json").write_text("{}")
     command = (
@@ -238,7 +240,7 @@ def test_only_a_finished_run_is_indexed(tmp_path, capsys):
     assert "has neither config.json nor params.yaml" in capsys.readouterr().err
     (tmp_path / "params.yaml").write_text("")
     assert main(arguments) == 1
-    assert "holds no trained model" in capsys.readouterr().err
+    assert "has no trained model" in capsys.readouterr().err
 
 
 def hit_of(path, captions):

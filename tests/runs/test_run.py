@@ -59,14 +59,16 @@ def test_what_a_reader_within_tensorflow_refuses_is_told_in_a_line():
 
 
 def test_what_is_no_finished_run_is_not_opened(tmp_path):
-    with pytest.raises(InputError, match="must be a run's folder"):
+    with pytest.raises(
+        InputError, match="must be the folder of a run. Received: .*neither"
+    ):
         align_keras.open_run(tmp_path)
     (tmp_path / "params.yaml").write_text("{}")
-    with pytest.raises(InputError, match="holds no trained model. Let it end"):
+    with pytest.raises(InputError, match="has no trained model. Finish the run by"):
         align_keras.open_run(tmp_path)
     (tmp_path / "params.yaml").unlink()
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="has no params.yaml"):
+    with pytest.raises(InputError, match="which has no params.yaml"):
         align_keras.open_run(tmp_path)
 
 
