@@ -175,7 +175,7 @@ def calibration_images(name: str, **columns: Any) -> list:
             images = _training_images(name, columns)
     except InputError as error:
         # The message names the option `data`, but these images come from `images`.
-        text = re.sub(r"^data\b", "images", str(error))
+        text = re.sub(r"^data\b|(?<=Received: )data(?==)", "images", str(error))
         raise InputError(text) from None
     step = max(1, len(images) // _CALIBRATION_IMAGES)
     return images[::step][:_CALIBRATION_IMAGES]

@@ -1,4 +1,4 @@
-"""From configuration to objects: presets, schedules and optimizers."""
+"""Tests of the construction of models, schedules and optimizers."""
 
 import math
 
@@ -33,7 +33,7 @@ def test_the_default_schedule_is_the_papers():
     assert float(schedule(1_200_000)) == pytest.approx(0.0, abs=1e-9)
 
 
-def test_cosine_and_constant():
+def test_cosine_and_constant_schedules():
     rate = f"{OPTIMIZER}.learning_rate"
     override = f"{rate}.type=cosine,{rate}.cosine.initial_learning_rate=0.2"
     warmup = f"{OPTIMIZER}.warmup.linear.warmup_steps=10"
@@ -44,7 +44,7 @@ def test_cosine_and_constant():
     assert float(build_schedule(optimization(override), 110)(7)) == pytest.approx(1e-3)
 
 
-def test_optimizers():
+def test_optimizers_have_the_configured_weight_decay():
     lamb = build_optimizer(optimization(), 1_200_000)
     assert isinstance(lamb, Lamb)
     assert lamb.get_config()["weight_decay"] == 1e-5
@@ -54,7 +54,7 @@ def test_optimizers():
     assert adamw.get_config()["weight_decay"] == 1e-5
 
 
-def test_sgd_steps_average_and_clipping():
+def test_sgd_has_stepwise_rates_averaging_and_clipping():
     rate, optimizer = f"{OPTIMIZER}.learning_rate", f"{OPTIMIZER}.optimizer"
     override = ",".join(
         [
@@ -70,7 +70,7 @@ def test_sgd_steps_average_and_clipping():
     assert (sgd.global_clipnorm, sgd.nesterov) == (0.5, True)
     assert (sgd.use_ema, sgd.ema_momentum) == (True, 0.9)
     schedule = build_schedule(optimization(override), 110)
-    # Boundaries count from the end of the warm-up, as Keras's schedules do.
+    # Boundaries are relative to the end of the warm-up, as in Keras's schedules.
     rates = [float(schedule(step)) for step in (5, 10, 40, 41, 70, 71)]
     assert rates == pytest.approx([0.05, 0.1, 0.1, 0.02, 0.02, 0.004])
 
@@ -98,11 +98,9 @@ def test_loss_and_batch_options_reach_the_model():
     assert model.image_encoder.replicas_per_group is None
 
 
-def test_the_open_source_efficientnets_groups_reach_the_image_encoder():
-    override = "variant=efficientnet_nano,replicas_per_group=0"
-    override = ",".join(
-        f"task.model.image_encoder.{own}" for own in override.split(",")
-    )
+def test_zero_replicas_per_group_means_auto():
+    section = "task.model.image_encoder"
+    override = f"{section}.variant=efficientnet_nano,{section}.replicas_per_group=0"
     encoder = build_image_encoder(load_config(params_override=override).task.model)
     assert encoder.replicas_per_group == "auto"
 
@@ -122,7 +120,7 @@ SMALL_TOWERS = (
 
 
 @pytest.mark.ci
-def test_the_temperature_of_the_weights(tmp_path):
+def test_the_temperature_is_read_from_the_weights(tmp_path):
     source = build_model(load_config(params_override=SMALL_TOWERS).task.model)
     source.temperature_layer.log_temperature.assign(math.log(0.07))
     source.save_to_preset(tmp_path)
@@ -140,7 +138,7 @@ def test_the_temperature_of_the_weights(tmp_path):
         build_model(config.task.model)
 
 
-def test_a_locked_tower_keeps_all_but_its_projection():
+def test_a_locked_encoder_trains_only_its_projection():
     override = (
         f"{SMALL_TOWERS},task.model.image_encoder.locked=true,"
         "task.model.text_encoder.locked=true"
@@ -155,7 +153,7 @@ def test_a_locked_tower_keeps_all_but_its_projection():
     }
 
 
-def test_multipliers_slow_the_towers_but_not_their_projections():
+def test_learning_rate_multipliers_exclude_the_projections():
     override = (
         f"{SMALL_TOWERS},task.model.image_encoder.learning_rate_multiplier=0.25,"
         "task.model.text_encoder.learning_rate_multiplier=0.5"
@@ -191,7 +189,7 @@ def test_text_encoder_options_reach_the_model():
     assert image["freeze_batch_statistics"] and image["rematerialize"]
 
 
-def test_a_cased_vocabulary_is_learned_and_used_with_its_case(tmp_path):
+def test_a_cased_vocabulary_keeps_the_case_of_words(tmp_path):
     pairs = write_pairs(tmp_path / "pairs")
     text = pairs.read_text(encoding="utf-8").replace("a red", "a Red")
     pairs.write_text(text, encoding="utf-8")

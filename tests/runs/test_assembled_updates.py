@@ -1,4 +1,4 @@
-"""What a configured optimizer does to a weight, against updates by hand."""
+"""Tests of the weight decay of configured optimizers, with known updates."""
 
 import keras
 import numpy as np
@@ -9,15 +9,15 @@ from align_keras.runs.assemble import build_optimizer
 
 OPTIMIZER = "trainer.optimizer_config"
 RATE, DECAY = 0.1, 0.5
-# The factor of a decayed weight in a step whose gradient is zero. LAMB's trust ratio,
+# Factor of a decayed weight after a step with a zero gradient. The trust ratio of LAMB,
 # 1 / decay, cancels the decay (You et al. 2020, algorithm 2).
 DECOUPLED = 1 - RATE * DECAY
 DECAYED = {"adamw": DECOUPLED, "muon": DECOUPLED, "sgd": DECOUPLED, "lamb": 1 - RATE}
 NAMES = ("kernel", "bias", "gamma", "beta", "log_temperature")
 
 
-def moved_without_a_gradient(kind, override=""):
-    """The factor of each named weight after one step."""
+def factors_of_a_zero_gradient(kind, override=""):
+    """Returns the factor of each named weight after one step with a zero gradient."""
     rate = f"{OPTIMIZER}.learning_rate"
     overrides = [
         f"{OPTIMIZER}.optimizer.type={kind}",
@@ -38,16 +38,16 @@ def moved_without_a_gradient(kind, override=""):
 
 @pytest.mark.parametrize("kind", DECAYED)
 def test_vectors_and_the_temperature_are_not_decayed(kind):
-    factors = moved_without_a_gradient(kind)
+    factors = factors_of_a_zero_gradient(kind)
     np.testing.assert_allclose(factors.pop("kernel"), DECAYED[kind], rtol=1e-6)
     for name, factor in factors.items():
         np.testing.assert_array_equal(factor, 1.0, err_msg=name)
 
 
 @pytest.mark.parametrize("kind", DECAYED)
-def test_the_configured_exclusions_alone_are_not_decayed(kind):
+def test_only_the_configured_exclusions_are_not_decayed(kind):
     excluded = f"{OPTIMIZER}.optimizer.{kind}.exclude_from_weight_decay=[kernel]"
-    factors = moved_without_a_gradient(kind, excluded)
+    factors = factors_of_a_zero_gradient(kind, excluded)
     np.testing.assert_array_equal(factors.pop("kernel"), 1.0)
     for name, factor in factors.items():
         np.testing.assert_allclose(factor, DECAYED[kind], rtol=1e-6, err_msg=name)

@@ -1,4 +1,4 @@
-"""Which thresholds `dedup` takes: inside the corpus, and to evaluation sets."""
+"""Tests of the thresholds for copies within the corpus and of evaluation images."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,11 @@ REASONS = {"near": NEAR_DUPLICATE, "copy": NEAR_EVALUATION, "equal": DUPLICATE}
 
 
 def embeddings():
-    """Two near each other, two at the cosine 0.95, an equal, and an evaluation set."""
+    """Returns a corpus and an evaluation set as embeddings.
+
+    "near" is near "best", "equal" has the same pixels, "copied" is near the evaluation
+    image, and "copy" has the cosine 0.95 with it.
+    """
     angles = np.arccos([1, 0.99, -0.2, -0.2]) + [0, 0, 0, np.arccos(0.95)]
     rows = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
     rows = np.concatenate([rows, rows[:1]])
@@ -28,18 +32,18 @@ def embeddings():
 
 
 def hashes():
-    """The same, as hashes that differ by 8 and by 12 bits."""
-    own = [0xFFFFFFFF, 0xFFFFFF00, 0xFFFFFFFF << 32, 0xFFFFF000 << 32, 0xFFFFFFFF]
-    array = np.array([[[number, 0]] for number in own], np.uint64)
+    """Returns the same sets as hashes. Near images differ by 8 or by 12 bits."""
+    numbers = [0xFFFFFFFF, 0xFFFFFF00, 0xFFFFFFFF << 32, 0xFFFFF000 << 32, 0xFFFFFFFF]
+    array = np.array([[[number, 0]] for number in numbers], np.uint64)
     corpus, _ = embeddings()
     corpus = ImageSet(corpus.keys, array, corpus.pixels, corpus.pixel_keys)
     return corpus, [ImageSet(["x"], array[2:3], name="coco")]
 
 
 @pytest.mark.parametrize(
-    ("pictures", "override", "expected"),
+    ("make_sets", "override", "expected"),
     [
-        # The paper's: only what is near to an evaluation image.
+        # The paper only drops images that are near an evaluation image.
         (hashes, "", {"copied", "copy", "equal"}),
         (hashes, "duplicates.max_distance_against=8", {"copied", "equal"}),
         (hashes, "duplicates.inside_corpus=true", {"near", "copied", "copy", "equal"}),
@@ -49,7 +53,7 @@ def hashes():
             {"copied", "copy", "equal"},
         ),
         *(
-            # By faiss, which the default run hasn't got.
+            # These cases need faiss, which the default tests don't install.
             pytest.param(
                 embeddings, EMBEDDING + override, expected, marks=pytest.mark.ci
             )
@@ -69,10 +73,10 @@ def hashes():
         ),
     ],
 )
-def test_copies_leave_by_the_threshold_of_their_place(pictures, override, expected):
+def test_copies_are_dropped_by_their_threshold(make_sets, override, expected):
     config = load_corpus_config(params_override=[override.rstrip(",")]).duplicates
-    corpus, references = pictures()
-    dropped = CopySearch(corpus, config).find(references)
-    assert {own.image_key for own in dropped} == expected
-    for own in dropped:
-        assert own.reason == REASONS.get(own.image_key, NEAR_EVALUATION)
+    corpus, evaluation_sets = make_sets()
+    dropped_images = CopySearch(corpus, config).find(evaluation_sets)
+    assert {dropped.image_key for dropped in dropped_images} == expected
+    for dropped in dropped_images:
+        assert dropped.reason == REASONS.get(dropped.image_key, NEAR_EVALUATION)

@@ -1,4 +1,4 @@
-"""LiteRT files of an export, their examples and their table."""
+"""Tests of the LiteRT export: files, examples, accuracy table."""
 
 import contextlib
 import importlib.util
@@ -34,7 +34,7 @@ from tests.helpers.small_run import COLORS, SHAPES, write_pairs
 
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
 
-# Their models and files take minutes to make.
+# The export of the models takes minutes.
 pytestmark = pytest.mark.ci
 
 TEXTS = ["a red ring", "bars", "a green cross"]
@@ -54,7 +54,7 @@ def pairs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(align, pairs, tmp_path_factory):
-    """As the command writes them, with their card."""
+    """Folder that `align-keras export` writes with quantization to int8."""
     folder = tmp_path_factory.mktemp("exported")
     data = str(pairs)
     export_model(align, folder, "litert", quantize="int8", images=data, data=data)
@@ -62,11 +62,12 @@ def exported(align, pairs, tmp_path_factory):
     return folder
 
 
-def test_figures_are_those_of_the_files(align, pairs, exported):
+def test_figures_match_the_files(align, pairs, exported):
     from align_keras.export.litert_file import LiteRTTower
 
     figures = json.loads((exported / "figures.json").read_text(encoding="utf-8"))
-    names = [own["name"] for own in figures["towers"]]
+    keras, none, int8 = figures["towers"]
+    names = [row["name"] for row in (keras, none, int8)]
     assert names == ["Keras", "none", "int8"]
     content = (exported / "image.tflite").read_bytes()
     tower = LiteRTTower(content)
@@ -75,71 +76,73 @@ def test_figures_are_those_of_the_files(align, pairs, exported):
         for color in COLORS
         for shape in SHAPES
     ]
-    found = np.concatenate(
+    embeddings = np.concatenate(
         [tower(images=read_pixels(path, align.image_size)[None]) for path in paths]
     )
-    keras, none, own = figures["towers"]
-    assert own["megabytes"] == len(content) / 1e6
-    cosines = np.sum(found * align.encode_images(paths), axis=1)
-    np.testing.assert_allclose(own["cosine"], [cosines.mean(), cosines.min()], 1e-5)
-    # By brute force: each caption's own picture among the k nearest. Ties count as
-    # misses; captions that are cut to the same eight tokens have them.
+    assert int8["megabytes"] == len(content) / 1e6
+    cosines = np.sum(embeddings * align.encode_images(paths), axis=1)
+    np.testing.assert_allclose(int8["cosine"], [cosines.mean(), cosines.min()], 1e-5)
+    # Recall by brute force. Ties count as misses. Captions that are truncated to the
+    # same eight tokens are ties.
     texts = [f"a {color} {shape}" for color in COLORS for shape in SHAPES]
-    scores = align.encode_texts(texts).astype("float64") @ found.T
-    for way, own_scores in (("t2i", scores), ("i2t", scores.T)):
-        better = (own_scores >= np.diag(own_scores)[:, None]).sum(axis=1) - 1
+    text_scores = align.encode_texts(texts).astype("float64") @ embeddings.T
+    for direction, scores in (("t2i", text_scores), ("i2t", text_scores.T)):
+        ranks = (scores >= np.diag(scores)[:, None]).sum(axis=1) - 1
         for k in (1, 10):
-            assert own["recall"][f"{way}/recall_at_{k}"] == np.mean(better < k)
+            recall = int8["recall"][f"{direction}/recall_at_{k}"]
+            assert recall == np.mean(ranks < k)
     assert none["recall"] == keras["recall"]
-    assert len(own["milliseconds"]) == 2 and min(own["milliseconds"]) > 0
+    assert len(int8["milliseconds"]) == 2
+    assert min(int8["milliseconds"]) > 0
 
 
 @pytest.mark.parametrize("kind", ["exported", "resizable"])
-def test_python_example_compares_as_the_model_does(
+def test_the_python_example_computes_the_cosines_of_the_model(
     align, pairs, request, kind, tmp_path
 ):
-    # Large and wide, so that the resize shows.
-    picture = tmp_path / "picture.png"
-    Image.open(pairs.parent / "red_ring.png").resize((200, 150)).save(picture)
-    answer = subprocess.run(
-        [sys.executable, request.getfixturevalue(kind) / "example.py", picture, *TEXTS],
-        capture_output=True,
-        text=True,
+    # The image is large and wide, so that an error of the resize shows.
+    image = tmp_path / "image.png"
+    Image.open(pairs.parent / "red_ring.png").resize((200, 150)).save(image)
+    script = request.getfixturevalue(kind) / "example.py"
+    process = subprocess.run(
+        [sys.executable, script, image, *TEXTS], capture_output=True, text=True
     )
-    assert answer.returncode == 0, answer.stderr
-    lines = [line.split(" ", 1) for line in answer.stdout.splitlines()]
-    assert [words for _, words in lines] == TEXTS
-    expected = align.encode_texts(TEXTS) @ align.encode_images([str(picture)])[0]
-    # Both towers are in integers here, and Pillow rounds other than TensorFlow.
-    found = [float(value) for value, _ in lines]
-    np.testing.assert_allclose(found, expected, atol=0.1)
+    assert process.returncode == 0, process.stderr
+    lines = [line.split(" ", 1) for line in process.stdout.splitlines()]
+    assert [text for _, text in lines] == TEXTS
+    expected = align.encode_texts(TEXTS) @ align.encode_images([str(image)])[0]
+    # The tolerance allows for int8 encoders, and for the rounding of Pillow.
+    cosines = [float(value) for value, _ in lines]
+    np.testing.assert_allclose(cosines, expected, atol=0.1)
 
 
-def test_the_python_example_reads_by_the_one_rule(exported, tmp_path):
+def test_the_python_example_reads_images_as_the_package_does(exported, tmp_path):
     read = runpy.run_path(str(exported / "example.py"))["read_pixels"]
-    about = read_tower_metadata((exported / "image.tflite").read_bytes())[
-        "preprocessing"
-    ]
+    metadata = read_tower_metadata((exported / "image.tflite").read_bytes())
+    preprocessing = metadata["preprocessing"]
     for name, (content, pixels) in readable().items():
-        if name == "GIF, smaller than its screen":  # Pillow alone shows it otherwise.
+        # Pillow decodes this file differently.
+        if name == "GIF, smaller than its screen":
             continue
         (tmp_path / "file").write_bytes(content)
-        found = read(tmp_path / "file", about)[0]
+        actual = read(tmp_path / "file", preprocessing)[0]
         expected = preprocess_image(tf.constant(pixels), 32)
-        assert np.abs(found - expected).max() <= 1, name
+        assert np.abs(actual - expected).max() <= 1, name
     for content in refused().values():
         (tmp_path / "file").write_bytes(content)
-        if not content.startswith(b"BM"):  # It reads a bitmap that is compressed.
+        # Pillow can read compressed bitmaps.
+        if not content.startswith(b"BM"):
             with pytest.raises((OSError, Image.DecompressionBombWarning)):
-                read(tmp_path / "file", about)
+                read(tmp_path / "file", preprocessing)
 
 
-def test_the_python_example_refuses_in_one_line(exported, tmp_path):
+def test_the_python_example_reports_an_unreadable_image_in_one_line(exported, tmp_path):
     (tmp_path / "page.jpg").write_text("<html>")
     command = [sys.executable, exported / "example.py", tmp_path / "page.jpg", "bars"]
-    answer = subprocess.run(command, capture_output=True, text=True)
-    assert answer.returncode == 2 and "Traceback" not in answer.stderr
-    assert "page.jpg can't be read: cannot identify image file" in answer.stderr
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert "Traceback" not in process.stderr
+    assert "page.jpg can't be read: cannot identify image file" in process.stderr
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +152,7 @@ def c_example(exported, tmp_path_factory):
         pytest.skip("no C compiler")
     package = importlib.util.find_spec("ai_edge_litert").submodule_search_locations[0]
     if not pathlib.Path(package, "libLiteRt.so").exists():
-        pytest.skip("ai-edge-litert has no libLiteRt.so here")
+        pytest.skip("ai-edge-litert has no libLiteRt.so")
     program = tmp_path_factory.mktemp("c") / "example"
     flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", f"-L{package}"]
     link = ["-l:libLiteRt.so", f"-Wl,-rpath,{package}"]
@@ -158,19 +161,19 @@ def c_example(exported, tmp_path_factory):
     return program
 
 
-def run(program, *words):
-    return subprocess.run(
-        [program, *map(str, words)], capture_output=True, text=True, timeout=60
-    )
+def run(program, *arguments):
+    command = [program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture(scope="module")
 def without_images(align, tmp_path_factory):
-    """An export's folder, and what it said."""
-    folder, said = tmp_path_factory.mktemp("resizable"), io.StringIO()
-    with contextlib.redirect_stderr(said):
+    """Folder of an export without images, and the messages of the export."""
+    folder = tmp_path_factory.mktemp("resizable")
+    messages = io.StringIO()
+    with contextlib.redirect_stderr(messages):
         export_litert(align, folder, resizable=True)
-    return folder, said.getvalue()
+    return folder, messages.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -179,31 +182,33 @@ def resizable(without_images):
 
 
 @pytest.mark.parametrize("kind", ["exported", "resizable"])
-def test_c_example_embeds_as_python_does(
+def test_the_c_example_computes_the_embeddings_of_python(
     align, pairs, request, kind, c_example, tmp_path
 ):
     from align_keras.export.litert_file import LiteRTTower
 
     folder = request.getfixturevalue(kind)
-    image, text = folder / "image.tflite", folder / "text.tflite"
+    image = folder / "image.tflite"
+    text = folder / "text.tflite"
     pixels = read_pixels(str(pairs.parent / "red_ring.png"), align.image_size)
     if kind == "resizable":
         pixels = np.concatenate([pixels, pixels[:, :9]], axis=1)
-    Image.fromarray(pixels.astype("uint8")).save(tmp_path / "picture.ppm")
-    answer = run(c_example, image, tmp_path / "picture.ppm")
-    assert answer.returncode == 0, answer.stderr
+    Image.fromarray(pixels.astype("uint8")).save(tmp_path / "image.ppm")
+    process = run(c_example, image, tmp_path / "image.ppm")
+    assert process.returncode == 0, process.stderr
     expected = LiteRTTower(image.read_bytes())(images=pixels[None])[0]
-    np.testing.assert_allclose(np.fromstring(answer.stdout, sep="\n"), expected, 1e-5)
+    np.testing.assert_allclose(np.fromstring(process.stdout, sep="\n"), expected, 1e-5)
 
-    tokens = {k: np.asarray(own) for k, own in align.tokenizer(TEXTS[:1]).items()}
+    token_batch = align.tokenizer(TEXTS[:1])
+    tokens = {name: np.asarray(values) for name, values in token_batch.items()}
     ids = tokens["token_ids"][0][tokens["padding_mask"][0] > 0]
-    answer = run(c_example, text, *ids)
-    assert answer.returncode == 0, answer.stderr
+    process = run(c_example, text, *ids)
+    assert process.returncode == 0, process.stderr
     expected = LiteRTTower(text.read_bytes())(**tokens)[0]
-    np.testing.assert_allclose(np.fromstring(answer.stdout, sep="\n"), expected, 1e-5)
+    np.testing.assert_allclose(np.fromstring(process.stdout, sep="\n"), expected, 1e-5)
 
 
-def test_c_example_names_what_is_wrong(exported, c_example, tmp_path):
+def test_the_c_example_reports_invalid_input(exported, c_example, tmp_path):
     Image.new("RGB", (8, 9)).save(tmp_path / "small.ppm")
     (tmp_path / "page.ppm").write_text("<html>")
     (tmp_path / "cut.ppm").write_bytes(b"P6 32 32 255\n12")
@@ -213,38 +218,40 @@ def test_c_example_names_what_is_wrong(exported, c_example, tmp_path):
         ("cut.ppm", "ends too early"),
         ("none.ppm", "can't be opened"),
     ):
-        answer = run(c_example, exported / "image.tflite", tmp_path / name)
-        assert answer.returncode == 1
-        assert message in answer.stderr
-    answer = run(c_example, exported / "text.tflite", *range(100))
-    assert answer.returncode == 1
-    assert "more token ids" in answer.stderr
-    answer = run(c_example, tmp_path / "page.ppm", tmp_path / "page.ppm")
-    assert answer.returncode == 1
-    assert "no LiteRT file" in answer.stderr
+        process = run(c_example, exported / "image.tflite", tmp_path / name)
+        assert process.returncode == 1
+        assert message in process.stderr
+    process = run(c_example, exported / "text.tflite", *range(100))
+    assert process.returncode == 1
+    assert "more token ids" in process.stderr
+    process = run(c_example, tmp_path / "page.ppm", tmp_path / "page.ppm")
+    assert process.returncode == 1
+    assert "no LiteRT file" in process.stderr
 
 
 def test_without_images_there_are_no_figures(without_images):
-    folder, said = without_images
+    folder, messages = without_images
     assert {path.name for path in folder.iterdir()} == {
         "image.tflite",
         "text.tflite",
         "example.py",
         "example.c",
     }
-    assert "nothing measured. Set images" in said
+    assert "nothing measured. Set images" in messages
 
 
-def test_pictures_alone_give_cosines(align, pairs, tmp_path, capfd):
+def test_images_without_captions_give_cosines(align, pairs, tmp_path, capfd):
     export_litert(align, tmp_path, images=str(pairs), license="CC0")
     printed = capfd.readouterr()
-    assert "INFO" not in printed.err and "0000 00:00" not in printed.err  # Converters.
+    # The log lines of the converters are suppressed.
+    assert "INFO" not in printed.err
+    assert "0000 00:00" not in printed.err
     assert printed.out.splitlines()[0].split()[-2:] == ["cosine", "least"]
     assert "Set data to measure recall on test pairs" in printed.err
 
 
-def test_a_named_set_calibrates_with_what_it_has(pairs, monkeypatch, capsys):
-    pictures = [str(path) for path in sorted(pairs.parent.glob("*.png"))]
+def test_a_data_set_calibrates_with_its_training_split(pairs, monkeypatch, capsys):
+    paths = [str(path) for path in sorted(pairs.parent.glob("*.png"))]
 
     def read_images(corpus, split):
         if split not in splits:
@@ -253,26 +260,30 @@ def test_a_named_set_calibrates_with_what_it_has(pairs, monkeypatch, capsys):
 
     monkeypatch.setattr(datasets, "open_corpus", lambda name: name)
     monkeypatch.setattr(benchmarks, "read_stored_images", read_images)
-    splits = {"train": pictures[1:], "test": pictures[:1]}
-    assert calibration_images("clipart") == pictures[1:]
-    splits = {"test": pictures[:3]}
+    splits = {"train": paths[1:], "test": paths[:1]}
+    assert calibration_images("clipart") == paths[1:]
+    splits = {"test": paths[:3]}
     capsys.readouterr()
-    assert calibration_images("stamps") == pictures[:3]
+    assert calibration_images("stamps") == paths[:3]
     assert (
         "stamps has no training split. Its test images are used for"
         in capsys.readouterr().err
     )
 
 
-def test_a_folder_and_a_table(pairs, tmp_path):
+def test_options_of_tables_and_folders_are_used(pairs, tmp_path):
     shutil.copy(pairs.parent / "red_ring.png", tmp_path)
     (tmp_path / "red_ring.txt").write_text("rød ring", encoding="latin-1")
     table = tmp_path / "table.csv"
     table.write_text("foto,words\nred_ring.png,rød ring\n", encoding="latin-1")
-    read = {"encoding": "latin-1", "image_column": "foto", "caption_column": "words"}
+    options = {
+        "encoding": "latin-1",
+        "image_column": "foto",
+        "caption_column": "words",
+    }
     images = [str(tmp_path / "red_ring.png")]
-    assert calibration_images(str(tmp_path), **read) == images
-    assert retrieval_pairs(str(table), **read).images == images
+    assert calibration_images(str(tmp_path), **options) == images
+    assert retrieval_pairs(str(table), **options).images == images
 
 
 def test_a_folder_calibrates_without_captions(pairs, tmp_path):
@@ -285,7 +296,7 @@ def test_a_folder_calibrates_without_captions(pairs, tmp_path):
         calibration_images(str(tmp_path))
 
 
-def test_a_picture_that_cannot_be_read_is_left_out(align, pairs, tmp_path):
+def test_unreadable_images_are_skipped(align, pairs, tmp_path):
     from align_keras.export.litert import image_flatbuffer
 
     (tmp_path / "page.png").write_text("<html>")
@@ -300,14 +311,14 @@ def test_a_picture_that_cannot_be_read_is_left_out(align, pairs, tmp_path):
 # === Errors ===
 
 
-def test_integers_without_images_fail_at_once(tmp_path):
+def test_int8_without_images_is_refused(tmp_path):
     with pytest.raises(InputError, match="quantize='int8' needs `images`"):
         export_litert(None, tmp_path, quantize="int8")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("option", ["images", "data"])
-def test_a_set_that_is_not_there_fails_before_converting(align, tmp_path, option):
-    with pytest.raises(InputError, match=f"{option} must be .* 'nowhere'"):
+def test_missing_images_are_reported_before_the_conversion(align, tmp_path, option):
+    with pytest.raises(InputError, match=f"{option} must be .*: {option}='nowhere'"):
         export_litert(align, tmp_path, **{option: "nowhere"})
     assert not list(tmp_path.iterdir())

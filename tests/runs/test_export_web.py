@@ -1,4 +1,4 @@
-"""The page's folder, and where its pictures come from; Chromium opens it elsewhere."""
+"""Tests of the folder of a search page and of its images. No browser is needed."""
 
 import io
 import json
@@ -20,20 +20,20 @@ def align():
     return small_align()
 
 
-def test_a_table(align, tmp_path):
-    found = embed_page_images(align, str(write_pairs(tmp_path)))
-    assert len(found.images) == len(found.embeddings) == 40
-    image = found.images[0]
+def test_images_of_a_table_are_embedded(align, tmp_path):
+    page_images = embed_page_images(align, str(write_pairs(tmp_path)))
+    assert len(page_images.images) == len(page_images.embeddings) == 40
+    image = page_images.images[0]
     assert image.captions[0].split()[-2:] == ["red", "circle"]
-    picture = draw("red", "circle")
-    # On the disk it is a PNG; decoded, the same pixels.
-    expected = align.encode_images([np.asarray(picture)])[0]
-    np.testing.assert_allclose(found.embeddings[0], expected, atol=1e-6)
-    assert Image.open(io.BytesIO(image.thumbnail)).size == picture.size
+    drawing = draw("red", "circle")
+    # The table's PNG file has the pixels of the drawing.
+    expected = align.encode_images([np.asarray(drawing)])[0]
+    np.testing.assert_allclose(page_images.embeddings[0], expected, atol=1e-6)
+    assert Image.open(io.BytesIO(image.thumbnail)).size == drawing.size
 
 
-def test_a_folder(align, tmp_path, capsys):
-    """Pictures with and without captions, sideways, and one that is none."""
+def test_images_of_a_folder_are_embedded(align, tmp_path, capsys):
+    """Images need no captions. Their EXIF orientation is applied."""
     wide = Image.fromarray(np.arange(48 * 24, dtype="uint8").reshape(24, 48))
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -41,8 +41,8 @@ def test_a_folder(align, tmp_path, capsys):
     wide.save(tmp_path / "b" / "wide.png")
     wide.save(tmp_path / "a.JPG", exif=turned)
     (tmp_path / "b" / "wide.txt").write_text("a wide one\nstripes\n")
-    (tmp_path / "c.png").write_bytes(b"no picture")
-    (tmp_path / ".hidden.png").write_bytes(b"no picture")
+    (tmp_path / "c.png").write_bytes(b"not an image")
+    (tmp_path / ".hidden.png").write_bytes(b"not an image")
     large = wide.resize((1000, 700))
     large.save(tmp_path / "d.png")
     images = embed_page_images(align, str(tmp_path)).images
@@ -53,19 +53,19 @@ def test_a_folder(align, tmp_path, capsys):
     ]
     sizes = [Image.open(io.BytesIO(image.thumbnail)).size for image in images]
     assert sizes == [(24, 48), (48, 24), (320, 224)]
-    said = capsys.readouterr().err
-    assert "1 dropped, unreadable: c.png" in said
-    assert "caption" not in said
+    messages = capsys.readouterr().err
+    assert "1 dropped, unreadable: c.png" in messages
+    assert "caption" not in messages
 
 
-def test_no_picture_can_be_read(align, tmp_path):
-    (tmp_path / "c.png").write_bytes(b"no picture")
+def test_a_folder_without_readable_images_is_refused(align, tmp_path):
+    (tmp_path / "c.png").write_bytes(b"not an image")
     with pytest.raises(InputError, match="no usable images among 1: 1 unreadable"):
         embed_page_images(align, str(tmp_path))
 
 
 @pytest.mark.ci
-def test_the_runs_own_index(align, tmp_path):
+def test_images_are_read_from_the_index_of_a_run(align, tmp_path):
     with pytest.raises(InputError, match="images .* no folder `index`"):
         read_run_images(align, str(tmp_path))
     folder = tmp_path / "index"
@@ -78,12 +78,12 @@ def test_the_runs_own_index(align, tmp_path):
         write_web(align, _empty(tmp_path), str(tmp_path))
     images = [b"\x89PNG %d" % row for row in range(16)]
     Index.from_embeddings(np.eye(16), ids, ids, images=images, folder=folder)
-    found = read_run_images(align, str(tmp_path))
-    np.testing.assert_array_equal(found.embeddings, np.eye(16))
-    assert [image.id for image in found.images] == ids
-    assert [image.captions for image in found.images] == [[id] for id in ids]
-    assert [image.thumbnail for image in found.images] == images
-    assert {image.suffix for image in found.images} == {".png"}
+    page_images = read_run_images(align, str(tmp_path))
+    np.testing.assert_array_equal(page_images.embeddings, np.eye(16))
+    assert [image.id for image in page_images.images] == ids
+    assert [image.captions for image in page_images.images] == [[id] for id in ids]
+    assert [image.thumbnail for image in page_images.images] == images
+    assert {image.suffix for image in page_images.images} == {".png"}
 
 
 def _empty(tmp_path):
@@ -93,17 +93,17 @@ def _empty(tmp_path):
 
 
 @pytest.mark.ci
-def test_what_is_written(align, tmp_path):
+def test_the_files_of_a_page_are_complete(align, tmp_path):
     pairs = str(write_pairs(tmp_path / "pairs"))
     folder = _empty(tmp_path)
     runtime = fake_runtime(tmp_path / "node_modules")
     write_web(align, folder, None, images=pairs, litert_js=str(runtime))
-    about = json.loads((folder / "model" / "model.json").read_text())
-    assert (about["image_size"], about["resize_size"]) == (32, 38)
-    assert about["max_pixels"] == 8192 * 6144
-    for name, size in about["files"].items():
+    description = json.loads((folder / "model" / "model.json").read_text())
+    assert (description["image_size"], description["resize_size"]) == (32, 38)
+    assert description["max_pixels"] == 8192 * 6144
+    for name, size in description["files"].items():
         assert (folder / name).stat().st_size == size
-    assert set(about["files"]) == {
+    assert set(description["files"]) == {
         "model/image.tflite",
         "model/text.tflite",
         "model/vocabulary.txt",
@@ -115,36 +115,42 @@ def test_what_is_written(align, tmp_path):
     np.testing.assert_allclose(stored, embeddings, atol=1e-6)
     for entry in json.loads((folder / "pictures" / "pictures.json").read_text()):
         assert (folder / "pictures" / entry["thumbnail"]).is_file()
-    wanted = json.loads((folder / "package.json").read_text())["dependencies"]
-    assert set(wanted.values()) == {LITERT_JS_VERSION}
+    dependencies = json.loads((folder / "package.json").read_text())["dependencies"]
+    assert set(dependencies.values()) == {LITERT_JS_VERSION}
     copied = {
         file.relative_to(folder / "node_modules")
         for file in (folder / "node_modules").rglob("*")
         if file.is_file()
     }
-    given = {own.relative_to(runtime) for own in runtime.rglob("*") if own.is_file()}
-    # Threads, for one, need headers that static servers don't send.
-    assert {own.name for own in given - copied} == {"litert_wasm_threaded_internal.js"}
+    installed = {
+        file.relative_to(runtime) for file in runtime.rglob("*") if file.is_file()
+    }
+    # The threaded runtime is not copied. It needs HTTP headers that static servers
+    # don't send.
+    not_copied = {file.name for file in installed - copied}
+    assert not_copied == {"litert_wasm_threaded_internal.js"}
 
 
 def fake_runtime(folder, version=LITERT_JS_VERSION):
-    """What npm installs, by name; nothing here runs it."""
-    core, wasm = folder / "@litertjs" / "core", folder / "@litertjs" / "wasm-utils"
-    kinds = [f"{kind}internal.{end}" for kind in ("", "compat_") for end in WASM]
-    names = [f"wasm/litert_wasm_{kind}" for kind in [*kinds, "threaded_internal.js"]]
-    for home, own in ((core, names), (wasm, ())):
-        for name in ("README.md", "dist/index.js", *own):
-            (home / name).parent.mkdir(parents=True, exist_ok=True)
-            (home / name).write_text(name)
-        (home / "package.json").write_text(json.dumps({"version": version}))
+    """Writes empty files with the names of those that npm installs."""
+    core = folder / "@litertjs" / "core"
+    wasm_utils = folder / "@litertjs" / "wasm-utils"
+    wasm_names = [
+        f"wasm/litert_wasm_{variant}internal.{suffix}"
+        for variant in ("", "compat_")
+        for suffix in ("js", "wasm")
+    ]
+    wasm_names.append("wasm/litert_wasm_threaded_internal.js")
+    for package, package_names in ((core, wasm_names), (wasm_utils, ())):
+        for name in ("README.md", "dist/index.js", *package_names):
+            (package / name).parent.mkdir(parents=True, exist_ok=True)
+            (package / name).write_text(name)
+        (package / "package.json").write_text(json.dumps({"version": version}))
     return folder
 
 
-WASM = ("js", "wasm")
-
-
 def test_the_runtime_is_checked(tmp_path):
-    check_litert_js(fake_runtime(tmp_path / "sound"))
+    check_litert_js(fake_runtime(tmp_path / "complete"))
     with pytest.raises(InputError, match=f"{LITERT_JS_VERSION}, received .* with none"):
         check_litert_js(tmp_path)
     with pytest.raises(InputError, match=r"with 0\.1\.1; run npm install @litertjs/c"):

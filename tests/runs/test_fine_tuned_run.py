@@ -1,4 +1,4 @@
-"""Training that goes on from another run's towers, as experiments/finetune_*.yaml."""
+"""Test of training from the encoders of another run, as experiments/finetune_*.yaml."""
 
 import json
 
@@ -10,7 +10,7 @@ from tests.helpers.small_run import SMALL, write_pairs
 
 
 @pytest.mark.release
-def test_fine_tuning_starts_from_the_runs_embeddings(tmp_path, capsys):
+def test_fine_tuning_starts_from_the_encoders_of_a_run(tmp_path, capsys):
     from align_keras.models import ALIGN
 
     pairs = write_pairs(tmp_path / "pairs")
@@ -40,8 +40,8 @@ def test_fine_tuning_starts_from_the_runs_embeddings(tmp_path, capsys):
     )
     assert tuned.vocabulary == source.vocabulary
     captions = ["a red circle", "a blue bar"]
-    # Two steps at 1e-5 move weights by 2e-5 of their size; a projection that had
-    # started at random would be nowhere near.
+    # Two steps at 1e-5 change weights by 2e-5 of their norm. A random projection would
+    # give other embeddings.
     expected, actual = source.encode_texts(captions), tuned.encode_texts(captions)
     assert np.sum(expected * actual, axis=1) == pytest.approx(1.0, abs=1e-3)
     assert tuned_metrics["temperature"] == pytest.approx(

@@ -1,4 +1,4 @@
-"""The guide's manifests for Kubernetes, held against published schemas."""
+"""Tests of the Kubernetes manifests of the guide against published schemas."""
 
 import json
 import os
@@ -12,7 +12,8 @@ from align_keras.cli.main import parse_arguments
 from align_keras.utils.tasks import is_cluster
 
 FOLDER = pathlib.Path(__file__).parents[2] / "docs/pages/guides/kubernetes"
-# Where tools/check_release.sh puts the packages that hold schemas of operators.
+# Environment variable with the folder of the operators' schemas. tools/check_release.sh
+# sets it.
 SCHEMAS = "ALIGN_KERAS_CLUSTER_SCHEMAS"
 
 
@@ -21,7 +22,7 @@ def manifest(name):
 
 
 def pods():
-    """The manifests' pods, by name."""
+    """Returns the pod specifications of the manifests by name."""
     cluster = manifest("cluster.yaml")["spec"]
     [workers] = manifest("train.yaml")["spec"]["replicatedJobs"]
     return {
@@ -32,14 +33,15 @@ def pods():
     }
 
 
-def test_the_commands_are_those_of_this_version():
+def test_the_commands_of_the_manifests_are_valid():
     [corpus] = pods()["corpus"]["containers"]
     arguments = parse_arguments([*corpus["command"][1:], *corpus["args"]])
     cluster = manifest("cluster.yaml")
     service = cluster["spec"]["scheduler"]["service"]
     [port] = service["ports"]
-    place = f"{cluster['metadata']['name']}-scheduler:{port['port']}"
-    assert arguments.engine == f"dask:{place}" and is_cluster(arguments.engine)
+    address = f"{cluster['metadata']['name']}-scheduler:{port['port']}"
+    assert arguments.engine == f"dask:{address}"
+    assert is_cluster(arguments.engine)
     [train] = pods()["train"]["containers"]
     script, _, command = train["args"][0].partition("exec align-keras ")
     parse_arguments(command.replace("\\\n", " ").split())
@@ -55,7 +57,7 @@ def test_the_commands_are_those_of_this_version():
 
 @pytest.mark.ci
 @pytest.mark.parametrize("name", ["train", "scheduler", "worker", "corpus"])
-def test_pods_and_jobs_are_those_of_kubernetes(name):
+def test_pods_and_jobs_match_the_schemas_of_kubernetes(name):
     validator = pytest.importorskip("kubernetes_validate")
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}}
     validator.validate({**pod, "spec": pods()[name]}, "1.31", strict=True)
@@ -66,12 +68,12 @@ def test_pods_and_jobs_are_those_of_kubernetes(name):
 def schemas():
     folder = os.environ.get(SCHEMAS)
     if folder is None:
-        pytest.skip(f"{SCHEMAS} isn't set; tools/check_release.sh sets it")
+        pytest.skip(f"{SCHEMAS} isn't set. tools/check_release.sh sets it.")
     return pathlib.Path(folder)
 
 
 def closed(schema):
-    """The schema, in which names that it doesn't tell are none."""
+    """Returns a copy of a schema that refuses unknown keys."""
     if isinstance(schema, list):
         return [closed(part) for part in schema]
     if not isinstance(schema, dict):
@@ -84,11 +86,11 @@ def closed(schema):
 
 
 @pytest.mark.release
-def test_the_cluster_is_one_of_dasks_operator():
+def test_the_cluster_matches_the_schema_of_dasks_operator():
     jsonschema = pytest.importorskip("jsonschema")
     [path] = schemas().rglob("crds/daskcluster.yaml")
     [version] = yaml.safe_load(path.read_text())["spec"]["versions"]
-    # What stands beside `spec` is Kubernetes' own.
+    # The other keys are those of every Kubernetes object.
     schema = closed(version["schema"]["openAPIV3Schema"]["properties"]["spec"])
     cluster = manifest("cluster.yaml")
     assert cluster["apiVersion"] == f"kubernetes.dask.org/{version['name']}"
@@ -100,16 +102,16 @@ def test_the_cluster_is_one_of_dasks_operator():
 
 
 @pytest.mark.release
-def test_the_training_is_a_jobset(monkeypatch):
+def test_the_training_matches_the_schema_of_a_jobset(monkeypatch):
     monkeypatch.syspath_prepend(schemas())
     pytest.importorskip("kubeflow_trainer_api")
     from kubeflow_trainer_api.models import jobset_v1alpha2_job_set
 
     jobset = jobset_v1alpha2_job_set.JobsetV1alpha2JobSet
-    given = manifest("train.yaml")
-    # Names that it doesn't know are left out.
-    assert jobset.from_dict(given).to_dict() == given
-    given["spec"]["replicatedJobs"][0]["replica"] = 2
-    assert jobset.from_dict(given).to_dict() != given
+    train = manifest("train.yaml")
+    # The conversion drops unknown keys.
+    assert jobset.from_dict(train).to_dict() == train
+    train["spec"]["replicatedJobs"][0]["replica"] = 2
+    assert jobset.from_dict(train).to_dict() != train
     for name in [name for name in sys.modules if name.startswith("kubeflow")]:
         del sys.modules[name]

@@ -1,4 +1,4 @@
-"""Results of a run: the query that the next commands show."""
+"""Test of the example query that a run shows."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ PAIRS = RetrievalSet(
         ([1, 0, 1, 2], "three"),
         ([1, 0, 0, 1], "one"),
     ],
-    ids=["first", "a later caption", "none"],
+    ids=["first caption", "later caption", "no caption"],
 )
 def test_the_example_is_a_caption_that_finds_its_image(best_images, caption):
     image_embeddings = np.eye(3, 4, dtype="float32")

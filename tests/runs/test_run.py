@@ -1,4 +1,4 @@
-"""Runs from Python: `train_experiment` and `open_run`."""
+"""Tests of `train_experiment` and `open_run`."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from tests.helpers.small_run import SMALL, write_pairs
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def test_overrides_lie_over_a_configuration_of_any_form(tmp_path):
+def test_overrides_apply_to_names_paths_and_configurations(tmp_path):
     overrides = ["task.evaluation.ks=[1, 5]", {"trainer.train_steps": 800}]
     named = resolve_config("quickstart_icons", overrides)
     assert named == load_config("quickstart_icons", (), overrides)
@@ -30,9 +30,10 @@ def test_overrides_lie_over_a_configuration_of_any_form(tmp_path):
     assert resolve_config(path, "task.evaluation.ks=[1]").trainer.seed == 3
     config = load_config("quickstart_icons", params_override="task.evaluation.ks=[2]")
     assert resolve_config(config, ()) is config
-    over = resolve_config(config, {"trainer.seed": 7})
-    assert over.task == config.task and over.task.evaluation.ks == (2,)
-    assert over.trainer == dataclasses.replace(config.trainer, seed=7)
+    changed = resolve_config(config, {"trainer.seed": 7})
+    assert changed.task == config.task
+    assert changed.task.evaluation.ks == (2,)
+    assert changed.trainer == dataclasses.replace(config.trainer, seed=7)
 
 
 @pytest.mark.parametrize("name, value", [("mode", "evaluate"), ("checkpoint", "first")])
@@ -44,21 +45,21 @@ def test_unknown_modes_are_refused_before_anything_is_written(tmp_path, name, va
     assert not (tmp_path / "run").exists()
 
 
-def test_results_are_written_after_training_only(tmp_path):
+def test_results_need_a_mode_that_trains(tmp_path):
     options = {"mode": "eval", "with_results": True}
     with pytest.raises(InputError, match="^with_results must be False unless mode is"):
         align_keras.train_experiment("quickstart_icons", tmp_path / "run", **options)
 
 
-def test_what_a_reader_within_tensorflow_refuses_is_told_in_a_line():
+def test_input_errors_within_tensorflow_are_raised_again():
     task = load_config(params_override="task.train_data.source=a").task
-    told = "{{node PyFunc}} InputError: a source must stay as it is; run again.\nTrace"
-    with pytest.raises(InputError, match="^a source must stay as it is; run again.$"):
+    message = "{{node PyFunc}} InputError: The source changed. Run again.\nTrace"
+    with pytest.raises(InputError, match="^The source changed. Run again.$"):
         with explain_data_errors(task):
-            raise RuntimeError(told)
+            raise RuntimeError(message)
 
 
-def test_what_is_no_finished_run_is_not_opened(tmp_path):
+def test_only_finished_runs_are_opened(tmp_path):
     with pytest.raises(
         InputError, match="must be the folder of a run. Received: .*neither"
     ):
@@ -73,9 +74,7 @@ def test_what_is_no_finished_run_is_not_opened(tmp_path):
 
 
 @pytest.mark.ci
-def test_a_run_is_trained_opened_judged_again_and_exported(
-    tmp_path, capsys, monkeypatch
-):
+def test_a_run_is_trained_opened_evaluated_and_exported(tmp_path, capsys, monkeypatch):
     pairs = str(write_pairs(tmp_path / "pairs"))
     data = {"corpus": "pairs", "pairs": pairs, "tfds_data_dir": str(tmp_path / "data")}
     overrides = {
@@ -91,29 +90,30 @@ def test_a_run_is_trained_opened_judged_again_and_exported(
         align_keras.train_experiment(
             config, run.directory, params_override="trainer.seed=1"
         )
-    again = align_keras.open_run(run.directory)
-    assert again.config == config and again.metrics == run.metrics
+    opened = align_keras.open_run(run.directory)
+    assert opened.config == config
+    assert opened.metrics == run.metrics
     texts = ["a red ring", "a blue bar"]
     np.testing.assert_allclose(
-        again.model.encode_texts(texts), run.model.encode_texts(texts), atol=1e-6
+        opened.model.encode_texts(texts), run.model.encode_texts(texts), atol=1e-6
     )
-    judged = align_keras.train_experiment(config, run.directory, mode="eval").metrics
-    assert judged == pytest.approx(again.evaluate())
-    for name, value in judged.items():
+    evaluated = align_keras.train_experiment(config, run.directory, mode="eval")
+    assert evaluated.metrics == pytest.approx(opened.evaluate())
+    for name, value in evaluated.metrics.items():
         assert run.metrics[name] == pytest.approx(value, abs=1e-5)
 
-    # The tutorial evaluates and exports it.
+    # The script of the tutorial evaluates and exports the run.
     script = ROOT / "docs/pages/tutorials/evaluate_and_export.py"
-    words = [str(run.directory), pairs, str(tmp_path / "exported")]
-    monkeypatch.setattr("sys.argv", [script.name, *words])
+    arguments = [str(run.directory), pairs, str(tmp_path / "exported")]
+    monkeypatch.setattr("sys.argv", [script.name, *arguments])
     runpy.run_path(str(script))
-    shown = capsys.readouterr().out
-    assert "t2i/recall_at_1: " in shown
-    assert re.search(r"captions: \(2, \d+\) cosine: -?[01]\.", shown)
+    output = capsys.readouterr().out
+    assert "t2i/recall_at_1: " in output
+    assert re.search(r"captions: \(2, \d+\) cosine: -?[01]\.", output)
 
 
 @pytest.mark.ci
-def test_a_run_refuses_other_pairs_and_another_vocabulary(tmp_path):
+def test_a_run_refuses_changed_pairs_and_a_changed_vocabulary(tmp_path):
     table = write_pairs(tmp_path / "pairs")
     data = {
         "corpus": "pairs",
@@ -139,7 +139,7 @@ def test_a_run_refuses_other_pairs_and_another_vocabulary(tmp_path):
     original = table.read_text()
     for changed, message in (
         (rotated, "captions, ids or pixels differ"),
-        (rows[:25], r"\d+ images then and \d+ now"),
+        (rows[:25], r"there were \d+ images and now there are \d+"),
     ):
         table.write_text("".join(f"{json.dumps(row)}\n" for row in changed))
         for options in modes:
@@ -151,23 +151,26 @@ def test_a_run_refuses_other_pairs_and_another_vocabulary(tmp_path):
     lines = vocabulary.splitlines(keepends=True)
     (run / "vocabulary.txt").write_text("".join([*lines[:5], *lines[:4:-1]]))
     for options in modes:
-        with pytest.raises(InputError, match="vocabulary.txt must hold the vocabulary"):
+        with pytest.raises(InputError, match="vocabulary.txt must .* the vocabulary that"):
             align_keras.train_experiment(config, run, **options)
     for use in (
         lambda: align_keras.open_run(run).model,
         lambda: align_keras.train_experiment(config, run, mode="index"),
         lambda: align_keras.evaluate(run, "retrieval", str(table)),
     ):
-        with pytest.raises(InputError, match="vocabulary.txt must hold the vocabulary"):
+        with pytest.raises(InputError, match="vocabulary.txt must .* the vocabulary that"):
             use()
-    # Without the file it is learned again, and is the same.
+    # A removed vocabulary is learned again.
     (run / "vocabulary.txt").unlink()
-    on = align_keras.train_experiment(config, run, params_override=longer, mode="train")
-    assert on.model is not None and (run / "vocabulary.txt").read_text() == vocabulary
+    resumed = align_keras.train_experiment(
+        config, run, params_override=longer, mode="train"
+    )
+    assert resumed.model is not None
+    assert (run / "vocabulary.txt").read_text() == vocabulary
     assert (run / "checkpoints" / "ckpt-12.index").exists()
 
 
-def test_training_images_among_the_validation_images_are_reported(tmp_path, capsys):
+def test_validation_images_that_are_training_images_are_reported(tmp_path, capsys):
     table = write_pairs(tmp_path / "pairs")
     lines = table.read_text().splitlines(keepends=True)
     files = {"train": lines[:30], "apart": lines[30:], "shared": lines[25:]}

@@ -1,4 +1,4 @@
-"""The evaluation of a run, on validation pairs with the same image twice."""
+"""Tests of the evaluation of a run and of the scope of its batches."""
 
 import json
 
@@ -19,7 +19,7 @@ from tests.helpers.small_run import draw
 
 @pytest.fixture(scope="module")
 def test_set(tmp_path_factory):
-    """The same drawing twice, in two files with captions of their own."""
+    """Validation pairs of two equal images with different captions."""
     folder = tmp_path_factory.mktemp("pairs")
     lines = []
     for caption in ("a ring", "a circle"):
@@ -34,16 +34,15 @@ def test_set(tmp_path_factory):
 def test_equal_images_are_one_target(test_set):
     assert len(test_set) == 2 and len(set(test_set.image_keys)) == 1
     metrics = evaluate_pairs(small_align(), test_set, ks=[1])
-    # No model distinguishes the two images. If the copy of an image were wrong, it
-    # would come first, since ties count against the model, and no caption would find
-    # its image.
+    # No model distinguishes the two images. Ties count against the model, so recall
+    # would be zero if the copy of an image counted as a wrong result.
     assert metrics["t2i/recall_at_1"] == metrics["i2t/recall_at_1"] == 1.0
 
 
 @pytest.mark.release
 @pytest.mark.timeout(900)
-def test_batches_are_opened_outside_of_the_strategys_scope(tmp_path, two_replicas):
-    """Their tables and random numbers belong to the host, not to the replicas."""
+def test_batches_are_created_outside_of_the_strategy_scope(tmp_path, two_replicas):
+    """The tables and random numbers of an input pipeline belong to the host."""
     with two_replicas.scope():
         model = small_align()
         model.compile(SGD(0.01))

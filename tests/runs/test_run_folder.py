@@ -1,4 +1,4 @@
-"""What binds a run's folder, and what is refused before anything is written."""
+"""Tests of the folder of a run: its lock, its configuration and its recorded inputs."""
 
 import contextlib
 import json
@@ -32,14 +32,14 @@ def test_a_checkpoint_binds_the_folder(tmp_path):
     (tmp_path / "checkpoints" / "ckpt-200.index").touch()
     lock_folder(config, tmp_path)
     override = "trainer.seed=3,trainer.max_to_keep=9"
-    other = load_config("quickstart_icons", params_override=override)
-    words = r"trainer.seed was 0 and is now 3 \(trainer.max_to_keep could change\)"
-    with pytest.raises(InputError, match=words):
-        lock_folder(other, tmp_path)
+    changed = load_config("quickstart_icons", params_override=override)
+    message = r"trainer.seed was 0 and is now 3 \(trainer.max_to_keep could change\)"
+    with pytest.raises(InputError, match=message):
+        lock_folder(changed, tmp_path)
     assert load_config(config_files=[tmp_path / "params.yaml"]) == config
 
 
-def test_some_options_may_change_and_what_they_were_is_kept(tmp_path, capsys):
+def test_former_values_of_changed_options_are_saved(tmp_path, capsys):
     config = load_config("quickstart_icons")
     lock_folder(config, tmp_path)
     (tmp_path / "checkpoints").mkdir()
@@ -48,32 +48,31 @@ def test_some_options_may_change_and_what_they_were_is_kept(tmp_path, capsys):
     lock_folder(longer, tmp_path)
     assert "trainer.train_steps was 900 and is now 5000" in capsys.readouterr().err
     assert load_config(config_files=[tmp_path / "params.yaml"]) == longer
-    kept = tmp_path / "params.until_step_200.yaml"
-    assert load_config(config_files=[kept]) == config
+    former_params = tmp_path / "params.until_step_200.yaml"
+    assert load_config(config_files=[former_params]) == config
 
 
 @pytest.mark.parametrize("pattern", run_folder.CHANGEABLE_OPTIONS)
-def test_what_may_change_is_an_option(pattern):
+def test_patterns_of_changeable_options_match_an_option(pattern):
     names = [key for key, _, _ in leaves(load_config())]
     assert any(re.fullmatch(pattern, key) for key in names)
 
 
-def test_one_command_at_a_time_writes_a_run(tmp_path, capsys):
+def test_a_second_command_on_the_same_folder_is_refused(tmp_path, capsys):
     config = load_config("quickstart_icons")
     train = ["train", "--experiment=quickstart_icons", f"--model_dir={tmp_path}"]
     with lock_folder(config, tmp_path):
         capsys.readouterr()
         before = (tmp_path / "params.yaml").read_bytes()
         for command in (train, ["quickstart", f"--model_dir={tmp_path}"]):
-            other = "--params_override=trainer.seed=3"
-            assert main([*command, other]) == 1
+            assert main([*command, "--params_override=trainer.seed=3"]) == 1
             (line,) = capsys.readouterr().err.splitlines()
             assert "no other process writes to. Received" in line
         assert (tmp_path / "params.yaml").read_bytes() == before
     lock_folder(config, tmp_path)
 
 
-def test_the_workers_of_a_run_dont_shut_each_other_out(tmp_path, monkeypatch):
+def test_each_worker_of_a_run_has_a_lock(tmp_path, monkeypatch):
     override = "runtime.distribution_strategy=multi_worker_mirrored"
     config = load_config("quickstart_icons", params_override=override)
     with contextlib.ExitStack() as workers:
@@ -90,7 +89,7 @@ def write_table(path):
     (path.parent / "a.png").touch()
 
 
-CHOICE = "trainer.best_checkpoint_eval_metric=t2i/recall_at_1"
+BEST_CHECKPOINT = "trainer.best_checkpoint_eval_metric=t2i/recall_at_1"
 
 
 @pytest.mark.parametrize(
@@ -111,19 +110,21 @@ CHOICE = "trainer.best_checkpoint_eval_metric=t2i/recall_at_1"
         ),
     ],
 )
-def test_no_checkpoint_is_chosen_by_the_test_pairs(tmp_path, validation, name):
+def test_test_pairs_do_not_choose_the_best_checkpoint(tmp_path, validation, name):
     for table in ("a.tsv", "karpathy_test.tsv"):
         write_table(tmp_path / table)
     overrides = f"task.train_data.corpus=emoji,task.validation_data.{validation}"
     overrides = overrides.format(tmp_path)
     check_run_config(load_config(params_override=overrides), has_checkpoint=False)
     with pytest.raises(InputError, match=rf"validation_data\.{name} must name no test"):
-        check_run_config(load_config(params_override=[overrides, CHOICE]), False)
-    allowed = [overrides, CHOICE, "trainer.best_checkpoint_by_test=true"]
+        check_run_config(
+            load_config(params_override=[overrides, BEST_CHECKPOINT]), False
+        )
+    allowed = [overrides, BEST_CHECKPOINT, "trainer.best_checkpoint_by_test=true"]
     check_run_config(load_config(params_override=allowed), has_checkpoint=False)
 
 
-def test_a_checkpoint_is_chosen_by_a_validation_split(tmp_path):
+def test_validation_pairs_may_choose_the_best_checkpoint(tmp_path):
     write_table(tmp_path / "karpathy_val.tsv")
     for overrides in (
         f"pairs={tmp_path}/karpathy_val.tsv,task.validation_data.tfds_split=all,"
@@ -132,12 +133,12 @@ def test_a_checkpoint_is_chosen_by_a_validation_split(tmp_path):
         "task.train_data.tfds_split='train[10%:]'",
     ):
         overrides = f"task.train_data.corpus=icons,task.validation_data.{overrides}"
-        config = load_config(params_override=[overrides, CHOICE])
+        config = load_config(params_override=[overrides, BEST_CHECKPOINT])
         check_run_config(config, has_checkpoint=False)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ([], "task.train_data.corpus must name a corpus"),
         (["--params_override=task.train_data.corpus=pairs"], "must be a path"),
@@ -145,11 +146,11 @@ def test_a_checkpoint_is_chosen_by_a_validation_split(tmp_path):
         (["--experiment=align_b7"], "did you mean 'align_b7_base'"),
     ],
 )
-def test_no_pairs_is_one_line_and_writes_nothing(tmp_path, capsys, arguments, words):
+def test_missing_pairs_write_nothing(tmp_path, capsys, arguments, message):
     run = tmp_path / "run"
     assert main(["train", f"--model_dir={run}", *arguments]) == 1
     error = capsys.readouterr().err
-    assert words in error
+    assert message in error
     assert len(error.splitlines()) == 1
     assert not run.exists()
 
@@ -157,8 +158,8 @@ def test_no_pairs_is_one_line_and_writes_nothing(tmp_path, capsys, arguments, wo
 INPUTS = {"train_images": 320, "train_pairs": "a", "vocabulary": "v"}
 
 
-def begun(directory):
-    """Makes a run's folder with a checkpoint, and its record of the inputs."""
+def write_run(directory):
+    """Writes the folder of a run with a checkpoint and the record of its inputs."""
     check_inputs(directory, {"vocabulary": "before"})
     for name, value in INPUTS.items():
         check_inputs(directory, {name: value})
@@ -167,8 +168,8 @@ def begun(directory):
     return directory
 
 
-def test_a_run_goes_on_with_its_inputs(tmp_path):
-    check_inputs(begun(tmp_path), INPUTS)
+def test_a_run_resumes_with_its_inputs(tmp_path):
+    check_inputs(write_run(tmp_path), INPUTS)
     check_inputs(tmp_path, {"vocabulary": "v"})
     pairs = {name: INPUTS[name] for name in ("train_images", "train_pairs")}
     check_inputs(tmp_path, pairs)
@@ -189,8 +190,8 @@ def test_a_run_goes_on_with_its_inputs(tmp_path):
         ),
     ],
 )
-def test_other_inputs_are_refused(tmp_path, changed, message):
-    begun(tmp_path)
+def test_changed_inputs_are_refused(tmp_path, changed, message):
+    write_run(tmp_path)
     for read_only in (True, False):
         with pytest.raises(InputError, match=message):
             check_inputs(tmp_path, INPUTS | changed, read_only)
@@ -203,8 +204,8 @@ def test_inputs_may_change_before_the_first_checkpoint(tmp_path):
     assert json.loads((tmp_path / "inputs.json").read_text())["train_pairs"] == "b"
 
 
-def test_a_run_without_a_record_gets_one(tmp_path):
-    begun(tmp_path)
+def test_a_run_without_a_record_of_its_inputs_gets_one(tmp_path):
+    write_run(tmp_path)
     (tmp_path / "inputs.json").unlink()
     check_inputs(tmp_path, INPUTS, read_only=True)
     assert not (tmp_path / "inputs.json").exists()

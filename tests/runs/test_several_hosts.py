@@ -1,5 +1,6 @@
-"""A corpus, embeddings, an index and evaluations by one Dask cluster on three hosts."""
+"""Tests of corpora, embeddings, indexes and evaluations on a Dask cluster."""
 
+import functools
 import json
 import os
 import subprocess
@@ -22,63 +23,64 @@ pytestmark = [pytest.mark.release, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A scheduler on the first host, where commands run too; workers on two others."""
+    """Dask cluster with a scheduler on the first of three hosts and two workers.
+
+    Commands run on the first host too.
+    """
     pytest.importorskip("distributed")
     data = {"TFDS_DATA_DIR": str(tmp_path_factory.mktemp("data"))}
     with hosts(3) as several:
-        made = Cluster("dask", several.addresses, several.within, **data)
-        with made as cluster:
-            yield cluster
+        with Cluster("dask", several.addresses, several.within, **data) as dask_cluster:
+            yield dask_cluster
 
 
-def run(cluster, *arguments):
-    """Runs a command on the first host, by the cluster; returns what it prints."""
-    words = [*cluster.within(cluster.hosts[0]), sys.executable]
+def run_on_cluster(cluster, *arguments):
+    """Runs a command on the first host with the cluster, and returns its output."""
+    prefix = [*cluster.within(cluster.hosts[0]), sys.executable]
     command = ["-m", "align_keras.cli.main", *arguments, "--engine", cluster.engine]
-    done = subprocess.run(
-        [*words, *map(str, command)], cwd=ROOT, capture_output=True, text=True
+    process = subprocess.run(
+        [*prefix, *map(str, command)], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout
 
 
-def here(*arguments):
+def run_locally(*arguments):
     command = [sys.executable, "-m", "align_keras.cli.main", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout
 
 
-def test_a_corpus_with_near_duplicates_though_a_host_is_lost(
-    cluster, tmp_path, small_model
-):
+def test_a_corpus_is_built_although_a_host_is_lost(cluster, tmp_path, small_model):
     pytest.importorskip("cv2")
     sources = small_corpus.write_sources(tmp_path)
     override = "--params_override=duplicates.mode=embedding,"
     override += f"duplicates.inside_corpus=true,duplicates.encoder={small_model}"
-    local, there = tmp_path / "out1", tmp_path / "out2"
+    local = tmp_path / "local"
+    remote = tmp_path / "remote"
     build = small_corpus.arguments("build", sources, local, "--workers=1", override)
-    here(*build)
+    run_locally(*build)
 
     def lose_a_host():
-        while not list(there.glob("stages/*/tasks/*/*.json")):
+        while not list(remote.glob("stages/*/tasks/*/*.json")):
             time.sleep(0.02)
         cluster.kill(cluster.workers[0])
 
     killer = threading.Thread(target=lose_a_host)
     killer.start()
-    run(cluster, *small_corpus.arguments("build", sources, there, override))
+    run_on_cluster(cluster, *small_corpus.arguments("build", sources, remote, override))
     killer.join()
     cluster.start_worker(cluster.hosts[1])
     names = ("vocabulary.txt", "stages/*/done.json", "web_pairs/1.0.0/*")
-    compared = 0
+    compared_files = 0
     for name in names:
         for path in local.glob(name):
-            found = (there / path.relative_to(local)).read_bytes()
+            actual = (remote / path.relative_to(local)).read_bytes()
             expected = path.read_bytes()
-            compared += 1
-            assert found.replace(os.fsencode(there), os.fsencode(local)) == expected
-    assert compared > 8
+            compared_files += 1
+            assert actual.replace(os.fsencode(remote), os.fsencode(local)) == expected
+    assert compared_files > 8
 
 
 @pytest.fixture
@@ -94,12 +96,13 @@ def photos(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("form", ["parquet", "npy"])
-def test_bulk_embeddings(cluster, photos, tmp_path, form):
-    options = ["--model", GOLDEN, "--format", form, "--rows-per-file", 5]
-    here("embed", photos, "--to", tmp_path / "a", *options)
-    said = run(cluster, "embed", photos, "--to", tmp_path / "b", *options)
-    assert "26 rows in 6 files" in said and "1 without an embedding" in said
+@pytest.mark.parametrize("file_format", ["parquet", "npy"])
+def test_bulk_embeddings_equal_local_ones(cluster, photos, tmp_path, file_format):
+    options = ["--model", GOLDEN, "--format", file_format, "--rows-per-file", 5]
+    run_locally("embed", photos, "--to", tmp_path / "a", *options)
+    output = run_on_cluster(cluster, "embed", photos, "--to", tmp_path / "b", *options)
+    assert "26 rows in 6 files" in output
+    assert "1 without an embedding" in output
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
     for name in files:
@@ -108,51 +111,54 @@ def test_bulk_embeddings(cluster, photos, tmp_path, form):
         ).read_bytes(), name
 
 
-def test_an_index(cluster, photos, tmp_path):
+def test_an_index_equals_a_local_one(cluster, photos, tmp_path):
     from align_keras.search import Index
 
-    def found(folder):
+    def read_index(folder):
         index = Index.open(folder)
         hits = index.query("red", k=30)
         vectors = np.asarray(index.store.vectors())
         return [(hit.path, hit.score) for hit in hits], sorted(map(bytes, vectors))
 
-    # One image alone first: what an index has isn't embedded again.
-    for folder, command in ((tmp_path / "a", here), (tmp_path / "b", None)):
+    run = functools.partial(run_on_cluster, cluster)
+    for folder, command in ((tmp_path / "a", run_locally), (tmp_path / "b", run)):
         options = ["--to", folder, "--model", GOLDEN]
-        ran = command or (lambda *given: run(cluster, *given))
-        said = ran("index", photos, *options)
-        assert "25 added" in said and "1 left out: unreadable" in said
+        output = command("index", photos, *options)
+        assert "25 added" in output
+        assert "1 left out: unreadable" in output
         (photos / "red20.png").rename(photos / "moved.png")
         (photos / "blue21.png").unlink()
-        said = ran("index", photos, *options)
-        assert "0 added, 0 changed, 1 renamed, 1 gone" in said
+        output = command("index", photos, *options)
+        assert "0 added, 0 changed, 1 renamed, 1 gone" in output
         (photos / "moved.png").rename(photos / "red20.png")
         (photos / "blue21.png").write_bytes(image_bytes("blue", (21, 24)))
-    assert found(tmp_path / "a") == found(tmp_path / "b")
+    assert read_index(tmp_path / "a") == read_index(tmp_path / "b")
     assert not (tmp_path / "b" / ".tasks").exists()
 
 
-def test_evaluations(cluster, tmp_path, small_model):
+def test_an_evaluation_equals_a_local_one(cluster, tmp_path, small_model):
     pairs = write_pairs(tmp_path / "pairs")
-    about = ["evaluate", "retrieval", "--model", small_model, "--data", pairs, "--json"]
-    local, there = tmp_path / "cache1", tmp_path / "cache2"
-    expected = json.loads(here(*about, "--cache", local))
-    found = json.loads(run(cluster, *about, "--cache", there))
-    assert found == expected
+    command = ["evaluate", "retrieval", "--model", small_model, "--data", pairs]
+    command.append("--json")
+    local = tmp_path / "local"
+    remote = tmp_path / "remote"
+    expected = json.loads(run_locally(*command, "--cache", local))
+    actual = json.loads(run_on_cluster(cluster, *command, "--cache", remote))
+    assert actual == expected
     names = [path.relative_to(local) for path in local.rglob("embeddings")]
     assert len(names) == 2
     for name in names:
-        assert (there / name).read_bytes() == (local / name).read_bytes()
+        assert (remote / name).read_bytes() == (local / name).read_bytes()
 
 
-def test_trials(cluster, tmp_path, drawings, small_model):
-    about = ["evaluate", "fine_grained", "--model", small_model, "--data", drawings]
-    about += ["--params_override", drawn.HEAD, "--json", "--results"]
-    expected = json.loads(here(*about, tmp_path / "a"))["metrics"]
-    found = json.loads(run(cluster, *about, tmp_path / "b"))["metrics"]
-    # Sums in another order, by another number of threads: an image may change sides.
+def test_trials_equal_local_ones(cluster, tmp_path, drawings, small_model):
+    command = ["evaluate", "fine_grained", "--model", small_model, "--data", drawings]
+    command += ["--params_override", drawn.HEAD, "--json", "--results"]
+    expected = json.loads(run_locally(*command, tmp_path / "a"))["metrics"]
+    actual = json.loads(run_on_cluster(cluster, *command, tmp_path / "b"))["metrics"]
+    # Another number of threads changes the order of sums, which may change the
+    # prediction for an image.
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, abs=0.1)
+        assert actual[name] == pytest.approx(value, abs=0.1)
     results = sorted(path.name for path in (tmp_path / "a").glob("*.json"))
     assert results == sorted(path.name for path in (tmp_path / "b").iterdir())

@@ -1,4 +1,4 @@
-"""A training from tars that was killed ends as one that never stopped."""
+"""Test of a killed training from tar files: it resumes with the same loss curve."""
 
 import io
 import json
@@ -60,23 +60,26 @@ def curve(directory):
 
 
 @pytest.mark.release
-def test_a_killed_training_goes_on_to_the_same_curve(tmp_path):
+def test_a_killed_training_resumes_with_the_same_curve(tmp_path):
     write_pairs(tmp_path / "pairs")
     write_source(tmp_path / "tars")
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    process = start(whole, tmp_path)
-    told = process.communicate()[1]
-    assert process.returncode == 0, told
-    assert "skipped 00000.tar@" in told and "tars: 40 pairs kept" in told
-    process = start(cut, tmp_path)
-    while process.poll() is None and not list(cut.glob("checkpoints/ckpt-4.index")):
+    uninterrupted = tmp_path / "uninterrupted"
+    killed = tmp_path / "killed"
+    process = start(uninterrupted, tmp_path)
+    messages = process.communicate()[1]
+    assert process.returncode == 0, messages
+    assert "skipped 00000.tar@" in messages
+    assert "tars: 40 pairs kept" in messages
+    process = start(killed, tmp_path)
+    while process.poll() is None and not list(killed.glob("checkpoints/ckpt-4.index")):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert len(curve(cut)) < len(curve(whole))
-    process = start(cut, tmp_path)
-    told = process.communicate()[1]
-    assert process.returncode == 0, told
-    assert "going on at step" in told and "indexing" not in told
-    assert curve(cut) == curve(whole)
+    assert len(curve(killed)) < len(curve(uninterrupted))
+    process = start(killed, tmp_path)
+    messages = process.communicate()[1]
+    assert process.returncode == 0, messages
+    assert "going on at step" in messages
+    assert "indexing" not in messages
+    assert curve(killed) == curve(uninterrupted)

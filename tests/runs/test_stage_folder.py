@@ -1,29 +1,31 @@
+"""Tests of the folder of a corpus stage."""
+
 import pytest
 
 from align_keras.runs.corpus_build import StageFolder
 
 
-def test_equal_inputs_find_the_same_folder_and_others_do_not(tmp_path):
-    one = StageFolder(tmp_path, "filter", {"a": 1, "b": [2]})
-    assert StageFolder(tmp_path, "filter", {"b": [2], "a": 1}).path == one.path
-    assert StageFolder(tmp_path, "filter", {"a": 1, "b": [3]}).path != one.path
-    assert StageFolder(tmp_path, "dedup", {"a": 1, "b": [2]}).path != one.path
+def test_the_path_depends_on_the_name_and_the_inputs(tmp_path):
+    stage = StageFolder(tmp_path, "filter", {"a": 1, "b": [2]})
+    assert StageFolder(tmp_path, "filter", {"b": [2], "a": 1}).path == stage.path
+    assert StageFolder(tmp_path, "filter", {"a": 1, "b": [3]}).path != stage.path
+    assert StageFolder(tmp_path, "dedup", {"a": 1, "b": [2]}).path != stage.path
 
 
-def test_a_stage_is_done_with_its_facts_and_loses_its_scratch(tmp_path):
+def test_finish_saves_the_facts_and_removes_scratch_folders(tmp_path):
     stage = StageFolder(tmp_path, "filter", [])
     (stage.path / "counts").mkdir()
     (stage.path / "counts" / "a.npy").write_bytes(b"1")
     (stage.path / "part.parquet").write_bytes(b"2")
     assert stage.facts() is None
-    stage.finish({"kept": 3}, ("counts", "never made"))
-    again = StageFolder(tmp_path, "filter", [])
-    assert again.facts() == {"kept": 3}
-    assert not (again.path / "counts").exists()
-    assert (again.path / "part.parquet").exists()
+    stage.finish({"kept": 3}, ("counts", "missing"))
+    reopened = StageFolder(tmp_path, "filter", [])
+    assert reopened.facts() == {"kept": 3}
+    assert not (reopened.path / "counts").exists()
+    assert (reopened.path / "part.parquet").exists()
 
 
-def test_facts_that_are_not_json_leave_the_stage_undone(tmp_path):
+def test_a_stage_with_invalid_facts_is_not_done(tmp_path):
     stage = StageFolder(tmp_path, "filter", [])
     with pytest.raises(TypeError):
         stage.finish({"kept": object()})
@@ -31,7 +33,7 @@ def test_facts_that_are_not_json_leave_the_stage_undone(tmp_path):
     assert [path.name for path in stage.path.iterdir()] == []
 
 
-def test_what_killed_tasks_left_goes(tmp_path):
+def test_finish_removes_temporary_files_of_killed_tasks(tmp_path):
     stage = StageFolder(tmp_path, "filter", [])
     (stage.path / ".part.parquet.0123abcd.tmp").write_bytes(b"half")
     (stage.path / "part.parquet").write_bytes(b"whole")

@@ -1,4 +1,4 @@
-"""A run that starts from public weights, through the command: slow, and real."""
+"""Tests of the quickstart from public weights."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_quickstart_from_public_weights(tmp_path, capsys):
     trained = ALIGN.from_preset(run)
     assert trained.image_encoder.lite
     assert len(trained.vocabulary) == 30522
-    # The locked tower has the public weights still.
+    # The locked encoder still has the public weights.
     public = ALIGN.from_preset(run)
     load_image_weights(public.image_encoder, "efficientnet-lite0")
     np.testing.assert_array_equal(
@@ -59,7 +59,7 @@ def test_quickstart_from_public_weights(tmp_path, capsys):
     assert len(hits) == 5
 
 
-def test_weights_that_are_not_installed_are_one_line(tmp_path, capsys):
+def test_weights_that_are_not_installed_are_reported_in_one_line(tmp_path, capsys):
     code = main(
         [
             "quickstart",
@@ -77,5 +77,5 @@ def test_weights_that_are_not_installed_are_one_line(tmp_path, capsys):
         "align-keras quickstart: error: the weights efficientnet-lite4"
     )
     assert "--no-deps efficientnet-lite4-pytorch-model" in lines[-1]
-    # Told before the corpus is built, which may take an hour.
+    # The error comes before the build of the corpus, which may take an hour.
     assert not (tmp_path / "data").exists()

@@ -1,4 +1,4 @@
-"""Real workers, over loopback or on hosts: one update, one death, one resumption."""
+"""Tests of training with several workers: updates, lost workers, resumption."""
 
 import json
 import os
@@ -30,21 +30,23 @@ def losses(directory):
 
 
 @pytest.mark.release
-def test_two_workers_make_the_updates_of_one_process(tmp_path):
-    whole, shared = tmp_path / "whole", tmp_path / "shared"
+def test_two_workers_compute_the_updates_of_one_process(tmp_path):
+    single = tmp_path / "single"
+    shared = tmp_path / "shared"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(
-        [sys.executable, str(SCRIPT), str(whole)], env=environment, check=True
+        [sys.executable, str(SCRIPT), str(single)], env=environment, check=True
     )
     wait(start_workers([str(SCRIPT), str(shared)], tmp_path), tmp_path)
-    # float32 sums in another order, over one step or four.
+    # The tolerance allows for another order of float32 sums over one or four steps.
     for name, limit in (("sgd_1", 1e-6), ("lamb_1", 1e-6), ("lamb_4", 2e-6)):
-        one, two = (np.load(own / f"{name}.npz") for own in (whole, shared))
-        for path in one.files:
+        expected = np.load(single / f"{name}.npz")
+        actual = np.load(shared / f"{name}.npz")
+        for path in expected.files:
             if "seed_generator" not in path:
                 message = f"{name}: {path}"
                 np.testing.assert_allclose(
-                    two[path], one[path], atol=limit, err_msg=message
+                    actual[path], expected[path], atol=limit, err_msg=message
                 )
 
 
@@ -73,23 +75,27 @@ def command(pairs, directory, steps=240, batch_size=8):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Pairs, and the curve of a run of two workers that nothing happens to."""
+    """Pairs, and the losses of an uninterrupted run with two workers."""
     folder = tmp_path_factory.mktemp("undisturbed")
     pairs = write_pairs(folder / "pairs")
     wait(start_workers(command(pairs, folder / "run"), folder), folder)
     return pairs, losses(folder / "run")
 
 
-def signaled(arguments, outputs, log, step, victim, sent, hosts=None):
-    """Starts workers, sends one of them a signal at a step; the workers, the time."""
+def start_and_signal(arguments, outputs, log, step, victim, signal_number, hosts=None):
+    """Starts workers, and sends a signal to one of them at a step.
+
+    Returns:
+        The workers, and the time of the signal.
+    """
     workers = start_workers(arguments, outputs, hosts)
     deadline = time.monotonic() + 600
-    # A line for each two steps.
+    # The log has one line for every two steps.
     while not (log.exists() and log.read_text().count("\n") >= step // 2):
         assert time.monotonic() < deadline
         assert all(worker.poll() is None for worker in workers)
         time.sleep(0.05)
-    workers[victim].send_signal(sent)
+    workers[victim].send_signal(signal_number)
     return workers, time.monotonic()
 
 
@@ -100,16 +106,18 @@ def test_a_run_survives_the_death_of_either_worker_and_sigterm(tmp_path, undistu
     arguments = command(pairs, directory)
     log = directory / "metrics.jsonl"
     for step, victim in ((30, 0), (70, 1)):
-        workers, died = signaled(arguments, tmp_path, log, step, victim, signal.SIGKILL)
+        workers, killed_at = start_and_signal(
+            arguments, tmp_path, log, step, victim, signal.SIGKILL
+        )
         survivor = 1 - victim
         code = workers[survivor].wait(timeout=120)
-        assert time.monotonic() - died < 60
+        assert time.monotonic() - killed_at < 60
         text = (tmp_path / f"worker_{survivor}.err").read_text()
         assert code == 1, text[-3000:]
         assert "another process of this run ended" in text.splitlines()[-1]
         assert "Traceback" not in text
-    # Asked to end, either ends both, after the same step.
-    workers, _ = signaled(arguments, tmp_path, log, 110, 1, signal.SIGTERM)
+    # SIGTERM to either worker ends both after the same step.
+    workers, _ = start_and_signal(arguments, tmp_path, log, 110, 1, signal.SIGTERM)
     wait(workers, tmp_path, 120)
     texts = [(tmp_path / f"worker_{index}.err").read_text() for index in range(2)]
     assert all("the same command goes on from it" in text for text in texts)
@@ -123,18 +131,19 @@ def test_a_run_survives_the_death_of_either_worker_and_sigterm(tmp_path, undistu
 @pytest.mark.release
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("count, batch_size", [(2, 8), (3, 12)])
-def test_hosts_go_on_after_one_of_them_was_lost(tmp_path, count, batch_size):
+def test_a_run_resumes_after_a_host_is_lost(tmp_path, count, batch_size):
     """Each host is a network namespace with an address and one worker."""
     pairs = write_pairs(tmp_path / "pairs")
     options = {"steps": 40, "batch_size": batch_size}
     with hosts(count) as several:
-        whole = command(pairs, tmp_path / "whole", **options)
-        wait(start_workers(whole, tmp_path, several), tmp_path)
+        uninterrupted = command(pairs, tmp_path / "uninterrupted", **options)
+        wait(start_workers(uninterrupted, tmp_path, several), tmp_path)
         arguments = command(pairs, tmp_path / "run", **options)
         log = tmp_path / "run" / "metrics.jsonl"
         victim = count - 1
-        about = arguments, tmp_path, log, 24, victim, signal.SIGKILL, several
-        workers, _ = signaled(*about)
+        workers, _ = start_and_signal(
+            arguments, tmp_path, log, 24, victim, signal.SIGKILL, several
+        )
         for index in range(victim):
             assert workers[index].wait(timeout=120) == 1
             text = (tmp_path / f"worker_{index}.err").read_text()
@@ -142,4 +151,4 @@ def test_hosts_go_on_after_one_of_them_was_lost(tmp_path, count, batch_size):
         wait(start_workers(arguments, tmp_path, several), tmp_path)
         text = (tmp_path / "worker_0.err").read_text()
         assert "going on at step 20 of 40" in text
-    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert losses(tmp_path / "run") == losses(tmp_path / "uninterrupted")
