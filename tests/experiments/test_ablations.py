@@ -1,4 +1,4 @@
-"""Ablations, fine-tuning, and the durations that the headers say are planned."""
+"""Tests of the ablation and fine-tuning experiments and of their planned durations."""
 
 import json
 import re
@@ -17,20 +17,20 @@ from tests.helpers.headers import (
 
 
 def base_of(name):
-    """The experiment that an ablation's command lays it over."""
+    """Returns the experiment that an ablation changes, from its command."""
     command = header_of(ABLATIONS[name].read_text(encoding="utf-8"))["Command"]
     return re.search(r"align-keras train --experiment (\w+)", command).group(1)
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_an_ablation_changes_what_it_names(name):
+def test_an_ablation_changes_the_option_in_its_name(name):
     path, base = ABLATIONS[name], base_of(name)
     command = checked_header(path)["Command"]
     assert f"--config_file experiments/ablations/{name}.yaml " in command
     config = load_config(base, config_files=[path])
-    given = dict(flat(yaml.safe_load(path.read_text(encoding="utf-8"))))
+    options = dict(flat(yaml.safe_load(path.read_text(encoding="utf-8"))))
     changed = changed_keys(load_config(base), config)
-    assert set(changed) == set(given)
+    assert set(changed) == set(options)
     kind, _, value = name.partition("_")
     expected = {
         "width": {"task.model.projection_dim"},
@@ -47,25 +47,26 @@ def test_an_ablation_changes_what_it_names(name):
         },
     }
     assert set(changed) == expected[kind]
-    # Section 6.2: on CC-3M, and beside it in table 10, a tenth.
+    # Section 6.2: training on CC-3M, and on the data next to it in table 10, takes a
+    # tenth of the steps.
     steps = 100_000 if "trainer.train_steps" in changed else 1_000_000
     assert config.trainer.train_steps == steps
-    (number, *_) = (new for _, new in changed.values())
+    new_values = [new for _, new in changed.values()]
     if kind == "width":
-        assert number == int(value)
+        assert new_values[0] == int(value)
     elif kind == "negatives":
-        assert number == int(value) / 100
+        assert new_values[0] == int(value) / 100
     elif kind == "temperature":
         assert changed["task.model.initial_temperature"][1] == 1 / int(value[2:])
     elif kind in ("image", "text"):
-        assert number.endswith(f"_{value}")
+        assert new_values[0].endswith(f"_{value}")
     elif value in ("3m", "6m", "12m"):
         split = changed["task.train_data.tfds_split"][1]
         assert split == f"train[:{value[:-1]}000000]"
 
 
 def test_the_ablations_are_those_of_the_paper():
-    """Tables 8 to 10, and the grid of figure 3, whose B5 and base are the base."""
+    """The paper has tables 8 to 10 and the grid of figure 3 around B5 + BERT-base."""
     assert list(ABLATIONS) == sorted(
         [
             *(f"width_{width}" for width in (320, 160, 80)),
@@ -78,7 +79,7 @@ def test_the_ablations_are_those_of_the_paper():
     )
 
 
-def test_two_ablations_together_are_a_cell_of_the_grid():
+def test_two_ablations_combine_to_a_cell_of_the_grid():
     files = [ABLATIONS["image_l2"], ABLATIONS["text_mini"]]
     model = load_config("align_b5_base", config_files=files).task.model
     assert model.image_encoder.variant == "efficientnet_l2"
@@ -87,7 +88,7 @@ def test_two_ablations_together_are_a_cell_of_the_grid():
 
 
 @pytest.mark.parametrize("name, steps", [("coco", 6000), ("flickr30k", 3000)])
-def test_fine_tuning_is_the_papers(name, steps):
+def test_fine_tuning_matches_the_paper(name, steps):
     config = load_config(f"finetune_{name}")
     optimization = config.trainer.optimizer_config
     assert config.task.train_data.global_batch_size == 2048
@@ -95,7 +96,7 @@ def test_fine_tuning_is_the_papers(name, steps):
     assert optimization.warmup.type is None
     assert optimization.learning_rate.type == "linear"
     assert optimization.learning_rate.linear.initial_learning_rate == 1e-5
-    # The rest is as in pre-training.
+    # All other options are those of pre-training.
     pretraining = load_config("align_l2_large")
     assert optimization.optimizer == pretraining.trainer.optimizer_config.optimizer
     assert config.task.loss == pretraining.task.loss
@@ -104,17 +105,17 @@ def test_fine_tuning_is_the_papers(name, steps):
 
 
 def planned_duration(text):
-    """Amount, unit and cores of the duration in an experiment's header, or None."""
+    """Returns amount, unit and cores of the duration in a header, or None."""
     duration = header_of(text)["Duration"]
-    found = re.search(r"([\d.]+) (days|hours) on (\d+) TPUv3 cores", duration)
-    if found is None:
+    match = re.search(r"([\d.]+) (days|hours) on (\d+) TPUv3 cores", duration)
+    if match is None:
         return None
-    amount, unit, cores = found.groups()
+    amount, unit, cores = match.groups()
     return float(amount), unit, int(cores)
 
 
 @pytest.mark.parametrize("name", [*FILES, *ABLATIONS])
-def test_a_planned_duration_is_the_plans(name, capsys):
+def test_the_duration_in_a_header_is_that_of_the_plan(name, capsys):
     from align_keras.cli.main import main
 
     path = FILES.get(name) or ABLATIONS[name]
@@ -128,5 +129,5 @@ def test_a_planned_duration_is_the_plans(name, capsys):
     arguments += [f"--config_file={path}"] if name in ABLATIONS else []
     main(["plan", *arguments, f"--devices={cores}", "--device-kind=tpu_v3", "--json"])
     days = json.loads(capsys.readouterr().out)["days"]
-    # One digit after the point stands in the header.
+    # The header has one decimal place.
     assert days * (24 if unit == "hours" else 1) == pytest.approx(amount, abs=0.06)

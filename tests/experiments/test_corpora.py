@@ -1,4 +1,4 @@
-"""How corpora are built: the files of experiments/corpora/."""
+"""Tests of the corpus configurations in experiments/corpora/."""
 
 import pytest
 import yaml
@@ -10,40 +10,39 @@ from tests.helpers.headers import checked_header, flat
 FILES = experiments("corpora")
 
 
-def test_the_files_are_there():
+def test_all_configurations_are_listed():
     assert {"clipart_filtered", "clipart_unfiltered", "emoji_multilingual"} <= set(
         FILES
     )
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
-def test_says_how_it_is_used_and_what_to_expect(name):
+def test_the_header_has_the_command(name):
     command = checked_header(FILES[name])["Command"]
     assert f"--config experiments/corpora/{name}.yaml " in command
     assert f"--out saved_models/corpora/{name}" in command
-    # The sources are the command's.
+    # The sources are arguments of the command.
     assert not load_corpus_config([FILES[name]]).sources
 
 
-# The paper's recipe spells out its values, so that no change of a default changes it.
+# The recipe of the paper sets all of its values, so that defaults can change.
 @pytest.mark.parametrize("name", sorted(FILES.keys() - {"paper"}))
-def test_holds_only_what_differs_from_the_defaults(name):
+def test_no_option_repeats_a_default(name):
     defaults = {key: value for key, value, _ in leaves(CorpusConfig())}
     for key, value in flat(yaml.safe_load(FILES[name].read_text(encoding="utf-8"))):
         assert value != defaults[key], key
 
 
-def test_the_unfiltered_clip_art_differs_in_filters_alone():
-    ours, raw = (
-        load_corpus_config([FILES[f"clipart_{kind}"]])
-        for kind in ("filtered", "unfiltered")
-    )
-    assert (ours.duplicates, ours.images) == (raw.duplicates, raw.images)
+def test_the_unfiltered_clip_art_differs_only_in_filters():
+    filtered = load_corpus_config([FILES["clipart_filtered"]])
+    unfiltered = load_corpus_config([FILES["clipart_unfiltered"]])
+    assert filtered.duplicates == unfiltered.duplicates
+    assert filtered.images == unfiltered.images
 
 
-def test_the_emoji_corpora_differ_in_languages_alone():
-    every = load_corpus_config([FILES["emoji_multilingual"]])
+def test_the_emoji_corpora_differ_only_in_languages():
+    multilingual = load_corpus_config([FILES["emoji_multilingual"]])
     for name in ("emoji_english", "emoji_four_languages"):
-        own = load_corpus_config([FILES[name]], "filter.languages=[]")
-        assert own == every
+        all_languages = load_corpus_config([FILES[name]], "filter.languages=[]")
+        assert all_languages == multilingual
         assert load_corpus_config([FILES[name]]).filter.languages[0] == "en"

@@ -1,3 +1,5 @@
+"""Tests of the experiments: values of the paper, headers, models."""
+
 import collections
 import typing
 
@@ -29,7 +31,7 @@ PRETRAINING = (
 NAMES = sorted(FILES)
 
 
-def test_the_files_are_there():
+def test_all_experiments_are_listed():
     assert {
         "quickstart_icons",
         "quickstart_stamps",
@@ -43,29 +45,27 @@ def test_the_files_are_there():
         "finetune_coco",
         "finetune_flickr30k",
     } <= set(NAMES)
-    # Two levels deep, no file is left out of these tests.
-    here = FILES["align_b5_base"].parent
-    every = set(here.rglob("*.yaml"))
-    # Recipes of `evaluate` are tested in tests/config/test_recipes.py, corpora in
-    # test_corpora.py.
-    others = [experiments(own).values() for own in ("evaluation", "corpora")]
-    assert every == {*FILES.values(), *ABLATIONS.values(), *others[0], *others[1]}
+    files = set(FILES["align_b5_base"].parent.rglob("*.yaml"))
+    # tests/config/test_recipes.py and test_corpora.py test the other files.
+    recipes = experiments("evaluation").values()
+    corpora = experiments("corpora").values()
+    assert files == {*FILES.values(), *ABLATIONS.values(), *recipes, *corpora}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_loads_strictly_and_says_what_to_expect(name):
+def test_an_experiment_is_valid_and_its_header_has_the_command(name):
     assert validate(load_config(name)) == load_config(FILES[name])
     header = checked_header(FILES[name])
     assert f"align-keras train --experiment {name} " in header["Command"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_holds_only_what_differs_from_the_defaults(name):
+def test_no_option_repeats_a_default(name):
     defaults = {key: value for key, value, _ in leaves(ExperimentConfig())}
     for key, value in flat(yaml.safe_load(FILES[name].read_text(encoding="utf-8"))):
         default = defaults[key]
         default = list(default) if isinstance(default, tuple) else default
-        # Numbers such as 2e-3 are strings to a YAML 1.1 reader.
+        # A YAML 1.1 reader returns numbers such as 2e-3 as strings.
         assert value != default and str(value) != str(default), key
 
 
@@ -76,7 +76,7 @@ def test_a_validation_corpus_belongs_to_a_training_corpus(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_tables_are_taken_whole(name):
+def test_tables_are_used_without_splits(name):
     task = load_config(name).task
     sections = (task.train_data, task.validation_data)
     if any(data.corpus == "pairs" for data in sections):
@@ -84,8 +84,8 @@ def test_two_tables_are_taken_whole(name):
 
 
 @pytest.mark.parametrize("name", [*NAMES, *ABLATIONS])
-def test_no_recipe_looks_at_karpathys_test_split(name):
-    """The figures are those of `align-keras evaluate`; no run selects by them."""
+def test_no_experiment_reads_karpathys_test_split(name):
+    """Published results come from `align-keras evaluate`, not from a training run."""
     path = FILES.get(name) or ABLATIONS[name]
     assert "karpathy_test" not in path.read_text(encoding="utf-8")
     if name.startswith("finetune"):
@@ -95,22 +95,23 @@ def test_no_recipe_looks_at_karpathys_test_split(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_experiment_takes_a_corpus_or_pairs_by_one_override(name):
+def test_one_override_sets_a_corpus_or_pairs(name):
     for section in ("train_data", "validation_data"):
         for key, value, expected in (
             ("corpus", "DIR/web_pairs/1.0.0", ("DIR/web_pairs/1.0.0", None)),
             ("corpus", "emoji", ("emoji", None)),
-            ("pairs", "own.tsv", ("pairs", "own.tsv")),
+            ("pairs", "my.tsv", ("pairs", "my.tsv")),
         ):
+            # Some experiments train on this corpus, and may not validate on it.
             if section == "validation_data" and value == "emoji":
-                continue  # What some train on.
+                continue
             override = f"task.{section}.{key}={value}"
             data = getattr(load_config(name, params_override=override).task, section)
             assert (data.corpus, data.pairs) == expected
 
 
 @pytest.mark.ci
-def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
+def test_fine_tuning_uses_all_rows_of_both_tables(tmp_path):
     from align_keras.data import batch_ids, read_retrieval_set
     from align_keras.runs.run_corpora import prepare_corpus
     from align_keras.runs.training_batches import order_arguments
@@ -128,24 +129,25 @@ def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
         f"task.{section}_data.tfds_data_dir={tmp_path / 'data'}"
         for section, table in (("train", "train"), ("validation", "test"))
     )
-    batch = "task.train_data.global_batch_size=11"  # 25 images, 55 pairs
+    # The training table has 25 images and 55 pairs.
+    batch = "task.train_data.global_batch_size=11"
     config = load_config("finetune_coco", params_override=[override, batch])
     train, validation = config.task.train_data, config.task.validation_data
     builder = prepare_corpus(train, 289)
-    drawn = collections.Counter(
+    counts = collections.Counter(
         identifier
         for step in range(5)
         for identifier in batch_ids(
             builder, train.tfds_split, step=step, **order_arguments(config)
         )
     )
-    assert len(drawn) == 25
-    for name, count in drawn.items():
+    assert len(counts) == 25
+    for name, count in counts.items():
         assert count == (3 if name.startswith(COLORS[0]) else 2)
     test_builder = prepare_corpus(validation, 289)
-    found = read_retrieval_set(test_builder, validation.tfds_split)
-    assert len(found) == 15
-    assert {len(captions) for captions in found.captions} == {2}
+    test_pairs = read_retrieval_set(test_builder, validation.tfds_split)
+    assert len(test_pairs) == 15
+    assert {len(captions) for captions in test_pairs.captions} == {2}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -162,7 +164,7 @@ def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
         (lambda tree: tree["task"]["train_data"].update(cache="no"), "write false"),
     ],
 )
-def test_a_broken_copy_fails(tmp_path, name, damage, expected):
+def test_mistakes_in_an_experiment_are_reported(tmp_path, name, damage, expected):
     tree = yaml.safe_load(FILES[name].read_text(encoding="utf-8"))
     tree.setdefault("trainer", {})
     damage(tree)
@@ -174,12 +176,12 @@ def test_a_broken_copy_fails(tmp_path, name, damage, expected):
     assert expected in str(caught.value)
 
 
-def test_the_papers_numbers_stay():
-    """What the paper states is the default, and no experiment overrides it."""
+def test_values_of_the_paper_are_not_overridden():
+    """The defaults have the values of the paper."""
     for name in PRETRAINING:
         changed = set(changed_keys(ExperimentConfig(), load_config(name)))
         if name == "align_l2_large_mling":
-            # The paper names none. This one keeps the accents of other languages.
+            # The paper names no normalization. This one keeps accents.
             normalization = "task.model.text_encoder.normalization"
             text_encoder = load_config(name).task.model.text_encoder
             assert text_encoder.normalization == "bert_cased"
@@ -205,8 +207,8 @@ def test_the_papers_numbers_stay():
     )
 
 
-def test_the_steps_are_the_papers():
-    """Sections 5, 6.1 and, for CC-3M, 6.2."""
+def test_the_numbers_of_steps_match_the_paper():
+    """The numbers are in sections 5, 6.1 and 6.2 (CC-3M)."""
     steps = {name: load_config(name).trainer.train_steps for name in PRETRAINING}
     assert steps == {
         "align_b3_mini_cc3m": 100_000,
@@ -218,38 +220,37 @@ def test_the_steps_are_the_papers():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_papers_recipes_take_every_caption_of_an_image(name):
-    """The paper's data are pairs, not images; the small experiments take images."""
-    of_paper = name in PRETRAINING or name.startswith("finetune")
-    assert load_config(name).task.train_data.pair_weighted == of_paper
+def test_experiments_of_the_paper_are_pair_weighted(name):
+    """Epochs of the paper have all pairs. Small experiments have one pair per image."""
+    is_of_paper = name in PRETRAINING or name.startswith("finetune")
+    assert load_config(name).task.train_data.pair_weighted == is_of_paper
 
 
-def test_the_multilingual_model_differs_in_its_vocabulary_alone():
-    """Section 8."""
-    english, many = (load_config(f"align_l2_large{own}") for own in ("", "_mling"))
-    # Both belong to the vocabulary: its size, and what its words keep.
-    assert changed_keys(english, many) == {
+def test_the_multilingual_model_differs_only_in_its_vocabulary():
+    """Section 8 of the paper has the size of the vocabulary."""
+    english = load_config("align_l2_large")
+    multilingual = load_config("align_l2_large_mling")
+    assert changed_keys(english, multilingual) == {
         "task.model.text_encoder.vocabulary_size": (100_000, 250_000),
         "task.model.text_encoder.normalization": ("bert_uncased", "bert_cased"),
     }
 
 
-# --- Every file's model on small inputs: built from its config and validated. ---
+# === Models of the experiments, on small inputs ===
 
 
-def test_the_variants_are_those_of_the_models():
+def test_variant_names_of_the_configuration_match_those_of_the_models():
     from align_keras.models import variants
 
-    for variant, known in (
-        (ImageVariantName, variants.IMAGE_VARIANTS),
-        (TextVariantName, variants.TEXT_VARIANTS),
-    ):
-        assert list(typing.get_args(variant)) == list(known)
+    image_variants = list(variants.IMAGE_VARIANTS)
+    text_variants = list(variants.TEXT_VARIANTS)
+    assert list(typing.get_args(ImageVariantName)) == image_variants
+    assert list(typing.get_args(TextVariantName)) == text_variants
 
 
-# B5 takes 18 seconds of the CPU; B7 has 64M weights, L2 468M.
+# Experiments whose models take long to build. B5 takes 18 CPU seconds.
 HEAVY = (
-    "align_small_en",  # As stamps_warm_start, but for Lite2.
+    "align_small_en",
     "align_b3_mini_cc3m",
     "align_b5_base",
     "align_b7_base",
@@ -267,8 +268,10 @@ def tier(name):
     return pytest.mark.release if name in HEAVY else pytest.mark.ci
 
 
-ENCODER_WEIGHTS = {  # without the 1×1 head, measured by the reference code's table
-    "align_b3_mini_cc3m": 10_187_560 + 384 * 640 + 640,  # and the projection
+# Numbers of weights of the image encoders in the reference code, without the 1×1 head.
+# The first one includes the projection.
+ENCODER_WEIGHTS = {
+    "align_b3_mini_cc3m": 10_187_560 + 384 * 640 + 640,
     "align_b7_base": 62.2e6,
     "align_l2_large": 468.3e6,
 }
@@ -278,7 +281,7 @@ ENCODER_WEIGHTS = {  # without the 1×1 head, measured by the reference code's t
     "name",
     [pytest.param(name, marks=tier(name)) for name in FILES],
 )
-def test_every_model_is_built_and_validated_on_small_inputs(name):
+def test_the_model_of_an_experiment_computes_embeddings_and_a_loss(name):
     import numpy as np
 
     from align_keras.runs.assemble import build_model, compile_model
@@ -287,7 +290,7 @@ def test_every_model_is_built_and_validated_on_small_inputs(name):
         "task.model.image_encoder.image_size=32,"
         "task.model.text_encoder.vocabulary_size=100,"
         "task.model.text_encoder.sequence_length=8,"
-        # Public weights have a vocabulary and a temperature of their own.
+        # Public weights would set the vocabulary and the temperature.
         "task.model.image_encoder.weights=null,task.model.text_encoder.weights=null,"
         "task.model.initial_temperature=1.0,task.model.project_class_names=false"
     )

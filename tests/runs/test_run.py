@@ -151,14 +151,18 @@ def test_a_run_refuses_changed_pairs_and_a_changed_vocabulary(tmp_path):
     lines = vocabulary.splitlines(keepends=True)
     (run / "vocabulary.txt").write_text("".join([*lines[:5], *lines[:4:-1]]))
     for options in modes:
-        with pytest.raises(InputError, match="vocabulary.txt must .* the vocabulary that"):
+        with pytest.raises(
+            InputError, match="vocabulary.txt must .* the vocabulary that"
+        ):
             align_keras.train_experiment(config, run, **options)
     for use in (
         lambda: align_keras.open_run(run).model,
         lambda: align_keras.train_experiment(config, run, mode="index"),
         lambda: align_keras.evaluate(run, "retrieval", str(table)),
     ):
-        with pytest.raises(InputError, match="vocabulary.txt must .* the vocabulary that"):
+        with pytest.raises(
+            InputError, match="vocabulary.txt must .* the vocabulary that"
+        ):
             use()
     # A removed vocabulary is learned again.
     (run / "vocabulary.txt").unlink()
