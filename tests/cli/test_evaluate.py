@@ -1,4 +1,4 @@
-"""`align-keras evaluate`: one protocol, its results, and its wrong inputs."""
+"""`align-keras evaluate` with one protocol: output, page, help and wrong inputs."""
 
 import importlib.util
 import json
@@ -26,25 +26,25 @@ from tests.helpers.small_run import COLORS, SHAPES, draw, write_pairs
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A model, captioned pictures, and pictures in a folder a class."""
-    place = tmp_path_factory.mktemp("evaluate")
-    small_align().save_to_preset(place / "run")
-    write_pairs(place / "pairs")
-    (place / "pairs" / "red_ring.png").write_bytes(b"no picture")
+def work_folder(tmp_path_factory):
+    """Folder with a model, captioned images, and images in one folder per class."""
+    work_folder = tmp_path_factory.mktemp("evaluate")
+    small_align().save_to_preset(work_folder / "run")
+    write_pairs(work_folder / "pairs")
+    (work_folder / "pairs" / "red_ring.png").write_bytes(b"no image")
     for split in ("train", "test"):
         for shape in SHAPES:
-            (place / "shapes" / split / shape).mkdir(parents=True)
+            (work_folder / "shapes" / split / shape).mkdir(parents=True)
             for color in COLORS[:5]:
-                path = place / "shapes" / split / shape / f"{color}.png"
+                path = work_folder / "shapes" / split / shape / f"{color}.png"
                 draw(color, shape).save(path)
-    return place
+    return work_folder
 
 
 @pytest.fixture
-def run(place, capsys, monkeypatch):
-    """Runs the command; returns its exit code, stdout and stderr."""
-    monkeypatch.chdir(place)
+def run(work_folder, capsys, monkeypatch):
+    """Function that runs the command and returns exit code, stdout and stderr."""
+    monkeypatch.chdir(work_folder)
 
     def run(*arguments, model="run"):
         model = ["--model", model] if model else []
@@ -58,7 +58,8 @@ def run(place, capsys, monkeypatch):
 
 RETRIEVAL = ("retrieval", "--data", "pairs/pairs.jsonl")
 ZERO_SHOT = ("zero_shot", "--data", "shapes")
-WRONG = {
+# Id of the test → options, and a regular expression of the error.
+WRONG_OPTIONS = {
     "no data": (RETRIEVAL[:1], "--data must name what retrieval is measured on"),
     "data": ((*RETRIEVAL[:2], "nowhere"), "--data must be flickr30k.*'nowhere'"),
     "named data": (
@@ -174,8 +175,12 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("arguments, message", WRONG.values(), ids=WRONG)
-def test_wrong_inputs_take_a_line_and_no_model(run, arguments, message, monkeypatch):
+@pytest.mark.parametrize(
+    "arguments, message", WRONG_OPTIONS.values(), ids=WRONG_OPTIONS
+)
+def test_wrong_options_print_one_line_and_open_no_model(
+    run, arguments, message, monkeypatch
+):
     def refuse(*arguments):
         raise AssertionError("the model was opened")
 
@@ -202,24 +207,24 @@ def test_wrong_inputs_take_a_line_and_no_model(run, arguments, message, monkeypa
         ),
     ],
 )
-def test_wrong_models_take_a_line(run, place, model, runtime, message):
-    (place / "export").mkdir(exist_ok=True)
-    (place / "export" / "saved_model.pb").touch()
+def test_wrong_models_print_one_line(run, work_folder, model, runtime, message):
+    (work_folder / "export").mkdir(exist_ok=True)
+    (work_folder / "export" / "saved_model.pb").touch()
     code, out, err = run(*RETRIEVAL, *runtime, model=model)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert re.search(message, err)
 
 
-def test_usage_errors(run, capsys):
+def test_usage_errors_name_the_mistake(run, capsys):
     for arguments in (
         ("--suite", "papers"),
         ("xyzzy",),
         ("retreival",),
         ("knn", "--templets", "x"),
     ):
-        with pytest.raises(SystemExit) as caught:
+        with pytest.raises(SystemExit) as exit_info:
             run(*arguments, model=None)
-        assert caught.value.code == 2
+        assert exit_info.value.code == 2
         captured = capsys.readouterr()
         assert captured.out == ""
         if arguments == ("xyzzy",):
@@ -236,21 +241,22 @@ def test_usage_errors(run, capsys):
         assert (code, out) == (1, "") and message in err
 
 
-def test_help_of_a_protocol_shows_what_applies(capsys):
-    def told(*arguments):
+def test_the_help_of_a_protocol_lists_its_options(capsys):
+    def read_help(*arguments):
         with pytest.raises(SystemExit):
             main(["evaluate", *arguments, "--help"])
         return capsys.readouterr().out
 
-    assert all(name in told() for name in PROTOCOLS)
+    assert all(name in read_help() for name in PROTOCOLS)
     for protocol in PROTOCOLS.values():
-        shown = re.findall(r"^  --([a-z][\w-]*)", told(protocol.name), re.MULTILINE)
-        shown = {name.replace("-", "_") for name in shown}
-        taken = {name for name in OPTIONS if protocol.takes(name)}
-        assert shown == taken | {"model", "html", "cache", "json"}
+        help_text = read_help(protocol.name)
+        listed = re.findall(r"^  --([a-z][\w-]*)", help_text, re.MULTILINE)
+        listed = {name.replace("-", "_") for name in listed}
+        expected = {name for name in OPTIONS if protocol.takes(name)}
+        assert listed == expected | {"model", "html", "cache", "json"}
 
 
-def test_the_order_and_spelling_of_options_make_no_difference():
+def test_options_have_any_order_and_hyphens_or_underscores():
     from align_keras.cli.main import parse_arguments
 
     parsed = [
@@ -265,11 +271,11 @@ def test_the_order_and_spelling_of_options_make_no_difference():
     assert parsed[0]["slice_by"] == "class" and parsed[0]["json"]
 
 
-def test_retrieval_with_a_page(run, place):
-    page = place / "results" / "page.html"
+def test_retrieval_prints_a_table_and_writes_a_page(run, work_folder):
+    page = work_folder / "results" / "page.html"
     code, out, err = run(*RETRIEVAL, "--html", str(page))
     assert code == 0
-    # The table alone, in 80 columns; all else is on stderr.
+    # stdout has only the table, in 80 columns. Messages are on stderr.
     lines = out.splitlines()
     assert lines[0].strip() == "retrieval on pairs/pairs.jsonl"
     assert all(len(line) <= 80 for line in lines)
@@ -277,16 +283,16 @@ def test_retrieval_with_a_page(run, place):
     assert re.search(r"│ t2i/recall_at_10, % *│ *\d+\.\d │ *\d+\.\d\d │", out)
     assert "1 of 40 images can't be decoded and are left out: " in err
     assert err.splitlines()[-1] == f"wrote {page}"
-    shown = Page(page.read_text(encoding="utf-8"))
-    assert "retrieval on pairs/pairs.jsonl" in shown.words
-    assert shown.attributes("img") and "Text → image" in shown.words
-    assert [own.name for own in page.parent.iterdir()] == ["page.html"]
+    page_content = Page(page.read_text(encoding="utf-8"))
+    assert "retrieval on pairs/pairs.jsonl" in page_content.words
+    assert page_content.attributes("img") and "Text → image" in page_content.words
+    assert [path.name for path in page.parent.iterdir()] == ["page.html"]
 
 
-def test_json_is_all_that_is_printed(run, place, monkeypatch):
-    """Twice: computed, and from the cache, with a page beside it."""
-    first = run(*RETRIEVAL, "--json")
-    result = json.loads(first[1], parse_constant=pytest.fail)
+def test_only_json_is_printed_on_stdout(run, work_folder, monkeypatch):
+    """The second run reads all embeddings from the cache and also writes a page."""
+    first_run = run(*RETRIEVAL, "--json")
+    result = json.loads(first_run[1], parse_constant=pytest.fail)
     assert (result["model"], result["protocol"], result["paper"]) == (
         "run",
         "retrieval",
@@ -296,7 +302,7 @@ def test_json_is_all_that_is_printed(run, place, monkeypatch):
     assert 0 <= result["metrics"]["i2t/recall_at_1"] <= 1
 
     def refuse(*arguments, **options):
-        raise AssertionError("embedded again")
+        raise AssertionError("the embeddings must come from the cache")
 
     from align_keras.models import ALIGN, ALIGNImageConverter
 
@@ -308,10 +314,10 @@ def test_json_is_all_that_is_printed(run, place, monkeypatch):
     )
     code, out, err = run(*RETRIEVAL, "--json", "--html", "both.html")
     assert (code, json.loads(out)) == (0, result)
-    assert (place / "both.html").exists() and "wrote both.html" in err
+    assert (work_folder / "both.html").exists() and "wrote both.html" in err
 
 
-def test_slices_and_classes(run, place):
+def test_slices_by_class_are_printed_and_in_the_page(run, work_folder):
     split = ("--split", "train")
     arguments = (*ZERO_SHOT, "--slice_by", "class", "--html", "shapes.html", *split)
     code, out, _ = run(*arguments, "--json")
@@ -322,21 +328,21 @@ def test_slices_and_classes(run, place):
         name = f"zero_shot/top_1[{shape}]"
         assert slices[f"{name}/low"] <= slices[name] <= slices[f"{name}/high"]
         assert slices[f"{name}/items"] == 5
-    of_classes = [slices[f"zero_shot/top_1[{shape}]"] for shape in SHAPES]
-    mean = sum(of_classes) / len(SHAPES)
+    class_accuracies = [slices[f"zero_shot/top_1[{shape}]"] for shape in SHAPES]
+    mean = sum(class_accuracies) / len(SHAPES)
     assert math.isclose(mean, result["metrics"]["zero_shot/top_1"])
-    shown = Page((place / "shapes.html").read_text(encoding="utf-8"))
+    page_content = Page((work_folder / "shapes.html").read_text(encoding="utf-8"))
     headings = ("By group", "Confusion matrix", "Accuracy by class")
     for heading in ("zero_shot on shapes, split train", *headings):
-        assert heading in shown.words
+        assert heading in page_content.words
     code, out, _ = run(*ZERO_SHOT, "--slice_by", "class")
     assert "│ zero_shot/top_1[ring]" in out and "95% interval" in out
     assert all(len(line) <= 80 for line in out.splitlines())
 
 
 @pytest.mark.parametrize("protocol", ["knn", "linear_probe"])
-def test_protocols_with_two_splits(run, place, protocol):
-    """Both splits hold the same pictures, so that the nearest is the same one."""
+def test_protocols_with_two_splits_run(run, work_folder, protocol):
+    """Both splits have the same images, so the nearest image is the image itself."""
     page = f"{protocol}.html"
     arguments = (protocol, "--data", "shapes", "--html", page)
     code, out, err = run(*arguments, "--json")
@@ -345,10 +351,10 @@ def test_protocols_with_two_splits(run, place, protocol):
     assert metrics["images"] == 25
     if protocol == "knn":
         assert metrics["knn/recall_at_1"] == 1.0
-    assert "Confusion matrix" in Page((place / page).read_text("utf-8")).words
+    assert "Confusion matrix" in Page((work_folder / page).read_text("utf-8")).words
 
 
-def test_records_agree_with_the_paper_tables():
+def test_recorded_results_cover_the_tables_of_the_paper():
     tables = {}
     for figure in paper_results():
         tables.setdefault(figure.protocol, set()).add(figure.table)
@@ -360,35 +366,35 @@ def test_records_agree_with_the_paper_tables():
     assert set(tables) <= set(PROTOCOLS)
 
 
-def as_printed(protocol, data, metrics, **options):
-    """What `evaluate` would return, with these metrics."""
+def result_of(protocol, data, metrics, **options):
+    """Returns the result of `evaluate` for these metrics."""
     splits = unusual_options(protocol, Request(data, **options))
     figures = {} if splits else figures_as_shares(protocol, data)
-    about = {"model": "m", "protocol": protocol, "data": data, **splits}
-    return about | {"metrics": metrics, "paper": figures}
+    facts = {"model": "m", "protocol": protocol, "data": data, **splits}
+    return facts | {"metrics": metrics, "paper": figures}
 
 
-def test_json_has_no_nan(capsys):
+def test_json_has_null_instead_of_nan(capsys):
     metrics = {"all/spearman": math.nan, "pairs": 999.0}
-    print_result(as_printed("simlex", "simlex999", metrics), as_json=True)
+    print_result(result_of("simlex", "simlex999", metrics), as_json=True)
     result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert result["metrics"] == {"all/spearman": None, "pairs": 999.0}
-    # In the metrics' unit.
+    # The results of the paper have the unit of the metrics.
     assert result["paper"]["ALIGN"]["all/spearman"] == 0.398
     print_json({"a": (math.inf, [-math.inf, "é"]), 2: 1})
     text = capsys.readouterr().out
     assert json.loads(text) == {"a": [None, [None, "é"]], "2": 1}
 
 
-def test_another_split_stands_beside_no_figure_of_the_paper(capsys):
+def test_another_split_is_not_compared_with_the_paper(capsys):
     metrics = {"i2t/recall_at_1": 0.5}
-    for split, there in ((None, True), ("test", True), ("val", False)):
-        result = as_printed("retrieval", "coco", metrics, split=split)
-        assert bool(result["paper"]) == there
-        assert result.get("split") == (None if there else "val")
+    for split, is_usual in ((None, True), ("test", True), ("val", False)):
+        result = result_of("retrieval", "coco", metrics, split=split)
+        assert bool(result["paper"]) == is_usual
+        assert result.get("split") == (None if is_usual else "val")
         print_result(result)
         out = capsys.readouterr().out
-        assert ("ALIGN" in out) == there and ("split val" in out) != there
+        assert ("ALIGN" in out) == is_usual and ("split val" in out) != is_usual
 
 
 def test_tables_fit_a_terminal(capsys, monkeypatch):
@@ -401,15 +407,16 @@ def test_tables_fit_a_terminal(capsys, monkeypatch):
         ("simlex", "simlex999", ["concreteness_1/spearman"]),
         ("knn", "imagenet2012", ["knn/recall_at_1"]),
     ):
-        print_result(as_printed(protocol, data, dict.fromkeys(metrics, 0.5)))
+        print_result(result_of(protocol, data, dict.fromkeys(metrics, 0.5)))
         out = capsys.readouterr().out
         assert all(len(line) <= 80 for line in out.splitlines())
-        for name in metrics:  # Whole, on one line.
+        # Names do not wrap.
+        for name in metrics:
             assert name in out or "chance" in name
         assert "50.0" in out
 
 
-def test_names_are_no_markup(capsys):
+def test_tables_do_not_interpret_markup(capsys):
     print_table(*ResultTable("[bold]t[/]", ("[red]a", "b"), [("[link=x]y", "[/]")]))
     out = capsys.readouterr().out
     for text in ("[bold]t[/]", "[red]a", "[link=x]y", "[/]"):
@@ -422,7 +429,7 @@ CLIP = "clip:imagenet1k"
 @pytest.mark.parametrize(
     "data", ["imagenet2012", "imagenet2012:5.1.0", "imagenet_r", "imagenet_a"]
 )
-def test_the_papers_prompts_are_the_default_beside_its_figures(data):
+def test_the_prompts_of_the_paper_are_the_default(data):
     request = checked_request("zero_shot", data=data)
     assert (request.templates, request.classes) == (CLIP, CLIP)
     assert unusual_options("zero_shot", request) == {}
@@ -440,30 +447,31 @@ def test_the_papers_prompts_are_the_default_beside_its_figures(data):
         ),
     ],
 )
-def test_other_prompts_stand_beside_no_figure_of_the_paper(
+def test_other_prompts_are_not_compared_with_the_paper(
     capsys, monkeypatch, options, unusual
 ):
-    # Without the package, a list of the user's own takes the package's prompts.
+    # The package clip-benchmark seems to be installed. Without it, class names of the
+    # user would come with other prompts.
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     request = checked_request("zero_shot", data="imagenet2012", **options)
     assert unusual_options("zero_shot", request) == unusual
     metrics = {"zero_shot/top_1": 0.5}
-    given = {"templates": CLIP, "classes": CLIP} | options
-    printed = as_printed("zero_shot", "imagenet2012", metrics, **given)
-    print_result(printed)
+    options = {"templates": CLIP, "classes": CLIP} | options
+    result = result_of("zero_shot", "imagenet2012", metrics, **options)
+    print_result(result)
     out = capsys.readouterr().out
-    assert printed["paper"] == {} and "76.4" not in out and "50.0" in out
+    assert result["paper"] == {} and "76.4" not in out and "50.0" in out
     for name, value in unusual.items():
         assert f"{name} {value}" in out
 
 
-def test_given_class_names_need_no_clip_benchmark(monkeypatch):
+def test_user_class_names_do_not_need_clip_benchmark(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     request = checked_request("zero_shot", data="imagenet2012", classes="names.txt")
     assert (request.templates, request.classes) == ("default", "names.txt")
 
 
-def test_other_data_keep_their_prompts():
+def test_other_data_sets_have_the_default_prompts():
     for data in ("stamps", "food101", "imagenet_v2/threshold-0.7"):
         request = checked_request("zero_shot", data=data)
         assert (request.templates, request.classes) == ("default", None)
