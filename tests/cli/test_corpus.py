@@ -50,19 +50,19 @@ def sources(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sources")
     hook = small_corpus.write_hook(folder / "hook")
     against = small_corpus.write_evaluation(folder / "evaluation")
-    source_options = small_corpus.write_sources(folder)
-    source_options.append(small_corpus.write_archives(folder / "archives"))
+    all_sources = small_corpus.write_sources(folder)
+    all_sources.append(small_corpus.write_archives(folder / "archives"))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder / "hook")
-        yield source_options, (*ONE_WORKER, hook, f"--against={against}")
+        yield all_sources, (*ONE_WORKER, hook, f"--against={against}")
 
 
 @pytest.fixture(scope="module")
 def built(sources, tmp_path_factory):
     """Folder of the corpus, and the output of the command."""
     out = tmp_path_factory.mktemp("corpus")
-    source_options, options = sources
-    return out, run(*arguments("build", source_options, out, *options))
+    all_sources, options = sources
+    return out, run(*arguments("build", all_sources, out, *options))
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def test_the_report_escapes_captions(page):
     assert "someone@example.org" not in "".join(page.texts)
     image_sources = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
     assert len(image_sources) > 20
-    assert all(attributes.startswith("data:image/") for attributes in image_sources)
+    assert all(source.startswith("data:image/") for source in image_sources)
 
 
 def test_the_report_has_the_numbers_of_the_funnel(page):
@@ -249,9 +249,9 @@ def test_finished_tasks_are_not_repeated(built, sources, monkeypatch):
     monkeypatch.setattr("align_keras.runs.corpus_build.learn_vocabulary", _fail)
     # Without options, the command uses the sources of the last call.
     assert run("corpus", "build", f"--out={out}") == built[1]
-    source_options, options = sources
+    all_sources, options = sources
     monkeypatch.setattr(os, "walk", walk_backwards)
-    assert run(*arguments("build", source_options[::-1], out, *options)) == built[1]
+    assert run(*arguments("build", all_sources[::-1], out, *options)) == built[1]
     assert {path: path.stat().st_mtime_ns for path in out.rglob("part-*")} == times
 
 
@@ -281,9 +281,9 @@ def test_the_order_of_sources_and_files_does_not_change_the_corpus(
     built, sources, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(os, "walk", walk_backwards)
-    source_options, options = sources
+    all_sources, options = sources
     out = tmp_path / "other"
-    assert run(*arguments("build", source_options[::-1], out, *options)) == built[1]
+    assert run(*arguments("build", all_sources[::-1], out, *options)) == built[1]
     files = small_corpus.made_files(out)
     assert files == small_corpus.made_files(built[0])
     assert len(files) == 6

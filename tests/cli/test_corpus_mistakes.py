@@ -47,7 +47,7 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
         (["build", "--source=html:empty"], "must have files of kind html"),
     ],
 )
-def test_mistakes_print_one_line(words, expected, tmp_path, capsys, monkeypatch):
+def test_wrong_options_print_one_line(words, expected, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pathlib.Path("empty").mkdir()
     pathlib.Path("a.csv").write_text("image,caption\nnone.png,a cat on a mat\n")

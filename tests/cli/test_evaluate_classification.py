@@ -325,8 +325,8 @@ def test_recall_of_composed_queries_matches_a_calculation(
     assert "must be one of category, sign, words" in message
     # Queries are sliced by a column of their image.
     path = tmp_path / "metadata.csv"
-    houses = [is_house.id for is_house in examples if "house" in is_house.id]
-    path.write_text("id,kind\n" + "".join(f"{is_house},house\n" for is_house in houses))
+    houses = [example.id for example in examples if "house" in example.id]
+    path.write_text("id,kind\n" + "".join(f"{house},house\n" for house in houses))
     result = evaluate("composed", f"--metadata={path}", "--slice_by=kind")
     is_house = [examples[query.image].id in houses for query in queries]
     assert result["slices"]["recall_at_1[house]/items"] == sum(is_house) > 0
@@ -335,7 +335,7 @@ def test_recall_of_composed_queries_matches_a_calculation(
     )
 
 
-def test_mistakes_print_one_line(evaluate, shapes, tmp_path):
+def test_wrong_options_print_one_line(evaluate, shapes, tmp_path):
     (tmp_path / "flat" / "cat").mkdir(parents=True)
     draw("red", "bar").save(tmp_path / "flat" / "cat" / "1.png")
     templates = tmp_path / "templates.txt"

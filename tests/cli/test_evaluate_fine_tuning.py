@@ -55,7 +55,8 @@ def test_fine_grained_metrics_match_the_stored_ranks(
     ]
     assert len(stored_results) == 2
     accuracies = [
-        np.mean([rank == 0 for rank in result["ranks"]]) for result in stored_results
+        np.mean([rank == 0 for rank in trial_result["ranks"]])
+        for trial_result in stored_results
     ]
     assert metrics["top_1"] == pytest.approx(np.mean(accuracies))
     assert metrics["top_1_std"] == pytest.approx(np.std(accuracies, ddof=1))

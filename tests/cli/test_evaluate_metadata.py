@@ -177,7 +177,7 @@ def test_slices_of_cxc_similarity_match_a_calculation(
 
     groups = np.array(["in", "in", "in", "in", "out", "out"])
     arguments = slice_by_location(
-        {coco_name(row): image_pairs for row, image_pairs in enumerate(groups)}
+        {coco_name(row): group for row, group in enumerate(groups)}
     )
     page = tmp_path / "page.html"
     result, err = evaluate("cxc_similarity", *arguments, f"--html={page}")
@@ -375,11 +375,11 @@ FLICKR_LOCATIONS = {f"{1000 + row}.jpg": "in" for row in range(8)}
             "vtab",
             ("--slice_by=x",),
             FLICKR_LOCATIONS,
-            "must be one of class, location, the",
+            "must be one of class, location, the col",
         ),
     ],
 )
-def test_mistakes_print_one_line(
+def test_wrong_options_print_one_line(
     evaluate, slice_by_location, protocol, arguments, locations, message
 ):
     data_options = ("--data=flickr30k",) if protocol == "retrieval" else ()

@@ -406,7 +406,7 @@ def test_stamps_are_evaluated_in_four_languages(evaluate, tmp_path, monkeypatch)
         (["simlex", "--split=val"], "--split is for .*with simlex"),
     ],
 )
-def test_mistakes_print_one_line(evaluate, arguments, message):
+def test_wrong_options_print_one_line(evaluate, arguments, message):
     import re
 
     err = evaluate(*arguments, fails=True)

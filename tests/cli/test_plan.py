@@ -43,7 +43,7 @@ def plan_as_json(capsys, *arguments, base=NANO):
 
 
 def error_line(capsys, *arguments):
-    """Runs a command that fails and returns the only line of stderr."""
+    """Runs a command that fails, and returns the only line of stderr."""
     code = main(["plan", *arguments])
     captured = capsys.readouterr()
     assert (code, captured.out) == (1, "")
@@ -154,8 +154,8 @@ def test_the_stages_of_a_protocol_match_a_calculation(capsys):
     (preset,) = [p for p in presets() if p.name == "align_l2_large"]
     assert list(estimates["stages"]) == ["head", "full"]
     head, full = estimates["stages"].values()
-    # The image encoder L2 has 1,376 features. Both stages have its weights, and the
-    # kernel and the biases of the classifier.
+    # The image encoder L2 has 1,376 features. The classifier has a kernel and a bias.
+    # Both stages hold the weights of the encoder and of the classifier.
     weights = preset.image_parameters + 1377 * 1000
     for stage in (head, full):
         assert stage["parameters"] == {"image encoder": weights}
@@ -181,8 +181,8 @@ def test_options_of_a_recipe_change_memory_and_operations(capsys):
             "runtime.mixed_precision_dtype=mixed_bfloat16",
         )
     )
-    # The sum of the gradients needs memory of its size. Only the blocks of the encoder
-    # are computed twice.
+    # Micro-batches need a second buffer for the sum of their gradients. Only the blocks
+    # of the encoder repeat their forward pass.
     assert (
         0
         < micro_batch_plan["flops"]["recomputation"]
@@ -275,6 +275,7 @@ def test_fewer_devices_than_planned_have_too_little_memory(capsys):
 
 
 def plan_a_run(capsys, *arguments):
+    """Returns the estimates of align_b7_base for A100 GPUs."""
     arguments = ["--experiment=align_b7_base", "--device-kind=a100_80", *arguments]
     assert main(["plan", "--json", *arguments]) == 0
     return json.loads(capsys.readouterr().out)
