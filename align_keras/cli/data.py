@@ -131,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _karpathy(arguments: argparse.Namespace) -> str:
     from align_keras.datasets.karpathy_table import write_karpathy_table
-    from align_keras.runs.run_folder import names_test
+    from align_keras.runs.run_checks import names_test
 
     name = pathlib.Path(arguments.out).name
     if "test" in arguments.splits and not names_test(name):

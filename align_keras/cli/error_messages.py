@@ -12,21 +12,24 @@ from align_keras.utils.addresses import redacted
 from align_keras.utils.errors import InputError
 from align_keras.utils.remote import is_url
 
-# A Python argument in the message of an `InputError` is in backquotes, or the message
-# begins with it ("k must be", "image and text may have").
+# A Python argument in the message of an `InputError` is in backquotes, the message
+# begins with it ("k must be", "image and text may have"), or it follows "Received: ".
 _QUOTED = re.compile(r"`(\w+)`")
-_FIRST = re.compile(r"(?:\w+(?:, | and | or ))*\w+(?=:| (?:must|may|can|has|have)\b)")
+_RECEIVED = re.compile(r"(?<=Received: )(\w+)(?==)")
+_FIRST = re.compile(
+    r"(?:\w+(?:, | and | or ))*\w+(?=:| (?:must|may|can|has|have|is|needs)\b)"
+)
 
 
 def use_option_names(text: str, options: dict[str, str]) -> str:
     """Replaces Python arguments in a message by command-line options.
 
     Args:
-        text: str, message that begins with arguments or has them in backquotes.
+        text: str, message that has arguments in one of these forms.
         options: dict from an argument to its option.
 
-    >>> use_option_names("k must be >= 1. Received: 0. Raise `k`.", {"k": "-k"})
-    '-k must be >= 1. Received: 0. Raise -k.'
+    >>> use_option_names("k must be >= 1. Received: k=0. Raise `k`.", {"k": "-k"})
+    '-k must be >= 1. Received: -k=0. Raise -k.'
     """
 
     def option_of(match: re.Match[str]) -> str:
@@ -36,7 +39,7 @@ def use_option_names(text: str, options: dict[str, str]) -> str:
     if first:
         names = re.sub(r"(\w+)", option_of, first[0])
         text = names + text[first.end() :]
-    return _QUOTED.sub(option_of, text)
+    return _QUOTED.sub(option_of, _RECEIVED.sub(option_of, text))
 
 
 # Classes of TensorFlow errors that a process raises when another process of the same

@@ -99,15 +99,22 @@ def run(arguments: argparse.Namespace) -> int:
     print_metrics(trained.metrics, as_json=arguments.json)
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     report = directory / "report.html"
-    say(f"done in {minutes} min {seconds} s. Open {report}. Commands to try next:")
-    # This import loads TensorFlow, which `train_experiment` configures first.
-    from align_keras.runs.results import choose_example_caption, next_commands
+    say(f"done in {minutes} min {seconds} s. Open {report}. Next:")
+    # This import loads TensorFlow, which `train_experiment` has started.
+    from align_keras.evaluation import flatten_captions
+    from align_keras.runs.results import (
+        EXAMPLE_CAPTIONS,
+        choose_example_caption,
+        next_commands,
+    )
     from align_keras.search import Index
 
+    pairs = trained.read_validation_pairs()
+    captions, _ = flatten_captions(pairs.captions)
     caption = choose_example_caption(
         Index.open(directory / "index"),
-        trained.read_validation_pairs(),
-        trained.model,
+        pairs,
+        trained.model.encode_texts(captions[:EXAMPLE_CAPTIONS]),
     )
     for next_command in next_commands(trained.config, directory, caption):
         say(f"  {next_command}")

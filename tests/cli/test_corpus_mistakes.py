@@ -15,7 +15,7 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
 @pytest.mark.parametrize(
     "words, expected",
     [
-        (["build"], "a corpus needs a source. Name one with --source"),
+        (["build"], "A corpus needs a source. Name one by --source"),
         (["build", "--source=zip:/"], "source must be KIND:PATH"),
         (["build", "--source=html:nowhere"], "there is no nowhere"),
         (["urls", "--source=html:."], "--to must name a file for the stage urls"),
@@ -42,7 +42,7 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
             ],
             "images.refuse must be module:function",
         ),
-        (["shard", "--source=table:a.csv", *ONE_WORKER], "the corpus is empty"),
+        (["shard", "--source=table:a.csv", *ONE_WORKER], "The corpus is empty"),
         (["urls", "--source=table:a.csv", "--to=a.txt", *ONE_WORKER], ".parquet, .csv"),
         (["build", "--source=html:empty"], "must have files of kind html"),
     ],
@@ -66,7 +66,8 @@ def test_a_corpus_of_evaluation_copies_is_refused(tmp_path, capsys):
     assert main([*command, f"--against={source}"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert (
-        "the corpus is empty, none of 11 images stays (11 near an evaluation" in error
+        "The corpus is empty. All of 11 images were dropped (11 near an evaluation"
+        in error
     )
     assert "captions" not in error
 

@@ -178,7 +178,7 @@ def test_flowers_are_learned_from_both_splits(monkeypatch, name):
         (["vtab", "--workers", "0"], "--workers must be a whole number"),
         (
             ["knn", "--data", "x", "--results", "y"],
-            "--results is for imagenet_frozen, imagenet_full, vtab, fine_grained",
+            "--results is an option of imagenet_frozen, imagenet_full, vtab, ",
         ),
         (
             ["--suite", "paper", "--config_file", "x.yaml"],
@@ -187,7 +187,7 @@ def test_flowers_are_learned_from_both_splits(monkeypatch, name):
         (
             ["vtab", "--workers", "2", "--params_override"]
             + ["runtime.distribution_strategy=one_device"],
-            "--workers must be 1 where runtime.distribution_strategy is one_device",
+            "--workers must be 1 if runtime.distribution_strategy is one_device",
         ),
     ],
 )
@@ -211,7 +211,9 @@ def test_a_sweep_needs_a_validation_split(capsys, small_model, drawings):
 
 def test_an_export_cannot_be_trained(tmp_path):
     encoders = CachedEncoders(lambda: load_model(GOLDEN), tmp_path)
-    with pytest.raises(InputError, match="received an export, whose weights are fixed"):
+    with pytest.raises(
+        InputError, match="Received: an export, whose weights are fixed"
+    ):
         encoders.trainable_model()
 
 

@@ -370,7 +370,12 @@ FLICKR_LOCATIONS = {f"{1000 + row}.jpg": "in" for row in range(8)}
         ),
         ("cxc_retrieval", ("--slice_by=x",), {coco_name(0): "in"}, "one of location"),
         ("cxc_similarity", ("--slice_by=x",), {coco_name(0): "in"}, "one of location"),
-        ("simlex", (), FLICKR_LOCATIONS, "--metadata is for retrieval, .* with simlex"),
+        (
+            "simlex",
+            (),
+            FLICKR_LOCATIONS,
+            "--metadata is an option of retrieval, .* with simlex",
+        ),
         (
             "vtab",
             ("--slice_by=x",),

@@ -355,7 +355,7 @@ def test_a_run_that_exceeds_the_memory_is_reported(capsys):
         ),
         (
             ("--device-kind=h100", "--num-images=9", "--experiment=align_b7_base"),
-            "--num-images must be used with --protocol. Received: num_images=9",
+            "--num-images must be used with --protocol. Received: --num-images=9",
         ),
         (
             ("--device-kind=h100", "--protocol=vtab", "--params_override=batch=1"),

@@ -223,7 +223,9 @@ def test_the_error_for_a_missing_index_names_the_command_to_build_it(
     run_folder, tmp_path
 ):
     (tmp_path / "params.yaml").write_text("")
-    with pytest.raises(InputError, match="holds no trained model. Let it end: `align"):
+    with pytest.raises(
+        InputError, match="has no trained model. Finish the run by `align"
+    ):
         search.run(parse("--model_dir", tmp_path, "red"))
     (tmp_path / "config.json").write_text("{}")
     command = (
@@ -247,7 +249,7 @@ def test_only_a_finished_run_is_indexed(tmp_path, capsys):
     assert "has neither config.json nor params.yaml" in capsys.readouterr().err
     (tmp_path / "params.yaml").write_text("")
     assert main(arguments) == 1
-    assert "holds no trained model" in capsys.readouterr().err
+    assert "has no trained model" in capsys.readouterr().err
 
 
 def create_hit(path, captions):

@@ -64,7 +64,7 @@ def test_without_data_all_protocols_are_skipped(run, tmp_path, monkeypatch):
     assert skipped["retrieval", "coco"][0] == "1, 8, 9, 10"
     for (_, data), (_, reason) in skipped.items():
         if data in ("flickr30k", "coco", "cxc", "multi30k", "simlex999"):
-            assert reason.startswith("download ") and "data/" in reason
+            assert reason.startswith("Download ") and "data/" in reason
         elif data == "vtab":
             assert "tfds build caltech101 cifar100" in reason
             assert "resisc45 and diabetic_retinopathy_detection/btgraham" in reason
@@ -126,11 +126,11 @@ def test_protocols_that_need_a_run_skip_an_export(run, tmp_path):
     (tmp_path / "export" / "saved_model.pb").touch()
     code, out, err = run("--data_root", "words", "--json", model="export")
     assert (code, err) == (0, "")
-    expected = "needs the run folder, but export is an export"
+    expected = "Needs the run folder, but export is an export"
     reasons = {row["protocol"]: row["skipped"] for row in json.loads(out)}
     assert reasons["simlex"] == expected
     trained = ("imagenet_frozen", "imagenet_full", "fine_grained", "vtab")
-    assert all(reasons[name].endswith(f"; {expected}") for name in trained)
+    assert all(reasons[name].endswith(f". {expected}") for name in trained)
     skipped = {name for name, reason in reasons.items() if expected in reason}
     assert skipped == {"simlex", *trained}
 
@@ -147,7 +147,7 @@ def test_a_failure_does_not_end_the_suite(run, tmp_path, monkeypatch):
     """Two protocols have data. The first one fails and the second one succeeds."""
     monkeypatch.setattr(
         suite,
-        "what_to_download",
+        "download_steps",
         lambda protocol, request: (
             "" if protocol in ("simlex", "multi30k") else "get it"
         ),
@@ -183,11 +183,11 @@ def test_zero_shot_needs_clip_benchmark(monkeypatch):
 
     monkeypatch.setattr(benchmarks, "prepared_builder", lambda name: None)
     request = Request("imagenet_r")
-    assert suite.what_to_download("knn", request) == ""
+    assert suite.download_steps("knn", request) == ""
 
     def raise_missing_package(source):
         raise InputError(f"{source} needs clip-benchmark; run pip install it.")
 
     monkeypatch.setattr(benchmarks, "read_templates", raise_missing_package)
-    reason = suite.what_to_download("zero_shot", request)
+    reason = suite.download_steps("zero_shot", request)
     assert reason == "clip:imagenet1k needs clip-benchmark; run pip install it"
