@@ -51,9 +51,9 @@ def test_a_conversion_and_its_inverse_restore_the_model(tmp_path, capsys):
 def assert_equal_tensors(actual, expected):
     assert set(actual) == set(expected)
     for name, value in expected.items():
-        # No model reads the number of batches.
+        # The counter of batches does not affect the outputs of a model.
         if not name.endswith("num_batches_tracked"):
-            # The temperature is stored as a logarithm, which rounds it.
+            # The conversion stores the temperature as a logarithm, which rounds it.
             np.testing.assert_allclose(actual[name], value, rtol=1e-6)
 
 

@@ -67,7 +67,7 @@ def check_files_are_complete(out):
         if not path.name.startswith("."):
             parquet.read_table(path)
     for path in out.rglob("*.json"):
-        # TFDS writes to a folder with "incomplete" in its name.
+        # TFDS writes unfinished files to a folder with "incomplete" in its name.
         if "incomplete" not in str(path) and not path.name.startswith("."):
             json.loads(path.read_text(encoding="utf-8"))
     shards = out / "web_pairs/1.0.0"

@@ -61,12 +61,15 @@ ZERO_SHOT = ("zero_shot", "--data", "shapes")
 # Id of the test → options, and a regular expression of the error.
 WRONG_OPTIONS = {
     "no data": (RETRIEVAL[:1], "--data must be set for retrieval"),
-    "data": ((*RETRIEVAL[:2], "nowhere"), "--data must be flickr30k.*'nowhere'"),
-    "named data": (
+    "unknown data": (
+        (*RETRIEVAL[:2], "nowhere"),
+        "--data must be flickr30k.*'nowhere'",
+    ),
+    "data that is not downloaded": (
         (*RETRIEVAL[:2], "coco"),
         "--data must be a downloaded data set.*coco.* Download",
     ),
-    "page in a file": (
+    "page below a file": (
         (*RETRIEVAL, "--html", "run/config.json/a"),
         "--html must be in a writable folder",
     ),
@@ -74,108 +77,117 @@ WRONG_OPTIONS = {
         (*RETRIEVAL, "--html", "run"),
         "--html must be a new or a regular file",
     ),
-    "cache": (
+    "cache below a file": (
         (*RETRIEVAL, "--cache", "run/config.json"),
         "--cache must be in a writable folder",
     ),
-    "column": ((*RETRIEVAL, "--slice_by", "size"), "--slice-by must be one of.*'size'"),
-    "column of classes": (
+    "unknown column of a table": (
+        (*RETRIEVAL, "--slice_by", "size"),
+        "--slice-by must be one of.*'size'",
+    ),
+    "unknown column of classes": (
         (*ZERO_SHOT, "--slice_by", "x"),
         "must be one of class,? .*'x'",
     ),
-    "column of tasks": (
+    "unknown column of vtab": (
         ("vtab", "--slice_by", "x"),
         "--slice-by must be one of class, the columns of this data. "
         "Received: --slice-by='x'",
     ),
-    "no slices": (
+    "metadata without slices": (
         (*RETRIEVAL, "--metadata", "a.csv"),
         "--metadata is used only with --slice-by. Received: --metadata='a.csv' without",
     ),
-    "suite's metadata": (
+    "metadata for the suite": (
         ("--suite", "paper", "--metadata", "a.csv"),
         "--metadata must be used with a single protocol",
     ),
-    "templates": ((*ZERO_SHOT, "--templates", "nowhere"), "--templates must be one of"),
-    "classes": ((*ZERO_SHOT, "--classes", "nowhere"), "--classes must be a file"),
-    "split": ((*ZERO_SHOT, "--split", "validation"), "validation"),
-    "suite": (
+    "unknown templates": (
+        (*ZERO_SHOT, "--templates", "nowhere"),
+        "--templates must be one of",
+    ),
+    "unknown classes": (
+        (*ZERO_SHOT, "--classes", "nowhere"),
+        "--classes must be a file",
+    ),
+    "unknown split": ((*ZERO_SHOT, "--split", "validation"), "validation"),
+    "split for the suite": (
         ("--suite", "paper", "--split", "a"),
         "--split must be used with a single protocol",
     ),
-    "suite's templates": (
+    "templates for the suite": (
         ("--suite", "paper", "--templates", "none"),
         "--templates must be used with a single protocol",
     ),
-    "no templates": (
+    "templates for retrieval": (
         (*RETRIEVAL, "--templates", "none"),
         "--templates is an option of zero_shot. Received: --templates='none' with retr",
     ),
-    "no classes": (
+    "classes for retrieval": (
         (*RETRIEVAL, "--classes", "a"),
         "--classes is an option of zero_shot, im",
     ),
-    "no training": (
+    "training split for zero_shot": (
         (*ZERO_SHOT, "--train_split", "train"),
         "--train-split is an option of imagenet_frozen.*with zero_shot",
     ),
-    "weight of another": (
+    "text weight for zero_shot": (
         (*ZERO_SHOT, "--text_weight", "1"),
         "--text-weight is an option of composed. Received: --text-weight=1.0 with",
     ),
-    "no weight": (
+    "text weight of nan": (
         ("composed", "--text_weight", "nan"),
         "--text-weight must be a number from 0 to",
     ),
-    "workers": ((*RETRIEVAL, "--workers", "0"), "--workers must be a whole number"),
-    "recipe": (
+    "no workers": ((*RETRIEVAL, "--workers", "0"), "--workers must be a whole number"),
+    "recipe for retrieval": (
         (*RETRIEVAL, "--config_file", "a.yaml"),
         "--config_file is an option of imagenet",
     ),
-    "workers of nothing": (
+    "workers for retrieval": (
         (*RETRIEVAL, "--workers", "2"),
         "--workers is an option of imagenet",
     ),
     "empty templates": ((*ZERO_SHOT, "--templates", ""), "--templates must not be emp"),
     "empty classes": ((*ZERO_SHOT, "--classes", ""), "--classes must not be empty"),
     "empty split": ((*RETRIEVAL, "--split", ""), "--split must not be empty"),
-    "vtab's split": (
+    "split for vtab": (
         ("vtab", "--split", "x"),
         "--split is an option of retrieval,.*with vtab",
     ),
-    "runtime of words": (
+    "runtime for simlex": (
         ("simlex", "--runtime", "openvino"),
         "--runtime is an option of retrieval.*with simlex",
     ),
-    "no such runtime": (
+    "unknown runtime": (
         (*RETRIEVAL, "--runtime", "x"),
         "--runtime must be one of auto, keras.*Received: --runtime='x'",
     ),
-    "no such runtime file": (
+    "missing runtime file": (
         (*RETRIEVAL, "--runtime", "x.tflite"),
         "--runtime must be a file that exists. Received: 'x.tflite'",
     ),
-    "runtime of training": (
+    "runtime for vtab": (
         ("vtab", "--runtime", "openvino"),
         "--runtime is an option of retrieval.*with vtab",
     ),
-    "missing of classes": (
+    "missing images for zero_shot": (
         (*ZERO_SHOT, "--allow_missing"),
         "--allow-missing is an option of retrieval, cxc.*with zero_shot",
     ),
-    "missing of stamps": (
+    "missing images of stamps": (
         (*RETRIEVAL[:2], "stamps", "--allow_missing"),
         "--allow-missing must be left out for stamps",
     ),
-    "missing of four languages": (
+    "missing images for multi30k": (
         ("multi30k", "--data", "stamps", "--allow_missing"),
         "--allow-missing must be left out for stamps",
     ),
-    "results": (
+    "results below a file": (
         ("vtab", "--results", "run/config.json"),
         "--results must be in a writable folder. Received: run/config.json",
     ),
-    "suite's results": (
+    "results of the suite below a file": (
         ("--suite", "paper", "--results", "run/config.json"),
         "--results must be in a writable folder",
     ),
@@ -417,7 +429,7 @@ def test_tables_fit_a_terminal(capsys, monkeypatch):
         print_result(result_of(protocol, data, dict.fromkeys(metrics, 0.5)))
         out = capsys.readouterr().out
         assert all(len(line) <= 80 for line in out.splitlines())
-        # Names do not wrap.
+        # The names of metrics do not wrap.
         for name in metrics:
             assert name in out or "chance" in name
         assert "50.0" in out
@@ -457,8 +469,8 @@ def test_the_prompts_of_the_paper_are_the_default(data):
 def test_other_prompts_are_not_compared_with_the_paper(
     capsys, monkeypatch, options, unusual
 ):
-    # The package clip-benchmark seems to be installed. Without it, class names of the
-    # user would come with other prompts.
+    # The test pretends that clip-benchmark is installed. Without the package, the class
+    # names of a user have other default prompts.
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     request = checked_request("zero_shot", data="imagenet2012", **options)
     assert unusual_options("zero_shot", request) == unusual

@@ -206,8 +206,8 @@ def test_slices_of_cxc_similarity_match_a_calculation(
     assert (low, high) == pytest.approx(tuple(np.percentile(correlations, (2.5, 97.5))))
     tasks = [slices[f"{task}/spearman[in]"] for task in ("sts", "sis", "sits")]
     assert slices["mean/spearman[in]"] == pytest.approx(np.mean(tasks))
-    # A group needs more than two items to draw half of them. The group has two images,
-    # but more captions.
+    # A sample is half of the items. The group has two images, so that a sample of one
+    # image has no correlation. It has more captions.
     assert "sts/spearman[out]" in slices and "sits/spearman[out]" not in slices
     assert "3 metrics of groups have too few items" in err
     assert "sis/spearman[out], sits/spearman[out], mean/spearman[out]" in err
@@ -347,7 +347,7 @@ def test_training_images_need_no_metadata(slice_by_location, shapes, tmp_path):
     assert "in" in split.read("", "test").columns["location"]
 
 
-# A location for each test image of Flickr30K.
+# Image of the small Flickr30K test split → location.
 FLICKR_LOCATIONS = {f"{1000 + row}.jpg": "in" for row in range(8)}
 
 

@@ -40,7 +40,7 @@ def test_two_replicas_reach_the_accuracy_of_one(
     """Both stages run in another process, which has two logical CPUs."""
     from align_keras.models import ALIGN
 
-    # Each replica would drop other blocks at random, so no blocks are dropped.
+    # Replicas drop different blocks at random (drop connect), so the rate must be zero.
     model = ALIGN.from_preset(small_model, drop_connect_rate=0.0)
     model.save_to_preset(tmp_path / "model")
     arguments = ["fine_grained", "--model", tmp_path / "model"]

@@ -241,7 +241,7 @@ def test_watch_indexes_new_and_renamed_images(folder):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A process of a background job would ignore interrupts.
+        # If the tests run as a background job, the process would ignore interrupts.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         while not process.stderr.readline().startswith("watching"):

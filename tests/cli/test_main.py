@@ -597,7 +597,7 @@ def test_json_is_escaped_if_stdout_is_ascii():
 
 
 def test_an_interrupt_prints_one_line():
-    # A process of a background job inherits that SIGINT is ignored.
+    # If the tests run as a background job, the process inherits that SIGINT is ignored.
     body = (
         "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
         " signal.raise_signal(signal.SIGINT); time.sleep(9)"

@@ -226,7 +226,7 @@ def test_a_sweep_is_planned_with_its_largest_trial(capsys):
 
 
 def test_the_batches_of_the_evaluation_are_planned(capsys):
-    """The images of the evaluation are larger than those of the training."""
+    """A batch of large evaluation images needs more memory than a training batch."""
 
     def in_flight(override):
         arguments = ("--protocol=imagenet_frozen", "--devices=8", "--params_override")
