@@ -209,7 +209,7 @@ def test_slices_of_cxc_similarity_match_a_calculation(
     # A sample is half of the items. The group has two images, so that a sample of one
     # image has no correlation. It has more captions.
     assert "sts/spearman[out]" in slices and "sits/spearman[out]" not in slices
-    assert "3 metrics of groups have too few items" in err
+    assert "3 metrics of groups are skipped because the groups are too small" in err
     assert "sis/spearman[out], sits/spearman[out], mean/spearman[out]" in err
     page_text = page.read_text(encoding="utf-8")
     label = "captions (STS), Spearman correlation"
