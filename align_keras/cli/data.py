@@ -60,7 +60,7 @@ def _add_karpathy(
         metavar="SPLIT",
         help="splits to write, in this order: train, restval (COCO only), val or test. "
         "If the test split is included, the file name must contain the word test. "
-        "`align-keras train` chooses no checkpoint with such a table.",
+        "`align-keras train` never selects checkpoints by the metrics of such a table.",
     )
     parser.add_argument(
         "--out", required=True, metavar="TABLE.tsv", help="table to write"

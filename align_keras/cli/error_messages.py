@@ -12,8 +12,9 @@ from align_keras.utils.addresses import redacted
 from align_keras.utils.errors import InputError
 from align_keras.utils.remote import is_url
 
-# A Python argument in the message of an `InputError` is in backquotes, the message
-# begins with it ("k must be", "image and text may have"), or it follows "Received: ".
+# A Python argument in the message of an `InputError` has one of three forms. It is in
+# backquotes, it follows "Received: ", or the message begins with it, as in "k must be"
+# or "image and text may have".
 _QUOTED = re.compile(r"`(\w+)`")
 _RECEIVED = re.compile(r"(?<=Received: )(\w+)(?==)")
 _FIRST = re.compile(
@@ -25,7 +26,8 @@ def use_option_names(text: str, options: dict[str, str]) -> str:
     """Replaces Python arguments in a message by command-line options.
 
     Args:
-        text: str, message that has arguments in one of these forms.
+        text: str, message with arguments at its beginning, in backquotes or after
+            "Received: ".
         options: dict from an argument to its option.
 
     >>> use_option_names("k must be >= 1. Received: k=0. Raise `k`.", {"k": "-k"})

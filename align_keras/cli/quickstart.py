@@ -99,8 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
     print_metrics(trained.metrics, as_json=arguments.json)
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     report = directory / "report.html"
-    say(f"done in {minutes} min {seconds} s. Open {report}. Next:")
-    # This import loads TensorFlow, which `train_experiment` has started.
+    say(f"done in {minutes} min {seconds} s. Open {report}. Commands to try next:")
+    # These imports load TensorFlow, which `train_experiment` must configure first.
     from align_keras.evaluation import flatten_captions
     from align_keras.runs.results import (
         EXAMPLE_CAPTIONS,

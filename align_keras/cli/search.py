@@ -171,7 +171,11 @@ def _index_and_model(
 
 
 def _queries(arguments: argparse.Namespace) -> "list[Query]":
-    """Returns one query per image, else one per text, else one for the condition."""
+    """Returns the queries of the command.
+
+    Each image is a query. Without images, each text is a query. Without both, the
+    condition of `--where` is the only query.
+    """
     from align_keras.search.query import TEXT_WEIGHT, Query, check_words
 
     texts = arguments.text

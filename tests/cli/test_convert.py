@@ -1,4 +1,4 @@
-"""`align-keras convert`, both ways, and its wrong inputs."""
+"""`align-keras convert`: both directions and wrong inputs."""
 
 import os
 import subprocess
@@ -16,7 +16,8 @@ from tests.helpers.small import VOCABULARY, small_align
 FILE = "model.safetensors"
 
 
-def answer(capsys, *arguments):
+def convert(capsys, *arguments):
+    """Runs the command. Returns the exit code and the last line of stderr."""
     code = main(["convert", *map(str, arguments)])
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -24,13 +25,15 @@ def answer(capsys, *arguments):
 
 
 @pytest.mark.ci
-def test_there_and_back(tmp_path, capsys):
+def test_a_conversion_and_its_inverse_restore_the_model(tmp_path, capsys):
     from align_keras.models import ALIGN
 
-    hf = tiny_align()  # transformers wrote its tensors' names.
-    assert answer(capsys, "hf", hf, "--to", tmp_path / "run")[0] == 0
-    (tmp_path / "back").mkdir()  # An empty folder may be there.
-    code, line = answer(capsys, "keras", tmp_path / "run", "--to", tmp_path / "back")
+    # The names of the tensors are those that transformers writes.
+    hf = tiny_align()
+    assert convert(capsys, "hf", hf, "--to", tmp_path / "run")[0] == 0
+    # The target may be an empty folder.
+    (tmp_path / "back").mkdir()
+    code, line = convert(capsys, "keras", tmp_path / "run", "--to", tmp_path / "back")
     assert code == 0
     assert "transformers.AlignModel.from_pretrained" in line
     inputs = random_pairs(64, 64, length=8, vocabulary_size=len(VOCABULARY))
@@ -41,75 +44,77 @@ def test_there_and_back(tmp_path, capsys):
     np.testing.assert_array_equal(embeddings[0], embeddings[1])
     np.testing.assert_array_equal(embeddings[0], embeddings[2])
     assert_equal_tensors(*(load_file(f / FILE) for f in (tmp_path / "back", hf)))
-    code, line = answer(capsys, "keras", tmp_path / "run", "--to", tmp_path / "back")
+    code, line = convert(capsys, "keras", tmp_path / "run", "--to", tmp_path / "back")
     assert (code, "which holds something" in line) == (1, True)
 
 
 def assert_equal_tensors(actual, expected):
     assert set(actual) == set(expected)
     for name, value in expected.items():
-        if not name.endswith("num_batches_tracked"):  # Nothing reads it.
-            # exp(log(t)) of the temperature rounds.
+        # The counter of batches does not affect the outputs of a model.
+        if not name.endswith("num_batches_tracked"):
+            # The conversion stores the temperature as a logarithm, which rounds it.
             np.testing.assert_allclose(actual[name], value, rtol=1e-6)
 
 
 @pytest.mark.ci
 @needs("torch", "transformers")
-def test_transformers_opens_what_comes_back(tmp_path, capsys):
+def test_transformers_opens_the_converted_model(tmp_path, capsys):
     write_align_folder(tmp_path, "tiny")
     run, back = tmp_path / "run", tmp_path / "back"
-    assert answer(capsys, "hf", tmp_path, "--to", run)[0] == 0
-    assert answer(capsys, "keras", run, "--to", back)[0] == 0
+    assert convert(capsys, "hf", tmp_path, "--to", run)[0] == 0
+    assert convert(capsys, "keras", run, "--to", back)[0] == 0
     assert_equal_tensors(
         *(ask("hugging_face", "tensors", folder) for folder in (back, tmp_path))
     )
 
 
 @pytest.mark.ci
-def test_a_model_without_a_place_in_transformers(tmp_path, capsys):
+def test_a_model_that_transformers_cannot_represent_is_refused(tmp_path, capsys):
     small_align().save_to_preset(tmp_path / "run")
-    code, line = answer(capsys, "keras", tmp_path / "run", "--to", tmp_path / "hf")
+    code, line = convert(capsys, "keras", tmp_path / "run", "--to", tmp_path / "hf")
     assert code == 1
     assert line.startswith("align-keras convert: error: transformers.AlignModel has no")
     assert not (tmp_path / "hf").exists()
 
 
-def test_a_source_that_is_no_folder(tmp_path, capsys):
-    code, line = answer(capsys, "hf", tmp_path / "no", "--to", tmp_path / "run")
+def test_a_missing_source_is_refused(tmp_path, capsys):
+    code, line = convert(capsys, "hf", tmp_path / "no", "--to", tmp_path / "run")
     assert (code, "SOURCE must be a folder" in line) == (1, True)
 
 
-def test_a_target_that_cannot_be_written(tmp_path, capsys, monkeypatch):
+def test_the_current_folder_is_refused_as_target(tmp_path, capsys, monkeypatch):
     (tmp_path / "hf").mkdir()
     monkeypatch.chdir(tmp_path)
-    code, line = answer(capsys, "hf", tmp_path / "hf", "--to", ".")
+    code, line = convert(capsys, "hf", tmp_path / "hf", "--to", ".")
     assert (code, "which is or holds the current folder" in line) == (1, True)
 
 
-def test_an_empty_source(tmp_path, capsys):
+def test_an_empty_source_is_refused(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    code, line = answer(capsys, "hf", tmp_path / "empty", "--to", tmp_path / "run")
+    code, line = convert(capsys, "hf", tmp_path / "empty", "--to", tmp_path / "run")
     assert code == 1
     assert "config.json" in line
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("format", ["torch", "hg"])
-def test_an_unknown_format(format, capsys):
-    with pytest.raises(SystemExit) as caught:
+def test_an_unknown_format_is_refused(format, capsys):
+    with pytest.raises(SystemExit) as exit_info:
         main(["convert", format, "a", "--to", "b"])
-    assert caught.value.code == 2
+    assert exit_info.value.code == 2
     assert "invalid choice" in capsys.readouterr().err
 
 
-FULL = """
+# Runs commands in a process that can write files of 100 kB at most.
+WITH_FILE_SIZE_LIMIT = """
 import os, resource, signal, sys
 from align_keras.cli.main import main
 hf, run, folder = sys.argv[1:]
 assert main(["convert", "hf", hf, "--to", run]) == 0
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-print("full", file=sys.stderr)
+print("limited", file=sys.stderr)
 codes = [main(["convert", "hf", hf, "--to", f"{folder}/run"])]
 codes += [main(["convert", "keras", run, "--to", f"{folder}/hf"])]
 codes += [main(["export", "--model", run, "--to", f"{folder}/export"])]
@@ -119,18 +124,18 @@ assert os.listdir(folder) == [], os.listdir(folder)
 
 
 @pytest.mark.release
-def test_a_full_disk_takes_one_line_and_leaves_nothing(tmp_path):
-    (tmp_path / "full").mkdir()
-    folders = (tiny_align(), tmp_path / "run", tmp_path / "full")
-    answer = subprocess.run(
-        [sys.executable, "-c", FULL, *map(str, folders)],
+def test_a_file_size_limit_prints_one_line_and_leaves_no_file(tmp_path):
+    (tmp_path / "limited").mkdir()
+    folders = (tiny_align(), tmp_path / "run", tmp_path / "limited")
+    result = subprocess.run(
+        [sys.executable, "-c", WITH_FILE_SIZE_LIMIT, *map(str, folders)],
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert answer.returncode == 0, answer.stderr
-    lines = answer.stderr.partition("full\n")[2].splitlines()
+    assert result.returncode == 0, result.stderr
+    lines = result.stderr.partition("limited\n")[2].splitlines()
     errors = [line for line in lines if "error: " in line]
-    assert len(errors) == 3 and "Traceback" not in answer.stderr, lines
+    assert len(errors) == 3 and "Traceback" not in result.stderr, lines
     assert all("too large" in line or "No space" in line for line in errors), lines

@@ -1,4 +1,4 @@
-"""A corpus whose source vanishes meanwhile, and one that a model trains on."""
+"""Training on a corpus, and a source that changes while the corpus is built."""
 
 import json
 import os
@@ -20,37 +20,37 @@ pytestmark = needs("cv2")
 
 
 @pytest.mark.ci
-def test_a_source_that_vanishes_between_listing_and_reading(
+def test_a_source_that_changes_during_the_build_is_reported(
     tmp_path, monkeypatch, capsys
 ):
     sources = small_corpus.write_sources(tmp_path)
     out, page = tmp_path / "out", tmp_path / "pages" / "index.html"
-    run_tasks, ran = corpus_build.run_tasks, []
+    run_tasks, names_of_tasks = corpus_build.run_tasks, []
 
-    def vanishing(function, tasks, folder, **options):
-        ran.append(function.__name__)
-        if ran == ["extract_part"]:
+    def run_and_move_page(function, tasks, folder, **options):
+        names_of_tasks.append(function.__name__)
+        if names_of_tasks == ["extract_part"]:
             os.rename(page, tmp_path / "elsewhere")
         return run_tasks(function, tasks, folder, **options)
 
-    monkeypatch.setattr(corpus_build, "run_tasks", vanishing)
+    monkeypatch.setattr(corpus_build, "run_tasks", run_and_move_page)
     command = arguments("extract", sources, out, *ONE_WORKER)
     assert main(command) == 1
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert "1 of its files vanished or changed" in last and "index.html" in last
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "1 of its files vanished or changed" in error and "index.html" in error
     tables = {path: path.stat().st_mtime_ns for path in out.rglob("part-*.parquet")}
-    assert len(tables) == 2, "the folder's and the table's are kept"
-    # The source as it is now: another one, read without the page.
-    less = small_corpus.funnel_of(run(*command))["pairs found"]
+    assert len(tables) == 2, "the tables of the two other sources are kept"
+    # The next command reads the folder as a changed source, without the page.
+    count_without_page = small_corpus.funnel_of(run(*command))["pairs found"]
     os.rename(tmp_path / "elsewhere", page)
-    found = small_corpus.funnel_of(run(*command))["pairs found"]
-    assert found == less + 23
+    count_with_page = small_corpus.funnel_of(run(*command))["pairs found"]
+    assert count_with_page == count_without_page + 23
     assert {path: path.stat().st_mtime_ns for path in tables} == tables
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """The folder of a built corpus with a test split."""
+    """Folder of a corpus with a test split."""
     root = tmp_path_factory.mktemp("built")
     build = arguments(
         "build", small_corpus.write_sources(root), root / "out", *ONE_WORKER
@@ -60,7 +60,7 @@ def built(tmp_path_factory):
 
 
 @pytest.mark.release
-def test_a_model_trains_on_it(built, tmp_path, capsys):
+def test_a_model_trains_on_the_corpus(built, tmp_path, capsys):
     run_folder = tmp_path / "run"
     out = shutil.copytree(built, tmp_path / "out")
     overrides = [
@@ -71,8 +71,12 @@ def test_a_model_trains_on_it(built, tmp_path, capsys):
         "trainer.train_steps=1,trainer.steps_per_loop=1",
         "trainer.checkpoint_interval=1,trainer.validation_interval=1",
         "trainer.optimizer_config.warmup.type=null",
-        # Of the small run the model alone.
-        *[option for option in _small_model() if "vocabulary_size" not in option],
+        # The model is that of the small run, with a larger vocabulary.
+        *[
+            option
+            for option in _small_model_overrides()
+            if "vocabulary_size" not in option
+        ],
     ]
     command = ["train", f"--params_override={','.join(overrides)}", "--json"]
     code = main([*command, f"--model_dir={run_folder}"])
@@ -83,7 +87,8 @@ def test_a_model_trains_on_it(built, tmp_path, capsys):
 
     words = (out / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
     assert list(ALIGN.from_preset(run_folder).vocabulary) == words
-    # One byte of a shard is another: which shard, TensorFlow doesn't say.
+    # One byte of a shard is changed. TensorFlow does not name the damaged shard, so the
+    # command compares the digests of all shards.
     [shard] = (out / "web_pairs/1.0.0").glob("*-train.*")
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
@@ -94,33 +99,33 @@ def test_a_model_trains_on_it(built, tmp_path, capsys):
 
 
 @pytest.mark.ci
-def test_the_guides_command_trains_on_it(built, tmp_path, capsys):
-    """The command from corpus to pre-training, with a smaller model and fewer steps."""
+def test_the_command_of_the_guide_trains_on_the_corpus(built, tmp_path, capsys):
+    """The command of the guide runs with a smaller model and fewer steps."""
     guide = pathlib.Path(__file__).parents[2] / "docs/pages/guides/corpus.md"
     text = guide.read_text(encoding="utf-8").replace("\\\n", " ")
     (line,) = re.findall(r"^align-keras train .*corpus=DIR/web_pairs.*$", text, re.M)
     out = shutil.copytree(built, tmp_path / "out")
     pairs = write_pairs(tmp_path / "validation")
-    for old, new in (
+    for placeholder, value in (
         ("saved_models/mine", tmp_path / "run"),
         ("DIR", out),
         ("COCO/karpathy_val.tsv", pairs),
     ):
-        assert old in line
-        line = line.replace(old, str(new))
+        assert placeholder in line
+        line = line.replace(placeholder, str(value))
     _, *command = shlex.split(line)
-    small = _small_model()
-    small += ["trainer.train_steps=1,trainer.steps_per_loop=1"]
-    small += ["trainer.checkpoint_interval=1,trainer.validation_interval=1"]
-    small += ["trainer.optimizer_config.warmup.type=null"]
-    # A process holds one MirroredStrategy, which other tests may have made.
-    small += ["runtime.distribution_strategy=one_device"]
-    code = main([*command, f"--params_override={','.join(small)}", "--json"])
+    overrides = _small_model_overrides()
+    overrides += ["trainer.train_steps=1,trainer.steps_per_loop=1"]
+    overrides += ["trainer.checkpoint_interval=1,trainer.validation_interval=1"]
+    overrides += ["trainer.optimizer_config.warmup.type=null"]
+    # A process can have one MirroredStrategy, which another test may have created.
+    overrides += ["runtime.distribution_strategy=one_device"]
+    code = main([*command, f"--params_override={','.join(overrides)}", "--json"])
     captured = capsys.readouterr()
     assert code == 0, captured.err
     assert json.loads(captured.out)["step"] == 1
     assert list((out / "web_pairs" / "1.0.0").glob("caption_counts.npz"))
 
 
-def _small_model():
+def _small_model_overrides():
     return [option for option in SMALL.split(",") if "trainer." not in option]

@@ -1,4 +1,4 @@
-"""`align-keras data clipart`: its table holds the texts of the drawings."""
+"""`align-keras data clipart`: the table has the texts of the drawings."""
 
 import json
 from xml.sax.saxutils import escape
@@ -17,14 +17,24 @@ DRAWING = """<svg xmlns:dc="http://purl.org/dc/elements/1.1/"
 </Work></rdf:RDF></metadata></svg>"""
 
 
-def write(root, name, title=None, description="", keywords=(), picture=True):
-    drawing, png = (root / end / f"{name}.{end}" for end in ("svg", "png"))
+def write_drawing(root, name, title=None, description="", keywords=(), has_image=True):
+    """Writes the PNG and the SVG of a drawing.
+
+    Args:
+        root: path of the library.
+        name: str, path of the drawing without a suffix.
+        title: str, or None for a drawing without an SVG.
+        description: str.
+        keywords: sequence of str.
+        has_image: bool, False for a drawing without a PNG.
+    """
+    drawing, png = (root / suffix / f"{name}.{suffix}" for suffix in ("svg", "png"))
     for path in (drawing, png):
         path.parent.mkdir(parents=True, exist_ok=True)
-    if picture:
+    if has_image:
         Image.new("RGB", (40, 30)).save(png)
     if title is not None:
-        items = "".join(f"<rdf:li>{escape(own)}</rdf:li>" for own in keywords)
+        items = "".join(f"<rdf:li>{escape(keyword)}</rdf:li>" for keyword in keywords)
         text = DRAWING.format(
             title=escape(title), description=escape(description), keywords=items
         )
@@ -36,44 +46,49 @@ def write_table(*arguments):
     return main(["data", "clipart", *map(str, arguments)])
 
 
-def read(table):
+def read_table(table):
+    """Returns the pairs of a table, and the counter of dropped pairs."""
     counter, pairs = DropCounter(), []
     for part in open_source(f"table:{table}").parts():
         pairs += read_part(part, counter)
     return pairs, counter
 
 
-def test_each_text_is_a_caption_as_it_is(tmp_path, capsys):
+def test_titles_descriptions_and_keywords_become_captions(tmp_path, capsys):
     root = tmp_path / "clip #art"
-    odd = 'EPS from http://aiga.org, "B&W" <by> käse@x.org\u2028line'
-    write(
-        root, "animals/cat_01", "Part of the Flat Icon Collection", odd, ["cat", "0x"]
+    odd_description = 'EPS from http://aiga.org, "B&W" <by> käse@x.org\u2028line'
+    write_drawing(
+        root,
+        "animals/cat_01",
+        "Part of the Flat Icon Collection",
+        odd_description,
+        ["cat", "0x"],
     )
-    write(root, "animals/birds/dove", "Dove\n  (white)", "", ["bird"])
-    write(root, "zebra", "Zebra", picture=False)
+    write_drawing(root, "animals/birds/dove", "Dove\n  (white)", "", ["bird"])
+    write_drawing(root, "zebra", "Zebra", has_image=False)
     out = tmp_path / "new" / "clipart.jsonl"
     assert write_table("--root", root, "--out", out) == 0
     summary = "wrote 2 titles, 1 descriptions and 2 keyword lists of 2 images"
     assert summary in capsys.readouterr().out
-    pairs, counter = read(out)
+    pairs, counter = read_table(out)
     dove, cat = (
-        str(root / f"png/animals/{own}.png") for own in ("birds/dove", "cat_01")
+        str(root / f"png/animals/{pair}.png") for pair in ("birds/dove", "cat_01")
     )
     page = "openclipart/animals/"
-    assert [(own.image, own.caption, own.rule, own.page_url) for own in pairs] == [
+    assert [(pair.image, pair.caption, pair.rule, pair.page_url) for pair in pairs] == [
         (dove, "Dove (white)", "title", f"{page}birds/dove.svg"),
         (dove, "bird", "caption", f"{page}birds/dove.svg"),
         (cat, "Part of the Flat Icon Collection", "title", f"{page}cat_01.svg"),
-        (cat, odd.replace("\u2028", " "), "caption", f"{page}cat_01.svg"),
+        (cat, odd_description.replace("\u2028", " "), "caption", f"{page}cat_01.svg"),
         (cat, "cat, 0x", "caption", f"{page}cat_01.svg"),
     ]
     assert not counter.bad and not counter.filtered
 
 
-def test_pictures_without_texts_are_counted(tmp_path, capsys):
-    write(tmp_path, "a", "")
-    write(tmp_path, "b")
-    write(tmp_path, "c", "Sea")
+def test_images_without_texts_are_counted(tmp_path, capsys):
+    write_drawing(tmp_path, "a", "")
+    write_drawing(tmp_path, "b")
+    write_drawing(tmp_path, "c", "Sea")
     (tmp_path / "svg" / "d.svg").write_text("<svg broken")
     Image.new("L", (9, 9)).save(tmp_path / "png" / "d.png")
     out = tmp_path / "t.jsonl"
@@ -83,8 +98,8 @@ def test_pictures_without_texts_are_counted(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("missing", ["png", "svg"])
-def test_errors_take_a_line_and_leave_the_table(tmp_path, missing, capsys):
-    write(tmp_path, "a", "A")
+def test_errors_print_one_line_and_do_not_change_the_table(tmp_path, missing, capsys):
+    write_drawing(tmp_path, "a", "A")
     out = tmp_path / "t.jsonl"
     out.write_text("as before")
     (tmp_path / missing).rename(tmp_path / "elsewhere")

@@ -1,4 +1,4 @@
-"""`align-keras data emoji`: its tables hold the names of small packages."""
+"""`align-keras data emoji`: the tables have the names of small npm packages."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ from align_keras.corpus.sources import open_source, read_part
 
 EMOJI = [
     {"unified": "1F422", "name": "TURTLE", "category": "Animals & Nature"},
-    # CLDR writes the heart without the selector.
+    # CLDR writes the heart without the variation selector FE0F.
     {"unified": "2764-FE0F", "name": "HEAVY BLACK HEART", "category": "Smileys"},
     {"unified": "1F1E9-1F1EA", "name": "Germany Flag", "category": "Flags"},
     {"unified": "1F3FB", "name": "EMOJI MODIFIER", "category": "Component"},
@@ -32,24 +32,31 @@ NAMES = {
 DERIVED = {"en": {"🇩🇪": {"default": ["flag"], "tts": ["flag: Germany"]}}}
 
 
-def install(folder):
+def install_packages(folder):
+    """Writes small versions of the npm packages and returns their folder."""
     for vendor in ("google", "twitter"):
         package = folder / f"emoji-datasource-{vendor}"
-        pictures = package / "img" / vendor / "64"
-        pictures.mkdir(parents=True)
-        entries = [own | {"image": f"{own['unified'].lower()}.png"} for own in EMOJI]
+        image_folder = package / "img" / vendor / "64"
+        image_folder.mkdir(parents=True)
+        entries = [
+            emoji | {"image": f"{emoji['unified'].lower()}.png"} for emoji in EMOJI
+        ]
         (package / "emoji.json").write_text(json.dumps(entries))
         for number, entry in enumerate(entries):
-            Image.new("RGB", (64, 64), (0, 0, number)).save(pictures / entry["image"])
+            Image.new("RGB", (64, 64), (0, 0, number)).save(
+                image_folder / entry["image"]
+            )
     for package, kind, names in (
         ("cldr-annotations-full", "annotations", NAMES),
         ("cldr-annotations-derived-full", "annotationsDerived", DERIVED),
     ):
-        for language, own in names.items():
+        for language, annotations in names.items():
             path = folder / package / kind / language / "annotations.json"
             path.parent.mkdir(parents=True)
-            inside = {"identity": {}} | ({} if own is None else {"annotations": own})
-            path.write_text(json.dumps({kind: inside}, ensure_ascii=False), "utf-8")
+            content = {"identity": {}} | (
+                {} if annotations is None else {"annotations": annotations}
+            )
+            path.write_text(json.dumps({kind: content}, ensure_ascii=False), "utf-8")
     return folder
 
 
@@ -66,30 +73,30 @@ def error_of(capsys):
     return message
 
 
-def read(tables):
-    """The pairs of a folder of tables: (vendor, code, caption, language)."""
-    counter, found = DropCounter(), []
+def read_tables(tables):
+    """Returns the pairs of a folder of tables as (vendor, code, caption, language)."""
+    counter, pairs = DropCounter(), []
     for part in open_source(f"table:{tables}").parts():
-        for own in read_part(part, counter):
-            place = pathlib.Path(own.image)
-            assert place.is_file()
-            found.append((place.parts[-3], place.stem, own.caption, own.language))
+        for pair in read_part(part, counter):
+            path = pathlib.Path(pair.image)
+            assert path.is_file()
+            pairs.append((path.parts[-3], path.stem, pair.caption, pair.language))
     assert not counter.bad and not counter.filtered
-    return found
+    return pairs
 
 
-def test_names_and_keywords_in_every_language(tmp_path, capsys):
-    modules = install(tmp_path / "node_modules")
+def test_tables_have_names_and_keywords_in_every_language(tmp_path, capsys):
+    modules = install_packages(tmp_path / "node_modules")
     out = tmp_path / "tables"
     assert write_tables("--node-modules", modules, "--out", out) == 0
     summary = "wrote 18 texts of up to 7 images in 3 languages"
     assert capsys.readouterr().out.startswith(summary)
-    assert sorted(own.name for own in out.iterdir()) == [
+    assert sorted(path.name for path in out.iterdir()) == [
         "cs.jsonl",
         "de-CH.jsonl",
         "en.jsonl",
     ]
-    of_both = [
+    shared_pairs = [
         ("1f1e9-1f1ea", "flag: Germany", "en"),
         ("1f1e9-1f1ea", "flag", "en"),
         ("1f422", "turtle", "en"),
@@ -99,17 +106,19 @@ def test_names_and_keywords_in_every_language(tmp_path, capsys):
         ("2764-fe0f", "heart", "en"),
         ("2764-fe0f", "láska", "cs"),
     ]
-    expected = [(v, *own) for v in ("google", "twitter") for own in of_both]
+    expected = [
+        (vendor, *pair) for vendor in ("google", "twitter") for pair in shared_pairs
+    ]
     expected += [("google", "1f512", "locked", "en")]
     expected += [("google", "1f512", "Schloss, ‹zu›", "de-ch")]
-    assert sorted(read(out)) == sorted(expected)
+    assert sorted(read_tables(out)) == sorted(expected)
 
 
-def test_some_languages_and_unknown_ones(tmp_path, capsys):
-    modules, out = install(tmp_path / "node_modules"), tmp_path / "tables"
+def test_languages_are_selected_and_checked(tmp_path, capsys):
+    modules, out = install_packages(tmp_path / "node_modules"), tmp_path / "tables"
     arguments = ("--node-modules", modules, "--out", out, "--languages")
     assert write_tables(*arguments, "cs", "und") == 0
-    assert [own.name for own in out.iterdir()] == ["cs.jsonl"]
+    assert [path.name for path in out.iterdir()] == ["cs.jsonl"]
     assert write_tables(*arguments, "cs", "xx") == 1
     message = error_of(capsys)
     assert "--languages must be among cs, de-CH, en, und. Received: xx." in message
@@ -124,7 +133,7 @@ def test_some_languages_and_unknown_ones(tmp_path, capsys):
     ],
 )
 def test_a_missing_package_is_named(tmp_path, missing, package, capsys):
-    modules = install(tmp_path / "node_modules")
+    modules = install_packages(tmp_path / "node_modules")
     (modules / missing).rename(tmp_path / "elsewhere")
     tables = ("--out", tmp_path / "tables")
     assert write_tables("--node-modules", modules, *tables) == 1
@@ -133,7 +142,7 @@ def test_a_missing_package_is_named(tmp_path, missing, package, capsys):
 
 
 def test_a_broken_package_is_named(tmp_path, capsys):
-    modules = install(tmp_path / "node_modules")
+    modules = install_packages(tmp_path / "node_modules")
     (modules / "emoji-datasource-google" / "emoji.json").write_text("[{")
     tables = ("--out", tmp_path / "tables")
     assert write_tables("--node-modules", modules, *tables) == 1

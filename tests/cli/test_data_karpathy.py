@@ -1,4 +1,4 @@
-"""`align-keras data karpathy`: the corpus `pairs` reads its table."""
+"""`align-keras data karpathy`: the table can be read as pairs."""
 
 import json
 
@@ -18,6 +18,7 @@ from tests.helpers.small_benchmarks import (
 
 @pytest.fixture
 def coco(tmp_path):
+    """Folder of a small COCO data set, whose split restval has one image."""
     folder = tmp_path / "coco"
     folder.mkdir()
     write_coco(folder)
@@ -39,31 +40,35 @@ def error_of(capsys):
     return message
 
 
-def read(path):
+def read_table(path):
+    """Returns the records of a table, and the numbers of dropped captions."""
     counter = DropCounter()
     return list(read_pairs(path, counter=counter)), counter.as_metadata()["dropped"]
 
 
-def test_splits_are_joined_with_all_captions(coco, capsys):
+def test_the_table_has_all_captions_of_the_splits(coco, capsys):
     out = coco / "karpathy_test.tsv"
     splits = ("--splits", "test", "restval")
     assert write_table(coco, "--images", coco, *splits, "--out", out) == 0
     captured = capsys.readouterr()
     assert captured.out == f"wrote 41 captions of 7 images to {out}\n"
     assert captured.err == ""
-    records, dropped = read(out)
+    records, dropped = read_table(out)
     assert dropped == {}
     assert [record.captions for record in records] == [
         captions_of(row, 5 + row % 3) for row in range(6)
     ] + [captions_of(90, 5)]
     assert all(record.image_path.is_file() for record in records)
-    # The folder may be moved as a whole.
+    # The paths of images are relative, so that the folder can be moved.
     assert records[2].id == f"val2014/{coco_name(2)}"
     moved = coco.rename(coco.with_name("moved"))
-    assert all(own.image_path.is_file() for own in read(moved / out.name)[0])
+    assert all(
+        record.image_path.is_file() for record in read_table(moved / out.name)[0]
+    )
 
 
-ODD = {
+# Caption in the JSON file → caption in the table.
+ODD_CAPTIONS = {
     "tab\tand\nline\u2028break": "tab and line break",
     '"all quoted"': '"all quoted"',
     '"begins" and ends "so"': '"begins" and ends "so"',
@@ -73,9 +78,9 @@ ODD = {
 }
 
 
-def test_odd_captions_come_back(tmp_path):
+def test_odd_captions_are_read_back_unchanged(tmp_path):
     entries = write_flickr30k(tmp_path, test=1, train=0)
-    sentences = [*ODD, "x" * 2001, " "]
+    sentences = [*ODD_CAPTIONS, "x" * 2001, " "]
     entries[0]["sentences"] = [
         {"raw": text, "sentid": number} for number, text in enumerate(sentences)
     ]
@@ -84,33 +89,33 @@ def test_odd_captions_come_back(tmp_path):
     out = tmp_path / "elsewhere" / "test.tsv"
     arguments = ("--images", tmp_path / "images", "--splits", "test", "--out", out)
     assert write_table(tmp_path, *arguments, name="flickr30k") == 0
-    (record,), dropped = read(out)
-    assert record.captions == list(ODD.values())
+    (record,), dropped = read_table(out)
+    assert record.captions == list(ODD_CAPTIONS.values())
     assert dropped == {"long caption": 1, "empty caption": 1}
     assert record.image_path == tmp_path / "images" / "1000.jpg"
 
 
-def test_errors_take_a_line_and_leave_the_table(coco, capsys):
+def test_errors_print_one_line_and_do_not_change_the_table(coco, capsys):
     out = coco / "test.tsv"
     out.write_text("as before")
-    common = ("--images", coco, "--out", out, "--splits")
-    assert write_table(coco, *common, "test", "val") == 1
+    common_options = ("--images", coco, "--out", out, "--splits")
+    assert write_table(coco, *common_options, "test", "val") == 1
     assert "error: split must be one of restval, test" in error_of(capsys)
     (coco / "val2014" / coco_name(2)).unlink()
-    assert write_table(coco, *common, "test") == 1
+    assert write_table(coco, *common_options, "test") == 1
     message = error_of(capsys)
     assert "1 of 6 images of dataset_coco.json's test split are missing" in message
     assert out.read_text() == "as before"
-    assert write_table(coco, *common, "test", "--allow-missing") == 0
-    assert "of 5 images to" in capsys.readouterr().out and len(read(out)[0]) == 5
-    csv = ("--images", coco, "--out", "a.csv", "--splits", "test")
-    assert write_table(coco, *csv) == 1
-    # The name is checked first.
+    assert write_table(coco, *common_options, "test", "--allow-missing") == 0
+    assert "of 5 images to" in capsys.readouterr().out and len(read_table(out)[0]) == 5
+    csv_options = ("--images", coco, "--out", "a.csv", "--splits", "test")
+    assert write_table(coco, *csv_options) == 1
+    # The rule about the word test is checked before the suffix.
     assert "--out must have the word test in its name" in error_of(capsys)
-    assert write_table(coco, *csv[:-1], "restval") == 1
+    assert write_table(coco, *csv_options[:-1], "restval") == 1
     assert "--out must end in .tsv. Received: a.csv. Rename it." in error_of(capsys)
-    unnamed = ("--images", coco, "--out", coco / "latest.tsv", "--splits")
-    assert write_table(coco, *unnamed, "restval", "test") == 1
+    unnamed_options = ("--images", coco, "--out", coco / "latest.tsv", "--splits")
+    assert write_table(coco, *unnamed_options, "restval", "test") == 1
     assert "--out must have the word test in its name" in error_of(capsys)
     assert not (coco / "latest.tsv").exists()
-    assert write_table(coco, *unnamed, "restval") == 0
+    assert write_table(coco, *unnamed_options, "restval") == 0

@@ -1,4 +1,4 @@
-"""`align-keras evaluate`: one protocol, its results, and its wrong inputs."""
+"""`align-keras evaluate` with one protocol: output, page, help and wrong inputs."""
 
 import importlib.util
 import json
@@ -26,25 +26,25 @@ from tests.helpers.small_run import COLORS, SHAPES, draw, write_pairs
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A model, captioned pictures, and pictures in a folder a class."""
-    place = tmp_path_factory.mktemp("evaluate")
-    small_align().save_to_preset(place / "run")
-    write_pairs(place / "pairs")
-    (place / "pairs" / "red_ring.png").write_bytes(b"no picture")
+def work_folder(tmp_path_factory):
+    """Folder with a model, captioned images, and images in one folder per class."""
+    work_folder = tmp_path_factory.mktemp("evaluate")
+    small_align().save_to_preset(work_folder / "run")
+    write_pairs(work_folder / "pairs")
+    (work_folder / "pairs" / "red_ring.png").write_bytes(b"no image")
     for split in ("train", "test"):
         for shape in SHAPES:
-            (place / "shapes" / split / shape).mkdir(parents=True)
+            (work_folder / "shapes" / split / shape).mkdir(parents=True)
             for color in COLORS[:5]:
-                path = place / "shapes" / split / shape / f"{color}.png"
+                path = work_folder / "shapes" / split / shape / f"{color}.png"
                 draw(color, shape).save(path)
-    return place
+    return work_folder
 
 
 @pytest.fixture
-def run(place, capsys, monkeypatch):
-    """Runs the command; returns its exit code, stdout and stderr."""
-    monkeypatch.chdir(place)
+def run(work_folder, capsys, monkeypatch):
+    """Function that runs the command and returns exit code, stdout and stderr."""
+    monkeypatch.chdir(work_folder)
 
     def run(*arguments, model="run"):
         model = ["--model", model] if model else []
@@ -58,14 +58,18 @@ def run(place, capsys, monkeypatch):
 
 RETRIEVAL = ("retrieval", "--data", "pairs/pairs.jsonl")
 ZERO_SHOT = ("zero_shot", "--data", "shapes")
-WRONG = {
+# Id of the test → options, and a regular expression of the error.
+WRONG_OPTIONS = {
     "no data": (RETRIEVAL[:1], "--data must be set for retrieval"),
-    "data": ((*RETRIEVAL[:2], "nowhere"), "--data must be flickr30k.*'nowhere'"),
-    "named data": (
+    "unknown data": (
+        (*RETRIEVAL[:2], "nowhere"),
+        "--data must be flickr30k.*'nowhere'",
+    ),
+    "data that is not downloaded": (
         (*RETRIEVAL[:2], "coco"),
         "--data must be a downloaded data set.*coco.* Download",
     ),
-    "page in a file": (
+    "page below a file": (
         (*RETRIEVAL, "--html", "run/config.json/a"),
         "--html must be in a writable folder",
     ),
@@ -73,116 +77,129 @@ WRONG = {
         (*RETRIEVAL, "--html", "run"),
         "--html must be a new or a regular file",
     ),
-    "cache": (
+    "cache below a file": (
         (*RETRIEVAL, "--cache", "run/config.json"),
         "--cache must be in a writable folder",
     ),
-    "column": ((*RETRIEVAL, "--slice_by", "size"), "--slice-by must be one of.*'size'"),
-    "column of classes": (
+    "unknown column of a table": (
+        (*RETRIEVAL, "--slice_by", "size"),
+        "--slice-by must be one of.*'size'",
+    ),
+    "unknown column of classes": (
         (*ZERO_SHOT, "--slice_by", "x"),
         "must be one of class,? .*'x'",
     ),
-    "column of tasks": (
+    "unknown column of vtab": (
         ("vtab", "--slice_by", "x"),
         "--slice-by must be one of class, the columns of this data. "
         "Received: --slice-by='x'",
     ),
-    "no slices": (
+    "metadata without slices": (
         (*RETRIEVAL, "--metadata", "a.csv"),
         "--metadata is used only with --slice-by. Received: --metadata='a.csv' without",
     ),
-    "suite's metadata": (
+    "metadata for the suite": (
         ("--suite", "paper", "--metadata", "a.csv"),
         "--metadata must be used with a single protocol",
     ),
-    "templates": ((*ZERO_SHOT, "--templates", "nowhere"), "--templates must be one of"),
-    "classes": ((*ZERO_SHOT, "--classes", "nowhere"), "--classes must be a file"),
-    "split": ((*ZERO_SHOT, "--split", "validation"), "validation"),
-    "suite": (
+    "unknown templates": (
+        (*ZERO_SHOT, "--templates", "nowhere"),
+        "--templates must be one of",
+    ),
+    "unknown classes": (
+        (*ZERO_SHOT, "--classes", "nowhere"),
+        "--classes must be a file",
+    ),
+    "unknown split": ((*ZERO_SHOT, "--split", "validation"), "validation"),
+    "split for the suite": (
         ("--suite", "paper", "--split", "a"),
         "--split must be used with a single protocol",
     ),
-    "suite's templates": (
+    "templates for the suite": (
         ("--suite", "paper", "--templates", "none"),
         "--templates must be used with a single protocol",
     ),
-    "no templates": (
+    "templates for retrieval": (
         (*RETRIEVAL, "--templates", "none"),
         "--templates is an option of zero_shot. Received: --templates='none' with retr",
     ),
-    "no classes": (
+    "classes for retrieval": (
         (*RETRIEVAL, "--classes", "a"),
         "--classes is an option of zero_shot, im",
     ),
-    "no training": (
+    "training split for zero_shot": (
         (*ZERO_SHOT, "--train_split", "train"),
         "--train-split is an option of imagenet_frozen.*with zero_shot",
     ),
-    "weight of another": (
+    "text weight for zero_shot": (
         (*ZERO_SHOT, "--text_weight", "1"),
         "--text-weight is an option of composed. Received: --text-weight=1.0 with",
     ),
-    "no weight": (
+    "text weight of nan": (
         ("composed", "--text_weight", "nan"),
         "--text-weight must be a number from 0 to",
     ),
-    "workers": ((*RETRIEVAL, "--workers", "0"), "--workers must be a whole number"),
-    "recipe": (
+    "no workers": ((*RETRIEVAL, "--workers", "0"), "--workers must be a whole number"),
+    "recipe for retrieval": (
         (*RETRIEVAL, "--config_file", "a.yaml"),
         "--config_file is an option of imagenet",
     ),
-    "workers of nothing": (
+    "workers for retrieval": (
         (*RETRIEVAL, "--workers", "2"),
         "--workers is an option of imagenet",
     ),
     "empty templates": ((*ZERO_SHOT, "--templates", ""), "--templates must not be emp"),
     "empty classes": ((*ZERO_SHOT, "--classes", ""), "--classes must not be empty"),
     "empty split": ((*RETRIEVAL, "--split", ""), "--split must not be empty"),
-    "vtab's split": (
+    "split for vtab": (
         ("vtab", "--split", "x"),
         "--split is an option of retrieval,.*with vtab",
     ),
-    "runtime of words": (
+    "runtime for simlex": (
         ("simlex", "--runtime", "openvino"),
         "--runtime is an option of retrieval.*with simlex",
     ),
-    "no such runtime": (
+    "unknown runtime": (
         (*RETRIEVAL, "--runtime", "x"),
         "--runtime must be one of auto, keras.*Received: --runtime='x'",
     ),
-    "no such runtime file": (
+    "missing runtime file": (
         (*RETRIEVAL, "--runtime", "x.tflite"),
         "--runtime must be a file that exists. Received: 'x.tflite'",
     ),
-    "runtime of training": (
+    "runtime for vtab": (
         ("vtab", "--runtime", "openvino"),
         "--runtime is an option of retrieval.*with vtab",
     ),
-    "missing of classes": (
+    "missing images for zero_shot": (
         (*ZERO_SHOT, "--allow_missing"),
         "--allow-missing is an option of retrieval, cxc.*with zero_shot",
     ),
-    "missing of stamps": (
+    "missing images of stamps": (
         (*RETRIEVAL[:2], "stamps", "--allow_missing"),
         "--allow-missing must be left out for stamps",
     ),
-    "missing of four languages": (
+    "missing images for multi30k": (
         ("multi30k", "--data", "stamps", "--allow_missing"),
         "--allow-missing must be left out for stamps",
     ),
-    "results": (
+    "results below a file": (
         ("vtab", "--results", "run/config.json"),
         "--results must be in a writable folder. Received: run/config.json",
     ),
-    "suite's results": (
+    "results of the suite below a file": (
         ("--suite", "paper", "--results", "run/config.json"),
         "--results must be in a writable folder",
     ),
 }
 
 
-@pytest.mark.parametrize("arguments, message", WRONG.values(), ids=WRONG)
-def test_wrong_inputs_take_a_line_and_no_model(run, arguments, message, monkeypatch):
+@pytest.mark.parametrize(
+    "arguments, message", WRONG_OPTIONS.values(), ids=WRONG_OPTIONS
+)
+def test_wrong_options_print_one_line_and_open_no_model(
+    run, arguments, message, monkeypatch
+):
     def refuse(*arguments):
         raise AssertionError("the model was opened")
 
@@ -209,24 +226,24 @@ def test_wrong_inputs_take_a_line_and_no_model(run, arguments, message, monkeypa
         ),
     ],
 )
-def test_wrong_models_take_a_line(run, place, model, runtime, message):
-    (place / "export").mkdir(exist_ok=True)
-    (place / "export" / "saved_model.pb").touch()
+def test_wrong_models_print_one_line(run, work_folder, model, runtime, message):
+    (work_folder / "export").mkdir(exist_ok=True)
+    (work_folder / "export" / "saved_model.pb").touch()
     code, out, err = run(*RETRIEVAL, *runtime, model=model)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert re.search(message, err)
 
 
-def test_usage_errors(run, capsys):
+def test_usage_errors_name_the_mistake(run, capsys):
     for arguments in (
         ("--suite", "papers"),
         ("xyzzy",),
         ("retreival",),
         ("knn", "--templets", "x"),
     ):
-        with pytest.raises(SystemExit) as caught:
+        with pytest.raises(SystemExit) as exit_info:
             run(*arguments, model=None)
-        assert caught.value.code == 2
+        assert exit_info.value.code == 2
         captured = capsys.readouterr()
         assert captured.out == ""
         if arguments == ("xyzzy",):
@@ -243,21 +260,22 @@ def test_usage_errors(run, capsys):
         assert (code, out) == (1, "") and message in err
 
 
-def test_help_of_a_protocol_shows_what_applies(capsys):
-    def told(*arguments):
+def test_the_help_of_a_protocol_lists_its_options(capsys):
+    def read_help(*arguments):
         with pytest.raises(SystemExit):
             main(["evaluate", *arguments, "--help"])
         return capsys.readouterr().out
 
-    assert all(name in told() for name in PROTOCOLS)
+    assert all(name in read_help() for name in PROTOCOLS)
     for protocol in PROTOCOLS.values():
-        shown = re.findall(r"^  --([a-z][\w-]*)", told(protocol.name), re.MULTILINE)
-        shown = {name.replace("-", "_") for name in shown}
-        taken = {name for name in OPTIONS if protocol.takes(name)}
-        assert shown == taken | {"model", "html", "cache", "json"}
+        help_text = read_help(protocol.name)
+        listed = re.findall(r"^  --([a-z][\w-]*)", help_text, re.MULTILINE)
+        listed = {name.replace("-", "_") for name in listed}
+        expected = {name for name in OPTIONS if protocol.takes(name)}
+        assert listed == expected | {"model", "html", "cache", "json"}
 
 
-def test_the_order_and_spelling_of_options_make_no_difference():
+def test_options_have_any_order_and_hyphens_or_underscores():
     from align_keras.cli.main import parse_arguments
 
     parsed = [
@@ -272,11 +290,11 @@ def test_the_order_and_spelling_of_options_make_no_difference():
     assert parsed[0]["slice_by"] == "class" and parsed[0]["json"]
 
 
-def test_retrieval_with_a_page(run, place):
-    page = place / "results" / "page.html"
+def test_retrieval_prints_a_table_and_writes_a_page(run, work_folder):
+    page = work_folder / "results" / "page.html"
     code, out, err = run(*RETRIEVAL, "--html", str(page))
     assert code == 0
-    # The table alone, in 80 columns; all else is on stderr.
+    # stdout has only the table, in 80 columns. Messages are on stderr.
     lines = out.splitlines()
     assert lines[0].strip() == "retrieval on pairs/pairs.jsonl"
     assert all(len(line) <= 80 for line in lines)
@@ -284,16 +302,16 @@ def test_retrieval_with_a_page(run, place):
     assert re.search(r"│ t2i/recall_at_10, % *│ *\d+\.\d │ *\d+\.\d\d │", out)
     assert "1 of 40 images can't be decoded and are left out: " in err
     assert err.splitlines()[-1] == f"wrote {page}"
-    shown = Page(page.read_text(encoding="utf-8"))
-    assert "retrieval on pairs/pairs.jsonl" in shown.words
-    assert shown.attributes("img") and "Text → image" in shown.words
-    assert [own.name for own in page.parent.iterdir()] == ["page.html"]
+    page_content = Page(page.read_text(encoding="utf-8"))
+    assert "retrieval on pairs/pairs.jsonl" in page_content.words
+    assert page_content.attributes("img") and "Text → image" in page_content.words
+    assert [path.name for path in page.parent.iterdir()] == ["page.html"]
 
 
-def test_json_is_all_that_is_printed(run, place, monkeypatch):
-    """Twice: computed, and from the cache, with a page beside it."""
-    first = run(*RETRIEVAL, "--json")
-    result = json.loads(first[1], parse_constant=pytest.fail)
+def test_only_json_is_printed_on_stdout(run, work_folder, monkeypatch):
+    """The second run reads all embeddings from the cache and also writes a page."""
+    first_run = run(*RETRIEVAL, "--json")
+    result = json.loads(first_run[1], parse_constant=pytest.fail)
     assert (result["model"], result["protocol"], result["paper"]) == (
         "run",
         "retrieval",
@@ -303,7 +321,7 @@ def test_json_is_all_that_is_printed(run, place, monkeypatch):
     assert 0 <= result["metrics"]["i2t/recall_at_1"] <= 1
 
     def refuse(*arguments, **options):
-        raise AssertionError("embedded again")
+        raise AssertionError("the embeddings must come from the cache")
 
     from align_keras.models import ALIGN, ALIGNImageConverter
 
@@ -315,10 +333,10 @@ def test_json_is_all_that_is_printed(run, place, monkeypatch):
     )
     code, out, err = run(*RETRIEVAL, "--json", "--html", "both.html")
     assert (code, json.loads(out)) == (0, result)
-    assert (place / "both.html").exists() and "wrote both.html" in err
+    assert (work_folder / "both.html").exists() and "wrote both.html" in err
 
 
-def test_slices_and_classes(run, place):
+def test_slices_by_class_are_printed_and_in_the_page(run, work_folder):
     split = ("--split", "train")
     arguments = (*ZERO_SHOT, "--slice_by", "class", "--html", "shapes.html", *split)
     code, out, _ = run(*arguments, "--json")
@@ -329,21 +347,21 @@ def test_slices_and_classes(run, place):
         name = f"zero_shot/top_1[{shape}]"
         assert slices[f"{name}/low"] <= slices[name] <= slices[f"{name}/high"]
         assert slices[f"{name}/items"] == 5
-    of_classes = [slices[f"zero_shot/top_1[{shape}]"] for shape in SHAPES]
-    mean = sum(of_classes) / len(SHAPES)
+    class_accuracies = [slices[f"zero_shot/top_1[{shape}]"] for shape in SHAPES]
+    mean = sum(class_accuracies) / len(SHAPES)
     assert math.isclose(mean, result["metrics"]["zero_shot/top_1"])
-    shown = Page((place / "shapes.html").read_text(encoding="utf-8"))
+    page_content = Page((work_folder / "shapes.html").read_text(encoding="utf-8"))
     headings = ("By group", "Confusion matrix", "Accuracy by class")
     for heading in ("zero_shot on shapes, split train", *headings):
-        assert heading in shown.words
+        assert heading in page_content.words
     code, out, _ = run(*ZERO_SHOT, "--slice_by", "class")
     assert "│ zero_shot/top_1[ring]" in out and "95% interval" in out
     assert all(len(line) <= 80 for line in out.splitlines())
 
 
 @pytest.mark.parametrize("protocol", ["knn", "linear_probe"])
-def test_protocols_with_two_splits(run, place, protocol):
-    """Both splits hold the same pictures, so that the nearest is the same one."""
+def test_protocols_with_two_splits_run(run, work_folder, protocol):
+    """Both splits have the same images, so the nearest image is the image itself."""
     page = f"{protocol}.html"
     arguments = (protocol, "--data", "shapes", "--html", page)
     code, out, err = run(*arguments, "--json")
@@ -352,10 +370,10 @@ def test_protocols_with_two_splits(run, place, protocol):
     assert metrics["images"] == 25
     if protocol == "knn":
         assert metrics["knn/recall_at_1"] == 1.0
-    assert "Confusion matrix" in Page((place / page).read_text("utf-8")).words
+    assert "Confusion matrix" in Page((work_folder / page).read_text("utf-8")).words
 
 
-def test_records_agree_with_the_paper_tables():
+def test_recorded_results_cover_the_tables_of_the_paper():
     tables = {}
     for figure in paper_results():
         tables.setdefault(figure.protocol, set()).add(figure.table)
@@ -367,35 +385,35 @@ def test_records_agree_with_the_paper_tables():
     assert set(tables) <= set(PROTOCOLS)
 
 
-def as_printed(protocol, data, metrics, **options):
-    """What `evaluate` would return, with these metrics."""
+def result_of(protocol, data, metrics, **options):
+    """Returns the result of `evaluate` for these metrics."""
     splits = unusual_options(protocol, Request(data, **options))
     figures = {} if splits else figures_as_shares(protocol, data)
-    about = {"model": "m", "protocol": protocol, "data": data, **splits}
-    return about | {"metrics": metrics, "paper": figures}
+    facts = {"model": "m", "protocol": protocol, "data": data, **splits}
+    return facts | {"metrics": metrics, "paper": figures}
 
 
-def test_json_has_no_nan(capsys):
+def test_json_has_null_instead_of_nan(capsys):
     metrics = {"all/spearman": math.nan, "pairs": 999.0}
-    print_result(as_printed("simlex", "simlex999", metrics), as_json=True)
+    print_result(result_of("simlex", "simlex999", metrics), as_json=True)
     result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert result["metrics"] == {"all/spearman": None, "pairs": 999.0}
-    # In the metrics' unit.
+    # The results of the paper have the unit of the metrics.
     assert result["paper"]["ALIGN"]["all/spearman"] == 0.398
     print_json({"a": (math.inf, [-math.inf, "é"]), 2: 1})
     text = capsys.readouterr().out
     assert json.loads(text) == {"a": [None, [None, "é"]], "2": 1}
 
 
-def test_another_split_stands_beside_no_figure_of_the_paper(capsys):
+def test_another_split_is_not_compared_with_the_paper(capsys):
     metrics = {"i2t/recall_at_1": 0.5}
-    for split, there in ((None, True), ("test", True), ("val", False)):
-        result = as_printed("retrieval", "coco", metrics, split=split)
-        assert bool(result["paper"]) == there
-        assert result.get("split") == (None if there else "val")
+    for split, is_usual in ((None, True), ("test", True), ("val", False)):
+        result = result_of("retrieval", "coco", metrics, split=split)
+        assert bool(result["paper"]) == is_usual
+        assert result.get("split") == (None if is_usual else "val")
         print_result(result)
         out = capsys.readouterr().out
-        assert ("ALIGN" in out) == there and ("split val" in out) != there
+        assert ("ALIGN" in out) == is_usual and ("split val" in out) != is_usual
 
 
 def test_tables_fit_a_terminal(capsys, monkeypatch):
@@ -408,15 +426,16 @@ def test_tables_fit_a_terminal(capsys, monkeypatch):
         ("simlex", "simlex999", ["concreteness_1/spearman"]),
         ("knn", "imagenet2012", ["knn/recall_at_1"]),
     ):
-        print_result(as_printed(protocol, data, dict.fromkeys(metrics, 0.5)))
+        print_result(result_of(protocol, data, dict.fromkeys(metrics, 0.5)))
         out = capsys.readouterr().out
         assert all(len(line) <= 80 for line in out.splitlines())
-        for name in metrics:  # Whole, on one line.
+        # The names of metrics do not wrap.
+        for name in metrics:
             assert name in out or "chance" in name
         assert "50.0" in out
 
 
-def test_names_are_no_markup(capsys):
+def test_tables_do_not_interpret_markup(capsys):
     print_table(*ResultTable("[bold]t[/]", ("[red]a", "b"), [("[link=x]y", "[/]")]))
     out = capsys.readouterr().out
     for text in ("[bold]t[/]", "[red]a", "[link=x]y", "[/]"):
@@ -429,7 +448,7 @@ CLIP = "clip:imagenet1k"
 @pytest.mark.parametrize(
     "data", ["imagenet2012", "imagenet2012:5.1.0", "imagenet_r", "imagenet_a"]
 )
-def test_the_papers_prompts_are_the_default_beside_its_figures(data):
+def test_the_prompts_of_the_paper_are_the_default(data):
     request = checked_request("zero_shot", data=data)
     assert (request.templates, request.classes) == (CLIP, CLIP)
     assert unusual_options("zero_shot", request) == {}
@@ -447,30 +466,31 @@ def test_the_papers_prompts_are_the_default_beside_its_figures(data):
         ),
     ],
 )
-def test_other_prompts_stand_beside_no_figure_of_the_paper(
+def test_other_prompts_are_not_compared_with_the_paper(
     capsys, monkeypatch, options, unusual
 ):
-    # Without the package, a list of the user's own takes the package's prompts.
+    # The test pretends that clip-benchmark is installed. Without the package, the class
+    # names of a user have other default prompts.
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     request = checked_request("zero_shot", data="imagenet2012", **options)
     assert unusual_options("zero_shot", request) == unusual
     metrics = {"zero_shot/top_1": 0.5}
-    given = {"templates": CLIP, "classes": CLIP} | options
-    printed = as_printed("zero_shot", "imagenet2012", metrics, **given)
-    print_result(printed)
+    options = {"templates": CLIP, "classes": CLIP} | options
+    result = result_of("zero_shot", "imagenet2012", metrics, **options)
+    print_result(result)
     out = capsys.readouterr().out
-    assert printed["paper"] == {} and "76.4" not in out and "50.0" in out
+    assert result["paper"] == {} and "76.4" not in out and "50.0" in out
     for name, value in unusual.items():
         assert f"{name} {value}" in out
 
 
-def test_given_class_names_need_no_clip_benchmark(monkeypatch):
+def test_user_class_names_do_not_need_clip_benchmark(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     request = checked_request("zero_shot", data="imagenet2012", classes="names.txt")
     assert (request.templates, request.classes) == ("default", "names.txt")
 
 
-def test_other_data_keep_their_prompts():
+def test_other_data_sets_have_the_default_prompts():
     for data in ("stamps", "food101", "imagenet_v2/threshold-0.7"):
         request = checked_request("zero_shot", data=data)
         assert (request.templates, request.classes) == ("default", None)

@@ -1,4 +1,4 @@
-"""`align-keras evaluate` where it trains: figures, and what is refused."""
+"""`align-keras evaluate` with protocols that train: metrics and wrong inputs."""
 
 import dataclasses
 import json
@@ -22,7 +22,9 @@ from tests.helpers.drawings import (
 
 
 @pytest.mark.release
-def test_fine_grained_on_a_folder(capsys, tmp_path, drawings, small_model):
+def test_fine_grained_metrics_match_the_stored_ranks(
+    capsys, tmp_path, drawings, small_model
+):
     arguments = [
         "fine_grained",
         "--model",
@@ -31,8 +33,8 @@ def test_fine_grained_on_a_folder(capsys, tmp_path, drawings, small_model):
         drawings,
     ]
     arguments += ["--results", tmp_path / "results", "--params_override", HEAD]
-    found, messages = evaluate(capsys, *arguments, "--slice_by", "class")
-    metrics = found["metrics"]
+    result, messages = evaluate(capsys, *arguments, "--slice_by", "class")
+    metrics = result["metrics"]
     assert set(metrics) == {
         "top_1",
         "top_1_std",
@@ -46,44 +48,54 @@ def test_fine_grained_on_a_folder(capsys, tmp_path, drawings, small_model):
     assert metrics["images_left_out"] == 1
     assert metrics["training_images_left_out"] == 1
     assert "train/bars/12.png" in messages and "2 of 2 trials" in messages
-    # From the stored ranks, by hand.
-    stored = [
+    # The metrics match a calculation from the stored ranks.
+    stored_results = [
         json.loads(path.read_text())["result"]
         for path in (tmp_path / "results").glob("*.json")
     ]
-    assert len(stored) == 2
-    tops = [np.mean([rank == 0 for rank in own["ranks"]]) for own in stored]
-    assert metrics["top_1"] == pytest.approx(np.mean(tops))
-    assert metrics["top_1_std"] == pytest.approx(np.std(tops, ddof=1))
+    assert len(stored_results) == 2
+    accuracies = [
+        np.mean([rank == 0 for rank in trial_result["ranks"]])
+        for trial_result in stored_results
+    ]
+    assert metrics["top_1"] == pytest.approx(np.mean(accuracies))
+    assert metrics["top_1_std"] == pytest.approx(np.std(accuracies, ddof=1))
     by_class = [
-        found["slices"][f"top_1[{name}]"] for name in ("bars", "plain", "rings")
+        result["slices"][f"top_1[{name}]"] for name in ("bars", "plain", "rings")
     ]
     assert metrics["mean_per_class"] == pytest.approx(np.mean(by_class))
-    bars = [found["slices"][f"{own}[bars]"] for own in ("top_1", "mean_per_class")]
-    assert bars[0] == pytest.approx(bars[1])
+    bar_accuracies = [
+        result["slices"][f"{name}[bars]"] for name in ("top_1", "mean_per_class")
+    ]
+    assert bar_accuracies[0] == pytest.approx(bar_accuracies[1])
 
-    # Again: nothing is trained, the same figures, and the page. By a table of
-    # metadata that has the classes as well.
+    # A second run trains nothing and writes a page. A metadata table with the classes
+    # gives the same slices.
     page, table = tmp_path / "page.html", tmp_path / "metadata.csv"
-    names = [
+    image_names = [
         path.relative_to(drawings / "test") for path in drawings.glob("test/*/*.png")
     ]
-    table.write_text("id,kind\n" + "".join(f"{own},{own.parent}\n" for own in names))
+    table.write_text(
+        "id,kind\n" + "".join(f"{name},{name.parent}\n" for name in image_names)
+    )
     sliced = ("--metadata", table, "--slice_by", "kind")
-    again, messages = evaluate(capsys, *arguments, *sliced, "--html", page)
-    assert again["metrics"] == metrics and again["slices"] == found["slices"]
+    second_result, messages = evaluate(capsys, *arguments, *sliced, "--html", page)
+    assert (
+        second_result["metrics"] == metrics
+        and second_result["slices"] == result["slices"]
+    )
     assert "to train" not in messages
     assert "rings" in page.read_text(encoding="utf-8")
 
-    # One more run is one more trial.
-    more = [*arguments[:-1], HEAD.replace("runs=2", "runs=3")]
-    _, messages = evaluate(capsys, *more)
+    # A third run adds one trial.
+    three_runs = [*arguments[:-1], HEAD.replace("runs=2", "runs=3")]
+    _, messages = evaluate(capsys, *three_runs)
     assert "1 of 3 trials to train" in messages
 
 
 @pytest.mark.release
-def test_both_stages_on_a_folder(capsys, tmp_path, drawings, small_model):
-    found, messages = evaluate(
+def test_both_stages_of_fine_grained_run(capsys, tmp_path, drawings, small_model):
+    result, messages = evaluate(
         capsys,
         "fine_grained",
         "--model",
@@ -95,13 +107,13 @@ def test_both_stages_on_a_folder(capsys, tmp_path, drawings, small_model):
         "--params_override",
         BOTH,
     )
-    assert 0 <= found["metrics"]["top_1"] <= 1
-    # One run has no spread.
-    assert "top_1_std" not in found["metrics"]
+    assert 0 <= result["metrics"]["top_1"] <= 1
+    # One run has no standard deviation.
+    assert "top_1_std" not in result["metrics"]
 
 
 @pytest.mark.ci
-def test_a_frozen_encoder_learns_to_tell_drawings_apart(
+def test_a_classifier_on_a_frozen_encoder_learns(
     capsys, tmp_path, drawings, small_model
 ):
     override = (
@@ -109,7 +121,7 @@ def test_a_frozen_encoder_learns_to_tell_drawings_apart(
         "head.learning_rate=0.1,crop=whole,flip=false,"
         "head.train_size=32,head.eval_size=32"
     )
-    found, _ = evaluate(
+    result, _ = evaluate(
         capsys,
         "imagenet_frozen",
         "--model",
@@ -121,8 +133,8 @@ def test_a_frozen_encoder_learns_to_tell_drawings_apart(
         "--params_override",
         override,
     )
-    # A third by chance; the encoder's weights are random.
-    assert found["metrics"]["top_1"] > 0.5
+    # The accuracy by chance is 1/3. The weights of the encoder are random.
+    assert result["metrics"]["top_1"] > 0.5
 
 
 @pytest.mark.parametrize("name", ["oxford_flowers102", "oxford_flowers102:2.1.1"])
@@ -142,7 +154,7 @@ def test_flowers_are_learned_from_both_splits(monkeypatch, name):
     assert train_splits == ["train+validation", "train"]
 
 
-# --- What is refused. ---
+# Wrong inputs
 
 
 @pytest.mark.parametrize(
@@ -179,7 +191,7 @@ def test_flowers_are_learned_from_both_splits(monkeypatch, name):
         ),
     ],
 )
-def test_what_is_refused(
+def test_wrong_inputs_are_refused(
     capsys, tmp_path, monkeypatch, small_model, arguments, message
 ):
     import tensorflow_datasets as tfds
@@ -190,7 +202,7 @@ def test_what_is_refused(
     assert message in error and "Traceback" not in error
 
 
-def test_a_sweep_needs_pictures_to_tune_on(capsys, small_model, drawings):
+def test_a_sweep_needs_a_validation_split(capsys, small_model, drawings):
     arguments = ["fine_grained", "--data", str(drawings)]
     override = ["--params_override", "sweep.trials=2"]
     assert main(["evaluate", *arguments, "--model", str(small_model), *override]) == 1
@@ -205,7 +217,7 @@ def test_an_export_cannot_be_trained(tmp_path):
         encoders.trainable_model()
 
 
-def test_classes_must_be_the_same(capsys, tmp_path, small_model):
+def test_both_splits_must_have_the_same_classes(capsys, tmp_path, small_model):
     for split, names in (("train", "ab"), ("test", "ac")):
         for name in names:
             (tmp_path / split / name).mkdir(parents=True)
@@ -215,7 +227,7 @@ def test_classes_must_be_the_same(capsys, tmp_path, small_model):
     assert "the same classes in both splits" in capsys.readouterr().err
 
 
-def test_what_is_judged_is_not_learned_from(capsys, drawings, small_model):
+def test_training_on_the_test_split_is_refused(capsys, drawings, small_model):
     arguments = ["fine_grained", "--data", str(drawings)]
     arguments += ["--train_split", "test"]
     assert main(["evaluate", *arguments, "--model", str(small_model)]) == 1

@@ -1,4 +1,4 @@
-"""`align-keras evaluate --metadata`, end to end with a tiny model."""
+"""`align-keras evaluate --metadata`: slices by a table, for a small model."""
 
 import functools
 import json
@@ -15,19 +15,26 @@ from align_keras.protocols.fine_tuning_protocols import ClassificationData
 from align_keras.protocols.protocol import Request
 from align_keras.protocols.run_protocol import PROTOCOLS
 from align_keras.runs.about_run import read_evaluation
-from tests.cli import evaluated
+from tests.cli import evaluate_fixtures
 from tests.helpers.oracle_process import needs
 from tests.helpers.small_benchmarks import coco_name, write_picture
 from tests.helpers.small_run import COLORS, SHAPES, draw
 
-# The fixtures of the protocols' own tests.
-align, data, model = evaluated.align, evaluated.data, evaluated.model
-imagenet_r, shapes = evaluated.imagenet_r, evaluated.shapes
+# Fixtures that other tests of the command also use.
+align, data, model = (
+    evaluate_fixtures.align,
+    evaluate_fixtures.data,
+    evaluate_fixtures.model,
+)
+imagenet_r, shapes = evaluate_fixtures.imagenet_r, evaluate_fixtures.shapes
 
 
 @pytest.fixture
 def evaluate(model, data, tmp_path_factory, capsys):
-    """Runs the command; returns its JSON, or its code if it fails, and its stderr."""
+    """Function that runs the command.
+
+    It returns the JSON, or the exit code of a failure, and stderr.
+    """
     cache = tmp_path_factory.getbasetemp() / "embeddings"
 
     def run(protocol, *arguments):
@@ -43,169 +50,214 @@ def evaluate(model, data, tmp_path_factory, capsys):
 
 
 @pytest.fixture
-def by_place(tmp_path):
-    """Writes a table; returns the arguments that slice by its column `place`."""
+def slice_by_location(tmp_path):
+    """Function that writes a table of locations and returns the options to use it."""
 
-    def write(places, name="metadata.csv"):
+    def write(locations, name="metadata.csv"):
         separator = "\t" if name.endswith("tsv") else ","
-        lines = [("id", "place"), *places.items()]
+        lines = [("id", "location"), *locations.items()]
         path = tmp_path / name
         path.write_text("".join(separator.join(line) + "\n" for line in lines))
-        return f"--metadata={path}", "--slice_by=place"
+        return f"--metadata={path}", "--slice_by=location"
 
     return write
 
 
-def check(slices, direction, ranks, groups):
-    """Compares with recall of ranks, -1 for a query that doesn't count."""
+def check_slices(slices, direction, ranks, groups):
+    """Compares the recalls of each group with a calculation from ranks.
+
+    Args:
+        slices: dict of the metrics of the groups.
+        direction: str, prefix of the metrics, such as "t2i".
+        ranks: rank of the best correct row of each query, or -1 to exclude the query.
+        groups: group of each query.
+    """
     ranks, groups = np.asarray(ranks), np.asarray(groups)
     for group in set(groups[ranks >= 0]):
-        own = ranks[(groups == group) & (ranks >= 0)]
+        group_ranks = ranks[(groups == group) & (ranks >= 0)]
         for k in (1, 5, 10):
             name = f"{direction}/recall_at_{k}[{group}]"
-            assert slices[name] == pytest.approx(np.mean(own < k)), name
-            assert slices[f"{name}/items"] == len(own)
+            assert slices[name] == pytest.approx(np.mean(group_ranks < k)), name
+            assert slices[f"{name}/items"] == len(group_ranks)
             assert slices[f"{name}/low"] <= slices[name] <= slices[f"{name}/high"]
 
 
-def ranks_of(scores, right):
-    """Wrong rows before each query's best right one, -1 where nothing is right."""
-    best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-    wrong = (np.where(right, -np.inf, scores) >= best).sum(axis=1)
-    return np.where(right.any(axis=1), wrong, -1)
+def compute_ranks(scores, is_correct):
+    """Returns the number of wrong rows before the best correct row of each query.
+
+    Queries without a correct row have the rank -1.
+    """
+    best = np.where(is_correct, scores, -np.inf).max(axis=1, keepdims=True)
+    ranks = (np.where(is_correct, -np.inf, scores) >= best).sum(axis=1)
+    return np.where(is_correct.any(axis=1), ranks, -1)
 
 
 @pytest.mark.ci
-def test_flickr30k(evaluate, by_place, align, data):
-    # Two of eight have no row; a row of another picture is of no account.
-    places = {f"{1000 + row}.jpg": "in" if row % 2 else "out" for row in range(6)}
-    arguments = by_place(places | {"9.jpg": "up"}, "metadata.tsv")
-    found, told = evaluate("retrieval", "--data=flickr30k", *arguments)
-    assert told.count("2 of 8 images have no row in ") == 1
+def test_slices_of_flickr30k_match_a_calculation(
+    evaluate, slice_by_location, align, data
+):
+    # Two of eight images have no row in the table. The row of an unknown image is
+    # ignored.
+    locations = {f"{1000 + row}.jpg": "in" if row % 2 else "out" for row in range(6)}
+    arguments = slice_by_location(locations | {"9.jpg": "up"}, "metadata.tsv")
+    result, err = evaluate("retrieval", "--data=flickr30k", *arguments)
+    assert err.count("2 of 8 images have no row in ") == 1
     folder = data / "flickr30k"
-    own = benchmarks.read_karpathy(
+    flickr30k = benchmarks.read_karpathy(
         folder / "dataset_flickr30k.json", folder / "images", "test"
     )
-    images, texts, owners = evaluated.embeddings(align, own, own.captions)
-    right = owners == np.arange(8)[:, None]
+    images, texts, owners = evaluate_fixtures.encode_data(
+        align, flickr30k, flickr30k.captions
+    )
+    is_correct = owners == np.arange(8)[:, None]
     groups = np.array(["out", "in"] * 3 + ["(none)"] * 2)
     scores = images @ texts.T
-    check(found["slices"], "i2t", ranks_of(scores, right), groups)
-    check(found["slices"], "t2i", ranks_of(scores.T, right.T), groups[owners])
-    assert found["slices"]["t2i/recall_at_1[(none)]/items"] == 10
-    assert not [name for name in found["slices"] if "[up]" in name]
+    check_slices(result["slices"], "i2t", compute_ranks(scores, is_correct), groups)
+    check_slices(
+        result["slices"], "t2i", compute_ranks(scores.T, is_correct.T), groups[owners]
+    )
+    assert result["slices"]["t2i/recall_at_1[(none)]/items"] == 10
+    assert not [name for name in result["slices"] if "[up]" in name]
 
 
 @pytest.mark.ci
-def test_cxc_retrieval(evaluate, by_place, align, data):
+def test_slices_of_cxc_retrieval_match_a_calculation(
+    evaluate, slice_by_location, align, data
+):
     groups = np.array(["in", "in", "out", "out", "out", "in"])
-    arguments = by_place({coco_name(row): own for row, own in enumerate(groups)})
-    found, told = evaluate("cxc_retrieval", *arguments)
-    assert found["slice_by"] == "place"
-    # What is printed is what a model card takes.
+    arguments = slice_by_location(
+        {coco_name(row): group for row, group in enumerate(groups)}
+    )
+    result, err = evaluate("cxc_retrieval", *arguments)
+    assert result["slice_by"] == "location"
+    # The model card can read the printed result.
     path = data / "report.json"
-    path.write_text(json.dumps(found))
-    assert read_evaluation(path, found["model"]) == found
-    assert "no row" not in told
-    images, texts, pairs = evaluated.cxc_parts(align, data)
-    # The unrated captions aren't candidates.
+    path.write_text(json.dumps(result))
+    assert read_evaluation(path, result["model"]) == result
+    assert "no row" not in err
+    images, texts, pairs = evaluate_fixtures.encode_cxc(align, data)
+    # Captions without ratings are not candidates.
     owners = np.repeat(np.arange(6), 5)
-    right = {
+    is_correct = {
         "t2i": np.zeros((30, 6), bool),
         "t2t": np.zeros((30, 30), bool),
         "i2i": np.zeros((6, 6), bool),
     }
     for name, task in (("t2i", "sits"), ("t2t", "sts"), ("i2i", "sis")):
         for first, second, score in pairs[task]:
-            right[name][first, second] |= score >= 3
-    slices, scores = found["slices"], texts @ images.T
-    check(slices, "t2i", ranks_of(scores, right["t2i"]), groups[owners])
-    check(slices, "i2t", ranks_of(scores.T, right["t2i"].T), groups)
-    for name, rows, own in (("t2t", texts, groups[owners]), ("i2i", images, groups)):
+            is_correct[name][first, second] |= score >= 3
+    slices, scores = result["slices"], texts @ images.T
+    check_slices(
+        slices, "t2i", compute_ranks(scores, is_correct["t2i"]), groups[owners]
+    )
+    check_slices(slices, "i2t", compute_ranks(scores.T, is_correct["t2i"].T), groups)
+    for name, rows, row_groups in (
+        ("t2t", texts, groups[owners]),
+        ("i2i", images, groups),
+    ):
         scores = rows @ rows.T
-        np.fill_diagonal(scores, -np.inf)  # A query doesn't find itself.
-        check(slices, name, ranks_of(scores, right[name] | right[name].T), own)
-    # 12 of the 24 captions with a right picture.
+        # A query is not its own candidate.
+        np.fill_diagonal(scores, -np.inf)
+        check_slices(
+            slices,
+            name,
+            compute_ranks(scores, is_correct[name] | is_correct[name].T),
+            row_groups,
+        )
+    # 24 captions have a correct image, 12 of them in this group.
     assert slices["t2i/recall_at_5[in]/items"] == 12
 
 
 @pytest.mark.ci
 @needs("scipy")
-def test_cxc_similarity(evaluate, by_place, align, data, tmp_path):
+def test_slices_of_cxc_similarity_match_a_calculation(
+    evaluate, slice_by_location, align, data, tmp_path
+):
     from scipy import stats
 
     groups = np.array(["in", "in", "in", "in", "out", "out"])
-    arguments = by_place({coco_name(row): own for row, own in enumerate(groups)})
+    arguments = slice_by_location(
+        {coco_name(row): group for row, group in enumerate(groups)}
+    )
     page = tmp_path / "page.html"
-    found, told = evaluate("cxc_similarity", *arguments, f"--html={page}")
-    images, texts, pairs = evaluated.cxc_parts(align, data)
-    # Pairs whose picture is indoors: two of four pictures are drawn a sample.
-    rng, plain = np.random.default_rng(5), []
+    result, err = evaluate("cxc_similarity", *arguments, f"--html={page}")
+    images, texts, pairs = evaluate_fixtures.encode_cxc(align, data)
+    # Each bootstrap sample draws two of the four images of the group.
+    rng, correlations = np.random.default_rng(5), []
     for _ in range(1000):
-        drawn = rng.choice(4, 2, replace=False)
+        drawn_rows = rng.choice(4, 2, replace=False)
         chosen = [
-            own[rng.integers(len(own))]
-            for own in ([p for p in pairs["sits"] if p[1] == row] for row in drawn)
+            image_pairs[rng.integers(len(image_pairs))]
+            for image_pairs in (
+                [p for p in pairs["sits"] if p[1] == row] for row in drawn_rows
+            )
         ]
         cosines = [float(texts[first] @ images[row]) for first, row, _ in chosen]
         scores = [score for *_, score in chosen]
         constant = len(set(scores)) == 1 or len(set(cosines)) == 1
-        plain.append(0.0 if constant else stats.spearmanr(cosines, scores).statistic)
-    slices = found["slices"]
-    # Values are 1, -1 and 0: the standard error of both means is about 0.03.
-    assert slices["sits/spearman[in]"] == pytest.approx(np.mean(plain), abs=0.13)
+        correlations.append(
+            0.0 if constant else stats.spearmanr(cosines, scores).statistic
+        )
+    slices = result["slices"]
+    # Samples are 1, -1 or 0, so that the standard error of each mean is about 0.03.
+    assert slices["sits/spearman[in]"] == pytest.approx(np.mean(correlations), abs=0.13)
     assert slices["sits/spearman[in]/items"] == 4
     low, high = (slices[f"sits/spearman[in]/{end}"] for end in ("low", "high"))
-    assert (low, high) == pytest.approx(tuple(np.percentile(plain, (2.5, 97.5))))
+    assert (low, high) == pytest.approx(tuple(np.percentile(correlations, (2.5, 97.5))))
     tasks = [slices[f"{task}/spearman[in]"] for task in ("sts", "sis", "sits")]
     assert slices["mean/spearman[in]"] == pytest.approx(np.mean(tasks))
-    # Two pictures are too few to draw half of; their captions aren't.
+    # A sample is half of the items. The group has two images, so that a sample of one
+    # image has no correlation. It has more captions.
     assert "sts/spearman[out]" in slices and "sits/spearman[out]" not in slices
-    assert "3 metrics of groups have too few items" in told
-    assert "sis/spearman[out], sits/spearman[out], mean/spearman[out]" in told
-    shown = page.read_text(encoding="utf-8")
+    assert "3 metrics of groups are skipped because the groups are too small" in err
+    assert "sis/spearman[out], sits/spearman[out], mean/spearman[out]" in err
+    page_text = page.read_text(encoding="utf-8")
     label = "captions (STS), Spearman correlation"
-    assert f'<th scope="row">{label}</th><td>out</td>' in shown
+    assert f'<th scope="row">{label}</th><td>out</td>' in page_text
 
 
 @pytest.mark.ci
-def test_a_group_of_all_has_the_metrics(evaluate, by_place):
-    arguments = by_place({coco_name(row): "all" for row in range(6)})
+def test_a_group_of_all_images_has_the_overall_metrics(evaluate, slice_by_location):
+    arguments = slice_by_location({coco_name(row): "all" for row in range(6)})
     for protocol in ("cxc_retrieval", "cxc_similarity"):
-        found, _ = evaluate(protocol, *arguments)
-        sliced = [name for name in found["slices"] if name.endswith("[all]")]
-        assert len(sliced) == (12 if protocol == "cxc_retrieval" else 4)
-        for name in sliced:
-            whole = found["metrics"][name.removesuffix("[all]")]
-            assert found["slices"][name] == pytest.approx(whole), name
+        result, _ = evaluate(protocol, *arguments)
+        sliced_names = [name for name in result["slices"] if name.endswith("[all]")]
+        assert len(sliced_names) == (12 if protocol == "cxc_retrieval" else 4)
+        for name in sliced_names:
+            expected = result["metrics"][name.removesuffix("[all]")]
+            assert result["slices"][name] == pytest.approx(expected), name
 
 
 @pytest.mark.ci
-def test_multi30k(evaluate, by_place):
-    places = {f"{1000 + row}.jpg": f"p{row // 500}" for row in range(1000)}
-    found, _ = evaluate("multi30k", *by_place(places))
+def test_slices_of_multi30k_average_to_the_overall_metrics(evaluate, slice_by_location):
+    locations = {f"{1000 + row}.jpg": f"p{row // 500}" for row in range(1000)}
+    result, _ = evaluate("multi30k", *slice_by_location(locations))
     for name in ("fr/mean_recall", "de/t2i/recall_at_10"):
-        halves = [found["slices"][f"{name}[p{number}]"] for number in (0, 1)]
-        assert np.mean(halves) == pytest.approx(found["metrics"][name])
-        assert found["slices"][f"{name}[p1]/items"] == 500
+        halves = [result["slices"][f"{name}[p{number}]"] for number in (0, 1)]
+        assert np.mean(halves) == pytest.approx(result["metrics"][name])
+        assert result["slices"][f"{name}[p1]/items"] == 500
 
 
 @pytest.mark.ci
-def test_a_users_table(evaluate, by_place, tmp_path):
+def test_a_user_table_is_joined_with_the_metadata(
+    evaluate, slice_by_location, tmp_path
+):
     lines = ["image,caption,style"]
     for row in range(4):
-        write_picture(tmp_path / f"own/{row}.png", row)
-        lines.append(f"own/{row}.png,number {row},ink")
-    table = tmp_path / "own.csv"
+        write_picture(tmp_path / f"images/{row}.png", row)
+        lines.append(f"images/{row}.png,number {row},ink")
+    table = tmp_path / "pairs.csv"
     table.write_text("\n".join(lines))
-    arguments = by_place({f"own/{row}.png": "ab"[row % 2] for row in range(4)})
-    found, _ = evaluate("retrieval", f"--data={table}", *arguments)
-    assert found["slices"]["i2t/recall_at_1[b]/items"] == 2
-    # The table's own columns are still there, beside the joined ones.
-    found, _ = evaluate(
+    arguments = slice_by_location(
+        {f"images/{row}.png": "ab"[row % 2] for row in range(4)}
+    )
+    result, _ = evaluate("retrieval", f"--data={table}", *arguments)
+    assert result["slices"]["i2t/recall_at_1[b]/items"] == 2
+    # The columns of the data are available together with those of the metadata.
+    result, _ = evaluate(
         "retrieval", f"--data={table}", arguments[0], "--slice_by=style"
     )
-    assert found["slices"]["i2t/recall_at_1[ink]/items"] == 4
+    assert result["slices"]["i2t/recall_at_1[ink]/items"] == 4
 
 
 @pytest.mark.parametrize(
@@ -216,36 +268,52 @@ def test_a_users_table(evaluate, by_place, tmp_path):
         pytest.param("linear_probe", marks=pytest.mark.release),
     ],
 )
-def test_class_folders(evaluate, by_place, shapes, protocol):
-    """By a column that says what the class is: the same numbers."""
-    places = {f"{shape}/{color}.png": shape for shape in SHAPES for color in COLORS[6:]}
-    arguments = by_place(places)
-    found, told = evaluate(protocol, f"--data={shapes}", *arguments)
+def test_slices_of_class_folders_match_the_classes(
+    evaluate, slice_by_location, shapes, protocol
+):
+    """A metadata column with the class gives the slices of the column `class`."""
+    locations = {
+        f"{shape}/{color}.png": shape for shape in SHAPES for color in COLORS[6:]
+    }
+    arguments = slice_by_location(locations)
+    result, err = evaluate(protocol, f"--data={shapes}", *arguments)
     expected, _ = evaluate(protocol, f"--data={shapes}", "--slice_by=class")
-    assert found["slices"] == expected["slices"] and found["slices"]
-    assert "no row" not in told
+    assert result["slices"] == expected["slices"] and result["slices"]
+    assert "no row" not in err
 
 
 @pytest.mark.ci
 @needs("clip_benchmark")
-def test_tfds_by_file_names(evaluate, by_place, imagenet_r):
+def test_metadata_of_tfds_is_matched_by_file_name(
+    evaluate, slice_by_location, imagenet_r
+):
     del imagenet_r
-    named = ("--data=imagenet_r", "--classes=clip:imagenet1k", "--templates=none")
-    found, _ = evaluate("zero_shot", *named, *by_place({"0": "in", "2": "in"}))
-    assert found["slices"]["zero_shot/top_1[in]/items"] == 2
-    assert found["slices"]["zero_shot/top_1[(none)]/items"] == 1
+    data_options = (
+        "--data=imagenet_r",
+        "--classes=clip:imagenet1k",
+        "--templates=none",
+    )
+    result, _ = evaluate(
+        "zero_shot", *data_options, *slice_by_location({"0": "in", "2": "in"})
+    )
+    assert result["slices"]["zero_shot/top_1[in]/items"] == 2
+    assert result["slices"]["zero_shot/top_1[(none)]/items"] == 1
 
 
-def test_tfds_without_names_by_rows(by_place, tmp_path, monkeypatch):
+def test_metadata_of_tfds_without_file_names_is_matched_by_row(
+    slice_by_location, tmp_path, monkeypatch
+):
     data = benchmarks.LabeledImages([b""] * 12, np.zeros(12, np.int64), ["a"])
     monkeypatch.setattr(benchmarks, "read_tfds_classification", lambda *_: data)
-    path = by_place({"11": "in", "0": "out"})[0].partition("=")[2]
-    found = labeled_images(Request("cifar", metadata=path))
-    assert found.columns["place"] == ["out", *[""] * 10, "in"]
+    path = slice_by_location({"11": "in", "0": "out"})[0].partition("=")[2]
+    labeled_data = labeled_images(Request("cifar", metadata=path))
+    assert labeled_data.columns["location"] == ["out", *[""] * 10, "in"]
 
 
 @pytest.mark.ci
-def test_stamps(evaluate, by_place, tmp_path, monkeypatch):
+def test_metadata_of_stamps_is_matched_by_id(
+    evaluate, slice_by_location, tmp_path, monkeypatch
+):
     kinds = dict(
         zip(COLORS[:4], ("animals", "animals", "plants", "plants"), strict=True)
     )
@@ -257,64 +325,85 @@ def test_stamps(evaluate, by_place, tmp_path, monkeypatch):
     monkeypatch.setenv("ALIGN_KERAS_STAMPS_DIR", str(tmp_path / "stamps"))
     build = functools.partial(datasets.open_corpus, data_dir=tmp_path / "data")
     monkeypatch.setattr(datasets, "open_corpus", build)
-    arguments = by_place({f"{kinds[color]}/{color}": "in" for color in COLORS[:3]})
+    arguments = slice_by_location(
+        {f"{kinds[color]}/{color}": "in" for color in COLORS[:3]}
+    )
     for protocol, metric in (("retrieval", "i2t/recall"), ("zero_shot", "zero_shot/t")):
         split = ("--split=all",) if protocol == "zero_shot" else ()
-        found, _ = evaluate(protocol, "--data=stamps", *split, *arguments)
+        result, _ = evaluate(protocol, "--data=stamps", *split, *arguments)
         sizes = {
-            own
-            for name, own in found["slices"].items()
+            size
+            for name, size in result["slices"].items()
             if name.startswith(metric) and name.endswith("[in]/items")
         }
         assert sizes == {3}
 
 
-def test_what_is_learned_from_needs_no_rows(by_place, shapes, tmp_path):
-    path = by_place({"bar/brown.png": "in"})[0].partition("=")[2]
+def test_training_images_need_no_metadata(slice_by_location, shapes, tmp_path):
+    path = slice_by_location({"bar/brown.png": "in"})[0].partition("=")[2]
     request = Request(str(shapes), metadata=path)
     split = ClassificationData(request)
     assert split.read("", "train").columns == {}
-    assert "in" in split.read("", "test").columns["place"]
+    assert "in" in split.read("", "test").columns["location"]
 
 
-PLACES = {f"{1000 + row}.jpg": "in" for row in range(8)}
+# Image of the small Flickr30K test split → location.
+FLICKR_LOCATIONS = {f"{1000 + row}.jpg": "in" for row in range(8)}
 
 
 @pytest.mark.parametrize(
-    ("protocol", "arguments", "places", "message"),
+    ("protocol", "arguments", "locations", "message"),
     [
         (
             "retrieval",
             ("--slice_by=color",),
-            PLACES,
-            "must be one of place, .*'color'",
+            FLICKR_LOCATIONS,
+            "must be one of location, .*'color'",
         ),
         ("retrieval", (), {"1.jpg": "in"}, "such as '1.jpg' where .* '1000.jpg'"),
-        ("retrieval", ("--metadata=no.csv",), PLACES, "no.csv .No such file"),
-        ("retrieval", ("--metadata=a.txt",), PLACES, "must end in .csv or .tsv"),
-        ("cxc_retrieval", ("--slice_by=x",), {coco_name(0): "in"}, "one of place"),
-        ("cxc_similarity", ("--slice_by=x",), {coco_name(0): "in"}, "one of place"),
-        ("simlex", (), PLACES, "--metadata is an option of retrieval, .* with simlex"),
-        ("vtab", ("--slice_by=x",), PLACES, "must be one of class, place, the col"),
+        ("retrieval", ("--metadata=no.csv",), FLICKR_LOCATIONS, "no.csv .No such file"),
+        (
+            "retrieval",
+            ("--metadata=a.txt",),
+            FLICKR_LOCATIONS,
+            "must end in .csv or .tsv",
+        ),
+        ("cxc_retrieval", ("--slice_by=x",), {coco_name(0): "in"}, "one of location"),
+        ("cxc_similarity", ("--slice_by=x",), {coco_name(0): "in"}, "one of location"),
+        (
+            "simlex",
+            (),
+            FLICKR_LOCATIONS,
+            "--metadata is an option of retrieval, .* with simlex",
+        ),
+        (
+            "vtab",
+            ("--slice_by=x",),
+            FLICKR_LOCATIONS,
+            "must be one of class, location, the col",
+        ),
     ],
 )
-def test_mistakes_take_one_line(
-    evaluate, by_place, protocol, arguments, places, message
+def test_wrong_options_print_one_line(
+    evaluate, slice_by_location, protocol, arguments, locations, message
 ):
-    known = ("--data=flickr30k",) if protocol == "retrieval" else ()
-    code, told = evaluate(protocol, *known, *by_place(places), *arguments)
-    assert code == 1 and re.search(message, told.splitlines()[-1]), told
+    data_options = ("--data=flickr30k",) if protocol == "retrieval" else ()
+    metadata_options = slice_by_location(locations)
+    code, err = evaluate(protocol, *data_options, *metadata_options, *arguments)
+    assert code == 1 and re.search(message, err.splitlines()[-1]), err
 
 
-def test_columns_that_are_there_already(evaluate, shapes, tmp_path):
+def test_metadata_columns_must_not_exist_in_the_data(evaluate, shapes, tmp_path):
     path = tmp_path / "metadata.csv"
     path.write_text("id,class\nbar/brown.png,x\n")
     arguments = (f"--metadata={path}", "--slice_by=class")
     for protocol in ("zero_shot", "knn", "imagenet_frozen"):
-        code, told = evaluate(protocol, f"--data={shapes}", *arguments)
-        assert code == 1 and "with 'class'; rename it" in told
+        code, err = evaluate(protocol, f"--data={shapes}", *arguments)
+        assert code == 1 and "with 'class'; rename it" in err
 
 
-def test_every_protocol_of_pictures_takes_metadata():
-    without = [name for name, own in PROTOCOLS.items() if not own.takes("metadata")]
-    assert without == ["simlex"]
+def test_all_protocols_with_images_support_metadata():
+    exceptions = [
+        name for name, protocol in PROTOCOLS.items() if not protocol.takes("metadata")
+    ]
+    assert exceptions == ["simlex"]

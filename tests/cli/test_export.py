@@ -1,4 +1,4 @@
-"""`align-keras export` for TensorFlow Serving, and what is refused."""
+"""`align-keras export`: SavedModels, model cards, help and wrong inputs."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.helpers.small import VOCABULARY, small_encoders
 
 @pytest.fixture(scope="module")
 def run_folder(small_model):
-    """A model's folder with what a run leaves."""
+    """Folder of a run with a model, metrics and notes on its data."""
     save_data_notes(small_model, {"icons": {"summary": ["12 pairs kept"], "x": 1}})
     lines = [{"step": 1, "loss": 2.0}, {"step": 2, "t2i/recall_at_1": 0.25}]
     text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -31,7 +31,7 @@ def run_folder(small_model):
 
 
 @pytest.mark.ci
-def test_a_run_for_tensorflow_serving(run_folder, tmp_path, capsys):
+def test_a_run_is_exported_for_tensorflow_serving(run_folder, tmp_path, capsys):
     target = tmp_path / "served"
     arguments = ["export", "--model", str(run_folder), "--to", str(target)]
     assert main([*arguments, "--weights", "bfloat16"]) == 0
@@ -47,48 +47,59 @@ def test_a_run_for_tensorflow_serving(run_folder, tmp_path, capsys):
     assert served.stored_variables[0].dtype == tf.bfloat16
     model = ALIGN.from_preset(run_folder)
     captions = ["a red bicycle"]
-    found = served.signatures["encode_text"](captions=tf.constant(captions))
-    cosine = np.sum(found["text_embedding"] * model.encode_texts(captions))
+    outputs = served.signatures["encode_text"](captions=tf.constant(captions))
+    cosine = np.sum(outputs["text_embedding"] * model.encode_texts(captions))
     assert 0.99 < cosine < 1.0001
     card = (target / "README.md").read_text()
     assert "- icons\n  - 12 pairs kept" in card and "| t2i/recall_at_1 | 0.25 |" in card
     assert "loss" not in card
-    # What is there isn't written over.
+    # An existing export is not overwritten.
     assert main(arguments) == 1
     assert "--to must be a new or an empty folder" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
 def mixed(run_folder, tmp_path_factory):
-    """The same model, as a run in mixed precision leaves it."""
+    """Folder of the same model after a run in mixed precision."""
     path = tmp_path_factory.mktemp("mixed")
     ALIGN.from_preset(run_folder, dtype="mixed_bfloat16").save_to_preset(path)
     return path
 
 
 @pytest.mark.parametrize(
-    "kind",
-    ["onnx", *(pytest.param(kind, marks=pytest.mark.ci) for kind in ("litert", "web"))],
+    "export_format",
+    [
+        "onnx",
+        *(
+            pytest.param(export_format, marks=pytest.mark.ci)
+            for export_format in ("litert", "web")
+        ),
+    ],
 )
-def test_a_card_lies_beside_each_format(mixed, tmp_path, monkeypatch, kind):
-    opened = []
+def test_each_format_has_a_model_card(mixed, tmp_path, monkeypatch, export_format):
+    exported_models = []
     monkeypatch.setattr(model_export, "check_format_packages", lambda *_: None)
     monkeypatch.setitem(
-        model_export.WRITERS, kind, lambda align, *_, **options: opened.append(align)
+        model_export.WRITERS,
+        export_format,
+        lambda align, *_, **options: exported_models.append(align),
     )
-    arguments = ["--model", str(mixed), "--to", str(tmp_path / "own"), kind]
+    arguments = ["--model", str(mixed), "--to", str(tmp_path / "export"), export_format]
     assert main(["export", *arguments, "--license", "CC0"]) == 0
-    # Converters take nothing else.
-    for encoder in (opened[0].image_encoder, opened[0].text_encoder):
+    # Converters support float32 only.
+    for encoder in (exported_models[0].image_encoder, exported_models[0].text_encoder):
         assert encoder.dtype_policy.name == "float32"
-    card = (tmp_path / "own" / "README.md").read_text()
+    card = (tmp_path / "export" / "README.md").read_text()
     for words in (f"`{mixed.name}`", "| license | CC0 |", "Limits", "None recorded"):
         assert words in card
     assert "signatures.json" not in card
 
 
-def report_of(model):
-    """As `evaluate --json` prints it, with a group that has the table's own marks."""
+def create_evaluation_report(model):
+    """Returns the output of `evaluate --json` for a model.
+
+    A group has the character that separates the cells of a Markdown table.
+    """
     slices = {"t2i/recall_at_1[a|b]": 0.5, "t2i/recall_at_1[a|b]/low": 0.375}
     slices |= {"t2i/recall_at_1[a|b]/high": 0.625, "t2i/recall_at_1[a|b]/items": 64.0}
     report = {"model": str(model), "protocol": "retrieval", "data": "stamps"}
@@ -96,10 +107,10 @@ def report_of(model):
     return report | {"slice_by": "category", "slices": slices}
 
 
-def test_metrics_of_groups_go_into_the_card(mixed, tmp_path, monkeypatch):
-    """The paper's section 10 asks for them before any use."""
-    path, target = tmp_path / "report.json", tmp_path / "own"
-    path.write_text(json.dumps(report_of(mixed)))
+def test_the_model_card_lists_the_metrics_of_groups(mixed, tmp_path, monkeypatch):
+    """Section 10 of the paper recommends to measure groups before any use."""
+    path, target = tmp_path / "report.json", tmp_path / "export"
+    path.write_text(json.dumps(create_evaluation_report(mixed)))
     monkeypatch.setitem(model_export.WRITERS, "saved_model", lambda *_: None)
     arguments = ["export", "--model", str(mixed), "--to", str(target)]
     assert main([*arguments, "--evaluation", str(path)]) == 0
@@ -122,41 +133,43 @@ def test_metrics_of_groups_go_into_the_card(mixed, tmp_path, monkeypatch):
         (None, "must be a readable file"),
     ],
 )
-def test_a_wrong_evaluation_is_refused_before_anything_is_written(
+def test_a_wrong_evaluation_is_refused_before_the_export(
     mixed, tmp_path, capsys, damage, words
 ):
-    path, report = tmp_path / "report.json", report_of(mixed)
+    path, report = tmp_path / "report.json", create_evaluation_report(mixed)
     if damage is not None:
         damage(report)
         path.write_text(json.dumps(report))
-    arguments = ["export", "--model", str(mixed), "--to", str(tmp_path / "own")]
+    arguments = ["export", "--model", str(mixed), "--to", str(tmp_path / "export")]
     assert main([*arguments, "--evaluation", str(path)]) == 1
     error = capsys.readouterr().err
     assert "--evaluation" in error and words in error and error.count("\n") == 1
-    assert not (tmp_path / "own").exists()
+    assert not (tmp_path / "export").exists()
 
 
 @pytest.mark.release
-def test_a_saved_model_of_mixed_precision(mixed, tmp_path):
+def test_a_saved_model_of_mixed_precision_returns_float32(mixed, tmp_path):
     align = ALIGN.from_preset(mixed)
     assert align.image_encoder.dtype_policy.name == "mixed_bfloat16"
     write_served(ServedModel(align), tmp_path)
     served = tf.saved_model.load(str(tmp_path / "1")).signatures
     pixels = np.arange(1200, dtype="uint8").reshape(20, 20, 3)
     png = tf.io.encode_png(pixels).numpy()
-    for found, expected in (
+    for outputs, inputs in (
         (served["encode_image"](image_bytes=tf.constant([png])), [png]),
         (served["encode_text"](captions=tf.constant(["a red ring"])), ["a red ring"]),
     ):
-        encode = align.encode_images if "valid" in found else align.encode_texts
-        embedding = found["image_embedding" if "valid" in found else "text_embedding"]
+        encode = align.encode_images if "valid" in outputs else align.encode_texts
+        embedding = outputs[
+            "image_embedding" if "valid" in outputs else "text_embedding"
+        ]
         assert embedding.dtype == tf.float32
-        # bfloat16 rounds at 2^-9, at each of some ten layers.
-        np.testing.assert_allclose(embedding, encode(expected), atol=0.02)
+        # bfloat16 rounds with a relative error of 2^-9 in each of about ten layers.
+        np.testing.assert_allclose(embedding, encode(inputs), atol=0.02)
 
 
 @pytest.mark.ci
-def test_onnx(mixed, tmp_path):
+def test_a_run_is_exported_to_onnx(mixed, tmp_path):
     pytest.importorskip("tf2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
     target = tmp_path / "onnx"
@@ -167,11 +180,11 @@ def test_onnx(mixed, tmp_path):
         "text.onnx",
         "README.md",
     }
-    told = onnxruntime.InferenceSession(target / "text.onnx").get_modelmeta()
-    assert told.custom_metadata_map["LICENSE.txt"] == "CC0\n"
+    metadata = onnxruntime.InferenceSession(target / "text.onnx").get_modelmeta()
+    assert metadata.custom_metadata_map["LICENSE.txt"] == "CC0\n"
 
 
-FOLDER = ["--images", os.path.dirname(__file__)]
+IMAGE_FOLDER_OPTION = ["--images", os.path.dirname(__file__)]
 
 
 @pytest.mark.parametrize(
@@ -189,22 +202,22 @@ FOLDER = ["--images", os.path.dirname(__file__)]
         pytest.param(["onnx"], "onnxruntime", "onnx", marks=pytest.mark.ci),
     ],
 )
-def test_what_is_not_installed_is_said_at_once(
+def test_missing_packages_are_reported_before_the_model_is_opened(
     tmp_path, capsys, monkeypatch, options, package, extra
 ):
     monkeypatch.setitem(sys.modules, package, None)
-    # Before the model is looked at, which isn't there.
-    arguments = ["--model", "nowhere", "--to", str(tmp_path / "own")]
+    # The model does not exist, so the package is checked before the model.
+    arguments = ["--model", "nowhere", "--to", str(tmp_path / "export")]
     assert main(["export", *arguments, *options]) == 1
     error = capsys.readouterr().err
     assert f"needs {package}, which isn't installed" in error
     assert f'pip install "align-keras[{extra}]"' in error
 
 
-def test_what_is_refused(run_folder, tmp_path, capsys):
+def test_wrong_options_are_refused(run_folder, tmp_path, capsys):
     (tmp_path / "export" / "align").mkdir(parents=True)
     (tmp_path / "nothing").mkdir()
-    full, web = tmp_path / "full", ["web"]
+    target, web = tmp_path / "full", ["web"]
     for options, message in (
         (
             ["--quantize", "int8"],
@@ -216,9 +229,12 @@ def test_what_is_refused(run_folder, tmp_path, capsys):
             [*web, "--image-column", "i"],
             "Received: --image-column='i' with no table. Leave",
         ),
-        ([*web, "--images", str(full), "--encoding", "latin-1"], "with " + str(full)),
         (
-            [*web, *FOLDER, "--caption-column", "c"],
+            [*web, "--images", str(target), "--encoding", "latin-1"],
+            "with " + str(target),
+        ),
+        (
+            [*web, *IMAGE_FOLDER_OPTION, "--caption-column", "c"],
             "--caption-column must describe a table in --images or --data",
         ),
         (["--model", str(tmp_path / "nothing")], "which has no config.json"),
@@ -226,28 +242,28 @@ def test_what_is_refused(run_folder, tmp_path, capsys):
         (["--to", ""], "received '', which is or holds the current folder"),
         (["--to", str(tmp_path / "a" / "..")], "--to must be a new or an empty folder"),
     ):
-        arguments = ["--model", str(run_folder), "--to", str(full), *options]
+        arguments = ["--model", str(run_folder), "--to", str(target), *options]
         assert main(["export", *arguments]) == 1
         error = capsys.readouterr().err
         assert message in error and len(error.strip().splitlines()) == 1
-    assert not full.exists()
+    assert not target.exists()
     with pytest.raises(SystemExit):
         main(["export", "--model", "m", "--to", "d", "--quantize", "int4"])
     assert "weight-int8" in capsys.readouterr().err
 
 
-def test_help_of_a_format_shows_what_applies(capsys):
-    for kind, shown, others in (
+def test_the_help_of_a_format_lists_its_options(capsys):
+    for export_format, listed, unlisted in (
         ("saved_model", ("--weights",), ("--quantize", "--title", "--license")),
         ("litert", ("--quantize", "--data ", "--resizable"), ("--weights", "--title")),
         ("web", ("--images", "--title"), ("--resizable", "--data ")),
         ("onnx", ("--license",), ("--quantize", "--images")),
     ):
         with pytest.raises(SystemExit):
-            main(["export", kind, "--help"])
+            main(["export", export_format, "--help"])
         text = capsys.readouterr().out
-        assert all(option in text for option in (*shown, "--model", "--to"))
-        assert not any(option in text for option in others), text
+        assert all(option in text for option in (*listed, "--model", "--to"))
+        assert not any(option in text for option in unlisted), text
 
 
 @pytest.mark.parametrize(
@@ -257,14 +273,16 @@ def test_help_of_a_format_shows_what_applies(capsys):
         ["--license", "CC0", "litert", "--images", "p.csv"],
     ],
 )
-def test_options_stand_before_or_after_the_format(monkeypatch, words):
+def test_options_may_come_before_or_after_the_format(monkeypatch, words):
     calls = []
-    monkeypatch.setattr(cli, "export_model", lambda *own, **named: calls.append(named))
+    monkeypatch.setattr(
+        cli, "export_model", lambda *_, **options: calls.append(options)
+    )
     assert main(["export", "--model", "m", "--to", "d", *words]) == 0
     assert calls[0]["images"] == "p.csv" and calls[0]["license"] == "CC0"
 
 
-def test_model_and_folder_must_be_given(capsys):
+def test_the_model_and_the_folder_are_required(capsys):
     for words, message in (
         (["onnx", "--to", "d"], "--model must be given"),
         (["--model", "m"], "--to must be given"),
@@ -274,7 +292,7 @@ def test_model_and_folder_must_be_given(capsys):
 
 
 @pytest.mark.ci
-def test_python_does_what_the_command_does(mixed, tmp_path):
+def test_the_python_function_writes_the_files_of_the_command(mixed, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("tf2onnx")
     export_model(str(mixed), tmp_path / "python", "onnx", license="CC0")
@@ -286,23 +304,25 @@ def test_python_does_what_the_command_does(mixed, tmp_path):
     assert names[0] == names[1] == ["README.md", "image.onnx", "text.onnx"]
 
 
-def test_a_model_in_memory_is_exported_too(mixed, tmp_path, monkeypatch):
-    model, opened = ALIGN.from_preset(mixed), []
+def test_a_model_in_memory_is_exported(mixed, tmp_path, monkeypatch):
+    model, exported = ALIGN.from_preset(mixed), []
     monkeypatch.setitem(
-        model_export.WRITERS, "saved_model", lambda *own: opened.append(own)
+        model_export.WRITERS,
+        "saved_model",
+        lambda *arguments: exported.append(arguments),
     )
     export_model(model, tmp_path / "new")
-    assert opened[0][0] is model
+    assert exported[0][0] is model
     assert "Model card" in (tmp_path / "new" / "README.md").read_text()
-    for target, kind, message in (
+    for target, export_format, message in (
         ("other", "jpeg", "format must be one of saved_model, litert, web, onnx"),
         ("new", "saved_model", "to must be a new or an empty folder"),
     ):
         with pytest.raises(InputError, match=message):
-            export_model(model, tmp_path / target, kind)
+            export_model(model, tmp_path / target, export_format)
 
 
-def test_a_link_is_followed_and_a_killed_exports_rest_removed(
+def test_a_link_is_followed_and_files_of_a_killed_export_are_removed(
     run_folder, tmp_path, capsys, monkeypatch
 ):
     (tmp_path / "link").symlink_to("real")
@@ -315,19 +335,21 @@ def test_a_link_is_followed_and_a_killed_exports_rest_removed(
 
 
 def _write_a_file(align, folder, model):
-    # Nothing else is there meanwhile that a kill could leave.
-    (left,) = folder.parent.glob(".*.tmp")
-    assert left == folder
+    # The folder is the only temporary file, so a killed export leaves no other.
+    (temporary_folder,) = folder.parent.glob(".*.tmp")
+    assert temporary_folder == folder
     (folder / "a").write_text("1")
 
 
-def test_a_damaged_model_leaves_nothing(run_folder, tmp_path, tmp_path_factory, capsys):
+def test_a_damaged_model_creates_no_export(
+    run_folder, tmp_path, tmp_path_factory, capsys
+):
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for name in ("config.json", "vocabulary.txt"):
         (damaged / name).write_bytes((run_folder / name).read_bytes())
     arguments = ["--model", str(damaged), "--to", str(tmp_path / "served")]
-    for weights in (b"junk", other_size(tmp_path_factory)):
+    for weights in (b"junk", weights_of_another_size(tmp_path_factory)):
         (damaged / "model.weights.h5").write_bytes(weights)
         assert main(["export", *arguments]) == 1
         error = capsys.readouterr().err.strip()
@@ -337,7 +359,7 @@ def test_a_damaged_model_leaves_nothing(run_folder, tmp_path, tmp_path_factory, 
 
 
 @pytest.mark.ci
-def test_weights_that_are_not_finite_are_never_exported(run_folder, tmp_path, capsys):
+def test_weights_that_are_not_finite_are_not_exported(run_folder, tmp_path, capsys):
     model = ALIGN.from_preset(run_folder)
     kernel = model.image_encoder.get_layer("stem").kernel
     kernel.assign(np.where(np.arange(kernel.shape[-1]) == 1, np.nan, kernel.numpy()))
@@ -353,15 +375,15 @@ def test_weights_that_are_not_finite_are_never_exported(run_folder, tmp_path, ca
     assert [path.name for path in tmp_path.iterdir()] == ["diverged"]
 
 
-def test_damaged_notes_of_a_run_are_named(tmp_path):
+def test_damaged_notes_of_a_run_are_reported(tmp_path):
     for content in ("{", "[1]", '{"icons": "lines"}', '{"icons": [3]}'):
         (tmp_path / "data.json").write_text(content)
         with pytest.raises(InputError, match="data.json"):
             about_run(tmp_path)
 
 
-def other_size(tmp_path_factory):
-    """The weights of a model like the run's, but for its width."""
+def weights_of_another_size(tmp_path_factory):
+    """Returns the weights of a model whose embeddings have another dimension."""
     folder = tmp_path_factory.mktemp("other")
     encoders = small_encoders(lite=True, projection_dim=24)
     ALIGN(*encoders, vocabulary=VOCABULARY).save_to_preset(folder)

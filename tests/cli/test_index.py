@@ -1,3 +1,5 @@
+"""`align-keras index`: indexes folders, reports unreadable files and watches."""
+
 import json
 import os
 import pathlib
@@ -22,6 +24,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
+    """Folder with four images and a broken one. `ALIGN_KERAS_INDEX` is set."""
     monkeypatch.setenv("ALIGN_KERAS_INDEX", str(tmp_path / "index"))
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -32,7 +35,7 @@ def folder(tmp_path, monkeypatch):
     return photos
 
 
-def test_a_condition_alone_lists_what_was_indexed_last(folder, capsys):
+def test_a_condition_without_text_lists_the_newest_images(folder, capsys):
     build(folder)
     capsys.readouterr()
     assert main(["search", "--where", "name like 'red%'", "--paths"]) == 0
@@ -46,6 +49,7 @@ def test_a_condition_alone_lists_what_was_indexed_last(folder, capsys):
 
 
 def build(folder):
+    """Indexes the folder with the command."""
     assert main(["index", str(folder), "--model", str(GOLDEN)]) == 0
 
 
@@ -68,27 +72,27 @@ def test_a_folder_is_indexed_and_searched(folder, capsys):
     assert first["columns"]["width"] == 30
 
 
-def test_files_left_out_are_explained_and_listed(folder, tmp_path, capsys):
+def test_unreadable_files_are_explained_and_listed(folder, tmp_path, capsys):
     for name in ("scan.tif", "DSC1.CR2", "DSC2.NEF", "DSC3.dng"):
         (folder / name).write_bytes(b"II*\0")
-    # A header of a PNG of 10,000 x 8,000 pixels.
+    # The header of a PNG declares 10,000 × 8,000 pixels.
     header = b"IHDR" + struct.pack(">IIBBBBB", 10_000, 8_000, 8, 2, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header
     png += struct.pack(">I", zlib.crc32(header)) + struct.pack(">I", 0) + b"IDAT"
     (folder / "vast.png").write_bytes(png)
     (folder / "new\nline.png").write_bytes(b"")
-    listed = tmp_path / "left out.txt"
+    list_file = tmp_path / "left out.txt"
     command = ["index", str(folder), "--model", str(GOLDEN)]
-    assert main([*command, "--left-out", str(listed)]) == 0
+    assert main([*command, "--left-out", str(list_file)]) == 0
     out, err = capsys.readouterr()
-    raw = "4 left out: TIFF or a camera's RAW format"
-    three = ", ".join(f"{folder}/DSC{name}" for name in ("1.CR2", "2.NEF", "3.dng"))
-    assert f"{raw} ({three} and 1" in out
+    raw_summary = "4 left out: TIFF or a camera's RAW format"
+    examples = ", ".join(f"{folder}/DSC{name}" for name in ("1.CR2", "2.NEF", "3.dng"))
+    assert f"{raw_summary} ({examples} and 1" in out
     assert "see --left-out). Convert them to JPEG or PNG." in out
     assert f"1 left out: oversized ({folder}/vast.png). Reduce them to at most " in out
     assert f"{MAX_PIXELS:,} pixels" in out
     assert "files left out: 7, listed in" in err
-    lines = [line.split("\t") for line in listed.read_text().splitlines()]
+    lines = [line.split("\t") for line in list_file.read_text().splitlines()]
     assert [name.removeprefix(f"{folder}/") for _, name in lines] == [
         "DSC1.CR2",
         "DSC2.NEF",
@@ -98,12 +102,12 @@ def test_files_left_out_are_explained_and_listed(folder, tmp_path, capsys):
         "new\\nline.png",
         "vast.png",
     ]
-    # A second run lists them too, although it reads none of them again.
-    assert main(["index", "--left-out", str(listed)]) == 0
-    assert len(listed.read_text().splitlines()) == 7
+    # A second run reads none of the files again and still lists all of them.
+    assert main(["index", "--left-out", str(list_file)]) == 0
+    assert len(list_file.read_text().splitlines()) == 7
 
 
-def test_heic_names_the_extra(folder, capsys, monkeypatch):
+def test_the_summary_names_the_extra_for_heic(folder, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     (folder / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
@@ -115,7 +119,7 @@ def test_heic_names_the_extra(folder, capsys, monkeypatch):
     assert 'pip install "align-keras[heic]"' in line
 
 
-def test_paths_are_printed_for_other_commands(folder, capfdbinary):
+def test_paths_are_printed_as_bytes(folder, capfdbinary):
     name = os.fsencode(folder) + b"/\xff.png"
     pathlib.Path(os.fsdecode(name)).write_bytes(image_bytes((250, 0, 9)))
     build(folder)
@@ -128,7 +132,9 @@ def test_paths_are_printed_for_other_commands(folder, capfdbinary):
     assert capfdbinary.readouterr().out == b"".join(line + b"\0" for line in lines)
 
 
-def test_what_is_shown_has_matches_copies_and_whole_paths(folder, capsys, monkeypatch):
+def test_hits_show_the_match_the_duplicates_and_the_whole_path(
+    folder, capsys, monkeypatch
+):
     build(folder)
     capsys.readouterr()
     monkeypatch.setenv("COLUMNS", "300")
@@ -138,7 +144,7 @@ def test_what_is_shown_has_matches_copies_and_whole_paths(folder, capsys, monkey
     assert main(["search", "red", "[b]green", "--minus", "blue", "-k", "2"]) == 0
     out = capsys.readouterr().out
     assert "[b]green − blue" in out and "match" in out
-    assert f"| path {folder / 'red too.png'} (duplicates: 1) | " in out  # On one line.
+    assert f"| path {folder / 'red too.png'} (duplicates: 1) | " in out
 
 
 @pytest.mark.parametrize(
@@ -157,7 +163,7 @@ def test_what_is_shown_has_matches_copies_and_whole_paths(folder, capsys, monkey
         ),
     ],
 )
-def test_mistakes_name_the_options(folder, capsys, words, expected):
+def test_errors_name_the_options(folder, capsys, words, expected):
     build(folder)
     capsys.readouterr()
     assert main(words) == 1
@@ -165,7 +171,7 @@ def test_mistakes_name_the_options(folder, capsys, words, expected):
     assert expected in err and "Traceback" not in err
 
 
-def test_a_keras_file_is_refused_with_the_remedy(folder, tmp_path, capsys):
+def test_the_error_for_a_keras_file_names_the_remedy(folder, tmp_path, capsys):
     words = ["index", str(folder), "--to", str(tmp_path / "index")]
     assert main([*words, "--model", "model.keras"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -173,7 +179,7 @@ def test_a_keras_file_is_refused_with_the_remedy(folder, tmp_path, capsys):
     assert 'from_preset("model.keras").save_to_preset("DIR")' in line
 
 
-def test_a_model_that_was_moved_is_named(folder, capsys, tmp_path):
+def test_a_moved_model_can_be_named(folder, capsys, tmp_path):
     towers = tmp_path / "towers"
     shutil.copytree(GOLDEN, towers)
     assert main(["index", str(folder), "--model", str(towers)]) == 0
@@ -183,32 +189,33 @@ def test_a_model_that_was_moved_is_named(folder, capsys, tmp_path):
     assert main(["search", "red", "--model", str(tmp_path / "elsewhere")]) == 0
 
 
-def test_the_first_time_needs_a_folder(folder, capsys):
+def test_a_new_index_needs_a_folder(folder, capsys):
     assert main(["index"]) == 1
     assert "Run `align-keras index FOLDER`" in capsys.readouterr().err
 
 
-def test_a_mistake_leaves_nothing(folder, tmp_path, capsys):
+def test_a_failed_build_does_not_change_the_index(folder, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.csv").write_text("drawing,caption\na.png,a\n")
-    model, new = ["--model", str(GOLDEN)], tmp_path / "new"
+    model, new_index = ["--model", str(GOLDEN)], tmp_path / "new"
     for source in ("empty", "bad.csv", "nowhere"):
-        words = ["index", str(tmp_path / source), "--to", str(new), *model]
-        assert main(words) == 1 and not new.exists()
+        words = ["index", str(tmp_path / source), "--to", str(new_index), *model]
+        assert main(words) == 1 and not new_index.exists()
     build(folder)
     assert main(["index", str(tmp_path / "bad.csv")]) == 1
-    assert main(["index"]) == 0  # Without the table.
+    # The bad table is not in the index.
+    assert main(["index"]) == 0
     assert "4 unchanged" in capsys.readouterr().out
 
 
-def test_images_are_dropped(folder, capsys):
+def test_images_are_removed_from_the_index(folder, capsys):
     build(folder)
     assert main(["index", "--remove", str(folder / "red.png")]) == 0
     err = capsys.readouterr().err
     assert "images removed from " in err and err.endswith(": 1\n")
 
 
-def test_a_search_imports_nothing_heavy(folder, capsys):
+def test_a_search_imports_no_slow_library(folder, capsys):
     build(folder)
     script = """
 import sys
@@ -217,14 +224,14 @@ code = main(["search", "red", "--json"])
 heavy = {"tensorflow", "keras", "PIL", "scipy", "faiss", "pandas"} & set(sys.modules)
 sys.exit(code or ", ".join(sorted(heavy)) or None)
 """
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
     )
-    assert answer.returncode == 0, answer.stderr
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.ci
-def test_a_folder_is_watched(folder):
+def test_watch_indexes_new_and_renamed_images(folder):
     pytest.importorskip("watchfiles")
     command = [sys.executable, "-m", "align_keras.cli.main", "index", str(folder)]
     command += ["--model", str(GOLDEN), "--watch"]
@@ -234,7 +241,7 @@ def test_a_folder_is_watched(folder):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A background job's children ignore interrupts; a terminal's don't.
+        # If the tests run as a background job, the process would ignore interrupts.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         while not process.stderr.readline().startswith("watching"):
@@ -250,7 +257,7 @@ def test_a_folder_is_watched(folder):
 
 
 @pytest.mark.ci
-def test_a_watched_folder_may_be_deleted_and_made_again(folder, tmp_path):
+def test_watch_survives_the_deletion_of_a_folder(folder, tmp_path):
     pytest.importorskip("watchfiles")
     build(folder)
     folder.rename(tmp_path / "away")
@@ -263,12 +270,13 @@ def test_a_watched_folder_may_be_deleted_and_made_again(folder, tmp_path):
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        killer = threading.Timer(90, process.kill)  # A watch that waits for ever.
+        # If the command never reports the changes, the timer ends it.
+        killer = threading.Timer(90, process.kill)
         killer.start()
         while not process.stderr.readline().startswith("watching"):
             assert process.poll() is None
         lines = iter(process.stdout.readline, "")
-        # It was absent at the start, then is deleted.
+        # The folder is missing at the start, and is deleted after the first image.
         for color in ((7, 77, 177), (99, 9, 9)):
             (tmp_path / "away").mkdir(exist_ok=True)
             name = f"new {color[0]}.png"

@@ -1,3 +1,5 @@
+"""The `align-keras` command: help, usage errors, exit codes and error messages."""
+
 import errno
 import json
 import os
@@ -22,9 +24,10 @@ ROOT = pathlib.Path(main_module.__file__).parents[2]
 
 
 def usage_error(capsys, *arguments):
-    with pytest.raises(SystemExit) as caught:
+    """Runs a command with a usage error and returns the last line of stderr."""
+    with pytest.raises(SystemExit) as exit_info:
         main(list(arguments))
-    assert caught.value.code == 2
+    assert exit_info.value.code == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     return captured.err.splitlines()[-1]
@@ -32,7 +35,7 @@ def usage_error(capsys, *arguments):
 
 @pytest.fixture
 def command(monkeypatch):
-    """Replaces the module of `search`; returns it for the test to fill."""
+    """Module that replaces the module of `search`. Tests set its functions."""
     module = types.ModuleType("align_keras.cli.search")
 
     def add_arguments(parser):
@@ -47,6 +50,8 @@ def command(monkeypatch):
 
 
 def run_failing(command, error, capsys):
+    """Runs a command that raises `error`. Returns the exit code and stderr."""
+
     def run(arguments):
         raise error
 
@@ -58,9 +63,9 @@ def run_failing(command, error, capsys):
 
 
 def test_help_lists_the_commands(capsys):
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(SystemExit) as exit_info:
         main(["--help"])
-    assert caught.value.code == 0
+    assert exit_info.value.code == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     for name, summary in COMMANDS.items():
@@ -69,12 +74,12 @@ def test_help_lists_the_commands(capsys):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_commands_help(capsys, name):
-    with pytest.raises(SystemExit) as caught:
+def test_each_command_has_a_help(capsys, name):
+    with pytest.raises(SystemExit) as exit_info:
         main([name, "--help"])
-    assert caught.value.code == 0
-    # An option that each command has, most require it.
-    required = {
+    assert exit_info.value.code == 0
+    # An option or nested command that the help of the command lists.
+    expected_options = {
         "convert": "--to",
         "data": "karpathy",
         "corpus": "--out",
@@ -85,20 +90,20 @@ def test_each_commands_help(capsys, name):
         "embed": "--to",
         "serve": "--model",
     }
-    required = required.get(name, "--model_dir")
-    assert f"{required} " in capsys.readouterr().out
+    expected = expected_options.get(name, "--model_dir")
+    assert f"{expected} " in capsys.readouterr().out
 
 
-def test_version(capsys):
-    with pytest.raises(SystemExit) as caught:
+def test_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as exit_info:
         main(["--version"])
-    assert caught.value.code == 0
+    assert exit_info.value.code == 0
     name, version = capsys.readouterr().out.split(maxsplit=1)
     assert name == "align-keras"
     assert version.strip() == __version__
 
 
-def test_usage_errors(capsys, command):
+def test_usage_errors_name_the_mistake(capsys, command):
     assert "required: COMMAND" in usage_error(capsys)
     assert "Did you mean search?" in usage_error(capsys, "serach")
     assert "The commands are quickstart, corpus, data, train, plan" in usage_error(
@@ -108,9 +113,9 @@ def test_usage_errors(capsys, command):
     assert "invalid int value: 'two'" in usage_error(
         capsys, "search", "--model_dir", "x", "--count", "two"
     )
-    # Not "required: --model_dir", which is what argparse would say.
-    for wrong in ("--model-dir", "--modeldir=x", "--model_di"):
-        message = usage_error(capsys, "search", wrong, "x")
+    # argparse alone would report the missing option --model_dir.
+    for option in ("--model-dir", "--modeldir=x", "--model_di"):
+        message = usage_error(capsys, "search", option, "x")
         assert "unknown option --model" in message
         assert message.endswith(". Did you mean --model_dir?")
     message = usage_error(capsys, "search", "--xyzzy")
@@ -124,7 +129,7 @@ def test_usage_errors(capsys, command):
 
 @pytest.fixture
 def nested(command):
-    """`search` as a command of two nested ones, `text` and `image`."""
+    """Command `search` with the nested commands `text` and `image`."""
 
     def add_arguments(parser):
         parser.add_argument("--quiet", action="store_true")
@@ -136,19 +141,23 @@ def nested(command):
     return command
 
 
-def test_a_nested_command_has_its_options_and_those_before_it(capsys, nested):
-    seen = []
-    nested.run = lambda arguments: seen.append(arguments) or 0
+def test_a_nested_command_accepts_the_options_of_its_parent(capsys, nested):
+    parsed_arguments = []
+    nested.run = lambda arguments: parsed_arguments.append(arguments) or 0
     assert main(["search", "--quiet", "text", "--max-count", "3"]) == 0
-    assert (seen[0].kind, seen[0].quiet, seen[0].max_count) == ("text", True, 3)
+    assert (
+        parsed_arguments[0].kind,
+        parsed_arguments[0].quiet,
+        parsed_arguments[0].max_count,
+    ) == ("text", True, 3)
     message = usage_error(capsys, "search", "image", "--fil", "a.jpg")
     assert message.endswith("unknown option --fil. Did you mean --file?")
     assert message.startswith("align-keras search image: ")
-    # Another nested command's.
+    # --file is an option of the nested command `image` only.
     message = usage_error(capsys, "search", "text", "--file", "a.jpg")
     assert "unknown option --file" in message
     assert main(["search", "text", "--max_count=3"]) == 0
-    assert seen[-1].max_count == 3
+    assert parsed_arguments[-1].max_count == 3
     message = usage_error(capsys, "search", "imagee", "--file", "a.jpg")
     assert message.endswith(". Did you mean image?")
 
@@ -164,14 +173,12 @@ def test_a_nested_command_has_its_options_and_those_before_it(capsys, nested):
         ("counts may be at most 3", "counts may be at most 3"),
     ],
 )
-def test_a_librarys_argument_is_named_as_the_commands_option(
-    command, capsys, text, expected
-):
+def test_messages_name_options_instead_of_arguments(command, capsys, text, expected):
     code, message = run_failing(command, InputError(text), capsys)
     assert code == 1 and message.startswith(f"align-keras search: error: {expected}")
 
 
-def test_an_argument_is_named_as_the_option_of_a_nested_command(nested, capsys):
+def test_messages_name_options_of_nested_commands(nested, capsys):
     def run(arguments):
         raise InputError("max_count must be > 0, received -1.")
 
@@ -181,25 +188,25 @@ def test_an_argument_is_named_as_the_option_of_a_nested_command(nested, capsys):
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_a_shell_completes_commands_options_and_values(capsys, shell):
-    with pytest.raises(SystemExit) as caught:
+def test_completion_scripts_know_commands_options_and_values(capsys, shell):
+    with pytest.raises(SystemExit) as exit_info:
         main(["--print-completion", shell])
-    assert caught.value.code == 0
+    assert exit_info.value.code == 0
     script = capsys.readouterr().out
     assert "train_and_eval" in script and "quickstart" in script
     assert all(name in script for name in ("params_override", "model_dir"))
 
 
-def test_arguments_after_two_dashes_are_no_options(command):
-    seen = []
-    command.run = lambda arguments: seen.append(arguments.text) or 0
+def test_words_after_two_dashes_are_not_options(command):
+    texts = []
+    command.run = lambda arguments: texts.append(arguments.text) or 0
     assert main(["search", "--model_dir", "x", "--", "--red", "bicycle"]) == 0
-    assert seen == [["--red", "bicycle"]]
+    assert texts == [["--red", "bicycle"]]
 
 
 @pytest.fixture
 def parsed(command):
-    """Runs `search` with options as of several commands; returns its arguments."""
+    """Function that runs `search` and returns the parsed arguments."""
 
     def add_arguments(parser):
         parser.add_argument("text", nargs="*")
@@ -225,7 +232,7 @@ def parsed(command):
         "https://shop.org/item?token=7",
     ],
 )
-def test_texts_and_conditions_keep_addresses_as_they_are(parsed, text):
+def test_addresses_in_texts_and_conditions_do_not_change(parsed, text):
     arguments = parsed(
         text, "--plus", text, "--minus", text, "--where", text, f"--where={text}"
     )
@@ -234,7 +241,7 @@ def test_texts_and_conditions_keep_addresses_as_they_are(parsed, text):
     assert parsed("--table", f"a note: {text}").table == f"a note: {text}"
 
 
-def test_addresses_lose_their_secrets_and_the_run_has_them(parsed):
+def test_secrets_are_removed_from_addresses_and_stored_for_requests(parsed):
     arguments = parsed(
         "--table",
         "https://me:S3cr@one/t.csv?token=S3cr&page=2",
@@ -267,7 +274,7 @@ def test_addresses_lose_their_secrets_and_the_run_has_them(parsed):
         ("a='see http://nas:80/x and me@home'", "a='see http://nas:80/x and me@home'"),
     ],
 )
-def test_addresses_of_overrides_lose_their_secrets(parsed, override, clean):
+def test_secrets_are_removed_from_addresses_in_overrides(parsed, override, clean):
     assert parsed("--params_override", override).params_override == [clean]
 
 
@@ -284,7 +291,7 @@ def test_usage_errors_hide_passwords(capsys, command, password):
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_the_commands_code_is_the_exit_code(command, code):
+def test_the_exit_code_is_the_result_of_the_command(command, code):
     command.run = lambda arguments: code
     assert main(["search", "--model_dir", "x"]) == code
 
@@ -301,7 +308,7 @@ def test_the_commands_code_is_the_exit_code(command, code):
         ("export", "--model", "x", "--to", "hf://user/model"),
     ],
 )
-def test_a_remote_folder_never_becomes_a_local_one(
+def test_a_remote_address_never_creates_a_local_folder(
     capsys, tmp_path, monkeypatch, arguments
 ):
     monkeypatch.chdir(tmp_path)
@@ -313,8 +320,8 @@ def test_a_remote_folder_never_becomes_a_local_one(
     assert captured.out == "" and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("make", [str, pathlib.Path])
-def test_no_function_makes_a_folder_named_as_a_store(tmp_path, monkeypatch, make):
+@pytest.mark.parametrize("path_type", [str, pathlib.Path])
+def test_library_functions_refuse_remote_addresses(tmp_path, monkeypatch, path_type):
     from align_keras import load_model
     from align_keras.config import CorpusConfig
     from align_keras.runs.corpus_build import build_corpus
@@ -323,7 +330,7 @@ def test_no_function_makes_a_folder_named_as_a_store(tmp_path, monkeypatch, make
 
     monkeypatch.chdir(tmp_path)
     model = load_model("align_small_en")
-    path = make("s3://bucket/out")
+    path = path_type("s3://bucket/out")
     for call in (
         lambda: placeable_folder(path, "to"),
         lambda: replaceable_file(path, "html"),
@@ -336,40 +343,40 @@ def test_no_function_makes_a_folder_named_as_a_store(tmp_path, monkeypatch, make
     assert not list(tmp_path.iterdir())
 
 
-def test_a_command_works_in_a_copy_of_a_remote_folder(command, monkeypatch, tmp_path):
+def test_a_command_works_on_a_copy_of_a_remote_folder(command, monkeypatch, tmp_path):
     fs = fsspec.filesystem("memory", use_listings_cache=False)
     fs.store.clear()
     fs.pipe("/b/index/a.txt", b"1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    found = []
-    command.run = lambda arguments: found.append(arguments.model_dir) or 0
+    folders = []
+    command.run = lambda arguments: folders.append(arguments.model_dir) or 0
     assert main(["search", "--model_dir", "memory://b/index"]) == 0
-    assert pathlib.Path(found[0], "a.txt").read_text() == "1"
+    assert pathlib.Path(folders[0], "a.txt").read_text() == "1"
     assert fs.find("/") == ["/b/index/a.txt"]
     fs.store.clear()
 
 
-def test_tensorflow_is_quiet_unless_the_user_wants_to_hear_it(command, monkeypatch):
-    seen = []
+def test_tensorflow_logs_only_if_the_user_sets_the_level(command, monkeypatch):
+    levels = []
     name = "TF_CPP_MIN_LOG_LEVEL"
-    command.run = lambda arguments: seen.append(os.environ[name]) or 0
+    command.run = lambda arguments: levels.append(os.environ[name]) or 0
     monkeypatch.delenv(name, raising=False)
     main(["search", "--model_dir", "x"])
     monkeypatch.setenv(name, "0")
     main(["search", "--model_dir", "x"])
-    assert seen == ["3", "0"]
+    assert levels == ["3", "0"]
 
 
 class OpError(Exception):
-    """Stands for TensorFlow's, so that no test here loads TensorFlow."""
+    """Replacement of the TensorFlow class, so that no test loads TensorFlow."""
 
 
 class ResourceExhaustedError(OpError):
-    """As `OpError`."""
+    """Replacement of the TensorFlow class."""
 
 
-for own in (OpError, ResourceExhaustedError):
-    own.__module__ = "tensorflow.python.framework.errors_impl"
+for error_class in (OpError, ResourceExhaustedError):
+    error_class.__module__ = "tensorflow.python.framework.errors_impl"
 
 
 @pytest.mark.parametrize(
@@ -405,7 +412,7 @@ for own in (OpError, ResourceExhaustedError):
         (KeyboardInterrupt(), "Interrupted."),
     ],
 )
-def test_expected_failures_take_one_line(command, capsys, error, expected):
+def test_expected_failures_print_one_line(command, capsys, error, expected):
     code, message = run_failing(command, error, capsys)
     assert code == (130 if isinstance(error, KeyboardInterrupt) else 1)
     assert message.startswith(f"align-keras search: error: {expected}")
@@ -413,28 +420,37 @@ def test_expected_failures_take_one_line(command, capsys, error, expected):
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("x")])
-def test_a_bug_takes_one_line_and_keeps_its_traceback(
+def test_a_bug_prints_one_line_and_stores_the_traceback(
     command, capsys, tmp_path, monkeypatch, error
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     code, message = run_failing(command, error, capsys)
     assert code == 1 and message.count("\n") == 1
-    kind = type(error).__name__
-    assert f"error: Unexpected {kind}: " in message and "cli/main.py, line" in message
+    error_name = type(error).__name__
+    assert (
+        f"error: Unexpected {error_name}: " in message
+        and "cli/main.py, line" in message
+    )
     (log,) = tmp_path.iterdir()
     assert str(log) in message
-    kept = log.read_text()
-    assert kept.startswith("Traceback") and "run(arguments)" in kept and kind in kept
+    traceback = log.read_text()
+    assert (
+        traceback.startswith("Traceback")
+        and "run(arguments)" in traceback
+        and error_name in traceback
+    )
     assert describe_error(error) is None
 
 
-def test_a_bugs_traceback_is_printed_where_no_file_can_be(command, capsys, monkeypatch):
+def test_a_bug_prints_the_traceback_if_no_file_can_be_written(
+    command, capsys, monkeypatch
+):
     monkeypatch.setattr("tempfile.tempdir", "/proc/nothing")
     code, message = run_failing(command, ValueError("a bug"), capsys)
     assert code == 1 and "Traceback (most recent call last)" in message
 
 
-def test_a_damaged_file_is_told_in_one_line():
+def test_a_damaged_file_is_described():
     class DataLossError(Exception):
         __module__ = "tensorflow.python.framework.errors_impl"
 
@@ -448,7 +464,9 @@ def test_a_damaged_file_is_told_in_one_line():
     "workers, is_described",
     [(["a:1", "b:1"], True), (["a:1"], False), (None, False)],
 )
-def test_a_lost_process_of_a_run_is_described(workers, is_described, monkeypatch):
+def test_the_end_of_another_process_of_a_run_is_described(
+    workers, is_described, monkeypatch
+):
     class DeadlineExceededError(Exception):
         __module__ = "tensorflow.python.framework.errors_impl"
 
@@ -460,27 +478,26 @@ def test_a_lost_process_of_a_run_is_described(workers, is_described, monkeypatch
     assert line.startswith(rule) == is_described
 
 
-def test_another_librarys_exhaustion_is_a_bug():
+def test_an_error_of_another_library_with_the_same_name_is_a_bug():
     class ResourceExhaustedError(Exception):
         pass
 
     assert describe_error(ResourceExhaustedError("no space left")) is None
 
 
-# Takes seconds each.
-HEAVY = """
+# Runs the command in a process in which imports of slow libraries fail.
+WITHOUT_SLOW_LIBRARIES = """
 import sys
 for name in ("tensorflow", "keras", "tensorflow_datasets", "scipy", "torch"):
-    sys.modules[name] = None  # Its import fails.
+    sys.modules[name] = None
 from align_keras.cli.main import main
 sys.exit(main())
 """
 
 
-def align_keras(*arguments, heavy=True, **keywords):
-    start = ["-m", "align_keras.cli.main"] if heavy else ["-c", HEAVY]
+def run_without_slow_libraries(*arguments, **keywords):
     return subprocess.run(
-        [sys.executable, *start, *arguments],
+        [sys.executable, "-c", WITHOUT_SLOW_LIBRARIES, *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -500,14 +517,14 @@ def align_keras(*arguments, heavy=True, **keywords):
         (["train", "--experiment", "no_such", "--model_dir", "run"], 1),
     ],
 )
-def test_answers_before_anything_heavy_is_imported(arguments, code, tmp_path):
-    answer = align_keras(*arguments, cwd=tmp_path, heavy=False)
-    assert answer.returncode == code, answer.stderr
-    assert "Traceback" not in answer.stderr
+def test_help_and_usage_errors_import_no_slow_library(arguments, code, tmp_path):
+    result = run_without_slow_libraries(*arguments, cwd=tmp_path)
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-# A subcommand of its own, so that a real process is tried without TensorFlow.
+# Replaces the subcommand `search`, so that a process of the command starts quickly.
 SCRIPT = """
 import sys, types
 module = types.ModuleType("align_keras.cli.search")
@@ -522,7 +539,7 @@ sys.exit(main(["search"]))
 """
 
 
-def test_a_reader_that_left_is_no_error():
+def test_a_closed_pipe_is_not_an_error():
     body = "[print('line', number) for number in range(100_000)]"
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT.format(body=body)],
@@ -538,75 +555,76 @@ def test_a_reader_that_left_is_no_error():
     assert process.wait(timeout=30) == 1
 
 
-def test_a_reader_that_left_before_the_last_line_is_no_error():
-    reader, writer = os.pipe()
-    os.close(reader)
+def test_a_pipe_that_is_closed_before_the_last_line_is_not_an_error():
+    read_end, write_end = os.pipe()
+    os.close(read_end)
     process = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(body="print('short')")],
         cwd=ROOT,
-        # So that the line waits in the buffer until the end.
+        # The line stays in the buffer until the process ends.
         env={**os.environ, "PYTHONUNBUFFERED": ""},
-        stdout=writer,
+        stdout=write_end,
         stderr=subprocess.PIPE,
         text=True,
     )
-    os.close(writer)
+    os.close(write_end)
     assert (process.returncode, process.stderr) == (1, "")
 
 
-def test_a_closed_stdout_is_no_error(tmp_path):
-    # What is opened next would become stdout, and end with what is printed.
-    body = "file = open('kept', 'w'); print('printed', flush=True); file.write('x')"
+def test_a_closed_stdout_is_not_an_error(tmp_path):
+    # A file that is opened while stdout is closed may get the number of stdout. The
+    # printed text must not go to this file.
+    body = "file = open('output', 'w'); print('text', flush=True); file.write('x')"
     script = f"{sys.executable} -c {shlex.quote(SCRIPT.format(body=body))} >&-"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    answer = subprocess.run(
+    result = subprocess.run(
         ["sh", "-c", script], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
     )
-    assert (answer.returncode, answer.stderr) == (0, b"")
-    assert (tmp_path / "kept").read_text() == "x"
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert (tmp_path / "output").read_text() == "x"
 
 
-def test_json_stays_json_where_stdout_is_ascii():
+def test_json_is_escaped_if_stdout_is_ascii():
     body = "import json; print(json.dumps('é € 😀 \\udc80', ensure_ascii=False))"
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(body=body)],
         cwd=ROOT,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
     )
-    assert (answer.returncode, answer.stderr) == (0, b"")
-    assert json.loads(answer.stdout.decode("ascii")) == "é € 😀 \udc80"
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert json.loads(result.stdout.decode("ascii")) == "é € 😀 \udc80"
 
 
-def test_an_interrupt_takes_one_line():
-    # A background job's children inherit an ignored SIGINT; a terminal's don't.
+def test_an_interrupt_prints_one_line():
+    # If the tests run as a background job, the process inherits that SIGINT is ignored.
     body = (
         "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
         " signal.raise_signal(signal.SIGINT); time.sleep(9)"
     )
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(body=body)],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert answer.returncode == 130
-    assert answer.stderr == "align-keras search: error: Interrupted.\n"
+    assert result.returncode == 130
+    assert result.stderr == "align-keras search: error: Interrupted.\n"
 
 
-def test_every_command_has_its_module():
+def test_every_command_has_a_module():
     for name in COMMANDS:
         module = main_module.importlib.import_module(f"align_keras.cli.{name}")
         assert callable(module.add_arguments) and callable(module.run)
 
 
-def test_a_runs_recalls_fit_a_terminal(capsys, monkeypatch):
+def test_the_table_of_recalls_fits_a_terminal(capsys, monkeypatch):
     from align_keras.cli.train import print_metrics
 
     monkeypatch.setenv("COLUMNS", "80")
     metrics = {
-        f"{way}/{name}": value
-        for way in ("t2i", "i2t")
+        f"{direction}/{name}": value
+        for direction in ("t2i", "i2t")
         for name, value in (
             ("recall_at_10", 0.123),
             ("chance_recall_at_10", 0.0004),

@@ -1,4 +1,4 @@
-"""The quickstart on a user's own pairs: killed, resumed, and with bad input."""
+"""`align-keras quickstart` with user pairs: results, resumption and wrong input."""
 
 import json
 import pathlib
@@ -23,29 +23,31 @@ def pairs(tmp_path_factory):
     return write_pairs(tmp_path_factory.mktemp("pairs"))
 
 
-def arguments(pairs, run, *more):
+def arguments(pairs, run, *options):
+    """Returns the words of a command that trains in seconds."""
     return [
         "quickstart",
         f"--pairs={pairs}",
         f"--model_dir={run}",
         f"--data_dir={run}_data",
         f"--params_override={SMALL}",
-        *more,
+        *options,
     ]
 
 
-def numbers(run):
-    """The log without what a clock measured."""
+def read_metrics(run):
+    """Returns the logged metrics without those that depend on the clock."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     values = [json.loads(line) for line in lines]
-    for value in values:
-        value.pop("pairs_per_second", None)
-        value.pop("input_wait_fraction", None)
+    for metrics in values:
+        metrics.pop("pairs_per_second", None)
+        metrics.pop("input_wait_fraction", None)
     return values
 
 
 @pytest.fixture(scope="module")
 def undisturbed(pairs, tmp_path_factory):
+    """Folder of a run that was never interrupted, and its finished process."""
     run = tmp_path_factory.mktemp("runs") / "undisturbed"
     process = subprocess.run(
         [*COMMAND, *arguments(pairs, run, "--json")], capture_output=True, text=True
@@ -55,7 +57,9 @@ def undisturbed(pairs, tmp_path_factory):
 
 
 @pytest.mark.release
-def test_a_trained_run_is_indexed_and_searched(undisturbed, tmp_path, capsys):
+def test_mode_index_restores_the_export_and_index_of_a_run(
+    undisturbed, tmp_path, capsys
+):
     run = shutil.copytree(undisturbed[0], tmp_path / "run")
     for name in ("export", "index"):
         shutil.rmtree(run / name)
@@ -64,20 +68,22 @@ def test_a_trained_run_is_indexed_and_searched(undisturbed, tmp_path, capsys):
     command = re.search(r"`align-keras (.*)`", capsys.readouterr().err)[1]
     assert main([*shlex.split(command), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["t2i/recall_at_1"] >= 0
-    found = []
+    hits_of_runs = []
     for folder in (run, undisturbed[0]):
         assert main(["search", f"--model_dir={folder}", *query]) == 0
-        [answer] = json.loads(capsys.readouterr().out)["queries"]
-        found.append([(hit["id"], hit["captions"]) for hit in answer["hits"]])
-    assert found[0] == found[1] != []
+        [query_result] = json.loads(capsys.readouterr().out)["queries"]
+        hits_of_runs.append(
+            [(hit["id"], hit["captions"]) for hit in query_result["hits"]]
+        )
+    assert hits_of_runs[0] == hits_of_runs[1] != []
 
 
 @pytest.mark.release
-def test_it_leaves_a_whole_run_folder(undisturbed):
+def test_the_run_folder_is_complete(undisturbed):
     run, process = undisturbed
     metrics = json.loads(process.stdout)
     assert {
-        f"{way}/recall_at_{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)
+        f"{direction}/recall_at_{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10)
     } <= set(metrics)
     names = {path.name for path in run.iterdir()}
     assert names >= {
@@ -94,14 +100,14 @@ def test_it_leaves_a_whole_run_folder(undisturbed):
     }
     assert not [name for name in names if name.endswith(".tmp")]
     assert (run / "export" / "serving" / "models.config").exists()
-    steps = [line["step"] for line in numbers(run) if "loss" in line]
+    steps = [line["step"] for line in read_metrics(run) if "loss" in line]
     assert steps == [2, 4, 6, 8]
     assert "pairs/s" in process.stderr or "done in" in process.stderr
     assert "data:image/" in (run / "report.html").read_text()
 
 
 @pytest.mark.release
-def test_search_finds_in_the_run(undisturbed, capsys):
+def test_the_run_can_be_searched(undisturbed, capsys):
     run, _ = undisturbed
     assert main(["search", f"--model_dir={run}", "a red circle", "--json"]) == 0
     assert "red" in capsys.readouterr().out
@@ -110,36 +116,40 @@ def test_search_finds_in_the_run(undisturbed, capsys):
 @pytest.mark.release
 def test_params_yaml_reproduces_the_run(undisturbed, tmp_path, capsys):
     run, _ = undisturbed
-    again = tmp_path / "again"
+    second_run = tmp_path / "again"
     code = main(
         [
             "train",
             f"--config_file={run / 'params.yaml'}",
-            f"--model_dir={again}",
+            f"--model_dir={second_run}",
             "--json",
         ]
     )
     assert code == 0
     capsys.readouterr()
-    assert numbers(again) == numbers(run)
-    assert (again / "params.yaml").read_text() == (run / "params.yaml").read_text()
+    assert read_metrics(second_run) == read_metrics(run)
+    assert (second_run / "params.yaml").read_text() == (run / "params.yaml").read_text()
     code = main(
         [
             "train",
             f"--config_file={run / 'params.yaml'}",
-            f"--model_dir={again}",
+            f"--model_dir={second_run}",
             "--mode=eval",
             "--json",
         ]
     )
     assert code == 0
-    evaluated = json.loads(capsys.readouterr().out)
-    last = [line for line in numbers(run) if "t2i/recall_at_10" in line][-1]
-    assert evaluated["t2i/recall_at_10"] == pytest.approx(last["t2i/recall_at_10"])
+    eval_metrics = json.loads(capsys.readouterr().out)
+    last_metrics = [line for line in read_metrics(run) if "t2i/recall_at_10" in line][
+        -1
+    ]
+    assert eval_metrics["t2i/recall_at_10"] == pytest.approx(
+        last_metrics["t2i/recall_at_10"]
+    )
 
 
 @pytest.mark.ci
-def test_other_values_for_the_same_folder_are_refused(undisturbed, pairs, capsys):
+def test_a_changed_configuration_for_a_run_is_refused(undisturbed, pairs, capsys):
     run, _ = undisturbed
     code = main(arguments(pairs, run, "--params_override=trainer.seed=7"))
     assert code == 1
@@ -147,9 +157,13 @@ def test_other_values_for_the_same_folder_are_refused(undisturbed, pairs, capsys
     assert "trainer.seed was 0 and is now 7" in message
 
 
-def kill_when(process, condition, seconds=300):
-    """Sends SIGKILL once the condition holds; returns whether it was in time."""
-    end = time.monotonic() + seconds
+def kill_when(process, condition, timeout=300):
+    """Kills the process when a condition is met.
+
+    Returns:
+        bool, False if the process ended before the condition was met.
+    """
+    end = time.monotonic() + timeout
     while process.poll() is None and time.monotonic() < end:
         if condition():
             process.send_signal(signal.SIGKILL)
@@ -160,6 +174,8 @@ def kill_when(process, condition, seconds=300):
     return False
 
 
+# Moments at which the process is killed → function of the run folder that returns True
+# when the moment is reached.
 MOMENTS = {
     "corpus": lambda run: any(pathlib.Path(f"{run}_data").rglob("*incomplete*")),
     "vocabulary": lambda run: (
@@ -175,12 +191,12 @@ MOMENTS = {
 
 
 @pytest.mark.release
-def test_killed_at_each_moment_ends_as_an_undisturbed_run(
+def test_a_killed_run_resumes_with_the_same_results(
     undisturbed, pairs, tmp_path_factory
 ):
-    whole, _ = undisturbed
+    undisturbed_run, _ = undisturbed
     run = tmp_path_factory.mktemp("killed") / "run"
-    killed = []
+    killed_moments = []
     for name, condition in MOMENTS.items():
         with subprocess.Popen(
             [*COMMAND, *arguments(pairs, run)],
@@ -188,21 +204,21 @@ def test_killed_at_each_moment_ends_as_an_undisturbed_run(
             stderr=subprocess.DEVNULL,
         ) as process:
             if kill_when(process, lambda condition=condition: condition(run)):
-                killed.append(name)
-    assert len(killed) >= 5
+                killed_moments.append(name)
+    assert len(killed_moments) >= 5
     process = subprocess.run(
         [*COMMAND, *arguments(pairs, run)], capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr
-    assert numbers(run) == numbers(whole)
+    assert read_metrics(run) == read_metrics(undisturbed_run)
     assert (run / "model.weights.h5").stat().st_size > 0
     assert not list(run.glob(".*.tmp"))
-    vectors = [folder / "index" / "vectors.0.f32" for folder in (run, whole)]
+    vectors = [folder / "index" / "vectors.0.f32" for folder in (run, undisturbed_run)]
     assert vectors[0].read_bytes() == vectors[1].read_bytes()
 
 
 @pytest.mark.release
-def test_two_replicas_run_the_quickstart(pairs, tmp_path):
+def test_the_quickstart_runs_on_two_replicas(pairs, tmp_path):
     replicas = "runtime.distribution_strategy=mirrored,runtime.num_replicas=2"
     command = arguments(pairs, tmp_path / "run", f"--params_override={replicas}")
     process = subprocess.run([*COMMAND, *command], capture_output=True, text=True)
@@ -210,22 +226,30 @@ def test_two_replicas_run_the_quickstart(pairs, tmp_path):
     assert (tmp_path / "run" / "report.html").exists()
 
 
-# === Bad input: one clear line, exit code 1, no traceback ===
+# Wrong input: one line, exit code 1, no traceback
 
 
-def last_line(capsys):
+def last_error_line(capsys):
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
     return captured.err.strip().splitlines()[-1]
 
 
-def bad_table(folder, name):
-    """Writes the named kind of broken pairs; returns (path, words of the error)."""
+def write_wrong_pairs(folder, name):
+    """Writes wrong pairs.
+
+    Args:
+        folder: path of the new pairs.
+        name: str, the mistake, one of the parameters of the test below.
+
+    Returns:
+        tuple of the path of the table and a part of the expected error.
+    """
     write_pairs(folder)
     table = folder / "bad.csv"
     if name == "missing column":
-        table.write_text("picture_of,caption\nred_circle.png,a\n")
-        return table, "picture_of"
+        table.write_text("drawing,caption\nred_circle.png,a\n")
+        return table, "drawing"
     if name == "wrong encoding":
         table.write_bytes("image,caption\nred_circle.png,caf\xe9\n".encode("latin-1"))
         return table, "--encoding"
@@ -236,12 +260,12 @@ def bad_table(folder, name):
         rows = "".join(f"{c}_circle.png,a {c}\n" for c in ("red", "blue", "green"))
         table.write_text("image,caption\n" + rows)
         return table, "global_batch_size"
-    if name == "one picture":
+    if name == "one image":
         table.write_text("image,caption\nred_circle.png,a red circle\n")
         return table, "two different images"
     if name == "missing files":
-        good = "".join(f"{c}_circle.png,a {c}\n" for c in ("red", "blue", "green"))
-        table.write_text("image,caption\n" + good + "gone.png,a\nlost.png,b\n")
+        good_rows = "".join(f"{c}_circle.png,a {c}\n" for c in ("red", "blue", "green"))
+        table.write_text("image,caption\n" + good_rows + "gone.png,a\nlost.png,b\n")
         return table, "--max-bad-fraction"
     return folder / "nowhere.csv", "--pairs must be an existing file or folder"
 
@@ -253,45 +277,44 @@ def bad_table(folder, name):
         "wrong encoding",
         "empty corpus",
         "batch larger than the corpus",
-        "one picture",
+        "one image",
         "missing files",
         "no file",
     ],
 )
-def test_bad_pairs_are_one_clear_line(name, tmp_path, capsys, monkeypatch):
-    # The mistake is reported before TensorFlow is imported.
+def test_wrong_pairs_print_one_line(name, tmp_path, capsys, monkeypatch):
+    # A call of None would fail, so the test passes only if the error comes before
+    # TensorFlow is imported.
     monkeypatch.setattr("align_keras.runs.experiment.start_tensorflow", None)
-    table, words = bad_table(tmp_path / "pairs", name)
-    batch = "task.train_data.global_batch_size=" + (
-        "1" if name == "one picture" else "8"
-    )
+    table, words = write_wrong_pairs(tmp_path / "pairs", name)
+    batch = "task.train_data.global_batch_size=" + ("1" if name == "one image" else "8")
     override = f"--params_override={batch}"
     assert main(arguments(table, tmp_path / "run", override)) == 1
-    assert words in last_line(capsys)
+    assert words in last_error_line(capsys)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_unknown_option_value_is_one_line(pairs, tmp_path, capsys):
+def test_an_unknown_override_prints_one_line(pairs, tmp_path, capsys):
     code = main(arguments(pairs, tmp_path / "run", "--params_override=trainer.sed=1"))
     assert code == 1
-    assert "did you mean 'seed'" in last_line(capsys)
+    assert "did you mean 'seed'" in last_error_line(capsys)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.release
-def test_nan_loss_is_one_line(pairs, tmp_path, capsys):
+def test_a_loss_of_nan_prints_one_line(pairs, tmp_path, capsys):
     override = (
         "--params_override=trainer.optimizer_config.learning_rate.type=constant,"
         "trainer.optimizer_config.learning_rate.constant.learning_rate=1e30"
     )
     assert main(arguments(pairs, tmp_path / "run", override)) == 1
-    message = last_line(capsys)
+    message = last_error_line(capsys)
     assert "isn't finite, and its update wasn't made" in message
     assert "diagnosis.json says more" in message
 
 
 @pytest.mark.release
-def test_bad_pictures_are_counted_and_allowed(tmp_path, capsys):
+def test_unreadable_images_are_counted_and_skipped(tmp_path, capsys):
     folder = tmp_path / "pairs"
     path = write_pairs(folder)
     (folder / "empty.png").touch()

@@ -1,4 +1,4 @@
-"""The commands of the page Reproduce the paper run on small data of that layout."""
+"""The commands of the page "Reproduce the paper" run on small data sets."""
 
 import contextlib
 import functools
@@ -27,10 +27,10 @@ from tests.helpers.small_run import SMALL, write_pairs
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = ROOT / "docs/pages/guides/reproduce.md"
-# Tench, goldfish, banana and tabby cat.
-IDS = ["n01440764", "n01443537", "n07753592", "n02123045"]
-# What makes the recipes of training small. The commands are otherwise as on the page.
-RECIPES = {
+# Classes of ImageNet: tench, goldfish, banana and tabby cat.
+WORDNET_IDS = ["n01440764", "n01443537", "n07753592", "n02123045"]
+# Overrides that make training fast. The commands are otherwise those of the page.
+FAST_RECIPES = {
     "imagenet_frozen": "head.epochs=1,head.train_size=32,head.eval_size=32",
     "imagenet_full": "head.epochs=1,head.train_size=32,head.eval_size=32,"
     "full.epochs=1,full.train_size=32,full.eval_size=32",
@@ -42,18 +42,19 @@ RECIPES = {
 
 
 def commands_of_page():
-    """The `align-keras` commands in code, without a final placeholder."""
+    """Returns the `align-keras` commands of the page that have options."""
     text = PAGE.read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(r"`(align-keras [^`\n]+)`", text)
     lines += re.findall(r"^(align-keras .+)$", text, flags=re.MULTILINE)
-    # `corpus build` is only named; its page has the command.
+    # `align-keras corpus build` has no options here. Its guide has the command.
     return [line for line in dict.fromkeys(lines) if "--" in line]
 
 
 COMMANDS = commands_of_page()
 
 
-def _tier(command):
+def _with_marks(command):
+    """Returns the test parameter of a command with its tier and its requirements."""
     is_plan = command.startswith("align-keras plan")
     marks = [pytest.mark.ci if is_plan else pytest.mark.release]
     if "zero_shot" in command:
@@ -64,11 +65,11 @@ def _tier(command):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with a model M, the sets of the paper in data/, and TFDS's in tfds/."""
-    place = tmp_path_factory.mktemp("place")
-    small_align().save_to_preset(place / "M")
-    data = place / "data"
+def work_folder(tmp_path_factory):
+    """Folder with a model M, data sets of the paper in data/, and of TFDS in tfds/."""
+    work_folder = tmp_path_factory.mktemp("place")
+    small_align().save_to_preset(work_folder / "M")
+    data = work_folder / "data"
     for name in ("flickr30k", "coco", "SimLex-999"):
         (data / name).mkdir(parents=True)
     write_flickr30k(data / "flickr30k")
@@ -76,35 +77,35 @@ def place(tmp_path_factory):
     write_cxc(data / "cxc", cxc_rows())
     write_multi30k(data / "multi30k", data / "flickr30k/images", 1000)
     write_simlex(data / "SimLex-999/SimLex-999.txt", simlex_lines(999))
-    for wordnet_id in IDS:
-        folder = place / "imagenet/val" / wordnet_id
+    for wordnet_id in WORDNET_IDS:
+        folder = work_folder / "imagenet/val" / wordnet_id
         folder.mkdir(parents=True)
         for row in range(2):
             content = jpeg(len(wordnet_id) + row)
             (folder / f"ILSVRC2012_val_{row:08}.JPEG").write_bytes(content)
-    examples = functools.partial(imagenet_examples, IDS * 4)
+    examples = functools.partial(imagenet_examples, WORDNET_IDS * 4)
     splits = {"train": examples(), "validation": examples()}
-    prepare("imagenet2012", place / "tfds", splits)
+    prepare("imagenet2012", work_folder / "tfds", splits)
     flowers = functools.partial(imagenet_examples, [0, 1, 2, 3] * 4)
     splits = {split: flowers() for split in ("train", "validation", "test")}
-    prepare("oxford_flowers102", place / "tfds", splits)
-    # For the ablation: both tables, and the files that the command names.
+    prepare("oxford_flowers102", work_folder / "tfds", splits)
+    # The command of the ablation names these tables and files of experiments/.
     for name in ("pairs/train.tsv", "coco/karpathy_val.tsv"):
-        table = write_pairs(place / pathlib.Path(name).parent)
+        table = write_pairs(work_folder / pathlib.Path(name).parent)
         rows = re.findall(r'"image": "(.*?)", "caption": "(.*?)"', table.read_text())
         lines = ["image\tcaption", *("\t".join(row) for row in rows)]
-        (place / name).write_text("\n".join(lines))
-    (place / "experiments").symlink_to(ROOT / "experiments")
-    return place
+        (work_folder / name).write_text("\n".join(lines))
+    (work_folder / "experiments").symlink_to(ROOT / "experiments")
+    return work_folder
 
 
 @pytest.fixture
-def run(place, monkeypatch, capsys):
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-    # TFDS asks its variable when it is imported; this is where it looks afterwards.
+def run(work_folder, monkeypatch, capsys):
+    monkeypatch.chdir(work_folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(work_folder / "cache"))
+    # TFDS reads the environment variable when it is imported, and this constant later.
     monkeypatch.setattr(
-        "tensorflow_datasets.core.constants.DATA_DIR", str(place / "tfds")
+        "tensorflow_datasets.core.constants.DATA_DIR", str(work_folder / "tfds")
     )
 
     def run(command):
@@ -115,7 +116,7 @@ def run(place, monkeypatch, capsys):
                 "--params_override",
                 "runtime.distribution_strategy=one_device",
             ]
-        for name, recipe in RECIPES.items():
+        for name, recipe in FAST_RECIPES.items():
             if arguments[:2] == ["evaluate", name]:
                 arguments += ["--params_override", f"batch_size=4,{recipe}"]
         code = main(arguments)
@@ -128,6 +129,7 @@ def run(place, monkeypatch, capsys):
 
 @pytest.fixture
 def stack():
+    """`ExitStack` that closes after the test."""
     with contextlib.ExitStack() as stack:
         yield stack
 
@@ -141,24 +143,25 @@ def test_the_page_has_a_command_for_each_table():
     assert not [command for command in COMMANDS if "…" in command]
 
 
-@pytest.mark.parametrize("command", list(map(_tier, COMMANDS)))
-def test_a_command_runs_as_it_is_written(run, command, monkeypatch, stack):
+@pytest.mark.parametrize("command", list(map(_with_marks, COMMANDS)))
+def test_a_command_of_the_page_runs(run, command, monkeypatch, stack):
     if "composed" in command:
-        _few_icons(monkeypatch)
+        _limit_icons(monkeypatch)
     if "evaluate vtab" in command:
-        command = _on_mock_data(command, monkeypatch, stack)
+        command = _use_mock_data(command, monkeypatch, stack)
     if "--suite" in command:
-        # Tables that train need none of TFDS's sets here; the commands above run them.
+        # Without TFDS data sets, the suite skips the protocols that train, which have
+        # separate tests.
         monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", "none")
     out = run(command)
     if "zero_shot" in command:
-        # The paper's figure stands beside the paper's prompts alone.
+        # The result of the paper is printed only for the prompts of the paper.
         assert ("76.4" in out) == ("imagenet2012" in command)
         assert "zero_shot/top_1" in out
 
 
-def _few_icons(monkeypatch):
-    """Leaves the icons that differ by three words, for their fonts are large."""
+def _limit_icons(monkeypatch):
+    """Limits the icons to those of six words, because drawing all icons is slow."""
     from align_keras import datasets
     from align_keras.datasets import icons
 
@@ -169,25 +172,25 @@ def _few_icons(monkeypatch):
     ]
     read = icons.read_font_and_charmap
 
-    def some(folder, stem):
+    def read_some_icons(folder, stem):
         font, charmap = read(folder, stem)
         return font, {name: charmap[name] for name in names if name in charmap}
 
     monkeypatch.setattr(icons, "TRAIN_FAMILIES", {})
-    monkeypatch.setattr(icons, "read_font_and_charmap", some)
+    monkeypatch.setattr(icons, "read_font_and_charmap", read_some_icons)
     build = functools.partial(datasets.open_corpus, data_dir="icons_data")
     monkeypatch.setattr(datasets, "open_corpus", build)
 
 
-def _on_mock_data(command, monkeypatch, stack):
-    """Reads two of VTAB's 19 tasks from TFDS's own mock of its sets."""
+def _use_mock_data(command, monkeypatch, stack):
+    """Returns the command for two tasks of VTAB, whose data TFDS mocks."""
     import tensorflow_datasets as tfds
 
     from align_keras.datasets import benchmarks
     from align_keras.datasets.benchmarks import labeled_images, vtab
-    from tests.cli.evaluated import unprepared
+    from tests.cli.evaluate_fixtures import create_unprepared_builder
 
     for module in (benchmarks, vtab, labeled_images):
-        monkeypatch.setattr(module, "prepared_builder", unprepared)
+        monkeypatch.setattr(module, "prepared_builder", create_unprepared_builder)
     stack.enter_context(tfds.testing.mock_data(num_examples=6))
     return f"{command} --data vtab/svhn_cropped+dsprites_label_orientation"

@@ -1,3 +1,5 @@
+"""`align-keras search`: its queries, its output and its errors."""
+
 import argparse
 import json
 import pathlib
@@ -24,6 +26,7 @@ def parse(*arguments):
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
+    """Folder of a run with an export and an index of three images."""
     folder = tmp_path_factory.mktemp("run")
     write_tiny_export(folder / "export")
     images = [picture_bytes(color) for color in COLORS]
@@ -36,7 +39,7 @@ def run_folder(tmp_path_factory):
     return folder
 
 
-def test_json_for_texts(run_folder, capsys):
+def test_json_lists_the_hits_of_each_text(run_folder, capsys):
     arguments = parse("--model_dir", run_folder, "--json", "-k", 2, "blue", "red green")
     assert search.run(arguments) == 0
     result = json.loads(capsys.readouterr().out)
@@ -48,12 +51,12 @@ def test_json_for_texts(run_folder, capsys):
     assert hits[0]["score"] > 0.99 > hits[1]["score"]
     stored = pathlib.Path(hits[0]["stored_image"])
     assert stored.read_bytes() == picture_bytes("blue")
-    # A tie between red and green: the order of the rows.
+    # Red and green have equal scores, so the order of the rows decides.
     paths = [hit["path"] for hit in result["queries"][1]["hits"]]
     assert paths == ["fa-red", "fa-green"]
 
 
-def test_json_for_a_picture(run_folder, capsys):
+def test_json_lists_the_hits_of_an_image(run_folder, capsys):
     image = run_folder / "query.png"
     search.run(parse("--model_dir", run_folder, "--image", image, "--json", "-k", 9))
     (query,) = json.loads(capsys.readouterr().out)["queries"]
@@ -62,53 +65,57 @@ def test_json_for_a_picture(run_folder, capsys):
     assert paths == ["fa-green", "fa-blue", "fa-red"]
 
 
-def found_by(run_folder, capsys, *arguments):
+def search_paths(run_folder, capsys, *arguments):
+    """Searches the index of a run. Returns the query of the output and the paths."""
     search.run(parse("--model_dir", run_folder, "--json", *arguments))
     (query,) = json.loads(capsys.readouterr().out)["queries"]
     return query, [hit["path"] for hit in query["hits"]]
 
 
-def test_a_run_takes_every_option_of_an_index(run_folder, capsys):
-    _, paths = found_by(run_folder, capsys, "red", "--where", "captions like '%sea%'")
+def test_the_index_of_a_run_supports_all_options(run_folder, capsys):
+    _, paths = search_paths(
+        run_folder, capsys, "red", "--where", "captions like '%sea%'"
+    )
     assert paths == ["fa-blue"]
-    query, paths = found_by(run_folder, capsys, "--where", "width = 8", "-k", 2)
+    query, paths = search_paths(run_folder, capsys, "--where", "width = 8", "-k", 2)
     assert paths == ["fa-blue", "fa-green"] and query["where"] == "width = 8"
     assert search.run(parse("--model_dir", run_folder, "red", "--paths", "-0")) == 0
     paths = capsys.readouterr().out.split("\0")
     assert pathlib.Path(paths[0]).read_bytes() == picture_bytes("red")
-    # The index alone, with the model named.
+    # The index can also be searched without the run, if the model is named.
     index, export = run_folder / "index", run_folder / "export"
-    named = ("--index", index, "--model", export)
-    search.run(parse(*named, "red", "--exact", "--json"))
-    by_index = json.loads(capsys.readouterr().out)
+    index_options = ("--index", index, "--model", export)
+    search.run(parse(*index_options, "red", "--exact", "--json"))
+    index_result = json.loads(capsys.readouterr().out)
     search.run(parse("--model_dir", run_folder, "red", "--json"))
-    assert json.loads(capsys.readouterr().out) == by_index
+    assert json.loads(capsys.readouterr().out) == index_result
     assert main(["index", "--check", "--to", str(index)]) == 0
     assert "3 embeddings" in capsys.readouterr().out
 
 
-def test_copies_of_a_run_are_folded_on_request(run_folder, tmp_path, capsys):
+def test_duplicates_in_a_run_are_grouped_on_request(run_folder, tmp_path, capsys):
     (tmp_path / "export").symlink_to(run_folder / "export")
     embeddings = load_model(run_folder / "export").encode_texts(["red", "red"])
     write_run_index(tmp_path, embeddings, ["a", "b"], [[], []], None)
-    assert found_by(tmp_path, capsys, "red")[1] == ["a", "b"]
-    assert found_by(tmp_path, capsys, "red", "--duplicates")[1] == ["a", "b"]
-    query, paths = found_by(tmp_path, capsys, "red", "--no-duplicates")
+    assert search_paths(tmp_path, capsys, "red")[1] == ["a", "b"]
+    assert search_paths(tmp_path, capsys, "red", "--duplicates")[1] == ["a", "b"]
+    query, paths = search_paths(tmp_path, capsys, "red", "--no-duplicates")
     assert paths == ["a"] and query["hits"][0]["duplicates"] == ["b"]
 
 
-def test_an_image_and_words_in_one_query(run_folder, capsys):
-    image = run_folder / "query.png"  # Green.
+def test_an_image_and_texts_form_one_query(run_folder, capsys):
+    # The image is green.
+    image = run_folder / "query.png"
     arguments = ("--image", image, "blue", "--text-weight", 2)
-    query, paths = found_by(run_folder, capsys, *arguments)
+    query, paths = search_paths(run_folder, capsys, *arguments)
     assert paths == ["fa-blue", "fa-green", "fa-red"]
     assert (query["text"], query["plus"], query["minus"]) == (["blue"], [], [])
-    # By default the text weighs less than the image.
+    # The default weight of a text is smaller than the weight of the image.
     arguments = ("--image", image, "--plus", "blue")
-    assert found_by(run_folder, capsys, *arguments)[1][0] == "fa-green"
+    assert search_paths(run_folder, capsys, *arguments)[1][0] == "fa-green"
     words = ("--minus", "green", "--plus", "red")
     arguments = ("--image", image, *words, "--text-weight", 2)
-    query, paths = found_by(run_folder, capsys, *arguments)
+    query, paths = search_paths(run_folder, capsys, *arguments)
     assert paths[0] == "fa-red" and paths[-1] == "fa-green"
     model = load_model(run_folder / "export")
     (expected,) = model.encode_query(image, plus="red", minus=["green"])
@@ -116,15 +123,15 @@ def test_an_image_and_words_in_one_query(run_folder, capsys):
     assert query["hits"][0]["score"] == pytest.approx(hit.score, abs=1e-6)
 
 
-def test_words_taken_from_words(run_folder, capsys):
+def test_a_text_is_subtracted_from_a_text(run_folder, capsys):
     arguments = ("red green", "--minus", "green")
-    query, paths = found_by(run_folder, capsys, *arguments)
+    query, paths = search_paths(run_folder, capsys, *arguments)
     assert query["text"] == ["red green"] and paths[0] == "fa-red"
     search.run(parse("--model_dir", run_folder, *arguments))
     assert "red green − green" in capsys.readouterr().out
 
 
-def test_table_shows_all_and_interprets_nothing(run_folder, capsys):
+def test_the_table_shows_all_hits_and_escapes_markup(run_folder, capsys):
     assert search.run(parse("--model_dir", run_folder, "red", "[link]green")) == 0
     out = capsys.readouterr().out
     for expected in (
@@ -138,7 +145,7 @@ def test_table_shows_all_and_interprets_nothing(run_folder, capsys):
         assert expected in out
     assert "[bold]a red  [31mone" in out
     assert "\x1b" not in out
-    # Long captions are folded, not cut.
+    # Long captions wrap and are not cut.
     assert out.count("the sea") >= 60
     assert out.index("fa-red") < out.index("fa-green")
 
@@ -154,13 +161,13 @@ def test_table_shows_all_and_interprets_nothing(run_folder, capsys):
     ],
 )
 def test_usage_errors_exit_with_2(arguments, capsys):
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(SystemExit) as exit_info:
         parse(*arguments)
-    assert caught.value.code == 2
+    assert exit_info.value.code == 2
     assert "usage:" in capsys.readouterr().err
 
 
-def test_wrong_run_folders_and_queries(run_folder, tmp_path):
+def test_wrong_run_folders_and_queries_raise_errors(run_folder, tmp_path):
     with pytest.raises(InputError, match="index, which doesn't exist"):
         search.run(parse("--model_dir", tmp_path, "red"))
     shutil.copytree(run_folder / "index", tmp_path / "index")
@@ -168,21 +175,21 @@ def test_wrong_run_folders_and_queries(run_folder, tmp_path):
         search.run(parse("--model_dir", tmp_path, "red"))
     with pytest.raises(InputError, match="missing.png"):
         search.run(parse("--model_dir", run_folder, "--image", "missing.png"))
-    for blank in ([" "], ["red", "--minus", ""]):
+    for blank_words in ([" "], ["red", "--minus", ""]):
         with pytest.raises(InputError, match="`text` must not be blank"):
-            search.run(parse("--model_dir", run_folder, *blank))
-    for nothing in ([], ["--plus", "red"]):
+            search.run(parse("--model_dir", run_folder, *blank_words))
+    for incomplete_query in ([], ["--plus", "red"]):
         with pytest.raises(
             InputError, match="needs `text` or `image`, received neither"
         ):
-            search.run(parse("--model_dir", run_folder, *nothing))
+            search.run(parse("--model_dir", run_folder, *incomplete_query))
     with pytest.raises(InputError, match="`text_weight` weighs words beside"):
         search.run(parse("--model_dir", run_folder, "red", "--text-weight", 3))
     with pytest.raises(InputError, match="cancel out"):
         search.run(parse("--model_dir", run_folder, "red", "--minus", "red"))
 
 
-def test_mistakes_name_the_options(run_folder, capsys):
+def test_errors_name_the_options(run_folder, capsys):
     command = ["search", f"--model_dir={run_folder}"]
     for words, expected in (
         ([], "a search needs TEXT or --image, received neither; name what to look for"),
@@ -193,14 +200,14 @@ def test_mistakes_name_the_options(run_folder, capsys):
         assert f"align-keras search: error: {expected}" in capsys.readouterr().err
 
 
-def test_a_search_in_python(run_folder):
+def test_a_run_can_be_searched_in_python(run_folder):
     index = open_run_index(run_folder)
     hits = index.query(Query("red", plus="dark"), k=2)
     assert [hit.rank for hit in hits] == [1, 2] and hits[0].path == "fa-red"
     assert isinstance(hits[0], Hit)
 
 
-def test_index_of_another_run(run_folder, tmp_path):
+def test_an_index_of_another_model_is_refused(run_folder, tmp_path):
     (tmp_path / "export").symlink_to(run_folder / "export")
     model = ModelIdentity(str(tmp_path / "export"), "0" * 16, 4)
     folder = tmp_path / "index"
@@ -212,7 +219,9 @@ def test_index_of_another_run(run_folder, tmp_path):
         search.run(parse("--model_dir", tmp_path, "red"))
 
 
-def test_a_run_without_an_index_names_the_command_that_builds_one(run_folder, tmp_path):
+def test_the_error_for_a_missing_index_names_the_command_to_build_it(
+    run_folder, tmp_path
+):
     (tmp_path / "params.yaml").write_text("")
     with pytest.raises(
         InputError, match="has no trained model. Finish the run by `align"
@@ -223,13 +232,13 @@ def test_a_run_without_an_index_names_the_command_that_builds_one(run_folder, tm
         f"`align-keras train --config_file {tmp_path}/params.yaml "
         f"--model_dir {tmp_path} --mode index`"
     )
-    with pytest.raises(InputError, match="index and export, ") as caught:
+    with pytest.raises(InputError, match="index and export, ") as error_info:
         search.run(parse("--model_dir", tmp_path, "red"))
-    assert command in str(caught.value) and "\n" not in str(caught.value)
+    assert command in str(error_info.value) and "\n" not in str(error_info.value)
     (tmp_path / "export").symlink_to(run_folder / "export")
     with pytest.raises(InputError, match="a finished run without index, which"):
         search.run(parse("--model_dir", tmp_path, "red"))
-    # The command that it names is one.
+    # The command in the message is valid.
     arguments = shlex.split(command.strip("`"))[1:]
     assert parse_arguments(arguments).mode == "index"
 
@@ -243,27 +252,27 @@ def test_only_a_finished_run_is_indexed(tmp_path, capsys):
     assert "has no trained model" in capsys.readouterr().err
 
 
-def hit_of(path, captions):
+def create_hit(path, captions):
     return Hit(1, 0.5, 1, path, "weak", captions)
 
 
-def test_what_is_shown_stays_short(capsys):
-    search.print_hits("cats", [hit_of("a", [f"caption {n}" for n in range(50)])])
-    shown = capsys.readouterr().out
-    assert "caption 2" in shown and "47 more" in shown and "caption 3" not in shown
+def test_long_lists_of_captions_are_shortened(capsys):
+    search.print_hits("cats", [create_hit("a", [f"caption {n}" for n in range(50)])])
+    output = capsys.readouterr().out
+    assert "caption 2" in output and "47 more" in output and "caption 3" not in output
     search.print_hits("cats", [])
     assert capsys.readouterr().out.startswith("cats: no images match the search")
 
 
 @pytest.mark.parametrize("columns, is_table", [(100, True), (65, False)])
-def test_a_table_is_shown_where_paths_stay_whole(
+def test_a_table_is_printed_if_paths_do_not_wrap(
     columns, is_table, capsys, monkeypatch
 ):
     monkeypatch.setenv("COLUMNS", str(columns))
     path = "fontawesome6-solid/magnifying-glass-chart"
-    search.print_hits("cats", [hit_of(path, ["magnifying glass chart"])])
-    shown = capsys.readouterr().out
-    assert path in shown and ("│" in shown) == is_table
+    search.print_hits("cats", [create_hit(path, ["magnifying glass chart"])])
+    output = capsys.readouterr().out
+    assert path in output and ("│" in output) == is_table
 
 
 @pytest.mark.parametrize(
@@ -273,6 +282,6 @@ def test_a_table_is_shown_where_paths_stay_whole(
         (("--null", "cat"), "-0 must be used with --paths"),
     ],
 )
-def test_what_is_not_there_and_what_belongs_together(arguments, message, capsys):
+def test_missing_runs_and_incomplete_options_are_reported(arguments, message, capsys):
     assert main(["search", *arguments]) == 1
     assert message in capsys.readouterr().err

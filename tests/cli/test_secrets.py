@@ -1,4 +1,4 @@
-"""No command prints or stores a password or a token of an address."""
+"""No command prints or stores the password or the token of an address."""
 
 import pathlib
 
@@ -16,8 +16,8 @@ SECRET = "S3cr3tW0rd"
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    """An empty folder for everything that is written, and short pauses."""
+def work_folder(tmp_path, monkeypatch):
+    """Folder for all files that a command writes. Pauses between retries are short."""
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     forget_secrets()
     folder = tmp_path / "here"
@@ -33,8 +33,11 @@ def alone(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(capfd, alone):
-    """Runs a command; fails if its output or a file below has the secret."""
+def run(capfd, work_folder):
+    """Function that runs a command and returns the exit code and the output.
+
+    It fails if the output or a file of the work folder contains the secret.
+    """
 
     def run(*words):
         try:
@@ -43,7 +46,7 @@ def run(capfd, alone):
             code = end.code
         out, err = capfd.readouterr()
         assert SECRET not in out + err
-        for path in alone.rglob("*"):
+        for path in work_folder.rglob("*"):
             assert SECRET not in path.name
             if path.is_file():
                 assert SECRET.encode() not in path.read_bytes(), path
@@ -54,7 +57,7 @@ def run(capfd, alone):
 
 @pytest.fixture
 def web():
-    """A server of a table and its images, which asks for a password."""
+    """Web server with a table and its images, which requires a password."""
     files = {f"{color}.png": image_bytes(color) for color in COLORS}
     rows = "".join(f"{color}.png,{color} thing\n" for color in COLORS)
     files["t.csv"] = f"image,caption\n{rows}".encode()
@@ -67,7 +70,8 @@ def secret_address(server, name="t.csv"):
     return f"{server.url.replace('//', f'//me:{SECRET}@')}/{name}"
 
 
-DATABASES = [
+# Addresses and connection strings with a password. No server listens on port 9.
+DATABASE_ADDRESSES = [
     f"postgresql://me:{SECRET}@127.0.0.1:9/db",
     f"postgresql://me:a/{SECRET}@127.0.0.1:9/db",
     f"postgresql://me:a@{SECRET}@127.0.0.1:9/db",
@@ -78,11 +82,11 @@ DATABASES = [
 ]
 
 
-@pytest.mark.parametrize("address", DATABASES)
-def test_databases(run, address, alone, monkeypatch):
+@pytest.mark.parametrize("address", DATABASE_ADDRESSES)
+def test_passwords_of_databases_are_hidden(run, address, work_folder, monkeypatch):
     pytest.importorskip("psycopg")
-    (alone / "photos").mkdir()
-    (alone / "photos" / "a.png").write_bytes(image_bytes("red"))
+    (work_folder / "photos").mkdir()
+    (work_folder / "photos" / "a.png").write_bytes(image_bytes("red"))
     model = ("--model", GOLDEN)
     assert run("index", "photos", "--to", address, *model)[0] == 1
     assert run("index", "--to", address, "--remove", "photos", *model)[0] == 1
@@ -94,7 +98,7 @@ def test_databases(run, address, alone, monkeypatch):
     assert run("index", "photos", *model)[0] == 1
 
 
-def test_a_table_of_a_web_server(run, web, alone, monkeypatch):
+def test_passwords_of_web_servers_are_hidden(run, web, work_folder, monkeypatch):
     index = ("--to", "index", "--model", GOLDEN)
     address = secret_address(web)
     web.faults[:] = ["500"]
@@ -103,12 +107,12 @@ def test_a_table_of_a_web_server(run, web, alone, monkeypatch):
     code, output = run("search", "red", "--index", "index", "--json")
     assert code == 0 and f"//me@127.0.0.1:{web.server_port}/red.png" in output
     assert run("search", "red", "--index", "index")[0] == 0
-    # Within a process the password is known, then it is not.
+    # The process remembers the password until `forget_secrets`.
     assert run("index", *index)[0] == 0
     forget_secrets()
     code, output = run("index", *index)
     assert code == 1 and "no right to it" in output
-    (alone.parent / "netrc").write_text(
+    (work_folder.parent / "netrc").write_text(
         f"machine 127.0.0.1 login me password {SECRET}\n"
     )
     forget_secrets()
@@ -119,6 +123,7 @@ def test_a_table_of_a_web_server(run, web, alone, monkeypatch):
     assert run("index", address, "--to", "other", "--model", GOLDEN)[0] == 1
 
 
+# Commands in which {} is an address with a password.
 COMMANDS = [
     ("embed", "{}", "--to", "out", "--format", "npy", "--model", GOLDEN),
     ("embed", "{}", "--to", "out.parquet", "--model", GOLDEN),
@@ -144,15 +149,15 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda words: " ".join(words[:2]))
-def test_other_commands(run, web, command):
+def test_all_commands_hide_passwords(run, web, command):
     web.faults[:] = ["500", "ok", "500", "500"]
     for name in ("t.csv", f"t.csv?token={SECRET}.csv", "none.csv"):
         address = secret_address(web, name)
         run(*(str(word).replace("{}", address) for word in command))
 
 
-def test_the_secret_is_one(web):
-    """Without it, the server answers nothing."""
+def test_the_web_server_checks_the_password(web):
+    """The server refuses a request without the password."""
     with pytest.raises(PermissionError, match="no right to it"):
         remote.read_url(f"{web.url}/t.csv")
     assert remote.read_url(secret_address(web)).startswith(b"image,")

@@ -1,4 +1,4 @@
-"""`align-keras evaluate --suite paper`: what is there is measured, the rest named."""
+"""`align-keras evaluate --suite paper`: results, skipped protocols and failures."""
 
 import dataclasses
 import json
@@ -16,14 +16,18 @@ from tests.helpers.pages import Page
 from tests.helpers.small import small_align
 from tests.helpers.small_benchmarks import simlex_lines, write_simlex
 
-ROWS = dict.fromkeys((own.protocol, own.data) for own in paper_results())
+# (protocol, data set) of each row of the suite, in its order.
+ROWS = dict.fromkeys((result.protocol, result.data) for result in paper_results())
 
 
 @pytest.fixture
 def run(tmp_path, capsys, monkeypatch):
-    """Runs the suite in a folder without data; returns code, stdout and stderr."""
+    """Function that runs the suite in a folder without data sets.
+
+    It returns the exit code, stdout and stderr.
+    """
     monkeypatch.chdir(tmp_path)
-    # TFDS asks the variable when it is imported; this is where it looks afterwards.
+    # TFDS reads the environment variable when it is imported, and this constant later.
     monkeypatch.setattr(
         "tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path / "tfds")
     )
@@ -37,9 +41,7 @@ def run(tmp_path, capsys, monkeypatch):
     return run
 
 
-def test_without_any_data_everything_is_named_and_no_model_opened(
-    run, tmp_path, monkeypatch
-):
+def test_without_data_all_protocols_are_skipped(run, tmp_path, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("the model was opened")
 
@@ -48,17 +50,19 @@ def test_without_any_data_everything_is_named_and_no_model_opened(
     assert (code, err) == (0, "")
     title, *lines = out.splitlines()
     assert title == "Skipped:"
-    heads, reasons = lines[::2], lines[1::2]
-    assert len(heads) == len(ROWS)
-    told = {}
-    for head, reason in zip(heads, reasons, strict=True):
-        match = re.fullmatch(r"- tables? ([\d, ]+): (\w+) on (\w+)", head)
-        told[match[2], match[3]] = match[1], reason.strip()
-    assert told.keys() == ROWS.keys()
-    tables = {number for numbers, _ in told.values() for number in numbers.split(", ")}
+    headings, reasons = lines[::2], lines[1::2]
+    assert len(headings) == len(ROWS)
+    skipped = {}
+    for heading, reason in zip(headings, reasons, strict=True):
+        match = re.fullmatch(r"- tables? ([\d, ]+): (\w+) on (\w+)", heading)
+        skipped[match[2], match[3]] = match[1], reason.strip()
+    assert skipped.keys() == ROWS.keys()
+    tables = {
+        number for numbers, _ in skipped.values() for number in numbers.split(", ")
+    }
     assert tables == {str(number) for number in range(1, 13)}
-    assert told["retrieval", "coco"][0] == "1, 8, 9, 10"
-    for (_, data), (_, reason) in told.items():
+    assert skipped["retrieval", "coco"][0] == "1, 8, 9, 10"
+    for (_, data), (_, reason) in skipped.items():
         if data in ("flickr30k", "coco", "cxc", "multi30k", "simlex999"):
             assert reason.startswith("Download ") and "data/" in reason
         elif data == "vtab":
@@ -67,26 +71,27 @@ def test_without_any_data_everything_is_named_and_no_model_opened(
         else:
             assert f"tfds build {data}" in reason
         assert ("by hand" in reason) == (data in ("imagenet2012", "vtab"))
-        if data == "cars196":  # So that no set of this machine is found.
+        if data == "cars196":
+            # The test must not read data sets of this machine.
             assert str(tmp_path / "tfds") in reason
 
 
-def test_without_any_data_as_json(run):
+def test_skipped_protocols_are_in_the_json(run):
     code, out, err = run("--json")
     assert (code, err) == (0, "")
     rows = json.loads(out, parse_constant=pytest.fail)
     assert [(row["protocol"], row["data"]) for row in rows] == list(ROWS)
     assert all(row["skipped"] and not row["metrics"] for row in rows)
-    (row,) = (own for own in rows if own["protocol"] == "simlex")
+    (row,) = (row for row in rows if row["protocol"] == "simlex")
     assert row["tables"] == [12] and row["paper"]["ALIGN"]["all/spearman"] == 0.398
 
 
-def write_words(folder):
+def write_simlex_data(folder):
     write_simlex(folder / "words/SimLex-999/SimLex-999.txt", simlex_lines(999))
 
 
-def test_what_is_there_is_measured_beside_the_paper(run, tmp_path):
-    write_words(tmp_path)
+def test_results_are_printed_next_to_those_of_the_paper(run, tmp_path):
+    write_simlex_data(tmp_path)
     small_align().save_to_preset(tmp_path / "run")
     code, out, err = run("--data_root", "words", model="run")
     assert code == 0
@@ -97,12 +102,12 @@ def test_what_is_there_is_measured_beside_the_paper(run, tmp_path):
     assert "simlex" not in skipped and skipped.count("- table") == len(ROWS) - 1
     code, out, _ = run("--data_root", "words", "--json", model="run")
     rows = json.loads(out, parse_constant=pytest.fail)
-    (row,) = (own for own in rows if own["metrics"])
+    (row,) = (row for row in rows if row["metrics"])
     assert row["protocol"] == "simlex" and row["metrics"]["all/pairs"] == 999
 
 
 def test_the_suite_writes_a_page(run, tmp_path):
-    write_words(tmp_path)
+    write_simlex_data(tmp_path)
     small_align().save_to_preset(tmp_path / "run")
     code, out, err = run("--data_root", "words", "--html", "suite.html", model="run")
     assert code == 0 and "wrote suite.html" in err
@@ -115,30 +120,31 @@ def test_the_suite_writes_a_page(run, tmp_path):
     assert code == 1 and "html must be" in err and "Traceback" not in err
 
 
-def test_an_export_is_not_asked_for_what_it_has_not(run, tmp_path):
-    write_words(tmp_path)
+def test_protocols_that_need_a_run_skip_an_export(run, tmp_path):
+    write_simlex_data(tmp_path)
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "saved_model.pb").touch()
     code, out, err = run("--data_root", "words", "--json", model="export")
     assert (code, err) == (0, "")
-    needs = "Needs the run folder, but export is an export"
-    told = {row["protocol"]: row["skipped"] for row in json.loads(out)}
-    assert told["simlex"] == needs
+    expected = "Needs the run folder, but export is an export"
+    reasons = {row["protocol"]: row["skipped"] for row in json.loads(out)}
+    assert reasons["simlex"] == expected
     trained = ("imagenet_frozen", "imagenet_full", "fine_grained", "vtab")
-    assert all(told[own].endswith(f". {needs}") for own in trained)
-    assert {own for own in told if needs in told[own]} == {"simlex", *trained}
+    assert all(reasons[name].endswith(f". {expected}") for name in trained)
+    skipped = {name for name, reason in reasons.items() if expected in reason}
+    assert skipped == {"simlex", *trained}
 
 
-def test_a_wrong_model_is_told_where_there_is_data(run, tmp_path):
-    write_words(tmp_path)
+def test_a_missing_model_is_reported_if_there_is_data(run, tmp_path):
+    write_simlex_data(tmp_path)
     code, out, err = run("--data_root", "words")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert "--model must be align_small_en, the folder of a run" in err
     assert "Received: 'nowhere', which does not exist" in err
 
 
-def test_a_failure_does_not_end_the_others(run, tmp_path, monkeypatch):
-    """Two protocols have data; the first fails, the second is measured."""
+def test_a_failure_does_not_end_the_suite(run, tmp_path, monkeypatch):
+    """Two protocols have data. The first one fails and the second one succeeds."""
     monkeypatch.setattr(
         suite,
         "download_steps",
@@ -147,16 +153,16 @@ def test_a_failure_does_not_end_the_others(run, tmp_path, monkeypatch):
         ),
     )
 
-    def fails(encoders, request):
+    def fail(encoders, request):
         raise InputError("`images` must be\n there, received none.")
 
-    def measured(encoders, request):
+    def succeed(encoders, request):
         return Evaluation({"all/spearman": 0.25})
 
-    for name, run_it in (("multi30k", fails), ("simlex", measured)):
-        run_it.__name__ = name
-        changed = dataclasses.replace(PROTOCOLS[name], run=run_it)
-        monkeypatch.setitem(PROTOCOLS, name, changed)
+    for name, function in (("multi30k", fail), ("simlex", succeed)):
+        function.__name__ = name
+        protocol = dataclasses.replace(PROTOCOLS[name], run=function)
+        monkeypatch.setitem(PROTOCOLS, name, protocol)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").touch()
     code, out, _ = run(model="run")
@@ -171,17 +177,17 @@ def test_a_failure_does_not_end_the_others(run, tmp_path, monkeypatch):
     assert (code, failed) == (1, ["`images` must be there, received none."])
 
 
-def test_zero_shot_takes_clips_prompts(monkeypatch):
-    """And says that clip-benchmark is missing where only that is."""
+def test_zero_shot_needs_clip_benchmark(monkeypatch):
+    """A row is skipped if only clip-benchmark is missing."""
     from align_keras.datasets import benchmarks
 
     monkeypatch.setattr(benchmarks, "prepared_builder", lambda name: None)
     request = Request("imagenet_r")
     assert suite.download_steps("knn", request) == ""
 
-    def missing(source):
+    def raise_missing_package(source):
         raise InputError(f"{source} needs clip-benchmark; run pip install it.")
 
-    monkeypatch.setattr(benchmarks, "read_templates", missing)
-    told = suite.download_steps("zero_shot", request)
-    assert told == "clip:imagenet1k needs clip-benchmark; run pip install it"
+    monkeypatch.setattr(benchmarks, "read_templates", raise_missing_package)
+    reason = suite.download_steps("zero_shot", request)
+    assert reason == "clip:imagenet1k needs clip-benchmark; run pip install it"

@@ -1,4 +1,4 @@
-"""The options that start towers from public weights become configuration."""
+"""--image-weights and --text-weights of `align-keras train` set the configuration."""
 
 import argparse
 
@@ -16,11 +16,11 @@ def model_config(*argv):
     return load_config(params_override=[overrides]).task.model
 
 
-def test_nothing_given_changes_nothing():
+def test_the_configuration_is_the_default_without_options():
     assert model_config() == load_config().task.model
 
 
-def test_known_names_set_the_sizes_too():
+def test_names_of_weights_also_set_the_sizes():
     model = model_config(
         "--image-weights", "efficientnet-lite1", "--text-weights", "minilm-l6"
     )
@@ -36,7 +36,7 @@ def test_known_names_set_the_sizes_too():
 
 
 @pytest.mark.release
-def test_all_weights_of_the_shipped_model_fit_the_sizes_of_its_name():
+def test_the_weights_of_align_small_en_match_the_sizes():
     from align_keras.models import ALIGN
     from align_keras.models.warm_start import text_weights
     from align_keras.runs.assemble import build_model
@@ -45,8 +45,8 @@ def test_all_weights_of_the_shipped_model_fit_the_sizes_of_its_name():
     config = model_config("--image-weights", name, "--text-weights", name)
     model = build_model(config, text_weights(name).vocabulary)
     source = ALIGN.from_preset(name)
-    for ours, theirs in zip(model.weights, source.weights, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6, err_msg=ours.path)
+    for variable, expected in zip(model.weights, source.weights, strict=True):
+        np.testing.assert_allclose(variable, expected, rtol=1e-6, err_msg=variable.path)
     images = [np.full((200, 100, 3), 90, "uint8")]
     np.testing.assert_allclose(
         model.encode_images(images), source.encode_images(images), atol=1e-6
@@ -54,9 +54,9 @@ def test_all_weights_of_the_shipped_model_fit_the_sizes_of_its_name():
     np.testing.assert_allclose(
         model.encode_texts(["a red cat"]), source.encode_texts(["a red cat"]), atol=1e-6
     )
-    alone = model_config("--image-weights", name)
-    assert alone.projection_dim == 384
-    assert alone.text_encoder == load_config().task.model.text_encoder
+    image_config = model_config("--image-weights", name)
+    assert image_config.projection_dim == 384
+    assert image_config.text_encoder == load_config().task.model.text_encoder
 
 
 def test_paths_become_absolute(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A model and the data that the tests of `evaluate` share."""
+"""Models and data sets that the tests of `align-keras evaluate` share."""
 
 import dataclasses
 import io
@@ -33,8 +33,8 @@ VOCABULARY = [
 ]
 
 
-def unprepared(name):
-    """A builder of TFDS with splits, of which nothing is prepared."""
+def create_unprepared_builder(name):
+    """Returns a TFDS builder that has splits but no files."""
     builder = tfds.builder(name, data_dir="/nowhere")
     splits = [
         tfds.core.SplitInfo(name=split, shard_lengths=[100_000], num_bytes=0)
@@ -45,21 +45,21 @@ def unprepared(name):
 
 
 def check_counts(metrics):
-    """Every recall has the numbers of its queries and of its candidates."""
+    """Checks that each recall has numbers of queries and candidates."""
     for name in metrics:
         if "recall_at" not in name:
             continue
         prefixes = [name[:end] for end, letter in enumerate(name, 1) if letter == "/"]
-        counts = [f"{prefix}queries" for prefix in ("", *prefixes)]
-        counted = [count for count in counts if count in metrics]
-        assert counted, name
-        assert metrics[counted[-1]] > 0
-        assert metrics[counted[-1].replace("queries", "candidates")] > 0
+        count_names = [f"{prefix}queries" for prefix in ("", *prefixes)]
+        present_counts = [count for count in count_names if count in metrics]
+        assert present_counts, name
+        assert metrics[present_counts[-1]] > 0
+        assert metrics[present_counts[-1].replace("queries", "candidates")] > 0
 
 
 @pytest.fixture(scope="module")
 def align():
-    """As `tests.helpers.small`, but it reads whole captions, numbers included."""
+    """Small ALIGN model whose vocabulary covers all letters and digits."""
     from align_keras.models import ALIGN, TextEncoder
     from tests.helpers.small import small_encoders
 
@@ -72,7 +72,8 @@ def align():
         projection_dim=16,
         sequence_length=40,
     )
-    # As they are drawn, all captions fall within 1e-6, where rounding decides.
+    # With the initial weights, the embeddings of all captions differ by less than 1e-6,
+    # so that rounding would determine the ranks.
     for variable in text_encoder.trainable_variables:
         if variable.path.endswith(("kernel", "embeddings")):
             variable.assign(20 * variable)
@@ -88,7 +89,7 @@ def model(align, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A --data_root with every set of the protocols."""
+    """Folder for --data_root with small versions of all data sets."""
     root = tmp_path_factory.mktemp("data")
     (root / "flickr30k").mkdir()
     (root / "coco").mkdir()
@@ -101,39 +102,49 @@ def data(tmp_path_factory):
     return root
 
 
-def embeddings(align, data, captions_of):
+def encode_data(align, data, captions_of_images):
+    """Returns image embeddings, text embeddings, and the image row of each text."""
     images = align.encode_images(data.images)
-    texts = align.encode_texts([text for own in captions_of for text in own])
-    return images, texts, np.repeat(np.arange(len(images)), list(map(len, captions_of)))
+    texts = align.encode_texts(
+        [text for captions in captions_of_images for text in captions]
+    )
+    counts = [len(captions) for captions in captions_of_images]
+    return images, texts, np.repeat(np.arange(len(images)), counts)
 
 
-def cxc_parts(align, data):
+def encode_cxc(align, data):
+    """Returns embeddings and rated pairs of the small CxC data set.
+
+    Returns:
+        tuple of image embeddings, text embeddings, and a dict from task to a list of
+        (first row, second row, rating).
+    """
     from align_keras.datasets import benchmarks
 
     coco = benchmarks.read_karpathy(
         data / "coco/dataset_coco.json", data / "coco", "test", captions_per_image=None
     )
-    # Images have five, six or seven captions, of which the first five are rated.
+    # Images have five to seven captions. CxC rates the first five.
     coco = dataclasses.replace(
         coco,
         captions=[texts[:5] for texts in coco.captions],
         caption_ids=[names[:5] for names in coco.caption_ids],
     )
-    images, texts, _ = embeddings(align, coco, coco.captions)
+    images, texts, _ = encode_data(align, coco, coco.captions)
     row_of = {
         f"COCO_val2014:sentid:{name}": row
-        for row, name in enumerate(name for own in coco.caption_ids for name in own)
+        for row, name in enumerate(name for names in coco.caption_ids for name in names)
     } | {coco_name(row): row for row in range(6)}
     pairs = {
-        task: [(row_of[first], row_of[second], score) for first, second, score in own]
-        for task, own in cxc_rows().items()
+        task: [(row_of[first], row_of[second], score) for first, second, score in rows]
+        for task, rows in cxc_rows().items()
     }
     return images, texts, pairs
 
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    """Five classes of eight colors, six of them to learn from."""
+    """Folder of five classes with six training images and two test images each."""
     root = tmp_path_factory.mktemp("shapes")
     for number, color in enumerate(COLORS):
         for shape in SHAPES:
@@ -145,14 +156,17 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture
 def imagenet_r(tmp_path, monkeypatch, capsys):
-    """Three pictures as TFDS stores ImageNet-R."""
-    ids = ["n07753592", "n02123045", "n07753592"]  # Banana and tabby cat.
+    """Three images in the TFDS format of ImageNet-R. Returns their class ids."""
+    # The ids of the classes banana and tabby cat.
+    ids = ["n07753592", "n02123045", "n07753592"]
     examples = []
-    for row, (own, shape) in enumerate(zip(ids, SHAPES, strict=False)):
+    for row, (wordnet_id, shape) in enumerate(zip(ids, SHAPES, strict=False)):
         file = io.BytesIO()
         draw("red", shape).save(file, "JPEG")
-        picture = io.BytesIO(file.getvalue())
-        examples.append((row, {"image": picture, "label": own, "file_name": str(row)}))
+        image = io.BytesIO(file.getvalue())
+        examples.append(
+            (row, {"image": image, "label": wordnet_id, "file_name": str(row)})
+        )
     builder = tfds.builder("imagenet_r", data_dir=tmp_path)
     generators = {"test": iter(examples)}
     with mock.patch.object(type(builder), "_split_generators", lambda *_: generators):
@@ -160,6 +174,7 @@ def imagenet_r(tmp_path, monkeypatch, capsys):
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False)
         )
-    capsys.readouterr()  # What TFDS tells of it.
+    # TFDS prints progress, which the tests must not find in the output of the command.
+    capsys.readouterr()
     monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: builder)
     return ids
