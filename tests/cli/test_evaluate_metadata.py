@@ -312,7 +312,7 @@ def test_columns_that_are_there_already(evaluate, shapes, tmp_path):
     arguments = (f"--metadata={path}", "--slice_by=class")
     for protocol in ("zero_shot", "knn", "imagenet_frozen"):
         code, told = evaluate(protocol, f"--data={shapes}", *arguments)
-        assert code == 1 and "with 'class'; rename it" in told
+        assert code == 1 and "with 'class'. Rename the column" in told
 
 
 def test_every_protocol_of_pictures_takes_metadata():

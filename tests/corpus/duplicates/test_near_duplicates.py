@@ -1,4 +1,4 @@
-"""Compares the dropped image_set with an implementation of the rule in plain loops."""
+"""Compares the dropped images with an implementation of the rule in plain loops."""
 
 import numpy as np
 import pytest
