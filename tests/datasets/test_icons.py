@@ -50,8 +50,8 @@ def examples(data_dir):
 def test_the_numbers_of_icons_are_as_expected(data_dir, examples):
     metadata = tfds.builder("icons", data_dir=data_dir).info.metadata
     blank = metadata["dropped"].get("blank glyph", 0)
-    kept = len(examples["train"]) + len(examples["test"])
-    assert metadata["kept"] == kept and "blank glyph" in metadata["filtered"]
+    count = len(examples["train"]) + len(examples["test"])
+    assert metadata["kept"] == count and "blank glyph" in metadata["filtered"]
     # The numbers differ a little between versions of the fonts.
     assert len(examples["train"]) + blank == pytest.approx(14_981, rel=0.05)
     assert len(examples["test"]) == pytest.approx(1_402, rel=0.05)

@@ -160,7 +160,7 @@ def _cosines(first: int, end: int) -> np.ndarray:
 
 _DOWN, _ACROSS = _lowest_frequencies()
 _VERTICAL = np.stack([_cosines(top, bottom) for top, _, bottom, _ in VIEWS])
-_HORIZONTAL = np.stack([_cosines(left, right).T for _, left, _, right in VIEWS])
+_HORIZONTAL = np.stack([_cosines(start, end).T for _, start, _, end in VIEWS])
 # Mask of the bits that belong to odd horizontal frequencies.
 _ODD = np.packbits(_ACROSS % 2 == 1, bitorder="little").view("<u8").astype(np.uint64)[0]
 

@@ -278,8 +278,8 @@ def _select_greedily(
     # A later round may have kept a better near image of these images.
     dropped = np.flatnonzero(kept_by == _DROPPED)
     if len(dropped):
-        kept = np.flatnonzero(kept_by == np.arange(len(kept_by)))
-        kept_by[dropped] = _first_near(search, prepared, dropped, kept)
+        kept_positions = np.flatnonzero(kept_by == np.arange(len(kept_by)))
+        kept_by[dropped] = _first_near(search, prepared, dropped, kept_positions)
     return kept_by[positions]
 
 

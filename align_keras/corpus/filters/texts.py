@@ -162,9 +162,13 @@ def find_personal_data(text: str) -> str | None:
         text: str, from `normalize_text`.
 
     Returns:
-        The first kind that is present, or None, in this order: "email"; "iban" and
-        "card", both with valid check digits; "us ssn" (social security number); "ipv4";
-        "phone" (written in a common format or after a word such as "Tel.").
+        The first kind that is present, or None:
+
+        - "email"
+        - "iban" or "card", with valid check digits
+        - "us ssn", a social security number
+        - "ipv4"
+        - "phone", in a common format or after a word such as "Tel."
     """
     if _EMAIL.search(text):
         return "email"

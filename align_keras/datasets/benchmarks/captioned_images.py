@@ -277,7 +277,8 @@ def read_karpathy(
             unknown, or an image is missing.
 
     References:
-        Karpathy and Fei-Fei 2015; Jia et al. 2021, section 5.1.
+        Karpathy and Fei-Fei 2015.
+        Jia et al. 2021, section 5.1.
     """
     if captions_per_image is not None:
         name, remedy = "captions_per_image", "use None to read all captions"

@@ -56,7 +56,8 @@ def only_occurring_classes(data: LabeledImages) -> LabeledImages:
     ImageNet-R and ImageNet-A are classified in this way.
 
     References:
-        Hendrycks et al., ImageNet-R and ImageNet-A; Jia et al. 2021, table 4.
+        Hendrycks et al. 2021, ImageNet-R and ImageNet-A.
+        Jia et al. 2021, table 4.
 
     Example:
 

@@ -47,7 +47,8 @@ def read_multi30k(
             `allow_missing` is False.
 
     References:
-        Elliott et al. 2016; Jia et al. 2021, section 8 and table 11.
+        Elliott et al. 2016.
+        Jia et al. 2021, section 8 and table 11.
     """
     folder = pathlib.Path(folder)
     data = folder / "data" if (folder / "data").is_dir() else folder

@@ -48,7 +48,8 @@ def read_simlex(path: str | os.PathLike, check_counts: bool = True) -> list[SimL
         InputError: If the file is missing, damaged or incomplete.
 
     References:
-        Hill, Reichart and Korhonen 2015; Jia et al. 2021, table 12.
+        Hill, Reichart and Korhonen 2015.
+        Jia et al. 2021, table 12.
     """
     path = pathlib.Path(path)
     text = read_text(path, "Unpack fh295.github.io/SimLex-999.zip into that folder")

@@ -298,7 +298,8 @@ def read_vtab(name: str, split: str) -> LabeledImages:
             data set.
 
     References:
-        Zhai et al. 2019; Jia et al. 2021, section 5.3.
+        Zhai et al. 2019.
+        Jia et al. 2021, section 5.3.
     """
     check_choice("split", split, VTAB_SPLITS)
     task = vtab_task(name)

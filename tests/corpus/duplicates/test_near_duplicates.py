@@ -151,7 +151,7 @@ def brute_force(keys, pixels, near):
     order = sorted(range(len(keys)), key=lambda row: (-pixels[row], keys[row]))
     kept_rows, dropped = [], []
     for row in order:
-        near_row = next((kept for kept in kept_rows if near(row, kept)), None)
+        near_row = next((better for better in kept_rows if near(row, better)), None)
         if near_row is None:
             kept_rows.append(row)
         else:

@@ -20,8 +20,8 @@ def reason_of(pairs, number=0, **thresholds):
 
     All other pairs must be kept or have the same reason.
     """
-    kept, counts = filter_pairs(pairs, Thresholds(**thresholds))
-    if pairs[number] in kept:
+    kept_pairs, counts = filter_pairs(pairs, Thresholds(**thresholds))
+    if pairs[number] in kept_pairs:
         return "kept"
     reasons = [reason for reason in REASONS if counts[reason]]
     assert len(reasons) == 1
@@ -105,16 +105,16 @@ def test_unigrams_and_bigrams_are_ranked_together():
     assert len(filter_pairs(pairs, Thresholds(frequent_ngrams=7, **low))[0]) == 3
     assert len(filter_pairs(pairs, Thresholds(frequent_ngrams=6, **low))[0]) == 2
     assert len(filter_pairs(pairs, Thresholds(frequent_ngrams=4, **low))[0]) == 2
-    kept, counts = filter_pairs(pairs, Thresholds(frequent_ngrams=0, **low))
-    assert (kept, counts["rare n-gram"]) == ([], 3)
+    kept_pairs, counts = filter_pairs(pairs, Thresholds(frequent_ngrams=0, **low))
+    assert (kept_pairs, counts["rare n-gram"]) == ([], 3)
 
 
 def test_ties_at_the_last_rank_do_not_depend_on_the_order_of_the_pairs():
     pairs = [Pair(SIZE, str(number), f"word{number}") for number in range(20)]
     thresholds = Thresholds(frequent_ngrams=7, min_unigrams=1)
-    kept, counts = filter_pairs(pairs, thresholds)
-    assert len(kept) == 7 and counts["rare n-gram"] == 13
-    assert filter_pairs(pairs[::-1], thresholds)[0] == kept[::-1]
+    kept_pairs, counts = filter_pairs(pairs, thresholds)
+    assert len(kept_pairs) == 7 and counts["rare n-gram"] == 13
+    assert filter_pairs(pairs[::-1], thresholds)[0] == kept_pairs[::-1]
 
 
 def test_dropped_pairs_count_for_the_frequency_of_ngrams():
@@ -122,8 +122,8 @@ def test_dropped_pairs_count_for_the_frequency_of_ngrams():
     pairs = [Pair((9, 9), "small", "one two"), Pair(SIZE, "large", "one two")]
     pairs.append(Pair(SIZE, "other", "three"))
     thresholds = Thresholds(frequent_ngrams=3, min_unigrams=1)
-    kept, counts = filter_pairs(pairs, thresholds)
-    assert [pair.image_key for pair in kept] == ["large"]
+    kept_pairs, counts = filter_pairs(pairs, thresholds)
+    assert [pair.image_key for pair in kept_pairs] == ["large"]
     assert (counts["shorter side"], counts["rare n-gram"]) == (1, 1)
 
 

@@ -50,10 +50,10 @@ def filter_rows(folder, tables, thresholds=None):
         filter_table(path, folder / "kept" / path.name, folder, thresholds)
         for path in paths
     ]
-    kept = [
+    kept_rows = [
         pa.parquet.read_table(folder / "kept" / path.name).to_pylist() for path in paths
     ]
-    return kept, merge_results(results)
+    return kept_rows, merge_results(results)
 
 
 def mixed_rows():
@@ -84,8 +84,8 @@ def test_kept_rows_have_the_same_columns_and_order(tmp_path):
         table_row("c", "so good a text"),
     ]
     rows.append(table_row("d", None) | {"width": None, "language": None})
-    kept, result = filter_rows(tmp_path, [rows])
-    assert kept == [[table_row("a", "a good text"), rows[2]]]
+    kept_rows, result = filter_rows(tmp_path, [rows])
+    assert kept_rows == [[table_row("a", "a good text"), rows[2]]]
     assert result["counts"]["kept"] == result["counts"]["few unigrams"] == 2
     assert list(result["counts"]) == ["kept", *REASONS]
     written = pa.parquet.ParquetFile(tmp_path / "kept/0.parquet")
@@ -106,11 +106,11 @@ def test_resized_images_are_dropped_or_kept(tmp_path, policy):
     count_texts(tmp_path / "a.parquet", tmp_path)
     merge_counts(0, 1, tmp_path, thresholds)
     choose_frequent(1, tmp_path, thresholds)
-    table, kept = tmp_path / "a.parquet", tmp_path / "kept.parquet"
-    counts = filter_table(table, kept, tmp_path, thresholds)["counts"]
+    table, destination = tmp_path / "a.parquet", tmp_path / "kept.parquet"
+    counts = filter_table(table, destination, tmp_path, thresholds)["counts"]
     stays = policy == "keep"
     assert counts["unknown size"] == 1 - stays and counts["kept"] == 2 + stays
-    assert pa.parquet.read_table(kept).to_pylist() == rows[1 - stays :]
+    assert pa.parquet.read_table(destination).to_pylist() == rows[1 - stays :]
 
 
 def test_row_groups_have_a_largest_size(tmp_path, monkeypatch):
