@@ -1,4 +1,6 @@
-"""TFDS builders of the corpora, which importing this module registers.
+"""TFDS builders of the corpora.
+
+Importing this module registers the builders with TFDS.
 
 >>> import align_keras.datasets
 >>> import tensorflow_datasets as tfds

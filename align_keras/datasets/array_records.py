@@ -1,19 +1,22 @@
-"""Corpora stored as ArrayRecord, which TFDS itself opens as a data source only."""
+"""Reader of corpora in the ArrayRecord format for `tf.data`.
+
+TFDS opens this format only as a data source with random access.
+"""
 
 import functools
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # TensorFlow must not load if a corpus is only named.
+if TYPE_CHECKING:  # Importing this module must not load TensorFlow.
     import numpy as np
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-# Read at a time, which takes one call into Python.
-_RECORDS_AT_ONCE = 64
+# Number of records that one call into Python reads.
+_RECORDS_PER_BATCH = 64
 
 
 def is_array_record(builder: "tfds.core.DatasetBuilder") -> bool:
-    """Tells whether a prepared TFDS builder's files are ArrayRecord."""
+    """Returns True if the files of a prepared TFDS builder are ArrayRecord files."""
     file_format = builder.info.file_format
     return file_format is not None and file_format.value == "array_record"
 
@@ -21,8 +24,18 @@ def is_array_record(builder: "tfds.core.DatasetBuilder") -> bool:
 def array_records(
     path: "str | tf.Tensor", skip: "int | tf.Tensor", take: "int | tf.Tensor"
 ) -> "tf.data.Dataset":
-    """Reads `take` records behind `skip`, scalar strings, in this process alone."""
-    import tensorflow as tf  # Here, for naming a corpus must not load it.
+    """Reads records of a file in this process.
+
+    Args:
+        path: str or scalar str tensor, file to read.
+        skip: int or scalar int64 tensor, number of records to skip.
+        take: int or scalar int64 tensor, number of records to read.
+
+    Returns:
+        `tf.data.Dataset` of serialized examples, scalar str tensors.
+    """
+    # Opening a corpus must not load TensorFlow.
+    import tensorflow as tf
 
     def read(numbers: "tf.Tensor") -> "tf.Tensor":
         records = tf.numpy_function(
@@ -30,18 +43,27 @@ def array_records(
         )
         return tf.ensure_shape(records, (None,))
 
-    numbers = tf.data.Dataset.range(skip, skip + take).batch(_RECORDS_AT_ONCE)
+    numbers = tf.data.Dataset.range(skip, skip + take).batch(_RECORDS_PER_BATCH)
     return numbers.map(read).unbatch()
 
 
 def stored_examples(
     builder: "tfds.core.DatasetBuilder", split: str, decoders: Any = None
 ) -> "tf.data.Dataset":
-    """Reads a split in the stored order, as `builder.as_dataset`."""
+    """Reads a split in the stored order.
+
+    Args:
+        builder: prepared TFDS builder.
+        split: str, such as `"train[:10%]"`.
+        decoders: decoders of TFDS.
+
+    Returns:
+        `tf.data.Dataset` of examples, as `builder.as_dataset` returns it.
+    """
     import tensorflow_datasets as tfds
 
     if not is_array_record(builder):
-        # One file after another, and nothing in memory.
+        # Reads one file after another and doesn't cache the examples in memory.
         order = tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1)
         return builder.as_dataset(
             split=split, shuffle_files=False, decoders=decoders, read_config=order

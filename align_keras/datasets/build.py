@@ -1,4 +1,4 @@
-"""One function that prepares any of the corpora."""
+"""Preparation of the corpora by name."""
 
 import contextlib
 import hashlib
@@ -22,7 +22,7 @@ from align_keras.utils.files import open_regular, read_json
 _BUILDERS = {"icons": Icons, "stamps": Stamps, "clipart": Clipart, "emoji": Emoji}
 
 CORPUS_NAMES = (*_BUILDERS, "pairs")
-# File that `align-keras corpus shard` writes: names, sizes and checksums of the shards.
+# File of `align-keras corpus shard` with the names, sizes and checksums of the shards.
 INDEX = "index.json"
 
 
@@ -38,33 +38,38 @@ def open_corpus(
     shorter_side: int | None = None,
     progress: Callable | None = None,
 ) -> tfds.core.DatasetBuilder | Mixture:
-    """Prepares a corpus, or finds it prepared, and returns its builder.
+    """Prepares a corpus if needed and returns its builder.
 
     Args:
-        name: str, one of `"icons"`, `"stamps"`, `"clipart"`, `"emoji"` and
-            `"pairs"`; `"stamps/de"` and the like choose a language. Several
-            joined by `+`, `"pairs"` not among them, make a `Mixture`. Or the folder
-            of a data set that TFDS prepared with these features.
-        data_dir: str or path where prepared corpora lie; TFDS's own by default.
-        pairs: str or path of the user's table or folder, for `"pairs"` only;
-            see `align_keras.corpus.pair_files.read_pairs`.
-        image_column: str, the table's column of paths, guessed by default.
-        caption_column: str, the table's column of captions, guessed by default.
-        encoding: str, of the table or the caption files.
-        max_bad_fraction: float in [0, 1], a larger share of bad pairs stops the build.
-        shorter_side: int, what training needs of larger images, in pixels, or
-            None. Those of `"pairs"` are reduced to it, but to no less than 346; a
-            folder whose images were reduced to less is refused.
-        progress: callable `(done, total)` of images, or None.
+        name: str, one of `"icons"`, `"stamps"`, `"clipart"`, `"emoji"` and `"pairs"`.
+            `"stamps/de"` selects a language of the stamps. Several names joined by `+`
+            form a `Mixture`, except `"pairs"`. A folder that TFDS prepared with the
+            same features is opened as it is.
+        data_dir: str or path, folder of the prepared corpora. Defaults to the folder of
+            TFDS.
+        pairs: str or path of the user's table or folder, only for `"pairs"`. See
+            `align_keras.corpus.pair_files.read_pairs`.
+        image_column: str, column of the image paths. By default it is detected by its
+            name.
+        caption_column: str, column of the captions. By default it is detected by its
+            name.
+        encoding: str, encoding of the table or of the caption files.
+        max_bad_fraction: float in [0, 1]. The build fails if a larger fraction of the
+            pairs is bad.
+        shorter_side: int, the shorter side in pixels that training needs, or None. The
+            images of `"pairs"` are stored with this size, but with no less than 346. A
+            folder with smaller images raises an error.
+        progress: callable that receives the number of finished images and their total,
+            or None.
 
     Returns:
-        A prepared `tfds.core.DatasetBuilder`, or a `Mixture` of several, of `{"id",
-        "image", "captions", "category", "image_key"}`; its `info.metadata` tells what
-        was kept and dropped.
+        A prepared `tfds.core.DatasetBuilder`, or a `Mixture` of several. Its examples
+        have `"id"`, `"image"`, `"captions"`, `"category"` and `"image_key"`. Its
+        `info.metadata` has the numbers of kept and dropped pairs.
 
     Raises:
-        InputError: an unknown name, a missing package, unusable pairs, no room
-            in `data_dir`.
+        InputError: If the name is unknown, a package is missing, the pairs can't be
+            used, or `data_dir` can't be written.
 
     Example:
 
@@ -90,8 +95,9 @@ def open_corpus(
     corpus, language = _corpus_and_language(name)
     if (corpus == "pairs") != (pairs is not None):
         raise InputError(
-            "pairs must be the path of a table or folder for corpus 'pairs', and "
-            f"None for others, received {pairs!r} for {name!r}; pass --pairs PATH"
+            "pairs must be the path of a table or folder for corpus 'pairs', and None "
+            f"for all other corpora. Received: pairs={pairs!r} for corpus {name!r}. "
+            "Use --pairs PATH only together with corpus 'pairs'."
         )
     if pairs is not None:
         config = user_pairs_config(
@@ -106,7 +112,12 @@ def open_corpus(
 
 
 def damaged_shards(folder: str, whole: bool = False) -> list[str]:
-    """Names the shards that differ from the index by size, or if `whole`, checksum."""
+    """Returns the names of the shards that differ from `index.json`.
+
+    Args:
+        folder: str, folder of the shards. If it has no index, nothing is compared.
+        whole: bool, whether to compare checksums as well as sizes.
+    """
     index = read_json(os.path.join(folder, INDEX))
     damaged = []
     for shard in index.get("shards", ()):
@@ -125,26 +136,28 @@ def damaged_shards(folder: str, whole: bool = False) -> list[str]:
 
 
 def refuse_damaged(folder: str, whole: bool = True) -> None:
-    """Raises `InputError` if shards aren't as their index has them."""
+    """Raises `InputError` if shards are missing or differ from `index.json`."""
     names = damaged_shards(folder, whole)
     if names:
+        problem = "are missing or differ" if len(names) > 1 else "is missing or differs"
         raise InputError(
-            f"the corpus {folder} must be as it was built, but {', '.join(names[:5])} "
-            f"{'lack or differ' if len(names) > 1 else 'lacks or differs'} from "
-            f"{INDEX}; copy it again, or run `align-keras corpus shard`."
+            f"The shards of corpus {folder} must match {INDEX}, but "
+            f"{', '.join(names[:5])} {problem}. Copy the corpus again, or run "
+            "`align-keras corpus shard`."
         )
 
 
 def _check_shorter_side(builder: Any, name: str, required_side: int | None) -> None:
-    """Raises if `align-keras corpus` has reduced the images to less than that."""
+    """Raises if `align-keras corpus` stored smaller images than training needs."""
     config = (builder.info.metadata or {}).get("config", {})
     stored = (config.get("images") or config.get("pictures", {})).get("shorter_side")
     if None not in (stored, required_side) and stored < required_side:
         raise InputError(
-            f"corpus must be stored with a shorter side of at least {required_side} "
-            f"pixels, from which training crops, received {name!r} with {stored}; "
-            "build it again with --params_override "
-            f"images.shorter_side={required_side}, or train with a smaller image_size."
+            "The images of a corpus must have a shorter side of at least "
+            f"{required_side} pixels, because training crops them. Received: "
+            f"{name!r} with {stored} pixels. Build the corpus again with "
+            f"--params_override images.shorter_side={required_side}, or train with a "
+            "smaller image_size."
         )
 
 
@@ -158,36 +171,37 @@ def _build_mixture(
     names = name.split("+")
     if "pairs" in names or pairs is not None:
         raise InputError(
-            f"a mixture may hold {', '.join(_BUILDERS)}, but not pairs, "
-            f"received {name!r} with pairs {pairs!r}; name 'pairs' alone, with all "
-            "pairs in one table"
+            f"A mixture may contain {', '.join(_BUILDERS)}, but not pairs. Received: "
+            f"{name!r} with pairs={pairs!r}. Use 'pairs' alone, with all pairs in one "
+            "table."
         )
-    chosen = {part: _corpus_and_language(part) for part in names}
-    if len(set(chosen.values())) < len(names):
+    corpora = {part: _corpus_and_language(part) for part in names}
+    if len(set(corpora.values())) < len(names):
         raise InputError(
-            f"a mixture must name each corpus once, received {name!r}; leave out "
-            "the repeated one"
+            f"A mixture must name each corpus once. Received: {name!r}. Remove the "
+            "repeated corpus."
         )
-    members, counted = {}, _continued(progress) if progress else None
-    for part, (corpus, language) in chosen.items():
+    members, report_progress = {}, _continued(progress) if progress else None
+    for part, (corpus, language) in corpora.items():
         members[part] = _prepare(
-            _BUILDERS[corpus], config=language, progress=counted, **options
+            _BUILDERS[corpus], config=language, progress=report_progress, **options
         )
     return Mixture(members)
 
 
 def _continued(progress: Callable[[int, int], object]) -> Callable[[int, int], None]:
-    """Lets one `progress` count on through several builds."""
+    """Returns a callback that counts images over several builds."""
     before = seen = 0
 
-    def counted(done: int, total: int) -> None:
+    def report_progress(done: int, total: int) -> None:
         nonlocal before, seen
-        if done == 1:  # A build begins; one that is only opened counts nothing.
+        # A new build begins. Corpora that are prepared already report no progress.
+        if done == 1:
             before = seen
         seen = before + done
         progress(seen, before + total)
 
-    return counted
+    return report_progress
 
 
 def _corpus_and_language(name: str) -> tuple[str, str | None]:
@@ -195,7 +209,8 @@ def _corpus_and_language(name: str) -> tuple[str, str | None]:
     if corpus not in CORPUS_NAMES or (language and corpus != "stamps"):
         raise InputError(
             f"corpus must be one of {', '.join(CORPUS_NAMES)}, or the folder of a "
-            f"built one with its dataset_info.json, received {name!r}; check the name."
+            f"built corpus with its dataset_info.json. Received: corpus={name!r}. "
+            "Check the name."
         )
     if corpus != "stamps":
         return corpus, None
@@ -207,16 +222,16 @@ def _corpus_and_language(name: str) -> tuple[str, str | None]:
 def _prepare(construct: Callable, **options: Any) -> Any:
     with quiet():
         builder = construct(**options)
-        with _disk_faults_in_one_line(builder.data_dir):
+        with _disk_errors_as_input_errors(builder.data_dir):
             builder.download_and_prepare()
     return builder
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Lets TFDS work without a word."""
-    # TFDS's own progress bars would mix with the caller's, and it warns of
-    # every configuration that isn't registered.
+    """Silences the progress bars and warnings of TFDS."""
+    # The progress bars of TFDS would mix with those of the caller, and TFDS warns
+    # about each configuration that isn't registered.
     verbosity = logging.get_verbosity()
     logging.set_verbosity(min(verbosity, logging.ERROR))
     tfds.disable_progress_bar()
@@ -228,19 +243,21 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _disk_faults_in_one_line(data_dir: str | os.PathLike) -> Iterator[None]:
+def _disk_errors_as_input_errors(data_dir: str | os.PathLike) -> Iterator[None]:
+    """Converts errors of writing to `data_dir` to an `InputError` in one line."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        import tensorflow as tf  # Here, for whatever writes has loaded it by now.
+        # Writing has loaded TensorFlow already, so this import is cheap.
+        import tensorflow as tf
 
         if isinstance(error, OSError):
-            fault = error.strerror or str(error)
+            problem = error.strerror or str(error)
         elif isinstance(error.__cause__, tf.errors.OpError):
-            fault = error.__cause__.message.rpartition("; ")[2]
+            problem = error.__cause__.message.rpartition("; ")[2]
         else:
             raise
         raise InputError(
-            f"data_dir {data_dir} can't be written: {fault}; make room there or "
-            "pass another --data_dir"
+            f"data_dir must be writable. Received: data_dir={data_dir} ({problem}). "
+            "Free space on the disk, or use another --data_dir."
         ) from error

@@ -1,4 +1,4 @@
-"""The Open Clip Art Library: drawings with titles, descriptions and keywords."""
+"""TFDS builder for the Open Clip Art Library."""
 
 import pathlib
 from collections.abc import Iterator
@@ -23,10 +23,12 @@ CLIPART_DIR_VARIABLE = "ALIGN_KERAS_CLIPART_DIR"
 
 
 class Clipart(PairBuilder):
-    """Drawings of the Open Clip Art Library with noisy captions, for training: `png/`
-    and `svg/` of the Debian packages `openclipart-png` and `openclipart-svg`, in
-    `root`, in the folder `ALIGN_KERAS_CLIPART_DIR` or where Debian installs them. 5%
-    make the `test` split.
+    """Drawings of the Open Clip Art Library with noisy captions, for training.
+
+    The captions come from titles, descriptions, file names and keywords. The drawings
+    come from the Debian packages `openclipart-png` and `openclipart-svg`. Their folders
+    `png/` and `svg/` are searched in `root`, in the folder `ALIGN_KERAS_CLIPART_DIR`,
+    or where Debian installs them. 5% of the images form the `test` split.
 
     References:
         Jia et al. 2021, section 3 (alt-texts shared by more than 10 images).
@@ -34,8 +36,8 @@ class Clipart(PairBuilder):
 
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES = {
-        "1.1.0": "A margin, so that evaluation crops nothing off; fewer keywords; "
-        "images without ink are left out.",
+        "1.1.0": "A margin keeps the whole image in the evaluation crop. There are "
+        "fewer keywords. White images are left out.",
     }
     LAYOUT = ImageLayout(size=320, margin=True, encoding="png")
     FILTERED_REASONS = frozenset({"white on white"})
@@ -48,10 +50,10 @@ class Clipart(PairBuilder):
         images = sorted((root / "png").glob("**/*.png"))
         if not images or not (root / "svg").is_dir():
             raise InputError(
-                "corpus 'clipart' needs the drawings of openclipart-png and "
-                f"openclipart-svg, but {root} lacks png/ or svg/; run apt-get "
+                "Corpus 'clipart' needs the drawings of openclipart-png and "
+                f"openclipart-svg, but {root} has no png/ or no svg/. Run apt-get "
                 "install openclipart-png openclipart-svg, or set "
-                f"{CLIPART_DIR_VARIABLE}"
+                f"{CLIPART_DIR_VARIABLE} to the folder of the drawings."
             )
         names = [path.relative_to(root / "png").as_posix() for path in images]
         captions = without_shared_captions(
@@ -67,7 +69,7 @@ class Clipart(PairBuilder):
     def _load(self, source: Any) -> tuple[Image.Image, str | None]:
         image, conversion = super()._load(source)
         if image.convert("L").getextrema() == (255, 255):
-            raise ImageError("white on white", "nothing shows")
+            raise ImageError("white on white", "all pixels are white")
         return image, conversion
 
     def _captions(self, folder: pathlib.Path, name: pathlib.Path) -> dict[str, str]:
@@ -80,4 +82,4 @@ class Clipart(PairBuilder):
         return clipart_captions(metadata, name.stem)
 
     def _notes(self) -> dict[str, Any]:
-        return {"pictures_without_metadata": self._without_metadata}
+        return {"images_without_metadata": self._without_metadata}

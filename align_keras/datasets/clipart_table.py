@@ -15,8 +15,8 @@ from align_keras.datasets.clipart_captions import read_svg_metadata
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
-# Kind of text → the extraction rule under which a corpus counts it. Keywords and
-# descriptions are texts about the image like any caption.
+# Extraction rule under which a corpus counts each kind of text. Keywords and
+# descriptions count as captions.
 _RULES = {"title": "title", "description": "caption", "keywords": "caption"}
 
 
@@ -83,8 +83,8 @@ def write_clipart_table(
 def _read_texts(drawing: pathlib.Path) -> dict[str, str]:
     """Returns the texts of an SVG file by kind, without empty ones.
 
-    The file may be missing or broken. The keywords are one line, as a page would put
-    them into an alt-text.
+    The file may be missing or damaged. The keywords are joined to one line, like an
+    alt-text of keywords on a web page.
     """
     try:
         metadata = read_svg_metadata(drawing)

@@ -1,4 +1,4 @@
-"""Emoji as two vendors draw them, with their names."""
+"""TFDS builder for the emoji images of two vendors with their names."""
 
 import hashlib
 import json
@@ -29,23 +29,28 @@ VENDORS = ("google", "twitter")
 EMOJI_SIZE = 64
 # Category of the five plain swatches of skin tones.
 SWATCH_CATEGORY = "Component"
-# In Unicode's names of symbols "black" and "white" mean filled and outlined, and
-# "heavy" a thick stroke: HEAVY BLACK HEART is drawn red. Where such a word tells
-# what one sees (BLACK CAT), a short name has it too.
+# In Unicode names, "black" and "white" mean filled and outlined, and "heavy" means a
+# thick stroke. HEAVY BLACK HEART, for example, is red. If such a word describes the
+# image (BLACK CAT), it is also in a short name.
 _TYPOGRAPHIC = frozenset({"black", "white", "heavy"})
-# SQUARED CJK UNIFIED IDEOGRAPH-6708 and its short name.
+# Patterns of code points in names (SQUARED CJK UNIFIED IDEOGRAPH-6708) and in short
+# names (u6708).
 _CODE_POINT = re.compile(r"-[0-9a-f]{4,5}$")
 _CODE_POINT_NAME = re.compile(r"u[0-9a-f]{4,5}")
 _COUNTRY_CODE = re.compile(r"(flag )?[a-z]{2}")
 
 
 class Emoji(PairBuilder):
-    """Images of emoji by Google and by Twitter, 64 pixels, on white, with their names,
-    without the variations in skin tone: `emoji-datasource-google` and
-    `emoji-datasource-twitter` of npm, in `root`, in `ALIGN_KERAS_EMOJI_DIR` or where
-    node looks. 5% of the emoji make the `test` split; what both vendors draw of one,
-    and emoji that a vendor draws alike, stand on the same side. An example's `id`
-    begins with the vendor.
+    """Emoji images of Google and Twitter with their names as captions.
+
+    The images have 64 pixels and a white background. Variations in skin tone are not
+    included. The images come from the npm packages `emoji-datasource-google` and
+    `emoji-datasource-twitter`. They are searched in `root`, in the folder
+    `ALIGN_KERAS_EMOJI_DIR`, or in the folders in which Node.js looks for packages.
+
+    5% of the emoji form the `test` split. The images of both vendors for one emoji are
+    in the same split, as are emoji that a vendor draws with equal pixels. The id of an
+    example begins with the vendor.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -71,7 +76,8 @@ class Emoji(PairBuilder):
                     counter.filter("variation in skin tone", raw.where, count=tones)
 
     def _split_keys(self, entries: list[Any]) -> list[str]:
-        # Keys of pixels alone would not do, since the two vendors share no pixels.
+        # The images of the two vendors have different pixel keys, so the split key
+        # links emoji by their code points as well.
         codes = [entry.raw.id.partition("/")[2] for entry in entries]
         keys = [entry.image_key for entry in entries]
         linked = linked_names(zip(codes, keys, strict=True))
@@ -96,28 +102,33 @@ def _find_packages(root: str | os.PathLike | None) -> dict[str, pathlib.Path]:
     packages = {
         vendor: folder / name
         for vendor, name in names.items()
-        for folder in reversed(folders)  # The first of them wins.
+        # A later item replaces an earlier one, so the first folder wins.
+        for folder in reversed(folders)
         if (folder / name / "emoji.json").is_file()
     }
     missing = [name for vendor, name in names.items() if vendor not in packages]
     if missing:
-        where = root or f"no node_modules folder of {pathlib.Path.cwd()} or above it"
-        lacks = "lacks" if root else "holds"
+        problem = (
+            f"{root} doesn't contain {' and '.join(missing)}"
+            if root
+            else f"no node_modules folder in {pathlib.Path.cwd()} or above it contains "
+            f"{' and '.join(missing)}"
+        )
         raise InputError(
-            f"corpus 'emoji' needs the images of {' and '.join(names.values())}, "
-            f"but {where} {lacks} {' and '.join(missing)}; run npm install "
-            f"{' '.join(names.values())}, or set {EMOJI_DIR_VARIABLE} to the "
-            "node_modules folder that holds them"
+            f"Corpus 'emoji' needs the npm packages {' and '.join(names.values())}, "
+            f"but {problem}. Run npm install {' '.join(names.values())}, or set "
+            f"{EMOJI_DIR_VARIABLE} to the node_modules folder that contains them."
         )
     return packages
 
 
 def _node_modules() -> list[pathlib.Path]:
+    """Returns the folders in which Node.js looks for packages."""
     current = pathlib.Path.cwd()
     folders = [folder / "node_modules" for folder in (current, *current.parents)]
     node_path = os.environ.get("NODE_PATH", "").split(os.pathsep)
     folders += [pathlib.Path(folder) for folder in node_path if folder]
-    # Global packages are below npm's prefix. Debian's npm has another prefix.
+    # Global packages are below the prefix of npm. In Debian it isn't that of node.
     node = shutil.which("node")
     prefixes = [pathlib.Path(node).resolve().parents[1]] if node else []
     prefixes.append(pathlib.Path("/usr/local"))
@@ -125,22 +136,33 @@ def _node_modules() -> list[pathlib.Path]:
 
 
 def _read_emoji(package: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the dicts of the package's emoji, in Unicode's order."""
+    """Returns the entries of `emoji.json` of a package, in Unicode's order."""
     path = package / "emoji.json"
     try:
         emoji = json.loads(path.read_text("utf-8"))
-        return sorted(emoji, key=lambda one: (one.get("sort_order", 0), one["unified"]))
+        return sorted(
+            emoji, key=lambda entry: (entry.get("sort_order", 0), entry["unified"])
+        )
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"emoji.json must be the JSON list of emoji of {package.name}, but {path} "
-            f"can't be read: {error}; run npm install {package.name} again"
+            f"emoji.json must be the list of emoji of {package.name}. Received: "
+            f"{path}, which can't be read ({error}). Run npm install {package.name} "
+            "again."
         ) from error
 
 
 def emoji_captions(
     name: str, short_names: Iterable[str] = (), category: str = ""
 ) -> list[str]:
-    """Makes an emoji's captions in lower case, its name first, each said once."""
+    """Returns the captions of an emoji in lower case, without repetitions.
+
+    Captions with the same words in another order count as repetitions.
+
+    Args:
+        name: str, Unicode name. It becomes the first caption.
+        short_names: iterable of str, such as `"flag-fr"`.
+        category: str, category of the emoji.
+    """
     short = [_short_caption(short_name) for short_name in short_names]
     candidates = [_name_caption(name, short)]
     for caption in short:
@@ -164,7 +186,7 @@ def _short_caption(short_name: str) -> str:
     if _CODE_POINT_NAME.fullmatch(short_name):
         return ""
     words = clean_caption(re.sub(r"[_-]+", " ", short_name.lower()))
-    # A number at the end tells namesakes apart: dog, dog2.
+    # A number at the end distinguishes emoji of the same name, such as dog and dog2.
     return re.sub(r"\s*\d+$", "", words)
 
 

@@ -22,13 +22,18 @@ from align_keras.utils.files import atomic_write
 
 @dataclasses.dataclass(frozen=True)
 class _AnnotationPackage:
-    """npm package of CLDR, and the name of its folder and of its JSON object."""
+    """npm package of CLDR annotations.
+
+    Attributes:
+        package: str, name of the package.
+        kind: str, name of its folder and of the object in its JSON files.
+    """
 
     package: str
     kind: str
 
 
-# CLDR derives the names of flags, families and the like from those of their parts.
+# CLDR derives the names of some emoji, such as flags and families, from their parts.
 _ANNOTATIONS = _AnnotationPackage("cldr-annotations-full", "annotations")
 _DERIVED = _AnnotationPackage("cldr-annotations-derived-full", "annotationsDerived")
 
@@ -64,7 +69,7 @@ def write_emoji_tables(
         Numbers of images and texts by language. Languages without texts have no table.
 
     Raises:
-        InputError: If a language is unknown, or a package is missing or broken.
+        InputError: If a language is unknown, or a package is missing or damaged.
     """
     node_modules = node_modules or os.environ.get(EMOJI_DIR_VARIABLE) or "node_modules"
     folder = pathlib.Path(node_modules).absolute()
@@ -74,7 +79,7 @@ def write_emoji_tables(
     if unknown:
         raise InputError(
             f"`languages` must be among {', '.join(known_languages)}. Received: "
-            f"{', '.join(unknown)}. Leave `languages` out to write all."
+            f"{', '.join(unknown)}. Leave `languages` out to write all languages."
         )
     images = list(_list_images(folder))
     counts = {}
@@ -108,7 +113,7 @@ def _make_texts(annotation: dict[str, list[str]]) -> list[str]:
 
 
 def _list_images(node_modules: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
-    """Yields the path and the emoji of each image, by vendor and in Unicode's order."""
+    """Yields the path and the emoji of each image, by vendor and code point."""
     for vendor in VENDORS:
         package = f"emoji-datasource-{vendor}"
         entries = _read_json(node_modules, package, "emoji.json")
@@ -147,9 +152,9 @@ def _read_annotations(
 
 
 def _without_selector(emoji: str) -> str:
-    """Removes the selector that requests an image instead of a letter.
+    """Removes the variation selector that requests an image instead of a letter.
 
-    The keys of CLDR lack it.
+    The keys of CLDR don't contain it.
     """
     return emoji.replace("\ufe0f", "")
 
@@ -171,7 +176,7 @@ def _missing_package(
     node_modules: pathlib.Path, path: pathlib.Path, package: str
 ) -> InputError:
     return InputError(
-        f"`node_modules` must hold {package}. Received: {node_modules}, which has no "
-        f"{path.relative_to(node_modules)}. Run npm install {package}, or name another "
-        "folder."
+        f"`node_modules` must contain {package}. Received: {node_modules}, which has "
+        f"no {path.relative_to(node_modules)}. Run npm install {package}, or use "
+        "another folder."
     )

@@ -1,4 +1,4 @@
-"""Fingerprints of training pairs, by which a run recognizes its data."""
+"""Fingerprints of training pairs, with which a run detects changed data."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from align_keras.datasets.pair_builder import FINGERPRINTS, examples_fingerprint
 from align_keras.datasets.source_pairs import SourcePairs
 from align_keras.utils.files import read_json
 
-# The names of splits in a specification such as "train[:90%]+test".
+# Matches the names of the splits in a specification such as "train[:90%]+test".
 _SPLIT_NAME = re.compile(r"(?:^|\+)\s*([\w.-]+)")
 
 
@@ -24,12 +24,13 @@ def pairs_fingerprint(builder: Any, split: str) -> str:
 
     The fingerprint covers the ids, captions and pixels of a prepared corpus, the
     checksums of shards, or the captions, positions and sizes of the images in sources.
-    It is read from what was stored when the corpus was built, if that holds one.
-    Otherwise the pairs are read once.
+    It is read from the metadata of the corpus, if they contain it. Otherwise the pairs
+    are read once to compute it.
 
     Args:
         builder: prepared TFDS builder, `Mixture` or `SourcePairs`.
-        split: str, such as `"train[:90%]"`. The whole of each named split counts.
+        split: str, such as `"train[:90%]"`. The fingerprint covers each named split as
+            a whole.
 
     Returns:
         str, hexadecimal.
@@ -59,9 +60,9 @@ def _split_names(split: str, splits: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _read_fingerprint(builder: Any, split: str) -> str:
-    """Reads a split and returns what `PairBuilder` stores of it."""
+    """Reads a split and returns the fingerprint that `PairBuilder` would store."""
     features = builder.info.features
-    # The pixels are named by their key. Without one the encoded image counts.
+    # The key identifies the pixels. Data sets without a key use the encoded image.
     image = "image_key" if "image_key" in features else "image"
     decoding = tfds.decode.PartialDecoding(
         {"id": True, "captions": True, image: True},

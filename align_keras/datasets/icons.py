@@ -1,4 +1,4 @@
-"""Glyphs of icon fonts with their names, rendered by Pillow."""
+"""TFDS builder for the glyphs of icon fonts, rendered by Pillow."""
 
 import functools
 import importlib.util
@@ -17,7 +17,7 @@ from align_keras.corpus.image import ImageError
 from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.errors import InputError
 
-# Files in qtawesome's font folder, by family; a version is part of their names.
+# Names of the files in the font folder of qtawesome, by family and without the version.
 TRAIN_FAMILIES = {
     "materialdesignicons6": "materialdesignicons6-webfont",
     "phosphor": "phosphor",
@@ -27,13 +27,15 @@ TRAIN_FAMILIES = {
 }
 TEST_FAMILIES = {"fontawesome6-solid": "fontawesome6-solid-webfont"}
 
+# Pixels of a side.
 CANVAS = 80
-# The evaluation path keeps the middle 289/346 of a side; a glyph just fits it.
+# Pixels. Evaluation crops the middle 289/346 of a side, which a glyph just fits.
 MARGIN = 7
+# Font size at which a glyph is measured.
 _TRIAL_SIZE = 100
 _FONT_LOCK = threading.Lock()
 
-# Words of a name that tell the drawing style of its family, not the thing drawn.
+# Words in names that describe the drawing style of a family, not the object.
 STYLE_WORDS = {
     "materialdesignicons6": frozenset({"outline"}),
     "phosphor": frozenset({"thin", "light", "bold", "fill"}),
@@ -45,10 +47,10 @@ STYLE_WORDS = {
 
 
 def icon_caption(family: str, name: str) -> str:
-    """Turns a glyph's name into its caption: words, without the drawing style."""
+    """Returns the caption of a glyph: the words of its name without the style."""
     words = name_words(name)
-    # One style word stands at the end ("activity-thin"); elsewhere, as in
-    # "light-bulb" or "line-fill", it names the thing.
+    # A style word is at the end, as in "activity-thin". In another position, as in
+    # "light-bulb" or "line-fill", it belongs to the object.
     is_styled = len(words) > 1 and words[-1] in STYLE_WORDS[family]
     return " ".join(words[:-1] if is_styled else words)
 
@@ -59,8 +61,10 @@ def name_words(name: str) -> list[str]:
 
 
 class Icons(PairBuilder):
-    """Icon fonts of qtawesome: train on five families, test on a sixth, never seen one.
-    A glyph is drawn dark on white, fitted into a square of 80 pixels.
+    """Glyphs of the icon fonts of qtawesome with their names as captions.
+
+    Five families form the `train` split. A sixth family is the `test` split. A glyph is
+    drawn dark on white, fitted into a square of 80 pixels.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -70,7 +74,7 @@ class Icons(PairBuilder):
     DESCRIPTION = "Glyphs of six icon fonts with their names as captions."
 
     def _raw_pairs(self, counter: DropCounter) -> Iterator[RawPair]:
-        del counter  # Icons are dropped when they are drawn.
+        del counter  # `_load` drops blank glyphs.
         folder = _font_folder()
         for split, families in (("train", TRAIN_FAMILIES), ("test", TEST_FAMILIES)):
             for family, stem in families.items():
@@ -89,19 +93,22 @@ class Icons(PairBuilder):
 
 
 def draw_glyph(font_path: str | os.PathLike, character: str) -> Image.Image | None:
-    """Draws one character dark on white, fitted and centered; None without ink."""
-    room = CANVAS - 2 * MARGIN
+    """Draws a character dark on white, fitted and centered.
+
+    Returns:
+        Grayscale image with sides of `CANVAS` pixels, or None for a blank character.
+    """
+    largest_side = CANVAS - 2 * MARGIN
     ink = _ink(str(font_path), character, _TRIAL_SIZE)
     if ink is None:
         return None
-    # Drawn a second time by the font's own rasteriser at the size that fits:
-    # crisper than one large drawing reduced.
-    size = max(1, int(_TRIAL_SIZE * room / max(ink.size)))
+    # Rendering again at the final size is sharper than resizing a large rendering.
+    size = max(1, int(_TRIAL_SIZE * largest_side / max(ink.size)))
     ink = _ink(str(font_path), character, size)
     if ink is None:
         return None
-    if max(ink.size) > room:  # Hinting may add a pixel.
-        ink.thumbnail((room, room), Image.Resampling.LANCZOS)
+    if max(ink.size) > largest_side:  # Hinting may add a pixel.
+        ink.thumbnail((largest_side, largest_side), Image.Resampling.LANCZOS)
     glyph = Image.new("L", (CANVAS, CANVAS), 255)
     corner = ((CANVAS - ink.width) // 2, (CANVAS - ink.height) // 2)
     glyph.paste(0, (*corner, corner[0] + ink.width, corner[1] + ink.height), ink)
@@ -109,11 +116,12 @@ def draw_glyph(font_path: str | os.PathLike, character: str) -> Image.Image | No
 
 
 def _ink(font_path: str, character: str, size: int) -> Image.Image | None:
-    with _FONT_LOCK:  # A FreeType face serves one thread at a time.
+    """Renders a character white on black, cropped to its ink. None if it is blank."""
+    with _FONT_LOCK:  # A FreeType face is not thread-safe.
         font = _font(font_path, size)
-        left, top, right, bottom = font.getbbox(character)
-        ink = Image.new("L", (int(right - left + 2), int(bottom - top + 2)))
-        ImageDraw.Draw(ink).text((1 - left, 1 - top), character, 255, font)
+        x_min, y_min, x_max, y_max = font.getbbox(character)
+        ink = Image.new("L", (int(x_max - x_min + 2), int(y_max - y_min + 2)))
+        ImageDraw.Draw(ink).text((1 - x_min, 1 - y_min), character, 255, font)
     box = ink.getbbox()
     return ink.crop(box) if box else None
 
@@ -127,8 +135,8 @@ def _font_folder() -> pathlib.Path:
     spec = importlib.util.find_spec("qtawesome")
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
-            "corpus 'icons' needs the fonts of the qtawesome distribution, which "
-            'isn\'t installed; run pip install "align-keras[quickstart]"'
+            "Corpus 'icons' needs the fonts of the package qtawesome, which isn't "
+            'installed. Run pip install "align-keras[quickstart]".'
         )
     return pathlib.Path(spec.submodule_search_locations[0]) / "fonts"
 
@@ -136,13 +144,25 @@ def _font_folder() -> pathlib.Path:
 def read_font_and_charmap(
     folder: pathlib.Path, stem: str
 ) -> tuple[pathlib.Path, dict[str, str]]:
-    """Returns the newest font of a family, and its code points by names of glyphs."""
+    """Returns the newest font of a family and its charmap.
+
+    Args:
+        folder: font folder of qtawesome.
+        stem: str, name of the font's file without its version.
+
+    Returns:
+        `(path, charmap)`: the font, and a dict from the name of a glyph to its code
+        point in hexadecimal digits.
+
+    Raises:
+        InputError: If the font or its charmap is missing.
+    """
     fonts = sorted(folder.glob(f"{stem}-[0-9]*.ttf"))
     charmaps = sorted(folder.glob(f"{stem}-charmap-*.json"))
     if not fonts or not charmaps:
         raise InputError(
-            f"corpus 'icons' found no font {stem}-VERSION.ttf with its charmap "
-            "among qtawesome's fonts; run pip install --upgrade "
-            '"align-keras[quickstart]"'
+            f"Corpus 'icons' needs the font {stem}-VERSION.ttf of qtawesome and its "
+            f"charmap, but {folder} doesn't contain both. Run pip install --upgrade "
+            '"align-keras[quickstart]".'
         )
     return fonts[-1], json.loads(charmaps[-1].read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Table of Karpathy's splits of COCO or Flickr30K, for the corpus `pairs`."""
+"""Converter of Karpathy's splits of COCO or Flickr30K to a table for corpus `pairs`."""
 
 import dataclasses
 import os
@@ -12,7 +12,7 @@ from align_keras.utils.files import atomic_write
 
 @dataclasses.dataclass(frozen=True)
 class KarpathyCounts:
-    """Numbers of images and captions in a table of Karpathy's splits."""
+    """Numbers of images and captions in a table of one or more splits."""
 
     images: int
     captions: int
@@ -25,16 +25,16 @@ def write_karpathy_table(
     out: str | os.PathLike,
     allow_missing: bool = False,
 ) -> KarpathyCounts:
-    """Writes a row for each caption of some splits, in the order of the splits.
+    """Writes a table with a row for each caption of some splits.
 
-    A row holds the path of an image and one of its captions, with runs of white space
-    as one space. The path is relative if the image is below the folder of the table, so
-    that both can be moved together. The reader of the table drops and counts empty
-    captions and captions of more than 2,000 characters.
+    A row contains the path of an image and one of its captions. Runs of white space in
+    captions become one space. The path is relative if the image is below the folder of
+    the table, so that both can be moved together. The reader of the table drops and
+    counts empty captions and captions of more than 2,000 characters.
 
     Args:
         json_file: `dataset_coco.json` or `dataset_flickr30k.json`.
-        images: Folder of the images. COCO's folder holds `train2014/` and `val2014/`.
+        images: Folder of the images. For COCO it contains `train2014/` and `val2014/`.
         splits: Names of splits: `train`, `restval` (COCO), `val` or `test`.
         out: Table to write, a `.tsv` file.
         allow_missing: Leaves out images that are not in the folder.
@@ -82,7 +82,10 @@ def _path_in_table(folder: pathlib.Path, image: str | os.PathLike) -> str:
 
 
 def _quote_cell(text: str) -> str:
-    """Quotes a text that has outer quotes, which the reader of tables removes."""
+    """Quotes a text that begins and ends with quotes.
+
+    The reader of tables would remove these quotes.
+    """
     if len(text) > 1 and text[0] == text[-1] == '"':
         return '"' + text.replace('"', '""') + '"'
     return text

@@ -1,4 +1,4 @@
-"""Several prepared corpora as one."""
+"""Mixture of several prepared corpora."""
 
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,26 +9,27 @@ import numpy as np
 from align_keras.datasets.array_records import stored_examples
 from align_keras.utils.errors import InputError
 
-if TYPE_CHECKING:  # For naming a mixture must not load TensorFlow.
+if TYPE_CHECKING:  # Importing this module must not load TensorFlow.
     import tensorflow as tf
 
 
-# Limit of the sum of the members' shares, since a start counts the turns one by one.
-_MOST_TURNS = 100_000
+# Limit of the sum of the members' shares, because resuming counts the turns one by one.
+_MAX_TURNS = 100_000
 
 
 class Mixture:
-    """Several corpora, each with all its images, with what is used of a builder here.
+    """Several corpora that are read as one.
 
-    The members' examples follow each other in proportion to their number, so that any
-    stretch has its share of each; every example comes once. Ids begin with the member's
-    name.
+    The class has the parts of the interface of a TFDS builder that this package uses.
+    Every example of every member occurs once. The examples are interleaved in
+    proportion to the sizes of the members, so that any part of the mixture has each
+    member's share. Ids begin with the name of the member.
 
     Args:
-        members: dict, name of the corpus → prepared TFDS builder.
-        weights: sequence of float > 0, the members' shares of what is read in training,
-            or None for their numbers of examples. With weights each member has epochs
-            of its own, of which a mixture's epoch has a part or several.
+        members: dict from the name of a corpus to its prepared TFDS builder.
+        weights: sequence of float > 0, the share of each member in training. By default
+            the shares follow the numbers of examples. With weights, an epoch of the
+            mixture may hold a part of a member's examples, or hold them several times.
 
     Example:
 
@@ -47,13 +48,18 @@ class Mixture:
         self.info = types.SimpleNamespace(
             splits=_Splits(self.name, self.members),
             metadata=_merged_metadata(self.members),
-            # Only the images' encoding differs, of which their bytes tell.
+            # The features of the members differ only in the encoding of the images,
+            # which the decoder detects from the bytes.
             features=next(iter(self.members.values())).info.features,
         )
 
     def as_dataset(self, *, split: str, decoders: Any = None) -> "tf.data.Dataset":
-        """Reads a split, `"train[:10%]"` of each member, in the stored order."""
-        import tensorflow as tf  # Here, for naming a mixture must not load it.
+        """Reads a split in the stored order.
+
+        A part such as `"train[:10%]"` is taken from each member.
+        """
+        # Opening a mixture must not load TensorFlow.
+        import tensorflow as tf
 
         def read(name: str, builder: Any) -> "tf.data.Dataset":
             return stored_examples(builder, split, decoders).map(
@@ -67,19 +73,32 @@ class Mixture:
         )
 
     def shares(self, sizes: dict[str, int]) -> list[int]:
-        """The turns of members, name → number of examples, before all begins again."""
+        """Returns the number of turns of each member in one cycle of the mixture.
+
+        Args:
+            sizes: dict from the name of a member to its number of examples.
+        """
         total = sum(sizes.values())
-        if self._weights is None and total <= _MOST_TURNS:
+        if self._weights is None and total <= _MAX_TURNS:
             return list(sizes.values())
         weights = {name: (self._weights or sizes)[name] for name in sizes}
         whole = sum(weights.values())
-        return [max(1, round(_MOST_TURNS * w / whole)) for w in weights.values()]
+        return [max(1, round(_MAX_TURNS * w / whole)) for w in weights.values()]
 
     @staticmethod
     def endless_turns(
         sizes: Sequence[int], start: int
     ) -> "tuple[tf.data.Dataset, np.ndarray]":
-        """The members' turns behind the first `start`, and how many these each had."""
+        """Returns the endless sequence of members to read from.
+
+        Args:
+            sizes: number of turns of each member in one cycle, from `shares`.
+            start: int, number of turns to skip.
+
+        Returns:
+            `(turns, taken)`: an endless data set of member indices, int64, and the
+            number of turns of each member among the skipped ones.
+        """
         shares, taken = np.array(sizes, "int64"), np.zeros(len(sizes), "int64")
         for position in range(start):
             taken[np.argmax((position + 1) * shares - taken * shares.sum())] += 1
@@ -87,7 +106,11 @@ class Mixture:
 
 
 class _Splits:
-    """Split → object with `num_examples`; iterates over what all members have."""
+    """Splits of a mixture.
+
+    An item is an object with `num_examples`. Iteration yields the splits that all
+    members have.
+    """
 
     def __init__(self, name: str, members: dict[str, Any]) -> None:
         self._name = name
@@ -103,23 +126,31 @@ class _Splits:
         )
 
     def sizes(self, split: str) -> list[int]:
+        """Returns the number of examples of each member in a split."""
         sizes = []
         for name, splits in self._splits.items():
             try:
                 sizes.append(splits[split].num_examples)
             except (KeyError, ValueError) as error:
                 raise InputError(
-                    f"tfds_split must name a split of every corpus of {self._name}, "
-                    f"received {split!r}, but {name} has only "
-                    f"{', '.join(sorted(splits)) or 'none'}; name "
-                    f"{' or '.join([*sorted(self), 'all'])}"
+                    f"tfds_split must be a split of every corpus of {self._name}. "
+                    f"Received: tfds_split={split!r}, but {name} has only "
+                    f"{', '.join(sorted(splits)) or 'no splits'}. Use "
+                    f"{' or '.join([*sorted(self), 'all'])}."
                 ) from error
         return sizes
 
 
 def _turns(sizes: Sequence[int], taken: np.ndarray | None = None) -> "tf.data.Dataset":
-    """The members whose turns are next, int64: the one that lags most behind its share,
-    so that at the end each has had as many as it has examples; `taken` came before.
+    """Returns the data set of member indices for one cycle, int64.
+
+    The next turn goes to the member that is furthest below its share, so that at the
+    end of the cycle each member has had its number of turns.
+
+    Args:
+        sizes: number of turns of each member in the cycle.
+        taken: int64 array, number of turns that each member had earlier in the cycle.
+            The turns after these are returned.
     """
     import tensorflow as tf
 
@@ -130,9 +161,10 @@ def _turns(sizes: Sequence[int], taken: np.ndarray | None = None) -> "tf.data.Da
     def turn(
         taken: "tf.Tensor", position: "tf.Tensor"
     ) -> "tuple[tf.Tensor, tf.Tensor]":
-        # (position + 1) · size / total - taken, in integers.
+        # The difference (position + 1) · size / total - taken, times total.
         lag = (position + 1) * sizes - taken * total
-        # Argmax promises nothing for ties, so there are none.
+        # The result of `argmax` for ties is undefined. Subtracting the index avoids
+        # ties.
         member = tf.argmax(lag * len(sizes) - members)
         return taken + tf.cast(members == member, tf.int64), member
 
@@ -141,29 +173,32 @@ def _turns(sizes: Sequence[int], taken: np.ndarray | None = None) -> "tf.data.Da
 
 
 def _merged_metadata(members: dict[str, Any]) -> dict[str, Any]:
-    """The members' counts as a corpus's, each reason with the member's name."""
-    notes = {name: builder.info.metadata or {} for name, builder in members.items()}
+    """Returns the counts of all members in the form of a single corpus.
 
-    def merged(key: str) -> dict[str, Any]:
+    Each reason is prefixed with the name of its member.
+    """
+    metadata = {name: builder.info.metadata or {} for name, builder in members.items()}
+
+    def merge_dicts(key: str) -> dict[str, Any]:
         return {
             f"{name}: {reason}": value
-            for name, note in notes.items()
-            for reason, value in note.get(key, {}).items()
+            for name, member_metadata in metadata.items()
+            for reason, value in member_metadata.get(key, {}).items()
         }
 
-    def listed(key: str) -> list[str]:
+    def merge_lists(key: str) -> list[str]:
         return [
             f"{name}: {line}"
-            for name, note in notes.items()
-            for line in note.get(key, [])
+            for name, member_metadata in metadata.items()
+            for line in member_metadata.get(key, [])
         ]
 
     return {
-        "kept": sum(note.get("kept", 0) for note in notes.values()),
-        "dropped": merged("dropped"),
-        "filtered": listed("filtered"),
-        "converted": merged("converted"),
-        "examples": merged("examples"),
-        "summary": listed("summary"),
-        "notes": {name: note.get("notes", {}) for name, note in notes.items()},
+        "kept": sum(values.get("kept", 0) for values in metadata.values()),
+        "dropped": merge_dicts("dropped"),
+        "filtered": merge_lists("filtered"),
+        "converted": merge_dicts("converted"),
+        "examples": merge_dicts("examples"),
+        "summary": merge_lists("summary"),
+        "notes": {name: values.get("notes", {}) for name, values in metadata.items()},
     }

@@ -1,4 +1,4 @@
-"""The common base of the image-text corpora: builder, form of images, splits."""
+"""Base class of the corpora, layout of their images and choice of test images."""
 
 import dataclasses
 import hashlib
@@ -23,19 +23,32 @@ from align_keras.corpus.image import (
 )
 from align_keras.utils.files import locked
 
-# They scale, outside of the interpreter's lock; two bound the memory of huge images.
+# Number of threads that decode and resize images. Two threads limit the memory of very
+# large images.
 _THREADS = 2
-_IN_FLIGHT = 64
-# The key of `info.metadata` that holds a fingerprint for each split.
+# Number of images that are processed together.
+_IMAGES_PER_BATCH = 64
+# Key of the dict from split to fingerprint in `info.metadata`.
 FINGERPRINTS = "fingerprints"
 _DIGEST_BYTES = 16
-# The longer side of what the key is made of, where the aspect is kept.
+# Pixels of the longer side of the image from which the pixel key is computed, for
+# layouts that keep the aspect. It is independent of the stored size.
 _KEY_SIDE = 384
 
 
 @dataclasses.dataclass(frozen=True)
 class RawPair:
-    """An image's source for `_load`, its captions, and the pairs it stands for."""
+    """An image with its captions before it is decoded.
+
+    Attributes:
+        id: str, unique id of the example.
+        source: image for `PairBuilder._load`, by default a path or bytes.
+        captions: tuple of str.
+        category: str, or "" if the corpus has no categories.
+        split: str, or None to choose the split by the pixels of the image.
+        where: str, position of the pair in its source for error messages.
+        pairs: int, number of pairs that count as kept or dropped.
+    """
 
     id: str
     source: Any
@@ -48,52 +61,59 @@ class RawPair:
 
 @dataclasses.dataclass
 class _Entry:
+    """Position of an encoded image in the temporary file."""
+
     raw: RawPair
     image_key: str
     offset: int
     length: int
 
 
-# Content, key and conversion of a stored image, or why there is none.
-_Stored = tuple[bytes, str, str | None] | ImageError
+# Encoded image, pixel key and conversion, or the error that drops the image.
+_EncodedImage = tuple[bytes, str, str | None] | ImageError
 
 
 class LocalBuilder(  # type: ignore[call-arg]
     tfds.core.GeneratorBasedBuilder, skip_registration=True
 ):
-    """A builder that downloads nothing and prints nothing."""
+    """TFDS builder that downloads nothing and prints nothing."""
 
-    if TYPE_CHECKING:  # TFDS's own, which mypy doesn't see.
+    if TYPE_CHECKING:  # mypy doesn't find the method of TFDS.
 
         def __init_subclass__(cls, skip_registration: bool = False) -> None: ...
 
-    # TFDS looks here for checksums of downloads, of which there are none, and
-    # needs a distribution that it doesn't install (importlib_resources).
+    # TFDS would look next to the code for checksums of downloads. That needs the
+    # package importlib_resources, which TFDS doesn't install.
     code_path = None
 
     def _log_download_bytes(self) -> None:
-        """Prints nothing on stdout, which belongs to results."""
+        """Prints nothing, because stdout is reserved for results."""
 
     _log_download_done = _log_download_bytes
 
 
 class PairBuilder(LocalBuilder, skip_registration=True):
-    """Turns raw pairs into examples, counting in `info.metadata` whatever is dropped.
+    """Base class of TFDS builders that convert raw pairs to examples.
 
-    A subclass defines `VERSION`, `LAYOUT`, `DESCRIPTION` and `_raw_pairs`, and where
-    needed `_load`, `_notes`, `_split_keys` and what stands below.
+    The numbers of kept and dropped pairs are stored in `info.metadata`. A subclass
+    defines `VERSION`, `LAYOUT`, `DESCRIPTION` and `_raw_pairs`. It may override
+    `_load`, `_notes`, `_split_keys`, `FILTERED_REASONS`, `TEST_FRACTION` and
+    `MOST_TEST_IMAGES`.
 
     Args:
-        root: str or path of what is read, by default that of an environment variable.
-        max_bad_fraction: float in [0, 1], more bad pairs stop the build.
-        progress: callable `(done, total)` or `None`.
-        **kwargs: for `tfds.core.GeneratorBasedBuilder`, such as `data_dir`.
+        root: str or path of the raw data. By default it is read from an environment
+            variable of the subclass.
+        max_bad_fraction: float in [0, 1]. The build fails if a larger fraction of the
+            pairs is bad.
+        progress: callable that receives the number of finished images and their total,
+            or None.
+        **kwargs: arguments of `tfds.core.GeneratorBasedBuilder`, such as `data_dir`.
     """
 
     DESCRIPTION = ""
-    # Reasons of an `ImageError` that are no faults.
+    # Reasons of `ImageError` that filter a pair without counting it as bad.
     FILTERED_REASONS: frozenset[str] = frozenset()
-    # Fraction of the test split among images whose pairs name no split.
+    # Fraction of the test split among the images whose pairs don't set a split.
     TEST_FRACTION = 0.05
     MOST_TEST_IMAGES: int | None = None
 
@@ -112,22 +132,31 @@ class PairBuilder(LocalBuilder, skip_registration=True):
 
     @property
     def LAYOUT(self) -> "ImageLayout":
-        """Form of the stored images. A class attribute may replace this property."""
+        """Layout of the stored images. A class attribute may replace this property."""
         raise NotImplementedError
 
     def _folder(self, variable: str, default: str) -> pathlib.Path:
+        """Returns `root`, or the folder in an environment variable, or the default."""
         return pathlib.Path(self._root or os.environ.get(variable) or default)
 
     def _raw_pairs(self, counter: DropCounter) -> Iterator[RawPair]:
-        """Yields `RawPair`s, what it drops counted in `counter`."""
+        """Yields `RawPair`s and counts dropped pairs in `counter`."""
         raise NotImplementedError
 
     def _load(self, source: Any) -> tuple[Image.Image, str | None]:
-        """Returns `(image, conversion)` of one raw pair's source."""
+        """Decodes the source of a raw pair.
+
+        Returns:
+            `(image, conversion)`: PIL image, and the kind of conversion that was
+            needed, or None.
+
+        Raises:
+            ImageError: If the image must be dropped.
+        """
         return normalize_image(source)
 
     def _notes(self) -> dict[str, Any]:
-        """Returns a dict of further facts for the metadata."""
+        """Returns additional entries for `info.metadata["notes"]`."""
         return {}
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -149,7 +178,10 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         )
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """Prepares the corpus, in a folder that is renamed at the end, if need be."""
+        """Prepares the corpus unless it is prepared already.
+
+        TFDS writes to a temporary folder, which it renames at the end.
+        """
         path = pathlib.Path(self.data_path)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +189,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
                 if not path.exists():
                     for leftover in path.parent.glob(f"incomplete.*_{path.name}"):
                         shutil.rmtree(leftover, ignore_errors=True)
-                    # An unnamed file: a kill leaves nothing.
+                    # The file has no name, so it disappears if the process is killed.
                     with tempfile.TemporaryFile(dir=path.parent) as self._spooled:
                         super().download_and_prepare(**kwargs)
                     return
@@ -179,8 +211,8 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         self.info.metadata.update(counter.as_metadata())
         self.info.metadata["summary"] = counter.lines()
         self.info.metadata["notes"] = {
-            "pictures": len(entries),
-            "distinct_pictures": len({entry.image_key for entry in entries}),
+            "images": len(entries),
+            "distinct_images": len({entry.image_key for entry in entries}),
             **self._notes(),
         }
         self.info.metadata[FINGERPRINTS] = {
@@ -214,14 +246,15 @@ class PairBuilder(LocalBuilder, skip_registration=True):
             )
 
     def _spool(self, raw_pairs: list[RawPair], counter: DropCounter) -> list[_Entry]:
+        """Writes the encoded images to the temporary file and counts them."""
         entries, offset, total = [], 0, len(raw_pairs)
-        for done, (raw, outcome) in enumerate(self._stored(raw_pairs), start=1):
-            if isinstance(outcome, ImageError):
-                filtered = outcome.reason in self.FILTERED_REASONS
-                count = counter.filter if filtered else counter.drop
-                count(outcome.reason, raw.where, outcome.detail, count=raw.pairs)
+        for done, (raw, encoded) in enumerate(self._encode_all(raw_pairs), start=1):
+            if isinstance(encoded, ImageError):
+                is_filtered = encoded.reason in self.FILTERED_REASONS
+                count = counter.filter if is_filtered else counter.drop
+                count(encoded.reason, raw.where, encoded.detail, count=raw.pairs)
             else:
-                content, image_key, conversion = outcome
+                content, image_key, conversion = encoded
                 self._spooled.write(content)
                 entries.append(_Entry(raw, image_key, offset, len(content)))
                 offset += len(content)
@@ -231,14 +264,16 @@ class PairBuilder(LocalBuilder, skip_registration=True):
                 self._progress(done, total)
         return entries
 
-    def _stored(self, raw_pairs: list[RawPair]) -> Iterator[tuple[RawPair, _Stored]]:
-        """Yields `(raw, outcome)` in order, with a bounded number in flight."""
+    def _encode_all(
+        self, raw_pairs: list[RawPair]
+    ) -> Iterator[tuple[RawPair, _EncodedImage]]:
+        """Yields the raw pairs with their encoded images, in order and in batches."""
         with ThreadPoolExecutor(_THREADS) as pool:
-            for start in range(0, len(raw_pairs), _IN_FLIGHT):
-                batch = raw_pairs[start : start + _IN_FLIGHT]
-                yield from zip(batch, pool.map(self._store, batch), strict=True)
+            for start in range(0, len(raw_pairs), _IMAGES_PER_BATCH):
+                batch = raw_pairs[start : start + _IMAGES_PER_BATCH]
+                yield from zip(batch, pool.map(self._encode, batch), strict=True)
 
-    def _store(self, raw: RawPair) -> _Stored:
+    def _encode(self, raw: RawPair) -> _EncodedImage:
         try:
             image, conversion = self._load(raw.source)
             return *self.LAYOUT.apply(image), conversion
@@ -246,27 +281,29 @@ class PairBuilder(LocalBuilder, skip_registration=True):
             return error
 
     def _split(self, entries: list[_Entry]) -> dict[str, list[_Entry]]:
+        """Returns the entries of each split."""
         splits: dict[str, list[_Entry]] = {"train": [], "test": []}
-        keyed = list(zip(self._split_keys(entries), entries, strict=True))
-        keys = {key for key, entry in keyed if entry.raw.split is None}
+        entries_by_key = list(zip(self._split_keys(entries), entries, strict=True))
+        keys = {key for key, entry in entries_by_key if entry.raw.split is None}
         test_keys = hashed_test_keys(keys, self.TEST_FRACTION, self.MOST_TEST_IMAGES)
-        for key, entry in keyed:
-            chosen = "test" if key in test_keys else "train"
-            splits[entry.raw.split or chosen].append(entry)
+        for key, entry in entries_by_key:
+            split_by_key = "test" if key in test_keys else "train"
+            splits[entry.raw.split or split_by_key].append(entry)
         return splits
 
     def _split_keys(self, entries: list[_Entry]) -> list[str]:
-        """Returns a key an image; what has the same stands in the same split."""
+        """Returns a key for each image. Images with the same key share a split."""
         return [entry.image_key for entry in entries]
 
 
 def examples_fingerprint(
     examples: Iterable[tuple[str, Sequence[str], bytes]],
 ) -> str:
-    """Returns a fingerprint of a split that doesn't depend on the stored order.
+    """Returns a fingerprint of examples that doesn't depend on their order.
 
     Args:
-        examples: iterable of each image's id, captions, and key or encoded content.
+        examples: iterable of `(id, captions, image)`. The image is its pixel key or its
+            encoded bytes.
 
     Returns:
         str, hexadecimal.
@@ -278,24 +315,27 @@ def examples_fingerprint(
         for part in (*texts, image):
             digest.update(len(part).to_bytes(8, "big"))
             digest.update(part)
-        # A sum, since TFDS stores the examples in an order of its own.
+        # A sum doesn't depend on the order in which TFDS stores the examples.
         total += int.from_bytes(digest.digest(), "big")
         count += 1
     total %= 1 << (8 * _DIGEST_BYTES)
     return f"{count}-{total:0{2 * _DIGEST_BYTES}x}"
 
 
-# === The form of stored images, and their splits ===
+# === Layout of stored images, and choice of test images ===
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageLayout:
-    """Form of the stored images of a corpus. No image is enlarged.
+    """Layout of the stored images of a corpus. Images are never enlarged.
 
-    `size` limits the longer side of a square on white, or, where the aspect is kept,
-    the shorter one. A `margin` leaves an eighth white on each side: evaluation keeps
-    the middle 289/346 (Jia et al. 2021, section 5). JPEGs have quality 92, all of their
-    chroma.
+    Attributes:
+        size: int, in pixels. Limits the side of a square image, or the shorter side of
+            an image that keeps its aspect.
+        square: bool, whether to center the image on a white square.
+        margin: bool, whether to add an eighth of the size in white on each side.
+            Evaluation crops the middle 289/346 of a side (Jia et al. 2021, section 5).
+        encoding: `"png"`, or `"jpeg"` for quality 92 without chroma subsampling.
     """
 
     size: int
@@ -304,8 +344,11 @@ class ImageLayout:
     encoding: str = "png"
 
     def apply(self, image: Image.Image) -> tuple[bytes, str]:
-        """Returns an image's bytes in this form, and its key, which no `size` changes
-        where the aspect is kept.
+        """Encodes an image.
+
+        Returns:
+            `(content, key)`: the encoded image and its pixel key. If the image keeps
+            its aspect, the key doesn't depend on `size`.
         """
         if self.square:
             image = square_image(image, self.size, 1 / 8 if self.margin else 0)
@@ -323,7 +366,13 @@ class ImageLayout:
 
 
 def square_image(image: Image.Image, size: int, margin: float = 0) -> Image.Image:
-    """Puts an image in the middle of a white square of at most `size` pixels."""
+    """Centers an image on a white square.
+
+    Args:
+        image: PIL image.
+        size: int, largest side of the square in pixels.
+        margin: float, white margin on each side as a fraction of the image's size.
+    """
     image = limit_image(image, int(size / (1 + 2 * margin)))
     side = min(size, round(max(image.size) * (1 + 2 * margin)))
     if image.size == (side, side):
@@ -334,16 +383,20 @@ def square_image(image: Image.Image, size: int, margin: float = 0) -> Image.Imag
 
 
 def limit_image(image: Image.Image, size: int) -> Image.Image:
-    """Reduces an image, antialiased, until its longer side is at most `size`."""
+    """Resizes an image so that its longer side is at most `size`, with antialiasing."""
     return _reduced(image, size, max(image.size))
 
 
 def reduce_image(image: Image.Image, shorter_side: int) -> Image.Image:
-    """Reduces an image, antialiased, until its shorter side is `shorter_side`."""
+    """Resizes an image so that its shorter side is at most `shorter_side`.
+
+    The image is antialiased. Smaller images are returned unchanged.
+    """
     return _reduced(image, shorter_side, min(image.size))
 
 
 def _reduced(image: Image.Image, side: int, old_side: int) -> Image.Image:
+    """Scales an image by `side / old_side` unless that would enlarge it."""
     if old_side <= side:
         return image
     size = [max(1, round(length * side / old_side)) for length in image.size]
@@ -351,7 +404,7 @@ def _reduced(image: Image.Image, side: int, old_side: int) -> Image.Image:
 
 
 def pixel_key(image: Image.Image) -> str:
-    """Names an image by its pixels as RGB: equal pixels, equal key."""
+    """Returns a hash of the RGB pixels of an image, hexadecimal."""
     image = image if image.mode == "RGB" else image.convert("RGB")
     size = f"{image.width}x{image.height}:".encode()
     digest = hashlib.blake2b(size, digest_size=16)
@@ -362,7 +415,16 @@ def pixel_key(image: Image.Image) -> str:
 def hashed_test_keys(
     image_keys: Iterable[str], fraction: float, at_most: int | None = None
 ) -> set[str]:
-    """Chooses a fraction of images by their pixels' hash: at least one, never all."""
+    """Chooses the test images by the hashes of their pixels.
+
+    Args:
+        image_keys: pixel keys of the images.
+        fraction: float in [0, 1], approximate fraction of test images.
+        at_most: int, largest number of test images, or None.
+
+    Returns:
+        set of the chosen keys, at least one and never all.
+    """
     keys = sorted(image_keys)
     count = sum(is_test_key(key, fraction) for key in keys)
     count = min(max(count, 1), len(keys) - 1)
@@ -377,7 +439,14 @@ def is_test_key(image_key: str, fraction: float) -> bool:
 
 
 def linked_names(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Groups names of (name, key) that share keys: each name's smallest."""
+    """Groups names that share keys, directly or through other names.
+
+    Args:
+        pairs: iterable of `(name, key)`.
+
+    Returns:
+        dict from each name to the smallest name of its group.
+    """
     pairs = list(pairs)
     smallest, before = {name: name for name, _ in pairs}, None
     while smallest != before:

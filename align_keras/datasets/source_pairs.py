@@ -1,5 +1,7 @@
-"""Shards as people keep them, read in training without building a corpus first: files
-are indexed once (`align_keras.corpus.record_index`), training starts at any record.
+"""Training data that is read from existing shards, without building a corpus.
+
+Each file is indexed once (`align_keras.corpus.record_index`), so that training can
+start at any record.
 """
 
 import errno
@@ -33,7 +35,7 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 from align_keras.utils.remote import file_system, is_url
 
-if TYPE_CHECKING:  # For naming a source must not load TensorFlow.
+if TYPE_CHECKING:  # Importing this module must not load TensorFlow.
     import tensorflow as tf
 
 _SPLIT = re.compile(r"(?<![a-z])(train|test|validation|valid|val|dev)(?![a-z])")
@@ -46,12 +48,16 @@ _SUFFIXES = {
     "parquet": (".parquet",),
     "arrow": (".arrow",),
 }
-_KIND_OF = {end: kind for kind, ends in _SUFFIXES.items() for end in ends}
-_LOGGED = ("webdataset", "tfrecord")
-# Passed to TensorFlow at a time, which takes one call into Python.
-_RECORDS_AT_ONCE = 64
-# Faults that are named one by one; of more the number is told, at its doubles.
-_NAMED = 20
+_KIND_BY_SUFFIX = {
+    suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes
+}
+# Kinds of shards next to which img2dataset writes a Parquet table as its log.
+_KINDS_WITH_LOG_TABLES = ("webdataset", "tfrecord")
+# Number of records that one call into Python passes to TensorFlow.
+_RECORDS_PER_BATCH = 64
+# Number of faulty images that are reported one by one. After that, only their total is
+# reported each time it reaches a power of two.
+_MAX_NAMED_FAULTS = 20
 
 
 def open_sources(
@@ -63,36 +69,41 @@ def open_sources(
     max_bad_fraction: float = 0.1,
     shorter_side: int | None = None,
 ) -> Any:
-    """Opens shards of images and captions for training, as they are.
+    """Opens existing shards of images and captions for training.
+
+    The split of a file follows from its name, such as `val` in `val-00.tar`. Other
+    files belong to the split `train`.
 
     Args:
-        sources: str or a sequence of them, each a file, a folder, `*` and `{000..099}`
-            in names of files, or an address such as `s3://bucket/tars`:
+        sources: str or sequence of str. Each is a file, a folder, a pattern with `*` or
+            `{000..099}`, or an address such as `s3://bucket/tars`. A source holds:
 
-            - webdataset tars and TFRecord files, as img2dataset writes them;
-            - Parquet files with the images' bytes, in a column of their own or as
-              Hugging Face's `{bytes, path}`, such as `hf://datasets/USER/NAME`;
-            - a folder that `datasets.Dataset.save_to_disk` wrote;
+            - webdataset tars or TFRecord files, as img2dataset writes them,
+            - Parquet files with the bytes of the images, in a column of bytes or as
+              `{bytes, path}` of Hugging Face, such as `hf://datasets/USER/NAME`,
+            - a folder that `datasets.Dataset.save_to_disk` wrote, or
             - a corpus that `align-keras corpus` built.
 
-            `KIND:` before it (`webdataset`, `tfrecord`, `parquet`, `arrow`) names what
-            can't be told by names.
-        weights: sequence of float > 0, the sources' shares of each batch; by their
-            numbers of images without it.
-        image_column: str, of Parquet and Arrow, guessed by default.
-        caption_column: the same.
-        max_bad_fraction: float in [0, 1], a larger share of records without caption or
-            image raises.
-        shorter_side: int, what training needs of a built corpus's images, or None.
+            If the names of the files don't show the kind, prefix the source with
+            `KIND:` (`webdataset`, `tfrecord`, `parquet` or `arrow`).
+        weights: sequence of float > 0, the share of each source in the batches. By
+            default the shares follow the numbers of images.
+        image_column: str, column of the images in Parquet and Arrow files. By default
+            it is detected by its name.
+        caption_column: str, column of the captions in Parquet and Arrow files. By
+            default it is detected by its name.
+        max_bad_fraction: float in [0, 1], the largest fraction of records without a
+            caption or an image.
+        shorter_side: int, the shorter side in pixels that training needs from the
+            images of a built corpus, or None.
 
     Returns:
-        What `align_keras.data.training_batches` takes as `builder`: `SourcePairs`, a
-        built corpus's TFDS builder, or a `Mixture` of several. Splits are told by the
-        files' names, `train` where these say nothing.
+        The argument `builder` of `align_keras.data.training_batches`: a `SourcePairs`,
+        the TFDS builder of a built corpus, or a `Mixture` of several sources.
 
     Raises:
-        InputError: nothing is there, or of no known kind, no column of captions, no
-            usable record or too few.
+        InputError: If a source doesn't exist, is of an unknown kind, has no column of
+            captions, or has too few usable records.
 
     Example:
 
@@ -106,15 +117,17 @@ def open_sources(
     names = [sources] if isinstance(sources, str) else list(sources)
     if not names or len(set(names)) < len(names):
         raise InputError(
-            f"sources must be one or more, each once, received {names}; leave out the "
-            "repeated ones, and give a weight to what is to come more often."
+            f"sources must name at least one source, and each once. Received: "
+            f"sources={names}. Remove repeated sources, and use weights to read a "
+            "source more often."
         )
     if weights is not None and (
         len(weights) != len(names) or not all(weight > 0 for weight in weights)
     ):
         raise InputError(
-            f"weights must be a number above 0 for each of {len(names)} sources, "
-            f"received {list(weights)}; write for example [2, 1]."
+            "weights must contain a number above 0 for each source. Received: "
+            f"weights={list(weights)} for sources={names}. Use for example [2, 1] for "
+            "two sources."
         )
     columns = {"image_column": image_column, "caption_column": caption_column}
     members = {
@@ -127,8 +140,16 @@ def open_sources(
 
 
 class SourcePairs:
-    """Shards of images and captions, with what this package uses of a TFDS builder. A
-    faulty image is named, and the next sound one of its file stands in its place.
+    """Shards of images and captions with the interface of a TFDS builder.
+
+    Only the parts of the interface that this package uses are implemented. A faulty
+    image is reported and replaced by the next sound image of its file.
+
+    Args:
+        name: str, a source as in `open_sources`.
+        max_bad_fraction: float in [0, 1], the largest fraction of records without a
+            caption or an image.
+        **columns: `image_column` and `caption_column` of Parquet and Arrow files.
     """
 
     def __init__(
@@ -138,8 +159,9 @@ class SourcePairs:
         kind, root, files = _find(name)
         if kind not in ("parquet", "arrow") and any(columns.values()):
             raise InputError(
-                f"image_column and caption_column are of Parquet and Arrow, received "
-                f"{columns} for {name!r}, a source of kind {kind}; leave them out."
+                "image_column and caption_column apply only to Parquet and Arrow "
+                f"files. Received: {columns} for {name!r}, a source of kind {kind}. "
+                "Leave them out."
             )
         indexes = index_files(kind, root, files, **columns)
         counter = DropCounter()
@@ -169,33 +191,44 @@ class SourcePairs:
     def records(
         self, path: "tf.Tensor", skip: "tf.Tensor", take: "tf.Tensor"
     ) -> "tf.data.Dataset":
-        """Reads `take` records of a file behind `skip`, serialized, in this process."""
-        import tensorflow as tf  # Here, for naming a source must not load it.
+        """Reads records of a file in this process.
+
+        Args:
+            path: scalar str tensor, one of the files.
+            skip: scalar int64 tensor, number of records to skip.
+            take: scalar int64 tensor, number of records to read.
+
+        Returns:
+            `tf.data.Dataset` of serialized examples.
+        """
+        # Opening a source must not load TensorFlow.
+        import tensorflow as tf
 
         records = tf.data.Dataset.from_generator(
             self._read,
             output_signature=tf.TensorSpec((None,), tf.string),
             args=(path, skip, take),
         )
-        # Ahead of what is asked for, so that the files' latencies overlap.
+        # Reads ahead, so that the latencies of the files overlap.
         return records.prefetch(2).unbatch()
 
     def captions(self, split: str) -> Iterator[str]:
-        """Yields all captions of a split, without the images being read."""
+        """Yields all captions of a split without reading the images."""
         for part in self.info.splits[split].file_instructions:
             index = self._index(part.filename)
             for number in range(part.skip, part.skip + part.take):
                 yield from (caption.decode() for caption in index.captions(number))
 
     def caption_counts(self, split: str) -> dict[str, np.ndarray]:
-        """The number of captions of each record of a split's files."""
+        """Returns the number of captions of each record, by file of a split."""
         parts = self.info.splits[split].file_instructions
         return {part.filename: self._index(part.filename).numbers for part in parts}
 
     def fingerprint(self, split: str) -> str:
-        """Returns a fingerprint of a split's files: captions, image positions, sizes.
+        """Returns a fingerprint of a split, computed from the stored indexes.
 
-        It is made of the stored index, without the files being read.
+        It covers the captions, the positions of the images and the sizes of the files.
+        The files are not read.
         """
         digest = hashlib.blake2b(digest_size=16)
         for part in self.info.splits[split].file_instructions:
@@ -210,32 +243,33 @@ class SourcePairs:
         return open_record_index(self._indexed[path])
 
     def _read(self, path: bytes, skip: Any, take: Any) -> Iterator[np.ndarray]:
+        """Yields batches of serialized examples, as arrays of bytes."""
         index, batch = self._index(os.fsdecode(path)), []
         counts = index.numbers.tolist()
         rows = index.sound_images(int(skip), int(skip + take))
         for row, (number, image, faults) in enumerate(rows, int(skip)):
             for fault in faults:
-                self._note(index, *fault)
+                self._report_fault(index, *fault)
             name = index.name(number).encode("utf-8", "surrogateescape")
             # The example has as many captions as the faulty record that it replaces.
             captions = list(islice(cycle(index.captions(number)), counts[row]))
             batch.append(_example(id=[name], image=[image], captions=captions))
-            if len(batch) == _RECORDS_AT_ONCE:
+            if len(batch) == _RECORDS_PER_BATCH:
                 yield np.array(batch, object)
                 batch = []
         if batch:
             yield np.array(batch, object)
 
-    def _note(self, index: RecordIndex, number: int, fault: ImageError) -> None:
+    def _report_fault(self, index: RecordIndex, number: int, fault: ImageError) -> None:
         name = index.name(number)
-        if name in self._faults:  # The fault was reported in an earlier epoch.
+        if name in self._faults:  # It was reported in an earlier epoch.
             return
         self._faults.add(name)
         count = len(self._faults)
-        if count <= _NAMED:
-            say(f"{self.name}: skipped {name}, {fault}")
+        if count <= _MAX_NAMED_FAULTS:
+            say(f"{self.name}: skipped {name} ({fault})")
         elif count & (count - 1) == 0:
-            say(f"{self.name}: skipped {count:,} faulty images, the last {name}")
+            say(f"{self.name}: skipped {count:,} faulty images, most recently {name}")
 
 
 def _example(**features: list[bytes]) -> bytes:
@@ -246,7 +280,11 @@ def _example(**features: list[bytes]) -> bytes:
 
 
 class _SourceSplits(dict):
-    """Split → its files; an item tells `num_examples` and what to read of them."""
+    """Dict from a split to its indexed files.
+
+    An item is an object with `num_examples`, `num_shards` and `file_instructions`, as
+    in TFDS. The key may be a specification such as `"train[:10%]"` or `"all"`.
+    """
 
     def __getitem__(self, split: str) -> types.SimpleNamespace:
         split = "+".join(self) if split == "all" else split
@@ -255,7 +293,7 @@ class _SourceSplits(dict):
             for name, files in self.items()
         }
         parts = []
-        # Raises ValueError for a split that isn't there.
+        # Raises ValueError if the split doesn't exist.
         for span in tfds.core.ReadInstruction.from_spec(split).to_absolute(whole):
             count = whole[span.splitname].num_examples
             stop = count if span.to is None else span.to
@@ -268,7 +306,7 @@ class _SourceSplits(dict):
 
 
 def _split_of(file: SourceFile) -> str:
-    """The split that a file's name tells; any other file is for training."""
+    """Returns the split in the name of a file, or "train" if there is none."""
     match = _SPLIT.search(file.name.lower())
     split = match[1] if match else "train"
     return _SPLITS.get(split, split)
@@ -277,7 +315,7 @@ def _split_of(file: SourceFile) -> str:
 def _parts(
     files: list[dict[str, Any]], start: int, stop: int
 ) -> list[types.SimpleNamespace]:
-    """Returns the parts of files that hold the records from `start` to `stop`."""
+    """Returns instructions to read the records from `start` to `stop` of the files."""
     parts, begin = [], 0
     for file in files:
         bounds = [*file["stretches"], file["count"]]
@@ -294,49 +332,54 @@ def _parts(
 
 
 def _find(name: str) -> tuple[str, str, list[SourceFile]]:
-    """Returns a source's kind, the folder of its files and these."""
-    named, _, named_path = name.partition(":")
-    kind, path = (
-        (named, named_path) if named in _SUFFIXES and named_path else (None, name)
-    )
+    """Returns the kind, the folder and the files of a source."""
+    prefix, _, path_after_prefix = name.partition(":")
+    if prefix in _SUFFIXES and path_after_prefix:
+        kind, path = prefix, path_after_prefix
+    else:
+        kind, path = None, name
     path = path.rstrip("/") if is_url(path) else os.path.abspath(path)
     try:
         root, files = _listed(path)
     except OSError as error:
-        raise _no_source(name, f"which can't be read ({error.strerror})") from None
-    ends = _SUFFIXES[kind] if kind else tuple(_KIND_OF)
+        problem = f"which can't be read ({error.strerror})"
+        raise _invalid_source(name, problem) from None
+    suffixes = _SUFFIXES[kind] if kind else tuple(_KIND_BY_SUFFIX)
     if len(files) != 1 or not kind:
-        files = [file for file in files if file.name.lower().endswith(ends)]
+        files = [file for file in files if file.name.lower().endswith(suffixes)]
     shards = {
-        os.path.splitext(file.name)[0] for file in files if _kind(file) in _LOGGED
+        os.path.splitext(file.name)[0]
+        for file in files
+        if _kind(file) in _KINDS_WITH_LOG_TABLES
     }
     files = [
         file
         for file in files
-        # Leaves out the tables that img2dataset writes next to its shards, and the
-        # caches of `datasets`.
+        # Excludes the tables that img2dataset writes next to its shards, and the caches
+        # of Hugging Face's `datasets`.
         if not (_kind(file) == "parquet" and file.name[: -len(".parquet")] in shards)
         and not os.path.basename(file.name).startswith("cache-")
     ]
     kinds = {kind or _kind(file) or "" for file in files}
     if len(kinds) != 1:
-        problem = (
-            f"with files of {' and '.join(sorted(kinds))}" if kinds else "with none"
-        )
-        raise _no_source(name, problem)
+        problem = "which has no such files"
+        if kinds:
+            problem = f"which has files of the kinds {' and '.join(sorted(kinds))}"
+        raise _invalid_source(name, problem)
     return kinds.pop(), root, files
 
 
 def _kind(file: SourceFile) -> str | None:
-    return _KIND_OF.get(os.path.splitext(file.name)[1].lower())
+    """Returns the kind of a file by its suffix, or None if it is unknown."""
+    return _KIND_BY_SUFFIX.get(os.path.splitext(file.name)[1].lower())
 
 
 def _listed(path: str) -> tuple[str, list[SourceFile]]:
-    """Returns a folder and the files that a path, a pattern or a folder means in it."""
+    """Returns the folder and the files of a path, a pattern or a folder."""
     special = _PATTERN.search(path)
     if special is None:
         if is_folder(path):
-            return path, list_files(path, tuple(_KIND_OF))
+            return path, list_files(path, tuple(_KIND_BY_SUFFIX))
         file = one_file(path)
         return os.path.dirname(path), [file] if file else []
     root, paths = path[: special.start()].rpartition("/")[0], [path]
@@ -344,14 +387,17 @@ def _listed(path: str) -> tuple[str, list[SourceFile]]:
         first, last = match[1], match[2]
         numbers = [f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)]
         paths = [
-            _RANGE.sub(number, one, count=1) for one in paths for number in numbers
+            _RANGE.sub(number, pattern, count=1)
+            for pattern in paths
+            for number in numbers
         ]
     if re.search(r"[*?[]", path):
-        paths = sorted(match_path for one in paths for match_path in _glob(one))
-    with ThreadPoolExecutor(16) as pool:  # A store is asked for each.
-        found_files = list(pool.map(one_file, paths))
+        paths = sorted(match for pattern in paths for match in _glob(pattern))
+    # An object store needs one request for each file.
+    with ThreadPoolExecutor(16) as pool:
+        files_or_none = list(pool.map(one_file, paths))
     files = []
-    for path, file in zip(paths, found_files, strict=True):
+    for path, file in zip(paths, files_or_none, strict=True):
         if file is None:
             raise OSError(errno.ENOENT, f"no such file: {path}", path)
         files.append(file._replace(name=path[len(root) + 1 :]))
@@ -366,9 +412,9 @@ def _glob(pattern: str) -> list[str]:
     return [f"{scheme}://{object_path.lstrip('/')}" for object_path in fs.glob(path)]
 
 
-def _no_source(name: str, problem: str) -> InputError:
+def _invalid_source(name: str, problem: str) -> InputError:
     return InputError(
-        f"a source must be webdataset tars, TFRecord, Parquet or Arrow files "
-        f"({', '.join(_KIND_OF)}), or a built corpus, received {name!r}, {problem}; "
-        "check the path, or name the kind, as in webdataset:PATH."
+        "A source must be webdataset tars, TFRecord, Parquet or Arrow files "
+        f"({', '.join(_KIND_BY_SUFFIX)}), or a built corpus. Received: {name!r}, "
+        f"{problem}. Check the path, or prefix it with the kind, as in webdataset:PATH."
     )

@@ -1,4 +1,4 @@
-"""Tux Paint's stamps: photographs and drawings with captions in many languages."""
+"""TFDS builder for the stamps of Tux Paint with captions in several languages."""
 
 import pathlib
 from collections.abc import Iterator
@@ -14,19 +14,22 @@ STAMPS_DIR = "/usr/share/tuxpaint/stamps"
 STAMPS_DIR_VARIABLE = "ALIGN_KERAS_STAMPS_DIR"
 LANGUAGES = ("en", "de", "fr", "cs")
 
-# Letters, digits and coins with captions such as "A" and "1 cent".
-_LEFT_OUT = "symbols"
+# Folder of letters, digits and coins with captions such as "A" and "1 cent".
+_EXCLUDED_FOLDER = "symbols"
 
 
 class Stamps(PairBuilder):
-    """Tux Paint's stamps with captions in English, German, French or Czech, for tests:
-    `stamps` or `stamps/en`, `stamps/de`, `stamps/fr`, `stamps/cs` of the Debian package
-    `tuxpaint-stamps-default`, in `root`, in `ALIGN_KERAS_STAMPS_DIR` or where Debian
-    installs them, without `symbols/`. There is only a `test` split.
+    """Stamps of Tux Paint: photographs and drawings with captions, for tests.
+
+    The captions are in English (`stamps` or `stamps/en`), German (`stamps/de`), French
+    (`stamps/fr`) or Czech (`stamps/cs`). The images come from the Debian package
+    `tuxpaint-stamps-default`, without `symbols/`. They are searched in `root`, in the
+    folder `ALIGN_KERAS_STAMPS_DIR`, or where Debian installs them. There is only a
+    `test` split.
     """
 
     VERSION = tfds.core.Version("1.1.0")
-    RELEASE_NOTES = {"1.1.0": "A margin, so that evaluation crops nothing off."}
+    RELEASE_NOTES = {"1.1.0": "A margin keeps the whole image in the evaluation crop."}
     BUILDER_CONFIGS = [
         tfds.core.BuilderConfig(name=language, description=f"Captions: {language}.")
         for language in LANGUAGES
@@ -40,18 +43,18 @@ class Stamps(PairBuilder):
         images = sorted(
             path
             for path in root.glob("**/*.png")
-            if path.relative_to(root).parts[0] != _LEFT_OUT
+            if path.relative_to(root).parts[0] != _EXCLUDED_FOLDER
         )
         if not images:
             raise InputError(
-                f"corpus 'stamps' needs the images of tuxpaint-stamps-default, but "
-                f"{root} holds none; run apt-get install tuxpaint-stamps-default, or "
-                f"set {STAMPS_DIR_VARIABLE}"
+                "Corpus 'stamps' needs the images of tuxpaint-stamps-default, but "
+                f"{root} contains none. Run apt-get install tuxpaint-stamps-default, "
+                f"or set {STAMPS_DIR_VARIABLE} to the folder of the stamps."
             )
         for path in images:
             where = path.relative_to(root).as_posix()
             caption_file = path.with_suffix(".txt")
-            if not caption_file.exists():  # Mirrored variants have none.
+            if not caption_file.exists():  # Mirrored variants have no caption file.
                 counter.filter("no caption file", where)
                 continue
             caption = stamp_caption(caption_file, self.builder_config.name)
@@ -64,7 +67,11 @@ class Stamps(PairBuilder):
 
 
 def stamp_caption(path: pathlib.Path, language: str) -> str:
-    """A stamp's caption: the first line, or that of `de.utf8=` and the like."""
+    """Returns the caption of a stamp in a language, or "" if there is none.
+
+    The first line of the file is in English. Other languages are in lines such as
+    `de.utf8=Eine Katze.`.
+    """
     lines = path.read_text("utf-8-sig", errors="replace").splitlines()
     if language == "en":
         return clean_caption(lines[0]) if lines else ""

@@ -1,4 +1,4 @@
-"""The user's own pairs as a TFDS builder."""
+"""TFDS builder for a user's table or folder of image–caption pairs."""
 
 import concurrent.futures
 import dataclasses
@@ -18,13 +18,19 @@ from align_keras.utils.remote import is_url, stat_url
 
 # Pixels. The paper's recipe crops 289 pixels from this side.
 SHORTER_SIDE = 346
-# Images at an address that their server is asked for at once.
+# Number of concurrent requests to the server of remote images.
 _REQUESTS = 16
 
 
 @dataclasses.dataclass(eq=False)
 class UserPairsConfig(tfds.core.BuilderConfig):
-    """Path and columns of a user's pairs. `user_pairs_config` makes it."""
+    """Configuration of `UserPairs`, created by `user_pairs_config`.
+
+    Attributes:
+        path: str, table or folder.
+        reading: dict of options for `align_keras.corpus.pair_files.read_pairs`.
+        shorter_side: int, largest shorter side of the stored images, in pixels.
+    """
 
     path: str = ""
     reading: dict = dataclasses.field(default_factory=dict)
@@ -34,7 +40,19 @@ class UserPairsConfig(tfds.core.BuilderConfig):
 def user_pairs_config(
     path: str | os.PathLike, *, shorter_side: int = SHORTER_SIDE, **reading: Any
 ) -> UserPairsConfig:
-    """Names a configuration by its content and options: any change builds anew."""
+    """Returns a configuration whose name is a hash of the data and the options.
+
+    Any change of the table, the images or the options changes the name, so that TFDS
+    builds the data set again.
+
+    Args:
+        path: table or folder of pairs.
+        shorter_side: int, largest shorter side of the stored images, in pixels.
+        **reading: options for `align_keras.corpus.pair_files.read_pairs`.
+
+    Returns:
+        `UserPairsConfig`.
+    """
     path = path if is_url(path) else pathlib.Path(path).absolute()
     defaults = {"image_column": None, "caption_column": None, "encoding": "utf-8"}
     reading = defaults | reading
@@ -44,7 +62,8 @@ def user_pairs_config(
     with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
         stamps = list(pool.map(_stamp, (record.image_path for record in records)))
         unreachable = [stamp for stamp in stamps if isinstance(stamp, OSError)]
-        if unreachable and len(unreachable) == len(stamps):  # The server is down.
+        # If no image can be reached, the server is down.
+        if unreachable and len(unreachable) == len(stamps):
             raise unreachable[0]
         for record, stamp in zip(records, stamps, strict=True):
             stamp = "unreachable" if isinstance(stamp, OSError) else stamp
@@ -57,6 +76,10 @@ def user_pairs_config(
 
 
 def _stamp(path: Any) -> Any:
+    """Returns the size and the time of an image.
+
+    Returns None if the image is missing, and the error if its host is unreachable.
+    """
     try:
         if is_url(path):
             return stat_url(path)
@@ -69,22 +92,25 @@ def _stamp(path: Any) -> Any:
 
 
 class UserPairs(PairBuilder, skip_registration=True):
-    """Pairs from a table or a folder of the user's, by a config of `user_pairs_config`;
-    images keep their aspect. A tenth, from one to 1,000, make the `test` split.
+    """Pairs from a user's table or folder.
+
+    The configuration is created by `user_pairs_config`. Images keep their aspect. A
+    tenth of the images form the `test` split, at least one and at most 1,000.
     """
 
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES = {
-        "1.1.0": "As large as training needs: a limit of the shorter side.",
+        "1.1.0": "The shorter side of the images is limited to the size that training "
+        "needs.",
         "1.0.0": "First release.",
     }
-    DESCRIPTION = "Image-text pairs of the user's own."
+    DESCRIPTION = "Image-text pairs from a table or folder of the user."
     TEST_FRACTION = 0.1
     MOST_TEST_IMAGES = 1000
 
     @property
     def LAYOUT(self) -> ImageLayout:
-        """Layout with the size of the config."""
+        """Layout of the stored images, with the size of the configuration."""
         size = self.builder_config.shorter_side
         return ImageLayout(size=size, square=False, encoding="jpeg")
 

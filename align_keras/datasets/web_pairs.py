@@ -1,4 +1,4 @@
-"""A corpus built from the web as a TFDS builder, and its shards written and placed."""
+"""TFDS builder for a corpus of `align-keras corpus`, and the files of its shards."""
 
 import hashlib
 import json
@@ -23,9 +23,18 @@ _LISTS = ("captions", "rules", "languages", "page_urls", "sources")
 
 
 class WebPairs(LocalBuilder, skip_registration=True):
-    """Images with all their captions, and where both came from, as `align-keras corpus`
-    makes them; `tfds.builder_from_directory` opens them without this class. The lists
-    of an example have one entry a caption; sizes are those of the image as it came.
+    """Images with all their captions and the origins of both.
+
+    `align-keras corpus` writes the data set. `tfds.builder_from_directory` opens it
+    without this class. The lists of an example have one entry for each caption. `width`
+    and `height` are the size of the original image.
+
+    Args:
+        images: callable that returns an iterator over the examples, as dicts.
+        description: str, description of the data set.
+        notes: dict, metadata of the data set.
+        test_fraction: float in [0, 1], fraction of the images in the `test` split.
+        **kwargs: arguments of `tfds.core.GeneratorBasedBuilder`.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -83,14 +92,14 @@ class WebPairs(LocalBuilder, skip_registration=True):
 
 
 class _EqualBytesWriter(writer.ExampleWriter):
-    """Writes equal examples as equal bytes, by sorting their features."""
+    """Writer that sorts the features, so that equal examples have equal bytes."""
 
     def write(self, path: Any, examples: Any) -> Any:
-        def in_order(serialized: bytes) -> bytes:
+        def sort_features(serialized: bytes) -> bytes:
             example = tf_example_pb2.Example.FromString(serialized)
             return example.SerializeToString(deterministic=True)
 
-        return super().write(path, ((key, in_order(row)) for key, row in examples))
+        return super().write(path, ((key, sort_features(row)) for key, row in examples))
 
 
 def write_web_pairs(
@@ -100,12 +109,26 @@ def write_web_pairs(
     *,
     notes: dict,
 ) -> dict[str, Any]:
-    """Writes the shards and `index.json` by a `config` of shards; returns counts."""
+    """Writes the shards of a corpus and their `index.json`.
+
+    Args:
+        folder: folder of the corpus.
+        images: callable that returns an iterator over the examples, as dicts.
+        config: `ShardsConfig`.
+        notes: dict, metadata of the data set.
+
+    Returns:
+        dict with the number of images, in total and by split.
+
+    Raises:
+        InputError: If there are no images.
+    """
     shutil.rmtree((folder / SHARDS).parent, ignore_errors=True)
     if next(images(), None) is None:
         raise InputError(
-            "the corpus is empty, no image passed all filters; see the funnel of "
-            "`align-keras corpus report`, and lower their thresholds in --config."
+            "The corpus must not be empty, but no image passed all filters. Run "
+            "`align-keras corpus report` to see the filter that dropped most images, "
+            "and change its thresholds in --config."
         )
     with quiet():
         builder = WebPairs(
@@ -129,6 +152,7 @@ def write_web_pairs(
 
 
 def _shards(builder: Any) -> list[dict[str, Any]]:
+    """Returns the entries of `index.json`, one for each file."""
     files = []
     for split, info in sorted(builder.info.splits.items()):
         for path, count in zip(info.filepaths, info.shard_lengths, strict=True):
@@ -147,7 +171,10 @@ def _shards(builder: Any) -> list[dict[str, Any]]:
 
 
 def place_shards(source: pathlib.Path, destination: pathlib.Path) -> None:
-    """Puts shards under their final name, by links where it can; equal ones stay."""
+    """Moves shards to their final folder, by hard links if possible.
+
+    Does nothing if the folder has equal shards already.
+    """
     index = destination / INDEX
     if index.exists() and index.read_bytes() == (source / INDEX).read_bytes():
         return
@@ -156,5 +183,5 @@ def place_shards(source: pathlib.Path, destination: pathlib.Path) -> None:
         for path in sorted(source.iterdir()):
             try:
                 os.link(path, folder / path.name)
-            except OSError:  # Another disk, or one without links.
+            except OSError:  # Another disk, or a file system without hard links.
                 shutil.copy2(path, folder / path.name)

@@ -95,7 +95,7 @@ def test_a_model_trains_on_the_corpus(built, tmp_path, capsys):
     shard.write_bytes(content)
     assert main([*command, f"--model_dir={tmp_path / 'other'}"]) == 1
     message = capsys.readouterr().err.splitlines()[-1]
-    assert f"as it was built, but {shard.name} lacks or differs from" in message
+    assert f"must match index.json, but {shard.name} is missing or differs" in message
 
 
 @pytest.mark.ci

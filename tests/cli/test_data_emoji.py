@@ -137,7 +137,7 @@ def test_a_missing_package_is_named(tmp_path, missing, package, capsys):
     (modules / missing).rename(tmp_path / "elsewhere")
     tables = ("--out", tmp_path / "tables")
     assert write_tables("--node-modules", modules, *tables) == 1
-    assert f"Run npm install {package}, or name" in error_of(capsys)
+    assert f"Run npm install {package}, or use" in error_of(capsys)
     assert not (tmp_path / "tables").exists()
 
 

@@ -399,7 +399,7 @@ def test_metadata_columns_must_not_exist_in_the_data(evaluate, shapes, tmp_path)
     arguments = (f"--metadata={path}", "--slice_by=class")
     for protocol in ("zero_shot", "knn", "imagenet_frozen"):
         code, err = evaluate(protocol, f"--data={shapes}", *arguments)
-        assert code == 1 and "with 'class'; rename it" in err
+        assert code == 1 and "with 'class'. Rename the column" in err
 
 
 def test_all_protocols_with_images_support_metadata():

@@ -284,13 +284,17 @@ def test_tfrecords_are_read_too(tmp_path):
 @pytest.mark.parametrize(
     "name, options, error",
     [
-        ("no_such_folder", {}, "received 'no_such_folder', with none; check the path"),
-        ("empty", {}, "with none"),
-        ("mixed", {}, "with files of parquet and webdataset"),
+        (
+            "no_such_folder",
+            {},
+            "Received: 'no_such_folder', which has no such files. Check the path",
+        ),
+        ("empty", {}, "which has no such files"),
+        ("mixed", {}, "which has files of the kinds parquet and webdataset"),
         ("{0..1}.tar", {}, "no such file"),
         ("hollow", {}, "the corpus is empty, no usable pairs among 3: 3 empty caption"),
-        ("good", {"caption_column": "text"}, "caption_column are of Parquet and Arrow"),
-        ("good", {"weights": [1, 2]}, "a number above 0 for each of 1 sources"),
+        ("good", {"caption_column": "text"}, "apply only to Parquet and Arrow files"),
+        ("good", {"weights": [1, 2]}, "a number above 0 for each source"),
         ("good", {"weights": [0]}, "a number above 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The front door: names, options, missing packages."""
+"""Tests of `open_corpus`: names, options and missing packages."""
 
 import subprocess
 import sys
@@ -12,10 +12,10 @@ from align_keras.utils.errors import InputError
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "words"),
+    ("name", "options", "message"),
     [
         ("photos", {}, "icons, stamps, clipart, emoji, pairs"),
-        ("icons/de", {}, "received 'icons/de'"),
+        ("icons/de", {}, "Received: corpus='icons/de'"),
         ("stamps/xx", {}, "en, de, fr, cs"),
         ("pairs", {}, "--pairs PATH"),
         ("icons", {"pairs": "x.csv"}, "--pairs PATH"),
@@ -23,8 +23,10 @@ from align_keras.utils.errors import InputError
         ("pairs", {"pairs": "nowhere.csv"}, "there is no"),
     ],
 )
-def test_mistakes_are_told_in_one_line(tmp_path, name, options, words):
-    with pytest.raises(InputError, match=words) as caught:
+def test_invalid_arguments_raise_a_message_of_one_line(
+    tmp_path, name, options, message
+):
+    with pytest.raises(InputError, match=message) as caught:
         open_corpus(name, data_dir=tmp_path, **options)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -54,9 +56,9 @@ def test_missing_qtawesome_is_named(tmp_path, monkeypatch):
         open_corpus("icons", data_dir=tmp_path)
 
 
-def test_a_data_dir_that_cant_be_written(tmp_path):
+def test_a_data_dir_that_cannot_be_written_raises(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="can't be written"):
+    with pytest.raises(InputError, match="data_dir must be writable"):
         open_corpus("icons", data_dir=tmp_path / "file")
 
 

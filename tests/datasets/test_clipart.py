@@ -1,4 +1,4 @@
-"""Clip art: a small tree in its format, and the real collection where installed."""
+"""Tests of the corpus clipart with a small folder in its format and with real files."""
 
 import pathlib
 import struct
@@ -57,7 +57,7 @@ def root(tmp_path, monkeypatch):
     return folder
 
 
-def test_a_small_collection(root, tmp_path):
+def test_a_small_collection_is_built(root, tmp_path):
     builder = open_corpus("clipart", data_dir=tmp_path / "data")
     metadata = builder.info.metadata
     assert metadata["kept"] == 42
@@ -67,7 +67,7 @@ def test_a_small_collection(root, tmp_path):
     }
     assert metadata["filtered"] == ["only captions that too many images share"]
     assert metadata["examples"]["oversized"].startswith("computer/bomb.png: 16000 × ")
-    assert metadata["notes"]["pictures_without_metadata"] == 1
+    assert metadata["notes"]["images_without_metadata"] == 1
     examples = {
         example["id"].decode(): example
         for example in tfds.as_numpy(builder.as_dataset(split="all"))
@@ -75,14 +75,15 @@ def test_a_small_collection(root, tmp_path):
     horse = examples["animals/cavallo_jane_doe_01"]
     assert horse["captions"].tolist() == [b"Cavallo", b"A horse."]
     assert horse["category"] == b"animals"
-    assert horse["image"].shape == (10, 10, 3)  # With its margin.
-    # A broken drawing keeps its picture under its file name.
+    # 8 pixels and a margin on both sides.
+    assert horse["image"].shape == (10, 10, 3)
+    # The image of a damaged SVG file has the file name as its caption.
     assert examples["unsorted/horse"]["captions"].tolist() == [b"horse"]
     assert examples["unsorted/horse"]["image_key"] == horse["image_key"]
     assert examples["icons/thingaaa0"]["captions"].tolist() == [b"thingaaa"]
 
 
-def test_identical_pictures_never_straddle(root, tmp_path):
+def test_images_with_equal_pixels_are_in_the_same_split(root, tmp_path):
     builder = open_corpus("clipart", data_dir=tmp_path / "data")
     keys = {
         split: {
@@ -98,7 +99,7 @@ def test_identical_pictures_never_straddle(root, tmp_path):
 @pytest.mark.skipif(
     not pathlib.Path(CLIPART_DIR, "svg").is_dir(), reason="needs openclipart"
 )
-def test_the_real_collection(tmp_path, monkeypatch):
+def test_the_real_collection_is_built(tmp_path, monkeypatch):
     monkeypatch.delenv("ALIGN_KERAS_CLIPART_DIR", raising=False)
     builder = open_corpus("clipart", data_dir=tmp_path)
     metadata = builder.info.metadata

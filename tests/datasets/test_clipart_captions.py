@@ -1,4 +1,4 @@
-"""Caption cleaning on lines from the collection itself."""
+"""Tests of caption cleaning with texts from the Open Clip Art Library."""
 
 import pytest
 
@@ -32,7 +32,7 @@ from align_keras.datasets.clipart_captions import (
         ("007", "", ""),
     ],
 )  # fmt: skip
-def test_file_names(stem, author, words):
+def test_file_names_become_words(stem, author, words):
     assert clean_file_name(stem, {author} - {""}) == words
 
 
@@ -52,7 +52,7 @@ def test_file_names(stem, author, words):
         ("", "x", None),
     ],
 )  # fmt: skip
-def test_titles(title, author, cleaned):
+def test_titles_are_cleaned(title, author, cleaned):
     metadata = SvgMetadata(title=title, authors=(author,))
     assert clipart_captions(metadata, "1").get("title") == cleaned
 
@@ -79,23 +79,23 @@ def test_keywords_lose_noise_numbers_and_authors():
         ("x" * 200, "x" * 200),
     ],
 )
-def test_descriptions(description, cleaned):
+def test_descriptions_are_cleaned(description, cleaned):
     captions = clipart_captions(SvgMetadata(description=description), "1")
     assert captions.get("description") == cleaned
 
 
-def test_sharing_limits_by_kind():
+def test_captions_shared_by_too_many_images_are_dropped():
     titles = [{"title": "Flat Icons", "file_name": f"icon {n}"} for n in range(11)]
     titles += [{"title": "Rare", "file_name": "book"} for _ in range(10)]
-    kept = without_shared_captions(titles)
-    assert kept[0] == ["icon 0"]
-    assert kept[11] == ["Rare", "book"]
+    captions = without_shared_captions(titles)
+    assert captions[0] == ["icon 0"]
+    assert captions[11] == ["Rare", "book"]
     names = [{"file_name": "Star"} for _ in range(61)] + [{"file_name": "book"}] * 60
-    kept = without_shared_captions(names)
-    assert kept[0] == [] and kept[61] == ["book"]
+    captions = without_shared_captions(names)
+    assert captions[0] == [] and captions[61] == ["book"]
 
 
-def test_repeats_and_cut_names_go_but_only_where_the_title_stays():
+def test_repeated_and_truncated_captions_are_dropped_unless_the_title_is():
     captions = {
         "title": "Flying Spaghetti Monster",
         "description": "flying spaghetti monster.",
@@ -106,9 +106,9 @@ def test_repeats_and_cut_names_go_but_only_where_the_title_stays():
     assert without_shared_captions(shared)[0] == ["lightning"]
 
 
-def test_one_picture_counts_once_for_a_caption_that_it_has_twice():
-    own = {"title": "Apple", "file_name": "apple"}
-    assert without_shared_captions([own] * 10)[0] == ["Apple"]
+def test_an_image_with_a_caption_twice_counts_once():
+    captions = {"title": "Apple", "file_name": "apple"}
+    assert without_shared_captions([captions] * 10)[0] == ["Apple"]
 
 
 DRAWING = """<?xml version="1.0" encoding="UTF-8" standalone="no"?>
@@ -142,7 +142,7 @@ def write(folder, content):
     return path
 
 
-def test_all_fields(tmp_path):
+def test_all_fields_of_the_metadata_are_read(tmp_path):
     content = DRAWING.format(doctype="", title=" Cheese ")
     assert read_svg_metadata(write(tmp_path, content)) == SvgMetadata(
         title="Cheese",
@@ -152,23 +152,23 @@ def test_all_fields(tmp_path):
     )
 
 
-def test_a_drawing_broken_behind_its_metadata_still_counts(tmp_path):
+def test_a_drawing_damaged_after_its_metadata_is_read(tmp_path):
     content = DRAWING.format(doctype="", title="Cheese").split("<path")[0]
     assert read_svg_metadata(write(tmp_path, content + "<path <<<")).title == "Cheese"
 
 
 @pytest.mark.parametrize("content", ["", "no xml", "<svg><metadata>", "<svg/>"])
-def test_a_drawing_without_metadata(tmp_path, content):
+def test_a_drawing_without_metadata_has_empty_fields(tmp_path, content):
     assert read_svg_metadata(write(tmp_path, content)) == SvgMetadata()
 
 
-def test_internal_entities_of_drawing_programs(tmp_path):
+def test_internal_entities_are_resolved(tmp_path):
     doctype = '<!DOCTYPE svg [<!ENTITY who "Swiss">]>\n'
     content = DRAWING.format(doctype=doctype, title="&who; cheese")
     assert read_svg_metadata(write(tmp_path, content)).title == "Swiss cheese"
 
 
-def test_external_entities_are_never_read(tmp_path):
+def test_external_entities_are_not_read(tmp_path):
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     doctype = f'<!DOCTYPE svg [<!ENTITY leak SYSTEM "file://{secret}">]>\n'
@@ -176,7 +176,7 @@ def test_external_entities_are_never_read(tmp_path):
     assert read_svg_metadata(write(tmp_path, content)) == SvgMetadata()
 
 
-def test_a_billion_laughs_end_soon(tmp_path):
+def test_exponential_entities_are_not_expanded(tmp_path):
     entities = '<!ENTITY a0 "ha">' + "".join(
         f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 10)
     )

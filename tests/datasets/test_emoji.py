@@ -1,4 +1,4 @@
-"""Emoji: small packages in the true format, and the true ones where installed."""
+"""Tests of the corpus emoji with small packages in its format and with real ones."""
 
 import json
 import os
@@ -55,19 +55,19 @@ EMOJI = [
 
 
 def install(folder, package, emoji=EMOJI, period=1):
-    """Writes the package as npm does; `period` emoji in a row look alike."""
+    """Writes a package like npm. Each `period` consecutive emoji have equal pixels."""
     vendor = package.rpartition("-")[2]
-    pictures = folder / package / "img" / vendor / "64"
-    pictures.mkdir(parents=True)
+    image_folder = folder / package / "img" / vendor / "64"
+    image_folder.mkdir(parents=True)
     (folder / package / "emoji.json").write_text(json.dumps(emoji), "utf-8")
-    names = [one["image"] for one in emoji]
-    for one in emoji:
-        names += [tone["image"] for tone in one.get("skin_variations", {}).values()]
+    names = [fields["image"] for fields in emoji]
+    for fields in emoji:
+        names += [tone["image"] for tone in fields.get("skin_variations", {}).values()]
     for number, name in enumerate(names):
-        picture = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+        image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
         color = (len(package), number // period, 9, 255)
-        picture.paste(color, (16, 16, 48, 48))
-        picture.save(pictures / name)
+        image.paste(color, (16, 16, 48, 48))
+        image.save(image_folder / name)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def examples_of(builder, split="all"):
     }
 
 
-def test_a_small_collection(root, tmp_path):
+def test_a_small_package_is_built(root, tmp_path):
     builder = open_corpus("emoji", data_dir=tmp_path / "data")
     metadata = builder.info.metadata
     assert metadata["kept"] == 2 * 43 + 1
@@ -109,27 +109,27 @@ def test_a_small_collection(root, tmp_path):
     smiley = examples["twitter/1f603"]
     assert smiley["captions"].tolist() == [b"smiling face with open mouth", b"smiley"]
     assert smiley["category"] == b"Objects"
-    # Transparent outside, so white there; the drawing keeps its color.
+    # Transparent pixels become white, and the drawing keeps its color.
     assert smiley["image"].shape == (80, 80, 3)
     assert smiley["image"][0, 0].tolist() == [255, 255, 255]
     assert smiley["image"][32, 32].tolist() == [len(PACKAGES[1]), 0, 9]
 
 
-def test_no_emoji_straddles_the_splits(root, tmp_path):
+def test_no_emoji_is_in_both_splits(root, tmp_path):
     builder = open_corpus("emoji", data_dir=tmp_path / "data")
-    sides = {
+    codes = {
         split: {
             identifier.partition("/")[2] for identifier in examples_of(builder, split)
         }
         for split in ("train", "test")
     }
-    assert sides["test"] and not sides["train"] & sides["test"]
-    assert len(sides["train"]) > 35
+    assert codes["test"] and not codes["train"] & codes["test"]
+    assert len(codes["train"]) > 35
 
 
-def test_emoji_drawn_alike_stay_together(tmp_path, monkeypatch):
-    # Half of the emoji go to the test split: by their codes alone, half of the
-    # pairs would be parted.
+def test_emoji_with_equal_pixels_are_in_the_same_split(tmp_path, monkeypatch):
+    # Half of the emoji are in the test split. A split by code points alone would
+    # separate half of the equal images.
     monkeypatch.setattr(emoji_module.Emoji, "TEST_FRACTION", 0.5)
     codes = [f"2F{n:03X}" for n in range(40)]
     for package in PACKAGES:
@@ -137,7 +137,8 @@ def test_emoji_drawn_alike_stay_together(tmp_path, monkeypatch):
             tmp_path,
             package,
             [entry(code, f"THING {code}", "thing") for code in codes],
-            # Each vendor draws other ones alike, which makes quadruples.
+            # The vendors have different groups of equal images, which link to groups
+            # of four emoji.
             period=2 if package == PACKAGES[0] else 4,
         )
     builder = emoji_module.Emoji(root=tmp_path, data_dir=tmp_path / "data")
@@ -147,9 +148,11 @@ def test_emoji_drawn_alike_stay_together(tmp_path, monkeypatch):
     assert set(sizes) == {0, 4}
 
 
-@pytest.mark.parametrize("above", [False, True])
-def test_found_where_node_looks(root, tmp_path, monkeypatch, no_global_packages, above):
-    start = root.parent / "deep" / "er" if above else root.parent
+@pytest.mark.parametrize("in_subfolder", [False, True])
+def test_packages_are_found_in_node_modules_of_the_folder_or_above(
+    root, tmp_path, monkeypatch, no_global_packages, in_subfolder
+):
+    start = root.parent / "deep" / "er" if in_subfolder else root.parent
     start.mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(start)
     assert open_corpus("emoji", data_dir=tmp_path / "data").info.metadata["kept"] == 87
@@ -164,7 +167,7 @@ def test_the_nearest_folder_wins(root, tmp_path, monkeypatch, no_global_packages
     assert len(ids) == 1 + 44
 
 
-def test_found_among_global_packages(root, tmp_path, monkeypatch, no_global_packages):
+def test_global_packages_are_found(root, tmp_path, monkeypatch, no_global_packages):
     prefix = tmp_path / "usr"
     (prefix / "lib").mkdir(parents=True)
     root.rename(prefix / "lib" / "node_modules")
@@ -186,18 +189,17 @@ def test_missing_packages_are_named(tmp_path, monkeypatch, no_global_packages, m
         with pytest.raises(InputError) as caught:
             open_corpus("emoji", data_dir=tmp_path / "data")
         message = str(caught.value)
-        assert (
-            f" {' and '.join(missing)}; run npm install {' '.join(PACKAGES)}" in message
-        )
+        remedy = f"Run npm install {' '.join(PACKAGES)}, or set"
+        assert f" {' and '.join(missing)}. {remedy}" in message
         assert "ALIGN_KERAS_EMOJI_DIR" in message and "\n" not in message
         assert str(folder if variable else tmp_path) in message
 
 
 @pytest.mark.parametrize("content", ["[{", '{"a": 1}', "[[1]]", '[{"name": "X"}]'])
-def test_a_broken_table_is_told_in_one_line(root, tmp_path, content):
+def test_a_damaged_emoji_file_raises_a_message_of_one_line(root, tmp_path, content):
     (root / PACKAGES[0] / "emoji.json").write_text(content, "utf-8")
     with pytest.raises(
-        InputError, match=f"run npm install {PACKAGES[0]} again"
+        InputError, match=f"Run npm install {PACKAGES[0]} again"
     ) as caught:
         open_corpus("emoji", data_dir=tmp_path / "data")
     assert "\n" not in str(caught.value)
@@ -205,7 +207,7 @@ def test_a_broken_table_is_told_in_one_line(root, tmp_path, content):
 
 @pytest.mark.skipif(not INSTALLED, reason="needs ALIGN_KERAS_EMOJI_DIR")
 @pytest.mark.release
-def test_the_true_packages(tmp_path):
+def test_the_real_packages_are_built(tmp_path):
     builder = open_corpus("emoji", data_dir=tmp_path)
     metadata = builder.info.metadata
     assert metadata["kept"] > 3_700
@@ -215,8 +217,8 @@ def test_the_true_packages(tmp_path):
     }
     train, test = examples_of(builder, "train"), examples_of(builder, "test")
     assert 0.03 < len(test) / metadata["kept"] < 0.07
-    codes = [{name.partition("/")[2] for name in side} for side in (train, test)]
-    keys = [{e["image_key"] for e in side.values()} for side in (train, test)]
+    codes = [{name.partition("/")[2] for name in split} for split in (train, test)]
+    keys = [{e["image_key"] for e in split.values()} for split in (train, test)]
     assert not codes[0] & codes[1] and not keys[0] & keys[1]
     examples = {**train, **test}
     cheese = [examples[f"{vendor}/1f9c0"] for vendor in ("google", "twitter")]

@@ -1,4 +1,4 @@
-"""Which names of an emoji become captions."""
+"""Tests of the captions of an emoji."""
 
 import pytest
 
@@ -8,16 +8,16 @@ from align_keras.datasets.emoji import emoji_captions
 @pytest.mark.parametrize(
     ("name", "short_names", "category", "captions"),
     [
-        # Upper and lower case, white space.
+        # Case and white space.
         ("Egypt Flag", ["flag-eg"], "Flags", ["egypt flag"]),
         ("T-REX\x00 ", ["t-rex"], "", ["t-rex"]),
-        # A short name that says more, less, or the same in another order.
+        # A short name with more words, with fewer words, or with another order.
         ("CLOUD WITH LIGHTNING", ["lightning", "lightning_cloud"], "",
          ["cloud with lightning", "lightning", "lightning cloud"]),
         ("CAT FACE", ["cat"], "", ["cat face", "cat"]),
         ("England Flag", ["flag-england"], "Flags", ["england flag"]),
         ("MAN: BEARD", ["man_with_beard"], "", ["man: beard", "man with beard"]),
-        # Codes: of countries, but only among flags, and of characters.
+        # Country codes, which are removed only for flags, and code points.
         ("Germany Flag", ["de", "flag-de"], "Flags", ["germany flag"]),
         ("TELEVISION", ["tv"], "Objects", ["television", "tv"]),
         ("CHEQUERED FLAG", ["checkered_flag"], "Flags",
@@ -32,7 +32,7 @@ from align_keras.datasets.emoji import emoji_captions
         ("CROSS MARK", ["x"], "", ["cross mark"]),
         ("", ["1234"], "", []),
         ("", [], "", []),
-        # Filled, outlined and thick, or what one sees.
+        # Words for filled, outlined and thick symbols, and for real colors.
         ("BLACK TELEPHONE", ["phone"], "", ["telephone", "phone"]),
         ("WHITE SMILING FACE", ["relaxed"], "", ["smiling face", "relaxed"]),
         ("WHITE FLOWER", ["white_flower"], "", ["white flower"]),
@@ -40,5 +40,5 @@ from align_keras.datasets.emoji import emoji_captions
         ("BLACK", ["dark"], "", ["black", "dark"]),
     ],
 )  # fmt: skip
-def test_captions(name, short_names, category, captions):
+def test_names_become_captions(name, short_names, category, captions):
     assert emoji_captions(name, short_names, category) == captions

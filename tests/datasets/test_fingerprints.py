@@ -1,4 +1,4 @@
-"""Fingerprints of pairs: what changes them, and what doesn't."""
+"""Tests of the fingerprints of pairs and of the changes that they detect."""
 
 import json
 import shutil
@@ -41,18 +41,20 @@ def rotated(rows):
 
 
 @pytest.mark.parametrize("change", [rotated, lambda rows: rows[:20]])
-def test_other_captions_or_rows_change_it(table, tmp_path, fingerprint, change):
+def test_captions_and_rows_change_the_fingerprint(table, tmp_path, fingerprint, change):
     rewrite(table, change)
     assert pairs_fingerprint(build(table, tmp_path / "data"), "train") != fingerprint
 
 
-def test_other_pixels_change_it(table, tmp_path, fingerprint):
+def test_pixels_change_the_fingerprint(table, tmp_path, fingerprint):
     for path in table.parent.glob("*.png"):
         Image.new("RGB", (48, 48), "white").save(path)
     assert pairs_fingerprint(build(table, tmp_path / "data"), "train") != fingerprint
 
 
-def test_place_and_time_of_the_files_dont_change_it(table, tmp_path, fingerprint):
+def test_paths_and_times_of_the_files_do_not_change_the_fingerprint(
+    table, tmp_path, fingerprint
+):
     copy = shutil.copytree(
         table.parent, tmp_path / "copy", copy_function=shutil.copyfile
     )
@@ -63,7 +65,9 @@ def test_place_and_time_of_the_files_dont_change_it(table, tmp_path, fingerprint
     assert pairs_fingerprint(builder, "all") == both != fingerprint
 
 
-def test_a_corpus_of_an_earlier_version_has_the_same(table, tmp_path, fingerprint):
+def test_a_corpus_without_a_stored_fingerprint_has_the_same(
+    table, tmp_path, fingerprint
+):
     builder = build(table, tmp_path / "data")
     metadata = dict(builder.info.metadata)
     stored = metadata.pop("fingerprints")
@@ -76,39 +80,45 @@ def test_a_corpus_of_an_earlier_version_has_the_same(table, tmp_path, fingerprin
     assert pairs_fingerprint(builder, "train") == fingerprint
 
 
-def test_shards_have_their_checksums(table, tmp_path, fingerprint):
+def test_the_fingerprint_of_shards_depends_on_their_checksums(
+    table, tmp_path, fingerprint
+):
     builder = build(table, tmp_path / "data")
     folder = shutil.copytree(builder.data_path, tmp_path / "shards")
     (folder / "metadata.json").write_text("{}")
     names = sorted(path.name for path in folder.glob("*tfrecord*"))
-    found = []
+    fingerprints = []
     for checksum in ("a", "a", "b"):
         shards = [
             {"file": name, "bytes": (folder / name).stat().st_size, "sha256": checksum}
             for name in names
         ]
         (folder / "index.json").write_text(json.dumps({"shards": shards}))
-        found.append(pairs_fingerprint(open_corpus(str(folder)), "train"))
-    assert found[0] == found[1] != found[2]
+        fingerprints.append(pairs_fingerprint(open_corpus(str(folder)), "train"))
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 
 
-def test_sources_by_captions_and_sizes(tmp_path, monkeypatch):
+def test_the_fingerprint_of_sources_depends_on_their_captions(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     rows = samples(0, 6)
-    found = []
+    fingerprints = []
     for name, captions in (("a", [0, 1, 2, 3, 4, 5]), ("b", [1, 2, 3, 4, 5, 0])):
         changed = [
             (key, parts | {"txt": b"caption %d" % caption})
             for (key, parts), caption in zip(rows, captions, strict=True)
         ]
         write_tar(tmp_path / name / "0.tar", changed)
-        found.append(pairs_fingerprint(open_sources(str(tmp_path / name)), "train"))
-    assert found[0] != found[1]
+        source = open_sources(str(tmp_path / name))
+        fingerprints.append(pairs_fingerprint(source, "train"))
+    assert fingerprints[0] != fingerprints[1]
     shutil.copytree(tmp_path / "a", tmp_path / "c", copy_function=shutil.copyfile)
-    assert pairs_fingerprint(open_sources(str(tmp_path / "c")), "train") == found[0]
+    copy = open_sources(str(tmp_path / "c"))
+    assert pairs_fingerprint(copy, "train") == fingerprints[0]
 
 
-def test_a_mixture_by_its_members(table, tmp_path, fingerprint):
+def test_the_fingerprint_of_a_mixture_depends_on_its_members(
+    table, tmp_path, fingerprint
+):
     builder = build(table, tmp_path / "data")
     mixture = pairs_fingerprint(Mixture({"a": builder, "b": builder}), "train")
     assert mixture == pairs_fingerprint(Mixture({"a": builder, "b": builder}), "train")

@@ -1,4 +1,4 @@
-"""Icon fonts: one real build, and the drawing and naming of glyphs."""
+"""Tests of the corpus icons: a real build, and the images and captions of glyphs."""
 
 import functools
 import importlib.util
@@ -26,7 +26,7 @@ needs_fonts = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    # `.ci/run` has built it before, in a fresh folder.
+    # `.ci/run` builds the corpus in this folder before the tests.
     folder = os.environ.get("TFDS_DATA_DIR") or tmp_path_factory.mktemp("icons")
     open_corpus("icons", data_dir=folder)
     return folder
@@ -47,12 +47,12 @@ def examples(data_dir):
 
 @needs_fonts
 @pytest.mark.ci
-def test_counts(data_dir, examples):
+def test_the_numbers_of_icons_are_as_expected(data_dir, examples):
     metadata = tfds.builder("icons", data_dir=data_dir).info.metadata
     blank = metadata["dropped"].get("blank glyph", 0)
-    kept = len(examples["train"]) + len(examples["test"])
-    assert metadata["kept"] == kept and "blank glyph" in metadata["filtered"]
-    # Other versions of the fonts may differ a little.
+    count = len(examples["train"]) + len(examples["test"])
+    assert metadata["kept"] == count and "blank glyph" in metadata["filtered"]
+    # The numbers differ a little between versions of the fonts.
     assert len(examples["train"]) + blank == pytest.approx(14_981, rel=0.05)
     assert len(examples["test"]) == pytest.approx(1_402, rel=0.05)
     assert blank < 20
@@ -60,7 +60,7 @@ def test_counts(data_dir, examples):
 
 @needs_fonts
 @pytest.mark.ci
-def test_families_never_straddle_the_splits(examples):
+def test_no_family_is_in_both_splits(examples):
     families = {
         split: {example["category"].decode() for example in members.values()}
         for split, members in examples.items()
@@ -71,14 +71,14 @@ def test_families_never_straddle_the_splits(examples):
 @needs_fonts
 @pytest.mark.ci
 def test_every_glyph_is_dark_on_white_fitted_and_centered(examples):
-    room = CANVAS - 2 * MARGIN
+    largest_side = CANVAS - 2 * MARGIN
     for example in list(examples["train"].values())[::50]:
         image = example["image"]
         assert image.shape == (CANVAS, CANVAS, 3)
         assert (image == image[:, :, :1]).all()
         rows, columns = np.nonzero(image[:, :, 0] < 255)
         extents = np.ptp(rows) + 1, np.ptp(columns) + 1
-        assert room - 3 <= max(extents) <= room, example["id"]
+        assert largest_side - 3 <= max(extents) <= largest_side, example["id"]
         for low, high in ((rows.min(), rows.max()), (columns.min(), columns.max())):
             assert abs(low - (CANVAS - 1 - high)) <= 1, example["id"]
         assert image.min() < 100
@@ -87,17 +87,17 @@ def test_every_glyph_is_dark_on_white_fitted_and_centered(examples):
 @needs_fonts
 @pytest.mark.ci
 def test_identical_glyphs_share_their_key(examples):
-    everything = {**examples["train"], **examples["test"]}
+    all_examples = {**examples["train"], **examples["test"]}
     by_key = {}
-    for example in everything.values():
+    for example in all_examples.values():
         pixels = example["image"].tobytes()
         assert by_key.setdefault(example["image_key"], pixels) == pixels
-    assert len(by_key) == len(set(by_key.values())) < len(everything)
+    assert len(by_key) == len(set(by_key.values())) < len(all_examples)
 
 
 @needs_fonts
 @pytest.mark.ci
-def test_captions_come_from_names(examples):
+def test_captions_are_the_names_without_style_words(examples):
     arrow = examples["train"]["materialdesignicons6/account-arrow-left"]
     assert arrow["captions"].tolist() == [b"account arrow left"]
     thin = examples["train"]["phosphor/activity-thin"]
@@ -118,12 +118,12 @@ def test_captions_come_from_names(examples):
         ("fontawesome6-solid", "fill", "fill"),
     ],
 )
-def test_style_words(family, name, caption):
+def test_style_words_at_the_end_are_removed(family, name, caption):
     assert icon_caption(family, name) == caption
 
 
 @needs_fonts
-def test_small_and_blank_characters():
+def test_small_characters_are_enlarged_and_blank_ones_are_none():
     package = importlib.util.find_spec("qtawesome").submodule_search_locations[0]
     fonts = pathlib.Path(package, "fonts")
     [font] = fonts.glob("fontawesome6-solid-webfont-[0-9]*.ttf")
@@ -136,13 +136,13 @@ def test_small_and_blank_characters():
 
 @needs_fonts
 @pytest.mark.ci
-def test_the_tutorial_trains_on_them(data_dir, tmp_path, capsys, monkeypatch):
+def test_the_tutorial_trains_on_icons(data_dir, tmp_path, capsys, monkeypatch):
     pages = pathlib.Path(__file__).parents[2] / "docs/pages"
     script = pages / "tutorials/train_with_fit.py"
     monkeypatch.setattr(tfds, "load", functools.partial(tfds.load, data_dir=data_dir))
     monkeypatch.setattr("sys.argv", [script.name, "160", "1"])
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(script))
-    shown = capsys.readouterr().out
-    assert "160 pairs, such as" in shown and "arrow → [" in shown
+    output = capsys.readouterr().out
+    assert "160 pairs, such as" in output and "arrow → [" in output
     assert (tmp_path / "icons.keras").is_file()

@@ -1,4 +1,4 @@
-"""Several corpora as one: nothing lost, evenly mixed, told in one line."""
+"""Tests of mixtures: all examples occur, evenly interleaved, and errors are short."""
 
 import io
 
@@ -16,7 +16,7 @@ from align_keras.utils.errors import InputError
 
 
 class Toy(PairBuilder, skip_registration=True):
-    """So many pictures a split, and one that is too broken to keep."""
+    """Corpus with a number of images in each split, and one dropped image."""
 
     VERSION = tfds.core.Version("1.0.0")
     LAYOUT = ImageLayout(size=16)
@@ -57,7 +57,7 @@ def mixture_of(toys, *names):
     return Mixture({name: toys[name] for name in names})
 
 
-def test_every_example_once_in_every_split(toys):
+def test_every_example_occurs_once_in_every_split(toys):
     mixture = mixture_of(toys, "big", "small")
     assert mixture.name == "big+small" and sorted(mixture.info.splits) == [
         "test",
@@ -70,33 +70,33 @@ def test_every_example_once_in_every_split(toys):
         single = {
             f"{name}/{identifier}": captions
             for name in ("big", "small")
-            for one in [read_retrieval_set(toys[name], split)]
-            for identifier, captions in zip(one.ids, one.captions, strict=True)
+            for member in [read_retrieval_set(toys[name], split)]
+            for identifier, captions in zip(member.ids, member.captions, strict=True)
         }
         assert dict(zip(pairs.ids, pairs.captions, strict=True)) == single
 
 
-def test_examples_keep_the_contract(toys):
+def test_examples_have_the_features_of_a_corpus(toys):
     example = next(iter(mixture_of(toys, "tests", "big").as_dataset(split="test")))
     assert set(example) == {"id", "image", "captions", "category", "image_key"}
     assert example["image"].shape == (4, 4, 3)
     assert example["image"].dtype == np.uint8
 
 
-def test_members_keep_their_own_order(toys):
+def test_members_keep_their_order(toys):
     mixed = read_captions(mixture_of(toys, "big", "small"), "test")
     ids = read_retrieval_set(mixture_of(toys, "big", "small"), "test").ids
     for name in ("big", "small"):
-        own = [
+        captions_of_member = [
             caption
             for identifier, caption in zip(ids, mixed, strict=True)
             if identifier.startswith(name)
         ]
-        assert own == read_captions(toys[name], "test")
+        assert captions_of_member == read_captions(toys[name], "test")
 
 
 def turns_of(sizes):
-    """Returns the members whose turns are first, as many as there are examples."""
+    """Returns the members of the turns in the first cycle."""
     turns, _ = Mixture.endless_turns(sizes, 0)
     return [int(member) for member in turns.take(sum(sizes)).as_numpy_iterator()]
 
@@ -104,7 +104,7 @@ def turns_of(sizes):
 @pytest.mark.parametrize(
     "sizes", [(60, 13), (1, 1), (7, 7, 7), (0, 4, 2), (100, 1, 1, 1, 50), (1, 1000)]
 )
-def test_any_stretch_has_its_share_of_each(sizes):
+def test_any_part_of_the_turns_has_the_share_of_each_member(sizes):
     turns = np.array(turns_of(sizes))
     assert np.bincount(turns, minlength=len(sizes)).tolist() == list(sizes)
     taken = np.cumsum(turns[:, None] == np.arange(len(sizes)), axis=0)
@@ -113,30 +113,30 @@ def test_any_stretch_has_its_share_of_each(sizes):
     assert turns.tolist() == turns_of(sizes)
 
 
-def test_ties_go_to_the_first():
+def test_the_first_member_wins_a_tie():
     assert turns_of([2, 2, 2]) == [0, 1, 2, 0, 1, 2]
 
 
-def test_a_split_that_a_member_lacks(toys):
+def test_a_split_that_a_member_does_not_have_raises(toys):
     mixture = mixture_of(toys, "big", "tests")
     assert list(mixture.info.splits) == ["test"]
     for use in (read_captions, read_retrieval_set, lambda *a: check_batch_size(1, *a)):
         for split in ("train", "train+test", "train[:5%]"):
             with pytest.raises(
-                InputError, match="big.tests.*but tests has only test; name test or all"
+                InputError, match="big.tests.*but tests has only test. Use test or all"
             ) as caught:
                 use(mixture, split)
             assert "\n" not in str(caught.value) and repr(split) in str(caught.value)
     assert len(read_captions(mixture, tfds.Split.ALL)) == 76
 
 
-def test_a_batch_larger_than_all_members(toys):
+def test_a_batch_larger_than_all_members_raises(toys):
     check_batch_size(73, mixture_of(toys, "big", "small"), "train")
     with pytest.raises(InputError, match=r"the 73 pairs of big\+small\[train\]"):
         check_batch_size(74, mixture_of(toys, "big", "small"), "train")
 
 
-def test_counts_are_added_and_reasons_bear_names(toys):
+def test_counts_are_added_and_reasons_name_their_member(toys):
     metadata = mixture_of(toys, "big", "tests").info.metadata
     assert metadata["kept"] == 76
     assert metadata["dropped"] == {"big: truncated": 1, "tests: truncated": 1}
@@ -171,12 +171,12 @@ def test_a_mixture_is_built_by_name(stamps, tmp_path):
     assert len(captions) == 8
     assert captions["stamps/de/animals/cat"] == ["Ein cat."]
     assert captions["stamps/animals/eel"] == ["A eel."]
-    # One count through all builds; each tells its own total when it begins.
+    # The count continues over all builds. The total grows when a build begins.
     assert [done for done, _ in calls] == list(range(1, 9))
     assert [total for _, total in calls] == [3] * 3 + [5] * 2 + [8] * 3
 
 
-def test_the_members_are_the_corpora_themselves(stamps, tmp_path):
+def test_prepared_members_are_not_built_again(stamps, tmp_path):
     open_corpus("stamps/fr", data_dir=tmp_path / "data")
     calls = []
     open_corpus(
@@ -184,24 +184,27 @@ def test_the_members_are_the_corpora_themselves(stamps, tmp_path):
         data_dir=tmp_path / "data",
         progress=lambda *counts: calls.append(counts),
     )
-    assert calls == [(1, 3), (2, 3), (3, 3)]  # What is built is only opened.
+    # Only stamps/de is built.
+    assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "words"),
+    ("name", "options", "message"),
     [
-        ("clipart+pairs", {}, "not pairs, received 'clipart.pairs'"),
+        ("clipart+pairs", {}, "not pairs. Received: 'clipart.pairs'"),
         ("clipart+emoji", {"pairs": "x.csv"}, "not pairs.*'x.csv'"),
-        ("clipart+photos", {}, "received 'photos'"),
-        ("clipart+", {}, "received ''"),
-        ("clipart+icons/de", {}, "received 'icons/de'"),
+        ("clipart+photos", {}, "Received: corpus='photos'"),
+        ("clipart+", {}, "Received: corpus=''"),
+        ("clipart+icons/de", {}, "Received: corpus='icons/de'"),
         ("stamps+stamps/xx", {}, "en, de, fr, cs"),
         ("stamps+clipart+stamps/en", {}, "each corpus once"),
         ("clipart+clipart", {}, "each corpus once"),
     ],
 )
-def test_mistakes_are_told_in_one_line(stamps, tmp_path, name, options, words):
-    with pytest.raises(InputError, match=words) as caught:
+def test_invalid_names_raise_a_message_of_one_line(
+    stamps, tmp_path, name, options, message
+):
+    with pytest.raises(InputError, match=message) as caught:
         open_corpus(name, data_dir=tmp_path / "data", **options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "data").exists()

@@ -1,4 +1,4 @@
-"""The base of all corpora: contract, counting, determinism, and violence."""
+"""Tests of the base class of all corpora: features, counts, splits, interruptions."""
 
 import io
 import os
@@ -23,16 +23,16 @@ from align_keras.datasets.pair_builder import (
 )
 from align_keras.utils.errors import InputError
 
-# A table of pictures that compress badly, for the tests by violence.
-PICTURES = 60
+# Number of images in the table of the tests with interruptions.
+IMAGES = 60
 
 
 class Toy(PairBuilder, skip_registration=True):
-    """A corpus of whatever raw pairs the test gives."""
+    """Corpus of raw pairs from a test."""
 
     VERSION = tfds.core.Version("1.0.0")
     LAYOUT = ImageLayout(size=16)
-    TEST_FRACTION = 0.0  # One image.
+    TEST_FRACTION = 0.0  # The test split still has one image.
 
     def __init__(self, raw_pairs, **kwargs):
         self.raw_pairs = raw_pairs
@@ -66,7 +66,7 @@ def files_of(folder):
     }
 
 
-def test_examples_follow_the_contract(tmp_path):
+def test_examples_have_the_features_of_a_corpus(tmp_path):
     builder = Toy(
         [
             pair("a", png("red"), captions=("A", "Käse")),
@@ -90,7 +90,7 @@ def test_examples_follow_the_contract(tmp_path):
         assert example["image_key"].decode() == pixel_key(stored)
 
 
-def test_counts_survive_a_reload_from_disk(tmp_path):
+def test_counts_are_stored_on_disk(tmp_path):
     raw_pairs = [pair(str(n), png((n, 0, 0))) for n in range(9)]
     raw_pairs += [pair("x", tmp_path / "nowhere.png", count=1)]
     Toy(raw_pairs, data_dir=tmp_path).download_and_prepare()
@@ -102,11 +102,11 @@ def test_counts_survive_a_reload_from_disk(tmp_path):
         assert metadata["kept"] == 9
         assert metadata["dropped"] == {"missing": 1}
         assert metadata["examples"]["missing"].startswith("line x: no file ")
-        assert metadata["notes"]["pictures"] == 9
+        assert metadata["notes"]["images"] == 9
         assert metadata["summary"][0] == "9 pairs kept"
 
 
-def test_too_many_bad_pairs_leave_nothing(tmp_path, monkeypatch):
+def test_too_many_bad_pairs_raise_and_leave_no_files(tmp_path, monkeypatch):
     raw_pairs = [pair("a", png("red")), pair("b", b""), pair("c", b"GIF89a")]
     builder = Toy(raw_pairs, data_dir=tmp_path)
     open_temporary = tempfile.TemporaryFile
@@ -123,23 +123,23 @@ def test_too_many_bad_pairs_leave_nothing(tmp_path, monkeypatch):
     assert not [name for name in files_of(tmp_path) if "lock" not in name]
     assert not list(tmp_path.rglob("incomplete*"))
     Toy(raw_pairs, data_dir=tmp_path, max_bad_fraction=0.7).download_and_prepare()
-    # Asked again without the permission, it still tells.
+    # Opening the prepared corpus with the stricter limit raises again.
     with pytest.raises(InputError, match="2 of 3"):
         Toy(raw_pairs, data_dir=tmp_path).download_and_prepare()
 
 
-def test_a_picture_counts_as_many_pairs_as_it_has(tmp_path):
+def test_a_dropped_image_counts_all_its_pairs(tmp_path):
     raw_pairs = [pair("a", png("red"), count=3), pair("b", b"", count=5)]
     with pytest.raises(InputError, match="5 of 8"):
         Toy(raw_pairs, data_dir=tmp_path).download_and_prepare()
 
 
-def test_an_empty_corpus(tmp_path):
+def test_an_empty_corpus_raises(tmp_path):
     with pytest.raises(InputError, match="empty"):
         Toy([], data_dir=tmp_path, max_bad_fraction=1.0).download_and_prepare()
 
 
-def test_later_duplicate_ids_are_dropped(tmp_path):
+def test_repeated_ids_are_dropped(tmp_path):
     raw_pairs = [pair("a", png("red")), pair("a", png("blue")), pair("b", png("lime"))]
     builder = Toy(raw_pairs, data_dir=tmp_path, max_bad_fraction=0.5)
     builder.download_and_prepare()
@@ -147,7 +147,7 @@ def test_later_duplicate_ids_are_dropped(tmp_path):
     assert (examples_of(builder)["a"]["image"][0, 0] == (255, 0, 0)).all()
 
 
-def test_identical_pictures_never_straddle_the_splits(tmp_path):
+def test_images_with_equal_pixels_are_in_the_same_split(tmp_path):
     raw_pairs = [
         pair(f"{color}{n}", png(color), split=None)
         for n in range(3)
@@ -158,7 +158,7 @@ def test_identical_pictures_never_straddle_the_splits(tmp_path):
     train, test = examples_of(builder, "train"), examples_of(builder, "test")
     assert (len(train), len(test)) == (6, 3)
     assert len({example["image_key"] for example in test.values()}) == 1
-    assert builder.info.metadata["notes"]["distinct_pictures"] == 3
+    assert builder.info.metadata["notes"]["distinct_images"] == 3
 
 
 def test_progress_counts_to_the_total(tmp_path):
@@ -170,7 +170,7 @@ def test_progress_counts_to_the_total(tmp_path):
     assert calls == [(done, 150) for done in range(1, 151)]
 
 
-def test_nothing_is_said_on_stdout_or_stderr(tmp_path, capfd, caplog):
+def test_a_build_prints_nothing(tmp_path, capfd, caplog):
     table = write_table(tmp_path)
     open_corpus("pairs", pairs=table, data_dir=tmp_path / "data")
     captured = capfd.readouterr()
@@ -188,13 +188,14 @@ def test_two_builds_write_the_same_bytes(tmp_path):
     assert contents[0] == contents[1]
 
 
-# By violence: real processes, real signals, real limits.
+# The following tests interrupt real processes by signals and limits.
 
 
 def write_table(folder):
+    """Writes images that compress badly, and their table."""
     random = np.random.default_rng(0)
     rows = ["image,caption"]
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         values = random.integers(0, 256, (48, 48, 3), np.uint8)
         Image.fromarray(values).save(folder / f"{number}.png")
         rows.append(f"{number}.png,{number} {'long ' * 300}")
@@ -202,7 +203,8 @@ def write_table(folder):
     return folder / "pairs.csv"
 
 
-def child(folder, code):
+def start_process(folder, code):
+    """Starts a Python process that runs the code after some common definitions."""
     prelude = (
         "import sys, time, resource\n"
         "from align_keras.datasets import open_corpus\n"
@@ -240,9 +242,9 @@ open_corpus("pairs", pairs=pairs, data_dir=data_dir)
 @pytest.mark.parametrize(
     "code", [KILLED_WHILE_READING, KILLED_WHILE_WRITING], ids=["reading", "writing"]
 )
-def test_a_killed_build_leaves_nothing_and_the_next_is_whole(tmp_path, code):
+def test_the_build_after_a_killed_one_is_complete(tmp_path, code):
     write_table(tmp_path)
-    process = child(tmp_path, code)
+    process = start_process(tmp_path, code)
     assert process.stdout.readline() == "now\n"
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -252,11 +254,11 @@ def test_a_killed_build_leaves_nothing_and_the_next_is_whole(tmp_path, code):
     assert not list(data_dir.rglob("1.0.0"))
     rebuilt = open_corpus("pairs", pairs=tmp_path / "pairs.csv", data_dir=data_dir)
     assert not list(data_dir.rglob("incomplete.*"))
-    undisturbed = open_corpus(
+    uninterrupted = open_corpus(
         "pairs", pairs=tmp_path / "pairs.csv", data_dir=tmp_path / "other"
     )
-    assert files_of(rebuilt.data_dir) == files_of(undisturbed.data_dir)
-    assert rebuilt.info.metadata["kept"] == PICTURES
+    assert files_of(rebuilt.data_dir) == files_of(uninterrupted.data_dir)
+    assert rebuilt.info.metadata["kept"] == IMAGES
 
 
 @pytest.mark.parametrize(
@@ -267,8 +269,8 @@ def test_a_killed_build_leaves_nothing_and_the_next_is_whole(tmp_path, code):
     ],
     ids=["reading", "writing"],
 )
-def test_a_full_disk_leaves_nothing_and_says_so(tmp_path, limit):
-    # The pictures alone take 318 KB, the records of the train split 375 KB.
+def test_a_full_disk_raises_and_leaves_no_shards(tmp_path, limit):
+    # The images take 318 KB, and the records of the train split take 375 KB.
     write_table(tmp_path)
     code = f"""
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
@@ -277,8 +279,8 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
-    output, _ = child(tmp_path, code).communicate(timeout=120)
-    assert output.startswith("InputError data_dir "), output
+    output, _ = start_process(tmp_path, code).communicate(timeout=120)
+    assert output.startswith("InputError data_dir must be writable"), output
     assert "File too large" in output and "--data_dir" in output
     assert output.count("\n") == 1
     data_dir = tmp_path / "data"
@@ -293,7 +295,7 @@ def test_a_second_process_waits_for_the_first(tmp_path):
 open_corpus("pairs", pairs=pairs, data_dir=data_dir,
              progress=lambda done, total: (print(done, flush=True), time.sleep(0.03)))
 """
-    process = child(tmp_path, slow)
+    process = start_process(tmp_path, slow)
     assert process.stdout.readline() == "1\n"
     began = time.monotonic()
     calls = []

@@ -1,4 +1,4 @@
-"""Stamps: a small tree in their format, and the real ones where installed."""
+"""Tests of the corpus stamps with a small folder in its format and with real stamps."""
 
 import pathlib
 
@@ -40,7 +40,7 @@ def captions_of(builder):
     }
 
 
-def test_english_by_default(root, tmp_path):
+def test_captions_are_in_english_by_default(root, tmp_path):
     builder = open_corpus("stamps", data_dir=tmp_path / "data")
     assert set(builder.info.splits) == {"test"}
     assert captions_of(builder) == {
@@ -54,7 +54,7 @@ def test_english_by_default(root, tmp_path):
     assert builder.info.metadata["dropped"] == {"no caption file": 1}
 
 
-def test_other_languages(root, tmp_path):
+def test_the_configuration_selects_the_language(root, tmp_path):
     builder = open_corpus("stamps/de", data_dir=tmp_path / "data")
     assert captions_of(builder) == {
         "animals/cat": "Eine Katze.",
@@ -70,7 +70,7 @@ def test_other_languages(root, tmp_path):
     }
 
 
-def test_captions_of_odd_files(tmp_path):
+def test_caption_files_with_unusual_bytes_are_read(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"Caf\xe9\tau lait\r\nde.utf8= Milch \r\nden.utf8=x\r\n")
     assert stamp_caption(path, "en") == "Caf\ufffd au lait"
@@ -84,7 +84,7 @@ def test_captions_of_odd_files(tmp_path):
     not pathlib.Path(STAMPS_DIR).is_dir(), reason="needs tuxpaint-stamps-default"
 )
 @pytest.mark.release
-def test_the_real_stamps(tmp_path, monkeypatch):
+def test_the_real_stamps_are_built(tmp_path, monkeypatch):
     monkeypatch.delenv("ALIGN_KERAS_STAMPS_DIR", raising=False)
     counts = {
         language: open_corpus(f"stamps/{language}", data_dir=tmp_path)

@@ -1,4 +1,4 @@
-"""The user's own pairs, end to end through TFDS."""
+"""Tests of the corpus `pairs`, from the user's files to the examples of TFDS."""
 
 import os
 import struct
@@ -17,7 +17,7 @@ from align_keras.utils.errors import InputError
 
 @pytest.fixture
 def album(tmp_path):
-    """A folder of twelve good pictures and their table."""
+    """A folder of twelve sound images and their table."""
     folder = tmp_path / "album"
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -39,7 +39,8 @@ def build(folder, **options):
     )
 
 
-def claim(width, height):
+def png_of_claimed_size(width, height):
+    """Returns a small PNG file whose header claims another size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     content = b"\x89PNG\r\n\x1a\n"
     for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 99))):
@@ -49,22 +50,22 @@ def claim(width, height):
 
 
 @pytest.mark.ci
-def test_pairs_of_an_address_are_those_of_the_folder(album, tmp_path):
+def test_pairs_of_an_address_equal_those_of_the_folder(album, tmp_path):
     fs = fsspec.filesystem("memory")
     fs.put(str(album), "/album", recursive=True)
     url = "memory://album/pairs.csv"
     names = [user_pairs_config(url).name]
-    there = open_corpus("pairs", pairs=url, data_dir=tmp_path / "there")
-    for one, other in zip(
-        *(
-            tfds.as_numpy(builder.as_dataset(split="train"))
-            for builder in (build(album), there)
-        ),
-        strict=True,
+    remote = open_corpus("pairs", pairs=url, data_dir=tmp_path / "remote")
+    local_examples, remote_examples = (
+        tfds.as_numpy(builder.as_dataset(split="train"))
+        for builder in (build(album), remote)
+    )
+    for local_example, remote_example in zip(
+        local_examples, remote_examples, strict=True
     ):
-        assert one["id"] == other["id"]
-        np.testing.assert_array_equal(one["image"], other["image"])
-    fs.pipe_file("/album/3.png", claim(9, 9))
+        assert local_example["id"] == remote_example["id"]
+        np.testing.assert_array_equal(local_example["image"], remote_example["image"])
+    fs.pipe_file("/album/3.png", png_of_claimed_size(9, 9))
     names.append(user_pairs_config(url).name)
     fs.rm("/album", recursive=True)
     assert len(set(names)) == 2
@@ -83,7 +84,7 @@ def test_pairs_become_examples(album):
         assert np.abs(example["image"].astype(int) - original).mean() < 15
 
 
-def test_large_pictures_are_reduced_and_keep_their_aspect(album):
+def test_large_images_are_reduced_and_keep_their_aspect(album):
     Image.linear_gradient("L").resize((1200, 600)).save(album / "0.png")
     for options, expected in (
         ({}, (346, 692, 3)),
@@ -98,7 +99,7 @@ def test_large_pictures_are_reduced_and_keep_their_aspect(album):
         assert shapes[b"1.png"] == (30, 20, 3)
 
 
-def test_the_stored_size_does_not_move_a_picture_to_another_split(album):
+def test_the_split_of_an_image_does_not_depend_on_the_stored_size(album):
     for number in range(12):
         path = album / f"{number}.png"
         Image.open(path).resize((390, 400), Image.Resampling.NEAREST).save(path)
@@ -112,11 +113,11 @@ def test_the_stored_size_does_not_move_a_picture_to_another_split(album):
     assert ids[0] == ids[1]
 
 
-def test_every_bad_picture_and_caption_is_counted(album):
+def test_bad_images_and_captions_are_counted_by_reason(album):
     (album / "empty.png").touch()
     (album / "noise.png").write_bytes(b"noise")
     (album / "cut.png").write_bytes((album / "0.png").read_bytes()[:500])
-    (album / "bomb.png").write_bytes(claim(10_000, 10_000))
+    (album / "bomb.png").write_bytes(png_of_claimed_size(10_000, 10_000))
     rows = [(f"{number}.png", f"Number {number}") for number in range(12)]
     rows += [
         (f"{name}.png", name) for name in ("empty", "noise", "cut", "bomb", "gone")
@@ -139,7 +140,7 @@ def test_every_bad_picture_and_caption_is_counted(album):
     assert metadata["examples"]["truncated"].startswith("pairs.csv line 16: ")
 
 
-def test_every_odd_but_good_picture_is_converted(album):
+def test_unusual_image_modes_are_converted(album):
     image = Image.open(album / "0.png")
     image.convert("CMYK").save(album / "1.png", "JPEG")
     Image.fromarray(np.full((5, 5), 40_000, np.uint16)).save(album / "2.png")
@@ -154,7 +155,7 @@ def test_every_odd_but_good_picture_is_converted(album):
     assert any(kind.startswith("animated") for kind in converted)
 
 
-def test_any_change_makes_another_configuration(album):
+def test_any_change_gives_another_configuration(album):
     table = album / "pairs.csv"
     names = [user_pairs_config(table).name]
     assert user_pairs_config(table).name == names[0]
@@ -180,15 +181,15 @@ def test_unchanged_pairs_are_not_built_again(album):
     assert builder.info.splits["test"].num_examples == 1
 
 
-def test_one_picture_alone_goes_to_training(album):
+def test_a_single_image_is_in_the_train_split(album):
     write_rows(album, [("0.png", "Zero")])
     assert set(build(album).info.splits) == {"train"}
 
 
-def test_a_folder(album):
+def test_a_folder_of_images_and_text_files_is_read(album):
     (album / "pairs.csv").unlink()
     for number in range(12):
         (album / f"{number}.txt").write_text(f"Number {number}\nno {number}\n")
     builder = open_corpus("pairs", pairs=album, data_dir=album.parent / "data")
     assert builder.info.metadata["kept"] == 24
-    assert builder.info.metadata["notes"]["pictures"] == 12
+    assert builder.info.metadata["notes"]["images"] == 12

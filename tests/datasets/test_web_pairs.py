@@ -1,3 +1,5 @@
+"""Tests of the TFDS builder and the shards of a corpus."""
+
 import hashlib
 import io
 import json
@@ -19,16 +21,16 @@ from align_keras.utils.errors import InputError
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-PICTURES = {"shorter_side": 346, "keep_aspect": True}
+IMAGE_CONFIG = {"shorter_side": 346, "keep_aspect": True}
 
 
-def pictures(count=40):
+def image_examples(count=40):
     for number in range(count):
         file = io.BytesIO()
         Image.new("RGB", (8 + number, 9), (number, 0, 99)).save(file, "JPEG")
         key = hashlib.sha256(bytes([number])).hexdigest()[:32]
         texts = {
-            name: [f"{name} {number} {place}" for place in range(number % 3 + 1)]
+            name: [f"{name} {number} {index}" for index in range(number % 3 + 1)]
             for name in ("captions", "rules", "languages", "page_urls", "sources")
         }
         yield {
@@ -45,9 +47,9 @@ def pictures(count=40):
 def build(folder, **options):
     with quiet():
         builder = WebPairs(
-            images=pictures,
+            images=image_examples,
             description="Pairs of a test.",
-            notes={"config": {"sources": ["html:ä"], "pictures": PICTURES}},
+            notes={"config": {"sources": ["html:ä"], "pictures": IMAGE_CONFIG}},
             data_dir=str(folder),
             **options,
         )
@@ -56,7 +58,7 @@ def build(folder, **options):
 
 
 def read(folder, split):
-    """Reads a split back by TFDS, which has another way for ArrayRecord."""
+    """Reads a split with TFDS. Returns the builder and the examples by id."""
     builder = tfds.builder_from_directory(folder)
     skip = {"image": tfds.decode.SkipDecoding()}
     if builder.info.file_format.value == "array_record":
@@ -67,21 +69,21 @@ def read(folder, split):
 
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
-def test_everything_comes_back(tmp_path, file_format, capfd):
+def test_stored_examples_equal_the_written_ones(tmp_path, file_format, capfd):
     if file_format == "array_record":
         pytest.importorskip("array_record")
     folder = build(tmp_path, file_format=file_format)
     assert capfd.readouterr().out == ""
-    builder, found = read(folder, "train")
-    notes = {"sources": ["html:ä"], "pictures": PICTURES}
+    builder, stored = read(folder, "train")
+    notes = {"sources": ["html:ä"], "pictures": IMAGE_CONFIG}
     assert builder.info.metadata["config"] == notes
     assert list(builder.info.splits) == ["train"]
-    expected = {own["id"]: own for own in pictures()}
-    assert set(found) == set(expected)
-    for key, own in expected.items():
-        row = found[key]
+    expected = {example["id"]: example for example in image_examples()}
+    assert set(stored) == set(expected)
+    for key, example in expected.items():
+        row = stored[key]
         assert row["category"] == b""
-        for name, value in own.items():
+        for name, value in example.items():
             if isinstance(value, list):
                 assert [text.decode() for text in row[name]] == value
             elif isinstance(value, str):
@@ -90,15 +92,15 @@ def test_everything_comes_back(tmp_path, file_format, capfd):
                 assert row[name] == value
 
 
-def test_the_test_split_is_of_the_pixels(tmp_path):
+def test_the_test_split_is_chosen_by_the_pixels(tmp_path):
     folder = build(tmp_path / "a", test_fraction=0.3)
     _, train = read(folder, "train")
     _, test = read(folder, "test")
     assert len(train) + len(test) == 40 and not set(train) & set(test)
     assert 3 < len(test) < 25
-    # More go to the test, none of it comes back.
-    _, more = read(build(tmp_path / "b", test_fraction=0.5), "test")
-    assert set(test) < set(more)
+    # A larger fraction adds images to the test split and removes none.
+    _, larger_test = read(build(tmp_path / "b", test_fraction=0.5), "test")
+    assert set(test) < set(larger_test)
 
 
 SCRIPT = """
@@ -110,47 +112,49 @@ build(pathlib.Path(sys.argv[1]), file_format=sys.argv[2])
 
 @pytest.mark.release
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
-def test_equal_pictures_are_equal_bytes_in_any_process(tmp_path, file_format):
+def test_two_processes_write_equal_bytes(tmp_path, file_format):
     if file_format == "array_record":
         pytest.importorskip("array_record")
-    build(tmp_path / "here", file_format=file_format)
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "there"), file_format]
+    build(tmp_path / "first", file_format=file_format)
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "second"), file_format]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
-    made = {}
-    for place in ("here", "there"):
-        files = [path for path in (tmp_path / place).rglob("*") if path.is_file()]
-        made[place] = {path.name: path.read_bytes() for path in files}
-    assert len(made["here"]) >= 4
-    assert made["here"] == made["there"]
+    contents = {}
+    for name in ("first", "second"):
+        files = [path for path in (tmp_path / name).rglob("*") if path.is_file()]
+        contents[name] = {path.name: path.read_bytes() for path in files}
+    assert len(contents["first"]) >= 4
+    assert contents["first"] == contents["second"]
 
 
-def test_a_corpus_that_training_would_enlarge_is_refused(tmp_path):
+def test_images_too_small_for_training_raise(tmp_path):
     folder = build(tmp_path)
     data = DataConfig(corpus=str(folder))
     assert prepare_corpus(data, 289).info.splits["train"].num_examples == 40
-    words = r"at least 569 pixels.*with 346; .*images\.shorter_side=569"
-    with pytest.raises(InputError, match=words):
+    message = r"at least 569 pixels.*with 346 pixels\. .*images\.shorter_side=569"
+    with pytest.raises(InputError, match=message):
         prepare_corpus(data, 475)
-    # Evaluation takes what there is.
+    # Evaluation accepts images of any size.
     assert open_corpus(str(folder)).info.splits["train"].num_examples == 40
 
 
 def test_shards_that_differ_from_their_index_are_named(tmp_path):
     config = ShardsConfig(test_fraction=0.0)
-    write_web_pairs(tmp_path, pictures, config, notes={})
+    write_web_pairs(tmp_path, image_examples, config, notes={})
     folder = tmp_path / SHARDS
     assert damaged_shards(str(folder), whole=True) == []
     index = folder / "index.json"
     shards = json.loads(index.read_text())["shards"]
     index.rename(tmp_path / "index.json")
-    assert damaged_shards(str(folder), whole=True) == []  # Without an index.
+    # Without an index, there is nothing to compare.
+    assert damaged_shards(str(folder), whole=True) == []
     (tmp_path / "index.json").rename(index)
     [name] = [shard["file"] for shard in shards]
     content = bytearray((folder / name).read_bytes())
     content[100] ^= 1
     (folder / name).write_bytes(content)
-    assert damaged_shards(str(folder)) == []  # By the size.
+    # The size has not changed, so only the checksum differs.
+    assert damaged_shards(str(folder)) == []
     assert damaged_shards(str(folder), whole=True) == [name]
     (folder / name).write_bytes(content[:-1])
-    with pytest.raises(InputError, match=f"{name} lacks or differs from index.json"):
+    with pytest.raises(InputError, match=f"index.json, but {name} is missing or diff"):
         open_corpus(str(folder))

@@ -1,3 +1,3 @@
-"""Copies among images: by equal pixels, by perceptual hashes, by embeddings."""
+"""Detection of duplicate images by pixels, perceptual hashes or embeddings."""
 
 from align_keras.corpus.duplicates.near_duplicates import ImageSet, find_duplicates

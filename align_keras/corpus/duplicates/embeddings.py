@@ -1,4 +1,7 @@
-"""Images' embeddings, and which of them are near: the paper's appendix A."""
+"""Image embeddings and the search for near duplicates among them.
+
+The search follows appendix A of the paper.
+"""
 
 import dataclasses
 import hashlib
@@ -14,16 +17,23 @@ from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path
 
+# Defaults: clusters of k-means, clusters that are searched for each image, and the
+# cosine above which two images are near. The numbers of clusters are the paper's.
 CLUSTERS = 4096
 NEAREST = 10
 COSINE_THRESHOLD = 0.975
-# Fewer images a cluster make no clusters worth having; of so many k-means learns.
-_IMAGES_PER_CLUSTER, _SAMPLE_PER_CLUSTER = 64, 32
-# Numbers held of a row, in float16: products of two rows are off by at most 2 ** -10.
-_AXES, _ROUNDING = 31, 2e-3
-# Limits of memory: rows that are assigned to clusters together, rows that are compared
-# with a cluster together, and pairs of rows that are compared exactly together.
-PLACED_ROWS_PER_BLOCK = 1 << 14
+# Smaller corpora have fewer clusters, because clusters of fewer images save no time.
+_IMAGES_PER_CLUSTER = 64
+# Number of images for each cluster from which k-means learns.
+_SAMPLE_PER_CLUSTER = 32
+# Principal axes on which the embeddings are projected for the fast comparison.
+_AXES = 31
+# Cosine. The projections are stored in float16, so that products of two rows are off by
+# at most 2 ** -10. The fast comparison lowers its threshold by more than that.
+_ROUNDING = 2e-3
+# Limits of memory: the number of rows that are assigned to clusters together, of rows
+# that are compared with a cluster together, and of pairs that are compared exactly.
+ASSIGNED_ROWS_PER_BLOCK = 1 << 14
 QUERY_ROWS_PER_BLOCK = 1 << 20
 VERIFIED_PAIRS_PER_BLOCK = 4096
 
@@ -37,7 +47,23 @@ def write_embeddings(
     batch_size: int = 64,
     dtype: str = "float16",
 ) -> np.ndarray:
-    """Embeds `count` images by `encode` (a list to (images, d)) into a `.npy` file."""
+    """Embeds images and writes the embeddings to a `.npy` file.
+
+    Args:
+        path: file to write.
+        images: iterable of images, as `encode` takes them.
+        encode: callable from a list of images to an array (images, dimensions).
+        count: int, number of images.
+        batch_size: int, number of images that are passed to `encode` together.
+        dtype: str, dtype of the stored embeddings.
+
+    Returns:
+        Memory-mapped array (count, dimensions).
+
+    Raises:
+        InputError: If `encode` returns another shape, or numbers that are not finite in
+            `dtype`.
+    """
     with atomic_path(path) as temporary:
         _fill(temporary, iter(images), encode, count, batch_size, dtype)
     # An empty file can't be mapped.
@@ -58,9 +84,10 @@ def _fill(
             rows = np.asarray(encode(batch)).astype(dtype)
         if rows.ndim != 2 or len(rows) != len(batch) or not np.isfinite(rows).all():
             raise InputError(
-                f"encode must return finite numbers that {dtype} holds, a row an image "
-                f"({len(batch)}, dimensions), received {rows.shape} or infinity; pool "
-                "its output, check the encoder, or store float32."
+                "encode must return one row per image, with finite numbers in "
+                f"{dtype}, as an array ({len(batch)}, dimensions). Received: shape "
+                f"{rows.shape}, or numbers that are not finite. Pool the output of the "
+                "encoder, or use dtype='float32'."
             )
         if stored is None:
             shape = (count, rows.shape[1])
@@ -75,31 +102,49 @@ def _fill(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Rows:
-    """Rows of embeddings where they lie, what `place` finds; `[places]` are some."""
+class _PreparedRows:
+    """Rows of embeddings with their clusters and projections.
+
+    An index selects rows without copying the arrays.
+
+    Attributes:
+        embeddings: float array (n, d), all embeddings, possibly memory-mapped.
+        clusters: unsigned array (n, nearest), the nearest clusters of each embedding.
+        projections: float16 array (n, axes + 1), coordinates of the unit rows on the
+            principal axes, and the length of the remainder.
+        rows: int array, the selected rows.
+    """
 
     embeddings: np.ndarray
     clusters: np.ndarray
-    short: np.ndarray
+    projections: np.ndarray
     rows: np.ndarray
 
-    def __getitem__(self, indices: Any) -> "_Rows":
+    def __getitem__(self, indices: Any) -> "_PreparedRows":
         return dataclasses.replace(self, rows=self.rows[indices])
 
 
 class EmbeddingSearch:
-    """Finds near images by their embeddings' cosines, above `threshold`.
+    """Search for near images by the cosine of their embeddings.
 
-    An image is compared with those of its `nearest` k-means clusters, where the paper
-    takes buckets of three of the ten nearest of 4,096. Small corpora have a cluster for
-    64 images; with fewer than 4 times `nearest` all are compared with all. The
-    threshold depends on the encoder: `tools/benchmarks/bench_duplicates.py` measures
-    it.
+    Embeddings are grouped by k-means, and an image is compared with the images of its
+    `nearest` clusters. The paper instead uses buckets of three of the ten nearest of
+    4,096 clusters. Small corpora have one cluster for each 64 images. If that gives
+    fewer than four times `nearest` clusters, every image is compared with every other.
 
-    Most pairs are ruled out by a few numbers of each unit row, those along the sample's
-    principal axes and the length of the rest: their product is never below the cosine
-    (Cauchy and Schwarz). All other pairs are compared exactly. Memory is some hundred
-    bytes an image, 32 embeddings a cluster, and `block_rows` times as many numbers.
+    A fast comparison rules out most pairs. It uses the projections of the unit rows on
+    the principal axes of a sample, and the length of the remainder. The product of two
+    such rows is an upper bound of the cosine (Cauchy–Schwarz inequality). The pairs
+    that remain are compared exactly. The search needs about a hundred bytes for each
+    image, 32 embeddings for each cluster, and `block_rows` × `block_rows` numbers.
+
+    Args:
+        clusters: int, number of clusters of a large corpus.
+        nearest: int, number of clusters that are searched for each image.
+        threshold: float, the cosine above which two images are near. A good value
+            depends on the encoder: `tools/benchmarks/bench_duplicates.py` measures it.
+        seed: int, seed of k-means.
+        block_rows: int, number of rows that are compared together. Limits memory.
 
     References:
         Jia et al. 2021, appendix A.
@@ -113,9 +158,9 @@ class EmbeddingSearch:
         seed: int = 0,
         block_rows: int = 2048,
     ) -> None:
-        remedy = f"the paper's is {NEAREST} of {CLUSTERS} clusters"
+        remedy = f"the paper uses {NEAREST} of {CLUSTERS} clusters"
         check_number("nearest", nearest, 1, clusters, whole=True, remedy=remedy)
-        remedy = f"a cosine, the paper's is {COSINE_THRESHOLD}"
+        remedy = f"it is a cosine, and the paper uses {COSINE_THRESHOLD}"
         check_number("threshold", threshold, _ROUNDING, 1, remedy=remedy)
         self.clusters = clusters
         self.nearest = nearest
@@ -125,7 +170,15 @@ class EmbeddingSearch:
         self.centers: Any = None
 
     def fit(self, keys: Sequence[str], embeddings: np.ndarray) -> None:
-        """Learns centers and axes from the images with the lowest hashes of keys."""
+        """Learns the cluster centers and principal axes from a sample of the images.
+
+        The sample consists of the images whose keys have the lowest hashes, so that it
+        doesn't depend on the order of the images.
+
+        Args:
+            keys: str of each image.
+            embeddings: float array (n, d).
+        """
         self.centers = None
         clusters = min(self.clusters, len(keys) // _IMAGES_PER_CLUSTER)
         encoded = (key.encode("utf-8", "surrogatepass") for key in keys)
@@ -136,7 +189,8 @@ class EmbeddingSearch:
         self.axes = np.linalg.eigh(unit.T @ unit)[1][:, -_AXES:]
         if clusters < min(4 * self.nearest, self.clusters):
             return
-        import faiss  # Only here: few corpora take it.
+        # Imported only for corpora that are large enough for clusters.
+        import faiss
 
         means = faiss.Kmeans(
             embeddings.shape[1],
@@ -150,36 +204,44 @@ class EmbeddingSearch:
         means.train(unit)
         self.centers = means.index
 
-    def place(self, embeddings: np.ndarray) -> _Rows:
-        """Finds what `lowest` needs of all rows of embeddings (n, d)."""
+    def prepare(self, embeddings: np.ndarray) -> _PreparedRows:
+        """Computes the clusters and projections of embeddings (n, d)."""
         rows = np.arange(len(embeddings))
         nearest = 1 if self.centers is None else self.nearest
         clusters = np.zeros((len(rows), nearest), np.min_scalar_type(self.clusters))
-        short = np.empty((len(rows), self.axes.shape[1] + 1), np.float16)
-        for start in range(0, len(rows), PLACED_ROWS_PER_BLOCK):
-            part = rows[start : start + PLACED_ROWS_PER_BLOCK]
+        projections = np.empty((len(rows), self.axes.shape[1] + 1), np.float16)
+        for start in range(0, len(rows), ASSIGNED_ROWS_PER_BLOCK):
+            part = rows[start : start + ASSIGNED_ROWS_PER_BLOCK]
             unit = _unit_rows(embeddings, part)
-            along = unit @ self.axes
-            squared_remainder = np.square(unit).sum(axis=1) - np.square(along).sum(
-                axis=1
-            )
-            short[part, :-1], short[part, -1] = (
-                along,
-                np.sqrt(np.maximum(squared_remainder, 0)),
-            )
+            coordinates = unit @ self.axes
+            squared_length = np.square(unit).sum(axis=1)
+            squared_remainder = squared_length - np.square(coordinates).sum(axis=1)
+            projections[part, :-1] = coordinates
+            projections[part, -1] = np.sqrt(np.maximum(squared_remainder, 0))
             if self.centers is not None:
                 clusters[part] = self.centers.search(unit, nearest)[1]
-        return _Rows(embeddings, clusters, short, rows)
+        return _PreparedRows(embeddings, clusters, projections, rows)
 
-    def lowest(
+    def lowest_ranks(
         self,
-        queries: _Rows,
-        references: _Rows,
+        queries: _PreparedRows,
+        references: _PreparedRows,
         ranks: np.ndarray,
-        below: np.ndarray,
+        upper_bounds: np.ndarray,
     ) -> np.ndarray:
-        """Returns each query's lowest rank of a near reference, if below `below`."""
-        best = below.copy()
+        """Returns the lowest rank among the near references of each query.
+
+        Args:
+            queries: rows from `prepare`.
+            references: rows from `prepare`.
+            ranks: int64 array (references,).
+            upper_bounds: int64 array (queries,), returned for queries without a near
+                reference of a lower rank.
+
+        Returns:
+            int64 array (queries,).
+        """
+        best = upper_bounds.copy()
         order = np.argsort(ranks, kind="stable")
         references, ranks = references[order], ranks[order]
         clusters = 1 if self.centers is None else self.centers.ntotal
@@ -201,45 +263,54 @@ class EmbeddingSearch:
 
     def _compare(
         self,
-        queries: _Rows,
+        queries: _PreparedRows,
         query_rows: np.ndarray,
-        references: _Rows,
+        references: _PreparedRows,
         part: np.ndarray,
         ranks: np.ndarray,
         best: np.ndarray,
     ) -> None:
-        """Lowers `best` of the queries `asked` by the references `part`."""
-        # Who has found a lower rank than all of these is done.
+        """Lowers the ranks in `best` by comparing `query_rows` with `part`.
+
+        `part` holds rows of the references in ascending order of their ranks.
+        """
+        # Skips queries whose rank is below all ranks of the part.
         query_rows = query_rows[best[query_rows] > ranks[part[0]]]
         if not len(query_rows):
             return
-        there = references.short[references.rows[part]].astype(np.float32).T
+        reference_projections = (
+            references.projections[references.rows[part]].astype(np.float32).T
+        )
         for start in range(0, len(query_rows), self.block_rows):
-            places = query_rows[start : start + self.block_rows]
-            here = queries.short[queries.rows[places]].astype(np.float32)
-            # `nonzero` of two dimensions takes twice as long as all else here.
-            above = np.flatnonzero(here @ there > self.threshold - _ROUNDING)
-            query, found = np.divmod(above, len(part))
-            pairs = places[query], part[found]
+            block = query_rows[start : start + self.block_rows]
+            query_projections = queries.projections[queries.rows[block]]
+            bounds = query_projections.astype(np.float32) @ reference_projections
+            # `nonzero` on two dimensions would take twice as long as this whole loop.
+            candidates = np.flatnonzero(bounds > self.threshold - _ROUNDING)
+            query, reference = np.divmod(candidates, len(part))
+            pairs = block[query], part[reference]
             self._lower(queries, references, *pairs, ranks, best)
 
     def _lower(
         self,
-        queries: _Rows,
-        references: _Rows,
+        queries: _PreparedRows,
+        references: _PreparedRows,
         query: np.ndarray,
         reference: np.ndarray,
         ranks: np.ndarray,
         best: np.ndarray,
     ) -> None:
-        """Lowers `best` by pairs that may be near, sorted by query, then by rank."""
+        """Lowers the ranks in `best` by pairs that may be near.
+
+        The pairs are sorted by query, then by the rank of the reference.
+        """
         while True:
             lower = ranks[reference] < best[query]
             query, reference = query[lower], reference[lower]
             if not len(query):
                 return
-            # The lowest rank of each query is compared first. The next ranks follow if
-            # that one is not near.
+            # Compares the reference of the lowest rank for each query. The next rank
+            # follows only if that reference is not near.
             first = np.append(True, query[1:] != query[:-1])
             near = self._near(queries, query[first], references, reference[first])
             best[query[first][near]] = ranks[reference[first][near]]
@@ -247,12 +318,12 @@ class EmbeddingSearch:
 
     def _near(
         self,
-        queries: _Rows,
+        queries: _PreparedRows,
         query: np.ndarray,
-        references: _Rows,
+        references: _PreparedRows,
         reference: np.ndarray,
     ) -> np.ndarray:
-        """Returns the pairs with exact cosines above the threshold, bool (pairs,)."""
+        """Returns True for pairs whose exact cosine is above the threshold."""
         near = np.empty(len(query), bool)
         for start in range(0, len(query), VERIFIED_PAIRS_PER_BLOCK):
             pairs = slice(start, start + VERIFIED_PAIRS_PER_BLOCK)
@@ -263,21 +334,29 @@ class EmbeddingSearch:
 
 
 def _by_cluster(clusters: np.ndarray, count: int) -> list[np.ndarray]:
-    """Returns each cluster's rows, ascending, of clusters (n, k) below `count`."""
+    """Returns the rows of each cluster in ascending order.
+
+    Args:
+        clusters: unsigned array (n, k), the clusters of each row.
+        count: int, number of clusters.
+    """
     order = np.argsort(clusters, axis=None, kind="stable")
     ends = np.cumsum(np.bincount(clusters.ravel(), minlength=count))
     return np.split(order // clusters.shape[1], ends[:-1])
 
 
 def _unit_rows(embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Reads rows and scales each to length 1, float32 (m, d); zeros stay zeros."""
+    """Reads rows and scales each to length 1, float32 (m, d). Zero rows stay zero."""
     part = np.asarray(embeddings[rows], np.float32)
     length = np.linalg.norm(part, axis=1, keepdims=True)
     return part / np.where(length > 0, length, 1)
 
 
 def _exact_cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Cosines of pairs of rows, in float64 and in an order that is always the same."""
+    """Returns the cosines of pairs of rows in float64.
+
+    `einsum` adds the products in a fixed order, so that the result is deterministic.
+    """
     first, second = first.astype(np.float64), second.astype(np.float64)
     products = np.einsum("nd,nd->n", first, second)
     squares = np.einsum("nd,nd->n", first, first)

@@ -1,4 +1,7 @@
-"""Perceptual hashes of images, equal or close for copies, and which are near."""
+"""Perceptual hashes of images and the search for near hashes.
+
+Copies of an image have equal or close hashes.
+"""
 
 import concurrent.futures
 import itertools
@@ -11,10 +14,12 @@ from PIL import Image
 from align_keras.corpus.image import opencv
 from align_keras.utils.arguments import check_number
 
-WORDS = 2  # 64-bit words in the hash of one view.
+# Number of 64-bit words in the hash of one view.
+WORDS = 2
 HASH_BYTES = 8 * WORDS
-# Windows of the 64 × 64 thumbnail, (top, left, bottom, right): the whole, the middle
-# and the four corners. A copy from which 5 to 10 % were cropped is close to one.
+# Windows of the 64 × 64 thumbnail as (top, left, bottom, right): the whole thumbnail,
+# its center and its four corners. A copy that was cropped by 5 to 10% is close to one
+# of these views.
 VIEWS = (
     (0, 0, 64, 64),
     (2, 2, 62, 62),
@@ -23,54 +28,65 @@ VIEWS = (
     (4, 0, 64, 60),
     (4, 4, 64, 64),
 )
-# An image with fewer of its 64 numbers away from zero is plain.
+# Coefficients. An image with fewer nonzero ones counts as plain.
 LEAST_DETAIL = 24
 
+# Pixels of the thumbnail, and of the image from which it is averaged.
 _SIDE = 64
-_BETWEEN = 256
+_INTERMEDIATE_SIDE = 256
 _COEFFICIENTS = 64
-# "About zero": of the numbers' root mean square, and of a flat image's noise.
+# A coefficient is about zero if it is below this fraction of the root mean square, or
+# below the noise of a flat image.
 _RELATIVE_ZERO = 0.1
 _ABSOLUTE_ZERO = 0.1
+# Number of different bits up to which two hashes are near.
 BIT_THRESHOLD = 12
 _BITS = 64 * WORDS
-# Number of hashes. Smaller sets use fewer and longer bands, which give fewer wrong
-# candidates and try more keys.
+# Sets with fewer hashes than this use another number of bands.
 FEW_HASHES = 5_000
 _BANDS_OF_FEW, _BANDS = 8, 6
-# Pairs of hashes that are compared together, which limits memory.
+# Number of hash pairs that are compared together. Limits memory.
 HASH_PAIRS_PER_BLOCK = 1 << 16
-# Pairs. Groups with at least this number are compared as a matrix, which is faster.
+# Number of pairs above which a group is compared as a matrix, which is faster.
 MIN_MATRIX_PAIRS = 1 << 12
 
 
 def perceptual_hash(image: Image.Image | np.ndarray) -> bytes:
-    """Hashes an image, or its gray pixels (height, width), so that copies are close.
+    """Hashes an image so that copies have close hashes.
 
-    Of 64 × 64 gray pixels' cosine transform, the 64 lowest frequencies but the mean
-    count by their sign, positive, negative or about zero, in two bits (Zauner 2010). In
-    a mirrored copy the odd horizontal ones change theirs. A cropped copy shifts all; so
-    six views are hashed, 16 bytes each, and a copy's whole is compared with all of the
-    original's. Plain images, whose few frequencies look alike, have all zeros, close to
-    nothing.
+    The image is reduced to 64 × 64 gray pixels. The hash stores the signs of the 64
+    lowest frequencies of their cosine transform, without the mean (Zauner 2010). Two
+    bits encode whether a coefficient is positive, negative or about zero. A mirrored
+    copy has the opposite signs at the odd horizontal frequencies.
+
+    A cropped copy differs in all frequencies. The hash therefore has 16 bytes for each
+    of six views (`VIEWS`), and the whole of a copy is compared with all views of the
+    original. Plain images have few frequencies and would be close to each other. Their
+    hash is zero, which is near to no other hash.
+
+    Args:
+        image: PIL image, or uint8 array (height, width) of its gray pixels.
+
+    Returns:
+        bytes, 16 for each view.
     """
     signs = _signs(_thumbnail(image))
     words = np.packbits(signs, axis=2, bitorder="little").view("<u8")[..., 0]
     plain = signs.sum((1, 2)) < LEAST_DETAIL
-    # Views of a plain image are as plain, or by chance not.
+    # All views of a plain image count as plain, even if some have enough detail.
     words[plain | plain[0]] = 0
     return words.tobytes()
 
 
 def hash_array(hashes: Sequence[bytes]) -> np.ndarray:
-    """Puts hashes of one length into a uint64 array (images, views, 2)."""
+    """Converts hashes of equal length to a uint64 array (images, views, 2)."""
     views = len(hashes[0]) // HASH_BYTES if hashes else len(VIEWS)
     words = np.frombuffer(b"".join(hashes), "<u8").astype(np.uint64)
     return words.reshape(len(hashes), views, WORDS)
 
 
 def mirrored_hashes(hashes: np.ndarray) -> np.ndarray:
-    """Returns the hashes (…, 2) that the mirrored images have."""
+    """Returns the hashes of the mirrored images, uint64 (…, 2)."""
     swapped = (hashes[..., 0] ^ hashes[..., 1]) & _ODD
     return hashes ^ swapped[..., None]
 
@@ -81,27 +97,37 @@ def _count_by_table(words: np.ndarray) -> np.ndarray:
     return table[halves].reshape(*words.shape, 4).sum(-1, dtype=np.uint8)
 
 
-# Counts the bits of each number, uint64 → uint8; NumPy 1 has no such function.
+# Counts the set bits of each uint64 and returns uint8. NumPy 1 lacks `bitwise_count`.
 bit_count = getattr(np, "bitwise_count", _count_by_table)
 
 
 def _thumbnail(image: Image.Image | np.ndarray) -> np.ndarray:
-    """Returns the image's 64 × 64 gray pixels, float64."""
+    """Returns the 64 × 64 gray pixels of an image, float64."""
     cv2 = opencv()
     if isinstance(image, Image.Image):
         pixels = np.asarray(image.convert("L"))
     else:
         pixels = image
-    # Samples between pixels, which leave few out of a stored image, and then the
-    # means of 4 × 4 take a fifth of the time that the mean of all takes.
-    method = cv2.INTER_LINEAR if max(pixels.shape) <= 4 * _BETWEEN else cv2.INTER_AREA
-    pixels = cv2.resize(pixels, (_BETWEEN, _BETWEEN), interpolation=method)
+    # Linear interpolation to 256 × 256 skips few pixels of an image of up to 1,024
+    # pixels. With the means of 4 × 4 pixels afterwards, it takes a fifth of the time of
+    # a mean of all pixels.
+    method = (
+        cv2.INTER_LINEAR
+        if max(pixels.shape) <= 4 * _INTERMEDIATE_SIDE
+        else cv2.INTER_AREA
+    )
+    pixels = cv2.resize(
+        pixels, (_INTERMEDIATE_SIDE, _INTERMEDIATE_SIDE), interpolation=method
+    )
     pixels = cv2.resize(pixels, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     return pixels.astype(np.float64)
 
 
 def _signs(pixels: np.ndarray) -> np.ndarray:
-    """Returns which numbers of each view are positive and negative, (views, 2, 64)."""
+    """Returns which coefficients of each view are positive and which are negative.
+
+    The result is a bool array (views, 2, 64).
+    """
     spectra = _VERTICAL @ pixels @ _HORIZONTAL
     numbers = spectra[:, _DOWN, _ACROSS]
     zero = _RELATIVE_ZERO * np.sqrt(np.mean(numbers**2, axis=1, keepdims=True))
@@ -110,15 +136,20 @@ def _signs(pixels: np.ndarray) -> np.ndarray:
 
 
 def _lowest_frequencies() -> tuple[np.ndarray, np.ndarray]:
+    """Returns the vertical and the horizontal frequency of each coefficient."""
     side = np.arange(16)
     down, across = (axis.ravel() for axis in np.meshgrid(side, side, indexing="ij"))
     order = np.lexsort((across, down, down**2 + across**2))
-    order = order[1 : _COEFFICIENTS + 1]  # Without the mean.
+    # The first coefficient is the mean.
+    order = order[1 : _COEFFICIENTS + 1]
     return down[order], across[order]
 
 
 def _cosines(first: int, end: int) -> np.ndarray:
-    """The orthonormal cosine transform of a part of the side, (10, 64)."""
+    """Returns the orthonormal cosine transform of a part of the side, float (10, 64).
+
+    The part consists of the pixels from `first` to `end`, without `end`.
+    """
     length = end - first
     position = np.arange(_SIDE) - first + 0.5
     frequency = np.arange(max(_DOWN.max(), _ACROSS.max()) + 1)[:, None]
@@ -129,48 +160,66 @@ def _cosines(first: int, end: int) -> np.ndarray:
 
 _DOWN, _ACROSS = _lowest_frequencies()
 _VERTICAL = np.stack([_cosines(top, bottom) for top, _, bottom, _ in VIEWS])
-_HORIZONTAL = np.stack([_cosines(left, right).T for _, left, _, right in VIEWS])
-# The bits of the odd horizontal frequencies.
+_HORIZONTAL = np.stack([_cosines(start, end).T for _, start, _, end in VIEWS])
+# Mask of the bits that belong to odd horizontal frequencies.
 _ODD = np.packbits(_ACROSS % 2 == 1, bitorder="little").view("<u8").astype(np.uint64)[0]
 
 
 class HammingSearch:
-    """Finds images of which a whole, mirrored or not, differs in at most `threshold` of
-    128 bits from a view of the other.
+    """Exact search for near images by the Hamming distance of their hashes.
 
-    The search is exact, and ours: faiss's multi-index hash takes six times the
-    processor time (16 s against 2.8, of 100,000 hashes within 8 bits). Of two near
-    hashes at least one band of bits differs in few (Norouzi et al. 2012, "Fast Search
-    in Hamming Space with Multi-Index Hashing", section 3), so that only those are
-    compared. Memory is some tens of bytes an image.
-    `tools/benchmarks/bench_duplicates.py` measures what a threshold finds.
+    Two images are near if the whole of one, mirrored or not, differs in at most
+    `threshold` of 128 bits from a view of the other.
+
+    The bits are divided into bands. Two near hashes differ in few bits of at least one
+    band, so only hashes with such a band are compared (Norouzi et al. 2012, "Fast
+    Search in Hamming Space with Multi-Index Hashing", section 3). The multi-index hash
+    of faiss takes six times the processor time (16 s instead of 2.8 s for 100,000
+    hashes within 8 bits). The search needs some tens of bytes for each image.
+
+    Args:
+        threshold: int, number of bits in which near hashes may differ.
+            `tools/benchmarks/bench_duplicates.py` measures recall and precision.
+        block_rows: int, number of hashes that a thread compares together. Limits
+            memory.
     """
 
     def __init__(
         self, threshold: int = BIT_THRESHOLD, block_rows: int = 1 << 16
     ) -> None:
-        remedy = f"bits that may differ, {BIT_THRESHOLD} by default"
+        remedy = f"it is the number of bits that may differ, by default {BIT_THRESHOLD}"
         check_number("threshold", threshold, 0, 32, whole=True, remedy=remedy)
         self.threshold = int(threshold)
         self.block_rows = block_rows
         self._threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
     def fit(self, keys: Sequence[str], hashes: np.ndarray) -> None:
-        """Learns nothing: hashes are compared as they are."""
+        """Does nothing, because the search needs no training."""
 
-    def place(self, hashes: np.ndarray) -> np.ndarray:
-        """Returns the hashes, uint64 (images, views, 2), as they are."""
+    def prepare(self, hashes: np.ndarray) -> np.ndarray:
+        """Returns the hashes, uint64 (images, views, 2), unchanged."""
         return hashes
 
-    def lowest(
+    def lowest_ranks(
         self,
         queries: np.ndarray,
         references: np.ndarray,
         ranks: np.ndarray,
-        below: np.ndarray,
+        upper_bounds: np.ndarray,
     ) -> np.ndarray:
-        """Returns each query's lowest rank of a near reference, if below `below`."""
-        best = below.copy()
+        """Returns the lowest rank among the near references of each query.
+
+        Args:
+            queries: uint64 array (queries, views, 2).
+            references: uint64 array (references, views, 2).
+            ranks: int64 array (references,).
+            upper_bounds: int64 array (queries,), returned for queries without a near
+                reference of a lower rank.
+
+        Returns:
+            int64 array (queries,).
+        """
+        best = upper_bounds.copy()
         whole = queries[:, 0]
         views = [queries[:, view] for view in range(queries.shape[1])]
         self._search(views, references[:, 0], ranks, best)
@@ -185,16 +234,17 @@ class HammingSearch:
         ranks: np.ndarray,
         best: np.ndarray,
     ) -> None:
-        """Lowers `best` by ranks of what is near to one of the queries' views."""
+        """Lowers the ranks in `best` by references that are near a view of a query."""
         order = np.argsort(ranks, kind="stable")
         order = order[_first_of_equals(references[order])]
         references, ranks = references[order], ranks[order]
         for columns, radius in _bands(len(references), self.threshold):
             table = _BandTable(references, ranks, columns)
             for view in queries:
-                rows = np.flatnonzero(view.any(1))  # Plain images ask nothing.
-                for turned in (view[rows], mirrored_hashes(view[rows])):
-                    self._compare(turned, rows, table, radius, best)
+                # The hash of a plain image is zero and is near to no other.
+                rows = np.flatnonzero(view.any(1))
+                for variant in (view[rows], mirrored_hashes(view[rows])):
+                    self._compare(variant, rows, table, radius, best)
 
     def _compare(
         self,
@@ -204,10 +254,11 @@ class HammingSearch:
         radius: int,
         best: np.ndarray,
     ) -> None:
+        """Lowers the ranks in `best` by references with a similar band."""
         keys = _band_keys(hashes, table.columns)
-        # Queries with the same key follow each other, and find the same in the cache.
+        # Queries with the same key read the same entries, which are then in the cache.
         order = np.argsort(keys, kind="stable")
-        # Every number of which at most `radius` bits are set.
+        # All numbers in which at most `radius` bits are set.
         changes = [
             sum(1 << entry for entry in bits)
             for size in range(radius + 1)
@@ -229,12 +280,20 @@ class HammingSearch:
                     near_ranks = table.ranks[entry[near]]
                     np.minimum.at(best, rows[block[query[near]]], near_ranks)
 
-        # NumPy works outside of Python's lock, and no two blocks share a query.
+        # NumPy releases the interpreter lock, and no two blocks share a query.
         list(self._threads.map(compare, range(0, len(order), self.block_rows)))
 
 
 class _BandTable:
-    """Hashes and ranks sorted by the bits of one band, and where each key begins."""
+    """Hashes and ranks sorted by the bits of one band.
+
+    Attributes:
+        columns: int array, the bits of the band.
+        first: uint64 array, first word of each hash.
+        second: uint64 array, second word of each hash.
+        ranks: int64 array, rank of each hash.
+        starts: int64 array, index of the first entry of each key.
+    """
 
     def __init__(
         self, hashes: np.ndarray, ranks: np.ndarray, columns: np.ndarray
@@ -248,12 +307,16 @@ class _BandTable:
         self.starts = np.concatenate([[0], np.cumsum(counts)])
 
     def range_of(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the start and the end of the entries of each key."""
         return self.starts[keys], self.starts[keys + 1]
 
 
 def _bands(count: int, threshold: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields (columns of a band, bits that may differ in it): with threshold = bands ×
-    radius + rest, `radius` in one of the first rest + 1, or radius − 1 in another.
+    """Yields the bits of each band and the number of them that may differ.
+
+    With threshold = bands × radius + remainder, near hashes differ in at most `radius`
+    bits of one of the first remainder + 1 bands, or in at most radius − 1 bits of one
+    of the other bands.
     """
     bands = _BANDS_OF_FEW if count < FEW_HASHES else _BANDS
     radius, remainder = divmod(threshold, bands)
@@ -266,7 +329,7 @@ def _bands(count: int, threshold: int) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def _band_keys(hashes: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Gathers the bits of a band into whole numbers, int64 array (n,)."""
+    """Combines the bits of a band into one integer for each hash, int64 (n,)."""
     keys = np.zeros(len(hashes), np.int64)
     for bit, column in enumerate(columns):
         bits = hashes[:, column // 64] >> np.uint64(column % 64)
@@ -283,11 +346,25 @@ def _near_by_half(
     ends: np.ndarray,
     threshold: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields (queries, places, distances) of what is near by half of the bits, which
-    rules most out. A group of queries with one key asks for one range of places.
+    """Yields pairs that are near in the first half of their bits.
+
+    This comparison rules out most pairs. The queries of a group have the same key and
+    are compared with the same range of entries.
+
+    Args:
+        first: uint64 array (queries,), the first word of each query.
+        groups: int array (groups,), index of the first query of each group.
+        sizes: int array (groups,), number of queries in each group.
+        table: `_BandTable` of the references.
+        starts: int array (groups,), start of the entries of each group.
+        ends: int array (groups,), end of the entries of each group.
+        threshold: int, number of bits that may differ.
+
+    Yields:
+        `(queries, entries, distances)`, three arrays of the same length.
     """
-    many = sizes * (ends - starts) >= MIN_MATRIX_PAIRS
-    for group in np.flatnonzero(many):
+    is_large = sizes * (ends - starts) >= MIN_MATRIX_PAIRS
+    for group in np.flatnonzero(is_large):
         queries = first[groups[group] : groups[group] + sizes[group], None]
         step = max(1, HASH_PAIRS_PER_BLOCK // len(queries))
         for start in range(starts[group], ends[group], step):
@@ -296,7 +373,8 @@ def _near_by_half(
             near = np.flatnonzero(distance <= threshold)
             query, entry = np.divmod(near, len(entries))
             yield groups[group] + query, start + entry, distance[near]
-    ends = np.where(many, starts, ends)
+    # The loop above has compared the large groups.
+    ends = np.where(is_large, starts, ends)
     for query, entry in _pairs(np.repeat(starts, sizes), np.repeat(ends, sizes)):
         distance = bit_count(first[query] ^ table.first[entry])
         near = np.flatnonzero(distance <= threshold)
@@ -306,7 +384,15 @@ def _near_by_half(
 def _pairs(
     starts: np.ndarray, ends: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (queries, places) of all places in the queries' ranges, in parts."""
+    """Yields all pairs of a query and an entry in its range, in blocks.
+
+    Args:
+        starts: int array (queries,), start of the entries of each query.
+        ends: int array (queries,), end of the entries of each query.
+
+    Yields:
+        `(queries, entries)`, two arrays of the same length.
+    """
     counts = ends - starts
     rows = np.flatnonzero(counts)
     totals = np.cumsum(counts[rows])
@@ -325,7 +411,7 @@ def _pairs(
 
 
 def _first_of_equals(hashes: np.ndarray) -> np.ndarray:
-    """Returns the first row of each distinct hash that isn't plain, int64 array."""
+    """Returns the first row of each distinct hash that isn't zero, int64 array."""
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))
     order = order[hashes[order].any(1)]
     ordered = hashes[order]

@@ -1,4 +1,4 @@
-"""Copies among images: of evaluation images, and inside the corpus."""
+"""Removal of near duplicates within a corpus, and of copies of evaluation images."""
 
 import dataclasses
 import typing
@@ -15,18 +15,28 @@ NEAR_EVALUATION = "near an evaluation image"
 NEAR_DUPLICATE = "near duplicate"
 DUPLICATE = "duplicate"
 
-# `HammingSearch` or `EmbeddingSearch`, and reason, near image and reference set.
+# `HammingSearch` or `EmbeddingSearch`.
 _Search = Any
-_Verdict = tuple[str, str, str]
-# Values in place of the position of the image that stays.
-_OPEN, _LEAVES, _NONE = -1, -2, np.iinfo(np.int64).max
+# Reason, key of the near image, and name of its reference set.
+_Drop = tuple[str, str, str]
+# Values of `kept_by` for images whose kept image isn't known.
+_UNDECIDED, _DROPPED = -1, -2
+# Rank that is larger than all others.
+_NO_MATCH = np.iinfo(np.int64).max
 DUPLICATE_SEARCHES = {"hash": HammingSearch, "embedding": EmbeddingSearch}
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """A corpus or an evaluation set: `signatures` are `hash_array`'s, uint64 (n, views,
-    2), or embeddings, float (n, d); `pixels`, width × height, are equal by default.
+    """Images of a corpus or of an evaluation set.
+
+    Attributes:
+        keys: str of each image.
+        signatures: hashes from `hash_array`, uint64 (n, views, 2), or embeddings,
+            float (n, d).
+        pixels: int, width × height of each image. By default all are equal.
+        pixel_keys: str, equal for images with equal pixels. "" or None if unknown.
+        name: str, name of an evaluation set.
     """
 
     keys: typing.Sequence[str]
@@ -37,7 +47,14 @@ class ImageSet:
 
 
 class Dropped(typing.NamedTuple):
-    """An image that leaves, why, and the image that it is near or equal to."""
+    """A dropped image.
+
+    Attributes:
+        image_key: str, key of the dropped image.
+        reason: str, `NEAR_EVALUATION`, `NEAR_DUPLICATE` or `DUPLICATE`.
+        near_to: str, key of the image that it equals or is near to.
+        reference: str, name of the evaluation set of that image, or "".
+    """
 
     image_key: str
     reason: str
@@ -54,54 +71,66 @@ def find_duplicates(
     gone: Sequence[Dropped] = (),
     **options: float,
 ) -> list[Dropped]:
-    """Finds the images that leave the corpus, because others show the same.
+    """Finds the images to drop from a corpus because they are copies.
 
-    1. Images equal to or near one of an evaluation set leave it.
-    2. Of images with equal pixels one stays ("duplicate"), with the captions of all.
-    3. Of near images the best stays ("near duplicate"), most pixels first, then lowest
-       key; the captions of the others are lost. No two that stay are near, and what
-       leaves is near one that stays.
+    1. Images that equal or are near an image of an evaluation set are dropped.
+    2. Among images with equal pixels, one is kept with the captions of all. The reason
+       is "duplicate".
+    3. Among near images, the best one is kept: the one with the most pixels, then the
+       one with the lowest key. The captions of the dropped images are lost. The reason
+       is "near duplicate". No two kept images are near, and every dropped image is near
+       a kept one.
 
     Args:
-        corpus: `ImageSet`; equal keys are one image.
-        references: evaluation sets, by name; in each the lowest key counts.
+        corpus: `ImageSet`. Equal keys count as one image.
+        references: evaluation sets. `Dropped.near_to` is the near image with the lowest
+            key in the first set by name.
         mode: "hash" (`HammingSearch`) or "embedding" (`EmbeddingSearch`).
-        inside: bool, take the third step; the paper doesn't.
-        gone: `Dropped` that left before.
-        **options: the mode's, such as `threshold`.
+        inside: bool, whether to take the third step. The paper doesn't.
+        gone: `Dropped` images of an earlier search. They are returned unchanged and no
+            image is dropped because of them.
+        **options: options of the search class, such as `threshold`.
 
     Returns:
-        list of `Dropped`, by ascending key, whatever the order of the images.
+        list of `Dropped`, sorted by key. It doesn't depend on the order of the images.
 
     Raises:
-        InputError: another mode, or a wrong threshold.
+        InputError: If the mode is unknown or the threshold is out of range.
 
     References:
         Jia et al. 2021, section 3 and appendix A.
     """
     check_choice(
-        "mode", mode, DUPLICATE_SEARCHES, "hash is the cheap one, embedding the paper's"
+        "mode",
+        mode,
+        DUPLICATE_SEARCHES,
+        "hash is faster, and the paper uses embedding",
     )
     search = DUPLICATE_SEARCHES[mode](**options)
     search.fit(corpus.keys, corpus.signatures)
-    placed = search.place(corpus.signatures)
+    prepared = search.prepare(corpus.signatures)
     rows, original = _distinct(corpus)
-    verdicts_before = {
+    earlier_drops = {
         image.image_key: (image.reason, image.near_to, image.reference)
         for image in gone
     }
-    verdicts = [verdicts_before.get(corpus.keys[row]) for row in rows.tolist()]
-    _drop_evaluation(corpus, rows, original, placed, references, search, verdicts)
-    _drop_inside(corpus, rows, original, placed, search if inside else None, verdicts)
+    drops = [earlier_drops.get(corpus.keys[row]) for row in rows.tolist()]
+    _drop_evaluation(corpus, rows, original, prepared, references, search, drops)
+    _drop_inside(corpus, rows, original, prepared, search if inside else None, drops)
     return sorted(
-        Dropped(corpus.keys[row], *verdict)
-        for row, verdict in zip(rows.tolist(), verdicts, strict=True)
-        if verdict
+        Dropped(corpus.keys[row], *drop)
+        for row, drop in zip(rows.tolist(), drops, strict=True)
+        if drop
     )
 
 
 def _distinct(corpus: ImageSet) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the distinct keys' rows, best first, and places of their best equals."""
+    """Returns the rows of the distinct keys, and the best image with equal pixels.
+
+    Returns:
+        `(rows, original)`: the rows of the distinct keys, with the best image first,
+        and for each the position in `rows` of the best image with equal pixels.
+    """
     count = len(corpus.keys)
     keys = np.array([key.encode("utf-8", "surrogatepass") for key in corpus.keys], "S")
     pixels = np.zeros(count, np.int64)
@@ -128,29 +157,32 @@ def _drop_evaluation(
     corpus: ImageSet,
     rows: np.ndarray,
     original: np.ndarray,
-    placed: Any,
+    prepared: Any,
     references: Sequence[ImageSet],
     search: _Search,
-    verdicts: list[_Verdict | None],
+    drops: list[_Drop | None],
 ) -> None:
-    """Fills in the verdicts of all that are equal to or near a reference."""
+    """Sets the entry in `drops` of images that equal or are near a reference."""
     for reference in sorted(references, key=lambda images: images.name):
         order = sorted(range(len(reference.keys)), key=reference.keys.__getitem__)
         equal = _equal_images(corpus, rows, reference, order)
-        near = _near_images(rows, original, placed, reference, order, search)
+        near = _near_images(rows, original, prepared, reference, order, search)
         # All images with equal pixels share the result of one of them.
         targets = np.full(len(rows), len(order), np.int64)
         np.minimum.at(targets, original, np.minimum(equal, near))
         for position, target in enumerate(targets[original].tolist()):
-            if target < len(order) and verdicts[position] is None:
+            if target < len(order) and drops[position] is None:
                 key = reference.keys[order[target]]
-                verdicts[position] = (NEAR_EVALUATION, key, reference.name)
+                drops[position] = (NEAR_EVALUATION, key, reference.name)
 
 
 def _equal_images(
     corpus: ImageSet, rows: np.ndarray, reference: ImageSet, order: list[int]
 ) -> np.ndarray:
-    """Returns the place in `order` of each image's equal; too high for none."""
+    """Returns the position in `order` of the first equal reference of each image.
+
+    The position is `len(order)` if there is none.
+    """
     position_of: dict[tuple[str, str], int] = {}
     for position, row in enumerate(order):
         position_of.setdefault(("key", reference.keys[row]), position)
@@ -169,18 +201,21 @@ def _equal_images(
 def _near_images(
     rows: np.ndarray,
     original: np.ndarray,
-    placed: Any,
+    prepared: Any,
     reference: ImageSet,
     order: list[int],
     search: _Search,
 ) -> np.ndarray:
-    """Returns the place in `order` of the first near image; too high for none."""
+    """Returns the position in `order` of the first near reference of each image.
+
+    The position is `len(order)` if there is none.
+    """
     positions = np.full(len(rows), len(order), np.int64)
     distinct = np.flatnonzero(original == np.arange(len(rows)))
-    reference_signatures = search.place(reference.signatures)
-    positions[distinct] = search.lowest(
-        placed[rows[distinct]],
-        reference_signatures[np.array(order, np.int64)],
+    prepared_references = search.prepare(reference.signatures)
+    positions[distinct] = search.lowest_ranks(
+        prepared[rows[distinct]],
+        prepared_references[np.array(order, np.int64)],
         np.arange(len(order)),
         positions[distinct],
     )
@@ -191,59 +226,70 @@ def _drop_inside(
     corpus: ImageSet,
     rows: np.ndarray,
     original: np.ndarray,
-    placed: Any,
+    prepared: Any,
     search: _Search | None,
-    verdicts: list[_Verdict | None],
+    drops: list[_Drop | None],
 ) -> None:
-    """Fills in the verdicts of all equal to or near an image that stays."""
-    is_undecided = np.array([verdict is None for verdict in verdicts], bool)
+    """Sets the entry in `drops` of images that equal or are near a kept image."""
+    is_undecided = np.array([drop is None for drop in drops], bool)
     distinct = np.flatnonzero(is_undecided & (original == np.arange(len(rows))))
     kept_by = np.arange(len(rows))
     if search is not None:
-        kept_by[distinct] = _greedy(search, placed[rows], distinct)
+        kept_by[distinct] = _select_greedily(search, prepared[rows], distinct)
     for position in np.flatnonzero(is_undecided).tolist():
         best = int(kept_by[original[position]])
         if best != position:
             equal = best == original[position]
             reason = DUPLICATE if equal else NEAR_DUPLICATE
-            verdicts[position] = (reason, corpus.keys[rows[best]], "")
+            drops[position] = (reason, corpus.keys[rows[best]], "")
 
 
-def _greedy(search: _Search, placed: Any, undecided: np.ndarray) -> np.ndarray:
-    """Keeps images, best first, that are near none that was kept; each one's place.
-
-    In each round those without a better near image among the undecided stay, and all
-    near to these leave; so one number an image is held, however many pairs are near.
-    """
-    kept_by = np.full(int(undecided.max(initial=-1)) + 1, _OPEN)
-    everyone = undecided
-    while len(undecided):
-        images = placed[undecided]
-        first = search.lowest(images, images, undecided, undecided)
-        stays = first == undecided
-        kept_by[undecided[stays]] = undecided[stays]
-        # The first near one stays: then no better one that stays is near.
-        leaves = ~stays & (kept_by[first] == first)
-        kept_by[undecided[leaves]] = first[leaves]
-        undecided_others = undecided[~stays & ~leaves]
-        near = _lowest_of(search, placed, undecided_others, undecided[stays])
-        kept_by[undecided_others[near < _NONE]] = _LEAVES
-        undecided = undecided_others[near == _NONE]
-    # Near one that stays, but a better one may have been kept in a later round.
-    late = np.flatnonzero(kept_by == _LEAVES)
-    if len(late):
-        stays = np.flatnonzero(kept_by == np.arange(len(kept_by)))
-        kept_by[late] = _lowest_of(search, placed, late, stays)
-    return kept_by[everyone]
-
-
-def _lowest_of(
-    search: _Search, placed: Any, queries: np.ndarray, references: np.ndarray
+def _select_greedily(
+    search: _Search, prepared: Any, positions: np.ndarray
 ) -> np.ndarray:
-    """Returns for each query the first of some places near it, or `_NONE`."""
-    return search.lowest(
-        placed[queries],
-        placed[references],
+    """Keeps each image that is near no better kept image.
+
+    The images are sorted with the best first. Each round keeps the undecided images
+    that have no better near image among the undecided ones, and drops all images near
+    them. This needs one number for each image, however many pairs are near.
+
+    Args:
+        search: search that found `prepared`.
+        prepared: prepared signatures of all images.
+        positions: int64 array, positions of the images to decide, ascending.
+
+    Returns:
+        int64 array, position of the kept image for each of `positions`.
+    """
+    kept_by = np.full(int(positions.max(initial=-1)) + 1, _UNDECIDED)
+    undecided = positions
+    while len(undecided):
+        images = prepared[undecided]
+        first = search.lowest_ranks(images, images, undecided, undecided)
+        is_kept = first == undecided
+        kept_by[undecided[is_kept]] = undecided[is_kept]
+        # The best near image is kept, so no better kept image can be near.
+        is_dropped = ~is_kept & (kept_by[first] == first)
+        kept_by[undecided[is_dropped]] = first[is_dropped]
+        remaining = undecided[~is_kept & ~is_dropped]
+        near = _first_near(search, prepared, remaining, undecided[is_kept])
+        kept_by[remaining[near < _NO_MATCH]] = _DROPPED
+        undecided = remaining[near == _NO_MATCH]
+    # A later round may have kept a better near image of these images.
+    dropped = np.flatnonzero(kept_by == _DROPPED)
+    if len(dropped):
+        kept_positions = np.flatnonzero(kept_by == np.arange(len(kept_by)))
+        kept_by[dropped] = _first_near(search, prepared, dropped, kept_positions)
+    return kept_by[positions]
+
+
+def _first_near(
+    search: _Search, prepared: Any, queries: np.ndarray, references: np.ndarray
+) -> np.ndarray:
+    """Returns the first near position in `references` of each query, or `_NO_MATCH`."""
+    return search.lowest_ranks(
+        prepared[queries],
+        prepared[references],
         references,
-        np.full(len(queries), _NONE),
+        np.full(len(queries), _NO_MATCH),
     )

@@ -1,1 +1,1 @@
-"""The paper's filters (section 3), in memory and on tables larger than memory."""
+"""Filters of section 3 of the paper, for lists in memory and for large tables."""

@@ -1,6 +1,9 @@
-"""Counts of unigrams, bigrams and shared texts of tables larger than memory:
-`count_texts` of each table writes sorted hashes, `merge_counts` adds up a range of
-them, `choose_frequent` what the filters look up. DuckDB took as long for a part.
+"""Counts of unigrams, bigrams and shared captions in tables larger than memory.
+
+`count_texts` writes the sorted hashes of one table to files (spills). `merge_counts`
+adds up one range of hashes over all spills. `choose_frequent` writes the arrays in
+which the filters look up hashes. An implementation with DuckDB took as long for only a
+part of this work.
 """
 
 import collections
@@ -11,27 +14,40 @@ import pathlib
 
 import numpy as np
 
-from align_keras.corpus.filters.filter_rules import Chosen, PairColumns, Thresholds
+from align_keras.corpus.filters.filter_rules import (
+    CorpusCounts,
+    PairColumns,
+    Thresholds,
+)
 from align_keras.corpus.filters.text_hashes import hash_strings, text_features
 from align_keras.corpus.filters.texts import normalize_texts
 from align_keras.corpus.parquet_tables import read_batches, string_list
 from align_keras.utils.files import atomic_write
 
-# N-grams that are counted in memory before they are written to a file.
+# Number of n-grams that are counted in memory before they are written to a file.
 NGRAMS_PER_SPILL = 4_000_000
-# Entries of the files that one task merges in memory.
+# Number of spill entries that one task merges in memory.
 ENTRIES_PER_PARTITION = 4_000_000
+# Number of captions in the report of the captions that most images share.
 _TOP_TEXTS = 100
 
 
 def sum_by_key(
     keys: np.ndarray, counts: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Adds up the counts of equal keys, without `counts` one each; sorts the keys."""
+    """Adds up the counts of equal keys.
+
+    Args:
+        keys: uint64 array (n,), in any order.
+        counts: uint64 array (n,). By default, each key counts once.
+
+    Returns:
+        `(keys, counts)`: the distinct keys in ascending order and the sum of each.
+    """
     if counts is None:
         keys, counts = np.unique(keys, return_counts=True)
         return keys, counts.astype(np.uint64)
-    # Stable sorting merges the sorted runs of which the keys usually consist.
+    # The keys usually consist of sorted runs, which a stable sort merges quickly.
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     starts = _run_starts(keys)
@@ -41,11 +57,21 @@ def sum_by_key(
 def keys_over_limit(
     keys: np.ndarray, values: np.ndarray, limit: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sorted keys with more than `limit` distinct values, and how many."""
+    """Finds the keys that have more than `limit` distinct values.
+
+    Args:
+        keys: uint64 array (n,), in any order.
+        values: uint64 array (n,), one value for each key.
+        limit: int, the largest number of distinct values that is allowed.
+
+    Returns:
+        `(keys, counts)`: the sorted keys above the limit and their numbers of distinct
+        values.
+    """
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     sizes = np.diff(_run_starts(keys), append=len(keys))
-    # Few have enough entries; only theirs are sorted by value as well.
+    # Few keys have more than `limit` entries. Only these entries are sorted by value.
     large = np.repeat(sizes > limit, sizes)
     keys, values = keys[large], values[order[large]]
     order = np.lexsort((values, keys))
@@ -57,8 +83,15 @@ def keys_over_limit(
 
 
 def rank_threshold(histogram: dict[int, int], limit: int) -> tuple[int, int]:
-    """Returns (count, quota): of the `limit` most frequent keys are all with a larger
-    count and `quota` with just this one; (0, 0) if all are.
+    """Finds the count that separates the `limit` most frequent keys from all others.
+
+    Args:
+        histogram: dict from a count to the number of keys that have it.
+        limit: int, number of keys to select.
+
+    Returns:
+        `(count, quota)`: all keys with a larger count are selected, and `quota` of the
+        keys with exactly this count. `(0, 0)` if all keys are selected.
     """
     for count in sorted(histogram, reverse=True):
         if histogram[count] > limit:
@@ -68,7 +101,7 @@ def rank_threshold(histogram: dict[int, int], limit: int) -> tuple[int, int]:
 
 
 def count_histogram(counts: np.ndarray) -> dict[int, int]:
-    """Returns how many keys have each count."""
+    """Returns a dict from each count to the number of keys that have it."""
     values, numbers = np.unique(counts, return_counts=True)
     return dict(zip(values.tolist(), numbers.tolist(), strict=True))
 
@@ -76,29 +109,47 @@ def count_histogram(counts: np.ndarray) -> dict[int, int]:
 def select_frequent(
     keys: np.ndarray, counts: np.ndarray, count: int, quota: int
 ) -> np.ndarray:
-    """Selects the sorted keys that `rank_threshold` admits."""
-    admitted = counts > count
-    admitted[np.flatnonzero(counts == count)[:quota]] = True
-    return keys[admitted]
+    """Selects the most frequent keys by the result of `rank_threshold`.
+
+    The first `quota` keys are taken of those that have exactly `count`.
+
+    Args:
+        keys: uint64 array (n,), sorted.
+        counts: uint64 array (n,), the count of each key.
+        count: int, the count that separates frequent keys from rare ones.
+        quota: int, number of keys to select that have exactly `count`.
+
+    Returns:
+        uint64 array of the selected keys, sorted.
+    """
+    is_selected = counts > count
+    is_selected[np.flatnonzero(counts == count)[:quota]] = True
+    return keys[is_selected]
 
 
 def _run_starts(keys: np.ndarray) -> np.ndarray:
+    """Returns the index at which each run of equal keys begins."""
     starts = np.ones(len(keys), bool)
     starts[1:] = keys[1:] != keys[:-1]
     return np.flatnonzero(starts)
 
 
-def count_in_memory(batches: list[PairColumns], thresholds: Thresholds) -> Chosen:
-    """Counts in memory what the three tasks count on disk."""
+def count_in_memory(batches: list[PairColumns], thresholds: Thresholds) -> CorpusCounts:
+    """Counts n-grams and shared captions in memory.
+
+    The result equals that of `count_texts`, `merge_counts` and `choose_frequent` for
+    tables on disk.
+    """
     features = [batch.features for batch in batches]
-    none = np.zeros(0, np.uint64)
-    images = np.concatenate([none, *(batch.image_hashes for batch in batches)])
-    texts = np.concatenate([none, *(part.text_hashes for part in features)])
+    # Lets `np.concatenate` accept an empty list of batches.
+    empty = np.zeros(0, np.uint64)
+    images = np.concatenate([empty, *(batch.image_hashes for batch in batches)])
+    texts = np.concatenate([empty, *(part.text_hashes for part in features)])
     ngrams = [array for part in features for array in (part.unigrams, part.bigrams)]
-    keys, counts = sum_by_key(np.concatenate([none, *ngrams]))
+    keys, counts = sum_by_key(np.concatenate([empty, *ngrams]))
     count, quota = rank_threshold(count_histogram(counts), thresholds.frequent_ngrams)
-    return Chosen(
-        # All are frequent, and nothing needs to be looked up.
+    return CorpusCounts(
+        # A count of 0 means that all n-grams are frequent.
         select_frequent(keys, counts, count, quota) if count else None,
         keys_over_limit(texts, images, thresholds.max_images_per_text)[0],
         keys_over_limit(images, texts, thresholds.max_texts_per_image)[0],
@@ -107,9 +158,18 @@ def count_in_memory(batches: list[PairColumns], thresholds: Thresholds) -> Chose
 
 
 def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
-    """Writes the hashes of a table's texts as spills; returns how many texts."""
+    """Writes the sorted hashes of a table's captions and images to spill files.
+
+    Args:
+        path: table of pairs.
+        folder: folder of the counts. The spills are written to `folder/spills`.
+
+    Returns:
+        int, number of captions in the table.
+    """
     spills = pathlib.Path(folder, "spills")
-    # A repeated task must find its own files, also where all has been moved.
+    # A repeated task must overwrite its files, even after table and folder were moved
+    # together. The names therefore depend on the relative path.
     relative_path = os.path.relpath(path, folder)
     digest = hashlib.blake2b(os.fsencode(relative_path), digest_size=8).hexdigest()
     total = 0
@@ -144,7 +204,10 @@ def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
 
 
 def count_partitions(folder: str | os.PathLike) -> int:
-    """Returns the number of partitions of the spills, of four million entries each."""
+    """Returns the number of hash ranges in which the spills are merged.
+
+    Each range has about `ENTRIES_PER_PARTITION` entries.
+    """
     sizes: collections.Counter[str] = collections.Counter()
     for path in pathlib.Path(folder, "spills").glob("*.npy"):
         sizes[path.name.split("-")[0]] += path.stat().st_size // 16
@@ -154,7 +217,16 @@ def count_partitions(folder: str | os.PathLike) -> int:
 def merge_counts(
     partition: int, partitions: int, folder: str | os.PathLike, thresholds: Thresholds
 ) -> None:
-    """Adds up one range of the hashes over all spills, after all `count_texts`."""
+    """Adds up one range of hashes over the spills of all tables.
+
+    `count_texts` must have run for each table.
+
+    Args:
+        partition: int, index of the range of hashes.
+        partitions: int, number of ranges, from `count_partitions`.
+        folder: folder of the counts. Results are written to `folder/merged`.
+        thresholds: `Thresholds`, for the limits on shared texts and crowded images.
+    """
     merged = pathlib.Path(folder, "merged", str(partitions))
     for kind, limit in (
         ("texts", thresholds.max_images_per_text),
@@ -172,13 +244,24 @@ def merge_counts(
 def choose_frequent(
     partitions: int, folder: str | os.PathLike, thresholds: Thresholds
 ) -> dict:
-    """Writes the frequent n-grams and what is shared too often; returns a summary."""
+    """Writes the frequent n-grams, the overshared captions and the crowded images.
+
+    `merge_counts` must have run for each partition.
+
+    Args:
+        partitions: int, number of ranges of hashes.
+        folder: folder of the counts. Results are written to `folder/chosen`.
+        thresholds: `Thresholds`, for the number of frequent n-grams.
+
+    Returns:
+        dict, the summary that is also written to `summary.json`.
+    """
     merged = pathlib.Path(folder, "merged", str(partitions))
     chosen = pathlib.Path(folder, "chosen")
     histogram: collections.Counter[int] = collections.Counter()
     for partition in range(partitions):
-        counts_of = (merged / f"histogram-{partition}.json").read_text()
-        histogram.update(dict(json.loads(counts_of)))
+        content = (merged / f"histogram-{partition}.json").read_text()
+        histogram.update(dict(json.loads(content)))
     count, quota = rank_threshold(histogram, thresholds.frequent_ngrams)
     distinct = histogram.total()
     frequent = min(distinct, thresholds.frequent_ngrams)
@@ -191,7 +274,8 @@ def choose_frequent(
                 part = select_frequent(keys, counts, count, quota)
                 file.write(part.astype("<u8").tobytes())
                 quota = max(0, quota - int((counts == count).sum()))
-    else:  # Nothing to look up.
+    else:
+        # All n-grams are frequent. An older file would be misleading.
         (chosen / "ngrams.npy").unlink(missing_ok=True)
     crowded = {}
     for kind in ("texts", "images"):
@@ -217,11 +301,14 @@ def choose_frequent(
 def _read_range(
     folder: str | os.PathLike, kind: str, partition: int, partitions: int
 ) -> np.ndarray:
-    """Returns the keys and values of all spills in one of equal ranges of keys."""
+    """Returns the keys and values of all spills that are in one range of keys.
+
+    The ranges divide the 64-bit integers evenly. The array has shape (2, entries).
+    """
     low, high = (edge * 2**64 // partitions for edge in (partition, partition + 1))
     entries_of_spills = [np.zeros((2, 0), np.uint64)]
     for path in sorted(pathlib.Path(folder, "spills").glob(f"{kind}-*.npy")):
-        # Rows lie one after the other: only the range's pages are read.
+        # The keys are contiguous and sorted, so only the pages of the range are read.
         entries = np.load(path, mmap_mode="r")
         first = np.searchsorted(entries[0], np.uint64(low))
         past = np.searchsorted(entries[0], np.uint64(high - 1), side="right")

@@ -1,4 +1,4 @@
-"""The paper's filters: thresholds, rules in their order, and what they drop."""
+"""Thresholds and rules of the paper's filters, in the order in which they apply."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
-# In the order in which the rules apply. A pair counts under its first reason.
+# Reasons to drop a pair, in the order of the rules. A pair counts under its first one.
 REASONS = (
     "unknown size",
     "shorter side",
@@ -39,32 +39,39 @@ REASONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """Every filter's threshold; the defaults are the paper's where it names one.
+    """Thresholds of the filters.
+
+    The defaults are the values of the paper, where it states one.
 
     Args:
-        min_shorter_side: int ≥ 0 in pixels; an image's shorter side must be larger
-            (200 is dropped, 201 kept).
-        max_aspect: float > 1; the longer side over the shorter must be smaller
-            (exactly 3.0 is dropped).
-        max_pixels: int ≥ 1; an image may have as many. The paper has no such limit:
-            it keeps decompression bombs out.
-        max_texts_per_image: int ≥ 1; an image may have as many distinct texts.
-        max_images_per_text: int ≥ 1; as many distinct images may share a text.
-        min_unigrams: int ≥ 1; a text may have as few.
-        max_unigrams: int ≥ `min_unigrams`; a text may have as many.
-        frequent_ngrams: int ≥ 0; a text with a unigram or a bigram outside this many
-            most frequent ones of the raw input is dropped.
-        languages: tuple of str such as `("en", "de")`, of which the primary subtag
-            counts ("en-GB" is "en"); `""` and `"und"` (ISO 639's undetermined, which
-            a YAML file can name) stand for unknown languages. Empty keeps all.
-        drop_personal_data: bool, drop texts with what `find_personal_data` finds.
-        unknown_sizes: `"drop"` or `"keep"` images of which only the size after
-            resizing is known, see `PairColumns.is_resized`.
+        min_shorter_side: int ≥ 0, in pixels. The shorter side of an image must be
+            larger (200 is dropped, 201 is kept).
+        max_aspect: float > 1. The ratio of the longer to the shorter side must be
+            smaller (exactly 3.0 is dropped).
+        max_pixels: int ≥ 1, the largest number of pixels of an image. The paper has no
+            such limit. It protects against decompression bombs.
+        max_texts_per_image: int ≥ 1, the largest number of distinct captions of an
+            image.
+        max_images_per_text: int ≥ 1, the largest number of distinct images that share a
+            caption.
+        min_unigrams: int ≥ 1, the smallest number of unigrams in a caption.
+        max_unigrams: int ≥ `min_unigrams`, the largest number of unigrams in a caption.
+        frequent_ngrams: int ≥ 0, the number of unigrams and bigrams that count as
+            frequent in the unfiltered input. Captions with a rarer n-gram are dropped.
+        languages: tuple of str, the languages to keep, such as `("en", "de")`. Only the
+            primary subtag is compared ("en-GB" equals "en"). `""` and `"und"` (the code
+            of ISO 639 for undetermined languages, which a YAML file can contain) keep
+            captions of unknown language. An empty tuple keeps all languages.
+        drop_personal_data: bool, whether to drop captions in which
+            `find_personal_data` finds personal data.
+        unknown_sizes: `"drop"` or `"keep"` images whose original size is unknown
+            because a downloader resized them, see `PairColumns.is_resized`.
         detect_language: `"never"` uses the languages that pages declare, `"undeclared"`
-            detects those of other captions, `"always"` detects all.
+            detects the language of captions without a declared one, `"always"` detects
+            the language of all captions.
 
     Raises:
-        InputError: if a value is outside its range.
+        InputError: If a value is outside its range.
 
     References:
         Jia et al. 2021, section 3.
@@ -98,52 +105,66 @@ class Thresholds:
             ("max_unigrams", self.min_unigrams),
             ("frequent_ngrams", 0),
         ):
-            usual = type(self).__dataclass_fields__[name].default
-            remedy = f"the default is {usual:,}"
+            default = type(self).__dataclass_fields__[name].default
+            remedy = f"the default is {default:,}"
             check_number(name, getattr(self, name), least, math.inf, True, remedy)
-        above_one, remedy = math.nextafter(1, 2), "a square has 1, the paper's is 3"
+        above_one = math.nextafter(1, 2)
+        remedy = "a square has an aspect of 1, and the default is 3"
         check_number("max_aspect", self.max_aspect, above_one, math.inf, remedy=remedy)
         if not isinstance(self.drop_personal_data, bool):
             raise InputError(
-                "drop_personal_data must be true or false, received "
-                f"{self.drop_personal_data!r}; write one of them."
+                "drop_personal_data must be true or false. Received: "
+                f"drop_personal_data={self.drop_personal_data!r}. Use true to drop "
+                "captions with personal data."
             )
-        for name, words in (
+        for name, choices in (
             ("unknown_sizes", ("drop", "keep")),
             ("detect_language", DETECTION),
         ):
-            if getattr(self, name) not in words:
+            if getattr(self, name) not in choices:
+                default = type(self).__dataclass_fields__[name].default
                 raise InputError(
-                    f"{name} must be one of {', '.join(words)}, received "
-                    f"{getattr(self, name)!r}; write one of them."
+                    f"{name} must be one of {', '.join(choices)}. Received: "
+                    f"{name}={getattr(self, name)!r}. The default is {default!r}."
                 )
         object.__setattr__(self, "languages", _languages(self.languages))
 
 
 def primary_language(language: str) -> str:
-    """Returns the primary subtag in lower case, of "pt-BR" "pt"; "" of "und"."""
+    """Returns the primary subtag of a language code in lower case.
+
+    "pt-BR" becomes "pt", and "und" (undetermined) becomes "".
+    """
     primary = language.strip().replace("_", "-").split("-", 1)[0].lower()
     return "" if primary == "und" else primary
 
 
 def _languages(languages: Any) -> tuple[str, ...]:
+    """Returns the sorted primary subtags of the argument `languages`."""
     valid = isinstance(languages, (tuple, list)) and all(
         isinstance(language, str) for language in languages
     )
     if not valid:
         raise InputError(
-            "languages must be a list of codes such as ('en', 'de'), received "
-            f"{languages!r}; leave it empty to keep all."
+            "languages must be a list of codes such as ('en', 'de'). Received: "
+            f"languages={languages!r}. Leave it empty to keep all languages."
         )
     return tuple(sorted({primary_language(language) for language in languages}))
 
 
 @dataclasses.dataclass(frozen=True)
 class PairColumns:
-    """Pairs by column; sizes of 0 are unknown, captions normalized.
+    """Columns of a batch of image–caption pairs.
 
-    `is_resized` is true for images that a downloader resized without recording their
-    sizes before; None if there are none.
+    Attributes:
+        widths: int array (pairs,), in pixels. 0 if unknown.
+        heights: int array (pairs,), in pixels. 0 if unknown.
+        image_hashes: uint64 array (pairs,), hashes of the image keys.
+        captions: list of str, normalized.
+        languages: list of str, declared or detected. "" if unknown.
+        features: `TextFeatures` of the captions.
+        is_resized: bool array (pairs,), true for images that a downloader resized
+            without recording the original size, or None if no image was resized.
     """
 
     widths: np.ndarray
@@ -155,7 +176,7 @@ class PairColumns:
     is_resized: np.ndarray | None = None
 
     @classmethod
-    def of(
+    def from_raw_columns(
         cls,
         widths: np.ndarray,
         heights: np.ndarray,
@@ -165,7 +186,7 @@ class PairColumns:
         is_resized: np.ndarray | None = None,
         detect_language: str = "never",
     ) -> "PairColumns":
-        """Normalizes and hashes what pairs hold, and detects their languages."""
+        """Normalizes captions, detects their languages and hashes captions and keys."""
         captions = normalize_texts(captions)
         languages = detect_languages(captions, languages, detect_language)
         hashes, features = hash_strings(image_keys), text_features(captions)
@@ -173,14 +194,14 @@ class PairColumns:
 
 
 @dataclasses.dataclass(frozen=True)
-class Chosen:
+class CorpusCounts:
     """Results of the counts over a corpus, as sorted uint64 arrays of hashes.
 
     Attributes:
         ngrams: frequent unigrams and bigrams, or None if all are frequent.
-        texts: texts of too many images.
-        images: images of too many texts.
-        top_texts: dict from the hash of a text to its number of images.
+        texts: captions that too many images share.
+        images: images that have too many captions.
+        top_texts: dict from the hash of a most shared caption to its number of images.
     """
 
     ngrams: np.ndarray | None
@@ -189,8 +210,8 @@ class Chosen:
     top_texts: dict
 
     @classmethod
-    def load(cls, folder: str | os.PathLike) -> "Chosen":
-        """Opens what `choose_frequent` wrote; the arrays stay on disk."""
+    def load(cls, folder: str | os.PathLike) -> "CorpusCounts":
+        """Opens the files of `choose_frequent` as memory-mapped arrays."""
         chosen = pathlib.Path(folder, "chosen")
         summary = json.loads((chosen / "summary.json").read_text())
         all_frequent = summary["frequent_ngrams"] == summary["distinct_ngrams"]
@@ -203,15 +224,20 @@ class Chosen:
 
 
 def find_reasons(
-    pairs: PairColumns, chosen: Chosen, thresholds: Thresholds
+    pairs: PairColumns, counts: CorpusCounts, thresholds: Thresholds
 ) -> np.ndarray:
-    """Returns the first reason to drop each pair, by the order of `REASONS`.
+    """Returns the first reason to drop each pair, in the order of `REASONS`.
 
-    Pairs of unknown size pass the rules of sizes. Captions of unknown language are
-    dropped if `thresholds.languages` lists languages without "".
+    Pairs of unknown size pass the rules on sizes. Captions of unknown language are
+    dropped if `thresholds.languages` lists languages but not "".
+
+    Args:
+        pairs: `PairColumns`.
+        counts: `CorpusCounts` of the whole corpus.
+        thresholds: `Thresholds`.
 
     Returns:
-        uint8 array (pairs,): 0 for a pair that stays, otherwise 1 + the position of the
+        uint8 array (pairs,): 0 for a pair that is kept, otherwise 1 + the index of the
         reason in `REASONS`.
     """
     reason_numbers = np.zeros(len(pairs.captions), np.uint8)
@@ -228,21 +254,28 @@ def find_reasons(
     drop("shorter side", has_size & (shorter <= thresholds.min_shorter_side))
     drop("aspect", has_size & (longer >= thresholds.max_aspect * shorter))
     drop("pixels", has_size & (shorter * longer > thresholds.max_pixels))
-    drop("texts per image", is_member(chosen.images, pairs.image_hashes))
+    drop("texts per image", is_member(counts.images, pairs.image_hashes))
     drop("language", _in_other_languages(pairs.languages, thresholds.languages))
-    # The next rule and that of n-grams take long, and read only the pairs that stay.
-    stays = reason_numbers == 0
-    drop("personal data", _have_personal_data(pairs, thresholds, stays))
-    drop("images per text", is_member(chosen.texts, pairs.features.text_hashes))
-    stays = reason_numbers == 0
-    drop("rare n-gram", _have_rare_ngrams(pairs.features, chosen.ngrams, stays))
+    # The rules on personal data and n-grams are slow, so they skip dropped pairs.
+    is_kept = reason_numbers == 0
+    drop("personal data", _have_personal_data(pairs, thresholds, is_kept))
+    drop("images per text", is_member(counts.texts, pairs.features.text_hashes))
+    is_kept = reason_numbers == 0
+    drop("rare n-gram", _have_rare_ngrams(pairs.features, counts.ngrams, is_kept))
     drop("few unigrams", unigram_counts < thresholds.min_unigrams)
     drop("many unigrams", unigram_counts > thresholds.max_unigrams)
     return reason_numbers
 
 
 def count_reasons(reason_numbers: np.ndarray) -> dict[str, int]:
-    """Counts the pairs of each reason that `find_reasons` returned."""
+    """Counts the kept pairs and the pairs of each reason.
+
+    Args:
+        reason_numbers: uint8 array (pairs,), from `find_reasons`.
+
+    Returns:
+        dict from "kept" and each of `REASONS` to a number of pairs.
+    """
     counts = np.bincount(reason_numbers, minlength=len(REASONS) + 1).tolist()
     return dict(zip(("kept", *REASONS), counts, strict=True))
 
@@ -256,34 +289,37 @@ def _have_unknown_sizes(pairs: PairColumns, thresholds: Thresholds) -> np.ndarra
 def _in_other_languages(languages: list[str], allowed: tuple[str, ...]) -> np.ndarray:
     if not allowed:
         return np.zeros(len(languages), bool)
-    refused = {name for name in set(languages) if primary_language(name) not in allowed}
-    return np.array([name in refused for name in languages], bool)
+    unwanted = {
+        name for name in set(languages) if primary_language(name) not in allowed
+    }
+    return np.array([name in unwanted for name in languages], bool)
 
 
 def _have_personal_data(
-    pairs: PairColumns, thresholds: Thresholds, stays: np.ndarray
+    pairs: PairColumns, thresholds: Thresholds, is_kept: np.ndarray
 ) -> np.ndarray:
-    is_personal = np.zeros(len(stays), bool)
+    is_personal = np.zeros(len(is_kept), bool)
     if thresholds.drop_personal_data:
-        for row in np.flatnonzero(stays & pairs.features.may_be_personal).tolist():
+        for row in np.flatnonzero(is_kept & pairs.features.may_be_personal).tolist():
             is_personal[row] = find_personal_data(pairs.captions[row]) is not None
     return is_personal
 
 
 def _have_rare_ngrams(
-    features: TextFeatures, frequent: np.ndarray | None, stays: np.ndarray
+    features: TextFeatures, frequent: np.ndarray | None, is_kept: np.ndarray
 ) -> np.ndarray:
-    is_rare = np.zeros(len(stays), bool)
+    is_rare = np.zeros(len(is_kept), bool)
     if frequent is None:
         return is_rare
-    # The text of each unigram and of each bigram.
-    unigram_rows = np.repeat(np.arange(len(stays)), features.unigram_counts)
-    bigram_rows = unigram_rows[features.bigram_places]
+    # Index of the caption that contains each unigram and each bigram.
+    unigram_rows = np.repeat(np.arange(len(is_kept)), features.unigram_counts)
+    bigram_rows = unigram_rows[features.bigram_positions]
     for hashes, rows in (
         (features.unigrams, unigram_rows),
         (features.bigrams, bigram_rows),
     ):
-        open_ngrams = np.flatnonzero((stays & ~is_rare)[rows])
-        is_rare_ngram = ~is_member(frequent, hashes[open_ngrams])
-        is_rare[rows[open_ngrams[is_rare_ngram]]] = True
+        # Skips the n-grams of captions that are dropped already.
+        candidates = np.flatnonzero((is_kept & ~is_rare)[rows])
+        is_rare_ngram = ~is_member(frequent, hashes[candidates])
+        is_rare[rows[candidates[is_rare_ngram]]] = True
     return is_rare

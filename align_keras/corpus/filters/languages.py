@@ -1,4 +1,4 @@
-"""Languages of captions, detected where pages do not declare them."""
+"""Detection of the languages of captions."""
 
 import functools
 import importlib.metadata
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from align_keras.utils.errors import needs
 
-# Values of `detect_language`: the captions whose language is detected.
+# Values of `detect_language`, which select the captions whose language is detected.
 DETECTION = ("never", "undeclared", "always")
 
 
@@ -16,17 +16,19 @@ def detect_languages(
     """Returns the language of each caption.
 
     Args:
-        captions: str, normalized.
-        languages: str, as pages declare them, such as `"en-us"`; "" if they don't.
+        captions: list of str, normalized.
+        languages: list of str, the languages that pages declare, such as `"en-us"`.
+            "" if a page doesn't declare one.
         detection: `"never"` returns the declared languages, `"undeclared"` detects the
-            language of captions without one, `"always"` that of all captions.
+            language of captions without a declared one, `"always"` detects the language
+            of all captions.
 
     Returns:
-        A list of str, codes of ISO 639 for detected languages; "" for captions without
-        letters.
+        A list of str. Detected languages are codes of ISO 639, or "" if the caption has
+        no letters.
 
     Raises:
-        InputError: if py3langid isn't installed and a language must be detected.
+        InputError: If py3langid isn't installed and a language must be detected.
 
     Example:
 
@@ -43,13 +45,17 @@ def detect_languages(
 
 
 def detector_version() -> str:
-    """Returns the name and version of the detector, of which its results depend."""
+    """Returns the name and version of the detector.
+
+    Cache keys contain it, because detected languages may differ between versions.
+    """
     _detector()
     return f"py3langid {importlib.metadata.version('py3langid')}"
 
 
 @functools.cache
 def _detector() -> Callable[[str], str]:
+    """Returns a function from a caption to its language."""
     with needs("language", "languages are detected by py3langid"):
         import py3langid
 

@@ -1,4 +1,4 @@
-"""The paper's filters on pairs in memory."""
+"""The paper's filters for pairs in memory."""
 
 import itertools
 import numbers
@@ -17,12 +17,19 @@ from align_keras.corpus.filters.filter_rules import (
 )
 from align_keras.utils.errors import InputError
 
-# Pairs that are filtered together, which limits memory.
+# Number of pairs that are filtered together. Limits memory.
 PAIRS_PER_BATCH = 32_768
 
 
 class Pair(NamedTuple):
-    """An image and a text about it; size (0, 0) and language "" are unknown."""
+    """An image and its caption.
+
+    Attributes:
+        image_size: (width, height) in pixels. (0, 0) if unknown.
+        image_key: str, equal for equal images.
+        caption: str.
+        language: str, code of the caption's language. "" if unknown.
+    """
 
     image_size: tuple
     image_key: str
@@ -33,34 +40,43 @@ class Pair(NamedTuple):
 def filter_pairs(
     pairs: Iterable[tuple], thresholds: Thresholds | None = None
 ) -> tuple[list, dict[str, int]]:
-    """Drops pairs by the paper's rules and counts why.
+    """Drops pairs by the paper's rules and counts the reasons.
 
-    The first of these reasons that holds counts; what is shared, and which n-grams are
-    frequent, is counted over all pairs as they came in. Texts are the same whose
-    normalized forms differ in case at most. `align-keras corpus filter` gives the same
-    of tables.
+    Each dropped pair counts under the first reason that applies. Shared captions and
+    frequent n-grams are counted over all input pairs, before any pair is dropped. Two
+    captions are equal if their normalized forms differ only in case. The command
+    `align-keras corpus filter` applies the same rules to tables.
 
-    - `"unknown size"`: never here; in tables, images that were resized before.
-    - `"shorter side"`, `"aspect"`, `"pixels"`: of the image; unknown sizes pass.
-    - `"texts per image"`, `"images per text"`: too many distinct ones.
-    - `"language"`: not one of `languages`, if any are given. `detect_language` detects
-      the languages of captions, not those of the returned records.
-    - `"personal data"`: `find_personal_data` finds some.
-    - `"rare n-gram"`: a unigram or bigram that isn't among the `frequent_ngrams` most
-      frequent ones of both kinds; equal counts are ranked by a fixed hash.
-    - `"few unigrams"`, `"many unigrams"`, by the rule of `unigrams`.
+    The reasons, in their order:
+
+    - `"unknown size"`: the image was resized earlier and its original size is unknown.
+      Only pairs in tables are dropped for this reason.
+    - `"shorter side"`, `"aspect"`, `"pixels"`: the size of the image is outside its
+      limits. Images of unknown size pass.
+    - `"texts per image"`: the image has too many distinct captions.
+    - `"language"`: `languages` isn't empty and doesn't contain the caption's language.
+      Languages are detected as `detect_language` requests. The returned records keep
+      their declared languages.
+    - `"personal data"`: `find_personal_data` finds personal data in the caption.
+    - `"images per text"`: too many distinct images share the caption.
+    - `"rare n-gram"`: a unigram or bigram of the caption isn't among the
+      `frequent_ngrams` most frequent n-grams. Unigrams and bigrams are ranked together,
+      and equal counts are ranked by a fixed hash.
+    - `"few unigrams"`, `"many unigrams"`: the number of words, as `unigrams` finds
+      them, is outside its limits.
 
     Args:
-        pairs: iterable of `Pair` or of tuples in that order, the language optional;
-            further items are passed through. Read once.
-        thresholds: `Thresholds`, by default the paper's.
+        pairs: iterable of `Pair` or of tuples with the same order of items. The
+            language is optional, and additional items are passed through. The iterable
+            is read once.
+        thresholds: `Thresholds`. Defaults to the thresholds of the paper.
 
     Returns:
-        `(kept, counts)`: the list of the records that stay, in their order, with
-        normalized captions; and a dict of int with `"kept"` and each reason.
+        `(kept, counts)`: the list of kept records, in input order and with normalized
+        captions, and a dict from `"kept"` and each reason to a number of pairs.
 
     Raises:
-        InputError: if a record isn't of this form.
+        InputError: If a record doesn't have this form.
 
     References:
         Jia et al. 2021, section 3.
@@ -76,18 +92,19 @@ def filter_pairs(
     batches, checked = [], _checked(pairs)
     while records := list(itertools.islice(checked, PAIRS_PER_BATCH)):
         batches.append((records, _columns(records, thresholds)))
-    chosen = count_in_memory([columns for _, columns in batches], thresholds)
-    kept_pairs, counts = [], dict.fromkeys(("kept", *REASONS), 0)
+    corpus_counts = count_in_memory([columns for _, columns in batches], thresholds)
+    kept_pairs, reason_counts = [], dict.fromkeys(("kept", *REASONS), 0)
     for records, columns in batches:
-        reason_numbers = find_reasons(columns, chosen, thresholds)
+        reason_numbers = find_reasons(columns, corpus_counts, thresholds)
         for reason, number in count_reasons(reason_numbers).items():
-            counts[reason] += number
+            reason_counts[reason] += number
         for row in np.flatnonzero(reason_numbers == 0).tolist():
             kept_pairs.append(_with_caption(records[row], columns.captions[row]))
-    return kept_pairs, counts
+    return kept_pairs, reason_counts
 
 
 def _checked(pairs: Iterable[tuple]) -> Iterator[Any]:
+    """Yields the records and raises `InputError` at the first invalid one."""
     for number, record in enumerate(pairs):
         valid = isinstance(record, tuple) and len(record) >= 3
         if valid:
@@ -100,16 +117,16 @@ def _checked(pairs: Iterable[tuple]) -> Iterator[Any]:
             )
         if not valid:
             raise InputError(
-                "pairs must be tuples ((width, height), image_key, caption, language), "
-                f"received {record!r:.200} as number {number}; see "
-                "align_keras.corpus.Pair."
+                "pairs must be tuples ((width, height), image_key, caption, language). "
+                f"Received: {record!r:.200} as number {number}. Use "
+                "align_keras.corpus.Pair to build them."
             )
         yield record
 
 
 def _columns(records: list[Any], thresholds: Thresholds) -> PairColumns:
     sizes = np.array([record[0] for record in records])
-    return PairColumns.of(
+    return PairColumns.from_raw_columns(
         sizes[:, 0],
         sizes[:, 1],
         [record[1] for record in records],

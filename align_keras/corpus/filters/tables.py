@@ -1,4 +1,8 @@
-"""The paper's filters on tables larger than memory: four passes of tasks."""
+"""The paper's filters for tables larger than memory.
+
+The work is divided into four kinds of tasks, which run in this order: count, merge,
+choose, filter.
+"""
 
 import os
 from collections.abc import Callable, Iterable
@@ -13,7 +17,7 @@ from align_keras.corpus.filters.counts import (
 )
 from align_keras.corpus.filters.filter_rules import (
     REASONS,
-    Chosen,
+    CorpusCounts,
     PairColumns,
     Thresholds,
     count_reasons,
@@ -30,6 +34,7 @@ from align_keras.corpus.parquet_tables import (
     table_writer,
 )
 
+# Number of sample pairs in the result for each reason.
 SAMPLES = 20
 
 
@@ -39,32 +44,47 @@ def filter_table(
     folder: str | os.PathLike,
     thresholds: Thresholds,
 ) -> dict:
-    """Writes the pairs of a table that pass all filters, after `choose_frequent`.
+    """Writes the pairs of a table that pass all filters.
 
-    Returned are, JSON-ready for `merge_results`: `counts` by reason; `samples`, at most
-    20 pairs each with the smallest hashes; and `shared_texts`, `[caption, number of
-    images]` by hash of the 100 most shared texts that were dropped.
+    `choose_frequent` must have run.
+
+    Args:
+        source: table of pairs.
+        destination: file for the kept pairs.
+        folder: folder of the counts.
+        thresholds: `Thresholds`.
+
+    Returns:
+        dict with values that can be stored as JSON and passed to `merge_results`:
+
+        - `counts`: number of pairs by reason.
+        - `samples`: at most 20 pairs for each reason, those with the smallest hashes.
+        - `shared_texts`: dict from hash to `[caption, number of images]`, for the
+          dropped captions among the 100 that most images share.
     """
-    chosen = Chosen.load(folder)
+    counts = CorpusCounts.load(folder)
     result = merge_results([])
     with open_table(source) as table:
         schema = table.schema_arrow
     with table_writer(destination, schema, ROWS_PER_GROUP, batches=True) as append:
         for batch in read_batches(source):
             pairs = _pair_columns(batch, thresholds)
-            reason_numbers = find_reasons(pairs, chosen, thresholds)
-            append([_kept(batch, pairs, reason_numbers == 0)])
+            reason_numbers = find_reasons(pairs, counts, thresholds)
+            append([_select_kept_rows(batch, pairs, reason_numbers == 0)])
             part = {
                 "counts": count_reasons(reason_numbers),
                 "samples": _samples(batch, pairs, reason_numbers, thresholds),
-                "shared_texts": _shared_texts(pairs, reason_numbers, chosen),
+                "shared_texts": _shared_texts(pairs, reason_numbers, counts),
             }
             result = merge_results([result, part])
     return result
 
 
 def merge_results(results: Iterable[dict]) -> dict:
-    """Adds up what `filter_table` returned, in any order and grouping."""
+    """Merges results of `filter_table`.
+
+    The merged result doesn't depend on the order or the grouping of the results.
+    """
     keys = ("kept", *REASONS)
     merged: dict[str, dict] = {
         "counts": dict.fromkeys(keys, 0),
@@ -77,35 +97,39 @@ def merge_results(results: Iterable[dict]) -> dict:
         for reason, samples in result["samples"].items():
             merged_samples = merged["samples"][reason]
             for key, sample in samples.items():
-                _keep_least(merged_samples, key, sample, _sort_key)
+                _store_smallest(merged_samples, key, sample, _sort_key)
             smallest = sorted(merged_samples)[:SAMPLES]
             merged["samples"][reason] = {key: merged_samples[key] for key in smallest}
         for key, text in result["shared_texts"].items():
-            _keep_least(merged["shared_texts"], key, text)
+            _store_smallest(merged["shared_texts"], key, text)
     return merged
 
 
-def _keep_least(
+def _store_smallest(
     values: dict[str, Any],
     key: str,
     value: Any,
     order: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Keeps one of what has the same hash: a pair again, a text in other case."""
+    """Stores the smallest of the values that have the same key.
+
+    A repeated pair has the same hash, as has a caption that differs only in case.
+    """
     values[key] = min(values.get(key, value), value, key=order)
 
 
-def _kept(batch: Any, pairs: PairColumns, stays: np.ndarray) -> Any:
-    """Returns the rows of a batch that stay, with their own captions and languages."""
+def _select_kept_rows(batch: Any, pairs: PairColumns, is_kept: np.ndarray) -> Any:
+    """Returns the kept rows of a batch with normalized captions and their languages."""
     pyarrow = arrow()
     for name, texts in (("caption", pairs.captions), ("language", pairs.languages)):
         index = batch.schema.get_field_index(name)
         field = batch.schema.field(index)
         batch = batch.set_column(index, field, pyarrow.array(texts, field.type))
-    return batch.filter(pyarrow.array(stays))
+    return batch.filter(pyarrow.array(is_kept))
 
 
 def _sort_key(sample: dict[str, Any]) -> list[tuple[str, str]]:
+    """Returns a value by which samples with equal hashes are ordered."""
     return sorted((name, str(value)) for name, value in sample.items())
 
 
@@ -116,7 +140,7 @@ def _pair_columns(batch: Any, thresholds: Thresholds) -> PairColumns:
     if "is_resized" in batch.schema.names:
         column = batch.column("is_resized").fill_null(False)
         is_resized = column.to_numpy(zero_copy_only=False)
-    return PairColumns.of(
+    return PairColumns.from_raw_columns(
         widths,
         heights,
         image_keys=string_list(batch.column("image_key")),
@@ -130,6 +154,7 @@ def _pair_columns(batch: Any, thresholds: Thresholds) -> PairColumns:
 def _samples(
     batch: Any, pairs: PairColumns, reason_numbers: np.ndarray, thresholds: Thresholds
 ) -> dict[str, dict[str, Any]]:
+    """Returns the pairs with the smallest hashes for each reason, by their hash."""
     hashes = hash_pairs(pairs.features.text_hashes, pairs.image_hashes)
     samples: dict[str, dict[str, Any]] = {}
     for number, reason in enumerate(("kept", *REASONS)):
@@ -138,13 +163,14 @@ def _samples(
         samples[reason] = {}
         for row, key in zip(rows.tolist(), hashes[rows].tolist(), strict=True):
             sample = _sample(batch, pairs, row, thresholds)
-            _keep_least(samples[reason], f"{key:016x}", sample, _sort_key)
+            _store_smallest(samples[reason], f"{key:016x}", sample, _sort_key)
     return samples
 
 
 def _sample(
     batch: Any, pairs: PairColumns, row: int, thresholds: Thresholds
 ) -> dict[str, Any]:
+    """Returns a row as a dict, with personal data replaced by its kind."""
     sample = {name: batch.column(name)[row].as_py() for name in batch.schema.names}
     sample["language"] = pairs.languages[row]
     caption = pairs.captions[row]
@@ -153,37 +179,38 @@ def _sample(
 
 
 def _shared_texts(
-    pairs: PairColumns, reason_numbers: np.ndarray, chosen: Chosen
+    pairs: PairColumns, reason_numbers: np.ndarray, counts: CorpusCounts
 ) -> dict[str, list]:
+    """Returns `[caption, number of images]` by hash of the most shared captions."""
     rows = np.flatnonzero(reason_numbers == 1 + REASONS.index("images per text"))
     hashes = pairs.features.text_hashes[rows]
     shared: dict[str, list] = {}
     for row, key in zip(rows.tolist(), hashes.tolist(), strict=True):
-        if key in chosen.top_texts:
-            text = [pairs.captions[row], chosen.top_texts[key]]
-            _keep_least(shared, f"{key:016x}", text)
+        if key in counts.top_texts:
+            text = [pairs.captions[row], counts.top_texts[key]]
+            _store_smallest(shared, f"{key:016x}", text)
     return shared
 
 
 def count_task(task: dict) -> int:
-    """Counts the texts of one `table` into `folder`."""
+    """Writes the hashes of the captions in `table` to `folder`."""
     return count_texts(task["table"], task["folder"])
 
 
 def merge_task(task: dict) -> None:
-    """Adds up one range of hashes, `partition` of `partitions`."""
+    """Adds up the hashes in range number `partition` of `partitions`."""
     merge_counts(
         task["partition"], task["partitions"], task["folder"], _thresholds(task)
     )
 
 
 def choose_task(task: dict) -> dict:
-    """Chooses the frequent n-grams."""
+    """Writes the frequent n-grams, the overshared captions and the crowded images."""
     return choose_frequent(task["partitions"], task["folder"], _thresholds(task))
 
 
 def filter_task(task: dict) -> dict:
-    """Writes the pairs of one `table` that stay to `kept`."""
+    """Filters `table` and writes the kept pairs to the file `kept`."""
     return filter_table(task["table"], task["kept"], task["folder"], _thresholds(task))
 
 

@@ -1,6 +1,8 @@
-"""Captions as arrays of 64-bit hashes, equal on every machine: texts, words, pairs of
-words. NumPy reads eight bytes at a time, in a tenth of the time of a call a word. Among
-D strings the expected number of equal hashes is below D²/2^65.
+"""64-bit hashes of captions, words and word pairs.
+
+The hashes are the same on every machine. NumPy hashes all words of a batch together,
+eight bytes at a time, which takes a tenth of the time of one function call for each
+word. The expected number of collisions among D strings is below D²/2^65.
 """
 
 import dataclasses
@@ -9,14 +11,14 @@ import unicodedata
 
 import numpy as np
 
-# Digits. Personal data has at least this many, apart from email addresses.
+# Personal data other than email addresses has at least this number of digits.
 MIN_DIGITS = 7
-# Kinds of characters, as bits.
+# Kinds of characters, as bits: part of a word, a word by itself, decimal digit, "@".
 WORD, ALONE, DIGIT, AT = 1, 2, 4, 8
 
-# Beyond these planes no character is assigned but tags and variation selectors.
+# Code points. Only tags and variation selectors are assigned above this one.
 _CODES = 0x40000
-# The ideographs that BERT's tokenizer sets apart.
+# Ranges of the ideographs that BERT's tokenizer treats as separate words.
 _IDEOGRAPHS = (
     (0x4E00, 0x9FFF),
     (0x3400, 0x4DBF),
@@ -27,16 +29,26 @@ _IDEOGRAPHS = (
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 )
-# These combining marks belong to emojis.
+# Combining marks that belong to emojis.
 _EMOJI_MARKS = {*range(0xFE00, 0xFE10), 0x20E3}
-# Hashes read eight bytes from any byte on.
+# Bytes. The hash function reads eight bytes from any position.
 PADDING = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """Case-folded texts in UTF-8, a newline after each and `PADDING` zeros, and their
-    words' spans; of each text how many words and digits, and whether it has "@".
+    """Positions of the words in a batch of texts.
+
+    Attributes:
+        data: uint8 array, the case-folded texts in UTF-8. Each text ends with a
+            newline, and the last is followed by `PADDING` zeros.
+        text_starts: int array (texts + 1,), byte at which each text begins, and the end
+            of the last text.
+        starts: int array (words,), byte at which each word begins.
+        ends: int array (words,), byte after the end of each word.
+        counts: int array (texts,), number of words in each text.
+        digits: int array (texts,), number of decimal digits in each text.
+        has_at: bool array (texts,), whether each text contains "@".
     """
 
     data: np.ndarray
@@ -49,7 +61,16 @@ class Words:
 
 
 def find_words(texts: list[str]) -> Words:
-    """Finds the words of texts without newlines, by the rule of `unigrams`."""
+    """Finds the words of texts.
+
+    Words are defined in `align_keras.corpus.filters.texts.unigrams`.
+
+    Args:
+        texts: list of str without newlines.
+
+    Returns:
+        `Words`.
+    """
     joined = "".join(f"{text}\n" for text in texts).casefold()
     content = joined.encode() + bytes(PADDING)
     data = np.frombuffer(content, np.uint8)
@@ -64,29 +85,32 @@ def find_words(texts: list[str]) -> Words:
         byte_positions = np.append(
             np.flatnonzero((letters & 0xC0) != 0x80), len(letters)
         )
-    firsts, pasts = _runs(kinds)
+    starts, ends = _word_spans(kinds)
     digits = np.flatnonzero(kinds & DIGIT)
     ats = np.flatnonzero(kinds & AT)
     # Converts positions of characters to positions of bytes.
     if byte_positions is not None:
-        firsts, pasts, digits, ats = (
-            byte_positions[characters] for characters in (firsts, pasts, digits, ats)
+        starts, ends, digits, ats = (
+            byte_positions[characters] for characters in (starts, ends, digits, ats)
         )
     return Words(
         data,
         text_starts,
-        firsts,
-        pasts,
-        counts=np.diff(np.searchsorted(firsts, text_starts)),
+        starts,
+        ends,
+        counts=np.diff(np.searchsorted(starts, text_starts)),
         digits=np.diff(np.searchsorted(digits, text_starts)),
         has_at=np.diff(np.searchsorted(ats, text_starts)) > 0,
     )
 
 
-def _runs(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns where words begin and where they have ended, in characters."""
+def _word_spans(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the start and the end of each word, as positions of characters.
+
+    The end is the position after the last character of the word.
+    """
     word = (kinds & WORD).view(bool)
-    # A word begins after what is none, and on both sides of what stands alone.
+    # A character continues the word before it, unless one of the two is an ideograph.
     begins, ends = word.copy(), word.copy()
     joins = word[1:] & word[:-1]
     if (kinds & ALONE).any():
@@ -99,6 +123,7 @@ def _runs(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _kinds(codes: int) -> np.ndarray:
+    """Returns the kind bits of the characters below code point `codes`, uint8."""
     kinds = np.zeros(codes, np.uint8)
     for code in range(codes):
         category = unicodedata.category(chr(code))
@@ -115,15 +140,18 @@ def _kinds(codes: int) -> np.ndarray:
     return kinds
 
 
-# The golden ratio's bits, and the multipliers of the "moremur" mixer.
+# The bits of the golden ratio, and the multipliers of the "moremur" mixer.
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIERS = np.array([0x3C79AC492BA7B653, 0x1C69B3F74AC4AE35], np.uint64)
-# The bytes that count of a read that the string ends in.
+# Masks that select the first 0 to 8 bytes of a read, for the end of a string.
 _MASKS = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """Mixes the bits of uint64 values in place: Pelle Evensen's "moremur", 2019."""
+    """Mixes the bits of uint64 values in place and returns the array.
+
+    The mixer is "moremur" (Pelle Evensen, 2019).
+    """
     values ^= values >> np.uint64(27)
     values *= _MULTIPLIERS[0]
     values ^= values >> np.uint64(33)
@@ -133,8 +161,17 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def hash_spans(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Hashes spans of a uint8 array with at least `PADDING` bytes behind the last."""
-    # Eight bytes from any byte on.
+    """Hashes spans of bytes.
+
+    Args:
+        data: uint8 array with at least `PADDING` bytes after the last span.
+        starts: int array (spans,), first byte of each span.
+        ends: int array (spans,), byte after the last of each span.
+
+    Returns:
+        uint64 array (spans,). Equal bytes have equal hashes, wherever they are.
+    """
+    # A view with the eight bytes that follow each position.
     reads = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
     lengths = (ends - starts).astype(np.int64)
     hashes = mix((lengths + 1).astype(np.uint64) * _STEP)
@@ -153,7 +190,7 @@ def hash_spans(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.nda
 
 
 def hash_strings(strings: list[str]) -> np.ndarray:
-    """Hashes strings by their UTF-8, uint64."""
+    """Hashes the UTF-8 bytes of each string. Returns a uint64 array (strings,)."""
     contents = [text.encode("utf-8", "surrogatepass") for text in strings]
     ends = np.cumsum([0, *map(len, contents)])
     data = np.frombuffer(b"".join(contents) + bytes(PADDING), np.uint8)
@@ -161,21 +198,30 @@ def hash_strings(strings: list[str]) -> np.ndarray:
 
 
 def hash_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Hashes pairs of hashes; the order counts."""
+    """Combines two arrays of hashes elementwise. The order of the two matters."""
     return mix(mix(first * _STEP) + second)
 
 
 @dataclasses.dataclass(frozen=True)
 class TextFeatures:
-    """Texts as hashes; case doesn't count. `unigrams` are of all texts in order,
-    `bigrams` of each two in succession in one, whose first stand at `bigram_places`.
+    """Hashes of a batch of texts, independent of case.
+
+    Attributes:
+        text_hashes: uint64 array (texts,).
+        unigram_counts: int array (texts,), number of unigrams in each text.
+        unigrams: uint64 array, hashes of the words of all texts, in order.
+        bigrams: uint64 array, hashes of each two consecutive words of a text.
+        bigram_positions: int array, index in `unigrams` of the first word of each
+            bigram.
+        may_be_personal: bool array (texts,), false for texts that cannot contain
+            personal data.
     """
 
     text_hashes: np.ndarray
     unigram_counts: np.ndarray
     unigrams: np.ndarray
     bigrams: np.ndarray
-    bigram_places: np.ndarray
+    bigram_positions: np.ndarray
     may_be_personal: np.ndarray
 
 
@@ -187,7 +233,7 @@ def text_features(texts: list[str]) -> TextFeatures:
     is_last[np.cumsum(words.counts)[words.counts > 0] - 1] = True
     first_words = np.flatnonzero(~is_last)
     return TextFeatures(
-        # Without the newline.
+        # The newline at the end of each text isn't part of its hash.
         hash_spans(words.data, words.text_starts[:-1], words.text_starts[1:] - 1),
         words.counts,
         unigrams,
@@ -198,12 +244,20 @@ def text_features(texts: list[str]) -> TextFeatures:
 
 
 def is_member(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Tells which values are among the keys; only the keys are sorted."""
-    is_found = np.zeros(len(values), bool)
+    """Returns which values are among the keys.
+
+    Args:
+        keys: uint64 array, sorted. It may be memory-mapped.
+        values: uint64 array (n,), in any order.
+
+    Returns:
+        bool array (n,).
+    """
+    is_match = np.zeros(len(values), bool)
     if len(keys) and len(values):
-        # In order, so that neighbors are looked up in the same pages.
+        # Sorted values are looked up in the same pages of a memory-mapped array.
         order = np.argsort(values)
         ordered = values[order]
         positions = np.searchsorted(keys, ordered)
-        is_found[order] = keys[np.minimum(positions, len(keys) - 1)] == ordered
-    return is_found
+        is_match[order] = keys[np.minimum(positions, len(keys) - 1)] == ordered
+    return is_match

@@ -1,4 +1,4 @@
-"""Readers of the public benchmarks, of a user's captioned images, and of ours."""
+"""Readers of evaluation data: public benchmarks, a user's images, built corpora."""
 
 from align_keras.datasets.benchmarks.captioned_images import (
     CaptionedImages,

@@ -1,4 +1,4 @@
-"""Images with captions, and the readers of files that hold some."""
+"""Images with captions and their readers: tables, folders, Karpathy's splits."""
 
 import dataclasses
 import gzip
@@ -28,9 +28,9 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
 # Number of missing images that a message names.
-_NAMED = 5
-# Numbers of images and captions in the splits of the paper. Recall on fewer images is
-# not comparable, since it rises as the gallery shrinks.
+_MAX_NAMED_IMAGES = 5
+# Numbers of images and captions in the test splits of the paper. Recall on fewer images
+# isn't comparable, because it is higher in a smaller gallery.
 KARPATHY_COUNTS = {
     ("flickr30k", "test"): (1000, 5000),
     ("coco", "test"): (5000, 25_010),
@@ -38,18 +38,21 @@ KARPATHY_COUNTS = {
 
 
 class _ByImage:
-    """Base of dataclasses whose lists, also those in dicts, have an entry per image."""
+    """Base class of dataclasses whose lists have one entry per image.
+
+    The fields are such lists, or dicts of such lists.
+    """
 
     images: list
     missing: int
-    # mypy knows by this field that the subclasses are dataclasses.
+    # Declares to mypy that the subclasses are dataclasses.
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def of_rows(self, rows: Sequence[int]) -> Self:
-        """Returns some of the images and counts the other ones as missing."""
+    def select_rows(self, rows: Sequence[int]) -> Self:
+        """Returns the images in `rows` and counts all other images as missing."""
 
         def select(values: Any) -> Any:
             if isinstance(values, dict):
@@ -63,7 +66,16 @@ class _ByImage:
 
 @dataclasses.dataclass(frozen=True)
 class CaptionedImages(_ByImage):
-    """Images, paths or bytes, the captions of each, and columns of values."""
+    """Images with their captions.
+
+    Attributes:
+        images: list of paths, or of encoded images as bytes.
+        captions: list of the captions of each image.
+        image_ids: list of str.
+        caption_ids: list of the ids of each image's captions.
+        columns: dict from the name of a column to a list with a value per image.
+        missing: int, number of images that were left out.
+    """
 
     images: list
     captions: list
@@ -75,7 +87,15 @@ class CaptionedImages(_ByImage):
 
 @dataclasses.dataclass(frozen=True)
 class MultilingualCaptions(_ByImage):
-    """Images, paths or bytes, and the captions of each by language."""
+    """Images with their captions in several languages.
+
+    Attributes:
+        images: list of paths, or of encoded images as bytes.
+        captions: dict from a language to a list of the captions of each image.
+        image_ids: list of str.
+        columns: dict from the name of a column to a list with a value per image.
+        missing: int, number of images that were left out.
+    """
 
     images: list
     captions: dict
@@ -85,7 +105,16 @@ class MultilingualCaptions(_ByImage):
 
 
 def read_text(path: pathlib.Path, remedy: str) -> str:
-    """Reads a text file, or its `.gz`; an error ends in the remedy, how to get it."""
+    """Reads a UTF-8 text file or, if it doesn't exist, its compressed `.gz` file.
+
+    Args:
+        path: path of the uncompressed file.
+        remedy: str, how to get the file. A sentence for the error message, without its
+            period.
+
+    Raises:
+        InputError: If neither file can be read.
+    """
     packed = path.with_name(f"{path.name}.gz")
     try:
         if path.exists():
@@ -93,24 +122,40 @@ def read_text(path: pathlib.Path, remedy: str) -> str:
         return gzip.decompress(packed.read_bytes()).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         problem = getattr(error, "strerror", None) or str(error)
-    raise InputError(f"no readable {path} or {packed.name} ({problem}); {remedy}.")
+    raise InputError(
+        f"{path} or {packed.name} must be a readable file ({problem}). {remedy}."
+    )
 
 
 def present_images(paths: Sequence[str], source: str, allow_missing: bool) -> list[int]:
-    """The rows of the images that are there; raises for missing ones, or says so."""
+    """Returns the rows of the images that exist.
+
+    Args:
+        paths: paths of the images.
+        source: str, name of the data for messages.
+        allow_missing: bool, whether to report missing images instead of raising.
+
+    Raises:
+        InputError: If an image is missing and `allow_missing` is False, or if all
+            images are missing.
+    """
     rows = [row for row, path in enumerate(paths) if os.path.isfile(path)]
     if len(rows) == len(paths):
         return rows
     missing = [path for path in paths if not os.path.isfile(path)]
-    named = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
-    problem = f"{len(missing)} of {len(paths)} images of {source} are missing: {named}"
+    examples = ", ".join(missing[:_MAX_NAMED_IMAGES])
+    if len(missing) > _MAX_NAMED_IMAGES:
+        examples += ", …"
+    problem = (
+        f"{len(missing)} of {len(paths)} images of {source} are missing: {examples}"
+    )
     if not rows:
-        raise InputError(f"{problem}; check the folder of the images.")
+        raise InputError(f"{problem}. Check the folder of the images.")
     if not allow_missing:
         raise InputError(
-            f"{problem}; fetch them, or leave them out with --allow-missing."
+            f"{problem}. Download them, or use --allow-missing to leave them out."
         )
-    say(f"{problem}; left out")
+    say(f"{problem}. They are left out.")
     return rows
 
 
@@ -122,9 +167,27 @@ def read_caption_files(
     caption_column: str | None = None,
     encoding: str = "utf-8",
 ) -> CaptionedImages:
-    """Reads a table or a folder of captioned images, as `read_pairs`, whose other
-    columns become `columns`. Unusable rows are told on stderr, and so are missing
-    images, which otherwise raise.
+    """Reads a table or a folder of captioned images.
+
+    The formats are those of `align_keras.corpus.pair_files.read_pairs`. All other
+    columns of a table become `columns`. Unusable rows are reported on stderr and left
+    out.
+
+    Args:
+        path: table or folder.
+        allow_missing: bool, whether to report and leave out missing images.
+        image_column: str, column of the image paths. By default it is detected by its
+            name.
+        caption_column: str, column of the captions. By default it is detected by its
+            name.
+        encoding: str, encoding of the table or of the caption files.
+
+    Returns:
+        `CaptionedImages`.
+
+    Raises:
+        InputError: If there is no usable row, or an image is missing and
+            `allow_missing` is False.
     """
     path = pathlib.Path(path)
     counter = DropCounter()
@@ -139,9 +202,10 @@ def read_caption_files(
     )
     dropped_lines = counter.lines()[1:]
     if not records:
+        problem = f" ({' and '.join(dropped_lines)})" if dropped_lines else ""
         raise InputError(
-            f"{path} must hold at least one image with a caption, received none: "
-            f"{'; '.join(dropped_lines) or 'add rows below the header'}."
+            f"{path} must contain at least one image with a caption. Received: "
+            f"none{problem}. Add usable rows."
         )
     for line in dropped_lines:
         say(line)
@@ -158,7 +222,7 @@ def read_caption_files(
         ],
         columns=columns,
     )
-    return data.of_rows(present_images(data.images, path.name, allow_missing))
+    return data.select_rows(present_images(data.images, path.name, allow_missing))
 
 
 def _other_columns(
@@ -168,7 +232,7 @@ def _other_columns(
     image_column: str | None,
     caption_column: str | None,
 ) -> dict[str, list[str]]:
-    """Reads the columns that hold neither images nor captions nor ids."""
+    """Reads the columns of a table other than images, captions and ids."""
     names, rows = read_table(path, encoding, DropCounter())
     rows_by_position = {where: row for row, where in rows}
     used_columns = {
@@ -191,23 +255,39 @@ def read_karpathy(
     allow_missing: bool = False,
     check_counts: bool = True,
 ) -> CaptionedImages:
-    """Reads a split of `dataset_flickr30k.json` or `dataset_coco.json`.
+    """Reads one of Karpathy's splits of Flickr30K or COCO.
 
-    Of each image the first `captions_per_image` count: 5 is the protocol, also of COCO,
-    some of whose images have more; None takes all, as CxC does. `check_counts` holds
-    the test splits to their numbers of images and captions. Caption ids are `sentid`.
+    Args:
+        json_path: `dataset_flickr30k.json` or `dataset_coco.json`.
+        image_folder: folder of the images. For COCO it contains `train2014/` and
+            `val2014/`.
+        split: str, such as `"test"`.
+        captions_per_image: int, number of captions to read for each image, the first
+            ones in the file. The protocol uses 5, although some images of COCO have
+            more. None reads all, as needed for Crisscrossed Captions.
+        allow_missing: bool, whether to report and leave out missing images.
+        check_counts: bool, whether to check the numbers of images and captions of the
+            test splits.
+
+    Returns:
+        `CaptionedImages`. The caption ids are the `sentid` of the file.
+
+    Raises:
+        InputError: If the file is damaged or has other numbers of images, the split is
+            unknown, or an image is missing.
 
     References:
-        Karpathy and Fei-Fei 2015; Jia et al. 2021, section 5.1.
+        Karpathy and Fei-Fei 2015.
+        Jia et al. 2021, section 5.1.
     """
     if captions_per_image is not None:
-        name, remedy = "captions_per_image", "None takes all"
+        name, remedy = "captions_per_image", "use None to read all captions"
         check_number(name, captions_per_image, 1, math.inf, True, remedy)
     path = pathlib.Path(json_path)
     content = _read(path)
     entries = [_entry(path, row, value) for row, value in enumerate(content["images"])]
     splits = sorted({entry.split for entry in entries})
-    check_choice("split", split, splits, f"name one that {path.name} has")
+    check_choice("split", split, splits, f"use a split of {path.name}")
     entries = [entry for entry in entries if entry.split == split]
     if check_counts:
         _check_counts(path, content.get("dataset"), split, entries)
@@ -224,36 +304,38 @@ def read_karpathy(
         caption_ids=[list(entry.caption_ids[:captions_per_image]) for entry in entries],
     )
     source = f"{path.name}'s {split} split"
-    return data.of_rows(present_images(data.images, source, allow_missing))
+    return data.select_rows(present_images(data.images, source, allow_missing))
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    text = read_text(path, "unpack Karpathy's caption_datasets.zip there")
+    text = read_text(path, "Unpack Karpathy's caption_datasets.zip into that folder")
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise InputError(f"{path} isn't JSON: {error}; download it again.") from None
+        raise InputError(
+            f"{path} must be a JSON file ({error}). Download it again."
+        ) from None
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise InputError(
-            f'{path} must hold an object with the list "images"; download it again.'
+            f'{path} must contain an object with the list "images". Download it again.'
         )
     return content
 
 
 def _entry(path: pathlib.Path, row: int, value: object) -> KarpathyImage:
-    """Reads one entry of the file. Raises `InputError` that names the entry."""
+    """Parses an entry of the file. An `InputError` names the position of the entry."""
     try:
         entry = parse_karpathy_image(value)
         if "" in entry.caption_ids:
             raise KeyError("sentid")
         return entry
     except KeyError as error:
-        problem = f"lacks {error}"
+        problem = f"without {error}"
     except (TypeError, AttributeError) as error:
-        problem = f"has another form ({error})"
+        problem = f"in another format ({error})"
     raise InputError(
-        f"images[{row}] of {path} {problem}; an entry has filename, split and "
-        "sentences with raw and sentid; download the file again."
+        f"Each image of {path} must have filename, split and sentences with raw and "
+        f"sentid. Received: images[{row}] {problem}. Download the file again."
     )
 
 
@@ -264,27 +346,38 @@ def _check_counts(
     counts = (len(entries), sum(len(entry.captions) for entry in entries))
     if expected is not None and counts != expected:
         raise InputError(
-            f"the {split} split of {dataset} must have {expected[0]:,} images and "
+            f"The {split} split of {dataset} must have {expected[0]:,} images and "
             f"{expected[1]:,} captions, but {path} has {counts[0]:,} and "
-            f"{counts[1]:,}; download the file again, or pass check_counts=False for "
-            "a subset, whose recall isn't comparable."
+            f"{counts[1]:,}. Download the file again, or use check_counts=False for a "
+            "subset, whose recall isn't comparable."
         )
 
 
 def _check_captions(path: pathlib.Path, entry: KarpathyImage, count: int) -> None:
-    """Raises if an image has fewer captions than the protocol takes."""
+    """Raises if an image has fewer captions than the protocol requires."""
     captions = entry.captions
     if len(captions) < count:
         raise InputError(
-            f"{entry.name} of {path.name} has {len(captions)} captions, fewer than "
-            f"the {count} of captions_per_image; pass {len(captions)}, or None for all."
+            f"Each image of {path.name} must have at least captions_per_image={count} "
+            f"captions, but {entry.name} has {len(captions)}. Use "
+            f"captions_per_image={len(captions)}, or None for all captions."
         )
 
 
 def stamps_captions_by_language(
     data_dir: str | os.PathLike | None = None,
 ) -> MultilingualCaptions:
-    """Reads the stamps that have captions in English, German, French and Czech."""
+    """Reads the stamps that have captions in English, German, French and Czech.
+
+    Args:
+        data_dir: folder of the prepared corpora. Defaults to the folder of TFDS.
+
+    Returns:
+        `MultilingualCaptions` with the column `category`.
+
+    Raises:
+        InputError: If no stamp has captions in all languages.
+    """
     by_language = {}
     for language in LANGUAGES:
         builder = open_corpus(f"stamps/{language}", data_dir=data_dir)
@@ -295,8 +388,8 @@ def stamps_captions_by_language(
     ids = [name for name in english if all(name in images for images in translations)]
     if not ids:
         raise InputError(
-            f"no stamp has captions in all of {', '.join(LANGUAGES)}; install "
-            "tuxpaint-stamps-default as a whole."
+            f"Some stamps must have captions in all of {', '.join(LANGUAGES)}, but "
+            "none has. Install the complete package tuxpaint-stamps-default."
         )
     return MultilingualCaptions(
         images=[english[name].image for name in ids],

@@ -1,4 +1,4 @@
-"""Names of classes and the templates that make prompts of them."""
+"""Class names and prompt templates for zero-shot classification."""
 
 import csv
 import dataclasses
@@ -14,37 +14,44 @@ import yaml
 
 from align_keras.utils.errors import InputError
 
-# ImageNet names its classes by WordNet's ids.
+# ImageNet uses WordNet ids as class names.
 _WORDNET_ID = re.compile(r"n\d{8}")
 _IMAGENET_CLASSES = 1000
-# SUN397 names its classes by initial, and then from coarse to fine. In other sets a
-# slash belongs to the name, as in one of cars196's.
+# SUN397 prefixes its class names with the initial letter, and separates coarse and fine
+# categories by slashes. In other data sets a slash is part of the name.
 _SUN397 = re.compile(r"/[a-z]/")
 _FILE = pathlib.Path(__file__).with_name("templates.yaml")
 
 
 def readable_name(name: str) -> str:
-    """A folder's or a data set's name of a class, as people write it."""
+    """Returns a class name of a folder or data set in a readable form.
+
+    >>> readable_name("red_fox")
+    'red fox'
+    """
     if _SUN397.match(name):
         name = name[3:].replace("/", " ")
     return " ".join(name.replace("_", " ").split())
 
 
 def read_class_names(source: str | os.PathLike) -> list | dict:
-    """Reads names of classes for prompts.
+    """Reads class names for prompts.
 
     Args:
-        source: path of a text file with one name a line, or with two columns divided by
-            a tab, the data's name of a class and its name in prompts; of a CSV or TSV
-            file with these two columns; of a JSON file with a list of names or a dict
-            from the data's names, or labels, to names; or `clip:DATASET` of an
-            installed clip-benchmark.
+        source: one of the following:
+
+            - a text file with one name per line, or with two columns separated by a
+              tab: the class name in the data and its name in prompts,
+            - a CSV or TSV file with these two columns,
+            - a JSON file with a list of names, or with a dict from the class names or
+              labels in the data to names in prompts,
+            - `clip:DATASET` for the names in an installed clip-benchmark.
 
     Returns:
-        list of str, or a dict from the data's names or labels to str.
+        list of str, or a dict from the class names or labels in the data to str.
 
     Raises:
-        InputError: if the file can't be read or holds something else.
+        InputError: If the file can't be read or has another format.
     """
     if str(source).startswith("clip:"):
         return read_clip_benchmark("en_classnames.json", str(source)[5:], "--classes")
@@ -55,11 +62,11 @@ def read_class_names(source: str | os.PathLike) -> list | dict:
         names = json.loads(text) if suffix == ".json" else text.splitlines()
     except (OSError, ValueError) as error:
         raise InputError(
-            "--classes must be a file of names or clip:DATASET, received "
-            f"{source}, which can't be read ({error}); check it."
+            "--classes must be a file of names or clip:DATASET. Received: "
+            f"{source}, which can't be read ({error}). Check the file."
         ) from error
     if isinstance(names, list):
-        while names and names[-1] == "":  # Lines at the end.
+        while names and names[-1] == "":  # Blank lines at the end.
             names.pop()
         if suffix == ".csv" and any("," in line for line in names):
             names = _two_columns(source, names, ",")
@@ -72,9 +79,9 @@ def read_class_names(source: str | os.PathLike) -> list | dict:
         or not all(isinstance(value, str) and value.strip() for value in values)
     ):
         raise InputError(
-            "--classes must hold one name a line, a JSON list of names or a JSON dict "
-            f"of new names, received {source} with something else or an empty name; "
-            "correct it."
+            "--classes must contain one name per line, a JSON list of names or a JSON "
+            f"dict of new names. Received: {source}, which has another format or an "
+            "empty name. Correct the file."
         )
     return names
 
@@ -82,51 +89,52 @@ def read_class_names(source: str | os.PathLike) -> list | dict:
 def _two_columns(
     source: str | os.PathLike, lines: Sequence[str], delimiter: str
 ) -> dict[str, str]:
-    """Reads lines of a class's name in the data and its name in prompts."""
+    """Parses lines with the class name in the data and its name in prompts."""
     names: dict[str, str] = {}
     try:
         rows = list(csv.reader(lines, delimiter=delimiter))
     except csv.Error as error:
         raise InputError(
-            f"--classes must be a table of two columns, received {source}, which can't "
-            f"be read ({error}); correct it."
+            f"--classes must be a table of two columns. Received: {source}, which "
+            f"can't be read ({error}). Correct the file."
         ) from error
     for number, row in enumerate(rows, start=1):
         if len(row) != 2:
             raise InputError(
-                "--classes must have two columns in each line, the data's name of a "
-                f"class and its name in prompts, received {len(row)} in line {number} "
-                f"of {source}; correct it."
+                "--classes must have two columns in each line: the class name in the "
+                f"data and its name in prompts. Received: {len(row)} columns in line "
+                f"{number} of {source}. Correct the line."
             )
         old, new = row
         if names.get(old, new) != new:
             raise InputError(
-                f"--classes must name each class once, received {old!r} again in line "
-                f"{number} of {source}; remove one of the lines."
+                f"--classes must name each class once. Received: {old!r} again in line "
+                f"{number} of {source}. Remove one of the lines."
             )
         names[old] = new
     return names
 
 
 def rename_classes(data: Any, names: list | dict, ordered: bool = True) -> Any:
-    """Gives classes other names.
+    """Replaces the class names of a data set.
 
-    A list that holds the data's own names is matched by name, in any order. A list of
-    other names is taken in the order of the labels, if the data define such an order.
-    A dict maps names, and of ordered data also labels, to new names. The 1,000 names of
-    ImageNet also name some of its ids, such as ImageNet-A's folders.
+    A list with the same names as the data is matched by name, in any order, and
+    replaces only their spelling. A list of other names is applied in the order of the
+    labels, if the data set defines such an order. A dict maps names to new names, and
+    labels to new names if the labels are ordered. The list of all 1,000 ImageNet names
+    also applies to a subset of its WordNet ids, such as the folders of ImageNet-A.
 
     Args:
         data: `LabeledImages`.
-        names: list or dict, as `read_class_names` returns them.
-        ordered: bool, True if the order of the labels is part of the data set, as in
-            TFDS. Folders have no order of their own.
+        names: list or dict from `read_class_names`.
+        ordered: bool, whether the data set defines the order of the labels, as in TFDS.
+            Folders define no order.
 
     Returns:
         `LabeledImages` with the new names.
 
     Raises:
-        InputError: if a class has no name, or the names can't be matched.
+        InputError: If a class has no name, or the names can't be matched.
 
     Example:
 
@@ -154,75 +162,76 @@ def _names_of_dict(
         for label, name in enumerate(old):
             if name not in by_name and str(label) in by_name:
                 by_name[name] = by_name[str(label)]
-    lacking = [name for name in old if name not in by_name]
-    if lacking:
+    unnamed = [name for name in old if name not in by_name]
+    if unnamed:
         raise InputError(
-            f"--classes must name every class of the data, received no name for "
-            f"{lacking[0]!r} and {len(lacking) - 1} others; add them."
+            "--classes must name every class of the data. Received: no name for "
+            f"{unnamed[0]!r} and {len(unnamed) - 1} other classes. Add their names."
         )
     return [by_name[name] for name in old]
 
 
 def _names_of_list(names: list[str], old: Sequence[str], ordered: bool) -> list[str]:
-    for form in (readable_name, _caseless):
-        by_name = {form(name): name for name in names}
-        forms = [form(name) for name in old]
-        one_to_one = len(by_name) == len(names) == len(old) == len(set(forms))
-        if one_to_one and set(forms) == set(by_name):
-            return [by_name[name] for name in forms]
+    for normalize in (readable_name, _caseless):
+        by_name = {normalize(name): name for name in names}
+        normalized = [normalize(name) for name in old]
+        one_to_one = len(by_name) == len(names) == len(old) == len(set(normalized))
+        if one_to_one and set(normalized) == set(by_name):
+            return [by_name[name] for name in normalized]
     if len(names) == _IMAGENET_CLASSES and _are_wordnet_ids(old):
         return _names_of_dict(dict(zip(imagenet_ids(), names, strict=True)), old, False)
     if not ordered or len(names) != len(old):
         raise InputError(
-            f"--classes must name the {len(old)} classes of the data, received "
-            f"{len(names)} names; {_differences(names, old)}. To give classes other "
-            "names, write two columns divided by a tab, the data's name and the name "
-            "in prompts"
+            f"--classes must name the {len(old)} classes of the data. Received: "
+            f"{len(names)} names, but {_differences(names, old)}. To rename classes, "
+            "use two columns separated by a tab, with the name in the data and the "
+            "name in prompts"
             + (
                 ", or one name for each class in the order of the labels."
                 if ordered
                 else "."
             )
         )
-    places = {_caseless(name): label for label, name in enumerate(old)}
+    labels = {_caseless(name): label for label, name in enumerate(old)}
     for label, name in enumerate(names):
-        if places.get(_caseless(name), label) != label:
+        if labels.get(_caseless(name), label) != label:
             raise InputError(
-                f"--classes must give the {len(old)} names in the order of the labels, "
-                f"received {name!r} for label {label}, which is {old[label]!r} in the "
-                "data; write them in that order, or in two columns divided by a tab, "
-                "the data's name and the name in prompts."
+                f"--classes must list the {len(old)} names in the order of the labels. "
+                f"Received: {name!r} for label {label}, which is {old[label]!r} in the "
+                "data. Use that order, or two columns separated by a tab, with the "
+                "name in the data and the name in prompts."
             )
     return list(names)
 
 
 def _caseless(name: str) -> str:
+    """Returns a readable name in a form for comparison without case."""
     return readable_name(name).casefold()
 
 
 def _differences(names: Sequence[str], old: Sequence[str]) -> str:
-    """Returns the names that only the file has and those that only the data has."""
+    """Returns a text with the names that only the file has or only the data has."""
     parts = []
     for owner, candidates, other_names in (("file", names, old), ("data", old, names)):
-        known_names = {_caseless(name) for name in other_names}
-        missing_names = [
-            repr(name) for name in candidates if _caseless(name) not in known_names
+        names_to_match = {_caseless(name) for name in other_names}
+        unmatched = [
+            repr(name) for name in candidates if _caseless(name) not in names_to_match
         ]
-        if missing_names:
-            text = ", ".join(missing_names[:5])
-            if len(missing_names) > 5:
-                text += f" and {len(missing_names) - 5} more"
+        if unmatched:
+            text = ", ".join(unmatched[:5])
+            if len(unmatched) > 5:
+                text += f" and {len(unmatched) - 5} more"
             parts.append(f"only the {owner} has {text}")
-    return "; ".join(parts) or "some of them are repeated"
+    return " and ".join(parts) or "some of them are repeated"
 
 
 def check_names_for_prompts(class_names: Sequence[str]) -> None:
-    """Raises where classes have WordNet ids in place of names."""
+    """Raises `InputError` if all class names are WordNet ids."""
     if _are_wordnet_ids(class_names):
         raise InputError(
-            f"--classes must name the classes, received none for {class_names[0]!r} "
-            "and the like, which no caption holds; give a file of names, or "
-            "clip:imagenet1k with clip-benchmark installed."
+            "--classes must name the classes, because their WordNet ids don't occur in "
+            f"captions. Received: no name for {class_names[0]!r} and the other ids. "
+            "Use a file of names, or clip:imagenet1k with clip-benchmark installed."
         )
 
 
@@ -231,16 +240,26 @@ def _are_wordnet_ids(names: Sequence[str]) -> bool:
 
 
 def imagenet_ids() -> list[str]:
-    """Returns ImageNet's 1000 WordNet ids in the order of its labels."""
-    import tensorflow_datasets as tfds  # Late, for it takes seconds.
+    """Returns the 1,000 WordNet ids of ImageNet in the order of its labels."""
+    import tensorflow_datasets as tfds  # The import takes seconds.
 
     path = tfds.core.tfds_path("datasets/imagenet2012/labels.txt")
     return path.read_text().split()
 
 
 def read_templates(source: str | os.PathLike = "default") -> list[str]:
-    """Reads prompt templates, each with `{}` for the name: `"photos"`, `"drawings"`,
-    `"default"` (both) or `"none"`; a file with one a line; or `"clip:DATASET"`.
+    """Reads prompt templates with `{}` in place of the class name.
+
+    Args:
+        source: `"photos"`, `"drawings"`, `"default"` (both), `"none"` (the name alone),
+            a text file with one template per line, or `"clip:DATASET"` for the
+            templates in an installed clip-benchmark.
+
+    Returns:
+        list of str.
+
+    Raises:
+        InputError: If the source is unknown, or a template has no `{}`.
 
     References:
         Jia et al. 2021, section 5.2: an ensemble of prompts adds 2.9 points.
@@ -250,10 +269,10 @@ def read_templates(source: str | os.PathLike = "default") -> list[str]:
     >>> read_templates("none")
     ['{}']
     """
-    named = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
-    named["default"] = list(dict.fromkeys(named["photos"] + named["drawings"]))
-    if source in named:
-        return named[source]
+    groups = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+    groups["default"] = list(dict.fromkeys(groups["photos"] + groups["drawings"]))
+    if source in groups:
+        return groups[source]
     if str(source).startswith("clip:"):
         dataset = str(source)[5:]
         templates = read_clip_benchmark(
@@ -264,42 +283,48 @@ def read_templates(source: str | os.PathLike = "default") -> list[str]:
         lines = pathlib.Path(source).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(
-            f"--templates must be one of {', '.join(sorted(named))}, a file or "
-            f"clip:DATASET, received {source!r}, which can't be read; check it."
+            f"--templates must be one of {', '.join(sorted(groups))}, a file or "
+            f"clip:DATASET. Received: {source!r}, which can't be read. Check the path."
         ) from error
     templates = [line.strip() for line in lines if line.strip()]
-    wrong = [template for template in templates if "{}" not in template]
-    if wrong or not templates:
-        received = f"the line {wrong[0]!r}" if wrong else "no line"
+    invalid = [template for template in templates if "{}" not in template]
+    if invalid or not templates:
+        received = f"the line {invalid[0]!r}" if invalid else "no line"
         raise InputError(
-            "--templates must have {} for the name in each line, received "
-            f"{received} in {source}; write for instance: an image of {{}}"
+            "--templates must have {} for the class name in each line. Received: "
+            f"{received} in {source}. Use lines such as 'an image of {{}}'."
         )
     return templates
 
 
 def read_clip_benchmark(file: str, dataset: str, argument: str) -> list[str]:
-    """Reads what a JSON file of clip-benchmark holds for a data set, a list."""
-    # Found, not imported: it would load PyTorch.
+    """Reads the list for a data set from a JSON file of clip-benchmark.
+
+    Args:
+        file: str, name of the file.
+        dataset: str, name of the data set in the file.
+        argument: str, command-line option for the error message.
+    """
+    # Locates the package without importing it, because the import loads PyTorch.
     spec = importlib.util.find_spec("clip_benchmark")
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
-            f"{argument} clip:{dataset} needs clip-benchmark, which isn't installed; "
-            "run pip install clip-benchmark, or give a file."
+            f"{argument} clip:{dataset} needs clip-benchmark, which isn't installed. "
+            "Run pip install clip-benchmark, or use a file."
         )
     path = pathlib.Path(spec.submodule_search_locations[0], "datasets", file)
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{argument} clip:{dataset} needs {path}, which can't be read; run pip "
+            f"{argument} clip:{dataset} needs {path}, which can't be read. Run pip "
             "install --force-reinstall clip-benchmark."
         ) from error
-    # Some entries hold prompts of each class, not names or templates.
+    # Some entries are dicts with prompts for each class.
     lists = {name: entry for name, entry in entries.items() if isinstance(entry, list)}
     if dataset not in lists:
         raise InputError(
-            f"{argument} clip:DATASET must be one of {', '.join(sorted(lists))}, "
-            f"received {dataset!r}; choose one."
+            f"{argument} clip:DATASET must be one of {', '.join(sorted(lists))}. "
+            f"Received: {dataset!r}. Use one of these names."
         )
     return lists[dataset]

@@ -1,4 +1,4 @@
-"""Queries of an image plus or minus words, from the names of icons."""
+"""Composed queries (an image plus or minus words) from the names of icons."""
 
 import collections
 import dataclasses
@@ -9,13 +9,20 @@ from align_keras.utils.errors import InputError
 
 # Family, drawing style and words of an icon's name.
 _Name = tuple[str, str, tuple[str, ...]]
-# Bases that words must follow to count as an addition.
-_LEAST_BASES = 3
+# Smallest number of base names to which words must be added to form queries.
+_MIN_BASES = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class ComposedQuery:
-    """An image's row, words to add (1) or to subtract (-1), and the right rows."""
+    """Query of an image plus or minus words.
+
+    Attributes:
+        image: int, row of the image.
+        words: str, words to add or to subtract.
+        sign: 1 to add the words, -1 to subtract them.
+        targets: tuple of int, rows of the correct images.
+    """
 
     image: int
     words: str
@@ -24,29 +31,40 @@ class ComposedQuery:
 
 
 def composed_icon_queries(image_ids: Sequence[str]) -> list[ComposedQuery]:
-    """Finds icons that are another one plus words, by their ids, `FAMILY/NAME`.
+    """Returns composed queries from icons whose names extend the names of others.
 
-    `user-plus` is `user` plus "plus" where both are icons of one family and drawing
-    style; of several bases the longest counts. The words must be added to three bases
-    or more, for in `chess-king` they tell another thing of the kind. Each pair gives
-    two queries: the base plus the words, and the longer name minus them.
+    `user-plus` is the base `user` plus the word "plus", if both are icons of one family
+    and drawing style. If several bases match, the longest counts. The same words must
+    be added to at least three bases. Other words, as in `chess-king`, name a different
+    object. Each pair gives two queries: the base plus the words, and the longer name
+    minus the words.
+
+    Args:
+        image_ids: str of each image, `FAMILY/NAME`.
+
+    Returns:
+        list of `ComposedQuery`.
+
+    Raises:
+        InputError: If an id isn't an icon, or no icon extends another.
 
     References:
-        Jia et al. 2021, section 7 and figure 5, there without figures.
+        Jia et al. 2021, section 7 and figure 5. The paper shows examples but no
+        metrics.
     """
     rows: dict[_Name, list[int]] = collections.defaultdict(list)
     for row, image_id in enumerate(image_ids):
         rows[_parts(image_id)].append(row)
     bases = {key: base for key in rows if (base := _longest_base(key, rows))}
     added: collections.Counter[tuple] = collections.Counter()
-    # The drawing styles of one pair are one pair.
+    # A pair of names counts once, even if it exists in several drawing styles.
     pairs = {(key[0], key[2], base[2]) for key, base in bases.items()}
     for family, words, base_words in pairs:
         added[family, words[len(base_words) :]] += 1
     queries = []
     for key, base in bases.items():
         words = key[2][len(base[2]) :]
-        if added[key[0], words] < _LEAST_BASES:
+        if added[key[0], words] < _MIN_BASES:
             continue
         for sign, sources, targets in (
             (1, rows[base], rows[key]),
@@ -58,20 +76,22 @@ def composed_icon_queries(image_ids: Sequence[str]) -> list[ComposedQuery]:
             ]
     if not queries:
         raise InputError(
-            "`image_ids` must hold icons that are another one plus words, received "
-            f"{len(image_ids)} ids without any; take the whole test split of icons."
+            "`image_ids` must contain icons whose names extend the names of other "
+            f"icons. Received: {len(image_ids)} ids without such icons. Use the whole "
+            "test split of the corpus icons."
         )
     return queries
 
 
 def _parts(image_id: str) -> _Name:
-    """`FAMILY/NAME` → family, drawing style, words of the name."""
+    """Splits `FAMILY/NAME` into family, drawing style and words of the name."""
     family, _, name = image_id.partition("/")
     words = tuple(name_words(name))
     if family not in STYLE_WORDS or not words:
         raise InputError(
-            "`image_ids` must be FAMILY/NAME with a family of "
-            f"{', '.join(STYLE_WORDS)}, received {image_id!r}; pass ids of the icons."
+            "`image_ids` must have the form FAMILY/NAME with one of the families "
+            f"{', '.join(STYLE_WORDS)}. Received: {image_id!r}. Use the ids of the "
+            "corpus icons."
         )
     if words[-1] in STYLE_WORDS[family] and len(words) > 1:
         return family, words[-1], words[:-1]
@@ -79,6 +99,7 @@ def _parts(image_id: str) -> _Name:
 
 
 def _longest_base(key: _Name, rows: Mapping[_Name, list[int]]) -> _Name | None:
+    """Returns the icon with the longest beginning of a name, or None."""
     family, style, words = key
     for length in range(len(words) - 1, 0, -1):
         base = (family, style, words[:length])

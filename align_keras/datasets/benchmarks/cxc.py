@@ -1,4 +1,4 @@
-"""Crisscrossed Captions: ratings, and the pairs that they rate (Parekh et al. 2021)."""
+"""Reader of Crisscrossed Captions, similarity ratings for COCO (Parekh et al. 2021)."""
 
 import collections
 import csv
@@ -19,8 +19,10 @@ from align_keras.datasets.benchmarks.captioned_images import (
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
-_REMEDY = "clone github.com/google-research-datasets/Crisscrossed-Captions there"
-# The columns that a file begins with, by task.
+_REMEDY = (
+    "Clone github.com/google-research-datasets/Crisscrossed-Captions into that folder"
+)
+# First columns of each task's file.
 _COLUMNS = {
     "sts": ("caption1", "caption2", "agg_score"),
     "sis": ("image1", "image2", "agg_score"),
@@ -28,12 +30,18 @@ _COLUMNS = {
 }
 _CAPTION_ID = re.compile(r"COCO_\w+:sentid:(\d+)")
 _IMAGE_ID = re.compile(r"COCO_\w+_\d{12}\.jpg")
-# Pairs that are rated at least so are right answers to each other.
+# Rating from which the two items of a pair count as correct answers to each other.
 POSITIVE_SCORE = 3.0
 
 
 class RatedPair(NamedTuple):
-    """Two captions or images that people compared; of `sits` the caption is `first`."""
+    """Two items that people rated for similarity.
+
+    Attributes:
+        first: str, id of a caption or an image. In the task `sits`, a caption.
+        second: str, id of a caption or an image. In the task `sits`, an image.
+        score: float in [0, 5], mean rating.
+    """
 
     first: str
     second: str
@@ -42,7 +50,14 @@ class RatedPair(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CxcRatings:
-    """A split's `RatedPair`s: `sts` of captions, `sis` of images, `sits` of both."""
+    """Ratings of a split.
+
+    Attributes:
+        split: str, `"test"` or `"val"`.
+        sts: list of `RatedPair`, pairs of captions.
+        sis: list of `RatedPair`, pairs of images.
+        sits: list of `RatedPair`, pairs of a caption and an image.
+    """
 
     split: str
     sts: list
@@ -50,19 +65,28 @@ class CxcRatings:
     sits: list
 
     def image_ids(self) -> set[str]:
-        """Returns the rated images."""
+        """Returns the ids of the rated images."""
         both = {name for pair in self.sis for name in (pair.first, pair.second)}
         return both | {pair.second for pair in self.sits}
 
     def caption_ids(self) -> set[str]:
-        """Returns the rated captions."""
+        """Returns the ids of the rated captions."""
         both = {name for pair in self.sts for name in (pair.first, pair.second)}
         return both | {pair.first for pair in self.sits}
 
 
 def read_cxc(folder: str | os.PathLike, split: str = "test") -> CxcRatings:
-    """Reads the ratings of `"test"` or `"val"`, of the repository as cloned or its
-    `data`.
+    """Reads the ratings of a split.
+
+    Args:
+        folder: clone of the repository Crisscrossed-Captions, or its folder `data`.
+        split: `"test"` or `"val"`.
+
+    Returns:
+        `CxcRatings`.
+
+    Raises:
+        InputError: If a file is missing or damaged.
     """
     check_choice("split", split, ("test", "val"))
     folder = pathlib.Path(folder)
@@ -78,8 +102,8 @@ def _read(path: pathlib.Path, task: str) -> list[RatedPair]:
     columns = _COLUMNS[task]
     if header[: len(columns)] != columns:
         raise InputError(
-            f"{path} must begin with the columns {', '.join(columns)}, received "
-            f"{', '.join(header) or 'nothing'}; download it again."
+            f"{path} must begin with the columns {', '.join(columns)}. Received: "
+            f"{', '.join(header) or 'no columns'}. Download it again."
         )
     patterns = [
         _CAPTION_ID if name.startswith("caption") else _IMAGE_ID for name in columns[:2]
@@ -89,7 +113,9 @@ def _read(path: pathlib.Path, task: str) -> list[RatedPair]:
         for number, cells in enumerate(lines, start=2)
     ]
     if not pairs:
-        raise InputError(f"{path} must hold ratings, received none; download it again.")
+        raise InputError(
+            f"{path} must contain ratings. Received: no ratings. Download it again."
+        )
     return pairs
 
 
@@ -100,11 +126,12 @@ def _pair(
     width: int,
     cells: list[str],
 ) -> RatedPair:
+    """Parses a line. An `InputError` names the line."""
     names = []
     for pattern, cell in zip(patterns, cells, strict=False):
         match = pattern.fullmatch(cell)
         if match is not None:
-            # The id of a caption is the number, as in Karpathy's file.
+            # Caption ids are reduced to their number, as in Karpathy's file.
             names.append(match.group(pattern.groups))
     try:
         score = float(cells[2])
@@ -113,13 +140,16 @@ def _pair(
     if len(cells) != width or len(names) != len(patterns) or not 0 <= score <= 5:
         raise InputError(
             f"{path} line {number} must have two ids of COCO and a rating in [0, 5] "
-            f"in {width} columns, received {','.join(cells)!r}; download it again."
+            f"in {width} columns. Received: {','.join(cells)!r}. Download it again."
         )
     return RatedPair(names[0], names[1], score)
 
 
 class CxcPositives(NamedTuple):
-    """The right answers of the four tasks: for each query an int64 array of rows."""
+    """Correct answers of the four retrieval tasks.
+
+    Each field is a list with an int64 array of rows for each query.
+    """
 
     image_to_text: list
     text_to_image: list
@@ -130,18 +160,21 @@ class CxcPositives(NamedTuple):
 def cxc_captioned_images(
     ratings: CxcRatings, coco: CaptionedImages, allow_missing: bool = False
 ) -> CaptionedImages:
-    """Returns COCO's split with the rated captions, 25,000 of 25,010 in the test split.
+    """Returns a split of COCO with only its rated captions.
+
+    In the test split, 25,000 of 25,010 captions are rated.
 
     Args:
         ratings: `CxcRatings` of the split.
         coco: `CaptionedImages`, the same split of COCO with all captions.
-        allow_missing: bool, True to leave out ratings of missing images and captions.
+        allow_missing: bool, whether ratings of missing images and captions are allowed.
 
     Returns:
         `CaptionedImages`.
 
     Raises:
-        InputError: if a rated image or caption is missing.
+        InputError: If a rated image or caption is missing and `allow_missing` is False,
+            or if all are missing.
 
     References:
         Parekh et al. 2021, section 3: five captions of each image are rated.
@@ -154,9 +187,9 @@ def cxc_captioned_images(
         missing = sorted(rated - available)
         if missing and not (allow_missing and len(missing) < len(rated)):
             raise InputError(
-                f"COCO's {ratings.split} split must have all rated {kind}, but lacks "
-                f"{len(missing)} of {len(rated)}, such as {missing[0]}; read the same "
-                "split with all its captions and images."
+                f"The {ratings.split} split of COCO must contain all rated {kind}, but "
+                f"{len(missing)} of {len(rated)} are missing, such as {missing[0]}. "
+                "Read the same split with all its captions and images."
             )
     rated_captions = ratings.caption_ids()
     rows = [
@@ -164,43 +197,64 @@ def cxc_captioned_images(
         for names in coco.caption_ids
     ]
 
-    def of_rated(values: list[list[str]]) -> list[list[str]]:
+    def select_rated(values: list[list[str]]) -> list[list[str]]:
         return [
-            [of_image[row] for row in of_rows]
-            for of_image, of_rows in zip(values, rows, strict=True)
+            [image_values[row] for row in image_rows]
+            for image_values, image_rows in zip(values, rows, strict=True)
         ]
 
     return dataclasses.replace(
         coco,
-        captions=of_rated(coco.captions),
-        caption_ids=of_rated(coco.caption_ids),
+        captions=select_rated(coco.captions),
+        caption_ids=select_rated(coco.caption_ids),
     )
 
 
 def cxc_positives(ratings: CxcRatings, data: CaptionedImages) -> CxcPositives:
-    """Finds the right answers of the four retrieval tasks: what was rated 3 or more
-    together, and nothing else, also no caption of the image itself rated lower.
+    """Returns the correct answers of the four retrieval tasks.
+
+    Two items are correct answers to each other if their pair is rated 3 or more. An
+    image's own caption is not a correct answer if its rating is lower.
+
+    Args:
+        ratings: `CxcRatings`.
+        data: `CaptionedImages` from `cxc_captioned_images`.
+
+    Returns:
+        `CxcPositives`.
 
     References:
         Parekh et al. 2021, section 5.
     """
-    right = {
+    positives = {
         name: [pair[:2] for pair in pairs if pair[2] >= POSITIVE_SCORE]
         for name, pairs in _by_rows(ratings, data).items()
     }
-    turned = {name: [pair[::-1] for pair in pairs] for name, pairs in right.items()}
+    reversed_positives = {
+        name: [pair[::-1] for pair in pairs] for name, pairs in positives.items()
+    }
+    caption_pairs = positives["sts"] + reversed_positives["sts"]
+    image_pairs = positives["sis"] + reversed_positives["sis"]
     images, captions = len(data), sum(map(len, data.caption_ids))
     return CxcPositives(
-        image_to_text=_by_query(turned["sits"], images),
-        text_to_image=_by_query(right["sits"], captions),
-        text_to_text=_by_query(right["sts"] + turned["sts"], captions, False),
-        image_to_image=_by_query(right["sis"] + turned["sis"], images, False),
+        image_to_text=_by_query(reversed_positives["sits"], images),
+        text_to_image=_by_query(positives["sits"], captions),
+        text_to_text=_by_query(caption_pairs, captions, False),
+        image_to_image=_by_query(image_pairs, images, False),
     )
 
 
 def cxc_rated_rows(ratings: CxcRatings, data: CaptionedImages) -> dict[str, tuple]:
-    """Lists the rated pairs by task: (query rows, rows found, ratings), int64, int64
-    and float64. Queries of `sits` are its images; others stand in both directions.
+    """Returns the rated pairs of each task as arrays.
+
+    Args:
+        ratings: `CxcRatings`.
+        data: `CaptionedImages` from `cxc_captioned_images`.
+
+    Returns:
+        dict from the task to `(query rows, item rows, ratings)`, arrays of int64, int64
+        and float64. The queries of `sits` are images. The pairs of `sts` and `sis`
+        occur in both directions.
     """
     rated = {}
     for name, pairs in _by_rows(ratings, data).items():
@@ -220,7 +274,7 @@ def cxc_rated_rows(ratings: CxcRatings, data: CaptionedImages) -> dict[str, tupl
 def _by_rows(
     ratings: CxcRatings, data: CaptionedImages
 ) -> dict[str, list[tuple[int, int, float]]]:
-    """Returns (row, row, score) of the rated pairs that the data have, by task."""
+    """Returns the rated pairs in the data by task, as (row, row, rating)."""
     ids = itertools.chain.from_iterable(data.caption_ids)
     images = {name: row for row, name in enumerate(data.image_ids)}
     captions = {name: row for row, name in enumerate(ids)}
@@ -241,6 +295,7 @@ def _by_rows(
 def _by_query(
     pairs: Iterable[tuple[int, int]], queries: int, with_self: bool = True
 ) -> list[np.ndarray]:
+    """Returns the sorted item rows of each query, without the query if requested."""
     rows_of_queries = collections.defaultdict(set)
     for query, row in pairs:
         if with_self or query != row:

@@ -1,4 +1,4 @@
-"""Images with classes: in folders, of the stamps, and in sets of TFDS."""
+"""Images with classes and their readers: folders, stamps, data sets of TFDS."""
 
 import dataclasses
 import os
@@ -17,24 +17,30 @@ from align_keras.datasets.pair_builder import hashed_test_keys
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
-# Folders whose names aren't words.
+# Class names for stamp folders whose names aren't words.
 _NAMES = {"naturalforces": "natural forces"}
-# Folders with these names are taken for splits if they hold folders of classes.
+# Names of folders that count as splits if they contain folders of classes.
 _SPLIT_NAMES = frozenset(
     ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
 )
 # NAME, NAME/CONFIGURATION or either with a version.
 _NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:[\d.*]+)?")
-# Features that name an image, in the order of choice.
+# Features that can identify an image. The first one in a data set is used.
 _IDS = ("file_name", "filename", "image/file_name", "image/filename", "id", "image_id")
 
 
 @dataclasses.dataclass(frozen=True)
 class LabeledImages:
-    """Images, paths or bytes, with their classes, rows of `class_names`, int64.
+    """Images with their classes.
 
-    `images` are re-iterable with a length; `columns` have a value an image, by which
-    metrics are sliced; metadata is joined by `image_ids`, the rows by default.
+    Attributes:
+        images: paths or encoded images, a list or a re-iterable object with a length.
+        labels: int64 array (images,), indices in `class_names`.
+        class_names: list of str.
+        columns: dict from the name of a column to a list with a value per image.
+            Metrics can be reported for each value.
+        image_ids: list of str, by which metadata is joined, or None to use the row
+            numbers.
     """
 
     images: Any
@@ -45,10 +51,13 @@ class LabeledImages:
 
 
 def only_occurring_classes(data: LabeledImages) -> LabeledImages:
-    """Leaves out the classes that no image has, as ImageNet-R and -A are classified.
+    """Removes the classes that no image has.
+
+    ImageNet-R and ImageNet-A are classified in this way.
 
     References:
-        Hendrycks et al., ImageNet-R and ImageNet-A; Jia et al. 2021, table 4.
+        Hendrycks et al. 2021, ImageNet-R and ImageNet-A.
+        Jia et al. 2021, table 4.
 
     Example:
 
@@ -64,36 +73,54 @@ def only_occurring_classes(data: LabeledImages) -> LabeledImages:
 def read_class_folders(
     folder: str | os.PathLike, split: str | None = None
 ) -> LabeledImages:
-    """Reads `FOLDER/CLASS/IMAGE`, or `FOLDER/SPLIT/CLASS/IMAGE`, in alphabetical order.
-    Classes are named as folders, with spaces for underscores; images may lie deeper.
+    """Reads images from one folder per class, in alphabetical order.
+
+    The files are `FOLDER/CLASS/IMAGE` or `FOLDER/SPLIT/CLASS/IMAGE`. Images may be in
+    subfolders of a class. A class has the name of its folder, with spaces instead of
+    underscores.
+
+    Args:
+        folder: folder of the classes or of the splits.
+        split: str, name of the folder of a split, or None.
+
+    Returns:
+        `LabeledImages`. The ids are the paths of the images.
+
+    Raises:
+        InputError: If the folder doesn't exist, has no subfolders, or a class has no
+            image.
     """
     folder = pathlib.Path(folder)
     root = folder / split if split else folder
     if not root.is_dir():
         names = [path.name for path in _subfolders(folder)] if folder.is_dir() else []
-        remedy = "check the path."
+        remedy = "Check the path."
         if names:
-            more = ", …" if len(names) > 5 else ""
-            remedy = f"{folder} has {', '.join(names[:5])}{more}."
+            ellipsis = ", …" if len(names) > 5 else ""
+            remedy = (
+                f"Use a folder of {folder}, such as {', '.join(names[:5])}{ellipsis}."
+            )
         raise InputError(
-            f"--data must be a folder of classes, received {root}, which isn't there; "
-            f"{remedy}"
+            f"--data must be a folder of classes. Received: {root}, which doesn't "
+            f"exist. {remedy}"
         )
     classes = _subfolders(root)
     if not classes:
         raise InputError(
-            f"--data must hold a subfolder for each class, received {root}, which has "
-            "none; put the images of each class into a folder of its own."
+            f"--data must have a subfolder for each class. Received: {root}, which has "
+            "none. Put the images of each class into a separate folder."
         )
     images: list[str] = []
     labels: list[int] = []
-    for label, of_class in enumerate(classes):
-        files = sorted(path for path in of_class.rglob("*") if _is_image(path, root))
+    for label, class_folder in enumerate(classes):
+        files = sorted(
+            path for path in class_folder.rglob("*") if _is_image(path, root)
+        )
         if not files:
             raise InputError(
-                f"--data must hold images of every class, received {of_class} without "
-                f"any ({', '.join(IMAGE_SUFFIXES)}); remove it, or name a split if "
-                "it isn't a class."
+                f"--data must have images of every class. Received: {class_folder} "
+                f"without images ({', '.join(IMAGE_SUFFIXES)}). Remove the folder, or "
+                "use --split if it is a split."
             )
         images += [str(path) for path in files]
         labels += [label] * len(files)
@@ -107,16 +134,16 @@ def read_class_folders(
 
 
 def folders_of_splits(folder: str | os.PathLike) -> tuple[list[str], list[str]]:
-    """Divides the subfolders of a folder into splits and others.
+    """Divides the subfolders of a folder into splits and other folders.
 
-    A split is a folder with the name of one, such as `train` or `val`, that holds
-    folders and no images, as `FOLDER/SPLIT/CLASS/IMAGE`.
+    A split is a folder with a name such as `train` or `val` that contains folders but
+    no images, as in `FOLDER/SPLIT/CLASS/IMAGE`.
 
     Args:
         folder: str or path.
 
     Returns:
-        Two lists of names, of splits and of other subfolders.
+        `(splits, other_folders)`, two lists of names.
     """
     splits: list[str] = []
     other_folders: list[str] = []
@@ -142,8 +169,18 @@ def _is_image(path: pathlib.Path, root: pathlib.Path) -> bool:
 
 
 def stamps_by_category(builder: Any, split: str | None = None) -> LabeledImages:
-    """Gives the stamps their categories as classes: animals, clothes, food …. `"train"`
-    and `"test"` are two halves by a hash of the pixels.
+    """Returns the stamps with their categories as classes, such as animals or food.
+
+    Args:
+        builder: prepared builder of the corpus stamps.
+        split: `"train"` or `"test"` for one half of the images, chosen by a hash of
+            their pixels. None for all images.
+
+    Returns:
+        `LabeledImages`.
+
+    Raises:
+        InputError: If the split is unknown.
     """
     check_choice("the split of stamps", split or "all", ("train", "test", "all"))
     images = read_stored_images(builder, "test")
@@ -162,13 +199,21 @@ def stamps_by_category(builder: Any, split: str | None = None) -> LabeledImages:
 
 
 def read_examples(builder: Any, split: str, decoders: Any) -> Iterable[dict]:
-    """Reads a split's examples in the stored order."""
+    """Returns an iterable over the examples of a split in the stored order."""
     return tfds.as_numpy(stored_examples(builder, split, decoders))
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredImage:
-    """An image of a corpus, encoded; `image_key` is equal for pixel-identical ones."""
+    """Encoded image of a corpus.
+
+    Attributes:
+        id: str.
+        image: bytes, the encoded image.
+        captions: tuple of str.
+        category: str.
+        image_key: str, equal for images with equal pixels.
+    """
 
     id: str
     image: bytes
@@ -196,14 +241,24 @@ def read_stored_images(builder: Any, split: str) -> list[StoredImage]:
 def prepared_builder(
     name: str, data_dir: str | os.PathLike | None = None
 ) -> tfds.core.DatasetBuilder:
-    """Opens a prepared TFDS data set, such as `"imagenet_v2/matched-frequency"`, or
-    says how to prepare it; downloads and prepares nothing.
+    """Opens a data set that TFDS has prepared. Downloads and prepares nothing.
+
+    Args:
+        name: str, such as `"imagenet_v2/matched-frequency"`.
+        data_dir: folder of the prepared data sets. Defaults to the folder of TFDS.
+
+    Returns:
+        `tfds.core.DatasetBuilder`.
+
+    Raises:
+        InputError: If TFDS doesn't have the data set, or it isn't prepared. The message
+            contains the command that prepares it.
     """
-    # Other names TFDS would ask for over the network, or take for paths.
     unknown = InputError(
-        f"--data must be a data set of TFDS or a folder of classes, received {name!r}, "
-        "which is neither; check the spelling."
+        "--data must be a data set of TFDS or a folder of classes. Received: "
+        f"{name!r}, which is neither. Check the spelling."
     )
+    # TFDS would look up other names over the network, or read them as paths.
     if not _NAME.fullmatch(name):
         raise unknown
     try:
@@ -214,102 +269,121 @@ def prepared_builder(
         set_name = name.partition("/")[0].partition(":")[0]
         configs = ", ".join(tfds.builder_cls(set_name).builder_configs) or "none"
         raise InputError(
-            f"--data must have a configuration and a version that {set_name} has, "
-            f"received {name!r}; its configurations are {configs}."
+            f"--data must name a configuration and a version of {set_name}. Received: "
+            f"{name!r}. The configurations are {configs}."
         ) from error
     if not builder.data_path.exists():
         raise InputError(
-            f"{name} isn't prepared in {builder.data_path.parent}; {_remedy(builder)}."
+            f"Data set {name} isn't prepared in {builder.data_path.parent}. "
+            f"{_remedy(builder)}."
         )
     return builder
 
 
 def _remedy(builder: Any) -> str:
+    """Returns how to prepare a data set, as a sentence without its period."""
     config = builder.builder_config
-    full = builder.name + (f"/{config.name}" if config else "")
-    by_hand = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
-    run = f"run tfds build {full}, or set TFDS_DATA_DIR to where it lies"
-    if not by_hand:
-        return run
+    full_name = builder.name + (f"/{config.name}" if config else "")
+    instructions = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
+    command = f"tfds build {full_name}"
+    if not instructions:
+        return f"Run {command}, or set TFDS_DATA_DIR to its folder"
     return (
-        "its files must be downloaded by hand into downloads/manual of TFDS's data "
-        f"folder ({by_hand.rstrip('.')}), then {run}"
+        "Download its files by hand into downloads/manual of the TFDS data folder "
+        f"({instructions.rstrip('.')}). Then run {command}, or set TFDS_DATA_DIR to "
+        "its folder"
     )
 
 
 def read_tfds_classification(
     name: str, split: str, data_dir: str | os.PathLike | None = None
 ) -> LabeledImages:
-    """Reads a split, as TFDS takes it, of a prepared classification set. Images are
-    read from disk at each iteration. Other features with named values become columns;
-    ids are those of a feature such as `file_name`, if no two images share one.
+    """Reads a split of a classification data set that TFDS has prepared.
+
+    Other features with named values become columns.
+
+    Args:
+        name: str, such as `"imagenet_v2/matched-frequency"`.
+        split: str, such as `"test[:10%]"`.
+        data_dir: folder of the prepared data sets. Defaults to the folder of TFDS.
+
+    Returns:
+        `LabeledImages`. The images are read from disk in each iteration. The ids are
+        the values of a feature such as `file_name`, if they are distinct.
+
+    Raises:
+        InputError: If the data set isn't prepared, has no classes, or the split has no
+            labeled images.
     """
     builder = prepared_builder(name, data_dir)
     image, label = _image_and_class(builder)
     features = dict(builder.info.features.items())
-    named = {
+    class_features = {
         key: feature
         for key, feature in features.items()
         if isinstance(feature, tfds.features.ClassLabel)
     }
     _split_info(builder, split)
     texts = [key for key in _IDS if isinstance(features.get(key), tfds.features.Text)]
-    naming = texts[0] if texts else None
-    wanted = [*named, naming] if naming else [*named]
-    decoding = tfds.decode.PartialDecoding(dict.fromkeys(wanted, True))
-    read: dict[str, list[int]] = {key: [] for key in named}
+    id_feature = texts[0] if texts else None
+    keys = [*class_features, id_feature] if id_feature else [*class_features]
+    decoding = tfds.decode.PartialDecoding(dict.fromkeys(keys, True))
+    values_by_key: dict[str, list[int]] = {key: [] for key in class_features}
     ids: list[str] = []
     for example in read_examples(builder, split, decoding):
-        for key, of_key in read.items():
-            of_key.append(example[key])
-        if naming:
-            ids.append(example[naming].decode("utf-8", "backslashreplace"))
-    values = {key: np.array(of_key, np.int64) for key, of_key in read.items()}
-    labels = values.pop(label)
+        for key, values in values_by_key.items():
+            values.append(example[key])
+        if id_feature:
+            ids.append(example[id_feature].decode("utf-8", "backslashreplace"))
+    columns = {key: np.array(values, np.int64) for key, values in values_by_key.items()}
+    labels = columns.pop(label)
     if not len(labels) or labels.min() < 0:
         raise InputError(
-            f"the split {split} of {name} must hold images with a class, received "
-            f"{len(labels)} images, {np.count_nonzero(labels < 0)} of them without "
-            "one; name another split."
+            f"The split {split} of {name} must have images with a class. Received: "
+            f"{len(labels)} images, {np.count_nonzero(labels < 0)} of them without a "
+            "class. Use another split."
         )
     return LabeledImages(
         images=StoredImages(builder, split, image, len(labels)),
         labels=labels,
-        class_names=[readable_name(label_name) for label_name in named[label].names],
+        class_names=[
+            readable_name(class_name) for class_name in class_features[label].names
+        ],
         columns={
-            # An unknown value is -1 in TFDS.
-            key: [["unknown", *named[key].names][row + 1] for row in rows]
-            for key, rows in values.items()
+            # TFDS stores -1 for an unknown value.
+            key: [["unknown", *class_features[key].names][row + 1] for row in rows]
+            for key, rows in columns.items()
         },
         image_ids=ids if ids and len(set(ids)) == len(ids) else None,
     )
 
 
-def tfds_splits_overlap(builder: Any, one: str, other: str) -> bool:
-    """Tells whether two splits of a prepared builder share an example."""
+def tfds_splits_overlap(builder: Any, first: str, second: str) -> bool:
+    """Returns True if two splits of a prepared builder share an example."""
     parts: dict[str, list[tuple[int, int]]] = {}
-    for file in _split_info(builder, other).file_instructions:
+    for file in _split_info(builder, second).file_instructions:
         parts.setdefault(file.filename, []).append((file.skip, file.skip + file.take))
     return any(
         start < file.skip + file.take and file.skip < end
-        for file in _split_info(builder, one).file_instructions
+        for file in _split_info(builder, first).file_instructions
         for start, end in parts.get(file.filename, ())
     )
 
 
 def _split_info(builder: Any, split: str) -> Any:
+    """Returns the split of a builder. Raises `InputError` if it doesn't exist."""
     try:
         return builder.info.splits[split]
     except (KeyError, ValueError):
         raise InputError(
-            f"the split must be one of {', '.join(sorted(builder.info.splits))}, which "
-            f"{builder.name} has, or a part such as test[:10%], received {split!r}; "
-            "name another."
+            f"The split must be one of {', '.join(sorted(builder.info.splits))} of "
+            f"{builder.name}, or a part such as test[:10%]. Received: {split!r}. Use "
+            "an existing split."
         ) from None
 
 
 def _image_and_class(builder: Any) -> tuple[str, str]:
-    """Names of the features that are the image and its class."""
+    """Returns the names of the features that contain the image and its class."""
     features = dict(builder.info.features.items())
     pair = builder.info.supervised_keys
     if not (pair and len(pair) == 2 and all(isinstance(key, str) for key in pair)):
@@ -322,8 +396,9 @@ def _image_and_class(builder: Any) -> tuple[str, str]:
         features.get(label), tfds.features.ClassLabel
     ):
         raise InputError(
-            f"--data must hold images with one class each, received {builder.name} "
-            f"with {', '.join(sorted(features))}; choose a classification set."
+            "--data must have images with one class each. Received: "
+            f"{builder.name} with {', '.join(sorted(features))}. Use a classification "
+            "data set."
         )
     return image, label
 
@@ -333,7 +408,7 @@ class StoredImages:
 
     Args:
         builder: prepared TFDS builder.
-        split: str, as TFDS takes it.
+        split: str, such as `"test[:10%]"`.
         name: str, feature of the image.
         length: int, number of images.
         convert: callable that is applied to each encoded image.

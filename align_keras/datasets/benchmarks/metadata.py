@@ -1,4 +1,4 @@
-"""A table of metadata on images, joined to any data by the images' ids."""
+"""Tables of image metadata, joined to evaluation data by the ids of the images."""
 
 import csv
 import dataclasses
@@ -15,7 +15,13 @@ _SUFFIXES = (".csv", ".tsv")
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """A table's `rows`, image id → dict from a column's name to a str."""
+    """Table of image metadata.
+
+    Attributes:
+        path: path of the table.
+        rows: dict from an image id to a dict from the name of a column to a str.
+        names: tuple of str, names of the columns without the ids.
+    """
 
     path: pathlib.Path
     rows: dict
@@ -23,8 +29,20 @@ class Metadata:
 
 
 def read_metadata_table(path: str | os.PathLike) -> Metadata:
-    """Reads a `.csv` (commas or semicolons) or `.tsv` table in UTF-8, whose first line
-    names the columns, and whose first column is the images' ids.
+    """Reads a table of image metadata in UTF-8.
+
+    The first line contains the names of the columns, and the first column contains the
+    ids of the images.
+
+    Args:
+        path: `.csv` table, separated by commas or semicolons, or `.tsv` table.
+
+    Returns:
+        `Metadata`.
+
+    Raises:
+        InputError: If the file can't be read, a column has no distinct name, or a row
+            is incomplete or repeated.
 
     References:
         Jia et al. 2021, section 10 (analysis by groups before any use).
@@ -32,43 +50,44 @@ def read_metadata_table(path: str | os.PathLike) -> Metadata:
     path = pathlib.Path(path)
     if path.suffix.lower() not in _SUFFIXES:
         raise InputError(
-            f"--metadata must end in .csv or .tsv, received {path}; convert it."
+            f"--metadata must end in .csv or .tsv. Received: {path}. Convert the file."
         )
     lines = _lines(path)
     header: list[str] = next((cells for _, cells in lines), [])
     _, *names = header or [""]
     if not names:
         raise InputError(
-            "--metadata must have a first column of image ids and at least one "
-            f"more, received {path} with {header or 'no columns'}; name the columns in "
-            "the first line."
+            "--metadata must have a first column of image ids and at least one other "
+            f"column. Received: {path} with {header or 'no columns'}. Put the names of "
+            "the columns into the first line."
         )
     if not all(names) or len(set(names)) < len(names):
         raise InputError(
-            f"--metadata must name each column, and differently, received {path} with "
-            f"{', '.join(map(repr, names))}; rename or remove what is there twice."
+            f"--metadata must have a distinct name for each column. Received: {path} "
+            f"with {', '.join(map(repr, names))}. Name all columns, and rename or "
+            "remove repeated ones."
         )
     rows = {}
     for number, (image_id, *values) in lines:
         if len(values) != len(names) or not image_id or image_id in rows:
-            problem = "an id that stands above" if image_id in rows else "no id"
+            problem = "a repeated id" if image_id in rows else "no id"
             if len(values) != len(names):
-                problem = f"{1 + len(values)} cells under {1 + len(names)} columns"
+                problem = f"{1 + len(values)} cells for {1 + len(names)} columns"
             raise InputError(
-                f"--metadata must have one row an image, received {path} whose line "
-                f"{number} has {problem} ({image_id!r}); correct it."
+                f"--metadata must have one row per image. Received: {path}, in which "
+                f"line {number} has {problem} ({image_id!r}). Correct the line."
             )
         rows[image_id] = dict(zip(names, values, strict=True))
     if not rows:
         raise InputError(
-            f"--metadata must have a row for images, received {path} with the header "
-            "alone; add rows."
+            f"--metadata must have rows for images. Received: {path}, which has only a "
+            "header. Add rows."
         )
     return Metadata(path, rows, tuple(names))
 
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields (line number, stripped cells) of the lines that aren't blank."""
+    """Yields the number and the stripped cells of each line that isn't blank."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
         header = text.lstrip().partition("\n")[0]
@@ -91,35 +110,49 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
     else:
         return
     raise InputError(
-        f"--metadata must be a readable table, received {path} ({problem}); check it."
+        f"--metadata must be a readable table. Received: {path} ({problem}). Check the "
+        "file."
     )
 
 
 def join_metadata(
-    metadata: Metadata, image_ids: Sequence[str], taken: Iterable[str] = ()
+    metadata: Metadata, image_ids: Sequence[str], data_columns: Iterable[str] = ()
 ) -> dict[str, list[str]]:
-    """Gives each image its values by column, "" without a row, which is told on stderr;
-    `taken` are columns that the data already has.
+    """Returns the metadata of images by column.
+
+    The value of an image without a row is "". The number of such images is reported on
+    stderr.
+
+    Args:
+        metadata: `Metadata`.
+        image_ids: str of each image.
+        data_columns: names of the columns that the data already has.
+
+    Returns:
+        dict from the name of a column to a list with a value for each image.
+
+    Raises:
+        InputError: If the data has a column of the same name, or no image has a row.
     """
     path, rows, names = metadata.path, metadata.rows, metadata.names
-    twice = [name for name in names if name in taken]
-    if twice:
+    repeated = [name for name in names if name in data_columns]
+    if repeated:
         raise InputError(
-            f"--metadata must not have a column that the data has, received {path} "
-            f"with {twice[0]!r}; rename it."
+            "--metadata must not have a column that the data already has. Received: "
+            f"{path} with {repeated[0]!r}. Rename the column."
         )
-    lacking = sum(image_id not in rows for image_id in image_ids)
-    if lacking == len(image_ids):
-        of_data = repr(image_ids[0]) if len(image_ids) else "none"
+    missing = sum(image_id not in rows for image_id in image_ids)
+    if missing == len(image_ids):
+        data_id = repr(image_ids[0]) if len(image_ids) else "none"
         raise InputError(
-            "--metadata must have the images' ids in its first column, received "
-            f"{path} with ids such as {next(iter(rows))!r} where the data has such as "
-            f"{of_data}; write them as the data does."
+            "--metadata must have the ids of the images in its first column. Received: "
+            f"{path} with ids such as {next(iter(rows))!r}, but the data has ids such "
+            f"as {data_id}. Use the ids of the data."
         )
-    if lacking:
+    if missing:
         say(
-            f"{lacking} of {len(image_ids)} images have no row in {path}; they are "
-            "the group (none)"
+            f"{missing} of {len(image_ids)} images have no row in {path}. They form "
+            "the group (none)."
         )
     return {
         name: [

@@ -1,4 +1,4 @@
-"""Multi30k's test of 2016, as its repository holds it."""
+"""Reader of the test set of Multi30k from 2016."""
 
 import os
 import pathlib
@@ -12,8 +12,8 @@ from align_keras.utils.errors import InputError
 
 IMAGES = 1000
 _LIST = "task1/image_splits/test_2016_flickr.txt"
-# Files by language, each with one caption per image: five by people who saw only the
-# image (task 2), or a translation (task 1).
+# Files of each language, with one caption per image and line. Task 2 has five captions
+# by people who saw only the image. Task 1 has one translation.
 _FILES = {
     "en": [f"task2/raw/test_2016.{number}.en" for number in range(1, 6)],
     "de": [f"task2/raw/test_2016.{number}.de" for number in range(1, 6)],
@@ -28,20 +28,36 @@ def read_multi30k(
     allow_missing: bool = False,
     check_counts: bool = True,
 ) -> MultilingualCaptions:
-    """Reads the images of Flickr30K's test with five captions an image in English and
-    German, one in French and Czech, of `github.com/multi30k/dataset` or its `data`.
+    """Reads the test set of 2016 with captions in four languages.
+
+    Each image has five captions in English and in German, and one in French and in
+    Czech.
+
+    Args:
+        folder: clone of `github.com/multi30k/dataset`, or its folder `data`.
+        images_folder: folder of the images of Flickr30K.
+        allow_missing: bool, whether to report and leave out missing images.
+        check_counts: bool, whether to check that there are 1,000 images.
+
+    Returns:
+        `MultilingualCaptions`.
+
+    Raises:
+        InputError: If a file is missing or damaged, or an image is missing and
+            `allow_missing` is False.
 
     References:
-        Elliott et al. 2016; Jia et al. 2021, section 8 and table 11.
+        Elliott et al. 2016.
+        Jia et al. 2021, section 8 and table 11.
     """
     folder = pathlib.Path(folder)
     data = folder / "data" if (folder / "data").is_dir() else folder
     names = _lines(data / _LIST)
     if check_counts and len(names) != IMAGES:
         raise InputError(
-            f"{data / _LIST} must name {IMAGES:,} images, received {len(names):,}; "
-            "clone the repository again, or pass check_counts=False for a subset, "
-            "whose recall isn't comparable."
+            f"{data / _LIST} must name {IMAGES:,} images. Received: {len(names):,} "
+            "images. Clone the repository again, or use check_counts=False for a "
+            "subset, whose recall isn't comparable."
         )
     captions = {}
     for language, files in _FILES.items():
@@ -49,27 +65,27 @@ def read_multi30k(
         captions[language] = [list(texts) for texts in zip(*columns, strict=True)]
     paths = [str(pathlib.Path(images_folder, name)) for name in names]
     rows = present_images(paths, _LIST.rpartition("/")[2], allow_missing)
-    return MultilingualCaptions(paths, captions, names).of_rows(rows)
+    return MultilingualCaptions(paths, captions, names).select_rows(rows)
 
 
 def _captions(path: pathlib.Path, expected: int) -> list[str]:
     lines = _lines(path)
     if len(lines) != expected:
         raise InputError(
-            f"{path} must have one line an image, {expected:,}, received "
-            f"{len(lines):,}; clone the repository again."
+            f"{path} must have {expected:,} lines, one per image. Received: "
+            f"{len(lines):,} lines. Clone the repository again."
         )
     return lines
 
 
 def _lines(path: pathlib.Path) -> list[str]:
-    """The stripped lines of a file or of its `.gz`; none may be empty."""
-    text = read_text(path, "clone github.com/multi30k/dataset there")
-    # `splitlines` would also split at characters within captions.
+    """Returns the stripped lines of a file or its `.gz`. No line may be empty."""
+    text = read_text(path, "Clone github.com/multi30k/dataset into that folder")
+    # `splitlines` would also split at Unicode line separators within captions.
     lines = [line.strip() for line in text.rstrip("\n").split("\n")]
     if "" in lines:
         raise InputError(
-            f"{path} line {lines.index('') + 1} must not be empty; clone the "
+            f"{path} line {lines.index('') + 1} must not be empty. Clone the "
             "repository again."
         )
     return lines

@@ -1,4 +1,4 @@
-"""SimLex-999: pairs of words and how similar people find them."""
+"""Reader of SimLex-999, word pairs with ratings of their similarity."""
 
 import csv
 import dataclasses
@@ -9,13 +9,22 @@ from align_keras.datasets.benchmarks.captioned_images import read_text
 from align_keras.utils.errors import InputError
 
 PAIRS = 999
-_SPEECH = ("A", "N", "V")
+_PARTS_OF_SPEECH = ("A", "N", "V")
 _COLUMNS = ("word1", "word2", "POS", "SimLex999", "concQ", "SimAssoc333")
 
 
 @dataclasses.dataclass(frozen=True)
 class SimLexPair:
-    """Two words and their similarity, 0 to 10; hard are the 333 most associated."""
+    """Two words with the rating of their similarity.
+
+    Attributes:
+        word1: str.
+        word2: str.
+        part_of_speech: `"A"` (adjective), `"N"` (noun) or `"V"` (verb).
+        similarity: float in [0, 10].
+        concreteness_quartile: int from 1 to 4.
+        is_hard: bool, whether the pair is one of the 333 most associated pairs.
+    """
 
     word1: str
     word2: str
@@ -26,20 +35,32 @@ class SimLexPair:
 
 
 def read_simlex(path: str | os.PathLike, check_counts: bool = True) -> list[SimLexPair]:
-    """Reads `SimLex-999.txt`, 999 pairs if `check_counts`.
+    """Reads the word pairs of SimLex-999.
+
+    Args:
+        path: `SimLex-999.txt`.
+        check_counts: bool, whether to check that there are 999 pairs.
+
+    Returns:
+        list of `SimLexPair`.
+
+    Raises:
+        InputError: If the file is missing, damaged or incomplete.
 
     References:
-        Hill, Reichart and Korhonen 2015; Jia et al. 2021, table 12.
+        Hill, Reichart and Korhonen 2015.
+        Jia et al. 2021, table 12.
     """
     path = pathlib.Path(path)
-    text = read_text(path, "unpack fh295.github.io/SimLex-999.zip there")
+    text = read_text(path, "Unpack fh295.github.io/SimLex-999.zip into that folder")
     reader = csv.reader(text.split("\n"), delimiter="\t", quoting=csv.QUOTE_NONE)
     columns = [name.strip() for name in next(reader, [])]
-    absent = [name for name in _COLUMNS if name not in columns]
-    if absent:
+    missing = [name for name in _COLUMNS if name not in columns]
+    if missing:
         raise InputError(
-            f"{path} lacks the columns {', '.join(absent)}; take SimLex-999.txt as it "
-            "is, separated by tabs."
+            f"{path} must have the columns {', '.join(_COLUMNS)}, but "
+            f"{', '.join(missing)} are missing. Use the unchanged SimLex-999.txt, "
+            "which is separated by tabs."
         )
     pairs = [
         _pair(path, number, columns, cells)
@@ -48,8 +69,8 @@ def read_simlex(path: str | os.PathLike, check_counts: bool = True) -> list[SimL
     ]
     if check_counts and len(pairs) != PAIRS:
         raise InputError(
-            f"{path} must have {PAIRS} pairs, received {len(pairs)}; download it "
-            "again, or pass check_counts=False for a subset."
+            f"{path} must have {PAIRS} pairs. Received: {len(pairs)} pairs. Download "
+            "it again, or use check_counts=False for a subset."
         )
     return pairs
 
@@ -57,6 +78,7 @@ def read_simlex(path: str | os.PathLike, check_counts: bool = True) -> list[SimL
 def _pair(
     path: pathlib.Path, number: int, columns: list[str], cells: list[str]
 ) -> SimLexPair:
+    """Parses a line. An `InputError` names the line."""
     row = dict(zip(columns, (cell.strip() for cell in cells), strict=False))
     try:
         pair = SimLexPair(
@@ -72,13 +94,14 @@ def _pair(
     if (
         pair is None
         or not (pair.word1 and pair.word2)
-        or pair.part_of_speech not in _SPEECH
+        or pair.part_of_speech not in _PARTS_OF_SPEECH
         or not 0 <= pair.similarity <= 10
         or pair.concreteness_quartile not in (1, 2, 3, 4)
     ):
         raise InputError(
-            f"{path} line {number} must have two words, POS of {', '.join(_SPEECH)}, "
-            "SimLex999 in [0, 10], concQ in 1 to 4 and SimAssoc333 of 0 or 1, received "
-            f"{' | '.join(cells)!r}; download the file again."
+            f"{path} line {number} must have two words, POS of "
+            f"{', '.join(_PARTS_OF_SPEECH)}, SimLex999 in [0, 10], concQ in 1 to 4 and "
+            f"SimAssoc333 of 0 or 1. Received: {' | '.join(cells)!r}. Download the "
+            "file again."
         )
     return pair

@@ -1,4 +1,4 @@
-"""VTAB-1k: 19 tasks of 1,000 training images (Zhai et al. 2019)."""
+"""Reader of VTAB-1k, 19 tasks with 1,000 training images each (Zhai et al. 2019)."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,46 +17,57 @@ from align_keras.datasets.benchmarks.labeled_images import (
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
-# The first types of KITTI are car, van and truck.
+# Number of vehicle types in KITTI. They are the first ones: car, van and truck.
 _VEHICLES = 3
+# Distance of an image without vehicles, which is above all thresholds.
 _NO_VEHICLE = 1000.0
+# Edges of the distance intervals.
 _CLEVR_DISTANCES = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
 _KITTI_DISTANCES = (-100.0, 8.0, 20.0, 999.0)
 _FEWEST_OBJECTS, _MOST_OBJECTS = 3, 10
 
 
 def interval(value: float, thresholds: Sequence[float]) -> int:
-    """Returns the number of the interval that holds a value."""
+    """Returns the index of the interval that contains a value.
+
+    Args:
+        value: float.
+        thresholds: edges of the intervals, ascending. An interval includes its upper
+            edge.
+    """
     return max(int(np.searchsorted(thresholds, value, side="left")) - 1, 0)
 
 
 def clevr_closest_object_distance(objects: dict[str, np.ndarray]) -> int:
-    """Depth of the nearest object, in 6 intervals."""
+    """Returns the class of the depth of the nearest object, one of 6 intervals."""
     depths = objects["pixel_coords"][:, 2]
     nearest = float(np.min(depths, initial=_CLEVR_DISTANCES[-1]))
     return min(interval(nearest, _CLEVR_DISTANCES), len(_CLEVR_DISTANCES) - 2)
 
 
 def clevr_count_all(objects: dict[str, np.ndarray]) -> int:
-    """Number of objects, 3 to 10."""
+    """Returns the class of the number of objects, 0 for 3 objects to 7 for 10."""
     count = len(objects["size"])
     return min(max(count, _FEWEST_OBJECTS), _MOST_OBJECTS) - _FEWEST_OBJECTS
 
 
 def kitti_closest_vehicle_distance(objects: dict[str, np.ndarray]) -> int:
-    """Distance ahead of the nearest car, van or truck: 3 intervals, or none."""
+    """Returns the class of the distance to the nearest car, van or truck.
+
+    Classes 0 to 2 are intervals of the distance. Class 3 means that there is none.
+    """
     is_vehicle = np.asarray(objects["type"]) < _VEHICLES
     distances = np.asarray(objects["location"])[:, 2][is_vehicle]
     return interval(float(np.min(distances, initial=_NO_VEHICLE)), _KITTI_DISTANCES)
 
 
 def dsprites_x_position(position: int | np.integer) -> int:
-    """32 positions, two by two."""
+    """Returns the class of the x position, with two of 32 positions in each."""
     return int(position) * 16 // 32
 
 
 def dsprites_orientation(angle: int | np.integer) -> int:
-    """40 angles in 16 groups of two or three."""
+    """Returns the class of the angle, with two or three of 40 angles in each."""
     return int(angle) * 16 // 40
 
 
@@ -65,21 +76,21 @@ VTAB_SPLITS = ("train800", "val200", "train800val200", "test")
 
 @dataclasses.dataclass(frozen=True)
 class VtabTask:
-    """One task of VTAB, on a data set of TFDS.
+    """Task of VTAB on a data set of TFDS.
 
     Attributes:
         name: str, name of the task.
         group: str, `"natural"`, `"specialized"` or `"structured"`.
-        builder: str, TFDS's name of the data set.
+        builder: str, name of the data set in TFDS.
         classes: int, number of classes.
         annotation: str, feature that determines the class.
         class_of: callable that returns the class of an annotation.
         train_percent: int, percentage of the split train after which the validation
             images begin, or None if the data set has a validation split.
-        test: str, TFDS's split for the test, or `"rest"` for the images of the split
-            train that are neither for training nor for validation.
+        test: str, split of TFDS for the test, or `"remainder"` for the images of the
+            split train that are used neither for training nor for validation.
         validation_percent: int, percentage of the split train for validation if `test`
-            is `"rest"`.
+            is `"remainder"`.
     """
 
     name: str
@@ -152,7 +163,7 @@ _TASKS = (
         builder="eurosat/rgb",
         classes=10,
         train_percent=60,
-        test="rest",
+        test="remainder",
         validation_percent=20,
     ),
     VtabTask(
@@ -161,7 +172,7 @@ _TASKS = (
         builder="resisc45",
         classes=45,
         train_percent=60,
-        test="rest",
+        test="remainder",
         validation_percent=20,
     ),
     VtabTask(
@@ -204,7 +215,7 @@ _TASKS = (
         annotation="label_x_position",
         class_of=dsprites_x_position,
         train_percent=80,
-        test="rest",
+        test="remainder",
         validation_percent=10,
     ),
     VtabTask(
@@ -215,7 +226,7 @@ _TASKS = (
         annotation="label_orientation",
         class_of=dsprites_orientation,
         train_percent=80,
-        test="rest",
+        test="remainder",
         validation_percent=10,
     ),
     VtabTask(
@@ -247,15 +258,21 @@ VTAB_TASKS = {task.name: task for task in _TASKS}
 
 
 def vtab_tfds_split(task: VtabTask, split: str, train_size: int) -> str:
-    """Returns VTAB's split as TFDS writes it, by the size of TFDS's split train."""
+    """Returns the TFDS specification of a split of VTAB.
+
+    Args:
+        task: `VtabTask`.
+        split: str, one of `VTAB_SPLITS`.
+        train_size: int, number of images in the split train of TFDS.
+    """
     start = train_size * (task.train_percent or 0) // 100
-    if task.builder == "smallnorb":  # Half of its test images are for validation.
+    if task.builder == "smallnorb":  # The first half of its test split is validation.
         validation = "test[:200]"
     elif task.train_percent is None:
         validation = "validation[:200]"
     else:
         validation = f"train[{start}:{start + 200}]"
-    if split == "test" and task.test == "rest":
+    if split == "test" and task.test == "remainder":
         start += train_size * task.validation_percent // 100
         return f"train[{start}:]"
     return {
@@ -267,7 +284,23 @@ def vtab_tfds_split(task: VtabTask, split: str, train_size: int) -> str:
 
 
 def read_vtab(name: str, split: str) -> LabeledImages:
-    """Reads one split of a task (Zhai et al. 2019; Jia et al. 2021, section 5.3)."""
+    """Reads a split of a task.
+
+    Args:
+        name: str, name of the task, a key of `VTAB_TASKS`.
+        split: str, one of `VTAB_SPLITS`.
+
+    Returns:
+        `LabeledImages`.
+
+    Raises:
+        InputError: If the task or the split is unknown, or TFDS hasn't prepared the
+            data set.
+
+    References:
+        Zhai et al. 2019.
+        Jia et al. 2021, section 5.3.
+    """
     check_choice("split", split, VTAB_SPLITS)
     task = vtab_task(name)
     builder = prepared_builder(task.builder)
@@ -277,8 +310,9 @@ def read_vtab(name: str, split: str) -> LabeledImages:
         builder.info.splits[split]
     except (KeyError, ValueError) as error:
         raise InputError(
-            f"{task.builder} must be prepared whole for vtab, received one without "
-            f"{split} ({' '.join(str(error).split())}); prepare it again."
+            f"{task.builder} must be prepared with all its splits for vtab. Received: "
+            f"a data set without {split} ({' '.join(str(error).split())}). Prepare it "
+            "again with TFDS."
         ) from error
     annotation = tfds.decode.PartialDecoding({task.annotation: True})
     examples = read_examples(builder, split, annotation)
@@ -307,7 +341,7 @@ def _class_names(task: VtabTask, builder: Any) -> list[str]:
 
 
 def _black_and_white(png: bytes) -> bytes:
-    """Makes an image of 0 and 255 from dSprites' of 0 and 1."""
+    """Scales the pixels of a dSprites image from 0 and 1 to 0 and 255."""
     import tensorflow as tf
 
     pixels = tf.io.decode_png(png, channels=1)

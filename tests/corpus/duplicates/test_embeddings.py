@@ -1,4 +1,4 @@
-"""Embeddings in a file, and near ones by faiss against all cosines by loops."""
+"""Tests of stored embeddings, and of the search against a comparison of all pairs."""
 
 import numpy as np
 import pytest
@@ -15,29 +15,29 @@ def moments(batch):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
-def test_batches_change_nothing(tmp_path, batch_size):
+def test_the_batch_size_does_not_change_the_embeddings(tmp_path, batch_size):
     path = tmp_path / "new" / "embeddings.npy"
-    found = write_embeddings(path, iter(IMAGES), moments, 7, batch_size=batch_size)
-    np.testing.assert_array_equal(found, moments(IMAGES))
-    assert isinstance(found, np.memmap) and found.dtype == np.float16
-    np.testing.assert_array_equal(np.load(path), found)
+    stored = write_embeddings(path, iter(IMAGES), moments, 7, batch_size=batch_size)
+    np.testing.assert_array_equal(stored, moments(IMAGES))
+    assert isinstance(stored, np.memmap) and stored.dtype == np.float16
+    np.testing.assert_array_equal(np.load(path), stored)
     assert [file.name for file in path.parent.iterdir()] == ["embeddings.npy"]
 
 
-def test_no_images(tmp_path):
+def test_no_images_give_an_empty_array(tmp_path):
     assert write_embeddings(tmp_path / "e.npy", [], moments, 0).shape == (0, 0)
 
 
 @pytest.mark.parametrize(
     ("encode", "count", "message"),
     [
-        (lambda batch: np.ones((len(batch), 2, 2)), 7, r"a row an image.*\(3, 2, 2\)"),
-        (lambda batch: np.ones((1, 2)), 7, r"a row an image.*\(1, 2\)"),
+        (lambda batch: np.ones((len(batch), 2, 2)), 7, r"row per image.*\(3, 2, 2\)"),
+        (lambda batch: np.ones((1, 2)), 7, r"one row per image.*\(1, 2\)"),
         (lambda batch: np.full((len(batch), 2), np.nan), 7, "finite"),
         (lambda batch: np.full((len(batch), 2), 1e9), 7, "finite.*float32"),
     ],
 )
-def test_a_fault_leaves_the_old_file(tmp_path, encode, count, message):
+def test_invalid_embeddings_do_not_replace_the_file(tmp_path, encode, count, message):
     path = tmp_path / "e.npy"
     path.write_bytes(b"old")
     with pytest.raises(InputError, match=message):
@@ -46,19 +46,19 @@ def test_a_fault_leaves_the_old_file(tmp_path, encode, count, message):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_larger_numbers_fit_float32(tmp_path):
-    found = write_embeddings(
+def test_large_numbers_can_be_stored_as_float32(tmp_path):
+    stored = write_embeddings(
         tmp_path / "e.npy",
         IMAGES,
         lambda batch: np.full((len(batch), 2), 1e9),
         7,
         dtype="float32",
     )
-    assert (found == np.float32(1e9)).all()
+    assert (stored == np.float32(1e9)).all()
 
 
-def planted(seed, count=1000, dimension=16, noise=0.1):
-    """Directions around some centers, and lengths that must not count."""
+def clustered_embeddings(seed, count=1000, dimension=16, noise=0.1):
+    """Returns embeddings around random centers, with random lengths, and their keys."""
     random = np.random.default_rng(seed)
     centers = random.normal(size=(count // 5, dimension))
     rows = centers[random.integers(0, len(centers), count)]
@@ -74,53 +74,56 @@ def cosines(first, second):
     return first @ second.T
 
 
-def brute_force(queries, references, ranks, below, threshold):
+def brute_force(queries, references, ranks, upper_bounds, threshold):
     near = cosines(queries, references) > threshold
     lowest = np.where(near, ranks[None], np.iinfo(np.int64).max).min(1)
-    return np.minimum(lowest, below).tolist()
+    return np.minimum(lowest, upper_bounds).tolist()
 
 
-def placed_search(embeddings, keys, **options):
+def fitted_search(embeddings, keys, **options):
     search = EmbeddingSearch(**{"clusters": 20, "nearest": 5, **options})
     search.fit(keys, embeddings)
-    return search, search.place(embeddings)
+    return search, search.prepare(embeddings)
 
 
 @pytest.mark.ci
-# Of 80 dimensions the axes hold less than half.
+# The principal axes cover less than half of 80 dimensions.
 @pytest.mark.parametrize("count, dimension", [(500, 16), (3000, 16), (3000, 80)])
-def test_it_finds_what_all_with_all_finds(count, dimension):
+def test_the_search_equals_a_comparison_of_all_pairs(count, dimension):
     pytest.importorskip("faiss")
-    embeddings, keys = planted(0, count, dimension)
-    search, placed = placed_search(embeddings, keys, threshold=0.975)
+    embeddings, keys = clustered_embeddings(0, count, dimension)
+    search, prepared = fitted_search(embeddings, keys, threshold=0.975)
     # 500 images have no clusters, 3,000 have 20.
     assert (search.centers is None) == (count == 500)
     ranks = np.random.default_rng(1).permutation(count)
-    found = search.lowest(placed, placed, ranks, ranks)
-    assert found.tolist() == brute_force(embeddings, embeddings, ranks, ranks, 0.975)
-    assert (found < ranks).sum() > count / 3
+    lowest = search.lowest_ranks(prepared, prepared, ranks, ranks)
+    assert lowest.tolist() == brute_force(embeddings, embeddings, ranks, ranks, 0.975)
+    assert (lowest < ranks).sum() > count / 3
 
 
 @pytest.mark.ci
-def test_evaluation_images_are_looked_for_in_the_corpus_clusters():
+def test_evaluation_images_are_searched_in_the_clusters_of_the_corpus():
     pytest.importorskip("faiss")
-    embeddings, keys = planted(2, 3000)
-    search, placed = placed_search(embeddings, keys)
-    others = embeddings[::3] * 2 + 0.001
-    ranks, below = np.arange(1000), np.full(3000, 500)
-    found = search.lowest(placed, search.place(others), ranks, below)
-    assert found.tolist() == brute_force(embeddings, others, ranks, below, 0.975)
+    embeddings, keys = clustered_embeddings(2, 3000)
+    search, prepared = fitted_search(embeddings, keys)
+    references = embeddings[::3] * 2 + 0.001
+    ranks, upper_bounds = np.arange(1000), np.full(3000, 500)
+    prepared_references = search.prepare(references)
+    lowest = search.lowest_ranks(prepared, prepared_references, ranks, upper_bounds)
+    assert lowest.tolist() == brute_force(
+        embeddings, references, ranks, upper_bounds, 0.975
+    )
 
 
 @pytest.mark.ci
-def test_blocks_and_threads_change_nothing(monkeypatch):
+def test_blocks_and_threads_do_not_change_the_ranks(monkeypatch):
     faiss = pytest.importorskip("faiss")
-    embeddings, keys = planted(3, 3000)
-    search, placed = placed_search(embeddings, keys)
+    embeddings, keys = clustered_embeddings(3, 3000)
+    search, prepared = fitted_search(embeddings, keys)
     ranks = np.arange(3000)
-    whole = search.lowest(placed, placed, ranks, ranks)
+    expected = search.lowest_ranks(prepared, prepared, ranks, ranks)
     for name in (
-        "PLACED_ROWS_PER_BLOCK",
+        "ASSIGNED_ROWS_PER_BLOCK",
         "QUERY_ROWS_PER_BLOCK",
         "VERIFIED_PAIRS_PER_BLOCK",
     ):
@@ -128,44 +131,47 @@ def test_blocks_and_threads_change_nothing(monkeypatch):
     threads = faiss.omp_get_max_threads()
     try:
         faiss.omp_set_num_threads(1)
-        search, placed = placed_search(embeddings, keys, block_rows=130)
-        assert search.lowest(placed, placed, ranks, ranks).tolist() == whole.tolist()
+        search, prepared = fitted_search(embeddings, keys, block_rows=130)
+        lowest = search.lowest_ranks(prepared, prepared, ranks, ranks)
+        assert lowest.tolist() == expected.tolist()
     finally:
         faiss.omp_set_num_threads(threads)
-    assert (whole < ranks).sum() > 1000
+    assert (expected < ranks).sum() > 1000
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("turn", [1, 7, -1])
-def test_a_cosine_at_the_threshold_is_not_near(turn):
+@pytest.mark.parametrize("scale", [1, 7, -1])
+def test_a_cosine_at_the_threshold_is_not_near(scale):
     pytest.importorskip("faiss")
-    # cos = 3 / 5 exactly; lengths are whole numbers too.
-    rows = turn * np.float32([[1, 0], [3, 4]])
+    # The cosine is exactly 3 / 5, because the lengths 1 and 5 are whole numbers.
+    rows = scale * np.float32([[1, 0], [3, 4]])
     ranks = np.arange(2)
     for threshold, expected in ((0.6, [0, 1]), (np.nextafter(0.6, 0), [0, 0])):
         search = EmbeddingSearch(threshold=threshold)
         search.fit(["a", "b"], rows)
-        placed = search.place(rows)
-        assert search.lowest(placed, placed, ranks, ranks).tolist() == expected
+        prepared = search.prepare(rows)
+        assert search.lowest_ranks(prepared, prepared, ranks, ranks).tolist() == (
+            expected
+        )
 
 
 @pytest.mark.ci
-def test_zeros_are_near_nothing_and_equal_rows_near_their_first():
+def test_zero_rows_are_not_near_and_equal_rows_are_near_the_first():
     pytest.importorskip("faiss")
     search = EmbeddingSearch()
     for value, expected in ((0, np.arange(5000)), (3, np.zeros(5000))):
         rows = np.full((5000, 4), value, np.float16)
         search.fit([str(number) for number in range(5000)], rows)
-        placed = search.place(rows)
+        prepared = search.prepare(rows)
         ranks = np.arange(5000)
-        found = search.lowest(placed, placed, ranks, ranks)
-        np.testing.assert_array_equal(found, expected)
+        lowest = search.lowest_ranks(prepared, prepared, ranks, ranks)
+        np.testing.assert_array_equal(lowest, expected)
 
 
 @pytest.mark.ci
-def test_few_images_make_no_clusters_and_their_order_none_else():
+def test_few_images_have_no_clusters_and_the_order_does_not_change_the_centers():
     faiss = pytest.importorskip("faiss")
-    embeddings, keys = planted(4, 2560)
+    embeddings, keys = clustered_embeddings(4, 2560)
     search = EmbeddingSearch()
     search.fit(keys[:2559], embeddings[:2559])
     assert search.centers is None
@@ -173,7 +179,7 @@ def test_few_images_make_no_clusters_and_their_order_none_else():
     centers = search.centers.reconstruct_n(0, 40)
     assert search.centers.ntotal == 40 and isinstance(search.centers, faiss.IndexFlat)
     order = np.random.default_rng(0).permutation(2560)
-    search.fit([keys[place] for place in order], embeddings[order])
+    search.fit([keys[row] for row in order], embeddings[order])
     np.testing.assert_array_equal(search.centers.reconstruct_n(0, 40), centers)
     search.fit([], np.empty((0, 8), np.float32))
     assert search.centers is None
@@ -188,6 +194,6 @@ def test_few_images_make_no_clusters_and_their_order_none_else():
         ({"threshold": 1.01}, "threshold must be a number"),
     ],
 )
-def test_wrong_options(options, message):
+def test_options_out_of_range_raise(options, message):
     with pytest.raises(InputError, match=message):
         EmbeddingSearch(**options)

@@ -1,4 +1,4 @@
-"""The banded search against all pairs by loops."""
+"""Compares the search in bands with a comparison of all pairs in loops."""
 
 import numpy as np
 import pytest
@@ -14,31 +14,35 @@ def bits_between(first, second):
     )
 
 
-def brute_force(queries, references, ranks, below, threshold):
-    best = below.tolist()
+def brute_force(queries, references, ranks, upper_bounds, threshold):
+    best = upper_bounds.tolist()
     for q, query in enumerate(queries):
         for r, reference in enumerate(references):
             pairs = [(view, reference[0]) for view in query]
             pairs += [(query[0], view) for view in reference]
-            for one, other in pairs:
-                if not (one.any() and other.any()):
+            for first, second in pairs:
+                if not (first.any() and second.any()):
                     continue
-                turned = (one, mirrored_hashes(one))
-                if min(bits_between(own, other) for own in turned) <= threshold:
+                variants = (first, mirrored_hashes(first))
+                distance = min(bits_between(variant, second) for variant in variants)
+                if distance <= threshold:
                     best[q] = min(best[q], int(ranks[r]))
     return best
 
 
 def hashes_near_each_other(seed, count, views, changed):
-    """Hashes that are some seeds with up to `changed` bits flipped; some plain."""
+    """Returns copies of a few random hashes with up to `changed` bits flipped.
+
+    Some of the hashes are mirrored, and some are zero like those of plain images.
+    """
     random = np.random.default_rng(seed)
     seeds = random.integers(0, 1 << 64, (max(1, count // 8), 2), np.uint64)
     hashes = seeds[random.integers(0, len(seeds), (count, views))]
     for row in hashes.reshape(-1, 2):
-        for place in random.integers(0, 128, random.integers(0, changed + 1)):
-            row[place // 64] ^= np.uint64(1) << np.uint64(place % 64)
-    turned = random.random(count) < 0.3
-    hashes[turned] = mirrored_hashes(hashes[turned])
+        for bit in random.integers(0, 128, random.integers(0, changed + 1)):
+            row[bit // 64] ^= np.uint64(1) << np.uint64(bit % 64)
+    is_mirrored = random.random(count) < 0.3
+    hashes[is_mirrored] = mirrored_hashes(hashes[is_mirrored])
     hashes[random.random(count) < 0.05] = 0
     return hashes
 
@@ -55,35 +59,42 @@ def hashes_near_each_other(seed, count, views, changed):
         17,
     ],
 )
-def test_it_finds_what_all_pairs_find(threshold, views):
+def test_the_search_equals_a_comparison_of_all_pairs(threshold, views):
     queries = hashes_near_each_other(threshold, 60, views, threshold)
     references = np.concatenate([queries[:30], queries[20:50][:, ::-1]])
     ranks = np.random.default_rng(1).permutation(60)
-    below = np.full(60, 50)
-    found = HammingSearch(threshold).lowest(queries, references, ranks, below)
-    expected = brute_force(queries, references, ranks, below, threshold)
-    assert found.tolist() == expected
-    assert (found < 50).sum() > 20
+    upper_bounds = np.full(60, 50)
+    lowest_ranks = HammingSearch(threshold).lowest_ranks(
+        queries, references, ranks, upper_bounds
+    )
+    expected = brute_force(queries, references, ranks, upper_bounds, threshold)
+    assert lowest_ranks.tolist() == expected
+    assert (lowest_ranks < 50).sum() > 20
 
 
-def test_few_and_many_hashes_have_other_bands_and_the_same_result(monkeypatch):
+def test_the_number_of_bands_does_not_change_the_result(monkeypatch):
     hashes = hashes_near_each_other(5, 60, 1, 12)
-    ranks = below = np.arange(60)
-    few = HammingSearch(12).lowest(hashes, hashes, ranks, below)
+    ranks = upper_bounds = np.arange(60)
+    few = HammingSearch(12).lowest_ranks(hashes, hashes, ranks, upper_bounds)
     monkeypatch.setattr(module, "FEW_HASHES", 0)
-    many = HammingSearch(12).lowest(hashes, hashes, ranks, below)
+    many = HammingSearch(12).lowest_ranks(hashes, hashes, ranks, upper_bounds)
     assert few.tolist() == many.tolist()
-    assert (few < below).any()
+    assert (few < upper_bounds).any()
 
 
-@pytest.mark.parametrize(("many", "at_once"), [(1, 1 << 16), (1, 5), (1 << 30, 5)])
-def test_matrices_of_pairs_and_pairs_alone_find_the_same(many, at_once, monkeypatch):
+@pytest.mark.parametrize(
+    ("min_matrix_pairs", "pairs_per_block"), [(1, 1 << 16), (1, 5), (1 << 30, 5)]
+)
+def test_matrices_and_single_pairs_have_the_same_result(
+    min_matrix_pairs, pairs_per_block, monkeypatch
+):
     hashes = hashes_near_each_other(5, 60, 2, 12)
-    ranks = below = np.arange(60)
-    expected = brute_force(hashes, hashes, ranks, below, 12)
-    monkeypatch.setattr(module, "MIN_MATRIX_PAIRS", many)
-    monkeypatch.setattr(module, "HASH_PAIRS_PER_BLOCK", at_once)
-    assert HammingSearch(12).lowest(hashes, hashes, ranks, below).tolist() == expected
+    ranks = upper_bounds = np.arange(60)
+    expected = brute_force(hashes, hashes, ranks, upper_bounds, 12)
+    monkeypatch.setattr(module, "MIN_MATRIX_PAIRS", min_matrix_pairs)
+    monkeypatch.setattr(module, "HASH_PAIRS_PER_BLOCK", pairs_per_block)
+    lowest_ranks = HammingSearch(12).lowest_ranks(hashes, hashes, ranks, upper_bounds)
+    assert lowest_ranks.tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -95,59 +106,66 @@ def test_matrices_of_pairs_and_pairs_alone_find_the_same(many, at_once, monkeypa
         16,
     ],
 )
-def test_the_threshold_is_inclusive_wherever_the_bits_lie(threshold):
+def test_the_threshold_is_inclusive_for_any_bits(threshold):
     random = np.random.default_rng(threshold)
-    none = np.array([9])
+    upper_bounds = np.array([9])
     for _ in range(40):
         query = random.integers(0, 1 << 64, (1, 1, 2), np.uint64)
         for distance, expected in ((threshold, 0), (threshold + 1, 9)):
             reference = query.copy()
-            for place in random.permutation(128)[:distance]:
-                reference[0, 0, place // 64] ^= np.uint64(1) << np.uint64(place % 64)
+            for bit in random.permutation(128)[:distance]:
+                reference[0, 0, bit // 64] ^= np.uint64(1) << np.uint64(bit % 64)
             search = HammingSearch(threshold)
-            found = search.lowest(query, reference, np.array([0]), none)
-            assert found.tolist() == [expected]
+            lowest_ranks = search.lowest_ranks(
+                query, reference, np.array([0]), upper_bounds
+            )
+            assert lowest_ranks.tolist() == [expected]
 
 
 @pytest.mark.ci
-def test_blocks_change_nothing():
+def test_the_block_size_does_not_change_the_result():
     hashes = hashes_near_each_other(7, 200, 2, 10)
-    ranks = below = np.arange(200)
-    whole = HammingSearch().lowest(hashes, hashes, ranks, below)
+    ranks = upper_bounds = np.arange(200)
+    expected = HammingSearch().lowest_ranks(hashes, hashes, ranks, upper_bounds)
     for rows in (1, 7, 64):
-        part = HammingSearch(block_rows=rows).lowest(hashes, hashes, ranks, below)
-        assert part.tolist() == whole.tolist()
+        search = HammingSearch(block_rows=rows)
+        lowest_ranks = search.lowest_ranks(hashes, hashes, ranks, upper_bounds)
+        assert lowest_ranks.tolist() == expected.tolist()
 
 
-def test_equal_and_plain_hashes():
+def test_equal_hashes_are_near_unless_they_are_zero():
     equal = np.full((5, 6, 2), 12345, np.uint64)
-    ranks = below = np.arange(5)
-    assert HammingSearch().lowest(equal, equal, ranks, below).tolist() == [0] * 5
+    ranks = upper_bounds = np.arange(5)
+    lowest_ranks = HammingSearch().lowest_ranks(equal, equal, ranks, upper_bounds)
+    assert lowest_ranks.tolist() == [0] * 5
     plain = np.zeros((5, 6, 2), np.uint64)
-    assert HammingSearch().lowest(plain, plain, ranks, below).tolist() == [
-        0,
-        1,
-        2,
-        3,
-        4,
-    ]
+    lowest_ranks = HammingSearch().lowest_ranks(plain, plain, ranks, upper_bounds)
+    assert lowest_ranks.tolist() == list(range(5))
 
 
-def test_plain_images_are_near_to_no_sparse_ones():
+def test_plain_images_are_not_near_images_with_few_bits():
     plain = np.zeros((1, 2, 2), np.uint64)
     sparse = np.full((1, 2, 2), 3, np.uint64)
     for query, reference in ((plain, sparse), (sparse, plain)):
-        found = HammingSearch().lowest(query, reference, np.array([0]), np.array([1]))
-        assert found.tolist() == [1]
+        ranks, upper_bounds = np.array([0]), np.array([1])
+        lowest_ranks = HammingSearch().lowest_ranks(
+            query, reference, ranks, upper_bounds
+        )
+        assert lowest_ranks.tolist() == [1]
 
 
-def test_nothing_is_near_nothing():
+def test_queries_or_references_may_be_empty():
     hashes = np.full((2, 1, 2), 7, np.uint64)
-    none = np.empty((0, 1, 2), np.uint64)
-    below = np.array([3, 3])
-    found = HammingSearch().lowest(hashes, none, np.array([], int), below)
-    assert found.tolist() == [3, 3]
-    assert not len(HammingSearch().lowest(none, hashes, below, np.array([], int)))
+    no_hashes = np.empty((0, 1, 2), np.uint64)
+    no_ranks = np.array([], int)
+    upper_bounds = np.array([3, 3])
+    lowest_ranks = HammingSearch().lowest_ranks(
+        hashes, no_hashes, no_ranks, upper_bounds
+    )
+    assert lowest_ranks.tolist() == [3, 3]
+    assert not len(
+        HammingSearch().lowest_ranks(no_hashes, hashes, upper_bounds, no_ranks)
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,6 +176,6 @@ def test_nothing_is_near_nothing():
         ({"threshold": 2.5}, "threshold must be"),
     ],
 )
-def test_wrong_options(options, message):
+def test_thresholds_out_of_range_raise(options, message):
     with pytest.raises(InputError, match=message):
         HammingSearch(**options)

@@ -1,4 +1,4 @@
-"""Copies made by PIL get close hashes, other images and plain ones don't."""
+"""Tests of perceptual hashes on drawings and their edited copies."""
 
 import importlib.util
 import io
@@ -27,7 +27,7 @@ def hamming_distance(first, second):
 
 
 def drawing(seed, size=(320, 240)):
-    """Forty shapes at random on a sky: nothing plain, nothing symmetric."""
+    """Returns forty random shapes on a light background, with detail and asymmetric."""
     random = np.random.default_rng(seed)
     image = Image.new("RGB", size, tuple(random.integers(120, 256, 3).tolist()))
     draw = ImageDraw.Draw(image)
@@ -43,9 +43,9 @@ def drawing(seed, size=(320, 240)):
     return image
 
 
-def encoded(image, form, **options):
+def encoded(image, image_format, **options):
     file = io.BytesIO()
-    image.save(file, form, **options)
+    image.save(file, image_format, **options)
     return Image.open(file).convert("RGB")
 
 
@@ -69,13 +69,13 @@ COPIES = {
 
 
 def distance(first, second):
-    """The definition by loops: wholes against views, mirrored or not."""
+    """Returns the smallest distance of a whole, mirrored or not, and a view."""
     first, second = hash_array([perceptual_hash(first), perceptual_hash(second)])
     pairs = [(first[0], view) for view in second] + [(second[0], v) for v in first]
     return min(
-        int(hamming_distance(turned, view))
+        int(hamming_distance(variant, view))
         for whole, view in pairs
-        for turned in (whole, mirrored_hashes(whole))
+        for variant in (whole, mirrored_hashes(whole))
         if whole.any() and view.any()
     )
 
@@ -100,8 +100,9 @@ def test_a_symmetric_drawing_is_close_to_its_copies():
 def test_a_crop_of_a_corner_is_close_to_a_view(side):
     for seed in range(8):
         image = drawing(seed, (320, 320))
-        left = 0 if side == "left" else 20
-        crop = image.crop((left, 0, left + 300, 300))  # 4 of 64 thumbnail pixels.
+        offset = 0 if side == "left" else 20
+        # 20 of 320 pixels are 4 of the 64 pixels of the thumbnail.
+        crop = image.crop((offset, 0, offset + 300, 300))
         assert distance(image, crop) <= BIT_THRESHOLD
         assert distance(crop, image) <= BIT_THRESHOLD
     whole = perceptual_hash(image)[:HASH_BYTES], perceptual_hash(crop)[:HASH_BYTES]
@@ -117,7 +118,7 @@ def test_different_images_are_far():
 
 
 @pytest.mark.skipif(not STAMPS.exists(), reason="needs tuxpaint-stamps-default")
-def test_real_stamps():
+def test_copies_of_real_stamps_are_close():
     paths = sorted(STAMPS.glob("animals/birds/**/*.png"))[:40:20]
     white = Image.new("RGBA", (400, 400), "white")
     images = []
@@ -152,7 +153,7 @@ def test_plain_images_have_no_hash(image):
 
 
 @pytest.mark.parametrize("view", range(6))
-def test_the_hash_is_the_signs_of_scipys_cosine_transform(view):
+def test_the_hash_equals_the_signs_of_the_cosine_transform_of_scipy(view):
     fft = pytest.importorskip("scipy.fft")
     gray = np.asarray(drawing(1, (256, 256)).convert("L"))
     thumbnail = np.rint(gray.reshape(64, 4, 64, 4).mean((1, 3)))
@@ -167,39 +168,41 @@ def test_the_hash_is_the_signs_of_scipys_cosine_transform(view):
     numbers = np.array([spectrum[down, across] for _, down, across in squares])
     zero = 0.1 * np.sqrt((numbers**2).mean())
     words = hash_array([perceptual_hash(gray)])[0, view]
-    for place, number in enumerate(numbers):
-        assert bool(int(words[0]) >> place & 1) == (number > zero)
-        assert bool(int(words[1]) >> place & 1) == (number < -zero)
+    for bit, number in enumerate(numbers):
+        assert bool(int(words[0]) >> bit & 1) == (number > zero)
+        assert bool(int(words[1]) >> bit & 1) == (number < -zero)
 
 
 @pytest.mark.parametrize("size", [(320, 240), (1500, 300)])
-def test_a_image_or_its_gray_pixels(size):
+def test_an_image_and_its_gray_pixels_have_the_same_hash(size):
     image = drawing(1, size)
     assert perceptual_hash(np.asarray(image.convert("L"))) == perceptual_hash(image)
 
 
-def test_the_smallest_detail_of_a_large_image_is_averaged():
-    # 253 lines of one pixel, of which 256 samples would make three broad ones.
+def test_fine_detail_of_a_large_image_is_averaged():
+    # There are 253 lines of one pixel. 256 sampled rows would show three broad lines.
     pixels = np.asarray(drawing(1, (1518, 1518)).convert("L")) // 2
     lined = pixels.copy()
     lined[::6] += 120
-    hashes = hash_array([perceptual_hash(own)[:HASH_BYTES] for own in (pixels, lined)])
+    hashes = hash_array(
+        [perceptual_hash(image)[:HASH_BYTES] for image in (pixels, lined)]
+    )
     assert hamming_distance(*hashes[:, 0]) <= BIT_THRESHOLD // 2
 
 
-def test_mirrored_is_the_mirror_images_hash():
+def test_the_mirrored_hash_equals_the_hash_of_the_mirrored_image():
     image = drawing(2, (64, 64))
-    plain, turned = hash_array(
+    views, views_of_mirrored = hash_array(
         [perceptual_hash(image), perceptual_hash(ImageOps.mirror(image))]
     )
-    np.testing.assert_array_equal(mirrored_hashes(plain)[0], turned[0])
-    # The mirrored left corner is the right one.
-    np.testing.assert_array_equal(mirrored_hashes(plain)[2], turned[3])
-    np.testing.assert_array_equal(mirrored_hashes(mirrored_hashes(plain)), plain)
-    assert (mirrored_hashes(plain)[0] != plain[0]).any()
+    np.testing.assert_array_equal(mirrored_hashes(views)[0], views_of_mirrored[0])
+    # The left corner becomes the right corner.
+    np.testing.assert_array_equal(mirrored_hashes(views)[2], views_of_mirrored[3])
+    np.testing.assert_array_equal(mirrored_hashes(mirrored_hashes(views)), views)
+    assert (mirrored_hashes(views)[0] != views[0]).any()
 
 
-def test_bits_are_counted_as_python_counts_them():
+def test_bit_counts_equal_those_of_python():
     random = np.random.default_rng(0)
     words = random.integers(0, 1 << 64, (50, 2, 2), np.uint64)
     expected = [
@@ -212,7 +215,7 @@ def test_bits_are_counted_as_python_counts_them():
 def test_bits_are_counted_without_the_function_of_numpy_2(monkeypatch):
     words = np.random.default_rng(0).integers(0, 1 << 64, (50, 2, 2), np.uint64)
     monkeypatch.delattr(np, "bitwise_count", raising=False)
-    # The module chooses a function when it is imported.
+    # The module chooses the function at import.
     spec = importlib.util.find_spec(module.__name__)
     copy = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(copy)
@@ -221,5 +224,5 @@ def test_bits_are_counted_without_the_function_of_numpy_2(monkeypatch):
     ]
 
 
-def test_no_hashes():
+def test_an_empty_list_of_hashes_has_six_views():
     assert hash_array([]).shape == (0, 6, 2)

@@ -1,4 +1,4 @@
-"""Who leaves and who stays, against the rule written out by loops."""
+"""Compares the dropped images with an implementation of the rule in plain loops."""
 
 import numpy as np
 import pytest
@@ -15,40 +15,40 @@ from align_keras.corpus.duplicates.near_duplicates import (
 from align_keras.utils.errors import InputError
 
 
-def bits(*places):
-    """A hash of 30 bits with some of the others flipped."""
+def hash_with_flipped_bits(*positions):
+    """Returns a hash with the lowest 30 bits set, after flipping some positions."""
     number = (1 << 30) - 1
-    for place in places:
-        number ^= 1 << place
+    for position in positions:
+        number ^= 1 << position
     return [[number & ((1 << 64) - 1), number >> 64]]
 
 
-def images(rows, **options):
-    """Images from (key, pixels, pixel_key, hash)."""
+def image_set(rows, **options):
+    """Returns an `ImageSet` of rows (key, pixels, pixel_key, hash)."""
     keys, pixels, pixel_keys, hashes = zip(*rows, strict=True)
     hashes = np.array(hashes, np.uint64).reshape(len(keys), -1, 2)
     return ImageSet(list(keys), hashes, pixels, list(pixel_keys), **options)
 
 
-def shuffled(own, seed):
-    order = np.random.default_rng(seed).permutation(len(own.keys))
+def shuffled(images, seed):
+    order = np.random.default_rng(seed).permutation(len(images.keys))
     return ImageSet(
-        [own.keys[place] for place in order],
-        own.signatures[order],
-        None if own.pixels is None else [own.pixels[place] for place in order],
-        own.pixel_keys and [own.pixel_keys[place] for place in order],
-        own.name,
+        [images.keys[row] for row in order],
+        images.signatures[order],
+        None if images.pixels is None else [images.pixels[row] for row in order],
+        images.pixel_keys and [images.pixel_keys[row] for row in order],
+        images.name,
     )
 
 
-def test_the_most_pixels_stay_then_the_lowest_key():
-    corpus = images(
+def test_the_image_with_the_most_pixels_then_the_lowest_key_is_kept():
+    corpus = image_set(
         [
-            ("b", 100, "1", bits()),
-            ("a", 100, "2", bits(40)),
-            ("c", 400, "3", bits(100)),
-            ("z", 100, "4", bits(*range(30, 60))),
-            ("y", 100, "5", bits(*range(30, 61))),
+            ("b", 100, "1", hash_with_flipped_bits()),
+            ("a", 100, "2", hash_with_flipped_bits(40)),
+            ("c", 400, "3", hash_with_flipped_bits(100)),
+            ("z", 100, "4", hash_with_flipped_bits(*range(30, 60))),
+            ("y", 100, "5", hash_with_flipped_bits(*range(30, 61))),
         ]
     )
     expected = [
@@ -60,11 +60,13 @@ def test_the_most_pixels_stay_then_the_lowest_key():
         assert find_duplicates(shuffled(corpus, seed)) == expected
 
 
-def test_chains_do_not_merge():
-    # a – b – c – d, each 10 bits from the next: b and d leave.
+def test_chains_of_near_images_are_not_merged():
+    # a – b – c – d each differ from the next in 10 bits, so b and d are dropped.
     far = range(64, 128)
-    steps = [bits(*far[: 10 * number]) for number in range(4)]
-    corpus = images([(key, 1, "", own) for key, own in zip("abcd", steps, strict=True)])
+    steps = [hash_with_flipped_bits(*far[: 10 * number]) for number in range(4)]
+    corpus = image_set(
+        [(key, 1, "", step) for key, step in zip("abcd", steps, strict=True)]
+    )
     assert find_duplicates(corpus, threshold=10) == [
         Dropped("b", NEAR_DUPLICATE, "a", ""),
         Dropped("d", NEAR_DUPLICATE, "c", ""),
@@ -72,42 +74,55 @@ def test_chains_do_not_merge():
     assert find_duplicates(corpus, threshold=9) == []
 
 
-def test_equal_pixels_follow_the_one_that_stays():
-    corpus = images(
+def test_images_with_equal_pixels_have_the_same_result():
+    corpus = image_set(
         [
-            ("a", 9, "p", bits()),
-            ("b", 9, "p", bits()),
-            ("c", 9, "q", [[0, 0]]),  # Too plain to be near anything,
-            ("d", 9, "q", [[0, 0]]),  # but equal.
+            ("a", 9, "p", hash_with_flipped_bits()),
+            ("b", 9, "p", hash_with_flipped_bits()),
+            # Plain images are near to no other, but c and d have equal pixels.
+            ("c", 9, "q", [[0, 0]]),
+            ("d", 9, "q", [[0, 0]]),
             ("e", 9, "r", [[0, 0]]),
-            ("f", 99, "s", bits(1)),
+            ("f", 99, "s", hash_with_flipped_bits(1)),
         ]
     )
     near = [Dropped(key, NEAR_DUPLICATE, "f", "") for key in "ab"]
     equal = Dropped("d", DUPLICATE, "c", "")
     for seed in range(3):
         assert find_duplicates(shuffled(corpus, seed)) == [*near, equal]
-    alone = images([("b", 9, "p", bits()), ("a", 9, "p", bits())])
+    alone = image_set(
+        [
+            ("b", 9, "p", hash_with_flipped_bits()),
+            ("a", 9, "p", hash_with_flipped_bits()),
+        ]
+    )
     assert find_duplicates(alone) == [Dropped("b", DUPLICATE, "a", "")]
 
 
-def test_evaluation_images_take_all_their_copies_and_come_first():
-    corpus = images(
+def test_all_copies_of_evaluation_images_are_dropped_first():
+    corpus = image_set(
         [
-            ("a", 1, "p", bits(50)),
-            ("b", 1, "q", bits(51)),
-            ("c", 1, "r", [[0, 0]]),  # Plain, with the pixels of an evaluation image,
-            ("d", 1, "s", [[0, 0]]),  # with the pixels of one,
-            ("e", 1, "s", [[0, 0]]),  # with its key.
-            ("far", 1, "t", bits(*range(80, 93), 50)),
-            ("gone", 9, "u", bits(*range(80, 90))),  # Near both `far` and coco's.
+            ("a", 1, "p", hash_with_flipped_bits(50)),
+            ("b", 1, "q", hash_with_flipped_bits(51)),
+            # Plain images: c has the pixels and e the key of an evaluation image, and
+            # d has the pixels of e.
+            ("c", 1, "r", [[0, 0]]),
+            ("d", 1, "s", [[0, 0]]),
+            ("e", 1, "s", [[0, 0]]),
+            # The second image is near the first and near an image of coco.
+            ("far", 1, "t", hash_with_flipped_bits(*range(80, 93), 50)),
+            ("gone", 9, "u", hash_with_flipped_bits(*range(80, 90))),
         ]
     )
-    coco = images(
-        [("y", None, "", bits()), ("x", None, "r", bits(1)), ("e", None, "", bits(5))],
+    coco = image_set(
+        [
+            ("y", None, "", hash_with_flipped_bits()),
+            ("x", None, "r", hash_with_flipped_bits(1)),
+            ("e", None, "", hash_with_flipped_bits(5)),
+        ],
         name="coco",
     )
-    flickr = images([("x0", None, "q", bits(2))], name="flickr")
+    flickr = image_set([("x0", None, "q", hash_with_flipped_bits(2))], name="flickr")
     expected = [
         Dropped(key, NEAR_EVALUATION, near_to, "coco")
         for key, near_to in (
@@ -124,54 +139,57 @@ def test_evaluation_images_take_all_their_copies_and_come_first():
         assert find_duplicates(shuffled(corpus, seed), sets) == expected
 
 
-def test_a_mirrored_image_leaves():
+def test_a_mirrored_copy_is_dropped():
     hashes = np.random.default_rng(0).integers(0, 1 << 64, (1, 1, 2), np.uint64)
     both = np.concatenate([hashes, mirrored_hashes(hashes)])
-    assert [own.image_key for own in find_duplicates(ImageSet(["a", "b"], both))] == [
-        "b"
-    ]
+    [dropped] = find_duplicates(ImageSet(["a", "b"], both))
+    assert dropped.image_key == "b"
 
 
 def brute_force(keys, pixels, near):
-    """Best first; an image leaves for the best one near it that stays."""
+    """Drops each image that is near a better kept image."""
     order = sorted(range(len(keys)), key=lambda row: (-pixels[row], keys[row]))
-    stay, leave = [], []
+    kept_rows, dropped = [], []
     for row in order:
-        kept = next((other for other in stay if near(row, other)), None)
-        if kept is None:
-            stay.append(row)
+        near_row = next((better for better in kept_rows if near(row, better)), None)
+        if near_row is None:
+            kept_rows.append(row)
         else:
-            leave.append(Dropped(keys[row], NEAR_DUPLICATE, keys[kept], ""))
-    return sorted(leave)
+            dropped.append(Dropped(keys[row], NEAR_DUPLICATE, keys[near_row], ""))
+    return sorted(dropped)
 
 
 @pytest.mark.parametrize(
     "seed",
     [0, 1, *(pytest.param(seed, marks=pytest.mark.release) for seed in range(2, 6))],
 )
-def test_hashes_against_the_rule_by_loops(seed):
+def test_duplicates_by_hash_equal_those_of_the_loops(seed):
     random = np.random.default_rng(seed)
-    # Random walks through hashes: long chains of near images.
+    # Random walks through the hashes give long chains of near images.
     steps = 1 << random.integers(0, 30, 300, np.uint64)
     hashes = np.bitwise_xor.accumulate(steps).reshape(-1, 1, 1) | np.uint64(1 << 40)
     hashes = np.concatenate([hashes, np.full_like(hashes, 1 << 50)], axis=-1)
     keys = [f"{number:03}" for number in random.permutation(300)]
     pixels = random.integers(1, 4, 300).tolist()
-    words = [int(own[0, 0]) for own in hashes]
-    turned = [int(own[0, 0]) | int(own[0, 1]) << 64 for own in mirrored_hashes(hashes)]
-    whole = [int(own[0, 0]) | int(own[0, 1]) << 64 for own in hashes]
+    first_words = [int(image[0, 0]) for image in hashes]
+    numbers = [int(image[0, 0]) | int(image[0, 1]) << 64 for image in hashes]
+    mirrored_numbers = [
+        int(image[0, 0]) | int(image[0, 1]) << 64 for image in mirrored_hashes(hashes)
+    ]
 
     def near(first, second):
-        straight = (words[first] ^ words[second]).bit_count()
-        return min(straight, (turned[first] ^ whole[second]).bit_count()) <= 4
+        # All hashes have the same second word.
+        distance = (first_words[first] ^ first_words[second]).bit_count()
+        mirrored = (mirrored_numbers[first] ^ numbers[second]).bit_count()
+        return min(distance, mirrored) <= 4
 
     corpus = ImageSet(keys, hashes, pixels)
     expected = brute_force(keys, pixels, near)
     assert 50 < len(expected) < 290
     for order in range(2):
-        own = shuffled(corpus, order)
-        assert find_duplicates(own, threshold=4) == expected
-        assert find_duplicates(own, threshold=4, block_rows=17) == expected
+        images = shuffled(corpus, order)
+        assert find_duplicates(images, threshold=4) == expected
+        assert find_duplicates(images, threshold=4, block_rows=17) == expected
 
 
 @pytest.mark.parametrize(
@@ -182,7 +200,7 @@ def test_hashes_against_the_rule_by_loops(seed):
         pytest.param(2, marks=pytest.mark.release),
     ],
 )
-def test_embeddings_against_the_rule_by_loops(seed):
+def test_duplicates_by_embedding_equal_those_of_the_loops(seed):
     pytest.importorskip("faiss")
     random = np.random.default_rng(seed)
     embeddings = np.cumsum(random.normal(size=(400, 8)), axis=0).astype(np.float32)
@@ -194,13 +212,13 @@ def test_embeddings_against_the_rule_by_loops(seed):
     expected = brute_force(keys, pixels, lambda a, b: units[a] @ units[b] > 0.975)
     assert 50 < len(expected) < 390
     for order in range(2):
-        own = shuffled(corpus, order)
-        assert find_duplicates(own, mode="embedding") == expected
-        assert find_duplicates(own, mode="embedding", block_rows=7) == expected
+        images = shuffled(corpus, order)
+        assert find_duplicates(images, mode="embedding") == expected
+        assert find_duplicates(images, mode="embedding", block_rows=7) == expected
 
 
 @pytest.mark.ci
-def test_embeddings_in_clusters_do_not_depend_on_the_order():
+def test_duplicates_in_clusters_do_not_depend_on_the_order():
     random = np.random.default_rng(0)
     seeds = random.normal(size=(800, 12))
     rows = seeds[random.integers(0, 800, 3000)]
@@ -208,7 +226,7 @@ def test_embeddings_in_clusters_do_not_depend_on_the_order():
     corpus = ImageSet([f"{number:04}" for number in range(3000)], rows)
     coco = ImageSet(["x", "y"], rows[:2] * np.float16(2), name="coco")
     dropped = find_duplicates(corpus, [coco], mode="embedding")
-    assert {own.reference for own in dropped} == {"", "coco"}
+    assert {image.reference for image in dropped} == {"", "coco"}
     assert 1500 < len(dropped) < 2500
     assert find_duplicates(shuffled(corpus, 1), [coco], mode="embedding") == dropped
 
@@ -216,42 +234,49 @@ def test_embeddings_in_clusters_do_not_depend_on_the_order():
 @pytest.mark.parametrize(
     "mode", ["hash", pytest.param("embedding", marks=pytest.mark.ci)]
 )
-def test_nothing_one_and_all_equal(mode):
+def test_empty_sets_single_images_and_equal_images(mode):
     shape = (1, 1, 2) if mode == "hash" else (1, 4)
-    one = np.full(shape, 7, np.uint64 if mode == "hash" else np.float32)
-    nothing = ImageSet([], one[:0])
-    assert find_duplicates(nothing, mode=mode) == []
-    coco = ImageSet(["x"], one, name="coco")
-    assert find_duplicates(nothing, [coco], mode=mode) == []
-    single = ImageSet(["a"], one)
+    signature = np.full(shape, 7, np.uint64 if mode == "hash" else np.float32)
+    empty = ImageSet([], signature[:0])
+    assert find_duplicates(empty, mode=mode) == []
+    coco = ImageSet(["x"], signature, name="coco")
+    assert find_duplicates(empty, [coco], mode=mode) == []
+    single = ImageSet(["a"], signature)
     assert find_duplicates(single, mode=mode) == []
-    assert find_duplicates(single, [ImageSet([], one[:0], name="e")], mode=mode) == []
-    many = ImageSet([f"{n:04}" for n in range(3000)], np.repeat(one, 3000, 0))
-    dropped = find_duplicates(many, mode=mode)
-    assert len(dropped) == 2999 and {own.near_to for own in dropped} == {"0000"}
-    assert len(find_duplicates(many, [coco], mode=mode)) == 3000
+    empty_reference = ImageSet([], signature[:0], name="e")
+    assert find_duplicates(single, [empty_reference], mode=mode) == []
+    equal = ImageSet([f"{n:04}" for n in range(3000)], np.repeat(signature, 3000, 0))
+    dropped = find_duplicates(equal, mode=mode)
+    assert len(dropped) == 2999 and {image.near_to for image in dropped} == {"0000"}
+    assert len(find_duplicates(equal, [coco], mode=mode)) == 3000
 
 
-def test_inside_the_corpus_the_paper_leaves_all_but_equal_ones():
-    corpus = images(
+def test_near_duplicates_are_kept_without_the_third_step():
+    corpus = image_set(
         [
-            ("a", 9, "p", bits()),
-            ("b", 9, "p", bits()),
-            ("c", 9, "q", bits(1)),
-            ("d", 9, "r", bits(*range(30, 60))),
+            ("a", 9, "p", hash_with_flipped_bits()),
+            ("b", 9, "p", hash_with_flipped_bits()),
+            ("c", 9, "q", hash_with_flipped_bits(1)),
+            ("d", 9, "r", hash_with_flipped_bits(*range(30, 60))),
         ]
     )
-    coco = images([("x", 1, "z", bits(*range(30, 61)))], name="coco")
+    coco = image_set(
+        [("x", 1, "z", hash_with_flipped_bits(*range(30, 61)))], name="coco"
+    )
     equal = Dropped("b", DUPLICATE, "a", "")
     copy = Dropped("d", NEAR_EVALUATION, "x", "coco")
     for seed in range(3):
-        own = shuffled(corpus, seed)
-        assert find_duplicates(own, [coco], inside=False) == [equal, copy]
+        images = shuffled(corpus, seed)
+        assert find_duplicates(images, [coco], inside=False) == [equal, copy]
 
 
-def test_what_has_gone_stays_gone_and_takes_nothing_along():
-    corpus = images(
-        [("a", 1, "p", bits()), ("b", 9, "q", bits(1)), ("c", 1, "r", bits(2))]
+def test_images_dropped_earlier_stay_dropped_and_drop_no_others():
+    corpus = image_set(
+        [
+            ("a", 1, "p", hash_with_flipped_bits()),
+            ("b", 9, "q", hash_with_flipped_bits(1)),
+            ("c", 1, "r", hash_with_flipped_bits(2)),
+        ]
     )
     gone = Dropped("b", NEAR_EVALUATION, "x", "coco")
     assert find_duplicates(corpus, gone=[gone]) == [
@@ -260,12 +285,18 @@ def test_what_has_gone_stays_gone_and_takes_nothing_along():
     ]
 
 
-def test_equal_keys_are_one_image():
-    corpus = images([("a", 5, "", bits()), ("a", 5, "", bits()), ("b", 1, "", bits())])
+def test_equal_keys_count_as_one_image():
+    corpus = image_set(
+        [
+            ("a", 5, "", hash_with_flipped_bits()),
+            ("a", 5, "", hash_with_flipped_bits()),
+            ("b", 1, "", hash_with_flipped_bits()),
+        ]
+    )
     assert find_duplicates(corpus) == [Dropped("b", NEAR_DUPLICATE, "a", "")]
 
 
-def test_wrong_arguments():
+def test_invalid_arguments_raise():
     hashes = np.zeros((2, 1, 2), np.uint64)
     with pytest.raises(InputError, match="mode must be one of hash, embedding"):
         find_duplicates(ImageSet(["a", "b"], hashes), mode="phash")

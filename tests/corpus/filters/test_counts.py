@@ -1,4 +1,4 @@
-"""Counting tables, against Python's counters."""
+"""Compares the counts of tables with Python's counters."""
 
 import collections
 import json
@@ -35,16 +35,18 @@ def write(path, rows):
     pa.parquet.write_table(pa.table(table), path, row_group_size=40)
 
 
-def rows_of(count, seed=0):
-    own = random.Random(seed)
+def random_rows(count, seed=0):
+    """Returns random (caption, image key) pairs, in which low words are frequent."""
+    generator = random.Random(seed)
     words = [f"w{rank}" for rank in range(30) for _ in range(30 // (rank + 1))]
-    return [
-        (" ".join(own.choices(words, k=own.randint(0, 4))), f"i{own.randint(0, 40)}")
-        for _ in range(count)
-    ]
+    rows = []
+    for _ in range(count):
+        caption = " ".join(generator.choices(words, k=generator.randint(0, 4)))
+        rows.append((caption, f"i{generator.randint(0, 40)}"))
+    return rows
 
 
-def count(folder, paths, partitions, thresholds):
+def run_count_tasks(folder, paths, partitions, thresholds):
     for path in paths:
         count_texts(path, folder)
     for partition in range(partitions):
@@ -52,7 +54,7 @@ def count(folder, paths, partitions, thresholds):
     return choose_frequent(partitions, folder, thresholds)
 
 
-def chosen(folder):
+def load_chosen(folder):
     names = ("ngrams", "texts", "images")
     return [np.load(folder / "chosen" / f"{name}.npy").tolist() for name in names]
 
@@ -62,115 +64,116 @@ THRESHOLDS = Thresholds(
 )
 
 
-def test_as_counters(tmp_path):
-    rows = rows_of(600)
+def test_counts_equal_those_of_python_counters(tmp_path):
+    rows = random_rows(600)
     write(tmp_path / "a.parquet", rows)
-    summary = count(tmp_path, [tmp_path / "a.parquet"], 5, THRESHOLDS)
-    counts = collections.Counter(own for text, _ in rows for own in ngrams_of(text))
-    ranked = sorted(counts, key=lambda own: (-counts[own], hash_ngram(own)))
+    summary = run_count_tasks(tmp_path, [tmp_path / "a.parquet"], 5, THRESHOLDS)
+    counts = collections.Counter(ngram for text, _ in rows for ngram in ngrams_of(text))
+    ranked = sorted(counts, key=lambda ngram: (-counts[ngram], hash_ngram(ngram)))
     images, texts = collections.defaultdict(set), collections.defaultdict(set)
     for text, image in rows:
         images[text].add(image)
         texts[image].add(text)
-    shared = {hash_text(own): len(images[own]) for own in images}
-    shared = {own: number for own, number in shared.items() if number > 3}
-    crowded = sorted(hash_text(own) for own in texts if len(texts[own]) > 10)
-    assert chosen(tmp_path) == (
+    shared = {hash_text(text): len(images[text]) for text in images}
+    shared = {text_hash: number for text_hash, number in shared.items() if number > 3}
+    crowded = sorted(hash_text(image) for image in texts if len(texts[image]) > 10)
+    assert load_chosen(tmp_path) == (
         [sorted(map(hash_ngram, ranked[:50])), sorted(shared), crowded]
     )
-    top = sorted(shared.items(), key=lambda own: (-own[1], own[0]))[:100]
+    top = sorted(shared.items(), key=lambda item: (-item[1], item[0]))[:100]
     assert summary == {
         "distinct_ngrams": len(counts),
         "frequent_ngrams": 50,
         "ngram_count": counts[ranked[49]],
         "shared_texts": len(shared),
         "crowded_images": len(crowded),
-        "top_texts": [list(own) for own in top],
+        "top_texts": [list(item) for item in top],
     }
     assert 10 < len(crowded) and 3 < len(shared)
     assert json.loads((tmp_path / "chosen" / "summary.json").read_text()) == summary
 
 
-def test_neither_order_nor_tables_nor_partitions_nor_spills_matter(
+def test_order_tables_partitions_and_spills_do_not_change_the_counts(
     tmp_path, monkeypatch
 ):
-    rows = rows_of(600)
+    rows = random_rows(600)
     write(tmp_path / "one.parquet", rows)
-    count(tmp_path / "one", [tmp_path / "one.parquet"], 1, THRESHOLDS)
+    run_count_tasks(tmp_path / "one", [tmp_path / "one.parquet"], 1, THRESHOLDS)
     random.Random(1).shuffle(rows)
     paths = [tmp_path / f"{number}.parquet" for number in range(3)]
     for number, path in enumerate(paths):
         write(path, rows[number::3])
     monkeypatch.setattr(module, "NGRAMS_PER_SPILL", 100)
     monkeypatch.setattr("align_keras.corpus.parquet_tables.ROWS_PER_BATCH", 30)
-    count(tmp_path / "three", paths[::-1], 7, THRESHOLDS)
+    run_count_tasks(tmp_path / "three", paths[::-1], 7, THRESHOLDS)
     assert len(list((tmp_path / "three/spills").glob("ngrams-*"))) > 6
-    assert chosen(tmp_path / "three") == chosen(tmp_path / "one")
+    assert load_chosen(tmp_path / "three") == load_chosen(tmp_path / "one")
 
 
 def test_a_repeated_task_counts_once(tmp_path):
-    write(tmp_path / "a.parquet", rows_of(100))
-    first = count(tmp_path, [tmp_path / "a.parquet"], 2, THRESHOLDS)
-    assert count(tmp_path, [tmp_path / "a.parquet"], 2, THRESHOLDS) == first
+    write(tmp_path / "a.parquet", random_rows(100))
+    first = run_count_tasks(tmp_path, [tmp_path / "a.parquet"], 2, THRESHOLDS)
+    assert run_count_tasks(tmp_path, [tmp_path / "a.parquet"], 2, THRESHOLDS) == first
     assert count_texts(tmp_path / "a.parquet", tmp_path) == 100
 
 
-def test_where_all_are_frequent_there_is_nothing_to_look_up(tmp_path):
-    write(tmp_path / "a.parquet", rows_of(100))
-    count(tmp_path, [tmp_path / "a.parquet"], 2, THRESHOLDS)
+def test_no_file_is_written_if_all_ngrams_are_frequent(tmp_path):
+    write(tmp_path / "a.parquet", random_rows(100))
+    run_count_tasks(tmp_path, [tmp_path / "a.parquet"], 2, THRESHOLDS)
     assert (tmp_path / "chosen/ngrams.npy").exists()
-    summary = count(tmp_path, [tmp_path / "a.parquet"], 2, Thresholds())
+    summary = run_count_tasks(tmp_path, [tmp_path / "a.parquet"], 2, Thresholds())
     assert summary["frequent_ngrams"] == summary["distinct_ngrams"] > 50
     assert summary["ngram_count"] == 0
     assert not (tmp_path / "chosen/ngrams.npy").exists()
 
 
-def test_partitions_bound_the_memory(tmp_path, monkeypatch):
+def test_the_number_of_partitions_grows_with_the_entries(tmp_path, monkeypatch):
     assert count_partitions(tmp_path) == 1
-    write(tmp_path / "a.parquet", rows_of(600))
+    write(tmp_path / "a.parquet", random_rows(600))
     count_texts(tmp_path / "a.parquet", tmp_path)
     assert count_partitions(tmp_path) == 1
     monkeypatch.setattr(module, "ENTRIES_PER_PARTITION", 100)
-    assert 6 <= count_partitions(tmp_path) <= 8  # 600 pairs, and the files' headers.
+    # The spills hold 600 pairs and the headers of the files.
+    assert 6 <= count_partitions(tmp_path) <= 8
 
 
 @pytest.mark.parametrize("partitions", [1, 2, 3, 16])
-def test_partitions_meet_without_gap_or_overlap(tmp_path, partitions):
-    bounds = [own * 2**64 // partitions for own in range(1, partitions)]
-    keys = sorted({0, 2**64 - 1, *bounds, *(own - 1 for own in bounds)})
+def test_partitions_have_no_gap_and_no_overlap(tmp_path, partitions):
+    bounds = [number * 2**64 // partitions for number in range(1, partitions)]
+    keys = sorted({0, 2**64 - 1, *bounds, *(bound - 1 for bound in bounds)})
     (tmp_path / "spills").mkdir()
     spill = np.array([keys, [1] * len(keys)], np.uint64)
     for kind in ("ngrams", "texts", "images"):
         np.save(tmp_path / "spills" / f"{kind}-a-0.npy", spill)
-    for own in range(partitions):
-        merge_counts(own, partitions, tmp_path, THRESHOLDS)
+    for partition in range(partitions):
+        merge_counts(partition, partitions, tmp_path, THRESHOLDS)
     parts = [
-        np.load(tmp_path / f"merged/{partitions}/ngrams-{own}.npy")[0].tolist()
-        for own in range(partitions)
+        np.load(tmp_path / f"merged/{partitions}/ngrams-{partition}.npy")[0].tolist()
+        for partition in range(partitions)
     ]
-    assert sum(parts, []) == keys and all(len(own) <= 2 for own in parts)
+    assert sum(parts, []) == keys and all(len(part) <= 2 for part in parts)
 
 
-def test_nothing_half_written_stays(tmp_path, monkeypatch):
-    write(tmp_path / "a.parquet", rows_of(10))
+def test_a_failed_write_leaves_no_partial_file(tmp_path, monkeypatch):
+    write(tmp_path / "a.parquet", random_rows(10))
 
-    def full(*_):
+    def raise_disk_full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(np, "save", raise_disk_full)
     with pytest.raises(OSError, match="No space"):
         count_texts(tmp_path / "a.parquet", tmp_path)
     assert list((tmp_path / "spills").iterdir()) == []
 
 
-def test_empty_tables_count_as_none(tmp_path):
+def test_an_empty_table_has_no_ngrams(tmp_path):
     schema = pa.schema([("caption", pa.string()), ("image_key", pa.string())])
     pa.parquet.write_table(schema.empty_table(), tmp_path / "a.parquet")
-    summary = count(tmp_path, [tmp_path / "a.parquet"], 1, THRESHOLDS)
+    summary = run_count_tasks(tmp_path, [tmp_path / "a.parquet"], 1, THRESHOLDS)
     assert summary["distinct_ngrams"] == summary["shared_texts"] == 0
 
 
-keys = st.integers(0, 5).map(lambda own: own * 2**61)
+keys = st.integers(0, 5).map(lambda number: number * 2**61)
 entries = st.lists(st.tuples(keys, st.integers(0, 4)), max_size=30)
 
 
@@ -179,44 +182,47 @@ def columns(rows):
 
 
 @hypothesis.given(entries)
-def test_sums(rows):
+def test_counts_of_equal_keys_are_summed(rows):
     expected = collections.Counter()
     for key, count in rows:
         expected[key] += count
-    found = sum_by_key(*columns(rows))
-    assert list(zip(*(own.tolist() for own in found), strict=True)) == (
+    sums = sum_by_key(*columns(rows))
+    assert list(zip(*(array.tolist() for array in sums), strict=True)) == (
         sorted(expected.items())
     )
     ones = collections.Counter(key for key, _ in rows)
-    found = sum_by_key(columns(rows)[0])
-    assert list(zip(*(own.tolist() for own in found), strict=True)) == (
+    sums = sum_by_key(columns(rows)[0])
+    assert list(zip(*(array.tolist() for array in sums), strict=True)) == (
         sorted(ones.items())
     )
 
 
 @hypothesis.given(entries, st.integers(1, 4))
-def test_limits_count_distinct_values(rows, limit):
+def test_keys_over_the_limit_have_too_many_distinct_values(rows, limit):
     values = collections.defaultdict(set)
     for key, value in rows:
         values[key].add(value)
-    found = keys_over_limit(*columns(rows), limit)
-    assert list(zip(*(own.tolist() for own in found), strict=True)) == (
-        sorted((key, len(own)) for key, own in values.items() if len(own) > limit)
+    keys_and_counts = keys_over_limit(*columns(rows), limit)
+    expected = {key: len(distinct) for key, distinct in values.items()}
+    assert list(zip(*(array.tolist() for array in keys_and_counts), strict=True)) == (
+        sorted((key, count) for key, count in expected.items() if count > limit)
     )
 
 
 @hypothesis.given(st.lists(st.integers(1, 5), max_size=12), st.integers(0, 14))
-def test_the_most_frequent(counts, limit):
-    own_keys = np.arange(len(counts), dtype=np.uint64) * 7
+def test_the_most_frequent_keys_are_selected(counts, limit):
+    distinct_keys = np.arange(len(counts), dtype=np.uint64) * 7
     counts = np.array(counts, np.uint64)
-    ranked = sorted(zip(-counts.astype(int), own_keys.tolist(), strict=True))
+    ranked = sorted(zip(-counts.astype(int), distinct_keys.tolist(), strict=True))
     expected = sorted(key for _, key in ranked[:limit])
     threshold = rank_threshold(count_histogram(counts), limit)
-    assert select_frequent(own_keys, counts, *threshold).tolist() == expected
+    assert select_frequent(distinct_keys, counts, *threshold).tolist() == expected
     assert (threshold == (0, 0)) == (len(counts) <= limit)
 
 
 @hypothesis.given(st.sets(keys), st.lists(keys))
-def test_members(known, asked):
-    found = is_member(np.array(sorted(known), np.uint64), np.array(asked, np.uint64))
-    assert found.tolist() == [own in known for own in asked]
+def test_membership_equals_that_of_a_set(members, values):
+    is_match = is_member(
+        np.array(sorted(members), np.uint64), np.array(values, np.uint64)
+    )
+    assert is_match.tolist() == [value in members for value in values]

@@ -1,4 +1,4 @@
-"""Languages of captions: declared by their pages, and detected."""
+"""Tests of language detection for captions."""
 
 import importlib
 import importlib.util
@@ -39,10 +39,10 @@ def test_captions_without_letters_have_no_language():
 
 @needs_detector
 @pytest.mark.parametrize(
-    ("detection", "kept"),
+    ("detection", "kept_keys"),
     [("never", ["wrong"]), ("undeclared", ["wrong", "en"]), ("always", ["en"])],
 )
-def test_pairs_in_other_languages_are_dropped(detection, kept):
+def test_pairs_in_other_languages_are_dropped(detection, kept_keys):
     pairs = [
         Pair((640, 480), "wrong", CAPTIONS["de"], "en"),
         Pair((640, 480), "en", CAPTIONS["en"]),
@@ -50,14 +50,14 @@ def test_pairs_in_other_languages_are_dropped(detection, kept):
     ]
     thresholds = Thresholds(languages=("en",), detect_language=detection)
     records, counts = filter_pairs(pairs, thresholds)
-    assert [record.image_key for record in records] == kept
-    assert counts["language"] == 3 - len(kept)
+    assert [record.image_key for record in records] == kept_keys
+    assert counts["language"] == 3 - len(kept_keys)
 
 
-def test_the_extra_is_named(monkeypatch):
+def test_a_missing_detector_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "py3langid", None)
     detect_languages(["A cat"], [""], "never")
-    # A new module has not opened the detector yet.
+    # Imports the module again, because the detector is cached after its first use.
     monkeypatch.setattr(filters, "languages", filters.languages)
     monkeypatch.delitem(sys.modules, "align_keras.corpus.filters.languages")
     languages = importlib.import_module("align_keras.corpus.filters.languages")

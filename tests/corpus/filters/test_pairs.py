@@ -1,4 +1,4 @@
-"""Pairs in memory, against sets and counters, and against the tables' tasks."""
+"""Compares `filter_pairs` with sets and counters, and with the tasks for tables."""
 
 import random
 from typing import NamedTuple
@@ -8,7 +8,6 @@ import hypothesis.strategies as st
 import pytest
 
 from align_keras.corpus import Pair, Thresholds, filter_pairs
-from align_keras.corpus import filter_pairs as module_or_function
 from align_keras.corpus.filters.counts import choose_frequent, count_texts, merge_counts
 from align_keras.corpus.filters.filter_rules import REASONS
 from align_keras.corpus.filters.tables import filter_table, merge_results
@@ -17,7 +16,9 @@ from tests.helpers.filter_reference import filter_reference
 
 words = st.sampled_from(["a", "B", "b", "猫", "é", "x1", "jane@example.org"])
 captions = st.builds(
-    lambda own, gap: gap.join(own), st.lists(words, max_size=5), st.sampled_from(" -")
+    lambda chosen_words, separator: separator.join(chosen_words),
+    st.lists(words, max_size=5),
+    st.sampled_from(" -"),
 ) | st.sampled_from(["", "  a  b ", "A b", "a b"])
 pairs_strategy = st.lists(
     st.builds(
@@ -46,13 +47,15 @@ thresholds_strategy = st.builds(
 
 @hypothesis.settings(max_examples=300)
 @hypothesis.given(pairs_strategy, thresholds_strategy)
-def test_as_sets_and_counters(pairs, thresholds):
-    # The rule of words of the reference knows no punctuation.
-    pairs = [own._replace(caption=own.caption.replace("-", " - ")) for own in pairs]
-    kept, counts = filter_pairs(iter(pairs), thresholds)
+def test_filters_equal_the_reference_with_sets_and_counters(pairs, thresholds):
+    # The reference splits words at spaces only.
+    pairs = [pair._replace(caption=pair.caption.replace("-", " - ")) for pair in pairs]
+    kept_pairs, counts = filter_pairs(iter(pairs), thresholds)
     expected, expected_counts = filter_reference(pairs, thresholds)
-    assert kept == expected
-    assert {own: count for own, count in counts.items() if count} == expected_counts
+    assert kept_pairs == expected
+    assert {
+        reason: count for reason, count in counts.items() if count
+    } == expected_counts
     assert list(counts) == ["kept", *REASONS]
     assert sum(counts.values()) == len(pairs)
 
@@ -62,13 +65,13 @@ def write_table(path, pairs):
     import pyarrow.parquet
 
     columns = {
-        "image": [f"at {own.image_key}" for own in pairs],
-        "image_key": [own.image_key for own in pairs],
-        "width": pa.array([own.image_size[0] for own in pairs], pa.int32()),
-        "height": pa.array([own.image_size[1] for own in pairs], pa.int32()),
-        "caption": pa.array([own.caption for own in pairs], pa.string()),
+        "image": [f"at {pair.image_key}" for pair in pairs],
+        "image_key": [pair.image_key for pair in pairs],
+        "width": pa.array([pair.image_size[0] for pair in pairs], pa.int32()),
+        "height": pa.array([pair.image_size[1] for pair in pairs], pa.int32()),
+        "caption": pa.array([pair.caption for pair in pairs], pa.string()),
         "rule": ["alt"] * len(pairs),
-        "language": [own.language for own in pairs],
+        "language": [pair.language for pair in pairs],
     }
     for name in ("image", "image_key", "rule", "language"):
         columns[name] = pa.array(columns[name], pa.string())
@@ -79,8 +82,8 @@ def read_table(path):
     import pyarrow.parquet
 
     return [
-        Pair((own["width"], own["height"]), *map(own.get, Pair._fields[1:]))
-        for own in pyarrow.parquet.read_table(path).to_pylist()
+        Pair((row["width"], row["height"]), *map(row.get, Pair._fields[1:]))
+        for row in pyarrow.parquet.read_table(path).to_pylist()
     ]
 
 
@@ -92,25 +95,25 @@ def read_table(path):
     partitions=st.sampled_from([1, 3]),
     shuffle=st.randoms(use_true_random=False),
 )
-def test_tables_give_the_same(
+def test_filters_of_tables_keep_the_same_pairs(
     pairs, thresholds, tables, partitions, shuffle, tmp_path_factory
 ):
     folder = tmp_path_factory.mktemp("counts")
     shuffled = shuffle.sample(pairs, len(pairs))
-    paths = [folder / f"{own}.parquet" for own in range(tables)]
+    paths = [folder / f"{number}.parquet" for number in range(tables)]
     for number, path in enumerate(paths):
         write_table(path, shuffled[number::tables])
     assert sum(count_texts(path, folder) for path in paths) == len(pairs)
     for partition in range(partitions):
         merge_counts(partition, partitions, folder, thresholds)
     choose_frequent(partitions, folder, thresholds)
-    kept, results = [], []
+    kept_pairs, results = [], []
     for path in paths:
-        to = folder / f"kept-{path.name}"
-        results.append(filter_table(path, to, folder, thresholds))
-        kept += read_table(to)
+        destination = folder / f"kept-{path.name}"
+        results.append(filter_table(path, destination, folder, thresholds))
+        kept_pairs += read_table(destination)
     expected, counts = filter_pairs(pairs, thresholds)
-    assert sorted(kept) == sorted(expected)
+    assert sorted(kept_pairs) == sorted(expected)
     assert merge_results(results)["counts"] == counts
 
 
@@ -122,40 +125,46 @@ class Record(NamedTuple):
     number: int
 
 
-def test_records_pass_unchanged_but_for_their_captions():
+def test_records_are_unchanged_except_for_their_captions():
     pairs = [
         Pair((640, 480), "1", "one two three"),
         ((640, 480), "2", "one  two three"),
         ([640, 480], "3", "one two &amp; four", "en", {"further": "item"}),
         Record((640, 480), "4", "one\ttwo four", "en", 7),
     ]
-    kept, _ = filter_pairs(pairs)
-    assert kept[0] is pairs[0]
-    assert kept[1] == ((640, 480), "2", "one two three")
-    assert kept[2] == ([640, 480], "3", "one two & four", "en", {"further": "item"})
-    assert kept[3] == Record((640, 480), "4", "one two four", "en", 7)
-    assert type(kept[3]) is Record and type(kept[1]) is tuple
+    kept_pairs, _ = filter_pairs(pairs)
+    assert kept_pairs[0] is pairs[0]
+    assert kept_pairs[1] == ((640, 480), "2", "one two three")
+    assert kept_pairs[2] == (
+        [640, 480],
+        "3",
+        "one two & four",
+        "en",
+        {"further": "item"},
+    )
+    assert kept_pairs[3] == Record((640, 480), "4", "one two four", "en", 7)
+    assert type(kept_pairs[3]) is Record and type(kept_pairs[1]) is tuple
 
 
-def test_more_pairs_than_a_batch(monkeypatch):
+def test_the_batch_size_does_not_change_the_result(monkeypatch):
     random.seed(0)
     pairs = [
         Pair((300, 300), str(number % 70), " ".join(random.choices("abcdef", k=3)))
         for number in range(500)
     ]
     whole = filter_pairs(pairs, Thresholds(frequent_ngrams=20))
-    monkeypatch.setitem(module_or_function.__globals__, "PAIRS_PER_BATCH", 7)
+    monkeypatch.setattr("align_keras.corpus.filters.pairs.PAIRS_PER_BATCH", 7)
     assert filter_pairs(pairs, Thresholds(frequent_ngrams=20)) == whole
     assert 0 < len(whole[0]) < 500 and whole[1]["rare n-gram"] > 0
 
 
-def test_no_pairs():
-    kept, counts = filter_pairs([])
-    assert kept == [] and set(counts.values()) == {0}
+def test_no_pairs_have_no_reasons():
+    kept_pairs, counts = filter_pairs([])
+    assert kept_pairs == [] and set(counts.values()) == {0}
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "record",
     [
         ("a", "b"),
         "abc",
@@ -168,7 +177,7 @@ def test_no_pairs():
         ((1, 2), "key", "text", None),
     ],
 )
-def test_wrong_records_are_named(wrong):
+def test_an_invalid_record_is_named(record):
     with pytest.raises(InputError) as caught:
-        filter_pairs([((300, 300), "key", "text"), wrong])
-    assert "as number 1" in str(caught.value) and repr(wrong) in str(caught.value)
+        filter_pairs([((300, 300), "key", "text"), record])
+    assert f"Received: {record!r} as number 1. " in str(caught.value)

@@ -1,4 +1,4 @@
-"""Each filter at its boundary, by hand."""
+"""Tests of each filter at its threshold."""
 
 import pytest
 
@@ -16,11 +16,14 @@ TEXT = "a red bicycle"
 
 
 def reason_of(pairs, number=0, **thresholds):
-    """The reason of the pair with this number, read from what changes without it."""
-    kept, counts = filter_pairs(pairs, Thresholds(**thresholds))
-    if pairs[number] in kept:
+    """Returns the reason that drops the pair with this number, or "kept".
+
+    All other pairs must be kept or have the same reason.
+    """
+    kept_pairs, counts = filter_pairs(pairs, Thresholds(**thresholds))
+    if pairs[number] in kept_pairs:
         return "kept"
-    reasons = [own for own in REASONS if counts[own]]
+    reasons = [reason for reason in REASONS if counts[reason]]
     assert len(reasons) == 1
     return reasons[0]
 
@@ -43,13 +46,13 @@ def reason_of(pairs, number=0, **thresholds):
         ((2**31 - 1, 2**31 - 1), "pixels"),
     ],
 )
-def test_pictures(size, reason):
+def test_image_sizes_are_limited(size, reason):
     assert reason_of([Pair(size, "a", TEXT)]) == reason
 
 
 @pytest.mark.parametrize("aspect", [1.1, 1.7, 2.3])
-def test_aspects_that_binary_fractions_miss(aspect):
-    # 1.1 is 11 / 10: exactly at the limit, whatever the float is.
+def test_an_aspect_at_the_limit_is_dropped_despite_rounding(aspect):
+    # 11 / 10 equals the limit of 1.1, which a float cannot represent exactly.
     size = (round(1000 * aspect), 1000)
     assert reason_of([Pair(size, "a", TEXT)], max_aspect=aspect) == "aspect"
     size = (round(1000 * aspect) - 1, 1000)
@@ -66,66 +69,66 @@ def test_aspects_that_binary_fractions_miss(aspect):
         (21, "many unigrams"),
     ],
 )
-def test_lengths(words, reason):
-    text = " ".join(f"w{own}" for own in range(words))
+def test_the_number_of_words_is_limited(words, reason):
+    text = " ".join(f"w{number}" for number in range(words))
     assert reason_of([Pair(SIZE, "a", text)]) == reason
-    # Punctuation doesn't count, ideographs each.
+    # Punctuation doesn't count as words, and every ideograph counts as one.
     assert reason_of([Pair(SIZE, "a", f"{text} - !")]) == reason
     assert reason_of([Pair(SIZE, "a", "猫" * words)]) == reason
 
 
 @pytest.mark.parametrize(("images", "reason"), [(10, "kept"), (11, "images per text")])
-def test_texts_shared_by_pictures(images, reason):
-    pairs = [Pair(SIZE, f"image {own}", TEXT) for own in range(images)]
+def test_the_number_of_images_that_share_a_text_is_limited(images, reason):
+    pairs = [Pair(SIZE, f"image {number}", TEXT) for number in range(images)]
     assert reason_of(pairs) == reason
-    # Neither case nor white space parts them.
+    # Captions that differ only in case and white space are equal.
     pairs[-1] = pairs[-1]._replace(caption="A  Red bicycle")
     assert reason_of(pairs) == reason
-    # The same picture counts once.
+    # The same image counts once.
     assert reason_of(pairs[:10] + pairs[:10]) == "kept"
 
 
 @pytest.mark.parametrize(
     ("texts", "reason"), [(1000, "kept"), (1001, "texts per image")]
 )
-def test_pictures_with_many_texts(texts, reason):
-    pairs = [Pair(SIZE, "one", f"{TEXT} {own}") for own in range(texts)]
+def test_the_number_of_texts_of_an_image_is_limited(texts, reason):
+    pairs = [Pair(SIZE, "one", f"{TEXT} {number}") for number in range(texts)]
     assert reason_of(pairs) == reason
     # The same text counts once.
     assert reason_of(pairs[:1000] + pairs[:1000]) == "kept"
 
 
-def test_ranks_of_unigrams_and_bigrams():
-    # Of "a", "b", "c" and "a b" each occurs twice, "b c" and "c d" and "d" once.
+def test_unigrams_and_bigrams_are_ranked_together():
+    # "a", "b", "c" and "a b" occur twice each, and "b c", "c d" and "d" once each.
     pairs = [Pair(SIZE, "1", "a b c d"), Pair(SIZE, "2", "A B"), Pair(SIZE, "3", "c")]
     low = {"min_unigrams": 1}
     assert len(filter_pairs(pairs, Thresholds(frequent_ngrams=7, **low))[0]) == 3
     assert len(filter_pairs(pairs, Thresholds(frequent_ngrams=6, **low))[0]) == 2
     assert len(filter_pairs(pairs, Thresholds(frequent_ngrams=4, **low))[0]) == 2
-    kept, counts = filter_pairs(pairs, Thresholds(frequent_ngrams=0, **low))
-    assert (kept, counts["rare n-gram"]) == ([], 3)
+    kept_pairs, counts = filter_pairs(pairs, Thresholds(frequent_ngrams=0, **low))
+    assert (kept_pairs, counts["rare n-gram"]) == ([], 3)
 
 
-def test_at_the_last_rank_the_order_of_the_pairs_makes_no_difference():
-    pairs = [Pair(SIZE, str(own), f"word{own}") for own in range(20)]
+def test_ties_at_the_last_rank_do_not_depend_on_the_order_of_the_pairs():
+    pairs = [Pair(SIZE, str(number), f"word{number}") for number in range(20)]
     thresholds = Thresholds(frequent_ngrams=7, min_unigrams=1)
-    kept, counts = filter_pairs(pairs, thresholds)
-    assert len(kept) == 7 and counts["rare n-gram"] == 13
-    assert filter_pairs(pairs[::-1], thresholds)[0] == kept[::-1]
+    kept_pairs, counts = filter_pairs(pairs, thresholds)
+    assert len(kept_pairs) == 7 and counts["rare n-gram"] == 13
+    assert filter_pairs(pairs[::-1], thresholds)[0] == kept_pairs[::-1]
 
 
-def test_dropped_pairs_count_as_raw_input():
-    # The small picture's text keeps the words of the other frequent.
+def test_dropped_pairs_count_for_the_frequency_of_ngrams():
+    # The text of the dropped image makes the words of the large one frequent.
     pairs = [Pair((9, 9), "small", "one two"), Pair(SIZE, "large", "one two")]
     pairs.append(Pair(SIZE, "other", "three"))
     thresholds = Thresholds(frequent_ngrams=3, min_unigrams=1)
-    kept, counts = filter_pairs(pairs, thresholds)
-    assert [own.image_key for own in kept] == ["large"]
+    kept_pairs, counts = filter_pairs(pairs, thresholds)
+    assert [pair.image_key for pair in kept_pairs] == ["large"]
     assert (counts["shorter side"], counts["rare n-gram"]) == (1, 1)
 
 
-def test_languages():
-    wanted = {"languages": ("en", "pt")}
+def test_pairs_in_unlisted_languages_are_dropped():
+    english_and_portuguese = {"languages": ("en", "pt")}
     for language, reason in (
         ("en", "kept"),
         ("EN-gb", "kept"),
@@ -135,7 +138,7 @@ def test_languages():
         ("", "language"),
     ):
         pair = Pair(SIZE, "a", TEXT, language)
-        assert reason_of([pair], **wanted) == reason
+        assert reason_of([pair], **english_and_portuguese) == reason
         assert reason_of([pair]) == "kept"
     for unknown in ("", "und"):
         languages = ("en", unknown)
@@ -145,7 +148,7 @@ def test_languages():
         assert reason_of([pair], languages=("en",)) == "language"
 
 
-def test_personal_data():
+def test_captions_with_personal_data_are_dropped():
     pair = Pair(SIZE, "a", "write to jane@example.org")
     assert reason_of([pair]) == "personal data"
     assert reason_of([pair], drop_personal_data=False) == "kept"
@@ -162,7 +165,8 @@ def test_the_first_reason_counts():
         "min_unigrams": 4,
     }
     pairs = [worst, worst._replace(image_key="b"), worst._replace(caption="x")]
-    off = [
+    # Each entry turns off one more rule, in the order of `REASONS`.
+    relaxed_thresholds = [
         {},
         {"min_shorter_side": 0},
         {"max_aspect": 4},
@@ -176,23 +180,23 @@ def test_the_first_reason_counts():
     # Pairs in memory have no images that a downloader resized.
     assert REASONS[0] == "unknown size"
     for number, reason in enumerate(REASONS[1:10]):
-        thresholds |= off[number]
+        thresholds |= relaxed_thresholds[number]
         counts = filter_pairs(pairs, Thresholds(**thresholds))[1]
         assert counts[reason] > 0, reason
         assert not any(counts[reason] for reason in REASONS[: number + 1])
 
 
-def test_defaults_are_the_papers():
-    own = Thresholds()
-    assert (own.min_shorter_side, own.max_aspect) == (200, 3.0)
-    assert (own.max_texts_per_image, own.max_images_per_text) == (1000, 10)
-    assert (own.min_unigrams, own.max_unigrams) == (3, 20)
-    assert own.frequent_ngrams == 100_000_000
-    assert own.max_pixels == MAX_PIXELS and own.drop_personal_data
+def test_the_defaults_equal_the_paper():
+    defaults = Thresholds()
+    assert (defaults.min_shorter_side, defaults.max_aspect) == (200, 3.0)
+    assert (defaults.max_texts_per_image, defaults.max_images_per_text) == (1000, 10)
+    assert (defaults.min_unigrams, defaults.max_unigrams) == (3, 20)
+    assert defaults.frequent_ngrams == 100_000_000
+    assert defaults.max_pixels == MAX_PIXELS and defaults.drop_personal_data
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "thresholds",
     [
         {"min_shorter_side": -1},
         {"min_shorter_side": 200.5},
@@ -210,28 +214,28 @@ def test_defaults_are_the_papers():
         {"unknown_sizes": "maybe"},
     ],
 )
-def test_wrong_values_are_named(wrong):
+def test_invalid_thresholds_are_named(thresholds):
     with pytest.raises(InputError) as caught:
-        Thresholds(**wrong)
+        Thresholds(**thresholds)
     message = str(caught.value)
-    assert list(wrong)[-1] in message and "received" in message
-    assert repr(list(wrong.values())[-1]) in message and "\n" not in message
+    assert list(thresholds)[-1] in message and "received" in message.lower()
+    assert repr(list(thresholds.values())[-1]) in message and "\n" not in message
 
 
-def test_edges_are_allowed():
-    edges = {"min_shorter_side": 0, "frequent_ngrams": 0}
-    edges |= {"min_unigrams": 4, "max_unigrams": 4}
-    thresholds = Thresholds(**edges)
-    assert {name: getattr(thresholds, name) for name in edges} == edges
+def test_the_smallest_thresholds_are_valid():
+    values = {"min_shorter_side": 0, "frequent_ngrams": 0}
+    values |= {"min_unigrams": 4, "max_unigrams": 4}
+    thresholds = Thresholds(**values)
+    assert {name: getattr(thresholds, name) for name in values} == values
 
 
-def test_languages_count_by_their_primary_subtag():
-    own = Thresholds(languages=["en-US", "de", "EN", ""])
-    assert own.languages == ("", "de", "en")
+def test_languages_are_reduced_to_their_primary_subtags():
+    thresholds = Thresholds(languages=["en-US", "de", "EN", ""])
+    assert thresholds.languages == ("", "de", "en")
     assert primary_language(" zh_Hans-CN") == "zh"
     assert Thresholds(languages=["en", "und"]).languages == ("", "en")
     assert primary_language("und-Latn") == primary_language("") == ""
 
 
-def test_equal_thresholds_are_equal_keys():
+def test_equal_thresholds_have_equal_hashes():
     assert {Thresholds(languages=["de", "en"]): 1}[Thresholds(languages=("en", "de"))]

@@ -1,4 +1,4 @@
-"""Texts in one form, against what Unicode and BERT say."""
+"""Tests of normalization, words and personal data of captions."""
 
 import unicodedata
 
@@ -48,17 +48,17 @@ CASES = [
 
 
 @pytest.mark.parametrize(("text", "normalized"), CASES)
-def test_by_hand(text, normalized):
+def test_texts_are_normalized(text, normalized):
     assert normalize_text(text) == normalized
 
 
-def test_many_at_once_are_as_one_by_one():
+def test_a_list_is_normalized_like_its_texts():
     texts = [text for text, _ in CASES]
     assert normalize_texts(texts) == [normalized for _, normalized in CASES]
     assert normalize_texts([]) == [] and normalize_texts([" "]) == [""]
 
 
-# Pieces of entities and tags that come together only when others are removed.
+# Parts of entities and tags that join only when the text between them is removed.
 PIECES = ["&", "amp;", "lt;", "gt;", "#60;", "<", ">", "b", "/", "!", "--", "\u200b"]
 PIECES += ["＜", "＆", "；", "e", "\u0301", " ", "\n", "\x00", "\u00a0", "\ud800", "猫"]
 texts = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
@@ -66,7 +66,7 @@ any_text = st.text(st.characters(exclude_categories=()), max_size=12)
 
 
 @hypothesis.given(texts | any_text)
-def test_again_changes_nothing(text):
+def test_normalization_is_idempotent(text):
     normalized = normalize_text(text)
     assert normalize_text(normalized) == normalized
     assert unicodedata.is_normalized("NFKC", normalized)
@@ -76,11 +76,11 @@ def test_again_changes_nothing(text):
 
 
 @hypothesis.given(st.lists(texts | any_text, max_size=5))
-def test_any_many_at_once_are_as_one_by_one(many):
-    assert normalize_texts(many) == [normalize_text(own) for own in many]
+def test_random_lists_are_normalized_like_their_texts(text_list):
+    assert normalize_texts(text_list) == [normalize_text(text) for text in text_list]
 
 
-def test_case_folding_and_characters_of_several_scripts():
+def test_words_of_several_scripts_are_split_and_case_folded():
     assert unigrams("STRASSE Straße ΣΊΣΥΦΟΣ") == ["strasse", "strasse", "σίσυφοσ"]
     assert unigrams("don't well-known alt_img a1b2") == (
         ["don", "t", "well", "known", "alt_img", "a1b2"]
@@ -92,22 +92,22 @@ def test_case_folding_and_characters_of_several_scripts():
 
 
 @pytest.mark.ci
-def test_ideographs_are_berts():
+def test_ideographs_are_the_same_as_in_bert():
     tokenizers = pytest.importorskip("tokenizers")
-    split = tokenizers.normalizers.BertNormalizer(
+    normalizer = tokenizers.normalizers.BertNormalizer(
         clean_text=False,
         handle_chinese_chars=True,
         strip_accents=False,
         lowercase=False,
     )
-    letters = [chr(own) for own in range(0x3000, 0x30000, 7)]
-    letters = [own for own in letters if unicodedata.category(own) == "Lo"]
-    # Where BERT begins at 2B820, `tokenizers` has 2B920, a slip.
-    letters = [own for own in letters if not 0x2B820 <= ord(own) < 0x2B920]
+    letters = [chr(code) for code in range(0x3000, 0x30000, 7)]
+    letters = [letter for letter in letters if unicodedata.category(letter) == "Lo"]
+    # One range begins at 2B820 in BERT, but at 2B920 in `tokenizers` by mistake.
+    letters = [letter for letter in letters if not 0x2B820 <= ord(letter) < 0x2B920]
     for letter in letters:
-        alone = split.normalize_str(f"a{letter}a") == f"a {letter} a"
+        is_separated = normalizer.normalize_str(f"a{letter}a") == f"a {letter} a"
         word = letter.casefold()
-        expected = ["a", word, "a"] if alone else [f"a{word}a"]
+        expected = ["a", word, "a"] if is_separated else [f"a{word}a"]
         assert unigrams(f"a{letter}a") == expected, hex(ord(letter))
 
 
@@ -183,34 +183,34 @@ HARMLESS = [
 @pytest.mark.parametrize(
     ("kind", "text"), [(kind, text) for kind in PERSONAL for text in PERSONAL[kind]]
 )
-def test_personal(kind, text):
+def test_personal_data_is_detected(kind, text):
     assert find_personal_data(text) == kind
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_harmless(text):
+def test_harmless_numbers_are_not_personal_data(text):
     assert find_personal_data(text) is None
 
 
 @hypothesis.given(st.integers(10**14, 10**15 - 1))
-def test_of_ten_check_digits_one_makes_a_card(number):
+def test_a_card_number_has_exactly_one_valid_check_digit(number):
     visa = f"4{number:015d}"[:15]
-    found = [find_personal_data(f"{visa}{digit}") for digit in range(10)]
-    assert found.count("card") == 1 and found.count(None) == 9
+    kinds = [find_personal_data(f"{visa}{digit}") for digit in range(10)]
+    assert kinds.count("card") == 1 and kinds.count(None) == 9
 
 
 @hypothesis.given(
     st.text("+()0123456789 -.@aDE", max_size=30)
     | st.sampled_from(sum(PERSONAL.values(), []))
 )
-def test_what_is_found_is_always_looked_for(text):
-    # `text_features` says where to look at all.
+def test_the_features_mark_every_text_with_personal_data(text):
+    # `find_personal_data` is called only for texts that `text_features` marks.
     if find_personal_data(text) is not None:
         assert text_features([text]).may_be_personal[0]
 
 
-def test_long_texts_that_are_nearly_personal():
-    """Backtracking over one of these would outlast the time limit of a test."""
+def test_long_texts_do_not_cause_backtracking():
+    """The time limit of a test would end excessive backtracking."""
     for text in (
         "0" * 20_000,
         "1 " * 10_000,

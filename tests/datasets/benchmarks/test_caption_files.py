@@ -1,3 +1,5 @@
+"""Tests of the reader of a user's captioned images."""
+
 import json
 import pathlib
 
@@ -11,7 +13,7 @@ from tests.helpers.small_benchmarks import write_picture
 @pytest.fixture
 def album(tmp_path):
     for row in range(4):
-        write_picture(tmp_path / "pictures" / f"{row}.png", row)
+        write_picture(tmp_path / "images" / f"{row}.png", row)
     return tmp_path
 
 
@@ -20,34 +22,34 @@ def write(path, *lines):
     return path
 
 
-def test_rows_of_one_picture_make_one_with_several_captions(album):
+def test_rows_of_the_same_image_are_joined(album):
     table = write(
         album / "a.csv",
         "style,path,caption,year",
-        "ink,pictures/0.png,A cat,1990",
-        "oil,pictures/1.png,A dog,1991",
-        'chalk,pictures/0.png,"A pet, sleeping",1992',
-        "ink,./pictures/1.png,A hound,1993",
+        "ink,images/0.png,A cat,1990",
+        "oil,images/1.png,A dog,1991",
+        'chalk,images/0.png,"A pet, sleeping",1992',
+        "ink,./images/1.png,A hound,1993",
     )
     data = read_caption_files(table)
-    assert data.images == [str(album / "pictures" / f"{row}.png") for row in (0, 1)]
+    assert data.images == [str(album / "images" / f"{row}.png") for row in (0, 1)]
     assert data.captions == [["A cat", "A pet, sleeping"], ["A dog", "A hound"]]
-    assert data.image_ids == ["pictures/0.png", "pictures/1.png"]
-    assert data.caption_ids[1] == ["pictures/1.png#0", "pictures/1.png#1"]
-    # The value of the first row; the pictures' and the captions' own are left out.
+    assert data.image_ids == ["images/0.png", "images/1.png"]
+    assert data.caption_ids[1] == ["images/1.png#0", "images/1.png#1"]
+    # Other columns have the value of the first row.
     assert data.columns == {"style": ["ink", "oil"], "year": ["1990", "1991"]}
 
 
-def test_ids_are_no_column(album):
-    table = write(album / "a.tsv", "ID\timage\ttext", "7\tpictures/0.png\tA cat")
+def test_the_id_is_not_among_the_columns(album):
+    table = write(album / "a.tsv", "ID\timage\ttext", "7\timages/0.png\tA cat")
     data = read_caption_files(table)
     assert data.image_ids == ["7"] and data.columns == {}
 
 
-def test_json_lines(album):
+def test_json_lines_are_read(album):
     rows = [
-        {"image": "pictures/2.png", "caption": ["A cat", "A pet"], "n": 3},
-        {"image": "pictures/3.png", "caption": "A dog", "other": "x"},
+        {"image": "images/2.png", "caption": ["A cat", "A pet"], "n": 3},
+        {"image": "images/3.png", "caption": "A dog", "other": "x"},
     ]
     table = write(album / "a.jsonl", *map(json.dumps, rows))
     data = read_caption_files(str(table))
@@ -55,8 +57,8 @@ def test_json_lines(album):
     assert data.columns == {"n": [3, ""], "other": ["", "x"]}
 
 
-def test_a_folder(album):
-    folder = album / "pictures"
+def test_a_folder_of_images_and_text_files_is_read(album):
+    folder = album / "images"
     for row in range(4):
         write(folder / f"{row}.txt", f"number {row}", f"the {row}th")
     data = read_caption_files(folder)
@@ -65,27 +67,27 @@ def test_a_folder(album):
     assert data.columns == {}
 
 
-def test_unusable_rows_are_left_out_and_told(album, capsys):
+def test_unusable_rows_are_left_out_and_reported(album, capsys):
     table = write(
         album / "a.csv",
         "image,caption,kind",
-        "pictures/0.png,,x",
-        "pictures/0.png,A cat,y",
-        "pictures/1.png,A dog,z,too much",
-        "pictures/2.png,A fly,w",
+        "images/0.png,,x",
+        "images/0.png,A cat,y",
+        "images/1.png,A dog,z,too much",
+        "images/2.png,A fly,w",
     )
     data = read_caption_files(table)
     assert data.captions == [["A cat"], ["A fly"]]
-    # The row of the first good caption gives the columns.
+    # Other columns have the value of the first usable row.
     assert data.columns == {"kind": ["y", "w"]}
-    told = capsys.readouterr().err
-    assert "1 dropped, empty caption: a.csv line 2" in told
-    assert "1 dropped, malformed line: a.csv line 4" in told
+    messages = capsys.readouterr().err
+    assert "1 dropped, empty caption: a.csv line 2" in messages
+    assert "1 dropped, malformed line: a.csv line 4" in messages
 
 
-def test_columns_and_an_encoding_that_are_given(album):
+def test_arguments_select_columns_and_encoding(album):
     table = album / "a.csv"
-    table.write_text("image,motif,fichier\nnon,Été,pictures/0.png\n", "cp1252")
+    table.write_text("image,motif,fichier\nnon,Été,images/0.png\n", "cp1252")
     with pytest.raises(InputError, match="isn't utf-8: .*`encoding`"):
         read_caption_files(table)
     data = read_caption_files(
@@ -94,34 +96,34 @@ def test_columns_and_an_encoding_that_are_given(album):
     assert data.captions == [["Été"]] and data.columns == {"image": ["non"]}
 
 
-def test_missing_pictures(album, capsys):
+def test_missing_images_raise_or_are_left_out(album, capsys):
     table = write(
         album / "a.csv",
         "image,caption,kind",
         "gone.png,A ghost,x",
-        "pictures/0.png,A cat,y",
+        "images/0.png,A cat,y",
     )
     with pytest.raises(InputError, match="1 of 2 images of a.csv .*gone.png"):
         read_caption_files(table)
     data = read_caption_files(table, allow_missing=True)
     assert data.captions == [["A cat"]] and data.columns == {"kind": ["y"]}
-    assert "gone.png; left out" in capsys.readouterr().err
+    assert "gone.png. They are left out." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["image,caption"], "received none: add rows"),
-        (["image,caption", "a.png,"], "received none: 1 dropped, empty caption"),
+        (["image,caption"], r"Received: none\. Add usable rows"),
+        (["image,caption", "a.png,"], r"Received: none \(1 dropped, empty caption"),
         (["image,label", "a.png,x"], "no column that looks like the captions'"),
     ],
 )
-def test_nothing_usable(album, lines, message):
+def test_a_table_without_usable_rows_raises(album, lines, message):
     with pytest.raises(InputError, match=message) as caught:
         read_caption_files(write(album / "a.csv", *lines))
     assert "\n" not in str(caught.value)
 
 
-def test_no_such_path(tmp_path):
+def test_a_missing_table_raises(tmp_path):
     with pytest.raises(InputError, match="there is no"):
         read_caption_files(tmp_path / "a.csv")

@@ -1,3 +1,5 @@
+"""Tests of the reader of class folders."""
+
 import pathlib
 
 import numpy as np
@@ -15,9 +17,9 @@ def write(root, *names):
         Image.new("RGB", (4, 4)).save(path)
 
 
-def test_classes_and_pictures_come_in_alphabetical_order(tmp_path):
+def test_classes_and_images_are_in_alphabetical_order(tmp_path):
     write(tmp_path, "test/owl/b.png", "test/owl/a.JPG", "test/Red_fox/x/1.jpeg")
-    (tmp_path / "test" / "owl" / "notes.txt").write_text("not a picture")
+    (tmp_path / "test" / "owl" / "notes.txt").write_text("not an image")
     write(tmp_path, "test/owl/.hidden.png", "test/.cache/c.png")
     data = read_class_folders(tmp_path, "test")
     assert data.class_names == ["Red fox", "owl"]
@@ -31,33 +33,35 @@ def test_classes_and_pictures_come_in_alphabetical_order(tmp_path):
     assert data.image_ids == ["Red_fox/x/1.jpeg", "owl/a.JPG", "owl/b.png"]
 
 
-def test_the_order_is_not_that_of_the_disk(tmp_path):
+def test_the_order_does_not_depend_on_the_file_system(tmp_path):
     names = [f"{number:02}.png" for number in np.random.default_rng(0).permutation(40)]
     write(tmp_path, *(f"cat/{name}" for name in names))
     data = read_class_folders(tmp_path)
     assert data.images == sorted(data.images)
 
 
-def test_without_splits(tmp_path):
+def test_a_folder_without_splits_is_read(tmp_path):
     write(tmp_path, "cat/1.png", "dog/1.png")
     assert read_class_folders(tmp_path).class_names == ["cat", "dog"]
 
 
-def test_a_hidden_folder_above_does_not_matter(tmp_path):
+def test_the_data_may_be_in_a_hidden_folder(tmp_path):
     write(tmp_path / ".data", "cat/1.png")
     assert len(read_class_folders(tmp_path / ".data").images) == 1
 
 
 def test_errors_name_the_folder_and_the_remedy(tmp_path):
-    with pytest.raises(InputError, match="nowhere, which isn't there; check the path"):
+    message = r"nowhere, which doesn't exist\. Check the path"
+    with pytest.raises(InputError, match=message):
         read_class_folders(tmp_path / "nowhere")
     write(tmp_path, "train/cat/1.png", "val/cat/1.png", "flat/1.png")
-    with pytest.raises(
-        InputError, match="test, which isn't there; .* flat, train, val"
-    ):
+    message = r"test, which doesn't exist\. .*such as flat, train, val"
+    with pytest.raises(InputError, match=message):
         read_class_folders(tmp_path, "test")
-    with pytest.raises(InputError, match="flat, which has none; put the images of e"):
+    message = r"flat, which has none\. Put the images of each class"
+    with pytest.raises(InputError, match=message):
         read_class_folders(tmp_path / "flat")
     (tmp_path / "train" / "dog").mkdir()
-    with pytest.raises(InputError, match="images of every class, received .*dog with"):
+    message = r"images of every class\. Received: .*dog without"
+    with pytest.raises(InputError, match=message):
         read_class_folders(tmp_path, "train")

@@ -1,3 +1,5 @@
+"""Tests of class names for prompts."""
+
 import importlib.util
 import json
 import sys
@@ -18,22 +20,22 @@ from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
 
 
-def named(*names):
+def data_with_classes(*names):
     return LabeledImages([], np.zeros(0, np.int64), list(names))
 
 
-def test_names_as_people_write_them():
+def test_names_become_readable():
     path = tfds.core.tfds_path("image_classification/sun397_labels.txt")
     names = list(map(readable_name, path.read_text().split()))
     assert len(names) == len(set(names)) == 397
     assert names[0] == "abbey" and "apartment building outdoor" in names
     assert all(name.replace(" ", "").replace("-", "").isalpha() for name in names)
-    # Of cars196, where the slash isn't a separator.
+    # The slash isn't a separator in this name of cars196.
     assert readable_name("Ram C/V Cargo Van") == "Ram C/V Cargo Van"
     assert readable_name(" red__fox") == "red fox"
 
 
-def test_files_of_names(tmp_path):
+def test_text_and_json_files_of_names_are_read(tmp_path):
     lines = tmp_path / "names.txt"
     lines.write_bytes("\ufefftench\r\ngrüner Frosch\r\n\r\n".encode())
     assert read_class_names(lines) == ["tench", "grüner Frosch"]
@@ -46,10 +48,10 @@ def test_files_of_names(tmp_path):
 
 @pytest.mark.ci
 @needs("clip_benchmark")
-def test_clips_names_of_imagenet_fit_the_order_of_the_ids():
+def test_the_names_of_clip_are_in_the_order_of_the_imagenet_ids():
     names = read_class_names("clip:imagenet1k")
     by_id = dict(zip(imagenet_ids(), names, strict=True))
-    # As WordNet has them.
+    # The ids and their names in WordNet.
     assert by_id["n01440764"] == "tench"
     assert by_id["n02123045"] == "tabby cat"
     assert by_id["n07753592"] == "banana"
@@ -57,22 +59,22 @@ def test_clips_names_of_imagenet_fit_the_order_of_the_ids():
 
 @pytest.mark.ci
 @needs("clip_benchmark")
-def test_clip_benchmark_is_read_and_not_imported():
-    """It would load PyTorch."""
+def test_clip_benchmark_is_read_without_an_import():
+    """Importing it would load PyTorch."""
     assert len(read_class_names("clip:flowers")) == 102
     assert "clip_benchmark" not in sys.modules
 
 
 @pytest.mark.ci
 @needs("clip_benchmark")
-def test_an_unknown_set_of_clip_benchmark():
+def test_an_unknown_data_set_of_clip_benchmark_raises():
     with pytest.raises(
         InputError, match="clip:DATASET must be one of .*imagenet1k.*'x'"
     ):
         read_class_names("clip:x")
 
 
-def test_clip_benchmark_is_named_where_it_is_missing(monkeypatch):
+def test_a_missing_clip_benchmark_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         InputError, match="--classes clip:flowers .* pip install clip-be"
@@ -91,13 +93,13 @@ def test_clip_benchmark_is_named_where_it_is_missing(monkeypatch):
         ("a.json", '{"0": ["n1", "cat"]}'),
     ],
 )
-def test_malformed_files(tmp_path, file, content):
+def test_malformed_files_raise(tmp_path, file, content):
     (tmp_path / file).write_text(content)
-    with pytest.raises(InputError, match="--classes must hold one name a line"):
+    with pytest.raises(InputError, match="--classes must contain one name per line"):
         read_class_names(tmp_path / file)
 
 
-def test_unreadable_files(tmp_path):
+def test_unreadable_files_raise(tmp_path):
     (tmp_path / "a.json").write_text("[")
     (tmp_path / "a.txt").write_bytes(b"caf\xe9\n")
     for name in ("a.json", "a.txt", "missing.txt", "."):
@@ -107,36 +109,37 @@ def test_unreadable_files(tmp_path):
             read_class_names(tmp_path / name)
 
 
-def test_renaming_by_order_by_name_and_by_label():
-    data = named("red fox", "owl")
+def test_classes_are_renamed_by_order_by_name_or_by_label():
+    data = data_with_classes("red fox", "owl")
     assert rename_classes(data, ["fox", "bird"]).class_names == ["fox", "bird"]
     for names in ({"red_fox": "fox", "owl": "bird"}, {"0": "fox", "1": "bird"}):
         assert rename_classes(data, names).class_names == ["fox", "bird"]
 
 
-def test_imagenets_names_serve_a_subset_of_its_ids():
+def test_the_names_of_imagenet_apply_to_a_subset_of_its_ids():
     ids = imagenet_ids()
     names = [f"name {row}" for row in range(1000)]
-    data = named(ids[7], ids[999], ids[0])
+    data = data_with_classes(ids[7], ids[999], ids[0])
     assert rename_classes(data, names).class_names == ["name 7", "name 999", "name 0"]
 
 
-def test_wrong_numbers_and_missing_names():
+def test_a_wrong_number_of_names_or_a_missing_name_raises():
     with pytest.raises(
-        InputError, match="name the 2 classes of the data, received 3 n"
+        InputError, match=r"name the 2 classes of the data\. Received: 3 n"
     ):
-        rename_classes(named("a", "b"), ["x", "y", "z"])
+        rename_classes(data_with_classes("a", "b"), ["x", "y", "z"])
     with pytest.raises(
-        InputError, match="name the 2 classes of the data, received 1000"
+        InputError, match=r"name the 2 classes of the data\. Received: 1000"
     ):
-        rename_classes(named("a", "b"), ["x"] * 1000)
-    with pytest.raises(InputError, match="no name for 'b' and 1 others"):
-        rename_classes(named("a", "b", "c"), {"a": "x"})
+        rename_classes(data_with_classes("a", "b"), ["x"] * 1000)
+    with pytest.raises(InputError, match="no name for 'b' and 1 other classes"):
+        rename_classes(data_with_classes("a", "b", "c"), {"a": "x"})
 
 
-def test_ids_are_no_names_for_prompts():
+def test_wordnet_ids_are_not_accepted_as_names_for_prompts():
     check_names_for_prompts(["n01440764", "tench"])
-    with pytest.raises(InputError, match="none for 'n01440764' .*clip:imagenet1k"):
+    message = "no name for 'n01440764' .*clip:imagenet1k"
+    with pytest.raises(InputError, match=message):
         check_names_for_prompts(["n01440764", "n01443537"])
 
 
@@ -144,35 +147,44 @@ TEN = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay"]
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_a_list_of_the_names_of_the_data_is_matched_by_name(ordered):
+def test_a_list_with_the_names_of_the_data_is_matched_by_name(ordered):
     expected = [name.title() for name in TEN]
     for names in (expected, expected[::-1], expected[5:] + expected[:5]):
-        assert rename_classes(named(*TEN), names, ordered).class_names == expected
-    # Two classes that only differ by case are told apart.
-    data = named("a b", "A b")
+        assert (
+            rename_classes(data_with_classes(*TEN), names, ordered).class_names
+            == expected
+        )
+    # Two classes whose names differ only in case are distinguished.
+    data = data_with_classes("a b", "A b")
     assert rename_classes(data, ["A_b", "a b"], ordered).class_names == ["a b", "A_b"]
 
 
-def test_other_names_of_a_folder_are_refused_with_the_differences():
+def test_other_names_for_folders_raise_with_the_differences():
     message = (
-        "must name the 3 classes of the data, received 3 names; only the file has "
-        "'eel', 'owl'; only the data has 'bee', 'cat'. To give classes other names, "
-        "write two columns divided by a tab"
+        r"must name the 3 classes of the data\. Received: 3 names, but only the file "
+        r"has 'eel', 'owl' and only the data has 'bee', 'cat'\. To rename classes, use "
+        "two columns separated by a tab"
     )
     with pytest.raises(InputError, match=message):
-        rename_classes(named("ant", "bee", "cat"), ["eel", "ant", "owl"], ordered=False)
-    with pytest.raises(InputError, match="received 4 names; some of them are repeated"):
+        rename_classes(
+            data_with_classes("ant", "bee", "cat"), ["eel", "ant", "owl"], ordered=False
+        )
+    message = "Received: 4 names, but some of them are repeated"
+    with pytest.raises(InputError, match=message):
         names = ["ant", "bee", "cat", "ant"]
-        rename_classes(named("ant", "bee", "cat"), names, ordered=False)
-    # Nor are a folder's classes named by their positions.
+        rename_classes(data_with_classes("ant", "bee", "cat"), names, ordered=False)
+    # Folders have no labels, so a number isn't a class name.
     with pytest.raises(InputError, match="no name for 'ant'"):
-        rename_classes(named("ant", "bee"), {"0": "x", "1": "y"}, ordered=False)
+        rename_classes(
+            data_with_classes("ant", "bee"), {"0": "x", "1": "y"}, ordered=False
+        )
 
 
-def test_a_list_in_the_order_of_the_labels_must_not_hold_names_elsewhere():
-    data = named("ant", "bee", "cat")
+def test_a_list_with_a_name_of_another_label_raises():
+    data = data_with_classes("ant", "bee", "cat")
     assert rename_classes(data, ["ant", "wasp", "cat"]).class_names[1] == "wasp"
-    with pytest.raises(InputError, match="received 'Bee' for label 0, which is 'ant'"):
+    message = "Received: 'Bee' for label 0, which is 'ant'"
+    with pytest.raises(InputError, match=message):
         rename_classes(data, ["Bee", "ant", "lion"])
 
 
@@ -184,23 +196,25 @@ def test_a_list_in_the_order_of_the_labels_must_not_hold_names_elsewhere():
         ("names.csv", 'class,prompt\nowl,bird\nred_fox,"fox, red"\n'),
     ],
 )
-def test_two_columns_map_names(tmp_path, file, content):
+def test_two_columns_rename_classes(tmp_path, file, content):
     (tmp_path / file).write_text(content)
     names = read_class_names(tmp_path / file)
-    data = rename_classes(named("owl", "red fox"), names, ordered=False)
+    data = rename_classes(data_with_classes("owl", "red fox"), names, ordered=False)
     assert data.class_names == ["bird", "fox, red"]
 
 
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("a\tb\nc\n", "two columns in each line, .* received 1 in line 2 of"),
-        ("a\tb\tc\n", "received 3 in line 1"),
-        ("a\tb\na\tc\n", "each class once, received 'a' again in line 2"),
-        ("a\t\n", "something else or an empty name"),
+        ("a\tb\nc\n", "two columns in each line: .*Received: 1 columns in line 2 of"),
+        ("a\tb\tc\n", "Received: 3 columns in line 1"),
+        ("a\tb\na\tc\n", r"each class once\. Received: 'a' again in line 2"),
+        ("a\t\n", "another format or an empty name"),
     ],
 )
-def test_tables_that_are_no_two_columns(tmp_path, content, message):
+def test_tables_without_two_columns_or_with_repeated_names_raise(
+    tmp_path, content, message
+):
     (tmp_path / "names.txt").write_text(content)
     with pytest.raises(InputError, match=message):
         read_class_names(tmp_path / "names.txt")

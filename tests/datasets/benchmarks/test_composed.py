@@ -1,3 +1,5 @@
+"""Tests of composed queries from the names of icons."""
+
 import collections
 import importlib.util
 import json
@@ -15,9 +17,12 @@ def ids(family, *names):
     return [f"{family}/{name}" for name in names]
 
 
-def told(image_ids):
-    """The queries as texts: `user + plus = user-plus`."""
-    name = lambda row: image_ids[row].partition("/")[2]  # noqa: E731
+def queries_as_text(image_ids):
+    """Returns the queries as texts such as `user + plus = user-plus`."""
+
+    def name(row):
+        return image_ids[row].partition("/")[2]
+
     return [
         f"{name(query.image)} {'+' if query.sign > 0 else '-'} {query.words} = "
         + " or ".join(map(name, query.targets))
@@ -25,8 +30,8 @@ def told(image_ids):
     ]
 
 
-def test_pairs_by_hand():
-    found = told(
+def test_words_added_to_three_bases_form_queries():
+    queries = queries_as_text(
         ids(
             "fontawesome6-solid",
             "user",
@@ -41,41 +46,40 @@ def test_pairs_by_hand():
             "eye-slash",
         )
     )
-    assert found == [
+    assert queries == [
         "user + slash = user-slash",
         "user-slash - slash = user",
-        # The longest base, not user plus "large slash".
+        # The base is the longest one, so there is no user + "large slash".
         "user-large + slash = user-large-slash",
         "user-large-slash - slash = user-large",
         "bell + slash = bell-slash",
         "bell-slash - slash = bell",
-        # chess-king: "king" is added to chess alone; eye isn't an icon here.
+        # "king" is added only to chess, and there is no icon "eye".
     ]
 
 
-def test_styles_of_drawing_go_with_their_own():
+def test_both_icons_of_a_query_have_the_same_style():
     names = [
         f"{base}{word}" for base in ("cat", "dog", "owl") for word in ("", "-plus")
     ]
     image_ids = ids(
         "phosphor", *(f"{name}{style}" for name in names for style in ("", "-thin"))
     )
-    found = told(image_ids)
-    assert "cat-thin + plus = cat-plus-thin" in found
-    assert "cat + plus = cat-plus" in found and len(found) == 12
+    queries = queries_as_text(image_ids)
+    assert "cat-thin + plus = cat-plus-thin" in queries
+    assert "cat + plus = cat-plus" in queries and len(queries) == 12
 
 
-def test_families_are_not_mixed():
+def test_both_icons_of_a_query_have_the_same_family():
     image_ids = [
         *ids("phosphor", "cat", "dog", "owl"),
         *ids("remixicon", "cat-plus", "dog-plus", "owl-plus"),
     ]
-    with pytest.raises(InputError, match="received 6 ids without any"):
+    with pytest.raises(InputError, match="Received: 6 ids without such icons"):
         composed_icon_queries(image_ids)
 
 
-def test_words_count_by_base_and_not_by_style():
-    """One base in three styles is one base."""
+def test_a_base_in_three_styles_counts_once():
     names = (
         "cat",
         "cat-plus",
@@ -84,38 +88,38 @@ def test_words_count_by_base_and_not_by_style():
         "cat-bold",
         "cat-plus-bold",
     )
-    with pytest.raises(InputError, match="without any"):
+    with pytest.raises(InputError, match="ids without such icons"):
         composed_icon_queries(ids("phosphor", *names))
 
 
-def test_several_words():
+def test_a_query_may_have_several_words():
     names = [f"{base}{word}" for base in "abc" for word in ("", "-circle-check")]
-    assert told(ids("fontawesome6-solid", *names))[0] == (
-        "a + circle check = a-circle-check"
-    )
+    queries = queries_as_text(ids("fontawesome6-solid", *names))
+    assert queries[0] == "a + circle check = a-circle-check"
 
 
-def test_other_ids():
+def test_ids_that_are_not_icons_raise():
     for image_id in ("user", "nofamily/user", "phosphor/", "phosphor/-"):
         with pytest.raises(
-            InputError, match="must be FAMILY/NAME with a family of mat"
+            InputError, match="form FAMILY/NAME with one of the families mat"
         ):
             composed_icon_queries([image_id])
 
 
 @pytest.mark.skipif(QTAWESOME is None, reason="needs qtawesome's fonts")
-def test_the_real_test_family():
+def test_the_real_test_family_has_the_documented_queries():
     fonts = pathlib.Path(QTAWESOME.submodule_search_locations[0], "fonts")
     charmap = sorted(fonts.glob("fontawesome6-solid-webfont-charmap-*.json"))[-1]
     image_ids = ids("fontawesome6-solid", *sorted(json.loads(charmap.read_text())))
     queries = composed_icon_queries(image_ids)
-    # 234 pairs in Font Awesome 6.7.2; other versions may differ a little.
+    # Font Awesome 6.7.2 has 234 pairs. Other versions differ a little.
     assert len(queries) == pytest.approx(468, rel=0.1)
     words = collections.Counter(query.words for query in queries)
     assert words["slash"] >= 40 and words["circle check"] >= 20
-    assert min(words.values()) >= 6  # Three bases, both ways.
+    # Three bases have two queries each.
+    assert min(words.values()) >= 6
     for query in queries:
-        own, target = image_ids[query.image], image_ids[query.targets[0]]
-        short, long = sorted([own, target], key=len)
+        image_id, target_id = image_ids[query.image], image_ids[query.targets[0]]
+        short, long = sorted([image_id, target_id], key=len)
         assert long == f"{short}-{query.words.replace(' ', '-')}"
-        assert (query.sign > 0) == (own == short)
+        assert (query.sign > 0) == (image_id == short)

@@ -1,3 +1,5 @@
+"""Tests of the reader of Crisscrossed Captions."""
+
 import csv
 import gzip
 import os
@@ -23,8 +25,8 @@ from tests.helpers.small_benchmarks import (
     write_cxc,
 )
 
-# The first 200 ratings of each published file, free for any use with acknowledgement of
-# Google LLC as their source.
+# The first 200 ratings of each published file. They are free for any use with
+# acknowledgement of Google LLC as their source.
 EXCERPT = pathlib.Path(__file__).parent / "cxc_excerpt"
 
 
@@ -46,14 +48,14 @@ def ratings_of(tmp_path, **rows):
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("folder", ["cxc", "cxc/data"])
-def test_read(tmp_path, folder, packed):
+def test_ratings_are_read(tmp_path, folder, packed):
     write_cxc(tmp_path / folder, cxc_rows(), "val", packed)
     ratings = read_cxc(tmp_path / "cxc", "val")
     assert ratings.split == "val"
     assert ratings.sits[0] == ("0", coco_name(0), 4.5)
     assert ratings.sts[0] == ("0", "1", 1.0)
     assert ratings.sis[1] == (coco_name(1), coco_name(2), pytest.approx(5 / 6))
-    counts = {name: len(own) for name, own in cxc_rows().items()}
+    counts = {task: len(rows) for task, rows in cxc_rows().items()}
     assert counts == {
         "sts": len(ratings.sts),
         "sis": len(ratings.sis),
@@ -61,16 +63,17 @@ def test_read(tmp_path, folder, packed):
     }
 
 
-# Rows of the fixture's captions: pictures have five, six and seven.
+# Row of the first caption of each image. Images have five, six or seven captions.
 FIRST = {row: [0, 5, 11, 18, 23, 29][row] for row in range(6)}
 
 
-def test_positives_by_hand(tmp_path, coco):
+def test_pairs_rated_three_or_more_are_positives(tmp_path, coco):
     ratings = ratings_of(
         tmp_path,
         sits=[
             (caption_name(0), coco_name(0), 3.0),
-            (caption_name(1), coco_name(0), 2.99),  # Its own, and yet wrong.
+            # The caption belongs to the image, but its rating is too low.
+            (caption_name(1), coco_name(0), 2.99),
             (caption_name(100), coco_name(0), 5.0),
             (caption_name(100), coco_name(1), 4.0),
         ],
@@ -81,25 +84,34 @@ def test_positives_by_hand(tmp_path, coco):
         ],
         sis=[
             (coco_name(0), coco_name(2), 4.0),
-            (coco_name(2), coco_name(0), 5.0),  # Rated in both directions.
-            (coco_name(1), coco_name(1), 5.0),  # No one finds itself.
+            # The same pair was rated in both directions.
+            (coco_name(2), coco_name(0), 5.0),
+            # An image isn't a correct answer to itself.
+            (coco_name(1), coco_name(1), 5.0),
             (coco_name(3), coco_name(4), 1.0),
         ],
     )
-    right = cxc_positives(ratings, coco)
-    assert [len(captions) for captions in right] == [6, 36, 36, 6]
-    assert found(right.image_to_text) == {0: [0, FIRST[1]], 1: [FIRST[1]]}
-    assert found(right.text_to_image) == {0: [0], FIRST[1]: [0, 1]}
-    assert found(right.text_to_text) == {0: [1, FIRST[2]], 1: [0], FIRST[2]: [0]}
-    assert found(right.image_to_image) == {0: [2], 2: [0]}
-    assert all(rows.dtype == np.int64 for own in right for rows in own)
+    positives = cxc_positives(ratings, coco)
+    assert list(map(len, positives)) == [6, 36, 36, 6]
+    assert rows_by_query(positives.image_to_text) == {
+        0: [0, FIRST[1]],
+        1: [FIRST[1]],
+    }
+    assert rows_by_query(positives.text_to_image) == {0: [0], FIRST[1]: [0, 1]}
+    assert rows_by_query(positives.text_to_text) == {
+        0: [1, FIRST[2]],
+        1: [0],
+        FIRST[2]: [0],
+    }
+    assert rows_by_query(positives.image_to_image) == {0: [2], 2: [0]}
+    assert all(rows.dtype == np.int64 for queries in positives for rows in queries)
 
 
-def found(lists):
+def rows_by_query(lists):
     return {query: rows.tolist() for query, rows in enumerate(lists) if len(rows)}
 
 
-def test_rated_rows_by_hand(tmp_path, coco):
+def test_rated_pairs_become_rows_of_queries_and_items(tmp_path, coco):
     ratings = ratings_of(
         tmp_path,
         sits=[(caption_name(101), coco_name(4), 2.5)],
@@ -107,9 +119,11 @@ def test_rated_rows_by_hand(tmp_path, coco):
         sis=[(coco_name(3), coco_name(5), 1.0), (coco_name(5), coco_name(0), 0.0)],
     )
     rated = cxc_rated_rows(ratings, coco)
-    as_lists = {name: [part.tolist() for part in own] for name, own in rated.items()}
+    as_lists = {
+        task: [column.tolist() for column in columns] for task, columns in rated.items()
+    }
     assert as_lists == {
-        # A picture is the query, a caption the item.
+        # The query is an image, and the item is a caption.
         "sits": [[4], [FIRST[1] + 1], [2.5]],
         "sts": [[0, FIRST[5] + 2], [FIRST[5] + 2, 0], [3.2, 3.2]],
         "sis": [[3, 5, 5, 0], [5, 0, 3, 5], [1.0, 0.0, 1.0, 0.0]],
@@ -118,25 +132,27 @@ def test_rated_rows_by_hand(tmp_path, coco):
 
 def test_only_rated_captions_are_candidates(tmp_path, coco):
     data = cxc_captioned_images(ratings_of(tmp_path), coco)
-    # Images have five, six and seven captions, of which five are rated.
+    # Images have five, six or seven captions, and five of them are rated.
     assert [len(names) for names in coco.caption_ids] == [5, 6, 7, 5, 6, 7]
     assert data.caption_ids == [names[:5] for names in coco.caption_ids]
     assert data.captions == [texts[:5] for texts in coco.captions]
     assert data.image_ids == coco.image_ids and data.missing == coco.missing
 
 
-def test_what_coco_lacks_is_named(tmp_path, coco):
+def test_missing_images_and_captions_of_coco_are_named(tmp_path, coco):
     ratings = ratings_of(
         tmp_path, sits=[(caption_name(7), coco_name(77), 4.0), *cxc_rows()["sits"]]
     )
-    with pytest.raises(InputError, match=f"images, but lacks 1 of 7.*{coco_name(77)}"):
+    message = f"rated images, but 1 of 7 are missing, such as {coco_name(77)}"
+    with pytest.raises(InputError, match=message):
         cxc_captioned_images(ratings, coco)
     ratings = ratings_of(tmp_path, sits=[(caption_name(7), coco_name(1), 4.0)])
-    with pytest.raises(InputError, match="captions, but lacks 1 of 31, such as 7;"):
+    message = r"rated captions, but 1 of 31 are missing, such as 7\."
+    with pytest.raises(InputError, match=message):
         cxc_captioned_images(ratings, coco)
 
 
-def test_ratings_of_missing_pictures_are_left_out(tmp_path, coco):
+def test_ratings_of_missing_images_are_left_out(tmp_path, coco):
     ratings = ratings_of(tmp_path)
     rows = [0, 1, 3, 4, 5]
     fewer = CaptionedImages(
@@ -145,28 +161,34 @@ def test_ratings_of_missing_pictures_are_left_out(tmp_path, coco):
             for part in (coco.images, coco.captions, coco.image_ids, coco.caption_ids)
         )
     )
-    with pytest.raises(InputError, match="lacks 1 of 6"):
+    with pytest.raises(InputError, match="1 of 6 are missing"):
         cxc_captioned_images(ratings, fewer)
     data = cxc_captioned_images(ratings, fewer, allow_missing=True)
-    right = cxc_positives(ratings, data)
-    assert [len(captions) for captions in right] == [5, 25, 25, 5]
-    # Of picture 3, which has moved to row 2: its four captions.
-    assert right.image_to_text[2].tolist() == [10, 11, 12, 13]
-    whole = {name: len(own[2]) for name, own in cxc_rated_rows(ratings, coco).items()}
-    left = {name: len(own[2]) for name, own in cxc_rated_rows(ratings, data).items()}
-    # Its five captions were rated with it, with the next picture, and the previous
-    # picture's with it; five pairs of its own captions, and two with other pictures'.
-    assert left == {
-        "sits": whole["sits"] - 15,
-        "sts": whole["sts"] - 14,
-        "sis": whole["sis"] - 4,
+    positives = cxc_positives(ratings, data)
+    assert list(map(len, positives)) == [5, 25, 25, 5]
+    # Image 3 is in row 2 now, and has four correct captions.
+    assert positives.image_to_text[2].tolist() == [10, 11, 12, 13]
+    all_counts, counts = (
+        {
+            task: len(scores)
+            for task, (_, _, scores) in cxc_rated_rows(ratings, images).items()
+        }
+        for images in (coco, data)
+    )
+    # The missing image and its captions occur in 15 pairs of a caption and an image, in
+    # seven pairs of captions and in two pairs of images. The pairs of captions and of
+    # images count in both directions.
+    assert counts == {
+        "sits": all_counts["sits"] - 15,
+        "sts": all_counts["sts"] - 14,
+        "sis": all_counts["sis"] - 4,
     }
 
 
-def test_another_split_of_coco_is_told_even_where_pictures_may_lack(tmp_path, coco):
+def test_another_split_of_coco_raises_even_if_images_may_be_missing(tmp_path, coco):
     ratings = ratings_of(tmp_path)
     other = CaptionedImages(["a"], [["x"]], ["a.jpg"], [["1"]])
-    with pytest.raises(InputError, match="lacks 6 of 6"):
+    with pytest.raises(InputError, match="6 of 6 are missing"):
         cxc_captioned_images(ratings, other, allow_missing=True)
 
 
@@ -182,27 +204,28 @@ def test_another_split_of_coco_is_told_even_where_pictures_may_lack(tmp_path, co
         ("sis", (), "in 4 columns"),
     ],
 )
-def test_a_malformed_line(tmp_path, task, row, message):
+def test_a_malformed_line_is_named(tmp_path, task, row, message):
     with pytest.raises(InputError, match=message) as caught:
         ratings_of(tmp_path, **{task: [row]})
     assert "\n" not in str(caught.value)
 
 
-def test_another_split(tmp_path):
-    with pytest.raises(InputError, match="one of test, val, received 'dev'"):
+def test_an_unknown_split_raises(tmp_path):
+    with pytest.raises(InputError, match="(?i)one of test, val.*received.*'dev'"):
         read_cxc(tmp_path, "dev")
 
 
-def test_no_files(tmp_path):
-    with pytest.raises(InputError, match=r"no readable .*sts_test.csv .*; clone"):
+def test_a_missing_file_names_the_repository(tmp_path):
+    message = r"sts_test.csv.gz must be a readable file .*\. Clone github"
+    with pytest.raises(InputError, match=message):
         read_cxc(tmp_path)
 
 
-def test_a_damaged_archive(tmp_path):
+def test_a_damaged_compressed_file_raises(tmp_path):
     write_cxc(tmp_path, cxc_rows())
     path = tmp_path / "sis_test.csv.gz"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(InputError, match=r"sis_test.csv.gz \(Compressed file ended"):
+    with pytest.raises(InputError, match=r"sis_test.csv.gz .*\(Compressed file ended"):
         read_cxc(tmp_path)
     path.write_bytes(b"nothing packed")
     with pytest.raises(InputError, match="Not a gzipped file"):
@@ -212,12 +235,12 @@ def test_a_damaged_archive(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "received nothing"),
+        ("", "Received: no columns"),
         ("caption1,caption2,score\n", "begin with the columns caption1, caption2, agg"),
-        ("caption1,caption2,agg_score,sampling_method\n", "must hold ratings"),
+        ("caption1,caption2,agg_score,sampling_method\n", "must contain ratings"),
     ],
 )
-def test_other_columns(tmp_path, content, message):
+def test_a_file_with_other_columns_raises(tmp_path, content, message):
     write_cxc(tmp_path, cxc_rows(), packed=False)
     (tmp_path / "sts_test.csv").write_text(content)
     with pytest.raises(InputError, match=message):
@@ -225,40 +248,45 @@ def test_other_columns(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_published_lines(split):
-    """Every line of the excerpt by the csv module alone."""
+def test_published_ratings_are_read_like_by_the_csv_module(split):
     ratings = read_cxc(EXCERPT, split)
     for task in ("sts", "sis", "sits"):
         with gzip.open(EXCERPT / f"{task}_{split}.csv.gz", "rt") as file:
             rows = list(csv.reader(file))[1:]
         expected = [
-            (*(own.split(":")[-1] for own in row[:2]), float(row[2])) for row in rows
+            (*(name.split(":")[-1] for name in row[:2]), float(row[2])) for row in rows
         ]
-        found = [(own.first, own.second, own.score) for own in getattr(ratings, task)]
-        assert len(found) == 200
-        assert found == expected
+        pairs = [
+            (pair.first, pair.second, pair.score) for pair in getattr(ratings, task)
+        ]
+        assert len(pairs) == 200
+        assert pairs == expected
 
 
-def test_an_excerpts_positives_and_rated_rows():
-    """All of its images and captions, as COCO would give them."""
+def test_positives_and_rated_rows_of_the_excerpt():
+    """The data have all rated images, with the rated captions in any assignment."""
     ratings = read_cxc(EXCERPT)
     images = sorted(ratings.image_ids())
     captions = sorted(ratings.caption_ids(), key=int)
     count = len(captions) // len(images) + 1
     parts = [captions[row * count : (row + 1) * count] for row in range(len(images))]
-    data = CaptionedImages(images, [["-"] * len(own) for own in parts], images, parts)
-    right = cxc_positives(ratings, cxc_captioned_images(ratings, data))
-    good = {
-        task: [own for own in getattr(ratings, task) if own.score >= 3]
+    texts = [["-"] * len(part) for part in parts]
+    data = CaptionedImages(images, texts, images, parts)
+    positives = cxc_positives(ratings, cxc_captioned_images(ratings, data))
+    positive_pairs = {
+        task: [pair for pair in getattr(ratings, task) if pair.score >= 3]
         for task in ("sts", "sis", "sits")
     }
-    assert sum(map(len, right.text_to_image)) == len(good["sits"])
-    assert sum(map(len, right.image_to_text)) == len(good["sits"])
-    for task, own in (("sts", right.text_to_text), ("sis", right.image_to_image)):
-        pairs = {frozenset(pair[:2]) for pair in good[task]}
-        assert sum(map(len, own)) == 2 * len(pairs)
+    assert sum(map(len, positives.text_to_image)) == len(positive_pairs["sits"])
+    assert sum(map(len, positives.image_to_text)) == len(positive_pairs["sits"])
+    for task, rows in (
+        ("sts", positives.text_to_text),
+        ("sis", positives.image_to_image),
+    ):
+        pairs = {frozenset(pair[:2]) for pair in positive_pairs[task]}
+        assert sum(map(len, rows)) == 2 * len(pairs)
     rated = cxc_rated_rows(ratings, data)
-    assert {task: len(own[2]) for task, own in rated.items()} == {
+    assert {task: len(scores) for task, (_, _, scores) in rated.items()} == {
         "sts": 400,
         "sis": 400,
         "sits": 200,
@@ -266,8 +294,7 @@ def test_an_excerpts_positives_and_rated_rows():
 
 
 @pytest.mark.release
-def test_the_real_ratings():
-    """The counts of all published files, in the folder that a variable names."""
+def test_all_published_ratings_have_the_documented_counts():
     folder = os.environ.get("ALIGN_KERAS_CXC_DIR")
     if not folder:
         pytest.skip("ALIGN_KERAS_CXC_DIR names no clone of Crisscrossed-Captions")
@@ -286,25 +313,25 @@ def test_the_real_ratings():
     images = sorted(ratings.image_ids())
     captions = sorted(ratings.caption_ids(), key=int)
     assert (len(images), len(captions)) == (5000, 25_000)
-    # Which caption belongs to which picture doesn't matter to the counts.
+    # The counts don't depend on the assignment of captions to images.
     data = CaptionedImages(
         images,
         [["-"] * 5] * 5000,
         images,
         [captions[5 * row : 5 * row + 5] for row in range(5000)],
     )
-    right = cxc_positives(ratings, cxc_captioned_images(ratings, data))
-    pairs = [sum(map(len, own)) for own in right]
-    assert pairs[0] == pairs[1] == 35_585
-    # Each pair counts for both; of the pictures some were rated twice.
-    assert pairs[2] == 2 * 16_184
-    either = {frozenset(pair[:2]) for pair in ratings.sis if pair.score >= 3}
+    positives = cxc_positives(ratings, cxc_captioned_images(ratings, data))
+    counts = [sum(map(len, rows)) for rows in positives]
+    assert counts[0] == counts[1] == 35_585
+    # Each pair counts in both directions. Some pairs of images were rated twice.
+    assert counts[2] == 2 * 16_184
+    image_pairs = {frozenset(pair[:2]) for pair in ratings.sis if pair.score >= 3}
     assert sum(pair.score >= 3 for pair in ratings.sis) == 15_458
-    assert pairs[3] == 2 * len(either)
-    # Captions that people found to fit no picture, their own included.
-    assert sum(len(own) == 0 for own in right.text_to_image) == 28
+    assert counts[3] == 2 * len(image_pairs)
+    # Some captions match no image according to the ratings, not even their own.
+    assert sum(len(rows) == 0 for rows in positives.text_to_image) == 28
     rated = cxc_rated_rows(ratings, data)
-    assert {name: len(own[2]) for name, own in rated.items()} == {
+    assert {task: len(scores) for task, (_, _, scores) in rated.items()} == {
         "sts": 2 * 44_045,
         "sis": 2 * 46_719,
         "sits": 44_833,

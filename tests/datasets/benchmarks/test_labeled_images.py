@@ -1,3 +1,5 @@
+"""Tests of the removal of classes without images."""
+
 import numpy as np
 
 from align_keras.datasets.benchmarks.labeled_images import (
@@ -6,7 +8,7 @@ from align_keras.datasets.benchmarks.labeled_images import (
 )
 
 
-def test_only_occurring_classes_keep_their_order_and_pictures():
+def test_occurring_classes_keep_their_order_and_images():
     labels = np.array([7, 2, 7, 4])
     names = [f"class {row}" for row in range(9)]
     columns = {"style": ["a", "b", "c", "d"]}
@@ -16,7 +18,7 @@ def test_only_occurring_classes_keep_their_order_and_pictures():
     assert fewer.images == list("wxyz") and fewer.columns == columns
 
 
-def test_nothing_changes_where_all_occur():
+def test_nothing_changes_if_all_classes_occur():
     data = LabeledImages(["a", "b"], np.array([1, 0]), ["x", "y"])
     fewer = only_occurring_classes(data)
     assert fewer.class_names == ["x", "y"] and fewer.labels.tolist() == [1, 0]

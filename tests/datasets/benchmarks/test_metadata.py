@@ -1,9 +1,11 @@
+"""Tests of tables of image metadata."""
+
 import pytest
 
 from align_keras.datasets.benchmarks.metadata import join_metadata, read_metadata_table
 from align_keras.utils.errors import InputError
 
-ROWS = {"a.jpg": {"place": "in", "age": "7"}, "b c.jpg": {"place": "", "age": "8"}}
+ROWS = {"a.jpg": {"city": "in", "age": "7"}, "b c.jpg": {"city": "", "age": "8"}}
 
 
 def write(folder, content, name="metadata.csv"):
@@ -15,47 +17,48 @@ def write(folder, content, name="metadata.csv"):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.csv", "id,place,age\na.jpg,in,7\nb c.jpg,,8\n"),
-        ("a.CSV", "\ufeffid;place;age\r\na.jpg;in;7\r\n\r\nb c.jpg;;8"),
-        ("a.tsv", 'id\tplace\tage\na.jpg\t in \t7\n"b c.jpg"\t\t8\n'),
-        # pandas leaves the index without a name.
-        ("a.csv", ',"place","age"\n"a.jpg","in",7\n"b c.jpg","",8\n'),
+        ("a.csv", "id,city,age\na.jpg,in,7\nb c.jpg,,8\n"),
+        ("a.CSV", "\ufeffid;city;age\r\na.jpg;in;7\r\n\r\nb c.jpg;;8"),
+        ("a.tsv", 'id\tcity\tage\na.jpg\t in \t7\n"b c.jpg"\t\t8\n'),
+        # pandas writes the index without a name.
+        ("a.csv", ',"city","age"\n"a.jpg","in",7\n"b c.jpg","",8\n'),
     ],
 )
-def test_tables_as_programs_write_them(tmp_path, name, content):
-    found = read_metadata_table(write(tmp_path, content, name))
-    assert (found.rows, found.names) == (ROWS, ("place", "age"))
+def test_tables_of_common_programs_are_read(tmp_path, name, content):
+    metadata = read_metadata_table(write(tmp_path, content, name))
+    assert (metadata.rows, metadata.names) == (ROWS, ("city", "age"))
 
 
-def test_cells_may_hold_the_separator(tmp_path):
-    path = write(tmp_path, 'id,place\n"a,1.jpg","Paris, France"\n')
-    assert read_metadata_table(path).rows == {"a,1.jpg": {"place": "Paris, France"}}
+def test_cells_may_contain_the_separator(tmp_path):
+    path = write(tmp_path, 'id,city\n"a,1.jpg","Paris, France"\n')
+    assert read_metadata_table(path).rows == {"a,1.jpg": {"city": "Paris, France"}}
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "at least one more, received .* with no columns"),
-        ("id\na.jpg\n", "at least one more, received .*'id'"),
-        ("id,place\n", "received .* with the header alone"),
-        ("id,place,\na.jpg,in,\n", "name each column.*'place', ''"),
-        ("id,place,place\na.jpg,in,in\n", "name each column.*'place', 'place'"),
-        ("id,place\na,in\nb,in,7\n", "line 3 has 3 cells under 2 columns .'b'"),
-        ("id,place\na\n", "line 2 has 1 cells under 2 columns"),
-        ("id,place\na,in\n\na,out\n", "line 4 has an id that stands above .'a'"),
-        ("id,place\n ,in\n", "line 2 has no id"),
-        (b"id,place\na,Z\xfcrich\n", "not UTF-8: .* at byte 12"),
-        ('id,place\n"a,in\n', "readable table.*.line 2: unexp"),
+        ("", r"at least one other column\. Received: .* with no columns"),
+        ("id\na.jpg\n", r"at least one other column\. Received: .*'id'"),
+        ("id,city\n", "Received: .*, which has only a header"),
+        ("id,city,\na.jpg,in,\n", "distinct name for each column.*'city', ''"),
+        ("id,city,city\na.jpg,in,in\n", "name for each column.*'city', 'city'"),
+        ("id,city\na,in\nb,in,7\n", "line 3 has 3 cells for 2 columns .'b'"),
+        ("id,city\na\n", "line 2 has 1 cells for 2 columns"),
+        ("id,city\na,in\n\na,out\n", "line 4 has a repeated id .'a'"),
+        ("id,city\n ,in\n", "line 2 has no id"),
+        (b"id,city\na,Z\xfcrich\n", "not UTF-8: .* at byte 11"),
+        ('id,city\n"a,in\n', "readable table.*.line 2: unexp"),
     ],
 )
-def test_malformed_tables(tmp_path, content, message):
+def test_malformed_tables_raise(tmp_path, content, message):
     with pytest.raises(InputError, match=message) as caught:
         read_metadata_table(write(tmp_path, content))
     assert str(caught.value).startswith("--metadata must ")
 
 
-def test_files_that_are_no_table(tmp_path):
-    with pytest.raises(InputError, match="must end in .csv or .tsv, received .*xlsx"):
+def test_files_of_another_kind_raise(tmp_path):
+    message = r"must end in .csv or .tsv\. Received: .*xlsx"
+    with pytest.raises(InputError, match=message):
         read_metadata_table(tmp_path / "a.xlsx")
     with pytest.raises(InputError, match="a.csv .No such file"):
         read_metadata_table(tmp_path / "a.csv")
@@ -64,22 +67,23 @@ def test_files_that_are_no_table(tmp_path):
         read_metadata_table(tmp_path / "b.csv")
 
 
-def test_joined_by_ids_in_the_order_of_the_data(tmp_path, capsys):
-    path = write(tmp_path, "id,place,age\nx,in,1\ny,out,2\nz,up,3\n")
+def test_metadata_is_joined_by_ids_in_the_order_of_the_data(tmp_path, capsys):
+    path = write(tmp_path, "id,city,age\nx,in,1\ny,out,2\nz,up,3\n")
     metadata = read_metadata_table(path)
-    found = join_metadata(metadata, ["y", "x", "y"])
-    assert found == {"place": ["out", "in", "out"], "age": ["2", "1", "2"]}
+    columns = join_metadata(metadata, ["y", "x", "y"])
+    assert columns == {"city": ["out", "in", "out"], "age": ["2", "1", "2"]}
     assert capsys.readouterr().err == ""
-    assert join_metadata(metadata, ["w", "x", "v"])["place"] == ["", "in", ""]
-    told = capsys.readouterr().err
-    assert told.startswith("2 of 3 images have no row in ") and told.count("\n") == 1
+    assert join_metadata(metadata, ["w", "x", "v"])["city"] == ["", "in", ""]
+    message = capsys.readouterr().err
+    assert message.startswith("2 of 3 images have no row in ")
+    assert message.count("\n") == 1
 
 
-def test_what_cannot_be_joined(tmp_path):
-    metadata = read_metadata_table(write(tmp_path, "id,place\nx,in\n"))
-    with pytest.raises(InputError, match="ids such as 'x' where .* such as 'X'"):
+def test_metadata_of_other_ids_or_with_a_repeated_column_raises(tmp_path):
+    metadata = read_metadata_table(write(tmp_path, "id,city\nx,in\n"))
+    with pytest.raises(InputError, match="ids such as 'x', but .* such as 'X'"):
         join_metadata(metadata, ["X", "y"])
-    with pytest.raises(InputError, match="with 'place'; rename it"):
-        join_metadata(metadata, ["x"], {"place"})
+    with pytest.raises(InputError, match=r"with 'city'\. Rename the column"):
+        join_metadata(metadata, ["x"], {"city"})
     with pytest.raises(InputError, match="such as none"):
         join_metadata(metadata, [])

@@ -1,3 +1,5 @@
+"""Tests of the reader of Multi30k."""
+
 import pytest
 
 from align_keras.datasets.benchmarks import read_multi30k
@@ -12,20 +14,20 @@ def read(tmp_path, **options):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_the_repository_as_cloned(tmp_path, packed):
+def test_a_clone_of_the_repository_is_read(tmp_path, packed):
     names = write_multi30k(tmp_path / "multi30k", tmp_path / "images", packed=packed)
     data = read(tmp_path)
     assert data.images == [str(tmp_path / "images" / name) for name in names]
     assert data.image_ids == names
     assert {
-        language: {len(own) for own in of_pictures}
-        for language, of_pictures in data.captions.items()
+        language: {len(captions) for captions in captions_by_image}
+        for language, captions_by_image in data.captions.items()
     } == {"en": {5}, "de": {5}, "fr": {1}, "cs": {1}}
     assert data.captions["de"][2] == [f"Hund blue 2 {number}" for number in range(1, 6)]
     assert data.captions["cs"][3] == ["pes black 3"]
 
 
-def test_its_data_folder_alone(tmp_path):
+def test_the_data_folder_of_the_repository_is_read(tmp_path):
     write_multi30k(tmp_path / "multi30k", tmp_path / "images")
     data = read_multi30k(
         tmp_path / "multi30k/data", tmp_path / "images", check_counts=False
@@ -33,21 +35,21 @@ def test_its_data_folder_alone(tmp_path):
     assert len(data.images) == 8
 
 
-def test_a_caption_may_hold_unicodes_own_line_separators(tmp_path):
+def test_a_caption_may_contain_unicode_line_separators(tmp_path):
     write_multi30k(tmp_path / "multi30k", tmp_path / "images", packed=False)
     path = tmp_path / "multi30k/data/task1/raw/test_2016_flickr.fr"
     path.write_text(path.read_text().replace("chien red 0", "chien\u2028 \x85 0"))
     assert read(tmp_path).captions["fr"][0] == ["chien\u2028 \x85 0"]
 
 
-def test_windows_line_ends(tmp_path):
+def test_windows_line_ends_are_removed(tmp_path):
     write_multi30k(tmp_path / "multi30k", tmp_path / "images", packed=False)
     path = tmp_path / "multi30k/data/task1/raw/test_2016_flickr.fr"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     assert read(tmp_path).captions["fr"][0] == ["chien red 0"]
 
 
-def test_missing_pictures(tmp_path, capsys):
+def test_missing_images_raise_or_are_left_out(tmp_path, capsys):
     names = write_multi30k(tmp_path / "multi30k", tmp_path / "images")
     (tmp_path / "images" / names[2]).unlink()
     with pytest.raises(InputError, match="1 of 8 images of test_2016_flickr.txt"):
@@ -58,16 +60,17 @@ def test_missing_pictures(tmp_path, capsys):
     assert "left out" in capsys.readouterr().err
 
 
-def test_there_must_be_a_thousand_pictures(tmp_path):
+def test_the_test_set_must_have_a_thousand_images(tmp_path):
     write_multi30k(tmp_path / "multi30k", tmp_path / "images")
-    with pytest.raises(InputError, match="must name 1,000 images, received 8;"):
+    message = r"must name 1,000 images\. Received: 8 images\."
+    with pytest.raises(InputError, match=message):
         read_multi30k(tmp_path / "multi30k", tmp_path / "images")
-    write_multi30k(tmp_path / "whole", tmp_path / "many", pictures=1000)
-    data = read_multi30k(tmp_path / "whole", tmp_path / "many")
+    write_multi30k(tmp_path / "complete", tmp_path / "all_images", pictures=1000)
+    data = read_multi30k(tmp_path / "complete", tmp_path / "all_images")
     assert len(data.images) == 1000
 
 
-def change(path, edit):
+def edit_file(path, edit):
     path.write_bytes(edit(path.read_bytes()))
 
 
@@ -77,7 +80,7 @@ def change(path, edit):
         (
             "task2/raw/test_2016.4.de",
             lambda content: content[: content.index(b"7 4")].rpartition(b"\n")[0],
-            r"test_2016.4.de must have one line an image, 8, received 7",
+            r"test_2016.4.de must have 8 lines, one per image. Received: 7 lines",
         ),
         (
             "task1/raw/test_2016_flickr.cs",
@@ -96,24 +99,25 @@ def change(path, edit):
         ),
     ],
 )
-def test_damaged_files(tmp_path, file, edit, message):
+def test_damaged_files_raise_a_message_of_one_line(tmp_path, file, edit, message):
     write_multi30k(tmp_path / "multi30k", tmp_path / "images", packed=False)
-    change(tmp_path / "multi30k/data" / file, edit)
+    edit_file(tmp_path / "multi30k/data" / file, edit)
     with pytest.raises(InputError, match=message) as caught:
         read(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_archive(tmp_path):
+def test_a_damaged_compressed_file_raises(tmp_path):
     write_multi30k(tmp_path / "multi30k", tmp_path / "images")
     path = tmp_path / "multi30k/data/task2/raw/test_2016.1.en.gz"
-    change(path, lambda content: content[:-10])
+    edit_file(path, lambda content: content[:-10])
     with pytest.raises(InputError, match="test_2016.1.en.gz .*Compressed file ended"):
         read(tmp_path)
 
 
-def test_missing_files(tmp_path):
-    with pytest.raises(InputError, match="no readable .*clone github.com/multi30k"):
+def test_a_missing_file_names_the_repository(tmp_path):
+    message = "must be a readable file .*Clone github.com/multi30k"
+    with pytest.raises(InputError, match=message):
         read(tmp_path)
     write_multi30k(tmp_path / "multi30k", tmp_path / "images")
     (tmp_path / "multi30k/data/task2/raw/test_2016.5.de.gz").unlink()

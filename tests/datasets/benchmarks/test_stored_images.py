@@ -1,4 +1,4 @@
-"""Stored examples of the stamps: a small tree in their format."""
+"""Tests of stored images, with a small folder in the format of the stamps."""
 
 import io
 
@@ -33,30 +33,30 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_stored_pictures(root):
+def test_stored_images_have_their_captions_and_pixels(root):
     builder = open_corpus("stamps", data_dir=root / "data")
-    pictures = read_stored_images(builder, "test")
-    by_id = {picture.id: picture for picture in pictures}
+    images = read_stored_images(builder, "test")
+    by_id = {image.id: image for image in images}
     assert set(by_id) == set(STAMPS)
     assert by_id["food/bread"].captions == ("Bread.",)
     assert by_id["food/bread"].category == "food"
     image = Image.open(io.BytesIO(by_id["animals/rhea"].image))
     assert image.getpixel((37, 37)) == (40, 0, 0)
-    assert len({picture.image_key for picture in pictures}) == 4
-    # The same order each time.
-    assert read_stored_images(builder, "test") == pictures
+    assert len({image.image_key for image in images}) == 4
+    # The order is the same each time.
+    assert read_stored_images(builder, "test") == images
 
 
-def test_a_wrong_split_names_those_that_are_there(root):
+def test_an_unknown_split_names_the_existing_ones(root):
     builder = open_corpus("stamps", data_dir=root / "data")
-    with pytest.raises(InputError, match="one of test, which stamps has, .* 'train'"):
+    with pytest.raises(InputError, match="one of test of stamps, .*Received: 'train'"):
         read_stored_images(builder, "train")
 
 
-def test_captions_in_four_languages(root):
+def test_stamps_with_captions_in_four_languages_are_read(root):
     data = stamps_captions_by_language(data_dir=root / "data")
     order = {name: row for row, name in enumerate(data.image_ids)}
-    # The rhea has no Czech caption, the milk English alone.
+    # The rhea has no caption in Czech, and the milk has only one in English.
     assert set(order) == {"animals/cat", "food/bread"}
     expected = {
         "en": {"animals/cat": "A cat.", "food/bread": "Bread."},
@@ -72,9 +72,10 @@ def test_captions_in_four_languages(root):
     assert image.getpixel((37, 37)) == (80, 0, 0)
 
 
-def test_no_stamp_in_all_languages(root):
+def test_no_stamp_with_captions_in_all_languages_raises(root):
     for name in ("animals/cat", "food/bread"):
         (root / "stamps" / f"{name}.txt").write_text("Alone.\n")
     (root / "stamps/food/milk.txt").write_text("Milk.\ncs.utf8=Mléko\n")
-    with pytest.raises(InputError, match="no stamp has captions in all of en, de, fr"):
+    message = "captions in all of en, de, fr, cs, but none has"
+    with pytest.raises(InputError, match=message):
         stamps_captions_by_language(data_dir=root / "data")

@@ -1,3 +1,5 @@
+"""Tests of prompt templates."""
+
 import importlib.util
 
 import pytest
@@ -10,7 +12,7 @@ from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
 
 
-def test_our_own_are_groups_with_one_place_for_the_name():
+def test_every_template_of_the_package_has_one_place_for_the_name():
     photos, drawings = read_templates("photos"), read_templates("drawings")
     both = read_templates()
     assert set(both) == set(photos) | set(drawings) and len(both) == len(set(both))
@@ -20,50 +22,56 @@ def test_our_own_are_groups_with_one_place_for_the_name():
 
 @pytest.mark.ci
 @needs("clip_benchmark")
-def test_none_of_ours_is_clips():
+def test_no_template_of_the_package_is_one_of_clip():
     file = "en_zeroshot_classification_templates.json"
-    clips = {
+    clip_templates = {
         template.replace("{c}", "{}").strip(" .").lower()
         for name in ("imagenet1k", "cifar10", "caltech101", "sun397", "food101")
         for template in read_clip_benchmark(file, name, "--templates")
     }
-    assert not {template.lower() for template in read_templates()} - {"{}"} & clips
+    assert (
+        not {template.lower() for template in read_templates()} - {"{}"}
+        & clip_templates
+    )
 
 
 @pytest.mark.ci
 @needs("clip_benchmark")
-def test_clips_are_read_from_clip_benchmark():
-    found = read_templates("clip:imagenet1k")
-    assert len(found) == 80  # As the CLIP paper says.
-    assert "a photo of a {}." in found and all("{}" in text for text in found)
+def test_templates_of_clip_are_read_from_clip_benchmark():
+    templates = read_templates("clip:imagenet1k")
+    # The CLIP paper uses 80 templates.
+    assert len(templates) == 80
+    assert "a photo of a {}." in templates
+    assert all("{}" in template for template in templates)
 
 
 @pytest.mark.ci
 @needs("clip_benchmark")
-def test_an_unknown_set_of_clip_benchmark():
-    with pytest.raises(InputError, match="must be one of .*imagenet1k.*received 'abc'"):
+def test_an_unknown_data_set_of_clip_benchmark_raises():
+    message = r"must be one of .*imagenet1k.*\. Received: 'abc'"
+    with pytest.raises(InputError, match=message):
         read_templates("clip:abc")
 
 
-def test_clip_benchmark_is_named_where_it_is_missing(monkeypatch):
+def test_a_missing_clip_benchmark_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="pip install clip-benchmark, or give a file"):
+    with pytest.raises(InputError, match="pip install clip-benchmark, or use a file"):
         read_templates("clip:imagenet1k")
 
 
-def test_files_hold_one_a_line(tmp_path):
+def test_a_file_has_one_template_per_line(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("a {}\n\n  the {} \n", encoding="utf-8")
     assert read_templates(str(path)) == ["a {}", "the {}"]
 
 
-def test_malformed_files(tmp_path):
+def test_malformed_files_raise(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("a {}\na photo\n")
     with pytest.raises(InputError, match="the line 'a photo' in .*prompts.txt"):
         read_templates(path)
     path.write_text("\n")
-    with pytest.raises(InputError, match="received no line in"):
+    with pytest.raises(InputError, match="Received: no line in"):
         read_templates(path)
     with pytest.raises(
         InputError, match="must be one of default, drawings, none, phot"

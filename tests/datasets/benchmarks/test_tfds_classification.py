@@ -1,3 +1,5 @@
+"""Tests of the reader of classification data sets of TFDS."""
+
 import io
 
 import numpy as np
@@ -38,40 +40,42 @@ def data_dir(tmp_path_factory):
     return folder
 
 
-def test_imagenet_r_has_imagenets_labels_and_few_of_them_occur(data_dir):
+def test_imagenet_r_has_the_labels_of_imagenet_and_few_of_them_occur(data_dir):
     data = read_tfds_classification("imagenet_r", "test", data_dir)
     assert data.class_names == imagenet_ids() and len(data.class_names) == 1000
-    found = sorted(data.class_names[label] for label in data.labels)
-    assert found == sorted(R_IDS)
-    # By CLIP's names, which are in the order of the ids, and then fewer classes.
+    class_names = sorted(data.class_names[label] for label in data.labels)
+    assert class_names == sorted(R_IDS)
+    # The names of CLIP are in the order of the ids.
     names = [f"name {row}" for row in range(1000)]
     fewer = only_occurring_classes(rename_classes(data, names))
     assert fewer.class_names == [
-        f"name {imagenet_ids().index(own)}" for own in sorted(set(R_IDS))
+        f"name {imagenet_ids().index(class_id)}" for class_id in sorted(set(R_IDS))
     ]
     assert fewer.labels.tolist() == [
         sorted(set(R_IDS)).index(data.class_names[label]) for label in data.labels
     ]
 
 
-def test_pictures_come_encoded_in_the_order_of_the_labels_time_and_again(data_dir):
+def test_images_are_encoded_in_the_order_of_the_labels_each_time(data_dir):
     data = read_tfds_classification("imagenet_r", "test", data_dir)
     assert len(data.images) == 4
     for _ in range(2):
         for image, label in zip(data.images, data.labels, strict=True):
             assert isinstance(image, bytes)
-            # The red of a picture is 60 times its row, but for JPEG's rounding.
+            # The red value of an image is about 60 times its row. JPEG rounds it.
             red = np.asarray(Image.open(io.BytesIO(image)))[0, 0, 0]
             assert R_IDS[round(red / 60)] == data.class_names[label]
 
 
-def test_ids_are_file_names_where_these_tell_the_pictures_apart(data_dir, tmp_path):
+def test_ids_are_file_names_if_they_are_distinct(data_dir, tmp_path):
     data = read_tfds_classification("imagenet_r", "test", data_dir)
-    for own, label in zip(data.image_ids, data.labels, strict=True):
-        row = int(own.removesuffix(".jpg"))
+    for image_id, label in zip(data.image_ids, data.labels, strict=True):
+        row = int(image_id.removesuffix(".jpg"))
         assert data.class_names[label] == R_IDS[row]
-    same = [example | {"file_name": "1.jpg"} for example in imagenet_examples(R_IDS)]
-    prepare("imagenet_r", tmp_path, {"test": same})
+    same_name = [
+        example | {"file_name": "1.jpg"} for example in imagenet_examples(R_IDS)
+    ]
+    prepare("imagenet_r", tmp_path, {"test": same_name})
     assert read_tfds_classification("imagenet_r", "test", tmp_path).image_ids is None
 
 
@@ -85,8 +89,8 @@ def test_other_named_values_are_columns_and_names_are_readable(data_dir):
 
 
 @pytest.mark.parametrize("name", ["food101", "cifar100", "imagenet_a", "dtd"])
-def test_registered_sets_can_be_read(tmp_path, name):
-    """With TFDS's random examples in place of the real ones."""
+def test_registered_data_sets_are_read(tmp_path, name):
+    """TFDS generates random examples instead of the real ones."""
     builder = tfds.builder(name, data_dir=tmp_path)
     builder.info.set_splits(
         tfds.core.splits.SplitDict(
@@ -109,14 +113,14 @@ def test_registered_sets_can_be_read(tmp_path, name):
     builder.info.write_to_directory(builder.data_path)
     with tfds.testing.mock_data(num_examples=3, data_dir=str(tmp_path)):
         data = read_tfds_classification(name, "test", tmp_path)
-        pictures = list(data.images)
-    assert len(data.labels) == len(pictures) == 3
+        images = list(data.images)
+    assert len(data.labels) == len(images) == 3
     assert data.image_ids is None or len(data.image_ids) == 3
     assert data.labels.max() < len(data.class_names)
-    assert all(Image.open(io.BytesIO(picture)).size for picture in pictures)
+    assert all(Image.open(io.BytesIO(image)).size for image in images)
 
 
-def test_what_is_not_prepared_says_how_to_prepare_it(tmp_path):
+def test_the_message_on_unprepared_data_has_the_command(tmp_path):
     with pytest.raises(InputError, match="food101 isn't prepared in .*tfds build food"):
         prepared_builder("food101", tmp_path)
     with pytest.raises(InputError, match="by hand.*ILSVRC2012_img_val.tar.*tfds build"):
@@ -126,32 +130,34 @@ def test_what_is_not_prepared_says_how_to_prepare_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nothing", "../x", "huggingface:mnist", "a b", ""])
-def test_unknown_names(tmp_path, name):
+def test_unknown_names_raise(tmp_path, name):
     with pytest.raises(InputError, match="must be a data set of TFDS or a folder"):
         prepared_builder(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["imagenet_v2/best", "imagenet_v2/best:1.0.0"])
-def test_unknown_configurations(tmp_path, name):
+def test_unknown_configurations_raise(tmp_path, name):
     with pytest.raises(InputError, match="configurations are matched-frequency, "):
         prepared_builder(name, tmp_path)
 
 
-def test_unknown_splits(data_dir):
+def test_unknown_splits_raise(data_dir):
     for split in ("train", "test[", "test[:x]"):
-        with pytest.raises(InputError, match="the split must be one of test, which"):
+        message = "The split must be one of test of imagenet_r"
+        with pytest.raises(InputError, match=message):
             read_tfds_classification("imagenet_r", split, data_dir)
 
 
-def test_sets_without_a_class(tmp_path):
+def test_data_sets_without_a_class_raise(tmp_path):
     builder = tfds.builder("coco_captions", data_dir=tmp_path)
     builder.data_path.mkdir(parents=True)
-    with pytest.raises(InputError, match="one class each, received coco_captions with"):
+    message = "one class each. Received: coco_captions with"
+    with pytest.raises(InputError, match=message):
         read_tfds_classification("coco_captions", "test", tmp_path)
 
 
-def test_unlabeled_splits(tmp_path):
+def test_unlabeled_splits_raise(tmp_path):
     examples = imagenet_examples([-1, -1])
     prepare("imagenet_r", tmp_path, {"test": examples})
-    with pytest.raises(InputError, match="2 images, 2 of them without one"):
+    with pytest.raises(InputError, match="2 images, 2 of them without a class"):
         read_tfds_classification("imagenet_r", "test", tmp_path)

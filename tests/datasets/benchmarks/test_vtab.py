@@ -1,3 +1,5 @@
+"""Tests of the splits, classes and readers of VTAB-1k."""
+
 import io
 from unittest import mock
 
@@ -15,7 +17,7 @@ from align_keras.datasets.benchmarks.vtab import (
 )
 from align_keras.utils.errors import InputError
 
-# Zhai et al. 2019, table 2: classes; and what belongs together.
+# Numbers of classes by group and task (Zhai et al. 2019, table 2).
 CLASSES = {
     "natural": {
         "caltech101": 102,
@@ -45,14 +47,14 @@ CLASSES = {
 }
 
 
-def test_the_tasks_are_those_of_the_benchmark():
-    found = {group: {} for group in CLASSES}
+def test_the_tasks_equal_those_of_the_benchmark():
+    classes = {group: {} for group in CLASSES}
     for task in VTAB_TASKS.values():
-        found[task.group][task.name] = task.classes
-    assert found == CLASSES
+        classes[task.group][task.name] = task.classes
+    assert classes == CLASSES
 
 
-# --- Splits: sizes of the real sets, and what the public code makes of them. ---
+# --- Splits, as the public code computes them for the sizes of the real data sets ---
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_the_tasks_are_those_of_the_benchmark():
         ("smallnorb_label_azimuth", 24_300, "test[:200]", "test[50%:]"),
     ],
 )
-def test_splits(name, train_size, validation, test):
+def test_splits_equal_those_of_the_public_code(name, train_size, validation, test):
     task = VTAB_TASKS[name]
     splits = [vtab_tfds_split(task, split, train_size) for split in VTAB_SPLITS]
     assert splits == [
@@ -93,7 +95,7 @@ def test_splits(name, train_size, validation, test):
     ]
 
 
-# --- Classes by hand. ---
+# --- Classes of annotations ---
 
 
 @pytest.mark.parametrize(
@@ -109,13 +111,13 @@ def test_splits(name, train_size, validation, test):
         ([99.0], 5),
     ],
 )
-def test_clevr_closest_object_distance(depths, label):
+def test_the_clevr_distance_is_the_interval_of_the_nearest_object(depths, label):
     pixels = np.array([[3.0, 4.0, depth] for depth in depths], "float32")
     objects = {"pixel_coords": pixels}
     assert vtab.clevr_closest_object_distance(objects) == label
 
 
-def test_clevr_count_all():
+def test_the_clevr_count_starts_at_three_objects():
     counts = [vtab.clevr_count_all({"size": [0] * n}) for n in range(3, 11)]
     assert counts == list(range(8))
 
@@ -123,7 +125,7 @@ def test_clevr_count_all():
 @pytest.mark.parametrize(
     "types, distances, label",
     [
-        ([0, 3], [7.0, 1.0], 0),  # A pedestrian is nearer, and no vehicle.
+        ([0, 3], [7.0, 1.0], 0),  # The nearer object is a pedestrian.
         ([1], [8.0], 0),
         ([2, 0], [40.0, 8.1], 1),
         ([0], [20.5], 2),
@@ -131,13 +133,15 @@ def test_clevr_count_all():
         ([], [], 3),
     ],
 )
-def test_kitti_closest_vehicle_distance(types, distances, label):
+def test_the_kitti_distance_is_the_interval_of_the_nearest_vehicle(
+    types, distances, label
+):
     locations = np.array([[50.0, 0.0, z] for z in distances], "float32").reshape(-1, 3)
     objects = {"type": np.array(types, "int64"), "location": locations}
     assert vtab.kitti_closest_vehicle_distance(objects) == label
 
 
-def test_dsprites_groups():
+def test_dsprites_positions_and_angles_are_grouped():
     positions = [vtab.dsprites_x_position(n) for n in range(32)]
     assert positions == [n // 2 for n in range(32)]
     angles = [vtab.dsprites_orientation(n) for n in range(40)]
@@ -145,11 +149,11 @@ def test_dsprites_groups():
     assert sorted(set(angles)) == list(range(16))
 
 
-# --- The readers. ---
+# --- Readers ---
 
 
-def unprepared(name):
-    """A builder as if it were prepared, for `mock_data`."""
+def mock_builder(name):
+    """Returns a builder with splits, whose examples `mock_data` generates."""
     builder = tfds.builder(name, data_dir="/nowhere")
     splits = [
         tfds.core.SplitInfo(name=split, shard_lengths=[10_000], num_bytes=0)
@@ -159,29 +163,29 @@ def unprepared(name):
     return builder
 
 
-# KITTI's annotations of one example come with different lengths from `mock_data`.
+# `mock_data` generates annotations of different lengths for one example of KITTI.
 MOCKED = [name for name in VTAB_TASKS if not name.startswith("kitti")]
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.ci if place % 4 else [])
-        for place, name in enumerate(MOCKED)
+        pytest.param(name, marks=pytest.mark.ci if number % 4 else [])
+        for number, name in enumerate(MOCKED)
     ],
 )
-def test_a_reader_reads_what_tfds_gives(name):
+def test_every_task_is_read_from_tfds(name):
     task = VTAB_TASKS[name]
     with (
         tfds.testing.mock_data(num_examples=3),
-        mock.patch.object(vtab, "prepared_builder", unprepared),
+        mock.patch.object(vtab, "prepared_builder", mock_builder),
     ):
         data = read_vtab(name, "val200")
-        pictures = list(data.images)
-        assert [Image.open(io.BytesIO(own)).format for own in pictures]
-        assert pictures == list(data.images)
+        images = list(data.images)
+        assert [Image.open(io.BytesIO(image)).format for image in images]
+        assert images == list(data.images)
         if task.class_of is int:
-            feature = unprepared(task.builder).info.features[task.annotation]
+            feature = mock_builder(task.builder).info.features[task.annotation]
             assert feature.num_classes == task.classes
     assert len(data.images) == len(data.labels) == 3
     assert data.labels.min() >= 0 and data.labels.max() < task.classes
@@ -195,7 +199,7 @@ def png(pixels):
 
 
 def prepare(name, data_dir, splits):
-    """Writes a data set as TFDS does, from examples in place of a download."""
+    """Prepares a data set with TFDS from examples instead of a download."""
     builder = tfds.builder(name, data_dir=data_dir)
     generators = {
         split: iter(list(enumerate(examples))) for split, examples in splits.items()
@@ -262,12 +266,12 @@ def prepared(data_dir, monkeypatch):
 
 
 def numbers_of(data):
-    pixels = [np.asarray(Image.open(io.BytesIO(own)))[0, 0] for own in data.images]
+    pixels = [np.asarray(Image.open(io.BytesIO(image)))[0, 0] for image in data.images]
     return [256 * int(red) + int(green) for red, green, _ in pixels]
 
 
 @pytest.mark.ci
-def test_the_splits_hold_what_they_say(prepared):
+def test_the_splits_have_the_documented_sizes_and_are_disjoint(prepared):
     train, validation, both, test = (
         read_vtab("svhn_cropped", split) for split in VTAB_SPLITS
     )
@@ -280,18 +284,18 @@ def test_the_splits_hold_what_they_say(prepared):
     numbers = numbers_of(both)
     assert sorted(numbers_of(train) + numbers_of(validation)) == sorted(numbers)
     assert len(set(numbers)) == 1000
-    # Pictures and classes stay together.
+    # Images and classes are in the same order.
     assert [number % 10 for number in numbers] == both.labels.tolist()
 
 
-def test_kitti_as_it_is_stored(prepared):
+def test_stored_examples_of_kitti_are_read(prepared):
     data = read_vtab("kitti_closest_vehicle_distance", "test")
     assert sorted(data.labels.tolist()) == [0, 1, 3, 3]
     types = tfds.builder("kitti").info.features["objects"]["type"].names
     assert types[:3] == ["Car", "Van", "Truck"]
 
 
-def test_dsprites_are_white_on_black(prepared):
+def test_dsprites_images_are_white_on_black(prepared):
     data = read_vtab("dsprites_label_x_position", "test")
     assert data.labels.tolist() == [10]
     [image] = data.images
@@ -299,7 +303,7 @@ def test_dsprites_are_white_on_black(prepared):
     np.testing.assert_array_equal(pixels, np.eye(64, dtype="uint8") * 255)
 
 
-def test_what_is_not_there(tmp_path, monkeypatch):
+def test_unknown_or_unprepared_data_raises(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="vtab's task must be one of cal.* 'imagenet'"):
         read_vtab("imagenet", "test")
     with pytest.raises(InputError, match="split must be one of train800"):
@@ -310,7 +314,8 @@ def test_what_is_not_there(tmp_path, monkeypatch):
     )
     examples = [{"image": np.zeros((32, 32, 3), "uint8"), "label": 0, "id": "0"}]
     prepare("svhn_cropped", tmp_path, {"train": examples, "test": examples})
-    with pytest.raises(InputError, match="svhn_cropped must be prepared whole for"):
+    message = "svhn_cropped must be prepared with all its splits for vtab"
+    with pytest.raises(InputError, match=message):
         read_vtab("svhn_cropped", "train800")
     with pytest.raises(InputError, match="resisc45 isn't prepared"):
         read_vtab("resisc45", "test")
