@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from align_keras.cli.main import main
 from tests.helpers.align_folders import random_pairs, tiny_align, write_align_folder
-from tests.helpers.oracle_process import ask, needs
+from tests.helpers.oracle_process import call_oracle, needs
 from tests.helpers.small import VOCABULARY, small_align
 
 FILE = "model.safetensors"
@@ -61,7 +61,7 @@ def test_transformers_opens_what_comes_back(tmp_path, capsys):
     assert answer(capsys, "hf", tmp_path, "--to", run)[0] == 0
     assert answer(capsys, "keras", run, "--to", back)[0] == 0
     assert_equal_tensors(
-        *(ask("hugging_face", "tensors", folder) for folder in (back, tmp_path))
+        *(call_oracle("hugging_face", "tensors", folder) for folder in (back, tmp_path))
     )
 
 

@@ -266,6 +266,6 @@ def test_the_order_of_sources_and_files_makes_no_difference(
     own, options = sources
     out = tmp_path / "other"
     assert run(*arguments("build", own[::-1], out, *options)) == built[1]
-    made = small_corpus.made_files(out)
-    assert made == small_corpus.made_files(built[0])
+    made = small_corpus.output_digests(out)
+    assert made == small_corpus.output_digests(built[0])
     assert len(made) == 6

@@ -18,7 +18,7 @@ from tests.helpers.small_corpus import (
     TWO_WORKERS,
     arguments,
     finish,
-    made_files,
+    output_digests,
     run,
     start,
 )
@@ -37,7 +37,7 @@ def whole(sources, tmp_path_factory):
     """What one worker makes without a fault: files by their digests, and the funnel."""
     out = tmp_path_factory.mktemp("whole")
     said = run(*arguments("build", sources, out, *ONE_WORKER))
-    return made_files(out), said
+    return output_digests(out), said
 
 
 def one_line(err, *, says):
@@ -52,7 +52,7 @@ def goes_on(whole, sources, out, workers=TWO_WORKERS):
     """Runs the command again: it completes, with the bytes of an undisturbed run."""
     code, said, err = finish(*arguments("build", sources, out, *workers))
     assert code == 0, err
-    assert (made_files(out), said) == whole
+    assert (output_digests(out), said) == whole
     assert not list(pathlib.Path(out).rglob(".*.tmp"))
 
 
@@ -246,4 +246,4 @@ def test_two_runs_at_once(whole, sources, tmp_path):
         said, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         assert said == whole[1]
-    assert made_files(out) == whole[0]
+    assert output_digests(out) == whole[0]

@@ -19,7 +19,7 @@ from align_keras.datasets.benchmarks import (
 )
 from align_keras.datasets.benchmarks.class_names import imagenet_ids
 from tests.cli import evaluated
-from tests.helpers.oracle_process import ask, needs
+from tests.helpers.oracle_process import call_oracle, needs
 from tests.helpers.small import small_align
 from tests.helpers.small_run import COLORS, SHAPES, draw
 
@@ -118,7 +118,7 @@ def test_class_names_in_any_order_are_those_of_clip_benchmark(
     classes = sorted(SHAPES)
     prompts = [text for name in classes for text in (f"a {name}", f"{name} is")]
     paths, labels = pictures_of(shapes / "test")
-    expected = ask(
+    expected = call_oracle(
         "clip_benchmark_metrics",
         "zero_shot",
         class_names=classes,

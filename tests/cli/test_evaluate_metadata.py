@@ -17,7 +17,7 @@ from align_keras.protocols.run_protocol import PROTOCOLS
 from align_keras.runs.about_run import read_evaluation
 from tests.cli import evaluated
 from tests.helpers.oracle_process import needs
-from tests.helpers.small_benchmarks import coco_name, write_picture
+from tests.helpers.small_benchmarks import coco_name, write_image
 from tests.helpers.small_run import COLORS, SHAPES, draw
 
 # The fixtures of the protocols' own tests.
@@ -194,7 +194,7 @@ def test_multi30k(evaluate, by_place):
 def test_a_users_table(evaluate, by_place, tmp_path):
     lines = ["image,caption,style"]
     for row in range(4):
-        write_picture(tmp_path / f"own/{row}.png", row)
+        write_image(tmp_path / f"own/{row}.png", row)
         lines.append(f"own/{row}.png,number {row},ink")
     table = tmp_path / "own.csv"
     table.write_text("\n".join(lines))

@@ -9,11 +9,11 @@ import pytest
 from align_keras.cli.main import main
 from tests.cli import evaluated
 from tests.cli.evaluated import check_counts, cxc_parts, embeddings
-from tests.helpers.oracle_process import ask, needs
+from tests.helpers.oracle_process import call_oracle, needs
 from tests.helpers.small_benchmarks import (
     coco_name,
     write_flickr30k,
-    write_picture,
+    write_image,
 )
 
 align, data, model = evaluated.align, evaluated.data, evaluated.model
@@ -57,7 +57,7 @@ def sorted_recalls(scores, right):
 
 
 def recalls_of_clip_benchmark(scores, right):
-    return ask("clip_benchmark_metrics", "recall_at_k", scores, right)
+    return call_oracle("clip_benchmark_metrics", "recall_at_k", scores, right)
 
 
 @pytest.fixture(
@@ -113,7 +113,7 @@ def test_coco_takes_five_captions_a_picture(evaluate):
 def test_a_table_by_its_columns(evaluate, tmp_path):
     lines = ["image,caption,style"]
     for row in range(6):
-        write_picture(tmp_path / f"{row}.png", row)
+        write_image(tmp_path / f"{row}.png", row)
         lines += [f"{row}.png,number {row} {n},{'ab'[row % 2]}" for n in range(1 + row)]
     table = tmp_path / "own.csv"
     table.write_text("\n".join(lines))
@@ -316,7 +316,7 @@ def test_simlex(evaluate, align, data):
 @pytest.mark.ci
 def test_stamps_in_four_languages(evaluate, tmp_path, monkeypatch):
     for row, color in enumerate(("red", "green", "blue")):
-        path = write_picture(tmp_path / f"stamps/shapes/{color}.png", row)
+        path = write_image(tmp_path / f"stamps/shapes/{color}.png", row)
         path.with_suffix(".txt").write_text(
             "The same.\n"
             + "".join(f"{way}.utf8={way} {color}\n" for way in ("de", "fr", "cs"))

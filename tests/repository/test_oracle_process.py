@@ -4,23 +4,27 @@ import os
 
 import pytest
 
-from tests.helpers.oracle_process import OracleError, ask, needs
+from tests.helpers.oracle_process import OracleError, call_oracle, needs
 
 
 def test_one_process_answers_all():
-    assert os.getpid() != ask("itself", "process") == ask("itself", "process")
+    assert (
+        os.getpid()
+        != call_oracle("itself", "process")
+        == call_oracle("itself", "process")
+    )
 
 
 @pytest.mark.parametrize("name", ["tensorflow", "keras", "align_keras"])
 def test_tensorflow_cannot_be_imported_there(name):
     with pytest.raises(OracleError, match=f"import of {name} halted"):
-        ask("itself", "imported", name)
-    assert ask("itself", "imported", "numpy") == "numpy"
+        call_oracle("itself", "imported", name)
+    assert call_oracle("itself", "imported", "numpy") == "numpy"
 
 
 def test_an_error_comes_back_with_its_text():
     with pytest.raises(OracleError, match="No module named 'no_such_module'"):
-        ask("itself", "imported", "no_such_module")
+        call_oracle("itself", "imported", "no_such_module")
 
 
 def test_missing_packages_skip():

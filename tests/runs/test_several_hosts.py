@@ -26,14 +26,14 @@ def cluster(tmp_path_factory):
     pytest.importorskip("distributed")
     data = {"TFDS_DATA_DIR": str(tmp_path_factory.mktemp("data"))}
     with hosts(3) as several:
-        made = Cluster("dask", several.addresses, several.within, **data)
+        made = Cluster("dask", several.addresses, several.command_prefix, **data)
         with made as cluster:
             yield cluster
 
 
 def run(cluster, *arguments):
     """Runs a command on the first host, by the cluster; returns what it prints."""
-    words = [*cluster.within(cluster.hosts[0]), sys.executable]
+    words = [*cluster.command_prefix(cluster.hosts[0]), sys.executable]
     command = ["-m", "align_keras.cli.main", *arguments, "--engine", cluster.engine]
     done = subprocess.run(
         [*words, *map(str, command)], cwd=ROOT, capture_output=True, text=True

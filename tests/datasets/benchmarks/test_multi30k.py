@@ -62,7 +62,7 @@ def test_there_must_be_a_thousand_pictures(tmp_path):
     write_multi30k(tmp_path / "multi30k", tmp_path / "images")
     with pytest.raises(InputError, match="must name 1,000 images, received 8;"):
         read_multi30k(tmp_path / "multi30k", tmp_path / "images")
-    write_multi30k(tmp_path / "whole", tmp_path / "many", pictures=1000)
+    write_multi30k(tmp_path / "whole", tmp_path / "many", num_images=1000)
     data = read_multi30k(tmp_path / "whole", tmp_path / "many")
     assert len(data.images) == 1000
 
