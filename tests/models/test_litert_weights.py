@@ -14,7 +14,7 @@ from align_keras.models.conversion.litert_weights import (
 )
 from align_keras.utils.errors import InputError
 from tests.helpers.drawn_align import calibrated_align, drawn_images
-from tools.make_small_model import fold_batch_norms, save_beside_towers
+from tools.make_small_model import fold_batch_norms, save_with_towers
 
 
 def test_folded_batch_norms_leave_the_outputs():
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
     )
     for name, content in zip(TOWER_FILES, towers, strict=True):
         (path / name).write_bytes(content)
-    save_beside_towers(align, path)
+    save_with_towers(align, path)
     return path, align
 
 
@@ -96,5 +96,5 @@ def test_towers_of_another_model_are_refused(folder, tmp_path):
     for weight in other.weights:
         if weight.path.endswith("kernel"):
             weight.assign(np.random.default_rng(1).normal(size=weight.shape))
-    with pytest.raises(InputError, match="received others"):
-        save_beside_towers(other, path)
+    with pytest.raises(InputError, match="contain the 8-bit towers of this model"):
+        save_with_towers(other, path)

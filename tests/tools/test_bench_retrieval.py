@@ -15,7 +15,7 @@ def test_runs(tmp_path):
     command = [
         sys.executable,
         "tools/benchmarks/bench_retrieval.py",
-        "--pictures",
+        "--images",
         "30",
     ]
     command += ["--dimension", "2048", "--folder", str(tmp_path)]
