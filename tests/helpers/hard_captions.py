@@ -55,7 +55,7 @@ CAPITALS = (
     "1C89 2C2F A7C0 A7CB A7CC A7CE A7D0 A7D2 A7D4 A7D6 A7D8 A7DA A7DC 10570-1057A "
     "1057C-1058A 1058C-10592 10594-10595 10D50-10D65 16EA0-16EB8"
 )
-# That version cannot decompose these composed letters.
+# The same version cannot decompose these composed letters.
 COMPOSED = (
     "105C9 105E4 11383 11385 1138E 11391 113C5 113C7-113C8 11938 16121-16128 "
     "16D68-16D6A"

@@ -328,6 +328,7 @@ def bench_approximate(arguments):
     """Measures the part `approximate`."""
     from align_keras import load_model
     from align_keras.search import Index, approximate
+    from align_keras.search.index_files import approximate_path
 
     suffix = f"_of_{arguments.width}" if arguments.width else ""
     folder = arguments.work / f"rows_{arguments.rows}{suffix}"
@@ -345,7 +346,7 @@ def bench_approximate(arguments):
     start = time.perf_counter()
     if approximate.bring_up_to_date(folder, path.name, vectors):
         print(f"built in {time.perf_counter() - start:.0f} s")
-    size = approximate.path_of(folder, path.name).stat().st_size
+    size = approximate_path(folder, path.name).stat().st_size
     print(f"{len(real)} of {len(vectors)} rows are real. File: {size / 1e6:.0f} MB")
     codes = approximate.Approximate.open(folder, path.name, real.shape[1])
     words = shorten(model.encode_texts(QUERIES), arguments.width)
