@@ -1,4 +1,4 @@
-"""What every test runs under. Nothing here imports TensorFlow."""
+"""Environment and fixtures of all tests. This module does not import TensorFlow."""
 
 import gc
 import importlib.abc
@@ -14,25 +14,27 @@ import pytest
 
 import align_keras  # noqa: F401 (before TensorFlow, as users import it, for oneDNN)
 
-# Before any test imports TensorFlow or transformers: no start-up notes, and no
-# network, which no test may need.
+# These variables must be set before a test imports TensorFlow or transformers. They
+# suppress start-up messages and prevent network access, which no test may need.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["KERAS_BACKEND"] = "tensorflow"
-# Models that tests name with `--model` are noted here, not in the user's home.
+# The command records the models of `--model` here instead of in the user's home folder.
 _data_home = tempfile.TemporaryDirectory()
 os.environ["XDG_DATA_HOME"] = _data_home.name
 
-# TensorFlow's graphs are many small objects: usual collections over them took 3 to 8 %
-# of the CPU seconds of four test files.
+# TensorFlow's graphs consist of many small objects. Garbage collection with the default
+# thresholds took 3 to 8 % of the CPU seconds of four test files.
 gc.set_threshold(200_000, 20, 50)
 
-# The same examples in every run, and no verdict by the clock of a busy machine.
+# Every run tests the same examples. Examples have no time limit, because the machine
+# may be busy.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
-# Where all is installed that the tier needs (`.ci/run` says so), a skipped test fails,
-# but for these reasons: what a machine may not have, and nothing installs.
+# `.ci/run` sets this variable if all packages of the tier are installed. A skipped test
+# then fails, unless its reason is in `ALLOWED_SKIPS`. These reasons depend on the
+# machine and cannot be removed by installing a package.
 ALL_INSTALLED = "ALIGN_KERAS_ALL_INSTALLED"
 ALLOWED_SKIPS = (
     "may not mount a disk here",
@@ -41,15 +43,16 @@ ALLOWED_SKIPS = (
     "not a git checkout",
     "torch brings triton",
 )
-# A file that is left out of the default run as a whole may stop at a missing package.
-_LEFT_OUT = re.compile(r"^pytestmark = .*pytest\.mark\.(ci|release)\b", re.MULTILINE)
+# A file may skip all its tests for a missing package if the default run excludes it.
+_EXCLUDED = re.compile(r"^pytestmark = .*pytest\.mark\.(ci|release)\b", re.MULTILINE)
 
 
 class _SplitCpu(importlib.abc.MetaPathFinder):
-    """Splits the CPU into two logical devices as soon as TensorFlow is imported.
+    """Import hook that splits the CPU into two logical devices.
 
-    Tests of two replicas then run in the process of all others: devices can't be
-    split once TensorFlow has been used, whichever test that was.
+    Devices cannot be split after TensorFlow has been used. The hook splits them when
+    TensorFlow is imported, so that tests of two replicas can run in the same process as
+    all other tests.
     """
 
     def find_spec(self, name, path, target=None):
@@ -76,7 +79,7 @@ sys.meta_path.insert(0, _SplitCpu())
 
 @pytest.fixture(scope="session")
 def two_replicas():
-    """A `MirroredStrategy` of two logical CPUs; a process holds one."""
+    """The `MirroredStrategy` of two logical CPUs. A process can have only one."""
     from align_keras.training.strategies import make_strategy
 
     return make_strategy("mirrored", 2)
@@ -84,17 +87,17 @@ def two_replicas():
 
 @pytest.fixture(scope="session")
 def drawings(tmp_path_factory):
-    """A folder of drawn images with classes, two of them damaged."""
+    """A folder of drawn images in class folders, with two damaged files."""
     from tests.helpers.drawings import draw
 
     root = tmp_path_factory.mktemp("drawings")
     for split, count in (("train", 12), ("test", 5)):
         for label, name in enumerate(("rings", "bars", "plain")):
-            own = root / split / name
-            own.mkdir(parents=True)
+            class_folder = root / split / name
+            class_folder.mkdir(parents=True)
             for number in range(count):
                 seed = number + 100 * (split == "test")
-                draw(label, seed).save(own / f"{number:02}.png")
+                draw(label, seed).save(class_folder / f"{number:02}.png")
     (root / "test" / "bars" / "05.png").write_bytes(b"junk")
     (root / "train" / "bars" / "12.png").write_bytes(b"junk")
     return root
@@ -102,7 +105,7 @@ def drawings(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory):
-    """The folder of a model that has seen drawn images."""
+    """The folder of a small model with batch statistics of drawn images."""
     import keras
     import numpy as np
 
@@ -113,9 +116,9 @@ def small_model(tmp_path_factory):
     keras.utils.set_random_seed(0)
     path = tmp_path_factory.mktemp("model")
     align = ALIGN(*small_encoders(lite=True), vocabulary=VOCABULARY)
-    # Statistics of pictures, without which random features all but vanish.
-    pictures = [draw(label, 500 + seed) for label in range(3) for seed in range(8)]
-    pixels = np.stack([np.asarray(own.resize((32, 32))) for own in pictures])
+    # Features all but vanish with the initial statistics and random weights.
+    images = [draw(label, 500 + seed) for label in range(3) for seed in range(8)]
+    pixels = np.stack([np.asarray(image.resize((32, 32))) for image in images])
     for layer in align.image_encoder._flatten_layers():
         if hasattr(layer, "momentum"):
             layer.momentum = 0.5
@@ -126,7 +129,7 @@ def small_model(tmp_path_factory):
 
 
 def pytest_ignore_collect(collection_path):
-    """Keeps `--doctest-modules` from importing the scripts that tests run."""
+    """Prevents `--doctest-modules` from importing scripts that are not tests."""
     is_script = collection_path.suffix == ".py" and not collection_path.name.startswith(
         "test_"
     )
@@ -134,10 +137,10 @@ def pytest_ignore_collect(collection_path):
 
 
 def seed() -> None:
-    """Sets the seeds of Python and NumPy, from which Keras draws its own.
+    """Sets the seeds of Python and NumPy. Keras draws its seeds from Python's.
 
-    TensorFlow's isn't set: that empties its caches, and every graph function would be
-    instantiated again in every test, which took half of the tests' time.
+    TensorFlow's seed isn't set, because that empties TensorFlow's caches. Every test
+    would then trace its graph functions again, which took half of the tests' time.
     """
     random.seed(0)
     if "numpy" in sys.modules:
@@ -151,7 +154,7 @@ def _seeded():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(fixturedef, request):
-    """Seeds what tests share, whichever of them asks for it first."""
+    """Sets the seeds before a shared fixture, so that it is the same in any order."""
     if fixturedef.scope != "function":
         seed()
 
@@ -168,13 +171,16 @@ def pytest_make_collect_report(collector):
     expression = collector.config.getoption("markexpr")
     path = collector.path
     if "not ci" in expression and path.suffix == ".py" and path.is_file():
-        if _LEFT_OUT.search(path.read_text(encoding="utf-8")):
+        if _EXCLUDED.search(path.read_text(encoding="utf-8")):
             return report
     return refuse_silent_skip(report)
 
 
 def refuse_silent_skip(report):
-    """Fails a report of a skip where all is installed that tests need."""
+    """Turns a skip into a failure if all packages are installed.
+
+    Skips for the reasons in `ALLOWED_SKIPS` remain.
+    """
     if not (report.skipped and os.environ.get(ALL_INSTALLED)):
         return report
     if getattr(report, "wasxfail", None) is not None:
@@ -182,5 +188,5 @@ def refuse_silent_skip(report):
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
     if not any(allowed in str(reason) for allowed in ALLOWED_SKIPS):
         report.outcome = "failed"
-        report.longrepr = f"{reason}, though {ALL_INSTALLED} is set"
+        report.longrepr = f"Skipped although {ALL_INSTALLED} is set. Reason: {reason}"
     return report

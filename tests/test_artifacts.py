@@ -1,6 +1,6 @@
-"""What earlier versions wrote, opened by today's code: the answers are theirs.
+"""The current code opens files of earlier versions and gives the same results.
 
-`tools/make_artifacts.py` writes a version's folder, once.
+`tools/make_artifacts.py` writes the folder of each version once.
 """
 
 import hashlib
@@ -14,14 +14,15 @@ import pytest
 from align_keras.cli.main import main
 
 VERSIONS = sorted(pathlib.Path(__file__).parent.glob("artifacts/*"))
-# Float32 kernels of another processor sum in another order: 1e-7 relative an operation,
-# some hundred operations deep. Of equal kernels the answers are rounded to 1e-7.
+# Float32 kernels of other processors sum in another order. The relative error is about
+# 1e-7 per operation, and some hundred operations follow each other. The recorded
+# results are rounded to 1e-7.
 TOLERANCE = 2e-5
 
 
 @pytest.fixture(params=VERSIONS, ids=lambda folder: folder.name)
 def artifact(request, tmp_path, monkeypatch):
-    """A function that unpacks a kind into the working directory, a temporary one."""
+    """A function that unpacks a kind of artifact to a temporary working directory."""
     monkeypatch.chdir(tmp_path)
 
     def unpack(kind):
@@ -35,62 +36,63 @@ def artifact(request, tmp_path, monkeypatch):
 
 
 def contents(artifact):
-    """The bytes of all images, in the order of the table."""
+    """Returns the bytes of all images in the order of `pairs.jsonl`."""
     folder = artifact("pairs")
     rows = (folder / "pairs.jsonl").read_text().splitlines()
     return [(folder / json.loads(row)["image"]).read_bytes() for row in rows]
 
 
-def check_answers(model, artifact, kind="model"):
+def check_embeddings(model, artifact, kind="model"):
+    """Compares the embeddings of a model with the recorded ones."""
     expected = artifact.expected[kind]
     images = model.encode_images(contents(artifact)[:8])
     texts = model.encode_texts(artifact.expected["queries"])
     np.testing.assert_allclose(images, expected["images"], atol=TOLERANCE)
     np.testing.assert_allclose(texts, expected["texts"], atol=TOLERANCE)
-    # No two are alike, so that order and content show.
+    # The embeddings must differ, or the comparison would not detect a wrong order.
     assert np.ptp(expected["images"], axis=0).max() > 0.1
 
 
-def test_there_are_some():
+def test_artifacts_of_the_first_version_exist():
     assert "0.1" in [folder.name for folder in VERSIONS]
 
 
-def test_preset(artifact):
+def test_a_preset_opens(artifact):
     from align_keras import ALIGN
 
-    check_answers(ALIGN.from_preset(artifact("preset")), artifact)
+    check_embeddings(ALIGN.from_preset(artifact("preset")), artifact)
 
 
-def test_keras_file(artifact):
+def test_a_keras_file_opens(artifact):
     import keras
 
     import align_keras  # noqa: F401 (registers the classes)
 
     model = keras.models.load_model(artifact("keras") / "align.keras")
-    check_answers(model, artifact)
+    check_embeddings(model, artifact)
     assert type(model.optimizer).__name__ == "Lamb"
 
 
-def test_hugging_face_folder(artifact):
+def test_a_hugging_face_folder_opens(artifact):
     from align_keras import ALIGN
 
     model = ALIGN.from_preset(artifact("hugging_face"))
-    check_answers(model, artifact, "hugging_face")
+    check_embeddings(model, artifact, "hugging_face")
 
 
 @pytest.mark.ci
-def test_export(artifact):
+def test_an_export_opens(artifact):
     from align_keras import load_model
 
-    check_answers(load_model(artifact("export")), artifact)
+    check_embeddings(load_model(artifact("export")), artifact)
 
 
-def test_index(artifact):
+def test_an_index_returns_the_same_hits(artifact):
     from align_keras.search import Index
 
     folder = artifact("index")
     if (folder / "embeddings.npy").exists():
-        index = from_flat_index(folder)
+        index = convert_flat_index(folder)
     else:
         index = Index.open(folder)
     for row, query in enumerate(artifact.expected["model"]["texts"]):
@@ -103,8 +105,8 @@ def test_index(artifact):
     assert stored.read_bytes() == contents(artifact)[7]
 
 
-def from_flat_index(folder):
-    """Makes today's index of the plain files of the format that runs wrote in 0.1."""
+def convert_flat_index(folder):
+    """Converts the plain files of an index of version 0.1 to the current format."""
     from align_keras.search import Index
     from align_keras.utils.errors import InputError
 
@@ -120,19 +122,19 @@ def from_flat_index(folder):
     )
 
 
-def test_embedding_cache(artifact):
+def test_cached_embeddings_are_used(artifact):
     from align_keras.protocols.embedding_cache import EmbeddingCache
 
     def encode(items):
-        raise AssertionError(f"{len(items)} embeddings were thrown away")
+        raise AssertionError(f"{len(items)} cached embeddings were not used")
 
-    found = EmbeddingCache(artifact("cache"), encode)(contents(artifact)[:8])
+    embeddings = EmbeddingCache(artifact("cache"), encode)(contents(artifact)[:8])
     expected = artifact.expected["model"]["images"]
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    np.testing.assert_allclose(embeddings, expected, atol=TOLERANCE)
 
 
-def test_corpus(artifact):
-    """Its shards are whole by `index.json`, and say by TFDS what they said."""
+def test_a_corpus_is_complete_and_readable(artifact):
+    """The shards have the digests of `index.json`, and TFDS reads the same rows."""
     import tensorflow_datasets as tfds
 
     folder = artifact("corpus") / "web_pairs" / "1.0.0"
@@ -145,52 +147,54 @@ def test_corpus(artifact):
     skip = {"image": tfds.decode.SkipDecoding()}
     for split, expected in artifact.expected["corpus"].items():
         rows = tfds.as_numpy(builder.as_dataset(split, decoders=skip))
-        found = sorted(
+        actual = sorted(
             [
                 bytes(row["id"]).decode(),
-                [bytes(own).decode() for own in row["captions"]],
+                [bytes(caption).decode() for caption in row["captions"]],
                 [int(row["width"]), int(row["height"])],
                 hashlib.sha256(row["image"]).hexdigest(),
             ]
             for row in rows
         )
-        assert found == expected
+        assert actual == expected
 
 
-def test_corpus_is_read_for_training(artifact):
+def test_a_corpus_is_read_for_training(artifact):
     from align_keras.data import read_retrieval_set
     from align_keras.datasets import open_corpus
 
     builder = open_corpus(str(artifact("corpus") / "web_pairs" / "1.0.0"))
-    found = read_retrieval_set(builder, "test")
+    retrieval_set = read_retrieval_set(builder, "test")
     expected = [row[1] for row in artifact.expected["corpus"]["test"]]
-    assert sorted(map(list, found.captions)) == sorted(expected)
+    assert sorted(map(list, retrieval_set.captions)) == sorted(expected)
 
 
 @pytest.mark.ci
-def test_a_run_goes_on_to_the_same_numbers(artifact, capsys):
-    """A run that was stopped ends where the one that wasn't did."""
+def test_a_resumed_run_reaches_the_same_metrics(artifact, capsys):
+    """A resumed run ends with the metrics of a run without interruption."""
     artifact("pairs")
     run = artifact("run")
     arguments = ["train", f"--model_dir={run}"]
-    # The experiment of that name trains by another optimizer since.
+    # The experiment now has another optimizer.
     overrides = f"--params_override={artifact.expected['overrides']}"
     assert main([*arguments, "--experiment=quickstart_stamps", overrides]) == 1
-    refused = capsys.readouterr().err
-    assert "optimizer.type was 'adamw' and is now 'muon'" in refused
-    assert "--config_file" in refused
+    error = capsys.readouterr().err
+    assert "optimizer.type was 'adamw' and is now 'muon'" in error
+    assert "--config_file" in error
     assert main([*arguments, f"--config_file={run}/params.yaml"]) == 0
     assert "going on at step 120 of 140" in capsys.readouterr().err
     lines = [json.loads(line) for line in open(run / "metrics.jsonl", encoding="utf-8")]
     later = [line for line in lines if line["step"] > 120]
-    (losses, recalls), (own_losses, own_recalls) = artifact.expected["resumed"], later
-    # Twenty steps of LAMB carry rounding on; moments of zero were off by 3e-3.
+    expected_losses, expected_recalls = artifact.expected["resumed"]
+    losses, recalls = later
+    # Rounding errors grow over twenty steps. Lost moments change the loss by 3e-3.
     for name in ("loss", "loss_i2t", "loss_t2i", "temperature"):
-        # 0.1 decoded JPEGs by up to five gray levels otherwise: 2.5e-3 was seen.
-        assert own_losses[name] == pytest.approx(losses[name], rel=1e-2)
-    # One query of 34 may change its rank.
+        # Version 0.1 decoded JPEGs with differences of up to five gray levels, which
+        # change the loss by 2.5e-3.
+        assert losses[name] == pytest.approx(expected_losses[name], rel=1e-2)
+    # The rank of one of 34 queries may change.
     for name in ("i2t/recall_at_10", "t2i/recall_at_10"):
-        assert own_recalls[name] == pytest.approx(recalls[name], abs=1.01 / 34)
+        assert recalls[name] == pytest.approx(expected_recalls[name], abs=1.01 / 34)
 
 
 @pytest.mark.ci
@@ -198,14 +202,16 @@ def test_a_preset_is_evaluated(artifact, capsys):
     artifact("pairs"), artifact("preset")
     retrieval = ["retrieval", "--data=pairs/pairs.jsonl", "--cache=embeddings"]
     assert main(["evaluate", *retrieval, "--model=preset", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["metrics"]
-    # 0.1 called images pictures.
+    metrics = json.loads(capsys.readouterr().out)["metrics"]
+    # Version 0.1 used the word "pictures" in metric names.
     expected = {
         name.replace("pictures", "images"): value
         for name, value in artifact.expected["evaluated"]["metrics"].items()
     }
-    # 0.1 didn't count them.
-    candidates = [found.pop(f"{way}/candidates") for way in ("i2t", "t2i")]
+    # Version 0.1 did not report the number of candidates.
+    candidates = [
+        metrics.pop(f"{direction}/candidates") for direction in ("i2t", "t2i")
+    ]
     assert candidates == [40, 40]
-    # One query of 40 may change its rank by rounding.
-    assert found == pytest.approx(expected, abs=1.01 / 40)
+    # Rounding may change the rank of one of 40 queries.
+    assert metrics == pytest.approx(expected, abs=1.01 / 40)

@@ -1,7 +1,8 @@
-"""Killed at any moment, kept from writing, or by a clock that jumps: nothing is lost.
+"""Processes that are killed or cannot write leave no damaged files.
 
-Real signals to real processes; the corpus's are in `tests/cli/test_corpus_kill.py`, the
-trainings' in `tests/training/test_kill.py`.
+The tests send real signals to real processes. Kills of corpus builds are in
+`tests/cli/test_corpus_kill.py`, and kills of training runs in
+`tests/training/test_kill.py`.
 """
 
 import ctypes
@@ -20,6 +21,7 @@ from align_keras.protocols.embedding_cache import EmbeddingCache
 from align_keras.search import Index
 
 ROOT = pathlib.Path(__file__).parents[1]
+# Number of kills.
 COUNT = pytest.mark.parametrize(
     "count",
     [
@@ -29,14 +31,21 @@ COUNT = pytest.mark.parametrize(
 )
 
 
-def start(script, *arguments, **keywords):
+def start(script, *arguments, **options):
+    """Starts a Python script, and waits until it prints "ready".
+
+    Args:
+        script: Code of the script.
+        *arguments: Arguments of the script.
+        **options: Options of `subprocess.Popen`.
+    """
     process = subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **keywords,
+        **options,
     )
     assert process.stdout.readline() == "ready\n", process.communicate()[1]
     return process
@@ -49,7 +58,8 @@ def kill_after(process, seconds):
     assert process.returncode == -signal.SIGKILL
 
 
-def row(text):
+def embed(text):
+    """Returns the embedding of a text such as "text 5"."""
     return np.full(64, float(text.split()[1]), np.float32)
 
 
@@ -58,30 +68,30 @@ import sys
 import numpy as np
 from align_keras.protocols.embedding_cache import EmbeddingCache
 texts = [f"text {number}" for number in range(1_000_000)]
-encode = lambda own: np.array([[float(t.split()[1])] * 64 for t in own], np.float32)
+encode = lambda texts: np.array([[float(t.split()[1])] * 64 for t in texts], np.float32)
 print("ready", flush=True)
 EmbeddingCache(sys.argv[1], encode, chunk=7)(texts)
 """
 
 
 @COUNT
-def test_a_cache_of_embeddings(tmp_path, count):
-    own, most = random.Random(0), 0
+def test_a_killed_process_loses_no_cached_embeddings(tmp_path, count):
+    source, num_cached = random.Random(0), 0
     for _ in range(count):
-        kill_after(start(CACHE, tmp_path), own.uniform(0, 0.2))
-        asked = []
+        kill_after(start(CACHE, tmp_path), source.uniform(0, 0.2))
+        encoded_texts = []
 
-        def encode(texts, asked=asked):
-            asked.extend(texts)
-            return np.array([row(text) for text in texts])
+        def encode(texts, encoded_texts=encoded_texts):
+            encoded_texts.extend(texts)
+            return np.array([embed(text) for text in texts])
 
-        texts = [f"text {number}" for number in range(most + 10)]
-        found = EmbeddingCache(tmp_path, encode)(texts)
-        np.testing.assert_array_equal(found, [row(text) for text in texts])
-        # What was there before this kill wasn't computed again.
-        assert len(asked) <= 10
-        most = (tmp_path / "digests").stat().st_size // 20
-    assert most > 50
+        texts = [f"text {number}" for number in range(num_cached + 10)]
+        embeddings = EmbeddingCache(tmp_path, encode)(texts)
+        np.testing.assert_array_equal(embeddings, [embed(text) for text in texts])
+        # Texts that were cached before the kill are not encoded again.
+        assert len(encoded_texts) <= 10
+        num_cached = (tmp_path / "digests").stat().st_size // 20
+    assert num_cached > 50
 
 
 INDEX = """
@@ -98,13 +108,15 @@ for version in range(1_000_000):
 
 
 @COUNT
-def test_an_index(tmp_path, capsys, count):
-    own, folder, told = random.Random(0), tmp_path / "index", 0
+def test_a_killed_process_leaves_a_complete_index(tmp_path, capsys, count):
+    source, folder, num_reports = random.Random(0), tmp_path / "index", 0
     rows = np.ones((2, 2))
     Index.from_embeddings(rows, ["0 a", "0 b"], folder=folder)
     for _ in range(count):
-        kill_after(start(INDEX, folder), own.uniform(0, 0.3))
-        left = any(path.suffix in (".tmp", ".old") for path in tmp_path.iterdir())
+        kill_after(start(INDEX, folder), source.uniform(0, 0.3))
+        has_temporary_files = any(
+            path.suffix in (".tmp", ".old") for path in tmp_path.iterdir()
+        )
         capsys.readouterr()
         if folder.exists():
             index = Index.open(folder)
@@ -113,11 +125,11 @@ def test_an_index(tmp_path, capsys, count):
             assert (index.store.vectors() == 1.0 + float(versions.pop())).all()
             index.store.close()
         Index.from_embeddings(rows, ["0 a", "0 b"], folder=folder)
-        says = "interrupted" in capsys.readouterr().err
-        assert says == left
-        told += says
+        is_reported = "interrupted" in capsys.readouterr().err
+        assert is_reported == has_temporary_files
+        num_reports += is_reported
         assert [path.name for path in tmp_path.iterdir()] == ["index"]
-    assert told or count < 10
+    assert num_reports or count < 10
 
 
 EXPORT = """
@@ -130,19 +142,19 @@ sys.exit(main(["export", "--model", sys.argv[1], "--to", sys.argv[2]]))
 
 
 @pytest.mark.release
-def test_an_export(tmp_path):
+def test_a_killed_export_is_repeated(tmp_path):
     from tests.helpers.small import small_align
 
     model, target = tmp_path / "model", tmp_path / "served" / "export"
     small_align().save_to_preset(model)
-    own = random.Random(0)
+    source = random.Random(0)
     for _ in range(3):
         process = start(EXPORT, model, target)
         deadline = time.monotonic() + 120
         while not list(target.parent.glob(".export.*.tmp")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
-        kill_after(process, own.uniform(0, 2))
+        kill_after(process, source.uniform(0, 2))
         assert not target.exists()
     process = start(EXPORT, model, target)
     error = process.communicate(timeout=300)[1]
@@ -153,8 +165,12 @@ def test_an_export(tmp_path):
 
 
 def obey_permissions():
-    """Takes from root, who writes everywhere, what lets him (CAP_DAC_OVERRIDE)."""
-    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)  # PR_CAPBSET_DROP
+    """Removes the capability to ignore file permissions from this process.
+
+    Otherwise root can write everywhere.
+    """
+    PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
+    ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)
 
 
 READ_ONLY = """
@@ -172,7 +188,7 @@ for write in (
 ):
     try:
         write()
-        raise SystemExit("written")
+        raise SystemExit("a file was written to a read-only folder")
     except PermissionError:
         pass
 run = ["--experiment=quickstart_icons", f"--model_dir={folder}"]
@@ -188,14 +204,14 @@ for arguments in (
 
 
 @pytest.mark.ci
-@pytest.mark.skipif(sys.platform != "linux", reason="by Linux's capabilities")
-def test_a_read_only_folder(tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="needs capabilities of Linux")
+def test_a_read_only_folder_gives_one_line_errors(tmp_path):
     folder = tmp_path / "run"
     (folder / "cache").mkdir(parents=True)
     Index.from_embeddings(np.eye(2), ["a", "b"], folder=folder / "index")
     before = sorted(folder.rglob("*"))
-    for place in [folder, *folder.rglob("*")]:
-        place.chmod(0o555 if place.is_dir() else 0o444)
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
     process = start(READ_ONLY, folder, preexec_fn=obey_permissions)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == 0, error

@@ -1,6 +1,6 @@
-"""Configurations, indexes, run folders and Hugging Face's with any file damaged.
+"""Damaged files in folders of users raise a short error or are still readable.
 
-A short run each time, and by the same functions a minute of each before a release.
+The default tests are short. The release tests repeat each for about a minute.
 """
 
 import json
@@ -17,23 +17,24 @@ from tests.helpers.small import VOCABULARY
 
 
 def counts(few, many):
+    """Returns a mark with the numbers of damages in default and release tests."""
     return pytest.mark.parametrize(
         "count", [few, pytest.param(many, marks=pytest.mark.release)]
     )
 
 
 @counts(60, 10_000)
-def test_configurations(tmp_path, count):
+def test_damaged_configurations_raise_input_errors(tmp_path, count):
     path = tmp_path / "params.yaml"
     shutil.copy(experiments()["quickstart_icons"], path)
-    read, refused = check_folder(
+    num_read, num_refused = check_folder(
         tmp_path, [path.name], lambda: load_config(config_files=[path]), count
     )
-    assert read and refused > count / 3
+    assert num_read and num_refused > count / 3
 
 
 @counts(100, 10_000)
-def test_indexes(tmp_path, count):
+def test_damaged_indexes_raise_input_errors(tmp_path, count):
     folder = tmp_path / "index"
     embeddings = np.random.default_rng(0).normal(size=(5, 8))
     Index.from_embeddings(
@@ -50,12 +51,12 @@ def test_indexes(tmp_path, count):
         assert [hit.file for hit in index.query(embeddings[0], 3)]
 
     names = ["index.json", "vectors.0.f32", "images.sqlite"]
-    read, refused = check_folder(folder, names, read, count)
-    assert read and refused > count / 3
+    num_read, num_refused = check_folder(folder, names, read, count)
+    assert num_read and num_refused > count / 3
 
 
 @pytest.mark.release
-def test_notes_and_vocabularies_of_runs(tmp_path):
+def test_damaged_run_folders_raise_input_errors(tmp_path):
     from align_keras.runs.about_run import about_run
     from align_keras.text import load_vocabulary
 
@@ -73,21 +74,21 @@ def test_notes_and_vocabularies_of_runs(tmp_path):
 
 
 @pytest.mark.release
-def test_trained_models(tmp_path):
+def test_damaged_presets_raise_input_errors(tmp_path):
     from align_keras.models import ALIGN
     from tests.helpers.small import small_align
 
     small_align().save_to_preset(tmp_path)
     names = ["config.json", "model.weights.h5", "vocabulary.txt"]
-    read, refused = check_folder(
+    num_read, num_refused = check_folder(
         tmp_path, names, lambda: ALIGN.from_preset(tmp_path), 200
     )
     # Digests of the weights and the vocabulary detect nearly all damage.
-    assert read and refused > 150
+    assert num_read and num_refused > 150
 
 
 @pytest.mark.release
-def test_models_of_hugging_face(tmp_path):
+def test_damaged_hugging_face_models_raise_input_errors(tmp_path):
     from align_keras.models import ALIGN
     from tests.helpers.align_folders import tiny_align
 

@@ -1,8 +1,10 @@
-"""JSON Schemas of the configurations, by which editors complete and check YAML files.
+"""Writes JSON Schemas of the configurations.
+
+Editors use them to complete and check YAML files.
 
 usage: python tools/config_schema.py experiments/schema
 
-A YAML file names its schema by a comment: `# yaml-language-server:
+A YAML file names its schema in a comment: `# yaml-language-server:
 $schema=schema/experiment.json`.
 """
 
@@ -30,9 +32,13 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 
 
 def json_schema(config: Any) -> dict[str, Any]:
-    """Makes the JSON Schema, draft 7, of a configuration that holds the defaults.
+    """Returns the JSON Schema (draft 7) of a configuration.
 
-    Ranges and choices are in it, rules between options aren't.
+    The schema has the ranges and choices of each option. It lacks the rules that
+    involve several options.
+
+    Args:
+        config: Configuration object with the default values.
 
     Example:
     >>> from align_keras.config import EvaluationConfig
@@ -79,7 +85,7 @@ def _option(hint: Any, limits: dict[str, float]) -> dict[str, Any]:
 
 
 def _descriptions(cls: type) -> dict[str, str]:
-    """Reads what the docstrings of a class and of its bases say of its fields."""
+    """Reads the descriptions of fields from the docstrings of a class and its bases."""
     texts: dict[str, str] = {}
     for base in cls.__mro__:
         _, _, attributes = (inspect.getdoc(base) or "").partition("Attributes:\n")
@@ -89,7 +95,7 @@ def _descriptions(cls: type) -> dict[str, str]:
 
 
 def main(folder: str) -> None:
-    """Writes a schema of each kind of configuration into a folder."""
+    """Writes a schema for each kind of configuration into a folder."""
     pathlib.Path(folder).mkdir(exist_ok=True)
     for name, config in CONFIGURATIONS.items():
         text = json.dumps(json_schema(config), indent=2, ensure_ascii=False)

@@ -1,12 +1,20 @@
-"""Writes small artifacts of this version, which tests of later versions open.
+"""Writes small artifacts of this version for the tests of later versions.
 
 usage: python tools/make_artifacts.py [--to tests/artifacts]
 
-Each kind is an archive in `tests/artifacts/VERSION/` (VERSION is `0.1` of `0.1.0`):
-`pairs` (drawn images with captions), `run` (a run that was stopped at step 120 of 140),
-`preset`, `keras`, `export` (SavedModels), `index`, `cache` (of embeddings), `corpus`
-(shards of TFDS) and `hugging_face`; `expected.json` holds the answers. A version that
-has been released is never written again: later code must open what users have.
+Later versions must open the files that users have. The script writes an archive of each
+kind to `tests/artifacts/VERSION/`, where VERSION is `0.1` for version 0.1.0:
+
+- `pairs`: drawn images with captions,
+- `run`: a run that stopped at step 120 of 140,
+- `preset`, `keras` and `hugging_face`: models,
+- `export`: SavedModels,
+- `index`: a search index,
+- `cache`: an embedding cache,
+- `corpus`: TFDS shards.
+
+`expected.json` holds the results that later versions must reproduce. The artifacts of a
+released version are never written again.
 """
 
 import argparse
@@ -24,6 +32,9 @@ import tempfile
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow_datasets as tfds  # noqa: E402
@@ -35,54 +46,32 @@ from align_keras.datasets.build import quiet  # noqa: E402
 from align_keras.models.conversion.hugging_face import to_hugging_face  # noqa: E402
 from align_keras.protocols.embedding_cache import EmbeddingCache  # noqa: E402
 from align_keras.search import Index  # noqa: E402
+from tests.helpers.small_run import COLORS, write_pairs  # noqa: E402
 
-ROOT = pathlib.Path(__file__).parents[1]
-COLORS = ("red", "green", "blue", "black", "orange", "purple", "brown", "gray")
-SHAPES = ("circle", "square", "bar", "cross", "ring")
 QUERIES = ["a red ring", "something blue", "crème brûlée", ""]
+# The step at which the run stops, and the number of steps of a whole run.
 STOPPED, STEPS = 120, 140
 
 
-def draw(color, shape):
-    """Draws one of the 40 images."""
-    image = Image.new("RGB", (48, 48), "white")
-    pen = ImageDraw.Draw(image)
-    box = (8, 8, 40, 40)
-    if shape == "circle":
-        pen.ellipse(box, fill=color)
-    elif shape == "square":
-        pen.rectangle(box, fill=color)
-    elif shape == "bar":
-        pen.rectangle((8, 20, 40, 28), fill=color)
-    elif shape == "ring":
-        pen.ellipse(box, outline=color, width=6)
-    else:
-        pen.line((8, 8, 40, 40), fill=color, width=6)
-        pen.line((40, 8, 8, 40), fill=color, width=6)
-    return image
-
-
 def make_pairs():
-    """Writes `pairs/`; returns the images' bytes and their captions."""
-    os.mkdir("pairs")
-    lines, contents, captions = [], [], []
-    for color in COLORS:
-        for shape in SHAPES:
-            name, caption = f"{color}_{shape}.png", f"a {color} {shape}"
-            draw(color, shape).save(f"pairs/{name}")
-            contents.append(pathlib.Path("pairs", name).read_bytes())
-            captions.append(caption)
-            lines.append(json.dumps({"image": name, "caption": caption}))
-    pathlib.Path("pairs/pairs.jsonl").write_text("\n".join(lines) + "\n")
-    return contents, captions
+    """Writes `pairs/`. Returns the bytes of the images and their captions."""
+    table = write_pairs(pathlib.Path("pairs"))
+    lines = table.read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    contents = [pathlib.Path("pairs", row["image"]).read_bytes() for row in rows]
+    return contents, [row["caption"] for row in rows]
 
 
 def run_overrides():
-    """Returns the overrides of the run, a str."""
+    """Returns the value of `--params_override` for the run."""
     data = {"corpus": "pairs", "pairs": "pairs/pairs.jsonl", "tfds_data_dir": "data"}
     sections = ("train_data", "validation_data")
     return ",".join(
-        [f"task.{own}.{key}={value}" for own in sections for key, value in data.items()]
+        [
+            f"task.{section}.{key}={value}"
+            for section in sections
+            for key, value in data.items()
+        ]
         + [
             "task.validation_data.tfds_split=train",
             "task.train_data.global_batch_size=8",
@@ -107,14 +96,16 @@ def run_overrides():
 
 
 def make_run():
-    """Trains in `finished/`, and keeps in `run/` what a kill at a step leaves.
+    """Trains a run in `finished/`, and writes `run/` as if it had stopped earlier.
+
+    `run/` has the files that exist after a kill at step `STOPPED`.
 
     Returns:
-        list of dict, what the whole run logged after that step.
+        List of dict, the metrics that the whole run logged after that step.
     """
     arguments = ["train", "--experiment=quickstart_stamps", "--model_dir=finished"]
     if main([*arguments, f"--params_override={run_overrides()}"]):
-        sys.exit("the run failed")
+        sys.exit("The training run failed. See the messages above.")
     shutil.copytree("finished", "run")
     run = pathlib.Path("run")
     for name in ("config.json", "model.weights.h5", "tensorboard"):
@@ -127,13 +118,16 @@ def make_run():
     state = "".join(f'{name}: "ckpt-{STOPPED}"\n' for name in names)
     (run / "checkpoints" / "checkpoint").write_text(state)
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
-    kept = [line for line in lines if json.loads(line)["step"] <= STOPPED]
-    (run / "metrics.jsonl").write_text("".join(kept))
-    return [own for own in map(json.loads, lines) if own["step"] > STOPPED]
+    earlier_lines = [line for line in lines if json.loads(line)["step"] <= STOPPED]
+    (run / "metrics.jsonl").write_text("".join(earlier_lines))
+    return [metrics for metrics in map(json.loads, lines) if metrics["step"] > STOPPED]
 
 
 def make_hugging_face(vocabulary):
-    """Writes `hugging_face/`: no stage may be as narrow as the one before it."""
+    """Writes a random model in the format of Hugging Face to `hugging_face/`.
+
+    Each stage must be wider than the one before, which transformers requires.
+    """
     keras.utils.set_random_seed(1)
     image_encoder = align_keras.ImageEncoder(
         width_coefficient=0.5, depth_coefficient=0.1, image_size=32
@@ -154,20 +148,22 @@ def make_hugging_face(vocabulary):
             continue
         value = variable.numpy() * source.uniform(0.5, 1.5, variable.shape)
         if "variance" in variable.path:
-            value *= 0.1  # Or the signal fades away in untrained layers.
+            # A smaller variance keeps the signal from fading in untrained layers.
+            value *= 0.1
         elif value.ndim == 1 or not value.any():
             value += source.normal(0, 0.02, variable.shape)
-        # Few different values, which compress well, and no variance of zero.
+        # A few different values compress well. Adding 0.5 avoids a variance of zero.
         step = 2.0 ** np.floor(np.log2(np.abs(value).max() / 30))
         variable.assign(np.round(value / step + 0.5) * step)
     to_hugging_face(model, "hugging_face")
 
 
 def make_corpus():
-    """Builds `corpus/` out of large images in a folder."""
+    """Builds `corpus/` from large images in a folder."""
     os.mkdir("source")
     source = np.random.default_rng(0)
-    for number in range(12):  # None is near another, or it would leave.
+    # The images differ enough that none is dropped as a near duplicate.
+    for number in range(12):
         image = Image.new("RGB", (230, 210), "white")
         pen = ImageDraw.Draw(image)
         for _ in range(12):
@@ -182,32 +178,32 @@ def make_corpus():
     command += ["--workers=1"]
     small = "vocabulary.size=200,shards.test_fraction=0.3"
     if main([*command, f"--params_override={small}"]):
-        sys.exit("the corpus failed")
+        sys.exit("The corpus build failed. See the messages above.")
     os.mkdir("corpus")
     shutil.copy("built/vocabulary.txt", "corpus")
     shutil.copytree("built/web_pairs", "corpus/web_pairs")
 
 
 def read_corpus():
-    """Returns what TFDS reads of `corpus/`: split → sorted rows."""
+    """Reads `corpus/` with TFDS. Returns a dict of split → sorted rows."""
     builder = tfds.builder_from_directory("corpus/web_pairs/1.0.0")
     skip = {"image": tfds.decode.SkipDecoding()}
-    found = {}
+    rows_by_split = {}
     for split in sorted(builder.info.splits):
         rows = tfds.as_numpy(builder.as_dataset(split, decoders=skip))
-        found[split] = sorted(
+        rows_by_split[split] = sorted(
             [
                 bytes(row["id"]).decode(),
-                [bytes(own).decode() for own in row["captions"]],
+                [bytes(caption).decode() for caption in row["captions"]],
                 [int(row["width"]), int(row["height"])],
                 hashlib.sha256(row["image"]).hexdigest(),
             ]
             for row in rows
         )
-    return found
+    return rows_by_split
 
 
-def answers(model, contents):
+def embed_examples(model, contents):
     """Returns the embeddings of the first eight images and of the queries."""
     images = model.encode_images(contents[:8])
     return {
@@ -217,7 +213,7 @@ def answers(model, contents):
 
 
 def make_all():
-    """Makes every kind in the working directory; returns the answers."""
+    """Writes every kind to the working directory. Returns the expected results."""
     contents, captions = make_pairs()
     expected = {"queries": QUERIES, "overrides": run_overrides()}
     expected["resumed"] = make_run()
@@ -228,7 +224,7 @@ def make_all():
     os.mkdir("keras")
     model.save("keras/align.keras")
     model.export_saved_model("export")
-    expected["model"] = answers(model, contents)
+    expected["model"] = embed_examples(model, contents)
     out = io.StringIO()
     retrieval = ["retrieval", "--data=pairs/pairs.jsonl", "--json"]
     with contextlib.redirect_stdout(out):
@@ -240,15 +236,15 @@ def make_all():
         embeddings, captions, captions, images=contents, folder="index"
     )
     hits = [index.query(query, 5) for query in model.encode_texts(QUERIES)]
-    expected["hits"] = [[hit.path for hit in of_query] for of_query in hits]
-    expected["scores"] = [[hit.score for hit in of_query] for of_query in hits]
+    expected["hits"] = [[hit.path for hit in query_hits] for query_hits in hits]
+    expected["scores"] = [[hit.score for hit in query_hits] for query_hits in hits]
     EmbeddingCache("cache", model.encode_images)(contents[:8])
 
     make_corpus()
     expected["corpus"] = read_corpus()
     make_hugging_face(list(model.vocabulary))
     published = align_keras.ALIGN.from_preset("hugging_face")
-    expected["hugging_face"] = answers(published, contents)
+    expected["hugging_face"] = embed_examples(published, contents)
     return expected
 
 
@@ -256,9 +252,9 @@ KINDS = "pairs run preset keras export index cache corpus hugging_face".split()
 
 
 def pack(kind, target):
-    """Writes the folder `kind` as an archive, without locks, owners and dates."""
+    """Writes the folder `kind` as an archive without locks, owners and dates."""
 
-    def plain(info):
+    def remove_details(info):
         if info.name.endswith(".lock") or info.name.endswith("/lock"):
             return None
         info.uid = info.gid = info.mtime = 0
@@ -266,7 +262,7 @@ def pack(kind, target):
         return info
 
     with tarfile.open(target / f"{kind}.tar.xz", "w:xz", preset=9) as archive:
-        archive.add(kind, filter=plain)
+        archive.add(kind, filter=remove_details)
 
 
 def version():
@@ -281,11 +277,14 @@ if __name__ == "__main__":
         type=pathlib.Path,
         default=ROOT / "tests" / "artifacts",
         metavar="DIR",
-        help="the folder of the versions' folders (default: tests/artifacts)",
+        help="parent folder of the versions (default: tests/artifacts)",
     )
     target = (parser.parse_args().to / version()).resolve()
     if target.exists():
-        sys.exit(f"{target} exists; artifacts of a version are written once.")
+        sys.exit(
+            f"Artifacts of a version are written only once. Received: {target}, "
+            "which exists. Choose another folder with --to."
+        )
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         with quiet():
@@ -297,4 +296,4 @@ if __name__ == "__main__":
         (target / "expected.json").write_text(text, encoding="utf-8")
         os.chdir(ROOT)
     total = sum(path.stat().st_size for path in target.iterdir())
-    print(f"wrote {target}: {total:,} bytes", file=sys.stderr)
+    print(f"Wrote {total:,} bytes to {target}.", file=sys.stderr)

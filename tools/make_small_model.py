@@ -1,12 +1,17 @@
-"""Writes `align_small_en`, the model that comes with the package, of a trained run.
+"""Converts a trained run to `align_small_en`, the model that the package includes.
 
-After `align-keras train --experiment align_small_en --model_dir RUN`, `python -m
-tools.make_small_model --run RUN --to saved_models/align_small_en` needs the extra
-`litert`. Batch normalization is folded, the towers become LiteRT files of 8 bits, and
-the preset takes its large weights from these: a folder so serves phones, search without
-TensorFlow and Keras at the size of one of them. Keras then computes in floats with the
-rounded weights: embeddings are those of the towers but for the rounding of activations.
-They are judged by the stamps.
+Train the run first with `align-keras train --experiment align_small_en --model_dir
+RUN`. `python -m tools.make_small_model --run RUN --to saved_models/align_small_en` then
+
+- folds batch normalization into the convolutions,
+- writes the towers as 8-bit LiteRT files,
+- saves a preset that reads its large weights from these files,
+- and measures recall on the stamps.
+
+The folder serves phones, search without TensorFlow, and Keras. Its size is that of the
+LiteRT files. Keras computes in float32 with the rounded weights, so its embeddings
+differ from those of the towers only by the rounding of activations. The script needs
+the extra `litert`.
 """
 
 import argparse
@@ -46,37 +51,40 @@ from align_keras.runs.run_corpora import prepare_corpus
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
+# Number of training images that calibrate the ranges of activations.
 CALIBRATION_IMAGES = 200
 LICENSE = (
     "Apache-2.0. The weights derive from EfficientNet-Lite2 (Google, Apache-2.0) and "
     "all-MiniLM-L6-v2 (Apache-2.0), trained further on Open Clip Art (public domain), "
     "Noto Emoji (Apache-2.0) and Twemoji graphics (CC BY 4.0, Twitter, Inc.)."
 )
-# Smaller ones are kept as they are.
-_LEAST_SIZE = 256
-# Of rounding to 8 bits by channel it is about 0.01, of two other kernels 1.4.
-_LARGEST_ERROR = 0.1
-# LiteRT moves the halving of the class logits into the classifier.
+# Smaller weights are saved as floats.
+_MIN_SIZE = 256
+# Largest relative error of a tensor that still counts as a weight's rounded copy. It is
+# about 0.01 for rounding to 8 bits per channel, and 1.4 for two unrelated kernels.
+_MAX_ERROR = 0.1
+# Possible factors of stored tensors. LiteRT merges the halving of the class logits into
+# the classifier.
 _FACTORS = (1.0, 2.0)
-# Layer of a convolution → its batch normalization.
-_NORMALIZED = {
+# Name of a convolution → name of its batch normalization.
+_NORM_NAMES = {
     name: f"{name}_norm" for name in ("stem", "head", "expand", "depthwise", "project")
 }
 
 
 def fold_batch_norms(image_encoder: keras.Model) -> None:
-    """Moves batch normalizations into the convolutions before them, as LiteRT does.
+    """Folds batch normalizations into the preceding convolutions, as LiteRT does.
 
-    The encoder's outputs stay as they are. What is left of a normalization is its
-    shift; it can't be trained on batch statistics any more.
+    The encoder's outputs do not change. The normalizations only add their shifts
+    afterwards, so the encoder can no longer be trained with batch statistics.
     """
     layers: dict[str, Any] = {layer.name: layer for layer in image_encoder.layers}
     pairs: list[tuple[Any, Any]] = [
-        (layers.get(a), layers.get(b)) for a, b in _NORMALIZED.items()
+        (layers.get(conv), layers.get(norm)) for conv, norm in _NORM_NAMES.items()
     ]
     for block in image_encoder.blocks:
-        for a, b in _NORMALIZED.items():
-            pairs.append((getattr(block, a, None), getattr(block, b, None)))
+        for conv, norm in _NORM_NAMES.items():
+            pairs.append((getattr(block, conv, None), getattr(block, norm, None)))
     for conv, norm in pairs:
         if conv is None:
             continue
@@ -100,30 +108,34 @@ def fold_batch_norms(image_encoder: keras.Model) -> None:
         norm.moving_variance.assign(np.full_like(variance, 1 - norm.epsilon))
 
 
-def save_beside_towers(model: keras.Model, directory: pathlib.Path) -> None:
-    """Saves a model beside its towers of 8 bits, without the weights that they hold.
+def save_with_towers(model: keras.Model, directory: pathlib.Path) -> None:
+    """Saves a preset without the weights that the 8-bit towers contain.
+
+    Args:
+        model: `ALIGN` with folded batch normalization.
+        directory: Folder with the model's LiteRT towers.
 
     Raises:
-        InputError: if most of the weights aren't found in the towers.
+        InputError: If the towers lack most of the model's weights.
     """
     tensors = {name: read_tensors(directory / name) for name in TOWER_FILES}
     table: dict[str, Any] = {}
-    rest = {}
+    float_tensors = {}
     for variable in float_weights(model):
         value = np.asarray(variable, "float32")
-        place = _find(value, tensors) if value.size >= _LEAST_SIZE else None
-        if place is None:
-            rest[variable.path] = np.ascontiguousarray(value)
+        location = _find_tensor(value, tensors) if value.size >= _MIN_SIZE else None
+        if location is None:
+            float_tensors[variable.path] = np.ascontiguousarray(value)
         else:
-            table[variable.path] = place
-    found = sum(np.prod(v.shape) for v in float_weights(model) if v.path in table)
-    if found < 0.5 * model.count_params():
+            table[variable.path] = location
+    num_found = sum(np.prod(v.shape) for v in float_weights(model) if v.path in table)
+    if num_found < 0.5 * model.count_params():
         raise InputError(
-            f"{directory} must hold the model's towers of 8 bits, received others: "
-            f"{found:,.0f} of {model.count_params():,} weights are in them; export "
-            "this model by quantize int8, its batch norms folded."
+            f"{directory} must contain the 8-bit towers of this model. Received: "
+            f"towers with {num_found:,.0f} of {model.count_params():,} weights. "
+            "Export this model with `quantize='int8'` and folded batch normalization."
         )
-    (directory / REST_FILE).write_bytes(save(rest))
+    (directory / REST_FILE).write_bytes(save(float_tensors))
     with atomic_write(directory / TABLE_FILE) as file:
         json.dump(table, file, indent=1)
     model.save_to_preset(directory)
@@ -131,39 +143,50 @@ def save_beside_towers(model: keras.Model, directory: pathlib.Path) -> None:
     save_preset_config(model, directory, [*TOWER_FILES, TABLE_FILE, REST_FILE])
 
 
-def _find(value: np.ndarray, tensors: Mapping) -> list | None:
-    """Returns the file, the number and the factor of a kernel's rounded tensor."""
-    places = [
-        (float(np.linalg.norm(factor * to_keras(tensor, value.shape) - value)), place)
-        for file, known in tensors.items()
-        for number, tensor in known.items()
+def _find_tensor(value: np.ndarray, tensors: Mapping) -> list | None:
+    """Returns the file, number and factor of the rounded tensor of a weight."""
+    candidates = [
+        (
+            float(np.linalg.norm(factor * to_keras(tensor, value.shape) - value)),
+            [file, number, factor],
+        )
+        for file, file_tensors in tensors.items()
+        for number, tensor in file_tensors.items()
         if tensor.size == value.size
-        for factor, place in ((factor, [file, number, factor]) for factor in _FACTORS)
+        for factor in _FACTORS
     ]
-    error, place = min(places, default=(np.inf, None))
-    fits = error <= _LARGEST_ERROR * float(np.linalg.norm(value))
-    return place if fits else None
+    error, location = min(candidates, default=(np.inf, None))
+    is_match = error <= _MAX_ERROR * float(np.linalg.norm(value))
+    return location if is_match else None
 
 
-def pixels_of(images, size):
-    """A data set of images as the tower takes them."""
+def preprocess_images(images, size):
+    """Returns a `tf.data.Dataset` of preprocessed pixels (size, size, 3)."""
     files = tf.data.Dataset.from_tensor_slices(images)
     return files.map(lambda image: preprocess_image_bytes(image, size))
 
 
 def measure(folder, stamps=None):
-    """Returns the recall on the stamps of the towers that lie in a folder."""
+    """Measures the recall of LiteRT towers on the stamps.
+
+    Args:
+        folder: `pathlib.Path` of the towers and the preset.
+        stamps: Retrieval set. None reads the test split of the stamps.
+
+    Returns:
+        Dict of metric name → recall.
+    """
     if stamps is None:
         stamps = read_retrieval_set(open_corpus("stamps"), "test")
     model = ALIGN.from_preset(folder, load_weights=False)
     image, text = (LiteRTTower((folder / name).read_bytes()) for name in TOWER_FILES)
     captions, image_of = flatten_captions(stamps.captions)
-    images = pixels_of(stamps.images, model.image_size).as_numpy_iterator()
+    images = preprocess_images(stamps.images, model.image_size).as_numpy_iterator()
     tokens = model.tokenizer(captions)
     numbers = range(len(captions))
     rows = [{name: ids[i : i + 1] for name, ids in tokens.items()} for i in numbers]
     metrics = retrieval_metrics(
-        np.concatenate([image(images=one[None]) for one in images]),
+        np.concatenate([image(images=pixels[None]) for pixels in images]),
         np.concatenate([text(**row) for row in rows]),
         positives=shared_positives(stamps.image_keys, captions, image_of),
         ks=(1, 5, 10),
@@ -172,33 +195,42 @@ def measure(folder, stamps=None):
 
 
 def main(arguments=None):
-    """Exports, puts the folder together and measures it."""
+    """Writes the folder, and prints its recall on the stamps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--to", type=pathlib.Path, required=True, metavar="FOLDER")
-    parser.add_argument("--run", required=True, help="of the experiment align_small_en")
-    given = parser.parse_args(arguments)
+    parser.add_argument(
+        "--run", required=True, help="folder of a run of the experiment align_small_en"
+    )
+    options = parser.parse_args(arguments)
     config = load_config("align_small_en")
     task, size = config.task, config.task.model.image_encoder.image_size
     data, stamps = (
         read_retrieval_set(prepare_corpus(part, size), part.tfds_split)
         for part in (task.train_data, task.validation_data)
     )
-    pixels = pixels_of(data.images, size).batch(64)
-    write(open_run(given.run).model, given.to, pixels, len(data.images))
-    print(json.dumps(measure(given.to, stamps)))
+    pixels = preprocess_images(data.images, size).batch(64)
+    write(open_run(options.run).model, options.to, pixels, len(data.images))
+    print(json.dumps(measure(options.to, stamps)))
 
 
 def write(model, folder, pixels, count):
-    """Writes the folder: towers of 8 bits, and a preset of their weights."""
+    """Writes the 8-bit towers and the preset that reads its weights from them.
+
+    Args:
+        model: `ALIGN`. Its batch normalization is folded.
+        folder: `pathlib.Path`.
+        pixels: Batched dataset of training images, which calibrate the towers.
+        count: Number of these images.
+    """
     fold_batch_norms(model.image_encoder)
     folder.mkdir(parents=True, exist_ok=True)
-    shown = pixels.unbatch().shard(count // CALIBRATION_IMAGES, 0)
-    shown = np.stack(list(shown.as_numpy_iterator())).astype("float32")
-    image = image_flatbuffer(model, "int8", shown, license=LICENSE)
+    calibration = pixels.unbatch().shard(count // CALIBRATION_IMAGES, 0)
+    calibration = np.stack(list(calibration.as_numpy_iterator())).astype("float32")
+    image = image_flatbuffer(model, "int8", calibration, license=LICENSE)
     text = text_flatbuffer(model, "int8", license=LICENSE)
     for name, content in zip(TOWER_FILES, (image, text), strict=True):
         (folder / name).write_bytes(content)
-    save_beside_towers(model, folder)
+    save_with_towers(model, folder)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Puts known bugs into a copy of the repository and tells which tests see them.
+"""Inserts known bugs into a copy of the repository, and reports the tests that fail.
 
-Each bug of `mutations.toml` is an edit of one file, with the tests that should see it.
-A bug is seen by `default`, the tests without a marker, or only by those of `ci`. A
-table goes to standard output: bug, tier, first failing test, seconds.
+Each bug of `mutations.toml` is an edit of a single file, with the tests that should
+detect it. The default tests run first. The ci tests run if the default tests pass. The
+script prints a table of bug, tier, first failing test and seconds.
 
     python tools/mutate.py
     python tools/mutate.py --only flip_never_applied --tier default
     python tools/mutate.py --whole-tier --jobs 4
 
-The exit code is 1 if less than `--least` of the bugs are seen.
+The exit code is 1 if the tests detect less than the fraction `--least` of the bugs.
 """
 
 import argparse
@@ -29,13 +29,20 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 TABLE = pathlib.Path(__file__).with_name("mutations.toml")
 COPIED = ("align_keras", "experiments", "tests", "tools", "setup.cfg", "pyproject.toml")
 TIERS = {"default": "not ci and not release", "ci": "ci"}
-SECONDS = 1800
+# Seconds. Tests that take longer count as failed.
+TIMEOUT = 1800
 
 
 @dataclasses.dataclass(frozen=True)
 class Mutation:
-    """A bug: `new` in the place of `old`, which a file of the repository holds once,
-    and pytest's arguments for the tests that should see it.
+    """Bug that replaces a piece of a file.
+
+    Attributes:
+        name: Name of the bug.
+        file: Path of the file, relative to the repository.
+        old: Text to replace. The file contains it exactly once.
+        new: Text of the bug.
+        tests: Pytest arguments that select the tests that should fail.
     """
 
     name: str
@@ -47,8 +54,12 @@ class Mutation:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Which of `TIERS`, or `"none"`, saw a bug, by which test first, or by ""; and the
-    seconds of that tier, or of all.
+    """Result of the tests of a bug.
+
+    Attributes:
+        tier: Tier of `TIERS` that detected the bug, or `"none"`.
+        test: First failing test, or `""`.
+        seconds: Duration of that tier, or of all tiers if none detected the bug.
     """
 
     tier: str
@@ -57,35 +68,40 @@ class Outcome:
 
 
 def read_mutations(path=TABLE):
-    """Reads a TOML file with a table a bug: a list of `Mutation`."""
+    """Reads a TOML file with a table for each bug. Returns a list of `Mutation`."""
     bugs = tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     return [Mutation(name, **bug) for name, bug in bugs.items()]
 
 
 def mutated(mutation, root):
-    """Returns the text of the mutation's file, of the repository `root`, with the bug.
+    """Returns the text of the mutation's file with the bug.
+
+    Args:
+        mutation: `Mutation`.
+        root: Path of the repository.
 
     Raises:
-        ValueError: if the file doesn't hold `old` once, or `new` changes nothing.
+        ValueError: If the file doesn't contain `old` exactly once, or if `new` equals
+            `old`.
     """
     text = pathlib.Path(root, mutation.file).read_text(encoding="utf-8")
     count = text.count(mutation.old)
     if count != 1 or mutation.old == mutation.new:
         raise ValueError(
-            f"{mutation.name}: {mutation.file} must hold what is changed once, holds "
-            f"it {count} times; write the edit anew in {TABLE.name}."
+            f"{mutation.name}: {mutation.file} must contain the replaced text exactly "
+            f"once. Received: {count} occurrences. Update the edit in {TABLE.name}."
         )
     return text.replace(mutation.old, mutation.new)
 
 
 def run_tests(copy, tests, marker):
-    """Runs tests of a repository up to the first failure.
+    """Runs tests of a repository until the first failure.
 
     Returns:
-        (str, float): the test that failed, "" if none did, and seconds.
+        Tuple of the failed test, or `""`, and the seconds.
 
     Raises:
-        RuntimeError: if pytest can't run them.
+        RuntimeError: If pytest cannot run the tests.
     """
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-m", marker]
     command += ["-p", "no:cacheprovider", *tests]
@@ -101,24 +117,33 @@ def run_tests(copy, tests, marker):
             start_new_session=True,
         )
         try:
-            code = process.wait(SECONDS)
+            code = process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
-            return "(hangs)", time.monotonic() - start
+            return "(timeout)", time.monotonic() - start
         output.seek(0)
         text = output.read()
     seconds = time.monotonic() - start
-    if code in (0, 5):  # All pass; none is of this tier.
+    # Pytest's code 5 means that no test belongs to the tier.
+    if code in (0, 5):
         return "", seconds
-    found = re.search(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
-    if code < 0 or (code == 1 and found):
-        return found[1] if found else f"(ends by signal {-code})", seconds
+    failed_test = re.search(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
+    if code < 0 or (code == 1 and failed_test):
+        return failed_test[1] if failed_test else f"(signal {-code})", seconds
     raise RuntimeError(f"pytest {' '.join(tests)} ended with {code}:\n{text[-3000:]}")
 
 
-def judge(mutation, copy, tiers, whole_tier=False):
-    """Puts a bug into a copy, runs `tiers` in their order, all tests of each or those
-    that are listed, and takes the bug out again; returns the `Outcome`.
+def check_mutation(mutation, copy, tiers, whole_tier=False):
+    """Runs the tests with a bug in a copy of the repository.
+
+    Args:
+        mutation: `Mutation`. The file is restored at the end.
+        copy: Path of the copy.
+        tiers: Names of tiers, which run in this order until a test fails.
+        whole_tier: Whether all tests of a tier run instead of the mutation's tests.
+
+    Returns:
+        `Outcome`.
     """
     path = pathlib.Path(copy, mutation.file)
     before = path.read_text(encoding="utf-8")
@@ -137,7 +162,7 @@ def judge(mutation, copy, tiers, whole_tier=False):
 
 
 def copy_repository(folder):
-    """Copies what tests need of the repository; returns the copy's path."""
+    """Copies the files that tests need. Returns the path of the copy."""
     copy = pathlib.Path(tempfile.mkdtemp(prefix="copy_", dir=folder))
     for name in COPIED:
         source, ignored = ROOT / name, shutil.ignore_patterns("__pycache__")
@@ -151,45 +176,53 @@ def copy_repository(folder):
 
 
 def main(arguments=None):
-    """Runs the script; returns its exit code."""
+    """Runs the script. Returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", metavar="NAME", default=[])
-    parser.add_argument("--tier", choices=TIERS, help="one tier rather than both")
+    parser.add_argument("--tier", choices=TIERS, help="run a single tier")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument(
-        "--whole-tier", action="store_true", help="not the listed tests alone"
+        "--whole-tier", action="store_true", help="run all tests of a tier"
     )
-    parser.add_argument("--least", type=float, default=0.95, help="share to be seen")
-    given = parser.parse_args(arguments)
-    chosen = {own.name: own for own in read_mutations()}
-    if unknown := set(given.only) - set(chosen):
-        parser.error(f"--only must name bugs of {TABLE.name}, received {unknown}")
-    if given.only:
-        chosen = {name: chosen[name] for name in given.only}
-    tiers = [given.tier] if given.tier else list(TIERS)
-    seen = 0
+    parser.add_argument(
+        "--least",
+        type=float,
+        default=0.95,
+        help="fraction of bugs that the tests must detect",
+    )
+    options = parser.parse_args(arguments)
+    mutations = {mutation.name: mutation for mutation in read_mutations()}
+    if unknown := set(options.only) - set(mutations):
+        parser.error(
+            f"--only must name bugs of {TABLE.name}. Received: {sorted(unknown)}"
+        )
+    if options.only:
+        mutations = {name: mutations[name] for name in options.only}
+    tiers = [options.tier] if options.tier else list(TIERS)
+    num_detected = 0
     with tempfile.TemporaryDirectory() as folder:
         copies = queue.SimpleQueue()
-        for _ in range(given.jobs):
+        for _ in range(options.jobs):
             copies.put(copy_repository(folder))
 
-        def judged(mutation):
+        def run_in_copy(mutation):
             copy = copies.get()
             try:
-                return judge(mutation, copy, tiers, given.whole_tier)
+                return check_mutation(mutation, copy, tiers, options.whole_tier)
             finally:
                 copies.put(copy)
 
         print("| bug | tier | first failing test | s |\n|---|---|---|---|", flush=True)
-        with concurrent.futures.ThreadPoolExecutor(given.jobs) as pool:
-            for name, own in zip(
-                chosen, pool.map(judged, chosen.values()), strict=True
-            ):
-                seen += own.tier != "none"
-                print(f"| {name} | {own.tier} | {own.test} | {own.seconds:.0f} |")
+        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+            outcomes = pool.map(run_in_copy, mutations.values())
+            for name, outcome in zip(mutations, outcomes, strict=True):
+                num_detected += outcome.tier != "none"
+                seconds = f"{outcome.seconds:.0f}"
+                print(f"| {name} | {outcome.tier} | {outcome.test} | {seconds} |")
                 sys.stdout.flush()
-    print(f"{seen} of {len(chosen)} bugs are seen ({100 * seen / len(chosen):.0f}%).")
-    return 0 if seen >= given.least * len(chosen) else 1
+    percentage = 100 * num_detected / len(mutations)
+    print(f"{num_detected} of {len(mutations)} bugs are detected ({percentage:.0f}%).")
+    return 0 if num_detected >= options.least * len(mutations) else 1
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Records the answers of the oracles of tests.
+"""Records results of reference implementations for the tests.
 
-`python tools/record_oracles.py [CASE ...]` writes them to tests/golden, so that the
-default tests need no oracle. It needs the extra `oracles`. Without a CASE it records
-all cases and writes the tiny `transformers.AlignModel` of one of them again.
+`python tools/record_oracles.py [CASE ...]` writes the results to tests/golden. The
+default tests read them and need no reference implementation. This script needs the
+extra `oracles`. Without a CASE it records all cases, and it also writes the tiny
+`transformers.AlignModel` that some of them use.
 """
 
 import argparse
@@ -13,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    """Records the cases of the command line, or all."""
+    """Records the cases on the command line, or all of them."""
     sys.path.insert(0, str(ROOT))
     from tests.helpers.align_folders import record_tiny_align
     from tests.helpers.recorded_oracles import CASES, record

@@ -1,8 +1,9 @@
-"""Makes the screenshots in the documentation: the search page, of Debian's stamps.
+"""Makes the documentation's screenshots of the search page.
 
-`python tools/screenshots.py [--images FOLDER]` indexes it with the shipped model,
-serves it, and writes docs/pages/assets/search*.png. Needs the extras `serve` and
-`oracles`, and Debian's packages chromium and tuxpaint-stamps-default.
+`python tools/screenshots.py [--images FOLDER]` indexes a folder with the shipped model,
+serves the index, and writes docs/pages/assets/search*.png. The default folder has Tux
+Paint's stamps. The script needs the extras `serve` and `oracles`, and Debian's packages
+chromium and tuxpaint-stamps-default.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from PIL import Image
 from align_keras.datasets.stamps import STAMPS_DIR
 
 ASSETS = pathlib.Path(__file__).parents[1] / "docs" / "pages" / "assets"
-# Name, width, height, scheme, query.
+# File name, width and height in pixels, color scheme, query.
 SHOTS = (
     ("search", 1280, 720, "light", "a red flower"),
     ("search_dark", 1280, 720, "dark", "an animal in the water"),
@@ -28,7 +29,7 @@ SHOTS = (
 
 
 def main() -> None:
-    """Indexes, serves, and takes a picture of each shot."""
+    """Indexes and serves the images, and writes the screenshots."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", default=STAMPS_DIR, metavar="FOLDER")
     arguments = parser.parse_args()
@@ -44,14 +45,14 @@ def main() -> None:
         )
         try:
             address = server.stdout.readline().split()[1]
-            take(address)
+            write_screenshots(address)
         finally:
             server.terminate()
             server.wait()
 
 
-def take(address: str) -> None:
-    """Opens the page for each shot."""
+def write_screenshots(address: str) -> None:
+    """Writes a screenshot of the search page for each of `SHOTS`."""
     from playwright import sync_api
 
     ASSETS.mkdir(exist_ok=True)
@@ -65,7 +66,7 @@ def take(address: str) -> None:
             )
             page.goto(f"{address}?{urllib.parse.urlencode({'text': text})}")
             page.wait_for_load_state("networkidle")
-            # In 256 colors: a third of the bytes.
+            # A palette of 256 colors reduces the file to a third.
             image = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
             image.quantize(256).save(ASSETS / f"{name}.png", optimize=True)
             page.close()

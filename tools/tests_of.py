@@ -1,4 +1,4 @@
-"""Prints the tests that touch what has changed since a revision.
+"""Prints the tests of the files that changed since a revision.
 
 usage: python tools/tests_of.py REV
 """
@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterable
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Start of a path → its tests. The longest start that fits a path counts. The tests of a
-# package include ci and release tests of the packages that use it.
+# Path prefix → tests. A changed file gets the tests of its longest prefix. The tests of
+# a package include ci and release tests of the packages that use it.
 TABLE = {
     "align_keras/__init__.py": "tests/cli",
     "align_keras/cli": "tests/cli",
@@ -45,8 +45,8 @@ TABLE = {
 def tests_of(paths: Iterable[str]) -> list[str]:
     """Returns the tests of changed paths, sorted.
 
-    A changed test file stands for itself, and a changed helper for its folder. A test
-    below another path of the result is left out.
+    A changed test file is its own test. A changed helper selects the tests of its
+    folder. The result omits tests in a folder that it also contains.
     """
     tests: set[str] = set()
     for path in map(pathlib.PurePosixPath, paths):
@@ -54,15 +54,15 @@ def tests_of(paths: Iterable[str]) -> list[str]:
             is_test = path.name.startswith("test_")
             tests.add(str(path) if is_test else _nearest_tests(path))
             continue
-        starts = [str(start) for start in (path, *path.parents)]
-        longest_start = next((start for start in starts if start in TABLE), None)
-        if longest_start is not None:
-            tests.update(TABLE[longest_start].split())
+        prefixes = [str(prefix) for prefix in (path, *path.parents)]
+        longest_prefix = next((name for name in prefixes if name in TABLE), None)
+        if longest_prefix is not None:
+            tests.update(TABLE[longest_prefix].split())
     return sorted(test for test in tests if not _is_below(test, tests))
 
 
 def _nearest_tests(helper: pathlib.PurePosixPath) -> str:
-    """Returns the innermost folder around a helper that holds tests."""
+    """Returns the nearest parent folder of a helper that contains tests."""
     for folder in helper.parents:
         if any((ROOT / folder).glob("test_*.py")):
             return str(folder)
@@ -73,8 +73,8 @@ def _is_below(path: str, folders: set[str]) -> bool:
     return any(str(parent) in folders for parent in pathlib.PurePosixPath(path).parents)
 
 
-def changed(revision: str) -> list[str]:
-    """Returns the paths that differ from a revision, committed or not."""
+def changed_paths(revision: str) -> list[str]:
+    """Returns the paths that differ from a revision, with uncommitted changes."""
     commands = [
         ["git", "diff", "--name-only", revision],
         ["git", "ls-files", "--others", "--exclude-standard"],
@@ -94,7 +94,7 @@ def main() -> None:
         sys.exit(__doc__.strip().splitlines()[-1])
     revision = sys.argv[1]
     try:
-        paths = changed(revision)
+        paths = changed_paths(revision)
     except subprocess.CalledProcessError as error:
         reason = error.stderr.strip().splitlines()[0]
         sys.exit(

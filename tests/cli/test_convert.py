@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from align_keras.cli.main import main
 from tests.helpers.align_folders import random_pairs, tiny_align, write_align_folder
-from tests.helpers.oracle_process import ask, needs
+from tests.helpers.oracle_process import call_oracle, needs
 from tests.helpers.small import VOCABULARY, small_align
 
 FILE = "model.safetensors"
@@ -65,7 +65,7 @@ def test_transformers_opens_the_converted_model(tmp_path, capsys):
     assert convert(capsys, "hf", tmp_path, "--to", run)[0] == 0
     assert convert(capsys, "keras", run, "--to", back)[0] == 0
     assert_equal_tensors(
-        *(ask("hugging_face", "tensors", folder) for folder in (back, tmp_path))
+        *(call_oracle("hugging_face", "tensors", folder) for folder in (back, tmp_path))
     )
 
 

@@ -284,6 +284,6 @@ def test_the_order_of_sources_and_files_does_not_change_the_corpus(
     all_sources, options = sources
     out = tmp_path / "other"
     assert run(*arguments("build", all_sources[::-1], out, *options)) == built[1]
-    files = small_corpus.made_files(out)
-    assert files == small_corpus.made_files(built[0])
+    files = small_corpus.output_digests(out)
+    assert files == small_corpus.output_digests(built[0])
     assert len(files) == 6

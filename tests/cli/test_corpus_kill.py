@@ -18,7 +18,7 @@ from tests.helpers.small_corpus import (
     TWO_WORKERS,
     arguments,
     finish,
-    made_files,
+    output_digests,
     run,
     start,
 )
@@ -37,7 +37,7 @@ def undisturbed(sources, tmp_path_factory):
     """Digests of the files and the output of an undisturbed run with one worker."""
     out = tmp_path_factory.mktemp("whole")
     output = run(*arguments("build", sources, out, *ONE_WORKER))
-    return made_files(out), output
+    return output_digests(out), output
 
 
 def check_error_line(err, *, expected):
@@ -52,7 +52,7 @@ def check_resumption(undisturbed, sources, out, workers=TWO_WORKERS):
     """Checks that the command completes with the bytes of an undisturbed run."""
     code, output, err = finish(*arguments("build", sources, out, *workers))
     assert code == 0, err
-    assert (made_files(out), output) == undisturbed
+    assert (output_digests(out), output) == undisturbed
     assert not list(pathlib.Path(out).rglob(".*.tmp"))
 
 
@@ -258,4 +258,4 @@ def test_two_commands_at_once_write_one_corpus(undisturbed, sources, tmp_path):
         output, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         assert output == undisturbed[1]
-    assert made_files(out) == undisturbed[0]
+    assert output_digests(out) == undisturbed[0]

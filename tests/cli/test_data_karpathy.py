@@ -12,7 +12,7 @@ from tests.helpers.small_benchmarks import (
     coco_name,
     write_coco,
     write_flickr30k,
-    write_picture,
+    write_image,
 )
 
 
@@ -22,7 +22,7 @@ def coco(tmp_path):
     folder = tmp_path / "coco"
     folder.mkdir()
     write_coco(folder)
-    write_picture(folder / "train2014" / "COCO_train2014_000000000090.jpg", 90)
+    write_image(folder / "train2014" / "COCO_train2014_000000000090.jpg", 90)
     return folder
 
 

@@ -19,7 +19,7 @@ from align_keras.datasets.benchmarks import (
 )
 from align_keras.datasets.benchmarks.class_names import imagenet_ids
 from tests.cli import evaluate_fixtures
-from tests.helpers.oracle_process import ask, needs
+from tests.helpers.oracle_process import call_oracle, needs
 from tests.helpers.small import small_align
 from tests.helpers.small_run import COLORS, SHAPES, draw
 
@@ -133,7 +133,7 @@ def test_zero_shot_matches_clip_benchmark_for_any_order_of_classes(
     classes = sorted(SHAPES)
     prompts = [text for name in classes for text in (f"a {name}", f"{name} is")]
     paths, labels = list_images(shapes / "test")
-    expected = ask(
+    expected = call_oracle(
         "clip_benchmark_metrics",
         "zero_shot",
         class_names=classes,

@@ -17,7 +17,7 @@ from align_keras.protocols.run_protocol import PROTOCOLS
 from align_keras.runs.about_run import read_evaluation
 from tests.cli import evaluate_fixtures
 from tests.helpers.oracle_process import needs
-from tests.helpers.small_benchmarks import coco_name, write_picture
+from tests.helpers.small_benchmarks import coco_name, write_image
 from tests.helpers.small_run import COLORS, SHAPES, draw
 
 # Fixtures that other tests of the command also use.
@@ -244,7 +244,7 @@ def test_a_user_table_is_joined_with_the_metadata(
 ):
     lines = ["image,caption,style"]
     for row in range(4):
-        write_picture(tmp_path / f"images/{row}.png", row)
+        write_image(tmp_path / f"images/{row}.png", row)
         lines.append(f"images/{row}.png,number {row},ink")
     table = tmp_path / "pairs.csv"
     table.write_text("\n".join(lines))

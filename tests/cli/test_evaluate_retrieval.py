@@ -9,11 +9,11 @@ import pytest
 from align_keras.cli.main import main
 from tests.cli import evaluate_fixtures
 from tests.cli.evaluate_fixtures import check_counts, encode_cxc, encode_data
-from tests.helpers.oracle_process import ask, needs
+from tests.helpers.oracle_process import call_oracle, needs
 from tests.helpers.small_benchmarks import (
     coco_name,
     write_flickr30k,
-    write_picture,
+    write_image,
 )
 
 align, data, model = (
@@ -69,7 +69,7 @@ def sorted_recalls(scores, is_correct):
 
 def recalls_of_clip_benchmark(scores, is_correct):
     """Returns recall@1, @5 and @10 as clip-benchmark computes them."""
-    return ask("clip_benchmark_metrics", "recall_at_k", scores, is_correct)
+    return call_oracle("clip_benchmark_metrics", "recall_at_k", scores, is_correct)
 
 
 @pytest.fixture(
@@ -132,7 +132,7 @@ def test_coco_is_evaluated_with_five_captions_per_image(evaluate):
 def test_a_table_is_evaluated_by_its_columns(evaluate, tmp_path):
     lines = ["image,caption,style"]
     for row in range(6):
-        write_picture(tmp_path / f"{row}.png", row)
+        write_image(tmp_path / f"{row}.png", row)
         lines += [f"{row}.png,number {row} {n},{'ab'[row % 2]}" for n in range(1 + row)]
     table = tmp_path / "pairs.csv"
     table.write_text("\n".join(lines))
@@ -341,7 +341,7 @@ def test_correlation_on_simlex_matches_scipy(evaluate, align, data):
 @pytest.mark.ci
 def test_stamps_are_evaluated_in_four_languages(evaluate, tmp_path, monkeypatch):
     for row, color in enumerate(("red", "green", "blue")):
-        path = write_picture(tmp_path / f"stamps/shapes/{color}.png", row)
+        path = write_image(tmp_path / f"stamps/shapes/{color}.png", row)
         path.with_suffix(".txt").write_text(
             "The same.\n"
             + "".join(

@@ -15,7 +15,7 @@ from align_keras.cli.main import main, parse_arguments
 from align_keras.runs.run_index import open_run_index, write_run_index
 from align_keras.search import Hit, Index, ModelIdentity, Query
 from align_keras.utils.errors import InputError
-from tests.helpers.tiny_export import COLORS, picture_bytes, write_tiny_export
+from tests.helpers.tiny_export import COLORS, image_bytes, write_tiny_export
 
 
 def parse(*arguments):
@@ -29,13 +29,13 @@ def run_folder(tmp_path_factory):
     """Folder of a run with an export and an index of three images."""
     folder = tmp_path_factory.mktemp("run")
     write_tiny_export(folder / "export")
-    images = [picture_bytes(color) for color in COLORS]
+    images = [image_bytes(color) for color in COLORS]
     embeddings = load_model(folder / "export").encode_images(images)
     captions = [["[bold]a red \x1b[31mone"], ["leaf", "grass"], ["the sea " * 30]]
     write_run_index(
         folder, embeddings, ["fa-red", "fa-green", "fa-blue"], captions, images
     )
-    (folder / "query.png").write_bytes(picture_bytes((10, 200, 20)))
+    (folder / "query.png").write_bytes(image_bytes((10, 200, 20)))
     return folder
 
 
@@ -50,7 +50,7 @@ def test_json_lists_the_hits_of_each_text(run_folder, capsys):
     assert hits[0]["captions"] == ["the sea " * 30]
     assert hits[0]["score"] > 0.99 > hits[1]["score"]
     stored = pathlib.Path(hits[0]["stored_image"])
-    assert stored.read_bytes() == picture_bytes("blue")
+    assert stored.read_bytes() == image_bytes("blue")
     # Red and green have equal scores, so the order of the rows decides.
     paths = [hit["path"] for hit in result["queries"][1]["hits"]]
     assert paths == ["fa-red", "fa-green"]
@@ -81,7 +81,7 @@ def test_the_index_of_a_run_supports_all_options(run_folder, capsys):
     assert paths == ["fa-blue", "fa-green"] and query["where"] == "width = 8"
     assert search.run(parse("--model_dir", run_folder, "red", "--paths", "-0")) == 0
     paths = capsys.readouterr().out.split("\0")
-    assert pathlib.Path(paths[0]).read_bytes() == picture_bytes("red")
+    assert pathlib.Path(paths[0]).read_bytes() == image_bytes("red")
     # The index can also be searched without the run, if the model is named.
     index, export = run_folder / "index", run_folder / "export"
     index_options = ("--index", index, "--model", export)

@@ -13,7 +13,7 @@ from align_keras.models import ALIGN
 from align_keras.text.wordpiece_tokenizer import TOKENIZATION_VERSION
 from align_keras.utils.errors import InputError
 from tests.helpers.small import small_align
-from tests.helpers.tiny_export import picture_bytes, write_tiny_export
+from tests.helpers.tiny_export import image_bytes, write_tiny_export
 
 PICTURES = [
     np.random.default_rng(seed).integers(0, 256, (40, 50, 3)).astype(np.uint8)
@@ -139,9 +139,9 @@ def test_a_runtime_that_is_not_installed_is_no_bad_picture(run, monkeypatch):
 def test_an_export(tmp_path):
     one = load_model(write_tiny_export(tmp_path / "one"))
     red = np.full((5, 7, 3), (255, 0, 0), np.uint8)
-    (tmp_path / "red.png").write_bytes(picture_bytes("red"))
+    (tmp_path / "red.png").write_bytes(image_bytes("red"))
     embeddings = one.encode_images(
-        [red, picture_bytes("red"), tmp_path / "red.png", picture_bytes("blue")]
+        [red, image_bytes("red"), tmp_path / "red.png", image_bytes("blue")]
     )
     np.testing.assert_array_equal(embeddings[0], embeddings[1])
     np.testing.assert_array_equal(embeddings[0], embeddings[2])

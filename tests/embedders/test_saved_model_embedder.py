@@ -33,7 +33,7 @@ def unit(*values):
 
 def test_images_from_paths_and_bytes_in_order_over_batches(model, tiny, tmp_path):
     colors = ["red", "green", "blue", "red", "blue"]
-    contents = [tiny.picture_bytes(color) for color in colors]
+    contents = [tiny.image_bytes(color) for color in colors]
     paths = [tmp_path / f"{row}.png" for row in range(5)]
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content)
@@ -54,7 +54,7 @@ def test_texts_in_order_over_batches(model):
 
 @pytest.mark.parametrize("format", ["JPEG", "GIF", "BMP", "WEBP"])
 def test_formats(model, tiny, format):
-    content = tiny.picture_bytes("blue", size=16, format=format)
+    content = tiny.image_bytes("blue", size=16, format=format)
     np.testing.assert_allclose(
         model.encode_images([content])[0], unit(0, 0, 1), atol=0.02
     )
@@ -81,7 +81,7 @@ def test_it_agrees_with_the_signature_called_directly(model, tiny_export):
 
 
 def test_a_bad_picture_is_named(model, tiny, tmp_path):
-    good = tiny.picture_bytes("red")
+    good = tiny.image_bytes("red")
     (tmp_path / "good.png").write_bytes(good)
     (tmp_path / "bad.png").write_bytes(b"no picture")
     (tmp_path / "short.png").write_bytes(good[: len(good) // 2])
@@ -159,7 +159,7 @@ def test_other_signatures_and_lengths_are_refused(tmp_path, tiny):
     text_only = load_model(write(tmp_path / "text", signatures=("text",)))
     assert text_only.encode_texts(["red"]).shape == (1, 4)
     with pytest.raises(InputError, match="signature encode_image, got: encode_text."):
-        text_only.encode_images([tiny.picture_bytes("red")])
+        text_only.encode_images([tiny.image_bytes("red")])
     with pytest.raises(InputError, match="encode_text, got: none"):
         load_model(write(tmp_path / "bare", signatures=()))
     long = load_model(write(tmp_path / "long", scale=1.5))

@@ -9,7 +9,7 @@ from align_keras.evaluation import (
 )
 from align_keras.protocols.paper_results import paper_results
 from align_keras.utils.errors import InputError
-from tests.helpers.oracle_process import ask, needs
+from tests.helpers.oracle_process import call_oracle, needs
 
 IMAGES = [f"picture {number}" for number in range(40)]
 CAPTIONS = {
@@ -60,7 +60,7 @@ def test_against_clip_benchmark():
     found = metrics_of(encoders, encode_texts=encode_texts)
     for language, texts in seen.items():
         owners = np.repeat(np.arange(40), len(texts) // 40)
-        recalls = ask(
+        recalls = call_oracle(
             "clip_benchmark_metrics", "retrieval", encoders.points, texts, owners
         )
         for way, of_way in recalls.items():

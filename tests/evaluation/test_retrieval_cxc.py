@@ -5,7 +5,7 @@ import pytest
 
 from align_keras.evaluation import metrics_of_retrieval_ranks, retrieval_ranks
 from align_keras.protocols.paper_results import paper_results
-from tests.helpers.oracle_process import ask, needs
+from tests.helpers.oracle_process import call_oracle, needs
 
 
 def unit_rows(rng, rows, dimension=8):
@@ -85,7 +85,7 @@ def test_against_clip_benchmark():
         pairs = np.zeros(scores.shape, bool)
         for query, own in enumerate(positives):
             pairs[query, np.array(own, int)] = True
-        recalls = ask("clip_benchmark_metrics", "recall_at_k", scores, pairs)
+        recalls = call_oracle("clip_benchmark_metrics", "recall_at_k", scores, pairs)
         for k, recall in zip((1, 5, 10), recalls, strict=True):
             assert found[f"{name}/recall_at_{k}"] == pytest.approx(recall)
 

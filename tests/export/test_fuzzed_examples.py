@@ -17,7 +17,7 @@ import align_keras
 from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 from align_keras.export.litert_file import LiteRTTower
 from align_keras.export.onnx import image_onnx, text_onnx
-from tests.helpers.drawn_align import trained_statistics
+from tests.helpers.drawn_align import calibrated_align
 from tests.helpers.image_files import malformed, readable, refused
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -37,7 +37,7 @@ MEGABYTE = 2**20
 @pytest.fixture(scope="module")
 def model():
     """With statistics of images: else gates are steps, and any rounding shows."""
-    return trained_statistics(False)
+    return calibrated_align(False)
 
 
 @pytest.fixture(scope="module")

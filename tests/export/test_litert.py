@@ -13,7 +13,7 @@ from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 from align_keras.export.litert_file import LiteRTTower, read_files, read_tower_metadata
 from align_keras.models.align import ALIGN
 from align_keras.utils.errors import InputError
-from tests.helpers.drawn_align import SIZE, pictures, trained_statistics
+from tests.helpers.drawn_align import SIZE, calibrated_align, drawn_images
 from tests.helpers.small import VOCABULARY, small_encoders
 
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
@@ -37,7 +37,7 @@ LEAST = {
 
 @pytest.fixture(scope="module")
 def lite():
-    align = trained_statistics(True)
+    align = calibrated_align(True)
     # Texts that differ: BERT's initial weights make all embeddings one.
     for weight in align.text_encoder.trainable_weights:
         if weight.path.endswith(("kernel", "embeddings")):
@@ -47,12 +47,12 @@ def lite():
 
 @pytest.fixture(scope="module")
 def squeeze():
-    return trained_statistics(False)
+    return calibrated_align(False)
 
 
 @pytest.fixture(scope="module")
 def image_towers(lite):
-    calibration = pictures(range(100, 112))
+    calibration = drawn_images(range(100, 112))
     return {own: image_flatbuffer(lite, own, calibration) for own in QUANTIZATIONS}
 
 
@@ -82,14 +82,14 @@ def one_by_one(tower, **inputs):
 
 @pytest.mark.parametrize("quantize", QUANTIZATIONS)
 def test_image_tower_gives_keras_embeddings(lite, image_towers, quantize):
-    shown, tower = pictures(range(8)), LiteRTTower(image_towers[quantize])
+    shown, tower = drawn_images(range(8)), LiteRTTower(image_towers[quantize])
     assert tower.signature == "encode_image_pixels"
     check(one_by_one(tower, images=shown), embeddings(lite, shown), quantize)
 
 
 @pytest.mark.parametrize("quantize", ["dynamic-int8", "int8"])
 def test_a_tower_with_squeeze_and_excitation_too(squeeze, quantize):
-    shown, calibration = pictures(range(8)), pictures(range(100, 112))
+    shown, calibration = drawn_images(range(8)), drawn_images(range(100, 112))
     tower = LiteRTTower(image_flatbuffer(squeeze, quantize, calibration))
     check(one_by_one(tower, images=shown), embeddings(squeeze, shown), quantize)
 
@@ -132,11 +132,11 @@ def test_a_text_tower_is_narrow_with_its_vocabulary():
 
 @pytest.mark.parametrize("quantize", ["none", "int8"])
 def test_resizable_tower_takes_any_number_and_size(lite, quantize):
-    calibration = pictures(range(100, 112))
+    calibration = drawn_images(range(100, 112))
     content = image_flatbuffer(lite, quantize, calibration, resizable=True)
     tower = LiteRTTower(content)
     assert tower.inputs == {"images": (1, SIZE, SIZE, 3)}
-    shown = pictures(range(8))
+    shown = drawn_images(range(8))
     assert mean_cosine(tower(images=shown), embeddings(lite, shown)) >= LEAST[quantize]
     others = np.tile(shown, (1, 2, 3, 1))[:, :45, :71]
     # Ranges of integers are those of the calibration's size; a larger picture leaves
@@ -159,7 +159,7 @@ def test_fixed_tower_refuses_another_size(lite):
 def test_zip_programs_read_what_a_file_says_of_itself(lite, tmp_path):
     image, text = tmp_path / "image.tflite", tmp_path / "text.tflite"
     image.write_bytes(
-        image_flatbuffer(lite, "int8", pictures(range(2)), license="CC BY 4.0")
+        image_flatbuffer(lite, "int8", drawn_images(range(2)), license="CC BY 4.0")
     )
     text.write_bytes(text_flatbuffer(lite, "float16"))
     with zipfile.ZipFile(image) as archive:
@@ -194,7 +194,7 @@ def test_biases_of_dead_channels_survive_integers(squeeze):
     dead, biases = kernel.copy(), beta.copy()
     dead[..., ::2] *= 1e-9
     biases[::2] = np.linspace(1, 4, len(biases[::2]))
-    shown, calibration = pictures(range(8)), pictures(range(100, 112))
+    shown, calibration = drawn_images(range(8)), drawn_images(range(100, 112))
     try:
         stem.kernel.assign(dead)
         norm.beta.assign(biases)

@@ -1,4 +1,8 @@
-"""Folders of `transformers.AlignModel`, and inputs on which a model says something."""
+"""Folders of `transformers.AlignModel`, and inputs with enough structure to compare.
+
+Uniform noise gives nearly equal embeddings for all images, so the images have coarse
+structure.
+"""
 
 import atexit
 import functools
@@ -10,10 +14,10 @@ import zlib
 
 import numpy as np
 
-from tests.helpers.oracle_process import ask
+from tests.helpers.oracle_process import call_oracle
 from tests.helpers.small import VOCABULARY
 
-# As kakaobrain/align-base has it.
+# Same values as in kakaobrain/align-base.
 PREPROCESSOR = {
     "size": {"height": 346, "width": 346},
     "crop_size": {"height": 289, "width": 289},
@@ -30,17 +34,26 @@ TINY_TEXT = {
     "intermediate_size": 32,
     "max_position_embeddings": 24,
 }
-# What can't be drawn of the tiny model: see `record_tiny_align`.
+# Recorded parts of the tiny model. `record_tiny_align` writes them.
 TINY_ALIGN = pathlib.Path(__file__).resolve().parents[1] / "golden" / "tiny_align"
 
 
 def write_align_folder(folder, size, **options):
-    """A folder of a random AlignModel, as kakaobrain/align-base is one."""
-    ask("hugging_face", "write_align", folder, size, **options)
-    return _completed(folder)
+    """Writes a random AlignModel with the files of kakaobrain/align-base.
+
+    Args:
+        folder: `pathlib.Path` of an existing folder.
+        size: Name of a size in `tests.oracles.hugging_face`, such as `"tiny"`.
+        **options: Further arguments of `hugging_face.write_align`.
+
+    Returns:
+        `folder`.
+    """
+    call_oracle("hugging_face", "write_align", folder, size, **options)
+    return _add_preprocessing_files(folder)
 
 
-def _completed(folder):
+def _add_preprocessing_files(folder):
     preprocessor = json.dumps(PREPROCESSOR)
     (folder / "preprocessor_config.json").write_text(preprocessor)
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
@@ -48,28 +61,34 @@ def _completed(folder):
 
 
 def drawn_weights(name, shape):
-    """Weights that only their name decides, the same for any version of NumPy."""
+    """Draws weights from a seed that depends only on the name of the tensor.
+
+    `RandomState` draws the same numbers in every version of NumPy.
+    """
     random = np.random.RandomState(zlib.crc32(name.encode()))
-    # As uniform as whole numbers are, of deviation 1 / √(inputs).
+    # Uniform with 255 levels and a standard deviation of 1 / √(number of inputs).
     numbers = random.randint(-127, 128, shape) / 127
     return (numbers * np.sqrt(3 / np.prod(shape[1:]))).astype("float32")
 
 
 def record_tiny_align():
-    """Writes a tiny AlignModel's config, and of its tensors what isn't drawn.
+    """Writes the config, shapes and vectors of a tiny AlignModel to `TINY_ALIGN`.
 
-    Matrices and kernels are: they are a megabyte. Vectors, among them the calibrated
-    statistics of batches, follow one another in one file.
+    Matrices and kernels take a megabyte, so `tiny_align` draws them again instead of
+    reading them. Vectors, such as the calibrated statistics of batch normalization,
+    are concatenated in one file.
     """
     TINY_ALIGN.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         options = {"draw": drawn_weights, **TINY_TEXT}
-        ask("hugging_face", "write_align", folder, "tiny", **options)
+        call_oracle("hugging_face", "write_align", folder, "tiny", **options)
         config = pathlib.Path(folder, "config.json").read_text()
-        tensors = ask("hugging_face", "tensors", folder)
+        tensors = call_oracle("hugging_face", "tensors", folder)
     (TINY_ALIGN / "config.json").write_text(config)
     shapes = {name: value.shape for name, value in tensors.items()}
-    lines = [f" {json.dumps(name)}: {json.dumps(own)}" for name, own in shapes.items()]
+    lines = [
+        f" {json.dumps(name)}: {json.dumps(shape)}" for name, shape in shapes.items()
+    ]
     (TINY_ALIGN / "shapes.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
     vectors = [value.ravel() for value in tensors.values() if value.ndim < 2]
     np.savez_compressed(TINY_ALIGN / "vectors.npz", vectors=np.concatenate(vectors))
@@ -77,7 +96,7 @@ def record_tiny_align():
 
 @functools.cache
 def tiny_align():
-    """The recorded AlignModel's folder; tests only read it."""
+    """Returns the folder of the recorded AlignModel. Tests must not change it."""
     from safetensors.numpy import save_file
 
     folder = pathlib.Path(tempfile.mkdtemp())
@@ -93,11 +112,16 @@ def tiny_align():
     assert start == len(vectors)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     shutil.copy(TINY_ALIGN / "config.json", folder)
-    return _completed(folder)
+    return _add_preprocessing_files(folder)
 
 
 def random_pairs(height, width, count=3, length=20, vocabulary_size=200):
-    """Pixels in [0, 255] with coarse structure, token ids and padding mask."""
+    """Returns a batch of random images with coarse structure and random captions.
+
+    Returns:
+        Dict of `images` (count, height, width, 3) in [0, 255], `token_ids` and
+        `padding_mask` (count, length). The second half of the first caption is padding.
+    """
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (count, 8, 8, 3))
     rows, columns = np.arange(height) * 8 // height, np.arange(width) * 8 // width

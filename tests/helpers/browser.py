@@ -1,4 +1,4 @@
-"""A page in headless Chromium, and the npm package that it needs."""
+"""Headless Chromium, a static web server and the npm packages of the web page."""
 
 import contextlib
 import functools
@@ -15,27 +15,31 @@ from align_keras.export.web_page import LITERT_JS_VERSION
 
 
 def node_modules(tmp_path_factory):
-    """The folder with @litertjs/core: named by the environment, or installed here."""
-    named = os.environ.get("ALIGN_KERAS_NPM_DIR")
-    if named:
-        return pathlib.Path(named, "node_modules")
+    """Returns the `node_modules` folder with @litertjs/core.
+
+    Uses the folder in `ALIGN_KERAS_NPM_DIR` if that is set. Installs the packages
+    otherwise, and skips the test if npm cannot install them.
+    """
+    npm_folder = os.environ.get("ALIGN_KERAS_NPM_DIR")
+    if npm_folder:
+        return pathlib.Path(npm_folder, "node_modules")
     if shutil.which("npm") is None:
         pytest.skip("npm isn't installed")
     folder = tmp_path_factory.mktemp("npm")
     options = ("--no-audit", "--no-fund", "--loglevel=error", "--prefix", str(folder))
     package = f"@litertjs/core@{LITERT_JS_VERSION}"
     wasm = f"@litertjs/wasm-utils@{LITERT_JS_VERSION}"
-    done = subprocess.run(
+    result = subprocess.run(
         ["npm", "install", *options, package, wasm], capture_output=True, text=True
     )
-    if done.returncode:
-        pytest.skip(f"npm can't install {package}: {done.stderr[:200]}")
+    if result.returncode:
+        pytest.skip(f"npm can't install {package}: {result.stderr[:200]}")
     return folder / "node_modules"
 
 
 @contextlib.contextmanager
 def chromium():
-    """Yields Debian's Chromium under Playwright."""
+    """Yields a Playwright browser that runs Debian's Chromium."""
     try:
         from playwright import sync_api
     except ImportError:
@@ -44,7 +48,7 @@ def chromium():
     if program is None:
         pytest.skip("Debian's package chromium isn't installed")
     with sync_api.sync_playwright() as playwright:
-        # Containers give Chromium no sandbox of its own.
+        # Chromium cannot create its sandbox inside a container.
         browser = playwright.chromium.launch(
             executable_path=program, args=["--no-sandbox"]
         )
@@ -54,8 +58,8 @@ def chromium():
 
 @contextlib.contextmanager
 def served(folder):
-    """Yields the address of a folder under Python's own static server."""
-    handler = functools.partial(_Silent, directory=str(folder))
+    """Serves a folder over HTTP and yields its address."""
+    handler = functools.partial(_SilentHandler, directory=str(folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
@@ -63,11 +67,11 @@ def served(folder):
     server.server_close()
 
 
-class _Silent(http.server.SimpleHTTPRequestHandler):
+class _SilentHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
 
     def copyfile(self, source, outputfile):
-        # A page that is closed early drops its downloads.
+        # The browser closes the connection when a page is closed during a download.
         with contextlib.suppress(OSError):
             super().copyfile(source, outputfile)

@@ -1,4 +1,7 @@
-"""Real clusters on this machine: a scheduler and workers, each a process of its own."""
+"""Real Dask, Ray and Spark clusters on this machine.
+
+The scheduler and each worker run in separate processes.
+"""
 
 import contextlib
 import os
@@ -15,24 +18,30 @@ PROGRAMS = pathlib.Path(sys.executable).parent
 
 
 class Cluster:
-    """A scheduler at `hosts[0]` and a worker at each further address.
+    """Cluster with a scheduler on the first host and a worker on each further host.
 
-    `within` gives the words by which a command runs on a host, such as `ip netns exec`.
+    Args:
+        kind: `"dask"`, `"ray"` or `"spark"`.
+        hosts: List of IP addresses.
+        command_prefix: Function from a host to the words that run a command on it,
+            such as `["ip", "netns", "exec", name]`.
+        **environment: Environment variables of the scheduler and the workers.
     """
 
-    def __init__(self, kind, hosts, within=lambda host: [], **environment):
-        self.kind, self.hosts, self.within = kind, hosts, within
+    def __init__(self, kind, hosts, command_prefix=lambda host: [], **environment):
+        self.kind, self.hosts, self.command_prefix = kind, hosts, command_prefix
         self.environment = environment
-        # Ray's sockets have paths of 107 bytes at most.
+        # The path of a Unix socket has at most 107 bytes, and Ray adds a long suffix.
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="c", dir="/tmp"))
         self.port = free_port()
         self.scheduler, self.workers = None, []
 
     @property
     def engine(self):
-        place = f"{self.hosts[0]}:{self.port}"
-        return {"spark": f"spark:spark://{place}"}.get(
-            self.kind, f"{self.kind}:{place}"
+        """Value of `--engine` that selects this cluster."""
+        address = f"{self.hosts[0]}:{self.port}"
+        return {"spark": f"spark:spark://{address}"}.get(
+            self.kind, f"{self.kind}:{address}"
         )
 
     def __enter__(self):
@@ -48,10 +57,15 @@ class Cluster:
     def start_scheduler(self):
         host = self.hosts[0]
         self.scheduler = self.start(host, _SCHEDULERS[self.kind](self, host))
-        end = time.monotonic() + 120
-        # Ray's address answers before its node does.
-        while not (self._answers() and ("ray" != self.kind or "started" in self.log())):
-            assert self.scheduler.poll() is None and time.monotonic() < end, self.log()
+        deadline = time.monotonic() + 120
+        # Ray accepts connections before its node is ready, so its log is read as well.
+        while not (
+            self._accepts_connections()
+            and ("ray" != self.kind or "started" in self.log())
+        ):
+            assert self.scheduler.poll() is None and time.monotonic() < deadline, (
+                self.log()
+            )
             time.sleep(0.2)
 
     def start_worker(self, host, **environment):
@@ -59,18 +73,18 @@ class Cluster:
         self.workers.append(self.start(host, command, **environment))
 
     def start(self, host, command, **environment):
-        """Starts a command on a host; what it says goes to `log`."""
-        about = {
+        """Starts a command on a host. Its output goes to the file that `log` reads."""
+        variables = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
             "PYSPARK_PYTHON": sys.executable,
         }
-        about |= {"SPARK_LOCAL_IP": host}
-        about |= {"TF_CPP_MIN_LOG_LEVEL": "3", **self.environment, **environment}
+        variables |= {"SPARK_LOCAL_IP": host}
+        variables |= {"TF_CPP_MIN_LOG_LEVEL": "3", **self.environment, **environment}
         with open(self.folder / "log", "ab") as log:
             return subprocess.Popen(
-                [*self.within(host), *map(str, command)],
-                env=about,
+                [*self.command_prefix(host), *map(str, command)],
+                env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -78,26 +92,33 @@ class Cluster:
                 start_new_session=True,
             )
 
-    def _answers(self):
+    def _accepts_connections(self):
         probe = (
             "import socket, sys; socket.create_connection((sys.argv[1], sys.argv[2]))"
         )
-        place = [self.hosts[0], str(self.port)]
-        command = [*self.within(self.hosts[0]), sys.executable, "-c", probe, *place]
+        address = [self.hosts[0], str(self.port)]
+        command = [
+            *self.command_prefix(self.hosts[0]),
+            sys.executable,
+            "-c",
+            probe,
+            *address,
+        ]
         return subprocess.run(command, capture_output=True).returncode == 0
 
     def log(self):
+        """Returns the last 3,000 characters of the output of all processes."""
         return (self.folder / "log").read_text(errors="replace")[-3000:]
 
     def kill(self, process):
-        """Ends a process and all that it has started."""
-        import psutil  # Which Dask and Ray bring.
+        """Kills a process and all its descendants."""
+        import psutil  # A dependency of Dask and Ray.
 
         with contextlib.suppress(psutil.NoSuchProcess):
-            first = psutil.Process(process.pid)
-            for one in (first, *first.children(recursive=True)):
+            parent = psutil.Process(process.pid)
+            for member in (parent, *parent.children(recursive=True)):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    one.kill()
+                    member.kill()
         process.wait()
 
     def __exit__(self, *error):
@@ -107,9 +128,9 @@ class Cluster:
 
 
 def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def _spark(*arguments):

@@ -1,6 +1,8 @@
-"""Real LiteRT towers of a few kilobytes: colors and their names.
+"""Real LiteRT encoders of a few kilobytes that embed colors and color names.
 
-`python tests/helpers/color_towers.py` writes those of tests/golden/color_towers anew.
+The image encoder returns the mean color of an image. The text encoder adds up the
+colors that a text names. `python tests/helpers/color_towers.py` writes the files in
+tests/golden/color_towers.
 """
 
 import io
@@ -17,20 +19,33 @@ SIZE, RESIZE_TO, LENGTH = 16, 20, 8
 
 
 def image_bytes(color, size=(24, 24), format="PNG", **save):
-    """A file of one color, by its name or as RGB."""
+    """Returns an image file of a single color.
+
+    Args:
+        color: Key of `COLORS` or an RGB tuple.
+        size: (width, height) in pixels.
+        format: Pillow's name of the file format.
+        **save: Options of `PIL.Image.Image.save`.
+    """
     file = io.BytesIO()
     Image.new("RGB", size, COLORS.get(color, color)).save(file, format, **save)
     return file.getvalue()
 
 
 def write_color_towers(folder, scale=1.0):
-    """Writes both; with another `scale` of red the fingerprint differs."""
+    """Writes `image.tflite` and `text.tflite`.
+
+    Args:
+        folder: `pathlib.Path`.
+        scale: Factor of red in the text embeddings. Another value also gives another
+            fingerprint.
+    """
     import tensorflow as tf
 
     from align_keras.export.litert_file import append_files
 
     def unit(values):
-        # A fourth entry, so that no text is all zeros.
+        # The constant fourth entry keeps a text without colors from being all zeros.
         values = tf.pad(values, [[0, 0], [0, 1]], constant_values=0.05)
         return tf.math.l2_normalize(values, axis=-1)
 
@@ -65,12 +80,12 @@ def write_color_towers(folder, scale=1.0):
         converter = tf.lite.TFLiteConverter.from_concrete_functions(
             [function.get_concrete_function()], tf.Module()
         )
-        about = {
+        metadata = {
             "outputs": [{"shape": [1, 4]}],
             "preprocessing": preprocessing,
             "encoder_fingerprint": f"{kind} {scale}",
         }
-        files = {"metadata.json": json.dumps(about), **files}
+        files = {"metadata.json": json.dumps(metadata), **files}
         content = append_files(converter.convert(), files)
         (folder / f"{kind}.tflite").write_bytes(content)
 

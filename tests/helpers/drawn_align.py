@@ -1,4 +1,4 @@
-"""A small ALIGN whose normalizations know drawn images, and such images."""
+"""A small ALIGN with batch statistics of drawn images, and batches of such images."""
 
 import keras
 import numpy as np
@@ -11,11 +11,17 @@ from tests.helpers.small import VOCABULARY, small_encoders
 SIZE = 32
 
 
-def trained_statistics(lite):
-    """A small ALIGN whose normalizations know pictures; without, features vanish."""
+def calibrated_align(lite):
+    """Returns a small ALIGN whose batch normalization has seen drawn images.
+
+    Features all but vanish with the initial statistics and random weights.
+
+    Args:
+        lite: bool, passed to the image encoder.
+    """
     keras.utils.set_random_seed(0)
     align = ALIGN(*small_encoders(lite=lite), vocabulary=VOCABULARY)
-    pixels = pictures(range(500, 512))
+    pixels = drawn_images(range(500, 512))
     for layer in align.image_encoder._flatten_layers():
         if hasattr(layer, "momentum"):
             layer.momentum = 0.5
@@ -24,6 +30,7 @@ def trained_statistics(lite):
     return align
 
 
-def pictures(seeds):
-    drawn = [np.asarray(draw(kind, seed)) for seed in seeds for kind in range(3)]
-    return np.asarray(preprocess_image(np.stack(drawn), SIZE))
+def drawn_images(seeds):
+    """Returns preprocessed images (3 * len(seeds), SIZE, SIZE, 3), one per class."""
+    images = [np.asarray(draw(kind, seed)) for seed in seeds for kind in range(3)]
+    return np.asarray(preprocess_image(np.stack(images), SIZE))

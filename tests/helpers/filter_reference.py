@@ -1,4 +1,7 @@
-"""The corpus's filters, written down plainly: sets and counters, one text at a time."""
+"""Plain reference implementation of the corpus filters.
+
+It uses sets and counters and handles a single text at a time.
+"""
 
 import collections
 import re
@@ -31,7 +34,7 @@ def hash_ngram(ngram):
 
 
 def words_of(text):
-    """For texts of letters, digits and the ideograph 猫."""
+    """Splits a text of letters, digits and the ideograph 猫 into words."""
     return re.findall(r"猫|[^\W猫]+", text.casefold())
 
 
@@ -41,7 +44,10 @@ def ngrams_of(text):
 
 
 def filter_reference(pairs, thresholds):
-    """What `filter_pairs` returns; white space is all that normalizing changes."""
+    """Returns the same result as `filter_pairs`.
+
+    Captions may need white space normalized, but no other normalization.
+    """
     pairs = [pair._replace(caption=" ".join(pair.caption.split())) for pair in pairs]
     counts, images, texts = collections.Counter(), {}, {}
     for pair in pairs:
@@ -49,7 +55,7 @@ def filter_reference(pairs, thresholds):
         counts.update(ngrams_of(text))
         images.setdefault(text, set()).add(pair.image_key)
         texts.setdefault(pair.image_key, set()).add(text)
-    ranked = sorted(counts, key=lambda own: (-counts[own], hash_ngram(own)))
+    ranked = sorted(counts, key=lambda ngram: (-counts[ngram], hash_ngram(ngram)))
     frequent = set(ranked[: thresholds.frequent_ngrams])
 
     def reason_of(pair):
@@ -79,5 +85,7 @@ def filter_reference(pairs, thresholds):
         return "kept"
 
     reasons = [reason_of(pair) for pair in pairs]
-    kept = [own for own, why in zip(pairs, reasons, strict=True) if why == "kept"]
-    return kept, collections.Counter(reasons)
+    kept_pairs = [
+        pair for pair, reason in zip(pairs, reasons, strict=True) if reason == "kept"
+    ]
+    return kept_pairs, collections.Counter(reasons)

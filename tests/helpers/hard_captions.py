@@ -1,4 +1,4 @@
-"""Captions that tokenizers disagree on, and letters that are known to be read apart."""
+"""Captions that tokenizers disagree on, and letters with known disagreements."""
 
 import random
 import re
@@ -49,12 +49,13 @@ HARD_CASES = [
     "word " * 200,
 ]
 
-# Letters that Unicode added after the version of ICU that tensorflow_text holds:
-# capitals without their small letter, and composed letters that stay composed.
+# Letters that are newer than the Unicode version of tensorflow_text's ICU library. That
+# version cannot lowercase these capitals.
 CAPITALS = (
     "1C89 2C2F A7C0 A7CB A7CC A7CE A7D0 A7D2 A7D4 A7D6 A7D8 A7DA A7DC 10570-1057A "
     "1057C-1058A 1058C-10592 10594-10595 10D50-10D65 16EA0-16EB8"
 )
+# The same version cannot decompose these composed letters.
 COMPOSED = (
     "105C9 105E4 11383 11385 1138E 11391 113C5 113C7-113C8 11938 16121-16128 "
     "16D68-16D6A"
@@ -62,6 +63,7 @@ COMPOSED = (
 
 
 def code_points(ranges):
+    """Returns the code points in hexadecimal ranges, such as "2C2F A7CB-A7CC"."""
     points = set()
     for part in ranges.split():
         first, last = (part.split("-") * 2)[:2]
@@ -76,7 +78,7 @@ NEW_LETTERS = {
 
 
 def random_captions(count, seed=0):
-    """Captions of all scripts, with special tokens, in pieces and whole."""
+    """Returns captions in many scripts, with whole and broken special tokens."""
     source = random.Random(seed)
     pools = [
         range(0x20, 0x7F),
@@ -98,7 +100,7 @@ def random_captions(count, seed=0):
     ]
     pieces = [*SPECIAL_TOKENS, "[mask]", "[MA", "SK]", "\ue000mask", "##a", "\u0307"]
 
-    def piece():
+    def draw_piece():
         chance = source.random()
         if chance < 0.05:
             return source.choice(pieces)
@@ -107,7 +109,8 @@ def random_captions(count, seed=0):
         return chr(source.choice(source.choice(pools)))
 
     captions = [
-        "".join(piece() for _ in range(source.randint(0, 30))) for _ in range(count)
+        "".join(draw_piece() for _ in range(source.randint(0, 30)))
+        for _ in range(count)
     ]
-    # Without letters beyond tensorflow_text's Unicode version, see the class.
+    # Removes letters that are newer than the Unicode version of tensorflow_text.
     return [re.sub("[\u1c89\u2c2f\ua7c0-\ua7dc]", "", caption) for caption in captions]

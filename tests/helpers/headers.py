@@ -1,4 +1,4 @@
-"""The files of experiments/ and their opening comments."""
+"""The files of experiments/ and the comments at their top."""
 
 import re
 
@@ -6,7 +6,7 @@ from align_keras.config import experiments
 
 FILES = experiments()
 HEADER = ("Command", "Hardware", "Duration", "Expected metric")
-# Files that are laid over an experiment by --config_file.
+# Files whose settings replace those of an experiment, used with --config_file.
 ABLATIONS = {
     path.stem: path
     for path in sorted((FILES["align_b5_base"].parent / "ablations").glob("*.yaml"))
@@ -14,7 +14,13 @@ ABLATIONS = {
 
 
 def header_of(text):
-    """The opening comment's items, continuation lines joined."""
+    """Returns the items of the comment at the top of a file.
+
+    Continuation lines are joined.
+
+    Returns:
+        Dict of name, such as `"Hardware"`, to text.
+    """
     lines = []
     for line in text.splitlines():
         if not line.startswith("#"):
@@ -30,10 +36,11 @@ def header_of(text):
 
 
 def checked_header(path):
+    """Checks that a file has every item of `HEADER`. Returns the items."""
     header = header_of(path.read_text(encoding="utf-8"))
     assert list(header) == list(HEADER)
     assert all(header.values())
-    # A metric is the paper's, with its table, or was measured here by a command.
+    # The metric must cite a table of the paper or the command that measured it.
     assert re.search(
         r"Jia et al\. 2021, table \d+|[Mm]easured by|not measured",
         header["Expected metric"],
@@ -42,6 +49,7 @@ def checked_header(path):
 
 
 def flat(tree, prefix=""):
+    """Yields (dotted name, value) of each leaf of a nested dict."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{key}.")

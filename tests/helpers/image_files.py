@@ -1,7 +1,8 @@
-"""Files of every kind of image that is read, with the pixels that they stand for.
+"""Image files of every supported kind with their expected pixels.
 
-Each pixel is known from what the file was made of; only of a JPEG it is what Pillow
-decodes. Files of kinds that are refused stand beside them.
+The expected pixels are those of the image that was encoded. Those of a JPEG, which
+loses information, are the pixels that Pillow decodes. The module also has files of
+unsupported kinds and random damaged files.
 """
 
 import base64
@@ -14,7 +15,8 @@ from PIL import Image, ImageChops, ImageCms
 
 WIDTH, HEIGHT = 52, 37
 ORIENTATION = 0x0112
-# 64 x 64 pixels as pillow-heif 1.8.1 wrote them, which no test needs installed.
+# An image of 64 x 64 pixels, written by pillow-heif 1.8.1. Storing it here saves the
+# tests that dependency.
 HEIC = zlib.decompress(
     base64.b85decode(
         b"c-"
@@ -28,14 +30,14 @@ HEIC = zlib.decompress(
 
 
 def source(mode="RGB", seed=0):
-    """A smooth image of random colors, and of random opacity."""
+    """Returns a smooth image of random colors, and of random opacity in mode RGBA."""
     random = np.random.default_rng(seed)
     small = random.integers(0, 256, (6, 8, len(mode))).astype("uint8")
     return Image.fromarray(small, mode).resize((WIDTH, HEIGHT), Image.BICUBIC)
 
 
 def encoded(image, file_format, **options):
-    """The bytes of a file; WebP without loss unless asked for."""
+    """Returns the bytes of an image file. WebP is lossless by default."""
     if file_format == "WEBP":
         options.setdefault("lossless", True)
     file = io.BytesIO()
@@ -44,21 +46,24 @@ def encoded(image, file_format, **options):
 
 
 def on_white(rgba):
-    """An image with alpha, on white, as RGB."""
+    """Returns an image with alpha as RGB on a white background."""
     rgba = rgba.convert("RGBA")
     white = Image.new("RGBA", rgba.size, "white")
     return Image.alpha_composite(white, rgba).convert("RGB")
 
 
 def exif(orientation):
-    """Metadata with an orientation, as Pillow writes them."""
+    """Returns Exif metadata with an orientation."""
     data = Image.Exif()
     data[ORIENTATION] = orientation
     return data.tobytes()
 
 
 def turned(pixels, orientation):
-    """Pixels as a viewer shows them, by the table of the standard."""
+    """Returns the pixels after the rotation and flip of an Exif orientation.
+
+    The cases follow the table of orientations in the Exif standard.
+    """
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -72,13 +77,13 @@ def png_chunk(kind, data):
 
 
 def png_of_16_bits(values):
-    """A PNG of 16 bits a channel, of an array (h, w, 3)."""
+    """Returns a PNG with 16 bits per channel of an array (h, w, 3)."""
     rows = [row.astype(">u2").tobytes() for row in values]
     return png_of_rows(values.shape[1], rows, bits=16, kind=2)
 
 
 def gray_png(values, bits):
-    """A PNG of 1, 2 or 4 bits a gray level, of an array (h, w) of levels."""
+    """Returns a gray PNG with 1, 2 or 4 bits per pixel of levels (h, w)."""
     bytes_of_row = -(-values.shape[1] * bits // 8)
     padded = np.zeros((len(values), bytes_of_row * 8 // bits), int)
     padded[:, : values.shape[1]] = values
@@ -96,28 +101,39 @@ def png_of_rows(width, rows, *, bits, kind):
 
 
 def with_chunk(png, kind, data):
-    """Puts a chunk before the pixels of a PNG."""
+    """Inserts a chunk before the pixels of a PNG."""
     start = png.index(b"IDAT") - 4
     return png[:start] + png_chunk(kind, data) + png[start:]
 
 
 def plain_cmyk_jpeg(rgb):
-    """A CMYK JPEG without Adobe's marker, whose ink is not inverted, and its pixels."""
+    """Returns a CMYK JPEG without Adobe's marker, and its pixels.
+
+    Files with the marker store inverted ink values. Those without it do not.
+    """
     adobe = encoded(ImageChops.invert(rgb.convert("CMYK")), "JPEG", quality=95)
-    shown = ImageChops.invert(Image.open(io.BytesIO(adobe))).convert("RGB")
+    expected = ImageChops.invert(Image.open(io.BytesIO(adobe))).convert("RGB")
     marker = adobe.index(b"\xff\xee")
     (length,) = struct.unpack(">H", adobe[marker + 2 : marker + 4])
-    return adobe[:marker] + adobe[marker + 2 + length :], np.asarray(shown)
+    return adobe[:marker] + adobe[marker + 2 + length :], np.asarray(expected)
 
 
 def bitmap(bits, indices, palette, compression=0, top_down=False):
-    """A BMP with a palette, an array (n, 3), which Pillow doesn't write."""
+    """Returns a BMP with a palette in a variant that Pillow cannot write.
+
+    Args:
+        bits: Bits per pixel: 1, 4 or 8.
+        indices: Palette indices (h, w).
+        palette: RGB colors (n, 3).
+        compression: Value of the header's field. The pixels are never compressed.
+        top_down: Whether the first stored row is the top row.
+    """
     height, width = indices.shape
     padded = np.zeros((height, -(-width * bits // 32) * 32 // bits), "uint8")
     padded[:, :width] = indices
-    places = padded.reshape(height, -1, 8 // bits)
+    pixels_of_bytes = padded.reshape(height, -1, 8 // bits)
     shifts = bits * np.arange(8 // bits)[::-1]
-    rows = (places.astype(int) << shifts).sum(-1).astype("uint8")
+    rows = (pixels_of_bytes.astype(int) << shifts).sum(-1).astype("uint8")
     data = (rows if top_down else rows[::-1]).tobytes()
     colors = np.pad(palette[:, ::-1], [(0, 0), (0, 1)]).astype("uint8").tobytes()
     start = 54 + len(colors)
@@ -143,8 +159,14 @@ def bitmap(bits, indices, palette, compression=0, top_down=False):
     )
 
 
-def moved_frame(gif, screen, place):
-    """A GIF's first frame at another place of another screen."""
+def moved_frame(gif, screen, offset):
+    """Moves the first frame of a GIF.
+
+    Args:
+        gif: Bytes of the file.
+        screen: New (width, height) of the screen.
+        offset: New (left, top) of the frame.
+    """
     content = bytearray(gif)
     content[6:10] = struct.pack("<HH", *screen)
     position = 13 + (3 * 2 ** (content[10] % 8 + 1) if content[10] >= 128 else 0)
@@ -153,7 +175,7 @@ def moved_frame(gif, screen, place):
         while content[position]:
             position += 1 + content[position]
         position += 1
-    content[position + 1 : position + 5] = struct.pack("<HH", *place)
+    content[position + 1 : position + 5] = struct.pack("<HH", *offset)
     return bytes(content)
 
 
@@ -162,7 +184,11 @@ def pixels_of(image):
 
 
 def readable():
-    """Returns a dict: name → (file's bytes, uint8 pixels (h, w, 3))."""
+    """Returns the supported files.
+
+    Returns:
+        Dict of name → (bytes of the file, expected uint8 pixels (h, w, 3)).
+    """
     rgb, rgba, other = source(), source("RGBA"), source(seed=1)
     gray = rgb.convert("L")
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
@@ -192,11 +218,11 @@ def readable():
     add("PNG, black and white", rgb.convert("1"), "PNG")
     for bits in (2, 4):
         levels = np.asarray(gray) >> (8 - bits)
-        shown = np.uint8(levels * (255 // (2**bits - 1)))
+        scaled = np.uint8(levels * (255 // (2**bits - 1)))
         content = gray_png(levels, bits)
-        files[f"PNG, gray of {bits} bits"] = content, pixels_of(Image.fromarray(shown))
+        files[f"PNG, gray of {bits} bits"] = content, pixels_of(Image.fromarray(scaled))
         entry = int(levels[9, 9])
-        clear = np.where(levels == entry, np.uint8(255), shown)
+        clear = np.where(levels == entry, np.uint8(255), scaled)
         files[f"PNG, gray of {bits} bits with a clear level"] = (
             with_chunk(content, b"tRNS", struct.pack(">H", entry)),
             pixels_of(Image.fromarray(clear)),
@@ -208,13 +234,13 @@ def readable():
         ("PNG, gray", gray),
         ("PNG, black and white", rgb.convert("1")),
     ):
-        shown, color = pixels_of(image).copy(), image.getpixel((9, 9))
-        shown[(shown == color).all(-1)] = 255
+        on_background, color = pixels_of(image).copy(), image.getpixel((9, 9))
+        on_background[(on_background == color).all(-1)] = 255
         add(
             f"{name} with a clear color",
             image,
             "PNG",
-            Image.fromarray(shown),
+            Image.fromarray(on_background),
             transparency=color,
         )
     add("PNG", rgb, "PNG")
@@ -224,8 +250,8 @@ def readable():
     deep = np.random.default_rng(2).integers(0, 65536, (HEIGHT, WIDTH, 3))
     files["PNG of 16 bits"] = png_of_16_bits(deep), np.uint8(deep >> 8)
     deep_gray = Image.fromarray(deep[..., 0].astype("uint16"))
-    shown = Image.fromarray(np.uint8(deep[..., 0] >> 8))
-    add("PNG, gray of 16 bits", deep_gray, "PNG", shown)
+    high_bytes = Image.fromarray(np.uint8(deep[..., 0] >> 8))
+    add("PNG, gray of 16 bits", deep_gray, "PNG", high_bytes)
 
     add("JPEG", rgb, "JPEG", quality=90)
     add("JPEG, progressive", rgb, "JPEG", progressive=True, subsampling=2)
@@ -236,26 +262,26 @@ def readable():
     add("WebP", rgb, "WEBP")
     add("WebP with alpha", rgba, "WEBP", on_white(rgba), exact=True)
     for name, image in (("", rgb), (" with alpha", rgba)):
-        others = [source(image.mode, seed=1)]
+        further_frames = [source(image.mode, seed=1)]
         add(
             f"WebP, animated{name}",
             image,
             "WEBP",
             on_white(image),
-            **{"save_all": True, "append_images": others, "exact": True},
+            **{"save_all": True, "append_images": further_frames, "exact": True},
         )
 
     palette = rgb.quantize(16)
     add("GIF", palette, "GIF")
     add("GIF, animated", palette, "GIF", save_all=True, append_images=[other])
     entry = palette.getpixel((9, 9))
-    shown = pixels_of(palette).copy()
-    shown[np.asarray(palette) == entry] = 255
+    on_background = pixels_of(palette).copy()
+    on_background[np.asarray(palette) == entry] = 255
     add(
         "GIF with a clear color",
         palette,
         "GIF",
-        Image.fromarray(shown),
+        Image.fromarray(on_background),
         transparency=entry,
     )
     canvas = np.full((HEIGHT + 30, WIDTH + 9, 3), 255, "uint8")
@@ -287,21 +313,28 @@ def readable():
 
 
 def largest(width=8192, height=6144):
-    """Returns a PNG of a few kilobytes and as many pixels as may be, all black."""
+    """Returns a black PNG with the largest supported number of pixels.
+
+    The file has a few kilobytes.
+    """
     return encoded(Image.new("1", (width, height)), "PNG")
 
 
 def frame_far_outside():
-    """Returns an animated WebP whose frame would make its canvas 300 megapixels."""
+    """Returns an animated WebP with a frame far outside its canvas.
+
+    A canvas that includes the frame would have 300 megapixels.
+    """
     frames = {"save_all": True, "append_images": [source(seed=1)]}
     content = bytearray(encoded(source(), "WEBP", **frames))
-    place = content.index(b"ANMF") + 8  # Where it lies, in twos of pixels.
-    content[place : place + 3] = (2**22).to_bytes(3, "little")
+    # The frame's left edge, stored as half the number of pixels.
+    start = content.index(b"ANMF") + 8
+    content[start : start + 3] = (2**22).to_bytes(3, "little")
     return bytes(content)
 
 
 def refused():
-    """Returns a dict: name → bytes of files that are no images here."""
+    """Returns the unsupported files: dict of name → bytes."""
     rgb = source()
     indices = np.zeros((9, 9), "uint8")
     files = {
@@ -316,17 +349,18 @@ def refused():
         "text": b"no image",
         "nothing": b"",
     }
-    if "AVIF" in Image.registered_extensions().values():  # Of Pillow 11.3 and later.
+    # Pillow supports AVIF since version 11.3.
+    if "AVIF" in Image.registered_extensions().values():
         files["AVIF"] = encoded(rgb, "AVIF")
     return files
 
 
 def malformed(random, whole):
-    """Yields without end what looks like these files, and mostly is no image.
+    """Yields an endless stream of damaged files, most of which cannot be decoded.
 
     Args:
         random: `random.Random`.
-        whole: list of bytes, files.
+        whole: List of bytes, the undamaged files.
     """
     while True:
         content = bytearray(random.choice(whole))

@@ -1,4 +1,4 @@
-"""Files as chance, a bad disk or an attacker leaves them, and how reading must end."""
+"""Randomly damaged files, and a check that reading them fails cleanly."""
 
 import random
 import resource
@@ -6,65 +6,84 @@ import time
 
 from align_keras.utils.errors import InputError
 
+# Limit of a read in CPU seconds, and kilobytes per megabyte.
 SECONDS, MEGABYTES = 5, 1000
-# What parsers stumble on: numbers, nesting, other types, names elsewhere, NUL.
+# Content that parsers often fail on: large numbers, deep nesting, wrong types, paths to
+# other folders and NUL bytes.
 _TRAPS = [b"0", b"-1", b"1e999", b"NaN", b"9" * 30, b"null", b"true", b"[]", b"{}"]
 _TRAPS += [b"[" * 5000, b'{"a":' * 5000, b"../x", b"\0", b"\xff\xfe", b"'", b'"', b"*a"]
 
 
-def mutated(content, own):
-    """Returns the bytes after one to four damages, which `own`, a Random, draws."""
+def mutated(content, source):
+    """Damages a file in one to four places.
+
+    Args:
+        content: Bytes of the file.
+        source: `random.Random`.
+
+    Returns:
+        The damaged bytes.
+    """
     content = bytearray(content)
-    for _ in range(own.choice([1, 1, 2, 4])):
-        place = own.randrange(len(content) + 1)
-        length = own.choice([1, 1, 4, 20, len(content)])
-        kind = own.randrange(6)
+    for _ in range(source.choice([1, 1, 2, 4])):
+        start = source.randrange(len(content) + 1)
+        length = source.choice([1, 1, 4, 20, len(content)])
+        kind = source.randrange(6)
         if kind == 0:
-            content[place : place + 1] = bytes([own.randrange(256)])
+            content[start : start + 1] = bytes([source.randrange(256)])
         elif kind == 1:
-            del content[place : place + length]
+            del content[start : start + length]
         elif kind == 2:
-            content[place:place] = content[place : place + length] * own.choice([1, 9])
+            content[start:start] = content[start : start + length] * source.choice(
+                [1, 9]
+            )
         elif kind == 3:
-            content[place:place] = own.choice(_TRAPS)
+            content[start:start] = source.choice(_TRAPS)
         elif kind == 4:
-            content[place : place + length] = bytes(min(length, len(content) - place))
+            content[start : start + length] = bytes(min(length, len(content) - start))
         else:
-            _replace_value(content, own)
+            _replace_value(content, source)
     return bytes(content)
 
 
-def _replace_value(content, own):
-    """Puts a trap in place of a number or a word, which keeps a text's syntax."""
-    starts = [place for place, byte in enumerate(content[:20_000]) if byte in b" :,[\n"]
+def _replace_value(content, source):
+    """Replaces a number or a word by a trap, so that the syntax stays valid."""
+    starts = [
+        position for position, byte in enumerate(content[:20_000]) if byte in b" :,[\n"
+    ]
     if starts:
-        start = own.choice(starts) + 1
+        start = source.choice(starts) + 1
         end = start
         while end < len(content) and content[end] not in b" ,]}\n":
             end += 1
-        content[start:end] = own.choice(_TRAPS)
+        content[start:end] = source.choice(_TRAPS)
 
 
 def check_folder(folder, names, read, count, seed=0):
     """Reads a folder `count` times, each time with one of its files damaged.
 
+    Each read must succeed or raise `InputError` with a short message, within `SECONDS`.
+
     Args:
-        folder: `pathlib.Path`, whose files are whole again at the end.
-        names: names of the files to damage.
-        read: callable without arguments.
+        folder: `pathlib.Path`. Its files are restored at the end.
+        names: Names of the files to damage.
+        read: Callable without arguments.
         count: int.
         seed: int.
 
     Returns:
-        Tuple of two ints: how often it was read, and refused by `InputError`.
+        Tuple of two ints: the number of reads that succeeded, and the number of those
+        that raised `InputError`.
     """
-    read()  # What is whole is read, and what it imports isn't measured.
-    own, outcomes = random.Random(seed), [0, 0]
+    # The undamaged folder must be readable. This read also imports the modules that
+    # `read` needs, so that their time and memory aren't counted.
+    read()
+    source, outcomes = random.Random(seed), [0, 0]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number in range(count):
         path = folder / names[number % len(names)]
         whole = path.read_bytes()
-        path.write_bytes(mutated(whole, own))
+        path.write_bytes(mutated(whole, source))
         start = time.process_time()
         try:
             read()
@@ -78,6 +97,6 @@ def check_folder(folder, names, read, count, seed=0):
             raise AssertionError(message) from error
         assert time.process_time() - start < SECONDS, f"{path.name}, mutation {number}"
         path.write_bytes(whole)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 1000 * MEGABYTES
+    growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert growth < 1000 * MEGABYTES
     return tuple(outcomes)

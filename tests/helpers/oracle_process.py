@@ -1,10 +1,10 @@
-"""Asks oracles that import torch, in one process that can't import TensorFlow.
+"""Runs the reference implementations that need torch in a separate process.
 
-Where torch comes with triton, a process that imports TensorFlow and then torch is
-aborted by LLVM. So the modules of `tests.oracles`, which alone may import torch and
-what stands on it, are run in a process of their own. It starts at the first question
-and lives as long as pytest's; NumPy arrays, numbers, strings and paths go there and
-come back.
+If torch is installed with triton, LLVM aborts a process that imports TensorFlow and
+then torch. Only the modules of `tests.oracles` import torch and libraries that depend
+on it. They run in a single process that cannot import TensorFlow. The process starts at
+the first call and ends with pytest. Arguments and results are NumPy arrays, numbers,
+strings and paths.
 """
 
 import concurrent.futures
@@ -21,20 +21,25 @@ import pytest
 
 
 class OracleError(Exception):
-    """What an oracle raised, as the text of its traceback."""
+    """Error with the traceback of an exception that an oracle raised."""
 
 
 def needs(*packages):
-    """A mark that skips where a package isn't installed, without importing any."""
-    absent = [name for name in packages if importlib.util.find_spec(name) is None]
+    """Returns a mark that skips a test if a package isn't installed.
+
+    The packages aren't imported.
+    """
+    missing_packages = [
+        name for name in packages if importlib.util.find_spec(name) is None
+    ]
     return pytest.mark.skipif(
-        bool(absent), reason=f"not installed: {', '.join(absent)}"
+        bool(missing_packages), reason=f"not installed: {', '.join(missing_packages)}"
     )
 
 
-def ask(module, function, *arguments, **options):
-    """Returns what `tests.oracles.MODULE.FUNCTION(...)` returns in its process."""
-    return _pool().submit(_answer, module, function, arguments, options).result()
+def call_oracle(module, function, *arguments, **options):
+    """Calls a function of `tests.oracles.MODULE` in the process of the oracles."""
+    return _pool().submit(_call_function, module, function, arguments, options).result()
 
 
 @functools.cache
@@ -45,9 +50,10 @@ def _pool():
 
 
 def _prepare():
-    """Makes a wrong import loud, and ends the process when pytest is killed."""
+    """Forbids imports of TensorFlow, and ends the process when pytest is killed."""
     for name in ("tensorflow", "keras", "align_keras"):
-        sys.modules[name] = None  # Python's way to refuse an import.
+        # Python raises an error at the import of a module that is None.
+        sys.modules[name] = None
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -56,9 +62,10 @@ def _end_with_parent():
     os._exit(1)
 
 
-def _answer(module, function, arguments, options):
+def _call_function(module, function, arguments, options):
     try:
         oracle = importlib.import_module(f"tests.oracles.{module}")
         return getattr(oracle, function)(*arguments, **options)
-    except Exception:  # Not every error can be sent, but every text can.
+    except Exception:
+        # Some exceptions cannot be pickled, but the text of a traceback always can.
         raise OracleError(traceback.format_exc()) from None

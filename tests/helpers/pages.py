@@ -1,14 +1,20 @@
-"""Pages that tests look at, and images to put on them."""
+"""A parser of HTML pages for tests, and images to show on the pages."""
 
 import html.parser
 
 import numpy as np
 
+# Elements without an end tag.
 VOID = {"meta", "link", "img"}
 
 
 class Page(html.parser.HTMLParser):
-    """Every element with its attributes, and a check that all are closed."""
+    """Parsed HTML page. Raises an error if an element isn't closed.
+
+    Attributes:
+        elements: List of (tag, dict of attributes).
+        words: Pieces of text.
+    """
 
     def __init__(self, content):
         super().__init__()
@@ -32,11 +38,13 @@ class Page(html.parser.HTMLParser):
 
     @property
     def text(self):
+        """Text of the page without tags."""
         return " ".join(word for word in self.words if word)
 
     def attributes(self, tag):
-        return [own for name, own in self.elements if name == tag]
+        """Returns the attributes of all elements with a tag."""
+        return [attributes for name, attributes in self.elements if name == tag]
 
 
-def picture(level):
+def gray_image(level):
     return np.full((16, 16, 3), level, np.uint8)

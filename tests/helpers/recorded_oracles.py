@@ -1,7 +1,8 @@
-"""What oracles answered once, for tests where they aren't installed.
+"""Recorded results of reference implementations.
 
-`tests/golden/NAME.npz` holds the questions and the answers of each case; to record
-them anew, run `python tools/record_oracles.py`.
+Tests read them where the reference implementations aren't installed.
+`tests/golden/NAME.npz` holds the arguments ("question") and results ("answer") of each
+call of a case. `python tools/record_oracles.py` writes these files.
 """
 
 import dataclasses
@@ -11,29 +12,37 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from tests.helpers.align_folders import random_pairs, tiny_align
-from tests.helpers.oracle_process import ask
+from tests.helpers.oracle_process import call_oracle
 
 FOLDER = pathlib.Path(__file__).parents[1] / "golden"
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A function of an oracle, and the keyword arguments of each question."""
+    """Function of a reference implementation and the arguments of its recorded calls.
+
+    Attributes:
+        module: Module of `tests.oracles`.
+        function: Name of the function.
+        questions: Returns the keyword arguments of each call.
+        packages: Packages that the function needs.
+        first: Returns positional arguments of every call, which aren't recorded.
+    """
 
     module: str
     function: str
     questions: Callable[[], Iterable[dict]]
     packages: tuple[str, ...]
-    # Gives arguments that come first in every question, and aren't recorded.
     first: Callable[[], tuple] = tuple
 
     def answer(self, question):
-        found = ask(self.module, self.function, *self.first(), **question)
-        return found if isinstance(found, dict) else {"answer": found}
+        """Calls the function. Returns its result as a dict."""
+        result = call_oracle(self.module, self.function, *self.first(), **question)
+        return result if isinstance(result, dict) else {"answer": result}
 
 
 def recorded(name):
-    """Returns a (question, answer) pair of dictionaries for each question."""
+    """Returns a pair of dicts, arguments and results, for each recorded call."""
     pairs = []
     with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as stored:
         for key in stored:
@@ -45,7 +54,7 @@ def recorded(name):
 
 
 def record(name):
-    """Asks a case's oracle, and writes the file that `recorded` reads."""
+    """Calls the function of a case, and writes the file that `recorded` reads."""
     arrays = {}
     for number, question in enumerate(CASES[name].questions()):
         answer = CASES[name].answer(question)
@@ -61,15 +70,18 @@ def unit_rows(random, rows, width):
 
 
 def _pairs():
-    """Images of sides that are even all the way down, and odd at most strides."""
+    """Yields images whose sizes stay even, or become odd, at most strides."""
     for sides in ((64, 64), (35, 49)):
         pairs = random_pairs(*sides, length=12, vocabulary_size=57)
-        # Whole gray levels take less space.
+        # Integers compress better.
         yield {**pairs, "images": np.rint(pairs["images"])}
 
 
 def _recall():
-    """Three captions an image, and one to seven, as COCO has five to seven."""
+    """Yields images with three captions each, and with one to seven captions.
+
+    Images of COCO have five to seven captions.
+    """
     random = np.random.default_rng(5)
     for counts in (np.full(40, 3), random.integers(1, 8, 60)):
         images = unit_rows(random, len(counts), 16).astype("float32")
@@ -104,12 +116,12 @@ def _sgd():
 
 
 def _zero_shot():
-    """Seven classes in three prompts each, and images near their class."""
+    """Yields seven classes with three prompts each, and images near their class."""
     random = np.random.default_rng(0)
     classes = ["cat", "dog", "red fox", "owl", "newt", "eel", "bee"]
-    # As str.format takes them, which clip_benchmark fills them in by.
+    # Templates for `str.format`, which clip_benchmark uses.
     templates = ["{c}", "a picture of {c}", "{c} in the {{{{rain}}}}"]
-    texts = [own.format(c=name) for name in classes for own in templates]
+    texts = [template.format(c=name) for name in classes for template in templates]
     embeddings = unit_rows(random, len(texts), 8)
     labels = random.integers(0, len(classes), 200)
     images = embeddings.reshape(len(classes), len(templates), 8).mean(1)[labels]

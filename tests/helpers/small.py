@@ -1,4 +1,4 @@
-"""A model and a corpus that are small enough for tests, and real."""
+"""A small model that runs fast enough for tests, and batches for it."""
 
 import numpy as np
 
@@ -10,6 +10,7 @@ VOCABULARY = (
 
 
 def small_encoders(image_size=32, projection_dim=16, num_stages=3, **image_arguments):
+    """Returns a small image encoder and a small text encoder."""
     from align_keras.models import ImageEncoder, TextEncoder
 
     image_encoder = ImageEncoder(
@@ -40,6 +41,7 @@ def small_align(projection_dim=16, synchronized=False, **arguments):
 
 
 def small_batch(count=4, image_size=32, seed=0):
+    """Returns a batch of random images with random captions of eight tokens."""
     random = np.random.default_rng(seed)
     return {
         "images": random.integers(0, 256, (count, image_size, image_size, 3)).astype(

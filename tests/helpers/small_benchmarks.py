@@ -1,4 +1,4 @@
-"""Benchmarks in their true formats with a handful of pictures."""
+"""Benchmarks in their published file formats with a handful of images."""
 
 import csv
 import gzip
@@ -8,32 +8,43 @@ from unittest import mock
 
 from PIL import Image
 
-# Colors tell the pictures apart.
+# Images differ in their colors.
 COLORS = ["red", "green", "blue", "black", "orange", "purple", "brown", "gray"]
 
 
-def picture_color(row):
+def image_color(row):
     return COLORS[row % len(COLORS)]
 
 
-def write_picture(path, row):
+def write_image(path, row):
+    """Writes an image with a bar whose color and height depend on the row."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", (40, 40), "white")
-    image.paste(picture_color(row), (4, 4, 36, 12 + row % 24))
+    image.paste(image_color(row), (4, 4, 36, 12 + row % 24))
     image.save(path)
     return path
 
 
 def captions_of(row, count):
-    kinds = ("a {} bar", "one {} box", "something {}", "{} paint", "the {} thing")
-    color = picture_color(row)
+    """Returns `count` different captions of the image of a row."""
+    templates = ("a {} bar", "one {} box", "something {}", "{} paint", "the {} thing")
+    color = image_color(row)
     return [
-        kinds[number % len(kinds)].format(color) + f" {row} {number}"
+        templates[number % len(templates)].format(color) + f" {row} {number}"
         for number in range(count)
     ]
 
 
-def karpathy_image(row, name, split, captions=5, **others):
+def karpathy_image(row, name, split, captions=5, **fields):
+    """Returns the entry of an image in a file of Karpathy's splits.
+
+    Args:
+        row: Number of the image.
+        name: File name.
+        split: `"train"`, `"val"`, `"test"` or `"restval"`.
+        captions: Number of captions.
+        **fields: Further fields of the entry.
+    """
     return {
         "filename": name,
         "imgid": row,
@@ -48,18 +59,18 @@ def karpathy_image(row, name, split, captions=5, **others):
             }
             for number, text in enumerate(captions_of(row, captions))
         ],
-        **others,
+        **fields,
     }
 
 
 def write_flickr30k(folder, test=8, train=2, dataset="flickr30k_small"):
-    """Writes `dataset_flickr30k.json` and `images/`; returns the images' entries."""
+    """Writes `dataset_flickr30k.json` and `images/`. Returns the images' entries."""
     entries = [
         karpathy_image(row, f"{1000 + row}.jpg", "test" if row < test else "train")
         for row in range(test + train)
     ]
     for row, entry in enumerate(entries):
-        write_picture(folder / "images" / entry["filename"], row)
+        write_image(folder / "images" / entry["filename"], row)
     return write_json(folder / "dataset_flickr30k.json", entries, dataset)
 
 
@@ -68,7 +79,10 @@ def coco_name(row):
 
 
 def write_coco(folder, test=6, dataset="coco_small"):
-    """As `write_flickr30k`; pictures have five, six or seven captions."""
+    """Writes `dataset_coco.json` and `val2014/`. Returns the images' entries.
+
+    Images have five, six or seven captions. The last entry has no image file.
+    """
     entries = [
         karpathy_image(
             row,
@@ -90,7 +104,7 @@ def write_coco(folder, test=6, dataset="coco_small"):
         )
     )
     for row, entry in enumerate(entries[:-1]):
-        write_picture(folder / "val2014" / entry["filename"], row)
+        write_image(folder / "val2014" / entry["filename"], row)
     return write_json(folder / "dataset_coco.json", entries, dataset)
 
 
@@ -111,51 +125,67 @@ def caption_name(sentid):
 
 
 def cxc_rows(test=6):
-    """Rows of the three tasks that fit `write_coco`: dict of lists."""
+    """Returns ratings for the images of `write_coco`.
+
+    Returns:
+        Dict of task (`"sts"`, `"sis"` or `"sits"`) → list of (first, second, score).
+    """
     sts, sis, sits = [], [], []
     for row in range(test):
         other = (row + 1) % test
         for number in range(5):
-            own = caption_name(100 * row + number)
-            # The fifth caption of each picture was rated too low.
-            sits.append((own, coco_name(row), 2.9 if number == 4 else 4.5))
-            sits.append((own, coco_name(other), number / 2))
-            cousin = caption_name(100 * row + (number + 1) % 5)
-            sts.append((own, cousin, 3.0 if number else 1.0))
+            caption = caption_name(100 * row + number)
+            # A score below 3 doesn't count as a match.
+            sits.append((caption, coco_name(row), 2.9 if number == 4 else 4.5))
+            sits.append((caption, coco_name(other), number / 2))
+            next_caption = caption_name(100 * row + (number + 1) % 5)
+            sts.append((caption, next_caption, 3.0 if number else 1.0))
         sts.append((caption_name(100 * row), caption_name(100 * other + 2), 0.4 * row))
         sis.append((coco_name(row), coco_name(other), 5.0 * row / test))
     return {"sts": sts, "sis": sis, "sits": sits}
 
 
 def write_cxc(folder, rows, split="test", packed=True):
+    """Writes the rows of `cxc_rows` as CSV files, gzipped if `packed`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for task, own in rows.items():
+    for task, ratings in rows.items():
         name = f"{task}_{split}.csv"
-        opened = (
+        output = (
             gzip.open(folder / f"{name}.gz", "wt", newline="")
             if packed
             else open(folder / name, "w", newline="")
         )
-        with opened as file:
+        with output as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow((*CXC_COLUMNS[task], "agg_score", "sampling_method"))
-            writer.writerows((*row, "c2i_original") for row in own)
+            writer.writerows((*row, "c2i_original") for row in ratings)
 
 
 MULTI30K_WORDS = {"en": "dog", "de": "Hund", "fr": "chien", "cs": "pes"}
 
 
-def write_multi30k(folder, images, pictures=8, packed=True, files=8):
-    """Writes the repository's tree, and pictures, of which `files` differ."""
-    names = [f"{1000 + row}.jpg" for row in range(pictures)]
+def write_multi30k(folder, images, num_images=8, packed=True, num_files=8):
+    """Writes the files of the Multi30K repository, and images.
+
+    Args:
+        folder: `pathlib.Path` of the repository.
+        images: `pathlib.Path` of the images' folder.
+        num_images: Number of images.
+        packed: Whether text files are gzipped.
+        num_files: Number of different images. Further ones are hard links to these.
+
+    Returns:
+        List of the images' file names.
+    """
+    names = [f"{1000 + row}.jpg" for row in range(num_images)]
     for row, name in enumerate(names):
-        if row < files:
-            write_picture(images / name, row)
+        if row < num_files:
+            write_image(images / name, row)
         elif not (images / name).exists():
-            (images / name).hardlink_to(images / names[row % files])
+            (images / name).hardlink_to(images / names[row % num_files])
     write_lines(folder / "data/task1/image_splits/test_2016_flickr.txt", names)
     for language, word in MULTI30K_WORDS.items():
-        lines = [f"{word} {picture_color(row)} {row}" for row in range(pictures)]
+        lines = [f"{word} {image_color(row)} {row}" for row in range(num_images)]
         task1 = folder / f"data/task1/raw/test_2016_flickr.{language}"
         write_lines(task1, lines, packed)
         if language in ("en", "de"):
@@ -166,6 +196,7 @@ def write_multi30k(folder, images, pictures=8, packed=True, files=8):
 
 
 def write_lines(path, lines, packed=False):
+    """Writes lines to a file, or to a gzip file with the suffix .gz if `packed`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = "".join(f"{line}\n" for line in lines).encode()
     if packed:
@@ -181,6 +212,7 @@ SIMLEX_HEADER = (
 
 
 def simlex_lines(pairs=40):
+    """Returns rows of word pairs in the format of SimLex-999."""
     words = [
         "".join(chr(97 + (row * 7 + n) % 26) for n in range(4)) for row in range(9)
     ]
@@ -197,13 +229,20 @@ def write_simlex(path, lines=None):
 
 
 def jpeg(value):
+    """Returns a JPEG of 6 x 4 pixels whose red level is 60 times the value."""
     file = io.BytesIO()
     Image.new("RGB", (6, 4), (60 * value, 0, 0)).save(file, "JPEG")
     return file.getvalue()
 
 
 def prepare(name, data_dir, splits):
-    """Writes a data set as TFDS does, from examples in place of a download."""
+    """Writes a TFDS data set from given examples, without a download.
+
+    Args:
+        name: Name of the TFDS builder.
+        data_dir: Folder of TFDS.
+        splits: Dict of split → list of examples.
+    """
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=data_dir)
@@ -218,7 +257,8 @@ def prepare(name, data_dir, splits):
 
 
 def imagenet_examples(ids):
+    """Returns an ImageNet example for each class id."""
     return [
-        {"image": io.BytesIO(jpeg(row)), "label": own, "file_name": f"{row}.jpg"}
-        for row, own in enumerate(ids)
+        {"image": io.BytesIO(jpeg(row)), "label": class_id, "file_name": f"{row}.jpg"}
+        for row, class_id in enumerate(ids)
     ]

@@ -1,4 +1,8 @@
-"""Sources of a corpus with a bit of everything, drawn pictures, and what they hold."""
+"""Small corpus sources of every kind, with drawn images, and the `corpus` command.
+
+Each `write_…` function writes a source and returns its `--source` value. Images have
+numbers, which decide their pixels and captions.
+"""
 
 import contextlib
 import csv
@@ -23,14 +27,15 @@ ROOT = pathlib.Path(__file__).parents[2]
 ONE_WORKER = ("--workers=1",)
 TWO_WORKERS = ("--workers=2",)
 INTERRUPTS = (signal.SIGINT, signal.SIG_DFL)
-# An alt that would run as a script, were it not escaped.
+# An alt text that would run as a script if a report did not escape it.
 HOSTILE = "a \"quoted\" 'cat' onmouseover=alert(1) & more"
+# Pixels. Size of the image that `images.refuse` drops.
 REFUSED = (270, 230)
 NOUNS = "cat dog bird fish horse house tree car ship lamp chair table".split()
 
 
 def draw(number, size=(260, 230)):
-    """A picture like no other: twelve ellipses at random."""
+    """Draws a unique image of twelve random ellipses."""
     random = np.random.default_rng(number)
     image = Image.new("RGB", size, tuple(random.integers(0, 256, 3).tolist()))
     pen = ImageDraw.Draw(image)
@@ -43,11 +48,16 @@ def draw(number, size=(260, 230)):
 
 
 def caption(number):
+    """Returns the caption of the image with this number."""
     return f"a picture of {NOUNS[number % 12]} number {number}"
 
 
 def write_pages(folder):
-    """Pictures 0 to 11 in two pages, and what pages of the web have besides."""
+    """Writes images 0 to 11 and HTML pages that show them.
+
+    The folder also has damaged images, links to missing and remote images, and an
+    empty, a malformed and a random page.
+    """
     folder.mkdir(parents=True)
     lines = ['<html lang="en"><body>']
     for number in range(12):
@@ -74,7 +84,7 @@ def write_pages(folder):
         '<img src="https://example.org/far2.jpg" alt="a second one over there">',
     ]
     (folder / "index.html").write_text("\n".join(lines), encoding="utf-8")
-    # Cut in the middle of a tag, with tags that don't match.
+    # The page ends in the middle of a tag, and its tags don't match.
     page = '<div><p><img src="03.png" alt="a third <b>view</b> of it"></div><table><img'
     (folder / "malformed.html").write_text(page, encoding="utf-8")
     (folder / "nothing.html").write_bytes(b"")
@@ -83,8 +93,10 @@ def write_pages(folder):
 
 
 def write_folder(folder):
-    """Pictures 20 to 27, two of the pages' in other files with equal pixels, and one
-    whose size `refuse` doesn't like.
+    """Writes images 20 to 27, two copies of images in the pages, and a refused image.
+
+    The copies are other files with the same pixels. `images.refuse` drops the last
+    image because of its size.
     """
     folder.mkdir(parents=True)
     for number in range(20, 28):
@@ -100,15 +112,15 @@ def write_folder(folder):
 
 
 def write_hook(folder):
-    """Writes a module for `images.refuse`; returns the option."""
+    """Writes a module for `images.refuse`. Returns the command-line option."""
     folder.mkdir(exist_ok=True)
     text = f"def refuse(image):\n    return image.size == {REFUSED}\n"
-    (folder / "own_hook.py").write_text(text, encoding="utf-8")
-    return "--params_override=images.refuse=own_hook:refuse"
+    (folder / "custom_hook.py").write_text(text, encoding="utf-8")
+    return "--params_override=images.refuse=custom_hook:refuse"
 
 
 def write_table(folder):
-    """Pictures 30 to 37 in a CSV, and a smaller copy of picture 5."""
+    """Writes a CSV of images 30 to 37 and a smaller copy of image 5."""
     folder.mkdir(parents=True)
     with open(folder / "pairs.csv", "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
@@ -122,7 +134,7 @@ def write_table(folder):
 
 
 def write_evaluation(folder):
-    """Picture 7 and a mirrored, smaller picture 22, as an evaluation set has them."""
+    """Writes an evaluation set of image 7 and a smaller, mirrored image 22."""
     folder.mkdir(parents=True)
     draw(7).save(folder / "seven.png")
     mirrored = draw(22).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -133,16 +145,16 @@ def write_evaluation(folder):
 
 
 def write_archives(folder):
-    """Web archives: a good one, one cut and garbled, one of zero bytes."""
+    """Writes three web archives: an intact, a damaged and an empty one."""
     folder.mkdir(parents=True)
     for name, first in (("good", 40), ("bad", 45)):
         with open(folder / f"{name}.warc.gz", "wb") as file:
             writer = WARCWriter(file, gzip=True)
             for number in range(first, first + 5):
-                own = f"http://example.org/{number}.png"
-                _respond(writer, own, "image/png", _bytes(draw(number), "PNG"))
+                url = f"http://example.org/{number}.png"
+                _write_response(writer, url, "image/png", _bytes(draw(number), "PNG"))
                 page = f'<img src="{number}.png" alt="{caption(number)}">'
-                _respond(writer, f"{own}.html", "text/html", page.encode())
+                _write_response(writer, f"{url}.html", "text/html", page.encode())
     bad = folder / "bad.warc.gz"
     content = bytearray(bad.read_bytes())
     middle = len(content) // 2
@@ -153,7 +165,7 @@ def write_archives(folder):
 
 
 def write_sources(folder):
-    """Writes pages, a folder and a table; returns them as the command takes them."""
+    """Writes pages, a folder and a table. Returns their `--source` values."""
     return [
         write_pages(folder / "pages"),
         write_folder(folder / "folder"),
@@ -161,14 +173,14 @@ def write_sources(folder):
     ]
 
 
-def _respond(writer, url, kind, content):
+def _write_response(writer, url, kind, content):
     headers = StatusAndHeaders("200 OK", [("Content-Type", kind)], protocol="HTTP/1.1")
     record = writer.create_warc_record(
         url,
         "response",
         payload=io.BytesIO(content),
         http_headers=headers,
-        # By themselves these are of the clock and of chance.
+        # Fixed values replace the current time and a random id.
         warc_headers_dict={
             "WARC-Date": "2024-01-01T00:00:00Z",
             "WARC-Record-ID": f"<urn:{url}>",
@@ -177,25 +189,33 @@ def _respond(writer, url, kind, content):
     writer.write_record(record)
 
 
-def _bytes(image, kind):
+def _bytes(image, file_format):
     file = io.BytesIO()
-    image.save(file, kind)
+    image.save(file, file_format)
     return file.getvalue()
 
 
-def arguments(stage, sources, out, *more):
-    """The command's arguments; the vocabulary is small, for that is quicker.
+def arguments(stage, sources, out, *options):
+    """Returns the arguments of `align-keras corpus`.
 
-    Copies inside the corpus leave, unlike by default.
+    The vocabulary is small, which is faster. Duplicates inside the corpus are dropped,
+    unlike by default.
     """
-    own = ["corpus", stage, f"--out={out}", *more]
-    own += [f"--source={source}" for source in sources]
-    return [*own, "--params_override=vocabulary.size=300,duplicates.inside_corpus=true"]
+    words = ["corpus", stage, f"--out={out}", *options]
+    words += [f"--source={source}" for source in sources]
+    return [
+        *words,
+        "--params_override=vocabulary.size=300,duplicates.inside_corpus=true",
+    ]
 
 
 def start(*command, **options):
-    """Starts the command in a process group of its own, which Ctrl-C interrupts."""
-    # A shell has what it starts in the background ignore it.
+    """Starts the command in a new process group that a SIGINT interrupts.
+
+    Returns:
+        `subprocess.Popen`.
+    """
+    # Processes that a shell starts in the background inherit an ignored SIGINT.
     options.setdefault("preexec_fn", functools.partial(signal.signal, *INTERRUPTS))
     return subprocess.Popen(
         [sys.executable, "-m", "align_keras.cli.main", *map(str, command)],
@@ -209,27 +229,27 @@ def start(*command, **options):
 
 
 def finish(*command, **options):
-    """Runs the command; returns its exit code, stdout and stderr."""
+    """Runs the command. Returns its exit code, stdout and stderr."""
     process = start(*command, **options)
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
 
 def run(*command):
-    """Runs the command in this process; returns its stdout."""
+    """Runs the command in this process. Returns its stdout."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert main(list(map(str, command))) == 0
     return out.getvalue()
 
 
 def funnel_of(out):
-    """Reads the funnel that the command prints: a dict from what to its number."""
+    """Parses the printed table of counts. Returns a dict of row name → count."""
     rows = (line.split(maxsplit=1) for line in out.splitlines())
-    return {what: int(number.replace(",", "")) for number, what in rows}
+    return {name: int(number.replace(",", "")) for number, name in rows}
 
 
-def made_files(out):
-    """Returns what a corpus's user gets: a dict from name to SHA-256."""
+def output_digests(out):
+    """Returns a dict of path → SHA-256 of the vocabulary and the TFDS files."""
     out = pathlib.Path(out)
     files = [out / "vocabulary.txt", *sorted((out / "web_pairs").rglob("*"))]
     return {
@@ -240,10 +260,11 @@ def made_files(out):
 
 
 def stage_facts(out, name):
-    """Returns the facts of the stages of a name, a list of dict."""
+    """Returns the recorded facts of all finished stages with a name, a list of dict."""
     paths = sorted(pathlib.Path(out, "stages").glob(f"{name}-*/done.json"))
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def read_index(out):
+    """Returns the index of the corpus's TFDS shards."""
     return json.loads(pathlib.Path(out, "web_pairs/1.0.0/index.json").read_text())

@@ -1,4 +1,4 @@
-"""Real pictures with captions, and a configuration that trains on them in seconds."""
+"""Drawn images with captions, and a configuration that trains on them in seconds."""
 
 import json
 
@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw
 COLORS = ["red", "green", "blue", "black", "orange", "purple", "brown", "gray"]
 SHAPES = ["circle", "square", "bar", "cross", "ring"]
 
+# Value of --params_override.
 SMALL = ",".join(
     [
         "task.model.image_encoder.image_size=32",
@@ -31,6 +32,7 @@ SMALL = ",".join(
 
 
 def draw(color, shape):
+    """Draws an image of 48 x 48 pixels of a color and a shape."""
     image = Image.new("RGB", (48, 48), "white")
     pen = ImageDraw.Draw(image)
     box = (8, 8, 40, 40)
@@ -49,7 +51,7 @@ def draw(color, shape):
 
 
 def write_pairs(folder):
-    """Writes 40 pictures and pairs.jsonl; returns its path."""
+    """Writes 40 images and `pairs.jsonl`. Returns the path of `pairs.jsonl`."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for color in COLORS:

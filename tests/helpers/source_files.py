@@ -1,4 +1,4 @@
-"""Shards as people keep them, of small images."""
+"""Tar shards of small images, in the format of img2dataset."""
 
 import io
 import tarfile
@@ -11,7 +11,7 @@ from align_keras.datasets.mixture import Mixture
 
 
 def jpeg(number, size=(24, 20)):
-    """A JPEG file of one color, by which it can be told."""
+    """Returns a JPEG of a single color that depends on its number."""
     file = io.BytesIO()
     color = (number * 7 % 256, number * 11 % 256, number * 13 % 256)
     Image.new("RGB", size, color).save(file, "JPEG", quality=95)
@@ -19,7 +19,7 @@ def jpeg(number, size=(24, 20)):
 
 
 def samples(first, count):
-    """(key, {suffix: content}) of samples, as img2dataset writes them."""
+    """Returns a list of (key, {suffix: content}), in the format of img2dataset."""
     return [
         (
             f"{number:05}",
@@ -30,6 +30,7 @@ def samples(first, count):
 
 
 def write_tar(path, rows):
+    """Writes the samples of `samples` to a tar file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for key, parts in rows:
@@ -40,34 +41,35 @@ def write_tar(path, rows):
 
 
 def write_tars(folder, files=4, count=6):
-    """Writes `files` tars of `count` samples; returns the folder."""
+    """Writes `files` tar files of `count` samples each. Returns the folder."""
     for file in range(files):
         write_tar(folder / f"{file:05}.tar", samples(file * count, count))
     return folder
 
 
 def order(builder, count, split="train", start=0, seed=0, **arguments):
-    """The (id, caption) of the first records of the shuffled order."""
+    """Returns (id, caption) of the first `count` records in shuffled order."""
     import tensorflow_datasets as tfds
 
     from align_keras.data.order import shuffled_records
 
     arguments = {"shuffle_buffer_size": 3, "cycle_length": 2, **arguments}
     records = shuffled_records(builder, split, seed=seed, start=start, **arguments)
-    first = builder.members.values() if isinstance(builder, Mixture) else [builder]
-    known = next(iter(first)).info.features
+    members = builder.members.values() if isinstance(builder, Mixture) else [builder]
+    member_features = next(iter(members)).info.features
     features = tfds.features.FeaturesDict(
-        {name: known[name] for name in ("id", "captions")}
+        {name: member_features[name] for name in ("id", "captions")}
     )
-    found = []
+    entries = []
     for prefix, record, *caption in records.take(count).as_numpy_iterator():
         example = features.deserialize_example_np(record)
         text = example["captions"][caption[0] if caption else 0]
-        found.append(((prefix + example["id"]).decode(), text.decode()))
-    return found
+        entries.append(((prefix + example["id"]).decode(), text.decode()))
+    return entries
 
 
 def captions(entries):
+    """Returns the captions of the (id, caption) pairs of `order`."""
     return [caption for _, caption in entries]
 
 

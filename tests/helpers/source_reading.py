@@ -1,4 +1,4 @@
-"""What the tests of sources share: reading one whole, and awkward names."""
+"""Reading of a whole corpus source, and file names with special characters."""
 
 import pathlib
 
@@ -10,7 +10,11 @@ STRANGE = ("a b", "50%25", "#1", "c,d", "Käse 木", "e?f", "g:h", 'it\'s "x"', 
 
 
 def read_source(spec, spool=None):
-    """Returns the pairs of all parts, and what was dropped."""
+    """Reads all parts of a source.
+
+    Returns:
+        Tuple of the list of pairs and the `DropCounter` of dropped ones.
+    """
     counter, pairs = DropCounter(), []
     for part in open_source(str(spec)).parts():
         pairs += read_part(part, counter, spool)

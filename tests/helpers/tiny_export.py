@@ -1,4 +1,7 @@
-"""A real SavedModel with the signatures of an export: colors and their names."""
+"""A tiny SavedModel with the signatures of an exported model.
+
+Images are embedded as their mean color, texts as the colors that they name.
+"""
 
 import io
 import pathlib
@@ -9,7 +12,8 @@ from PIL import Image
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
-def picture_bytes(color, size=8, format="PNG"):
+def image_bytes(color, size=8, format="PNG"):
+    """Returns a square image file of a single color, a key of `COLORS` or RGB."""
     rgb = COLORS.get(color, color)
     buffer = io.BytesIO()
     Image.fromarray(np.full((size, size, 3), rgb, np.uint8)).save(buffer, format)
@@ -17,7 +21,13 @@ def picture_bytes(color, size=8, format="PNG"):
 
 
 def write_tiny_export(directory, scale=1.0, signatures=("image", "text")):
-    """Saves it; `scale` other than 1 breaks the promise of unit length."""
+    """Saves the model to a directory.
+
+    Args:
+        directory: Path of the SavedModel.
+        scale: Length of the embeddings. Exported models promise a length of 1.
+        signatures: Encoders to save, of `"image"` and `"text"`.
+    """
     import tensorflow as tf
     import tensorflow_text as tf_text
 
@@ -25,11 +35,11 @@ def write_tiny_export(directory, scale=1.0, signatures=("image", "text")):
         def __init__(self):
             super().__init__()
             self.length = tf.Variable(scale)
-            # Needs an op of tensorflow-text, as a real export does.
+            # A real export also needs an op of tensorflow-text.
             self.tokenizer = tf_text.WhitespaceTokenizer()
 
         def unit(self, values):
-            # A fourth entry, so that no text is all zeros.
+            # The constant fourth entry keeps a text without colors from being zero.
             values = tf.pad(values, [[0, 0], [0, 1]], constant_values=0.05)
             return tf.math.l2_normalize(values, axis=-1) * self.length
 
@@ -40,14 +50,14 @@ def write_tiny_export(directory, scale=1.0, signatures=("image", "text")):
                 return tf.reduce_mean(tf.cast(image, tf.float32) / 255.0, [0, 1])
 
             count = tf.size(image_bytes, tf.int64)
-            found = (
+            decoded = (
                 tf.data.Dataset.from_tensor_slices(image_bytes)
                 .enumerate()
                 .map(lambda row, content: (row, mean_color(content)))
                 .ignore_errors()
                 .concatenate(tf.data.Dataset.from_tensors((count, tf.zeros(3))))
             )
-            rows, means = found.batch(count + 1).get_single_element()
+            rows, means = decoded.batch(count + 1).get_single_element()
             means = tf.scatter_nd(rows[:, None], means, [count + 1, 3])[:-1]
             ones = tf.ones_like(rows, tf.int32)
             valid = tf.scatter_nd(rows[:, None], ones, [count + 1])[:-1] > 0
@@ -66,6 +76,6 @@ def write_tiny_export(directory, scale=1.0, signatures=("image", "text")):
     tf.saved_model.save(
         model,
         str(directory),
-        {f"encode_{own}": getattr(model, f"encode_{own}") for own in signatures},
+        {f"encode_{kind}": getattr(model, f"encode_{kind}") for kind in signatures},
     )
     return pathlib.Path(directory)

@@ -1,8 +1,9 @@
-"""Prints by how much training steps on replicas differ from those on one device.
+"""Compares training steps on several replicas with the same steps on one device.
 
-`python updates_script.py COUNT` prints a line of JSON. Logical devices must be made
-before TensorFlow is used, and a process holds one MirroredStrategy; so test_updates.py
-runs one process a count.
+`python updates_script.py COUNT` trains on COUNT replicas and prints the differences as
+a line of JSON. Logical devices must be created before TensorFlow is used, and a process
+can have only one `MirroredStrategy`. So `test_updates.py` starts a process for each
+number of replicas.
 """
 
 import json
@@ -19,15 +20,17 @@ from align_keras.optimizers.replica_gradients import take_summed_gradients
 from align_keras.training.strategies import make_strategy, split_cpu, strategy_scope
 
 ROWS, LENGTH = 16, 6
-# At 32 pixels the last blocks have one pixel, and normalizing two rows of it by
-# themselves magnifies rounding without bound; the one comparison of `few` has eight.
-SIZE = 32 if "few" in sys.argv else 64
+# Pixels. At 32 pixels the last blocks have a single pixel. The normalization of a ghost
+# batch of two rows would then amplify rounding errors without limit.
+SIZE = 64
 
 
 def batch(seed=0):
+    """Returns a batch of random images and captions."""
     random = np.random.default_rng(seed)
     token_ids = random.integers(5, 30, (ROWS, LENGTH)).astype("int32")
-    token_ids[12] = token_ids[1]  # equal captions on different replicas
+    # Two replicas have the same caption.
+    token_ids[12] = token_ids[1]
     return {
         "images": random.integers(0, 256, (ROWS, SIZE, SIZE, 3)).astype("uint8"),
         "token_ids": token_ids,
@@ -35,13 +38,20 @@ def batch(seed=0):
     }
 
 
-def make_model(dropout=0.0, initial_temperature=1.0, **image_arguments):
+def make_model(
+    dropout=0.0,
+    initial_temperature=1.0,
+    image_size=SIZE,
+    sequence_length=LENGTH,
+    **image_arguments,
+):
+    """Returns a small ALIGN with the same initial weights at each call."""
     keras.utils.set_random_seed(0)
     image_encoder = ImageEncoder(
         width_coefficient=0.25,
         depth_coefficient=0.3,
         num_stages=3,
-        image_size=SIZE,
+        image_size=image_size,
         projection_dim=16,
         drop_connect_rate=dropout,
         **image_arguments,
@@ -54,17 +64,17 @@ def make_model(dropout=0.0, initial_temperature=1.0, **image_arguments):
         intermediate_dim=32,
         projection_dim=16,
         dropout=dropout,
-        sequence_length=LENGTH,
+        sequence_length=sequence_length,
     )
     return ALIGN(image_encoder, text_encoder, initial_temperature=initial_temperature)
 
 
 def optimizer(name, **arguments):
-    """The optimizer of that name.
+    """Returns the optimizer with a name.
 
-    Some gradients are zero but for rounding, such as those of a bias before a
-    normalization; Adam's and LAMB's epsilon lies above that, else the sign of the
-    rounding would decide on a whole step.
+    Some gradients consist only of rounding errors, such as that of a bias before a
+    normalization. The epsilon of Adam and LAMB is larger than these gradients.
+    Otherwise the sign of a rounding error would decide the direction of a whole step.
     """
     if name == "sgd":
         return SGD(0.05, **arguments)
@@ -73,77 +83,94 @@ def optimizer(name, **arguments):
 
 
 def compile_with(model, optimizer, **options):
-    """Compiles with options of the loss and of `compile`."""
+    """Compiles the model with options of the loss and of `compile`."""
     names = [name for name in ContrastiveLoss.options() if name in options]
     loss = ContrastiveLoss(**{name: options.pop(name) for name in names})
     model.compile(optimizer, loss, **options)
 
 
 def trained(strategy, steps=1, model=None, optimizer_name="sgd", clip=None, **compiled):
-    """Returns {path: values} of all weights after some steps of `fit`."""
+    """Trains a new model for some steps. Returns a dict of variable path → values."""
     import tensorflow as tf
 
     with strategy_scope(strategy):
-        built = make_model(**(model or {}))
-        compile_with(built, optimizer(optimizer_name, global_clipnorm=clip), **compiled)
+        align = make_model(**(model or {}))
+        compile_with(align, optimizer(optimizer_name, global_clipnorm=clip), **compiled)
     batches = [batch(seed) for seed in range(steps)]
     data = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
     dataset = tf.data.Dataset.from_tensor_slices(data).batch(ROWS, drop_remainder=True)
-    built.fit(dataset, epochs=1, verbose=0)
-    variables = built.image_encoder.variables + built.text_encoder.variables
-    variables.append(built.temperature_layer.log_temperature)
+    align.fit(dataset, epochs=1, verbose=0)
+    variables = align.image_encoder.variables + align.text_encoder.variables
+    variables.append(align.temperature_layer.log_temperature)
     return {variable.path: variable.numpy() for variable in variables}
 
 
-def difference(ours, theirs):
-    """The largest difference of any weight, moving statistics included."""
+def difference(actual, expected):
+    """Returns the largest difference of any weight or moving statistic."""
     return float(
         max(
-            np.abs(ours[path].astype("float64") - theirs[path]).max()
-            for path in ours
+            np.abs(actual[path].astype("float64") - expected[path]).max()
+            for path in actual
             if "seed_generator" not in path
         )
     )
 
 
-def compare(strategy, single, several, steps=3, **both):
-    """Trains on one device as `single` says and on replicas as `several` says."""
-    expected = trained(None, steps, **both, **single)
-    actual = trained(strategy, steps, **both, **several)
+def compare(strategy, single_options, replica_options, steps=3, **common_options):
+    """Trains on one device and on replicas. Returns the largest difference.
+
+    Args:
+        strategy: Strategy of the replicas.
+        single_options: Options of `trained` on one device.
+        replica_options: Options of `trained` on the replicas.
+        steps: Number of steps.
+        **common_options: Options of both.
+    """
+    expected = trained(None, steps, **common_options, **single_options)
+    actual = trained(strategy, steps, **common_options, **replica_options)
     return difference(actual, expected)
 
 
 def comparisons(strategy, count):
-    """Yields (name, largest difference of any weight), after three steps mostly."""
+    """Yields (name, largest difference of any weight), mostly after three steps."""
     synchronized = {"model": {"synchronized": True}}
-    # Four replicas take minutes to trace: the rest is the same on two.
-    few = count < 4
-    for name in ("sgd", "lamb", "adamw", "muon") if few else ("sgd", "lamb"):
+    # Four replicas take minutes to trace, so most comparisons run on two.
+    runs_all = count < 4
+    for name in ("sgd", "lamb", "adamw", "muon") if runs_all else ("sgd", "lamb"):
         arguments = {**synchronized, "optimizer_name": name}
         yield f"one {name}", compare(strategy, {}, {}, steps=1, **arguments)
-        if few:
+        if runs_all:
             yield name, compare(strategy, {}, {}, **arguments)
-    # Each replica's own statistics are ghost batches of the whole batch.
+    # Statistics per replica equal those of ghost batches of a replica's size.
     ghosts = {"model": {"virtual_batch_size": ROWS // count}}
     yield "local", compare(strategy, ghosts, {})
-    # Groups of two replicas are ghost batches of theirs; one is by itself.
+    # Statistics per group of two replicas equal those of ghost batches of twice that
+    # size. A single replica forms a group by itself.
     pairs = {"model": {"virtual_batch_size": ROWS * min(2, count) // count}}
     yield "grouped", compare(strategy, pairs, {"model": {"replicas_per_group": 2}})
     ghosts = {"model": {"virtual_batch_size": 2}}
     yield "ghost", compare(strategy, ghosts, ghosts)
-    if few:
+    if runs_all:
         arguments = {**synchronized, "clip": 0.1}
         yield "clipped", compare(strategy, {}, {}, **arguments)
         shared = {"share_equal_captions": True}
         yield "shared captions", compare(strategy, shared, shared, **synchronized)
         yield "tiled", compare(strategy, {}, {"tile_size": 3}, **synchronized)
         yield "micro", compare(strategy, ghosts, {"micro_batch_size": 2})
-    if count == 2:  # Where is of no account: once is enough.
+    if count == 2:
+        # This comparison does not use the replicas, so it runs for one count only.
         yield "micro_on_one", compare(None, ghosts, {"micro_batch_size": 2})
 
 
 def masks(strategy):
-    """Equal rows on all replicas: embeddings differ by dropout's masks alone."""
+    """Compares dropout masks of replicas and of steps.
+
+    All replicas get the same rows, so only the masks make the embeddings differ.
+
+    Returns:
+        Dict with the largest difference between replicas and between steps, and the
+        seeds.
+    """
     import tensorflow as tf
 
     with strategy.scope():
@@ -153,14 +180,14 @@ def masks(strategy):
 
     @tf.function
     def embeddings():
-        def each():
+        def replica_step():
             before = model.forward_state.read()
             model.forward_state.part_replicas()
             outputs = model(rows, training=True)
             model.forward_state.settle(before, tf.constant(True))
             return outputs["text_embedding"]
 
-        return strategy.run(each)
+        return strategy.run(replica_step)
 
     first, second = strategy.experimental_local_results(embeddings())[:2]
     seeds = [seed.numpy().tolist() for seed in model.forward_state.seeds]
@@ -173,7 +200,12 @@ def masks(strategy):
 
 
 def overflow(strategy):
-    """An infinite gradient on one replica alone, under loss scaling."""
+    """Applies an infinite gradient of a single replica with loss scaling.
+
+    Returns:
+        Dict with the values of a variable after that step and a normal one, and the
+        loss scale.
+    """
     import tensorflow as tf
 
     with strategy.scope():
@@ -182,19 +214,19 @@ def overflow(strategy):
         optimizer.build([variable])
 
     @tf.function
-    def step(bad):
-        def each():
+    def step(is_infinite):
+        def replica_step():
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            gradient = tf.where((replica == 1) & bad, float("inf"), 4.0)
+            gradient = tf.where((replica == 1) & is_infinite, float("inf"), 4.0)
             (gradient,) = reduce_over_replicas("SUM", [gradient[None]])
             gradients = take_summed_gradients(optimizer, [gradient], 2)
             apply_if(tf.constant(True), optimizer, gradients, [variable])
 
-        strategy.run(each)
+        strategy.run(replica_step)
 
     values = []
-    for bad in (True, False):
-        step(tf.constant(bad))
+    for is_infinite in (True, False):
+        step(tf.constant(is_infinite))
         values += [float(v.numpy()[0]) for v in variable.value.values]
     return {"values": values, "scale": float(optimizer.dynamic_scale.numpy())}
 
@@ -206,10 +238,10 @@ def main():
     start = trained(None, steps=1, model={"synchronized": True})
     moved = difference(trained(None, steps=3, model={"synchronized": True}), start)
     differences = dict(comparisons(strategy, count))
-    others = {}
+    replica_results = {}
     if count > 1:
-        others = {"masks": masks(strategy), "overflow": overflow(strategy)}
-    print(json.dumps({"moved": moved, **differences, **others}))
+        replica_results = {"masks": masks(strategy), "overflow": overflow(strategy)}
+    print(json.dumps({"moved": moved, **differences, **replica_results}))
 
 
 if __name__ == "__main__":

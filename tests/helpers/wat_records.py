@@ -1,9 +1,10 @@
-"""A record of a WAT file, as Common Crawl writes them."""
+"""A record of a WAT file in the format of Common Crawl."""
 
 PAGE = "https://example.org/a/page.html"
 
 
 def envelope(links, head=None, url=PAGE):
+    """Returns the record of a page with links, a dict."""
     return {
         "Container": {"Filename": "CC-MAIN-1.warc.gz", "Compressed": True},
         "Envelope": {

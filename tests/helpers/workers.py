@@ -1,4 +1,4 @@
-"""Real worker processes over loopback, started by TF_CONFIG as a user starts them."""
+"""Worker processes of a multi-worker training run, configured with TF_CONFIG."""
 
 import json
 import os
@@ -11,17 +11,24 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def start_workers(arguments, outputs, hosts=None):
-    """Starts the same command as each of the workers; what they print goes to files.
+    """Starts the same Python command in every worker.
 
-    They are two here, or one on each of `hosts`, as tests/helpers/hosts.py makes them.
+    Args:
+        arguments: Arguments of Python.
+        outputs: `pathlib.Path` of the folder for `worker_N.out` and `worker_N.err`.
+        hosts: `tests.helpers.hosts.Hosts`, with a worker on each host. None starts two
+            workers on this machine.
+
+    Returns:
+        List of `subprocess.Popen`.
     """
     addresses = [f"localhost:{port}" for port in _free_ports(2)]
-    within = [[], []]
+    prefixes = [[], []]
     if hosts is not None:
         addresses = [f"{address}:2222" for address in hosts.addresses]
-        within = [hosts.within(address) for address in hosts.addresses]
+        prefixes = [hosts.command_prefix(address) for address in hosts.addresses]
     workers = []
-    for index, words in enumerate(within):
+    for index, prefix in enumerate(prefixes):
         task = {"type": "worker", "index": index}
         config = {"cluster": {"worker": addresses}, "task": task}
         environment = {
@@ -35,7 +42,7 @@ def start_workers(arguments, outputs, hosts=None):
         ):
             workers.append(
                 subprocess.Popen(
-                    [*words, sys.executable, *arguments],
+                    [*prefix, sys.executable, *arguments],
                     env=environment,
                     stdout=results,
                     stderr=errors,
@@ -45,7 +52,7 @@ def start_workers(arguments, outputs, hosts=None):
 
 
 def wait(workers, outputs, seconds=900):
-    """Waits until all have ended well."""
+    """Waits until all workers have ended. Their exit codes must be 0."""
     for index, worker in enumerate(workers):
         code = worker.wait(timeout=seconds)
         text = (outputs / f"worker_{index}.err").read_text()
@@ -54,9 +61,9 @@ def wait(workers, outputs, seconds=900):
 
 def _free_ports(count):
     sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("localhost", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    for listener in sockets:
+        listener.bind(("localhost", 0))
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
     return ports

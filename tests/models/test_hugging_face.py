@@ -36,7 +36,7 @@ from tests.helpers.align_folders import (
     write_align_folder,
 )
 from tests.helpers.mutated import check_folder
-from tests.helpers.oracle_process import ask, needs
+from tests.helpers.oracle_process import call_oracle, needs
 from tests.helpers.recorded_oracles import recorded
 from tests.helpers.small import VOCABULARY, small_align
 
@@ -98,14 +98,16 @@ def test_outputs_of_wider_towers_equal_transformers(size, tmp_path):
     model = ALIGN.from_preset(write_align_folder(tmp_path, size))
     for sides in SIDES[size]:
         inputs = random_pairs(*sides)
-        check_parity(model, inputs, ask("hugging_face", "outputs", tmp_path, **inputs))
+        check_parity(
+            model, inputs, call_oracle("hugging_face", "outputs", tmp_path, **inputs)
+        )
 
 
 @pytest.mark.ci
 @needs_transformers
 def test_gradients_equal_transformers(folder):
     inputs = random_pairs(64, 49, count=4, vocabulary_size=len(VOCABULARY))
-    parameters = ask("hugging_face", "gradients", folder, **inputs)
+    parameters = call_oracle("hugging_face", "gradients", folder, **inputs)
     model = ALIGN.from_preset(folder)
     image, bert = model.image_encoder, model.text_encoder.backbone
     attention = bert.transformer_layers[0]._self_attention_layer
@@ -174,7 +176,7 @@ def test_a_model_of_ours_opens_in_transformers(tmp_path):
     to_hugging_face(model, tmp_path / "align")
     # Sides that every stride halves: others are padded otherwise.
     inputs = random_pairs(64, 32, vocabulary_size=len(VOCABULARY), length=8)
-    expected = ask("hugging_face", "outputs", tmp_path / "align", **inputs)
+    expected = call_oracle("hugging_face", "outputs", tmp_path / "align", **inputs)
     outputs = model(inputs, training=False)
     # Single precision against double.
     np.testing.assert_allclose(
@@ -185,7 +187,7 @@ def test_a_model_of_ours_opens_in_transformers(tmp_path):
     )
     texts = ["red Cat", "a"]
     arguments = (tmp_path / "align", texts)
-    theirs = ask("hugging_face", "processed_captions", *arguments, max_length=8)
+    theirs = call_oracle("hugging_face", "processed_captions", *arguments, max_length=8)
     ours = model.tokenizer(texts)
     for name in ("token_ids", "padding_mask"):
         np.testing.assert_array_equal(theirs[name], ours[name])
@@ -213,7 +215,7 @@ def small_encoders_of_hugging_face():
 def test_a_folder_in_half_precision(tmp_path):
     write_align_folder(tmp_path, "tiny", dtype="bfloat16")
     model = ALIGN.from_preset(tmp_path)
-    tensors = ask("hugging_face", "tensors", tmp_path)
+    tensors = call_oracle("hugging_face", "tensors", tmp_path)
     expected = tensors["text_projection.weight"].T
     projection = model.text_encoder.get_layer("projection")
     np.testing.assert_array_equal(projection.kernel, expected)

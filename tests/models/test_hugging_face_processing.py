@@ -17,7 +17,7 @@ from align_keras.models.conversion.hugging_face import (
 from align_keras.models.conversion.hugging_face_processing import read_pixel_scaling
 from align_keras.models.warm_start import text_weights
 from tests.helpers.align_folders import write_align_folder
-from tests.helpers.oracle_process import ask, needs
+from tests.helpers.oracle_process import call_oracle, needs
 from tests.helpers.small import VOCABULARY
 
 pytestmark = needs("torch", "transformers")
@@ -71,7 +71,7 @@ def test_pixels_are_the_processors_within_one_gray_level(image_size, tmp_path):
     images = list(random_images())
     # The very images: as arrays, the processor would have to tell their layout.
     arguments = (tmp_path / "align", images)
-    theirs = ask("hugging_face", "processed_images", *arguments)
+    theirs = call_oracle("hugging_face", "processed_images", *arguments)
     for image, expected in zip(images, theirs, strict=True):
         file = io.BytesIO()
         image.save(file, "png")
@@ -89,7 +89,7 @@ def test_other_pixel_scalings_reach_the_processor(tmp_path):
     to_hugging_face(model, tmp_path / "align")
     pixels = np.full((64, 64, 3), 200, "uint8")
     arguments = (tmp_path / "align", [pixels])
-    [expected] = ask("hugging_face", "processed_images", *arguments)
+    [expected] = call_oracle("hugging_face", "processed_images", *arguments)
     actual = (200 - np.array([123.675, 116.28, 103.53])) / 58.0
     np.testing.assert_allclose(expected[:, 5, 5], actual, atol=1e-5)
     back = from_hugging_face(ALIGN, tmp_path / "align").image_encoder
@@ -111,7 +111,7 @@ def test_other_pixel_scalings_reach_the_processor(tmp_path):
 def test_pixel_scaling_of_any_processor(options, tmp_path):
     pixels = np.full((64, 64, 3), 200, "uint8")
     arguments = (tmp_path, options, pixels)
-    expected = ask("hugging_face", "efficientnet_pixels", *arguments)[:, 5, 5]
+    expected = call_oracle("hugging_face", "efficientnet_pixels", *arguments)[:, 5, 5]
     saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
     for config in (saved, {"resample": 2, **options}):
         mean, deviation = read_pixel_scaling(config)
@@ -133,7 +133,7 @@ def test_embeddings_are_those_of_the_saved_processor(version, tmp_path):
         "image_std": [0.229, 0.224, 0.225],
     }
     arguments = (folder, folder / "vocab.txt", options)
-    settings = ask("hugging_face", "save_processor", *arguments)
+    settings = call_oracle("hugging_face", "save_processor", *arguments)
     files = {
         4: ("preprocessor_config.json", settings),
         5: ("processor_config.json", {"image_processor": settings}),
@@ -143,7 +143,7 @@ def test_embeddings_are_those_of_the_saved_processor(version, tmp_path):
     name, content = files[version]
     (folder / name).write_text(json.dumps(content))
     images = list(random_images())
-    expected = ask("hugging_face", "image_embeddings", folder, images)
+    expected = call_oracle("hugging_face", "image_embeddings", folder, images)
     model = ALIGN.from_preset(folder)
     assert model.image_size == 64
     actual = model.encode_images([np.asarray(image) for image in images])
@@ -185,7 +185,9 @@ def test_ids_are_the_processors_in_sixty_languages(normalization, tmp_path):
     )
     to_hugging_face(model, tmp_path / "align")
     arguments = (tmp_path / "align", captions)
-    theirs = ask("hugging_face", "processed_captions", *arguments, truncation=True)
+    theirs = call_oracle(
+        "hugging_face", "processed_captions", *arguments, truncation=True
+    )
     ours = model.tokenizer(captions)
     for name in ("token_ids", "padding_mask"):
         np.testing.assert_array_equal(ours[name], theirs[name])

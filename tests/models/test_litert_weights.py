@@ -13,13 +13,13 @@ from align_keras.models.conversion.litert_weights import (
     TOWER_FILES,
 )
 from align_keras.utils.errors import InputError
-from tests.helpers.drawn_align import pictures, trained_statistics
-from tools.make_small_model import fold_batch_norms, save_beside_towers
+from tests.helpers.drawn_align import calibrated_align, drawn_images
+from tools.make_small_model import fold_batch_norms, save_with_towers
 
 
 def test_folded_batch_norms_leave_the_outputs():
-    align = trained_statistics(True)
-    images = pictures(range(4))
+    align = calibrated_align(True)
+    images = drawn_images(range(4))
     expected = np.asarray(align.image_encoder(images))
     norms = [w for w in align.image_encoder.weights if w.path.endswith("moving_mean")]
     before = [np.asarray(norm) for norm in norms]
@@ -36,17 +36,17 @@ def folder(tmp_path_factory):
     pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 
-    align = trained_statistics(True)
+    align = calibrated_align(True)
     fold_batch_norms(align.image_encoder)
     path = tmp_path_factory.mktemp("towers")
-    calibration = pictures(range(100, 112))
+    calibration = drawn_images(range(100, 112))
     towers = (
         image_flatbuffer(align, "int8", calibration),
         text_flatbuffer(align, "int8"),
     )
     for name, content in zip(TOWER_FILES, towers, strict=True):
         (path / name).write_bytes(content)
-    save_beside_towers(align, path)
+    save_with_towers(align, path)
     return path, align
 
 
@@ -92,9 +92,9 @@ def test_a_damaged_folder_is_refused(folder, damage, tmp_path):
 @pytest.mark.ci
 def test_towers_of_another_model_are_refused(folder, tmp_path):
     path = shutil.copytree(folder[0], tmp_path / "copy")
-    other = trained_statistics(True)
+    other = calibrated_align(True)
     for weight in other.weights:
         if weight.path.endswith("kernel"):
             weight.assign(np.random.default_rng(1).normal(size=weight.shape))
-    with pytest.raises(InputError, match="received others"):
-        save_beside_towers(other, path)
+    with pytest.raises(InputError, match="contain the 8-bit towers of this model"):
+        save_with_towers(other, path)

@@ -8,7 +8,7 @@ from align_keras.models import ALIGN
 from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
 from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
 from tests.helpers.align_folders import random_pairs
-from tests.helpers.oracle_process import ask, needs
+from tests.helpers.oracle_process import call_oracle, needs
 
 
 def preset(name):
@@ -64,7 +64,7 @@ def test_operations_equal_pytorchs_count(size):
         "intermediate_size": 1024,
     }
     inputs = random_pairs(size, size, count=1, length=16)
-    flops = ask("hugging_face", "flops", "b0", text, **inputs)
+    flops = call_oracle("hugging_face", "flops", "b0", text, **inputs)
     image = image_tower_cost(
         **image_encoder_arguments("efficientnet_b0", 320),
         image_size=size,

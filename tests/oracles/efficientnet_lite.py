@@ -1,11 +1,11 @@
-"""The PyTorch towers that the public weights of EfficientNet-Lite come from."""
+"""The PyTorch networks of the public EfficientNet-Lite weights."""
 
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 
 
 def parameters(number):
-    """Counts a Lite tower's parameters, without its head."""
+    """Counts the parameters of a Lite network without its head."""
     tower = EfficientNet.from_name(f"efficientnet-lite{number}")
     head = ("_conv_head.", "_bn1.", "_fc.")
     return sum(
@@ -22,14 +22,14 @@ def _weights_file():
 
 
 def lite0_tensors():
-    """Returns the file of Lite0's weights, and its tensors as torch reads them."""
+    """Returns the path of Lite0's weights and a dict of its tensors."""
     path = _weights_file()
     state = torch.load(path, weights_only=True)
     return path, {name: tensor.numpy() for name, tensor in state.items()}
 
 
 def lite0_outputs(images):
-    """Pooled features, logits, and probabilities at a temperature of two."""
+    """Returns pooled features, logits, and probabilities at a temperature of 2."""
     tower = EfficientNet.from_name("efficientnet-lite0")
     tower.load_state_dict(torch.load(_weights_file(), weights_only=True))
     tower.eval()

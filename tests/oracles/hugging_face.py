@@ -1,4 +1,4 @@
-"""`transformers.AlignModel`, its processor, and other models and tokenizers there."""
+"""`transformers.AlignModel`, its processor, and BERT models and tokenizers."""
 
 import json
 
@@ -16,8 +16,8 @@ TEXT_SIZES = {
     "intermediate_size": 64,
     "max_position_embeddings": 80,
 }
-# Width, depth, projection_dim. In transformers each stage must be wider than the one
-# before, which half of B0 is.
+# Width coefficient, depth coefficient and projection_dim. transformers needs each stage
+# to be wider than the one before. A width coefficient of 0.5 meets this condition.
 VISION_SIZES = {
     "tiny": (0.5, 0.3, 160),
     "narrow": (0.5, 0.6, 160),
@@ -27,12 +27,18 @@ VISION_SIZES = {
 
 
 def write_align(folder, size, dtype="float32", draw=None, **text):
-    """Saves a random AlignModel, its batch statistics calibrated.
+    """Saves a random AlignModel with calibrated batch statistics.
 
-    `draw(name, shape)` gives its matrices and kernels in place of torch's generator.
+    The signal of a random EfficientNet fades without calibration, so that two float
+    precisions of the same model disagree.
 
-    A random EfficientNet without calibration loses its signal on the way: two
-    float precisions of one model already disagree.
+    Args:
+        folder: Path of the folder.
+        size: Key of `VISION_SIZES`.
+        dtype: Name of the torch dtype of the saved weights.
+        draw: Function of (name, shape) that draws matrices and kernels. None uses the
+            generator of torch.
+        **text: Options of the text model that replace those in `TEXT_SIZES`.
     """
     torch.manual_seed(0)
     width, depth, projection_dim = VISION_SIZES[size]
@@ -43,7 +49,8 @@ def write_align(folder, size, dtype="float32", draw=None, **text):
             if parameter.ndim > 1 and draw:
                 parameter.copy_(torch.tensor(draw(name, tuple(parameter.shape))))
             elif parameter.ndim > 1 and name.startswith("text_model."):
-                parameter.mul_(4.0)  # 0.02 leaves all captions alike.
+                # The default deviation of 0.02 makes all captions similar.
+                parameter.mul_(4.0)
         _calibrate(model.vision_model)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
 
@@ -57,7 +64,10 @@ def align_config(width, depth, projection_dim, text):
 
 
 def _calibrate(vision_model):
-    """Fits the moving statistics to noise, with small residual branches."""
+    """Sets the moving statistics to those of noise.
+
+    Residual branches are scaled down.
+    """
     for block in vision_model.encoder.blocks:
         norm = block.projection.project_bn
         residual = block.projection.apply_dropout
@@ -65,7 +75,8 @@ def _calibrate(vision_model):
         block.projection.dropout.p = 0.0
     norms = [m for m in vision_model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:
-        norm.momentum = None  # The mean over all batches.
+        # No momentum means the average over all batches.
+        norm.momentum = None
         norm.reset_running_stats()
     vision_model.train()
     for _ in range(2):
@@ -74,7 +85,7 @@ def _calibrate(vision_model):
 
 
 def _run(model, images, token_ids, padding_mask):
-    """An AlignModel on this package's inputs, in the model's precision."""
+    """Calls an AlignModel with inputs of this package, in the model's precision."""
     pixels = torch.tensor(images, dtype=model.temperature.dtype).permute(0, 3, 1, 2)
     return model(
         input_ids=torch.tensor(token_ids, dtype=torch.long),
@@ -84,22 +95,22 @@ def _run(model, images, token_ids, padding_mask):
     )
 
 
-def _opened(folder):
-    """A folder's AlignModel in double precision."""
+def _open_model(folder):
+    """Returns the AlignModel of a folder in double precision."""
     return AlignModel.from_pretrained(folder).double().eval()
 
 
 def outputs(folder, images, token_ids, padding_mask):
-    """Embeddings, logits and loss."""
+    """Returns the embeddings, logits and loss of an AlignModel."""
     with torch.no_grad():
-        found = _run(_opened(folder), images, token_ids, padding_mask)
+        result = _run(_open_model(folder), images, token_ids, padding_mask)
     names = ("image_embeds", "text_embeds", "logits_per_image", "loss")
-    return {name: found[name].numpy() for name in names}
+    return {name: result[name].numpy() for name in names}
 
 
 def gradients(folder, images, token_ids, padding_mask):
-    """The loss's gradient by each parameter's name."""
-    model = _opened(folder)
+    """Returns a dict of parameter name → gradient of the loss."""
+    model = _open_model(folder)
     _run(model, images, token_ids, padding_mask).loss.backward()
     return {
         name: parameter.grad.numpy()
@@ -109,13 +120,13 @@ def gradients(folder, images, token_ids, padding_mask):
 
 
 def tensors(folder):
-    """A folder's weights and statistics in float32, as AlignModel opens it."""
+    """Returns the weights and statistics of a folder's AlignModel in float32."""
     state = AlignModel.from_pretrained(folder).state_dict()
     return {name: value.float().numpy() for name, value in state.items()}
 
 
 def flops(size, text, images, token_ids, padding_mask):
-    """Floating-point operations of an AlignModel on such inputs."""
+    """Counts the floating-point operations of an AlignModel."""
     model = AlignModel(align_config(*VISION_SIZES[size], text)).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         _run(model, images, token_ids, padding_mask)
@@ -123,20 +134,22 @@ def flops(size, text, images, token_ids, padding_mask):
 
 
 def processed_captions(folder, captions, **options):
-    """Token ids and mask by a folder's AlignProcessor."""
+    """Returns the token ids and mask of a folder's AlignProcessor."""
     processor = AlignProcessor.from_pretrained(folder)
-    found = processor(text=captions, return_tensors="np", **options)
-    return {"token_ids": found["input_ids"], "padding_mask": found["attention_mask"]}
+    tokens = processor(text=captions, return_tensors="np", **options)
+    return {"token_ids": tokens["input_ids"], "padding_mask": tokens["attention_mask"]}
 
 
 def processed_images(folder, images):
-    """Pixels (3, S, S) of each image by a folder's AlignProcessor."""
+    """Returns the pixels (3, S, S) of each image from a folder's AlignProcessor."""
     processor = AlignProcessor.from_pretrained(folder).image_processor
-    return [processor(own, return_tensors="np")["pixel_values"][0] for own in images]
+    return [
+        processor(image, return_tensors="np")["pixel_values"][0] for image in images
+    ]
 
 
 def save_processor(folder, vocabulary_file, options):
-    """Saves an AlignProcessor; returns the settings of its image processor."""
+    """Saves an AlignProcessor. Returns the settings of its image processor."""
     images = transformers.EfficientNetImageProcessor(resample=2, **options)
     tokenizer = transformers.BertTokenizerFast(str(vocabulary_file))
     AlignProcessor(images, tokenizer).save_pretrained(folder)
@@ -144,7 +157,7 @@ def save_processor(folder, vocabulary_file, options):
 
 
 def image_embeddings(folder, images):
-    """Unit embeddings of images by a folder's AlignProcessor and AlignModel."""
+    """Returns unit embeddings of images from a folder's processor and AlignModel."""
     model = AlignModel.from_pretrained(folder).eval()
     features = []
     for pixels in processed_images(folder, images):
@@ -155,14 +168,14 @@ def image_embeddings(folder, images):
 
 
 def efficientnet_pixels(folder, options, image):
-    """Saves EfficientNet's image processor; returns an image's pixels (3, S, S)."""
+    """Saves EfficientNet's image processor. Returns pixels (3, S, S) of an image."""
     processor = transformers.EfficientNetImageProcessor(resample=2, **options)
     processor.save_pretrained(folder)
     return processor(image, return_tensors="np")["pixel_values"][0]
 
 
 def bert_token_ids(vocabulary_file, captions, length, lower, slow=False):
-    """Ids by BERT's tokenizer in Rust, or by the slow one in Python."""
+    """Returns ids of BERT's fast tokenizer in Rust or of the slow one in Python."""
     kind = _slow_bert_tokenizer() if slow else transformers.BertTokenizerFast
     tokenizer = kind(vocabulary_file, do_lower_case=lower)
     options = {"max_length": length, "truncation": True, "padding": "max_length"}
@@ -174,18 +187,19 @@ def _slow_bert_tokenizer():
         from transformers.models.bert.tokenization_bert_legacy import (
             BertTokenizerLegacy,
         )
-    except ImportError:  # transformers 4
+    except ImportError:
+        # transformers 4 has no separate class.
         return transformers.BertTokenizer
     return BertTokenizerLegacy
 
 
 def sentence_embeddings(folder, captions):
-    """Unit embeddings by a folder's BertModel, the mean over each caption's tokens."""
+    """Returns unit embeddings, the mean of the outputs of a folder's BertModel."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokens = tokenizer(captions, padding=True, return_tensors="pt")
     model = transformers.BertModel.from_pretrained(folder).eval()
     with torch.no_grad():
         sequence = model(**tokens).last_hidden_state
     mask = tokens["attention_mask"][:, :, None]
-    found = (sequence * mask).sum(1) / mask.sum(1)
-    return torch.nn.functional.normalize(found).numpy()
+    means = (sequence * mask).sum(1) / mask.sum(1)
+    return torch.nn.functional.normalize(means).numpy()

@@ -1,21 +1,24 @@
-"""The contrastive loss by PyTorch's own cross-entropy, and open_clip's losses."""
+"""Contrastive loss with PyTorch's cross-entropy, and the losses of open_clip."""
 
 import torch
 
 
 def _with_gradients(compute, *values):
+    """Returns the loss and its gradients with respect to the values, a dict."""
     tensors = [
         torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in values
     ]
     loss = compute(*tensors)
     loss.backward()
     names = ("images", "texts", "temperature")
-    gradients = zip(names, tensors, strict=False)
-    return {"loss": loss.item()} | {name: own.grad.numpy() for name, own in gradients}
+    gradients = {
+        name: tensor.grad.numpy() for name, tensor in zip(names, tensors, strict=False)
+    }
+    return {"loss": loss.item()} | gradients
 
 
 def cross_entropy(images, texts, temperature, smoothing):
-    """The sum of both directions, and the gradients by each argument."""
+    """Returns the sum of both directions, and the gradients of all arguments."""
 
     def compute(images, texts, temperature):
         logits = images @ texts.T / temperature
@@ -27,15 +30,20 @@ def cross_entropy(images, texts, temperature, smoothing):
 
 
 def open_clip(images, texts, temperature):
-    """open_clip's loss, the mean of both directions, and the embeddings' gradients."""
+    """Returns open_clip's loss, the mean of both directions, and its gradients.
+
+    The gradients are those of the embeddings.
+    """
     from open_clip.loss import ClipLoss
 
     scale = 1 / float(temperature)
-    return _with_gradients(lambda *own: ClipLoss()(*own, scale), images, texts)
+    return _with_gradients(
+        lambda *features: ClipLoss()(*features, scale), images, texts
+    )
 
 
 def siglip(images, texts, temperature, bias):
-    """open_clip's sigmoid loss, and the gradients by each argument but the bias."""
+    """Returns open_clip's sigmoid loss, and the gradients of all but the bias."""
     from open_clip.loss import SigLipLoss
 
     def compute(images, texts, temperature):

@@ -1,10 +1,10 @@
-"""PyTorch's optimizers."""
+"""Optimizers of PyTorch."""
 
 import torch
 
 
 def sgd(start, gradients, rate, momentum, nesterov, weight_decays):
-    """Where equal weights of different decays are after all gradients."""
+    """Returns the weights after all gradients, one copy for each weight decay."""
     weights = [torch.nn.Parameter(torch.tensor(start)) for _ in weight_decays]
     groups = [
         {"params": [weight], "weight_decay": float(decay)}

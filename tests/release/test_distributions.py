@@ -1,7 +1,6 @@
-"""The wheel, the sdist and the lowest allowed versions, in environments of their own.
+"""The wheel, the sdist and the lowest allowed versions work in new environments.
 
-Each environment is installed by pip from its index; nothing is read from the clone but
-by the last test.
+pip installs each environment from its index. Only the last test reads the clone.
 """
 
 import configparser
@@ -19,7 +18,7 @@ import pytest
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Installing takes minutes.
+# Each installation takes minutes.
 pytestmark = [pytest.mark.release, pytest.mark.timeout(1800)]
 
 SMALL = ",".join(
@@ -40,8 +39,8 @@ SMALL = ",".join(
         "trainer.optimizer_config.warmup.linear.warmup_steps=2",
     ]
 )
-# What users run, and what depends on other packages' insides.
-WITH_LOWEST = [
+# Tests of public functions, and of code that uses private parts of other packages.
+TESTS_OF_LOWEST = [
     "tests/test_artifacts.py",
     "tests/layers",
     "tests/models/test_align.py",
@@ -52,34 +51,34 @@ WITH_LOWEST = [
 
 
 def run(*command, folder, **variables):
-    """Runs a command without this clone on its path; returns its stdout."""
+    """Runs a command without this clone on its path. Returns its stdout."""
     environment = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("PYTHONPATH", "PYTEST", "VIRTUAL_ENV"))
     }
-    done = subprocess.run(
+    process = subprocess.run(
         list(map(str, command)),
         cwd=folder,
         env=environment | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"} | variables,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
-    return done.stdout
+    assert process.returncode == 0, (process.stdout + process.stderr)[-5000:]
+    return process.stdout
 
 
-def environment(folder):
-    """Makes a virtual environment; returns the folder of its programs."""
+def create_environment(folder):
+    """Creates a virtual environment. Returns the folder of its programs."""
     venv.create(folder, with_pip=True)
     return folder / "bin"
 
 
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory):
-    """Builds the sdist, and the wheel out of it, as `build` does."""
+    """Builds the sdist, and the wheel from the sdist, with `build`."""
     folder = tmp_path_factory.mktemp("build")
-    programs = environment(folder / "venv")
+    programs = create_environment(folder / "venv")
     run(programs / "pip", "install", "-q", "build", folder=folder)
     run(programs / "python", "-m", "build", "--outdir", "dist", ROOT, folder=folder)
     return {
@@ -89,7 +88,7 @@ def distributions(tmp_path_factory):
 
 
 def write_pairs(folder):
-    """Writes 40 images of noise, each with a name of its own."""
+    """Writes 40 images of noise with distinct captions."""
     folder.mkdir()
     source = np.random.default_rng(0)
     lines = []
@@ -102,15 +101,15 @@ def write_pairs(folder):
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
-def test_it_is_installed_and_used_outside_the_clone(kind, distributions, tmp_path):
-    programs = environment(tmp_path / "venv")
+def test_a_distribution_works_outside_the_clone(kind, distributions, tmp_path):
+    programs = create_environment(tmp_path / "venv")
     run(programs / "pip", "install", "-q", distributions[kind], folder=tmp_path)
     run(programs / "pip", "check", folder=tmp_path)
     command = programs / "align-keras"
     assert "quickstart" in run(command, "--help", folder=tmp_path)
     code = "import align_keras; print(align_keras.__file__)"
-    where = run(programs / "python", "-c", code, folder=tmp_path)
-    assert where.startswith(str(tmp_path))
+    package_path = run(programs / "python", "-c", code, folder=tmp_path)
+    assert package_path.startswith(str(tmp_path))
 
     write_pairs(tmp_path / "pairs")
     arguments = ["--pairs", "pairs/pairs.jsonl", "--model_dir", "run"]
@@ -119,9 +118,9 @@ def test_it_is_installed_and_used_outside_the_clone(kind, distributions, tmp_pat
     run(command, "export", "--model", "run", "--to", "exported", folder=tmp_path)
     assert (tmp_path / "exported" / "text" / "1" / "saved_model.pb").is_file()
     search = [command, "search", "--model_dir", "run", "--json", "image a of a"]
-    found = json.loads(run(*search, folder=tmp_path))
-    assert len(found["queries"][0]["hits"]) == 5
-    # An experiment of those that the distribution carries.
+    result = json.loads(run(*search, folder=tmp_path))
+    assert len(result["queries"][0]["hits"]) == 5
+    # The distribution includes the experiments.
     assert "parameters" in run(
         command,
         "plan",
@@ -132,7 +131,7 @@ def test_it_is_installed_and_used_outside_the_clone(kind, distributions, tmp_pat
     )
 
 
-def test_the_wheel_carries_the_small_model(distributions):
+def test_the_wheel_contains_the_small_model(distributions):
     folder = "data/share/align_keras/saved_models/align_small_en/"
     with zipfile.ZipFile(distributions["wheel"]) as archive:
         sizes = {
@@ -145,23 +144,23 @@ def test_the_wheel_carries_the_small_model(distributions):
 
 
 def lowest_versions():
-    """Returns `name==version` of each lower bound of setup.cfg, a list of str."""
+    """Returns a list of `name==version` of all lower bounds in setup.cfg."""
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
     text = parser["options"]["install_requires"]
     text += parser["options.extras_require"]["test"]
-    found = re.findall(r"^([\w.-]+)(?:~=|>=)([\w.]+)", text, re.MULTILINE)
-    assert len(found) > 20
-    return [f"{name}=={version}" for name, version in found]
+    bounds = re.findall(r"^([\w.-]+)(?:~=|>=)([\w.]+)", text, re.MULTILINE)
+    assert len(bounds) > 20
+    return [f"{name}=={version}" for name, version in bounds]
 
 
-def test_the_lowest_versions(tmp_path):
+def test_the_tests_pass_with_the_lowest_versions(tmp_path):
     if sys.version_info[:2] != (3, 11):
-        pytest.skip("the lowest versions have wheels for Python 3.11 alone")
+        pytest.skip("the lowest versions only have wheels for Python 3.11")
     (tmp_path / "lowest.txt").write_text("\n".join(lowest_versions()) + "\n")
-    programs = environment(tmp_path / "venv")
+    programs = create_environment(tmp_path / "venv")
     install = [programs / "pip", "install", "-q", "-c", "lowest.txt"]
     run(*install, "-e", f"{ROOT}[test]", folder=tmp_path)
     run(programs / "pip", "check", folder=tmp_path)
-    pytest_ = [programs / "python", "-m", "pytest", "-n", "0", "-q"]
-    run(*pytest_, *WITH_LOWEST, folder=ROOT)
+    test_command = [programs / "python", "-m", "pytest", "-n", "0", "-q"]
+    run(*test_command, *TESTS_OF_LOWEST, folder=ROOT)

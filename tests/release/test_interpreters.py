@@ -1,6 +1,7 @@
-"""README's two commands on each Python that setup.cfg allows.
+"""The README's commands work with every Python version that setup.cfg allows.
 
-`PYTHONS` names the interpreters; without it they are looked for on the path.
+The environment variable `PYTHONS` lists the interpreters. The default is python3.11 to
+python3.13 on the path.
 """
 
 import json
@@ -13,12 +14,12 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = (os.environ.get("PYTHONS") or "python3.11 python3.12 python3.13").split()
-# The training of the short quickstart takes minutes, and so does installing.
+# The short quickstart and the installation take minutes.
 pytestmark = [pytest.mark.release, pytest.mark.timeout(5400)]
 
 
 def run(command, folder):
-    """Runs a line by bash in the environment of the folder; returns the process."""
+    """Runs a bash command in the environment of a folder. Returns the process."""
     variables = {
         name: value
         for name, value in os.environ.items()
@@ -28,33 +29,34 @@ def run(command, folder):
         "PATH": f"{folder / 'venv' / 'bin'}:{os.environ['PATH']}",
         "TFDS_DATA_DIR": str(folder / "tensorflow_datasets"),
     }
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", "-c", command],
         cwd=folder / "clone",
         env=variables,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
-    return done
+    assert process.returncode == 0, (process.stdout + process.stderr)[-5000:]
+    return process
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_both_commands(name, tmp_path):
-    """One after the other in one environment, in a clone of what is committed."""
+def test_the_readme_commands_work(name, tmp_path):
+    """Runs both commands in the same environment, in a clone of the last commit."""
     program = shutil.which(name)
     if program is None:
         pytest.skip(f"{name} isn't installed")
-    done = subprocess.run([program, "--version"], capture_output=True)
-    if done.returncode:  # pyenv has a program for each version, installed or not.
+    process = subprocess.run([program, "--version"], capture_output=True)
+    if process.returncode:
+        # pyenv also has programs for versions that are not installed.
         pytest.skip(f"{name} doesn't start")
     subprocess.run(["git", "clone", "-q", ROOT, tmp_path / "clone"], check=True)
     subprocess.run([program, "-m", "venv", tmp_path / "venv"], check=True)
     line = 'pip install -q -e ".[quickstart]" && align-keras quickstart'
-    done = run(f"{line} --budget short --json", tmp_path)
-    metrics = json.loads(done.stdout[done.stdout.index("{") :])
-    for way in ("i2t", "t2i"):
-        chance = metrics[f"{way}/chance_recall_at_10"]
-        # As in .ci/run.
-        assert metrics[f"{way}/recall_at_10"] >= 5 * chance
+    process = run(f"{line} --budget short --json", tmp_path)
+    metrics = json.loads(process.stdout[process.stdout.index("{") :])
+    for direction in ("i2t", "t2i"):
+        chance = metrics[f"{direction}/chance_recall_at_10"]
+        # .ci/run requires the same multiple of chance.
+        assert metrics[f"{direction}/recall_at_10"] >= 5 * chance
     run('pip install -q -e ".[test]" && pytest -q && pip check', tmp_path)

@@ -5,7 +5,7 @@ import pytest
 
 from align_keras.reports.examples import ExampleHit, ExampleQuery
 from align_keras.reports.report import installed_versions, write_report
-from tests.helpers.pages import Page, picture
+from tests.helpers.pages import Page, gray_image
 
 EVIL = "<script>alert('&\"')</script>"
 
@@ -34,8 +34,8 @@ FULL = {
         ExampleQuery(
             f"query {EVIL}",
             (
-                ExampleHit(f"right {EVIL}", 0.75, True, picture(10)),
-                ExampleHit("wrong", 0.5, False, picture(200)),
+                ExampleHit(f"right {EVIL}", 0.75, True, gray_image(10)),
+                ExampleHit("wrong", 0.5, False, gray_image(200)),
             ),
             rank=1,
             total=1402,
@@ -51,8 +51,8 @@ FULL = {
             ),
             rank=1,
             total=9,
-            image=picture(60),
-            neighbors=(ExampleHit("neighbor", 0.3, False, picture(90)),),
+            image=gray_image(60),
+            neighbors=(ExampleHit("neighbor", 0.3, False, gray_image(90)),),
         )
     ],
     "data_notes": {

@@ -10,7 +10,7 @@ from align_keras.protocols.paper_results import paper_figures
 from align_keras.reports.result_page import write_result_page
 from align_keras.reports.result_tables import MetricSlice, split_slices
 from tests.helpers.browser import chromium
-from tests.helpers.pages import Page, picture
+from tests.helpers.pages import Page, gray_image
 
 EVIL = "<script>alert('&\"')</script>"
 
@@ -26,7 +26,7 @@ def retrieval(count=24, seed=0):
     return {
         "image_embeddings": images.astype(np.float32),
         "text_embeddings": texts.astype(np.float32),
-        "images": [picture(10 * row) for row in range(count)],
+        "images": [gray_image(10 * row) for row in range(count)],
         "captions": captions,
         "caption_image_index": np.arange(count),
         "positives": positives,

@@ -1,4 +1,4 @@
-"""The packages import each other as the table allows, lazy imports included."""
+"""Packages only import packages that the table allows, also in lazy imports."""
 
 import ast
 import pathlib
@@ -12,18 +12,18 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ALIGN_KERAS = "align_keras"
 
-# Package → the packages that it may import besides `utils` and itself. `models` imports
-# `losses` and `optimizers` (LAMB and the learning-rate schedules), because the public
-# API is `model.compile()` and `model.fit()`. It imports `export`, which takes a model
-# and imports none, for `model.export_saved_model()`, and `evaluation`, which is pure
-# NumPy, for `model.classify()`.
+# Package → packages that it may import in addition to `utils` and itself. `models`
+# imports `losses` and `optimizers` (LAMB and the learning-rate schedules), because the
+# public API is `model.compile()` and `model.fit()`. It imports `export`, which takes a
+# model and imports none, for `model.export_saved_model()`, and `evaluation`, which is
+# pure NumPy, for `model.classify()`.
 PACKAGES: dict[str, tuple[str, ...]] = {
     "utils": (),
     "corpus": (),
     "text": (),
     "images": (),
     "datasets": ("corpus",),
-    # Stored pairs become batches through the `ALIGNPreprocessor` of `models`.
+    # The `ALIGNPreprocessor` of `models` converts stored pairs to batches.
     "data": ("images", "datasets", "models"),
     "layers": (),
     "losses": ("config",),
@@ -60,7 +60,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "images",
         "text",
     ),
-    # From a configuration to the folder of a run and back.
+    # Training runs from a configuration, and the folders of runs.
     "runs": (
         "protocols",
         "reports",
@@ -79,7 +79,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "text",
         "images",
     ),
-    # Formulas for the operations, memory and days of a run.
+    # Estimates of the operations, memory and days of a run.
     "planning": ("search", "models", "config"),
     "config": (),
 }
@@ -184,7 +184,10 @@ def imports_of(
 
 
 def package_of(name: str) -> str:
-    """`align_keras.models.align` → `models`; align_keras itself → `""`."""
+    """Returns the package of a module: `models` for `align_keras.models.align`.
+
+    The package of align_keras is `""`.
+    """
     return name.split(".")[1] if "." in name else ""
 
 
@@ -204,17 +207,17 @@ def find_errors(root: pathlib.Path) -> list[str]:
                 continue
             graph[name].append(target)
             if not may_import(package, package_of(target)):
-                place = f"{path.relative_to(root)}:{line}"
-                errors.append(f"{place}: {package} must not import {target}")
+                location = f"{path.relative_to(root)}:{line}"
+                errors.append(f"{location}: {package} must not import {target}")
     return errors + [" -> ".join(cycle) for cycle in find_cycles(graph)]
 
 
 def may_import(package: str, target: str) -> bool:
-    """Returns True if the table allows a package to import another one."""
+    """Returns True if the table allows a package to import the target package."""
     if package == COMMAND_LINE:
         return True
     if package == "":
-        # align_keras/__init__.py gives the public names of all packages.
+        # align_keras/__init__.py imports the public names of all packages.
         return target != COMMAND_LINE
     return target in (package, "utils", *PACKAGES[package])
 
@@ -237,7 +240,7 @@ def find_cycles(graph: Mapping[str, Sequence[str]]) -> list[list[str]]:
     return cycles
 
 
-def test_every_import_goes_the_right_way():
+def test_every_import_is_allowed():
     errors = find_errors(ROOT)
     assert not errors, "\n".join(errors)
 
@@ -247,13 +250,13 @@ def test_the_table_has_no_cycle():
     assert all(target in PACKAGES for row in PACKAGES.values() for target in row)
 
 
-def test_the_page_shows_the_table():
+def test_the_architecture_page_has_the_table():
     page = ROOT / "docs" / "pages" / "how" / "architecture.md"
     rows = re.findall(
         r"^\| `(\w+)` \| (.*?) \| .+ \|$", page.read_text("utf-8"), re.MULTILINE
     )
     assert rows.pop() == (COMMAND_LINE, "all")
-    # A package stands below those that it imports.
+    # A package is listed after the packages that it imports.
     for position, (package, cell) in enumerate(rows):
         packages_above = {name for name, _ in rows[:position]}
         assert set(re.findall(r"`(\w+)`", cell)) <= packages_above, package
@@ -264,7 +267,7 @@ def test_the_page_shows_the_table():
     assert dict(rows) == expected and len(rows) == len(expected)
 
 
-def test_the_imports_of_the_code_are_read():
+def test_imports_of_the_package_are_detected():
     modules = modules_of(ROOT)
     targets = [
         target
@@ -302,7 +305,7 @@ def make_tree(root: pathlib.Path, files: Mapping[str, str]) -> pathlib.Path:
         "if False:\n    import align_keras.models",
         "import importlib\nimportlib.import_module('align_keras.models.align')",
         "from importlib import import_module\nimport_module('align_keras.models')",
-        # align_keras/__init__.py gives the names of all packages.
+        # This import runs align_keras/__init__.py, which imports all packages.
         "import align_keras",
         "from align_keras import ALIGN",
     ],
@@ -396,8 +399,8 @@ for name in sys.argv[1:]:
     assert f"{ALIGN_KERAS}.cli.main" in light_modules()
 
 
-def test_no_test_imports_another():
-    """Code that tests share is in helpers, so that each test file runs by itself."""
+def test_no_test_file_imports_another_test_file():
+    """Shared code is in helpers, so that each test file can run alone."""
     imports = []
     for path in (ROOT / "tests").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -408,7 +411,7 @@ def test_no_test_imports_another():
     assert not imports
 
 
-def test_nothing_new_at_the_top_level():
+def test_the_repository_has_no_new_top_level_entries():
     process = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

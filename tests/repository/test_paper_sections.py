@@ -1,4 +1,4 @@
-"""The sections of the paper (arXiv 2102.05918 v2) that docstrings cite are there."""
+"""Docstrings only cite existing sections of the paper (arXiv 2102.05918 v2)."""
 
 import pathlib
 import re
@@ -11,8 +11,8 @@ def test_every_cited_subsection_is_in_the_paper():
     cited = []
     for path in PACKAGE.rglob("*.py"):
         text = " ".join(path.read_text(encoding="utf-8").split())
-        for place in re.findall(r"Jia et al\. 2021, sections? ([^;:]{,40})", text):
-            numbers = re.findall(r"(?<![\d.])[1-9]\.\d(?!\d)", place)
+        for sections in re.findall(r"Jia et al\. 2021, sections? ([^;:]{,40})", text):
+            numbers = re.findall(r"(?<![\d.])[1-9]\.\d(?!\d)", sections)
             cited += [(path.name, number) for number in numbers]
     assert len(cited) > 20
-    assert [found for found in cited if found[1] not in SUBSECTIONS] == []
+    assert [citation for citation in cited if citation[1] not in SUBSECTIONS] == []

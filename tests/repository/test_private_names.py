@@ -1,4 +1,4 @@
-"""Tests reach the package through public names."""
+"""Tests only use public names of the package."""
 
 import ast
 import pathlib
@@ -12,10 +12,10 @@ PACKAGE = "align_keras"
 PRIVATE_NAME = re.compile(r"_(?!_)\w+")
 PRIVATE_WORD = re.compile(r"(?<!\w)_(?!_)\w+")
 ATTRIBUTE_IN_TEXT = re.compile(r"\.(_(?!_)\w+)")
-# Functions that take the name of an attribute as text.
+# Functions with the name of an attribute as a string argument.
 NAMING_FUNCTIONS = {"setattr", "getattr", "delattr", "hasattr", "setitem", "object"}
-# Private names that the package shares with another library, with the reason why tests
-# use the name of that library.
+# Private names that the package and another library have. Value: the reason why tests
+# use the name of the other library.
 ALLOWED_NAMES = {
     "_replace": "public method of named tuples",
     "_fields": "public attribute of named tuples",
@@ -23,14 +23,14 @@ ALLOWED_NAMES = {
     "_generate_examples": "method that builders of TFDS override",
 }
 # File → private name → reason.
-ALLOWED_PLACES = {
+ALLOWED_USES = {
     "tests/oracles/efficientnet_lite.py": {"_blocks": "layers of another package"},
-    "tests/export/test_saved_model.py": {"_one": "end of the name of an output"},
+    "tests/export/test_saved_model.py": {"_one": "suffix of the name of an output"},
 }
 
 
 def private_names_of(source: str) -> set[str]:
-    """Returns the private names that a module, its classes or objects have."""
+    """Returns the private names that a module defines or assigns."""
     names = set()
     tree = ast.parse(source)
     scopes = [tree]
@@ -63,27 +63,25 @@ def package_names() -> set[str]:
 
 
 def names_in_text(text: str, names: set[str]) -> Iterator[str]:
-    """Yields the private names that a text, such as a program of a test, contains."""
+    """Yields the private names in a string, such as the code of a script."""
     if PACKAGE in text and "\n" in text:
         try:
             yield from (name for _, name in private_accesses(text, names))
             return
         except SyntaxError:
-            pass  # The text is a template of a program or no program.
+            # The string is not Python code, or a template of it.
+            pass
     yield from (name for name in ATTRIBUTE_IN_TEXT.findall(text) if name in names)
 
 
 def private_accesses(source: str, names: set[str]) -> Iterator[tuple[int, str]]:
-    """Yields the accesses of a module to private names.
+    """Yields (line, name) of each use of a private name in a module.
 
     Args:
-        source: str, text of the module.
-        names: set of str, private names of the package.
-
-    Yields:
-        Tuples `(line, name)`.
+        source: Code of the module.
+        names: Set of private names of the package.
     """
-    own_names = private_names_of(source)
+    module_names = private_names_of(source)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom):
             if node.module and node.module.partition(".")[0] == PACKAGE:
@@ -92,19 +90,19 @@ def private_accesses(source: str, names: set[str]) -> Iterator[tuple[int, str]]:
                     yield node.lineno, name
         elif isinstance(node, ast.Attribute):
             is_self = isinstance(node.value, ast.Name) and node.value.id == "self"
-            if node.attr in names and not (is_self and node.attr in own_names):
+            if node.attr in names and not (is_self and node.attr in module_names):
                 yield node.lineno, node.attr
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             for name in names_in_text(node.value, names):
                 yield node.lineno, name
         else:
-            for text in texts_of_names(node):
-                if text.value in names:
-                    yield text.lineno, text.value
+            for constant in attribute_strings(node):
+                if constant.value in names:
+                    yield constant.lineno, constant.value
 
 
-def texts_of_names(node: ast.AST) -> Iterator[ast.Constant]:
-    """Yields the texts by which a node can name an attribute."""
+def attribute_strings(node: ast.AST) -> Iterator[ast.Constant]:
+    """Yields the string constants of a node that may be names of attributes."""
     if not isinstance(node, ast.Call | ast.Tuple | ast.List | ast.Set | ast.Subscript):
         return
     children = list(ast.iter_child_nodes(node))
@@ -119,40 +117,41 @@ def texts_of_names(node: ast.AST) -> Iterator[ast.Constant]:
 def test_tests_use_no_private_names_of_the_package() -> None:
     names = package_names() - set(ALLOWED_NAMES)
     accesses = set()
-    used_places = set()
+    allowed_uses = set()
     for path in sorted((ROOT / "tests").rglob("*.py")):
         file = path.relative_to(ROOT).as_posix()
         source = path.read_text(encoding="utf-8")
         if names.isdisjoint(PRIVATE_WORD.findall(source)):
-            continue  # Most files need no parsing.
+            # Parsing is slow, and most files have none of the names.
+            continue
         for line, name in private_accesses(source, names):
-            if name in ALLOWED_PLACES.get(file, {}):
-                used_places.add((file, name))
+            if name in ALLOWED_USES.get(file, {}):
+                allowed_uses.add((file, name))
             else:
                 accesses.add(f"{file}:{line}: {name}")
-    assert not accesses, "Test the public behavior, or give the name no underscore."
-    allowed_places = {
-        (file, name) for file in ALLOWED_PLACES for name in ALLOWED_PLACES[file]
+    assert not accesses, "Test the public behavior, or make the name public."
+    expected_uses = {
+        (file, name) for file in ALLOWED_USES for name in ALLOWED_USES[file]
     }
-    assert used_places == allowed_places, "Remove the places that are not used."
+    assert allowed_uses == expected_uses, "Remove unused entries of ALLOWED_USES."
 
 
 @pytest.mark.parametrize(
     "source",
     [
         "from align_keras.text import _concealed",
-        "from align_keras._concealed import shown",
+        "from align_keras._concealed import name",
         "module._concealed = 1",
         "Index.open(folder).store._concealed()",
         "monkeypatch.setattr('align_keras.text.module._concealed', 1)",
         "monkeypatch.setattr(module, '_concealed', 1)",
-        "for name in ('_concealed', 'shown'): setattr(module, name, 1)",
+        "for name in ('_concealed', 'public'): setattr(module, name, 1)",
         "vars(module)['_concealed']",
         "PROGRAM = 'import align_keras\\nfrom align_keras.text import _concealed\\n'",
         "class Sub(Base):\n    def method(self): return self._concealed",
     ],
 )
-def test_private_accesses_are_noticed(source: str) -> None:
+def test_uses_of_private_names_are_detected(source: str) -> None:
     assert {name for _, name in private_accesses(source, {"_concealed"})} == {
         "_concealed"
     }
@@ -168,5 +167,5 @@ def test_private_accesses_are_noticed(source: str) -> None:
         "class Own:\n    def _concealed(self): return self._concealed()",
     ],
 )
-def test_other_private_names_are_allowed(source: str) -> None:
+def test_private_names_of_other_code_are_allowed(source: str) -> None:
     assert not list(private_accesses(source, {"_concealed"}))

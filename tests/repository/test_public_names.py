@@ -1,4 +1,4 @@
-"""What `import align_keras` gives, and what Keras opens after it."""
+"""Public names of `align_keras`, and files that Keras opens after the import."""
 
 import ast
 import collections
@@ -36,7 +36,7 @@ print(float(model.temperature))
 """
 
 
-def test_packages_and_version_are_attributes():
+def test_the_package_has_its_packages_and_version():
     assert align_keras.models.ALIGN is align_keras.ALIGN
     assert "models" in dir(align_keras) and "cli" in dir(align_keras)
     parts = align_keras.__version__.split(".")
@@ -48,18 +48,18 @@ def test_packages_and_version_are_attributes():
         align_keras.model  # noqa: B018
 
 
-def test_onednn_is_on_unless_the_user_says_no(monkeypatch):
-    # On x86 without VNNI, TensorFlow's default is off.
+def test_onednn_is_on_unless_the_user_disables_it(monkeypatch):
+    # TensorFlow disables oneDNN by default on x86 processors without VNNI.
     if platform.machine() == "x86_64":
         assert test_util.IsMklEnabled()
-    for given in ("0", "1"):
-        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
+    for value in ("0", "1"):
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", value)
         importlib.reload(align_keras)
-        assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == given
+        assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == value
 
 
 def registered_objects():
-    """Returns the classes and stand-ins of the package that Keras opens by name."""
+    """Returns the classes and placeholders that the package registers with Keras."""
     return {
         name: cls
         for name, cls in keras.saving.get_custom_objects().items()
@@ -86,29 +86,29 @@ def test_every_registered_class_can_be_opened_before_its_module_is_imported(
         del custom_objects[name]
     try:
         importlib.reload(align_keras)
-        stand_ins = registered_objects()
+        placeholders = registered_objects()
     finally:
         custom_objects.update(registered)
-    assert set(stand_ins) == set(classes)
+    assert set(placeholders) == set(classes)
     for name, cls in classes.items():
         monkeypatch.setattr(cls, "from_config", classmethod(lambda cls, config: cls))
-        assert stand_ins[name] is not cls
-        assert stand_ins[name].from_config({}) is cls
+        assert placeholders[name] is not cls
+        assert placeholders[name].from_config({}) is cls
 
 
-def test_a_stand_in_imports_its_class_when_opened():
+def test_a_placeholder_imports_its_class_when_opened():
     name = "align_keras>Temperature"
     layer = align_keras.layers.Temperature(0.5)
     config = keras.saving.serialize_keras_object(layer)
-    known = keras.saving.get_custom_objects()
-    own = known.pop(name)
+    custom_objects = keras.saving.get_custom_objects()
+    registered_class = custom_objects.pop(name)
     try:
         register_with_keras({"Temperature": "align_keras.layers.temperature"})
-        assert known[name] is not own
+        assert custom_objects[name] is not registered_class
         opened = keras.saving.deserialize_keras_object(config)
     finally:
-        known[name] = own
-    assert isinstance(opened, own) and opened.initial_temperature == 0.5
+        custom_objects[name] = registered_class
+    assert isinstance(opened, registered_class) and opened.initial_temperature == 0.5
 
 
 @pytest.mark.ci
@@ -117,19 +117,19 @@ def test_a_keras_file_opens_in_a_fresh_process(tmp_path):
     model.compile(recipe="paper")
     model(small_batch())
     model.save(tmp_path / "model.keras")
-    answer = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", FRESH, str(tmp_path / "model.keras")],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert answer.returncode == 0, answer.stderr
-    assert np.isclose(float(answer.stdout), 0.5)
+    assert process.returncode == 0, process.stderr
+    assert np.isclose(float(process.stdout), 0.5)
 
 
 # Every command has these functions in its module.
 COMMAND_FUNCTIONS = {"add_arguments", "run"}
-# Programs that are copied into exports. They import nothing of this package.
+# Programs that are copied into exports. They do not import this package.
 PROGRAM_FOLDERS = {"litert_examples", "serving"}
 
 
@@ -158,8 +158,8 @@ def public_names(module):
     return {name for name in names - {"main"} if not name.startswith("_")}
 
 
-def repeated(modules_of_names):
-    """Returns the names that several modules have, with these modules."""
+def find_repeated_names(modules_of_names):
+    """Returns a dict of the names that several modules define → these modules."""
     return {
         name: modules for name, modules in modules_of_names.items() if len(modules) > 1
     }
@@ -170,15 +170,15 @@ def test_public_names_have_one_meaning():
     for path in package_modules():
         for name in public_names(path):
             modules[name].append(str(path.relative_to(ROOT)))
-    assert not repeated(modules), "rename one of each"
+    assert not find_repeated_names(modules), "Rename one of each pair."
 
 
-def test_file_names_occur_once():
+def test_file_names_are_unique():
     modules = collections.defaultdict(list)
     for path in package_modules():
         if path.name != "__init__.py":
             modules[path.name].append(str(path.relative_to(ROOT)))
-    assert not repeated(modules), "rename one of each"
+    assert not find_repeated_names(modules), "Rename one of each pair."
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_file_names_occur_once():
         ("if True:\n    a = 1", set()),
     ],
 )
-def test_which_names_are_public(code, names, tmp_path):
+def test_public_names_of_a_module(code, names, tmp_path):
     module = tmp_path / "module.py"
     module.write_text(code)
     assert public_names(module) == names

@@ -1,4 +1,4 @@
-"""The recorded answers are still what the oracles say."""
+"""The recorded results equal those of the installed reference implementations."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ from tests.helpers.recorded_oracles import CASES, recorded
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=needs(*CASES[name].packages)) for name in CASES]
 )
-def test_answers_are_still_the_oracles(name):
+def test_recorded_results_are_reproduced(name):
     for question, answer in recorded(name):
-        found = CASES[name].answer(question)
-        assert set(found) == set(answer)
+        actual = CASES[name].answer(question)
+        assert set(actual) == set(answer)
         for part, value in answer.items():
-            # Single precision in another order of sums, by processor and version.
-            np.testing.assert_allclose(found[part], value, rtol=1e-5, atol=1e-6)
+            # Processors and versions add float32 values in different orders.
+            np.testing.assert_allclose(actual[part], value, rtol=1e-5, atol=1e-6)
 
 
 def test_every_case_is_recorded():

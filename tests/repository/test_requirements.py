@@ -1,4 +1,4 @@
-"""Bounds of setup.cfg that aren't there for the code's sake."""
+"""Version bounds in setup.cfg exclude versions with known security problems."""
 
 import configparser
 import pathlib
@@ -19,7 +19,7 @@ def keras():
 
 
 @pytest.mark.parametrize("version", ["3.12.4", "3.15.1", "3.16.0"])
-def test_keras_with_all_fixes_of_model_files_is_taken(keras, version):
+def test_keras_with_all_security_fixes_is_allowed(keras, version):
     assert version in keras
 
 
@@ -34,5 +34,5 @@ def test_keras_with_all_fixes_of_model_files_is_taken(keras, version):
         "3.15.0",
     ],
 )
-def test_keras_without_one_of_them_is_not(keras, version):
+def test_keras_without_all_security_fixes_is_excluded(keras, version):
     assert version not in keras

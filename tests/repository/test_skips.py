@@ -1,4 +1,4 @@
-"""Skips: allowed where packages may be missing, failures where all are installed."""
+"""A skipped test fails if all packages are installed, except for allowed reasons."""
 
 import types
 
@@ -15,7 +15,9 @@ from tests.conftest import ALL_INSTALLED, refuse_silent_skip
         ("1", "Skipped: may not mount a disk here", "skipped"),
     ],
 )
-def test_a_skip(monkeypatch, value, reason, outcome):
+def test_skips_fail_only_if_all_packages_are_installed(
+    monkeypatch, value, reason, outcome
+):
     monkeypatch.delenv(ALL_INSTALLED, raising=False)
     if value:
         monkeypatch.setenv(ALL_INSTALLED, value)
@@ -25,7 +27,7 @@ def test_a_skip(monkeypatch, value, reason, outcome):
     assert refuse_silent_skip(report).outcome == outcome
 
 
-def test_what_runs_is_left_alone(monkeypatch):
+def test_a_passed_test_stays_passed(monkeypatch):
     monkeypatch.setenv(ALL_INSTALLED, "1")
     report = types.SimpleNamespace(skipped=False, outcome="passed", longrepr=None)
     assert refuse_silent_skip(report).outcome == "passed"

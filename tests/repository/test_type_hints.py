@@ -1,4 +1,4 @@
-"""Public functions say what they take and give; mypy checks it in `.ci/run`."""
+"""Public functions have complete type hints, which mypy checks in `.ci/run`."""
 
 import ast
 import pathlib
@@ -9,44 +9,45 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Packages and files that mypy checks. Their public functions all have hints.
 CHECKED = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["files"]
-# Programs that an export carries.
+# Programs that are copied into exports.
 EXAMPLES = ("litert_examples", "serving")
 MODULES = sorted(
     path
-    for place in CHECKED
-    for path in (ROOT / place, *(ROOT / place).rglob("*.py"))
+    for folder in CHECKED
+    for path in (ROOT / folder, *(ROOT / folder).rglob("*.py"))
     if path.is_file() and path.parent.name not in EXAMPLES
 )
 
 
-def lacking(tree):
-    """Yields the public functions and methods of a module without all hints."""
+def find_incomplete_hints(tree):
+    """Yields the public functions and methods of a module that lack type hints."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            yield from (f"{node.name}.{name}" for name in lacking(node))
+            yield from (f"{node.name}.{name}" for name in find_incomplete_hints(node))
         if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
             continue
-        given = node.args
-        taken = [*given.posonlyargs, *given.args, *given.kwonlyargs]
-        taken += [extra for extra in (given.vararg, given.kwarg) if extra]
+        arguments = node.args
+        parameters = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        parameters += [extra for extra in (arguments.vararg, arguments.kwarg) if extra]
         if isinstance(tree, ast.ClassDef) and not is_static(node):
-            taken = taken[1:]
-        if node.returns is None or any(one.annotation is None for one in taken):
+            parameters = parameters[1:]
+        lacks_hint = any(parameter.annotation is None for parameter in parameters)
+        if node.returns is None or lacks_hint:
             yield node.name
 
 
 def is_static(function):
-    names = (getattr(one, "id", None) for one in function.decorator_list)
+    names = (getattr(item, "id", None) for item in function.decorator_list)
     return "staticmethod" in names
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_public_functions_have_hints(path):
-    assert not list(lacking(ast.parse(path.read_text(encoding="utf-8"))))
+    assert not list(find_incomplete_hints(ast.parse(path.read_text(encoding="utf-8"))))
 
 
 @pytest.mark.parametrize(
-    "code, found",
+    "code, expected",
     [
         ("def f(a: int, *b: int, c: str = '') -> None: ...", []),
         ("def f(a: int): ...", ["f"]),
@@ -59,5 +60,5 @@ def test_public_functions_have_hints(path):
         ("class _A:\n    def f(self, a): ...", []),
     ],
 )
-def test_what_counts_as_hints(code, found):
-    assert list(lacking(ast.parse(code))) == found
+def test_incomplete_hints_are_detected(code, expected):
+    assert list(find_incomplete_hints(ast.parse(code))) == expected

@@ -116,9 +116,9 @@ CAPTIONS = ["one\u2028caption", ["two", 'qu"ote'], []]
 @pytest.fixture
 def images(tiny):
     return [
-        tiny.picture_bytes("red"),
-        tiny.picture_bytes("green", format="JPEG"),
-        tiny.picture_bytes("blue", format="WEBP"),
+        tiny.image_bytes("red"),
+        tiny.image_bytes("green", format="JPEG"),
+        tiny.image_bytes("blue", format="WEBP"),
     ]
 
 

@@ -17,7 +17,7 @@ def test_the_export_embeds_and_searches_without_align_keras(
     tiny, tiny_export, tmp_path
 ):
     colors = list(tiny.COLORS)
-    images = [tiny.picture_bytes(color) for color in colors]
+    images = [tiny.image_bytes(color) for color in colors]
     captions = ["red", "ein grünes — green", "blue red"]
     model = load_model(tiny_export)
     image_embeddings = model.encode_images(images)
@@ -113,7 +113,7 @@ def test_the_script_blocks_the_package_even_where_it_is_importable(
     tiny, tiny_export, tmp_path, monkeypatch, capsys
 ):
     model = load_model(tiny_export)
-    ask(tmp_path, tiny_export, tiny.picture_bytes("red"), ["green"])
+    ask(tmp_path, tiny_export, tiny.image_bytes("red"), ["green"])
     image_embeddings = model.encode_images([tmp_path / "images" / "0"])
     np.save(tmp_path / "images.npy", image_embeddings + np.float32([0, 0.25, 0, 0]))
     np.save(tmp_path / "captions.npy", model.encode_texts(["green"]))

@@ -14,7 +14,7 @@ from align_keras.text import wordpiece_tokenizer as module
 from align_keras.text.vocabulary import NORMALIZATIONS, SPECIAL_TOKENS
 from align_keras.utils.errors import InputError
 from tests.helpers.hard_captions import HARD_CASES, VOCABULARY, random_captions
-from tests.helpers.oracle_process import ask, needs
+from tests.helpers.oracle_process import call_oracle, needs
 
 KNOWN_DIFFERENCES = {"\U0001d400\U0001d7ce \U00010400 \u2c2f \ua7c0"}
 
@@ -64,13 +64,13 @@ def test_transformers_tokenizers(tmp_path, stamp_captions, normalization):
     lower = normalization == "bert_uncased"
     hard = [case for case in HARD_CASES if case not in KNOWN_DIFFERENCES]
     arguments = (path, captions + hard, 24, lower)
-    expected = ask("hugging_face", "bert_token_ids", *arguments)
+    expected = call_oracle("hugging_face", "bert_token_ids", *arguments)
     ids = ours(captions + hard)["token_ids"].numpy()
     assert different(captions + hard, ids, expected) == []
     # The slow tokenizer in Python agrees on real captions; it differs from the fast
     # one in final sigmas and in what Unicode added since 8.0.
     arguments = (path, captions, 24, lower)
-    expected = ask("hugging_face", "bert_token_ids", *arguments, slow=True)
+    expected = call_oracle("hugging_face", "bert_token_ids", *arguments, slow=True)
     assert different(captions, ids[: len(captions)], expected) == []
 
 

@@ -1,4 +1,4 @@
-"""The table of detected languages, of one small page."""
+"""The benchmark of detected languages measures a small page."""
 
 import pytest
 
@@ -13,7 +13,7 @@ PAGE = """<html><body><div lang="de-AT">
 <img src="d.png" alt="zu kurz"></body></html>"""
 
 
-def test_agreement_with_declared_languages(tmp_path, capsys):
+def test_detected_and_declared_languages_are_compared(tmp_path, capsys):
     (tmp_path / "page.html").write_text(PAGE, encoding="utf-8")
     source = f"html:{tmp_path}"
     result = bench_languages.measure("de", bench_languages.alt_texts(source))

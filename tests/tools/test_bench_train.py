@@ -1,4 +1,4 @@
-"""The training benchmark: its table, and a whole run of the smallest model."""
+"""The training benchmark prints its table and measures the smallest model."""
 
 import pathlib
 import subprocess
@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools" / "benchmarks"
 
 
-def test_table_holds_medians_and_their_ratios(monkeypatch):
+def test_the_table_has_medians_and_their_ratios(monkeypatch):
     monkeypatch.syspath_prepend(str(TOOLS))
     import bench_train
 
@@ -31,7 +31,7 @@ def test_table_holds_medians_and_their_ratios(monkeypatch):
 
 @pytest.mark.release
 @needs("torch", "transformers", "litert_quantizer")
-def test_runs():
+def test_all_contenders_are_measured():
     contenders = ["torch channels_last", "keras float32", "keras litert_int8"]
     command = [
         sys.executable,
@@ -40,11 +40,13 @@ def test_runs():
         "nano@32",
     ]
     command += ["--contenders", *contenders]
-    # Fewer pictures don't tell integers the ranges of a random tower.
+    # Fewer images do not calibrate the int8 ranges of a random encoder.
     command += ["--rounds", "1", "--batch-size", "32"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
-    rows = run.stdout.splitlines()
-    # These runtimes embed images alone.
+    process = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert process.returncode == 0, process.stderr
+    rows = process.stdout.splitlines()
+    # torch and Keras have three measures. The int8 runtime only embeds images.
     assert len(rows) == 2 + 2 * 3 + 1
     assert all(row.startswith("| nano@32 |") for row in rows[2:])

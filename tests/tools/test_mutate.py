@@ -1,4 +1,4 @@
-"""The table of bugs fits today's sources, and the script tells seen from unseen."""
+"""The listed bugs match the current code, and the script reports undetected bugs."""
 
 import pathlib
 import sys
@@ -13,25 +13,28 @@ CI, RELEASE = pytest.mark.ci, pytest.mark.release
 MUTATIONS = mutate.read_mutations()
 
 
-def test_each_edit_changes_one_place_and_names_tests_that_exist():
-    assert len({own.name for own in MUTATIONS}) == len(MUTATIONS) >= 40
-    for own in MUTATIONS:
-        compile(mutate.mutated(own, ROOT), own.file, "exec")
-        assert own.tests
-        for test in own.tests:
-            assert (ROOT / test.split("::")[0]).exists(), (own.name, test)
+def test_edits_match_the_code_and_their_tests_exist():
+    names = {mutation.name for mutation in MUTATIONS}
+    assert len(names) == len(MUTATIONS) >= 40
+    for mutation in MUTATIONS:
+        compile(mutate.mutated(mutation, ROOT), mutation.file, "exec")
+        assert mutation.tests
+        for test in mutation.tests:
+            assert (ROOT / test.split("::")[0]).exists(), (mutation.name, test)
 
 
-def test_an_edit_that_no_longer_fits_is_named():
+def test_an_outdated_edit_raises_an_error_with_its_name():
     (first, *_) = MUTATIONS
     stale = mutate.Mutation("stale", first.file, "no such line", "x", first.tests)
-    with pytest.raises(ValueError, match="stale: .* holds it 0 times"):
+    with pytest.raises(
+        ValueError, match="stale: .* exactly once. Received: 0 occurrences"
+    ):
         mutate.mutated(stale, ROOT)
 
 
 @pytest.fixture
 def repository(tmp_path):
-    """A function of one file, tested for positive numbers by default alone."""
+    """A repository whose default tests only test positive numbers."""
     (tmp_path / "half.py").write_text("def half(n):\n    return n // 2\n")
     (tmp_path / "test_half.py").write_text(
         "import pytest\nfrom half import half\n"
@@ -52,8 +55,8 @@ def repository(tmp_path):
         pytest.param("n >> 1", "none", "", marks=RELEASE),
     ],
 )
-def test_a_bug_is_seen_by_the_first_tier_that_fails(repository, new, tier, test):
+def test_the_first_failing_tier_is_reported(repository, new, tier, test):
     bug = mutate.Mutation("bug", "half.py", "n // 2", new, ("test_half.py",))
-    outcome = mutate.judge(bug, repository, ["default", "ci"])
+    outcome = mutate.check_mutation(bug, repository, ["default", "ci"])
     assert (outcome.tier, outcome.test) == (tier, test)
     assert (repository / "half.py").read_text() == "def half(n):\n    return n // 2\n"

@@ -1,27 +1,28 @@
-"""The table from what has changed to its tests."""
+"""Changed files select their tests."""
 
 import pathlib
 
 import pytest
 
-from tools import tests_of as changes
+# pytest would collect a function with the name `tests_of` as a test.
+from tools import tests_of as selection
 
-TABLE = changes.TABLE
+TABLE = selection.TABLE
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def test_every_package_and_every_named_test_exists():
+def test_the_table_has_all_packages_and_existing_tests():
     packages = {
-        str(own.parent.relative_to(ROOT))
-        for own in (ROOT / "align_keras").glob("*/__init__.py")
+        str(path.parent.relative_to(ROOT))
+        for path in (ROOT / "align_keras").glob("*/__init__.py")
     }
     assert packages
     assert packages <= set(TABLE)
-    named = {
+    paths = {
         *TABLE,
-        *(own for tests in TABLE.values() for own in tests.split()),
+        *(test for tests in TABLE.values() for test in tests.split()),
     }
-    assert [own for own in sorted(named) if not (ROOT / own).exists()] == []
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize(
@@ -45,5 +46,5 @@ def test_every_package_and_every_named_test_exists():
         ([], ""),
     ],
 )
-def test_changed_paths(paths, expected):
-    assert changes.tests_of(paths) == sorted(expected.split())
+def test_changed_paths_select_tests(paths, expected):
+    assert selection.tests_of(paths) == sorted(expected.split())

@@ -1,15 +1,14 @@
 """Two replicas in this process: what each one counts for in the sum."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas
-from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.optimizers import SGD
 from align_keras.training.strategies import strategy_scope
 from tests.helpers.small import small_batch
+from tests.helpers.updates_script import make_model
 
 
 def on_each(strategy, values):
@@ -56,27 +55,10 @@ def updated(strategy):
 
     The image encoder is locked: its statistics would be those of a replica's rows.
     """
-    keras.utils.set_random_seed(0)
     with strategy_scope(strategy):
-        image_encoder = ImageEncoder(
-            width_coefficient=0.25,
-            depth_coefficient=0.3,
-            num_stages=3,
-            image_size=32,
-            projection_dim=16,
-            locked=True,
+        model = make_model(
+            initial_temperature=0.5, image_size=32, sequence_length=8, locked=True
         )
-        text_encoder = TextEncoder(
-            vocabulary_size=30,
-            num_layers=1,
-            hidden_dim=16,
-            num_heads=2,
-            intermediate_dim=32,
-            projection_dim=16,
-            dropout=0.0,
-            sequence_length=8,
-        )
-        model = ALIGN(image_encoder, text_encoder, initial_temperature=0.5)
         model.compile(SGD(0.05, momentum=0.0, weight_decay=0.0, global_clipnorm=1.0))
     before = model.get_weights()
     dataset = tf.data.Dataset.from_tensors(small_batch(8))

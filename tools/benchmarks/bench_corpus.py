@@ -1,13 +1,15 @@
-"""Speed and memory of the corpus's text filters as the number of alt-texts grows.
+"""Measures speed and memory of the text filters as the number of alt-texts grows.
 
-`python tools/benchmarks/bench_corpus.py` draws 10,000 to 1,000,000 alt-texts by Zipf's
-law, the words and whole texts alike (`--sizes 10000000` is the corpus that the README
-speaks of, 2 GB on the disk of --folder), into Parquet tables, and runs the tasks of
-`align-keras corpus filter` on them: count, merge, choose, filter. Speed is alt-texts by
-the seconds of all four tasks, in --processes processes; the processors' time, which
-other work on the machine lengthens less, stands beside it. Memory is the largest
-resident set of one process, and of all together at one time; pages of files that are
-mapped and shared are in both. `--vocabulary 100000` learns one of all texts, too.
+`python tools/benchmarks/bench_corpus.py` writes Parquet tables of 10,000 to 1,000,000
+alt-texts, and runs the tasks of `align-keras corpus filter` on them: count, merge,
+choose and filter. Words and whole texts are drawn by Zipf's law. `--sizes 10000000` is
+the corpus in the README (2 GB on the disk of --folder).
+
+The speed is the number of alt-texts divided by the seconds of all four tasks in
+--processes processes. The CPU time depends less on other programs. Memory is the peak
+resident set of the largest process, and the peak sum over all processes. Both include
+memory-mapped and shared files. `--vocabulary 100000` also learns a vocabulary of all
+texts.
 """
 
 import argparse
@@ -32,41 +34,43 @@ from align_keras.corpus.filters.texts import unigrams
 
 ROWS_PER_TABLE = 250_000
 WORDS = 1_000_000
-# Of all texts, those that many pictures share ("logo", "home"), and those that need
-# more than a glance: letters beyond ASCII, entities, digits.
+# Fractions of texts that many images share (such as "logo"), and of texts with letters
+# beyond ASCII, with HTML entities and with digits. These texts take the filters longer.
 SHARED, FOREIGN, ESCAPED, NUMBERED = 0.10, 0.15, 0.03, 0.05
 SEED = 0
 
 
 def words():
-    """Returns distinct words, the frequent ones short."""
+    """Returns distinct words by descending frequency. Frequent words are short."""
     consonants, vowels = "tnshrdlcmfwpbgkvyz", "eaoiu"
     syllables = [first + second for first in consonants for second in vowels]
-    found = []
+    result = []
     for rank in range(WORDS):
         word = ""
         while rank or not word:
             rank, syllable = divmod(rank, len(syllables))
             word += syllables[syllable]
-        found.append(word)
-    return found
+        result.append(word)
+    return result
 
 
 def write_table(task):
-    """Writes one table of alt-texts; a table's number is its seed."""
+    """Writes a table of alt-texts. The number of the table is its seed."""
     import numpy as np
     import pyarrow
     import pyarrow.parquet
 
     path, number, rows = task
     random = np.random.default_rng([SEED, number])
-    known = words()
+    vocabulary = words()
     lengths = random.integers(1, 16, rows)
-    # Zipf's law: the word of rank r is drawn in proportion to 1 / r.
+    # Zipf's law: the probability of the word with rank r is proportional to 1 / r.
     ranks = np.cumsum(1 / np.arange(1, WORDS + 1))
     drawn = np.searchsorted(ranks, random.random(lengths.sum()) * ranks[-1])
     drawn = iter(drawn.tolist())
-    texts = [" ".join(known[next(drawn)] for _ in range(length)) for length in lengths]
+    texts = [
+        " ".join(vocabulary[next(drawn)] for _ in range(length)) for length in lengths
+    ]
     kinds = random.random(rows)
     shared = np.minimum(random.zipf(1.3, rows), 50_000)
     for row, kind in enumerate(kinds):
@@ -78,7 +82,7 @@ def write_table(task):
             texts[row] += " &amp; <b>more</b>"
         elif kind < SHARED + FOREIGN + ESCAPED + NUMBERED:
             texts[row] += f" {shared[row]} 2021-05-03"
-    keys = [own.tobytes().hex() for own in random.integers(0, 2**63, (rows, 2))]
+    keys = [key.tobytes().hex() for key in random.integers(0, 2**63, (rows, 2))]
     strings = {
         "image": [f"part-{number}.tar#{row}" for row in range(rows)],
         "image_key": keys,
@@ -94,7 +98,13 @@ def write_table(task):
 
 
 class Memory(threading.Thread):
-    """Looks at the resident sets of processes every few milliseconds."""
+    """Thread that samples the resident sets of child processes.
+
+    Attributes:
+        largest: Peak of a single process in MiB.
+        together: Peak of the sum in MiB.
+        done: Event that stops the thread.
+    """
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -104,72 +114,81 @@ class Memory(threading.Thread):
     def run(self):
         while not self.done.wait(0.02):
             children = multiprocessing.active_children()
-            held = [_resident(own.pid) for own in children]
-            if held:
-                self.largest = max(self.largest, *held, 0.0)
-                self.together = max(self.together, sum(held))
+            sizes = [_resident(child.pid) for child in children]
+            if sizes:
+                self.largest = max(self.largest, *sizes, 0.0)
+                self.together = max(self.together, sum(sizes))
 
 
 def _resident(process):
-    """MiB of a process (Linux), 0 if it has ended."""
+    """Returns the resident set of a process in MiB (Linux), or 0 if it has ended."""
     try:
         lines = pathlib.Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
         return 0.0
-    return next((int(own.split()[1]) / 1024 for own in lines if "VmRSS" in own), 0.0)
+    return next((int(line.split()[1]) / 1024 for line in lines if "VmRSS" in line), 0.0)
 
 
 def warm_up(seconds):
-    """Loads what a worker loads once, and holds it so that each one does."""
+    """Loads the libraries of a worker, and waits so that every worker gets a task."""
     importlib.import_module("pyarrow.parquet")
     unigrams("ä")
     time.sleep(seconds)
 
 
 def timed(function, task):
-    """Returns a task's result and the seconds of the processor that it took."""
+    """Returns the result of a task and its CPU seconds."""
     start = time.process_time()
     return function(task), time.process_time() - start
 
 
 def filter_one(path, folder, thresholds):
-    """Filters one table beside itself."""
+    """Filters a table, and writes the result to the folder `kept`."""
     return filter_table(path, folder / "kept" / path.name, folder, thresholds)
 
 
 def measure(paths, folder, thresholds, processes):
-    """Runs the tasks; returns (seconds by task, CPU seconds, counts, memory)."""
+    """Runs the tasks.
+
+    Returns:
+        Tuple of a dict of task → seconds, the CPU seconds, the counts of the filters
+        and the `Memory`.
+    """
     memory = Memory()
-    seconds, processor = {}, []
+    seconds, cpu_seconds = {}, []
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(processes, spawn) as pool:
         list(pool.map(warm_up, [0.5] * processes))
         memory.start()
 
         def run(name, function, tasks):
-            clock = time.perf_counter()
+            start = time.perf_counter()
             results = list(pool.map(functools.partial(timed, function), tasks))
-            seconds[name] = time.perf_counter() - clock
-            processor.extend(own for _, own in results)
+            seconds[name] = time.perf_counter() - start
+            cpu_seconds.extend(cpu for _, cpu in results)
             return [result for result, _ in results]
 
         run("count", functools.partial(count_texts, folder=folder), paths)
         partitions = max(processes, count_partitions(folder))
-        given = {"partitions": partitions, "folder": folder, "thresholds": thresholds}
-        run("merge", functools.partial(merge_counts, **given), range(partitions))
+        merge = functools.partial(
+            merge_counts, partitions=partitions, folder=folder, thresholds=thresholds
+        )
+        run("merge", merge, range(partitions))
         choose = functools.partial(
             choose_frequent, folder=folder, thresholds=thresholds
         )
         run("choose", choose, [partitions])
-        own = functools.partial(filter_one, folder=folder, thresholds=thresholds)
-        result = merge_results(run("filter", own, paths))
+        filter_rows = functools.partial(
+            filter_one, folder=folder, thresholds=thresholds
+        )
+        result = merge_results(run("filter", filter_rows, paths))
         memory.done.set()
         memory.join()
-    return seconds, sum(processor), result["counts"], memory
+    return seconds, sum(cpu_seconds), result["counts"], memory
 
 
 def vocabulary_seconds(paths, size):
-    """Returns how long learning a vocabulary of all texts takes, and its tokens."""
+    """Learns a vocabulary of all texts. Returns the seconds and the vocabulary size."""
     from align_keras.corpus.parquet_tables import read_rows
     from align_keras.text import learn_vocabulary
 
@@ -180,16 +199,19 @@ def vocabulary_seconds(paths, size):
 
 
 def main():
-    """Measures each size in fresh processes and prints a table."""
+    """Measures each size in new processes, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     sizes = [10_000, 100_000, 1_000_000]
     parser.add_argument("--sizes", type=int, nargs="+", default=sizes)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument(
-        "--frequent", type=float, default=0.5, help="frequent n-grams an alt-text"
+        "--frequent",
+        type=float,
+        default=0.5,
+        help="number of frequent n-grams per alt-text",
     )
-    parser.add_argument("--vocabulary", type=int, help="tokens to learn of the texts")
-    parser.add_argument("--folder", help="where the tables are written")
+    parser.add_argument("--vocabulary", type=int, help="size of a vocabulary to learn")
+    parser.add_argument("--folder", help="folder for the tables")
     arguments = parser.parse_args()
     print(
         " alt-texts  count  merge choose filter (seconds)  alt-texts/s  "
@@ -210,23 +232,23 @@ def main():
                 pool.map(write_table, tasks, chunksize=1)
             thresholds = Thresholds(frequent_ngrams=int(arguments.frequent * size))
             paths = [path for path, _, _ in tasks]
-            seconds, processor, counts, memory = measure(
+            seconds, cpu_seconds, counts, memory = measure(
                 paths, folder, thresholds, arguments.processes
             )
-            learned = arguments.vocabulary and vocabulary_seconds(
+            vocabulary = arguments.vocabulary and vocabulary_seconds(
                 paths, arguments.vocabulary
             )
-        columns = " ".join(f"{own:6.1f}" for own in seconds.values())
+        columns = " ".join(f"{value:6.1f}" for value in seconds.values())
         print(
             f"{size:10,} {columns} {size / sum(seconds.values()):22,.0f} "
-            f"{1e6 * processor / size:12.1f} {memory.largest:12.0f} "
+            f"{1e6 * cpu_seconds / size:12.1f} {memory.largest:12.0f} "
             f"{memory.together:13.0f} "
             f"{counts['kept'] / size:6.1%}",
             flush=True,
         )
         print(f"{'':10} {counts}", flush=True)
-        if learned:
-            print(f"{'':10} a vocabulary of {learned[1]:,} in {learned[0]:.1f} s")
+        if vocabulary:
+            print(f"{'':10} vocabulary of {vocabulary[1]:,} in {vocabulary[0]:.1f} s")
 
 
 if __name__ == "__main__":

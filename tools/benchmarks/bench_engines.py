@@ -1,10 +1,10 @@
-"""Measures what `--engine` costs: seconds a task, and one worker against two.
+"""Measures the overhead and the scaling of `--engine`.
 
-python tools/benchmarks/bench_engines.py [local] [dask] [ray] [spark]
+    python tools/benchmarks/bench_engines.py [local] [dask] [ray] [spark]
 
-Clusters are started on this machine, on loopback. Tasks of no work give the overhead a
-task; tasks that wait for half a second give the scaling of the engine, which what else
-the machine computes disturbs less than it would tasks that compute. Prints medians.
+Clusters run on the loopback interface of this machine. Empty tasks measure the overhead
+per task. Tasks that wait for half a second measure the scaling from one to two workers.
+Other programs affect waiting tasks less than tasks that compute. Prints medians.
 """
 
 import argparse
@@ -21,82 +21,95 @@ sys.path.insert(0, str(ROOT))
 from align_keras.utils.tasks import run_tasks  # noqa: E402
 from tests.helpers.clusters import Cluster  # noqa: E402
 
-SMALL, LARGE, ROUNDS = 200, 16, 3
+# Numbers of empty tasks, of waiting tasks and of rounds.
+NUM_EMPTY, NUM_WAITING, ROUNDS = 200, 16, 3
 
 
-def nothing(task):
-    """A task of no work."""
+def return_number(task):
+    """Runs an empty task."""
     return task["number"]
 
 
 def wait(task):
-    """A task that takes half a second; names the process that did it."""
+    """Runs a task of half a second. Returns the id of the process."""
     time.sleep(0.5)
     return os.getpid()
 
 
-def start(function, engine, workers, number):
-    """Runs tasks until as many processes as there are workers have done some: one that
-    starts late, as Spark's second may under load, isn't there for the first runs.
+def start_workers(function, engine, workers, number):
+    """Runs tasks until all workers have run some.
+
+    A worker can start late and miss the first tasks, such as Spark's second worker on a
+    busy machine.
     """
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(20):
             tasks = [{"number": n, "turn": turn} for n in range(2 * number)]
-            found = run_tasks(function, tasks, folder, workers=workers, engine=engine)
-            if len(set(found)) >= number:
+            processes = run_tasks(
+                function, tasks, folder, workers=workers, engine=engine
+            )
+            if len(set(processes)) >= number:
                 return
-    sys.exit(f"{engine} has fewer than {number} workers")
+    sys.exit(f"{engine} must have {number} workers. Received: {len(set(processes))}")
 
 
-def seconds(function, number, engine, workers):
-    """Median seconds of a run of tasks; one first, for what starts but once."""
-    taken = []
+def median_seconds(function, number, engine, workers):
+    """Returns the median seconds of a run of tasks, after a first run as a warm-up."""
+    seconds = []
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(ROUNDS + 1):
             tasks = [{"number": n, "turn": turn} for n in range(number)]
-            begun = time.perf_counter()
+            start = time.perf_counter()
             run_tasks(function, tasks, folder, workers=workers, engine=engine)
-            taken.append(time.perf_counter() - begun)
-    return statistics.median(taken[1:])
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
 
 
 def measure(kind, workers):
-    """Overhead a task in milliseconds, and seconds of the large tasks."""
+    """Starts an engine and measures it.
+
+    Returns:
+        Tuple of the overhead per task in milliseconds and the seconds of the waiting
+        tasks.
+    """
     if kind == "local":
-        return measured("local", workers, workers)
-    hosts = ["127.0.0.1"] * (workers + (kind != "ray"))  # Ray's head works too.
+        return measure_engine("local", workers, workers)
+    # Ray's head also runs tasks.
+    hosts = ["127.0.0.1"] * (workers + (kind != "ray"))
     if kind != "dask":
         hosts = [f"127.0.0.{number + 1}" for number in range(len(hosts))]
     path = f"{ROOT}:{ROOT / 'tools' / 'benchmarks'}"
     with Cluster(kind, hosts, PYTHONPATH=path) as cluster:
-        found = measured(cluster.engine, None, workers)
+        result = measure_engine(cluster.engine, None, workers)
         if kind == "spark":
             import pyspark
 
             pyspark.SparkContext.getOrCreate().stop()
-        return found
+        return result
 
 
-def measured(engine, workers, number):
-    """As `measure`, of an engine that runs; `number` is that of its workers."""
-    # Under the name by which workers import them.
-    from bench_engines import nothing, wait
+def measure_engine(engine, workers, number):
+    """Measures a running engine with `number` workers, like `measure`."""
+    # Workers import the functions under this module's name, not `__main__`.
+    from bench_engines import return_number, wait
 
-    start(wait, engine, workers, number)
-    overhead = 1000 * seconds(nothing, SMALL, engine, workers) / SMALL
-    return overhead, seconds(wait, LARGE, engine, workers)
+    start_workers(wait, engine, workers, number)
+    overhead = (
+        1000 * median_seconds(return_number, NUM_EMPTY, engine, workers) / NUM_EMPTY
+    )
+    return overhead, median_seconds(wait, NUM_WAITING, engine, workers)
 
 
 def main():
-    """Runs the command."""
+    """Measures the engines on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("engines", nargs="*", metavar="local|dask|ray|spark")
     for kind in parser.parse_args().engines or ("local", "dask", "ray", "spark"):
         one, two = (measure(kind, workers) for workers in (1, 2))
         print(
-            f"{kind}: {two[0]:.1f} ms a task; {LARGE / 2:.0f} s of waiting take "
-            f"{one[1]:.1f} s by one worker, {two[1]:.1f} s by two "
-            f"({one[1] / two[1]:.2f} times)",
+            f"{kind}: {two[0]:.1f} ms per task. {NUM_WAITING / 2:.0f} s of waiting "
+            f"take {one[1]:.1f} s with one worker and {two[1]:.1f} s with two "
+            f"({one[1] / two[1]:.2f} times as fast).",
             flush=True,
         )
 

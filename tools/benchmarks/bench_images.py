@@ -1,10 +1,11 @@
-"""Measures how the corpus's images are stored against decoding them alone.
+"""Compares the time to store an image of a corpus with the time to decode it.
 
     python tools/benchmarks/bench_images.py [--rounds 7] [--squares]
 
-scikit-learn's two photographs, enlarged or reduced to each size, are decoded, checked,
-reduced, encoded and hashed as `align-keras corpus` does, and decoded alone by Pillow;
-the two take turns in one process, and the table gives medians of processor time.
+The two photographs of scikit-learn are resized to each size. `align-keras corpus`
+decodes, checks, resizes, encodes and hashes an image. The benchmark compares this with
+Pillow's decoding alone. Both take turns in one process, and the table shows medians of
+CPU time.
 """
 
 import argparse
@@ -17,13 +18,13 @@ COPIES = 10
 
 
 def photographs(size):
-    """Returns JPEGs of one size, bytes; noise gives them a camera's detail."""
+    """Returns JPEG files of one size. Noise gives them the detail of a camera."""
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
     random = np.random.default_rng(0)
-    found = []
+    contents = []
     for number in range(COPIES):
         image = Image.fromarray(load_sample_images().images[number % 2])
         pixels = np.asarray(image.resize(size, Image.Resampling.LANCZOS), np.float32)
@@ -31,12 +32,12 @@ def photographs(size):
         file = io.BytesIO()
         image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
         image.save(file, "JPEG", quality=90)
-        found.append(file.getvalue())
-    return found
+        contents.append(file.getvalue())
+    return contents
 
 
 def milliseconds(function, contents):
-    """Processor time of an image."""
+    """Returns the CPU time per image in milliseconds."""
     start = time.process_time()
     for content in contents:
         function(content)
@@ -48,7 +49,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
-        "--squares", action="store_true", help="with images.keep_aspect false"
+        "--squares",
+        action="store_true",
+        help="store squares (images.keep_aspect=false)",
     )
     arguments = parser.parse_args()
     from PIL import Image
@@ -66,7 +69,7 @@ def main():
     def decode(content):
         Image.open(io.BytesIO(content)).load()
 
-    print("| images | KB | decoded, ms | stored, ms | speed of decoding alone |")
+    print("| images | KB | decode, ms | store, ms | decode / store |")
     print("|---|---|---|---|---|")
     for size in SIZES:
         contents = photographs(size)
@@ -74,8 +77,10 @@ def main():
             (milliseconds(decode, contents), milliseconds(store, contents))
             for _ in range(arguments.rounds)
         ]
-        decoded, stored = (statistics.median(own) for own in zip(*times, strict=True))
-        ratio = statistics.median(one / other for one, other in times)
+        decoded, stored = (
+            statistics.median(column) for column in zip(*times, strict=True)
+        )
+        ratio = statistics.median(decode_ms / store_ms for decode_ms, store_ms in times)
         kilobytes = sum(map(len, contents)) / len(contents) / 1000
         print(
             f"| {size[0]} × {size[1]} | {kilobytes:.0f} | {decoded:.2f} | "

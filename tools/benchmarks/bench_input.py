@@ -1,22 +1,22 @@
-"""Measures the training input against decoding alone and a common pipeline.
+"""Compares the training input with decoding alone and with a common pipeline.
 
     python tools/benchmarks/bench_input.py [--image_size 289] [--stored_size 1024]
 
-1,000 photographs, cut from scikit-learn's two, are stored as a corpus of the
-user's pairs. Each pipeline runs in a process of its own; they take turns, and
-the table gives medians over the rounds, and of each round's ratios:
+1,000 photographs, cut from the two of scikit-learn, are stored as a data set of the
+user's pairs. Each pipeline runs in a separate process, and the processes take turns.
+The table shows medians over the rounds, and medians of each round's ratios. Pipelines:
 
-- corpus: `training_batches` on what `align-keras corpus` makes of the same files,
-  stored at 346/289 of the input size;
-- squares: the same with `images.keep_aspect` false;
-- ours: `training_batches`, which reads, shuffles, decodes, crops, shrinks, mirrors
-  and tokenizes;
-- crop: what ours does to a picture, in the place of what common does to it;
-- decode: the files are read and each JPEG is decoded, nothing else;
-- common: what coyo-align's published pipeline does to a picture. The example is
-  parsed, the JPEG decoded whole, resized to 346/289 of the input size without
-  antialiasing, cropped at a random place and mirrored, as floats. It neither
-  shuffles nor tokenizes here.
+- ours: `training_batches`, which reads, shuffles, decodes, crops, resizes, mirrors and
+  tokenizes.
+- corpus: `training_batches` on the output of `align-keras corpus` for the same files,
+  stored at 346/289 of the input size.
+- squares: the same as corpus with `images.keep_aspect` false.
+- common: the image steps of coyo-align's published pipeline. It parses the example,
+  decodes the whole JPEG, resizes it to 346/289 of the input size without antialiasing,
+  crops it at a random position and mirrors it, in floating point. It does not shuffle
+  or tokenize here.
+- crop: the same as common, but with the image steps of ours.
+- decode: only reads the files and decodes each JPEG.
 """
 
 import argparse
@@ -31,13 +31,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 PIPELINES = ("corpus", "squares", "ours", "crop", "decode", "common")
 BATCH_SIZE = 50
-# What one training step of EfficientNet-B0 at 128 pixels and BERT-mini takes on
-# two CPU cores.
-NEEDED = 50
+# Images per second that EfficientNet-B0 at 128 pixels with BERT-mini trains on with two
+# CPU cores.
+TRAINING_SPEED = 50
 
 
 def write_photographs(folder, count):
-    """Cuts photographs of 720 × 540 pixels, about 136 KB each once stored."""
+    """Writes photographs of 720 × 540 pixels, about 136 KB each as stored JPEGs."""
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_sample_images
@@ -51,8 +51,8 @@ def write_photographs(folder, count):
         left = random.uniform(0, source.width - width)
         top = random.uniform(0, source.height - height)
         box = (left, top, left + width, top + height)
-        picture = source.resize((720, 540), Image.Resampling.LANCZOS, box)
-        picture.save(folder / f"{number}.png", compress_level=1)
+        image = source.resize((720, 540), Image.Resampling.LANCZOS, box)
+        image.save(folder / f"{number}.png", compress_level=1)
     lines = [f"{number}.png\tphotograph {number}" for number in range(count)]
     table = folder / "pairs.tsv"
     table.write_text("\n".join(["image\tcaption", *lines]))
@@ -60,7 +60,16 @@ def write_photographs(folder, count):
 
 
 def build(folder, count, stored_size):
-    """Stores the photographs as the user-pairs builder does, at a shorter side."""
+    """Builds the data set of the photographs with a maximum stored size.
+
+    Args:
+        folder: Folder of all files.
+        count: Number of photographs.
+        stored_size: Pixels of the shorter side.
+
+    Returns:
+        TFDS builder.
+    """
     from align_keras.datasets.pair_builder import ImageLayout
     from align_keras.datasets.user_pairs import UserPairs, user_pairs_config
 
@@ -68,8 +77,8 @@ def build(folder, count, stored_size):
         name = "photographs"
         LAYOUT = ImageLayout(size=stored_size, square=False, encoding="jpeg")
 
-    (folder / "pictures").mkdir(exist_ok=True)
-    table = folder / "pictures" / "pairs.tsv"
+    (folder / "images").mkdir(exist_ok=True)
+    table = folder / "images" / "pairs.tsv"
     if not table.exists():
         write_photographs(table.parent, count)
     builder = Photographs(
@@ -80,7 +89,7 @@ def build(folder, count, stored_size):
 
 
 def build_corpus(folder, builder, image_size, name):
-    """Makes the shards that `align-keras corpus` makes of the stored files."""
+    """Builds a corpus of the stored files with `align-keras corpus`."""
     import tensorflow_datasets as tfds
 
     from align_keras.config import load_corpus_config
@@ -90,17 +99,18 @@ def build_corpus(folder, builder, image_size, name):
     out = folder / f"{name}_{image_size}"
     shards = out / "web_pairs/1.0.0"
     if not shards.exists():
-        pictures = folder / "jpegs"
-        pictures.mkdir(exist_ok=True)
+        jpegs = folder / "jpegs"
+        jpegs.mkdir(exist_ok=True)
         lines = ["image\tcaption"]
         decoders = {"image": tfds.decode.SkipDecoding()}
-        for number, own in enumerate(builder.as_dataset("all", decoders=decoders)):
-            (pictures / f"{number}.jpg").write_bytes(own["image"].numpy())
+        for number, row in enumerate(builder.as_dataset("all", decoders=decoders)):
+            (jpegs / f"{number}.jpg").write_bytes(row["image"].numpy())
             lines.append(f"{number}.jpg\tphotograph number {number}")
-        (pictures / "pairs.tsv").write_text("\n".join(lines))
-        # Cut from two photographs, they are near to each other.
+        (jpegs / "pairs.tsv").write_text("\n".join(lines))
+        # Only equal pixels count as duplicates, because cutouts of the same photograph
+        # are near duplicates of each other.
         override = {
-            "sources": [f"table:{pictures / 'pairs.tsv'}"],
+            "sources": [f"table:{jpegs / 'pairs.tsv'}"],
             "duplicates.mode": "pixels",
             "images.shorter_side": crop_size_to_resize_size(image_size),
             "images.keep_aspect": name == "corpus",
@@ -112,7 +122,7 @@ def build_corpus(folder, builder, image_size, name):
 
 
 def make_pipeline(name, builder, image_size):
-    """Returns a dataset of batches, endless or repeated."""
+    """Returns an endless dataset of batches."""
     import tensorflow as tf
 
     from align_keras.data import training_batches
@@ -159,7 +169,7 @@ def make_pipeline(name, builder, image_size):
 
 
 def work(arguments):
-    """One pipeline: wall and CPU seconds for each line that comes in."""
+    """Answers each line with the wall and CPU seconds of a pass of a pipeline."""
     builder = build(arguments.folder, arguments.count, arguments.stored_size)
     if arguments.worker in ("corpus", "squares"):
         builder = build_corpus(
@@ -170,7 +180,7 @@ def work(arguments):
 
 
 def measure(arguments):
-    """Returns {pipeline: [(wall seconds, CPU seconds) of each round]}."""
+    """Returns a dict of pipeline → list of (wall, CPU) seconds of each round."""
     names = ("folder", "count", "image_size", "stored_size")
     options = [f"--{name}={getattr(arguments, name)}" for name in names]
     commands = {name: [__file__, "--worker", name, *options] for name in PIPELINES}
@@ -179,24 +189,24 @@ def measure(arguments):
 
 def report(times, count):
     """Prints a Markdown table."""
-    print("| pipeline | images/s | CPU ms an image | × common, wall | × common, CPU |")
+    print("| pipeline | images/s | CPU ms per image | × common, wall | × common, CPU |")
     print("|---|---|---|---|---|")
     for name, rounds in times.items():
         wall, cpu = (statistics.median(column) for column in zip(*rounds, strict=True))
         pairs = list(zip(times["common"], rounds, strict=True))
         ratios = [
-            statistics.median(theirs[column] / own[column] for theirs, own in pairs)
+            statistics.median(common[column] / row[column] for common, row in pairs)
             for column in (0, 1)
         ]
         print(
             f"| {name} | {count / wall:.0f} | {1000 * cpu / count:.2f} | "
             f"{ratios[0]:.2f} | {ratios[1]:.2f} |"
         )
-    print(f"| needed by a step of B0 at 128 pixels | {NEEDED} | | | |")
+    print(f"| training speed of B0 at 128 pixels | {TRAINING_SPEED} | | | |")
 
 
 def main():
-    """Measures all pipelines and prints their table."""
+    """Measures all pipelines, and prints their table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--image_size", type=int, default=289)
     parser.add_argument("--stored_size", type=int, default=1024)
@@ -213,7 +223,7 @@ def main():
         builder = build(arguments.folder, arguments.count, arguments.stored_size)
         size = sum(split.num_bytes for split in builder.info.splits.values())
         print(
-            f"{arguments.count} pictures of {size / arguments.count / 1000:.0f} KB in "
+            f"{arguments.count} images of {size / arguments.count / 1000:.0f} KB in "
             f"{builder.info.splits['all'].num_shards} files, to {arguments.image_size} "
             f"pixels, {os.cpu_count()} CPU cores"
         )

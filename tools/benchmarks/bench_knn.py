@@ -1,10 +1,11 @@
-"""Time and peak memory of exact nearest neighbors as the gallery grows.
+"""Measures time and peak memory of exact nearest neighbors as the gallery grows.
 
-`python tools/benchmarks/bench_knn.py` takes galleries of 40,000 and 160,000 rows of 640
-numbers, each in a process of its own and in a file that is mapped, not read; `--gallery
-1281167 --queries 50000` is ImageNet's (3.3 GB on the disk of --folder). Memory is what
-the process itself holds (anonymous memory) over what it held before the search; pages
-of the mapped file come on top, which the system takes back when it needs them.
+`python tools/benchmarks/bench_knn.py` searches galleries of 40,000 and 160,000
+embeddings with 640 values. Each gallery is measured in a separate process and is a
+memory-mapped file. `--gallery 1281167 --queries 50000` has the size of ImageNet (3.3 GB
+on the disk of --folder). Memory is the anonymous memory of the process minus that
+before the search. It excludes pages of the mapped file, which the system frees when it
+needs memory.
 """
 
 import argparse
@@ -22,7 +23,7 @@ ROWS_AT_ONCE = 20_000
 
 
 def write_gallery(path, rows, dimension):
-    """Writes unit rows in 1000 clusters, as embeddings of classes lie."""
+    """Writes unit rows in 1000 clusters, like the embeddings of 1000 classes."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -36,13 +37,13 @@ def write_gallery(path, rows, dimension):
     gallery.flush()
 
 
-def held():
-    """Anonymous memory of this process in MiB (Linux)."""
+def anonymous_memory():
+    """Returns the anonymous memory of this process in MiB (Linux)."""
     return memory("RssAnon") / 2**20
 
 
 class Peak(threading.Thread):
-    """Looks at the memory every few milliseconds until it is stopped."""
+    """Thread that samples the memory every few milliseconds until `done` is set."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -50,7 +51,7 @@ class Peak(threading.Thread):
 
     def run(self):
         while not self.done.wait(0.005):
-            self.peak = max(self.peak, held())
+            self.peak = max(self.peak, anonymous_memory())
 
 
 def measure(path, queries, k):
@@ -65,44 +66,45 @@ def measure(path, queries, k):
     vectors = gallery[rows] + 0.02 * random.standard_normal(
         (queries, gallery.shape[1]), "float32"
     )
-    nearest_neighbors(vectors[:2], gallery[:100], 1)  # The libraries' own memory.
-    start, clock, peak = held(), time.perf_counter(), Peak()
+    # A small search allocates the memory of the libraries.
+    nearest_neighbors(vectors[:2], gallery[:100], 1)
+    start, clock, peak = anonymous_memory(), time.perf_counter(), Peak()
     peak.start()
-    found, _ = nearest_neighbors(vectors, gallery, k)
+    neighbors, _ = nearest_neighbors(vectors, gallery, k)
     seconds = time.perf_counter() - clock
     peak.done.set()
     peak.join()
-    recovered = float(np.mean((found == rows[:, None]).any(axis=1)))
+    recovered = float(np.mean((neighbors == rows[:, None]).any(axis=1)))
     result = {"seconds": seconds, "mebibytes": peak.peak - start}
     print(json.dumps(result | {"recovered": recovered}))
 
 
 def main():
-    """Measures each gallery in a process of its own and prints a table."""
+    """Measures each gallery in a separate process, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gallery", type=int, nargs="+", default=[40_000, 160_000])
     parser.add_argument("--queries", type=int, default=4096)
     parser.add_argument("--dimension", type=int, default=640)
     parser.add_argument("--k", type=int, default=10)
-    parser.add_argument("--folder", help="where the galleries' files are written")
+    parser.add_argument("--folder", help="folder for the files of the galleries")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         measure(arguments.measure, arguments.queries, arguments.k)
         return
-    print("  gallery  queries  seconds  Gpairs/s  MiB over start  own row found")
+    print("  gallery  queries  seconds  Gpairs/s  MiB above start  source found")
     for rows in arguments.gallery:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             path = pathlib.Path(folder, "gallery.npy")
             write_gallery(path, rows, arguments.dimension)
             command = [sys.executable, __file__, "--measure", str(path)]
             command += ["--queries", str(arguments.queries), "--k", str(arguments.k)]
-            answer = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-        found = json.loads(answer.stdout)
-        speed = arguments.queries * rows / found["seconds"] / 1e9
+            process = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+        result = json.loads(process.stdout)
+        speed = arguments.queries * rows / result["seconds"] / 1e9
         print(
-            f"{rows:9,} {arguments.queries:8,} {found['seconds']:8.1f} {speed:9.3f} "
-            f"{found['mebibytes']:15.0f} {100 * found['recovered']:13.1f}%",
+            f"{rows:9,} {arguments.queries:8,} {result['seconds']:8.1f} {speed:9.3f} "
+            f"{result['mebibytes']:15.0f} {100 * result['recovered']:13.1f}%",
             flush=True,
         )
 

@@ -3,8 +3,8 @@
 usage: python tools/benchmarks/bench_languages.py LANGUAGE=SOURCE ...
 
 For each source, such as en=html:/usr/share/gimp/3.0/help/en, it prints the number of
-distinct alt-texts of 3 to 20 words, the share detected as LANGUAGE and as English, and
-the agreement with the `lang` attribute of the pages that have one.
+distinct alt-texts of 3 to 20 words, the fractions detected as LANGUAGE and as English,
+and the agreement with the `lang` attribute of the pages that have one.
 """
 
 import argparse
@@ -19,7 +19,10 @@ from align_keras.corpus.sources import open_source, read_part
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """Detected languages of a source's alt-texts; shares are None without texts."""
+    """Detected languages of the alt-texts of a source.
+
+    Shares are fractions, or None without texts.
+    """
 
     texts: int
     detected_share: float | None
@@ -30,7 +33,7 @@ class Agreement:
 
 
 def alt_texts(source: str) -> dict[str, str]:
-    """Returns the declared language, "" if unknown, by distinct alt-text."""
+    """Returns a dict of distinct alt-text → declared language, or "" if unknown."""
     languages = {}
     for part in open_source(source).parts():
         for pair in read_part(part, DropCounter()):
@@ -47,14 +50,14 @@ def measure(language: str, languages: dict[str, str]) -> Agreement:
     detected = detect_languages(texts, [""] * len(texts), "always")
     seconds = time.process_time() - start
     declared = [
-        languages[text] == found
-        for text, found in zip(texts, detected, strict=True)
+        languages[text] == detected_language
+        for text, detected_language in zip(texts, detected, strict=True)
         if languages[text]
     ]
     return Agreement(
         texts=len(texts),
-        detected_share=_share([found == language for found in detected]),
-        english_share=_share([found == "en" for found in detected]),
+        detected_share=_share([name == language for name in detected]),
+        english_share=_share([name == "en" for name in detected]),
         declared_texts=len(declared),
         declared_share=_share(declared),
         seconds=seconds,
@@ -88,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"{_percent(result.declared_share):>7}"
             f"{result.texts / max(result.seconds, 1e-9):>9,.0f}"
         )
-    print(f"{total:,} texts, {total / max(seconds, 1e-9):,.0f} a second")
+    print(f"{total:,} texts, {total / max(seconds, 1e-9):,.0f} per second")
 
 
 if __name__ == "__main__":

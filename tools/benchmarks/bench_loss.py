@@ -1,15 +1,17 @@
-"""Time and memory of the contrastive loss with all its gradients, by form.
+"""Measures time and memory of the contrastive loss and its gradients.
 
     python tools/benchmarks/bench_loss.py [--sizes 4096 8192 16384] [--large 65536]
 
-Each form runs in a process of its own, so that its peak memory is its own; the
-repetitions are interleaved, and the medians are printed. GiB is the peak over what
-the process held with its embeddings and all code loaded (Linux only). `ratio` is the
-time of open_clip's ClipLoss in torch (left out if it isn't installed) over the form's.
-The share of the roof counts four matrix products of 2·N²·width operations, the
-least that a form needs which doesn't hold the logits; a form that holds them
-needs three and can pass 100%. Times are wall | CPU; where other programs
-compute, only the CPU times mean something.
+Each form of the loss runs in a separate process, which measures its peak memory. The
+repetitions are interleaved, and the table shows medians. Columns:
+
+- seconds: wall time | CPU time. Only the CPU time is meaningful if other programs run.
+- GiB: peak memory minus the memory after loading the code and the embeddings (Linux).
+- % of roof: speed relative to a matrix product. It counts four products of 2·N²·width
+  operations, the minimum for a form that does not store the logits. A form that
+  stores them needs only three and can exceed 100%.
+- ratio: time of open_clip's ClipLoss in torch divided by the time of the form. The
+  column is empty if open_clip isn't installed.
 """
 
 import argparse
@@ -21,16 +23,18 @@ import sys
 
 from turns import memory, serve, take_turns, timed
 
+# Name of a tiled form → tile size and dtype of the matrix products.
 TILED = {"tiled auto": ("auto", None), "tiled 2048": (2048, None)}
 TILED["tiled auto bfloat16"] = ("auto", "bfloat16")
 FORMS = ("matmul", "plain", *TILED, "open_clip")
+# Rows and columns of the matrix product that measures the roof.
 ROOF_SIDE = 4096
 WARM_UP_PAIRS = 512
 TEMPERATURE = 1 / 64
 
 
 def embeddings(count, width):
-    """Two float32 arrays of unit rows, pair by pair somewhat alike."""
+    """Returns two float32 arrays of unit rows. The rows of a pair are similar."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -72,7 +76,7 @@ def tensorflow_step(form, count, width):
 
 
 def torch_step(count, width):
-    """As `tensorflow_step`, for open_clip's ClipLoss."""
+    """Returns the function of `tensorflow_step` for open_clip's ClipLoss."""
     import torch
     from open_clip.loss import ClipLoss
 
@@ -91,50 +95,51 @@ def torch_step(count, width):
 
 
 def step_of(form, count, width):
-    """Returns a form's function, in TensorFlow or in torch."""
+    """Returns the function of a form in TensorFlow or torch."""
     if form == "open_clip":
         return torch_step(count, width)
     return tensorflow_step(form, count, width)
 
 
 def work(form, count, width):
-    """A form's process: one repetition for each line on standard input."""
+    """Runs one repetition of a form for each line on standard input."""
     try:
-        # Loads and compiles what any batch needs, so that what is measured is
-        # the batch's.
+        # A small batch loads and compiles the code, so that the measurement excludes
+        # it.
         step_of(form, WARM_UP_PAIRS, width)()
     except ImportError as error:
-        sys.exit(f"{form}: left out, {error}")
+        sys.exit(f"{form} is skipped: {error}")
     step = step_of(form, count, width)
     gc.collect()
-    # Making the embeddings may have held more than is held now.
+    # Resets the peak, because creating the embeddings may have needed more memory.
     pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     start = memory("VmRSS")
     serve(lambda _: (*timed(step), memory("VmHWM") - start))
 
 
 def measure(count, width, names, repetitions):
-    """Prints one line a form for a batch of `count` pairs."""
+    """Prints a line for each form with a batch of `count` pairs."""
     options = ["--sizes", count, "--width", width]
     answers = take_turns(
         {name: [__file__, "--serve", name, *options] for name in names},
-        1 + repetitions,  # The first is a warm-up, whose memory counts.
+        # The first repetition is a warm-up. Only its memory counts.
+        1 + repetitions,
         optional=True,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
     medians = {
         name: [
-            statistics.median(answer[kind] for answer in found[1:]) for kind in (0, 1)
+            statistics.median(answer[kind] for answer in repeats[1:]) for kind in (0, 1)
         ]
-        for name, found in answers.items()
+        for name, repeats in answers.items()
     }
     roofs = [2 * ROOF_SIDE**2 * width / seconds for seconds in medians.pop("matmul")]
     print(f"\nN = {count}, width {width}, float32, loss and gradients")
     print(f"matmul roof: {roofs[0] / 1e9:.0f} | {roofs[1] / 1e9:.0f} GFLOP/s")
     print(f"{'form':20} {'seconds':>15} {'GiB':>6} {'% of roof':>11} {'ratio':>13}")
     for name, times in medians.items():
-        work = 4 * 2 * count**2 * width
-        shares = [100 * work / t / r for t, r in zip(times, roofs, strict=True)]
+        operations = 4 * 2 * count**2 * width
+        shares = [100 * operations / t / r for t, r in zip(times, roofs, strict=True)]
         line = f"{name:20} {times[0]:6.2f} | {times[1]:6.2f}"
         line += f" {answers[name][0][2] / 2**30:6.2f}"
         line += f" {shares[0]:4.0f} | {shares[1]:4.0f}"
@@ -145,10 +150,14 @@ def measure(count, width, names, repetitions):
 
 
 def main():
-    """Measures each size, or serves as one form's process."""
+    """Measures each size, or runs the process of a form."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="*", default=[4096, 8192, 16384])
-    parser.add_argument("--large", type=int, help="a batch for the tiled forms only")
+    parser.add_argument(
+        "--large",
+        type=int,
+        help="batch size of a further measurement of the tiled forms",
+    )
     parser.add_argument("--forms", nargs="+", choices=FORMS[1:], default=FORMS[1:])
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--repetitions", type=int, default=5)

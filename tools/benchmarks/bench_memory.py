@@ -1,9 +1,9 @@
-"""Peak memory and time of a training step: plain, micro-batched, rematerialized.
+"""Measures memory and time of training steps with micro-batches and rematerialization.
 
-`python tools/benchmarks/bench_memory.py` measures EfficientNet-B0 at 128 pixels with
-BERT-mini, each variant in processes of its own that take turns; memory is the peak of
-the process over what it held before its first step, time the median of the steps' CPU
-seconds and wall seconds.
+`python tools/benchmarks/bench_memory.py` trains EfficientNet-B0 at 128 pixels with
+BERT-mini. Each measurement of a variant runs in a separate process, and the variants
+take turns. Memory is the peak of the process minus its memory before the first step.
+Times are medians of the steps' wall time and CPU time.
 """
 
 import argparse
@@ -27,7 +27,7 @@ VARIANTS = {
 
 
 def build(rematerialize):
-    """Returns EfficientNet-B0 with BERT-mini."""
+    """Returns an ALIGN of EfficientNet-B0 and BERT-mini."""
     from align_keras import ALIGN, ImageEncoder, TextEncoder
 
     image = ImageEncoder(
@@ -43,7 +43,7 @@ def build(rematerialize):
 
 
 def measure(variant, batch_size, steps):
-    """Prints, as JSON, the peak in GiB and the seconds of each step."""
+    """Prints the peak in GiB and the seconds of each step as JSON."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -71,7 +71,9 @@ def measure(variant, batch_size, steps):
 
         def on_train_batch_end(self, step, logs=None):
             ends = time.process_time(), time.perf_counter()
-            seconds.append([end - s for end, s in zip(ends, self.start, strict=True)])
+            seconds.append(
+                [end - start for end, start in zip(ends, self.start, strict=True)]
+            )
 
     model.fit(dataset, steps_per_epoch=steps + 1, verbose=0, callbacks=[Clock()])
     print(json.dumps({"gib": peak() - start, "seconds": seconds[1:]}))
@@ -83,7 +85,7 @@ def peak():
 
 
 def main():
-    """Runs every variant in turn and prints the table."""
+    """Runs the variants in turn and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=3)
@@ -93,21 +95,23 @@ def main():
     if arguments.variant:
         measure(arguments.variant, arguments.batch_size, arguments.steps)
         return
-    found = {name: {"gib": [], "cpu": [], "wall": []} for name in VARIANTS}
+    results = {name: {"gib": [], "cpu": [], "wall": []} for name in VARIANTS}
     for _ in range(arguments.rounds):
-        for name, result in found.items():
+        for name, result in results.items():
             command = [sys.executable, __file__, "--variant", name]
             command += [f"--batch_size={arguments.batch_size}"]
             command += [f"--steps={arguments.steps}"]
-            ran = subprocess.run(command, capture_output=True, text=True, check=True)
-            line = json.loads(ran.stdout.splitlines()[-1])
+            process = subprocess.run(
+                command, capture_output=True, text=True, check=True
+            )
+            line = json.loads(process.stdout.splitlines()[-1])
             result["gib"].append(line["gib"])
             result["cpu"] += [cpu for cpu, _ in line["seconds"]]
             result["wall"] += [wall for _, wall in line["seconds"]]
-    first = found["plain"]
-    print("| step | GiB over the start | wall s | CPU s | CPU time, ratio |")
+    first = results["plain"]
+    print("| step | GiB above start | wall s | CPU s | CPU time, ratio |")
     print("|---|---|---|---|---|")
-    for name, result in found.items():
+    for name, result in results.items():
         cpu = statistics.median(result["cpu"])
         wall = statistics.median(result["wall"])
         ratio = cpu / statistics.median(first["cpu"])

@@ -1,11 +1,12 @@
-"""How well `align-keras plan` foretells the time of a step: planned against measured.
+"""Compares step times that `align-keras plan` estimates with measured ones.
 
     python tools/benchmarks/bench_plan.py            # ~7 minutes, 24 GB
 
-Real steps of several models on this machine's processors, each in a process of its
-own; they take turns. From the medians of three of them follow the three speeds that
-the plan asks for: of the image encoder's operations, of the text encoder's, and of
-the update of the weights. By these the other models' steps are planned.
+Training steps of several models run on the processors of this machine. Each model runs
+in a separate process, and the processes take turns. The plan needs three speeds: those
+of the image encoder, of the text encoder and of the weight update. They are fitted to
+the medians of three models. The step times of the other models are then estimated with
+these speeds.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from turns import serve, take_turns, timed
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Variant, image size, BERT, tokens of a text, pairs a step, further overrides. The
-# fitted ones differ in one thing each, so that no speed makes up for another.
+# Variant, image size, BERT, tokens per text, pairs per step, further overrides. The
+# fitted cases differ in a single property, which determines each speed separately.
 FITTED = {
     "B0 at 128, BERT-medium, 32 pairs": ("b0", 128, "bert_medium", 64, 32, ""),
     "B0 at 224, BERT-medium, 32 pairs": ("b0", 224, "bert_medium", 64, 32, ""),
@@ -52,7 +53,7 @@ def case_config(case):
     """Returns the `ExperimentConfig` of a case."""
     from align_keras.config import load_config
 
-    variant, size, text, length, rows, further = CASES[case]
+    variant, size, text, length, rows, extra_overrides = CASES[case]
     overrides = [
         f"task.model.image_encoder.variant=efficientnet_{variant}",
         f"task.model.image_encoder.image_size={size}",
@@ -61,7 +62,9 @@ def case_config(case):
         "task.model.text_encoder.vocabulary_size=30522",
         f"task.train_data.global_batch_size={rows}",
     ]
-    return load_config(params_override=",".join(overrides + [further] * bool(further)))
+    if extra_overrides:
+        overrides.append(extra_overrides)
+    return load_config(params_override=",".join(overrides))
 
 
 def plan(case):
@@ -73,19 +76,26 @@ def plan(case):
 
 
 def fitted_speeds(measured):
-    """Returns the speeds by which the plan's seconds are those of the fitted cases."""
+    """Returns the speeds for which the plan reproduces the fitted cases.
+
+    Args:
+        measured: Dict of case → seconds.
+
+    Returns:
+        Array of the speeds of image encoder, text encoder and update.
+    """
     import numpy as np
 
     amounts = []
     for case in FITTED:
-        # At a speed of 1, seconds are operations and bytes.
+        # At a speed of 1, the seconds equal the numbers of operations and bytes.
         image, text, loss, update = plan(case).seconds(1, 1, 1).values()
         amounts.append([image, text + loss, update])
     return 1 / np.linalg.solve(amounts, [measured[case] for case in FITTED])
 
 
 def work(case):
-    """Answers each line on stdin by the seconds of a step."""
+    """Answers each line of standard input with the seconds of a step."""
     import numpy as np
     import tensorflow as tf
 
@@ -112,7 +122,7 @@ def work(case):
 
 
 def main(argv=None):
-    """Measures and prints the table."""
+    """Measures all cases, and prints the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -128,11 +138,11 @@ def main(argv=None):
     speeds = fitted_speeds(measured)
     image, text, update = (speed / 1e9 for speed in speeds)
     print(f"image {image:.0f} GFLOPS, text {text:.0f} GFLOPS, update {update:.2f} GB/s")
-    print("| step | measured, s | planned, s | ratio |\n|---|---|---|---|")
+    print("| step | measured (s) | estimated (s) | ratio |\n|---|---|---|---|")
     for case, seconds in measured.items():
-        planned = sum(plan(case).seconds(*speeds).values())
-        ratio = "fitted" if case in FITTED else f"{planned / seconds:.2f}"
-        print(f"| {case} | {seconds:.2f} | {planned:.2f} | {ratio} |")
+        estimate = sum(plan(case).seconds(*speeds).values())
+        ratio = "fitted" if case in FITTED else f"{estimate / seconds:.2f}"
+        print(f"| {case} | {seconds:.2f} | {estimate:.2f} | {ratio} |")
 
 
 if __name__ == "__main__":

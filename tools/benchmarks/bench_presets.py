@@ -1,11 +1,11 @@
-"""Processor time of a training step of the presets, and of a run.
+"""Measures the CPU time of a training step of the presets, and estimates that of a run.
 
     python tools/benchmarks/bench_presets.py --presets align_nano align_micro
 
 Each preset trains with `compile()` and `fit` on random images and captions, in a
-process of its own, on one core. The first step, which traces the graph, does not count.
-Processor time changes less than wall time where other programs run. A run has 5,000
-pairs and 10 epochs.
+separate process on one core. The first step, which traces the graph, is not measured.
+CPU time depends less on other programs than wall time. A run has 5,000 pairs and 10
+epochs.
 """
 
 import argparse
@@ -71,15 +71,15 @@ def main():
     if arguments.run:
         measure(arguments.run, arguments.batch_size, arguments.steps)
         return
-    step = f"CPU s a step of {arguments.batch_size} pairs"
+    step = f"CPU s per step of {arguments.batch_size} pairs"
     print(f"| preset | pixels | parameters | {step} | CPU time of a run |")
     print("|---|---|---|---|---|")
     for preset in arguments.presets:
         command = [sys.executable, __file__, "--run", preset]
         command += ["--batch-size", str(arguments.batch_size)]
         command += ["--steps", str(arguments.steps)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-        result = json.loads(done.stdout.splitlines()[-1])
+        process = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+        result = json.loads(process.stdout.splitlines()[-1])
         steps = EPOCHS * (PAIRS // arguments.batch_size)
         minutes = steps * result["seconds"] / 60
         duration = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} h"

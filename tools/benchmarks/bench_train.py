@@ -1,17 +1,22 @@
-"""Images a second of this package and of `transformers.AlignModel` in torch.
+"""Compares the speed of this package with `transformers.AlignModel` in torch.
 
     python tools/benchmarks/bench_train.py             # B0@128 and B3@224, ~8 minutes
     python tools/benchmarks/bench_train.py --architectures b0@128 --measures train
     python tools/benchmarks/bench_train.py --compile   # torch.compile too, in minutes
 
-Each contender lives in a process of its own. They take turns: one measures while
-the others wait for their turn without work, so that what else the machine does
-meets all of them alike. Reported are medians over the rounds of wall and of CPU
-time, and the ratios of torch channels_last's medians to the row's. Wall times count
-only where nothing else runs. OpenVINO and LiteRT take all processors, not --threads.
+Each contender runs in a separate process. The processes take turns, and only one works
+at a time, so that background load affects all of them equally. The table shows the
+median wall time and CPU time over the rounds, and the ratio of the median of torch
+channels_last to that of the row. Wall times are meaningful only if nothing else runs.
+OpenVINO and LiteRT use all processors and ignore --threads.
 
-`train` is forward, loss, backward and AdamW; `image` embeds pictures that are
-already pixels, with the image tower; `both` runs both towers. Weights are random.
+Measures:
+
+- `train`: forward pass, loss, backward pass and AdamW,
+- `image`: image encoder on decoded pixels,
+- `both`: image encoder and text encoder.
+
+Weights are random.
 """
 
 import argparse
@@ -25,7 +30,7 @@ from turns import Worker, serve, timed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 REFERENCE = "torch channels_last"
-# Library and variant.
+# Each name has a library and a variant.
 CONTENDERS = (
     "torch eager",
     REFERENCE,
@@ -37,19 +42,21 @@ CONTENDERS = (
     "keras openvino_bfloat16",
     "keras litert_int8",
 )
+# Contenders that run only on request.
 OPTIONAL = {"torch compile", "keras mixed_bfloat16"}
-# glibc's malloc gives large blocks back to the system and faults them in anew, which
-# on some machines costs torch more than its arithmetic; with these it keeps them.
-KEPT_MEMORY = {
+# Settings that make glibc's malloc reuse large blocks. By default it returns them to
+# the system and faults them in again. That takes torch more time than its arithmetic on
+# some machines.
+MALLOC_SETTINGS = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "268435456",
 }
 SEQUENCE_LENGTH = 64
 VOCABULARY_SIZE = 30522
-# Layers, width, heads, feed-forward width of BERT-mini.
+# Layers, width, heads and feed-forward width of BERT-mini.
 TEXT = (4, 256, 4, 1024)
-# EfficientNet's width and depth, image size, width of the last block.
+# Width and depth coefficients of EfficientNet, image size, width of the last block.
 ARCHITECTURES = {
     "b0@128": (1.0, 1.0, 128, 320),
     "b3@224": (1.2, 1.4, 224, 384),
@@ -89,10 +96,10 @@ def keras_align(architecture):
 
 
 def calibrate_keras(model, images):
-    """Fits the moving statistics to the batch.
+    """Sets the moving statistics of batch normalization to those of the batch.
 
-    A random network without them loses its signal, and computing with the
-    denormal numbers that are left is slow on some libraries.
+    With the initial statistics the signal of a random network fades to denormal
+    numbers, which some libraries process slowly.
     """
     import keras
 
@@ -110,7 +117,10 @@ def calibrate_keras(model, images):
 
 
 def keras_measures(variant, architecture, batch_size, threads):
-    """Returns this package's functions by measure; another runtime has `image` only."""
+    """Returns the functions of this package: dict of measure → function.
+
+    Runtimes other than TensorFlow only have `image`.
+    """
     import keras
     import numpy as np
     import tensorflow as tf
@@ -140,7 +150,7 @@ def keras_measures(variant, architecture, batch_size, threads):
                 runtime = int8_file(model, pixels, folder)
             embed = load_model(model, runtime).image_tower()
         return {"image": lambda: embed(pixels)}
-    # Keras's own loop over one batch, without its start-up of an epoch.
+    # The training step of Keras, without the overhead of starting an epoch.
     model.compile(AdamW(1e-3), ContrastiveLoss(reduction="mean"))
     model.build_optimizer()
     step = tf.function(model.train_step)
@@ -154,7 +164,7 @@ def keras_measures(variant, architecture, batch_size, threads):
 
 
 def int8_file(model, pixels, folder):
-    """Writes the image tower in integers, as `align-keras export` does."""
+    """Writes the int8 image tower in the same way as `align-keras export`."""
     from align_keras.export.litert import image_flatbuffer
 
     path = pathlib.Path(folder, "image.tflite")
@@ -185,7 +195,7 @@ def torch_align(architecture):
 
 
 def calibrate_torch(model, pixels):
-    """As `calibrate_keras`."""
+    """Sets the statistics of a torch model like `calibrate_keras`."""
     import torch
 
     vision = model.vision_model.train()
@@ -200,7 +210,7 @@ def calibrate_torch(model, pixels):
 
 
 def torch_measures(variant, architecture, batch_size, threads):
-    """Returns transformers' functions by measure."""
+    """Returns the functions of transformers: dict of measure → function."""
     import torch
 
     torch.set_num_threads(threads)
@@ -215,7 +225,7 @@ def torch_measures(variant, architecture, batch_size, threads):
         "attention_mask": torch.ones(token_ids.shape, dtype=torch.long),
     }
     calibrate_torch(model, inputs["pixel_values"])
-    # The fused kernel is torch's fastest AdamW.
+    # The fused kernel is the fastest AdamW of torch.
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-3, weight_decay=1e-5, fused=True
     )
@@ -233,25 +243,27 @@ def torch_measures(variant, architecture, batch_size, threads):
         optimizer.step()
         return loss.item()
 
-    def inferred(function, **arguments):
+    def infer(function, **arguments):
         model.eval()
         with torch.inference_mode(), autocast:
             return function(**arguments)
 
     return {
         "train": train,
-        "image": lambda: inferred(vision, pixel_values=inputs["pixel_values"]),
-        "both": lambda: inferred(call, **inputs),
+        "image": lambda: infer(vision, pixel_values=inputs["pixel_values"]),
+        "both": lambda: infer(call, **inputs),
     }
 
 
 def work(arguments):
-    """A contender's process: a line `MEASURE STEPS` is answered by seconds a step."""
+    """Answers each line `MEASURE STEPS` with the seconds per step of a contender."""
     library, variant = arguments.worker.split()
     make = {"keras": keras_measures, "torch": torch_measures}[library]
-    given = arguments.architectures[0], arguments.batch_size, arguments.threads
-    made = make(variant, *given)
-    measures = {name: made[name] for name in arguments.measures if name in made}
+    architecture = arguments.architectures[0]
+    functions = make(variant, architecture, arguments.batch_size, arguments.threads)
+    measures = {
+        name: functions[name] for name in arguments.measures if name in functions
+    }
     for function in measures.values():
         for _ in range(2):
             function()
@@ -259,13 +271,13 @@ def work(arguments):
     def measure(line):
         name, steps = line.split()
         seconds = timed(lambda: [measures[name]() for _ in range(int(steps))])
-        return [each / int(steps) for each in seconds]
+        return [value / int(steps) for value in seconds]
 
     serve(measure, sorted(measures))
 
 
 def start(contender, arguments, architecture):
-    """Starts a contender's process, and waits until it has warmed up."""
+    """Starts the process of a contender, and waits until it has warmed up."""
     options = ["--architectures", architecture, "--batch-size", arguments.batch_size]
     options += ["--threads", arguments.threads, "--measures", *arguments.measures]
     environment = {
@@ -275,22 +287,25 @@ def start(contender, arguments, architecture):
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(arguments.threads),
-        **(KEPT_MEMORY if arguments.keep_memory else {}),
+        **(MALLOC_SETTINGS if arguments.keep_memory else {}),
     }
     stderr = None if arguments.verbose else subprocess.DEVNULL
     command = [__file__, "--worker", contender, *options]
     name = f"{architecture}: {contender}"
     worker = Worker(name, command, env=environment, stderr=stderr)
     if worker.ready is None:
-        raise SystemExit(f"{contender} could not start; --verbose shows why.")
+        raise SystemExit(
+            f"{contender} could not be started. Add --verbose to see its messages."
+        )
     return worker
 
 
-def measured(arguments, architecture):
-    """Returns the turns' (wall, CPU) by (measure, contender)."""
+def measure_contenders(arguments, architecture):
+    """Returns a dict of (measure, contender) → list of (wall, CPU) seconds."""
     workers, turns = {}, {}
     try:
-        # One after the other: none warms up in another's way.
+        # The contenders start one after the other, so that no other one disturbs a
+        # warm-up.
         for contender in arguments.contenders:
             workers[contender] = start(contender, arguments, architecture)
         for measure in arguments.measures:
@@ -341,17 +356,21 @@ def parse(argv):
     parser.add_argument("--architectures", nargs="+", choices=ARCHITECTURES)
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=MEASURES)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS)
-    parser.add_argument("--compile", action="store_true", help="torch.compile too")
+    parser.add_argument(
+        "--compile", action="store_true", help="measure torch.compile too"
+    )
     parser.add_argument(
         "--keep-memory",
         action="store_true",
-        help="all contenders keep freed memory, as torch's tuning guide advises",
+        help="make malloc keep freed memory, as the tuning guide of torch recommends",
     )
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1, help="train steps a turn")
-    parser.add_argument("--package-root", help="another checkout to measure")
+    parser.add_argument("--steps", type=int, default=1, help="training steps per turn")
+    parser.add_argument(
+        "--package-root", help="measure another checkout of this package"
+    )
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -363,12 +382,12 @@ def parse(argv):
 
 
 def main(argv=None):
-    """Measures and prints a table an architecture."""
+    """Prints a table for each architecture."""
     arguments = parse(argv)
     if arguments.worker:
         return work(arguments)
     for architecture in arguments.architectures:
-        turns = measured(arguments, architecture)
+        turns = measure_contenders(arguments, architecture)
         print(table(turns, architecture, arguments.batch_size), flush=True)
 
 

@@ -25,35 +25,40 @@ _PACKAGES = ("tensorflow", "keras", "numpy")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Runs the command. Returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", help="name of the file")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="command to run")
+    parser.add_argument("name", help="name of the JSON file, without its suffix")
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, help="command of the benchmark"
+    )
     options = parser.parse_args(arguments)
     if not options.command or not options.name.isidentifier():
-        parser.error("give a name of letters and underscores, and a command")
-    machine = about_machine()
+        parser.error(
+            "The name must consist of letters, digits and underscores, and a command "
+            f"must follow. Received: {options.name} {shlex.join(options.command)}"
+        )
+    machine = describe_machine()
     command = options.command
     if command[0] == "python":
         command = [sys.executable, *command[1:]]
-    ran = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    if ran.returncode:
-        return ran.returncode
+    process = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if process.returncode:
+        return process.returncode
     FOLDER.mkdir(exist_ok=True)
     record = {
         "command": shlex.join(options.command),
         "date": datetime.date.today().isoformat(),
         "machine": machine,
-        "output": ran.stdout,
+        "output": process.stdout,
     }
     path = FOLDER / f"{options.name}.json"
     path.write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", "utf-8")
-    print(ran.stdout)
-    print(f"written to {path.relative_to(ROOT)}")
+    print(process.stdout)
+    print(f"Wrote {path.relative_to(ROOT)}.")
     return 0
 
 
-def about_machine() -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """Returns the properties of the machine on which results depend."""
     names = {package: importlib.metadata.version(package) for package in _PACKAGES}
     return {
@@ -68,7 +73,7 @@ def about_machine() -> dict[str, str]:
 
 
 def _seconds_of_additions() -> float:
-    """Measures the speed of a core now. Rented ones differ by a factor of four."""
+    """Measures the current speed of a core, which varies by a factor of four."""
     start, total = time.process_time(), 0
     for number in range(10_000_000):
         total += number
@@ -80,8 +85,8 @@ def _processor() -> str:
         lines = pathlib.Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return platform.processor()
-    named = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return named[0] if named else platform.processor()
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

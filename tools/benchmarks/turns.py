@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import align_keras  # noqa: F401 (before TensorFlow, as users import it, for oneDNN)
+import align_keras  # noqa: F401 (before TensorFlow, because it enables oneDNN)
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -38,16 +38,28 @@ def timed(function: Callable, *arguments: Any) -> tuple[float, float]:
 
 
 def serve(measure: Callable[[str], Any], ready: Any = True) -> None:
-    """Prints that this process is ready, then answers each line by `measure(line)`."""
+    """Prints that this process is ready, then answers each line of standard input.
+
+    Args:
+        measure: Function from a line to a JSON-serializable answer.
+        ready: Answer that reports that the process is ready.
+    """
     for answer in itertools.chain([ready], map(measure, sys.stdin)):
         print(f"{_MARK}{json.dumps(answer)}", flush=True)
 
 
 def serve_batches(dataset: "tf.data.Dataset", batches: int) -> None:
-    """Answers each line by the seconds of some batches after a first one."""
+    """Answers each line with the seconds to read some batches.
+
+    The first batch of each pass is not measured.
+
+    Args:
+        dataset: Batched dataset.
+        batches: Number of measured batches.
+    """
 
     def measure(_: str) -> tuple[float, float]:
-        # The threads of the iterator end with it, before another process measures.
+        # A new iterator's threads end with it, before another process measures.
         iterator = iter(dataset)
         next(iterator)
         measured = itertools.islice(iterator, batches)
@@ -87,7 +99,7 @@ class Worker:
             if line.startswith(_MARK):
                 return json.loads(line.removeprefix(_MARK))
         code = self._process.wait()
-        print(f"{self.name} ended with {code} (-9: out of memory)")
+        print(f"{self.name} ended with exit code {code}. Code -9: out of memory.")
         return None
 
     def turn(self, line: str = "") -> Any:
@@ -108,12 +120,13 @@ def take_turns(
     optional: bool = False,
     **options: Any,
 ) -> dict[str, list]:
-    """Lets a process of each command measure in turn.
+    """Starts a process for each command. The processes measure in turn.
 
     Args:
         commands: Name → arguments of the interpreter.
         rounds: Number of measurements of each process.
-        optional: Leaves out processes that end early. Otherwise they end this one.
+        optional: Whether to skip processes that end early. Otherwise this process
+            exits.
         options: Options of `subprocess.Popen`.
 
     Returns:

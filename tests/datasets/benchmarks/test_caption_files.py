@@ -7,13 +7,13 @@ import pytest
 
 from align_keras.datasets.benchmarks import read_caption_files
 from align_keras.utils.errors import InputError
-from tests.helpers.small_benchmarks import write_picture
+from tests.helpers.small_benchmarks import write_image
 
 
 @pytest.fixture
 def album(tmp_path):
     for row in range(4):
-        write_picture(tmp_path / "images" / f"{row}.png", row)
+        write_image(tmp_path / "images" / f"{row}.png", row)
     return tmp_path
 
 
