@@ -180,7 +180,7 @@ def test_a_run_goes_on_to_the_same_numbers(artifact, capsys):
     assert "optimizer.type was 'adamw' and is now 'muon'" in refused
     assert "--config_file" in refused
     assert main([*arguments, f"--config_file={run}/params.yaml"]) == 0
-    assert "going on at step 120 of 140" in capsys.readouterr().err
+    assert "resuming at step 120 of 140" in capsys.readouterr().err
     lines = [json.loads(line) for line in open(run / "metrics.jsonl", encoding="utf-8")]
     later = [line for line in lines if line["step"] > 120]
     (losses, recalls), (own_losses, own_recalls) = artifact.expected["resumed"], later

@@ -286,8 +286,8 @@ def test_nan_loss_is_one_line(pairs, tmp_path, capsys):
     )
     assert main(arguments(pairs, tmp_path / "run", override)) == 1
     message = last_line(capsys)
-    assert "isn't finite, and its update wasn't made" in message
-    assert "diagnosis.json says more" in message
+    assert "isn't finite, so its update was skipped" in message
+    assert "diagnosis.json for details" in message
 
 
 @pytest.mark.release

@@ -78,5 +78,5 @@ def test_a_killed_training_goes_on_to_the_same_curve(tmp_path):
     process = start(cut, tmp_path)
     told = process.communicate()[1]
     assert process.returncode == 0, told
-    assert "going on at step" in told and "indexing" not in told
+    assert "resuming at step" in told and "indexing" not in told
     assert curve(cut) == curve(whole)
