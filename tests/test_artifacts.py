@@ -182,7 +182,7 @@ def test_a_resumed_run_reaches_the_same_metrics(artifact, capsys):
     assert "optimizer.type was 'adamw' and is now 'muon'" in error
     assert "--config_file" in error
     assert main([*arguments, f"--config_file={run}/params.yaml"]) == 0
-    assert "going on at step 120 of 140" in capsys.readouterr().err
+    assert "resuming at step 120 of 140" in capsys.readouterr().err
     lines = [json.loads(line) for line in open(run / "metrics.jsonl", encoding="utf-8")]
     later = [line for line in lines if line["step"] > 120]
     expected_losses, expected_recalls = artifact.expected["resumed"]

@@ -1,4 +1,4 @@
-"""From stored pairs to batches."""
+"""Input pipelines from stored pairs to batches."""
 
 from align_keras.data.batches import batch_ids, training_batches
 from align_keras.data.labeled_batches import (

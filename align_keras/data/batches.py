@@ -1,4 +1,4 @@
-"""Training batches of an experiment, from stored pairs."""
+"""Training batches of an experiment."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -30,41 +30,42 @@ def training_batches(
 ) -> tf.data.Dataset:
     """Returns endless batches of augmented images with one caption each.
 
-    An epoch holds each image once, with one of its captions at random. If
-    `pair_weighted`, it holds each image once for each of its captions, as the pairs of
-    the paper.
+    An epoch contains each image once, with a random caption. With `pair_weighted`, an
+    epoch contains each image once for each of its captions, like the pairs of the
+    paper.
 
-    The batches depend on the arguments only: batch k of a pipeline that starts at step
-    k equals, bit for bit, batch k of a pipeline that starts at 0. To start there, the
-    pipeline reads at most one window of files (see `shuffled_records`), or nothing
-    twice if `cache`.
+    The batches depend only on the arguments. Batch k of a pipeline that starts at step
+    k equals batch k of a pipeline that starts at step 0, bit for bit. To resume, the
+    pipeline skips at most one window of files (see `shuffled_records`). With `cache`,
+    it decodes all images once, as it does at step 0.
 
-    Several input pipelines, one for each host, share a global batch. With at least as
-    many files (shards) as pipelines, each pipeline reads another part of the files, and
-    its epochs are of this part. With fewer files, or with `cache`, each pipeline reads
-    all records but decodes only its rows (with `cache`, all rows), and the rows of all
-    pipelines are the batch of a single pipeline.
+    Several input pipelines, one for each host, produce the rows of a global batch. If
+    there are at least as many files (shards) as pipelines, each pipeline reads a
+    separate part of the files, and its epochs consist of this part. With fewer files,
+    or with `cache`, each pipeline reads all records but decodes only its rows (with
+    `cache`, all rows). The rows of all pipelines then equal the batch of a single
+    pipeline.
 
     Args:
         builder: prepared TFDS builder, or a `Mixture` of them, whose examples
             have `image` and `captions`.
         split: str, such as `"train"` or `"train[:10%]"`.
-        preprocessor: `ALIGNPreprocessor` with a tokenizer. Its image converter decides
-            on crop, flip, zoom, shift and recolor.
+        preprocessor: `ALIGNPreprocessor` with a tokenizer. Its image converter
+            determines crop, flip, zoom, shift and recolor.
         batch_size: int ≥ 1, pairs of a batch over all replicas.
         seed: int, seed of shuffling, caption choice and augmentation.
-        start_step: int ≥ 0, batches to leave out.
-        shuffle_buffer_size: int ≥ 1, pairs that are shuffled at a time. The buffer
-            holds encoded images, or decoded ones if `cache`.
-        cache: bool, keep all decoded, resized images in memory.
+        start_step: int ≥ 0, number of batches to skip.
+        shuffle_buffer_size: int ≥ 1, size of the shuffle buffer in pairs. The buffer
+            contains encoded images, or decoded images with `cache`.
+        cache: bool, cache all decoded, resized images in memory.
         input_pipeline_id: int ≥ 0, part of each batch to return. This argument and
-            the next are those of `tf.distribute.InputContext`.
+            the next one are those of `tf.distribute.InputContext`.
         num_input_pipelines: int ≥ 1, a divisor of `batch_size`.
-        data_service: str or None, address of a tf.data service's dispatcher, such as
-            `"grpc://host:5000"`. Its workers read, decode and augment, in an order
-            that depends on them.
-        pair_weighted: bool, see above. Without `cache` the captions are counted
-            first, once.
+        data_service: str or None, address of the dispatcher of a tf.data service, such
+            as `"grpc://host:5000"`. Its workers read, decode and augment, so the order
+            of the batches isn't deterministic.
+        pair_weighted: bool, see above. Without `cache`, the captions of each image are
+            counted once before training.
 
     Returns:
         `tf.data.Dataset` of dicts: `images` (rows, image_size, image_size, 3) in
@@ -87,8 +88,9 @@ def training_batches(
         check_data_service(builder, data_service)
         if cache:
             raise InputError(
-                "cache must be false with a data_service, whose workers keep no "
-                f"images. Received: {data_service!r}. Leave one of them out."
+                "cache must be false with a data_service, whose workers can't cache "
+                f"images. Received: data_service={data_service!r}. Leave one of them "
+                "out."
             )
     converter = preprocessor.image_converter
     augments_batches = cache or converter.augments_batches
@@ -103,7 +105,7 @@ def training_batches(
         image, captions = pair
         caption = preprocessor.choose_caption(captions, tf.stack([seed_tensor, number]))
         if not augments_batches:
-            # The complement is the image's seed, since the caption has `number`.
+            # The caption uses the seed `number`, so the image uses its complement.
             image = converter.augment(image, tf.stack([seed_tensor, ~number]))
         return image, caption
 
@@ -142,7 +144,7 @@ def training_batches(
         batches = batches.apply(
             service.distribute(service.ShardingPolicy.DYNAMIC, data_service)
         )
-    # Buffers begin to fill when the iterator is created, while `fit` traces its step.
+    # With a warm start, the buffers fill while `fit` traces its step.
     options = tf.data.Options()
     options.experimental_warm_start = True
     return batches.map(tokenize, tf.data.AUTOTUNE).prefetch(2).with_options(options)
@@ -156,17 +158,17 @@ def batch_ids(
     step: int,
     **order: Any,
 ) -> list[str]:
-    """Returns the ids of the pairs of one batch of `training_batches`, in order.
+    """Returns the ids of the pairs in one batch of `training_batches`, in order.
 
-    The diagnosis of a step uses them. With a `data_service` the batch holds other
-    pairs.
+    The diagnosis of a step uses them. They are wrong for a `data_service`, whose order
+    isn't deterministic.
 
     Args:
         builder: as in `training_batches`.
         split: as in `training_batches`.
         batch_size: as in `training_batches`.
         step: int ≥ 0, number of the batch.
-        **order: further arguments of `training_batches` that decide on the order.
+        **order: other arguments of `training_batches` that determine the order.
     """
     check_batch_size(batch_size, builder, split)
     order |= {"batch_size": batch_size, "start_step": step}

@@ -1,4 +1,4 @@
-"""Batches of images with classes, to train and to evaluate a classifier."""
+"""Batches of images and classes for the training and evaluation of a classifier."""
 
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -28,22 +28,23 @@ def labeled_batches(
 ) -> tf.data.Dataset:
     """Returns endless batches of augmented images and their classes.
 
-    A batch may hold the end of one epoch and the start of the next, so that a set of
-    images may be smaller than a batch. Images that cannot be decoded are left out. The
-    batches depend on the arguments only. Batch k equals batch k of a start at 0, unless
-    some images before it cannot be decoded.
+    A batch may contain the end of an epoch and the start of the next one, so the number
+    of images may be smaller than a batch. Images that cannot be decoded are skipped.
+    The batches depend only on the arguments. Batch k is the same for each `start_step`,
+    unless an earlier image cannot be decoded.
 
     Args:
-        images: re-iterable with a length, of paths, encoded images (bytes) or
-            uint8 arrays (height, width, 3), all of one kind.
+        images: collection of paths, of encoded images (bytes) or of uint8 arrays
+            (height, width, 3), all of the same kind. It must have a length and allow
+            several iterations.
         labels: int array (n,), classes of the images.
-        image_converter: `ALIGNImageConverter`. Its options decide on crop, flip and
+        image_converter: `ALIGNImageConverter`. Its options determine crop, flip and
             size. `crop="inception"` is the recipe of the paper.
         batch_size: int ≥ 1.
-        seed: int.
-        shuffle_buffer_size: int ≥ 1, encoded images that are shuffled at a time. Paths
-            are shuffled as a whole.
-        start_step: int ≥ 0, batches to leave out.
+        seed: int, seed of shuffling and augmentation.
+        shuffle_buffer_size: int ≥ 1, size of the shuffle buffer in encoded images.
+            Paths are shuffled as a whole.
+        start_step: int ≥ 0, number of batches to skip.
 
     Returns:
         `tf.data.Dataset` of images, uint8 (batch_size, image_size, image_size, 3), and
@@ -59,7 +60,7 @@ def labeled_batches(
     read, items = _items(images, labels)
     if next(iter(_decodable_rows(read, items)), None) is None:
         raise InputError(
-            "images must hold a JPEG, PNG, GIF, BMP or WebP file to learn from. "
+            "images must contain a JPEG, PNG, GIF, BMP or WebP file to learn from. "
             "Received: no image that can be decoded. Download the data again."
         )
     if read is tf.io.read_file:
@@ -73,7 +74,7 @@ def labeled_batches(
         image_seed = tf.stack([number, tf.constant(seed, tf.int64)])
         return image_converter.augment(read(image), image_seed), labels[row]
 
-    # Batches before `start_step` are skipped before their images are decoded.
+    # `skip` comes before `map`, so that no image of a skipped batch is decoded.
     numbered = tf.data.Dataset.zip((items, numbers)).repeat()
     numbered = numbered.skip(start_step * batch_size)
     pairs = numbered.map(augment, tf.data.AUTOTUNE).ignore_errors()
@@ -83,11 +84,11 @@ def labeled_batches(
 def evaluation_batches(
     images: Collection, image_converter: "ALIGNImageConverter", *, batch_size: int
 ) -> tf.data.Dataset:
-    """Returns all images that can be decoded, once and in order.
+    """Returns batches of all images that can be decoded, once and in order.
 
     Args:
         images: as in `labeled_batches`.
-        image_converter: `ALIGNImageConverter`, such as with `central_crop=0.875`.
+        image_converter: `ALIGNImageConverter`, for example with `central_crop=0.875`.
         batch_size: int ≥ 1.
 
     Returns:
@@ -124,12 +125,14 @@ def _items(images: Collection, labels: Collection) -> tuple[Callable, tf.data.Da
     """Returns a function that reads an image, and the dataset of rows and images."""
     if len(images) != len(labels) or not len(images):
         raise InputError(
-            "images and labels must be of one number and not empty, received "
-            f"{len(images)} and {len(labels)}; check the data's split."
+            "images and labels must have the same length, at least 1. Received: "
+            f"{len(images)} images and {len(labels)} labels. Check the split of the "
+            "data."
         )
     first = next(iter(images))
     if isinstance(first, np.ndarray):
-        uint8_pixels(first)  # Refuses floats, which would be left out silently below.
+        # `encode_png` would fail for floats, and `ignore_errors` would hide this.
+        uint8_pixels(first)
     if isinstance(first, str | os.PathLike):
         paths = tf.constant(list(map(image_path, images)))
         return tf.io.read_file, tf.data.Dataset.from_tensor_slices(paths).enumerate()

@@ -1,4 +1,4 @@
-"""Order of the pairs in training: shuffled, repeatable and cheap to resume."""
+"""Order of the pairs in training, which is shuffled, reproducible and resumable."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,15 +13,17 @@ from align_keras.datasets.mixture import Mixture
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
-# Features of an example that training needs. Parsing all that a corpus stores takes
-# twice as long.
+# Features of an example that training needs. Parsing all stored features takes twice
+# as long.
 _FEATURES = ("image", "captions", "id")
-# Files that are read at the same time and mixed.
+# Number of files that are read at the same time and interleaved.
 _CYCLE_LENGTH = 16
-# Entries whose order is drawn together when two streams are mixed. A larger block needs
-# memory at the start, and a smaller one mixes more evenly than chance.
+# Number of entries whose order is drawn at once when two streams are mixed. Larger
+# blocks use more memory at the start, and smaller blocks mix the streams more evenly
+# than a random order.
 MIXED_ENTRIES_PER_BLOCK = 1 << 16
-# Set bits of a seed, so that the same seed gives unrelated numbers for each use.
+# Bits that are flipped in a seed, so that each use of the seed has independent random
+# numbers.
 _TURNS_SALT = 1 << 40
 _HELD_SALT = 1 << 41
 
@@ -40,31 +42,34 @@ def ordered_pairs(
     num_input_pipelines: int = 1,
     pair_weighted: bool = False,
 ) -> tf.data.Dataset:
-    """Returns endless pairs in training order, from the first row of a step.
+    """Returns endless pairs in training order, starting at the first row of a step.
 
     Args:
         builder: TFDS builder, source or mixture.
-        split: str.
-        read: function of an example with `image` (undecoded), `captions` and `id`.
-        batch_size: int, rows of a batch of all input pipelines.
-        start_step: int, number of batches to leave out.
-        seed: int.
-        shuffle_buffer_size: int, records or pairs to draw from.
-        cache: bool, whether to call `read` before shuffling and to keep its result in
-            memory. Otherwise it is called after shuffling.
+        split: str, name of the split.
+        read: function of an example with `image` (encoded), `captions` and `id`.
+        batch_size: int, rows of a batch over all input pipelines.
+        start_step: int, number of batches to skip.
+        seed: int, seed of the order.
+        shuffle_buffer_size: int, size of the shuffle buffer in records or pairs.
+        cache: bool, call `read` before shuffling and cache its results in memory.
+            Otherwise `read` is called after shuffling.
         input_pipeline_id: int, number of this input pipeline.
         num_input_pipelines: int, a divisor of `batch_size`.
-        pair_weighted: bool, whether an epoch has an image once for each caption.
+        pair_weighted: bool, use an image once for each of its captions in an epoch.
 
     Returns:
-        Dataset of (number of the row in all batches, (`read(example)`, captions to
-        choose from)).
+        `tf.data.Dataset` of (row number, (`read(example)`, captions)). The row number,
+        int64, counts the rows of all batches since step 0. `captions`, string (m,), are
+        all captions of the image, or a single caption if `pair_weighted`.
     """
     split_size(builder, split)
     _check_input_pipelines(batch_size, input_pipeline_id, num_input_pipelines)
     rows = batch_size // num_input_pipelines
-    has_own_files = not cache and enough_shards(builder, split, num_input_pipelines)
-    start = start_step * (rows if has_own_files else batch_size)
+    has_separate_files = not cache and enough_shards(
+        builder, split, num_input_pipelines
+    )
+    start = start_step * (rows if has_separate_files else batch_size)
     if cache:
         pairs = stored_pairs(builder, split)
         pairs = pairs.map(
@@ -72,12 +77,12 @@ def ordered_pairs(
         ).cache()
         if pair_weighted:
             pairs = pairs.flat_map(_each_caption)
-            # The captions of an image come one after another, so only a buffer of all
-            # pairs spreads them. They share the pixels of the image.
+            # The captions of an image follow each other, so only a buffer of all pairs
+            # spreads them over the epoch. The copies of an image share its pixels.
             shuffle_buffer_size = max(
                 shuffle_buffer_size, _num_captions(builder, split)
             )
-        # The seeds (0, 0) would mean a random seed.
+        # TensorFlow replaces the seeds (0, 0) by a random seed.
         seed_2 = seed or 2**31 - 1
         pairs = shuffle(
             pairs, shuffle_buffer_size, seed, seed_2, reshuffle_each_iteration=True
@@ -91,8 +96,8 @@ def ordered_pairs(
             start=start,
             shuffle_buffer_size=shuffle_buffer_size,
             pair_weighted=pair_weighted,
-            input_pipeline_id=input_pipeline_id if has_own_files else 0,
-            num_input_pipelines=num_input_pipelines if has_own_files else 1,
+            input_pipeline_id=input_pipeline_id if has_separate_files else 0,
+            num_input_pipelines=num_input_pipelines if has_separate_files else 1,
         ).enumerate(start)
 
     all_features = builder.info.features
@@ -105,7 +110,7 @@ def ordered_pairs(
         row = number % rows
         return step * batch_size + input_pipeline_id * rows + row, record
 
-    def is_own_row(number: tf.Tensor, record: Any) -> tf.Tensor:
+    def is_row_of_pipeline(number: tf.Tensor, record: Any) -> tf.Tensor:
         return number % batch_size // rows == input_pipeline_id
 
     def parse(prefix: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -127,16 +132,17 @@ def ordered_pairs(
         example = parse(prefix, serialized)
         return number, (read(example), example["captions"][caption, None])
 
-    if num_input_pipelines > 1 and has_own_files:
+    if num_input_pipelines > 1 and has_separate_files:
         pairs = pairs.map(number_in_batches)
     elif num_input_pipelines > 1:
-        pairs = pairs.filter(is_own_row)
+        pairs = pairs.filter(is_row_of_pipeline)
     if cache:
         return pairs
     return pairs.map(read_pair if pair_weighted else read_image, tf.data.AUTOTUNE)
 
 
 def _num_captions(builder: Any, split: str) -> int:
+    """Returns the number of captions in a split."""
     members = builder.members.values() if isinstance(builder, Mixture) else [builder]
     return sum(
         int(counts.sum())
@@ -146,7 +152,7 @@ def _num_captions(builder: Any, split: str) -> int:
 
 
 def _each_caption(value: Any, captions: tf.Tensor) -> tf.data.Dataset:
-    """Returns the value once with each caption."""
+    """Returns a dataset with one pair of the value and a caption for each caption."""
     single_captions = tf.data.Dataset.from_tensor_slices(captions[:, None])
     return single_captions.map(lambda caption: (value, caption))
 
@@ -156,8 +162,9 @@ def _check_input_pipelines(
 ) -> None:
     if num_input_pipelines < 1 or batch_size % num_input_pipelines:
         raise InputError(
-            f"num_input_pipelines must divide global_batch_size ({batch_size}). "
-            f"Received: {num_input_pipelines}. Change one of them."
+            "num_input_pipelines must be a divisor of global_batch_size. Received: "
+            f"num_input_pipelines={num_input_pipelines} and "
+            f"global_batch_size={batch_size}. Change one of them."
         )
     last = num_input_pipelines - 1
     remedy = "count the hosts from 0"
@@ -176,20 +183,32 @@ def shuffled_records(
     num_input_pipelines: int = 1,
     pair_weighted: bool = False,
 ) -> tf.data.Dataset:
-    """Returns endless records. Each epoch has every record once.
+    """Returns endless shuffled records. An epoch contains each record once.
 
-    Each epoch reads the files in another order, `cycle_length` of them at a time. The
-    records of such a window are interleaved, then drawn from a buffer. The lengths of
-    the files determine the start of each window, so that starting anywhere reads only
-    one window. The members of a `Mixture` come in proportion to their sizes or weights.
+    Each epoch reads the files in a different order, `cycle_length` files at a time.
+    These files are called a window. The records of a window are interleaved and then
+    shuffled with a buffer. The sizes of the files determine the position at which each
+    window starts, so that resuming reads only one window that isn't used completely.
+    The members of a `Mixture` are mixed in proportion to their sizes or weights.
 
-    If `pair_weighted`, an epoch has a record once for each of its captions, in several
-    passes (see `Shards`). An image with very many captions is held in memory, and its
-    captions come at random positions of the whole epoch.
+    With `pair_weighted`, an epoch contains a record once for each of its captions, in
+    several passes over the files (see `Shards`). The images with the most captions are
+    held in memory, and their captions are at random positions of the epoch.
+
+    Args:
+        builder: TFDS builder, source or mixture.
+        split: str, name of the split.
+        seed: int, seed of the order.
+        start: int, number of entries to skip.
+        shuffle_buffer_size: int, size of the shuffle buffer in records.
+        cycle_length: int, number of files in a window.
+        input_pipeline_id: int, number of this input pipeline.
+        num_input_pipelines: int, number of input pipelines that share the files.
+        pair_weighted: bool, see above.
 
     Returns:
-        Dataset of (prefix of the id, serialized example), or, if `pair_weighted`, of
-        (prefix of the id, serialized example, number of the caption).
+        `tf.data.Dataset` of (prefix of the id, serialized example), or of (prefix of
+        the id, serialized example, number of the caption) if `pair_weighted`.
     """
 
     def shards_of(member: Any) -> Shards:
@@ -214,7 +233,7 @@ def shuffled_records(
     datasets = [
         _windows(
             shards,
-            seed + number,  # Members of equal size have different orders.
+            seed + number,  # Members of the same size have different orders.
             epoch * sizes[number] + taken[number],
             max(1, shuffle_buffer_size * sizes[number] // sum(sizes)),
             cycle_length,
@@ -233,7 +252,11 @@ def shuffle(
     *,
     reshuffle_each_iteration: bool,
 ) -> tf.data.Dataset:
-    """Shuffles by two seeds, not both 0, and ignores that of `tf.random.set_seed`."""
+    """Shuffles a dataset with two seeds that are not both 0.
+
+    `tf.data.Dataset.shuffle` also depends on the seed of `tf.random.set_seed`. This
+    function doesn't.
+    """
     spec = dataset.element_spec
     variant = tf.raw_ops.ShuffleDataset(
         input_dataset=tf.data.experimental.to_variant(dataset),
@@ -255,7 +278,7 @@ def _windows(
     cycle_length: int,
     prefix: str,
 ) -> tf.data.Dataset:
-    """Returns the endless records of one corpus, each with a prefix of its id."""
+    """Returns the endless records of one corpus, with the prefix of their ids."""
     num_passed = int(shards.sizes.sum())
     num_held = int(shards.held_counts.sum())
     if not num_held:
@@ -280,27 +303,32 @@ def _windows(
 def _turns(
     passed: int, held: int, seed: int, start: int
 ) -> tuple[tf.data.Dataset, int]:
-    """Mixes two endless streams at random, in proportion to their entries per epoch.
+    """Mixes two endless streams in a random order.
+
+    In each epoch, the streams have their exact numbers of entries.
 
     Args:
-        passed: int, entries of the first stream in an epoch.
-        held: int, entries of the second one.
-        seed: int.
-        start: int, entries to leave out.
+        passed: int, number of entries of the first stream in an epoch.
+        held: int, number of entries of the second stream in an epoch.
+        seed: int, seed of the order.
+        start: int, number of entries to skip.
 
     Returns:
-        The dataset of the numbers of the streams, int64, and the entries of the second
-        stream among the first `start`.
+        A `tf.data.Dataset` of int64, the stream of each entry (0 or 1), and the number
+        of entries of the second stream among the skipped ones.
     """
     total = passed + held
     blocks = -(-total // MIXED_ENTRIES_PER_BLOCK)
 
     def block_turns(number: tf.Tensor) -> tf.Tensor:
-        """Returns the turns of a block, with the exact share of the second stream."""
+        """Returns the stream of each entry in a block, int64 (entries,).
+
+        The number of entries of the second stream is exactly proportional.
+        """
         first = number % blocks * MIXED_ENTRIES_PER_BLOCK
         last = tf.minimum(first + MIXED_ENTRIES_PER_BLOCK, total)
         count = last * held // total - first * held // total
-        # The salt separates these numbers from those of the order of the passes.
+        # The salt makes these numbers independent of those in `_passes`.
         seeds = tf.stack([tf.cast(seed, tf.int64) ^ _TURNS_SALT, number])
         drawn = tf.random.stateless_uniform(
             (last - first,), seeds, minval=None, maxval=None, dtype=tf.int64
@@ -319,7 +347,10 @@ def _turns(
 
 
 def _held_records(shards: Shards, seed: int, start: int) -> tf.data.Dataset:
-    """Returns the endless captions of the held images. Each epoch has another order."""
+    """Returns the endless captions of the images in memory.
+
+    The captions are shuffled differently in each epoch.
+    """
     images = np.repeat(np.arange(len(shards.held_counts)), shards.held_counts)
     captions = np.concatenate([np.arange(count) for count in shards.held_counts])
     epoch, skipped = divmod(start, len(images))
@@ -346,12 +377,12 @@ def _passes(
     shuffle_buffer_size: int,
     cycle_length: int,
 ) -> tf.data.Dataset:
-    """Returns the endless records of one corpus's files, in windows of some files."""
+    """Returns the endless records of the files of one corpus, window by window."""
     windows = -(-len(shards) // cycle_length)
     passes = len(shards.sizes)
 
     def files_of(number: int | tf.Tensor) -> tf.Tensor:
-        """Returns the numbers of a window's files. Windows count through all passes."""
+        """Returns the file numbers of a window, which are counted over all passes."""
         number_of_pass = number // windows
         window = number % windows
         seeds = tf.stack([tf.cast(seed, tf.int64), number_of_pass])

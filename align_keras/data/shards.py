@@ -1,4 +1,4 @@
-"""The files of a corpus's split, and the number of captions of their images."""
+"""Files of a split, and the number of captions of each image."""
 
 import contextlib
 import dataclasses
@@ -20,28 +20,28 @@ from align_keras.utils.files import atomic_write
 from align_keras.utils.progress import say
 
 _READ_BUFFER_BYTES = 1 << 20
-# File in the folder of the data, so that captions are counted once.
+# File in the folder of the data that caches the counts of captions.
 _FILE = "caption_counts.npz"
-# Records whose captions are counted at once.
+# Number of records whose captions are counted in one batch.
 _READ_AT_ONCE = 256
-# An image with more captions than this in a pass would put them all into the shuffle
-# buffer at once. It is held in memory instead, and its captions are spread over the
-# epoch.
+# Maximum number of captions of an image in a pass. More captions would be in the
+# shuffle buffer at the same time. An image with more captions is held in memory, and
+# its captions are spread over the epoch.
 MOST_PER_PASS = 4
-# Limits of the images that are held in memory: their number, and the bytes of their
-# records.
+# Maximum number of images that are held in memory.
 MAX_HELD_IMAGES = 1000
+# Bytes. Maximum size of the records that are held in memory.
 MAX_HELD_BYTES = 256 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class _HeldImages:
-    """Images with very many captions, whose records are held in memory.
+    """Images with many captions, whose records are held in memory.
 
     Attributes:
-        records: string tensor (images,).
+        records: string tensor (images,), the serialized examples.
         counts: int64 (images,), number of captions of each image.
-        most_captions: int, number of captions above which an image is held.
+        most_captions: int, number of captions above which an image is held in memory.
     """
 
     records: tf.Tensor
@@ -58,17 +58,34 @@ def _no_held_images() -> _HeldImages:
 
 
 class Shards:
-    """The files of a split or of a part of it, and the records to read of each.
+    """Files of a split, or of one input pipeline's part of it.
 
-    `skips` and `takes` (files,) are the records to leave out at a file's beginning, and
-    to read. `sizes` (passes, files) are the entries of each file in each pass of an
-    epoch. There is one pass with an entry per record, or, if `pair_weighted`, as many
-    passes as images have captions on average, rounded up. Each pass has other captions
-    of an image, so that these are far apart.
+    An epoch reads the files in one or more passes. Without `pair_weighted`, there is
+    one pass with an entry for each record. With `pair_weighted`, an entry is a record
+    with one of its captions, and the number of passes is the mean number of captions
+    per image, rounded up. The captions of an image are divided among the passes, so
+    that they are far apart.
 
-    Images with more than `MOST_PER_PASS` captions in a pass are in no pass. Their
-    records are held in memory: `held` (images,) is a string tensor of them, and
-    `held_counts` (images,) has the number of their captions.
+    An image with more than `MOST_PER_PASS` captions in a pass isn't part of the passes.
+    Its record is held in memory instead.
+
+    Args:
+        builder: TFDS builder or source.
+        split: str, name of the split.
+        input_pipeline_id: int, number of the input pipeline.
+        num_input_pipelines: int, number of input pipelines that share the records.
+        pair_weighted: bool, see above.
+
+    Attributes:
+        paths: list of str, paths of the files.
+        skips: int64 (files,), number of records to skip at the start of each file.
+        takes: int64 (files,), number of records to read from each file.
+        sizes: int64 (passes, files), number of entries of each file in each pass.
+        held: string tensor (images,), records that are held in memory.
+        held_counts: int64 (images,), number of captions of these records.
+
+    Raises:
+        InputError: if the corpus is stored neither as TFRecord nor as ArrayRecord.
     """
 
     def __init__(
@@ -83,7 +100,7 @@ class Shards:
         if file_format not in (None, FileFormat.TFRECORD, FileFormat.ARRAY_RECORD):
             raise InputError(
                 f"{builder.name} must be stored as tfrecord or array_record. Received: "
-                f"{file_format.value}. Build it again, or set cache."
+                f"{file_format.value}. Build the corpus again, or set cache=true."
             )
         instructions = builder.info.splits[split].file_instructions
         total = sum(instruction.take for instruction in instructions)
@@ -122,21 +139,21 @@ class Shards:
 
     @property
     def num_entries(self) -> int:
-        """Number of entries of an epoch."""
+        """Number of entries in an epoch."""
         return int(self.sizes.sum() + self.held_counts.sum())
 
     def interleaved(
         self, numbers: tf.Tensor, number_of_pass: int | tf.Tensor = 0
     ) -> tf.data.Dataset:
-        """Reads files, one record of each in turn.
+        """Returns the records of several files, interleaved one by one.
 
         Args:
             numbers: int (files,), numbers of the files to read.
-            number_of_pass: int, pass of the epoch.
+            number_of_pass: int, number of the pass in the epoch.
 
         Returns:
-            Dataset of serialized examples, or, if `pair_weighted`, of (serialized
-            example, number of the caption).
+            `tf.data.Dataset` of serialized examples, or of (serialized example, number
+            of the caption) if `pair_weighted`.
         """
 
         def read(path: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
@@ -164,7 +181,7 @@ class Shards:
         return records.flat_map(entries) if self.pair_weighted else records
 
     def _caption_counts(self, split: str) -> list[np.ndarray]:
-        """Returns the number of captions of each record to read, file by file."""
+        """Returns the number of captions of each record to read, for each file."""
         counts = caption_counts(self._builder, split)
         return [
             counts[path][skip : skip + take].astype("int64")
@@ -172,15 +189,15 @@ class Shards:
         ]
 
     def _hold(self, counts: list[np.ndarray]) -> _HeldImages:
-        """Reads the records of images with very many captions."""
+        """Reads the records of the images with many captions into memory."""
         limit = _held_limit(np.concatenate([np.zeros(0, "int64"), *counts]))
         rows = [np.flatnonzero(part > limit) for part in counts]
         num_images = sum(len(file_rows) for file_rows in rows)
         if not num_images:
             return _no_held_images()
         say(
-            f"reading the {num_images:,} images of {self._builder.name} that have more "
-            f"than {limit:,} captions"
+            f"reading the {num_images:,} images of {self._builder.name} with more than "
+            f"{limit:,} captions"
         )
         sizes = np.concatenate(
             [
@@ -191,11 +208,11 @@ class Shards:
         held_counts = np.concatenate(
             [part[file_rows] for part, file_rows in zip(counts, rows, strict=True)]
         )
-        # The images with the most captions first, as long as they fit.
+        # The images with the most captions are held first, up to `MAX_HELD_BYTES`.
         order = np.argsort(-held_counts, kind="stable")
-        is_too_much = np.cumsum(sizes[order]) > MAX_HELD_BYTES
-        if is_too_much.any():
-            limit = max(limit, int(held_counts[order][is_too_much][0]))
+        exceeds_memory = np.cumsum(sizes[order]) > MAX_HELD_BYTES
+        if exceeds_memory.any():
+            limit = max(limit, int(held_counts[order][exceeds_memory][0]))
         rows = [np.flatnonzero(part > limit) for part in counts]
         records = [
             record
@@ -211,7 +228,7 @@ class Shards:
         )
 
     def _records_at(self, file: int, rows: np.ndarray) -> Iterator[bytes]:
-        """Yields the records of a file at some of its entries, in order."""
+        """Yields the records of a file at the given rows, in order."""
         if not len(rows):
             return
         selected = set(rows.tolist())
@@ -227,16 +244,17 @@ def _pass_sizes(counts: list[np.ndarray], num_images: int) -> np.ndarray:
     """Returns the number of entries of each file in each pass, int64 (passes, files).
 
     Args:
-        counts: for each file, the number of captions of its images in passes.
-        num_images: number of all images, also of those that are held.
+        counts: list of int64 (images,), for each file the number of captions of its
+            images. It is 0 for images that are held in memory.
+        num_images: int, number of all images, including those in memory.
     """
     total = int(sum(part.sum() for part in counts))
     passes = max(1, -(-total // max(1, num_images)))
     sizes = np.zeros((passes, len(counts)), "int64")
     for number_of_pass in range(passes):
         for file, part in enumerate(counts):
-            # The captions of `entries` in `Shards.interleaved`: first, first + passes,
-            # first + 2 * passes …
+            # `entries` in `Shards.interleaved` uses the captions first, first + passes,
+            # first + 2 * passes and so on.
             first = (number_of_pass - np.arange(len(part))) % passes
             num_captions = np.maximum(0, -((first - part) // passes))
             sizes[number_of_pass, file] = num_captions.sum()
@@ -247,7 +265,8 @@ def _held_limit(counts: np.ndarray) -> int:
     """Returns the number of captions above which an image is held in memory."""
     limit = int(counts.max(initial=0))
     while True:
-        # Without the held images, the mean and so the number of passes is lower.
+        # Holding images in memory lowers the mean number of captions and so the number
+        # of passes, which lowers the limit again.
         not_held = counts[counts <= limit]
         passes = max(1, -(-int(not_held.sum()) // max(1, len(counts))))
         lower = MOST_PER_PASS * passes
@@ -260,7 +279,10 @@ def _held_limit(counts: np.ndarray) -> int:
 
 
 def enough_shards(builder: Any, split: str, num_input_pipelines: int) -> bool:
-    """Returns True if every corpus has an index, or a file per input pipeline."""
+    """Returns True if each input pipeline can read a separate part of the files.
+
+    Each corpus must have an index, or at least one file per input pipeline.
+    """
     return all(
         isinstance(member, SourcePairs)
         or member.info.splits[split].num_shards >= num_input_pipelines
@@ -269,14 +291,14 @@ def enough_shards(builder: Any, split: str, num_input_pipelines: int) -> bool:
 
 
 def check_data_service(builder: Any, data_service: str | None) -> None:
-    """Raises InputError if a tf.data service can't read a corpus."""
+    """Raises InputError if a tf.data service can't read one of the corpora."""
     for member in _members(builder):
         if is_array_record(member) or isinstance(member, SourcePairs):
             raise InputError(
-                "data_service must be None for a source and a corpus stored as "
-                "array_record, which are read by Python in the training process. "
-                f"Received: {data_service!r}. Leave it out, or build a corpus stored "
-                "as tfrecord."
+                "data_service must be None for a source and for a corpus stored as "
+                "array_record, which Python reads in the training process. Received: "
+                f"data_service={data_service!r}. Leave it out, or build a corpus "
+                "stored as tfrecord."
             )
 
 
@@ -286,12 +308,12 @@ def _members(builder: Any) -> Iterable[Any]:
 
 
 def caption_counts(builder: Any, split: str) -> dict[str, np.ndarray]:
-    """Counts the captions of each image.
+    """Returns the number of captions of each image in a split.
 
-    The counts are stored with the data if its folder is writable.
+    The counts are cached in the folder of the data if it is writable.
 
     Returns:
-        dict, path of a file → uint32 (images,).
+        dict from the path of a file to uint32 (images,).
     """
     if isinstance(builder, SourcePairs):
         return builder.caption_counts(split)
@@ -307,7 +329,7 @@ def caption_counts(builder: Any, split: str) -> dict[str, np.ndarray]:
         say(f"counting the captions of {len(missing):,} files of {builder.name}")
         for part in missing:
             counts[part.basename()] = _count(builder, part)
-        # In a read-only folder, they are counted again next time.
+        # In a read-only folder, the captions are counted again the next time.
         with contextlib.suppress(OSError), atomic_write(store, "wb") as file:
             np.savez(file, **counts)  # type: ignore[arg-type]
     return {str(part.filename): counts[part.basename()] for part in parts}
@@ -326,7 +348,7 @@ def _records(
     skip: int | tf.Tensor,
     take: int | tf.Tensor,
 ) -> tf.data.Dataset:
-    """Returns serialized examples of a file."""
+    """Returns `take` serialized examples of a file, after the first `skip` ones."""
     if isinstance(builder, SourcePairs):
         return builder.records(path, skip, take)
     if is_array_record(builder):
@@ -336,7 +358,7 @@ def _records(
 
 
 def _count(builder: Any, part: Any) -> np.ndarray:
-    """Counts the captions of the images of a file, uint32 (images,)."""
+    """Returns the number of captions of each image in a file, uint32 (images,)."""
     records = _records(builder, str(part.filename), 0, part.examples_in_shard)
     counts = records.map(
         lambda record: count_captions(builder, record), tf.data.AUTOTUNE
@@ -346,7 +368,7 @@ def _count(builder: Any, part: Any) -> np.ndarray:
 
 
 def _read_counts(store: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads stored counts, or returns {} if the file is missing or damaged."""
+    """Returns the cached counts, or {} if the file is missing or damaged."""
     try:
         with open(store, "rb") as file, np.load(file) as counts:
             return dict(counts)

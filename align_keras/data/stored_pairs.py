@@ -1,4 +1,4 @@
-"""The stored examples of a split: their number, a dataset, and all in memory."""
+"""Access to the stored examples of a split."""
 
 import dataclasses
 import itertools
@@ -12,11 +12,12 @@ from align_keras.datasets.mixture import Mixture
 from align_keras.datasets.source_pairs import SourcePairs
 from align_keras.utils.errors import InputError
 
+# Images stay encoded, since only some of them may be needed.
 DECODERS = {"image": tfds.decode.SkipDecoding()}
 
 
 def stored_pairs(builder: Any, split: str) -> tf.data.Dataset:
-    """Returns the examples in stored order, with undecoded images."""
+    """Returns the examples of a split in stored order, with encoded images."""
     split_size(builder, split)
     if isinstance(builder, Mixture):
         return builder.as_dataset(split=split, decoders=DECODERS)
@@ -24,14 +25,14 @@ def stored_pairs(builder: Any, split: str) -> tf.data.Dataset:
 
 
 def check_batch_size(batch_size: int, builder: Any, split: str) -> None:
-    """Raises InputError unless the split has at least one batch."""
+    """Raises InputError if the split has fewer pairs than a batch."""
     pairs = split_size(builder, split)
     if batch_size > pairs:
         raise InputError(
             f"global_batch_size must be at most the {pairs} pairs of "
-            f"{builder.name}[{split}]. Received: {batch_size}. Use "
-            f"--params_override task.train_data.global_batch_size={pairs} or less, "
-            "or more pairs."
+            f"{builder.name}[{split}]. Received: global_batch_size={batch_size}. Pass "
+            f"--params_override task.train_data.global_batch_size={pairs} or less, or "
+            "use more pairs."
         )
 
 
@@ -39,38 +40,39 @@ def split_size(builder: Any, split: str) -> int:
     """Returns the number of images of a split.
 
     Raises:
-        InputError: if there is no such split. It names the existing splits.
+        InputError: if the split doesn't exist. The message lists the existing splits.
     """
     try:
         return builder.info.splits[split].num_examples
     except InputError:
-        # The error of a mixture names the corpus that lacks the split.
+        # This is the error of a mixture, which names the corpus without the split.
         raise
     except (KeyError, ValueError, NotImplementedError) as error:
         splits = builder.info.splits
-        known = ", ".join(sorted(splits)) or "none"
+        existing = ", ".join(sorted(splits)) or "none"
         whole = split.partition("[")[0]
         if whole != split and whole in splits:
             raise InputError(
                 f"tfds_split must be a part of the {splits[whole].num_examples} images "
-                f"of {builder.name}[{whole}]. Received: {split!r}. Name a smaller "
-                "part, or use more pairs."
+                f"of {builder.name}[{whole}]. Received: tfds_split={split!r}. Choose a "
+                "smaller part, or use more pairs."
             ) from error
         raise InputError(
-            f"{builder.name} has no split {split!r}, only {known}. Name one of these "
-            "as tfds_split, or use more pairs: at least two different images."
+            f"tfds_split must be a split of {builder.name} ({existing}). Received: "
+            f"tfds_split={split!r}. Choose an existing split, or use a corpus with "
+            "more pairs. Two splits need at least two different images."
         ) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalSet:
-    """The images of a split with all their captions, in stored order.
+    """Images of a split with all their captions, in stored order.
 
     Attributes:
-        ids: list of str.
+        ids: list of str, id of each image.
         images: list of bytes, the encoded images.
-        captions: list of the captions of each image.
-        image_keys: list of str, which are equal for pixel-identical images.
+        captions: list of lists of str, the captions of each image.
+        image_keys: list of str. Images with the same pixels have equal keys.
     """
 
     ids: list[str]
@@ -97,7 +99,7 @@ def read_retrieval_set(builder: Any, split: str) -> RetrievalSet:
 
 
 def read_image_keys(builder: Any, split: str) -> set[str]:
-    """Returns the keys of a split's images. Sources have none."""
+    """Returns the image keys of a split, or an empty set for a source without keys."""
     if isinstance(builder, Mixture):
         keys: set[str] = set()
         for member in builder.members.values():

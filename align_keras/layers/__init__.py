@@ -1,4 +1,4 @@
-"""Keras layers: MBConv block, batch normalization, L2 normalization, temperature."""
+"""Keras layers of the encoders and of ALIGN."""
 
 from align_keras.layers.activation import Activation
 from align_keras.layers.batch_normalization import FusedBatchNormalization

@@ -1,7 +1,7 @@
-"""Activations whose gradients are one pass over memory, compiled by XLA.
+"""Activations with fast gradients, which XLA compiles to one pass over memory.
 
-Automatic differentiation needs six passes or more. Convolutions and matrix products
-aren't compiled, since XLA is slow at them on CPU.
+Automatic differentiation needs six passes or more. Only activations are compiled,
+because convolutions and matrix products of XLA are slow on CPUs.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from align_keras.utils.compiled import compiled
 
-# GELU by tanh is x · sigmoid(x · (a + b · x²)).
+# The tanh approximation of GELU equals x · sigmoid(x · (a + b · x²)).
 _A = 2.0 * math.sqrt(2.0 / math.pi)
 _B = 0.044715 * _A
 
@@ -23,13 +23,14 @@ _B = 0.044715 * _A
 def activate(name: str, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
     """Applies an activation.
 
-    Inference uses plain operations, which converters to other runtimes support.
+    In inference, the activation consists of plain operations, which converters to other
+    runtimes support.
 
     Args:
-        name: str, `"silu"`, `"gelu_approximate"`, `"gelu"` or another activation of
-            Keras, which is never compiled.
+        name: str, name of an activation of Keras. `"silu"`, `"gelu_approximate"` and
+            `"gelu"` have compiled gradients.
         inputs: float tensor.
-        training: bool.
+        training: bool, use the compiled gradient.
     """
     if name not in _ACTIVATIONS:
         return keras.activations.get(name)(inputs)
@@ -39,7 +40,7 @@ def activate(name: str, inputs: tf.Tensor, training: bool | None = None) -> tf.T
 
 
 def _with_gradient(forward: Callable, slope: Callable) -> Callable:
-    """Returns a function of one tensor with `slope(inputs)` as its derivative."""
+    """Returns the function `forward` with the derivative `slope`."""
     gradient = compiled(lambda inputs, upstream: upstream * slope(inputs))
 
     @tf.custom_gradient
@@ -72,8 +73,8 @@ def _approximate_gelu_slope(x: tf.Tensor) -> tf.Tensor:
 def _normal_share(x: tf.Tensor) -> tf.Tensor:
     """Returns the cumulative distribution function of the standard normal at `x`."""
     z = x * math.sqrt(0.5)
-    # The erf of XLA in TensorFlow 2.21 is at most 1 - 1.8e-7, an error that GELU
-    # multiplies by `x`. The exact value above 4 is 1 in float32.
+    # In TensorFlow 2.21, the `erf` of XLA returns at most 1 - 1.8e-7, and GELU
+    # multiplies this error by `x`. Above 4, `erf` is exactly 1 in float32.
     erf = tf.where(tf.abs(z) < 4.0, tf.math.erf(z), tf.sign(z))
     return 0.5 * (1.0 + erf)
 
@@ -89,14 +90,14 @@ def _gelu_slope(x: tf.Tensor) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class _Activation:
-    """Functions of one tensor for inference and for training."""
+    """Implementations of an activation, functions of one tensor."""
 
     inference: Callable
     training: Callable
 
 
 _ACTIVATIONS = {
-    # The forward pass of silu is a kernel of oneDNN.
+    # The forward pass of silu isn't compiled, since oneDNN has a kernel for it.
     "silu": _Activation(
         inference=_silu,
         training=_with_gradient(_silu, _silu_slope),
@@ -114,11 +115,11 @@ _ACTIVATIONS = {
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class Activation(keras.layers.Layer):
-    """`keras.layers.Activation`, faster in training.
+    """Layer like `keras.layers.Activation`, but faster in training.
 
     Args:
-        activation: str, an activation of Keras. `"silu"`, `"gelu_approximate"` and
-            `"gelu"` have compiled gradients.
+        activation: str, name of an activation of Keras. `"silu"`, `"gelu_approximate"`
+            and `"gelu"` have compiled gradients.
 
     Example:
 

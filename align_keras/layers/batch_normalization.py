@@ -13,24 +13,25 @@ _KERNEL_DTYPES = ("float32", "bfloat16")
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` of NHWC images with the fused kernel.
+    """Batch normalization of NHWC images with TensorFlow's fused kernel.
 
-    The results equal Keras's in a fraction of the time. Synchronized training, batch
-    renormalization, an axis that is not the last, and other dtypes than float32 and
-    bfloat16 use Keras's layer. Under a strategy the statistics are those of the rows of
-    a replica, unless `synchronized` or `replicas_per_group` is set. The train steps
+    The results equal those of `keras.layers.BatchNormalization`, in a fraction of the
+    time. The layer calls the implementation of Keras for synchronized training, batch
+    renormalization, an axis that isn't the last one, and dtypes other than float32 and
+    bfloat16. Under a strategy, the statistics are those of the rows of one replica,
+    unless `synchronized` or `replicas_per_group` is set. The train steps of the models
     average the moving statistics over replicas.
 
     Args:
         freeze_statistics: bool, normalize by the moving statistics in training too, and
-            don't update them. Gamma and beta still learn.
-        virtual_batch_size: int or None, number of consecutive rows that are normalized
-            by their own statistics in training ("ghost batches").
+            don't update them. Gamma and beta are still trained.
+        virtual_batch_size: int or None, number of consecutive rows in a "ghost batch".
+            In training, each ghost batch is normalized by its statistics.
         replicas_per_group: int, `"auto"` or None, number of consecutive replicas that
             are normalized together. `"auto"` is the rule of the open-source
-            EfficientNet: an eighth of the replicas, but 8 at least. With at most 8
-            replicas each is normalized by itself.
-        **kwargs: as in `keras.layers.BatchNormalization`.
+            EfficientNet, an eighth of the replicas, but at least 8. If there are at
+            most 8 replicas, each replica is normalized separately.
+        **kwargs: arguments of `keras.layers.BatchNormalization`.
 
     Call arguments:
         inputs: float tensor (n, height, width, channels).
@@ -38,9 +39,10 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     Raises:
         InputError: if two of `synchronized`, `virtual_batch_size` and
-            `replicas_per_group` are set, if the rows aren't a multiple of
-            `virtual_batch_size` or the replicas of `replicas_per_group`, or if one of
-            the latter is set with `renorm` or an axis that is not the last.
+            `replicas_per_group` are set, if the number of rows isn't a multiple of
+            `virtual_batch_size` or the number of replicas isn't a multiple of
+            `replicas_per_group`, or if one of these is set with `renorm` or an axis
+            that isn't the last one.
 
     References:
         Hoffer et al. 2017, "Train longer, generalize better" (ghost batches).
@@ -69,15 +71,16 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         names = [name for name, value in sharing.items() if value]
         if len(names) > 1:
             raise InputError(
-                f"{names[1]} must be None where {names[0]} is {sharing[names[0]]}, "
-                f"received {sharing[names[1]]}; choose one of them."
+                f"{names[1]} must be None if {names[0]} is set. Received: "
+                f"{names[1]}={sharing[names[1]]} and {names[0]}={sharing[names[0]]}. "
+                "Choose one of them."
             )
         is_count = type(replicas_per_group) is int and replicas_per_group >= 1
         if replicas_per_group not in (None, "auto") and not is_count:
             raise InputError(
-                'replicas_per_group must be None, "auto" or an int of at least 1, '
-                f'received {replicas_per_group!r}; use "auto" for the open-source '
-                "EfficientNet's."
+                'replicas_per_group must be None, "auto" or an int of at least 1. '
+                f"Received: replicas_per_group={replicas_per_group!r}. Use "
+                '"auto" for the rule of the open-source EfficientNet.'
             )
         self.freeze_statistics = freeze_statistics
         self.virtual_batch_size = virtual_batch_size
@@ -98,9 +101,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             return
         if self.virtual_batch_size or self.replicas_per_group:
             raise InputError(
-                "axis must be the last (-1) with virtual_batch_size or "
-                f"replicas_per_group. Received: axis={self.axis}. Leave these out, or "
-                "move the channels to the last axis."
+                "axis must be the last one (-1) with virtual_batch_size or "
+                f"replicas_per_group. Received: axis={self.axis}. Leave these "
+                "arguments out, or move the channels to the last axis."
             )
 
     def call(
@@ -140,24 +143,25 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             is_training=training,
         )
         if training:
-            # The kernel returns the unbiased variance, and Keras averages the biased
-            # one.
+            # The kernel returns the unbiased variance, but the moving variance of Keras
+            # averages the biased one.
             count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), "float32")
             self._update(self.moving_mean, mean)
             self._update(self.moving_variance, variance * (count - 1.0) / count)
         return outputs
 
     def _normalize_in_ghost_batches(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Normalizes `virtual_batch_size` rows at a time by their statistics."""
+        """Normalizes each group of `virtual_batch_size` rows by its statistics."""
         rows = inputs.shape[0]
         size = self.virtual_batch_size
         if rows is not None and rows % size:
             raise InputError(
-                "the rows of a replica's batch must be a multiple of "
-                f"virtual_batch_size ({size}), received {rows}; change one of them."
+                "The number of rows in a replica's batch must be a multiple of "
+                f"virtual_batch_size. Received: {rows} rows and "
+                f"virtual_batch_size={size}. Change one of them."
             )
         grouped = tf.reshape(inputs, (-1, size, *ops.shape(inputs)[1:]))
-        # (groups, 1, 1, 1, channels)
+        # The shape of both moments is (groups, 1, 1, 1, channels).
         mean, variance = tf.nn.moments(_wide(grouped), axes=(1, 2, 3), keepdims=True)
         outputs = self._normalize(grouped, mean, variance)
         self._update(self.moving_mean, tf.reduce_mean(mean, axis=(0, 1, 2, 3)))
@@ -177,14 +181,16 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return self._normalize(inputs, mean, variance)
 
     def takes_batch_statistics(self, training: bool | None) -> bool:
-        """Returns True if a call normalizes by the statistics of its inputs."""
+        """Returns True if `call` normalizes by the statistics of its inputs."""
         return bool(training and self.trainable and not self.freeze_statistics)
 
     def moving_scale_and_offset(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns scale and offset of the normalization by the moving statistics.
+        """Returns the scale and the offset of a normalization by moving statistics.
 
-        The outputs are inputs · scale + offset. Both have the shape (channels,) and the
-        dtype of the variables.
+        In inference, the outputs are inputs · scale + offset.
+
+        Returns:
+            Two tensors (channels,) with the dtype of the variables.
         """
         return self._scale_and_offset(self.moving_mean, self.moving_variance)
 
@@ -216,7 +222,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return inputs * tf.cast(scale, inputs.dtype) + tf.cast(offset, inputs.dtype)
 
     def _update(self, moving: keras.Variable, value: tf.Tensor) -> None:
-        """Updates a moving average, in float32 if it has 16 bits, as Keras does."""
+        """Updates a moving average, which is computed in float32 for 16 bits."""
         value = _wide(ops.stop_gradient(value))
         before = ops.cast(moving, value.dtype)
         after = before * self.momentum + value * (1.0 - self.momentum)
@@ -246,18 +252,18 @@ def group_size(replicas_per_group: int | str | None) -> int:
     size = automatic if replicas_per_group == "auto" else int(replicas_per_group)
     if count % size:
         raise InputError(
-            f"replicas_per_group must divide the {count} replicas, received {size}; "
-            "change one of them."
+            "replicas_per_group must be a divisor of the number of replicas. Received: "
+            f"replicas_per_group={size} with {count} replicas. Change one of them."
         )
     return size
 
 
 def mean_over_group(values: tf.Tensor, replicas: int) -> tf.Tensor:
-    """Returns the mean over a group of consecutive replicas, with gradients."""
+    """Returns the mean over the replicas of this replica's group, with gradients."""
     context = tf.distribute.get_replica_context()
     groups = context.num_replicas_in_sync // replicas
-    # `tf.distribute` can't sum over a part of the replicas. Each replica fills the part
-    # of its group in a sum over all replicas.
+    # `tf.distribute` can only sum over all replicas. The summed tensor has a part for
+    # each group, and each replica adds its values to the part of its group.
     group = context.replica_id_in_sync_group // replicas
     selection = tf.one_hot(group, groups, dtype=values.dtype)
     parts = tf.reshape(selection, [groups, *[1] * values.shape.rank]) * values

@@ -1,13 +1,13 @@
-"""Dtype policies of composite layers and models in their configuration."""
+"""Serialization of the dtype policies of composite layers and models."""
 
 import keras
 
 
 def dtype_config(layer: keras.layers.Layer) -> dict:
-    """Serializes the dtype policy of a layer with those of its quantized inner layers.
+    """Serializes the dtype policies of a layer and its quantized inner layers.
 
-    `quantize` changes the policies of the inner layers only. A copy with the policy of
-    the outer layer would have float kernels.
+    `quantize` changes only the policies of the inner layers. If only the policy of the
+    outer layer was saved, a loaded layer would have float kernels.
     """
     policy = layer.dtype_policy
     if not isinstance(policy, keras.dtype_policies.DTypePolicyMap):
@@ -22,5 +22,5 @@ def dtype_config(layer: keras.layers.Layer) -> dict:
 
 
 def default_policy(policy: keras.DTypePolicy) -> keras.DTypePolicy:
-    """Returns the default policy of a `DTypePolicyMap`, or any other policy itself."""
+    """Returns the default policy of a `DTypePolicyMap`, or another policy unchanged."""
     return getattr(policy, "default_policy", policy)

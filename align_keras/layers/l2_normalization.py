@@ -1,4 +1,4 @@
-"""Scaling of embeddings to unit length."""
+"""Normalization of embeddings to unit length."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class L2Normalization(keras.layers.Layer):
-    """Division of each row by its Euclidean length, in float32 under any policy.
+    """Layer that scales each row to unit length, in float32 under any policy.
 
     Args:
-        epsilon: float > 0, smallest divisor, with which a zero row stays zero and has a
-            finite gradient.
+        epsilon: float > 0, smallest divisor. With it, a row of zeros stays zero and has
+            a finite gradient.
 
     Call arguments:
         inputs: float tensor (n, d).

@@ -1,4 +1,4 @@
-"""The mobile inverted bottleneck that EfficientNet is made of."""
+"""Mobile inverted bottleneck block (MBConv) of EfficientNet."""
 
 from typing import Any
 
@@ -21,58 +21,62 @@ PADDINGS = ("tf", "hugging_face")
 
 
 def strided_padding(kernel_size: int) -> tuple:
-    """Returns the padding that Hugging Face uses for convolutions of stride 2.
+    """Returns the padding of Hugging Face for convolutions of stride 2.
 
-    On even sizes it equals the padding of TensorFlow's SAME.
+    For even image sizes, it equals the padding SAME of TensorFlow.
     """
     return ((kernel_size // 2 - 1, kernel_size // 2),) * 2
 
 
 def check_channels_last() -> None:
-    """Raises if Keras is set to another image data format than channels_last."""
+    """Raises if the image data format of Keras isn't channels_last."""
     data_format = keras.config.image_data_format()
     if data_format != "channels_last":
         raise InputError(
-            "Image encoders need images of (height, width, channels). Received: "
-            f"keras.config.image_data_format() is {data_format!r}. Call "
+            "The image data format of Keras must be 'channels_last' for image "
+            "encoders. Received: keras.config.image_data_format() is "
+            f"{data_format!r}. Call "
             "keras.config.set_image_data_format('channels_last')."
         )
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class MBConvBlock(keras.layers.Layer):
-    """Expansion, depthwise convolution, squeeze-and-excitation, projection.
+    """Mobile inverted bottleneck block.
 
-    Arguments that `ImageEncoder` also has are described there.
+    The block consists of an expansion, a depthwise convolution,
+    squeeze-and-excitation and a projection.
 
     Args:
         filters_in: int, channels of the input.
         filters_out: int, channels of the output.
-        kernel_size: int, 3 or 5, of the depthwise convolution.
-        strides: int, 1 or 2.
-        expand_ratio: int ≥ 1. 1 leaves the expansion out.
-        squeeze_ratio: float, width of the squeeze relative to `filters_in`. 0 leaves
-            squeeze-and-excitation out.
-        drop_connect_rate: float in [0, 1), the rate at which a whole sample's
-            residual branch is dropped in training.
+        kernel_size: int, 3 or 5, size of the depthwise kernel.
+        strides: int, 1 or 2, stride of the depthwise convolution.
+        expand_ratio: int ≥ 1, channels after the expansion relative to `filters_in`.
+            For 1, the block has no expansion.
+        squeeze_ratio: float, channels after the squeeze relative to `filters_in`. For
+            0, the block has no squeeze-and-excitation.
+        drop_connect_rate: float in [0, 1), probability that the residual branch of an
+            example is dropped in training.
         normalization: dict, arguments of `FusedBatchNormalization`, or None.
         activation: str, `"silu"`, or `"relu6"` for EfficientNet-Lite.
-        rematerialize: bool, keep only the input for the backward pass.
-        padding: str.
+        rematerialize: bool, save only the input for the backward pass, and compute the
+            block again there.
+        padding: str, `"tf"` or `"hugging_face"`, as in `ImageEncoder`.
 
     Call arguments:
         inputs: float tensor (n, height, width, filters_in).
         training: bool.
 
     Returns:
-        float tensor (n, ⌈height/strides⌉, ⌈width/strides⌉, filters_out). With the
-        padding of Hugging Face both sides are rounded down.
+        float tensor (n, ⌈height/strides⌉, ⌈width/strides⌉, filters_out). The padding
+        `"hugging_face"` rounds down instead of up.
 
     Raises:
-        InputError: if Keras is set to the image data format channels_first.
+        InputError: if the image data format of Keras is channels_first.
 
     References:
-        Tan and Le 2019, "EfficientNet", table 1; Sandler et al. 2018.
+        Tan and Le 2019, "EfficientNet", table 1. Sandler et al. 2018, "MobileNetV2".
     """
 
     def __init__(
@@ -157,7 +161,7 @@ class MBConvBlock(keras.layers.Layer):
 
     def build(self, input_shape: tuple) -> None:
         shape = tuple(input_shape)
-        # Layers without weights are built too, since `quantize` refuses unbuilt ones.
+        # `quantize` refuses layers that aren't built, even if they have no weights.
         for layer in (
             self.expand,
             self.expand_norm,
@@ -201,8 +205,8 @@ class MBConvBlock(keras.layers.Layer):
             x = self._depthwise(x, self.depthwise.kernel)
             return self.depthwise_norm(x, training=True)
         # The scale of the normalization is multiplied into the kernel, which saves a
-        # pass over the images. TensorFlow does this by itself only for convolutions
-        # that are not depthwise.
+        # pass over the images. For other convolutions TensorFlow does this itself, but
+        # not for depthwise convolutions.
         scale, offset = self.depthwise_norm.moving_scale_and_offset()
         x = self._depthwise(x, self.depthwise.kernel * scale[:, None])
         return tf.nn.bias_add(x, tf.cast(offset, x.dtype))
@@ -213,7 +217,7 @@ class MBConvBlock(keras.layers.Layer):
             if None in x.shape[1:3] or x.shape[1] % 2 or x.shape[2] % 2:
                 x = self.pad(x)
             else:
-                # The padding equals SAME here, which copies nothing.
+                # For even sides, SAME gives the same result without a padded copy.
                 padding = "same"
         kernel = ops.cast(kernel, x.dtype)
         return ops.depthwise_conv(x, kernel, strides=self.strides, padding=padding)

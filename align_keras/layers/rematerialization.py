@@ -1,4 +1,4 @@
-"""Rematerialization: activations are computed twice instead of being kept."""
+"""Rematerialization, which computes activations again instead of storing them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,15 +10,15 @@ import tensorflow as tf
 def rematerialized_call(
     layer: keras.layers.Layer, call: Callable, inputs: tf.Tensor
 ) -> tf.Tensor:
-    """Calls a layer so that the backward pass computes it again.
+    """Calls a layer whose activations the backward pass computes again.
 
-    Values, gradients and state (seeds of dropout, moving statistics) equal those of a
-    plain call, unlike those of `tf.recompute_grad`.
+    The values, the gradients and the state (dropout seeds and moving statistics) equal
+    those of a plain call. `tf.recompute_grad` would change the state twice.
 
     Args:
         layer: Keras layer.
-        call: function of one tensor that uses the layer's variables.
-        inputs: tensor.
+        call: function of one tensor that uses the variables of the layer.
+        inputs: float tensor.
 
     References:
         Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
@@ -34,14 +34,14 @@ def rematerialized_call(
             variables = variables or []
             after = [tf.identity(variable.value) for variable in state]
             _assign(state, before)
-            # The second computation waits for the upstream gradient. Otherwise
-            # TensorFlow could merge both computations and keep the activations, and
-            # would make the 16-bit copies of the weights at the start of the step.
+            # The second computation must wait for the upstream gradient. Otherwise
+            # TensorFlow could merge both computations and store the activations, and it
+            # would create the 16-bit copies of the weights at the start of the step.
             with tf.control_dependencies([upstream]), tf.GradientTape() as tape:
-                again = _after(inputs, upstream)
-                tape.watch(again)
-                outputs = call(again)
-            gradients = tape.gradient(outputs, [again, *variables], upstream)
+                delayed_inputs = _after(inputs, upstream)
+                tape.watch(delayed_inputs)
+                outputs = call(delayed_inputs)
+            gradients = tape.gradient(outputs, [delayed_inputs, *variables], upstream)
             _assign(state, after)
             return gradients[0], gradients[1:]
 
@@ -51,10 +51,11 @@ def rematerialized_call(
 
 
 def _after(values: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
-    """Returns the values by operations that depend on the upstream gradient.
+    """Returns the values with a data dependency on the upstream gradient.
 
-    XLA ignores control dependencies between operations without side effects. The added
-    number is 0, which XLA can't infer.
+    XLA ignores control dependencies between operations without side effects. A number
+    that depends on the upstream gradient is therefore added to the values. It is always
+    0, but XLA can't infer this.
     """
     if tf.executing_eagerly():
         return tf.identity(values)
@@ -64,7 +65,10 @@ def _after(values: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
 
 
 def rematerialize_in_training(layer: keras.layers.Layer) -> None:
-    """Makes a built-in layer of one tensor compute again in the backward pass."""
+    """Replaces `call` of a Keras layer by a rematerialized call.
+
+    The layer must have a single tensor as input.
+    """
     call = layer.call
 
     def rematerialized(

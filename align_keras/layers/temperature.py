@@ -12,21 +12,23 @@ from align_keras.utils.errors import InputError
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class Temperature(keras.layers.Layer):
-    """Division of cosines by a learned temperature.
+    """Layer that divides cosines by a learned temperature.
 
-    The variable is the logarithm of the temperature, so that no optimizer step can make
-    the temperature zero or negative. The paper doesn't mention it. In Hugging Face's
-    port the variable is the temperature itself.
+    The variable is the logarithm of the temperature, so the temperature stays positive
+    after any update. The paper doesn't describe the variable. In the port of Hugging
+    Face, the variable is the temperature.
 
     Args:
-        initial_temperature: float > 0.
-        trainable: bool. False for the paper's fixed-temperature ablation.
+        initial_temperature: float > 0, temperature before training.
+        trainable: bool, train the temperature. False is the ablation of the paper with
+            a fixed temperature.
 
     Call arguments:
         inputs: float tensor of cosines, any shape.
 
     References:
-        Jia et al. 2021, section 4.1 and table 8: initialized to 1.0, learned.
+        Jia et al. 2021, section 4.1 and table 8 (learned, with an initial value of
+        1.0).
 
     Example:
 
@@ -39,8 +41,8 @@ class Temperature(keras.layers.Layer):
         super().__init__(**kwargs)
         if not initial_temperature > 0:
             raise InputError(
-                "initial_temperature must be positive, received "
-                f"{initial_temperature}; the paper starts at 1.0."
+                "initial_temperature must be positive. Received: "
+                f"initial_temperature={initial_temperature}. Use 1.0, as in the paper."
             )
         self.initial_temperature = float(initial_temperature)
         self.log_temperature = self.add_weight(

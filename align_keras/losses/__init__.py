@@ -1,4 +1,4 @@
-"""Contrastive loss, within a replica and across all replicas, and other losses."""
+"""Losses of image and text embeddings over the batch of all replicas."""
 
 from align_keras.losses.contrastive_loss import ContrastiveLoss, contrastive_loss
 from align_keras.losses.cross_replica import gather_replicas

@@ -18,38 +18,40 @@ from align_keras.utils.errors import InputError
 class ContrastiveLoss(RowLoss):
     """Contrastive loss of paired embeddings over the batch of all replicas.
 
-    Under a `tf.distribute` strategy each replica passes its rows. The negatives are the
-    rows of all replicas, and gradients flow through the gather. The value is the mean
-    over this replica's rows. Divide it by the number of replicas before gradients are
-    summed.
+    Under a `tf.distribute` strategy, each replica passes its rows. The negatives are
+    the rows of all replicas, and gradients flow to all replicas. The loss is the mean
+    over the rows of this replica. Divide it by the number of replicas before gradients
+    are summed over replicas.
 
     Args:
-        label_smoothing: float in [0, 1], the share of each target that is
-            spread over all columns.
-        reduction: `"sum"` (the paper) or `"mean"` (Hugging Face's port) of the
-            image→text and the text→image loss.
-        share_equal_captions: bool, treat pairs of a batch whose captions have equal
-            token ids as each other's positives.
+        label_smoothing: float in [0, 1], fraction of each target that is distributed
+            over all columns.
+        reduction: `"sum"` (the paper) or `"mean"` (the port of Hugging Face) of the
+            image-to-text and the text-to-image loss.
+        share_equal_captions: bool, treat all pairs of a batch whose captions have equal
+            token ids as positives of each other.
         negatives_fraction: float 1/k in (0, 1] with an integer k that divides n. The
-            rows are divided into k equal parts, and a pair has only the negatives of
-            its part. The paper doesn't state which 50% or 25% it uses.
-        tile_size: None, `"auto"` or int ≥ 1. None is the plain form, which keeps the
-            logits of all pairs several times. An int is the number of rows and columns
-            of a tile. The tiled form keeps one tile, and computes the tiles again for
-            the gradient. `"auto"` has tiles of 2048, and keeps all tiles up to 2²⁸
-            logits a replica (a batch of 16,384 on one device, 1 GiB in float32), which
-            is faster.
-        matmul_dtype: None or `"bfloat16"`, dtype of the matrix products of the tiled
-            form. At temperature 1/60 it changed the gradients of random embeddings by
-            3% to 4% of their norm (batches of 8,192 and 4,096, width 640).
+            rows are divided into k equal parts, and the negatives of a pair are the
+            rows of its part. The paper doesn't describe how it selects 50% or 25% of
+            the negatives.
+        tile_size: None, `"auto"` or int ≥ 1, number of rows and columns of a tile. None
+            computes all logits at once and stores them several times. With tiles, only
+            one tile is in memory, and the tiles are computed again for the gradient.
+            `"auto"` uses tiles of 2048. It stores all tiles, which is faster, if a
+            replica has at most 2²⁸ logits (a batch of 16,384 on one device, 1 GiB in
+            float32).
+        matmul_dtype: None or `"bfloat16"`, dtype of the matrix products with tiles. At
+            temperature 1/60, bfloat16 changed the gradients of random embeddings by 3%
+            to 4% of their norm (batches of 8,192 and 4,096, width 640).
 
     Call arguments:
-        image_embeddings: float tensor (n, d), unit length.
-        text_embeddings: float tensor (n, d). Row i is the pair of image i.
+        image_embeddings: float tensor (n, d), rows of unit length.
+        text_embeddings: float tensor (n, d), rows of unit length. Row i is the caption
+            of image i.
         temperature: scalar float tensor > 0, divisor of the cosines.
         token_ids: int tensor (n, length) of the captions, or None.
-        pair_groups: int tensor (n,) or None. Pairs of the same group are each other's
-            positives, regardless of their captions.
+        pair_groups: int tensor (n,) or None. Pairs of the same group are positives of
+            each other, regardless of their captions.
 
     Returns:
         Scalar float tensor, differentiable in the embeddings and the temperature.
@@ -58,8 +60,8 @@ class ContrastiveLoss(RowLoss):
         InputError: if an argument is out of range or unknown.
 
     References:
-        Jia et al. 2021, section 4.1 (the sum of equations 1 and 2), 5 (label
-        smoothing 0.1) and table 8 (fraction of in-batch negatives).
+        Jia et al. 2021, sections 4.1 (sum of equations 1 and 2) and 5 (label smoothing
+        0.1), and table 8 (fraction of in-batch negatives).
 
     Example:
 
@@ -90,14 +92,16 @@ class ContrastiveLoss(RowLoss):
         parts = 1.0 / negatives_fraction if 0.0 < negatives_fraction <= 1.0 else 0.5
         if abs(parts - round(parts)) > 1e-6:
             raise InputError(
-                "negatives_fraction must be 1 divided by a whole number, received "
-                f"{negatives_fraction}; use 1.0, 0.5 or 0.25, as the paper."
+                "negatives_fraction must be 1 divided by a whole number. Received: "
+                f"negatives_fraction={negatives_fraction}. Use 1.0, 0.5 or 0.25, as in "
+                "the paper."
             )
         if matmul_dtype not in (None, "bfloat16" if tile_size else None):
             raise InputError(
-                'matmul_dtype must be None, or "bfloat16" of the tiled form, received '
-                f"{matmul_dtype!r} with tile_size {tile_size!r}; set tile_size to "
-                '"auto", or leave it out.'
+                'matmul_dtype must be None, or "bfloat16" together with a tile_size. '
+                f"Received: matmul_dtype={matmul_dtype!r} and "
+                f'tile_size={tile_size!r}. Set tile_size to "auto", or leave '
+                "matmul_dtype out."
             )
         self.label_smoothing = label_smoothing
         self.reduction = reduction
@@ -107,7 +111,7 @@ class ContrastiveLoss(RowLoss):
         self.matmul_dtype = matmul_dtype
 
     def total(self, loss_i2t: tf.Tensor, loss_t2i: tf.Tensor) -> tf.Tensor:
-        """Returns the sum or the mean of both directions, by `reduction`."""
+        """Returns the sum or the mean of both losses, depending on `reduction`."""
         total = loss_i2t + loss_t2i
         return total if self.reduction == "sum" else total / 2.0
 
@@ -120,7 +124,7 @@ class ContrastiveLoss(RowLoss):
     ) -> tuple[tf.Tensor, ...]:
         if self.tile_size is not None and images.dtype.size < 4:
             images, texts = tf.cast(images, tf.float32), tf.cast(texts, tf.float32)
-        # tf.cast would round a float to float32.
+        # `tf.cast` would round a Python float to float32.
         if not tf.is_tensor(temperature):
             temperature = tf.constant(temperature, images.dtype)
         form: Callable = plain_directional_losses
@@ -140,15 +144,16 @@ class ContrastiveLoss(RowLoss):
     def _parts_of_batch(
         self, images: tf.Tensor, texts: tf.Tensor, pair_groups: tf.Tensor | None
     ) -> list[tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]]:
-        """Divides the rows into parts that have only their own negatives."""
+        """Divides the rows into parts. The negatives of a pair are in its part."""
         count = round(1.0 / self.negatives_fraction)
         if count == 1:
             return [(images, texts, pair_groups)]
         if images.shape[0] is not None and images.shape[0] % count:
             raise InputError(
-                f"negatives_fraction must cut a replica's {images.shape[0]} rows into "
-                f"equal parts, received {self.negatives_fraction}, which makes "
-                f"{count}; change the batch size to a multiple of {count}."
+                f"negatives_fraction must divide the {images.shape[0]} rows of a "
+                "replica into equal parts. Received: "
+                f"negatives_fraction={self.negatives_fraction}, for {count} parts. "
+                f"Change the batch size to a multiple of {count}."
             )
 
         def cut(tensor: tf.Tensor) -> list[tf.Tensor]:
@@ -166,7 +171,16 @@ def contrastive_loss(
     pair_groups: tf.Tensor | None = None,
     **options: Any,
 ) -> tf.Tensor:
-    """Computes `ContrastiveLoss(**options)` of these arguments, a scalar.
+    """Returns the `ContrastiveLoss` of embeddings, a scalar tensor.
+
+    Args:
+        image_embeddings: as in `ContrastiveLoss`.
+        text_embeddings: as in `ContrastiveLoss`.
+        temperature: as in `ContrastiveLoss`.
+        pair_groups: as in `ContrastiveLoss`.
+        **options: arguments of the constructor of `ContrastiveLoss`.
+
+    Example:
 
     >>> loss = contrastive_loss(tf.eye(4), tf.eye(4), 1.0, label_smoothing=0.0)
     >>> round(float(loss), 4)  # 2 · (log(e + 3) - 1)
@@ -176,7 +190,7 @@ def contrastive_loss(
     return loss(image_embeddings, text_embeddings, temperature, pair_groups=pair_groups)
 
 
-# === Plain form, with complete logits matrices: the reference ===
+# === Plain form with complete logits matrices, the reference for the tiled form ===
 
 
 def plain_directional_losses(
@@ -187,10 +201,14 @@ def plain_directional_losses(
     label_smoothing: float,
     pair_groups: tf.Tensor | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns `loss_i2t` and `loss_t2i`. `scale` is 1 / temperature."""
+    """Returns the image-to-text and the text-to-image loss of this replica's rows.
+
+    `scale` is 1 / temperature.
+    """
     all_images, offset = gather_replicas(image_embeddings)
     all_texts, _ = gather_replicas(text_embeddings)
-    # Each row has probabilities: one-hot, or equal shares of the pairs of a group.
+    # The targets of a row are probabilities. They are one-hot, or equal for all pairs
+    # of the group of the row.
     if pair_groups is None:
         rows = tf.range(tf.shape(image_embeddings)[0]) + offset
         targets = tf.one_hot(rows, tf.shape(all_images)[0], dtype=all_images.dtype)
@@ -212,10 +230,11 @@ def plain_directional_losses(
 def _direction_loss(
     logits: tf.Tensor, targets: tf.Tensor, label_smoothing: float
 ) -> tf.Tensor:
-    """Returns the mean cross-entropy of the rows and their smoothed targets."""
+    """Returns the mean cross-entropy of the rows with smoothed targets."""
     log_normalizer = tf.reduce_logsumexp(logits, axis=1)
     positive = tf.reduce_sum(logits * targets, axis=1)
-    # The mean logit is the smoothed part, so that no smoothed matrix is needed.
+    # The uniform part of the targets contributes the mean logit, so no matrix of
+    # smoothed targets is needed.
     smooth = tf.reduce_mean(logits, axis=1)
     expected = (1.0 - label_smoothing) * positive + label_smoothing * smooth
     return tf.reduce_mean(log_normalizer - expected)

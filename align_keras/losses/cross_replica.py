@@ -1,12 +1,12 @@
-"""Gathering of rows from all replicas, with gradients."""
+"""Communication between replicas."""
 
 import tensorflow as tf
 
 
 def gather_replicas(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Concatenates the rows of all replicas, and returns the offset of this replica's.
+    """Returns the rows of all replicas, and the index of this replica's first row.
 
-    The gradients of a row are summed over replicas.
+    The gradients of each row are summed over replicas.
 
     >>> rows, offset = gather_replicas(tf.ones((2, 3)))
     >>> rows.shape, int(offset)
@@ -16,7 +16,7 @@ def gather_replicas(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     if context is None or context.num_replicas_in_sync == 1:
         return tensor, tf.constant(0)
     gathered = context.all_gather(tensor, axis=0)
-    # The gather loses the static shape, which loops over tiles need.
+    # `all_gather` loses the static shape, which loops over tiles need.
     rows = tensor.shape[0] and tensor.shape[0] * context.num_replicas_in_sync
     gathered.set_shape([rows, *tensor.shape[1:]])
     offset = context.replica_id_in_sync_group * tf.shape(tensor)[0]
@@ -24,7 +24,7 @@ def gather_replicas(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def replica_count() -> int:
-    """Returns the number of replicas in sync, 1 outside of a strategy."""
+    """Returns the number of replicas in sync, or 1 outside of a strategy."""
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync
 

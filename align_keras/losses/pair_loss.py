@@ -12,11 +12,12 @@ from align_keras.utils.errors import InputError
 
 
 class PairLoss:
-    """Loss of paired embeddings, for `ALIGN.compile(loss=…)`.
+    """Base class of losses of paired embeddings, for `ALIGN.compile(loss=…)`.
 
-    A subclass implements `call`, which gets the embeddings of all replicas. Its `parts`
-    are the names of the losses that it returns, which training reports. To be saved in
-    `.keras` files, it keeps its arguments as attributes and is registered by
+    A subclass implements `call`, which receives the embeddings of all replicas. The
+    attribute `parts` contains the names of the losses that `call` returns. Training
+    reports the losses under these names. To be saved in `.keras` files, a subclass must
+    store its arguments as attributes, and must be registered with
     `keras.saving.register_keras_serializable`. `compile` also accepts a function of
     `(image_embeddings, text_embeddings, temperature)`.
 
@@ -42,8 +43,8 @@ class PairLoss:
 
         Args:
             image_embeddings: float tensor (n, d) of unit length, of all replicas.
-            text_embeddings: float tensor (n, d), row by row the pair of
-                `image_embeddings`.
+            text_embeddings: float tensor (n, d) of unit length. Row i is the caption of
+                image i.
             temperature: scalar float tensor.
             token_ids: int tensor (n, length) of the captions, or None.
 
@@ -63,12 +64,18 @@ class PairLoss:
         temperature: tf.Tensor,
         token_ids: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, ...]:
-        """Computes this replica's losses, whose means over replicas are the batch's.
+        """Computes the losses of this replica.
 
-        Gradients flow to all replicas. Divide the losses by the number of replicas
-        before the gradients are summed. A subclass may override this method to compute
-        the rows of one replica only. The arguments are those of `call`, for this
-        replica's rows.
+        The losses of the batch are the means over replicas. Gradients flow to all
+        replicas. Divide the losses by the number of replicas before the gradients are
+        summed. A subclass may override this method to compute only the rows of this
+        replica. The arguments are those of `call` for the rows of this replica.
+
+        Returns:
+            tuple of scalar float tensors, one for each of `parts`.
+
+        Raises:
+            InputError: if `call` returns another number of losses.
         """
         images, _ = gather_replicas(image_embeddings)
         texts, _ = gather_replicas(text_embeddings)
@@ -78,13 +85,14 @@ class PairLoss:
         losses = losses if isinstance(losses, tuple | list) else (losses,)
         if len(losses) != len(self.parts):
             raise InputError(
-                f"a loss must return one tensor for each of its parts ({self.parts}), "
-                f"received {len(losses)}; set `parts` to their names."
+                f"A loss must return one tensor for each of its parts {self.parts}. "
+                f"Received: {len(losses)} tensors. Set `parts` to the names of the "
+                "tensors."
             )
         return tuple(tf.reduce_mean(loss) for loss in losses)
 
     def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
-        """Returns the total of `replica_losses`, which gets the arguments, a scalar."""
+        """Returns the total of `replica_losses` for these arguments, a scalar."""
         return self.total(*self.replica_losses(*args, **kwargs))
 
     @classmethod
@@ -101,9 +109,10 @@ class PairLoss:
 
 
 class RowLoss(PairLoss):
-    """Loss of the rows of one replica and the columns of all replicas.
+    """Base class of losses that compute only the rows of one replica.
 
-    A subclass implements `row_losses`, and has the attribute `share_equal_captions`.
+    A row is compared with the columns of all replicas. A subclass implements
+    `row_losses`, and has the attribute `share_equal_captions`.
     """
 
     share_equal_captions: bool
@@ -116,12 +125,17 @@ class RowLoss(PairLoss):
         token_ids: tf.Tensor | None = None,
         pair_groups: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, ...]:
-        """Computes the losses. Pairs with equal `pair_groups` (n,) match each other."""
+        """Computes the losses of this replica.
+
+        The arguments are those of `PairLoss.replica_losses`. Pairs with the same number
+        in `pair_groups`, an int tensor (n,), are positives of each other.
+        """
         if pair_groups is None and self.share_equal_captions:
             if token_ids is None:
                 raise InputError(
-                    "token_ids must be given with share_equal_captions, received None; "
-                    "pass the captions' token ids, or pair_groups."
+                    "token_ids must not be None with share_equal_captions. Received: "
+                    "token_ids=None. Pass the token ids of the captions, or "
+                    "pair_groups."
                 )
             pair_groups = caption_groups(token_ids)
         images = tf.convert_to_tensor(image_embeddings)
@@ -135,12 +149,12 @@ class RowLoss(PairLoss):
         temperature: tf.Tensor | float,
         pair_groups: tf.Tensor | None,
     ) -> tuple[tf.Tensor, ...]:
-        """Returns the mean of each loss over these rows."""
+        """Returns the mean of each loss over the rows of this replica."""
         raise NotImplementedError
 
 
 def caption_groups(token_ids: tf.Tensor) -> tf.Tensor:
-    """Returns a number for each caption (n,), a hash of its token ids."""
+    """Returns an int64 hash of the token ids of each caption, (n,)."""
     length = token_ids.shape[1]
     multipliers = tf.random.stateless_uniform(
         (length,), (length, 64), None, None, tf.int64
@@ -173,13 +187,18 @@ class FunctionLoss(PairLoss):
 
 
 def as_pair_loss(loss: PairLoss | Callable) -> PairLoss:
-    """Converts a function to a `PairLoss`, or raises for Keras's losses of labels."""
+    """Returns a loss or a function as a `PairLoss`.
+
+    Raises:
+        InputError: for other objects, including the losses of Keras, which compare
+            labels with predictions.
+    """
     if isinstance(loss, PairLoss):
         return loss
     if isinstance(loss, keras.losses.Loss) or not callable(loss):
         raise InputError(
             "loss must be a ContrastiveLoss, another PairLoss, or a function of "
-            f"(image_embeddings, text_embeddings, temperature), received {loss!r:.80}; "
-            "leave it out for the paper's."
+            "(image_embeddings, text_embeddings, temperature). Received: "
+            f"loss={loss!r:.80}. Leave it out to use the loss of the paper."
         )
     return FunctionLoss(loss)

@@ -1,4 +1,4 @@
-"""Loss of SigLIP, which classifies each pair of an image and a caption."""
+"""Sigmoid loss of SigLIP."""
 
 from typing import Any
 
@@ -12,19 +12,20 @@ from align_keras.utils.arguments import refuse_unknown
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class SigmoidLoss(RowLoss):
-    """Cross-entropy of "is this its caption?" over all pairs of all replicas.
+    """Binary cross-entropy of all combinations of an image and a caption.
 
-    The loss is the sum over the n captions of a row, averaged over the n rows. A
-    replica computes only its rows of the logits, and keeps them several times.
+    The loss classifies whether a caption belongs to an image, for all images and
+    captions of all replicas. It is summed over the captions and averaged over the
+    images. A replica computes the logits of its images only, and stores them several
+    times. The call arguments are those of `ContrastiveLoss`. In the paper, the initial
+    temperature is 0.1.
 
     Args:
-        bias: float that is added to the logits, or None for -log(n) of the n captions
-            of all replicas, about the logit of a guess. The paper learns it, from -10.
-        share_equal_captions: bool, treat images of a batch whose captions have equal
-            token ids as matches of each other's captions.
-
-    The call arguments are those of `ContrastiveLoss`. The temperature of the paper
-    starts at 0.1.
+        bias: float that is added to the logits. None uses -log(n) for n captions, which
+            is about the logit of a random guess. In the paper, the bias is learned,
+            with an initial value of -10.
+        share_equal_captions: bool, treat all pairs of a batch whose captions have equal
+            token ids as positives of each other.
 
     Returns:
         Scalar float tensor, differentiable in the embeddings and the temperature.
@@ -70,6 +71,7 @@ class SigmoidLoss(RowLoss):
         if pair_groups is not None:
             pairs = pair_groups
             captions, _ = gather_replicas(pair_groups)
-        # Logits of a wrong answer.
-        wrong = tf.where(pairs[:, None] == captions, -logits, logits)
-        return (tf.reduce_mean(tf.reduce_sum(tf.nn.softplus(wrong), axis=1)),)
+        # softplus(-logit) is the loss of a matching pair, softplus(logit) that of a
+        # pair that doesn't match.
+        signed = tf.where(pairs[:, None] == captions, -logits, logits)
+        return (tf.reduce_mean(tf.reduce_sum(tf.nn.softplus(signed), axis=1)),)

@@ -1,4 +1,4 @@
-"""Exact losses of both directions without the complete logits matrix, in tiles."""
+"""Contrastive loss computed in tiles, without the complete logits matrix."""
 
 import math
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from align_keras.config.loss_tiles import AUTO_KEPT_LOGITS, AUTO_TILE_SIZE
 from align_keras.losses.cross_replica import gather_replicas, replica_count
 from align_keras.utils.compiled import compiled
 
-# Share of the logarithm of a dtype's largest value. Exponentials, their sums and the
-# inverses of the sums can't overflow while |logit| is smaller.
+# Fraction of the logarithm of the largest value of a dtype. If |logit| is smaller,
+# exponentials, their sums and the inverses of the sums can't overflow.
 _BOUND_SHARE = 0.8
 
 
@@ -25,10 +25,10 @@ def tiled_directional_losses(
     tile_size: int | str,
     matmul_dtype: str | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Computes `plain_directional_losses` from tiles of at most `tile_size`².
+    """Computes the same losses as `plain_directional_losses`, tile by tile.
 
-    Each replica computes its rows of the logits. The normalizers of the columns are
-    combined over replicas.
+    A tile has at most `tile_size` rows and columns. Each replica computes its rows of
+    the logits. The normalizers (log-sum-exp) of the columns are combined over replicas.
     """
     images = image_embeddings
     texts = text_embeddings
@@ -53,8 +53,8 @@ def tiled_directional_losses(
         text_means = _group_means(all_texts, all_groups, pair_groups, offset)
         image_means = _group_means(all_images, all_groups, pair_groups, offset)
         positives = [_mean_dot(images, text_means), _mean_dot(texts, image_means)]
-    # The mean of a row's cosines is its dot product with the mean column, so that no
-    # matrix of targets is needed.
+    # The mean cosine of a row is its dot product with the mean column, so no matrix of
+    # targets is needed.
     smooth = [
         tf.reduce_sum(mean_image * _over_replicas(mean_text)),
         tf.reduce_sum(mean_text * _over_replicas(mean_image)),
@@ -78,22 +78,22 @@ def _pair_sums(
     keep_tiles: bool,
     matmul_dtype: str | tf.DType,
 ) -> tuple[tf.Tensor, ...]:
-    """Returns sums over this replica's pairs, with a gradient of their own.
+    """Returns sums over the pairs of this replica, with a custom gradient.
 
     Returns:
-        Normalizers of the rows and of the columns, mean cosine of the pairs, mean image
-        and mean text.
+        Normalizers of the rows, normalizers of the columns, mean cosine of the pairs,
+        mean image embedding and mean text embedding.
     """
-    # One function sums the gradients in one array for the images and one for the
-    # texts. Automatic differentiation would need six arrays.
+    # The custom gradient needs one array for the images and one for the texts.
+    # Automatic differentiation would need six.
 
     @tf.custom_gradient
     def sums(
         images: tf.Tensor, all_texts: tf.Tensor, scale: tf.Tensor
     ) -> tuple[tuple[tf.Tensor, ...], Callable]:
         tiles = _LogitTiles(images, all_texts, scale, tile_size, matmul_dtype)
-        # The gradient computes the tiles again unless they are kept.
-        rows, columns, kept = _forward(tiles, keep_tiles)
+        # The gradient computes the products again unless they are saved.
+        rows, columns, saved_products = _forward(tiles, keep_tiles)
         count = tf.shape(images)[0]
         is_single = replica_count() == 1
         texts = all_texts if is_single else all_texts[offset : offset + count]
@@ -115,7 +115,7 @@ def _pair_sums(
                 tiles,
                 (rows, d_rows),
                 (columns, d_columns),
-                kept,
+                saved_products,
                 d_images,
                 d_texts,
             )
@@ -133,7 +133,7 @@ def _pair_sums(
 
 
 def _worth_keeping(images: tf.Tensor, all_texts: tf.Tensor) -> bool:
-    """Returns True if all tiles are few enough to be kept for the gradient."""
+    """Returns True if there are few enough logits to save all tiles."""
     rows = images.shape[0]
     columns = all_texts.shape[0]
     return None not in (rows, columns) and rows * columns <= AUTO_KEPT_LOGITS
@@ -155,18 +155,19 @@ def _group_means(
     pair_groups: tf.Tensor,
     offset: tf.Tensor,
 ) -> tf.Tensor:
-    """Returns, for each local pair, the mean of all rows of its group."""
+    """Returns the mean of all rows in the group of each pair of this replica."""
     numbers = _group_numbers(all_groups)
-    # One segment per row keeps the shape static. Empty segments aren't read.
+    # The number of segments is the number of rows, so that the shape is static. Empty
+    # segments aren't read.
     means = tf.math.unsorted_segment_mean(all_rows, numbers, tf.shape(all_rows)[0])
     return tf.gather(means, numbers[offset : offset + tf.shape(pair_groups)[0]])
 
 
 def _group_numbers(groups: tf.Tensor) -> tf.Tensor:
-    """Numbers the groups from 0.
+    """Returns the number of each row's group, counted from 0.
 
-    The function sorts, since the length of the result of tf.unique isn't static, which
-    TPUs need.
+    The groups are sorted, because `tf.unique` has a result of unknown length, which
+    TPUs don't support.
     """
     order = tf.argsort(groups)
     ordered = tf.gather(groups, order)
@@ -179,7 +180,7 @@ def _group_numbers(groups: tf.Tensor) -> tf.Tensor:
 
 
 class _LogitTiles:
-    """Computation of tiles: logits, their normalizers and their gradient."""
+    """Logits of tiles, with their normalizers and gradients."""
 
     def __init__(
         self,
@@ -200,7 +201,7 @@ class _LogitTiles:
         self.scale = scale
         self.matmul_dtype = matmul_dtype
         bound = tf.abs(scale) * _longest(images) * _longest(texts)
-        # The comparison is False for NaN, which the other branch propagates.
+        # The comparison is False for NaN, and the branch for False propagates NaN.
         self.bounded = bound < _BOUND_SHARE * math.log(images.dtype.max)
 
     def images_of(self, row: tf.Tensor) -> tf.Tensor:
@@ -209,7 +210,7 @@ class _LogitTiles:
 
     def scaled_texts_of(self, column: tf.Tensor) -> tf.Tensor:
         """Returns the texts of a column of tiles, scaled and transposed: (d, tile)."""
-        # A product with a transposed tensor is a tenth faster than one that transposes.
+        # Transposing here is 10% faster than `matmul` with `transpose_b`.
         texts = self.texts[column] * self.scale
         return tf.cast(tf.transpose(texts), self.matmul_dtype)
 
@@ -228,7 +229,7 @@ class _LogitTiles:
         return tf.where(valid, logits, tf.constant(-math.inf, logits.dtype))
 
     def normalizers(self, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Computes the log-sum-exp of the tile's rows and of its columns."""
+        """Computes the log-sum-exp of the rows and of the columns of a tile."""
 
         def direct() -> tuple[tf.Tensor, tf.Tensor]:
             exponentials = tf.exp(logits)
@@ -254,7 +255,15 @@ class _LogitTiles:
         columns: tf.Tensor,
         d_columns: tf.Tensor,
     ) -> tf.Tensor:
-        """Computes the gradient at the logits from the gradients at the normalizers."""
+        """Returns the gradient with respect to the logits of a tile.
+
+        Args:
+            logits: float tensor (rows, columns).
+            rows: (rows,), normalizers of the rows.
+            d_rows: (rows,), gradients with respect to `rows`.
+            columns: (columns,), normalizers of the columns.
+            d_columns: (columns,), gradients with respect to `columns`.
+        """
 
         def direct() -> tf.Tensor:
             by_row = (d_rows * tf.exp(-rows))[:, None]
@@ -276,9 +285,10 @@ def _fused(logits: tf.Tensor, by_row: tf.Tensor, by_column: tf.Tensor) -> tf.Ten
 def _forward(
     tiles: _LogitTiles, keep_tiles: bool
 ) -> tuple[tf.Tensor, tf.Tensor, tuple[tf.TensorArray, ...]]:
-    """Returns the normalizers of all rows and columns, and the kept products.
+    """Returns the normalizers of all rows and columns, and the saved products.
 
-    The kept products are one array, or none without `keep_tiles`.
+    The saved products are a tuple of one array, or an empty tuple if `keep_tiles` is
+    False.
     """
     row_size = tiles.images.shape[1]
     column_size = tiles.texts.shape[1]
@@ -297,7 +307,7 @@ def _forward(
             row: tf.Tensor,
             rows: tf.TensorArray,
             columns: tf.TensorArray,
-            kept: tuple[tf.TensorArray, ...],
+            saved_products: tuple[tf.TensorArray, ...],
         ) -> tuple:
             number = row * tiles.column_tiles + column
             product = tf.matmul(tiles.images_of(row), texts)
@@ -308,24 +318,24 @@ def _forward(
                 row + 1,
                 rows.write(number, tile_rows),
                 columns.write(number, tile_columns),
-                tuple(array.write(number, product) for array in kept),
+                tuple(array.write(number, product) for array in saved_products),
             )
 
         _, *new_arrays = _loop(tiles.row_tiles, row_step, arrays)
         return column + 1, *new_arrays
 
-    kept: tuple[tf.TensorArray, ...] = ()
+    saved_products: tuple[tf.TensorArray, ...] = ()
     if keep_tiles:
-        kept = (array(tiles.matmul_dtype, row_size, column_size),)
-    start = (array(dtype, row_size), array(dtype, column_size), kept)
-    _, rows, columns, kept = _loop(tiles.column_tiles, column_step, start)
+        saved_products = (array(tiles.matmul_dtype, row_size, column_size),)
+    start = (array(dtype, row_size), array(dtype, column_size), saved_products)
+    _, rows, columns, saved_products = _loop(tiles.column_tiles, column_step, start)
     grid = [tiles.row_tiles, tiles.column_tiles, -1]
     rows = tf.reduce_logsumexp(tf.reshape(rows.stack(), grid), axis=1)
     columns = tf.reduce_logsumexp(tf.reshape(columns.stack(), grid), axis=0)
     return (
         _from_tiles(rows, tiles.num_rows),
         _from_tiles(columns, tiles.num_columns),
-        kept,
+        saved_products,
     )
 
 
@@ -333,26 +343,28 @@ def _backward(
     tiles: _LogitTiles,
     rows: tuple[tf.Tensor, tf.Tensor],
     columns: tuple[tf.Tensor, tf.Tensor],
-    kept: tuple[tf.TensorArray, ...],
+    saved_products: tuple[tf.TensorArray, ...],
     d_images: tf.Tensor,
     d_texts: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Adds the gradients of the normalizers to those of the embeddings.
+    """Returns the gradients of the embeddings and the scale.
+
+    The gradients of the normalizers are added to `d_images` and `d_texts`.
 
     Args:
         tiles: `_LogitTiles`.
-        rows: normalizers of the rows, and the gradients at them.
-        columns: normalizers of the columns, and the gradients at them.
-        kept: array of products, or none.
-        d_images: gradients of the images so far.
-        d_texts: gradients of the texts so far.
+        rows: normalizers of the rows, and the upstream gradients.
+        columns: normalizers of the columns, and the upstream gradients.
+        saved_products: tuple of an array of products, or an empty tuple.
+        d_images: gradients of the images from the other outputs.
+        d_texts: gradients of the texts from the other outputs.
 
     Returns:
-        Gradients of the images, the texts and the scale.
+        Gradients with respect to the images, the texts and the scale.
     """
     dtype = tiles.images.dtype
-    # Upstream gradients are about 1 / n. They are multiplied by n, since they would
-    # underflow when they are divided by a large sum of exponentials.
+    # Upstream gradients are about 1 / n, and would underflow when they are divided by a
+    # large sum of exponentials. They are therefore multiplied by n first.
     count = tf.cast(tiles.num_rows, dtype)
     row_normalizers = _in_tiles(rows[0], tiles.row_tiles)
     row_gradients = _in_tiles(rows[1] * count, tiles.row_tiles)
@@ -375,7 +387,10 @@ def _backward(
         ) -> tuple[tf.Tensor, tf.TensorArray, tf.Tensor]:
             images = tiles.images_of(row)
             number = row * tiles.column_tiles + column
-            product = kept[0].read(number) if kept else tf.matmul(images, scaled_texts)
+            if saved_products:
+                product = saved_products[0].read(number)
+            else:
+                product = tf.matmul(images, scaled_texts)
             d_logits = tiles.gradient(
                 tiles.logits(product, row, column),
                 row_normalizers[row],
@@ -385,7 +400,7 @@ def _backward(
             )
             d_logits = tf.cast(d_logits, tiles.matmul_dtype)
             d_image = tf.cast(tf.matmul(d_logits, factor), dtype)
-            # imagesᵀ · d_logits is a quarter faster than d_logitsᵀ · images.
+            # imagesᵀ · d_logits is 25% faster than d_logitsᵀ · images.
             d_text += tf.cast(tf.matmul(images, d_logits, transpose_a=True), dtype)
             return row + 1, _add_tile(d_images, row, d_image), d_text
 
@@ -403,7 +418,7 @@ def _backward(
     )
     _, d_images, d_texts, d_scale = _loop(tiles.column_tiles, column_step, start)
     d_images = d_images.stack()
-    # The arrays are stacked one after the other, since stacking frees their tiles.
+    # Stacking an array frees its tiles, so the second array is stacked after the first.
     with tf.control_dependencies([d_images]):
         d_texts = d_texts.stack()
     return (
@@ -429,7 +444,7 @@ def _add_tile(
 
 
 def _loop(count: int | tf.Tensor, body: Callable, start: tuple) -> tuple:
-    """Runs `body(number, *values)` `count` times, one after the other."""
+    """Runs `body(number, *values)` `count` times, without parallel iterations."""
     return tf.while_loop(
         lambda number, *_: number < count, body, (0, *start), parallel_iterations=1
     )

@@ -1,4 +1,7 @@
-"""Image encoder, text encoder, ALIGN and presets, imported when they are first used."""
+"""ALIGN, its encoders, preprocessing and presets.
+
+Each name is imported at its first use, so that `import align_keras` stays fast.
+"""
 
 import importlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""ALIGN: an image and a text encoder in one embedding space."""
+"""ALIGN: an image encoder and a text encoder with a common embedding space."""
 
 import functools
 import os
@@ -31,38 +31,39 @@ from align_keras.text.vocabulary import check_vocabulary
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
-# Name of the seed generators' states in a weights file.
+# Name under which a weights file holds the states of the seed generators.
 _SEEDS = "seeds"
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
-    """Image encoder, text encoder and temperature, trained contrastively.
+    """Dual encoder for images and captions, trained with a contrastive loss.
 
     Args:
         image_encoder: `ImageEncoder`, (n, S, S, 3) → (n, d).
         text_encoder: `TextEncoder`, token ids and mask → (n, d).
         vocabulary: list of str, WordPiece tokens in the order of their ids. A model
             without a vocabulary accepts token ids only, no captions.
-        normalization: str, normalization of captions before WordPiece.
-        initial_temperature: float > 0.
-        learn_temperature: bool.
-        dtype: str or `keras.DTypePolicy`. `compile` scales the loss if it is float16.
-            None for the policy of the image encoder.
+        normalization: str, `"bert_uncased"` or `"bert_cased"`, normalization of
+            captions before WordPiece.
+        initial_temperature: float > 0, temperature before training.
+        learn_temperature: bool, train the temperature. False keeps it constant.
+        dtype: str or `keras.DTypePolicy`. With a float16 policy, `compile` scales the
+            loss. None uses the policy of the image encoder.
 
     Call arguments:
         inputs: dict of `images`, uint8 or float (n, S, S, 3) in [0, 255],
             `token_ids`, int (n, L), and `padding_mask`, int or bool (n, L).
 
     Returns:
-        dict of `image_embedding` and `text_embedding`, float32 (n, d) of unit
-        length, and `similarity`, float32 (n,), each pair's cosine divided
-        by the temperature.
+        dict of `image_embedding` and `text_embedding`, float32 (n, d), rows of unit
+        length, and `similarity`, float32 (n,), the cosine of each pair divided by the
+        temperature.
 
     Raises:
-        InputError: if the encoders' widths differ, the vocabulary is larger than the
-            text encoder's, lacks a special token or has a token twice, or an argument
-            is unknown.
+        InputError: if the embeddings of the encoders have different widths, if the
+            vocabulary is larger than that of the text encoder, lacks a special token or
+            contains a token twice, or if an argument is unknown.
 
     References:
         Jia et al. 2021, section 4.
@@ -137,12 +138,12 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
 
     @property
     def image_size(self) -> int:
-        """Side of the image encoder's input in pixels."""
+        """Height and width of the images that the image encoder expects, in pixels."""
         return self.image_encoder.image_size
 
     @property
     def temperature(self) -> tf.Tensor:
-        """Scalar float32 tensor, the current temperature."""
+        """Current temperature, a scalar float32 tensor."""
         return self.temperature_layer.temperature
 
     @property
@@ -152,16 +153,16 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
 
     @property
     def preprocessor(self) -> ALIGNPreprocessor:
-        """`ALIGNPreprocessor` of this model: images and captions to its inputs.
+        """`ALIGNPreprocessor` that converts images and captions to inputs of the model.
 
-        Without a vocabulary, its `tokenizer` is None. A change of the encoder's
-        `image_size` gives another one.
+        Its `tokenizer` is None if the model has no vocabulary. It is created again
+        after the `image_size` of the encoder changes.
         """
         return self._preprocessor_of_size(self.image_size)
 
     @functools.cached_property
     def _preprocessor_of_size(self) -> Callable[[int], ALIGNPreprocessor]:
-        """Function from an image size to the preprocessor, which it keeps."""
+        """Function that returns the preprocessor of an image size and caches it."""
 
         @functools.lru_cache(maxsize=1)
         def build(image_size: int) -> ALIGNPreprocessor:
@@ -178,7 +179,11 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
 
     @property
     def tokenizer(self) -> ALIGNTokenizer:
-        """`ALIGNTokenizer` of the vocabulary, or `InputError` without a vocabulary."""
+        """`ALIGNTokenizer` of the vocabulary.
+
+        Raises:
+            InputError: if the model has no vocabulary.
+        """
         return self.preprocessor.require_tokenizer()
 
     # === Saving ===
@@ -187,32 +192,39 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
     def from_preset(
         cls, preset: str | os.PathLike, load_weights: bool = True, **kwargs: Any
     ) -> "ALIGN":
-        """Builds a model from the name of a preset, a folder, a file or Hugging Face.
+        """Builds a model from a preset name, a folder, a file or Hugging Face.
+
+        The preset is one of:
+
+        - a name of `align_keras.presets()`. The weights are random, except those of
+          `"align_small_en"`, the trained model that comes with the package.
+        - a folder that `save_to_preset` or a training run wrote.
+        - a `.keras` file. The state of its optimizer is restored too.
+        - a folder with the files of kakaobrain/align-base: config.json,
+          model.safetensors, vocab.txt, and preprocessor_config.json or
+          processor_config.json.
+        - a repository on Hugging Face, such as `"hf://kakaobrain/align-base"`. It is
+          downloaded once and then read from the cache. A repository with the files of
+          `save_to_preset` works too.
 
         Args:
-            preset: str, a name of `align_keras.presets()`; `"align_small_en"`, the
-                trained model that comes with the package; a folder that
-                `save_to_preset` or a training run wrote; a `.keras` file, which
-                brings its optimizer too; a folder in the form of
-                kakaobrain/align-base (config.json, model.safetensors, vocab.txt,
-                preprocessor_config.json or processor_config.json); or `"hf://kakaobrain/align-base"`,
-                which is downloaded once and then read from the cache. `hf://` also
-                accepts a repository with the files of `save_to_preset`.
-            load_weights: bool, for folders. Names have no weights, and files always
-                have them.
-            **kwargs: for names, the arguments of `ALIGN`, `ImageEncoder` and
-                `TextEncoder` that the name doesn't determine. Arguments that both
-                encoders have go to both. For folders, arguments that don't change the
-                meaning of the weights: `dtype`, `image_size`, `sequence_length`,
-                `dropout`, `drop_connect_rate`, `batch_norm_momentum`, `synchronized`,
-                `virtual_batch_size`, `freeze_batch_statistics`, `rematerialize`,
-                `locked`, `trainable`, `learn_temperature`, `name`. None leaves an
-                argument out.
+            preset: str or path, as described above.
+            load_weights: bool, load the weights of a folder. A preset name has no
+                weights to load, and a `.keras` file always loads them.
+            **kwargs: for a preset name, the arguments of `ALIGN`, `ImageEncoder` and
+                `TextEncoder` that the name doesn't determine. An argument that both
+                encoders accept is passed to both. For a folder, arguments that don't
+                change the meaning of the weights: `dtype`, `image_size`,
+                `sequence_length`, `dropout`, `drop_connect_rate`,
+                `batch_norm_momentum`, `synchronized`, `virtual_batch_size`,
+                `freeze_batch_statistics`, `rematerialize`, `locked`, `trainable`,
+                `learn_temperature`, `name`. An argument that is None is ignored.
 
         Raises:
-            InputError: if the preset, folder, file or argument is unknown, damaged or
-                doesn't fit. Lists the names and shapes of tensors. For an export, names
-                the function that opens it.
+            InputError: if the preset, folder or file is unknown, damaged or doesn't
+                fit the model, or if an argument is unknown. The message lists the names
+                and shapes of tensors that don't fit. For an export, it names the
+                function that opens it.
 
         Example:
 
@@ -225,9 +237,11 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
     def save_to_preset(self, directory: str | os.PathLike) -> None:
         """Writes `config.json`, `model.weights.h5` and `vocabulary.txt` to a folder.
 
-        `config.json` lists the layers that are frozen, and has the SHA-256 of the
-        weights. The state of the optimizer is left out. `model.save("….keras")` keeps
-        it.
+        `config.json` lists the frozen layers and contains the SHA-256 of the weights.
+        The state of the optimizer is not saved. Use `model.save("….keras")` to keep it.
+
+        Args:
+            directory: str or path of the folder, which is created if it doesn't exist.
         """
         preset_io.save_to_preset(self, directory)
 
@@ -236,7 +250,7 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
     ) -> None:
         """Writes SavedModels for TensorFlow Serving: `image/1`, `text/1`, `align/1`.
 
-        Arguments and errors are those of `align_keras.export_saved_model`.
+        The arguments and errors are those of `align_keras.export_saved_model`.
         """
         from align_keras.export import export_saved_model
 
@@ -263,8 +277,8 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
-        # Keras keeps no random state. Without it, a `fit` that goes on from a `.keras`
-        # file would draw other dropout masks.
+        # Keras doesn't save the random state. Without it, `fit` would draw different
+        # dropout masks after a `.keras` file is loaded.
         seeds = self._seed_states()
         if self.compiled and seeds:
             store[_SEEDS] = np.stack([seed.numpy() for seed in seeds])
@@ -285,7 +299,8 @@ class ALIGN(CheckedLiteRTExport, EmbeddingMethods, ContrastiveModel):
         config = dict(config)
         flags = take_trainable_flags(config)
         if flags is not None:
-            # The constructor's `trainable` would also set that of the encoders.
+            # Passing `trainable` to the constructor would overwrite the flags of the
+            # encoders.
             config.pop("trainable", None)
         for key in ("image_encoder", "text_encoder"):
             config[key] = keras.saving.deserialize_keras_object(config[key])
@@ -300,19 +315,20 @@ def check_parts(
     text_encoder: keras.Model,
     vocabulary: Sequence[str] | None,
 ) -> None:
-    """Raises unless both embeddings have one width and the vocabulary fits."""
+    """Raises if the widths of the embeddings differ or the vocabulary doesn't fit."""
     image_dim = image_encoder.output_shape[-1]
     text_dim = text_encoder.output_shape[-1]
     if image_dim != text_dim:
         raise InputError(
-            "image_encoder and text_encoder must give one width, received "
-            f"{image_dim} and {text_dim}; set projection_dim of either."
+            "image_encoder and text_encoder must return embeddings of the same width. "
+            f"Received: widths {image_dim} and {text_dim}. Set the projection_dim of "
+            "one of them."
         )
     if vocabulary is not None and len(vocabulary) > text_encoder.vocabulary_size:
         raise InputError(
-            f"vocabulary may hold at most {text_encoder.vocabulary_size} tokens, the "
-            f"text encoder's vocabulary_size, received {len(vocabulary)}; build the "
-            "text encoder with vocabulary_size=len(vocabulary)."
+            f"vocabulary must have at most {text_encoder.vocabulary_size} tokens, the "
+            f"vocabulary_size of the text encoder. Received: {len(vocabulary)} tokens. "
+            "Build the text encoder with vocabulary_size=len(vocabulary)."
         )
     if vocabulary is not None:
         check_vocabulary(list(vocabulary), "vocabulary")

@@ -1,4 +1,4 @@
-"""The preprocessing of images as a layer of KerasHub."""
+"""Image preprocessing of ALIGN as a KerasHub layer."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,28 +27,29 @@ from align_keras.images.read import encoded_image
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 
-# Training crops. "inception" and "whole" are for classifiers.
+# Training crops. "inception" and "whole" are only for classifiers.
 CROPS = ("random", "center", "inception", "whole")
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class ALIGNImageConverter(keras_hub.layers.ImageConverter):
-    """Decodes, resizes, crops and augments images for the image encoder.
+    """Layer that decodes, resizes, crops and augments images for the image encoder.
 
-    Evaluation resizes an image, without keeping its aspect ratio, to 346/289 of
-    `image_size`, and crops its center. Training crops a window of the same relative
-    size at a random position and mirrors half of the images. The options `zoom`,
-    `shift` and `recolor` vary a batch of resized images further.
+    Evaluation resizes an image to a square with 346/289 of `image_size`, without
+    keeping its aspect ratio, and crops the center. Training crops a window of the same
+    relative size at a random position and mirrors half of the images. With `zoom`,
+    `shift` or `recolor`, training resizes the images first and augments them as a
+    batch.
 
-    All operations are TensorFlow graph operations. Random numbers come from explicit
-    seeds, so a seed always gives the same pixels.
+    All operations are TensorFlow graph operations. The random numbers depend only on
+    the seed, so the same seed yields the same pixels.
 
     Args:
-        image_size: int ≥ 32, side of the image encoder's input in pixels, or a pair
-            (height, width) of two equal ints.
+        image_size: int ≥ 32, height and width of the image encoder's input in pixels,
+            or a pair (height, width) of two equal ints.
         crop: str, window of an image in training: `"random"` or `"center"` (289/346
             of each side), `"inception"` (random area and aspect ratio, for
-            classifiers), or `"whole"` (all of the image, for classifiers).
+            classifiers), or `"whole"` (the whole image, for classifiers).
         flip: bool, mirror half of the training images from left to right.
         zoom: float ≥ 0. Each side of a training window is scaled by a random factor
             between exp(-zoom) and exp(zoom).
@@ -57,18 +58,18 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
             images that get random colors.
         min_area: float in (0, 1], smallest area of an `"inception"` window relative to
             the image.
-        central_crop: float in (0, 1] or None. Evaluation takes this fraction of each
-            side and resizes it to `image_size` (classifiers, 0.875 in the paper). None
-            is the evaluation of ALIGN, described above.
+        central_crop: float in (0, 1] or None. Evaluation crops this fraction of each
+            side from the center and resizes it to `image_size`. The classifiers of the
+            paper use 0.875. None is the evaluation of ALIGN, described above.
         value_range: two floats or None, black and white of float pixels: (0, 1),
-            (-1, 1) or (0, 255). If it is None, float pixels are refused.
+            (-1, 1) or (0, 255). None refuses float pixels.
         **kwargs: `name` and `dtype`, as for every Keras layer.
 
     Call arguments:
-        inputs: pixels, uint8 (n, height, width, 3) or (height, width, 3), or floats in
-            `value_range`, or a ragged tensor of them, or string tensor (n,) or () of
-            encoded images or paths.
-        training: bool.
+        inputs: pixels, or a string tensor (n,) or () of encoded images or paths. Pixels
+            are uint8, or floats in `value_range`, with the shape (n, height, width, 3)
+            or (height, width, 3), or a ragged tensor of images of different sizes.
+        training: bool, augment the images.
         seed: int64 tensor (2,), required in training.
 
     Returns:
@@ -141,12 +142,12 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
 
     @property
     def side(self) -> int:
-        """Side of the image encoder's input in pixels."""
+        """Height and width of the image encoder's input in pixels."""
         return self.image_size[0]
 
     @property
     def augments_batches(self) -> bool:
-        """True if training resizes whole images and then varies them by the batch."""
+        """True if training resizes single images and augments them as a batch."""
         return bool(self.zoom or self.shift or self.recolor)
 
     def with_options(self, **options: Any) -> "ALIGNImageConverter":
@@ -214,12 +215,13 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         return self.crop_window(image, tf.random.stateless_uniform((3,), seed))
 
     def crop_window(self, image: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-        """Crops and mirrors a training image at a given position.
+        """Crops a window of a training image and mirrors it.
 
         Args:
             image: as in `augment`.
             numbers: float32 tensor (3,) in [0, 1): the vertical and the horizontal
-                position of the window, and a number that mirrors the image below 0.5.
+                position of the window, and a number that mirrors the image if it is
+                below 0.5.
 
         Returns:
             uint8 tensor (image_size, image_size, 3).
@@ -227,12 +229,12 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         position = numbers[:2] if self.crop == "random" else tf.fill((2,), 0.5)
         is_flipped = numbers[2] < 0.5 if self.flip else False
         if image.dtype == tf.string:
-            # Only the window is decoded.
+            # This function decodes only the window, which is faster.
             return crop_image_bytes(image, self.side, position, is_flipped)
         return crop_image(self.decode(image), self.side, position, is_flipped)
 
     def resize(self, image: tf.Tensor) -> tf.Tensor:
-        """Resizes a whole image to the side from which `augment_batch` crops, uint8."""
+        """Resizes a whole image to the side that `augment_batch` expects, as uint8."""
         return resize_image(self.decode(image), crop_size_to_resize_size(self.side))
 
     def read(self, image: Any, row: int) -> tf.Tensor:
@@ -240,13 +242,15 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
 
         Args:
             image: str or path, bytes, or array (height, width, 3).
-            row: int, position of the image among all images, for the message.
+            row: int, position of the image among all images, for error messages.
 
         Returns:
-            float32 tensor (image_size, image_size, 3), the evaluation of ALIGN.
+            float32 tensor (image_size, image_size, 3), resized and cropped as in the
+            evaluation of ALIGN.
 
         Raises:
-            InputError: if the image cannot be read. Names its path or its row.
+            InputError: if the image cannot be read. The message contains its path or
+                its row.
         """
         return read_image(image, row, self.side, self.value_range)
 
@@ -289,7 +293,7 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         side: int,
         dtype: tf.DType,
     ) -> tf.Tensor:
-        """Applies a function to each image and its row of each argument."""
+        """Applies a function to each image and the matching row of each argument."""
         self.check_dtype(images.dtype)
         return tf.map_fn(
             lambda row: function(_dense_image(row[0]), *row[1:]),
@@ -300,8 +304,9 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
     def check_dtype(self, dtype: tf.DType) -> None:
         """Raises `InputError` unless images of this dtype can be converted.
 
-        A function that `tf.map_fn` calls must not raise: TensorFlow would stay in the
-        scope of the function, and no strategy could be entered any more.
+        The dtype is checked before `tf.map_fn`, because its function must not raise.
+        TensorFlow would stay in the scope of the function, and no strategy scope could
+        be entered later.
         """
         if dtype != tf.string:
             check_pixel_dtype(dtype, self.value_range)
@@ -318,9 +323,9 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         Args:
             images: uint8 tensor (n, side, side, 3), as `resize` returns them.
             seed: int64 tensor (2,), the seed of the batch.
-            input_pipeline_id: int, part of a larger batch that these images are. They
-                are varied as they would be in the whole batch.
-            num_input_pipelines: int ≥ 1, number of equal parts of that batch.
+            input_pipeline_id: int, number of this part if the images are a part of a
+                larger batch. The result is the same as for the larger batch.
+            num_input_pipelines: int ≥ 1, number of equal parts of the larger batch.
 
         Returns:
             float32 tensor (n, image_size, image_size, 3) in [0, 255].
@@ -339,20 +344,20 @@ class ALIGNImageConverter(keras_hub.layers.ImageConverter):
         )
 
     def convert_readable(self, files: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Prepares encoded images for evaluation and marks those that it can decode.
+        """Prepares encoded images for evaluation, of which some may be damaged.
 
         Args:
-            files: string tensor (n,).
+            files: string tensor (n,), encoded images.
 
         Returns:
             float32 tensor (n, image_size, image_size, 3), black for a file that
-            cannot be decoded, and bool tensor (n,).
+            cannot be decoded, and bool tensor (n,), True for a decoded file.
         """
         return readable_images(files, self.side)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor as plain JSON."""
-        # KerasHub's converter would add arguments of its own resizing.
+        # `super().get_config()` would add the resizing arguments of KerasHub.
         config = keras.layers.Layer.get_config(self)
         config["image_size"] = self.side
         config["crop"] = self.crop
@@ -379,21 +384,21 @@ def checked_seed(seed: Any) -> tf.Tensor:
 
 
 def _checked_side(image_size: Any) -> int:
-    """Returns the side of a square, given as an int or as a pair."""
+    """Returns the side of a square, which is an int or a pair of equal ints."""
     sides = [image_size]
     if isinstance(image_size, Sequence) and not isinstance(image_size, str):
         sides = list(image_size)
     if len(sides) not in (1, 2) or len(set(sides)) != 1:
         raise InputError(
             "`image_size` must be one int or two equal ints. "
-            f"Received: {image_size!r}. Pass the side of a square in pixels."
+            f"Received: image_size={image_size!r}. Pass the side of a square in pixels."
         )
     check_number("image_size", sides[0], 1, 65_535, whole=True)
     return int(sides[0])
 
 
 def _row_count(images: Any) -> tf.Tensor:
-    """Returns the number of images of a batch as a scalar int32 tensor."""
+    """Returns the number of images in a batch as a scalar int32 tensor."""
     if isinstance(images, tf.RaggedTensor):
         return tf.cast(images.nrows(), tf.int32)
     return tf.shape(images)[0]

@@ -1,4 +1,4 @@
-"""The preprocessing of images and captions as a layer of KerasHub."""
+"""Preprocessing of images and captions as a KerasHub layer."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from align_keras.utils.errors import InputError
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class ALIGNPreprocessor(keras_hub.models.Preprocessor):
-    """Input pipeline of ALIGN: images and captions to the inputs of the model.
+    """Layer that converts images and captions to the inputs of ALIGN.
 
     `ALIGN.fit`, experiments, evaluation, embedding and exports use this class.
     `model.preprocessor` returns the preprocessor of a model.
@@ -27,19 +27,20 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
         **kwargs: `name` and `dtype`, as for every Keras layer.
 
     Call arguments:
-        x: images, as `ALIGNImageConverter` takes them, or a dict of `image` and
+        x: images that `ALIGNImageConverter` accepts, or a dict of `image` and
             `caption`, of one pair or of a batch.
-        y: captions if `x` is images: str, list of str, string tensor () or (n,), or a
-            ragged string tensor (n, None) if images have several captions.
+        y: captions, if `x` is not a dict: str, list of str, string tensor () or (n,),
+            or a ragged string tensor (n, None) if images have several captions.
         sample_weight: None. The contrastive loss has no weights.
         training: bool. Training crops and mirrors images, and draws one of several
-            captions. Evaluation crops the center, and takes the first caption.
+            captions. Evaluation crops the center, and uses the first caption.
         seed: int64 tensor (2,), required in training.
 
     Returns:
         dict of `images`, (n, image_size, image_size, 3) in [0, 255], uint8 in training
         and float32 in evaluation (see `ALIGNImageConverter`), and `token_ids` and
-        `padding_mask`, int32 (n, sequence_length). One pair gives them without n.
+        `padding_mask`, int32 (n, sequence_length). For a single pair, the axis n is
+        omitted.
 
     Raises:
         InputError: if an argument has the wrong type, or there is no tokenizer.
@@ -71,7 +72,7 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
         if image_converter.crop not in ("random", "center"):
             raise InputError(
                 "`crop` of `image_converter` must be 'random' or 'center'. Received: "
-                f"{image_converter.crop!r}, which is for classifiers."
+                f"crop={image_converter.crop!r}. Use it only for classifiers."
             )
         super().__init__(**kwargs)
         self.tokenizer = tokenizer
@@ -79,10 +80,10 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
         self.built = True
 
     def with_options(self, **options: Any) -> "ALIGNPreprocessor":
-        """Returns a preprocessor whose image converter has other options.
+        """Returns a copy with changed options of the image converter.
 
         Args:
-            **options: arguments of `ALIGNImageConverter`, such as `zoom`.
+            **options: arguments of `ALIGNImageConverter` to change, such as `zoom`.
         """
         return type(self)(self.tokenizer, self.image_converter.with_options(**options))
 
@@ -97,8 +98,8 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
         if sample_weight is not None:
             raise InputError(
                 "`sample_weight` must be None. Received: "
-                f"{type(sample_weight).__name__}. The contrastive loss weighs all "
-                "pairs equally. Leave the weights out."
+                f"{type(sample_weight).__name__}. All pairs have the same weight in "
+                "the contrastive loss. Leave the weights out."
             )
         images, captions = x, y
         if isinstance(x, dict):
@@ -126,11 +127,11 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
         return self.require_tokenizer().tokenize(captions)
 
     def require_tokenizer(self) -> ALIGNTokenizer:
-        """Returns the tokenizer, or raises `InputError` if there is none."""
+        """Returns the tokenizer. Raises `InputError` if there is none."""
         if self.tokenizer is None:
             raise InputError(
-                "captions need a vocabulary. Received: a model without one. Pass "
-                "vocabulary=[…] to ALIGN or "
+                "The model must have a vocabulary to tokenize captions. Received: a "
+                "model without a vocabulary. Pass vocabulary=[…] to ALIGN or to "
                 'from_preset("…", vocabulary=[…]).'
             )
         return self.tokenizer
@@ -153,7 +154,8 @@ class ALIGNPreprocessor(keras_hub.models.Preprocessor):
 
         Args:
             captions: string tensor (m,), m ≥ 1, or one caption, a scalar.
-            position: float in [0, 1). Evaluation takes the first caption, 0.
+            position: float in [0, 1), relative position. 0 is the first caption, which
+                evaluation uses.
 
         Returns:
             Scalar string tensor.
@@ -180,7 +182,12 @@ def _string_tensor(captions: Any) -> Any:
 
 
 def _captions_at(captions: tf.RaggedTensor, positions: tf.Tensor) -> tf.Tensor:
-    """Returns one caption of each row, (n,), at relative positions, (n,) in [0, 1)."""
+    """Returns one caption of each image, (n,).
+
+    Args:
+        captions: ragged string tensor (n, None).
+        positions: float tensor (n,) in [0, 1), relative position of each caption.
+    """
     counts = captions.row_lengths()
     indexes = tf.cast(positions * tf.cast(counts, tf.float32), tf.int64)
     indexes = tf.minimum(indexes, counts - 1)

@@ -1,4 +1,4 @@
-"""The tokenizer of ALIGN as a layer of KerasHub."""
+"""Tokenizer of ALIGN as a KerasHub layer."""
 
 import inspect
 import os
@@ -13,6 +13,7 @@ import tensorflow as tf
 from align_keras.text.wordpiece_tokenizer import WordPieceTokenizer
 from align_keras.utils.errors import InputError
 
+# Folders of the modules of Grain that call the layers of a pipeline.
 _GRAIN_FOLDERS = (
     os.path.join("grain", "_src", "python", "dataset"),
     os.path.join("grain", "_src", "python", "data_loader"),
@@ -21,19 +22,19 @@ _GRAIN_FOLDERS = (
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
-    """Tokenizer of the text encoder: captions to padded WordPiece ids.
+    """Layer that converts captions to padded WordPiece ids.
 
-    The ids are those of Hugging Face's fast `BertTokenizer` with `truncation=True`,
-    computed about ten times as fast. They differ for 116 letters that Unicode added
-    later than TensorFlow's tables.
+    The ids equal those of the fast `BertTokenizer` of Hugging Face with
+    `truncation=True`, and are computed about ten times as fast. The only differences
+    are 116 letters that were added to Unicode after the tables of TensorFlow.
 
-    The tokenizer runs eagerly, in `tf.data`, in pipelines of Grain and in an exported
-    graph. Without tensorflow-text, as on Windows, `tokenizers` computes the ids, and no
-    graph with the tokenizer can be exported.
+    The tokenizer works eagerly, in `tf.data`, in pipelines of Grain and in an exported
+    graph. Without tensorflow-text, such as on Windows, the package `tokenizers`
+    computes the ids, and a graph with the tokenizer can't be exported.
 
-    Bytes that are not UTF-8 and control characters are dropped. A special token that is
-    written in a caption (`[MASK]`) becomes that token. A word of more than 100
-    characters becomes `[UNK]`.
+    Invalid UTF-8 bytes and control characters are dropped. A special token in a caption
+    (`[MASK]`) is converted to the id of that token. A word of more than 100 characters
+    becomes `[UNK]`.
 
     Args:
         vocabulary: sequence of str, the tokens in the order of their ids. It must hold
@@ -47,10 +48,11 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
             UTF-8. One caption, a str or a scalar, is also accepted.
 
     Returns:
-        dict of `token_ids`, int32 (n, sequence_length), `[CLS]`, the tokens, `[SEP]`
-        and then `[PAD]`, and `padding_mask`, int32 (n, sequence_length), 0 where
-        `token_ids` was padded and 1 elsewhere. One caption gives (sequence_length,).
-        The values are tensors, and NumPy arrays in a pipeline of Grain.
+        dict of `token_ids` and `padding_mask`, int32 (n, sequence_length), or
+        (sequence_length,) for a single caption. A row of `token_ids` consists of
+        `[CLS]`, the tokens, `[SEP]` and padding with `[PAD]`. `padding_mask` is 0 for
+        padding and 1 elsewhere. The values are tensors, or NumPy arrays in a pipeline
+        of Grain.
 
     Raises:
         InputError: if an argument has the wrong type or value.
@@ -112,7 +114,7 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
         if not 0 <= id < len(vocabulary):
             raise InputError(
                 f"`id` must be in the range [0, {len(vocabulary) - 1}]. "
-                f"Received: {id}. Check the vocabulary of the tokenizer."
+                f"Received: id={id}. Check the vocabulary of the tokenizer."
             )
         return vocabulary[id]
 
@@ -142,14 +144,14 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
         return config
 
     def __reduce__(self) -> tuple:
-        # Worker processes of Grain receive a pickled tokenizer.
+        # Grain pickles the tokenizer for its worker processes.
         return type(self).from_config, (self.get_config(),)
 
 
 def is_called_by_grain() -> bool:
-    """Returns True if one of the callers is Grain, according to its file.
+    """Returns True if a function of Grain is on the call stack.
 
-    Keras and KerasHub decide in the same way, with a function that is not public.
+    Keras and KerasHub use the same check, but their function isn't public.
     """
     if "grain" not in sys.modules:
         return False

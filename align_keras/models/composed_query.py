@@ -1,4 +1,4 @@
-"""Queries of an image plus or minus words."""
+"""Search queries that combine an image with words to add or to subtract."""
 
 import math
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ def encode_query(
     text_weight: float = 2.0,
     image_weight: float = 1.0,
 ) -> np.ndarray:
-    """Embeds an image, words, or an image plus and minus words, as one query.
+    """Returns the embedding of a query made of an image, words, or both.
 
     The query is `image_weight` · image + `text_weight` · (sum of plus − sum of
-    minus), of embeddings of unit length, brought to unit length.
+    minus), computed from embeddings of unit length and normalized to unit length.
 
     Args:
         model: `ALIGN`, `Embedder`, or another object with `encode_images` and
@@ -33,29 +33,31 @@ def encode_query(
         image_weight: float > 0, the weight of the image.
 
     Returns:
-        float32 array (1, d), a row of unit length. `Index.query` takes the row.
+        float32 array (1, d), a row of unit length. `Index.query` accepts this row.
 
     Raises:
-        InputError: without an image and without words to add, for blank words and
-            other weights, and where image and words cancel out.
+        InputError: if there is neither an image nor a text in `plus`, if a text is
+            blank, if a weight isn't positive, or if the image and the texts cancel
+            out.
 
     References:
-        Jia et al. 2021, section 7 and figure 5; the weights of 2 and 1 are its best.
+        Jia et al. 2021, section 7 and figure 5. The default weights 2 and 1 gave the
+        best results in the paper.
     """
     plus = _texts("plus", plus)
     minus = _texts("minus", minus)
     if image is None and not plus:
         raise InputError(
-            "a query needs `image` or words in `plus`, received neither; give one of "
-            "them, and in `minus` what to take from it."
+            "A query must have an `image` or words in `plus`. Received: neither. Pass "
+            "one of them. Words in `minus` are subtracted from it."
         )
     for name, weight in (("text_weight", text_weight), ("image_weight", image_weight)):
         if not (isinstance(weight, (int, float)) and 0 < weight < math.inf):
             raise InputError(
-                f"`{name}` must be a number > 0, received {weight!r}; leave it out for "
-                "the paper's 2 of a text and 1 of the image."
+                f"`{name}` must be a number > 0. Received: {name}={weight!r}. Leave it "
+                "out to use the weights of the paper, 2 for a text and 1 for the image."
             )
-    # Broadcasts to the width of the embeddings.
+    # The scalar broadcasts to the width of the embeddings.
     query = np.zeros(())
     if image is not None:
         embedding = np.asarray(model.encode_images([image]), float)[0]
@@ -65,21 +67,22 @@ def encode_query(
         signs = np.repeat([1.0, -1.0], [len(plus), len(minus)])
         query = query + text_weight * signs @ texts
     length = np.linalg.norm(query)
-    # The difference of equal embeddings is the rounding error of float32.
+    # Equal embeddings differ by rounding errors of float32, so the threshold isn't 0.
     if not length > 1e-6 * (image_weight + text_weight):
         raise InputError(
-            "`image`, `plus` and `minus` must leave a direction to search in, but "
-            f"cancel out: plus {plus}, minus {minus}; leave out what is in both."
+            "`image`, `plus` and `minus` must not cancel out. Received: "
+            f"plus={plus}, minus={minus}. Remove the words that are in both."
         )
     return (query / length).astype("float32")[None]
 
 
 def _texts(name: str, texts: str | Sequence[str]) -> list[str]:
-    """Returns a str or several as a list, or raises if one is blank."""
+    """Returns one text or several texts as a list. Raises if a text is blank."""
     texts = [texts] if isinstance(texts, str) else list(texts)
     for text in texts:
         if not isinstance(text, str) or not text.strip():
             raise InputError(
-                f"`{name}` must be words, received {text!r}; name what to look for."
+                f"`{name}` must be one or more words. Received: {text!r}. Describe "
+                "what to search for."
             )
     return texts

@@ -1,4 +1,4 @@
-"""Training logic of the dual encoder: `compile`, `fit`, the step and its metrics."""
+"""Training logic of the dual encoder."""
 
 import dataclasses
 import math
@@ -44,12 +44,12 @@ from align_keras.utils.progress import say
 
 GRADIENT_NORMS = ("gradient_norm", "image_gradient_norm", "text_gradient_norm")
 _ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
-# Arguments of Keras's `compile` that don't suit this model.
+# Arguments of `keras.Model.compile` that this model doesn't support.
 _UNSUPPORTED = ("loss_weights", "metrics", "weighted_metrics")
 
 
 class ContrastiveModel(keras.Model):
-    """Base class of `ALIGN` with `compile`, `fit` and the training step."""
+    """Base class of `ALIGN` that implements `compile`, `fit` and the training step."""
 
     loss_metrics: "list[LossMetrics]"
     # Attributes of `keras.Model`.
@@ -66,34 +66,36 @@ class ContrastiveModel(keras.Model):
         loss_upper_bound: float | None = None,
         **kwargs: Any,
     ) -> None:
-        """Sets the optimizer, or the recipe that chooses it, and the loss.
+        """Configures the optimizer and the loss.
 
-        The variables of the optimizer are created by `fit` or `build_optimizer`, so
-        that a model which only computes embeddings does not allocate them.
+        `fit` and `build_optimizer` create the variables of the optimizer. A model that
+        only computes embeddings doesn't allocate them.
 
         Args:
             optimizer: Keras optimizer, or None to use `recipe`.
-            loss: None for `align_keras.losses.ContrastiveLoss`, another
-                `align_keras.losses.PairLoss`, or a function of
-                `(image_embeddings, text_embeddings, temperature)`, of the rows of all
-                replicas, which returns a float tensor, scalar or (n,).
-            recipe: str or None, the optimizer where none is given. `"auto"`, the
-                default, is `Muon` with a learning rate by the batch size, a warm-up
-                over a tenth of the run and a cosine decay. `fit` resolves it, since
-                it knows the number of steps, and prints one line. A learned
-                temperature of 1.0, the paper's, then starts from 0.1 if the weights
-                are random. `"paper"` is `Lamb` with the paper's schedule of 1,200,000
-                steps.
-            micro_batch_size: int or None; pairs that a replica embeds at a time. The
-                loss is that of the whole batch. A step takes about a third longer.
-            loss_upper_bound: float or None. A loss above it stops `fit` before the
-                update. A loss or a gradient that isn't finite always does.
+            loss: `align_keras.losses.PairLoss`, or a function of
+                `(image_embeddings, text_embeddings, temperature)` that returns a float
+                tensor, a scalar or (n,). The function receives the rows of all
+                replicas. None uses `align_keras.losses.ContrastiveLoss`.
+            recipe: `"auto"`, `"paper"` or None, the optimizer and its schedule if
+                `optimizer` is None. `"auto"`, the default, is `Muon` with a learning
+                rate that depends on the batch size, a warm-up over a tenth of the run
+                and a cosine decay. `fit` knows the number of steps, so it chooses the
+                settings and prints them in one line. If the weights are random and the
+                learned temperature is 1.0, the initial value of the paper, training
+                starts from a temperature of 0.1. `"paper"` is `Lamb` with the schedule
+                of the paper, 1,200,000 steps.
+            micro_batch_size: int or None, number of pairs that a replica embeds at a
+                time to save memory. The loss is that of the whole batch. A step takes
+                about a third longer.
+            loss_upper_bound: float or None. A loss above this value stops `fit` before
+                the update. A loss or a gradient that isn't finite always stops it.
             **kwargs: arguments of `keras.Model.compile`: `jit_compile`,
-                `run_eagerly`, `steps_per_execution`, `auto_scale_loss`. The metrics
-                are built in.
+                `run_eagerly`, `steps_per_execution`, `auto_scale_loss`. Metrics can't
+                be added.
 
         Raises:
-            InputError: if an argument isn't as above.
+            InputError: if an argument is unknown or has the wrong type or value.
 
         References:
             Jia et al. 2021, section 5.
@@ -119,11 +121,12 @@ class ContrastiveModel(keras.Model):
             optimizer = paper_optimizer() if recipe == "paper" else None
         self.recipe = recipe
         self.resolved_recipe: ResolvedRecipe | None = None
-        # The first run began from trained weights.
+        # `resolve_recipe` sets this to True if the first run starts from trained
+        # weights.
         self.is_fine_tuning = False
         self._compile_options = kwargs
         self._set_optimizer(optimizer)
-        # An earlier recipe may have set another momentum.
+        # A recipe of an earlier `compile` may have lowered the momentum.
         self._limit_batch_norm_momentum(1.0)
         self.loss = loss
         if self.loss_metrics[0].parts != loss.parts:
@@ -132,13 +135,13 @@ class ContrastiveModel(keras.Model):
         self.loss_upper_bound = loss_upper_bound
         self.forward_state = ForwardState(self)
         self.seconds_waited = 0.0
-        # Steps of the next epoch of `fit` that were made before a restart.
+        # Steps of the next epoch that an interrupted run made already.
         self.steps_to_skip = 0
 
     def _set_optimizer(
         self, optimizer: keras.optimizers.Optimizer | str | None
     ) -> None:
-        """Gives the optimizer to Keras, which wraps it if the loss must be scaled."""
+        """Compiles with an optimizer. Keras wraps it if the loss must be scaled."""
         super().compile(optimizer=optimizer, **self._compile_options)
         if optimizer is not None:
             replicas = self.distribute_strategy.num_replicas_in_sync
@@ -152,21 +155,22 @@ class ContrastiveModel(keras.Model):
     def resolve_recipe(
         self, steps: int | None, batch_size: int | None, initial_step: int = 0
     ) -> ResolvedRecipe | None:
-        """Chooses the optimizer and the schedule of a run by the recipe "auto".
+        """Chooses the optimizer and the schedule of a run with the recipe "auto".
 
-        `fit` calls this. An optimizer that the recipe chose before keeps its moments,
-        and its schedule begins again. If the first run after `compile` began from
-        trained weights, it and all later runs have a tenth of the learning rate.
+        `fit` calls this method. An optimizer that the recipe chose for an earlier run
+        keeps its moments, and its schedule starts again. If the first run after
+        `compile` starts from trained weights, this run and all later runs use a tenth
+        of the learning rate.
 
         Args:
-            steps: int, updates from step 0 of the run to its end, or None if its
-                length is unknown.
-            batch_size: int, pairs a step over all replicas, or None if unknown.
+            steps: int, updates from step 0 of the run to its end, or None if the
+                length of the run is unknown.
+            batch_size: int, pairs per step over all replicas, or None if unknown.
             initial_step: int ≥ 0, updates of this run that were made before.
 
         Returns:
-            `ResolvedRecipe`, or None where `compile` was given an optimizer or
-            another recipe.
+            `ResolvedRecipe`, or None if `compile` received an optimizer or another
+            recipe.
         """
         if self.recipe != "auto":
             return None
@@ -188,7 +192,7 @@ class ContrastiveModel(keras.Model):
         else:
             optimizer = inner_optimizer(self.optimizer)
             first_step = int(optimizer.iterations.numpy()) - initial_step
-            # The graph of the step holds the old schedule.
+            # The compiled step contains the old schedule, so it is traced again.
             optimizer.learning_rate = resolved.schedule(first_step)
             self.train_function = None
         self.resolved_recipe = resolved
@@ -204,7 +208,7 @@ class ContrastiveModel(keras.Model):
         ]
 
     def _is_trained(self) -> bool:
-        """Returns True if moving statistics of the image encoder were updated."""
+        """Returns True if training has updated a moving mean of the image encoder."""
         layers = self._batch_normalizations()
         return any(bool(layer.moving_mean.numpy().any()) for layer in layers)
 
@@ -214,14 +218,15 @@ class ContrastiveModel(keras.Model):
         return layer.trainable and float(layer.temperature) == 1.0
 
     def _limit_batch_norm_momentum(self, limit: float) -> None:
-        """Sets the momentum of the moving statistics, at most the encoder's own."""
+        """Sets the momentum of the moving statistics, at most `limit`."""
         for layer in self._batch_normalizations():
             layer.momentum = min(self.image_encoder.batch_norm_momentum, limit)
 
     def build_optimizer(self) -> None:
-        """Creates the optimizer's variables, unless they exist.
+        """Creates the variables of the optimizer if they don't exist yet.
 
-        Without an optimizer, the recipe "auto" is resolved for a run of unknown length.
+        If the optimizer isn't chosen yet, the recipe "auto" is resolved for a run of
+        unknown length.
 
         Raises:
             InputError: if the model is not compiled.
@@ -255,11 +260,11 @@ class ContrastiveModel(keras.Model):
         optimizer = config.pop("optimizer")
         if optimizer is not None:
             optimizer = keras.optimizers.deserialize(optimizer)
-        # `compile` built the optimizers of files without this entry.
+        # Files without this entry were written when `compile` built the optimizer.
         is_built = config.pop("optimizer_built", True)
         recipe = config.pop("recipe", None)
         is_fine_tuning = config.pop("is_fine_tuning", False)
-        # Files without a loss hold its options next to those of `compile`.
+        # Older files have no `loss`, and store its options as options of `compile`.
         options = {
             name: config.pop(name)
             for name in ContrastiveLoss.options()
@@ -269,7 +274,7 @@ class ContrastiveModel(keras.Model):
         self.compile(optimizer, loss or ContrastiveLoss(**options), **config)
         self.recipe = recipe
         if is_built:
-            # Keras then loads the variables from the file.
+            # Keras loads the variables of the file into the built optimizer.
             self.build_optimizer()
         self.is_fine_tuning = is_fine_tuning
 
@@ -295,42 +300,54 @@ class ContrastiveModel(keras.Model):
         augment: bool = True,
         value_range: tuple[float, float] | None = None,
     ) -> keras.callbacks.History:
-        """Trains as `keras.Model.fit`, on images and captions as they are.
+        """Trains the model on images and captions.
 
-        Arguments are `keras.Model.fit`'s, but for
+        With the recipe "auto" (see `compile`), each call has a complete schedule, with
+        a warm-up at its start and a decay to zero at its end. A later call keeps the
+        moments of the optimizer. `initial_epoch` continues the schedule of a run of
+        `epochs`. If the length of the data is unknown and `steps_per_epoch` is None,
+        the learning rate stays constant after the warm-up. Unless `verbose` is 0, one
+        line reports these settings.
 
-            x: images, with their captions in `y`; pairs as
-                `align_keras.models.image_text_batches` takes them; a batched
-                `tf.data.Dataset` of such tuples or dicts; or what is ready for the
-                model: dicts of `images`, `token_ids` and `padding_mask`, whose further
-                entries are left out. A `keras.utils.PyDataset`, a generator or a
-                loader, such as torch's, gives batches of either: `(images, captions)`
-                or dicts.
+        Args:
+            x: one of the following. (1) Images, with their captions in `y`. (2) Pairs
+                that `align_keras.models.image_text_batches` accepts. (3) A batched
+                `tf.data.Dataset` of pairs, tuples or dicts. (4) Inputs of the model,
+                a dict or a dataset of dicts with `images`, `token_ids` and
+                `padding_mask`. Other entries are ignored. (5) A
+                `keras.utils.PyDataset`, a generator or a loader, such as torch's, of
+                batches `(images, captions)` or of dicts.
             y: captions, one for each image of `x`.
-            batch_size: int or None, pairs a batch where `x` isn't batched; None for
-                32. A last batch that isn't full is left out, unless it's the only one.
-            validation_split: float in [0, 1), the share of the last pairs that are
-                validated on; not for datasets.
-            validation_data: as `x`, or a tuple of `x` and `y`.
-            shuffle: bool, where `x` isn't batched.
-            class_weight: None, as `sample_weight`: all pairs of a batch weigh alike.
-            steps_per_epoch: pairs that aren't batched are then repeated without end.
-            augment: bool; crop raw images at a random place, and mirror half of them.
+            batch_size: int or None, pairs per batch if `x` isn't batched. None means
+                32. The last batch is dropped if it isn't full, unless it is the only
+                one.
+            epochs: int, number of epochs.
+            verbose: as in `keras.Model.fit`. 0 prints nothing.
+            callbacks: callback, list of callbacks, or None.
+            validation_split: float in [0, 1), fraction of the pairs to validate on,
+                taken from the end. It must be 0 for datasets.
+            validation_data: data like `x`, or a tuple of `x` and `y`.
+            shuffle: bool, shuffle the pairs if `x` isn't batched.
+            class_weight: None. All pairs of a batch have the same weight.
+            sample_weight: None, for the same reason.
+            initial_epoch: int, epoch at which to start, for resuming.
+            steps_per_epoch: int or None. With an int, pairs that aren't batched are
+                repeated without end.
+            validation_steps: as in `keras.Model.fit`.
+            validation_batch_size: int or None. None uses `batch_size`.
+            validation_freq: as in `keras.Model.fit`.
+            augment: bool, crop raw images at a random position and mirror half of them.
             value_range: two floats, black and white of raw float images, such as
-                (0, 1). Without it, they are refused.
+                (0, 1). None refuses float images.
 
-        With the recipe "auto" (see `compile`), each call is a run of its own, with a
-        warm-up and a decay to zero at its end. A later call keeps the optimizer's
-        moments. `initial_epoch` goes on in the schedule of a run of `epochs`. Data of
-        unknown length without `steps_per_epoch` has a constant rate after the warm-up.
-        The choice is printed in one line, unless `verbose` is 0.
+        Returns:
+            `keras.callbacks.History`.
 
         Raises:
-            InputError: if an argument isn't as above, an image can't be read, or
-                inputs have wrong names, dtypes or shapes.
-            NonFiniteStepError: at the first loss or gradient that isn't finite, and
-                at a loss above `loss_upper_bound`. The model is then as it was
-                before that step.
+            InputError: if an argument has the wrong type or value, an image can't be
+                read, or inputs have wrong names, dtypes or shapes.
+            NonFiniteStepError: if a loss or a gradient isn't finite, or a loss is above
+                `loss_upper_bound`. The model is in the state before that step.
 
         References:
             Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
@@ -347,7 +364,7 @@ class ContrastiveModel(keras.Model):
             "repeat": steps_per_epoch is not None,
             "augment": augment,
         }
-        # `callbacks` is a callback, a list of them or a `CallbackList` of Keras.
+        # `callbacks` is a callback, a list of callbacks or a `CallbackList` of Keras.
         callbacks = getattr(callbacks, "callbacks", callbacks)
         with fit_inputs.readable_input(self, x, y, value_range, **options) as batches:
             if validation_data is not None:
@@ -380,7 +397,7 @@ class ContrastiveModel(keras.Model):
                 validation_steps=validation_steps,
                 validation_batch_size=validation_batch_size,
                 validation_freq=validation_freq,
-                # Keras warns about True if the batches are a dataset.
+                # Keras warns if `shuffle` is True for a dataset.
                 shuffle=shuffle and not isinstance(batches, tf.data.Dataset),
             )
 
@@ -392,9 +409,10 @@ class ContrastiveModel(keras.Model):
         initial_epoch: int,
         verbose: int | str,
     ) -> None:
-        """Resolves the recipe, and warns of a warm-up that is longer than the run."""
+        """Resolves the recipe, and warns if the warm-up is longer than the run."""
         if not self.compiled:
-            return  # Keras raises.
+            # `keras.Model.fit` raises an error for this case.
+            return
         steps = None
         initial_step = 0
         if steps_per_epoch is not None:
@@ -423,9 +441,14 @@ class ContrastiveModel(keras.Model):
         value_range: tuple[float, float] | None = None,
         **kwargs: Any,
     ) -> list[float] | dict[str, float]:
-        """Measures as `keras.Model.evaluate`. It takes raw pairs too (see `fit`)."""
-        known = parameters_of(ContrastiveModel.evaluate)
-        refuse_unknown("evaluate", kwargs, [*known, "_use_cached_eval_dataset"])
+        """Returns the losses and metrics, as `keras.Model.evaluate`.
+
+        The data may be raw pairs or model inputs, as in `fit`.
+        """
+        argument_names = parameters_of(ContrastiveModel.evaluate)
+        refuse_unknown(
+            "evaluate", kwargs, [*argument_names, "_use_cached_eval_dataset"]
+        )
         fit_arguments.check_weights(sample_weight=sample_weight)
         with fit_inputs.readable_input(
             self, x, y, value_range, batch_size=batch_size
@@ -449,7 +472,10 @@ class ContrastiveModel(keras.Model):
         callbacks: keras.callbacks.Callback | Sequence | None = None,
         value_range: tuple[float, float] | None = None,
     ) -> dict:
-        """Computes as `keras.Model.predict`. It takes raw pairs too (see `fit`)."""
+        """Returns the outputs of the model, as `keras.Model.predict`.
+
+        The data may be raw pairs or model inputs, as in `fit`.
+        """
         with fit_inputs.readable_input(
             self, x, value_range=value_range, batch_size=batch_size
         ) as batches:
@@ -490,10 +516,10 @@ class ContrastiveModel(keras.Model):
         norms: Sequence = (0, 0, 0),
         finite: tf.Tensor | bool = True,
     ) -> dict:
-        """Updates the running means and returns them by name.
+        """Updates the running means of the metrics and returns them by name.
 
-        A step that isn't finite doesn't change the means. Its own values are returned,
-        with NaN as its `loss`.
+        A step that isn't finite doesn't change the means. In this case the method
+        returns the values of the step instead of the means, with NaN as `loss`.
         """
         details = [*losses, self.temperature, *norms]
         (metric,) = self.loss_metrics
@@ -525,7 +551,7 @@ class ContrastiveModel(keras.Model):
         return super().predict_step(data)
 
     def make_train_function(self, force: bool = False) -> None:
-        """Makes the training function, which also measures the wait for input."""
+        """Creates the training function, which also measures the wait for input."""
         # Variables that are created in the first step would cause a second trace.
         self.build_optimizer()
         if self.steps_per_execution > 1 or self.run_eagerly:
@@ -534,13 +560,17 @@ class ContrastiveModel(keras.Model):
             self.train_function = self._make_timed_function(self.train_step)
 
     def make_test_function(self, force: bool = False) -> None:
-        """Makes the test function, which doesn't average metrics that are equal."""
+        """Creates the test function, which takes the metrics from the first replica."""
         if self.steps_per_execution > 1 or self.run_eagerly:
             super().make_test_function(force)
         elif self.test_function is None or force:
             self.test_function = self._make_timed_function(self.test_step)
 
     def _make_timed_function(self, step_function: Callable) -> Callable:
+        """Returns a function of an iterator that reads a batch and runs the step.
+
+        The function adds the time to read the batch to `seconds_waited`.
+        """
         strategy = self.distribute_strategy
 
         @tf.function(reduce_retracing=True, jit_compile=self.jit_compile)
@@ -560,7 +590,8 @@ class ContrastiveModel(keras.Model):
             is_python = not isinstance(iterator, _ITERATORS)
             if not is_python and not step.experimental_get_tracing_count():
                 _trace(step, iterator.element_spec)
-            # Reading a batch and the step are two graphs, so that each can be timed.
+            # The batch is read outside of the graph of the step, so that the wait for
+            # input can be measured.
             start = time.perf_counter()
             data = next(iterator) if is_python else _get_next(iterator)
             self.seconds_waited += time.perf_counter() - start
@@ -569,28 +600,32 @@ class ContrastiveModel(keras.Model):
         return function
 
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
-        """Does nothing. Keras's method fails on strings within a strategy."""
+        """Does nothing. The method of Keras fails for strings under a strategy."""
 
 
 def check_compile_arguments(arguments: dict) -> None:
-    """Raises for metrics, for options of the loss, and for unknown arguments."""
+    """Raises if `compile` gets metrics, options of the loss, or unknown arguments."""
     for name in _UNSUPPORTED:
         if arguments.get(name) is not None:
             raise InputError(
-                f"{name} can't be given, received {arguments[name]!r}. ALIGN reports "
-                "its loss, the parts of the loss and the temperature. Measure other "
-                "metrics after fit or in a callback, as by align_keras.recall_at_k."
+                f"{name} must be None. Received: {name}={arguments[name]!r}. ALIGN "
+                "reports its loss, the parts of the loss and the temperature. Compute "
+                "other metrics after fit or in a callback, such as with "
+                "align_keras.recall_at_k."
             )
     for name in ContrastiveLoss.options():
         if name in arguments:
             raise InputError(
-                f"{name} is an option of the loss, received {arguments[name]!r}. Write "
+                f"{name} must be an argument of the loss, not of compile. Received: "
+                f"{name}={arguments[name]!r}. Write "
                 f"compile(loss=align_keras.losses.ContrastiveLoss({name}="
                 f"{arguments[name]!r}))."
             )
     functions = (ContrastiveModel.compile, keras.Model.compile)
-    known = [name for function in functions for name in parameters_of(function)]
-    refuse_unknown("compile", arguments, [*known, *ContrastiveLoss.options()])
+    argument_names = [
+        name for function in functions for name in parameters_of(function)
+    ]
+    refuse_unknown("compile", arguments, [*argument_names, *ContrastiveLoss.options()])
 
 
 @tf.function(reduce_retracing=True)
@@ -599,12 +634,15 @@ def _get_next(iterator: Any) -> Any:
 
 
 def _trace(step: Any, spec: Any) -> None:
-    """Traces the step while the input fills its buffers for the first batch."""
+    """Traces the step before the first batch is read.
+
+    The input pipeline fills its buffers at the same time.
+    """
     if all(part.shape.is_fully_defined() for part in tf.nest.flatten(spec, True)):
         step.get_concrete_function(spec)
 
 
-# === Metrics, and the stop at a step that isn't finite ===
+# === Metrics and the stop at a non-finite step ===
 
 
 class LossMetrics(keras.metrics.Metric):
@@ -614,19 +652,22 @@ class LossMetrics(keras.metrics.Metric):
         super().__init__(name="loss")
         self.parts = parts
         self.names = ("loss", *parts, "temperature", *GRADIENT_NORMS)
-        # The first two entries count the steps, and the steps with finite norms.
+        # The first two entries are the number of steps and the number of steps with
+        # finite gradient norms.
         self.sums = self.add_variable(
             (len(self.names) + 2,),
             "zeros",
-            aggregation="only_first_replica",  # All replicas add the same values.
+            # All replicas add the same values.
+            aggregation="only_first_replica",
             name="sums",
         )
 
     def update_state(self, values: list, finite: tf.Tensor | bool = True) -> None:
-        """Adds one step's values, in the order of `names`, if it is finite."""
+        """Adds the values of a finite step, in the order of `names`."""
         values = ops.stack([ops.cast(value, self.sums.dtype) for value in values])
         losses, norms = ops.split(values, [len(self.names) - len(GRADIENT_NORMS)])
-        # A step whose scaled gradient overflowed counts, but its norms are left out.
+        # A step counts even if its scaled gradient overflowed, but its gradient norms
+        # are left out of the means.
         has_norms = ops.all(ops.isfinite(norms))
         norms = ops.where(has_norms, norms, ops.zeros_like(norms))
         counts = [ops.ones_like(losses[0]), ops.cast(has_norms, losses.dtype)]
@@ -643,10 +684,10 @@ class LossMetrics(keras.metrics.Metric):
 
 
 class NonFiniteStepError(InputError):
-    """Error of a loss or a gradient that isn't finite, or a loss above its bound.
+    """Error for a loss or gradient that isn't finite, or a loss above its bound.
 
     Args:
-        step: int, the update that wasn't made, counted from 1.
+        step: int, number of the update that was skipped, counted from 1.
         values: dict, the metrics of that step, with NaN as `loss`.
         bound: float, `loss_upper_bound`, or None.
     """
@@ -666,14 +707,14 @@ class NonFiniteStepError(InputError):
         else:
             rule = f"the loss is above loss_upper_bound ({bound})"
         super().__init__(
-            f"step {step}: {rule}, and its update wasn't made. Lower the learning "
-            "rate, lengthen the warm-up, clip the gradients (global_clipnorm), or look "
-            "for broken pairs in that batch."
+            f"step {step}: {rule}, so its update was skipped. Lower the learning rate, "
+            "lengthen the warm-up, clip the gradients (global_clipnorm), or look for "
+            "broken pairs in that batch."
         )
 
 
 class StopAtNonFinite(keras.callbacks.Callback):
-    """Raises `NonFiniteStepError` at the first step whose update can't be made."""
+    """Callback that raises `NonFiniteStepError` at the first skipped update."""
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         values = {name: float(value) for name, value in (logs or {}).items()}

@@ -1,4 +1,4 @@
-"""From images and captions as a user has them to embeddings."""
+"""Methods of `ALIGN` that embed, compare and classify images and captions."""
 
 import concurrent.futures
 import os
@@ -20,7 +20,7 @@ from align_keras.utils.errors import InputError
 
 
 class EmbeddingMethods:
-    """What `ALIGN` inherits to embed, compare and classify images and texts."""
+    """Mixin of `ALIGN` that embeds, compares and classifies images and texts."""
 
     image_encoder: keras.Model
     text_encoder: keras.Model
@@ -30,7 +30,7 @@ class EmbeddingMethods:
 
     @property
     def preprocessor(self) -> ALIGNPreprocessor:
-        """`ALIGNPreprocessor` of the model. `ALIGN` creates it."""
+        """`ALIGNPreprocessor` of the model, which `ALIGN` implements."""
         raise NotImplementedError
 
     def encode_images(
@@ -39,22 +39,25 @@ class EmbeddingMethods:
         batch_size: int = 64,
         value_range: tuple[float, float] | None = None,
     ) -> np.ndarray:
-        """Embeds images by Keras. `align_keras.load_model` has other runtimes.
+        """Returns the embeddings of images, computed by Keras.
+
+        `align_keras.load_model` opens models for other runtimes.
 
         Args:
-            images: list, or column of a data frame, of paths, of file bytes, or of
-                uint8 arrays or tensors (height, width, 3), of any size; or one uint8
-                array (n, height, width, 3). With a `value_range`, float arrays too.
+            images: list or data frame column of paths, of the bytes of image files, or
+                of uint8 arrays or tensors (height, width, 3) of any size. One uint8
+                array (n, height, width, 3) is accepted too, and float arrays with a
+                `value_range`.
             batch_size: int ≥ 1.
-            value_range: two floats, black and white of float arrays; without it, floats
-                are refused.
+            value_range: two floats, black and white of float arrays. None refuses float
+                arrays.
 
         Returns:
             float32 array (n, d), rows of unit length.
 
         Raises:
-            InputError: if an image cannot be read or has another form. The message
-                names it.
+            InputError: if an image cannot be read, or has another type or shape. The
+                message names the image.
         """
         converter = self.preprocessor.image_converter
         if value_range is not None:
@@ -68,15 +71,22 @@ class EmbeddingMethods:
         )
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
-        """Embeds a sequence of captions: float32 (n, d), rows of unit length.
+        """Returns the embeddings of captions.
+
+        Args:
+            texts: list of str.
+            batch_size: int ≥ 1.
+
+        Returns:
+            float32 array (n, d), rows of unit length.
 
         Raises:
-            InputError: if the model has no vocabulary, or `texts` is one str.
+            InputError: if the model has no vocabulary, or `texts` is a single str.
         """
         if isinstance(texts, str):
             raise InputError(
-                f"texts must be a list of str, received one str {texts[:40]!r}; "
-                "write [text]."
+                "texts must be a list of str. Received: a single str "
+                f"{texts[:40]!r}. Write [text]."
             )
         return self._embed_texts(
             texts, batch_size, self.text_encoder, self.normalize_text
@@ -89,11 +99,20 @@ class EmbeddingMethods:
         batch_size: int = 64,
         value_range: tuple[float, float] | None = None,
     ) -> np.ndarray:
-        """Compares each image, as `encode_images` takes them, with each text.
+        """Returns the cosine of each image and each text.
+
+        The signature `similarity` of an export returns the same values. `call` returns
+        one value for each pair of an image and its text, the cosine divided by the
+        temperature.
+
+        Args:
+            images: as in `encode_images`.
+            texts: list of str.
+            batch_size: int ≥ 1, images per batch.
+            value_range: as in `encode_images`.
 
         Returns:
-            float32 array (images, texts), cosines in [-1, 1], as the export's signature
-            `similarity`; `call` gives each pair's cosine, divided by the temperature.
+            float32 array (images, texts), cosines in [-1, 1].
         """
         rows = self.encode_images(images, batch_size, value_range=value_range)
         return rows @ self.encode_texts(texts, batch_size).T
@@ -106,24 +125,27 @@ class EmbeddingMethods:
         batch_size: int = 64,
         value_range: tuple[float, float] | None = None,
     ) -> np.ndarray:
-        """Classifies images without training: by the nearest class's prompts.
+        """Classifies images by their similarity to the names of classes (zero-shot).
+
+        The embedding of a class is the mean of the embeddings of its prompts, one for
+        each template. The signature `classify` of an export returns the same values.
 
         Args:
-            images: as `encode_images`.
+            images: as in `encode_images`.
             class_names: list of str.
-            templates: list of str, each with `{}` for the name, such as
-                `align_keras.datasets.benchmarks.read_templates("clip:imagenet1k")`,
-                the paper's; the mean of their embeddings is the class's.
+            templates: list of str, each with `{}` in place of the class name. The
+                templates of the paper are
+                `align_keras.datasets.benchmarks.read_templates("clip:imagenet1k")`.
             batch_size: int ≥ 1.
-            value_range: as `encode_images`.
+            value_range: as in `encode_images`.
 
         Returns:
             float32 array (images, classes), the softmax of cosine / temperature over
-            the classes, as the export's signature `classify`.
+            the classes.
 
         Raises:
-            InputError: as `encode_images` and `encode_texts`; without classes or
-                templates; for a template without `{}`.
+            InputError: if there is no class or no template, if a template lacks `{}`,
+                or for a reason of `encode_images` and `encode_texts`.
 
         References:
             Jia et al. 2021, section 5.2.
@@ -131,8 +153,8 @@ class EmbeddingMethods:
         for name, value in {"class_names": class_names, "templates": templates}.items():
             if isinstance(value, str):
                 raise InputError(
-                    f"{name} must be a list of str, received one str {value[:40]!r}; "
-                    "write it in brackets."
+                    f"{name} must be a list of str. Received: a single str "
+                    f"{value[:40]!r}. Write it in brackets."
                 )
 
         def encode(prompts: Sequence[str]) -> np.ndarray:
@@ -144,11 +166,20 @@ class EmbeddingMethods:
         scores = np.exp(logits - logits.max(axis=1, keepdims=True))
         return (scores / scores.sum(axis=1, keepdims=True)).astype("float32")
 
-    # Of one image with words that are added and taken away, as one query.
+    # Method of the model, `model.encode_query(image, plus, minus)`.
     encode_query = encode_query
 
     def encode_words(self, words: Sequence[str], batch_size: int = 256) -> np.ndarray:
-        """Embeds words by BERT's [CLS] before the projection: float32 (n, hidden_dim).
+        """Returns the outputs of the text encoder before the projection for words.
+
+        With `pooling="cls"` these are the outputs of the backbone at [CLS].
+
+        Args:
+            words: list of str.
+            batch_size: int ≥ 1.
+
+        Returns:
+            float32 array (n, hidden_dim), not normalized.
 
         References:
             Jia et al. 2021, table 12 (SimLex-999).
@@ -165,7 +196,7 @@ class EmbeddingMethods:
         encoder: keras.Model,
         finish: Callable[[tf.Tensor], tf.Tensor],
     ) -> np.ndarray:
-        """Embeds texts in batches by `finish(encoder(tokens))`."""
+        """Returns `finish(encoder(tokens))` of texts, computed in batches."""
         texts = as_sequence("texts", texts)
         self.preprocessor.require_tokenizer()
         embed = on_replicas(
@@ -190,7 +221,7 @@ def embed_images(
     """Reads images and embeds their pixels.
 
     Args:
-        images: as `ALIGN.encode_images` takes them.
+        images: as in `ALIGN.encode_images`.
         embed_pixels: function from float array (n, image_size, image_size, 3), gray
             levels in [0, 255], to float32 array (n, dimension).
         image_converter: `ALIGNImageConverter`, which reads the images.
@@ -201,11 +232,11 @@ def embed_images(
         float32 array (n, dimension).
 
     Raises:
-        InputError: if an image cannot be read. The message names it.
+        InputError: if an image cannot be read. The message names the image.
     """
     if isinstance(images, str | bytes | os.PathLike):
         raise InputError(
-            "images must be a list of paths, bytes or arrays. Received: one "
+            "images must be a list of paths, bytes or arrays. Received: a single "
             f"{type(images).__name__}. Write [image]."
         )
     images = as_sequence("images", images)
@@ -217,10 +248,10 @@ def embed_images(
 
 
 def as_sequence(name: str, values: Any) -> Any:
-    """Returns rows that can be counted and taken by their number, from 0.
+    """Returns values as a sequence with a length and integer indexes.
 
     Raises:
-        InputError: if `values` have no length, as a generator.
+        InputError: if `values` have no length (a generator), or are a dict or a set.
     """
     values = plain_data(values)
     if not hasattr(values, "__len__") or isinstance(values, dict | set):
@@ -234,7 +265,10 @@ def as_sequence(name: str, values: Any) -> Any:
 def _read_ahead(
     images: Sequence, converter: ALIGNImageConverter, batch_size: int
 ) -> Iterator[np.ndarray]:
-    """Yields float32 (≤ batch_size, S, S, 3), while threads read the next batch."""
+    """Yields batches of pixels while threads read the next batch.
+
+    A batch is a float32 array (≤ batch_size, image_size, image_size, 3).
+    """
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
     def submit(start: int) -> list[concurrent.futures.Future]:
@@ -253,7 +287,7 @@ def _read_ahead(
 
 
 def _concatenate(batches: list[np.ndarray], dimension: int) -> np.ndarray:
-    """Returns float32 (n, dimension), also without any batch."""
+    """Returns the rows of all batches, float32 (n, dimension). n is 0 for no batch."""
     if not batches:
         return np.zeros((0, dimension), "float32")
     return np.concatenate(batches).astype("float32")

@@ -18,11 +18,11 @@ from align_keras.models.trainable_layers import (
 
 
 class Encoder(CheckedLiteRTExport, keras.Model):
-    """Functional model that keeps its dtype policy in its configuration.
+    """Functional model whose configuration includes its dtype policy.
 
     Attributes:
-        initial_flags: `TrainableFlags`, layers that learn after the constructor, by the
-            arguments alone.
+        initial_flags: `TrainableFlags` of the layers after the constructor. The
+            configuration lists the flags only if they have changed since.
     """
 
     initial_flags: TrainableFlags
@@ -38,7 +38,7 @@ class Encoder(CheckedLiteRTExport, keras.Model):
     ) -> None:
         super().__init__(inputs=inputs, outputs=outputs, name=name)
         self.dtype_policy = policy
-        # Setting True would unfreeze the layers that are frozen one by one.
+        # Setting True would also unfreeze single layers that were frozen before.
         if not trainable:
             self.trainable = False
 
@@ -48,15 +48,15 @@ class Encoder(CheckedLiteRTExport, keras.Model):
         return None
 
     def fingerprint(self) -> str:
-        """Returns a digest of the configuration and the weights, 64 digits."""
-        # Names and frozen layers change no embedding.
+        """Returns the SHA-256 of the configuration and the weights, 64 hex digits."""
+        # The name and the frozen layers don't change the embeddings.
         config = self.get_config()
         config.pop("name")
         config.pop(CONFIG_KEY, None)
         text = json.dumps(config, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode())
-        # `variables` would include the seeds of dropout, which differ each time that
-        # the model is opened.
+        # `variables` would include the dropout seeds, which differ each time the model
+        # is loaded.
         for variable in self.weights:
             value = np.ascontiguousarray(variable.numpy())
             digest.update(f"{value.dtype} {value.shape}".encode())

@@ -1,4 +1,4 @@
-"""The arguments of `fit`, `evaluate` and `predict`: validation, splits and sizes."""
+"""Checks and conversions of the arguments of `fit`, `evaluate` and `predict`."""
 
 import math
 from typing import Any
@@ -31,10 +31,10 @@ def pairs_of_step(x: Any, y: Any, batches: Any, batch_size: int | None) -> int |
     """Returns the number of pairs in a step of `fit`, or None if it is unknown.
 
     Args:
-        x: as given to `fit`.
-        y: as given to `fit`.
-        batches: result of `keras_input` for them.
-        batch_size: int or None, as given to `fit`.
+        x: argument of `fit`.
+        y: argument of `fit`.
+        batches: result of `keras_input` for `x` and `y`.
+        batch_size: int or None, argument of `fit`.
     """
     pairs = raw_pairs(plain_data(x), plain_data(y))
     if pairs is not None or isinstance(batches, dict):
@@ -61,7 +61,11 @@ def is_raw_data(x: Any, y: Any = None) -> bool:
 
 
 def as_x_and_y(validation_data: Any) -> tuple:
-    """Returns `x` and `y` of `validation_data`, a dataset, a dict or a tuple."""
+    """Returns `x` and `y` of `validation_data`, which is a dataset, a dict or a tuple.
+
+    Raises:
+        InputError: if the tuple has a third entry, which would be weights.
+    """
     validation_data = plain_data(validation_data)
     if not isinstance(validation_data, tuple | list) or len(validation_data) > 3:
         return validation_data, None
@@ -74,9 +78,10 @@ def split_pairs(x: Any, y: Any, share: float) -> tuple:
     """Divides data into pairs to train on and pairs to validate on.
 
     Args:
-        x: as given to `fit`.
-        y: as given to `fit`.
-        share: float in (0, 1), fraction of the pairs, the last ones, to validate on.
+        x: argument of `fit`.
+        y: argument of `fit`.
+        share: float in (0, 1), fraction of the pairs to validate on. They are taken
+            from the end.
 
     Returns:
         `x` and `y` to train on, and the validation data.
@@ -87,15 +92,17 @@ def split_pairs(x: Any, y: Any, share: float) -> tuple:
         pairs = tuple(x.values())
     if pairs is None:
         raise InputError(
-            f"validation_split must be 0 for {type_and_shape(x)}. Pass "
-            "validation_data, such as dataset.take(n), and train on dataset.skip(n)."
+            "validation_split must be 0 unless the pairs are sequences. Received: "
+            f"{share} for {type_and_shape(x)}. Pass validation_data, such as "
+            "dataset.take(n), and train on dataset.skip(n)."
         )
     count = len(pairs[0])
     first = int(count * (1 - share))
     if not 0 < first < count:
         raise InputError(
-            f"validation_split must leave pairs on both sides of {count}. Received: "
-            f"{share}. Pass validation_data, or another fraction."
+            "validation_split must leave at least one pair to train on and one to "
+            f"validate on. Received: {share} of {count} pairs. Pass validation_data, "
+            "or another fraction."
         )
     parts = [[values[:first] for values in pairs], [values[first:] for values in pairs]]
     if raw_pairs(x, y) is not None:
@@ -105,7 +112,7 @@ def split_pairs(x: Any, y: Any, share: float) -> tuple:
 
 
 def check_weights(**weights: object) -> None:
-    """Raises for weights of pairs or classes, which the loss does not support."""
+    """Raises if weights of pairs or classes are set, which the loss doesn't support."""
     for name, value in weights.items():
         if value is not None:
             raise InputError(

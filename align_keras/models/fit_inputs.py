@@ -46,14 +46,17 @@ def keras_input(
     augment: bool = True,
     value_range: tuple[float, float] | None = None,
 ) -> Any:
-    """Returns `x` for Keras's `fit`. Raw pairs become batches of inputs.
+    """Returns the value of `x` for `keras.Model.fit`.
+
+    Raw pairs (images and captions) are converted to batches of the model's inputs. Data
+    that already are model inputs are checked.
 
     Args:
         model: `ALIGN`.
-        x: as given to `ALIGN.fit`.
-        y: as given to `ALIGN.fit`.
+        x: argument of `ALIGN.fit`.
+        y: argument of `ALIGN.fit`.
         training: bool, prepare raw pairs for training.
-        batch_size: int or None, as given to `ALIGN.fit`.
+        batch_size: int or None, argument of `ALIGN.fit`.
         shuffle: bool, shuffle sequences of raw pairs.
         repeat: bool, repeat sequences of raw pairs without end.
         augment: bool, crop raw images at a random position and mirror half of them.
@@ -109,8 +112,9 @@ def quickly_copied(model: keras.Model, batches: tf.data.Dataset) -> tf.data.Data
     """Disables graph rewriting for datasets that a strategy copies."""
     if not is_distributed(model.distribute_strategy):
         return batches
-    # Keras passes datasets to the strategy, which copies them. TensorFlow's rewriting
-    # of a copy takes a minute, and gains less than one thread for each operation does.
+    # Keras passes datasets to the strategy, which copies them. TensorFlow needs a
+    # minute to rewrite the graph of a copy. One thread for each operation saves more
+    # time than the rewriting.
     options = tf.data.Options()
     options.experimental_optimization.apply_default_optimizations = False
     options.threading.max_intra_op_parallelism = 1
@@ -140,14 +144,18 @@ def readable_input(
     value_range: tuple[float, float] | None = None,
     **options: Any,
 ) -> Iterator[Any]:
-    """Yields `keras_input`, and names an image that cannot be read in its error."""
+    """Context manager that returns `keras_input` and explains its read errors.
+
+    TensorFlow reports an image that cannot be decoded without its path. The errors of
+    this context manager are `InputError`s that name the image.
+    """
     with input_report() as report:
         batches = keras_input(model, x, y, value_range=value_range, **options)
         try:
             yield batches
             report.check_read()
         except UnboundLocalError:
-            # `keras.Model.predict` fails in this way if it read no batch.
+            # `keras.Model.predict` raises this error if it read no batch.
             report.check_read()
             raise
         except tf.errors.OpError as error:
@@ -160,13 +168,13 @@ def readable_input(
             match = re.search(r"transformation with iterator: \S+ (.*)", error.message)
             reason = match[1] if match else error.message.split("\n")[0]
             raise InputError(
-                f"a batch of the input can't be read ({reason[:300]}). Repair that "
-                "pair, or leave it out."
+                f"A batch of the input can't be read ({reason[:300]}). Repair the pair "
+                "that causes the error, or remove it."
             ) from error
 
 
 def _raise_for_unreadable_image(x: Any, y: Any, converter: ALIGNImageConverter) -> None:
-    """Raises the error that names an image of a sequence that cannot be read."""
+    """Reads all images of a sequence until one raises an error that names it."""
     pairs = raw_pairs(plain_data(x), plain_data(y))
     if pairs is None or isinstance(pairs[0], tf.data.Dataset):
         return

@@ -11,13 +11,16 @@ from align_keras.optimizers.replica_gradients import inner_optimizer
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
-# Distance of the seeds of two replicas. It is larger than the number of steps, so
-# that no two replicas draw the same masks within a run.
+# Distance between the seeds of two replicas. It is larger than the number of steps of
+# a run, so that no two replicas draw the same dropout masks.
 _SEED_STRIDE = 1_000_003
 
 
 def loss_gradients(model: keras.Model, inputs: dict) -> tuple[tuple, list]:
-    """Returns a replica's losses and gradients, which sum to the batch's."""
+    """Returns the losses and the gradients of one replica.
+
+    The gradients of the batch are the sum of the gradients over replicas.
+    """
     with tf.GradientTape() as tape:
         outputs = model(inputs, training=True)
         losses, loss = scaled_loss(
@@ -33,7 +36,11 @@ def loss_gradients(model: keras.Model, inputs: dict) -> tuple[tuple, list]:
 def scaled_loss(
     model: keras.Model, images: tf.Tensor, texts: tf.Tensor, token_ids: tf.Tensor
 ) -> tuple[tuple, tf.Tensor]:
-    """Returns a replica's losses, and its share of the total with the loss's scale."""
+    """Returns the losses of a replica, and the value to differentiate.
+
+    The value is the total loss divided by the number of replicas. A loss-scaling
+    optimizer multiplies it by its scale.
+    """
     losses = model.loss.replica_losses(images, texts, model.temperature, token_ids)
     total = model.loss.total(*losses) / replica_count()
     return losses, model.optimizer.scale_loss(total)
@@ -52,10 +59,10 @@ def cached_loss_gradients(
 ) -> tuple[tuple, list]:
     """Computes `loss_gradients` with the activations of one micro-batch in memory.
 
-    A first pass without a tape computes all embeddings. The loss of the whole batch
-    gives the gradients at the embeddings. A second pass, whose dropout draws the same
-    masks, computes the gradients of the weights from them. A micro-batch is normalized
-    by its own statistics.
+    A first pass without a gradient tape computes all embeddings. The loss of the whole
+    batch yields the gradients with respect to the embeddings. A second pass with the
+    same dropout masks propagates them to the weights. Batch normalization uses the
+    statistics of each micro-batch.
 
     References:
         Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory
@@ -70,16 +77,22 @@ def cached_loss_gradients(
         tape.watch([images, texts])
         losses, loss = scaled_loss(model, images, texts, inputs["token_ids"])
     variables = [variable.value for variable in model.trainable_variables]
-    at_images, at_texts, *direct = dense(
+    image_gradient, text_gradient, *loss_variable_gradients = dense(
         tape.gradient(loss, [images, texts, *variables])
     )
     write_values(state.seeds, seeds)
-    through = carry_back(model, parts, statistics, at_images, at_texts)
+    encoder_gradients = backpropagate_parts(
+        model, parts, statistics, image_gradient, text_gradient
+    )
     write_values(state.statistics, new_statistics)
     write_values(state.seeds, new_seeds)
+    # The temperature is a variable of the loss. The gradients of the other variables
+    # with respect to the loss at fixed embeddings are None.
     return losses, [
-        gradient if other is None else gradient + other
-        for gradient, other in zip(through, direct, strict=True)
+        gradient if loss_gradient is None else gradient + loss_gradient
+        for gradient, loss_gradient in zip(
+            encoder_gradients, loss_variable_gradients, strict=True
+        )
     ]
 
 
@@ -92,7 +105,13 @@ def accumulated_gradients(
 ) -> tuple:
     """Returns the mean loss, all logits and the mean gradients over micro-batches.
 
-    `part_gradients` returns these three for a dict of inputs of a micro-batch.
+    Args:
+        model: `ImageClassifier`.
+        state: `ForwardState` of the model.
+        inputs: dict of tensors (n, …), the batch of this replica.
+        micro_batch_size: int, a divisor of n.
+        part_gradients: function that returns loss, logits and gradients for the inputs
+            of a micro-batch.
     """
     before = read_values(state.statistics)
     variables = [variable.value for variable in model.trainable_variables]
@@ -116,9 +135,10 @@ def split_inputs(inputs: dict, micro_batch_size: int) -> dict:
     rows = inputs["images"].shape[0]
     if rows is None or rows % micro_batch_size:
         raise InputError(
-            f"micro_batch_size ({micro_batch_size}) must divide the rows of a "
-            f"replica's batch, received {rows or 'an unknown number'}; change one of "
-            "them, and batch with drop_remainder=True."
+            "micro_batch_size must divide the number of rows of a replica's batch. "
+            f"Received: micro_batch_size={micro_batch_size} and "
+            f"{rows or 'an unknown number of'} rows. Change one of them, and create "
+            "the batches with drop_remainder=True."
         )
     return {
         name: tf.reshape(value, (-1, micro_batch_size, *value.shape[1:]))
@@ -133,10 +153,10 @@ def _loop(
 
     Args:
         parts: dict of tensors (micro-batches, rows, …).
-        body: function of a number and a dict of inputs that returns a list of rows,
-            (rows, width) each, and a list of values.
-        widths: list of int, the widths of the rows.
-        like: list of tensors of the shapes and dtypes of the values.
+        body: function of the number of a micro-batch and the dict of its inputs. It
+            returns a list of tensors (rows, width) and a list of values to sum.
+        widths: list of int, the width of each tensor of rows.
+        like: list of tensors with the shapes and dtypes of the values.
 
     Returns:
         The rows of all micro-batches, (n, width) each, and the sums of the values.
@@ -155,7 +175,7 @@ def _loop(
     shapes = [(size, width) for width in widths]
     arrays = [tf.TensorArray(tf.float32, count, element_shape=s) for s in shapes]
     zeros = [tf.zeros(value.shape, value.dtype) for value in like]
-    # Parallel iterations would need the memory that micro-batches save.
+    # Parallel iterations would use the memory that micro-batches save.
     _, arrays, totals = tf.while_loop(
         lambda number, *_: number < count,
         step,
@@ -171,29 +191,38 @@ def _loop(
 
 
 def embed_parts(model: keras.Model, parts: dict, statistics: list) -> tuple:
-    """Returns embeddings of images and texts, and the mean of the new statistics."""
+    """Returns the embeddings of all micro-batches, and the mean moving statistics.
+
+    Each micro-batch updates the same initial `statistics`. The returned statistics are
+    the mean of these updates.
+    """
     state = model.forward_state
     width = model.image_encoder.output_shape[-1]
 
     def body(number: tf.Tensor, part: dict) -> tuple[list, list]:
         outputs = model(part, training=True)
-        after = read_values(state.statistics)
+        updated_statistics = read_values(state.statistics)
         write_values(state.statistics, statistics)
-        return [outputs["image_embedding"], outputs["text_embedding"]], after
+        embeddings = [outputs["image_embedding"], outputs["text_embedding"]]
+        return embeddings, updated_statistics
 
     embeddings, totals = _loop(parts, body, [width, width], statistics)
     count = parts["images"].shape[0]
     return embeddings, [total / count for total in totals]
 
 
-def carry_back(
+def backpropagate_parts(
     model: keras.Model,
     parts: dict,
     statistics: list,
-    at_images: tf.Tensor,
-    at_texts: tf.Tensor,
+    image_gradient: tf.Tensor,
+    text_gradient: tf.Tensor,
 ) -> list:
-    """Returns the gradients of the weights from the gradients at the embeddings."""
+    """Returns the gradients of the weights, summed over all micro-batches.
+
+    `image_gradient` and `text_gradient`, both (n, d), are the gradients of the loss
+    with respect to the embeddings.
+    """
     state = model.forward_state
     size = parts["images"].shape[1]
     variables = [variable.value for variable in model.trainable_variables]
@@ -206,7 +235,7 @@ def carry_back(
         gradients = tape.gradient(
             targets,
             variables,
-            output_gradients=[at_images[rows], at_texts[rows]],
+            output_gradients=[image_gradient[rows], text_gradient[rows]],
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         write_values(state.statistics, statistics)
@@ -216,7 +245,7 @@ def carry_back(
 
 
 def check_micro_batches(model: keras.Model, micro_batch_size: int | None) -> None:
-    """Raises if micro-batches can't give the update of the whole batch."""
+    """Raises if the model is normalized over replicas, which micro-batches can't do."""
     if micro_batch_size is None:
         return
     check_number("micro_batch_size", micro_batch_size, 1, 1_000_000, whole=True)
@@ -224,39 +253,39 @@ def check_micro_batches(model: keras.Model, micro_batch_size: int | None) -> Non
     if encoder.synchronized or encoder.replicas_per_group:
         raise InputError(
             "micro_batch_size must be None for an image encoder that is normalized "
-            "over replicas (synchronized or replicas_per_group), received "
-            f"{micro_batch_size}; a micro-batch is normalized by its own statistics, "
-            "so leave one of them out."
+            "over replicas (synchronized or replicas_per_group). Received: "
+            f"micro_batch_size={micro_batch_size}. Each micro-batch is normalized by "
+            "its statistics alone. Remove one of the arguments."
         )
 
 
 def check_weight_dtypes(
     optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]
 ) -> None:
-    """Raises for weights of 16 bits with another optimizer than SGD.
+    """Raises if an optimizer other than SGD would train 16-bit weights.
 
-    In 16 bits the decays of the moments round to 1 and the corrections of their bias to
-    0. Adam of Keras then makes no update, and squares of gradients underflow.
+    In 16 bits the decays of the moments round to 1, the bias corrections round to 0,
+    and squared gradients underflow. As a result, Adam of Keras makes no update.
     """
     dtypes = {variable.dtype for variable in variables}
     narrow = sorted(dtypes & {"bfloat16", "float16"})
     inner = inner_optimizer(optimizer)
     if narrow and not isinstance(inner, keras.optimizers.SGD):
         raise InputError(
-            "Weights must be float32 or float64 to be trained with any optimizer but "
-            f"SGD. Received: weights in {narrow[0]} and {type(inner).__name__}. Build "
-            f"the model with dtype='mixed_{narrow[0]}', which computes in {narrow[0]} "
-            "and keeps float32 weights."
+            "Weights must be float32 or float64 for every optimizer except SGD. "
+            f"Received: {narrow[0]} weights and {type(inner).__name__}. Build the "
+            f"model with dtype='mixed_{narrow[0]}', which computes in {narrow[0]} and "
+            "keeps float32 weights."
         )
 
 
-# === Norms, and the check for non-finite values ===
+# === Gradient norms and the check for non-finite values ===
 
 
 def gradient_norms(
     optimizer: keras.optimizers.Optimizer, variables: list, gradients: list
 ) -> list[tf.Tensor]:
-    """Returns the norm of all gradients, and those of the image and text encoder."""
+    """Returns the gradient norms of the model, the image and the text encoder."""
     scale = optimizer.scale_loss(1.0)
     squares = {
         "image_encoder": tf.constant(0.0),
@@ -284,11 +313,15 @@ def is_finite_step(
     gradient_norm: tf.Tensor,
     loss_upper_bound: float | None,
 ) -> tf.Tensor:
-    """Returns a bool tensor, True if loss and gradients are finite and in bounds."""
+    """Returns a bool tensor, True if the model may be updated.
+
+    The loss and the gradients must be finite, and the loss at most `loss_upper_bound`.
+    """
     finite = tf.math.is_finite(gradient_norm)
     if inner_optimizer(optimizer) is not optimizer:
-        # A scaled loss may overflow. Its optimizer skips such steps and halves the
-        # scale. At a scale of 1 the gradient itself isn't finite.
+        # The gradients of a scaled loss may overflow. The loss-scaling optimizer skips
+        # such a step and halves the scale, so the run continues. At a scale of 1 the
+        # gradients themselves aren't finite.
         finite |= optimizer.scale_loss(1.0) > 1.0
     finite &= tf.math.is_finite(loss)
     if loss_upper_bound is not None:
@@ -300,7 +333,11 @@ def is_finite_step(
 
 
 class ForwardState:
-    """Moving statistics and dropout seeds of an `ALIGN` or an `ImageClassifier`."""
+    """Variables that a forward pass in training changes.
+
+    These are the moving statistics of batch normalization and the dropout seeds of an
+    `ALIGN` or an `ImageClassifier`.
+    """
 
     def __init__(self, model: keras.Model) -> None:
         layers = [
@@ -323,11 +360,11 @@ class ForwardState:
         ]
 
     def read(self) -> tuple[list, list]:
-        """Returns the present values of the statistics and of the seeds."""
+        """Returns the current values of the statistics and of the seeds."""
         return read_values(self.statistics), read_values(self.seeds)
 
     def part_replicas(self) -> None:
-        """Gives each replica different seeds. `settle` makes them equal again."""
+        """Sets different seeds on each replica. `settle` makes them equal again."""
         if replica_count() == 1:
             return
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -336,7 +373,7 @@ class ForwardState:
             seed.assign(seed + tf.stack([shift, tf.zeros_like(shift)]))
 
     def settle(self, before: tuple[list, list], finite: tf.Tensor | bool) -> None:
-        """Ends a step: makes the state equal on all replicas.
+        """Makes the state equal on all replicas at the end of a step.
 
         Args:
             before: state at the start of the step, as `read` returns it.
@@ -346,25 +383,27 @@ class ForwardState:
         after = read_values(self.statistics)
         if not self.synchronized and after:
             after = reduce_over_replicas("MEAN", after)
-        # The second number of a seed is its counter, which advances. The first one
-        # identifies the replica, and is restored.
-        moved = [
+        # The second number of a seed is its counter, which advances. The first number
+        # identifies the replica and is restored.
+        advanced_seeds = [
             tf.stack([old[0], new[1]])
             for old, new in zip(seeds, read_values(self.seeds), strict=True)
         ]
         values = [
             tf.where(finite, new, old)
-            for new, old in zip([*after, *moved], [*statistics, *seeds], strict=True)
+            for new, old in zip(
+                [*after, *advanced_seeds], [*statistics, *seeds], strict=True
+            )
         ]
         write_values([*self.statistics, *self.seeds], values)
 
 
 def read_values(variables: list) -> list[tf.Tensor]:
-    """Returns the values of the variables, as they are now."""
+    """Returns copies of the current values of variables."""
     return [tf.identity(variable) for variable in variables]
 
 
 def write_values(variables: list, values: list) -> None:
-    """Assigns each variable its value."""
+    """Assigns a value to each variable."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

@@ -1,4 +1,4 @@
-"""Models on Hugging Face's hub."""
+"""Download of models from the Hugging Face Hub."""
 
 import pathlib
 
@@ -16,8 +16,9 @@ from align_keras.text.vocabulary import VOCABULARY_FILE
 from align_keras.utils.errors import InputError
 
 HUB_PREFIX = "hf://"
-# Files that `ALIGN.from_preset` reads from a folder of transformers, of
-# `save_to_preset`, or like align_small_en, with its weights in LiteRT files.
+# Files that `ALIGN.from_preset` reads. They belong to folders of transformers, to
+# folders of `save_to_preset`, and to folders with weights in LiteRT files, such as
+# align_small_en.
 HUB_FILES = [
     *HUGGING_FACE_FILES,
     CONFIG_FILE,
@@ -30,7 +31,7 @@ HUB_FILES = [
 
 
 def download(name: str) -> pathlib.Path:
-    """Downloads the files of `hf://user/model` once, and returns their folder."""
+    """Returns the folder of `hf://user/model`. Downloads its files on first use."""
     import huggingface_hub
 
     try:
@@ -39,14 +40,14 @@ def download(name: str) -> pathlib.Path:
                 name.removeprefix(HUB_PREFIX), allow_patterns=HUB_FILES
             )
         )
-    # Errors of huggingface_hub, of a bad name, and of the HTTP library.
+    # huggingface_hub, its check of the name and its HTTP library raise many classes.
     except Exception as error:
-        # The first error of the chain has the reason, such as an unknown host.
+        # The first error of the chain contains the reason, such as an unknown host.
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         reason = " ".join(str(cause).split())[:200]
         raise InputError(
-            f"{name} can't be fetched ({type(cause).__name__}: {reason}); check the "
-            "name and the connection, or give the path of a folder with its files."
+            f"{name} can't be downloaded ({type(cause).__name__}: {reason}). Check the "
+            "name and the connection, or pass the path of a folder with its files."
         ) from None

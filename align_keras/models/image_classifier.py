@@ -27,19 +27,19 @@ from align_keras.utils.errors import InputError
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class ImageClassifier(keras.Model):
-    """Image encoder with a head of one dense layer, which is initialized to zero.
+    """Image encoder with a dense layer as classification head, initialized to zero.
 
-    While `image_encoder.trainable` is false the encoder runs as in inference.
+    If `image_encoder.trainable` is False, the encoder runs in inference mode.
 
     Args:
         image_encoder: `ImageEncoder`, (n, S, S, 3) → (n, d), which becomes a part of
-            the classifier. `encoder_without_projection` makes a copy.
+            the classifier. Use `encoder_without_projection` to train a copy.
         num_classes: int ≥ 2.
-        dtype: str or `keras.DTypePolicy`. `compile` scales the loss if it is float16.
-            None for the policy of the encoder. The head computes in float32.
-        micro_batch_size: int or None, images that a replica processes at a time. A
-            micro-batch is normalized by its own statistics. The update is that of the
-            whole batch, with the memory of a micro-batch.
+        dtype: str or `keras.DTypePolicy`. With a float16 policy, `compile` scales the
+            loss. None uses the policy of the encoder. The head computes in float32.
+        micro_batch_size: int or None, number of images that a replica processes at a
+            time to save memory. The gradients are those of the whole batch, except that
+            batch normalization uses the statistics of each micro-batch.
 
     Call arguments:
         inputs: uint8 or float tensor (n, height, width, 3) in [0, 255], such as the
@@ -96,7 +96,7 @@ class ImageClassifier(keras.Model):
         return self.head(self.image_encoder(inputs, training=learns))
 
     def train_step(self, data: object) -> dict:
-        """Makes one update on the batch of all replicas."""
+        """Updates the weights once, on the batch of all replicas."""
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         inputs = {"images": images, "labels": labels, "weights": weights}
         inputs = {name: rows for name, rows in inputs.items() if rows is not None}
@@ -126,7 +126,7 @@ class ImageClassifier(keras.Model):
     def _gradients(
         self, inputs: dict[str, tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor, list]:
-        """Returns loss, logits and gradients of this replica's rows."""
+        """Returns the loss, logits and gradients of the rows of this replica."""
         images, labels = inputs["images"], inputs["labels"]
         with tf.GradientTape() as tape:
             logits = self(images, training=True)
@@ -157,17 +157,26 @@ def encoder_without_projection(
     rematerialize: bool | None = None,
     dtype: str | keras.DTypePolicy | None = None,
 ) -> ImageEncoder:
-    """Copies an image encoder up to its pooled features, for training.
+    """Returns a trainable copy of an image encoder up to its pooled features.
 
-    The pooled features are classified, since the paper's large encoders have no
-    projection (Jia et al. 2021, sections 4.1 and 5.3).
+    The classifier uses the pooled features, since the large encoders of the paper have
+    no projection (Jia et al. 2021, sections 4.1 and 5.3).
+
+    Args:
+        image_encoder: `ImageEncoder` with float weights.
+        freeze_batch_statistics: bool, as in `ImageEncoder`.
+        rematerialize: bool, as in `ImageEncoder`, or None to copy the setting.
+        dtype: dtype policy, or None to copy the policy.
+
+    Raises:
+        InputError: if the encoder is quantized.
     """
     config = image_encoder.get_config()
     config.pop(CONFIG_KEY, None)
     if config["dtype"]["class_name"] == "DTypePolicyMap":
         raise InputError(
-            "image_encoder must have float weights to learn, received a quantized one; "
-            "take the model that it was made from."
+            "image_encoder must have float weights. Received: a quantized image "
+            "encoder. Use the model from before the quantization."
         )
     if rematerialize is not None:
         config["rematerialize"] = rematerialize

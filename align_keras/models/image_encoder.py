@@ -1,4 +1,4 @@
-"""Image encoder: an EfficientNet with an optional 1×1 head."""
+"""Image encoder: an EfficientNet with pooling and an optional projection."""
 
 import functools
 from collections.abc import Sequence
@@ -25,38 +25,42 @@ class ImageEncoder(Encoder):
     """EfficientNet with global pooling and an optional linear projection.
 
     Args:
-        width_coefficient: float > 0, EfficientNet's width scaling.
-        depth_coefficient: float > 0, its depth scaling.
-        num_stages: int from 1 to 7, number of first stages. Fewer than 7 are for very
-            small images and first trials.
+        width_coefficient: float > 0, width scaling of EfficientNet.
+        depth_coefficient: float > 0, depth scaling of EfficientNet.
+        num_stages: int from 1 to 7. The encoder has the first `num_stages` stages of
+            EfficientNet. Values below 7 are for very small images and quick trials.
         image_size: int ≥ 32, side in pixels to which raw images are resized. The
             network itself accepts any height and width.
-        padding: str, padding of the convolutions of stride 2: `"tf"`, TensorFlow's
-            SAME, as in the open-source EfficientNet (289 pixels become 145), or
-            `"hugging_face"`, as in transformers' ALIGN (144). Both are equal if
+        padding: str, padding of the convolutions of stride 2. `"tf"` is TensorFlow's
+            SAME, as in the open-source EfficientNet (289 pixels become 145).
+            `"hugging_face"` is that of ALIGN in transformers (144). Both are equal if
             `image_size` is a multiple of 32.
-        lite: bool, EfficientNet-Lite, for phones and integer arithmetic: no
-            squeeze-and-excitation, ReLU6, stem and outer stages not scaled.
-        projection_dim: int, or None for the last block's width, as B7's (640) and, in
-            the paper's largest model, L2's (1376).
-        num_classes: int, number of class probabilities that the 1×1 head adds to the
-            pooled features, for warm starts. None for the paper's encoder without it.
-        drop_connect_rate: float in [0, 1), rate of the last block. It grows linearly
-            from 0 at the first block.
-        batch_norm_momentum: float.
-        batch_norm_epsilon: float.
-        synchronized: bool, batch statistics over all replicas.
+        lite: bool, use EfficientNet-Lite, for phones and integer arithmetic. It has no
+            squeeze-and-excitation, uses ReLU6, and doesn't scale the stem and the outer
+            stages.
+        projection_dim: int, width of a linear projection, or None for no projection.
+            The embedding then has the width of the last block, such as 640 for B7 and
+            1376 for L2 in the largest model of the paper.
+        num_classes: int or None, number of class probabilities that a 1×1 head adds to
+            the pooled features, for warm starts. None builds the encoder of the paper,
+            which has no such head.
+        drop_connect_rate: float in [0, 1), rate of the last block. The rates of the
+            blocks grow linearly from 0 at the first block.
+        batch_norm_momentum: float, momentum of the moving statistics.
+        batch_norm_epsilon: float, constant that batch normalization adds to variances.
+        synchronized: bool, compute batch statistics over all replicas.
         virtual_batch_size: int or None, as in `FusedBatchNormalization`.
         replicas_per_group: int, `"auto"` or None, as in `FusedBatchNormalization`.
         freeze_batch_statistics: bool, normalize by the moving statistics in training
             too, for fine-tuning.
-        rematerialize: bool, compute activations twice rather than keep them.
-        locked: bool, train the projection only, and run the other layers as in
-            inference (no drop-connect, frozen statistics).
-        pixel_mean: float or three floats, the gray level that becomes 0.
+        rematerialize: bool, compute activations again in the backward pass instead of
+            storing them.
+        locked: bool, train the projection only, and run the other layers in inference
+            mode (no drop-connect, frozen statistics).
+        pixel_mean: float or three floats, the gray level that is scaled to 0.
         pixel_deviation: float or three floats > 0, the difference of gray levels that
-            becomes 1. With the defaults the network gets values in [-1, 1].
-        dtype: str or `keras.DTypePolicy` of all layers. None for Keras's default.
+            is scaled to 1. The defaults scale pixels to [-1, 1].
+        dtype: str or `keras.DTypePolicy` of all layers. None uses Keras's default.
         trainable: bool. False freezes the whole encoder with its projection.
 
     Call arguments:
@@ -110,7 +114,7 @@ class ImageEncoder(Encoder):
         **kwargs: Any,
     ) -> None:
         refuse_unknown("ImageEncoder", kwargs, parameters_of(ImageEncoder.__init__))
-        # The strides would reduce smaller images to nothing.
+        # The strides reduce each side by a factor of 32.
         check_number("image_size", image_size, 32, 8192, whole=True)
         check_choice("padding", padding, PADDINGS)
         policy = keras.dtype_policies.get(dtype)
@@ -203,11 +207,11 @@ class ImageEncoder(Encoder):
 
         Args:
             variant: str, a key of `align_keras.models.variants.IMAGE_VARIANTS`, such as
-                `"efficientnet_b7"`, the paper's, or `"b7"` for short.
+                `"efficientnet_b7"` (the encoder of the paper), or `"b7"` for short.
             projection_dim: int or None, width of the embedding. The encoder has no
                 projection if the last block has this width, such as 640 for B7.
-            **arguments: arguments of `ImageEncoder`. None keeps the variant's value or
-                the default.
+            **arguments: arguments of `ImageEncoder`. An argument that is None keeps the
+                value of the variant or the default.
 
         Example:
 
@@ -221,7 +225,7 @@ class ImageEncoder(Encoder):
 
     @property
     def blocks(self) -> list[MBConvBlock]:
-        """The `MBConvBlock`s, in order."""
+        """List of all `MBConvBlock`s, from input to output."""
         return [layer for layer in self.layers if isinstance(layer, MBConvBlock)]
 
     def set_pixel_scaling(
@@ -229,7 +233,7 @@ class ImageEncoder(Encoder):
         pixel_mean: float | Sequence[float],
         pixel_deviation: float | Sequence[float],
     ) -> None:
-        """Sets the scaling of pixels to the one that the weights were trained with.
+        """Sets the scaling of pixels, which must be that of the pretrained weights.
 
         Args:
             pixel_mean: as in `ImageEncoder`.
@@ -275,7 +279,8 @@ class ImageEncoder(Encoder):
 
     @classmethod
     def from_config(cls, config: dict) -> "ImageEncoder":
-        # Version 0.1 had Hugging Face's padding alone, and no name for it.
+        # Configurations of version 0.1 have no `padding`. Its encoders used that of
+        # Hugging Face.
         return super().from_config({"padding": "hugging_face", **config})
 
 
@@ -304,8 +309,9 @@ def with_class_probabilities(
 ) -> keras.KerasTensor:
     """Appends softened class probabilities to the pooled features."""
     logits = keras.layers.Dense(num_classes, dtype=policy, name="classifier")(features)
-    # Halved logits let an image resemble several classes. Probabilities times ten have
-    # about the weight of the features. Factors of 3 and 30 were no better.
+    # Dividing the logits by 2 gives several classes a noticeable probability. The
+    # factor 10 makes the probabilities about as large as the features. Factors of 3 and
+    # 30 gave no better results.
     soften = keras.layers.Rescaling(0.5, dtype="float32", name="soften")
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(
         soften(logits)
@@ -322,7 +328,7 @@ def make_blocks(
     drop_connect_rate: float,
     **arguments: Any,
 ) -> list[MBConvBlock]:
-    """Returns the list of all `MBConvBlock`s, in order."""
+    """Returns all `MBConvBlock`s of the stages, from input to output."""
     total = sum(stage.repeats for stage in stages)
     blocks: list[MBConvBlock] = []
     for number, stage in enumerate(stages, start=1):

@@ -1,4 +1,4 @@
-"""The image tower as a function of pixels."""
+"""Function that embeds preprocessed images."""
 
 import json
 from collections.abc import Callable
@@ -11,17 +11,17 @@ from align_keras.models.on_replicas import on_replicas
 
 
 def image_function(model: Any) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the function that embeds images as pixels.
+    """Returns a function that embeds preprocessed images.
 
-    The function is made once and kept until the structure of the encoder changes. It
-    reads the weights at each call.
+    The compiled function is cached until the structure of the encoder changes. It reads
+    the current weights at each call.
 
     Args:
         model: `ALIGN`.
 
     Returns:
-        Function from float array (n, S, S, 3), gray levels in [0, 255] and
-        S = `model.image_size`, to float32 array (n, d), rows of unit length.
+        Function from a float array (n, S, S, 3) of gray levels in [0, 255], with
+        S = `model.image_size`, to a float32 array (n, d), rows of unit length.
 
     Example:
 
@@ -33,7 +33,7 @@ def image_function(model: Any) -> Callable[[np.ndarray], np.ndarray]:
     encoder = model.image_encoder
     config = json.dumps(encoder.get_config(), sort_keys=True, default=str)
     key = (config, [id(variable) for variable in encoder.variables])
-    # Keras would track an attribute.
+    # `vars` bypasses the attribute tracking of Keras.
     cache = vars(model).setdefault("_image_function", {})
     if cache.get("key") != key:
         cache["key"] = key
@@ -50,7 +50,9 @@ def image_function(model: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def image_graph(model: Any) -> tf.types.experimental.PolymorphicFunction:
-    """Returns the image tower as one graph, which reads the variables at each call.
+    """Returns a graph of the image encoder with normalization.
+
+    The graph reads the variables of the model at each call.
 
     Args:
         model: `ALIGN`.

@@ -1,4 +1,4 @@
-"""Checks of batches that are ready for the model."""
+"""Checks of the inputs of the model."""
 
 from typing import Any
 
@@ -16,18 +16,18 @@ REMEDY = (
 
 
 def check_data(model: keras.Model, data: Any) -> None:
-    """Raises unless a batch of a step consists of inputs that fit the model."""
+    """Raises unless the batch of a step consists of valid inputs of the model."""
     inputs, *targets = data if isinstance(data, tuple | list) else (data,)
     if any(target is not None for target in targets):
         raise InputError(
-            "A batch must be the inputs alone. Received: inputs with targets or "
-            "weights, which the contrastive loss does not use. Leave them out."
+            "A batch must contain only inputs. Received: inputs with targets or "
+            "weights, which the contrastive loss does not use. Remove them."
         )
     check_model_inputs(model, inputs)
 
 
 def check_model_inputs(model: keras.Model, inputs: dict) -> None:
-    """Raises unless inputs have the names, dtypes and shapes that the model takes."""
+    """Raises unless the names, dtypes and shapes of the inputs fit the model."""
     if not isinstance(inputs, dict) or not set(INPUTS) <= set(inputs):
         raise InputError(
             f"inputs must be a dict of {', '.join(INPUTS)}. Received: "
@@ -54,7 +54,7 @@ def check_model_inputs(model: keras.Model, inputs: dict) -> None:
         and shapes["padding_mask"].is_compatible_with(shapes["token_ids"])
         and (dtypes["padding_mask"].is_integer or dtypes["padding_mask"].is_bool),
     }
-    wanted = {
+    rules = {
         "images": "gray levels (n, height, width, 3)",
         "token_ids": f"integers (n, length), of length at most {limit}",
         "padding_mask": "integers or bool, of the shape of token_ids",
@@ -62,15 +62,15 @@ def check_model_inputs(model: keras.Model, inputs: dict) -> None:
     for name in INPUTS:
         if not fits[name]:
             raise InputError(
-                f"{name} must be {wanted[name]}. Received: {dtypes[name].name} "
+                f"{name} must be {rules[name]}. Received: {dtypes[name].name} "
                 f"{shapes[name]} with images {shapes['images']}. {REMEDY}"
             )
 
 
 def check_gray_levels(images: Any) -> None:
-    """Raises for float images in [0, 1], which would be nearly black gray levels.
+    """Raises if float images seem to be scaled to [0, 1] instead of [0, 255].
 
-    Integers are always gray levels, since an image may be dark.
+    Integer images always pass, since an integer image may be dark.
     """
     if not tf.as_dtype(images.dtype).is_floating or 0 in images.shape:
         return
@@ -83,7 +83,7 @@ def check_gray_levels(images: Any) -> None:
 
 
 def check_not_empty(x: Any) -> None:
-    """Raises for data that are empty, if that is known before they are read."""
+    """Raises if the data are empty, as far as their length is known before reading."""
     count: int | None
     if isinstance(x, tf.data.Dataset):
         count = int(x.cardinality())
@@ -99,31 +99,32 @@ def row_count(values: Any) -> int | None:
     """Returns the number of rows or batches, or None if it is unknown."""
     try:
         return len(values)
-    except TypeError:  # `len` of a loader of an iterable dataset raises.
+    except TypeError:
+        # Generators and torch loaders of iterable datasets have no length.
         return None
 
 
 def empty_data_error(x: Any) -> InputError:
-    """Returns the error for data that hold no batch."""
+    """Returns the error for data without a batch."""
     kind = "a tf.data.Dataset" if isinstance(x, tf.data.Dataset) else type_and_shape(x)
     return InputError(
-        f"The data must hold at least one batch. Received: {kind} without any. "
-        "Check the files and filters that it is made of, and that a batch with "
-        "drop_remainder is not larger than the data."
+        f"The data must contain at least one batch. Received: {kind} without a batch. "
+        "Check the files and filters of the data. With drop_remainder, use a batch "
+        "size that is at most the number of pairs."
     )
 
 
 def value_range_rule(value_range: Any, x: Any) -> str:
-    """Returns the message for a `value_range` of data that are ready for the model."""
+    """Returns the error message for a `value_range` with inputs of the model."""
     return (
         "value_range must be None unless the images are raw. Received: "
-        f"{value_range} with {type_and_shape(x)}, which is ready for the model. Pass "
-        "gray levels in [0, 255], and leave value_range out."
+        f"value_range={value_range} with {type_and_shape(x)}, which are inputs of the "
+        "model. Pass gray levels in [0, 255], and leave value_range out."
     )
 
 
 def type_and_shape(value: Any) -> str:
-    """Returns the type of a value, with its keys or its shape, for a message."""
+    """Describes a value in a message by its type and its keys or its shape."""
     if isinstance(value, dict):
         return f"a dict of {', '.join(map(str, value)) or 'nothing'}"
     shape = getattr(value, "shape", None)

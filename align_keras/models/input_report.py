@@ -1,4 +1,4 @@
-"""Errors and empty datasets that the input reports while Keras reads it."""
+"""Records of input errors and unread datasets while Keras reads the input."""
 
 import contextlib
 import contextvars
@@ -18,17 +18,19 @@ class InputReport:
     """Errors and unread datasets of the input while Keras reads it.
 
     Attributes:
-        errors: errors of input pipelines. TensorFlow keeps only their text.
-        unread: datasets of unknown length of which no batch was read yet.
+        errors: errors that input pipelines raised. TensorFlow passes on only their
+            text, so the exceptions are recorded here.
+        unread: datasets of unknown length from which no batch was read yet.
     """
 
     errors: list[InputError] = dataclasses.field(default_factory=list)
     unread: list[tf.data.Dataset] = dataclasses.field(default_factory=list)
 
     def check_read(self) -> None:
-        """Raises `InputError` if one of the datasets holds no batch."""
+        """Raises `InputError` if an unread dataset is empty."""
         for dataset in self.unread:
-            # `fit` reads no batch either if no epoch is left to train.
+            # A dataset may be unread because `fit` had no epoch to train, so a batch is
+            # read here.
             if next(iter(dataset), None) is None:
                 raise empty_data_error(dataset)
 
@@ -39,15 +41,16 @@ _REPORT: contextvars.ContextVar[InputReport | None] = contextvars.ContextVar(
 
 
 def current_report() -> InputReport:
-    """Returns the report of the surrounding `input_report`, or a new report."""
+    """Returns the report of the enclosing `input_report`, or a new report."""
     return _REPORT.get() or InputReport()
 
 
 @contextlib.contextmanager
 def input_report() -> Iterator[InputReport]:
-    """Collects the reports of the input pipelines that are built in its body.
+    """Context manager that returns the report of the pipelines built in its body.
 
-    Threads of the pipelines keep a reference to the report.
+    The pipelines keep a reference to the report, since their threads may outlive the
+    context.
     """
     report = InputReport()
     token = _REPORT.set(report)
@@ -58,11 +61,11 @@ def input_report() -> Iterator[InputReport]:
 
 
 def checked_batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns the inputs of a dataset without other entries of its dicts.
+    """Returns a dataset of `INPUTS`, without the other entries of the dicts.
 
     If the images are floats, `check_gray_levels` checks the first batch. If the length
-    of the dataset is unknown, the report notes that there is a batch. Any other dataset
-    that holds only `INPUTS` is returned unchanged.
+    of the dataset is unknown, the report records whether a batch was read. Any other
+    dataset that contains only `INPUTS` is returned unchanged.
     """
     spec = dataset.element_spec
     inputs = spec[0] if isinstance(spec, tuple | list) else spec
@@ -79,11 +82,13 @@ def _inputs_alone(*batch: Any) -> dict[str, tf.Tensor]:
 
 
 def with_first_batch_check(dataset: tf.data.Dataset, is_float: bool) -> tf.data.Dataset:
-    """Checks the first batch when it is read, because reading it twice may be slow.
+    """Returns the dataset with a check of the first batch when it is read.
+
+    The check is a part of the pipeline, because reading a batch twice may be slow.
 
     Args:
-        dataset: `tf.data.Dataset` of a model's inputs.
-        is_float: bool, check by `check_gray_levels` too.
+        dataset: `tf.data.Dataset` of inputs of the model.
+        is_float: bool, call `check_gray_levels` on the first batch.
     """
     report = current_report()
     if dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY:

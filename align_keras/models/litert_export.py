@@ -1,4 +1,4 @@
-"""Refusal of a LiteRT export that would fail in the converter."""
+"""Check that a model can be exported to LiteRT."""
 
 import os
 from typing import Any
@@ -7,7 +7,7 @@ from align_keras.utils.errors import InputError
 
 
 class CheckedLiteRTExport:
-    """Mixin of a Keras model whose `export` refuses LiteRT for quantized layers."""
+    """Mixin of a Keras model that refuses to export quantized layers to LiteRT."""
 
     def export(
         self,
@@ -16,18 +16,18 @@ class CheckedLiteRTExport:
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """Exports as `keras.Model.export` does.
+        """Exports the model as `keras.Model.export`.
 
         Raises:
-            InputError: for the format LiteRT, if Keras quantized a layer.
+            InputError: if the format is LiteRT and Keras quantized a layer.
         """
         layers = self._flatten_layers()  # type: ignore[attr-defined]
         modes = sorted({layer.quantization_mode for layer in layers} - {None})
         if format == "litert" and modes:
             raise InputError(
-                "A LiteRT export needs float layers, since LiteRT has no operations "
-                "for those that Keras quantizes. Received: layers quantized to "
-                f"{modes[0]}. Export the model that they were made from, by "
+                "A model must have float layers to be exported to LiteRT, which can't "
+                "run layers that Keras quantized. Received: layers quantized to "
+                f"{modes[0]}. Export the model from before the quantization by "
                 "`align-keras export litert --quantize int8`, which quantizes the file."
             )
         super().export(filepath, format, *args, **kwargs)  # type: ignore[misc]

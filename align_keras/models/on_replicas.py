@@ -8,15 +8,18 @@ import tensorflow as tf
 
 
 def is_distributed(strategy: tf.distribute.Strategy) -> bool:
-    """Returns True for any strategy but TensorFlow's default."""
+    """Returns True unless the strategy is the default strategy of TensorFlow."""
     with strategy.scope():
         return tf.distribute.has_strategy()
 
 
 def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callable:
-    """Returns a function of n ≥ 1 rows that divides the rows among the replicas."""
-    # Outside of `strategy.run` a TPU computes nothing, and only the first of several
-    # GPUs computes. With several workers each computes all rows for itself.
+    """Returns a function of n ≥ 1 rows that divides the rows among the replicas.
+
+    Without a `MirroredStrategy` or `TPUStrategy`, the function runs on this process
+    alone. With several workers, each worker computes all rows.
+    """
+    # Outside of `strategy.run`, a TPU isn't used, and only the first GPU is used.
     if not isinstance(
         strategy, tf.distribute.MirroredStrategy | tf.distribute.TPUStrategy
     ):
@@ -39,7 +42,7 @@ def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callabl
 
 
 def _shares(strategy: tf.distribute.Strategy, rows: np.ndarray) -> Any:
-    """Divides rows among the replicas, in order. The last row pads the last part."""
+    """Divides rows among the replicas in order. Copies of the last row are padding."""
     count = strategy.num_replicas_in_sync
     rows = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % count, axis=0)])
     parts = iter(np.split(rows, count))

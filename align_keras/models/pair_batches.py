@@ -1,4 +1,4 @@
-"""Batches of a model's inputs from raw pairs, through `ALIGNPreprocessor`."""
+"""Conversion of raw pairs to batches of a model's inputs by `ALIGNPreprocessor`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,26 +27,27 @@ def image_text_batches(
     """Returns batches of a model's inputs from images and captions.
 
     Args:
-        images: sequence of paths, of encoded images (bytes) or of uint8 arrays
-            (height, width, 3), all of one kind, or an array or tensor of them, or a
-            `tf.data.Dataset` of single images (paths, encoded or pixels). Without
-            `captions`, a list or `tf.data.Dataset` of pairs, tuples or dicts of `image`
-            and `caption`, or one tuple, dict or data frame of sequences of both.
+        images: with `captions`, a sequence, array or tensor of images, or a
+            `tf.data.Dataset` of single images. The images are paths, encoded images
+            (bytes) or uint8 arrays (height, width, 3), all of the same kind. Without
+            `captions`, a list or `tf.data.Dataset` of pairs, which are tuples or dicts
+            of `image` and `caption`, or one tuple, dict or data frame of a sequence of
+            images and a sequence of captions.
         captions: sequence or tensor of str, one for each image, or a
-            `tf.data.Dataset` of them. A sequence of lists of str is also accepted.
-            Training then draws one caption each time, and evaluation takes the first.
+            `tf.data.Dataset` of them. For a sequence of lists of str, training draws
+            one caption of an image in each epoch, and evaluation uses the first one.
         preprocessor: `ALIGNPreprocessor` with a tokenizer, such as
-            `model.preprocessor`. Its options decide on crop, flip, zoom, shift, recolor
+            `model.preprocessor`. Its options determine crop, flip, zoom, shift, recolor
             and the range of float pixels.
         training: bool, augment and shuffle the pairs.
         batch_size: int ≥ 1.
         shuffle: bool or None. None shuffles in training only.
-        shuffle_buffer_size: int ≥ 1, number of pairs of a `tf.data.Dataset` that are
-            shuffled at a time. Sequences are shuffled as a whole.
+        shuffle_buffer_size: int ≥ 1, size of the shuffle buffer for a
+            `tf.data.Dataset`, in pairs. Sequences are shuffled as a whole.
         seed: int or None, seed of shuffling and augmentation. None uses the seed of
             `keras.utils.set_random_seed`.
-        drop_remainder: bool or None, drop a last batch that is not full. None does so
-            in training, unless it would be the only batch.
+        drop_remainder: bool or None, drop the last batch if it is not full. None drops
+            it in training, unless it is the only batch.
 
     Returns:
         `tf.data.Dataset` of dicts, one pass over the pairs: `images` (n, image_size,
@@ -106,7 +107,8 @@ def image_text_batches(
         row_seed = tf.stack([number, 0])
         if not training:
             return converter.convert(image), preprocessor.caption_at(caption, 0.0)
-        # `augment` uses the first three of these four numbers for the image.
+        # `augment` draws three numbers from the same seed. The fourth number is
+        # independent of them.
         position = tf.random.stateless_uniform((4,), row_seed)[3]
         caption = preprocessor.caption_at(caption, position)
         return converter.augment(image, row_seed), caption
@@ -129,8 +131,8 @@ def batches_of_dataset(
     """Returns the model's inputs for each batch of raw pairs of a dataset.
 
     Args:
-        dataset: `tf.data.Dataset` of batches, tuples or dicts of `image` and `caption`,
-            as `ALIGN.fit` takes them.
+        dataset: `tf.data.Dataset` of batches that `ALIGN.fit` accepts, tuples or dicts
+            of `image` and `caption`.
         preprocessor: `ALIGNPreprocessor` with a tokenizer.
         training: bool, augment the images.
     """
@@ -143,10 +145,11 @@ def batches_of_dataset(
         )
     preprocessor.image_converter.check_dtype(image.dtype)
 
-    @tf.autograph.experimental.do_not_convert  # AutoGraph would wrap an InputError.
+    # AutoGraph would wrap an InputError in another exception.
+    @tf.autograph.experimental.do_not_convert
     def prepare_batch(pairs: Any, number: tf.Tensor) -> dict[str, tf.Tensor]:
         images, captions = image_and_caption(pairs)
-        # `call` instead of a call of the layer, since Keras rewrites its errors.
+        # `preprocessor(…)` would make Keras rewrite the errors of `call`.
         return preprocessor.call(
             images, captions, training=training, seed=tf.stack([number, 0])
         )
@@ -158,10 +161,14 @@ def batches_of_dataset(
 def batch_function(
     preprocessor: ALIGNPreprocessor, *, training: bool
 ) -> Callable[[Any, Any], dict]:
-    """Returns a function of the images and captions of one batch in memory.
+    """Returns a function that converts one batch in memory to the model's inputs.
 
-    The function returns the model's inputs, as `batches_of_dataset` does. Images and
-    captions are sequences, as `image_text_batches` takes them.
+    The function accepts a sequence of images and a sequence of captions, in the forms
+    of `image_text_batches`. It returns the same dict as `batches_of_dataset`.
+
+    Args:
+        preprocessor: `ALIGNPreprocessor` with a tokenizer.
+        training: bool, augment the images.
     """
     converter = preprocessor.image_converter
 
@@ -183,7 +190,8 @@ def batch_function(
                 image, caption = source.read_pair(row)
                 prepared.append(prepare_image(image, numbers[row, :3]))
             except tf.errors.OpError:
-                converter.read(images[row], row)  # Its error names the image.
+                # `read` fails for the same image, with an error that names it.
+                converter.read(images[row], row)
                 raise
             position = numbers[row, 3] if training else 0.0
             texts.append(preprocessor.caption_at(caption, position))
@@ -197,5 +205,5 @@ def batch_function(
 
 
 def _random_numbers(seed: int | None) -> tf.data.Dataset:
-    """Returns an endless dataset of int64 that differ in each epoch."""
+    """Returns an endless dataset of random int64, different in each epoch."""
     return tf.data.Dataset.random(seed, rerandomize_each_iteration=True)

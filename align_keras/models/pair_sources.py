@@ -1,4 +1,4 @@
-"""Single pairs of image and caption from sequences and from datasets."""
+"""Conversion of sequences and datasets to single pairs of an image and a caption."""
 
 import dataclasses
 import os
@@ -19,10 +19,11 @@ class PairSource:
     """Raw pairs as a dataset.
 
     Attributes:
-        rows: `tf.data.Dataset` of arguments of `read_pair`, row numbers or pairs.
-        read_pair: function of an element of `rows` that returns its image, an encoded
-            image or pixels, and its caption or captions.
-        pair_count: int, number of pairs. It is negative if it is unknown.
+        rows: `tf.data.Dataset` of row numbers or of pairs, which are the arguments of
+            `read_pair`.
+        read_pair: function of an element of `rows` that returns the image, encoded or
+            as pixels, and the caption or the captions.
+        pair_count: int, number of pairs, or a negative number if it is unknown.
         is_sequence: bool, False if the pairs come from a `tf.data.Dataset`.
     """
 
@@ -33,7 +34,12 @@ class PairSource:
 
 
 def source_of_dataset(images: tf.data.Dataset, captions: Any) -> PairSource:
-    """Returns the pairs of a dataset of pairs, or of images with their captions."""
+    """Returns the pairs of a dataset.
+
+    Args:
+        images: dataset of pairs if `captions` is None, otherwise a dataset of images.
+        captions: dataset or sequence of captions, or None.
+    """
     pairs = images
     if captions is not None:
         if not isinstance(captions, tf.data.Dataset):
@@ -42,7 +48,7 @@ def source_of_dataset(images: tf.data.Dataset, captions: Any) -> PairSource:
     if not is_raw(pairs.element_spec):
         raise InputError(
             "images must be a dataset of pairs (image, caption) or of dicts with image "
-            "and caption, unless captions are an argument of their own. Received: "
+            "and caption if the argument captions is None. Received: "
             f"{pairs.element_spec}. Map the dataset to such pairs."
         )
     image = image_and_caption(pairs.element_spec)[0]
@@ -52,8 +58,8 @@ def source_of_dataset(images: tf.data.Dataset, captions: Any) -> PairSource:
     elif image.shape.rank != single_rank:
         raise InputError(
             "image must be a path, an encoded image or pixels (height, width, 3). "
-            f"Received: {image}. Map the dataset to such images, by tf.ensure_shape if "
-            "their rank is unknown."
+            f"Received: {image}. Map the dataset to such images. Use tf.ensure_shape "
+            "if their rank is unknown."
         )
 
     def read_pair(pair: Any) -> tuple:
@@ -72,9 +78,9 @@ def source_of_sequences(
     caption_count = len(captions)
     if image_count != caption_count or not image_count:
         raise InputError(
-            "images and captions must be equally many, and at least one. Received: "
-            f"{image_count} and {caption_count}. Pass one caption, or one list of "
-            "captions, for each image."
+            "images and captions must have the same length, at least 1. Received: "
+            f"{image_count} images and {caption_count} captions. Pass one caption, or "
+            "one list of captions, for each image."
         )
 
     def read_pair(row: Any) -> tuple:
@@ -91,7 +97,7 @@ def _image_reader(
     if isinstance(images, str | bytes | os.PathLike | dict):
         raise InputError(
             "images must be a sequence of paths, of encoded images or of arrays. "
-            f"Received: one {type(images).__name__}. Write [image]."
+            f"Received: a single {type(images).__name__}. Write [image]."
         )
     if len(getattr(images, "shape", ())) == 4:
         _check_pixels("images", images[0], value_range)
@@ -109,8 +115,9 @@ def _image_reader(
         _check_pixels(f"images[{row}]", image, value_range)
         if np.asarray(image).dtype != dtype:
             raise InputError(
-                f"images must be of one dtype. Received: {dtype}, and in images[{row}] "
-                f"{np.asarray(image).dtype}. Convert them to uint8."
+                "images must have the same dtype. Received: "
+                f"{dtype} in images[0] and {np.asarray(image).dtype} in images[{row}]. "
+                "Convert them to uint8."
             )
 
     def read_array(row: Any) -> tf.Tensor:
@@ -126,15 +133,15 @@ def _check_pixels(
     """Raises unless an image is an array (height, width, 3) of gray levels."""
     if isinstance(image, str | bytes | os.PathLike):
         raise InputError(
-            "images must be all of one kind: paths, encoded images or arrays. "
-            f"Received: a {type(image).__name__} as {name} among images of another "
-            "kind."
+            "images must be all paths, all encoded images or all arrays. Received: a "
+            f"{type(image).__name__} as {name} among images of another kind. Convert "
+            "them to the same kind."
         )
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
         raise InputError(
             f"{name} must be an array (height, width, 3). Received: {image.dtype} "
-            f"{image.shape}. To fix it, {shape_remedy(image.shape)}."
+            f"{image.shape}. To correct it, {shape_remedy(image.shape)}."
         )
     try:
         uint8_pixels(image, value_range)
@@ -168,8 +175,9 @@ def _caption_tensor(captions: Any) -> Any:
 
 def _caption_error(row: int, caption: Any) -> InputError:
     return InputError(
-        f"captions[{row}] must be a str, or all of them lists of str. Received: "
-        f"{caption!r}. Pass one caption, or one list of captions, for each image."
+        f"captions[{row}] must be a str, or all captions must be lists of str. "
+        f"Received: {caption!r}. Pass one caption, or one list of captions, for each "
+        "image."
     )
 
 

@@ -1,4 +1,4 @@
-"""Files of a preset's folder, and digests that detect damage."""
+"""Names of the files in a preset folder, and digests that detect damaged files."""
 
 import hashlib
 import os
@@ -10,12 +10,12 @@ from align_keras.utils.errors import InputError
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
-# Entry of config.json: file name → SHA-256 in hexadecimal digits.
+# Entry of config.json, a dict from file name to SHA-256 in hexadecimal digits.
 DIGESTS_KEY = "sha256"
 
 
 def file_digests(directory: str | os.PathLike, names: Iterable[str]) -> dict[str, str]:
-    """Returns the SHA-256 of files of a folder, by their names."""
+    """Returns a dict from the name of each file to its SHA-256."""
     digests = {}
     for name in names:
         with open(pathlib.Path(directory, name), "rb") as file:
@@ -29,13 +29,13 @@ def check_digests(
     """Raises if a file has changed since config.json was written.
 
     Args:
-        expected: dict, `DIGESTS_KEY` of config.json. Files without a digest pass, so
-            that folders of older versions open.
+        expected: dict, the entry `DIGESTS_KEY` of config.json. A file without a digest
+            passes, so that folders of older versions can be opened.
         directory: folder of the files.
-        names: files to check.
+        names: names of the files to check.
 
     Raises:
-        InputError: if a file differs. Names the file and the remedy.
+        InputError: if a file differs from its digest.
     """
     if not isinstance(expected, dict):
         raise InputError(
@@ -47,7 +47,8 @@ def check_digests(
         if digest != expected[name]:
             raise InputError(
                 f"{pathlib.Path(directory, name)} is damaged or doesn't fit the "
-                f"{CONFIG_FILE} beside it. Its SHA-256 must be {expected[name]}. "
-                f"Received: {digest}. Save the model again by save_to_preset, finish "
-                "the run by the command that started it, or get both files again."
+                f"{CONFIG_FILE} next to it. Its SHA-256 must be {expected[name]}. "
+                f"Received: {digest}. Save the model again with save_to_preset, finish "
+                "the run with the command that started it, or download both files "
+                "again."
             )

@@ -1,4 +1,7 @@
-"""Models by name, and folders of config, weights and vocabulary."""
+"""Loading and saving of presets.
+
+A preset is a named size of ALIGN, or a folder of configuration, weights and vocabulary.
+"""
 
 import contextlib
 import json
@@ -17,7 +20,7 @@ from align_keras.models.conversion.litert_weights import (
     REST_FILE,
     TABLE_FILE,
     TOWER_FILES,
-    load_beside_towers,
+    load_litert_weights,
 )
 from align_keras.models.hub import HUB_PREFIX, download
 from align_keras.models.image_encoder import ImageEncoder
@@ -44,10 +47,10 @@ from align_keras.utils.files import atomic_write, read_json, refuse_url
 from align_keras.utils.shared_data import SHIPPED_MODELS, find_shipped_model
 
 ENCODERS = ("image_encoder", "text_encoder")
-# Bytes. Upper bound of what HDF5 stores besides the values of a tensor.
+# Bytes. Upper bound of the metadata that HDF5 stores for a tensor.
 _HDF5_BYTES = 8192
 
-# Errors that a damaged configuration causes before TensorFlow computes anything.
+# Exceptions that Keras and this package raise for a damaged configuration.
 _DAMAGES: tuple[type[Exception], ...] = (
     ArithmeticError,
     AttributeError,
@@ -68,8 +71,8 @@ _NAMED = (
     "intermediate_dim",
     "architecture",
 )
-# Arguments that may replace those of a saved model: the sizes of its inputs, and
-# settings of further training. The weights depend on all other arguments.
+# Arguments that may replace those of a saved model. They are the sizes of its inputs
+# and settings of further training. The weights depend on all other arguments.
 _FOR_FOLDERS = (
     "dtype",
     "image_size",
@@ -94,7 +97,7 @@ def from_preset(
     load_weights: bool = True,
     **kwargs: Any,
 ) -> keras.Model:
-    """Builds the model of `ALIGN.from_preset`, where `cls` is `ALIGN`."""
+    """Implements `ALIGN.from_preset`. `cls` is `ALIGN`, which imports this module."""
     arguments = {name: value for name, value in kwargs.items() if value is not None}
     parts = divide_arguments(cls, arguments)
     if str(preset) in preset_names():
@@ -108,20 +111,23 @@ def from_preset(
         return from_file(cls, directory, load_weights, arguments)
     if not directory.is_dir():
         raise InputError(
-            f"no preset and no folder of this name: {preset}; known presets are "
+            "preset must be the name of a preset or the path of a folder. Received: "
+            f"{preset}. The names of presets are "
             f"{', '.join([*SHIPPED_MODELS, *preset_names()])}."
         )
     if (directory / "saved_model.pb").exists() or (directory / "align").is_dir():
         raise InputError(
-            f"{directory} is an export, which embeds but can't become an ALIGN again; "
-            f'embed by align_keras.load_model("{directory}"), or open the '
-            "run folder or preset that it was made from."
+            "preset must be a folder with weights of Keras. Received: the export "
+            f"{directory}, which can't be converted to an ALIGN. Compute embeddings "
+            f'with align_keras.load_model("{directory}"), or open the run folder or '
+            "the preset that was exported."
         )
     refused = [name for name in arguments if name not in _FOR_FOLDERS]
     if refused:
         raise InputError(
-            f"{', '.join(refused)} can only be given with a preset's name, received "
-            f"the folder {preset}; its config.json says what the model is."
+            f"{', '.join(refused)} can only be set with the name of a preset. "
+            f"Received: the folder {preset}, whose config.json defines the model. "
+            "Leave the arguments out."
         )
     if "model_type" in read_json(directory / CONFIG_FILE):
         return from_hugging_face(cls, directory, load_weights, parts)
@@ -134,26 +140,28 @@ def from_file(
     """Opens a `.keras` file, with its optimizer if it was compiled."""
     if path.suffix != ".keras" or not path.is_file():
         raise InputError(
-            f"a file must be there and end in .keras, received {path}; save one by "
-            'model.save("….keras"), or name the folder of a run.'
+            "A model file must exist and its name must end in .keras. Received: "
+            f'{path}. Save one with model.save("….keras"), or pass the folder of a '
+            "run."
         )
     if arguments or not load_weights:
         names = list(arguments)
         if not load_weights:
             names.append("load_weights")
         raise InputError(
-            f"{', '.join(names)} can't be given with a .keras file, received {path}; "
-            "open it, save it by save_to_preset, and open that folder."
+            f"{', '.join(names)} can't be set with a .keras file. Received: {path}. "
+            "Open the file without them, save the model with save_to_preset, and open "
+            "that folder."
         )
-    # Errors of a damaged archive, of other contents and of unregistered classes.
+    # Exceptions for a damaged archive, for other contents and for unregistered classes.
     errors = (OSError, RuntimeError, zipfile.BadZipFile)
-    with _damages_named(f"{path} can't be opened", "save the model again", errors):
+    with _damage_reported(f"{path} can't be opened", "Save the model again", errors):
         _check_archive(path)
         model = keras.saving.load_model(path)
     if not isinstance(model, cls):
         raise InputError(
-            f"{path} must hold an ALIGN, received a {type(model).__name__}; open it by "
-            "keras.saving.load_model."
+            f"{path} must contain an ALIGN. Received: a {type(model).__name__}. Open "
+            "it with keras.saving.load_model."
         )
     return model
 
@@ -161,7 +169,8 @@ def from_file(
 def _check_archive(path: pathlib.Path) -> None:
     """Raises if a file in an archive differs from its checksum.
 
-    Python 3.13 compares no checksum of a file that is read by `seek`, as h5py does.
+    Python 3.13 doesn't verify the checksum of a file that is read with `seek`, and h5py
+    reads in this way.
     """
     with zipfile.ZipFile(path) as archive:
         damaged_file = archive.testzip()
@@ -170,15 +179,15 @@ def _check_archive(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _damages_named(
+def _damage_reported(
     text: str, remedy: str, errors: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
-    """Turns the errors that a damaged file causes into an `InputError` of one line.
+    """Converts the exceptions of a damaged file to an `InputError` of one line.
 
     Args:
-        text: str, begin of the message.
-        remedy: str, end of the message.
-        errors: tuple of exception classes besides `_DAMAGES`.
+        text: str, start of the message.
+        remedy: str, last sentence of the message, without the period.
+        errors: tuple of exception classes in addition to `_DAMAGES`.
     """
     try:
         yield
@@ -186,15 +195,15 @@ def _damages_named(
         raise
     except _DAMAGES + errors as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
-        raise InputError(f"{text} ({reason}); {remedy}.") from None
+        raise InputError(f"{text} ({reason}). {remedy}.") from None
 
 
 def divide_arguments(cls: type[keras.Model], arguments: dict) -> dict[str, dict]:
     """Divides arguments into those of the encoders and of the model.
 
     Returns:
-        dict with `image_encoder`, `text_encoder` and `align`. Arguments that both
-        encoders have are in both.
+        dict of the dicts `image_encoder`, `text_encoder` and `align`. Arguments that
+        both encoders accept are in both dicts.
     """
     parameters = {
         "image_encoder": set(parameters_of(ImageEncoder.__init__)) - {"name"},
@@ -217,8 +226,9 @@ def from_name(cls: type[keras.Model], preset: str, parts: dict) -> keras.Model:
     for name in (*image, *text):
         if name in _NAMED:
             raise InputError(
-                f"{name} is what the name {preset} stands for, received another; give "
-                "another preset's name, or build ImageEncoder, TextEncoder and ALIGN."
+                f"{name} must be left out, since the preset {preset} determines it. "
+                "Pass the name of another preset, or build ImageEncoder, TextEncoder "
+                "and ALIGN."
             )
     sizes = preset_config(preset)
     projection_dim = text.pop("projection_dim", sizes["projection_dim"])
@@ -239,21 +249,21 @@ def from_name(cls: type[keras.Model], preset: str, parts: dict) -> keras.Model:
 
 
 def save_to_preset(model: keras.Model, directory: str | os.PathLike) -> None:
-    """Writes the files of `ALIGN.save_to_preset`, each of them atomically."""
+    """Writes the files of `ALIGN.save_to_preset`, each one atomically."""
     refuse_url(directory, "directory")
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if model.vocabulary is not None:
         save_vocabulary(model.vocabulary, directory / VOCABULARY_FILE)
     _save_weights(model, directory)
-    # The file is written last, since a folder counts as complete with it.
+    # config.json marks a complete folder, so it is written last.
     save_preset_config(model, directory, [WEIGHTS_FILE])
 
 
 def save_preset_config(
     model: keras.Model, directory: pathlib.Path, weight_files: Iterable[str]
 ) -> None:
-    """Writes config.json, with the digests of the files that hold the weights."""
+    """Writes config.json, with the digests of the weight files."""
     config = keras.saving.serialize_keras_object(model)
     config[DIGESTS_KEY] = file_digests(directory, weight_files)
     with atomic_write(directory / CONFIG_FILE) as file:
@@ -269,7 +279,7 @@ def _save_weights(model: keras.Model, directory: pathlib.Path) -> None:
     )
     try:
         with open(temporary, "wb") as file:
-            # HDF5 ends the process if the disk becomes full while it writes.
+            # HDF5 aborts the process if the disk becomes full while it writes.
             if hasattr(os, "posix_fallocate"):
                 file_size = size + _HDF5_BYTES * (1 + len(model.variables))
                 os.posix_fallocate(file.fileno(), 0, file_size)
@@ -284,51 +294,58 @@ def _save_weights(model: keras.Model, directory: pathlib.Path) -> None:
 def from_folder(
     directory: pathlib.Path, load_weights: bool, parts: dict
 ) -> keras.Model:
-    """Rebuilds the model of a preset's folder. `parts` replace its arguments."""
+    """Builds the model of a preset folder.
+
+    Args:
+        directory: path of the folder.
+        load_weights: bool, load the weights, or build the model with random weights.
+        parts: dict of `divide_arguments`, arguments that replace the saved ones.
+    """
     config_file, weights_file = directory / CONFIG_FILE, directory / WEIGHTS_FILE
     if not config_file.exists():
         raise InputError(
-            f"{directory} holds no {CONFIG_FILE}, so it isn't a preset or a finished "
-            "run; finish the run by the command that started it."
+            f"{directory} must be a preset or a finished run, but has no "
+            f"{CONFIG_FILE}. Finish the run with the command that started it."
         )
     config = read_json(config_file)
     if config.get("class_name") != "ALIGN":
         raise InputError(
-            f"{config_file} must describe an ALIGN, received "
-            f"{config.get('class_name', 'no class_name')!r}; name the folder of a run, "
-            "or one of Hugging Face's ALIGN."
+            f"{config_file} must describe an ALIGN. Received: "
+            f"{config.get('class_name', 'no class_name')!r}. Pass the folder of a run, "
+            "or of an ALIGN in the format of Hugging Face."
         )
     digests = config.pop(DIGESTS_KEY, {})
     check_vocabulary_file(directory, config)
-    # The shipped model has no weights file. Its weights are in the LiteRT towers of 8
-    # bits and in a file with the remaining weights.
+    # The shipped model has no weights file. Its weights are in the 8-bit LiteRT files
+    # of both encoders and in a file with the remaining weights.
     in_towers = not weights_file.exists() and (directory / TABLE_FILE).exists()
     if load_weights and not weights_file.exists() and not in_towers:
         raise InputError(
-            f"{directory} holds no {WEIGHTS_FILE}; finish the run, or pass "
+            f"{directory} has no {WEIGHTS_FILE}. Finish the run, or pass "
             "load_weights=False."
         )
-    remedy = "save the model again, or finish the run"
-    with _damages_named(f"{config_file} doesn't describe an ALIGN", remedy):
+    remedy = "Save the model again, or finish the run"
+    with _damage_reported(f"{config_file} doesn't describe an ALIGN", remedy):
         replace_arguments(config["config"], parts, directory)
         if load_weights:
             image = config["config"]["image_encoder"]["config"]
             text = config["config"]["text_encoder"]["config"]
             names = TOWER_FILES if in_towers else (WEIGHTS_FILE,)
             files = [directory / name for name in names]
-            # A quantized weight takes 4 bits at least, half a byte.
+            # A quantized weight takes at least 4 bits, half a byte.
             most = 2 * sum(file.stat().st_size for file in files if file.exists())
             check_parameters(image, text, most, files[0])
         model = keras.saving.deserialize_keras_object(config)
     if load_weights and in_towers:
-        load_beside_towers(model, directory)
+        load_litert_weights(model, directory)
         check_digests(digests, directory, [*TOWER_FILES, TABLE_FILE, REST_FILE])
     elif load_weights:
-        fault = f"{weights_file} is damaged or doesn't fit the {CONFIG_FILE} beside it"
-        # Errors of h5py and Keras.
-        with _damages_named(fault, remedy, (OSError, RuntimeError)):
+        fault = f"{weights_file} is damaged or doesn't fit the {CONFIG_FILE} next to it"
+        # h5py and Keras raise these exceptions.
+        with _damage_reported(fault, remedy, (OSError, RuntimeError)):
             model.load_weights(weights_file)
-        # After loading, since its errors say which tensor doesn't fit.
+        # The digests are checked last, because the errors of `load_weights` name the
+        # tensor that doesn't fit.
         check_digests(digests, directory, [WEIGHTS_FILE])
     return model
 
@@ -349,14 +366,20 @@ def check_vocabulary_file(directory: pathlib.Path, config: dict | None = None) -
         return
     if load_vocabulary(path) != vocabulary:
         raise InputError(
-            f"{path} must hold the vocabulary that the model was trained with, which "
-            f"is in {CONFIG_FILE}, but they differ. Restore the file, or save the "
+            f"{path} must hold the vocabulary that the model was trained with, but "
+            f"differs from the one in {CONFIG_FILE}. Restore the file, or save the "
             "model again."
         )
 
 
 def replace_arguments(config: dict, parts: dict, directory: str | os.PathLike) -> None:
-    """Puts arguments, divided by `divide_arguments`, into a configuration."""
+    """Replaces arguments in the configuration of an `ALIGN`.
+
+    Args:
+        config: dict, changed in place.
+        parts: dict of `divide_arguments`.
+        directory: folder of the preset, for error messages.
+    """
     image = dict(parts["image_encoder"])
     text = dict(parts["text_encoder"])
     align = dict(parts["align"])
@@ -366,7 +389,7 @@ def replace_arguments(config: dict, parts: dict, directory: str | os.PathLike) -
     for encoder, changes in (("image_encoder", image), ("text_encoder", text)):
         config[encoder]["config"].update(changes)
         if changes.keys() & {"locked", "trainable"}:
-            # The arguments replace what was frozen layer by layer.
+            # The arguments replace the saved flags of single layers.
             config[encoder]["config"].pop(TRAINABLE_KEY, None)
             config.pop(TRAINABLE_KEY, None)
             config.pop("trainable", None)
@@ -378,7 +401,7 @@ def replace_arguments(config: dict, parts: dict, directory: str | os.PathLike) -
     for part in (config, *(config[key]["config"] for key in ENCODERS)):
         if (part.get("dtype") or {}).get("class_name") == "DTypePolicyMap":
             raise InputError(
-                f"dtype can't be given for a quantized model, received {dtype} and "
-                f"the folder {directory}; leave dtype out."
+                "dtype must be left out for a quantized model. Received: "
+                f"dtype={dtype} for the folder {directory}."
             )
         part["dtype"] = policy

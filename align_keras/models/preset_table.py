@@ -1,4 +1,4 @@
-"""Named sizes of ALIGN: the paper's grid and small ones, with their costs."""
+"""Table of the named sizes of ALIGN, with their parameters and operations."""
 
 import dataclasses
 from typing import Any
@@ -9,15 +9,16 @@ from align_keras.utils.errors import InputError
 
 PAPER_PROJECTION_DIM = 640
 PAPER_VOCABULARY_SIZE = 100_000
-# The image encoder of the largest model has no projection (Jia et al. 2021, sections
-# 4.1 and 5). In the ablations, which are the other sizes of the grid, all encoders are
-# projected to 640 except B7, which has this width (section 6.1).
+# Width of the embeddings of the largest model, whose image encoder has no projection
+# (Jia et al. 2021, sections 4.1 and 5). The other sizes of the grid are the ablations.
+# Their encoders are projected to 640, except B7, which already has this width (section
+# 6.1).
 _PROJECTION_DIMS = {"align_l2_large": 1376}
 
 
 @dataclasses.dataclass(frozen=True)
 class _PresetSizes:
-    """Variants of the encoders and sizes that the name of a preset stands for."""
+    """Encoder variants and sizes of a preset."""
 
     image_encoder: str
     text_encoder: str
@@ -42,7 +43,8 @@ _SMALL = {
         projection_dim=256,
     ),
 }
-# Sizes of the trained models that come with the package. They equal their config.json.
+# Sizes of the trained models that come with the package. A test compares them with the
+# config.json of each model.
 _TRAINED = {
     "align_small_en": _PresetSizes(
         image_encoder="efficientnet_lite2",
@@ -59,7 +61,7 @@ _PAPER_TEXT_ENCODERS = ("mini", "medium", "base", "large")
 
 
 def preset_names() -> list[str]:
-    """Returns the names that `ALIGN.from_preset` builds with random weights.
+    """Returns the names of the presets that have random weights.
 
     >>> "align_b7_base" in preset_names()
     True
@@ -73,20 +75,20 @@ def preset_names() -> list[str]:
 
 
 def preset_config(name: str) -> dict:
-    """Returns the variants and sizes of a preset, as a dict.
+    """Returns the encoder variants and sizes of a preset as a dict.
 
     Raises:
-        InputError: for an unknown name. Lists the known names.
+        InputError: if the name is unknown. The message lists all names.
     """
     return dataclasses.asdict(_preset_sizes(name))
 
 
 def _preset_sizes(name: str) -> _PresetSizes:
-    """Returns the variants and sizes of a preset."""
+    """Returns the encoder variants and sizes of a preset."""
     if name not in preset_names():
         raise InputError(
-            f"unknown preset {name!r}; known are {', '.join(preset_names())}, or "
-            "give the folder of a run."
+            f"preset must be one of {', '.join(preset_names())}. Received: {name!r}. "
+            "Choose one of them, or pass the folder of a run."
         )
     if name in _SMALL:
         return _SMALL[name]
@@ -105,14 +107,15 @@ class Preset:
     """A named size of ALIGN.
 
     Attributes:
-        image_size: int, side of the input in pixels.
-        sequence_length: int, tokens a caption.
+        image_size: int, height and width of the input in pixels.
+        sequence_length: int, tokens per caption.
         projection_dim: int, width of the embeddings.
-        image_parameters: int, weights of the image encoder, as in `count_params`.
-        text_parameters: int, weights of the text encoder with the paper's vocabulary
-            of 100,000 tokens, or with the vocabulary of the trained weights.
-        image_flops: int, floating-point operations that embed one image.
-        text_flops: int, the same for one caption of `sequence_length` tokens.
+        image_parameters: int, parameters of the image encoder, as in `count_params`.
+        text_parameters: int, parameters of the text encoder with the vocabulary of the
+            paper (100,000 tokens), or with the vocabulary of the trained weights.
+        image_flops: int, floating-point operations to embed one image.
+        text_flops: int, floating-point operations to embed one caption of
+            `sequence_length` tokens.
         trained: bool, True if `ALIGN.from_preset` loads trained weights.
     """
 
@@ -130,12 +133,12 @@ class Preset:
 
     @property
     def parameters(self) -> int:
-        """Weights of both towers and the temperature."""
+        """Number of parameters of both encoders and the temperature."""
         return self.image_parameters + self.text_parameters + 1
 
 
 class PresetTable(list):
-    """List of `Preset` that prints as a table."""
+    """List of `Preset` whose `str` is a table."""
 
     def __str__(self) -> str:
         header = [
@@ -176,11 +179,11 @@ class PresetTable(list):
 def presets() -> PresetTable:
     """Returns a table of the models that `ALIGN.from_preset` builds by name.
 
-    The table has their sizes and costs. The trained model that comes with the package
-    is first.
+    The table contains the sizes, parameters and operations of each model. The trained
+    model that comes with the package is first.
 
     References:
-        Jia et al. 2021, section 6.1: the grid of image and text encoders.
+        Jia et al. 2021, section 6.1 (grid of image and text encoders).
 
     Example:
 
@@ -192,7 +195,7 @@ def presets() -> PresetTable:
 
 
 def with_preset(model_config: Any) -> Any:
-    """Returns a `ModelConfig` with its preset's variants and sizes."""
+    """Returns a copy of a `ModelConfig` with the variants and sizes of its preset."""
     if model_config.preset is None:
         return model_config
     sizes = preset_config(model_config.preset)
@@ -213,7 +216,11 @@ def with_preset(model_config: Any) -> Any:
 
 
 def _trained_preset(name: str) -> Preset:
-    """Returns the row of a trained model: MiniLM with the classes of ImageNet."""
+    """Returns the table row of a trained model.
+
+    The model has a MiniLM text encoder, and an image encoder with the 1,000 class
+    probabilities of ImageNet.
+    """
     sizes = _TRAINED[name]
     image = image_tower_cost(
         **image_encoder_arguments(sizes.image_encoder, sizes.projection_dim),
@@ -232,7 +239,7 @@ def _trained_preset(name: str) -> Preset:
 
 
 def _preset(name: str) -> Preset:
-    """Returns the row of a model with random weights and the paper's vocabulary."""
+    """Returns the table row of a model with random weights and the paper's sizes."""
     sizes = _preset_sizes(name)
     image = image_tower_cost(
         **image_encoder_arguments(sizes.image_encoder, sizes.projection_dim),

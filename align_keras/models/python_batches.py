@@ -1,4 +1,4 @@
-"""Batches from generators, loaders and `keras.utils.PyDataset`."""
+"""Conversion of the batches of generators, loaders and `keras.utils.PyDataset`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +23,7 @@ from align_keras.utils.errors import InputError
 
 
 def is_from_python(x: Any) -> bool:
-    """Returns True for a PyDataset, a generator, or a loader such as torch's."""
+    """Returns True for a PyDataset, a generator, or a loader such as that of torch."""
     if isinstance(x, keras.utils.PyDataset):
         return True
     if isinstance(x, tf.data.Dataset | tf.data.Iterator) or _is_distributed(x):
@@ -40,14 +40,14 @@ def _is_distributed(x: Any) -> bool:
 class PythonBatches:
     """Converts the batches of a generator or loader to a model's inputs.
 
-    A batch is ready if it is a dict with the entries `INPUTS`. It is raw if it is a
-    pair of images and captions, or a dict of `image` and `caption`.
+    A dict with the entries `INPUTS` contains model inputs already. A pair of images and
+    captions, or a dict of `image` and `caption`, is a raw batch and is preprocessed.
 
     Args:
         model: `ALIGN`.
         preprocessor: `ALIGNPreprocessor` for raw batches.
         training: bool, augment raw images.
-        value_range: two floats or None, as given to `fit`.
+        value_range: two floats or None, argument of `fit`.
     """
 
     def __init__(
@@ -65,18 +65,19 @@ class PythonBatches:
         self.is_first = True
 
     def batches_of(self, x: Any) -> Any:
-        """Returns the batches of `x` in a form that Keras takes."""
+        """Returns the batches of `x` in a form that Keras accepts."""
         if isinstance(x, keras.utils.PyDataset):
             return _ReadyPyDataset(x, self)
         if hasattr(x, "__next__"):
             return self._generator(x)
-        # Keras accepts such loaders only from torch.
+        # Keras accepts loaders only from torch, so a dataset reads the loader.
         return self._dataset(x)
 
     def ready(self, batch: Any) -> Any:
-        """Returns a batch as a tuple that holds only the inputs.
+        """Returns a batch as a tuple that contains only the inputs.
 
-        Batches that do not fit pass. The step calls `check_data`, which refuses them.
+        A batch that doesn't fit the model is returned unchanged. The step calls
+        `check_data`, which raises an error for it.
         """
         try:
             inputs = self._ready(batch)
@@ -115,9 +116,9 @@ class PythonBatches:
             raise empty_data_error(x)
 
     def _dataset(self, x: Any) -> tf.data.Dataset:
-        """Returns a dataset that reads `x` in each epoch.
+        """Returns a dataset that reads `x` again in each epoch.
 
-        A first batch is read before, for the shapes and dtypes.
+        The method reads one batch in advance to get the shapes and dtypes.
         """
         first = next(iter(x), None)
         if first is None:
@@ -139,14 +140,15 @@ class PythonBatches:
 
 
 class _ReadyPyDataset(keras.utils.PyDataset):
-    """A `PyDataset` that converts the batches of another to the model's inputs."""
+    """`PyDataset` that converts the batches of a wrapped `PyDataset`."""
 
     def __init__(self, dataset: keras.utils.PyDataset, reader: PythonBatches) -> None:
         super().__init__(workers=dataset.workers, max_queue_size=dataset.max_queue_size)
         if dataset.use_multiprocessing:
             raise InputError(
-                "A PyDataset must not use processes here. Received: "
-                "use_multiprocessing=True. Set it to False. `workers` are threads then."
+                "A PyDataset must not use processes. Received: "
+                "use_multiprocessing=True. Set it to False. Its `workers` are then "
+                "threads."
             )
         self.dataset = dataset
         self.reader = reader

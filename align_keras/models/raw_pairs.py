@@ -1,4 +1,4 @@
-"""Recognizes raw pairs, images with captions, in the forms that users have them."""
+"""Recognition of raw pairs (images with captions) in all accepted forms."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ import tensorflow as tf
 def plain_data(data: Any) -> Any:
     """Converts data of other libraries to lists and NumPy arrays.
 
-    The function converts columns of data frames with any index, tensors of torch and
-    ragged tensors, also in lists, tuples and dicts. It returns anything else unchanged,
-    including data frames and datasets.
+    The function converts columns of data frames, torch tensors and ragged tensors,
+    including those inside of lists, tuples and dicts. It returns all other data
+    unchanged, including data frames and datasets.
     """
     if isinstance(data, dict):
         return {name: plain_data(part) for name, part in data.items()}
@@ -25,7 +25,8 @@ def plain_data(data: Any) -> Any:
         return [
             row.to_tensor() if isinstance(row, tf.RaggedTensor) else row for row in rows
         ]
-    if hasattr(data, "detach") and hasattr(data, "cpu"):  # A tensor of torch.
+    # Torch isn't a dependency, so its tensors are recognized by their methods.
+    if hasattr(data, "detach") and hasattr(data, "cpu"):
         return data.detach().cpu().numpy()
     if hasattr(data, "to_numpy") and not hasattr(data, "columns"):
         return list(data.to_numpy())
@@ -45,8 +46,8 @@ def raw_pairs(x: Any, y: Any = None) -> tuple | None:
     """Returns images and captions if `x` and `y` are sequences of raw pairs, or None.
 
     Args:
-        x: argument of `fit` of that name.
-        y: argument of `fit` of that name.
+        x: argument of `fit`.
+        y: argument of `fit`.
     """
     if y is not None:
         x, y = plain_data(x), plain_data(y)
@@ -71,7 +72,7 @@ def _is_one_pair(element: Any) -> bool:
 
 
 def image_and_caption(element: Any) -> tuple:
-    """Returns image and caption of a raw pair, which is a tuple or a dict."""
+    """Returns the image and the caption of a raw pair, which is a tuple or a dict."""
     if isinstance(element, dict):
         return element["image"], element["caption"]
     return element

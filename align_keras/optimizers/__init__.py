@@ -1,4 +1,4 @@
-"""LAMB, AdamW, Muon, SGD and the learning-rate schedules."""
+"""Optimizers (LAMB, AdamW, Muon, SGD) and learning-rate schedules."""
 
 from align_keras.optimizers.adamw import AdamW, Muon
 from align_keras.optimizers.lamb import Lamb

@@ -1,6 +1,6 @@
 """AdamW, and Muon, which uses AdamW for variables that aren't matrices.
 
-Both have exclusions and learning-rate multipliers by the paths of variables.
+Both accept weight-decay exclusions and learning-rate multipliers by variable path.
 """
 
 import math
@@ -15,22 +15,25 @@ from keras import ops
 
 from align_keras.optimizers.multipliers import LearningRateMultipliers
 
-# Paths of matrices that Adam updates: embeddings, whose gradients are sparse, depthwise
-# kernels, and biases, which are matrices in attention. The gradients of the biases of
-# keys are only rounding errors.
+# Paths of matrices that Muon doesn't orthogonalize. The gradients of embeddings are
+# sparse. Depthwise kernels aren't matrices of inputs by outputs. The biases of
+# attention have the shape of a matrix, and the gradients of key biases are only
+# rounding errors.
 DEFAULT_BY_ADAM = ("embedding", "depthwise", "bias$")
-# Coefficients of the polynomial of a Newton–Schulz step, whose slope at 0 is large
-# (Jordan et al. 2024).
+# Coefficients of the polynomial in a Newton–Schulz step. Its slope at 0 is large, for
+# fast convergence (Jordan et al. 2024).
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+# Number of Newton–Schulz steps.
 _STEPS = 5
-# Root mean square of an update, which equals Adam's (Liu et al. 2025, section 2.2).
+# Root mean square of an update, about that of Adam (Liu et al. 2025, section 2.2).
 _RMS = 0.2
-# Kernels of KerasHub's attention with two output axes. Other kernels have one.
+# Paths of the attention kernels of KerasHub with two output axes. Other kernels have
+# one output axis.
 _TWO_OUTPUT_AXES = re.compile("(query|key|value)/kernel$")
 
 
 class _DecayedAdam(keras.optimizers.Adam):
-    """Adam with decoupled weight decay at the learning rate of the variable."""
+    """Adam with decoupled weight decay, scaled by the variable's learning rate."""
 
     def update_step(
         self,
@@ -49,7 +52,10 @@ class _DecayedAdam(keras.optimizers.Adam):
         variable: keras.Variable | tf.Variable,
         learning_rate: tf.Tensor,
     ) -> None:
-        """Makes the update of Keras, in float32 with one kernel instead of a dozen."""
+        """Applies the Adam update of Keras without weight decay.
+
+        For float32, one fused kernel replaces a dozen operations.
+        """
         if self.amsgrad or variable.dtype != "float32":
             super().update_step(gradient, variable, learning_rate)
             return
@@ -62,46 +68,52 @@ class _DecayedAdam(keras.optimizers.Adam):
             var=_tensorflow_variable(variable).handle,
             m=_tensorflow_variable(self._momentums[index]).handle,
             v=_tensorflow_variable(self._velocities[index]).handle,
-            # The learning rate includes the correction of the bias.
+            # The bias correction is a factor of the learning rate, so these are unused.
             beta1_power=0.0,
             beta2_power=0.0,
             lr=learning_rate * correction * (math.sqrt(scale_2) / scale_1),
             beta1=self.beta_1,
             beta2=self.beta_2,
             epsilon=self.epsilon * math.sqrt(scale_2),
-            # A dense gradient sums the slices of an embedding that repeat a row.
+            # Embeddings have gradient slices, in which a row may occur several times.
+            # The conversion to a dense tensor sums them.
             grad=tf.cast(tf.convert_to_tensor(gradient), "float32"),
         )
 
 
 def _rounding(beta: float) -> float:
-    """Returns the factor by which `1 - beta` in float32 differs from the exact value.
+    """Returns `1 - beta` computed in float32, divided by its exact value.
 
-    The moments of the kernel are larger by this factor.
+    The moments that the fused kernel computes are larger by this factor.
     """
     return float(np.float32(1.0) - np.float32(beta)) / (1.0 - beta)
 
 
 def _tensorflow_variable(variable: keras.Variable | tf.Variable) -> tf.Variable:
-    """Returns TensorFlow's variable, which strategies pass to updates, of Keras's."""
+    """Returns the TensorFlow variable of a Keras variable.
+
+    Distribution strategies pass TensorFlow variables to updates. These are returned
+    unchanged.
+    """
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class AdamW(LearningRateMultipliers, _DecayedAdam):
-    """`keras.optimizers.AdamW`, with the arguments of our `Lamb`.
+    """AdamW with weight-decay exclusions and learning-rate multipliers.
 
-    The results equal Keras's, with one kernel per variable. The slices of an embedding
-    gradient that repeat a row are summed before they are squared. Keras squares each
-    slice.
+    The results equal those of `keras.optimizers.AdamW`, but each variable is updated by
+    one fused kernel. If the gradient of an embedding contains a row several times, the
+    values are summed before they are squared. Keras squares each of them.
 
     Args:
         learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
         beta_1: float in [0, 1), decay of the first moment.
         beta_2: float in [0, 1), decay of the second moment.
         epsilon: float > 0.
-        weight_decay: float ≥ 0, decoupled: learning rate · decay · weight.
-        **kwargs: as `LearningRateMultipliers` (`exclusions` aren't decayed) and
+        weight_decay: float ≥ 0, decoupled weight decay. An update subtracts learning
+            rate · weight_decay · weight, except for variables that match `exclusions`.
+        **kwargs: arguments of `LearningRateMultipliers` and of
             `keras.optimizers.Adam`.
 
     References:
@@ -140,39 +152,40 @@ class AdamW(LearningRateMultipliers, _DecayedAdam):
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class Muon(AdamW):
-    """Orthogonalized momentum for matrices, and AdamW for other weights.
+    """Muon for matrices, and AdamW for other weights.
 
-    The quickstart needs a quarter of AdamW's steps for the same recall. The kernel of a
-    dense layer, of attention or of a convolution is a matrix W of inputs by outputs.
-    With the momentum M, the gradient G and the learning rate η the update is:
+    Muon orthogonalizes the momentum. In the quickstart, it reaches the recall of AdamW
+    in a quarter of the steps. The kernel of a dense layer, of attention or of a
+    convolution is treated as a matrix W of inputs by outputs. With the momentum M, the
+    gradient G and the learning rate η, the update is:
 
         M ← momentum · M + G
         W ← W - η · (weight_decay · W + 0.2 · √max(inputs, outputs) · U Vᵀ)
 
     where U S Vᵀ is the singular value decomposition of G + momentum · M, approximated
-    by five Newton–Schulz steps. The factor makes updates as large as AdamW's, so that
-    AdamW's learning rates and weight decay can be used.
+    by five Newton–Schulz steps. The factor makes updates as large as those of AdamW, so
+    that the learning rates and the weight decay of AdamW can be used.
 
     Args:
         learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
-        momentum: float in [0, 1).
-        beta_1: float in [0, 1), of AdamW.
-        beta_2: float in [0, 1), of AdamW.
+        momentum: float in [0, 1), of matrices.
+        beta_1: float in [0, 1), decay of the first moment of AdamW.
+        beta_2: float in [0, 1), decay of the second moment of AdamW.
         epsilon: float > 0, of AdamW.
-        weight_decay: float ≥ 0, decoupled: learning rate · decay · weight.
-        by_adam: sequence of regular expressions. AdamW updates matrices with a match in
-            their path, and all vectors and scalars.
-        **kwargs: as `LearningRateMultipliers` (`exclusions` aren't decayed) and
+        weight_decay: float ≥ 0, as in `AdamW`.
+        by_adam: sequence of regular expressions. AdamW updates the matrices with a
+            match in their path, and all vectors and scalars.
+        **kwargs: arguments of `LearningRateMultipliers` and of
             `keras.optimizers.Optimizer`.
 
     References:
-        Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks";
-        Liu et al. 2025, arXiv:2502.16982 (weight decay and scale). The paper of ALIGN
-        trains with LAMB.
+        Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks",
+        and Liu et al. 2025, arXiv:2502.16982 (weight decay and scale). The paper of
+        ALIGN uses LAMB.
 
     Example:
 
-    Both directions of the gradient have the same weight, about 0.2 · √2:
+    The update is about 0.2 · √2 in both directions, although the gradients differ:
 
     >>> weight = keras.Variable([[3.0, 0.0], [0.0, 3.0]], name="kernel")
     >>> optimizer = Muon(1.0, weight_decay=0.0)
@@ -208,7 +221,7 @@ class Muon(AdamW):
     def _matrix_shape(
         self, variable: keras.Variable | tf.Variable
     ) -> tuple[int, int] | None:
-        """Returns (inputs, outputs) of a kernel, or None for variables of AdamW."""
+        """Returns (inputs, outputs) of a kernel, or None if AdamW updates it."""
         shape = tuple(variable.shape)
         path = self.path_of(variable)
         if len(shape) < 2 or any(re.search(rule, path) for rule in self.by_adam):

@@ -1,4 +1,4 @@
-"""LAMB with the weight decay inside of the trust ratio, as in its paper."""
+"""LAMB, with weight decay inside of the trust ratio as in its paper."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from align_keras.optimizers.multipliers import LearningRateMultipliers
 
 
 class _LambUpdate(keras.optimizers.Optimizer):
-    """Variables and update of LAMB."""
+    """Optimizer variables and update of LAMB."""
 
     def build(self, variables: list[keras.Variable]) -> None:
         if self.built:
@@ -27,7 +27,8 @@ class _LambUpdate(keras.optimizers.Optimizer):
         learning_rate: tf.Tensor,
     ) -> None:
         rate = ops.cast(learning_rate, variable.dtype)
-        # A dense gradient sums the slices of an embedding that repeat a row.
+        # Embeddings have gradient slices, in which a row may occur several times. The
+        # conversion to a dense tensor sums them.
         gradient = ops.cast(tf.convert_to_tensor(gradient), variable.dtype)
         step = ops.cast(self.iterations + 1, variable.dtype)
         index = self._get_variable_index(variable)
@@ -47,16 +48,16 @@ class _LambUpdate(keras.optimizers.Optimizer):
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class Lamb(LearningRateMultipliers, _LambUpdate):
-    """Layer-wise adaptive moments, the optimizer of the paper.
+    """LAMB (layer-wise adaptive moments), the optimizer of the paper.
 
-    `keras.optimizers.Lamb` decays the weights outside of the trust ratio and gives
-    every variable a trust ratio. A scalar such as the temperature then moves by ± the
-    learning rate for any gradient. Here
+    `keras.optimizers.Lamb` applies the weight decay outside of the trust ratio, and
+    uses a trust ratio for each variable. A scalar such as the temperature then changes
+    by ± the learning rate for any gradient. This class computes
 
         u = m̂ / (√v̂ + ε) + weight_decay · w
         w ← w - learning_rate · (‖w‖ / ‖u‖) · u
 
-    and variables whose path matches an exclusion get neither the decay nor the
+    Variables whose path matches one of the `exclusions` have neither weight decay nor a
     trust ratio.
 
     Args:
@@ -65,13 +66,13 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
         beta_2: float in [0, 1), decay of the second moment.
         epsilon: float > 0.
         weight_decay: float ≥ 0.
-        **kwargs: as `LearningRateMultipliers` and `keras.optimizers.Optimizer`.
+        **kwargs: arguments of `LearningRateMultipliers` and of
+            `keras.optimizers.Optimizer`.
 
     References:
-        You et al. 2020, "Large batch optimization for deep learning",
-        algorithm 2. Jia et al. 2021, section 5 (weight decay 1e-5). The decays of the
-        moments, ε and the exclusions aren't stated there, and are those of TF Model
-        Garden.
+        You et al. 2020, "Large batch optimization for deep learning", algorithm 2. Jia
+        et al. 2021, section 5 (weight decay 1e-5). This paper doesn't state the decays
+        of the moments, ε and the exclusions, so those of TF Model Garden are used.
 
     Example:
 

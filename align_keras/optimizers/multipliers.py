@@ -10,21 +10,21 @@ import tensorflow as tf
 from align_keras.optimizers.replica_gradients import ReplicaGradients
 from align_keras.utils.errors import InputError
 
-# Paths of vectors, which have no layer-wise scale and shouldn't be decayed.
+# Paths of vectors and scalars. They have no layer-wise scale and shouldn't be decayed.
 DEFAULT_EXCLUSIONS = ("bias", "gamma", "beta", "temperature")
 
 
 class LearningRateMultipliers(ReplicaGradients):
-    """Mixin of a Keras optimizer whose `update_step` gets a scaled learning rate.
+    """Mixin of a Keras optimizer that scales the learning rate of each variable.
 
     Args:
-        exclusions: sequence of regular expressions. `is_excluded` returns True for
-            variables with a match in their path.
+        exclusions: sequence of regular expressions. Variables with a match in their
+            path have no weight decay.
         learning_rate_multipliers: dict from regular expression to float > 0. The first
-            one with a match in the path of a variable applies. Variables without a
-            match learn at the full rate.
-        weight_decay: float ≥ 0. Its attribute is `decay`, since Keras would also apply
-            an attribute `weight_decay`.
+            expression with a match in the path of a variable applies. Variables without
+            a match use the full learning rate.
+        weight_decay: float ≥ 0. It is stored in the attribute `decay`, because Keras
+            would apply an attribute `weight_decay` a second time.
     """
 
     # Attributes of the optimizer.
@@ -46,12 +46,13 @@ class LearningRateMultipliers(ReplicaGradients):
         for pattern, factor in self.learning_rate_multipliers.items():
             if not factor > 0:
                 raise InputError(
-                    f"learning_rate_multipliers[{pattern!r}] must be positive, "
-                    f"received {factor}; lock a tower to keep its weights."
+                    f"learning_rate_multipliers[{pattern!r}] must be positive. "
+                    f"Received: {factor}. To keep the weights of an encoder constant, "
+                    "set its locked or trainable argument."
                 )
 
     def multiplier(self, path: str) -> float:
-        """Returns the factor of the learning rate of the variable at `path`."""
+        """Returns the learning-rate multiplier of the variable with this path."""
         for pattern, factor in self.learning_rate_multipliers.items():
             if re.search(pattern, path):
                 return factor
@@ -63,7 +64,7 @@ class LearningRateMultipliers(ReplicaGradients):
         return any(re.search(pattern, path) for pattern in self.exclusions)
 
     def path_of(self, variable: keras.Variable | tf.Variable) -> str:
-        """Returns the path of a variable of Keras or TensorFlow."""
+        """Returns the path of a Keras or TensorFlow variable."""
         return self._trainable_variables[self._get_variable_index(variable)].path
 
     def update_step(

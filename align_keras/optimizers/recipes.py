@@ -1,4 +1,4 @@
-"""Default optimizers of `ALIGN.compile`, resolved when the length of a run is known."""
+"""Recipes of `ALIGN.compile`, which choose the optimizer and its schedule for a run."""
 
 import dataclasses
 import math
@@ -13,25 +13,26 @@ from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
 RECIPES = ("auto", "paper")
-# Learning rate of Muon at batches of REFERENCE_BATCH_SIZE, measured by
+# Learning rate of Muon for a batch size of REFERENCE_BATCH_SIZE, measured by
 # tools/benchmarks/bench_recipe.py.
 REFERENCE_LEARNING_RATE = 5e-3
 REFERENCE_BATCH_SIZE = 64
-# Share of the peak rate for weights that are already trained.
+# Factor of the learning rate if the weights are already trained.
 FINE_TUNING_FACTOR = 0.1
 WEIGHT_DECAY = 0.05
-# Temperature that a short run starts from. It would take a large part of the run to
-# fall from the paper's 1.0.
+# Temperature at the start of training. From the initial value of the paper, 1.0, the
+# temperature would need a large part of a short run to decrease.
 INITIAL_TEMPERATURE = 0.1
+# Fraction of the run.
 WARMUP_FRACTION = 0.1
-# Steps. Longer runs keep the paper's warm-up.
+# Steps. This is the warm-up of the paper, so longer runs don't exceed it.
 MAX_WARMUP_STEPS = 10_000
-# Steps. Warm-up of a run whose length is unknown.
+# Steps. Warm-up of a run of unknown length.
 UNKNOWN_LENGTH_WARMUP_STEPS = 100
-# Momentum of the moving statistics in a run whose length is unknown.
+# Momentum of the moving statistics in a run of unknown length.
 UNKNOWN_LENGTH_MOMENTUM = 0.9
-# Share of a run that the moving statistics average over. The learning rate is close to
-# zero in the last tenth.
+# Fraction of a run that the moving statistics average over. In the last tenth of a run,
+# the learning rate is close to zero, so the weights hardly change.
 STATISTICS_FRACTION = 0.1
 
 
@@ -42,12 +43,13 @@ class ResolvedRecipe:
     Attributes:
         steps: int, updates from the start of the schedule to its end, or None for a
             run of unknown length.
-        batch_size: int, pairs a step over all replicas, or None if unknown.
+        batch_size: int, pairs per step over all replicas, or None if unknown.
         warmup_steps: int ≥ 0, updates in which the learning rate rises linearly.
         learning_rate: float > 0, the rate after the warm-up.
-        is_fine_tuning: bool, the rate is that of weights that are already trained.
+        is_fine_tuning: bool, True if the weights are already trained, for which the
+            rate is lower.
         initial_temperature: float, the temperature that the recipe sets before the
-            first step, or None if it keeps the model's.
+            first step, or None if the recipe doesn't change the temperature.
     """
 
     steps: int | None
@@ -59,15 +61,21 @@ class ResolvedRecipe:
 
     @property
     def max_batch_norm_momentum(self) -> float:
-        """Momentum at which the moving statistics forget the start of the run."""
+        """Largest momentum of the moving statistics.
+
+        With this momentum, the statistics average over the last tenth of the run.
+        """
         if self.steps is None:
             return UNKNOWN_LENGTH_MOMENTUM
         return max(0.0, 1.0 - 1.0 / (STATISTICS_FRACTION * self.steps))
 
     def schedule(self, first_step: int = 0) -> LinearWarmup:
-        """Returns the schedule of a run that begins at step `first_step`.
+        """Returns the learning-rate schedule of a run.
 
-        A negative `first_step` goes on in a schedule that began before step 0.
+        Args:
+            first_step: int, value of the optimizer's `iterations` at which the schedule
+                starts. A negative value continues a schedule that started before
+                step 0.
         """
         after: keras.optimizers.schedules.LearningRateSchedule | float
         after = self.learning_rate
@@ -75,16 +83,16 @@ class ResolvedRecipe:
             after = keras.optimizers.schedules.CosineDecay(
                 self.learning_rate, max(1, self.steps - self.warmup_steps)
             )
-        # The first update is not wasted on a learning rate of zero.
+        # The warm-up starts above zero, so that the first update has an effect.
         start = self.learning_rate / (self.warmup_steps + 1)
         return LinearWarmup(after, self.warmup_steps, start, first_step=first_step)
 
     def build_optimizer(self, first_step: int = 0) -> Muon:
-        """Returns the optimizer, without variables of the model's weights."""
+        """Returns the optimizer, whose variables are not created yet."""
         return Muon(self.schedule(first_step), weight_decay=WEIGHT_DECAY)
 
     def __str__(self) -> str:
-        """Returns one line for the user."""
+        """Returns a description of the settings in one line."""
         text = f"recipe: Muon, learning rate {self.learning_rate:.2g}"
         if self.is_fine_tuning:
             text += " (trained weights)"
@@ -106,16 +114,16 @@ class ResolvedRecipe:
 def resolve_recipe(
     steps: int | None, batch_size: int | None, is_fine_tuning: bool = False
 ) -> ResolvedRecipe:
-    """Returns the recipe "auto" for a run.
+    """Returns the settings of the recipe "auto" for a run.
 
-    The warm-up is a tenth of the run, at most 10,000 steps. The learning rate grows
-    with the square root of the batch size.
+    The warm-up is a tenth of the run, at most 10,000 steps. The learning rate is
+    proportional to the square root of the batch size.
 
     Args:
-        steps: int ≥ 1, updates of the run, or None if its length is unknown. The rate
-            is then constant after 100 steps of warm-up.
-        batch_size: int ≥ 1, pairs a step over all replicas, or None if unknown. The
-            rate is then that of batches of 64.
+        steps: int ≥ 1, updates of the run. None is for a run of unknown length, whose
+            rate is constant after 100 steps of warm-up.
+        batch_size: int ≥ 1, pairs per step over all replicas. None is for an unknown
+            batch size, and uses the rate for a batch size of 64.
         is_fine_tuning: bool, use a tenth of the rate, for trained weights.
 
     Returns:
@@ -148,13 +156,13 @@ def paper_optimizer() -> Lamb:
 
 
 def check_recipe(recipe: str | None, optimizer: object) -> None:
-    """Raises unless `recipe` is None, or the name of a recipe without an optimizer."""
+    """Raises if `recipe` is unknown or is combined with an optimizer."""
     if recipe is None:
         return
     check_choice("recipe", recipe, RECIPES)
     if optimizer is not None:
         raise InputError(
-            "recipe must be left out where an optimizer is given. Received: "
+            "recipe must be None if an optimizer is passed. Received: "
             f"recipe={recipe!r} and optimizer={type(optimizer).__name__}. Leave one of "
             "them out."
         )
@@ -176,6 +184,6 @@ def warmup_warning(optimizer: object, steps: int) -> str | None:
     return (
         "warning: the warm-up must be shorter than the run. Received: "
         f"{warmup_steps:,} steps of warm-up in a run of {steps:,} steps, which ends at "
-        f"a learning rate of {rate:.2g}. Shorten the warm-up, train for longer, or "
-        "call compile() without an optimizer."
+        f"a learning rate of {rate:.2g}. Shorten the warm-up, train longer, or call "
+        "compile() without an optimizer."
     )

@@ -1,4 +1,4 @@
-"""Gradients that are summed over replicas before the optimizer gets them."""
+"""Updates with gradients that are summed over replicas before the optimizer."""
 
 import keras
 import tensorflow as tf
@@ -9,9 +9,9 @@ from align_keras.utils.errors import InputError
 class ReplicaGradients:
     """Mixin of a Keras optimizer that accepts gradients summed over replicas.
 
-    Keras clips the gradients of each replica before it sums them, so that
-    `global_clipnorm` bounds another norm. With `gradients_are_summed` `apply` gets the
-    sums and clips them.
+    Keras clips the gradients of each replica before it sums them, so `global_clipnorm`
+    doesn't limit the norm of the sum. If `gradients_are_summed` is True, `apply`
+    receives the sums and clips them.
     """
 
     gradients_are_summed = False
@@ -25,34 +25,38 @@ class ReplicaGradients:
 def inner_optimizer(
     optimizer: keras.optimizers.Optimizer,
 ) -> keras.optimizers.Optimizer:
-    """Returns the optimizer inside of a loss-scaling one, or the optimizer itself."""
+    """Returns the optimizer that a loss-scaling optimizer wraps.
+
+    Any other optimizer is returned unchanged.
+    """
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def check_clipping(optimizer: keras.optimizers.Optimizer, replicas: int) -> None:
-    """Raises for an optimizer that would clip the gradients of each replica."""
+    """Raises if the optimizer would clip the gradients of each replica separately."""
     inner = inner_optimizer(optimizer)
     clips = any((inner.clipnorm, inner.clipvalue, inner.global_clipnorm))
     if clips and replicas > 1 and not isinstance(inner, ReplicaGradients):
         raise InputError(
-            f"optimizer must not clip on {replicas} replicas, received "
-            f"{type(inner).__name__} with clipnorm, clipvalue or global_clipnorm; "
-            "Keras clips before it sums over replicas. Use align_keras.optimizers."
+            f"An optimizer of Keras must not clip gradients on {replicas} replicas, "
+            "because it clips before it sums over replicas. Received: "
+            f"{type(inner).__name__} with clipnorm, clipvalue or global_clipnorm. Use "
+            "an optimizer of align_keras.optimizers."
         )
 
 
 def take_summed_gradients(
     optimizer: keras.optimizers.Optimizer, gradients: list[tf.Tensor], replicas: int
 ) -> list[tf.Tensor]:
-    """Returns the gradients that `apply` of an optimizer gets on each replica.
+    """Returns the gradients to pass to `apply` of an optimizer on each replica.
 
-    Optimizers of this package get the sums over replicas. Others sum again, and get the
-    sums divided by the number of replicas.
+    Optimizers of this package accept the sums over replicas. Other optimizers sum the
+    gradients again, so they need the sums divided by the number of replicas.
 
     Args:
         optimizer: Keras optimizer.
-        gradients: sums over replicas.
-        replicas: int.
+        gradients: list of tensors, summed over replicas.
+        replicas: int, number of replicas.
     """
     inner = inner_optimizer(optimizer)
     if isinstance(inner, ReplicaGradients):
@@ -68,10 +72,17 @@ def apply_if(
     gradients: list[tf.Tensor],
     variables: list[keras.Variable],
 ) -> None:
-    """Makes the optimizer's update if `condition`, equal on all replicas, is true.
+    """Applies an update of the optimizer if `condition` is true.
 
-    An update that a loss-scaling optimizer skips, because a gradient overflowed, also
-    counts as a step, since its batch is used up and intervals of a run are in steps.
+    A loss-scaling optimizer skips an update if a gradient overflowed. A skipped update
+    also counts as a step, since its batch was used and the intervals of a run are
+    measured in steps.
+
+    Args:
+        condition: bool or bool tensor, equal on all replicas.
+        optimizer: Keras optimizer.
+        gradients: list of tensors.
+        variables: list of Keras variables.
     """
     iterations = inner_optimizer(optimizer).iterations
     after = iterations.value + tf.cast(condition, iterations.dtype)
@@ -97,8 +108,8 @@ def _apply_if(
     def keep() -> tf.Tensor:
         return tf.constant(False)
 
-    # A condition of an update that merges replicas must be outside of the replicas, as
-    # in Keras's LossScaleOptimizer.
+    # If an update needs a merge call, the condition must be evaluated in the
+    # cross-replica context, as in Keras's LossScaleOptimizer.
     if tf.__internal__.distribute.strategy_supports_no_merge_call():
         tf.cond(condition, update, keep)
         return

@@ -1,4 +1,4 @@
-"""SGD with momentum, with exclusions and learning-rate multipliers by path."""
+"""SGD with momentum, weight-decay exclusions and learning-rate multipliers."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from align_keras.optimizers.multipliers import LearningRateMultipliers
 
 
 class _DecayedSGD(keras.optimizers.SGD):
-    """SGD whose gradient includes the weight decay."""
+    """SGD that adds the weight decay to the gradient."""
 
     def update_step(
         self,
@@ -24,18 +24,18 @@ class _DecayedSGD(keras.optimizers.SGD):
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class SGD(LearningRateMultipliers, _DecayedSGD):
-    """`keras.optimizers.SGD`, with the arguments of our `Lamb`.
+    """SGD with L2 penalty, weight-decay exclusions and learning-rate multipliers.
 
     Args:
         learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
         momentum: float in [0, 1).
-        nesterov: bool.
-        weight_decay: float ≥ 0, of the L2 penalty ½ · decay · ‖w‖².
-        **kwargs: as `LearningRateMultipliers` (`exclusions` aren't decayed) and
-            `keras.optimizers.SGD`.
+        nesterov: bool, use Nesterov momentum.
+        weight_decay: float ≥ 0, factor of the L2 penalty ½ · weight_decay · ‖w‖².
+            Variables that match `exclusions` have no penalty.
+        **kwargs: arguments of `LearningRateMultipliers` and of `keras.optimizers.SGD`.
 
     References:
-        Jia et al. 2021, section 5.3: fine-tuning with momentum 0.9.
+        Jia et al. 2021, section 5.3 (fine-tuning with momentum 0.9).
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Linear warm-up before any learning-rate schedule."""
+"""Linear warm-up for any learning-rate schedule."""
 
 import keras
 import tensorflow as tf
@@ -7,20 +7,20 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear rise to the first value of a schedule, which follows.
+    """Linear warm-up followed by another schedule.
 
-    The schedule starts at its step 0 when the warm-up ends, so that the peak is exactly
-    its initial learning rate.
+    The second schedule starts with its step 0 when the warm-up ends, so the peak of the
+    rate is exactly its initial learning rate.
 
     Args:
         after_warmup: `LearningRateSchedule` or float, the rate after the warm-up.
         warmup_steps: int ≥ 0.
-        warmup_learning_rate: float, the value at `first_step`.
-        first_step: int, the step at which the warm-up begins. A negative one
-            continues a schedule that began before step 0.
+        warmup_learning_rate: float, the rate at `first_step`.
+        first_step: int, the step at which the warm-up starts. A negative number
+            continues a schedule that started before step 0.
 
     References:
-        Jia et al. 2021, section 5: 0 → 1e-3 in 10k steps, then linearly to zero.
+        Jia et al. 2021, section 5 (from 0 to 1e-3 in 10,000 steps, then linearly to 0).
 
     Example:
 
@@ -82,7 +82,12 @@ def paper_schedule(
     warmup_steps: int = 10_000,
     train_steps: int = 1_200_000,
 ) -> LinearWarmup:
-    """Returns the paper's schedule (section 5): linear warm-up, then linearly to zero.
+    """Returns the schedule of the paper, a linear warm-up and a linear decay to zero.
+
+    References:
+        Jia et al. 2021, section 5.
+
+    Example:
 
     >>> round(float(paper_schedule()(10_000)), 6)
     0.001

@@ -1,3 +1,3 @@
-"""The training loop: checkpoints, logs, progress, strategies, diagnosis."""
+"""Training loop of runs, with checkpoints, logs, progress bars and diagnosis."""
 
 from align_keras.training.loop import train_model

@@ -1,4 +1,4 @@
-"""The moving average of the weights, if the optimizer keeps one."""
+"""Use of the moving average of the weights, if the optimizer maintains one."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,11 @@ from align_keras.optimizers.replica_gradients import inner_optimizer
 
 @contextlib.contextmanager
 def averaged_weights(model: ALIGN) -> Iterator[None]:
-    """Puts the average into the model within the block, if there is one."""
+    """Context manager that replaces the weights by their moving average.
+
+    The weights are restored at the end. Without a moving average (`use_ema` of the
+    optimizer is False), the weights don't change.
+    """
     if not inner_optimizer(model.optimizer).use_ema:
         yield
         return
@@ -25,5 +29,5 @@ def averaged_weights(model: ALIGN) -> Iterator[None]:
 
 
 def use_averaged_weights(model: keras.Model) -> None:
-    """Puts the average into the model for good, as Keras does at the end of `fit`."""
+    """Replaces the weights by their moving average, as Keras at the end of `fit`."""
     model.optimizer.finalize_variable_values(model.trainable_variables)

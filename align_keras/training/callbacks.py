@@ -1,4 +1,4 @@
-"""Callbacks of the training loop: evaluation, logs, checkpoints, SIGTERM, progress."""
+"""Callbacks of the training loop."""
 
 import contextlib
 import signal
@@ -19,10 +19,11 @@ from align_keras.utils.progress import progress_bar, say
 
 
 class LoopEnd(keras.callbacks.Callback):
-    """Evaluates, logs and saves at the end of each loop, which is an epoch of `fit`.
+    """Callback that evaluates, logs and saves at the end of each loop of steps.
 
-    The lines of a step are on disk before its checkpoint. A kill in between only
-    repeats lines, which the resumed run removes.
+    A loop is an epoch of `fit`. The log lines of a step are written before its
+    checkpoint. If the process is killed in between, the resumed run removes these lines
+    and writes them again.
 
     Args:
         checkpoints: `RunCheckpoints`.
@@ -50,7 +51,8 @@ class LoopEnd(keras.callbacks.Callback):
         self._restored_sums: Any = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        # `fit` resets the means. An interrupted loop continues its own.
+        # `fit` resets the running means of the metrics. A resumed loop continues with
+        # the means of its checkpoint.
         (metric,) = self.model.loss_metrics
         if self.checkpoints.step % self.trainer.steps_per_loop:
             self._restored_sums = metric.sums.numpy()
@@ -96,9 +98,10 @@ class LoopEnd(keras.callbacks.Callback):
 
 
 class SaveOnSigterm(keras.callbacks.Callback):
-    """Saves after the step in which SIGTERM arrived, and ends the process.
+    """Callback that saves a checkpoint and ends the process after SIGTERM.
 
-    All workers end after the same step, whichever of them received the signal.
+    The checkpoint is saved after the step in which the signal arrived. All workers end
+    after the same step, even if only one of them received the signal.
     """
 
     def __init__(self, checkpoints: RunCheckpoints) -> None:
@@ -108,7 +111,8 @@ class SaveOnSigterm(keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Catches SIGTERM within the block, which Python allows in the main thread."""
+        """Context manager that handles SIGTERM."""
+        # Python allows signal handlers only in the main thread.
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -127,14 +131,14 @@ class SaveOnSigterm(keras.callbacks.Callback):
             self.checkpoints.save()
             strategies.wait_for_workers(strategy)
             say(
-                f"terminated, step {self.checkpoints.step} is saved, and the same "
-                "command goes on from it"
+                f"terminated after step {self.checkpoints.step}, which is saved. Run "
+                "the same command again to continue."
             )
             raise SystemExit(0)
 
 
 def progress_callback(bar: progress_bar, batch_size: int) -> keras.callbacks.Callback:
-    """Returns a callback that advances a progress bar by a batch of pairs per step."""
+    """Returns a callback that advances a progress bar by `batch_size` per step."""
 
     def advance(batch: int, logs: dict) -> None:
         bar.advance(batch_size, f"loss {logs['loss']:.3f}")

@@ -1,4 +1,4 @@
-"""Checkpoints that hold everything that a run needs to resume exactly."""
+"""Checkpoints with the complete state of a run, so that it resumes exactly."""
 
 import json
 import os
@@ -15,16 +15,16 @@ from align_keras.utils.progress import say
 
 
 class RunCheckpoints:
-    """Saves and restores the model, the optimizer, the metrics and all seeds.
+    """Checkpoints of the model, the optimizer, the metrics and all random seeds.
 
-    The batches are a function of the step, the optimizer's iteration count. The best
-    checkpoint is in `best/`.
+    The position in the data isn't saved, since the batches are a function of the step,
+    which is the iteration count of the optimizer. The best checkpoint is in `best/`.
 
     Args:
         model: compiled `ALIGN` or `ImageClassifier`.
         directory: str, folder of the checkpoints.
         max_to_keep: int, number of checkpoints to keep.
-        writes: bool, False for workers other than the chief.
+        writes: bool, write checkpoints. False for workers other than the chief.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class RunCheckpoints:
             variables += metric.variables
         distinct = {id(variable): variable.value for variable in variables}
         self._checkpoint = tf.train.Checkpoint(variables=list(distinct.values()))
-        # TensorFlow creates this counter when it is first read. The workers of a
-        # MultiWorkerMirroredStrategy create variables together, so all of them read it
-        # here, not only the chief when it saves.
+        # TensorFlow creates this variable when it is read for the first time. All
+        # workers of a MultiWorkerMirroredStrategy must create variables at the same
+        # time, so all of them read it here instead of only the chief when it saves.
         self._save_counter = self._checkpoint.save_counter
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, str(self.directory), max_to_keep=max_to_keep
@@ -58,16 +58,17 @@ class RunCheckpoints:
 
     @property
     def step(self) -> int:
-        """Updates made so far."""
+        """Number of updates since the start of training."""
         return int(self.model.optimizer.iterations.numpy())
 
     def save(self) -> None:
-        """Writes a checkpoint named after the step; deletes the oldest."""
+        """Writes a checkpoint named after the step, and deletes the oldest ones."""
         if not self.writes:
             return
         self._manager.save(checkpoint_number=self.step)
-        # TensorFlow doesn't delete a checkpoint that a kill kept out of its list.
-        # Checkpoints of later steps are damaged and will be replaced.
+        # TensorFlow deletes only the checkpoints in its list. A checkpoint isn't in the
+        # list if the process was killed after it was written. Checkpoints of later
+        # steps are damaged and will be overwritten.
         paths = checkpoints_in(self.directory, self.step)
         for path in paths[self.max_to_keep :]:
             for file in self.directory.glob(f"{pathlib.Path(path).name}.*"):
@@ -85,11 +86,18 @@ class RunCheckpoints:
                 json.dump({"metric": name, "value": value, "step": self.step}, file)
 
     def restore_latest(self) -> int:
-        """Restores the newest whole checkpoint; returns the step, 0 for none."""
+        """Restores the newest intact checkpoint.
+
+        Returns:
+            int, its step, or 0 if there is no checkpoint.
+
+        Raises:
+            InputError: if all checkpoints are damaged, or don't fit the model.
+        """
         return self._restore(self.directory)
 
     def restore_best(self) -> int:
-        """Restores the best checkpoint; returns the step, 0 if there is none."""
+        """Restores the best checkpoint. Returns and raises like `restore_latest`."""
         return self._restore(self.directory / "best")
 
     def _restore(self, directory: pathlib.Path) -> int:
@@ -97,23 +105,30 @@ class RunCheckpoints:
         for path in paths:
             if self._read(path):
                 return self.step
-            say(f"warning: checkpoint {path} is damaged, trying the one before it")
+            say(f"warning: checkpoint {path} is damaged. Trying the previous one.")
         if paths:
             raise InputError(
-                f"all checkpoints in {directory} are damaged ({len(paths)}). Restore "
-                "them from a copy, or remove that folder to begin again."
+                f"All {len(paths)} checkpoints in {directory} are damaged. Restore "
+                "them from a copy, or remove the folder to start again."
             )
         return 0
 
     def _read(self, path: str) -> bool:
-        """Returns False for a damaged checkpoint, raises if it doesn't fit."""
+        """Restores a checkpoint.
+
+        Returns:
+            bool, False if the checkpoint is damaged.
+
+        Raises:
+            InputError: if the checkpoint doesn't fit the model.
+        """
         try:
             self._checkpoint.restore(path).assert_consumed()
         except (AssertionError, ValueError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise InputError(
-                f"checkpoint {path} doesn't fit the model ({first_line}). Use the "
-                "params.yaml next to it, or another --model_dir."
+                f"The checkpoint {path} doesn't fit the model ({first_line}). Use the "
+                "params.yaml of its run, or another --model_dir."
             ) from error
         except (tf.errors.OpError, RuntimeError, IndexError):
             return False
@@ -121,7 +136,7 @@ class RunCheckpoints:
 
 
 def restore_checkpoint(model: ALIGN, directory: pathlib.Path, which: str) -> int:
-    """Restores a checkpoint of a run.
+    """Restores the latest or the best checkpoint of a run.
 
     Args:
         model: compiled `ALIGN`.
@@ -143,26 +158,33 @@ def restore_checkpoint(model: ALIGN, directory: pathlib.Path, which: str) -> int
         remedy = "Run with --mode train first"
     if not step:
         raise InputError(
-            f"{directory} holds no {which} checkpoint to evaluate. {remedy}."
+            f"{directory} has no {which} checkpoint to evaluate. {remedy}."
         )
     return step
 
 
 def read_best_value(note: pathlib.Path) -> float | None:
-    """Returns the metric of the best checkpoint, None if it is missing or damaged."""
+    """Returns the metric of the best checkpoint, or None if it is unknown.
+
+    It is unknown if the file `note` is missing or damaged.
+    """
     if not note.exists():
         return None
     try:
         return float(read_json(note)["value"])
     except (InputError, LookupError, TypeError, ValueError):
-        say(f"warning: {note} is damaged, the next value counts as the best so far")
+        say(f"warning: {note} is damaged. The next value counts as the best one.")
         return None
 
 
 def checkpoints_in(directory: str | os.PathLike, last: int | None = None) -> list[str]:
-    """Returns the checkpoints' paths without suffix, the newest first, up to `last`."""
-    # The list that TensorFlow keeps next to the files may be damaged, so the files
-    # count.
+    """Returns the paths of the checkpoints without suffix, the newest first.
+
+    Args:
+        directory: folder of the checkpoints.
+        last: int, largest step to return, or None for all steps.
+    """
+    # The list of TensorFlow in the same folder may be damaged, so it isn't read.
     paths: dict[int, str] = {}
     for path in pathlib.Path(directory).glob("ckpt-*.index"):
         match = re.fullmatch(r"ckpt-(\d+)", path.stem)

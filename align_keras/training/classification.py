@@ -1,4 +1,4 @@
-"""Training of an `ImageClassifier` in stages, and its evaluation."""
+"""Fine-tuning of an `ImageClassifier` in stages, and its evaluation."""
 
 import dataclasses
 import functools
@@ -22,7 +22,17 @@ from align_keras.utils.progress import progress_bar, say
 
 @dataclasses.dataclass(frozen=True)
 class FineTuningStage:
-    """A stage of fine-tuning; `encoder_multiplier` is of the head's learning rate."""
+    """Stage of fine-tuning.
+
+    Attributes:
+        make_batches: function of a start step that returns an endless
+            `tf.data.Dataset` of images and labels.
+        steps: int, number of updates.
+        learning_rate: float or `LearningRateSchedule`, of the head.
+        learns_encoder: bool, train the image encoder too.
+        encoder_multiplier: float > 0, learning rate of the encoder relative to that of
+            the head.
+    """
 
     make_batches: Callable
     steps: int
@@ -33,11 +43,17 @@ class FineTuningStage:
 
 @dataclasses.dataclass(frozen=True)
 class Classified:
-    """What a classifier says of images.
+    """Results of a classifier for a set of images.
 
-    `rows` are the images that can be decoded; `ranks`, how many other classes score at
-    least as high as the right one; `predictions`, the class that scores highest, of
-    equal scores a wrong one, so that it is the right one exactly where the rank is 0.
+    The three arrays have an entry for each image that can be decoded.
+
+    Attributes:
+        rows: int64 (n,), row numbers of these images.
+        ranks: int (n,), number of wrong classes whose score is at least that of the
+            correct class.
+        predictions: int (n,), class with the highest score. If a wrong class has the
+            same score as the correct one, the wrong class counts, so the prediction is
+            correct exactly if the rank is 0.
     """
 
     rows: np.ndarray
@@ -55,16 +71,28 @@ def fine_tune(
     directory: pathlib.Path | None = None,
     checkpoint_interval: int = 1_000,
 ) -> None:
-    """Trains a classifier, stage after stage, each with a new optimizer.
+    """Trains a classifier in stages, each with a new optimizer.
 
-    A stage ends early where the loss isn't finite, and goes on from the checkpoint that
-    `directory` has of it. Jia et al. 2021, section 5.3.
+    A stage ends early if the loss isn't finite.
+
+    Args:
+        classifier: `ImageClassifier`.
+        stages: sequence of `FineTuningStage`.
+        momentum: float in [0, 1), momentum of SGD.
+        weight_decay: float ≥ 0, weight decay of SGD.
+        bar: progress bar, which advances by one per step, or None.
+        directory: folder of the checkpoints, or None to save no checkpoints. Training
+            resumes from the checkpoint of the last stage that has one.
+        checkpoint_interval: int, steps between checkpoints.
+
+    References:
+        Jia et al. 2021, section 5.3.
     """
     names = [f"stage-{number}" for number in range(len(stages))]
     folders = [directory / name for name in names] if directory else []
-    begun = [row for row, folder in enumerate(folders) if checkpoints_in(folder)]
-    resumed = max(begun, default=0)
-    for number, stage in enumerate(stages[resumed:], start=resumed):
+    started = [row for row, folder in enumerate(folders) if checkpoints_in(folder)]
+    first = max(started, default=0)
+    for number, stage in enumerate(stages[first:], start=first):
         classifier.image_encoder.trainable = stage.learns_encoder
         compile_stage(classifier, stage, momentum, weight_decay)
         callbacks, step = [keras.callbacks.TerminateOnNaN()], 0
@@ -73,10 +101,10 @@ def fine_tune(
             step = checkpoints.restore_latest()
             callbacks.append(_save_every(checkpoints, checkpoint_interval))
         if step:
-            say(f"going on at step {step} of stage {number + 1}")
+            say(f"resuming at step {step} of stage {number + 1}")
         if bar is not None:
             if step:
-                bar.advance(sum(past.steps for past in stages[:number]) + step)
+                bar.advance(sum(earlier.steps for earlier in stages[:number]) + step)
             callbacks.append(progress_callback(bar, 1))
         if step < stage.steps:
             classifier.fit(
@@ -86,7 +114,7 @@ def fine_tune(
                     step,
                 ),
                 steps_per_epoch=stage.steps - step,
-                shuffle=False,  # The batches are.
+                shuffle=False,  # `make_batches` has shuffled the images.
                 verbose=0,
                 callbacks=callbacks,
             )
@@ -98,7 +126,7 @@ def rows_of_host(
     input_pipeline_id: int = 0,
     num_input_pipelines: int = 1,
 ) -> tf.data.Dataset:
-    """Returns the batches, of a TPU's several hosts each with its rows."""
+    """Returns the batches of one host, with its part of the rows of each batch."""
     batches = make_batches(start_step)
     if num_input_pipelines == 1:
         return batches
@@ -117,7 +145,10 @@ def compile_stage(
     momentum: float,
     weight_decay: float,
 ) -> None:
-    """Compiles the classifier with the optimizer of a stage, ready to restore."""
+    """Compiles the classifier with the optimizer of a stage.
+
+    The variables of the optimizer are created, so that a checkpoint can be restored.
+    """
     pattern = f"^{re.escape(classifier.image_encoder.name)}/"
     with classifier.distribute_strategy.scope():
         classifier.compile(
@@ -138,37 +169,57 @@ def compile_stage(
 def classify(
     classifier: ImageClassifier, batches: tf.data.Dataset, labels: np.ndarray
 ) -> Classified:
-    """Judges a classifier by `evaluation_batches` and the classes of all rows."""
+    """Classifies images and compares the results with their labels.
+
+    Args:
+        classifier: `ImageClassifier`, or another function of images that returns
+            logits.
+        batches: `evaluation_batches` of the images.
+        labels: int array, classes of all images, including those that can't be decoded.
+
+    Raises:
+        InputError: if no image can be decoded.
+    """
     score = on_replicas(
         getattr(classifier, "distribute_strategy", None),
         tf.function(
             lambda images: classifier(images, training=False),
-            input_signature=[batches.element_spec[1]],  # One trace for all lengths.
+            # The signature allows any number of rows, so there is only one trace.
+            input_signature=[batches.element_spec[1]],
             autograph=False,
         ),
     )
-    labels, found = np.asarray(labels), []
-    for rows, images in batches:
-        logits = np.array(score(images))  # A copy, to be changed.
-        rows = rows.numpy()
-        right = np.arange(len(rows)), labels[rows]
-        right_logit = logits[right][:, np.newaxis]
-        # Not the number of those above: equal scores count against the right class,
-        # and so do scores that aren't numbers.
-        ranks = np.sum(~(logits < right_logit), axis=1) - 1
-        # Where the right class ties with a wrong one, the wrong one was found.
-        logits[right] = np.where(ranks == 0, np.inf, -np.inf)
-        found.append((rows, ranks, np.argmax(logits, axis=1)))
-    if not found:
+    labels = np.asarray(labels)
+    all_rows: list[np.ndarray] = []
+    all_ranks: list[np.ndarray] = []
+    all_predictions: list[np.ndarray] = []
+    for batch_rows, images in batches:
+        rows = batch_rows.numpy()
+        # The logits are copied, since they are changed below.
+        logits = np.array(score(images))
+        correct = np.arange(len(rows)), labels[rows]
+        correct_logits = logits[correct][:, np.newaxis]
+        # `~(a < b)` instead of `a >= b` counts NaN against the correct class too.
+        ranks = np.sum(~(logits < correct_logits), axis=1) - 1
+        # A tie with a wrong class counts as a wrong prediction.
+        logits[correct] = np.where(ranks == 0, np.inf, -np.inf)
+        all_rows.append(rows)
+        all_ranks.append(ranks)
+        all_predictions.append(np.argmax(logits, axis=1))
+    if not all_rows:
         raise InputError(
-            "images must hold a JPEG, PNG, GIF, BMP or WebP file to judge, received "
-            "none that can be decoded; fetch the data again."
+            "images must contain a JPEG, PNG, GIF, BMP or WebP file to classify. "
+            "Received: no image that can be decoded. Download the data again."
         )
-    return Classified(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    return Classified(
+        rows=np.concatenate(all_rows),
+        ranks=np.concatenate(all_ranks),
+        predictions=np.concatenate(all_predictions),
+    )
 
 
 def _save_every(checkpoints: RunCheckpoints, interval: int) -> keras.callbacks.Callback:
-    """Returns the callback that saves the state every interval of steps."""
+    """Returns a callback that saves a checkpoint every `interval` steps."""
 
     def save(batch: int, logs: dict | None) -> None:
         if checkpoints.step % interval == 0:

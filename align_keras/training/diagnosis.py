@@ -1,4 +1,4 @@
-"""Diagnosis of a step that was left out: which tower and which pairs failed."""
+"""Diagnosis of a non-finite step by encoder and pair."""
 
 import json
 import pathlib
@@ -15,9 +15,9 @@ from align_keras.training.strategies import worker_count
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
-# Pairs that are embedded at a time.
+# Number of pairs that are embedded at a time.
 _ROWS = 32
-# Names in a message, of pairs or of weights.
+# Maximum number of pairs or weights that a message names.
 _MAX_NAMES = 8
 
 
@@ -28,7 +28,15 @@ def diagnosed_error(
     batch_ids: Callable | None,
     directory: pathlib.Path,
 ) -> InputError:
-    """Writes `diagnosis.json` and returns the error that sums it up."""
+    """Writes `diagnosis.json` and returns an error with its summary.
+
+    Args:
+        error: `NonFiniteStepError` of the step.
+        model: `ALIGN` in the state before the step.
+        make_batches: as in `train_model`.
+        batch_ids: as in `train_model`.
+        directory: folder of the run.
+    """
     step = error.step - 1
     count = worker_count(model.distribute_strategy)
     workers: list[dict] = [{}]
@@ -50,7 +58,7 @@ def diagnosed_error(
         json.dump(diagnosis, file, indent=1)
     return InputError(
         f"{describe_diagnosis(diagnosis)}: {error} The state before that step is "
-        f"saved, and {directory / 'diagnosis.json'} says more."
+        f"saved. See {directory / 'diagnosis.json'} for details."
     )
 
 
@@ -60,10 +68,10 @@ def diagnose(
     ids: list[str] | None,
     error: NonFiniteStepError,
 ) -> dict:
-    """Finds the values that aren't finite in the step that stopped a run.
+    """Searches for the encoder and the pairs that made a step non-finite.
 
     Args:
-        model: `ALIGN` as it was before the step.
+        model: `ALIGN` in the state before the step.
         inputs: dict of arrays, the batch of the step.
         ids: list of str, the pairs of the batch, or None if they are unknown.
         error: `NonFiniteStepError` of the step.
@@ -100,7 +108,7 @@ def diagnose(
 
 
 def describe_diagnosis(diagnosis: dict) -> str:
-    """Returns the diagnosis as a list of short clauses."""
+    """Returns a summary of the diagnosis, clauses separated by commas."""
     sentences = []
     for name, tower in diagnosis["towers"].items():
         count = tower["embeddings_not_finite"]
@@ -109,13 +117,13 @@ def describe_diagnosis(diagnosis: dict) -> str:
             sentences.append(f"weights of the {name} encoder aren't finite ({weights})")
         elif count:
             sentences.append(
-                f"the {name} encoder gives {count} embeddings that aren't finite"
+                f"the {name} encoder returns {count} embeddings that aren't finite"
             )
         elif diagnosis["loss_finite"] and not tower["gradient_finite"]:
-            sentences.append(f"the {name} encoder's gradient isn't finite")
+            sentences.append(f"the gradient of the {name} encoder isn't finite")
     if not sentences:
         sentences.append(
-            "both encoders' embeddings are finite at a temperature of "
+            "the embeddings of both encoders are finite at a temperature of "
             f"{diagnosis['temperature']:.3g}"
         )
     bad_ids = diagnosis["bad_ids"]
@@ -128,7 +136,7 @@ def describe_diagnosis(diagnosis: dict) -> str:
 
 
 def join_names(ids: Sequence) -> str:
-    """Joins the first names and counts the others."""
+    """Joins the first names and appends the number of further names."""
     names = ", ".join(str(name) for name in ids[:_MAX_NAMES])
     if len(ids) > _MAX_NAMES:
         names += f" and {len(ids) - _MAX_NAMES} more"
@@ -136,7 +144,7 @@ def join_names(ids: Sequence) -> str:
 
 
 def finite_rows(encoder: keras.Model, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns bool (n,), True for rows whose embedding in inference is finite."""
+    """Returns a bool array (n,), True for rows with a finite embedding in inference."""
     rows = len(next(iter(inputs.values())))
     embed = on_replicas(
         encoder.distribute_strategy,

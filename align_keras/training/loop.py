@@ -1,4 +1,4 @@
-"""The training loop of a run."""
+"""Training loop of a run."""
 
 import os
 import pathlib
@@ -29,7 +29,7 @@ def train_model(
     evaluate: Callable | None = None,
     batch_ids: Callable | None = None,
 ) -> MetricsLog:
-    """Trains from the newest checkpoint of a folder to the last step.
+    """Trains from the newest checkpoint in a folder to the last step.
 
     SIGTERM saves a checkpoint after the current step and raises `SystemExit(0)`.
 
@@ -40,29 +40,29 @@ def train_model(
             workers it also receives `input_pipeline_id=i` and
             `num_input_pipelines=n`, and returns the rows of worker i of each batch.
         trainer: `TrainerConfig`, the number of steps and the intervals.
-        directory: str, folder of the run. `checkpoints/`, `tensorboard/` and
-            `metrics.jsonl` are written there. All workers must share it.
+        directory: str, folder of the run, for `checkpoints/`, `tensorboard/` and
+            `metrics.jsonl`. All workers must have access to it.
         batch_size: int, pairs per step over all replicas.
         evaluate: callable without arguments that returns an iterable of
             (name, float). It is called every `validation_interval` steps and after
-            the last step. None to evaluate nothing.
-        batch_ids: callable of `step` that returns a list of str, the pairs of its
-            batch, for `diagnosis.json`. With several workers it receives the same
-            keywords as `make_batches`. None if the pairs are unknown.
+            the last step. None skips the evaluation.
+        batch_ids: callable of `step` that returns the ids of the pairs of its batch, a
+            list of str, for `diagnosis.json`. With several workers it receives the same
+            keywords as `make_batches`. None if the ids are unknown.
 
     Returns:
         `MetricsLog` of the whole run.
 
     Raises:
-        InputError: at a step whose loss or gradient isn't finite, or whose loss
-            is above its bound. The state before that step is saved, and
-            `diagnosis.json` names the tower and the pairs.
+        InputError: if a loss or gradient isn't finite, or a loss is above its bound.
+            The state before that step is saved, and `diagnosis.json` names the encoder
+            and the pairs.
     """
     directory = pathlib.Path(directory)
     strategy = model.distribute_strategy
     is_chief = strategies.is_chief(strategy)
 
-    # Restore the newest checkpoint.
+    # === Restore the newest checkpoint ===
     initial_step = 0
     if model.optimizer is not None:
         initial_step = int(model.optimizer.iterations.numpy())
@@ -78,12 +78,13 @@ def train_model(
         use_averaged_weights(model)
         return log
     if step:
-        say(f"going on at step {step} of {trainer.train_steps}")
+        say(f"resuming at step {step} of {trainer.train_steps}")
     else:
-        # A run that is killed before the first interval then repeats the same start.
+        # A run that is killed before its first checkpoint interval restarts from the
+        # same initial weights.
         checkpoints.save()
 
-    # Build the callbacks.
+    # === Create the callbacks ===
     sigterm = SaveOnSigterm(checkpoints)
     bar = progress_bar(
         "training",
@@ -103,10 +104,12 @@ def train_model(
             )
         )
 
-    # Train. The schedule of the whole run is kept when `fit` makes only its end.
+    # === Train ===
     batches = strategies.distributed_batches(strategy, make_batches, step)
     start_time = time.monotonic()
     initial_wait = model.seconds_waited
+    # Without a recipe, `fit` doesn't replace the schedule of the whole run by one for
+    # the remaining steps.
     recipe = model.recipe
     model.recipe = None
     try:
@@ -116,7 +119,7 @@ def train_model(
                 initial_epoch=step // trainer.steps_per_loop,
                 epochs=trainer.train_steps // trainer.steps_per_loop,
                 steps_per_epoch=trainer.steps_per_loop,
-                shuffle=False,  # The batches are shuffled already.
+                shuffle=False,  # `make_batches` has shuffled the pairs.
                 verbose=0,
                 callbacks=callbacks,
             )

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line of numbers per logged step."""
+"""Reading and writing of metrics.jsonl, which has a line for each logged step."""
 
 import json
 import os
@@ -10,13 +10,13 @@ from align_keras.utils.files import atomic_write
 
 
 class MetricsLog:
-    """Appends to and reads a run's `metrics.jsonl`."""
+    """File `metrics.jsonl` of a run."""
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = pathlib.Path(path)
 
     def append(self, step: int, values: Mapping[str, float]) -> None:
-        """Adds a line; values are rounded to 6 significant digits."""
+        """Appends a line with values rounded to 6 significant digits."""
         line: dict[str, float] = {"step": int(step)}
         line.update({name: float(f"{value:.6g}") for name, value in values.items()})
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,7 +24,14 @@ class MetricsLog:
             file.write(json.dumps(line) + "\n")
 
     def read(self) -> list[dict]:
-        """Returns all lines except a torn last one. Raises for other damaged lines."""
+        """Returns all complete lines as dicts.
+
+        The last line is left out if it is incomplete, since a process may be killed
+        while it writes.
+
+        Raises:
+            InputError: if another line is damaged.
+        """
         if not self.path.exists():
             return []
         lines = self.path.read_bytes().split(b"\n")[:-1]
@@ -45,13 +52,13 @@ class MetricsLog:
             is_whole = False
         if not is_whole:
             raise InputError(
-                f"{self.path}, line {row}, must hold a step and its numbers. Remove "
-                "the line."
+                f"Line {row} of {self.path} must be a JSON object of a step and "
+                f"numbers. Received: {line[:80]!r}. Remove the line."
             )
         return values
 
     def truncate_after(self, step: int) -> None:
-        """Drops the lines that a killed run wrote after its last checkpoint."""
+        """Removes the lines of later steps, which a resumed run writes again."""
         if not self.path.exists():
             return
         lines = [line for line in self.read() if line["step"] <= step]

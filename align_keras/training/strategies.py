@@ -1,4 +1,4 @@
-"""The `tf.distribute` strategy of a run, by name."""
+"""Creation of the `tf.distribute` strategy of a run, and functions for its workers."""
 
 import contextlib
 import os
@@ -18,10 +18,14 @@ _TPU_DEVICES = ("accel[0-9]*", "vfio/[0-9]*")
 def make_strategy(
     name: str, num_replicas: int | None = None, tpu: str | None = None
 ) -> tf.distribute.Strategy | None:
-    """Returns the strategy of a name in `RuntimeConfig`, or None for `"default"`.
+    """Returns the strategy with a name of `RuntimeConfig`, or None for `"default"`.
 
-    `num_replicas` is for `"mirrored"`: the number of GPUs, or of logical CPU devices
-    on a machine without a GPU, which must be made before TensorFlow is used.
+    Args:
+        name: str, `runtime.distribution_strategy`.
+        num_replicas: int or None, for `"mirrored"`, the number of GPUs. Without a GPU,
+            it is the number of logical CPU devices, which are created here, so
+            TensorFlow must not be in use yet. None uses all GPUs or the CPU.
+        tpu: str or None, for `"tpu"`, as in `tpu_address`.
     """
     if name == "default":
         return None
@@ -42,7 +46,16 @@ def make_strategy(
 
 
 def tpu_address(tpu: str | None = None, devices: str = "/dev") -> str:
-    """Returns the address of the TPU: `tpu`, `"local"` on a TPU VM, or TPU_NAME."""
+    """Returns the address of the TPU.
+
+    Args:
+        tpu: str, name or address, or None for `"local"` on a TPU VM and otherwise the
+            environment variable TPU_NAME.
+        devices: folder of the device files, for tests.
+
+    Raises:
+        InputError: if no TPU is found.
+    """
     if tpu is not None:
         return tpu
     folder = pathlib.Path(devices)
@@ -51,9 +64,10 @@ def tpu_address(tpu: str | None = None, devices: str = "/dev") -> str:
     if os.environ.get("TPU_NAME"):
         return os.environ["TPU_NAME"]
     raise InputError(
-        "runtime.distribution_strategy is tpu, but no TPU was found: this is no TPU "
-        "VM, and TPU_NAME isn't set. Name one by --params_override runtime.tpu=NAME, "
-        "or use runtime.distribution_strategy=mirrored, or default."
+        "A TPU must be available for runtime.distribution_strategy=tpu. Received: no "
+        "TPU, because this machine isn't a TPU VM and TPU_NAME isn't set. Pass "
+        "--params_override runtime.tpu=NAME, or set runtime.distribution_strategy to "
+        "mirrored or default."
     )
 
 
@@ -64,13 +78,13 @@ def _tpu_strategy(address: str) -> tf.distribute.Strategy:
         if address != "local":
             tf.config.experimental_connect_to_cluster(resolver)
         tpu.initialize_tpu_system(resolver)
-    # TensorFlow resolves a name through Google's API client, if it is installed.
+    # Resolving a name needs the API client of Google, which may be missing.
     except (ValueError, ImportError, OSError, RuntimeError, tf.errors.OpError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"runtime.tpu must be a TPU that can be reached, received {address!r} "
-            f"({reason[:160]}). Check the name, or use "
-            "runtime.distribution_strategy=mirrored, or default."
+            "runtime.tpu must be a TPU that can be reached. Received: "
+            f"runtime.tpu={address!r} ({reason[:160]}). Check the name, or set "
+            "runtime.distribution_strategy to mirrored or default."
         ) from error
     return tf.distribute.TPUStrategy(resolver)
 
@@ -78,7 +92,7 @@ def _tpu_strategy(address: str) -> tf.distribute.Strategy:
 def strategy_scope(
     strategy: tf.distribute.Strategy | None,
 ) -> contextlib.AbstractContextManager:
-    """Returns the strategy's scope, or a scope that does nothing for None."""
+    """Returns the scope of the strategy. For None it is a scope without effect."""
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
@@ -94,7 +108,10 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def worker_count(strategy: tf.distribute.Strategy) -> int:
-    """Returns the number of processes of the run. Each reads its part of the input."""
+    """Returns the number of processes of the run.
+
+    Each process reads its part of the input.
+    """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
     spec = strategy.cluster_resolver.cluster_spec().as_dict()
@@ -112,7 +129,7 @@ def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
 
 
 def wait_for_workers(strategy: tf.distribute.Strategy) -> None:
-    """Waits for all workers. A worker that exits early ends the others."""
+    """Waits for all workers, since TensorFlow ends all of them when one exits."""
     any_worker(strategy, True)
 
 
@@ -126,7 +143,15 @@ def save_by_chief(model: Any, directory: str | os.PathLike) -> None:
 def distributed_batches(
     strategy: tf.distribute.Strategy, make_batches: Callable, start_step: int
 ) -> Any:
-    """Returns the batches for `fit`, with several workers the rows of this one."""
+    """Returns the batches for `fit`.
+
+    With several workers, each worker gets its rows of each batch.
+
+    Args:
+        strategy: strategy of the model.
+        make_batches: as in `train_model`.
+        start_step: int, number of the first batch.
+    """
     if not is_distributed(strategy):
         return make_batches(start_step=start_step)
 
@@ -138,7 +163,7 @@ def distributed_batches(
                 "input_pipeline_id": context.input_pipeline_id,
                 "num_input_pipelines": hosts,
             }
-        # TensorFlow synchronizes the workers at each step unless the data is endless.
+        # For data with an end, TensorFlow would synchronize the workers at each step.
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
         batches = make_batches(start_step=start_step, **pipeline).apply(endless)
         replicas = strategy.num_replicas_in_sync // hosts
@@ -154,13 +179,14 @@ def distributed_batches(
 
         return batches.map(split).unbatch()
 
-    # A strategy copies a dataset, and TensorFlow then prepares each function of the
-    # copy again for every function around it. With decoded images this takes a minute.
+    # `experimental_distribute_dataset` would copy the dataset. For a copy, TensorFlow
+    # prepares each nested function several times, which takes a minute for datasets
+    # that decode images.
     return strategy.distribute_datasets_from_function(batches_of_host)
 
 
 def split_cpu(count: int) -> None:
-    """Makes `count` logical devices of the CPU, unless there are that many already."""
+    """Creates `count` logical CPU devices, unless there are that many already."""
     config = tf.config
     cpu = config.list_physical_devices("CPU")[0]
     if len(config.get_logical_device_configuration(cpu) or ()) >= count:
@@ -171,6 +197,6 @@ def split_cpu(count: int) -> None:
         )
     except RuntimeError as error:
         raise InputError(
-            f"runtime.num_replicas must be set before TensorFlow is used. Received: "
-            f"{count}. Start a new process."
+            "runtime.num_replicas must be set before TensorFlow is used. Received: "
+            f"runtime.num_replicas={count}. Start a new process."
         ) from error

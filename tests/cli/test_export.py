@@ -353,7 +353,7 @@ def test_a_damaged_model_creates_no_export(
         (damaged / "model.weights.h5").write_bytes(weights)
         assert main(["export", *arguments]) == 1
         error = capsys.readouterr().err.strip()
-        assert "is damaged or doesn't fit the config.json beside it" in error
+        assert "is damaged or doesn't fit the config.json next to it" in error
         assert len(error.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
 

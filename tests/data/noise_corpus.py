@@ -1,4 +1,4 @@
-"""A corpus of noise, in as many files as a test wants, and batches of it."""
+"""Corpus of noise images for the tests of the input pipeline, and its batches."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tests.helpers.small import VOCABULARY
 
 
 class Noise(tfds.core.GeneratorBasedBuilder):
-    """24 pictures a copy, of noise, with one to three captions."""
+    """Builder of noise images with one to three captions, 24 images per copy."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -54,7 +54,7 @@ class Noise(tfds.core.GeneratorBasedBuilder):
 def build_noise(folder, num_shards=1, **arguments):
     """Builds the corpus in `folder`, in `num_shards` files.
 
-    Further arguments are those of `Noise`, such as `file_format`.
+    `arguments` are those of `Noise`, such as `file_format`.
     """
     builder = Noise(data_dir=str(folder), **arguments)
     config = tfds.download.DownloadConfig(num_shards=num_shards)
@@ -93,22 +93,25 @@ def batches(
 
 def assert_equal(expected, actual):
     assert len(expected) == len(actual) > 0
-    for one, other in zip(expected, actual, strict=True):
-        assert set(one) == set(other)
-        for name, values in one.items():
-            np.testing.assert_array_equal(other[name], values)
+    for expected_batch, batch in zip(expected, actual, strict=True):
+        assert set(expected_batch) == set(batch)
+        for name, values in expected_batch.items():
+            np.testing.assert_array_equal(batch[name], values)
 
 
 KINDS = {
     "cropped": {"zoom": 0.0},
-    "varied": {"recolor": 1.0},
+    "augmented": {"recolor": 1.0},
     "cached": {"recolor": 1.0, "cache": True},
 }
-# The default run takes the kind in which most happens.
+# The default tier tests only "cached", which runs most of the pipeline.
 kinds = pytest.mark.parametrize(
     "kind",
     [
         "cached",
-        *(pytest.param(kind, marks=pytest.mark.ci) for kind in ("cropped", "varied")),
+        *(
+            pytest.param(kind, marks=pytest.mark.ci)
+            for kind in ("cropped", "augmented")
+        ),
     ],
 )

@@ -1,6 +1,6 @@
-"""A tf.data service, a dispatcher and two workers, until it is killed.
+"""Runs the dispatcher and two workers of a tf.data service until it is killed.
 
-In a process of its own: within one that goes on, stopping the servers can hang.
+The servers run in a separate process, because stopping them can block the process.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""ArrayRecord gives what TFRecord gives."""
+"""Tests that corpora stored as ArrayRecord and as TFRecord have the same batches."""
 
 import pytest
 
@@ -13,7 +13,7 @@ pytest.importorskip("array_record")
 
 @pytest.fixture(scope="module")
 def builders(tmp_path_factory):
-    """The same 48 pairs in 20 files, in either format."""
+    """Returns builders of the same 48 pairs in 20 files, one for each format."""
     return [
         build_noise(
             tmp_path_factory.mktemp("data"), 20, copies=2, file_format=file_format
@@ -28,13 +28,13 @@ def builders(tmp_path_factory):
         pytest.param(
             kind,
             start,
-            marks=pytest.mark.ci if kind == of else pytest.mark.release,
+            marks=pytest.mark.ci if kind == ci_kind else pytest.mark.release,
         )
-        for start, of in ((0, None), (9, "varied"))
+        for start, ci_kind in ((0, None), (9, "augmented"))
         for kind in KINDS
     ],
 )
-def test_training_has_the_same_batches(builders, kind, start_step):
+def test_training_batches_do_not_depend_on_the_format(builders, kind, start_step):
     expected, actual = (
         batches(builder, 8, start_step=start_step, **KINDS[kind])
         for builder in builders
@@ -44,7 +44,7 @@ def test_training_has_the_same_batches(builders, kind, start_step):
 
 @pytest.mark.release
 @pytest.mark.parametrize("pair_weighted", [False, True])
-def test_each_of_several_hosts_reads_its_part(builders, pair_weighted):
+def test_the_parts_of_hosts_do_not_depend_on_the_format(builders, pair_weighted):
     for number in range(2):
         part = {"input_pipeline_id": number, "num_input_pipelines": 2}
         part["pair_weighted"] = pair_weighted
@@ -53,23 +53,25 @@ def test_each_of_several_hosts_reads_its_part(builders, pair_weighted):
 
 
 @pytest.mark.ci
-def test_evaluation_reads_the_same(builders):
+def test_evaluation_reads_the_same_pairs_from_both_formats(builders):
     captions = [read_captions(builder, "train[:70%]") for builder in builders]
     assert captions[0] == captions[1] and captions[0]
-    one, other = (read_retrieval_set(builder, "train") for builder in builders)
-    assert one.captions == other.captions
+    first, second = (read_retrieval_set(builder, "train") for builder in builders)
+    assert first.captions == second.captions
 
 
 @pytest.mark.release
-def test_a_mixture_of_both_formats(builders, tmp_path):
+def test_batches_of_a_mixture_do_not_depend_on_the_formats(builders, tmp_path):
     few = build_noise(tmp_path / "few", file_format="array_record")
-    many, records = builders
-    same = Mixture({"few": build_noise(tmp_path / "same"), "many": many})
+    many, many_array_records = builders
+    expected = Mixture({"few": build_noise(tmp_path / "same"), "many": many})
     for arguments in ({}, {"cache": True}):
-        mixture = Mixture({"few": few, "many": records})
-        assert_equal(batches(same, 9, **arguments), batches(mixture, 9, **arguments))
+        mixture = Mixture({"few": few, "many": many_array_records})
+        assert_equal(
+            batches(expected, 9, **arguments), batches(mixture, 9, **arguments)
+        )
 
 
-def test_a_data_service_cannot_read_it(builders):
+def test_a_data_service_refuses_array_record(builders):
     with pytest.raises(InputError, match="data_service must be None .* array_record"):
         batches(builders[1], 1, data_service="grpc://localhost:1")

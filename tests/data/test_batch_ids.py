@@ -1,4 +1,4 @@
-"""The ids of a batch are those of its pictures."""
+"""Tests of `batch_ids`."""
 
 import numpy as np
 import pytest
@@ -30,27 +30,30 @@ def mixture(builder, tmp_path_factory):
         pytest.param("mixture", True, (1, 2), False, marks=pytest.mark.release),
     ],
 )
-def test_ids_are_those_of_the_batch(corpus, cache, part, pair_weighted, request):
+def test_the_ids_belong_to_the_images_of_the_batch(
+    corpus, cache, part, pair_weighted, request
+):
     builder = request.getfixturevalue(corpus)
     pairs = read_retrieval_set(builder, "train")
-    pictures = dict(zip(pairs.ids, pairs.images, strict=True))
+    images = dict(zip(pairs.ids, pairs.images, strict=True))
     order = {"batch_size": 8, "seed": 3, "cache": cache, "shuffle_buffer_size": 6}
     order["pair_weighted"] = pair_weighted
     order["input_pipeline_id"], order["num_input_pipelines"] = part
-    still = preprocessor(crop="center", flip=False)
-    batches = training_batches(builder, "train", still, start_step=5, **order)
+    center_crop = preprocessor(crop="center", flip=False)
+    batches = training_batches(builder, "train", center_crop, start_step=5, **order)
     batch = next(batches.as_numpy_iterator())
     ids = batch_ids(builder, "train", step=5, **order)
     assert len(ids) == 8 // part[1]
     for image, identifier in zip(batch["images"], ids, strict=True):
         if cache:
-            expected = preprocess_image_bytes(pictures[identifier], 32)
+            expected = preprocess_image_bytes(images[identifier], 32)
         else:
-            expected = crop_image_bytes(pictures[identifier], 32, (0.5, 0.5))
-        # crop_and_resize samples at whole pixels up to float32 rounding.
+            expected = crop_image_bytes(images[identifier], 32, (0.5, 0.5))
+        # crop_and_resize samples whole pixels, except for float32 rounding.
         np.testing.assert_allclose(image, expected, atol=0.05)
 
 
-def test_a_batch_larger_than_the_corpus(builder):
-    with pytest.raises(InputError, match="at most the 24 pairs.*Received: 25"):
+def test_a_batch_larger_than_the_corpus_is_refused(builder):
+    words = "at most the 24 pairs.*Received: global_batch_size=25"
+    with pytest.raises(InputError, match=words):
         batch_ids(builder, "train", batch_size=25, step=0)

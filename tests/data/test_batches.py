@@ -1,4 +1,4 @@
-"""The training pipeline is a function of its arguments and of the step."""
+"""Tests of the training batches of an experiment."""
 
 import pathlib
 import subprocess
@@ -23,19 +23,19 @@ def builder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory):
-    """48 pairs in 40 files: three windows of at most 16 files an epoch."""
+    """Returns a corpus of 48 pairs in 40 files, three windows per epoch."""
     return build_noise(tmp_path_factory.mktemp("data"), 40, copies=2)
 
 
 @pytest.fixture(scope="module")
 def mixture(builder, tmp_path_factory):
-    """96 pairs, three of four from a corpus whose captions begin with z."""
+    """Returns a mixture of 96 pairs. 72 of them have captions that start with z."""
     folder = tmp_path_factory.mktemp("data")
     many = build_noise(folder, 20, copies=3, first_word="z ")
     return Mixture({"few": builder, "many": many})
 
 
-# Other kinds of other corpora are left to the release tier.
+# Combinations that aren't listed here belong to the release tier.
 TIERS = {("builder", "cropped"): [], ("sharded", "cropped"): pytest.mark.ci}
 
 
@@ -51,14 +51,15 @@ TIERS = {("builder", "cropped"): [], ("sharded", "cropped"): pytest.mark.ci}
         for kind in KINDS
     ],
 )
-def test_any_start_gives_the_same_batches(corpus, kind, request):
+def test_batches_do_not_depend_on_the_start_step(corpus, kind, request):
     builder = request.getfixturevalue(corpus)
     arguments = {**KINDS[kind], "shuffle_buffer_size": 16}
     whole = batches(builder, 16, **arguments)
-    # Epochs end after 3, 6 or 12 batches; of 48 pairs in 40 files, windows end
-    # after about 19 and 38 pairs.
+    # Epochs have 3, 6 or 12 batches. The windows of 48 pairs in 40 files end after
+    # about 19 and 38 pairs.
     for start in (6, 13):
-        tf.random.set_seed(start)  # Which batches mustn't depend on.
+        # The batches must not depend on the global seed.
+        tf.random.set_seed(start)
         later = batches(builder, 3, start_step=start, **arguments)
         assert_equal(whole[start : start + 3], later)
 
@@ -70,24 +71,25 @@ def test_any_start_gives_the_same_batches(corpus, kind, request):
         pytest.param("cached", marks=pytest.mark.release),
     ],
 )
-def test_seeds_differ(builder, kind):
+def test_batches_depend_on_the_seed(builder, kind):
     first, second = (batches(builder, 1, seed=n, **KINDS[kind])[0] for n in (0, 1))
     assert (first["images"] != second["images"]).any()
 
 
 @pytest.mark.ci
-def test_crops_vary_between_epochs(builder):
-    drawn = batches(builder, 30, zoom=0.0)
-    images = np.concatenate([batch["images"] for batch in drawn])
+def test_crops_differ_between_epochs(builder):
+    first_batches = batches(builder, 30, zoom=0.0)
+    images = np.concatenate([batch["images"] for batch in first_batches])
     assert images.dtype == np.uint8
-    # 24 pictures × (7 × 9 places, mirrored or not), drawn ten times each.
+    # Each of the 24 images has 7 × 9 crop positions, mirrored or not, and is drawn ten
+    # times.
     assert len(np.unique(images, axis=0)) > 200
 
 
 @pytest.mark.ci
-def test_without_crop_and_flip_a_picture_stays_the_same(builder):
-    drawn = batches(builder, 6, zoom=0.0, crop="center", flip=False)
-    images = np.concatenate([batch["images"] for batch in drawn])
+def test_images_are_unchanged_without_random_crop_and_flip(builder):
+    first_batches = batches(builder, 6, zoom=0.0, crop="center", flip=False)
+    images = np.concatenate([batch["images"] for batch in first_batches])
     assert len(np.unique(images, axis=0)) == 24
 
 
@@ -95,16 +97,15 @@ def test_without_crop_and_flip_a_picture_stays_the_same(builder):
     "kind",
     [
         "cropped",
-        *(pytest.param(kind, marks=pytest.mark.ci) for kind in ("varied", "cached")),
+        *(pytest.param(kind, marks=pytest.mark.ci) for kind in ("augmented", "cached")),
     ],
 )
-def test_half_of_the_pictures_are_mirrored(builder, kind):
+def test_half_of_the_images_are_mirrored(builder, kind):
     arguments = {"crop": "center", "zoom": 0.0}
-    # A shift that moves nothing, so that whole pictures are varied.
-    arguments |= {"cropped": {}, "varied": {"shift": 1e-9}, "cached": {"cache": True}}[
-        kind
-    ]
-    drawn = {
+    # A tiny shift augments the images as a batch, but doesn't change them.
+    options = {"cropped": {}, "augmented": {"shift": 1e-9}, "cached": {"cache": True}}
+    arguments |= options[kind]
+    images = {
         flip: np.concatenate(
             [
                 np.round(batch["images"])
@@ -113,16 +114,16 @@ def test_half_of_the_pictures_are_mirrored(builder, kind):
         )
         for flip in (False, True)
     }
-    # The order doesn't depend on `flip`, so each picture stands beside its mirror.
-    same = (drawn[True] == drawn[False]).all(axis=(1, 2, 3))
-    mirrored = (drawn[True] == drawn[False][:, :, ::-1]).all(axis=(1, 2, 3))
+    # The order doesn't depend on `flip`, so rows with the same number are compared.
+    same = (images[True] == images[False]).all(axis=(1, 2, 3))
+    mirrored = (images[True] == images[False][:, :, ::-1]).all(axis=(1, 2, 3))
     assert (same ^ mirrored).all()
-    # Of 48 fair draws, outside of 12 to 36 with a probability of 1e-3.
+    # For 48 images, the count is outside of this range with a probability of 1e-3.
     assert 12 <= mirrored.sum() <= 36
 
 
-def rows_of_all(builder, count, pipelines, **arguments):
-    """The batches of each input pipeline, and all rows joined."""
+def batches_of_pipelines(builder, count, pipelines, **arguments):
+    """Returns the batches of each input pipeline, and the batches of all rows."""
     parts = [
         batches(
             builder,
@@ -144,65 +145,68 @@ def rows_of_all(builder, count, pipelines, **arguments):
     ("kind", "pipelines"),
     [
         pytest.param("cropped", 2, marks=pytest.mark.release),
-        pytest.param("varied", 4, marks=pytest.mark.release),
+        pytest.param("augmented", 4, marks=pytest.mark.release),
         pytest.param("cached", 2, marks=pytest.mark.release),
         pytest.param("pair_weighted", 2, marks=pytest.mark.ci),
     ],
 )
-def test_pipelines_of_few_files_share_the_batch(builder, kind, pipelines):
-    own = {"zoom": 0.0, "pair_weighted": True}
-    arguments = {**KINDS.get(kind, own), "start_step": 2}
-    parts, joined = rows_of_all(builder, 3, pipelines, **arguments)
+def test_pipelines_with_few_files_divide_the_rows_of_a_batch(builder, kind, pipelines):
+    pair_weighted = {"zoom": 0.0, "pair_weighted": True}
+    arguments = {**KINDS.get(kind, pair_weighted), "start_step": 2}
+    parts, joined = batches_of_pipelines(builder, 3, pipelines, **arguments)
     assert parts[0][0]["images"].shape[0] == 8 // pipelines
     assert_equal(batches(builder, 3, **arguments), joined)
 
 
 @pytest.mark.release
-def test_pipelines_with_files_of_their_own(sharded):
-    parts, _ = rows_of_all(sharded, 9, 2, zoom=0.0)
-    later, _ = rows_of_all(sharded, 2, 2, start_step=7, zoom=0.0)
-    for part, rest in zip(parts, later, strict=True):
-        assert_equal(part[7:], rest)
+def test_pipelines_with_separate_files_resume_at_any_step(sharded):
+    parts, _ = batches_of_pipelines(sharded, 9, 2, zoom=0.0)
+    resumed, _ = batches_of_pipelines(sharded, 2, 2, start_step=7, zoom=0.0)
+    for expected, actual in zip(parts, resumed, strict=True):
+        assert_equal(expected[7:], actual)
     assert (parts[0][0]["images"] != parts[1][0]["images"]).any()
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"num_input_pipelines": 3}, "divide global_batch_size .* Received: 3"),
-        ({"num_input_pipelines": 0}, "Received: 0"),
-        ({"input_pipeline_id": 1}, r"from 0 to 0, received 1"),
+        (
+            {"num_input_pipelines": 3},
+            "divisor of global_batch_size. Received: num_input_pipelines=3",
+        ),
+        ({"num_input_pipelines": 0}, "Received: num_input_pipelines=0"),
+        ({"input_pipeline_id": 1}, r"input_pipeline_id must be .* from 0 to 0"),
         ({"cache": True, "data_service": "grpc://x:1"}, "cache must be false"),
-        ({"input_pipeline_id": -1}, "received -1"),
+        ({"input_pipeline_id": -1}, "input_pipeline_id must be .* -1"),
     ],
 )
-def test_mistakes_are_told_in_one_line(builder, arguments, words):
+def test_invalid_arguments_raise_a_one_line_error(builder, arguments, words):
     with pytest.raises(InputError, match=words) as caught:
         batches(builder, 1, **arguments)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.release
-def test_data_service(sharded):
+def test_a_data_service_returns_all_pairs(sharded):
     script = pathlib.Path(__file__).with_name("service_script.py")
     command = [sys.executable, str(script)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as servers:
         try:
             target = servers.stdout.readline().strip()
-            drawn = batches(sharded, 12, data_service=target, zoom=0.0)
+            first_batches = batches(sharded, 12, data_service=target, zoom=0.0)
         finally:
             servers.kill()
-    assert len(drawn) == 12
-    assert drawn[0]["images"].shape == (8, 32, 32, 3)
-    # The workers share the windows, so both bring pairs of an epoch.
-    letters = np.concatenate([batch["token_ids"][:, 1] for batch in drawn])
+    assert len(first_batches) == 12
+    assert first_batches[0]["images"].shape == (8, 32, 32, 3)
+    # The windows are divided among the workers, so the batches come from both.
+    letters = np.concatenate([batch["token_ids"][:, 1] for batch in first_batches])
     assert len(set(letters)) == 24
 
 
 @kinds
-def test_epochs_hold_every_pair_once_and_vary(builder, kind):
-    drawn = batches(builder, 6, **KINDS[kind])
-    rows = [batch["token_ids"][:, 1] for batch in drawn]
+def test_epochs_contain_all_pairs_once_in_different_orders(builder, kind):
+    first_batches = batches(builder, 6, **KINDS[kind])
+    rows = [batch["token_ids"][:, 1] for batch in first_batches]
     first, second = np.concatenate(rows[:3]), np.concatenate(rows[3:])
     assert len(set(first)) == len(set(second)) == 24
     assert (first != second).any()
@@ -210,23 +214,23 @@ def test_epochs_hold_every_pair_once_and_vary(builder, kind):
 
 @pytest.mark.ci
 @kinds
-def test_pair_weighted_epochs_hold_every_caption_once(builder, kind):
-    drawn = batches(builder, 12, pair_weighted=True, **KINDS[kind])
-    rows = np.concatenate([batch["token_ids"][:, 1:3] for batch in drawn]).tolist()
+def test_pair_weighted_epochs_contain_all_captions_once(builder, kind):
+    first_batches = batches(builder, 12, pair_weighted=True, **KINDS[kind])
+    rows = np.concatenate([b["token_ids"][:, 1:3] for b in first_batches]).tolist()
     first, second = rows[:48], rows[48:]
     assert len({tuple(row) for row in first}) == 48
     assert sorted(first) == sorted(second) and first != second
-    later = batches(builder, 5, pair_weighted=True, start_step=7, **KINDS[kind])
-    assert_equal(drawn[7:], later)
+    resumed = batches(builder, 5, pair_weighted=True, start_step=7, **KINDS[kind])
+    assert_equal(first_batches[7:], resumed)
 
 
 @pytest.mark.ci
-def test_all_captions_are_drawn(builder):
-    drawn = np.concatenate([b["token_ids"][:, 2] for b in batches(builder, 30)])
-    assert {VOCABULARY.index(letter) for letter in "xyz"} <= set(drawn)
+def test_all_captions_of_an_image_are_drawn(builder):
+    endings = np.concatenate([b["token_ids"][:, 2] for b in batches(builder, 30)])
+    assert {VOCABULARY.index(letter) for letter in "xyz"} <= set(endings)
 
 
-def test_shapes_are_static(builder):
+def test_batches_have_the_expected_shapes_and_dtypes(builder):
     batch = batches(builder, 1)[0]
     assert batch["images"].shape == (8, 32, 32, 3)
     assert batch["images"].dtype == np.float32
@@ -234,32 +238,34 @@ def test_shapes_are_static(builder):
     assert 0 <= batch["images"].min() < batch["images"].max() <= 255
 
 
-def test_batch_larger_than_the_corpus(builder):
-    with pytest.raises(InputError, match="at most the 24 pairs.*Received: 25"):
+def test_a_batch_larger_than_the_corpus_is_refused(builder):
+    words = "at most the 24 pairs.*Received: global_batch_size=25"
+    with pytest.raises(InputError, match=words):
         batches(builder, 1, batch_size=25)
 
 
-def test_a_part_larger_than_the_corpus(builder):
+def test_a_split_must_exist_and_not_exceed_the_corpus(builder):
     with pytest.raises(InputError, match="part of the 24 images.*'train\\[:25\\]'"):
         split_size(builder, "train[:25]")
-    with pytest.raises(InputError, match="has no split 'val', only train"):
+    words = r"must be a split of noise \(train\). Received: tfds_split='val'"
+    with pytest.raises(InputError, match=words):
         split_size(builder, "val")
 
 
-def test_retrieval_set_holds_all_captions_in_order(builder):
+def test_a_retrieval_set_contains_all_captions_in_order(builder):
     pairs = read_retrieval_set(builder, "train[:5]")
     assert len(pairs) == 5
-    for own in pairs.captions:
-        (letter,) = {caption[0] for caption in own}
+    for captions in pairs.captions:
+        (letter,) = {caption[0] for caption in captions}
         count = "abcdefghijklmnopqrstuvwx".index(letter) % 3 + 1
-        assert own == [f"{letter} {end}" for end in "xyz"[:count]]
-    every = [caption for own in pairs.captions for caption in own]
-    assert every == read_captions(builder, "train")[: len(every)]
+        assert captions == [f"{letter} {end}" for end in "xyz"[:count]]
+    all_captions = [caption for captions in pairs.captions for caption in captions]
+    assert all_captions == read_captions(builder, "train")[: len(all_captions)]
     assert len(read_captions(builder, "train")) == sum(n % 3 + 1 for n in range(24))
 
 
 @pytest.mark.ci
-def test_epochs_of_a_mixture_hold_every_pair_once_and_vary(mixture):
+def test_epochs_of_a_mixture_contain_all_pairs_once_in_different_orders(mixture):
     letters = [batch["token_ids"][:, 1:3] for batch in batches(mixture, 24)]
     epochs = [np.concatenate(letters[:12]), np.concatenate(letters[12:])]
     z = VOCABULARY.index("z")
@@ -272,17 +278,18 @@ def test_epochs_of_a_mixture_hold_every_pair_once_and_vary(mixture):
 
 @pytest.mark.ci
 def test_a_small_shuffle_buffer_draws_from_all_members(mixture):
-    # What is drawn stands among the first `drawn + 8` pairs. Were the members
-    # concatenated, these would be of one only for a third of an epoch.
-    drawn = batches(mixture, 12, shuffle_buffer_size=8)
-    letters = np.concatenate([batch["token_ids"][:, 1] for batch in drawn])
+    # The first n pairs of the result are among the first n + 8 pairs before shuffling.
+    # If the members were concatenated, all of them would come from the same member for
+    # a third of an epoch.
+    first_batches = batches(mixture, 12, shuffle_buffer_size=8)
+    letters = np.concatenate([batch["token_ids"][:, 1] for batch in first_batches])
     many = letters == VOCABULARY.index("z")
-    reach = np.arange(1, 97) + 8
-    assert (np.cumsum(many) <= reach * 3 / 4 + 1).all()
-    assert (np.cumsum(~many) <= reach / 4 + 1).all()
+    num_candidates = np.arange(1, 97) + 8
+    assert (np.cumsum(many) <= num_candidates * 3 / 4 + 1).all()
+    assert (np.cumsum(~many) <= num_candidates / 4 + 1).all()
 
 
-def test_read_functions_take_a_mixture(mixture):
+def test_mixtures_are_read_into_memory(mixture):
     pairs = read_retrieval_set(mixture, "train[:50%]")
     assert len(pairs) == 48 and len(set(pairs.ids)) == 48
     assert len(read_captions(mixture, "train")) == 4 * 24 * 2

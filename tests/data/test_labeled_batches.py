@@ -1,3 +1,5 @@
+"""Tests of the batches for the training and the evaluation of classifiers."""
+
 import io
 import itertools
 import os
@@ -15,14 +17,14 @@ CENTRAL = ALIGNImageConverter(32, central_crop=0.875)
 CI, RELEASE = pytest.mark.ci, pytest.mark.release
 
 
-def picture(gray, size=(40, 30), file_format="PNG"):
+def encode_gray(gray, size=(40, 30), file_format="PNG"):
     file = io.BytesIO()
     Image.new("RGB", size, (gray,) * 3).save(file, file_format)
     return file.getvalue()
 
 
 GRAYS = [10, 60, 110, 160, 210]
-IMAGES = [picture(gray) for gray in GRAYS]
+IMAGES = [encode_gray(gray) for gray in GRAYS]
 LABELS = np.arange(5)
 
 
@@ -33,7 +35,7 @@ def paths_of(images, folder):
     return [str(path) for path in paths]
 
 
-def first(batches, count):
+def first_batches(batches, count):
     return [
         (images, labels)
         for images, labels in itertools.islice(batches.as_numpy_iterator(), count)
@@ -41,16 +43,15 @@ def first(batches, count):
 
 
 class Stream:
-    """Re-iterable and with a length, and no more."""
+    """Collection that has a length and can be iterated, but not indexed."""
 
     def __init__(self, images):
-        self.images, self.times = images, 0
+        self.images = images
 
     def __len__(self):
         return len(self.images)
 
     def __iter__(self):
-        self.times += 1
         return iter(self.images)
 
 
@@ -69,7 +70,7 @@ class Stream:
         )
     ],
 )
-def test_pictures_keep_their_class(tmp_path, kind, crop):
+def test_images_of_all_kinds_keep_their_class(tmp_path, kind, crop):
     images = {
         "paths": lambda: paths_of(IMAGES, tmp_path),
         "bytes": lambda: IMAGES,
@@ -78,42 +79,45 @@ def test_pictures_keep_their_class(tmp_path, kind, crop):
     }[kind]()
     converter = ALIGNImageConverter(32, crop=crop)
     batches = labeled_batches(images, LABELS, converter, batch_size=4)
-    seen = []
-    for pixels, labels in first(batches, 5):
+    all_labels = []
+    for pixels, labels in first_batches(batches, 5):
         assert pixels.shape == (4, 32, 32, 3) and pixels.dtype == np.uint8
         np.testing.assert_array_equal(
             pixels.mean(axis=(1, 2, 3)), np.array(GRAYS)[labels]
         )
-        seen += labels.tolist()
-    # 20 pictures are four epochs; each epoch has each picture once.
-    for epoch in range(4):
-        assert sorted(seen[5 * epoch : 5 * epoch + 5]) == list(range(5))
-    assert seen[:5] != seen[5:10] or seen[5:10] != seen[10:15]
+        all_labels += labels.tolist()
+    # 20 images are four epochs, and each epoch has each image once.
+    epochs = [all_labels[start : start + 5] for start in range(0, 20, 5)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(5))
+    assert epochs[0] != epochs[1] or epochs[1] != epochs[2]
 
 
 @pytest.mark.release
-def test_batches_repeat_with_the_seed_and_vary_with_it():
+def test_the_seed_determines_the_batches():
     noise = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), "uint8")
     arguments = {"image_converter": INCEPTION, "batch_size": 5}
 
-    def drawn(seed):
+    def batches_of_seed(seed):
         batches = labeled_batches(list(noise), LABELS, seed=seed, **arguments)
-        return first(batches, 2)
+        return first_batches(batches, 2)
 
-    one, same, other = drawn(0), drawn(0), drawn(1)
-    for (pixels, labels), (again, own) in zip(one, same, strict=True):
-        np.testing.assert_array_equal(pixels, again)
-        np.testing.assert_array_equal(labels, own)
-    assert (one[0][0] != other[0][0]).any()
-    # Another epoch, other windows of the same pictures.
-    by_label = [pixels[np.argsort(labels)] for pixels, labels in one]
+    expected, same_seed, other_seed = (batches_of_seed(seed) for seed in (0, 0, 1))
+    for (pixels, labels), (same_pixels, same_labels) in zip(
+        expected, same_seed, strict=True
+    ):
+        np.testing.assert_array_equal(pixels, same_pixels)
+        np.testing.assert_array_equal(labels, same_labels)
+    assert (expected[0][0] != other_seed[0][0]).any()
+    # The second epoch has other windows of the same images.
+    by_label = [pixels[np.argsort(labels)] for pixels, labels in expected]
     assert (by_label[0] != by_label[1]).any(axis=(1, 2, 3)).all()
 
 
 @pytest.mark.ci
-def test_a_batch_may_be_larger_than_the_set():
+def test_a_batch_may_be_larger_than_the_number_of_images():
     batches = labeled_batches(IMAGES, LABELS, INCEPTION, batch_size=12)
-    ((_, labels),) = first(batches, 1)
+    ((_, labels),) = first_batches(batches, 1)
     assert np.bincount(labels).tolist().count(2) == 3
 
 
@@ -124,20 +128,20 @@ def test_a_batch_may_be_larger_than_the_set():
         pytest.param("paths", marks=pytest.mark.ci),
     ],
 )
-def test_what_cannot_be_decoded_is_left_out(kind, tmp_path):
+def test_images_that_cannot_be_decoded_are_skipped(kind, tmp_path):
     images = [*IMAGES[:2], b"junk", *IMAGES[3:]]
     if kind == "paths":
         images = paths_of(images, tmp_path)
     batches = labeled_batches(images, LABELS, INCEPTION, batch_size=8)
-    labels = np.concatenate([labels for _, labels in first(batches, 2)])
+    labels = np.concatenate([labels for _, labels in first_batches(batches, 2)])
     assert sorted(labels) == sorted([0, 1, 3, 4] * 4)
-    found = evaluation_batches(images, CENTRAL, batch_size=3)
-    rows = np.concatenate([rows for rows, _ in found.as_numpy_iterator()])
+    evaluation = evaluation_batches(images, CENTRAL, batch_size=3)
+    rows = np.concatenate([rows for rows, _ in evaluation.as_numpy_iterator()])
     np.testing.assert_array_equal(rows, [0, 1, 3, 4])
     assert unreadable_rows(images) == [2]
 
 
-def test_a_file_that_is_gone_cannot_be_read(tmp_path):
+def test_a_missing_file_is_unreadable(tmp_path):
     images = paths_of(IMAGES, tmp_path)
     os.unlink(images[4])
     assert unreadable_rows(images) == [4]
@@ -145,55 +149,55 @@ def test_a_file_that_is_gone_cannot_be_read(tmp_path):
 
 def test_a_file_that_would_fill_the_memory_is_refused(tmp_path):
     images = paths_of(IMAGES, tmp_path)
-    os.truncate(images[1], 600_000_000)  # A hole: it takes no disk.
+    os.truncate(images[1], 600_000_000)  # The sparse file uses no disk space.
     with pytest.raises(InputError, match="of at most 512,000,000 bytes, received.*600"):
         labeled_batches(images, LABELS, INCEPTION, batch_size=2)
 
 
-def test_nothing_to_learn_from():
+def test_images_without_a_readable_one_are_refused():
     with pytest.raises(InputError, match="to learn from. Received: no image that"):
         labeled_batches([b"junk"] * 3, [0, 1, 1], INCEPTION, batch_size=2)
 
 
 @pytest.mark.ci
-def test_batch_k_is_that_of_a_start_at_zero():
+def test_batches_do_not_depend_on_the_start_step():
     noise = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), "uint8")
     arguments = {"image_converter": INCEPTION, "batch_size": 3, "seed": 2}
-    whole = first(labeled_batches(list(noise), LABELS, **arguments), 6)
+    whole = first_batches(labeled_batches(list(noise), LABELS, **arguments), 6)
     for start in (1, 4):
-        late = labeled_batches(list(noise), LABELS, start_step=start, **arguments)
-        for (pixels, labels), (ours, own) in zip(
-            whole[start:], first(late, 6 - start), strict=True
+        resumed = labeled_batches(list(noise), LABELS, start_step=start, **arguments)
+        for (pixels, labels), (resumed_pixels, resumed_labels) in zip(
+            whole[start:], first_batches(resumed, 6 - start), strict=True
         ):
-            np.testing.assert_array_equal(pixels, ours)
-            np.testing.assert_array_equal(labels, own)
+            np.testing.assert_array_equal(pixels, resumed_pixels)
+            np.testing.assert_array_equal(labels, resumed_labels)
 
 
-def test_evaluation_takes_all_in_order():
-    found = evaluation_batches(Stream(IMAGES), CENTRAL, batch_size=2)
-    batches = list(found.as_numpy_iterator())
+def test_evaluation_batches_contain_all_images_in_order():
+    dataset = evaluation_batches(Stream(IMAGES), CENTRAL, batch_size=2)
+    batches = list(dataset.as_numpy_iterator())
     assert [rows.tolist() for rows, _ in batches] == [[0, 1], [2, 3], [4]]
     grays = np.concatenate([pixels.mean(axis=(1, 2, 3)) for _, pixels in batches])
     np.testing.assert_array_equal(grays, GRAYS)
 
 
 @pytest.mark.ci
-def test_evaluation_crops_the_middle():
+def test_evaluation_crops_the_center():
     pixels = np.zeros((80, 80, 3), "uint8")
     pixels[10:70, 10:70] = 200
     (whole,) = evaluation_batches(
         [pixels], ALIGNImageConverter(40, central_crop=1.0), batch_size=1
     ).as_numpy_iterator()
-    (middle,) = evaluation_batches(
+    (center,) = evaluation_batches(
         [pixels], ALIGNImageConverter(40, central_crop=0.75), batch_size=1
     ).as_numpy_iterator()
     assert whole[1].mean() == pytest.approx(200 * (60 / 80) ** 2, abs=2)
-    assert (middle[1] == 200).all()
+    assert (center[1] == 200).all()
 
 
-def test_numbers_must_fit():
+def test_images_and_labels_must_have_the_same_length():
     for images, labels in ((IMAGES, [0, 1]), ([], [])):
-        with pytest.raises(InputError, match="of one number and not empty"):
+        with pytest.raises(InputError, match="the same length, at least 1. Received: "):
             labeled_batches(images, labels, INCEPTION, batch_size=2)
 
 

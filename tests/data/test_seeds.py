@@ -1,4 +1,4 @@
-"""The batches of an experiment follow from the seeds of its rows and steps."""
+"""Test that training batches are a function of the seeds of rows and steps."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tests.data.noise_corpus import preprocessor as make_preprocessor
 
 @pytest.mark.ci
 @pytest.mark.parametrize("options", [{}, {"zoom": 0.1, "recolor": 0.5}])
-def test_an_experiment_has_the_batches_of_its_seeds(tmp_path, options):
+def test_a_batch_equals_the_augmentation_with_the_seeds_of_its_rows(tmp_path, options):
     builder = build_noise(tmp_path)
     pairs = read_retrieval_set(builder, "train")
     rows = {identifier: row for row, identifier in enumerate(pairs.ids)}

@@ -1,5 +1,6 @@
-"""Training reads shards as they are: each sample once, from anywhere, past faults."""
+"""Tests of training from sources, which are shards without a built corpus."""
 
+import collections
 import os
 
 import numpy as np
@@ -24,7 +25,7 @@ from tests.helpers.source_files import (
     write_tars,
 )
 
-ALL = [f"caption {number}" for number in range(24)]
+ALL_CAPTIONS = [f"caption {number}" for number in range(24)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,10 +48,10 @@ def builder(folder):
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
-    """20 usable samples of 24; the images of three of these are faulty."""
+    """Returns shards of 24 samples, 20 of them usable. Three images are damaged."""
     folder = tmp_path_factory.mktemp("faulty")
     rows = samples(0, 24)
-    rows[2][1]["jpg"] = rows[2][1]["jpg"][:-40]  # Truncated.
+    rows[2][1]["jpg"] = rows[2][1]["jpg"][:-40]
     rows[8][1]["jpg"] = b"<html>not found</html>"
     rows[11][1]["jpg"] = rows[11][1]["jpg"][:3]
     del rows[13][1]["txt"]
@@ -60,18 +61,19 @@ def faulty(tmp_path_factory):
         write_tar(folder / f"{file:05}.tar", rows[file * 6 : file * 6 + 6])
     last = folder / "00003.tar"
     size = last.read_bytes().index(b"00023.jpg")
-    os.truncate(last, size + 700)  # In the middle of its last image.
+    # The last shard ends within its last image.
+    os.truncate(last, size + 700)
     return folder
 
 
-def test_each_epoch_holds_every_sample_once_in_another_order(builder):
-    drawn = captions(order(builder, 3 * 24))
-    epochs = [drawn[n * 24 : n * 24 + 24] for n in range(3)]
-    assert all(sorted(epoch) == sorted(ALL) for epoch in epochs)
+def test_epochs_contain_all_samples_once_in_different_orders(builder):
+    ordered = captions(order(builder, 3 * 24))
+    epochs = [ordered[n * 24 : n * 24 + 24] for n in range(3)]
+    assert all(sorted(epoch) == sorted(ALL_CAPTIONS) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-def test_the_seed_alone_decides(builder, folder):
+def test_the_order_depends_only_on_the_seed(builder, folder):
     first = order(builder, 24)
     assert order(open_folder(folder), 24) == first
     assert order(builder, 24, seed=1) != first
@@ -89,7 +91,7 @@ def test_images_and_captions_belong_together(builder):
         assert example["image"].numpy() == jpeg(number)
 
 
-def test_any_start_goes_on_in_the_same_order(faulty):
+def test_the_order_continues_from_any_position(faulty):
     source = open_folder(faulty, max_bad_fraction=0.3)
     whole = order(source, 50)
     for start in [7, 19, 20, 47]:
@@ -97,75 +99,78 @@ def test_any_start_goes_on_in_the_same_order(faulty):
 
 
 @pytest.mark.ci
-def test_batches_after_a_resume_are_the_uninterrupted_ones(faulty):
+def test_batches_do_not_depend_on_the_start_step(faulty):
     source = open_folder(faulty, max_bad_fraction=0.3)
     whole = batches(source, 8, batch_size=4, zoom=0.0)
     for step in (3, 5):
-        again = batches(source, 8 - step, batch_size=4, start_step=step, zoom=0.0)
-        assert_equal(whole[step:], again)
+        resumed = batches(source, 8 - step, batch_size=4, start_step=step, zoom=0.0)
+        assert_equal(whole[step:], resumed)
 
 
-def test_a_start_reads_nothing_of_what_comes_before(tmp_path, monkeypatch):
+def test_resuming_does_not_read_earlier_stretches(tmp_path, monkeypatch):
     monkeypatch.setattr(record_index, "RECORDS_PER_STRETCH", 6)
     path = tmp_path / "all.tar"
     write_tar(path, samples(0, 24))
     source = open_folder(path)
     assert len(source.info.splits["train"].file_instructions) == 4
-    one = {"cycle_length": 1, "shuffle_buffer_size": 1}
-    whole = order(source, 24, **one)
+    unshuffled = {"cycle_length": 1, "shuffle_buffer_size": 1}
+    whole = order(source, 24, **unshuffled)
     content, times = path.read_bytes(), os.stat(path)
     begin = min(int(name.partition("@")[2].split(",")[0]) for name, _ in whole[18:])
     junk = b"\xff" * len(content)
     last = captions(whole[18:])
     end = content.find(b"00006.jpg") if "caption 0" in last else begin
+    # Only the last stretch of the order remains intact.
     junk = junk[:begin] + content[begin : max(end, begin + 20_000)]
     path.write_bytes(junk + b"\xff" * (len(content) - len(junk)))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert order(source, 6, start=18, **one) == whole[18:]
+    assert order(source, 6, start=18, **unshuffled) == whole[18:]
 
 
 @pytest.mark.ci
-def test_hosts_read_disjoint_parts_whose_union_is_all(builder, tmp_path):
+def test_the_parts_of_hosts_are_disjoint_and_complete(builder, tmp_path):
     write_tar(tmp_path / "all.tar", samples(0, 24))
-    for source in (builder, open_folder(tmp_path)):  # The latter of one file.
+    # The second source has only one file.
+    for source in (builder, open_folder(tmp_path)):
         parts = [
             captions(order(source, 8, input_pipeline_id=number, num_input_pipelines=3))
             for number in range(3)
         ]
-        assert sorted(sum(parts, [])) == sorted(ALL)
+        assert sorted(sum(parts, [])) == sorted(ALL_CAPTIONS)
 
 
-def test_faults_are_counted_named_and_left_out(faulty, capsys):
+def test_damaged_samples_are_counted_reported_and_skipped(faulty, capsys):
     source = open_folder(faulty, max_bad_fraction=0.3)
-    notes = source.info.metadata
-    assert notes["kept"] == 20
-    assert notes["dropped"] == {
+    metadata = source.info.metadata
+    assert metadata["kept"] == 20
+    assert metadata["dropped"] == {
         "empty caption": 2,
         "missing": 1,
         "truncated shard": 1,
     }
-    assert "00002.tar" in notes["examples"]["missing"]
-    drawn = captions(order(source, 20))
-    told = capsys.readouterr().err
-    assert {"caption 2", "caption 8", "caption 11"}.isdisjoint(drawn)
-    # Each in place of one: the next sound sample of its file, in the file's order.
-    assert {text: drawn.count(text) for text in drawn if drawn.count(text) > 1} == {
-        **{"caption 3": 2, "caption 9": 2, "caption 6": 2},
-    }
-    assert told.count("skipped") == 3
-    assert "00000.tar@" in told and "unreadable: no known image format" in told
-    order(source, 40)  # Named once, not in each epoch.
+    assert "00002.tar" in metadata["examples"]["missing"]
+    epoch = captions(order(source, 20))
+    output = capsys.readouterr().err
+    assert {"caption 2", "caption 8", "caption 11"}.isdisjoint(epoch)
+    # The next readable sample of the file replaces a damaged one.
+    counts = collections.Counter(epoch)
+    repeated = {caption: count for caption, count in counts.items() if count > 1}
+    assert repeated == {"caption 3": 2, "caption 9": 2, "caption 6": 2}
+    assert output.count("skipped") == 3
+    assert "00000.tar@" in output and "unreadable: no known image format" in output
+    # Later epochs don't report a sample again.
+    order(source, 40)
     assert "skipped" not in capsys.readouterr().err
 
 
-def test_too_many_faults_are_refused(faulty):
+def test_too_many_damaged_samples_are_refused(faulty):
     with pytest.raises(
         InputError, match="4 of 24 pairs .* set `max_bad_fraction` to 0.1"
     ):
         open_folder(faulty)
 
 
-def test_a_file_without_any_sound_image_stops_the_run(tmp_path):
+def test_a_file_without_a_readable_image_stops_the_run(tmp_path):
     rows = samples(0, 3)
     for _, parts in rows:
         parts["jpg"] = b"junk"
@@ -174,13 +179,13 @@ def test_a_file_without_any_sound_image_stops_the_run(tmp_path):
         order(open_folder(tmp_path), 1)
 
 
-def test_a_changed_file_is_noticed_and_indexed_anew(tmp_path):
+def test_a_changed_file_is_detected_and_indexed_again(tmp_path):
     write_tars(tmp_path, 2)
     source = open_folder(tmp_path)
     write_tar(tmp_path / "00001.tar", samples(100, 3))
     with pytest.raises(tf.errors.OpError, match="InputError: .*00001.tar has changed"):
         order(source, 12)
-    assert sorted(captions(order(open_folder(tmp_path), 9)))[6:] == ALL[3:6]
+    assert sorted(captions(order(open_folder(tmp_path), 9)))[6:] == ALL_CAPTIONS[3:6]
     os.remove(tmp_path / "00000.tar")
     with pytest.raises(tf.errors.OpError, match="InputError: .*00000.tar has gone"):
         order(source, 12)
@@ -196,7 +201,7 @@ def test_a_file_is_indexed_once(folder, monkeypatch):
     assert order(open_folder(folder), 5) == order(first, 5)
 
 
-def test_a_damaged_index_names_its_folder(tmp_path, monkeypatch):
+def test_the_error_for_a_damaged_index_names_its_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_tars(tmp_path / "tars", 1)
     source = open_folder(tmp_path / "tars")
@@ -207,7 +212,7 @@ def test_a_damaged_index_names_its_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.ci
-def test_several_sources_by_their_weights(folder, tmp_path):
+def test_several_sources_are_mixed_by_their_weights(folder, tmp_path):
     write_tar(tmp_path / "b.tar", samples(100, 5))
     paths = [str(folder), str(tmp_path / "b.tar")]
     source = open_sources(paths, [1, 3])
@@ -215,13 +220,13 @@ def test_several_sources_by_their_weights(folder, tmp_path):
     share = np.cumsum(["b.tar" in name for name, _ in whole])
     assert np.abs(share - 0.75 * np.arange(1, 201)).max() <= 1
     assert order(source, 9, start=133) == whole[133:142]
-    # Without weights all come once.
-    even = captions(order(open_sources(paths), 29))
-    assert len(set(even)) == 29
+    # Without weights, an epoch contains all samples once.
+    epoch = captions(order(open_sources(paths), 29))
+    assert len(set(epoch)) == 29
     assert read_captions(source, "train")[-1] == "caption 104"
 
 
-def test_a_built_corpus_among_the_sources(folder, tmp_path):
+def test_a_built_corpus_may_be_one_of_the_sources(folder, tmp_path):
     corpus = build_noise(tmp_path, 3)
     source = open_sources([str(folder), str(corpus.data_path)])
     names = [name for name, _ in order(source, 48)]
@@ -229,25 +234,26 @@ def test_a_built_corpus_among_the_sources(folder, tmp_path):
     assert sum("/noise/" in name for name in names) == 24
 
 
-def test_parts_and_patterns(folder):
+def test_patterns_and_parts_of_splits_select_samples(folder):
     source = open_sources(f"{folder}/0000{{1..2}}.tar")
-    assert sorted(captions(order(source, 12))) == sorted(ALL[6:18])
+    assert sorted(captions(order(source, 12))) == sorted(ALL_CAPTIONS[6:18])
     source = open_sources(f"webdataset:{folder}/*[03].tar")
     assert source.info.splits["all"].num_examples == 12
-    assert sorted(captions(order(source, 3, "train[:25%]"))) == ALL[:3]
+    assert sorted(captions(order(source, 3, "train[:25%]"))) == ALL_CAPTIONS[:3]
 
 
-def test_names_tell_splits(tmp_path):
+def test_file_names_determine_the_splits(tmp_path):
     write_tar(tmp_path / "cc-train-0.tar", samples(0, 4))
     write_tar(tmp_path / "val/0.tar", samples(4, 3))
     source = open_folder(tmp_path)
     assert sorted(source.info.splits) == ["train", "validation"]
     assert captions(order(source, 3, "validation")).count("caption 5") == 1
-    with pytest.raises(InputError, match="has no split 'test', only train, validation"):
+    words = r"\(train, validation\). Received: tfds_split='test'"
+    with pytest.raises(InputError, match=words):
         check_batch_size(1, source, "test")
 
 
-def test_a_store_is_read_as_a_disk(folder):
+def test_remote_files_are_read_like_local_files(folder):
     import fsspec
 
     store = fsspec.filesystem("memory")
@@ -255,13 +261,13 @@ def test_a_store_is_read_as_a_disk(folder):
         store.pipe(f"/bucket/tars/{path.name}", path.read_bytes())
     for name in ("memory://bucket/tars", "memory://bucket/tars/*.tar"):
         source = open_sources(name)
-        assert sorted(captions(order(source, 24))) == sorted(ALL)
+        assert sorted(captions(order(source, 24))) == sorted(ALL_CAPTIONS)
     store.pipe("/bucket/tars/00002.tar", b"\0" * 10240)
     with pytest.raises(tf.errors.OpError, match="00002.tar has changed"):
         order(source, 24)
 
 
-def test_tfrecords_are_read_too(tmp_path):
+def test_tfrecords_are_read_from_any_position(tmp_path):
     def value(content):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))
 
@@ -277,7 +283,7 @@ def test_tfrecords_are_read_too(tmp_path):
             writer.write(tf.train.Example(features=features).SerializeToString())
     source = open_folder(tmp_path)
     whole = order(source, 16)
-    assert sorted(captions(whole[:8])) == ALL[:8]
+    assert sorted(captions(whole[:8])) == ALL_CAPTIONS[:8]
     assert order(source, 4, start=11) == whole[11:15]
 
 
@@ -298,7 +304,9 @@ def test_tfrecords_are_read_too(tmp_path):
         ("good", {"weights": [0]}, "a number above 0"),
     ],
 )
-def test_mistakes_are_told_in_a_line(name, options, error, tmp_path, monkeypatch):
+def test_invalid_sources_raise_a_one_line_error(
+    name, options, error, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     rows = samples(0, 3)
@@ -337,7 +345,7 @@ def test_a_data_service_is_refused(builder):
         ("task.train_data.source=3", "a path, or a list of"),
     ],
 )
-def test_a_configuration_that_cannot_be_is_refused(override, error):
+def test_invalid_configurations_of_sources_are_refused(override, error):
     with pytest.raises(InputError, match=error):
         load_config(params_override=override)
 
@@ -351,10 +359,10 @@ def test_a_source_replaces_a_corpus_and_is_saved(tmp_path):
     assert [source.weight for source in config.task.train_data.source] == [2.0, 1.0]
     write_config_file(config, tmp_path / "params.yaml")
     assert load_config(config_files=[tmp_path / "params.yaml"]) == config
-    one = load_config(params_override="task.train_data.source=tars/{0..9}.tar")
-    assert one.task.train_data.source[0].path == "tars/{0..9}.tar"
-    again = {"task.train_data.corpus": "icons"}
-    assert load_config(params_override=[{"task.train_data.source": "a"}, again])
+    single = load_config(params_override="task.train_data.source=tars/{0..9}.tar")
+    assert single.task.train_data.source[0].path == "tars/{0..9}.tar"
+    overrides = [{"task.train_data.source": "a"}, {"task.train_data.corpus": "icons"}]
+    assert load_config(params_override=overrides)
 
 
 # === Tables ===
@@ -374,7 +382,7 @@ def table(count):
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-    """The same 20 rows as Parquet of a repository and as `datasets` saves them."""
+    """Returns a folder with 20 rows as Parquet and as Arrow files of `datasets`."""
     pa = pytest.importorskip("pyarrow")
     pytest.importorskip("pyarrow.parquet")
     folder = tmp_path_factory.mktemp("tables")
@@ -398,21 +406,21 @@ def test_tables_are_read_from_any_row(tables, kind, monkeypatch):
     monkeypatch.setattr(record_index, "RECORDS_PER_STRETCH", 5)
     source = open_folder(tables / kind)
     assert source.info.metadata["dropped"] == {"empty caption": 1}
-    one = {"cycle_length": 1, "shuffle_buffer_size": 1}
-    whole = order(source, 38, **one)
-    drawn = captions(whole)
-    assert sorted(drawn[:19]) == sorted(drawn[19:])
+    unshuffled = {"cycle_length": 1, "shuffle_buffer_size": 1}
+    whole = order(source, 38, **unshuffled)
+    ordered = captions(whole)
+    assert sorted(ordered[:19]) == sorted(ordered[19:])
     expected = {f"caption {n}" for n in range(20)} - {"caption 4", "caption 7"}
-    assert set(drawn) == expected and drawn[:19].count("caption 5") == 2
+    assert set(ordered) == expected and ordered[:19].count("caption 5") == 2
     for start in (1, 6, 18, 30):
-        assert order(source, 3, start=start, **one) == whole[start : start + 3]
+        assert order(source, 3, start=start, **unshuffled) == whole[start : start + 3]
     pairs = captions(order(source, 28, pair_weighted=True))
     assert len(set(pairs)) == 27 and pairs.count("caption 5") == 2
     assert len(source.info.splits["train"].file_instructions) == 4
 
 
 @pytest.mark.ci
-def test_columns_of_tables(tables, tmp_path):
+def test_the_columns_of_images_and_captions_can_be_selected(tables, tmp_path):
     pa = pytest.importorskip("pyarrow")
     rows = table(8).rename_columns(["picture", "sentences", "n"])
     pa.parquet.write_table(rows, tmp_path / "a.parquet")
@@ -429,7 +437,7 @@ def test_columns_of_tables(tables, tmp_path):
 
 
 @pytest.mark.ci
-def test_a_broken_table_is_told(tables, tmp_path):
+def test_damaged_tables_are_counted(tables, tmp_path):
     content = (tables / "parquet/data/train-00000-of-00002.parquet").read_bytes()
     (tmp_path / "a.parquet").write_bytes(content[:-9])
     (tmp_path / "b.parquet").write_bytes(content)

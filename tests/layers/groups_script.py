@@ -1,8 +1,9 @@
-"""Prints by how much groups of replicas differ from ghost batches on one device.
+"""Compares normalization over groups of replicas with ghost batches on one device.
 
-`python groups_script.py COUNT` prints a line of JSON, a number for each size of the
-group. Logical devices must be made before TensorFlow is used, and a process holds one
-MirroredStrategy; so test_batch_normalization.py runs one process a count.
+`python groups_script.py COUNT` prints a JSON object with the largest difference for
+each group size. test_batch_normalization.py runs the script in a process for each
+number of replicas, since logical devices must be created before TensorFlow is used, and
+a process can have only one MirroredStrategy.
 """
 
 import json
@@ -14,10 +15,11 @@ import tensorflow as tf
 from align_keras.layers import FusedBatchNormalization
 from align_keras.training.strategies import make_strategy, split_cpu, strategy_scope
 
-ROWS = 3  # On each replica.
+# Rows of a replica.
+ROWS = 3
 
 
-def built(strategy=None, **arguments):
+def build_layer(strategy=None, **arguments):
     with strategy_scope(strategy):
         layer = FusedBatchNormalization(momentum=0.9, **arguments)
         layer.build((None, 5, 4, 3))
@@ -35,10 +37,10 @@ def outputs_and_gradients(layer, inputs, weights):
     return outputs, *tape.gradient(loss, [inputs, *variables])
 
 
-def of_replicas(strategy, layer, inputs, weights):
-    """The same of all replicas' rows: gradients and moving statistics by all."""
+def replica_results(strategy, layer, inputs, weights):
+    """Returns the outputs, gradients and moving statistics of all replicas."""
 
-    def shares(values):
+    def distribute(values):
         parts = iter(np.split(values, strategy.num_replicas_in_sync))
         return strategy.experimental_distribute_values_from_function(
             lambda context: tf.constant(next(parts))
@@ -46,35 +48,47 @@ def of_replicas(strategy, layer, inputs, weights):
 
     @tf.function
     def run(inputs, weights):
-        def each(inputs, weights):
+        def replica_step(inputs, weights):
             values = outputs_and_gradients(layer, inputs, weights)
             return *values, layer.moving_mean.value + 0, layer.moving_variance.value + 0
 
-        return strategy.run(each, (inputs, weights))
+        return strategy.run(replica_step, (inputs, weights))
 
-    outputs, at_inputs, *others = [
-        [part.numpy() for part in strategy.experimental_local_results(own)]
-        for own in run(shares(inputs), shares(weights))
+    outputs, input_gradients, gamma_gradients, beta_gradients, *statistics = [
+        [part.numpy() for part in strategy.experimental_local_results(result)]
+        for result in run(distribute(inputs), distribute(weights))
     ]
-    gamma, beta = (np.sum(own, axis=0) for own in others[:2])
-    statistics = [np.mean(own, axis=0) for own in others[2:]]
-    return np.concatenate(outputs), np.concatenate(at_inputs), gamma, beta, *statistics
+    return (
+        np.concatenate(outputs),
+        np.concatenate(input_gradients),
+        np.sum(gamma_gradients, axis=0),
+        np.sum(beta_gradients, axis=0),
+        *(np.mean(statistic, axis=0) for statistic in statistics),
+    )
 
 
-def difference(strategy, count, group, together, dtype="float32"):
-    """The largest difference from ghost batches of `together` replicas' rows."""
+def difference(strategy, count, group, replicas_per_ghost, dtype="float32"):
+    """Returns the largest relative difference from ghost batches on one device.
+
+    Args:
+        strategy: strategy of `count` replicas.
+        count: int, number of replicas.
+        group: int or "auto", `replicas_per_group`.
+        replicas_per_ghost: int, number of replicas whose rows are a ghost batch.
+        dtype: str, dtype of the layers.
+    """
     random = np.random.default_rng(0)
     shape = (count * ROWS, 5, 4, 3)
     inputs = (3 * random.normal(size=shape) + 1).astype(dtype)
     weights = random.normal(size=shape).astype(dtype)
-    grouped = built(strategy, replicas_per_group=group, dtype=dtype)
-    ours = of_replicas(strategy, grouped, inputs, weights)
-    ghosts = built(virtual_batch_size=together * ROWS, dtype=dtype)
-    theirs = outputs_and_gradients(ghosts, tf.constant(inputs), tf.constant(weights))
-    theirs += ghosts.moving_mean.value, ghosts.moving_variance.value
+    grouped = build_layer(strategy, replicas_per_group=group, dtype=dtype)
+    actual = replica_results(strategy, grouped, inputs, weights)
+    ghosts = build_layer(virtual_batch_size=replicas_per_ghost * ROWS, dtype=dtype)
+    expected = outputs_and_gradients(ghosts, tf.constant(inputs), tf.constant(weights))
+    expected += ghosts.moving_mean.value, ghosts.moving_variance.value
     return max(
-        float(np.abs(one - np.asarray(other)).max() / np.abs(other).max())
-        for one, other in zip(ours, theirs, strict=True)
+        float(np.abs(values - np.asarray(exact)).max() / np.abs(exact).max())
+        for values, exact in zip(actual, expected, strict=True)
     )
 
 
@@ -88,8 +102,8 @@ def main():
     print(
         json.dumps(
             {
-                str(group): difference(strategy, count, group, together)
-                for group, together in cases.items()
+                str(group): difference(strategy, count, group, replicas_per_ghost)
+                for group, replicas_per_ghost in cases.items()
             }
         )
     )

@@ -1,4 +1,4 @@
-"""Batch normalization, MBConv, L2 normalization and temperature."""
+"""Tests of batch normalization, MBConv, L2 normalization and temperature."""
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ def random_images(seed=0, shape=(4, 6, 6, 5)):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_fused_batch_norm_equals_keras(training):
+def test_fused_batch_normalization_equals_that_of_keras(training):
     layers = [FusedBatchNormalization(), keras.layers.BatchNormalization()]
     results = []
     for layer in layers:
@@ -35,12 +35,12 @@ def test_fused_batch_norm_equals_keras(training):
             [outputs, layer.moving_mean, layer.moving_variance]
             + tape.gradient(loss, variables)
         )
-    for ours, theirs in zip(*results, strict=True):
-        # Sums of 144 float32 values of size 30 in another order.
-        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-4)
+    for actual, expected in zip(*results, strict=True):
+        # 144 float32 values of about 30 are summed in another order.
+        np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-4)
 
 
-def test_frozen_batch_norm_keeps_its_statistics():
+def test_frozen_batch_normalization_does_not_update_its_statistics():
     layer = FusedBatchNormalization()
     layer.build((None, 6, 6, 5))
     layer.trainable = False
@@ -48,7 +48,7 @@ def test_frozen_batch_norm_keeps_its_statistics():
     assert not layer.moving_mean.numpy().any()
 
 
-def test_mbconv_without_branch_is_identity_plus_branch():
+def test_a_block_adds_its_input_to_the_residual_branch():
     block = MBConvBlock(8, 8)
     inputs = random_images(shape=(2, 6, 6, 8))
     full = block(inputs)
@@ -59,7 +59,7 @@ def test_mbconv_without_branch_is_identity_plus_branch():
 
 
 @pytest.mark.parametrize(("size", "expected"), [(8, 4), (9, 4), (7, 3)])
-def test_mbconv_stride_two_pads_as_hugging_face(size, expected):
+def test_a_block_of_stride_2_has_the_output_size_of_hugging_face(size, expected):
     block = MBConvBlock(4, 8, kernel_size=5, strides=2, padding="hugging_face")
     outputs = block(random_images(shape=(1, size, size, 4)))
     assert outputs.shape == (1, expected, expected, 8)
@@ -67,17 +67,17 @@ def test_mbconv_stride_two_pads_as_hugging_face(size, expected):
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5])
-def test_mbconv_stride_two_is_the_same_where_the_size_is_unknown(kernel_size):
+def test_a_block_of_stride_2_has_equal_outputs_for_unknown_sizes(kernel_size):
     block = MBConvBlock(4, 8, kernel_size=kernel_size, strides=2)
     block.build((None, 8, 10, 4))
     inputs = random_images(shape=(2, 8, 10, 4))
     signature = [tf.TensorSpec((None, None, None, 4), "float32")]
     padded = tf.function(block.__call__, input_signature=signature)
-    # The same sums in another kernel.
+    # Another kernel computes the same sums.
     np.testing.assert_allclose(block(inputs), padded(inputs), atol=1e-5)
 
 
-def test_drop_connect_drops_whole_samples():
+def test_drop_connect_drops_the_branch_of_whole_examples():
     keras.utils.set_random_seed(0)
     block = MBConvBlock(8, 8, drop_connect_rate=0.5)
     inputs = random_images(shape=(64, 4, 4, 8))
@@ -91,7 +91,7 @@ def test_l2_normalization_of_zero_is_zero():
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0.0, 0.0]], atol=1e-7)
 
 
-def test_temperature_divides_and_refuses_zero():
+def test_temperature_divides_its_inputs_and_must_be_positive():
     layer = Temperature(0.1)
     assert float(layer.temperature) == pytest.approx(0.1)
     np.testing.assert_allclose(layer(np.array([0.5], "float32")), [5.0], rtol=1e-6)
@@ -102,7 +102,7 @@ def test_temperature_divides_and_refuses_zero():
 @pytest.mark.parametrize(
     "layer", [MBConvBlock(8, 16, strides=2), L2Normalization(), Temperature(0.3)]
 )
-def test_config_round_trip(layer):
+def test_a_copy_from_the_config_has_the_same_config(layer):
     assert (
         type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
     )

@@ -1,4 +1,4 @@
-"""Rematerialized blocks against plain ones: values, gradients and state."""
+"""Tests that rematerialized layers have the same results as plain layers."""
 
 import re
 
@@ -14,20 +14,22 @@ from align_keras.models import ImageEncoder, TextEncoder
 FROZEN = {"freeze_statistics": True}
 
 
-def same_state(layer, other):
-    """Copies all variables, the seeds of dropout included."""
-    for ours, theirs in zip(layer.variables, other.variables, strict=True):
-        ours.assign(theirs)
+def copy_state(source, target):
+    """Copies all variables, including the dropout seeds."""
+    for target_variable, variable in zip(
+        target.variables, source.variables, strict=True
+    ):
+        target_variable.assign(variable)
 
 
 def training_steps(layer, inputs, in_graph, steps=2):
-    """Returns the outputs and gradients of some steps, and the state after them."""
+    """Returns the outputs and gradients of training steps, and the final state."""
 
     def step(inputs):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             outputs = layer(inputs, training=True)
-            # Not symmetric, so that no gradient vanishes by batch normalization.
+            # The gradient of a symmetric loss would vanish in batch normalization.
             loss = tf.reduce_sum(outputs**3)
         variables = [inputs, *(v.value for v in layer.trainable_variables)]
         return [outputs, *tape.gradient(loss, variables)]
@@ -39,11 +41,13 @@ def training_steps(layer, inputs, in_graph, steps=2):
 
 
 def assert_equal(results, expected):
-    for actual, wanted in zip(results, expected, strict=True):
-        # The same kernels on the same numbers; only the order in which threads
-        # add up a gradient may differ: some ulp of the largest element.
-        scale = np.abs(wanted).max() or 1.0
-        np.testing.assert_allclose(actual / scale, wanted / scale, rtol=0, atol=1e-6)
+    for values, expected_values in zip(results, expected, strict=True):
+        # The kernels are the same, but threads may sum a gradient in another order,
+        # which changes the last bits of the largest element.
+        scale = np.abs(expected_values).max() or 1.0
+        np.testing.assert_allclose(
+            values / scale, expected_values / scale, rtol=0, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(
@@ -57,17 +61,18 @@ def assert_equal(results, expected):
         {"filters_out": 8, "normalization": FROZEN, "squeeze_ratio": 0.0},
     ],
 )
-def test_block_equals_the_plain_one(arguments, in_graph):
+def test_a_rematerialized_block_equals_a_plain_block(arguments, in_graph):
     plain = MBConvBlock(8, **arguments)
     block = MBConvBlock(8, **arguments, rematerialize=True)
     for layer in (plain, block):
         layer.build((None, 6, 6, 8))
-    same_state(block, plain)
+    copy_state(plain, block)
     inputs = keras.random.normal((16, 6, 6, 8), seed=0)
     expected = training_steps(plain, inputs, in_graph)
     assert_equal(training_steps(block, inputs, in_graph), expected)
     if "drop_connect_rate" in arguments:
-        # Some samples lost their branch, and other ones in the second step.
+        # Drop-connect drops the branch of some examples, and of different examples in
+        # the second step.
         half = len(expected[: -len(plain.non_trainable_variables)]) // 2
         dropped = [
             np.abs(outputs - inputs).max(axis=(1, 2, 3)) == 0
@@ -78,7 +83,7 @@ def test_block_equals_the_plain_one(arguments, in_graph):
 
 
 @pytest.mark.parametrize("in_graph", [False, pytest.param(True, marks=pytest.mark.ci)])
-def test_encoder_equals_the_plain_one(in_graph):
+def test_a_rematerialized_encoder_equals_a_plain_encoder(in_graph):
     arguments = {
         "width_coefficient": 0.25,
         "depth_coefficient": 0.3,
@@ -88,18 +93,18 @@ def test_encoder_equals_the_plain_one(in_graph):
     }
     plain = ImageEncoder(**arguments)
     encoder = ImageEncoder(**arguments, rematerialize=True)
-    same_state(encoder, plain)
+    copy_state(plain, encoder)
     images = keras.random.uniform((8, 64, 64, 3), 0, 255, seed=0)
     expected = training_steps(plain, images, in_graph)
     assert_equal(training_steps(encoder, images, in_graph), expected)
 
 
-def test_block_used_twice_leaves_the_last_state():
-    # The first call's second computation runs last, from a state that is past.
+def test_a_block_that_is_called_twice_ends_with_the_last_state():
+    # The backward pass computes the first call last, starting from an earlier state.
     plain, block = MBConvBlock(8, 8), MBConvBlock(8, 8, rematerialize=True)
     for layer in (plain, block):
         layer.build((None, 6, 6, 8))
-    same_state(block, plain)
+    copy_state(plain, block)
     states = []
     for layer in (plain, block):
         inputs = tf.Variable(keras.random.normal((16, 6, 6, 8), seed=0))
@@ -111,26 +116,26 @@ def test_block_used_twice_leaves_the_last_state():
 
 
 def ancestors(nodes, name):
-    """Returns the names of all nodes that a node waits for."""
-    found, waiting = set(), [name]
-    while waiting:
-        for source in nodes[waiting.pop()].input:
+    """Returns the names of all nodes that a node depends on."""
+    visited, stack = set(), [name]
+    while stack:
+        for source in nodes[stack.pop()].input:
             source = source.lstrip("^").split(":")[0]
-            if source not in found:
-                found.add(source)
-                waiting.append(source)
-    return found
+            if source not in visited:
+                visited.add(source)
+                stack.append(source)
+    return visited
 
 
 def graph_of_step(block):
-    """Returns the nodes of a step as Grappler left it, by their names."""
+    """Returns the nodes of a step after the optimizations of Grappler, by name."""
     block.build((None, 6, 6, 8))
 
     @tf.function
     def step(inputs):
         with tf.GradientTape() as tape:
             outputs = tf.cast(block(inputs, training=True), "float32")
-            # Its gradient is a kind of node that occurs nowhere else.
+            # The gradient of cosh is the only Sinh node, which marks its position.
             loss = tf.reduce_sum(tf.cosh(outputs))
         return tape.gradient(loss, [v.value for v in block.trainable_variables])
 
@@ -141,7 +146,7 @@ def graph_of_step(block):
         graphs = context.context().export_run_metadata().function_graphs
     finally:
         context.context().disable_run_metadata()
-    # Casts that run eagerly have graphs of their own.
+    # Casts that run eagerly have separate graphs, which are smaller.
     nodes = max((graph.post_optimization_graph.node for graph in graphs), key=len)
     return {node.name: node for node in nodes}
 
@@ -150,8 +155,8 @@ def waits_for_gradient(nodes, name):
     return any(nodes[source].op == "Sinh" for source in ancestors(nodes, name))
 
 
-def test_graph_computes_again_and_only_when_the_gradient_arrives():
-    """Merged with the first or run early, it would keep its activations alive."""
+def test_the_second_computation_depends_on_the_upstream_gradient():
+    """If it was merged or started early, the activations would stay in memory."""
     nodes = graph_of_step(MBConvBlock(8, 8, rematerialize=True))
     waits = [
         waits_for_gradient(nodes, name)
@@ -161,8 +166,8 @@ def test_graph_computes_again_and_only_when_the_gradient_arrives():
     assert sorted(waits) == [False, True]
 
 
-def test_copies_of_weights_are_made_again_when_the_gradient_arrives():
-    """Made early, the 16-bit copies of all blocks would be in memory at once."""
+def test_new_copies_of_weights_depend_on_the_upstream_gradient():
+    """Otherwise the 16-bit copies of all blocks would be in memory at the same time."""
     block = MBConvBlock(8, 8, rematerialize=True, dtype="mixed_bfloat16")
     nodes = graph_of_step(block)
     waits = [
@@ -172,12 +177,13 @@ def test_copies_of_weights_are_made_again_when_the_gradient_arrives():
         and nodes[node.input[0].split(":")[0]].op == "ReadVariableOp"
         and node.attr["DstT"].type == tf.bfloat16.as_datatype_enum
     ]
-    # Of each convolution and of both dense layers' kernels and biases.
+    # There are 7 weights: three convolution kernels, and the kernels and biases of two
+    # dense layers.
     assert sorted(waits) == [False] * 7 + [True] * 7
 
 
 @pytest.mark.ci
-def test_text_encoder_equals_the_plain_one():
+def test_a_rematerialized_text_encoder_equals_a_plain_text_encoder():
     def encoder(rematerialize):
         return TextEncoder(
             vocabulary_size=30,
@@ -191,41 +197,42 @@ def test_text_encoder_equals_the_plain_one():
             rematerialize=rematerialize,
         )
 
-    plain, again = encoder(False), encoder(True)
-    same_state(again, plain)
+    plain, rematerialized = encoder(False), encoder(True)
+    copy_state(plain, rematerialized)
     token_ids = keras.random.randint((8, 6), 0, 30, seed=0)
     mask = keras.ops.cast(token_ids > 5, "int32")
     inputs = {"token_ids": token_ids, "padding_mask": mask}
 
-    def gradients(model):
+    def results_of(model):
         @tf.function
         def step():
             with tf.GradientTape() as tape:
                 outputs = model(inputs, training=True)
                 loss = tf.reduce_sum(outputs**3)
             variables = [v.value for v in model.trainable_variables]
-            found = tape.gradient(loss, variables)
-            return [outputs, *map(tf.convert_to_tensor, found)]
+            gradients = tape.gradient(loss, variables)
+            return [outputs, *map(tf.convert_to_tensor, gradients)]
 
         results = [value.numpy() for _ in range(2) for value in step()]
         return results + [v.numpy() for v in model.non_trainable_variables]
 
-    actual, expected = gradients(again), gradients(plain)
-    # Of all, since the key's bias has no gradient but rounding.
+    actual, expected = results_of(rematerialized), results_of(plain)
+    # The tolerance is relative to the largest of all values, since the gradient of the
+    # key bias consists only of rounding errors.
     scale = max(
-        np.abs(wanted).max() for wanted in expected if wanted.dtype == "float32"
+        np.abs(values).max() for values in expected if values.dtype == "float32"
     )
-    for ours, theirs in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6 * scale)
-    assert TextEncoder.from_config(again.get_config()).rematerialize
+    for values, expected_values in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(values, expected_values, atol=1e-6 * scale)
+    assert TextEncoder.from_config(rematerialized.get_config()).rematerialize
 
 
 @pytest.mark.ci
-def test_xla_computes_again_too():
-    """It merges equal operations, whatever control dependencies there are."""
+def test_xla_does_not_merge_both_computations():
+    """XLA merges equal operations and ignores control dependencies."""
 
-    def products(**arguments):
-        """Counts convolutions and matrix products as XLA left them."""
+    def count_products(**arguments):
+        """Counts convolutions and matrix products after the optimizations of XLA."""
         block = MBConvBlock(8, 8, **arguments)
         block.build((None, 6, 6, 8))
 
@@ -239,5 +246,5 @@ def test_xla_computes_again_too():
         program = step.experimental_get_compiler_ir(inputs)(stage="optimized_hlo")
         return len(re.findall(r"= \S+ (?:convolution|dot)\(", program))
 
-    # Three convolutions and two dense layers.
-    assert products(rematerialize=True) == products() + 5
+    # The block has three convolutions and two dense layers.
+    assert count_products(rematerialize=True) == count_products() + 5

@@ -1,4 +1,4 @@
-"""The loss against hand-made cases, PyTorch, gradients and several replicas."""
+"""Tests of the contrastive loss, by hand-computed cases and recorded PyTorch values."""
 
 import numpy as np
 import pytest
@@ -14,14 +14,14 @@ def unit_rows(count, width, seed):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def test_hand_made_pair():
+def test_the_loss_of_two_pairs_equals_the_hand_computed_one():
     images = tf.constant([[1.0, 0.0], [0.0, 1.0]])
-    # Logits are [[1, 0], [0, 1]]: each direction costs log(1 + e⁻¹).
+    # The logits are [[1, 0], [0, 1]], so the loss of each direction is log(1 + e⁻¹).
     loss = contrastive_loss(images, images, 1.0, label_smoothing=0.0)
     assert float(loss) == pytest.approx(2 * np.log1p(np.exp(-1)), rel=1e-6)
 
 
-def test_mean_is_half_of_sum():
+def test_the_reduction_mean_is_half_of_the_sum():
     images, texts = unit_rows(5, 3, 0), unit_rows(5, 3, 1)
     total = contrastive_loss(images, texts, 0.1)
     mean = contrastive_loss(images, texts, 0.1, reduction="mean")
@@ -29,8 +29,8 @@ def test_mean_is_half_of_sum():
 
 
 @pytest.mark.parametrize("number", range(9))
-def test_equals_torch_with_gradients(number):
-    """Both directions by PyTorch's own cross-entropy, whose answers are recorded."""
+def test_the_loss_and_its_gradients_equal_those_of_pytorch(number):
+    """Compares with recorded results of the cross-entropy of PyTorch."""
     question, answer = recorded("contrastive_loss")[number]
     names = ("images", "texts", "temperature")
     smoothing = float(question["smoothing"])
@@ -38,10 +38,10 @@ def test_equals_torch_with_gradients(number):
     with tf.GradientTape() as tape:
         tape.watch(arguments)
         loss = contrastive_loss(*arguments, label_smoothing=smoothing)
-    # Both sides compute in float64; 1e-10 leaves room for the order of sums.
+    # Both are computed in float64, but sum in another order.
     assert float(loss) == pytest.approx(float(answer["loss"]), rel=1e-10)
-    for name, ours in zip(names, tape.gradient(loss, arguments), strict=True):
-        np.testing.assert_allclose(ours, answer[name], rtol=1e-8, atol=1e-10)
+    for name, gradient in zip(names, tape.gradient(loss, arguments), strict=True):
+        np.testing.assert_allclose(gradient, answer[name], rtol=1e-8, atol=1e-10)
 
 
 def test_equal_captions_share_the_target():
@@ -61,13 +61,13 @@ def test_equal_captions_share_the_target():
 
 @pytest.mark.parametrize("tile_size", [None, 2])
 @pytest.mark.parametrize("fraction", [1 / 2, 1 / 3])
-def test_a_pair_meets_only_the_negatives_of_its_part(fraction, tile_size):
+def test_the_negatives_of_a_pair_are_in_its_part(fraction, tile_size):
     images, texts = unit_rows(6, 4, 5), unit_rows(6, 4, 6)
     losses = []
     for part in np.split(np.arange(6), round(1 / fraction)):
         logits = images[part] @ texts[part].T / 0.1
-        for each in (logits, logits.T):
-            losses.append(np.log(np.exp(each).sum(1)) - np.diag(each))
+        for rows in (logits, logits.T):
+            losses.append(np.log(np.exp(rows).sum(1)) - np.diag(rows))
     loss = contrastive_loss(
         images,
         texts,
@@ -79,13 +79,14 @@ def test_a_pair_meets_only_the_negatives_of_its_part(fraction, tile_size):
     assert float(loss) == pytest.approx(2 * np.mean(losses), rel=1e-11)
 
 
-def test_shared_targets_stay_within_a_part():
+def test_pairs_of_different_parts_are_not_positives_of_each_other():
     images, texts = unit_rows(4, 4, 7), unit_rows(4, 4, 8)
-    groups = np.array([1, 2, 1, 2])  # No two of a part are equal.
+    # Both groups have one pair in each part.
+    groups = np.array([1, 2, 1, 2])
     options = {"negatives_fraction": 0.5}
-    shared = contrastive_loss(images, texts, 0.1, pair_groups=groups, **options)
-    alone = contrastive_loss(images, texts, 0.1, **options)
-    assert float(shared) == pytest.approx(float(alone), rel=1e-12)
+    with_groups = contrastive_loss(images, texts, 0.1, pair_groups=groups, **options)
+    without_groups = contrastive_loss(images, texts, 0.1, **options)
+    assert float(with_groups) == pytest.approx(float(without_groups), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_shared_targets_stay_within_a_part():
     [np.zeros((3, 4)), np.ones((3, 4)) / 2, np.ones((1, 4)) / 2],
     ids=["zero embeddings", "duplicate pairs", "batch of one"],
 )
-def test_degenerate_inputs_stay_finite(images):
+def test_degenerate_inputs_have_finite_losses_and_gradients(images):
     images = tf.constant(images, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(images)

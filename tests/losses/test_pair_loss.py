@@ -1,4 +1,4 @@
-"""Losses of a user's own: on one device and on replicas, in fit and in files."""
+"""Tests of custom losses in training, on replicas and in files."""
 
 import keras
 import numpy as np
@@ -13,12 +13,12 @@ from align_keras.utils.errors import InputError
 from tests.helpers.small import small_align
 from tests.helpers.updates_script import ROWS, batch, make_model
 
-OTHER = {"label_smoothing": 0.3, "reduction": "mean", "tile_size": "auto"}
+LOSS_OPTIONS = {"label_smoothing": 0.3, "reduction": "mean", "tile_size": "auto"}
 
 
 @keras.saving.register_keras_serializable(package="tests")
 def sigmoid_loss(image_embeddings, text_embeddings, temperature):
-    """SigLIP's, from whole matrices: a row's mean for each pair."""
+    """Returns the sigmoid loss of each image, computed from the complete logits."""
     logits = tf.matmul(image_embeddings, text_embeddings, transpose_b=True)
     signs = 2.0 * tf.eye(tf.shape(logits)[0]) - 1.0
     return -tf.reduce_sum(tf.math.log_sigmoid(signs * logits / temperature), axis=1)
@@ -26,7 +26,7 @@ def sigmoid_loss(image_embeddings, text_embeddings, temperature):
 
 @keras.saving.register_keras_serializable(package="tests")
 class TwoTerms(PairLoss):
-    """Two losses by name, one of which looks at the captions."""
+    """Loss of two parts, one of which depends on the captions."""
 
     parts = ("distance", "length")
 
@@ -42,8 +42,8 @@ class TwoTerms(PairLoss):
         return {"weight": self.weight}
 
 
-def updated(loss, strategy=None):
-    """A model without dropout, and what it reports, after a step."""
+def train_step(loss, strategy=None):
+    """Returns a model without dropout after a step, and the reported metrics."""
     with strategy_scope(strategy):
         model = make_model(synchronized=True)
         model.compile(SGD(0.05, momentum=0.0, weight_decay=0.0), loss)
@@ -53,27 +53,28 @@ def updated(loss, strategy=None):
 
 
 @pytest.mark.ci
-def test_a_function_trains():
-    model, reports = updated(sigmoid_loss)
-    assert {*reports} >= {"loss", "pair_loss", "temperature", "gradient_norm"}
-    assert reports["loss"] == reports["pair_loss"] > 0 < reports["gradient_norm"]
-    assert "loss_i2t" not in reports
+def test_a_function_is_accepted_as_loss():
+    model, metrics = train_step(sigmoid_loss)
+    assert {*metrics} >= {"loss", "pair_loss", "temperature", "gradient_norm"}
+    assert metrics["loss"] == metrics["pair_loss"] > 0 < metrics["gradient_norm"]
+    assert "loss_i2t" not in metrics
     outputs = model(batch())
     embeddings = outputs["image_embedding"], outputs["text_embedding"]
     expected = sigmoid_loss(*embeddings, model.temperature).numpy().mean()
     inputs = tf.data.Dataset.from_tensors(batch())
-    found = model.evaluate(inputs, verbose=0, return_dict=True)
-    assert found["loss"] == pytest.approx(expected, rel=1e-5)
+    losses = model.evaluate(inputs, verbose=0, return_dict=True)
+    assert losses["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("loss", [TwoTerms(), sigmoid_loss, ContrastiveLoss()])
-def test_replicas_make_one_devices_update(two_replicas, loss):
-    (alone, reports), (both, others) = updated(loss), updated(loss, two_replicas)
-    for name in reports:
-        np.testing.assert_allclose(reports[name], others[name], rtol=1e-3)
-    for ours, theirs in zip(both.weights, alone.weights, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5, err_msg=ours.path)
+def test_replicas_make_the_update_of_one_device(two_replicas, loss):
+    expected_model, expected_metrics = train_step(loss)
+    model, metrics = train_step(loss, two_replicas)
+    for name, expected in expected_metrics.items():
+        np.testing.assert_allclose(expected, metrics[name], rtol=1e-3)
+    for actual, expected in zip(model.weights, expected_model.weights, strict=True):
+        np.testing.assert_allclose(actual, expected, atol=2e-5, err_msg=actual.path)
 
 
 @pytest.mark.parametrize(
@@ -81,36 +82,36 @@ def test_replicas_make_one_devices_update(two_replicas, loss):
     [
         sigmoid_loss,
         pytest.param(TwoTerms(0.25), marks=pytest.mark.release),
-        ContrastiveLoss(**OTHER),
+        ContrastiveLoss(**LOSS_OPTIONS),
         pytest.param(SigmoidLoss(bias=-5.0), marks=pytest.mark.release),
     ],
 )
-def test_a_keras_file_keeps_the_loss(tmp_path, loss):
+def test_a_keras_file_restores_the_loss(tmp_path, loss):
     model = small_align()
     model.compile(SGD(0.1), loss)
     model.save(tmp_path / "model.keras")
-    opened = keras.saving.load_model(tmp_path / "model.keras").loss
-    assert type(opened) is type(model.loss) and opened.parts == model.loss.parts
-    assert opened.get_config() == model.loss.get_config()
+    loaded = keras.saving.load_model(tmp_path / "model.keras").loss
+    assert type(loaded) is type(model.loss) and loaded.parts == model.loss.parts
+    assert loaded.get_config() == model.loss.get_config()
 
 
-def test_other_parts_are_reported_and_added_up():
+def test_the_parts_of_a_custom_loss_are_summed():
     loss = TwoTerms()
     tokens = tf.constant([[2, 4], [6, 8]])
     losses = loss.replica_losses(tf.eye(2), -tf.eye(2), tf.constant(2.0), tokens)
     assert [float(part) for part in losses] == [4.0, 5.0]
     assert float(loss(tf.eye(2), -tf.eye(2), tf.constant(2.0), tokens)) == 9.0
     loss.parts = ("distance",)
-    with pytest.raises(InputError, match="each of its parts .* received 2"):
+    with pytest.raises(InputError, match="each of its parts .* Received: 2 tensors"):
         loss(tf.eye(2), -tf.eye(2), tf.constant(2.0), tokens)
 
 
-def test_what_is_no_loss_of_pairs_is_refused():
+def test_objects_that_are_not_pair_losses_are_refused():
     assert isinstance(as_pair_loss(sigmoid_loss), FunctionLoss)
     for wrong in ("mse", keras.losses.MeanSquaredError(), 3):
         with pytest.raises(InputError, match="loss must be a ContrastiveLoss"):
             as_pair_loss(wrong)
     with pytest.raises(InputError, match="did you mean 'label_smoothing'"):
         ContrastiveLoss(label_smothing=0.1)
-    with pytest.raises(InputError, match="token_ids must be given"):
+    with pytest.raises(InputError, match="token_ids must not be None"):
         ContrastiveLoss(share_equal_captions=True)(tf.eye(2), tf.eye(2), 1.0)

@@ -1,4 +1,4 @@
-"""SigLIP's loss: by open_clip's, on replicas, in a run's configuration and a file."""
+"""Tests of the sigmoid loss of SigLIP."""
 
 import math
 
@@ -22,16 +22,16 @@ def with_gradients(loss, *values):
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_equals_open_clip(number):
-    """Its answers are recorded: `tests.helpers.recorded_oracles` says how."""
+def test_the_loss_and_its_gradients_equal_those_of_open_clip(number):
+    """Compares with recorded results (see `tests.helpers.recorded_oracles`)."""
     question, answer = recorded("siglip_loss")[number]
     names = ("images", "texts", "temperature")
     values = [question[name].astype("float64") for name in names]
     loss = SigmoidLoss(bias=float(question["bias"]))
     total, gradients = with_gradients(loss, *values)
     assert float(total) == pytest.approx(float(answer["loss"]), rel=1e-11)
-    for ours, name in zip(gradients, names, strict=True):
-        np.testing.assert_allclose(ours, answer[name], rtol=1e-9, atol=1e-12)
+    for gradient, name in zip(gradients, names, strict=True):
+        np.testing.assert_allclose(gradient, answer[name], rtol=1e-9, atol=1e-12)
 
 
 def test_replicas_have_the_loss_and_the_gradients_of_one_device(two_replicas):
@@ -40,31 +40,33 @@ def test_replicas_have_the_loss_and_the_gradients_of_one_device(two_replicas):
     tokens = tf.constant([[1], [2], [3], [1], [2], [4]])
     loss = SigmoidLoss(-2.0, share_equal_captions=True)
 
-    def of(images, texts):
+    def loss_of_rows(images, texts):
         return loss(images, texts, 0.1, tokens)
 
-    total, expected = with_gradients(of, *rows)
+    total, expected = with_gradients(loss_of_rows, *rows)
 
     def replica():
         part = tf.distribute.get_replica_context().replica_id_in_sync_group * 3
         with tf.GradientTape() as tape:
-            whole = [tf.constant(values) for values in rows]
-            tape.watch(whole)
-            mine = [values[part : part + 3] for values in whole]
-            value = loss(*mine, 0.1, tokens[part : part + 3]) / 2
-        return value, tape.gradient(value, whole)
+            all_rows = [tf.constant(values) for values in rows]
+            tape.watch(all_rows)
+            replica_rows = [values[part : part + 3] for values in all_rows]
+            value = loss(*replica_rows, 0.1, tokens[part : part + 3]) / 2
+        return value, tape.gradient(value, all_rows)
 
     values = two_replicas.run(tf.function(replica))
     add = tf.distribute.ReduceOp.SUM
-    found, gradients = tf.nest.map_structure(
+    replica_total, gradients = tf.nest.map_structure(
         lambda value: two_replicas.reduce(add, value, None), values
     )
-    assert float(found) == pytest.approx(float(total), rel=1e-12)
-    for ours, theirs in zip(gradients, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-13)
+    assert float(replica_total) == pytest.approx(float(total), rel=1e-12)
+    for actual_gradient, expected_gradient in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(
+            actual_gradient, expected_gradient, rtol=1e-10, atol=1e-13
+        )
 
 
-def test_equal_captions_match_each_others_images():
+def test_pairs_with_equal_captions_are_positives_of_each_other():
     tokens = tf.constant([[5, 6], [7, 8], [5, 6]])
     loss = SigmoidLoss(bias=-1.0, share_equal_captions=True)
     total = float(loss(tf.eye(3), tf.eye(3), 0.5, tokens))
@@ -72,17 +74,17 @@ def test_equal_captions_match_each_others_images():
     signs = np.where([[1, 0, 1], [0, 1, 0], [1, 0, 1]], 1, -1)
     expected = np.log1p(np.exp(-signs * logits)).sum() / 3
     assert total == pytest.approx(expected, rel=1e-6)
-    with pytest.raises(InputError, match="token_ids must be given"):
+    with pytest.raises(InputError, match="token_ids must not be None"):
         loss(tf.eye(3), tf.eye(3), 0.5)
 
 
-def test_by_default_it_begins_at_a_guess():
+def test_the_default_bias_is_the_logit_of_a_random_guess():
     rows = tf.linalg.l2_normalize(tf.ones((8, 3)), 1)
     expected = SigmoidLoss(bias=-math.log(8))(rows, rows, 0.5)
     assert float(SigmoidLoss()(rows, rows, 0.5)) == pytest.approx(float(expected))
 
 
-def test_a_configuration_names_it():
+def test_a_configuration_selects_the_sigmoid_loss():
     override = "task.loss.type=sigmoid,task.loss.sigmoid.bias=-4"
     loss = build_loss(load_config(params_override=override).task.loss)
     assert isinstance(loss, SigmoidLoss)

@@ -1,9 +1,10 @@
-"""Prints how far the gradients on so many replicas are from one device's, a line
-a case, and how many MiB a tiled loss takes over its embeddings.
+"""Compares the tiled loss on several replicas with that of one device.
 
-Run by test_tiled_loss.py: logical devices must be made before TensorFlow is
-used, so it needs a process of its own; and one for each number of replicas,
-as a second strategy would take up the first one's numbers of collectives.
+`python tiled_replicas_script.py REPLICAS` prints the largest difference of the
+gradients in each case, and the MiB that a tiled loss needs in addition to its
+embeddings. test_tiled_loss.py runs the script in a process for each number of replicas.
+Logical devices must be created before TensorFlow is used, and a second strategy would
+reuse the collective numbers of the first one.
 """
 
 import resource
@@ -19,7 +20,7 @@ ROWS, WIDTH, TEMPERATURE = 24, 6, 0.05
 CASES = {
     "plain": {},
     "tiled": {"tile_size": 5},
-    "kept": {"tile_size": "auto"},
+    "saved": {"tile_size": "auto"},
     "groups": {"tile_size": 5},
     "half": {"tile_size": 5, "negatives_fraction": 0.5},
 }
@@ -35,15 +36,13 @@ def loss_and_gradients(images, texts, groups, replicas, **options):
 
 
 def on_replicas(strategy, images, texts, groups, options):
-    """Total loss, gradients of all rows, and the temperature's total."""
+    """Returns the total loss and the gradients of all rows and the temperature."""
     count = strategy.num_replicas_in_sync
-    each = ROWS // count
 
     def distribute(values):
+        parts = np.split(values, count)
         return strategy.experimental_distribute_values_from_function(
-            lambda context: tf.constant(
-                values[context.replica_id_in_sync_group * each :][:each]
-            )
+            lambda context: tf.constant(parts[context.replica_id_in_sync_group])
         )
 
     @tf.function
@@ -54,11 +53,11 @@ def on_replicas(strategy, images, texts, groups, options):
         return strategy.run(replica, rows)
 
     inputs = [images, texts] if groups is None else [images, texts, groups]
-    answers = [
-        [value.numpy() for value in strategy.experimental_local_results(answer)]
-        for answer in step(*map(distribute, inputs))
+    results = [
+        [value.numpy() for value in strategy.experimental_local_results(result)]
+        for result in step(*map(distribute, inputs))
     ]
-    loss, d_images, d_texts, d_temperature = answers
+    loss, d_images, d_texts, d_temperature = results
     return (
         sum(loss),
         np.concatenate(d_images),
@@ -67,8 +66,8 @@ def on_replicas(strategy, images, texts, groups, options):
     )
 
 
-def expected(count, images, texts, groups, parts):
-    """The plain form on one device, part by part of all replicas' rows."""
+def compute_expected(count, images, texts, groups, parts):
+    """Returns the results of the plain form on one device, computed part by part."""
     rows = np.arange(ROWS).reshape(count, parts, -1).swapaxes(0, 1).reshape(parts, -1)
     totals = [0.0, np.zeros_like(images), np.zeros_like(texts), 0.0]
     for part in rows:
@@ -94,12 +93,12 @@ def print_replicas(count):
     strategy = make_strategy("mirrored", count)
     for name, options in CASES.items():
         groups = shared if name == "groups" else None
-        ours = on_replicas(strategy, images, texts, groups, options)
+        actual = on_replicas(strategy, images, texts, groups, options)
         parts = 2 if name == "half" else 1
-        exact = expected(count, images, texts, groups, parts)
+        expected = compute_expected(count, images, texts, groups, parts)
         difference = max(
-            np.abs(one - other).max() / np.abs(other).max()
-            for one, other in zip(ours, exact, strict=True)
+            np.abs(values - expected_values).max() / np.abs(expected_values).max()
+            for values, expected_values in zip(actual, expected, strict=True)
         )
         print("replicas", name, difference)
 

@@ -1,4 +1,4 @@
-"""ALIGN: training, prediction, saving, and its errors."""
+"""Tests of the training, the predictions, the files and the errors of ALIGN."""
 
 import inspect
 import json
@@ -27,7 +27,7 @@ def model():
 
 
 @pytest.mark.parametrize("cls", [ALIGN, ImageEncoder, TextEncoder])
-def test_config_keys_equal_the_signature(cls):
+def test_config_keys_equal_the_constructor_arguments(cls):
     image_encoder, text_encoder = small_encoders()
     instance = {
         ALIGN: ALIGN(image_encoder, text_encoder),
@@ -39,7 +39,7 @@ def test_config_keys_equal_the_signature(cls):
     assert cls.from_config(instance.get_config()).get_config() == instance.get_config()
 
 
-def test_fit_lowers_the_loss_and_runs_each_tower_once():
+def test_fit_lowers_the_loss_and_calls_each_encoder_once():
     keras.utils.set_random_seed(0)
     image_encoder, text_encoder = small_encoders()
     calls = []
@@ -56,7 +56,7 @@ def test_fit_lowers_the_loss_and_runs_each_tower_once():
     dataset = tf.data.Dataset.from_tensors(small_batch()).repeat()
     calls.clear()
     history = model.fit(dataset, epochs=8, steps_per_epoch=1, verbose=0).history
-    # One trace of the step calls each tower once.
+    # The step is traced once, and the trace calls each encoder once.
     assert sorted(calls) == ["image_encoder", "text_encoder"]
     assert history["loss"][-1] < history["loss"][0]
     assert history["loss"][0] == pytest.approx(
@@ -66,7 +66,7 @@ def test_fit_lowers_the_loss_and_runs_each_tower_once():
 
 
 @pytest.mark.ci
-def test_fixed_temperature_stays():
+def test_a_fixed_temperature_does_not_change():
     keras.utils.set_random_seed(0)
     model = small_align(initial_temperature=0.25, learn_temperature=False)
     model.compile(keras.optimizers.SGD(0.1))
@@ -75,7 +75,7 @@ def test_fixed_temperature_stays():
     assert float(model.temperature) == pytest.approx(0.25)
 
 
-def test_recipe_of_the_paper(model):
+def test_the_recipe_paper_is_lamb_with_the_schedule_of_the_paper(model):
     model.compile(recipe="paper")
     optimizer = model.optimizer
     assert isinstance(optimizer, align_keras.Lamb)
@@ -86,7 +86,7 @@ def test_recipe_of_the_paper(model):
 
 
 @pytest.mark.ci
-def test_raw_dataset_equals_encode(model):
+def test_predict_on_a_raw_dataset_equals_encode_images_and_texts(model):
     model.compile(keras.optimizers.SGD(0.1))
     pixels = np.random.default_rng(0).integers(0, 256, (4, 50, 40, 3)).astype("uint8")
     captions = ["a b", "red", "blue", "cat"]
@@ -95,7 +95,7 @@ def test_raw_dataset_equals_encode(model):
     ).batch(2)
     predicted = model.predict(dataset, verbose=0)
     images, texts = model.encode_images(list(pixels)), model.encode_texts(captions)
-    # The same graph on other batch sizes: float32 rounding.
+    # Other batch sizes cause other rounding errors in float32.
     np.testing.assert_allclose(predicted["image_embedding"], images, atol=1e-5)
     np.testing.assert_allclose(predicted["text_embedding"], texts, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1.0, atol=1e-6)
@@ -106,7 +106,7 @@ def test_raw_dataset_equals_encode(model):
     assert set(losses) == {"loss", "loss_i2t", "loss_t2i", "temperature"}
 
 
-def test_encode_images_takes_paths_bytes_and_arrays(model, tmp_path):
+def test_encode_images_accepts_paths_bytes_and_arrays(model, tmp_path):
     pixels = np.random.default_rng(1).integers(0, 256, (40, 60, 3)).astype("uint8")
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
@@ -116,16 +116,16 @@ def test_encode_images_takes_paths_bytes_and_arrays(model, tmp_path):
     assert model.encode_images([]).shape == (0, 16)
 
 
-def test_encode_query_adds_and_takes_words(model):
+def test_encode_query_adds_and_subtracts_words(model):
     image = small_batch(1)["images"][0]
     texts = model.encode_texts(["ab", "c"])
     expected = model.encode_images([image])[0] + 2 * texts[0] - 2 * texts[1]
-    found = model.encode_query(image, plus="ab", minus=["c"])
+    query = model.encode_query(image, plus="ab", minus=["c"])
     expected /= np.linalg.norm(expected)
-    np.testing.assert_allclose(found, expected[None], atol=1e-6)
+    np.testing.assert_allclose(query, expected[None], atol=1e-6)
 
 
-def test_encoding_takes_ragged_tensors_and_refuses_generators(model):
+def test_encoding_accepts_ragged_tensors_and_refuses_generators(model):
     pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3)).astype("uint8")
     expected = model.encode_images(pixels)
     images = tf.RaggedTensor.from_tensor(pixels, ragged_rank=2)
@@ -139,7 +139,7 @@ def test_encoding_takes_ragged_tensors_and_refuses_generators(model):
             call(values)
 
 
-def test_encode_images_takes_floats_of_a_stated_range(model):
+def test_encode_images_accepts_floats_with_a_value_range(model):
     pixels = np.random.default_rng(2).integers(0, 256, (2, 40, 60, 3)).astype("uint8")
     expected = model.encode_images(pixels)
     floats = (pixels / 255).astype("float32")
@@ -154,7 +154,7 @@ def test_encode_images_takes_floats_of_a_stated_range(model):
 
 
 @pytest.mark.ci
-def test_keras_file_and_preset_folder_give_the_same_embeddings(model, tmp_path):
+def test_a_keras_file_and_a_preset_folder_restore_the_embeddings(model, tmp_path):
     model.compile(keras.optimizers.AdamW(1e-3), ContrastiveLoss(reduction="mean"))
     model.fit(tf.data.Dataset.from_tensors(small_batch()), verbose=0)
     pixels = list(small_batch(seed=3)["images"])
@@ -177,7 +177,7 @@ def test_keras_file_and_preset_folder_give_the_same_embeddings(model, tmp_path):
         pytest.param("mixed_float16", marks=pytest.mark.release),
     ],
 )
-def test_mixed_precision_trains_and_keeps_float32_embeddings(policy):
+def test_mixed_precision_trains_and_returns_float32_embeddings(policy):
     keras.config.set_dtype_policy(policy)
     try:
         model = small_align()
@@ -187,7 +187,7 @@ def test_mixed_precision_trains_and_keeps_float32_embeddings(policy):
     scaled = policy == "mixed_float16"
     assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer) == scaled
     before = model.image_encoder.get_layer("projection").kernel.numpy()
-    # Loss scaling leaves out the first steps, until the gradients are finite.
+    # Loss scaling skips the first steps until the gradients are finite.
     batches = tf.data.Dataset.from_tensors(small_batch()).repeat(12)
     history = model.fit(batches, verbose=0).history
     assert np.isfinite(history["loss"]).all()
@@ -227,14 +227,14 @@ def test_summary_is_readable(model):
         ),
         (
             lambda m: m.compile(label_smoothing=0.2),
-            r"option of the loss, .*ContrastiveLoss\(label_smoothing=0.2\)",
+            r"argument of the loss, .*ContrastiveLoss\(label_smoothing=0.2\)",
         ),
-        (lambda m: ALIGN.from_preset("align_b9_mini"), "known presets"),
+        (lambda m: ALIGN.from_preset("align_b9_mini"), "The names of presets are"),
         (lambda m: ALIGN(*small_encoders()).encode_texts(["a"]), "vocabulary"),
         (lambda m: small_encoders(image_size=16), "from 32"),
         (
             lambda m: ALIGN(small_encoders()[0], small_encoders(projection_dim=8)[1]),
-            "one width",
+            "embeddings of the same width",
         ),
         (
             lambda m: ALIGN(*small_encoders(), vocabulary=[*VOCABULARY[:-1], "a"]),
@@ -246,19 +246,19 @@ def test_summary_is_readable(model):
         ),
     ],
 )
-def test_errors_are_one_clear_line(model, call, words):
+def test_wrong_inputs_raise_a_one_line_error(model, call, words):
     with pytest.raises(InputError, match=words) as caught:
         call(model)
     assert "\n" not in str(caught.value)
 
 
-def test_raw_dataset_must_be_batched(model):
+def test_a_raw_dataset_must_be_batched(model):
     dataset = tf.data.Dataset.from_tensor_slices({"image": ["x"], "caption": ["y"]})
     with pytest.raises(InputError, match="batched"):
         model.predict(dataset)
 
 
-def test_raw_dataset_of_floats_is_refused(model):
+def test_a_raw_dataset_of_floats_is_refused(model):
     pair = {"image": np.full((2, 40, 40, 3), 0.5, "float32"), "caption": ["a", "b"]}
     with pytest.raises(InputError, match="pixels must be uint8.*received float32"):
         model.predict(tf.data.Dataset.from_tensors(pair))
@@ -266,7 +266,7 @@ def test_raw_dataset_of_floats_is_refused(model):
         assert tf.distribute.has_strategy()
 
 
-def test_files_and_exports_that_are_no_model_are_refused(tmp_path):
+def test_exports_and_files_without_an_align_are_refused(tmp_path):
     damaged, export = tmp_path / "damaged.keras", tmp_path / "export"
     damaged.write_bytes(b"junk")
     (export / "align" / "1").mkdir(parents=True)
@@ -274,13 +274,17 @@ def test_files_and_exports_that_are_no_model_are_refused(tmp_path):
     dense.save(tmp_path / "dense.keras")
     (tmp_path / "image.tflite").write_bytes(b"")
     for preset, options, words in (
-        (tmp_path / "none.keras", {}, "must be there and end in .keras"),
-        (tmp_path / "image.tflite", {}, "must be there and end in .keras"),
+        (tmp_path / "none.keras", {}, "must exist and its name must end in .keras"),
+        (tmp_path / "image.tflite", {}, "must exist and its name must end in .keras"),
         (damaged, {}, "can't be opened"),
-        (damaged, {"dtype": "float16"}, "dtype can't be given with a .keras file"),
-        (damaged, {"load_weights": False}, "load_weights can't be given"),
-        (tmp_path / "dense.keras", {}, "must hold an ALIGN, received a Sequential"),
-        (export, {}, r"is an export.*load_model\("),
+        (damaged, {"dtype": "float16"}, "dtype can't be set with a .keras file"),
+        (damaged, {"load_weights": False}, "load_weights can't be set"),
+        (
+            tmp_path / "dense.keras",
+            {},
+            "must contain an ALIGN. Received: a Sequential",
+        ),
+        (export, {}, r"Received: the export.*load_model\("),
         (export / "align", {}, "config.json"),
     ):
         with pytest.raises(InputError, match=words) as caught:
@@ -288,12 +292,12 @@ def test_files_and_exports_that_are_no_model_are_refused(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_unfinished_run_folder(tmp_path):
-    with pytest.raises(InputError, match="finish the run"):
+def test_the_folder_of_an_unfinished_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match="Finish the run"):
         ALIGN.from_preset(tmp_path)
 
 
-def test_damaged_and_foreign_preset_folders(tmp_path):
+def test_folders_with_damaged_or_other_weights_are_refused(tmp_path):
     small_align().save_to_preset(tmp_path)
     weights, config = tmp_path / "model.weights.h5", tmp_path / "config.json"
     whole = weights.read_bytes()
@@ -306,11 +310,11 @@ def test_damaged_and_foreign_preset_folders(tmp_path):
         ALIGN.from_preset(tmp_path)
     assert "\n" not in str(caught.value)
     config.write_text('{"class_name": "Dense"}')
-    with pytest.raises(InputError, match="must describe an ALIGN, received 'Dense'"):
+    with pytest.raises(InputError, match="must describe an ALIGN. Received: 'Dense'"):
         ALIGN.from_preset(tmp_path)
 
 
-def test_a_folder_with_another_vocabulary_is_refused(tmp_path):
+def test_a_folder_with_a_changed_vocabulary_is_refused(tmp_path):
     align = small_align()
     align.save_to_preset(tmp_path)
     path = tmp_path / "vocabulary.txt"
@@ -327,7 +331,7 @@ def test_a_folder_with_another_vocabulary_is_refused(tmp_path):
 def test_a_file_that_would_fill_the_memory_is_not_read(model, tmp_path):
     large = tmp_path / "large.png"
     with open(large, "wb") as file:
-        file.truncate(600_000_000)  # A hole: it takes no disk.
+        file.truncate(600_000_000)  # The sparse file uses no disk space.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputError, match="at most 512,000,000 bytes, received .*large"):
         model.encode_images([large])
@@ -335,21 +339,21 @@ def test_a_file_that_would_fill_the_memory_is_not_read(model, tmp_path):
     assert grown < 100_000  # KiB
 
 
-@pytest.mark.parametrize("place", [0.4, 0.6, 0.9])
-def test_a_flipped_bit_in_the_weights_is_detected(tmp_path, place):
+@pytest.mark.parametrize("position", [0.4, 0.6, 0.9])
+def test_a_flipped_bit_in_the_weights_is_detected(tmp_path, position):
     small_align().save_to_preset(tmp_path)
     weights = tmp_path / "model.weights.h5"
     whole = weights.read_bytes()
     damaged = bytearray(whole)
-    damaged[int(place * len(whole))] ^= 4
+    damaged[int(position * len(whole))] ^= 4
     weights.write_bytes(damaged)
     words = f"{weights} is damaged or doesn't fit.*[Ss]ave the model again"
     with pytest.raises(InputError, match=words):
         ALIGN.from_preset(tmp_path)
-    # A new file, because HDF5 may still have the damaged one open.
+    # The file is created again, because HDF5 may still have the damaged one open.
     weights.unlink()
     weights.write_bytes(whole)
-    # Folders of versions that wrote no digest open.
+    # Folders of older versions, which have no digest, can be opened.
     config = json.loads((tmp_path / "config.json").read_text())
     del config["sha256"]
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -367,7 +371,8 @@ def test_a_flipped_bit_in_the_shipped_weights_is_detected(tmp_path, name):
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 4
     (folder / name).write_bytes(content)
-    with pytest.raises(InputError, match=f"{name} is damaged.*get both files again"):
+    words = f"{name} is damaged.*download both files again"
+    with pytest.raises(InputError, match=words):
         ALIGN.from_preset(folder)
 
 
@@ -377,5 +382,5 @@ def test_a_flipped_bit_in_a_keras_file_is_detected(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
-    with pytest.raises(InputError, match="can't be opened.*save the model again"):
+    with pytest.raises(InputError, match="can't be opened.*Save the model again"):
         ALIGN.from_preset(path)

@@ -1,4 +1,4 @@
-"""The image converter calls the operations of `align_keras.images`."""
+"""Tests that `ALIGNImageConverter` applies the operations of `align_keras.images`."""
 
 import json
 
@@ -45,7 +45,7 @@ def paths(pixels, tmp_path_factory):
     return paths
 
 
-def test_evaluation_of_any_form_is_preprocess_image(pixels, paths):
+def test_evaluation_of_all_forms_equals_preprocess_image(pixels, paths):
     converter = ALIGNImageConverter(32)
     assert isinstance(converter, keras_hub.layers.ImageConverter)
     assert converter.image_size == (32, 32)
@@ -68,7 +68,7 @@ def test_evaluation_of_any_form_is_preprocess_image(pixels, paths):
         np.testing.assert_allclose(images, expected, atol=1e-3)
 
 
-def test_a_seed_decides_on_the_window(pixels, paths):
+def test_the_seed_determines_the_window(pixels, paths):
     converter = ALIGNImageConverter(32)
     seed = tf.constant([3, 4], tf.int64)
     for row, image in enumerate(pixels):
@@ -78,24 +78,24 @@ def test_a_seed_decides_on_the_window(pixels, paths):
         file = tf.io.read_file(paths[row])
         np.testing.assert_array_equal(converter.augment(file, seed), expected)
         assert expected.dtype == tf.uint8
-    one, same, other = (
+    first, same_seed, other_seed = (
         converter(pixels, training=True, seed=seed) for seed in ((3, 4), (3, 4), (3, 5))
     )
-    np.testing.assert_array_equal(one, same)
-    assert (one.numpy() != other.numpy()).any()
+    np.testing.assert_array_equal(first, same_seed)
+    assert (first.numpy() != other_seed.numpy()).any()
     numbers = tf.random.stateless_uniform((3, 3), seed)
     for row, image in enumerate(pixels):
         expected = converter.crop_window(image, numbers[row])
-        np.testing.assert_array_equal(one[row], expected)
-    still = ALIGNImageConverter(32, crop="center", flip=False)
+        np.testing.assert_array_equal(first[row], expected)
+    center = ALIGNImageConverter(32, crop="center", flip=False)
     expected = [crop_image(image, 32, (0.5, 0.5)) for image in pixels]
-    np.testing.assert_array_equal(still(pixels, training=True, seed=seed), expected)
+    np.testing.assert_array_equal(center(pixels, training=True, seed=seed), expected)
     png = tf.io.encode_png(pixels[0])
     expected = crop_image_bytes(png, 32, (0.5, 0.5))
-    np.testing.assert_array_equal(still.augment(png, seed), expected)
+    np.testing.assert_array_equal(center.augment(png, seed), expected)
 
 
-def test_further_options_vary_a_batch_of_resized_images(pixels):
+def test_zoom_shift_and_recolor_augment_a_batch_of_resized_images(pixels):
     options = {"zoom": 0.1, "shift": 0.05, "recolor": 0.5}
     converter = ALIGNImageConverter(32, **options)
     assert converter.augments_batches
@@ -105,26 +105,26 @@ def test_further_options_vary_a_batch_of_resized_images(pixels):
     np.testing.assert_array_equal(resized, resize_image(pixels, 38))
     expected = augment_images(resized, 32, seed, crop=True, flip=True, **options)
     np.testing.assert_array_equal(converter.augment_batch(resized, seed), expected)
-    called = converter(pixels, training=True, seed=(5, 5))
-    np.testing.assert_array_equal(called, expected)
+    augmented = converter(pixels, training=True, seed=(5, 5))
+    np.testing.assert_array_equal(augmented, expected)
 
 
 @pytest.mark.parametrize("crop", ["inception", "whole"])
-def test_crops_for_classifiers(pixels, crop):
+def test_crops_for_classifiers_are_reproducible(pixels, crop):
     converter = ALIGNImageConverter(32, crop=crop)
-    one, same = (converter(pixels, training=True, seed=(0, 1)) for _ in range(2))
-    assert one.shape == (3, 32, 32, 3) and one.dtype == tf.uint8
-    np.testing.assert_array_equal(one, same)
+    first, second = (converter(pixels, training=True, seed=(0, 1)) for _ in range(2))
+    assert first.shape == (3, 32, 32, 3) and first.dtype == tf.uint8
+    np.testing.assert_array_equal(first, second)
     if crop == "whole":
         whole = resize_image(pixels, 32).numpy()
-        is_straight = (one == whole).numpy().all(axis=(1, 2, 3))
-        is_mirrored = (one == whole[:, :, ::-1]).numpy().all(axis=(1, 2, 3))
+        is_straight = (first == whole).numpy().all(axis=(1, 2, 3))
+        is_mirrored = (first == whole[:, :, ::-1]).numpy().all(axis=(1, 2, 3))
         assert (is_straight ^ is_mirrored).all()
     with pytest.raises(tf.errors.InvalidArgumentError):
         converter.augment(tf.constant(b"junk"), tf.constant([0, 0], tf.int64))
 
 
-def test_float_pixels_need_a_range(pixels):
+def test_float_pixels_need_a_value_range(pixels):
     expected = ALIGNImageConverter(32).convert(pixels)
     converter = ALIGNImageConverter(32, value_range=(0, 1))
     np.testing.assert_array_equal(converter(pixels / 255.0), expected)
@@ -133,7 +133,7 @@ def test_float_pixels_need_a_range(pixels):
             ALIGNImageConverter(32).call(pixels / 255.0, **options)
 
 
-def test_config_round_trip():
+def test_copies_from_the_config_have_the_same_options():
     converter = ALIGNImageConverter(32, **OPTIONS, name="pixels")
     config = converter.get_config()
     assert {name: config[name] for name in OPTIONS} == OPTIONS
@@ -163,7 +163,7 @@ def test_config_round_trip():
         ({"value_range": (1, 0)}, "value_range must be two numbers"),
     ],
 )
-def test_wrong_arguments_are_one_clear_line(arguments, words):
+def test_invalid_arguments_raise_a_one_line_error(arguments, words):
     with pytest.raises(InputError, match=words) as caught:
         ALIGNImageConverter(**{"image_size": 32, **arguments})
     assert "\n" not in str(caught.value)

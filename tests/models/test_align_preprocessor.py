@@ -1,4 +1,4 @@
-"""One preprocessor gives the inputs of `fit`, of evaluation and of embedding."""
+"""Tests of `ALIGNPreprocessor`, which `fit`, evaluation and embedding share."""
 
 import json
 
@@ -39,7 +39,7 @@ def assert_same_inputs(inputs, expected):
         np.testing.assert_allclose(inputs[name], values, atol=1e-3, err_msg=name)
 
 
-def test_evaluation_joins_both_parts(pixels):
+def test_evaluation_combines_the_converter_and_the_tokenizer(pixels):
     preprocessor = make_preprocessor()
     assert isinstance(preprocessor, keras_hub.models.Preprocessor)
     expected = {
@@ -66,8 +66,8 @@ def test_training_draws_one_of_several_captions(pixels):
     _, counts = np.unique(inputs["token_ids"][:, 1], return_counts=True)
     assert len(counts) == 3 and counts.min() > 70
     assert inputs["images"].dtype == tf.uint8
-    again = preprocessor(images, [["a", "b", "c"]] * 300, training=True, seed=(0, 1))
-    assert_same_inputs(inputs, again)
+    repeated = preprocessor(images, [["a", "b", "c"]] * 300, training=True, seed=(0, 1))
+    assert_same_inputs(inputs, repeated)
 
 
 def test_fit_and_embedding_use_the_preprocessor_of_the_model(pixels):
@@ -84,7 +84,7 @@ def test_fit_and_embedding_use_the_preprocessor_of_the_model(pixels):
     np.testing.assert_allclose(outputs["text_embedding"], rows, atol=1e-5)
 
 
-def test_a_model_without_vocabulary_prepares_images(pixels):
+def test_a_model_without_vocabulary_accepts_only_images(pixels):
     from align_keras.models import ALIGN
 
     model = ALIGN(*small_encoders())
@@ -97,11 +97,11 @@ def test_a_model_without_vocabulary_prepares_images(pixels):
         lambda: model.evaluate(pixels, CAPTIONS),
         lambda: model.preprocessor.call(pixels, CAPTIONS),
     ):
-        with pytest.raises(InputError, match="captions need a vocabulary"):
+        with pytest.raises(InputError, match="must have a vocabulary to tokenize"):
             call()
 
 
-def test_the_preprocessor_is_no_part_of_the_weights(pixels):
+def test_the_preprocessor_is_not_a_layer_of_the_model(pixels):
     model = small_align()
     layers = [layer.name for layer in model._flatten_layers()]
     paths = [variable.path for variable in model.variables]
@@ -110,7 +110,7 @@ def test_the_preprocessor_is_no_part_of_the_weights(pixels):
     assert [variable.path for variable in model.variables] == paths
 
 
-def test_config_round_trip(pixels):
+def test_a_copy_from_the_config_returns_the_same_inputs(pixels):
     preprocessor = make_preprocessor(zoom=0.1, value_range=(0, 1))
     serialized = keras.saving.serialize_keras_object(preprocessor)
     assert json.loads(json.dumps(serialized)) == serialized
@@ -122,12 +122,12 @@ def test_config_round_trip(pixels):
         copy(pixels / 255, CAPTIONS, **arguments),
         preprocessor(pixels / 255, CAPTIONS, **arguments),
     )
-    varied = preprocessor.with_options(zoom=0.0, flip=False)
-    assert varied.tokenizer is preprocessor.tokenizer
-    assert varied.image_converter.zoom == 0 and not varied.image_converter.flip
+    changed = preprocessor.with_options(zoom=0.0, flip=False)
+    assert changed.tokenizer is preprocessor.tokenizer
+    assert changed.image_converter.zoom == 0 and not changed.image_converter.flip
 
 
-def test_wrong_arguments_are_one_clear_line(pixels):
+def test_unsupported_arguments_are_refused(pixels):
     with pytest.raises(InputError, match="`crop` .* must be 'random' or 'center'"):
         make_preprocessor(crop="inception")
     with pytest.raises(InputError, match="`sample_weight` must be None"):

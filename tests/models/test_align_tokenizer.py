@@ -1,4 +1,4 @@
-"""The layer of KerasHub around WordPiece: calls, configuration and Grain."""
+"""Tests of `ALIGNTokenizer`, its methods, its configuration and its use in Grain."""
 
 import json
 import pickle
@@ -19,7 +19,7 @@ CAPTIONS = ["red", "Redder bikes"]
 
 
 @pytest.mark.parametrize("normalization", ["bert_uncased", "bert_cased"])
-def test_ids_are_those_of_the_graph_operations(normalization):
+def test_the_ids_equal_those_of_the_wordpiece_tokenizer(normalization):
     tokenizer = ALIGNTokenizer(VOCABULARY, 9, normalization)
     assert isinstance(tokenizer, keras_hub.tokenizers.Tokenizer)
     expected = WordPieceTokenizer(VOCABULARY, 9, normalization)(HARD_CASES)
@@ -34,7 +34,7 @@ def test_ids_are_those_of_the_graph_operations(normalization):
             np.testing.assert_array_equal(tokens[name], values)
 
 
-def test_forms_of_captions():
+def test_lists_arrays_tensors_and_single_captions_are_accepted():
     tokenizer = ALIGNTokenizer(VOCABULARY, 5)
     expected = [2, 5, 3, 0, 0]
     for captions in (["red"], np.array(["red"]), tf.constant(["red"]), [b"red"]):
@@ -43,7 +43,7 @@ def test_forms_of_captions():
     assert tokenizer([])["padding_mask"].shape == (0, 5)
 
 
-def test_vocabulary_methods_of_keras_hub():
+def test_vocabulary_methods_convert_between_ids_and_tokens():
     tokenizer = ALIGNTokenizer(VOCABULARY)
     assert tokenizer.get_vocabulary() == tokenizer.vocabulary == VOCABULARY
     assert tokenizer.vocabulary_size() == len(VOCABULARY)
@@ -51,11 +51,11 @@ def test_vocabulary_methods_of_keras_hub():
         assert tokenizer.token_to_id(token) == number
         assert tokenizer.id_to_token(number) == token
     assert tokenizer.token_to_id("unknown") == VOCABULARY.index("[UNK]")
-    with pytest.raises(InputError, match=r"in the range \[0, .* Received: -1"):
+    with pytest.raises(InputError, match=r"in the range \[0, .* Received: id=-1"):
         tokenizer.id_to_token(-1)
 
 
-def test_config_round_trip():
+def test_copies_from_the_config_return_the_same_ids():
     tokenizer = ALIGNTokenizer(VOCABULARY, 7, "bert_cased", name="words")
     config = tokenizer.get_config()
     assert config["vocabulary"] == VOCABULARY

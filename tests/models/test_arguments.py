@@ -1,4 +1,4 @@
-"""Arguments reach what they name, and unknown ones are refused with the near name."""
+"""Tests of the arguments of `from_preset`, `compile` and the constructors."""
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_a_names_arguments_reach_the_encoders():
+def test_arguments_for_a_preset_name_reach_the_encoders():
     model = ALIGN.from_preset(
         "align_nano",
         vocabulary=VOCABULARY,
@@ -49,28 +49,30 @@ def test_a_names_arguments_reach_the_encoders():
     assert not model.learn_temperature and text.vocabulary_size == len(VOCABULARY)
 
 
-def test_a_folders_arguments_are_those_that_keep_the_weights(folder):
+def test_arguments_for_a_folder_must_not_change_the_meaning_of_the_weights(folder):
     model = ALIGN.from_preset(
         folder, dropout=0.25, locked=True, image_size=40, learn_temperature=False
     )
     plain = ALIGN.from_preset(folder)
     assert (model.text_encoder.dropout, model.image_size) == (0.25, 40)
     assert model.image_encoder.locked and model.image_encoder.synchronized
-    assert len(model.trainable_variables) == 4  # both projections
+    # Only the kernels and biases of both projections are trainable.
+    assert len(model.trainable_variables) == 4
     batch = small_batch()
-    # To a float32's last place, as threads may add in another order.
+    # Threads may add in another order, so the last bits of float32 may differ.
     np.testing.assert_allclose(
         model(batch)["text_embedding"], plain(batch)["text_embedding"], atol=1e-6
     )
     for name, value in {"pooling": "mean", "projection_dim": 8}.items():
-        with pytest.raises(InputError, match=f"{name} can only be given with a pre"):
+        words = f"{name} can only be set with the name of a preset"
+        with pytest.raises(InputError, match=words):
             ALIGN.from_preset(folder, **{name: value})
 
 
 @pytest.mark.ci
-def test_a_hugging_face_folders_arguments_too():
-    model = ALIGN.from_preset(tiny_align(), dropout=0.25, name="own")
-    assert (model.text_encoder.dropout, model.name) == (0.25, "own")
+def test_arguments_for_a_hugging_face_folder_reach_the_model():
+    model = ALIGN.from_preset(tiny_align(), dropout=0.25, name="renamed")
+    assert (model.text_encoder.dropout, model.name) == (0.25, "renamed")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_a_hugging_face_folders_arguments_too():
         (lambda folder: ALIGN.from_preset(folder, droput=0.0), "mean 'dropout'"),
         (
             lambda folder: ALIGN.from_preset("align_nano", num_layers=2),
-            "num_layers is what the name align_nano stands for",
+            "num_layers must be left out, since the preset align_nano determines it",
         ),
         (
             lambda folder: ALIGN.from_preset("align_nano", sequence_length=2),
@@ -122,7 +124,7 @@ def test_a_hugging_face_folders_arguments_too():
         ),
         (
             lambda folder: small_align().compile(metrics=["accuracy"]),
-            r"metrics can't be given, received \['accuracy'\]",
+            r"metrics must be None. Received: metrics=\['accuracy'\]",
         ),
     ],
 )
@@ -133,7 +135,7 @@ def test_unknown_arguments_are_refused(folder, call, words):
 
 
 @pytest.mark.ci
-def test_keras_own_arguments_stay():
+def test_arguments_of_keras_are_accepted():
     model = small_align(trainable=False)
     assert not model.trainable_variables
     model.compile(keras.optimizers.SGD(0.1), loss=None, run_eagerly=True)

@@ -1,4 +1,4 @@
-"""Composed queries by hand-made cases and against the evaluation's ranks."""
+"""Tests of queries that combine an image with words."""
 
 from types import SimpleNamespace
 
@@ -18,35 +18,35 @@ def unit(rows):
 RANDOM = np.random.default_rng(0)
 IMAGES = unit(RANDOM.normal(size=(50, 8)))
 WORDS = dict(zip("abc", unit(RANDOM.normal(size=(3, 8))), strict=True))
-# Images by their rows, as `encode_images` takes a list.
+# Stand-in for a model. An image is the number of its row in IMAGES.
 MODEL = SimpleNamespace(
     encode_images=lambda images: IMAGES[list(images)].astype("float32"),
     encode_texts=lambda texts: np.stack([WORDS[text] for text in texts]),
 )
 
 
-def test_weights_are_the_papers():
+def test_default_weights_are_those_of_the_paper():
     expected = unit(IMAGES[3] + 2 * WORDS["a"] + 2 * WORDS["b"] - 2 * WORDS["c"])
-    found = encode_query(MODEL, 3, plus=["a", "b"], minus="c")
-    assert found.dtype == "float32" and found.shape == (1, 8)
-    np.testing.assert_allclose(found[0], expected, atol=1e-6)
-    found = encode_query(MODEL, 3, minus="c", text_weight=0.5, image_weight=3)
+    query = encode_query(MODEL, 3, plus=["a", "b"], minus="c")
+    assert query.dtype == "float32" and query.shape == (1, 8)
+    np.testing.assert_allclose(query[0], expected, atol=1e-6)
+    query = encode_query(MODEL, 3, minus="c", text_weight=0.5, image_weight=3)
     expected = unit(3 * IMAGES[3] - 0.5 * WORDS["c"])
-    np.testing.assert_allclose(found[0], expected, atol=1e-6)
+    np.testing.assert_allclose(query[0], expected, atol=1e-6)
 
 
-def test_halves_alone_are_their_embeddings():
+def test_an_image_or_a_text_alone_keeps_its_embedding():
     np.testing.assert_allclose(encode_query(MODEL, 3)[0], IMAGES[3], atol=1e-6)
-    found = encode_query(MODEL, plus="a")
-    np.testing.assert_allclose(found[0], WORDS["a"], atol=1e-6)
+    query = encode_query(MODEL, plus="a")
+    np.testing.assert_allclose(query[0], WORDS["a"], atol=1e-6)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_search_ranks_as_the_evaluation_does(sign):
+def test_search_and_evaluation_return_the_same_ranks(sign):
     words = {"plus" if sign == 1 else "minus": "b"}
     index = Index.from_embeddings(IMAGES, ids=range(50))
     hits = index.query(encode_query(MODEL, 7, **words)[0], 50)
-    # The evaluation leaves the query's own image out.
+    # The evaluation excludes the image of the query.
     order = [hit.id - 1 for hit in hits if hit.id - 1 != 7]
     for rank in (0, 9, 30):
         query = SimpleNamespace(image=7, words="b", sign=sign, targets=[order[rank]])
@@ -57,15 +57,15 @@ def test_a_search_ranks_as_the_evaluation_does(sign):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({}, "needs `image` or words in `plus`, received neither"),
-        ({"minus": "a"}, "needs `image` or words in `plus`"),
-        ({"plus": ["a", " "]}, "`plus` must be words, received ' '"),
-        ({"image": 3, "minus": [7]}, "`minus` must be words, received 7"),
+        ({}, "must have an `image` or words in `plus`. Received: neither"),
+        ({"minus": "a"}, "must have an `image` or words in `plus`"),
+        ({"plus": ["a", " "]}, "`plus` must be one or more words. Received: ' '"),
+        ({"image": 3, "minus": [7]}, "`minus` must be one or more words. Received: 7"),
         ({"plus": "a", "text_weight": 0}, "`text_weight` must be a number > 0"),
         ({"image": 3, "image_weight": float("nan")}, "`image_weight` must be"),
-        ({"plus": "a", "minus": "a"}, "`minus` must leave a direction .* cancel out"),
+        ({"plus": "a", "minus": "a"}, "`minus` must not cancel out. Received: plus="),
     ],
 )
-def test_what_is_no_query(arguments, words):
+def test_invalid_queries_are_refused(arguments, words):
     with pytest.raises(InputError, match=words):
         encode_query(MODEL, **arguments)

@@ -1,4 +1,4 @@
-"""Keras's fit, evaluate and predict on data as users have them."""
+"""Tests of `fit`, `evaluate` and `predict` with all accepted forms of data."""
 
 import keras
 import numpy as np
@@ -18,8 +18,8 @@ CAPTIONS = ["a b", "red", "blue", "cat"]
 def model():
     keras.utils.set_random_seed(0)
     model = small_align(initial_temperature=0.5)
-    # Batches of two through batch norm give gradients of 100,000; validation by what
-    # such a step makes of the weights, and the first moving averages, overflows.
+    # Batch normalization of two rows causes gradients of about 100,000. Without
+    # clipping, the validation loss after such a step would overflow.
     model.compile(keras.optimizers.SGD(0.01, global_clipnorm=1.0))
     return model
 
@@ -39,7 +39,7 @@ def paths(pixels, tmp_path_factory):
 
 
 @pytest.mark.ci
-def test_fit_on_paths_with_raw_validation_and_one_callback(model, pixels, paths):
+def test_fit_accepts_paths_raw_validation_data_and_a_callback(model, pixels, paths):
     steps = []
     callback = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: steps.append(batch)
@@ -62,41 +62,38 @@ def test_fit_on_paths_with_raw_validation_and_one_callback(model, pixels, paths)
 
 
 @pytest.mark.ci
-def test_a_step_of_known_shapes_is_traced_once_before_the_first_batch(
-    model, monkeypatch
-):
-    # The input fills its buffers meanwhile.
-    done, step = [], model.train_step
+def test_a_step_with_static_shapes_is_traced_before_the_first_batch(model, monkeypatch):
+    events, step = [], model.train_step
 
     def train_step(data):
-        done.append("traced")
+        events.append("trace")
         return step(data)
 
-    def taken(images):
-        done.append("taken")
+    def record_read(images):
+        events.append("read")
         return images
 
-    def noted(batch):
-        images = tf.numpy_function(taken, [batch["images"]], tf.uint8)
+    def with_recording(batch):
+        images = tf.numpy_function(record_read, [batch["images"]], tf.uint8)
         return {**batch, "images": tf.ensure_shape(images, batch["images"].shape)}
 
     batches = tf.data.Dataset.from_tensor_slices(small_batch(8))
-    batches = batches.batch(4, drop_remainder=True).map(noted)
+    batches = batches.batch(4, drop_remainder=True).map(with_recording)
     monkeypatch.setattr(model, "train_step", train_step)
     model.make_train_function(force=True)
     model.fit(batches, verbose=0)
-    assert done == ["traced", "taken", "taken"]
+    assert events == ["trace", "read", "read"]
     monkeypatch.undo()
     model.make_train_function(force=True)
 
 
 def contrastive_loss_in_numpy(logits, label_smoothing=0.1):
-    """The sum of both directions' cross-entropies, with smoothed labels."""
+    """Returns the sum of the cross-entropies of both directions."""
     count = len(logits)
     labels = np.eye(count) * (1 - label_smoothing) + label_smoothing / count
     total = 0.0
-    for own in (logits, logits.T):
-        log_softmax = own - np.log(np.exp(own).sum(axis=1, keepdims=True))
+    for rows in (logits, logits.T):
+        log_softmax = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
         total -= (labels * log_softmax).sum(axis=1).mean()
     return total
 
@@ -107,7 +104,7 @@ def images_of(model, x, y=None, **options):
 
 
 @pytest.mark.ci
-def test_training_data_are_varied_unless_an_argument_says_no(model, pixels):
+def test_training_images_are_augmented_unless_augment_is_false(model, pixels):
     pairs = {"image": pixels, "caption": CAPTIONS}
     dataset = tf.data.Dataset.from_tensor_slices(pairs).batch(2)
     batches = keras_input(model, dataset, training=True)
@@ -116,14 +113,14 @@ def test_training_data_are_varied_unless_an_argument_says_no(model, pixels):
     )
     assert (first != second).any()
     for x in (dataset, pairs):
-        still = images_of(model, x, training=True, augment=False)
+        images = images_of(model, x, training=True, augment=False)
         expected = np.stack([crop_image(image, 32, (0.5, 0.5)) for image in pixels])
-        np.testing.assert_array_equal(np.sort(still, 0), np.sort(expected, 0))
+        np.testing.assert_array_equal(np.sort(images, 0), np.sort(expected, 0))
         if x is dataset:
-            np.testing.assert_array_equal(still, expected)
+            np.testing.assert_array_equal(images, expected)
     floats = {"image": pixels / 255, "caption": CAPTIONS}
-    found = images_of(model, floats, value_range=(0, 1))
-    np.testing.assert_array_equal(found, images_of(model, dataset))
+    images = images_of(model, floats, value_range=(0, 1))
+    np.testing.assert_array_equal(images, images_of(model, dataset))
 
 
 def inputs_with(**changes):
@@ -145,12 +142,12 @@ def inputs_with(**changes):
         ("pairs.csv", "x and y must be images and their captions. Received: str"),
         (None, "x and y must be images and their captions. Received: NoneType"),
         (tf.data.Dataset.from_tensors(inputs_with(images=["a"])), "images must be"),
-        (tf.data.Dataset.from_tensors((small_batch(), [1] * 4)), "inputs alone"),
+        (tf.data.Dataset.from_tensors((small_batch(), [1] * 4)), "only inputs"),
         (tf.data.Dataset.from_tensors({"image": ["a"]}), "a dict of image[.] "),
         ((small_batch(), np.ones(4)), "inputs must be a dict"),
     ],
 )
-def test_inputs_that_do_not_fit_are_one_clear_line(model, x, words):
+def test_inputs_that_do_not_fit_raise_a_one_line_error(model, x, words):
     for call in (model.fit, model.evaluate, model.predict):
         with pytest.raises(InputError, match=words) as caught:
             call(x, verbose=0)
@@ -158,7 +155,7 @@ def test_inputs_that_do_not_fit_are_one_clear_line(model, x, words):
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches that Keras sees only when a step gets them."""
+    """PyDataset of one batch, which Keras doesn't inspect before a step."""
 
     def __init__(self, batch):
         super().__init__()
@@ -172,7 +169,7 @@ class Batches(keras.utils.PyDataset):
 
 
 class Loader:
-    """Batches of an object that can be iterated again, as torch's loader."""
+    """Iterable of batches that can be iterated several times, like torch's loader."""
 
     def __init__(self, batches):
         self.batches = batches
@@ -204,17 +201,17 @@ RAW_FORMS = {
 
 
 @pytest.mark.parametrize("form", RAW_FORMS)
-def test_raw_pairs_of_any_form_are_the_same_inputs(model, pixels, form):
+def test_all_forms_of_raw_pairs_result_in_the_same_inputs(model, pixels, form):
     expected = keras_input(model, (pixels, CAPTIONS))
     batches = keras_input(model, RAW_FORMS[form](pixels))
     rows = [batch[0] if isinstance(batch, tuple) else batch for batch in batches]
     for name, values in expected.get_single_element().items():
         actual = np.concatenate([batch[name] for batch in rows])
-        # A map over the images and a map over rows are different graphs.
+        # A map over images and a map over rows may round differently.
         np.testing.assert_allclose(actual, values, atol=1e-3, err_msg=name)
 
 
-READY_FORMS = {
+MODEL_INPUT_FORMS = {
     "dict": lambda batch: batch,
     "dataset": tf.data.Dataset.from_tensors,
     "dataset of tuples": lambda batch: tf.data.Dataset.from_tensors((batch,)),
@@ -224,10 +221,10 @@ READY_FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", READY_FORMS)
-def test_further_entries_of_ready_batches_are_left_out(model, form):
+@pytest.mark.parametrize("form", MODEL_INPUT_FORMS)
+def test_other_entries_of_model_inputs_are_ignored(model, form):
     batch = small_batch()
-    x = READY_FORMS[form]({**batch, "id": np.arange(4)})
+    x = MODEL_INPUT_FORMS[form]({**batch, "id": np.arange(4)})
     batches = keras_input(model, x)
     first = batches if isinstance(batches, dict) else next(iter(batches))
     first = first[0] if isinstance(first, tuple) else first
@@ -237,14 +234,15 @@ def test_further_entries_of_ready_batches_are_left_out(model, form):
 
 
 @pytest.mark.ci
-def test_every_form_trains_and_measures(model, pixels):
+def test_evaluate_and_fit_accept_all_forms(model, pixels):
     expected = model.evaluate(small_batch(), verbose=0)
-    for form, make in READY_FORMS.items():
+    for form, make in MODEL_INPUT_FORMS.items():
+        # A generator ends after one epoch.
         if form == "generator":
-            continue  # It ends with the first epoch.
+            continue
         x = make({**small_batch(), "id": np.arange(4)})
-        measured = model.evaluate(x, verbose=0)
-        np.testing.assert_allclose(measured, expected, rtol=1e-4, err_msg=form)
+        losses = model.evaluate(x, verbose=0)
+        np.testing.assert_allclose(losses, expected, rtol=1e-4, err_msg=form)
     expected = model.evaluate(Loader([(pixels, CAPTIONS)]), verbose=0)
     np.testing.assert_allclose(
         model.evaluate(pixels, CAPTIONS, verbose=0), expected, rtol=1e-4
@@ -266,23 +264,23 @@ def test_every_form_trains_and_measures(model, pixels):
 )
 def test_data_without_a_batch_are_refused(model, make):
     for call in (model.fit, model.evaluate, model.predict):
-        with pytest.raises(InputError, match="must hold at least one batch"):
+        with pytest.raises(InputError, match="must contain at least one batch"):
             call(make(), verbose=0)
 
 
 @pytest.mark.ci
-def test_a_dataset_that_turns_out_to_be_empty_is_refused(model, pixels):
-    raw = tf.data.Dataset.from_tensor_slices((pixels, CAPTIONS)).batch(2)
-    ready = tf.data.Dataset.from_tensors(small_batch())
-    for dataset in (raw, ready):
+def test_an_empty_dataset_of_unknown_length_is_refused(model, pixels):
+    raw_pairs = tf.data.Dataset.from_tensor_slices((pixels, CAPTIONS)).batch(2)
+    model_inputs = tf.data.Dataset.from_tensors(small_batch())
+    for dataset in (raw_pairs, model_inputs):
         empty = dataset.filter(lambda *batch: False)
         for call in (model.fit, model.evaluate, model.predict):
             with pytest.raises(InputError, match="one batch. Received: a tf.data"):
                 call(empty, verbose=0)
-        some = dataset.filter(lambda *batch: True)
-        model.evaluate(some, verbose=0)
-        # No batch is read here.
-        model.fit(some, initial_epoch=1, epochs=1, verbose=0)
+        not_empty = dataset.filter(lambda *batch: True)
+        model.evaluate(not_empty, verbose=0)
+        # `fit` has no epoch to train, so it reads no batch.
+        model.fit(not_empty, initial_epoch=1, epochs=1, verbose=0)
 
 
 def floats(scale, shift=0.0):
@@ -291,10 +289,10 @@ def floats(scale, shift=0.0):
 
 
 @pytest.mark.ci
-def test_float_images_of_0_to_1_are_refused_in_any_form(model):
-    forms = (*READY_FORMS, "filtered")
+def test_float_images_in_0_to_1_are_refused_in_all_forms(model):
+    forms = (*MODEL_INPUT_FORMS, "filtered")
     makes = {
-        **READY_FORMS,
+        **MODEL_INPUT_FORMS,
         "filtered": lambda x: tf.data.Dataset.from_tensors(x).filter(lambda x: True),
     }
     for form in forms:
@@ -303,14 +301,14 @@ def test_float_images_of_0_to_1_are_refused_in_any_form(model):
                 InputError, match="gray levels in .*at most 1. Multiply"
             ):
                 model.evaluate(makes[form](batch), verbose=0)
-        # Dark images, as integers and as floats, and a black batch.
+        # Dark integers, dark floats and a black batch are accepted.
         dark = inputs_with(images=small_batch()["images"] // 128)
         for batch in (dark, floats(2 / 255), floats(0.0)):
             model.evaluate(makes[form](batch), verbose=0)
 
 
 @pytest.mark.ci
-def test_errors_of_batches_that_python_gives_are_one_clear_line(model, tmp_path):
+def test_errors_of_python_batches_are_one_line(model, tmp_path):
     missing = str(tmp_path / "missing.png")
     for batch, words in (
         (([missing], ["a"]), f"no such image: {missing}"),
@@ -322,15 +320,15 @@ def test_errors_of_batches_that_python_gives_are_one_clear_line(model, tmp_path)
             with pytest.raises(InputError, match=words) as caught:
                 model.evaluate(x, verbose=0)
             assert "\n" not in str(caught.value)
-    late = Loader([(np.zeros((2, 9, 9, 3), "uint8"), ["a", "b"]), ([missing], ["a"])])
+    loader = Loader([(np.zeros((2, 9, 9, 3), "uint8"), ["a", "b"]), ([missing], ["a"])])
     with pytest.raises(InputError, match=f"no such image: {missing}"):
-        model.evaluate(late, verbose=0)
+        model.evaluate(loader, verbose=0)
 
 
-def test_steps_look_at_what_python_gives(model):
+def test_each_step_checks_python_batches(model):
     for batch, words in (
         ((inputs_with(token_ids=np.zeros((4, 9), int)),), "of length at most 8"),
-        ((small_batch(), np.ones(4)), "must be the inputs alone"),
+        ((small_batch(), np.ones(4)), "must contain only inputs"),
     ):
         for call in (model.fit, model.evaluate):
             with pytest.raises(InputError, match=words) as caught:
@@ -343,30 +341,31 @@ def test_steps_look_at_what_python_gives(model):
     [
         ({"sample_weight": np.ones(4)}, "sample_weight must be None"),
         ({"class_weight": {0: 1.0}}, "class_weight must be None"),
-        ({"validation_split": 0.9}, "leave pairs on both sides of 4"),
-        ({"validation_data": (np.zeros((4, 9)), ["a"] * 4)}, "all of one kind|array"),
-        ({"y": CAPTIONS[:2]}, "equally many"),
+        ({"validation_split": 0.9}, "at least one pair to train on.*0.9 of 4 pairs"),
+        ({"validation_data": (np.zeros((4, 9)), ["a"] * 4)}, "must be an array"),
+        ({"y": CAPTIONS[:2]}, "the same length, at least 1"),
         (
             {"y": None, "x": small_batch(), "value_range": (0, 1)},
             "unless the images are raw",
         ),
     ],
 )
-def test_arguments_without_a_meaning_are_refused(model, pixels, arguments, words):
+def test_unsupported_arguments_are_refused(model, pixels, arguments, words):
     with pytest.raises(InputError, match=words):
         model.fit(**{"x": pixels, "y": CAPTIONS, "verbose": 0, **arguments})
     with pytest.raises(InputError, match="did you mean 'return_dict'"):
         model.evaluate(pixels, CAPTIONS, return_dct=True)
 
 
-def test_validation_split_is_not_for_datasets(model, pixels):
+def test_validation_split_is_refused_for_datasets(model, pixels):
     pairs = tf.data.Dataset.from_tensor_slices((pixels, CAPTIONS)).batch(2)
-    with pytest.raises(InputError, match="validation_split must be 0 for .*Dataset"):
+    words = "validation_split must be 0 unless .* Received: 0.5 for .*Dataset"
+    with pytest.raises(InputError, match=words):
         model.fit(pairs, validation_split=0.5)
 
 
 @pytest.mark.ci
-def test_an_image_that_cannot_be_read_is_named(model, pixels, paths, tmp_path):
+def test_an_error_names_the_unreadable_image(model, pixels, paths, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xffjunk")
     missing = tmp_path / "missing.png"
@@ -382,7 +381,7 @@ def test_an_image_that_cannot_be_read_is_named(model, pixels, paths, tmp_path):
 
 
 @pytest.mark.release
-def test_predict_and_validation_split_take_raw_pairs(model, pixels, paths):
+def test_predict_and_validation_split_accept_raw_pairs(model, pixels, paths):
     predicted = model.predict((paths, CAPTIONS), batch_size=3, verbose=0)
     images, texts = model.encode_images(pixels), model.encode_texts(CAPTIONS)
     np.testing.assert_allclose(predicted["image_embedding"], images, atol=1e-5)
@@ -391,7 +390,7 @@ def test_predict_and_validation_split_take_raw_pairs(model, pixels, paths):
         {"image": paths, "caption": CAPTIONS}, validation_split=0.5, verbose=0
     ).history
     assert np.isfinite(history["val_loss"]).all()
-    # Without an end, where steps are counted.
+    # With `steps_per_epoch`, the pairs are repeated without end.
     steps = {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "verbose": 0}
     model.fit(paths, CAPTIONS, **steps)
     inputs = small_batch()
@@ -400,11 +399,11 @@ def test_predict_and_validation_split_take_raw_pairs(model, pixels, paths):
 
 
 @pytest.mark.release
-def test_fit_on_two_replicas_takes_raw_pairs(paths, two_replicas):
+def test_fit_on_two_replicas_accepts_raw_pairs(paths, two_replicas):
     with two_replicas.scope():
         model = small_align()
         model.compile(keras.optimizers.SGD(0.01))
-    # The last batch, of one pair, could not be divided.
+    # The last batch would have one pair, which can't be divided, so it is dropped.
     pairs = list(zip(paths[:3], CAPTIONS[:3], strict=True))
     history = model.fit(pairs, batch_size=2, verbose=0).history
     assert np.isfinite(history["loss"]).all()

@@ -1,4 +1,4 @@
-"""Cached gradients are those of one tape around all micro-batches."""
+"""Tests of gradients with micro-batches and of dtypes in training."""
 
 import keras
 import numpy as np
@@ -25,13 +25,13 @@ def test_cached_gradients_replay_dropout_and_update_statistics_once():
     state = model.forward_state
     statistics, seeds = state.read()
     parts = split_inputs(inputs, 4)
-    afters = []
+    new_statistics = []
     with tf.GradientTape() as tape:
         outputs = []
         for number in range(3):
             part = {name: value[number] for name, value in parts.items()}
             outputs.append(model(part, training=True))
-            afters.append(read_values(state.statistics))
+            new_statistics.append(read_values(state.statistics))
             write_values(state.statistics, statistics)
         embeddings = [
             tf.concat([output[f"{name}_embedding"] for output in outputs], axis=0)
@@ -43,30 +43,36 @@ def test_cached_gradients_replay_dropout_and_update_statistics_once():
     expected_seeds = read_values(state.seeds)
     write_values(state.seeds, seeds)
     cached = tf.function(cached_loss_gradients)(model, inputs, 4)
-    # float32, through ten batch normalizations over 4 rows: kernels that are fused
-    # in a graph and not in eager mode differ by some 1e-5.
+    # Kernels that are fused only in a graph differ by about 1e-5 in float32, after ten
+    # batch normalizations over 4 rows.
     np.testing.assert_allclose(cached[0], losses, rtol=1e-4)
-    for variable, ours, theirs in zip(
+    for variable, gradient, expected_gradient in zip(
         model.trainable_variables, cached[1], expected, strict=True
     ):
-        theirs = tf.convert_to_tensor(theirs)
-        scale = np.abs(theirs).max()
+        expected_gradient = tf.convert_to_tensor(expected_gradient)
+        scale = np.abs(expected_gradient).max()
         np.testing.assert_allclose(
-            ours, theirs, atol=2e-3 * scale + 1e-5, err_msg=variable.path
+            gradient,
+            expected_gradient,
+            atol=2e-3 * scale + 1e-5,
+            err_msg=variable.path,
         )
-    for ours, *three in zip(state.statistics, *afters, strict=True):
-        np.testing.assert_allclose(ours, np.mean(three, axis=0), rtol=1e-4, atol=1e-5)
-    for ours, theirs in zip(state.seeds, expected_seeds, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for statistic, *updates in zip(state.statistics, *new_statistics, strict=True):
+        np.testing.assert_allclose(
+            statistic, np.mean(updates, axis=0), rtol=1e-4, atol=1e-5
+        )
+    for seed, expected_seed in zip(state.seeds, expected_seeds, strict=True):
+        np.testing.assert_array_equal(seed, expected_seed)
 
 
-def test_errors():
+def test_unsuitable_micro_batch_sizes_are_refused():
     model = small_align()
     with pytest.raises(InputError, match="micro_batch_size must be a whole number"):
         model.compile(SGD(0.1), micro_batch_size=0)
     model.compile(SGD(0.1), micro_batch_size=4)
     batches = tf.data.Dataset.from_tensors(small_batch(6))
-    with pytest.raises(InputError, match=r"micro_batch_size \(4\) must divide .* 6"):
+    words = "micro_batch_size must divide .* Received: micro_batch_size=4 and 6 rows"
+    with pytest.raises(InputError, match=words):
         model.fit(batches, verbose=0)
     synchronized = small_align(synchronized=True)
     with pytest.raises(InputError, match="normalized over replicas"):
@@ -74,35 +80,36 @@ def test_errors():
 
 
 def losses_of_steps(dtype, weights=None, **options):
-    """Returns the losses of four steps, and the model, from the same first weights."""
-    with_dtype = keras.config.dtype_policy()
+    """Returns the losses of four steps, and the initial weights."""
+    original_policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(dtype)
     try:
         model = small_align(initial_temperature=0.5)
     finally:
-        keras.config.set_dtype_policy(with_dtype)
+        keras.config.set_dtype_policy(original_policy)
     if weights is not None:
         model.set_weights(weights)
-    first = model.get_weights()
-    # The text encoder's dropout would differ: its seed is not a weight.
+    initial_weights = model.get_weights()
+    # The dropout masks would differ, since the seed isn't one of the weights.
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
     model.compile(keras.optimizers.SGD(0.02), **options)
     batch = tf.data.Dataset.from_tensors(small_batch(16))
     losses = [model.fit(batch, verbose=0).history["loss"][0] for _ in range(4)]
-    return losses, first
+    return losses, initial_weights
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("micro_batch_size", [None, 8])
-def test_pure_dtypes_train_as_float32_does(micro_batch_size):
+def test_losses_of_other_dtypes_equal_those_of_float32(micro_batch_size):
     expected, weights = losses_of_steps("float32", micro_batch_size=micro_batch_size)
     assert expected[-1] < expected[0] - 0.1
-    # Significant bits: 8, 11, and float32's own 24, as embeddings are float32 always.
-    for dtype, bits in {"bfloat16": 8, "float16": 11, "float64": 24}.items():
+    # Embeddings are always float32, so float64 has 24 significant bits too.
+    significant_bits = {"bfloat16": 8, "float16": 11, "float64": 24}
+    for dtype, bits in significant_bits.items():
         losses, _ = losses_of_steps(dtype, weights, micro_batch_size=micro_batch_size)
-        # Batch normalization of few rows magnifies rounding by about ten.
+        # Batch normalization of few rows increases rounding errors about tenfold.
         np.testing.assert_allclose(
             losses, expected, rtol=max(10 * 2.0**-bits, 1e-3), err_msg=dtype
         )
@@ -112,9 +119,7 @@ def test_pure_dtypes_train_as_float32_does(micro_batch_size):
 def test_16_bit_weights_are_refused_for_adaptive_optimizers(dtype):
     weight = keras.Variable([1.0], dtype=dtype)
     for optimizer in (Lamb(1e-3), keras.optimizers.Adam(1e-3)):
-        with pytest.raises(
-            InputError, match=f"Received: weights in {dtype} and .*mixed"
-        ):
+        with pytest.raises(InputError, match=f"Received: {dtype} weights and .*mixed"):
             check_weight_dtypes(optimizer, [weight])
         check_weight_dtypes(optimizer, [keras.Variable([1.0], dtype="float32")])
     check_weight_dtypes(SGD(1e-3), [weight])
@@ -130,16 +135,17 @@ ALL_AT_ONCE = {
 
 @pytest.mark.parametrize(
     "options, tolerance",
-    # Normalizing four rows by themselves magnifies the rounding.
+    # Batch normalization of four rows increases rounding errors.
     [
         pytest.param({"tile_size": "auto"}, 1e-3, id="auto", marks=pytest.mark.release),
         pytest.param(ALL_AT_ONCE, 1e-2, id="all", marks=pytest.mark.release),
     ],
 )
-def test_the_step_compiled_by_xla_makes_the_same_update(options, tolerance):
-    """A stand-in for TPUs: static shapes, and no strings on the device.
+def test_a_step_compiled_by_xla_makes_the_same_update(options, tolerance):
+    """Compares updates with and without XLA.
 
-    Without dropout, since XLA draws other random numbers.
+    XLA has restrictions of TPUs, such as static shapes and no strings on the device.
+    The model has no dropout, since XLA draws other random numbers.
     """
     from tests.helpers.updates_script import ROWS, batch, compile_with, make_model
 
@@ -153,8 +159,9 @@ def test_the_step_compiled_by_xla_makes_the_same_update(options, tolerance):
         model.fit(batches.repeat(2), verbose=0)
         updated.append(model.get_weights())
         losses.append(model.evaluate(batches, verbose=0))
-    for start, ours, theirs in zip(before, *updated, strict=True):
-        # float32, fused in another order, on the scale of what two steps move.
-        moved = np.abs(theirs.astype("float64") - start).max()
-        np.testing.assert_allclose(ours, theirs, atol=tolerance * moved + 2e-6)
+    for start, plain, compiled in zip(before, *updated, strict=True):
+        # The tolerance is relative to the update of two steps, since XLA computes
+        # float32 sums in another order.
+        update = np.abs(compiled.astype("float64") - start).max()
+        np.testing.assert_allclose(plain, compiled, atol=tolerance * update + 2e-6)
     np.testing.assert_allclose(*losses, rtol=1e-4)

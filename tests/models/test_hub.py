@@ -1,4 +1,4 @@
-"""Models of Hugging Face's hub, fetched from a local server with its interface."""
+"""Tests of downloads from the Hugging Face Hub, with a local server as a stand-in."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from tests.helpers.align_folders import tiny_align
 from tests.helpers.small import small_align
 from tests.helpers.web_server import REVISION, hub_server
 
-# Opens models by their names on the hub; prints embeddings of a caption and an image.
+# Script that opens hub models and saves embeddings of an image and a caption.
 OPEN = """
 import sys
 import numpy as np
@@ -45,18 +45,18 @@ def transformers_5_folder(path):
     return path
 
 
-def test_each_file_of_a_model_is_fetched(tmp_path):
+def test_all_files_of_a_model_are_downloaded(tmp_path):
     folders = [saved_folder(tmp_path / "saved"), find_shipped_model("align_small_en")]
     for folder in [*folders, transformers_5_folder(tmp_path / "five")]:
         names = [file.name for file in folder.iterdir() if file.name != "README.md"]
-        fetched = huggingface_hub.utils.filter_repo_objects(
+        downloaded = huggingface_hub.utils.filter_repo_objects(
             names, allow_patterns=HUB_FILES
         )
-        assert sorted(fetched) == sorted(names)
+        assert sorted(downloaded) == sorted(names)
 
 
 @pytest.mark.release
-def test_models_of_the_hub_give_the_embeddings_of_their_folders(tmp_path):
+def test_hub_models_return_the_embeddings_of_their_folders(tmp_path):
     models = {
         "user/saved": saved_folder(tmp_path / "saved"),
         "user/shipped": find_shipped_model("align_small_en"),
@@ -73,13 +73,13 @@ def test_models_of_the_hub_give_the_embeddings_of_their_folders(tmp_path):
     with hub_server(models) as server:
         environment["HF_ENDPOINT"] = server.url
         options = {"env": environment, "capture_output": True, "text": True}
-        answer = subprocess.run(command, **options)
-        assert answer.returncode == 0, answer.stderr
-        names_of_gets = {
+        process = subprocess.run(command, **options)
+        assert process.returncode == 0, process.stderr
+        requested_files = {
             request.name for request in server.requests if request.method == "GET"
         }
-    assert f"user/saved/resolve/{REVISION}/model.weights.h5" in names_of_gets
-    assert not any(name.endswith("pytorch_model.bin") for name in names_of_gets)
+    assert f"user/saved/resolve/{REVISION}/model.weights.h5" in requested_files
+    assert not any(name.endswith("pytorch_model.bin") for name in requested_files)
     actual = np.load(tmp_path / "embeddings.npz")
     pixels = np.arange(48 * 40 * 3, dtype="uint8").reshape(48, 40, 3)
     for name, folder in models.items():
@@ -87,6 +87,6 @@ def test_models_of_the_hub_give_the_embeddings_of_their_folders(tmp_path):
         expected = model.encode_images([pixels]), model.encode_texts(["a red cat"])
         np.testing.assert_allclose(actual[f"hf://{name} image"], expected[0], atol=1e-6)
         np.testing.assert_allclose(actual[f"hf://{name} text"], expected[1], atol=1e-6)
-    # The server has ended, and the cache is enough.
-    answer = subprocess.run(command, **options)
-    assert answer.returncode == 0, answer.stderr
+    # The server is stopped, so the models are opened from the cache.
+    process = subprocess.run(command, **options)
+    assert process.returncode == 0, process.stderr

@@ -1,7 +1,7 @@
-"""The published form of ALIGN against `transformers.AlignModel`.
+"""Tests of the conversion of ALIGN from and to transformers.
 
-`tests.helpers.recorded_oracles` holds the answers of AlignModel for a tiny model. Other
-models are made where transformers is installed.
+`tests.helpers.recorded_oracles` contains recorded outputs of `transformers.AlignModel`
+for a tiny model. Tests with other models need transformers.
 """
 
 import json
@@ -42,8 +42,8 @@ from tests.helpers.small import VOCABULARY, small_align
 
 needs_transformers = needs("torch", "transformers")
 
-# Single precision against double. On deep towers the largest error of single
-# entries grows past 1e-5, and the direction of the embedding is what counts.
+# Tolerances of float32 outputs compared with float64. In deep encoders, the error of
+# single entries may exceed 1e-5, but the direction of an embedding is what matters.
 RELATIVE = 1e-5
 COSINE = 0.99999
 
@@ -55,7 +55,7 @@ def assert_equal_embeddings(actual, expected):
         np.linalg.norm(actual, axis=1) * np.linalg.norm(expected, axis=1)
     )
     assert relative <= RELATIVE or cosines.min() > COSINE, (relative, cosines.min())
-    # Random towers would agree on one constant vector too.
+    # The embeddings must differ, since equal vectors would pass the checks above.
     assert np.abs(expected - expected[:1]).max() > 1e-3
 
 
@@ -65,7 +65,7 @@ def folder():
 
 
 def check_parity(model, inputs, expected):
-    """`expected` are AlignModel's outputs in double precision."""
+    """Compares a model with the float64 outputs of `AlignModel`."""
     outputs = model(inputs, training=False)
     images, texts = outputs["image_embedding"], outputs["text_embedding"]
     assert_equal_embeddings(images, expected["image_embeds"])
@@ -81,7 +81,7 @@ def test_outputs_equal_transformers(number, folder):
     check_parity(ALIGN.from_preset(folder), *recorded("align")[number])
 
 
-# Sides that every stride halves, and ones that are odd at most strides.
+# Heights and widths. Some are even at all strides, some are odd at most strides.
 SIDES = {"narrow": [(64, 64), (97, 75)], "b0": [(97, 75)], "b7": [(96, 96), (97, 75)]}
 
 
@@ -94,7 +94,7 @@ SIDES = {"narrow": [(64, 64), (97, 75)], "b0": [(97, 75)], "b7": [(96, 96), (97,
     ],
 )
 @needs_transformers
-def test_outputs_of_wider_towers_equal_transformers(size, tmp_path):
+def test_outputs_of_wider_encoders_equal_transformers(size, tmp_path):
     model = ALIGN.from_preset(write_align_folder(tmp_path, size))
     for sides in SIDES[size]:
         inputs = random_pairs(*sides)
@@ -111,7 +111,7 @@ def test_gradients_equal_transformers(folder):
     model = ALIGN.from_preset(folder)
     image, bert = model.image_encoder, model.text_encoder.backbone
     attention = bert.transformer_layers[0]._self_attention_layer
-    theirs = {
+    variables = {
         "vision_model.embeddings.convolution.weight": image.get_layer("stem").kernel,
         "vision_model.encoder.blocks.3.depthwise_conv.depthwise_norm.weight": (
             image.blocks[3].depthwise_norm.gamma
@@ -136,8 +136,8 @@ def test_gradients_equal_transformers(folder):
             model.temperature,
             reduction="mean",
         )
-    gradients = tape.gradient(loss, [v.value for v in theirs.values()])
-    for (name, _), ours in zip(theirs.items(), gradients, strict=True):
+    gradients = tape.gradient(loss, [v.value for v in variables.values()])
+    for name, gradient in zip(variables, gradients, strict=True):
         expected = parameters[name]
         if expected.ndim == 4:
             expected = expected.transpose(2, 3, 1, 0)
@@ -145,40 +145,41 @@ def test_gradients_equal_transformers(folder):
             expected = expected.T
         elif name == "temperature":  # d/d log t = t · d/dt
             expected = expected * float(model.temperature)
-        expected = expected.reshape(ours.shape)
-        # Single precision through two towers and their backward passes.
+        expected = expected.reshape(gradient.shape)
+        # The tolerance allows for float32 in both encoders and their backward passes.
         scale = np.abs(expected).max()
         assert scale > 1e-8, name
-        np.testing.assert_allclose(ours / scale, expected / scale, atol=1e-4)
+        np.testing.assert_allclose(gradient / scale, expected / scale, atol=1e-4)
 
 
-def test_way_back_gives_every_tensor(folder, tmp_path):
+def test_exporting_a_converted_model_restores_all_tensors(folder, tmp_path):
     to_hugging_face(ALIGN.from_preset(folder), tmp_path / "back")
     before = load_file(folder / "model.safetensors")
     after = load_file(tmp_path / "back" / "model.safetensors")
     assert set(before) == set(after)
     for name, value in before.items():
-        if name.endswith("num_batches_tracked"):  # Nothing reads it.
+        # The counters aren't used.
+        if name.endswith("num_batches_tracked"):
             continue
-        # exp(log(t)) of the temperature rounds; nothing else does.
+        # Only exp(log(t)) of the temperature is rounded.
         np.testing.assert_allclose(after[name], value, rtol=1e-6, atol=0)
         assert after[name].dtype == value.dtype
 
 
 @pytest.mark.ci
 @needs_transformers
-def test_a_model_of_ours_opens_in_transformers(tmp_path):
+def test_transformers_opens_an_exported_model(tmp_path):
     model = ALIGN(
         *small_encoders_of_hugging_face(),
         vocabulary=VOCABULARY,
         initial_temperature=0.3,
     )
     to_hugging_face(model, tmp_path / "align")
-    # Sides that every stride halves: others are padded otherwise.
+    # All sides are even, since odd sides are padded differently.
     inputs = random_pairs(64, 32, vocabulary_size=len(VOCABULARY), length=8)
     expected = call_oracle("hugging_face", "outputs", tmp_path / "align", **inputs)
     outputs = model(inputs, training=False)
-    # Single precision against double.
+    # float32 is compared with float64.
     np.testing.assert_allclose(
         outputs["image_embedding"], expected["image_embeds"], atol=1e-5
     )
@@ -187,10 +188,10 @@ def test_a_model_of_ours_opens_in_transformers(tmp_path):
     )
     texts = ["red Cat", "a"]
     arguments = (tmp_path / "align", texts)
-    theirs = call_oracle("hugging_face", "processed_captions", *arguments, max_length=8)
-    ours = model.tokenizer(texts)
+    expected = call_oracle("hugging_face", "processed_captions", *arguments, max_length=8)
+    tokens = model.tokenizer(texts)
     for name in ("token_ids", "padding_mask"):
-        np.testing.assert_array_equal(theirs[name], ours[name])
+        np.testing.assert_array_equal(tokens[name], expected[name])
 
 
 def small_encoders_of_hugging_face():
@@ -212,7 +213,7 @@ def small_encoders_of_hugging_face():
 
 @pytest.mark.ci
 @needs_transformers
-def test_a_folder_in_half_precision(tmp_path):
+def test_a_folder_in_half_precision_opens_in_any_dtype(tmp_path):
     write_align_folder(tmp_path, "tiny", dtype="bfloat16")
     model = ALIGN.from_preset(tmp_path)
     tensors = call_oracle("hugging_face", "tensors", tmp_path)
@@ -224,7 +225,7 @@ def test_a_folder_in_half_precision(tmp_path):
     assert half(random_pairs(64, 64))["image_embedding"].dtype == "float32"
 
 
-def test_hub_names_are_opened_from_the_cache(folder, tmp_path, monkeypatch):
+def test_hub_models_are_opened_from_the_cache(folder, tmp_path, monkeypatch):
     revision = "0" * 40
     model_cache = tmp_path / "models--kakaobrain--align-base"
     (model_cache / "refs").mkdir(parents=True)
@@ -236,12 +237,12 @@ def test_hub_names_are_opened_from_the_cache(folder, tmp_path, monkeypatch):
     model = ALIGN.from_preset("hf://kakaobrain/align-base")
     assert model.image_size == 289
     assert model.vocabulary == VOCABULARY
-    with pytest.raises(InputError, match="hf://kakaobrain/nothing can't be fetched"):
+    with pytest.raises(InputError, match="hf://kakaobrain/nothing can't be downloaded"):
         ALIGN.from_preset("hf://kakaobrain/nothing")
 
 
 @pytest.mark.ci
-def test_no_torch_and_no_transformers_are_needed(folder):
+def test_opening_a_folder_needs_neither_torch_nor_transformers(folder):
     script = (
         "import sys\n"
         "class Refuse:\n"
@@ -252,15 +253,15 @@ def test_no_torch_and_no_transformers_are_needed(folder):
         "from align_keras import ALIGN\n"
         "print(ALIGN.from_preset(sys.argv[1]).count_params())\n"
     )
-    answer = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script, str(folder)], capture_output=True, text=True
     )
-    assert answer.returncode == 0, answer.stderr
-    assert int(answer.stdout) > 100_000
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) > 100_000
 
 
 def changed_copy(folder, directory, change):
-    """Copies a folder's files after `change(tensors)`."""
+    """Copies the files of a folder, with tensors that `change` modifies in place."""
     directory.mkdir()
     for path in folder.iterdir():
         if path.suffix != ".safetensors":
@@ -271,14 +272,15 @@ def changed_copy(folder, directory, change):
     return directory
 
 
-def test_a_width_at_which_transformers_leaves_out_a_sum(folder, tmp_path):
+def test_two_stages_of_equal_width_are_refused(folder, tmp_path):
     copy = changed_copy(folder, tmp_path / "narrow", lambda tensors: None)
     config = json.loads((copy / "config.json").read_text())
-    # Stages of 16 and 24 filters, and of 8 and 8.
+    # The stages of 16 and 24 filters both have 8 filters after scaling.
     config["vision_config"]["width_coefficient"] = 0.1
     config["projection_dim"] = 32
     (copy / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="width_coefficient by which no stage"):
+    words = "width_coefficient with which each stage has another width"
+    with pytest.raises(InputError, match=words):
         ALIGN.from_preset(copy)
 
 
@@ -299,18 +301,18 @@ def test_a_width_at_which_transformers_leaves_out_a_sum(folder, tmp_path):
         ),
         (
             lambda t: t.update({"temperature": np.array(-1, "float32")}),
-            "temperature holds values",
+            "temperature must have finite values in the range of its variable",
         ),
     ],
 )
-def test_tensors_that_do_not_fit(folder, tmp_path, change, words):
+def test_tensors_that_do_not_fit_are_refused(folder, tmp_path, change, words):
     broken = changed_copy(folder, tmp_path / "broken", change)
     with pytest.raises(InputError, match=words) as caught:
         ALIGN.from_preset(broken)
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_is_half_loaded(folder, tmp_path):
+def test_a_failed_load_changes_no_weight(folder, tmp_path):
     model = ALIGN.from_preset(folder)
     before = [w.numpy().copy() for w in model.weights]
     tensors = {
@@ -319,7 +321,7 @@ def test_nothing_is_half_loaded(folder, tmp_path):
     }
     tensors["temperature"] = np.float32(np.nan)
     ignored = [name for name in tensors if name.endswith("num_batches_tracked")]
-    with pytest.raises(InputError, match="nothing was loaded"):
+    with pytest.raises(InputError, match="No weights were loaded"):
         load_links(align_links(model), tensors, "changed", ignored)
     for weight, value in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(weight.numpy(), value)
@@ -338,17 +340,26 @@ def edited_config(folder, directory, edit):
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda c: c.update(model_type="clip"), "model_type 'align', received 'clip'"),
-        (lambda c: c.update(projection_dim=8), "image tower's width, 160, received 8"),
+        (
+            lambda c: c.update(model_type="clip"),
+            "model_type of config.json must be 'align'. Received: 'clip'",
+        ),
+        (
+            lambda c: c.update(projection_dim=8),
+            "width of the image encoder, 160. Received: 8",
+        ),
         (
             lambda c: c["vision_config"].update(strides=[1] * 7),
-            r"strides \[1, 2, 2, 2, 1, 2, 1\], received strides \[1, 1",
+            r"strides \[1, 2, 2, 2, 1, 2, 1\]. Received: strides \[1, 1",
         ),
         (lambda c: c["text_config"].update(hidden_act="relu"), "hidden_act must be"),
         (lambda c: c["text_config"].update(hidden_act=["gelu"]), "hidden_act must be"),
         (lambda c: c["text_config"].update(vocab_size=9), "at most 9 tokens"),
         (lambda c: c["text_config"].update(hidden_size=30), "multiple of num_heads"),
-        (lambda c: c.update(text_config=[1]), "text_config must be a JSON object"),
+        (
+            lambda c: c.update(text_config=[1]),
+            "text_config of config.json must be a JSON object",
+        ),
         (
             lambda c: c["vision_config"].update(batch_norm_eps=-0.001),
             "vision_config.batch_norm_eps must be a number .* received -0.001",
@@ -363,15 +374,15 @@ def edited_config(folder, directory, edit):
         ),
         (
             lambda c: c["text_config"].update(num_hidden_layers=90),
-            "must describe the 2 layers text_model.encoder.layer.… of .*received 90",
+            "must describe the 2 layers text_model.encoder.layer.… of .*Received: 90",
         ),
         (
             lambda c: c["vision_config"].update(depth_coefficient=5),
-            "layers vision_model.encoder.blocks.… of the weights, received 8",
+            "layers vision_model.encoder.blocks.… of the weights. Received: 8",
         ),
         (
             lambda c: c["text_config"].update(vocab_size=10**7),
-            "describes .* parameters, where the file has room for",
+            "at most .* parameters. Received: .* parameters in config.json",
         ),
         (
             lambda c: c["text_config"].update(hidden_dropout_prob=float("nan")),
@@ -379,7 +390,7 @@ def edited_config(folder, directory, edit):
         ),
     ],
 )
-def test_configs_that_do_not_fit(folder, tmp_path, edit, words):
+def test_configurations_that_do_not_fit_are_refused(folder, tmp_path, edit, words):
     with pytest.raises(InputError, match=words) as caught:
         ALIGN.from_preset(edited_config(folder, tmp_path / "edited", edit))
     assert "\n" not in str(caught.value)
@@ -389,21 +400,25 @@ def test_configs_that_do_not_fit(folder, tmp_path, edit, words):
     ("edit", "words"),
     [
         ({"do_normalize": True, "image_std": [0.5, 0, 0.5]}, "image_std must be"),
-        ({"do_normalize": True, "image_std": [0.5, 0.5]}, "one or three numbers"),
+        (
+            {"do_normalize": True, "image_std": [0.5, 0.5]},
+            "image_std of .* must be one or three numbers",
+        ),
         ({"do_normalize": True, "image_mean": ["0.5"]}, "image_mean must be a number"),
         ({"rescale_factor": float("nan")}, "rescale_factor must be .* received nan"),
         ({"rescale_factor": 0}, "rescale_factor must be .* received 0"),
-        ({"do_rescale": "no"}, "do_rescale must be true or false, received 'no'"),
+        ({"do_rescale": "no"}, "do_rescale of .* must be true or false.*: 'no'"),
         ({"crop_size": 289_000, "size": 346_000}, "crop_size must be .* to 8192"),
         ({"crop_size": "289"}, "crop_size must be a whole number"),
     ],
 )
-def test_preprocessing_that_makes_no_sense(folder, tmp_path, edit, words):
+def test_invalid_preprocessing_settings_are_refused(folder, tmp_path, edit, words):
     copy = edited_config(folder, tmp_path / "edited", lambda config: None)
     path = copy / "preprocessor_config.json"
     path.write_text(json.dumps({**PREPROCESSOR, **edit}))
-    with pytest.raises(InputError, match=f"preprocessor_config.json's .*{words}"):
+    with pytest.raises(InputError, match=words) as caught:
         ALIGN.from_preset(copy)
+    assert "preprocessor_config.json" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -417,10 +432,10 @@ def test_preprocessing_that_makes_no_sense(folder, tmp_path, edit, words):
     ],
     ids=["gap", "double", "fractions", "list", "no object"],
 )
-def test_ids_with_a_gap_never_shift(tmp_path, ids):
+def test_token_ids_must_count_from_0_without_gaps(tmp_path, ids):
     content = json.dumps({"model": {"vocab": ids}})
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(InputError, match="must number its tokens from 0 without gaps"):
+    with pytest.raises(InputError, match="must count from 0 without gaps"):
         read_vocabulary(tmp_path)
     whole = {token: number for number, token in enumerate(VOCABULARY)}
     content = json.dumps({"model": {"vocab": whole}})
@@ -428,9 +443,10 @@ def test_ids_with_a_gap_never_shift(tmp_path, ids):
     assert read_vocabulary(tmp_path) == VOCABULARY
 
 
-def test_the_case_of_captions_is_no_guess(tmp_path):
+def test_do_lower_case_must_be_a_boolean(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": "no"}')
-    with pytest.raises(InputError, match="do_lower_case must be true or false, rec"):
+    words = "do_lower_case of .* must be true or false. Received: 'no'"
+    with pytest.raises(InputError, match=words):
         read_normalization(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     assert read_normalization(tmp_path) == "bert_cased"
@@ -448,13 +464,13 @@ def test_the_case_of_captions_is_no_guess(tmp_path):
         None,
     ],
 )
-def test_shards_lie_beside_their_index(tmp_path, shards):
+def test_shards_must_be_in_the_folder_of_their_index(tmp_path, shards):
     save_file({"a": np.zeros(2, "float32")}, tmp_path / "secret.safetensors")
     folder = tmp_path / "folder"
     folder.mkdir()
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": shards}))
-    with pytest.raises(InputError, match="names of files beside it"):
+    with pytest.raises(InputError, match="names of files in its folder"):
         SafetensorsFolder(folder)
     index.write_text("[" * 100_000)
     with pytest.raises(InputError, match="isn't JSON"):
@@ -465,7 +481,7 @@ def test_shards_lie_beside_their_index(tmp_path, shards):
     "edit",
     [{"resample": 3}, {"do_center_crop": False}, {"crop_size": 346}, {"size": {}}],
 )
-def test_other_preprocessing(folder, tmp_path, edit):
+def test_an_unsupported_resizing_is_refused(folder, tmp_path, edit):
     copy = edited_config(folder, tmp_path / "edited", lambda config: None)
     path = copy / "preprocessor_config.json"
     path.write_text(json.dumps({**PREPROCESSOR, **edit}))
@@ -477,11 +493,11 @@ UNSUPPORTED = [
     ({"do_resize": False}, "must resize bilinearly.*do_resize False"),
     ({"size": {"shortest_edge": 346}}, "Received: .*size {'shortest_edge': 346}"),
     ({"crop_size": {"height": 289, "width": 300}}, "Received: .*'width': 300"),
-    ({"do_pad": True}, "do_pad must be false. Received: True"),
+    ({"do_pad": True}, "do_pad of .* must be false. Received: True"),
     ({"do_sharpen": True}, "Received: 'do_sharpen' True"),
     ({"interpolation": "lanczos"}, "Received: 'interpolation' 'lanczos'"),
     ({"image_processor_type": "CLIPImageProcessor"}, "image_processor_type must be"),
-    ({"do_rescale": None}, "do_rescale must be true or false, received None"),
+    ({"do_rescale": None}, "do_rescale of .* must be true or false.*: None"),
 ]
 
 
@@ -491,12 +507,13 @@ def test_unsupported_preprocessing_is_refused_in_either_file(
     tmp_path, edit, words, nested
 ):
     name = write_settings(tmp_path, {**PREPROCESSOR, **edit}, nested)
-    with pytest.raises(InputError, match=f"{name}.*{words}"):
+    with pytest.raises(InputError, match=words) as caught:
         read_image_processing(tmp_path)
+    assert name in str(caught.value)
 
 
 def write_settings(folder, settings, nested):
-    """Writes the file of transformers 5 or that of 4; returns its name."""
+    """Writes the settings as transformers 5 (nested) or 4. Returns the file name."""
     name = "processor_config.json" if nested else "preprocessor_config.json"
     content = {"image_processor": settings} if nested else settings
     content = {**content, "processor_class": "AlignProcessor"}
@@ -520,9 +537,10 @@ def test_preprocessing_of_either_file_reaches_the_model(folder, tmp_path, nested
     copy = edited_config(folder, tmp_path / "copy", lambda config: None)
     (copy / "preprocessor_config.json").unlink()
     write_settings(copy, {**PREPROCESSOR, **IMAGENET}, nested)
-    if nested:  # Transformers 4 writes no settings of images to this file.
+    if nested:
         (copy / "preprocessor_config.json").write_text("{}")
     else:
+        # Transformers 4 writes this file without image settings.
         processor = '{"processor_class": "AlignProcessor"}'
         (copy / "processor_config.json").write_text(processor)
     encoder = ALIGN.from_preset(copy, load_weights=False).image_encoder
@@ -543,12 +561,12 @@ def test_files_that_disagree_are_refused(tmp_path):
     write_settings(tmp_path, PREPROCESSOR, nested=True)
     assert read_image_processing(tmp_path).image_size == 289
     write_settings(tmp_path, {**PREPROCESSOR, **IMAGENET}, nested=True)
-    with pytest.raises(InputError, match="must describe one image preprocessing"):
+    with pytest.raises(InputError, match="must describe the same image preprocessing"):
         read_image_processing(tmp_path)
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(4000, marks=pytest.mark.release)])
-def test_damaged_folders_are_refused_in_one_line(folder, tmp_path, count):
+def test_damaged_folders_raise_a_one_line_error(folder, tmp_path, count):
     copy = edited_config(folder, tmp_path / "edited", lambda config: None)
     (copy / "tokenizer_config.json").write_text('{"do_lower_case": true}')
     ids = {token: number for number, token in enumerate(VOCABULARY)}
@@ -568,22 +586,22 @@ def test_damaged_folders_are_refused_in_one_line(folder, tmp_path, count):
     assert read and refused > count / 3
 
 
-def test_truncated_file(folder, tmp_path):
+def test_a_truncated_or_missing_weights_file_is_refused(folder, tmp_path):
     broken = changed_copy(folder, tmp_path / "broken", lambda tensors: None)
     path = broken / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="isn't a whole safetensors file"):
+    with pytest.raises(InputError, match="must be a complete safetensors file"):
         ALIGN.from_preset(broken)
     path.unlink()
-    with pytest.raises(InputError, match="holds no model.safetensors"):
+    with pytest.raises(InputError, match="must contain model.safetensors"):
         ALIGN.from_preset(broken)
 
 
-def test_models_that_transformers_cannot_hold(tmp_path):
-    with pytest.raises(InputError, match="no place for image_encoder.projection_dim"):
+def test_models_that_transformers_does_not_support_are_refused(tmp_path):
+    with pytest.raises(InputError, match="Received: image_encoder.projection_dim"):
         to_hugging_face(small_align(), tmp_path / "align")
     odd = ImageEncoder(width_coefficient=0.5, depth_coefficient=0.3, image_size=40)
     model = ALIGN(odd, small_encoders_of_hugging_face()[1], vocabulary=VOCABULARY)
-    with pytest.raises(InputError, match="no place for image_encoder.padding tf"):
+    with pytest.raises(InputError, match="Received: image_encoder.padding tf"):
         to_hugging_face(model, tmp_path / "align")
     assert not (tmp_path / "align").exists()

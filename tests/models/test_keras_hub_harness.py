@@ -1,4 +1,4 @@
-"""KerasHub's own test harness on ALIGN, both encoders and their layers."""
+"""Runs the test harness of KerasHub on ALIGN, its encoders and their layers."""
 
 import keras
 import numpy as np
@@ -14,7 +14,8 @@ from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from tests.helpers.oracle_process import needs
 from tests.helpers.small import VOCABULARY, small_align, small_batch, small_encoders
 
-needs_harness = needs("grain")  # KerasHub's harness imports it.
+# The harness of KerasHub imports grain.
+needs_harness = needs("grain")
 if needs_harness.args[0]:
     Harness = object
 else:
@@ -22,7 +23,8 @@ else:
 
     class Harness(test_case.TestCase):
         __test__ = False
-        test_session = None  # TensorFlow's, which isn't a test.
+        # pytest would run this method of TensorFlow as a test.
+        test_session = None
 
 
 IMAGE_ENCODER = {
@@ -62,12 +64,12 @@ def align_arguments():
 class ModelsTest(Harness):
     __test__ = True
 
-    # `run_backbone_test` calls the serialization, precision and quantization
-    # tests. Left out: `run_task_test`, which wants a preprocessor layer, and
-    # `run_litert_export_test`, which wants the package ai-edge-litert.
+    # `run_backbone_test` calls the serialization, precision and quantization tests.
+    # `run_task_test` isn't used, since it needs a preprocessor layer in the model.
+    # `run_litert_export_test` isn't used, since it needs the package ai-edge-litert.
 
     def test_image_encoder(self):
-        # No feature pyramid: ALIGN's tower is pooled, and has no such outputs.
+        # The image encoder has only pooled outputs, no feature pyramid.
         self.run_vision_backbone_test(
             cls=ImageEncoder,
             init_kwargs=IMAGE_ENCODER,
@@ -76,7 +78,7 @@ class ModelsTest(Harness):
         )
 
     def test_text_encoder(self):
-        # With the options that add a layer and replace an activation.
+        # Mean pooling adds a layer, and "gelu" replaces an activation.
         self.run_backbone_test(
             cls=TextEncoder,
             init_kwargs={**TEXT_ENCODER, "pooling": "mean", "activation": "gelu"},
@@ -95,14 +97,14 @@ class ModelsTest(Harness):
                 "text_embedding": (4, 16),
                 "similarity": (4,),
             },
-            # The harness would cut every input along axis 1, images too.
+            # The harness would cut all inputs along axis 1, including the images.
             variable_length_data=[
                 {**batch, **{k: v[:, :n] for k, v in text_inputs().items()}}
                 for n in (2, 3, 4)
             ],
-            # It demands one dtype everywhere; ALIGN's embeddings, cosines and
-            # temperature are float32 under every policy: the loss needs it.
-            # `test_align_keeps_float32_outputs` stands in for it.
+            # This check expects the same dtype everywhere. The embeddings, the cosines
+            # and the temperature of ALIGN are always float32, as the loss requires.
+            # `test_outputs_of_align_are_float32` checks this instead.
             run_mixed_precision_check=False,
         )
 
@@ -131,8 +133,9 @@ class LayersTest(Harness):
 
     def test_mbconv_block(self):
         for arguments, counts in (
-            # Three convolutions, two dense layers with biases, three norms of
-            # two learned and two moving weights; drop-connect's seed.
+            # The block has three convolutions, two dense layers with biases, and three
+            # normalizations with two trainable and two moving weights each. The
+            # variables also include the seed of drop-connect.
             ({"drop_connect_rate": 0.2, "rematerialize": True}, (13, 6, 7)),
             ({"squeeze_ratio": 0.0, "activation": "relu6"}, (9, 6, 6)),
         ):
@@ -182,7 +185,7 @@ class LayersTest(Harness):
 @pytest.mark.parametrize(
     "policy", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.ci)]
 )
-def test_align_keeps_float32_outputs(policy):
+def test_outputs_of_align_are_float32(policy):
     encoders = [
         ImageEncoder(**IMAGE_ENCODER, dtype=policy),
         TextEncoder(**TEXT_ENCODER, dtype=policy),
@@ -192,7 +195,7 @@ def test_align_keeps_float32_outputs(policy):
         assert output.dtype == "float32"
     for layer in (model.normalize_image, model.normalize_text, model.temperature_layer):
         assert layer.dtype_policy.name == "float32"
-    # Without loss scaling, gradients vanish in float16.
+    # float16 needs loss scaling, since small gradients would become 0.
     model.compile(keras.optimizers.SGD(0.1))
     scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
     assert scaled == (policy == "mixed_float16")

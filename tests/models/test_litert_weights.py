@@ -1,4 +1,4 @@
-"""A preset whose kernels lie in its LiteRT towers."""
+"""Tests of presets whose kernels are in LiteRT files."""
 
 import json
 import shutil
@@ -17,22 +17,22 @@ from tests.helpers.drawn_align import calibrated_align, drawn_images
 from tools.make_small_model import fold_batch_norms, save_with_towers
 
 
-def test_folded_batch_norms_leave_the_outputs():
+def test_folding_batch_norms_does_not_change_the_outputs():
     align = calibrated_align(True)
-    images = drawn_images(range(4))
+    images = pictures(range(4))
     expected = np.asarray(align.image_encoder(images))
     norms = [w for w in align.image_encoder.weights if w.path.endswith("moving_mean")]
     before = [np.asarray(norm) for norm in norms]
     fold_batch_norms(align.image_encoder)
-    found = np.asarray(align.image_encoder(images))
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    actual = np.asarray(align.image_encoder(images))
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
     assert not any(np.any(np.asarray(norm)) for norm in norms)
     assert all(np.any(mean) for mean in before)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A preset with towers of 8 bits, and the model that it was made of."""
+    """Returns a preset folder with 8-bit LiteRT files, and its original model."""
     pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 
@@ -51,33 +51,33 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.ci
-def test_keras_opens_the_integers_of_the_towers(folder):
+def test_keras_loads_the_integers_of_the_litert_files(folder):
     path, align = folder
-    opened = ALIGN.from_preset(path)
+    loaded = ALIGN.from_preset(path)
     table = json.loads((path / TABLE_FILE).read_text())
     weights = {weight.path: np.asarray(weight) for weight in align.weights}
-    rounded = 0
-    for weight in opened.weights:
+    num_rounded = 0
+    for weight in loaded.weights:
         if not weight.dtype.startswith("float"):
             continue
-        expected, found = weights[weight.path], np.asarray(weight)
+        expected, actual = weights[weight.path], np.asarray(weight)
         if weight.path in table:
-            error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+            error = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
             assert 0 < error < 0.02, weight.path
-            rounded += found.size
+            num_rounded += actual.size
         else:
-            np.testing.assert_array_equal(found, expected)
-    assert rounded > 0.5 * align.count_params()
+            np.testing.assert_array_equal(actual, expected)
+    assert num_rounded > 0.5 * align.count_params()
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("damage", ["gone", "cut", "table", "rest"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "table", "float tensors"])
 def test_a_damaged_folder_is_refused(folder, damage, tmp_path):
     path = shutil.copytree(folder[0], tmp_path / "copy")
     tower = path / TOWER_FILES[1]
-    if damage == "gone":
+    if damage == "missing":
         tower.unlink()
-    elif damage == "cut":
+    elif damage == "truncated":
         tower.write_bytes(tower.read_bytes()[:1000])
     elif damage == "table":
         table = json.loads((path / TABLE_FILE).read_text())

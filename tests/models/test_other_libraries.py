@@ -1,7 +1,7 @@
-"""Tensors and loaders of torch and columns of pandas, given to a model.
+"""Tests with tensors and loaders of torch and with columns of pandas.
 
-They are read in a process of their own, since no test imports torch and TensorFlow into
-the process of the others (see `tests.helpers.oracle_process`).
+They run in a separate process, since torch and TensorFlow must not be imported into the
+process of the tests (see `tests.helpers.oracle_process`).
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ pytestmark = [
     needs("torch", "pandas"),
     pytest.mark.skipif(
         importlib.util.find_spec("triton") is not None,
-        reason="torch brings triton, beside which TensorFlow cannot be imported",
+        reason="torch installs triton, with which TensorFlow cannot be imported",
     ),
 ]
 
@@ -65,15 +65,15 @@ for x in (
     rows = [batch[0] if isinstance(batch, tuple) else batch for batch in batches]
     for name, values in expected.items():
         actual = np.concatenate([batch[name] for batch in rows])
-        # A map over the images and a map over rows are different graphs.
+        # A map over images and a map over rows may round differently.
         np.testing.assert_allclose(actual, values, atol=1e-3, err_msg=name)
 
 batch = small_batch()
 tensors = {name: torch.from_numpy(np.array(value)) for name, value in batch.items()}
-ready = keras_input(model, {**tensors, "id": np.arange(4)})
-assert set(ready) == set(batch)
+inputs = keras_input(model, {**tensors, "id": np.arange(4)})
+assert set(inputs) == set(batch)
 np.testing.assert_allclose(
-    model.evaluate(ready, verbose=0), model.evaluate(batch, verbose=0), rtol=1e-4
+    model.evaluate(inputs, verbose=0), model.evaluate(batch, verbose=0), rtol=1e-4
 )
 
 history = model.fit(loader(), epochs=2, validation_data=loader(), verbose=0).history
@@ -106,7 +106,7 @@ print("ok")
 
 
 @pytest.mark.parametrize("script", [FIT, ENCODE], ids=["fit", "encode"])
-def test_a_model_takes_tensors_loaders_and_columns(script):
+def test_a_model_accepts_torch_tensors_loaders_and_columns(script):
     process = subprocess.run(
         [sys.executable, "-c", SETUP + script],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""What stands behind a caption's end is of no account."""
+"""Test that padding doesn't change the embedding of a caption."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from align_keras.models import TextEncoder
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_a_padded_caption_is_the_caption_alone(pooling):
+def test_padding_does_not_change_the_embedding(pooling):
     encoder = TextEncoder(
         vocabulary_size=20,
         num_layers=2,
@@ -29,7 +29,7 @@ def test_a_padded_caption_is_the_caption_alone(pooling):
         return np.asarray(encoder(inputs))
 
     token_ids = random.integers(0, 20, (1, 8)).astype("int32")
-    alone = embedding(token_ids[:, :3], 3)
-    # float32, where products of other widths are summed in another order.
-    np.testing.assert_allclose(embedding(token_ids, 3), alone, rtol=1e-4, atol=1e-4)
-    assert np.abs(embedding(token_ids, 8) - alone).max() > 0.1
+    expected = embedding(token_ids[:, :3], 3)
+    # Products of other lengths are summed in another order in float32.
+    np.testing.assert_allclose(embedding(token_ids, 3), expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(embedding(token_ids, 8) - expected).max() > 0.1

@@ -1,4 +1,4 @@
-"""Parameters against Keras's count, operations against PyTorch's."""
+"""Tests of the parameters and operations in the table of presets."""
 
 import numpy as np
 import pytest
@@ -18,13 +18,13 @@ def preset(name):
 @pytest.mark.parametrize(
     "name", ["align_nano", pytest.param("align_b1_mini", marks=pytest.mark.ci)]
 )
-def test_parameters_equal_keras(name):
+def test_parameters_equal_the_count_of_keras(name):
     check_parameters(name)
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("name", ["align_b7_base", "align_l2_large"])
-def test_parameters_of_the_large_ones_equal_keras(name):
+def test_parameters_of_large_presets_equal_the_count_of_keras(name):
     check_parameters(name)
 
 
@@ -36,7 +36,7 @@ def check_parameters(name):
 
 
 @pytest.mark.ci
-def test_the_row_of_the_trained_model_equals_its_folder():
+def test_the_table_row_of_the_trained_model_equals_its_folder():
     model, expected = ALIGN.from_preset("align_small_en"), preset("align_small_en")
     assert model.image_encoder.count_params() == expected.image_parameters
     assert model.text_encoder.count_params() == expected.text_parameters
@@ -46,7 +46,7 @@ def test_the_row_of_the_trained_model_equals_its_folder():
     assert model.image_encoder.output_shape[-1] == expected.projection_dim
 
 
-def test_lite_parameters_equal_keras():
+def test_parameters_of_efficientnet_lite_equal_the_count_of_keras():
     sizes = image_encoder_arguments("efficientnet_lite3", 64)
     encoder = align_keras.ImageEncoder(**sizes)
     cost = image_tower_cost(**sizes, image_size=64)
@@ -56,7 +56,7 @@ def test_lite_parameters_equal_keras():
 @pytest.mark.ci
 @needs("torch", "transformers")
 @pytest.mark.parametrize("size", [64, 75])
-def test_operations_equal_pytorchs_count(size):
+def test_operations_equal_the_count_of_pytorch(size):
     text = {
         "hidden_size": 256,
         "num_hidden_layers": 4,
@@ -75,22 +75,23 @@ def test_operations_equal_pytorchs_count(size):
         vocabulary_size=100,
         sequence_length=16,
         projection_dim=320,
-        pooling="mean",  # PyTorch's last layer computes all tokens.
+        # The last layer in PyTorch computes all tokens, as with mean pooling.
+        pooling="mean",
     )
-    # BERT's pooler and the logits of one pair, which no embedding needs.
-    rest = 2 * 256 * 256 + 2 * 320
-    assert flops == image.flops + text.flops + rest
+    # PyTorch also computes the pooler of BERT and the logits of one pair.
+    pooler_and_logits = 2 * 256 * 256 + 2 * 320
+    assert flops == image.flops + text.flops + pooler_and_logits
 
 
-def test_the_list_is_the_papers_grid_and_prints_as_a_table():
+def test_presets_contain_the_grid_of_the_paper_and_print_as_a_table():
     table = align_keras.presets()
     names = ["align_small_en", *align_keras.models.preset_names()]
     assert [p.name for p in table] == names
     assert [p.name for p in table if p.trained] == names[:1]
     assert str(table).splitlines()[1].split()[:2] == ["align_small_en", "trained"]
     assert len(str(table).splitlines()) == len(table) + 1
-    # Table 1 of EfficientNet: B7 at 600 pixels has 37 billion multiply-adds with
-    # its head, whose share is small.
+    # According to table 1 of the EfficientNet paper, B7 at 600 pixels has 37 billion
+    # multiply-adds, including a small number for its head.
     sizes = image_encoder_arguments("efficientnet_b7", 640)
     flops = image_tower_cost(**sizes, image_size=600).flops
     assert flops / 2 == pytest.approx(37e9, rel=0.06)

@@ -1,4 +1,4 @@
-"""Dtype policies, `quantize` and LoRA: Keras's and KerasHub's conventions."""
+"""Tests of dtype policies, `quantize` and LoRA."""
 
 import gc
 
@@ -11,30 +11,33 @@ from align_keras.models import ALIGN, ImageEncoder
 from align_keras.utils.errors import InputError
 from tests.helpers.small import VOCABULARY, small_align, small_batch, small_encoders
 
-# Keras warns for each kind of layer that has no integer kernel.
+# Keras warns about each class of layers without an integer kernel.
 pytestmark = pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
 
 
 @pytest.fixture(autouse=True)
 def _cheap_collection():
-    """Keras collects garbage for each quantized layer: spares it the libraries."""
+    """Excludes the imported libraries from garbage collection.
+
+    Keras collects garbage after each quantized layer, which would be slow.
+    """
     gc.freeze()
     yield
     gc.unfreeze()
 
 
 def calibrate(model, batch):
-    """Sets the moving statistics to the batch's, as after training."""
+    """Sets the moving statistics to those of the batch, as after training."""
     for layer in model.image_encoder._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
     model.image_encoder(batch["images"], training=True)
 
 
-def smallest_cosine(one, other):
-    one, other = (np.asarray(rows, "float64") for rows in (one, other))
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return ((one * other).sum(axis=1) / lengths).min()
+def smallest_cosine(first, second):
+    first, second = (np.asarray(rows, "float64") for rows in (first, second))
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return ((first * second).sum(axis=1) / lengths).min()
 
 
 def inputs_of(encoder, batch):
@@ -52,13 +55,13 @@ def assert_equal_outputs(model, copies, batch, atol=0.0):
 
 
 @pytest.mark.ci
-def test_int8_align_keeps_its_embeddings_and_reloads(tmp_path):
+def test_an_int8_align_has_similar_embeddings_and_reloads(tmp_path):
     model, batch = small_align(), small_batch(16)
     calibrate(model, batch)
     before = model(batch)
     model.quantize("int8")
     after = model(batch)
-    # Measured over three seeds: at least 0.9976 for images, 0.9999 for texts.
+    # The smallest cosines of three seeds were 0.9976 for images, 0.9999 for texts.
     for name in ("image_embedding", "text_embedding"):
         assert smallest_cosine(before[name], after[name]) > 0.99
         assert np.abs(before[name] - after[name]).max() > 0
@@ -75,33 +78,33 @@ def test_int8_align_keeps_its_embeddings_and_reloads(tmp_path):
 
 
 @pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.ci)])
-def test_int8_encoder_of_another_default_precision(number, tmp_path):
+def test_an_int8_encoder_keeps_its_dtype_policy(number, tmp_path):
     encoder = small_encoders()[number]
     encoder = type(encoder)(**{**encoder.get_config(), "dtype": "mixed_bfloat16"})
     inputs = inputs_of(encoder, small_batch())
     before = encoder(inputs)
     encoder.quantize("int8")
     after = encoder(inputs)
-    # Measured over three seeds: at least 0.9998, bfloat16's own rounding included.
+    # The smallest cosine of three seeds was 0.9998, including the rounding of bfloat16.
     assert smallest_cosine(before, after) > 0.99
     encoder.save(tmp_path / "encoder.keras")
     copy = keras.models.load_model(tmp_path / "encoder.keras")
     projection = copy.get_layer("projection")
     assert projection.quantization_mode == "int8"
     assert projection.compute_dtype == "bfloat16"
-    # What isn't quantized keeps the encoder's precision, not the session's.
+    # Layers that aren't quantized have the policy of the encoder, not the global one.
     assert copy.get_layer("pooling" if number == 0 else "bert").compute_dtype == (
         "bfloat16"
     )
     np.testing.assert_array_equal(copy(inputs), after)
 
 
-def test_int8_block_in_another_model_reloads(tmp_path):
+def test_an_int8_block_in_another_model_reloads(tmp_path):
     inputs = keras.Input((6, 6, 8))
     features = MBConvBlock(8, 8, strides=2, name="first")(inputs)
     outputs = MBConvBlock(8, 8, drop_connect_rate=0.2, name="second")(features)
     model = keras.Model(inputs, outputs)
-    # Not called yet: `quantize` must find every layer built.
+    # The model wasn't called yet, but `quantize` needs layers that are built.
     model.quantize("int8")
     model.save(tmp_path / "model.keras")
     copy = keras.models.load_model(tmp_path / "model.keras")
@@ -116,7 +119,7 @@ def test_int8_block_in_another_model_reloads(tmp_path):
         pytest.param(True, True, marks=pytest.mark.ci),
     ],
 )
-def test_lora_learns_alone_and_reloads(quantize, rematerialize, tmp_path):
+def test_lora_trains_only_its_factors_and_reloads(quantize, rematerialize, tmp_path):
     encoders = small_encoders(rematerialize=rematerialize, num_stages=7)
     model = ALIGN(*encoders, vocabulary=VOCABULARY, initial_temperature=0.1)
     if quantize:
@@ -130,10 +133,11 @@ def test_lora_learns_alone_and_reloads(quantize, rematerialize, tmp_path):
         layer.trainable = True
         layer.enable_lora(2)
     learned = {variable.path for variable in model.trainable_variables}
-    # LoRA's factors and the biases, and what isn't part of the two.
-    others = {"temperature/log_temperature", "text_encoder/projection/kernel"}
-    ends = ("/lora_kernel_a", "/lora_kernel_b", "/bias")
-    assert all(path.endswith(ends) for path in learned - others)
+    # The factors of LoRA and the biases are trained. Two variables belong to layers
+    # without LoRA.
+    without_lora = {"temperature/log_temperature", "text_encoder/projection/kernel"}
+    suffixes = ("/lora_kernel_a", "/lora_kernel_b", "/bias")
+    assert all(path.endswith(suffixes) for path in learned - without_lora)
     assert sum(path.endswith("/lora_kernel_b") for path in learned) == (
         2 + len(dense) + 1
     )
@@ -148,14 +152,14 @@ def test_lora_learns_alone_and_reloads(quantize, rematerialize, tmp_path):
 
     model.save(tmp_path / "align.keras")
     model.save_to_preset(tmp_path / "preset")
-    # As with KerasHub's backbones, whose configuration doesn't know LoRA, copies
-    # are plain models.
+    # The configuration doesn't include LoRA, as for the backbones of KerasHub, so the
+    # copies are plain models.
     copies = [
         keras.models.load_model(tmp_path / "align.keras"),
         ALIGN.from_preset(tmp_path / "preset"),
     ]
-    # Keras merges the factors into the kernel when it saves, which adds float32
-    # in another order; an int8 kernel is quantized anew.
+    # Keras merges the factors into the kernel when it saves, so float32 is summed in
+    # another order, and an int8 kernel is quantized again.
     atol = 1e-3 if quantize else 1e-5
     assert_equal_outputs(model, copies, small_batch(8), atol=atol)
     expected = model(small_batch(8))
@@ -166,7 +170,7 @@ def test_lora_learns_alone_and_reloads(quantize, rematerialize, tmp_path):
 
 
 @pytest.mark.ci
-def test_preset_takes_a_dtype(tmp_path):
+def test_from_preset_accepts_a_dtype_for_float_models(tmp_path):
     model = small_align()
     model.save_to_preset(tmp_path / "float")
     copy = ALIGN.from_preset(tmp_path / "float", dtype="mixed_bfloat16")
@@ -178,11 +182,11 @@ def test_preset_takes_a_dtype(tmp_path):
         assert encoder.dtype_policy.name == "mixed_float16"
     model.quantize("int8")
     model.save_to_preset(tmp_path / "int8")
-    with pytest.raises(InputError, match="leave dtype out"):
+    with pytest.raises(InputError, match="dtype must be left out"):
         ALIGN.from_preset(tmp_path / "int8", dtype="bfloat16")
 
 
-def test_frozen_encoder_is_frozen_after_reloading():
+def test_a_frozen_encoder_is_frozen_after_reloading():
     image_encoder, text_encoder = small_encoders()
     image_encoder.trainable = False
     model = ALIGN(image_encoder, text_encoder)
@@ -194,22 +198,23 @@ def test_frozen_encoder_is_frozen_after_reloading():
 
 
 @pytest.mark.ci
-def test_a_quantized_model_is_refused_by_the_litert_export(tmp_path):
+def test_the_litert_export_refuses_a_quantized_model(tmp_path):
     model = small_align()
     model.quantize("int8")
     for exported in (model, model.image_encoder, model.text_encoder):
-        with pytest.raises(InputError, match="needs float layers.* quantized to int8"):
+        words = "must have float layers.* quantized to int8"
+        with pytest.raises(InputError, match=words):
             exported.export(tmp_path / "model.tflite", format="litert")
 
 
 @pytest.mark.ci
-def test_a_text_encoder_by_its_first_token_needs_litert_alone(tmp_path):
+def test_a_text_encoder_with_cls_pooling_exports_to_plain_litert(tmp_path):
     litert = pytest.importorskip("ai_edge_litert.interpreter")
     path = tmp_path / "text.tflite"
     encoder = small_encoders()[1]
     assert encoder.pooling == "cls"
     encoder.export(path, format="litert", verbose=False)
-    # TensorFlow's own operations would be named so.
+    # The names of TensorFlow operations in a LiteRT file start with "Flex".
     assert b"Flex" not in path.read_bytes()
     batch = inputs_of(encoder, small_batch(1))
     interpreter = litert.Interpreter(str(path))

@@ -1,4 +1,4 @@
-"""A user's images and captions, in the forms that they come in."""
+"""Tests of `image_text_batches` with all accepted forms of images and captions."""
 
 import os
 
@@ -114,19 +114,19 @@ def forms_of(pixels, paths):
         ),
     ],
 )
-def test_every_form_gives_the_same_batches(model, pixels, paths, name):
+def test_all_forms_of_pairs_result_in_the_same_batches(model, pixels, paths, name):
     expected = np.stack([preprocess_image(image, 32) for image in pixels])
     batches = batches_of(*forms_of(pixels, paths)[name], model)
     assert [len(batch["images"]) for batch in batches] == [2, 2, 1]
     assert set(batches[0]) == {"images", "token_ids", "padding_mask"}
-    found = np.concatenate([batch["images"] for batch in batches])
-    np.testing.assert_array_equal(found, expected)
-    found = np.concatenate([batch["token_ids"] for batch in batches])
-    np.testing.assert_array_equal(found, model.tokenizer(CAPTIONS)["token_ids"])
+    images = np.concatenate([batch["images"] for batch in batches])
+    np.testing.assert_array_equal(images, expected)
+    token_ids = np.concatenate([batch["token_ids"] for batch in batches])
+    np.testing.assert_array_equal(token_ids, model.tokenizer(CAPTIONS)["token_ids"])
 
 
 @pytest.mark.ci
-def test_data_frames_and_their_columns(model, pixels, paths):
+def test_data_frames_and_their_columns_are_accepted(model, pixels, paths):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"image": paths, "caption": CAPTIONS}).iloc[1:]
     expected = [preprocess_image(image, 32) for image in pixels[1:]]
@@ -136,45 +136,46 @@ def test_data_frames_and_their_columns(model, pixels, paths):
     assert raw_pairs(frame["image"], frame["caption"]) is not None
 
 
-def test_arrays_of_different_sizes_and_floats(model, pixels):
+def test_arrays_of_different_sizes_and_floats_are_accepted(model, pixels):
     images = [image[row:] / 255 for row, image in enumerate(pixels)]
     (batch,) = batches_of(images, CAPTIONS, model, 5, value_range=(0, 1))
-    expected = [preprocess_image(own[row:], 32) for row, own in enumerate(pixels)]
+    expected = [preprocess_image(image[row:], 32) for row, image in enumerate(pixels)]
     np.testing.assert_array_equal(batch["images"], expected)
 
 
 @pytest.mark.ci
-def test_training_varies_and_shuffles_anew_by_a_seed(model, pixels):
+def test_training_augments_and_shuffles_differently_in_each_epoch(model, pixels):
     batches = image_text_batches(
         pixels, CAPTIONS, model.preprocessor, training=True, batch_size=2, seed=3
     )
     first, second = (list(batches.as_numpy_iterator()) for _ in range(2))
-    assert [len(batch["images"]) for batch in first] == [2, 2]  # no remainder
+    # The last batch is dropped, since it isn't full.
+    assert [len(batch["images"]) for batch in first] == [2, 2]
     assert not np.array_equal(first[0]["images"], second[0]["images"])
-    again = batches_of(pixels, CAPTIONS, model, training=True, seed=3)
-    for one, other in zip(first, again, strict=True):
-        for name in one:
-            np.testing.assert_array_equal(one[name], other[name])
-    still = {"crop": "center", "flip": False, "shuffle": False, "training": True}
-    (batch,) = batches_of(pixels, CAPTIONS, model, 9, **still)
+    # The same seed returns the same batches.
+    repeated = batches_of(pixels, CAPTIONS, model, training=True, seed=3)
+    for expected_batch, batch in zip(first, repeated, strict=True):
+        for name in expected_batch:
+            np.testing.assert_array_equal(batch[name], expected_batch[name])
+    options = {"crop": "center", "flip": False, "shuffle": False, "training": True}
+    (batch,) = batches_of(pixels, CAPTIONS, model, 9, **options)
     expected = [crop_image(image, 32, (0.5, 0.5)) for image in pixels]
     np.testing.assert_array_equal(batch["images"], expected)
 
 
 @pytest.mark.ci
-def test_a_runs_other_variations(model, pixels):
+def test_zoom_and_shift_change_the_images(model, pixels):
     options = {"crop": "center", "flip": False, "shuffle": False, "training": True}
-    varied = {**options, "zoom": 0.2, "shift": 0.1}
-    (batch,) = batches_of(pixels, CAPTIONS, model, 9, **varied)
+    (batch,) = batches_of(pixels, CAPTIONS, model, 9, **options, zoom=0.2, shift=0.1)
     assert batch["images"].shape == (5, 32, 32, 3)
-    # Nearly white borders, and otherwise as the centered window.
+    # A tiny `recolor` augments the images as a batch, but doesn't change them.
     (plain,) = batches_of(pixels, CAPTIONS, model, 9, **options, recolor=1e-9)
     (center,) = batches_of(pixels, CAPTIONS, model, 9)
     np.testing.assert_allclose(plain["images"], center["images"], atol=1e-3)
     assert np.abs(batch["images"] - center["images"]).mean() > 1
 
 
-def test_half_are_mirrored_and_windows_differ(model, pixels):
+def test_half_of_the_images_are_mirrored_and_windows_differ(model, pixels):
     count = 400
     images = np.repeat(pixels[:1], count, axis=0)
     options = {"training": True, "shuffle": False, "seed": 0}
@@ -189,16 +190,16 @@ def test_half_are_mirrored_and_windows_differ(model, pixels):
     assert (mirrored[~is_straight] == straight[:, ::-1]).all()
 
 
-def test_a_window_of_pixels_is_the_files(pixels):
+def test_cropping_pixels_equals_cropping_the_encoded_image(pixels):
     png = tf.io.encode_png(pixels[0])
-    for place in ((0.0, 0.0), (0.3, 0.9)):
+    for position in ((0.0, 0.0), (0.3, 0.9)):
         np.testing.assert_array_equal(
-            crop_image(pixels[0], 32, place, True),
-            crop_image_bytes(png, 32, place, True),
+            crop_image(pixels[0], 32, position, True),
+            crop_image_bytes(png, 32, position, True),
         )
 
 
-def test_one_of_several_captions_is_drawn(model, pixels):
+def test_training_draws_one_of_several_captions(model, pixels):
     captions = [["a", "b", "c"]] * 300
     images = np.repeat(pixels[:1], 300, axis=0)
     (batch,) = batches_of(images, captions, model, 300, training=True, seed=0)
@@ -212,19 +213,22 @@ def test_one_of_several_captions_is_drawn(model, pixels):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"images": "a.png"}, r"Received: one str. Write \[image\]"),
-        ({"images": [b"x", "y"] + ["z"] * 3}, "all of one kind"),
+        ({"images": "a.png"}, r"Received: a single str. Write \[image\]"),
+        ({"images": [b"x", "y"] + ["z"] * 3}, "all encoded images or all arrays"),
         ({"images": ["a.png"] * 4 + [os.devnull]}, f"{os.devnull}, a pipe or a device"),
         ({"images": np.zeros((5, 9, 9, 1), "uint8")}, r"\(height, width, 3\)"),
         ({"images": np.zeros((5, 9, 9, 3))}, "images: pixels must be uint8"),
         ({"images": [np.zeros((9, 9, 3)) + 2] * 5, "value_range": (0, 1)}, "value_ra"),
         (
             {"captions": CAPTIONS[:3]},
-            "equally many, and at least one. Received: 5 and 3",
+            "the same length, at least 1. Received: 5 images and 3 captions",
         ),
         ({"captions": "a cat"}, r"Received: str. Write \[caption\]"),
         ({"captions": CAPTIONS[:4] + [float("nan")]}, r"captions\[4\].*Received: nan"),
-        ({"captions": CAPTIONS[:4] + [["a"]]}, r"captions\[4\] must be a str, or all"),
+        (
+            {"captions": CAPTIONS[:4] + [["a"]]},
+            r"captions\[4\] must be a str, or all captions must be lists of str",
+        ),
         ({"captions": [[]] * 5}, r"captions\[0\]"),
         ({"batch_size": 0}, "batch_size must be a whole number from 1"),
         ({"preprocessor": None}, "`preprocessor` must be an ALIGNPreprocessor"),
@@ -234,7 +238,7 @@ def test_one_of_several_captions_is_drawn(model, pixels):
         ),
     ],
 )
-def test_wrong_pairs_are_one_clear_line(model, pixels, change, words):
+def test_invalid_pairs_raise_a_one_line_error(model, pixels, change, words):
     arguments = {"images": pixels, "captions": CAPTIONS, "batch_size": 2}
     arguments |= {"preprocessor": model.preprocessor, **change}
     value_range = arguments.pop("value_range", None)

@@ -1,4 +1,4 @@
-"""`compile()` without an optimizer: what `fit` makes of it."""
+"""Tests of the recipe that `fit` resolves if `compile` got no optimizer."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from tests.helpers.small import VOCABULARY, small_batch, small_encoders
 
 
 def one_stage_align(synchronized=False, **arguments):
-    """ALIGN with few variables, since tracing a step takes time for each."""
+    """Returns an ALIGN with few variables, which makes tracing a step fast."""
     encoders = small_encoders(num_stages=1, synchronized=synchronized)
     return align_keras.ALIGN(*encoders, vocabulary=VOCABULARY, **arguments)
 
@@ -42,7 +42,7 @@ def test_inference_allocates_no_optimizer(model):
     assert model.optimizer.built
 
 
-def test_a_model_that_is_not_compiled(model):
+def test_a_model_must_be_compiled_before_training(model):
     with pytest.raises(ValueError, match="compile"):
         model.fit(batches(), verbose=0)
     with pytest.raises(ValueError, match="compile"):
@@ -60,7 +60,7 @@ def test_fit_resolves_the_recipe_and_prints_it(model, capsys):
     assert rate(model, 2) == pytest.approx(recipe.learning_rate)
     assert rate(model, 20) == pytest.approx(0.0, abs=1e-9)
 
-    # A second `fit` is a run of its own, and keeps the optimizer.
+    # A second `fit` has a new schedule, and uses the same optimizer.
     optimizer = model.optimizer
     model.fit(batches(5), epochs=2, verbose=2)
     lines = capsys.readouterr().err.splitlines()
@@ -74,7 +74,7 @@ def test_fit_resolves_the_recipe_and_prints_it(model, capsys):
 
 
 @pytest.mark.ci
-def test_initial_epoch_goes_on_in_the_schedule_of_the_whole_run(model):
+def test_initial_epoch_continues_the_schedule_of_the_whole_run(model):
     model.compile()
     model.fit(batches(5), epochs=2, verbose=0)
     model.fit(batches(5), initial_epoch=2, epochs=4, verbose=0)
@@ -85,7 +85,7 @@ def test_initial_epoch_goes_on_in_the_schedule_of_the_whole_run(model):
 
 
 @pytest.mark.ci
-def test_a_stream_of_unknown_length(model):
+def test_a_stream_of_unknown_length_is_resolved_without_steps(model):
     model.compile()
     stream = batches(3).filter(lambda batch: True)
     model.fit(stream, verbose=0)
@@ -120,16 +120,16 @@ def test_train_on_batch_has_a_constant_rate_after_the_warmup(model):
     ],
 )
 def test_steps_and_batch_size_of_all_inputs(model, data, batch_size, expected):
-    seen = []
+    calls = []
     model.compile(SGD(0.0))
-    model.resolve_recipe = lambda steps, size, initial_step: seen.append((steps, size))
+    model.resolve_recipe = lambda steps, size, initial_step: calls.append((steps, size))
     x = data(small_batch(8))
     x, y = x if isinstance(x, tuple) else (x, None)
     model.fit(x, y, batch_size=batch_size, epochs=1, verbose=0)
-    assert seen == [expected]
+    assert calls == [expected]
 
 
-def test_momentum_of_moving_statistics_fits_the_run(model):
+def test_momentum_of_moving_statistics_depends_on_the_run_length(model):
     layers = [
         layer
         for layer in model._flatten_layers()
@@ -151,7 +151,7 @@ def test_momentum_of_moving_statistics_fits_the_run(model):
         ({"learn_temperature": False}, 1.0),
     ],
 )
-def test_temperature_starts_low_unless_it_was_chosen(arguments, expected):
+def test_temperature_starts_at_0_1_unless_it_was_set(arguments, expected):
     model = one_stage_align(**arguments)
     model.compile()
     assert float(model.temperature) == model.initial_temperature
@@ -166,22 +166,22 @@ def test_temperature_starts_low_unless_it_was_chosen(arguments, expected):
 
 
 @pytest.mark.ci
-def test_trained_weights_are_tuned_at_a_tenth_of_the_rate(model):
+def test_trained_weights_use_a_tenth_of_the_learning_rate(model):
     model.compile()
     model.fit(batches(), verbose=0)
-    whole = model.resolved_recipe
-    assert not whole.is_fine_tuning
+    first_recipe = model.resolved_recipe
+    assert not first_recipe.is_fine_tuning
     model.compile()
     model.fit(batches(), verbose=0)
     assert model.resolved_recipe.learning_rate == pytest.approx(
-        whole.learning_rate / 10
+        first_recipe.learning_rate / 10
     )
-    # A second `fit` of the same model goes on at that rate.
+    # A second `fit` of the same model uses the lower rate too.
     model.fit(batches(), verbose=0)
     assert model.resolved_recipe.is_fine_tuning
 
 
-def test_initial_epoch_of_a_new_optimizer(model):
+def test_initial_step_shifts_the_schedule_of_a_new_optimizer(model):
     model.compile()
     model.resolve_recipe(20, 4, initial_step=10)
     assert rate(model, 0) == pytest.approx(
@@ -190,7 +190,7 @@ def test_initial_epoch_of_a_new_optimizer(model):
     assert rate(model, 10) == pytest.approx(0.0, abs=1e-9)
 
 
-def test_options_set_after_compile_are_kept(model):
+def test_options_set_after_compile_are_preserved(model):
     model.compile()
     model.run_eagerly = True
     model.resolve_recipe(20, 4)
@@ -207,7 +207,7 @@ def test_a_warmup_longer_than_the_run_is_reported(model, capsys):
 
 @pytest.mark.ci
 @pytest.mark.parametrize("is_fitted", [False, True])
-def test_keras_file_keeps_the_recipe_and_the_optimizer(model, tmp_path, is_fitted):
+def test_a_keras_file_stores_the_recipe_and_the_optimizer(model, tmp_path, is_fitted):
     model.compile()
     if is_fitted:
         model.fit(batches(3), epochs=2, verbose=0)
@@ -218,10 +218,10 @@ def test_keras_file_keeps_the_recipe_and_the_optimizer(model, tmp_path, is_fitte
         assert loaded.optimizer is None
         return
     assert int(loaded.optimizer.iterations) == 6
-    for ours, theirs in zip(
+    for actual, expected in zip(
         loaded.optimizer.variables, model.optimizer.variables, strict=True
     ):
-        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+        np.testing.assert_array_equal(actual.numpy(), expected.numpy())
     for trained in (model, loaded):
         trained.fit(batches(3), initial_epoch=2, epochs=4, verbose=0)
     assert loaded.resolved_recipe == model.resolved_recipe
@@ -242,7 +242,7 @@ def test_mixed_precision_scales_the_loss():
 
 @pytest.mark.ci
 @pytest.mark.timeout(900)
-def test_two_replicas_have_one_recipe(two_replicas):
+def test_two_replicas_use_the_same_recipe(two_replicas):
     with strategy_scope(two_replicas):
         model = one_stage_align(synchronized=True)
         model.compile()
@@ -268,18 +268,18 @@ SHAPES = ("circle", "square", "triangle", "ring")
 
 
 def drawing(color, shape, random):
-    """Draws one shape of a random size at a random place on white."""
+    """Returns an image of a shape of random size and position on white."""
     image = Image.new("RGB", (48, 48), "white")
     pen = ImageDraw.Draw(image)
     size = int(random.integers(18, 28))
-    left, top = (int(value) for value in random.integers(8, 41 - size, 2))
-    box = (left, top, left + size, top + size)
+    x, y = (int(value) for value in random.integers(8, 41 - size, 2))
+    box = (x, y, x + size, y + size)
     if shape == "circle":
         pen.ellipse(box, fill=COLORS[color])
     elif shape == "square":
         pen.rectangle(box, fill=COLORS[color])
     elif shape == "triangle":
-        corners = [(left, box[3]), (box[2], box[3]), (left + size // 2, top)]
+        corners = [(x, box[3]), (box[2], box[3]), (x + size // 2, y)]
         pen.polygon(corners, fill=COLORS[color])
     else:
         pen.ellipse(box, outline=COLORS[color], width=5)
@@ -287,7 +287,7 @@ def drawing(color, shape, random):
 
 
 def drawings(count, seed):
-    """Returns `count` drawings of each color and shape, and their captions."""
+    """Returns `count` images of each color and shape, and their captions."""
     random = np.random.default_rng(seed)
     captions = [f"{color} {shape}" for color in COLORS for shape in SHAPES] * count
     return [drawing(*caption.split(), random) for caption in captions], captions
@@ -311,7 +311,7 @@ def test_compile_without_an_optimizer_learns_from_few_drawings():
     model = align_keras.ALIGN(*encoders, vocabulary=vocabulary)
     model.compile()
     model.fit(images, captions, batch_size=32, epochs=10, verbose=0)
-    # New drawings, each among 24 captions. Chance is 0.04.
+    # Each of the new drawings is compared with 24 captions. Chance is 0.04.
     new_images, new_captions = drawings(10, seed=1)
     cosines = model.similarity(new_images, new_captions[:24])
     accuracy = np.mean(cosines.argmax(axis=1) == np.arange(len(new_images)) % 24)

@@ -1,4 +1,4 @@
-"""`align_small_en`, the model that comes with the package."""
+"""Tests of `align_small_en`, the trained model that comes with the package."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ from tests.helpers.drawings import draw
 
 FOLDER = find_shipped_model("align_small_en")
 TEXTS = ["a red bicycle", "two cats on a sofa", "snow", "A map of the world."]
-# Drawn, in colors and shapes that no training image has.
+# Drawings with colors and shapes that are not in the training images.
 IMAGES = [np.asarray(draw(kind, seed)) for seed in range(4) for kind in range(3)]
 
 OPEN = """
@@ -30,7 +30,7 @@ print(json.dumps({
 """
 
 
-def test_it_is_whole_and_small():
+def test_the_folder_is_complete_and_below_40_megabytes():
     names = {path.name for path in FOLDER.iterdir()}
     assert {"image.tflite", "text.tflite", "vocabulary.txt", "config.json"} <= names
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 40_000_000
@@ -39,20 +39,20 @@ def test_it_is_whole_and_small():
 
 
 @pytest.mark.ci
-def test_it_opens_without_tensorflow():
+def test_the_model_opens_without_tensorflow():
     pytest.importorskip("ai_edge_litert", reason="ai-edge-litert isn't installed")
     root = pathlib.Path(__file__).parents[2]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", OPEN], cwd=root, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["outputs"] == [
+    assert process.returncode == 0, process.stderr
+    towers = json.loads(process.stdout)
+    assert towers["outputs"] == [
         {"image_embedding": [1, 384]},
         {"text_embedding": [1, 384]},
     ]
-    assert all("metadata.json" in files for files in found["files"])
-    assert "vocabulary.txt" in found["files"][1]
+    assert all("metadata.json" in files for files in towers["files"])
+    assert "vocabulary.txt" in towers["files"][1]
 
 
 @pytest.mark.ci
@@ -67,28 +67,29 @@ def test_keras_and_litert_agree():
         LiteRTTower((FOLDER / name).read_bytes())
         for name in ("image.tflite", "text.tflite")
     )
-    pixels = [np.asarray(preprocess_image(one, align.image_size)) for one in IMAGES]
-    found = np.concatenate([image(images=one[None]) for one in pixels])
-    cosines = np.sum(found * align.encode_images(IMAGES), axis=1)
-    # Activations of 8 bits; the weights are the same.
+    pixels = [
+        np.asarray(preprocess_image(drawing, align.image_size)) for drawing in IMAGES
+    ]
+    embeddings = np.concatenate([image(images=rows[None]) for rows in pixels])
+    cosines = np.sum(embeddings * align.encode_images(IMAGES), axis=1)
+    # Both have the same weights, but LiteRT has 8-bit activations.
     assert cosines.min() > 0.9 and cosines.mean() > 0.95, cosines
     tokens = align.tokenizer(TEXTS)
     rows = range(len(TEXTS))
-    found = np.concatenate(
+    embeddings = np.concatenate(
         [text(**{name: ids[i : i + 1] for name, ids in tokens.items()}) for i in rows]
     )
-    cosines = np.sum(found * align.encode_texts(TEXTS), axis=1)
+    cosines = np.sum(embeddings * align.encode_texts(TEXTS), axis=1)
     assert cosines.min() > 0.98, cosines
 
 
 @pytest.mark.release
-def test_recall_on_the_stamps():
-    """The towers of 8 bits, Keras having no part but tokens and pixels."""
+def test_the_8_bit_files_have_the_expected_recall_on_the_stamps():
     from tools.make_small_model import measure
 
     recall = measure(FOLDER)
-    # 0.288 and 0.530 of texts, 0.261 and 0.519 of images were measured.
-    least = {"recall_at_1": 0.25, "recall_at_10": 0.5}
+    # The measured values were 0.288 and 0.530 (t2i), and 0.261 and 0.519 (i2t).
+    lower_bounds = {"recall_at_1": 0.25, "recall_at_10": 0.5}
     for direction in ("t2i", "i2t"):
-        for name, value in least.items():
-            assert recall[f"{direction}/{name}"] >= value, recall
+        for name, bound in lower_bounds.items():
+            assert recall[f"{direction}/{name}"] >= bound, recall

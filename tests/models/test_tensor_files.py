@@ -1,4 +1,4 @@
-"""Files of PyTorch's first format: real ones, and broken ones."""
+"""Tests of the reader of the first PyTorch format, with valid and damaged files."""
 
 import collections
 import pickle
@@ -14,8 +14,8 @@ from align_keras.models.conversion.tensor_files import read_torch_file
 from align_keras.utils.errors import InputError
 
 
-def name(module, own):
-    return b"c" + module.encode() + b"\n" + own.encode() + b"\n"
+def class_name(module, name):
+    return b"c" + module.encode() + b"\n" + name.encode() + b"\n"
 
 
 def integer(value):
@@ -27,14 +27,14 @@ def numbers(*values):
 
 
 def torch_file(count=6, offset=0, shape=(2, 3), strides=(3, 1), data=None, put=None):
-    """A file of one tensor `a` of float32, by hand, opcode by opcode."""
-    storage = b"(X\x07\0\0\0storage" + name("torch", "FloatStorage")
+    """Returns the bytes of a file with a float32 tensor `a`, built from opcodes."""
+    storage = b"(X\x07\0\0\0storage" + class_name("torch", "FloatStorage")
     storage += b"X\x01\0\0\x000X\x03\0\0\0cpu" + integer(count) + b"NtQ"
-    tensor = name("torch._utils", "_rebuild_tensor_v2") + b"(" + storage
+    tensor = class_name("torch._utils", "_rebuild_tensor_v2") + b"(" + storage
     tensor += integer(offset) + numbers(*shape) + numbers(*strides) + b"\x89NtR"
     memo = b"" if put is None else b"r" + struct.pack("<I", put)
     state = b"\x80\x02}" + memo + b"X\x01\0\0\0a" + tensor + b"s."
-    head = [pickle.dumps(own, 2) for own in (0x1950A86A20F9469CFC6C, 1001, {})]
+    head = [pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {})]
     data = np.arange(6, dtype="<f4") if data is None else data
     tail = pickle.dumps(["0"], 2) + struct.pack("<q", len(data)) + data.tobytes()
     return b"".join(head) + state + tail
@@ -46,7 +46,7 @@ def read(tmp_path, content):
     return read_torch_file(path)
 
 
-def test_a_tensor(tmp_path):
+def test_tensors_of_all_layouts_are_read(tmp_path):
     tensors = read(tmp_path, torch_file())
     np.testing.assert_array_equal(tensors["a"], np.arange(6).reshape(2, 3))
     transposed = read(tmp_path, torch_file(shape=(3, 2), strides=(1, 3)))
@@ -71,28 +71,28 @@ def test_a_tensor(tmp_path):
 )
 def test_numbers_beyond_the_file_are_refused(tmp_path, broken):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(InputError, match="isn't a whole file of tensors"):
+    with pytest.raises(InputError, match="must be a complete file of tensors"):
         read(tmp_path, torch_file(**broken))
-    # Kilobytes; pickle would take eight bytes for each number of an object.
+    # KiB. `pickle` would allocate eight bytes for each index up to 2**30.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
 @pytest.mark.parametrize(
     "count", [300, pytest.param(20_000, marks=pytest.mark.release)]
 )
-def test_mutated_files_end_in_one_error(tmp_path, count):
-    own = random.Random(0)
+def test_mutated_files_are_read_or_raise_a_one_line_error(tmp_path, count):
+    generator = random.Random(0)
     good = torch_file()
     outcomes = collections.Counter()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(count):
         content = bytearray(good)
-        for _ in range(own.choice([1, 2, 8])):
-            place = own.randrange(len(content))
-            if own.random() < 0.2:
-                del content[place : place + own.choice([1, 20])]
+        for _ in range(generator.choice([1, 2, 8])):
+            position = generator.randrange(len(content))
+            if generator.random() < 0.2:
+                del content[position : position + generator.choice([1, 20])]
             else:
-                content[place] = own.randrange(256)
+                content[position] = generator.randrange(256)
             content = content or bytearray(b"\0")
         start = time.monotonic()
         try:

@@ -1,4 +1,4 @@
-"""Costs by formula against built towers and their graphs."""
+"""Tests that compare computed costs of encoders with their graphs."""
 
 import collections
 
@@ -77,7 +77,7 @@ def text_case(name):
         for name in IMAGE_CASES
     ],
 )
-def test_an_image_tower(name):
+def test_costs_of_image_encoders_equal_those_of_their_graphs(name):
     check_tower(*image_case(name))
 
 
@@ -94,29 +94,30 @@ def test_an_image_tower(name):
         for name in TEXT_CASES
     ],
 )
-def test_a_text_tower(name):
+def test_costs_of_text_encoders_equal_those_of_their_graphs(name):
     check_tower(*text_case(name))
 
 
 def check_tower(encoder, cost, spec):
     assert encoder.count_params() == cost.parameters
     assert learned(encoder) == cost.learned
-    forward, backward, kept = graph_costs(encoder, spec)
+    forward, backward, saved_bytes = graph_costs(encoder, spec)
     assert forward == ROWS * cost.flops
-    # The first operation needs no gradient at its input, and a projection that
-    # learns alone neither.
-    planned = ROWS * (2 * cost.learned_flops + cost.recomputed_flops)
-    assert backward <= planned
-    assert backward == pytest.approx(planned, rel=0.55 if not cost.kept else 0.04)
+    # The first operation has no gradient with respect to its input, and neither has the
+    # projection of a locked encoder.
+    estimate = ROWS * (2 * cost.learned_flops + cost.recomputed_flops)
+    assert backward <= estimate
+    assert backward == pytest.approx(estimate, rel=0.55 if not cost.kept else 0.04)
     if cost.kept:
-        # Left out are dropout's masks and squeeze-and-excitation's vectors.
-        assert kept == pytest.approx(ROWS * 4 * cost.kept, rel=0.1)
+        # The cost doesn't count dropout masks and the vectors of
+        # squeeze-and-excitation.
+        assert saved_bytes == pytest.approx(ROWS * 4 * cost.kept, rel=0.1)
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("tower", ["image", "text"])
-def test_copies_of_weights_of_rematerialized_blocks_are_not_kept(tower):
-    """Of the 16-bit copies in the forward pass, the backward pass reads few."""
+def test_16_bit_copies_of_rematerialized_blocks_are_not_saved(tower):
+    """The backward pass reads few of the 16-bit copies of the forward pass."""
     mixed = {"rematerialize": True, "projection_dim": 16}
     if tower == "image":
         encoder = ImageEncoder(**B0, **mixed, dtype="mixed_bfloat16")
@@ -130,8 +131,8 @@ def test_copies_of_weights_of_rematerialized_blocks_are_not_kept(tower):
         spec = TOKENS
         blocks = encoder.backbone.transformer_layers
     block_weights = [block.count_params() for block in blocks]
-    others = encoder.count_params() - sum(block_weights)
-    assert cost.copies == others + 2 * max(block_weights)
+    outside_blocks = encoder.count_params() - sum(block_weights)
+    assert cost.copies == outside_blocks + 2 * max(block_weights)
     forward, backward = graph_passes(encoder, spec)
     readers = set(backward)
     copies = {
@@ -142,18 +143,21 @@ def test_copies_of_weights_of_rematerialized_blocks_are_not_kept(tower):
         and not readers.isdisjoint(operation.outputs[0].consumers())
     }
     copied = sum(copy.shape.num_elements() for copy in copies.values())
-    assert 0 < copied <= others
+    assert 0 < copied <= outside_blocks
 
 
 def graph_costs(encoder, spec):
-    """Counts a training step's graph.
+    """Returns the costs of the graph of a training step.
 
-    Returns:
-        Operations of the forward and of the backward pass, and the bytes of what
-        the second reads of the first.
+    They are the floating-point operations of the forward pass, those of the backward
+    pass, and the bytes that the backward pass reads from the forward pass.
     """
     forward, backward = graph_passes(encoder, spec)
-    return sum(map(flops, forward)), sum(map(flops, backward)), kept(forward, backward)
+    return (
+        sum(map(flops, forward)),
+        sum(map(flops, backward)),
+        count_saved_bytes(forward, backward),
+    )
 
 
 def graph_passes(encoder, spec):
@@ -171,37 +175,39 @@ def graph_passes(encoder, spec):
 
     graph = step.get_concrete_function(spec).graph
     operations, (cut,) = graph.get_operations(), first_of_backward
-    used = reached([output.op for output in graph.outputs])
+    used = with_ancestors([output.op for output in graph.outputs])
     forward = [operation for operation in operations[:cut] if operation in used]
     backward = [operation for operation in operations[cut:] if operation in used]
     return forward, backward
 
 
-def reached(operations):
-    found, stack = set(), list(operations)
+def with_ancestors(operations):
+    """Returns the operations and all operations that they depend on."""
+    visited, stack = set(), list(operations)
     while stack:
         operation = stack.pop()
-        if operation not in found:
-            found.add(operation)
+        if operation not in visited:
+            visited.add(operation)
             stack += [tensor.op for tensor in operation.inputs]
             stack += operation.control_inputs
-    return found
+    return visited
 
 
 def flops(operation):
-    """Two for each multiplication of a convolution or a matrix product."""
+    """Counts two operations for each multiplication of a convolution or product."""
     kind = operation.type
     if not kind.startswith(("Einsum", "MatMul", "BatchMatMul", "Conv2D", "Depthwise")):
         return 0
     shapes = [tensor.shape.as_list() for tensor in operation.inputs]
     if kind == "Einsum":
-        left, _, output = operation.get_attr("equation").decode().partition("->")
+        operands, _, _ = operation.get_attr("equation").decode().partition("->")
         sizes = {}
-        for letters, shape in zip(left.split(","), shapes, strict=True):
+        for letters, shape in zip(operands.split(","), shapes, strict=True):
             sizes.update(zip(letters, shape, strict=True))
-        return 2 * product(sizes.values()) if "," in left else 0
+        return 2 * product(sizes.values()) if "," in operands else 0
     if kind == "MatMul" and shapes[0][0] == 1:
-        return 0  # A sum of batch normalization's gradient.
+        # This product is a sum in the gradient of batch normalization.
+        return 0
     if kind in ("MatMul", "BatchMatMulV2"):
         transposed = operation.get_attr("transpose_a" if kind == "MatMul" else "adj_x")
         inner = shapes[0][-2 if transposed else -1]
@@ -211,11 +217,12 @@ def flops(operation):
     elif kind.endswith("BackpropFilter"):
         sizes, outputs = operation.inputs[1], shapes[2]
         kernel = tf.get_static_value(sizes)
-        if kernel is None:  # One of the outputs of ShapeN.
+        if kernel is None:  # `sizes` is one of the outputs of ShapeN.
             kernel = sizes.op.inputs[sizes.value_index].shape.as_list()
     else:
         kernel, outputs = shapes[1], operation.outputs[0].shape.as_list()
-    # A depthwise kernel's last number multiplies the channels: it is 1.
+    # The third number of a depthwise kernel is the number of channels, which the
+    # operation doesn't sum over.
     summed = kernel[:2] if kind.startswith("Depthwise") else kernel[:3]
     return 2 * int(product(summed)) * product(outputs)
 
@@ -227,9 +234,9 @@ def product(numbers):
     return total
 
 
-def kept(forward, backward):
-    """Bytes of the tensors, of all rows, that the backward pass reads of the first."""
-    # These share their input's memory.
+def count_saved_bytes(forward, backward):
+    """Returns the bytes of the per-row tensors that the backward pass reads."""
+    # The outputs of these operations share the memory of their inputs.
     views = {"Reshape", "Identity", "StopGradient", "ExpandDims", "Squeeze"}
     forward, tensors = set(forward), collections.OrderedDict()
     for operation in backward:
@@ -237,23 +244,24 @@ def kept(forward, backward):
             while tensor.op.type in views:
                 tensor = tensor.op.inputs[0]
             shape = tensor.shape
-            # A row of a caption or of a token of it.
+            # The first axis of a per-row tensor is the rows, or the tokens of all rows.
             if tensor.op in forward and shape.rank and shape[0] in (ROWS, ROWS * 40):
                 if tensor.op.type not in ("Placeholder", "Const", "ReadVariableOp"):
                     tensors[tensor.ref()] = shape.num_elements() * tensor.dtype.size
     return sum(tensors.values())
 
 
-def test_the_peak_lies_between_what_is_kept_with_and_without_rematerialization():
-    plain, again = (
+def test_rematerialization_lowers_the_peak_to_that_of_the_largest_block():
+    plain, rematerialized = (
         image_tower_cost(**B0, rematerialize=rematerialize)
         for rematerialize in (False, True)
     )
     assert plain.kept <= plain.peak < 1.01 * plain.kept
-    assert again.kept < again.peak < 0.5 * plain.peak
-    # The largest block, computed again, is the first with an expansion: 32 × 32
-    # images of 96 channels, kept three times, two gradients of them in flight,
-    # beside the stem's output and the first block's.
+    assert rematerialized.kept < rematerialized.peak < 0.5 * plain.peak
+    # The largest block is the first one with an expansion. While it is computed again,
+    # the memory has three of its tensors of 32 × 32 × 96 values, two gradients of this
+    # size, the saved values of the stem and the output of the first block.
     largest = 96 * 32 * 32
     stem = 3 * 64 * 64 + 3 * 32 * 32 * 32
-    assert again.peak == stem + 16 * 32 * 32 + 3 * largest + 2 * largest
+    first_block = 16 * 32 * 32
+    assert rematerialized.peak == stem + first_block + 3 * largest + 2 * largest

@@ -1,4 +1,4 @@
-"""Frozen layers and the optimizer's state, saved and opened again."""
+"""Tests that saved models restore frozen layers and the state of the optimizer."""
 
 import json
 
@@ -36,7 +36,7 @@ def freeze_all_but_one(model):
     model.temperature_layer.trainable = False
 
 
-def learn_below_a_frozen_model(model):
+def unfreeze_a_layer_of_a_frozen_model(model):
     model.trainable = False
     model.image_encoder.get_layer("projection").trainable = True
 
@@ -46,12 +46,12 @@ CHANGES = [
     freeze_one_kernel,
     freeze_all,
     freeze_all_but_one,
-    learn_below_a_frozen_model,
+    unfreeze_a_layer_of_a_frozen_model,
 ]
 
 
 def flags(model):
-    """`trainable` of each layer with weights, and of each variable."""
+    """Returns `trainable` of each layer with weights and of each variable."""
     layers = model._flatten_layers()
     weights = {weight.path: weight.trainable for weight in model.weights}
     named = [(layer.name, layer.trainable) for layer in layers if layer.weights]
@@ -59,19 +59,19 @@ def flags(model):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_frozen_layers_survive_the_configuration(change):
+def test_a_copy_from_the_config_has_the_same_frozen_layers(change):
     model = small_align()
     before = flags(model)
     change(model)
     assert flags(model) != before
     copy = ALIGN.from_config(json.loads(json.dumps(model.get_config())))
     assert flags(copy) == flags(model)
-    # Once more, since what was read is written again.
+    # The copy must write the same flags again.
     assert flags(ALIGN.from_config(copy.get_config())) == flags(model)
 
 
 @pytest.mark.parametrize("learn_temperature", [True, False])
-def test_unchanged_models_have_the_configuration_that_they_had(learn_temperature):
+def test_the_config_of_a_model_without_changes_has_no_flags(learn_temperature):
     model = small_align(learn_temperature=learn_temperature)
     config = model.get_config()
     assert "layer_trainable" not in json.dumps(config)
@@ -82,16 +82,16 @@ def test_a_locked_encoder_can_be_unlocked():
     encoder = ImageEncoder(
         width_coefficient=0.25, depth_coefficient=0.3, num_stages=2, locked=True
     )
-    # Keras ignores True where the model itself already learns.
+    # Keras ignores True if the model is trainable already, so it is frozen first.
     encoder.trainable = False
     encoder.trainable = True
     copy = ImageEncoder.from_config(encoder.get_config())
     assert len(copy.trainable_weights) == len(encoder.trainable_weights) > 10
-    again = encoder_without_projection(encoder)
-    assert all(layer.trainable for layer in again.layers)
+    trainable_copy = encoder_without_projection(encoder)
+    assert all(layer.trainable for layer in trainable_copy.layers)
 
 
-def test_frozen_layers_change_no_fingerprint():
+def test_frozen_layers_do_not_change_the_fingerprint():
     encoder = small_align().image_encoder
     before = encoder.fingerprint()
     encoder.blocks[0].trainable = False
@@ -107,14 +107,14 @@ def test_an_unknown_layer_is_refused():
         ImageEncoder.from_config(config)
 
 
-def test_presets_keep_frozen_layers_unless_arguments_replace_them(tmp_path):
+def test_presets_restore_frozen_layers_unless_arguments_replace_them(tmp_path):
     model = small_align()
     freeze_all_but_one(model)
     model.save_to_preset(tmp_path)
     assert flags(ALIGN.from_preset(tmp_path)) == flags(model)
-    learns = ALIGN.from_preset(tmp_path, learn_temperature=True)
-    assert learns.temperature_layer.trainable
-    assert not learns.image_encoder.blocks[0].trainable
+    learned = ALIGN.from_preset(tmp_path, learn_temperature=True)
+    assert learned.temperature_layer.trainable
+    assert not learned.image_encoder.blocks[0].trainable
     replaced = ALIGN.from_preset(tmp_path, trainable=True)
     assert replaced.image_encoder.blocks[0].trainable
     locked = ALIGN.from_preset(tmp_path, locked=True)
@@ -144,7 +144,9 @@ OPTIMIZERS = {
         pytest.param("Muon", "float32", marks=pytest.mark.release),
     ],
 )
-def test_fit_continues_from_a_keras_file_as_if_never_saved(optimizer, policy, tmp_path):
+def test_training_from_a_keras_file_equals_training_without_a_break(
+    optimizer, policy, tmp_path
+):
     keras.config.set_dtype_policy(policy)
     try:
         keras.utils.set_random_seed(3)
@@ -154,7 +156,7 @@ def test_fit_continues_from_a_keras_file_as_if_never_saved(optimizer, policy, tm
     freeze_blocks(model)
     kernels = [block.depthwise.kernel.numpy() for block in model.image_encoder.blocks]
     model.compile(OPTIMIZERS[optimizer]())
-    # Of loss scaling, the first steps halve the scale until gradients are finite.
+    # Loss scaling halves the scale in the first steps until the gradients are finite.
     batches = tf.data.Dataset.from_tensors(small_batch()).repeat(12)
     model.fit(batches, verbose=0)
     model.save(tmp_path / "model.keras")
@@ -162,14 +164,15 @@ def test_fit_continues_from_a_keras_file_as_if_never_saved(optimizer, policy, tm
 
     assert len(loaded.optimizer.variables) == len(model.optimizer.variables)
     assert int(loaded.optimizer.iterations) == int(model.optimizer.iterations) > 0
-    for ours, theirs in zip(
+    for actual, expected in zip(
         loaded.optimizer.variables, model.optimizer.variables, strict=True
     ):
-        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(actual, expected)
 
-    losses = [one.fit(batches, verbose=0).history["loss"] for one in (model, loaded)]
-    assert losses[0] == losses[1]
-    for ours, theirs in zip(loaded.weights, model.weights, strict=True):
-        np.testing.assert_array_equal(ours, theirs, err_msg=ours.path)
+    expected_losses = model.fit(batches, verbose=0).history["loss"]
+    losses = loaded.fit(batches, verbose=0).history["loss"]
+    assert losses == expected_losses
+    for actual, expected in zip(loaded.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(actual, expected, err_msg=actual.path)
     for block, kernel in zip(loaded.image_encoder.blocks, kernels, strict=True):
         np.testing.assert_array_equal(block.depthwise.kernel, kernel)

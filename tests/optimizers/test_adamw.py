@@ -1,4 +1,4 @@
-"""AdamW against Keras's own, and learning-rate multipliers."""
+"""Tests that compare AdamW with that of Keras, and of learning-rate multipliers."""
 
 import keras
 import numpy as np
@@ -24,41 +24,41 @@ def trained(optimizer, names=("kernel", "bias"), steps=20):
     return [variable.numpy() for variable in variables]
 
 
-def test_equals_keras():
+def test_updates_equal_those_of_keras():
     schedule = keras.optimizers.schedules.CosineDecay(0.05, 20)
     reference = keras.optimizers.AdamW(schedule, weight_decay=0.3, epsilon=1e-6)
     reference.exclude_from_weight_decay(var_names=["bias"])
-    ours = AdamW(schedule, weight_decay=0.3, epsilon=1e-6)
-    for actual, expected in zip(trained(ours), trained(reference), strict=True):
+    optimizer = AdamW(schedule, weight_decay=0.3, epsilon=1e-6)
+    for actual, expected in zip(trained(optimizer), trained(reference), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("optimizer", [AdamW, Lamb, Muon])
-def test_multiplier_equals_a_smaller_rate(optimizer):
-    slow = {"learning_rate_multipliers": {"kern": 0.1, "kernel": 7.0}}
-    both = trained(optimizer(0.05, weight_decay=0.3, **slow))
-    full = trained(optimizer(0.05, weight_decay=0.3))
-    tenth = trained(optimizer(0.005, weight_decay=0.3))
-    np.testing.assert_allclose(both[0], tenth[0], rtol=1e-5)
-    np.testing.assert_allclose(both[1], full[1], rtol=1e-5)
-    assert np.abs(tenth[0] - full[0]).max() > 0.1
+def test_the_first_matching_multiplier_scales_the_learning_rate(optimizer):
+    multipliers = {"learning_rate_multipliers": {"kern": 0.1, "kernel": 7.0}}
+    kernel, bias = trained(optimizer(0.05, weight_decay=0.3, **multipliers))
+    full_rate = trained(optimizer(0.05, weight_decay=0.3))
+    tenth_rate = trained(optimizer(0.005, weight_decay=0.3))
+    np.testing.assert_allclose(kernel, tenth_rate[0], rtol=1e-5)
+    np.testing.assert_allclose(bias, full_rate[1], rtol=1e-5)
+    assert np.abs(tenth_rate[0] - full_rate[0]).max() > 0.1
 
 
-@pytest.mark.parametrize("optimizer", [AdamW, Lamb, Muon])
-def test_config_round_trip(optimizer):
-    ours = optimizer(
+@pytest.mark.parametrize("optimizer_class", [AdamW, Lamb, Muon])
+def test_a_copy_from_the_config_has_the_same_config(optimizer_class):
+    optimizer = optimizer_class(
         paper_schedule(1e-2, 5, 20),
         weight_decay=0.3,
         exclusions=["x"],
         learning_rate_multipliers={"y": 0.5},
     )
-    copy = keras.optimizers.deserialize(keras.optimizers.serialize(ours))
-    assert copy.get_config() == ours.get_config()
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert copy.get_config() == optimizer.get_config()
     assert copy.learning_rate_multipliers == {"y": 0.5}
 
 
 def test_multipliers_must_be_positive():
-    with pytest.raises(InputError, match="must be positive, received 0"):
+    with pytest.raises(InputError, match="must be positive. Received: 0"):
         AdamW(learning_rate_multipliers={"image": 0})
 
 
@@ -75,16 +75,19 @@ def test_multipliers_must_be_positive():
         ),
     ],
 )
-def test_equals_keras_with_its_other_arguments(arguments):
+def test_updates_with_other_arguments_equal_those_of_keras(arguments):
     reference = keras.optimizers.AdamW(0.05, weight_decay=0.3, **arguments)
     reference.exclude_from_weight_decay(var_names=["bias"])
-    ours = AdamW(0.05, weight_decay=0.3, **arguments)
-    for actual, expected in zip(trained(ours), trained(reference), strict=True):
+    optimizer = AdamW(0.05, weight_decay=0.3, **arguments)
+    for actual, expected in zip(trained(optimizer), trained(reference), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
 
 
-def embedding_trained(make_optimizer, strategy=None, dense=False):
-    """The table after 20 steps in a graph, of rows that repeat and rows unused."""
+def train_embedding(make_optimizer, strategy=None, dense=False):
+    """Returns an embedding table after 20 steps in a graph.
+
+    A step uses one row twice, two rows once, and leaves the other rows out.
+    """
     strategy = strategy or tf.distribute.get_strategy()
     random = np.random.default_rng(0)
     with strategy.scope():
@@ -110,21 +113,20 @@ def embedding_trained(make_optimizer, strategy=None, dense=False):
     return layer.embeddings.numpy()
 
 
-def test_slices_and_a_strategy_equal_keras_on_the_dense_gradient():
-    # Of slices, Keras adds the squares of equal rows, not the square of their sum.
+def test_updates_by_slices_equal_those_of_keras_by_a_dense_gradient():
+    # Keras squares each slice of a repeated row instead of their sum, so the reference
+    # uses a dense gradient.
     arguments = {
         "learning_rate": keras.optimizers.schedules.CosineDecay(0.05, 20),
         "weight_decay": 0.3,
     }
-    expected = embedding_trained(
-        lambda: keras.optimizers.AdamW(**arguments), dense=True
-    )
+    expected = train_embedding(lambda: keras.optimizers.AdamW(**arguments), dense=True)
     for strategy in (None, tf.distribute.MirroredStrategy(["CPU:0"])):
-        actual = embedding_trained(lambda: AdamW(**arguments), strategy)
+        actual = train_embedding(lambda: AdamW(**arguments), strategy)
         np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_lamb_takes_slices_as_the_dense_gradient():
-    expected = embedding_trained(lambda: Lamb(0.05), dense=True)
-    actual = embedding_trained(lambda: Lamb(0.05))
+def test_updates_of_lamb_by_slices_equal_those_by_a_dense_gradient():
+    expected = train_embedding(lambda: Lamb(0.05), dense=True)
+    actual = train_embedding(lambda: Lamb(0.05))
     np.testing.assert_allclose(actual, expected, rtol=1e-5)

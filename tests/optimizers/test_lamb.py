@@ -1,4 +1,4 @@
-"""LAMB against NumPy and, where installed, TF Model Garden's."""
+"""Tests that compare LAMB with NumPy and TF Model Garden, and of the warm-up."""
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ def numpy_lamb(weights, gradients, rate, decay, excluded):
 
 
 @pytest.mark.parametrize("name", ["kernel", "bias", "log_temperature"])
-def test_equals_numpy_over_20_steps(name):
+def test_20_steps_equal_those_of_numpy(name):
     random = np.random.default_rng(0)
     start = random.normal(size=(4, 3))
     gradients = random.normal(size=(20, 4, 3))
@@ -32,17 +32,17 @@ def test_equals_numpy_over_20_steps(name):
     for gradient in gradients:
         optimizer.apply([keras.ops.convert_to_tensor(gradient, "float32")], [variable])
     expected = numpy_lamb(start, gradients, 0.01, 0.1, excluded=name != "kernel")
-    # float32 against float64 over 20 steps of size 0.01.
+    # float32 is compared with float64, over 20 steps of size 0.01.
     np.testing.assert_allclose(variable.numpy(), expected, atol=2e-6)
 
 
-def test_zero_weights_have_trust_ratio_one():
+def test_the_trust_ratio_of_zero_weights_is_1():
     variable = keras.Variable(np.zeros(3), dtype="float32", name="kernel")
     Lamb(0.1, weight_decay=0.0).apply([keras.ops.ones(3)], [variable])
     np.testing.assert_allclose(variable.numpy(), -0.1 * np.ones(3), atol=1e-5)
 
 
-def test_config_round_trip():
+def test_a_copy_from_the_config_has_the_same_config():
     optimizer = Lamb(paper_schedule(1e-2, 5, 20), weight_decay=0.3, exclusions=["x"])
     config = optimizer.get_config()
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
@@ -50,7 +50,7 @@ def test_config_round_trip():
     assert float(copy._learning_rate(5)) == pytest.approx(1e-2)
 
 
-def test_warmup_reaches_the_peak_then_follows():
+def test_the_warmup_ends_at_the_first_rate_of_the_schedule():
     cosine = keras.optimizers.schedules.CosineDecay(1e-2, 100)
     schedule = LinearWarmup(cosine, 10, 1e-3)
     assert float(schedule(0)) == pytest.approx(1e-3)
@@ -61,18 +61,18 @@ def test_warmup_reaches_the_peak_then_follows():
 
 @pytest.mark.ci
 @needs("official")
-def test_equals_model_garden_over_20_steps():
-    """TF Model Garden's LAMB, a Keras 2 optimizer, on the same variables."""
+def test_20_steps_equal_those_of_model_garden():
+    """LAMB of TF Model Garden is an optimizer of Keras 2."""
     import tensorflow as tf
     from official.modeling.optimization import lamb
 
     random = np.random.default_rng(1)
     starts = {"kernel": random.normal(size=(6, 4)), "bias": random.normal(size=4)}
-    ours = [
+    variables = [
         keras.Variable(start, dtype="float32", name=name)
         for name, start in starts.items()
     ]
-    theirs = [
+    reference_variables = [
         tf.Variable(start.astype("float32"), name=name)
         for name, start in starts.items()
     ]
@@ -85,8 +85,8 @@ def test_equals_model_garden_over_20_steps():
             tf.constant(random.normal(size=start.shape).astype("float32"))
             for start in starts.values()
         ]
-        optimizer.apply(gradients, ours)
-        reference.apply_gradients(zip(gradients, theirs, strict=True))
-    for mine, other in zip(ours, theirs, strict=True):
-        # float32 rounding of two orders of the same operations.
-        np.testing.assert_allclose(mine.numpy(), other.numpy(), atol=1e-6)
+        optimizer.apply(gradients, variables)
+        reference.apply_gradients(zip(gradients, reference_variables, strict=True))
+    for actual, expected in zip(variables, reference_variables, strict=True):
+        # The operations have another order, so float32 is rounded differently.
+        np.testing.assert_allclose(actual.numpy(), expected.numpy(), atol=1e-6)

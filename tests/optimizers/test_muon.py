@@ -1,4 +1,4 @@
-"""Muon against Keras's own on matrices, and on the kernels that ALIGN has besides."""
+"""Tests that compare Muon with that of Keras, and of its updates of other kernels."""
 
 import contextlib
 
@@ -10,7 +10,8 @@ import tensorflow as tf
 from align_keras.optimizers import AdamW, Muon
 from align_keras.optimizers.adamw import orthogonalized
 
-# Float32, whose rounding the steps' polynomials enlarge: their slope at 0 is 3.4 each.
+# Each Newton–Schulz step increases rounding errors of float32, since the slope of its
+# polynomial at 0 is 3.4.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
 
@@ -22,35 +23,36 @@ def variable(values, path):
         return keras.Variable(values, dtype="float32", name=name)
 
 
-def drawn(*shapes):
+def random_arrays(*shapes):
     random = np.random.default_rng(1)
     return [random.normal(size=shape).astype("float32") for shape in shapes]
 
 
 def trained(optimizer, starts, paths, steps=5):
-    """The weights after some steps, of the same gradients for every optimizer."""
+    """Returns the weights after steps with the same gradients for all optimizers."""
     random = np.random.default_rng(0)
-    variables = [variable(*own) for own in zip(starts, paths, strict=True)]
+    variables = [
+        variable(start, path) for start, path in zip(starts, paths, strict=True)
+    ]
     for _ in range(steps):
         gradients = [random.normal(size=start.shape) for start in starts]
-        optimizer.apply([tf.constant(own, "float32") for own in gradients], variables)
-    return [own.numpy() for own in variables]
+        optimizer.apply([tf.constant(g, "float32") for g in gradients], variables)
+    return [weight.numpy() for weight in variables]
 
 
-def test_equals_keras():
+def test_updates_of_matrices_equal_those_of_keras():
     schedule = keras.optimizers.schedules.CosineDecay(0.05, 20)
     arguments = {"weight_decay": 0.3, "momentum": 0.9}
     reference = keras.optimizers.Muon(schedule, adam_weight_decay=0.3, **arguments)
     reference.exclude_from_weight_decay(var_names=["bias"])
-    ours = Muon(schedule, **arguments)
-    starts = drawn((6, 3), (3, 8), (5,), (7, 4))
+    optimizer = Muon(schedule, **arguments)
+    starts = random_arrays((6, 3), (3, 8), (5,), (7, 4))
     paths = ["a/kernel", "b/kernel", "a/bias", "token_embedding/embeddings"]
-    expected = trained(reference, starts, paths)
-    for start, own, other in zip(
-        starts, trained(ours, starts, paths), expected, strict=True
-    ):
-        np.testing.assert_allclose(own, other, **TOLERANCE)
-        assert np.abs(own - start).max() > 0.02
+    weights = trained(optimizer, starts, paths)
+    reference_weights = trained(reference, starts, paths)
+    for start, actual, expected in zip(starts, weights, reference_weights, strict=True):
+        np.testing.assert_allclose(actual, expected, **TOLERANCE)
+        assert np.abs(actual - start).max() > 0.02
 
 
 @pytest.mark.parametrize(
@@ -62,28 +64,30 @@ def test_equals_keras():
         ("stem/kernel", (3, 3, 3, 4), (27, 4)),
     ],
 )
-def test_other_kernels_are_matrices_of_inputs_by_outputs(path, shape, matrix):
-    (start,) = drawn(shape)
+def test_other_kernels_are_updated_as_matrices_of_inputs_by_outputs(
+    path, shape, matrix
+):
+    (start,) = random_arrays(shape)
     (actual,) = trained(Muon(0.05), [start], [path])
     (expected,) = trained(Muon(0.05), [start.reshape(matrix)], ["kernel"])
     np.testing.assert_allclose(actual.reshape(matrix), expected, **TOLERANCE)
 
 
-def test_kernels_of_a_channel_each_biases_and_the_named_are_adams():
-    starts = drawn((3, 3, 4, 1), (6, 3), (2, 8))
+def test_adam_updates_depthwise_kernels_biases_and_selected_matrices():
+    starts = random_arrays((3, 3, 4, 1), (6, 3), (2, 8))
     paths = ["block/depthwise/kernel", "projection/kernel", "attention/key/bias"]
     expected = trained(AdamW(0.05, weight_decay=0.3), starts, paths)
     actual = trained(Muon(0.05, weight_decay=0.3), starts, paths)
-    for own in (0, 2):
-        np.testing.assert_array_equal(actual[own], expected[own])
+    for index in (0, 2):
+        np.testing.assert_array_equal(actual[index], expected[index])
     assert np.abs(actual[1] - expected[1]).max() > 0.01
     by_adam = Muon(0.05, weight_decay=0.3, by_adam=["depthwise", "projection"])
     np.testing.assert_array_equal(trained(by_adam, starts, paths)[1], expected[1])
 
 
-def test_orthogonalized():
+def test_orthogonalized_matrices_are_nearly_orthogonal():
     for shape in ((8, 20), (20, 8), (5, 5)):
-        (matrix,) = drawn(shape)
+        (matrix,) = random_arrays(shape)
         left, _, right = np.linalg.svd(matrix, full_matrices=False)
         actual = orthogonalized(tf.constant(matrix)).numpy()
         np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""Default recipe: optimizer settings by the length of a run and the batch size."""
+"""Tests of the optimizer settings of the recipe "auto"."""
 
 import keras
 import pytest
@@ -35,7 +35,7 @@ def test_learning_rate_grows_with_the_batch_size():
     rates = [resolve_recipe(1000, size).learning_rate for size in (32, 64, 128, 512)]
     assert rates == sorted(rates)
     assert len(set(rates)) == 4
-    # Four times the batch, twice the rate.
+    # The batch size is four times as large, so the rate is twice as large.
     assert rates[3] / rates[2] == pytest.approx(2.0)
     assert resolve_recipe(1000, None).learning_rate == rates[1]
 
@@ -57,15 +57,16 @@ def test_a_run_of_unknown_length_has_a_constant_rate_after_the_warmup():
 
 
 @pytest.mark.parametrize(
-    ("steps", "least", "most"), [(3, 0.0, 0.1), (45, 0.7, 0.8), (1000, 0.98, 0.991)]
+    ("steps", "lower", "upper"), [(3, 0.0, 0.1), (45, 0.7, 0.8), (1000, 0.98, 0.991)]
 )
-def test_moving_statistics_forget_the_start_of_the_run(steps, least, most):
+def test_the_momentum_of_moving_statistics_grows_with_the_run(steps, lower, upper):
     momentum = resolve_recipe(steps, 64).max_batch_norm_momentum
-    assert least <= momentum <= most
+    assert lower <= momentum <= upper
+    # The weight of the initial statistics at the end of the run is negligible.
     assert momentum**steps < 1e-4
 
 
-def test_schedule_can_begin_at_a_later_step():
+def test_a_schedule_can_start_at_a_later_step():
     recipe = resolve_recipe(200, 64)
     first, second = recipe.schedule(), recipe.schedule(first_step=1000)
     for step in (0, 10, 20, 100, 199):
@@ -74,7 +75,7 @@ def test_schedule_can_begin_at_a_later_step():
     assert float(copy(1100)) == float(second(1100))
 
 
-def test_optimizer_round_trip():
+def test_a_copy_of_the_optimizer_has_the_same_config():
     optimizer = resolve_recipe(200, 64).build_optimizer()
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert isinstance(copy, Muon)
@@ -89,7 +90,7 @@ def test_optimizer_round_trip():
         ("auto", "sgd", "Leave one"),
     ],
 )
-def test_recipe_and_optimizer_are_checked(recipe, optimizer, words):
+def test_a_recipe_must_be_known_and_replaces_an_optimizer(recipe, optimizer, words):
     with pytest.raises(InputError, match=words):
         check_recipe(recipe, optimizer)
 
@@ -102,7 +103,7 @@ def test_a_warmup_longer_than_the_run_is_reported():
     assert "100 steps of warm-up in a run of 50 steps" in warning
     assert "0.0005" in warning
     assert "Shorten the warm-up" in warning
-    # Keras's own schedule with a warm-up.
+    # A schedule of Keras may have a warm-up too.
     cosine = keras.optimizers.schedules.CosineDecay(
         0.0, 1000, warmup_target=1e-3, warmup_steps=100
     )

@@ -1,4 +1,4 @@
-"""SGD with momentum against PyTorch's."""
+"""Tests that compare SGD with momentum with that of PyTorch."""
 
 import keras
 import numpy as np
@@ -9,8 +9,8 @@ from tests.helpers.recorded_oracles import recorded
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["plain", "nesterov"])
-def test_equals_torch_over_20_steps(number):
-    """PyTorch's answers are recorded: `tests.helpers.recorded_oracles` says how."""
+def test_20_steps_equal_those_of_pytorch(number):
+    """Compares with recorded results (see `tests.helpers.recorded_oracles`)."""
     question, answer = recorded("sgd")[number]
     assert question["nesterov"] == bool(number)
     kernel, bias = (
@@ -24,12 +24,13 @@ def test_equals_torch_over_20_steps(number):
     )
     for gradient in question["gradients"]:
         optimizer.apply([keras.ops.convert_to_tensor(gradient)] * 2, [kernel, bias])
-    # float32 rounding of two orders of the same operations. The bias has no decay.
+    # The operations have another order, so float32 is rounded differently.
     np.testing.assert_allclose([kernel, bias], answer["answer"], atol=1e-6)
+    # Only the kernel has weight decay.
     assert np.abs(kernel - bias).max() > 1e-3
 
 
-def test_config_round_trip():
+def test_a_copy_from_the_config_has_the_same_config():
     optimizer = SGD(0.1, weight_decay=0.3, exclusions=["x"], global_clipnorm=1.0)
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert copy.get_config() == optimizer.get_config()

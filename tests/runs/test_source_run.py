@@ -80,6 +80,6 @@ def test_a_killed_training_resumes_with_the_same_curve(tmp_path):
     process = start(killed, tmp_path)
     messages = process.communicate()[1]
     assert process.returncode == 0, messages
-    assert "going on at step" in messages
+    assert "resuming at step" in messages
     assert "indexing" not in messages
     assert curve(killed) == curve(uninterrupted)

@@ -120,11 +120,11 @@ def test_a_run_survives_the_death_of_either_worker_and_sigterm(tmp_path, undistu
     workers, _ = start_and_signal(arguments, tmp_path, log, 110, 1, signal.SIGTERM)
     wait(workers, tmp_path, 120)
     texts = [(tmp_path / f"worker_{index}.err").read_text() for index in range(2)]
-    assert all("the same command goes on from it" in text for text in texts)
-    (saved,) = {re.search(r"terminated, step (\d+)", text)[1] for text in texts}
+    assert all("Run the same command again to continue" in text for text in texts)
+    (saved,) = {re.search(r"terminated after step (\d+)", text)[1] for text in texts}
     wait(start_workers(arguments, tmp_path), tmp_path)
     text = (tmp_path / "worker_0.err").read_text()
-    assert f"going on at step {saved} of 240" in text
+    assert f"resuming at step {saved} of 240" in text
     assert losses(directory) == expected
 
 
@@ -150,5 +150,5 @@ def test_a_run_resumes_after_a_host_is_lost(tmp_path, count, batch_size):
             assert "another process of this run ended" in text.splitlines()[-1]
         wait(start_workers(arguments, tmp_path, several), tmp_path)
         text = (tmp_path / "worker_0.err").read_text()
-        assert "going on at step 20 of 40" in text
+        assert "resuming at step 20 of 40" in text
     assert losses(tmp_path / "run") == losses(tmp_path / "uninterrupted")

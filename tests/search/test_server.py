@@ -333,7 +333,7 @@ def test_the_page_asks_for_nothing_outside(ask):
         ({"text": "red", "text_weight": "nan"}, "text_weight must be"),
         ({"like": COUNT + 99}, "id must be that of an image"),
         ({"like": "x"}, "like must be"),
-        ({"minus": "red"}, "a query needs `image` or words"),
+        ({"minus": "red"}, "must have an `image` or words"),
         ({"text": "red", "minus": "red"}, "cancel out"),
         ({"text": ["red"] * 33}, "at most 32"),
     ],

@@ -1,8 +1,9 @@
-"""Trains a small ALIGN in a folder: `DIRECTORY REPLICAS STEPS_PER_LOOP`.
+"""Trains a small ALIGN, and saves a checkpoint at the end of each loop.
 
-On one replica the image encoder is locked, since tracing its gradients takes most of
-the time. It saves at the end of every loop. Run, killed and run again by test_kill.py.
-The pairs are those of `pairs/pairs.jsonl` beside the folder.
+`python kill_script.py DIRECTORY REPLICAS STEPS_PER_LOOP` writes the run to DIRECTORY
+and reads the pairs of `pairs/pairs.jsonl` in its parent folder. test_kill.py starts the
+script, kills it and starts it again. On one replica the image encoder is locked, since
+tracing its gradients takes most of the time.
 """
 
 import pathlib
@@ -24,7 +25,7 @@ STEPS = 48
 
 
 def batch_maker(folder):
-    """The function that makes batches of the pairs, as a run's own."""
+    """Returns the function `make_batches` of `train_model`."""
     builder = open_corpus(
         "pairs", pairs=folder / "pairs" / "pairs.jsonl", data_dir=folder / "data"
     )

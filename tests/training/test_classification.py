@@ -1,3 +1,5 @@
+"""Tests of the fine-tuning and the evaluation of a classifier."""
+
 import functools
 
 import keras
@@ -30,7 +32,10 @@ SIDE = 32
 
 @functools.cache
 def calibrated_encoder():
-    """With statistics of pictures, without which random features all but vanish."""
+    """Returns an encoder with moving statistics of images.
+
+    With initial statistics, the features of random weights would be almost zero.
+    """
     keras.utils.set_random_seed(0)
     encoder = ImageEncoder(**SMALL, batch_norm_momentum=0.5, drop_connect_rate=0.0)
     for seed in range(6):
@@ -43,7 +48,10 @@ def small_encoder(freeze_batch_statistics=False):
 
 
 def stripes(count, seed=0):
-    """Stripes that run across (0), down (1) or nowhere (2), noisy, in any color."""
+    """Returns noisy images in random colors, and their classes.
+
+    The images have horizontal stripes (0), vertical stripes (1) or no stripes (2).
+    """
     random = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     images = []
@@ -65,7 +73,7 @@ def batches_of(images, labels, batch_size=30, **options):
     )
 
 
-def judged(classifier, images, labels):
+def evaluate(classifier, images, labels):
     return classify(classifier, evaluation_batches_of(images, 32), labels)
 
 
@@ -78,7 +86,7 @@ def weights_of(encoder):
     return {variable.path: variable.numpy() for variable in encoder.variables}
 
 
-def changed(before, after):
+def changed_names(before, after):
     return {name for name in before if (before[name] != after[name]).any()}
 
 
@@ -91,13 +99,13 @@ def is_statistic(name):
 
 
 @pytest.mark.ci
-def test_the_head_stage_leaves_the_encoder_as_it_is():
+def test_a_stage_of_the_head_does_not_change_the_encoder():
     images, labels = stripes(30)
     encoder = small_encoder()
     classifier = ImageClassifier(encoder, 3)
     before = weights_of(encoder)
     fine_tune(classifier, [stage(batches_of(images, labels), 4, 0.1, False)])
-    assert changed(before, weights_of(encoder)) == set()
+    assert changed_names(before, weights_of(encoder)) == set()
     assert (classifier.head.kernel.numpy() != 0).any()
 
 
@@ -108,7 +116,7 @@ def test_the_head_stage_leaves_the_encoder_as_it_is():
         pytest.param(False, marks=pytest.mark.release),
     ],
 )
-def test_the_full_stage_moves_all_but_frozen_statistics(frozen):
+def test_a_stage_of_the_encoder_changes_all_but_frozen_statistics(frozen):
     images, labels = stripes(30)
     encoder = small_encoder(freeze_batch_statistics=frozen)
     classifier = ImageClassifier(encoder, 3)
@@ -116,16 +124,16 @@ def test_the_full_stage_moves_all_but_frozen_statistics(frozen):
     fine_tune(classifier, [stage(batches, 2, 0.1, False)])
     before = weights_of(encoder)
     fine_tune(classifier, [stage(batches, 2, 1.0, True)])
-    moved = changed(before, weights_of(encoder))
+    changed = changed_names(before, weights_of(encoder))
     statistics = {name for name in before if is_statistic(name)}
     learned = {name for name in before if "seed" not in name} - statistics
     assert len(statistics) > 10
-    assert learned <= moved
-    assert statistics & moved == (set() if frozen else statistics)
+    assert learned <= changed
+    assert statistics & changed == (set() if frozen else statistics)
 
 
-def test_a_step_of_the_head_is_the_hand_computed_one():
-    """Softmax's gradient, the decay of the kernel alone, and momentum, in NumPy."""
+def test_two_steps_of_the_head_equal_those_of_numpy():
+    """Checks the gradient of softmax, the decay of the kernel, and the momentum."""
     images, labels = stripes(30)
     encoder = small_encoder()
     classifier = ImageClassifier(encoder, 3)
@@ -140,27 +148,27 @@ def test_a_step_of_the_head_is_the_hand_computed_one():
     )
     features = encoder(pixels).numpy().astype("float64")
     kernel, bias = np.zeros((features.shape[1], 3)), np.zeros(3)
-    speeds = [0.0, 0.0]
+    velocities = [0.0, 0.0]
     for _ in range(2):
         logits = features @ kernel + bias
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-        slopes = (shares - np.eye(3)[labels]) / len(labels)
+        probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities /= probabilities.sum(axis=1, keepdims=True)
+        slopes = (probabilities - np.eye(3)[labels]) / len(labels)
         gradients = features.T @ slopes + decay * kernel, slopes.sum(axis=0)
-        speeds = [
-            momentum * speed - rate * gradient
-            for speed, gradient in zip(speeds, gradients, strict=True)
+        velocities = [
+            momentum * velocity - rate * gradient
+            for velocity, gradient in zip(velocities, gradients, strict=True)
         ]
-        kernel, bias = kernel + speeds[0], bias + speeds[1]
-    # Float32 sums of features against float64.
+        kernel, bias = kernel + velocities[0], bias + velocities[1]
+    # float32 is compared with float64.
     np.testing.assert_allclose(classifier.head.kernel, kernel, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(classifier.head.bias, bias, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.ci
-def test_the_encoders_learning_rate_is_scaled():
+def test_the_learning_rate_of_the_encoder_is_scaled():
     images, labels = stripes(30)
-    steps = {}
+    updates = {}
     pixels = tf.constant(np.stack(images))
     data = tf.data.Dataset.from_tensors((pixels, labels.astype("int32"))).repeat()
     start = np.random.default_rng(0).normal(size=(16, 3))
@@ -173,15 +181,15 @@ def test_the_encoders_learning_rate_is_scaled():
         fine_tune(classifier, [stage(lambda step: data, 1, 1.0, True, multiplier)])
         after = weights_of(encoder)
         name = max(before, key=lambda name: np.abs(after[name] - before[name]).max())
-        steps[multiplier] = after[name] - before[name]
-        heads = classifier.head.kernel.numpy() - start
-        assert np.abs(heads).max() > 1e-5
-    np.testing.assert_allclose(steps[0.1], 0.1 * steps[1.0], rtol=1e-2, atol=1e-7)
+        updates[multiplier] = after[name] - before[name]
+        head_update = classifier.head.kernel.numpy() - start
+        assert np.abs(head_update).max() > 1e-5
+    np.testing.assert_allclose(updates[0.1], 0.1 * updates[1.0], rtol=1e-2, atol=1e-7)
 
 
 @pytest.mark.ci
 @needs("sklearn")
-def test_the_head_comes_near_to_logistic_regression():
+def test_the_head_converges_to_logistic_regression():
     from sklearn.linear_model import LogisticRegression
 
     images, labels = stripes(60)
@@ -197,29 +205,37 @@ def test_the_head_comes_near_to_logistic_regression():
         [stage(lambda step: data, 300, 0.1 / scale**2, False)],
         weight_decay=decay,
     )
-    # scikit-learn: the sum of losses + ‖w‖² / 2C. SGD: their mean + decay/2 ‖w‖².
-    oracle = LogisticRegression(C=1 / (decay * len(labels)), max_iter=10_000, tol=1e-8)
-    oracle.fit(features, labels)
-    ours = tf.nn.softmax(classifier(pixels)).numpy()
-    np.testing.assert_allclose(ours, oracle.predict_proba(features), atol=0.02)
+    # scikit-learn minimizes the sum of losses + ‖w‖² / 2C, and SGD their mean +
+    # decay/2 ‖w‖².
+    reference = LogisticRegression(
+        C=1 / (decay * len(labels)), max_iter=10_000, tol=1e-8
+    )
+    reference.fit(features, labels)
+    probabilities = tf.nn.softmax(classifier(pixels)).numpy()
+    np.testing.assert_allclose(
+        probabilities, reference.predict_proba(features), atol=0.02
+    )
 
 
 @pytest.mark.release
-def test_it_learns_to_tell_stripes_apart():
+def test_fine_tuning_learns_the_classes_of_stripes():
     images, labels = stripes(90)
-    others, right = stripes(60, seed=1)
+    test_images, test_labels = stripes(60, seed=1)
     encoder = small_encoder()
     classifier = ImageClassifier(encoder, 3)
     batches = batches_of(images, labels)
     stages = [stage(batches, 5, 0.1, False), stage(batches, 40, 0.1, True)]
     fine_tune(classifier, stages)
-    found = judged(classifier, others, right)
-    assert np.mean(found.ranks == 0) > 0.9  # A third by chance.
-    assert np.mean(found.ranks == 0) == np.mean(found.predictions == right)
+    result = evaluate(classifier, test_images, test_labels)
+    # Chance is a third.
+    assert np.mean(result.ranks == 0) > 0.9
+    assert np.mean(result.ranks == 0) == np.mean(result.predictions == test_labels)
 
 
-def updated(strategy=None, encoder=None, micro_batch_size=None, **encoder_arguments):
-    """The weights after two steps of all layers on 24 images."""
+def updated_weights(
+    strategy=None, encoder=None, micro_batch_size=None, **encoder_arguments
+):
+    """Returns the weights after two steps of all layers on 24 images."""
     images, labels = stripes(24)
     pixels = tf.constant(np.stack(images))
     data = tf.data.Dataset.from_tensors((pixels, labels.astype("int32"))).repeat()
@@ -234,29 +250,34 @@ def updated(strategy=None, encoder=None, micro_batch_size=None, **encoder_argume
     return {v.path: v.numpy() for v in classifier.variables if "seed" not in v.path}
 
 
-def assert_same_update(ours, theirs, tolerance, start=None):
-    """Each variable's difference is small beside what it moved by."""
+def assert_same_update(actual_weights, expected_weights, tolerance, start=None):
+    """Compares the weights with a tolerance relative to the update of each variable."""
     start = weights_of(start or calibrated_encoder())
-    largest = 0.0
-    for name, expected in theirs.items():
-        moved = np.abs(expected - start.get(name, 0)).max()
-        largest = max(moved, largest)
-        # What a normalization behind it cancels has a gradient of rounding alone.
+    largest_update = 0.0
+    for name, expected in expected_weights.items():
+        update = np.abs(expected - start.get(name, 0)).max()
+        largest_update = max(update, largest_update)
+        # If a normalization cancels the effect of a variable, its gradient consists of
+        # rounding errors.
         np.testing.assert_allclose(
-            ours[name], expected, rtol=0, atol=tolerance * moved + 1e-7, err_msg=name
+            actual_weights[name],
+            expected,
+            rtol=0,
+            atol=tolerance * update + 1e-7,
+            err_msg=name,
         )
-    assert largest > 1e-3
+    assert largest_update > 1e-3
 
 
 @pytest.mark.ci
 def test_micro_batches_of_rematerialized_blocks_make_the_same_update():
-    """With frozen statistics an image's gradient doesn't depend on its neighbors."""
-    both = updated(micro_batch_size=6, rematerialize=True)
-    # float32: means of 24 images, added up in another order, over two steps.
-    assert_same_update(both, updated(), 1e-3)
+    """With frozen statistics, the gradient of an image doesn't depend on the others."""
+    weights = updated_weights(micro_batch_size=6, rematerialize=True)
+    # The means of 24 images are summed in another order in float32, over two steps.
+    assert_same_update(weights, updated_weights(), 1e-3)
 
 
-# Replicas wait for each other at each sum: long where other processes want the cores.
+# Replicas wait for each other at each sum, which may take long on a busy machine.
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "micro_batch_size",
@@ -266,13 +287,13 @@ def test_micro_batches_of_rematerialized_blocks_make_the_same_update():
     ],
 )
 def test_replicas_make_the_same_update(two_replicas, micro_batch_size):
-    ours = updated(two_replicas, micro_batch_size=micro_batch_size)
-    assert_same_update(ours, updated(), 1e-3)
+    weights = updated_weights(two_replicas, micro_batch_size=micro_batch_size)
+    assert_same_update(weights, updated_weights(), 1e-3)
 
 
 @pytest.mark.release
 def test_a_step_compiled_by_xla_makes_the_same_update():
-    """A stand-in for TPUs, with micro-batches of rematerialized blocks."""
+    """TPUs compile the same graph with XLA. The step has micro-batches."""
     images, labels = stripes(24)
     data = tf.data.Dataset.from_tensors((np.stack(images), labels.astype("int32")))
     kernels = []
@@ -292,15 +313,15 @@ def test_a_step_compiled_by_xla_makes_the_same_update():
 
 
 @pytest.mark.ci
-def test_a_micro_batch_is_a_ghost_batch():
-    """Where statistics aren't frozen, and with them the moving ones."""
+def test_micro_batches_update_weights_and_statistics_like_ghost_batches():
+    # The encoder has smooth activations. With ReLU6, rounding may move a unit to the
+    # other side of a kink, which is noticeable in 6 images.
     smooth = {**SMALL, "lite": False, "drop_connect_rate": 0.0}
     encoder = ImageEncoder(**smooth)
-    ghosts = updated(encoder=encoder, virtual_batch_size=6)
-    ours = updated(encoder=encoder, micro_batch_size=6)
-    # float32, through normalizations of 6 images by another kernel. (Of ReLU6 a unit
-    # at its kink may fall on the other side, which six images don't hide.)
-    assert_same_update(ours, ghosts, 1e-2, encoder)
+    expected = updated_weights(encoder=encoder, virtual_batch_size=6)
+    actual = updated_weights(encoder=encoder, micro_batch_size=6)
+    # Another kernel normalizes the 6 images in float32.
+    assert_same_update(actual, expected, 1e-2, encoder)
 
 
 def test_hosts_share_the_rows_of_a_batch():
@@ -313,87 +334,92 @@ def test_hosts_share_the_rows_of_a_batch():
         next(rows_of_host(make_batches, 0, number, 2).as_numpy_iterator())
         for number in range(2)
     ]
-    for values, *shares in zip(whole, *parts, strict=True):
-        assert len(shares[0]) == 2
-        np.testing.assert_array_equal(np.concatenate(shares), values)
+    for values, *host_values in zip(whole, *parts, strict=True):
+        assert len(host_values[0]) == 2
+        np.testing.assert_array_equal(np.concatenate(host_values), values)
 
 
-def test_a_batch_that_micro_batches_cannot_cut():
-    with pytest.raises(InputError, match=r"micro_batch_size \(7\) must divide .* 24"):
-        updated(micro_batch_size=7)
+def test_micro_batches_must_divide_a_batch():
+    words = "micro_batch_size must divide .* micro_batch_size=7 and 24 rows"
+    with pytest.raises(InputError, match=words):
+        updated_weights(micro_batch_size=7)
     with pytest.raises(InputError, match="micro_batch_size must be a whole number"):
         ImageClassifier(small_encoder(), 3, micro_batch_size=0)
 
 
 @pytest.mark.ci
-def test_each_replica_judges_its_share_of_the_images(two_replicas):
-    """Also of an odd number, and of one image."""
-    others, right = stripes(7, seed=1)
+def test_replicas_classify_like_one_device(two_replicas):
+    """The batches have three images and one image, which can't be divided equally."""
+    images, labels = stripes(7, seed=1)
     head = np.random.default_rng(0).normal(size=(16, 3))
-    found = []
+    results = []
     for strategy in (None, two_replicas):
         with strategy_scope(strategy):
             classifier = ImageClassifier(small_encoder(), 3)
             classifier.build((None, SIDE, SIDE, 3))
         classifier.head.kernel.assign(head)
-        batches = evaluation_batches_of(others, 3)
-        found.append(classify(classifier, batches, right))
-    for ours, theirs in zip(*(vars(own).values() for own in found), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+        batches = evaluation_batches_of(images, 3)
+        results.append(classify(classifier, batches, labels))
+    expected, actual = results
+    for name, values in vars(expected).items():
+        np.testing.assert_array_equal(getattr(actual, name), values)
 
 
 def fixed_classifier(logits):
-    """A classifier whose logits are a table by the gray level of the first pixel."""
+    """Returns a classifier whose logits are a row of a table.
+
+    The first pixel of an image is the number of its row.
+    """
     table = tf.constant(logits, tf.float32)
     return lambda images, training: tf.gather(
         table, tf.cast(images[:, 0, 0, 0], tf.int32)
     )
 
 
-def test_ranks_count_ties_and_what_is_no_number_against_the_right_class():
+def test_ranks_count_ties_and_nan_against_the_correct_class():
     logits = [
-        [3.0, 1.0, 2.0],  # first
-        [1.0, 2.0, 3.0],  # second
-        [2.0, 2.0, 1.0],  # first together with another: second
-        [0.0, 0.0, 0.0],  # last
+        [3.0, 1.0, 2.0],  # The correct class is first.
+        [1.0, 2.0, 3.0],  # The correct class is second.
+        [2.0, 2.0, 1.0],  # A wrong class has the same score, so the rank is 1.
+        [0.0, 0.0, 0.0],  # Two wrong classes have the same score.
         [np.nan] * 3,
         [np.nan, 5.0, 1.0],
     ]
     labels = np.array([0, 1, 0, 2, 1, 1])
     images = [np.full((4, 4, 3), number, "uint8") for number in range(6)]
     batches = evaluation_batches_of(images, 4, side=32)
-    found = classify(fixed_classifier(logits), batches, labels)
-    np.testing.assert_array_equal(found.ranks, [0, 1, 1, 2, 2, 1])
-    np.testing.assert_array_equal(found.rows, range(6))
-    assert found.predictions[:3].tolist() == [0, 2, 1]
-    # As `evaluation.classification.Classification` has it.
-    np.testing.assert_array_equal(found.predictions == labels, found.ranks == 0)
-    assert np.mean(found.ranks == 0) == pytest.approx(1 / 6)
+    result = classify(fixed_classifier(logits), batches, labels)
+    np.testing.assert_array_equal(result.ranks, [0, 1, 1, 2, 2, 1])
+    np.testing.assert_array_equal(result.rows, range(6))
+    assert result.predictions[:3].tolist() == [0, 2, 1]
+    # A prediction is correct exactly if the rank is 0.
+    np.testing.assert_array_equal(result.predictions == labels, result.ranks == 0)
+    assert np.mean(result.ranks == 0) == pytest.approx(1 / 6)
 
 
 @pytest.mark.ci
-def test_a_loss_that_is_no_number_ends_the_stage():
+def test_a_nan_loss_ends_the_stage():
     images, labels = stripes(30)
     classifier = ImageClassifier(small_encoder(), 3)
     classifier.build((None, SIDE, SIDE, 3))
     classifier.head.bias.assign([np.nan] * 3)
     fine_tune(classifier, [stage(batches_of(images, labels), 50, 0.1, False)])
     assert int(classifier.optimizer.iterations) < 5
-    assert judged(classifier, images, labels).ranks.all()
+    assert evaluate(classifier, images, labels).ranks.all()
 
 
-def test_nothing_to_judge():
+def test_evaluation_without_a_readable_image_is_refused():
     classifier = ImageClassifier(small_encoder(), 3)
-    with pytest.raises(InputError, match="to judge, received none"):
-        judged(classifier, [b"junk"], [0])
+    with pytest.raises(InputError, match="to classify. Received: no image"):
+        evaluate(classifier, [b"junk"], [0])
 
 
 class Killed(Exception):
     pass
 
 
-def killed_at(step):
-    """A bar that stops the training at a step."""
+def bar_that_kills(step):
+    """Returns a progress bar that raises `Killed` at a step."""
 
     class Bar:
         steps = 0
@@ -408,12 +434,12 @@ def killed_at(step):
 
 @pytest.mark.release
 @pytest.mark.parametrize("kill, newest", [(5, "stage-0/ckpt-4"), (9, "stage-1/ckpt-2")])
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, kill, newest):
+def test_a_resumed_training_ends_with_the_same_weights(tmp_path, kill, newest):
     images, labels = stripes(30)
     batches = batches_of(images, labels, batch_size=7, crop="inception", seed=4)
     stages = [stage(batches, 6, 0.1, False), stage(batches, 4, 0.05, True)]
 
-    def trained(bar, directory):
+    def train(bar, directory):
         classifier = ImageClassifier(small_encoder(), 3)
         options = {"directory": directory, "checkpoint_interval": 2}
         fine_tune(classifier, stages, bar=bar, **options)
@@ -422,32 +448,34 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, kill, newest):
     def names():
         return [str(path) for path in sorted(tmp_path.glob("*/*.index"))]
 
-    whole = trained(None, None)
+    uninterrupted = train(None, None)
     with pytest.raises(Killed):
-        trained(killed_at(kill), tmp_path)
+        train(bar_that_kills(kill), tmp_path)
     assert names()[-1] == str(tmp_path / f"{newest}.index")
-    again = trained(None, tmp_path)
-    for ours, theirs in zip(again.variables, whole.variables, strict=True):
-        # One trace or two: sums of float32 may come in another order.
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
-    kept = ("stage-0/ckpt-6.index", "stage-1/ckpt-4.index")
-    assert names() == [str(tmp_path / name) for name in kept]
+    resumed = train(None, tmp_path)
+    for actual, expected in zip(
+        resumed.variables, uninterrupted.variables, strict=True
+    ):
+        # The step was traced again, so float32 may be summed in another order.
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    last_checkpoints = ("stage-0/ckpt-6.index", "stage-1/ckpt-4.index")
+    assert names() == [str(tmp_path / name) for name in last_checkpoints]
 
 
 @pytest.mark.ci
-def test_a_damaged_checkpoint_is_named(tmp_path):
+def test_the_error_for_damaged_checkpoints_names_their_folder(tmp_path):
     images, labels = stripes(30)
     stages = [stage(batches_of(images, labels), 2, 0.1, False)]
     options = {"directory": tmp_path, "checkpoint_interval": 1}
     fine_tune(ImageClassifier(small_encoder(), 3), stages, **options)
     for file in tmp_path.glob("*/*.data*"):
         file.write_bytes(b"")
-    with pytest.raises(InputError, match=r"all checkpoints in .*stage-0 are damaged"):
+    with pytest.raises(InputError, match=r"checkpoints in .*stage-0 are damaged"):
         fine_tune(ImageClassifier(small_encoder(), 3), stages, **options)
 
 
 @pytest.mark.release
-def test_the_same_seed_gives_the_same_weights():
+def test_the_same_seed_results_in_the_same_weights():
     images, labels = stripes(30)
     kernels = []
     for _ in range(2):

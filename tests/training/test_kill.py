@@ -1,4 +1,4 @@
-"""kill -9 at any moment, or SIGTERM: the run goes on to the same curve, bit for bit."""
+"""Tests that runs resume bit for bit after SIGKILL and SIGTERM."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def curve(directory):
 
 
 def last_state(directory):
-    """All that the newest checkpoint holds, by name, but the number of saves."""
+    """Returns the tensors of the newest checkpoint, without its save counter."""
     reader = tf.train.load_checkpoint(checkpoints_in(directory / "checkpoints")[0])
     names = reader.get_variable_to_shape_map()
     return {
@@ -54,13 +54,13 @@ def last_state(directory):
     }
 
 
-def assert_same(directory, whole):
-    """The curves are equal, and the last states bit for bit."""
-    assert curve(directory) == curve(whole)
-    ours, theirs = last_state(directory), last_state(whole)
-    assert ours.keys() == theirs.keys() and len(ours) > 100
-    for name, value in theirs.items():
-        assert ours[name].tobytes() == value.tobytes(), name
+def assert_same(directory, expected_directory):
+    """Compares the curves and the last states of two runs, bit for bit."""
+    assert curve(directory) == curve(expected_directory)
+    state, expected_state = last_state(directory), last_state(expected_directory)
+    assert state.keys() == expected_state.keys() and len(state) > 100
+    for name, value in expected_state.items():
+        assert state[name].tobytes() == value.tobytes(), name
 
 
 def steps_on_disk(directory):
@@ -68,7 +68,7 @@ def steps_on_disk(directory):
 
 
 def kill_when(process, condition):
-    """Sends SIGKILL as soon as the condition holds; whether it came to that."""
+    """Sends SIGKILL when the condition is true. Returns False if it never was."""
     while process.poll() is None:
         if condition():
             process.send_signal(signal.SIGKILL)
@@ -80,35 +80,35 @@ def kill_when(process, condition):
 
 @pytest.mark.release
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_killed_runs_go_on_to_the_same_curve(tmp_path, replicas):
+def test_a_killed_run_resumes_with_the_same_curve(tmp_path, replicas):
     write_pairs(tmp_path / "pairs")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(whole, replicas)
     checkpoints = killed / "checkpoints"
 
-    def writing():
-        """A checkpoint is being written over the ones that stand."""
+    def is_saving():
+        """Returns True while a later checkpoint is being written."""
         return steps_on_disk(killed) > 1 and any(checkpoints.glob("*temp*"))
 
-    assert kill_when(start(killed, replicas), writing)
+    assert kill_when(start(killed, replicas), is_saving)
     log = killed / "metrics.jsonl"
-    seen = log.stat().st_size if log.exists() else 0
+    size = log.stat().st_size if log.exists() else 0
     delay = random.Random(replicas).uniform(0.0, 0.2)
 
-    def later():
-        """At some moment after the run has gone on by a loop."""
-        if log.exists() and log.stat().st_size > seen + 100:
+    def has_logged_a_loop():
+        """Returns True after a random delay when a further loop is logged."""
+        if log.exists() and log.stat().st_size > size + 100:
             time.sleep(delay)
             return True
         return False
 
-    assert kill_when(start(killed, replicas), later)
+    assert kill_when(start(killed, replicas), has_logged_a_loop)
     finish(killed, replicas)
     assert_same(killed, whole)
 
 
 @pytest.mark.release
-def test_sigterm_saves_within_a_loop_and_ends_with_zero(tmp_path):
+def test_sigterm_saves_within_a_loop_and_exits_with_0(tmp_path):
     write_pairs(tmp_path / "pairs")
     whole, ended = tmp_path / "whole", tmp_path / "ended"
     finish(whole, 1, loop=8)
@@ -120,8 +120,8 @@ def test_sigterm_saves_within_a_loop_and_ends_with_zero(tmp_path):
     process.send_signal(signal.SIGTERM)
     error = process.communicate(timeout=120)[1]
     assert process.returncode == 0, error[-3000:]
-    assert "the same command goes on from it" in error
+    assert "Run the same command again to continue" in error
     saved = max(int(p.stem[5:]) for p in (ended / "checkpoints").glob("ckpt-*.index"))
-    assert saved % 8, "not within a loop"
+    assert saved % 8, "the checkpoint is at the end of a loop"
     finish(ended, 1, loop=8)
     assert_same(ended, whole)

@@ -1,4 +1,4 @@
-"""Two replicas in this process: what each one counts for in the sum."""
+"""Tests of gradients and updates on two replicas in the test process."""
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from tests.helpers.small import small_batch
 from tests.helpers.updates_script import make_model
 
 
-def on_each(strategy, values):
-    """Gives each replica its rows of the values."""
+def distribute(strategy, values):
+    """Returns the rows of the values, divided among the replicas."""
     count = len(values) // strategy.num_replicas_in_sync
     return strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(
@@ -21,39 +21,40 @@ def on_each(strategy, values):
     )
 
 
-def test_gradients_flow_through_the_gather(two_replicas):
+def test_gradients_flow_to_the_gathered_rows(two_replicas):
     rows = np.arange(8, dtype="float32").reshape(4, 2)
-    # A replica weighs each row of all replicas by factors of its own.
+    # Each replica multiplies the rows of all replicas by different factors.
     factors = np.random.default_rng(0).normal(size=(2, 4, 2)).astype("float32")
 
     @tf.function
     def step(rows, factors):
-        def each(rows, factors):
+        def replica_step(rows, factors):
             with tf.GradientTape() as tape:
                 tape.watch(rows)
                 gathered, offset = gather_replicas(rows)
                 total = tf.reduce_sum(gathered * factors[0])
             return gathered, offset, tape.gradient(total, rows)
 
-        return two_replicas.run(each, (rows, factors))
+        return two_replicas.run(replica_step, (rows, factors))
 
-    answers = step(on_each(two_replicas, rows), on_each(two_replicas, factors))
+    results = step(distribute(two_replicas, rows), distribute(two_replicas, factors))
     gathered, offsets, gradients = (
-        [value.numpy() for value in two_replicas.experimental_local_results(answer)]
-        for answer in answers
+        [value.numpy() for value in two_replicas.experimental_local_results(result)]
+        for result in results
     )
     np.testing.assert_array_equal(gathered, [rows, rows])
     assert offsets == [0, 2]
-    # A row's gradient is the sum of what both replicas weigh it by.
+    # The gradient of a row is the sum of its factors on both replicas.
     np.testing.assert_allclose(
         np.concatenate(gradients), factors.sum(axis=0), rtol=1e-6
     )
 
 
-def updated(strategy):
-    """The weights after a step of gradient descent, and what `fit` reports.
+def train_step(strategy):
+    """Returns the weights before and after a step, and the history of `fit`.
 
-    The image encoder is locked: its statistics would be those of a replica's rows.
+    The image encoder is locked, since its batch statistics would depend on the number
+    of replicas.
     """
     with strategy_scope(strategy):
         model = make_model(
@@ -66,19 +67,20 @@ def updated(strategy):
     return before, model.get_weights(), history
 
 
-# Replicas wait for each other at each sum: long where other processes want the cores.
+# Replicas wait for each other at each sum, which may take long on a busy machine.
 @pytest.mark.timeout(900)
-def test_a_step_on_two_replicas_is_that_of_one_device(two_replicas):
-    before, expected, reported = updated(None)
-    start, actual, also = updated(two_replicas)
-    moved = max(
-        np.abs(new - old).max() for new, old in zip(expected, before, strict=True)
+def test_a_step_on_two_replicas_equals_that_on_one_device(two_replicas):
+    expected_start, expected_weights, expected_history = train_step(None)
+    start, weights, history = train_step(two_replicas)
+    largest_update = max(
+        np.abs(new - old).max()
+        for new, old in zip(expected_weights, expected_start, strict=True)
     )
-    assert moved > 1e-2
-    for ours, theirs in zip(start, before, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    for ours, theirs in zip(actual, expected, strict=True):
-        # float32, summed in another order.
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
-    for name, values in reported.items():
-        assert also[name] == pytest.approx(values, rel=1e-5), name
+    assert largest_update > 1e-2
+    for actual, expected in zip(start, expected_start, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+    for actual, expected in zip(weights, expected_weights, strict=True):
+        # float32 is summed in another order.
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-6)
+    for name, values in expected_history.items():
+        assert history[name] == pytest.approx(values, rel=1e-5), name

@@ -1,8 +1,8 @@
-"""What a run keeps: resumed, terminated, averaged and best states, in one process.
+"""Tests of resumed, terminated, averaged and best states of a run.
 
-One small model is traced once. `as_in_a_new_process` puts every variable back to what
-it was before the first step, so whatever a checkpoint leaves out is lost, as it is when
-a process ends. Real processes are killed in test_kill.py.
+The tests share one small model, since tracing takes long. `as_in_a_new_process` resets
+all variables to their initial values. As in a new process, values that are not in a
+checkpoint are lost. test_kill.py kills real processes.
 """
 
 import json
@@ -33,25 +33,25 @@ RATES = ("pairs_per_second", "input_wait_fraction")
 
 
 def make_batches(start_step):
-    """Batches that differ from step to step."""
+    """Returns batches that differ between steps."""
     dataset = tf.data.Dataset.from_tensor_slices(small_batch(32))
     return dataset.shuffle(32, seed=1).repeat().skip(8 * start_step).batch(8)
 
 
 def variables_of(model):
-    """All that a run changes: weights, statistics, seeds, moments, means."""
-    every = model.variables + model.optimizer.variables
+    """Returns the variables that a run changes, those of the optimizer included."""
+    variables = model.variables + model.optimizer.variables
     for metric in model.loss_metrics:
-        every = every + metric.variables
-    return {id(variable): variable for variable in every}.values()
+        variables = variables + metric.variables
+    return {id(variable): variable for variable in variables}.values()
 
 
 @pytest.fixture(scope="module")
 def traced():
-    """A compiled model, and its variables' values before the first step.
+    """Returns a compiled model, and the initial values of its variables.
 
     The image encoder is locked, since tracing its gradients takes two thirds of the
-    time; dropout of the text encoder makes the seeds matter.
+    time. The text encoder has dropout, so that the results depend on the seeds.
     """
     keras.utils.set_random_seed(0)
     image_encoder = ImageEncoder(
@@ -83,17 +83,17 @@ def traced():
 def as_in_a_new_process(traced):
     model, start = traced
 
-    def renewed():
+    def reset_model():
         for variable, value in zip(variables_of(model), start, strict=True):
             variable.assign(value)
         return model
 
-    return renewed
+    return reset_model
 
 
-def trained(model, directory, steps, loop, interval, evaluate=None, **kept):
-    """Trains, and returns the lines of the log without what the clock decides."""
-    schedule = TrainerConfig(steps, loop, interval, interval, **kept)
+def train(model, directory, steps, loop, interval, evaluate=None, **options):
+    """Trains, and returns the lines of the log without measured times."""
+    schedule = TrainerConfig(steps, loop, interval, interval, **options)
     log = train_model(
         model, make_batches, schedule, directory, batch_size=8, evaluate=evaluate
     )
@@ -103,14 +103,15 @@ def trained(model, directory, steps, loop, interval, evaluate=None, **kept):
     ]
 
 
-def half():
+def evaluate_constant():
     return [("t2i/recall_at_1", 0.5)]
 
 
-def assert_same_state(ours, theirs):
-    """The newest checkpoints of two folders are equal bit for bit."""
+def assert_same_state(directory, expected_directory):
+    """Compares the newest checkpoints of two folders, bit for bit."""
     readers = [
-        tf.train.load_checkpoint(checkpoints_in(own)[0]) for own in (ours, theirs)
+        tf.train.load_checkpoint(checkpoints_in(folder)[0])
+        for folder in (directory, expected_directory)
     ]
     names = [
         {name for name in reader.get_variable_to_shape_map() if "variables" in name}
@@ -118,16 +119,16 @@ def assert_same_state(ours, theirs):
     ]
     assert names[0] == names[1] and len(names[0]) > 100
     for name in names[0] - {"_CHECKPOINTABLE_OBJECT_GRAPH"}:
-        one, other = (np.asarray(reader.get_tensor(name)) for reader in readers)
-        assert one.tobytes() == other.tobytes(), name
+        value, expected = (np.asarray(reader.get_tensor(name)) for reader in readers)
+        assert value.tobytes() == expected.tobytes(), name
 
 
 @pytest.fixture
 def sigterm_is_caught():
-    """Fails the test where a SIGTERM finds no handler, rather than end pytest."""
+    """Fails the test if SIGTERM isn't handled, instead of ending pytest."""
 
     def uncaught(*_):
-        raise AssertionError("SIGTERM came while nothing listened")
+        raise AssertionError("SIGTERM was not handled")
 
     before = signal.signal(signal.SIGTERM, uncaught)
     yield
@@ -135,60 +136,65 @@ def sigterm_is_caught():
     signal.signal(signal.SIGTERM, before)
 
 
-def test_a_run_that_sigterm_ended_goes_on_to_the_same_curve(
+def test_a_run_ended_by_sigterm_resumes_with_the_same_curve(
     as_in_a_new_process, sigterm_is_caught, tmp_path, capsys
 ):
     whole, ended = tmp_path / "whole", tmp_path / "ended"
-    expected = trained(as_in_a_new_process(), whole, 8, 2, 4, evaluate=half)
+    expected = train(as_in_a_new_process(), whole, 8, 2, 4, evaluate=evaluate_constant)
     assert [line["step"] for line in expected] == [2, 4, 4, 6, 8, 8]
 
-    def ask_to_end():
-        # Between steps 4 and 5, so that step 5, amid a loop, is the last one.
+    def send_sigterm():
+        # The signal arrives between steps 4 and 5, so the run ends after step 5, which
+        # is within a loop.
         os.kill(os.getpid(), signal.SIGTERM)
-        return half()
+        return evaluate_constant()
 
     with pytest.raises(SystemExit) as caught:
-        trained(as_in_a_new_process(), ended, 8, 2, 4, evaluate=ask_to_end)
+        train(as_in_a_new_process(), ended, 8, 2, 4, evaluate=send_sigterm)
     assert caught.value.code == 0
-    assert "step 5 is saved" in capsys.readouterr().err
+    assert "terminated after step 5, which is saved" in capsys.readouterr().err
     steps = [
         int(pathlib.Path(p).name[5:]) for p in checkpoints_in(ended / "checkpoints")
     ]
     assert steps == [5, 4, 0]
-    assert trained(as_in_a_new_process(), ended, 8, 2, 4, evaluate=half) == expected
+    lines = train(as_in_a_new_process(), ended, 8, 2, 4, evaluate=evaluate_constant)
+    assert lines == expected
     assert_same_state(ended / "checkpoints", whole / "checkpoints")
 
 
-def test_a_checkpoint_holds_every_variable(as_in_a_new_process, tmp_path):
+def test_a_checkpoint_contains_all_variables(as_in_a_new_process, tmp_path):
     model = as_in_a_new_process()
-    trained(model, tmp_path, 2, 1, 1)
-    raw = RunCheckpoints(as_in_a_new_process(), str(tmp_path / "checkpoints"))
+    train(model, tmp_path, 2, 1, 1)
+    checkpoints = RunCheckpoints(as_in_a_new_process(), str(tmp_path / "checkpoints"))
     before = [variable.numpy() for variable in variables_of(model)]
-    assert raw.restore_latest() == 2
+    assert checkpoints.restore_latest() == 2
     changed = {
         variable.path
         for variable, value in zip(variables_of(model), before, strict=True)
         if (variable.numpy() != value).any()
     }
-    # Of Adam, the moments and the average of each weight; dropout's seeds; the means.
+    # A checkpoint contains the moments and the moving average of each weight, the
+    # dropout seeds and the running means of the metrics.
     for weight in model.trainable_variables:
-        own = weight.path.replace("/", "_")
+        name = weight.path.replace("/", "_")
         for kind in ("momentum", "velocity", "average"):
-            assert any(path.endswith(f"{own}_{kind}") for path in changed), (own, kind)
+            suffix = f"{name}_{kind}"
+            assert any(path.endswith(suffix) for path in changed), suffix
     assert any("seed_generator_state" in path for path in changed)
     assert "loss/sums" in changed
 
 
 @pytest.mark.ci
-def test_a_clock_that_jumps_back_a_year_changes_nothing(
+def test_resuming_does_not_depend_on_the_system_time(
     as_in_a_new_process, tmp_path, monkeypatch
 ):
     whole, jumped = tmp_path / "whole", tmp_path / "jumped"
-    expected = trained(as_in_a_new_process(), whole, 6, 2, 2)
-    trained(as_in_a_new_process(), jumped, 4, 2, 2)
+    expected = train(as_in_a_new_process(), whole, 6, 2, 2)
+    train(as_in_a_new_process(), jumped, 4, 2, 2)
     now = time.time
+    # The clock is set back by a year.
     monkeypatch.setattr(time, "time", lambda: now() - 365 * 24 * 3600)
-    assert trained(as_in_a_new_process(), jumped, 6, 2, 2) == expected
+    assert train(as_in_a_new_process(), jumped, 6, 2, 2) == expected
     steps = [
         int(pathlib.Path(p).name[5:]) for p in checkpoints_in(jumped / "checkpoints")
     ]
@@ -197,7 +203,7 @@ def test_a_clock_that_jumps_back_a_year_changes_nothing(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"value": "high"}'])
-def test_a_damaged_note_of_the_best_ends_no_training(tmp_path, capsys, content):
+def test_a_damaged_best_metric_file_is_reported_and_ignored(tmp_path, capsys, content):
     (tmp_path / "metric.json").write_text(content)
     assert read_best_value(tmp_path / "metric.json") is None
     assert "metric.json is damaged" in capsys.readouterr().err
@@ -207,9 +213,11 @@ def test_a_damaged_note_of_the_best_ends_no_training(tmp_path, capsys, content):
 
 
 @pytest.mark.parametrize(("higher", "best"), [(True, 2), (False, 1)])
-def test_the_best_checkpoint_is_the_best(as_in_a_new_process, tmp_path, higher, best):
+def test_the_best_checkpoint_has_the_best_metric(
+    as_in_a_new_process, tmp_path, higher, best
+):
     values = iter([0.3, 0.5, 0.4])
-    trained(
+    train(
         as_in_a_new_process(),
         tmp_path,
         3,
@@ -227,17 +235,19 @@ def test_the_best_checkpoint_is_the_best(as_in_a_new_process, tmp_path, higher, 
     assert note["step"] == best
 
 
-def test_evaluations_and_the_end_see_the_average(as_in_a_new_process, tmp_path):
+def test_evaluations_and_the_final_model_use_the_moving_average(
+    as_in_a_new_process, tmp_path
+):
     model = as_in_a_new_process()
     weight = model.temperature_layer.log_temperature
-    seen = []
+    evaluated_weights = []
 
     def evaluate():
-        seen.append(float(weight.numpy()))
+        evaluated_weights.append(float(weight.numpy()))
         return []
 
-    trained(model, tmp_path, 4, 1, 1, evaluate=evaluate, max_to_keep=4)
-    ended = float(weight.numpy())
+    train(model, tmp_path, 4, 1, 1, evaluate=evaluate, max_to_keep=4)
+    final_weight = float(weight.numpy())
     averages, raw = [], []
     for path in reversed(checkpoints_in(tmp_path / "checkpoints")[:4]):
         folder = tmp_path / pathlib.Path(path).name
@@ -246,13 +256,13 @@ def test_evaluations_and_the_end_see_the_average(as_in_a_new_process, tmp_path):
             shutil.copy(file, folder)
         RunCheckpoints(model, str(folder)).restore_latest()
         raw.append(float(weight.numpy()))
-        # Keras's average begins with the weights after the first update.
+        # The moving average of Keras starts with the weights after the first update.
         before = averages[-1] if averages else raw[-1]
         averages.append(EMA_MOMENTUM * before + (1.0 - EMA_MOMENTUM) * raw[-1])
-    # float32 against the same recursion in float64.
-    assert seen == pytest.approx(averages, rel=1e-6)
-    assert ended == seen[-1]
+    # float32 is compared with the same recursion in float64.
+    assert evaluated_weights == pytest.approx(averages, rel=1e-6)
+    assert final_weight == evaluated_weights[-1]
     assert min(abs(np.subtract(raw, averages))[1:]) > 1e-4
-    # A finished run that is opened again ends with the average too.
-    trained(as_in_a_new_process(), tmp_path, 4, 1, 1)
-    assert float(weight.numpy()) == ended
+    # Opening the finished run again restores the moving average too.
+    train(as_in_a_new_process(), tmp_path, 4, 1, 1)
+    assert float(weight.numpy()) == final_weight

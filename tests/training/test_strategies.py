@@ -1,4 +1,4 @@
-"""Strategies by name."""
+"""Tests of the creation of distribution strategies and of their batches."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from align_keras.training.strategies import (
 from align_keras.utils.errors import InputError
 
 
-def test_names():
+def test_names_select_the_strategy():
     assert make_strategy("default") is None
     with strategy_scope(None):
         assert not tf.distribute.has_strategy()
@@ -26,8 +26,8 @@ def test_names():
     assert strategy.num_replicas_in_sync == 1
 
 
-def test_a_strategy_copies_no_dataset(monkeypatch):
-    """Of decoded images a copy takes a minute, as TensorFlow rewrites its functions."""
+def test_a_strategy_does_not_copy_the_dataset(monkeypatch):
+    """TensorFlow needs a minute to copy a dataset of decoded images."""
     from tensorflow.python.data.experimental.ops import distribute
 
     def refuse(*arguments):
@@ -49,56 +49,62 @@ def test_a_strategy_copies_no_dataset(monkeypatch):
     )
 
 
-def test_no_tpu(monkeypatch):
+def test_the_strategy_tpu_needs_a_tpu(monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
-    with pytest.raises(InputError, match="no TPU was found"):
+    with pytest.raises(InputError, match="A TPU must be available .*no TPU, because"):
         make_strategy("tpu")
 
 
-def test_a_tpus_address(tmp_path, monkeypatch):
-    """The one that is named, else the machine's own, else the environment's."""
+def test_the_address_of_a_tpu_is_the_argument_the_machine_or_tpu_name(
+    tmp_path, monkeypatch
+):
     monkeypatch.delenv("TPU_NAME", raising=False)
     with pytest.raises(InputError, match="TPU_NAME isn't set"):
         tpu_address(None, str(tmp_path))
     monkeypatch.setenv("TPU_NAME", "mine")
     assert tpu_address(None, str(tmp_path)) == "mine"
     for device in ("accel0", "vfio/0"):
-        own = tmp_path / device.replace("/", "_")
-        (own / device).parent.mkdir(parents=True)
-        (own / device).touch()
-        assert tpu_address(None, str(own)) == "local"
-        assert tpu_address("grpc://10.0.0.2:8470", str(own)) == "grpc://10.0.0.2:8470"
+        devices = tmp_path / device.replace("/", "_")
+        (devices / device).parent.mkdir(parents=True)
+        (devices / device).touch()
+        assert tpu_address(None, str(devices)) == "local"
+        address = "grpc://10.0.0.2:8470"
+        assert tpu_address(address, str(devices)) == address
 
 
-def test_the_address_reaches_the_resolver(monkeypatch):
-    asked = []
+def test_the_configured_address_is_passed_to_tensorflow(monkeypatch):
+    addresses = []
 
     def resolver(address):
-        asked.append(address)
+        addresses.append(address)
         raise ValueError("no such TPU\nand more")
 
     monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", resolver)
     runtime = load_config(
         params_override="runtime.distribution_strategy=tpu,runtime.tpu=pod"
     ).runtime
-    with pytest.raises(InputError, match="received 'pod' .no such TPU.. Check"):
+    words = "Received: runtime.tpu='pod' .no such TPU.. Check"
+    with pytest.raises(InputError, match=words):
         make_strategy(runtime.distribution_strategy, tpu=runtime.tpu)
-    assert asked == ["pod"]
+    assert addresses == ["pod"]
 
 
 @pytest.mark.release
-def test_a_tpu_that_is_not_there():
-    """By TensorFlow's own resolver, in a process of its own."""
+def test_an_unreachable_tpu_is_an_input_error():
+    """The resolver of TensorFlow runs in a separate process."""
     script = (
         "from align_keras.training.strategies import make_strategy;"
         "make_strategy('tpu', tpu='local')"
     )
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    last = ran.stderr.strip().splitlines()[-1]
-    assert "InputError: runtime.tpu must be a TPU that can be reached" in last
+    process = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True
+    )
+    last_line = process.stderr.strip().splitlines()[-1]
+    assert "InputError: runtime.tpu must be a TPU that can be reached" in last_line
 
 
-def test_logical_devices_are_made_once():
-    split_cpu(2)  # The test's process has them.
+def test_logical_devices_can_only_be_created_before_tensorflow_is_used():
+    # The process of the tests has two devices already.
+    split_cpu(2)
     with pytest.raises(InputError, match="must be set before TensorFlow is used"):
         split_cpu(3)

@@ -1,4 +1,4 @@
-"""Resuming gives the same curve bit for bit; a NaN stops the run."""
+"""Tests of the training loop, its checkpoints and the diagnosis of non-finite steps."""
 
 import json
 import os
@@ -35,15 +35,22 @@ def compiled_model(loss_upper_bound=None, **optimizer):
     return model
 
 
-def run(directory, steps, batches=make_batches, evaluate=None, batch_ids=None, **kept):
+def run(
+    directory,
+    steps,
+    batches=make_batches,
+    evaluate=None,
+    batch_ids=None,
+    **trainer_options,
+):
     model = compiled_model()
-    kept = {"steps_per_loop": 2, **kept}
-    interval = max(4, kept["steps_per_loop"])
+    trainer_options = {"steps_per_loop": 2, **trainer_options}
+    interval = max(4, trainer_options["steps_per_loop"])
     schedule = TrainerConfig(
         train_steps=steps,
         checkpoint_interval=interval,
         validation_interval=interval,
-        **kept,
+        **trainer_options,
     )
     log = train_model(
         model,
@@ -70,11 +77,11 @@ def without_rates(lines):
 
 
 @pytest.mark.release
-def test_resumed_run_equals_an_undisturbed_one(tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path):
     whole, expected = run(tmp_path / "whole", 8, evaluate=lambda: [("a/b", 0.5)])
 
     def broken(start_step):
-        # The process dies in the loop after the checkpoint of step 4.
+        # The run is interrupted in the loop after the checkpoint of step 4.
         yield from make_batches(start_step).take(6).as_numpy_iterator()
         raise KeyboardInterrupt
 
@@ -90,12 +97,18 @@ def test_resumed_run_equals_an_undisturbed_one(tmp_path):
     resumed, actual = run(tmp_path / "cut", 8, evaluate=lambda: [("a/b", 0.5)])
     assert without_rates(actual) == without_rates(expected)
     assert [line["step"] for line in actual if "loss" in line] == [2, 4, 6, 8]
-    for ours, theirs in zip(resumed.get_weights(), whole.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for actual_weight, expected_weight in zip(
+        resumed.get_weights(), whole.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(actual_weight, expected_weight)
 
 
-def half_run(directory, steps):
-    """A run in float16 whose first gradients overflow, and its log."""
+def run_in_float16(directory, steps):
+    """Trains in float16 with overflowing gradients in the first steps.
+
+    Returns:
+        The model, and True if the loss scale was lowered.
+    """
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy("mixed_float16")
     try:
@@ -113,31 +126,35 @@ def half_run(directory, steps):
 
 
 @pytest.mark.release
-def test_steps_whose_scaled_gradient_overflows_are_steps(tmp_path):
-    whole, overflowed = half_run(tmp_path / "whole", 12)
+def test_steps_with_an_overflowing_scaled_gradient_count_as_steps(tmp_path):
+    whole, overflowed = run_in_float16(tmp_path / "whole", 12)
     assert overflowed
 
-    def no_number(name):
+    def refuse_nan(name):
         raise AssertionError(f"{name} in metrics.jsonl")
 
     def lines(folder):
         text = (tmp_path / folder / "metrics.jsonl").read_text()
-        return [json.loads(own, parse_constant=no_number) for own in text.splitlines()]
+        return [
+            json.loads(line, parse_constant=refuse_nan) for line in text.splitlines()
+        ]
 
-    assert [own["step"] for own in lines("whole")] == [2, 4, 6, 8, 10, 12]
-    # Of steps that were left out the loss is known.
+    assert [line["step"] for line in lines("whole")] == [2, 4, 6, 8, 10, 12]
+    # Skipped steps have a finite loss too.
     assert lines("whole")[0]["loss"] > 0
-    half_run(tmp_path / "cut", 4)
-    resumed, _ = half_run(tmp_path / "cut", 12)
+    run_in_float16(tmp_path / "cut", 4)
+    resumed, _ = run_in_float16(tmp_path / "cut", 12)
     assert without_rates(lines("cut")) == without_rates(lines("whole"))
-    for ours, theirs in zip(resumed.get_weights(), whole.get_weights(), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for actual, expected in zip(
+        resumed.get_weights(), whole.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(actual, expected)
     checkpoints = RunCheckpoints(whole, str(tmp_path / "whole" / "checkpoints"))
     assert checkpoints.restore_latest() == 12
 
 
 @pytest.mark.parametrize("scale, finite", [(2.0, True), (1.0, False)])
-def test_gradients_that_no_scale_makes_finite_are_refused(scale, finite):
+def test_non_finite_gradients_stop_the_run_only_at_a_loss_scale_of_1(scale, finite):
     optimizer = keras.optimizers.LossScaleOptimizer(AdamW(), initial_scale=scale)
     optimizer.build([])
     may_update = is_finite_step(optimizer, tf.constant(1.0), tf.constant(np.inf), None)
@@ -145,7 +162,7 @@ def test_gradients_that_no_scale_makes_finite_are_refused(scale, finite):
     assert is_finite_step(optimizer, tf.constant(1.0), tf.constant(1.0), None)
 
 
-def test_diagnosis_of_several_workers_names_the_pairs_of_all(tmp_path, monkeypatch):
+def test_the_diagnosis_contains_the_pairs_of_all_workers(tmp_path, monkeypatch):
     monkeypatch.setattr(diagnosis_module, "worker_count", lambda strategy: 2)
 
     def halves(start_step, input_pipeline_id, num_input_pipelines):
@@ -162,16 +179,16 @@ def test_diagnosis_of_several_workers_names_the_pairs_of_all(tmp_path, monkeypat
     names = ("loss", "loss_i2t", "loss_t2i", "image_gradient_norm")
     values = dict.fromkeys([*names, "text_gradient_norm"], np.nan)
     error = NonFiniteStepError(5, values, None)
-    told = diagnosis_module.diagnosed_error(
+    input_error = diagnosis_module.diagnosed_error(
         error, compiled_model(), halves, batch_ids, tmp_path
     )
-    assert "pairs pair 5" in str(told)
+    assert "pairs pair 5" in str(input_error)
     diagnosis = json.loads((tmp_path / "diagnosis.json").read_text())
     assert diagnosis["batch_ids"] == [f"pair {row}" for row in range(8)]
 
 
 @pytest.mark.ci
-def test_a_model_goes_on_learning_after_a_run_of_the_default_recipe(tmp_path):
+def test_fit_continues_training_after_a_run_with_the_default_recipe(tmp_path):
     model = small_align()
     model.compile()
     schedule = TrainerConfig(
@@ -189,7 +206,7 @@ def test_a_model_goes_on_learning_after_a_run_of_the_default_recipe(tmp_path):
     assert max(changes) > 1e-4
 
 
-def test_finished_run_is_left_alone(finished_run):
+def test_a_finished_run_is_not_changed(finished_run):
     files = {
         path: path.stat().st_mtime_ns
         for path in finished_run.rglob("*")
@@ -198,12 +215,13 @@ def test_finished_run_is_left_alone(finished_run):
     model, lines = run(finished_run, 8, batches=None)
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
     assert int(model.optimizer.iterations) == 8
-    del files[finished_run / "metrics.jsonl"]  # Written again, as it was.
+    # The log is written again with the same content.
+    del files[finished_run / "metrics.jsonl"]
     assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
 @pytest.mark.ci
-def test_nan_stops_before_the_update_and_names_tower_and_pairs(tmp_path):
+def test_nan_stops_the_run_before_the_update_and_names_the_pairs(tmp_path):
     def poisoned(start_step):
         good = small_batch(8)
         images = good["images"].astype("float32")
@@ -217,7 +235,7 @@ def test_nan_stops_before_the_update_and_names_tower_and_pairs(tmp_path):
         assert step == 4
         return [f"pair {row}" for row in range(8)]
 
-    with pytest.raises(InputError, match="gives 2 embeddings.*pairs pair 2, pair 5"):
+    with pytest.raises(InputError, match="returns 2 embeddings.*pairs pair 2, pair 5"):
         run(tmp_path, 8, batches=poisoned, batch_ids=batch_ids)
     diagnosis = json.loads((tmp_path / "diagnosis.json").read_text())
     assert diagnosis["step"] == 5
@@ -226,18 +244,18 @@ def test_nan_stops_before_the_update_and_names_tower_and_pairs(tmp_path):
     model = compiled_model()
     assert RunCheckpoints(model, str(tmp_path / "checkpoints")).restore_latest() == 4
     assert np.isfinite(model.loss_metrics[0].sums.numpy()).all()
-    # The poisoned forward pass has left nothing, moving statistics included.
+    # The forward pass with NaN changed no variable, not even moving statistics.
     assert all(np.isfinite(weights).all() for weights in model.get_weights())
 
 
 @pytest.mark.ci
-def test_loss_above_its_bound_stops_before_the_update(tmp_path):
+def test_a_loss_above_its_bound_stops_fit_before_the_update(tmp_path):
     model = compiled_model(loss_upper_bound=1.0)
     before = model.get_weights()
     with pytest.raises(InputError, match=r"step 1: the loss is above loss_upper_bound"):
         model.fit(make_batches(0), steps_per_epoch=2, verbose=0)
-    for ours, theirs in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for actual, expected in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
@@ -249,7 +267,7 @@ def test_loss_above_its_bound_stops_before_the_update(tmp_path):
         pytest.param(0.99, marks=pytest.mark.release),
     ],
 )
-def test_a_truncated_checkpoint_is_passed_over(finished_run, tmp_path, suffix, share):
+def test_a_truncated_checkpoint_is_skipped(finished_run, tmp_path, suffix, share):
     checkpoints = tmp_path / "checkpoints"
     shutil.copytree(finished_run / "checkpoints", checkpoints)
     newest = pathlib.Path(checkpoints_in(checkpoints)[0] + suffix)
@@ -258,22 +276,23 @@ def test_a_truncated_checkpoint_is_passed_over(finished_run, tmp_path, suffix, s
     assert RunCheckpoints(compiled_model(), str(checkpoints)).restore_latest() == 4
 
 
-def test_checkpoints_that_tensorflow_lost_sight_of_are_deleted(tmp_path):
+def test_old_checkpoints_outside_the_list_of_tensorflow_are_deleted(tmp_path):
     model = compiled_model()
     checkpoints = RunCheckpoints(model, str(tmp_path), max_to_keep=2)
     for step in (2, 4, 6):
         model.optimizer.iterations.assign(step)
         if step == 6:
-            # A kill has left one from before, and a damaged one is of a later step.
+            # Checkpoint 1 isn't in the list because of a kill, and checkpoint 9 of a
+            # later step is damaged.
             for file in tmp_path.glob("ckpt-2.*"):
                 for number in (1, 9):
                     shutil.copy(file, tmp_path / f"ckpt-{number}{file.suffix}")
         checkpoints.save()
-    left = [int(pathlib.Path(own).name[5:]) for own in checkpoints_in(tmp_path)]
-    assert left == [9, 6, 4]
+    steps = [int(pathlib.Path(path).name[5:]) for path in checkpoints_in(tmp_path)]
+    assert steps == [9, 6, 4]
 
 
-def test_flipped_bytes_are_noticed_and_all_damaged_is_an_error(finished_run, tmp_path):
+def test_checkpoints_with_flipped_bytes_are_refused(finished_run, tmp_path):
     checkpoints = tmp_path / "checkpoints"
     shutil.copytree(finished_run / "checkpoints", checkpoints)
     for path in checkpoints_in(checkpoints):
@@ -281,18 +300,18 @@ def test_flipped_bytes_are_noticed_and_all_damaged_is_an_error(finished_run, tmp
         damaged = bytearray(data.read_bytes())
         damaged[len(damaged) // 2] ^= 255
         data.write_bytes(damaged)
-    with pytest.raises(InputError, match="all checkpoints in .* are damaged"):
+    with pytest.raises(InputError, match="All .* checkpoints in .* are damaged"):
         RunCheckpoints(compiled_model(), str(checkpoints)).restore_latest()
 
 
-def test_checkpoint_of_another_model(finished_run):
+def test_the_checkpoint_of_another_model_is_refused(finished_run):
     other = small_align()
     other.compile(keras.optimizers.SGD(0.1))
     with pytest.raises(InputError, match="doesn't fit the model"):
         RunCheckpoints(other, str(finished_run / "checkpoints")).restore_latest()
 
 
-def test_log_drops_a_torn_line(tmp_path):
+def test_the_log_drops_an_incomplete_line(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.append(1, {"loss": 1 / 3})
     with open(log.path, "a") as file:

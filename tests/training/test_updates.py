@@ -1,4 +1,4 @@
-"""The update of replicas, ghost batches and micro-batches is that of one device."""
+"""Test that replicas, ghost batches and micro-batches make the update of one device."""
 
 import json
 import os
@@ -16,30 +16,31 @@ SCRIPT = ROOT / "tests" / "helpers" / "updates_script.py"
 @pytest.mark.timeout(1200)  # It takes minutes.
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_updates_equal_those_of_one_device(count):
-    ran = subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(SCRIPT), str(count)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    result = json.loads(ran.stdout.strip().splitlines()[-1])
+    assert process.returncode == 0, process.stderr[-3000:]
+    result = json.loads(process.stdout.strip().splitlines()[-1])
     masks, overflow = result.pop("masks", None), result.pop("overflow", None)
     assert result.pop("moved") > 1e-2
     assert result
-    # float32 sums in another order, over one step or three; normalizing two rows
-    # by themselves magnifies it.
+    # float32 is summed in another order, over one or three steps. Batch normalization
+    # of two rows increases the difference.
     limits = {"one": 1e-6, "micro": 1e-5}
     for name, difference in result.items():
         assert difference < limits.get(name.split()[0].split("_")[0], 2e-6), name
     if count == 1:
         return
-    # Each replica draws masks of its own, and other ones at the next step.
+    # The dropout masks differ between replicas and between steps.
     assert masks["between_replicas"] > 1e-3
     assert masks["between_steps"] > 1e-3
     assert all(counter == 1 for _, counter in masks["seeds"])
-    # No replica moves if one overflows; then each moves by the sum, unscaled.
+    # If a gradient overflows on one replica, no replica is updated. The next step
+    # updates all replicas by the unscaled sum of the gradients.
     step = 0.1 * 4.0 * count / 4.0
     expected = [1.0] * count + [1.0 - step] * count
     assert overflow["values"] == pytest.approx(expected)

@@ -1,9 +1,8 @@
-"""One worker of a MultiWorkerMirroredStrategy run; TF_CONFIG says which.
+"""Runs one worker of a MultiWorkerMirroredStrategy, which TF_CONFIG describes.
 
-`python worker_script.py DIRECTORY` trains a small ALIGN by each of `RUNS` on rows made
-from the step, and saves its weights after some steps as
-`DIRECTORY/OPTIMIZER_STEP.npz`. Without TF_CONFIG it is the run of one process that the
-workers are compared with.
+`python worker_script.py DIRECTORY` trains a small ALIGN with each optimizer of `RUNS`,
+and saves its weights as `DIRECTORY/OPTIMIZER_STEP.npz`. The batches are a function of
+the step. Without TF_CONFIG, a single process computes the expected weights.
 """
 
 import os
@@ -19,12 +18,12 @@ from align_keras.training import train_model
 from align_keras.training.strategies import make_strategy, strategy_scope
 from tests.helpers.updates_script import ROWS, batch, make_model, optimizer
 
-# Optimizer, steps in all, steps between two files of weights.
+# Optimizer, number of steps, and steps between two files of weights.
 RUNS = (("sgd", 1, 1), ("lamb", 4, 1))
 
 
 def make_batches(start_step, input_pipeline_id=0, num_input_pipelines=1):
-    """A worker's rows of the batches that one process would see."""
+    """Returns the rows of a worker in the batches of a single process."""
     count = ROWS // num_input_pipelines
     rows = slice(input_pipeline_id * count, (input_pipeline_id + 1) * count)
 
@@ -43,18 +42,19 @@ def make_batches(start_step, input_pipeline_id=0, num_input_pipelines=1):
 
 
 def run(strategy, directory, name, steps, interval):
-    """Trains by one optimizer."""
+    """Trains with one optimizer."""
     keras.utils.set_random_seed(0)
     with strategy_scope(strategy):
         model = make_model(synchronized=True)
         model.compile(optimizer(name, global_clipnorm=0.5))
     variables = model.image_encoder.variables + model.text_encoder.variables
-    done = []
+    steps_done = 0
 
     def save():
-        done.append(interval)
+        nonlocal steps_done
+        steps_done += interval
         weights = {variable.path: variable.numpy() for variable in variables}
-        np.savez(directory / f"{name}_{sum(done)}.npz", **weights)
+        np.savez(directory / f"{name}_{steps_done}.npz", **weights)
         return []
 
     schedule = TrainerConfig(steps, interval, steps, interval)

@@ -1,1 +1,1 @@
-"""Weights from and to other libraries' files: names, layouts and checks."""
+"""Conversion of weights from and to the files of other libraries."""

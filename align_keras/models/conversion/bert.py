@@ -1,4 +1,4 @@
-"""Tensor names of BERT in Hugging Face's transformers and in TF Model Garden."""
+"""Tensor names of BERT in transformers (Hugging Face) and in TF Model Garden."""
 
 import dataclasses
 import operator
@@ -28,7 +28,8 @@ class _LayerNames:
     Attributes:
         keras_hub: str, attribute of the backbone or of a transformer layer.
         hugging_face: str, name of the module.
-        model_garden: str, attribute of the encoder, or path in a transformer layer.
+        model_garden: str, attribute of the encoder, or path inside of a transformer
+            layer.
     """
 
     keras_hub: str
@@ -85,8 +86,8 @@ class _NamedLayer:
     Attributes:
         layer: Keras layer.
         torch_name: str, name of the module in transformers.
-        garden_block: str, attribute of Model Garden's encoder that has the layer.
-        garden_path: str, path of the layer in that block, or "".
+        garden_block: str, attribute of Model Garden's encoder that contains the layer.
+        garden_path: str, path of the layer in this block, or "".
     """
 
     layer: keras.layers.Layer
@@ -97,14 +98,17 @@ class _NamedLayer:
 
 _TORCH_NAMES = {"bias": "bias", "beta": "bias"}
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-# `official.nlp.modeling.networks.BertEncoder` names its layers by their order,
-# `BertEncoderV2` by their attributes.
+# Checkpoints of `official.nlp.modeling.networks.BertEncoder` number the layers, and
+# those of `BertEncoderV2` use the names of attributes.
 _BY_ORDER = "layer_with_weights-0/embeddings"
 _BY_ATTRIBUTE = "_embedding_layer/embeddings"
 
 
 def bert_links(text_encoder: keras.Model, prefix: str = "") -> list[Link]:
-    """Links the BERT of a text encoder with its pooler. `prefix` begins all names."""
+    """Returns the links of the BERT of a text encoder to tensors of transformers.
+
+    The pooler is included. All tensor names start with `prefix`.
+    """
     return [
         Link(
             weight,
@@ -117,17 +121,17 @@ def bert_links(text_encoder: keras.Model, prefix: str = "") -> list[Link]:
 
 
 def bert_of(text_encoder: keras.Model) -> keras.Model:
-    """Returns the `BertBackbone` of an encoder, or raises for another backbone."""
+    """Returns the `BertBackbone` of a text encoder. Raises for another backbone."""
     if text_encoder.architecture != "bert":
         raise InputError(
-            "text_encoder must be a BERT for weights of this form, received "
-            f"architecture {text_encoder.architecture!r}; choose a variant of BERT."
+            "text_encoder must be a BERT for weights of this format. Received: "
+            f"architecture={text_encoder.architecture!r}. Choose a variant of BERT."
         )
     return text_encoder.backbone
 
 
 def _named_layers(bert: keras.Model) -> Iterator[_NamedLayer]:
-    """Yields the layers of a `BertBackbone` that have weights, in order."""
+    """Yields the layers with weights of a `BertBackbone`, from input to output."""
     for names in _EMBEDDINGS:
         yield _NamedLayer(
             layer=getattr(bert, names.keras_hub),
@@ -163,14 +167,20 @@ def _torch_layout(name: str, weight: str) -> Layout:
 def load_bert_of_model_garden(
     text_encoder: keras.Model, path: str | os.PathLike
 ) -> None:
-    """Loads a BERT from a prefix of `tf.train.Checkpoint(encoder=…)` or `(model=…)`."""
+    """Loads a BERT from a checkpoint of TF Model Garden.
+
+    Args:
+        text_encoder: `TextEncoder` with a BERT of the same sizes.
+        path: prefix of a checkpoint that `tf.train.Checkpoint(encoder=…)` or
+            `tf.train.Checkpoint(model=…)` wrote.
+    """
     bert = bert_of(text_encoder)
     try:
         reader = tf.train.load_checkpoint(str(path))
     except (tf.errors.OpError, ValueError) as error:
         raise InputError(
-            f"{path} isn't a whole TensorFlow checkpoint "
-            f"({' '.join(str(error).split())[:120]}); give the prefix of its .index "
+            f"{path} must be a complete TensorFlow checkpoint "
+            f"({' '.join(str(error).split())[:120]}). Pass the prefix of its .index "
             "file."
         ) from None
     names = reader.get_variable_to_shape_map()
@@ -187,14 +197,19 @@ def load_bert_of_model_garden(
                 load_links(links, tensors, str(path))
                 return
     raise InputError(
-        f"{path} holds no BERT of TF Model Garden; give a checkpoint with an encoder."
+        f"{path} must contain a BERT of TF Model Garden, but has none. Pass a "
+        "checkpoint of an encoder."
     )
 
 
 def _garden_links(bert: keras.Model, prefix: str, by_order: bool) -> list[Link]:
-    """Links a `BertBackbone` by the names of a Model Garden checkpoint.
+    """Returns the links of a `BertBackbone` to the tensors of a checkpoint.
 
-    `by_order` is True for checkpoints of `BertEncoder`, which numbers its layers.
+    Args:
+        bert: `BertBackbone`.
+        prefix: str, start of all tensor names.
+        by_order: bool, True for a checkpoint of `BertEncoder`, which numbers the
+            layers.
     """
     layers = list(_named_layers(bert))
     blocks = list(dict.fromkeys(named.garden_block for named in layers))

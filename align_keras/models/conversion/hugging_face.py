@@ -1,4 +1,4 @@
-"""Conversion of ALIGN from and to a folder of Hugging Face's transformers."""
+"""Conversion of ALIGN from and to a folder of transformers (Hugging Face)."""
 
 import json
 import math
@@ -47,7 +47,7 @@ from align_keras.utils.files import atomic_folder, read_json
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_FILE = "tokenizer.json"
 BERT_VOCABULARY_FILE = "vocab.txt"
-# Suffixes of counters and constants, which are no weights.
+# Suffixes of tensors that are counters and constants, not weights.
 IGNORED = ("num_batches_tracked", "position_ids")
 # Names and patterns of the files that `from_hugging_face` reads.
 HUGGING_FACE_FILES = [
@@ -67,7 +67,14 @@ def from_hugging_face(
     load_weights: bool = True,
     parts: dict | None = None,
 ) -> keras.Model:
-    """Builds `ALIGN` from a folder like kakaobrain/align-base. `parts` override it."""
+    """Builds an `ALIGN` from a folder with the files of kakaobrain/align-base.
+
+    Args:
+        cls: `ALIGN`.
+        directory: path of the folder.
+        load_weights: bool, load the weights, or build the model with random weights.
+        parts: dict of `divide_arguments`, arguments that override the folder, or None.
+    """
     directory = pathlib.Path(directory)
     image, text = read_sizes(
         read_json(directory / CONFIG_FILE),
@@ -89,10 +96,11 @@ def from_hugging_face(
     )
     if has_stage_as_wide(model.image_encoder):
         raise InputError(
-            f"{directory}: config.json must have a vision_config.width_coefficient by "
-            "which no stage is as wide as the one before, received "
-            f"{image['width_coefficient']}; transformers leaves out the sum there that "
-            "EfficientNet has, so that embeddings would differ."
+            f"{directory}: config.json must have a vision_config.width_coefficient "
+            "with which each stage has another width than the stage before. Received: "
+            f"{image['width_coefficient']}. With equal widths, transformers omits a "
+            "residual connection of EfficientNet, so embeddings would differ. Use "
+            "another model."
         )
     if load_weights:
         ignored = [name for name in tensors if name.endswith(IGNORED)]
@@ -103,7 +111,7 @@ def from_hugging_face(
 def _check_depths(
     image: dict, text: dict, tensors: Mapping, directory: pathlib.Path
 ) -> None:
-    """Raises unless config.json has the same number of layers as the tensors."""
+    """Raises unless config.json describes as many layers as the weights have."""
     stages = scaled_stages(image["width_coefficient"], image["depth_coefficient"])
     blocks = sum(stage.repeats for stage in stages)
     for prefix, config_layers in (
@@ -115,12 +123,13 @@ def _check_depths(
         if config_layers != len(layers):
             raise InputError(
                 f"{directory}: config.json must describe the {len(layers)} layers "
-                f"{prefix}… of the weights, received {config_layers}; get both again."
+                f"{prefix}… of the weights. Received: {config_layers} layers. Download "
+                "config.json and the weights again."
             )
 
 
 def align_links(model: keras.Model) -> list[Link]:
-    """Links all variables of a model by the names of `transformers.AlignModel`."""
+    """Returns the links of all variables of a model to tensors of transformers."""
     projection = model.text_encoder.get_layer("projection")
     return [
         *efficientnet_links(model.image_encoder, HUGGING_FACE, "vision_model."),
@@ -132,7 +141,7 @@ def align_links(model: keras.Model) -> list[Link]:
 
 
 def read_vocabulary(directory: pathlib.Path) -> list[str] | None:
-    """Returns the tokens of vocab.txt or tokenizer.json, or None without either."""
+    """Returns the tokens of vocab.txt or tokenizer.json, or None without both files."""
     path = directory / BERT_VOCABULARY_FILE
     if path.exists():
         return load_vocabulary(path)
@@ -142,12 +151,12 @@ def read_vocabulary(directory: pathlib.Path) -> list[str] | None:
     model = read_json(path).get("model")
     ids: Any = model.get("vocab") if isinstance(model, dict) else None
     numbers = list(ids.values()) if isinstance(ids, dict) else []
-    # A gap would shift the ids after it, which would change the meaning of captions.
+    # A gap would shift all later ids and so change the meaning of captions.
     is_whole = numbers and all(type(number) is int for number in numbers)
     if not is_whole or sorted(numbers) != list(range(len(numbers))):
         raise InputError(
-            f"{path}: model.vocab must number its tokens from 0 without gaps; get the "
-            f"file again, or a {BERT_VOCABULARY_FILE}."
+            f"{path}: the ids in model.vocab must count from 0 without gaps. Download "
+            f"the file again, or add a {BERT_VOCABULARY_FILE}."
         )
     return sorted(ids, key=ids.get)
 
@@ -161,14 +170,16 @@ def read_normalization(directory: pathlib.Path) -> str:
     split = read_flag(config, "tokenize_chinese_chars", True, path)
     if not split or strip not in (None, lower):
         raise InputError(
-            f"{path} must split Chinese characters, and strip accents only together "
-            "with do_lower_case; no other tokenizer can be loaded."
+            f"{path} must have tokenize_chinese_chars true, and strip_accents null or "
+            "equal to do_lower_case. Received: "
+            f"tokenize_chinese_chars={split}, strip_accents={strip} and "
+            f"do_lower_case={lower}. Use a model with such a tokenizer."
         )
     return "bert_uncased" if lower else "bert_cased"
 
 
 def to_hugging_face(model: keras.Model, directory: str | os.PathLike) -> None:
-    """Writes a folder that `AlignModel` and `AlignProcessor` load."""
+    """Writes a folder that `AlignModel` and `AlignProcessor` of transformers load."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -185,13 +196,13 @@ def to_hugging_face(model: keras.Model, directory: str | os.PathLike) -> None:
             save_vocabulary(model.vocabulary, folder / BERT_VOCABULARY_FILE)
         try:
             save_file(tensors, folder / SAFETENSORS_FILE, metadata={"format": "pt"})
-        # safetensors wraps errors of the operating system in its own class.
+        # safetensors wraps errors of the operating system in a `SafetensorError`.
         except SafetensorError as error:
             raise OSError(f"{folder / SAFETENSORS_FILE}: {error}") from None
 
 
 def preprocessing_files(model: keras.Model) -> dict[str, dict]:
-    """Returns the contents of the files of the processor, as a dict by file name."""
+    """Returns a dict from the name of each processor file to its content."""
     crop = model.image_size
     size = crop_size_to_resize_size(crop)
     return {
@@ -216,9 +227,9 @@ def preprocessing_files(model: keras.Model) -> dict[str, dict]:
 
 
 def _scaling(image_encoder: keras.Model) -> dict[str, Any]:
-    """Returns the scaling of gray levels as settings of the processor."""
+    """Returns the scaling of gray levels in settings of the processor."""
     mean, deviation = image_encoder.pixel_mean, image_encoder.pixel_deviation
-    # kakaobrain/align-base has these settings.
+    # These are the settings of kakaobrain/align-base.
     if mean == deviation == 127.5:
         return {
             "do_rescale": True,

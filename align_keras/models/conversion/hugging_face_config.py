@@ -1,4 +1,4 @@
-"""Conversion of ALIGN's sizes from and to Hugging Face's config.json."""
+"""Conversion of the sizes of ALIGN from and to the config.json of Hugging Face."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from align_keras.utils.errors import InputError
 MODEL_TYPE = "align"
 SEQUENCE_LENGTH = 64
 # Settings of `transformers.AlignVisionConfig` and `AlignTextConfig` that are equal in
-# all ALIGN models. config.json leaves out settings that equal the class's default.
+# all supported models. config.json may omit them, since they equal the defaults.
 FIXED_VISION = {
     "num_channels": 3,
     "depth_divisor": 8,
@@ -42,10 +42,10 @@ class _NumberSetting:
 
     Attributes:
         name: str, name in config.json.
-        default: int for whole numbers or float, the default in transformers.
-        least: smallest value that is accepted.
-        most: largest value that is accepted. A larger one would need much memory and
-            hours before the first tensor is read.
+        default: default in transformers, an int if the setting must be a whole number.
+        least: smallest accepted value.
+        most: largest accepted value. A larger value would cost much memory and hours
+            before the first tensor is read.
     """
 
     name: str
@@ -54,12 +54,13 @@ class _NumberSetting:
     most: float
 
 
-# Our name of an argument: the setting in config.json.
+# Dict from an argument of `ImageEncoder` to its setting in config.json.
 _VISION_NUMBERS = {
     "width_coefficient": _NumberSetting("width_coefficient", 2.0, 0.01, 10),
     "depth_coefficient": _NumberSetting("depth_coefficient", 3.1, 0.01, 10),
     "drop_connect_rate": _NumberSetting("drop_connect_rate", 0.2, 0, 1),
-    # transformers passes 0.99 to PyTorch, where momentum has the opposite meaning.
+    # The momentum of PyTorch is 1 minus that of Keras, but transformers passes 0.99 to
+    # PyTorch without converting it.
     "batch_norm_momentum": _NumberSetting("batch_norm_momentum", 0.99, 0, 1),
     "batch_norm_epsilon": _NumberSetting("batch_norm_eps", 1e-3, 1e-12, 1),
 }
@@ -89,8 +90,8 @@ def read_sizes(
     """Returns the arguments of `ImageEncoder` and of `TextEncoder`."""
     if config.get("model_type") != MODEL_TYPE:
         raise InputError(
-            f"{source}: config.json must be of model_type '{MODEL_TYPE}', received "
-            f"{config.get('model_type')!r}; name the folder of such a model."
+            f"{source}: model_type of config.json must be '{MODEL_TYPE}'. Received: "
+            f"{config.get('model_type')!r}. Pass the folder of such a model."
         )
     projection_dim = config.get("projection_dim", 640)
     swish = ("swish", "silu")
@@ -100,9 +101,9 @@ def read_sizes(
     width = scaled_stages(image["width_coefficient"], image["depth_coefficient"])
     if width[-1].filters != projection_dim:
         raise InputError(
-            f"{source}: projection_dim must be the image tower's width, "
-            f"{width[-1].filters}, received {projection_dim}; transformers' ALIGN has "
-            "no projection of the image."
+            f"{source}: projection_dim must be the width of the image encoder, "
+            f"{width[-1].filters}. Received: {projection_dim}. ALIGN of transformers "
+            "has no image projection. Correct config.json."
         )
     image["padding"] = "hugging_face"
     image.update(dataclasses.asdict(processing))
@@ -127,18 +128,18 @@ def _read_section(
     section = config.get(name) or {}
     if not isinstance(section, dict):
         raise InputError(
-            f"{source}: config.json's {name} must be a JSON object, received "
-            f"{section!r:.80}; get the file again."
+            f"{source}: {name} of config.json must be a JSON object. Received: "
+            f"{section!r:.80}. Download the file again."
         )
     activation = section.get("hidden_act", activations[0])
     check_choice(f"{source}: hidden_act", activation, activations)
     different = [key for key in fixed if section.get(key, fixed[key]) != fixed[key]]
     if different:
-        wanted = ", ".join(f"{key} {fixed[key]}" for key in different)
+        expected = ", ".join(f"{key} {fixed[key]}" for key in different)
         received = ", ".join(f"{key} {section[key]}" for key in different)
         raise InputError(
-            f"{source}: {name} must have {wanted}, received {received}; no other ALIGN "
-            "can be loaded."
+            f"{source}: {name} must have {expected}. Received: {received}. Use a model "
+            "with these settings."
         )
     sizes = {}
     for argument, setting in numbers.items():
@@ -182,16 +183,16 @@ def write_config(model: keras.Model) -> dict:
 
 
 def _numbers(encoder: keras.Model, names: dict) -> dict[str, Any]:
-    """Returns the numbers of an encoder by their names in config.json."""
+    """Returns a dict from names in config.json to the numbers of an encoder."""
     return {
         setting.name: getattr(encoder, argument) for argument, setting in names.items()
     }
 
 
 def has_stage_as_wide(image_encoder: keras.Model) -> bool:
-    """Returns True if the first block of a stage adds its input.
+    """Returns True if the first block of a stage has a residual connection.
 
-    The first blocks of transformers never do.
+    In transformers, the first block of a stage never has one.
     """
     return any(
         block.has_residual
@@ -201,34 +202,38 @@ def has_stage_as_wide(image_encoder: keras.Model) -> bool:
 
 
 def pads_alike(image_encoder: keras.Model, padding: str) -> bool:
-    """Returns True if `padding` pads like the encoder at its image size."""
+    """Returns True if `padding` and the padding of the encoder give equal results.
+
+    The results depend on the `image_size` of the encoder.
+    """
     return image_encoder.padding == padding or not image_encoder.image_size % 32
 
 
 def check_representable(model: keras.Model) -> None:
     """Raises if a part of the model doesn't exist in `transformers.AlignModel`."""
     image, text = model.image_encoder, model.text_encoder
-    foreign = {
-        f"image_encoder.projection_dim {image.projection_dim} (it has no projection "
-        "of the image)": image.projection_dim is not None,
+    unsupported = {
+        f"image_encoder.projection_dim {image.projection_dim} (no image projection)": (
+            image.projection_dim is not None
+        ),
         "image_encoder.lite": image.lite,
         f"image_encoder.num_stages {image.num_stages}": (
             image.num_stages != len(B0_STAGES)
         ),
-        f"image_encoder.padding {image.padding} (it pads an odd side otherwise, and "
-        f"the image_size of {image.image_size} is no multiple of 32)": (
+        f"image_encoder.padding {image.padding} (different for odd sides, and the "
+        f"image_size of {image.image_size} is not a multiple of 32)": (
             not pads_alike(image, "hugging_face")
         ),
         "image_encoder.num_classes": image.num_classes is not None,
-        f"image_encoder.width_coefficient {image.width_coefficient} (a stage as wide "
-        "as the one before)": has_stage_as_wide(image),
+        f"image_encoder.width_coefficient {image.width_coefficient} (a stage has the "
+        "width of the stage before)": has_stage_as_wide(image),
         f"text_encoder.pooling {text.pooling}": text.pooling != "cls",
         "text_encoder.projection_dim None": text.projection_dim is None,
     }
-    names = [name for name, is_there in foreign.items() if is_there]
+    names = [name for name, applies in unsupported.items() if applies]
     if names:
         raise InputError(
-            f"transformers.AlignModel has no place for {', '.join(names)}; a model "
-            "whose projection_dim is the image tower's own width, with [CLS] pooling, "
-            "can be converted."
+            "A model must have only parts that transformers.AlignModel supports. "
+            f"Received: {', '.join(names)}. Convert a model with [CLS] pooling whose "
+            "projection_dim is the width of the image encoder."
         )

@@ -1,4 +1,4 @@
-"""Image preprocessing of a Hugging Face folder."""
+"""Reading of the image preprocessing settings in a Hugging Face folder."""
 
 import dataclasses
 import os
@@ -13,19 +13,19 @@ from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
 
-# Written by transformers 4.
+# Transformers 4 writes this file.
 PREPROCESSOR_FILE = "preprocessor_config.json"
-# Written by transformers 5, with the settings under "image_processor". Transformers 4
-# writes a file of this name too, which has no settings of images.
+# Transformers 5 writes this file, with the settings under "image_processor".
+# Transformers 4 writes a file of the same name without image settings.
 PROCESSOR_FILE = "processor_config.json"
 _NESTED = "image_processor"
-# The classes whose defaults and order of operations this reader knows.
+# Classes whose defaults and order of operations this module implements.
 _TYPES = (
     "EfficientNetImageProcessor",
     "EfficientNetImageProcessorFast",
     "EfficientNetImageProcessorPil",
 )
-# Settings that decide what an image looks like. `read_image_processing` reads them all.
+# Settings that change the pixels. `read_image_processing` reads all of them.
 _SETTINGS = (
     "crop_size",
     "do_center_crop",
@@ -60,7 +60,7 @@ _WITHOUT_EFFECT = (
     "return_tensors",
 )
 _BILINEAR = 2
-# Unknown settings that an error names.
+# Maximum number of unknown settings in an error message.
 _MOST_NAMED = 5
 
 
@@ -70,9 +70,10 @@ class ImageProcessing:
 
     Attributes:
         image_size: int, side of the center crop in pixels. Images are resized to
-            346/289 of it first.
-        pixel_mean: float or list of three, the gray level that becomes 0.
-        pixel_deviation: float or list of three > 0, gray levels from 0 to 1.
+            346/289 of this size first.
+        pixel_mean: float or list of three, the gray level that is scaled to 0.
+        pixel_deviation: float or list of three > 0, the difference of gray levels that
+            is scaled to 1.
     """
 
     image_size: int
@@ -81,10 +82,10 @@ class ImageProcessing:
 
 
 def read_image_processing(directory: str | os.PathLike) -> ImageProcessing:
-    """Reads the preprocessing settings of a folder, as transformers 4 or 5 saved them.
+    """Reads the preprocessing settings that transformers 4 or 5 saved in a folder.
 
     Raises:
-        InputError: if the folder has no settings, if two files of it disagree, or if a
+        InputError: if the folder has no settings, if two of its files disagree, or if a
             setting isn't supported.
     """
     directory = pathlib.Path(directory)
@@ -93,30 +94,30 @@ def read_image_processing(directory: str | os.PathLike) -> ImageProcessing:
         by_file[name] = parse_image_processing(settings, f"{directory / name}")
     if not by_file:
         raise InputError(
-            f"{directory} must hold the model's image preprocessing. Neither "
+            f"{directory} must contain the image preprocessing of the model. Neither "
             f"{PREPROCESSOR_FILE} nor the {_NESTED} of {PROCESSOR_FILE} was found. "
-            "Copy the file from where the model comes from, or write it by "
-            "transformers' AlignProcessor.save_pretrained."
+            "Copy the file from the source of the model, or write it with "
+            "AlignProcessor.save_pretrained of transformers."
         )
-    first, *others = by_file.values()
-    if any(other != first for other in others):
+    first, *later = by_file.values()
+    if any(processing != first for processing in later):
         descriptions = [f"{name} has {value}" for name, value in by_file.items()]
         raise InputError(
-            f"{directory}: its files must describe one image preprocessing. Received: "
-            f"{', '.join(descriptions)}. Remove the file that is out of date."
+            f"The files in {directory} must describe the same image preprocessing. "
+            f"Received: {', '.join(descriptions)}. Remove the file that is out of date."
         )
     return first
 
 
 def _saved_settings(directory: pathlib.Path) -> dict[str, dict]:
-    """Returns the settings of each file of a folder that has some, by file name."""
+    """Returns a dict from the name of each file with settings to its settings."""
     saved = {}
     nested: Any = read_json(directory / PROCESSOR_FILE).get(_NESTED)
     if nested is not None:
         if not isinstance(nested, dict):
             raise InputError(
                 f"{directory / PROCESSOR_FILE}: {_NESTED} must be a JSON object. "
-                f"Received: {nested!r:.80}. Get the file again."
+                f"Received: {nested!r:.80}. Download the file again."
             )
         saved[PROCESSOR_FILE] = nested
     settings = read_json(directory / PREPROCESSOR_FILE)
@@ -126,15 +127,15 @@ def _saved_settings(directory: pathlib.Path) -> dict[str, dict]:
 
 
 def parse_image_processing(settings: dict, source: str) -> ImageProcessing:
-    """Returns the settings of an image processor's JSON object.
+    """Returns the image preprocessing of the JSON object of an image processor.
 
     Args:
-        settings: dict, what transformers saved of an `EfficientNetImageProcessor`.
-            Settings that are left out have the defaults of that class.
+        settings: dict, the saved settings of an `EfficientNetImageProcessor`. Missing
+            settings have the defaults of that class.
         source: str, the file, for messages.
 
     Raises:
-        InputError: if a setting isn't supported or unknown.
+        InputError: if a setting is unknown or isn't supported.
     """
     _refuse_other_settings(settings, source)
     return ImageProcessing(
@@ -143,31 +144,31 @@ def parse_image_processing(settings: dict, source: str) -> ImageProcessing:
 
 
 def _refuse_other_settings(settings: dict, source: str) -> None:
-    """Raises for settings that would change pixels and aren't supported."""
+    """Raises if a setting would change the pixels and isn't supported."""
     kind = settings.get("image_processor_type")
     if kind is not None:
         check_choice(f"{source}: image_processor_type", kind, _TYPES)
-    known = {*_SETTINGS, *_WITHOUT_EFFECT}
+    supported_names = {*_SETTINGS, *_WITHOUT_EFFECT}
     unknown = [
         f"{name!r:.60} {value!r:.40}"
         for name, value in settings.items()
-        if name not in known and value is not None
+        if name not in supported_names and value is not None
     ][:_MOST_NAMED]
     if unknown:
         raise InputError(
-            f"{source} must hold settings of EfficientNetImageProcessor only. "
-            f"Received: {', '.join(unknown)}. Images would be prepared otherwise than "
-            "by transformers. Remove settings that change no pixel from the file."
+            f"{source} must contain only settings of EfficientNetImageProcessor. "
+            f"Received: {', '.join(unknown)}. If such a setting doesn't change any "
+            "pixel, remove it from the file."
         )
     if settings.get("do_pad"):
         raise InputError(
-            f"{source}'s do_pad must be false. Received: {settings['do_pad']!r:.80}. "
-            "ALIGN crops images, and no padding can be loaded."
+            f"do_pad of {source} must be false. Received: {settings['do_pad']!r:.80}. "
+            "ALIGN crops images and doesn't pad them. Use a model without padding."
         )
 
 
 def _read_image_size(settings: dict, source: str) -> int:
-    """Returns the side of the crop, or raises unless the resizing is supported."""
+    """Returns the side of the crop in pixels. Raises for an unsupported resizing."""
     crop = _side(settings.get("crop_size"))
     size = _side(settings.get("size"))
     if crop is not None:
@@ -184,15 +185,17 @@ def _read_image_size(settings: dict, source: str) -> int:
         received = ", ".join(f"{name} {settings.get(name)!r:.60}" for name in names)
         raise InputError(
             f"{source} must resize bilinearly (do_resize true, resample 2) and crop "
-            "the middle 289/346 (do_center_crop true), which is all that can be "
-            f"loaded. Received: {received}. Correct the file, if it isn't the model's."
+            "289/346 of each side from the center (do_center_crop true). Received: "
+            f"{received}. Correct the file if it doesn't belong to the model."
         )
     return crop
 
 
 def read_pixel_scaling(settings: dict, source: str = "") -> tuple:
-    """Returns mean and deviation of pixels in gray levels: floats or lists of three."""
-    # Missing keys have the defaults of `transformers.EfficientNetImageProcessor`.
+    """Returns the pixel mean and deviation in gray levels, floats or lists of three.
+
+    Missing settings have the defaults of `transformers.EfficientNetImageProcessor`.
+    """
     factor = 1.0
     offset = 0.0
     rescale_factor = settings.get("rescale_factor", 1 / 255)
@@ -200,7 +203,7 @@ def read_pixel_scaling(settings: dict, source: str = "") -> tuple:
     has_offset = read_flag(settings, "rescale_offset", False, source)
     if read_flag(settings, "do_rescale", True, source):
         factor = rescale_factor
-        # Transformers subtracts it as a part of rescaling.
+        # Transformers subtracts 1 after multiplying by the factor.
         offset = -1.0 if has_offset else 0.0
     mean: Any = [0.0]
     deviation: Any = [1.0]
@@ -210,7 +213,7 @@ def read_pixel_scaling(settings: dict, source: str = "") -> tuple:
         deviation = standard
     if read_flag(settings, "include_top", True, source):
         deviation = np.multiply(deviation, standard)
-    # Rounded, since 1 / (1 / 127.5) isn't 127.5 to the last bit everywhere.
+    # The numbers are rounded, since 1 / (1 / 127.5) may differ from 127.5 by a bit.
     means, deviations = (
         [round(level, 6) for level in levels.tolist()]
         for levels in np.broadcast_arrays(
@@ -230,20 +233,20 @@ def read_flag(
     value = config.get(name, default)
     if not isinstance(value, bool):
         raise InputError(
-            f"{source}'s {name} must be true or false, received {value!r:.80}; correct "
-            "the file."
+            f"{name} of {source} must be true or false. Received: {value!r:.80}. "
+            "Correct the file."
         )
     return value
 
 
 def _channels(settings: dict, name: str, least: float, source: str) -> Sequence[float]:
-    """Reads a list of one number, or of one for each channel."""
+    """Returns one number for all channels, or three numbers, as a list."""
     value = settings.get(name, [0.5] * 3)
     levels = value if isinstance(value, list | tuple) else [value]
     if len(levels) not in (1, 3):
         raise InputError(
-            f"{source}'s {name} must hold one or three numbers, received "
-            f"{value!r:.80}; correct the file."
+            f"{name} of {source} must be one or three numbers. Received: "
+            f"{value!r:.80}. Correct the file."
         )
     for level in levels:
         check_number(f"{source}'s {name}", level, least, 1e6)
@@ -251,7 +254,7 @@ def _channels(settings: dict, name: str, least: float, source: str) -> Sequence[
 
 
 def _side(sides: Any) -> Any:
-    """Returns the side of a square, or None for other sizes."""
+    """Returns the side of a square, or None if height and width differ."""
     if isinstance(sides, dict):
         height, width = sides.get("height"), sides.get("width")
         return height if height == width else None

@@ -11,14 +11,14 @@ from align_keras.utils.errors import InputError
 
 
 class Layout(NamedTuple):
-    """Functions that convert an array to and from Keras's order of axes."""
+    """Functions that convert an array to and from the axis order of Keras."""
 
     to_keras: Callable
     from_keras: Callable
 
 
 def _transposed(*order: int) -> Layout:
-    """Returns the layout whose axes become Keras's in this order."""
+    """Returns the layout of arrays that `np.transpose(array, order)` converts."""
     inverse = tuple(np.argsort(order))
     return Layout(
         lambda array: np.transpose(array, order),
@@ -27,28 +27,28 @@ def _transposed(*order: int) -> Layout:
 
 
 SAME = Layout(np.asarray, np.asarray)
-# PyTorch keeps (out, in, height, width) and (out, in).
+# PyTorch stores kernels as (out, in, height, width) and (out, in).
 TORCH_CONV = _transposed(2, 3, 1, 0)
 TORCH_DEPTHWISE = _transposed(2, 3, 0, 1)
 TORCH_DENSE = _transposed(1, 0)
-# A 1×1 convolution on one pixel is a dense layer.
+# The library has a 1×1 convolution on one pixel, and this package a dense layer.
 TORCH_POINTWISE = Layout(np.transpose, lambda array: array.T[:, :, None, None])
 KERAS_POINTWISE = Layout(np.asarray, lambda array: array[None, None])
-# KerasHub's attention keeps (in, heads, size) and (heads, size, out).
+# The attention of KerasHub stores kernels as (in, heads, size) and (heads, size, out).
 TORCH_TO_HEADS = Layout(np.transpose, lambda array: array.reshape(len(array), -1).T)
 TORCH_FROM_HEADS = Layout(
     np.transpose, lambda array: array.reshape(-1, array.shape[-1]).T
 )
 HEADS_BIAS = Layout(np.asarray, np.ravel)
-# The file has the temperature, and our variable is its logarithm.
+# The file contains the temperature, and the variable is its logarithm.
 LOGARITHM = Layout(np.log, np.exp)
-# Tensors that an error names.
+# Maximum number of tensors of each kind in an error message.
 _MAX_NAMES = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """Keras variable and the name of the tensor with its value in a file."""
+    """Keras variable, and the name and layout of its tensor in a file."""
 
     variable: keras.Variable
     name: str
@@ -56,8 +56,8 @@ class Link:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape that the tensor must have in the file."""
-        # A broadcast zero has a shape and needs no memory.
+        """Shape that the tensor must have in the file."""
+        # A broadcast scalar has the shape of the variable, but needs no memory.
         like_variable = np.broadcast_to(np.float32(0), self.variable.shape)
         return self.layout.from_keras(like_variable).shape
 
@@ -65,13 +65,19 @@ class Link:
 def load_links(
     links: Sequence[Link], tensors: Mapping, source: str, ignored: Sequence[str] = ()
 ) -> None:
-    """Loads all variables, or none if a tensor is missing or has another shape.
+    """Loads all variables from the tensors of a file.
+
+    If an error is raised, no variable has changed.
 
     Args:
         links: sequence of `Link`.
         tensors: mapping from name to tensor.
         source: str, the file or folder, for messages.
-        ignored: names of tensors that are not loaded.
+        ignored: names of tensors without a variable.
+
+    Raises:
+        InputError: if a tensor is missing, isn't finite or has a wrong shape, or if a
+            tensor that isn't ignored has no link.
     """
     missing = [link.name for link in links if link.name not in tensors]
     linked_names = {link.name for link in links}
@@ -94,8 +100,8 @@ def load_links(
     ]
     if faults:
         raise InputError(
-            f"{source} doesn't fit the model; tensors {'; '.join(faults)}. Nothing "
-            "was loaded; check that the sizes of the model and the file agree."
+            f"{source} doesn't fit the model. Its tensors: {', and '.join(faults)}. No "
+            "weights were loaded. Check that the sizes of the model and the file agree."
         )
     values = [_value(link, tensors, source) for link in links]
     for link, value in zip(links, values, strict=True):
@@ -103,7 +109,7 @@ def load_links(
 
 
 def export_links(links: Sequence[Link]) -> dict[str, np.ndarray]:
-    """Returns the tensors of a file, as a dict from name to contiguous array."""
+    """Returns the tensors to write to a file, a dict from name to float32 array."""
     return {
         link.name: np.ascontiguousarray(
             link.layout.from_keras(link.variable.numpy()), dtype="float32"
@@ -113,13 +119,17 @@ def export_links(links: Sequence[Link]) -> dict[str, np.ndarray]:
 
 
 def _value(link: Link, tensors: Mapping, source: str) -> np.ndarray:
-    """Returns the value of a variable in Keras's layout, or raises if not finite."""
+    """Returns the value of a variable in the layout of Keras.
+
+    Raises:
+        InputError: if a number isn't finite.
+    """
     value = np.asarray(tensors[link.name], dtype="float32")
     with np.errstate(divide="ignore", invalid="ignore"):
         value = link.layout.to_keras(value).reshape(link.variable.shape)
     if not np.isfinite(value).all():
         raise InputError(
-            f"{source}: {link.name} holds values that aren't finite or out of range; "
-            "nothing was loaded; get the file again."
+            f"{source}: {link.name} must have finite values in the range of its "
+            "variable. No weights were loaded. Download the file again."
         )
     return value

@@ -1,7 +1,7 @@
-"""Presets whose large weights are 8-bit integers in LiteRT files.
+"""Loading of presets whose large weights are 8-bit integers in LiteRT files.
 
-`litert_weights.json` maps variables to tensors of the LiteRT files. The remaining
-weights are in `rest.safetensors`. tools/make_small_model.py writes both.
+`litert_weights.json` maps variables to tensors of the LiteRT files. The other weights
+are in `rest.safetensors`. tools/make_small_model.py writes both files.
 """
 
 import pathlib
@@ -22,8 +22,8 @@ TOWER_FILES = ("image.tflite", "text.tflite")
 _DAMAGES = (AttributeError, LookupError, TypeError, ValueError, MemoryError)
 
 
-def load_beside_towers(model: keras.Model, directory: pathlib.Path) -> None:
-    """Loads the weights in the LiteRT files of a folder and in its other files."""
+def load_litert_weights(model: keras.Model, directory: pathlib.Path) -> None:
+    """Loads the weights from the LiteRT files and `rest.safetensors` of a folder."""
     try:
         table = read_json(directory / TABLE_FILE)
         float_tensors = load_file(directory / REST_FILE)
@@ -38,24 +38,27 @@ def load_beside_towers(model: keras.Model, directory: pathlib.Path) -> None:
                 tensor = tensors[file_name][number]
                 value = factor * to_keras(tensor, variable.shape)
             if value.shape != tuple(variable.shape) or not np.isfinite(value).all():
-                raise ValueError(f"{variable.path} has another shape or isn't finite")
+                raise ValueError(f"{variable.path} has a wrong shape or isn't finite")
             values.append(value)
     except (OSError, SafetensorError, struct.error, *_DAMAGES) as error:
         raise InputError(
-            f"{directory} is damaged ({type(error).__name__}: {str(error)[:200]}); "
-            "install it again, or leave load_weights out."
+            f"{directory} is damaged ({type(error).__name__}: {str(error)[:200]}). "
+            "Install the package again, or pass load_weights=False."
         ) from None
     for variable, value in zip(float_weights(model), values, strict=True):
         variable.assign(value)
 
 
 def float_weights(model: keras.Model) -> list:
-    """Returns the weights of a model without the seeds of dropout."""
+    """Returns the weights of a model without the dropout seeds."""
     return [v for v in model.weights if v.dtype.startswith(("float", "bfloat"))]
 
 
 def read_tensors(path: pathlib.Path) -> dict[int, np.ndarray]:
-    """Returns the 8-bit tensors of a LiteRT file as float32, by their numbers."""
+    """Returns a dict from the number of each 8-bit tensor of a file to its values.
+
+    The values are float32, scaled by the quantization parameters of the file.
+    """
     from tensorflow.lite.python import schema_py_generated as schema
 
     content = path.read_bytes()
@@ -81,8 +84,8 @@ def read_tensors(path: pathlib.Path) -> dict[int, np.ndarray]:
                 tables[number] = values
         elif tensor.Type() == schema.TensorType.FLOAT32 and shape[1:] == (1,):
             columns[shape[0]] = data.view("float32").reshape(shape)
-    # Output channels are the first axis. Tables that rows are gathered from get the
-    # same layout.
+    # The first axis of a kernel is the output channels. Embedding tables, whose rows
+    # are scaled by a column of the file, are transposed to the same layout.
     for number, values in tables.items():
         if len(values) in columns:
             kernels[number] = (values * columns[len(values)]).T
@@ -90,7 +93,7 @@ def read_tensors(path: pathlib.Path) -> dict[int, np.ndarray]:
 
 
 def _constant(content: bytes, buffer: Any) -> np.ndarray:
-    """Returns the bytes of a buffer, in the flatbuffer or after it by offset."""
+    """Returns the bytes of a buffer, which are in the flatbuffer or follow it."""
     if buffer.DataLength():
         return buffer.DataAsNumpy()
     end = buffer.Offset() + buffer.Size()

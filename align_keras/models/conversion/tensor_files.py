@@ -1,4 +1,4 @@
-"""Readers of safetensors and of PyTorch's first format, without PyTorch."""
+"""Readers of safetensors and of the first PyTorch format, without PyTorch."""
 
 import collections
 import collections.abc
@@ -31,19 +31,22 @@ _STORAGES = {
 
 
 class SafetensorsFolder(collections.abc.Mapping):
-    """Tensors of `model.safetensors` or of its shards, by their names."""
+    """Mapping from the names of tensors to the tensors of a folder.
+
+    The tensors are in `model.safetensors` or in its shards.
+    """
 
     def __init__(self, directory: str | os.PathLike) -> None:
         self._files: dict[str, Any] = {}
         for path in _files_of(pathlib.Path(directory)):
             try:
                 if path.exists() and not path.is_file():
-                    raise OSError("it is no regular file")
+                    raise OSError("it isn't a regular file")
                 file = safe_open(path, framework="numpy")
             except (SafetensorError, OSError) as error:
                 raise InputError(
-                    f"{path} isn't a whole safetensors file ({_one_line(error)}); "
-                    "nothing was loaded; get it again."
+                    f"{path} must be a complete safetensors file ({_one_line(error)}). "
+                    "No weights were loaded. Download the file again."
                 ) from None
             self._files.update(dict.fromkeys(file.keys(), file))
 
@@ -71,11 +74,11 @@ class _LazyTensor:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         try:
             tensor = self._file.get_tensor(self._name)
-        # NumPy lacks some of the dtypes.
+        # NumPy lacks some of the dtypes of safetensors.
         except (SafetensorError, AttributeError, KeyError, TypeError) as error:
             raise InputError(
-                f"{self._name} can't be read ({_one_line(error)}); nothing was loaded; "
-                "save the tensors as float32."
+                f"The tensor {self._name} can't be read ({_one_line(error)}). No "
+                "weights were loaded. Save the tensors as float32."
             ) from None
         return np.asarray(tensor, dtype=dtype)
 
@@ -86,20 +89,20 @@ def _files_of(directory: pathlib.Path) -> list[pathlib.Path]:
     if (directory / INDEX_FILE).exists():
         return [directory / name for name in _shards(directory / INDEX_FILE)]
     raise InputError(
-        f"{directory} holds no {SAFETENSORS_FILE}; get that file, or make it of "
-        "another format by transformers' save_pretrained."
+        f"{directory} must contain {SAFETENSORS_FILE}, but doesn't. Download the file, "
+        "or convert weights of another format with save_pretrained of transformers."
     )
 
 
 def _shards(index: pathlib.Path) -> list[str]:
-    """Returns the names of the files of an index, which are in its folder."""
+    """Returns the names of the files that an index lists."""
     files = read_json(index).get("weight_map")
     names = list(files.values()) if isinstance(files, dict) else []
     plain = r"[^/\\:\0]*\.safetensors"
     if not names or not all(re.fullmatch(plain, str(name), re.S) for name in names):
         raise InputError(
-            f"{index} must map tensors to names of files beside it; nothing was "
-            "loaded; get it again."
+            f"{index} must map tensors to names of files in its folder. No weights "
+            "were loaded. Download the file again."
         )
     return sorted(set(names))
 
@@ -108,23 +111,24 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-# === PyTorch's first format ===
+# === First format of PyTorch ===
 
 
 def read_torch_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads a state dict that `torch.save` wrote in its format before 1.6."""
+    """Reads a state dict that `torch.save` wrote in the format before PyTorch 1.6."""
     try:
         with open(path, "rb") as file:
             return _read(file)
     except OSError as error:
         raise InputError(
-            f"{path} can't be read ({error.strerror}); check the path and its rights."
+            f"{path} can't be read ({error.strerror}). Check the path and the "
+            "permissions."
         ) from None
     # A broken pickle can raise any exception.
     except Exception as error:
         raise InputError(
-            f"{path} isn't a whole file of tensors in PyTorch's first format "
-            f"({_one_line(error)}); get it again."
+            f"{path} must be a complete file of tensors in the PyTorch format before "
+            f"1.6 ({_one_line(error)}). Download the file again."
         ) from None
 
 
@@ -150,19 +154,19 @@ def _read(file: BinaryIO) -> dict[str, np.ndarray]:
 
 
 def _load(file: BinaryIO, size: int, storages: dict[str, np.ndarray]) -> Any:
-    """Loads the next pickle, or raises if it would need more memory than the file."""
+    """Loads the next pickle. Raises if it would allocate more memory than the file."""
     start = file.tell()
     for opcode, argument, _ in pickletools.genops(file):
-        # pickle allocates memory for the largest number of an object.
+        # `pickle` allocates its memo for the largest index in the file.
         is_number = opcode.name in ("PUT", "LONG_BINPUT")
         if is_number and argument is not None and int(argument) > size:
-            raise ValueError(f"it numbers an object {argument}")
+            raise ValueError(f"it has an object with the index {argument}")
     file.seek(start)
     return _Unpickler(file, size, storages).load()
 
 
 class _Unpickler(pickle.Unpickler):
-    """Unpickler that builds dictionaries and tensors only."""
+    """Unpickler that creates only dictionaries and tensors."""
 
     def __init__(
         self, file: BinaryIO, size: int, storages: dict[str, np.ndarray]
@@ -174,10 +178,10 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, saved: Any) -> np.ndarray:
         kind, dtype, key, _, count, *_ = saved
         if kind != "storage":
-            raise pickle.UnpicklingError(f"it holds a {kind}")
+            raise pickle.UnpicklingError(f"it contains a {kind}")
         if not 0 <= count * dtype.itemsize <= self.size:
-            raise ValueError(f"it promises {count} numbers")
-        # The values are at the end of the file.
+            raise ValueError(f"it declares {count} numbers, more than its size")
+        # `_read` fills in the values, which are at the end of the file.
         return self.storages.setdefault(key, np.zeros(count, dtype))
 
     def find_class(self, module: str, name: str) -> Any:
@@ -187,7 +191,7 @@ class _Unpickler(pickle.Unpickler):
             return _tensor
         if module == "torch" and name in _STORAGES:
             return np.dtype(_STORAGES[name])
-        raise pickle.UnpicklingError(f"it holds a {module}.{name}")
+        raise pickle.UnpicklingError(f"it contains a {module}.{name}")
 
 
 def _tensor(
@@ -199,11 +203,11 @@ def _tensor(
 ) -> np.ndarray:
     numbers = (offset, *shape, *strides)
     if len(shape) != len(strides) or any(type(n) is not int or n < 0 for n in numbers):
-        raise ValueError(f"a tensor of shape {shape} with strides {strides}")
+        raise ValueError(f"it has a tensor of shape {shape} with strides {strides}")
     last = offset + sum(
         (n - 1) * stride for n, stride in zip(shape, strides, strict=True)
     )
     if 0 not in shape and last >= storage.size:
-        raise ValueError(f"a tensor of shape {shape} beyond its numbers")
+        raise ValueError(f"it has a tensor of shape {shape} larger than its storage")
     strides = tuple(stride * storage.itemsize for stride in strides)
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides)
