@@ -42,7 +42,7 @@ def test_there_and_back(tmp_path, capsys):
     np.testing.assert_array_equal(embeddings[0], embeddings[2])
     assert_equal_tensors(*(load_file(f / FILE) for f in (tmp_path / "back", hf)))
     code, line = answer(capsys, "keras", tmp_path / "run", "--to", tmp_path / "back")
-    assert (code, "which holds something" in line) == (1, True)
+    assert (code, "which contains files" in line) == (1, True)
 
 
 def assert_equal_tensors(actual, expected):
@@ -83,7 +83,7 @@ def test_a_target_that_cannot_be_written(tmp_path, capsys, monkeypatch):
     (tmp_path / "hf").mkdir()
     monkeypatch.chdir(tmp_path)
     code, line = answer(capsys, "hf", tmp_path / "hf", "--to", ".")
-    assert (code, "which is or holds the current folder" in line) == (1, True)
+    assert (code, "which is or contains the current folder" in line) == (1, True)
 
 
 def test_an_empty_source(tmp_path, capsys):

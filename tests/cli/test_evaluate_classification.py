@@ -260,7 +260,8 @@ def test_categories_of_the_stamps(evaluate, tmp_path, monkeypatch):
     assert halves["images"] + halves["gallery"] == 16
     message = evaluate("knn", "--data=stamps", "--split=dev", fails=True)
     assert (
-        "the split of stamps must be one of train, test, all, received 'dev'" in message
+        "the split of stamps must be one of train, test, all. Received: 'dev'"
+        in message
     )
 
 

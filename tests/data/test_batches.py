@@ -171,9 +171,9 @@ def test_pipelines_with_files_of_their_own(sharded):
     [
         ({"num_input_pipelines": 3}, "divide global_batch_size .* Received: 3"),
         ({"num_input_pipelines": 0}, "Received: 0"),
-        ({"input_pipeline_id": 1}, r"from 0 to 0, received 1"),
+        ({"input_pipeline_id": 1}, r"from 0 to 0. Received: input_pipeline_id=1"),
         ({"cache": True, "data_service": "grpc://x:1"}, "cache must be false"),
-        ({"input_pipeline_id": -1}, "received -1"),
+        ({"input_pipeline_id": -1}, "Received: input_pipeline_id=-1"),
     ],
 )
 def test_mistakes_are_told_in_one_line(builder, arguments, words):

@@ -355,7 +355,7 @@ def test_steps_look_at_what_python_gives(model):
 def test_arguments_without_a_meaning_are_refused(model, pixels, arguments, words):
     with pytest.raises(InputError, match=words):
         model.fit(**{"x": pixels, "y": CAPTIONS, "verbose": 0, **arguments})
-    with pytest.raises(InputError, match="did you mean 'return_dict'"):
+    with pytest.raises(InputError, match="Did you mean 'return_dict'"):
         model.evaluate(pixels, CAPTIONS, return_dct=True)
 
 

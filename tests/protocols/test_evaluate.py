@@ -51,7 +51,7 @@ def test_python_and_the_command_find_the_same(place, capsys):
         (
             "vtab",
             {"workers": 0},
-            "workers must be a whole number from 1 to .*, received 0",
+            "workers must be a whole number from 1 to .*. Received: workers=0",
         ),
         ("composed", {"text_weight": -1.0}, "text_weight must be a number from 0"),
         ("knn", {"data": "x", "metadata": "m"}, "`metadata` is for `slice_by`"),

@@ -189,7 +189,7 @@ def test_a_malformed_line(tmp_path, task, row, message):
 
 
 def test_another_split(tmp_path):
-    with pytest.raises(InputError, match="one of test, val, received 'dev'"):
+    with pytest.raises(InputError, match="one of test, val. Received: split='dev'"):
         read_cxc(tmp_path, "dev")
 
 

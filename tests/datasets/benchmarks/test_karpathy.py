@@ -48,7 +48,7 @@ def test_all_captions(tmp_path):
 
 def test_a_wrong_split_names_those_that_are_there(tmp_path):
     write_coco(tmp_path)
-    with pytest.raises(InputError, match="one of restval, test, received 'val'"):
+    with pytest.raises(InputError, match="one of restval, test. Received: split='val'"):
         read_karpathy(tmp_path / "dataset_coco.json", tmp_path, "val")
 
 
@@ -167,5 +167,7 @@ def test_no_file(tmp_path):
 
 
 def test_captions_per_image_must_be_positive(tmp_path):
-    with pytest.raises(InputError, match="at least 1, received 0; None takes all"):
+    with pytest.raises(
+        InputError, match="at least 1. Received: captions_per_image=0. None takes all"
+    ):
         read_karpathy(tmp_path / "a.json", tmp_path, "test", captions_per_image=0)

@@ -53,7 +53,7 @@ def test_the_halves_are_all_and_equal_pictures_lie_in_one(builder):
 
 
 def test_other_splits(builder):
-    with pytest.raises(InputError, match="train, test, all, received 'validation'"):
+    with pytest.raises(InputError, match="train, test, all. Received: 'validation'"):
         stamps_by_category(builder, "validation")
 
 
