@@ -294,7 +294,7 @@ def test_what_does_not_fit_is_said(capsys):
         ),
         (
             ("--devices=2", "--device-kind=h100", "--experiment=align_b7_bass"),
-            "did you mean 'align_b7_base'?",
+            "Did you mean 'align_b7_base'?",
         ),
         (
             (
@@ -311,7 +311,7 @@ def test_what_does_not_fit_is_said(capsys):
         ),
         (
             ("--device-kind=h100", "--protocol=imagenet"),
-            "no recipe imagenet.yaml in experiments/evaluation",
+            "recipe imagenet.yaml was not found in experiments/evaluation",
         ),
         (
             ("--device-kind=h100", "--protocol=vtab", "--num-classes=1"),
@@ -324,7 +324,7 @@ def test_what_does_not_fit_is_said(capsys):
         ),
         (
             ("--device-kind=h100", "--protocol=vtab", "--params_override=batch=1"),
-            "unknown key 'batch'; did you mean 'batch_size'?",
+            "unknown key 'batch'. Did you mean 'batch_size'?",
         ),
     ],
 )

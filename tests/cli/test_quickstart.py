@@ -274,7 +274,7 @@ def test_bad_pairs_are_one_clear_line(name, tmp_path, capsys, monkeypatch):
 def test_unknown_option_value_is_one_line(pairs, tmp_path, capsys):
     code = main(arguments(pairs, tmp_path / "run", "--params_override=trainer.sed=1"))
     assert code == 1
-    assert "did you mean 'seed'" in last_line(capsys)
+    assert "Did you mean 'seed'" in last_line(capsys)
     assert not (tmp_path / "run").exists()
 
 

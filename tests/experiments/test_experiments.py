@@ -158,8 +158,8 @@ def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
         (lambda tree: tree["trainer"].update(train_steps="many"), "an integer"),
         (lambda tree: tree["trainer"].update(train_steps=0), ">= 1"),
         (lambda tree: tree["task"].update(loss={"label_smoothing": 1.5}), "< 1"),
-        (lambda tree: tree["task"].update(loss=None), "must hold keys"),
-        (lambda tree: tree["task"]["train_data"].update(cache="no"), "write false"),
+        (lambda tree: tree["task"].update(loss=None), "must contain keys"),
+        (lambda tree: tree["task"]["train_data"].update(cache="no"), "Write false."),
     ],
 )
 def test_a_broken_copy_fails(tmp_path, name, damage, expected):

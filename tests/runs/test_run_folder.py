@@ -141,7 +141,7 @@ def test_a_checkpoint_is_chosen_by_a_validation_split(tmp_path):
         ([], "task.train_data.corpus must name a corpus"),
         (["--params_override=task.train_data.corpus=pairs"], "must be a path"),
         (["--experiment=align_b7_base"], "no such file or folder"),
-        (["--experiment=align_b7"], "did you mean 'align_b7_base'"),
+        (["--experiment=align_b7"], "Did you mean 'align_b7_base'"),
     ],
 )
 def test_no_pairs_is_one_line_and_writes_nothing(tmp_path, capsys, arguments, words):
