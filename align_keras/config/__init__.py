@@ -1,6 +1,7 @@
-"""Frozen dataclasses, strict YAML and dotted overrides, as TF Model Garden's.
+"""Configurations as frozen dataclasses with strict YAML files and dotted overrides.
 
-The options are the fields of the classes in `experiment_config.py`. `load.py` sets
+The structure follows TF Model Garden. The options are the fields of the classes in
+`experiment_config.py`, `fine_tuning_config.py` and `corpus_config.py`. `load.py` sets
 their values, and `rules.py` checks the rules between options.
 """
 

@@ -13,22 +13,26 @@ class FilterConfig:
     """Filters of pairs. The defaults are those of Jia et al. 2021, section 3.
 
     Attributes:
-        min_shorter_side: in pixels, which the shorter side must exceed.
-        max_aspect: longer side by shorter, which stays below it.
-        max_pixels: of an image.
-        max_texts_per_image: alt-texts of one image.
-        max_images_per_text: images that share an alt-text.
-        min_unigrams: words of an alt-text.
-        max_unigrams: words of an alt-text.
-        frequent_ngrams: how many unigrams and bigrams of the raw texts aren't rare; a
-            text with a rare one goes.
-        languages: such as `("en",)`, of which `"und"` stands for texts of unknown
-            language; empty for all.
-        drop_personal_data: drop texts with email addresses, phone numbers and the like.
-        unknown_sizes: whether images stay of which only the size after resizing is
-            known: all images of a shard that records no sizes are squares of one size.
-        detect_language: which captions' languages are detected, by the extra
-            `language`: none, those whose page declares no language, or all.
+        min_shorter_side: Pixels. The shorter side of an image must be larger.
+        max_aspect: Upper bound of the ratio of the longer side to the shorter side.
+            The ratio must be smaller.
+        max_pixels: Maximum number of pixels of an image.
+        max_texts_per_image: Maximum number of different alt-texts of an image.
+        max_images_per_text: Maximum number of images with the same alt-text.
+        min_unigrams: Minimum number of words of an alt-text.
+        max_unigrams: Maximum number of words of an alt-text.
+        frequent_ngrams: Number of the most frequent unigrams and bigrams of the raw
+            texts. A text with any other unigram or bigram is dropped.
+        languages: Languages to keep, such as `("en",)`. `"und"` is the code of texts
+            with an unknown language. An empty tuple keeps all languages.
+        drop_personal_data: True to drop texts with email addresses, phone numbers and
+            similar data.
+        unknown_sizes: `"keep"` or `"drop"` for images whose original size is unknown.
+            These are the images of a shard that stores only resized squares of one
+            size.
+        detect_language: Captions whose language is detected by the extra `language`:
+            `"never"` for none, `"undeclared"` for pages without a declared language,
+            or `"always"` for all.
     """
 
     min_shorter_side: int = count_field(200, at_least=0)
@@ -47,17 +51,19 @@ class FilterConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ImagesConfig:
-    """In what form images are stored.
+    """Size and format of the stored images.
 
     Attributes:
-        shorter_side: in pixels, to which larger images are reduced. 346 is what the
-            paper's recipe crops 289 from.
-        keep_aspect: false makes larger images squares of `shorter_side`, as the paper
-            resizes them: of these training only decodes the window that it crops.
-        quality: of JPEG. Against 90, 85 takes four fifths of the bytes, and crops are
-            0.3 gray levels further from those of the originals.
-        refuse: `"module:function"` of each image (`PIL.Image.Image`, RGB); those for
-            which it returns true go, such as a classifier's of pornographic images.
+        shorter_side: Pixels. Larger images are reduced to this shorter side. The
+            paper's recipe crops 289 pixels from 346.
+        keep_aspect: True to keep the aspect ratio of larger images. False resizes them
+            to squares of `shorter_side`, as in the paper. Training decodes only the
+            cropped window of such a square.
+        quality: JPEG quality. Compared with 90, a quality of 85 takes four fifths of
+            the bytes and changes crops by 0.3 more gray levels.
+        refuse: `"module:function"` of a function that takes an RGB `PIL.Image.Image`.
+            Images for which it returns True are dropped. It can be, for example, a
+            classifier of pornographic images.
     """
 
     shorter_side: int = count_field(346, at_least=32)
@@ -68,22 +74,29 @@ class ImagesConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DuplicatesConfig:
-    """Search for images that are copies of others.
+    """Removal of near-duplicate images.
 
     Attributes:
-        mode: `"hash"`, perceptual hashes; `"embedding"`, as the paper's appendix A;
-            or `"pixels"`, equal pixels alone.
-        against: sources of evaluation images: what is near to one of them goes.
-        inside_corpus: of images that are near each other in the corpus, only the
-            largest stays; those of equal pixels are one anyway. The paper keeps all.
-        max_distance: bits of 128 in which hashes of near images of the corpus differ
-            at most, if `inside_corpus`. Drawings want 2 to 6.
-        max_distance_against: the same to evaluation images.
-        encoder: whose embeddings are compared: a run, an export, or a Hugging Face's.
-        min_cosine: above which images of the corpus are near, if `inside_corpus`.
-        min_cosine_against: the same to evaluation images.
-        clusters: of k-means.
-        nearest_clusters: within which an image is looked for.
+        mode: Method of comparison: `"hash"` for perceptual hashes, `"embedding"` for
+            embeddings as in appendix A of the paper, or `"pixels"` for equal pixels.
+        against: Sources of evaluation images. Near-duplicates of these images are
+            removed from the corpus.
+        inside_corpus: True to keep only the largest of several near-duplicates in the
+            corpus. The paper keeps all of them. Images with equal pixels are always
+            merged.
+        max_distance: Maximum number of the 128 bits in which the hashes of two
+            near-duplicates in the corpus differ. It requires `inside_corpus`. Values
+            from 2 to 6 suit drawings.
+        max_distance_against: Maximum number of different bits between the hashes of an
+            image and an evaluation image.
+        encoder: Model of the embeddings: a run, an export or a Hugging Face folder.
+        min_cosine: Cosine similarity above which two images of the corpus are
+            near-duplicates. It requires `inside_corpus`.
+        min_cosine_against: Cosine similarity above which an image is a near-duplicate
+            of an evaluation image.
+        clusters: Number of k-means clusters of the embeddings.
+        nearest_clusters: Number of the nearest clusters in which the near-duplicates
+            of an image are searched.
     """
 
     mode: Literal["hash", "embedding", "pixels"] = "hash"
@@ -100,12 +113,13 @@ class DuplicatesConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VocabularyConfig:
-    """The WordPiece vocabulary of the kept captions.
+    """WordPiece vocabulary of the captions.
 
     Attributes:
-        size: tokens; the paper's multilingual model has 250,000.
-        min_frequency: how often a pair of tokens must occur to become one.
-        normalization: of captions before they are cut into words.
+        size: Number of tokens. The paper's multilingual model has 250,000.
+        min_frequency: Minimum number of occurrences of a pair of tokens that is merged
+            to one token.
+        normalization: Normalization of the captions before they are split into words.
     """
 
     size: int = count_field(100_000, at_least=6)
@@ -115,12 +129,13 @@ class VocabularyConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ShardsConfig:
-    """The files that training reads.
+    """Shards of the corpus, which are the files that training reads.
 
     Attributes:
-        file_format: of the shards.
-        number_of_shards: None for as many as TFDS chooses.
-        test_fraction: images that make the split `test`, chosen by their pixels.
+        file_format: File format of the shards.
+        number_of_shards: Number of shards, or None to let TFDS choose it.
+        test_fraction: Fraction of the images in the split `test`. A hash of the pixels
+            selects them.
     """
 
     file_format: Literal["tfrecord", "array_record"] = "tfrecord"
@@ -130,13 +145,13 @@ class ShardsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CorpusConfig:
-    """A corpus from its sources to its shards.
+    """Corpus with its sources, filters and shards.
 
     Attributes:
-        sources: as `align-keras corpus --source`.
-        caption_rules: which texts of an image are its captions, by where they stand in
-            the page, such as `[alt]`; empty for all. `caption` are those of sources
-            that don't say where they stood, such as tables.
+        sources: Sources of pairs, as for `align-keras corpus --source`.
+        caption_rules: Parts of a web page whose texts are captions of an image, such as
+            `[alt]`. An empty list selects all parts. `caption` selects the captions of
+            sources other than web pages, such as tables.
     """
 
     sources: tuple[str, ...] = ()
@@ -155,8 +170,8 @@ def _check_corpus(config: CorpusConfig, report: Report) -> None:
     if duplicates.mode == "embedding" and duplicates.encoder is None:
         report.refuse(
             "duplicates.encoder",
-            "a model where duplicates.mode is embedding",
-            "name a run, an export or a Hugging Face folder",
+            "a model if duplicates.mode is embedding",
+            "Choose a run, an export or a Hugging Face folder.",
             "duplicates.mode",
         )
     for name in ("max_distance", "min_cosine"):
@@ -164,10 +179,10 @@ def _check_corpus(config: CorpusConfig, report: Report) -> None:
         if getattr(duplicates, name) != default and not duplicates.inside_corpus:
             report.refuse(
                 f"duplicates.{name}",
-                "left out unless duplicates.inside_corpus is true",
-                "add duplicates.inside_corpus=true, write "
+                f"{default}, the default, unless duplicates.inside_corpus is true",
+                "Add duplicates.inside_corpus=true, set "
                 f"duplicates.{name}_against for copies of evaluation images, or leave "
-                f"it at {default}",
+                "it out.",
                 "duplicates.inside_corpus",
             )
 

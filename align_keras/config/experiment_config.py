@@ -1,8 +1,9 @@
-"""The options of a run: `task`, `trainer` and `runtime`, as Model Garden divides them.
+"""Options of a run in the sections `task`, `trainer` and `runtime`.
 
-The defaults are the recipe of Jia et al. 2021 (sections 4.1 and 5) for EfficientNet-B7
-+ BERT-base, the largest model whose ablations they report. One-of configs nest as in
-Model Garden: `type` names the member that counts, and each member keeps its options.
+The sections are those of TF Model Garden. The defaults are the recipe of Jia et al.
+2021 (sections 4.1 and 5) for EfficientNet-B7 and BERT-base, the largest model of their
+ablations. A one-of section has several members with their own options, and its `type`
+selects one of them.
 """
 
 import dataclasses
@@ -26,46 +27,51 @@ TextVariantName = Literal[
 
 
 class _OneOf:
-    """A section of which only the member that `type` names counts.
+    """Section with several members, one of which is used.
 
     Attributes:
-        type: the one that counts.
+        type: Name of the member that is used.
     """
 
     type: Any
 
     def get(self) -> Any:
-        """The config that `type` names, or None where it names none."""
+        """Returns the member that is used, or None if `type` is None."""
         return self.type and getattr(self, self.type)
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageEncoderConfig:
-    """The image tower: a named EfficientNet, its coefficients overridable.
+    """EfficientNet image tower.
 
     Attributes:
-        variant: the named size.
-        width_coefficient: None for the variant's.
-        depth_coefficient: None for the variant's.
-        num_stages: how many of EfficientNet's seven stages there are.
-        image_size: side of the input in pixels.
-        padding: `"tf"`, the open-source EfficientNet's, or `"hugging_face"`; None for
-            that of the weights.
-        num_classes: of the weights' classifier, to keep its class probabilities beside
-            the features; None for the paper's tower.
-        drop_connect_rate: of the last block.
-        batch_norm_momentum: share of the moving statistics that a step keeps.
-        batch_norm_epsilon: what is added to variances.
-        synchronized: batch statistics over all replicas; otherwise of each by itself.
-        virtual_batch_size: rows of a replica normalized together; None for all.
-        replicas_per_group: replicas whose rows are normalized together, or None for
-            each by itself; 0 for as many as the open-source EfficientNet takes.
-        freeze_batch_statistics: normalize by the moving statistics.
-        rematerialize: compute activations twice rather than keep them.
-        weights: where the tower's weights start: a name or a path as
-            `align_keras.models.load_image_weights` takes; None for random ones.
-        locked: only the projection learns.
-        learning_rate_multiplier: of all but the projection.
+        variant: Name of the EfficientNet.
+        width_coefficient: Width coefficient, or None for that of the variant.
+        depth_coefficient: Depth coefficient, or None for that of the variant.
+        num_stages: Number of EfficientNet stages, counted from the first of seven.
+        image_size: Side of the input in pixels.
+        padding: Padding of convolutions with stride 2: `"tf"` as in the open-source
+            EfficientNet, `"hugging_face"`, or None for the padding of the weights.
+        num_classes: Number of classes of the classifier in the weights. The class
+            probabilities are then appended to the features. None removes the
+            classifier, as in the paper.
+        drop_connect_rate: Drop-connect rate of the last block.
+        batch_norm_momentum: Momentum of the moving batch statistics.
+        batch_norm_epsilon: Constant that is added to the variances.
+        synchronized: True to compute batch statistics over all replicas, and False to
+            compute them per replica.
+        virtual_batch_size: Number of rows of a replica with common batch statistics,
+            or None for all rows.
+        replicas_per_group: Number of replicas with common batch statistics, None for
+            one replica, or 0 for the number that the open-source EfficientNet uses.
+        freeze_batch_statistics: True to normalize by the moving statistics in training.
+        rematerialize: True to save memory by computing activations again for the
+            gradient.
+        weights: Name or path of pretrained weights, as in
+            `align_keras.models.load_image_weights`, or None for random weights.
+        locked: True to train only the projection.
+        learning_rate_multiplier: Factor of the learning rate of all variables except
+            the projection.
 
     References:
         Jia et al. 2021, section 5: 289 pixels.
@@ -93,28 +99,35 @@ class ImageEncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoderConfig:
-    """The text tower: a named BERT or kin of it, its sizes overridable.
+    """Text tower, which is a BERT or a related transformer.
 
     Attributes:
-        variant: the named size.
-        num_layers: None for the variant's.
-        hidden_dim: a multiple of `num_heads`, or None for the variant's.
-        num_heads: None for the variant's.
-        intermediate_dim: None for the variant's.
-        dropout: share of the activations.
-        vocabulary: path of a vocabulary.txt; None to learn one from the captions.
-        vocabulary_size: WordPiece tokens to learn.
-        normalization: the one that the vocabulary was learned with.
-        sequence_length: tokens a caption, [CLS] and [SEP] included.
-        max_sequence_length: at least `sequence_length`, or None for the same.
-        activation: exact GELU or the approximate one.
-        pooling: `"cls"`, the paper's, or `"mean"`.
-        rematerialize: compute activations twice rather than keep them.
-        projection: a linear layer to `projection_dim`; False where `hidden_dim` is it.
-        weights: where the tower's weights and its vocabulary start: a name or a path
-            as `align_keras.models.load_text_weights` takes; None for random ones.
-        locked: only the projection learns.
-        learning_rate_multiplier: of all but the projection.
+        variant: Name of the transformer.
+        num_layers: Number of layers, or None for that of the variant.
+        hidden_dim: Width of the layers, a multiple of `num_heads`, or None for that of
+            the variant.
+        num_heads: Number of attention heads, or None for that of the variant.
+        intermediate_dim: Width of the feed-forward layers, or None for that of the
+            variant.
+        dropout: Dropout rate.
+        vocabulary: Path of a vocabulary.txt, or None to learn a vocabulary from the
+            captions.
+        vocabulary_size: Number of WordPiece tokens to learn.
+        normalization: Text normalization with which the vocabulary was learned.
+        sequence_length: Number of tokens of a caption, including [CLS] and [SEP].
+        max_sequence_length: Number of position embeddings, at least `sequence_length`,
+            or None for `sequence_length`.
+        activation: Exact or approximate GELU.
+        pooling: `"cls"` as in the paper, or `"mean"`.
+        rematerialize: True to save memory by computing activations again for the
+            gradient.
+        projection: True for a linear layer to `projection_dim`. False requires a
+            `hidden_dim` that equals `projection_dim`.
+        weights: Name or path of pretrained weights with their vocabulary, as in
+            `align_keras.models.load_text_weights`, or None for random weights.
+        locked: True to train only the projection.
+        learning_rate_multiplier: Factor of the learning rate of all variables except
+            the projection.
 
     References:
         Jia et al. 2021, sections 4.1 (100k WordPiece tokens) and 5 (at most 64 tokens).
@@ -142,17 +155,19 @@ class TextEncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Both towers and what joins them.
+    """Image tower, text tower, projections and temperature.
 
     Attributes:
-        preset: a preset's name, such as `align_b3_mini`, in place of the variants,
-            `image_size`, `sequence_length` and `projection_dim` below; or None.
-        projection_dim: width of both embeddings.
-        project_class_names: start the image projection where the text tower puts the
-            names of ImageNet's 1,000 classes; needs `image_encoder.num_classes` of
-            1000, weights of both towers, and a text tower without projection.
-        initial_temperature: None for that of the ALIGN of `image_encoder.weights`.
-        learn_temperature: false keeps the initial one.
+        preset: Name of a preset such as `align_b3_mini`, or None. A preset determines
+            the variants, `image_size`, `sequence_length` and `projection_dim`.
+        projection_dim: Dimension of the embeddings of both towers.
+        project_class_names: True to initialize the image projection with the text
+            embeddings of the names of the 1,000 ImageNet classes. It requires
+            `image_encoder.num_classes` of 1000, weights of both towers, and a text
+            tower without projection.
+        initial_temperature: Initial temperature, or None for that of the ALIGN in
+            `image_encoder.weights`.
+        learn_temperature: False to keep the initial temperature.
 
     References:
         Jia et al. 2021, sections 4.1 (B7's width of 640) and 5 (one learned
@@ -170,15 +185,18 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveLossConfig:
-    """The paper's loss.
+    """Contrastive loss of the paper.
 
     Attributes:
-        label_smoothing: share of the target that goes to the negatives.
-        reduction: `"sum"` or `"mean"` of the two directions.
-        share_equal_captions: pairs of one caption count as each other's positives.
-        negatives_fraction: one over a whole number: the share of the in-batch
-            negatives that each pair is contrasted with.
-        tile_size: rows and columns of the logits in memory at once; 0 for the fastest.
+        label_smoothing: Fraction of the target probability that is distributed over
+            the negatives.
+        reduction: `"sum"` or `"mean"` of the losses of the two directions.
+        share_equal_captions: True to treat pairs with equal captions as positives of
+            each other.
+        negatives_fraction: Fraction of the in-batch negatives that each pair uses. It
+            must be 1 divided by a whole number.
+        tile_size: Number of rows and columns of the logits that are in memory at once,
+            or 0 for the fastest method.
         matmul_dtype: `"bfloat16"` for matrix products in half precision, or None.
 
     References:
@@ -196,15 +214,16 @@ class ContrastiveLossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SigmoidLossConfig:
-    """SigLIP's loss, which judges each pair by itself.
+    """Sigmoid loss of SigLIP, which classifies each pair as matching or not.
 
     Attributes:
-        bias: what is added to the logits; None for -log of the batch's captions.
-        share_equal_captions: images of a batch match the captions that equal theirs.
+        bias: Constant that is added to the logits, or None for the negative logarithm
+            of the number of captions in the batch. The reference learns it.
+        share_equal_captions: True to treat pairs with equal captions as positives of
+            each other.
 
     References:
-        Zhai et al. 2023, section 3.2 (at first a learned bias of -10, a temperature of
-        0.1).
+        Zhai et al. 2023, section 3.2 (initial bias of -10 and temperature of 0.1).
     """
 
     bias: float | None = number_field(None, at_most=0)
@@ -213,7 +232,7 @@ class SigmoidLossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig(_OneOf):
-    """One of the losses; what `type` names has a class in `align_keras.losses`."""
+    """Choice of the loss. Each member has a class in `align_keras.losses`."""
 
     type: Literal["contrastive", "sigmoid"] = "contrastive"
     contrastive: ContrastiveLossConfig = ContrastiveLossConfig()
@@ -222,11 +241,12 @@ class LossConfig(_OneOf):
 
 @dataclasses.dataclass(frozen=True)
 class SourceConfig:
-    """A source of `task.train_data.source`.
+    """Item of the list `task.train_data.source`.
 
     Attributes:
-        path: file, folder, pattern or address.
-        weight: share of what is read; None, for all, where numbers of images count.
+        path: File, folder, pattern or address.
+        weight: Share of the pairs from this source, relative to the weights of the
+            other sources. None for all sources uses their numbers of images.
     """
 
     path: str
@@ -235,36 +255,41 @@ class SourceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """A corpus and how batches are made of it.
+    """Pairs of images and captions, and their batches.
 
     Attributes:
         corpus: `icons`, `stamps`, `clipart`, `emoji`, several of these joined by `+`,
-            `pairs`, or the path of a data set that TFDS prepared, such as
-            `align-keras corpus` writes; None until an experiment names one.
-        source: shards that training reads as they are, in place of a corpus: a path, or
-            a list of `path` and `weight`, as `align_keras.data.open_sources` takes
-            them. In `train_data` alone.
-        tfds_split: of the prepared data, such as `train[:90%]`, or `all`.
-        tfds_data_dir: where prepared data lies, or None for TFDS's place.
-        pairs: table or folder of the corpus `pairs`.
-        image_column: the table's or the sources' column of images, None to guess.
-        caption_column: the same of captions.
-        encoding: of the table and of caption files.
-        max_bad_fraction: unusable pairs that are tolerated.
-        global_batch_size: pairs a step over all replicas.
-        micro_batch_size: pairs that a replica embeds at a time, or None for all.
-        shuffle_buffer_size: pairs to draw from.
-        pair_weighted: each caption of an image is a pair of an epoch, as in the paper;
-            otherwise an image comes once an epoch, with one caption at random.
-        cache: keep decoded images in memory.
-        data_service: address of a tf.data service's dispatcher, such as
-            `grpc://host:5000`, whose workers make batches in any order; or None.
-        seed: of shuffling and augmentation, or None for the trainer's.
-        random_crop: crop at a random place, else in the center.
-        random_flip: mirror half of the images.
-        random_zoom: how far the scale of a crop's sides varies.
-        random_shift: how far a crop moves, as a share of its side.
-        random_recolor: share of images in random colors and polarity, for drawings.
+            `pairs`, or the path of a data set that TFDS prepared, such as the output of
+            `align-keras corpus`. An experiment must set it.
+        source: Shards to read instead of a corpus: a path, or a list of `path` and
+            `weight`, as in `align_keras.data.open_sources`. It is allowed in
+            `train_data` only.
+        tfds_split: Split of the prepared data, such as `train[:90%]`, or `all`.
+        tfds_data_dir: Folder of the prepared data, or None for the default of TFDS.
+        pairs: Table or folder of the corpus `pairs`.
+        image_column: Column of the images in the table or the sources, or None to
+            detect it.
+        caption_column: Column of the captions in the table or the sources, or None to
+            detect it.
+        encoding: Text encoding of the table and of caption files.
+        max_bad_fraction: Maximum fraction of unusable pairs.
+        global_batch_size: Number of pairs per step over all replicas.
+        micro_batch_size: Number of pairs that a replica embeds at a time, or None for
+            the whole batch.
+        shuffle_buffer_size: Number of pairs in the shuffle buffer.
+        pair_weighted: True to use every caption of an image once per epoch, as in the
+            paper. False uses every image once per epoch with a random caption.
+        cache: True to keep decoded images in memory.
+        data_service: Address of the dispatcher of a tf.data service, such as
+            `grpc://host:5000`, or None. The order of its batches is not deterministic.
+        seed: Seed of shuffling and augmentation, or None for that of the trainer.
+        random_crop: True for a random crop, and False for a central crop.
+        random_flip: True to flip half of the images horizontally.
+        random_zoom: Each side of a crop is scaled by a random factor between
+            exp(-random_zoom) and exp(random_zoom).
+        random_shift: Maximum shift of a crop as a fraction of its side.
+        random_recolor: Fraction of the images with random colors and polarity, for
+            drawings.
 
     References:
         Jia et al. 2021, section 5: batches of 16384, random crop and flip.
@@ -298,7 +323,7 @@ class EvaluationConfig:
     """Metrics of a run.
 
     Attributes:
-        ks: increasing, the k of recall at k.
+        ks: Values of k for Recall@k in increasing order.
 
     References:
         Jia et al. 2021, table 1.
@@ -309,7 +334,7 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
-    """The `task` section; in validation nothing is varied or left out."""
+    """Section `task`. Validation uses all pairs without augmentation."""
 
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
@@ -323,8 +348,8 @@ class TaskConfig:
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
-# Biases and normalization parameters, by the usual practice of LAMB, and the
-# temperature, which would otherwise move by ±lr relative at every step.
+# LAMB usually excludes biases and normalization parameters. The temperature is excluded
+# too, because it would change by the relative learning rate at every step.
 _EXCLUDED = ("bias", "gamma", "beta", "temperature")
 
 
@@ -333,9 +358,11 @@ class _OptimizerOptions:
     """Options of all optimizers.
 
     Attributes:
-        weight_decay: of SGD, of an L2 penalty.
-        exclude_from_weight_decay: patterns of variables without it and trust ratio.
-        global_clipnorm: bound of the norm of all gradients together, or None.
+        weight_decay: Weight decay. It is decoupled from the gradient, except in SGD,
+            where it is the weight of an L2 penalty.
+        exclude_from_weight_decay: Regular expressions of the paths of variables
+            without weight decay and trust ratio.
+        global_clipnorm: Maximum global norm of the gradients, or None.
     """
 
     weight_decay: float = number_field(1e-5, at_least=0)
@@ -345,12 +372,12 @@ class _OptimizerOptions:
 
 @dataclasses.dataclass(frozen=True)
 class AdamWConfig(_OptimizerOptions):
-    """AdamW: Adam with decoupled weight decay.
+    """AdamW, which is Adam with decoupled weight decay.
 
     Attributes:
-        beta_1: share of the mean gradient that a step keeps.
-        beta_2: the same of the mean squared gradient.
-        epsilon: what is added to the root of that.
+        beta_1: Decay rate of the moving average of the gradient.
+        beta_2: Decay rate of the moving average of the squared gradient.
+        epsilon: Constant that is added to the denominator of the update.
     """
 
     beta_1: float = fraction_field(0.9)
@@ -363,8 +390,8 @@ class LambConfig(AdamWConfig):
     """LAMB, the paper's optimizer.
 
     References:
-        Jia et al. 2021, section 5: weight decay 1e-5; the rest isn't stated
-        and is You et al. 2020's.
+        Jia et al. 2021, section 5 (weight decay of 1e-5). You et al. 2020 for the other
+        options, which Jia et al. don't state.
     """
 
     epsilon: float = number_field(1e-6, above=0)
@@ -372,13 +399,15 @@ class LambConfig(AdamWConfig):
 
 @dataclasses.dataclass(frozen=True)
 class MuonConfig(AdamWConfig):
-    """Muon: the momentum of a matrix made orthogonal, AdamW for other weights.
+    """Muon, which orthogonalizes the momentum of matrices.
+
+    Other variables use AdamW.
 
     Attributes:
-        momentum: share of a matrix's momentum that a step keeps.
+        momentum: Momentum of matrices.
 
     References:
-        Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982.
+        Jordan et al. 2024. Liu et al. 2025, arXiv:2502.16982.
     """
 
     momentum: float = fraction_field(0.95)
@@ -389,11 +418,11 @@ class SGDConfig(_OptimizerOptions):
     """SGD with momentum.
 
     Attributes:
-        momentum: share of the last update that the next one keeps.
-        nesterov: look ahead along the momentum.
+        momentum: Momentum of the update.
+        nesterov: True for Nesterov momentum.
 
     References:
-        Jia et al. 2021, section 5.3: momentum 0.9 in fine-tuning on ImageNet.
+        Jia et al. 2021, section 5.3 (momentum of 0.9 for fine-tuning on ImageNet).
     """
 
     weight_decay: float = number_field(0.0, at_least=0)
@@ -403,7 +432,7 @@ class SGDConfig(_OptimizerOptions):
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(_OneOf):
-    """One of the optimizers."""
+    """Choice of the optimizer."""
 
     type: Literal["lamb", "adamw", "muon", "sgd"] = "lamb"
     lamb: LambConfig = LambConfig()
@@ -414,15 +443,16 @@ class OptimizerConfig(_OneOf):
 
 @dataclasses.dataclass(frozen=True)
 class LinearDecayConfig:
-    """Linear decay.
+    """Linear decay of the learning rate.
 
     Attributes:
-        initial_learning_rate: the peak.
-        end_learning_rate: where it ends.
-        decay_steps: None for all steps after the warm-up.
+        initial_learning_rate: Learning rate after the warm-up.
+        end_learning_rate: Learning rate at the end of the decay.
+        decay_steps: Number of steps of the decay, or None for all steps after the
+            warm-up.
 
     References:
-        Jia et al. 2021, section 5: from 1e-3 to zero.
+        Jia et al. 2021, section 5 (decay from 1e-3 to zero).
     """
 
     initial_learning_rate: float = number_field(1e-3, above=0)
@@ -432,12 +462,13 @@ class LinearDecayConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CosineDecayConfig:
-    """Cosine decay.
+    """Cosine decay of the learning rate.
 
     Attributes:
-        initial_learning_rate: the peak.
-        alpha: the end as a fraction of the peak.
-        decay_steps: None for all steps after the warm-up.
+        initial_learning_rate: Learning rate after the warm-up.
+        alpha: Learning rate at the end of the decay as a fraction of the initial one.
+        decay_steps: Number of steps of the decay, or None for all steps after the
+            warm-up.
     """
 
     initial_learning_rate: float = number_field(1e-3, above=0)
@@ -447,11 +478,12 @@ class CosineDecayConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StepwiseConfig:
-    """A constant learning rate up to each boundary, then the next one.
+    """Piecewise constant learning rate.
 
     Attributes:
-        boundaries: increasing, steps after the warm-up.
-        values: one more than boundaries.
+        boundaries: Numbers of steps after the warm-up at which the learning rate
+            changes, in increasing order.
+        values: Learning rates before, between and after the boundaries.
     """
 
     boundaries: tuple[int, ...] = count_field((100_000,))
@@ -460,10 +492,10 @@ class StepwiseConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ConstantConfig:
-    """A constant learning rate.
+    """Constant learning rate.
 
     Attributes:
-        learning_rate: of all steps after the warm-up.
+        learning_rate: Learning rate of all steps after the warm-up.
     """
 
     learning_rate: float = number_field(1e-3, above=0)
@@ -471,7 +503,7 @@ class ConstantConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LearningRateConfig(_OneOf):
-    """One of the learning-rate schedules."""
+    """Choice of the learning-rate schedule."""
 
     type: Literal["linear", "cosine", "stepwise", "constant"] = "linear"
     linear: LinearDecayConfig = LinearDecayConfig()
@@ -482,14 +514,14 @@ class LearningRateConfig(_OneOf):
 
 @dataclasses.dataclass(frozen=True)
 class LinearWarmupConfig:
-    """Linear warm-up.
+    """Linear warm-up of the learning rate.
 
     Attributes:
-        warmup_steps: 0 for none.
-        warmup_learning_rate: where it starts.
+        warmup_steps: Number of steps of the warm-up, or 0 for no warm-up.
+        warmup_learning_rate: Learning rate at the first step.
 
     References:
-        Jia et al. 2021, section 5: from zero in 10k steps.
+        Jia et al. 2021, section 5 (from zero in 10k steps).
     """
 
     warmup_steps: int = count_field(10_000, at_least=0)
@@ -498,10 +530,10 @@ class LinearWarmupConfig:
 
 @dataclasses.dataclass(frozen=True)
 class WarmupConfig(_OneOf):
-    """One of the warm-ups, or none.
+    """Choice of the warm-up.
 
     Attributes:
-        type: None for no warm-up.
+        type: Name of the member that is used, or None for no warm-up.
     """
 
     type: Literal["linear"] | None = "linear"
@@ -510,10 +542,10 @@ class WarmupConfig(_OneOf):
 
 @dataclasses.dataclass(frozen=True)
 class EMAConfig:
-    """Exponential moving average of the weights, used to evaluate and at the end.
+    """Exponential moving average of the weights for evaluation and the final model.
 
     Attributes:
-        average_decay: None for no average.
+        average_decay: Decay rate of the average, or None for no average.
     """
 
     average_decay: float | None = fraction_field(None)
@@ -521,7 +553,7 @@ class EMAConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizationConfig:
-    """Optimizer, learning rate, warm-up and average of the weights."""
+    """Optimizer, learning rate, warm-up and moving average of the weights."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
     learning_rate: LearningRateConfig = LearningRateConfig()
@@ -531,23 +563,26 @@ class OptimizationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainerConfig:
-    """The `trainer` section; all intervals are in steps, multiples of `steps_per_loop`.
+    """Section `trainer`. Intervals are numbers of steps, multiples of `steps_per_loop`.
 
     Attributes:
-        train_steps: steps of the run.
-        steps_per_loop: steps whose losses are averaged and logged.
-        checkpoint_interval: steps from one checkpoint to the next.
-        validation_interval: steps from one evaluation to the next.
-        max_to_keep: checkpoints kept.
-        best_checkpoint_eval_metric: a metric, such as `t2i/recall_at_1`, whose best
-            checkpoint is kept too, or None.
-        best_checkpoint_metric_comp: what is better.
-        best_checkpoint_by_test: let it be chosen on pairs named `test`.
-        loss_upper_bound: a loss that stops the run, or None.
-        seed: of the initial weights, dropout and the data.
+        train_steps: Number of steps of the run.
+        steps_per_loop: Number of steps between two log lines. The logged loss is the
+            mean over these steps.
+        checkpoint_interval: Number of steps between two checkpoints.
+        validation_interval: Number of steps between two evaluations.
+        max_to_keep: Number of recent checkpoints to keep.
+        best_checkpoint_eval_metric: Metric such as `t2i/recall_at_1` whose best
+            checkpoint is also kept, or None.
+        best_checkpoint_metric_comp: `"higher"` or `"lower"`, the better values of the
+            metric.
+        best_checkpoint_by_test: True to allow the selection of the best checkpoint on
+            a split named `test`.
+        loss_upper_bound: Loss above which the run stops, or None.
+        seed: Seed of the initial weights, dropout and the data.
 
     References:
-        Jia et al. 2021, section 5: 1.2M steps.
+        Jia et al. 2021, section 5 (1.2M steps).
     """
 
     train_steps: int = count_field(1_200_000)
@@ -565,15 +600,16 @@ class TrainerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeConfig:
-    """The `runtime` section.
+    """Section `runtime`.
 
     Attributes:
-        distribution_strategy: how replicas work together; `default` is one device.
-        num_replicas: logical CPU devices to make, to try a strategy on one machine;
-            None takes the devices that are there.
-        mixed_precision_dtype: Keras's dtype policy.
-        tpu: a TPU's name, or its address, such as `grpc://10.0.0.2:8470`; `local`,
-            which None is on a TPU VM. Elsewhere None is the environment's TPU_NAME.
+        distribution_strategy: Distribution strategy of TensorFlow. `default` uses one
+            device.
+        num_replicas: Number of logical CPU devices to create, to test a strategy on one
+            machine. None uses the existing devices.
+        mixed_precision_dtype: Dtype policy of Keras.
+        tpu: Name of a TPU, its address such as `grpc://10.0.0.2:8470`, or `local`. None
+            is `local` on a TPU VM, and else the environment variable TPU_NAME.
     """
 
     distribution_strategy: Literal[
@@ -588,12 +624,12 @@ class RuntimeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
-    """Task, trainer and runtime, as TF Model Garden divides them.
+    """Configuration of a run with the sections of TF Model Garden.
 
     Attributes:
-        task: `TaskConfig`, what is learned, from what, and how it is judged.
-        trainer: `TrainerConfig`, steps, intervals, optimizer.
-        runtime: `RuntimeConfig`, devices and precision.
+        task: `TaskConfig` with the model, the loss, the data and the metrics.
+        trainer: `TrainerConfig` with the steps, the intervals and the optimizer.
+        runtime: `RuntimeConfig` with the devices and the precision.
 
     Example:
     >>> config = ExperimentConfig()

@@ -1,4 +1,4 @@
-"""Fields of configurations: their types, their ranges, and how both are said."""
+"""Types and ranges of configuration fields, with their error messages."""
 
 import dataclasses
 import math
@@ -8,101 +8,131 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-# The sign, what it asks, and JSON Schema's word for it.
+# For each bound: sign in messages, comparison, and keyword of JSON Schema.
 BOUNDS = {
     "at_least": (">=", operator.ge, "minimum"),
     "above": (">", operator.gt, "exclusiveMinimum"),
     "at_most": ("<=", operator.le, "maximum"),
     "below": ("<", operator.lt, "exclusiveMaximum"),
 }
-_WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a string"}
+_TYPE_NAMES = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+}
 
 
 class WrongTypeError(ValueError):
-    """A value doesn't fit its field; the message says what the field takes."""
+    """Error for a value of a wrong type. The message describes the expected type."""
 
 
 def number_field(default: Any, **bounds: float) -> Any:
-    """Makes a dataclass field whose value, or each of whose items, has a range."""
+    """Makes a dataclass field for a number, or a tuple of numbers, within bounds.
+
+    Args:
+        default: default value.
+        bounds: keys of `BOUNDS` with their values, such as `at_least=0`.
+    """
     return dataclasses.field(default=default, metadata={"bounds": bounds})
 
 
 def fraction_field(default: Any) -> Any:
-    """Makes a dataclass field in [0, 1)."""
+    """Makes a dataclass field for a number in [0, 1)."""
     return number_field(default, at_least=0, below=1)
 
 
 def count_field(default: Any, at_least: float = 1) -> Any:
-    """Makes a dataclass field that counts: `at_least` or more."""
+    """Makes a dataclass field for a count that is `at_least` or larger."""
     return number_field(default, at_least=at_least)
 
 
 def out_of_range(field: dataclasses.Field, value: Any) -> tuple[str, str, Any] | None:
-    """Finds what a field's range refuses: the rule in words, the remedy, the item.
+    """Checks a value, or each item of a tuple, against the range of a field.
+
+    Returns:
+        None if the value is in the range, and else the rule, the remedy and the refused
+        value or item.
 
     Example:
     >>> from align_keras.config import ContrastiveLossConfig
     >>> label_smoothing, *_ = dataclasses.fields(ContrastiveLossConfig)
     >>> out_of_range(label_smoothing, 1.0)
-    ('>= 0 and < 1', 'choose a value in that range', 1.0)
+    ('>= 0 and < 1', 'Choose a value in this range.', 1.0)
     """
     bounds = field.metadata.get("bounds", {})
     for item in value if isinstance(value, tuple) else (value,):
         if isinstance(item, float) and not math.isfinite(item):
-            return "finite", "write a number", item
+            return "finite", "Write a finite number.", item
         if item == "":
-            return "a non-empty string", "write null to leave it out", item
+            return "a non-empty string", "Write null to leave it out.", item
         if item is not None and not all(
             BOUNDS[name][1](item, bound) for name, bound in bounds.items()
         ):
             signs = (f"{BOUNDS[name][0]} {bound}" for name, bound in bounds.items())
-            return " and ".join(signs), "choose a value in that range", item
+            return " and ".join(signs), "Choose a value in this range.", item
     return None
 
 
 def coerce(hint: Any, value: Any) -> Any:
-    """Returns a plain value as a field of a type keeps it, or raises WrongTypeError.
+    """Converts a plain value to the type of a field.
 
-    An int becomes a float in a float field, a list a tuple; a type is a scalar, a
-    `Literal`, `tuple[X, ...]`, or one of these with `None`.
+    An int is converted to a float for a float field, and a list to a tuple.
+
+    Args:
+        hint: type of the field. It is bool, int, float, str, a `Literal`,
+            `tuple[X, ...]`, or a union of one of these with `None`.
+        value: value from YAML or Python.
+
+    Raises:
+        WrongTypeError: if the value doesn't have the type.
 
     Example:
     >>> coerce(float | None, 1), coerce(tuple[int, ...], [1, 5])
     (1.0, (1, 5))
     """
-    member, or_none = member_of(hint)
+    member, is_optional = member_of(hint)
     arguments = typing.get_args(member)
-    if value is None and or_none:
+    if value is None and is_optional:
         return None
     if typing.get_origin(member) is typing.Literal:
-        words, fits = f"one of {', '.join(arguments)}", value in arguments
+        rule, fits = f"one of {', '.join(arguments)}", value in arguments
     elif typing.get_origin(member) is tuple and dataclasses.is_dataclass(arguments[0]):
         return _records(arguments[0], value)
     elif typing.get_origin(member) is tuple:
-        words = f"a list such as {'[1, 5, 10]' if arguments[0] is int else '[a, b]'}"
+        rule = f"a list such as {'[1, 5, 10]' if arguments[0] is int else '[a, b]'}"
         fits = isinstance(value, list | tuple)
         try:
             value = tuple(coerce(arguments[0], item) for item in value if fits)
         except (TypeError, WrongTypeError):
             fits = False
     else:
-        # bool is a subclass of int, but true is no number of steps.
-        words, fits = _WORDS[member], type(value) is member
-        # A float holds no integer of more than 308 digits.
+        # bool is a subclass of int, so `isinstance` would accept true for an integer.
+        rule, fits = _TYPE_NAMES[member], type(value) is member
+        # An integer with more than 308 digits doesn't fit into a float.
         if member is float and type(value) is int and abs(value) < 2**1023:
             value, fits = float(value), True
     if not fits:
-        raise WrongTypeError(f"{words}, or null" if or_none else words)
+        raise WrongTypeError(f"{rule}, or null" if is_optional else rule)
     return value
 
 
 def _records(cls: Any, value: Any) -> tuple:
-    """Makes dataclasses of a list of mappings, or one of a word, its first field."""
+    """Converts a value to a tuple of dataclass instances.
+
+    Args:
+        cls: dataclass.
+        value: list of mappings or strings, or a single string. A string is the value of
+            the first field.
+
+    Raises:
+        WrongTypeError: if the value can't be converted or the list is empty.
+    """
     fields = {field.name: field for field in dataclasses.fields(cls)}
     first = next(iter(fields))
-    words = f"a {first}, or a list of {{{', '.join(fields)}}}"
+    rule = f"a {first}, or a list of {{{', '.join(fields)}}}"
     if not isinstance(value, str | list | tuple):
-        raise WrongTypeError(words)
+        raise WrongTypeError(rule)
     records = []
     for item in [value] if isinstance(value, str) else value:
         if isinstance(item, cls):
@@ -110,27 +140,30 @@ def _records(cls: Any, value: Any) -> tuple:
         elif isinstance(item, str):
             item = {first: item}
         if not isinstance(item, dict) or not {first} <= set(item) <= set(fields):
-            raise WrongTypeError(words)
+            raise WrongTypeError(rule)
         values = {name: coerce(fields[name].type, item[name]) for name in item}
-        for name, one in values.items():
-            if refused := out_of_range(fields[name], one):
-                raise WrongTypeError(f"{words} with {name} {refused[0]}")
+        for name, field_value in values.items():
+            if refused := out_of_range(fields[name], field_value):
+                raise WrongTypeError(f"{rule} with {name} {refused[0]}")
         records.append(cls(**values))
     if not records:
-        raise WrongTypeError(words)
+        raise WrongTypeError(rule)
     return tuple(records)
 
 
 def member_of(hint: Any) -> tuple[Any, bool]:
-    """Splits a type such as `int | None` into `int` and whether None is one too."""
+    """Splits a type such as `int | None` into `int` and True.
+
+    The second value is False for a type without None.
+    """
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        (member,) = (one for one in typing.get_args(hint) if one is not type(None))
+        (member,) = (part for part in typing.get_args(hint) if part is not type(None))
         return member, True
     return hint, False
 
 
 def describe_value(value: Any) -> str:
-    """Names a value in a message: what it is, and itself where it's short."""
+    """Describes a value in a message by its type and, if it is short, its content."""
     if isinstance(value, dict):
         return "keys and values"
     if isinstance(value, list | tuple):
@@ -145,7 +178,7 @@ def describe_value(value: Any) -> str:
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yields the dotted key, the value and the field of every option, in order."""
+    """Yields the dotted key, the value and the field of every option in order."""
     for field in dataclasses.fields(config):
         value, key = getattr(config, field.name), f"{prefix}{field.name}"
         if dataclasses.is_dataclass(field.type):
@@ -155,7 +188,7 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
 
 
 def as_dict(config: Any) -> Any:
-    """Returns a config as nested dicts, ready for YAML or JSON; tuples become lists.
+    """Converts a configuration to nested dicts with lists for YAML or JSON.
 
     Example:
     >>> from align_keras.config import ExperimentConfig
@@ -169,14 +202,19 @@ def as_dict(config: Any) -> Any:
 
 
 def changed_keys(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
-    """Returns the options in which two configs differ, dotted key to (old, new value).
+    """Returns the options in which two configurations differ.
+
+    Returns:
+        dict from dotted key to a tuple of the old and the new value.
 
     Example:
     >>> from align_keras.config import load_config
     >>> changed_keys(load_config(), load_config(params_override="trainer.seed=7"))
     {'trainer.seed': (0, 7)}
     """
-    after = {key: value for key, value, _ in leaves(new)}
+    new_values = {key: value for key, value, _ in leaves(new)}
     return {
-        key: (value, after[key]) for key, value, _ in leaves(old) if value != after[key]
+        key: (value, new_values[key])
+        for key, value, _ in leaves(old)
+        if value != new_values[key]
     }

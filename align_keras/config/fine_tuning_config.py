@@ -1,4 +1,4 @@
-"""Recipes that train a classifier on the image encoder, for `evaluate`."""
+"""Recipes of `align-keras evaluate` that train a classifier on the image encoder."""
 
 import dataclasses
 from typing import Literal
@@ -10,18 +10,20 @@ from align_keras.config.rules import Report, check_num_replicas
 
 @dataclasses.dataclass(frozen=True)
 class HeadStageConfig:
-    """A stage that trains the head alone, on frozen features.
+    """Stage that trains only the head on frozen features.
 
     Attributes:
-        epochs: its length, or None.
-        steps: its length, or None. A stage with neither is left out.
-        learning_rate: the first one.
-        schedule: `"stepwise"`, times `decay_factor` every `decay_epochs`;
-            `"cosine"`, to zero at the end; or `"constant"`.
-        decay_factor: of `"stepwise"`.
-        decay_epochs: of `"stepwise"`.
-        train_size: side of the images in pixels.
-        eval_size: side in evaluation, if the stage is the last.
+        epochs: Length of the stage in epochs, or None.
+        steps: Length of the stage in steps, or None. A stage without epochs and steps
+            is skipped.
+        learning_rate: Initial learning rate.
+        schedule: Learning-rate schedule. `"stepwise"` multiplies the learning rate by
+            `decay_factor` every `decay_epochs`, `"cosine"` decreases it to zero, and
+            `"constant"` keeps it.
+        decay_factor: Factor of the schedule `"stepwise"`.
+        decay_epochs: Number of epochs between two steps of the schedule `"stepwise"`.
+        train_size: Side of the training images in pixels.
+        eval_size: Side of the evaluation images in pixels, if this is the last stage.
     """
 
     epochs: int | None = count_field(None)
@@ -34,11 +36,18 @@ class HeadStageConfig:
     eval_size: int = count_field(360, at_least=32)
 
     @property
-    def is_left_out(self) -> bool:
+    def is_skipped(self) -> bool:
         return self.epochs is None and self.steps is None
 
     def length(self, batch_size: int, num_images: int) -> int:
-        """The length in steps; epochs are rounded down, to one at least."""
+        """Returns the number of steps of the stage.
+
+        A length in epochs is rounded down to a whole number of steps, but not below 1.
+
+        Args:
+            batch_size: int, images per step.
+            num_images: int, images per epoch.
+        """
         if self.steps is not None:
             return self.steps
         return max((self.epochs or 0) * num_images // batch_size, 1)
@@ -46,12 +55,13 @@ class HeadStageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FullStageConfig(HeadStageConfig):
-    """A stage that trains all layers.
+    """Stage that trains all layers.
 
     Attributes:
-        backbone_multiplier: the image encoder's learning rate by the head's.
-        freeze_batch_statistics: normalize by the moving statistics, and leave them as
-            they are.
+        backbone_multiplier: Learning rate of the image encoder divided by the learning
+            rate of the head.
+        freeze_batch_statistics: True to use the moving batch statistics and not to
+            update them.
     """
 
     backbone_multiplier: float = number_field(1.0, above=0)
@@ -60,21 +70,22 @@ class FullStageConfig(HeadStageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class SweepConfig:
-    """Values that a sweep draws for the last stage of each trial.
+    """Random search over options of the last stage.
 
     Attributes:
-        trials: 0 is no sweep.
-        learning_rate: the least and the greatest, between which it is drawn
-            log-uniformly.
-        weight_decay: the same.
-        steps: one of which is drawn.
-        batch_size: one of which is drawn.
-        crop: one of which is drawn.
-        flip: one of which is drawn.
+        trials: Number of trials, or 0 for no sweep.
+        learning_rate: Smallest and largest learning rate of a log-uniform
+            distribution. An empty list keeps the value of the stage.
+        weight_decay: Smallest and largest weight decay of a log-uniform distribution.
+            An empty list keeps the value of the recipe.
+        steps: Numbers of steps to draw from.
+        batch_size: Batch sizes to draw from.
+        crop: Crops to draw from.
+        flip: Values of `flip` to draw from.
 
     References:
-        Jia et al. 2021, section 5.3: 50 trials for each task of VTAB, of the sweep
-        in appendix I of Zhai et al. 2019 (arXiv 1910.04867).
+        Jia et al. 2021, section 5.3: 50 trials for each task of VTAB, with the sweep of
+        appendix I of Zhai et al. 2019 (arXiv 1910.04867).
     """
 
     trials: int = count_field(0, at_least=0)
@@ -88,25 +99,29 @@ class SweepConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FineTuningConfig:
-    """A recipe: stages, optimizer, images, runs, a sweep, memory and devices.
+    """Recipe to fine-tune an image classifier.
 
     Attributes:
-        runs: repetitions with other seeds, over which metrics are averaged.
-        seed: of the first run; the next ones have the next seeds.
-        batch_size: images a step.
-        momentum: of SGD.
-        weight_decay: of an L2 penalty on the kernels.
-        crop: `"inception"`, of random area and aspect in training, central in
-            evaluation; or `"whole"`, the whole image in both.
-        min_crop_area: the least share of the image.
-        flip: mirror half of the training images.
-        central_crop: share of each side in evaluation.
-        shuffle_buffer_size: encoded images to draw from.
-        checkpoint_interval: steps after which a training that is killed loses nothing.
-        micro_batch_size: images that a replica trains on at a time, or None for all; a
-            micro-batch is normalized by itself, unless by frozen statistics.
-        rematerialize: compute activations twice rather than keep them; None for the
-            model's choice.
+        runs: Number of runs with different seeds. The metrics are averaged over them.
+        seed: Seed of the first run. Each further run increases it by 1.
+        batch_size: Number of images per step.
+        momentum: Momentum of SGD.
+        weight_decay: Weight of an L2 penalty on the kernels.
+        crop: Crop of the images. `"inception"` crops a random area with a random
+            aspect ratio in training and the center in evaluation. `"whole"` uses the
+            whole image in both.
+        min_crop_area: Smallest area of a training crop as a fraction of the image.
+        flip: True to flip half of the training images horizontally.
+        central_crop: Side of the evaluation crop as a fraction of the side of the
+            image.
+        shuffle_buffer_size: Number of encoded images in the shuffle buffer.
+        checkpoint_interval: Number of steps between two checkpoints. A killed training
+            continues from the last checkpoint.
+        micro_batch_size: Number of images that a replica processes at a time, or None
+            for the whole batch. Batch statistics are computed per micro-batch, unless
+            they are frozen.
+        rematerialize: True to save memory by computing activations again for the
+            gradient, or None for the setting of the model.
 
     References:
         Jia et al. 2021, section 5.3.
@@ -132,16 +147,16 @@ class FineTuningConfig:
 
     @property
     def last_stage(self) -> str:
-        """The name of the stage whose model is evaluated."""
-        return "head" if self.full.is_left_out else "full"
+        """Name of the stage whose model is evaluated."""
+        return "head" if self.full.is_skipped else "full"
 
 
 def _check_stages(config: FineTuningConfig, report: Report) -> None:
-    if config.head.is_left_out and config.full.is_left_out:
-        remedy = "write head.steps or full.steps"
-        report.refuse("head.steps", "given in one stage", remedy)
+    if config.head.is_skipped and config.full.is_skipped:
+        remedy = "Set head.steps or full.steps."
+        report.refuse("head.steps", "set in at least one stage", remedy)
     for name in ("head", "full"):
-        report.apart(f"{name}.epochs", f"{name}.steps")
+        report.refuse_both(f"{name}.epochs", f"{name}.steps")
 
 
 def _check_sweep(config: FineTuningConfig, report: Report) -> None:
@@ -149,33 +164,38 @@ def _check_sweep(config: FineTuningConfig, report: Report) -> None:
         bounds = report.get(key)
         is_range = len(bounds) in (0, 2) and list(bounds) == sorted(bounds)
         if config.sweep.trials and not is_range:
-            rule = "a least and a greatest value, or empty"
-            report.refuse(key, rule, "write for example [1e-4, 1e-1]")
+            rule = "a list of the smallest and the largest value, or empty"
+            report.refuse(key, rule, "Write, for example, [1e-4, 1e-1].")
 
 
 def _check_runtime(config: FineTuningConfig, report: Report) -> None:
     if config.runtime.distribution_strategy == "multi_worker_mirrored":
         report.refuse(
             "runtime.distribution_strategy",
-            "default, one_device, mirrored or tpu, since an evaluation is one process",
-            "write mirrored, or run other trials of the same --results on each machine",
+            "default, one_device, mirrored or tpu, because an evaluation runs in a "
+            "single process",
+            "Choose mirrored, or run different trials with the same --results on each "
+            "machine.",
         )
     check_num_replicas(config, report)
 
 
 def _check_batch_parts(config: FineTuningConfig, report: Report) -> None:
     replicas, micro = config.runtime.num_replicas or 1, config.micro_batch_size
-    drawn = config.sweep.batch_size if config.sweep.trials else ()
-    sizes = {"batch_size": [config.batch_size], "sweep.batch_size": drawn}
-    change = "change one of them", "runtime.num_replicas"
-    for key, of_key in sizes.items():
-        for size in of_key:
+    sweep_sizes = config.sweep.batch_size if config.sweep.trials else ()
+    sizes = {"batch_size": [config.batch_size], "sweep.batch_size": sweep_sizes}
+    remedy = "Change one of them."
+    for key, values in sizes.items():
+        for size in values:
             if size % replicas:
                 rule = f"a multiple of runtime.num_replicas ({replicas})"
-                report.refuse(key, rule, *change, value=size)
+                report.refuse(key, rule, remedy, "runtime.num_replicas", value=size)
             elif micro is not None and size // replicas % micro:
-                rule = f"a divisor of a replica's batch ({size // replicas}, by {key})"
-                report.refuse("micro_batch_size", rule, "change one of them", key)
+                rule = (
+                    "a divisor of the batch size per replica "
+                    f"({size // replicas}, from {key})"
+                )
+                report.refuse("micro_batch_size", rule, remedy, key)
 
 
 FINE_TUNING_RULES = (_check_stages, _check_sweep, _check_runtime, _check_batch_parts)

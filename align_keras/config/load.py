@@ -1,4 +1,7 @@
-"""Finds, merges, checks and saves configurations; the order is Model Garden's."""
+"""Loads, merges, checks and saves configurations.
+
+The order of files and overrides is that of TF Model Garden.
+"""
 
 import dataclasses
 import difflib
@@ -19,9 +22,9 @@ from align_keras.config.fields import (
     out_of_range,
 )
 from align_keras.config.fine_tuning_config import FINE_TUNING_RULES, FineTuningConfig
-from align_keras.config.rules import EXPERIMENT_RULES, SETTLED_BY_PRESET, Report
+from align_keras.config.rules import EXPERIMENT_RULES, PRESET_KEYS, Report
 from align_keras.config.yaml_source import (
-    Given,
+    LocatedValue,
     dump_yaml,
     parse_scalar,
     read_overrides,
@@ -36,9 +39,8 @@ Path = str | os.PathLike
 Override = Path | Mapping[str, Any]
 Rules = Iterable[Callable[[Any, Report], None]]
 
-# Options of the contrastive loss that a file gives without naming the loss, as run
-# folders of version 0.1 do.
-_PLAIN_LOSS_OPTIONS = {
+# Old keys of the contrastive loss, which the run folders of version 0.1 contain.
+_OLD_LOSS_KEYS = {
     f"task.loss.{field.name}": f"task.loss.contrastive.{field.name}"
     for field in dataclasses.fields(ContrastiveLossConfig)
 }
@@ -52,21 +54,24 @@ def load_config(
     config_files: Sequence[Path] = (),
     params_override: Override | Sequence[Override] = "",
 ) -> ExperimentConfig:
-    """Loads a configuration.
+    """Loads the configuration of an experiment.
 
-    The defaults are the paper's; an experiment is laid over them, then the
-    files in their order, then the overrides.
+    The defaults are those of the paper. The experiment, the files and the overrides
+    replace them in this order.
 
     Args:
-        experiment: a name in experiments/ or a file, or None.
-        config_files: YAML files.
-        params_override: str such as `"trainer.seed=1,task.evaluation.ks=[1, 5]"`, whose
-            values are YAML; path of a further .yaml file; dict from dotted key to plain
-            value; or a sequence of these.
+        experiment: name in experiments/ or path of a YAML file, or None.
+        config_files: paths of YAML files.
+        params_override: str such as `"trainer.seed=1,task.evaluation.ks=[1, 5]"` with
+            YAML values, path of another .yaml file, dict from dotted key to plain
+            value, or a sequence of these.
+
+    Returns:
+        `ExperimentConfig`.
 
     Raises:
-        InputError: for an unknown key, a wrong type, a value out of range or
-            an unreadable file; the message names the place.
+        InputError: if a key is unknown, a value has a wrong type or is out of range, or
+            a file is unreadable. The message contains the file and the line.
 
     Example:
     >>> config = load_config(params_override="task.train_data.random_zoom=1e-3")
@@ -82,10 +87,10 @@ def load_config(
 def resolve_config(
     config: ExperimentConfig | Path, params_override: Override | Sequence[Override] = ()
 ) -> ExperimentConfig:
-    """Returns a configuration with overrides.
+    """Applies overrides to a configuration and checks it.
 
     Args:
-        config: `ExperimentConfig`, a name in experiments/ or a YAML file.
+        config: `ExperimentConfig`, name in experiments/ or path of a YAML file.
         params_override: as in `load_config`.
 
     Raises:
@@ -105,7 +110,7 @@ def resolve_config(
     changes = changed_keys(load_config(), config)
     values = {key: value for key, (_, value) in changes.items()}
     if "task.validation_data.corpus" in values or _VALIDATION_PAIRS in values:
-        # A table without a split would replace the default split.
+        # Without this value, the validation table would reset the split.
         values[_VALIDATION_SPLIT] = config.task.validation_data.tfds_split
     return load_config(params_override=[values, *params_override])
 
@@ -115,8 +120,15 @@ def load_recipe(
     config_files: Sequence[Path] = (),
     params_override: Override | Sequence[Override] = "",
 ) -> FineTuningConfig:
-    """Loads a recipe of experiments/evaluation/, such as `"fine_grained"`; the other
-    arguments and errors are those of `load_config`.
+    """Loads a recipe of `align-keras evaluate`.
+
+    Args:
+        name: str, name in experiments/evaluation/, such as `"fine_grained"`.
+        config_files: paths of YAML files.
+        params_override: as in `load_config`.
+
+    Raises:
+        InputError: if the recipe doesn't exist, or as in `load_config`.
 
     Example:
     >>> load_recipe("imagenet_frozen").head.learning_rate
@@ -125,8 +137,8 @@ def load_recipe(
     path = experiments("evaluation").get(name)
     if path is None:
         raise InputError(
-            f"no recipe {name}.yaml in experiments/evaluation; install the package "
-            "again, or run in a clone."
+            f"recipe {name}.yaml was not found in experiments/evaluation. Install the "
+            "package again, or use a clone of the repository."
         )
     files = [path, *config_files]
     return _load(FineTuningConfig(), files, params_override, FINE_TUNING_RULES)
@@ -136,7 +148,9 @@ def load_corpus_config(
     config_files: Sequence[Path] = (),
     params_override: Override | Sequence[Override] = "",
 ) -> CorpusConfig:
-    """Loads how a corpus is built; arguments and errors are those of `load_config`.
+    """Loads the configuration of a corpus.
+
+    Args and errors are those of `load_config`.
 
     Example:
     >>> load_corpus_config(params_override="filter.max_unigrams=30").filter.max_unigrams
@@ -157,55 +171,57 @@ def _load(
     layers += [read_overrides(item) for item in params_override]
     if isinstance(defaults, ExperimentConfig):
         layers = [
-            {_PLAIN_LOSS_OPTIONS.get(key, key): given for key, given in layer.items()}
+            {_OLD_LOSS_KEYS.get(key, key): value for key, value in layer.items()}
             for layer in layers
         ]
     values: dict[str, Any] = {}
-    places: dict[str, str] = {}
-    split_is_separate = False
-    # Each layer is checked by itself: an error that a later one covers is still one.
+    locations: dict[str, str] = {}
+    split_is_set = False
+    # Each layer is checked separately, so that a wrong value raises an error even if a
+    # later layer overrides it.
     for layer in layers:
-        places |= {key: given.where for key, given in layer.items()}
-        layer_values = _with_one_source(_checked(layer, defaults), values)
-        if _names_split_alone(layer_values):
-            split_is_separate = True
-        if layer_values.get(_VALIDATION_PAIRS) is not None and not split_is_separate:
+        locations |= {key: located.location for key, located in layer.items()}
+        layer_values = _with_one_source(_check_layer(layer, defaults), values)
+        if _sets_only_split(layer_values):
+            split_is_set = True
+        if layer_values.get(_VALIDATION_PAIRS) is not None and not split_is_set:
             layer_values = {_VALIDATION_SPLIT: None, **layer_values}
         values |= layer_values
-    return validate(_replace(defaults, _with_validation_split(values)), places, rules)
+    config = _replace(defaults, _with_validation_split(values))
+    return validate(config, locations, rules)
 
 
-def _names_split_alone(layer: Mapping[str, Any]) -> bool:
-    """Returns True if a layer gives the validation split without naming the data."""
+def _sets_only_split(layer: Mapping[str, Any]) -> bool:
+    """Returns True if a layer sets the validation split but not the validation data."""
     names = ("corpus", "pairs")
-    names_data = any(layer.get(f"task.validation_data.{name}") for name in names)
-    return _VALIDATION_SPLIT in layer and not names_data
+    sets_data = any(layer.get(f"task.validation_data.{name}") for name in names)
+    return _VALIDATION_SPLIT in layer and not sets_data
 
 
 def _with_validation_split(values: dict[str, Any]) -> dict[str, Any]:
-    """Replaces a validation split of None, which belongs to a table without a split.
+    """Replaces a validation split of None, the mark of a table without a split.
 
-    A table that only validation reads is measured whole. Where training reads the same
-    table, the default split divides it.
+    If only validation uses the table, all of its rows are evaluated. If training uses
+    the same table, the default split divides it.
     """
     if values.get(_VALIDATION_SPLIT, "") is not None:
         return values
-    settled = {key: value for key, value in values.items() if key != _VALIDATION_SPLIT}
+    new_values = {key: values[key] for key in values if key != _VALIDATION_SPLIT}
     table = values[_VALIDATION_PAIRS]
     if table is not None and not is_same_table(
         table, values.get("task.train_data.pairs")
     ):
-        settled[_VALIDATION_SPLIT] = "all"
-    return settled
+        new_values[_VALIDATION_SPLIT] = "all"
+    return new_values
 
 
 def is_same_table(path: str, other: str | None) -> bool:
-    """Returns True if two paths or addresses name one table or folder."""
+    """Returns True if two paths refer to the same table or folder."""
     return other is not None and os.path.realpath(path) == os.path.realpath(other)
 
 
 def _with_one_source(layer: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Lets a corpus, pairs or a source replace what an earlier layer named."""
+    """Resets the data of earlier layers if a layer sets a corpus, pairs or a source."""
     for section in ("task.train_data", "task.validation_data"):
         corpus, pairs, source = (
             f"{section}.{name}" for name in ("corpus", "pairs", "source")
@@ -232,138 +248,152 @@ def _replace(config: Any, values: dict[str, Any], prefix: str = "") -> Any:
     return dataclasses.replace(config, **changes)
 
 
-def _checked(layer: dict[str, Given], defaults: Any) -> dict[str, Any]:
-    """A layer's values by dotted key; refuses unknown keys and wrong types."""
+def _check_layer(layer: dict[str, LocatedValue], defaults: Any) -> dict[str, Any]:
+    """Returns the values of a file or override by dotted key.
+
+    Raises:
+        InputError: if a key is unknown or a value has a wrong type.
+    """
     hints = {key: field.type for key, _, field in leaves(defaults)}
     sections = _sections(hints)
     values = {}
-    for key, given in layer.items():
+    for key, located in layer.items():
         names = key.split(".")
         for level, name in enumerate(names):
             section = ".".join(names[:level])
             if section in hints:
-                _typed(section, Given({}, given.where), hints[section])
+                _coerce(section, LocatedValue({}, located.location), hints[section])
             if name not in sections[section]:
-                _refuse_key(section, name, given, sections)
+                _refuse_key(section, name, located, sections)
         if key in hints:
-            values[key] = _typed(key, given, hints[key])
-        elif given.value != {}:
+            values[key] = _coerce(key, located, hints[key])
+        elif located.value != {}:
             raise InputError(
-                f"{given.where}: '{key}' must hold keys ({', '.join(sections[key])}), "
-                f"received {describe_value(given.value)}; write the key below it."
+                f"{located.location}: '{key}' must contain keys "
+                f"({', '.join(sections[key])}). Received: "
+                f"{describe_value(located.value)}. Write one of these keys in this "
+                "section."
             )
     return values
 
 
 def _sections(keys: Iterable[str]) -> dict[str, list[str]]:
-    """The names that stand below each dotted key of a section."""
+    """Returns the names of the options and subsections of each section."""
     sections: dict[str, list[str]] = {}
     for key in keys:
         names = key.split(".")
         for level, name in enumerate(names):
-            below = sections.setdefault(".".join(names[:level]), [])
-            if name not in below:
-                below.append(name)
+            children = sections.setdefault(".".join(names[:level]), [])
+            if name not in children:
+                children.append(name)
     return sections
 
 
-def _refuse_key(section: str, name: str, given: Given, sections: dict) -> NoReturn:
-    near = _nearest(name, section, sections)
-    hint = f"did you mean '{near}'? " if near else ""
+def _refuse_key(
+    section: str, name: str, located: LocatedValue, sections: dict
+) -> NoReturn:
+    similar_key = _find_similar_key(name, section, sections)
+    hint = f"Did you mean '{similar_key}'? " if similar_key else ""
     level = f"'{section}'" if section else "a configuration"
     key = f"{section}.{name}" if section else name
     raise InputError(
-        f"{given.where}: unknown key '{key}'; {hint}The keys of {level} are "
+        f"{located.location}: unknown key '{key}'. {hint}The keys of {level} are "
         f"{', '.join(sections[section])}."
     )
 
 
-def _nearest(name: str, section: str, sections: dict[str, list[str]]) -> str | None:
-    """The known dotted key or sibling that an unknown name may mean."""
-    dotted: dict[str, str] = {}
+def _find_similar_key(
+    name: str, section: str, sections: dict[str, list[str]]
+) -> str | None:
+    """Returns the key that is most similar to an unknown name, or None."""
+    dotted_keys: dict[str, str] = {}
     for parent, names in sections.items():
         for sibling in names:
-            dotted.setdefault(sibling, f"{parent}.{sibling}".lstrip("."))
-    # The right name at the wrong level, such as train_steps beside trainer.
-    if name in dotted:
-        return dotted[name]
-    near = difflib.get_close_matches(name, sections[section], n=1)
-    if near:
-        return near[0]
-    near = difflib.get_close_matches(name, dotted, n=1, cutoff=0.8)
-    return dotted[near[0]] if near else None
+            dotted_keys.setdefault(sibling, f"{parent}.{sibling}".lstrip("."))
+    # The name may be right but in a wrong section, such as train_steps outside trainer.
+    if name in dotted_keys:
+        return dotted_keys[name]
+    matches = difflib.get_close_matches(name, sections[section], n=1)
+    if matches:
+        return matches[0]
+    matches = difflib.get_close_matches(name, dotted_keys, n=1, cutoff=0.8)
+    return dotted_keys[matches[0]] if matches else None
 
 
-def _typed(key: str, given: Given, hint: Any) -> Any:
+def _coerce(key: str, located: LocatedValue, hint: Any) -> Any:
     try:
-        return coerce(hint, given.value)
+        return coerce(hint, located.value)
     except WrongTypeError as error:
         raise InputError(
-            f"{given.where}: '{key}' must be {error}, received "
-            f"{describe_value(given.value)}; {_remedy(given.value, hint)}."
+            f"{located.location}: '{key}' must be {error}. Received: "
+            f"{describe_value(located.value)}. {_remedy(located.value, hint)}"
         ) from None
 
 
 def _unquoted(value: Any) -> Any:
+    """Parses a string, or each string of a list, as YAML without quotes."""
     if isinstance(value, list):
         return list(map(_unquoted, value))
     return parse_scalar(value) if isinstance(value, str) else value
 
 
 def _remedy(value: Any, hint: Any) -> str:
-    """Returns the remedy for a usual mistake, such as quotes or yes for true."""
+    """Returns the remedy for a common mistake, such as quotes or yes for true."""
 
-    def fits(other: Any) -> bool:
+    def fits(candidate: Any) -> bool:
         try:
-            coerce(hint, other)
+            coerce(hint, candidate)
         except WrongTypeError:
             return False
         return True
 
     if fits(_unquoted(value)):
-        return "remove the quotes"
+        return "Remove the quotes."
     if isinstance(value, float) and value.is_integer() and fits(int(value)):
-        return f"write {int(value)}"
-    words = {"yes": "true", "on": "true", "no": "false", "off": "false"}
-    if isinstance(value, str) and value.lower() in words and fits(True):
-        return f"write {words[value.lower()]}"
+        return f"Write {int(value)}."
+    booleans = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+    if isinstance(value, str) and value.lower() in booleans and fits(True):
+        return f"Write {booleans[value.lower()]}."
     if isinstance(value, int | float | bool) and fits(str(value)):
-        return "put it in quotes"
+        return "Put it in quotes."
     if not isinstance(value, list | dict) and fits([value]):
-        return f"write [{value}]"
-    return "change the value"
+        return f"Write [{value}]."
+    return "Change the value."
 
 
 def validate(
     config: Config,
-    places: dict[str, str] | None = None,
+    locations: dict[str, str] | None = None,
     rules: Rules = EXPERIMENT_RULES,
 ) -> Config:
-    """Checks types, ranges and the rules between options, and returns the config.
+    """Checks the types, the ranges and the rules between options.
 
     Args:
-        config: `ExperimentConfig`, or another with its rules.
-        places: dict from dotted key to the place where it was given, or None;
-            messages name it.
-        rules: functions of the config and of what refuses a value.
+        config: `ExperimentConfig`, or another configuration with its rules.
+        locations: dict from dotted key to the location where the option was set, for
+            messages, or None.
+        rules: functions that take the configuration and a `Report`.
+
+    Returns:
+        `config`.
 
     Raises:
-        InputError: for the first rule that is broken.
+        InputError: for the first violated rule.
 
     Example:
     >>> from align_keras.config import ExperimentConfig, RuntimeConfig
     >>> validate(ExperimentConfig(runtime=RuntimeConfig(num_replicas=0)))
     Traceback (most recent call last):
-    align_keras.utils.errors.InputError: 'runtime.num_replicas' must be >= 1,
-    received 0; choose a value in that range.
+    align_keras.utils.errors.InputError: 'runtime.num_replicas' must be >= 1. Received:
+    0. Choose a value in this range.
     """
-    report = Report(config, places or {})
+    report = Report(config, locations or {})
     _check_sections(config, "", report)
     for key, value, field in leaves(config):
         try:
             coerce(field.type, value)
         except WrongTypeError as error:
-            report.refuse(key, str(error), "change the value")
+            report.refuse(key, str(error), "Change the value.")
         if refused := out_of_range(field, value):
             rule, remedy, item = refused
             report.refuse(key, rule, remedy, value=item)
@@ -378,16 +408,19 @@ def _check_sections(config: Any, prefix: str, report: Report) -> None:
         if isinstance(section, type) and dataclasses.is_dataclass(section):
             key, value = f"{prefix}{field.name}", getattr(config, field.name)
             if not isinstance(value, section):
-                report.refuse(key, f"a {section.__name__}", "construct one")
+                report.refuse(key, f"a {section.__name__}", "Pass an instance of it.")
             _check_sections(value, f"{key}.", report)
 
 
 def write_config_file(config: Any, path: Path) -> None:
-    """Writes a configuration whole, but for what a `preset` settles."""
+    """Writes all options of a configuration to a YAML file.
+
+    Options that a `preset` determines are omitted.
+    """
     tree = as_dict(config)
     model = tree.get("task", {}).get("model", {})
     if model.get("preset") is not None:
-        for key in SETTLED_BY_PRESET:
+        for key in PRESET_KEYS:
             *section, name = key.split(".")
             del (model[section[0]] if section else model)[name]
     with atomic_write(path) as file:
@@ -395,10 +428,13 @@ def write_config_file(config: Any, path: Path) -> None:
 
 
 def find_experiment(name: Path) -> pathlib.Path:
-    """Finds an experiment's file by its path, or its name in experiments/.
+    """Returns the file of an experiment.
+
+    Args:
+        name: name in experiments/ or path of a YAML file.
 
     Raises:
-        InputError: if there is none; the message lists the known names.
+        InputError: if it doesn't exist. The message lists all names.
 
     Example:
     >>> find_experiment("align_b7_base").name
@@ -408,20 +444,24 @@ def find_experiment(name: Path) -> pathlib.Path:
     if path.is_file():
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        raise InputError(f"no experiment file {path}; check the path.")
+        raise InputError(f"experiment file {path} was not found. Check the path.")
     files = experiments()
     if path.name not in files:
-        near = difflib.get_close_matches(path.name, files, n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        names = ", ".join(files) or "none, since no experiments folder is installed"
-        raise InputError(
-            f"unknown experiment '{name}'; {hint}Known are {names}; or give a file."
-        )
+        matches = difflib.get_close_matches(path.name, files, n=1)
+        hint = f"Did you mean '{matches[0]}'? " if matches else ""
+        if files:
+            hint += f"The experiments are {', '.join(files)}. You can also pass a file."
+        else:
+            hint += "No experiments folder is installed. Pass a file instead."
+        raise InputError(f"unknown experiment '{name}'. {hint}")
     return files[path.name]
 
 
 def experiments(subfolder: str = ".") -> dict[str, pathlib.Path]:
-    """Returns the clone's or installed files of experiments/, or a folder of it."""
+    """Returns the YAML files of experiments/ or a subfolder of it by name.
+
+    The folder is that of the clone or of the installed package.
+    """
     folder = shared_folder("experiments")
     if folder is None:
         return {}

@@ -1,7 +1,8 @@
 """Tiles of the contrastive loss with the option `tile_size: auto`."""
 
-# Rows and columns of a tile.
+# Number of rows and columns of a tile.
 AUTO_TILE_SIZE = 2048
-# Logits of a replica up to which all tiles are kept for the gradient: 1 GiB of float32.
-# Kept tiles save the fourth matrix product. Without it the plain form would be faster.
+# Number of logits of a replica, 1 GiB in float32. Up to this number, all tiles are
+# stored for the gradient, which saves the fourth matrix product. If the tiles had to be
+# computed again, the loss without tiles would be faster.
 AUTO_KEPT_LOGITS = 2**28

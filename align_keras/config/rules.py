@@ -1,4 +1,4 @@
-"""Rules between options: each looks at a whole configuration and refuses an option."""
+"""Rules between options of a configuration, such as steps that must be multiples."""
 
 import codecs
 import operator
@@ -10,16 +10,16 @@ from align_keras.config.experiment_config import DataConfig, ExperimentConfig
 from align_keras.config.fields import describe_value
 from align_keras.utils.errors import InputError
 
-# Keys below `task.model` that a preset determines.
-SETTLED_BY_PRESET = (
+# Keys of `task.model` that a preset determines.
+PRESET_KEYS = (
     "image_encoder.variant",
     "image_encoder.image_size",
     "text_encoder.variant",
     "text_encoder.sequence_length",
     "projection_dim",
 )
-_CHANGE_ONE = "change one of them"
-_LEAVE_ONE = "leave one of them out"
+_CHANGE_ONE = "Change one of them."
+_OMIT_ONE = "Leave one of them out."
 _MODEL = "task.model"
 _IMAGE, _TEXT = f"{_MODEL}.image_encoder", f"{_MODEL}.text_encoder"
 _DATA = "task.train_data"
@@ -28,49 +28,69 @@ _SCHEDULE = "trainer.optimizer_config.learning_rate"
 
 
 class Report:
-    """Refuses options in one line that begins with the place where one was given."""
+    """Checks of single rules that raise `InputError` for an option.
 
-    def __init__(self, config: Any, places: dict[str, str]) -> None:
+    An error message starts with the location of the option, such as a line of a file.
+
+    Args:
+        config: configuration.
+        locations: dict from dotted key to the location where the option was set.
+            Options with default values are missing.
+    """
+
+    def __init__(self, config: Any, locations: dict[str, str]) -> None:
         self.config = config
-        self.places = places
+        self.locations = locations
 
     def get(self, key: str) -> Any:
+        """Returns the value of a dotted key."""
         return operator.attrgetter(key)(self.config)
 
     def refuse(
         self, key: str, rule: str, remedy: str, *related_keys: str, **received: Any
     ) -> NoReturn:
-        """Refuses an option; `others` share the fault, and may be the given ones."""
-        named_key = next((k for k in (key, *related_keys) if k in self.places), None)
-        prefix = f"{self.places[named_key]}: " if named_key else ""
+        """Raises `InputError` for an option.
+
+        Args:
+            key: str, dotted key of the option.
+            rule: str, end of the sentence "The option must be …" without a period.
+            remedy: str, advice as a sentence.
+            related_keys: dotted keys that also cause the error. The message starts with
+                the location of the first key that was set.
+            received: `value=` replaces the value of the option in the message.
+        """
+        keys = (key, *related_keys)
+        located_key = next((key for key in keys if key in self.locations), None)
+        prefix = f"{self.locations[located_key]}: " if located_key else ""
         value = received["value"] if received else self.get(key)
         raise InputError(
-            f"{prefix}'{key}' must be {rule}, received {describe_value(value)}; "
-            f"{remedy}."
+            f"{prefix}'{key}' must be {rule}. Received: {describe_value(value)}. "
+            f"{remedy}"
         )
 
-    def multiple(self, key: str, of: str) -> None:
-        """Refuses an option that isn't a multiple of another, if both are given."""
-        value, divisor = self.get(key), self.get(of)
+    def multiple(self, key: str, divisor_key: str) -> None:
+        """Raises if an option isn't a multiple of another, unless one is null."""
+        value, divisor = self.get(key), self.get(divisor_key)
         if value and divisor and value % divisor:
-            self.refuse(key, f"a multiple of {of} ({divisor})", _CHANGE_ONE, of)
+            rule = f"a multiple of {divisor_key} ({divisor})"
+            self.refuse(key, rule, _CHANGE_ONE, divisor_key)
 
     def at_most(self, key: str, bound: str) -> None:
-        """Refuses an option above another."""
+        """Raises if an option is larger than another."""
         if self.get(key) > self.get(bound):
             self.refuse(key, f"<= {bound} ({self.get(bound)})", _CHANGE_ONE, bound)
 
-    def apart(self, key: str, other: str) -> None:
-        """Refuses an option beside another that is given, or true."""
+    def refuse_both(self, key: str, other: str) -> None:
+        """Raises if an option is set although another is set or true."""
         if self.get(key) is not None and self.get(other):
-            state = "true" if self.get(other) is True else "given"
-            self.refuse(key, f"null where {other} is {state}", _LEAVE_ONE, other)
+            state = "true" if self.get(other) is True else "set"
+            self.refuse(key, f"null if {other} is {state}", _OMIT_ONE, other)
 
     def increasing(self, key: str) -> None:
-        """Refuses a list that isn't in order, or that repeats a value."""
+        """Raises unless a list has distinct values in increasing order."""
         if list(self.get(key)) != sorted(set(self.get(key))):
             rule = "increasing, without repetition"
-            self.refuse(key, rule, "put the values in order, each once")
+            self.refuse(key, rule, "Sort the values and remove repeated ones.")
 
 
 def _check_steps(config: ExperimentConfig, report: Report) -> None:
@@ -83,14 +103,13 @@ def _check_steps(config: ExperimentConfig, report: Report) -> None:
         report.refuse(
             "trainer.optimizer_config.warmup.linear.warmup_steps",
             f"< trainer.train_steps ({steps})",
-            "shorten the warm-up, or leave it out by "
-            "trainer.optimizer_config.warmup.type=null",
+            "Shorten the warm-up, or turn it off with "
+            "trainer.optimizer_config.warmup.type=null.",
             "trainer.train_steps",
         )
     if rate.type == "linear":
         linear = f"{_SCHEDULE}.linear"
-        least, most = f"{linear}.end_learning_rate", f"{linear}.initial_learning_rate"
-        report.at_most(least, most)
+        report.at_most(f"{linear}.end_learning_rate", f"{linear}.initial_learning_rate")
     if rate.type == "stepwise":
         boundaries = f"{_SCHEDULE}.stepwise.boundaries"
         report.increasing(boundaries)
@@ -98,7 +117,7 @@ def _check_steps(config: ExperimentConfig, report: Report) -> None:
         if len(rate.stepwise.values) != count + 1:
             rule = f"one value more than boundaries ({count})"
             values = f"{_SCHEDULE}.stepwise.values"
-            report.refuse(values, rule, "add or remove values", boundaries)
+            report.refuse(values, rule, "Add or remove values.", boundaries)
 
 
 def _check_patterns(config: ExperimentConfig, report: Report) -> None:
@@ -108,20 +127,20 @@ def _check_patterns(config: ExperimentConfig, report: Report) -> None:
             try:
                 re.compile(pattern)
             except re.error as error:
-                remedy = f"correct it ({error})"
-                report.refuse(key, "regular expressions", remedy, value=pattern)
+                rule = f"regular expressions ({error})"
+                report.refuse(key, rule, "Correct it.", value=pattern)
 
 
 def _check_metrics(config: ExperimentConfig, report: Report) -> None:
     ks = config.task.evaluation.ks
     report.increasing("task.evaluation.ks")
     if not ks:
-        remedy = "write for example [1, 5, 10]"
-        report.refuse("task.evaluation.ks", "not empty", remedy)
+        remedy = "Write, for example, [1, 5, 10]."
+        report.refuse("task.evaluation.ks", "a list with at least one value", remedy)
     metric = "trainer.best_checkpoint_eval_metric"
     metrics = [f"{direction}/recall_at_{k}" for direction in ("t2i", "i2t") for k in ks]
     if report.get(metric) not in (None, *metrics):
-        rule, remedy = f"one of {', '.join(metrics)}", "choose one, or leave it out"
+        rule, remedy = f"one of {', '.join(metrics)}", "Choose one, or leave it out."
         report.refuse(metric, rule, remedy, "task.evaluation.ks")
 
 
@@ -134,43 +153,42 @@ def _check_batch_parts(config: ExperimentConfig, report: Report) -> None:
     if abs(parts - round(parts)) > 1e-6 or rows % round(parts):
         report.refuse(
             fraction,
-            f"one over a divisor of a replica's batch ({rows})",
-            "write for example 0.5 or 0.25",
+            f"1 divided by a divisor of the batch size per replica ({rows})",
+            "Write, for example, 0.5 or 0.25.",
             batch,
         )
-    # The groups of rows that are normalized together are given by one option, and
-    # divide the batch.
+    # Only one option may define the rows with common batch statistics.
     groups, synchronized = f"{_IMAGE}.replicas_per_group", f"{_IMAGE}.synchronized"
-    micro, ghost = f"{_DATA}.micro_batch_size", f"{_IMAGE}.virtual_batch_size"
-    for other in (synchronized, ghost, micro):
-        report.apart(groups, other)
+    micro, virtual = f"{_DATA}.micro_batch_size", f"{_IMAGE}.virtual_batch_size"
+    for other in (synchronized, virtual, micro):
+        report.refuse_both(groups, other)
     if replicas and report.get(groups) and replicas % report.get(groups):
         rule = f"a divisor of runtime.num_replicas ({replicas})"
         report.refuse(groups, rule, _CHANGE_ONE, "runtime.num_replicas")
-    for key in (micro, ghost):
+    for key in (micro, virtual):
         size = report.get(key)
         if size is not None and rows % size:
-            rule = f"a divisor of a replica's batch ({rows})"
+            rule = f"a divisor of the batch size per replica ({rows})"
             report.refuse(key, rule, _CHANGE_ONE, batch)
         if config.task.model.image_encoder.synchronized:
-            report.apart(key, synchronized)
+            report.refuse_both(key, synchronized)
     size = report.get(micro)
-    if None not in (size, report.get(ghost)) and size % report.get(ghost):
-        report.refuse(ghost, f"a divisor of {micro} ({size})", _CHANGE_ONE, micro)
+    if None not in (size, report.get(virtual)) and size % report.get(virtual):
+        report.refuse(virtual, f"a divisor of {micro} ({size})", _CHANGE_ONE, micro)
 
 
 def _check_preset(config: ExperimentConfig, report: Report) -> None:
     model = config.task.model
     if model.preset is None:
         return
-    for name in SETTLED_BY_PRESET:
+    for name in PRESET_KEYS:
         key, value = f"{_MODEL}.{name}", operator.attrgetter(name)(model)
         default = operator.attrgetter(name)(type(model)())
-        if value != default or (key in report.places and value is not None):
+        if value != default or (key in report.locations and value is not None):
             report.refuse(
                 key,
-                f"left out where task.model.preset ({model.preset}) settles it",
-                "leave one of them out: task.model.preset=null",
+                f"omitted, because task.model.preset ({model.preset}) determines it",
+                "Leave it out, or set task.model.preset=null.",
                 "task.model.preset",
             )
 
@@ -182,20 +200,20 @@ def _check_towers(config: ExperimentConfig, report: Report) -> None:
     if text.max_sequence_length is not None:
         length = f"{_TEXT}.sequence_length"
         report.at_most(length, f"{_TEXT}.max_sequence_length")
-    fits = image.num_classes == 1000 and image.weights is not None
-    fits = fits and text.weights is not None and not text.projection
-    if model.project_class_names and not fits:
+    has_class_names = image.num_classes == 1000 and image.weights is not None
+    has_text_weights = text.weights is not None and not text.projection
+    if model.project_class_names and not (has_class_names and has_text_weights):
         report.refuse(
             f"{_MODEL}.project_class_names",
             "false without image_encoder.num_classes=1000, the weights of both towers "
             "and text_encoder.projection=false",
-            "set these, or leave it out",
+            "Set these options, or leave it out.",
         )
     if model.initial_temperature is None and image.weights is None:
         report.refuse(
             f"{_MODEL}.initial_temperature",
-            "a number where image_encoder.weights names no ALIGN",
-            "write 1.0, as the paper, or name the weights",
+            "a number if image_encoder.weights isn't an ALIGN",
+            "Write 1.0 as in the paper, or set the weights.",
         )
 
 
@@ -205,13 +223,13 @@ def _check_data(config: ExperimentConfig, report: Report) -> None:
         try:
             codecs.lookup(data.encoding)
         except LookupError:
-            report.refuse(f"{key}.encoding", "a text encoding", "try utf-8")
+            report.refuse(f"{key}.encoding", "a text encoding", "Try utf-8.")
         if data.corpus == "pairs" and data.pairs is None:
-            rule, remedy = "a path where corpus is 'pairs'", "name the table or folder"
+            rule, remedy = "a path if corpus is 'pairs'", "Set the table or folder."
             report.refuse(f"{key}.pairs", rule, remedy, f"{key}.corpus")
         if data.pairs is not None and data.corpus not in (None, "pairs"):
-            rule = f"pairs where {key}.pairs is given"
-            report.refuse(f"{key}.corpus", rule, _LEAVE_ONE, f"{key}.pairs")
+            rule = f"pairs if {key}.pairs is set"
+            report.refuse(f"{key}.corpus", rule, _OMIT_ONE, f"{key}.pairs")
         if data.source is not None:
             _check_source(data, key, report)
 
@@ -219,16 +237,16 @@ def _check_data(config: ExperimentConfig, report: Report) -> None:
 def _check_source(data: DataConfig, key: str, report: Report) -> None:
     source = f"{key}.source"
     if key != _DATA:
-        remedy = "name a built corpus or a table, as corpus or pairs"
-        report.refuse(source, "null, for what is measured is built first", remedy)
+        remedy = f"Build the corpus and set {key}.corpus, or set {key}.pairs."
+        report.refuse(source, "null, because validation needs a corpus", remedy)
     for other in ("corpus", "pairs"):
-        report.apart(f"{key}.{other}", source)
+        report.refuse_both(f"{key}.{other}", source)
     if data.cache:
-        remedy = "leave one of them out, or build a corpus"
-        report.refuse(f"{key}.cache", "false where source is given", remedy, source)
-    weighted = [item.weight is not None for item in data.source or ()]
-    if any(weighted) and not all(weighted):
-        remedy = "give each one, or none"
+        remedy = "Leave one of them out, or build a corpus."
+        report.refuse(f"{key}.cache", "false if source is set", remedy, source)
+    has_weights = [item.weight is not None for item in data.source or ()]
+    if any(has_weights) and not all(has_weights):
+        remedy = "Add the missing weights, or remove all weights."
         report.refuse(source, "a list with a weight for each path, or for none", remedy)
 
 
@@ -244,29 +262,29 @@ def _check_held_out(config: ExperimentConfig, report: Report) -> None:
         if report.get(f"{key}.tfds_split") == "all":
             report.refuse(
                 f"{key}.tfds_split",
-                f"a part, such as {part}, where {purpose} takes the same pairs",
-                "name other pairs, or write train for task.train_data.tfds_split and "
-                "test for task.validation_data.tfds_split",
+                f"a part, such as {part}, because {purpose} uses the same pairs",
+                "Choose other pairs, or write train for task.train_data.tfds_split and "
+                "test for task.validation_data.tfds_split.",
                 f"{key}.pairs",
                 f"{key}.corpus",
             )
 
 
 def _sources(data: DataConfig) -> set[str]:
-    """Returns the paths of a data section. Names of corpora are read as paths."""
+    """Returns the paths of a data section. A corpus name is treated as a path."""
     names = [data.pairs] if data.pairs is not None else (data.corpus or "").split("+")
     names += [source.path for source in data.source or ()]
     return {os.path.realpath(name) for name in names if name}
 
 
 def check_num_replicas(config: Any, report: Report) -> None:
-    """Refuses a number of replicas without the strategy that makes them."""
+    """Raises if `num_replicas` is set without the strategy "mirrored"."""
     runtime = config.runtime
     if runtime.num_replicas and runtime.distribution_strategy != "mirrored":
         report.refuse(
             "runtime.distribution_strategy",
-            "mirrored where num_replicas is given",
-            "change it, or write runtime.num_replicas=null",
+            "mirrored if num_replicas is set",
+            "Change it, or write runtime.num_replicas=null.",
             "runtime.num_replicas",
         )
 

@@ -1,6 +1,8 @@
-"""Strict YAML as dotted keys with their places, and overrides such as `a.b=c,d.e=f`.
+"""Reader of strict YAML files and of overrides such as `a.b=c,d.e=f`.
 
-YAML 1.2's core schema: 1.1, PyYAML's, reads `1e-3` as a string and `yes` as true.
+Each value is returned with its dotted key and its location. Scalars follow the core
+schema of YAML 1.2. PyYAML follows YAML 1.1, which reads `1e-3` as a string and `yes` as
+true.
 """
 
 import dataclasses
@@ -22,24 +24,30 @@ _INFINITE = re.compile(r"[-+]?(\.inf|\.Inf|\.INF)|\.nan|\.NaN|\.NAN")
 _WORDS = dict.fromkeys(("null", "Null", "NULL", "~", ""))
 _WORDS |= dict.fromkeys(("true", "True", "TRUE"), True)
 _WORDS |= dict.fromkeys(("false", "False", "FALSE"), False)
-# PyYAML takes up to seven seconds for a megabyte, and longer the deeper it is.
-_MOST_BYTES = 2**19
-_MOST_LEVELS = 20
-_MOST_VALUES = 100_000
-_TOO_DEEP = "nested too deeply; no key lies deeper than six levels."
+# Limits of a file. PyYAML takes up to seven seconds per megabyte, and even longer for
+# deeply nested values.
+_MAX_BYTES = 2**19
+_MAX_LEVELS = 20
+_MAX_VALUES = 100_000
+_TOO_DEEP = "nested too deeply. Write keys with at most six levels."
 _OVERRIDE = "params_override"
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
-    """A scalar, list or, of a section, empty dict, and where it was given."""
+class LocatedValue:
+    """Value of an option with the location where it was set.
+
+    Attributes:
+        value: scalar or list, or an empty dict for a section.
+        location: str, such as "run.yaml, line 3".
+    """
 
     value: Any
-    where: str
+    location: str
 
 
 class _SyntaxError(InputError):
-    """The text isn't YAML."""
+    """Error for a text that isn't YAML."""
 
 
 def parse_scalar(text: str) -> Any:
@@ -52,7 +60,7 @@ def parse_scalar(text: str) -> Any:
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
-        # Python refuses to read integers of more than 4300 digits.
+        # Python raises an error for integers with more than 4300 digits.
         return int(text) if len(text) < 1000 else text
     if _HEX_OR_OCTAL.fullmatch(text):
         return int(text, 0)
@@ -63,95 +71,110 @@ def parse_scalar(text: str) -> Any:
     return text
 
 
-def read_yaml(path: str | os.PathLike) -> dict[str, Given]:
-    """Reads a YAML file as dotted keys, sections before what they hold, or raises."""
+def read_yaml(path: str | os.PathLike) -> dict[str, LocatedValue]:
+    """Reads a YAML file.
+
+    Returns:
+        dict from dotted key to value. A section precedes its keys.
+
+    Raises:
+        InputError: if the file can't be read or isn't a strict YAML mapping.
+    """
     try:
-        text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")
+        text = read_regular(path, _MAX_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"no configuration file {path}; check the path.") from None
+        raise InputError(
+            f"configuration file {path} was not found. Check the path."
+        ) from None
     except OSError as error:
         raise InputError(
-            f"{path} must be a file of at most {_MOST_BYTES:,} bytes that can be read, "
-            f"received another ({error.strerror}); check the path."
+            f"{path} must be a readable file of at most {_MAX_BYTES:,} bytes. Reading "
+            f"failed with: {error.strerror}. Check the path."
         ) from None
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path} isn't UTF-8 text (byte {error.start}); save it as UTF-8."
+            f"{path} must be UTF-8 text. Byte {error.start} is invalid. Save the file "
+            "as UTF-8."
         ) from None
-    root = _parse(text, _Reader(str(path)))
-    if root and not isinstance(root[""].value, dict):
+    values = _parse(text, _Reader(str(path)))
+    if values and not isinstance(values[""].value, dict):
         raise InputError(
-            f"{root[''].where}: a configuration must be keys and values such as "
-            f"'trainer:', received {describe_value(root[''].value)}; see the files in "
-            "experiments/."
+            f"{values[''].location}: a configuration must contain keys and values such "
+            f"as 'trainer:'. Received: {describe_value(values[''].value)}. See the "
+            "files in experiments/."
         )
-    root.pop("", None)
-    return root
+    values.pop("", None)
+    return values
 
 
-def read_overrides(given: str | os.PathLike | Mapping[str, Any]) -> dict[str, Given]:
-    """Reads overrides; a later override of the same key wins.
+def read_overrides(
+    overrides: str | os.PathLike | Mapping[str, Any],
+) -> dict[str, LocatedValue]:
+    """Reads overrides. A later override of the same key has priority.
 
-    `given` is as `load_config`'s; commas in brackets or quotes belong to the value.
+    Args:
+        overrides: str, path or dict, as one item of `params_override` in `load_config`.
+            A comma in brackets or quotes is part of the value.
 
     Example:
     >>> read_overrides("trainer.seed=1")["trainer.seed"].value
     1
     """
-    if isinstance(given, Mapping):
+    if isinstance(overrides, Mapping):
         return {
-            key: Given(value, f"{_OVERRIDE} '{key}={value}'")
-            for key, value in given.items()
+            key: LocatedValue(value, f"{_OVERRIDE} '{key}={value}'")
+            for key, value in overrides.items()
         }
-    text = os.fspath(given)
+    text = os.fspath(overrides)
     if text.endswith((".yaml", ".yml")) and "=" not in text:
         return read_yaml(text)
-    overrides: dict[str, Given] = {}
-    item, fault = "", None
-    # An item ends at the first comma before which its value is YAML.
+    values: dict[str, LocatedValue] = {}
+    item, syntax_error = "", None
+    # An item ends at the first comma that is preceded by valid YAML.
     for piece in text.split(","):
-        item = f"{item},{piece}" if fault else piece
+        item = f"{item},{piece}" if syntax_error else piece
         try:
-            overrides |= _override(item.strip())
-            fault = None
+            values |= _read_override(item.strip())
+            syntax_error = None
         except _SyntaxError as error:
-            fault = error
-    if fault:
-        raise fault
-    return overrides
+            syntax_error = error
+    if syntax_error:
+        raise syntax_error
+    return values
 
 
-def _override(item: str) -> dict[str, Given]:
+def _read_override(item: str) -> dict[str, LocatedValue]:
     key, equals, value = (part.strip() for part in item.partition("="))
-    where = f"{_OVERRIDE} '{_one_line(item)}'"
+    location = f"{_OVERRIDE} '{_one_line(item)}'"
     if not item:
         return {}
     if not equals or not all(key.split(".")) or "," in key:
         raise InputError(
-            f"{_OVERRIDE}: each item must be key=value such as trainer.seed=1, "
-            f"received '{_one_line(item)}'; put a value that holds a comma in "
-            "quotes or brackets."
+            f"{_OVERRIDE}: each item must be key=value such as trainer.seed=1. "
+            f"Received: '{_one_line(item)}'. Put a value with a comma in quotes or "
+            "brackets."
         )
-    return _parse(value, _Reader(where, False), key) or {key: Given(None, where)}
+    values = _parse(value, _Reader(location, False), key)
+    return values or {key: LocatedValue(None, location)}
 
 
-def _parse(text: str, reader: "_Reader", key: str = "") -> dict[str, Given]:
-    """Parses YAML text; of an empty one it makes an empty dict."""
+def _parse(text: str, reader: "_Reader", key: str = "") -> dict[str, LocatedValue]:
+    """Parses YAML text. The result is empty if the text is."""
     try:
         reader.check_tokens(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        return dict(reader.flat(node, key, reader.where(node))) if node else {}
+        return dict(reader.flatten(node, key, reader.location(node))) if node else {}
     except yaml.MarkedYAMLError as error:
         problem = error.problem or error.context or "unreadable"
         mark = error.problem_mark or error.context_mark
-        place = f", line {mark.line + 1}" if mark and reader.show_line else ""
+        line = f", line {mark.line + 1}" if mark and reader.show_line else ""
         raise _SyntaxError(
-            f"{reader.source}{place}: not valid YAML ({_one_line(problem)}); correct "
-            "that line."
+            f"{reader.source}{line}: not valid YAML ({_one_line(problem)}). Correct "
+            "this line."
         ) from None
     except yaml.YAMLError as error:
         raise _SyntaxError(
-            f"{reader.source}: not valid YAML ({_one_line(error)}); correct it."
+            f"{reader.source}: not valid YAML ({_one_line(error)}). Correct it."
         ) from None
     except RecursionError:
         raise InputError(f"{reader.source}: {_TOO_DEEP}") from None
@@ -171,99 +194,125 @@ _ENDING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndTok
 
 
 class _Reader:
-    """Turns PyYAML's nodes into values with their places."""
+    """Converter of PyYAML nodes to values with their locations.
+
+    Args:
+        source: str, file or override for messages.
+        show_line: bool, True to add the number of the line to locations.
+    """
 
     def __init__(self, source: str, show_line: bool = True) -> None:
         self.source = source
         self.show_line = show_line
         self.count = 0
 
-    def where(self, node: Any) -> str:
+    def location(self, node: Any) -> str:
+        """Returns the source and the line of a node or token."""
         line = f", line {node.start_mark.line + 1}" if self.show_line else ""
         return f"{self.source}{line}"
 
     def check_tokens(self, text: str) -> None:
-        """Refuses `!!float` and the like, which PyYAML would resolve, and depths."""
+        """Raises for tags such as `!!float` and for deeply nested values.
+
+        PyYAML would resolve tags when it composes the nodes.
+        """
         level = 0
         for token in yaml.scan(text, Loader=yaml.SafeLoader):
             level += isinstance(token, _OPENING) - isinstance(token, _ENDING)
-            if level > _MOST_LEVELS:
-                raise InputError(f"{self.where(token)}: {_TOO_DEEP}")
+            if level > _MAX_LEVELS:
+                raise InputError(f"{self.location(token)}: {_TOO_DEEP}")
             if isinstance(token, yaml.TagToken):
                 raise InputError(
-                    f"{self.where(token)}: tags (!) aren't allowed; write the plain "
+                    f"{self.location(token)}: tags (!) aren't allowed. Write the plain "
                     "value."
                 )
 
-    def flat(
-        self, node: Any, key: str, where: str, ancestors: tuple = ()
-    ) -> Iterator[tuple[str, Given]]:
-        """Yields a node's dotted key and value, and those of all below it."""
+    def flatten(
+        self, node: Any, key: str, location: str, ancestors: tuple = ()
+    ) -> Iterator[tuple[str, LocatedValue]]:
+        """Yields the dotted keys and values of a node and of its descendants.
+
+        Args:
+            node: PyYAML node.
+            key: str, dotted key of the node.
+            location: str, location of the node.
+            ancestors: nodes that contain the node, to detect cycles of aliases.
+        """
         if not isinstance(node, yaml.MappingNode):
-            yield key, Given(self.plain(node, ancestors), where)
+            yield key, LocatedValue(self.plain(node, ancestors), location)
             return
-        yield key, Given({}, where)
+        yield key, LocatedValue({}, location)
         for name, (key_node, value_node) in self.items(node, ancestors).items():
-            below = f"{key}.{name}" if key else name
-            place = self.where(key_node)
-            yield from self.flat(value_node, below, place, (*ancestors, node))
+            child_key = f"{key}.{name}" if key else name
+            child_location = self.location(key_node)
+            yield from self.flatten(
+                value_node, child_key, child_location, (*ancestors, node)
+            )
 
     def plain(self, node: Any, ancestors: tuple) -> Any:
-        """A node's value."""
+        """Returns the value of a node as a scalar, list or dict."""
         if isinstance(node, yaml.MappingNode):
             return {
                 name: self.plain(value_node, (*ancestors, node))
                 for name, (_, value_node) in self.items(node, ancestors).items()
             }
-        self._enter(node, ancestors)
+        self._count(node, ancestors)
         if isinstance(node, yaml.ScalarNode):
             return node.value if node.style else parse_scalar(node.value)
         return [self.plain(item, (*ancestors, node)) for item in node.value]
 
     def items(self, node: Any, ancestors: tuple) -> dict[str, tuple[Any, Any]]:
-        """A mapping's nodes by key; refuses keys that aren't plain words."""
-        self._enter(node, ancestors)
+        """Returns the key nodes and value nodes of a mapping by name.
+
+        Raises:
+            InputError: if a key is repeated or isn't a word without dots.
+        """
+        self._count(node, ancestors)
         items: dict[str, tuple[Any, Any]] = {}
         for key_node, value_node in node.value:
-            where, name = self.where(key_node), key_node.value
+            location, name = self.location(key_node), key_node.value
             if not isinstance(key_node, yaml.ScalarNode):
                 raise InputError(
-                    f"{where}: a key must be a word, received a list or mapping; "
-                    "remove the brackets."
+                    f"{location}: a key must be a word. Received: a list or mapping. "
+                    "Remove the brackets."
                 )
             if name == "<<":
                 raise InputError(
-                    f"{where}: merge keys (<<) aren't part of YAML 1.2; write the keys "
-                    "out."
+                    f"{location}: merge keys (<<) aren't part of YAML 1.2. Repeat the "
+                    "keys."
                 )
             if "." in name:
                 raise InputError(
-                    f"{where}: a key must be a word without dots, received "
-                    f"'{_one_line(name)}'; write what follows a dot below the word "
-                    "before it."
+                    f"{location}: a key must be a word without dots. Received: "
+                    f"'{_one_line(name)}'. Write the part after a dot as a key of a "
+                    "nested mapping."
                 )
             if name in items:
                 raise InputError(
-                    f"{where}: the key '{_one_line(name)}' stands twice, first at "
-                    f"{self.where(items[name][0])}; remove one."
+                    f"{location}: the key '{_one_line(name)}' is repeated. It is first "
+                    f"at {self.location(items[name][0])}. Remove one of them."
                 )
             items[name] = key_node, value_node
         return items
 
-    def _enter(self, node: Any, ancestors: tuple) -> None:
-        where = self.where(node)
+    def _count(self, node: Any, ancestors: tuple) -> None:
+        """Counts a node and raises for cycles and for too many values."""
+        location = self.location(node)
         if any(node is ancestor for ancestor in ancestors):
-            raise InputError(f"{where}: an alias holds itself; write the value out.")
-        self.count += 1
-        if self.count > _MOST_VALUES:
             raise InputError(
-                f"{where}: more than {_MOST_VALUES:,} values, aliases counted; a "
-                "configuration holds fewer."
+                f"{location}: an alias refers to a value that contains it. Write the "
+                "value instead of the alias."
+            )
+        self.count += 1
+        if self.count > _MAX_VALUES:
+            raise InputError(
+                f"{location}: a configuration must have at most {_MAX_VALUES:,} "
+                "values, including repeated aliases. Remove values."
             )
 
 
 def dump_yaml(tree: dict) -> str:
-    """Writes nested dicts as YAML that any reader of 1.1 or 1.2 reads alike."""
+    """Formats nested dicts as YAML with the same meaning in YAML 1.1 and 1.2."""
     return yaml.dump(
         tree,
         Dumper=_Dumper,
@@ -274,7 +323,7 @@ def dump_yaml(tree: dict) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the strings that YAML 1.2 would read as something else."""
+    """Dumper that quotes strings that would be parsed as another type."""
 
 
 def _represent_string(dumper: Any, text: str) -> Any:

@@ -117,7 +117,7 @@ def plan_recipe(
                 num_classes=num_classes,
             )
             for name in ("head", "full")
-            if not getattr(recipe, name).is_left_out
+            if not getattr(recipe, name).is_skipped
         }
 
     stages = _planned(stages_on, recipe.batch_size, device_kind, devices, shares)

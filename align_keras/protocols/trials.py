@@ -74,7 +74,7 @@ def build_stages(
     stages = []
     for name in ("head", "full"):
         stage = getattr(recipe, name)
-        if stage.is_left_out:
+        if stage.is_skipped:
             continue
         steps = stage.length(recipe.batch_size, count)
         stages.append(

@@ -1,1 +1,1 @@
-"""Validation, paths, seeds and progress: nothing of the domain."""
+"""Validation, paths, remote files, tasks and progress, without any model code."""

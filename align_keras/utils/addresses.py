@@ -1,12 +1,12 @@
-"""Passwords and tokens in addresses: taken out of what is printed and stored.
+"""Removal of passwords and tokens in addresses from messages and stored files.
 
-Every message passes through `redacted`: `InputError`, `say`, the errors of the command
-line and of `utils.remote`. `without_secrets` returns the address that is stored, and
-remembers its secrets for this process, so that `with_secrets` can add them where a
-connection is opened. Processes that it starts inherit them by an environment variable,
-up to 60,000 bytes. A worker that lacks a secret reports the error of an address without
-one. A later process has the secrets from the address that it is given again, or from
-`~/.netrc`.
+`redacted` hides the secrets in every message. `InputError`, `say`, the errors of the
+command line and the errors of `utils.remote` call it. `without_secrets` returns the
+address that is stored. It also remembers the secrets of the address for this process,
+so that `with_secrets` can add them when a connection is opened. Child processes inherit
+up to 60,000 bytes of secrets in an environment variable. A worker without the secret of
+an address reports the error of a connection without it. A later process receives the
+secrets from the user's arguments again, or reads them from `~/.netrc`.
 """
 
 import functools
@@ -17,9 +17,9 @@ import threading
 import urllib.parse
 from collections.abc import Mapping
 
-# Environment variable by which child processes inherit secrets.
+# Environment variable that passes secrets to child processes.
 SECRETS_VARIABLE = "ALIGN_KERAS_ADDRESS_SECRETS"
-# Bytes. Linux starts no process if a variable has more than 128 KiB.
+# Bytes. Linux can't start a process if a variable has more than 128 KiB.
 MAX_VARIABLE_BYTES = 60_000
 _HIDDEN = "***"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -31,21 +31,21 @@ _SECRET_NAME = re.compile(
     r"|(api|access|account|shared|private)[-_]?key|^(sig|auth|key|pass)$",
     re.IGNORECASE,
 )
-# `password=…` as libpq writes it, or as an option.
+# An assignment such as `password=…` in a connection string of libpq or in an option.
 _ASSIGNED = re.compile(
     r"\b((?:ssl)?passw(?:or)?d|passwd|pgpassword)(\s*=\s*)"
     r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^\s&;,'\"`)]+)",
     re.IGNORECASE,
 )
-# An address within a text goes on to the next space, quote or address. The password of
-# a database may have quotes.
+# An address within a text ends at the next space, quote or address. The password of a
+# database may contain quotes.
 _ADDRESS = re.compile(
     rf"(?:(?i:{'|'.join(_DATABASES)})://[^\s:/@\"`<>]*:(?:(?!{_SCHEME.pattern})\S)+@"
     rf"|{_SCHEME.pattern})(?:(?!{_SCHEME.pattern})[^\s\"`<>])+"
 )
-# The first parameter of a database. Other question marks belong to the password.
+# First parameter of a database address. Earlier question marks belong to the password.
 _FIRST_PARAMETER = re.compile(r"\?[A-Za-z_]\w*=")
-# Hosts of a database with their ports.
+# Hosts of a database address with their ports.
 _HOSTS = re.compile(r"[^:,]*(?::\d*)?(?:,[^:,]*(?::\d*)?)*")
 _SEPARATOR = re.compile("([&?;#])")
 # Matches the characters that must be escaped in a password. A percent sign begins an
@@ -54,12 +54,12 @@ _NOT_IN_PASSWORD = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9%._~!$&'()*+,;=-]
 
 
 class _Secrets:
-    """Addresses with secrets by their addresses without secrets.
+    """Thread-safe table from addresses without secrets to addresses with secrets.
 
-    The addresses of servers are entries, too. They have the user and the password.
+    The table also contains the address of each server with its user and password.
 
     Args:
-        text: str, JSON of the entries that the parent process has passed on.
+        text: str, JSON object with the entries of the parent process.
     """
 
     def __init__(self, text: str = "{}") -> None:
@@ -70,7 +70,12 @@ class _Secrets:
         self._thread = threading.local()
 
     def add(self, clean: str, whole: str) -> None:
-        """Remembers an address, which replaces an earlier one with other secrets."""
+        """Stores an address and replaces an entry with other secrets.
+
+        Args:
+            clean: str, address without secrets.
+            whole: str, the same address with its secrets.
+        """
         self._thread.latest = clean, whole
         entries = {clean: whole}
         if _server(clean) != _server(whole):
@@ -84,8 +89,8 @@ class _Secrets:
     def get(self, clean: str) -> str | None:
         """Returns the address with its secrets, or None.
 
-        An address that was seen with several secrets has those that this thread used
-        last, or else those of the last call of any thread.
+        If an address was stored with different secrets, the last secrets from this
+        thread have priority over the last secrets from any thread.
         """
         latest_clean, latest_whole = getattr(self._thread, "latest", ("", ""))
         if clean == latest_clean:
@@ -98,11 +103,11 @@ class _Secrets:
         return None
 
     def reset_lock(self) -> None:
-        """Replaces the lock, which another thread may hold while a process forks."""
+        """Replaces the lock after a fork, since another thread may have held it."""
         self._lock = threading.Lock()
 
     def _share(self, entries: Mapping[str, str]) -> None:
-        """Adds entries to the environment variable while there is space."""
+        """Adds entries to the environment variable if they fit into its size limit."""
         is_changed = False
         for clean, whole in entries.items():
             previous = self._shared.pop(clean, None)
@@ -119,7 +124,7 @@ class _Secrets:
 
 
 def _entry_bytes(clean: str, whole: str) -> int:
-    """Returns the size of an entry in JSON, with its colon and comma."""
+    """Returns the number of characters of an entry in JSON with colon and comma."""
     return len(json.dumps(clean)) + len(json.dumps(whole)) + 4
 
 
@@ -129,11 +134,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def redacted(text: str, *addresses: str) -> str:
-    """Returns a text in which passwords and tokens of addresses are hidden.
+    """Replaces the passwords and tokens of addresses in a text by `***`.
 
     Args:
         text: str, such as a message or an address.
-        addresses: str, addresses whose secrets are hidden wherever they occur.
+        addresses: str, addresses whose secrets are hidden everywhere in the text.
 
     >>> redacted("postgresql://me:a/b@host/db?sslpassword=x&port=1 is away")
     'postgresql://me:***@host/db?sslpassword=***&port=1 is away'
@@ -151,9 +156,10 @@ def redacted(text: str, *addresses: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Returns an address without its passwords and tokens, which are remembered.
+    """Removes passwords and tokens from an address and remembers them.
 
-    Addresses may stand within other text, as in `pairs=https://host/table.csv`.
+    `with_secrets` adds them again. The address may be part of a longer text, such as
+    `pairs=https://host/table.csv`.
 
     >>> without_secrets("https://me:pw@host/t.csv?token=a&page=2")
     'https://me@host/t.csv?page=2'
@@ -172,13 +178,19 @@ def without_secrets(text: str) -> str:
 
 
 def with_secrets(address: str) -> str:
-    """Returns an address with the secrets that are known for it.
+    """Returns an address with its passwords and tokens.
 
-    These are the ones that `without_secrets` has taken out of it or, for its user and
-    password, out of another address of the same server; else those of `~/.netrc`.
-    Addresses that differ in their secrets alone have the same clean address, which
-    gets the secrets that this thread has taken out last, or else those that any thread
-    has taken out last. Thus each call that begins with `without_secrets` uses its own.
+    The secrets come from the following sources, by priority:
+
+    1. the address itself,
+    2. an address from which `without_secrets` removed the secrets,
+    3. another address of the same server, for the user and the password,
+    4. `~/.netrc`.
+
+    Addresses that differ only in their secrets have the same address without secrets.
+    The last secrets from this thread then have priority over the last secrets from
+    other threads. A thread that calls `without_secrets` first therefore gets its
+    secrets back.
     """
     clean, whole = _split(address)
     if clean != address:
@@ -187,15 +199,16 @@ def with_secrets(address: str) -> str:
 
 
 def _server(address: str) -> str:
-    """The scheme, the user and the host of an address."""
+    """Returns the scheme, the user and the host of an address."""
     scheme, _, remainder = address.partition("://")
     return f"{scheme}://{re.split('[/?#]', remainder, maxsplit=1)[0]}"
 
 
 def _parts(address: str) -> tuple[str, str, str | None, str, str]:
-    """Returns scheme, user, password or None, host and path, parameters.
+    """Splits an address into scheme, user, password, host with path, and parameters.
 
-    The parameters begin with `?` or, if there are only those of a fragment, with `#`.
+    The password is None if the address has none. The parameters start with `?`, or with
+    `#` if there is only a fragment.
     """
     scheme, _, remainder = address.partition("://")
     at = _end_of_login(scheme, remainder)
@@ -226,9 +239,9 @@ def _end_of_login(scheme: str, remainder: str) -> int:
 
 
 def _has_broken_password(is_database: bool, authority: str) -> bool:
-    """Returns True if text after a colon is no port and thus part of a password.
+    """Returns True if the text after a colon is part of a password and not a port.
 
-    Such a password has characters that must be escaped, such as a slash.
+    Such a password contains a character that should be escaped, such as a slash.
     """
     if authority.startswith("["):
         return False
@@ -239,7 +252,7 @@ def _has_broken_password(is_database: bool, authority: str) -> bool:
 
 
 def _split(address: str) -> tuple[str, str]:
-    """Returns an address without its secrets, and with them, well written."""
+    """Returns an address without its secrets, and with escaped secrets."""
     scheme, user, password, path, query = _parts(address)
     clean_query = _public_parameters(query)
     if password is None and clean_query == query:
@@ -255,7 +268,7 @@ def _split(address: str) -> tuple[str, str]:
 
 
 def _public_parameters(query: str) -> str:
-    """Returns the parameters and the fragment without the secret ones."""
+    """Removes the secret parameters from the parameters and the fragment."""
     parameters = _SEPARATOR.split(query)
     pieces = []
     start = ""
@@ -274,12 +287,12 @@ def _is_secret(parameter: str) -> bool:
 
 
 def _hidden(address: str) -> str:
-    """An address with marks in the place of its secrets."""
+    """Returns an address whose secrets are replaced by `***`."""
     scheme, user, password, path, query = _parts(address)
     parameters = _SEPARATOR.split(query)
     query = "".join(
-        f"{one.partition('=')[0]}={_HIDDEN}" if _is_secret(one) else one
-        for one in parameters
+        f"{text.partition('=')[0]}={_HIDDEN}" if _is_secret(text) else text
+        for text in parameters
     )
     login = ""
     if password is not None:
@@ -290,22 +303,22 @@ def _hidden(address: str) -> str:
 
 
 def _secrets(address: str) -> list[str]:
-    """The secrets of an address, as they are written and decoded, longest first."""
+    """Returns the secrets of an address, escaped and unescaped, longest first."""
     if "://" not in address:
         return []
     _, _, password, _, query = _parts(address)
-    written = (
+    secrets = (
         [] if password is None else [password, *re.split('[/@:?#=&"<>]', password)]
     )
     for parameter in _SEPARATOR.split(query):
         if _is_secret(parameter):
-            written.append(parameter.partition("=")[2])
-    decoded = map(urllib.parse.unquote, written)
-    return sorted({*written, *decoded} - {""}, key=len, reverse=True)
+            secrets.append(parameter.partition("=")[2])
+    unescaped_secrets = map(urllib.parse.unquote, secrets)
+    return sorted({*secrets, *unescaped_secrets} - {""}, key=len, reverse=True)
 
 
 def _with_netrc(address: str) -> str:
-    """Adds the user and the password that ~/.netrc has for a web server."""
+    """Adds the user and the password of a web server from `~/.netrc`."""
     scheme, user, _, remainder, query = _parts(address)
     if scheme.lower() not in ("http", "https"):
         return address
@@ -316,14 +329,21 @@ def _with_netrc(address: str) -> str:
     login, password = _netrc(os.environ.get("NETRC")).get(host, ("", ""))
     if not password or (user and user != login):
         return address
-    login, password = (urllib.parse.quote(one, safe="") for one in (login, password))
+    login, password = (urllib.parse.quote(text, safe="") for text in (login, password))
     return f"{scheme}://{login}:{password}@{remainder}{query}"
 
 
 @functools.cache
 def _netrc(path: str | None) -> dict[str, tuple[str, str]]:
-    """Host → user and password. The entry for all hosts is left out."""
-    import netrc  # Only here, for few addresses are of web servers.
+    """Reads a netrc file without its default entry.
+
+    Args:
+        path: str, file to read, or None for `~/.netrc`.
+
+    Returns:
+        dict from host to user and password.
+    """
+    import netrc  # Imported here, because few commands use addresses of web servers.
 
     try:
         hosts = netrc.netrc(path).hosts
@@ -337,7 +357,7 @@ def _netrc(path: str | None) -> dict[str, tuple[str, str]]:
 
 
 def forget_secrets() -> None:
-    """Forgets the secrets of all addresses, as in a new process.
+    """Forgets the secrets of all addresses and the content of `~/.netrc`.
 
     `~/.netrc` is read again when a secret is needed.
     """

@@ -1,4 +1,4 @@
-"""Arguments that a function doesn't take, or of other kinds, are refused by name."""
+"""Argument checks whose errors name the argument, the rule and the remedy."""
 
 import difflib
 import inspect
@@ -11,43 +11,70 @@ from align_keras.utils.errors import InputError
 
 
 def parameters_of(function: Callable) -> list[str]:
-    """The names of a function's parameters, without `self` and `**kwargs`."""
+    """Returns the names of a function's parameters without `self` and `**kwargs`."""
     parameters = inspect.signature(function).parameters.values()
-    varying = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p.name for p in parameters if p.kind not in varying and p.name != "self"]
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [p.name for p in parameters if p.kind not in variadic and p.name != "self"]
 
 
 def _stored_arguments(cls: Any) -> list[str]:
-    """A class's arguments but those that every Keras layer keeps by itself."""
+    """Returns the arguments of a class that `keras.layers.Layer` does not store."""
     return sorted({*parameters_of(cls.__init__)} - {"dtype", "trainable", "name"})
 
 
 def arguments_of(instance: object, cls: Any) -> dict[str, object]:
-    """Returns a class's arguments from the attributes of the same names."""
+    """Reads the constructor arguments of a class from attributes of the same names.
+
+    Args:
+        instance: object that stores the arguments as attributes.
+        cls: class whose `__init__` defines the arguments.
+
+    Returns:
+        dict from argument name to value, for `get_config`.
+    """
     return {name: getattr(instance, name) for name in _stored_arguments(cls)}
 
 
-def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raises unless all arguments of `where` are known; suggests the nearest or all."""
-    known = list(known)
-    for name in given:
-        if name in known:
+def refuse_unknown(
+    function: str, arguments: Iterable[str], allowed_arguments: Iterable[str]
+) -> None:
+    """Raises `InputError` if a function doesn't have one of the arguments.
+
+    The message suggests the most similar argument, or lists all of them.
+
+    Args:
+        function: str, name of the function or class for the message.
+        arguments: names of the received arguments.
+        allowed_arguments: names of the arguments that the function has.
+    """
+    allowed_arguments = list(allowed_arguments)
+    for name in arguments:
+        if name in allowed_arguments:
             continue
-        near = difflib.get_close_matches(name, known, n=1)
+        similar_names = difflib.get_close_matches(name, allowed_arguments, n=1)
         remedy = (
-            f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}."
+            f"Did you mean {similar_names[0]!r}?"
+            if similar_names
+            else f"It takes {', '.join(allowed_arguments)}."
         )
-        raise InputError(f"{where} has no argument {name!r}; {remedy}")
+        raise InputError(f"{function} has no argument {name!r}. {remedy}")
 
 
 def check_choice(
     name: str, value: object, choices: Collection[str], remedy: str = "choose one"
 ) -> None:
-    """Raises unless the value is one of the choices."""
+    """Raises `InputError` unless the value is one of the choices.
+
+    Args:
+        name: str, name of the argument for the message.
+        value: received value.
+        choices: allowed values.
+        remedy: str, advice at the end of the message, without a period.
+    """
     if value not in choices:
         raise InputError(
-            f"{name} must be one of {', '.join(choices) or 'none'}, received "
-            f"{value!r}; {remedy}."
+            f"{name} must be one of {', '.join(choices) or 'none'}. Received: "
+            f"{_assignment(name, repr(value))}. {_capitalized(remedy)}."
         )
 
 
@@ -59,14 +86,37 @@ def check_number(
     whole: bool = False,
     remedy: str = "correct it",
 ) -> None:
-    """Raises unless a value is a number of a range, or a whole one; NaN is none."""
+    """Raises `InputError` unless the value is a number in a range.
+
+    Booleans and NaN are refused.
+
+    Args:
+        name: str, name of the argument for the message.
+        value: received value.
+        least: float, smallest allowed value.
+        most: float, largest allowed value, or `math.inf`.
+        whole: bool, True to require an integer.
+        remedy: str, advice at the end of the message, without a period.
+    """
     kind = numbers.Integral if whole else numbers.Real
     is_number = isinstance(value, kind) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
-        kind_of_number = "a whole number" if whole else "a number"
+        description = "a whole number" if whole else "a number"
         span = f"from {least:g} to {most:g}"
         if most == math.inf:
             span = f"of at least {least:g}"
         raise InputError(
-            f"{name} must be {kind_of_number} {span}, received {value!r:.80}; {remedy}."
+            f"{name} must be {description} {span}. Received: "
+            f"{_assignment(name, f'{value!r:.80}')}. {_capitalized(remedy)}."
         )
+
+
+def _assignment(name: str, value_text: str) -> str:
+    """Returns `name=value` if the name is an argument, and else the value alone."""
+    argument = name.strip("`")
+    return f"{argument}={value_text}" if argument.isidentifier() else value_text
+
+
+def _capitalized(text: str) -> str:
+    """Returns the text with a capital first letter."""
+    return text[:1].upper() + text[1:]

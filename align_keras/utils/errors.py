@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises, and packages that aren't there."""
+"""`InputError`, the exception for mistakes of the user, and a check for extras."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,29 +8,36 @@ from align_keras.utils.addresses import redacted
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: an argument, a file, a configuration.
+    """Mistake of the user in an argument, a file or a configuration.
 
-    One line names the argument, the rule, what was received and the remedy. The command
-    line prints it and exits with code 1; in Python it is a `ValueError`. Passwords of
-    addresses are hidden in it.
+    The message has one line with the argument, the rule, the received value and the
+    remedy. The command line prints it and exits with code 1. In Python, it is a
+    `ValueError`. Passwords in addresses are replaced by `***`.
     """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(
-            *(redacted(one) if isinstance(one, str) else one for one in arguments)
+            *(
+                redacted(argument) if isinstance(argument, str) else argument
+                for argument in arguments
+            )
         )
 
 
 @contextlib.contextmanager
 def needs(extra: str, sentence: str, otherwise: str = "") -> Iterator[None]:
-    """Says which extra to install when an import within it fails: `sentence` goes on
-    "which isn't installed"; `otherwise` is another way out, such as ", or leave it
-    out".
+    """Raises `InputError` with the name of an extra if an import in the block fails.
+
+    Args:
+        extra: str, extra of align-keras that installs the missing package.
+        sentence: str, start of the message, such as "`watch` needs watchfiles". The
+            message continues with ", which isn't installed."
+        otherwise: str, alternative to the installation, such as ", or leave it out".
     """
     try:
         yield
     except ImportError:
         raise InputError(
-            f"{sentence}, which isn't installed; run "
+            f"{sentence}, which isn't installed. Run "
             f'`pip install "align-keras[{extra}]"`{otherwise}.'
         ) from None

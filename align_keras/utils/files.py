@@ -1,4 +1,4 @@
-"""Files and folders that appear under their final name only when complete."""
+"""Atomic writes of files and folders, checked reads, and file locks."""
 
 import contextlib
 import errno
@@ -18,13 +18,14 @@ from typing import IO, Any
 from align_keras.utils.errors import InputError
 from align_keras.utils.remote import is_url, open_url
 
-# Nothing that claims to be larger is an image.
+# Bytes. Larger files are not read as images.
 MAX_FILE_BYTES = 512_000_000
-# Bytes of a table at an address.
+# Bytes of a table that is downloaded from a URL.
 MAX_COPY_BYTES = 2_000_000_000
-# 192 MiB, four bytes a pixel: 8192 × 6144, as the sensors of 50 megapixels. A file
-# of more may be a bomb, a few kilobytes that fill the memory. Decoding and blending
-# take up to seven times as much.
+# Bytes of a decoded image with four bytes per pixel. 192 MiB is 8192 × 6144 pixels, the
+# size of a 50-megapixel camera sensor. The limit protects against decompression bombs,
+# which are files of a few kilobytes that fill the memory. Decoding and blending take up
+# to seven times this memory.
 MAX_DECODED_BYTES = 192 * 2**20
 MAX_PIXELS = MAX_DECODED_BYTES // 4
 
@@ -43,10 +44,17 @@ def _fsync_folder(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
-    """Opens a temporary sibling of `path` and renames it when the block ends.
+    """Opens a temporary file next to `path` and renames it when the block ends.
 
-    A kill or an error leaves the old file, or none. Its folder is created; of a link,
-    what it points to is written. Raises if that is there and no regular file.
+    After a kill or an error, `path` is unchanged. Missing parent folders are created.
+    For a symbolic link, the target of the link is replaced.
+
+    Args:
+        path: file to write.
+        mode: str, "w" for UTF-8 text or "wb" for bytes.
+
+    Raises:
+        InputError: if `path` exists but is not a regular file.
     """
     encoding = None if "b" in mode else "utf-8"
     with atomic_path(path) as temporary:
@@ -56,7 +64,10 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary path, for libraries that open files themselves."""
+    """Yields a temporary path and renames it to `path` when the block ends.
+
+    It is the form of `atomic_write` for libraries that open files themselves.
+    """
     path = replaceable_file(path, "the file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_sibling(path)
@@ -71,17 +82,20 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def is_special(path: str | os.PathLike) -> bool:
-    """Returns True for a pipe, a device or a socket, whose reading may not end."""
+    """Returns True for a pipe, a device or a socket, which may block a reader."""
     try:
         mode = os.stat(path).st_mode
-    except (OSError, ValueError):  # The latter of a name with NUL.
+    except (OSError, ValueError):  # `os.stat` raises ValueError for a NUL in a name.
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def open_regular(path: str | os.PathLike) -> io.BufferedReader:
-    """Opens a regular file, or one at an address, to read bytes, or raises as `open`:
-    with EINVAL if something else is there, or if no file can have the name.
+    """Opens a regular file, local or at a URL, for reading bytes.
+
+    Raises:
+        OSError: as `open` does. The errno is EINVAL if the path is not a regular file
+            or is no valid file name.
     """
     if is_url(path):
         return open_url(os.fspath(path))
@@ -97,9 +111,17 @@ def open_regular(path: str | os.PathLike) -> io.BufferedReader:
 def local_copy(
     path: str | os.PathLike, limit: int = MAX_COPY_BYTES
 ) -> Iterator[pathlib.Path]:
-    """Yields a copy of a file at an address, whose place errors name; else the path.
+    """Yields the path of a local copy of a file.
 
-    Raises `OSError` as `open_regular`; its errno is EFBIG above `limit` bytes.
+    A file at a URL is downloaded to a temporary folder. An `InputError` of the block
+    names the URL instead of the copy. A local path is yielded as it is.
+
+    Args:
+        path: local path or URL.
+        limit: int, maximum size of a download in bytes.
+
+    Raises:
+        OSError: as `open_regular`. The errno is EFBIG if the file exceeds `limit`.
     """
     if not is_url(path):
         yield pathlib.Path(path)
@@ -118,7 +140,7 @@ def local_copy(
 
 
 def size_of(file: IO[bytes]) -> int:
-    """The bytes of an open file, local or remote, whose place stays."""
+    """Returns the size of an open file in bytes and keeps its read position."""
     position = file.tell()
     size = file.seek(0, os.SEEK_END)
     file.seek(position)
@@ -126,7 +148,15 @@ def size_of(file: IO[bytes]) -> int:
 
 
 def read_regular(path: str | os.PathLike, limit: int = MAX_FILE_BYTES) -> bytes:
-    """Reads a regular file as `open_regular`; errno is EFBIG above `limit`."""
+    """Reads a regular file, local or at a URL.
+
+    Args:
+        path: local path or URL.
+        limit: int, maximum size in bytes.
+
+    Raises:
+        OSError: as `open_regular`. The errno is EFBIG if the file exceeds `limit`.
+    """
     with open_regular(path) as file:
         if size_of(file) > limit:
             raise OSError(errno.EFBIG, f"more than {limit:,} bytes", os.fspath(path))
@@ -134,32 +164,47 @@ def read_regular(path: str | os.PathLike, limit: int = MAX_FILE_BYTES) -> bytes:
 
 
 def read_json(path: str | pathlib.Path) -> dict:
-    """Reads a JSON object of at most 512 MB; an absent file gives an empty dict."""
+    """Reads a JSON object from a file of at most 512 MB.
+
+    Returns:
+        dict, empty if the file doesn't exist.
+
+    Raises:
+        InputError: if the file can't be read or doesn't contain a JSON object.
+    """
     try:
         content = json.loads(read_regular(path))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise InputError(
-            f"{path} must be readable, but can't be read ({error.strerror}); check it."
+            f"{path} must be a readable file. Reading failed with: {error.strerror}. "
+            "Check the file and its permissions."
         ) from None
     except (ValueError, RecursionError) as error:
         reason = str(error)[:200]
-        raise InputError(f"{path} isn't JSON ({reason}); get it again.") from None
+        raise InputError(
+            f"{path} must be a JSON file. Parsing failed with: {reason}. Download or "
+            "write the file again."
+        ) from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a JSON object; get it again.")
+        raise InputError(
+            f"{path} must contain a JSON object. Received: "
+            f"{type(content).__name__}. Download or write the file again."
+        )
     return content
 
 
 def refuse_keras_file(path: str | os.PathLike, argument: str) -> None:
-    """Raises if a model is given as a `.keras` file where a folder is needed.
+    """Raises an error if a model path is a `.keras` file instead of a folder.
 
     Args:
-        path: what the user gave.
-        argument: what the user gave it for.
+        path: received path.
+        argument: str, name of the argument for the message.
 
     Raises:
-        InputError: names `save_to_preset` as the remedy.
+        InputError: if the path ends in `.keras`. The message recommends
+            `save_to_preset`.
     """
     if os.fspath(path).endswith(".keras"):
         raise InputError(
@@ -170,49 +215,62 @@ def refuse_keras_file(path: str | os.PathLike, argument: str) -> None:
 
 
 def refuse_url(path: str | os.PathLike, argument: str) -> None:
-    """Raises if what is to be written has an address, also as `pathlib` writes it."""
+    """Raises `InputError` if the path of an output is a URL.
+
+    `pathlib` writes a URL with one slash after the colon, which is refused as well.
+    """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fsdecode(path)):
         raise InputError(
-            f"{argument} must be a local path, received {path}; write to a store by "
-            "`with align_keras.utils.mirror.mirrored(ADDRESS) as path:`."
+            f"{argument} must be a local path. Received: {path}. Write to an object "
+            "store with `with align_keras.utils.mirror.mirrored(URL) as path:`."
         )
 
 
 def replaceable_file(path: str | os.PathLike, argument: str) -> pathlib.Path:
-    """Returns the file that a name means, of a link what it points to; raises if
-    something is there that `atomic_write` can't replace. `argument` is what the user
-    gave it for.
+    """Returns the path of a file that `atomic_write` can create or replace.
+
+    Args:
+        path: path of the output. A symbolic link is replaced by its target.
+        argument: str, name of the argument for the message.
+
+    Raises:
+        InputError: if the path is a URL, is not a valid file name, or exists and is
+            not a regular file.
     """
     refuse_url(path, argument)
     path = pathlib.Path(path)
     try:
-        is_other = not stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:  # Nothing is there, or nothing can be, as its writer will say.
-        is_other = False
-    except ValueError:  # A name with NUL.
-        is_other = True
-    if is_other:
+        is_replaceable = stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        # The file doesn't exist, or the later write reports the error.
+        is_replaceable = True
+    except ValueError:  # `os.stat` raises ValueError for a NUL in a name.
+        is_replaceable = False
+    if not is_replaceable:
         raise InputError(
-            f"{argument} must be a new or a regular file, received {path}, which is a "
-            "folder, a pipe, a device or no name of a file; name another."
+            f"{argument} must be a new or a regular file. Received: {path}, which is a "
+            "folder, a pipe, a device or an invalid file name. Choose another path."
         )
     return path.resolve() if path.is_symlink() else path
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary sibling folder and renames it to `path` at the end.
+    """Yields a temporary folder and renames it to `path` when the block ends.
 
-    A folder of that name is replaced as a whole; what a killed writer left beside it is
-    removed first. Raises if another process is writing this folder.
+    An existing folder is replaced as a whole. Temporary files of a killed process are
+    removed first.
+
+    Raises:
+        InputError: if another process is writing the same folder.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_sibling(path)
     lock = _file_lock(temporary.with_suffix(".lock"))
     try:
-        with lock:  # The lock shows other processes that this writer is alive.
-            _settle_leftovers(path, lock)
+        with lock:  # Other processes see from the lock that this writer is alive.
+            _recover_interrupted_writes(path, lock)
             temporary.mkdir()
             yield temporary
             replace_folder(path, temporary)
@@ -221,40 +279,49 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         pathlib.Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def _settle_leftovers(path: pathlib.Path, lock: Any) -> None:
-    """Raises if a process without `lock` writes `path`; clears up what others left."""
+def _recover_interrupted_writes(path: pathlib.Path, lock: Any) -> None:
+    """Restores the folder of a killed writer and removes its temporary files.
+
+    Raises:
+        InputError: if another process, which holds another lock than `lock`, is
+            writing `path`.
+    """
     pattern = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"
     for file in path.parent.glob(f"{pattern}.lock"):
         if file == pathlib.Path(lock.lock_file):
             continue
-        other = hold(file)
-        if other is None:
+        abandoned_lock = hold(file)
+        if abandoned_lock is None:
             raise InputError(
-                f"{path} must be written by one process at a time, and another is "
-                "writing it; let it end, or name another folder."
+                f"{path} must be written by one process at a time, and another process "
+                "is writing it. Wait until it has finished, or choose another folder."
             )
-        other.lock.release()
+        abandoned_lock.lock.release()
         file.unlink(missing_ok=True)
-    from align_keras.utils.progress import say  # Its rich takes a tenth of a second.
+    from align_keras.utils.progress import say  # Importing rich takes 0.1 s.
 
     for old in path.parent.glob(f"{pattern}.old"):
         if path.exists():
             os.replace(old, old.with_suffix(".tmp"))
-        else:  # Killed before the new folder had taken the name.
+        else:  # The writer was killed before it renamed the new folder.
             os.replace(old, path)
-            say(f"put back {path}, whose replacement was interrupted")
+            say(f"restored {path} after its replacement was interrupted")
     for temporary in path.parent.glob(f"{pattern}.tmp"):
-        say(f"removing what an interrupted writing of {path} has left")
+        say(f"removing temporary files of an interrupted write of {path}")
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def replace_folder(path: pathlib.Path, new: pathlib.Path) -> None:
-    """Gives a folder's name to a new one; an interruption leaves one of both there."""
+    """Renames a new folder to `path` and removes the previous folder.
+
+    After an interruption, at least one of the two folders is complete.
+    """
     if path.exists():
         old = _temporary_sibling(path, "old")
         os.replace(path, old)
         os.replace(new, path)
-        # No longer one to put back, from the first file that it lacks.
+        # A folder with the suffix ".old" is restored after a kill. A partially deleted
+        # folder must not be restored, so it is renamed before the deletion.
         old = old.replace(old.with_suffix(".tmp"))
         shutil.rmtree(old)
     else:
@@ -263,52 +330,66 @@ def replace_folder(path: pathlib.Path, new: pathlib.Path) -> None:
 
 
 def placeable_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
-    """Returns the folder that a name means, absolute and without links; raises if
-    `atomic_folder` can't put one there. `argument` is what the user gave it for.
+    """Returns the path of a folder that `atomic_folder` can create or replace.
+
+    Args:
+        path: path of the output.
+        argument: str, name of the argument for the message.
+
+    Returns:
+        Absolute `pathlib.Path` without symbolic links.
+
+    Raises:
+        InputError: if the path is a URL or can't be replaced by a folder.
     """
     refuse_url(path, argument)
     try:
         folder = pathlib.Path(path).resolve()
-        if folder.is_symlink():  # Python 3.13 returns a link for links in a circle.
+        # Python 3.13 resolves a circle of symbolic links to a link. Earlier versions
+        # raise RuntimeError.
+        if folder.is_symlink():
             raise OSError("links in a circle")
         problem = _obstacle(folder)
-    # Older Pythons' for the circle, and that of a name with NUL.
+    # `resolve` raises ValueError for a NUL in a name.
     except (OSError, RuntimeError, ValueError) as error:
         problem = f"which can't be followed ({error})"
     if problem is not None:
         raise InputError(
-            f"{argument} must be a new folder or one that can be replaced, received "
-            f"{str(path)!r}, {problem}; name another."
+            f"{argument} must be a new folder or one that can be replaced. Received: "
+            f"{str(path)!r}, {problem}. Choose another folder."
         )
     return folder
 
 
 def new_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
-    """Returns the folder as `placeable_folder`. Raises unless it is new or empty."""
+    """Returns the path of a folder that is new or empty.
+
+    Args and errors are those of `placeable_folder`.
+    """
     folder = placeable_folder(path, argument)
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(
-            f"{argument} must be a new or an empty folder, received {path}, which "
-            "holds something; name another, or remove it first."
+            f"{argument} must be a new or an empty folder. Received: {path}, which "
+            "contains files. Choose another folder, or remove this one first."
         )
     return folder
 
 
 def _obstacle(folder: pathlib.Path) -> str | None:
-    """Returns the reason why no folder can be renamed to this one, or None."""
+    """Returns the reason why a folder can't be renamed to this path, or None."""
     current = pathlib.Path.cwd()
     if folder in (current, *current.parents):
-        return "which is or holds the current folder"
+        return "which is or contains the current folder"
     if folder.exists():
         if not folder.is_dir():
             return "which is a file"
         if os.path.ismount(folder):
             return "where a disk is mounted"
-    around = next(parent for parent in folder.parents if parent.exists())
-    if not around.is_dir():
-        return f"where {around} is a file"
-    if not os.access(around, os.W_OK):
-        return f"where {around} can't be written to"
+    parent = next(parent for parent in folder.parents if parent.exists())
+    if not parent.is_dir():
+        return f"where {parent} is a file"
+    if not os.access(parent, os.W_OK):
+        return f"where {parent} can't be written to"
     return None
 
 
@@ -316,24 +397,33 @@ def _obstacle(folder: pathlib.Path) -> str | None:
 def locked(
     path: str | os.PathLike, on_wait: Callable[[], object] | None = None
 ) -> Iterator[None]:
-    """Waits until no other process is in a block for the same path, then enters it;
-    calls `on_wait` once if there is another. The lock, a hidden file beside what the
-    block changes, ends with the process.
+    """Waits for the lock of a path and holds it until the block ends.
+
+    The lock is a hidden file next to `path`. The operating system releases it when the
+    process ends.
+
+    Args:
+        path: file or folder that the block changes.
+        on_wait: callable without arguments. It is called once if another process holds
+            the lock.
     """
     path = pathlib.Path(path)
     file = path.with_name(f".{path.name}.lock")
-    held = hold(file)
-    if held is None:
+    lock = hold(file)
+    if lock is None:
         if on_wait is not None:
             on_wait()
-        held = _file_lock(file).acquire()
-    with held:
+        lock = _file_lock(file).acquire()
+    with lock:
         yield
 
 
 def hold(file: str | os.PathLike) -> Any:
-    """Takes the lock of a file; None if another process, or thread, has it. The end of
-    the context manager frees it, as that of the process does.
+    """Acquires the lock of a file without waiting.
+
+    Returns:
+        Context manager that releases the lock, or None if another process or thread
+        holds it. The operating system releases the lock when the process ends.
     """
     try:
         return _file_lock(file).acquire(blocking=False)
@@ -342,6 +432,7 @@ def hold(file: str | os.PathLike) -> Any:
 
 
 def _file_lock(file: str | os.PathLike) -> Any:
-    import filelock  # Only here: it takes as long as the rest of a help page.
+    # Imported here, because the import doubles the time of a help page.
+    import filelock
 
     return filelock.FileLock(file)

@@ -1,4 +1,4 @@
-"""Classes that Keras opens by name, though neither it nor they are imported yet."""
+"""Registers serializable classes with Keras without importing Keras or the classes."""
 
 import importlib
 import sys
@@ -9,9 +9,13 @@ from align_keras.utils.quiet import WrappedImport
 
 
 def register_with_keras(modules_of_classes: dict[str, str]) -> None:
-    """Lets `keras.saving.load_model` open objects of classes whose modules aren't
-    imported: stand-ins are registered as soon as Keras is there, which import their
-    class when opened.
+    """Registers classes for `keras.saving.load_model` before they are imported.
+
+    A placeholder is registered for each class when Keras is imported. It imports the
+    module of its class when Keras loads an object of this class.
+
+    Args:
+        modules_of_classes: dict from class name to the name of its module.
     """
 
     def execute_and_register(execute: Callable[[Any], object], module: Any) -> None:
@@ -28,10 +32,12 @@ def register_with_keras(modules_of_classes: dict[str, str]) -> None:
 def _register(keras: Any, modules_of_classes: Mapping[str, str]) -> None:
     custom_objects = keras.saving.get_custom_objects()
     for name, module in modules_of_classes.items():
-        custom_objects.setdefault(f"align_keras>{name}", _stand_in(name, module))
+        custom_objects.setdefault(f"align_keras>{name}", _placeholder(name, module))
 
 
-def _stand_in(name: str, module: str) -> type:
+def _placeholder(name: str, module: str) -> type:
+    """Returns a class whose `from_config` imports and calls the registered class."""
+
     def from_config(config: dict[str, Any]) -> Any:
         return getattr(importlib.import_module(module), name).from_config(config)
 

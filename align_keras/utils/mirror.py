@@ -1,11 +1,16 @@
-"""A folder on a store, worked in as a copy on this machine: whole or as it was.
+"""Local copies of folders on object stores, with atomic uploads.
 
-Objects have the names of the files, so that other tools open them where they lie. What
-the folder holds is said by the newest of its manifests, `.align_keras/00000042.json`,
-made one after another and never changed: files go up first, the manifest last. A file
-that has changed goes up under a fresh name, and takes its place after the manifest. The
-store lets one process alone make the manifest of a number (If-None-Match on S3,
-ifGenerationMatch on GCS), and by its last one a writer is known to others.
+An object has the name of its file, so that other tools can open it directly. A numbered
+manifest such as `.align_keras/00000042.json` lists the files of the folder. The newest
+manifest is valid. A manifest is never changed after it was written.
+
+A writer uploads the files first and the manifest last. It uploads a changed file under
+a temporary name and renames the object after the manifest was written. A reader thus
+sees either all changes of an upload or none.
+
+The store allows only one process to create the manifest of a number (If-None-Match on
+S3, ifGenerationMatch on GCS). The manifest names its writer, so that a second writer
+can be refused.
 """
 
 import _thread
@@ -36,14 +41,26 @@ from align_keras.utils.remote import (
     retrying,
 )
 
-_ABOUT, _FRESH = ".align_keras", ".align_keras/new"
-# Seconds: the work that a killed machine loses at most, and the silence after which a
-# writer counts as dead.
-SECONDS_BETWEEN_PUSHES, SILENT_SECONDS = 120.0, 900.0
-_THREADS = 8
-# An address that ends so is a file, of which nothing but itself is written.
-_FILES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".html", ".onnx", ".tflite")
-# Object in the store, size in bytes, and SHA-256 of a file in a manifest.
+_MANIFEST_FOLDER = ".align_keras"
+# Folder of changed files until they are renamed.
+_UPLOAD_FOLDER = ".align_keras/new"
+# Seconds between two uploads. A killed machine loses at most this much work.
+SECONDS_BETWEEN_PUSHES = 120.0
+# Seconds. A writer without a new manifest for this time counts as dead.
+SILENT_SECONDS = 900.0
+_NUM_THREADS = 8
+# An address with one of these suffixes is a single file without manifests.
+_FILE_SUFFIXES = (
+    ".parquet",
+    ".csv",
+    ".tsv",
+    ".jsonl",
+    ".json",
+    ".html",
+    ".onnx",
+    ".tflite",
+)
+# Entry of a file in a manifest: object in the store, size in bytes, and SHA-256.
 _Entry = list[Any]
 
 
@@ -51,26 +68,29 @@ _Entry = list[Any]
 def mirrored(
     url: str, argument: str = "url", *, writes: bool = True, pushes: bool = True
 ) -> Iterator[pathlib.Path]:
-    """Has a remote folder, or file, on this machine until the block ends.
+    """Downloads a remote folder or file and uploads the changes of the block.
 
-    What has changed goes up at the end, also by an error, and every two minutes until
-    then. Copies lie in `align_keras/storage` of `$XDG_CACHE_HOME` (`~/.cache`) and can
-    be removed; after a kill they hold what wasn't uploaded, with which the next call
-    goes on.
+    Changes of a folder are uploaded every two minutes and when the block ends, even if
+    it raises an error. A file is uploaded when the block ends without an error. The
+    local copy is in `align_keras/storage` of `$XDG_CACHE_HOME` (by default `~/.cache`)
+    and may be deleted. After a kill, the copy still contains the changes that were not
+    uploaded, and the next call continues with them.
 
     Args:
-        url: str, `s3://` or `gs://`; to read, `hf://` as well.
-        argument: str, what the user gave it for.
-        writes: bool, false for a copy to read.
-        pushes: bool, false where files change in their places, as a database does: then
-            nothing is uploaded before the end.
+        url: str, URL that starts with `s3://` or `gs://`. A read-only URL may also
+            start with `hf://`.
+        argument: str, name of the argument for messages.
+        writes: bool, False for a read-only copy.
+        pushes: bool, False to upload only when the block ends. Use it for files that
+            are modified in place, such as a database.
 
     Yields:
-        `pathlib.Path`, the folder or the file.
+        `pathlib.Path` of the local folder or file.
 
     Raises:
-        InputError: if the store can't be reached, nothing is there to be read,
-            something else is where to write, or another process writes it.
+        InputError: if the store can't be reached, if there is nothing to read, if the
+            folder to write contains files of another program, or if another process is
+            writing it.
 
     Example:
 
@@ -82,26 +102,37 @@ def mirrored(
     scheme = url.partition("://")[0].lower()
     if writes and scheme not in WRITABLE:
         raise InputError(
-            f"{argument} must be a local path, s3:// or gs://, received {url}; "
-            "others are only read."
+            f"{argument} must be a local path, s3:// or gs://. Received: {url}. Other "
+            "addresses are read-only."
         )
     url = url.rstrip("/")
-    kind = _File if url.lower().endswith(_FILES) else _Folder
+    kind = (
+        _RemoteFileCopy if url.lower().endswith(_FILE_SUFFIXES) else _RemoteFolderCopy
+    )
     try:
-        with kind(url, argument, writes).opened(pushes) as path:
+        with kind(url, argument, writes).open_copy(pushes) as path:
             yield path
     except OSError as error:
         if not str(error.filename).startswith(url):
             raise
-        action = "written" if writes else "read"
+        adjective = "writable" if writes else "readable"
         raise InputError(
-            f"{argument} must be a place that can be {action}, received {url}: "
-            f"{error.strerror} ({error.filename}); check the address and the rights."
+            f"{argument} must be a {adjective} address. Received: {url}. The store "
+            f"reported: {error.strerror} ({error.filename}). Check the address and "
+            "your permissions."
         ) from error
 
 
-class _Place:
-    """Local copy of an address. The writer and the readers have different copies."""
+class _RemoteCopy:
+    """Local copy of a remote file or folder.
+
+    The writer and the readers of an address use different copies.
+
+    Args:
+        url: str, remote address.
+        argument: str, name of the argument for messages.
+        writes: bool, False for a read-only copy.
+    """
 
     def __init__(self, url: str, argument: str, writes: bool) -> None:
         self.url, self.argument, self.writes = url, argument, writes
@@ -109,231 +140,313 @@ class _Place:
         home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         digest = hashlib.blake2b(url.encode(), digest_size=6).hexdigest()
         name = f"{digest}{'' if writes else '-read'}"
-        self.place = pathlib.Path(home, "align_keras/storage", name)
-        self.local = self.place / url.rpartition("/")[2]
-        self.place.mkdir(parents=True, exist_ok=True)
+        self.cache_folder = pathlib.Path(home, "align_keras/storage", name)
+        self.local = self.cache_folder / url.rpartition("/")[2]
+        self.cache_folder.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        while (lock := hold(self.place / ".lock")) is None and not self.writes:
-            time.sleep(0.2)  # Another reader downloads it.
+    def hold_lock(self) -> Iterator[None]:
+        """Holds the lock of the copy, for which a reader waits.
+
+        Raises:
+            InputError: if another process of this machine writes the address.
+        """
+        while (lock := hold(self.cache_folder / ".lock")) is None and not self.writes:
+            time.sleep(0.2)  # Another reader is downloading the copy.
         if lock is None:
-            raise self.busy("another process on this machine")
+            raise self.busy_error("another process on this machine")
         with lock:
             yield
 
-    def busy(self, who: str) -> InputError:
+    def busy_error(self, writer: str) -> InputError:
+        """Returns the error for an address that another process writes."""
         return InputError(
             f"{self.argument} must be written by one process at a time, and {self.url} "
-            f"is being written by {who}; let it end, or name another."
+            f"is being written by {writer}. Wait until it has finished, or choose "
+            "another address."
         )
 
     def upload(
         self, file: pathlib.Path, name: str = "", mode: str = "overwrite"
     ) -> None:
+        """Uploads a file and checks the size of the object.
+
+        Args:
+            file: `pathlib.Path` of the file.
+            name: str, object in the remote folder, or "" if the address is a file.
+            mode: str, "overwrite", or "create" to refuse an existing object.
+
+        Raises:
+            OSError: if the upload fails. The errno is EEXIST or ESTALE if the object
+                exists and `mode` is "create".
+        """
         target, size = f"{self.path}/{name}".rstrip("/"), file.stat().st_size
-        self.ask("put_file", str(file), target, mode=mode)
-        uploaded_size = self.ask("info", target)["size"]
+        self.call_store("put_file", str(file), target, mode=mode)
+        uploaded_size = self.call_store("info", target)["size"]
         if uploaded_size != size:
             raise OSError(
                 errno.EIO, f"{uploaded_size:,} of {size:,} bytes arrived", self.url
             )
 
-    def ask(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Has the store do something, again while it fails for a while."""
+    def call_store(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """Calls a method of the store's file system and retries temporary errors."""
         call = getattr(self.fs, method)
         return retrying(lambda: call(*arguments, **options), self.url)
 
 
-class _File(_Place):
-    """One object, which is there whole or not."""
+class _RemoteFileCopy(_RemoteCopy):
+    """Local copy of a single object."""
 
     @contextlib.contextmanager
-    def opened(self, pushes: bool) -> Iterator[pathlib.Path]:
-        with self.held():
+    def open_copy(self, pushes: bool) -> Iterator[pathlib.Path]:
+        with self.hold_lock():
             try:
                 _download(self.url, self.local)
-                before = _stamp(self.local)
+                downloaded_stamp = _read_stamp(self.local)
             except FileNotFoundError:
-                before = None  # Files that a killed call left here are uploaded.
+                # The local file of a killed call is uploaded at the end.
+                downloaded_stamp = None
                 if not self.writes:
                     raise
             yield self.local
-            if self.writes and _stamp(self.local) not in (None, before):
+            if self.writes and _read_stamp(self.local) not in (None, downloaded_stamp):
                 self.upload(self.local)
                 say(f"uploaded {self.url}")
 
 
-class _Folder(_Place):
-    """A folder that a manifest describes."""
+class _RemoteFolderCopy(_RemoteCopy):
+    """Local copy of a folder with manifests."""
 
     def __init__(self, url: str, argument: str, writes: bool) -> None:
         super().__init__(url, argument, writes)
-        # The newest manifest's number and files: name → [object, bytes, digest].
+        # Number and entries of the newest manifest.
         self.number = 0
         self.files: dict[str, _Entry] = {}
-        # Files of the copy that are as in a manifest: [bytes, time, digest].
-        self.marks: dict[str, list] = {}
+        # Local files that were downloaded or uploaded, by name: size in bytes,
+        # modification time in nanoseconds, and SHA-256.
+        self.synced_files: dict[str, list] = {}
         self.writer = uuid.uuid4().hex
-        self.problem: InputError | None = None
-        self.heard = 0.0
-        self.beating = threading.Lock()
+        # Error of the thread that uploads in the background.
+        self.thread_error: InputError | None = None
+        # Seconds of `time.monotonic`.
+        self.last_commit = 0.0
+        self.heartbeat_lock = threading.Lock()
 
     @contextlib.contextmanager
-    def opened(self, pushes: bool) -> Iterator[pathlib.Path]:
+    def open_copy(self, pushes: bool) -> Iterator[pathlib.Path]:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self.held())
+            stack.enter_context(self.hold_lock())
             manifest = self._pull()
             if not self.writes:
                 stack.close()
                 yield self.local
                 return
-            self._refuse_another(manifest)
-            self._remember()  # Stores the id of the writer of the next manifest.
+            self._check_no_other_writer(manifest)
+            # The state names the writer of the next manifest, so that the next call
+            # recognizes the manifests of this one after a kill.
+            self._save_state()
             self._commit(self.files)
-            say(f"{self.url}: working in {self.local}")
+            say(f"{self.url}: using the local copy {self.local}")
             done = threading.Event()
-            thread = threading.Thread(target=self._keep_up, args=(done, pushes))
+            thread = threading.Thread(
+                target=self._push_periodically, args=(done, pushes)
+            )
             thread.start()
             try:
                 yield self.local
             except BaseException:
-                self._finish(done, thread, quietly=True)
+                self._stop(done, thread, after_error=True)
                 raise
-            self._finish(done, thread)
+            self._stop(done, thread)
             say(f"uploaded {len(self.files):,} files to {self.url}")
 
-    def _finish(
-        self, done: threading.Event, thread: threading.Thread, quietly: bool = False
+    def _stop(
+        self, done: threading.Event, thread: threading.Thread, after_error: bool = False
     ) -> None:
+        """Stops the background thread and uploads the last changes.
+
+        Args:
+            done: event that stops the thread.
+            thread: background thread.
+            after_error: bool, True if the block raised an error. A failed upload is
+                then printed instead of raised.
+        """
         done.set()
         thread.join()
-        if self.problem is not None:
-            raise self.problem
+        if self.thread_error is not None:
+            raise self.thread_error
         try:
             self._push(is_open=False)
-            if not self.files:  # Nothing came of it.
-                self._remove(self._path(self.number))
+            if not self.files:  # A folder without files needs no manifest.
+                self._remove_object(self._manifest_path(self.number))
         except (OSError, InputError) as error:
-            if not quietly:
+            if not after_error:
                 raise
-            say(f"{self.url} isn't up to date ({error}); {self.local} is")
+            say(f"{self.url} isn't up to date. {self.local} has all changes. {error}")
 
-    # --- Down ---
+    # --- Download ---
 
-    def _numbers(self) -> list[int]:
+    def _list_manifests(self) -> list[int]:
+        """Returns the numbers of the manifests in ascending order."""
         try:
-            paths = self.ask("find", f"{self.path}/{_ABOUT}")
+            paths = self.call_store("find", f"{self.path}/{_MANIFEST_FOLDER}")
         except FileNotFoundError:
             return []
-        names = (re.fullmatch(r"(\d{8})\.json", os.path.basename(one)) for one in paths)
-        return sorted(int(match[1]) for match in names if match)
+        matches = (
+            re.fullmatch(r"(\d{8})\.json", os.path.basename(path)) for path in paths
+        )
+        return sorted(int(match[1]) for match in matches if match)
 
-    def _path(self, number: int) -> str:
-        return f"{self.path}/{_ABOUT}/{number:08}.json"
+    def _manifest_path(self, number: int) -> str:
+        return f"{self.path}/{_MANIFEST_FOLDER}/{number:08}.json"
 
-    def _manifest(self) -> tuple[int, dict[str, Any]]:
-        """The newest manifest and its number; of a folder without, its files."""
-        numbers = self._numbers()
+    def _read_manifest(self) -> tuple[int, dict[str, Any]]:
+        """Returns the number of the newest manifest and the manifest.
+
+        For a folder without a manifest, the number is 0 and the manifest lists all
+        objects of the folder.
+
+        Raises:
+            InputError: if the folder to write contains files but no manifest.
+        """
+        numbers = self._list_manifests()
         if not numbers:
             files = list_url(self.url)
             if self.writes and files:
                 raise InputError(
                     f"{self.argument} must be a new folder or one that align-keras "
-                    f"wrote, received {self.url}, which holds {files[0].name}; name "
-                    "another."
+                    f"wrote. Received: {self.url}, which contains {files[0].name}. "
+                    "Choose another folder."
                 )
-            return 0, {"files": {one.name: [one.name, *one[1:]] for one in files}}
-        return numbers[-1], json.loads(self.ask("cat_file", self._path(numbers[-1])))
+            return 0, {"files": {file.name: [file.name, *file[1:]] for file in files}}
+        content = self.call_store("cat_file", self._manifest_path(numbers[-1]))
+        return numbers[-1], json.loads(content)
 
     def _pull(self) -> dict[str, Any]:
-        """Makes the copy what the newest manifest says; returns this."""
+        """Updates the local copy to the newest manifest and returns the manifest."""
         for tries_left in (2, 1, 0):
-            self.number, manifest = self._manifest()
+            self.number, manifest = self._read_manifest()
             self.files = manifest["files"]
             if not self.files and not self.writes:
-                raise FileNotFoundError(errno.ENOENT, "nothing is there", self.url)
+                raise FileNotFoundError(
+                    errno.ENOENT, "the folder is empty or doesn't exist", self.url
+                )
             try:
-                self._bring(manifest.get("id"))
+                self._sync_local_copy(manifest.get("id"))
                 return manifest
             except OSError as error:
                 if not tries_left or error.errno not in (errno.ENOENT, errno.ESTALE):
                     raise
-                time.sleep(1)  # Its writer has gone on meanwhile.
+                time.sleep(1)  # The writer replaced the manifest during the download.
         raise AssertionError
 
-    def _bring(self, writer: str | None) -> None:
-        state = read_json(self.place / "state.json")
-        known_marks, stamps = state.get("files", {}), self._scan()
+    def _sync_local_copy(self, writer: str | None) -> None:
+        """Downloads the files of the manifest that the local copy lacks.
+
+        A writer keeps the local changes of a killed call if no other process has
+        written the folder since. Otherwise, it moves the changes to a separate folder.
+
+        Args:
+            writer: str, id of the process that wrote the manifest.
+        """
+        state = read_json(self.cache_folder / "state.json")
+        previous_files, stamps = state.get("files", {}), self._scan_local_copy()
         changed = {
-            name for name in stamps if stamps[name] != known_marks.get(name, [])[:2]
+            name for name in stamps if stamps[name] != previous_files.get(name, [])[:2]
         }
-        # Nobody but this copy's last writer has made manifests since.
-        goes_on = state.get("number") == self.number or state.get("writer") == writer
-        if self.writes and changed and not goes_on:
-            aside = self.local.with_name(f"{self.local.name}.left-{int(time.time())}")
-            self.local.rename(aside)
-            say(f"{self.url} was written elsewhere since; this machine's is in {aside}")
-            known_marks, stamps = {}, {}
-        if not (self.writes and goes_on):
+        no_other_writer = (
+            state.get("number") == self.number or state.get("writer") == writer
+        )
+        if self.writes and changed and not no_other_writer:
+            backup = self.local.with_name(
+                f"{self.local.name}.unsynced-{int(time.time())}"
+            )
+            self.local.rename(backup)
+            say(
+                f"another machine has written {self.url}. Local changes that were not "
+                f"uploaded are in {backup}"
+            )
+            previous_files, stamps = {}, {}
+        if not (self.writes and no_other_writer):
             changed = set()
             for name in set(stamps) - set(self.files):
                 (self.local / name).unlink()
-        self.marks, wanted = {}, {}
+        self.synced_files, missing_files = {}, {}
         for name, entry in self.files.items():
             if not re.fullmatch(r"(?!/)(?!(.*/)?\.\.?(/|$))[^\0]+", name):
                 raise InputError(
-                    f"{self.url} has no name of a file: {name!r}; write it anew."
+                    f"the manifest of {self.url} must contain relative file names. "
+                    f"Received: {name!r}. Write the folder again."
                 )
-            mark = known_marks.get(name, [0, 0, 0])
+            synced_file = previous_files.get(name, [0, 0, 0])
             if name in stamps and (
-                name in changed or mark == [*stamps[name], entry[2]]
+                name in changed or synced_file == [*stamps[name], entry[2]]
             ):
-                self.marks[name] = mark
+                self.synced_files[name] = synced_file
             else:
-                wanted[name] = entry
-        if wanted:
-            total = sum(size for _, size, _ in wanted.values())
-            say(f"downloading {len(wanted):,} files, {total:,} bytes, of {self.url}")
+                missing_files[name] = entry
+        if missing_files:
+            total = sum(size for _, size, _ in missing_files.values())
+            say(
+                f"downloading {len(missing_files):,} files, {total:,} bytes, from "
+                f"{self.url}"
+            )
         self.local.mkdir(exist_ok=True)
         try:
-            _in_threads(lambda item: self._fetch(*item), wanted.items())
+            _in_threads(lambda item: self._download_file(*item), missing_files.items())
         finally:
-            self._remember()
+            self._save_state()
 
-    def _fetch(self, name: str, entry: _Entry) -> None:
+    def _download_file(self, name: str, entry: _Entry) -> None:
+        """Downloads a file and checks its size and digest.
+
+        Raises:
+            OSError: with the errno ESTALE if the object differs from the entry.
+        """
         key, size, digest = entry
         file = self.local / name
         _download(f"{self.url}/{key}", file)
-        received_digest = _digest(file) if self.number else digest
+        received_digest = _compute_digest(file) if self.number else digest
         if file.stat().st_size != size or received_digest != digest:
             file.unlink()
             raise OSError(
-                errno.ESTALE, "it isn't what was uploaded", f"{self.url}/{key}"
+                errno.ESTALE,
+                "the object differs from its manifest",
+                f"{self.url}/{key}",
             )
-        self.marks[name] = [*(_stamp(file) or ()), digest]
+        self.synced_files[name] = [*(_read_stamp(file) or ()), digest]
 
-    # --- Up ---
+    # --- Upload ---
 
-    def _refuse_another(self, manifest: dict[str, Any]) -> None:
+    def _check_no_other_writer(self, manifest: dict[str, Any]) -> None:
+        """Raises `InputError` if the writer of the manifest is still running."""
         if not manifest.get("writer"):
             return
         pid, age = manifest["pid"], time.time() - manifest["time"]
-        ours = manifest["host"] == socket.gethostname()
-        if age > SILENT_SECONDS or (ours and not _runs(pid)):
-            say(f"{self.url}: going on after process {pid}, which has ended")
+        is_local = manifest["host"] == socket.gethostname()
+        if age > SILENT_SECONDS or (is_local and not _is_process_alive(pid)):
+            say(f"{self.url}: continuing after process {pid}, which has ended")
             return
-        raise self.busy(
-            f"process {pid} on {manifest['host']}, heard of {age:,.0f} s ago (after "
-            f"{SILENT_SECONDS:,.0f} s of silence it counts as dead)"
+        raise self.busy_error(
+            f"process {pid} on {manifest['host']}, which last wrote {age:,.0f} s ago "
+            f"(it counts as dead after {SILENT_SECONDS:,.0f} s)"
         )
 
-    def _check_latest(self) -> None:
-        if (self._numbers() or [0])[-1] != self.number:
-            raise self.busy("another process, which has gone on meanwhile")
+    def _check_newest_manifest(self) -> None:
+        """Raises `InputError` if another process has written a newer manifest."""
+        if (self._list_manifests() or [0])[-1] != self.number:
+            raise self.busy_error("another process, which has written a newer manifest")
 
     def _commit(self, files: dict[str, _Entry], is_open: bool = True) -> None:
-        """Makes the next manifest, unless another process has made one."""
+        """Writes the next manifest.
+
+        Args:
+            files: dict from file name to entry.
+            is_open: bool, False for the last manifest of this writer.
+
+        Raises:
+            InputError: if another process has written a manifest.
+        """
         manifest = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -343,58 +456,76 @@ class _Folder(_Place):
             files=files, id=self.writer, writer=self.writer if is_open else ""
         )
         content = json.dumps(manifest).encode()
-        self._check_latest()
-        path = self._path(self.number + 1)
+        self._check_newest_manifest()
+        path = self._manifest_path(self.number + 1)
         try:
-            self.ask("pipe_file", path, content, mode="create")
+            self.call_store("pipe_file", path, content, mode="create")
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ESTALE):
                 raise
-        # Checks the content, since the store may have taken two manifests, or the
-        # answer to the first request was lost.
-        if self.ask("cat_file", path) != content:
-            raise self.busy("another process, which began at the same time")
-        self.number, self.files, self.heard = self.number + 1, files, time.monotonic()
-        self._remember()
+        # The content is compared, because the store may have accepted two manifests,
+        # or the response to a successful first request may have been lost.
+        if self.call_store("cat_file", path) != content:
+            raise self.busy_error("another process, which started at the same time")
+        self.number, self.files = self.number + 1, files
+        self.last_commit = time.monotonic()
+        self._save_state()
 
     def _push(self, is_open: bool = True) -> bool:
-        """Uploads what has changed; returns whether a manifest was made."""
-        stamps, marks, files, wanted = self._scan(), {}, {}, {}
+        """Uploads the changes of the local copy.
+
+        Args:
+            is_open: bool, False for the last upload of this writer.
+
+        Returns:
+            True if the files have changed.
+        """
+        stamps, synced_files, files, new_files = self._scan_local_copy(), {}, {}, {}
         for name, stamp in stamps.items():
-            mark = self.marks.get(name, [])
-            digest = mark[2] if mark[:2] == stamp else _digest(self.local / name)
-            marks[name] = [*stamp, digest]
+            synced_file = self.synced_files.get(name, [])
+            digest = (
+                synced_file[2]
+                if synced_file[:2] == stamp
+                else _compute_digest(self.local / name)
+            )
+            synced_files[name] = [*stamp, digest]
             if name in self.files and self.files[name][2] == digest:
                 files[name] = self.files[name]
-            elif digest is not None:  # Else it went.
-                files[name] = wanted[name] = [name, stamp[0], digest]
-        if wanted:
-            self._check_latest()
-        _in_threads(self._send_and_beat, wanted.items())
-        for name in wanted:
-            if _stamp(self.local / name) != stamps[name]:  # It goes on changing.
-                del files[name], marks[name]
+            elif digest is not None:  # The file was not deleted after the scan.
+                files[name] = new_files[name] = [name, stamp[0], digest]
+        if new_files:
+            self._check_newest_manifest()
+        _in_threads(self._upload_with_heartbeat, new_files.items())
+        for name in new_files:
+            # A file that changed during its upload is uploaded the next time.
+            if _read_stamp(self.local / name) != stamps[name]:
+                del files[name], synced_files[name]
                 if name in self.files:
                     files[name] = self.files[name]
-        self.marks = marks
-        fresh = any(key != name for name, (key, _, _) in files.items())
-        changed = fresh or files != self.files
+        self.synced_files = synced_files
+        has_temporary_names = any(key != name for name, (key, _, _) in files.items())
+        changed = has_temporary_names or files != self.files
         if changed or not is_open:
-            self._commit(files, is_open or fresh)
-        if fresh:
-            self._settle(is_open)
+            self._commit(files, is_open or has_temporary_names)
+        if has_temporary_names:
+            self._rename_new_objects(is_open)
         if changed or not is_open:
-            self._clear()
+            self._remove_old_objects()
         return changed
 
-    def _send_and_beat(self, item: tuple[str, _Entry]) -> None:
-        self._send(*item)
-        self._beat()
+    def _upload_with_heartbeat(self, item: tuple[str, _Entry]) -> None:
+        self._upload_file(*item)
+        self._send_heartbeat()
 
-    def _send(self, name: str, entry: _Entry) -> None:
-        """Uploads a file, under a fresh name where an object has its."""
-        file, fresh = self.local / name, f"{_FRESH}/{entry[2][:12]}/{name}"
-        with contextlib.suppress(FileNotFoundError):  # It went; so does its entry.
+    def _upload_file(self, name: str, entry: _Entry) -> None:
+        """Uploads a file, under a temporary name if an object has its name.
+
+        The temporary name is written into `entry`.
+        """
+        file = self.local / name
+        temporary_name = f"{_UPLOAD_FOLDER}/{entry[2][:12]}/{name}"
+        # `_push` removes the entry of a file that was deleted before its upload.
+        with contextlib.suppress(FileNotFoundError):
             if name not in self.files:
                 try:
                     self.upload(file, name, mode="create")
@@ -402,78 +533,88 @@ class _Folder(_Place):
                 except OSError as error:
                     if error.errno not in (errno.EEXIST, errno.ESTALE):
                         raise
-            entry[0] = fresh
-            self.upload(file, fresh)
+            entry[0] = temporary_name
+            self.upload(file, temporary_name)
 
-    def _beat(self) -> None:
-        """Tells others that this one lives, if the last word of it is old."""
-        with self.beating:
-            if time.monotonic() - self.heard > SECONDS_BETWEEN_PUSHES:
+    def _send_heartbeat(self) -> None:
+        """Writes a manifest if the last one of this writer is two minutes old."""
+        with self.heartbeat_lock:
+            if time.monotonic() - self.last_commit > SECONDS_BETWEEN_PUSHES:
                 self._commit(self.files)
 
-    def _settle(self, is_open: bool) -> None:
-        """Gives new objects their names, and removes what no manifest names."""
+    def _rename_new_objects(self, is_open: bool) -> None:
+        """Copies objects with temporary names to their final names."""
         for name, (key, _, _) in self.files.items():
             if key != name:
-                self.ask("cp_file", f"{self.path}/{key}", f"{self.path}/{name}")
-        settled = {name: [name, *entry[1:]] for name, entry in self.files.items()}
-        self._commit(settled, is_open)
+                self.call_store("cp_file", f"{self.path}/{key}", f"{self.path}/{name}")
+        final_files = {name: [name, *entry[1:]] for name, entry in self.files.items()}
+        self._commit(final_files, is_open)
 
-    def _clear(self) -> None:
-        """Removes old manifests, and before them what they alone name."""
-        paths = self.ask("find", f"{self.path}/{_ABOUT}")
-        old = {one.strip("/") for one in paths if f"/{_FRESH}/" in one}
-        numbers = [number for number in self._numbers() if number < self.number]
-        manifests = [self._path(number) for number in numbers]
+    def _remove_old_objects(self) -> None:
+        """Removes old manifests and the objects that only they list.
+
+        The objects are removed first. An interrupted removal is thus repeated.
+        """
+        paths = self.call_store("find", f"{self.path}/{_MANIFEST_FOLDER}")
+        old_objects = {
+            path.strip("/") for path in paths if f"/{_UPLOAD_FOLDER}/" in path
+        }
+        numbers = [number for number in self._list_manifests() if number < self.number]
+        manifests = [self._manifest_path(number) for number in numbers]
         for path in manifests:
-            old |= self._objects(json.loads(self.ask("cat_file", path))["files"])
-        _in_threads(self._remove, old - self._objects(self.files))
-        _in_threads(self._remove, manifests)
+            manifest = json.loads(self.call_store("cat_file", path))
+            old_objects |= self._object_paths(manifest["files"])
+        _in_threads(self._remove_object, old_objects - self._object_paths(self.files))
+        _in_threads(self._remove_object, manifests)
 
-    def _objects(self, files: dict[str, _Entry]) -> set[str]:
+    def _object_paths(self, files: dict[str, _Entry]) -> set[str]:
         return {f"{self.path}/{key}".strip("/") for key, _, _ in files.values()}
 
-    def _remove(self, path: str) -> None:
+    def _remove_object(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self.ask("rm_file", path)
+            self.call_store("rm_file", path)
 
-    def _keep_up(self, done: threading.Event, pushes: bool) -> None:
-        """Uploads now and then, in a thread; by it others see that this one lives."""
+    def _push_periodically(self, done: threading.Event, pushes: bool) -> None:
+        """Uploads changes every two minutes until the event `done` is set.
+
+        It runs in a thread. A manifest is written even if there are no changes, so that
+        other processes see that this writer is alive.
+        """
         while not done.wait(SECONDS_BETWEEN_PUSHES):
             try:
                 if not (pushes and self._push()):
                     self._commit(self.files)
-                    self._clear()
+                    self._remove_old_objects()
             except InputError as error:
-                self.problem = error
+                self.thread_error = error
                 _thread.interrupt_main()
                 return
             except OSError as error:
-                say(f"{self.url} isn't kept up ({error.strerror}); it is tried again")
+                say(f"uploading to {self.url} failed ({error.strerror}). Trying again")
 
-    # --- Here ---
+    # --- Local copy ---
 
-    def _scan(self) -> dict[str, list[int]]:
-        """Name → [bytes, time of change] of the copy's files."""
+    def _scan_local_copy(self) -> dict[str, list[int]]:
+        """Returns sizes and modification times by file name, as `_read_stamp`."""
         stamps = {}
         for folder, subfolders, names in os.walk(self.local):
             subfolders[:] = [name for name in subfolders if not name.startswith(".")]
             for name in names:
                 if not name.startswith(".") and not name.endswith((".lock", "-shm")):
                     path = pathlib.Path(folder, name)
-                    stamp = _stamp(path)
+                    stamp = _read_stamp(path)
                     if stamp is not None:
                         stamps[path.relative_to(self.local).as_posix()] = stamp
         return stamps
 
-    def _remember(self) -> None:
+    def _save_state(self) -> None:
         state = {"url": self.url, "number": self.number, "writer": self.writer}
-        with atomic_write(self.place / "state.json") as file:
-            json.dump({**state, "files": self.marks}, file)
+        with atomic_write(self.cache_folder / "state.json") as file:
+            json.dump({**state, "files": self.synced_files}, file)
 
 
-def _runs(pid: int) -> bool:
-    """Returns True if another process of this machine has the number."""
+def _is_process_alive(pid: int) -> bool:
+    """Returns True if another process of this machine has the process id."""
     if pid == os.getpid():
         return False
     try:
@@ -485,8 +626,8 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _stamp(path: pathlib.Path) -> list[int] | None:
-    """[bytes, time of change] of a regular file, or None."""
+def _read_stamp(path: pathlib.Path) -> list[int] | None:
+    """Returns size in bytes and modification time in ns of a regular file, or None."""
     try:
         state = path.stat()
     except OSError:
@@ -494,7 +635,7 @@ def _stamp(path: pathlib.Path) -> list[int] | None:
     return [state.st_size, state.st_mtime_ns] if path.is_file() else None
 
 
-def _digest(path: pathlib.Path) -> str | None:
+def _compute_digest(path: pathlib.Path) -> str | None:
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -509,6 +650,6 @@ def _download(url: str, path: pathlib.Path) -> None:
 
 
 def _in_threads(function: Callable, items: Iterable) -> None:
-    """Calls a function once an item, several at once; raises the first error."""
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    """Calls a function with each item in parallel and raises the first error."""
+    with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
         list(pool.map(function, items))

@@ -1,4 +1,4 @@
-"""Progress bars and messages on stderr."""
+"""Progress bars and messages on standard error."""
 
 import sys
 import time
@@ -6,35 +6,51 @@ from typing import Any
 
 from align_keras.utils.addresses import redacted
 
-# Seconds between two lines of progress where the output is not a terminal.
+# Seconds between two progress lines if standard error is not a terminal.
 LINE_INTERVAL = 15.0
 
 
 def say(message: str) -> None:
-    """Writes one line to stderr, in which passwords of addresses are hidden."""
+    """Prints a line on standard error and hides passwords in addresses."""
     print(redacted(message), file=sys.stderr, flush=True)
 
 
 class progress_bar:
-    """A progress bar on a terminal, a line now and then elsewhere; `total` may grow."""
+    """Progress bar on a terminal, or a line every 15 seconds in other outputs.
+
+    Args:
+        title: str, name of the work.
+        unit: str, name of the items in the plural.
+        total: int, number of items. The attribute `total` may be changed later.
+        done: int, number of items that were finished before.
+
+    Example:
+
+    ```python
+    with progress_bar("training", "pairs", total=1000) as bar:
+        bar.advance(100, "loss 2.000")
+    ```
+    """
 
     def __init__(self, title: str, unit: str, total: int, done: int = 0) -> None:
         self._title = title
         self._unit = unit
         self.total = total
         self.done = done
-        from rich.console import Console  # Imported late: help pages have no bars.
+        # Imported here, because the import slows down commands without a bar.
+        from rich.console import Console
 
         self._console = Console(stderr=True)
         self._bar: Any = None
-        # Seconds of the clock at the first and the latest call of `advance`.
+        # Seconds of `time.monotonic` at the first call of `advance` and at the last
+        # printed line.
         self._start: float | None = None
         self._last_line = 0.0
-        self._first_done = done
+        self._done_at_start = done
 
     def __enter__(self) -> "progress_bar":
         if self._console.is_terminal:
-            self._bar = _bar(self._console)
+            self._bar = _rich_progress(self._console)
             self._task = self._bar.add_task(
                 self._title,
                 total=self.total,
@@ -46,20 +62,21 @@ class progress_bar:
         return self
 
     def advance(self, count: int, note: str = "") -> None:
-        """Adds `count` to the number of finished items and shows `note` after it."""
+        """Adds `count` finished items and shows `note` after the numbers."""
         self.done += count
         if self._bar is not None:
             self._bar.update(self._task, advance=count, total=self.total, note=note)
         elif self._start is None:
-            # The time before the first call is left out, since a first step compiles.
-            self._first_done = self.done
+            # The rate excludes the items before the first call, because the first
+            # training step includes the compilation.
+            self._done_at_start = self.done
             self._start = self._last_line = time.monotonic()
         elif time.monotonic() - self._last_line >= LINE_INTERVAL:
             self._last_line = time.monotonic()
             self._write_line(note, self._last_line - self._start)
 
     def _write_line(self, note: str, elapsed: float) -> None:
-        rate = (self.done - self._first_done) / elapsed
+        rate = (self.done - self._done_at_start) / elapsed
         seconds = (self.total - self.done) / max(rate, 1e-9)
         remaining = f"{seconds / 60:,.0f} min"
         if seconds < 120:
@@ -74,12 +91,12 @@ class progress_bar:
             self._bar.stop()
 
 
-def _bar(console: Any) -> Any:
+def _rich_progress(console: Any) -> Any:
     from rich import progress
     from rich.text import Text
 
     class Rate(progress.ProgressColumn):
-        """Things per second, with their name."""
+        """Column with the number of items per second."""
 
         def render(self, task: Any) -> Text:
             speed = task.finished_speed or task.speed or 0.0

@@ -1,13 +1,14 @@
 """Files on object stores and web servers: `s3://`, `gs://`, `hf://`, `http(s)://`.
 
-By fsspec, whose file systems find credentials where the provider's tools do, and
-options in `FSSPEC_S3` and the like. Requests that fail for a while (500, 429, a broken
-or a stalled connection) are sent again after a pause; what was read isn't read again.
+The files are read by fsspec. Its file systems use the credentials of the provider's
+tools and read options from environment variables such as `FSSPEC_S3`. Requests with a
+temporary error (status 500 or 429, a broken or stalled connection) are repeated after a
+pause. Bytes that were received are not requested again.
 
-A web server may redirect a request at most `MAX_REDIRECTS` times, to `http` and `https`
-addresses alone. A redirect to a loopback, private or other local address is refused
-unless it goes to the host and port that the user named, so that no public server can
-make this machine read from its own network.
+A web server may redirect a request at most `MAX_REDIRECTS` times, and only to `http`
+and `https` addresses. A redirect to a loopback, private or other local address is
+refused, except to the host and port of the user's address. A public server therefore
+can't make this machine read from its local network.
 """
 
 import asyncio
@@ -35,24 +36,30 @@ from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
 
 _EXTRAS = {"s3": "s3", "gs": "gcs", "http": "http", "https": "http"}
-# The last is fsspec's in-process one, for tests.
+# "memory" is fsspec's store in this process for tests.
 SCHEMES = (*_EXTRAS, "hf", "memory")
 WRITABLE = ("s3", "gs", "memory")
-# A drive of Windows has one letter.
+# A scheme has at least two letters, because a Windows drive has one.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-# Bytes of one read, and the number of blocks that a process keeps. The records of a
-# shard are read one after another, and their images soon after.
-BLOCK_BYTES, _BLOCKS = 4 * 2**20, 16
-# Six tries within half a minute, unless the file system itself waits longer.
-TRIES, FIRST_PAUSE, LONGEST_PAUSE, _PATIENCE = 6, 0.5, 8.0, 30.0
-# No byte for so long is a stalled connection.
+# Bytes of one request.
+BLOCK_BYTES = 4 * 2**20
+# Number of blocks that a process caches. The records of a shard are read in order, and
+# their images are read soon afterwards.
+_MAX_CACHED_BLOCKS = 16
+# Maximum number of times that a request is sent.
+TRIES = 6
+# Seconds. Each pause between two tries is twice as long as the previous one.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
+# Seconds after which a request is not repeated.
+_RETRY_SECONDS = 30.0
+# Seconds without a byte after which a connection counts as stalled.
 STALL_SECONDS = 30.0
-# The same as aiohttp's default. Browsers stop at 20.
+# The default of aiohttp. Browsers stop at 20.
 MAX_REDIRECTS = 10
-# Addresses of one server that were given up in a row, after which requests to this
-# server are sent once instead of six times, until one is answered.
-GIVEN_UP = 3
-# Fields that identify the content of an object, by preference.
+# Number of successive failed addresses of a server. Further requests to this server are
+# sent only once, until one succeeds.
+MAX_FAILED_ADDRESSES = 3
+# Metadata fields that identify the content of an object, in order of preference.
 _VERSIONS = (
     "generation",
     "ETag",
@@ -63,16 +70,23 @@ _VERSIONS = (
     "created",
     "mtime",
 )
-_MAX_WHOLE = 512_000_000
-_BUSY = (errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO), errno.EIO)
+# Bytes of a file that `read_url` reads as a whole.
+_MAX_FILE_BYTES = 512_000_000
+_TEMPORARY_ERRNOS = (errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO), errno.EIO)
 _Result = TypeVar("_Result")
 
-# Numbers of repeated requests of this process, by reason.
+# Number of repeated requests of this process by reason.
 retries: collections.Counter[str] = collections.Counter()
 
 
 class RemoteFile(NamedTuple):
-    """A file: its name in the listed folder, its bytes, what names its content."""
+    """File on a store or web server.
+
+    Attributes:
+        name: str, path relative to the listed folder.
+        size: int, bytes.
+        version: str, identifier of the content such as an ETag, or "".
+    """
 
     name: str
     size: int
@@ -80,22 +94,22 @@ class RemoteFile(NamedTuple):
 
 
 def is_url(path: str | bytes | os.PathLike) -> bool:
-    """Returns True for an address, such as `s3://bucket/a.tar`, other than `file:`."""
+    """Returns True for an address such as `s3://bucket/a.tar`, except `file://`."""
     match = _URL.match(os.fsdecode(path))
     return match is not None and match[1].lower() != "file"
 
 
 def open_url(url: str) -> io.BufferedReader:
-    """Opens a file for reading its bytes, seekable; small reads are cheap.
+    """Opens a remote file for reading bytes at any position.
 
-    It is read in blocks of 4 MiB, of which a process keeps the last 16. A block that
-    can't be had is asked for again, after a pause; one of a file that has changed since
-    it was opened raises `OSError` with the errno ESTALE. `.raw.version` names the
-    content.
+    The file is requested in blocks of 4 MiB, and a process caches the last 16 blocks.
+    Small reads are therefore cheap. A failed request is repeated after a pause. The
+    attribute `raw.version` identifies the content.
 
     Raises:
-        OSError: as `open` does; of another errno if the server can't be reached.
-        InputError: for another scheme, or if a package isn't installed.
+        OSError: as `open` does. The errno is EHOSTUNREACH if the server can't be
+            reached and ESTALE if the file has changed since it was opened.
+        InputError: if the scheme is not supported or a package isn't installed.
 
     Example:
 
@@ -110,15 +124,25 @@ def open_url(url: str) -> io.BufferedReader:
 
 
 def list_url(url: str, suffixes: str | tuple[str, ...] = "") -> list[RemoteFile]:
-    """Lists the files of a folder and its subfolders, in the order of their names.
+    """Lists the files of a remote folder and its subfolders, sorted by name.
 
-    Names end in one of `suffixes`, capitals alike; hidden files are left out. A folder
-    that isn't there is an empty one. Raises as `open_url`; web servers have no folders.
+    Hidden files are skipped. The list is empty if the folder doesn't exist.
+
+    Args:
+        url: str, address of the folder.
+        suffixes: str or tuple of str, lower-case endings of the names. The case of a
+            name is ignored.
+
+    Raises:
+        OSError: as `open_url`. Web servers can't list folders.
+        InputError: as `open_url`.
     """
     url = without_secrets(url)
     fs, path = file_system(url)
     if url.lower().startswith("http"):
-        raise OSError(errno.EINVAL, "web servers list no folders; name a file", url)
+        raise OSError(
+            errno.EINVAL, "web servers can't list folders. Pass a file instead", url
+        )
     path, files = path.rstrip("/"), []
     for object_path, info in retrying(lambda: fs.find(path, detail=True), url).items():
         name = object_path[len(path) :].lstrip("/")
@@ -130,30 +154,35 @@ def list_url(url: str, suffixes: str | tuple[str, ...] = "") -> list[RemoteFile]
 
 
 def stat_url(url: str) -> RemoteFile | None:
-    """The `RemoteFile` of an address; None for a folder. Raises if nothing is there."""
+    """Returns the `RemoteFile` of an address, or None for a folder.
+
+    Raises:
+        FileNotFoundError: if the address doesn't exist.
+    """
     url = without_secrets(url)
-    info = _about(url)
+    info = _read_info(url)
     if info["type"] == "directory":
         return None
     return RemoteFile(os.path.basename(url), info["size"], _version(info))
 
 
-def _about(url: str) -> dict[str, Any]:
+def _read_info(url: str) -> dict[str, Any]:
+    """Returns the metadata of an address from its file system."""
     fs, path = file_system(url)
     info = retrying(lambda: fs.info(path), url)
     if info["type"] == "file" and info["size"] is None:
-        raise OSError(errno.EINVAL, "its server doesn't tell its size", url)
+        raise OSError(errno.EINVAL, "the server sends no Content-Length", url)
     return info
 
 
 def join_url(folder: str, name: str) -> str:
-    """Returns the address of a name in a folder, `..` resolved."""
+    """Returns the address of a file in a folder and resolves `..`."""
     scheme, _, path = folder.partition("://")
     return f"{scheme}://{posixpath.normpath(posixpath.join(path, name))}"
 
 
-def known_version(url: str) -> str:
-    """The version of a file as this process last opened it."""
+def cached_version(url: str) -> str:
+    """Returns the version of a file when this process last opened it."""
     url = without_secrets(url)
     with _lock:
         version = _versions.get(url)
@@ -161,14 +190,24 @@ def known_version(url: str) -> str:
 
 
 def read_url(url: str, offset: int = 0, size: int | None = None) -> bytes:
-    """Reads a range of a file by one request or none; without `size` all of it."""
+    """Reads a range of a remote file, from the cached blocks or by one request.
+
+    Args:
+        url: str, address of the file.
+        offset: int, position of the first byte.
+        size: int, number of bytes, or None for the whole file.
+
+    Raises:
+        OSError: as `open_url`. The errno is EFBIG if the whole file exceeds 512 MB.
+        InputError: as `open_url`.
+    """
     url = without_secrets(url)
     is_whole = size is None
     if size is None:
-        size = _about(url)["size"] or 0
-        if size > _MAX_WHOLE:
-            raise OSError(errno.EFBIG, f"more than {_MAX_WHOLE:,} bytes", url)
-    content = _kept(url, offset, size)
+        size = _read_info(url)["size"] or 0
+        if size > _MAX_FILE_BYTES:
+            raise OSError(errno.EFBIG, f"more than {_MAX_FILE_BYTES:,} bytes", url)
+    content = _read_cached(url, offset, size)
     if content is None and size > 0:
         fs, path = file_system(url)
         stop = offset + size
@@ -176,18 +215,21 @@ def read_url(url: str, offset: int = 0, size: int | None = None) -> bytes:
         def fetch() -> bytes:
             answer = fs.cat_file(path, start=offset, end=stop)
             if is_whole and len(answer) < size:
-                raise ShortAnswerError(f"{size - len(answer):,} bytes lack")
+                raise ShortAnswerError(f"{size - len(answer):,} bytes are missing")
             return answer
 
         content = retrying(fetch, url)
         if len(content) > size:
-            raise OSError(errno.EINVAL, "its server answers no ranges", url)
+            raise OSError(errno.EINVAL, "the server doesn't support ranges", url)
     return content or b""
 
 
 @functools.cache
-def _opened(scheme: str) -> Any:
-    """Returns a file system that leaves repeating to `retrying`."""
+def _open_file_system(scheme: str) -> Any:
+    """Returns the file system of a scheme.
+
+    Its own retries are turned off where possible, because `retrying` repeats requests.
+    """
     import fsspec
 
     options: dict[str, Any] = {"use_listings_cache": False}
@@ -196,14 +238,15 @@ def _opened(scheme: str) -> Any:
         timeouts = {"connect_timeout": seconds, "read_timeout": seconds}
         options["config_kwargs"] = {**timeouts, "retries": {"total_max_attempts": 1}}
     elif scheme in ("http", "https"):
-        with needs("http", f"{scheme}:// is read by aiohttp"):
+        with needs("http", f"{scheme}:// needs aiohttp"):
             import aiohttp
         timeout = aiohttp.ClientTimeout(None, sock_connect=seconds, sock_read=seconds)
         traces = [_redirect_check(aiohttp)]
         options["client_kwargs"] = {"timeout": timeout, "trace_configs": traces}
         options["headers"] = {"Accept-Encoding": "identity"}
         options["max_redirects"] = MAX_REDIRECTS
-    for name in ("gcsfs", "asyncio"):  # Log with tracebacks what is raised as well.
+    # These loggers print tracebacks of exceptions that are raised anyway.
+    for name in ("gcsfs", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     with needs(_EXTRAS.get(scheme, ""), f"{scheme}:// needs fsspec's file system"):
         fs = fsspec.filesystem(scheme, **options)
@@ -213,30 +256,31 @@ def _opened(scheme: str) -> Any:
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """Returns fsspec's file system of an address, and the path in it.
+    """Returns the fsspec file system of an address and the path in it.
 
-    The path of a web server has the user and the password that are known for it.
+    The path on a web server contains the user and the password from `with_secrets`.
 
     Raises:
-        OSError: with the errno EINVAL if the host or the port of a web server's address
-            is not valid.
-        InputError: for another scheme, or if a package isn't installed.
+        OSError: with the errno EINVAL if the address of a web server has no valid host
+            or port.
+        InputError: if the scheme is not supported or a package isn't installed.
     """
     match = _URL.match(url)
     scheme = match[1].lower() if match else ""
     if scheme not in SCHEMES:
         raise InputError(
-            f"an address must begin with {', '.join(f'{s}://' for s in SCHEMES[:-1])}, "
-            f"received {url!r}; copy the files to one of these, or to a local folder."
+            f"an address must begin with {', '.join(f'{s}://' for s in SCHEMES[:-1])}. "
+            f"Received: {url!r}. Copy the files to such an address or to a local "
+            "folder."
         )
     if scheme in ("http", "https") and not _has_valid_server(url):
-        raise OSError(errno.EINVAL, "no valid web address", redacted(url))
-    fs = retrying(lambda: _opened(scheme), url)
+        raise OSError(errno.EINVAL, "invalid web address", redacted(url))
+    fs = retrying(lambda: _open_file_system(scheme), url)
     return fs, fs._strip_protocol(with_secrets(url))
 
 
 class RefusedRedirectError(Exception):
-    """A web server redirects to an address that is not followed."""
+    """Error for a redirect to an address that must not be read."""
 
 
 def _redirect_check(aiohttp: Any) -> Any:
@@ -263,35 +307,48 @@ def _redirect_check(aiohttp: Any) -> Any:
 
 
 async def _check_redirect(origin: str, target: str) -> None:
-    """Raises `RefusedRedirectError` for what is neither public nor the origin's."""
+    """Checks the target of a redirect.
+
+    Args:
+        origin: str, address that the user passed.
+        target: str, address to which the server redirects.
+
+    Raises:
+        RefusedRedirectError: if the target is neither a public address nor on the
+            server of the origin.
+    """
     parts = urlsplit(target)
     name = f"{parts.scheme}://{parts.hostname or ''}"
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RefusedRedirectError(f"redirects to {name}; only http and https are read")
+        raise RefusedRedirectError(
+            f"redirects to {name}, but only http and https are supported"
+        )
     if _server_of(target) == _server_of(origin):
         return
     try:
         addresses = await asyncio.get_running_loop().getaddrinfo(parts.hostname, None)
-    except socket.gaierror:  # The request itself will fail, and is repeated.
+    except socket.gaierror:  # The request fails with the same error and is repeated.
         return
     for *_, address in addresses:
         if not _is_public(str(address[0])):
             raise RefusedRedirectError(
-                f"redirects to {name}, an address of a local network; name it directly"
+                f"redirects to {name}, an address of a local network. Pass this "
+                "address directly"
             )
 
 
 def _server_of(url: str) -> tuple[str, int]:
+    """Returns the host and the port of an address."""
     try:
         parts = urlsplit(url)
         default = 443 if parts.scheme == "https" else 80
         return parts.hostname or "", parts.port or default
-    except ValueError:  # No valid address, which its own request reports.
+    except ValueError:  # The request reports the invalid address.
         return url, 0
 
 
 def _has_valid_server(url: str) -> bool:
-    """Returns True if the host and the port of an address can be read."""
+    """Returns True if an address has a valid host and port."""
     try:
         parts = urlsplit(url)
         return bool(parts.hostname) and parts.port != 0
@@ -305,77 +362,95 @@ def _is_public(address: str) -> bool:
     return (mapped or ip).is_global
 
 
-# Addresses given up in a row since a server last answered, by its name and port.
-_given_up: collections.Counter[tuple[str, int]] = collections.Counter()
+# Number of failed addresses since the last successful request, by host and port.
+_num_failed_addresses: collections.Counter[tuple[str, int]] = collections.Counter()
 
 
 def retrying(call: Callable[[], _Result], url: str) -> _Result:
-    """Calls a function that asks a server, again while it fails for a while.
+    """Calls a function that sends a request and repeats it after temporary errors.
 
-    A server of which `GIVEN_UP` addresses failed in a row is asked once only, so that a
-    long list of its images ends soon when the server is down.
+    After `MAX_FAILED_ADDRESSES` successive failures of a server, its addresses are
+    requested only once each. A long list of images on a dead server thus fails quickly.
+
+    Args:
+        call: callable without arguments.
+        url: str, address for the messages.
+
+    Returns:
+        The result of `call`.
+
+    Raises:
+        OSError: if an error is permanent or the last try fails.
     """
     server = _server_of(url)
-    tries = TRIES if _given_up[server] < GIVEN_UP else 1
-    begun = time.monotonic()
+    tries = TRIES if _num_failed_addresses[server] < MAX_FAILED_ADDRESSES else 1
+    start = time.monotonic()
     for number in itertools.count(1):
         try:
             result = call()
-            _given_up.pop(server, None)
+            _num_failed_addresses.pop(server, None)
             return result
         except InputError:
             raise
-        except Exception as error:  # Each file system has its kinds.
-            reason, lasting = _reason(error, url)
-            waited = time.monotonic() - begun
-            if lasting is not None:
-                _given_up.pop(server, None)
-                raise lasting from error
-            if number >= tries or waited > _PATIENCE:
+        except Exception as error:  # Each file system raises different types.
+            reason, permanent_error = _classify_error(error, url)
+            elapsed = time.monotonic() - start
+            if permanent_error is not None:
+                _num_failed_addresses.pop(server, None)
+                raise permanent_error from error
+            if number >= tries or elapsed > _RETRY_SECONDS:
                 times = f"{number} time{'s' * (number > 1)}"
-                if _is_short(error):
-                    _given_up.pop(server, None)
-                    text = f"answers fewer bytes than it promises (tried {times})"
+                if _is_incomplete(error):
+                    _num_failed_addresses.pop(server, None)
+                    text = f"the server sent an incomplete response (tried {times})"
                     raise OSError(errno.EIO, text, redacted(url)) from error
-                _given_up[server] += 1
-                text = f"can't be reached ({reason}; tried {times})"
+                _num_failed_addresses[server] += 1
+                text = f"can't be reached ({reason}, tried {times})"
                 raise OSError(errno.EHOSTUNREACH, text, redacted(url)) from error
             pause = min(FIRST_PAUSE * 2 ** (number - 1), LONGEST_PAUSE)
-            pause = max(pause * random.uniform(0.5, 1), _asked_pause(error))
+            pause = max(pause * random.uniform(0.5, 1), _retry_after(error))
         retries[reason] += 1
-        say(f"{url}: {reason}; trying again in {pause:.1f} s ({number} of {TRIES - 1})")
+        say(f"{url}: {reason}. Trying again in {pause:.1f} s ({number} of {TRIES - 1})")
         time.sleep(pause)
     raise AssertionError
 
 
-def _reason(error: Exception, url: str) -> tuple[str, OSError | None]:
-    """Says why a request failed, with the `OSError` of what trying again can't mend."""
+def _classify_error(error: Exception, url: str) -> tuple[str, OSError | None]:
+    """Decides whether a failed request should be repeated.
+
+    Returns:
+        The reason of the failure as a str, and the `OSError` to raise if the error is
+        permanent, or None if it is temporary.
+    """
     chain = list(_chain(error))
     status = next(filter(None, map(_status, chain)), None)
-    names = {base.__name__ for one in chain for base in type(one).__mro__}
-    cause = next((one for one in reversed(chain) if str(one)), error)
+    names = {base.__name__ for link in chain for base in type(link).__mro__}
+    cause = next((link for link in reversed(chain) if str(link)), error)
     text = f"{status or type(cause).__name__} {' '.join(str(cause).split())}"
     text = redacted(text, with_secrets(url))[:100]
     url = redacted(url)
-    if refused := next((x for x in chain if isinstance(x, RefusedRedirectError)), None):
+    refused = next(
+        (link for link in chain if isinstance(link, RefusedRedirectError)), None
+    )
+    if refused:
         return str(refused), OSError(errno.EINVAL, str(refused), url)
     if "TooManyRedirects" in names:
         problem = f"redirects more than {MAX_REDIRECTS} times"
         return problem, OSError(errno.EINVAL, problem, url)
     if "InvalidURL" in names:
-        return text, OSError(errno.EINVAL, "no valid web address", url)
+        return text, OSError(errno.EINVAL, "invalid web address", url)
     stale = isinstance(error, OSError) and error.errno == errno.ESTALE
     if stale or "FileExpired" in names or status == 412:
-        return text, OSError(errno.ESTALE, "it changed while it was read", url)
+        return text, OSError(errno.ESTALE, "the file changed while it was read", url)
     if names & {"NoCredentialsError", "DefaultCredentialsError", "NoAuthTokenError"}:
-        problem = "no credentials; log in by the provider's tools, or set "
-        problem += """FSSPEC_S3='{"anon": true}' for what is public"""
+        problem = "no credentials. Log in with the provider's tools, or set "
+        problem += """FSSPEC_S3='{"anon": true}' for public files"""
         return text, PermissionError(errno.EACCES, problem, url)
     if status in (401, 403) or "PermissionError" in names or "Forbidden:" in text:
-        return text, PermissionError(errno.EACCES, f"no right to it ({text})", url)
-    # A broken answer's has a status of its kind, 400.
-    broken = "ClientPayloadError" in names
-    if broken or status in (408, 429) or (status or 0) >= 500:
+        return text, PermissionError(errno.EACCES, f"access was denied ({text})", url)
+    # aiohttp raises a ClientPayloadError with the status 400 for a broken response.
+    is_broken = "ClientPayloadError" in names
+    if is_broken or status in (408, 429) or (status or 0) >= 500:
         return text, None
     connection = {"TimeoutError", "ConnectionError", "ClientError", "HTTPClientError"}
     connection |= {"IncompleteReadError", "ConnectionClosedError", "TransportError"}
@@ -383,24 +458,25 @@ def _reason(error: Exception, url: str) -> tuple[str, OSError | None]:
         return text, None
     if status in (404, 410) or "FileNotFoundError" in names:
         return text, FileNotFoundError(errno.ENOENT, "no such file or bucket", url)
-    if isinstance(error, OSError) and error.errno in _BUSY:
+    if isinstance(error, OSError) and error.errno in _TEMPORARY_ERRNOS:
         return text, None
     if isinstance(error, FileExistsError):
-        return text, FileExistsError(errno.EEXIST, "it is there already", url)
+        return text, FileExistsError(errno.EEXIST, "the file already exists", url)
     return text, OSError(errno.EINVAL, text, url)
 
 
-def _is_short(error: BaseException) -> bool:
-    """Returns True if an answer ended before its Content-Length."""
-    names = {base.__name__ for one in _chain(error) for base in type(one).__mro__}
+def _is_incomplete(error: BaseException) -> bool:
+    """Returns True if a response ended before its Content-Length."""
+    names = {base.__name__ for link in _chain(error) for base in type(link).__mro__}
     return bool(names & {"ClientPayloadError", "ShortAnswerError"})
 
 
 class ShortAnswerError(ConnectionError):
-    """A range of a file came with fewer bytes than it has."""
+    """Error for a response with fewer bytes than requested."""
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an exception and the exceptions that caused it."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)
@@ -409,31 +485,33 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
-    """The status of HTTP that an exception tells, as its library names it."""
+    """Returns the HTTP status of an exception of any supported library, or None."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     status = getattr(response, "status_code", None)  # requests, httpx
-    for name in ("status", "code"):  # aiohttp; gcsfs and urllib
-        # aiohttp's errors without an answer have the status 0, and warn of `code`.
+    # aiohttp uses `status`. gcsfs and urllib use `code`. aiohttp's errors without a
+    # response have the status 0, and reading their `code` prints a warning.
+    for name in ("status", "code"):
         if status is None:
             status = getattr(error, name, None)
     text = str(status)
     return int(text) if text.isdecimal() else None
 
 
-def _asked_pause(error: BaseException) -> float:
-    """The seconds of a Retry-After, at most a minute."""
-    for one in _chain(error):
-        text = (getattr(one, "headers", None) or {}).get("Retry-After", "")
+def _retry_after(error: BaseException) -> float:
+    """Returns the seconds of the Retry-After header, at most 60, or 0.0 without it."""
+    for link in _chain(error):
+        text = (getattr(link, "headers", None) or {}).get("Retry-After", "")
         if str(text).isdecimal():
             return min(float(text), 60.0)
     return 0.0
 
 
 def _version(info: dict[str, Any]) -> str:
+    """Returns the identifier of the content from the metadata of a file."""
     version = next((info[name] for name in _VERSIONS if info.get(name)), "")
-    # Listed as a number by some file systems.
+    # Some file systems return a time as a datetime and others as a number.
     version = version.timestamp() if hasattr(version, "timestamp") else version
     return str(version).strip('"')
 
@@ -443,11 +521,13 @@ _blocks: collections.OrderedDict[tuple[str, int], bytes] = collections.OrderedDi
 _versions: dict[str, str] = {}
 
 
-def _kept(url: str, offset: int, size: int) -> bytes | None:
-    """A range out of the blocks that are kept, or None."""
+def _read_cached(url: str, offset: int, size: int) -> bytes | None:
+    """Returns a range of a file from the cached blocks, or None if one is missing."""
     numbers = range(offset // BLOCK_BYTES, -(-(offset + size) // BLOCK_BYTES))
     with _lock:
-        if len(numbers) > _BLOCKS or any((url, n) not in _blocks for n in numbers):
+        if len(numbers) > _MAX_CACHED_BLOCKS:
+            return None
+        if any((url, number) not in _blocks for number in numbers):
             return None
         parts = [_blocks[url, number] for number in numbers]
     start = offset - numbers.start * BLOCK_BYTES
@@ -455,16 +535,24 @@ def _kept(url: str, offset: int, size: int) -> bytes | None:
 
 
 class UrlReader(io.RawIOBase):
-    """File at an address, read by ranges."""
+    """Raw stream of a remote file that requests ranges.
+
+    Args:
+        url: str, address of the file.
+
+    Attributes:
+        size: int, bytes.
+        version: str, identifier of the content such as an ETag, or "".
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url = without_secrets(url)
         self._position = 0
         self._fs, self._path = file_system(url)
         self._file: Any = None
-        self._info = _about(url)
+        self._info = _read_info(url)
         if self._info["type"] == "directory":
-            raise IsADirectoryError(errno.EISDIR, "it is a folder", url)
+            raise IsADirectoryError(errno.EISDIR, "the address is a folder", url)
         self.size, self.version = self._info["size"], _version(self._info)
         with _lock:
             if _versions.get(url) != self.version:
@@ -482,7 +570,7 @@ class UrlReader(io.RawIOBase):
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}
         position = start[whence] + offset
         if position < 0:
-            raise OSError(errno.EINVAL, "a negative place", self.url)
+            raise OSError(errno.EINVAL, "the position is negative", self.url)
         self._position = position
         return position
 
@@ -496,6 +584,7 @@ class UrlReader(io.RawIOBase):
         return len(chunk)
 
     def _block(self, number: int) -> bytes:
+        """Returns a block of `BLOCK_BYTES` from the cache or from the server."""
         key = self.url, number
         with _lock:
             if key in _blocks and _versions.get(self.url) == self.version:
@@ -506,18 +595,23 @@ class UrlReader(io.RawIOBase):
         with _lock:
             if _versions.get(self.url) == self.version:
                 _blocks[key] = content
-            while len(_blocks) > _BLOCKS:
+            while len(_blocks) > _MAX_CACHED_BLOCKS:
                 _blocks.popitem(last=False)
         return content
 
     def _pieces(self, start: int, stop: int) -> Iterator[bytes]:
-        """Yields a block's bytes; of a connection that breaks, smaller ones."""
+        """Yields the bytes from `start` to `stop` in one or several pieces.
+
+        After a failed request, a quarter of the bytes is requested, so that an unstable
+        connection makes progress.
+        """
         length = stop - start
 
         def fetch() -> bytes:
             nonlocal length
             end = min(start + length, stop)
-            length = max(length // 4, 1 << 16)  # Should this fail.
+            # Size of the next request if this one fails.
+            length = max(length // 4, 1 << 16)
             return self._fetch(start, end)
 
         while start < stop:
@@ -528,7 +622,8 @@ class UrlReader(io.RawIOBase):
 
     def _fetch(self, start: int, end: int) -> bytes:
         if self._file is None:
-            options = _only_of(self._info) if self.url.startswith("http") else {}
+            is_web = self.url.startswith("http")
+            options = _conditional_options(self._info) if is_web else {}
             self._file = self._fs.open(self._path, cache_type="none", **options)
             info = getattr(self._file, "details", self._info)
             if _version(info) not in ("", self.version):
@@ -536,12 +631,12 @@ class UrlReader(io.RawIOBase):
         self._file.seek(start)
         content = self._file.read(end - start)
         if len(content) != end - start:
-            raise ShortAnswerError(f"{end - start - len(content):,} bytes lack")
+            raise ShortAnswerError(f"{end - start - len(content):,} bytes are missing")
         return content
 
 
-def _only_of(info: dict[str, Any]) -> dict[str, Any]:
-    """Options of the web's file system, by which a server refuses other content."""
+def _conditional_options(info: dict[str, Any]) -> dict[str, Any]:
+    """Returns options of a web file that make requests fail if the file has changed."""
     headers = {"Accept-Encoding": "identity"}
     if info.get("ETag", "W/").startswith("W/"):
         headers["If-Unmodified-Since"] = info.get("Last-Modified", "")
@@ -552,13 +647,13 @@ def _only_of(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def clear_caches() -> None:
-    """Closes the opened stores and forgets cached blocks and unreachable servers.
+    """Clears the cached file systems, blocks, versions and unreachable servers.
 
-    The next call reads everything again. Use it after the credentials or the content of
-    a store changed within a process.
+    Call it after the credentials or the content of a store have changed during a
+    process.
     """
     with _lock:
         _blocks.clear()
         _versions.clear()
-    _given_up.clear()
-    _opened.cache_clear()
+    _num_failed_addresses.clear()
+    _open_file_system.cache_clear()

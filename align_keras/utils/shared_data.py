@@ -1,4 +1,4 @@
-"""Folders beside the package: experiments and the model that is shipped with it."""
+"""Locations of the data files of the distribution: experiments and a trained model."""
 
 import pathlib
 import site
@@ -12,10 +12,17 @@ SHIPPED_MODELS = ("align_small_en",)
 
 
 def shared_folder(name: str) -> pathlib.Path | None:
-    """Returns a folder of the clone, or one that was installed with the package."""
+    """Returns the path of a data folder, or None if it doesn't exist.
+
+    Args:
+        name: str, path relative to the root of the repository, such as "experiments".
+
+    Returns:
+        `pathlib.Path` in the clone of the repository or, if the package is installed,
+        in the folders into which setup.cfg installs `data_files`.
+    """
     folders = [
         pathlib.Path(root) / "share" / "align_keras"
-        # Folders of setup.cfg's data_files.
         for root in (sysconfig.get_path("data"), site.getuserbase())
     ]
     if (CLONE_FOLDER / "setup.cfg").is_file():
@@ -24,16 +31,20 @@ def shared_folder(name: str) -> pathlib.Path | None:
 
 
 def find_shipped_model(name: str) -> pathlib.Path:
-    """The folder of a model that comes with the package, or InputError."""
+    """Returns the folder of a model that is part of the distribution.
+
+    Raises:
+        InputError: if no such model exists, or if it isn't installed.
+    """
     if name not in SHIPPED_MODELS:
         raise InputError(
-            f"name must be one of {', '.join(SHIPPED_MODELS)}, received {name!r}; give "
-            "the folder of another model in its place."
+            f"name must be one of {', '.join(SHIPPED_MODELS)}. Received: {name!r}. "
+            "Pass the folder of another model instead."
         )
     folder = shared_folder(f"saved_models/{name}")
     if folder is None:
         raise InputError(
-            f"the model {name} isn't installed, though it comes with the package; "
-            "install align-keras again, or give the folder of another model."
+            f"the model {name} is part of align-keras but isn't installed. Install "
+            "align-keras again, or pass the folder of another model."
         )
     return folder

@@ -1,4 +1,4 @@
-"""Tasks whose results are stored, run in local processes or on a cluster."""
+"""Execution of tasks with stored results in local processes or on a cluster."""
 
 import hashlib
 import importlib
@@ -24,19 +24,20 @@ from align_keras.utils.quiet import silence_tensorflow, silent_standard_error
 LOCAL = "local"
 ENGINES = (LOCAL, "dask:HOST:PORT", "ray:HOST:PORT", "spark:MASTER")
 ENGINE_HELP = (
-    "where tasks run: local, or a cluster that sees the same disk, dask:HOST:PORT, "
-    "ray:HOST:PORT or spark:spark://HOST:PORT (default: local)"
+    "where tasks run: local, or a cluster with access to the same disk, "
+    "dask:HOST:PORT, ray:HOST:PORT or spark:spark://HOST:PORT (default: local)"
 )
 _LOG = "workers.log"
-_SECONDS_BETWEEN_LOOKS = 0.2
-# Seconds. Timeouts of the scheduler's answer, of its first worker, and of one wait for
-# a result of Ray.
-_CONNECT_SECONDS = 10
-_WORKER_SECONDS = 60
-_LOOK_SECONDS = 10
-# Seconds. A process needs this time to connect to Ray on a loaded machine.
+# Seconds between two checks of the parent process.
+_PARENT_CHECK_INTERVAL = 0.2
+# Timeouts in seconds for the connection to a scheduler, for its first worker, and for
+# one wait for a result from Ray.
+_CONNECT_TIMEOUT = 10
+_FIRST_WORKER_TIMEOUT = 60
+_RAY_WAIT_TIMEOUT = 10
+# Seconds that a process needs to connect to Ray on a loaded machine.
 RAY_START_TIMEOUT = 120
-# Number of times that a task is started if its worker ends.
+# Maximum number of times that a task is started if its worker ends.
 _ATTEMPTS = 4
 _HOST_AND_PORT = r"(?:[\w.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}"
 _ADDRESSES = {
@@ -50,9 +51,9 @@ _Function = Callable[[Any], Any]
 
 
 class _Call(TypedDict):
-    """One task as it is sent to a cluster.
+    """Message to a worker of a cluster with one task.
 
-    It is a plain dict, so that a worker without this package can read it.
+    It is a plain dict, so that a worker without this package can unpickle it.
     """
 
     versions: dict[str, str]
@@ -61,8 +62,8 @@ class _Call(TypedDict):
     path: str
 
 
-# The result of a task on a cluster: None if it is stored, the exception that the task
-# raised, or the reason why its worker ended.
+# Outcome of a task on a cluster: None if the result is stored, the exception that the
+# task raised, or a str with the reason why its worker ended.
 _Outcome = Exception | str | None
 
 
@@ -77,22 +78,25 @@ def run_tasks(
 ) -> list:
     """Calls a function with each task and returns the results in order.
 
-    The result of a task is stored in a file that is named after the digest of the task,
-    so that a killed run continues where it stopped.
+    The result of each task is stored in a file that is named after the digest of the
+    task. A killed run therefore continues with the unfinished tasks.
 
     Args:
         function: callable that can be imported by its name. It takes a JSON object and
             returns JSON. It may be called again with the same task, so it must write
             its files atomically.
         tasks: list of JSON objects.
-        folder: path of the results. All machines of a cluster must see it under this
-            path.
-        workers: int, number of processes of this machine, by default the number of
+        folder: path of the results. All machines of a cluster must have access to it
+            under this path.
+        workers: int, number of processes on this machine, by default the number of
             cores. With 1, the tasks run in this process.
         engine: str, one of `ENGINES`. A cluster finishes all other tasks before the
             error of a task is raised.
-        on_result: callable that gets the value of each task that this machine has
+        on_result: callable that takes the value of each task that this machine has
             finished. It is not called for the tasks of a cluster.
+
+    Returns:
+        list of the values that `function` returned, in the order of `tasks`.
 
     Raises:
         ChildProcessError: if a worker was killed.
@@ -104,15 +108,16 @@ def run_tasks(
     open_tasks = [
         (task, path)
         for task, path in zip(tasks, paths, strict=True)
-        # A task that failed with an `InputError` runs again.
+        # A task whose stored result is an `InputError` runs again.
         if "value" not in (_read(path) or {})
     ]
     processes = min(process_count(workers), len(open_tasks))
     if is_cluster(engine):
         if workers is not None:
             raise InputError(
-                f"workers must be left out with engine {engine}, whose workers count, "
-                f"received {workers}; leave it out."
+                f"workers must be None with engine {engine}, because the cluster "
+                f"determines the number of its workers. Received: workers={workers}. "
+                "Leave it out."
             )
         if open_tasks:
             _run_on_cluster(function, open_tasks, folder.absolute(), engine)
@@ -126,8 +131,9 @@ def run_tasks(
         result = _read(path)
         if result is None:
             raise InputError(
-                f"the folder of tasks must be on a disk that all machines of {engine} "
-                f"share, a worker wrote {path}, which isn't here; choose another."
+                f"the task folder must be on a disk that all machines of {engine} "
+                f"share. A worker wrote {path}, which doesn't exist on this machine. "
+                "Choose another folder."
             )
         if "error" in result:
             raise InputError(result["error"])
@@ -136,7 +142,7 @@ def run_tasks(
 
 
 def process_count(workers: int | None = None) -> int:
-    """Returns the number of processes, by default that of the machine's cores."""
+    """Returns the number of processes, by default the number of available cores."""
     if workers is not None:
         return workers
     try:
@@ -146,38 +152,54 @@ def process_count(workers: int | None = None) -> int:
 
 
 def is_cluster(engine: str) -> bool:
-    """Returns True if an engine is a cluster. Raises unless it is one of `ENGINES`."""
+    """Returns True if an engine is a cluster, and False for "local".
+
+    Raises:
+        InputError: if the engine is not one of `ENGINES`.
+    """
     kind, _, address = engine.partition(":")
     if engine == LOCAL:
         return False
     if kind not in _ADDRESSES:
         is_runtime = kind.startswith("openvino") or kind.endswith(".tflite")
-        remedy = "write `--runtime` for what embeds" if is_runtime else "choose one"
+        remedy = "Choose one of them."
+        if is_runtime:
+            remedy = "Select the runtime of the model with `--runtime`."
         raise InputError(
-            f"engine must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}, received "
-            f"{engine!r}; {remedy}."
+            f"engine must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}. Received: "
+            f"engine={engine!r}. {remedy}"
         )
     ports = [int(port) for port in re.findall(r":(\d+)(?=$|,)", address)]
     if not re.fullmatch(_ADDRESSES[kind], address) or max(ports, default=0) > 65535:
-        example = {"dask": "HOST:8786", "ray": "HOST:6379"}
-        usual = f"{kind}:{example.get(kind, 'spark://HOST:7077')}"
+        usual_addresses = {"dask": "HOST:8786", "ray": "HOST:6379"}
+        example = f"{kind}:{usual_addresses.get(kind, 'spark://HOST:7077')}"
         raise InputError(
-            f"engine must name where {kind} is, received {engine!r}; write for "
-            f"instance {usual}."
+            f"engine must contain the address of {kind}. Received: engine={engine!r}. "
+            f"Write, for example, {example}."
         )
     return True
 
 
 def check_same(path: str, actual: str, expected: str, name: str = "model") -> None:
-    """Raises on a worker whose model has another fingerprint than the task expects."""
+    """Checks on a worker that it has the same model as the machine of the user.
+
+    Args:
+        path: str, path of the model for the message.
+        actual: str, fingerprint of the model on the worker.
+        expected: str, fingerprint of the model in the task.
+        name: str, name of the argument for the message.
+
+    Raises:
+        InputError: if the fingerprints differ.
+    """
     if actual != expected:
         raise InputError(
-            f"{name} must be the same on all machines, {path} is another on "
-            f"{socket.gethostname()}; copy it there."
+            f"{name} must be the same on all machines. {path} differs on "
+            f"{socket.gethostname()}. Copy it to this machine."
         )
 
 
-# === This machine ===
+# === Local processes ===
 
 
 def _run_in_processes(
@@ -189,7 +211,7 @@ def _run_in_processes(
     import joblib
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    # joblib keeps the processes for the next tasks. They end with this process.
+    # joblib uses the processes again for the next tasks. They end with this process.
     parallel = joblib.Parallel(
         processes,
         batch_size=1,
@@ -203,22 +225,22 @@ def _run_in_processes(
             on_result(value)
     except TerminatedWorkerError as error:
         raise ChildProcessError(
-            f"a worker process was killed ({str(error).splitlines()[-2]}), as systems "
-            "do when memory runs out; run again, with --workers 1 if it was that: the "
-            "tasks that are done aren't repeated"
+            f"a worker process was killed ({str(error).splitlines()[-2]}), probably "
+            "because the memory was full. Run the command again, with --workers 1 to "
+            "use less memory. Finished tasks are not repeated"
         ) from None
 
 
 def _end_with(parent: int) -> None:
     """Ends this process when the process `parent` has ended."""
     silence_tensorflow()
-    # Ctrl-C reaches all processes of a terminal. The parent handles it for all.
+    # A terminal sends Ctrl-C to all processes. Only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-        # No result is lost, since the file of a result is renamed when it is complete.
+            time.sleep(_PARENT_CHECK_INTERVAL)
+        # Results are complete files, because each is renamed after it was written.
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -230,9 +252,13 @@ def _call(function: _Function, task: _Task, path: pathlib.Path) -> Any:
 
 
 def _write_result(function: _Function, task: _Task, path: pathlib.Path) -> Any:
-    """Stores the result of a task and returns its value, or None after an InputError.
+    """Runs a task and stores its result.
 
-    The process that the user started raises the stored `InputError` again.
+    An `InputError` of the task is stored too. `run_tasks` raises it in the process that
+    the user started.
+
+    Returns:
+        The value of the task, or None after an `InputError`.
     """
     result: dict[str, Any]
     try:
@@ -248,6 +274,7 @@ def _write_result(function: _Function, task: _Task, path: pathlib.Path) -> Any:
 
 
 def _task_title(function: _Function, task: _Task) -> str:
+    """Returns a description of a task for messages, shortened to 300 characters."""
     text = json.dumps(task, ensure_ascii=False)
     if len(text) > 300:
         text = text[:300] + "…"
@@ -269,11 +296,13 @@ def _result_path(folder: pathlib.Path, task: _Task) -> pathlib.Path:
 
 # === Clusters ===
 #
-# joblib's backends for clusters are not used: with Dask they don't report which task
-# ended its worker, with Ray they don't start such a task again, and with Spark each
-# task is a job. A task is sent as the name of its function and JSON. An exception comes
-# back as a value, since clusters would repeat a task that raises: their retries are for
-# lost workers.
+# The cluster backends of joblib are not used for three reasons. With Dask, they don't
+# report the task that ended its worker. With Ray, they don't start such a task again.
+# With Spark, each task is a separate job.
+#
+# A task is sent as the name of its function and a JSON object. Workers return an
+# exception as a value, because a cluster repeats a task that raises. The retries of the
+# cluster are needed for lost workers only.
 
 
 def _run_on_cluster(
@@ -295,15 +324,16 @@ def _run_on_cluster(
         for task, path in open_tasks
     ]
     run = {"dask": _run_on_dask, "ray": _run_on_ray, "spark": _run_on_spark}[kind]
-    with needs(kind, f"engine {engine} takes the package {kind}"):
-        with silent_standard_error(folder / _LOG):  # Clients log much.
+    with needs(kind, f"engine {engine} needs the package {kind}"):
+        # The clients print many log lines on standard error.
+        with silent_standard_error(folder / _LOG):
             outcomes = run(calls, address)
     for (task, _), outcome in zip(open_tasks, outcomes, strict=True):
         if isinstance(outcome, str):
             raise ChildProcessError(
                 f"workers of {engine} ended {_ATTEMPTS} times in "
-                f"{_task_title(function, task)} ({outcome:.200}), as systems do "
-                "when memory runs out; run again: the tasks that are done aren't "
+                f"{_task_title(function, task)} ({outcome:.200}), probably because the "
+                "memory was full. Run the command again. Finished tasks are not "
                 "repeated"
             )
         if outcome is not None:
@@ -311,24 +341,25 @@ def _run_on_cluster(
 
 
 def _check_answers(engine: str, address: str) -> None:
-    """Raises unless a server listens at one of the hosts and ports of an engine."""
+    """Raises `InputError` if no server listens at the addresses of an engine."""
     reasons = []
     for server in re.findall(_HOST_AND_PORT, address):
         host, port = server.rsplit(":", 1)
         try:
-            socket.create_connection((host.strip("[]"), port), _CONNECT_SECONDS).close()
+            socket.create_connection((host.strip("[]"), port), _CONNECT_TIMEOUT).close()
             return
         except OSError as error:
             reasons.append(error.strerror or str(error))
     if reasons:
-        raise _no_answer(engine, reasons[0])
+        raise _connection_error(engine, reasons[0])
 
 
-def _no_answer(engine: str, reason: str | Exception) -> InputError:
+def _connection_error(engine: str, reason: str | Exception) -> InputError:
+    """Returns the error for a cluster that doesn't respond."""
     text = " ".join(str(reason).split()).rstrip(".")
     return InputError(
-        f"engine must be a cluster that answers, received {engine} ({text:.200}); "
-        "start it, or check the address: the tasks that are done aren't repeated."
+        f"engine must be a running cluster. Cannot connect to {engine} ({text:.200}). "
+        "Start the cluster or check the address. Finished tasks are not repeated."
     )
 
 
@@ -339,12 +370,16 @@ def _versions() -> dict[str, str]:
 
 
 def _version() -> str:
-    # A module may not import align_keras itself, which imports all packages.
+    # `import align_keras` is not allowed here, since it imports all packages.
     return sys.modules[__name__.partition(".")[0]].__version__
 
 
 def _work(call: _Call) -> Exception | None:
-    """Does a task on a cluster. Returns None, or the exception that it raised."""
+    """Runs a task on a worker of a cluster.
+
+    Returns:
+        The exception that the task raised, or None if the result is stored.
+    """
     try:
         path = pathlib.Path(call["path"])
         _check_worker(call["versions"], path.parent)
@@ -357,29 +392,39 @@ def _work(call: _Call) -> Exception | None:
 
 
 def _check_worker(versions: dict[str, str], folder: pathlib.Path) -> None:
+    """Checks the package versions and the task folder of a worker.
+
+    Args:
+        versions: dict from package to the required version.
+        folder: `pathlib.Path` of the task folder.
+
+    Raises:
+        InputError: if a version differs or the folder doesn't exist on the worker.
+    """
     worker_versions = _versions()
     host = socket.gethostname()
     for package, version in versions.items():
         if worker_versions[package] != version:
             raise InputError(
-                f"engine must have workers with {package} {version} as here, the one "
-                f"on {host} has {worker_versions[package]}; install the same version "
-                "there."
+                f"engine must have workers with {package} {version}, as on this "
+                f"machine. The worker on {host} has {worker_versions[package]}. "
+                "Install the same version there."
             )
     if not folder.is_dir():
         raise InputError(
-            f"the folder of tasks must be on a disk that all machines share, {host} "
-            f"has no {folder}; choose another, or mount it there."
+            "the task folder must be on a disk that all machines share. The folder "
+            f"{folder} doesn't exist on {host}. Choose another folder, or mount the "
+            "disk on this machine."
         )
 
 
 def _portable(error: Exception) -> Exception:
-    """Returns an exception that can be pickled, with its traceback as a note."""
+    """Returns an exception that can be pickled and has its traceback as a note."""
     error.add_note("".join(traceback.format_exception(error)))
     try:
         pickle.loads(pickle.dumps(error))
         return error.with_traceback(None)
-    except Exception:  # Exceptions of libraries may raise any error here.
+    except Exception:  # Pickling an exception of a library may raise any error.
         plain = RuntimeError(f"{type(error).__name__}: {error}")
         for note in error.__notes__:
             plain.add_note(note)
@@ -387,16 +432,16 @@ def _portable(error: Exception) -> Exception:
 
 
 def _dask_function() -> Callable[[_Call], Exception | None]:
-    """Returns the function that Dask's workers call with a task.
+    """Returns the function that a Dask worker calls with a task.
 
-    Dask sends a local function by its code, and other functions by their name. A worker
-    that can't import a function by its name never answers, and the client waits
-    without end. A worker without this package raises `ImportError` in this function.
+    Dask sends a local function as code and a global function as its name. If a worker
+    can't import a function by its name, it never answers and the client waits forever.
+    This local function raises `ImportError` on a worker without this package instead.
     """
     module = __name__
 
     def work(call: Any) -> Any:
-        import importlib  # The globals of this module are not sent.
+        import importlib  # Imported here, because Dask doesn't send module globals.
 
         return importlib.import_module(module)._work(call)
 
@@ -407,19 +452,22 @@ def _run_on_dask(calls: list[_Call], address: str) -> list[_Outcome]:
     import distributed
 
     engine = f"dask:{address}"
-    # Raised if a scheduler was restarted, since the new one doesn't know the tasks.
-    lost = (distributed.client.FutureCancelledError, distributed.comm.CommClosedError)
+    # These errors are raised if the scheduler was restarted and has lost the tasks.
+    restart_errors = (
+        distributed.client.FutureCancelledError,
+        distributed.comm.CommClosedError,
+    )
     try:
         client = distributed.Client(
-            f"tcp://{address}", timeout=_CONNECT_SECONDS, set_as_default=False
+            f"tcp://{address}", timeout=_CONNECT_TIMEOUT, set_as_default=False
         )
     except (OSError, ValueError) as error:
-        raise _no_answer(engine, error) from None
+        raise _connection_error(engine, error) from None
     with client:
         try:
-            client.wait_for_workers(1, timeout=_WORKER_SECONDS)
+            client.wait_for_workers(1, timeout=_FIRST_WORKER_TIMEOUT)
         except TimeoutError:
-            raise _no_answer(engine, "it has no workers") from None
+            raise _connection_error(engine, "the cluster has no workers") from None
         futures = client.map(_dask_function(), calls, pure=False)
         outcomes: list[_Outcome] = []
         for future in futures:
@@ -427,32 +475,33 @@ def _run_on_dask(calls: list[_Call], address: str) -> list[_Outcome]:
                 outcomes.append(future.result())
             except distributed.KilledWorker:
                 outcomes.append("killed")
-            except lost as error:
-                raise _no_answer(engine, error) from None
+            except restart_errors as error:
+                raise _connection_error(engine, error) from None
             except Exception as error:
                 outcomes.append(_worker_error(engine, error))
         return outcomes
 
 
 def _worker_error(engine: str, error: Exception) -> Exception:
-    """Returns the error of a worker that could not start a task."""
+    """Returns the error to raise for a worker that could not start a task."""
     if isinstance(error, ImportError):
         return InputError(
-            f"engine must have workers with align-keras {_version()}, one of {engine} "
-            f"hasn't ({error}); install it there."
+            f"engine must have workers with align-keras {_version()}. A worker of "
+            f"{engine} doesn't have it ({error}). Install it there."
         )
     return error
 
 
-# Address → process that is Ray's client there. It is kept for the next tasks.
+# Processes with a Ray client by the address of the cluster. They are used again for the
+# next tasks.
 _ray_clients: dict[str, Any] = {}
 
 
 def _run_on_ray(calls: list[_Call], address: str) -> list[_Outcome]:
-    """Runs tasks on a Ray cluster, with Ray's client in a separate process.
+    """Runs tasks on a Ray cluster with the Ray client in a separate process.
 
-    Ray ends the process of its client without a message if the node is lost, and waits
-    without end at an address where another program listens.
+    Ray ends the process of its client without a message if the head node is lost. It
+    also waits forever if another program listens at the address.
     """
     from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
@@ -465,9 +514,11 @@ def _run_on_ray(calls: list[_Call], address: str) -> list[_Outcome]:
     except BaseException as error:
         client.shutdown(wait=False, kill_workers=True)
         if isinstance(error, BrokenProcessPool):
-            raise _no_answer(f"ray:{address}", "its head was lost") from None
+            reason = "the head node was lost"
+            raise _connection_error(f"ray:{address}", reason) from None
         if isinstance(error, TimeoutError):
-            raise _no_answer(f"ray:{address}", "it isn't Ray") from None
+            reason = "the server at this address isn't Ray"
+            raise _connection_error(f"ray:{address}", reason) from None
         raise
     _ray_clients[address] = client
     return outcomes
@@ -481,11 +532,11 @@ def _connect_to_ray(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise _no_answer(f"ray:{address}", error) from None
+        raise _connection_error(f"ray:{address}", error) from None
 
 
 def _ray_outcomes(calls: list[_Call], address: str) -> list[_Outcome]:
-    """Runs tasks in the process of Ray's client, which prints to the log file."""
+    """Runs tasks in the process of the Ray client, which prints to the log file."""
     import ray
 
     engine = f"ray:{address}"
@@ -493,13 +544,13 @@ def _ray_outcomes(calls: list[_Call], address: str) -> list[_Outcome]:
     outcomes: list[_Outcome] = []
     with silent_standard_error(pathlib.Path(calls[0]["path"]).parent / _LOG):
         for reference in [work.remote(call) for call in calls]:
-            # A head that was restarted never answers for tasks that it doesn't know.
-            while not ray.wait([reference], timeout=_LOOK_SECONDS)[0]:
+            # A restarted head node never returns the tasks of its predecessor.
+            while not ray.wait([reference], timeout=_RAY_WAIT_TIMEOUT)[0]:
                 _check_answers(engine, address)
                 node = ray.get_runtime_context().get_node_id()
-                alive = {row["NodeID"] for row in ray.nodes() if row["Alive"]}
-                if node not in alive:
-                    raise _no_answer(engine, "its head was lost")
+                alive_nodes = {row["NodeID"] for row in ray.nodes() if row["Alive"]}
+                if node not in alive_nodes:
+                    raise _connection_error(engine, "the head node was lost")
             try:
                 outcomes.append(ray.get(reference))
             except ray.exceptions.RayTaskError as error:
@@ -521,24 +572,24 @@ def _run_on_spark(calls: list[_Call], address: str) -> list[_Outcome]:
     }
     config = pyspark.SparkConf().setMaster(address).setAppName("align-keras")
     try:
-        # The context is kept for the next tasks. It ends with this process.
+        # The context is used again for the next tasks. It ends with this process.
         context = pyspark.SparkContext.getOrCreate(config.setAll(settings.items()))
     except pyspark.errors.PySparkRuntimeError as error:
         raise InputError(
-            f"engine {engine} must find Java, received {error}; install a JRE of "
-            "version 17, such as Debian's openjdk-17-jre-headless."
+            f"engine {engine} needs Java. Spark reported: {error}. Install a JRE of "
+            "version 17, such as the Debian package openjdk-17-jre-headless."
         ) from None
     except Exception as error:
-        raise _no_answer(engine, error) from None
+        raise _connection_error(engine, error) from None
     try:
         return context.parallelize(calls, len(calls)).map(_work).collect()
-    except Exception as error:  # Py4J raises its own, with the Python error as text.
+    except Exception as error:  # Py4J raises an error with the Python error as text.
         text = str(error)
-        lost = re.search(r"Task (\d+) in stage \S+ failed \d+ times", text)
-        if lost is None:
-            raise _no_answer(engine, text) from None
+        failure = re.search(r"Task (\d+) in stage \S+ failed \d+ times", text)
+        if failure is None:
+            raise _connection_error(engine, text) from None
         if "ModuleNotFoundError" in text or "ImportError" in text:
             raise _worker_error(engine, ImportError("no module align_keras")) from None
         outcomes: list[_Outcome] = [None] * len(calls)
-        outcomes[int(lost[1])] = lost[0]
+        outcomes[int(failure[1])] = failure[0]
         return outcomes

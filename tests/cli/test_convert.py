@@ -45,7 +45,7 @@ def test_a_conversion_and_its_inverse_restore_the_model(tmp_path, capsys):
     np.testing.assert_array_equal(embeddings[0], embeddings[2])
     assert_equal_tensors(*(load_file(f / FILE) for f in (tmp_path / "back", hf)))
     code, line = convert(capsys, "keras", tmp_path / "run", "--to", tmp_path / "back")
-    assert (code, "which holds something" in line) == (1, True)
+    assert (code, "which contains files" in line) == (1, True)
 
 
 def assert_equal_tensors(actual, expected):
@@ -87,7 +87,7 @@ def test_the_current_folder_is_refused_as_target(tmp_path, capsys, monkeypatch):
     (tmp_path / "hf").mkdir()
     monkeypatch.chdir(tmp_path)
     code, line = convert(capsys, "hf", tmp_path / "hf", "--to", ".")
-    assert (code, "which is or holds the current folder" in line) == (1, True)
+    assert (code, "which is or contains the current folder" in line) == (1, True)
 
 
 def test_an_empty_source_is_refused(tmp_path, capsys):

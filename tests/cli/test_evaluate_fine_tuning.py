@@ -173,7 +173,7 @@ def test_flowers_are_learned_from_both_splits(monkeypatch, name):
         (["fine_grained", "--data", "cars196"], "cars196 isn't prepared"),
         (
             ["vtab", "--params_override", "sweep.trails=1"],
-            "unknown key 'sweep.trails'; did you mean 'trials'?",
+            "unknown key 'sweep.trails'. Did you mean 'trials'?",
         ),
         (["vtab", "--workers", "0"], "--workers must be a whole number"),
         (

@@ -239,7 +239,7 @@ def test_wrong_options_are_refused(run_folder, tmp_path, capsys):
         ),
         (["--model", str(tmp_path / "nothing")], "which has no config.json"),
         (["--to", str(tmp_path)], "--to must be a new or an empty folder"),
-        (["--to", ""], "received '', which is or holds the current folder"),
+        (["--to", ""], "Received: '', which is or contains the current folder"),
         (["--to", str(tmp_path / "a" / "..")], "--to must be a new or an empty folder"),
     ):
         arguments = ["--model", str(run_folder), "--to", str(target), *options]

@@ -338,7 +338,7 @@ def test_library_functions_refuse_remote_addresses(tmp_path, monkeypatch, path_t
         lambda: embed("captions.txt", path, model=model),
         lambda: Index.build(path, ["."], model),
     ):
-        with pytest.raises(InputError, match="must be a local path, received s3:/"):
+        with pytest.raises(InputError, match="must be a local path. Received: s3:/"):
             call()
     assert not list(tmp_path.iterdir())
 

@@ -326,11 +326,12 @@ def test_a_run_that_exceeds_the_memory_is_reported(capsys):
         (("--devices=2", "--device-kind=h100", "--utilization=nan"), "--utilization"),
         (
             ("--devices=2", "--device-kind=h100", "--text-utilization=1.1"),
-            "--text-utilization must be a number from 1e-06 to 1, received 1.1",
+            "--text-utilization must be a number from 1e-06 to 1. Received: "
+            "text_utilization=1.1",
         ),
         (
             ("--devices=2", "--device-kind=h100", "--experiment=align_b7_bass"),
-            "did you mean 'align_b7_base'?",
+            "Did you mean 'align_b7_base'?",
         ),
         (
             (
@@ -347,11 +348,12 @@ def test_a_run_that_exceeds_the_memory_is_reported(capsys):
         ),
         (
             ("--device-kind=h100", "--protocol=imagenet"),
-            "no recipe imagenet.yaml in experiments/evaluation",
+            "recipe imagenet.yaml was not found in experiments/evaluation",
         ),
         (
             ("--device-kind=h100", "--protocol=vtab", "--num-classes=1"),
-            "--num-classes must be a whole number from 2 to 1e+12, received 1",
+            "--num-classes must be a whole number from 2 to 1e+12. Received: "
+            "num_classes=1",
         ),
         (
             ("--device-kind=h100", "--num-images=9", "--experiment=align_b7_base"),
@@ -359,7 +361,7 @@ def test_a_run_that_exceeds_the_memory_is_reported(capsys):
         ),
         (
             ("--device-kind=h100", "--protocol=vtab", "--params_override=batch=1"),
-            "unknown key 'batch'; did you mean 'batch_size'?",
+            "unknown key 'batch'. Did you mean 'batch_size'?",
         ),
     ],
 )
@@ -457,14 +459,14 @@ def test_a_corpus_of_the_size_of_the_paper_is_planned(capsys):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--corpus=0"], "must be a whole number from 1 to 1e+15, received 0"),
+        (["--corpus=0"], "must be a whole number from 1 to 1e+15. Received: pairs=0"),
         (
             ["--corpus=5", "--num-images=-1"],
-            "must be a whole number from 1 to 1e+15, received -1",
+            "must be a whole number from 1 to 1e+15. Received: images=-1",
         ),
         (
             ["--index=0", "--model=align_b7_base"],
-            "must be a whole number from 1 to 1e+15, received 0",
+            "must be a whole number from 1 to 1e+15. Received: images=0",
         ),
         (["--experiment=align_b7_base"], "--device-kind must be one of tpu_v2"),
         (

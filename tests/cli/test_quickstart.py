@@ -297,7 +297,7 @@ def test_wrong_pairs_print_one_line(name, tmp_path, capsys, monkeypatch):
 def test_an_unknown_override_prints_one_line(pairs, tmp_path, capsys):
     code = main(arguments(pairs, tmp_path / "run", "--params_override=trainer.sed=1"))
     assert code == 1
-    assert "did you mean 'seed'" in last_error_line(capsys)
+    assert "Did you mean 'seed'" in last_error_line(capsys)
     assert not (tmp_path / "run").exists()
 
 

@@ -1,3 +1,5 @@
+"""Configuration of a corpus."""
+
 import dataclasses
 
 import pytest
@@ -13,19 +15,19 @@ from align_keras.corpus.filters.filter_rules import Thresholds
 from align_keras.utils.errors import InputError
 
 
-def test_the_filters_options_are_the_thresholds():
-    assert [own.name for own in dataclasses.fields(FilterConfig)] == [
-        own.name for own in dataclasses.fields(Thresholds)
+def test_filter_options_and_defaults_are_those_of_the_thresholds():
+    assert [field.name for field in dataclasses.fields(FilterConfig)] == [
+        field.name for field in dataclasses.fields(Thresholds)
     ]
     assert dataclasses.asdict(FilterConfig()) == dataclasses.asdict(Thresholds())
 
 
-def test_the_defaults_are_the_papers():
-    own = FilterConfig()
-    assert (own.min_shorter_side, own.max_aspect) == (200, 3.0)
-    assert (own.max_texts_per_image, own.max_images_per_text) == (1000, 10)
-    assert (own.min_unigrams, own.max_unigrams) == (3, 20)
-    assert own.frequent_ngrams == 100_000_000
+def test_the_defaults_are_those_of_the_paper():
+    filters = FilterConfig()
+    assert (filters.min_shorter_side, filters.max_aspect) == (200, 3.0)
+    assert (filters.max_texts_per_image, filters.max_images_per_text) == (1000, 10)
+    assert (filters.min_unigrams, filters.max_unigrams) == (3, 20)
+    assert filters.frequent_ngrams == 100_000_000
     assert CorpusConfig().vocabulary.size == 100_000
     duplicates = CorpusConfig().duplicates
     assert duplicates.nearest_clusters == 10
@@ -33,7 +35,7 @@ def test_the_defaults_are_the_papers():
     assert not duplicates.inside_corpus
 
 
-def test_a_saved_configuration_is_the_same(tmp_path):
+def test_a_saved_configuration_is_loaded_unchanged(tmp_path):
     overrides = [
         {"sources": ["html:a,b", "tfds:x:train[:1]"], "duplicates.against": ["coco:ä"]},
         "filter.languages=[en, de],shards.number_of_shards=3,filter.max_aspect=2",
@@ -46,7 +48,7 @@ def test_a_saved_configuration_is_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "override, said",
+    "override, expected",
     [
         ("filter.min_unigrams=21", "<= filter.max_unigrams"),
         ("filter.max_aspect=1", "> 1"),
@@ -61,7 +63,7 @@ def test_a_saved_configuration_is_the_same(tmp_path):
         ("duplicates.nearest_clusters=9,duplicates.clusters=8", "duplicates.clusters"),
         ("duplicates.max_distance=33", "<= 32"),
         ("duplicates.min_cosine=1", "< 1"),
-        ("duplicates.max_distance=2", "add duplicates.inside_corpus=true"),
+        ("duplicates.max_distance=2", "Add duplicates.inside_corpus=true"),
         ("duplicates.min_cosine=0.9", "duplicates.min_cosine_against for copies"),
         ("duplicates.inside_corpus=1", "inside_corpus"),
         ("vocabulary.size=5", ">= 6"),
@@ -71,14 +73,14 @@ def test_a_saved_configuration_is_the_same(tmp_path):
         ("shards.number_of_shards=0", ">= 1"),
     ],
 )
-def test_what_is_refused(override, said):
+def test_invalid_overrides_are_refused(override, expected):
     with pytest.raises(InputError) as caught:
         load_corpus_config(params_override=override)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_the_recipe_of_the_papers_corpus():
+def test_the_paper_recipe_has_the_values_of_the_paper():
     """Jia et al. 2021, section 3 and appendix A."""
     config = load_corpus_config([experiments("corpora")["paper"]])
     assert config.caption_rules == ("alt",)
@@ -96,8 +98,8 @@ def test_the_recipe_of_the_papers_corpus():
     assert config.vocabulary.size == 100_000
 
 
-def test_captions_may_be_of_some_places_of_a_page_alone():
+def test_caption_rules_select_parts_of_a_page():
     config = load_corpus_config(params_override="caption_rules=[alt, caption]")
     assert config.caption_rules == ("alt", "caption")
-    with pytest.raises(InputError, match=r"caption_rules.*received"):
+    with pytest.raises(InputError, match=r"caption_rules.*Received: a list"):
         load_corpus_config(params_override="caption_rules=[alt, heading]")

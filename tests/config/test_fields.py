@@ -1,3 +1,5 @@
+"""Conversion and comparison of configurations."""
+
 from align_keras.config import (
     ExperimentConfig,
     TrainerConfig,
@@ -7,7 +9,7 @@ from align_keras.config import (
 )
 
 
-def test_changed_keys_names_both_values():
+def test_changed_keys_returns_the_old_and_the_new_value():
     old = load_config()
     new = load_config(params_override="trainer.seed=2,task.evaluation.ks=[1]")
     assert changed_keys(old, old) == {}
@@ -18,7 +20,7 @@ def test_changed_keys_names_both_values():
     assert changed_keys(new, old)["trainer.seed"] == (2, 0)
 
 
-def test_as_dict_is_plain():
+def test_as_dict_returns_plain_values():
     tree = as_dict(ExperimentConfig(trainer=TrainerConfig(seed=3)))
     assert tree["trainer"]["seed"] == 3
     assert tree["task"]["evaluation"] == {"ks": [1, 5, 10]}

@@ -1,3 +1,5 @@
+"""Loading, merging, checking and saving of experiment configurations."""
+
 import dataclasses
 import os
 import pathlib
@@ -19,14 +21,14 @@ from align_keras.utils import shared_data
 from align_keras.utils.errors import InputError
 
 
-def write(folder, text, name="own.yaml"):
+def write(folder, text, name="custom.yaml"):
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def refusal(*arguments, **keywords):
-    """The one line with which `load_config` refuses."""
+    """Returns the one-line message of the error that `load_config` raises."""
     with pytest.raises(InputError) as caught:
         load_config(*arguments, **keywords)
     message = str(caught.value)
@@ -34,7 +36,7 @@ def refusal(*arguments, **keywords):
     return message
 
 
-def test_a_configuration_by_preset_is_saved_without_what_it_settles(tmp_path):
+def test_options_that_a_preset_determines_are_not_saved(tmp_path):
     override = {
         "task.model.preset": "align_nano",
         "task.model.text_encoder.dropout": 0.2,
@@ -45,7 +47,7 @@ def test_a_configuration_by_preset_is_saved_without_what_it_settles(tmp_path):
     assert "image_size" not in path.read_text() and "dropout: 0.2" in path.read_text()
 
 
-def test_defaults_are_the_papers_recipe():
+def test_the_defaults_are_the_recipe_of_the_paper():
     config = load_config()
     assert config == ExperimentConfig()
     model, loss, trainer = config.task.model, config.task.loss.get(), config.trainer
@@ -64,14 +66,14 @@ def test_defaults_are_the_papers_recipe():
     assert optimization.warmup.get().warmup_steps == 10_000
 
 
-def test_nothing_can_be_changed_later():
+def test_configurations_are_immutable():
     config = load_config()
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.trainer.train_steps = 1
     hash(config)
 
 
-def test_merge_order(tmp_path):
+def test_files_and_overrides_are_merged_in_order(tmp_path):
     experiment = write(
         tmp_path,
         "trainer: {train_steps: 20000, seed: 1, max_to_keep: 9}\n"
@@ -91,7 +93,7 @@ def test_merge_order(tmp_path):
     for config, (seed, *steps) in layers:
         assert config.trainer.seed == seed
         assert config.trainer.train_steps in (steps or [30_000])
-        # What a later file doesn't name stays, and a list is replaced whole.
+        # Later files keep options that they don't contain and replace whole lists.
         assert config.trainer.max_to_keep == 9
         assert config.task.loss.contrastive.reduction == "mean"
         assert config.task.evaluation.ks == (2, 4, 8)
@@ -99,13 +101,13 @@ def test_merge_order(tmp_path):
     assert config.task.evaluation.ks == (1,)
 
 
-def test_an_override_may_be_a_file(tmp_path):
+def test_an_override_can_be_a_file(tmp_path):
     path = write(tmp_path, "trainer: {seed: 5}")
     config = load_config(params_override=[str(path), "trainer.max_to_keep=4"])
     assert (config.trainer.seed, config.trainer.max_to_keep) == (5, 4)
 
 
-def test_an_override_may_be_a_dict_of_plain_values():
+def test_an_override_can_be_a_dict_of_plain_values():
     data = {"task.train_data.corpus": "a,b='c'\x85\U0001f600", "trainer.seed": 5}
     config = load_config(params_override=[data, "trainer.max_to_keep=4"])
     assert config.task.train_data.corpus == data["task.train_data.corpus"]
@@ -127,19 +129,19 @@ def test_an_empty_file_changes_nothing(tmp_path):
     [
         (
             "task:\n  loss:\n    label_smooting: 0.1\n",
-            ["own.yaml, line 3:", "'task.loss.label_smooting'", "label_smoothing'?"],
+            ["custom.yaml, line 3:", "'task.loss.label_smooting'", "label_smoothing'?"],
         ),
-        ("trainr: {}\n", ["own.yaml, line 1:", "'trainr'", "'trainer'?"]),
-        # The right key at the wrong level.
-        ("\ntrain_steps: 5\n", ["own.yaml, line 2:", "'trainer.train_steps'?"]),
-        ("task:\n  1: 2\n", ["own.yaml, line 2:", "'task.1'", "model, loss"]),
-        ("xyzzy: 1\n", ["'xyzzy'; The keys of a configuration are task, trainer"]),
-        ("trainer: 5\n", ["'trainer' must hold keys", "received 5"]),
-        ("trainer:\n", ["'trainer' must hold keys", "received null"]),
-        ("trainer: [1]\n", ["'trainer' must hold keys", "received a list"]),
+        ("trainr: {}\n", ["custom.yaml, line 1:", "'trainr'", "'trainer'?"]),
+        # The name of the key is right but in a wrong section.
+        ("\ntrain_steps: 5\n", ["custom.yaml, line 2:", "'trainer.train_steps'?"]),
+        ("task:\n  1: 2\n", ["custom.yaml, line 2:", "'task.1'", "model, loss"]),
+        ("xyzzy: 1\n", ["'xyzzy'. The keys of a configuration are task, trainer"]),
+        ("trainer: 5\n", ["'trainer' must contain keys", "Received: 5"]),
+        ("trainer:\n", ["'trainer' must contain keys", "Received: null"]),
+        ("trainer: [1]\n", ["'trainer' must contain keys", "Received: a list"]),
     ],
 )
-def test_unknown_keys(tmp_path, text, expected):
+def test_unknown_keys_and_sections_without_keys_are_refused(tmp_path, text, expected):
     message = refusal(config_files=[write(tmp_path, text)])
     for part in expected:
         assert part in message, message
@@ -151,9 +153,9 @@ LOSS = "task.loss.contrastive.label_smoothing"
 @pytest.mark.parametrize(
     "override, expected",
     [
-        # The trap of YAML 1.1: `1e-3` is a string there.
-        (f"{LOSS}='1e-3'", ["a number", "the string '1e-3'", "remove the quotes"]),
-        (f'{LOSS}="0.1"', ["the string '0.1'", "remove the quotes"]),
+        # PyYAML, which follows YAML 1.1, reads `1e-3` as a string.
+        (f"{LOSS}='1e-3'", ["a number", "the string '1e-3'", "Remove the quotes."]),
+        (f'{LOSS}="0.1"', ["the string '0.1'", "Remove the quotes."]),
         (f"{LOSS}=a little", ["a number", "the string 'a little'"]),
         (f"{LOSS}=true", ["a number", "the boolean true"]),
         (f"{LOSS}=null", ["a number", "null"]),
@@ -165,28 +167,28 @@ LOSS = "task.loss.contrastive.label_smoothing"
         (f"{LOSS}=.inf", ["finite"]),
         (f"{LOSS}=1{'0' * 400}", ["a number"]),
         ("trainer.seed=1.5", ["an integer", "1.5"]),
-        ("trainer.train_steps=1e4", ["an integer", "10000.0", "write 10000"]),
+        ("trainer.train_steps=1e4", ["an integer", "10000.0", "Write 10000."]),
         ("trainer.seed=true", ["an integer", "the boolean true"]),
-        ("trainer.seed='1'", ["an integer", "remove the quotes"]),
-        ("task.train_data.cache=1", ["true or false", "received 1"]),
-        ("task.train_data.cache=yes", ["true or false", "'yes'", "write true"]),
-        ("task.train_data.cache='true'", ["true or false", "remove the quotes"]),
-        ("task.train_data.corpus=12", ["a string, or null", "put it in quotes"]),
-        ("task.train_data.corpus=true", ["a string", "put it in quotes"]),
+        ("trainer.seed='1'", ["an integer", "Remove the quotes."]),
+        ("task.train_data.cache=1", ["true or false", "Received: 1"]),
+        ("task.train_data.cache=yes", ["true or false", "'yes'", "Write true."]),
+        ("task.train_data.cache='true'", ["true or false", "Remove the quotes."]),
+        ("task.train_data.corpus=12", ["a string, or null", "Put it in quotes."]),
+        ("task.train_data.corpus=true", ["a string", "Put it in quotes."]),
         ("task.train_data.tfds_split=null", ["a string", "null"]),
         ("task.loss.reduction=max", ["one of sum, mean", "'max'"]),
-        ("task.loss.reduction=1", ["one of sum, mean", "received 1"]),
+        ("task.loss.reduction=1", ["one of sum, mean", "Received: 1"]),
         (
             "trainer.optimizer_config.warmup.type=cosine",
             ["one of linear, or null", "'cosine'"],
         ),
-        ("task.evaluation.ks=5", ["a list such as [1, 5, 10]", "write [5]"]),
-        ("task.evaluation.ks=[1, '5']", ["a list", "remove the quotes"]),
+        ("task.evaluation.ks=5", ["a list such as [1, 5, 10]", "Write [5]."]),
+        ("task.evaluation.ks=[1, '5']", ["a list", "Remove the quotes."]),
         ("task.evaluation.ks=[1, 5.5]", ["a list"]),
         ("task.evaluation.ks=[1, [5]]", ["a list"]),
     ],
 )
-def test_wrong_types(override, expected):
+def test_values_of_a_wrong_type_are_refused(override, expected):
     message = refusal(params_override=override)
     assert override.partition("=")[0].removesuffix(".a") in message
     for part in expected:
@@ -215,12 +217,12 @@ def test_wrong_types(override, expected):
         ("task.evaluation.ks=[1, 20]", "task.evaluation.ks", (1, 20)),
     ],
 )
-def test_values_of_yaml_1_2(override, key, value):
-    found = load_config(params_override=override)
+def test_values_are_parsed_as_yaml_1_2(override, key, value):
+    loaded_value = load_config(params_override=override)
     for name in key.split("."):
-        found = getattr(found, name)
-    assert found == value
-    assert type(found) is type(value)
+        loaded_value = getattr(loaded_value, name)
+    assert loaded_value == value
+    assert type(loaded_value) is type(value)
 
 
 # A hundred million values in 500 bytes.
@@ -233,9 +235,9 @@ ALIAS_BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("trainer: {seed: 1}\ntrainer: {seed: 2}\n", ["line 2", "stands twice"]),
+        ("trainer: {seed: 1}\ntrainer: {seed: 2}\n", ["line 2", "is repeated"]),
         ("trainer:\n  seed: 1\n  seed: 1\n", ["line 3", "'seed'", "line 2"]),
-        ("trainer:\n  seed: [1\n", ["own.yaml, line", "not valid YAML"]),
+        ("trainer:\n  seed: [1\n", ["custom.yaml, line", "not valid YAML"]),
         ("trainer:\n\tseed: 1\n", ["line 2", "not valid YAML"]),
         ("a: 1\n---\na: 2\n", ["not valid YAML"]),
         ("- 1\n", ["line 1", "keys and values", "a list"]),
@@ -243,31 +245,35 @@ ALIAS_BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("trainer: {seed: !!int '1'}\n", ["line 1", "tags"]),
         ("a: !!python/object/apply:os.system ['x']\n", ["tags"]),
         ("trainer: &a {seed: 1}\ntask: {<<: *a}\n", ["line 2", "merge keys"]),
-        ("a: &a [*a]\n", ["an alias holds itself"]),
+        ("a: &a [*a]\n", ["an alias refers to a value that contains it"]),
         ("? [1]\n: 2\n", ["a key must be a word"]),
         ("a: 1\ntrainer.seed: 1\n", ["line 2", "a word without dots"]),
         ("a: \x01\n", ["not valid YAML"]),
         (f"a: {'[' * 1500}\n", ["nested too deeply"]),
         ("".join(f"{' ' * level}a:\n" for level in range(30)), ["nested too deeply"]),
-        (ALIAS_BOMB, ["more than 100,000 values, aliases counted"]),
-        ("a: 'x'\n" * 80_000, ["received another (more than 524,288 bytes)"]),
+        (ALIAS_BOMB, ["at most 100,000 values, including repeated aliases"]),
+        ("a: 'x'\n" * 80_000, ["Reading failed with: more than 524,288 bytes"]),
     ],
 )
-def test_broken_files(tmp_path, text, expected):
+def test_files_without_strict_yaml_are_refused(tmp_path, text, expected):
     message = refusal(config_files=[write(tmp_path, text)])
-    for part in ["own.yaml", *expected]:
+    for part in ["custom.yaml", *expected]:
         assert part in message, message
 
 
-def test_unreadable_files(tmp_path):
-    assert "no configuration file" in refusal(config_files=[tmp_path / "no.yaml"])
+def test_unreadable_files_are_refused(tmp_path):
+    missing = tmp_path / "missing.yaml"
+    assert f"configuration file {missing} was not found" in refusal(
+        config_files=[missing]
+    )
     assert "Is a directory" in refusal(config_files=[tmp_path])
     os.mkfifo(tmp_path / "pipe.yaml")
     for path in (tmp_path / "pipe.yaml", "/dev/zero"):
-        assert "received another (not a regular file)" in refusal(config_files=[path])
+        message = refusal(config_files=[path])
+        assert "Reading failed with: not a regular file" in message
     latin = tmp_path / "latin.yaml"
     latin.write_bytes("task: {train_data: {corpus: \xe9}}".encode("latin-1"))
-    assert "isn't UTF-8 text (byte 28)" in refusal(config_files=[latin])
+    assert "must be UTF-8 text. Byte 28 is invalid" in refusal(config_files=[latin])
 
 
 def test_an_alias_repeats_a_value(tmp_path):
@@ -276,34 +282,37 @@ def test_an_alias_repeats_a_value(tmp_path):
     assert config.task.validation_data.corpus == "icons"
 
 
-def test_an_error_is_no_better_for_being_covered(tmp_path):
+def test_an_overridden_wrong_value_is_refused(tmp_path):
     first = write(tmp_path, "trainer: {seed: nought}")
     second = write(tmp_path, "trainer: {seed: 1}", "2.yaml")
-    assert "own.yaml, line 1" in refusal(config_files=[first, second])
+    assert "custom.yaml, line 1" in refusal(config_files=[first, second])
 
 
-def test_a_loss_without_its_type_is_the_contrastive_one(tmp_path):
-    """So files of before there was a second loss have it."""
+def test_old_loss_keys_are_those_of_the_contrastive_loss(tmp_path):
     text = "task:\n  loss:\n    reduction: mean\n    share_equal_captions: true\n"
     path = write(tmp_path, text)
     config = load_config(path, params_override="task.loss.label_smoothing=0")
-    now = ["type=contrastive", "contrastive.reduction=mean"]
-    now += ["contrastive.share_equal_captions=true", "contrastive.label_smoothing=0"]
-    assert config == load_config(params_override=[f"task.loss.{one}" for one in now])
+    overrides = [
+        "task.loss.type=contrastive",
+        "task.loss.contrastive.reduction=mean",
+        "task.loss.contrastive.share_equal_captions=true",
+        "task.loss.contrastive.label_smoothing=0",
+    ]
+    assert config == load_config(params_override=overrides)
     with pytest.raises(InputError, match="line 3: 'task.loss.contrastive.reduction'"):
         load_config(write(tmp_path, text.replace("mean", "most")))
 
 
-def test_messages_name_the_layer_that_gave_the_value(tmp_path):
+def test_messages_start_with_the_location_of_the_last_value(tmp_path):
     path = write(tmp_path, "trainer:\n  max_to_keep: 0\n")
     assert f"{path}, line 2: 'trainer.max_to_keep'" in refusal(config_files=[path])
     assert refusal(config_files=[path], params_override="trainer.max_to_keep=-1") == (
-        "params_override 'trainer.max_to_keep=-1': 'trainer.max_to_keep' must be >= 1, "
-        "received -1; choose a value in that range."
+        "params_override 'trainer.max_to_keep=-1': 'trainer.max_to_keep' must be >= 1. "
+        "Received: -1. Choose a value in this range."
     )
 
 
-def test_save_then_load_is_equal(tmp_path):
+def test_a_saved_configuration_is_loaded_unchanged(tmp_path):
     config = load_config(
         params_override="task.evaluation.ks=[3, 30],trainer.seed=7,"
         "task.train_data.corpus=icons,trainer.optimizer_config.optimizer.type=adamw,"
@@ -316,24 +325,24 @@ def test_save_then_load_is_equal(tmp_path):
     first = path.read_bytes()
     write_config_file(load_config(path), path)
     assert path.read_bytes() == first
-    # Any other YAML reader finds the same values, in the order of the classes.
+    # Other YAML readers return the same values in the order of the classes.
     assert yaml.safe_load(first) == as_dict(config)
     assert list(yaml.safe_load(first)) == ["task", "trainer", "runtime"]
     assert [item.name for item in path.parent.iterdir()] == ["params.yaml"]
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "params.yaml"
     write_config_file(load_config(), path)
-    before = path.read_bytes()
+    old_content = path.read_bytes()
 
-    def full(*arguments):
+    def raise_disk_full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.fsync", raise_disk_full)
     with pytest.raises(OSError, match="No space left"):
         write_config_file(load_config(params_override="trainer.seed=1"), path)
-    assert path.read_bytes() == before
+    assert path.read_bytes() == old_content
     assert [item.name for item in tmp_path.iterdir()] == ["params.yaml"]
 
 
@@ -341,7 +350,7 @@ AMBIGUOUS = "1e-3 1E5 010 0x1F 0o17 yes no on null ~ true .inf .nan 1:30 <<".spl
 
 
 @pytest.mark.parametrize("text", [*AMBIGUOUS, "2026-01-31", "a: b", "a,b", "#a", " a "])
-def test_strings_that_look_like_something_else_survive(tmp_path, text):
+def test_strings_that_look_like_other_types_are_loaded_unchanged(tmp_path, text):
     path = tmp_path / "params.yaml"
     data = dataclasses.replace(load_config().task.train_data, tfds_split=text)
     task = dataclasses.replace(load_config().task, train_data=data)
@@ -356,7 +365,7 @@ def test_strings_that_look_like_something_else_survive(tmp_path, text):
     text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
     rate=st.floats(min_value=1e-300, max_value=1e300),
 )
-def test_any_string_and_any_number_survive(tmp_path_factory, text, rate):
+def test_any_string_and_any_number_are_loaded_unchanged(tmp_path_factory, text, rate):
     path = tmp_path_factory.mktemp("any") / "params.yaml"
     default = load_config()
     data = dataclasses.replace(default.task.train_data, tfds_split=text)
@@ -367,18 +376,18 @@ def test_any_string_and_any_number_survive(tmp_path_factory, text, rate):
     assert load_config(path) == config
 
 
-def test_experiments_of_the_clone():
+def test_experiments_of_the_clone_are_listed():
     names = experiments()
     assert "align_b7_base" in names
     assert find_experiment("align_b7_base") == names["align_b7_base"]
     assert find_experiment(str(names["align_b7_base"])) == names["align_b7_base"]
 
 
-def test_experiments_of_an_installed_package(tmp_path, monkeypatch):
+def test_experiments_of_an_installed_package_are_listed(tmp_path, monkeypatch):
     folder = tmp_path / "share" / "align_keras" / "experiments"
     folder.mkdir(parents=True)
     path = write(folder, "trainer: {seed: 3}\n", "mine.yaml")
-    # Another package's folder beside this one in site-packages is none of ours.
+    # The folder "experiments" of another package in site-packages is ignored.
     (tmp_path / "site-packages" / "experiments").mkdir(parents=True)
     monkeypatch.setattr(shared_data, "CLONE_FOLDER", tmp_path / "site-packages")
     monkeypatch.setattr(shared_data.sysconfig, "get_path", lambda name: str(tmp_path))
@@ -386,21 +395,21 @@ def test_experiments_of_an_installed_package(tmp_path, monkeypatch):
     assert load_config("mine").trainer.seed == 3
 
 
-def test_no_experiments_folder_at_all(tmp_path, monkeypatch):
+def test_a_missing_experiments_folder_raises_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(shared_data, "CLONE_FOLDER", tmp_path)
     monkeypatch.setattr(shared_data.sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setattr(shared_data.site, "getuserbase", lambda: str(tmp_path))
     assert experiments() == {}
-    assert "no experiments folder is installed" in refusal("align_b7_base")
+    assert "No experiments folder is installed" in refusal("align_b7_base")
 
 
-def test_unknown_experiments(tmp_path, monkeypatch):
+def test_unknown_experiments_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     message = refusal("align_b7_bass")
-    assert "did you mean 'align_b7_base'?" in message
+    assert "Did you mean 'align_b7_base'?" in message
     assert "quickstart_icons" in message
-    assert "no experiment file" in refusal("folder/align_b7_base.yaml")
-    assert "no experiment file" in refusal(pathlib.Path("align_b7.yaml"))
+    for path in ("folder/align_b7_base.yaml", pathlib.Path("align_b7.yaml")):
+        assert f"experiment file {path} was not found" in refusal(path)
 
 
 TRAIN, VALIDATION = "task.train_data.", "task.validation_data."
@@ -412,11 +421,11 @@ TRAIN, VALIDATION = "task.train_data.", "task.validation_data."
         ([f"{VALIDATION}pairs=val.csv"], "all"),
         ([f"{TRAIN}pairs=train.csv,{VALIDATION}pairs=val.csv"], "all"),
         ([f"{VALIDATION}pairs=val.csv", f"{TRAIN}pairs=train.csv"], "all"),
-        # One table for both is divided, however its path is written.
+        # A table for both is divided, also if the two paths are written differently.
         ([f"{TRAIN}pairs=a.csv,{VALIDATION}pairs=a.csv"], "test"),
         ([f"{VALIDATION}pairs=./b/../a.csv", f"{TRAIN}pairs=a.csv"], "test"),
         ([f"{TRAIN}pairs=a.csv"], "test"),
-        # A split that is given counts, but not that of data that is replaced.
+        # A split that is set is used, unless later data replaces the data of the split.
         ([f"{VALIDATION}pairs=val.csv,{VALIDATION}tfds_split=test"], "test"),
         ([f"{VALIDATION}tfds_split=train", f"{VALIDATION}pairs=val.csv"], "train"),
         ([f"{VALIDATION}pairs=val.csv", f"{VALIDATION}tfds_split=train"], "train"),
@@ -430,22 +439,22 @@ TRAIN, VALIDATION = "task.train_data.", "task.validation_data."
         ([f"{VALIDATION}pairs=val.csv", f"{VALIDATION}corpus=icons"], "test"),
     ],
 )
-def test_a_table_that_only_validation_reads_is_measured_whole(layers, split):
+def test_a_table_that_only_validation_uses_is_evaluated_completely(layers, split):
     config = load_config(params_override=layers)
     assert config.task.validation_data.tfds_split == split
 
 
-def test_a_saved_configuration_keeps_its_split_until_its_table_is_replaced(tmp_path):
-    saved = tmp_path / "params.yaml"
+def test_a_saved_split_is_kept_until_its_table_is_replaced(tmp_path):
+    path = tmp_path / "params.yaml"
     write_config_file(
         load_config(
             params_override=f"{VALIDATION}pairs=val.csv,{VALIDATION}tfds_split=test"
         ),
-        saved,
+        path,
     )
-    assert load_config(None, [saved]).task.validation_data.tfds_split == "test"
-    replaced = load_config(None, [saved], f"{VALIDATION}pairs=other.csv")
-    assert replaced.task.validation_data.tfds_split == "all"
+    assert load_config(None, [path]).task.validation_data.tfds_split == "test"
+    config = load_config(None, [path], f"{VALIDATION}pairs=other.csv")
+    assert config.task.validation_data.tfds_split == "all"
 
 
 def test_a_link_to_the_training_table_is_the_same_table(tmp_path):

@@ -1,3 +1,5 @@
+"""Recipes of the fine-tuning evaluations."""
+
 import re
 
 import pytest
@@ -10,22 +12,22 @@ RECIPES = experiments("evaluation")
 HEADER = ("Command", "Hardware", "Duration", "Expected metric")
 
 
-def test_the_recipes_are_there():
+def test_all_recipes_exist():
     names = {"imagenet_frozen", "imagenet_full", "fine_grained", "vtab"}
     assert set(RECIPES) == names
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_each_opens_with_its_command(name):
+def test_each_recipe_starts_with_its_command(name):
     text = RECIPES[name].read_text(encoding="utf-8")
     lines = [line.removeprefix("# ") for line in text.splitlines()]
-    begun = [line.partition(":")[0] for line in lines if line.startswith(HEADER)]
-    assert begun == list(HEADER)
+    header = [line.partition(":")[0] for line in lines if line.startswith(HEADER)]
+    assert header == list(HEADER)
     assert f"align-keras evaluate {name} --model" in lines[0]
     assert re.search(r"Jia et al\. 2021, table [567]\b", text)
 
 
-def test_imagenet_frozen_is_the_papers():
+def test_imagenet_frozen_has_the_values_of_the_paper():
     recipe = load_recipe("imagenet_frozen")
     head = recipe.head
     assert (head.epochs, head.steps, head.learning_rate) == (100, None, 0.1)
@@ -38,11 +40,11 @@ def test_imagenet_frozen_is_the_papers():
     assert (recipe.batch_size, recipe.momentum, recipe.weight_decay) == (1024, 0.9, 0.0)
     assert (recipe.crop, recipe.flip, recipe.central_crop) == ("inception", True, 0.875)
     assert recipe.min_crop_area == 0.08
-    assert recipe.full.is_left_out and recipe.last_stage == "head"
+    assert recipe.full.is_skipped and recipe.last_stage == "head"
     assert recipe.runs == 1 and recipe.sweep.trials == 0
 
 
-def test_imagenet_full_is_the_papers():
+def test_imagenet_full_has_the_values_of_the_paper():
     recipe, frozen = load_recipe("imagenet_full"), load_recipe("imagenet_frozen")
     assert recipe.head == frozen.head and recipe.batch_size == frozen.batch_size
     full = recipe.full
@@ -58,7 +60,7 @@ def test_imagenet_full_is_the_papers():
     assert recipe.weight_decay == 0.0 and recipe.last_stage == "full"
 
 
-def test_fine_grained_is_the_papers():
+def test_fine_grained_has_the_values_of_the_paper():
     recipe = load_recipe("fine_grained")
     assert (recipe.runs, recipe.batch_size, recipe.weight_decay) == (3, 256, 1e-5)
     for stage, rate in ((recipe.head, 1e-2), (recipe.full, 1e-3)):
@@ -69,7 +71,7 @@ def test_fine_grained_is_the_papers():
     assert recipe.full.freeze_batch_statistics
 
 
-def test_vtab_is_the_papers_as_far_as_it_says():
+def test_vtab_has_the_values_of_the_paper_and_marks_the_other_values():
     recipe = load_recipe("vtab")
     assert (recipe.runs, recipe.sweep.trials) == (3, 50)
     assert recipe.last_stage == "full"
@@ -82,8 +84,8 @@ def test_vtab_is_the_papers_as_far_as_it_says():
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("head.stepz=1", "unknown key 'head.stepz'; did you mean 'steps'?"),
-        ("full.decay_factr=1", "did you mean 'decay_factor'?"),
+        ("head.stepz=1", "unknown key 'head.stepz'. Did you mean 'steps'?"),
+        ("full.decay_factr=1", "Did you mean 'decay_factor'?"),
         ("batch_size=0", "'batch_size' must be >= 1"),
         ("batch_size=1.5", "'batch_size' must be an integer"),
         ("momentum=1", ">= 0 and < 1"),
@@ -94,40 +96,51 @@ def test_vtab_is_the_papers_as_far_as_it_says():
         ("head.train_size=31", ">= 32"),
         ("head.schedule=linear", "one of stepwise, cosine, constant"),
         ("full.backbone_multiplier=0", "> 0"),
-        ("full.freeze_batch_statistics=yes", "write true"),
-        ("head.epochs=3", "'head.epochs' must be null where head.steps is given"),
-        ("head.steps=null,full.steps=null", "must be given in one stage"),
+        ("full.freeze_batch_statistics=yes", "Write true."),
+        ("head.epochs=3", "'head.epochs' must be null if head.steps is set"),
+        ("head.steps=null,full.steps=null", "must be set in at least one stage"),
         ("sweep.trials=-1", ">= 0"),
-        ("sweep.trials=2,sweep.learning_rate=[0.1]", "a least and a greatest value"),
-        ("sweep.trials=2,sweep.learning_rate=[0.1, 0.01]", "a least and a greatest"),
+        (
+            "sweep.trials=2,sweep.learning_rate=[0.1]",
+            "a list of the smallest and the largest value",
+        ),
+        (
+            "sweep.trials=2,sweep.learning_rate=[0.1, 0.01]",
+            "a list of the smallest and the largest value",
+        ),
         ("sweep.learning_rate=[0, 1]", "> 0"),
         ("sweep.flip=[1]", "a list"),
         ("micro_batch_size=0", "'micro_batch_size' must be >= 1"),
-        ("micro_batch_size=3", "a divisor of a replica's batch (256, by batch_size)"),
+        (
+            "micro_batch_size=3",
+            "a divisor of the batch size per replica (256, from batch_size)",
+        ),
         (
             "runtime.distribution_strategy=mirrored,runtime.num_replicas=3",
-            "'batch_size' must be a multiple of runtime.num_replicas (3), received 256",
+            "'batch_size' must be a multiple of runtime.num_replicas (3). "
+            "Received: 256",
         ),
         (
             "runtime.distribution_strategy=mirrored,runtime.num_replicas=2,"
             "sweep.trials=1,sweep.batch_size=[128, 96],micro_batch_size=64",
-            "a divisor of a replica's batch (48, by sweep.batch_size), received 64",
+            "a divisor of the batch size per replica (48, from sweep.batch_size). "
+            "Received: 64",
         ),
-        ("runtime.num_replicas=2", "mirrored where num_replicas is given"),
+        ("runtime.num_replicas=2", "mirrored if num_replicas is set"),
         (
             "runtime.distribution_strategy=multi_worker_mirrored",
-            "since an evaluation is one process",
+            "because an evaluation runs in a single process",
         ),
-        ("runtime.distribution_strategie=tpu", "did you mean 'distribution_strategy'?"),
+        ("runtime.distribution_strategie=tpu", "Did you mean 'distribution_strategy'?"),
     ],
 )
-def test_a_wrong_option_is_refused(override, message):
+def test_invalid_overrides_are_refused(override, message):
     with pytest.raises(InputError) as caught:
         load_recipe("fine_grained", params_override=override)
     assert message in str(caught.value)
 
 
-def test_files_and_overrides_are_laid_over(tmp_path):
+def test_files_and_overrides_replace_values_of_the_recipe(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("runs: 1\nhead:\n  steps: 10\n")
     recipe = load_recipe("fine_grained", [path], ["head.steps=20", "seed=3"])
@@ -136,7 +149,7 @@ def test_files_and_overrides_are_laid_over(tmp_path):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_broken_copy_names_its_line(tmp_path, name):
+def test_an_unknown_key_in_a_copied_recipe_is_refused(tmp_path, name):
     tree = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
     path = tmp_path / "broken.yaml"
     path.write_text(yaml.safe_dump(tree | {"batchsize": 3}), encoding="utf-8")
@@ -146,5 +159,5 @@ def test_a_broken_copy_names_its_line(tmp_path, name):
 
 
 def test_an_unknown_recipe_is_refused():
-    with pytest.raises(InputError, match=r"no recipe zero_shot\.yaml"):
+    with pytest.raises(InputError, match=r"recipe zero_shot\.yaml was not found"):
         load_recipe("zero_shot")

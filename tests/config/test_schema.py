@@ -1,4 +1,4 @@
-"""The schemas by which editors complete and check YAML files."""
+"""JSON schemas that editors use to complete and check YAML files."""
 
 import json
 import pathlib
@@ -17,19 +17,19 @@ FILES = {
 MODELINE = "# yaml-language-server: $schema="
 
 
-def nested(path):
-    """What a YAML file holds, read as strictly as the package reads it."""
+def read_tree(path):
+    """Returns the content of a YAML file as nested dicts."""
     tree = {}
-    for key, given in read_yaml(path).items():
-        *sections, name = key.split(".")
-        below = tree
-        for section in sections:
-            below = below[section]
-        below[name] = given.value
+    for key, located in read_yaml(path).items():
+        *parents, name = key.split(".")
+        section = tree
+        for parent in parents:
+            section = section[parent]
+        section[name] = located.value
     return tree
 
 
-def test_the_files_are_those_of_the_classes(tmp_path):
+def test_stored_schemas_match_the_classes(tmp_path):
     main(tmp_path)
     names = sorted(path.name for path in (EXPERIMENTS / "schema").iterdir())
     assert names == sorted(path.name for path in tmp_path.iterdir())
@@ -41,19 +41,19 @@ def test_the_files_are_those_of_the_classes(tmp_path):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_file_names_its_schema_and_fits_it(name):
+def test_every_file_has_a_schema_and_is_valid(name):
     path = FILES[name]
     lines = path.read_text(encoding="utf-8").splitlines()
     (line,) = (line for line in lines if line.startswith(MODELINE))
     schema = json.loads((path.parent / line.removeprefix(MODELINE)).read_text())
-    jsonschema.Draft7Validator(schema).validate(nested(path))
+    jsonschema.Draft7Validator(schema).validate(read_tree(path))
 
 
-def test_every_option_is_described():
+def test_every_option_has_a_description():
     def check(schema, key):
         assert schema["description"].strip(), key
-        for name, below in schema.get("properties", {}).items():
-            check(below, f"{key}.{name}")
+        for name, property_schema in schema.get("properties", {}).items():
+            check(property_schema, f"{key}.{name}")
 
     for name, config in CONFIGURATIONS.items():
         schema = json_schema(config)
@@ -71,7 +71,7 @@ def test_every_option_is_described():
         ({"loss_upper_bound": 0}, "exclusiveMinimum"),
     ],
 )
-def test_what_an_editor_underlines(trainer, word):
+def test_schemas_refuse_unknown_keys_and_wrong_values(trainer, word):
     schema = json_schema(CONFIGURATIONS["experiment"])
     jsonschema.validate({"trainer": {"loss_upper_bound": None}}, schema)
     with pytest.raises(jsonschema.ValidationError, match=word):

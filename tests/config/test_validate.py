@@ -1,3 +1,5 @@
+"""Ranges of options and rules between options of an experiment."""
+
 import dataclasses
 
 import pytest
@@ -104,22 +106,22 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
         ("runtime.num_replicas=0", ">= 1"),
     ],
 )
-def test_ranges(override, rule):
+def test_values_out_of_range_are_refused(override, rule):
     key, _, value = override.partition("=")
     with pytest.raises(InputError) as caught:
         load_config(params_override=override)
-    assert f"'{key}' must be {rule}, received" in str(caught.value)
+    assert f"'{key}' must be {rule}. Received: " in str(caught.value)
 
 
 def test_every_number_has_a_tested_range():
-    """A new number without bounds, or with untested ones, shows up here."""
-    (mark,) = [mark for mark in test_ranges.pytestmark if mark.name == "parametrize"]
-    tested = {override.partition("=")[0] for override, _ in mark.args[1]}
+    marks = test_values_out_of_range_are_refused.pytestmark
+    (mark,) = [mark for mark in marks if mark.name == "parametrize"]
+    tested_keys = {override.partition("=")[0] for override, _ in mark.args[1]}
     for key, _, field in leaves(ExperimentConfig()):
         hint = str(field.type)
         if "Literal" not in hint and ("int" in hint or "float" in hint):
             assert "bounds" in field.metadata, key
-            assert key.replace("validation_data", "train_data") in tested, key
+            assert key.replace("validation_data", "train_data") in tested_keys, key
 
 
 @pytest.mark.parametrize(
@@ -148,29 +150,38 @@ def test_every_number_has_a_tested_range():
             f"{RATE}.type=stepwise,{RATE}.stepwise.boundaries=[2, 1]",
             ["boundaries", "must be increasing"],
         ),
-        ("task.loss.negatives_fraction=0.3", ["one over a divisor of", "16384"]),
-        (f"{DATA}.micro_batch_size=100", ["a divisor of a replica's batch (16384)"]),
-        (f"{IMAGE}.virtual_batch_size=100", ["a divisor of a replica's batch"]),
+        (
+            "task.loss.negatives_fraction=0.3",
+            ["1 divided by a divisor of the batch size per replica (16384)"],
+        ),
+        (
+            f"{DATA}.micro_batch_size=100",
+            ["a divisor of the batch size per replica (16384)"],
+        ),
+        (
+            f"{IMAGE}.virtual_batch_size=100",
+            ["a divisor of the batch size per replica"],
+        ),
         (
             f"{IMAGE}.replicas_per_group=0,{IMAGE}.synchronized=true",
-            ["replicas_per_group' must be null where", "synchronized is true"],
+            ["replicas_per_group' must be null if", "synchronized is true"],
         ),
         (
             f"{IMAGE}.replicas_per_group=2,{IMAGE}.virtual_batch_size=64",
-            ["null where", "virtual_batch_size is given", "received 2"],
+            ["null if", "virtual_batch_size is set", "Received: 2."],
         ),
         (
             f"{IMAGE}.replicas_per_group=2,{DATA}.micro_batch_size=64",
-            ["null where", "micro_batch_size is given"],
+            ["null if", "micro_batch_size is set"],
         ),
         (
             f"{IMAGE}.replicas_per_group=3,runtime.num_replicas=4,"
             "runtime.distribution_strategy=mirrored",
-            ["a divisor of runtime.num_replicas (4), received 3"],
+            ["a divisor of runtime.num_replicas (4). Received: 3."],
         ),
         (
             f"{IMAGE}.virtual_batch_size=64,{IMAGE}.synchronized=true",
-            ["null where", "synchronized is true"],
+            ["null if", "synchronized is true"],
         ),
         (
             f"{IMAGE}.virtual_batch_size=64,{DATA}.micro_batch_size=32",
@@ -187,30 +198,36 @@ def test_every_number_has_a_tested_range():
         ("task.model.project_class_names=true", ["must be false without"]),
         (
             "task.model.initial_temperature=null",
-            ["must be a number where image_encoder.weights names no ALIGN"],
+            ["must be a number if image_encoder.weights isn't an ALIGN"],
         ),
         (f"{DATA}.corpus=pairs", [f"'{DATA}.pairs' must be a path"]),
         (f"{DATA}.corpus=icons,{DATA}.pairs=a.csv", [f"'{DATA}.corpus' must be pairs"]),
         (
             f"{DATA}.pairs=a.csv,{VALIDATION}.pairs=a.csv,{VALIDATION}.tfds_split=all",
-            [f"'{VALIDATION}.tfds_split' must be a part, such as test", "other pairs"],
+            [
+                f"'{VALIDATION}.tfds_split' must be a part, such as test",
+                "Choose other pairs",
+            ],
         ),
         (
             f"{DATA}.corpus=clipart+emoji,{DATA}.tfds_split=all,"
             f"{VALIDATION}.corpus=emoji",
-            [f"'{DATA}.tfds_split' must be a part, such as train", "other pairs"],
+            [
+                f"'{DATA}.tfds_split' must be a part, such as train",
+                "Choose other pairs",
+            ],
         ),
         (
             f"{DATA}.corpus=c/1.0.0,{DATA}.tfds_split=all,{VALIDATION}.corpus=c/1.0.0/",
             [f"'{DATA}.tfds_split' must be a part, such as train"],
         ),
-        (f"{DATA}.encoding=utf-99", ["a text encoding", "'utf-99'", "try utf-8"]),
-        (f"{DATA}.tfds_split=''", ["a non-empty string", "write null"]),
+        (f"{DATA}.encoding=utf-99", ["a text encoding", "'utf-99'", "Try utf-8."]),
+        (f"{DATA}.tfds_split=''", ["a non-empty string", "Write null"]),
         (f"{OPTIMIZER}.lamb.exclude_from_weight_decay=['(']", ["regular expressions"]),
         (f"{OPTIMIZER}.adamw.exclude_from_weight_decay=['*']", ["regular expressions"]),
         ("task.evaluation.ks=[5, 1]", ["increasing"]),
         ("task.evaluation.ks=[1, 1]", ["without repetition"]),
-        ("task.evaluation.ks=[]", ["not empty"]),
+        ("task.evaluation.ks=[]", ["a list with at least one value"]),
         ("runtime.num_replicas=2", ["distribution_strategy' must be mirrored"]),
         (
             "runtime.num_replicas=3,runtime.distribution_strategy=mirrored",
@@ -218,11 +235,11 @@ def test_every_number_has_a_tested_range():
         ),
     ],
 )
-def test_rules_between_options(override, expected):
+def test_options_that_violate_a_rule_are_refused(override, expected):
     with pytest.raises(InputError) as caught:
         load_config(params_override=override)
     message = str(caught.value)
-    # The place is that of a given option, never of a default.
+    # The message starts with the location of an option that was set.
     assert message.startswith("params_override '")
     assert "\n" not in message
     for part in expected:
@@ -246,7 +263,7 @@ def test_rules_between_options(override, expected):
         f"{OPTIMIZER}.lamb.exclude_from_weight_decay=[]",
     ],
 )
-def test_what_the_rules_admit(override):
+def test_valid_overrides_are_accepted(override):
     load_config(params_override=override)
 
 
@@ -269,18 +286,18 @@ def test_what_the_rules_admit(override):
         ),
     ],
 )
-def test_configs_made_in_python_are_held_to_the_same_rules(config, expected):
+def test_configs_from_python_are_validated(config, expected):
     with pytest.raises(InputError, match="must be") as caught:
         validate(config)
     assert expected in str(caught.value)
 
 
-def test_a_valid_config_is_returned():
+def test_validate_returns_the_config():
     config = load_config()
     assert validate(config) is config
 
 
-def test_one_of_configs_return_the_member_that_type_names():
+def test_get_returns_the_member_that_type_selects():
     optimization = load_config(
         params_override=f"{OPTIMIZER}.type=adamw,{RATE}.type=cosine,"
         "trainer.optimizer_config.warmup.type=null"
@@ -301,21 +318,23 @@ def test_every_type_name_has_its_member():
     ("key", "value"),
     [
         (f"{IMAGE}.image_size", 128),
-        (f"{IMAGE}.image_size", 289),  # the default: given, it isn't ignored
+        (f"{IMAGE}.image_size", 289),  # A default value is also refused if it is set.
         (f"{IMAGE}.variant", "efficientnet_b0"),
         (f"{TEXT}.variant", "bert_mini"),
         (f"{TEXT}.sequence_length", 32),
         (f"{MODEL}.projection_dim", 320),
     ],
 )
-def test_what_a_preset_settles_is_refused_beside_it(key, value):
+def test_options_that_a_preset_determines_are_refused(key, value):
     override = {f"{MODEL}.preset": "align_nano", key: value}
-    words = rf"'{key}' must be left out where {MODEL}.preset \(align_nano\)"
-    with pytest.raises(InputError, match=words):
+    message = (
+        rf"'{key}' must be omitted, because {MODEL}.preset \(align_nano\) determines it"
+    )
+    with pytest.raises(InputError, match=message):
         load_config(params_override=override)
     config = load_config(params_override={**override, f"{MODEL}.preset": None})
     if (key, value) != (f"{IMAGE}.image_size", 289):
         model = dataclasses.replace(config.task.model, preset="align_nano")
         task = dataclasses.replace(config.task, model=model)
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=message):
             validate(dataclasses.replace(config, task=task))

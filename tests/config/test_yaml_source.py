@@ -1,3 +1,5 @@
+"""Parser of overrides."""
+
 import json
 
 import pytest
@@ -9,8 +11,10 @@ from align_keras.utils.errors import InputError
 
 
 def plain(overrides):
-    """The values by dotted key, without the sections that others stand below."""
-    return {key: given.value for key, given in overrides.items() if given.value != {}}
+    """Returns the values by dotted key without the entries of sections."""
+    return {
+        key: located.value for key, located in overrides.items() if located.value != {}
+    }
 
 
 @pytest.mark.parametrize(
@@ -40,7 +44,7 @@ def plain(overrides):
         ("a.b={c: 1},a.b.d=2", {"a.b.c": 1, "a.b.d": 2}),
     ],
 )
-def test_values(text, expected):
+def test_overrides_are_parsed(text, expected):
     assert plain(read_overrides(text)) == expected
 
 
@@ -56,10 +60,10 @@ def test_values(text, expected):
         ("a='x", ["not valid YAML", "end of stream"]),
         ("a=*x", ["params_override 'a=*x': not valid YAML"]),
         ("a=!!int 1", ["tags"]),
-        ("a={b: 1, b: 2}", ["stands twice"]),
+        ("a={b: 1, b: 2}", ["'b' is repeated"]),
     ],
 )
-def test_mistakes(text, expected):
+def test_invalid_overrides_are_refused(text, expected):
     with pytest.raises(InputError) as caught:
         read_overrides(text)
     for part in expected:
@@ -71,7 +75,7 @@ PRINTABLE = st.characters(exclude_categories=["C", "Zl", "Zp"])
 
 
 @given(st.lists(st.one_of(st.text(PRINTABLE), st.floats(0, 1)), min_size=1))
-def test_json_values_pass_through(values):
+def test_json_values_are_parsed_unchanged(values):
     items = [
         f"k{number}={json.dumps(value, ensure_ascii=False)}"
         for number, value in enumerate(values)
@@ -81,7 +85,7 @@ def test_json_values_pass_through(values):
 
 
 @given(st.text())
-def test_any_text_is_read_or_refused_in_one_line(text):
+def test_any_text_is_parsed_or_refused_with_a_one_line_error(text):
     try:
         read_overrides(text)
     except InputError as error:

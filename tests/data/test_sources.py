@@ -333,7 +333,7 @@ def test_a_data_service_is_refused(builder):
         ("task.train_data.source=a,task.train_data.cache=true", "cache' must be false"),
         (
             "task.train_data.source=a,task.train_data.corpus=icons",
-            "corpus' must be null where task.train_data.source is given",
+            "corpus' must be null if task.train_data.source is set",
         ),
         (
             "task.train_data.source=[{path: a, weight: 1}, b]",

@@ -160,8 +160,8 @@ def test_fine_tuning_uses_all_rows_of_both_tables(tmp_path):
         (lambda tree: tree["trainer"].update(train_steps="many"), "an integer"),
         (lambda tree: tree["trainer"].update(train_steps=0), ">= 1"),
         (lambda tree: tree["task"].update(loss={"label_smoothing": 1.5}), "< 1"),
-        (lambda tree: tree["task"].update(loss=None), "must hold keys"),
-        (lambda tree: tree["task"]["train_data"].update(cache="no"), "write false"),
+        (lambda tree: tree["task"].update(loss=None), "must contain keys"),
+        (lambda tree: tree["task"]["train_data"].update(cache="no"), "Write false."),
     ],
 )
 def test_mistakes_in_an_experiment_are_reported(tmp_path, name, damage, expected):

@@ -249,7 +249,9 @@ def test_bad_arguments(model, tmp_path):
     with pytest.raises(InputError, match="directory .* which is a file"):
         export_saved_model(model, file)
     assert file.read_text() == ""
-    with pytest.raises(InputError, match="weights must be one of .* 'int8'; .*None"):
+    with pytest.raises(
+        InputError, match="weights must be one of .*weights='int8'. Choose one, or None"
+    ):
         export_saved_model(model, tmp_path / "export", weights="int8")
 
 

@@ -89,5 +89,5 @@ def test_a_configuration_selects_the_sigmoid_loss():
     loss = build_loss(load_config(params_override=override).task.loss)
     assert isinstance(loss, SigmoidLoss)
     assert loss.get_config() == {"bias": -4.0, "share_equal_captions": False}
-    with pytest.raises(InputError, match="did you mean 'bias'"):
+    with pytest.raises(InputError, match="Did you mean 'bias'"):
         SigmoidLoss(bais=-4)

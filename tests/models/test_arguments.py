@@ -80,11 +80,11 @@ def test_arguments_for_a_hugging_face_folder_reach_the_model():
     [
         (
             lambda folder: ALIGN(*small_encoders(), learn_temprature=False),
-            "ALIGN has no argument 'learn_temprature'; did you mean 'learn_temp",
+            "ALIGN has no argument 'learn_temprature'. Did you mean 'learn_temp",
         ),
         (
             lambda folder: ImageEncoder(drop_conect_rate=0.1),
-            "ImageEncoder .*did you mean 'drop_connect_rate'",
+            "ImageEncoder .*Did you mean 'drop_connect_rate'",
         ),
         (
             lambda folder: TextEncoder(
@@ -95,15 +95,15 @@ def test_arguments_for_a_hugging_face_folder_reach_the_model():
                 intermediate_dim=8,
                 droput=0.1,
             ),
-            "TextEncoder .*did you mean 'dropout'",
+            "TextEncoder .*Did you mean 'dropout'",
         ),
         (
             lambda folder: ImageClassifier(small_encoders()[0], 3, xyz=1),
-            "no argument 'xyz'; it takes image_encoder, num_classes",
+            "no argument 'xyz'. It takes image_encoder, num_classes",
         ),
         (
             lambda folder: ALIGN.from_preset("align_nano", droput=0.0),
-            "from_preset has no argument 'droput'; did you mean 'dropout'",
+            "from_preset has no argument 'droput'. Did you mean 'dropout'",
         ),
         (lambda folder: ALIGN.from_preset(folder, droput=0.0), "mean 'dropout'"),
         (
@@ -116,11 +116,11 @@ def test_arguments_for_a_hugging_face_folder_reach_the_model():
         ),
         (
             lambda folder: small_align().compile(label_smothing=0.1),
-            "compile .*did you mean 'label_smoothing'",
+            "compile .*Did you mean 'label_smoothing'",
         ),
         (
             lambda folder: small_align().compile(steps_per_exec=2),
-            "did you mean 'steps_per_execution'",
+            "Did you mean 'steps_per_execution'",
         ),
         (
             lambda folder: small_align().compile(metrics=["accuracy"]),

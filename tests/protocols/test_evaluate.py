@@ -59,7 +59,7 @@ def test_python_and_the_command_have_equal_results(folder, capsys):
         (
             "vtab",
             {"workers": 0},
-            "workers must be a whole number from 1 to .*, received 0",
+            "workers must be a whole number from 1 to .*. Received: workers=0",
         ),
         ("composed", {"text_weight": -1.0}, "text_weight must be a number from 0"),
         (

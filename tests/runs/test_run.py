@@ -38,7 +38,9 @@ def test_overrides_apply_to_names_paths_and_configurations(tmp_path):
 
 @pytest.mark.parametrize("name, value", [("mode", "evaluate"), ("checkpoint", "first")])
 def test_unknown_modes_are_refused_before_anything_is_written(tmp_path, name, value):
-    with pytest.raises(InputError, match=f"^{name} must be one of .*, received"):
+    with pytest.raises(
+        InputError, match=f"^{name} must be one of .*. Received: {name}="
+    ):
         align_keras.train_experiment(
             "quickstart_icons", tmp_path / "run", **{name: value}
         )

@@ -143,7 +143,7 @@ def test_validation_pairs_may_choose_the_best_checkpoint(tmp_path):
         ([], "task.train_data.corpus must name a corpus"),
         (["--params_override=task.train_data.corpus=pairs"], "must be a path"),
         (["--experiment=align_b7_base"], "must be an existing file or folder"),
-        (["--experiment=align_b7"], "did you mean 'align_b7_base'"),
+        (["--experiment=align_b7"], "Did you mean 'align_b7_base'"),
     ],
 )
 def test_missing_pairs_write_nothing(tmp_path, capsys, arguments, message):

@@ -135,7 +135,8 @@ def test_bad_addresses_of_a_table_are_counted_and_the_others_kept(
         reasons = dict(index.changes.unreadable)
         local = "redirects to http://127.0.0.1, an address of a local network"
         assert reasons == {
-            "of the table: redirects to file://; only http and https are read": 1,
+            "of the table: redirects to file://, but only http and https are "
+            "supported": 1,
             f"of the table: {local}; name it directly": 1,
             "of the table: redirects more than 10 times": 1,
             "can't be read to its end": 1,

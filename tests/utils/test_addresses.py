@@ -1,4 +1,4 @@
-"""Passwords of addresses: hidden in messages, kept out of what is stored, and used."""
+"""Secrets in addresses: hidden in messages, removed from stored files, and restored."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from align_keras.utils.errors import InputError
 
 
 @pytest.fixture(autouse=True)
-def nothing_known(monkeypatch, tmp_path):
+def no_stored_secrets(monkeypatch, tmp_path):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     addresses.forget_secrets()
     yield
@@ -52,7 +52,7 @@ SECRETS = [
 
 
 @pytest.mark.parametrize("address, clean", SECRETS)
-def test_a_secret_is_taken_out_and_used(address, clean):
+def test_a_secret_is_removed_and_restored(address, clean):
     assert without_secrets(address) == clean
     assert "S3cr" in with_secrets(clean)
     for text in (address, f"`{address}` is away", f"({address}); try again"):
@@ -61,7 +61,7 @@ def test_a_secret_is_taken_out_and_used(address, clean):
     assert redacted("password is S3cr", address).endswith(" ***")
 
 
-def test_a_password_with_spaces_is_hidden_where_its_address_is_known():
+def test_a_password_with_spaces_is_hidden_with_the_help_of_its_address():
     address = "postgresql://me:a S3cr@host/db"
     assert without_secrets(address) == "postgresql://me@host/db"
     assert with_secrets("postgresql://me@host/db") == (
@@ -87,15 +87,15 @@ def test_a_password_with_spaces_is_hidden_where_its_address_is_known():
         "postgresql://one:5432,two:5433/db?user=me@home",
         "postgresql://[::1]:5432/db?user=me@home",
         "https://h/t.csv?page=2;n=1&x#part?y",
-        "k must be a number; received k=3, token_ids=[1].",
+        "k must be a number. Received: k=3, token_ids=[1].",
         "~/photos/a@b:c.png",
     ],
 )
-def test_what_has_no_secret_stays(text):
+def test_text_without_secrets_is_unchanged(text):
     assert without_secrets(text) == redacted(text) == with_secrets(text) == text
 
 
-def test_several_addresses_of_one_argument():
+def test_secrets_of_several_addresses_in_an_argument_are_removed():
     text = "a=http://me:S3cr@h/x.csv,b=http://you:T0p@g/y.csv"
     clean = "a=http://me@h/x.csv,b=http://you@g/y.csv"
     assert without_secrets(text) == clean
@@ -112,16 +112,16 @@ def test_several_addresses_of_one_argument():
         "sslpassword=S3cr",
     ],
 )
-def test_connection_strings(text):
+def test_passwords_of_connection_strings_are_hidden(text):
     assert "S3cr" not in redacted(text)
 
 
-def test_messages_hide_it(capsys):
-    progress.say("http://me:S3cr@host/t.csv: 500; trying again")
+def test_progress_messages_hide_passwords(capsys):
+    progress.say("http://me:S3cr@host/t.csv: 500. Trying again")
     assert capsys.readouterr().err.startswith("http://me:***@host/t.csv: 500")
 
 
-def test_the_users_netrc(tmp_path):
+def test_passwords_are_read_from_netrc(tmp_path):
     (tmp_path / "netrc").write_text(
         "machine host login me password S3cr/x\ndefault login any password other\n"
     )
@@ -130,17 +130,17 @@ def test_the_users_netrc(tmp_path):
     assert with_secrets("https://elsewhere/t.csv") == "https://elsewhere/t.csv"
 
 
-def test_netrc_counts_after_a_token_of_its_server(tmp_path):
+def test_netrc_is_used_after_a_token_of_the_same_server(tmp_path):
     (tmp_path / "netrc").write_text("machine host login me password S3cr\n")
     without_secrets("https://host/a.csv?token=a")
     assert with_secrets("https://host/b.csv") == "https://me:S3cr@host/b.csv"
 
 
-def test_many_addresses_leave_space_for_a_new_process():
-    begun = time.perf_counter()
+def test_many_secrets_fit_into_the_environment_of_a_new_process():
+    start = time.perf_counter()
     for number in range(3000):
         without_secrets(f"https://host/{number}.csv?sig={'x' * 300}")
-    assert time.perf_counter() - begun < 10
+    assert time.perf_counter() - start < 10
     assert len(os.environ[addresses.SECRETS_VARIABLE]) <= 60_000
     code = (
         "from align_keras.utils.addresses import with_secrets\n"
@@ -156,14 +156,14 @@ def test_many_addresses_leave_space_for_a_new_process():
     assert with_secrets("https://host/2999.csv").endswith("x")
 
 
-def test_a_changed_secret_is_never_passed_on_as_it_was(monkeypatch):
+def test_an_outdated_secret_is_removed_from_the_environment(monkeypatch):
     monkeypatch.setattr(addresses, "MAX_VARIABLE_BYTES", 100)
     clean = without_secrets("https://host/a.csv?sig=old")
     without_secrets(f"https://host/a.csv?sig={'x' * 100}")
     assert clean not in json.loads(os.environ[addresses.SECRETS_VARIABLE])
 
 
-def test_addresses_that_differ_in_their_secret_use_their_own():
+def test_each_thread_gets_its_last_secret_of_an_address():
     first, second = (f"https://host/t.csv?token={name}" for name in "ab")
     for address in (first, second, first):
         assert with_secrets(without_secrets(address)) == address
@@ -174,7 +174,7 @@ def test_addresses_that_differ_in_their_secret_use_their_own():
     assert with_secrets(clean) == first
 
 
-def test_threads_remember_all_addresses():
+def test_secrets_from_all_threads_are_stored():
     def remember(start):
         for number in range(start, start + 50):
             without_secrets(f"https://host/{number}.csv?sig=S3cr")

@@ -1,4 +1,4 @@
-"""What XLA compiles by itself, and where nothing is."""
+"""Compilation of single functions by XLA on CPU and TPU strategies."""
 
 import pytest
 import tensorflow as tf
@@ -7,8 +7,8 @@ from align_keras.layers.activation import activate
 from align_keras.losses import contrastive_loss
 
 
-def compiled_by_themselves():
-    """The functions of a small step's graph that XLA is to compile by themselves."""
+def list_xla_functions():
+    """Returns the functions in the graph of a small step that XLA compiles alone."""
     strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
 
     def replica():
@@ -24,16 +24,20 @@ def compiled_by_themselves():
 
     step = tf.function(lambda: strategy.run(replica))
     library = step.get_concrete_function().graph.as_graph_def().library.function
-    return [own.signature.name for own in library if own.attr["_XlaMustCompile"].b]
+    return [
+        function.signature.name
+        for function in library
+        if function.attr["_XlaMustCompile"].b
+    ]
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("on_tpu", [False, True])
-def test_on_a_tpu_nothing_is_compiled_within_the_step(monkeypatch, on_tpu):
-    """Shown on a CPU whose strategy passes for a TPU's, which none has here."""
+def test_no_function_is_compiled_separately_on_a_tpu(monkeypatch, on_tpu):
+    """The test runs on a CPU and replaces the class of the TPU strategy."""
     if on_tpu:
         monkeypatch.setattr(
             tf.distribute, "TPUStrategy", tf.distribute.OneDeviceStrategy
         )
-    # Three gradients, GELU forward twice, and the fused tile.
-    assert len(compiled_by_themselves()) == (0 if on_tpu else 6)
+    # On a CPU: three gradients, the forward functions of both GELUs, and the tile.
+    assert len(list_xla_functions()) == (0 if on_tpu else 6)

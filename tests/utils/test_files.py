@@ -1,4 +1,4 @@
-"""Atomic files and folders under a kill and under a real write error."""
+"""Atomic writes after kills and write errors, path checks, and file locks."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ from align_keras.utils.files import (
     replaceable_file,
 )
 
-KILLED = """
+KILL_DURING_WRITE = """
 import os, signal
 from align_keras.utils.files import atomic_folder, atomic_write
 with atomic_write({path!r}) as file:
@@ -31,7 +31,7 @@ with atomic_write({path!r}) as file:
     file.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 """
-FULL = """
+EXCEED_FILE_SIZE_LIMIT = """
 import resource
 from align_keras.utils.files import atomic_write
 import signal
@@ -47,23 +47,25 @@ def run(script, path):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
-def test_kill_in_the_middle_keeps_the_old_file(tmp_path):
+def test_a_kill_during_a_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    assert run(KILLED, path).returncode == -signal.SIGKILL
+    assert run(KILL_DURING_WRITE, path).returncode == -signal.SIGKILL
     assert path.read_text() == "old"
     with atomic_write(path) as file:
         file.write("new")
     assert path.read_text() == "new"
 
 
-def test_write_error_leaves_nothing(tmp_path):
-    process = run(FULL, tmp_path / "a.txt")
+def test_a_write_error_leaves_no_file(tmp_path):
+    process = run(EXCEED_FILE_SIZE_LIMIT, tmp_path / "a.txt")
     assert "OSError" in process.stderr
     assert os.listdir(tmp_path) == []
 
 
-def test_folder_replaces_as_a_whole_and_cleans_leftovers(tmp_path):
+def test_a_folder_is_replaced_as_a_whole_and_old_temporary_folders_are_removed(
+    tmp_path,
+):
     target = tmp_path / "export"
     with atomic_folder(target) as folder:
         (folder / "a").write_text("1")
@@ -78,22 +80,22 @@ def test_folder_replaces_as_a_whole_and_cleans_leftovers(tmp_path):
     assert os.listdir(target) == ["b"]
 
 
-def test_a_name_with_wildcards_removes_no_neighbors(tmp_path):
-    others = [".other.12345678.tmp", ".a*b.notes.tmp", ".acb.12345678.tmp"]
-    for name in others:
-        (tmp_path / name).write_text("mine")
+def test_a_name_with_wildcards_removes_no_other_files(tmp_path):
+    unrelated_files = [".other.12345678.tmp", ".a*b.notes.tmp", ".acb.12345678.tmp"]
+    for name in unrelated_files:
+        (tmp_path / name).write_text("text")
     (tmp_path / ".a*b.12345678.tmp").mkdir()
     with atomic_folder(tmp_path / "a*b"):
         pass
-    assert sorted(os.listdir(tmp_path)) == sorted([*others, "a*b"])
+    assert sorted(os.listdir(tmp_path)) == sorted([*unrelated_files, "a*b"])
 
 
-def test_names_that_no_folder_can_take(tmp_path, monkeypatch):
-    own = tmp_path / "own"
-    own.mkdir()
+def test_unusable_folder_paths_are_refused(tmp_path, monkeypatch):
+    current = tmp_path / "current"
+    current.mkdir()
     (tmp_path / "file").write_text("")
     (tmp_path / "circle").symlink_to("circle")
-    monkeypatch.chdir(own)
+    monkeypatch.chdir(current)
     for name, problem in (
         ("", "current folder"),
         (".", "current folder"),
@@ -104,19 +106,21 @@ def test_names_that_no_folder_can_take(tmp_path, monkeypatch):
         (tmp_path / "circle", "followed|is a file"),
         ("/proc", "disk is mounted"),
     ):
-        with pytest.raises(InputError, match=f"--to must .*{problem}.*; name another"):
+        with pytest.raises(
+            InputError, match=f"--to must .*{problem}.* Choose another folder"
+        ):
             placeable_folder(name, "--to")
-    assert sorted(os.listdir(tmp_path)) == ["circle", "file", "own"]
+    assert sorted(os.listdir(tmp_path)) == ["circle", "current", "file"]
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root writes everywhere")
-def test_a_folder_that_cannot_be_written_to(tmp_path):
+def test_a_read_only_parent_folder_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match="can't be written to"):
         placeable_folder(tmp_path / "a" / "b", "--to")
 
 
-def test_a_link_means_what_it_points_to(tmp_path):
+def test_a_link_is_replaced_by_its_target(tmp_path):
     (tmp_path / "there").mkdir()
     for name in ("there", "missing"):
         link = tmp_path / f"to_{name}"
@@ -127,32 +131,32 @@ def test_a_link_means_what_it_points_to(tmp_path):
         assert (tmp_path / name / "a").read_text() == "1"
 
 
-def test_locked_keeps_blocks_apart(tmp_path):
-    path, inside, most = tmp_path / "a.txt", [], []
+def test_locked_blocks_run_one_at_a_time(tmp_path):
+    path, active_threads, active_counts = tmp_path / "a.txt", [], []
 
     def enter():
         with locked(path):
-            inside.append(1)
-            most.append(len(inside))
+            active_threads.append(1)
+            active_counts.append(len(active_threads))
             time.sleep(0.01)
-            inside.pop()
+            active_threads.pop()
 
     threads = [threading.Thread(target=enter) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert most == [1] * 4
+    assert active_counts == [1] * 4
     assert not path.exists()
 
 
-def test_a_held_lock_isnt_given_twice_and_ends_with_its_process(tmp_path):
+def test_a_lock_has_one_holder_and_is_released_with_its_process(tmp_path):
     file = tmp_path / "a.lock"
     script = f"""
         import time
         from align_keras.utils.files import hold
-        held = hold({str(file)!r})
-        print("held", flush=True)
+        lock = hold({str(file)!r})
+        print("acquired", flush=True)
         time.sleep(60)
     """
     process = subprocess.Popen(
@@ -161,15 +165,15 @@ def test_a_held_lock_isnt_given_twice_and_ends_with_its_process(tmp_path):
         text=True,
     )
     with process, process.stdout as stdout:
-        assert stdout.readline() == "held\n"
+        assert stdout.readline() == "acquired\n"
         assert hold(file) is None
         process.kill()
-    with hold(file) as held:
-        assert held is not None and hold(file) is None
+    with hold(file) as lock:
+        assert lock is not None and hold(file) is None
     assert hold(file) is not None
 
 
-def test_a_folder_is_written_by_one_process_at_a_time(tmp_path):
+def test_a_second_writer_of_a_folder_is_refused(tmp_path):
     target = tmp_path / "export"
     with atomic_folder(target) as folder:
         (folder / "a").write_text("1")
@@ -180,36 +184,36 @@ def test_a_folder_is_written_by_one_process_at_a_time(tmp_path):
     assert os.listdir(target) == ["a"] and os.listdir(tmp_path) == ["export"]
 
 
-SWAP_KILLED = """
+KILL_DURING_REPLACEMENT = """
 import os, signal
 from align_keras.utils import files
 replace = os.replace
-def killed(source, to):
+def replace_and_die(source, to):
     replace(source, to)
     os.kill(os.getpid(), signal.SIGKILL)
 with files.atomic_folder({path!r}) as folder:
     (folder / "b").write_text("new")
-    os.replace = killed
+    os.replace = replace_and_die
 """
 
 
-def test_a_kill_between_the_old_folder_and_the_new_loses_neither(tmp_path, capsys):
+def test_a_kill_during_a_replacement_restores_the_old_folder(tmp_path, capsys):
     target = tmp_path / "export"
     target.mkdir()
     (target / "a").write_text("old")
-    assert run(SWAP_KILLED, target).returncode == -signal.SIGKILL
+    assert run(KILL_DURING_REPLACEMENT, target).returncode == -signal.SIGKILL
     assert not target.exists()
     with pytest.raises(RuntimeError), atomic_folder(target):
         assert (target / "a").read_text() == "old"
         raise RuntimeError
     assert os.listdir(tmp_path) == ["export"] and os.listdir(target) == ["a"]
     assert capsys.readouterr().err.splitlines() == [
-        f"put back {target}, whose replacement was interrupted",
-        f"removing what an interrupted writing of {target} has left",
+        f"restored {target} after its replacement was interrupted",
+        f"removing temporary files of an interrupted write of {target}",
     ]
 
 
-def test_a_link_stays_and_what_is_no_file_is_refused(tmp_path):
+def test_a_link_is_kept_and_a_special_file_is_refused(tmp_path):
     (tmp_path / "real").mkdir()
     link = tmp_path / "page.html"
     for name in ("real/old.html", "real/new.html"):
@@ -220,16 +224,16 @@ def test_a_link_stays_and_what_is_no_file_is_refused(tmp_path):
         assert link.is_symlink() and (tmp_path / name).read_text() == "page"
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "to_pipe").symlink_to("pipe")
-    for place in (tmp_path / "pipe", tmp_path / "to_pipe", "/dev/full", tmp_path):
+    for path in (tmp_path / "pipe", tmp_path / "to_pipe", "/dev/full", tmp_path):
         with pytest.raises(InputError, match="must be a new or a regular file"):
-            with atomic_write(place):
+            with atomic_write(path):
                 pass
     assert sorted(os.listdir(tmp_path)) == ["page.html", "pipe", "real", "to_pipe"]
     assert (tmp_path / "pipe").is_fifo()
 
 
-@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "a\0b", "folder", "gone"])
-def test_nothing_but_regular_files_is_read(tmp_path, name):
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "a\0b", "folder", "missing"])
+def test_only_regular_files_are_read(tmp_path, name):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     path = os.path.join(tmp_path, name)
@@ -240,20 +244,20 @@ def test_nothing_but_regular_files_is_read(tmp_path, name):
         assert caught.value.filename == path and caught.value.strerror
 
 
-def test_a_file_is_read_up_to_its_limit(tmp_path):
+def test_a_file_above_the_size_limit_is_refused(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"cat")
     (tmp_path / "link").symlink_to(path)
     assert read_regular(tmp_path / "link", 3) == b"cat"
     with pytest.raises(OSError, match="more than 2 bytes"):
         read_regular(path, 2)
-    os.truncate(path, 1 << 40)  # Nothing of it is read.
+    os.truncate(path, 1 << 40)  # A sparse file that would fill the memory.
     with pytest.raises(OSError, match="512,000,000"):
         read_regular(path)
 
 
-def test_no_file_is_named_with_nul():
+def test_a_name_with_nul_is_refused():
     with pytest.raises(InputError, match="null (byte|character)"):
         placeable_folder("a\0b", "--to")
-    with pytest.raises(InputError, match="no name of a file"):
+    with pytest.raises(InputError, match="an invalid file name"):
         replaceable_file("a\0b", "--html")

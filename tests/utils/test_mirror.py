@@ -1,4 +1,4 @@
-"""Folders of stores are written whole or not at all, and by one process at a time."""
+"""Atomic uploads of folders to object stores by one process at a time."""
 
 import json
 import pathlib
@@ -16,15 +16,15 @@ URL = "memory://bucket/corpus"
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """Sets which machine this is, by its cache."""
+    """Returns a function that simulates a machine with its own host name and cache."""
 
-    def become(name):
+    def switch_to(name):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
         monkeypatch.setattr(mirror.socket, "gethostname", lambda: name)
 
     monkeypatch.setattr(remote, "FIRST_PAUSE", 0.0)
-    become("first")
-    return become
+    switch_to("first")
+    return switch_to
 
 
 @pytest.fixture
@@ -36,13 +36,13 @@ def store(machine):
     fs.store.clear()
 
 
-def plain(store):
-    """The objects that aren't the mirror's."""
+def object_names(store):
+    """Returns the names of all objects except manifests and temporary objects."""
     names = (name.removeprefix("/bucket/corpus/") for name in store.find("/bucket"))
     return sorted(name for name in names if not name.startswith(".align_keras"))
 
 
-def content(folder):
+def read_files(folder):
     files = (path for path in pathlib.Path(folder).rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
@@ -54,22 +54,25 @@ def write(folder, **files):
         path.write_text(text)
 
 
-def test_what_is_written_is_there_and_elsewhere(store, machine):
+def test_another_machine_sees_written_files(store, machine):
     with mirrored(URL, "out") as folder:
         write(folder, a="1", sub__b="22", **{".lock": "x"})
-    assert plain(store) == ["a", "sub/b"] and store.cat("/bucket/corpus/sub/b") == b"22"
+    assert (
+        object_names(store) == ["a", "sub/b"]
+        and store.cat("/bucket/corpus/sub/b") == b"22"
+    )
     machine("second")
     with mirrored(URL, "out") as folder:
-        assert content(folder) == {"a": b"1", "sub/b": b"22"}
+        assert read_files(folder) == {"a": b"1", "sub/b": b"22"}
         write(folder, a="3", c="4")
         (folder / "sub/b").unlink()
-    assert plain(store) == ["a", "c"] and store.cat("/bucket/corpus/a") == b"3"
+    assert object_names(store) == ["a", "c"] and store.cat("/bucket/corpus/a") == b"3"
     machine("first")
     with mirrored(URL, "out", writes=False) as folder:
-        assert content(folder) == {"a": b"3", "c": b"4"}
+        assert read_files(folder) == {"a": b"3", "c": b"4"}
 
 
-def test_only_what_changed_travels(store, capsys, monkeypatch):
+def test_only_changed_files_are_uploaded(store, capsys, monkeypatch):
     with mirrored(URL) as folder:
         write(folder, a="1", b="2")
     uploaded_files = []
@@ -88,62 +91,68 @@ def test_only_what_changed_travels(store, capsys, monkeypatch):
 
 
 class Killed(BaseException):
-    """A process that ends: not even its last wishes are carried out."""
+    """Error that simulates the kill of a process."""
 
 
-def test_a_kill_at_any_request_leaves_the_old_or_the_new(store, machine, monkeypatch):
-    changes = ("pipe_file", "cp_file", "rm_file", "put_file")
-    real = {name: getattr(type(store), name) for name in changes}
-    left = [0]
+def test_a_kill_at_any_request_leaves_the_old_or_the_new_files(
+    store, machine, monkeypatch
+):
+    methods = ("pipe_file", "cp_file", "rm_file", "put_file")
+    original_methods = {name: getattr(type(store), name) for name in methods}
+    allowed_requests = 0
 
-    def counted(name):
+    def limited(name):
         def call(self, *args, **options):
-            if left[0] <= 0:
+            nonlocal allowed_requests
+            if allowed_requests <= 0:
                 raise Killed
-            left[0] -= 1
-            return real[name](self, *args, **options)
+            allowed_requests -= 1
+            return original_methods[name](self, *args, **options)
 
         return call
 
     old, new = {"a": b"1", "b": b"1"}, {"a": b"2", "c": b"2"}
-    seen = set()
-    for name in changes:
-        monkeypatch.setattr(type(store), name, counted(name))
+    reader_saw_new = set()
+    for name in methods:
+        monkeypatch.setattr(type(store), name, limited(name))
     for count in range(2, 40):
         store.store.clear()
         remote.clear_caches()
-        left[0] = 1000
+        allowed_requests = 1000
         machine(f"writer{count}")
         with mirrored(URL) as folder:
             write(folder, a="1", b="1")
-        left[0] = count
-        died = False
+        allowed_requests = count
+        killed = False
         try:
             with mirrored(URL) as folder:
                 write(folder, a="2", c="2")
                 (folder / "b").unlink()
         except Killed:
-            died = True
-        left[0] = 1000
+            killed = True
+        allowed_requests = 1000
         machine(f"reader{count}")
         with mirrored(URL, writes=False) as folder:
-            found = content(folder)
-        assert found in (old, new)
-        seen.add(found == new)
+            files = read_files(folder)
+        assert files in (old, new)
+        reader_saw_new.add(files == new)
         machine(f"writer{count}")
         with mirrored(URL) as folder:
-            assert {**content(folder), **new} == content(folder)
-            (folder / "b").unlink(missing_ok=True)  # A lost removal is made again.
+            assert {**read_files(folder), **new} == read_files(folder)
+            # The kill may have lost the removal, so the writer repeats it.
+            (folder / "b").unlink(missing_ok=True)
         with mirrored(URL, writes=False) as folder:
-            assert content(folder) == new
-        assert plain(store) == ["a", "c"]
-        if not died:
+            assert read_files(folder) == new
+        assert object_names(store) == ["a", "c"]
+        if not killed:
             break
-    assert seen == {True, False} and not died
+    assert reader_saw_new == {True, False} and not killed
 
 
-def test_two_writers_are_refused(store, machine, monkeypatch):
-    with pytest.raises(InputError, match="another process, which has gone on"):
+def test_a_second_writer_is_refused(store, machine, monkeypatch):
+    with pytest.raises(
+        InputError, match="another process, which has written a newer manifest"
+    ):
         with mirrored(URL, "out") as first:
             write(first, a="1")
             machine("second")
@@ -153,11 +162,11 @@ def test_two_writers_are_refused(store, machine, monkeypatch):
             monkeypatch.setattr(mirror, "SILENT_SECONDS", -1.0)
             with mirrored(URL, "out") as second:
                 write(second, a="2")
-    assert content(second) == {"a": b"2"} == {"a": store.cat("/bucket/corpus/a")}
-    assert content(first) == {"a": b"1"}  # Nothing is lost.
+    assert read_files(second) == {"a": b"2"} == {"a": store.cat("/bucket/corpus/a")}
+    assert read_files(first) == {"a": b"1"}  # The local changes are kept.
 
 
-def test_two_that_begin_at_once_are_told_apart(store, machine, monkeypatch):
+def test_one_of_two_simultaneous_writers_is_refused(store, machine, monkeypatch):
     find = type(store).find
 
     def find_no_manifest(self, path, *arguments, **options):
@@ -169,70 +178,73 @@ def test_two_that_begin_at_once_are_told_apart(store, machine, monkeypatch):
         machine("second")
         with monkeypatch.context() as patch:
             patch.setattr(type(store), "find", find_no_manifest)
-            with pytest.raises(InputError, match="began at the same time"):
+            with pytest.raises(InputError, match="started at the same time"):
                 with mirrored(URL):
                     pass
 
 
-def test_what_was_not_uploaded_is_put_aside_if_another_went_on(store, machine, capsys):
+def test_unsynced_changes_are_moved_if_another_machine_has_written(
+    store, machine, capsys
+):
     with mirrored(URL) as folder:
         write(folder, a="1")
-    write(folder, a="mine", b="mine")  # As by a kill.
+    # A killed writer leaves changes that were not uploaded.
+    write(folder, a="unsynced", b="unsynced")
     machine("second")
-    with mirrored(URL) as other:
-        write(other, a="2")
+    with mirrored(URL) as second_folder:
+        write(second_folder, a="2")
     machine("first")
     with mirrored(URL) as folder:
-        assert content(folder) == {"a": b"2"}
-    [aside] = folder.parent.glob("corpus.left-*")
-    assert content(aside) == {"a": b"mine", "b": b"mine"}
-    assert str(aside) in capsys.readouterr().err
+        assert read_files(folder) == {"a": b"2"}
+    [backup] = folder.parent.glob("corpus.unsynced-*")
+    assert read_files(backup) == {"a": b"unsynced", "b": b"unsynced"}
+    assert str(backup) in capsys.readouterr().err
 
 
-def test_an_error_of_the_command_keeps_what_is_done(store):
+def test_files_are_uploaded_after_an_error_of_the_block(store):
     with pytest.raises(ZeroDivisionError):
         with mirrored(URL) as folder:
             write(folder, a="1")
             raise ZeroDivisionError
-    assert plain(store) == ["a"]
+    assert object_names(store) == ["a"]
 
 
-def test_a_command_that_writes_nothing_leaves_nothing(store):
+def test_a_block_without_files_leaves_no_objects(store):
     with mirrored(URL):
         pass
     assert store.find("/bucket") == []
 
 
-def test_work_goes_up_while_it_goes_on(store, monkeypatch):
+def test_files_are_uploaded_before_the_block_ends(store, monkeypatch):
     monkeypatch.setattr(mirror, "SECONDS_BETWEEN_PUSHES", 0.02)
     monkeypatch.setattr(remote, "say", print)
-    arrived = threading.Event()
-    real = type(store).rm_file
+    uploaded = threading.Event()
+    original_rm_file = type(store).rm_file
 
-    def removed(self, path):
-        real(self, path)
-        if plain(self) == ["a"]:
-            arrived.set()
+    def rm_file(self, path):
+        original_rm_file(self, path)
+        if object_names(self) == ["a"]:
+            uploaded.set()
 
-    monkeypatch.setattr(type(store), "rm_file", removed)
+    monkeypatch.setattr(type(store), "rm_file", rm_file)
     with mirrored(URL) as folder:
         write(folder, a="1")
-        assert arrived.wait(20)
+        assert uploaded.wait(20)
 
 
-def test_files_of_no_manifest_are_read_once(store, machine, capsys):
+def test_a_folder_without_a_manifest_is_downloaded_once(store, machine, capsys):
     store.pipe({"/bucket/data/x/a.jpg": b"1", "/bucket/data/b.jpg": b"2"})
-    for told in ("downloading 2 files", ""):
+    for message in ("downloading 2 files", ""):
         with mirrored("memory://bucket/data", writes=False) as folder:
-            assert content(folder) == {"x/a.jpg": b"1", "b.jpg": b"2"}
-        assert told in capsys.readouterr().err or not told
+            assert read_files(folder) == {"x/a.jpg": b"1", "b.jpg": b"2"}
+        assert message in capsys.readouterr().err or not message
     store.pipe("/bucket/data/b.jpg", b"3")
     with mirrored("memory://bucket/data", writes=False) as folder:
-        assert content(folder)["b.jpg"] == b"3"
+        assert read_files(folder)["b.jpg"] == b"3"
     assert "downloading 1 files" in capsys.readouterr().err
 
 
-def test_one_file(store, machine):
+def test_a_single_file_is_uploaded_unless_the_block_fails(store, machine):
     url = "memory://bucket/out.parquet"
     with pytest.raises(ZeroDivisionError):
         with mirrored(url) as file:
@@ -250,8 +262,8 @@ def test_one_file(store, machine):
 @pytest.mark.parametrize(
     ("url", "writes", "message"),
     [
-        ("memory://bucket/full", True, "must be a new folder or one.*holds a.txt"),
-        ("memory://bucket/none", False, "be read.*nothing is there"),
+        ("memory://bucket/full", True, "must be a new folder or one.*contains a.txt"),
+        ("memory://bucket/none", False, "readable.*the folder is empty or doesn't"),
         (
             "https://e.org/x",
             True,
@@ -263,10 +275,10 @@ def test_one_file(store, machine):
             "must be a local path, s3:// or gs://.* hf",
         ),
         ("ftp://e.org/x", False, "must begin with s3://"),
-        ("memory://bucket/bad", False, "has no name of a file: '../a'"),
+        ("memory://bucket/bad", False, "relative file names. Received: '../a'"),
     ],
 )
-def test_places_that_do_not_do(store, tmp_path, url, writes, message):
+def test_unusable_addresses_are_refused(store, tmp_path, url, writes, message):
     store.pipe("/bucket/full/a.txt", b"1")
     manifest = {"files": {"../a": ["a", 1, ""]}}
     store.pipe("/bucket/bad/.align_keras/00000001.json", json.dumps(manifest).encode())
@@ -276,24 +288,24 @@ def test_places_that_do_not_do(store, tmp_path, url, writes, message):
     assert not list(tmp_path.rglob("a"))
 
 
-def test_an_object_that_a_manifest_names_is_not_touched(store, machine, monkeypatch):
-    """Also by a store that takes what it should refuse, as the emulator of GCS does."""
-    put = type(store).put_file
+def test_an_object_of_a_manifest_is_never_overwritten(store, machine, monkeypatch):
+    """The store ignores the mode "create", as the GCS emulator does."""
+    put_file = type(store).put_file
 
-    def obliging(self, source, target, mode="overwrite"):
-        return put(self, source, target)
+    def put_in_any_mode(self, source, target, mode="overwrite"):
+        return put_file(self, source, target)
 
-    monkeypatch.setattr(type(store), "put_file", obliging)
+    monkeypatch.setattr(type(store), "put_file", put_in_any_mode)
     with mirrored(URL) as folder:
         write(folder, a="1")
     with pytest.raises(Killed):
         with mirrored(URL) as folder:
             write(folder, a="2")
-            monkeypatch.setattr(type(store), "pipe_file", killed)
+            monkeypatch.setattr(type(store), "pipe_file", raise_killed)
     machine("second")
     with mirrored(URL, writes=False) as folder:
-        assert content(folder) == {"a": b"1"}
+        assert read_files(folder) == {"a": b"1"}
 
 
-def killed(self, *args, **options):
+def raise_killed(self, *args, **options):
     raise Killed

@@ -1,4 +1,4 @@
-"""Progress without a terminal: a line now and then."""
+"""Progress lines in an output that is not a terminal."""
 
 from align_keras.utils import progress
 
@@ -6,7 +6,7 @@ from align_keras.utils import progress
 def test_lines_show_rate_and_time_left(capsys, monkeypatch):
     monkeypatch.setattr(progress, "LINE_INTERVAL", 0.0)
     with progress.progress_bar("training", "pairs", total=100, done=40) as bar:
-        bar.advance(5, "loss 2.000")  # The rate is that of what comes after it.
+        bar.advance(5, "loss 2.000")  # The rate excludes the first call.
         bar.advance(5, "loss 1.000")
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -1,4 +1,4 @@
-"""Folders beside the package, in a clone and as a wheel installs them."""
+"""Locations of data files in a clone of the repository and in an installed package."""
 
 import pytest
 
@@ -10,31 +10,33 @@ NAME = "align_small_en"
 
 
 @pytest.fixture
-def installed(tmp_path, monkeypatch):
-    """A package without a clone, whose data files go below `tmp_path`."""
+def installation(tmp_path, monkeypatch):
+    """Simulates an installed package with data files below the returned folder."""
     monkeypatch.setattr(shared_data, "CLONE_FOLDER", tmp_path / "site-packages")
     monkeypatch.setattr(shared_data.sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setattr(shared_data.site, "getuserbase", lambda: str(tmp_path / "user"))
     return tmp_path
 
 
-def test_a_shipped_model_is_found_where_a_wheel_puts_it(installed):
-    folder = installed / "user" / "share" / "align_keras" / "saved_models" / NAME
+def test_a_shipped_model_is_read_from_the_user_installation(installation):
+    folder = installation / "user" / "share" / "align_keras" / "saved_models" / NAME
     folder.mkdir(parents=True)
     assert find_shipped_model(NAME) == folder
 
 
-def test_the_clone_comes_first(installed):
-    root = installed / "site-packages"
-    for parent in (root, installed / "share" / "align_keras"):
+def test_the_clone_has_priority_over_the_installation(installation):
+    root = installation / "site-packages"
+    for parent in (root, installation / "share" / "align_keras"):
         (parent / "experiments").mkdir(parents=True)
-    assert shared_folder("experiments") == installed / "share/align_keras/experiments"
+    assert (
+        shared_folder("experiments") == installation / "share/align_keras/experiments"
+    )
     (root / "setup.cfg").touch()
     assert shared_folder("experiments") == root / "experiments"
 
 
-def test_a_model_that_is_not_there(installed):
-    with pytest.raises(InputError, match="align_small_en isn't installed"):
+def test_a_missing_or_unknown_model_is_refused(installation):
+    with pytest.raises(InputError, match="part of align-keras but isn't installed"):
         find_shipped_model(NAME)
-    with pytest.raises(InputError, match=r"align_small_en, received '\.\./x'"):
+    with pytest.raises(InputError, match=r"align_small_en. Received: '\.\./x'"):
         find_shipped_model("../x")

@@ -1,4 +1,4 @@
-"""What stores do that run in other processes: S3 by moto, GCS by its emulator."""
+"""Reads and uploads with emulated object stores: S3 by moto and GCS by an emulator."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def free_port():
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request):
-    """A store in a process of its own: its scheme."""
+    """Starts an emulated store in a separate process and returns its scheme."""
     port = str(free_port())
     words = [port if word == "PORT" else word for word in SERVERS[request.param]]
     process = subprocess.Popen(
@@ -102,14 +102,14 @@ def test_files_are_read_and_listed(url):
             remote.open_url(missing)
 
 
-def test_a_file_that_changes_is_no_mixture(url):
+def test_a_file_that_changes_during_a_read_raises_an_error(url):
     if url.startswith("gs:"):
-        pytest.skip("the emulator gives no generation of an object but its newest")
+        pytest.skip("the emulator has only the newest generation of an object")
     put(url, CONTENT)
     reader = remote.open_url(url)
     reader.read(1)
     put(url, CONTENT[::-1])
-    with pytest.raises(OSError, match="it changed while it was read"):
+    with pytest.raises(OSError, match="the file changed while it was read"):
         reader.read()
 
 
@@ -117,7 +117,7 @@ def files_of(folder):
     return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
 
 
-def test_a_folder_goes_up_and_down(url, tmp_path, monkeypatch):
+def test_a_folder_is_uploaded_and_downloaded(url, tmp_path, monkeypatch):
     with mirrored(url) as folder:
         (folder / "a b.bin").write_bytes(CONTENT)
         (folder / "c").write_text("1")
@@ -130,7 +130,7 @@ def test_a_folder_goes_up_and_down(url, tmp_path, monkeypatch):
 
 
 def hide_manifests(patch, url):
-    """Hides the manifests of a folder until this process has written its first one."""
+    """Hides the manifests of a folder until this process writes its first manifest."""
     store = type(remote.file_system(url)[0])
     find, pipe_file = store.find, store.pipe_file
     writes = []
@@ -148,8 +148,11 @@ def hide_manifests(patch, url):
     patch.setattr(store, "pipe_file", record_write)
 
 
-def test_two_that_begin_at_once(url, tmp_path, monkeypatch):
-    """S3 refuses the second; the emulator takes it, and the first one sees that."""
+def test_one_of_two_simultaneous_writers_is_refused(url, tmp_path, monkeypatch):
+    """S3 refuses the second writer.
+
+    The GCS emulator accepts it, and the first writer detects the other manifest.
+    """
     with pytest.raises(InputError, match="one process at a time"):
         with mirrored(url) as folder:
             (folder / "a").write_text("1")
@@ -158,7 +161,7 @@ def test_two_that_begin_at_once(url, tmp_path, monkeypatch):
                 hide_manifests(patch, url)
                 with mirrored(url):
                     pass
-            raise InputError("one process at a time, but this one saw no other")
+            raise InputError("one process at a time, but the second was not refused")
 
 
 def files_of_manifest(url):
@@ -172,7 +175,7 @@ def files_of_manifest(url):
         return {}  # A newer manifest has replaced it.
 
 
-def test_a_killed_process_goes_on_where_it_was(url, tmp_path):
+def test_the_next_call_continues_after_a_kill(url, tmp_path):
     script = (
         "import sys, time, align_keras.utils.mirror as mirror\n"
         "mirror.SECONDS_BETWEEN_PUSHES = 0.2\n"
@@ -191,14 +194,14 @@ def test_a_killed_process_goes_on_where_it_was(url, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     with mirrored(url, writes=False) as folder:
-        seen = files_of(folder)
-    assert len(seen) >= 20
-    assert all(text == str(int(name)).encode() for name, text in seen.items())
+        uploaded_files = files_of(folder)
+    assert len(uploaded_files) >= 20
+    assert all(text == str(int(name)).encode() for name, text in uploaded_files.items())
     with mirrored(url) as folder:
-        assert files_of(folder).items() >= seen.items()
+        assert files_of(folder).items() >= uploaded_files.items()
 
 
-def test_what_lies_there_is_indexed_and_embedded(url, tmp_path, capsys):
+def test_remote_images_and_tables_are_indexed_and_embedded(url, tmp_path, capsys):
     def run(*words):
         assert main([*map(str, words)]) == 0
         return capsys.readouterr().out
@@ -207,8 +210,8 @@ def test_what_lies_there_is_indexed_and_embedded(url, tmp_path, capsys):
         put(f"{url}/photos/{color}.png", image_bytes(color))
     put(f"{url}/t.csv", b"image,caption\nphotos/red.png,a red one\n")
     to, model = tmp_path / "index", ("--model", GOLDEN)
-    said = run("index", f"{url}/photos", f"{url}/t.csv", "--to", to, *model)
-    assert "3 added, 0 changed, 0 renamed, 0 gone, 0 unchanged" in said
+    output = run("index", f"{url}/photos", f"{url}/t.csv", "--to", to, *model)
+    assert "3 added, 0 changed, 0 renamed, 0 gone, 0 unchanged" in output
     put(f"{url}/photos/green.png", image_bytes((0, 200, 9)))
     assert "0 added, 1 changed, 0 renamed, 0 gone, 2" in run("index", "--to", to)
     [query] = json.loads(run("search", "red", "-k1", "--json", "--index", to))[
@@ -220,7 +223,7 @@ def test_what_lies_there_is_indexed_and_embedded(url, tmp_path, capsys):
     assert run("embed", f"{url}/photos", "--to", out, *model).startswith("3 rows in 1")
 
 
-def test_a_store_that_stops_is_told_in_one_line(server, tmp_path):
+def test_an_unreachable_store_raises_a_one_line_error(server, tmp_path):
     command = [sys.executable, "-m", "align_keras.cli.main", "search", "a cat"]
     environment = {
         **os.environ,
@@ -228,24 +231,28 @@ def test_a_store_that_stops_is_told_in_one_line(server, tmp_path):
         "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
         "STORAGE_EMULATOR_HOST": "http://127.0.0.1:9",
     }
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, "--index", f"{server}://bucket/index"],
         capture_output=True,
         text=True,
         env=environment,
     )
-    *tries, line = done.stderr.splitlines()
-    assert done.returncode == 1 and not done.stdout
-    assert line.startswith("align-keras search: error: --index must be a place")
-    assert all("trying again" in one for one in tries)
+    *retry_lines, error_line = process.stderr.splitlines()
+    assert process.returncode == 1 and not process.stdout
+    assert error_line.startswith(
+        "align-keras search: error: --index must be a readable address"
+    )
+    assert all("Trying again" in line for line in retry_lines)
 
 
-def test_a_bucket_without_rights_is_told_in_one_line(server, tmp_path):
+def test_missing_credentials_raise_a_one_line_error(server, tmp_path):
     if server == "gs":
-        pytest.skip("the emulator asks for no credentials")
-    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-    left = {name: text for name, text in os.environ.items() if name not in names}
-    done = subprocess.run(
+        pytest.skip("the emulator accepts requests without credentials")
+    credentials = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    environment = {
+        name: text for name, text in os.environ.items() if name not in credentials
+    }
+    process = subprocess.run(
         [
             sys.executable,
             "-m",
@@ -259,8 +266,8 @@ def test_a_bucket_without_rights_is_told_in_one_line(server, tmp_path):
         ],
         capture_output=True,
         text=True,
-        env={**left, "AWS_EC2_METADATA_DISABLED": "true"},
+        env={**environment, "AWS_EC2_METADATA_DISABLED": "true"},
     )
-    assert done.returncode == 1 and not done.stdout
-    assert "no credentials; log in by" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert process.returncode == 1 and not process.stdout
+    assert "no credentials. Log in with" in process.stderr
+    assert len(process.stderr.splitlines()) == 1

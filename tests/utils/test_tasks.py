@@ -1,3 +1,5 @@
+"""Tasks with stored results in local processes and messages to cluster workers."""
+
 import json
 import os
 import pathlib
@@ -18,94 +20,110 @@ from align_keras.utils.tasks import is_cluster, process_count, run_tasks
 from tests.utils import worker_tasks
 
 
-def note(task):
-    """Leaves a mark each time it is called; a task of workers."""
-    with open(task["marks"], "a", encoding="utf-8") as file:
+def square_and_log(task):
+    """Appends the number to a log file and returns its square.
+
+    Number 2 raises an `InputError` while a file with the suffix ".invalid" exists.
+    """
+    with open(task["log"], "a", encoding="utf-8") as file:
         file.write(f"{task['number']}\n")
-    if task["number"] == 2 and pathlib.Path(task["marks"] + ".wrong").exists():
-        raise InputError("number must not be 2, received 2.")
+    if task["number"] == 2 and pathlib.Path(task["log"] + ".invalid").exists():
+        raise InputError("number must not be 2. Received: number=2.")
     return task["number"] ** 2
 
 
-def tasks_of(folder, count=4):
-    marks = str(folder / "marks")
-    return [{"number": number, "marks": marks} for number in range(count)]
+def make_tasks(folder, count=4):
+    log = str(folder / "log")
+    return [{"number": number, "log": log} for number in range(count)]
 
 
-def called(folder):
-    return sorted(map(int, (folder / "marks").read_text().split()))
+def read_log(folder):
+    """Returns the sorted numbers of all calls of `square_and_log`."""
+    return sorted(map(int, (folder / "log").read_text().split()))
 
 
-def test_results_come_in_the_order_of_the_tasks_which_run_once(tmp_path):
-    tasks = tasks_of(tmp_path)
-    told = []
-    found = run_tasks(
-        note, tasks[1:3], tmp_path / "done", workers=1, on_result=told.append
+def test_each_task_runs_once_and_results_keep_the_order_of_the_tasks(tmp_path):
+    tasks = make_tasks(tmp_path)
+    callback_values = []
+    results = run_tasks(
+        square_and_log,
+        tasks[1:3],
+        tmp_path / "done",
+        workers=1,
+        on_result=callback_values.append,
     )
-    assert found == told == [1, 4]
-    everything = run_tasks(note, tasks[::-1], tmp_path / "done", workers=1)
-    assert everything == [9, 4, 1, 0]
-    assert called(tmp_path) == [0, 1, 2, 3]
-    assert run_tasks(note, tasks, tmp_path / "done", workers=2) == [0, 1, 4, 9]
-    assert called(tmp_path) == [0, 1, 2, 3]
-    assert run_tasks(note, [], tmp_path / "none") == []
+    assert results == callback_values == [1, 4]
+    all_results = run_tasks(square_and_log, tasks[::-1], tmp_path / "done", workers=1)
+    assert all_results == [9, 4, 1, 0]
+    assert read_log(tmp_path) == [0, 1, 2, 3]
+    assert run_tasks(square_and_log, tasks, tmp_path / "done", workers=2) == [
+        0,
+        1,
+        4,
+        9,
+    ]
+    assert read_log(tmp_path) == [0, 1, 2, 3]
+    assert run_tasks(square_and_log, [], tmp_path / "none") == []
 
 
-def test_a_mistake_is_told_and_tried_again(tmp_path):
-    tasks = tasks_of(tmp_path)
-    (tmp_path / "marks.wrong").touch()
+def test_a_task_with_an_input_error_runs_again(tmp_path):
+    tasks = make_tasks(tmp_path)
+    done = tmp_path / "done"
+    (tmp_path / "log.invalid").touch()
     for _ in range(2):
         with pytest.raises(InputError, match="must not be 2"):
-            run_tasks(note, tasks, tmp_path / "done", workers=1)
-    (tmp_path / "marks.wrong").unlink()
-    assert run_tasks(note, tasks, tmp_path / "done", workers=1) == [0, 1, 4, 9]
-    assert called(tmp_path) == [0, 1, 2, 2, 2, 3]
+            run_tasks(square_and_log, tasks, done, workers=1)
+    (tmp_path / "log.invalid").unlink()
+    assert run_tasks(square_and_log, tasks, done, workers=1) == [0, 1, 4, 9]
+    assert read_log(tmp_path) == [0, 1, 2, 2, 2, 3]
 
 
-def test_bugs_keep_their_traceback(tmp_path):
-    tasks = [{"number": 1}]  # Without the place of the marks.
-    with pytest.raises(KeyError, match="marks") as caught:
-        run_tasks(note, tasks, tmp_path / "done", workers=1)
-    assert caught.value.__notes__ == ['in the task note {"number": 1}']
-    assert "KeyError: 'marks' in the task note {\"number\": 1}" in describe_bug(
+def test_an_unexpected_error_names_its_task(tmp_path):
+    tasks = [{"number": 1}]  # The path of the log is missing.
+    with pytest.raises(KeyError, match="log") as caught:
+        run_tasks(square_and_log, tasks, tmp_path / "done", workers=1)
+    assert caught.value.__notes__ == ['in the task square_and_log {"number": 1}']
+    assert "KeyError: 'log' in the task square_and_log {\"number\": 1}" in describe_bug(
         caught.value
     )
     assert not list((tmp_path / "done").glob("*.json"))
 
 
-def be_interrupted(task):
-    """As a terminal's Ctrl-C in the midst of a task."""
+def raise_keyboard_interrupt(task):
+    """Simulates Ctrl-C during a task."""
     raise KeyboardInterrupt
 
 
-def test_an_interrupt_stays_one(tmp_path):
+def test_a_keyboard_interrupt_is_raised(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run_tasks(be_interrupted, [{"number": 1}], tmp_path / "done", workers=1)
+        run_tasks(
+            raise_keyboard_interrupt, [{"number": 1}], tmp_path / "done", workers=1
+        )
 
 
-def fill_the_disk(task):
-    raise OSError(task["number"], "as the system says")
+def raise_os_error(task):
+    raise OSError(task["number"], "message of the system")
 
 
 @pytest.mark.parametrize("number", [28, 122, 27, 30, 5])
-def test_what_a_disk_says_is_an_os_error(tmp_path, number):
+def test_an_os_error_keeps_its_errno(tmp_path, number):
     with pytest.raises(OSError) as caught:
-        run_tasks(fill_the_disk, [{"number": number}], tmp_path, workers=1)
+        run_tasks(raise_os_error, [{"number": number}], tmp_path, workers=1)
     assert caught.value.errno == number
 
 
-def test_stderr_is_as_it_was(tmp_path, capfd):
+def test_stderr_is_restored_after_the_tasks(tmp_path, capfd):
     import sys
 
-    before = sys.stderr
-    run_tasks(note, tasks_of(tmp_path), tmp_path / "done", workers=1)
-    assert sys.stderr is before
-    print("still here", file=sys.stderr)
-    assert capfd.readouterr().err == "still here\n"
+    original_stderr = sys.stderr
+    run_tasks(square_and_log, make_tasks(tmp_path), tmp_path / "done", workers=1)
+    assert sys.stderr is original_stderr
+    print("after the tasks", file=sys.stderr)
+    assert capfd.readouterr().err == "after the tasks\n"
 
 
 def keep_stderr(task):
-    """As a module does that makes a handler of logs when it is imported."""
+    """Keeps `sys.stderr`, as a log handler does that a task creates."""
     import sys
 
     task_stderr.append(sys.stderr)
@@ -114,18 +132,18 @@ def keep_stderr(task):
 task_stderr = []
 
 
-def test_a_stderr_that_was_kept_stays_one(tmp_path, capfd, monkeypatch):
+def test_stderr_from_within_a_task_works_after_the_task(tmp_path, capfd, monkeypatch):
     import sys
 
-    # Without pytest's own in its place.
+    # The stream of the process replaces the stream of pytest.
     monkeypatch.setattr(sys, "stderr", sys.__stderr__)
     run_tasks(keep_stderr, [{"number": 1}], tmp_path, workers=1)
-    [kept] = task_stderr
-    kept.write("later\n")
+    [stderr] = task_stderr
+    stderr.write("later\n")
     assert capfd.readouterr().err == "later\n"
 
 
-def test_workers_are_counted(monkeypatch):
+def test_the_default_process_count_is_the_number_of_cores(monkeypatch):
     assert process_count(3) == 3
     assert process_count() == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -135,20 +153,27 @@ def test_workers_are_counted(monkeypatch):
 @pytest.mark.ci
 def test_two_processes_share_the_tasks(tmp_path):
     tasks = [{"number": number} for number in range(8)]
-    told = []
-    found = run_tasks(
-        worker_tasks.process_of, tasks, tmp_path, workers=2, on_result=told.append
+    callback_values = []
+    process_ids = run_tasks(
+        worker_tasks.process_id,
+        tasks,
+        tmp_path,
+        workers=2,
+        on_result=callback_values.append,
     )
-    assert len(set(found)) == 2 and sorted(told) == sorted(found)
-    names = list(tmp_path.glob("*.json"))
-    assert len(names) == 8
-    assert {json.loads(path.read_text())["value"] for path in names} == set(found)
+    assert len(set(process_ids)) == 2
+    assert sorted(callback_values) == sorted(process_ids)
+    result_files = list(tmp_path.glob("*.json"))
+    assert len(result_files) == 8
+    assert {json.loads(path.read_text())["value"] for path in result_files} == set(
+        process_ids
+    )
 
 
 @pytest.mark.ci
-def test_a_killed_worker_is_told_and_the_tasks_go_on(tmp_path):
-    marks = tmp_path / "killed"
-    tasks = [{"number": number, "marks": str(marks)} for number in range(4)]
+def test_a_killed_worker_raises_an_error_and_the_next_run_continues(tmp_path):
+    marker = tmp_path / "killed"
+    tasks = [{"number": number, "marker": str(marker)} for number in range(4)]
     with pytest.raises(ChildProcessError, match=r"killed \(.*SIGKILL.*--workers 1"):
         run_tasks(worker_tasks.die_once, tasks, tmp_path / "done", workers=2)
     assert run_tasks(
@@ -189,29 +214,40 @@ def test_a_run_in_this_process_needs_no_joblib(tmp_path):
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     root = pathlib.Path(__file__).parents[2]
-    found = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    assert (found.returncode, found.stdout) == (0, "[0, 1]\n"), found.stderr
+    process = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert (process.returncode, process.stdout) == (0, "[0, 1]\n"), process.stderr
 
 
 @pytest.mark.parametrize(
     "engine, rule",
     [
-        ("", "local, dask:HOST:PORT, ray:HOST:PORT or spark:MASTER, received ''"),
-        ("Dask:localhost:8786", "or spark:MASTER, received 'Dask:"),
-        ("flink:localhost:1", "or spark:MASTER, received 'flink"),
-        ("local:8", "or spark:MASTER, received 'local:8'; choose one"),
-        ("openvino", "received 'openvino'; write `--runtime` for what embeds"),
-        ("dask", "where dask is, received 'dask'; write for instance dask:HOST:8786"),
-        ("dask:localhost", "where dask is, received 'dask:localhost'"),
-        ("dask:tcp://localhost:8786", "where dask is"),
-        ("dask:localhost:99999", "where dask is"),
-        ("dask:localhost:8786\n", "where dask is"),
-        ("ray:auto", "where ray is, .* instance ray:HOST:6379"),
-        ("spark:localhost:7077", "where spark is, .* spark:spark://HOST:7077"),
-        ("spark:spark://localhost:70777", "where spark is"),
+        (
+            "",
+            "local, dask:HOST:PORT, ray:HOST:PORT or spark:MASTER. Received: engine=''",
+        ),
+        ("Dask:localhost:8786", "or spark:MASTER. Received: engine='Dask:"),
+        ("flink:localhost:1", "or spark:MASTER. Received: engine='flink"),
+        ("local:8", "or spark:MASTER. Received: engine='local:8'. Choose one of them."),
+        (
+            "openvino",
+            "Received: engine='openvino'. Select the runtime of the model with "
+            "`--runtime`.",
+        ),
+        (
+            "dask",
+            "the address of dask. Received: engine='dask'. Write, for example, "
+            "dask:HOST:8786.",
+        ),
+        ("dask:localhost", "the address of dask. Received: engine='dask:localhost'"),
+        ("dask:tcp://localhost:8786", "the address of dask"),
+        ("dask:localhost:99999", "the address of dask"),
+        ("dask:localhost:8786\n", "the address of dask"),
+        ("ray:auto", "the address of ray. .* for example, ray:HOST:6379"),
+        ("spark:localhost:7077", "the address of spark. .* spark:spark://HOST:7077"),
+        ("spark:spark://localhost:70777", "the address of spark"),
     ],
 )
-def test_an_engine_that_is_none_is_told(tmp_path, engine, rule):
+def test_an_invalid_engine_is_refused(tmp_path, engine, rule):
     with pytest.raises(InputError, match=f"engine must .*{rule}"):
         run_tasks(len, [{}], tmp_path / "done", engine=engine)
 
@@ -228,30 +264,31 @@ def test_an_engine_that_is_none_is_told(tmp_path, engine, rule):
         "spark:k8s://https://10.0.0.1:6443",
     ],
 )
-def test_clusters_are_known_by_their_addresses(engine):
+def test_a_cluster_address_is_recognized(engine):
     assert is_cluster(engine)
     assert not is_cluster("local")
 
 
 @pytest.mark.parametrize("engine", ["dask:{}", "ray:{}", "spark:spark://{}"])
-def test_a_scheduler_that_is_not_there_is_told(tmp_path, engine):
-    with socket.socket() as bound:  # Which listens to nobody.
-        bound.bind(("127.0.0.1", 0))
-        place = f"127.0.0.1:{bound.getsockname()[1]}"
+def test_an_unreachable_scheduler_raises_an_error(tmp_path, engine):
+    with socket.socket() as bound_socket:  # It doesn't listen for connections.
+        bound_socket.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound_socket.getsockname()[1]}"
         rule = (
-            r"engine must be a cluster that answers, received .* \(Connection refused"
+            "engine must be a running cluster. Cannot connect to .* "
+            r"\(Connection refused"
         )
         with pytest.raises(InputError, match=rule):
-            run_tasks(len, [{}], tmp_path / "done", engine=engine.format(place))
+            run_tasks(len, [{}], tmp_path / "done", engine=engine.format(address))
 
 
-def test_a_cluster_counts_its_workers_itself(tmp_path):
-    with pytest.raises(InputError, match="workers must be left out with engine dask:"):
+def test_the_number_of_workers_of_a_cluster_is_refused(tmp_path):
+    with pytest.raises(InputError, match="workers must be None with engine dask:"):
         run_tasks(len, [{}], tmp_path, workers=2, engine="dask:localhost:8786")
 
 
 class RecordingClient:
-    """Client of Dask that records what it would send to workers."""
+    """Dask client that records the function and the calls instead of sending them."""
 
     def __init__(self, *arguments, **options):
         pass
@@ -296,7 +333,10 @@ def dask_work(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def work(dask_work):
-    """Calls a task as a worker of Dask does and returns what it sends back."""
+    """Returns a function that runs a task as a Dask worker does.
+
+    Its result is the value that the worker sends back.
+    """
     function, recorded_call = dask_work
 
     def work(folder, task_function="tests.utils.worker_tasks:square", **versions):
@@ -312,11 +352,11 @@ def work(dask_work):
     return work
 
 
-def test_a_task_on_a_cluster_is_as_one_here(tmp_path, work):
+def test_a_cluster_worker_writes_the_same_result_file_as_a_local_run(tmp_path, work):
     assert work(tmp_path) is None
-    here = tmp_path / "here"
-    assert run_tasks(worker_tasks.square, [{"number": 3}], here, workers=1) == [9]
-    [result] = here.glob("*.json")
+    local = tmp_path / "local"
+    assert run_tasks(worker_tasks.square, [{"number": 3}], local, workers=1) == [9]
+    [result] = local.glob("*.json")
     assert (tmp_path / "a.json").read_bytes() == result.read_bytes()
 
 
@@ -325,12 +365,15 @@ def test_a_task_on_a_cluster_is_as_one_here(tmp_path, work):
     [
         (
             {"align_keras": "0.0.1"},
-            r"align-keras 0\.0\.1 as here, .* has [\d.]+; install",
+            r"align-keras 0\.0\.1, as on this machine\. .* has [\d.]+\. Install",
         ),
-        ({"Python": "2.7"}, r"Python 2\.7 as here, the one on .* has 3\.\d+; install"),
+        (
+            {"Python": "2.7"},
+            r"Python 2\.7, as on this machine\. The worker on .* has 3\.\d+\. Install",
+        ),
     ],
 )
-def test_workers_of_other_versions_are_refused(tmp_path, work, versions, message):
+def test_a_worker_with_another_version_is_refused(tmp_path, work, versions, message):
     error = work(tmp_path, **versions)
     assert isinstance(error, InputError) and re.search(message, str(error))
     assert not list(tmp_path.iterdir())
@@ -341,15 +384,15 @@ def test_a_disk_that_is_not_shared_is_refused(tmp_path, work):
     assert isinstance(error, InputError) and "all machines share" in str(error)
 
 
-def test_what_went_wrong_on_a_cluster_is_read_here(tmp_path, work):
+def test_an_error_on_a_cluster_worker_can_be_unpickled(tmp_path, work):
     error = work(tmp_path, "tests.utils.worker_tasks:divide")
     assert error is None
     error = work(tmp_path, "tests.utils.worker_tasks:no_such")
     assert isinstance(pickle.loads(pickle.dumps(error)), AttributeError)
-    error = work(tmp_path, "tests.utils.worker_tasks:be_unreadable")
+    error = work(tmp_path, "tests.utils.worker_tasks:raise_unpicklable_error")
     error = pickle.loads(pickle.dumps(error))
-    assert type(error) is RuntimeError and str(error) == "Unreadable: one"
-    assert error.__notes__[0] == 'in the task be_unreadable {"number": 3}'
+    assert type(error) is RuntimeError and str(error) == "UnpicklableError: one"
+    assert error.__notes__[0] == 'in the task raise_unpicklable_error {"number": 3}'
     assert "line" in error.__notes__[1]
 
 

@@ -1,4 +1,4 @@
-"""Tasks that worker processes import."""
+"""Task functions that worker processes import."""
 
 import os
 import pathlib
@@ -7,60 +7,61 @@ import socket
 import time
 
 
-def process_of(task):
+def process_id(task):
     time.sleep(0.05)
     return os.getpid()
 
 
 def square(task):
-    """Takes its time, if it is told to."""
+    """Returns the square of the number after an optional pause in seconds."""
     time.sleep(task.get("seconds", 0))
     return task["number"] ** 2
 
 
 def die_once(task):
-    """Kills its process where it is called with number 2 for the first time."""
-    marks = pathlib.Path(task["marks"])
-    if task["number"] == 2 and not marks.exists():
-        marks.touch()
+    """Kills the worker process at the first call with number 2."""
+    marker = pathlib.Path(task["marker"])
+    if task["number"] == 2 and not marker.exists():
+        marker.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return task["number"]
 
 
 def die(task):
-    """Kills its process with number 2 until a file is there."""
-    if task["number"] == 2 and not pathlib.Path(task["mended"]).exists():
+    """Kills the worker process at each call with number 2 until a file exists."""
+    if task["number"] == 2 and not pathlib.Path(task["fixed"]).exists():
         os.kill(os.getpid(), signal.SIGKILL)
     return task["number"]
 
 
 def divide(task):
-    """A bug, where the divisor is 0."""
+    """Divides 1 by the number, which raises an error for 0."""
     return 1 // task["number"]
 
 
-class Unreadable(Exception):
+class UnpicklableError(Exception):
     def __init__(self, first, second):
         super().__init__(first)
 
-    def __reduce__(self):  # As by default, which tblib replaces where it is installed.
+    def __reduce__(self):
+        """Returns the default of Python, which tblib replaces if it is installed."""
         return type(self), self.args
 
 
-def be_unreadable(task):
-    """As libraries whose exceptions can't be unpickled."""
-    raise Unreadable("one", "two")
+def raise_unpicklable_error(task):
+    """Raises an exception that can't be unpickled, as some libraries do."""
+    raise UnpicklableError("one", "two")
 
 
 def wait(task):
-    """Names its process, and works for minutes."""
+    """Writes the process id to a file name and sleeps for five minutes."""
     pathlib.Path(task["folder"], f"{os.getpid()}.pid").touch()
     time.sleep(300)
 
 
 def wait_for(task):
-    """Says where it runs, and waits for a file."""
-    pathlib.Path(task["folder"], f"{task['number']}.begun").touch()
+    """Waits until the file "go" exists and returns the number and the host name."""
+    pathlib.Path(task["folder"], f"{task['number']}.started").touch()
     while not pathlib.Path(task["folder"], "go").exists():
         time.sleep(0.05)
     return [task["number"], socket.gethostname()]

@@ -17,7 +17,7 @@ from align_keras.corpus.image import ImageError
 from align_keras.corpus.parquet_tables import open_parquet
 from align_keras.corpus.sources.warc_records import read_response
 from align_keras.utils.files import MAX_FILE_BYTES, open_regular, size_of
-from align_keras.utils.remote import SCHEMES, is_url, known_version, read_url
+from align_keras.utils.remote import SCHEMES, cached_version, is_url, read_url
 
 
 def is_remote(location: str) -> bool:
@@ -111,7 +111,7 @@ def _read(location: str) -> bytes:
     if kind == "parquet":
         group, row, column = int(numbers[0]), int(numbers[1]), numbers[2]
         remote = is_url(path)
-        version = known_version(path) if remote else os.stat(path).st_mtime_ns
+        version = cached_version(path) if remote else os.stat(path).st_mtime_ns
         return _cell(_column(path, version, group, column), row)
     raise ImageError("missing", f"{location[:200]} is no location of an image")
 

@@ -100,7 +100,7 @@ def test_several_captions_in_several_forms(tmp_path):
 
 
 def test_what_is_asked_wrongly(folder, tmp_path):
-    with pytest.raises(InputError, match="must be one of train, received 'test'"):
+    with pytest.raises(InputError, match="must be one of train. Received: 'test'"):
         open_source(f"tfds:{folder}:test").parts()
     with pytest.raises(InputError, match="features.json"):
         open_source(f"tfds:{tmp_path}:train").parts()
