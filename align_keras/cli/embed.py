@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--runtime", default="auto", metavar="R", help=RUNTIME_HELP)
     parser.add_argument(
-        "--of",
+        "--inputs",
         choices=("images", "captions"),
         help="what to embed of a table that has both (default: its images)",
     )
@@ -61,7 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.bulk_embeddings import embed
 
-    options = ("model", "of", "column", "format", "rows_per_file", "runtime", "engine")
+    options = (
+        "model",
+        "inputs",
+        "column",
+        "format",
+        "rows_per_file",
+        "runtime",
+        "engine",
+    )
     given = {name: getattr(arguments, name) for name in options}
     done = embed(arguments.source, arguments.to, **given)
     files = f"{len(done.files):,} file{'s' * (len(done.files) != 1)}"
