@@ -1,5 +1,7 @@
-"""What an index knows of its images, asked and written by the same SQL in a folder
-(`store.py`) and in a database (`postgres.py`).
+"""Base class of the index stores, with the SQL that SQLite and PostgreSQL share.
+
+`store.py` has the store in a folder (SQLite), and `postgres.py` the store in a
+PostgreSQL database.
 """
 
 import abc
@@ -12,25 +14,31 @@ from align_keras.search.table_rows import TableRows
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
-    from align_keras.search.image_files import FoundFile
+    from align_keras.search.image_files import ImageFile
 
 T = TypeVar("T")
 
 
 class ImageStore(TableRows):
-    """What both kinds of stores ask and write alike: `?` stands for a parameter.
-    `folder` is a path or a database's address, `header` tells `model` and `dimension`.
+    """Store of the images of an index, with the SQL that all databases share.
+
+    The mark of a parameter in SQL is `?`.
+
+    Attributes:
+        folder: path of the folder, or address of the database without its password.
+        header: dict with the entries `model` and `dimension`.
+        vectors_file: str, name of the vectors file. Rows keep their numbers while the
+            name does not change. None in a database.
     """
 
     folder: Any
     header: dict
-    # Name of the file of vectors. A row keeps its number while the name is the same.
     vectors_file: Any
     _connection: Any
 
     @abc.abstractmethod
     def _reading(self) -> contextlib.AbstractContextManager[Any]:
-        """Context that yields the connection, to one thread at a time."""
+        """Yields the connection to one thread at a time."""
 
     @property
     def dimension(self) -> int:
@@ -41,10 +49,14 @@ class ImageStore(TableRows):
         return self._one("SELECT count(*) FROM images")
 
     def condition(self, where: str | None) -> tuple[str, list]:
-        """Returns SQL and parameters of a condition as users write it, or of none."""
+        """Returns SQL and parameters of a condition, or "" and [] without a condition.
+
+        Args:
+            where: str, condition as the user wrote it, or None.
+        """
         if where is None or not where.strip():
             return "", []
-        # Only here, for most searches have none.
+        # Most searches have no condition and do not need this import.
         from align_keras.search.where import read_condition
 
         condition = read_condition(where, self.named_columns(), self._folded)
@@ -55,11 +67,11 @@ class ImageStore(TableRows):
         return sql, condition.parameters
 
     def roots(self) -> dict[bytes, int]:
-        """Folders and tables that were indexed → their ids."""
+        """Returns path → id of the folders and tables that were indexed."""
         return dict(self._all("SELECT file, id FROM roots ORDER BY id"))
 
     def sources(self) -> dict[bytes, int]:
-        """Returns the folders and tables that can be looked through again."""
+        """Returns path → id of the folders and tables that can be scanned again."""
         return {file: id for file, id in self.roots().items() if file != ITEMS_ROOT}
 
     @property
@@ -67,20 +79,20 @@ class ImageStore(TableRows):
         """True for an index that was made from embeddings."""
         return ITEMS_ROOT in self.roots()
 
-    def known(self) -> dict[bytes, tuple[int, int, int, int]]:
-        """Path of every image → (id, root, size, mtime_ns)."""
+    def stored_files(self) -> dict[bytes, tuple[int, int, int, int]]:
+        """Returns path → (id, root, size, mtime_ns) of all images."""
         sql = "SELECT file, id, root, size, mtime_ns FROM images"
-        return {file: tuple(rest) for file, *rest in self._all(sql)}
+        return {file: tuple(fields) for file, *fields in self._all(sql)}
 
     def unreadable(self) -> dict[bytes, tuple[int, int, int, str]]:
-        """Path of what couldn't be read → (root, size, mtime_ns, reason)."""
+        """Returns path → (root, size, mtime_ns, reason) of the unreadable files."""
         sql = "SELECT file, root, size, mtime_ns, reason FROM unreadable"
-        return {file: tuple(rest) for file, *rest in self._all(sql)}
+        return {file: tuple(fields) for file, *fields in self._all(sql)}
 
-    def with_content(self, content: bytes) -> list[int]:
-        """Returns the ids of images whose files have these bytes.
+    def ids_with_content(self, content: bytes) -> list[int]:
+        """Returns the ids of the images whose files have a content hash.
 
-        Images that were added with an embedding of their own are left out.
+        Images that were added with a precomputed embedding are left out.
         """
         sql = (
             "SELECT id FROM images WHERE content = ? AND root NOT IN "
@@ -91,17 +103,21 @@ class ImageStore(TableRows):
     def latest(
         self, condition: str, parameters: Sequence[Any], count: int
     ) -> list[dict]:
-        """Returns those images indexed last that a condition is true of."""
+        """Returns the last `count` indexed images that fulfill a condition."""
         where = f"{condition or '1 = 1'} ORDER BY id DESC LIMIT ?"
         return self._images(where, [*parameters, count])
 
     def image(self, id: int) -> dict:
-        """An image's columns, `file`, `row` and `content` among them, or InputError."""
+        """Returns all columns of an image, including `file`, `row` and `content`.
+
+        Raises:
+            InputError: if the index has no image with this id.
+        """
         for image in self._images("id = ?", [id]):
             return image
         raise InputError(
-            f"id must be that of an image of the index, received {id!r}; take it from "
-            "a hit."
+            f"`id` must be the id of an image in the index. Received: id={id!r}. Use "
+            "the id of a hit."
         )
 
     def _images(self, where: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
@@ -125,14 +141,16 @@ class ImageStore(TableRows):
         return self._one("SELECT value FROM meta WHERE key = ?", [key])
 
     def with_stable_rows(self, read: Callable[[], T]) -> T:
-        """Calls a function again if another process renumbered the rows meanwhile.
+        """Calls a function, and repeats the call if the rows were renumbered meanwhile.
+
+        Another process renumbers the rows when it rewrites the vectors.
 
         Args:
-            read: reads images by their rows. An error of it counts only if the rows
-                have the same numbers before and after.
+            read: function that reads images by their rows. If it raises an error, the
+                error is raised only if the rows were not renumbered.
 
         Returns:
-            What `read` returned.
+            The result of `read`.
         """
         while True:
             file = self.vectors_file
@@ -145,32 +163,38 @@ class ImageStore(TableRows):
             if self.vectors_file == file:
                 return result
 
-    def check_whole(self) -> None:
-        """Raises if embeddings were written whose images are missing."""
+    def check_complete(self) -> None:
+        """Raises InputError if embeddings exist whose images are missing."""
 
     def check_rows(self, rows: Sequence[int]) -> None:
-        """Raises if an embedding isn't the one that was written."""
+        """Raises InputError if an embedding in these rows is damaged."""
 
     def check_part(self) -> None:
-        """Raises if one of some embeddings isn't the one that was written."""
+        """Raises InputError if an embedding in the next part of the rows is damaged."""
 
     def check(self) -> int:
-        """Raises if anything isn't as it was written; returns how many embeddings were
-        compared. A database compares its own pages.
+        """Raises InputError if any part of the index is damaged.
+
+        Returns:
+            int, number of embeddings that were compared. It is 0 for a database, which
+            has page checksums.
         """
         return 0
 
-    # === Writing, all but claims within a transaction ===
+    # === Writing. All methods except those for claims need a transaction. ===
 
-    def claim(self, files: "Sequence[FoundFile]") -> set[bytes]:
-        """Returns the paths that this process shall embed: all, for it has the lock."""
-        return {found.file for found in files}
+    def claim(self, files: "Sequence[ImageFile]") -> set[bytes]:
+        """Returns the paths of the files that this process should embed.
+
+        The process that writes an index in a folder has a lock and embeds all files.
+        """
+        return {image_file.file for image_file in files}
 
     def release(self, files: Iterable[bytes]) -> None:
-        """Ends claims, when what was embedded is written."""
+        """Ends the claims on files after their embeddings are written."""
 
     def put(self, image: dict) -> None:
-        """Adds an image; another of the same file is replaced."""
+        """Adds an image, or replaces the image with the same file."""
         names = ", ".join(f'"{name}"' for name in image)
         marks = ", ".join("?" * len(image))
         changes = ", ".join(f'"{name}" = excluded."{name}"' for name in image)
@@ -187,27 +211,27 @@ class ImageStore(TableRows):
         self._run(f"UPDATE images SET {changed} WHERE id = ?", [*values, id])
 
     def add_root(self, file: bytes) -> int:
-        """Returns the id of a folder or table, which is added if need be."""
+        """Returns the id of a folder or table, and adds it if it is new."""
         self._run("INSERT INTO roots (file) VALUES (?) ON CONFLICT DO NOTHING", [file])
         return self._one("SELECT id FROM roots WHERE file = ?", [file])
 
     def drop_root(self, file: bytes) -> None:
-        """Forgets a folder or table, whose images must be gone."""
+        """Removes a folder or table. Its images must be removed before."""
         root = self._one("SELECT id FROM roots WHERE file = ?", [file])
         if root is not None:
             self.forget_table(root)
         self._run("DELETE FROM roots WHERE file = ?", [file])
 
     def drop(self, ids: Iterable[int]) -> None:
-        """Removes images; their rows stay until `compact`."""
+        """Removes images. Their embeddings remain until `compact`."""
         dropped = list(ids)
         self.drop_rows(dropped)
         self._each("DELETE FROM images WHERE id = ?", dropped)
 
-    def note_unreadable(
+    def record_unreadable(
         self, file: bytes, root: int, size: int, mtime_ns: int, reason: str
     ) -> None:
-        """Keeps why a file couldn't be read, so that it isn't read again."""
+        """Records that a file cannot be read, so that the next run skips it."""
         self.forget_unreadable([file])
         self._run(
             "INSERT INTO unreadable VALUES (?, ?, ?, ?, ?)",
@@ -215,7 +239,7 @@ class ImageStore(TableRows):
         )
 
     def forget_unreadable(self, files: Iterable[bytes]) -> None:
-        """Drops those notes."""
+        """Removes the records of unreadable files."""
         self._each("DELETE FROM unreadable WHERE file = ?", files)
 
     def _set(self, key: str, value: Any) -> None:
@@ -231,7 +255,7 @@ class ImageStore(TableRows):
         if rows:
             self._connection.cursor().executemany(self._sql(sql), rows)
 
-    # === What SQLite does; PostgreSQL has its own ===
+    # === SQL of SQLite, which the store in PostgreSQL overrides ===
 
     def _lock_tables(self) -> None:
         """Does nothing, since a transaction of SQLite locks the whole database."""
@@ -243,5 +267,9 @@ class ImageStore(TableRows):
         return value
 
     def _folded(self, sql: str, is_ascii: bool) -> str:
-        """Letters beyond ASCII matter only for a pattern that has some."""
+        """Returns SQL for a text in lower case.
+
+        Folding of non-ASCII letters is slower and matters only if the pattern contains
+        such letters.
+        """
         return f"lower({sql})" if is_ascii else f"fold_case({sql})"

@@ -69,12 +69,12 @@ ROWS_AT_ONCE = 50_000
 
 def files_of(folder, count=None):
     """The image files of a folder, or so many of them, again and again."""
-    from align_keras.search.image_files import FoundFile, find_images
+    from align_keras.search.image_files import ImageFile, find_images
 
     found = [
         one.file
         for one in find_images(os.fsencode(folder.absolute()))
-        if isinstance(one, FoundFile)
+        if isinstance(one, ImageFile)
     ]
     if not found:
         sys.exit(f"--images must hold images, received {folder}.")
