@@ -47,7 +47,7 @@ _KIND = b"IPfs"
 _MARK = b"align_keras sum "
 
 
-def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> bool:
+def build_or_update(folder: pathlib.Path, vectors_file: str, vectors: Any) -> bool:
     """Builds the approximate index, or adds the rows that it lacks.
 
     Returns:

@@ -32,13 +32,13 @@ from align_keras.corpus.sources.source_files import is_folder
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
 from align_keras.search.image_files import (
-    UnreadFile,
+    SkippedFile,
     check_some_reached,
     decode_square,
     find_images,
     read_file,
 )
-from align_keras.search.indexing import in_order, model_of_task
+from align_keras.search.indexing import map_in_order, model_of_task
 from align_keras.utils.addresses import without_secrets
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
@@ -468,7 +468,7 @@ class _Job:
         """Embeds shards with threads of this process."""
         shards = self.shards()
         done = self.rows - sum(self._num_rows(shard) for shard in missing)
-        chunks = in_order(self._embed_chunk, self._chunks(missing), threads)
+        chunks = map_in_order(self._embed_chunk, self._chunks(missing), threads)
         columns: list[Any] = []
         results: list[_RowResult] = []
         with progress_bar("embedding", self.input_kind, self.rows, done) as bar:
@@ -713,7 +713,7 @@ def _with_embedded(table: Any, name: str, input_kind: str, folder: str) -> Any:
 def _folder_table(folder: str) -> Any:
     files = []
     for image in find_images(os.fsencode(folder)):
-        if isinstance(image, UnreadFile):
+        if isinstance(image, SkippedFile):
             say(f"{printable(os.fsdecode(image.file))}: {image.reason}")
         else:
             files.append(image.file)

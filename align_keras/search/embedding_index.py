@@ -58,7 +58,7 @@ def write_embedding_index(
             # Without the lock, another process could add images to the old folder.
             stack.enter_context(Store.locked(folder))
         temporary = stack.enter_context(atomic_folder(folder))
-        Store.make(temporary, model)
+        Store.initialize(temporary, model)
         with Store.writer(temporary) as store:
             with store.transaction():
                 root = store.add_root(ITEMS_ROOT)
@@ -72,7 +72,7 @@ def write_embedding_index(
                     texts = None if captions is None else captions[row]
                     columns = _columns(name, texts, content)
                     file = item_file(name, image_name)
-                    store.put({"root": root, "file": file, "row": row, **columns})
+                    store.add_image({"root": root, "file": file, "row": row, **columns})
             store.compact()
 
 
@@ -145,7 +145,7 @@ def _holds_index(folder: pathlib.Path) -> bool:
     Raises:
         InputError: if the folder contains something else, which must not be replaced.
     """
-    return not is_flat_index(folder) and Store.is_there(folder)
+    return not is_flat_index(folder) and Store.exists(folder)
 
 
 def _write_image(folder: pathlib.Path, name: str, content: bytes) -> None:

@@ -32,7 +32,7 @@ DECODED_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", "
 HEIF_SUFFIXES = (".heic", ".heif", ".avif")
 _SUFFIXES = tuple(os.fsencode(suffix) for suffix in DECODED_SUFFIXES + HEIF_SUFFIXES)
 # Photo formats that are not decoded. An index reports these files as unreadable.
-UNREAD_SUFFIXES = (
+UNSUPPORTED_SUFFIXES = (
     ".tif",
     ".tiff",
     ".dng",
@@ -54,15 +54,15 @@ UNREAD_SUFFIXES = (
     ".iiq",
     ".x3f",
 )
-_UNREAD_SUFFIXES = tuple(os.fsencode(suffix) for suffix in UNREAD_SUFFIXES)
-UNREAD_FORMAT = "TIFF or a camera's RAW format"
+_UNSUPPORTED_SUFFIXES = tuple(os.fsencode(suffix) for suffix in UNSUPPORTED_SUFFIXES)
+UNSUPPORTED_FORMAT = "TIFF or a camera's RAW format"
 # Brands of ISO base media files with a still image.
 _HEIF_BRANDS = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 NO_HEIF = "HEIC or AVIF, which needs pillow-heif"
 CHANGING = "changes while it is read"
 UNREACHABLE = "can't be reached"
-SHORT = "can't be read to its end"
-CLOSED = "can't be opened"
+INCOMPLETE = "can't be read to its end"
+CANNOT_OPEN = "can't be opened"
 MISSING = "missing"
 # Nanoseconds, in the year 2262. The databases store integers of 64 bits.
 _LATEST = 2**63 - 1
@@ -100,7 +100,7 @@ class ImageFile:
         self.mtime_ns = max(-_LATEST, min(self.mtime_ns, _LATEST))
 
 
-class UnreadFile(NamedTuple):
+class SkippedFile(NamedTuple):
     """File that is not read, or folder or shard that cannot be listed.
 
     Attributes:
@@ -114,7 +114,7 @@ class UnreadFile(NamedTuple):
 
 
 @dataclasses.dataclass
-class ReadImage:
+class DecodedImage:
     """Decoded image and its metadata.
 
     Attributes:
@@ -144,7 +144,7 @@ class PhotoMetadata(NamedTuple):
     camera: str | None
 
 
-def find_images(root: bytes) -> Iterator[ImageFile | UnreadFile]:
+def find_images(root: bytes) -> Iterator[ImageFile | SkippedFile]:
     """Yields the image files of a folder and its subfolders in the order of the names.
 
     The files of a folder come before its subfolders, and the records of a built corpus
@@ -162,7 +162,7 @@ def find_images(root: bytes) -> Iterator[ImageFile | UnreadFile]:
             for record in find_records(shard):
                 yield ImageFile(record.file, record.size, record.mtime_ns)
         except ShardError as error:
-            yield UnreadFile(shard, f"shard: {error}")
+            yield SkippedFile(shard, f"shard: {error}")
     folders = [] if shards else [root]
     while folders:
         folder = folders.pop()
@@ -170,7 +170,7 @@ def find_images(root: bytes) -> Iterator[ImageFile | UnreadFile]:
             with os.scandir(folder) as listed:
                 entries = sorted(listed, key=lambda entry: entry.name)
         except OSError as error:
-            yield UnreadFile(folder, f"folder: {error.strerror}")
+            yield SkippedFile(folder, f"folder: {error.strerror}")
             continue
         subfolders = []
         for entry in entries:
@@ -182,17 +182,17 @@ def find_images(root: bytes) -> Iterator[ImageFile | UnreadFile]:
                     continue
                 image = _find_entry(entry)
             except OSError as error:
-                image = UnreadFile(entry.path, str(error.strerror))
+                image = SkippedFile(entry.path, str(error.strerror))
             if image is not None:
                 yield image
         folders.extend(reversed(subfolders))
 
 
-def _find_entry(entry: os.DirEntry[bytes]) -> ImageFile | UnreadFile | None:
+def _find_entry(entry: os.DirEntry[bytes]) -> ImageFile | SkippedFile | None:
     """Returns the file of a directory entry, or None if it is not an image."""
     name = entry.name.lower()
-    if name.endswith(_UNREAD_SUFFIXES):
-        return UnreadFile(entry.path, UNREAD_FORMAT)
+    if name.endswith(_UNSUPPORTED_SUFFIXES):
+        return SkippedFile(entry.path, UNSUPPORTED_FORMAT)
     if not name.endswith(_SUFFIXES):
         return None
     status = entry.stat()
@@ -201,7 +201,7 @@ def _find_entry(entry: os.DirEntry[bytes]) -> ImageFile | UnreadFile | None:
     # A link to a folder is not followed.
     if stat.S_ISDIR(status.st_mode):
         return None
-    return UnreadFile(entry.path, "no regular file")
+    return SkippedFile(entry.path, "no regular file")
 
 
 def stat_file(file: bytes) -> ImageFile:
@@ -228,16 +228,16 @@ def _version_stamp(version: str) -> int:
     return -(2**62) - int.from_bytes(digest, "big")
 
 
-def _find_at_address(url: str) -> Iterator[ImageFile | UnreadFile]:
+def _find_at_address(url: str) -> Iterator[ImageFile | SkippedFile]:
     try:
-        objects = list_url(url, DECODED_SUFFIXES + HEIF_SUFFIXES + UNREAD_SUFFIXES)
+        objects = list_url(url, DECODED_SUFFIXES + HEIF_SUFFIXES + UNSUPPORTED_SUFFIXES)
     except OSError as error:
-        yield UnreadFile(os.fsencode(url), f"folder: {error.strerror}")
+        yield SkippedFile(os.fsencode(url), f"folder: {error.strerror}")
         return
     for name, size, version in objects:
         file = os.fsencode(f"{url.rstrip('/')}/{name}")
-        if name.lower().endswith(UNREAD_SUFFIXES):
-            yield UnreadFile(file, UNREAD_FORMAT)
+        if name.lower().endswith(UNSUPPORTED_SUFFIXES):
+            yield SkippedFile(file, UNSUPPORTED_FORMAT)
         else:
             yield ImageFile(file, size, _version_stamp(version))
 
@@ -263,9 +263,9 @@ def read_file(file: bytes) -> tuple[bytes, ImageFile]:
         reasons = {
             errno.ESTALE: CHANGING,
             errno.EHOSTUNREACH: UNREACHABLE,
-            errno.EIO: SHORT,
+            errno.EIO: INCOMPLETE,
         }
-        reason = reasons.get(error.errno or 0, CLOSED)
+        reason = reasons.get(error.errno or 0, CANNOT_OPEN)
         raise ImageError(reason, str(error.strerror)) from error
 
 
@@ -298,7 +298,7 @@ def _read_at_address(file: bytes) -> tuple[bytes, ImageFile]:
 
 def _read_local(file: bytes) -> tuple[bytes, ImageFile]:
     if is_special(os.fsdecode(file)):
-        raise ImageError(CLOSED, "no regular file")
+        raise ImageError(CANNOT_OPEN, "no regular file")
     for _ in range(3):
         with open(file, "rb") as opened:
             before = os.fstat(opened.fileno())
@@ -323,7 +323,7 @@ def content_hash(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def decode_square(content: bytes, resize_to: int) -> ReadImage:
+def decode_square(content: bytes, resize_to: int) -> DecodedImage:
     """Decodes an image and resizes it to a square.
 
     Args:
@@ -345,7 +345,9 @@ def decode_square(content: bytes, resize_to: int) -> ReadImage:
     # The header has the size before the rotation that makes the image upright.
     if (image.width > image.height) != (width > height):
         width, height = height, width
-    return ReadImage(np.asarray(square), width, height, metadata.date, metadata.camera)
+    return DecodedImage(
+        np.asarray(square), width, height, metadata.date, metadata.camera
+    )
 
 
 def read_query_image(image: Any, resize_to: int) -> np.ndarray:

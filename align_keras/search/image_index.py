@@ -139,7 +139,7 @@ class Index:
         """
         is_cluster(engine)  # Raises InputError for an unknown engine.
         kind = _kind_of_store(folder)
-        if model is None and not kind.is_there(folder):
+        if model is None and not kind.exists(folder):
             model = DEFAULT_MODEL
         opened = None if model is None else load_model(model)
         if opened is not None:
@@ -406,7 +406,7 @@ class Index:
         sources = list(sources) or [os.fsdecode(root) for root in old.store.sources()]
         opened = old.model if model is None else load_model(model)
         new_folder = folder.with_name(f".{folder.name}.rebuild")
-        if Store.is_there(new_folder):
+        if Store.exists(new_folder):
             # An earlier rebuild was killed.
             fingerprint = cls.open(new_folder).store.header["model"]["fingerprint"]
             if fingerprint != opened.fingerprint:

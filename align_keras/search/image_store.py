@@ -37,7 +37,7 @@ class ImageStore(TableRows):
     _connection: Any
 
     @abc.abstractmethod
-    def _reading(self) -> contextlib.AbstractContextManager[Any]:
+    def _use_connection(self) -> contextlib.AbstractContextManager[Any]:
         """Yields the connection to one thread at a time."""
 
     @property
@@ -46,7 +46,7 @@ class ImageStore(TableRows):
         return int(self.header["dimension"])
 
     def __len__(self) -> int:
-        return self._one("SELECT count(*) FROM images")
+        return self._fetch_value("SELECT count(*) FROM images")
 
     def condition(self, where: str | None) -> tuple[str, list]:
         """Returns SQL and parameters of a condition, or "" and [] without a condition.
@@ -59,7 +59,7 @@ class ImageStore(TableRows):
         # Most searches have no condition and do not need this import.
         from align_keras.search.where import read_condition
 
-        condition = read_condition(where, self.named_columns(), self._folded)
+        condition = read_condition(where, self.named_columns(), self._lowercase_sql)
         sql = condition.sql
         if condition.tables:
             holds = condition.holds_without_rows
@@ -68,7 +68,7 @@ class ImageStore(TableRows):
 
     def roots(self) -> dict[bytes, int]:
         """Returns path → id of the folders and tables that were indexed."""
-        return dict(self._all("SELECT file, id FROM roots ORDER BY id"))
+        return dict(self._fetch_rows("SELECT file, id FROM roots ORDER BY id"))
 
     def sources(self) -> dict[bytes, int]:
         """Returns path → id of the folders and tables that can be scanned again."""
@@ -82,12 +82,12 @@ class ImageStore(TableRows):
     def stored_files(self) -> dict[bytes, tuple[int, int, int, int]]:
         """Returns path → (id, root, size, mtime_ns) of all images."""
         sql = "SELECT file, id, root, size, mtime_ns FROM images"
-        return {file: tuple(fields) for file, *fields in self._all(sql)}
+        return {file: tuple(fields) for file, *fields in self._fetch_rows(sql)}
 
     def unreadable(self) -> dict[bytes, tuple[int, int, int, str]]:
         """Returns path → (root, size, mtime_ns, reason) of the unreadable files."""
         sql = "SELECT file, root, size, mtime_ns, reason FROM unreadable"
-        return {file: tuple(fields) for file, *fields in self._all(sql)}
+        return {file: tuple(fields) for file, *fields in self._fetch_rows(sql)}
 
     def ids_with_content(self, content: bytes) -> list[int]:
         """Returns the ids of the images whose files have a content hash.
@@ -98,7 +98,7 @@ class ImageStore(TableRows):
             "SELECT id FROM images WHERE content = ? AND root NOT IN "
             "(SELECT id FROM roots WHERE file = ?) ORDER BY id"
         )
-        return [id for (id,) in self._all(sql, [content, ITEMS_ROOT])]
+        return [id for (id,) in self._fetch_rows(sql, [content, ITEMS_ROOT])]
 
     def latest(
         self, condition: str, parameters: Sequence[Any], count: int
@@ -121,24 +121,26 @@ class ImageStore(TableRows):
         )
 
     def _images(self, where: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
-        return self._dicts(f"SELECT * FROM images WHERE {where}", parameters)
+        return self._fetch_dicts(f"SELECT * FROM images WHERE {where}", parameters)
 
-    def _dicts(self, sql: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
-        with self._reading() as connection:
+    def _fetch_dicts(self, sql: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
+        with self._use_connection() as connection:
             cursor = connection.execute(self._sql(sql), parameters)
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-    def _all(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._reading() as connection:
+    def _fetch_rows(
+        self, sql: str, parameters: Sequence[Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        with self._use_connection() as connection:
             return connection.execute(self._sql(sql), parameters).fetchall()
 
-    def _one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        (row,) = self._all(sql, parameters) or [(None,)]
+    def _fetch_value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        (row,) = self._fetch_rows(sql, parameters) or [(None,)]
         return row[0]
 
     def _meta(self, key: str) -> Any:
-        return self._one("SELECT value FROM meta WHERE key = ?", [key])
+        return self._fetch_value("SELECT value FROM meta WHERE key = ?", [key])
 
     def with_stable_rows(self, read: Callable[[], T]) -> T:
         """Calls a function, and repeats the call if the rows were renumbered meanwhile.
@@ -169,7 +171,7 @@ class ImageStore(TableRows):
     def check_rows(self, rows: Sequence[int]) -> None:
         """Raises InputError if an embedding in these rows is damaged."""
 
-    def check_part(self) -> None:
+    def check_next_rows(self) -> None:
         """Raises InputError if an embedding in the next part of the rows is damaged."""
 
     def check(self) -> int:
@@ -193,7 +195,7 @@ class ImageStore(TableRows):
     def release(self, files: Iterable[bytes]) -> None:
         """Ends the claims on files after their embeddings are written."""
 
-    def put(self, image: dict) -> None:
+    def add_image(self, image: dict) -> None:
         """Adds an image, or replaces the image with the same file."""
         names = ", ".join(f'"{name}"' for name in image)
         marks = ", ".join("?" * len(image))
@@ -201,54 +203,54 @@ class ImageStore(TableRows):
         self._run(
             f"INSERT INTO images ({names}) VALUES ({marks}) "
             f"ON CONFLICT (file) DO UPDATE SET {changes}",
-            [self._stored(name, value) for name, value in image.items()],
+            [self._to_stored(name, value) for name, value in image.items()],
         )
 
-    def update(self, id: int, changes: dict) -> None:
+    def update_image(self, id: int, changes: dict) -> None:
         """Changes columns of an image."""
         changed = ", ".join(f'"{name}" = ?' for name in changes)
-        values = [self._stored(name, value) for name, value in changes.items()]
+        values = [self._to_stored(name, value) for name, value in changes.items()]
         self._run(f"UPDATE images SET {changed} WHERE id = ?", [*values, id])
 
     def add_root(self, file: bytes) -> int:
         """Returns the id of a folder or table, and adds it if it is new."""
         self._run("INSERT INTO roots (file) VALUES (?) ON CONFLICT DO NOTHING", [file])
-        return self._one("SELECT id FROM roots WHERE file = ?", [file])
+        return self._fetch_value("SELECT id FROM roots WHERE file = ?", [file])
 
-    def drop_root(self, file: bytes) -> None:
+    def remove_root(self, file: bytes) -> None:
         """Removes a folder or table. Its images must be removed before."""
-        root = self._one("SELECT id FROM roots WHERE file = ?", [file])
+        root = self._fetch_value("SELECT id FROM roots WHERE file = ?", [file])
         if root is not None:
-            self.forget_table(root)
+            self.remove_table_rows(root)
         self._run("DELETE FROM roots WHERE file = ?", [file])
 
-    def drop(self, ids: Iterable[int]) -> None:
+    def remove_images(self, ids: Iterable[int]) -> None:
         """Removes images. Their embeddings remain until `compact`."""
         dropped = list(ids)
-        self.drop_rows(dropped)
-        self._each("DELETE FROM images WHERE id = ?", dropped)
+        self.remove_rows(dropped)
+        self._run_for_each("DELETE FROM images WHERE id = ?", dropped)
 
     def record_unreadable(
         self, file: bytes, root: int, size: int, mtime_ns: int, reason: str
     ) -> None:
         """Records that a file cannot be read, so that the next run skips it."""
-        self.forget_unreadable([file])
+        self.remove_unreadable([file])
         self._run(
             "INSERT INTO unreadable VALUES (?, ?, ?, ?, ?)",
             [file, root, size, mtime_ns, reason],
         )
 
-    def forget_unreadable(self, files: Iterable[bytes]) -> None:
+    def remove_unreadable(self, files: Iterable[bytes]) -> None:
         """Removes the records of unreadable files."""
-        self._each("DELETE FROM unreadable WHERE file = ?", files)
+        self._run_for_each("DELETE FROM unreadable WHERE file = ?", files)
 
-    def _set(self, key: str, value: Any) -> None:
+    def _update_meta(self, key: str, value: Any) -> None:
         self._run("UPDATE meta SET value = ? WHERE key = ?", [value, key])
 
     def _run(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         return self._connection.execute(self._sql(sql), parameters)
 
-    def _each(self, sql: str, values: Iterable[Any]) -> None:
+    def _run_for_each(self, sql: str, values: Iterable[Any]) -> None:
         self._run_many(sql, [(value,) for value in values])
 
     def _run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
@@ -263,10 +265,10 @@ class ImageStore(TableRows):
     def _sql(self, text: str) -> str:
         return text
 
-    def _stored(self, name: str, value: Any) -> Any:
+    def _to_stored(self, name: str, value: Any) -> Any:
         return value
 
-    def _folded(self, sql: str, is_ascii: bool) -> str:
+    def _lowercase_sql(self, sql: str, is_ascii: bool) -> str:
         """Returns SQL for a text in lower case.
 
         Folding of non-ASCII letters is slower and matters only if the pattern contains

@@ -28,7 +28,7 @@ from align_keras.search.image_files import (
     MISSING,
     UNREACHABLE,
     ImageFile,
-    UnreadFile,
+    SkippedFile,
     check_some_reached,
     content_hash,
     date_of,
@@ -58,12 +58,19 @@ _COMMIT_SECONDS = 5.0
 # Number of concurrent requests to a server for the files of a table.
 _REQUESTS = 16
 # Reason for a file that another process embeds. It occurs only with PostgreSQL.
-ELSEWHERE = "indexed by another process"
+CLAIMED_ELSEWHERE = "indexed by another process"
 # Reasons that stay true until the file changes. Such files are not read again.
-_LASTING = ("empty", "unreadable", "truncated", "oversized", "zero size", "not finite")
+_PERMANENT_REASONS = (
+    "empty",
+    "unreadable",
+    "truncated",
+    "oversized",
+    "zero size",
+    "not finite",
+)
 # Reasons for which an image is removed from the index. With any other reason, the file
 # may only be temporarily unreachable, and the image stays in the index.
-_DROPPED = (MISSING, *_LASTING)
+_REMOVAL_REASONS = (MISSING, *_PERMANENT_REASONS)
 
 
 @dataclasses.dataclass
@@ -93,7 +100,7 @@ class Changes:
     left_out: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     unavailable: list[str] = dataclasses.field(default_factory=list)
 
-    def refuse(self, reason: str, file: bytes) -> None:
+    def add_unreadable(self, reason: str, file: bytes) -> None:
         """Records a file that cannot be read."""
         self.unreadable[reason] += 1
         name = printable(os.fsdecode(file))
@@ -156,25 +163,25 @@ class _Update:
         self.stored = store.stored_files()
         self.unreadable = store.unreadable()
         # Id of a table → path of an image → record of the image in the table.
-        self.captioned: dict[int, dict[bytes, PairRecord]] = {}
+        self.table_records: dict[int, dict[bytes, PairRecord]] = {}
         # Ids of the requested sources that do not exist.
         self.missing: set[int] = set()
 
     def run(self, sources: Sequence[str | os.PathLike]) -> Changes:
-        self.store.check_part()
-        roots = self._roots(sources)
+        self.store.check_next_rows()
+        roots = self._add_sources(sources)
         files: list[_File] = []
         seen: set[bytes] = set()
-        walked: set[int] = set()
+        scanned_roots: set[int] = set()
         for file, root in roots.items():
-            self._walk(file, root, files, seen, walked)
-        self.gone, self.absent = self._unseen(seen, walked)
+            self._scan_source(file, root, files, seen, scanned_roots)
+        self.deleted, self.unreachable = self._find_unseen_images(seen, scanned_roots)
         self._embed(files)
-        self._finish(seen, walked)
+        self._finish(seen, scanned_roots)
         return self.changes
 
-    def _unseen(
-        self, seen: set[bytes], walked: set[int]
+    def _find_unseen_images(
+        self, seen: set[bytes], scanned_roots: set[int]
     ) -> tuple[dict[int, bytes], dict[int, bool]]:
         """Finds the images of the index whose files were not seen in this run.
 
@@ -184,8 +191,8 @@ class _Update:
             counts as unchanged. Unreachable images stay in the index, unless a seen
             file has the same content, as after a source was moved.
         """
-        gone: dict[int, bytes] = {}
-        absent: dict[int, bool] = {}
+        deleted: dict[int, bytes] = {}
+        unreachable: dict[int, bool] = {}
         problems: collections.Counter[Obstacle] = collections.Counter()
         reachability = Reachability()
         roots = self.store.sources()
@@ -193,17 +200,17 @@ class _Update:
         missing = {
             id
             for file, id in roots.items()
-            if not (id in walked or is_url(file) or os.path.lexists(file))
+            if not (id in scanned_roots or is_url(file) or os.path.lexists(file))
         }
         for file, (id, root, _, _) in self.stored.items():
             if root in missing and file not in seen:
-                absent[id] = root in self.missing
-            if root not in walked or file in seen:
+                unreachable[id] = root in self.missing
+            if root not in scanned_roots or file in seen:
                 continue
             obstacle = None
             path = shard_of(file) if is_record(file) else file
             # An image that a table no longer lists is removed in any case.
-            is_listed = root not in tables or file in self.captioned.get(root, {})
+            is_listed = root not in tables or file in self.table_records.get(root, {})
             if is_listed and not is_url(path):
                 obstacle = reachability.obstacle(path)
                 folder = os.path.dirname(path)
@@ -212,15 +219,15 @@ class _Update:
                     # that is not mounted.
                     obstacle = Obstacle(folder, "is missing")
             if obstacle is None:
-                gone[id] = file
+                deleted[id] = file
             else:
-                absent[id] = True
+                unreachable[id] = True
                 problems[obstacle] += 1
         for (folder, problem), count in problems.items():
             self._report_unavailable(folder, count, problem)
-        return gone, absent
+        return deleted, unreachable
 
-    def _roots(self, sources: Sequence[str | os.PathLike]) -> dict[bytes, int]:
+    def _add_sources(self, sources: Sequence[str | os.PathLike]) -> dict[bytes, int]:
         """Returns path → id of the sources to scan, and adds new ones to the index."""
         if not sources:
             roots = self.store.sources()
@@ -234,13 +241,13 @@ class _Update:
         with self.store.transaction():
             return {file: self.store.add_root(file) for file in files}
 
-    def _walk(
+    def _scan_source(
         self,
         file: bytes,
         root: int,
         files: list[_File],
         seen: set[bytes],
-        walked: set[int],
+        scanned_roots: set[int],
     ) -> None:
         """Scans a source and plans the work for its files.
 
@@ -249,7 +256,7 @@ class _Update:
             root: id of the source.
             files: list that gets the files to embed.
             seen: set that gets the paths of all files of the source.
-            walked: set that gets `root` if the source was scanned completely.
+            scanned_roots: set that gets `root` if the source was scanned completely.
         """
         problems = []
         count = 0
@@ -265,7 +272,7 @@ class _Update:
             else:
                 images = find_images(file)
             for image in images:
-                if isinstance(image, UnreadFile):
+                if isinstance(image, SkippedFile):
                     problems.append(image)
                     continue
                 count += 1
@@ -281,10 +288,10 @@ class _Update:
         except InputError:
             if not has_images:
                 with self.store.transaction():
-                    self.store.drop_root(file)
+                    self.store.remove_root(file)
             raise
         for path, reason in problems:
-            self.changes.refuse(reason, path)
+            self.changes.add_unreadable(reason, path)
             # Files that cannot be reached or listed may still exist. They count as
             # seen, so that they stay in the index.
             if reason == UNREACHABLE:
@@ -303,7 +310,7 @@ class _Update:
         if not count and has_images:
             self._keep_images(file, root, "contains no image")
             return
-        walked.add(root)
+        scanned_roots.add(root)
 
     def _keep_images(self, file: bytes, root: int, problem: str) -> None:
         """Keeps the images of a missing or empty source.
@@ -324,28 +331,31 @@ class _Update:
 
     def _files_of_table(
         self, file: bytes, root: int
-    ) -> Iterator[ImageFile | UnreadFile]:
-        """Yields the images of a table, and stores their records for `_describe`."""
+    ) -> Iterator[ImageFile | SkippedFile]:
+        """Yields the images of a table, and keeps their records for `_finish`."""
         path, counter = os.fsdecode(file), DropCounter()
         records = list(read_pairs(path, counter=counter, origin_of=dict))
         names = {name for record in records for row in record.origins for name in row}
         self.store.check_columns(root, names, printable(path))
-        captioned = self.captioned.setdefault(root, {})
+        table_records = self.table_records.setdefault(root, {})
         remote = is_url(path)
-        images = in_order(_find, records, _REQUESTS) if remote else map(_find, records)
+        if remote:
+            images = map_in_order(_stat_image, records, _REQUESTS)
+        else:
+            images = map(_stat_image, records)
         reached = 0
         unreachable = None
         for image, record, result in images:
-            captioned[image] = record
+            table_records[image] = record
             if isinstance(result, ImageFile):
                 yield result
                 reached += 1
             elif result.errno == errno.EHOSTUNREACH:
-                yield UnreadFile(image, UNREACHABLE)
+                yield SkippedFile(image, UNREACHABLE)
                 unreachable = result
             else:
                 reached += 1
-                yield UnreadFile(image, f"of the table: {result.strerror}")
+                yield SkippedFile(image, f"of the table: {result.strerror}")
         # If no image could be reached, the server or the connection is down.
         if unreachable is not None and not reached:
             raise unreachable
@@ -363,7 +373,7 @@ class _Update:
             return
         unreadable = self.unreadable.get(image_file.file)
         if unreadable is not None and unreadable[1:3] == stamp:
-            self.changes.refuse(unreadable[3], image_file.file)
+            self.changes.add_unreadable(unreadable[3], image_file.file)
             return
         files.append(_File(image_file, root, root_file, stored and stored[0]))
 
@@ -376,9 +386,11 @@ class _Update:
         done = []
         committed = time.monotonic()
         with progress_bar("indexing", "images", len(files)) as bar:
-            chunks = _cut(files, FILES_PER_CHUNK)
+            chunks = _split(files, FILES_PER_CHUNK)
             try:
-                for chunk in in_order(self._read_chunk, chunks, os.cpu_count() or 1):
+                for chunk in map_in_order(
+                    self._read_chunk, chunks, os.cpu_count() or 1
+                ):
                     done += chunk
                     bar.advance(len(chunk))
                     is_due = time.monotonic() - committed > _COMMIT_SECONDS
@@ -399,7 +411,7 @@ class _Update:
         claimed = self.store.claim([file.image_file for file in chunk])
         for file in chunk:
             if file.image_file.file not in claimed:
-                file.reason = ELSEWHERE
+                file.reason = CLAIMED_ELSEWHERE
         claimed_files = [file for file in chunk if file.reason is None]
         _embed_files(claimed_files, self.model, self.store.ids_with_content)
         return chunk
@@ -408,7 +420,7 @@ class _Update:
         """Embeds files on a cluster and commits the results."""
         folder = self.store.folder.absolute() / TASKS
         model = {"model": self.model.reference()}
-        blocks = _cut(files, _TASK_FILES)
+        blocks = _split(files, _TASK_FILES)
         tasks: list[dict[str, Any]] = []
         for block in blocks:
             names = [
@@ -446,7 +458,7 @@ class _Update:
             file.vector = None if result.reason else next(remaining_vectors)
             content = bytes.fromhex(result.content)
             file.columns = {**result.columns, "content": content}
-            if self.store.with_content(file.columns["content"]):
+            if self.store.ids_with_content(file.columns["content"]):
                 file.vector = None
 
     def _commit(self, files: list[_File]) -> None:
@@ -477,12 +489,12 @@ class _Update:
             file.reason = CHANGING
         if not same or file.id in same:
             return None
-        moved = next((id for id in same if id in self.gone), None)
+        moved = next((id for id in same if id in self.deleted), None)
         if moved is None:
-            moved = next((id for id in same if id in self.absent), None)
+            moved = next((id for id in same if id in self.unreachable), None)
         if moved is not None and file.id is None:
-            if self.gone.pop(moved, None) is None:
-                self.changes.unchanged -= self.absent.pop(moved)
+            if self.deleted.pop(moved, None) is None:
+                self.changes.unchanged -= self.unreachable.pop(moved)
             file.id, file.renamed = moved, True
             return None
         image = self.store.image(same[0])
@@ -494,24 +506,24 @@ class _Update:
         """Writes the image of a file, or records why it cannot be embedded."""
         image_file = file.image_file
         if file.reason is not None:
-            self._refuse(file, file.reason)
+            self._record_unreadable(file, file.reason)
             return
         columns = {
             "root": file.root,
             "file": image_file.file,
             "size": image_file.size,
             "mtime_ns": image_file.mtime_ns,
-            **_names(image_file.file, file.root_file),
+            **_path_columns(image_file.file, file.root_file),
             **file.columns,
         }
         if "date" in columns:
             columns["year"] = columns["date"] and int(columns["date"][:4])
-        self.store.forget_unreadable([image_file.file])
+        self.store.remove_unreadable([image_file.file])
         if row is not None:
             columns["row"] = row
         if file.id is None:
             self.changes.added += 1
-            self.store.put(columns)
+            self.store.add_image(columns)
             return
         if row is not None:
             self.changes.changed += 1
@@ -519,18 +531,18 @@ class _Update:
             self.changes.renamed += 1
         else:  # Only the modification time has changed.
             self.changes.unchanged += 1
-        self.store.update(file.id, columns)
+        self.store.update_image(file.id, columns)
 
-    def _refuse(self, file: _File, reason: str) -> None:
+    def _record_unreadable(self, file: _File, reason: str) -> None:
         """Records an unreadable file, and removes its image if necessary."""
         image_file = file.image_file
-        self.changes.refuse(reason, image_file.file)
-        if reason not in _DROPPED:
+        self.changes.add_unreadable(reason, image_file.file)
+        if reason not in _REMOVAL_REASONS:
             return
         if file.id is not None:
-            self.store.drop([file.id])
+            self.store.remove_images([file.id])
             self.changes.gone += 1
-        if reason in _LASTING:
+        if reason in _PERMANENT_REASONS:
             self.store.record_unreadable(
                 image_file.file,
                 file.root,
@@ -539,25 +551,27 @@ class _Update:
                 reason,
             )
 
-    def _finish(self, seen: set[bytes], walked: set[int]) -> None:
+    def _finish(self, seen: set[bytes], scanned_roots: set[int]) -> None:
         """Removes deleted images, and writes the captions and columns of tables."""
         deleted_unreadable = [
             file
             for file, (root, *_) in self.unreadable.items()
-            if root in walked and file not in seen
+            if root in scanned_roots and file not in seen
         ]
-        self.changes.gone += len(self.gone)
-        if self.gone or deleted_unreadable or self.captioned:
+        self.changes.gone += len(self.deleted)
+        if self.deleted or deleted_unreadable or self.table_records:
             with self.store.transaction():
-                self.store.drop(self.gone)
-                self.store.forget_unreadable(deleted_unreadable)
-                self._describe(walked)
+                self.store.remove_images(self.deleted)
+                self.store.remove_unreadable(deleted_unreadable)
+                self._write_table_rows(scanned_roots)
         self.store.compact()
 
-    def _describe(self, walked: set[int]) -> None:
+    def _write_table_rows(self, scanned_roots: set[int]) -> None:
         """Writes the captions and the other columns of tables."""
         tables = {
-            root: records for root, records in self.captioned.items() if root in walked
+            root: records
+            for root, records in self.table_records.items()
+            if root in scanned_roots
         }
         if not tables:
             return
@@ -568,7 +582,7 @@ class _Update:
                 for file, record in records.items()
                 if file in ids
             }
-            self.store.describe(root, rows)
+            self.store.replace_table_rows(root, rows)
         for name, condition_name in self.store.renamed_columns().items():
             say(
                 f"column {printable(name)!r} of a table has the name {condition_name} "
@@ -585,7 +599,7 @@ def _table_rows(record: PairRecord) -> list[TableRow]:
     return list(rows.values())
 
 
-def _find(record: PairRecord) -> tuple[bytes, PairRecord, ImageFile | OSError]:
+def _stat_image(record: PairRecord) -> tuple[bytes, PairRecord, ImageFile | OSError]:
     """Returns the path of a record's image, the record, and the file or an error."""
     image = os.fsencode(record.image_path)
     image = image if is_url(image) else os.path.abspath(image)
@@ -654,7 +668,7 @@ def embed_files(task: dict) -> list:
         _File(ImageFile(os.fsencode(name), size, mtime_ns))
         for name, size, mtime_ns in task["files"]
     ]
-    for chunk in _cut(files, FILES_PER_CHUNK):
+    for chunk in _split(files, FILES_PER_CHUNK):
         _embed_files(chunk, model)
     vectors = [file.vector for file in files if file.reason is None]
     with atomic_path(task["to"]) as temporary, open(temporary, "wb") as opened:
@@ -722,12 +736,12 @@ def _embed_files(
                 file.reason = "not finite"
 
 
-def _cut(values: list[_File], size: int) -> list[list[_File]]:
+def _split(values: list[_File], size: int) -> list[list[_File]]:
     """Splits a list into blocks of at most `size` files."""
     return [values[start : start + size] for start in range(0, len(values), size)]
 
 
-def in_order(work: Callable, chunks: Iterable, threads: int) -> Iterator:
+def map_in_order(work: Callable, chunks: Iterable, threads: int) -> Iterator:
     """Yields the results of `work` for chunks, in the order of the chunks.
 
     Args:
@@ -781,7 +795,7 @@ def _is_table(source: str) -> bool:
     return source.lower().endswith(TABLE_SUFFIXES)
 
 
-def _names(file: bytes, root: bytes) -> dict[str, str]:
+def _path_columns(file: bytes, root: bytes) -> dict[str, str]:
     """Returns the columns `path`, `folder` and `name` of an image.
 
     For an image in a folder source, `folder` begins with the name of the source.
@@ -898,14 +912,14 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
             if name.startswith(prefix) or record[0] == removal.root
         )
     with store.transaction():
-        store.drop(dropped)
+        store.remove_images(dropped)
         for id, (file, root_file) in moved.items():
             if id not in dropped:
                 root = remaining_roots[root_file]
-                store.update(id, {"root": root, **_names(file, root_file)})
-        store.forget_unreadable(dropped_unreadable)
+                store.update_image(id, {"root": root, **_path_columns(file, root_file)})
+        store.remove_unreadable(dropped_unreadable)
         for file in dropped_roots:
-            store.drop_root(file)
+            store.remove_root(file)
     store.compact()
     return len(dropped)
 

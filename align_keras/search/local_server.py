@@ -42,7 +42,7 @@ MAX_WAITING = 400
 MAX_WAIT_SECONDS = 60
 MAX_CONNECTIONS = 1_000
 # With more connections than this, a new connection closes the oldest idle one.
-_CROWDED = MAX_CONNECTIONS * 9 // 10
+_CLOSE_IDLE_ABOVE = MAX_CONNECTIONS * 9 // 10
 
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 _HEADERS = {
@@ -99,7 +99,7 @@ class _Protocol(H11Protocol):
         super().connection_made(cast(asyncio.Transport, transport))
         self._headers_timer = None
         self._watch_headers()
-        if len(self.connections) > _CROWDED:
+        if len(self.connections) > _CLOSE_IDLE_ABOVE:
             self._end_oldest()
 
     def data_received(self, data: bytes) -> None:
@@ -142,7 +142,7 @@ class _Protocol(H11Protocol):
 # === Access and errors ===
 
 
-class Refusal(Exception):
+class RequestError(Exception):
     """Error with the status, message and headers of the response to a request."""
 
     def __init__(self, status: int, message: str, **headers: str) -> None:
@@ -151,7 +151,7 @@ class Refusal(Exception):
         self.headers = headers
 
 
-class Guard:
+class AccessMiddleware:
     """ASGI middleware for access checks, security headers and error responses."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -160,7 +160,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_started = False
 
-        async def send_guarded(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
@@ -172,20 +172,20 @@ class Guard:
             _check_sender(scope["path"], Headers(scope=scope))
             # If the scope has an "app", the router raises HTTPException for an unknown
             # path instead of sending a plain-text response.
-            await self.app({**scope, "app": self}, receive, send_guarded)
+            await self.app({**scope, "app": self}, receive, send_with_headers)
         except ClientDisconnect:
             pass
         except Exception as error:
             if has_started:
                 raise
-            await _error_response(error)(scope, receive, send_guarded)
+            await _error_response(error)(scope, receive, send_with_headers)
 
 
 def _check_sender(path: str, headers: Headers) -> None:
-    """Raises Refusal if a request comes from another host or another origin."""
+    """Raises RequestError if a request comes from another host or another origin."""
     hosts = headers.getlist("host")
     if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
-        raise Refusal(
+        raise RequestError(
             403,
             f"The host must be 127.0.0.1 or localhost. Received: {hosts!r:.200}. Open "
             "the address that `align-keras serve` prints.",
@@ -197,28 +197,28 @@ def _check_sender(path: str, headers: Headers) -> None:
     # Links from other websites to the page itself are allowed.
     is_link = path == "/" and headers.get("sec-fetch-mode") == "navigate"
     if is_other_origin or not (is_same_site or is_link):
-        raise Refusal(
+        raise RequestError(
             403, "Pages of other websites are not allowed to use this server."
         )
 
 
 def _error_response(error: Exception) -> Response:
     """Returns the response for an error."""
-    if isinstance(error, Refusal):
-        return json_answer({"error": str(error)}, error.status, error.headers)
+    if isinstance(error, RequestError):
+        return json_response({"error": str(error)}, error.status, error.headers)
     if isinstance(error, InputError):
-        return json_answer({"error": str(error)}, 400)
+        return json_response({"error": str(error)}, 400)
     if isinstance(error, ImageError):
-        return json_answer({"error": f"The image can't be read ({error})."}, 400)
+        return json_response({"error": f"The image can't be read ({error})."}, 400)
     if isinstance(error, HTTPException):
-        return json_answer({"error": f"{error.detail}."}, error.status_code)
+        return json_response({"error": f"{error.detail}."}, error.status_code)
     text = " ".join(str(error).split())[:300]
     message = f"unexpected {type(error).__name__}: {text}"
     say(message)
-    return json_answer({"error": message}, 500)
+    return json_response({"error": message}, 500)
 
 
-def json_answer(
+def json_response(
     content: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Returns a JSON response that is not cached."""
@@ -231,7 +231,7 @@ def json_answer(
 # === Threads and memory ===
 
 
-class Lane:
+class WorkerPool:
     """Thread pool for one kind of work. A request waits until a thread is free."""
 
     def __init__(self, threads: int) -> None:
@@ -240,13 +240,14 @@ class Lane:
         self._waiting = 0
 
     @contextlib.asynccontextmanager
-    async def turn(
+    async def slot(
         self, request: Request
     ) -> "AsyncIterator[Callable[..., Awaitable[Any]]]":
         """Waits for a free thread, and yields a function that runs functions in it.
 
-        A request must read large files within its turn. The number of threads then
-        limits the number of files in memory.
+        The slot of a request lasts until the context ends. A request must read large
+        files within its slot, so that the number of threads limits the number of files
+        in memory.
         """
         if self._waiting >= MAX_WAITING:
             raise _busy()
@@ -268,22 +269,22 @@ class Lane:
             self._free.release()
 
 
-class Held(StreamingResponse):
-    """Response that keeps its turn until it is sent, which limits the memory."""
+class SlotHoldingResponse(StreamingResponse):
+    """Response that keeps its slot until it is sent, which limits the memory."""
 
     def __init__(
         self,
         content: bytes,
         media_type: str,
         headers: Mapping[str, str],
-        turn: contextlib.AsyncExitStack,
+        slot: contextlib.AsyncExitStack,
     ) -> None:
         headers = {**headers, "Content-Length": str(len(content))}
         super().__init__(_chunks(content), headers=headers, media_type=media_type)
-        self._turn = turn
+        self._slot = slot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._turn:
+        async with self._slot:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SEND_SECONDS):
                     await super().__call__(scope, receive, send)
@@ -294,7 +295,7 @@ async def _chunks(content: bytes) -> AsyncIterator[bytes]:
         yield content[start : start + _CHUNK]
 
 
-class Bodies:
+class BodyReader:
     """Request bodies in memory, with a limit on their total size.
 
     A slow client uses only the memory for the bytes that it has sent, and does not
@@ -309,8 +310,8 @@ class Bodies:
         """Yields the body of a request.
 
         Raises:
-            Refusal: if the body is too large, arrives too slowly, or exceeds the limit
-                on the total size.
+            RequestError: if the body is too large, arrives too slowly, or exceeds the
+                limit on the total size.
             InputError: if the body is empty.
         """
         body = bytearray()
@@ -330,7 +331,7 @@ class Bodies:
                 )
             yield bytes(body)
         except TimeoutError:
-            raise Refusal(
+            raise RequestError(
                 408,
                 f"The upload of the image must take at most {BODY_SECONDS} s. Send a "
                 "smaller image.",
@@ -346,13 +347,13 @@ def _checked_stream(request: Request) -> AsyncIterator[bytes]:
     return request.stream()
 
 
-def _too_large() -> Refusal:
-    return Refusal(
+def _too_large() -> RequestError:
+    return RequestError(
         413,
         f"An image must have at most {MAX_BODY_BYTES:,} bytes. Send a smaller image.",
     )
 
 
-def _busy() -> Refusal:
+def _busy() -> RequestError:
     retry = {"Retry-After": "1"}
-    return Refusal(503, "Too many requests at the same time. Try again.", **retry)
+    return RequestError(503, "Too many requests at the same time. Try again.", **retry)

@@ -85,7 +85,7 @@ class PostgresStore(ImageStore):
         self._lock = threading.RLock()
         self._connection = _connect(address)
         self.header = self._read_header()
-        if self._one("SELECT to_regclass('table_rows_0')") is None:
+        if self._fetch_value("SELECT to_regclass('table_rows_0')") is None:
             self.upgrade()
 
     @staticmethod
@@ -122,7 +122,7 @@ class PostgresStore(ImageStore):
                 )
 
     @staticmethod
-    def is_there(address: str) -> bool:
+    def exists(address: str) -> bool:
         """Returns True if a database contains an index."""
         with contextlib.closing(_connect(address)) as connection:
             with _explained_errors(without_secrets(address)):
@@ -156,7 +156,7 @@ class PostgresStore(ImageStore):
         self._connection.close()
 
     @contextlib.contextmanager
-    def _reading(self) -> "Iterator[Connection]":
+    def _use_connection(self) -> "Iterator[Connection]":
         """Yields the connection in a transaction. Reconnects if necessary."""
         with self._lock:
             if self._connection.closed or self._connection.broken:
@@ -165,11 +165,11 @@ class PostgresStore(ImageStore):
                 yield self._connection
 
     @contextlib.contextmanager
-    def _one_state(self) -> Iterator[None]:
+    def _consistent_read(self) -> Iterator[None]:
         """Opens a transaction in which all statements read the same database state."""
         with self._lock:
             is_nested = self._connection.info.transaction_status.name == "INTRANS"
-            with self._reading():
+            with self._use_connection():
                 if not is_nested:
                     self._run("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 yield
@@ -187,7 +187,7 @@ class PostgresStore(ImageStore):
     def vector(self, row: int) -> np.ndarray:
         """Returns the embedding in a row, float32 (d,)."""
         sql = "SELECT vector::text FROM vectors WHERE row = ?"
-        return _parsed(self._one(sql, [row]))
+        return _parsed(self._fetch_value(sql, [row]))
 
     def sample(self) -> np.ndarray:
         """Returns some thousand embeddings of random images, float32 (n, d)."""
@@ -196,7 +196,7 @@ class PostgresStore(ImageStore):
             f"SELECT vector::text FROM vectors TABLESAMPLE BERNOULLI ({percentage}) "
             "REPEATABLE (0) LIMIT ?"
         )
-        vectors = [_parsed(text) for (text,) in self._all(sql, [_SAMPLE])]
+        vectors = [_parsed(text) for (text,) in self._fetch_rows(sql, [_SAMPLE])]
         return np.array(vectors, np.float32).reshape(-1, self.dimension)
 
     def ranked(
@@ -236,14 +236,14 @@ class PostgresStore(ImageStore):
             f"WHERE {condition or '1 = 1'} ORDER BY vector <#> ?::halfvec LIMIT ?"
         )
         values = [query, *parameters, query, count]
-        with self._reading() as connection:
+        with self._use_connection() as connection:
             connection.execute(f"SET LOCAL ivfflat.probes = {_PROBES}")
-            images = self._dicts(sql, values)
+            images = self._fetch_dicts(sql, values)
             if len(images) < count:
                 # The nearest lists may contain too few images that fulfill the
                 # condition, so all images are scanned.
                 connection.execute("SET LOCAL enable_indexscan = off")
-                images = self._dicts(sql, values)
+                images = self._fetch_dicts(sql, values)
         images.sort(key=lambda image: (-image["score"], image["id"]))
         nearest = []
         for image in images:
@@ -257,7 +257,7 @@ class PostgresStore(ImageStore):
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Context whose changes are written all together or not at all."""
-        with self._reading():
+        with self._use_connection():
             yield
             self._run(
                 "UPDATE meta SET value = (value::bigint + 1)::text "
@@ -270,13 +270,13 @@ class PostgresStore(ImageStore):
         Files that another process is embedding or has embedded are left out.
         """
         files_by_key = {_key(file.file): file for file in files}
-        locked_keys = self._all(
+        locked_keys = self._fetch_rows(
             "SELECT key FROM unnest(?::bigint[]) AS key "
             "WHERE pg_try_advisory_lock(key)",
             [list(files_by_key)],
         )
         claimed = {files_by_key[key].file: files_by_key[key] for (key,) in locked_keys}
-        stored = self._all(
+        stored = self._fetch_rows(
             "SELECT file, size, mtime_ns FROM images WHERE file = ANY(?)",
             [list(claimed)],
         )
@@ -291,7 +291,7 @@ class PostgresStore(ImageStore):
 
     def release(self, files: Iterable[bytes]) -> None:
         """Releases claims of this process."""
-        self._all(
+        self._fetch_rows(
             "SELECT pg_advisory_unlock(key) FROM unnest(?::bigint[]) AS key "
             "WHERE EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' "
             "AND pid = pg_backend_pid() AND objsubid = 1 "
@@ -309,7 +309,7 @@ class PostgresStore(ImageStore):
         )
         return [row for (row,) in cursor.fetchall()]
 
-    def _stored(self, name: str, value: Any) -> Any:
+    def _to_stored(self, name: str, value: Any) -> Any:
         # PostgreSQL cannot store NUL.
         return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
@@ -320,7 +320,7 @@ class PostgresStore(ImageStore):
         # Compares by code points, as SQLite does.
         return f'({sql} COLLATE "C")'
 
-    def _folded(self, sql: str, is_ascii: bool) -> str:
+    def _lowercase_sql(self, sql: str, is_ascii: bool) -> str:
         if is_ascii:
             return f'lower({sql} COLLATE "C")'
         if not self._supports_unicode():
@@ -336,7 +336,7 @@ class PostgresStore(ImageStore):
             "SELECT getdatabaseencoding() = 'UTF8' AND EXISTS "
             "(SELECT FROM pg_collation WHERE collname = 'und-x-icu')"
         )
-        return self._one(sql)
+        return self._fetch_value(sql)
 
     def _lock_tables(self) -> None:
         self._run(f"SELECT pg_advisory_xact_lock({_TABLES_LOCK})")
@@ -345,7 +345,7 @@ class PostgresStore(ImageStore):
         """Upgrades an index of an older release to the tables of this one."""
         with self.transaction():
             self._lock_tables()
-            if self._one("SELECT to_regclass('table_rows_0')") is None:
+            if self._fetch_value("SELECT to_regclass('table_rows_0')") is None:
                 super().upgrade()
 
     def compact(self) -> None:

@@ -27,12 +27,12 @@ from align_keras.search.image_files import (
 from align_keras.search.image_index import Index, default_index
 from align_keras.search.items import is_item, split_item
 from align_keras.search.local_server import (
-    Bodies,
-    Guard,
-    Held,
-    Lane,
-    Refusal,
-    json_answer,
+    AccessMiddleware,
+    BodyReader,
+    RequestError,
+    SlotHoldingResponse,
+    WorkerPool,
+    json_response,
     make_server,
     open_port,
 )
@@ -125,7 +125,7 @@ def make_app(
         Route("/image/{id}", server.image),
         Route("/thumbnail/{id}", server.thumbnail),
     ]
-    return Guard(Router(routes, redirect_slashes=False))
+    return AccessMiddleware(Router(routes, redirect_slashes=False))
 
 
 # Inode and modification time of `index.json`, which change when the index is built
@@ -188,9 +188,9 @@ class _Server:
 
     def __init__(self, shared: _Shared, threads: int) -> None:
         self._shared = shared
-        self._searches = Lane(threads)
-        self._images = Lane(threads)
-        self._bodies = Bodies()
+        self._searches = WorkerPool(threads)
+        self._images = WorkerPool(threads)
+        self._bodies = BodyReader()
         self._static = {
             name: (file.read_bytes(), media_type)
             for name, (file, media_type) in _STATIC.items()
@@ -207,12 +207,12 @@ class _Server:
 
     async def health(self, request: Request) -> Response:
         """Responds immediately, to show that the server is running."""
-        return json_answer({"status": "ok"})
+        return json_response({"status": "ok"})
 
     async def index_info(self, request: Request) -> Response:
         """Responds with the size, the model and the columns of the index."""
-        async with self._searches.turn(request) as run:
-            return json_answer(await run(self._description))
+        async with self._searches.slot(request) as run:
+            return json_response(await run(self._description))
 
     def _description(self) -> dict[str, Any]:
         index = self._shared.get()
@@ -226,17 +226,17 @@ class _Server:
             content = None
             if request.method == "POST":
                 content = await stack.enter_async_context(self._bodies.read(request))
-            run = await stack.enter_async_context(self._searches.turn(request))
+            run = await stack.enter_async_context(self._searches.slot(request))
             state = request.query_params.get("index")
-            return json_answer(await run(self._search, query, content, offset, state))
+            return json_response(await run(self._search, query, content, offset, state))
 
     def _check_state(self, requested_state: str | None, state: str) -> None:
-        """Raises Refusal if a request has ids from before the index was rebuilt.
+        """Raises RequestError if a request has ids from before the index was rebuilt.
 
         After a rebuild, the same ids belong to other images.
         """
         if requested_state not in (None, state):
-            raise Refusal(
+            raise RequestError(
                 410,
                 "The index was built again, and its images have new ids. Search again.",
             )
@@ -263,18 +263,20 @@ class _Server:
         }
 
     async def image(self, request: Request) -> Response:
-        """Responds with the file of an image. It is read and sent within one turn."""
+        """Responds with the file of an image. It is read and sent within one slot."""
         async with contextlib.AsyncExitStack() as stack:
-            run = await stack.enter_async_context(self._images.turn(request))
+            run = await stack.enter_async_context(self._images.slot(request))
             image = await run(self._find, request)
             if _is_cached(request, image):
                 return Response(status_code=304, headers=_cache_headers(image))
             content, media_type = await run(self._as_browser_format, image)
-            return Held(content, media_type, _cache_headers(image), stack.pop_all())
+            return SlotHoldingResponse(
+                content, media_type, _cache_headers(image), stack.pop_all()
+            )
 
     async def thumbnail(self, request: Request) -> Response:
         """Responds with a small copy of an image."""
-        async with self._images.turn(request) as run:
+        async with self._images.slot(request) as run:
             image = await run(self._find, request)
             headers = _cache_headers(image)
             if _is_cached(request, image):
@@ -287,13 +289,13 @@ class _Server:
         id = request.path_params["id"]
         # Ids in SQLite and PostgreSQL have 64 bits.
         if not re.fullmatch("[0-9]{1,18}", id):
-            raise Refusal(404, f"The index has no image {id!r:.40}.")
+            raise RequestError(404, f"The index has no image {id!r:.40}.")
         index, state = self._shared.get_with_state()
         self._check_state(request.query_params.get("index"), state)
         try:
             return index.store.image(int(id))
         except InputError:
-            raise Refusal(404, f"The index has no image {id!r:.40}.") from None
+            raise RequestError(404, f"The index has no image {id!r:.40}.") from None
 
     def _as_browser_format(self, image: dict[str, Any]) -> tuple[bytes, str]:
         """Returns content and media type of an image in a format that browsers display.
@@ -316,24 +318,26 @@ class _Server:
         """Reads the file of an image.
 
         Raises:
-            Refusal: if the file is missing or has changed since it was indexed.
+            RequestError: if the file is missing or has changed since it was indexed.
         """
         file = image["file"]
         if is_item(file):
             stored = self._shared.get().stored_image(image)
             if stored is None:
                 id, _ = split_item(file)
-                raise Refusal(404, f"The index has no copy of the image {id!r:.160}.")
+                raise RequestError(
+                    404, f"The index has no copy of the image {id!r:.160}."
+                )
             file = os.fsencode(stored)
         path = os.fsdecode(file)
         try:
             content, _ = read_file(file)
         except ImageError as error:
-            raise Refusal(
+            raise RequestError(
                 410, f"The image {path} can no longer be read ({error.detail})."
             ) from None
         if content_hash(content) != image["content"]:
-            raise Refusal(
+            raise RequestError(
                 410,
                 f"The image {path} has changed since it was indexed. Run `align-keras "
                 "index` again.",

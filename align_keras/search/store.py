@@ -181,17 +181,17 @@ class Store(ImageStore):
     def _is_upgraded(self) -> bool:
         """Returns True if the database has the tables of this release."""
         sql = "SELECT count(*) FROM sqlite_master WHERE name = 'table_rows_0'"
-        return self._one(sql) > 0
+        return self._fetch_value(sql) > 0
 
     @staticmethod
     def create(folder: str | os.PathLike, model: ModelIdentity) -> None:
         """Creates an empty index in the folder unless it already holds an index."""
         with Store.locked(folder):
-            if not Store.is_there(folder):
-                Store.make(pathlib.Path(folder), model)
+            if not Store.exists(folder):
+                Store.initialize(pathlib.Path(folder), model)
 
     @staticmethod
-    def make(folder: pathlib.Path, model: ModelIdentity) -> None:
+    def initialize(folder: pathlib.Path, model: ModelIdentity) -> None:
         """Writes an empty index to the folder, and replaces an existing one.
 
         The caller holds the lock of the folder (`locked`).
@@ -220,7 +220,7 @@ class Store(ImageStore):
             file.write(json.dumps(header, indent=2) + "\n")
 
     @staticmethod
-    def is_there(folder: str | os.PathLike) -> bool:
+    def exists(folder: str | os.PathLike) -> bool:
         """Returns True if a folder holds an index.
 
         Raises:
@@ -288,7 +288,7 @@ class Store(ImageStore):
                     yield store
                 except InputError:
                     if not len(store) and not store.roots():
-                        store._discard()
+                        store._delete()
                         raise
                     store.complete_database_file()
                     raise
@@ -304,12 +304,12 @@ class Store(ImageStore):
         `complete_database_file`. A log that is left after a kill shows that the run was
         not completed.
         """
-        with self._reading():
+        with self._use_connection():
             self._run("PRAGMA journal_mode = WAL")
         with self.transaction():
-            self._note("header", _header_text(self.header))
+            self._set_meta("header", _header_text(self.header))
             runs = self._meta("runs")
-            self._note("runs", runs + 1 if isinstance(runs, int) else 1)
+            self._set_meta("runs", runs + 1 if isinstance(runs, int) else 1)
             if not self._has_checksums:
                 self._run(_CHECKSUMS)
                 self._has_checksums = True
@@ -337,7 +337,7 @@ class Store(ImageStore):
         )
         error = vector_checks.norm_error(vectors)
         if error > (self._norm_error() or 0.0) or self._norm_error() is None:
-            self._note("norm_error", error)
+            self._set_meta("norm_error", error)
 
     def complete_database_file(self) -> None:
         """Moves the content of the write-ahead log into the database file.
@@ -352,11 +352,11 @@ class Store(ImageStore):
             if path.exists() and path.stat().st_size > end:
                 with open_to_write(path) as file:
                     file.truncate(end)
-        with contextlib.suppress(OSError, InputError), self._reading():
+        with contextlib.suppress(OSError, InputError), self._use_connection():
             # Closing the connection is not enough while readers keep theirs open.
             self._run("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def _discard(self) -> None:
+    def _delete(self) -> None:
         for path in self.folder.iterdir():
             if is_index_file(path.name) and not path.is_dir():
                 path.unlink()
@@ -366,7 +366,7 @@ class Store(ImageStore):
             self.folder.rmdir()
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def _use_connection(self) -> Iterator[sqlite3.Connection]:
         """Yields the connection to one thread at a time.
 
         Errors of SQLite become an InputError with a remedy.
@@ -409,9 +409,9 @@ class Store(ImageStore):
             raise damaged(self.folder, text) from error
 
     @contextlib.contextmanager
-    def _one_state(self) -> Iterator[None]:
+    def _consistent_read(self) -> Iterator[None]:
         """Opens a transaction in which all statements read the same database state."""
-        with self._reading():
+        with self._use_connection():
             if self._connection.in_transaction:
                 yield
                 return
@@ -447,7 +447,7 @@ class Store(ImageStore):
             isolation_level=None,
         )
         self._connection.create_function("fold_case", 1, fold_case, deterministic=True)
-        with self._reading():
+        with self._use_connection():
             self._run("PRAGMA trusted_schema = OFF")
             self._run("PRAGMA synchronous = NORMAL")
             self._check_schema()
@@ -463,7 +463,9 @@ class Store(ImageStore):
         opened.
         """
         tables = set()
-        for kind, name, sql in self._all("SELECT type, name, sql FROM sqlite_master"):
+        for kind, name, sql in self._fetch_rows(
+            "SELECT type, name, sql FROM sqlite_master"
+        ):
             if kind == "table" and not str(sql).upper().startswith("CREATE VIRTUAL"):
                 tables.add(name)
             elif kind != "index":
@@ -476,7 +478,7 @@ class Store(ImageStore):
             missing = ", ".join(sorted(_TABLES - tables))
             raise damaged(self.folder, f"its database lacks the table {missing}")
         for table in filter(_is_index_table, tables):
-            for column in self._all(f"PRAGMA table_xinfo({table})"):
+            for column in self._fetch_rows(f"PRAGMA table_xinfo({table})"):
                 # The last field is not 0 for hidden and generated columns.
                 if column[-1]:
                     raise damaged(
@@ -492,8 +494,8 @@ class Store(ImageStore):
                 self.folder, f"{HEADER} and {DATABASE} belong to different indexes"
             )
         self.vectors()
-        lowest = self._one("SELECT min(row) FROM images")
-        highest = self._one("SELECT max(row) FROM images")
+        lowest = self._fetch_value("SELECT min(row) FROM images")
+        highest = self._fetch_value("SELECT max(row) FROM images")
         if lowest is not None:
             is_number = isinstance(lowest, int) and isinstance(highest, int)
             if not is_number or lowest < 0 or highest >= self._row_count():
@@ -534,7 +536,7 @@ class Store(ImageStore):
     @property
     def version(self) -> tuple:
         """Value that differs after each change by this or another process."""
-        data_version = self._one("PRAGMA data_version")
+        data_version = self._fetch_value("PRAGMA data_version")
         return self._connections, data_version, self._connection.total_changes
 
     @property
@@ -578,7 +580,7 @@ class Store(ImageStore):
 
     def _damaged_row(self, row: int, reason: str) -> InputError:
         """Returns the error for a row that differs from the row that was written."""
-        images = self._all("SELECT path FROM images WHERE row = ?", [int(row)])
+        images = self._fetch_rows("SELECT path FROM images WHERE row = ?", [int(row)])
         image = f", {images[0][0]!r:.160}" if images else ""
         path = self.folder / str(self.vectors_file)
         remedy = (
@@ -635,7 +637,7 @@ class Store(ImageStore):
             block = [int(row) for row in rows[start : start + _IN_BLOCK]]
             marks = ",".join("?" * len(block))
             stored = dict(
-                self._all(
+                self._fetch_rows(
                     f"SELECT row, crc FROM checksums WHERE row IN ({marks})", block
                 )
             )
@@ -662,11 +664,11 @@ class Store(ImageStore):
             stored = {}
             if self._has_checksums:
                 sql = "SELECT row, crc FROM checksums WHERE row BETWEEN ? AND ?"
-                stored = dict(self._all(sql, [rows[0], rows[-1]]))
+                stored = dict(self._fetch_rows(sql, [rows[0], rows[-1]]))
             self._compare(rows, vector_checks.row_checksums(block), stored)
             self._check_norms(block, rows)
 
-    def check_part(self) -> None:
+    def check_next_rows(self) -> None:
         """Compares the checksums of some rows. The next call checks the next rows."""
         rows = self._row_count()
         start = self._meta("checked")
@@ -675,10 +677,10 @@ class Store(ImageStore):
         stop = min(start + CHECKED_ROWS_PER_RUN, rows)
         self.check_range(start, stop)
         with self.transaction():
-            self._note("checked", stop)
+            self._set_meta("checked", stop)
 
     def check(self) -> int:
-        with self._reading():
+        with self._use_connection():
             for (problem,) in self._run("PRAGMA integrity_check").fetchall():
                 if problem != "ok":
                     raise damaged(self.folder, problem)
@@ -775,16 +777,16 @@ class Store(ImageStore):
             f"SELECT group_concat(row) FROM images WHERE ({condition}) "
             "AND id BETWEEN ? AND ?"
         )
-        last = self._one("SELECT max(id) FROM images") or 0
+        last = self._fetch_value("SELECT max(id) FROM images") or 0
         parts = []
         for first in range(0, last + 1, CONDITION_IMAGES_PER_BLOCK):
-            text = self._one(
+            text = self._fetch_value(
                 sql, [*parameters, first, first + CONDITION_IMAGES_PER_BLOCK - 1]
             )
             parts.append(np.fromstring(text or "", np.int64, sep=","))
         return np.sort(np.concatenate(parts))
 
-    def _of_rows(self, rows: np.ndarray) -> dict[int, dict[str, Any]]:
+    def _images_of_rows(self, rows: np.ndarray) -> dict[int, dict[str, Any]]:
         """Returns row → columns of its image. Rows without an image are left out."""
         images = []
         for start in range(0, len(rows), _IN_BLOCK):
@@ -818,7 +820,7 @@ class Store(ImageStore):
             rows = rows[: np.searchsorted(rows, len(vectors))]
         for best, scores in self._blocks(embedding, vectors, rows, query):
             self._check_norms(vectors[best], best)
-            images = self._of_rows(best)
+            images = self._images_of_rows(best)
             yield [
                 (float(np.float32(score)), images[row], vectors[row])
                 for row, score in zip(best, scores, strict=True)
@@ -930,7 +932,7 @@ class Store(ImageStore):
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Context whose changes are written all together or not at all."""
-        with self._reading():
+        with self._use_connection():
             self._run("BEGIN IMMEDIATE")
             try:
                 yield
@@ -958,7 +960,7 @@ class Store(ImageStore):
             file.flush()
             os.fsync(file.fileno())
         self._write_checksums(first, vectors)
-        self._set("rows", first + len(vectors))
+        self._update_meta("rows", first + len(vectors))
         return range(first, first + len(vectors))
 
     def compact(self) -> None:
@@ -967,7 +969,7 @@ class Store(ImageStore):
         unused = rows - images
         if rows >= VECTOR_ROWS_PER_BLOCK and unused >= _MAX_UNUSED_FRACTION * rows:
             self._rewrite_vectors()
-        approximate.bring_up_to_date(self.folder, self.vectors_file, self.vectors())
+        approximate.build_or_update(self.folder, self.vectors_file, self.vectors())
 
     def _rewrite_vectors(self) -> None:
         """Writes the rows of all images to a new vectors file.
@@ -997,17 +999,17 @@ class Store(ImageStore):
             for start in range(0, len(used_rows), VECTOR_ROWS_PER_BLOCK):
                 block = used_rows[start : start + VECTOR_ROWS_PER_BLOCK]
                 self._write_checksums(start, vectors[block])
-            self._set("vectors", new)
-            self._set("rows", len(used_rows))
+            self._update_meta("vectors", new)
+            self._update_meta("rows", len(used_rows))
         vectors_path(self.folder, old).unlink(missing_ok=True)
 
-    def _stored(self, name: str, value: Any) -> Any:
+    def _to_stored(self, name: str, value: Any) -> Any:
         # SQLite stores integers of 64 bits. Text keeps all digits of a longer one.
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             return str(value)
         return value
 
-    def _note(self, key: str, value: Any) -> None:
+    def _set_meta(self, key: str, value: Any) -> None:
         """Sets a value of the table `meta`, and adds the key if necessary."""
         self._run(
             "INSERT INTO meta VALUES (?, ?) "

@@ -105,15 +105,17 @@ class TableRows(abc.ABC):
         """Runs a statement once for each row of parameters."""
 
     @abc.abstractmethod
-    def _each(self, sql: str, values: Iterable[Any]) -> None:
+    def _run_for_each(self, sql: str, values: Iterable[Any]) -> None:
         """Runs a statement with one parameter once for each value."""
 
     @abc.abstractmethod
-    def _all(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def _fetch_rows(
+        self, sql: str, parameters: Sequence[Any] = ()
+    ) -> list[tuple[Any, ...]]:
         """Returns all rows of a query."""
 
     @abc.abstractmethod
-    def _one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+    def _fetch_value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """Returns the first column of the first row of a query, or None."""
 
     @abc.abstractmethod
@@ -121,7 +123,7 @@ class TableRows(abc.ABC):
         """Returns an entry of the table `meta`, or None."""
 
     @abc.abstractmethod
-    def _one_state(self) -> contextlib.AbstractContextManager[None]:
+    def _consistent_read(self) -> contextlib.AbstractContextManager[None]:
         """Context in which all statements read the same state of the database."""
 
     @abc.abstractmethod
@@ -137,7 +139,7 @@ class TableRows(abc.ABC):
         """Returns path → id of the folders and tables that were indexed."""
 
     @abc.abstractmethod
-    def drop(self, ids: Iterable[int]) -> None:
+    def remove_images(self, ids: Iterable[int]) -> None:
         """Removes images."""
 
     # === Names ===
@@ -268,7 +270,7 @@ class TableRows(abc.ABC):
         """Returns image → values of its rows by name in conditions."""
         # Between two statements, another process may assign the number of a column to
         # another name.
-        with self._one_state():
+        with self._consistent_read():
             return self._rows_of(ids)
 
     def _rows_of(self, ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
@@ -285,7 +287,7 @@ class TableRows(abc.ABC):
                     f"SELECT image, root, number, {names} FROM table_rows_{table} "
                     f"WHERE image IN ({', '.join('?' * len(block))})"
                 )
-                for image, root, number, *cells in self._all(sql, block):
+                for image, root, number, *cells in self._fetch_rows(sql, block):
                     key = _RowKey(image, root, number)
                     values = values_of_rows.setdefault(key, {})
                     for column, cell in zip(table_columns, cells, strict=True):
@@ -299,7 +301,7 @@ class TableRows(abc.ABC):
 
     # === Writing, within a transaction ===
 
-    def describe(self, root: int, rows: dict[int, list[TableRow]]) -> None:
+    def replace_table_rows(self, root: int, rows: dict[int, list[TableRow]]) -> None:
         """Replaces all rows of a user table.
 
         Args:
@@ -311,31 +313,33 @@ class TableRows(abc.ABC):
         digest = _digest(rows)
         if self._meta(f"table {root}") == digest:
             return
-        affected = self._forget(root) | set(rows)
+        affected = self._delete_table_rows(root) | set(rows)
         self._run("INSERT INTO meta VALUES (?, ?)", [f"table {root}", digest])
         columns = self._add_names(root, rows)
         for table in [0, *_tables(columns)[1:]]:
             self._insert(root, rows, table, columns)
         self._write_captions(affected)
 
-    def forget_table(self, root: int) -> None:
+    def remove_table_rows(self, root: int) -> None:
         """Removes all rows of a user table."""
         self._lock_tables()
-        self._write_captions(self._forget(root))
+        self._write_captions(self._delete_table_rows(root))
 
-    def drop_rows(self, ids: Iterable[int]) -> None:
+    def remove_rows(self, ids: Iterable[int]) -> None:
         """Removes all rows of images."""
         dropped = list(ids)
         _, count = self.user_columns()
         for table in range(max(1, -(-count // _PER_TABLE))):
-            self._each(f"DELETE FROM table_rows_{table} WHERE image = ?", dropped)
+            self._run_for_each(
+                f"DELETE FROM table_rows_{table} WHERE image = ?", dropped
+            )
 
-    def _forget(self, root: int) -> set[int]:
+    def _delete_table_rows(self, root: int) -> set[int]:
         """Deletes the rows of a user table and returns the images that had rows."""
         columns, count = self.user_columns()
         self._run("DELETE FROM meta WHERE key = ?", [f"table {root}"])
         sql = "SELECT DISTINCT image FROM table_rows_0 WHERE root = ?"
-        images = {image for (image,) in self._all(sql, [root])}
+        images = {image for (image,) in self._fetch_rows(sql, [root])}
         for table in range(max(1, -(-count // _PER_TABLE))):
             self._run(f"DELETE FROM table_rows_{table} WHERE root = ?", [root])
         for column in columns:
@@ -405,7 +409,7 @@ class TableRows(abc.ABC):
                     as_text(row.values.get(column.name)) for column in table_columns
                 ]
                 if table == 0:
-                    cells.append(_json(row.captions))
+                    cells.append(_captions_json(row.captions))
                 if any(cell is not None for cell in cells):
                     parameters.append((image, root, number, *cells))
         marks = ", ".join("?" * len(names))
@@ -420,10 +424,12 @@ class TableRows(abc.ABC):
         captions: dict[int, list[str]] = {image: [] for image in images}
         if images:
             sql = "SELECT image, captions FROM table_rows_0 ORDER BY root, number"
-            for image, text in self._all(sql):
+            for image, text in self._fetch_rows(sql):
                 if image in captions:
                     captions[image].append(text)
-        changes = [(_joined(texts), image) for image, texts in captions.items()]
+        changes = [
+            (_merged_captions(texts), image) for image, texts in captions.items()
+        ]
         self._run_many("UPDATE images SET captions = ? WHERE id = ?", changes)
 
     # === Indexes of older releases ===
@@ -444,7 +450,7 @@ class TableRows(abc.ABC):
             self._hide_root_passwords()
             self._hide_image_passwords()
             if old:
-                self._move(list(old))
+                self._move_columns(list(old))
             self._run("DELETE FROM meta WHERE key = 'columns'")
 
     def _hide_root_passwords(self) -> None:
@@ -452,17 +458,17 @@ class TableRows(abc.ABC):
 
         Sources whose addresses are then equal are merged.
         """
-        for id, file in self._all("SELECT id, file FROM roots ORDER BY id"):
+        for id, file in self._fetch_rows("SELECT id, file FROM roots ORDER BY id"):
             clean = os.fsencode(without_secrets(os.fsdecode(file)))
             if clean == file:
                 continue
-            twin = self._one("SELECT id FROM roots WHERE file = ?", [clean])
+            twin = self._fetch_value("SELECT id FROM roots WHERE file = ?", [clean])
             if twin is None:
                 self._run("UPDATE roots SET file = ? WHERE id = ?", [clean, id])
                 continue
             for table in ("images", "unreadable"):
                 self._run(f"UPDATE {table} SET root = ? WHERE root = ?", [twin, id])
-            self.forget_table(id)
+            self.remove_table_rows(id)
             self._run("DELETE FROM roots WHERE id = ?", [id])
 
     def _hide_image_passwords(self) -> None:
@@ -470,19 +476,19 @@ class TableRows(abc.ABC):
 
         If several images then have the same address, all but one are removed.
         """
-        for id, file in self._all("SELECT id, file FROM images ORDER BY id"):
+        for id, file in self._fetch_rows("SELECT id, file FROM images ORDER BY id"):
             clean = os.fsencode(without_secrets(os.fsdecode(file)))
             if clean == file:
                 continue
-            twin = self._one("SELECT id FROM images WHERE file = ?", [clean])
+            twin = self._fetch_value("SELECT id FROM images WHERE file = ?", [clean])
             if twin is None:
                 path = clean.decode("utf-8", "backslashreplace")
                 sql = "UPDATE images SET file = ?, path = ? WHERE id = ?"
                 self._run(sql, [clean, path, id])
             else:
-                self.drop([id])
+                self.remove_images([id])
 
-    def _move(self, names: Sequence[str]) -> None:
+    def _move_columns(self, names: Sequence[str]) -> None:
         """Moves columns from the table `images` to the rows of user tables."""
         # A search does not need to import the reader of tables.
         from align_keras.corpus.pair_files import TABLE_SUFFIXES
@@ -495,9 +501,9 @@ class TableRows(abc.ABC):
         ]
         rows: dict[int, dict[int, list[TableRow]]] = {id: {} for id in tables}
         sql = f"SELECT id, root, captions, {', '.join(quoted)} FROM images ORDER BY id"
-        for image, root, captions, *cells in self._all(sql):
+        for image, root, captions, *cells in self._fetch_rows(sql):
             values = {
-                name: _whole(cell)
+                name: _as_integer(cell)
                 for name, cell in zip(names, cells, strict=True)
                 if cell is not None
             }
@@ -505,7 +511,7 @@ class TableRows(abc.ABC):
                 row = TableRow(json.loads(captions or "[]"), values)
                 rows[root if root in rows else tables[0]][image] = [row]
         for root, rows_of_images in rows.items():
-            self.describe(root, rows_of_images)
+            self.replace_table_rows(root, rows_of_images)
         for name in quoted:
             self._run(f"ALTER TABLE images DROP COLUMN {name}")
 
@@ -523,17 +529,17 @@ def _tables(columns: Iterable[UserColumn]) -> list[int]:
     return sorted({0, *(column.table for column in columns)})
 
 
-def _json(captions: Iterable[str]) -> str:
+def _captions_json(captions: Iterable[str]) -> str:
     cleaned = [as_text(caption) for caption in captions]
     return json.dumps(cleaned, ensure_ascii=False)
 
 
-def _joined(texts: Sequence[str]) -> str | None:
+def _merged_captions(texts: Sequence[str]) -> str | None:
     """Returns the captions of several rows as one JSON list, or None without rows."""
     if len(texts) < 2:
         return texts[0] if texts else None
     captions = (caption for text in texts for caption in json.loads(text))
-    return _json(list(dict.fromkeys(captions)))
+    return _captions_json(list(dict.fromkeys(captions)))
 
 
 def _digest(rows: Mapping[int, list[TableRow]]) -> str:
@@ -548,7 +554,7 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _whole(value: Any) -> Any:
+def _as_integer(value: Any) -> Any:
     """Converts a whole float to int. Earlier releases stored integers as floats."""
     is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
     return int(value) if is_whole else value

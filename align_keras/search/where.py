@@ -1,15 +1,15 @@
 r"""Parser of conditions on columns, such as `year >= 2020 and folder like '%Italy%'`.
 
-    condition = all {"or" all}
-    all       = one {"and" one}
-    one       = "not" one | "(" condition ")" | test
-    test      = column ("=" | "<>" | "!=" | "<" | "<=" | ">" | ">=") operand
-              | column ["not"] "in" "(" value {"," value} ")"
-              | column ["not"] "between" operand "and" operand
-              | column ["not"] "like" string
-              | column "is" ["not"] "null"
-    operand   = value | column
-    value     = number | string
+    condition   = conjunction {"or" conjunction}
+    conjunction = factor {"and" factor}
+    factor      = "not" factor | "(" condition ")" | test
+    test        = column ("=" | "<>" | "!=" | "<" | "<=" | ">" | ">=") operand
+                | column ["not"] "in" "(" value {"," value} ")"
+                | column ["not"] "between" operand "and" operand
+                | column ["not"] "like" string
+                | column "is" ["not"] "null"
+    operand     = value | column
+    value       = number | string
 
 Strings and names are quoted as in SQL. `like` ignores case. In a pattern, `\%` and `\_`
 match the characters `%` and `_`. Numbers can only be compared with numbers, and text
@@ -214,12 +214,12 @@ class _Parser:
                 f"`where` must have at most {MAX_DEPTH} levels of parentheses. "
                 "Received: more levels. Write the condition with fewer levels."
             )
-        part = self._chain("or", self._all)
+        part = self._chain("or", self._conjunction)
         self.depth -= 1
         return part
 
-    def _all(self) -> _Part:
-        return self._chain("and", self._one)
+    def _conjunction(self) -> _Part:
+        return self._chain("and", self._factor)
 
     def _chain(self, word: str, read_part: Callable[[], _Part]) -> _Part:
         """Reads one or more parts that are joined by `and` or `or`."""
@@ -234,7 +234,7 @@ class _Parser:
         sql = f" {word.upper()} ".join(part.sql for part in parts)
         return _Part(f"({sql})", outcomes)
 
-    def _one(self) -> _Part:
+    def _factor(self) -> _Part:
         negations = 0
         while self._take("not"):
             negations += 1

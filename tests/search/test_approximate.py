@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from align_keras.search import Query, approximate, exact_scan
-from align_keras.search.approximate import Approximate, bring_up_to_date
+from align_keras.search.approximate import Approximate, build_or_update
 from align_keras.search.index_files import approximate_path
 from align_keras.utils.errors import InputError
 
@@ -22,8 +22,8 @@ def small_limits(monkeypatch):
 
 def test_candidates_contain_the_best_rows(tmp_path, small_limits):
     vectors, queries = vectors_of(3000), vectors_of(50, seed=1)
-    assert bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
-    assert not bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
+    assert build_or_update(tmp_path, "vectors.0.f32", vectors)
+    assert not build_or_update(tmp_path, "vectors.0.f32", vectors)
     index = Approximate.open(tmp_path, "vectors.0.f32", 16)
     index.candidates, hits = 100, 0
     for query in queries:
@@ -36,7 +36,7 @@ def test_candidates_contain_the_best_rows(tmp_path, small_limits):
         index.find(queries[0], 5, more_vectors).tolist()
     )
     more_vectors = np.concatenate([vectors, vectors_of(60, seed=3)])
-    assert bring_up_to_date(tmp_path, "vectors.0.f32", more_vectors)
+    assert build_or_update(tmp_path, "vectors.0.f32", more_vectors)
     index_file = approximate_path(tmp_path, "vectors.0.f32")
     assert faiss.read_index(str(index_file)).ntotal == 3060
 
@@ -50,7 +50,7 @@ def test_the_number_of_candidates_grows_with_the_rows():
 
 def test_candidates_fulfill_a_condition(tmp_path, small_limits):
     vectors, queries = vectors_of(3000), vectors_of(50, seed=1)
-    bring_up_to_date(tmp_path, "vectors.0.f32", vectors[:2990])
+    build_or_update(tmp_path, "vectors.0.f32", vectors[:2990])
     index = Approximate.open(tmp_path, "vectors.0.f32", 16)
     index.candidates, hits = 100, 0
     rows = np.arange(0, 3000, 3)
@@ -71,8 +71,8 @@ def test_a_missing_or_damaged_file_is_built_again(tmp_path, small_limits):
     assert Approximate.open(tmp_path, "vectors.0.f32", 16) is None
     approximate_path(tmp_path, "vectors.0.f32").write_bytes(b"junk")
     assert Approximate.open(tmp_path, "vectors.0.f32", 16) is None
-    assert bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
-    assert bring_up_to_date(tmp_path, "vectors.1.f32", vectors)
+    assert build_or_update(tmp_path, "vectors.0.f32", vectors)
+    assert build_or_update(tmp_path, "vectors.1.f32", vectors)
     assert [path.name for path in tmp_path.iterdir()] == ["vectors.1.pq"]
 
 
@@ -112,7 +112,7 @@ def test_ranking_refuses_scores_that_are_not_finite(value):
 
 def test_a_damaged_file_is_not_searched(tmp_path, small_limits):
     vectors = vectors_of(200)
-    bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
+    build_or_update(tmp_path, "vectors.0.f32", vectors)
     path = approximate_path(tmp_path, "vectors.0.f32")
     content = path.read_bytes()
     assert approximate.is_undamaged(tmp_path, "vectors.0.f32")
@@ -125,12 +125,12 @@ def test_a_damaged_file_is_not_searched(tmp_path, small_limits):
         if not len(content) - 24 <= position < len(content) - 8:
             assert Approximate.open(tmp_path, "vectors.0.f32", 16) is None
             assert not approximate.is_undamaged(tmp_path, "vectors.0.f32")
-    assert bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
+    assert build_or_update(tmp_path, "vectors.0.f32", vectors)
     assert approximate.is_undamaged(tmp_path, "vectors.0.f32")
     # A file of an earlier version has no checksum. It is written again with one.
     path.write_bytes(content[:-24])
     assert Approximate.open(tmp_path, "vectors.0.f32", 16) is not None
-    assert bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
+    assert build_or_update(tmp_path, "vectors.0.f32", vectors)
     assert path.read_bytes()[-24:-8] == content[-24:-8]
     for other in (b"", content[:40]):
         path.write_bytes(other)

@@ -40,7 +40,7 @@ def test_kills_at_random_moments_do_not_change_the_index(photos, colors, tmp_pat
         command = [sys.executable, SCRIPT, photos, folder, colors.GOLDEN]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
         # Before the index exists, the process is killed while it creates the index.
-        if Store.is_there(folder):
+        if Store.exists(folder):
             while process.poll() is None and len(Index.open(folder)) == indexed:
                 time.sleep(0.005)
         else:
@@ -50,7 +50,7 @@ def test_kills_at_random_moments_do_not_change_the_index(photos, colors, tmp_pat
         if process.wait() == 0:
             break
         kills += 1
-        if Store.is_there(folder):
+        if Store.exists(folder):
             count = len(Index.open(folder))
             assert count >= indexed
             indexed = count

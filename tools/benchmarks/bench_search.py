@@ -329,7 +329,7 @@ def bench_approximate(arguments):
     vectors = np.memmap(path, np.float32, "r").reshape(-1, real.shape[1])
     np.save(folder / "held_out.npy", held_out)
     start = time.perf_counter()
-    if approximate.bring_up_to_date(folder, path.name, vectors):
+    if approximate.build_or_update(folder, path.name, vectors):
         print(f"built in {time.perf_counter() - start:.0f} s")
     size = approximate.path_of(folder, path.name).stat().st_size
     print(f"{len(real)} real rows of {len(vectors)}; file of {size / 1e6:.0f} MB")
@@ -389,7 +389,7 @@ def bench_postgres(arguments):
     model = load_model(arguments.model)
     vectors = np.memmap(folder / "vectors.0.f32", np.float32, "r")
     vectors = vectors.reshape(-1, model.dimension)
-    if not PostgresStore.is_there(arguments.database):
+    if not PostgresStore.exists(arguments.database):
         PostgresStore.create(arguments.database, model)
     store = PostgresStore(arguments.database)
     if not len(store):
@@ -472,14 +472,14 @@ def index_of_rows(folder, model, files):
 
     vectors = folder / "vectors.0.f32"
     rows = vectors.stat().st_size // (4 * model.dimension)
-    Store.make(folder, model)
+    Store.initialize(folder, model)
     store = Store(folder, writable=True)
     with store.transaction():
         root = store.add_root(os.path.dirname(files[0]))
         for row in range(rows):
             file = files[row % len(files)]
             name = f"{row}/{os.path.basename(os.fsdecode(file))}"
-            store.put(
+            store.add_image(
                 {
                     "root": root,
                     "file": b"%d/" % row + file,
@@ -492,7 +492,7 @@ def index_of_rows(folder, model, files):
                     "year": 2000 + row % 25,
                 }
             )
-        store._set("rows", rows)
+        store._update_meta("rows", rows)
     store.close()
 
 
