@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--runtime", default="auto", metavar="R", help=RUNTIME_HELP)
     parser.add_argument(
-        "--of",
+        "--inputs",
         choices=("images", "captions"),
         help="content to embed if a table has images and captions (default: images)",
     )
@@ -66,7 +66,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.bulk_embeddings import embed
 
-    names = ("model", "of", "column", "format", "rows_per_file", "runtime", "engine")
+    names = (
+        "model",
+        "inputs",
+        "column",
+        "format",
+        "rows_per_file",
+        "runtime",
+        "engine",
+    )
     options = {name: getattr(arguments, name) for name in names}
     result = embed(arguments.source, arguments.to, **options)
     files = f"{len(result.files):,} file{'s' * (len(result.files) != 1)}"

@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.store import Store
 
     folder = arguments.to or default_index()
-    is_new = not is_database(folder) and not Store.is_there(folder)
+    is_new = not is_database(folder) and not Store.exists(folder)
     if not arguments.sources and is_new:
         raise InputError(
             "`sources` must name a folder or a table for a new index. Received: none. "
@@ -233,13 +233,13 @@ def _remedies() -> dict[str, str]:
 
     Some reasons, such as an empty file, have no remedy.
     """
-    from align_keras.search.image_files import NO_HEIF, UNREAD_FORMAT
+    from align_keras.search.image_files import NO_HEIF, UNSUPPORTED_FORMAT
 
     return {
         "oversized": f"Reduce them to at most {MAX_PIXELS:,} pixels (width × height) "
         f"and {MAX_FILE_BYTES:,} bytes",
         NO_HEIF: 'Run `pip install "align-keras[heic]"`',
-        UNREAD_FORMAT: "Convert them to JPEG or PNG",
+        UNSUPPORTED_FORMAT: "Convert them to JPEG or PNG",
     }
 
 

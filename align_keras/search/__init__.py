@@ -1,4 +1,4 @@
-"""Index of images and its queries."""
+"""Search index of images and the queries on it."""
 
 from align_keras.search.image_index import Index
 from align_keras.search.items import ModelIdentity

@@ -1,13 +1,14 @@
-"""Approximate index of the vectors, for indexes that are too large for a quick scan.
+"""Approximate nearest-neighbor index, for indexes where an exact scan is too slow.
 
-A search scans vectors of 2 bits per number (product quantization of faiss, see Jégou et
-al. 2011 and André et al. 2017) and ranks the best thousand again by the exact vectors.
-The file is a cache.
+A search scans vectors that are compressed to 2 bits per number, and then ranks the best
+thousand candidates by their exact vectors. The compression is the product quantization
+of faiss (Jégou et al. 2011, André et al. 2017). The file is a cache and can be rebuilt
+from the exact vectors.
 
-A graph (HNSW) was not chosen, because a graph of images is searched poorly by words.
-Among a million vectors of 384 numbers it found 21% of the ten best for words of the
-hardest model in 1 ms, where scanning finds 99% in 26 ms
-(`tools/benchmarks/bench_search.py approximate`).
+A graph index (HNSW) is not used, because graphs that are built from image embeddings
+have a low recall for text queries. Among a million vectors of width 384, HNSW returned
+21% of the true top 10 in 1 ms for the text queries of the hardest model. The scan
+returns 99% of them in 26 ms (`tools/benchmarks/bench_search.py approximate`).
 """
 
 import math
@@ -20,33 +21,37 @@ from align_keras.search.index_files import approximate_files, approximate_path
 from align_keras.utils.files import atomic_path
 from align_keras.utils.progress import progress_bar
 
-# Rows. With fewer, the exact scan takes less than a tenth of a second.
+# Number of rows. Below it, the exact scan takes less than a tenth of a second.
 LEAST_ROWS = 200_000
-# Number of candidates that are ranked again: at least `CANDIDATES`, at least one per
-# `ROWS_A_CANDIDATE` rows, and at least `_EACH` per requested row. Among 10,000,000
-# rows, 1,000 candidates contained 98% of the best ten, and 4,000 all of them.
+# Number of candidates that are ranked by their exact vectors: at least `CANDIDATES`, at
+# least one per `ROWS_PER_CANDIDATE` rows, and at least `_CANDIDATES_PER_HIT` per hit.
+# Among 10,000,000 rows, 1,000 candidates contained 98% of the true top 10, and 4,000
+# candidates contained all of it.
 CANDIDATES = 1000
-ROWS_A_CANDIDATE = 2500
-_EACH = 10
-# Bits of a code. Two numbers have 16 centers, learned from about `_TRAINING_ROWS` rows.
+ROWS_PER_CANDIDATE = 2500
+_CANDIDATES_PER_HIT = 10
+# Bits per code. A code is the number of one of 16 centers for two numbers of a vector.
+# The centers are learned from about `_TRAINING_ROWS` rows.
 _BITS = 4
 _TRAINING_ROWS = 10_000
-# Rows. Fewer newer rows than this are scanned and not added to the approximate index.
+# Number of rows. Fewer new rows than this are scanned exactly and not added to the
+# approximate index.
 MIN_NEWER_ROWS = 20_000
-# Rows that are added at once.
+# Number of rows that are added at once.
 _BLOCK = 10_000
-# Share of the rows up to which scanning them is faster than scanning all codes.
+# Fraction of all rows. If a condition leaves fewer, the exact scan of these rows is
+# faster than the scan of all codes.
 LEAST_SHARE = 1 / 16
-# First bytes of a file of faiss of this kind, and bytes before our checksum at its end.
+# First bytes of a faiss file of this kind, and marker before the checksum at its end.
 _KIND = b"IPfs"
 _MARK = b"align_keras sum "
 
 
-def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> bool:
-    """Builds the approximate index or adds newer rows.
+def build_or_update(folder: pathlib.Path, vectors_file: str, vectors: Any) -> bool:
+    """Builds the approximate index, or adds the rows that it lacks.
 
     Returns:
-        True if the file was written.
+        bool, True if the file was written.
     """
     path = approximate_path(folder, vectors_file)
     for old in approximate_files(folder):
@@ -59,7 +64,7 @@ def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> b
 
     index = _read(path, width, total)
     if index is not None and _has_checksum(path) is None:
-        index = None  # An earlier version wrote it without a checksum.
+        index = None  # Files of earlier versions have no checksum and are rebuilt.
     if index is None:
         parts = width if width % 2 else width // 2
         index = faiss.IndexPQFastScan(width, parts, _BITS, faiss.METRIC_INNER_PRODUCT)
@@ -81,14 +86,15 @@ def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> b
 
 
 class Approximate:
-    """Finds rows near a query.
+    """Approximate index of a vectors file.
 
     Attributes:
-        candidates: int, number of candidates. More contain more of the best rows.
+        candidates: int, minimum number of candidates per search. A larger number
+            increases the recall.
     """
 
     def __init__(self, index: Any) -> None:
-        self.candidates = max(CANDIDATES, index.ntotal // ROWS_A_CANDIDATE)
+        self.candidates = max(CANDIDATES, index.ntotal // ROWS_PER_CANDIDATE)
         self._index = index
 
     @classmethod
@@ -99,13 +105,13 @@ class Approximate:
         dimension: int,
         rows: int = 2**62,
     ) -> "Approximate | None":
-        """Opens the file, or returns None if there is none that can be read.
+        """Opens the approximate index, or returns None if it is missing or damaged.
 
         Args:
             folder: folder of the index.
-            vectors_file: name of the file of vectors.
+            vectors_file: name of the vectors file.
             dimension: width of the embeddings.
-            rows: number of vectors, of which the approximate index has no more.
+            rows: number of vectors. An approximate index with more rows is rejected.
         """
         index = _read(approximate_path(folder, vectors_file), dimension, rows)
         return None if index is None else cls(index)
@@ -117,19 +123,19 @@ class Approximate:
         vectors: Any,
         rows: np.ndarray | None = None,
     ) -> np.ndarray | None:
-        """Returns candidates for the `count` best rows, and all newer rows.
+        """Returns candidates for the `count` best rows, and all rows not yet indexed.
 
         Args:
-            query: float32 (d,), the embedding.
-            count: number of rows that are requested.
+            query: float32 (d,), embedding of the query.
+            count: int, requested number of rows.
             vectors: float32 (n, d), all vectors.
             rows: int64 (m,), sorted rows to search, or None for all rows.
 
         Returns:
-            int64, sorted rows, or None if `rows` contains too few candidates.
+            int64, sorted rows, or None if `rows` contains too few of the candidates.
         """
         num_indexed = min(self._index.ntotal, len(vectors))
-        num_candidates = max(self.candidates, _EACH * count)
+        num_candidates = max(self.candidates, _CANDIDATES_PER_HIT * count)
         share = 1.0 if rows is None else len(rows) / len(vectors)
         num_nearest = min(math.ceil(num_candidates / share), num_indexed)
         _, nearest = self._index.search(query[None], num_nearest)
@@ -146,8 +152,8 @@ class Approximate:
         return candidates
 
 
-def is_whole(folder: pathlib.Path, vectors_file: str) -> bool:
-    """Returns False if the file of the approximate index has been damaged."""
+def is_undamaged(folder: pathlib.Path, vectors_file: str) -> bool:
+    """Returns False if the file of the approximate index is damaged."""
     path = approximate_path(folder, vectors_file)
     return not path.exists() or _has_checksum(path) is not False
 
@@ -156,21 +162,23 @@ def _read(path: pathlib.Path, dimension: int, rows: int) -> Any:
     """Reads the index of faiss, or returns None if the file is missing or damaged."""
     if not path.exists() or _has_checksum(path) is False:
         return None
-    # Imported here because it takes as long as a small search.
+    # The import takes as long as a small search, so it happens only if it is needed.
     import faiss
 
     try:
         index = faiss.read_index(str(path))
     except RuntimeError:
         return None
-    is_ours = isinstance(index, faiss.IndexPQFastScan)
-    fits = is_ours and index.d == dimension and index.ntotal <= rows
+    is_supported = isinstance(index, faiss.IndexPQFastScan)
+    fits = is_supported and index.d == dimension and index.ntotal <= rows
     return index if fits else None
 
 
 def _has_checksum(path: pathlib.Path) -> bool | None:
-    """Returns True for a correct checksum, False for a wrong one or another kind of
-    file, and None for a file of an earlier version, which has no checksum.
+    """Returns True if the checksum of the file is correct.
+
+    Returns False if the checksum is wrong or the file has another format, and None if
+    the file is from an earlier version and has no checksum.
     """
     if not path.stat().st_size:
         return False
@@ -184,10 +192,10 @@ def _has_checksum(path: pathlib.Path) -> bool | None:
 
 
 def _checksum(content: np.ndarray) -> int:
-    """Returns the sum of the words of 8 bytes.
+    """Returns the sum of the file's 64-bit words, modulo 2^64.
 
-    It is computed at the speed of memory. A CRC takes five times as long as faiss needs
-    to read the file.
+    The sum is computed at the speed of the memory. A CRC would take five times as long
+    as faiss takes to read the file.
     """
     words = content[: len(content) // 8 * 8].view("<u8")
     last = int.from_bytes(bytes(content[len(words) * 8 :]), "little")

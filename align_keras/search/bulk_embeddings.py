@@ -1,7 +1,8 @@
-"""Embeds many images or captions to files, and resumes after a kill.
+"""Embeds many images or captions and writes the embeddings to files.
 
-The rows of the source are stored first, so that every run has the same rows. Then one
-shard after another is embedded. A shard is complete when it has its name.
+The job first stores the rows of the source, so that a resumed run has the same rows. It
+then embeds one shard after another. A shard gets its final file name once it is
+complete, so a run that was killed continues with the missing shards.
 """
 
 import collections
@@ -31,13 +32,13 @@ from align_keras.corpus.sources.source_files import is_folder
 from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
 from align_keras.search.image_files import (
-    UnreadFile,
+    SkippedFile,
     check_some_reached,
     decode_square,
     find_images,
     read_file,
 )
-from align_keras.search.indexing import in_order, model_of_task
+from align_keras.search.indexing import map_in_order, model_of_task
 from align_keras.utils.addresses import without_secrets
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
@@ -62,10 +63,11 @@ _PLAN = "plan.json"
 _ROWS = "rows.parquet"
 _LOCK = ".embed.lock"
 _TASKS = ".tasks"
-# Column of the bytes to embed, of a path or of a text. It is not in the output.
+# Internal column with the path or the text to embed, as bytes. It is not in the output.
 _EMBEDDED = "align_keras:embedded"
+# Columns that the output adds to those of the source.
 _ADDED = ("embedding", "problem")
-# Rows that a thread embeds at once.
+# Number of rows that a thread embeds at once.
 _CHUNK = 16
 
 
@@ -75,8 +77,8 @@ class Embedded:
 
     Attributes:
         rows: int, number of rows.
-        problems: dict, problem → number of rows that have it.
-        files: list of pathlib.Path, the files in the order of the rows.
+        problems: dict, problem → number of rows with this problem.
+        files: list of pathlib.Path, output files in the order of the rows.
     """
 
     rows: int
@@ -89,7 +91,7 @@ def embed(
     to: str | os.PathLike,
     *,
     model: str | os.PathLike | Embedder = DEFAULT_MODEL,
-    of: str | None = None,
+    inputs: str | None = None,
     column: str | None = None,
     format: str = "parquet",
     rows_per_file: int = ROWS_PER_FILE,
@@ -98,35 +100,38 @@ def embed(
 ) -> Embedded:
     """Embeds the images or the captions of a source.
 
-    Every row of the source is a row of the output, in the same order and with the same
-    columns, and besides them `embedding`, of unit length, and `problem`: why a row has
-    none. Called again after an interruption, it goes on.
+    The output has the rows of the source in the same order and with the same columns.
+    It adds the column `embedding`, of unit length, and the column `problem`, the reason
+    for which a row has no embedding. If the function was interrupted, the same call
+    resumes it.
 
     Args:
-        source: a folder of images (columns `id`, the path below it, and `path`); a
-            table (`.csv`, `.tsv`, `.jsonl`, `.parquet`) with a column of images' paths,
-            relative to the table, or of captions; or a text file (`.txt`) of one
-            caption a line (columns `id`, the line's number, and `caption`).
-        to: a new file `OUT.parquet`, or a new folder of shards: `00000.parquet` …, or
-            `00000.npy` with `00000.jsonl` of the columns, where a row without an
-            embedding is NaN.
-        model: as `align_keras.load_model` takes it.
-        of: `"images"` or `"captions"`; by default what the source has, of tables that
-            have both images.
-        column: name of the table's column, by default guessed.
-        format: `"parquet"` or `"npy"`, of the shards in a folder.
-        rows_per_file: int >= 1, rows of a shard, of which a kill loses one at most.
-        runtime: what computes the embeddings, as `align_keras.load_model` takes it.
-        engine: where the tasks run, one of `align_keras.utils.tasks.ENGINES`. A task of
-            a cluster is a shard, and its machines see the images and `to` by the same
-            paths.
+        source: path or address. A folder of images has the columns `id`, the path
+            relative to the folder, and `path`. A table (`.csv`, `.tsv`, `.jsonl`,
+            `.parquet`) has a column of captions or of image paths, which are relative
+            to the table. A text file (`.txt`) has one caption per line and the columns
+            `id`, the number of the line, and `caption`.
+        to: path of a new file `OUT.parquet`, or of a new folder of shards. The shards
+            are `00000.parquet` and so on, or `00000.npy` with the other columns in
+            `00000.jsonl`. In NPY files, a row without an embedding is NaN.
+        model: model name, path or `Embedder`, as in `align_keras.load_model`.
+        inputs: `"images"` or `"captions"`. The default depends on the columns of the
+            source. If a table has both, the images are embedded.
+        column: name of the column to embed. By default it is detected by its name.
+        format: `"parquet"` or `"npy"`, format of the shards in a folder.
+        rows_per_file: int >= 1, number of rows per shard. A killed run loses the work
+            on at most one shard.
+        runtime: runtime that computes the embeddings, as in `align_keras.load_model`.
+        engine: where the tasks run, one of `align_keras.utils.tasks.ENGINES`. On a
+            cluster each shard is a task, and all machines must see the images and `to`
+            at the same paths.
 
     Returns:
         `Embedded`.
 
     Raises:
-        InputError: for a source that can't be read or has no rows, and an output that
-            is there and another's.
+        InputError: if the source cannot be read or has no rows, or if `to` exists and
+            was not written by the same call.
 
     Example:
 
@@ -135,11 +140,11 @@ def embed(
     embed("captions.txt", "captions", format="npy")
     ```
     """
-    if of is not None:
-        check_choice("`of`", of, EMBEDDING_INPUTS)
+    if inputs is not None:
+        check_choice("`inputs`", inputs, EMBEDDING_INPUTS)
     check_choice("`format`", format, EMBEDDING_FORMATS)
     check_number("`rows_per_file`", rows_per_file, 1, 2**31 - 1, whole=True)
-    is_cluster(engine)  # Raises for an unknown one.
+    is_cluster(engine)  # Raises InputError for an unknown engine.
     opened = load_model(model, runtime)
     source = os.fspath(source)
     if is_url(source):
@@ -150,7 +155,7 @@ def embed(
         source=source,
         model=opened.fingerprint,
         dimension=opened.dimension,
-        of=of,
+        inputs=inputs,
         column=column,
         format=format,
         rows_per_file=rows_per_file,
@@ -160,8 +165,8 @@ def embed(
     if to.suffix.lower() == ".parquet":
         if format != "parquet":
             raise InputError(
-                f"`to` must be a folder for {format} shards. Received: {to}. Name a "
-                "folder."
+                f"`to` must be a folder for format={format!r}. Received: to={to}. Pass "
+                "the path of a folder."
             )
         return _to_one_file(to, request, opened, engine)
     return _to_folder(to, request, opened, engine)
@@ -169,22 +174,22 @@ def embed(
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """A call of `embed`, which the output stores so that the same call resumes it.
+    """Arguments of a call of `embed`. The output stores them to resume the same call.
 
     Attributes:
         source: str, absolute path or address of the source.
         model: str, fingerprint of the model.
         dimension: int, width of the embeddings.
-        of: str, one of `EMBEDDING_INPUTS`, or None.
-        column: str, name of the table's column, or None.
+        inputs: str, one of `EMBEDDING_INPUTS`, or None.
+        column: str, name of the column to embed, or None.
         format: str, one of `EMBEDDING_FORMATS`.
-        rows_per_file: int, rows of a shard.
+        rows_per_file: int, number of rows per shard.
     """
 
     source: str
     model: str
     dimension: int
-    of: str | None
+    inputs: str | None
     column: str | None
     format: str
     rows_per_file: int
@@ -200,7 +205,7 @@ class _Request:
 
 @dataclasses.dataclass(frozen=True)
 class _RowResult:
-    """Result of a row: its embedding, float32 (d,), or the reason why it has none."""
+    """Result for a row: its embedding, float32 (d,), or the reason for its absence."""
 
     vector: np.ndarray | None = None
     problem: str | None = None
@@ -208,7 +213,7 @@ class _RowResult:
 
 @dataclasses.dataclass(frozen=True)
 class _Chunk:
-    """Rows of a shard: the shard's number, and the rows as an Arrow batch."""
+    """Some rows of a shard: the number of the shard, and the rows as an Arrow batch."""
 
     shard: int
     rows: Any
@@ -219,9 +224,9 @@ class _EmbeddedChunk:
     """Embedded rows of a shard.
 
     Attributes:
-        shard: int, the shard's number.
-        columns: Arrow batch, the columns of the source.
-        results: list, one for each row.
+        shard: int, number of the shard.
+        columns: Arrow batch, columns of the source.
+        results: list of `_RowResult`, one per row.
     """
 
     shard: int
@@ -232,7 +237,7 @@ class _EmbeddedChunk:
 def _to_folder(
     to: pathlib.Path, request: _Request, model: Embedder, engine: str
 ) -> Embedded:
-    """Embeds to shards in a folder."""
+    """Embeds the source to shards in a folder."""
     with _locked_folder(to):
         job = _Job(to, request, model)
         job.run(engine)
@@ -243,7 +248,7 @@ def _to_folder(
 def _to_one_file(
     to: pathlib.Path, request: _Request, model: Embedder, engine: str
 ) -> Embedded:
-    """Embeds to shards next to the file, then joins them to the file."""
+    """Embeds the source to shards in a folder next to the file, then joins them."""
     parts = to.with_name(to.name + ".parts")
     if to.exists():
         stored = _request_of_file(to)
@@ -269,19 +274,20 @@ def _to_one_file(
 
 @contextlib.contextmanager
 def _locked_folder(folder: pathlib.Path) -> Iterator[None]:
-    """Makes a folder, and lets only one process write to it."""
+    """Creates a folder and holds a lock, so that only this process writes to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise InputError(
             f"`to` must be a new folder or a file OUT.parquet. Received: {folder}, "
-            "which is a file. Name another."
+            "which is a file. Choose another path."
         ) from None
     lock = hold(folder / _LOCK)
     if lock is None:
         raise InputError(
             f"`to` must be written by one process at a time. Received: {folder}, which "
-            "another process is writing. Wait for its end, or name another folder."
+            "another process is writing. Wait until it has finished, or choose another "
+            "folder."
         )
     with lock:
         # A killed process leaves temporary files.
@@ -291,51 +297,58 @@ def _locked_folder(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _check_same(to: pathlib.Path, stored: dict[str, Any], request: _Request) -> None:
-    """Raises InputError unless the same request began the output."""
+    """Raises InputError unless the output was started by the same request.
+
+    Args:
+        to: path of the output.
+        stored: dict, request that the output stores, or {}.
+        request: request of this call.
+    """
     if "align_keras_embeddings" not in stored:
         raise InputError(
-            f"`to` must be new. Received: {to}, which holds something else. Name "
-            "another."
+            f"`to` must be a new path. Received: {to}, which contains other data. "
+            "Choose another path."
         )
     for name, value in request.as_json().items():
         if stored.get(name) != value:
             raise InputError(
-                f"`to` must be new or of the same call. Received: {to}, whose {name} "
-                f"is {stored.get(name)!r:.200} in place of {value!r:.200}. Name "
-                "another, or remove it."
+                "`to` must be a new path or the output of the same call. Received: "
+                f"{to}, which was written with {name}={stored.get(name)!r:.200} "
+                f"instead of {value!r:.200}. Choose another path, or remove it."
             )
 
 
 def _report_change(
     to: pathlib.Path, request: _Request, num_rows: int, source_digest: str | None
 ) -> None:
-    """Reports a source that has changed since the output was begun.
+    """Prints a message if the source has changed since the job was started.
 
-    The output keeps the rows with which it was begun, so that its files agree.
+    The job continues with the rows that it stored at the start, so that all shards are
+    consistent.
 
     Args:
-        to: the output.
-        request: the call that began it.
-        num_rows: number of rows of the source at that time.
+        to: path of the output.
+        request: request that started the job.
+        num_rows: number of rows of the source at the start.
         source_digest: digest of these rows, or None in an output of an older release.
     """
     try:
         table, _ = _read_source(request)
     except InputError:
-        # The source is gone, and the output needs only the stored rows.
+        # The source no longer exists. The job needs only the stored rows.
         return
     is_same = source_digest is None or source_digest == _digest(table)
     if table.num_rows == num_rows and is_same:
         return
     say(
-        f"{printable(request.source)} has changed since {to} was begun. It had "
-        f"{num_rows:,} rows, and has {table.num_rows:,}. {to} has the former. To "
-        "embed the latter, name another output."
+        f"{printable(request.source)} has changed since the start of {to}. It had "
+        f"{num_rows:,} rows, and now has {table.num_rows:,}. The output keeps the "
+        "earlier rows. To embed the current rows, choose another output."
     )
 
 
 def _digest(table: Any) -> str:
-    """Returns a digest of the bytes to embed, in the order of the rows."""
+    """Returns a digest of the values to embed, in the order of the rows."""
     digest = hashlib.blake2b(digest_size=16)
     for batch in table.column(_EMBEDDED).chunks:
         for value in batch.to_pylist():
@@ -345,17 +358,26 @@ def _digest(table: Any) -> str:
 
 
 def _request_of_file(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the request that a file of embeddings stores, or {}."""
+    """Returns the request that a Parquet file of embeddings stores, or {}."""
     pyarrow = arrow()
     try:
         metadata = pyarrow.parquet.read_schema(path).metadata or {}
-        return json.loads(metadata.get(b"align_keras", b"{}"))
+        return _with_inputs(json.loads(metadata.get(b"align_keras", b"{}")))
     except (OSError, ValueError, pyarrow.ArrowInvalid):
         return {}
 
 
+def _with_inputs(stored: dict[str, Any]) -> dict[str, Any]:
+    """Returns a stored request in which `of`, the earlier name, is `inputs`."""
+    if "of" not in stored:
+        return stored
+    current = dict(stored)
+    current["inputs"] = current.pop("of")
+    return current
+
+
 class _Job:
-    """Shards of embeddings in a folder, of which some may be complete."""
+    """Job that embeds a source to shards in a folder. Some shards may be complete."""
 
     def __init__(
         self, folder: pathlib.Path, request: _Request, model: Embedder
@@ -363,7 +385,7 @@ class _Job:
         self.folder = folder
         self.request = request
         self.model = model
-        stored = read_json(folder / _PLAN)
+        stored = _with_inputs(read_json(folder / _PLAN))
         files = {path.name for path in folder.iterdir()} - {_ROWS, _LOCK, _TASKS}
         if files:
             _check_same(folder, stored, request)
@@ -373,19 +395,22 @@ class _Job:
             stored = self._begin()
         self.rows: int = stored["rows"]
         self.input_kind: str = stored["embeds"]
-        # None in a folder of an older release.
+        # None in an output of an older release.
         self.source_digest: str | None = stored.get("source_digest")
 
     def _begin(self) -> dict[str, Any]:
-        """Stores the rows of the source, then the plan, which completes them."""
+        """Starts the job: stores the rows of the source, and then the plan.
+
+        The plan is written last, because its file marks the rows as complete.
+        """
         table, input_kind = _read_source(self.request)
         if not table.num_rows:
             raise InputError(
-                f"`source` must hold {input_kind}. Received: {self.request.source}, "
-                "which holds none. Check it."
+                f"`source` must contain {input_kind}. Received: {self.request.source}, "
+                "which contains none. Check the path."
             )
         with atomic_path(self.folder / _ROWS) as temporary:
-            # A row group is a shard.
+            # Each row group has the rows of one shard.
             size = self.request.rows_per_file
             arrow().parquet.write_table(table, temporary, row_group_size=size)
         plan = {
@@ -418,7 +443,7 @@ class _Job:
         if not (self.folder / _ROWS).exists():
             raise InputError(
                 f"`to` must be complete or resumable. Received: {self.folder}, which "
-                f"lacks {shards[missing[0]].name}. Remove the folder to begin again."
+                f"lacks {shards[missing[0]].name}. Remove the folder to start again."
             )
         if not is_cluster(engine):
             self.embed(missing, os.cpu_count() or 1)
@@ -433,7 +458,8 @@ class _Job:
             }
             for number in missing
         ]
-        # The shards show which tasks are done. Results of an earlier run don't count.
+        # Existing shards show which tasks are done, so the results of an earlier run
+        # are not needed.
         shutil.rmtree(self.folder / _TASKS, ignore_errors=True)
         run_tasks(embed_shard, tasks, self.folder / _TASKS, engine=engine)
         shutil.rmtree(self.folder / _TASKS)
@@ -442,7 +468,7 @@ class _Job:
         """Embeds shards with threads of this process."""
         shards = self.shards()
         done = self.rows - sum(self._num_rows(shard) for shard in missing)
-        chunks = in_order(self._embed_chunk, self._chunks(missing), threads)
+        chunks = map_in_order(self._embed_chunk, self._chunks(missing), threads)
         columns: list[Any] = []
         results: list[_RowResult] = []
         with progress_bar("embedding", self.input_kind, self.rows, done) as bar:
@@ -463,7 +489,7 @@ class _Job:
                     yield _Chunk(shard, rows)
 
     def _embed_chunk(self, chunk: _Chunk) -> _EmbeddedChunk:
-        """Embeds some rows, in a thread."""
+        """Embeds some rows in a thread."""
         values = chunk.rows.column(_EMBEDDED).to_pylist()
         results: dict[int, _RowResult] = {}
         inputs: dict[int, Any] = {}
@@ -495,7 +521,7 @@ class _Job:
         return self.model.encode_texts(inputs)
 
     def _input(self, value: bytes | None) -> np.ndarray | str:
-        """Returns the pixels or the text to embed for the bytes of a row."""
+        """Returns the pixels or the text to embed for a value of `_EMBEDDED`."""
         if self.input_kind == "captions":
             text = clean_caption((value or b"").decode())
             if not text:
@@ -517,8 +543,8 @@ class _Job:
         vectors = [result.vector for result in results]
         problems = [result.problem for result in results]
         if self.request.format == "parquet":
-            # A list of variable size, because Arrow can't read null back in lists of
-            # fixed size.
+            # The lists have a variable size, because Arrow cannot read null values
+            # back from lists of a fixed size.
             vector_type = pa.list_(pa.float32())
             table = table.append_column("embedding", pa.array(vectors, vector_type))
             table = table.append_column("problem", pa.array(problems, pa.string()))
@@ -532,13 +558,13 @@ class _Job:
                 lines.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
         missing = np.full(self.model.dimension, np.nan, np.float32)
         array = np.stack([missing if v is None else v for v in vectors])
-        # Written last, because this file completes the shard.
+        # The NPY file is written last, because its name marks the shard as complete.
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, array)
 
 
 def embed_shard(task: dict[str, Any]) -> None:
-    """Embeds a shard: a task of `run_tasks`."""
+    """Embeds the shard of a task of `run_tasks`."""
     model = model_of_task(task["model"])
     request = _Request.from_json(task["request"])
     job = _Job(pathlib.Path(task["folder"]), request, model)
@@ -546,7 +572,7 @@ def embed_shard(task: dict[str, Any]) -> None:
 
 
 def _count_rows(files: list[pathlib.Path]) -> Embedded:
-    """Counts the rows and the problems of files that were written."""
+    """Returns the numbers of rows and problems in the output files."""
     problems = collections.Counter(
         problem for file in files for problem in _problems(file)
     )
@@ -558,7 +584,7 @@ def _count_rows(files: list[pathlib.Path]) -> Embedded:
 
 
 def _problems(file: pathlib.Path) -> Iterator[str | None]:
-    """Yields the problem of each row, or None."""
+    """Yields the problem of each row of an output file, or None."""
     if file.suffix == ".npy":
         with open(file.with_suffix(".jsonl"), encoding="utf-8") as lines:
             for line in lines:
@@ -580,21 +606,28 @@ def _read_source(request: _Request) -> tuple[Any, str]:
     """
     source = request.source
     if is_folder(source):
-        if request.of == "captions" or request.column:
+        if request.inputs == "captions" or request.column:
             raise InputError(
-                "`source` must be a table for `of` captions and for `column`. "
-                f"Received: the folder {source}. Leave them out."
+                "`source` must be a table or text file for `inputs` captions or "
+                f"`column`. Received: the folder {source}. Leave them out."
             )
         return _folder_table(source), "images"
     with local_copy(source) as copy:
         folder = os.path.dirname(source)
-        return _read_file(copy, folder, request.of, request.column)
+        return _read_file(copy, folder, request.inputs, request.column)
 
 
 def _read_file(
     source: pathlib.Path, folder: str, input_kind: str | None, column: str | None
 ) -> tuple[Any, str]:
-    """Reads a source that is a file. `folder` is that of the images of a table."""
+    """Reads a source that is a file.
+
+    Args:
+        source: path of the file, or of a local copy.
+        folder: path or address of the folder for the relative paths of images.
+        input_kind: one of `EMBEDDING_INPUTS`, or None.
+        column: name of the column to embed, or None.
+    """
     if not source.exists():
         raise InputError(f"`source` must exist. Received: {source}. Check the path.")
     readers: dict[str, Callable[[pathlib.Path], Any]] = {
@@ -606,7 +639,7 @@ def _read_file(
     if reader is None:
         raise InputError(
             f"`source` must be a folder or end in {', '.join(sorted(readers))}. "
-            f"Received: {source}. Rename or convert it."
+            f"Received: {source}. Rename or convert the file."
         )
     table = reader(source)
     for name in (*_ADDED, _EMBEDDED):
@@ -630,31 +663,39 @@ def _chosen_column(
     if column is not None:
         if column not in names:
             raise InputError(
-                f"`column` must be one of {source.name}: {listed_names}. Received: "
-                f"{column!r}. Name one of these columns."
+                f"`column` must be a column of {source.name}, which has "
+                f"{listed_names}. Received: column={column!r}. Choose one of these "
+                "columns."
             )
-        guessed = "images" if column.lower() in IMAGE_COLUMNS else "captions"
-        return column, input_kind or guessed
+        detected = "images" if column.lower() in IMAGE_COLUMNS else "captions"
+        return column, input_kind or detected
     by_lower = {name.lower(): name for name in reversed(names)}
-    guesses = {"images": IMAGE_COLUMNS, "captions": CAPTION_COLUMNS}
-    for embedded in EMBEDDING_INPUTS if input_kind is None else (input_kind,):
-        for guess in guesses[embedded]:
-            if guess in by_lower:
-                return by_lower[guess], embedded
+    default_columns = {"images": IMAGE_COLUMNS, "captions": CAPTION_COLUMNS}
+    for kind in EMBEDDING_INPUTS if input_kind is None else (input_kind,):
+        for name in default_columns[kind]:
+            if name in by_lower:
+                return by_lower[name], kind
     raise InputError(
-        f"`column` must name the column to embed of {source.name}, which has "
-        f"{listed_names}. Name one of these columns."
+        f"`column` must name the column of {source.name} to embed, which has "
+        f"{listed_names}. Received: None. Choose one of these columns."
     )
 
 
 def _with_embedded(table: Any, name: str, input_kind: str, folder: str) -> Any:
-    """Adds the column of the bytes to embed."""
+    """Adds the column `_EMBEDDED` with the paths or texts to embed.
+
+    Args:
+        table: Arrow table.
+        name: column with the paths or texts.
+        input_kind: one of `EMBEDDING_INPUTS`.
+        folder: path or address of the folder for relative paths.
+    """
     texts = table.column(name).to_pylist()
     for text in texts:
         if not isinstance(text, str | None):
             raise InputError(
-                f"`column` must hold text. Received: {name!r} with {text!r:.80}. Name "
-                "another column."
+                f"`column` must contain text. Received: column={name!r} with "
+                f"{text!r:.80}. Choose another column."
             )
     join = join_url if is_url(folder) else os.path.join
     values: list[bytes | None] = []
@@ -664,7 +705,7 @@ def _with_embedded(table: Any, name: str, input_kind: str, folder: str) -> Any:
         elif input_kind == "captions":
             values.append(text.encode())
         else:
-            # An empty path stays empty, and the row gets the problem "missing".
+            # An empty path stays empty. Its row gets the problem "missing".
             values.append(os.fsencode(join(folder, text.strip())) if text else b"")
     return table.append_column(_EMBEDDED, arrow().array(values, arrow().binary()))
 
@@ -672,7 +713,7 @@ def _with_embedded(table: Any, name: str, input_kind: str, folder: str) -> Any:
 def _folder_table(folder: str) -> Any:
     files = []
     for image in find_images(os.fsencode(folder)):
-        if isinstance(image, UnreadFile):
+        if isinstance(image, SkippedFile):
             say(f"{printable(os.fsdecode(image.file))}: {image.reason}")
         else:
             files.append(image.file)
@@ -688,10 +729,10 @@ def _text_table(source: pathlib.Path) -> Any:
         text = read_regular(source).decode("utf-8").removeprefix("\ufeff")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"`source` must be text in UTF-8. Received: {source}, which can't be read "
-            f"({error}). Convert it."
+            f"`source` must be text in UTF-8. Received: {source}, which cannot be read "
+            f"({error}). Convert the file."
         ) from None
-    # splitlines() would also split at characters that captions may contain.
+    # str.splitlines would also split at other characters that captions may contain.
     lines = text.split("\n")
     if not lines[-1]:
         lines.pop()
@@ -707,24 +748,25 @@ def _parquet_table(source: pathlib.Path) -> Any:
     except (OSError, pyarrow.ArrowInvalid) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"`source` must be Parquet. Received: {source}, which can't be read "
-            f"({reason}). Write it again."
+            f"`source` must be a valid Parquet file. Received: {source}, which cannot "
+            f"be read ({reason}). Write the file again."
         ) from None
 
 
 def _table(source: pathlib.Path) -> Any:
-    """Reads a table of text as an Arrow table, and reports broken rows."""
+    """Reads a CSV, TSV or JSONL file as an Arrow table, and prints its broken rows."""
     counter = DropCounter("rows")
     names, rows = read_table(source, "utf-8", counter)
     for reason, count in counter.bad.items():
-        say(f"{count:,} left out: {reason} (such as {counter.examples.get(reason)})")
+        example = counter.examples.get(reason)
+        say(f"{count:,} rows skipped: {reason} (for example {example})")
     return arrow().table(
         {name: _array([row.get(name) for row, _ in rows]) for name in names}
     )
 
 
 def _array(values: list[Any]) -> Any:
-    """Returns an Arrow column. Values of mixed types become JSON."""
+    """Returns an Arrow column. Values of mixed types are converted to JSON."""
     pa = arrow()
     plain = [printable(value) if isinstance(value, str) else value for value in values]
     try:

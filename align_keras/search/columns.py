@@ -1,8 +1,8 @@
-"""Columns that a condition may name: those of every image, and those of users' tables.
+"""Columns that a `where` condition can use: built-in ones and those of user tables.
 
-A table's values are stored as the text in the table, so that "00123" and an ISBN of 20
-digits do not change. A column compares as numbers if `kind_of` finds a plain number in
-each of its cells.
+Cells of user tables are stored as their original text, so that "00123" or an ISBN of 20
+digits does not change. A column is compared as numbers if `kind_of` recognizes a plain
+number in each of its cells.
 """
 
 import decimal
@@ -11,7 +11,7 @@ import re
 from collections.abc import Container, Iterable
 from typing import Any, NamedTuple
 
-# Columns of every image, and their types in SQLite.
+# Built-in columns of every image → their types in SQLite.
 INDEX_COLUMNS = {
     "path": "TEXT",
     "folder": "TEXT",
@@ -24,32 +24,34 @@ INDEX_COLUMNS = {
     "camera": "TEXT",
     "captions": "TEXT",
 }
-# A column of a table with one of these names has an underscore added in conditions.
+# Names that a column of a user table cannot have in conditions. Such a column gets an
+# underscore at the end of its name.
 _RESERVED = (*INDEX_COLUMNS, "id", "root", "file", "row", "content")
-# Maximum number of columns of all tables of an index.
+# Maximum number of columns in all user tables of an index.
 MAX_COLUMNS = 2_000
-# Kinds of a table's column. A hit has a number as a number, a decimal as its text
-# ("4.50"). Both compare as numbers.
+# Kinds of the columns of user tables. Numbers and decimals are both compared as
+# numbers. A hit has the value of a number column as a number, and the value of a
+# decimal column as its original text ("4.50").
 NUMBER = "number"
 DECIMAL = "decimal"
 TEXT = "text"
 _KINDS = (NUMBER, DECIMAL, TEXT)
 _PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
-# Longer numbers are text, since float(…) of a million digits takes long.
+# Longer numbers are handled as text, because float() is slow for a million digits.
 _MAX_DIGITS = 400
-# JavaScript and JSON readers round larger integers.
+# Larger integers are rounded by JavaScript and by some JSON readers.
 _MAX_INTEGER = 2**53
 
 
 class Column(NamedTuple):
-    """A column in SQL.
+    """SQL expressions of a column.
 
     Attributes:
-        sql: str, the expression that is compared.
-        kind: str, `NUMBER` or `TEXT`, or "" if a comparison accepts both.
-        text: str, the expression that `like` matches.
-        table: int, number of the table of rows that stores it, or None for a column
-            of the images themselves.
+        sql: str, expression for comparisons.
+        kind: str, `NUMBER` or `TEXT`, or "" if the column can be compared with both.
+        text: str, expression for `like`.
+        table: int, number N of the database table `table_rows_N` that stores the
+            column, or None for a built-in column.
     """
 
     sql: str
@@ -59,16 +61,16 @@ class Column(NamedTuple):
 
 
 class TableRow(NamedTuple):
-    """A row of a user's table: captions of its image, and column name → value."""
+    """Row of a user table: the captions of its image, and its values by column name."""
 
     captions: list[str]
     values: dict[str, Any]
 
 
 def as_text(value: Any) -> str | None:
-    """Returns a cell as the text to store, or None for a value that isn't stored.
+    """Returns the text to store for a cell, or None if the value is not stored.
 
-    NUL and lone surrogates, which no database stores, become U+FFFD.
+    NUL and lone surrogates become U+FFFD, because databases cannot store them.
 
     >>> [as_text(value) for value in ("00123", 4.5, True, float("nan"), ["a"])]
     ['00123', '4.5', 'true', None, None]
@@ -87,15 +89,16 @@ def as_text(value: Any) -> str | None:
 
 
 def fold_case(text: str | None) -> str | None:
-    """Returns text in lower case, with one form of the small sigma."""
+    """Returns text in lower case. The final form of the Greek sigma becomes σ."""
     return None if text is None else text.lower().replace("ς", "σ")
 
 
 def kind_of(values: Iterable[Any]) -> str | None:
     """Returns the kind of a column, or None if all its cells are blank.
 
-    A number is an integer of at most 2^53, or a decimal number, without leading zeros,
-    exponent or plus sign, that a float64 holds exactly as it is written.
+    A cell counts as a number if it is an integer of at most 2^53 or a decimal fraction
+    that float64 represents without a change of its digits. Numbers with leading zeros,
+    an exponent or a plus sign count as text.
 
     >>> kind_of(["1", "-20", "", 3.5]), kind_of(["4.50"]), kind_of(["1", "007"])
     ('number', 'decimal', 'text')
@@ -141,19 +144,19 @@ def _kind_of_cell(value: Any) -> str | None:
 
 
 def combined_kind(kinds: Iterable[str | None]) -> str:
-    """Returns the kind of a column that several tables have."""
+    """Returns the kind of a column that occurs in several tables."""
     known_kinds = [kind for kind in kinds if kind in _KINDS]
     return max(known_kinds, key=_KINDS.index, default=TEXT)
 
 
-def shown_value(text: str | None, kind: str) -> str | int | float | None:
-    """Returns a stored cell as the value in a hit.
+def value_of_cell(text: str | None, kind: str) -> str | int | float | None:
+    """Converts a stored cell to its value in a hit.
 
-    A cell that isn't a number is returned unchanged, also in a column of numbers.
+    A cell that is not a number stays text, even in a column of numbers.
 
-    >>> shown_value("5", "number"), shown_value("4.50", "decimal")
+    >>> value_of_cell("5", "number"), value_of_cell("4.50", "decimal")
     (5, '4.50')
-    >>> shown_value("n/a", "number")
+    >>> value_of_cell("n/a", "number")
     'n/a'
     """
     if text is None or kind != NUMBER:
@@ -167,9 +170,10 @@ def shown_value(text: str | None, kind: str) -> str | int | float | None:
 
 
 def name_in_conditions(name: str, taken: Container[str]) -> str:
-    """Returns the name of a table's column in conditions.
+    """Returns the name that a column of a user table has in conditions.
 
-    It has only letters in lower case, digits and underscores, and is not in `taken`.
+    The name consists of lower-case letters, digits and underscores, and is not in
+    `taken`.
 
     >>> name_in_conditions("My Column!", ()), name_in_conditions("path", ("path_",))
     ('my_column', 'path_2')

@@ -1,8 +1,8 @@
-"""The images of a built corpus, each named by the position of its record in a shard.
+"""Images of a built corpus, whose records are stored in shards.
 
-`tfrecord:OFFSET:PATH` names the record that begins at an offset, and
-`array_record:NUMBER:PATH` the record with a number. Paths of files are absolute, so
-none of them looks like such a name.
+An index identifies a record by a name: `tfrecord:OFFSET:PATH` for a record at a byte
+offset of a TFRecord file, and `array_record:NUMBER:PATH` for a numbered record of an
+ArrayRecord file. Paths of image files are absolute, so no path looks like such a name.
 """
 
 import functools
@@ -23,16 +23,16 @@ _PREFIXES = (b"tfrecord:", b"array_record:")
 
 
 class ShardError(Exception):
-    """A shard that can't be read to its end."""
+    """Error for a shard that cannot be read completely."""
 
 
-class FoundRecord(NamedTuple):
-    """A record of a shard.
+class RecordEntry(NamedTuple):
+    """Entry in the list of a shard's records.
 
     Attributes:
         file: bytes, name of the record.
-        size: int, bytes of the record, or 0 if they are unknown.
-        mtime_ns: int, time of the shard.
+        size: int, size of the record in bytes, or 0 if it is unknown.
+        mtime_ns: int, time of the shard in nanoseconds.
     """
 
     file: bytes
@@ -41,13 +41,13 @@ class FoundRecord(NamedTuple):
 
 
 class ShardRecord(NamedTuple):
-    """The content of a record.
+    """Content of a record.
 
     Attributes:
         image: bytes, the encoded image.
         captions: list of str.
-        size: int, bytes of the record, or 0 if they are unknown.
-        mtime_ns: int, time of the shard.
+        size: int, size of the record in bytes, or 0 if it is unknown.
+        mtime_ns: int, time of the shard in nanoseconds.
     """
 
     image: bytes
@@ -57,12 +57,12 @@ class ShardRecord(NamedTuple):
 
 
 def is_record(file: bytes) -> bool:
-    """Returns True if a name is that of a record in a shard."""
+    """Returns True for the name of a record in a shard."""
     return file.startswith(_PREFIXES)
 
 
 def shard_of(file: bytes) -> bytes:
-    """Returns the path of a record's shard."""
+    """Returns the path of the shard that contains a record."""
     return file.split(b":", 2)[2]
 
 
@@ -70,8 +70,8 @@ def corpus_shards(folder: bytes) -> list[bytes]:
     """Returns the shards of a built corpus in order, or [] for other folders.
 
     Args:
-        folder: a data set's folder, which has `features.json`, or the folder of
-            `corpus build --out`, which has `corpus.yaml`.
+        folder: path of a data set, which contains `features.json`, or of the output of
+            `align-keras corpus build --out`, which contains `corpus.yaml`.
     """
     pattern = glob.escape(folder)
     descriptions = glob.glob(os.path.join(pattern, _DESCRIPTION))
@@ -85,29 +85,30 @@ def corpus_shards(folder: bytes) -> list[bytes]:
     return shards
 
 
-def find_records(shard: bytes) -> Iterator[FoundRecord]:
+def find_records(shard: bytes) -> Iterator[RecordEntry]:
     """Yields the records of a shard.
 
     Raises:
-        ShardError: if the shard can't be read, after the records before the error.
+        ShardError: if the shard is damaged or cannot be read. The records before the
+            damage are yielded first.
     """
     try:
         mtime_ns = os.stat(shard).st_mtime_ns
         if _prefix(shard) == b"array_record:":
             count = _array_records(shard, mtime_ns).num_records()
-            # The count of a broken file is 0.
+            # The reader returns 0 for a broken file.
             if not count:
-                raise ValueError("holds no record")
+                raise ValueError("contains no record")
             for number in range(count):
-                yield FoundRecord(b"array_record:%d:%b" % (number, shard), 0, mtime_ns)
+                yield RecordEntry(b"array_record:%d:%b" % (number, shard), 0, mtime_ns)
         else:
             with open_regular(os.fsdecode(shard)) as file:
                 for offset, length in _offsets_and_lengths(file):
                     name = b"tfrecord:%d:%b" % (offset, shard)
-                    yield FoundRecord(name, length, mtime_ns)
+                    yield RecordEntry(name, length, mtime_ns)
     except OSError as error:
         raise ShardError(str(error.strerror)) from error
-    except ValueError as error:  # The reader of ArrayRecord raises it too.
+    except ValueError as error:  # The ArrayRecord reader also raises ValueError.
         raise ShardError(" ".join(str(error).split())[:100]) from error
 
 
@@ -115,7 +116,7 @@ def read_shard_record(file: bytes) -> ShardRecord:
     """Reads the image and the captions of a record.
 
     Raises:
-        ImageError: if the record can't be read.
+        ImageError: if the record cannot be read.
     """
     prefix, position, shard = file.split(b":", 2)
     size = 0
@@ -145,7 +146,7 @@ def read_shard_record(file: bytes) -> ShardRecord:
 
 
 def _prefix(shard: bytes) -> bytes | None:
-    """Returns the prefix of the names of a shard's records, or None for other files."""
+    """Returns the prefix of the record names of a shard, or None for other files."""
     name = os.path.basename(shard)
     for prefix in _PREFIXES:
         file_format = prefix.removesuffix(b":")
@@ -155,7 +156,10 @@ def _prefix(shard: bytes) -> bytes | None:
 
 
 def _offsets_and_lengths(file: IO[bytes]) -> Iterator[tuple[int, int]]:
-    """Yields offset and length of a TFRecord file's records. Reads only the headers."""
+    """Yields offset and length of each record of a TFRecord file.
+
+    Only the headers of the records are read.
+    """
     end = os.fstat(file.fileno()).st_size
     offset = 0
     while offset < end:
@@ -171,7 +175,7 @@ def _read_length(file: IO[bytes]) -> int:
     """Reads the header of a record and returns the length of its message."""
     header = file.read(12)
     if len(header) < 12 or masked_crc(header[:8]) != struct.unpack("<I", header[8:])[0]:
-        raise ValueError("is no TFRecord, or broken")
+        raise ValueError("is not a TFRecord file, or is damaged")
     (length,) = struct.unpack("<Q", header[:8])
     return length
 
@@ -179,7 +183,7 @@ def _read_length(file: IO[bytes]) -> int:
 def _read_message(file: IO[bytes]) -> bytes:
     length = _read_length(file)
     if length > MAX_FILE_BYTES:
-        raise ValueError(f"of {length:,} bytes")
+        raise ValueError(f"it has {length:,} bytes")
     message = file.read(length)
     checksum = file.read(4)
     if masked_crc(message) != int.from_bytes(checksum, "little"):
@@ -189,7 +193,11 @@ def _read_message(file: IO[bytes]) -> bytes:
 
 @functools.lru_cache(maxsize=16)
 def _array_records(shard: bytes, mtime_ns: int) -> Any:
-    """Returns the reader of a shard. `mtime_ns` keeps the cache up to date."""
+    """Returns the reader of a shard.
+
+    The argument `mtime_ns` is part of the cache key, so that a changed shard is opened
+    again.
+    """
     with needs("corpus", "a corpus stored as array_record is read by array_record"):
         from array_record.python import array_record_module
     return array_record_module.ArrayRecordReader(os.fsdecode(shard))

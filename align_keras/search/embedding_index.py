@@ -1,4 +1,4 @@
-"""Writes an index of embeddings that are already computed."""
+"""Writes an index from embeddings that are already computed."""
 
 import contextlib
 import json
@@ -33,19 +33,19 @@ def write_embedding_index(
     images: Sequence[bytes] | None,
     model: ModelIdentity,
 ) -> None:
-    """Writes an index as a folder, which takes its place when it is complete.
+    """Writes an index to a temporary folder and moves it to `folder` once complete.
 
     Args:
-        folder: a new folder, or that of an index, which is replaced.
-        embeddings: as `checked_embeddings` returns them.
+        folder: path of a new folder, or of an existing index to replace.
+        embeddings: float32 (n, d), the result of `checked_embeddings`.
         ids: sequence of n different str.
-        captions: sequence of n, each a str or a sequence of str, or None.
-        images: sequence of n files' bytes, or None.
-        model: what made the embeddings.
+        captions: sequence of n entries, each a str or a sequence of str, or None.
+        images: sequence of n bytes, the content of image files, or None.
+        model: identity of the model that computed the embeddings.
 
     Raises:
-        InputError: for lengths that differ, equal ids, images of another format, and a
-            folder that holds something else.
+        InputError: if the lengths differ, ids are equal, an image has an unsupported
+            format, or `folder` contains something other than an index.
     """
     refuse_url(folder, "`folder`")
     folder = pathlib.Path(os.path.abspath(folder))
@@ -55,10 +55,10 @@ def write_embedding_index(
     suffixes = [image_suffix(content, row) for row, content in enumerate(images or ())]
     with contextlib.ExitStack() as stack:
         if _holds_index(folder):
-            # Another process that adds images would write to the old folder.
+            # Without the lock, another process could add images to the old folder.
             stack.enter_context(Store.locked(folder))
         temporary = stack.enter_context(atomic_folder(folder))
-        Store.make(temporary, model)
+        Store.initialize(temporary, model)
         with Store.writer(temporary) as store:
             with store.transaction():
                 root = store.add_root(ITEMS_ROOT)
@@ -72,25 +72,30 @@ def write_embedding_index(
                     texts = None if captions is None else captions[row]
                     columns = _columns(name, texts, content)
                     file = item_file(name, image_name)
-                    store.put({"root": root, "file": file, "row": row, **columns})
+                    store.add_image({"root": root, "file": file, "row": row, **columns})
             store.compact()
 
 
 def checked_embeddings(embeddings: np.ndarray) -> np.ndarray:
-    """Returns embeddings as float32 (n, d); raises unless they are finite."""
+    """Returns embeddings as float32 (n, d).
+
+    Raises:
+        InputError: if the array is not a matrix with rows, or contains NaN or infinity.
+    """
     embeddings = np.ascontiguousarray(embeddings, np.float32)
     if embeddings.ndim != 2 or 0 in embeddings.shape:
         raise InputError(
             "`embeddings` must be a matrix (rows, dimension) with at least one row. "
-            f"Received: shape {embeddings.shape}. Pass one row for each image."
+            f"Received: shape {embeddings.shape}. Pass one row per image."
         )
     with np.errstate(over="ignore"):
         norms = np.sqrt(np.square(embeddings).sum(axis=1))
-    wrong = np.flatnonzero(~np.isfinite(norms))
-    if len(wrong):
+    invalid_rows = np.flatnonzero(~np.isfinite(norms))
+    if len(invalid_rows):
         raise InputError(
             "`embeddings` must be finite. Received: NaN or infinity in "
-            f"{len(wrong)} rows, the first of them {wrong[0]}. Leave those images out."
+            f"{len(invalid_rows)} rows, the first of them {invalid_rows[0]}. Leave "
+            "those images out."
         )
     return embeddings
 
@@ -99,8 +104,8 @@ def _check_lengths(count: int, **columns: Sequence[Any] | None) -> None:
     for name, column in columns.items():
         if column is not None and len(column) != count:
             raise InputError(
-                f"`{name}` must have one entry for each row. Received: {len(column)} "
-                f"for {count} embeddings. Pass those of the same images."
+                f"`{name}` must have one entry per row of `embeddings`. Received: "
+                f"{len(column)} entries for {count} rows. Pass one entry per image."
             )
 
 
@@ -110,25 +115,37 @@ def _check_different(ids: Sequence[str]) -> None:
         first = first_rows.setdefault(id, row)
         if first != row:
             raise InputError(
-                f"`ids` must be different. Received: {id!r} in rows {first} and {row}. "
-                "Rename one."
+                f"`ids` must be unique. Received: {id!r} in rows {first} and {row}. "
+                "Rename one of them."
             )
 
 
 def image_suffix(content: bytes, row: int) -> str:
-    """Returns the suffix of a file of these bytes, or raises for other formats."""
+    """Returns the file suffix for the content of an image file.
+
+    Args:
+        content: bytes of the file.
+        row: int, row of the image, for the error message.
+
+    Raises:
+        InputError: if the format is not supported.
+    """
     for magic, suffix in _SUFFIXES.items():
         if content.startswith(magic):
             return suffix
     raise InputError(
         "`images` must be PNG, JPEG, GIF, BMP or WebP files. Received: bytes that "
-        f"begin {content[:4]!r} in row {row}. Encode them in one of these formats."
+        f"begin with {content[:4]!r} in row {row}. Encode them in one of these formats."
     )
 
 
 def _holds_index(folder: pathlib.Path) -> bool:
-    """Returns True for an index of this release; raises for what isn't replaced."""
-    return not is_flat_index(folder) and Store.is_there(folder)
+    """Returns True if the folder holds an index in the format of this release.
+
+    Raises:
+        InputError: if the folder contains something else, which must not be replaced.
+    """
+    return not is_flat_index(folder) and Store.exists(folder)
 
 
 def _write_image(folder: pathlib.Path, name: str, content: bytes) -> None:
@@ -140,7 +157,7 @@ def _write_image(folder: pathlib.Path, name: str, content: bytes) -> None:
 def _columns(
     id: str, captions: str | Sequence[str] | None, content: bytes | None
 ) -> dict[str, Any]:
-    """Returns the columns of an image: its id stands for path and name."""
+    """Returns the columns of an image. Its id is used as both `path` and `name`."""
     from align_keras.search.image_files import content_hash
 
     text = as_text(id)
@@ -158,7 +175,7 @@ def _columns(
 
 
 def _image_size(content: bytes) -> tuple[int | None, int | None]:
-    """Returns width and height by an image's header, or None where it is damaged."""
+    """Reads width and height from an image's header. Both are None if it is damaged."""
     from align_keras.corpus.image import ImageError, open_image
 
     try:

@@ -1,37 +1,39 @@
-"""Exact scores of a query with all vectors, from the highest on.
+"""Exact search: scores of a query with all vectors, in descending order.
 
-A float32 product scores everything. Its last digits depend on the place of a row, so
-rows near a cut are scored again in float64, in a fixed order of summation: rows that
-are equal have equal scores, and the order is that of brute force.
+A matrix product in float32 scores all rows first. Its last digits depend on the
+position of a row in the matrix. The rows near the requested number of hits are
+therefore scored again in float64 with a fixed order of summation. As a result, equal
+rows have equal scores, and the ranking is the same as that of a brute-force search in
+float64.
 """
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-# Rows scored at once: 100 MB of an embedding of 384 numbers.
+# Number of rows per float32 product, 100 MB for embeddings of width 384.
 _ROW_BLOCK = 65_536
-# Rows scored in float64 at once, which stay in the processor's cache.
+# Number of rows per float64 product. A block fits into the processor's cache.
 _EXACT_BLOCK = 1024
 
 
 def scan(
     vectors: np.ndarray, embedding: np.ndarray, rows: np.ndarray | None
 ) -> np.ndarray:
-    """Returns the float32 scores (n,) of all vectors, or of some rows."""
+    """Returns the float32 scores (n,) of all vectors, or of the given rows."""
     count = len(vectors) if rows is None else len(rows)
     scores = np.empty(count, np.float32)
     for start in range(0, count, _ROW_BLOCK):
         stop = start + _ROW_BLOCK
         block = vectors[start:stop] if rows is None else vectors[rows[start:stop]]
-        # Damaged rows are found by their scores.
+        # The caller detects damaged rows by their scores, so no warning is needed.
         with np.errstate(over="ignore", invalid="ignore"):
             np.matmul(block, embedding, out=scores[start:stop])
     return scores
 
 
 def scan_error(dimension: int, limit: float) -> float:
-    """Returns how far a score of `scan` may be from the exact one.
+    """Returns an upper bound for the rounding error of a score of `scan`.
 
     Args:
         dimension: width of the embeddings.
@@ -47,12 +49,12 @@ def scan_error(dimension: int, limit: float) -> float:
 def exact_scores(
     vectors: np.ndarray, embedding: np.ndarray, rows: np.ndarray
 ) -> np.ndarray:
-    """Returns float64 scores (n,) of rows, the same wherever a row is."""
+    """Returns float64 scores (n,), which do not depend on the position of a row."""
     query = embedding.astype(np.float64)
     scores = np.empty(len(rows))
     for start in range(0, len(rows), _EXACT_BLOCK):
         block = vectors[rows[start : start + _EXACT_BLOCK]]
-        # A matrix product would sum the last rows of a block in another order.
+        # A matrix product would sum the last rows of a block in a different order.
         scores[start : start + _EXACT_BLOCK] = (block * query).sum(axis=1)
     return scores
 
@@ -63,19 +65,20 @@ def by_rank(
     exact: Callable[[np.ndarray], np.ndarray],
     error: float,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields positions and exact scores from the highest on, in ever larger blocks.
+    """Yields positions and exact scores in descending order, in growing blocks.
 
     Args:
         scores: float32 scores (n,) of `scan`.
-        size: least number of positions in the first block.
-        exact: returns the exact scores of positions.
-        error: how far `scores` may be from the exact ones.
+        size: minimum number of positions in the first block. Each further block is four
+            times as large.
+        exact: function from positions to their exact scores.
+        error: float, upper bound for the error of `scores`.
 
     Yields:
-        int64 positions and float64 scores. Equal scores come in the order of positions.
+        int64 positions and float64 scores. Equal scores are ordered by position.
 
     Raises:
-        ValueError: if a score is NaN or infinite, which has no rank.
+        ValueError: if a score is NaN or infinite.
     """
     if not np.isfinite(scores).all():
         raise ValueError("`scores` must be finite. Received NaN or infinity.")
@@ -86,7 +89,8 @@ def by_rank(
         near = np.flatnonzero(scores >= cut - 2.0 * error)
         near_scores = exact(near)
         order = np.lexsort((near, -near_scores))
-        # No other position scores as high as these, of which there are `stop` or more.
+        # At least `stop` positions pass this test, and no other position can have a
+        # higher exact score than any of them.
         order = order[near_scores[order] >= cut - error]
         yield near[order[done:]], near_scores[order[done:]]
         done, size = len(order), 4 * size

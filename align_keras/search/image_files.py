@@ -1,4 +1,4 @@
-"""Image files of an index: finding them in folders, decoding them, their metadata."""
+"""Image files of an index: listing, reading, decoding and photo metadata."""
 
 import contextlib
 import dataclasses
@@ -31,8 +31,8 @@ from align_keras.utils.remote import is_url, list_url, open_url, stat_url
 DECODED_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
 HEIF_SUFFIXES = (".heic", ".heif", ".avif")
 _SUFFIXES = tuple(os.fsencode(suffix) for suffix in DECODED_SUFFIXES + HEIF_SUFFIXES)
-# Photos in formats that aren't decoded. An index reports them.
-UNREAD_SUFFIXES = (
+# Photo formats that are not decoded. An index reports these files as unreadable.
+UNSUPPORTED_SUFFIXES = (
     ".tif",
     ".tiff",
     ".dng",
@@ -54,17 +54,17 @@ UNREAD_SUFFIXES = (
     ".iiq",
     ".x3f",
 )
-_UNREAD_SUFFIXES = tuple(os.fsencode(suffix) for suffix in UNREAD_SUFFIXES)
-UNREAD_FORMAT = "TIFF or a camera's RAW format"
+_UNSUPPORTED_SUFFIXES = tuple(os.fsencode(suffix) for suffix in UNSUPPORTED_SUFFIXES)
+UNSUPPORTED_FORMAT = "TIFF or a camera's RAW format"
 # Brands of ISO base media files with a still image.
 _HEIF_BRANDS = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 NO_HEIF = "HEIC or AVIF, which needs pillow-heif"
 CHANGING = "changes while it is read"
 UNREACHABLE = "can't be reached"
-SHORT = "can't be read to its end"
-CLOSED = "can't be opened"
+INCOMPLETE = "can't be read to its end"
+CANNOT_OPEN = "can't be opened"
 MISSING = "missing"
-# Nanoseconds. The stores have numbers of 64 bits, up to the year 2262.
+# Nanoseconds, in the year 2262. The databases store integers of 64 bits.
 _LATEST = 2**63 - 1
 # Tags of EXIF.
 _MAKE = 0x010F
@@ -72,21 +72,22 @@ _MODEL = 0x0110
 _TIME = 0x0132
 _EXIF = 0x8769
 _TIME_TAKEN = 0x9003
-# Images with more pixels are decoded one at a time, which may take a gigabyte.
+# Images with more pixels than this are decoded one at a time, because each may take a
+# gigabyte of memory.
 _LARGE_PIXELS = MAX_PIXELS // 4
 _LARGE_LOCK = threading.Lock()
 
 
 @dataclasses.dataclass
-class FoundFile:
-    """An image file, or a record of a corpus.
+class ImageFile:
+    """Image file, or record of a corpus.
 
     Attributes:
-        file: bytes, absolute path, address or name of a record. A path needn't be
-            UTF-8.
-        size: int, bytes.
-        mtime_ns: int, time of the last change. For an address, a number below all
-            times, which differs for each version of the content.
+        file: bytes, absolute path, address or name of a record. A path may contain
+            bytes that are not UTF-8.
+        size: int, size in bytes.
+        mtime_ns: int, time of the last change in nanoseconds. For an address, a
+            negative number that identifies the version of the content.
         captions: list of str, captions of a record, or None for a file.
     """
 
@@ -99,12 +100,13 @@ class FoundFile:
         self.mtime_ns = max(-_LATEST, min(self.mtime_ns, _LATEST))
 
 
-class UnreadFile(NamedTuple):
-    """A file that isn't read, or a folder or shard that can't be listed.
+class SkippedFile(NamedTuple):
+    """File that is not read, or folder or shard that cannot be listed.
 
     Attributes:
         file: bytes, path or address.
-        reason: str, which begins with "folder: " or "shard: " for one of these.
+        reason: str, reason. For a folder or shard, it begins with "folder: " or
+            "shard: ".
     """
 
     file: bytes
@@ -112,15 +114,15 @@ class UnreadFile(NamedTuple):
 
 
 @dataclasses.dataclass
-class ReadImage:
-    """An image's pixels and metadata.
+class DecodedImage:
+    """Decoded image and its metadata.
 
     Attributes:
         pixels: uint8 array (resize_to, resize_to, 3).
         width: int, width of the upright image in pixels.
         height: int, height of the upright image in pixels.
-        date: str, ISO date of the photo, or None.
-        camera: str, or None.
+        date: str, ISO date at which the photo was taken, or None.
+        camera: str, make and model of the camera, or None.
     """
 
     pixels: np.ndarray
@@ -142,11 +144,14 @@ class PhotoMetadata(NamedTuple):
     camera: str | None
 
 
-def find_images(root: bytes) -> Iterator[FoundFile | UnreadFile]:
-    """Yields the image files of a folder, then those of its subfolders.
+def find_images(root: bytes) -> Iterator[ImageFile | SkippedFile]:
+    """Yields the image files of a folder and its subfolders in the order of the names.
 
-    The order is that of the names. A built corpus has its records first. Hidden files
-    are left out, and links to folders are not followed.
+    The files of a folder come before its subfolders, and the records of a built corpus
+    come first. Hidden files are skipped. Symbolic links to folders are not followed.
+
+    Args:
+        root: bytes, path or address of the folder.
     """
     if is_url(root):
         yield from _find_at_address(os.fsdecode(root))
@@ -155,9 +160,9 @@ def find_images(root: bytes) -> Iterator[FoundFile | UnreadFile]:
     for shard in shards:
         try:
             for record in find_records(shard):
-                yield FoundFile(record.file, record.size, record.mtime_ns)
+                yield ImageFile(record.file, record.size, record.mtime_ns)
         except ShardError as error:
-            yield UnreadFile(shard, f"shard: {error}")
+            yield SkippedFile(shard, f"shard: {error}")
     folders = [] if shards else [root]
     while folders:
         folder = folders.pop()
@@ -165,7 +170,7 @@ def find_images(root: bytes) -> Iterator[FoundFile | UnreadFile]:
             with os.scandir(folder) as listed:
                 entries = sorted(listed, key=lambda entry: entry.name)
         except OSError as error:
-            yield UnreadFile(folder, f"folder: {error.strerror}")
+            yield SkippedFile(folder, f"folder: {error.strerror}")
             continue
         subfolders = []
         for entry in entries:
@@ -177,72 +182,78 @@ def find_images(root: bytes) -> Iterator[FoundFile | UnreadFile]:
                     continue
                 image = _find_entry(entry)
             except OSError as error:
-                image = UnreadFile(entry.path, str(error.strerror))
+                image = SkippedFile(entry.path, str(error.strerror))
             if image is not None:
                 yield image
         folders.extend(reversed(subfolders))
 
 
-def _find_entry(entry: os.DirEntry[bytes]) -> FoundFile | UnreadFile | None:
-    """Returns the file of an entry that is no folder, or None if it is no image."""
+def _find_entry(entry: os.DirEntry[bytes]) -> ImageFile | SkippedFile | None:
+    """Returns the file of a directory entry, or None if it is not an image."""
     name = entry.name.lower()
-    if name.endswith(_UNREAD_SUFFIXES):
-        return UnreadFile(entry.path, UNREAD_FORMAT)
+    if name.endswith(_UNSUPPORTED_SUFFIXES):
+        return SkippedFile(entry.path, UNSUPPORTED_FORMAT)
     if not name.endswith(_SUFFIXES):
         return None
     status = entry.stat()
     if stat.S_ISREG(status.st_mode):
-        return FoundFile(entry.path, status.st_size, status.st_mtime_ns)
+        return ImageFile(entry.path, status.st_size, status.st_mtime_ns)
     # A link to a folder is not followed.
     if stat.S_ISDIR(status.st_mode):
         return None
-    return UnreadFile(entry.path, "no regular file")
+    return SkippedFile(entry.path, "no regular file")
 
 
-def stat_file(file: bytes) -> FoundFile:
-    """Returns size and time of a file or of the content of an address.
+def stat_file(file: bytes) -> ImageFile:
+    """Reads size and time of a local file or of an object at an address.
 
     Raises:
-        OSError: if it is missing, can't be reached or is a folder.
+        OSError: if it is missing or unreachable, or an address is that of a folder.
     """
     if is_url(file):
         status = stat_url(os.fsdecode(file))
         if status is None:
             raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fsdecode(file))
-        return FoundFile(file, status.size, _version_stamp(status.version))
+        return ImageFile(file, status.size, _version_stamp(status.version))
     file_status = os.stat(file)
-    return FoundFile(file, file_status.st_size, file_status.st_mtime_ns)
+    return ImageFile(file, file_status.st_size, file_status.st_mtime_ns)
 
 
 def _version_stamp(version: str) -> int:
-    """Returns a number for a version of an object's content, below all times."""
+    """Returns a number for a version of an object's content.
+
+    The number is negative and thus differs from all times of files.
+    """
     digest = hashlib.blake2b(version.encode(), digest_size=7).digest()
     return -(2**62) - int.from_bytes(digest, "big")
 
 
-def _find_at_address(url: str) -> Iterator[FoundFile | UnreadFile]:
+def _find_at_address(url: str) -> Iterator[ImageFile | SkippedFile]:
     try:
-        objects = list_url(url, DECODED_SUFFIXES + HEIF_SUFFIXES + UNREAD_SUFFIXES)
+        objects = list_url(url, DECODED_SUFFIXES + HEIF_SUFFIXES + UNSUPPORTED_SUFFIXES)
     except OSError as error:
-        yield UnreadFile(os.fsencode(url), f"folder: {error.strerror}")
+        yield SkippedFile(os.fsencode(url), f"folder: {error.strerror}")
         return
     for name, size, version in objects:
         file = os.fsencode(f"{url.rstrip('/')}/{name}")
-        if name.lower().endswith(UNREAD_SUFFIXES):
-            yield UnreadFile(file, UNREAD_FORMAT)
+        if name.lower().endswith(UNSUPPORTED_SUFFIXES):
+            yield SkippedFile(file, UNSUPPORTED_FORMAT)
         else:
-            yield FoundFile(file, size, _version_stamp(version))
+            yield ImageFile(file, size, _version_stamp(version))
 
 
-def read_file(file: bytes) -> tuple[bytes, FoundFile]:
-    """Reads a file, and its size and time.
+def read_file(file: bytes) -> tuple[bytes, ImageFile]:
+    """Reads the content of a file, an address or a record of a corpus.
+
+    Returns:
+        bytes, the content, and `ImageFile`, its current size and time.
 
     Raises:
-        ImageError: if it can't be read, or another program writes it.
+        ImageError: if it cannot be read, or changes while it is read.
     """
     if is_record(file):
         record = read_shard_record(file)
-        source = FoundFile(file, record.size, record.mtime_ns, record.captions)
+        source = ImageFile(file, record.size, record.mtime_ns, record.captions)
         return record.image, source
     try:
         return _read_at_address(file) if is_url(file) else _read_local(file)
@@ -252,42 +263,42 @@ def read_file(file: bytes) -> tuple[bytes, FoundFile]:
         reasons = {
             errno.ESTALE: CHANGING,
             errno.EHOSTUNREACH: UNREACHABLE,
-            errno.EIO: SHORT,
+            errno.EIO: INCOMPLETE,
         }
-        reason = reasons.get(error.errno or 0, CLOSED)
+        reason = reasons.get(error.errno or 0, CANNOT_OPEN)
         raise ImageError(reason, str(error.strerror)) from error
 
 
 def check_some_reached(errors: list[ImageError], count: int) -> None:
-    """Raises the last error if none of several files can be reached.
+    """Raises the last error if all of several files were unreachable.
 
-    One such file among others is reported and left out. If no file can be reached, the
-    server or the connection is down, and the caller should stop.
+    In that case the server or the connection is down, and the caller should stop. If
+    only some files are unreachable, the caller reports and skips them.
 
     Args:
-        errors: list of the errors of reading the files.
+        errors: list of ImageError, errors that occurred while reading the files.
         count: int, number of files.
 
     Raises:
-        OSError: as `open_url`.
+        OSError: the error of `open_url`.
     """
     unreachable = [error for error in errors if error.reason == UNREACHABLE]
     if count > 1 and len(unreachable) == count:
         raise unreachable[-1].__cause__ or unreachable[-1]
 
 
-def _read_at_address(file: bytes) -> tuple[bytes, FoundFile]:
+def _read_at_address(file: bytes) -> tuple[bytes, ImageFile]:
     with open_url(os.fsdecode(file)) as opened:
-        # The stream of `open_url` has the size and the version of the object.
+        # The raw stream of `open_url` has the attributes `size` and `version`.
         status: Any = opened.raw
         _check_size(status.size)
-        source = FoundFile(file, status.size, _version_stamp(status.version))
+        source = ImageFile(file, status.size, _version_stamp(status.version))
         return opened.read(), source
 
 
-def _read_local(file: bytes) -> tuple[bytes, FoundFile]:
+def _read_local(file: bytes) -> tuple[bytes, ImageFile]:
     if is_special(os.fsdecode(file)):
-        raise ImageError(CLOSED, "no regular file")
+        raise ImageError(CANNOT_OPEN, "no regular file")
     for _ in range(3):
         with open(file, "rb") as opened:
             before = os.fstat(opened.fileno())
@@ -298,7 +309,7 @@ def _read_local(file: bytes) -> tuple[bytes, FoundFile]:
         mtime_ns = after.st_mtime_ns
         is_unchanged = (before.st_size, before.st_mtime_ns) == (size, mtime_ns)
         if is_unchanged and len(content) == size:
-            return content, FoundFile(file, size, mtime_ns)
+            return content, ImageFile(file, size, mtime_ns)
     raise ImageError(CHANGING, "another program is writing it")
 
 
@@ -308,34 +319,44 @@ def _check_size(size: int) -> None:
 
 
 def content_hash(content: bytes) -> bytes:
-    """Returns the 16 bytes by which an image is known under another name."""
+    """Returns a hash of 16 bytes, which identifies a renamed or copied image."""
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
-def decode_square(content: bytes, resize_to: int) -> ReadImage:
-    """Decodes bytes to a square of `resize_to` pixels, or raises ImageError."""
+def decode_square(content: bytes, resize_to: int) -> DecodedImage:
+    """Decodes an image and resizes it to a square.
+
+    Args:
+        content: bytes of an image file.
+        resize_to: int, side of the square in pixels.
+
+    Raises:
+        ImageError: if the image cannot be decoded.
+    """
     opened = _open(content)
     metadata = PhotoMetadata(None, None)
-    # Drawings have no header.
+    # Vector drawings cannot be opened with Pillow and have no metadata.
     if opened is not None:
         metadata = read_photo_metadata(opened)
     with _memory_lock(opened):
         image = _decode(opened, content, 2 * resize_to)
         square = image.resize((resize_to, resize_to), Image.Resampling.BILINEAR)
     width, height = image.size if opened is None else opened.size
-    # The decoded image is upright, and the header has the size before the rotation.
+    # The header has the size before the rotation that makes the image upright.
     if (image.width > image.height) != (width > height):
         width, height = height, width
-    return ReadImage(np.asarray(square), width, height, metadata.date, metadata.camera)
+    return DecodedImage(
+        np.asarray(square), width, height, metadata.date, metadata.camera
+    )
 
 
 def read_query_image(image: Any, resize_to: int) -> np.ndarray:
-    """Reads an image to search by.
+    """Reads the image of a query.
 
     Args:
-        image: path or address, file content as bytes, or uint8 array
+        image: path or address, content of an image file as bytes, or uint8 array
             (height, width, 3).
-        resize_to: int, side in pixels to which the image is resized.
+        resize_to: int, side of the resized square in pixels.
 
     Returns:
         uint8 array (resize_to, resize_to, 3).
@@ -351,18 +372,18 @@ def read_query_image(image: Any, resize_to: int) -> np.ndarray:
     except ImageError as error:
         name = "the image" if isinstance(image, bytes | np.ndarray) else image
         raise InputError(
-            f"image must be readable. Received: {name} ({error.detail}). Check the "
+            f"`image` must be readable. Received: {name} ({error.detail}). Check the "
             "path, or convert the image to JPEG or PNG."
         ) from None
 
 
 def read_upright(content: bytes, shorter_side: int | None = None) -> Image.Image:
-    """Decodes a file's bytes to an upright image in RGB.
+    """Decodes an image file to an upright RGB image.
 
     Args:
         content: bytes of the file.
-        shorter_side: int, pixels that the shorter side needs. Larger JPEGs are
-            decoded in a smaller size.
+        shorter_side: int, required length of the shorter side in pixels, or None. A
+            larger JPEG is decoded at a reduced size, which is faster.
     """
     opened = _open(content)
     with _memory_lock(opened):
@@ -372,24 +393,28 @@ def read_upright(content: bytes, shorter_side: int | None = None) -> Image.Image
 def _memory_lock(
     opened: Image.Image | None,
 ) -> contextlib.AbstractContextManager[object]:
-    """Returns the lock of large images, or a context that locks nothing."""
+    """Returns the lock for a large image, or an empty context for other images."""
     if opened is not None and opened.width * opened.height > _LARGE_PIXELS:
         return _LARGE_LOCK
     return contextlib.nullcontext()
 
 
 def _open(content: bytes) -> Image.Image | None:
-    """Opens an image, or returns None for a drawing or a broken image."""
+    """Opens an image, or returns None for a vector drawing or a broken image."""
     if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
         return _open_heif(content)
     try:
         return open_image(content)
-    except ImageError:  # `_decode` raises the reason.
+    except ImageError:  # `_decode` raises an error with the reason.
         return None
 
 
 def _open_heif(content: bytes) -> Image.Image:
-    """Opens HEIC with pillow-heif, and AVIF with Pillow if it can, else with both."""
+    """Opens a HEIC or AVIF image.
+
+    HEIC is decoded by pillow-heif. AVIF is decoded by Pillow if it supports the format,
+    and otherwise by pillow-heif.
+    """
     Image.init()
     with contextlib.suppress(ImportError):
         import pillow_heif
@@ -398,12 +423,10 @@ def _open_heif(content: bytes) -> Image.Image:
     is_avif = content[8:11] == b"avi"
     file_format = "AVIF" if is_avif and "AVIF" in Image.OPEN else "HEIF"
     if file_format not in Image.OPEN:
-        raise ImageError(
-            NO_HEIF, 'run `pip install "align-keras[heic]"` to have it read'
-        )
+        raise ImageError(NO_HEIF, 'run `pip install "align-keras[heic]"` to read it')
     try:
         opened = Image.open(io.BytesIO(content), formats=[file_format])
-    except Exception as error:  # Decoders raise various errors for broken files.
+    except Exception as error:  # Decoders raise many kinds of errors for broken files.
         raise ImageError("unreadable", str(error)) from None
     if opened.width * opened.height > MAX_PIXELS:
         detail = f"{opened.width} × {opened.height} pixels are more than {MAX_PIXELS:,}"
@@ -425,18 +448,18 @@ def _decode(
 
 
 def read_photo_metadata(image: Image.Image) -> PhotoMetadata:
-    """Reads date and camera of a photo. Decodes no pixels."""
+    """Reads date and camera of a photo without decoding its pixels."""
     raw = image.info.get("exif")
     if not raw:
         return PhotoMetadata(None, None)
     try:
-        # getexif() would decode a whole PNG of any size.
+        # `Image.getexif` would decode all pixels of a PNG.
         exif = Image.Exif()
         exif.load(raw)
         time_taken = exif.get_ifd(_EXIF).get(_TIME_TAKEN) or exif.get(_TIME)
         make = _one_line(exif.get(_MAKE))
         model = _one_line(exif.get(_MODEL))
-    except Exception:  # Decoding the image doesn't depend on damaged metadata.
+    except Exception:  # An image with damaged metadata can still be decoded.
         return PhotoMetadata(None, None)
     camera = model
     if not model.startswith(make):
@@ -450,7 +473,7 @@ def _one_line(value: object) -> str:
 
 
 def _iso_date(time_taken: object) -> str | None:
-    """Returns a time of EXIF as ISO date, or None if it has another form."""
+    """Returns an EXIF time as an ISO date, or None if it is not valid."""
     try:
         text = str(time_taken)[:19]
         return datetime.datetime.strptime(text, "%Y:%m:%d %H:%M:%S").isoformat(" ")
@@ -459,9 +482,9 @@ def _iso_date(time_taken: object) -> str | None:
 
 
 def date_of(mtime_ns: int) -> str | None:
-    """Returns a file's time as local ISO date, or None if it is out of range.
+    """Returns the time of a file as a local ISO date, or None if it is out of range.
 
-    It is the date of an image without metadata.
+    Images without EXIF metadata have this date.
     """
     if abs(mtime_ns) >= _LATEST:
         return None

@@ -1,4 +1,4 @@
-"""An index of images, searched by words, images and both."""
+"""Index of images that can be searched by texts, by images and by both."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from align_keras.search.index_files import (
 )
 from align_keras.search.items import NO_MODEL, ModelIdentity, is_item, split_item
 from align_keras.search.known_models import (
-    can_be_known,
+    can_be_remembered,
     embedder_of_index,
     remember_model,
 )
@@ -37,49 +37,57 @@ from align_keras.utils.tasks import LOCAL, is_cluster
 if TYPE_CHECKING:
     from align_keras.search.indexing import Changes
 
-# Cosine of two images from which on one is folded into the other. With align_small_en,
-# of 80 JPEGs it folds 97% of copies at 0.7 of the size, 91% at half the size, 76% cut
-# by 2% a side, 65% at quality 50; of 962 stamps 24 pairs, mirrored or nearly alike.
+# Minimum cosine similarity of near-duplicates. With align_small_en and 80 JPEGs, the
+# threshold detects 97% of the copies at 0.7 times the size, 91% at half the size, 76%
+# with 2% cropped on each side, and 65% at JPEG quality 50. Among 962 stamp images it
+# detects 24 pairs, which are mirrored or nearly the same.
 SAME_IMAGE = 0.95
-# Connection strings of libpq, `host=db password=…`, which would be folders here.
+# Connection strings of libpq such as `host=db password=…`. Without this check they
+# would be taken as paths of folders.
 _KEY_AND_VALUE = re.compile(r"(^|\s)(host|hostaddr|dbname|user|password)\s*=")
 
 
-def is_database(place: str | os.PathLike) -> bool:
-    """Whether an index's place is a PostgreSQL database, by its address."""
-    if not isinstance(place, str):
+def is_database(location: str | os.PathLike) -> bool:
+    """Returns True for the address of a PostgreSQL database, and False for a path.
+
+    Raises:
+        InputError: if the location is a connection string with `host=` or the like.
+    """
+    if not isinstance(location, str):
         return False
-    if _KEY_AND_VALUE.search(place):
+    if _KEY_AND_VALUE.search(location):
         raise InputError(
             "An index in a database must be named by its address. Received: "
-            f"{place!r}. Write it as postgresql://USER:PASSWORD@HOST/DATABASE."
+            f"{location!r}. Write it as postgresql://USER:PASSWORD@HOST/DATABASE."
         )
-    return place.startswith(("postgresql:", "postgres:"))
+    return location.startswith(("postgresql:", "postgres:"))
 
 
 def default_index() -> str | pathlib.Path:
-    """The place of the index that commands take if none is named: `$ALIGN_KERAS_INDEX`,
-    else `align_keras/index` in `$XDG_DATA_HOME` (`~/.local/share`).
+    """Returns the path or address of the default index.
+
+    It is `$ALIGN_KERAS_INDEX`, or the folder `align_keras/index` in `$XDG_DATA_HOME`
+    (by default `~/.local/share`).
     """
-    named = os.environ.get("ALIGN_KERAS_INDEX")
-    if named:
-        return named if is_database(named) else pathlib.Path(named)
+    location = os.environ.get("ALIGN_KERAS_INDEX")
+    if location:
+        return location if is_database(location) else pathlib.Path(location)
     data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
     return pathlib.Path(data, "align_keras", "index")
 
 
 class Index:
-    """Index of images, searched by words, by an image, and by both.
+    """Index of images that can be searched by texts, by images and by both.
 
-    `Index.build` embeds the images of folders and tables. `Index.from_embeddings` takes
-    embeddings that are already computed. `Index.open` opens what either has written. A
-    model of LiteRT towers runs without TensorFlow (Jia et al. 2021, section 7).
+    `Index.build` embeds the images of folders and tables. `Index.from_embeddings` uses
+    embeddings that are already computed. `Index.open` opens an existing index. Search
+    with a model of LiteRT towers does not need TensorFlow (Jia et al. 2021, section 7).
 
-    Scores are exact inner products, so that equal images have equal scores.
+    Scores are exact inner products, so equal images have equal scores.
 
     Attributes:
-        folder: `pathlib.Path`, or a database's address.
-        changes: `Changes`, what `build` did, or None.
+        folder: pathlib.Path of the folder, or str, address of the database.
+        changes: `Changes`, the counts of the last `build`, or None.
 
     Example:
 
@@ -107,28 +115,31 @@ class Index:
         *,
         engine: str = LOCAL,
     ) -> "Index":
-        """Makes an index of folders and tables, or brings one up to date.
+        """Builds an index of folders and tables, or updates an existing index.
 
         Args:
-            folder: where it lies or will lie: a folder, or the address of a
-                PostgreSQL database with pgvector, `postgresql://user@host/database`.
-            sources: folders of images, built corpora, and tables (CSV, TSV, JSONL) of
-                images with captions; without any, those that the index has.
-            model: as `align_keras.load_model` takes it. By default the model of the
-                index, for a new index `"align_small_en"`.
-            engine: where tasks run, one of `align_keras.utils.tasks.ENGINES`. The
-                machines of a cluster see the images and `folder` by the same paths.
+            folder: path of the index, or address of a PostgreSQL database with
+                pgvector, `postgresql://user@host/database`.
+            sources: sequence of paths: folders of images, built corpora, and tables
+                (CSV, TSV, JSONL) of images with captions. Without sources, those of the
+                existing index are scanned again.
+            model: model name, path or `Embedder`, as in `align_keras.load_model`. The
+                default is the model of the index, and `"align_small_en"` for a new
+                index.
+            engine: where the tasks run, one of `align_keras.utils.tasks.ENGINES`. On a
+                cluster, all machines must see the images and `folder` at the same
+                paths.
 
         Returns:
             `Index`.
 
         Raises:
-            InputError: if a source isn't there, another process is writing the index,
-                or it is one of another model.
+            InputError: if a source does not exist, another process is writing the
+                index, or the index was built with another model.
         """
-        is_cluster(engine)  # Raises for an unknown one.
+        is_cluster(engine)  # Raises InputError for an unknown engine.
         kind = _kind_of_store(folder)
-        if model is None and not kind.is_there(folder):
+        if model is None and not kind.exists(folder):
             model = DEFAULT_MODEL
         opened = None if model is None else load_model(model)
         if opened is not None:
@@ -148,29 +159,30 @@ class Index:
         folder: str | os.PathLike | None = None,
         model: str | os.PathLike | Embedder | ModelIdentity | None = None,
     ) -> "Index":
-        """Makes an index of embeddings that are already computed.
+        """Builds an index from embeddings that are already computed.
 
         Args:
-            embeddings: real array (n, d), finite. Rows of unit length have cosines as
-                scores.
-            ids: sequence of n different str. A hit has its id as `path`, and a
-                condition finds it as `path` and `name`.
-            captions: sequence of n, each a str or a sequence of str, or None.
-            images: sequence of n bytes, or None. Small PNG, JPEG, GIF, BMP or WebP
-                files, which the index keeps.
-            folder: where to write the index. An index there is replaced once the new
-                one is complete. None keeps the index in a temporary folder, which is
-                deleted with the returned object.
-            model: what made the embeddings, as `align_keras.load_model` takes it, or a
-                `ModelIdentity`. It embeds the texts and images of
-                queries. Without it, queries are embeddings.
+            embeddings: real array (n, d) of finite numbers. With rows of unit length,
+                scores are cosine similarities.
+            ids: sequence of n different str. The id is `Hit.path`, and conditions can
+                use it as `path` and as `name`.
+            captions: sequence of n entries, each a str or a sequence of str, or None.
+            images: sequence of n bytes, or None. Contents of small PNG, JPEG, GIF, BMP
+                or WebP files, of which the index stores copies.
+            folder: path of the index. An existing index is replaced once the new one
+                is complete. With None, the index is in a temporary folder that is
+                deleted together with the returned object.
+            model: model that computed the embeddings, as in `align_keras.load_model`,
+                or a `ModelIdentity`. It embeds the texts and images of queries.
+                Without a model, each query must be an embedding.
 
         Returns:
             `Index`, whose images have the ids 1 to n in this order.
 
         Raises:
-            InputError: for lengths that differ, equal ids, embeddings that aren't
-                finite, images of another format, and a folder of something else.
+            InputError: if the lengths differ, ids are equal, embeddings are not finite,
+                an image has an unsupported format, or `folder` contains something
+                other than an index.
 
         Example:
 
@@ -215,25 +227,32 @@ class Index:
         folder: str | os.PathLike | None = None,
         model: str | os.PathLike | Embedder | None = None,
     ) -> "Index":
-        """Opens an index, of which vectors are read as they are needed.
+        """Opens an existing index. Vectors are read from disk when they are needed.
 
         Args:
-            folder: what `build` or `from_embeddings` wrote; by default
-                `default_index()`.
-            model: as `build` takes it; by default the index's, opened when needed.
+            folder: path or address of the index. The default is `default_index()`.
+            model: model name, path or `Embedder`, as in `build`. By default, the model
+                of the index is loaded when it is first needed.
+
+        Returns:
+            `Index`.
 
         Raises:
-            InputError: if there is no index, it is damaged, or of another model.
+            InputError: if there is no index, it is damaged, or it was built with
+                another model.
         """
         index = cls._open(default_index() if folder is None else folder, model)
-        index.store.check_whole()
+        index.store.check_complete()
         return index
 
     @classmethod
     def _open(
         cls, folder: str | os.PathLike, model: str | os.PathLike | Embedder | None
     ) -> "Index":
-        """As `open`, also of an index that `add` must complete."""
+        """Opens an index without the check that it is complete.
+
+        `add` completes an index whose last run was killed.
+        """
         index = cls(_kind_of_store(folder)(folder))
         if model is not None:
             index._model = index._checked(load_model(model))
@@ -250,53 +269,56 @@ class Index:
 
     @property
     def model(self) -> Embedder:
-        """The model of the index, opened when it is first asked for."""
+        """The model of the index. The first access loads it."""
         if self._model is None:
             reference = self.store.header["model"]
             name = reference["name"]
             if name == NO_MODEL:
                 raise InputError(
-                    "`query` must be an embedding, since the index "
-                    f"{self.folder} names no model. Make it by "
-                    "`Index.from_embeddings(…, model=…)` to search it by words."
+                    f"`query` must be an embedding, because the index {self.folder} "
+                    "has no model. Build it with `Index.from_embeddings(…, model=…)` "
+                    "to search it by words."
                 )
             try:
                 opened = embedder_of_index(reference, self.folder)
             except InputError as error:
                 raise InputError(
-                    f"the index {self.folder} needs its model {name} ({error}); name "
-                    "where it lies now with --model."
+                    f"The index {self.folder} must be opened with its model {name} "
+                    f"({error}). Pass the current path of the model with --model."
                 ) from None
             if opened is None:
-                frequency = "once" if can_be_known(name) else "to each command"
+                frequency = "once" if can_be_remembered(name) else "to each command"
                 raise InputError(
-                    f"the index {self.folder} names the model {name!r:.200}, which you "
-                    "have not named yourself, and opening a model runs it. If you "
-                    f"trust it, add `{_model_options(reference)}` {frequency}."
+                    f"The index {self.folder} must be opened with a model that you "
+                    f"trust. Received: {name!r:.200}, which you have not named "
+                    "yourself before. Loading a model may run code in it. If you trust "
+                    f"it, add `{_model_options(reference)}` {frequency}."
                 )
             self._model = self._checked(opened)
         return self._model
 
     def _checked(self, model: Embedder) -> Embedder:
-        made_with = self.store.header["model"]
-        is_same = model.fingerprint == made_with["fingerprint"]
+        """Returns the model, or raises InputError if it is not that of the index."""
+        index_model = self.store.header["model"]
+        is_same = model.fingerprint == index_model["fingerprint"]
         if is_same and model.dimension == self.store.dimension:
             return model
+        rule = (
+            f"The index {self.folder} must be searched with the model that computed "
+            f"its embeddings, {index_model['name']} ({index_model['fingerprint']}). "
+            f"Received: {model.name} ({model.fingerprint})."
+        )
         if self.store.has_items:
             command = run_index_command(pathlib.Path(self.folder))
             writer = f"`{command}`" if command else "`Index.from_embeddings`"
             raise InputError(
-                f"The index {self.folder} must be searched by the model that made its "
-                f"embeddings, {made_with['name']} ({made_with['fingerprint']}). "
-                f"Received: {model.name} ({model.fingerprint}). Write the index again "
-                f"by {writer}, or name the other model."
+                f"{rule} Write the index again with {writer}, or use the model of the "
+                "index."
             )
         sources = [shlex.quote(os.fsdecode(root)) for root in self.store.sources()]
         command = " ".join(["align-keras index", *sources])
         raise InputError(
-            f"the index {self.folder} must be searched by the model that it was made "
-            f"with, {made_with['name']} ({made_with['fingerprint']}). Received: "
-            f"{model.name} ({model.fingerprint}). Rebuild the index by `{command} --to "
+            f"{rule} Rebuild the index with `{command} --to "
             f"{shlex.quote(str(self.folder))} {_model_options(model.reference())} "
             "--rebuild`."
         )
@@ -304,33 +326,37 @@ class Index:
     def add(
         self, sources: Sequence[str | os.PathLike] = (), engine: str = LOCAL
     ) -> "Changes":
-        """Brings the index up to date with folders and tables.
+        """Updates the index with folders and tables.
 
-        What is new or has changed is embedded, what is gone is dropped, and a file that
-        is there under another name is known by its content.
+        New and changed images are embedded, and deleted images are removed. A renamed
+        or moved file is recognized by its content and is not embedded again.
 
         Args:
-            sources: as `build` takes them; without any, those that the index has.
-            engine: as `build` takes it.
+            sources: sequence of paths, as in `build`. Without sources, those of the
+                index are scanned again.
+            engine: where the tasks run, as in `build`.
 
         Returns:
-            `Changes`, what was done.
+            `Changes`, the numbers of added, changed, renamed and removed images.
 
         Raises:
-            InputError: if a source isn't there, or another process is writing.
+            InputError: if a source does not exist, or another process is writing the
+                index.
         """
-        # Decoders are imported only here, for they take a query's time.
+        # The import of the decoders takes as long as a query, which does not need them.
         from align_keras.search.indexing import update
 
         if is_cluster(engine) and is_database(self.folder):
             raise InputError(
-                f"engine must be local for a database, received {engine}; run the same "
-                "command on several machines, which share the images out."
+                f"`engine` must be 'local' for a database. Received: engine={engine}. "
+                "To use several machines, run the same command on each of them. They "
+                "divide the images among themselves."
             )
         model = self.model
         with self.store.writing() as store:
             changes = update(store, model, sources, engine)
-        # Who has it open goes on with these rows when another takes its place.
+        # Maps the new vectors into memory, so that this object can continue to search
+        # them after a rebuild has replaced the folder.
         self.store.sample()
         return changes
 
@@ -343,56 +369,64 @@ class Index:
         *,
         engine: str = LOCAL,
     ) -> "Index":
-        """Embeds everything anew, for another model, beside the old index.
+        """Embeds all images again, for example with another model.
 
-        That one is searched until the new one takes its place; what a killed rebuild
-        has embedded is kept for the next.
+        The new index is built in a folder next to the old index, which can be searched
+        until the new index replaces it. If a rebuild is killed, the next one continues
+        with its embeddings.
 
         Args:
-            folder: where the old index lies.
-            sources: as `build` takes them; by default those of the old index.
-            model: as `build` takes it; by default the old index's.
-            engine: as `build` takes it.
+            folder: path of the old index.
+            sources: sequence of paths, as in `build`. The default is the sources of the
+                old index.
+            model: model name, path or `Embedder`, as in `build`. The default is the
+                model of the old index.
+            engine: where the tasks run, as in `build`.
 
         Returns:
-            `Index`, the new one.
+            `Index`, the new index.
 
         Raises:
-            InputError: as `build`, and for a database.
+            InputError: as in `build`, and if the index is in a database or was made
+                from embeddings.
         """
         if is_database(folder):
             raise InputError(
-                "`rebuild` must be of an index in a folder, received a database; make "
-                "another database for the other model."
+                "`rebuild` must be called for an index in a folder. Received: a "
+                "database. Create another database for the other model."
             )
         folder = pathlib.Path(folder)
         old = cls._open(folder, None)
         if old.store.has_items:
             raise InputError(
-                "`rebuild` must be of an index of folders and tables. Received: "
-                f"{folder}, which was made from embeddings. Make it again by "
-                "`Index.from_embeddings` or by the command of its run."
+                "`rebuild` must be called for an index of folders and tables. "
+                f"Received: {folder}, which was made from embeddings. Build it again "
+                "with `Index.from_embeddings` or with the command of its run."
             )
         sources = list(sources) or [os.fsdecode(root) for root in old.store.sources()]
         opened = old.model if model is None else load_model(model)
-        beside = folder.with_name(f".{folder.name}.rebuild")
-        if Store.is_there(beside):
-            begun = cls.open(beside).store.header["model"]["fingerprint"]
-            if begun != opened.fingerprint:
-                shutil.rmtree(beside)
-        changes = cls.build(beside, sources, opened, engine=engine).changes
+        new_folder = folder.with_name(f".{folder.name}.rebuild")
+        if Store.exists(new_folder):
+            # An earlier rebuild was killed.
+            fingerprint = cls.open(new_folder).store.header["model"]["fingerprint"]
+            if fingerprint != opened.fingerprint:
+                shutil.rmtree(new_folder)
+        changes = cls.build(new_folder, sources, opened, engine=engine).changes
         with Store.locked(folder):
-            replace_folder(folder, beside)
+            replace_folder(folder, new_folder)
         index = cls.open(folder, opened)
         index.changes = changes
         return index
 
     def remove(self, paths: Iterable[str | os.PathLike]) -> int:
-        """Drops images, or all in folders or tables, which aren't looked through any
-        more.
+        """Removes images from the index. Their files are not deleted.
+
+        Args:
+            paths: iterable of paths of images, folders or tables. All images of a
+                folder or table are removed, and later updates no longer scan it.
 
         Returns:
-            int, how many images were dropped; the files stay.
+            int, number of removed images.
         """
         from align_keras.search.indexing import remove
 
@@ -400,15 +434,15 @@ class Index:
             return remove(store, paths)
 
     def check(self) -> int:
-        """Compares every embedding with the checksum that was written with it.
+        """Compares every embedding with its stored checksum.
 
         Returns:
-            int, how many embeddings were compared; 0 for a database, which has
-            checksums of its own.
+            int, number of embeddings that were compared. It is 0 for a database, which
+            has page checksums.
 
         Raises:
-            InputError: if anything of the index is damaged, with the file and the
-                command that makes it again.
+            InputError: if a part of the index is damaged. The message names the file
+                and the command that writes it again.
         """
         return self.store.check()
 
@@ -420,22 +454,25 @@ class Index:
         where: str | None = None,
         duplicates: bool | None = None,
     ) -> list[Hit]:
-        """Finds images.
+        """Searches for the images that match a query best.
 
         Args:
-            query: `Query`; str, words to look for; or float array (d,), an embedding.
-            k: int >= 1, images to find, in place of the query's.
-            where: str, a condition on columns, in place of the query's.
-            duplicates: bool, whether each near-duplicate is a hit of its own, in place
-                of the query's.
+            query: `Query`, str with the words to search for, or float array (d,), an
+                embedding.
+            k: int >= 1, maximum number of hits. Overrides `Query.k`.
+            where: str, condition on columns. Overrides `Query.where`.
+            duplicates: bool, True to return near-duplicates as separate hits. Overrides
+                `Query.duplicates`.
 
         Returns:
-            list of `Hit`, the best first: `k` of them if so many images fulfill
-            `where`. Equal scores come in the order in which images were indexed. A
-            query of a condition alone lists the images that were indexed last.
+            list of `Hit` in descending order of the score, with fewer than `k` hits if
+            fewer images fulfill `where`. Hits with equal scores are in the order in
+            which they were indexed. If the query is only a condition, the hits are the
+            images that were indexed last.
 
         Raises:
-            InputError: for another dimension, `k` < 1, or a condition that isn't one.
+            InputError: if an embedding has the wrong width, `k` < 1, or `where` is not
+                a valid condition.
         """
         embedding = query if isinstance(query, np.ndarray) else None
         request = query if isinstance(query, Query) else Query()
@@ -456,8 +493,8 @@ class Index:
         if isinstance(query.image, int | np.integer):
             stored = self.embedding(int(query.image))
         elif query.image is not None:
-            # Decoders are imported only here, since importing them takes as long as a
-            # query by words.
+            # The import of the decoders takes as long as a query by words, which does
+            # not need them.
             from align_keras.search.image_files import read_query_image
 
             pixels = read_query_image(query.image, self.model.resize_to)
@@ -471,7 +508,16 @@ class Index:
         )
 
     def search(self, embedding: np.ndarray, query: Query) -> list[Hit]:
-        """Finds images for an embedding, float32 (d,), by what else `query` says."""
+        """Searches with the embedding of a query.
+
+        Args:
+            embedding: float (d,), embedding of the query.
+            query: `Query`, whose condition and options apply. Its texts and image are
+                ignored.
+
+        Returns:
+            list of `Hit`, as `query` returns them.
+        """
         embedding = self._checked_embedding(embedding)
         condition = self._condition(query.where)
 
@@ -484,20 +530,23 @@ class Index:
             self.store.check_rows([image["row"] for _, image, _ in images])
             return images
 
-        found = self.store.with_stable_rows(ranked_images)
-        scores = np.array([score for score, _, _ in found])
+        images = self.store.with_stable_rows(ranked_images)
+        scores = np.array([score for score, _, _ in images])
         sample, count = self._sampled()
-        marks = relevance(scores, sample @ embedding, count)
-        rows = self.store.rows_of([image["id"] for _, image, _ in found])
+        ratings = relevance(scores, sample @ embedding, count)
+        rows = self.store.rows_of([image["id"] for _, image, _ in images])
         return [
-            self._hit(rank, score, image, mark, copies, rows.get(image["id"], []))
-            for rank, ((score, image, copies), mark) in enumerate(
-                zip(found, marks, strict=True), 1
+            self._hit(rank, score, image, rating, copies, rows.get(image["id"], []))
+            for rank, ((score, image, copies), rating) in enumerate(
+                zip(images, ratings, strict=True), 1
             )
         ]
 
     def _sampled(self) -> tuple[np.ndarray, int]:
-        """Some embeddings from all over the index, and the number of its images."""
+        """Returns a sample of the embeddings, and the number of images in the index.
+
+        The sample is cached until the index changes.
+        """
         version = self.store.version
         if self._sample is None or self._sample[0] != version:
             sample = self.store.sample()
@@ -508,17 +557,17 @@ class Index:
         return sample, count
 
     def latest(self, where: str | None = None, k: int = 10) -> list[Hit]:
-        """Lists the images that were indexed last, without a query.
+        """Returns the images that were indexed last.
 
         Args:
-            where: str, a condition on columns, or None for all images.
-            k: int >= 1, images to list.
+            where: str, condition on columns, or None for all images.
+            k: int >= 1, maximum number of hits.
 
         Returns:
-            list of `Hit` without score and relevance, the latest first.
+            list of `Hit` without score and relevance, the latest image first.
 
         Raises:
-            InputError: for a condition that isn't one.
+            InputError: if `where` is not a valid condition.
         """
         images = self.store.latest(*self._condition(where), k)
         rows = self.store.rows_of([image["id"] for image in images])
@@ -532,8 +581,8 @@ class Index:
         rank: int,
         score: float | None,
         image: dict[str, Any],
-        mark: str | None,
-        folded: list[dict[str, Any]],
+        rating: str | None,
+        copies: list[dict[str, Any]],
         rows: list[dict[str, Any]],
     ) -> Hit:
         columns = {
@@ -541,7 +590,8 @@ class Index:
             for name in INDEX_COLUMNS
             if name not in ("path", "captions") and image[name] is not None
         }
-        for row in reversed(rows):  # The first row has the last word.
+        # In reverse order, so that the values of the first row take precedence.
+        for row in reversed(rows):
             columns |= row
         stored_image = self.stored_image(image)
         return Hit(
@@ -549,10 +599,10 @@ class Index:
             score=None if score is None else round(score, 6),
             id=image["id"],
             path=_path(image),
-            relevance=mark,
+            relevance=rating,
             captions=self._captions(image),
             columns=columns,
-            duplicates=[_path(copy) for copy in folded],
+            duplicates=[_path(copy) for copy in copies],
             rows=rows if len(rows) > 1 else [],
             stored_image=None if stored_image is None else str(stored_image),
         )
@@ -561,7 +611,7 @@ class Index:
         """Returns the path of the copy of an image in the index, or None.
 
         Args:
-            image: columns of the image, as `store.image` returns them.
+            image: dict, columns of the image from `store.image`.
         """
         if not is_item(image["file"]):
             return None
@@ -574,49 +624,61 @@ class Index:
         except (TypeError, ValueError):
             captions = None
         is_list = isinstance(captions, list)
-        if not is_list or not all(isinstance(one, str) for one in captions):
-            raise damaged(self.folder, f"the captions of image {image['id']}")
+        if not is_list or not all(isinstance(caption, str) for caption in captions):
+            reason = f"the captions of image {image['id']} are invalid"
+            raise damaged(self.folder, reason)
         return captions
 
     def _checked_embedding(self, embedding: np.ndarray) -> np.ndarray:
         embedding = np.ascontiguousarray(embedding, np.float32)
         if embedding.shape != (self.store.dimension,):
             raise InputError(
-                f"`query` must have shape ({self.store.dimension},) for this index, "
-                f"received {embedding.shape}; embed it with the index's model."
+                f"`query` must have shape ({self.store.dimension},) for this index. "
+                f"Received: shape {embedding.shape}. Embed it with the model of the "
+                "index."
             )
         if not np.isfinite(embedding).all():
             raise InputError(
-                "`query` must be finite, received NaN or infinity; embed it again."
+                "`query` must be finite. Received: NaN or infinity. Embed it again."
             )
         return embedding
 
     def _condition(self, where: str | None) -> tuple[str, list[Any]]:
-        """SQL and parameters of a condition, or of none."""
+        """Returns SQL and parameters of a condition, or "" and [] without one."""
         return self.store.condition(where)
 
 
 def without_copies(
     ranked: Iterable[list[tuple[float, dict, np.ndarray]]], query: Query
 ) -> list[tuple[float, dict, list[dict]]]:
-    """The `k` best of (score, image, vector), each with the copies folded into it."""
-    found: list[tuple[float, dict, list[dict]]] = []
-    kept = np.zeros((64, 0), np.float32)
+    """Merges near-duplicates into the best image among them.
+
+    Args:
+        ranked: blocks of (score, image, vector) in descending order of the score.
+        query: `Query`, whose `k` and `duplicates` apply.
+
+    Returns:
+        list of the `k` best (score, image, copies). The copies are the near-duplicates
+        that were merged into the image.
+    """
+    results: list[tuple[float, dict, list[dict]]] = []
+    # Vectors of the results. The array doubles when it is full.
+    vectors = np.zeros((64, 0), np.float32)
     for block in ranked:
         for score, image, vector in block:
-            if not kept.shape[1]:
-                kept = np.zeros((64, len(vector)), np.float32)
-            near = kept[: len(found)] @ vector >= SAME_IMAGE
-            if near.any() and not query.duplicates:
-                found[int(np.argmax(near))][2].append(image)
-            elif len(found) < query.k:
-                if len(found) == len(kept):
-                    kept = np.concatenate([kept, np.zeros_like(kept)])
-                kept[len(found)] = vector
-                found.append((score, image, []))
-        if len(found) >= query.k:
+            if not vectors.shape[1]:
+                vectors = np.zeros((64, len(vector)), np.float32)
+            is_near = vectors[: len(results)] @ vector >= SAME_IMAGE
+            if is_near.any() and not query.duplicates:
+                results[int(np.argmax(is_near))][2].append(image)
+            elif len(results) < query.k:
+                if len(results) == len(vectors):
+                    vectors = np.concatenate([vectors, np.zeros_like(vectors)])
+                vectors[len(results)] = vector
+                results.append((score, image, []))
+        if len(results) >= query.k:
             break
-    return found
+    return results
 
 
 def _path(image: dict[str, Any]) -> str:
@@ -641,8 +703,9 @@ def _model_options(reference: dict[str, str]) -> str:
     return options
 
 
-def _kind_of_store(place: str | os.PathLike) -> Any:
-    if not is_database(place):
+def _kind_of_store(location: str | os.PathLike) -> Any:
+    """Returns the store class for the path of a folder or the address of a database."""
+    if not is_database(location):
         return Store
     from align_keras.search.postgres import PostgresStore
 

@@ -1,5 +1,7 @@
-"""What an index knows of its images, asked and written by the same SQL in a folder
-(`store.py`) and in a database (`postgres.py`).
+"""Base class of the index stores, with the SQL that SQLite and PostgreSQL share.
+
+`store.py` has the store in a folder (SQLite), and `postgres.py` the store in a
+PostgreSQL database.
 """
 
 import abc
@@ -12,25 +14,31 @@ from align_keras.search.table_rows import TableRows
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
-    from align_keras.search.image_files import FoundFile
+    from align_keras.search.image_files import ImageFile
 
 T = TypeVar("T")
 
 
 class ImageStore(TableRows):
-    """What both kinds of stores ask and write alike: `?` stands for a parameter.
-    `folder` is a path or a database's address, `header` tells `model` and `dimension`.
+    """Store of the images of an index, with the SQL that all databases share.
+
+    The mark of a parameter in SQL is `?`.
+
+    Attributes:
+        folder: path of the folder, or address of the database without its password.
+        header: dict with the entries `model` and `dimension`.
+        vectors_file: str, name of the vectors file. Rows keep their numbers while the
+            name does not change. None in a database.
     """
 
     folder: Any
     header: dict
-    # Name of the file of vectors. A row keeps its number while the name is the same.
     vectors_file: Any
     _connection: Any
 
     @abc.abstractmethod
-    def _reading(self) -> contextlib.AbstractContextManager[Any]:
-        """Context that yields the connection, to one thread at a time."""
+    def _use_connection(self) -> contextlib.AbstractContextManager[Any]:
+        """Yields the connection to one thread at a time."""
 
     @property
     def dimension(self) -> int:
@@ -38,16 +46,20 @@ class ImageStore(TableRows):
         return int(self.header["dimension"])
 
     def __len__(self) -> int:
-        return self._one("SELECT count(*) FROM images")
+        return self._fetch_value("SELECT count(*) FROM images")
 
     def condition(self, where: str | None) -> tuple[str, list]:
-        """Returns SQL and parameters of a condition as users write it, or of none."""
+        """Returns SQL and parameters of a condition, or "" and [] without a condition.
+
+        Args:
+            where: str, condition as the user wrote it, or None.
+        """
         if where is None or not where.strip():
             return "", []
-        # Only here, for most searches have none.
+        # Most searches have no condition and do not need this import.
         from align_keras.search.where import read_condition
 
-        condition = read_condition(where, self.named_columns(), self._folded)
+        condition = read_condition(where, self.named_columns(), self._lowercase_sql)
         sql = condition.sql
         if condition.tables:
             holds = condition.holds_without_rows
@@ -55,11 +67,11 @@ class ImageStore(TableRows):
         return sql, condition.parameters
 
     def roots(self) -> dict[bytes, int]:
-        """Folders and tables that were indexed → their ids."""
-        return dict(self._all("SELECT file, id FROM roots ORDER BY id"))
+        """Returns path → id of the folders and tables that were indexed."""
+        return dict(self._fetch_rows("SELECT file, id FROM roots ORDER BY id"))
 
     def sources(self) -> dict[bytes, int]:
-        """Returns the folders and tables that can be looked through again."""
+        """Returns path → id of the folders and tables that can be scanned again."""
         return {file: id for file, id in self.roots().items() if file != ITEMS_ROOT}
 
     @property
@@ -67,72 +79,80 @@ class ImageStore(TableRows):
         """True for an index that was made from embeddings."""
         return ITEMS_ROOT in self.roots()
 
-    def known(self) -> dict[bytes, tuple[int, int, int, int]]:
-        """Path of every image → (id, root, size, mtime_ns)."""
+    def stored_files(self) -> dict[bytes, tuple[int, int, int, int]]:
+        """Returns path → (id, root, size, mtime_ns) of all images."""
         sql = "SELECT file, id, root, size, mtime_ns FROM images"
-        return {file: tuple(rest) for file, *rest in self._all(sql)}
+        return {file: tuple(fields) for file, *fields in self._fetch_rows(sql)}
 
     def unreadable(self) -> dict[bytes, tuple[int, int, int, str]]:
-        """Path of what couldn't be read → (root, size, mtime_ns, reason)."""
+        """Returns path → (root, size, mtime_ns, reason) of the unreadable files."""
         sql = "SELECT file, root, size, mtime_ns, reason FROM unreadable"
-        return {file: tuple(rest) for file, *rest in self._all(sql)}
+        return {file: tuple(fields) for file, *fields in self._fetch_rows(sql)}
 
-    def with_content(self, content: bytes) -> list[int]:
-        """Returns the ids of images whose files have these bytes.
+    def ids_with_content(self, content: bytes) -> list[int]:
+        """Returns the ids of the images whose files have a content hash.
 
-        Images that were added with an embedding of their own are left out.
+        Images that were added with a precomputed embedding are left out.
         """
         sql = (
             "SELECT id FROM images WHERE content = ? AND root NOT IN "
             "(SELECT id FROM roots WHERE file = ?) ORDER BY id"
         )
-        return [id for (id,) in self._all(sql, [content, ITEMS_ROOT])]
+        return [id for (id,) in self._fetch_rows(sql, [content, ITEMS_ROOT])]
 
     def latest(
         self, condition: str, parameters: Sequence[Any], count: int
     ) -> list[dict]:
-        """Returns those images indexed last that a condition is true of."""
+        """Returns the last `count` indexed images that fulfill a condition."""
         where = f"{condition or '1 = 1'} ORDER BY id DESC LIMIT ?"
         return self._images(where, [*parameters, count])
 
     def image(self, id: int) -> dict:
-        """An image's columns, `file`, `row` and `content` among them, or InputError."""
+        """Returns all columns of an image, including `file`, `row` and `content`.
+
+        Raises:
+            InputError: if the index has no image with this id.
+        """
         for image in self._images("id = ?", [id]):
             return image
         raise InputError(
-            f"id must be that of an image of the index, received {id!r}; take it from "
-            "a hit."
+            f"`id` must be the id of an image in the index. Received: id={id!r}. Use "
+            "the id of a hit."
         )
 
     def _images(self, where: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
-        return self._dicts(f"SELECT * FROM images WHERE {where}", parameters)
+        return self._fetch_dicts(f"SELECT * FROM images WHERE {where}", parameters)
 
-    def _dicts(self, sql: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
-        with self._reading() as connection:
+    def _fetch_dicts(self, sql: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
+        with self._use_connection() as connection:
             cursor = connection.execute(self._sql(sql), parameters)
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
-    def _all(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._reading() as connection:
+    def _fetch_rows(
+        self, sql: str, parameters: Sequence[Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        with self._use_connection() as connection:
             return connection.execute(self._sql(sql), parameters).fetchall()
 
-    def _one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        (row,) = self._all(sql, parameters) or [(None,)]
+    def _fetch_value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        (row,) = self._fetch_rows(sql, parameters) or [(None,)]
         return row[0]
 
     def _meta(self, key: str) -> Any:
-        return self._one("SELECT value FROM meta WHERE key = ?", [key])
+        return self._fetch_value("SELECT value FROM meta WHERE key = ?", [key])
 
     def with_stable_rows(self, read: Callable[[], T]) -> T:
-        """Calls a function again if another process renumbered the rows meanwhile.
+        """Calls a function, and repeats the call if the rows were renumbered meanwhile.
+
+        Another process renumbers the rows when it rewrites the vectors.
 
         Args:
-            read: reads images by their rows. An error of it counts only if the rows
-                have the same numbers before and after.
+            read: function that reads images by their rows. If it raises an error, the
+                error is raised only if the rows were not renumbered.
 
         Returns:
-            What `read` returned.
+            The result of `read`.
         """
         while True:
             file = self.vectors_file
@@ -145,93 +165,99 @@ class ImageStore(TableRows):
             if self.vectors_file == file:
                 return result
 
-    def check_whole(self) -> None:
-        """Raises if embeddings were written whose images are missing."""
+    def check_complete(self) -> None:
+        """Raises InputError if embeddings exist whose images are missing."""
 
     def check_rows(self, rows: Sequence[int]) -> None:
-        """Raises if an embedding isn't the one that was written."""
+        """Raises InputError if an embedding in these rows is damaged."""
 
-    def check_part(self) -> None:
-        """Raises if one of some embeddings isn't the one that was written."""
+    def check_next_rows(self) -> None:
+        """Raises InputError if an embedding in the next part of the rows is damaged."""
 
     def check(self) -> int:
-        """Raises if anything isn't as it was written; returns how many embeddings were
-        compared. A database compares its own pages.
+        """Raises InputError if any part of the index is damaged.
+
+        Returns:
+            int, number of embeddings that were compared. It is 0 for a database, which
+            has page checksums.
         """
         return 0
 
-    # === Writing, all but claims within a transaction ===
+    # === Writing. All methods except those for claims need a transaction. ===
 
-    def claim(self, files: "Sequence[FoundFile]") -> set[bytes]:
-        """Returns the paths that this process shall embed: all, for it has the lock."""
-        return {found.file for found in files}
+    def claim(self, files: "Sequence[ImageFile]") -> set[bytes]:
+        """Returns the paths of the files that this process should embed.
+
+        The process that writes an index in a folder has a lock and embeds all files.
+        """
+        return {image_file.file for image_file in files}
 
     def release(self, files: Iterable[bytes]) -> None:
-        """Ends claims, when what was embedded is written."""
+        """Ends the claims on files after their embeddings are written."""
 
-    def put(self, image: dict) -> None:
-        """Adds an image; another of the same file is replaced."""
+    def add_image(self, image: dict) -> None:
+        """Adds an image, or replaces the image with the same file."""
         names = ", ".join(f'"{name}"' for name in image)
         marks = ", ".join("?" * len(image))
         changes = ", ".join(f'"{name}" = excluded."{name}"' for name in image)
         self._run(
             f"INSERT INTO images ({names}) VALUES ({marks}) "
             f"ON CONFLICT (file) DO UPDATE SET {changes}",
-            [self._stored(name, value) for name, value in image.items()],
+            [self._to_stored(name, value) for name, value in image.items()],
         )
 
-    def update(self, id: int, changes: dict) -> None:
+    def update_image(self, id: int, changes: dict) -> None:
         """Changes columns of an image."""
         changed = ", ".join(f'"{name}" = ?' for name in changes)
-        values = [self._stored(name, value) for name, value in changes.items()]
+        values = [self._to_stored(name, value) for name, value in changes.items()]
         self._run(f"UPDATE images SET {changed} WHERE id = ?", [*values, id])
 
     def add_root(self, file: bytes) -> int:
-        """Returns the id of a folder or table, which is added if need be."""
+        """Returns the id of a folder or table, and adds it if it is new."""
         self._run("INSERT INTO roots (file) VALUES (?) ON CONFLICT DO NOTHING", [file])
-        return self._one("SELECT id FROM roots WHERE file = ?", [file])
+        return self._fetch_value("SELECT id FROM roots WHERE file = ?", [file])
 
-    def drop_root(self, file: bytes) -> None:
-        """Forgets a folder or table, whose images must be gone."""
-        root = self._one("SELECT id FROM roots WHERE file = ?", [file])
+    def remove_root(self, file: bytes) -> None:
+        """Removes a folder or table. Its images must be removed before."""
+        root = self._fetch_value("SELECT id FROM roots WHERE file = ?", [file])
         if root is not None:
-            self.forget_table(root)
+            self.remove_table_rows(root)
         self._run("DELETE FROM roots WHERE file = ?", [file])
 
-    def drop(self, ids: Iterable[int]) -> None:
-        """Removes images; their rows stay until `compact`."""
+    def remove_images(self, ids: Iterable[int]) -> None:
+        """Removes images. Their embeddings remain until `compact`."""
         dropped = list(ids)
-        self.drop_rows(dropped)
-        self._each("DELETE FROM images WHERE id = ?", dropped)
+        self.remove_rows(dropped)
+        self._run_for_each("DELETE FROM images WHERE id = ?", dropped)
 
-    def note_unreadable(
+    def record_unreadable(
         self, file: bytes, root: int, size: int, mtime_ns: int, reason: str
     ) -> None:
-        """Keeps why a file couldn't be read, so that it isn't read again."""
-        self.forget_unreadable([file])
+        """Records that a file cannot be read, so that the next run skips it."""
+        self.remove_unreadable([file])
         self._run(
             "INSERT INTO unreadable VALUES (?, ?, ?, ?, ?)",
             [file, root, size, mtime_ns, reason],
         )
 
-    def forget_unreadable(self, files: Iterable[bytes]) -> None:
-        """Drops those notes."""
-        self._each("DELETE FROM unreadable WHERE file = ?", files)
+    def remove_unreadable(self, files: Iterable[bytes]) -> None:
+        """Removes the records of unreadable files."""
+        self._run_for_each("DELETE FROM unreadable WHERE file = ?", files)
 
-    def _set(self, key: str, value: Any) -> None:
+    def _update_meta(self, key: str, value: Any) -> None:
         self._run("UPDATE meta SET value = ? WHERE key = ?", [value, key])
 
     def _run(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         return self._connection.execute(self._sql(sql), parameters)
 
-    def _each(self, sql: str, values: Iterable[Any]) -> None:
+    def _run_for_each(self, sql: str, values: Iterable[Any]) -> None:
         self._run_many(sql, [(value,) for value in values])
 
     def _run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         if rows:
             self._connection.cursor().executemany(self._sql(sql), rows)
 
-    # === What SQLite does; PostgreSQL has its own ===
+    # === SQL of SQLite, which the store in PostgreSQL overrides ===
 
     def _lock_tables(self) -> None:
         """Does nothing, since a transaction of SQLite locks the whole database."""
@@ -239,9 +265,13 @@ class ImageStore(TableRows):
     def _sql(self, text: str) -> str:
         return text
 
-    def _stored(self, name: str, value: Any) -> Any:
+    def _to_stored(self, name: str, value: Any) -> Any:
         return value
 
-    def _folded(self, sql: str, is_ascii: bool) -> str:
-        """Letters beyond ASCII matter only for a pattern that has some."""
+    def _lowercase_sql(self, sql: str, is_ascii: bool) -> str:
+        """Returns SQL for a text in lower case.
+
+        Folding of non-ASCII letters is slower and matters only if the pattern contains
+        such letters.
+        """
         return f"lower({sql})" if is_ascii else f"fold_case({sql})"

@@ -1,8 +1,8 @@
-"""Names of the files in the folder of an image index, and the rules for opening them.
+"""Names of the files in the folder of an image index, and checks before opening them.
 
-An index folder may come from somebody else, and its database names files. Every such
-name is checked here: it has a fixed form, so that it stays inside the folder, and the
-file is not a link.
+An index folder may come from an untrusted source, and its database contains file names.
+This module checks that each stored name has a fixed form, which keeps the path inside
+the folder, and that the file is not a symbolic link.
 """
 
 import os
@@ -19,9 +19,9 @@ LOCK = "index.lock"
 WAL = f"{DATABASE}-wal"
 SHARED_MEMORY = f"{DATABASE}-shm"
 JOURNAL = f"{DATABASE}-journal"
-# Results of a cluster's tasks while an index is built.
+# Folder of the results of cluster tasks while an index is built.
 TASKS = ".tasks"
-# Folder of the images of an index that was made from embeddings.
+# Folder of the image copies in an index that was made from embeddings.
 STORED_IMAGES = "images"
 FIRST_VECTORS = "vectors.0.f32"
 _VECTORS = re.compile(r"vectors\.([0-9]{1,15})\.f32")
@@ -34,13 +34,16 @@ def damaged(folder: pathlib.Path, reason: str) -> InputError:
     """Returns the error for a damaged index, with the command that rebuilds it."""
     command = run_index_command(folder) or f"align-keras index FOLDER --to {folder}"
     return InputError(
-        f"the index {folder} is damaged ({' '.join(reason.split())[:160]}); remove "
-        f"that folder, then build it again by `{command}`."
+        f"The index {folder} is damaged ({' '.join(reason.split())[:160]}). Remove "
+        f"that folder, then build the index again with `{command}`."
     )
 
 
 def run_index_command(folder: pathlib.Path) -> str | None:
-    """Returns the command that writes the index of a run, or None for other indexes."""
+    """Returns the command that writes the index of a training run.
+
+    Returns None if the folder is not the `index` folder of a run.
+    """
     run = folder.parent
     if folder.name != "index" or not (run / "params.yaml").is_file():
         return None
@@ -61,7 +64,10 @@ def is_index_file(name: str) -> bool:
 
 
 def refuse_links(folder: pathlib.Path) -> None:
-    """Raises if a file of an index is a link, which could point out of the folder."""
+    """Raises InputError if a file of an index is a symbolic link.
+
+    A link could make the package read or overwrite a file outside of the folder.
+    """
     for name in _FIXED_NAMES:
         _refuse_link(folder / name)
     for path in (folder / TASKS).rglob("*"):
@@ -69,7 +75,7 @@ def refuse_links(folder: pathlib.Path) -> None:
 
 
 def vectors_path(folder: pathlib.Path, name: object) -> pathlib.Path:
-    """Returns the path of a vectors file that the database names.
+    """Returns the path of the vectors file whose name the database stores.
 
     Args:
         folder: folder of the index.
@@ -79,7 +85,7 @@ def vectors_path(folder: pathlib.Path, name: object) -> pathlib.Path:
         InputError: if the name has another form, or the file is a link.
     """
     if not isinstance(name, str) or not _VECTORS.fullmatch(name):
-        raise damaged(folder, f"it names the vectors file {name!r:.60}")
+        raise damaged(folder, f"its vectors file has the name {name!r:.60}")
     path = folder / name
     _refuse_link(path)
     return path
@@ -93,7 +99,7 @@ def next_vectors_name(name: str) -> str:
 
 
 def approximate_path(folder: pathlib.Path, vectors_name: object) -> pathlib.Path:
-    """Returns the path of the approximate index of a vectors file."""
+    """Returns the path of the approximate index that belongs to a vectors file."""
     path = vectors_path(folder, vectors_name).with_suffix(".pq")
     _refuse_link(path)
     return path
@@ -105,7 +111,7 @@ def approximate_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def stored_image_path(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """Returns the path of an image that the index holds itself.
+    """Returns the path of an image copy inside the folder of the index.
 
     Args:
         folder: folder of the index.
@@ -115,7 +121,7 @@ def stored_image_path(folder: pathlib.Path, name: str) -> pathlib.Path:
         InputError: if the name has another form, or the file or its folder is a link.
     """
     if not _STORED_IMAGE.fullmatch(name):
-        raise damaged(folder, f"it names the image {name!r:.60}")
+        raise damaged(folder, f"an image copy has the name {name!r:.60}")
     path = folder / STORED_IMAGES / name
     _refuse_link(path.parent)
     _refuse_link(path)
@@ -123,14 +129,14 @@ def stored_image_path(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def open_to_write(path: pathlib.Path, new: bool = False) -> IO[bytes]:
-    """Opens a file of an index to write, without following a link.
+    """Opens a file of an index for writing, without following a symbolic link.
 
     Args:
-        path: a path that `vectors_path` returned.
+        path: path that `vectors_path` returned.
         new: if True, an existing file is removed first.
     """
     flags = os.O_RDWR | os.O_CREAT
-    # Windows has no O_NOFOLLOW, but has O_BINARY.
+    # Only POSIX has O_NOFOLLOW, and only Windows has O_BINARY.
     flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     if new:
         path.unlink(missing_ok=True)
@@ -141,6 +147,6 @@ def open_to_write(path: pathlib.Path, new: bool = False) -> IO[bytes]:
 def _refuse_link(path: pathlib.Path) -> None:
     if path.is_symlink():
         raise InputError(
-            f"The index {path.parent} must hold its own files. Received: {path.name}, "
-            "which is a link. Put the file that it points to in its place."
+            f"The index {path.parent} must not contain symbolic links. Received: the "
+            f"link {path.name}. Replace the link with the file that it points to."
         )

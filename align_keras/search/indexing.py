@@ -1,4 +1,4 @@
-"""Brings an index up to date: what is new is embedded, what is gone is dropped."""
+"""Updates an index: embeds new and changed images, and removes deleted images."""
 
 import collections
 import concurrent.futures
@@ -27,8 +27,8 @@ from align_keras.search.image_files import (
     CHANGING,
     MISSING,
     UNREACHABLE,
-    FoundFile,
-    UnreadFile,
+    ImageFile,
+    SkippedFile,
     check_some_reached,
     content_hash,
     date_of,
@@ -47,37 +47,47 @@ from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.remote import is_url, stat_url
 from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
-# Files that a thread reads and embeds before it returns their embeddings.
+# Number of files that a thread reads and embeds at a time.
 FILES_PER_CHUNK = 8
-# Files of a task of a cluster.
+# Number of files per task on a cluster.
 _TASK_FILES = 256
-# Images and seconds of work between two commits. A killed process loses at most these.
+# Maximum number of images and seconds between two commits. A killed process loses at
+# most this work.
 IMAGES_PER_COMMIT = 512
 _COMMIT_SECONDS = 5.0
-# Files of a table at an address that a server is asked for at once.
+# Number of concurrent requests to a server for the files of a table.
 _REQUESTS = 16
-# Why a file was left to another process that writes the index (PostgreSQL alone).
-ELSEWHERE = "indexed by another process"
-# What a file can't be read for until it changes.
-_LASTING = ("empty", "unreadable", "truncated", "oversized", "zero size", "not finite")
-# Reasons for which an image leaves the index. For any other it can't be reached.
-_DROPPED = (MISSING, *_LASTING)
+# Reason for a file that another process embeds. It occurs only with PostgreSQL.
+CLAIMED_ELSEWHERE = "indexed by another process"
+# Reasons that stay true until the file changes. Such files are not read again.
+_PERMANENT_REASONS = (
+    "empty",
+    "unreadable",
+    "truncated",
+    "oversized",
+    "zero size",
+    "not finite",
+)
+# Reasons for which an image is removed from the index. With any other reason, the file
+# may only be temporarily unreachable, and the image stays in the index.
+_REMOVAL_REASONS = (MISSING, *_PERMANENT_REASONS)
 
 
 @dataclasses.dataclass
 class Changes:
-    """What `Index.add` did, each a number of images.
+    """Result of `Index.add`.
 
     Attributes:
-        added: new ones that were embedded, or whose content was known.
-        changed: whose file has another content.
-        renamed: that lie elsewhere now.
-        gone: that were dropped.
-        unchanged: that were left as they are.
-        unreadable: dict, reason → files that couldn't be read.
-        examples: dict, reason → the first file.
-        left_out: list of (reason, file), the files that couldn't be read.
-        kept: list of str, folders that are missing or empty, whose images stay.
+        added: int, number of new images.
+        changed: int, number of images whose file has new content.
+        renamed: int, number of images whose file was renamed or moved.
+        gone: int, number of images that were removed from the index.
+        unchanged: int, number of images that did not change.
+        unreadable: dict, reason → number of files that cannot be read.
+        examples: dict, reason → name of the first such file.
+        left_out: list of (reason, name), the files that cannot be read.
+        unavailable: list of str, folders and tables that are missing, empty or
+            unreachable. Their images stay in the index.
     """
 
     added: int = 0
@@ -88,10 +98,10 @@ class Changes:
     unreadable: dict[str, int] = dataclasses.field(default_factory=collections.Counter)
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
     left_out: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    kept: list[str] = dataclasses.field(default_factory=list)
+    unavailable: list[str] = dataclasses.field(default_factory=list)
 
-    def refuse(self, reason: str, file: bytes) -> None:
-        """Counts a file that can't be read."""
+    def add_unreadable(self, reason: str, file: bytes) -> None:
+        """Records a file that cannot be read."""
         self.unreadable[reason] += 1
         name = printable(os.fsdecode(file))
         self.examples.setdefault(reason, name)
@@ -100,12 +110,21 @@ class Changes:
 
 @dataclasses.dataclass
 class _File:
-    """A file to read, of the image `id` if it has one; then its columns and vector, or
-    the reason why not. Without a vector, an image has this content, maybe one whose
-    file is gone (`renamed`).
+    """File to read and embed, and the result.
+
+    Attributes:
+        image_file: `ImageFile`, path, size and time of the file.
+        root: int, id of the folder or table that contains it.
+        root_file: bytes, path of that folder or table.
+        id: int, id of the image if the index has one for this file, or None.
+        reason: str, reason for which the file cannot be embedded, or None.
+        columns: dict, columns of the image.
+        vector: float32 (d,), embedding, or None if the index already has an image with
+            the same content.
+        renamed: bool, True if the file is a renamed or moved file of the index.
     """
 
-    found: FoundFile
+    image_file: ImageFile
     root: int = 0
     root_file: bytes = b""
     id: int | None = None
@@ -121,43 +140,59 @@ def update(
     sources: Sequence[str | os.PathLike],
     engine: str = LOCAL,
 ) -> Changes:
-    """Brings an index up to date with sources, by default all that it has."""
+    """Updates an index with sources. Without sources, it scans those of the index.
+
+    Args:
+        store: store of the index, open for writing.
+        model: model of the index.
+        sources: sequence of folders and tables.
+        engine: where the tasks run, one of `align_keras.utils.tasks.ENGINES`.
+
+    Returns:
+        `Changes`.
+    """
     return _Update(store, model, engine).run(sources)
 
 
 class _Update:
+    """One update of an index."""
+
     def __init__(self, store: Store, model: Embedder, engine: str) -> None:
         self.store, self.model, self.engine = store, model, engine
         self.changes = Changes()
-        self.known = store.known()
+        self.stored = store.stored_files()
         self.unreadable = store.unreadable()
-        # Id of a table → path of an image → the record that the table has of it.
-        self.captioned: dict[int, dict[bytes, PairRecord]] = {}
-        # Ids of the sources of this run that are missing.
+        # Id of a table → path of an image → record of the image in the table.
+        self.table_records: dict[int, dict[bytes, PairRecord]] = {}
+        # Ids of the requested sources that do not exist.
         self.missing: set[int] = set()
 
     def run(self, sources: Sequence[str | os.PathLike]) -> Changes:
-        self.store.check_part()
-        roots = self._roots(sources)
+        self.store.check_next_rows()
+        roots = self._add_sources(sources)
         files: list[_File] = []
         seen: set[bytes] = set()
-        walked: set[int] = set()
+        scanned_roots: set[int] = set()
         for file, root in roots.items():
-            self._walk(file, root, files, seen, walked)
-        self.gone, self.absent = self._unseen(seen, walked)
+            self._scan_source(file, root, files, seen, scanned_roots)
+        self.deleted, self.unreachable = self._find_unseen_images(seen, scanned_roots)
         self._embed(files)
-        self._finish(seen, walked)
+        self._finish(seen, scanned_roots)
         return self.changes
 
-    def _unseen(
-        self, seen: set[bytes], walked: set[int]
+    def _find_unseen_images(
+        self, seen: set[bytes], scanned_roots: set[int]
     ) -> tuple[dict[int, bytes], dict[int, bool]]:
-        """Images that weren't seen: those that are gone, id → path, and those that
-        can't be reached, id → whether they count as unchanged. The latter stay, unless
-        their content is found elsewhere, as that of a source that was moved.
+        """Finds the images of the index whose files were not seen in this run.
+
+        Returns:
+            dict, id → path of the images whose files were deleted, and dict, id → bool
+            of the images whose files are unreachable. The value is True if the image
+            counts as unchanged. Unreachable images stay in the index, unless a seen
+            file has the same content, as after a source was moved.
         """
-        gone: dict[int, bytes] = {}
-        absent: dict[int, bool] = {}
+        deleted: dict[int, bytes] = {}
+        unreachable: dict[int, bool] = {}
         problems: collections.Counter[Obstacle] = collections.Counter()
         reachability = Reachability()
         roots = self.store.sources()
@@ -165,59 +200,69 @@ class _Update:
         missing = {
             id
             for file, id in roots.items()
-            if not (id in walked or is_url(file) or os.path.lexists(file))
+            if not (id in scanned_roots or is_url(file) or os.path.lexists(file))
         }
-        for file, (id, root, _, _) in self.known.items():
+        for file, (id, root, _, _) in self.stored.items():
             if root in missing and file not in seen:
-                absent[id] = root in self.missing
-            if root not in walked or file in seen:
+                unreachable[id] = root in self.missing
+            if root not in scanned_roots or file in seen:
                 continue
             obstacle = None
-            place = shard_of(file) if is_record(file) else file
-            # A table is the list of its images.
-            is_listed = root not in tables or file in self.captioned.get(root, {})
-            if is_listed and not is_url(place):
-                obstacle = reachability.obstacle(place)
-                folder = os.path.dirname(place)
+            path = shard_of(file) if is_record(file) else file
+            # An image that a table no longer lists is removed in any case.
+            is_listed = root not in tables or file in self.table_records.get(root, {})
+            if is_listed and not is_url(path):
+                obstacle = reachability.obstacle(path)
+                folder = os.path.dirname(path)
                 if obstacle is None and root in tables and not os.path.exists(folder):
-                    # A disk may take the folder with it, and the table has the image.
+                    # The table still lists the image, so its folder may be on a disk
+                    # that is not mounted.
                     obstacle = Obstacle(folder, "is missing")
             if obstacle is None:
-                gone[id] = file
+                deleted[id] = file
             else:
-                absent[id] = True
+                unreachable[id] = True
                 problems[obstacle] += 1
         for (folder, problem), count in problems.items():
-            self._report_kept(folder, count, problem)
-        return gone, absent
+            self._report_unavailable(folder, count, problem)
+        return deleted, unreachable
 
-    def _roots(self, sources: Sequence[str | os.PathLike]) -> dict[bytes, int]:
-        """Path → id of each source, the new ones added."""
+    def _add_sources(self, sources: Sequence[str | os.PathLike]) -> dict[bytes, int]:
+        """Returns path → id of the sources to scan, and adds new ones to the index."""
         if not sources:
             roots = self.store.sources()
             if not roots:
                 raise InputError(
-                    "`sources` must name a folder or a table the first time, received "
-                    "none; name one."
+                    "`sources` must name a folder or a table for a new index. "
+                    "Received: none. Name one."
                 )
             return roots
         files = [_checked_source(source) for source in sources]
         with self.store.transaction():
             return {file: self.store.add_root(file) for file in files}
 
-    def _walk(
+    def _scan_source(
         self,
         file: bytes,
         root: int,
         files: list[_File],
         seen: set[bytes],
-        walked: set[int],
+        scanned_roots: set[int],
     ) -> None:
+        """Scans a source and plans the work for its files.
+
+        Args:
+            file: path or address of the source.
+            root: id of the source.
+            files: list that gets the files to embed.
+            seen: set that gets the paths of all files of the source.
+            scanned_roots: set that gets `root` if the source was scanned completely.
+        """
         problems = []
         count = 0
-        is_known = any(known[1] == root for known in self.known.values())
-        if not _is_there(file):
-            self._keep(file, root, "is missing")
+        has_images = any(stored[1] == root for stored in self.stored.values())
+        if not _exists(file):
+            self._keep_images(file, root, "is missing")
             self.missing.add(root)
             return
         try:
@@ -226,99 +271,111 @@ class _Update:
                 images = self._files_of_table(file, root)
             else:
                 images = find_images(file)
-            for found in images:
-                if isinstance(found, UnreadFile):
-                    problems.append(found)
+            for image in images:
+                if isinstance(image, SkippedFile):
+                    problems.append(image)
                     continue
                 count += 1
-                if found.file not in seen:
-                    seen.add(found.file)
-                    self._plan(found, root, file, files)
-            if not (count or is_known or problems):
+                if image.file not in seen:
+                    seen.add(image.file)
+                    self._plan(image, root, file, files)
+            if not (count or has_images or problems):
                 raise InputError(
-                    f"`sources` must hold images, received {os.fsdecode(file)}, which "
-                    "holds no JPEG, PNG, WebP, GIF, BMP, HEIC or AVIF file; check it."
+                    "`sources` must contain JPEG, PNG, WebP, GIF, BMP, HEIC or AVIF "
+                    f"files. Received: {os.fsdecode(file)}, which contains none. Check "
+                    "the path."
                 )
         except InputError:
-            if not is_known:
+            if not has_images:
                 with self.store.transaction():
-                    self.store.drop_root(file)
+                    self.store.remove_root(file)
             raise
         for path, reason in problems:
-            self.changes.refuse(reason, path)
-            if reason == UNREACHABLE:  # It may be there.
+            self.changes.add_unreadable(reason, path)
+            # Files that cannot be reached or listed may still exist. They count as
+            # seen, so that they stay in the index.
+            if reason == UNREACHABLE:
                 seen.add(path)
-            if reason.startswith("folder: "):  # What it holds may be there.
-                within = os.path.join(path, b"")
-                seen.update(one for one in self.known if one.startswith(within))
+            if reason.startswith("folder: "):
+                prefix = os.path.join(path, b"")
+                seen.update(
+                    stored for stored in self.stored if stored.startswith(prefix)
+                )
             if reason.startswith("shard: "):
                 seen.update(
-                    one
-                    for one in self.known
-                    if is_record(one) and shard_of(one) == path
+                    stored
+                    for stored in self.stored
+                    if is_record(stored) and shard_of(stored) == path
                 )
-        if not count and is_known:
-            self._keep(file, root, "holds no image")
+        if not count and has_images:
+            self._keep_images(file, root, "contains no image")
             return
-        walked.add(root)
+        scanned_roots.add(root)
 
-    def _keep(self, file: bytes, root: int, problem: str) -> None:
-        """An unmounted disk must not empty the index."""
-        count = sum(known[1] == root for known in self.known.values())
-        self._report_kept(file, count, problem)
+    def _keep_images(self, file: bytes, root: int, problem: str) -> None:
+        """Keeps the images of a missing or empty source.
 
-    def _report_kept(self, file: bytes, count: int, problem: str) -> None:
+        Its disk may not be mounted, which must not empty the index.
+        """
+        count = sum(stored[1] == root for stored in self.stored.values())
+        self._report_unavailable(file, count, problem)
+
+    def _report_unavailable(self, file: bytes, count: int, problem: str) -> None:
         name = os.fsdecode(file)
-        self.changes.kept.append(name)
+        self.changes.unavailable.append(name)
         self.changes.unchanged += count
         say(
-            f"{printable(name)} {problem}; its {count:,} images stay in the index "
-            f"until it is dropped (--remove {shlex.quote(printable(name))})"
+            f"{printable(name)} {problem}. Its {count:,} images stay in the index. To "
+            f"remove them, use --remove {shlex.quote(printable(name))}"
         )
 
     def _files_of_table(
         self, file: bytes, root: int
-    ) -> Iterator[FoundFile | UnreadFile]:
-        """Yields a table's images; what it says of them is kept for `_describe`."""
+    ) -> Iterator[ImageFile | SkippedFile]:
+        """Yields the images of a table, and keeps their records for `_finish`."""
         path, counter = os.fsdecode(file), DropCounter()
         records = list(read_pairs(path, counter=counter, origin_of=dict))
         names = {name for record in records for row in record.origins for name in row}
         self.store.check_columns(root, names, printable(path))
-        captioned = self.captioned.setdefault(root, {})
+        table_records = self.table_records.setdefault(root, {})
         remote = is_url(path)
-        every = in_order(_find, records, _REQUESTS) if remote else map(_find, records)
+        if remote:
+            images = map_in_order(_stat_image, records, _REQUESTS)
+        else:
+            images = map(_stat_image, records)
         reached = 0
         unreachable = None
-        for image, record, found in every:
-            captioned[image] = record
-            if isinstance(found, FoundFile):
-                yield found
+        for image, record, result in images:
+            table_records[image] = record
+            if isinstance(result, ImageFile):
+                yield result
                 reached += 1
-            elif found.errno == errno.EHOSTUNREACH:
-                yield UnreadFile(image, UNREACHABLE)
-                unreachable = found
+            elif result.errno == errno.EHOSTUNREACH:
+                yield SkippedFile(image, UNREACHABLE)
+                unreachable = result
             else:
                 reached += 1
-                yield UnreadFile(image, f"of the table: {found.strerror}")
-        if unreachable is not None and not reached:  # The server itself is down.
+                yield SkippedFile(image, f"of the table: {result.strerror}")
+        # If no image could be reached, the server or the connection is down.
+        if unreachable is not None and not reached:
             raise unreachable
         for reason, count in counter.bad.items():
             self.changes.unreadable[f"row of the table: {reason}"] += count
 
     def _plan(
-        self, found: FoundFile, root: int, root_file: bytes, files: list[_File]
+        self, image_file: ImageFile, root: int, root_file: bytes, files: list[_File]
     ) -> None:
-        """Tells what a file is in need of."""
-        stamp = found.size, found.mtime_ns
-        known = self.known.get(found.file)
-        if known is not None and known[2:] == stamp:
+        """Adds a file to `files` if it is new or has changed."""
+        stamp = image_file.size, image_file.mtime_ns
+        stored = self.stored.get(image_file.file)
+        if stored is not None and stored[2:] == stamp:
             self.changes.unchanged += 1
             return
-        refused = self.unreadable.get(found.file)
-        if refused is not None and refused[1:3] == stamp:
-            self.changes.refuse(refused[3], found.file)
+        unreadable = self.unreadable.get(image_file.file)
+        if unreadable is not None and unreadable[1:3] == stamp:
+            self.changes.add_unreadable(unreadable[3], image_file.file)
             return
-        files.append(_File(found, root, root_file, known and known[0]))
+        files.append(_File(image_file, root, root_file, stored and stored[0]))
 
     def _embed(self, files: list[_File]) -> None:
         if not files:
@@ -329,72 +386,83 @@ class _Update:
         done = []
         committed = time.monotonic()
         with progress_bar("indexing", "images", len(files)) as bar:
-            chunks = _cut(files, FILES_PER_CHUNK)
+            chunks = _split(files, FILES_PER_CHUNK)
             try:
-                for chunk in in_order(self._read_chunk, chunks, os.cpu_count() or 1):
+                for chunk in map_in_order(
+                    self._read_chunk, chunks, os.cpu_count() or 1
+                ):
                     done += chunk
                     bar.advance(len(chunk))
-                    late = time.monotonic() - committed > _COMMIT_SECONDS
-                    if len(done) >= IMAGES_PER_COMMIT or late:
-                        # Taken first, so that what can't be written isn't tried twice.
+                    is_due = time.monotonic() - committed > _COMMIT_SECONDS
+                    if len(done) >= IMAGES_PER_COMMIT or is_due:
+                        # `done` is emptied before the commit, so that the handler below
+                        # does not try to write the same files again if it fails.
                         batch, done = done, []
                         self._commit(batch)
                         committed = time.monotonic()
             except BaseException:
-                # An interrupt, or a server that can't be reached, loses nothing.
+                # Saves the completed files after an interrupt or a network error.
                 self._commit(done)
                 raise
             self._commit(done)
 
     def _read_chunk(self, chunk: list[_File]) -> list[_File]:
         """Reads, decodes and embeds some files, in a thread."""
-        claimed = self.store.claim([file.found for file in chunk])
+        claimed = self.store.claim([file.image_file for file in chunk])
         for file in chunk:
-            if file.found.file not in claimed:
-                file.reason = ELSEWHERE
-        left = [file for file in chunk if file.reason is None]
-        _embed_files(left, self.model, self.store.with_content)
+            if file.image_file.file not in claimed:
+                file.reason = CLAIMED_ELSEWHERE
+        claimed_files = [file for file in chunk if file.reason is None]
+        _embed_files(claimed_files, self.model, self.store.ids_with_content)
         return chunk
 
     def _run_on_cluster(self, files: list[_File]) -> None:
-        """Has a cluster embed all files, then commits what it found."""
+        """Embeds files on a cluster and commits the results."""
         folder = self.store.folder.absolute() / TASKS
-        about = {"model": self.model.reference()}
-        blocks = _cut(files, _TASK_FILES)
-        sent: list[dict[str, Any]] = []
+        model = {"model": self.model.reference()}
+        blocks = _split(files, _TASK_FILES)
+        tasks: list[dict[str, Any]] = []
         for block in blocks:
             names = [
-                (os.fsdecode(found.file), found.size, found.mtime_ns)
-                for found in (file.found for file in block)
+                (os.fsdecode(image_file.file), image_file.size, image_file.mtime_ns)
+                for image_file in (file.image_file for file in block)
             ]
-            digest = hashlib.blake2b(repr([about, names]).encode(), digest_size=12)
+            # The name of the result depends on the model and the files, so that a
+            # resumed run reuses only the results of the same task.
+            digest = hashlib.blake2b(repr([model, names]).encode(), digest_size=12)
             to = str(folder / f"{digest.hexdigest()}.npy")
-            sent.append({**about, "files": names, "to": to})
-        say(f"indexing: {len(files):,} images, {len(sent):,} tasks on {self.engine}")
-        results = run_tasks(embed_files, sent, folder, engine=self.engine)
-        for block, task, result in zip(blocks, sent, results, strict=True):
-            self._take(block, result, np.load(task["to"]))
+            tasks.append({**model, "files": names, "to": to})
+        say(f"indexing: {len(files):,} images, {len(tasks):,} tasks on {self.engine}")
+        results = run_tasks(embed_files, tasks, folder, engine=self.engine)
+        for block, task, result in zip(blocks, tasks, results, strict=True):
+            self._apply_results(block, result, np.load(task["to"]))
             self._commit(block)
         shutil.rmtree(folder)
 
-    def _take(
+    def _apply_results(
         self, block: list[_File], results: Sequence[Sequence[Any]], vectors: np.ndarray
     ) -> None:
-        """Fills in what a cluster found of some files."""
+        """Copies the results of a cluster task to its files.
+
+        Args:
+            block: files of the task.
+            results: fields of a `_TaskResult` for each file.
+            vectors: float32 (n, d), embeddings of the files without a reason.
+        """
         remaining_vectors = iter(vectors)
         for file, fields in zip(block, results, strict=True):
             result = _TaskResult(*fields)
-            path = file.found.file
-            file.found = FoundFile(path, result.size, result.mtime_ns)
+            path = file.image_file.file
+            file.image_file = ImageFile(path, result.size, result.mtime_ns)
             file.reason = result.reason
             file.vector = None if result.reason else next(remaining_vectors)
             content = bytes.fromhex(result.content)
             file.columns = {**result.columns, "content": content}
-            if self.store.with_content(file.columns["content"]):
+            if self.store.ids_with_content(file.columns["content"]):
                 file.vector = None
 
     def _commit(self, files: list[_File]) -> None:
-        """Writes vectors, then what names them."""
+        """Writes the vectors and the images of files in one transaction."""
         if not files:
             return
         with self.store.transaction():
@@ -403,24 +471,30 @@ class _Update:
             rows = iter(self.store.append(np.stack(new)) if new else ())
             for file, vector in zip(files, vectors, strict=True):
                 self._write(file, None if vector is None else next(rows))
-        self.store.release(file.found.file for file in files)
+        self.store.release(file.image_file.file for file in files)
 
     def _vector(self, file: _File) -> np.ndarray | None:
-        """The row to append for a file, or None if it needs none."""
+        """Returns the vector to append for a file, or None if it needs none.
+
+        A file without a vector has the same content as an image of the index. It is
+        either a moved file, whose image is updated, or a copy, which gets the vector of
+        that image.
+        """
         if file.reason is not None or file.vector is not None:
             return file.vector
-        # Once more, for a file before this one may have been one of them.
-        same = self.store.with_content(file.columns["content"])
+        # The search for the content is repeated, because a file earlier in this batch
+        # may have changed the image that had it.
+        same = self.store.ids_with_content(file.columns["content"])
         if not same:
             file.reason = CHANGING
         if not same or file.id in same:
             return None
-        moved = next((id for id in same if id in self.gone), None)
+        moved = next((id for id in same if id in self.deleted), None)
         if moved is None:
-            moved = next((id for id in same if id in self.absent), None)
+            moved = next((id for id in same if id in self.unreachable), None)
         if moved is not None and file.id is None:
-            if self.gone.pop(moved, None) is None:
-                self.changes.unchanged -= self.absent.pop(moved)
+            if self.deleted.pop(moved, None) is None:
+                self.changes.unchanged -= self.unreachable.pop(moved)
             file.id, file.renamed = moved, True
             return None
         image = self.store.image(same[0])
@@ -429,82 +503,95 @@ class _Update:
         return self.store.vector(image["row"])
 
     def _write(self, file: _File, row: int | None) -> None:
-        found = file.found
+        """Writes the image of a file, or records why it cannot be embedded."""
+        image_file = file.image_file
         if file.reason is not None:
-            self._refuse(file, file.reason)
+            self._record_unreadable(file, file.reason)
             return
         columns = {
             "root": file.root,
-            "file": found.file,
-            "size": found.size,
-            "mtime_ns": found.mtime_ns,
-            **_names(found.file, file.root_file),
+            "file": image_file.file,
+            "size": image_file.size,
+            "mtime_ns": image_file.mtime_ns,
+            **_path_columns(image_file.file, file.root_file),
             **file.columns,
         }
         if "date" in columns:
             columns["year"] = columns["date"] and int(columns["date"][:4])
-        self.store.forget_unreadable([found.file])
+        self.store.remove_unreadable([image_file.file])
         if row is not None:
             columns["row"] = row
         if file.id is None:
             self.changes.added += 1
-            self.store.put(columns)
+            self.store.add_image(columns)
             return
         if row is not None:
             self.changes.changed += 1
         elif file.renamed:
             self.changes.renamed += 1
-        else:  # Only its time has changed.
+        else:  # Only the modification time has changed.
             self.changes.unchanged += 1
-        self.store.update(file.id, columns)
+        self.store.update_image(file.id, columns)
 
-    def _refuse(self, file: _File, reason: str) -> None:
-        found = file.found
-        self.changes.refuse(reason, found.file)
-        if reason not in _DROPPED:  # What was known stays.
+    def _record_unreadable(self, file: _File, reason: str) -> None:
+        """Records an unreadable file, and removes its image if necessary."""
+        image_file = file.image_file
+        self.changes.add_unreadable(reason, image_file.file)
+        if reason not in _REMOVAL_REASONS:
             return
         if file.id is not None:
-            self.store.drop([file.id])
+            self.store.remove_images([file.id])
             self.changes.gone += 1
-        if reason in _LASTING:
-            self.store.note_unreadable(
-                found.file, file.root, found.size, found.mtime_ns, reason
+        if reason in _PERMANENT_REASONS:
+            self.store.record_unreadable(
+                image_file.file,
+                file.root,
+                image_file.size,
+                image_file.mtime_ns,
+                reason,
             )
 
-    def _finish(self, seen: set[bytes], walked: set[int]) -> None:
-        """Drops what is gone, and gives images what tables say of them."""
-        forgotten = [
+    def _finish(self, seen: set[bytes], scanned_roots: set[int]) -> None:
+        """Removes deleted images, and writes the captions and columns of tables."""
+        deleted_unreadable = [
             file
             for file, (root, *_) in self.unreadable.items()
-            if root in walked and file not in seen
+            if root in scanned_roots and file not in seen
         ]
-        self.changes.gone += len(self.gone)
-        if self.gone or forgotten or self.captioned:
+        self.changes.gone += len(self.deleted)
+        if self.deleted or deleted_unreadable or self.table_records:
             with self.store.transaction():
-                self.store.drop(self.gone)
-                self.store.forget_unreadable(forgotten)
-                self._describe(walked)
+                self.store.remove_images(self.deleted)
+                self.store.remove_unreadable(deleted_unreadable)
+                self._write_table_rows(scanned_roots)
         self.store.compact()
 
-    def _describe(self, walked: set[int]) -> None:
-        """Writes the captions and the further columns of tables."""
-        tables = {root: of for root, of in self.captioned.items() if root in walked}
+    def _write_table_rows(self, scanned_roots: set[int]) -> None:
+        """Writes the captions and the other columns of tables."""
+        tables = {
+            root: records
+            for root, records in self.table_records.items()
+            if root in scanned_roots
+        }
         if not tables:
             return
-        ids = {file: known[0] for file, known in self.store.known().items()}
+        ids = {file: stored[0] for file, stored in self.store.stored_files().items()}
         for root, records in tables.items():
             rows = {
                 ids[file]: _table_rows(record)
                 for file, record in records.items()
                 if file in ids
             }
-            self.store.describe(root, rows)
-        for name, called in self.store.renamed_columns().items():
-            say(f"column {printable(name)!r} of a table is called {called} in --where")
+            self.store.replace_table_rows(root, rows)
+        for name, condition_name in self.store.renamed_columns().items():
+            say(
+                f"column {printable(name)!r} of a table has the name {condition_name} "
+                "in --where"
+            )
 
 
 def _table_rows(record: PairRecord) -> list[TableRow]:
-    """The rows of a table that name an image, each with its captions."""
+    """Returns the rows of a table that belong to an image, each with its captions."""
     rows: dict[int, TableRow] = {}
     for caption, origin in zip(record.captions, record.origins, strict=True):
         row = rows.setdefault(id(origin), TableRow([], origin))
@@ -512,8 +599,8 @@ def _table_rows(record: PairRecord) -> list[TableRow]:
     return list(rows.values())
 
 
-def _find(record: PairRecord) -> tuple[bytes, PairRecord, FoundFile | OSError]:
-    """The path of a table's image, its record, and the file or why it isn't there."""
+def _stat_image(record: PairRecord) -> tuple[bytes, PairRecord, ImageFile | OSError]:
+    """Returns the path of a record's image, the record, and the file or an error."""
     image = os.fsencode(record.image_path)
     image = image if is_url(image) else os.path.abspath(image)
     try:
@@ -522,11 +609,12 @@ def _find(record: PairRecord) -> tuple[bytes, PairRecord, FoundFile | OSError]:
         return image, record, error
 
 
-def _is_there(file: bytes) -> bool:
+def _exists(file: bytes) -> bool:
+    """Returns True if a folder or table exists and can be accessed."""
     if not is_url(file):
         try:
             os.stat(file)
-        except OSError:  # What it holds can't be looked at.
+        except OSError:
             return False
         return True
     try:
@@ -537,14 +625,14 @@ def _is_there(file: bytes) -> bool:
 
 
 class _TaskResult(NamedTuple):
-    """Result of a file in a task of a cluster. JSON stores it as a list.
+    """Result for a file in a task of a cluster. JSON stores it as a list.
 
     Attributes:
-        size: int, bytes of the file.
-        mtime_ns: int, time of its last change.
-        reason: str, why it has no embedding, or None.
-        columns: dict, the image's columns but for its content.
-        content: str, the content's hash in hexadecimal digits.
+        size: int, size of the file in bytes.
+        mtime_ns: int, time of its last change in nanoseconds.
+        reason: str, reason for which it has no embedding, or None.
+        columns: dict, columns of the image without the hash of the content.
+        content: str, hash of the content in hexadecimal digits.
     """
 
     size: int
@@ -555,20 +643,32 @@ class _TaskResult(NamedTuple):
 
 
 def model_of_task(reference: dict[str, str]) -> Embedder:
-    """Returns the model of a task, or raises if this machine has another one."""
+    """Loads the model of a task.
+
+    Raises:
+        InputError: if the model on this machine has another fingerprint.
+    """
     model = worker_model(reference["name"], reference.get("runtime", "auto"))
     check_same(reference["name"], model.fingerprint, reference["fingerprint"])
     return model
 
 
 def embed_files(task: dict) -> list:
-    """Embeds some files, the vectors to a file: a task of `run_tasks`."""
+    """Embeds the files of a task of `run_tasks`.
+
+    Args:
+        task: dict with `model`, the `Embedder.reference`, `files`, a list of (name,
+            size, mtime_ns), and `to`, the path of the NPY file for the vectors.
+
+    Returns:
+        list of `_TaskResult`, one for each file.
+    """
     model = model_of_task(task["model"])
     files = [
-        _File(FoundFile(os.fsencode(name), size, mtime_ns))
+        _File(ImageFile(os.fsencode(name), size, mtime_ns))
         for name, size, mtime_ns in task["files"]
     ]
-    for chunk in _cut(files, FILES_PER_CHUNK):
+    for chunk in _split(files, FILES_PER_CHUNK):
         _embed_files(chunk, model)
     vectors = [file.vector for file in files if file.reason is None]
     with atomic_path(task["to"]) as temporary, open(temporary, "wb") as opened:
@@ -576,9 +676,14 @@ def embed_files(task: dict) -> list:
     results = []
     for file in files:
         content = file.columns.pop("content", b"").hex()
-        found = file.found
         results.append(
-            _TaskResult(found.size, found.mtime_ns, file.reason, file.columns, content)
+            _TaskResult(
+                file.image_file.size,
+                file.image_file.mtime_ns,
+                file.reason,
+                file.columns,
+                content,
+            )
         )
     return results
 
@@ -586,29 +691,38 @@ def embed_files(task: dict) -> list:
 def _embed_files(
     files: list[_File],
     model: Embedder,
-    is_known: Callable[[bytes], object] = lambda content: False,
+    is_stored: Callable[[bytes], object] = lambda content: False,
 ) -> None:
-    """Fills in what some files hold, unless it is known."""
+    """Reads and embeds files, and writes the results to the fields of `files`.
+
+    Args:
+        files: files to embed.
+        model: model of the index.
+        is_stored: function that returns a true value if the index already has an image
+            with a content hash. Such files are read and not embedded.
+    """
     read, pixels, errors = [], [], []
     for file in files:
         try:
-            content, file.found = read_file(file.found.file)
+            content, file.image_file = read_file(file.image_file.file)
             file.columns = {"content": content_hash(content)}
-            if file.found.captions is not None:
-                captions = json.dumps(file.found.captions, ensure_ascii=False)
+            if file.image_file.captions is not None:
+                captions = json.dumps(file.image_file.captions, ensure_ascii=False)
                 file.columns["captions"] = captions
-            if is_known(file.columns["content"]):
+            if is_stored(file.columns["content"]):
                 continue
             image = decode_square(content, model.resize_to)
         except ImageError as error:
             file.reason = error.reason
             errors.append(error)
             continue
-        local = not is_url(file.found.file)
+        date = image.date
+        if not date and not is_url(file.image_file.file):
+            date = date_of(file.image_file.mtime_ns)
         file.columns |= {
             "width": image.width,
             "height": image.height,
-            "date": image.date or (date_of(file.found.mtime_ns) if local else None),
+            "date": date,
             "camera": image.camera,
         }
         read.append(file)
@@ -622,12 +736,20 @@ def _embed_files(
                 file.reason = "not finite"
 
 
-def _cut(values: list[_File], size: int) -> list[list[_File]]:
-    return [values[at : at + size] for at in range(0, len(values), size)]
+def _split(values: list[_File], size: int) -> list[list[_File]]:
+    """Splits a list into blocks of at most `size` files."""
+    return [values[start : start + size] for start in range(0, len(values), size)]
 
 
-def in_order(work: Callable, chunks: Iterable, threads: int) -> Iterator:
-    """Runs `work` on chunks by threads; yields results in the order of the chunks."""
+def map_in_order(work: Callable, chunks: Iterable, threads: int) -> Iterator:
+    """Yields the results of `work` for chunks, in the order of the chunks.
+
+    Args:
+        work: function of a chunk.
+        chunks: iterable of the chunks. At most about `2 * threads` chunks are read
+            before their results are yielded.
+        threads: int, number of threads.
+    """
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         waiting: collections.deque = collections.deque()
         try:
@@ -644,25 +766,26 @@ def in_order(work: Callable, chunks: Iterable, threads: int) -> Iterator:
 
 def _checked_source(source: str | os.PathLike) -> bytes:
     if is_url(source):
-        # A later run has the password from the address or from ~/.netrc.
+        # The index does not store passwords. A later run reads them from the address
+        # or from ~/.netrc.
         url = without_secrets(os.fsdecode(source)).rstrip("/")
         if not _is_table(url) and (url.startswith("http") or stat_url(url) is not None):
             raise InputError(
                 "`sources` at an address must be tables that end in "
-                f"{', '.join(TABLE_SUFFIXES)} or, in a store, folders of images, "
-                f"received {url}; name one."
+                f"{', '.join(TABLE_SUFFIXES)}, or folders of images in an object "
+                f"store. Received: {url}. Name one."
             )
         return os.fsencode(url)
     file = os.path.abspath(os.path.expanduser(os.fsencode(source)))
     if not os.path.exists(file):
         raise InputError(
-            f"`sources` must be folders or tables, received {os.fsdecode(file)}, which "
-            "doesn't exist; check the path."
+            f"`sources` must be folders or tables. Received: {os.fsdecode(file)}, "
+            "which doesn't exist. Check the path."
         )
     if not (_is_table(os.fsdecode(file)) or os.path.isdir(file)):
         raise InputError(
             "`sources` must be folders of images or tables that end in "
-            f"{', '.join(TABLE_SUFFIXES)}, received {os.fsdecode(file)}; name its "
+            f"{', '.join(TABLE_SUFFIXES)}. Received: {os.fsdecode(file)}. Name its "
             "folder."
         )
     return os.path.realpath(file)
@@ -672,107 +795,154 @@ def _is_table(source: str) -> bool:
     return source.lower().endswith(TABLE_SUFFIXES)
 
 
-def _names(file: bytes, root: bytes) -> dict[str, str]:
-    """What people and `where` see of a path; `folder` is below the source."""
-    place = shard_of(file) if is_record(file) else file
+def _path_columns(file: bytes, root: bytes) -> dict[str, str]:
+    """Returns the columns `path`, `folder` and `name` of an image.
+
+    For an image in a folder source, `folder` begins with the name of the source.
+    """
+    path = shard_of(file) if is_record(file) else file
     is_table = _is_table(os.fsdecode(root))
     if os.path.isdir(root) or (is_url(root) and not is_table):
-        folder = os.path.dirname(os.path.relpath(place, os.path.dirname(root)))
+        folder = os.path.dirname(os.path.relpath(path, os.path.dirname(root)))
     else:
-        folder = os.path.dirname(place)
+        folder = os.path.dirname(path)
     texts = {"path": file, "folder": folder, "name": os.path.basename(file)}
-    # Bytes that aren't UTF-8 as \xff.
+    # Bytes that are not UTF-8 are written as \xff.
     return {
         name: text.decode("utf-8", "backslashreplace") for name, text in texts.items()
     }
 
 
 def _path_to_remove(
-    path: str | os.PathLike, roots: Container[bytes], known: Container[bytes]
+    path: str | os.PathLike, roots: Container[bytes], stored: Container[bytes]
 ) -> bytes:
-    """The path that `remove` means, as the index has it."""
+    """Returns the path of an image or a source in the form that the index stores."""
     name = os.fsencode(without_secrets(os.fsdecode(path)))
-    if name in known or name in roots:
+    if name in stored or name in roots:
         return name
     if not name or b"\0" in name:
         raise InputError(
-            "`remove` must be images, folders or tables of the index, received "
-            f"{os.fsdecode(name)!r}; write `.` for the current folder."
+            "`remove` must be images, folders or tables of the index. Received: "
+            f"{os.fsdecode(name)!r}. Write `.` for the current folder."
         )
     if is_url(path):
         return name.rstrip(b"/")
-    # An image may be a link, which has its own name in the index.
+    # An image may be a symbolic link. The index stores the path of the link.
     plain = os.path.abspath(os.path.expanduser(name))
-    file = plain if plain in known else os.path.realpath(plain)
+    file = plain if plain in stored else os.path.realpath(plain)
     if os.path.dirname(file) == file and file not in roots:
         raise InputError(
-            "`remove` must be images, folders or tables of the index, received "
-            f"{os.fsdecode(file)}, which holds all of them; name each."
+            "`remove` must be images, folders or tables of the index. Received: "
+            f"{os.fsdecode(file)}, which contains all of them. Name each of them."
         )
     return file
 
 
+@dataclasses.dataclass
+class _Removal:
+    """Path to remove, and the images of the index that it matches.
+
+    Attributes:
+        file: bytes, path of an image, a folder or a table.
+        root: int, id of the source with this path, or None.
+        images: dict, path → id of the images.
+    """
+
+    file: bytes
+    root: int | None
+    images: dict[bytes, int]
+
+
 def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
-    """Drops images by their path or by that of a folder or table above them."""
-    roots, known = store.roots(), store.known()
-    unreadable, forgotten = store.unreadable(), set[bytes]()
+    """Removes images from an index.
+
+    If a source is removed whose images also belong to another source, these images are
+    moved to the other source.
+
+    Args:
+        store: store of the index, open for writing.
+        paths: paths of images, or of folders or tables that contain them.
+
+    Returns:
+        int, number of removed images.
+
+    Raises:
+        InputError: if a path matches nothing in the index.
+    """
+    roots, stored = store.roots(), store.stored_files()
+    unreadable, dropped_unreadable = store.unreadable(), set[bytes]()
     dropped, dropped_roots = set[int](), set[bytes]()
-    matches: list[tuple[bytes, int | None, dict[bytes, int]]] = []
-    # Images of a dropped source that another source holds too.
+    removals: list[_Removal] = []
+    # Id of an image → its path and the path of its new source.
     moved: dict[int, tuple[bytes, bytes]] = {}
     for path in paths:
-        file = _path_to_remove(path, roots, known)
-        within = os.path.join(file, b"")
+        file = _path_to_remove(path, roots, stored)
+        prefix = os.path.join(file, b"")
         root = roots.get(file)
-        found = {
-            known_file: image[0]
-            for known_file, image in known.items()
-            if known_file == file or known_file.startswith(within) or image[1] == root
+        images = {
+            image_file: image[0]
+            for image_file, image in stored.items()
+            if image_file == file or image_file.startswith(prefix) or image[1] == root
         }
-        if not found and root is None:
+        if not images and root is None:
             raise InputError(
-                "`remove` must be images, folders or tables of the index, received "
-                f"{os.fsdecode(file)}; check the path."
+                "`remove` must be images, folders or tables of the index. Received: "
+                f"{os.fsdecode(file)}. Check the path."
             )
-        matches.append((file, root, found))
+        removals.append(_Removal(file, root, images))
         if root is not None:
             dropped_roots.add(file)
-    left = {file: id for file, id in roots.items() if file not in dropped_roots}
-    for file, root, found in matches:
-        within = os.path.join(file, b"")
-        for known_file, id in found.items():
+    remaining_roots = {
+        file: id for file, id in roots.items() if file not in dropped_roots
+    }
+    for removal in removals:
+        prefix = os.path.join(removal.file, b"")
+        for image_file, id in removal.images.items():
             holder = None
-            if root is not None:
-                holder = _holder(known_file, known[known_file][1], left)
+            if removal.root is not None:
+                root = stored[image_file][1]
+                holder = _remaining_source(image_file, root, remaining_roots)
             if holder is None:
                 dropped.add(id)
             else:
-                moved[id] = known_file, holder
-        forgotten.update(
+                moved[id] = image_file, holder
+        dropped_unreadable.update(
             name
-            for name, note in unreadable.items()
-            if name.startswith(within) or note[0] == root
+            for name, record in unreadable.items()
+            if name.startswith(prefix) or record[0] == removal.root
         )
     with store.transaction():
-        store.drop(dropped)
+        store.remove_images(dropped)
         for id, (file, root_file) in moved.items():
             if id not in dropped:
-                changes = {"root": left[root_file], **_names(file, root_file)}
-                store.update(id, changes)
-        store.forget_unreadable(forgotten)
+                root = remaining_roots[root_file]
+                store.update_image(id, {"root": root, **_path_columns(file, root_file)})
+        store.remove_unreadable(dropped_unreadable)
         for file in dropped_roots:
-            store.drop_root(file)
+            store.remove_root(file)
     store.compact()
     return len(dropped)
 
 
-def _holder(file: bytes, root: int, sources: dict[bytes, int]) -> bytes | None:
-    """The source that holds an image: its own, or the nearest folder above it."""
+def _remaining_source(
+    file: bytes, root: int, sources: dict[bytes, int]
+) -> bytes | None:
+    """Returns the source of an image after some sources were removed.
+
+    Args:
+        file: path of the image.
+        root: id of its source before the removal.
+        sources: path → id of the remaining sources.
+
+    Returns:
+        bytes, path of the same source, or of the nearest folder that contains the
+        image, or None.
+    """
     parent = next((source for source, id in sources.items() if id == root), None)
     if parent is not None:
         return parent
-    place = shard_of(file) if is_record(file) else file
-    above = [
-        source for source in sources if place.startswith(os.path.join(source, b""))
+    path = shard_of(file) if is_record(file) else file
+    folders = [
+        source for source in sources if path.startswith(os.path.join(source, b""))
     ]
-    return max(above, key=len, default=None)
+    return max(folders, key=len, default=None)

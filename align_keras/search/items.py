@@ -1,28 +1,28 @@
-"""Images that an index knows by an id alone, because it was made from embeddings.
+"""Images of an index that was made from embeddings. They have an id and no source file.
 
-Such an image has no file to look at again. `item:NAME:ID` is its name in the database,
-where NAME is the copy of the image in the folder of the index, or empty. The path of a
-file is absolute, so that no file has such a name.
+The database stores such an image as `item:NAME:ID`. NAME is the file name of the copy
+of the image in the folder of the index, or empty if the index has no copy. Paths of
+source files are absolute, so no path looks like `item:NAME:ID`.
 """
 
 import dataclasses
 
-# Source of these images in the table of sources.
+# Entry of the table `roots` for the images without a source file.
 ITEMS_ROOT = b"items:"
 _PREFIX = b"item:"
-# Name and fingerprint of the model of an index whose maker named none.
+# Name and fingerprint of the model in an index that was made without naming a model.
 NO_MODEL = "none"
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelIdentity:
-    """Model that an index was made with.
+    """Identity of the model that computed the embeddings of an index.
 
     Attributes:
-        name: name or absolute path by which `align_keras.load_model` opens it.
-        fingerprint: digest of weights and preprocessing.
-        dimension: width of the embeddings.
-        runtime: runtime with which `align_keras.load_model` opens it.
+        name: str, name or absolute path that `align_keras.load_model` accepts.
+        fingerprint: str, digest of the weights and the preprocessing.
+        dimension: int, width of the embeddings.
+        runtime: str, `runtime` argument of `align_keras.load_model`.
     """
 
     name: str
@@ -31,7 +31,7 @@ class ModelIdentity:
     runtime: str = "auto"
 
     def reference(self) -> dict[str, str]:
-        """Returns what opens and verifies the model, as `Embedder.reference`."""
+        """Returns name, fingerprint and runtime in the form of `Embedder.reference`."""
         reference = {"name": self.name, "fingerprint": self.fingerprint}
         if self.runtime != "auto":
             reference["runtime"] = self.runtime
@@ -39,7 +39,7 @@ class ModelIdentity:
 
 
 def item_file(id: str, image_name: str = "") -> bytes:
-    """Returns the name in the database of an image with an id.
+    """Returns the stored name of an image that has an id and no source file.
 
     >>> item_file("star", "000001.png")
     b'item:000001.png:star'
@@ -52,12 +52,12 @@ def item_file(id: str, image_name: str = "") -> bytes:
 
 
 def is_item(file: bytes) -> bool:
-    """Returns True for the name of an image with an id, not for a path."""
+    """Returns True for a name that `item_file` made, and False for a path."""
     return file.startswith(_PREFIX)
 
 
 def split_item(file: bytes) -> tuple[str, str]:
-    """Returns the id of an image, and the name of its copy in the index, or "".
+    """Returns the id of an image and the file name of its copy in the index, or "".
 
     >>> split_item(b"item::a:b")
     ('a:b', '')

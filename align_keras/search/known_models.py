@@ -1,9 +1,10 @@
-"""The models that an index may open by itself.
+"""Known models, which an index may load without a confirmation by the user.
 
-An index names its model, and an index may come from somebody else. Opening a run's
-folder or a SavedModel runs code in it. Therefore an index opens by itself only models
-that come with the package, LiteRT towers inside its own folder, and models that this
-user has named before with `--model` and whose files have not changed since.
+An index stores the name of its model, and an index may come from an untrusted source.
+Loading a training run or a SavedModel may run code from it. An index therefore loads a
+model automatically only in three cases: the model is included in the package, it
+consists of LiteRT towers in the folder of the index, or the user has named it with
+`--model` before and its files have not changed since.
 """
 
 import contextlib
@@ -20,20 +21,20 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_json
 from align_keras.utils.shared_data import SHIPPED_MODELS
 
-# Folders and files of a run that are no part of its model, and may be large.
-_OTHER_PARTS = ("checkpoints", "index", "metrics.jsonl", "report.html")
+# Folders and files of a training run that may be large and do not belong to its model.
+_NON_MODEL_PARTS = ("checkpoints", "index", "metrics.jsonl", "report.html")
 
 
 def known_models_file() -> pathlib.Path:
-    """Returns the file that lists known models, in `$XDG_DATA_HOME`."""
+    """Returns the path of the file in `$XDG_DATA_HOME` that lists known models."""
     data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
     return pathlib.Path(data, "align_keras", "known_models.json")
 
 
-def can_be_known(name: str) -> bool:
-    """Returns True for names that `remember_model` notes: absolute paths of folders.
+def can_be_remembered(name: str) -> bool:
+    """Returns True for the absolute path of a folder, which `remember_model` accepts.
 
-    The files behind another name, such as `hf://…`, may change at any time.
+    The files of other models, such as `hf://…`, may change at any time.
     """
     return os.path.isdir(name) and os.path.isabs(name)
 
@@ -41,41 +42,44 @@ def can_be_known(name: str) -> bool:
 def embedder_of_index(
     reference: dict[str, Any], index: str | os.PathLike
 ) -> Embedder | None:
-    """Opens the model that an index names, whose author may mean harm.
+    """Loads the model of an index if it can be trusted.
 
     Args:
-        reference: `Embedder.reference` in the header of the index: `name`, and
-            `runtime` where it is not `"auto"`.
-        index: folder of the index, or the address of its database.
+        reference: dict, `Embedder.reference` from the header of the index, with `name`
+            and, unless it is `"auto"`, `runtime`.
+        index: path of the index, or address of its database.
 
     Returns:
-        `Embedder`, or None unless the model comes with the package, is LiteRT towers
-        inside the folder of the index, or is one that the user has named before.
+        `Embedder`, or None if the model is neither included in the package, nor
+        consists of LiteRT towers in the folder of the index, nor is a known model.
 
     Raises:
-        InputError: if the model no longer exists or is damaged.
+        InputError: if the model does not exist or is damaged.
     """
     name, runtime = reference["name"], _runtime_of(reference)
     if name in SHIPPED_MODELS or is_known_model(name, runtime):
         return load_model(name, runtime)
     towers = _towers_inside(name, index)
     if towers is not None:
-        # Towers hold no code, unlike other models in the same folder.
+        # The runtime is fixed because towers contain no code, unlike other models that
+        # may be in the same folder.
         return load_model(towers, "litert")
     if os.path.isabs(name) and not os.path.isdir(name):
-        raise InputError("which does not exist")
+        raise InputError("no such folder")
     return None
 
 
 def _runtime_of(reference: dict[str, Any]) -> str:
     runtime = reference.get("runtime", "auto")
     if not isinstance(runtime, str):
-        raise InputError(f"whose runtime must be a str, received {runtime!r:.80}")
+        raise InputError(
+            f"The runtime of a model must be a str. Received: {runtime!r:.80}"
+        )
     return runtime
 
 
 def _towers_inside(name: str, index: str | os.PathLike) -> str | None:
-    """Returns the folder of LiteRT towers in an index's own folder, or None."""
+    """Returns the folder of LiteRT towers inside the folder of an index, or None."""
     folder = os.path.realpath(index)
     towers = os.path.realpath(os.path.join(folder, name))
     if name.startswith("hf://") or not towers.startswith(os.path.join(folder, "")):
@@ -87,15 +91,15 @@ def _towers_inside(name: str, index: str | os.PathLike) -> str | None:
 
 
 def remember_model(model: Embedder) -> None:
-    """Notes that the user has named a model.
+    """Adds a model that the user has named to the known models.
 
     Args:
-        model: `Embedder`. Only names that `can_be_known` are noted.
+        model: `Embedder`. It is ignored unless its name `can_be_remembered`.
     """
     name, runtime = model.name, model.runtime_option
-    if model.in_memory or not can_be_known(name):
+    if model.in_memory or not can_be_remembered(name):
         return
-    # A home that cannot be written to only costs the user another `--model`.
+    # If the file cannot be written, the user only has to pass `--model` again.
     with contextlib.suppress(OSError, ValueError):
         digest = files_digest(name, runtime)
         models = read_json(known_models_file())
@@ -103,13 +107,13 @@ def remember_model(model: Embedder) -> None:
         if models.get(key) != digest:
             models[key] = digest
             with atomic_write(known_models_file()) as file:
-                # Paths need not be UTF-8. JSON escapes their bytes.
+                # JSON escapes the bytes of paths that are not UTF-8.
                 file.write(json.dumps(models, indent=2) + "\n")
 
 
 def is_known_model(name: str, runtime: str = "auto") -> bool:
-    """Returns True if the user has named the model and its files are the same."""
-    if not can_be_known(name):
+    """Returns True if the user has named the model and its files are unchanged."""
+    if not can_be_remembered(name):
         return False
     try:
         digest = read_json(known_models_file()).get(_key(name, runtime))
@@ -119,15 +123,16 @@ def is_known_model(name: str, runtime: str = "auto") -> bool:
 
 
 def _key(name: str, runtime: str) -> str:
-    """Returns the entry of a model, which is known for one runtime."""
+    """Returns the key of a model and a runtime in the file of known models."""
     return name if runtime == "auto" else f"{runtime} {name}"
 
 
 def files_digest(folder: str, runtime: str = "auto") -> str:
-    """Returns a digest of a model's files by name and content.
+    """Returns a digest of the names and contents of a model's files.
 
-    LiteRT towers, which `load_model` prefers, hold no code. Their sizes are enough, so
-    that a search does not take longer. Another runtime may run the other files.
+    For the runtime `"auto"`, `load_model` prefers LiteRT towers, which contain no code.
+    Their digest uses only the file sizes, so that a search does not become slower.
+    Other runtimes may run code in the other files.
     """
     towers = [pathlib.Path(folder, name) for name in LITERT_FILES.values()]
     if runtime == "auto" and all(path.is_file() for path in towers):
@@ -144,5 +149,5 @@ def files_digest(folder: str, runtime: str = "auto") -> str:
 def _model_files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     for path in folder.rglob("*"):
         first = path.relative_to(folder).parts[0]
-        if first not in _OTHER_PARTS and path.is_file():
+        if first not in _NON_MODEL_PARTS and path.is_file():
             yield path

@@ -1,7 +1,7 @@
-"""A server of one page for this machine: access, limits, threads and errors.
+"""HTTP server for a page on this machine: access checks, limits, threads and errors.
 
-Requests must name this machine as their host, and come from the page itself or from no
-page. They wait for one of several threads. Errors are answered in JSON.
+The host of a request must be this machine. Requests from pages of other origins are
+refused. Each request waits for a free thread. Error responses are JSON.
 """
 
 import asyncio
@@ -29,20 +29,20 @@ with needs("serve", "the page is served by Starlette and uvicorn"):
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_BODY_BYTES = 64_000_000
-# Bytes of all bodies that are in memory at once.
+# Maximum total size of the bodies that are in memory at the same time.
 MAX_BODIES_BYTES = 128_000_000
-# Seconds for receiving a body, and for sending an answer.
+# Timeouts in seconds for receiving a body and for sending a response.
 BODY_SECONDS = 30
 SEND_SECONDS = 120
-# Seconds for the headers of a request. A connection without a request ends after them.
+# Timeout in seconds for the headers of a request. It also closes idle connections.
 HEADER_SECONDS = 10
-# Requests that wait for a thread, and seconds that each waits. Further requests are
-# answered with "try again".
+# Maximum number of requests that wait for a thread, and maximum time of their wait in
+# seconds. Beyond that, the response has the status 503.
 MAX_WAITING = 400
 MAX_WAIT_SECONDS = 60
 MAX_CONNECTIONS = 1_000
-# With more connections, a new one ends the oldest that has sent no request.
-_CROWDED = MAX_CONNECTIONS * 9 // 10
+# With more connections than this, a new connection closes the oldest idle one.
+_CLOSE_IDLE_ABOVE = MAX_CONNECTIONS * 9 // 10
 
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 _HEADERS = {
@@ -56,23 +56,23 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-# Bytes that are sent at once.
+# Size in bytes of the chunks of a response.
 _CHUNK = 262_144
 
 
 def open_port(port: int) -> socket.socket:
-    """Listens on a port of 127.0.0.1. Port 0 is any free port."""
+    """Listens on a port of 127.0.0.1. Port 0 selects any free port."""
     try:
         return socket.create_server(("127.0.0.1", port), backlog=MAX_CONNECTIONS)
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"port must be free. Received: {port} ({error}). Name another, or 0 for "
-            "any."
+            f"`port` must be a free port. Received: port={port} ({error}). Choose "
+            "another port, or 0 for any free port."
         ) from None
 
 
 def make_server(app: Any) -> "uvicorn.Server":
-    """Makes the server of an application. `should_exit = True` ends its `run`."""
+    """Creates the server of an application. `should_exit = True` stops its `run`."""
     return uvicorn.Server(
         uvicorn.Config(
             app,
@@ -99,7 +99,7 @@ class _Protocol(H11Protocol):
         super().connection_made(cast(asyncio.Transport, transport))
         self._headers_timer = None
         self._watch_headers()
-        if len(self.connections) > _CROWDED:
+        if len(self.connections) > _CLOSE_IDLE_ABOVE:
             self._end_oldest()
 
     def data_received(self, data: bytes) -> None:
@@ -111,7 +111,7 @@ class _Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def _end_oldest(self) -> None:
-        """Closes the connection that has waited longest for a request."""
+        """Closes the connection that has been idle for the longest time."""
         deadlines = {
             connection: connection._headers_timer.when()
             for connection in self.connections
@@ -120,7 +120,7 @@ class _Protocol(H11Protocol):
         min(deadlines, key=deadlines.__getitem__)._end_waiting()
 
     def _watch_headers(self) -> None:
-        """Starts the timer of the headers, or ends it when they are complete."""
+        """Starts the timer for the headers, or stops it when they are complete."""
         if self.conn.their_state is not h11.IDLE:
             self._stop_watching()
         elif self._headers_timer is None:
@@ -133,7 +133,7 @@ class _Protocol(H11Protocol):
             self._headers_timer = None
 
     def _end_waiting(self) -> None:
-        """Closes a connection that has sent no request."""
+        """Closes a connection that has not sent a complete request header."""
         self._stop_watching()
         if self.conn.their_state is h11.IDLE:
             self.transport.close()
@@ -142,8 +142,8 @@ class _Protocol(H11Protocol):
 # === Access and errors ===
 
 
-class Refusal(Exception):
-    """A request that isn't fulfilled: status, message and headers of the answer."""
+class RequestError(Exception):
+    """Error with the status, message and headers of the response to a request."""
 
     def __init__(self, status: int, message: str, **headers: str) -> None:
         super().__init__(message)
@@ -151,40 +151,41 @@ class Refusal(Exception):
         self.headers = headers
 
 
-class Guard:
-    """Refuses requests of other websites, adds headers, and answers errors in JSON."""
+class AccessMiddleware:
+    """ASGI middleware for access checks, security headers and error responses."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = False
+        has_started = False
 
-        async def send_guarded(message: Message) -> None:
-            nonlocal began
+        async def send_with_headers(message: Message) -> None:
+            nonlocal has_started
             if message["type"] == "http.response.start":
-                began = True
+                has_started = True
                 added = [(k.lower().encode(), v.encode()) for k, v in _HEADERS.items()]
                 message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
         try:
             _check_sender(scope["path"], Headers(scope=scope))
-            # With "app" in its scope, the router raises an error for an unknown path.
-            await self.app({**scope, "app": self}, receive, send_guarded)
+            # If the scope has an "app", the router raises HTTPException for an unknown
+            # path instead of sending a plain-text response.
+            await self.app({**scope, "app": self}, receive, send_with_headers)
         except ClientDisconnect:
             pass
         except Exception as error:
-            if began:
+            if has_started:
                 raise
-            await _refused(error)(scope, receive, send_guarded)
+            await _error_response(error)(scope, receive, send_with_headers)
 
 
 def _check_sender(path: str, headers: Headers) -> None:
-    """Raises Refusal for other hosts than this machine and pages of other origins."""
+    """Raises RequestError if a request comes from another host or another origin."""
     hosts = headers.getlist("host")
     if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
-        raise Refusal(
+        raise RequestError(
             403,
             f"The host must be 127.0.0.1 or localhost. Received: {hosts!r:.200}. Open "
             "the address that `align-keras serve` prints.",
@@ -193,33 +194,35 @@ def _check_sender(path: str, headers: Headers) -> None:
     host_origins = (f"http://{hosts[0]}".lower(), f"https://{hosts[0]}".lower())
     is_other_origin = any(origin.lower() not in host_origins for origin in origins)
     is_same_site = headers.get("sec-fetch-site", "none") in ("none", "same-origin")
-    # Another website may link to the page itself.
+    # Links from other websites to the page itself are allowed.
     is_link = path == "/" and headers.get("sec-fetch-mode") == "navigate"
     if is_other_origin or not (is_same_site or is_link):
-        raise Refusal(403, "A page of another website can't use this server.")
+        raise RequestError(
+            403, "Pages of other websites are not allowed to use this server."
+        )
 
 
-def _refused(error: Exception) -> Response:
-    """Returns the answer to an error."""
-    if isinstance(error, Refusal):
-        return json_answer({"error": str(error)}, error.status, error.headers)
+def _error_response(error: Exception) -> Response:
+    """Returns the response for an error."""
+    if isinstance(error, RequestError):
+        return json_response({"error": str(error)}, error.status, error.headers)
     if isinstance(error, InputError):
-        return json_answer({"error": str(error)}, 400)
+        return json_response({"error": str(error)}, 400)
     if isinstance(error, ImageError):
-        return json_answer({"error": f"The image can't be read ({error})."}, 400)
+        return json_response({"error": f"The image can't be read ({error})."}, 400)
     if isinstance(error, HTTPException):
-        return json_answer({"error": f"{error.detail}."}, error.status_code)
+        return json_response({"error": f"{error.detail}."}, error.status_code)
     text = " ".join(str(error).split())[:300]
     message = f"unexpected {type(error).__name__}: {text}"
     say(message)
-    return json_answer({"error": message}, 500)
+    return json_response({"error": message}, 500)
 
 
-def json_answer(
+def json_response(
     content: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Returns an answer in JSON that no cache stores."""
-    # ASCII, because names of files may contain bytes that are not UTF-8.
+    """Returns a JSON response that is not cached."""
+    # ASCII escapes also represent the bytes of file names that are not UTF-8.
     body = json.dumps(content, ensure_ascii=True, allow_nan=False, default=str)
     headers = {"Cache-Control": "no-store", **(headers or {})}
     return Response(body, status, headers, "application/json")
@@ -228,8 +231,8 @@ def json_answer(
 # === Threads and memory ===
 
 
-class Lane:
-    """Threads for one kind of work. A request waits until a thread is free."""
+class WorkerPool:
+    """Thread pool for one kind of work. A request waits until a thread is free."""
 
     def __init__(self, threads: int) -> None:
         self._free = asyncio.Semaphore(threads)
@@ -237,12 +240,14 @@ class Lane:
         self._waiting = 0
 
     @contextlib.asynccontextmanager
-    async def turn(
+    async def slot(
         self, request: Request
     ) -> "AsyncIterator[Callable[..., Awaitable[Any]]]":
-        """Waits for a free thread, then yields a function that runs others in it.
+        """Waits for a free thread, and yields a function that runs functions in it.
 
-        A request must read large contents within its turn, which limits their number.
+        The slot of a request lasts until the context ends. A request must read large
+        files within its slot, so that the number of threads limits the number of files
+        in memory.
         """
         if self._waiting >= MAX_WAITING:
             raise _busy()
@@ -255,7 +260,7 @@ class Lane:
         finally:
             self._waiting -= 1
         try:
-            # While a user types, the page cancels all searches but the last.
+            # While a user is typing, the page cancels all searches except the last one.
             if request.method != "POST" and await request.is_disconnected():
                 raise ClientDisconnect
             loop = asyncio.get_running_loop()
@@ -264,22 +269,22 @@ class Lane:
             self._free.release()
 
 
-class Held(StreamingResponse):
-    """An answer that keeps its turn until it is sent, so that few are in memory."""
+class SlotHoldingResponse(StreamingResponse):
+    """Response that keeps its slot until it is sent, which limits the memory."""
 
     def __init__(
         self,
         content: bytes,
         media_type: str,
         headers: Mapping[str, str],
-        turn: contextlib.AsyncExitStack,
+        slot: contextlib.AsyncExitStack,
     ) -> None:
         headers = {**headers, "Content-Length": str(len(content))}
         super().__init__(_chunks(content), headers=headers, media_type=media_type)
-        self._turn = turn
+        self._slot = slot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._turn:
+        async with self._slot:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SEND_SECONDS):
                     await super().__call__(scope, receive, send)
@@ -290,10 +295,11 @@ async def _chunks(content: bytes) -> AsyncIterator[bytes]:
         yield content[start : start + _CHUNK]
 
 
-class Bodies:
-    """The bodies of all requests in memory, with a limit of their total size.
+class BodyReader:
+    """Request bodies in memory, with a limit on their total size.
 
-    A slow client uses only as much memory as it has sent, and blocks no other client.
+    A slow client uses only the memory for the bytes that it has sent, and does not
+    block other clients.
     """
 
     def __init__(self) -> None:
@@ -301,7 +307,13 @@ class Bodies:
 
     @contextlib.asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """Yields a request's body. Refuses one that is too large or too slow."""
+        """Yields the body of a request.
+
+        Raises:
+            RequestError: if the body is too large, arrives too slowly, or exceeds the
+                limit on the total size.
+            InputError: if the body is empty.
+        """
         body = bytearray()
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -314,11 +326,16 @@ class Bodies:
                         raise _too_large()
             if not body:
                 raise InputError(
-                    "The body must hold an image. Received: nothing. Send a file."
+                    "The body must contain an image. Received: an empty body. Send an "
+                    "image file."
                 )
             yield bytes(body)
         except TimeoutError:
-            raise Refusal(408, f"The image took more than {BODY_SECONDS} s.") from None
+            raise RequestError(
+                408,
+                f"The upload of the image must take at most {BODY_SECONDS} s. Send a "
+                "smaller image.",
+            ) from None
         finally:
             self._bytes -= len(body)
 
@@ -330,12 +347,13 @@ def _checked_stream(request: Request) -> AsyncIterator[bytes]:
     return request.stream()
 
 
-def _too_large() -> Refusal:
-    return Refusal(
-        413, f"An image must have at most {MAX_BODY_BYTES:,} bytes. Make it smaller."
+def _too_large() -> RequestError:
+    return RequestError(
+        413,
+        f"An image must have at most {MAX_BODY_BYTES:,} bytes. Send a smaller image.",
     )
 
 
-def _busy() -> Refusal:
+def _busy() -> RequestError:
     retry = {"Retry-After": "1"}
-    return Refusal(503, "Too many requests at the same time. Try again.", **retry)
+    return RequestError(503, "Too many requests at the same time. Try again.", **retry)

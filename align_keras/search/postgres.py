@@ -1,13 +1,15 @@
-"""An index in PostgreSQL with pgvector, for many users and many machines.
+"""Image index in PostgreSQL with pgvector, for many users and many machines.
 
-The schema `align_keras` has the same tables as SQLite (`store.py`), and a table of
-vectors, `halfvec` with 16 bits per number. Several processes may index at once. Each
-claims the files that it reads next with advisory locks, which end with its connection.
-So no image is embedded twice, and no claim of a killed process stays.
+The schema `align_keras` has the same tables as the SQLite database (`store.py`), and a
+table of vectors (`halfvec`, 16 bits per number). Several processes can index at the
+same time. Each claims the next files with advisory locks, which end with its database
+connection. Therefore no image is embedded twice, and the claims of a killed process are
+released.
 
-Search is exact up to `EXACT_UP_TO` images. Among more images, it scans the nearest
-fifth of a thousand lists (IVFFlat). A graph (HNSW) was not chosen: of 100,000 rows it
-found 81% of the best ten, and 89% at its broadest, where lists found 99%
+Search is exact up to `EXACT_UP_TO` images. With more images, an IVFFlat index divides
+them into a thousand lists, and a search scans the nearest fifth of the lists. A graph
+index (HNSW) is not used. With 100,000 rows it returned 81% of the true top 10, and at
+most 89% with its largest search width, compared with 99% for the lists
 (`tools/benchmarks/bench_search.py postgres`).
 """
 
@@ -31,19 +33,19 @@ from align_keras.utils.errors import InputError, needs
 if TYPE_CHECKING:
     from psycopg import Connection, OperationalError
 
-    from align_keras.search.image_files import FoundFile
+    from align_keras.search.image_files import ImageFile
 
-# Images. A search among more of them scans only the nearest lists.
+# Number of images. A search in a larger index scans only the nearest lists.
 EXACT_UP_TO = 200_000
-# Number of lists, and how many of them a search scans.
+# Number of lists, and number of lists that a search scans.
 _LISTS = 1000
 _PROBES = 200
-# Learning the lists takes 0.3 GB.
+# The construction of the lists takes 0.3 GB.
 _LISTS_MEMORY = "512MB"
-# Vectors whose scores show which scores are high for a query.
+# Number of sampled vectors. Their scores show which scores are high for a query.
 _SAMPLE = 1024
 _VERSION = 1
-# Keys of advisory locks. They are even, and the keys of files are odd.
+# Keys of advisory locks. They are even, because the keys of files are odd (`_key`).
 _CREATE_LOCK = 0
 _TABLES_LOCK = 2
 _TYPES = {"INTEGER": "bigint", "TEXT": "text"}
@@ -72,7 +74,7 @@ CREATE TABLE align_keras.unreadable (
 
 
 class PostgresStore(ImageStore):
-    """The images of an index in a database, and their embeddings."""
+    """Images of an index in a PostgreSQL database, and their embeddings."""
 
     # Rows are never renumbered.
     vectors_file = None
@@ -83,12 +85,12 @@ class PostgresStore(ImageStore):
         self._lock = threading.RLock()
         self._connection = _connect(address)
         self.header = self._read_header()
-        if self._one("SELECT to_regclass('table_rows_0')") is None:
+        if self._fetch_value("SELECT to_regclass('table_rows_0')") is None:
             self.upgrade()
 
     @staticmethod
     def create(address: str, model: ModelIdentity) -> None:
-        """Makes the tables of an empty index if the database has none."""
+        """Creates the tables of an empty index unless the database has an index."""
         public_address = without_secrets(address)
         header = {
             "version": _VERSION,
@@ -97,7 +99,7 @@ class PostgresStore(ImageStore):
         }
         with contextlib.closing(_connect(address)) as connection:
             with _explained_errors(public_address), connection.transaction():
-                # Only one of several processes that begin at once makes the tables.
+                # If several processes start at once, only one creates the tables.
                 connection.execute(f"SELECT pg_advisory_xact_lock({_CREATE_LOCK})")
                 if _has_index(connection):
                     return
@@ -120,8 +122,8 @@ class PostgresStore(ImageStore):
                 )
 
     @staticmethod
-    def is_there(address: str) -> bool:
-        """Returns True if a database holds an index."""
+    def exists(address: str) -> bool:
+        """Returns True if a database contains an index."""
         with contextlib.closing(_connect(address)) as connection:
             with _explained_errors(without_secrets(address)):
                 return _has_index(connection)
@@ -130,8 +132,9 @@ class PostgresStore(ImageStore):
         with _explained_errors(self.folder):
             if not _has_index(self._connection):
                 raise InputError(
-                    f"The database {self.folder} must hold an index, and has none. "
-                    f"Make it with `align-keras index FOLDER --to {self.folder}`."
+                    f"The database {self.folder} must contain an index. Received: a "
+                    "database without one. Create the index with `align-keras index "
+                    f"FOLDER --to {self.folder}`."
                 )
         header = json.loads(self._meta("header"))
         if header.get("version") != _VERSION:
@@ -144,16 +147,16 @@ class PostgresStore(ImageStore):
 
     @contextlib.contextmanager
     def writing(self) -> Iterator["PostgresStore"]:
-        """Opens the index for writing, also while other processes write it."""
+        """Opens the index for writing. Other processes may write concurrently."""
         with contextlib.closing(PostgresStore(self.address)) as store:
             yield store
 
     def close(self) -> None:
-        """Closes the connection, which ends the claims of this process."""
+        """Closes the connection and thus releases the claims of this process."""
         self._connection.close()
 
     @contextlib.contextmanager
-    def _reading(self) -> "Iterator[Connection]":
+    def _use_connection(self) -> "Iterator[Connection]":
         """Yields the connection in a transaction. Reconnects if necessary."""
         with self._lock:
             if self._connection.closed or self._connection.broken:
@@ -162,11 +165,11 @@ class PostgresStore(ImageStore):
                 yield self._connection
 
     @contextlib.contextmanager
-    def _one_state(self) -> Iterator[None]:
-        """Transaction in which statements read the same state of the database."""
+    def _consistent_read(self) -> Iterator[None]:
+        """Opens a transaction in which all statements read the same database state."""
         with self._lock:
             is_nested = self._connection.info.transaction_status.name == "INTRANS"
-            with self._reading():
+            with self._use_connection():
                 if not is_nested:
                     self._run("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 yield
@@ -178,13 +181,13 @@ class PostgresStore(ImageStore):
 
     @property
     def version(self) -> str:
-        """Number of changes, by this or another process."""
+        """Number of changes by this or another process."""
         return self._meta("changes")
 
     def vector(self, row: int) -> np.ndarray:
         """Returns the embedding in a row, float32 (d,)."""
         sql = "SELECT vector::text FROM vectors WHERE row = ?"
-        return _parsed(self._one(sql, [row]))
+        return _parsed(self._fetch_value(sql, [row]))
 
     def sample(self) -> np.ndarray:
         """Returns some thousand embeddings of random images, float32 (n, d)."""
@@ -193,7 +196,7 @@ class PostgresStore(ImageStore):
             f"SELECT vector::text FROM vectors TABLESAMPLE BERNOULLI ({percentage}) "
             "REPEATABLE (0) LIMIT ?"
         )
-        vectors = [_parsed(text) for (text,) in self._all(sql, [_SAMPLE])]
+        vectors = [_parsed(text) for (text,) in self._fetch_rows(sql, [_SAMPLE])]
         return np.array(vectors, np.float32).reshape(-1, self.dimension)
 
     def ranked(
@@ -203,7 +206,11 @@ class PostgresStore(ImageStore):
         parameters: Sequence[Any],
         query: Query,
     ) -> Iterator[list[tuple[float, dict, np.ndarray]]]:
-        """Yields ever longer lists of (score, image, vector), the best first."""
+        """Yields lists of (score, image, vector) in descending order of the score.
+
+        Each list is longer than the previous one. The arguments are those of
+        `Store.ranked`.
+        """
         num_yielded = 0
         count = 4 * query.k + 64
         while True:
@@ -229,13 +236,14 @@ class PostgresStore(ImageStore):
             f"WHERE {condition or '1 = 1'} ORDER BY vector <#> ?::halfvec LIMIT ?"
         )
         values = [query, *parameters, query, count]
-        with self._reading() as connection:
+        with self._use_connection() as connection:
             connection.execute(f"SET LOCAL ivfflat.probes = {_PROBES}")
-            images = self._dicts(sql, values)
+            images = self._fetch_dicts(sql, values)
             if len(images) < count:
-                # Too few images of the nearest lists may fulfill the condition.
+                # The nearest lists may contain too few images that fulfill the
+                # condition, so all images are scanned.
                 connection.execute("SET LOCAL enable_indexscan = off")
-                images = self._dicts(sql, values)
+                images = self._fetch_dicts(sql, values)
         images.sort(key=lambda image: (-image["score"], image["id"]))
         nearest = []
         for image in images:
@@ -249,27 +257,30 @@ class PostgresStore(ImageStore):
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Context whose changes are written all together or not at all."""
-        with self._reading():
+        with self._use_connection():
             yield
             self._run(
                 "UPDATE meta SET value = (value::bigint + 1)::text "
                 "WHERE key = 'changes'"
             )
 
-    def claim(self, files: "Sequence[FoundFile]") -> set[bytes]:
-        """Returns the paths that no other process embeds or has embedded."""
+    def claim(self, files: "Sequence[ImageFile]") -> set[bytes]:
+        """Returns the paths of the files that this process should embed.
+
+        Files that another process is embedding or has embedded are left out.
+        """
         files_by_key = {_key(file.file): file for file in files}
-        locked_keys = self._all(
+        locked_keys = self._fetch_rows(
             "SELECT key FROM unnest(?::bigint[]) AS key "
             "WHERE pg_try_advisory_lock(key)",
             [list(files_by_key)],
         )
         claimed = {files_by_key[key].file: files_by_key[key] for (key,) in locked_keys}
-        stored = self._all(
+        stored = self._fetch_rows(
             "SELECT file, size, mtime_ns FROM images WHERE file = ANY(?)",
             [list(claimed)],
         )
-        # Another process may have embedded these since this process compared them.
+        # Another process may have embedded files since this process listed them.
         embedded = {
             path
             for path, size, mtime_ns in stored
@@ -279,8 +290,8 @@ class PostgresStore(ImageStore):
         return set(claimed) - embedded
 
     def release(self, files: Iterable[bytes]) -> None:
-        """Ends claims of this process."""
-        self._all(
+        """Releases claims of this process."""
+        self._fetch_rows(
             "SELECT pg_advisory_unlock(key) FROM unnest(?::bigint[]) AS key "
             "WHERE EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' "
             "AND pid = pg_backend_pid() AND objsubid = 1 "
@@ -292,40 +303,40 @@ class PostgresStore(ImageStore):
         """Writes vectors within a transaction and returns their rows."""
         cursor = self._run(
             "INSERT INTO vectors (vector) SELECT v::halfvec FROM "
-            "unnest(?::text[]) WITH ORDINALITY AS given (v, n) ORDER BY n "
+            "unnest(?::text[]) WITH ORDINALITY AS input (v, n) ORDER BY n "
             "RETURNING row",
             [[_formatted(vector) for vector in vectors]],
         )
         return [row for (row,) in cursor.fetchall()]
 
-    def _stored(self, name: str, value: Any) -> Any:
-        # PostgreSQL stores no NUL.
+    def _to_stored(self, name: str, value: Any) -> Any:
+        # PostgreSQL cannot store NUL.
         return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
     def _number_sql(self, sql: str) -> str:
         return f"NULLIF(btrim({sql}), '')::double precision"
 
     def _text_sql(self, sql: str) -> str:
-        # The order of code points, as in SQLite.
+        # Compares by code points, as SQLite does.
         return f'({sql} COLLATE "C")'
 
-    def _folded(self, sql: str, is_ascii: bool) -> str:
+    def _lowercase_sql(self, sql: str, is_ascii: bool) -> str:
         if is_ascii:
             return f'lower({sql} COLLATE "C")'
-        if not self._knows_unicode():
+        if not self._supports_unicode():
             raise InputError(
-                "where must use `like` with only ASCII letters in this database, "
-                "since its encoding isn't UTF8 or its server has no ICU. Make the "
+                "`where` must use `like` with only ASCII letters in this database, "
+                "because its encoding isn't UTF8 or its server has no ICU. Create the "
                 "database with `createdb --encoding UTF8`."
             )
         return f"translate(lower({sql} COLLATE \"und-x-icu\"), 'ς', 'σ')"
 
-    def _knows_unicode(self) -> bool:
+    def _supports_unicode(self) -> bool:
         sql = (
             "SELECT getdatabaseencoding() = 'UTF8' AND EXISTS "
             "(SELECT FROM pg_collation WHERE collname = 'und-x-icu')"
         )
-        return self._one(sql)
+        return self._fetch_value(sql)
 
     def _lock_tables(self) -> None:
         self._run(f"SELECT pg_advisory_xact_lock({_TABLES_LOCK})")
@@ -334,18 +345,18 @@ class PostgresStore(ImageStore):
         """Upgrades an index of an older release to the tables of this one."""
         with self.transaction():
             self._lock_tables()
-            if self._one("SELECT to_regclass('table_rows_0')") is None:
+            if self._fetch_value("SELECT to_regclass('table_rows_0')") is None:
                 super().upgrade()
 
     def compact(self) -> None:
-        """Drops vectors without an image, and makes the lists of a large index."""
+        """Deletes vectors without an image, and builds the lists of a large index."""
         with self.transaction():
             self._run(
                 "DELETE FROM vectors WHERE NOT EXISTS "
                 "(SELECT FROM images WHERE images.row = vectors.row)"
             )
         if len(self) > EXACT_UP_TO:
-            # Outside of a transaction, so that searches are not blocked.
+            # CONCURRENTLY does not block searches. It cannot run in a transaction.
             with _explained_errors(self.folder):
                 self._run(f"SET maintenance_work_mem = '{_LISTS_MEMORY}'")
                 self._run(
@@ -355,7 +366,7 @@ class PostgresStore(ImageStore):
 
 
 def _connect(address: str) -> "Connection":
-    with needs("postgres", "an index in PostgreSQL is reached by psycopg"):
+    with needs("postgres", "an index in PostgreSQL is accessed with psycopg"):
         import psycopg
     public_address = without_secrets(address)
     full_address = with_secrets(address)
@@ -379,11 +390,11 @@ def _connect(address: str) -> "Connection":
 def _connection_error(
     public_address: str, full_address: str, error: "OperationalError"
 ) -> InputError:
-    """Returns the error of a connection that failed, with the server's reason."""
+    """Returns the InputError for a connection that failed, with the server's reason."""
     import psycopg
 
     line = _line(error, full_address)
-    # The server may have become unreachable since the attempt.
+    # The ping distinguishes an unreachable server from one that refuses the connection.
     if psycopg.pq.PGconn.ping(full_address.encode()) != psycopg.pq.Ping.OK:
         return _unreachable(public_address, line)
     parameters = psycopg.conninfo.conninfo_to_dict(full_address)
@@ -391,29 +402,29 @@ def _connection_error(
     attempt = error.pgconn
     if attempt is not None and attempt.needs_password:
         return InputError(
-            f"The database {public_address} asks for a password, and none was given "
-            f"({line}). Name it in the address, in $PGPASSWORD or in ~/.pgpass."
+            f"The database {public_address} requires a password. Received: none "
+            f"({line}). Set it in the address, in $PGPASSWORD or in ~/.pgpass."
         )
     if _lacks_database(full_address, database):
         return InputError(
-            f"The server must have the database {database!r}, which it lacks. "
-            f"Received: {public_address}. Make it there with `createdb --encoding UTF8 "
-            f"{database}`, and pgvector in it with `psql {database} -c 'CREATE "
+            f"The database {database!r} must exist on the server. Received: "
+            f"{public_address}. Create it there with `createdb --encoding UTF8 "
+            f"{database}`, and install pgvector in it with `psql {database} -c 'CREATE "
             "EXTENSION vector'`."
         )
     if attempt is not None and attempt.used_password:
         return InputError(
-            f"The database {public_address} refuses this user or password ({line}). "
-            "Correct them in the address, in $PGPASSWORD or in ~/.pgpass."
+            f"The database {public_address} rejected the user or the password "
+            f"({line}). Correct them in the address, in $PGPASSWORD or in ~/.pgpass."
         )
     return InputError(
-        f"The database {public_address} refuses the connection ({line}). Check its "
-        "user and its name, or ask its administrator."
+        f"The database {public_address} rejected the connection ({line}). Check the "
+        "user and the name of the database, or ask its administrator."
     )
 
 
 def _lacks_database(full_address: str, database: str) -> bool:
-    """Returns True if the server is known to have no database of this name."""
+    """Returns True if the server is reachable and has no database of this name."""
     import psycopg
 
     try:
@@ -429,8 +440,9 @@ def _lacks_database(full_address: str, database: str) -> bool:
 
 def _unreachable(public_address: str, line: str) -> InputError:
     return InputError(
-        f"The database {public_address} can't be reached ({line}). Check that it "
-        "runs, then run the same command again. Images that were written stay."
+        f"The database {public_address} can't be reached ({line}). Check that it is "
+        "running, then run the same command again. Images that were already written "
+        "are kept."
     )
 
 
@@ -441,7 +453,7 @@ def _has_index(connection: "Connection") -> bool:
 
 @contextlib.contextmanager
 def _explained_errors(public_address: str) -> Iterator[None]:
-    """Raises InputError with a remedy in place of some errors of psycopg."""
+    """Replaces common errors of psycopg with an InputError that has a remedy."""
     import psycopg
 
     try:
@@ -466,21 +478,24 @@ def _explained_errors(public_address: str) -> Iterator[None]:
 
 
 def _line(error: Exception, address: str = "") -> str:
-    """Returns an error's message as one short line without the address's password."""
+    """Returns the message of an error as one short line.
+
+    The password of the address is removed from it.
+    """
     return redacted(" ".join(str(error).split()), address)[:160]
 
 
 def _key(file: bytes) -> int:
-    """Returns the key of a path's advisory lock, an odd number of 64 bits."""
+    """Returns the key of the advisory lock for a path, an odd integer of 64 bits."""
     digest = hashlib.blake2b(file, digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True) | 1
 
 
 def _formatted(vector: np.ndarray) -> str:
-    """Returns a vector as pgvector reads it."""
+    """Returns a vector in the text format of pgvector."""
     return "[" + ",".join(f"{number:.6g}" for number in vector.tolist()) + "]"
 
 
 def _parsed(text: str) -> np.ndarray:
-    """Reads a vector that pgvector wrote, float32 (d,)."""
+    """Parses a vector in the text format of pgvector, and returns float32 (d,)."""
     return np.array(text.strip("[]").split(","), np.float32)

@@ -1,4 +1,4 @@
-"""What is asked of an index, and what it answers."""
+"""Queries and hits of an image index."""
 
 import dataclasses
 import math
@@ -13,33 +13,36 @@ from align_keras.models.composed_query import encode_query
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
-# Weight of each text next to an image's 1. The paper's 2 is best for its large models,
-# but with align_small_en it finds fewer than the image alone. 0.5 finds more: see
-# docs/pages/guides/search.md.
+# Weight of each text relative to an image, which has weight 1. The paper uses 2 for its
+# large models. With align_small_en, a weight of 2 has a lower recall than the image
+# alone, and 0.5 has a higher one (docs/pages/guides/search.md).
 TEXT_WEIGHT = 0.5
-# Times the height that the best of as many scores at random has; see `relevance`.
+# Thresholds of `relevance`. The unit is the expected height of the best random score.
 _STRONG, _GOOD = 1.5, 1.1
 MAX_K = 100_000
 
 
 @dataclasses.dataclass
 class Query:
-    """A search: words, an image, words added and taken away, and a condition.
+    """Search request: texts, an image, a condition and options.
 
     Args:
-        text: str or sequence of str, what to look for.
-        image: a path, a file's bytes, uint8 array (h, w, 3), or int, the id of an
-            image of the index ("more like this").
-        plus: str or sequence of str, added to `text` and `image`.
-        minus: str or sequence of str, taken from them.
-        where: str, a condition on the images' columns, such as
+        text: str or sequence of str, texts to search for.
+        image: path or address of an image, bytes of an image file, uint8 array
+            (height, width, 3), or int, the id of an image in the index ("more like
+            this").
+        plus: str or sequence of str, texts whose embeddings are added to the query.
+        minus: str or sequence of str, texts whose embeddings are subtracted.
+        where: str, condition on the columns of the images, such as
             `"year >= 2020 and folder like '%Italy%'"`, or None.
-        k: int >= 1, images to find.
-        duplicates: bool; False folds near-duplicates into the best of them. None
-            folds them in an index of files, and not in one of embeddings.
-        text_weight: float > 0, the weight of each text beside an image's 1.
-        approximate: bool, whether to search the approximate index or all images, or
-            None to decide by their number.
+        k: int >= 1, maximum number of hits.
+        duplicates: bool. False merges near-duplicates into the best hit among them,
+            and True returns them as separate hits. None merges them unless the index
+            was made from embeddings.
+        text_weight: float > 0, weight of each text relative to the image, which has
+            weight 1.
+        approximate: bool, True to use the approximate index, False to scan all
+            images. None chooses by the number of images.
 
     Example:
 
@@ -59,14 +62,14 @@ class Query:
 
     def __post_init__(self) -> None:
         self.text, self.plus, self.minus = map(
-            _several, (self.text, self.plus, self.minus)
+            _as_tuple, (self.text, self.plus, self.minus)
         )
-        remedy = "say how many hits"
+        remedy = "set the number of hits"
         check_number("`k`", self.k, 1, MAX_K, whole=True, remedy=remedy)
 
     @property
     def title(self) -> str:
-        """The query in one line."""
+        """The query as a line of text."""
         parts = [str(name) for name in self.text]
         if isinstance(self.image, int):
             parts.insert(0, f"image {self.image}")
@@ -79,12 +82,15 @@ class Query:
 
     @property
     def has_content(self) -> bool:
-        """True with words or an image, False for a condition alone."""
+        """True if the query has a text or an image, False for a condition alone."""
         return self.image is not None or bool(self.text or self.plus or self.minus)
 
     def encode(self, model: Any, stored: np.ndarray | None = None) -> np.ndarray:
-        """The embedding, float32 (d,), of unit length; `stored` is that of `image`, if
-        known.
+        """Returns the embedding of the query, float32 (d,), with unit length.
+
+        Args:
+            model: `Embedder` of the index.
+            stored: float32 (d,), embedding of `image` if it is already computed.
         """
         if stored is not None:
             model = types.SimpleNamespace(
@@ -100,49 +106,69 @@ class Query:
         )[0]
 
 
-def _several(texts: str | Sequence[str]) -> tuple[str, ...]:
+def _as_tuple(texts: str | Sequence[str]) -> tuple[str, ...]:
     return (texts,) if isinstance(texts, str) else tuple(texts)
 
 
 def check_words(
-    texts: Sequence, images: Sequence, others: Sequence, text_weight: float | None
+    texts: Sequence,
+    images: Sequence,
+    modifiers: Sequence,
+    text_weight: float | None,
 ) -> None:
-    """Raises unless there is something to search for; `others` are plus and minus."""
-    words = [*texts, *others]
+    """Checks that a search has a text or an image, and that no text is blank.
+
+    Args:
+        texts: texts to search for.
+        images: images to search for.
+        modifiers: texts of `plus` and `minus`.
+        text_weight: weight of the texts, or None if the user has not set it.
+
+    Raises:
+        InputError: if a check fails, or `text_weight` has no effect.
+    """
+    words = [*texts, *modifiers]
     if any(not word.strip() for word in words):
         raise InputError(
-            f"`text` must not be blank, received {words}; name what to look for."
+            f"`text` must not be blank. Received: {words}. Enter the words to search "
+            "for."
         )
     if not images and not texts:
         raise InputError(
-            "a search needs `text` or `image`, received neither; name what to look "
-            "for, and by `plus` and `minus` what to add to it and to take from it."
+            "A search must have `text` or `image`. Received: neither. Enter the words "
+            "or the image to search for. `plus` and `minus` only add to them and "
+            "subtract from them."
         )
     if text_weight and not (images and words):
         raise InputError(
-            f"`text_weight` weighs words beside an image, received {text_weight:g} "
-            "without both; give `image` and words."
+            "`text_weight` must be used with an image and words. Received: "
+            f"text_weight={text_weight:g} without both. Add the image or the words, or "
+            "leave it out."
         )
 
 
 @dataclasses.dataclass
 class Hit:
-    """An image that was found.
+    """Image in the result of a search.
 
     Attributes:
-        rank: int, 1 for the best.
-        score: float, the cosine of query and image; None without a query.
-        id: int, by which the index knows it.
-        path: str, path of the image, or the id that `Index.from_embeddings` got. A
-            name that isn't UTF-8 is decoded by `os.fsdecode`.
-        relevance: `"strong"`, `"good"` or `"weak"`, by the query's scores.
-        captions: list of str, of a table.
-        columns: dict, its other columns: `folder`, `date`, `width`, `camera` … and
-            those of tables; of several rows, the value of the first that has one.
-        duplicates: list of str, paths of near-duplicates that it stands for.
-        rows: list of dict, the values of each row of a table, if it has several.
+        rank: int, 1 for the best hit.
+        score: float, cosine similarity of the query and the image, or None without a
+            query.
+        id: int, id of the image in the index.
+        path: str, path of the image, or its id in `Index.from_embeddings`. A path that
+            is not UTF-8 is decoded with `os.fsdecode`.
+        relevance: str, `"strong"`, `"good"` or `"weak"` (see `relevance`), or None
+            without a query.
+        captions: list of str, captions from tables.
+        columns: dict, the other columns of the image such as `folder`, `date`, `width`
+            and `camera`, and the columns of tables. If several rows of tables name the
+            image, a column has the value of the first row that has one.
+        duplicates: list of str, paths of the near-duplicates merged into this hit.
+        rows: list of dict, the values of each table row of the image, if it has more
+            than one.
         stored_image: str, path of the copy of the image in the folder of the index, or
-            None. Indexes that were made from embeddings have copies.
+            None. Only indexes that were made from embeddings have copies.
     """
 
     rank: int
@@ -158,25 +184,36 @@ class Hit:
 
     @property
     def file(self) -> str:
-        """Path of the file that holds the image."""
+        """Path of the image file to open."""
         return self.stored_image or self.path
 
 
-def relevance(scores: np.ndarray, others: np.ndarray, count: int) -> list[str]:
-    """Marks scores by how far they stand out of the query's other scores.
+def relevance(scores: np.ndarray, sample_scores: np.ndarray, count: int) -> list[str]:
+    """Rates scores relative to the scores of a sample of the index.
 
-    No cosine is high in itself. A score's height is in standard deviations above the
-    mean of `others`, scores of images from all over the index, compared with sqrt(2 log
-    count), about what the best of `count` normal numbers reaches: 1.5 times that is
-    strong, 1.1 good. With align_small_en, of 775 captions the five best of 962 stamps:
-    52% of the strong hits have the caption itself, 19% of the good and 3% of the weak
-    (`tools/benchmarks/bench_search.py relevance --captioned
-    /usr/share/tuxpaint/stamps`).
+    A cosine similarity has no absolute scale, so each score is converted to standard
+    deviations above the mean of `sample_scores`. The maximum of `count` independent
+    normal variables is about sqrt(2 log count) standard deviations. A score of at least
+    1.5 times that maximum is strong, and of at least 1.1 times is good.
+
+    The thresholds were checked with align_small_en on the top 5 of 962 stamp images for
+    775 captions. The image belonged to the caption in 52% of the strong hits, 19% of
+    the good hits and 3% of the weak hits (`tools/benchmarks/bench_search.py relevance
+    --captioned /usr/share/tuxpaint/stamps`).
+
+    Args:
+        scores: float (k,), scores of the hits.
+        sample_scores: float (n,), scores of images from all over the index.
+        count: int, number of images in the index.
+
+    Returns:
+        list of str, `"strong"`, `"good"` or `"weak"` for each score.
 
     >>> relevance(np.array([0.6, 0.1]), np.array([0.0, 0.1, 0.2]), 100)
     ['strong', 'weak']
     """
-    mean, deviation = float(others.mean()), max(float(others.std()), 1e-6)
+    mean = float(sample_scores.mean())
+    deviation = max(float(sample_scores.std()), 1e-6)
     heights = (scores - mean) / deviation / math.sqrt(2 * math.log(max(count, 3)))
     return [
         "strong" if height >= _STRONG else "good" if height >= _GOOD else "weak"

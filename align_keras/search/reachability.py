@@ -1,8 +1,8 @@
-"""Decides which files of an index are gone, and which can't be reached at the moment.
+"""Distinguishes deleted files of an index from files that are only unreachable.
 
-A disk that isn't mounted, a network that is down and a folder without permission must
-not empty an index. So a file is gone only if its folder exists, can be listed, and
-doesn't contain the file.
+A disk that is not mounted, a network that is down or a folder without read permission
+must not empty an index. A file therefore counts as deleted only if its folder exists,
+can be listed and does not contain the file.
 """
 
 import errno
@@ -10,16 +10,16 @@ import os
 import stat
 from typing import NamedTuple
 
-# Errors of a path of which a part is missing or is a file.
+# Errors for a path if a part of it is missing, or is a file instead of a folder.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 
 class Obstacle(NamedTuple):
-    """Reason for which a file can't be checked.
+    """Problem of a folder that prevents the check whether a file still exists.
 
     Attributes:
-        folder: bytes, the folder with the problem.
-        problem: str, a predicate such as "is empty".
+        folder: bytes, path of the folder.
+        problem: str, description such as "is empty", for use after the path.
     """
 
     folder: bytes
@@ -27,22 +27,23 @@ class Obstacle(NamedTuple):
 
 
 class Reachability:
-    """Decides whether files that a walk hasn't seen are gone. Caches folders."""
+    """Checks whether files were deleted. Caches the results for folders."""
 
     def __init__(self) -> None:
         self._folders: dict[bytes, Obstacle | None] = {}
 
     def obstacle(self, file: bytes) -> Obstacle | None:
-        """Returns the reason for which a file can't be checked, or None if it is gone.
+        """Returns the obstacle to checking a file, or None if it was deleted.
 
         Args:
-            file: absolute path of a file that wasn't seen.
+            file: bytes, absolute path of a file of the index that a scan of its source
+                did not list.
         """
         try:
             is_link = stat.S_ISLNK(os.lstat(file).st_mode)
         except OSError as error:
             return self._obstacle_of_error(file, error)
-        except ValueError:  # A name with NUL, which no file has.
+        except ValueError:  # The path contains NUL, so no such file exists.
             return None
         if not is_link:
             return None
@@ -54,14 +55,14 @@ class Reachability:
         return None
 
     def _obstacle_of_error(self, file: bytes, error: OSError) -> Obstacle | None:
-        """Returns the obstacle of a file whose status can't be read."""
+        """Returns the obstacle for a file whose status cannot be read."""
         folder = os.path.dirname(file)
         if error.errno not in _ABSENT:
             return Obstacle(folder, f"can't be reached ({error.strerror})")
         return self._folder_obstacle(folder)
 
     def _folder_obstacle(self, folder: bytes) -> Obstacle | None:
-        """Returns the obstacle in a folder or in the nearest existing folder above."""
+        """Returns the obstacle of a folder, or of its nearest existing parent."""
         if folder in self._folders:
             return self._folders[folder]
         obstacle: Obstacle | None = None

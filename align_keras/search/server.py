@@ -1,7 +1,7 @@
-"""The page of `align-keras serve` and its JSON API, on 127.0.0.1.
+"""Web page and JSON API of `align-keras serve`, on 127.0.0.1.
 
 docs/pages/guides/serve.md documents the requests. The server sends a file only for the
-ID of an image, and only with the same content that was indexed.
+id of an image in the index, and only if the content of the file is the indexed content.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ from align_keras.search.image_files import (
 from align_keras.search.image_index import Index, default_index
 from align_keras.search.items import is_item, split_item
 from align_keras.search.local_server import (
-    Bodies,
-    Guard,
-    Held,
-    Lane,
-    Refusal,
-    json_answer,
+    AccessMiddleware,
+    BodyReader,
+    RequestError,
+    SlotHoldingResponse,
+    WorkerPool,
+    json_response,
     make_server,
     open_port,
 )
@@ -51,25 +51,25 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PORT = 8765
-# Pixels. Longer side of a thumbnail.
+# Longer side of a thumbnail in pixels.
 THUMBNAIL_SIDE = 320
-# Hits of one answer by default and at most, and hits that a user may scroll to.
+# Default and maximum number of hits per response, and maximum number of hits in total.
 PAGE_HITS = 48
 MAX_PAGE_HITS = 200
 MAX_HITS = 5_000
-# Maximum number of texts of a query.
+# Maximum number of texts in a query.
 MAX_WORDS = 32
 
 _PAGE = pathlib.Path(__file__).parent / "page"
 _SHARED = pathlib.Path(__file__).parents[1] / "export" / "web"
-# Name below /static → file and type. The page itself has the name "".
+# Name below /static → file and media type. The page itself has the name "".
 _STATIC = {
     "": (_PAGE / "index.html", "text/html"),
     "page.css": (_SHARED / "page.css", "text/css"),
     "serve.css": (_PAGE / "serve.css", "text/css"),
     "serve.js": (_PAGE / "serve.js", "text/javascript"),
 }
-# Formats that browsers display: pattern of the first bytes, and type.
+# Image formats that browsers display: pattern of the first bytes, and media type.
 _BROWSER_FORMATS = (
     (rb"\xff\xd8\xff", "image/jpeg"),
     (rb"\x89PNG\r\n\x1a\n", "image/png"),
@@ -87,7 +87,14 @@ def serve(
     port: int = PORT,
     on_ready: Callable[[str], object] = say,
 ) -> None:
-    """Serves an index's page and API on 127.0.0.1 until the process is interrupted."""
+    """Serves the page and the API of an index on 127.0.0.1 until an interrupt.
+
+    Args:
+        folder: path or address of the index, by default `default_index()`.
+        model: name or path of the model, by default the model of the index.
+        port: int, port number, or 0 for any free port.
+        on_ready: function that is called with the address of the page.
+    """
     app = make_app(folder, model=model)
     with open_port(port) as listening:
         on_ready(f"http://127.0.0.1:{listening.getsockname()[1]}/")
@@ -101,41 +108,41 @@ def make_app(
     model: str | os.PathLike | None = None,
     threads: int | None = None,
 ) -> Any:
-    """Makes the ASGI application of an index.
+    """Creates the ASGI application of an index.
 
     Args:
-        folder: folder or address of the index, by default `default_index()`.
-        model: name of its model, by default the one that the index names.
-        threads: number of searches at the same time, by default one per processor.
+        folder: path or address of the index, by default `default_index()`.
+        model: name or path of the model, by default the model of the index.
+        threads: int, number of concurrent searches, by default one per processor.
     """
     server = _Server(_Shared(folder, model), threads or os.cpu_count() or 1)
     routes = [
         Route("/", server.static),
         Route("/static/{name}", server.static),
-        Route("/api/about", server.about),
+        Route("/api/index", server.index_info),
         Route("/api/search", server.search, methods=["GET", "POST"]),
         Route("/api/health", server.health),
         Route("/image/{id}", server.image),
         Route("/thumbnail/{id}", server.thumbnail),
     ]
-    return Guard(Router(routes, redirect_slashes=False))
+    return AccessMiddleware(Router(routes, redirect_slashes=False))
 
 
-# Inode and time of the header's file. They differ after the index was built again. None
-# for a database.
+# Inode and modification time of `index.json`, which change when the index is built
+# again. None for a database.
 _Stamp = tuple[int, int] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class _OpenIndex:
-    """An open index, and the stamp of its folder before it was opened."""
+    """Open index, and the stamp of its folder before it was opened."""
 
     stamp: _Stamp
     index: Index
 
 
 class _Shared:
-    """The index that all threads share. It is opened again after it was built again."""
+    """Index that all threads share. It is opened again after it was built again."""
 
     def __init__(
         self, folder: str | os.PathLike | None, model: str | os.PathLike | None
@@ -147,11 +154,11 @@ class _Shared:
         self.get()
 
     def get(self) -> Index:
-        """Returns the index after its first search, which reads the large files."""
+        """Returns the index. The large files are already read by a first search."""
         return self._get().index
 
     def get_with_state(self) -> tuple[Index, str]:
-        """Returns the index and its state, a text that differs after it was rebuilt."""
+        """Returns the index and its state, a text that changes when it is rebuilt."""
         current = self._get()
         text = repr(current.stamp)
         state = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
@@ -169,26 +176,28 @@ class _Shared:
     def _stamp(self) -> _Stamp:
         try:
             status = os.stat(os.path.join(self._folder, "index.json"))
-        except OSError:  # A database, or a missing index, which `Index.open` reports.
+        except OSError:
+            # The index is in a database, or it is missing and `Index.open` raises an
+            # error.
             return None
         return status.st_ino, status.st_mtime_ns
 
 
 class _Server:
-    """The endpoints of the requests."""
+    """Endpoints of the application."""
 
     def __init__(self, shared: _Shared, threads: int) -> None:
         self._shared = shared
-        self._searches = Lane(threads)
-        self._images = Lane(threads)
-        self._bodies = Bodies()
+        self._searches = WorkerPool(threads)
+        self._images = WorkerPool(threads)
+        self._bodies = BodyReader()
         self._static = {
             name: (file.read_bytes(), media_type)
             for name, (file, media_type) in _STATIC.items()
         }
 
     async def static(self, request: Request) -> Response:
-        """Answers with the page or one of its files."""
+        """Responds with the page or one of its files."""
         name = request.path_params.get("name", "")
         if name not in self._static:
             raise HTTPException(404)
@@ -197,13 +206,13 @@ class _Server:
         return Response(content, headers=headers, media_type=media_type)
 
     async def health(self, request: Request) -> Response:
-        """Answers immediately, without a search, if the server runs."""
-        return json_answer({"status": "ok"})
+        """Responds immediately, to show that the server is running."""
+        return json_response({"status": "ok"})
 
-    async def about(self, request: Request) -> Response:
-        """Answers with the size, the model and the columns of the index."""
-        async with self._searches.turn(request) as run:
-            return json_answer(await run(self._description))
+    async def index_info(self, request: Request) -> Response:
+        """Responds with the size, the model and the columns of the index."""
+        async with self._searches.slot(request) as run:
+            return json_response(await run(self._description))
 
     def _description(self) -> dict[str, Any]:
         index = self._shared.get()
@@ -211,20 +220,23 @@ class _Server:
         return {"images": len(index), "model": model, "columns": index.store.columns}
 
     async def search(self, request: Request) -> Response:
-        """Answers with the hits for words, an image or both."""
+        """Responds with the hits for words, an image or both."""
         query, offset = _read_query(request.query_params)
         async with contextlib.AsyncExitStack() as stack:
             content = None
             if request.method == "POST":
                 content = await stack.enter_async_context(self._bodies.read(request))
-            run = await stack.enter_async_context(self._searches.turn(request))
+            run = await stack.enter_async_context(self._searches.slot(request))
             state = request.query_params.get("index")
-            return json_answer(await run(self._search, query, content, offset, state))
+            return json_response(await run(self._search, query, content, offset, state))
 
     def _check_state(self, requested_state: str | None, state: str) -> None:
-        """Refuses ids of an index that was rebuilt, which are those of other images."""
+        """Raises RequestError if a request has ids from before the index was rebuilt.
+
+        After a rebuild, the same ids belong to other images.
+        """
         if requested_state not in (None, state):
-            raise Refusal(
+            raise RequestError(
                 410,
                 "The index was built again, and its images have new ids. Search again.",
             )
@@ -238,31 +250,33 @@ class _Server:
     ) -> dict[str, Any]:
         started = time.perf_counter()
         last = min(offset + query.k, MAX_HITS)
-        # One hit more than requested shows whether there are more.
+        # The search returns one extra hit, which shows that more hits exist.
         longer_query = dataclasses.replace(query, k=last + 1)
         index, state = self._shared.get_with_state()
         self._check_state(requested_state, state)
         hits = _hits(index, longer_query, content)
         return {
             "index": state,
-            "hits": [_hit(hit, state) for hit in hits[offset:last]],
-            "more": len(hits) > last and last < MAX_HITS,
+            "hits": [_hit_as_json(hit, state) for hit in hits[offset:last]],
+            "has_more": len(hits) > last and last < MAX_HITS,
             "seconds": round(time.perf_counter() - started, 4),
         }
 
     async def image(self, request: Request) -> Response:
-        """Answers with an image's file, which is read and sent within one turn."""
+        """Responds with the file of an image. It is read and sent within one slot."""
         async with contextlib.AsyncExitStack() as stack:
-            run = await stack.enter_async_context(self._images.turn(request))
+            run = await stack.enter_async_context(self._images.slot(request))
             image = await run(self._find, request)
             if _is_cached(request, image):
                 return Response(status_code=304, headers=_cache_headers(image))
             content, media_type = await run(self._as_browser_format, image)
-            return Held(content, media_type, _cache_headers(image), stack.pop_all())
+            return SlotHoldingResponse(
+                content, media_type, _cache_headers(image), stack.pop_all()
+            )
 
     async def thumbnail(self, request: Request) -> Response:
-        """Answers with a small copy of an image."""
-        async with self._images.turn(request) as run:
+        """Responds with a small copy of an image."""
+        async with self._images.slot(request) as run:
             image = await run(self._find, request)
             headers = _cache_headers(image)
             if _is_cached(request, image):
@@ -271,20 +285,23 @@ class _Server:
             return Response(content, headers=headers, media_type="image/jpeg")
 
     def _find(self, request: Request) -> dict[str, Any]:
-        """Returns the columns of the image that a request names."""
+        """Returns the columns of the image with the id in the path of a request."""
         id = request.path_params["id"]
-        # SQLite and PostgreSQL have ids of 64 bits.
+        # Ids in SQLite and PostgreSQL have 64 bits.
         if not re.fullmatch("[0-9]{1,18}", id):
-            raise Refusal(404, f"The index has no image {id!r:.40}.")
+            raise RequestError(404, f"The index has no image {id!r:.40}.")
         index, state = self._shared.get_with_state()
         self._check_state(request.query_params.get("index"), state)
         try:
             return index.store.image(int(id))
         except InputError:
-            raise Refusal(404, f"The index has no image {id!r:.40}.") from None
+            raise RequestError(404, f"The index has no image {id!r:.40}.") from None
 
     def _as_browser_format(self, image: dict[str, Any]) -> tuple[bytes, str]:
-        """Returns an image in a format that browsers display: bytes and type."""
+        """Returns content and media type of an image in a format that browsers display.
+
+        Images in other formats are converted to JPEG.
+        """
         content = self._read_indexed(image)
         for pattern, media_type in _BROWSER_FORMATS:
             if re.match(pattern, content, re.DOTALL):
@@ -298,23 +315,29 @@ class _Server:
         return _jpeg(thumbnail, 82)
 
     def _read_indexed(self, image: dict[str, Any]) -> bytes:
-        """Reads an image's file, or raises Refusal if it isn't the indexed one."""
+        """Reads the file of an image.
+
+        Raises:
+            RequestError: if the file is missing or has changed since it was indexed.
+        """
         file = image["file"]
         if is_item(file):
             stored = self._shared.get().stored_image(image)
             if stored is None:
                 id, _ = split_item(file)
-                raise Refusal(404, f"The index holds no image of {id!r:.160}.")
+                raise RequestError(
+                    404, f"The index has no copy of the image {id!r:.160}."
+                )
             file = os.fsencode(stored)
         path = os.fsdecode(file)
         try:
             content, _ = read_file(file)
         except ImageError as error:
-            raise Refusal(
-                410, f"The image {path} can't be read any more ({error.detail})."
+            raise RequestError(
+                410, f"The image {path} can no longer be read ({error.detail})."
             ) from None
         if content_hash(content) != image["content"]:
-            raise Refusal(
+            raise RequestError(
                 410,
                 f"The image {path} has changed since it was indexed. Run `align-keras "
                 "index` again.",
@@ -332,14 +355,14 @@ def _read_query(parameters: QueryParams) -> tuple[Query, int]:
     unknown = set(parameters) - {*_PARAMETERS, "index", "k", "offset"}
     if unknown:
         raise InputError(
-            f"A search must have parameters of {', '.join(_PARAMETERS)}, index, k and "
-            f"offset. Received: {min(unknown)!r:.80}. Leave it out."
+            f"The parameters of a search must be among {', '.join(_PARAMETERS)}, "
+            f"index, k and offset. Received: {min(unknown)!r:.80}. Leave it out."
         )
     num_texts = sum(len(parameters.getlist(name)) for name in ("text", "plus", "minus"))
     if num_texts > MAX_WORDS:
         raise InputError(
-            f"text, plus and minus must be at most {MAX_WORDS} in all. Received: "
-            f"{num_texts}. Leave some out."
+            f"text, plus and minus must have at most {MAX_WORDS} values in total. "
+            f"Received: {num_texts} values. Leave some out."
         )
     image = None
     if "like" in parameters:
@@ -386,7 +409,7 @@ def _read_float(name: str, text: str, low: float, high: float) -> float:
 
 
 def _read_flag(text: str | None) -> bool | None:
-    """Returns the value of a parameter that is on or off, or None without it."""
+    """Returns a parameter as bool, or None if the request does not have it."""
     return None if text is None else text not in ("0", "", "false")
 
 
@@ -401,7 +424,13 @@ def _number_error(name: str, text: str, low: float, high: float) -> InputError:
 
 
 def _hits(index: Index, query: Query, content: bytes | None) -> list[Hit]:
-    """Returns the hits of a query. `content` is the file of an image sent with it."""
+    """Returns the hits of a query.
+
+    Args:
+        index: `Index`.
+        query: `Query`.
+        content: bytes of an image file in the body of the request, or None.
+    """
     if content is not None:
         pixels = read_query_image(content, index.model.resize_to)
         embedding = index.model.encode_resized([pixels])[0]
@@ -410,8 +439,8 @@ def _hits(index: Index, query: Query, content: bytes | None) -> list[Hit]:
     return index.query(query)
 
 
-def _hit(hit: Hit, state: str) -> dict[str, Any]:
-    """Returns a hit as JSON, which has no infinite numbers."""
+def _hit_as_json(hit: Hit, state: str) -> dict[str, Any]:
+    """Returns a hit as a dict for JSON. Infinite numbers become None."""
     columns = dict(hit.columns)
     for name, value in columns.items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -425,7 +454,7 @@ def _hit(hit: Hit, state: str) -> dict[str, Any]:
 
 
 def _is_cached(request: Request, image: Mapping[str, Any]) -> bool:
-    """Returns True if the browser has the image in its cache."""
+    """Returns True if the browser already has the image in its cache."""
     return _cache_headers(image)["ETag"] in request.headers.get("if-none-match", "")
 
 

@@ -1,6 +1,6 @@
-"""Proof that an export stands alone: it embeds and searches without this package.
+"""Checks that an exported model can embed and search without this package.
 
-`check_standalone` runs this file as a script, in which an import of align_keras fails.
+`check_standalone` runs this file as a script in which importing align_keras fails.
 """
 
 import sys
@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 
 _PACKAGE = "align_keras"
+# File of the request in the temporary folder.
+_REQUEST = "request.json"
 _BATCH, _HITS = 64, 5
-# What an entry may differ by: that of float32 on one kind of device.
+# Largest allowed difference of an entry, for float32 on the same kind of device.
 _TOLERANCE = 1e-4
-# Signature, its input and its output, as the export writes them.
+# Name of an exported signature, of its input and of its output.
 _IMAGES = ("encode_image", "image_bytes", "image_embedding")
 _TEXTS = ("encode_text", "captions", "text_embedding")
 
@@ -41,18 +43,30 @@ def check_standalone(
     queries: Sequence[str] = (),
     timeout: float = 300,
 ) -> dict[str, Any]:
-    """Embeds and searches in a fresh process that cannot import align_keras.
+    """Embeds and searches in a new process that cannot import align_keras.
 
-    It must arrive at the given embeddings, (images, d) and (captions, d).
+    Args:
+        export: path of the exported SavedModel.
+        images: sequence of bytes, contents of image files to embed.
+        image_embeddings: float32 (images, d), expected embeddings, or None to skip the
+            comparison.
+        captions: sequence of str, captions to embed.
+        text_embeddings: float32 (captions, d), expected embeddings, or None to skip the
+            comparison.
+        index: path of an index to search with `queries`.
+        queries: sequence of str, texts to search for.
+        timeout: float, seconds after which the process is stopped.
 
     Returns:
-        dict: `max_abs_difference` (float, or None where nothing was compared),
-        `images`, `captions` (int), `align_keras_importable` (False) and `top`,
-        a list of `{"query", "hits": [{"rank", "score", "id", "captions"}]}`.
+        dict with these entries. `max_abs_difference` is a float, or None if no
+        embeddings were compared. `images` and `captions` are the numbers of embedded
+        inputs. `align_keras_importable` is False. `top` is a list of `{"query",
+        "hits": [{"rank", "score", "id", "captions"}]}`.
 
     Raises:
-        InputError: when there is no such export.
-        RuntimeError: when the process fails, or its embeddings differ.
+        InputError: if the export does not exist, or `queries` has no `index`.
+        RuntimeError: if the process fails, or its embeddings differ from the expected
+            embeddings.
     """
     from align_keras.embedders.locations import find_saved_model
     from align_keras.utils.errors import InputError
@@ -60,14 +74,15 @@ def check_standalone(
     export = find_saved_model(export)
     if queries and index is None:
         raise InputError(
-            "`index` must be given with `queries`, received None; name its folder."
+            "`index` must be set together with `queries`. Received: index=None. Pass "
+            "the folder of the index."
         )
-    asked = {"export": os.path.abspath(export), "captions": list(captions)}
+    request = {"export": os.path.abspath(export), "captions": list(captions)}
     if queries:
-        asked |= {"index": os.path.abspath(index or ""), "queries": list(queries)}
-    with tempfile.TemporaryDirectory() as place:
-        folder = pathlib.Path(place)
-        (folder / "asked.json").write_text(json.dumps(asked), "utf-8")
+        request |= {"index": os.path.abspath(index or ""), "queries": list(queries)}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary)
+        (folder / _REQUEST).write_text(json.dumps(request), "utf-8")
         (folder / "images").mkdir()
         for position, content in enumerate(images):
             (folder / "images" / f"{position:06d}").write_bytes(content)
@@ -77,8 +92,8 @@ def check_standalone(
                 np.save(folder / name, np.asarray(embeddings, np.float32))
         try:
             process = subprocess.run(
-                # -I leaves out the environment's paths and the working folder.
-                [sys.executable, "-I", __file__, place],
+                # -I ignores $PYTHONPATH and the working folder.
+                [sys.executable, "-I", __file__, temporary],
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",
@@ -86,22 +101,23 @@ def check_standalone(
             )
         except subprocess.TimeoutExpired as error:
             raise RuntimeError(
-                f"The export {export} gave no answer in a process of its own within "
-                f"{timeout:g} seconds; raise `timeout` on a busy machine."
+                f"The export {export} did not finish in a separate process within "
+                f"{timeout:g} seconds. Increase `timeout` on a busy machine."
             ) from error
     if process.returncode:
         lines = process.stderr.strip().splitlines() or ["no message"]
         raise RuntimeError(
-            f"The export {export} failed in a process of its own: {lines[-1]}"
+            f"The export {export} failed in a separate process: {lines[-1]}"
         )
     result = json.loads(process.stdout)
     difference = result["max_abs_difference"]
-    # Written so that NaN fails too.
+    # The comparison is False for NaN, which therefore also raises an error.
     if difference is not None and not difference <= _TOLERANCE:
         raise RuntimeError(
-            f"The export {export} must return the given embeddings within "
-            f"{_TOLERANCE:g}, but differs by {difference:g}; its preprocessing, "
-            "tokenizer or weights aren't the model's."
+            f"The export {export} must return the expected embeddings within "
+            f"{_TOLERANCE:g}. Received: a difference of {difference:g}. Its "
+            "preprocessing, tokenizer or weights differ from those of the model. "
+            "Export the model again."
         )
     return result
 
@@ -109,23 +125,24 @@ def check_standalone(
 # === The script ===
 
 
-def _work(folder: pathlib.Path) -> dict[str, Any]:
+def _run_request(folder: pathlib.Path) -> dict[str, Any]:
+    """Runs the request in a folder and returns the result of `check_standalone`."""
     import tensorflow as tf
-    import tensorflow_text  # noqa: F401, registers the tokenizer's ops
+    import tensorflow_text  # noqa: F401, registers the ops of the tokenizer
 
-    asked = json.loads((folder / "asked.json").read_text("utf-8"))
-    signatures = tf.saved_model.load(asked["export"]).signatures
+    request = json.loads((folder / _REQUEST).read_text("utf-8"))
+    signatures = tf.saved_model.load(request["export"]).signatures
 
     def embed(signature: tuple[str, str, str], items: list[Any]) -> np.ndarray:
         name, argument, output = signature
         batches = []
         for start in range(0, len(items), _BATCH):
             batch = tf.constant(items[start : start + _BATCH], tf.string)
-            found = signatures[name](**{argument: batch})
-            if not np.all(found.get("valid", True)):
-                first = start + int(np.argmin(found["valid"]))
-                raise ValueError(f"{argument} {first} is no image")
-            batches.append(np.asarray(found[output], np.float32))
+            outputs = signatures[name](**{argument: batch})
+            if not np.all(outputs.get("valid", True)):
+                first = start + int(np.argmin(outputs["valid"]))
+                raise ValueError(f"{argument} {first} is not a valid image")
+            batches.append(np.asarray(outputs[output], np.float32))
         return np.concatenate(batches)
 
     files = sorted((folder / "images").iterdir())
@@ -133,7 +150,7 @@ def _work(folder: pathlib.Path) -> dict[str, Any]:
     differences = []
     for name, signature, items in (
         ("images", _IMAGES, [file.read_bytes() for file in files]),
-        ("captions", _TEXTS, asked["captions"]),
+        ("captions", _TEXTS, request["captions"]),
     ):
         result[name] = len(items)
         expected = folder / f"{name}.npy"
@@ -141,21 +158,22 @@ def _work(folder: pathlib.Path) -> dict[str, Any]:
             embeddings = embed(signature, items)
             if expected.exists():
                 differences.append(_difference(embeddings, np.load(expected)))
-    # Not-a-number, if one is.
+    # np.max returns NaN if one of the differences is NaN.
     largest = float(np.max(differences)) if differences else None
     result["max_abs_difference"] = largest
-    if "queries" in asked:
-        embeddings = embed(_TEXTS, asked["queries"])
-        result["top"] = _top(asked["queries"], embeddings, pathlib.Path(asked["index"]))
-    known = importlib.util.find_spec(_PACKAGE)
-    return {**result, "align_keras_importable": known is not None}
+    if "queries" in request:
+        queries = request["queries"]
+        embeddings = embed(_TEXTS, queries)
+        result["top"] = _top(queries, embeddings, pathlib.Path(request["index"]))
+    spec = importlib.util.find_spec(_PACKAGE)
+    return {**result, "align_keras_importable": spec is not None}
 
 
 def _difference(embeddings: np.ndarray, expected: np.ndarray) -> float:
     if expected.shape != embeddings.shape:
         raise ValueError(
-            f"the export must give embeddings of shape {expected.shape}, received "
-            f"{embeddings.shape}"
+            f"the export must return embeddings of shape {expected.shape}. Received: "
+            f"shape {embeddings.shape}"
         )
     return float(np.abs(embeddings - expected).max())
 
@@ -178,11 +196,11 @@ def _top(
         hits = [
             {
                 "rank": rank,
-                "score": float(scores[place]),
-                "id": images[place][1],
-                "captions": json.loads(images[place][2] or "[]"),
+                "score": float(scores[position]),
+                "id": images[position][1],
+                "captions": json.loads(images[position][2] or "[]"),
             }
-            for rank, place in enumerate(best, 1)
+            for rank, position in enumerate(best, 1)
         ]
         top.append({"query": query, "hits": hits})
     return top
@@ -192,8 +210,8 @@ def main() -> int:
     """Runs the script on a folder that `check_standalone` wrote."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        print(json.dumps(_work(pathlib.Path(sys.argv[1]))))
-    except Exception as error:  # Whatever it is, the caller wants one line of it.
+        print(json.dumps(_run_request(pathlib.Path(sys.argv[1]))))
+    except Exception as error:  # The parent process reports the last line of stderr.
         lines = str(error).strip().splitlines() or [""]
         print(f"{type(error).__name__}: {lines[0]}", file=sys.stderr)
         return 1

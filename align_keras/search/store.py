@@ -1,8 +1,10 @@
-"""An index on disk: SQLite for what images are, a file of float32 rows beside it.
+"""Image index in a folder: an SQLite database of the images and a file of embeddings.
 
-Rows are appended and flushed before the transaction that names them, and never change:
-after a kill at any moment the next run overwrites a tail that none names, and a search
-that runs meanwhile finds what it has opened.
+The vectors file has one float32 row per embedding. New rows are appended and flushed to
+disk before a transaction refers to them, and written rows never change. If the process
+is killed at any moment, no image refers to the rows after the last transaction, and the
+next run overwrites them. Searches that run at the same time keep reading the rows that
+they opened.
 """
 
 import contextlib
@@ -49,18 +51,21 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
 
 _FORMAT = "align_keras_image_index"
-# Format of the indexes that runs wrote before they wrote this one.
+# Format of the indexes of training runs in earlier releases.
 _FLAT_FORMAT = "align_keras_search_index"
 _VERSION = 1
-# Numbers of an embedding. No model has more, and a damaged header may say anything.
+# Largest accepted embedding width. No model has a larger one, so a larger number means
+# that the header is damaged.
 _MAX_DIMENSION = 2**16
 _TABLES = {"meta", "roots", "images", "unreadable"}
-# What SQLite keeps of an image whatever its columns' types are.
+# Columns whose values are checked after reading, because SQLite also stores values of
+# another type than that of the column.
 _KINDS = {"id": int, "root": int, "file": bytes, "row": int, "content": bytes}
-# `file` is the path's bytes; `path` is it for people and for `where`.
 _CHECKSUMS = """
 CREATE TABLE IF NOT EXISTS checksums (row INTEGER PRIMARY KEY, crc INTEGER NOT NULL);
 """
+# `images.file` is the path as bytes, and `images.path` is the same path as text for
+# hits and conditions.
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE roots (id INTEGER PRIMARY KEY, file BLOB UNIQUE NOT NULL);
@@ -80,38 +85,38 @@ CREATE TABLE unreadable (
 ) WITHOUT ROWID;
 {FIRST_TABLE};
 """
-# Parts of SQLite's messages on a statement that exceeds one of its limits.
+# Parts of SQLite's messages about a statement that exceeds one of its limits.
 _EXPRESSION_LIMITS = ("too large", "stack overflow", "too many")
-# Rows whose scores tell what is high for a query.
+# Number of sampled rows. Their scores show which scores are high for a query.
 _SAMPLE = 4096
-# SQLite takes some thousands of parameters a statement.
+# Parameters per statement. SQLite accepts a few thousand.
 _IN_BLOCK = 500
-# Images that one statement tests for a condition, which limits the length of its
+# Number of images that one statement tests for a condition. It limits the length of the
 # result.
 CONDITION_IMAGES_PER_BLOCK = 1_000_000
-# Conditions whose rows stay in memory for the next query.
-_KEPT_CONDITIONS = 4
-# Bytes. The norms of a file of at most this size are all checked when it is opened, in
-# 2 ms.
+# Number of recent conditions whose matching rows are cached for the next query.
+_CACHED_CONDITIONS = 4
+# Bytes. For vectors files of at most this size, all norms are checked when the file is
+# opened, which takes 2 ms.
 SMALL_VECTORS_BYTES = 32 * 2**20
-# Rows whose checksums each run of `index` compares, in 0.3 s. The next run compares the
-# next rows.
+# Number of rows whose checksums one run of `align-keras index` compares, which takes
+# 0.3 s. The next run continues with the rows after them.
 CHECKED_ROWS_PER_RUN = 100_000
-# The vectors are written again when this fraction of their rows has no image.
-_HOLES = 0.25
-# Rows of vectors that are read or written together, which limits memory. The vectors
-# are not written again while they have fewer rows.
+# The vectors file is rewritten when at least this fraction of its rows has no image.
+_MAX_UNUSED_FRACTION = 0.25
+# Number of vector rows that are read or written at once, which limits the memory.
+# Smaller vectors files are never rewritten.
 VECTOR_ROWS_PER_BLOCK = 1024
-# Seconds that a reader waits for another process that upgrades the index.
+# Seconds that a reader waits while another process upgrades the index.
 UPGRADE_TIMEOUT = 10.0
 
 
 class _LockedError(InputError):
-    """Error of an index that another process is writing."""
+    """Error for an index that another process is writing."""
 
 
 class Store(ImageStore):
-    """The images of an index in a folder, and their embeddings."""
+    """Images of an index in a folder, and their embeddings."""
 
     _has_checksums: bool
     _has_table_rows: bool
@@ -121,31 +126,36 @@ class Store(ImageStore):
         refuse_links(self.folder)
         self.header = _read_header(self.folder)
         self._writable = writable
-        # Threads share the connection; of equal text it has one statement for all.
+        # All threads share one connection. The connection caches prepared statements by
+        # their SQL text, so two threads must not run the same statement at once.
         self._lock = threading.RLock()
-        # Files of the database when a connection was opened that would not see them
-        # change, else None.
+        # Sizes and times of the database files when the connection was opened, if the
+        # connection is immutable and cannot see later changes. Otherwise None.
         self._snapshot: tuple | None = None
         self._connections = 0
         self._connect()
         self._mapped: tuple[str, np.ndarray] | None = None
         self._approximate: tuple[str, approximate.Approximate | None] | None = None
         self._filtered: dict[tuple, np.ndarray] = {}
-        # File and number of rows whose norms were compared, and their tolerance.
+        # Vectors file and number of rows whose norms were checked, and the tolerance.
         self._norms_checked: tuple[str, int, float] | None = None
-        self._check_agreement()
+        self._check_consistency()
         if not self._has_table_rows:
             self._upgrade()
 
     def _upgrade(self) -> None:
-        """Brings an index of an older release to the tables of this one."""
+        """Adds the tables of this release to an index of an older release.
+
+        A reader opens the index a second time for writing. If another process holds the
+        lock, the reader waits until that process has upgraded the index.
+        """
         if self._writable:
             try:
                 self.upgrade()
             except InputError:
                 raise
             except (AttributeError, KeyError, TypeError, ValueError):
-                raise damaged(self.folder, "the names of the tables' columns") from None
+                raise damaged(self.folder, "invalid names of table columns") from None
             self._has_table_rows = True
             return
         deadline = time.monotonic() + UPGRADE_TIMEOUT
@@ -155,34 +165,37 @@ class Store(ImageStore):
                     with contextlib.closing(Store(self.folder, writable=True)) as store:
                         store.complete_database_file()
             except (InputError, OSError) as error:
-                # Another process may be upgrading it.
+                # The process that holds the lock may be upgrading the index.
                 if isinstance(error, _LockedError) and time.monotonic() < deadline:
                     time.sleep(0.1)
                     continue
                 if self._is_upgraded():
                     break
                 raise InputError(
-                    f"The index {self.folder} must be brought to this release by a "
-                    f"process that may write it ({error}). Run `align-keras index --to "
-                    f"{self.folder}` once, as its owner."
+                    f"The index {self.folder} must be upgraded to this release, which "
+                    f"needs the permission to write it ({error}). Run `align-keras "
+                    f"index --to {self.folder}` once, as the owner of the folder."
                 ) from None
         self._has_table_rows = True
 
     def _is_upgraded(self) -> bool:
-        """Returns True once the tables of this release are in the database."""
+        """Returns True if the database has the tables of this release."""
         sql = "SELECT count(*) FROM sqlite_master WHERE name = 'table_rows_0'"
-        return self._one(sql) > 0
+        return self._fetch_value(sql) > 0
 
     @staticmethod
     def create(folder: str | os.PathLike, model: ModelIdentity) -> None:
-        """Makes an empty index where there is none, complete with its index.json."""
+        """Creates an empty index in the folder unless it already holds an index."""
         with Store.locked(folder):
-            if not Store.is_there(folder):
-                Store.make(pathlib.Path(folder), model)
+            if not Store.exists(folder):
+                Store.initialize(pathlib.Path(folder), model)
 
     @staticmethod
-    def make(folder: pathlib.Path, model: ModelIdentity) -> None:
-        """Makes an empty index, within `locked`, whatever else the folder holds."""
+    def initialize(folder: pathlib.Path, model: ModelIdentity) -> None:
+        """Writes an empty index to the folder, and replaces an existing one.
+
+        The caller holds the lock of the folder (`locked`).
+        """
         for name in (DATABASE, WAL, SHARED_MEMORY, JOURNAL):
             (folder / name).unlink(missing_ok=True)
         header = {
@@ -207,55 +220,66 @@ class Store(ImageStore):
             file.write(json.dumps(header, indent=2) + "\n")
 
     @staticmethod
-    def is_there(folder: str | os.PathLike) -> bool:
-        """Whether a folder holds an index; raises if it holds something else."""
+    def exists(folder: str | os.PathLike) -> bool:
+        """Returns True if a folder holds an index.
+
+        Raises:
+            InputError: if the folder is a file or contains other files.
+        """
         folder = pathlib.Path(folder)
         if not folder.exists():
             return False
         if not folder.is_dir():
             raise InputError(
-                f"an index must be a folder, received the file {folder}; name another."
+                f"An index must be a folder. Received: the file {folder}. Choose "
+                "another path."
             )
         if (folder / HEADER).exists():
             _read_header(folder)
             return True
-        known = (DATABASE, LOCK)
-        foreign = [p.name for p in folder.iterdir() if not p.name.startswith(known)]
+        prefixes = (DATABASE, LOCK)
+        foreign = [p.name for p in folder.iterdir() if not p.name.startswith(prefixes)]
         if foreign:
             raise InputError(
-                f"an index must be a new folder or an index, received {folder}, which "
-                f"holds {foreign[0]!r:.80}; name another folder."
+                "The folder of an index must be new or hold an index. Received: "
+                f"{folder}, which contains {foreign[0]!r:.80}. Choose another folder."
             )
         return False
 
     @staticmethod
     @contextlib.contextmanager
     def locked(folder: str | os.PathLike) -> Iterator[None]:
-        """Lets one process write an index; raises in another."""
+        """Holds the lock that lets only this process write the index.
+
+        Raises:
+            InputError: if another process holds the lock.
+        """
         refuse_url(folder, "the index's `folder`")
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        # Taking the lock empties its file.
+        # Taking the lock truncates its file, which must not be a link to another file.
         refuse_links(folder)
         held = hold(folder / LOCK)
         if held is None:
             raise _LockedError(
-                f"an index must be written by one process at a time, and another is "
-                f"writing {folder}; let it end, or name another index."
+                "An index must be written by one process at a time. Received: "
+                f"{folder}, which another process is writing. Wait until that process "
+                "has finished, or choose another index."
             )
         with held:
             yield
 
     def writing(self) -> contextlib.AbstractContextManager["Store"]:
-        """Opens the index for writing, by this process alone; see `writer`."""
+        """Opens the same index for writing. See `writer`."""
         return Store.writer(self.folder)
 
     @staticmethod
     @contextlib.contextmanager
     def writer(folder: str | os.PathLike) -> Iterator["Store"]:
-        """Opens an index for writing, by this process alone.
+        """Locks an index and opens it for writing.
 
-        An error before the index has a source removes the index.
+        If an InputError occurs while the index is still empty and has no source, the
+        index is deleted.
         """
         with Store.locked(folder):
             with contextlib.closing(Store(folder, writable=True)) as store:
@@ -264,7 +288,7 @@ class Store(ImageStore):
                     yield store
                 except InputError:
                     if not len(store) and not store.roots():
-                        store._discard()
+                        store._delete()
                         raise
                     store.complete_database_file()
                     raise
@@ -274,24 +298,25 @@ class Store(ImageStore):
                 store.complete_database_file()
 
     def _prepare(self) -> None:
-        """Adds what an index of an earlier version lacks, and counts the run.
+        """Adds the checksums that an index of an earlier version lacks.
 
-        The write-ahead log then has content until `complete_database_file`, also after
-        a kill.
+        The transaction also ensures that the write-ahead log is not empty until
+        `complete_database_file`. A log that is left after a kill shows that the run was
+        not completed.
         """
-        with self._reading():
+        with self._use_connection():
             self._run("PRAGMA journal_mode = WAL")
         with self.transaction():
-            self._note("header", _header_text(self.header))
+            self._set_meta("header", _header_text(self.header))
             runs = self._meta("runs")
-            self._note("runs", runs + 1 if isinstance(runs, int) else 1)
+            self._set_meta("runs", runs + 1 if isinstance(runs, int) else 1)
             if not self._has_checksums:
                 self._run(_CHECKSUMS)
                 self._has_checksums = True
                 self._add_checksums()
 
     def _add_checksums(self) -> None:
-        """Computes the checksums of an index that has none, if its norms are right."""
+        """Checks the norms of an index without checksums, and computes checksums."""
         vectors = self.vectors()
         self._check_norms(vectors, np.arange(len(vectors)))
         for start in range(0, len(vectors), VECTOR_ROWS_PER_BLOCK):
@@ -299,7 +324,12 @@ class Store(ImageStore):
             self._write_checksums(start, block)
 
     def _write_checksums(self, first: int, vectors: np.ndarray) -> None:
-        """Writes the checksums of rows from `first` on, and their deviation from 1."""
+        """Stores the checksums of new rows and the largest deviation of a norm from 1.
+
+        Args:
+            first: int, number of the first row.
+            vectors: float32 (n, d), the rows.
+        """
         checksums = vector_checks.row_checksums(vectors)
         self._connection.executemany(
             "INSERT OR REPLACE INTO checksums VALUES (?, ?)",
@@ -307,13 +337,14 @@ class Store(ImageStore):
         )
         error = vector_checks.norm_error(vectors)
         if error > (self._norm_error() or 0.0) or self._norm_error() is None:
-            self._note("norm_error", error)
+            self._set_meta("norm_error", error)
 
     def complete_database_file(self) -> None:
-        """Makes the database file complete without its write-ahead log.
+        """Moves the content of the write-ahead log into the database file.
 
-        Cuts off vectors that no transaction names, which a full disk leaves. Otherwise
-        `check_whole` reports them as rows whose transaction is missing.
+        Before that, rows at the end of the vectors file that belong to no transaction
+        are removed. A full disk can leave such rows. `check_complete` would report them
+        as rows whose transaction is missing.
         """
         with contextlib.suppress(OSError, InputError):
             path = vectors_path(self.folder, self.vectors_file)
@@ -321,31 +352,37 @@ class Store(ImageStore):
             if path.exists() and path.stat().st_size > end:
                 with open_to_write(path) as file:
                     file.truncate(end)
-        with contextlib.suppress(OSError, InputError), self._reading():
-            # Readers keep their connections open, so closing alone doesn't do it.
+        with contextlib.suppress(OSError, InputError), self._use_connection():
+            # Closing the connection is not enough while readers keep theirs open.
             self._run("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def _discard(self) -> None:
+    def _delete(self) -> None:
         for path in self.folder.iterdir():
             if is_index_file(path.name) and not path.is_dir():
                 path.unlink()
         shutil.rmtree(self.folder / STORED_IMAGES, ignore_errors=True)
-        with contextlib.suppress(OSError):  # What else is there stays.
+        # The folder remains if it contains other files.
+        with contextlib.suppress(OSError):
             self.folder.rmdir()
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """The connection; SQLite's errors say what to do."""
+    def _use_connection(self) -> Iterator[sqlite3.Connection]:
+        """Yields the connection to one thread at a time.
+
+        Errors of SQLite become an InputError with a remedy.
+        """
         try:
             with self._lock:
                 if self._snapshot is not None and self._snapshot != self._stamp():
-                    # The header and the vectors in memory are those of the old one.
+                    # An immutable connection does not see changes of the files. It is
+                    # opened again, unless the header in memory belongs to an index that
+                    # was replaced.
                     self._refuse_rebuilt()
                     self._connection.close()
                     self._connect()
                 yield self._connection
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            # A message of SQLite repeats damaged text, which Python can't decode.
+            # UnicodeDecodeError occurs if a message of SQLite quotes damaged text.
             text = str(error)
             if "full" in text:
                 path = str(self.folder / DATABASE)
@@ -358,22 +395,23 @@ class Store(ImageStore):
                 ) from error
             if "unable to open" in text and _size(self.folder / WAL):
                 raise InputError(
-                    f"the index {self.folder} has changes in {WAL}, which can't be "
-                    f"read there without {SHARED_MEMORY} or the permission to write; "
-                    f"copy the folder to where it can be written, or run `align-keras "
-                    f"index --to {self.folder}` as its owner."
+                    f"The index {self.folder} must be writable, because its changes in "
+                    f"{WAL} cannot be read without {SHARED_MEMORY} or the permission "
+                    "to write. Copy the folder to a disk where you can write, or run "
+                    f"`align-keras index --to {self.folder}` as the owner of the "
+                    "folder."
                 ) from error
             if "locked" in text or "readonly" in text or "unable to open" in text:
                 raise InputError(
-                    f"the index {self.folder} can't be read or written ({text}); check "
-                    "its permissions, and that no other process holds it."
+                    f"The index {self.folder} can't be read or written ({text}). Check "
+                    "its permissions, and that no other process has locked it."
                 ) from error
             raise damaged(self.folder, text) from error
 
     @contextlib.contextmanager
-    def _one_state(self) -> Iterator[None]:
-        """A transaction in which statements read the same state of the database."""
-        with self._reading():
+    def _consistent_read(self) -> Iterator[None]:
+        """Opens a transaction in which all statements read the same database state."""
+        with self._use_connection():
             if self._connection.in_transaction:
                 yield
                 return
@@ -384,18 +422,19 @@ class Store(ImageStore):
                 self._connection.rollback()
 
     def _connect(self) -> None:
-        """Opens the database; a folder that can't be written to is read as it is."""
+        """Opens the database. A folder without write permission is opened read-only."""
         path = self.folder / DATABASE
         if not path.is_file():
-            raise damaged(self.folder, f"no {DATABASE}")
+            raise damaged(self.folder, f"{DATABASE} is missing")
         if (self.folder / JOURNAL).exists():
-            raise damaged(self.folder, f"{JOURNAL}, which no index has")
+            raise damaged(self.folder, f"it contains {JOURNAL}, which no index has")
         mode = "rw" if self._writable else "ro"
         self._snapshot = None
-        # SQLite reads a write-ahead log only by a file that it shares with writers.
-        # Where it can't make that file, it must be said that there is no log.
-        is_fixed = not self._writable and not os.access(self.folder, os.W_OK)
-        if is_fixed and not _size(self.folder / WAL):
+        # SQLite creates a shared-memory file to read a database with a write-ahead log.
+        # In a folder without write permission this fails, so the database is opened as
+        # immutable if its log is empty.
+        is_read_only = not self._writable and not os.access(self.folder, os.W_OK)
+        if is_read_only and not _size(self.folder / WAL):
             mode += "&immutable=1"
             self._snapshot = self._stamp()
         self._connections += 1
@@ -408,75 +447,87 @@ class Store(ImageStore):
             isolation_level=None,
         )
         self._connection.create_function("fold_case", 1, fold_case, deterministic=True)
-        with self._reading():
+        with self._use_connection():
             self._run("PRAGMA trusted_schema = OFF")
             self._run("PRAGMA synchronous = NORMAL")
             self._check_schema()
 
     def _stamp(self) -> tuple[tuple[int, int], ...]:
-        """Size and time of the database's files."""
+        """Returns size and time of the database file and its write-ahead log."""
         return tuple(map(_size_and_time, (self.folder / DATABASE, self.folder / WAL)))
 
     def _check_schema(self) -> None:
-        """Refuses a database with views, triggers or computed columns, which run SQL
-        of whoever made it.
+        """Raises InputError for views, triggers and generated columns.
+
+        They contain SQL, which would run when an index from an untrusted source is
+        opened.
         """
         tables = set()
-        for kind, name, sql in self._all("SELECT type, name, sql FROM sqlite_master"):
+        for kind, name, sql in self._fetch_rows(
+            "SELECT type, name, sql FROM sqlite_master"
+        ):
             if kind == "table" and not str(sql).upper().startswith("CREATE VIRTUAL"):
                 tables.add(name)
             elif kind != "index":
-                raise damaged(self.folder, f"its database has the {kind} {name!r:.60}")
+                raise damaged(
+                    self.folder, f"its database contains the {kind} {name!r:.60}"
+                )
         self._has_checksums = "checksums" in tables
         self._has_table_rows = "table_rows_0" in tables
         if not tables >= _TABLES:
             missing = ", ".join(sorted(_TABLES - tables))
             raise damaged(self.folder, f"its database lacks the table {missing}")
         for table in filter(_is_index_table, tables):
-            for column in self._all(f"PRAGMA table_xinfo({table})"):
-                if column[-1]:  # Hidden: computed.
+            for column in self._fetch_rows(f"PRAGMA table_xinfo({table})"):
+                # The last field is not 0 for hidden and generated columns.
+                if column[-1]:
                     raise damaged(
-                        self.folder, f"its database computes the column {column[1]!r}"
+                        self.folder,
+                        f"its database contains the generated column {column[1]!r}",
                     )
 
-    def _check_agreement(self) -> None:
-        """Refuses a database, vectors and a header that don't belong together."""
+    def _check_consistency(self) -> None:
+        """Raises InputError if database, vectors and header do not match."""
         stored = self._meta("header")
         if stored not in (None, _header_text(self.header)):
             raise damaged(
-                self.folder, f"{HEADER} and {DATABASE} are of different indexes"
+                self.folder, f"{HEADER} and {DATABASE} belong to different indexes"
             )
         self.vectors()
-        lowest = self._one("SELECT min(row) FROM images")
-        highest = self._one("SELECT max(row) FROM images")
+        lowest = self._fetch_value("SELECT min(row) FROM images")
+        highest = self._fetch_value("SELECT max(row) FROM images")
         if lowest is not None:
             is_number = isinstance(lowest, int) and isinstance(highest, int)
             if not is_number or lowest < 0 or highest >= self._row_count():
                 raise damaged(
-                    self.folder, f"{DATABASE} names rows that it doesn't count"
+                    self.folder, f"{DATABASE} refers to rows that do not exist"
                 )
 
-    def check_whole(self) -> None:
-        """Raises if the vectors file has rows whose transaction is missing, as in a
-        copy without the write-ahead log of an unfinished run.
+    def check_complete(self) -> None:
+        """Raises InputError if the vectors file has rows without a transaction.
+
+        This happens if the folder is copied without the write-ahead log while a run has
+        not finished.
         """
+        # With a log, a run is writing or was killed, and no transaction is missing.
         if _size(self.folder / WAL):
-            return  # A run is writing, or was killed, and its log is there.
-        # In this order, since a writer adds to the file first.
+            return
+        # The size is read before the number of rows. A writer appends to the file
+        # first, so a concurrent writer cannot make the file appear too long.
         name = self.vectors_file
         size = _size(vectors_path(self.folder, name))
         rows = self._row_count()
         if size > rows * self.dimension * 4 and self.vectors_file == name:
             raise InputError(
-                f"the index {self.folder} is incomplete: {name} holds "
-                f"{size // (4 * self.dimension):,} embeddings, and {DATABASE} names "
-                f"{rows:,}, as in a copy without {WAL}; copy the whole folder, or "
-                f"run `align-keras index --to {self.folder}`, which embeds what is "
-                "missing."
+                f"The index {self.folder} must have a row in {DATABASE} for each "
+                f"embedding. Received: {size // (4 * self.dimension):,} embeddings in "
+                f"{name} and {rows:,} rows, as in a copy without {WAL}. Copy the whole "
+                f"folder, or run `align-keras index --to {self.folder}`, which embeds "
+                "the missing images."
             )
 
     def close(self) -> None:
-        """Closes the database; the vectors stay mapped as long as someone has them."""
+        """Closes the database. Arrays that `vectors` returned stay valid."""
         self._connection.close()
         self._mapped = None
 
@@ -484,24 +535,27 @@ class Store(ImageStore):
 
     @property
     def version(self) -> tuple:
-        """Another after each change, by this or another process."""
-        data_version = self._one("PRAGMA data_version")
+        """Value that differs after each change by this or another process."""
+        data_version = self._fetch_value("PRAGMA data_version")
         return self._connections, data_version, self._connection.total_changes
 
     @property
     def vectors_file(self) -> str:
-        """The file's name; while it is the same, a row stays what it is."""
+        """Name of the vectors file. Row numbers are stable while it does not change."""
         return self._meta("vectors")
 
     def _row_count(self) -> int:
-        """Number of rows that the database counts."""
+        """Returns the number of rows that the database has recorded."""
         rows = self._meta("rows")
         if not isinstance(rows, int) or rows < 0:
             raise damaged(self.folder, f"the number of rows is {rows!r:.60}")
         return rows
 
     def vectors(self) -> np.ndarray:
-        """float32 (rows, d), mapped into memory; rows may have no image any more."""
+        """Returns all rows, float32 (rows, d), as a memory map.
+
+        Rows of removed images are included.
+        """
         while True:
             name, rows = self.vectors_file, self._row_count()
             mapped = self._mapped
@@ -510,14 +564,14 @@ class Store(ImageStore):
             try:
                 self._mapped = name, self._map(name, rows)
             except InputError:
-                # Unless another process has written the vectors anew.
+                # If another process has rewritten the vectors, the loop tries again.
                 if self.vectors_file == name:
                     raise
 
     # === Checks of the vectors ===
 
     def _norm_error(self) -> float | None:
-        """Largest deviation of a norm from 1 when rows were written, or None."""
+        """Returns the largest deviation of a norm from 1 at the time of writing."""
         error = self._meta("norm_error")
         is_number = isinstance(error, int | float) and 0.0 <= error < np.inf
         if error is not None and not is_number:
@@ -525,24 +579,27 @@ class Store(ImageStore):
         return error
 
     def _damaged_row(self, row: int, reason: str) -> InputError:
-        """The error of a row that isn't what was written."""
-        images = self._all("SELECT path FROM images WHERE row = ?", [int(row)])
+        """Returns the error for a row that differs from the row that was written."""
+        images = self._fetch_rows("SELECT path FROM images WHERE row = ?", [int(row)])
         image = f", {images[0][0]!r:.160}" if images else ""
         path = self.folder / str(self.vectors_file)
         remedy = (
-            "embed the images again by `align-keras index --rebuild --to "
+            "Embed the images again with `align-keras index --rebuild --to "
             f"{shlex.quote(str(self.folder))}`"
         )
         if self.has_items:
             command = run_index_command(self.folder)
-            remedy = "make it again by "
+            remedy = "Build the index again with "
             remedy += f"`{command}`" if command else "`Index.from_embeddings`"
         return InputError(
-            f"the file {path} is damaged (row {int(row)}{image}, {reason}); {remedy}."
+            f"The file {path} is damaged (row {int(row)}{image}, {reason}). {remedy}."
         )
 
     def _tolerance(self) -> float:
-        """How far norms may be from 1; small files are compared with it as a whole."""
+        """Returns the largest allowed deviation of a norm from 1.
+
+        The first call for a vectors file also checks all norms if the file is small.
+        """
         name, vectors = self.vectors_file, self.vectors()
         checked = self._norms_checked
         if checked is None or checked[:2] != (name, len(vectors)):
@@ -560,14 +617,19 @@ class Store(ImageStore):
     def _check_norms(
         self, vectors: np.ndarray, rows: Sequence[int] | np.ndarray
     ) -> None:
-        """Raises if an embedding, of the row at the same position, has another norm."""
+        """Raises InputError if the norm of an embedding is not 1 within the tolerance.
+
+        Args:
+            vectors: float32 (n, d), the embeddings.
+            rows: row numbers (n,) of the embeddings, for the error message.
+        """
         wrong = vector_checks.first_wrong_norm(vectors, self._tolerance())
         if wrong is not None:
             norm = float(np.linalg.norm(vectors[wrong].astype(float)))
-            raise self._damaged_row(rows[wrong], f"whose norm is {norm:.6g}")
+            raise self._damaged_row(rows[wrong], f"its norm is {norm:.6g}")
 
     def check_rows(self, rows: Sequence[int]) -> None:
-        """Raises if an embedding isn't the one that was written, by its checksum."""
+        """Raises InputError if the checksum of a row differs from the stored one."""
         if not self._has_checksums:
             return
         vectors = self.vectors()
@@ -575,7 +637,7 @@ class Store(ImageStore):
             block = [int(row) for row in rows[start : start + _IN_BLOCK]]
             marks = ",".join("?" * len(block))
             stored = dict(
-                self._all(
+                self._fetch_rows(
                     f"SELECT row, crc FROM checksums WHERE row IN ({marks})", block
                 )
             )
@@ -587,13 +649,13 @@ class Store(ImageStore):
     ) -> None:
         for row, checksum in zip(rows, checksums, strict=True):
             if stored.get(row, checksum) != checksum:
-                raise self._damaged_row(row, "whose checksum differs")
+                raise self._damaged_row(row, "its checksum differs")
 
     def check_range(self, start: int, stop: int) -> None:
-        """Checks the checksums and norms of the rows from `start` to `stop`.
+        """Compares checksums and norms of the rows from `start` to before `stop`.
 
         Raises:
-            InputError: if an embedding is not the one that was written.
+            InputError: if a row is damaged.
         """
         vectors = self.vectors()
         for first in range(start, stop, VECTOR_ROWS_PER_BLOCK):
@@ -602,12 +664,12 @@ class Store(ImageStore):
             stored = {}
             if self._has_checksums:
                 sql = "SELECT row, crc FROM checksums WHERE row BETWEEN ? AND ?"
-                stored = dict(self._all(sql, [rows[0], rows[-1]]))
+                stored = dict(self._fetch_rows(sql, [rows[0], rows[-1]]))
             self._compare(rows, vector_checks.row_checksums(block), stored)
             self._check_norms(block, rows)
 
-    def check_part(self) -> None:
-        """Compares the checksums of some rows, other ones at each call."""
+    def check_next_rows(self) -> None:
+        """Compares the checksums of some rows. The next call checks the next rows."""
         rows = self._row_count()
         start = self._meta("checked")
         if not isinstance(start, int) or not 0 <= start < rows:
@@ -615,10 +677,10 @@ class Store(ImageStore):
         stop = min(start + CHECKED_ROWS_PER_RUN, rows)
         self.check_range(start, stop)
         with self.transaction():
-            self._note("checked", stop)
+            self._set_meta("checked", stop)
 
     def check(self) -> int:
-        with self._reading():
+        with self._use_connection():
             for (problem,) in self._run("PRAGMA integrity_check").fetchall():
                 if problem != "ok":
                     raise damaged(self.folder, problem)
@@ -627,10 +689,10 @@ class Store(ImageStore):
     def _check_vectors(self) -> int:
         rows = self._row_count()
         self.check_range(0, rows)
-        if not approximate.is_whole(self.folder, self.vectors_file):
+        if not approximate.is_undamaged(self.folder, self.vectors_file):
             path = approximate_path(self.folder, self.vectors_file)
             raise InputError(
-                f"the file {path} is damaged; remove it, and make it again by "
+                f"The file {path} is damaged. Remove it, and create it again with "
                 f"`align-keras index --to {shlex.quote(str(self.folder))}`."
             )
         return rows
@@ -641,25 +703,29 @@ class Store(ImageStore):
         except InputError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise damaged(self.folder, "the names of the tables' columns") from None
+            raise damaged(self.folder, "invalid names of table columns") from None
 
     def _images(self, where: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
         images = super()._images(where, parameters)
         for image in images:
             for name, kind in _KINDS.items():
                 if not isinstance(image.get(name), kind):
-                    raise damaged(self.folder, f"the {name} of image {image['id']}")
+                    raise damaged(
+                        self.folder,
+                        f"the column {name} of image {image['id']} is invalid",
+                    )
         return images
 
     def vector(self, row: int) -> np.ndarray:
-        """One image's embedding, float32 (d,)."""
+        """Returns the embedding in a row, float32 (d,)."""
         self.check_rows([row])
         return np.array(self.vectors()[row])
 
     def sample(self) -> np.ndarray:
-        """float32 (n, d): some thousand embeddings from all over the index."""
+        """Returns some thousand embeddings from all over the index, float32 (n, d)."""
         vectors = self.vectors()
-        # Not at random, whose import takes a twentieth of a search.
+        # The sample has a fixed step, because importing a random number generator takes
+        # a twentieth of the time of a search.
         step = max(1, len(vectors) // _SAMPLE)
         sample = np.array(vectors[::step])
         self._check_norms(sample, range(0, len(vectors), step))
@@ -676,50 +742,57 @@ class Store(ImageStore):
             raise damaged(self.folder, f"{path.name}: {error}") from None
 
     def _refuse_rebuilt(self) -> None:
-        """Raises if another database has taken the place of the one that is open."""
+        """Raises InputError if the database file was replaced after it was opened."""
         if self._inode != _inode(self.folder / DATABASE):
             raise InputError(
-                f"the index {self.folder} was built again after it was opened; open it "
+                f"The index {self.folder} was built again after it was opened. Open it "
                 "again."
             )
 
     def rows(self, condition: str, parameters: Sequence[Any] = ()) -> np.ndarray:
-        """int64 (n,): rows of the images that a condition in SQL is true of, sorted.
+        """Returns the sorted rows of the images that fulfill a condition, int64 (n,).
 
-        Of the conditions asked last they are kept, as long as the index is the same.
+        The rows of the most recent conditions are cached until the index changes.
+
+        Args:
+            condition: SQL of the condition.
+            parameters: values for the `?` marks in the SQL.
         """
         with self._lock:
-            key = self.version, condition, repr(parameters)  # 1 and 1.0 differ.
-            found = self._filtered.pop(key, None)
-            if found is None:
-                found = self._rows(condition, parameters)
-            self._filtered[key] = found
-            for old in list(self._filtered)[:-_KEPT_CONDITIONS]:
+            # `repr` distinguishes 1 from 1.0.
+            key = self.version, condition, repr(parameters)
+            matching_rows = self._filtered.pop(key, None)
+            if matching_rows is None:
+                matching_rows = self._rows(condition, parameters)
+            self._filtered[key] = matching_rows
+            for old in list(self._filtered)[:-_CACHED_CONDITIONS]:
                 del self._filtered[old]
-        return found
+        return matching_rows
 
     def _rows(self, condition: str, parameters: Sequence[Any]) -> np.ndarray:
-        """A text for many, since a million tuples take as long as the search itself."""
+        """Returns the sorted rows of the images that fulfill a condition."""
+        # SQLite returns the rows as one text, because creating a million Python tuples
+        # would take as long as the search itself.
         sql = (
             f"SELECT group_concat(row) FROM images WHERE ({condition}) "
             "AND id BETWEEN ? AND ?"
         )
-        last = self._one("SELECT max(id) FROM images") or 0
+        last = self._fetch_value("SELECT max(id) FROM images") or 0
         parts = []
         for first in range(0, last + 1, CONDITION_IMAGES_PER_BLOCK):
-            text = self._one(
+            text = self._fetch_value(
                 sql, [*parameters, first, first + CONDITION_IMAGES_PER_BLOCK - 1]
             )
             parts.append(np.fromstring(text or "", np.int64, sep=","))
         return np.sort(np.concatenate(parts))
 
-    def _of_rows(self, rows: np.ndarray) -> dict[int, dict[str, Any]]:
-        """Images by their rows; rows that have none are left out."""
-        found = []
+    def _images_of_rows(self, rows: np.ndarray) -> dict[int, dict[str, Any]]:
+        """Returns row → columns of its image. Rows without an image are left out."""
+        images = []
         for start in range(0, len(rows), _IN_BLOCK):
             block = rows[start : start + _IN_BLOCK].tolist()
-            found += self._images(f"row IN ({','.join('?' * len(block))})", block)
-        return {image["row"]: image for image in found}
+            images += self._images(f"row IN ({','.join('?' * len(block))})", block)
+        return {image["row"]: image for image in images}
 
     def ranked(
         self,
@@ -728,15 +801,27 @@ class Store(ImageStore):
         parameters: Sequence[Any],
         query: Query,
     ) -> Iterator[list[tuple[float, dict, np.ndarray]]]:
-        """Yields lists of (score, image, vector), the best first, as long as asked."""
+        """Yields lists of (score, image, vector) in descending order of the score.
+
+        Args:
+            embedding: float32 (d,), embedding of the query.
+            condition: SQL of a condition, or "".
+            parameters: values for the `?` marks in the SQL.
+            query: options of the search.
+
+        Yields:
+            list of tuples: float score, dict of the image's columns, and float32 (d,)
+            vector.
+        """
         vectors = self.vectors()
         rows = self.rows(condition, parameters) if condition else None
-        if rows is not None:  # Another process may have added some meanwhile.
+        if rows is not None:
+            # Another process may have added rows after `vectors` was mapped.
             rows = rows[: np.searchsorted(rows, len(vectors))]
         for best, scores in self._blocks(embedding, vectors, rows, query):
             self._check_norms(vectors[best], best)
-            images = self._of_rows(best)
-            yield [  # Rows without an image are left out.
+            images = self._images_of_rows(best)
+            yield [
                 (float(np.float32(score)), images[row], vectors[row])
                 for row, score in zip(best, scores, strict=True)
                 if row in images
@@ -749,24 +834,28 @@ class Store(ImageStore):
         rows: np.ndarray | None,
         query: Query,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields rows and their exact scores from the highest on."""
+        """Yields rows and their exact scores in descending order.
+
+        The first block comes from the approximate index, if it is used. If the caller
+        needs more rows, because many of them are near-duplicates or have no image, the
+        further blocks come from an exact scan.
+        """
         size = 4 * query.k + 64
-        # Scores are no larger than the product of both norms.
+        # A score is at most the product of both norms.
         limit = float(np.linalg.norm(embedding)) * (1.0 + self._tolerance())
-        near = chosen = None
+        approximate_index = candidates = None
         if rows is None or len(rows) > approximate.LEAST_SHARE * len(vectors):
-            near = self._approximate_index(query.approximate, len(vectors))
-        if near is not None:
-            chosen = near.find(embedding, size, vectors, rows)
-        seen = np.zeros(0, np.int64)
-        if chosen is not None:
-            ranked = self._by_rank(embedding, vectors, chosen, size, limit)
-            for seen, scores in itertools.islice(ranked, 1):
-                yield seen, scores
-        # Of too many copies, or rows without images, the rest is scanned.
+            approximate_index = self._approximate_index(query.approximate, len(vectors))
+        if approximate_index is not None:
+            candidates = approximate_index.find(embedding, size, vectors, rows)
+        yielded = np.zeros(0, np.int64)
+        if candidates is not None:
+            ranked = self._by_rank(embedding, vectors, candidates, size, limit)
+            for yielded, scores in itertools.islice(ranked, 1):
+                yield yielded, scores
         for best, scores in self._by_rank(embedding, vectors, rows, size, limit):
-            new = ~np.isin(best, seen)
-            yield best[new], scores[new]
+            is_new = ~np.isin(best, yielded)
+            yield best[is_new], scores[is_new]
 
     def _by_rank(
         self,
@@ -776,11 +865,19 @@ class Store(ImageStore):
         size: int,
         limit: float,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields rows, all or some, and their exact scores from the highest on."""
+        """Yields row numbers and their exact scores in descending order.
+
+        Args:
+            embedding: float32 (d,), embedding of the query.
+            vectors: float32 (n, d), all vectors.
+            rows: int64 (m,), rows to rank, or None for all rows.
+            size: int, minimum number of rows in the first block.
+            limit: float, largest possible score.
+        """
 
         def exact(positions: np.ndarray) -> np.ndarray:
-            chosen = positions if rows is None else rows[positions]
-            return exact_scan.exact_scores(vectors, embedding, chosen)
+            row_numbers = positions if rows is None else rows[positions]
+            return exact_scan.exact_scores(vectors, embedding, row_numbers)
 
         scanned = self._scanned(vectors, embedding, rows, limit)
         error = exact_scan.scan_error(vectors.shape[1], limit)
@@ -798,34 +895,44 @@ class Store(ImageStore):
         wrong = vector_checks.first_wrong_score(scores, limit)
         if wrong is not None:
             row = wrong if rows is None else rows[wrong]
-            raise self._damaged_row(row, f"which scores {scores[wrong]:.4g}")
+            raise self._damaged_row(row, f"its score is {scores[wrong]:.4g}")
         return scores
 
     def _approximate_index(
-        self, wanted: bool | None, count: int
+        self, requested: bool | None, count: int
     ) -> approximate.Approximate | None:
-        """The approximate index, or None where the exact scan is as good."""
-        if wanted is False or (wanted is None and count < approximate.LEAST_ROWS):
+        """Returns the approximate index, or None if the search scans all vectors.
+
+        Args:
+            requested: `Query.approximate`.
+            count: int, number of vectors.
+
+        Raises:
+            InputError: if the approximate index is requested and does not exist.
+        """
+        is_small = count < approximate.LEAST_ROWS
+        if requested is False or (requested is None and is_small):
             return None
         file = self.vectors_file
         if self._approximate is None or self._approximate[0] != file:
-            found = approximate.Approximate.open(self.folder, file, self.dimension)
-            self._approximate = file, found
-        found = self._approximate[1]
-        if wanted and found is None:
+            opened = approximate.Approximate.open(self.folder, file, self.dimension)
+            self._approximate = file, opened
+        index = self._approximate[1]
+        if requested and index is None:
             raise InputError(
-                "`approximate` needs an approximate index, which `align-keras index` "
-                f"makes of {approximate.LEAST_ROWS:,} images or more, received "
-                f"{count:,}; leave it out."
+                "`approximate` must be used with an approximate index, which "
+                f"`align-keras index` creates for {approximate.LEAST_ROWS:,} or more "
+                f"images. Received: an index of {count:,} images without one. Leave "
+                "`approximate` out."
             )
-        return found
+        return index
 
     # === Writing ===
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that is written within is there, or nothing of it."""
-        with self._reading():
+        """Context whose changes are written all together or not at all."""
+        with self._use_connection():
             self._run("BEGIN IMMEDIATE")
             try:
                 yield
@@ -835,7 +942,16 @@ class Store(ImageStore):
             self._connection.commit()
 
     def append(self, vectors: np.ndarray) -> Sequence[int]:
-        """Writes rows behind the last, within a transaction; returns them, on disk."""
+        """Appends vectors to the vectors file and flushes them to disk.
+
+        The caller is in a transaction.
+
+        Args:
+            vectors: float32 (n, d), embeddings.
+
+        Returns:
+            Sequence of int, the new row numbers.
+        """
         first = self._row_count()
         with open_to_write(vectors_path(self.folder, self.vectors_file)) as file:
             file.seek(first * self.dimension * 4)
@@ -844,53 +960,57 @@ class Store(ImageStore):
             file.flush()
             os.fsync(file.fileno())
         self._write_checksums(first, vectors)
-        self._set("rows", first + len(vectors))
+        self._update_meta("rows", first + len(vectors))
         return range(first, first + len(vectors))
 
     def compact(self) -> None:
-        """Writes the vectors anew where many rows have no image any more, then brings
-        the approximate index up to date. New vectors come by one transaction.
-        """
+        """Removes unused rows if there are many, and updates the approximate index."""
         rows, images = self._row_count(), len(self)
-        if rows >= VECTOR_ROWS_PER_BLOCK and rows - images >= _HOLES * rows:
-            self._write_anew()
-        approximate.bring_up_to_date(self.folder, self.vectors_file, self.vectors())
+        unused = rows - images
+        if rows >= VECTOR_ROWS_PER_BLOCK and unused >= _MAX_UNUSED_FRACTION * rows:
+            self._rewrite_vectors()
+        approximate.build_or_update(self.folder, self.vectors_file, self.vectors())
 
-    def _write_anew(self) -> None:
+    def _rewrite_vectors(self) -> None:
+        """Writes the rows of all images to a new vectors file.
+
+        One transaction renumbers the rows and switches to the new file.
+        """
         old = self.vectors_file
         new = next_vectors_name(old)
-        kept = self.rows("1")
+        used_rows = self.rows("1")
         vectors = self.vectors()
         with open_to_write(vectors_path(self.folder, new), new=True) as file:
-            for start in range(0, len(kept), VECTOR_ROWS_PER_BLOCK):
-                block = kept[start : start + VECTOR_ROWS_PER_BLOCK]
+            for start in range(0, len(used_rows), VECTOR_ROWS_PER_BLOCK):
+                block = used_rows[start : start + VECTOR_ROWS_PER_BLOCK]
                 self.check_rows(block.tolist())
                 file.write(vectors[block].tobytes())
             file.flush()
             os.fsync(file.fileno())
         with self.transaction():
-            # By way of negative numbers, for no two rows may be equal in between.
+            # The column is UNIQUE, so the rows become negative numbers first, which
+            # collide with no old number.
             self._run(
                 "UPDATE images SET row = -1 - n FROM (SELECT id AS i, "
                 "row_number() OVER (ORDER BY row) - 1 AS n FROM images) WHERE id = i"
             )
             self._run("UPDATE images SET row = -1 - row")
             self._run("DELETE FROM checksums")
-            for start in range(0, len(kept), VECTOR_ROWS_PER_BLOCK):
-                block = kept[start : start + VECTOR_ROWS_PER_BLOCK]
+            for start in range(0, len(used_rows), VECTOR_ROWS_PER_BLOCK):
+                block = used_rows[start : start + VECTOR_ROWS_PER_BLOCK]
                 self._write_checksums(start, vectors[block])
-            self._set("vectors", new)
-            self._set("rows", len(kept))
+            self._update_meta("vectors", new)
+            self._update_meta("rows", len(used_rows))
         vectors_path(self.folder, old).unlink(missing_ok=True)
 
-    def _stored(self, name: str, value: Any) -> Any:
-        # SQLite has 64 bits; a longer number keeps its digits as text.
+    def _to_stored(self, name: str, value: Any) -> Any:
+        # SQLite stores integers of 64 bits. Text keeps all digits of a longer one.
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             return str(value)
         return value
 
-    def _note(self, key: str, value: Any) -> None:
-        """Writes a value of `meta`, which may be new."""
+    def _set_meta(self, key: str, value: Any) -> None:
+        """Sets a value of the table `meta`, and adds the key if necessary."""
         self._run(
             "INSERT INTO meta VALUES (?, ?) "
             "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -899,7 +1019,7 @@ class Store(ImageStore):
 
 
 def is_flat_index(folder: pathlib.Path) -> bool:
-    """Returns True for an index in the format that runs wrote before this one."""
+    """Returns True for an index of a training run in the format of earlier releases."""
     try:
         return read_json(folder / HEADER).get("format") == _FLAT_FORMAT
     except (OSError, InputError):
@@ -913,27 +1033,27 @@ def _read_header(folder: pathlib.Path) -> dict[str, Any]:
         raise damaged(folder, str(error)) from None
     if header.get("format") == _FLAT_FORMAT:
         command = run_index_command(folder)
-        remedy = f"Build it again by `{command}`."
+        remedy = f"Build it again with `{command}`."
         if command is None:
             remedy = (
-                "Build it again by `align-keras train --config_file RUN/params.yaml "
+                "Build it again with `align-keras train --config_file RUN/params.yaml "
                 "--model_dir RUN --mode index`, where RUN is the folder of its run."
             )
         raise InputError(
             "An index must have the format of this release. Received: "
-            f"{folder}, in the format that runs wrote before. {remedy}"
+            f"{folder}, in the format of an earlier release. {remedy}"
         )
     if header.get("format") != _FORMAT:
         raise InputError(
-            f"an index must be a folder that `align-keras index` wrote, received "
+            "An index must be a folder that `align-keras index` wrote. Received: "
             f"{folder}, which "
-            + ("holds no index.json of one" if folder.is_dir() else "doesn't exist")
-            + f"; make it by `align-keras index FOLDER --to {folder}`."
+            + ("has no index.json of one" if folder.is_dir() else "doesn't exist")
+            + f". Create the index with `align-keras index FOLDER --to {folder}`."
         )
     if header.get("version") != _VERSION:
         raise InputError(
-            f"the index {folder} must have version {_VERSION}, received "
-            f"{header.get('version')!r:.80}; remove it and build it again."
+            f"The index {folder} must have version {_VERSION}. Received: "
+            f"{header.get('version')!r:.80}. Remove it and build it again."
         )
     model = header.get("model")
     if not isinstance(model, dict):
@@ -950,24 +1070,27 @@ def _read_header(folder: pathlib.Path) -> dict[str, Any]:
 
 def _is_index_table(name: str) -> bool:
     """Returns True for the tables that this module and `table_rows` create."""
-    is_of_rows = re.fullmatch(r"table_rows_\d+", name) is not None
-    return is_of_rows or name in {*_TABLES, "checksums"}
+    has_user_rows = re.fullmatch(r"table_rows_\d+", name) is not None
+    return has_user_rows or name in {*_TABLES, "checksums"}
 
 
 def _header_text(header: dict[str, Any]) -> str:
-    """What the database repeats of the header, so that both can be compared."""
+    """Returns the part of the header that the database also stores.
+
+    A difference shows that the files belong to different indexes.
+    """
     return json.dumps(
         {"model": header["model"], "dimension": header["dimension"]}, sort_keys=True
     )
 
 
 def _size(path: pathlib.Path) -> int:
-    """Bytes of a file, 0 of none."""
+    """Returns the size of a file in bytes, or 0 if it does not exist."""
     return _size_and_time(path)[0]
 
 
 def _inode(path: pathlib.Path) -> int | None:
-    """Number of a file, by which one that has replaced it is known, or None."""
+    """Returns the inode of a file, which shows if the file was replaced, or None."""
     try:
         return os.stat(path).st_ino
     except OSError:

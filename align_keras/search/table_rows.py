@@ -1,10 +1,11 @@
-"""Rows of users' tables in a store, with the same SQL for SQLite and PostgreSQL.
+"""Rows of user tables in a store, with the same SQL for SQLite and PostgreSQL.
 
-No name of a user's column occurs in SQL. The cells of all tables are stored as text in
-the columns `c0`, `c1`, … of the tables `table_rows_0`, `table_rows_1`, …. The entry
-`table_columns` of the table `meta` maps the users' names to these numbers. Each row
-belongs to an image and to the source that names it (`root`), and is dropped with the
-source.
+A user table is a CSV, TSV or JSONL file with images, captions and other columns. Its
+cells are stored as text in the columns `c0`, `c1`, … of the database tables
+`table_rows_0`, `table_rows_1`, …. The entry `table_columns` of the database table
+`meta` maps the names in the user tables to these numbers, so the SQL contains no name
+from a user table. Each row belongs to an image and to the source (`root`), which is the
+user table, and is removed together with the source.
 """
 
 import abc
@@ -26,18 +27,19 @@ from align_keras.search.columns import (
     combined_kind,
     kind_of,
     name_in_conditions,
-    shown_value,
+    value_of_cell,
 )
 from align_keras.utils.addresses import without_secrets
 from align_keras.utils.errors import InputError
 
-# Number of columns of one of our tables. A row of PostgreSQL must fit into a page of
+# Number of columns `c…` per database table. A row of PostgreSQL must fit into a page of
 # 8 KB, in which a long text takes 18 bytes.
 _PER_TABLE = 200
 # Images per statement. Both databases accept at least 999 parameters.
 _BLOCK = 500
 _KEY = "table_columns"
-# Numbers of columns are not used again, so they may exceed `MAX_COLUMNS`.
+# Maximum number of columns `c…`, for a check of the stored entry. It is larger than
+# `MAX_COLUMNS`, because columns that are no longer used stay in the database.
 _MAX_NUMBER = 1_000_000
 FIRST_TABLE = """
 CREATE TABLE table_rows_0 (
@@ -54,13 +56,13 @@ CREATE TABLE IF NOT EXISTS table_rows_{} (
 
 
 class UserColumn(NamedTuple):
-    """A column of users' tables. Its fields are stored in this order.
+    """Column of user tables. The entry `table_columns` stores its fields in this order.
 
     Attributes:
-        name: str, the column's name in the tables.
+        name: str, name of the column in the user tables.
         condition_name: str, its name in conditions.
-        number: int, number of the column that stores it.
-        kinds: dict, id of a table's source → kind of the column in this table.
+        number: int, number N of the database column `cN` that stores it.
+        kinds: dict, id of a user table's source → kind of the column in this table.
     """
 
     name: str
@@ -70,7 +72,7 @@ class UserColumn(NamedTuple):
 
     @property
     def table(self) -> int:
-        """Number of our table that stores the column."""
+        """Number N of the database table `table_rows_N` that stores the column."""
         return self.number // _PER_TABLE
 
     @property
@@ -79,7 +81,7 @@ class UserColumn(NamedTuple):
 
 
 class _RowKey(NamedTuple):
-    """Key of a table's row: the image, the table's source and the row's number."""
+    """Key of a row of a user table: ids of the image and the source, and row number."""
 
     image: int
     root: int
@@ -87,9 +89,9 @@ class _RowKey(NamedTuple):
 
 
 class TableRows(abc.ABC):
-    """The part of a store that keeps the rows of users' tables.
+    """Part of a store that manages the rows of user tables.
 
-    The subclasses run the SQL, in which `?` is the mark of a parameter.
+    Subclasses run the SQL. The mark of a parameter is `?`.
     """
 
     # === Statements, which the subclasses run ===
@@ -103,15 +105,17 @@ class TableRows(abc.ABC):
         """Runs a statement once for each row of parameters."""
 
     @abc.abstractmethod
-    def _each(self, sql: str, values: Iterable[Any]) -> None:
+    def _run_for_each(self, sql: str, values: Iterable[Any]) -> None:
         """Runs a statement with one parameter once for each value."""
 
     @abc.abstractmethod
-    def _all(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def _fetch_rows(
+        self, sql: str, parameters: Sequence[Any] = ()
+    ) -> list[tuple[Any, ...]]:
         """Returns all rows of a query."""
 
     @abc.abstractmethod
-    def _one(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+    def _fetch_value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """Returns the first column of the first row of a query, or None."""
 
     @abc.abstractmethod
@@ -119,12 +123,12 @@ class TableRows(abc.ABC):
         """Returns an entry of the table `meta`, or None."""
 
     @abc.abstractmethod
-    def _one_state(self) -> contextlib.AbstractContextManager[None]:
+    def _consistent_read(self) -> contextlib.AbstractContextManager[None]:
         """Context in which all statements read the same state of the database."""
 
     @abc.abstractmethod
     def _lock_tables(self) -> None:
-        """Keeps other processes from changing tables until the transaction ends."""
+        """Prevents other processes from changing tables until the transaction ends."""
 
     @abc.abstractmethod
     def transaction(self) -> contextlib.AbstractContextManager[None]:
@@ -135,18 +139,18 @@ class TableRows(abc.ABC):
         """Returns path → id of the folders and tables that were indexed."""
 
     @abc.abstractmethod
-    def drop(self, ids: Iterable[int]) -> None:
+    def remove_images(self, ids: Iterable[int]) -> None:
         """Removes images."""
 
     # === Names ===
 
     @property
     def columns(self) -> dict[str, str]:
-        """Kinds of the columns: name in conditions → "number" or "text"."""
+        """Name of each column in conditions → its kind, "number" or "text"."""
         return {name: column.kind for name, column in self.named_columns().items()}
 
     def named_columns(self) -> dict[str, Column]:
-        """Returns every column that a condition may name."""
+        """Returns name → SQL of all columns that a condition can use."""
         named = {}
         for name, kind in INDEX_COLUMNS.items():
             sql = f'images."{name}"'
@@ -159,7 +163,8 @@ class TableRows(abc.ABC):
         for column in columns:
             sql = f"t{column.table}.c{column.number}"
             if set(column.kinds) != roots:
-                # A row of another table has the value of the image's first row here.
+                # Some user tables lack this column. For their rows, the condition uses
+                # the value in the first other row of the image that has one.
                 sql = (
                     f"COALESCE({sql}, (SELECT o.c{column.number} "
                     f"FROM table_rows_{column.table} o WHERE o.image = images.id "
@@ -178,10 +183,15 @@ class TableRows(abc.ABC):
     def rows_condition(
         self, sql: str, tables: Iterable[int], holds_without_rows: bool
     ) -> str:
-        """Returns a condition on images: it holds if `sql` holds for a row of theirs.
+        """Returns a condition that holds for images with a row that fulfills `sql`.
 
-        An image without rows counts as one of empty cells. Only a condition that may
-        hold for such an image has to read the images with the rows.
+        An image without rows is treated like an image with a row of empty cells.
+
+        Args:
+            sql: condition on the columns of images and of rows.
+            tables: numbers of the database tables that the condition uses.
+            holds_without_rows: False if the condition cannot hold for an image without
+                rows. Then the query does not need to read all images.
         """
         image = "t0.image"
         source = "table_rows_0 t0"
@@ -198,19 +208,28 @@ class TableRows(abc.ABC):
         return f"images.id IN (SELECT {image} FROM {source} WHERE {sql})"
 
     def check_columns(self, root: int, names: Iterable[str], table: str) -> None:
-        """Raises InputError if all tables together have too many columns."""
+        """Raises InputError if all user tables together have too many columns.
+
+        Args:
+            root: id of the table that is read.
+            names: names of its columns.
+            table: name of the table for the error message.
+        """
         columns, _ = self.user_columns()
         used = {column.name for column in columns if set(column.kinds) - {str(root)}}
         count = len(used.union(names))
         if count > MAX_COLUMNS:
             raise InputError(
                 f"The tables of an index must have at most {MAX_COLUMNS:,} different "
-                f"columns. Received: {count:,} with those of {table}. Remove columns "
-                "from the table that no search needs."
+                f"columns. Received: {count:,} with those of {table}. Remove the "
+                "columns that no search needs from the table."
             )
 
     def renamed_columns(self) -> dict[str, str]:
-        """Returns users' names whose name in conditions is not the obvious one."""
+        """Returns name → name in conditions of the columns that were renamed.
+
+        Such a name is a reserved word or collides with the name of another column.
+        """
         columns, _ = self.user_columns()
         return {
             column.name: column.condition_name
@@ -220,7 +239,7 @@ class TableRows(abc.ABC):
         }
 
     def user_columns(self) -> tuple[list[UserColumn], int]:
-        """Returns the columns of users' tables, and the number of our own columns."""
+        """Returns the columns of user tables, and the number of database columns."""
         text = self._meta(_KEY)
         if text is None:
             return [], 0
@@ -229,16 +248,18 @@ class TableRows(abc.ABC):
         for column in columns:
             names = (column.name, column.condition_name)
             is_text = all(isinstance(name, str) for name in names)
-            # The number becomes a part of SQL.
+            # The number is inserted into SQL, so its type is checked.
             is_number = type(column.number) is int and column.number >= 0
             if not (is_text and is_number and isinstance(column.kinds, dict)):
-                raise ValueError(f"{_KEY} must name columns. Received: {column}.")
+                raise ValueError(f"{_KEY} must describe columns. Received: {column}.")
         count = stored["count"]
         if type(count) is not int or not 0 <= count <= _MAX_NUMBER:
-            raise ValueError(f"{_KEY} must count columns. Received: {count}.")
+            raise ValueError(
+                f"{_KEY} must have a valid number of columns. Received: {count}."
+            )
         return columns, count
 
-    def _keep_columns(self, columns: Sequence[UserColumn], count: int) -> None:
+    def _store_columns(self, columns: Sequence[UserColumn], count: int) -> None:
         stored = json.dumps({"columns": columns, "count": count})
         self._run("DELETE FROM meta WHERE key = ?", [_KEY])
         self._run("INSERT INTO meta VALUES (?, ?)", [_KEY, stored])
@@ -246,9 +267,10 @@ class TableRows(abc.ABC):
     # === Reading ===
 
     def rows_of(self, ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
-        """Returns image → values of its rows, each by the name in conditions."""
-        # Meanwhile, another process may use the number of a column for another name.
-        with self._one_state():
+        """Returns image → values of its rows by name in conditions."""
+        # Between two statements, another process may assign the number of a column to
+        # another name.
+        with self._consistent_read():
             return self._rows_of(ids)
 
     def _rows_of(self, ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
@@ -265,11 +287,11 @@ class TableRows(abc.ABC):
                     f"SELECT image, root, number, {names} FROM table_rows_{table} "
                     f"WHERE image IN ({', '.join('?' * len(block))})"
                 )
-                for image, root, number, *cells in self._all(sql, block):
+                for image, root, number, *cells in self._fetch_rows(sql, block):
                     key = _RowKey(image, root, number)
                     values = values_of_rows.setdefault(key, {})
                     for column, cell in zip(table_columns, cells, strict=True):
-                        value = shown_value(cell, column.kind)
+                        value = value_of_cell(cell, column.kind)
                         if value is not None:
                             values[column.condition_name] = value
         rows: dict[int, list[dict[str, Any]]] = {}
@@ -279,54 +301,56 @@ class TableRows(abc.ABC):
 
     # === Writing, within a transaction ===
 
-    def describe(self, root: int, rows: dict[int, list[TableRow]]) -> None:
-        """Replaces all rows of a table.
+    def replace_table_rows(self, root: int, rows: dict[int, list[TableRow]]) -> None:
+        """Replaces all rows of a user table.
 
         Args:
             root: id of the table's source.
             rows: dict, id of an image → its rows.
         """
         self._lock_tables()
-        # In most runs the tables have not changed.
+        # In most runs the table has not changed, and its stored digest is the same.
         digest = _digest(rows)
         if self._meta(f"table {root}") == digest:
             return
-        affected = self._forget(root) | set(rows)
+        affected = self._delete_table_rows(root) | set(rows)
         self._run("INSERT INTO meta VALUES (?, ?)", [f"table {root}", digest])
         columns = self._add_names(root, rows)
         for table in [0, *_tables(columns)[1:]]:
             self._insert(root, rows, table, columns)
         self._write_captions(affected)
 
-    def forget_table(self, root: int) -> None:
-        """Drops all rows of a table."""
+    def remove_table_rows(self, root: int) -> None:
+        """Removes all rows of a user table."""
         self._lock_tables()
-        self._write_captions(self._forget(root))
+        self._write_captions(self._delete_table_rows(root))
 
-    def drop_rows(self, ids: Iterable[int]) -> None:
-        """Drops all rows of images."""
+    def remove_rows(self, ids: Iterable[int]) -> None:
+        """Removes all rows of images."""
         dropped = list(ids)
         _, count = self.user_columns()
         for table in range(max(1, -(-count // _PER_TABLE))):
-            self._each(f"DELETE FROM table_rows_{table} WHERE image = ?", dropped)
+            self._run_for_each(
+                f"DELETE FROM table_rows_{table} WHERE image = ?", dropped
+            )
 
-    def _forget(self, root: int) -> set[int]:
-        """Deletes the rows of a table and returns the images that had rows."""
+    def _delete_table_rows(self, root: int) -> set[int]:
+        """Deletes the rows of a user table and returns the images that had rows."""
         columns, count = self.user_columns()
         self._run("DELETE FROM meta WHERE key = ?", [f"table {root}"])
         sql = "SELECT DISTINCT image FROM table_rows_0 WHERE root = ?"
-        images = {image for (image,) in self._all(sql, [root])}
+        images = {image for (image,) in self._fetch_rows(sql, [root])}
         for table in range(max(1, -(-count // _PER_TABLE))):
             self._run(f"DELETE FROM table_rows_{table} WHERE root = ?", [root])
         for column in columns:
             column.kinds.pop(str(root), None)
-        self._keep_columns([column for column in columns if column.kinds], count)
+        self._store_columns([column for column in columns if column.kinds], count)
         return images
 
     def _add_names(
         self, root: int, rows: Mapping[int, list[TableRow]]
     ) -> list[UserColumn]:
-        """Adds the columns of a table that are new and returns all of its columns."""
+        """Adds the new columns of a user table and returns all of its columns."""
         columns, count = self.user_columns()
         all_cells: dict[str, list[Any]] = {}
         for image_rows in rows.values():
@@ -355,7 +379,7 @@ class TableRows(abc.ABC):
             self._run(_FURTHER_TABLE.format(number // _PER_TABLE))
             table = f"table_rows_{number // _PER_TABLE}"
             self._run(f"ALTER TABLE {table} ADD COLUMN c{number} text")
-        self._keep_columns(list(by_name.values()), new_count)
+        self._store_columns(list(by_name.values()), new_count)
         return [by_name[name] for name in cells]
 
     def _insert(
@@ -365,7 +389,14 @@ class TableRows(abc.ABC):
         table: int,
         columns: Sequence[UserColumn],
     ) -> None:
-        """Writes the cells of some rows that one of our tables stores."""
+        """Writes the cells of rows to one of the database tables.
+
+        Args:
+            root: id of the user table's source.
+            rows: id of an image → its rows.
+            table: number N of the database table `table_rows_N`.
+            columns: columns of the user table.
+        """
         table_columns = [column for column in columns if column.table == table]
         names = ["image", "root", "number"]
         names += [f"c{column.number}" for column in table_columns]
@@ -378,7 +409,7 @@ class TableRows(abc.ABC):
                     as_text(row.values.get(column.name)) for column in table_columns
                 ]
                 if table == 0:
-                    cells.append(_json(row.captions))
+                    cells.append(_captions_json(row.captions))
                 if any(cell is not None for cell in cells):
                     parameters.append((image, root, number, *cells))
         marks = ", ".join("?" * len(names))
@@ -386,73 +417,80 @@ class TableRows(abc.ABC):
         self._run_many(sql, parameters)
 
     def _write_captions(self, images: set[int]) -> None:
-        """Writes the captions of all tables to their images, each caption once."""
+        """Updates the column `captions` of images with the captions of all tables.
+
+        A caption that occurs in several rows is written once.
+        """
         captions: dict[int, list[str]] = {image: [] for image in images}
         if images:
             sql = "SELECT image, captions FROM table_rows_0 ORDER BY root, number"
-            for image, text in self._all(sql):
+            for image, text in self._fetch_rows(sql):
                 if image in captions:
                     captions[image].append(text)
-        changes = [(_joined(texts), image) for image, texts in captions.items()]
+        changes = [
+            (_merged_captions(texts), image) for image, texts in captions.items()
+        ]
         self._run_many("UPDATE images SET captions = ? WHERE id = ?", changes)
 
     # === Indexes of older releases ===
 
     def upgrade(self) -> None:
-        """Moves the columns of users' tables out of the table of images.
+        """Moves the columns of user tables from the table `images` to `table_rows_…`.
 
-        The rows become those of the image's source if it is a table, else of the first
-        table of the index, until the tables are read again.
+        Earlier releases did not store the user table of a value. The values of an image
+        become a row of the image's source if it is a table, and otherwise of the first
+        table of the index. The next update reads the tables again and corrects this.
         """
         with self.transaction():
             old = json.loads(self._meta("columns") or "{}")
             self._run(FIRST_TABLE)
-            self._keep_columns([], 0)
-            # First, because it merges sources and images, which then get the rows.
+            self._store_columns([], 0)
+            # Passwords are removed before the rows are moved, because this merges
+            # sources and images.
             self._hide_root_passwords()
             self._hide_image_passwords()
             if old:
-                self._move(list(old))
+                self._move_columns(list(old))
             self._run("DELETE FROM meta WHERE key = 'columns'")
 
     def _hide_root_passwords(self) -> None:
         """Removes the passwords from the addresses of sources.
 
-        Sources whose addresses are equal afterwards become one.
+        Sources whose addresses are then equal are merged.
         """
-        for id, file in self._all("SELECT id, file FROM roots ORDER BY id"):
+        for id, file in self._fetch_rows("SELECT id, file FROM roots ORDER BY id"):
             clean = os.fsencode(without_secrets(os.fsdecode(file)))
             if clean == file:
                 continue
-            twin = self._one("SELECT id FROM roots WHERE file = ?", [clean])
+            twin = self._fetch_value("SELECT id FROM roots WHERE file = ?", [clean])
             if twin is None:
                 self._run("UPDATE roots SET file = ? WHERE id = ?", [clean, id])
                 continue
             for table in ("images", "unreadable"):
                 self._run(f"UPDATE {table} SET root = ? WHERE root = ?", [twin, id])
-            self.forget_table(id)
+            self.remove_table_rows(id)
             self._run("DELETE FROM roots WHERE id = ?", [id])
 
     def _hide_image_passwords(self) -> None:
         """Removes the passwords from the addresses of images.
 
-        One image is kept where several addresses are equal afterwards.
+        If several images then have the same address, all but one are removed.
         """
-        for id, file in self._all("SELECT id, file FROM images ORDER BY id"):
+        for id, file in self._fetch_rows("SELECT id, file FROM images ORDER BY id"):
             clean = os.fsencode(without_secrets(os.fsdecode(file)))
             if clean == file:
                 continue
-            twin = self._one("SELECT id FROM images WHERE file = ?", [clean])
+            twin = self._fetch_value("SELECT id FROM images WHERE file = ?", [clean])
             if twin is None:
                 path = clean.decode("utf-8", "backslashreplace")
                 sql = "UPDATE images SET file = ?, path = ? WHERE id = ?"
                 self._run(sql, [clean, path, id])
             else:
-                self.drop([id])
+                self.remove_images([id])
 
-    def _move(self, names: Sequence[str]) -> None:
-        """Moves columns of the table of images to the rows of tables."""
-        # Imported here because a search needs no reader of tables.
+    def _move_columns(self, names: Sequence[str]) -> None:
+        """Moves columns from the table `images` to the rows of user tables."""
+        # A search does not need to import the reader of tables.
         from align_keras.corpus.pair_files import TABLE_SUFFIXES
 
         quoted = [_quoted(name) for name in names]
@@ -463,9 +501,9 @@ class TableRows(abc.ABC):
         ]
         rows: dict[int, dict[int, list[TableRow]]] = {id: {} for id in tables}
         sql = f"SELECT id, root, captions, {', '.join(quoted)} FROM images ORDER BY id"
-        for image, root, captions, *cells in self._all(sql):
+        for image, root, captions, *cells in self._fetch_rows(sql):
             values = {
-                name: _whole(cell)
+                name: _as_integer(cell)
                 for name, cell in zip(names, cells, strict=True)
                 if cell is not None
             }
@@ -473,7 +511,7 @@ class TableRows(abc.ABC):
                 row = TableRow(json.loads(captions or "[]"), values)
                 rows[root if root in rows else tables[0]][image] = [row]
         for root, rows_of_images in rows.items():
-            self.describe(root, rows_of_images)
+            self.replace_table_rows(root, rows_of_images)
         for name in quoted:
             self._run(f"ALTER TABLE images DROP COLUMN {name}")
 
@@ -487,21 +525,21 @@ class TableRows(abc.ABC):
 
 
 def _tables(columns: Iterable[UserColumn]) -> list[int]:
-    """Returns the numbers of our tables that store some columns, and always 0."""
+    """Returns the numbers of the database tables that store columns, and always 0."""
     return sorted({0, *(column.table for column in columns)})
 
 
-def _json(captions: Iterable[str]) -> str:
+def _captions_json(captions: Iterable[str]) -> str:
     cleaned = [as_text(caption) for caption in captions]
     return json.dumps(cleaned, ensure_ascii=False)
 
 
-def _joined(texts: Sequence[str]) -> str | None:
+def _merged_captions(texts: Sequence[str]) -> str | None:
     """Returns the captions of several rows as one JSON list, or None without rows."""
     if len(texts) < 2:
         return texts[0] if texts else None
     captions = (caption for text in texts for caption in json.loads(text))
-    return _json(list(dict.fromkeys(captions)))
+    return _captions_json(list(dict.fromkeys(captions)))
 
 
 def _digest(rows: Mapping[int, list[TableRow]]) -> str:
@@ -516,7 +554,7 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _whole(value: Any) -> Any:
-    """Returns the integer that an older release stored as a float."""
+def _as_integer(value: Any) -> Any:
+    """Converts a whole float to int. Earlier releases stored integers as floats."""
     is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
     return int(value) if is_whole else value

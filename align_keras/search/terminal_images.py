@@ -1,4 +1,4 @@
-"""Small images in terminals: protocols of kitty, iTerm2 and sixel, or color blocks."""
+"""Draws small images in a terminal with kitty, iTerm2, sixel or color blocks."""
 
 import base64
 import io
@@ -11,27 +11,28 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-# Cells of a terminal, each about 10 by 20 pixels. Height of an image.
+# Height of an image in terminal cells. A cell has about 10 by 20 pixels.
 ROWS = 7
 _PIXELS = 20 * ROWS
 _KITTY_CHUNK = 4096
 _SIXEL_COLORS = 64
-# Colored cells, each two pixels high. Height of an image of blocks.
+# Height of an image of color blocks in terminal cells. A cell shows two pixels.
 _BLOCK_ROWS = 12
-# Terminals that are known to draw sixels. Others could only be recognized by a query.
+# Values of $TERM for terminals that support sixel. Other terminals could only be
+# recognized by sending them a query.
 _SIXEL_TERMS = ("foot", "mlterm", "yaft", "contour", "xterm-sixel")
 
 
 def image_protocol(environ: Mapping[str, str], is_terminal: bool) -> str | None:
-    """Returns the protocol in which a terminal draws images.
+    """Returns the image protocol that the terminal supports.
 
     Args:
-        environ: environment variables.
-        is_terminal: bool, whether the output is a terminal.
+        environ: dict, environment variables.
+        is_terminal: bool, True if the output is a terminal.
 
     Returns:
-        "kitty", "iterm2", "sixel", "blocks" (24-bit colors) or "blocks256", or None if
-        the output can only be text.
+        str, "kitty", "iterm2", "sixel", "blocks" (24-bit colors) or "blocks256" (256
+        colors), or None if the output cannot show images.
     """
     if not is_terminal or "NO_COLOR" in environ:
         return None
@@ -40,7 +41,7 @@ def image_protocol(environ: Mapping[str, str], is_terminal: bool) -> str | None:
     blocks = "blocks256" if "256color" in term else None
     if environ.get("COLORTERM") in ("truecolor", "24bit"):
         blocks = "blocks"
-    # Multiplexers don't forward images.
+    # Terminal multiplexers do not forward images, but they forward colors.
     if "TMUX" in environ or term.startswith("screen"):
         return blocks
     if "kitty" in term or "KITTY_WINDOW_ID" in environ or program == "ghostty":
@@ -51,11 +52,11 @@ def image_protocol(environ: Mapping[str, str], is_terminal: bool) -> str | None:
 
 
 def draw_image(path: str, protocol: str) -> str | None:
-    """Returns the text that draws an image, or None if its file can't be read.
+    """Returns the text that draws an image, or None if its file cannot be read.
 
     Args:
-        path: the image's file.
-        protocol: as `image_protocol` returns it.
+        path: str, path of the image.
+        protocol: str, a result of `image_protocol`.
     """
     from PIL import Image
 
@@ -80,7 +81,7 @@ def draw_image(path: str, protocol: str) -> str | None:
 
 
 def _blocks(image: "Image.Image", true_colors: bool) -> str:
-    """Draws upper half blocks, whose background is the lower pixel."""
+    """Draws upper half blocks. The foreground is the upper pixel of a cell."""
     image.thumbnail((6 * _BLOCK_ROWS, 2 * _BLOCK_ROWS))
     pixels = np.asarray(image).tolist()
     lines = []
@@ -88,7 +89,7 @@ def _blocks(image: "Image.Image", true_colors: bool) -> str:
         line = ""
         for x in range(image.width):
             upper = _color_code(pixels[y][x], true_colors)
-            lower = "9"  # The background of the terminal.
+            lower = "9"  # Default background of the terminal.
             if y + 1 < image.height:
                 lower = _color_code(pixels[y + 1][x], true_colors)
             line += f"\x1b[3{upper};4{lower}m▀"
@@ -107,11 +108,11 @@ def _color_code(pixel: Sequence[int], true_colors: bool) -> str:
 
 
 def _kitty(content: str) -> str:
-    """Draws a PNG in base64 by the protocol of kitty."""
+    """Returns the escape sequences of kitty for a PNG in base64."""
     chunks = []
     for start in range(0, len(content), _KITTY_CHUNK):
         stop = start + _KITTY_CHUNK
-        # The first chunk has the parameters of the image.
+        # Only the first chunk contains the parameters of the image.
         parameters = f"a=T,f=100,r={ROWS}," if start == 0 else ""
         has_more = int(stop < len(content))
         chunks.append(f"\x1b_G{parameters}m={has_more};{content[start:stop]}\x1b\\")
@@ -119,7 +120,7 @@ def _kitty(content: str) -> str:
 
 
 def _sixel(image: "Image.Image") -> str:
-    """Draws bands of six rows of pixels, one color after another."""
+    """Returns the sixel sequence of an image, in bands of six pixel rows per color."""
     image = image.quantize(_SIXEL_COLORS)
     width, height = image.size
     pixels = np.asarray(image).tolist()
@@ -130,7 +131,7 @@ def _sixel(image: "Image.Image") -> str:
         red, green, blue = (100 * level // 255 for level in levels)
         lines.append(f"#{color};2;{red};{green};{blue}")
     for top in range(0, height, 6):
-        # Color → for each column, the bits of the rows that have the color.
+        # Color → for each column, a bit mask of the rows that have the color.
         band: dict[int, bytearray] = {}
         for y in range(top, min(top + 6, height)):
             for x in range(width):

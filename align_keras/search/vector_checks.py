@@ -1,42 +1,43 @@
-"""Checks of embeddings that are read from disk: finite values, norms and checksums.
+"""Checks for damage in the embeddings that are read from disk.
 
-A disk or a copy can change single bits. Each row has a CRC-32, which finds any such
-change. It is compared for the rows that a search returns, and for all rows by
-`Index.check`. Norms are cheaper, so a search compares more of them: those of its
-candidates and of a sample.
+A faulty disk or copy can change single bits. The index stores a CRC-32 of each row,
+which detects any such change. A search compares the checksums of the rows that it
+returns, and `Index.check` compares those of all rows. Norms are cheaper to compute, so
+a search also checks the norms of all its candidates and of a sample of the rows.
 """
 
 import zlib
 
 import numpy as np
 
-# Norms of an index without a recorded deviation. Half precision may miss 1 by a few
-# thousandths.
+# Deviation of a norm from 1 in an index that has recorded none. Norms of embeddings in
+# half precision differ from 1 by a few thousandths.
 UNRECORDED_NORM_ERROR = 0.01
-# Share of a norm. Rounding of sums in float32, in an order that BLAS chooses.
+# Relative error of a norm in float32, which depends on the order in which BLAS sums.
 _ROUNDING = 1e-5
-# Rows whose norms are computed at once, so that they stay in the processor's cache.
+# Number of rows per block. A block fits into the processor's cache.
 _BLOCK_ROWS = 4096
 
 
 def row_checksums(vectors: np.ndarray) -> list[int]:
-    """Returns the CRC-32 of each row, float32 (n, d) in little-endian order."""
+    """Returns the CRC-32 of each row of float32 (n, d), in little-endian byte order."""
     rows = np.ascontiguousarray(vectors, "<f4")
     return [zlib.crc32(row) for row in rows]
 
 
 def norm_error(vectors: np.ndarray) -> float:
-    """Returns the largest distance of a row's norm from 1, or 0.0 without rows."""
+    """Returns the largest deviation of a row's norm from 1, or 0.0 without rows."""
     if not len(vectors):
         return 0.0
     return float(np.abs(_norms(vectors) - 1.0).max())
 
 
 def norm_tolerance(recorded: float | None) -> float:
-    """Returns how far a norm may be from 1.
+    """Returns the largest allowed deviation of a norm from 1.
 
     Args:
-        recorded: largest distance when the rows were written, or None if unknown.
+        recorded: float, largest deviation when the rows were written, or None if
+            unknown.
     """
     if recorded is None:
         recorded = UNRECORDED_NORM_ERROR
@@ -47,18 +48,18 @@ def first_wrong_norm(vectors: np.ndarray, tolerance: float) -> int | None:
     """Returns the first row whose norm is not within `tolerance` of 1, or None."""
     for start in range(0, len(vectors), _BLOCK_ROWS):
         norms = _norms(vectors[start : start + _BLOCK_ROWS])
-        # NaN compares as false.
-        is_right = np.abs(norms - 1.0) <= tolerance
-        if not is_right.all():
-            return start + int(np.argmin(is_right))
+        # Comparisons with NaN are False, so a row with NaN is not valid.
+        is_valid = np.abs(norms - 1.0) <= tolerance
+        if not is_valid.all():
+            return start + int(np.argmin(is_valid))
     return None
 
 
 def first_wrong_score(scores: np.ndarray, limit: float) -> int | None:
-    """Returns the first position of a score that is NaN or too large, or None."""
+    """Returns the position of the first score that is NaN or too large, or None."""
     if not len(scores):
         return None
-    # Extremes of NaN are NaN, which compares as false.
+    # With a NaN among the scores, max() and min() are NaN and the comparison is False.
     if scores.max() <= limit and scores.min() >= -limit:
         return None
     return int(np.argmin(np.abs(scores) <= limit))

@@ -1,20 +1,22 @@
-r"""Conditions on the columns of an index, `year >= 2020 and folder like '%Italy%'`.
+r"""Parser of conditions on columns, such as `year >= 2020 and folder like '%Italy%'`.
 
-    condition = all {"or" all}
-    all       = one {"and" one}
-    one       = "not" one | "(" condition ")" | test
-    test      = column ("=" | "<>" | "!=" | "<" | "<=" | ">" | ">=") operand
-              | column ["not"] "in" "(" value {"," value} ")"
-              | column ["not"] "between" operand "and" operand
-              | column ["not"] "like" string
-              | column "is" ["not"] "null"
-    operand   = value | column
-    value     = number | string
+    condition   = conjunction {"or" conjunction}
+    conjunction = factor {"and" factor}
+    factor      = "not" factor | "(" condition ")" | test
+    test        = column ("=" | "<>" | "!=" | "<" | "<=" | ">" | ">=") operand
+                | column ["not"] "in" "(" value {"," value} ")"
+                | column ["not"] "between" operand "and" operand
+                | column ["not"] "like" string
+                | column "is" ["not"] "null"
+    operand     = value | column
+    value       = number | string
 
-Strings and names are quoted as in SQL. `like` ignores case, and `\%` and `\_` match
-these characters themselves. The SQL contains no part of the user's text: names are
-looked up among the columns, and values are bound as parameters. Numbers are compared
-with numbers and text with text.
+Strings and names are quoted as in SQL. `like` ignores case. In a pattern, `\%` and `\_`
+match the characters `%` and `_`. Numbers can only be compared with numbers, and text
+only with text.
+
+The generated SQL contains no part of the user's text. Names are looked up among the
+columns, and values are bound as parameters.
 """
 
 import difflib
@@ -28,10 +30,12 @@ from align_keras.search.columns import NUMBER, TEXT, Column
 from align_keras.utils.errors import InputError
 
 MAX_CHARACTERS = 10_000
-# SQLite accepts expressions with a depth of 1,000. A chain of `or` is as deep as it is
-# long, and twice as deep within the subquery for the columns of tables.
+# Maximum number of comparisons in a condition. SQLite accepts expressions with a depth
+# of 1,000. The depth of a chain of `or` is its length, and twice its length in the
+# subquery for columns of tables.
 MAX_TESTS = 300
-# TensorFlow brings its own SQLite, whose parser accepts 44 levels.
+# Maximum nesting of parentheses. If TensorFlow is imported first, its copy of SQLite is
+# used, whose parser accepts 44 levels.
 MAX_DEPTH = 30
 
 _TOKEN = re.compile(
@@ -47,22 +51,24 @@ _TOKEN = re.compile(
 )
 _COMPARISONS = ("=", "==", "<>", "!=", "<", "<=", ">", ">=")
 _KEYWORDS = ("and", "or", "not", "in", "between", "like", "is", "null")
-# Number of columns that an error message lists.
+# Maximum number of columns that an error message lists.
 _LISTED_COLUMNS = 20
-_EXAMPLE = "Write as in \"year >= 2020 and folder like '%Italy%'\""
+_EXAMPLE = "Example: \"year >= 2020 and folder like '%Italy%'\""
 
 Value = str | int | float
 
 
 class Condition(NamedTuple):
-    """A condition in SQL.
+    """Condition in SQL.
 
     Attributes:
-        sql: str, with `?` for each parameter.
+        sql: str, SQL with a `?` for each parameter.
         parameters: list of str, int and float.
-        tables: set of int, the tables of rows whose columns the condition names.
-        holds_without_rows: bool, False if it can't hold for an image without rows,
-            whose columns of tables are all null.
+        tables: set of int, numbers N of the database tables `table_rows_N` that have
+            the columns of the condition.
+        holds_without_rows: bool, False if the condition cannot hold for an image that
+            has no rows of user tables. For such an image, all columns of user tables
+            are null.
     """
 
     sql: str
@@ -72,12 +78,12 @@ class Condition(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A part of a condition.
+    """Part of a condition.
 
     Attributes:
-        sql: str.
-        outcomes: the values that it can have for an image without rows: True, False or
-            None (unknown).
+        sql: str, SQL of the part.
+        outcomes: set of its possible values for an image without rows of user tables:
+            True, False or None (unknown).
     """
 
     sql: str
@@ -88,9 +94,14 @@ _ANY_OUTCOME: frozenset[bool | None] = frozenset([True, False, None])
 
 
 def parse_where(text: str, columns: Iterable[str]) -> tuple[str, list[Value]]:
-    """Turns a condition on columns of any kind into SQL and the parameters to bind.
+    """Converts a condition to SQL and parameters, without checks of the column kinds.
 
-    `columns` are the names that may occur. Raises as `read_condition`.
+    Args:
+        text: str, the condition.
+        columns: iterable of str, names of the columns.
+
+    Raises:
+        InputError: as `read_condition`.
 
     >>> parse_where("year >= 2020 and not (camera = 'X')", ["year", "camera"])
     ('("year" >= ? AND NOT ("camera" = ?))', [2020, 'X'])
@@ -105,18 +116,21 @@ def read_condition(
     columns: Mapping[str, Column],
     folded: Callable[[str, bool], str] | None = None,
 ) -> Condition:
-    """Turns a condition into SQL and the parameters to bind.
+    """Converts a condition to SQL and parameters.
 
     Args:
         text: str, the condition.
-        columns: dict, name that may occur → column in SQL. The case of a name does not
-            matter where only one column has the name.
-        folded: takes SQL and whether a pattern is ASCII, and returns SQL for the text
-            in lower case.
+        columns: dict, name → column in SQL. A name in the condition matches regardless
+            of case, unless several columns differ only in case.
+        folded: function from SQL and a bool, True if the pattern is ASCII, to SQL for
+            the same text in lower case.
+
+    Returns:
+        `Condition`.
 
     Raises:
-        InputError: if the condition does not follow the grammar, with the position,
-            or compares a number with text.
+        InputError: if the condition does not follow the grammar, or compares a number
+            with text. The message has the position of the error.
     """
     return _Parser(text, columns, folded or _lower).parse()
 
@@ -126,11 +140,11 @@ def _lower(sql: str, is_ascii: bool) -> str:
 
 
 class _Token(NamedTuple):
-    """A token of the condition.
+    """Token of a condition.
 
     Attributes:
-        kind: str, name of a group of `_TOKEN`, or "end".
-        text: str, the token as the user wrote it.
+        kind: str, name of a group in `_TOKEN`, or "end".
+        text: str, text of the token.
         start: int, position of its first character.
     """
 
@@ -142,8 +156,8 @@ class _Token(NamedTuple):
 class _Parser:
     """Recursive descent parser of a condition.
 
-    The methods of the grammar return SQL or a part of the condition. They add values to
-    `parameters` in the order in which the SQL has their marks.
+    The methods of the grammar return SQL or a `_Part`. They append values to
+    `parameters` in the order of the `?` marks in the SQL.
     """
 
     def __init__(
@@ -174,13 +188,13 @@ class _Parser:
             self._fail("a condition", token=_Token("end", "", 0))
         if len(self.text) > MAX_CHARACTERS:
             raise InputError(
-                f"where must have at most {MAX_CHARACTERS:,} characters. Received: "
-                f"{len(self.text):,}. Make the condition shorter."
+                f"`where` must have at most {MAX_CHARACTERS:,} characters. Received: "
+                f"{len(self.text):,} characters. Shorten the condition."
             )
         if re.search("[\0\ud800-\udfff]", self.text):
             raise InputError(
-                f"where must be text without NUL and broken characters. Received: "
-                f"{self.text!r:.200}. Type it again."
+                "`where` must not contain NUL or invalid characters. Received: "
+                f"{self.text!r:.200}. Type the condition again."
             )
         tokens = []
         for match in _TOKEN.finditer(self.text):
@@ -197,18 +211,18 @@ class _Parser:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             raise InputError(
-                f"where must nest at most {MAX_DEPTH} parentheses and `not`. Received: "
-                "more. Write the condition with fewer levels."
+                f"`where` must have at most {MAX_DEPTH} levels of parentheses. "
+                "Received: more levels. Write the condition with fewer levels."
             )
-        part = self._chain("or", self._all)
+        part = self._chain("or", self._conjunction)
         self.depth -= 1
         return part
 
-    def _all(self) -> _Part:
-        return self._chain("and", self._one)
+    def _conjunction(self) -> _Part:
+        return self._chain("and", self._factor)
 
     def _chain(self, word: str, read_part: Callable[[], _Part]) -> _Part:
-        """Reads parts that a word joins."""
+        """Reads one or more parts that are joined by `and` or `or`."""
         parts = [read_part()]
         while self._take(word):
             parts.append(read_part())
@@ -220,7 +234,7 @@ class _Parser:
         sql = f" {word.upper()} ".join(part.sql for part in parts)
         return _Part(f"({sql})", outcomes)
 
-    def _one(self) -> _Part:
+    def _factor(self) -> _Part:
         negations = 0
         while self._take("not"):
             negations += 1
@@ -229,7 +243,7 @@ class _Parser:
             self._expect(")")
         else:
             part = self._test()
-        # Two negations cancel out, also for an unknown outcome.
+        # Two negations cancel out, even if the outcome is unknown.
         if negations % 2 == 0:
             return part
         outcomes = frozenset(
@@ -241,15 +255,15 @@ class _Parser:
         self.num_tests += 1
         if self.num_tests > MAX_TESTS:
             raise InputError(
-                f"where must have at most {MAX_TESTS} tests. Received: more. Use "
-                "`in (…)` for many values of one column."
+                f"`where` must have at most {MAX_TESTS} comparisons. Received: more "
+                "comparisons. Use `in (…)` for many values of one column."
             )
         column = self._column()
         sql = column.sql
-        # A test of a column of a table is unknown without a row.
-        is_of_table = column.table is not None
+        # For an image without rows, a comparison of a user table's column is unknown.
+        is_user_column = column.table is not None
         outcomes: frozenset[bool | None] = _ANY_OUTCOME
-        if is_of_table:
+        if is_user_column:
             outcomes = frozenset([None])
         if self._next.text in _COMPARISONS:
             sign = self._advance().text.replace("==", "=").replace("!=", "<>")
@@ -257,7 +271,7 @@ class _Parser:
         if self._take("is"):
             negation = self._negation()
             self._expect("null")
-            if is_of_table:
+            if is_user_column:
                 outcomes = frozenset([not negation])
             return _Part(f"{sql} IS {negation}NULL", outcomes)
         negation = self._negation()
@@ -285,7 +299,7 @@ class _Parser:
         return "NOT " if self._take("not") else ""
 
     def _operand(self, column: Column) -> str:
-        """Reads a value or a column that `column` is compared with."""
+        """Reads the value or column that `column` is compared with, and returns SQL."""
         token = self._next
         if not self._is_column(token):
             return self._value(column)
@@ -320,7 +334,7 @@ class _Parser:
         return column
 
     def _value(self, column: Column) -> str:
-        """Reads a value that `column` is compared with, and returns its mark."""
+        """Reads the value that `column` is compared with, and returns its `?` mark."""
         token = self._next
         if token.kind == "string":
             text = token.text[1:-1].replace("''", "'")
@@ -331,7 +345,7 @@ class _Parser:
             return self._bound(value)
         if token.kind != "number":
             is_null = token.text.lower() == "null"
-            remedy = "`is null` finds empty cells" if is_null else ""
+            remedy = "Use `is null` for empty cells" if is_null else ""
             self._fail("a number or a 'string'", remedy)
         if column.kind == TEXT:
             self._fail_to_compare(column, token)
@@ -347,7 +361,7 @@ class _Parser:
         return number
 
     def _number_in(self, text: str, column: Column, token: _Token) -> int | float:
-        """Returns the number in a string that is compared with a column of numbers."""
+        """Returns the number in a quoted string, for a column of numbers."""
         match = _TOKEN.fullmatch(text.strip())
         if match is None or match.lastgroup != "number":
             self._fail_to_compare(column, token)
@@ -356,13 +370,15 @@ class _Parser:
     def _pattern(self) -> str:
         token = self._next
         if token.kind != "string":
-            self._fail("a 'pattern'", "Write as in `folder like '%Italy%'`")
+            self._fail("a 'pattern'", "Example: `folder like '%Italy%'`")
         if re.search(r"(?<!\\)(?:\\\\)*\\'$", token.text):
-            self._fail("a pattern that doesn't end in one backslash", "Double it")
+            self._fail(
+                "a pattern that doesn't end in one backslash", "Double the backslash"
+            )
         return f"CAST({self._value(Column('', TEXT))} AS TEXT)"
 
     def _bound(self, value: Value) -> str:
-        """Adds a parameter and returns its mark."""
+        """Appends a parameter and returns its `?` mark."""
         self.parameters.append(value)
         return "?"
 
@@ -373,13 +389,13 @@ class _Parser:
         return self.tokens[self.position]
 
     def _advance(self) -> _Token:
-        """Steps over the next token and returns it."""
+        """Moves past the next token and returns it."""
         token = self._next
         self.position += 1
         return token
 
     def _take(self, text: str) -> bool:
-        """Steps over a keyword or sign if it comes next, else returns False."""
+        """Moves past a keyword or sign and returns True if it is the next token."""
         token = self._next
         is_next = token.kind in ("word", "sign") and token.text.lower() == text
         if is_next:
@@ -407,7 +423,7 @@ class _Parser:
         if self.text:
             received += f" in {self.text!r:.200}"
         raise InputError(
-            f"where must have {expected} at character {token.start + 1}. Received: "
+            f"`where` must have {expected} at character {token.start + 1}. Received: "
             f"{received}. {remedy or _EXAMPLE}."
         )
 
@@ -424,12 +440,12 @@ class _Parser:
         self._fail(expected, remedy, token)
 
     def _fail_to_compare(self, column: Column, token: _Token) -> NoReturn:
-        name = next(name for name, one in self.columns.items() if one is column)
+        name = next(name for name, other in self.columns.items() if other is column)
         if column.kind == NUMBER:
-            rule = f"where must compare {name} with numbers, since it holds numbers."
+            rule = f"`where` must compare {name} with numbers, since it holds numbers."
             remedy = "Write a number without quotes."
         else:
-            rule = f"where must compare {name} with text, since it holds text."
+            rule = f"`where` must compare {name} with text, since it holds text."
             remedy = "Write the text in single quotes."
         raise InputError(
             f"{rule} Received: {token.text:.60} at character {token.start + 1}. "
@@ -446,7 +462,13 @@ class _Parser:
 def _joined_outcomes(
     word: str, first: frozenset[bool | None], second: frozenset[bool | None]
 ) -> frozenset[bool | None]:
-    """Returns the outcomes of two joined parts, in SQL's three-valued logic."""
+    """Returns the possible outcomes of two joined parts in SQL's three-valued logic.
+
+    Args:
+        word: "and" or "or".
+        first: possible outcomes of the first part.
+        second: possible outcomes of the second part.
+    """
     decisive = word == "or"
     outcomes: set[bool | None] = set()
     for pair in itertools.product(first, second):

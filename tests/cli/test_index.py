@@ -151,12 +151,12 @@ def test_hits_show_the_match_the_duplicates_and_the_whole_path(
     "words, expected",
     [
         (["search", "red", "--where", "wide > 1"], "--where"),
-        (["search"], "a search needs TEXT or --image, received neither"),
+        (["search"], "A search must have TEXT or --image. Received: neither"),
         (
             ["search", "red", "--index", "nowhere"],
-            "doesn't exist; make it by `align-keras",
+            "doesn't exist. Create the index with `align-keras",
         ),
-        (["index", "nowhere"], "SOURCE must be folders or tables, received"),
+        (["index", "nowhere"], "SOURCE must be folders or tables. Received"),
         (
             ["index", "--remove", "nowhere"],
             "--remove must be images, folders or tables",
@@ -185,7 +185,8 @@ def test_a_moved_model_can_be_named(folder, capsys, tmp_path):
     assert main(["index", str(folder), "--model", str(towers)]) == 0
     towers.rename(tmp_path / "elsewhere")
     assert main(["search", "red"]) == 1
-    assert "name where it lies now with --model" in capsys.readouterr().err
+    message = "Pass the current path of the model with --model"
+    assert message in capsys.readouterr().err
     assert main(["search", "red", "--model", str(tmp_path / "elsewhere")]) == 0
 
 

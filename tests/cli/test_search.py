@@ -180,10 +180,10 @@ def test_wrong_run_folders_and_queries_raise_errors(run_folder, tmp_path):
             search.run(parse("--model_dir", run_folder, *blank_words))
     for incomplete_query in ([], ["--plus", "red"]):
         with pytest.raises(
-            InputError, match="needs `text` or `image`, received neither"
+            InputError, match="must have `text` or `image`. Received: neither"
         ):
             search.run(parse("--model_dir", run_folder, *incomplete_query))
-    with pytest.raises(InputError, match="`text_weight` weighs words beside"):
+    with pytest.raises(InputError, match="`text_weight` must be used with an image"):
         search.run(parse("--model_dir", run_folder, "red", "--text-weight", 3))
     with pytest.raises(InputError, match="cancel out"):
         search.run(parse("--model_dir", run_folder, "red", "--minus", "red"))
@@ -192,9 +192,12 @@ def test_wrong_run_folders_and_queries_raise_errors(run_folder, tmp_path):
 def test_errors_name_the_options(run_folder, capsys):
     command = ["search", f"--model_dir={run_folder}"]
     for words, expected in (
-        ([], "a search needs TEXT or --image, received neither; name what to look for"),
+        ([], "A search must have TEXT or --image. Received: neither. Enter the words"),
         ([" "], "TEXT must not be blank"),
-        (["red", "--text-weight=3"], "--text-weight weighs words beside an image"),
+        (
+            ["red", "--text-weight=3"],
+            "--text-weight must be used with an image and words",
+        ),
     ):
         assert main([*command, *words]) == 1
         assert f"align-keras search: error: {expected}" in capsys.readouterr().err
@@ -212,10 +215,11 @@ def test_an_index_of_another_model_is_refused(run_folder, tmp_path):
     model = ModelIdentity(str(tmp_path / "export"), "0" * 16, 4)
     folder = tmp_path / "index"
     Index.from_embeddings(np.eye(4), list("abcd"), folder=folder, model=model)
-    with pytest.raises(InputError, match="model that made its embeddings.*or name the"):
+    message = "model that computed its embeddings.*or use the model of the"
+    with pytest.raises(InputError, match=message):
         search.run(parse("--model_dir", tmp_path, "red"))
     (tmp_path / "params.yaml").write_text("")
-    with pytest.raises(InputError, match="again by `align-keras train .* --mode index"):
+    with pytest.raises(InputError, match="again with `align-keras train .* --mode index"):
         search.run(parse("--model_dir", tmp_path, "red"))
 
 

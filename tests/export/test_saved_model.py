@@ -318,7 +318,7 @@ def test_a_file_has_one_embedding_in_all_forms_of_a_model(tmp_path):
         to = tmp_path / f"index of {name}"
         index = Index.build(to, [tmp_path / "files"], str(folder))
         assert len(index) == len(paths), index.changes
-        known = index.store.known()
+        known = index.store.stored_files()
         images = [index.store.image(known[os.fsencode(path)][0]) for path in paths]
         vectors = [index.store.vector(image["row"]) for image in images]
         np.testing.assert_allclose(vectors, embeddings, atol=1e-5)

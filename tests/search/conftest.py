@@ -9,7 +9,7 @@ from tests.helpers import tiny_export as tiny_export_helper
 
 @pytest.fixture(scope="session")
 def tiny():
-    """The module with a tiny SavedModel and its images."""
+    """Returns the helper module that writes a tiny SavedModel and its images."""
     return tiny_export_helper
 
 
@@ -20,13 +20,13 @@ def tiny_export(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def colors():
-    """The module with LiteRT towers that embed colors, and its images."""
+    """Returns the helper module of the LiteRT towers that embed colors."""
     return color_towers
 
 
 @pytest.fixture
 def photos(tmp_path, colors):
-    """A folder of images, one of them in a subfolder, and one that is none."""
+    """Returns a folder with two images, one image in a subfolder and a broken file."""
     folder = tmp_path / "photos"
     (folder / "Italy").mkdir(parents=True)
     for color in ("red", "green"):
@@ -40,11 +40,11 @@ def photos(tmp_path, colors):
 
 @pytest.fixture(scope="module")
 def server():
-    """A PostgreSQL server with pgvector, which the tests of a module share."""
+    """Yields a PostgreSQL server with pgvector that the tests of a module share."""
     pytest.importorskip("psycopg")
     script = pathlib.Path(__file__).with_name("postgres_server.py")
     tools = runpy.run_path(str(script))
-    programs = tools["find"]()
+    programs = tools["find_programs"]()
     if programs is None:
         pytest.skip("needs PostgreSQL with pgvector")
     server = tools["Server"](programs)
@@ -54,6 +54,6 @@ def server():
 
 @pytest.fixture
 def database(server, request):
-    """The address of an empty database."""
+    """Returns the address of an empty database."""
     name = f"test{abs(hash(request.node.name))}"
     return server.new_database(name)

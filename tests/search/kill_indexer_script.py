@@ -1,4 +1,7 @@
-"""Indexes a folder, slowly enough to be killed: FOLDER INDEX TOWERS."""
+"""Indexes a folder so slowly that a test can kill it.
+
+Arguments: the folder, the index and the model.
+"""
 
 import sys
 import time
@@ -8,11 +11,11 @@ from align_keras.search import Index, indexing
 decode_square = indexing.decode_square
 
 
-def read_slowly(*arguments):
+def decode_slowly(*arguments):
     time.sleep(0.02)
     return decode_square(*arguments)
 
 
 indexing.FILES_PER_CHUNK, indexing.IMAGES_PER_COMMIT = 2, 4
-indexing.decode_square = read_slowly
+indexing.decode_square = decode_slowly
 Index.build(sys.argv[2], [sys.argv[1]], sys.argv[3])

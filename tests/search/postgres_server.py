@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own, on a socket in a temporary folder."""
+"""PostgreSQL server for tests, on a socket in a temporary folder."""
 
 import contextlib
 import os
@@ -8,8 +8,8 @@ import subprocess
 import tempfile
 
 
-def find():
-    """The folder of the newest server's programs whose extensions have pgvector."""
+def find_programs():
+    """Returns the folder with the programs of the newest server that has pgvector."""
     for programs in sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"))[::-1]:
         version = programs.parent.name
         share = pathlib.Path("/usr/share/postgresql", version, "extension")
@@ -19,11 +19,11 @@ def find():
 
 
 class Server:
-    """`address` is that of an empty database's server; `stop` and `start` are real."""
+    """PostgreSQL server process that can be stopped and started again."""
 
     def __init__(self, programs):
         self.programs = programs
-        # A socket's path is short.
+        # The folder contains the socket, whose path must be short.
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="pg"))
         # PostgreSQL refuses to run as root.
         self.user = {"user": "postgres", "group": "postgres"} if not os.getuid() else {}
@@ -53,7 +53,7 @@ class Server:
         return self.address(name)
 
     def new_user(self, name, password):
-        """Adds a user whom the server asks for a password."""
+        """Adds a user who needs a password."""
         rules = self.data / "pg_hba.conf"
         text = rules.read_text()
         rules.write_text(f"local all {name} scram-sha-256\n{text}")
@@ -67,9 +67,9 @@ class Server:
             self.stop("immediate")
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _run(self, program, *words):
+    def _run(self, program, *arguments):
         subprocess.run(
-            [self.programs / program, *map(str, words)],
+            [self.programs / program, *map(str, arguments)],
             check=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""Images and tables at addresses: indexed, searched and embedded from there."""
+"""Images and tables at addresses are indexed, searched and embedded."""
 
 import collections
 import errno
@@ -27,7 +27,7 @@ TABLE = b"image,caption,year\nphotos/red.png,a red one,1999\n../s/gone.png,none,
 
 @pytest.fixture
 def store():
-    """A bucket with a folder of three colors and a table: puts and removes files."""
+    """Yields the file system of a bucket with a folder of images and a table."""
     fs = fsspec.filesystem("memory", use_listings_cache=False)
     fs.store.clear()
     for color in COLORS:
@@ -44,7 +44,7 @@ def counts(changes):
     return tuple(getattr(changes, name) for name in names)
 
 
-def test_a_folder_is_indexed_and_brought_up_to_date(store, tmp_path, monkeypatch):
+def test_a_folder_is_indexed_and_updated(store, tmp_path, monkeypatch):
     def build(*sources):
         return Index.build(tmp_path / "index", sources, GOLDEN)
 
@@ -74,7 +74,7 @@ def test_a_folder_is_indexed_and_brought_up_to_date(store, tmp_path, monkeypatch
     ]
     store.rm("/s/photos", recursive=True)
     index = build()
-    assert len(index) == 2 and index.changes.kept == ["memory://s/photos"]
+    assert len(index) == 2 and index.changes.unavailable == ["memory://s/photos"]
     assert index.remove(["memory://s/photos"]) == 2
 
 
@@ -89,7 +89,7 @@ def test_a_table_is_indexed_with_its_columns(store, tmp_path):
     assert counts(again.changes) == (0, 0, 0, 0, 1)
 
 
-def test_a_table_of_a_web_server_and_one_that_fails(tmp_path, monkeypatch):
+def test_errors_of_a_web_server_remove_no_images(tmp_path, monkeypatch):
     files = {f"{color}.png": image_bytes(color) for color in COLORS}
     rows = "".join(f"{color}.png,{color}\n" for color in COLORS)
     files["t.csv"] = f"image,caption\n{rows}".encode()
@@ -100,7 +100,8 @@ def test_a_table_of_a_web_server_and_one_that_fails(tmp_path, monkeypatch):
         index = Index.build(tmp_path / "index", [table], GOLDEN)
         assert counts(index.changes) == (3, 0, 0, 0, 0)
         files["red.png"] = image_bytes((200, 0, 90))
-        server.faults[:] = ["500", "500"]  # The table's bytes are kept.
+        # The first two requests fail. The content of the table is cached.
+        server.faults[:] = ["500", "500"]
         changes = index.add()
         assert dict(changes.unreadable) == {"can't be reached": 1}
         assert counts(changes) == (0, 0, 0, 0, 2) and len(index) == 3
@@ -111,9 +112,7 @@ def test_a_table_of_a_web_server_and_one_that_fails(tmp_path, monkeypatch):
     assert caught.value.errno == errno.EHOSTUNREACH and len(index) == 3
 
 
-def test_bad_addresses_of_a_table_are_counted_and_the_others_kept(
-    tmp_path, monkeypatch
-):
+def test_bad_addresses_in_a_table_are_counted_and_skipped(tmp_path, monkeypatch):
     pq = pytest.importorskip("pyarrow.parquet")
     for name, value in {"TRIES": 2, "FIRST_PAUSE": 0.01}.items():
         monkeypatch.setattr(remote, name, value)
@@ -143,7 +142,7 @@ def test_bad_addresses_of_a_table_are_counted_and_the_others_kept(
             "can't be reached": 1,
         }
         assert index.changes.examples["can't be reached"] == f"{server.url}/4.png"
-        # An image that can't be reached for a while stays, and so does a cut one.
+        # Unreachable and truncated images stay in the index.
         server.short = {"3.png", "11.png"}
         files["11.png"] += b"changed"
         server.faults[:] = []
@@ -157,7 +156,7 @@ def test_bad_addresses_of_a_table_are_counted_and_the_others_kept(
     ]
 
 
-def test_a_folder_a_table_and_texts_are_embedded(store, tmp_path):
+def test_a_folder_a_table_and_a_text_file_are_embedded(store, tmp_path):
     pq = pytest.importorskip("pyarrow.parquet")
     model = load_model(GOLDEN)
 
@@ -167,17 +166,17 @@ def test_a_folder_a_table_and_texts_are_embedded(store, tmp_path):
         embed(source, to, model=model, **options)
         return pq.read_table(to).to_pylist()
 
-    found = rows("memory://s/photos")
-    assert [row["id"] for row in found] == [
+    photos = rows("memory://s/photos")
+    assert [row["id"] for row in photos] == [
         "blue.png",
         "green.png",
         "red.png",
         "sub/broken.jpg",
     ]
     [red] = model.encode_images([image_bytes("red")])
-    np.testing.assert_array_equal(np.float32(found[2]["embedding"]), red)
+    np.testing.assert_array_equal(np.float32(photos[2]["embedding"]), red)
     first, second = rows("memory://s/table.csv")
-    assert first["embedding"] == found[2]["embedding"] and first["year"] == "1999"
+    assert first["embedding"] == photos[2]["embedding"] and first["year"] == "1999"
     assert second["problem"] == "missing"
     store.pipe_file("/s/words.txt", b"red\nblue\n")
     assert [row["caption"] for row in rows("memory://s/words.txt")] == ["red", "blue"]
@@ -187,7 +186,7 @@ def test_a_folder_a_table_and_texts_are_embedded(store, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words, told",
+    "arguments, message",
     [
         (["index", "memory://s/nothing"], "no such file or bucket: memory://s/nothing"),
         (["index", "memory://s/photos/notes.txt"], "at an address must be tables"),
@@ -196,36 +195,38 @@ def test_a_folder_a_table_and_texts_are_embedded(store, tmp_path):
         (["embed", "memory://s/photos/red.png"], "or end in .csv"),
     ],
 )
-def test_mistakes_are_one_line(store, tmp_path, capsys, words, told):
+def test_wrong_sources_are_reported_in_one_line(
+    store, tmp_path, capsys, arguments, message
+):
     to = str(tmp_path / "out")
-    assert main([*words, "--to", to, "--model", str(GOLDEN)]) == 1
+    assert main([*arguments, "--to", to, "--model", str(GOLDEN)]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert told in line, line
+    assert message in line, line
 
 
-def test_pairs_of_an_address_are_those_of_a_copy(store, tmp_path):
+def test_a_table_at_an_address_has_the_same_pairs_as_a_local_copy(store, tmp_path):
     (tmp_path / "table.csv").write_bytes(TABLE)
-    here, there = DropCounter(), DropCounter()
-    near = list(read_pairs(tmp_path / "table.csv", counter=here))
-    far = list(read_pairs("memory://s/table.csv", counter=there))
-    assert here.as_metadata() == there.as_metadata()
-    assert [(one.id, one.captions) for one in far] == [
-        (one.id, one.captions) for one in near
+    local_counter, remote_counter = DropCounter(), DropCounter()
+    local_pairs = list(read_pairs(tmp_path / "table.csv", counter=local_counter))
+    remote_pairs = list(read_pairs("memory://s/table.csv", counter=remote_counter))
+    assert local_counter.as_metadata() == remote_counter.as_metadata()
+    assert [(pair.id, pair.captions) for pair in remote_pairs] == [
+        (pair.id, pair.captions) for pair in local_pairs
     ]
-    assert [one.image_path for one in far] == [
+    assert [pair.image_path for pair in remote_pairs] == [
         "memory://s/photos/red.png",
         "memory://s/gone.png",
     ]
     store.pipe_file("/s/bad.csv", b"a,b\n1,2\n")
-    for place, rule in (
+    for address, message in (
         ("memory://s/bad.csv", "bad.csv has no column"),
         ("memory://s/photos", "must be a table, .csv"),
     ):
-        with pytest.raises(InputError, match=rule):
-            read_pairs(place, counter=DropCounter())
+        with pytest.raises(InputError, match=message):
+            read_pairs(address, counter=DropCounter())
 
 
-def test_a_copy_has_a_limit_and_is_named_by_its_address(store):
+def test_a_local_copy_has_a_size_limit_and_errors_name_the_address(store):
     with pytest.raises(OSError, match="more than 10 bytes") as caught:
         with local_copy("memory://s/table.csv", 10):
             pass

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from align_keras.search import Query, approximate, exact_scan
-from align_keras.search.approximate import Approximate, bring_up_to_date
+from align_keras.search.approximate import Approximate, build_or_update
 from align_keras.search.index_files import approximate_path
 from align_keras.utils.errors import InputError
 
@@ -14,68 +14,71 @@ def vectors_of(count, seed=0):
 
 
 @pytest.fixture
-def few(monkeypatch):
+def small_limits(monkeypatch):
+    """Lowers the limits, so that small tests use an approximate index."""
     monkeypatch.setattr(approximate, "LEAST_ROWS", 100)
     monkeypatch.setattr(approximate, "MIN_NEWER_ROWS", 50)
 
 
-def test_what_is_found_is_what_a_scan_finds(tmp_path, few):
+def test_candidates_contain_the_best_rows(tmp_path, small_limits):
     vectors, queries = vectors_of(3000), vectors_of(50, seed=1)
-    assert bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
-    assert not bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
+    assert build_or_update(tmp_path, "vectors.0.f32", vectors)
+    assert not build_or_update(tmp_path, "vectors.0.f32", vectors)
     index = Approximate.open(tmp_path, "vectors.0.f32", 16)
     index.candidates, hits = 100, 0
     for query in queries:
         best = np.argsort(-(vectors @ query))[:10]
         hits += len(np.intersect1d(best, index.find(query, 10, vectors)))
     assert hits / 500 > 0.98
-    # Newer rows are scanned until there are many.
+    # A few newer rows are candidates for an exact scan. Many rows are indexed.
     more_vectors = np.concatenate([vectors, vectors_of(10, seed=2)])
     assert set(range(3000, 3010)) <= set(
         index.find(queries[0], 5, more_vectors).tolist()
     )
     more_vectors = np.concatenate([vectors, vectors_of(60, seed=3)])
-    assert bring_up_to_date(tmp_path, "vectors.0.f32", more_vectors)
+    assert build_or_update(tmp_path, "vectors.0.f32", more_vectors)
     index_file = approximate_path(tmp_path, "vectors.0.f32")
     assert faiss.read_index(str(index_file)).ntotal == 3060
 
 
-def test_of_many_rows_more_are_ranked_anew():
+def test_the_number_of_candidates_grows_with_the_rows():
     for rows, candidates in ((1_000, 1_000), (3_000_000, 1_200)):
         index = faiss.IndexFlat(1)
         index.add(np.zeros((rows, 1), np.float32))
         assert Approximate(index).candidates == candidates
 
 
-def test_what_fulfills_a_condition_is_found_or_left_to_a_scan(tmp_path, few):
+def test_candidates_fulfill_a_condition(tmp_path, small_limits):
     vectors, queries = vectors_of(3000), vectors_of(50, seed=1)
-    bring_up_to_date(tmp_path, "vectors.0.f32", vectors[:2990])
-    found = Approximate.open(tmp_path, "vectors.0.f32", 16)
-    found.candidates, hits = 100, 0
+    build_or_update(tmp_path, "vectors.0.f32", vectors[:2990])
+    index = Approximate.open(tmp_path, "vectors.0.f32", 16)
+    index.candidates, hits = 100, 0
     rows = np.arange(0, 3000, 3)
     for query in queries:
         best = rows[np.argsort(-(vectors[rows] @ query))[:10]]
-        chosen = found.find(query, 10, vectors, rows)
-        assert (np.diff(chosen) > 0).all() and set(chosen) <= set(rows)
-        assert {2991, 2994, 2997} <= set(chosen) and len(chosen) < 200
-        hits += len(np.intersect1d(best, chosen))
+        candidates = index.find(query, 10, vectors, rows)
+        assert (np.diff(candidates) > 0).all() and set(candidates) <= set(rows)
+        assert {2991, 2994, 2997} <= set(candidates) and len(candidates) < 200
+        hits += len(np.intersect1d(best, candidates))
     assert hits / 500 > 0.98
-    # Those that are farthest from the query.
-    far = np.sort(np.argsort(vectors @ queries[0])[:1500])
-    assert found.find(queries[0], 10, vectors, far) is None
+    # If only the rows farthest from the query fulfill the condition, all are scanned.
+    farthest = np.sort(np.argsort(vectors @ queries[0])[:1500])
+    assert index.find(queries[0], 10, vectors, farthest) is None
 
 
-def test_it_is_a_cache(tmp_path, few):
+def test_a_missing_or_damaged_file_is_built_again(tmp_path, small_limits):
     vectors = vectors_of(200)
     assert Approximate.open(tmp_path, "vectors.0.f32", 16) is None
     approximate_path(tmp_path, "vectors.0.f32").write_bytes(b"junk")
     assert Approximate.open(tmp_path, "vectors.0.f32", 16) is None
-    assert bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
-    assert bring_up_to_date(tmp_path, "vectors.1.f32", vectors)
+    assert build_or_update(tmp_path, "vectors.0.f32", vectors)
+    assert build_or_update(tmp_path, "vectors.1.f32", vectors)
     assert [path.name for path in tmp_path.iterdir()] == ["vectors.1.pq"]
 
 
-def test_an_index_of_many_images_is_searched_by_it(tmp_path, photos, colors, few):
+def test_a_large_index_uses_the_approximate_index(
+    tmp_path, photos, colors, small_limits
+):
     from align_keras.search import Index
 
     for number in range(120):
@@ -86,48 +89,48 @@ def test_an_index_of_many_images_is_searched_by_it(tmp_path, photos, colors, few
     assert (tmp_path / "index" / "vectors.0.pq").is_file()
     for words in ("red", "green blue"):
         exact = index.query(Query(words, k=7, approximate=False))
-        for way in (None, True):
-            found = index.query(Query(words, k=7, approximate=way))
-            assert [hit.path for hit in found] == [hit.path for hit in exact]
-    # More than it finds at once, for near-duplicates are folded.
-    every = index.query(Query("red", k=200, duplicates=True))
-    assert len(every) == 123
+        for approximate_option in (None, True):
+            hits = index.query(Query(words, k=7, approximate=approximate_option))
+            assert [hit.path for hit in hits] == [hit.path for hit in exact]
+    # This needs more rows than the approximate index returns at once.
+    hits = index.query(Query("red", k=200, duplicates=True))
+    assert len(hits) == 123
     (tmp_path / "index" / "vectors.0.pq").unlink()
     index = Index.open(tmp_path / "index")
     assert len(index.query("red", k=7)) == 7
-    with pytest.raises(InputError, match="needs an approximate index"):
+    with pytest.raises(InputError, match="must be used with an approximate index"):
         index.query(Query("red", approximate=True))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_scores_without_a_rank_end_the_ranking(value):
+def test_ranking_refuses_scores_that_are_not_finite(value):
     scores = np.ones(9, np.float32)
     scores[4] = value
     with pytest.raises(ValueError, match="must be finite"):
         list(exact_scan.by_rank(scores, 3, lambda positions: scores[positions], 0.0))
 
 
-def test_a_damaged_file_is_not_searched(tmp_path, few):
+def test_a_damaged_file_is_not_searched(tmp_path, small_limits):
     vectors = vectors_of(200)
-    bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
+    build_or_update(tmp_path, "vectors.0.f32", vectors)
     path = approximate_path(tmp_path, "vectors.0.f32")
     content = path.read_bytes()
-    assert approximate.is_whole(tmp_path, "vectors.0.f32")
-    chance = np.random.default_rng(0)
-    for position in [0, *chance.integers(0, len(content), 40).tolist()]:
+    assert approximate.is_undamaged(tmp_path, "vectors.0.f32")
+    rng = np.random.default_rng(0)
+    for position in [0, *rng.integers(0, len(content), 40).tolist()]:
         damaged = bytearray(content)
-        damaged[position] ^= 1 << int(chance.integers(8))
+        damaged[position] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
-        # In the mark itself, the file is taken for one without a checksum.
+        # With a damaged marker, the file looks like one without a checksum.
         if not len(content) - 24 <= position < len(content) - 8:
             assert Approximate.open(tmp_path, "vectors.0.f32", 16) is None
-            assert not approximate.is_whole(tmp_path, "vectors.0.f32")
-    assert bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
-    assert approximate.is_whole(tmp_path, "vectors.0.f32")
-    # A file of an earlier version has no checksum, and gets one.
+            assert not approximate.is_undamaged(tmp_path, "vectors.0.f32")
+    assert build_or_update(tmp_path, "vectors.0.f32", vectors)
+    assert approximate.is_undamaged(tmp_path, "vectors.0.f32")
+    # A file of an earlier version has no checksum. It is written again with one.
     path.write_bytes(content[:-24])
     assert Approximate.open(tmp_path, "vectors.0.f32", 16) is not None
-    assert bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
+    assert build_or_update(tmp_path, "vectors.0.f32", vectors)
     assert path.read_bytes()[-24:-8] == content[-24:-8]
     for other in (b"", content[:40]):
         path.write_bytes(other)

@@ -1,4 +1,4 @@
-"""Bulk embeddings against the model itself, and through kills."""
+"""Compares bulk embeddings with those of the model, and tests resuming after kills."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def model():
 
 @pytest.fixture
 def images(tmp_path):
-    """A folder of colors and of what isn't one."""
+    """Returns a folder of images, one broken file and one empty file."""
     folder = tmp_path / "images"
     (folder / "sub").mkdir(parents=True)
     for name in COLORS:
@@ -44,7 +44,7 @@ def rows_of(files):
     return [row for file in files for row in pq.read_table(file).to_pylist()]
 
 
-def test_a_folder_of_images(images, model, tmp_path):
+def test_a_folder_of_images_is_embedded(images, model, tmp_path):
     done = embed(images, tmp_path / "out.parquet", model=model)
     rows = rows_of(done.files)
     assert done.rows == len(rows) == 9
@@ -102,17 +102,17 @@ def test_a_table_keeps_its_columns(kind, images, model, tmp_path):
     np.testing.assert_array_equal(np.float32(rows[0]["embedding"]), red)
     if kind == "jsonl":
         assert [row["price"] for row in rows] == [1.5, 2.0, None]
-        # Of mixed types.
+        # Values of mixed types are stored as JSON.
         assert [row["tags"] for row in rows] == ['["a"]', '"b"', None]
-    captions = embed(path, tmp_path / "b.parquet", model=model, of="captions")
+    captions = embed(path, tmp_path / "b.parquet", model=model, inputs="captions")
     rows = rows_of(captions.files)
     assert [row["problem"] for row in rows] == [None, "empty caption", None]
     expected = model.encode_texts(["red", "blue green"])
-    got = np.float32([rows[0]["embedding"], rows[2]["embedding"]])
-    np.testing.assert_array_equal(got, expected)
+    embeddings = np.float32([rows[0]["embedding"], rows[2]["embedding"]])
+    np.testing.assert_array_equal(embeddings, expected)
 
 
-def test_npy_shards_of_a_text_file(model, tmp_path):
+def test_a_text_file_is_embedded_to_npy_shards(model, tmp_path):
     lines = ["red", "", "green blue", "x\u2028y", "blue"]
     (tmp_path / "captions.txt").write_text("\n".join(lines) + "\n")
     out = tmp_path / "out"
@@ -134,23 +134,23 @@ def test_npy_shards_of_a_text_file(model, tmp_path):
     assert embed(tmp_path / "captions.txt", out, **options) == done
 
 
-def test_kills_change_nothing(tmp_path):
-    """Killed again and again, it comes to the same bytes as undisturbed."""
+def test_kills_do_not_change_the_output(tmp_path):
+    """A job that is killed several times writes the same bytes as another job."""
     source = tmp_path / "captions.txt"
     words = list(COLORS)
     source.write_text(
         "".join(f"{words[n % 3]} {words[n % 2]} {n}\n" for n in range(3000))
     )
-    whole = embed(source, tmp_path / "whole.parquet", model=GOLDEN, rows_per_file=50)
+    undisturbed = embed(source, tmp_path / "a.parquet", model=GOLDEN, rows_per_file=50)
     out, parts = tmp_path / "out.parquet", tmp_path / "out.parquet.parts"
     command = [sys.executable, "-m", "align_keras.cli.main", "embed", str(source)]
     command += ["--to", str(out), "--model", str(GOLDEN), "--rows-per-file", "50"]
     kills, done = 0, 0
     while not out.exists():
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        seen = len(list(parts.glob("0*.parquet")))
-        assert seen >= done
-        done = seen
+        complete = len(list(parts.glob("0*.parquet")))
+        assert complete >= done
+        done = complete
         while process.poll() is None and kills < 3:
             if len(list(parts.glob("0*.parquet"))) > done + 3:
                 process.send_signal(signal.SIGKILL)
@@ -159,16 +159,15 @@ def test_kills_change_nothing(tmp_path):
             time.sleep(0.005)
         process.wait()
     assert kills == 3 and not parts.exists()
-    # But for where each lies, which nothing names.
-    assert out.read_bytes() == whole.files[0].read_bytes()
+    assert out.read_bytes() == undisturbed.files[0].read_bytes()
 
 
-def test_what_changes_meanwhile_leaves_the_rows_as_they_were(images, model, tmp_path):
+def test_a_resumed_job_keeps_the_rows_of_its_start(images, model, tmp_path):
     class Interrupted(Exception):
         pass
 
-    class Stopping(LiteRTEmbedder):
-        """The model, which is interrupted at its third call."""
+    class InterruptedModel(LiteRTEmbedder):
+        """Model whose third call raises an exception."""
 
         calls = 0
 
@@ -180,7 +179,8 @@ def test_what_changes_meanwhile_leaves_the_rows_as_they_were(images, model, tmp_
 
     out = tmp_path / "out.parquet"
     with pytest.raises(Interrupted):
-        embed(images, out, model=Stopping(locate_model(GOLDEN)), rows_per_file=2)
+        stopping = InterruptedModel(locate_model(GOLDEN))
+        embed(images, out, model=stopping, rows_per_file=2)
     assert not out.exists()
     (images / "a_new_one.png").write_bytes(image_bytes("blue"))
     (images / "sub" / "red.jpg").unlink()
@@ -189,27 +189,27 @@ def test_what_changes_meanwhile_leaves_the_rows_as_they_were(images, model, tmp_
 
 
 @pytest.mark.parametrize(
-    "given, message",
+    "arguments, message",
     [
         ({"source": "none"}, "must exist"),
-        ({"source": "images", "of": "captions"}, "must be a table"),
-        ({"source": "a.txt", "to": "there.parquet"}, "holds something else"),
-        ({"source": "a.txt", "to": "full"}, "holds something else"),
-        ({"source": "a.txt", "to": "other.parquet"}, "whose source is"),
+        ({"source": "images", "inputs": "captions"}, "must be a table"),
+        ({"source": "a.txt", "to": "junk2.parquet"}, "which contains other data"),
+        ({"source": "a.txt", "to": "full"}, "which contains other data"),
+        ({"source": "a.txt", "to": "other.parquet"}, "was written with source="),
         ({"source": "a.txt", "to": "a.txt"}, "which is a file"),
         ({"source": "a.txt", "to": "x.parquet", "format": "npy"}, "must be a folder"),
         ({"source": "a.txt", "format": "csv"}, "`format` must be one of"),
         ({"source": "a.txt", "rows_per_file": 0}, "whole number from 1"),
-        ({"source": "blank.txt"}, "which holds none"),
+        ({"source": "blank.txt"}, "which contains none"),
         ({"source": "latin.txt"}, "text in UTF-8"),
-        ({"source": "table.csv", "column": "x"}, "`column` must be one of table.csv"),
+        ({"source": "table.csv", "column": "x"}, "must be a column of table.csv"),
         ({"source": "taken.csv"}, "must not have the column 'embedding'"),
-        ({"source": "plain.csv"}, "must name the column to embed"),
-        ({"source": "junk.parquet"}, "must be Parquet"),
+        ({"source": "plain.csv"}, "must name the column of plain.csv to embed"),
+        ({"source": "junk.parquet"}, "must be a valid Parquet file"),
         ({"source": "a.doc"}, "must be a folder or end in"),
     ],
 )
-def test_what_is_refused(given, message, images, model, tmp_path):
+def test_invalid_arguments_are_refused(arguments, message, images, model, tmp_path):
     files = {
         "a.txt": "red\n",
         "blank.txt": "",
@@ -218,18 +218,18 @@ def test_what_is_refused(given, message, images, model, tmp_path):
         "taken.csv": "image,embedding\na.png,1\n",
         "plain.csv": "a,b\n1,2\n",
         "junk.parquet": "junk",
-        "there.parquet": "junk",
+        "junk2.parquet": "junk",
         "a.doc": "",
     }
     for name, content in files.items():
         content = content if isinstance(content, bytes) else content.encode()
         (tmp_path / name).write_bytes(content)
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").write_text("mine")
-    if given.get("to") == "other.parquet":
+    (tmp_path / "full" / "notes.txt").write_text("notes")
+    if arguments.get("to") == "other.parquet":
         embed(images, tmp_path / "other.parquet", model=model)
     before = sorted(tmp_path.rglob("*"))
-    options = {"to": "out", **given}
+    options = {"to": "out", **arguments}
     source, to = tmp_path / options.pop("source"), tmp_path / options.pop("to")
     with pytest.raises(InputError, match=message):
         embed(source, to, model=model, **options)
@@ -247,9 +247,25 @@ def test_a_source_that_has_changed_is_reported(model, tmp_path, capsys, to):
         source.write_text(lines)
         assert embed(source, tmp_path / to, model=model).rows == 3
         error = capsys.readouterr().err
-        assert f"It had 3 rows, and has {count}. {tmp_path / to} has the" in error
+        assert f"changed since the start of {tmp_path / to}. It had 3 rows" in error
+        assert f"now has {count}. The output keeps the earlier rows." in error
     source.write_text("red\ngreen\nblue\n")
     embed(source, tmp_path / to, model=model)
     assert "changed" not in capsys.readouterr().err
     source.unlink()
     assert embed(source, tmp_path / to, model=model).rows == 3
+
+
+def test_a_job_of_an_earlier_release_is_resumed(model, tmp_path):
+    """Earlier releases stored the argument `inputs` under the name `of`."""
+    source = tmp_path / "captions.txt"
+    source.write_text("red\ngreen\nblue\n")
+    options = {"model": model, "inputs": "captions", "rows_per_file": 2}
+    embed(source, tmp_path / "out", **options)
+    plan = tmp_path / "out" / "plan.json"
+    stored = json.loads(plan.read_text())
+    stored["of"] = stored.pop("inputs")
+    plan.write_text(json.dumps(stored))
+    assert embed(source, tmp_path / "out", **options).rows == 3
+    with pytest.raises(InputError, match="inputs='captions' instead of None"):
+        embed(source, tmp_path / "out", model=model, rows_per_file=2)

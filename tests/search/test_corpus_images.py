@@ -1,4 +1,4 @@
-"""A built corpus as the source of an index: shards by TensorFlow and ArrayRecord."""
+"""Indexes a built corpus whose shards are TFRecord or ArrayRecord files."""
 
 import pytest
 
@@ -9,17 +9,17 @@ CAPTIONS = {"red": ["a red wall", "paint"], "green": ["a meadow"], "blue": ["the
 
 @pytest.fixture(params=["tfrecord", "array_record"])
 def shard(request, tmp_path, colors):
-    """`--out` of a corpus, as far as an index reads it."""
+    """Returns the shard of a corpus with the files that an index reads."""
     import tensorflow as tf
 
     def values(*texts):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=texts))
 
-    place = tmp_path / "out" / "web_pairs" / "1.0.0"
-    place.mkdir(parents=True)
-    (place / "features.json").write_text("{}")
+    folder = tmp_path / "out" / "web_pairs" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "features.json").write_text("{}")
     (tmp_path / "out" / "corpus.yaml").write_text("")
-    shard = place / f"web_pairs-train.{request.param}-00000-of-00001"
+    shard = folder / f"web_pairs-train.{request.param}-00000-of-00001"
     if request.param == "tfrecord":
         writer = tf.io.TFRecordWriter(str(shard))
     else:
@@ -37,7 +37,7 @@ def shard(request, tmp_path, colors):
     return shard
 
 
-def test_its_images_are_found(shard, tmp_path, colors):
+def test_images_of_a_corpus_are_indexed_with_captions(shard, tmp_path, colors):
     out = shard.parents[2]
     index = Index.build(tmp_path / "index", [out], colors.GOLDEN)
     assert index.changes.added == 3
@@ -50,15 +50,15 @@ def test_its_images_are_found(shard, tmp_path, colors):
     assert Index.build(tmp_path / "index", [out]).changes.unchanged == 3
 
 
-def test_photos_above_a_data_set_are_photos(shard, tmp_path, photos, colors):
-    """Only the folder that is named is looked at for a corpus."""
+def test_a_corpus_in_a_subfolder_is_not_indexed(shard, tmp_path, photos, colors):
+    """Only the folder that is passed as a source can be a corpus."""
     shard.parents[1].rename(photos / "data")
     index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     assert index.changes.added == 3
     assert index.query("red")[0].path == str(photos / "red.png")
 
 
-def test_a_broken_shard_empties_no_index(shard, tmp_path, colors):
+def test_a_broken_shard_removes_no_images(shard, tmp_path, colors):
     Index.build(tmp_path / "index", [shard.parent], colors.GOLDEN)
     shard.write_bytes(shard.read_bytes()[:9])
     index = Index.build(tmp_path / "index", [shard.parent])
@@ -67,7 +67,7 @@ def test_a_broken_shard_empties_no_index(shard, tmp_path, colors):
 
 
 @pytest.mark.parametrize("shard", ["tfrecord"], indirect=True)
-def test_a_broken_record_is_left_out(shard, tmp_path, colors):
+def test_a_broken_record_is_skipped(shard, tmp_path, colors):
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 255
     shard.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Indexes of embeddings that are already computed, in memory and on disk."""
+"""Indexes that are built from precomputed embeddings, in memory and on disk."""
 
 import gc
 import json
@@ -54,7 +54,7 @@ def test_query_equals_brute_force():
         np.testing.assert_allclose(scores, embeddings[rows] @ query, atol=1e-6)
 
 
-def test_equal_rows_come_in_their_order_wherever_they_stand():
+def test_equal_rows_are_returned_in_their_order():
     rng = np.random.default_rng(1)
     base = unit_rows(rng, 5, 131)
     order = rng.permutation(np.tile(np.arange(5), 40))
@@ -80,8 +80,7 @@ def test_any_index_ranks_like_brute_force(rows, query, k):
 
 
 @given(st.data())
-def test_any_scores_are_ranked_by_the_exact_ones(data):
-    """A scan may be wrong by its error, which the order doesn't show."""
+def test_the_ranking_does_not_depend_on_rounding_errors(data):
     exact = np.array(data.draw(st.lists(st.integers(0, 20), min_size=1, max_size=40)))
     errors = data.draw(
         st.lists(st.floats(-2, 2), min_size=len(exact), max_size=len(exact))
@@ -95,7 +94,7 @@ def test_any_scores_are_ranked_by_the_exact_ones(data):
     assert np.concatenate(positions).tolist() == expected
 
 
-def test_near_ties_are_ranked_by_more_than_float32_products():
+def test_near_ties_are_ranked_in_float64():
     rng = np.random.default_rng(3)
     embeddings = unit_rows(rng, 1, 384) + 2e-6 * unit_rows(rng, 300, 384)
     embeddings = embeddings.astype(np.float32)
@@ -104,7 +103,7 @@ def test_near_ties_are_ranked_by_more_than_float32_products():
     assert ranked_rows(build(embeddings), query, 5) == expected
 
 
-def test_rows_of_very_different_length():
+def test_rows_with_very_different_norms_are_ranked():
     embeddings = np.array([[1e-3, 0], [1e3, 0], [1.0, 0], [-1e3, 1]], np.float32)
     assert ranked_rows(build(embeddings), np.array([1.0, 0.0]), 3) == [1, 2, 0]
 
@@ -122,7 +121,7 @@ def images(tiny):
     ]
 
 
-def test_what_is_written_is_opened_again(tmp_path, images):
+def test_open_returns_the_written_index(tmp_path, images):
     rng = np.random.default_rng(2)
     embeddings, query = unit_rows(rng, 3), unit_rows(rng, 1)[0]
     folder = tmp_path / "index"
@@ -152,13 +151,13 @@ def test_what_is_written_is_opened_again(tmp_path, images):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index"]
 
 
-def test_an_index_takes_the_place_of_another(tmp_path, images):
+def test_an_existing_index_is_replaced(tmp_path, images):
     folder = tmp_path / "index"
     first = Index.from_embeddings(np.eye(3), IDS, images=images, folder=folder)
     second = Index.from_embeddings(np.eye(2), ["x", "y"], folder=folder)
     assert [hit.path for hit in second.latest()] == ["y", "x"]
     assert not (folder / "images").exists()
-    # Who has the old one open still searches it.
+    # An object that has opened the old index can still search it.
     assert {hit.path for hit in first.query(np.ones(3))} == set(IDS)
     with pytest.raises(TypeError):
         Index.from_embeddings(np.eye(2), ["x", object], captions=[1, 2], folder=folder)
@@ -168,7 +167,7 @@ def test_an_index_takes_the_place_of_another(tmp_path, images):
 
 def test_other_folders_are_not_replaced(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"a photo")
-    with pytest.raises(InputError, match="holds 'photo.jpg'; name another folder"):
+    with pytest.raises(InputError, match="contains 'photo.jpg'. Choose another folder"):
         build(np.eye(2), folder=tmp_path)
     assert (tmp_path / "photo.jpg").read_bytes() == b"a photo"
 
@@ -182,38 +181,39 @@ def test_an_index_in_memory_is_deleted_with_its_object():
     assert not folder.parent.exists()
 
 
-def test_copies_are_hits_of_their_own_unless_folding_is_requested():
+def test_near_duplicates_are_separate_hits_by_default():
     index = build(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
     query = np.array([1.0, 0.0])
     assert [hit.path for hit in index.query(query)] == ["p0", "p1", "p2"]
-    best, other = index.query(query, duplicates=False)
-    assert (best.path, best.duplicates, other.path) == ("p0", ["p1"], "p2")
+    best, second = index.query(query, duplicates=False)
+    assert (best.path, best.duplicates, second.path) == ("p0", ["p1"], "p2")
 
 
-def test_queries_of_words_need_the_model(colors):
+def test_text_queries_need_the_model(colors):
     model = load_model(colors.GOLDEN)
     embeddings = model.encode_texts(["red", "green"])
     index = Index.from_embeddings(embeddings, ["a", "b"], model=model)
     assert [hit.path for hit in index.query("green")] == ["b", "a"]
     assert [hit.path for hit in index.query(Query(image=2))] == ["b", "a"]
     assert Index.open(index.folder, colors.GOLDEN).query("red")[0].path == "a"
-    with pytest.raises(InputError, match="names no model.*Index.from_embeddings"):
+    with pytest.raises(InputError, match="has no model.*Index.from_embeddings"):
         Index.from_embeddings(embeddings, ["a", "b"]).query("green")
     with pytest.raises(InputError, match="model's dimension, 4. Received: 2"):
         Index.from_embeddings(np.eye(2), ["a", "b"], model=model)
     other = ModelIdentity("elsewhere", "0" * 16, 4)
     index = Index.from_embeddings(embeddings, ["a", "b"], model=other)
-    with pytest.raises(InputError, match="model that made its embeddings, elsewhere"):
+    message = "model that computed its embeddings, elsewhere"
+    with pytest.raises(InputError, match=message):
         Index.open(index.folder, model)
-    with pytest.raises(InputError, match="names the model 'elsewhere', which you"):
+    with pytest.raises(InputError, match="Received: 'elsewhere', which you have not"):
         index.query("red")
 
 
-def test_folders_are_added_to_an_index_of_embeddings(tmp_path, colors, photos):
+def test_folders_can_be_added_to_an_index_of_embeddings(tmp_path, colors, photos):
     model = load_model(colors.GOLDEN)
     red = (photos / "red.png").read_bytes()
     folder = tmp_path / "index"
-    # The image has another embedding here than the model's.
+    # The stored embedding of the red image differs from that of the model.
     embeddings = model.encode_texts(["blue"])
     options = {"images": [red], "folder": folder, "model": model}
     Index.from_embeddings(embeddings, ["item"], **options)
@@ -226,7 +226,7 @@ def test_folders_are_added_to_an_index_of_embeddings(tmp_path, colors, photos):
         assert paths == {"item", *(str(photos / name) for name in names)}
     assert index.changes.unchanged == 3
     assert index.query("red", duplicates=True)[0].path == str(photos / "red.png")
-    with pytest.raises(InputError, match="was made from embeddings. Make it again"):
+    with pytest.raises(InputError, match="was made from embeddings. Build it again"):
         Index.rebuild(folder, [photos], model)
     assert index.remove([photos]) == 3 and len(index) == 1
 
@@ -242,11 +242,11 @@ NAN = np.array([[1.0, 0.0], [np.nan, 0.0]])
         (lambda: build(NAN), "1 rows, the first of them 1"),
         (
             lambda: Index.from_embeddings(np.eye(2), ["a"]),
-            "`ids` .*Received: 1 for 2",
+            "`ids` .*Received: 1 entries for 2 rows",
         ),
         (
             lambda: Index.from_embeddings(np.eye(2), ["a", "b"], ["x"]),
-            "`captions` .*Received: 1 for 2",
+            "`captions` .*Received: 1 entries for 2 rows",
         ),
         (
             lambda: Index.from_embeddings(np.eye(2), ["a", "a"]),
@@ -257,12 +257,12 @@ NAN = np.array([[1.0, 0.0], [np.nan, 0.0]])
             "BMP or WebP .*b'<svg' in row 0",
         ),
         (lambda: build(np.eye(2)).query(np.ones(3)), r"shape \(2,\).*\(3,\)"),
-        (lambda: build(np.eye(2)).query(np.eye(2)), r"received \(2, 2\)"),
+        (lambda: build(np.eye(2)).query(np.eye(2)), r"Received: shape \(2, 2\)"),
         (lambda: build(np.eye(2)).query(NAN[1]), "finite"),
         (lambda: build(np.eye(2)).query(np.ones(2), 0), "`k` must be .*received 0"),
     ],
 )
-def test_errors(call, message):
+def test_invalid_arguments_raise_errors(call, message):
     with pytest.raises(InputError, match=message):
         call()
 
@@ -277,7 +277,7 @@ def test_an_image_outside_of_the_index_is_refused(tmp_path, images, name):
         file = f"item:{name}:c".encode()
         connection.execute("UPDATE images SET file = ? WHERE id = 3", [file])
     connection.close()
-    with pytest.raises(InputError, match="is damaged .it names the image"):
+    with pytest.raises(InputError, match="is damaged .an image copy has the name"):
         Index.open(folder).query(np.ones(3))
 
 
@@ -288,11 +288,11 @@ def test_an_image_that_is_a_link_is_not_read(tmp_path, images):
     secret = tmp_path / "secret"
     path.rename(secret)
     path.symlink_to(secret)
-    with pytest.raises(InputError, match="which is a link"):
+    with pytest.raises(InputError, match="must not contain symbolic links"):
         index.query(np.ones(3))
 
 
-def test_damage_names_the_command_that_makes_the_index_again(tmp_path):
+def test_errors_of_damage_name_the_command_that_builds_the_index(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "params.yaml").write_text("")
@@ -314,7 +314,7 @@ def test_damage_names_the_command_that_makes_the_index_again(tmp_path):
     assert command in str(caught.value)
 
 
-def test_the_format_of_earlier_runs_names_the_command_that_writes_this_one(tmp_path):
+def test_errors_of_an_old_format_name_the_command_that_builds_the_index(tmp_path):
     run = tmp_path / "my run"
     (run / "index").mkdir(parents=True)
     header = {"format": "align_keras_search_index", "version": 1, "rows": 2}
@@ -326,7 +326,7 @@ def test_the_format_of_earlier_runs_names_the_command_that_writes_this_one(tmp_p
         Index.open(run / "index")
     command = f"--config_file '{run}'/params.yaml --model_dir '{run}' --mode index`"
     assert command in str(caught.value)
-    # That command writes over it.
+    # The command replaces the old index.
     build(np.eye(2), folder=run / "index")
     assert len(Index.open(run / "index")) == 2
 
@@ -346,7 +346,7 @@ def test_pipes_are_refused(tmp_path):
 
 
 @pytest.mark.ci
-def test_tensorflow_is_imported_with_the_first_export(tiny_export):
+def test_tensorflow_is_imported_only_for_an_export(tiny_export):
     script = """
 import sys
 import align_keras.cli.search

@@ -34,7 +34,7 @@ def names(hits):
     return [pathlib.Path(hit.path).name for hit in hits]
 
 
-def test_images_are_found_by_words_by_an_image_and_by_both(build, photos, colors):
+def test_images_are_found_by_text_by_image_and_by_both(build, photos, colors):
     index = build(photos)
     assert len(index) == 3 and dict(index.changes.unreadable) == {"unreadable": 1}
     hits = index.query("red", k=2)
@@ -54,7 +54,7 @@ def test_images_are_found_by_words_by_an_image_and_by_both(build, photos, colors
     assert (blue.columns["width"], blue.columns["height"]) == (40, 24)
 
 
-def test_a_second_run_embeds_only_what_is_new(build, photos, colors):
+def test_an_update_embeds_only_new_content(build, photos, colors):
     index = build(photos)
     before = {hit.path: hit.id for hit in index.query("red", k=9)}
     changes = build(photos).changes
@@ -69,7 +69,7 @@ def test_a_second_run_embeds_only_what_is_new(build, photos, colors):
     assert counts == (1, 1, 1, 1)
     hits = {hit.path: hit.id for hit in index.query("green", k=9, duplicates=True)}
     assert sorted(map(os.path.basename, hits)) == ["meadow.png", "new.png", "red.png"]
-    # Ids stay with the images.
+    # Renamed and changed images keep their ids.
     assert (
         hits[str(photos / "Italy" / "meadow.png")] == before[str(photos / "green.png")]
     )
@@ -77,14 +77,14 @@ def test_a_second_run_embeds_only_what_is_new(build, photos, colors):
     assert index.query("red")[0].score < 0.99
 
 
-def test_only_a_files_time_has_changed(build, photos):
+def test_a_new_modification_time_does_not_change_the_image(build, photos):
     rows = build(photos).store.vectors().shape
     os.utime(photos / "red.png", (1, 1))
     index = build(photos)
     assert index.changes.unchanged == 3 and index.store.vectors().shape == rows
 
 
-def test_conditions_count_before_ranking(build, photos, colors):
+def test_conditions_are_applied_before_ranking(build, photos, colors):
     for number in range(40):
         (photos / f"{number:02}.png").write_bytes(
             colors.image_bytes((255 - number, 5 * number, 0))
@@ -112,7 +112,7 @@ def record_statements(monkeypatch):
     return statements
 
 
-def test_rows_of_a_condition_are_kept_until_the_index_changes(
+def test_rows_of_a_condition_are_cached_until_the_index_changes(
     tmp_path, photos, colors, monkeypatch
 ):
     monkeypatch.setattr("align_keras.search.store.CONDITION_IMAGES_PER_BLOCK", 2)
@@ -142,7 +142,7 @@ def test_rows_of_a_condition_are_kept_until_the_index_changes(
     for number in range(9):
         names(number)
     assert condition_reads() == 10
-    # The rows of the last four conditions stay in memory.
+    # The rows of the last four conditions are cached.
     for number in range(5, 9):
         names(number)
     assert condition_reads() == 10
@@ -150,7 +150,7 @@ def test_rows_of_a_condition_are_kept_until_the_index_changes(
     assert condition_reads() == 11
 
 
-def test_near_duplicates_are_folded_and_k_are_found(build, photos, colors):
+def test_near_duplicates_are_merged_and_k_hits_are_returned(build, photos, colors):
     for number in range(70):
         path = photos / f"red{number}.png"
         path.write_bytes(colors.image_bytes("red", (24, 25 + number)))
@@ -162,7 +162,7 @@ def test_near_duplicates_are_folded_and_k_are_found(build, photos, colors):
     assert all("red" in hit.path and not hit.duplicates for hit in hits)
 
 
-def test_a_table_gives_captions_and_columns(build, photos, colors):
+def test_a_table_adds_captions_and_columns(build, photos, colors):
     table = photos.parent / "table.csv"
     table.write_text(
         "image,caption,Country,stars\nphotos/red.png,a red thing,Italy,3\n"
@@ -178,11 +178,11 @@ def test_a_table_gives_captions_and_columns(build, photos, colors):
     assert hit.captions == ["a lawn"]
 
 
-def test_names_that_are_no_text_and_links_in_circles(build, photos, colors):
+def test_names_that_are_not_utf8_and_circular_links_are_handled(build, photos, colors):
     name = os.path.join(os.fsencode(photos), b"\xff caf\xe9.png")
     with open(name, "wb") as file:
         file.write(colors.image_bytes((255, 255, 0)))
-    (photos / "Italy" / "again").symlink_to(photos)
+    (photos / "Italy" / "parent").symlink_to(photos)
     (photos / "loop.png").symlink_to(photos / "loop.png")
     index = build(photos)
     assert len(index) == 4
@@ -194,23 +194,24 @@ def test_names_that_are_no_text_and_links_in_circles(build, photos, colors):
     )
 
 
-def test_a_missing_or_empty_folder_drops_nothing(build, photos, tmp_path, capsys):
+def test_a_missing_or_empty_folder_removes_no_images(build, photos, tmp_path, capsys):
     build(photos)
     photos.rename(tmp_path / "elsewhere")
     index = build()
-    assert len(index) == 3 and index.changes.kept == [str(photos)]
+    assert len(index) == 3 and index.changes.unavailable == [str(photos)]
     photos.mkdir()
     assert len(build()) == 3
-    assert "holds no image; its 3 images stay" in capsys.readouterr().err
+    message = "contains no image. Its 3 images stay in the index."
+    assert message in capsys.readouterr().err
     assert index.remove([photos]) == 3 and len(index) == 0
     assert index.query("red") == []
-    with pytest.raises(InputError, match="holds no JPEG"):
+    with pytest.raises(InputError, match="must contain JPEG, .*which contains none"):
         build(photos)
     with pytest.raises(InputError, match="name a folder or a table"):
         build()
 
 
-def test_images_are_dropped_from_the_index(build, photos):
+def test_images_are_removed_from_the_index(build, photos):
     index = build(photos)
     assert index.remove([photos / "red.png"]) == 1
     assert names(index.query("red", k=9)) != [] and len(index) == 2
@@ -219,7 +220,7 @@ def test_images_are_dropped_from_the_index(build, photos):
         index.remove([photos / "red.png"])
 
 
-def test_holes_are_closed(build, photos, monkeypatch):
+def test_rows_without_an_image_are_removed(build, photos, monkeypatch):
     monkeypatch.setattr("align_keras.search.store.VECTOR_ROWS_PER_BLOCK", 1)
     index = build(photos)
     red = index.query("red", k=1)[0]
@@ -227,7 +228,7 @@ def test_holes_are_closed(build, photos, monkeypatch):
     rebuilt = build()
     assert rebuilt.store.vectors_file == "vectors.1.f32"
     assert len(rebuilt.store.vectors()) == 2
-    # Who had it open goes on with the new file.
+    # An object that has opened the index continues with the new file.
     assert index.query("red", k=1)[0] == red
     assert len(index.query("red", k=9)) == 2
 
@@ -264,20 +265,22 @@ def test_rows_may_be_renumbered_while_they_are_read(
         assert np.all(np.equal(result, expected))
 
 
-def test_one_process_writes_at_a_time(build, photos, tmp_path):
+def test_only_one_process_writes_at_a_time(build, photos, tmp_path):
     index = build(photos)
     with Store.locked(tmp_path / "index"):
-        with pytest.raises(InputError, match="another is writing"):
+        with pytest.raises(InputError, match="another process is writing"):
             build(photos)
         assert len(index.query("red")) == 3
 
 
-def test_an_index_of_another_model_names_the_command(build, photos, tmp_path, colors):
+def test_errors_of_another_model_name_the_rebuild_command(
+    build, photos, tmp_path, colors
+):
     build(photos)
     for kind in ("image", "text"):
         content = (colors.GOLDEN / f"{kind}.tflite").read_bytes()
         (tmp_path / f"{kind}.tflite").write_bytes(content.replace(b" 1.0", b" 2.0"))
-    # The archives' checksums are of the old bytes.
+    # The checksums of the archives are those of the original bytes.
     with pytest.raises(InputError, match="must be towers of"):
         Index.open(tmp_path / "index", tmp_path)
     header = tmp_path / "index" / "index.json"
@@ -286,43 +289,44 @@ def test_an_index_of_another_model_names_the_command(build, photos, tmp_path, co
     with sqlite3.connect(tmp_path / "index" / "images.sqlite") as database:
         sql = "UPDATE meta SET value = replace(value, ?, ?) WHERE key = 'header'"
         database.execute(sql, [fingerprint, "f" * 16])
-    with pytest.raises(InputError, match=r"made with.*--rebuild`") as caught:
+    message = r"the model that computed its embeddings.*--rebuild`"
+    with pytest.raises(InputError, match=message) as caught:
         Index.open(tmp_path / "index").query("red")
     assert f"align-keras index {photos} --to" in str(caught.value)
 
 
-def test_a_rebuild_takes_the_old_ones_place(build, photos, tmp_path, colors):
-    class Other(LiteRTEmbedder):
+def test_a_rebuild_replaces_the_old_index(build, photos, tmp_path, colors):
+    class OtherModel(LiteRTEmbedder):
         def __init__(self):
             super().__init__(locate_model(colors.GOLDEN))
-            self.fingerprint = "of another"
+            self.fingerprint = "other fingerprint"
 
     index = build(photos)
     (photos / "new.png").write_bytes(colors.image_bytes((9, 9, 200)))
     with pytest.raises(InputError, match="--rebuild"):
-        Index.build(tmp_path / "index", model=Other())
-    rebuilt = Index.rebuild(tmp_path / "index", model=Other())
+        Index.build(tmp_path / "index", model=OtherModel())
+    rebuilt = Index.rebuild(tmp_path / "index", model=OtherModel())
     assert rebuilt.changes.added == len(rebuilt) == 4
     assert len(rebuilt.query("red", k=9, duplicates=True)) == 4
-    assert rebuilt.store.header["model"]["fingerprint"] == "of another"
+    assert rebuilt.store.header["model"]["fingerprint"] == "other fingerprint"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "photos"]
-    assert len(index.query("red", k=9)) == 3  # Who had it open goes on.
+    # An object that has opened the old index can still search it.
+    assert len(index.query("red", k=9)) == 3
 
 
-def test_what_is_no_index_is_told(build, photos, tmp_path, colors):
-    with pytest.raises(
-        InputError, match="doesn't exist; make it by `align-keras index"
-    ):
+def test_folders_without_a_valid_index_are_refused(build, photos, tmp_path, colors):
+    message = "doesn't exist. Create the index with `align-keras index"
+    with pytest.raises(InputError, match=message):
         Index.open(tmp_path / "none")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.txt").touch()
-    with pytest.raises(InputError, match="which holds 'thesis.txt'"):
+    with pytest.raises(InputError, match="which contains 'thesis.txt'"):
         Index.build(tmp_path / "foreign", [photos], colors.GOLDEN)
     build(photos)
     database = tmp_path / "index" / "images.sqlite"
     database.write_bytes(b"junk" * 1000)
     with pytest.raises(
-        InputError, match="is damaged .* remove that folder, then build"
+        InputError, match="is damaged .* Remove that folder, then build"
     ):
         Index.open(tmp_path / "index")
     database.unlink()
@@ -330,14 +334,14 @@ def test_what_is_no_index_is_told(build, photos, tmp_path, colors):
         Index.open(tmp_path / "index")
 
 
-def test_a_full_disk_loses_nothing(build, photos, colors, monkeypatch):
+def test_a_full_disk_does_not_damage_the_index(build, photos, colors, monkeypatch):
     index = build(photos)
     (photos / "new.png").write_bytes(colors.image_bytes((9, 9, 200)))
 
-    def full(*arguments):
+    def raise_disk_full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", raise_disk_full)
     with pytest.raises(OSError, match="No space left"):
         build(photos)
     monkeypatch.undo()
@@ -345,8 +349,8 @@ def test_a_full_disk_loses_nothing(build, photos, colors, monkeypatch):
     assert build(photos).changes.added == 1
 
 
-def test_rows_that_nothing_names_are_overwritten(build, photos, colors, tmp_path):
-    """As after a kill between the vectors and the transaction."""
+def test_rows_without_a_transaction_are_overwritten(build, photos, colors, tmp_path):
+    """A kill between writing the vectors and the transaction leaves such rows."""
     index = build(photos)
     vectors = np.array(index.store.vectors())
     with open(tmp_path / "index" / index.store.vectors_file, "ab") as file:
@@ -357,7 +361,7 @@ def test_rows_that_nothing_names_are_overwritten(build, photos, colors, tmp_path
     assert names(index.query("blue", k=1)) == ["blue.jpg"]
 
 
-def test_queries_are_checked(build, photos):
+def test_invalid_queries_raise_errors(build, photos):
     index = build(photos)
     with pytest.raises(InputError, match=r"must have shape \(4,\)"):
         index.query(np.ones(3))
@@ -366,20 +370,20 @@ def test_queries_are_checked(build, photos):
     for k in (0, 10**9, "3"):
         with pytest.raises(InputError, match="`k` must be"):
             index.query("red", k=k)
-    with pytest.raises(InputError, match="id must be that of an image"):
+    with pytest.raises(InputError, match="`id` must be the id of an image"):
         index.query(Query(image=10**6))
 
 
-def test_relevance_is_by_the_querys_scores():
-    others = np.random.default_rng(0).normal(0.1, 0.05, 4096)
+def test_relevance_depends_on_the_other_scores_of_the_query():
+    sample = np.random.default_rng(0).normal(0.1, 0.05, 4096)
     scores = np.array([0.5, 0.35, 0.1])
-    assert relevance(scores, others, 4096) == ["strong", "good", "weak"]
-    # Of more images, some stand out by chance.
-    assert relevance(scores, others, 10**8) == ["good", "weak", "weak"]
-    assert relevance(scores, others + 0.3, 4096) == ["weak"] * 3
+    assert relevance(scores, sample, 4096) == ["strong", "good", "weak"]
+    # In a larger index, more images have a high score by chance.
+    assert relevance(scores, sample, 10**8) == ["good", "weak", "weak"]
+    assert relevance(scores, sample + 0.3, 4096) == ["weak"] * 3
 
 
-def test_the_default_index(monkeypatch):
+def test_environment_variables_set_the_default_index(monkeypatch):
     monkeypatch.setenv("ALIGN_KERAS_INDEX", "/somewhere")
     assert default_index() == pathlib.Path("/somewhere")
     monkeypatch.delenv("ALIGN_KERAS_INDEX")
@@ -387,7 +391,7 @@ def test_the_default_index(monkeypatch):
     assert default_index() == pathlib.Path("/data/align_keras/index")
 
 
-def test_a_search_reads_while_another_writes(build, photos, tmp_path):
+def test_a_search_works_while_another_process_writes(build, photos, tmp_path):
     index = build(photos)
     writer = sqlite3.connect(tmp_path / "index" / "images.sqlite", isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
@@ -397,22 +401,23 @@ def test_a_search_reads_while_another_writes(build, photos, tmp_path):
 
 
 def test_threads_share_a_store(build, photos, colors):
-    """Statements of equal text are one in a connection: Python 3.13 mixed answers."""
+    """A connection caches statements by their text. Python 3.13 mixed up results."""
     for number in range(40):
         content = colors.image_bytes((number, 2 * number, 3 * number))
         (photos / f"{number:02}.png").write_bytes(content)
     store = build(photos).store
-    contents = {id: store.image(id)["content"] for id, *_ in store.known().values()}
+    ids = [id for id, *_ in store.stored_files().values()]
+    contents = {id: store.image(id)["content"] for id in ids}
 
-    def ask(id):
-        return all(store.with_content(contents[id]) == [id] for _ in range(50))
+    def has_correct_id(id):
+        return all(store.ids_with_content(contents[id]) == [id] for _ in range(50))
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(ask, contents))
+        assert all(pool.map(has_correct_id, contents))
 
 
 def rename_model(folder, name):
-    """Has an index name another model, as its maker could."""
+    """Changes the name of the model in an index, as an attacker could."""
     header = json.loads((folder / "index.json").read_text())
     old = json.dumps(header["model"]["name"])
     header["model"]["name"] = name
@@ -423,7 +428,7 @@ def rename_model(folder, name):
 
 
 def write_run(folder):
-    """Writes a folder that `load_model` takes for a SavedModel."""
+    """Writes a folder that looks like a SavedModel to `load_model`."""
     folder.mkdir()
     (folder / "saved_model.pb").write_bytes(b"runs when it is opened")
 
@@ -438,7 +443,7 @@ def write_run(folder):
         ("{folder}", "once"),
     ],
 )
-def test_a_model_that_an_index_names_is_not_run(
+def test_an_index_does_not_open_an_unknown_model(
     build, photos, tmp_path, monkeypatch, name, end
 ):
     build(photos)
@@ -460,10 +465,10 @@ def test_a_model_that_an_index_names_is_not_run(
             use()
 
 
-def test_a_model_that_was_named_is_opened_until_it_changes(
+def test_an_index_opens_a_known_model_until_its_files_change(
     build, photos, tmp_path, monkeypatch
 ):
-    class Named(Embedder):
+    class KnownModel(Embedder):
         def __init__(self, location):
             self.name = location.name
             header = json.loads((tmp_path / "index" / "index.json").read_text())
@@ -478,48 +483,48 @@ def test_a_model_that_was_named_is_opened_until_it_changes(
     build(photos)
     write_run(tmp_path / "model")
     module = "align_keras.embedders.saved_model_embedder"
-    monkeypatch.setattr(f"{module}.SavedModelEmbedder", Named)
+    monkeypatch.setattr(f"{module}.SavedModelEmbedder", KnownModel)
     rename_model(tmp_path / "index", str(tmp_path / "model"))
     with pytest.raises(InputError, match="If you trust it"):
         Index.open(tmp_path / "index").query("red")
     Index.open(tmp_path / "index", tmp_path / "model")
     assert Index.open(tmp_path / "index").query("red")
-    (tmp_path / "model" / "more.bin").write_bytes(b"code")
+    (tmp_path / "model" / "new.bin").write_bytes(b"code")
     with pytest.raises(InputError, match="If you trust it"):
         Index.open(tmp_path / "index").query("red")
 
 
-def test_an_index_opens_its_model_by_its_runtime_until_a_file_changes(
+def test_an_index_opens_a_known_model_with_its_runtime(
     photos, tmp_path, monkeypatch, colors
 ):
     shutil.copytree(colors.GOLDEN, tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text("{}")
 
-    class ByKeras(LiteRTEmbedder):
+    class KerasModel(LiteRTEmbedder):
         runtime_option = "keras"
 
-    by_keras = ByKeras(locate_model(tmp_path / "model"))
-    Index.build(tmp_path / "index", [photos], by_keras)
+    keras_model = KerasModel(locate_model(tmp_path / "model"))
+    Index.build(tmp_path / "index", [photos], keras_model)
     header = json.loads((tmp_path / "index" / "index.json").read_text())
-    assert header["model"] == by_keras.reference()
+    assert header["model"] == keras_model.reference()
     assert header["model"]["runtime"] == "keras"
     opened = []
 
     def record(name, runtime):
         opened.append((name, runtime))
-        return by_keras
+        return keras_model
 
     monkeypatch.setattr("align_keras.search.known_models.load_model", record)
     assert Index.open(tmp_path / "index").query("red")
     assert opened == [(str(tmp_path / "model"), "keras")]
-    # The towers are the same, but Keras would run this file.
+    # The towers are unchanged, but the runtime `keras` would use this file.
     (tmp_path / "model" / "config.json").write_text("{ }")
     with pytest.raises(InputError, match="--model .*model --runtime keras` once"):
         Index.open(tmp_path / "index").query("red")
     assert len(opened) == 1
 
 
-def test_towers_inside_the_index_are_opened(build, photos, tmp_path, colors):
+def test_an_index_opens_towers_in_its_folder(build, photos, tmp_path, colors):
     build(photos)
     shutil.copytree(colors.GOLDEN, tmp_path / "index" / "towers")
     rename_model(tmp_path / "index", "towers")
@@ -536,7 +541,7 @@ def test_towers_inside_the_index_are_opened(build, photos, tmp_path, colors):
 
 
 def _rewritten_tower(towers, folder, kind, compression=zipfile.ZIP_STORED, **changes):
-    """Copies the color towers with other metadata or another vocabulary."""
+    """Copies the color towers with changed metadata or another vocabulary."""
     shutil.copytree(towers, folder)
     path = folder / f"{kind}.tflite"
     content = path.read_bytes()
@@ -570,7 +575,7 @@ def _rewritten_tower(towers, folder, kind, compression=zipfile.ZIP_STORED, **cha
         ("image", {"note": "a" * 40_000_000}, "at most 33,554,432 bytes"),
     ],
 )
-def test_metadata_of_towers_are_compared_with_their_tensors(
+def test_invalid_metadata_of_towers_are_refused(
     tmp_path, colors, kind, changes, problem
 ):
     folder = _rewritten_tower(

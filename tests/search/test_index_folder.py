@@ -1,4 +1,4 @@
-"""The folder of an index: read-only, incomplete, damaged or made by somebody else."""
+"""Folders of an index that are read-only, incomplete, damaged or malicious."""
 
 import contextlib
 import json
@@ -17,11 +17,12 @@ from align_keras.search.store import Store
 from align_keras.utils.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
+DAMAGED = r"is damaged .* then build the index again"
 
 
 @pytest.fixture
 def folder(tmp_path, photos, colors):
-    """The folder of an index of three images, which nobody has open."""
+    """Returns the folder of an index of three images that is not open."""
     Index.build(tmp_path / "index", [photos], colors.GOLDEN).store.close()
     return tmp_path / "index"
 
@@ -39,24 +40,24 @@ def set_meta(folder, key, value):
 
 
 @contextlib.contextmanager
-def read_only_copy(folder, place):
-    """A copy on a disk that is mounted read-only."""
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+def read_only_copy(folder, mount_point):
+    """Copies a folder to a disk that is then mounted read-only."""
+    mount_point.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mount_point)]
     if sys.platform != "linux" or os.geteuid():
         pytest.skip("may not mount a disk here")
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("may not mount a disk here")
     try:
-        shutil.copytree(folder, place / "index")
-        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
-        yield place / "index"
+        shutil.copytree(folder, mount_point / "index")
+        subprocess.run(["mount", "-o", "remount,ro", str(mount_point)], check=True)
+        yield mount_point / "index"
     finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+        subprocess.run(["umount", "-l", str(mount_point)], check=True)
 
 
 def kill_before_checkpoint(folder, photos, colors, monkeypatch):
-    """Adds an image as a process that is killed before it ends: to the log alone."""
+    """Adds an image that is only in the write-ahead log, as after a kill."""
     (photos / "late.png").write_bytes(colors.image_bytes((9, 9, 200)))
     with monkeypatch.context() as patch:
         patch.setattr(Store, "complete_database_file", lambda store: None)
@@ -68,7 +69,7 @@ def kill_before_checkpoint(folder, photos, colors, monkeypatch):
 def test_a_finished_run_leaves_the_database_complete(tmp_path, photos, colors):
     index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     copy = tmp_path / "copy"
-    # The log is in use, for this process still has the index open.
+    # This process still has the index open, so the log exists and is not copied.
     shutil.copytree(tmp_path / "index", copy, ignore=shutil.ignore_patterns("*-wal"))
     assert len(Index.open(copy)) == len(index) == 3
     index.remove([photos / "red.png"])
@@ -76,7 +77,7 @@ def test_a_finished_run_leaves_the_database_complete(tmp_path, photos, colors):
     assert len(Index.open(copy)) == 2
 
 
-def test_a_copy_without_its_log_is_refused_until_it_is_completed(
+def test_a_copy_without_its_log_is_refused_until_an_update(
     tmp_path, folder, photos, colors, monkeypatch
 ):
     with contextlib.closing(
@@ -84,14 +85,15 @@ def test_a_copy_without_its_log_is_refused_until_it_is_completed(
     ):
         copy = tmp_path / "copy"
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
-    with pytest.raises(InputError, match="holds 4 embeddings.*names 3.*to .*copy"):
+    message = "Received: 4 embeddings in vectors.0.f32 and 3 rows.*to .*copy"
+    with pytest.raises(InputError, match=message):
         Index.open(copy)
     assert len(Index.build(copy, [photos], colors.GOLDEN)) == 4
     assert len(Index.open(copy)) == 4
 
 
 @pytest.mark.ci
-def test_a_read_only_disk_has_the_whole_index_or_refuses(
+def test_an_index_on_a_read_only_disk_is_complete_or_refused(
     tmp_path, folder, photos, colors, monkeypatch
 ):
     with read_only_copy(folder, tmp_path / "finished") as copy:
@@ -104,7 +106,7 @@ def test_a_read_only_disk_has_the_whole_index_or_refuses(
         partial = tmp_path / "partial"
         shutil.copytree(folder, partial, ignore=shutil.ignore_patterns("*-shm"))
     with read_only_copy(partial, tmp_path / "unreadable") as copy:
-        with pytest.raises(InputError, match="changes in images.sqlite-wal"):
+        with pytest.raises(InputError, match="its changes in images.sqlite-wal"):
             Index.open(copy)
 
 
@@ -122,16 +124,17 @@ print(len(store), store.latest("", [], 1)[0]["name"], flush=True)
 
 
 @pytest.mark.ci
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="by Unix's users")
-def test_who_may_not_write_sees_what_another_adds(folder, photos, colors):
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="uses Unix users")
+def test_a_reader_without_write_permission_sees_new_images(folder, photos, colors):
     if os.geteuid():
         pytest.skip("may not mount a disk here")
     for name in ("images.sqlite-wal", "images.sqlite-shm"):
         (folder / name).unlink(missing_ok=True)
-    above = [parent for parent in folder.parents if parent.stat().st_uid == os.getuid()]
-    modes = {parent: parent.stat().st_mode for parent in above}
+    user = os.getuid()
+    parents = [parent for parent in folder.parents if parent.stat().st_uid == user]
+    modes = {parent: parent.stat().st_mode for parent in parents}
     try:
-        for parent in above:
+        for parent in parents:
             parent.chmod(parent.stat().st_mode | 0o055)
         with subprocess.Popen(
             [sys.executable, "-c", AS_NOBODY, folder],
@@ -168,7 +171,7 @@ def test_who_may_not_write_sees_what_another_adds(folder, photos, colors):
         b"vectors.0.f32",
     ],
 )
-def test_a_database_names_no_file_outside_of_its_folder(
+def test_names_of_vectors_files_outside_the_folder_are_refused(
     tmp_path, folder, photos, colors, name
 ):
     outside = tmp_path / "out" / "x"
@@ -198,48 +201,50 @@ def test_links_of_an_index_are_not_followed(tmp_path, folder, photos, colors, na
     before = outside.read_bytes()
     (folder / name).symlink_to(outside)
     (photos / "late.png").write_bytes(colors.image_bytes((9, 9, 200)))
-    with pytest.raises(InputError, match=f"Received: {name}, which is a link"):
+    with pytest.raises(InputError, match=f"Received: the link {name}"):
         Index.build(folder, [photos], colors.GOLDEN)
     assert outside.read_bytes() == before
 
 
-def test_links_among_a_clusters_results_are_refused(tmp_path, folder, photos, colors):
+def test_links_in_the_results_of_a_cluster_are_refused(
+    tmp_path, folder, photos, colors
+):
     outside = tmp_path / "outside"
     outside.write_bytes(b"precious")
     (folder / ".tasks" / "done").mkdir(parents=True)
     (folder / ".tasks" / "done" / "a.json").symlink_to(outside)
     (photos / "late.png").write_bytes(colors.image_bytes((9, 9, 200)))
-    with pytest.raises(InputError, match="a.json, which is a link"):
+    with pytest.raises(InputError, match="Received: the link a.json"):
         Index.build(folder, [photos], colors.GOLDEN, engine="dask:h:1")
     assert outside.read_bytes() == b"precious"
 
 
-def test_vectors_are_not_written_anew_through_a_link(
+def test_vectors_are_not_rewritten_through_a_link(
     tmp_path, folder, photos, colors, monkeypatch
 ):
     monkeypatch.setattr("align_keras.search.store.VECTOR_ROWS_PER_BLOCK", 1)
     outside = tmp_path / "outside"
     outside.write_bytes(b"precious")
     (folder / "vectors.1.f32").symlink_to(outside)
-    (folder / "notes.pq").write_bytes(b"not ours")
+    (folder / "notes.pq").write_bytes(b"another file")
     (photos / "green.png").unlink()
-    with pytest.raises(InputError, match="which is a link"):
+    with pytest.raises(InputError, match="Received: the link vectors.1.f32"):
         Index.build(folder, [photos], colors.GOLDEN)
     (folder / "vectors.1.f32").unlink()
     index = Index.build(folder, [photos], colors.GOLDEN)
     assert index.store.vectors_file == "vectors.1.f32" and len(index) == 2
     assert outside.read_bytes() == b"precious"
-    assert (folder / "notes.pq").read_bytes() == b"not ours"
+    assert (folder / "notes.pq").read_bytes() == b"another file"
 
 
 @pytest.mark.parametrize(
     "sql",
     [
-        "CREATE VIEW more AS SELECT 1",
+        "CREATE VIEW added AS SELECT 1",
         "ALTER TABLE images RENAME TO other; CREATE VIEW images AS WITH RECURSIVE "
         "n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i AS id FROM n",
-        "CREATE TRIGGER more AFTER INSERT ON images BEGIN DELETE FROM roots; END",
-        "ALTER TABLE images ADD COLUMN more AS (printf('%.*c', 1000000, 'x'))",
+        "CREATE TRIGGER added AFTER INSERT ON images BEGIN DELETE FROM roots; END",
+        "ALTER TABLE images ADD COLUMN added AS (printf('%.*c', 1000000, 'x'))",
         "DROP TABLE unreadable",
         "UPDATE meta SET value = 'many' WHERE key = 'rows'",
         "UPDATE meta SET value = -1 WHERE key = 'rows'",
@@ -251,10 +256,10 @@ def test_vectors_are_not_written_anew_through_a_link(
         "DELETE FROM meta",
     ],
 )
-def test_a_database_that_was_changed_is_refused(folder, sql):
+def test_a_manipulated_database_is_refused(folder, sql):
     with database(folder) as connection:
         connection.executescript(sql)
-    with pytest.raises(InputError, match=r"is damaged .* then build it again"):
+    with pytest.raises(InputError, match=DAMAGED):
         Index.open(folder)
 
 
@@ -273,9 +278,9 @@ def test_a_database_that_was_changed_is_refused(folder, sql):
         '{"columns": [["a", "a", 0, "text"]], "count": 1}',
     ],
 )
-def test_damaged_names_of_columns_are_refused(folder, colors, columns):
+def test_invalid_names_of_columns_are_refused(folder, colors, columns):
     set_meta(folder, "table_columns", columns)
-    with pytest.raises(InputError, match=r"is damaged .* then build it again"):
+    with pytest.raises(InputError, match=DAMAGED):
         Index.open(folder, colors.GOLDEN).query("red", where="width > 3")
 
 
@@ -292,7 +297,7 @@ def test_damaged_names_of_columns_are_refused(folder, colors, columns):
 def test_damaged_images_are_refused(folder, colors, change):
     with database(folder) as connection:
         connection.execute(f"UPDATE images SET {change} WHERE id = 1")
-    with pytest.raises(InputError, match=r"is damaged .* then build it again"):
+    with pytest.raises(InputError, match=DAMAGED):
         Index.open(folder, colors.GOLDEN).query("red")
 
 
@@ -311,15 +316,15 @@ def test_damaged_images_are_refused(folder, colors, change):
         ("model", {"name": "align_small_en", "fingerprint": "f"}),
     ],
 )
-def test_a_header_that_was_changed_is_refused(folder, key, value):
+def test_an_invalid_header_is_refused(folder, key, value):
     header = json.loads((folder / "index.json").read_text())
     (folder / "index.json").write_text(json.dumps({**header, key: value}))
-    with pytest.raises(InputError, match=r"is damaged .* then build it again"):
+    with pytest.raises(InputError, match=DAMAGED):
         Index.open(folder)
 
 
-def test_an_index_of_an_earlier_version_is_opened_and_completed(folder, photos, colors):
-    """As it was before the database repeated the header."""
+def test_an_index_of_an_earlier_version_can_be_updated(folder, photos, colors):
+    """In earlier versions, the database did not contain the header."""
     with database(folder) as connection:
         connection.execute(
             "DELETE FROM meta WHERE key NOT IN ('rows', 'vectors', 'columns')"
@@ -337,35 +342,35 @@ def test_an_index_of_an_earlier_version_is_opened_and_completed(folder, photos, 
 
 
 def change_row(folder, row, change):
-    """Changes a row of the vectors file in its place."""
+    """Applies a function to a row of the vectors file."""
     path = folder / "vectors.0.f32"
     vectors = np.fromfile(path, "<f4").reshape(-1, 4)
     change(vectors[row])
     vectors.tofile(path)
 
 
-def flip(row, number, bit):
+def flip_bit(row, number, bit):
     row.view("<u4")[number] ^= np.uint32(1 << bit)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e37, 2.0, 0.0])
-def test_values_that_no_embedding_has_are_refused(folder, colors, value):
+def test_invalid_values_of_an_embedding_are_refused(folder, colors, value):
     def change(row):
         row[:] = value
 
     change_row(folder, 1, change)
     index = Index.open(folder, colors.GOLDEN)
-    remedy = r"vectors.0.f32 is damaged \(row 1, .*--rebuild --to .*index`"
+    message = r"vectors.0.f32 is damaged \(row 1, .*--rebuild --to .*index`"
     for query in (Query("red", k=1), Query("red", k=100_000, duplicates=True)):
-        with pytest.raises(InputError, match=remedy):
+        with pytest.raises(InputError, match=message):
             index.query(query)
-    with pytest.raises(InputError, match=remedy):
+    with pytest.raises(InputError, match=message):
         index.check()
-    with pytest.raises(InputError, match=remedy):
+    with pytest.raises(InputError, match=message):
         Index.build(folder)
 
 
-def test_every_flipped_bit_is_found_by_the_check(folder, colors):
+def test_check_detects_every_flipped_bit(folder, colors):
     path = folder / "vectors.0.f32"
     content = path.read_bytes()
     index = Index.open(folder, colors.GOLDEN)
@@ -380,11 +385,11 @@ def test_every_flipped_bit_is_found_by_the_check(folder, colors):
     assert index.check() == 3
 
 
-def test_a_hit_is_compared_with_its_checksum(folder, colors):
-    """A flipped sign or last bit leaves the norm as it is."""
+def test_the_checksums_of_hits_are_compared(folder, colors):
+    """A flipped sign or last bit does not change the norm."""
     for bit in (31, 0):
         content = (folder / "vectors.0.f32").read_bytes()
-        change_row(folder, 2, lambda row, bit=bit: flip(row, 3, bit))
+        change_row(folder, 2, lambda row, bit=bit: flip_bit(row, 3, bit))
         index = Index.open(folder, colors.GOLDEN)
         with pytest.raises(InputError, match="row 2, .*checksum differs"):
             index.query("blue")
@@ -394,18 +399,18 @@ def test_a_hit_is_compared_with_its_checksum(folder, colors):
     assert len(Index.open(folder, colors.GOLDEN).latest()) == 3
 
 
-def test_each_run_compares_other_rows(folder, colors, monkeypatch):
+def test_each_run_checks_the_next_rows(folder, colors, monkeypatch):
     monkeypatch.setattr("align_keras.search.store.CHECKED_ROWS_PER_RUN", 1)
     monkeypatch.setattr("align_keras.search.store.SMALL_VECTORS_BYTES", 0)
     Index.build(folder)
-    change_row(folder, 0, lambda row: flip(row, 3, 0))
+    change_row(folder, 0, lambda row: flip_bit(row, 3, 0))
     for _ in range(2):
         Index.build(folder)
     with pytest.raises(InputError, match="row 0, .*checksum differs"):
         Index.build(folder)
 
 
-def test_vectors_written_anew_keep_their_checksums(folder, photos, colors, monkeypatch):
+def test_rewritten_vectors_have_checksums(folder, photos, colors, monkeypatch):
     monkeypatch.setattr("align_keras.search.store.VECTOR_ROWS_PER_BLOCK", 1)
     (photos / "red.png").unlink()
     index = Index.build(folder)
@@ -420,17 +425,17 @@ def test_checksums_are_added_to_an_index_of_an_earlier_version(folder, colors):
     index = Index.open(folder, colors.GOLDEN)
     assert index.query("red") and index.check() == 3
     Index.build(folder)
-    change_row(folder, 0, lambda row: flip(row, 3, 0))
+    change_row(folder, 0, lambda row: flip_bit(row, 3, 0))
     with pytest.raises(InputError, match="row 0, .*checksum differs"):
         Index.open(folder, colors.GOLDEN).check()
 
 
-def test_the_command_checks(folder, capsys):
+def test_the_check_option_reports_damage(folder, capsys):
     from align_keras.cli.main import main
 
     assert main(["index", "--check", "--to", str(folder)]) == 0
     assert "3 embeddings of" in capsys.readouterr().out
-    change_row(folder, 0, lambda row: flip(row, 3, 0))
+    change_row(folder, 0, lambda row: flip_bit(row, 3, 0))
     assert main(["index", "--check", "--to", str(folder)]) == 1
     assert "checksum differs" in capsys.readouterr().err
     assert main(["index", "--check", "--rebuild", "--to", str(folder)]) == 1
@@ -441,7 +446,7 @@ def test_the_command_checks(folder, capsys):
 
 @pytest.fixture
 def no_timeout(monkeypatch):
-    """Makes SQLite fail at once where another connection holds a lock."""
+    """Makes SQLite fail immediately if another connection holds a lock."""
     connect = sqlite3.connect
 
     def connect_without_waiting(*arguments, **options):
@@ -450,7 +455,7 @@ def no_timeout(monkeypatch):
     monkeypatch.setattr(sqlite3, "connect", connect_without_waiting)
 
 
-def test_a_locked_database_is_not_called_damaged(folder, no_timeout):
+def test_a_locked_database_is_not_reported_as_damaged(folder, no_timeout):
     with database(folder) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
     with contextlib.closing(Store(folder)) as store, database(folder) as writer:
@@ -459,7 +464,7 @@ def test_a_locked_database_is_not_called_damaged(folder, no_timeout):
             store.named_columns()
 
 
-def test_a_locked_database_is_not_called_damaged_by_an_upgrade(folder, no_timeout):
+def test_an_upgrade_does_not_report_a_locked_database_as_damaged(folder, no_timeout):
     with database(folder) as connection:
         connection.execute("DROP TABLE table_rows_0")
     with database(folder) as writer:
@@ -469,7 +474,9 @@ def test_a_locked_database_is_not_called_damaged_by_an_upgrade(folder, no_timeou
     Store(folder, writable=True).close()
 
 
-def test_who_may_not_write_learns_of_a_rebuild(folder, photos, colors, monkeypatch):
+def test_a_reader_without_write_permission_detects_a_rebuild(
+    folder, photos, colors, monkeypatch
+):
     connect = sqlite3.connect
     addresses = []
 
@@ -481,14 +488,14 @@ def test_who_may_not_write_learns_of_a_rebuild(folder, photos, colors, monkeypat
         patch.setattr(os, "access", lambda path, mode: False)
         patch.setattr(sqlite3, "connect", record_address)
         index = Index.open(folder)
-    # A reader that may not write opens the database as a file that never changes.
+    # Without write permission, the database is opened as immutable.
     assert addresses and all("immutable=1" in address for address in addresses)
     query = np.array([1, 0, 0, 0], np.float32)
     index.query(query)
     (photos / "late.png").write_bytes(colors.image_bytes((9, 9, 200)))
     Index.rebuild(folder, [photos], colors.GOLDEN).store.close()
     for _ in range(2):
-        with pytest.raises(InputError, match="was built again .* open it again"):
+        with pytest.raises(InputError, match="was built again .* Open it again"):
             index.query(query)
 
 
@@ -496,7 +503,9 @@ def test_who_may_not_write_learns_of_a_rebuild(folder, photos, colors, monkeypat
     "condition",
     [" OR ".join(["width = 1"] * 1100), " AND ".join(["width IN (?)"] * 40_000)],
 )
-def test_a_condition_beyond_sqlites_limits_is_not_called_damage(folder, condition):
+def test_a_condition_beyond_the_limits_of_sqlite_is_not_reported_as_damage(
+    folder, condition
+):
     with contextlib.closing(Store(folder)) as store:
         with pytest.raises(InputError, match="`where` must be a condition"):
             store.rows(condition, [1] * condition.count("?"))

@@ -1,4 +1,4 @@
-"""An indexer that is killed at random moments ends with the index of one that isn't."""
+"""Kills an indexer at random moments and compares its index with an undisturbed one."""
 
 import pathlib
 import random
@@ -17,9 +17,9 @@ SCRIPT = pathlib.Path(__file__).with_name("kill_indexer_script.py")
 
 
 def contents(index):
-    """What an index says of each image, without its place."""
+    """Returns path → (columns, vector) of all images, without ids and row numbers."""
     vectors, images = index.store.vectors(), {}
-    for file, (id, *_) in index.store.known().items():
+    for file, (id, *_) in index.store.stored_files().items():
         image = index.store.image(id)
         row = image.pop("row")
         image.pop("id")
@@ -28,36 +28,37 @@ def contents(index):
 
 
 @pytest.mark.ci
-def test_kills_at_random_moments_lose_nothing(photos, colors, tmp_path):
+def test_kills_at_random_moments_do_not_change_the_index(photos, colors, tmp_path):
     for number in range(160):
         color = (number, 255 - number, (7 * number) % 256)
         path = photos / f"{number:03}.png"
         path.write_bytes(colors.image_bytes(color, (200, 200)))
-    whole = Index.build(tmp_path / "whole", [photos], colors.GOLDEN)
-    chance = random.Random(0)
+    undisturbed = Index.build(tmp_path / "undisturbed", [photos], colors.GOLDEN)
+    rng = random.Random(0)
     folder, indexed, kills = tmp_path / "killed", 0, 0
     for _ in range(15):
         command = [sys.executable, SCRIPT, photos, folder, colors.GOLDEN]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-        if Store.is_there(folder):  # Else it is killed while it makes the index.
+        # Before the index exists, the process is killed while it creates the index.
+        if Store.exists(folder):
             while process.poll() is None and len(Index.open(folder)) == indexed:
                 time.sleep(0.005)
         else:
-            time.sleep(chance.uniform(0.2, 0.6))
-        time.sleep(chance.uniform(0, 0.02))
+            time.sleep(rng.uniform(0.2, 0.6))
+        time.sleep(rng.uniform(0, 0.02))
         process.kill()
         if process.wait() == 0:
             break
         kills += 1
-        if Store.is_there(folder):
+        if Store.exists(folder):
             count = len(Index.open(folder))
             assert count >= indexed
             indexed = count
     assert kills > 3
     killed = Index.build(folder, [photos], colors.GOLDEN)
-    expected, images = contents(whole), contents(killed)
+    expected, images = contents(undisturbed), contents(killed)
     assert images.keys() == expected.keys()
     for file, (image, vector) in expected.items():
         assert images[file][0] == image
         assert np.array_equal(images[file][1], vector)
-    assert killed.query("red")[0].path == whole.query("red")[0].path
+    assert killed.query("red")[0].path == undisturbed.query("red")[0].path

@@ -1,4 +1,4 @@
-"""The index in a real PostgreSQL with pgvector, beside that in a folder."""
+"""Compares an index in PostgreSQL with pgvector with an index in a folder."""
 
 import json
 import os
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.ci
 
 
 @pytest.fixture
-def many(photos, colors):
-    """Sixty colors, of which three are near-duplicates of red; a table names some."""
+def many_photos(photos, colors):
+    """Adds sixty colors, three near-duplicates of red, and a name that is not UTF-8."""
     random = np.random.default_rng(0)
     for number in range(60):
         color = tuple(random.integers(0, 256, 3).tolist())
@@ -43,15 +43,20 @@ def comparable(hits):
     return [(hit.path, sorted(hit.duplicates), hit.relevance) for hit in hits]
 
 
-def test_it_answers_as_an_index_in_a_folder_does(
-    database, many, tmp_path, colors, monkeypatch
+def columns_as_text(hit):
+    return {name: str(hit.columns[name]) for name in hit.columns if name != "stars"}
+
+
+def test_a_database_returns_the_same_hits_as_a_folder(
+    database, many_photos, tmp_path, colors, monkeypatch
 ):
-    # No two of these images are so near to it that halfvec's rounding decides.
+    # With this threshold, no pair of images is so close to it that the rounding of
+    # halfvec changes the result.
     monkeypatch.setattr("align_keras.search.image_index.SAME_IMAGE", 0.97)
     table = tmp_path / "table.csv"
     rows = [f"photos/{n:02}.png,color {n},{n},{'x' * (n % 3)}" for n in range(20)]
     table.write_text("\n".join(["image,caption,stars,mark", *rows]))
-    sources, model = [many, table], colors.GOLDEN
+    sources, model = [many_photos, table], colors.GOLDEN
     folder = Index.build(tmp_path / "index", sources, model)
     server_index = Index.build(database, sources, model)
     assert len(server_index) == len(folder) and server_index.changes == folder.changes
@@ -67,37 +72,39 @@ def test_it_answers_as_an_index_in_a_folder_does(
     ):
         hits, expected = server_index.query(query), folder.query(query)
         assert comparable(hits) == comparable(expected)
-        for hit, other in zip(hits, expected, strict=True):
-            # halfvec has 11 bits.
-            assert hit.score == pytest.approx(other.score, abs=2e-3)
-            assert hit.captions == other.captions
-            ours = {k: str(v) for k, v in hit.columns.items() if k != "stars"}
-            theirs = {k: str(v) for k, v in other.columns.items() if k != "stars"}
-            assert ours == theirs
+        for hit, expected_hit in zip(hits, expected, strict=True):
+            # halfvec has a precision of 11 bits.
+            assert hit.score == pytest.approx(expected_hit.score, abs=2e-3)
+            assert hit.captions == expected_hit.captions
+            assert columns_as_text(hit) == columns_as_text(expected_hit)
     blue = server_index.query("blue", k=1)[0]
     assert server_index.query(Query(image=blue.id, k=1))[0].path == blue.path
-    for wrong in ("name > 3", "stars = 'x'", "1=1; drop schema align_keras cascade"):
+    for where in ("name > 3", "stars = 'x'", "1=1; drop schema align_keras cascade"):
         with pytest.raises(InputError, match="where"):
-            server_index.query("red", where=wrong)
+            server_index.query("red", where=where)
     assert len(server_index) == len(folder)
-    # A second time, in another process's place.
-    (many / "00.png").rename(many / "moved.png")
-    (many / "red.png").unlink()
+    # Both kinds of indexes detect the same changes.
+    (many_photos / "00.png").rename(many_photos / "moved.png")
+    (many_photos / "red.png").unlink()
     for index in (folder, server_index):
         changes = index.add()
         assert (changes.renamed, changes.gone, changes.added) == (1, 1, 0)
     assert comparable(server_index.query("red", k=80)) == comparable(
         folder.query("red", k=80)
     )
-    assert server_index.remove([many / "Italy"]) == 1 == folder.remove([many / "Italy"])
+    assert (
+        server_index.remove([many_photos / "Italy"])
+        == 1
+        == folder.remove([many_photos / "Italy"])
+    )
     assert len(server_index) == len(folder)
 
 
-def test_lists_find_exactly_k_that_fulfill_a_condition(
-    database, many, colors, monkeypatch
+def test_a_search_of_lists_returns_k_images_that_fulfill_a_condition(
+    database, many_photos, colors, monkeypatch
 ):
     monkeypatch.setattr("align_keras.search.postgres.EXACT_UP_TO", 10)
-    index = Index.build(database, [many], colors.GOLDEN)
+    index = Index.build(database, [many_photos], colors.GOLDEN)
     import psycopg
 
     with psycopg.connect(database) as connection:
@@ -118,30 +125,30 @@ print(changes.added, changes.unreadable["indexed by another process"])
 """
 
 
-def indexer(database, folder, colors):
+def start_indexer(database, folder, colors):
     command = [sys.executable, "-c", INDEXER, database, folder, colors.GOLDEN]
     return subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True)
 
 
-def test_two_indexers_share_the_work_and_a_kill_loses_nothing(
-    database, many, tmp_path, colors
+def test_two_indexers_divide_the_work_and_survive_a_kill(
+    database, many_photos, tmp_path, colors
 ):
     random = np.random.default_rng(1)
     for number in range(600):
         color = tuple(random.integers(0, 256, 3).tolist())
         content = colors.image_bytes(color, (300, 200 + number))
-        (many / f"more{number}.png").write_bytes(content)
-    expected = Index.build(tmp_path / "index", [many], colors.GOLDEN)
-    killed = indexer(database, many, colors)
+        (many_photos / f"more{number}.png").write_bytes(content)
+    expected = Index.build(tmp_path / "index", [many_photos], colors.GOLDEN)
+    killed = start_indexer(database, many_photos, colors)
     time.sleep(2.5)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    pair = [indexer(database, many, colors) for _ in range(2)]
-    counts = [list(map(int, one.communicate()[0].split())) for one in pair]
-    assert [one.returncode for one in pair] == [0, 0]
-    index = Index.build(database, [many], colors.GOLDEN)
+    pair = [start_indexer(database, many_photos, colors) for _ in range(2)]
+    counts = [list(map(int, process.communicate()[0].split())) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0]
+    index = Index.build(database, [many_photos], colors.GOLDEN)
     assert len(index) == len(expected)
-    # Nothing twice, but for what the killed one had written before.
+    # No image is embedded twice. The killed process had written some before.
     assert sum(added for added, _ in counts) <= len(expected)
     query = Query("red", k=len(expected), duplicates=True)
     assert {hit.path for hit in index.query(query)} == {
@@ -149,11 +156,11 @@ def test_two_indexers_share_the_work_and_a_kill_loses_nothing(
     }
 
 
-def test_a_database_that_goes_away_and_comes_back(
+def test_an_index_works_again_after_the_server_was_stopped(
     server, database, photos, colors, capsys
 ):
-    place = ["--to", database, "--model", str(colors.GOLDEN)]
-    assert main(["index", str(photos), *place]) == 0
+    options = ["--to", database, "--model", str(colors.GOLDEN)]
+    assert main(["index", str(photos), *options]) == 0
     index = Index.open(database)
     before = index.query("red")
     capsys.readouterr()
@@ -163,7 +170,7 @@ def test_a_database_that_goes_away_and_comes_back(
     try:
         with pytest.raises(InputError, match="can't be reached"):
             index.query("red")
-        assert main(["index", *place]) == 1
+        assert main(["index", *options]) == 1
         assert re.fullmatch(
             "align-keras index: error: The database .* can't be reached .*",
             capsys.readouterr().err.strip(),
@@ -174,57 +181,62 @@ def test_a_database_that_goes_away_and_comes_back(
     assert index.add().unchanged == 3
 
 
-def test_what_is_no_index_or_another_models(server, database, photos, colors, tmp_path):
-    with pytest.raises(InputError, match="must hold an index, and has none"):
+NO_INDEX = "must contain an index. Received: a database without one"
+
+
+def test_open_refuses_a_database_without_an_index_or_with_another_model(
+    server, database, photos, colors, tmp_path
+):
+    with pytest.raises(InputError, match=NO_INDEX):
         Index.open(database)
-    with pytest.raises(InputError, match="have the database 'nowhere', which it lacks"):
+    with pytest.raises(InputError, match="database 'nowhere' must exist on the server"):
         Index.open(server.address("nowhere"))
     Index.build(database, [photos], colors.GOLDEN)
     colors.write_color_towers(tmp_path / "other", 2.0)
-    with pytest.raises(InputError, match="made with"):
+    with pytest.raises(InputError, match="the model that computed its embeddings"):
         Index.open(database, tmp_path / "other")
     with pytest.raises(InputError) as caught:
         Index.open(database.replace("tester@", "tester:secret@") + "&port=1")
     assert "secret" not in str(caught.value)
 
 
-def test_a_password_that_is_missing_or_wrong(server, database, monkeypatch):
+def test_connection_errors_name_the_cause(server, database, monkeypatch):
     server.new_user("guarded", "right")
     monkeypatch.delenv("PGPASSWORD", raising=False)
     monkeypatch.setenv("PGPASSFILE", os.devnull)
     address = database.replace("tester@", "guarded@")
-    with pytest.raises(InputError, match="asks for a password, and none was given"):
+    with pytest.raises(InputError, match="requires a password. Received: none"):
         Index.open(address)
     wrong = address.replace("guarded@", "guarded:wr0ng@")
-    with pytest.raises(InputError, match="refuses this user or password") as caught:
+    with pytest.raises(InputError, match="rejected the user or the password") as caught:
         Index.open(wrong)
     assert "wr0ng" not in str(caught.value)
     right = address.replace("guarded@", "guarded:right@")
-    with pytest.raises(InputError, match="must hold an index, and has none"):
+    with pytest.raises(InputError, match=NO_INDEX):
         Index.open(right)
-    nowhere = server.address("nowhere").replace("tester@", "guarded:right@")
-    with pytest.raises(InputError, match="have the database 'nowhere'"):
-        Index.open(nowhere)
-    with pytest.raises(InputError, match="refuses the connection"):
+    missing = server.address("nowhere").replace("tester@", "guarded:right@")
+    with pytest.raises(InputError, match="database 'nowhere' must exist"):
+        Index.open(missing)
+    with pytest.raises(InputError, match="rejected the connection"):
         Index.open(database.replace("tester@", "nobody@"))
     with pytest.raises(InputError, match="can't be reached"):
         Index.open("postgresql://me@127.0.0.1:9/images")
 
 
-def test_the_page_serves_it_and_goes_on_after_an_outage(server, many, colors):
+def test_the_page_works_again_after_an_outage(server, many_photos, colors):
     from align_keras.search.local_server import make_server, open_port
     from align_keras.search.server import make_app
 
     database = server.new_database("served")
-    index = Index.build(database, [many], colors.GOLDEN)
+    index = Index.build(database, [many_photos], colors.GOLDEN)
     page = make_server(make_app(database))
     with open_port(0) as listening:
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"
 
-        def ids(**asked):
-            given = urllib.parse.urlencode({**asked, "k": 9})
-            with urllib.request.urlopen(f"{address}/api/search?{given}") as answer:
-                return [hit["id"] for hit in json.load(answer)["hits"]]
+        def ids(**parameters):
+            query = urllib.parse.urlencode({**parameters, "k": 9})
+            with urllib.request.urlopen(f"{address}/api/search?{query}") as response:
+                return [hit["id"] for hit in json.load(response)["hits"]]
 
         thread = threading.Thread(target=page.run, args=([listening],))
         thread.start()
@@ -234,8 +246,8 @@ def test_the_page_serves_it_and_goes_on_after_an_outage(server, many, colors):
             assert red == [hit.id for hit in expected]
             where = "name like '%1.png'"
             assert ids(where=where) == [hit.id for hit in index.latest(where, 9)]
-            with urllib.request.urlopen(f"{address}/image/{red[0]}") as answer:
-                assert answer.read() == pathlib.Path(expected[0].path).read_bytes()
+            with urllib.request.urlopen(f"{address}/image/{red[0]}") as response:
+                assert response.read() == pathlib.Path(expected[0].path).read_bytes()
             server.stop()
             with pytest.raises(urllib.error.HTTPError) as failed:
                 ids(text="red")

@@ -1,4 +1,4 @@
-"""`align-keras serve` as a process: its answers against Python's, and its manners."""
+"""Runs `align-keras serve` as a process and tests its responses and limits."""
 
 import contextlib
 import http.client
@@ -31,7 +31,7 @@ COUNT = 60
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """A folder of images of many colors, half of them in Italy."""
+    """Returns a folder of images of many colors, half of them in the folder Italy."""
     root = tmp_path_factory.mktemp("images")
     for number in range(COUNT):
         folder = root / ("Italy" if number % 2 else "Spain")
@@ -44,12 +44,13 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def index(images, tmp_path_factory):
-    return Index.build(tmp_path_factory.mktemp("index") / "own", [images], str(GOLDEN))
+    folder = tmp_path_factory.mktemp("index") / "index"
+    return Index.build(folder, [images], str(GOLDEN))
 
 
 @pytest.fixture(scope="module")
 def server(index):
-    """The process and its port."""
+    """Yields the process of the server and its port."""
     with served(index.folder) as running:
         yield running
 
@@ -69,36 +70,44 @@ def served(folder, *options):
 
 
 @pytest.fixture
-def ask(server):
-    return lambda *given, **named: request(server[1], *given, **named)
+def send(server):
+    """Returns a function that sends a request to the server, as `request`."""
+
+    def send_to_server(*arguments, **options):
+        return request(server[1], *arguments, **options)
+
+    return send_to_server
 
 
-def request(port, path, body=None, headers=(), method=None, timeout=120, **asked):
-    """Status, headers and content (of JSON what it says) of an answer."""
+def request(port, path, body=None, headers=(), method=None, timeout=120, **parameters):
+    """Sends a request, and returns status, headers and content of the response.
+
+    JSON content is parsed.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
-    if asked:
-        path += "?" + urllib.parse.urlencode(asked, doseq=True)
+    if parameters:
+        path += "?" + urllib.parse.urlencode(parameters, doseq=True)
     method = method or ("GET" if body is None else "POST")
     try:
         connection.request(method, path, body, dict(headers))
-        answer = connection.getresponse()
-        content = answer.read()
+        response = connection.getresponse()
+        content = response.read()
     finally:
         connection.close()
-    if answer.headers["content-type"] == "application/json":
+    if response.headers["content-type"] == "application/json":
         content = json.loads(content)
-    return answer.status, answer.headers, content
+    return response.status, response.headers, content
 
 
 def ids(hits):
     return [hit["id"] if isinstance(hit, dict) else hit.id for hit in hits]
 
 
-# === Answers ===
+# === Responses ===
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "parameters",
     [
         {"text": "red"},
         {"text": "red", "plus": "blue", "minus": "green"},
@@ -108,65 +117,66 @@ def ids(hits):
         {"like": 7, "plus": "blue", "text_weight": 0.5},
     ],
 )
-def test_hits_are_pythons(ask, index, asked):
-    given = {"image" if name == "like" else name: asked[name] for name in asked}
-    status, _, answer = ask("/api/search", **asked, k=20)
-    found = index.query(Query(**given), k=20)
-    assert status == 200 and len(found) > 5
-    assert ids(answer["hits"]) == ids(found)
-    for hit, expected in zip(answer["hits"], found, strict=True):
+def test_the_server_returns_the_same_hits_as_python(send, index, parameters):
+    options = dict(parameters)
+    image = options.pop("like", None)
+    status, _, answer = send("/api/search", **parameters, k=20)
+    expected_hits = index.query(Query(image=image, **options), k=20)
+    assert status == 200 and len(expected_hits) > 5
+    assert ids(answer["hits"]) == ids(expected_hits)
+    for hit, expected in zip(answer["hits"], expected_hits, strict=True):
         assert hit["score"] == expected.score and hit["path"] == expected.path
         assert hit["relevance"] == expected.relevance
         assert hit["columns"] == expected.columns
         assert hit["duplicates"] == expected.duplicates
 
 
-def test_an_image_in_the_body_is_searched_with(ask, index):
+def test_an_image_in_the_body_is_a_query(send, index):
     content = image_bytes((250, 10, 30))
-    _, _, answer = ask("/api/search", content, plus="blue", k=9)
+    _, _, answer = send("/api/search", content, plus="blue", k=9)
     expected = index.query(Query(image=content, plus="blue"), k=9)
     assert ids(answer["hits"]) == ids(expected)
     assert answer["hits"][0]["score"] == pytest.approx(expected[0].score, abs=1e-5)
 
 
-def test_pages_are_parts_of_one_list(ask, index):
-    whole = ids(index.query(Query("blue", duplicates=True), k=COUNT))
-    paged, more = [], True
-    while more:
-        asked = {"text": "blue", "duplicates": 1, "k": 25, "offset": len(paged)}
-        answer = ask("/api/search", **asked)[2]
-        paged, more = paged + ids(answer["hits"]), answer["more"]
-    assert paged == whole and len(whole) == COUNT
+def test_pages_form_the_complete_list(send, index):
+    expected = ids(index.query(Query("blue", duplicates=True), k=COUNT))
+    paged, has_more = [], True
+    while has_more:
+        parameters = {"text": "blue", "duplicates": 1, "k": 25, "offset": len(paged)}
+        answer = send("/api/search", **parameters)[2]
+        paged, has_more = paged + ids(answer["hits"]), answer["has_more"]
+    assert paged == expected and len(expected) == COUNT
 
 
-def test_without_a_query_the_latest_come_first(ask, index):
-    answer = ask("/api/search", where="folder like '%Italy'", k=5)[2]
+def test_a_search_without_a_query_returns_the_latest_images(send, index):
+    answer = send("/api/search", where="folder like '%Italy'", k=5)[2]
     assert ids(answer["hits"]) == ids(index.latest("folder like '%Italy'", 5))
     assert ids(answer["hits"]) == sorted(ids(answer["hits"]), reverse=True)
-    assert {hit["score"] for hit in answer["hits"]} == {None} and answer["more"]
+    assert {hit["score"] for hit in answer["hits"]} == {None} and answer["has_more"]
 
 
-def test_about_names_the_columns(ask, index):
-    about = ask("/api/about")[2]
-    assert about["images"] == COUNT
-    assert set(about["columns"]) == set(index.store.columns)
+def test_the_index_info_lists_the_columns(send, index):
+    info = send("/api/index")[2]
+    assert info["images"] == COUNT
+    assert set(info["columns"]) == set(index.store.columns)
 
 
-def test_images_and_thumbnails(ask, index):
+def test_images_and_thumbnails_are_served(send, index):
     hit = index.query("red", k=1)[0]
-    status, headers, content = ask(f"/image/{hit.id}")
+    status, headers, content = send(f"/image/{hit.id}")
     assert (status, content) == (200, pathlib.Path(hit.path).read_bytes())
     assert headers["content-type"] in ("image/jpeg", "image/png")
-    status, headers, content = ask(f"/thumbnail/{hit.id}")
+    status, headers, content = send(f"/thumbnail/{hit.id}")
     with Image.open(io.BytesIO(content)) as image:
         assert image.format == "JPEG" and max(image.size) <= 320
-    known = {"If-None-Match": headers["etag"]}
-    assert ask(f"/thumbnail/{hit.id}", headers=known)[0] == 304
-    assert ask(f"/image/{hit.id}", headers=known)[0] == 304
-    assert ask(f"/image/{hit.id}", method="HEAD")[2] == b""
+    cached = {"If-None-Match": headers["etag"]}
+    assert send(f"/thumbnail/{hit.id}", headers=cached)[0] == 304
+    assert send(f"/image/{hit.id}", headers=cached)[0] == 304
+    assert send(f"/image/{hit.id}", method="HEAD")[2] == b""
 
 
-def test_the_thumbnail_of_a_photo(tmp_path):
+def test_the_thumbnail_of_a_photo_is_small(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "a.jpg").write_bytes(image_bytes("blue", (3000, 2000), "JPEG"))
@@ -177,7 +187,7 @@ def test_the_thumbnail_of_a_photo(tmp_path):
         assert image.size == (320, 213)
 
 
-def test_what_browsers_do_not_show_comes_as_jpeg(tmp_path):
+def test_formats_that_browsers_cannot_display_are_sent_as_jpeg(tmp_path):
     pytest.importorskip("pillow_heif").register_heif_opener()
     folder = tmp_path / "images"
     folder.mkdir()
@@ -191,7 +201,7 @@ def test_what_browsers_do_not_show_comes_as_jpeg(tmp_path):
         assert image.format == "JPEG" and image.size == (64, 48)
 
 
-def test_what_the_index_gains_is_found_at_once(tmp_path):
+def test_new_images_are_found_immediately(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "a.png").write_bytes(image_bytes("red"))
@@ -204,21 +214,21 @@ def test_what_the_index_gains_is_found_at_once(tmp_path):
         assert [hit["columns"]["name"] for hit in hits] == ["b.png", "a.png"]
 
 
-# === What gets out ===
+# === Files that are served ===
 
 
-def test_only_what_was_indexed_gets_out(tmp_path):
+def test_only_indexed_content_is_served(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     secret = tmp_path / "secret.png"
     secret.write_bytes(image_bytes("green"))
-    for height, name in enumerate(("changed", "linked", "gone", "kept"), 20):
+    for height, name in enumerate(("changed", "linked", "deleted", "unchanged"), 20):
         (folder / f"{name}.png").write_bytes(image_bytes("red", (20, height)))
     index = Index.build(tmp_path / "index", [folder], str(GOLDEN))
     (folder / "changed.png").write_bytes(image_bytes("blue"))
     (folder / "linked.png").unlink()
     (folder / "linked.png").symlink_to(secret)
-    (folder / "gone.png").unlink()
+    (folder / "deleted.png").unlink()
     hits = index.query(Query("red", duplicates=True), k=9)
     status = {}
     with served(index.folder) as (_, port):
@@ -227,9 +237,11 @@ def test_only_what_was_indexed_gets_out(tmp_path):
                 code, _, content = request(port, path)
                 status.setdefault(hit.columns["name"], []).append(code)
                 if code != 200:
-                    assert re.search("has changed|can't be read", content["error"])
-    gone = {f"{name}.png": [410, 410] for name in ("changed", "linked", "gone")}
-    assert status == {"kept.png": [200, 200], **gone}
+                    message = "has changed|can no longer be read"
+                    assert re.search(message, content["error"])
+    names = ("changed", "linked", "deleted")
+    refused = {f"{name}.png": [410, 410] for name in names}
+    assert status == {"unchanged.png": [200, 200], **refused}
 
 
 @pytest.mark.parametrize(
@@ -254,20 +266,20 @@ def test_only_what_was_indexed_gets_out(tmp_path):
         "/docs",
     ],
 )
-def test_no_other_path_is_answered(ask, path):
-    status, _, answer = ask(path)
+def test_unknown_paths_are_not_found(send, path):
+    status, _, answer = send(path)
     assert status == 404 and answer["error"]
 
 
-def test_other_methods_are_refused(ask):
-    for path in ("/", "/image/1", "/api/about"):
-        assert ask(path, b"x")[0] == 405
-    assert ask("/api/search", method="DELETE")[0] == 405
+def test_other_methods_are_refused(send):
+    for path in ("/", "/image/1", "/api/index"):
+        assert send(path, b"x")[0] == 405
+    assert send("/api/search", method="DELETE")[0] == 405
 
 
-# === Who may ask ===
+# === Access ===
 
-HERE = {"Sec-Fetch-Site": "same-origin"}
+SAME_ORIGIN = {"Sec-Fetch-Site": "same-origin"}
 
 
 @pytest.mark.parametrize(
@@ -277,7 +289,7 @@ HERE = {"Sec-Fetch-Site": "same-origin"}
         ({"Host": "localhost"}, 200),
         ({"Host": "LOCALHOST:9000"}, 200),
         ({"Host": "[::1]:9000", "Origin": "http://[::1]:9000"}, 200),
-        ({"Host": "127.0.0.1:1", "Origin": "http://127.0.0.1:1", **HERE}, 200),
+        ({"Host": "127.0.0.1:1", "Origin": "http://127.0.0.1:1", **SAME_ORIGIN}, 200),
         ({"Host": "evil.example"}, 403),
         ({"Host": "127.0.0.1.evil.example"}, 403),
         ({"Host": "evil.example:127.0.0.1"}, 403),
@@ -292,59 +304,59 @@ HERE = {"Sec-Fetch-Site": "same-origin"}
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 403),
     ],
 )
-def test_who_may_ask(ask, headers, status):
-    for path, body in (("/api/about", None), ("/api/search", image_bytes("red"))):
-        found, _, answer = ask(path, body, headers=headers)
-        assert found == status, answer
-    assert ask("/image/1", headers=headers)[0] == status
+def test_requests_of_other_hosts_and_origins_are_refused(send, headers, status):
+    for path, body in (("/api/index", None), ("/api/search", image_bytes("red"))):
+        received, _, answer = send(path, body, headers=headers)
+        assert received == status, answer
+    assert send("/image/1", headers=headers)[0] == status
 
 
-def test_a_link_elsewhere_opens_the_page_alone(ask):
-    linked = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
-    status, headers, content = ask("/", headers=linked)
+def test_links_of_other_websites_can_only_open_the_page(send):
+    link_headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    status, headers, content = send("/", headers=link_headers)
     assert status == 200 and b"Find images" in content
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
-    embedded = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
-    assert ask("/", headers=embedded)[0] == 403
+    embed_headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    assert send("/", headers=embed_headers)[0] == 403
 
 
-def test_the_page_asks_for_nothing_outside(ask):
+def test_the_page_refers_to_no_other_server(send):
     for path in ("/", "/static/serve.js", "/static/serve.css", "/static/page.css"):
-        text = ask(path)[2].decode()
+        text = send(path)[2].decode()
         assert set(re.findall(r"https?://[^'\"\s)]*", text)) <= {
             "http://www.w3.org/2000/svg"
         }
         assert not re.search(r"<script(?![^>]*src=)|\son\w+=|style=", text)
 
 
-# === Bad input ===
+# === Invalid input ===
 
 
 @pytest.mark.parametrize(
-    "asked, message",
+    "parameters, message",
     [
-        ({"txt": "red"}, "parameters of text, plus"),
+        ({"txt": "red"}, "parameters of a search must be among text, plus"),
         ({"where": "yaer > 1"}, "Did you mean year"),
-        ({"where": "1; DROP TABLE images"}, "where must have a column"),
+        ({"where": "1; DROP TABLE images"}, "`where` must have a column"),
         ({"text": "red", "k": 0}, "k must be a number from 1 to 200"),
         ({"text": "red", "k": "1e9"}, "k must be"),
         ({"text": "red", "offset": -1}, "offset must be"),
         ({"text": "red", "offset": MAX_HITS + 1}, "offset must be"),
         ({"text": "red", "text_weight": "nan"}, "text_weight must be"),
-        ({"like": COUNT + 99}, "id must be that of an image"),
+        ({"like": COUNT + 99}, "`id` must be the id of an image"),
         ({"like": "x"}, "like must be"),
         ({"minus": "red"}, "must have an `image` or words"),
         ({"text": "red", "minus": "red"}, "cancel out"),
         ({"text": ["red"] * 33}, "at most 32"),
     ],
 )
-def test_a_wrong_search(ask, asked, message):
-    status, _, answer = ask("/api/search", **asked)
+def test_invalid_parameters_are_refused(send, parameters, message):
+    status, _, answer = send("/api/search", **parameters)
     assert status == 400 and message in answer["error"]
 
 
 def bomb(side=60_000):
-    """A PNG of some bytes whose header claims billions of pixels."""
+    """Returns a small PNG whose header claims billions of pixels."""
 
     def part(kind, content):
         crc = zlib.crc32(kind + content)
@@ -358,95 +370,100 @@ def bomb(side=60_000):
 @pytest.mark.parametrize(
     "body, status, message",
     [
-        (b"", 400, "Received: nothing"),
-        (b"no image", 400, "image must be readable"),
+        (b"", 400, "Received: an empty body"),
+        (b"no image", 400, "`image` must be readable"),
         (image_bytes("red", format="JPEG")[:200], 400, "must be readable"),
         (bomb(), 400, "pixels are more than"),
     ],
 )
-def test_a_wrong_body(ask, body, status, message):
-    found, _, answer = ask("/api/search", body, method="POST")
-    assert found == status and message in answer["error"]
-    assert ask("/api/search", text="red")[0] == 200
+def test_invalid_bodies_are_refused(send, body, status, message):
+    received, _, answer = send("/api/search", body, method="POST")
+    assert received == status and message in answer["error"]
+    assert send("/api/search", text="red")[0] == 200
 
 
-def sent(port, head, body=b"", step=1_000_000):
-    """What comes back to a request by hand, of a body that may not be taken whole."""
+def send_bytes(port, head, body=b"", step=1_000_000):
+    """Sends the bytes of a request, and returns the bytes of the response.
+
+    The server may close the connection before it has received the whole body.
+    """
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         with contextlib.suppress(OSError):
             connection.sendall(head)
             for start in range(0, len(body), step):
                 connection.sendall(body[start : start + step])
-        answer = b""
+        response = b""
         with contextlib.suppress(OSError):
             while part := connection.recv(65_536):
-                answer += part
-        return answer
+                response += part
+        return response
 
 
-def test_a_body_that_is_too_large(server):
+def test_a_body_that_is_too_large_is_refused(server):
     start = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
     length = b"Content-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1)
-    assert b" 413 " in sent(server[1], start + length).splitlines()[0]
+    assert b" 413 " in send_bytes(server[1], start + length).splitlines()[0]
     huge = b"Content-Length: %s\r\n\r\n" % (b"9" * 15)
-    assert b" 413 " in sent(server[1], start + huge).splitlines()[0]
+    assert b" 413 " in send_bytes(server[1], start + huge).splitlines()[0]
     chunk = b"100000\r\n" + bytes(2**20) + b"\r\n"
     chunks = chunk * (MAX_BODY_BYTES // 2**20 + 1)
-    answer = sent(server[1], start + b"Transfer-Encoding: chunked\r\n\r\n", chunks)
+    answer = send_bytes(
+        server[1], start + b"Transfer-Encoding: chunked\r\n\r\n", chunks
+    )
     assert b" 413 " in answer.splitlines()[0]
     assert request(server[1], "/api/search", text="red")[0] == 200
 
 
 def memory(process):
-    """Megabytes that a process has taken at most so far."""
+    """Returns the peak memory of a process in megabytes."""
     status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
 
 
-# === Many at once ===
+# === Concurrent requests ===
 
 
-def test_stalled_uploads_keep_nothing_waiting(server):
+def test_stalled_uploads_do_not_block_other_requests(server):
     head = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx"
     with contextlib.ExitStack() as stack:
         for _ in range(50):
-            where = ("127.0.0.1", server[1])
-            connection = stack.enter_context(socket.create_connection(where))
+            address = ("127.0.0.1", server[1])
+            connection = stack.enter_context(socket.create_connection(address))
             connection.sendall(head)
         assert request(server[1], "/api/search", text="red")[0] == 200
         assert request(server[1], "/thumbnail/1")[0] == 200
-        # The client gives up before the bodies' 30 seconds are over.
+        # The timeout of this request is shorter than that of the stalled uploads.
         upload = image_bytes("red")
         assert request(server[1], "/api/search", upload, timeout=25)[0] == 200
 
 
-def test_connections_without_a_request_make_room(server):
+def test_idle_connections_are_closed_for_new_requests(server):
     with contextlib.ExitStack() as stack:
         for number in range(1_100):
-            where = ("127.0.0.1", server[1])
-            connection = stack.enter_context(socket.create_connection(where))
+            address = ("127.0.0.1", server[1])
+            connection = stack.enter_context(socket.create_connection(address))
             if number % 2:
                 connection.sendall(b"GET / HTTP/1.1\r\nHost: loc")
         assert request(server[1], "/api/search", text="red")[0] == 200
 
 
-def test_bodies_are_refused_before_they_fill_the_memory(server):
+def test_the_total_size_of_bodies_is_limited(server):
     head = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\n"
     head += b"Content-Length: 60000000\r\n\r\n"
     with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", server[1])
         for _ in range(2):
-            where = ("127.0.0.1", server[1])
-            connection = stack.enter_context(socket.create_connection(where))
+            connection = stack.enter_context(socket.create_connection(address))
             connection.sendall(head + bytes(59_999_999))
-        connection = stack.enter_context(socket.create_connection(where, timeout=60))
+        connection = stack.enter_context(socket.create_connection(address, timeout=60))
         connection.sendall(head + bytes(59_999_999))
         assert connection.recv(1000).startswith(b"HTTP/1.1 503 ")
         assert request(server[1], "/api/search", image_bytes("red"))[0] == 200
     assert request(server[1], "/api/search", image_bytes("red"))[0] == 200
 
 
-def test_it_is_healthy(ask):
-    assert ask("/api/health")[::2] == (200, {"status": "ok"})
+def test_the_health_check_responds(send):
+    assert send("/api/health")[::2] == (200, {"status": "ok"})
 
 
 def test_an_index_of_embeddings_is_served(tmp_path):
@@ -470,10 +487,10 @@ def test_an_index_of_embeddings_is_served(tmp_path):
     Index.from_embeddings(embeddings, ["a", "b"], **options)
     with served(tmp_path / "index", "--model", str(GOLDEN)) as (_, port):
         status, _, answer = request(port, "/thumbnail/1")
-        assert status == 404 and "holds no image of 'a'" in answer["error"]
+        assert status == 404 and "has no copy of the image 'a'" in answer["error"]
 
 
-def test_ids_of_an_index_that_was_built_again(tmp_path):
+def test_ids_from_before_a_rebuild_are_refused(tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     for color in ("red", "blue"):
@@ -496,7 +513,7 @@ def test_ids_of_an_index_that_was_built_again(tmp_path):
         assert request(port, hit["image"])[0] == 200
 
 
-def test_two_hundred_at_once_are_answered_and_memory_stays_flat(server, images):
+def test_memory_is_limited_with_two_hundred_concurrent_requests(server, images):
     process, port = server
     photo = image_bytes((200, 30, 40), (3500, 2500))
     requests = [
@@ -506,27 +523,31 @@ def test_two_hundred_at_once_are_answered_and_memory_stays_flat(server, images):
         lambda: request(port, "/thumbnail/5"),
         lambda: request(port, "/api/search", bomb(), plus="red"),
     ]
-    for one in requests * 2:
-        one()
-    before, answers = memory(process), []
+    for send_request in requests * 2:
+        send_request()
+    before, statuses = memory(process), []
+
+    def append_status(send_request):
+        statuses.append(send_request()[0])
+
     threads = [
-        threading.Thread(target=lambda one=one: answers.append(one()[0]))
-        for one in requests * 40
+        threading.Thread(target=append_status, args=(send_request,))
+        for send_request in requests * 40
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(answers) == 200
-    assert {200, 400} <= set(answers) <= {200, 400, 503}
-    assert answers.count(400) <= 40 and answers.count(200) >= 120
-    # Of 80 MB of bodies and 40 photos, each of 26 MB of pixels, and as much again.
+    assert len(statuses) == 200
+    assert {200, 400} <= set(statuses) <= {200, 400, 503}
+    assert statuses.count(400) <= 40 and statuses.count(200) >= 120
+    # The bodies have 80 MB, and each of the 40 decoded photos has 26 MB.
     assert memory(process) - before < 250
     maps = pathlib.Path(f"/proc/{process.pid}/maps").read_text()
     assert "litert" in maps and "tensorflow/" not in maps
 
 
-# === The command ===
+# === Command line ===
 
 
 def run(*arguments):
@@ -534,10 +555,10 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def test_the_command_says_what_is_wrong(server, index, tmp_path):
-    answer = run(str(tmp_path / "none"))
-    assert answer.returncode == 1 and "align-keras index" in answer.stderr
-    answer = run(str(index.folder), "--port", str(server[1]))
-    assert answer.returncode == 1 and "--port must be free" in answer.stderr
-    answer = run(str(index.folder), "--port", "65536")
-    assert answer.returncode == 2 and "must be from 0 to 65535" in answer.stderr
+def test_the_command_reports_errors(server, index, tmp_path):
+    process = run(str(tmp_path / "none"))
+    assert process.returncode == 1 and "align-keras index" in process.stderr
+    process = run(str(index.folder), "--port", str(server[1]))
+    assert process.returncode == 1 and "--port must be a free port" in process.stderr
+    process = run(str(index.folder), "--port", "65536")
+    assert process.returncode == 2 and "must be from 0 to 65535" in process.stderr

@@ -37,7 +37,7 @@ def test_the_export_embeds_and_searches_without_align_keras(
     assert result["align_keras_importable"] is False
     assert (result["images"], result["captions"]) == (3, 3)
     assert 0 <= result["max_abs_difference"] < 1e-6
-    assert [found["query"] for found in result["top"]] == [
+    assert [entry["query"] for entry in result["top"]] == [
         "--blue ü blue",
         "red",
         "-ü",
@@ -50,51 +50,56 @@ def test_the_export_embeds_and_searches_without_align_keras(
     assert best["score"] == pytest.approx(expected.item(), abs=1e-6)
 
 
-def answers(monkeypatch, code=0, stdout="", stderr=""):
-    """Replaces the process, whose own start takes seconds, by its answer."""
+def replace_process(monkeypatch, code=0, stdout="", stderr=""):
+    """Replaces the process, whose start takes seconds, with a result."""
     done = subprocess.CompletedProcess([], code, stdout, stderr)
     monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: done)
 
 
 @pytest.mark.parametrize("difference", ["0.5", "NaN"])
-def test_other_embeddings_are_a_failure(tiny_export, monkeypatch, difference):
-    answers(monkeypatch, stdout=f'{{"max_abs_difference": {difference}}}')
-    with pytest.raises(RuntimeError, match="within 0.0001, but differs by .*tokenizer"):
+def test_embeddings_that_differ_raise_an_error(tiny_export, monkeypatch, difference):
+    replace_process(monkeypatch, stdout=f'{{"max_abs_difference": {difference}}}')
+    message = "within 0.0001. Received: a difference of .*tokenizer"
+    with pytest.raises(RuntimeError, match=message):
         check_standalone(tiny_export, captions=["red"], text_embeddings=np.eye(4)[:1])
-    answers(monkeypatch, stdout='{"max_abs_difference": 0.00009}')
+    replace_process(monkeypatch, stdout='{"max_abs_difference": 0.00009}')
     result = check_standalone(tiny_export, captions=["red"])
     assert result == {"max_abs_difference": 0.00009}
 
 
-def test_a_process_that_fails_is_told_in_one_line(tiny_export, monkeypatch):
-    answers(monkeypatch, code=1, stderr="a note\nInvalidArgumentError: no picture\n")
-    with pytest.raises(RuntimeError, match="process of its own: InvalidArgumentError"):
-        check_standalone(tiny_export, images=[b"no picture"])
-    answers(monkeypatch, code=-9)
-    with pytest.raises(RuntimeError, match="process of its own: no message"):
+def test_a_failed_process_is_reported_in_one_line(tiny_export, monkeypatch):
+    error = "a note\nInvalidArgumentError: no image\n"
+    replace_process(monkeypatch, code=1, stderr=error)
+    with pytest.raises(RuntimeError, match="separate process: InvalidArgumentError"):
+        check_standalone(tiny_export, images=[b"no image"])
+    replace_process(monkeypatch, code=-9)
+    with pytest.raises(RuntimeError, match="separate process: no message"):
         check_standalone(tiny_export)
 
 
-def test_a_process_that_hangs(tiny_export, monkeypatch):
+def test_a_process_that_hangs_is_stopped(tiny_export, monkeypatch):
     def hang(*arguments, **options):
         raise subprocess.TimeoutExpired("python", options["timeout"])
 
     monkeypatch.setattr(subprocess, "run", hang)
-    with pytest.raises(RuntimeError, match="no answer .* within 2 seconds"):
+    with pytest.raises(RuntimeError, match="did not finish .* within 2 seconds"):
         check_standalone(tiny_export, timeout=2)
 
 
-def test_wrong_arguments(tmp_path, tiny_export):
+def test_wrong_arguments_raise_errors(tmp_path, tiny_export):
     with pytest.raises(InputError, match="must hold a saved_model.pb"):
         check_standalone(tmp_path)
-    with pytest.raises(InputError, match="`index` must be given"):
+    with pytest.raises(InputError, match="`index` must be set"):
         check_standalone(tiny_export, queries=["red"])
 
 
 def run_script(monkeypatch, folder):
-    """Runs it here, where TensorFlow is loaded already; returns its exit code."""
+    """Runs the script in this process, which has loaded TensorFlow.
+
+    Returns the exit code.
+    """
     with monkeypatch.context() as patch:
-        # Restores the entry that the script blocks.
+        # The script replaces this entry. Afterwards `patch` restores it.
         patch.setitem(sys.modules, "align_keras", sys.modules["align_keras"])
         patch.setattr(sys, "argv", [standalone.__file__, str(folder)])
         with pytest.raises(SystemExit) as caught:
@@ -102,31 +107,32 @@ def run_script(monkeypatch, folder):
     return caught.value.code
 
 
-def ask(folder, export, image, captions=()):
+def write_request(folder, export, image, captions=()):
     (folder / "images").mkdir()
     (folder / "images" / "0").write_bytes(image)
-    asked = {"export": str(export), "captions": list(captions)}
-    (folder / "asked.json").write_text(json.dumps(asked))
+    request = {"export": str(export), "captions": list(captions)}
+    (folder / "request.json").write_text(json.dumps(request))
 
 
-def test_the_script_blocks_the_package_even_where_it_is_importable(
+def test_the_script_blocks_imports_of_the_package(
     tiny, tiny_export, tmp_path, monkeypatch, capsys
 ):
     model = load_model(tiny_export)
-    ask(tmp_path, tiny_export, tiny.image_bytes("red"), ["green"])
+    write_request(tmp_path, tiny_export, tiny.image_bytes("red"), ["green"])
     image_embeddings = model.encode_images([tmp_path / "images" / "0"])
     np.save(tmp_path / "images.npy", image_embeddings + np.float32([0, 0.25, 0, 0]))
     np.save(tmp_path / "captions.npy", model.encode_texts(["green"]))
     assert run_script(monkeypatch, tmp_path) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["align_keras_importable"] is False
-    # The larger of both differences.
+    # The result is the larger of the two differences.
     assert result["max_abs_difference"] == pytest.approx(0.25)
 
 
-def test_the_script_tells_in_one_line_what_failed(
+def test_the_script_reports_an_error_in_one_line(
     tiny_export, tmp_path, monkeypatch, capsys
 ):
-    ask(tmp_path, tiny_export, b"no picture")
+    write_request(tmp_path, tiny_export, b"no image")
     assert run_script(monkeypatch, tmp_path) == 1
-    assert capsys.readouterr().err.startswith("ValueError: image_bytes 0 is no")
+    error = capsys.readouterr().err
+    assert error.startswith("ValueError: image_bytes 0 is not a valid image")

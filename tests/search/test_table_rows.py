@@ -1,4 +1,4 @@
-"""What tables say of images, in a folder and in a real PostgreSQL."""
+"""Captions and columns of user tables, in an index in a folder and in PostgreSQL."""
 
 import concurrent.futures
 import contextlib
@@ -18,7 +18,7 @@ from align_keras.utils.errors import InputError
 
 @pytest.fixture(params=["folder", pytest.param("database", marks=pytest.mark.ci)])
 def location(request, tmp_path):
-    """Where an index can be built: a folder, or an empty database."""
+    """Returns the path of a new index, or the address of an empty database."""
     if request.param == "folder":
         return tmp_path / "index"
     return request.getfixturevalue("database")
@@ -33,7 +33,7 @@ def build(location, photos, colors):
 
 
 def write_csv(path, rows):
-    """Writes dicts of equal keys as a table."""
+    """Writes dicts with the same keys as a table."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -54,6 +54,7 @@ def names(index, where):
     return sorted(pathlib.Path(hit.path).stem for hit in index.latest(where, 99))
 
 
+# Names of columns that could collide with names in the database or with each other.
 COLLIDING = (
     "score",
     "vector",
@@ -89,7 +90,7 @@ COLLIDING = (
 )
 
 
-def test_no_name_of_a_column_collides(build, tmp_path):
+def test_names_of_columns_do_not_collide(build, tmp_path):
     reds = {name: f"red {number}" for number, name in enumerate(COLLIDING)}
     greens = {name: f"green {number}" for number, name in enumerate(COLLIDING)}
     table = write_jsonl(
@@ -106,7 +107,7 @@ def test_no_name_of_a_column_collides(build, tmp_path):
     assert best.columns["width"] == 24
 
 
-def test_values_stay_what_they_are(build, tmp_path):
+def test_values_do_not_change(build, tmp_path):
     values = {
         "zip": ["00123", "99999"],
         "isbn": ["97831614841009783161", "1"],
@@ -118,15 +119,15 @@ def test_values_stay_what_they_are(build, tmp_path):
         "blank": ["", "8"],
     }
     rows = [
-        row(color, **{name: cells[location] for name, cells in values.items()})
-        for location, color in enumerate(("red", "green"))
+        row(color, **{name: cells[number] for name, cells in values.items()})
+        for number, color in enumerate(("red", "green"))
     ]
     index = build(write_csv(tmp_path / "t.csv", rows))
     red, green = index.query("red")
-    shown = {name: [red.columns.get(name), green.columns[name]] for name in values}
+    stored = {name: [red.columns.get(name), green.columns[name]] for name in values}
     numbers = {"stars": [5, -1], "share": [0.1, 0.30000000000000004]}
-    assert shown == {**values, **numbers, "blank": [None, 8]}
-    for where, found in (
+    assert stored == {**values, **numbers, "blank": [None, 8]}
+    for where, expected in (
         ("zip = '00123'", ["red"]),
         ("isbn = '97831614841009783161'", ["red"]),
         ("isbn like '97831614841009783%'", ["red"]),
@@ -141,9 +142,9 @@ def test_values_stay_what_they_are(build, tmp_path):
         ("blank is null", ["red"]),
         ("blank > 7", ["green"]),
     ):
-        assert names(index, where) == found, where
+        assert names(index, where) == expected, where
     for where in ("zip = 123", "mixed > 2", "stars > 'abc'", "stars > zip"):
-        with pytest.raises(InputError, match="where must compare"):
+        with pytest.raises(InputError, match="`where` must compare"):
             index.latest(where)
 
 
@@ -171,11 +172,11 @@ def test_values_stay_what_they_are(build, tmp_path):
         (["", None, " "], None),
     ],
 )
-def test_which_columns_are_numbers(cells, kind):
+def test_kind_of_recognizes_numbers(cells, kind):
     assert kind_of(cells) == kind
 
 
-def test_every_row_of_an_image_is_found(build, tmp_path):
+def test_conditions_apply_to_every_row_of_an_image(build, tmp_path):
     rows = [
         row("red", "a cat", label="cat", box="1"),
         row("red", "a dog", label="dog", box="2"),
@@ -188,12 +189,13 @@ def test_every_row_of_an_image_is_found(build, tmp_path):
     assert names(index, "not label = 'cat'") == ["green", "red"]
     (hit,) = index.query("red", where="label = 'dog'")
     assert hit.captions == ["a cat", "a dog"]
-    assert [(one["label"], one["box"]) for one in hit.rows] == [("cat", 1), ("dog", 2)]
+    values = [(values["label"], values["box"]) for values in hit.rows]
+    assert values == [("cat", 1), ("dog", 2)]
     assert hit.columns["label"] == "cat"
 
 
 @pytest.mark.parametrize(
-    "where, found",
+    "where, expected",
     [
         ("stars > 3", ["red"]),
         ("not stars > 3", ["green"]),
@@ -210,13 +212,17 @@ def test_every_row_of_an_image_is_found(build, tmp_path):
         ("tag not like 'x%'", ["green"]),
     ],
 )
-def test_an_image_without_rows_has_empty_cells(build, photos, tmp_path, where, found):
+def test_an_image_without_rows_has_empty_cells(
+    build, photos, tmp_path, where, expected
+):
     rows = [row("red", stars="4", tag="x"), row("green", stars="1", tag="y")]
     index = build(photos, write_csv(tmp_path / "t.csv", rows))
-    assert names(index, where) == found
+    assert names(index, where) == expected
 
 
-def test_what_is_removed_takes_its_values_along(location, build, photos, tmp_path):
+def test_values_of_removed_rows_and_tables_are_deleted(
+    location, build, photos, tmp_path
+):
     first = write_csv(
         tmp_path / "a.csv",
         [row("red", "one", tag="secret"), row("green", "two", tag="7")],
@@ -229,7 +235,7 @@ def test_what_is_removed_takes_its_values_along(location, build, photos, tmp_pat
     write_csv(first, [row("green", "two", tag="7")])
     index = build()
     assert names(index, "captions like '%one%'") == []
-    # Without the text, the column holds numbers alone.
+    # Without the cell "secret", the column contains only numbers.
     assert names(index, "tag = 7") == ["green"]
     index.remove([second])
     assert names(index, "captions is null") == ["blue", "red"]
@@ -240,7 +246,7 @@ def test_what_is_removed_takes_its_values_along(location, build, photos, tmp_pat
 
 
 @pytest.mark.ci
-def test_rows_are_read_in_one_state(build, tmp_path, monkeypatch):
+def test_rows_are_read_from_a_single_database_state(build, tmp_path, monkeypatch):
     table = write_csv(tmp_path / "t.csv", [row("red", stars="5")])
     index = build(table)
     (image,) = index.store.latest("", [], 1)
@@ -254,28 +260,28 @@ def test_rows_are_read_in_one_state(build, tmp_path, monkeypatch):
         return columns
 
     monkeypatch.setattr(index.store, "user_columns", change_columns)
-    (read,) = index.store.rows_of([image["id"]])[image["id"]]
-    assert read["stars"] == 5
-    (read,) = index.store.rows_of([image["id"]])[image["id"]]
-    assert read["stars"] == "n/a"
+    (values,) = index.store.rows_of([image["id"]])[image["id"]]
+    assert values["stars"] == 5
+    (values,) = index.store.rows_of([image["id"]])[image["id"]]
+    assert values["stars"] == "n/a"
 
 
-def test_too_many_columns_are_refused_before_anything_is_written(
+def test_too_many_columns_are_refused_before_the_index_is_written(
     location, build, photos, tmp_path, colors
 ):
-    many = {f"column {number}": number for number in range(2_100)}
-    table = write_csv(tmp_path / "t.csv", [row("red", **many)])
+    too_many = {f"column {number}": number for number in range(2_100)}
+    table = write_csv(tmp_path / "t.csv", [row("red", **too_many)])
     with pytest.raises(InputError, match="at most 2,000 different columns. Received"):
         build(table)
     if isinstance(location, pathlib.Path):
         assert not location.exists()
-    most = dict(list(many.items())[: MAX_COLUMNS - 2])
-    index = build(write_csv(tmp_path / "t.csv", [row("red", **most)]))
+    allowed = dict(list(too_many.items())[: MAX_COLUMNS - 2])
+    index = build(write_csv(tmp_path / "t.csv", [row("red", **allowed)]))
     (hit,) = index.query("red", where="column_1997 = 1997 and column_3 = 3")
     assert hit.columns["column_1500"] == 1500
 
 
-def test_long_conditions_on_columns_of_tables(build, photos, tmp_path):
+def test_long_conditions_on_columns_of_tables_run(build, photos, tmp_path):
     first = write_csv(tmp_path / "a.csv", [row("red", stars="4", tag="x")])
     second = write_csv(tmp_path / "b.csv", [row("green", stars="5")])
     index = build(photos, first, second)
@@ -284,10 +290,10 @@ def test_long_conditions_on_columns_of_tables(build, photos, tmp_path):
         assert names(index, " or ".join([test] * MAX_TESTS)) == ["red"]
 
 
-def test_like_ignores_case_beyond_ascii(build, tmp_path):
+def test_like_ignores_the_case_of_non_ascii_letters(build, tmp_path):
     rows = [row("red", city="Österreich ΣΑΣ"), row("green", city="ZÜRICH")]
     index = build(write_csv(tmp_path / "t.csv", rows))
-    for pattern, found in (
+    for pattern, expected in (
         ("%öster%", ["red"]),
         ("ZÜRICH", ["green"]),
         ("zürich", ["green"]),
@@ -295,11 +301,11 @@ def test_like_ignores_case_beyond_ascii(build, tmp_path):
         ("%REICH%", ["red"]),
         ("%ö%i%h%", ["red"]),
     ):
-        assert names(index, f"city like '{pattern}'") == found, pattern
+        assert names(index, f"city like '{pattern}'") == expected, pattern
     assert names(index, "city < 'a'") == ["green"]
 
 
-def test_characters_that_no_database_stores(build, tmp_path):
+def test_characters_that_no_database_stores_are_replaced(build, tmp_path):
     table = write_jsonl(
         tmp_path / "t.jsonl",
         [row("red", tag="a\ud800b\0c"), row("green", tag=True, other=[1])],
@@ -316,7 +322,7 @@ IMAGES = ("red.png", "green.png", "blue.jpg")
 
 @contextlib.contextmanager
 def open_database(location):
-    """Yields a function that executes SQL in one transaction of an index."""
+    """Yields a function that executes SQL in a transaction."""
     if isinstance(location, pathlib.Path):
         with contextlib.closing(
             sqlite3.connect(location / "images.sqlite")
@@ -335,7 +341,7 @@ def open_database(location):
 
 
 def downgrade(location):
-    """Changes an index to the tables of the versions before tables of rows."""
+    """Changes an index to the database schema before `table_rows_…` existed."""
     with open_database(location) as execute:
         execute("DROP TABLE table_rows_0")
         execute("DELETE FROM meta WHERE key = 'table_columns'")
@@ -346,7 +352,7 @@ def downgrade(location):
         execute("UPDATE images SET stars = 5, zip = 123 WHERE name = ?", ["red.png"])
 
 
-def test_an_index_of_an_older_release_opens(location, build, photos, tmp_path):
+def test_an_index_of_an_older_release_is_upgraded(location, build, photos, tmp_path):
     rows = [row("red", "a thing", stars="5", zip="00123")]
     table = write_csv(tmp_path / "t.csv", rows)
     index = build(photos, table)
@@ -359,7 +365,9 @@ def test_an_index_of_an_older_release_opens(location, build, photos, tmp_path):
     assert index.remove([table]) == 0 and "zip" not in index.store.columns
 
 
-def test_addresses_that_differ_in_secrets_become_one(location, build, photos, tmp_path):
+def test_addresses_that_differ_only_in_secrets_are_merged(
+    location, build, photos, tmp_path
+):
     rows = [row("red", stars="5"), row("green", stars="4")]
     table = write_csv(tmp_path / "t.csv", rows)
     index = build(table, photos)
@@ -367,7 +375,7 @@ def test_addresses_that_differ_in_secrets_become_one(location, build, photos, tm
         ids = {name: store.latest("name = ?", [name], 1)[0]["id"] for name in IMAGES}
         roots = list(store.roots().values())
         with store.transaction():
-            store.note_unreadable(b"broken.jpg", roots[1], 1, 1, "no image")
+            store.record_unreadable(b"broken.jpg", roots[1], 1, 1, "no image")
     index.store.close()
     with open_database(location) as execute:
         for number, root in enumerate(roots):
@@ -383,29 +391,29 @@ def test_addresses_that_differ_in_secrets_become_one(location, build, photos, tm
     index = Index.open(location)
     assert list(index.store.roots()) == [b"https://host/t.csv"]
     (root,) = index.store.roots().values()
-    known_files = index.store.known()
-    assert {fields[1] for fields in known_files.values()} == {root}
+    stored_files = index.store.stored_files()
+    assert {fields[1] for fields in stored_files.values()} == {root}
     assert index.store.unreadable()[b"broken.jpg"][0] == root
-    assert len(known_files) == 2 and b"https://host/image.png" in known_files
+    assert len(stored_files) == 2 and b"https://host/image.png" in stored_files
     assert len(index.query("blue", k=9, duplicates=True)) == 2
 
 
-def test_an_older_index_that_cannot_be_written_names_the_command(
+def test_an_upgrade_without_write_permission_names_the_command(
     photos, colors, tmp_path, monkeypatch
 ):
     index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     index.store.close()
     downgrade(index.folder)
 
-    def locked(folder):
+    def refuse_lock(folder):
         raise PermissionError(13, "Permission denied", str(folder))
 
-    monkeypatch.setattr("align_keras.search.store.Store.locked", locked)
+    monkeypatch.setattr("align_keras.search.store.Store.locked", refuse_lock)
     with pytest.raises(InputError, match="Run `align-keras index --to .*index` once"):
         Index.open(index.folder)
 
 
-def test_a_reader_waits_for_another_that_upgrades(photos, colors, tmp_path):
+def test_a_reader_waits_while_another_process_upgrades(photos, colors, tmp_path):
     index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     index.store.close()
     downgrade(index.folder)
@@ -414,11 +422,13 @@ def test_a_reader_waits_for_another_that_upgrades(photos, colors, tmp_path):
             reader = pool.submit(Index.open, index.folder)
             assert not concurrent.futures.wait([reader], timeout=0.3).done
             Store(index.folder, writable=True).close()
-            # The lock is still held, and isn't needed any more.
+            # The lock is still held, but the index is upgraded.
             assert len(reader.result(timeout=5)) == 3
 
 
-def test_a_reader_waits_for_a_lock_only_so_long(photos, colors, tmp_path, monkeypatch):
+def test_a_reader_waits_for_a_lock_until_a_timeout(
+    photos, colors, tmp_path, monkeypatch
+):
     monkeypatch.setattr("align_keras.search.store.UPGRADE_TIMEOUT", 0.2)
     index = Index.build(tmp_path / "index", [photos], colors.GOLDEN)
     index.store.close()
@@ -429,10 +439,10 @@ def test_a_reader_waits_for_a_lock_only_so_long(photos, colors, tmp_path, monkey
     assert len(Index.open(index.folder)) == 3
 
 
-def test_a_year_is_compared_with_numbers(build, photos):
+def test_built_in_columns_have_kinds(build, photos):
     index = build(photos)
-    with pytest.raises(InputError, match="where must compare year with numbers"):
+    with pytest.raises(InputError, match="`where` must compare year with numbers"):
         index.query(Query("red", where="year > 'abc'"))
-    with pytest.raises(InputError, match="where must compare date with text"):
+    with pytest.raises(InputError, match="`where` must compare date with text"):
         index.latest("date > 2020")
     assert len(index.latest("year > '1999' and date > '2020'")) == 3

@@ -1,4 +1,4 @@
-"""The documentation's tutorial, with the shipped model."""
+"""Runs the tutorial of the documentation with the shipped model."""
 
 import pathlib
 import runpy
@@ -12,6 +12,6 @@ def test_the_tutorial_searches_a_folder(photos, tmp_path, capsys, monkeypatch):
     runpy.run_path(str(script))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("3 images, 3 of them new")
-    # Three, three, and the only one that is wider than high.
+    # Three hits, three hits, and the only image that is wider than high.
     assert [line.split(".")[0] for line in lines[1:]] == list("1231231")
     assert lines[-1].endswith("blue.jpg")

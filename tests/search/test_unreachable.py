@@ -1,4 +1,4 @@
-"""Images that can't be reached stay in the index; those that are gone leave it."""
+"""Unreachable images stay in the index, and deleted images are removed from it."""
 
 import ctypes
 import errno
@@ -12,7 +12,7 @@ import tempfile
 import pytest
 
 from align_keras.search import Index
-from align_keras.search.image_files import FoundFile, find_images
+from align_keras.search.image_files import ImageFile, find_images
 from align_keras.utils.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -27,18 +27,16 @@ def build(tmp_path, colors):
 
 
 def stored(index):
-    return sorted(map(os.fsdecode, index.store.known()))
+    return sorted(map(os.fsdecode, index.store.stored_files()))
 
 
-def unmount(folder, place):
-    """As an unmounted disk: the folder where it was is there, and empty."""
-    folder.rename(place)
+def unmount(folder, new_folder):
+    """Simulates an unmounted disk, which leaves an empty folder at its mount point."""
+    folder.rename(new_folder)
     folder.mkdir()
 
 
-def test_a_subfolder_that_is_suddenly_empty_keeps_its_images(
-    build, photos, tmp_path, capsys
-):
+def test_an_empty_subfolder_keeps_its_images(build, photos, tmp_path, capsys):
     disk = photos / "Italy"
     (disk / "Rome").mkdir()
     (disk / "blue.jpg").rename(disk / "Rome" / "blue.jpg")
@@ -47,17 +45,18 @@ def test_a_subfolder_that_is_suddenly_empty_keeps_its_images(
     (photos / "red.png").unlink()
     index = build()
     assert index.changes.gone == 1 and index.changes.unchanged == 2
-    assert index.changes.kept == [str(disk)]
-    assert f"{disk} is empty; its 1 images stay" in capsys.readouterr().err
+    assert index.changes.unavailable == [str(disk)]
+    message = f"{disk} is empty. Its 1 images stay in the index."
+    assert message in capsys.readouterr().err
     assert stored(index) == [str(disk / "Rome/blue.jpg"), str(photos / "green.png")]
-    # A file that is elsewhere now was moved.
+    # A file with the content of an unreachable image counts as that image, moved.
     (tmp_path / "disk" / "Rome" / "blue.jpg").rename(photos / "sea.jpg")
     index = build()
     assert (index.changes.renamed, index.changes.unchanged) == (1, 1)
     assert index.remove([disk.parent]) == 2
 
 
-def test_a_subfolder_that_was_deleted_loses_its_images(build, photos):
+def test_images_of_a_deleted_subfolder_are_removed(build, photos):
     build(photos)
     (photos / "Italy" / "blue.jpg").unlink()
     (photos / "Italy").rmdir()
@@ -65,42 +64,44 @@ def test_a_subfolder_that_was_deleted_loses_its_images(build, photos):
     assert index.changes.gone == 1 and len(index) == 2
 
 
-def test_a_table_over_two_disks_keeps_what_one_of_them_holds(
+def test_images_of_a_table_on_an_unmounted_disk_are_kept(
     build, photos, colors, tmp_path
 ):
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "lake.png").write_bytes(colors.image_bytes((0, 0, 200)))
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (disk / "lake.png").write_bytes(colors.image_bytes((0, 0, 200)))
     table = tmp_path / "table.csv"
-    names = ["photos/red.png", "photos/green.png", "other/lake.png"]
+    names = ["photos/red.png", "photos/green.png", "disk/lake.png"]
     table.write_text("image,caption\n" + "".join(f"{name},a\n" for name in names))
     build(table)
-    unmount(other, tmp_path / "away")
+    unmount(disk, tmp_path / "unmounted")
     (photos / "red.png").unlink()
     index = build()
-    assert stored(index) == [str(other / "lake.png"), str(photos / "green.png")]
-    assert index.changes.kept == [str(other)]
-    other.rmdir()  # As a desktop does that mounts disks by itself.
+    assert stored(index) == [str(disk / "lake.png"), str(photos / "green.png")]
+    assert index.changes.unavailable == [str(disk)]
+    # Desktops that mount disks automatically also remove the mount point.
+    disk.rmdir()
     assert len(build()) == 2
-    # What the table doesn't name any more is gone.
+    # Images that the table no longer lists are removed.
     table.write_text("image,caption\nphotos/green.png,a\n")
     assert stored(build()) == [str(photos / "green.png")]
 
 
-def test_a_link_to_a_disk_that_is_away_stays(build, photos, tmp_path, colors):
+def test_a_link_to_an_unmounted_disk_stays(build, photos, tmp_path, colors):
     disk = tmp_path / "disk"
     disk.mkdir()
     (disk / "lake.png").write_bytes(colors.image_bytes((0, 0, 200)))
     (photos / "link.png").symlink_to(disk / "lake.png")
     assert len(build(photos)) == 4
-    unmount(disk, tmp_path / "away")
+    unmount(disk, tmp_path / "unmounted")
     assert len(build()) == 4
+    # A disk that is not empty is mounted, so the target was deleted.
     (disk / "other").touch()
     assert len(build()) == 3
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
-def test_a_touched_file_that_cannot_be_read_stays(build, photos, monkeypatch, number):
+def test_a_changed_file_that_cannot_be_read_stays(build, photos, monkeypatch, number):
     build(photos)
     path = os.fsencode(photos / "red.png")
     os.utime(path, (1, 1))
@@ -125,12 +126,12 @@ WITHOUT_PERMISSION = """
 import sys
 from align_keras.search import Index
 index = Index.build(sys.argv[1], (), sys.argv[2])
-print(len(index), index.changes.gone, *index.changes.kept)
+print(len(index), index.changes.gone, *index.changes.unavailable)
 """
 
 
 @pytest.mark.ci
-@pytest.mark.skipif(sys.platform != "linux", reason="by Linux's capabilities")
+@pytest.mark.skipif(sys.platform != "linux", reason="uses Linux capabilities")
 @pytest.mark.parametrize("mode", [0o444, 0o000, 0o111])
 def test_a_folder_without_permission_keeps_its_images(
     build, photos, tmp_path, colors, mode
@@ -150,7 +151,7 @@ def test_a_folder_without_permission_keeps_its_images(
             cwd=ROOT,
             capture_output=True,
             text=True,
-            # Root, who reads everywhere, without what lets him.
+            # Drops the capabilities with which root reads files without permission.
             preexec_fn=lambda: [
                 ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
                 for capability in (1, 2)
@@ -163,7 +164,7 @@ def test_a_folder_without_permission_keeps_its_images(
 
 
 @pytest.mark.ci
-def test_a_disk_that_is_unmounted_keeps_its_images(build, photos, tmp_path, colors):
+def test_an_unmounted_disk_keeps_its_images(build, photos, tmp_path, colors):
     disk = photos / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
@@ -177,14 +178,14 @@ def test_a_disk_that_is_unmounted_keeps_its_images(build, photos, tmp_path, colo
         subprocess.run(["umount", "-l", str(disk)], check=True)
     index = build()
     assert len(index) == 4 and index.changes.gone == 0
-    assert index.changes.kept == [str(disk)]
+    assert index.changes.unavailable == [str(disk)]
 
 
-def test_a_source_that_was_moved_is_listed_once(build, photos, tmp_path, monkeypatch):
+def test_a_moved_source_is_not_embedded_again(build, photos, tmp_path, monkeypatch):
     before = {hit.id for hit in build(photos).latest()}
     (photos / "broken.jpg").unlink()
     photos.rename(tmp_path / "album")
-    # Nothing is decoded or embedded.
+    # Decoding an image would now fail.
     monkeypatch.setattr("align_keras.search.indexing.decode_square", None)
     index = build(tmp_path / "album")
     assert index.changes.renamed == len(index) == 3
@@ -193,7 +194,7 @@ def test_a_source_that_was_moved_is_listed_once(build, photos, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("path", ["", "/", "//", "a\0b", "/."])
-def test_what_names_no_image_removes_none(build, photos, monkeypatch, path):
+def test_remove_refuses_a_path_without_images(build, photos, monkeypatch, path):
     index = build(photos)
     monkeypatch.chdir(photos)
     with pytest.raises(InputError, match="`remove` must be images, folders or tables"):
@@ -203,7 +204,7 @@ def test_what_names_no_image_removes_none(build, photos, monkeypatch, path):
     assert index.remove(["."]) == 2
 
 
-def test_a_removed_folder_leaves_what_another_source_holds(build, photos, colors):
+def test_removing_a_folder_keeps_images_of_other_sources(build, photos, colors):
     build(photos, photos / "Italy")
     index = build()
     assert index.remove([photos]) == 2
@@ -215,7 +216,7 @@ def test_a_removed_folder_leaves_what_another_source_holds(build, photos, colors
     assert index.remove([photos / "Italy"]) == 1
 
 
-def test_a_link_is_removed_by_the_name_of_the_link(build, photos):
+def test_a_link_is_removed_by_its_path(build, photos):
     (photos / "link.png").symlink_to(photos / "red.png")
     index = build(photos)
     assert len(index) == 4
@@ -224,8 +225,8 @@ def test_a_link_is_removed_by_the_name_of_the_link(build, photos):
 
 
 @pytest.mark.parametrize("year", [2500, 1600])
-def test_a_file_of_another_century_is_indexed(build, colors, year):
-    # Most disks have no such times, memory has.
+def test_a_file_from_another_century_is_indexed(build, colors, year):
+    # Most file systems do not support such times, but tmpfs does.
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         path = pathlib.Path(folder, "red.png")
@@ -241,10 +242,10 @@ def test_a_file_of_another_century_is_indexed(build, colors, year):
     assert "date" not in hit.columns and "year" not in hit.columns
 
 
-def test_a_time_beyond_64_bits_is_kept_within(photos):
-    assert FoundFile(b"a", 1, 2**70).mtime_ns == 2**63 - 1
-    assert FoundFile(b"a", 1, -(2**70)).mtime_ns == -(2**63 - 1)
-    assert all(abs(one.mtime_ns) < 2**63 for one in find_images(bytes(photos)))
+def test_times_are_clipped_to_64_bits(photos):
+    assert ImageFile(b"a", 1, 2**70).mtime_ns == 2**63 - 1
+    assert ImageFile(b"a", 1, -(2**70)).mtime_ns == -(2**63 - 1)
+    assert all(abs(image.mtime_ns) < 2**63 for image in find_images(bytes(photos)))
 
 
 def test_a_table_of_numbers_beyond_64_bits_is_indexed(build, photos):
@@ -257,7 +258,7 @@ def test_a_table_of_numbers_beyond_64_bits_is_indexed(build, photos):
     assert len(index) == 2 and all("isbn" in hit.columns for hit in index.latest())
 
 
-def test_an_interrupt_keeps_what_was_embedded(build, photos, colors, monkeypatch):
+def test_an_interrupt_saves_the_embedded_images(build, photos, colors, monkeypatch):
     for number in range(60):
         content = colors.image_bytes((number, 255 - number, 3 * number))
         (photos / f"{number:02}.png").write_bytes(content)
@@ -267,12 +268,12 @@ def test_an_interrupt_keeps_what_was_embedded(build, photos, colors, monkeypatch
     chunks = 5
     calls = itertools.count()
 
-    def interrupted(*arguments):
+    def decode_or_interrupt(*arguments):
         if next(calls) == chunks * indexing.FILES_PER_CHUNK:
             raise KeyboardInterrupt
         return decode(*arguments)
 
-    monkeypatch.setattr(indexing, "decode_square", interrupted)
+    monkeypatch.setattr(indexing, "decode_square", decode_or_interrupt)
     with pytest.raises(KeyboardInterrupt):
         build(photos)
     monkeypatch.undo()

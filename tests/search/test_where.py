@@ -1,4 +1,7 @@
-"""Conditions against SQLite itself, whose grammar holds theirs, and against attacks."""
+"""Compares conditions with SQLite, and tests them against SQL injection.
+
+The grammar of conditions is a subset of SQLite's, so SQLite can read them itself.
+"""
 
 import sqlite3
 
@@ -38,13 +41,13 @@ def database():
     return connection
 
 
-def found(connection, sql, parameters=()):
+def ids_by_sql(connection, sql, parameters=()):
     query = f"SELECT id FROM images WHERE {sql} ORDER BY id"
     return [row[0] for row in connection.execute(query, parameters)]
 
 
-def searched(connection, text):
-    return found(connection, *parse_where(text, COLUMNS))
+def ids_by_condition(connection, text):
+    return ids_by_sql(connection, *parse_where(text, COLUMNS))
 
 
 @pytest.mark.parametrize(
@@ -65,21 +68,21 @@ def searched(connection, text):
         ("folder = 'x; DROP TABLE images'", [6]),
     ],
 )
-def test_what_a_condition_finds(database, text, ids):
-    assert searched(database, text) == ids
+def test_a_condition_selects_images(database, text, ids):
+    assert ids_by_condition(database, text) == ids
 
 
-# === Against SQLite, which reads the text itself ===
+# === Comparison with SQLite ===
 
 
 def words(text):
-    """The text in any case."""
+    """Generates a keyword in lower, upper or title case."""
     return st.sampled_from([text, text.upper(), text.title()])
 
 
 def joined(*parts):
     spaces = st.sampled_from([" ", "  ", "\n"])
-    return st.tuples(spaces, *parts).map(lambda all: all[0].join(all[1:]))
+    return st.tuples(spaces, *parts).map(lambda drawn: drawn[0].join(drawn[1:]))
 
 
 strings = st.text("aIt'%_y/ é\";-", max_size=6).map(
@@ -121,32 +124,33 @@ conditions = st.recursive(
 
 
 @given(conditions)
-def test_a_condition_means_what_sqlite_takes_it_for(database, text):
-    assert searched(database, text) == found(database, text)
+def test_a_condition_selects_the_same_images_as_sqlite(database, text):
+    assert ids_by_condition(database, text) == ids_by_sql(database, text)
 
 
-# === Against attacks ===
+# === SQL injection ===
 
 ALLOWED = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
 
 
-def guarded(connection, text):
-    """Runs a condition; nothing but the rows of `images` may be asked for."""
-    asked = []
+def check_accesses(connection, text):
+    """Runs a condition and checks that SQLite reads only the table `images`."""
+    accesses = []
 
     def authorize(action, first, second, *_):
-        asked.append((action, first, second))
+        accesses.append((action, first, second))
         return sqlite3.SQLITE_OK
 
     connection.set_authorizer(authorize)
     try:
-        searched(connection, text)
+        ids_by_condition(connection, text)
     finally:
         connection.set_authorizer(None)
-    for action, first, second in asked:
-        assert action in ALLOWED, asked
-        assert action != sqlite3.SQLITE_READ or first == "images", asked
-        assert action != sqlite3.SQLITE_FUNCTION or second in ("lower", "like"), asked
+    functions = ("lower", "like")
+    for action, first, second in accesses:
+        assert action in ALLOWED, accesses
+        assert action != sqlite3.SQLITE_READ or first == "images", accesses
+        assert action != sqlite3.SQLITE_FUNCTION or second in functions, accesses
 
 
 @given(
@@ -197,7 +201,7 @@ def guarded(connection, text):
         ).map(" ".join),
         conditions.flatmap(
             lambda text: st.integers(0, len(text)).map(
-                lambda place: text[:place] + "'" + text[place:]
+                lambda position: text[:position] + "'" + text[position:]
             )
         ),
     )
@@ -210,27 +214,30 @@ def guarded(connection, text):
 @example('"year" = 1 OR "x"" = """ = 1')
 @example("folder like 'a' escape '/'")
 @example("folder = '\ud800'")
-def test_whatever_is_given_reads_the_images_alone(database, text):
+def test_any_text_reads_only_the_table_of_images(database, text):
     try:
-        guarded(database, text)
+        check_accesses(database, text)
     except InputError as error:
-        assert str(error).startswith("where must ")
-    assert len(found(database, "1")) == len(ROWS)
+        assert str(error).startswith("`where` must ")
+    assert len(ids_by_sql(database, "1")) == len(ROWS)
 
 
-def test_a_column_of_any_name_is_quoted():
+def test_names_of_columns_are_quoted():
     name = 'x" = 1 OR "y'
     connection = sqlite3.connect(":memory:")
     connection.execute('CREATE TABLE images (id, "x"" = 1 OR ""y")')
     connection.execute("INSERT INTO images VALUES (1, 2)")
-    asked = '"x"" = 1 OR ""y" = 2'
-    assert found(connection, *parse_where(asked, [name])) == [1]
+    condition = '"x"" = 1 OR ""y" = 2'
+    assert ids_by_sql(connection, *parse_where(condition, [name])) == [1]
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "where must have a condition at character 1. Received: the end. Write"),
+        (
+            "",
+            "`where` must have a condition at character 1. Received: the end. Example",
+        ),
         (None, "a condition"),
         (
             "yaer > 1",
@@ -238,7 +245,7 @@ def test_a_column_of_any_name_is_quoted():
         ),
         ('year = "2020"', 'Received: "2020".*Write a string in single quotes'),
         ("year > ", "a number or a 'string' at character 8. Received: the end"),
-        ("year = null", "`is null` finds empty cells"),
+        ("year = null", "Use `is null` for empty cells"),
         ("2020 < year", "must have a column at character 1"),
         ("year = 1 year = 2", "`and`, `or` or the end at character 10"),
         ("year 5", "a comparison"),
@@ -252,25 +259,28 @@ def test_a_column_of_any_name_is_quoted():
         ("year is 5", "must have `null`"),
         ("folder like 5", "must have a 'pattern'"),
         ("folder like 'a\\\\\\'", "doesn't end in one backslash"),
-        ("folder = 'a\0'", "without NUL"),
+        ("folder = 'a\0'", "must not contain NUL"),
         ("year in (" + "1, " * MAX_CHARACTERS + "1)", "at most 10,000 characters"),
-        (" or ".join(["year=1"] * (MAX_TESTS + 1)), f"at most {MAX_TESTS} tests"),
-        ("(" * 60 + "year=1" + ")" * 60, f"nest at most {MAX_DEPTH}"),
+        (
+            " or ".join(["year=1"] * (MAX_TESTS + 1)),
+            f"at most {MAX_TESTS} comparisons",
+        ),
+        ("(" * 60 + "year=1" + ")" * 60, f"at most {MAX_DEPTH} levels"),
     ],
 )
-def test_what_is_refused(text, message):
+def test_invalid_conditions_are_refused(text, message):
     with pytest.raises(InputError, match=message):
         parse_where(text, COLUMNS)
 
 
-def test_what_is_just_within_the_limits_runs(database):
+def test_conditions_at_the_limits_run(database):
     flat = " or ".join(["year=2019"] * MAX_TESTS)
     deep = "not (" * (MAX_DEPTH - 1) + flat + ")" * (MAX_DEPTH - 1)
-    assert searched(database, flat) == [1]
-    assert len(searched(database, deep)) == 4
+    assert ids_by_condition(database, flat) == [1]
+    assert len(ids_by_condition(database, deep)) == 4
 
 
-def test_columns_that_differ_in_case_alone_need_theirs():
+def test_case_matters_for_columns_that_differ_only_in_case():
     assert parse_where("Year = 1", ["year", "Year"])[0] == '"Year" = ?'
     with pytest.raises(InputError, match="Did you mean (year or Year|Year or year)"):
         parse_where("YEAR = 1", ["year", "Year"])

@@ -75,12 +75,12 @@ def files_of(folder, count=None):
 
     With `count`, returns that number of files and repeats them if necessary.
     """
-    from align_keras.search.image_files import FoundFile, find_images
+    from align_keras.search.image_files import ImageFile, find_images
 
     files = [
         entry.file
         for entry in find_images(os.fsencode(folder.absolute()))
-        if isinstance(entry, FoundFile)
+        if isinstance(entry, ImageFile)
     ]
     if not files:
         sys.exit(f"--images must be a folder with images. Received: {folder}")
@@ -344,7 +344,7 @@ def bench_approximate(arguments):
     vectors = np.memmap(path, np.float32, "r").reshape(-1, real.shape[1])
     np.save(folder / "held_out.npy", held_out)
     start = time.perf_counter()
-    if approximate.bring_up_to_date(folder, path.name, vectors):
+    if approximate.build_or_update(folder, path.name, vectors):
         print(f"built in {time.perf_counter() - start:.0f} s")
     size = approximate_path(folder, path.name).stat().st_size
     print(f"{len(real)} of {len(vectors)} rows are real. File: {size / 1e6:.0f} MB")
@@ -405,7 +405,7 @@ def bench_postgres(arguments):
     model = load_model(arguments.model)
     vectors = np.memmap(folder / "vectors.0.f32", np.float32, "r")
     vectors = vectors.reshape(-1, model.dimension)
-    if not PostgresStore.is_there(arguments.database):
+    if not PostgresStore.exists(arguments.database):
         PostgresStore.create(arguments.database, model)
     store = PostgresStore(arguments.database)
     if not len(store):
@@ -491,14 +491,14 @@ def write_index_of_rows(folder, model, files):
 
     vectors = folder / "vectors.0.f32"
     rows = vectors.stat().st_size // (4 * model.dimension)
-    Store.make(folder, model)
+    Store.initialize(folder, model)
     store = Store(folder, writable=True)
     with store.transaction():
         root = store.add_root(os.path.dirname(files[0]))
         for row in range(rows):
             file = files[row % len(files)]
             name = f"{row}/{os.path.basename(os.fsdecode(file))}"
-            store.put(
+            store.add_image(
                 {
                     "root": root,
                     "file": b"%d/" % row + file,
@@ -511,7 +511,7 @@ def write_index_of_rows(folder, model, files):
                     "year": 2000 + row % 25,
                 }
             )
-        store._set("rows", rows)
+        store._update_meta("rows", rows)
     store.close()
 
 

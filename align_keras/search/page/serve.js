@@ -1,82 +1,90 @@
-// The page of `align-keras serve`: asks the server's JSON API, shows what it finds.
+// Script of the page of `align-keras serve`. It sends queries to the JSON API of the
+// server and shows the hits.
 
-const PAGE = 48;
-const TYPING_MS = 300;
-const MAX_UPLOAD = 64e6; // as server.py has it
+// Number of hits per request.
+const PAGE_HITS = 48;
+// Delay in milliseconds between the last key press and the search.
+const TYPING_DELAY_MS = 300;
+// Bytes. The same limit as `MAX_BODY_BYTES` in local_server.py.
+const MAX_UPLOAD_BYTES = 64e6;
 
 const element = (id) => document.getElementById(id);
-const make = (name, properties = {}, ...children) => {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
+const createElement = (name, properties = {}, ...children) => {
+  const node = Object.assign(document.createElement(name), properties);
+  node.append(...children);
+  return node;
 };
 
-// `like` is an image of the index ({id, name}), `file` one that was dropped.
+// `like` is an image of the index ({id, name, index}). `file` is an uploaded image.
 const query = { text: "", plus: [], minus: [], where: "", duplicates: false, like: null, file: null };
-const state = { hits: [], index: "", more: false, opened: -1, request: null, timer: 0 };
+// `openHit` is the position of the hit in the viewer. `fileThumbnail` is {file, url}.
+const state = { hits: [], index: "", hasMore: false, openHit: -1, request: null, timer: 0, fileThumbnail: null };
 
-// === Asking ===
+// === Requests ===
 
-/** The query as the API takes it; a dropped file goes into the body. */
-function parameters(offset) {
-  const asked = new URLSearchParams();
-  if (query.text.trim()) asked.set("text", query.text.trim());
-  for (const words of query.plus) asked.append("plus", words);
-  for (const words of query.minus) asked.append("minus", words);
-  if (query.where.trim()) asked.set("where", query.where.trim());
-  if (query.duplicates) asked.set("duplicates", "1");
-  if (query.like) asked.set("like", query.like.id);
-  if (query.like?.index) asked.set("index", query.like.index);
+/** Returns the parameters of the query for the API. An uploaded file is sent in the body. */
+function queryParameters(offset) {
+  const parameters = new URLSearchParams();
+  if (query.text.trim()) parameters.set("text", query.text.trim());
+  for (const words of query.plus) parameters.append("plus", words);
+  for (const words of query.minus) parameters.append("minus", words);
+  if (query.where.trim()) parameters.set("where", query.where.trim());
+  if (query.duplicates) parameters.set("duplicates", "1");
+  if (query.like) parameters.set("like", query.like.id);
+  if (query.like?.index) parameters.set("index", query.like.index);
   if (offset !== undefined) {
-    asked.set("k", PAGE);
-    asked.set("offset", offset);
+    parameters.set("k", PAGE_HITS);
+    parameters.set("offset", offset);
   }
-  return asked;
+  return parameters;
 }
 
-async function ask(path, options) {
-  let answer;
+/** Returns the JSON content of a response, or throws an Error with the server's message. */
+async function fetchJson(path, options) {
+  let response;
   try {
-    answer = await fetch(path, options);
+    response = await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("The server doesn’t answer. Start it again by “align-keras serve”.");
+    throw new Error("The server is not responding. Start it again with “align-keras serve”.");
   }
-  const content = await answer.json().catch(() => ({ error: `The server answers ${answer.status}.` }));
-  if (!answer.ok) throw new Error(content.error);
+  const content = await response.json().catch(() => ({ error: `The server returned status ${response.status}.` }));
+  if (!response.ok) throw new Error(content.error);
   return content;
 }
 
-/** Searches anew; of several at once, the last one's hits are shown. */
-async function search({ remember = true } = {}) {
+/** Runs the query and shows the hits. Cancels a search that is still running. */
+async function search({ addToHistory = true } = {}) {
   clearTimeout(state.timer);
-  showParts();
-  if (remember) {
-    const asked = parameters().toString();
-    const place = asked && `?${asked}`;
-    if (!query.file && location.search !== place) history.pushState(null, "", place || "/");
+  showQueryChips();
+  if (addToHistory) {
+    const parameters = queryParameters().toString();
+    const address = parameters && `?${parameters}`;
+    if (!query.file && location.search !== address) history.pushState(null, "", address || "/");
   }
   document.title = query.text.trim() ? `${query.text.trim()} – Find images` : "Find images";
-  await load(0);
+  await loadHits(0);
 }
 
-async function load(offset) {
+/** Requests the hits from an offset and adds them to the list. Offset 0 replaces the list. */
+async function loadHits(offset) {
   state.request?.abort();
   const request = (state.request = new AbortController());
   const options = { signal: request.signal };
   if (query.file) Object.assign(options, { method: "POST", body: query.file });
   element("hits").setAttribute("aria-busy", "true");
-  if (!offset) say("Searching…");
+  if (!offset) showStatus("Searching…");
   try {
-    const found = await ask(`/api/search?${parameters(offset)}`, options);
+    const result = await fetchJson(`/api/search?${queryParameters(offset)}`, options);
+    // A later search has replaced this one.
     if (request !== state.request) return;
     element("error").hidden = true;
-    showHits(found, offset);
+    showHits(result, offset);
   } catch (error) {
     if (error.name === "AbortError" || request !== state.request) return;
-    say("");
-    state.more = false;
-    element("more").hidden = true;
+    showStatus("");
+    state.hasMore = false;
+    element("load-more").hidden = true;
     if (!offset) clearHits();
     element("error").textContent = error.message;
     element("error").hidden = false;
@@ -88,9 +96,9 @@ async function load(offset) {
   }
 }
 
-// === Showing ===
+// === Hits ===
 
-function say(text) {
+function showStatus(text) {
   element("status").textContent = text;
 }
 
@@ -99,132 +107,143 @@ const titleOf = (hit) => hit.captions[0] || nameOf(hit);
 
 function clearHits() {
   element("hits").replaceChildren();
-  element("none").hidden = true;
+  element("no-hits").hidden = true;
   state.hits = [];
 }
 
-function showHits({ hits, more, seconds, index }, offset) {
+function showHits({ hits, has_more: hasMore, seconds, index }, offset) {
   const list = element("hits");
   if (!offset) clearHits();
   state.index = index;
   state.hits.push(...hits);
-  state.more = more;
-  list.append(...hits.map((hit, place) => tile(hit, offset + place)));
-  element("more").hidden = !more;
-  element("none").hidden = state.hits.length > 0;
-  element("none").textContent = query.where.trim() ? "No image fulfills the filter." : "The index has no image.";
-  const count = `${more ? "first " : ""}${state.hits.length.toLocaleString("en")} image${state.hits.length === 1 ? "" : "s"}`;
+  state.hasMore = hasMore;
+  list.append(...hits.map((hit, position) => hitItem(hit, offset + position)));
+  element("load-more").hidden = !hasMore;
+  element("no-hits").hidden = state.hits.length > 0;
+  element("no-hits").textContent = query.where.trim() ? "No image fulfills the filter." : "The index contains no images.";
+  const count = `${hasMore ? "first " : ""}${state.hits.length.toLocaleString("en")} image${state.hits.length === 1 ? "" : "s"}`;
   const isRanked = state.hits.some((hit) => hit.score !== null);
-  say(isRanked ? `Best matches first: ${count}, ${seconds.toFixed(2)} s` : `Latest first: ${count}`);
+  showStatus(isRanked ? `Best matches first: ${count}, ${seconds.toFixed(2)} s` : `Latest first: ${count}`);
 }
 
-function tile(hit, place) {
+/** Returns the list item of a hit. */
+function hitItem(hit, position) {
   const title = titleOf(hit);
-  const image = make("img", { src: hit.thumbnail, alt: title, loading: "lazy", decoding: "async" });
-  const frame = make("button", { type: "button", className: "frame", title: "Open" }, image);
-  frame.addEventListener("click", () => view(place));
-  const like = make("button", { type: "button", className: "like", textContent: "More like this" });
-  like.addEventListener("click", () => searchLike(hit));
-  const text = make("figcaption", {}, make("span", { className: "caption", dir: "auto", textContent: title, title: hit.path }));
+  const image = createElement("img", { src: hit.thumbnail, alt: title, loading: "lazy", decoding: "async" });
+  const frame = createElement("button", { type: "button", className: "frame", title: "Open" }, image);
+  frame.addEventListener("click", () => openViewer(position));
+  const similarButton = createElement("button", { type: "button", className: "find-similar", textContent: "More like this" });
+  similarButton.addEventListener("click", () => searchSimilar(hit));
+  const caption = createElement("figcaption", {}, createElement("span", { className: "caption", dir: "auto", textContent: title, title: hit.path }));
   if (hit.score !== null) {
     const score = `${hit.relevance} match, ${hit.score.toFixed(3)}`;
-    text.append(make("span", { className: `score match ${hit.relevance}`, textContent: score }));
+    caption.append(createElement("span", { className: `score match ${hit.relevance}`, textContent: score }));
   }
-  const item = make("li", {}, make("figure", {}, frame, text), like);
+  const item = createElement("li", {}, createElement("figure", {}, frame, caption), similarButton);
   Object.assign(item.dataset, { id: hit.id, score: hit.score });
   if (hit.duplicates.length) {
-    const copies = make("span", { className: "copies", textContent: `+${hit.duplicates.length}` });
+    const copies = createElement("span", { className: "copies", textContent: `+${hit.duplicates.length}` });
     copies.title = `Near-duplicates:\n${hit.duplicates.join("\n")}`;
     item.append(copies);
   }
   return item;
 }
 
-/** The parts of the query besides the words in the box, each with a way to drop it. */
-function showParts() {
-  const parts = [];
-  const drop = (remove) => () => {
+/** Shows a removable chip for each part of the query except the text in the search box. */
+function showQueryChips() {
+  const chips = [];
+  const searchWithout = (remove) => () => {
     remove();
     search();
     element("query").focus();
   };
   if (query.like) {
-    const thumbnail = make("img", { src: `/thumbnail/${query.like.id}${query.like.index ? `?index=${query.like.index}` : ""}`, alt: "" });
-    parts.push(chip(`like ${query.like.name}`, "image", drop(() => (query.like = null)), thumbnail));
+    const thumbnail = createElement("img", { src: `/thumbnail/${query.like.id}${query.like.index ? `?index=${query.like.index}` : ""}`, alt: "" });
+    chips.push(createChip(`like ${query.like.name}`, "image", searchWithout(() => (query.like = null)), thumbnail));
   }
   if (query.file) {
-    state.shown = state.shown?.file === query.file ? state.shown : shownFile(query.file);
-    const thumbnail = make("img", { src: state.shown.address, alt: "" });
-    thumbnail.addEventListener("error", () => thumbnail.remove()); // HEIC, for one
-    parts.push(chip(query.file.name || "your image", "image", drop(() => (query.file = null)), thumbnail));
+    const thumbnail = createElement("img", { src: fileThumbnailUrl(query.file), alt: "" });
+    // Browsers cannot display all formats that the server can read, for example HEIC.
+    thumbnail.addEventListener("error", () => thumbnail.remove());
+    chips.push(createChip(query.file.name || "your image", "image", searchWithout(() => (query.file = null)), thumbnail));
   }
   for (const [kind, sign] of [["plus", "+"], ["minus", "−"]]) {
     for (const words of query[kind]) {
       const remove = () => (query[kind] = query[kind].filter((other) => other !== words));
-      parts.push(chip(`${sign} ${words}`, kind, drop(remove)));
+      chips.push(createChip(`${sign} ${words}`, kind, searchWithout(remove)));
     }
   }
   if (query.where.trim() && element("filter").hidden) {
-    parts.push(chip(query.where.trim(), "where", drop(() => setWhere(""))));
+    chips.push(createChip(query.where.trim(), "where", searchWithout(() => setWhere(""))));
   }
-  element("parts").replaceChildren(...parts);
-  element("parts").hidden = !parts.length;
+  element("query-chips").replaceChildren(...chips);
+  element("query-chips").hidden = !chips.length;
 }
 
-function shownFile(file) {
-  if (state.shown) URL.revokeObjectURL(state.shown.address);
-  return { file, address: URL.createObjectURL(file) };
+/** Returns a URL of an uploaded file, and releases the URL of the previous file. */
+function fileThumbnailUrl(file) {
+  if (state.fileThumbnail?.file !== file) {
+    if (state.fileThumbnail) URL.revokeObjectURL(state.fileThumbnail.url);
+    state.fileThumbnail = { file, url: URL.createObjectURL(file) };
+  }
+  return state.fileThumbnail.url;
 }
 
-function chip(text, className, remove, ...before) {
-  const button = make("button", { type: "button", textContent: "×", title: "Remove" });
+function createChip(text, className, remove, ...thumbnails) {
+  const button = createElement("button", { type: "button", textContent: "×", title: "Remove" });
   button.setAttribute("aria-label", `Remove ${text}`);
   button.addEventListener("click", remove);
-  return make("li", { className }, ...before, make("span", { textContent: text, title: text, dir: "auto" }), button);
+  return createElement("li", { className }, ...thumbnails, createElement("span", { textContent: text, title: text, dir: "auto" }), button);
 }
 
-// === The viewer ===
+// === Viewer ===
 
-function view(place) {
-  const hit = state.hits[place];
+/** Shows the hit at a position of the list in the viewer. */
+function openViewer(position) {
+  const hit = state.hits[position];
   if (!hit) return;
-  state.opened = place;
+  state.openHit = position;
   element("name").textContent = nameOf(hit);
-  const large = element("large");
-  large.hidden = false;
-  element("gone").hidden = true;
-  large.alt = titleOf(hit);
-  large.src = hit.image;
+  const image = element("viewer-image");
+  image.hidden = false;
+  element("image-error").hidden = true;
+  image.alt = titleOf(hit);
+  image.src = hit.image;
   element("original").href = hit.image;
   element("captions").textContent = hit.captions.join(" · ");
   const rows = [["path", hit.path], ...Object.entries(hit.columns).filter(([name]) => !["path", "name"].includes(name))];
   if (hit.score !== null) rows.push(["match", `${hit.relevance}, ${hit.score.toFixed(4)}`]);
   if (hit.duplicates.length) rows.push(["near-duplicates", hit.duplicates.join("\n")]);
-  const cells = rows.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value, dir: "auto" })]);
-  element("columns-of-hit").replaceChildren(...cells);
-  element("previous").disabled = place === 0;
-  element("next").disabled = place + 1 >= state.hits.length && !state.more;
-  element("copy").textContent = "Copy its path";
+  const cells = rows.flatMap(([name, value]) => [
+    createElement("dt", { textContent: name }),
+    createElement("dd", { textContent: value, dir: "auto" }),
+  ]);
+  element("hit-columns").replaceChildren(...cells);
+  element("previous").disabled = position === 0;
+  element("next").disabled = position + 1 >= state.hits.length && !state.hasMore;
+  element("copy-path").textContent = "Copy path";
   if (!element("viewer").open) element("viewer").showModal();
 }
 
-async function step(by) {
-  const place = state.opened + by;
-  if (place >= state.hits.length && state.more) await load(state.hits.length);
-  view(place);
+/** Moves the viewer by a number of hits, and loads more hits at the end of the list. */
+async function moveViewer(offset) {
+  const position = state.openHit + offset;
+  if (position >= state.hits.length && state.hasMore) await loadHits(state.hits.length);
+  openViewer(position);
 }
 
-async function sayWhyGone() {
-  const hit = state.hits[state.opened];
-  element("large").hidden = true;
-  element("gone").hidden = false;
-  const why = await ask(hit.image).catch((error) => error);
-  element("gone").textContent = why?.message || "This image can’t be shown.";
+/** Shows the reason for which the image in the viewer cannot be displayed. */
+async function showImageError() {
+  const hit = state.hits[state.openHit];
+  element("viewer-image").hidden = true;
+  element("image-error").hidden = false;
+  const error = await fetchJson(hit.image).catch((error) => error);
+  element("image-error").textContent = error?.message || "This image cannot be displayed.";
 }
 
-// === Changing the query ===
+// === Changes of the query ===
 
-function searchLike(hit) {
+function searchSimilar(hit) {
   Object.assign(query, { like: { id: hit.id, name: nameOf(hit), index: state.index }, file: null, text: "", plus: [], minus: [] });
   element("query").value = "";
   element("viewer").close();
@@ -233,14 +252,15 @@ function searchLike(hit) {
 }
 
 function searchFile(files) {
-  const file = [...files].find((one) => one.type.startsWith("image/") || /\.(hei[cf]|avif)$/i.test(one.name)) ?? files[0];
+  const isImage = (file) => file.type.startsWith("image/") || /\.(hei[cf]|avif)$/i.test(file.name);
+  const file = [...files].find(isImage) ?? files[0];
   if (!file) return;
-  if (file.size > MAX_UPLOAD) {
-    element("error").textContent = `${file.name} has more than ${MAX_UPLOAD / 1e6} MB; choose a smaller image.`;
+  if (file.size > MAX_UPLOAD_BYTES) {
+    element("error").textContent = `An image must have at most ${MAX_UPLOAD_BYTES / 1e6} MB. ${file.name} is larger. Choose a smaller image.`;
     element("error").hidden = false;
     return;
   }
-  // An image begins a new search. Words can be added to it afterwards.
+  // An image starts a new search. The user can add words to it afterwards.
   Object.assign(query, { file, like: null, text: "", plus: [], minus: [] });
   element("query").value = "";
   search();
@@ -248,84 +268,88 @@ function searchFile(files) {
 }
 
 function addWords(kind) {
-  const words = element("words").value.trim();
+  const words = element("extra-words").value.trim();
   if (words && !query[kind].includes(words)) query[kind].push(words);
-  element("words").value = "";
+  element("extra-words").value = "";
   if (words) search();
-  else element("words").focus();
+  else element("extra-words").focus();
 }
 
 function setWhere(text) {
   query.where = element("where").value = text;
 }
 
-function showFilter(isShown) {
-  element("filter").hidden = !isShown;
-  element("filtering").setAttribute("aria-expanded", isShown);
-  showParts();
+function showFilter(isVisible) {
+  element("filter").hidden = !isVisible;
+  element("toggle-filter").setAttribute("aria-expanded", isVisible);
+  showQueryChips();
 }
 
-/** Takes the query from the page's address, which is a bookmark of it. */
+/** Sets the query from the address of the page, which can be a bookmark. */
 function readAddress() {
-  const asked = new URLSearchParams(location.search);
-  const like = Number(asked.get("like"));
+  const parameters = new URLSearchParams(location.search);
+  const id = Number(parameters.get("like"));
+  const name = query.like?.id === id ? query.like.name : `image ${id}`;
   Object.assign(query, {
-    text: asked.get("text") ?? "",
-    plus: asked.getAll("plus"),
-    minus: asked.getAll("minus"),
-    duplicates: asked.get("duplicates") === "1",
-    like: like ? { id: like, name: query.like?.id === like ? query.like.name : `image ${like}`, index: asked.get("index") } : null,
+    text: parameters.get("text") ?? "",
+    plus: parameters.getAll("plus"),
+    minus: parameters.getAll("minus"),
+    duplicates: parameters.get("duplicates") === "1",
+    like: id ? { id, name, index: parameters.get("index") } : null,
     file: null,
   });
   element("query").value = query.text;
   element("duplicates").checked = query.duplicates;
-  setWhere(asked.get("where") ?? "");
+  setWhere(parameters.get("where") ?? "");
 }
 
 // === Keys ===
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const typing = event.target.matches("input:not([type=checkbox])");
+  const isTyping = event.target.matches("input:not([type=checkbox])");
   if (element("viewer").open) {
-    if (event.key === "ArrowLeft") step(-1);
-    else if (event.key === "ArrowRight") step(1);
-    else if (event.key === "s") searchLike(state.hits[state.opened]);
+    if (event.key === "ArrowLeft") moveViewer(-1);
+    else if (event.key === "ArrowRight") moveViewer(1);
+    else if (event.key === "s") searchSimilar(state.hits[state.openHit]);
     return;
   }
-  if (event.key === "/" && !typing) {
+  if (event.key === "/" && !isTyping) {
     event.preventDefault();
     element("query").select();
   } else if (event.key === "ArrowDown" && event.target === element("query")) {
     event.preventDefault();
-    frames()[0]?.focus();
-  } else if (!typing) {
+    hitFrames()[0]?.focus();
+  } else if (!isTyping) {
     onGridKey(event);
   }
 }
 
-const frames = () => [...document.querySelectorAll("#hits .frame")];
+const hitFrames = () => [...document.querySelectorAll("#hits .frame")];
 
+/** Handles a key while a hit in the list has the focus. */
 function onGridKey(event) {
-  const all = frames();
+  const frames = hitFrames();
   const item = event.target.closest("#hits li");
-  const at = item ? [...item.parentNode.children].indexOf(item) : -1;
-  if (at < 0) return;
+  const position = item ? [...item.parentNode.children].indexOf(item) : -1;
+  if (position < 0) return;
   if (event.key === "s") {
-    searchLike(state.hits[at]);
+    searchSimilar(state.hits[position]);
     return;
   }
-  const columns = all.filter((one) => one.offsetTop === all[0].offsetTop && one.getBoundingClientRect().top === all[0].getBoundingClientRect().top).length;
-  const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
-  if (!by) return;
+  const isInFirstRow = (frame) =>
+    frame.offsetTop === frames[0].offsetTop && frame.getBoundingClientRect().top === frames[0].getBoundingClientRect().top;
+  const columns = frames.filter(isInFirstRow).length;
+  const offset = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
+  if (!offset) return;
   event.preventDefault();
-  if (at + by < 0) element("query").focus();
-  else all[Math.min(at + by, all.length - 1)].focus();
+  if (position + offset < 0) element("query").focus();
+  else frames[Math.min(position + offset, frames.length - 1)].focus();
 }
 
 // === Events ===
 
-function listen() {
+function addListeners() {
   element("search").addEventListener("submit", (event) => {
     event.preventDefault();
     query.text = element("query").value;
@@ -335,15 +359,15 @@ function listen() {
   element("query").addEventListener("input", () => {
     query.text = element("query").value;
     clearTimeout(state.timer);
-    state.timer = setTimeout(search, TYPING_MS);
+    state.timer = setTimeout(search, TYPING_DELAY_MS);
   });
   for (const kind of ["plus", "minus"]) element(kind).addEventListener("click", () => addWords(kind));
-  element("words").addEventListener("keydown", (event) => {
+  element("extra-words").addEventListener("keydown", (event) => {
     if (event.key !== "Enter") return;
     event.preventDefault();
     addWords("plus");
   });
-  element("filtering").addEventListener("click", () => {
+  element("toggle-filter").addEventListener("click", () => {
     showFilter(element("filter").hidden);
     if (!element("filter").hidden) element("where").focus();
   });
@@ -351,54 +375,58 @@ function listen() {
     query.duplicates = event.target.checked;
     search();
   });
-  element("choose").addEventListener("click", () => element("file").click());
+  element("choose-file").addEventListener("click", () => element("file").click());
   element("file").addEventListener("change", (event) => {
     searchFile(event.target.files);
-    event.target.value = ""; // so that the same file can be chosen again
+    // Without the reset, choosing the same file again would trigger no event.
+    event.target.value = "";
   });
-  const dropping = (event) => {
+  const onDrag = (event) => {
     if (!event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
     document.body.classList.toggle("dropping", event.type === "dragover");
     if (event.type === "drop") searchFile(event.dataTransfer.files);
   };
-  for (const name of ["dragover", "dragleave", "drop"]) document.addEventListener(name, dropping);
+  for (const name of ["dragover", "dragleave", "drop"]) document.addEventListener(name, onDrag);
   document.addEventListener("paste", (event) => {
     if (event.clipboardData.files.length) searchFile(event.clipboardData.files);
   });
-  const more = () => state.more && !state.request && load(state.hits.length);
-  element("more").addEventListener("click", more);
-  new IntersectionObserver((entries) => entries.some((one) => one.isIntersecting) && more(), { rootMargin: "600px" }).observe(element("more"));
-  listenToViewer();
+  const loadMore = () => state.hasMore && !state.request && loadHits(state.hits.length);
+  element("load-more").addEventListener("click", loadMore);
+  // Loads more hits before the user has scrolled to the end of the list.
+  const onIntersection = (entries) => entries.some((entry) => entry.isIntersecting) && loadMore();
+  new IntersectionObserver(onIntersection, { rootMargin: "600px" }).observe(element("load-more"));
+  addViewerListeners();
   document.addEventListener("keydown", onKey);
   addEventListener("popstate", () => {
     readAddress();
-    search({ remember: false });
+    search({ addToHistory: false });
   });
 }
 
-function listenToViewer() {
-  element("previous").addEventListener("click", () => step(-1));
-  element("next").addEventListener("click", () => step(1));
+function addViewerListeners() {
+  element("previous").addEventListener("click", () => moveViewer(-1));
+  element("next").addEventListener("click", () => moveViewer(1));
   element("close").addEventListener("click", () => element("viewer").close());
-  element("similar").addEventListener("click", () => searchLike(state.hits[state.opened]));
-  element("large").addEventListener("error", sayWhyGone);
-  element("copy").addEventListener("click", async () => {
-    await navigator.clipboard.writeText(state.hits[state.opened].path);
-    element("copy").textContent = "Copied";
+  element("viewer-similar").addEventListener("click", () => searchSimilar(state.hits[state.openHit]));
+  element("viewer-image").addEventListener("error", showImageError);
+  element("copy-path").addEventListener("click", async () => {
+    await navigator.clipboard.writeText(state.hits[state.openHit].path);
+    element("copy-path").textContent = "Copied";
   });
   element("viewer").addEventListener("click", (event) => {
     if (event.target === element("viewer")) element("viewer").close();
   });
-  element("viewer").addEventListener("close", () => frames()[state.opened]?.focus());
+  element("viewer").addEventListener("close", () => hitFrames()[state.openHit]?.focus());
 }
 
-async function showAbout() {
-  const about = await ask("/api/about");
-  const count = `${about.images.toLocaleString("en")} image${about.images === 1 ? "" : "s"}`;
-  element("about").textContent = `${count}, searched by this computer.`;
-  for (const name of Object.keys(about.columns)) {
-    const button = make("button", { type: "button", textContent: name, title: `${about.columns[name]}: insert it` });
+/** Shows the size of the index, and a button for each column that a filter can use. */
+async function showIndexInfo() {
+  const info = await fetchJson("/api/index");
+  const count = `${info.images.toLocaleString("en")} image${info.images === 1 ? "" : "s"}`;
+  element("index-info").textContent = `Searches ${count} on this computer.`;
+  for (const name of Object.keys(info.columns)) {
+    const button = createElement("button", { type: "button", textContent: name, title: `Insert this ${info.columns[name]} column` });
     button.addEventListener("click", () => {
       const field = element("where");
       field.setRangeText(/^\w+$/.test(name) ? `${name} ` : `"${name.replaceAll('"', '""')}" `, field.selectionStart, field.selectionEnd, "end");
@@ -408,9 +436,9 @@ async function showAbout() {
   }
 }
 
-listen();
+addListeners();
 readAddress();
-// On a phone it would open the keyboard.
+// On a phone, the focus would open the on-screen keyboard.
 if (matchMedia("(hover: hover)").matches) element("query").focus();
-showAbout().catch((error) => say(error.message));
-search({ remember: false });
+showIndexInfo().catch((error) => showStatus(error.message));
+search({ addToHistory: false });
