@@ -188,7 +188,9 @@ def test_transformers_opens_an_exported_model(tmp_path):
     )
     texts = ["red Cat", "a"]
     arguments = (tmp_path / "align", texts)
-    expected = call_oracle("hugging_face", "processed_captions", *arguments, max_length=8)
+    expected = call_oracle(
+        "hugging_face", "processed_captions", *arguments, max_length=8
+    )
     tokens = model.tokenizer(texts)
     for name in ("token_ids", "padding_mask"):
         np.testing.assert_array_equal(tokens[name], expected[name])

@@ -195,7 +195,9 @@ def test_token_ids_equal_those_of_the_processor_in_60_languages(
     )
     to_hugging_face(model, tmp_path / "align")
     arguments = (tmp_path / "align", captions)
-    expected = call_oracle("hugging_face", "processed_captions", *arguments, truncation=True)
+    expected = call_oracle(
+        "hugging_face", "processed_captions", *arguments, truncation=True
+    )
     tokens = model.tokenizer(captions)
     for name in ("token_ids", "padding_mask"):
         np.testing.assert_array_equal(tokens[name], expected[name])

@@ -19,7 +19,7 @@ from tools.make_small_model import fold_batch_norms, save_with_towers
 
 def test_folding_batch_norms_does_not_change_the_outputs():
     align = calibrated_align(True)
-    images = pictures(range(4))
+    images = drawn_images(range(4))
     expected = np.asarray(align.image_encoder(images))
     norms = [w for w in align.image_encoder.weights if w.path.endswith("moving_mean")]
     before = [np.asarray(norm) for norm in norms]

@@ -30,7 +30,9 @@ def cluster(tmp_path_factory):
     pytest.importorskip("distributed")
     data = {"TFDS_DATA_DIR": str(tmp_path_factory.mktemp("data"))}
     with hosts(3) as several:
-        with Cluster("dask", several.addresses, several.command_prefix, **data) as dask_cluster:
+        with Cluster(
+            "dask", several.addresses, several.command_prefix, **data
+        ) as dask_cluster:
             yield dask_cluster
 
 
