@@ -57,7 +57,7 @@ def write_clipart_table(
     if not images or not (root / "svg").is_dir():
         raise InputError(
             "`root` must hold png/ and svg/ of the Open Clip Art Library. Received: "
-            f"{root}. Run `apt-get install openclipart-png openclipart-svg`, or name "
+            f"{root}. Run `apt-get install openclipart-png openclipart-svg`, or use "
             "another folder."
         )
     counts = ClipartCounts(images=len(images))

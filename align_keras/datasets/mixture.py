@@ -161,7 +161,8 @@ def _turns(sizes: Sequence[int], taken: np.ndarray | None = None) -> "tf.data.Da
     def turn(
         taken: "tf.Tensor", position: "tf.Tensor"
     ) -> "tuple[tf.Tensor, tf.Tensor]":
-        # The difference (position + 1) · size / total - taken, times total.
+        # Number of turns that a member is below its share, multiplied by `total` to
+        # compute with integers.
         lag = (position + 1) * sizes - taken * total
         # The result of `argmax` for ties is undefined. Subtracting the index avoids
         # ties.

@@ -223,7 +223,7 @@ def test_ids_are_no_names(evaluate, imagenet_r, tmp_path, monkeypatch):
         draw("red", "bar").save(tmp_path / "folders" / name / "1.png")
     data = f"--data={tmp_path}/folders"
     message = evaluate("zero_shot", data, fails=True)
-    assert f"received none for '{min(imagenet_r)}'" in message
+    assert f"no name for '{min(imagenet_r)}'" in message
     assert "clip:imagenet1k" in message
     # ImageNet's sets take CLIP's names, where their package is installed.
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -326,14 +326,14 @@ def test_mistakes_are_told_in_one_line(evaluate, shapes, tmp_path):
         (["zero_shot", f"--data={tmp_path}/none"], "must be a data set of TFDS or a f"),
         (["zero_shot", f"--data={shapes}", f"--templates={templates}"], "have {} for"),
         (["zero_shot", f"--data={shapes}", f"--classes={two}"], "name the 5 classes"),
-        (["zero_shot", f"--data={shapes}", "--split=val"], "it has test, train"),
+        (["zero_shot", f"--data={shapes}", "--split=val"], "shapes: test, train"),
         (["knn", f"--data={shapes}", "--slice_by=color"], "must be one of class"),
         (["knn", f"--data={shapes}", "--split=train"], "no image in common"),
         (["linear_probe", f"--data={shapes}", "--train_split=test"], "no image in"),
         (["composed", "--data=stamps"], "Received: --data='stamps'"),
     ):
         message = evaluate(*arguments, fails=True)
-        assert expected in message.replace("; " + str(shapes) + " has", "it has")
+        assert expected in message
 
 
 def test_classes_must_be_those_of_both_splits(evaluate, shapes, tmp_path):

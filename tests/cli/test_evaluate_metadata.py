@@ -289,7 +289,7 @@ PLACES = {f"{1000 + row}.jpg": "in" for row in range(8)}
             PLACES,
             "must be one of place, .*'color'",
         ),
-        ("retrieval", (), {"1.jpg": "in"}, "such as '1.jpg' where .* '1000.jpg'"),
+        ("retrieval", (), {"1.jpg": "in"}, "such as '1.jpg', but .* '1000.jpg'"),
         ("retrieval", ("--metadata=no.csv",), PLACES, "no.csv .No such file"),
         ("retrieval", ("--metadata=a.txt",), PLACES, "must end in .csv or .tsv"),
         ("cxc_retrieval", ("--slice_by=x",), {coco_name(0): "in"}, "one of place"),
