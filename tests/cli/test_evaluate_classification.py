@@ -326,7 +326,7 @@ def test_mistakes_are_told_in_one_line(evaluate, shapes, tmp_path):
         (["zero_shot", f"--data={tmp_path}/none"], "must be a data set of TFDS or a f"),
         (["zero_shot", f"--data={shapes}", f"--templates={templates}"], "have {} for"),
         (["zero_shot", f"--data={shapes}", f"--classes={two}"], "name the 5 classes"),
-        (["zero_shot", f"--data={shapes}", "--split=val"], "shapes: test, train"),
+        (["zero_shot", f"--data={shapes}", "--split=val"], ": test, train."),
         (["knn", f"--data={shapes}", "--slice_by=color"], "must be one of class"),
         (["knn", f"--data={shapes}", "--split=train"], "no image in common"),
         (["linear_probe", f"--data={shapes}", "--train_split=test"], "no image in"),

@@ -2,8 +2,8 @@
 
 `count_texts` writes the sorted hashes of one table and their counts to files (spills).
 `merge_counts` adds up the counts of one range of hashes over all spills.
-`choose_frequent` writes the arrays in which the filters look up hashes. An implementation with DuckDB took as long for only a
-part of this work.
+`choose_frequent` writes the arrays in which the filters look up hashes. An
+implementation with DuckDB took as long for only a part of this work.
 """
 
 import collections
