@@ -56,8 +56,8 @@ def write_clipart_table(
     images = sorted((root / "png").glob("**/*.png"))
     if not images or not (root / "svg").is_dir():
         raise InputError(
-            "`root` must hold png/ and svg/ of the Open Clip Art Library. Received: "
-            f"{root}. Run `apt-get install openclipart-png openclipart-svg`, or name "
+            "`root` must contain png/ and svg/ of the Open Clip Art Library. Received: "
+            f"{root}. Run `apt-get install openclipart-png openclipart-svg`, or use "
             "another folder."
         )
     counts = ClipartCounts(images=len(images))

@@ -128,7 +128,8 @@ def _node_modules() -> list[pathlib.Path]:
     folders = [folder / "node_modules" for folder in (current, *current.parents)]
     node_path = os.environ.get("NODE_PATH", "").split(os.pathsep)
     folders += [pathlib.Path(folder) for folder in node_path if folder]
-    # Global packages are below the prefix of npm. In Debian it isn't that of node.
+    # Global packages are below the prefix of npm, which Debian separates from the
+    # prefix of node.
     node = shutil.which("node")
     prefixes = [pathlib.Path(node).resolve().parents[1]] if node else []
     prefixes.append(pathlib.Path("/usr/local"))

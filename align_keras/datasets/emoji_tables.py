@@ -53,9 +53,9 @@ def write_emoji_tables(
 ) -> dict[str, EmojiCounts]:
     """Writes a table of emoji for each language, `LANGUAGE.jsonl`.
 
-    A row holds an image of Google's or of Twitter's emoji, with its name and one line
-    of keywords. A language that inherits from another, such as Swiss German, has only
-    the texts in which it differs.
+    A row contains the image of an emoji by Google or Twitter, with its name and one
+    line of keywords. A language that inherits from another, such as Swiss German, has
+    only the texts in which it differs.
 
     Args:
         out: Folder to write. A corpus reads all tables as `table:OUT`.

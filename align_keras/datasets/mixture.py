@@ -29,7 +29,7 @@ class Mixture:
         members: dict from the name of a corpus to its prepared TFDS builder.
         weights: sequence of float > 0, the share of each member in training. By default
             the shares follow the numbers of examples. With weights, an epoch of the
-            mixture may hold a part of a member's examples, or hold them several times.
+            mixture may contain a part of a member's examples, or repeat them.
 
     Example:
 
@@ -82,8 +82,11 @@ class Mixture:
         if self._weights is None and total <= _MAX_TURNS:
             return list(sizes.values())
         weights = {name: (self._weights or sizes)[name] for name in sizes}
-        whole = sum(weights.values())
-        return [max(1, round(_MAX_TURNS * w / whole)) for w in weights.values()]
+        total_weight = sum(weights.values())
+        return [
+            max(1, round(_MAX_TURNS * weight / total_weight))
+            for weight in weights.values()
+        ]
 
     @staticmethod
     def endless_turns(
@@ -161,7 +164,8 @@ def _turns(sizes: Sequence[int], taken: np.ndarray | None = None) -> "tf.data.Da
     def turn(
         taken: "tf.Tensor", position: "tf.Tensor"
     ) -> "tuple[tf.Tensor, tf.Tensor]":
-        # The difference (position + 1) · size / total - taken, times total.
+        # Number of turns that a member is below its share, multiplied by `total` to
+        # compute with integers.
         lag = (position + 1) * sizes - taken * total
         # The result of `argmax` for ties is undefined. Subtracting the index avoids
         # ties.

@@ -76,12 +76,12 @@ def open_sources(
 
     Args:
         sources: str or sequence of str. Each is a file, a folder, a pattern with `*` or
-            `{000..099}`, or an address such as `s3://bucket/tars`. A source holds:
+            `{000..099}`, or an address such as `s3://bucket/tars`. The formats are:
 
             - webdataset tars or TFRecord files, as img2dataset writes them,
             - Parquet files with the bytes of the images, in a column of bytes or as
               `{bytes, path}` of Hugging Face, such as `hf://datasets/USER/NAME`,
-            - a folder that `datasets.Dataset.save_to_disk` wrote, or
+            - a folder that `datasets.Dataset.save_to_disk` wrote,
             - a corpus that `align-keras corpus` built.
 
             If the names of the files don't show the kind, prefix the source with
@@ -288,14 +288,14 @@ class _SourceSplits(dict):
 
     def __getitem__(self, split: str) -> types.SimpleNamespace:
         split = "+".join(self) if split == "all" else split
-        whole = {
+        split_infos = {
             name: types.SimpleNamespace(num_examples=sum(f["count"] for f in files))
             for name, files in self.items()
         }
         parts = []
         # Raises ValueError if the split doesn't exist.
-        for span in tfds.core.ReadInstruction.from_spec(split).to_absolute(whole):
-            count = whole[span.splitname].num_examples
+        for span in tfds.core.ReadInstruction.from_spec(split).to_absolute(split_infos):
+            count = split_infos[span.splitname].num_examples
             stop = count if span.to is None else span.to
             parts += _parts(self.get(span.splitname, []), span.from_ or 0, stop)
         return types.SimpleNamespace(

@@ -16,7 +16,7 @@ from align_keras.corpus.pair_files import read_pairs
 from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.remote import is_url, stat_url
 
-# Pixels. The paper's recipe crops 289 pixels from this side.
+# Pixels of the shorter side from which training crops 289 pixels, as in the paper.
 SHORTER_SIDE = 346
 # Number of concurrent requests to the server of remote images.
 _REQUESTS = 16

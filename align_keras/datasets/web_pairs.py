@@ -61,7 +61,8 @@ class WebPairs(LocalBuilder, skip_registration=True):
             "id": text,
             "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
             "image_key": text,
-            # The other corpora have this feature. Web pages have no categories.
+            # Always empty, because web pages have no categories. All corpora have the
+            # same features.
             "category": text,
             "width": tfds.features.Scalar(np.int32),
             "height": tfds.features.Scalar(np.int32),
@@ -171,9 +172,9 @@ def _shards(builder: Any) -> list[dict[str, Any]]:
 
 
 def place_shards(source: pathlib.Path, destination: pathlib.Path) -> None:
-    """Moves shards to their final folder, by hard links if possible.
+    """Copies shards to their final folder, by hard links if possible.
 
-    Does nothing if the folder has equal shards already.
+    Does nothing if the final folder has an equal `index.json` already.
     """
     index = destination / INDEX
     if index.exists() and index.read_bytes() == (source / INDEX).read_bytes():
@@ -183,5 +184,5 @@ def place_shards(source: pathlib.Path, destination: pathlib.Path) -> None:
         for path in sorted(source.iterdir()):
             try:
                 os.link(path, folder / path.name)
-            except OSError:  # Another disk, or a file system without hard links.
+            except OSError:  # Hard links need the same disk and file system support.
                 shutil.copy2(path, folder / path.name)

@@ -107,7 +107,7 @@ def _embedded(
     """
     request.check_columns({*protocol_columns, *data.columns})
     images, rows = encoders.readable_images(data.images)
-    return images, data.of_rows(rows)
+    return images, data.select_rows(rows)
 
 
 def _image_keys(data: Any) -> list[bytes]:

@@ -105,7 +105,9 @@ def test_errors_print_one_line_and_do_not_change_the_table(tmp_path, missing, ca
     (tmp_path / missing).rename(tmp_path / "elsewhere")
     assert write_table("--root", tmp_path, "--out", out) == 1
     message = capsys.readouterr().err
-    assert message.startswith("align-keras data: error: --root must hold png/ and svg/")
+    assert message.startswith(
+        "align-keras data: error: --root must contain png/ and svg/"
+    )
     assert "openclipart-svg" in message and message.count("\n") == 1
     assert out.read_text() == "as before"
     assert write_table("--out", tmp_path / "t.csv") == 1

@@ -242,7 +242,7 @@ def test_wordnet_ids_are_refused_as_class_names(
         draw("red", "bar").save(tmp_path / "folders" / name / "1.png")
     data = f"--data={tmp_path}/folders"
     message = evaluate("zero_shot", data, fails=True)
-    assert f"received none for '{min(imagenet_r)}'" in message
+    assert f"no name for '{min(imagenet_r)}'" in message
     assert "clip:imagenet1k" in message
     # The class names of ImageNet data sets come from clip-benchmark.
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -351,14 +351,14 @@ def test_wrong_options_print_one_line(evaluate, shapes, tmp_path):
             ["zero_shot", f"--data={shapes}", f"--classes={two_classes}"],
             "name the 5 classes",
         ),
-        (["zero_shot", f"--data={shapes}", "--split=val"], "it has test, train"),
+        (["zero_shot", f"--data={shapes}", "--split=val"], ": test, train."),
         (["knn", f"--data={shapes}", "--slice_by=color"], "must be one of class"),
         (["knn", f"--data={shapes}", "--split=train"], "no image in common"),
         (["linear_probe", f"--data={shapes}", "--train_split=test"], "no image in"),
         (["composed", "--data=stamps"], "Received: --data='stamps'"),
     ):
         message = evaluate(*arguments, fails=True)
-        assert expected in message.replace("; " + str(shapes) + " has", "it has")
+        assert expected in message
 
 
 def test_both_splits_must_have_the_same_classes(evaluate, shapes, tmp_path):

@@ -360,7 +360,7 @@ FLICKR_LOCATIONS = {f"{1000 + row}.jpg": "in" for row in range(8)}
             FLICKR_LOCATIONS,
             "must be one of location, .*'color'",
         ),
-        ("retrieval", (), {"1.jpg": "in"}, "such as '1.jpg' where .* '1000.jpg'"),
+        ("retrieval", (), {"1.jpg": "in"}, "such as '1.jpg', but .* '1000.jpg'"),
         ("retrieval", ("--metadata=no.csv",), FLICKR_LOCATIONS, "no.csv .No such file"),
         (
             "retrieval",

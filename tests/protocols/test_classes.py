@@ -118,7 +118,8 @@ def test_overlapping_splits_of_tfds_are_refused(
 def test_unknown_splits_of_tfds_are_refused(prepared, monkeypatch):
     builder = functools.partial(tfds.builder, data_dir=prepared)
     monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: builder(name))
-    with pytest.raises(InputError, match="the split must be one of test, train, .*'x'"):
+    message = "The split of imagenet_r must be one of test, train, .*'x'"
+    with pytest.raises(InputError, match=message):
         train_and_test(request("imagenet_r", "x"))
 
 
@@ -246,7 +247,7 @@ def test_the_classes_of_a_folder_are_matched_by_name(tmp_path):
     )
     assert labeled_images(folder).class_names == ["ant", "bee", "cat"]
     (tmp_path / "names.txt").write_text("lion\nant\nbee\n")
-    with pytest.raises(InputError, match="only the file has 'lion'; only the data"):
+    with pytest.raises(InputError, match="only the file has 'lion' and only the data"):
         labeled_images(folder)
 
 

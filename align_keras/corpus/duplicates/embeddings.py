@@ -22,14 +22,15 @@ from align_keras.utils.files import atomic_path
 CLUSTERS = 4096
 NEAREST = 10
 COSINE_THRESHOLD = 0.975
-# Smaller corpora have fewer clusters, because clusters of fewer images save no time.
+# Smallest average number of images in a cluster. Smaller clusters would save no time,
+# so small corpora have fewer clusters.
 _IMAGES_PER_CLUSTER = 64
 # Number of images for each cluster from which k-means learns.
 _SAMPLE_PER_CLUSTER = 32
 # Principal axes on which the embeddings are projected for the fast comparison.
 _AXES = 31
-# Cosine. The projections are stored in float16, so that products of two rows are off by
-# at most 2 ** -10. The fast comparison lowers its threshold by more than that.
+# The projections are stored in float16, which changes a cosine by at most 2 ** -10. The
+# fast comparison lowers its threshold by this larger value.
 _ROUNDING = 2e-3
 # Limits of memory: the number of rows that are assigned to clusters together, of rows
 # that are compared with a cluster together, and of pairs that are compared exactly.

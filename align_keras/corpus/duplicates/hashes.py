@@ -28,7 +28,7 @@ VIEWS = (
     (4, 0, 64, 60),
     (4, 4, 64, 64),
 )
-# Coefficients. An image with fewer nonzero ones counts as plain.
+# Number of nonzero coefficients below which an image counts as plain.
 LEAST_DETAIL = 24
 
 # Pixels of the thumbnail, and of the image from which it is averaged.

@@ -19,7 +19,8 @@ DUPLICATE = "duplicate"
 _Search = Any
 # Reason, key of the near image, and name of its reference set.
 _Drop = tuple[str, str, str]
-# Values of `kept_by` for images whose kept image isn't known.
+# Values of `kept_by` for undecided images, and for dropped images whose near kept image
+# is still unknown.
 _UNDECIDED, _DROPPED = -1, -2
 # Rank that is larger than all others.
 _NO_MATCH = np.iinfo(np.int64).max

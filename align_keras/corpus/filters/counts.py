@@ -1,9 +1,9 @@
 """Counts of unigrams, bigrams and shared captions in tables larger than memory.
 
-`count_texts` writes the sorted hashes of one table to files (spills). `merge_counts`
-adds up one range of hashes over all spills. `choose_frequent` writes the arrays in
-which the filters look up hashes. An implementation with DuckDB took as long for only a
-part of this work.
+`count_texts` writes the sorted hashes of one table and their counts to files (spills).
+`merge_counts` adds up the counts of one range of hashes over all spills.
+`choose_frequent` writes the arrays in which the filters look up hashes. An
+implementation with DuckDB took as long for only a part of this work.
 """
 
 import collections
@@ -217,7 +217,7 @@ def count_partitions(folder: str | os.PathLike) -> int:
 def merge_counts(
     partition: int, partitions: int, folder: str | os.PathLike, thresholds: Thresholds
 ) -> None:
-    """Adds up one range of hashes over the spills of all tables.
+    """Adds up the counts of one range of hashes over the spills of all tables.
 
     `count_texts` must have run for each table.
 
@@ -225,7 +225,8 @@ def merge_counts(
         partition: int, index of the range of hashes.
         partitions: int, number of ranges, from `count_partitions`.
         folder: folder of the counts. Results are written to `folder/merged`.
-        thresholds: `Thresholds`, for the limits on shared texts and crowded images.
+        thresholds: `Thresholds`, for the limits on images per caption and captions per
+            image.
     """
     merged = pathlib.Path(folder, "merged", str(partitions))
     for kind, limit in (
@@ -244,9 +245,11 @@ def merge_counts(
 def choose_frequent(
     partitions: int, folder: str | os.PathLike, thresholds: Thresholds
 ) -> dict:
-    """Writes the frequent n-grams, the overshared captions and the crowded images.
+    """Writes the results of the counts over all partitions.
 
-    `merge_counts` must have run for each partition.
+    The results are the frequent n-grams, the captions that too many images share, and
+    the images that have too many captions. `merge_counts` must have run for each
+    partition.
 
     Args:
         partitions: int, number of ranges of hashes.
@@ -275,7 +278,7 @@ def choose_frequent(
                 file.write(part.astype("<u8").tobytes())
                 quota = max(0, quota - int((counts == count).sum()))
     else:
-        # All n-grams are frequent. An older file would be misleading.
+        # All n-grams are frequent. A run with a lower threshold may have left a file.
         (chosen / "ngrams.npy").unlink(missing_ok=True)
     crowded = {}
     for kind in ("texts", "images"):

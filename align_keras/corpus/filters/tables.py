@@ -170,7 +170,10 @@ def _samples(
 def _sample(
     batch: Any, pairs: PairColumns, row: int, thresholds: Thresholds
 ) -> dict[str, Any]:
-    """Returns a row as a dict, with personal data replaced by its kind."""
+    """Returns a row as a dict.
+
+    If the caption contains personal data, the kind of the data replaces the caption.
+    """
     sample = {name: batch.column(name)[row].as_py() for name in batch.schema.names}
     sample["language"] = pairs.languages[row]
     caption = pairs.captions[row]
@@ -181,7 +184,10 @@ def _sample(
 def _shared_texts(
     pairs: PairColumns, reason_numbers: np.ndarray, counts: CorpusCounts
 ) -> dict[str, list]:
-    """Returns `[caption, number of images]` by hash of the most shared captions."""
+    """Returns the dropped captions that most images share.
+
+    The result is a dict from the hash of a caption to `[caption, number of images]`.
+    """
     rows = np.flatnonzero(reason_numbers == 1 + REASONS.index("images per text"))
     hashes = pairs.features.text_hashes[rows]
     shared: dict[str, list] = {}
@@ -198,14 +204,14 @@ def count_task(task: dict) -> int:
 
 
 def merge_task(task: dict) -> None:
-    """Adds up the hashes in range number `partition` of `partitions`."""
+    """Adds up the counts of one range of hashes, number `partition` of `partitions`."""
     merge_counts(
         task["partition"], task["partitions"], task["folder"], _thresholds(task)
     )
 
 
 def choose_task(task: dict) -> dict:
-    """Writes the frequent n-grams, the overshared captions and the crowded images."""
+    """Writes the frequent n-grams, and the captions and images over a limit."""
     return choose_frequent(task["partitions"], task["folder"], _thresholds(task))
 
 

@@ -31,7 +31,7 @@ _IDEOGRAPHS = (
 )
 # Combining marks that belong to emojis.
 _EMOJI_MARKS = {*range(0xFE00, 0xFE10), 0x20E3}
-# Bytes. The hash function reads eight bytes from any position.
+# Number of zeros after the last text, because hashing reads eight bytes from any byte.
 PADDING = 8
 
 
@@ -171,7 +171,7 @@ def hash_spans(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.nda
     Returns:
         uint64 array (spans,). Equal bytes have equal hashes, wherever they are.
     """
-    # A view with the eight bytes that follow each position.
+    # Entry i of this view is the integer of the eight bytes from position i.
     reads = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
     lengths = (ends - starts).astype(np.int64)
     hashes = mix((lengths + 1).astype(np.uint64) * _STEP)

@@ -99,7 +99,7 @@ def _parts(image_id: str) -> _Name:
 
 
 def _longest_base(key: _Name, rows: Mapping[_Name, list[int]]) -> _Name | None:
-    """Returns the icon with the longest beginning of a name, or None."""
+    """Returns the icon whose name is the longest beginning of `key`, or None."""
     family, style, words = key
     for length in range(len(words) - 1, 0, -1):
         base = (family, style, words[:length])

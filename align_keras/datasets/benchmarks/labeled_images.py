@@ -23,7 +23,7 @@ _NAMES = {"naturalforces": "natural forces"}
 _SPLIT_NAMES = frozenset(
     ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
 )
-# NAME, NAME/CONFIGURATION or either with a version.
+# Matches NAME or NAME/CONFIGURATION, optionally with a version.
 _NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:[\d.*]+)?")
 # Features that can identify an image. The first one in a data set is used.
 _IDS = ("file_name", "filename", "image/file_name", "image/filename", "id", "image_id")
@@ -98,7 +98,7 @@ def read_class_folders(
         if names:
             ellipsis = ", …" if len(names) > 5 else ""
             remedy = (
-                f"Use a folder of {folder}, such as {', '.join(names[:5])}{ellipsis}."
+                f"Use one of the folders in {folder}: {', '.join(names[:5])}{ellipsis}."
             )
         raise InputError(
             f"--data must be a folder of classes. Received: {root}, which doesn't "
@@ -376,9 +376,9 @@ def _split_info(builder: Any, split: str) -> Any:
         return builder.info.splits[split]
     except (KeyError, ValueError):
         raise InputError(
-            f"The split must be one of {', '.join(sorted(builder.info.splits))} of "
-            f"{builder.name}, or a part such as test[:10%]. Received: {split!r}. Use "
-            "an existing split."
+            f"The split of {builder.name} must be one of "
+            f"{', '.join(sorted(builder.info.splits))}, or a part such as test[:10%]. "
+            f"Received: {split!r}. Use an existing split."
         ) from None
 
 

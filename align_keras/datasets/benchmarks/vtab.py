@@ -39,7 +39,7 @@ def interval(value: float, thresholds: Sequence[float]) -> int:
 
 
 def clevr_closest_object_distance(objects: dict[str, np.ndarray]) -> int:
-    """Returns the class of the depth of the nearest object, one of 6 intervals."""
+    """Returns the interval of the nearest object's depth, one of 6 classes."""
     depths = objects["pixel_coords"][:, 2]
     nearest = float(np.min(depths, initial=_CLEVR_DISTANCES[-1]))
     return min(interval(nearest, _CLEVR_DISTANCES), len(_CLEVR_DISTANCES) - 2)
@@ -62,12 +62,12 @@ def kitti_closest_vehicle_distance(objects: dict[str, np.ndarray]) -> int:
 
 
 def dsprites_x_position(position: int | np.integer) -> int:
-    """Returns the class of the x position, with two of 32 positions in each."""
+    """Returns one of 16 classes of the x position, each with two of 32 positions."""
     return int(position) * 16 // 32
 
 
 def dsprites_orientation(angle: int | np.integer) -> int:
-    """Returns the class of the angle, with two or three of 40 angles in each."""
+    """Returns one of 16 classes of the angle, each with two or three of 40 angles."""
     return int(angle) * 16 // 40
 
 

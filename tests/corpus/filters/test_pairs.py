@@ -1,4 +1,4 @@
-"""Compares `filter_pairs` with sets and counters, and with the tasks for tables."""
+"""Tests of `filter_pairs` against a simple reference and the filter of tables."""
 
 import random
 from typing import NamedTuple
@@ -158,7 +158,7 @@ def test_the_batch_size_does_not_change_the_result(monkeypatch):
     assert 0 < len(whole[0]) < 500 and whole[1]["rare n-gram"] > 0
 
 
-def test_no_pairs_have_no_reasons():
+def test_an_empty_input_has_no_drop_reasons():
     kept_pairs, counts = filter_pairs([])
     assert kept_pairs == [] and set(counts.values()) == {0}
 

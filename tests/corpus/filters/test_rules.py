@@ -52,7 +52,7 @@ def test_image_sizes_are_limited(size, reason):
 
 @pytest.mark.parametrize("aspect", [1.1, 1.7, 2.3])
 def test_an_aspect_at_the_limit_is_dropped_despite_rounding(aspect):
-    # 11 / 10 equals the limit of 1.1, which a float cannot represent exactly.
+    # The aspect 11 / 10 equals the limit, although no float is exactly 1.1.
     size = (round(1000 * aspect), 1000)
     assert reason_of([Pair(size, "a", TEXT)], max_aspect=aspect) == "aspect"
     size = (round(1000 * aspect) - 1, 1000)

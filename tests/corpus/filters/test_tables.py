@@ -108,9 +108,9 @@ def test_resized_images_are_dropped_or_kept(tmp_path, policy):
     choose_frequent(1, tmp_path, thresholds)
     table, destination = tmp_path / "a.parquet", tmp_path / "kept.parquet"
     counts = filter_table(table, destination, tmp_path, thresholds)["counts"]
-    stays = policy == "keep"
-    assert counts["unknown size"] == 1 - stays and counts["kept"] == 2 + stays
-    assert pa.parquet.read_table(destination).to_pylist() == rows[1 - stays :]
+    is_kept = policy == "keep"
+    assert counts["unknown size"] == 1 - is_kept and counts["kept"] == 2 + is_kept
+    assert pa.parquet.read_table(destination).to_pylist() == rows[1 - is_kept :]
 
 
 def test_row_groups_have_a_largest_size(tmp_path, monkeypatch):

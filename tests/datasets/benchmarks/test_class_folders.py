@@ -55,7 +55,7 @@ def test_errors_name_the_folder_and_the_remedy(tmp_path):
     with pytest.raises(InputError, match=message):
         read_class_folders(tmp_path / "nowhere")
     write(tmp_path, "train/cat/1.png", "val/cat/1.png", "flat/1.png")
-    message = r"test, which doesn't exist\. .*such as flat, train, val"
+    message = r"test, which doesn't exist\. Use one of the folders .*: flat, train, val"
     with pytest.raises(InputError, match=message):
         read_class_folders(tmp_path, "test")
     message = r"flat, which has none\. Put the images of each class"

@@ -49,7 +49,8 @@ def test_stored_images_have_their_captions_and_pixels(root):
 
 def test_an_unknown_split_names_the_existing_ones(root):
     builder = open_corpus("stamps", data_dir=root / "data")
-    with pytest.raises(InputError, match="one of test of stamps, .*Received: 'train'"):
+    message = "split of stamps must be one of test, .*Received: 'train'"
+    with pytest.raises(InputError, match=message):
         read_stored_images(builder, "train")
 
 

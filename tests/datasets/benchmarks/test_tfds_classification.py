@@ -143,7 +143,7 @@ def test_unknown_configurations_raise(tmp_path, name):
 
 def test_unknown_splits_raise(data_dir):
     for split in ("train", "test[", "test[:x]"):
-        message = "The split must be one of test of imagenet_r"
+        message = "The split of imagenet_r must be one of test, or a part"
         with pytest.raises(InputError, match=message):
             read_tfds_classification("imagenet_r", split, data_dir)
 
