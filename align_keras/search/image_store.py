@@ -139,7 +139,7 @@ class ImageStore(TableRows):
         (row,) = self._fetch_rows(sql, parameters) or [(None,)]
         return row[0]
 
-    def _meta(self, key: str) -> Any:
+    def _get_meta(self, key: str) -> Any:
         return self._fetch_value("SELECT value FROM meta WHERE key = ?", [key])
 
     def with_stable_rows(self, read: Callable[[], T]) -> T:
