@@ -90,7 +90,7 @@ class ImageStore(TableRows):
         return {file: tuple(fields) for file, *fields in self._fetch_rows(sql)}
 
     def ids_with_content(self, content: bytes) -> list[int]:
-        """Returns the ids of the images whose files have a content hash.
+        """Returns the ids of the images whose content hash is `content`.
 
         Images that were added with a precomputed embedding are left out.
         """

@@ -155,7 +155,11 @@ def update(
 
 
 class _Update:
-    """One update of an index."""
+    """Update of an index with its sources.
+
+    The update first scans all sources and compares their files with the stored files.
+    It then embeds new and changed files, and finally removes deleted images.
+    """
 
     def __init__(self, store: Store, model: Embedder, engine: str) -> None:
         self.store, self.model, self.engine = store, model, engine
@@ -168,6 +172,7 @@ class _Update:
         self.missing: set[int] = set()
 
     def run(self, sources: Sequence[str | os.PathLike]) -> Changes:
+        """Runs the update. Without sources, it scans those of the index."""
         self.store.check_next_rows()
         roots = self._add_sources(sources)
         files: list[_File] = []
@@ -376,6 +381,7 @@ class _Update:
         files.append(_File(image_file, root, root_file, stored and stored[0]))
 
     def _embed(self, files: list[_File]) -> None:
+        """Embeds files and writes them to the index, with a commit every few seconds."""
         if not files:
             return
         if is_cluster(self.engine):

@@ -264,14 +264,14 @@ class Store(ImageStore):
         folder.mkdir(parents=True, exist_ok=True)
         # Taking the lock truncates its file, which must not be a link to another file.
         refuse_links(folder)
-        held = hold(folder / LOCK)
-        if held is None:
+        lock = hold(folder / LOCK)
+        if lock is None:
             raise _LockedError(
                 "An index must be written by one process at a time. Received: "
                 f"{folder}, which another process is writing. Wait until that process "
                 "has finished, or choose another index."
             )
-        with held:
+        with lock:
             yield
 
     def writing(self) -> contextlib.AbstractContextManager["Store"]:
@@ -577,7 +577,10 @@ class Store(ImageStore):
     # === Checks of the vectors ===
 
     def _norm_error(self) -> float | None:
-        """Returns the largest deviation of a norm from 1 at the time of writing."""
+        """Returns the stored deviation of norms from 1, or None in older indexes.
+
+        It is the largest deviation when the rows were written.
+        """
         error = self._get_meta("norm_error")
         is_number = isinstance(error, int | float) and 0.0 <= error < np.inf
         if error is not None and not is_number:
@@ -629,10 +632,10 @@ class Store(ImageStore):
             vectors: float32 (n, d), the embeddings.
             rows: row numbers (n,) of the embeddings, for the error message.
         """
-        wrong = vector_checks.first_wrong_norm(vectors, self._tolerance())
-        if wrong is not None:
-            norm = float(np.linalg.norm(vectors[wrong].astype(float)))
-            raise self._damaged_row(rows[wrong], f"its norm is {norm:.6g}")
+        position = vector_checks.first_invalid_norm(vectors, self._tolerance())
+        if position is not None:
+            norm = float(np.linalg.norm(vectors[position].astype(float)))
+            raise self._damaged_row(rows[position], f"its norm is {norm:.6g}")
 
     def check_rows(self, rows: Sequence[int]) -> None:
         """Raises InputError if the checksum of a row differs from the stored one."""
@@ -898,10 +901,10 @@ class Store(ImageStore):
         limit: float,
     ) -> np.ndarray:
         scores = exact_scan.scan(vectors, embedding, rows)
-        wrong = vector_checks.first_wrong_score(scores, limit)
-        if wrong is not None:
-            row = wrong if rows is None else rows[wrong]
-            raise self._damaged_row(row, f"its score is {scores[wrong]:.4g}")
+        position = vector_checks.first_invalid_score(scores, limit)
+        if position is not None:
+            row = position if rows is None else rows[position]
+            raise self._damaged_row(row, f"its score is {scores[position]:.4g}")
         return scores
 
     def _approximate_index(

@@ -212,7 +212,7 @@ def test_index_of_another_run(run_folder, tmp_path):
     with pytest.raises(InputError, match=message):
         search.run(parse("--model_dir", tmp_path, "red"))
     (tmp_path / "params.yaml").write_text("")
-    with pytest.raises(InputError, match="again with `align-keras train .* --mode index"):
+    with pytest.raises(InputError, match="again with `align-keras train .* --mode"):
         search.run(parse("--model_dir", tmp_path, "red"))
 
 
