@@ -381,7 +381,7 @@ class _Update:
         files.append(_File(image_file, root, root_file, stored and stored[0]))
 
     def _embed(self, files: list[_File]) -> None:
-        """Embeds files and writes them to the index, with a commit every few seconds."""
+        """Embeds files and writes them to the index, with regular commits."""
         if not files:
             return
         if is_cluster(self.engine):

@@ -656,6 +656,13 @@ class Store(ImageStore):
     def _compare(
         self, rows: Sequence[int], checksums: Sequence[int], stored: dict[int, int]
     ) -> None:
+        """Raises InputError if a checksum differs from the stored one, if there is one.
+
+        Args:
+            rows: numbers of the rows.
+            checksums: computed checksums of these rows.
+            stored: row → stored checksum.
+        """
         for row, checksum in zip(rows, checksums, strict=True):
             if stored.get(row, checksum) != checksum:
                 raise self._damaged_row(row, "its checksum differs")
@@ -696,6 +703,7 @@ class Store(ImageStore):
         return self.with_stable_rows(self._check_vectors)
 
     def _check_vectors(self) -> int:
+        """Checks the vectors and the approximate index. Returns the number of rows."""
         rows = self._row_count()
         self.check_range(0, rows)
         if not approximate.is_undamaged(self.folder, self.vectors_file):
@@ -741,6 +749,7 @@ class Store(ImageStore):
         return sample
 
     def _map_vectors(self, name: str, rows: int) -> np.ndarray:
+        """Maps a vectors file into memory."""
         if not rows:
             return np.zeros((0, self.dimension), np.float32)
         path = vectors_path(self.folder, name)
@@ -900,6 +909,11 @@ class Store(ImageStore):
         rows: np.ndarray | None,
         limit: float,
     ) -> np.ndarray:
+        """Returns the float32 scores of `exact_scan.scan`.
+
+        Raises:
+            InputError: if a score is not possible, because the row is damaged.
+        """
         scores = exact_scan.scan(vectors, embedding, rows)
         position = vector_checks.first_invalid_score(scores, limit)
         if position is not None:
