@@ -66,7 +66,7 @@ _TASKS = ".tasks"
 # Internal column with the path or the text to embed, as bytes. It is not in the output.
 _EMBEDDED = "align_keras:embedded"
 # Columns that the output adds to those of the source.
-_ADDED = ("embedding", "problem")
+_OUTPUT_COLUMNS = ("embedding", "problem")
 # Number of rows that a thread embeds at once.
 _CHUNK = 16
 
@@ -168,8 +168,8 @@ def embed(
                 f"`to` must be a folder for format={format!r}. Received: to={to}. Pass "
                 "the path of a folder."
             )
-        return _to_one_file(to, request, opened, engine)
-    return _to_folder(to, request, opened, engine)
+        return _embed_to_file(to, request, opened, engine)
+    return _embed_to_folder(to, request, opened, engine)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +234,7 @@ class _EmbeddedChunk:
     results: list[_RowResult]
 
 
-def _to_folder(
+def _embed_to_folder(
     to: pathlib.Path, request: _Request, model: Embedder, engine: str
 ) -> Embedded:
     """Embeds the source to shards in a folder."""
@@ -245,7 +245,7 @@ def _to_folder(
         return _count_rows(job.shards())
 
 
-def _to_one_file(
+def _embed_to_file(
     to: pathlib.Path, request: _Request, model: Embedder, engine: str
 ) -> Embedded:
     """Embeds the source to shards in a folder next to the file, then joins them."""
@@ -362,13 +362,13 @@ def _request_of_file(path: pathlib.Path) -> dict[str, Any]:
     pyarrow = arrow()
     try:
         metadata = pyarrow.parquet.read_schema(path).metadata or {}
-        return _with_inputs(json.loads(metadata.get(b"align_keras", b"{}")))
+        return _rename_inputs(json.loads(metadata.get(b"align_keras", b"{}")))
     except (OSError, ValueError, pyarrow.ArrowInvalid):
         return {}
 
 
-def _with_inputs(stored: dict[str, Any]) -> dict[str, Any]:
-    """Returns a stored request in which `of`, the earlier name, is `inputs`."""
+def _rename_inputs(stored: dict[str, Any]) -> dict[str, Any]:
+    """Renames the key `of` of earlier releases to `inputs` in a stored request."""
     if "of" not in stored:
         return stored
     current = dict(stored)
@@ -385,7 +385,7 @@ class _Job:
         self.folder = folder
         self.request = request
         self.model = model
-        stored = _with_inputs(read_json(folder / _PLAN))
+        stored = _rename_inputs(read_json(folder / _PLAN))
         files = {path.name for path in folder.iterdir()} - {_ROWS, _LOCK, _TASKS}
         if files:
             _check_same(folder, stored, request)
@@ -496,7 +496,7 @@ class _Job:
         errors = []
         for row, value in enumerate(values):
             try:
-                inputs[row] = self._input(value)
+                inputs[row] = self._read_input(value)
             except ImageError as error:
                 results[row] = _RowResult(problem=error.reason)
                 errors.append(error)
@@ -520,7 +520,7 @@ class _Job:
             return self.model.encode_resized(inputs)
         return self.model.encode_texts(inputs)
 
-    def _input(self, value: bytes | None) -> np.ndarray | str:
+    def _read_input(self, value: bytes | None) -> np.ndarray | str:
         """Returns the pixels or the text to embed for a value of `_EMBEDDED`."""
         if self.input_kind == "captions":
             text = clean_caption((value or b"").decode())
@@ -574,7 +574,7 @@ def embed_shard(task: dict[str, Any]) -> None:
 def _count_rows(files: list[pathlib.Path]) -> Embedded:
     """Returns the numbers of rows and problems in the output files."""
     problems = collections.Counter(
-        problem for file in files for problem in _problems(file)
+        problem for file in files for problem in _read_problems(file)
     )
     num_rows = problems.total()
     named_problems = {
@@ -583,7 +583,7 @@ def _count_rows(files: list[pathlib.Path]) -> Embedded:
     return Embedded(num_rows, named_problems, files)
 
 
-def _problems(file: pathlib.Path) -> Iterator[str | None]:
+def _read_problems(file: pathlib.Path) -> Iterator[str | None]:
     """Yields the problem of each row of an output file, or None."""
     if file.suffix == ".npy":
         with open(file.with_suffix(".jsonl"), encoding="utf-8") as lines:
@@ -611,7 +611,7 @@ def _read_source(request: _Request) -> tuple[Any, str]:
                 "`source` must be a table or text file for `inputs` captions or "
                 f"`column`. Received: the folder {source}. Leave them out."
             )
-        return _folder_table(source), "images"
+        return _read_folder(source), "images"
     with local_copy(source) as copy:
         folder = os.path.dirname(source)
         return _read_file(copy, folder, request.inputs, request.column)
@@ -631,9 +631,9 @@ def _read_file(
     if not source.exists():
         raise InputError(f"`source` must exist. Received: {source}. Check the path.")
     readers: dict[str, Callable[[pathlib.Path], Any]] = {
-        ".txt": _text_table,
-        ".parquet": _parquet_table,
-        **dict.fromkeys(TABLE_SUFFIXES, _table),
+        ".txt": _read_text_file,
+        ".parquet": _read_parquet,
+        **dict.fromkeys(TABLE_SUFFIXES, _read_text_table),
     }
     reader = readers.get(source.suffix.lower())
     if reader is None:
@@ -642,17 +642,17 @@ def _read_file(
             f"Received: {source}. Rename or convert the file."
         )
     table = reader(source)
-    for name in (*_ADDED, _EMBEDDED):
+    for name in (*_OUTPUT_COLUMNS, _EMBEDDED):
         if name in table.column_names:
             raise InputError(
                 f"`source` must not have the column {name!r}, which `embed` adds. "
                 f"Received: {source}. Rename the column."
             )
-    name, kind = _chosen_column(source, table.column_names, input_kind, column)
-    return _with_embedded(table, name, kind, folder), kind
+    name, kind = _select_column(source, table.column_names, input_kind, column)
+    return _add_embedded_column(table, name, kind, folder), kind
 
 
-def _chosen_column(
+def _select_column(
     source: pathlib.Path,
     names: Sequence[str],
     input_kind: str | None,
@@ -681,7 +681,7 @@ def _chosen_column(
     )
 
 
-def _with_embedded(table: Any, name: str, input_kind: str, folder: str) -> Any:
+def _add_embedded_column(table: Any, name: str, input_kind: str, folder: str) -> Any:
     """Adds the column `_EMBEDDED` with the paths or texts to embed.
 
     Args:
@@ -710,7 +710,7 @@ def _with_embedded(table: Any, name: str, input_kind: str, folder: str) -> Any:
     return table.append_column(_EMBEDDED, arrow().array(values, arrow().binary()))
 
 
-def _folder_table(folder: str) -> Any:
+def _read_folder(folder: str) -> Any:
     files = []
     for image in find_images(os.fsencode(folder)):
         if isinstance(image, SkippedFile):
@@ -724,7 +724,7 @@ def _folder_table(folder: str) -> Any:
     return arrow().table({"id": ids, "path": paths, _EMBEDDED: embedded})
 
 
-def _text_table(source: pathlib.Path) -> Any:
+def _read_text_file(source: pathlib.Path) -> Any:
     try:
         text = read_regular(source).decode("utf-8").removeprefix("\ufeff")
     except (OSError, UnicodeDecodeError) as error:
@@ -741,7 +741,7 @@ def _text_table(source: pathlib.Path) -> Any:
     return arrow().table({"id": ids, "caption": captions})
 
 
-def _parquet_table(source: pathlib.Path) -> Any:
+def _read_parquet(source: pathlib.Path) -> Any:
     pyarrow = arrow()
     try:
         return pyarrow.parquet.read_table(source).replace_schema_metadata()
@@ -753,7 +753,7 @@ def _parquet_table(source: pathlib.Path) -> Any:
         ) from None
 
 
-def _table(source: pathlib.Path) -> Any:
+def _read_text_table(source: pathlib.Path) -> Any:
     """Reads a CSV, TSV or JSONL file as an Arrow table, and prints its broken rows."""
     counter = DropCounter("rows")
     names, rows = read_table(source, "utf-8", counter)
@@ -761,11 +761,11 @@ def _table(source: pathlib.Path) -> Any:
         example = counter.examples.get(reason)
         say(f"{count:,} rows skipped: {reason} (for example {example})")
     return arrow().table(
-        {name: _array([row.get(name) for row, _ in rows]) for name in names}
+        {name: _to_arrow_array([row.get(name) for row, _ in rows]) for name in names}
     )
 
 
-def _array(values: list[Any]) -> Any:
+def _to_arrow_array(values: list[Any]) -> Any:
     """Returns an Arrow column. Values of mixed types are converted to JSON."""
     pa = arrow()
     plain = [printable(value) if isinstance(value, str) else value for value in values]

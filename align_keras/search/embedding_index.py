@@ -37,7 +37,7 @@ def write_embedding_index(
 
     Args:
         folder: path of a new folder, or of an existing index to replace.
-        embeddings: float32 (n, d), the result of `checked_embeddings`.
+        embeddings: float32 (n, d), the result of `check_embeddings`.
         ids: sequence of n different str.
         captions: sequence of n entries, each a str or a sequence of str, or None.
         images: sequence of n bytes, the content of image files, or None.
@@ -76,7 +76,7 @@ def write_embedding_index(
             store.compact()
 
 
-def checked_embeddings(embeddings: np.ndarray) -> np.ndarray:
+def check_embeddings(embeddings: np.ndarray) -> np.ndarray:
     """Returns embeddings as float32 (n, d).
 
     Raises:

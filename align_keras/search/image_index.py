@@ -18,7 +18,7 @@ from align_keras.embedders import Embedder, load_model
 from align_keras.embedders.locations import DEFAULT_MODEL
 from align_keras.search.columns import INDEX_COLUMNS
 from align_keras.search.index_files import (
-    damaged,
+    damage_error,
     run_index_command,
     stored_image_path,
 )
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 # threshold detects 97% of the copies at 0.7 times the size, 91% at half the size, 76%
 # with 2% cropped on each side, and 65% at JPEG quality 50. Among 962 stamp images it
 # detects 24 pairs, which are mirrored or nearly the same.
-SAME_IMAGE = 0.95
+NEAR_DUPLICATE_COSINE = 0.95
 # Connection strings of libpq such as `host=db password=…`. Without this check they
 # would be taken as paths of folders.
 _KEY_AND_VALUE = re.compile(r"(^|\s)(host|hostaddr|dbname|user|password)\s*=")
@@ -143,7 +143,7 @@ class Index:
             model = DEFAULT_MODEL
         opened = None if model is None else load_model(model)
         if opened is not None:
-            kind.create(folder, _identity(opened))
+            kind.create(folder, _identity_of(opened))
         index = cls._open(folder, opened)
         index.changes = index.add(sources, engine)
         return index
@@ -191,15 +191,15 @@ class Index:
         [('b', 0.8), ('c', 0.6)]
         """
         from align_keras.search.embedding_index import (
-            checked_embeddings,
+            check_embeddings,
             write_embedding_index,
         )
 
-        embeddings = checked_embeddings(embeddings)
+        embeddings = check_embeddings(embeddings)
         opened = None
         if not isinstance(model, ModelIdentity | None):
             opened = load_model(model)
-        identity = model if isinstance(model, ModelIdentity) else _identity(opened)
+        identity = model if isinstance(model, ModelIdentity) else _identity_of(opened)
         if identity is None:
             identity = ModelIdentity(NO_MODEL, NO_MODEL, embeddings.shape[1])
         if identity.dimension != embeddings.shape[1]:
@@ -255,7 +255,7 @@ class Index:
         """
         index = cls(_kind_of_store(folder)(folder))
         if model is not None:
-            index._model = index._checked(load_model(model))
+            index._model = index._check_model(load_model(model))
             remember_model(index._model)
         return index
 
@@ -294,10 +294,10 @@ class Index:
                     "yourself before. Loading a model may run code in it. If you trust "
                     f"it, add `{_model_options(reference)}` {frequency}."
                 )
-            self._model = self._checked(opened)
+            self._model = self._check_model(opened)
         return self._model
 
-    def _checked(self, model: Embedder) -> Embedder:
+    def _check_model(self, model: Embedder) -> Embedder:
         """Returns the model, or raises InputError if it is not that of the index."""
         index_model = self.store.header["model"]
         is_same = model.fingerprint == index_model["fingerprint"]
@@ -518,7 +518,7 @@ class Index:
         Returns:
             list of `Hit`, as `query` returns them.
         """
-        embedding = self._checked_embedding(embedding)
+        embedding = self._check_embedding(embedding)
         condition = self._condition(query.where)
 
         if query.duplicates is None:
@@ -526,23 +526,23 @@ class Index:
 
         def ranked_images() -> list[tuple[float, dict[str, Any], list[Any]]]:
             ranked = self.store.ranked(embedding, *condition, query)
-            images = without_copies(ranked, query)
+            images = merge_near_duplicates(ranked, query)
             self.store.check_rows([image["row"] for _, image, _ in images])
             return images
 
         images = self.store.with_stable_rows(ranked_images)
         scores = np.array([score for score, _, _ in images])
-        sample, count = self._sampled()
+        sample, count = self._get_sample()
         ratings = relevance(scores, sample @ embedding, count)
-        rows = self.store.rows_of([image["id"] for _, image, _ in images])
-        return [
-            self._hit(rank, score, image, rating, copies, rows.get(image["id"], []))
-            for rank, ((score, image, copies), rating) in enumerate(
-                zip(images, ratings, strict=True), 1
-            )
-        ]
+        all_rows = self.store.rows_of([image["id"] for _, image, _ in images])
+        hits: list[Hit] = []
+        for (score, image, copies), rating in zip(images, ratings, strict=True):
+            rank = len(hits) + 1
+            rows = all_rows.get(image["id"], [])
+            hits.append(self._make_hit(rank, score, image, rating, copies, rows))
+        return hits
 
-    def _sampled(self) -> tuple[np.ndarray, int]:
+    def _get_sample(self) -> tuple[np.ndarray, int]:
         """Returns a sample of the embeddings, and the number of images in the index.
 
         The sample is cached until the index changes.
@@ -572,11 +572,11 @@ class Index:
         images = self.store.latest(*self._condition(where), k)
         rows = self.store.rows_of([image["id"] for image in images])
         return [
-            self._hit(rank, None, image, None, [], rows.get(image["id"], []))
+            self._make_hit(rank, None, image, None, [], rows.get(image["id"], []))
             for rank, image in enumerate(images, 1)
         ]
 
-    def _hit(
+    def _make_hit(
         self,
         rank: int,
         score: float | None,
@@ -598,11 +598,11 @@ class Index:
             rank=rank,
             score=None if score is None else round(score, 6),
             id=image["id"],
-            path=_path(image),
+            path=_path_of_image(image),
             relevance=rating,
             captions=self._captions(image),
             columns=columns,
-            duplicates=[_path(copy) for copy in copies],
+            duplicates=[_path_of_image(copy) for copy in copies],
             rows=rows if len(rows) > 1 else [],
             stored_image=None if stored_image is None else str(stored_image),
         )
@@ -626,10 +626,10 @@ class Index:
         is_list = isinstance(captions, list)
         if not is_list or not all(isinstance(caption, str) for caption in captions):
             reason = f"the captions of image {image['id']} are invalid"
-            raise damaged(self.folder, reason)
+            raise damage_error(self.folder, reason)
         return captions
 
-    def _checked_embedding(self, embedding: np.ndarray) -> np.ndarray:
+    def _check_embedding(self, embedding: np.ndarray) -> np.ndarray:
         embedding = np.ascontiguousarray(embedding, np.float32)
         if embedding.shape != (self.store.dimension,):
             raise InputError(
@@ -648,7 +648,7 @@ class Index:
         return self.store.condition(where)
 
 
-def without_copies(
+def merge_near_duplicates(
     ranked: Iterable[list[tuple[float, dict, np.ndarray]]], query: Query
 ) -> list[tuple[float, dict, list[dict]]]:
     """Merges near-duplicates into the best image among them.
@@ -668,7 +668,7 @@ def without_copies(
         for score, image, vector in block:
             if not vectors.shape[1]:
                 vectors = np.zeros((64, len(vector)), np.float32)
-            is_near = vectors[: len(results)] @ vector >= SAME_IMAGE
+            is_near = vectors[: len(results)] @ vector >= NEAR_DUPLICATE_COSINE
             if is_near.any() and not query.duplicates:
                 results[int(np.argmax(is_near))][2].append(image)
             elif len(results) < query.k:
@@ -681,13 +681,13 @@ def without_copies(
     return results
 
 
-def _path(image: dict[str, Any]) -> str:
+def _path_of_image(image: dict[str, Any]) -> str:
     """Returns the path of an image's file, or its id."""
     file = image["file"]
     return split_item(file)[0] if is_item(file) else os.fsdecode(file)
 
 
-def _identity(model: Embedder | None) -> ModelIdentity | None:
+def _identity_of(model: Embedder | None) -> ModelIdentity | None:
     if model is None:
         return None
     return ModelIdentity(

@@ -90,7 +90,7 @@ class ImageStore(TableRows):
         return {file: tuple(fields) for file, *fields in self._fetch_rows(sql)}
 
     def ids_with_content(self, content: bytes) -> list[int]:
-        """Returns the ids of the images whose files have a content hash.
+        """Returns the ids of the images whose content hash is `content`.
 
         Images that were added with a precomputed embedding are left out.
         """
@@ -139,7 +139,7 @@ class ImageStore(TableRows):
         (row,) = self._fetch_rows(sql, parameters) or [(None,)]
         return row[0]
 
-    def _meta(self, key: str) -> Any:
+    def _get_meta(self, key: str) -> Any:
         return self._fetch_value("SELECT value FROM meta WHERE key = ?", [key])
 
     def with_stable_rows(self, read: Callable[[], T]) -> T:

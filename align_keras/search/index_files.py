@@ -30,7 +30,7 @@ _STORED_IMAGE = re.compile(r"[0-9]{6,15}\.(png|jpg|gif|bmp|webp)")
 _FIXED_NAMES = (HEADER, DATABASE, WAL, SHARED_MEMORY, JOURNAL, LOCK, TASKS)
 
 
-def damaged(folder: pathlib.Path, reason: str) -> InputError:
+def damage_error(folder: pathlib.Path, reason: str) -> InputError:
     """Returns the error for a damaged index, with the command that rebuilds it."""
     command = run_index_command(folder) or f"align-keras index FOLDER --to {folder}"
     return InputError(
@@ -85,7 +85,7 @@ def vectors_path(folder: pathlib.Path, name: object) -> pathlib.Path:
         InputError: if the name has another form, or the file is a link.
     """
     if not isinstance(name, str) or not _VECTORS.fullmatch(name):
-        raise damaged(folder, f"its vectors file has the name {name!r:.60}")
+        raise damage_error(folder, f"its vectors file has the name {name!r:.60}")
     path = folder / name
     _refuse_link(path)
     return path
@@ -121,7 +121,7 @@ def stored_image_path(folder: pathlib.Path, name: str) -> pathlib.Path:
         InputError: if the name has another form, or the file or its folder is a link.
     """
     if not _STORED_IMAGE.fullmatch(name):
-        raise damaged(folder, f"an image copy has the name {name!r:.60}")
+        raise damage_error(folder, f"an image copy has the name {name!r:.60}")
     path = folder / STORED_IMAGES / name
     _refuse_link(path.parent)
     _refuse_link(path)

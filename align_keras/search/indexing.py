@@ -155,7 +155,11 @@ def update(
 
 
 class _Update:
-    """One update of an index."""
+    """Update of an index with its sources.
+
+    The update first scans all sources and compares their files with the stored files.
+    It then embeds new and changed files, and finally removes deleted images.
+    """
 
     def __init__(self, store: Store, model: Embedder, engine: str) -> None:
         self.store, self.model, self.engine = store, model, engine
@@ -168,6 +172,7 @@ class _Update:
         self.missing: set[int] = set()
 
     def run(self, sources: Sequence[str | os.PathLike]) -> Changes:
+        """Runs the update. Without sources, it scans those of the index."""
         self.store.check_next_rows()
         roots = self._add_sources(sources)
         files: list[_File] = []
@@ -237,7 +242,7 @@ class _Update:
                     "Received: none. Name one."
                 )
             return roots
-        files = [_checked_source(source) for source in sources]
+        files = [_resolve_source(source) for source in sources]
         with self.store.transaction():
             return {file: self.store.add_root(file) for file in files}
 
@@ -268,7 +273,7 @@ class _Update:
         try:
             is_table = not is_folder(os.fsdecode(file))
             if is_table:
-                images = self._files_of_table(file, root)
+                images = self._read_table(file, root)
             else:
                 images = find_images(file)
             for image in images:
@@ -278,7 +283,7 @@ class _Update:
                 count += 1
                 if image.file not in seen:
                     seen.add(image.file)
-                    self._plan(image, root, file, files)
+                    self._plan_file(image, root, file, files)
             if not (count or has_images or problems):
                 raise InputError(
                     "`sources` must contain JPEG, PNG, WebP, GIF, BMP, HEIC or AVIF "
@@ -329,9 +334,7 @@ class _Update:
             f"remove them, use --remove {shlex.quote(printable(name))}"
         )
 
-    def _files_of_table(
-        self, file: bytes, root: int
-    ) -> Iterator[ImageFile | SkippedFile]:
+    def _read_table(self, file: bytes, root: int) -> Iterator[ImageFile | SkippedFile]:
         """Yields the images of a table, and keeps their records for `_finish`."""
         path, counter = os.fsdecode(file), DropCounter()
         records = list(read_pairs(path, counter=counter, origin_of=dict))
@@ -362,7 +365,7 @@ class _Update:
         for reason, count in counter.bad.items():
             self.changes.unreadable[f"row of the table: {reason}"] += count
 
-    def _plan(
+    def _plan_file(
         self, image_file: ImageFile, root: int, root_file: bytes, files: list[_File]
     ) -> None:
         """Adds a file to `files` if it is new or has changed."""
@@ -378,6 +381,7 @@ class _Update:
         files.append(_File(image_file, root, root_file, stored and stored[0]))
 
     def _embed(self, files: list[_File]) -> None:
+        """Embeds files and writes them to the index, with regular commits."""
         if not files:
             return
         if is_cluster(self.engine):
@@ -466,14 +470,14 @@ class _Update:
         if not files:
             return
         with self.store.transaction():
-            vectors = [self._vector(file) for file in files]
+            vectors = [self._vector_to_append(file) for file in files]
             new = [vector for vector in vectors if vector is not None]
             rows = iter(self.store.append(np.stack(new)) if new else ())
             for file, vector in zip(files, vectors, strict=True):
-                self._write(file, None if vector is None else next(rows))
+                self._write_file(file, None if vector is None else next(rows))
         self.store.release(file.image_file.file for file in files)
 
-    def _vector(self, file: _File) -> np.ndarray | None:
+    def _vector_to_append(self, file: _File) -> np.ndarray | None:
         """Returns the vector to append for a file, or None if it needs none.
 
         A file without a vector has the same content as an image of the index. It is
@@ -502,7 +506,7 @@ class _Update:
         file.columns |= {name: image[name] for name in names}
         return self.store.vector(image["row"])
 
-    def _write(self, file: _File, row: int | None) -> None:
+    def _write_file(self, file: _File, row: int | None) -> None:
         """Writes the image of a file, or records why it cannot be embedded."""
         image_file = file.image_file
         if file.reason is not None:
@@ -764,7 +768,7 @@ def map_in_order(work: Callable, chunks: Iterable, threads: int) -> Iterator:
                 future.cancel()
 
 
-def _checked_source(source: str | os.PathLike) -> bytes:
+def _resolve_source(source: str | os.PathLike) -> bytes:
     if is_url(source):
         # The index does not store passwords. A later run reads them from the address
         # or from ~/.netrc.

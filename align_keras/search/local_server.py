@@ -250,13 +250,13 @@ class WorkerPool:
         in memory.
         """
         if self._waiting >= MAX_WAITING:
-            raise _busy()
+            raise _busy_error()
         self._waiting += 1
         try:
             async with asyncio.timeout(MAX_WAIT_SECONDS):
                 await self._free.acquire()
         except TimeoutError:
-            raise _busy() from None
+            raise _busy_error() from None
         finally:
             self._waiting -= 1
         try:
@@ -280,7 +280,9 @@ class SlotHoldingResponse(StreamingResponse):
         slot: contextlib.AsyncExitStack,
     ) -> None:
         headers = {**headers, "Content-Length": str(len(content))}
-        super().__init__(_chunks(content), headers=headers, media_type=media_type)
+        super().__init__(
+            _split_content(content), headers=headers, media_type=media_type
+        )
         self._slot = slot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -290,7 +292,7 @@ class SlotHoldingResponse(StreamingResponse):
                     await super().__call__(scope, receive, send)
 
 
-async def _chunks(content: bytes) -> AsyncIterator[bytes]:
+async def _split_content(content: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(content), _CHUNK):
         yield content[start : start + _CHUNK]
 
@@ -317,13 +319,13 @@ class BodyReader:
         body = bytearray()
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                async for chunk in _checked_stream(request):
+                async for chunk in _open_stream(request):
                     self._bytes += len(chunk)
                     body += chunk
                     if self._bytes > MAX_BODIES_BYTES:
-                        raise _busy()
+                        raise _busy_error()
                     if len(body) > MAX_BODY_BYTES:
-                        raise _too_large()
+                        raise _too_large_error()
             if not body:
                 raise InputError(
                     "The body must contain an image. Received: an empty body. Send an "
@@ -340,20 +342,20 @@ class BodyReader:
             self._bytes -= len(body)
 
 
-def _checked_stream(request: Request) -> AsyncIterator[bytes]:
+def _open_stream(request: Request) -> AsyncIterator[bytes]:
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or len(length) > 12 or int(length) > MAX_BODY_BYTES:
-        raise _too_large()
+        raise _too_large_error()
     return request.stream()
 
 
-def _too_large() -> RequestError:
+def _too_large_error() -> RequestError:
     return RequestError(
         413,
         f"An image must have at most {MAX_BODY_BYTES:,} bytes. Send a smaller image.",
     )
 
 
-def _busy() -> RequestError:
+def _busy_error() -> RequestError:
     retry = {"Retry-After": "1"}
     return RequestError(503, "Too many requests at the same time. Try again.", **retry)

@@ -110,7 +110,7 @@ class PostgresStore(ImageStore):
                 except Exception as error:
                     raise InputError(
                         f"The database {public_address} must have pgvector. Received: "
-                        f"{_line(error)}. Install it on the server (Debian: "
+                        f"{_message(error)}. Install it on the server (Debian: "
                         "postgresql-17-pgvector), and let an administrator run "
                         "`CREATE EXTENSION vector` in this database."
                     ) from None
@@ -136,7 +136,7 @@ class PostgresStore(ImageStore):
                     "database without one. Create the index with `align-keras index "
                     f"FOLDER --to {self.folder}`."
                 )
-        header = json.loads(self._meta("header"))
+        header = json.loads(self._get_meta("header"))
         if header.get("version") != _VERSION:
             raise InputError(
                 f"The index {self.folder} must have version {_VERSION}. Received: "
@@ -182,12 +182,12 @@ class PostgresStore(ImageStore):
     @property
     def version(self) -> str:
         """Number of changes by this or another process."""
-        return self._meta("changes")
+        return self._get_meta("changes")
 
     def vector(self, row: int) -> np.ndarray:
         """Returns the embedding in a row, float32 (d,)."""
         sql = "SELECT vector::text FROM vectors WHERE row = ?"
-        return _parsed(self._fetch_value(sql, [row]))
+        return _parse_vector(self._fetch_value(sql, [row]))
 
     def sample(self) -> np.ndarray:
         """Returns some thousand embeddings of random images, float32 (n, d)."""
@@ -196,7 +196,7 @@ class PostgresStore(ImageStore):
             f"SELECT vector::text FROM vectors TABLESAMPLE BERNOULLI ({percentage}) "
             "REPEATABLE (0) LIMIT ?"
         )
-        vectors = [_parsed(text) for (text,) in self._fetch_rows(sql, [_SAMPLE])]
+        vectors = [_parse_vector(text) for (text,) in self._fetch_rows(sql, [_SAMPLE])]
         return np.array(vectors, np.float32).reshape(-1, self.dimension)
 
     def ranked(
@@ -214,14 +214,14 @@ class PostgresStore(ImageStore):
         num_yielded = 0
         count = 4 * query.k + 64
         while True:
-            nearest = self._nearest(embedding, condition, parameters, count)
+            nearest = self._find_nearest(embedding, condition, parameters, count)
             yield nearest[num_yielded:]
             if len(nearest) < count:
                 return
             num_yielded = len(nearest)
             count *= 4
 
-    def _nearest(
+    def _find_nearest(
         self,
         embedding: np.ndarray,
         condition: str,
@@ -229,7 +229,7 @@ class PostgresStore(ImageStore):
         count: int,
     ) -> list[tuple[float, dict[str, Any], np.ndarray]]:
         """Returns the `count` nearest images, or all that fulfill the condition."""
-        query = _formatted(embedding)
+        query = _format_vector(embedding)
         sql = (
             "SELECT -(vector <#> ?::halfvec) AS score, vector::text AS vector, "
             "images.* FROM vectors JOIN images USING (row) "
@@ -248,7 +248,7 @@ class PostgresStore(ImageStore):
         nearest = []
         for image in images:
             score = float(image.pop("score"))
-            vector = _parsed(image.pop("vector"))
+            vector = _parse_vector(image.pop("vector"))
             nearest.append((score, image, vector))
         return nearest
 
@@ -305,7 +305,7 @@ class PostgresStore(ImageStore):
             "INSERT INTO vectors (vector) SELECT v::halfvec FROM "
             "unnest(?::text[]) WITH ORDINALITY AS input (v, n) ORDER BY n "
             "RETURNING row",
-            [[_formatted(vector) for vector in vectors]],
+            [[_format_vector(vector) for vector in vectors]],
         )
         return [row for (row,) in cursor.fetchall()]
 
@@ -383,7 +383,7 @@ def _connect(address: str) -> "Connection":
         raise InputError(
             "An index in a database must be named as "
             "postgresql://USER:PASSWORD@HOST/DATABASE. Received: "
-            f"{public_address} ({_line(error, full_address)}). Correct the address."
+            f"{public_address} ({_message(error, full_address)}). Correct the address."
         ) from None
 
 
@@ -393,10 +393,10 @@ def _connection_error(
     """Returns the InputError for a connection that failed, with the server's reason."""
     import psycopg
 
-    line = _line(error, full_address)
+    line = _message(error, full_address)
     # The ping distinguishes an unreachable server from one that refuses the connection.
     if psycopg.pq.PGconn.ping(full_address.encode()) != psycopg.pq.Ping.OK:
-        return _unreachable(public_address, line)
+        return _unreachable_error(public_address, line)
     parameters = psycopg.conninfo.conninfo_to_dict(full_address)
     database = str(parameters.get("dbname", ""))
     attempt = error.pgconn
@@ -438,7 +438,7 @@ def _lacks_database(full_address: str, database: str) -> bool:
         return False
 
 
-def _unreachable(public_address: str, line: str) -> InputError:
+def _unreachable_error(public_address: str, line: str) -> InputError:
     return InputError(
         f"The database {public_address} can't be reached ({line}). Check that it is "
         "running, then run the same command again. Images that were already written "
@@ -459,7 +459,7 @@ def _explained_errors(public_address: str) -> Iterator[None]:
     try:
         yield
     except psycopg.OperationalError as error:
-        raise _unreachable(public_address, _line(error)) from None
+        raise _unreachable_error(public_address, _message(error)) from None
     except (
         psycopg.errors.UndefinedFunction,
         psycopg.errors.DatatypeMismatch,
@@ -468,16 +468,16 @@ def _explained_errors(public_address: str) -> Iterator[None]:
     ) as error:
         raise InputError(
             "`where` must compare numbers with numbers and text with text. Received: "
-            f"{_line(error)}. Write text in quotes, and numbers without quotes."
+            f"{_message(error)}. Write text in quotes, and numbers without quotes."
         ) from None
     except psycopg.errors.InsufficientPrivilege as error:
         raise InputError(
             f"The database {public_address} must allow this user to write. Received: "
-            f"{_line(error)}. Ask its administrator, or name another user."
+            f"{_message(error)}. Ask its administrator, or name another user."
         ) from None
 
 
-def _line(error: Exception, address: str = "") -> str:
+def _message(error: Exception, address: str = "") -> str:
     """Returns the message of an error as one short line.
 
     The password of the address is removed from it.
@@ -491,11 +491,11 @@ def _key(file: bytes) -> int:
     return int.from_bytes(digest, "big", signed=True) | 1
 
 
-def _formatted(vector: np.ndarray) -> str:
+def _format_vector(vector: np.ndarray) -> str:
     """Returns a vector in the text format of pgvector."""
     return "[" + ",".join(f"{number:.6g}" for number in vector.tolist()) + "]"
 
 
-def _parsed(text: str) -> np.ndarray:
+def _parse_vector(text: str) -> np.ndarray:
     """Parses a vector in the text format of pgvector, and returns float32 (d,)."""
     return np.array(text.strip("[]").split(","), np.float32)

@@ -212,9 +212,9 @@ class _Server:
     async def index_info(self, request: Request) -> Response:
         """Responds with the size, the model and the columns of the index."""
         async with self._searches.slot(request) as run:
-            return json_response(await run(self._description))
+            return json_response(await run(self._describe_index))
 
-    def _description(self) -> dict[str, Any]:
+    def _describe_index(self) -> dict[str, Any]:
         index = self._shared.get()
         model = index.store.header["model"]["name"]
         return {"images": len(index), "model": model, "columns": index.store.columns}
@@ -254,7 +254,7 @@ class _Server:
         longer_query = dataclasses.replace(query, k=last + 1)
         index, state = self._shared.get_with_state()
         self._check_state(requested_state, state)
-        hits = _hits(index, longer_query, content)
+        hits = _find_hits(index, longer_query, content)
         return {
             "index": state,
             "hits": [_hit_as_json(hit, state) for hit in hits[offset:last]],
@@ -266,7 +266,7 @@ class _Server:
         """Responds with the file of an image. It is read and sent within one slot."""
         async with contextlib.AsyncExitStack() as stack:
             run = await stack.enter_async_context(self._images.slot(request))
-            image = await run(self._find, request)
+            image = await run(self._find_image, request)
             if _is_cached(request, image):
                 return Response(status_code=304, headers=_cache_headers(image))
             content, media_type = await run(self._as_browser_format, image)
@@ -277,14 +277,14 @@ class _Server:
     async def thumbnail(self, request: Request) -> Response:
         """Responds with a small copy of an image."""
         async with self._images.slot(request) as run:
-            image = await run(self._find, request)
+            image = await run(self._find_image, request)
             headers = _cache_headers(image)
             if _is_cached(request, image):
                 return Response(status_code=304, headers=headers)
-            content = await run(self._thumbnail, image)
+            content = await run(self._make_thumbnail, image)
             return Response(content, headers=headers, media_type="image/jpeg")
 
-    def _find(self, request: Request) -> dict[str, Any]:
+    def _find_image(self, request: Request) -> dict[str, Any]:
         """Returns the columns of the image with the id in the path of a request."""
         id = request.path_params["id"]
         # Ids in SQLite and PostgreSQL have 64 bits.
@@ -306,13 +306,13 @@ class _Server:
         for pattern, media_type in _BROWSER_FORMATS:
             if re.match(pattern, content, re.DOTALL):
                 return content, media_type
-        return _jpeg(read_upright(content), 90), "image/jpeg"
+        return _encode_jpeg(read_upright(content), 90), "image/jpeg"
 
-    def _thumbnail(self, image: dict[str, Any]) -> bytes:
+    def _make_thumbnail(self, image: dict[str, Any]) -> bytes:
         content = self._read_indexed(image)
         thumbnail = read_upright(content, shorter_side=THUMBNAIL_SIDE)
         thumbnail.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        return _jpeg(thumbnail, 82)
+        return _encode_jpeg(thumbnail, 82)
 
     def _read_indexed(self, image: dict[str, Any]) -> bytes:
         """Reads the file of an image.
@@ -370,10 +370,10 @@ def _read_query(parameters: QueryParams) -> tuple[Query, int]:
     weight = parameters.get("text_weight", str(TEXT_WEIGHT))
     k = parameters.get("k", str(PAGE_HITS))
     query = Query(
-        text=_texts(parameters, "text"),
+        text=_read_texts(parameters, "text"),
         image=image,
-        plus=_texts(parameters, "plus"),
-        minus=_texts(parameters, "minus"),
+        plus=_read_texts(parameters, "plus"),
+        minus=_read_texts(parameters, "minus"),
         where=parameters.get("where"),
         k=_read_integer("k", k, 1, MAX_PAGE_HITS),
         duplicates=_read_flag(parameters.get("duplicates")),
@@ -383,7 +383,7 @@ def _read_query(parameters: QueryParams) -> tuple[Query, int]:
     return query, offset
 
 
-def _texts(parameters: QueryParams, name: str) -> list[str]:
+def _read_texts(parameters: QueryParams, name: str) -> list[str]:
     """Returns the values of a parameter that are not blank."""
     return [text for text in parameters.getlist(name) if text.strip()]
 
@@ -423,7 +423,7 @@ def _number_error(name: str, text: str, low: float, high: float) -> InputError:
 # === Answers ===
 
 
-def _hits(index: Index, query: Query, content: bytes | None) -> list[Hit]:
+def _find_hits(index: Index, query: Query, content: bytes | None) -> list[Hit]:
     """Returns the hits of a query.
 
     Args:
@@ -463,7 +463,7 @@ def _cache_headers(image: Mapping[str, Any]) -> dict[str, str]:
     return {"ETag": tag, "Cache-Control": "private, no-cache"}
 
 
-def _jpeg(image: "Image.Image", quality: int) -> bytes:
+def _encode_jpeg(image: "Image.Image", quality: int) -> bytes:
     file = io.BytesIO()
     image.save(file, "jpeg", quality=quality)
     return file.getvalue()

@@ -164,7 +164,9 @@ def _run_request(folder: pathlib.Path) -> dict[str, Any]:
     if "queries" in request:
         queries = request["queries"]
         embeddings = embed(_TEXTS, queries)
-        result["top"] = _top(queries, embeddings, pathlib.Path(request["index"]))
+        result["top"] = _search_index(
+            queries, embeddings, pathlib.Path(request["index"])
+        )
     spec = importlib.util.find_spec(_PACKAGE)
     return {**result, "align_keras_importable": spec is not None}
 
@@ -178,7 +180,7 @@ def _difference(embeddings: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(embeddings - expected).max())
 
 
-def _top(
+def _search_index(
     queries: list[str], embeddings: np.ndarray, index: pathlib.Path
 ) -> list[dict[str, Any]]:
     uri = (index / "images.sqlite").absolute().as_uri()

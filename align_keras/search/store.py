@@ -36,7 +36,7 @@ from align_keras.search.index_files import (
     STORED_IMAGES,
     WAL,
     approximate_path,
-    damaged,
+    damage_error,
     is_index_file,
     next_vectors_name,
     open_to_write,
@@ -155,7 +155,7 @@ class Store(ImageStore):
             except InputError:
                 raise
             except (AttributeError, KeyError, TypeError, ValueError):
-                raise damaged(self.folder, "invalid names of table columns") from None
+                raise self._invalid_columns() from None
             self._has_table_rows = True
             return
         deadline = time.monotonic() + UPGRADE_TIMEOUT
@@ -177,6 +177,11 @@ class Store(ImageStore):
                     f"index --to {self.folder}` once, as the owner of the folder."
                 ) from None
         self._has_table_rows = True
+
+    def _invalid_columns(self) -> InputError:
+        """Returns the error for an invalid description of the user tables' columns."""
+        reason = f"{DATABASE} has invalid names of the columns of tables"
+        return damage_error(self.folder, reason)
 
     def _is_upgraded(self) -> bool:
         """Returns True if the database has the tables of this release."""
@@ -259,14 +264,14 @@ class Store(ImageStore):
         folder.mkdir(parents=True, exist_ok=True)
         # Taking the lock truncates its file, which must not be a link to another file.
         refuse_links(folder)
-        held = hold(folder / LOCK)
-        if held is None:
+        lock = hold(folder / LOCK)
+        if lock is None:
             raise _LockedError(
                 "An index must be written by one process at a time. Received: "
                 f"{folder}, which another process is writing. Wait until that process "
                 "has finished, or choose another index."
             )
-        with held:
+        with lock:
             yield
 
     def writing(self) -> contextlib.AbstractContextManager["Store"]:
@@ -308,7 +313,7 @@ class Store(ImageStore):
             self._run("PRAGMA journal_mode = WAL")
         with self.transaction():
             self._set_meta("header", _header_text(self.header))
-            runs = self._meta("runs")
+            runs = self._get_meta("runs")
             self._set_meta("runs", runs + 1 if isinstance(runs, int) else 1)
             if not self._has_checksums:
                 self._run(_CHECKSUMS)
@@ -406,7 +411,7 @@ class Store(ImageStore):
                     f"The index {self.folder} can't be read or written ({text}). Check "
                     "its permissions, and that no other process has locked it."
                 ) from error
-            raise damaged(self.folder, text) from error
+            raise damage_error(self.folder, text) from error
 
     @contextlib.contextmanager
     def _consistent_read(self) -> Iterator[None]:
@@ -425,9 +430,10 @@ class Store(ImageStore):
         """Opens the database. A folder without write permission is opened read-only."""
         path = self.folder / DATABASE
         if not path.is_file():
-            raise damaged(self.folder, f"{DATABASE} is missing")
+            raise damage_error(self.folder, f"{DATABASE} is missing")
         if (self.folder / JOURNAL).exists():
-            raise damaged(self.folder, f"it contains {JOURNAL}, which no index has")
+            reason = f"it contains {JOURNAL}, which no index has"
+            raise damage_error(self.folder, reason)
         mode = "rw" if self._writable else "ro"
         self._snapshot = None
         # SQLite creates a shared-memory file to read a database with a write-ahead log.
@@ -469,28 +475,28 @@ class Store(ImageStore):
             if kind == "table" and not str(sql).upper().startswith("CREATE VIRTUAL"):
                 tables.add(name)
             elif kind != "index":
-                raise damaged(
+                raise damage_error(
                     self.folder, f"its database contains the {kind} {name!r:.60}"
                 )
         self._has_checksums = "checksums" in tables
         self._has_table_rows = "table_rows_0" in tables
         if not tables >= _TABLES:
             missing = ", ".join(sorted(_TABLES - tables))
-            raise damaged(self.folder, f"its database lacks the table {missing}")
+            raise damage_error(self.folder, f"its database lacks the table {missing}")
         for table in filter(_is_index_table, tables):
             for column in self._fetch_rows(f"PRAGMA table_xinfo({table})"):
                 # The last field is not 0 for hidden and generated columns.
                 if column[-1]:
-                    raise damaged(
+                    raise damage_error(
                         self.folder,
                         f"its database contains the generated column {column[1]!r}",
                     )
 
     def _check_consistency(self) -> None:
         """Raises InputError if database, vectors and header do not match."""
-        stored = self._meta("header")
+        stored = self._get_meta("header")
         if stored not in (None, _header_text(self.header)):
-            raise damaged(
+            raise damage_error(
                 self.folder, f"{HEADER} and {DATABASE} belong to different indexes"
             )
         self.vectors()
@@ -499,7 +505,7 @@ class Store(ImageStore):
         if lowest is not None:
             is_number = isinstance(lowest, int) and isinstance(highest, int)
             if not is_number or lowest < 0 or highest >= self._row_count():
-                raise damaged(
+                raise damage_error(
                     self.folder, f"{DATABASE} refers to rows that do not exist"
                 )
 
@@ -542,13 +548,13 @@ class Store(ImageStore):
     @property
     def vectors_file(self) -> str:
         """Name of the vectors file. Row numbers are stable while it does not change."""
-        return self._meta("vectors")
+        return self._get_meta("vectors")
 
     def _row_count(self) -> int:
         """Returns the number of rows that the database has recorded."""
-        rows = self._meta("rows")
+        rows = self._get_meta("rows")
         if not isinstance(rows, int) or rows < 0:
-            raise damaged(self.folder, f"the number of rows is {rows!r:.60}")
+            raise damage_error(self.folder, f"the number of rows is {rows!r:.60}")
         return rows
 
     def vectors(self) -> np.ndarray:
@@ -562,7 +568,7 @@ class Store(ImageStore):
             if mapped is not None and mapped[0] == name and len(mapped[1]) >= rows:
                 return mapped[1][:rows]
             try:
-                self._mapped = name, self._map(name, rows)
+                self._mapped = name, self._map_vectors(name, rows)
             except InputError:
                 # If another process has rewritten the vectors, the loop tries again.
                 if self.vectors_file == name:
@@ -571,11 +577,14 @@ class Store(ImageStore):
     # === Checks of the vectors ===
 
     def _norm_error(self) -> float | None:
-        """Returns the largest deviation of a norm from 1 at the time of writing."""
-        error = self._meta("norm_error")
+        """Returns the stored deviation of norms from 1, or None in older indexes.
+
+        It is the largest deviation when the rows were written.
+        """
+        error = self._get_meta("norm_error")
         is_number = isinstance(error, int | float) and 0.0 <= error < np.inf
         if error is not None and not is_number:
-            raise damaged(self.folder, f"the deviation of norms is {error!r:.60}")
+            raise damage_error(self.folder, f"the deviation of norms is {error!r:.60}")
         return error
 
     def _damaged_row(self, row: int, reason: str) -> InputError:
@@ -623,10 +632,10 @@ class Store(ImageStore):
             vectors: float32 (n, d), the embeddings.
             rows: row numbers (n,) of the embeddings, for the error message.
         """
-        wrong = vector_checks.first_wrong_norm(vectors, self._tolerance())
-        if wrong is not None:
-            norm = float(np.linalg.norm(vectors[wrong].astype(float)))
-            raise self._damaged_row(rows[wrong], f"its norm is {norm:.6g}")
+        position = vector_checks.first_invalid_norm(vectors, self._tolerance())
+        if position is not None:
+            norm = float(np.linalg.norm(vectors[position].astype(float)))
+            raise self._damaged_row(rows[position], f"its norm is {norm:.6g}")
 
     def check_rows(self, rows: Sequence[int]) -> None:
         """Raises InputError if the checksum of a row differs from the stored one."""
@@ -647,6 +656,13 @@ class Store(ImageStore):
     def _compare(
         self, rows: Sequence[int], checksums: Sequence[int], stored: dict[int, int]
     ) -> None:
+        """Raises InputError if a checksum differs from the stored one, if there is one.
+
+        Args:
+            rows: numbers of the rows.
+            checksums: computed checksums of these rows.
+            stored: row → stored checksum.
+        """
         for row, checksum in zip(rows, checksums, strict=True):
             if stored.get(row, checksum) != checksum:
                 raise self._damaged_row(row, "its checksum differs")
@@ -671,7 +687,7 @@ class Store(ImageStore):
     def check_next_rows(self) -> None:
         """Compares the checksums of some rows. The next call checks the next rows."""
         rows = self._row_count()
-        start = self._meta("checked")
+        start = self._get_meta("checked")
         if not isinstance(start, int) or not 0 <= start < rows:
             start = 0
         stop = min(start + CHECKED_ROWS_PER_RUN, rows)
@@ -683,10 +699,11 @@ class Store(ImageStore):
         with self._use_connection():
             for (problem,) in self._run("PRAGMA integrity_check").fetchall():
                 if problem != "ok":
-                    raise damaged(self.folder, problem)
+                    raise damage_error(self.folder, problem)
         return self.with_stable_rows(self._check_vectors)
 
     def _check_vectors(self) -> int:
+        """Checks the vectors and the approximate index. Returns the number of rows."""
         rows = self._row_count()
         self.check_range(0, rows)
         if not approximate.is_undamaged(self.folder, self.vectors_file):
@@ -703,14 +720,14 @@ class Store(ImageStore):
         except InputError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise damaged(self.folder, "invalid names of table columns") from None
+            raise self._invalid_columns() from None
 
     def _images(self, where: str, parameters: Sequence[Any]) -> list[dict[str, Any]]:
         images = super()._images(where, parameters)
         for image in images:
             for name, kind in _KINDS.items():
                 if not isinstance(image.get(name), kind):
-                    raise damaged(
+                    raise damage_error(
                         self.folder,
                         f"the column {name} of image {image['id']} is invalid",
                     )
@@ -731,7 +748,8 @@ class Store(ImageStore):
         self._check_norms(sample, range(0, len(vectors), step))
         return sample
 
-    def _map(self, name: str, rows: int) -> np.ndarray:
+    def _map_vectors(self, name: str, rows: int) -> np.ndarray:
+        """Maps a vectors file into memory."""
         if not rows:
             return np.zeros((0, self.dimension), np.float32)
         path = vectors_path(self.folder, name)
@@ -739,7 +757,7 @@ class Store(ImageStore):
         try:
             return np.memmap(path, np.float32, "r", shape=(rows, self.dimension))
         except (OSError, ValueError) as error:
-            raise damaged(self.folder, f"{path.name}: {error}") from None
+            raise damage_error(self.folder, f"{path.name}: {error}") from None
 
     def _refuse_rebuilt(self) -> None:
         """Raises InputError if the database file was replaced after it was opened."""
@@ -763,13 +781,13 @@ class Store(ImageStore):
             key = self.version, condition, repr(parameters)
             matching_rows = self._filtered.pop(key, None)
             if matching_rows is None:
-                matching_rows = self._rows(condition, parameters)
+                matching_rows = self._query_rows(condition, parameters)
             self._filtered[key] = matching_rows
             for old in list(self._filtered)[:-_CACHED_CONDITIONS]:
                 del self._filtered[old]
         return matching_rows
 
-    def _rows(self, condition: str, parameters: Sequence[Any]) -> np.ndarray:
+    def _query_rows(self, condition: str, parameters: Sequence[Any]) -> np.ndarray:
         """Returns the sorted rows of the images that fulfill a condition."""
         # SQLite returns the rows as one text, because creating a million Python tuples
         # would take as long as the search itself.
@@ -818,7 +836,7 @@ class Store(ImageStore):
         if rows is not None:
             # Another process may have added rows after `vectors` was mapped.
             rows = rows[: np.searchsorted(rows, len(vectors))]
-        for best, scores in self._blocks(embedding, vectors, rows, query):
+        for best, scores in self._ranked_blocks(embedding, vectors, rows, query):
             self._check_norms(vectors[best], best)
             images = self._images_of_rows(best)
             yield [
@@ -827,7 +845,7 @@ class Store(ImageStore):
                 if row in images
             ]
 
-    def _blocks(
+    def _ranked_blocks(
         self,
         embedding: np.ndarray,
         vectors: np.ndarray,
@@ -879,23 +897,28 @@ class Store(ImageStore):
             row_numbers = positions if rows is None else rows[positions]
             return exact_scan.exact_scores(vectors, embedding, row_numbers)
 
-        scanned = self._scanned(vectors, embedding, rows, limit)
+        scanned = self._scan(vectors, embedding, rows, limit)
         error = exact_scan.scan_error(vectors.shape[1], limit)
         for positions, scores in exact_scan.by_rank(scanned, size, exact, error):
             yield positions if rows is None else rows[positions], scores
 
-    def _scanned(
+    def _scan(
         self,
         vectors: np.ndarray,
         embedding: np.ndarray,
         rows: np.ndarray | None,
         limit: float,
     ) -> np.ndarray:
+        """Returns the float32 scores of `exact_scan.scan`.
+
+        Raises:
+            InputError: if a score is not possible, because the row is damaged.
+        """
         scores = exact_scan.scan(vectors, embedding, rows)
-        wrong = vector_checks.first_wrong_score(scores, limit)
-        if wrong is not None:
-            row = wrong if rows is None else rows[wrong]
-            raise self._damaged_row(row, f"its score is {scores[wrong]:.4g}")
+        position = vector_checks.first_invalid_score(scores, limit)
+        if position is not None:
+            row = position if rows is None else rows[position]
+            raise self._damaged_row(row, f"its score is {scores[position]:.4g}")
         return scores
 
     def _approximate_index(
@@ -1030,7 +1053,7 @@ def _read_header(folder: pathlib.Path) -> dict[str, Any]:
     try:
         header = read_json(folder / HEADER)
     except InputError as error:
-        raise damaged(folder, str(error)) from None
+        raise damage_error(folder, str(error)) from None
     if header.get("format") == _FLAT_FORMAT:
         command = run_index_command(folder)
         remedy = f"Build it again with `{command}`."
@@ -1057,14 +1080,14 @@ def _read_header(folder: pathlib.Path) -> dict[str, Any]:
         )
     model = header.get("model")
     if not isinstance(model, dict):
-        raise damaged(folder, f"{HEADER} names no model")
+        raise damage_error(folder, f"{HEADER} names no model")
     for key in ("name", "fingerprint"):
         if not isinstance(model.get(key), str) or not model[key]:
-            raise damaged(folder, f"{HEADER} has no {key} of the model")
+            raise damage_error(folder, f"{HEADER} has no {key} of the model")
     dimension = header.get("dimension")
     is_number = isinstance(dimension, int) and not isinstance(dimension, bool)
     if not (is_number and 1 <= header["dimension"] <= _MAX_DIMENSION):
-        raise damaged(folder, f"{HEADER} has the dimension {dimension!r:.60}")
+        raise damage_error(folder, f"{HEADER} has the dimension {dimension!r:.60}")
     return header
 
 

@@ -119,7 +119,7 @@ class TableRows(abc.ABC):
         """Returns the first column of the first row of a query, or None."""
 
     @abc.abstractmethod
-    def _meta(self, key: str) -> Any:
+    def _get_meta(self, key: str) -> Any:
         """Returns an entry of the table `meta`, or None."""
 
     @abc.abstractmethod
@@ -240,7 +240,7 @@ class TableRows(abc.ABC):
 
     def user_columns(self) -> tuple[list[UserColumn], int]:
         """Returns the columns of user tables, and the number of database columns."""
-        text = self._meta(_KEY)
+        text = self._get_meta(_KEY)
         if text is None:
             return [], 0
         stored = json.loads(text)
@@ -311,7 +311,7 @@ class TableRows(abc.ABC):
         self._lock_tables()
         # In most runs the table has not changed, and its stored digest is the same.
         digest = _digest(rows)
-        if self._meta(f"table {root}") == digest:
+        if self._get_meta(f"table {root}") == digest:
             return
         affected = self._delete_table_rows(root) | set(rows)
         self._run("INSERT INTO meta VALUES (?, ?)", [f"table {root}", digest])
@@ -427,9 +427,7 @@ class TableRows(abc.ABC):
             for image, text in self._fetch_rows(sql):
                 if image in captions:
                     captions[image].append(text)
-        changes = [
-            (_merged_captions(texts), image) for image, texts in captions.items()
-        ]
+        changes = [(_merge_captions(texts), image) for image, texts in captions.items()]
         self._run_many("UPDATE images SET captions = ? WHERE id = ?", changes)
 
     # === Indexes of older releases ===
@@ -442,7 +440,7 @@ class TableRows(abc.ABC):
         table of the index. The next update reads the tables again and corrects this.
         """
         with self.transaction():
-            old = json.loads(self._meta("columns") or "{}")
+            old = json.loads(self._get_meta("columns") or "{}")
             self._run(FIRST_TABLE)
             self._store_columns([], 0)
             # Passwords are removed before the rows are moved, because this merges
@@ -462,12 +460,12 @@ class TableRows(abc.ABC):
             clean = os.fsencode(without_secrets(os.fsdecode(file)))
             if clean == file:
                 continue
-            twin = self._fetch_value("SELECT id FROM roots WHERE file = ?", [clean])
-            if twin is None:
+            same_id = self._fetch_value("SELECT id FROM roots WHERE file = ?", [clean])
+            if same_id is None:
                 self._run("UPDATE roots SET file = ? WHERE id = ?", [clean, id])
                 continue
             for table in ("images", "unreadable"):
-                self._run(f"UPDATE {table} SET root = ? WHERE root = ?", [twin, id])
+                self._run(f"UPDATE {table} SET root = ? WHERE root = ?", [same_id, id])
             self.remove_table_rows(id)
             self._run("DELETE FROM roots WHERE id = ?", [id])
 
@@ -480,8 +478,8 @@ class TableRows(abc.ABC):
             clean = os.fsencode(without_secrets(os.fsdecode(file)))
             if clean == file:
                 continue
-            twin = self._fetch_value("SELECT id FROM images WHERE file = ?", [clean])
-            if twin is None:
+            same_id = self._fetch_value("SELECT id FROM images WHERE file = ?", [clean])
+            if same_id is None:
                 path = clean.decode("utf-8", "backslashreplace")
                 sql = "UPDATE images SET file = ?, path = ? WHERE id = ?"
                 self._run(sql, [clean, path, id])
@@ -493,7 +491,7 @@ class TableRows(abc.ABC):
         # A search does not need to import the reader of tables.
         from align_keras.corpus.pair_files import TABLE_SUFFIXES
 
-        quoted = [_quoted(name) for name in names]
+        quoted = [_quote(name) for name in names]
         tables = [
             id
             for file, id in self.roots().items()
@@ -534,7 +532,7 @@ def _captions_json(captions: Iterable[str]) -> str:
     return json.dumps(cleaned, ensure_ascii=False)
 
 
-def _merged_captions(texts: Sequence[str]) -> str | None:
+def _merge_captions(texts: Sequence[str]) -> str | None:
     """Returns the captions of several rows as one JSON list, or None without rows."""
     if len(texts) < 2:
         return texts[0] if texts else None
@@ -550,7 +548,7 @@ def _digest(rows: Mapping[int, list[TableRow]]) -> str:
     return digest.hexdigest()
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 

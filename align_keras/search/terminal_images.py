@@ -68,19 +68,19 @@ def draw_image(path: str, protocol: str) -> str | None:
     except ImageError:
         return None
     if protocol.startswith("blocks"):
-        return _blocks(image, protocol == "blocks")
+        return _draw_blocks(image, protocol == "blocks")
     image.thumbnail((3 * _PIXELS, _PIXELS), Image.Resampling.BILINEAR)
     if protocol == "sixel":
-        return _sixel(image)
+        return _sixel_sequence(image)
     file = io.BytesIO()
     image.save(file, "PNG")
     content = base64.b64encode(file.getvalue()).decode()
     if protocol == "iterm2":
         return f"\x1b]1337;File=inline=1;height={ROWS}:{content}\a"
-    return _kitty(content)
+    return _kitty_sequence(content)
 
 
-def _blocks(image: "Image.Image", true_colors: bool) -> str:
+def _draw_blocks(image: "Image.Image", true_colors: bool) -> str:
     """Draws upper half blocks. The foreground is the upper pixel of a cell."""
     image.thumbnail((6 * _BLOCK_ROWS, 2 * _BLOCK_ROWS))
     pixels = np.asarray(image).tolist()
@@ -107,7 +107,7 @@ def _color_code(pixel: Sequence[int], true_colors: bool) -> str:
     return f"8;5;{16 + 36 * red + 6 * green + blue}"
 
 
-def _kitty(content: str) -> str:
+def _kitty_sequence(content: str) -> str:
     """Returns the escape sequences of kitty for a PNG in base64."""
     chunks = []
     for start in range(0, len(content), _KITTY_CHUNK):
@@ -119,7 +119,7 @@ def _kitty(content: str) -> str:
     return "".join(chunks)
 
 
-def _sixel(image: "Image.Image") -> str:
+def _sixel_sequence(image: "Image.Image") -> str:
     """Returns the sixel sequence of an image, in bands of six pixel rows per color."""
     image = image.quantize(_SIXEL_COLORS)
     width, height = image.size

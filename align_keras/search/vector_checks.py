@@ -44,7 +44,7 @@ def norm_tolerance(recorded: float | None) -> float:
     return 2.0 * recorded + _ROUNDING
 
 
-def first_wrong_norm(vectors: np.ndarray, tolerance: float) -> int | None:
+def first_invalid_norm(vectors: np.ndarray, tolerance: float) -> int | None:
     """Returns the first row whose norm is not within `tolerance` of 1, or None."""
     for start in range(0, len(vectors), _BLOCK_ROWS):
         norms = _norms(vectors[start : start + _BLOCK_ROWS])
@@ -55,7 +55,7 @@ def first_wrong_norm(vectors: np.ndarray, tolerance: float) -> int | None:
     return None
 
 
-def first_wrong_score(scores: np.ndarray, limit: float) -> int | None:
+def first_invalid_score(scores: np.ndarray, limit: float) -> int | None:
     """Returns the position of the first score that is NaN or too large, or None."""
     if not len(scores):
         return None

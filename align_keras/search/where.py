@@ -106,7 +106,7 @@ def parse_where(text: str, columns: Iterable[str]) -> tuple[str, list[Value]]:
     >>> parse_where("year >= 2020 and not (camera = 'X')", ["year", "camera"])
     ('("year" >= ? AND NOT ("camera" = ?))', [2020, 'X'])
     """
-    named = {name: Column(_quoted(name)) for name in columns}
+    named = {name: Column(_quote(name)) for name in columns}
     condition = read_condition(text, named)
     return condition.sql, condition.parameters
 
@@ -230,7 +230,7 @@ class _Parser:
             return parts[0]
         outcomes = parts[0].outcomes
         for part in parts[1:]:
-            outcomes = _joined_outcomes(word, outcomes, part.outcomes)
+            outcomes = _join_outcomes(word, outcomes, part.outcomes)
         sql = f" {word.upper()} ".join(part.sql for part in parts)
         return _Part(f"({sql})", outcomes)
 
@@ -315,7 +315,7 @@ class _Parser:
     def _column(self, expected: str = "a column") -> Column:
         token = self._next
         if not self._is_column(token):
-            self._fail("a column", f"Columns are {self._listed_columns()}")
+            self._fail("a column", f"Columns are {self._list_columns()}")
         name = token.text
         if token.kind == "quoted":
             name = name[1:-1].replace('""', '"')
@@ -342,7 +342,7 @@ class _Parser:
             if column.kind == NUMBER:
                 value = self._number_in(text, column, token)
             self._advance()
-            return self._bound(value)
+            return self._bind(value)
         if token.kind != "number":
             is_null = token.text.lower() == "null"
             remedy = "Use `is null` for empty cells" if is_null else ""
@@ -351,7 +351,7 @@ class _Parser:
             self._fail_to_compare(column, token)
         number = self._number(token.text)
         self._advance()
-        return self._bound(number)
+        return self._bind(number)
 
     def _number(self, text: str) -> int | float:
         is_whole = re.fullmatch("[+-]?[0-9]{1,18}", text)
@@ -377,7 +377,7 @@ class _Parser:
             )
         return f"CAST({self._value(Column('', TEXT))} AS TEXT)"
 
-    def _bound(self, value: Value) -> str:
+    def _bind(self, value: Value) -> str:
         """Appends a parameter and returns its `?` mark."""
         self.parameters.append(value)
         return "?"
@@ -408,7 +408,7 @@ class _Parser:
 
     # === Errors ===
 
-    def _listed_columns(self) -> str:
+    def _list_columns(self) -> str:
         names = sorted(self.columns)
         listed = ", ".join(names[:_LISTED_COLUMNS])
         if len(names) > _LISTED_COLUMNS:
@@ -436,7 +436,7 @@ class _Parser:
             remedy += f"Did you mean {' or '.join(suggestions)}? "
         if token.kind == "quoted" or expected != "a column":
             remedy += "Write a string in single quotes. "
-        remedy += f"Columns are {self._listed_columns()}"
+        remedy += f"Columns are {self._list_columns()}"
         self._fail(expected, remedy, token)
 
     def _fail_to_compare(self, column: Column, token: _Token) -> NoReturn:
@@ -459,7 +459,7 @@ class _Parser:
         self._fail("a column, a number, a 'string' or a sign", remedy, token)
 
 
-def _joined_outcomes(
+def _join_outcomes(
     word: str, first: frozenset[bool | None], second: frozenset[bool | None]
 ) -> frozenset[bool | None]:
     """Returns the possible outcomes of two joined parts in SQL's three-valued logic.
@@ -479,5 +479,5 @@ def _joined_outcomes(
     return frozenset(outcomes)
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'

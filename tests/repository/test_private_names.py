@@ -25,7 +25,6 @@ ALLOWED_NAMES = {
 # File → private name → reason.
 ALLOWED_USES = {
     "tests/oracles/efficientnet_lite.py": {"_blocks": "layers of another package"},
-    "tests/export/test_saved_model.py": {"_one": "suffix of the name of an output"},
 }
 
 

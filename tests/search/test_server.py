@@ -355,7 +355,7 @@ def test_invalid_parameters_are_refused(send, parameters, message):
     assert status == 400 and message in answer["error"]
 
 
-def bomb(side=60_000):
+def decompression_bomb(side=60_000):
     """Returns a small PNG whose header claims billions of pixels."""
 
     def part(kind, content):
@@ -373,7 +373,7 @@ def bomb(side=60_000):
         (b"", 400, "Received: an empty body"),
         (b"no image", 400, "`image` must be readable"),
         (image_bytes("red", format="JPEG")[:200], 400, "must be readable"),
-        (bomb(), 400, "pixels are more than"),
+        (decompression_bomb(), 400, "pixels are more than"),
     ],
 )
 def test_invalid_bodies_are_refused(send, body, status, message):
@@ -521,7 +521,7 @@ def test_memory_is_limited_with_two_hundred_concurrent_requests(server, images):
         lambda: request(port, "/api/search", photo + bytes(2_000_000)),
         lambda: request(port, "/image/3"),
         lambda: request(port, "/thumbnail/5"),
-        lambda: request(port, "/api/search", bomb(), plus="red"),
+        lambda: request(port, "/api/search", decompression_bomb(), plus="red"),
     ]
     for send_request in requests * 2:
         send_request()
