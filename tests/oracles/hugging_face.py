@@ -194,7 +194,7 @@ def _slow_bert_tokenizer():
 
 
 def sentence_embeddings(folder, captions):
-    """Returns unit embeddings, the mean of the outputs of a folder's BertModel."""
+    """Returns unit embeddings of captions: mean outputs of a folder's BertModel."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokens = tokenizer(captions, padding=True, return_tensors="pt")
     model = transformers.BertModel.from_pretrained(folder).eval()

@@ -28,7 +28,7 @@ import time
 import numpy as np
 
 CANDIDATES = 1000
-# Data, pairs, epochs, batch size.
+# Data set, number of pairs, epochs, batch size.
 CELLS = (
     ("emoji", 500, 20, 32),
     ("emoji", 2600, 8, 32),
@@ -152,7 +152,7 @@ def run_cell(cell, optimizer, folder):
 
 
 def read_results(path):
-    """Returns the results by cell and optimizer."""
+    """Returns a dict of (cell, optimizer) → result."""
     if not path.exists():
         return {}
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
