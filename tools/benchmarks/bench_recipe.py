@@ -5,8 +5,9 @@
 The script trains `align_nano` as in the README, on icons (package qtawesome) and on
 emoji (npm packages in ALIGN_KERAS_EMOJI_DIR). It prints recall@10 among 1,000 fixed
 candidates in both directions. Chance is 1%. The script appends results to results.jsonl
-in the folder, and continues there if it was interrupted. Each cell runs in a separate
-process. `--cells` and `--optimizers` select cells. `--table` prints all results.
+in the folder, and continues there if it was interrupted. A cell is a data set with a
+number of pairs, epochs and a batch size. Each cell runs in a separate process.
+`--cells` and `--optimizers` select cells. `--table` prints all results.
 
 "auto" is `compile()`, and "paper" is `compile(recipe="paper")`. The names of other
 optimizers contain their peak learning rate. Their schedule has a warm-up over a tenth
