@@ -66,8 +66,8 @@ def align_config(width, depth, projection_dim, text):
 def _calibrate(vision_model):
     """Sets the moving statistics to those of noise.
 
-    Residual branches get smaller weights, so that the signal does not grow from block to
-    block.
+    Residual branches get smaller weights, so that the signal does not grow from block
+    to block.
     """
     for block in vision_model.encoder.blocks:
         norm = block.projection.project_bn
