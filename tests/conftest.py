@@ -43,7 +43,8 @@ ALLOWED_SKIPS = (
     "not a git checkout",
     "torch brings triton",
 )
-# A file may skip all its tests for a missing package if the default run excludes it.
+# Marker of files that the default run excludes. They may skip all their tests because
+# of a missing package.
 _EXCLUDED = re.compile(r"^pytestmark = .*pytest\.mark\.(ci|release)\b", re.MULTILINE)
 
 

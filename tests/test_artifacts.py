@@ -187,7 +187,8 @@ def test_a_resumed_run_reaches_the_same_metrics(artifact, capsys):
     later = [line for line in lines if line["step"] > 120]
     expected_losses, expected_recalls = artifact.expected["resumed"]
     losses, recalls = later
-    # Rounding errors grow over twenty steps. Lost moments change the loss by 3e-3.
+    # Rounding errors grow over twenty steps. A resumed run without the optimizer's
+    # moments differs by 3e-3.
     for name in ("loss", "loss_i2t", "loss_t2i", "temperature"):
         # Version 0.1 decoded JPEGs with differences of up to five gray levels, which
         # change the loss by 2.5e-3.

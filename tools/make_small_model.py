@@ -58,7 +58,7 @@ LICENSE = (
     "all-MiniLM-L6-v2 (Apache-2.0), trained further on Open Clip Art (public domain), "
     "Noto Emoji (Apache-2.0) and Twemoji graphics (CC BY 4.0, Twitter, Inc.)."
 )
-# Smaller weights are saved as floats.
+# Weights with fewer values are saved as floats.
 _MIN_SIZE = 256
 # Largest relative error of a tensor that still counts as a weight's rounded copy. It is
 # about 0.01 for rounding to 8 bits per channel, and 1.4 for two unrelated kernels.

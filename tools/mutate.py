@@ -73,7 +73,7 @@ def read_mutations(path=TABLE):
     return [Mutation(name, **bug) for name, bug in bugs.items()]
 
 
-def mutated(mutation, root):
+def insert_bug(mutation, root):
     """Returns the text of the mutation's file with the bug.
 
     Args:
@@ -149,7 +149,7 @@ def check_mutation(mutation, copy, tiers, whole_tier=False):
     before = path.read_text(encoding="utf-8")
     total = 0.0
     try:
-        path.write_text(mutated(mutation, copy), encoding="utf-8")
+        path.write_text(insert_bug(mutation, copy), encoding="utf-8")
         for tier in tiers:
             tests = ("tests", "align_keras") if whole_tier else mutation.tests
             test, seconds = run_tests(copy, tests, TIERS[tier])

@@ -31,6 +31,10 @@ def calibrated_align(lite):
 
 
 def drawn_images(seeds):
-    """Returns preprocessed images (3 * len(seeds), SIZE, SIZE, 3), one per class."""
+    """Draws an image of each class for each seed.
+
+    Returns:
+        Preprocessed pixels (3 * len(seeds), SIZE, SIZE, 3).
+    """
     images = [np.asarray(draw(kind, seed)) for seed in seeds for kind in range(3)]
     return np.asarray(preprocess_image(np.stack(images), SIZE))

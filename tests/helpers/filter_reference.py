@@ -46,7 +46,7 @@ def ngrams_of(text):
 def filter_reference(pairs, thresholds):
     """Returns the same result as `filter_pairs`.
 
-    Captions may need white space normalized, but no other normalization.
+    Captions must be normalized already, except for white space.
     """
     pairs = [pair._replace(caption=" ".join(pair.caption.split())) for pair in pairs]
     counts, images, texts = collections.Counter(), {}, {}

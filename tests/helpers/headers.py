@@ -6,7 +6,7 @@ from align_keras.config import experiments
 
 FILES = experiments()
 HEADER = ("Command", "Hardware", "Duration", "Expected metric")
-# Files whose settings replace those of an experiment, used with --config_file.
+# Files for --config_file. Their settings replace those of an experiment.
 ABLATIONS = {
     path.stem: path
     for path in sorted((FILES["align_b5_base"].parent / "ablations").glob("*.yaml"))

@@ -15,8 +15,8 @@ from PIL import Image, ImageChops, ImageCms
 
 WIDTH, HEIGHT = 52, 37
 ORIENTATION = 0x0112
-# An image of 64 x 64 pixels, written by pillow-heif 1.8.1. Storing it here saves the
-# tests that dependency.
+# An image of 64 x 64 pixels, written by pillow-heif 1.8.1. The tests do not need that
+# package.
 HEIC = zlib.decompress(
     base64.b85decode(
         b"c-"
@@ -125,7 +125,7 @@ def bitmap(bits, indices, palette, compression=0, top_down=False):
         bits: Bits per pixel: 1, 4 or 8.
         indices: Palette indices (h, w).
         palette: RGB colors (n, 3).
-        compression: Value of the header's field. The pixels are never compressed.
+        compression: Compression code in the header. The pixels are never compressed.
         top_down: Whether the first stored row is the top row.
     """
     height, width = indices.shape

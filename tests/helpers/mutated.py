@@ -14,7 +14,7 @@ _TRAPS = [b"0", b"-1", b"1e999", b"NaN", b"9" * 30, b"null", b"true", b"[]", b"{
 _TRAPS += [b"[" * 5000, b'{"a":' * 5000, b"../x", b"\0", b"\xff\xfe", b"'", b'"', b"*a"]
 
 
-def mutated(content, source):
+def damage(content, source):
     """Damages a file in one to four places.
 
     Args:
@@ -47,7 +47,7 @@ def mutated(content, source):
 
 
 def _replace_value(content, source):
-    """Replaces a number or a word by a trap, so that the syntax stays valid."""
+    """Replaces a number or a word by one of `_TRAPS`. The syntax mostly stays valid."""
     starts = [
         position for position, byte in enumerate(content[:20_000]) if byte in b" :,[\n"
     ]
@@ -83,7 +83,7 @@ def check_folder(folder, names, read, count, seed=0):
     for number in range(count):
         path = folder / names[number % len(names)]
         whole = path.read_bytes()
-        path.write_bytes(mutated(whole, source))
+        path.write_bytes(damage(whole, source))
         start = time.process_time()
         try:
             read()

@@ -70,7 +70,7 @@ def unit_rows(random, rows, width):
 
 
 def _pairs():
-    """Yields images whose sizes stay even, or become odd, at most strides."""
+    """Yields images with two sizes: even, and odd, before most strides."""
     for sides in ((64, 64), (35, 49)):
         pairs = random_pairs(*sides, length=12, vocabulary_size=57)
         # Integers compress better.

@@ -1,6 +1,7 @@
 """A tiny SavedModel with the signatures of an exported model.
 
-Images are embedded as their mean color, texts as the colors that they name.
+The embedding of an image is its mean color. That of a text is the sum of the colors
+that it names.
 """
 
 import io
@@ -13,7 +14,7 @@ COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
 def image_bytes(color, size=8, format="PNG"):
-    """Returns a square image file of a single color, a key of `COLORS` or RGB."""
+    """Returns a square image file. The color is a key of `COLORS` or an RGB tuple."""
     rgb = COLORS.get(color, color)
     buffer = io.BytesIO()
     Image.fromarray(np.full((size, size, 3), rgb, np.uint8)).save(buffer, format)

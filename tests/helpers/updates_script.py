@@ -89,7 +89,9 @@ def compile_with(model, optimizer, **options):
     model.compile(optimizer, loss, **options)
 
 
-def trained(strategy, steps=1, model=None, optimizer_name="sgd", clip=None, **compiled):
+def train_weights(
+    strategy, steps=1, model=None, optimizer_name="sgd", clip=None, **compiled
+):
     """Trains a new model for some steps. Returns a dict of variable path → values."""
     import tensorflow as tf
 
@@ -105,7 +107,7 @@ def trained(strategy, steps=1, model=None, optimizer_name="sgd", clip=None, **co
     return {variable.path: variable.numpy() for variable in variables}
 
 
-def difference(actual, expected):
+def largest_difference(actual, expected):
     """Returns the largest difference of any weight or moving statistic."""
     return float(
         max(
@@ -121,17 +123,17 @@ def compare(strategy, single_options, replica_options, steps=3, **common_options
 
     Args:
         strategy: Strategy of the replicas.
-        single_options: Options of `trained` on one device.
-        replica_options: Options of `trained` on the replicas.
+        single_options: Options of `train_weights` on one device.
+        replica_options: Options of `train_weights` on the replicas.
         steps: Number of steps.
         **common_options: Options of both.
     """
-    expected = trained(None, steps, **common_options, **single_options)
-    actual = trained(strategy, steps, **common_options, **replica_options)
-    return difference(actual, expected)
+    expected = train_weights(None, steps, **common_options, **single_options)
+    actual = train_weights(strategy, steps, **common_options, **replica_options)
+    return largest_difference(actual, expected)
 
 
-def comparisons(strategy, count):
+def compare_all(strategy, count):
     """Yields (name, largest difference of any weight), mostly after three steps."""
     synchronized = {"model": {"synchronized": True}}
     # Four replicas take minutes to trace, so most comparisons run on two.
@@ -162,7 +164,7 @@ def comparisons(strategy, count):
         yield "micro_on_one", compare(None, ghosts, {"micro_batch_size": 2})
 
 
-def masks(strategy):
+def compare_masks(strategy):
     """Compares dropout masks of replicas and of steps.
 
     All replicas get the same rows, so only the masks make the embeddings differ.
@@ -199,7 +201,7 @@ def masks(strategy):
     }
 
 
-def overflow(strategy):
+def apply_overflow(strategy):
     """Applies an infinite gradient of a single replica with loss scaling.
 
     Returns:
@@ -235,12 +237,17 @@ def main():
     count = int(sys.argv[1])
     split_cpu(count)
     strategy = make_strategy("mirrored", count)
-    start = trained(None, steps=1, model={"synchronized": True})
-    moved = difference(trained(None, steps=3, model={"synchronized": True}), start)
-    differences = dict(comparisons(strategy, count))
+    start = train_weights(None, steps=1, model={"synchronized": True})
+    moved = largest_difference(
+        train_weights(None, steps=3, model={"synchronized": True}), start
+    )
+    differences = dict(compare_all(strategy, count))
     replica_results = {}
     if count > 1:
-        replica_results = {"masks": masks(strategy), "overflow": overflow(strategy)}
+        replica_results = {
+            "masks": compare_masks(strategy),
+            "overflow": apply_overflow(strategy),
+        }
     print(json.dumps({"moved": moved, **differences, **replica_results}))
 
 

@@ -1,4 +1,4 @@
-"""Local web servers whose faults tests choose, one of them with the hub's addresses."""
+"""Local web servers with faults, and a local copy of the Hugging Face hub."""
 
 import base64
 import contextlib
@@ -29,7 +29,7 @@ class Request:
 
 
 class WebServer(http.server.ThreadingHTTPServer):
-    """Serves files from a thread, with ranges, and fails as the test requires.
+    """Web server that runs in a thread, supports ranges and fails on request.
 
     Args:
         files: Name → bytes. A name is the path of the URL without its first slash.

@@ -66,7 +66,8 @@ def align_config(width, depth, projection_dim, text):
 def _calibrate(vision_model):
     """Sets the moving statistics to those of noise.
 
-    Residual branches are scaled down.
+    Residual branches get smaller weights, so that the signal does not grow from block
+    to block.
     """
     for block in vision_model.encoder.blocks:
         norm = block.projection.project_bn
@@ -194,7 +195,7 @@ def _slow_bert_tokenizer():
 
 
 def sentence_embeddings(folder, captions):
-    """Returns unit embeddings, the mean of the outputs of a folder's BertModel."""
+    """Returns unit embeddings of captions: mean outputs of a folder's BertModel."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokens = tokenizer(captions, padding=True, return_tensors="pt")
     model = transformers.BertModel.from_pretrained(folder).eval()

@@ -18,7 +18,7 @@ def _with_gradients(compute, *values):
 
 
 def cross_entropy(images, texts, temperature, smoothing):
-    """Returns the sum of both directions, and the gradients of all arguments."""
+    """Returns the loss, summed over both directions, and all gradients."""
 
     def compute(images, texts, temperature):
         logits = images @ texts.T / temperature
@@ -30,7 +30,7 @@ def cross_entropy(images, texts, temperature, smoothing):
 
 
 def open_clip(images, texts, temperature):
-    """Returns open_clip's loss, the mean of both directions, and its gradients.
+    """Returns open_clip's loss, averaged over both directions, and its gradients.
 
     The gradients are those of the embeddings.
     """

@@ -4,7 +4,11 @@ import torch
 
 
 def sgd(start, gradients, rate, momentum, nesterov, weight_decays):
-    """Returns the weights after all gradients, one copy for each weight decay."""
+    """Applies gradients with PyTorch's SGD, separately for each weight decay.
+
+    Returns:
+        Final weights (num_weight_decays, ...).
+    """
     weights = [torch.nn.Parameter(torch.tensor(start)) for _ in weight_decays]
     groups = [
         {"params": [weight], "weight_decay": float(decay)}

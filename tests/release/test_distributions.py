@@ -1,6 +1,7 @@
 """The wheel, the sdist and the lowest allowed versions work in new environments.
 
-pip installs each environment from its index. Only the last test reads the clone.
+pip installs each environment from the package index. Only the last test reads the
+clone.
 """
 
 import configparser

@@ -191,7 +191,7 @@ def test_file_names_are_unique():
         ("if True:\n    a = 1", set()),
     ],
 )
-def test_public_names_of_a_module(code, names, tmp_path):
+def test_only_top_level_names_without_underscore_are_public(code, names, tmp_path):
     module = tmp_path / "module.py"
     module.write_text(code)
     assert public_names(module) == names

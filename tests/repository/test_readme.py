@@ -115,6 +115,7 @@ def test_each_flag_in_prose_belongs_to_a_command_or_a_tool():
 
 
 def flags(code):
+    """Returns the long options in a command."""
     return re.findall(r"(?<![\w-])--[a-z][\w-]*", code)
 
 
@@ -146,7 +147,7 @@ PATHS = re.compile(rf"(?<![\w/.-])(?:{PREFIXES})/[\w/.*$-]+")
 
 
 @pytest.mark.parametrize("path", sorted(set(PATHS.findall(README))))
-def test_a_path_exists(path):
+def test_a_path_on_the_pages_exists(path):
     if "$" in path:
         # The variable of a loop can have any value.
         path = path[: path.index("$")] + "*"
@@ -159,7 +160,7 @@ def test_an_experiment_exists(name):
     assert (ROOT / "experiments" / f"{name}.yaml").is_file()
 
 
-def test_the_markers_exist():
+def test_pytest_markers_in_commands_exist():
     markers = setup_cfg()["tool:pytest"]["markers"]
     named_markers = set(re.findall(r"pytest[^`]*? -m (\w+)", " ".join(README.split())))
     assert named_markers
@@ -184,7 +185,7 @@ def setup_cfg():
     return parser
 
 
-def test_the_extras_exist():
+def test_extras_in_install_commands_exist():
     installed_extras = re.findall(r"-e \"\.\[([\w,-]+)\]\"", README)
     assert len(installed_extras) >= 5
     extras = set(setup_cfg()["options.extras_require"])

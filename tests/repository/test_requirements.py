@@ -28,7 +28,7 @@ def test_keras_with_all_security_fixes_is_allowed(keras, version):
     [
         "3.10.0",  # CVE-2025-8747, 9905, 9906, 12058 and 12060.
         "3.12.0",  # CVE-2026-0897, 1462 and 1669.
-        "3.12.3",  # Archives that unpack to a thousand times their size.
+        "3.12.3",  # Decompression bombs.
         "3.13.2",
         "3.14.1",
         "3.15.0",

@@ -17,7 +17,7 @@ def test_edits_match_the_code_and_their_tests_exist():
     names = {mutation.name for mutation in MUTATIONS}
     assert len(names) == len(MUTATIONS) >= 40
     for mutation in MUTATIONS:
-        compile(mutate.mutated(mutation, ROOT), mutation.file, "exec")
+        compile(mutate.insert_bug(mutation, ROOT), mutation.file, "exec")
         assert mutation.tests
         for test in mutation.tests:
             assert (ROOT / test.split("::")[0]).exists(), (mutation.name, test)
@@ -29,7 +29,7 @@ def test_an_outdated_edit_raises_an_error_with_its_name():
     with pytest.raises(
         ValueError, match="stale: .* exactly once. Received: 0 occurrences"
     ):
-        mutate.mutated(stale, ROOT)
+        mutate.insert_bug(stale, ROOT)
 
 
 @pytest.fixture

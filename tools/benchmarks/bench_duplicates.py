@@ -87,12 +87,12 @@ def photographs():
         if min(image.size) >= 400:
             width, height = image.width // 2, image.height // 2
             for number in range(4):
-                left, top = number % 2 * width, number // 2 * height
-                box = (left, top, left + width, top + height)
+                x, y = number % 2 * width, number // 2 * height
+                box = (x, y, x + width, y + height)
                 yield f"{name}, quarter {number + 1}", image.crop(box)
 
 
-def copies(image, random):
+def make_copies(image, random):
     """Yields (kind of copy, image) of ten changed copies.
 
     Args:
@@ -163,9 +163,9 @@ def _crop(image, share, random):
     """Removes a fraction of the width and of the height at random edges."""
     width, height = image.size
     new_width, new_height = (max(1, round(side * (1 - share))) for side in image.size)
-    left = random.integers(0, width - new_width + 1)
-    top = random.integers(0, height - new_height + 1)
-    return image.crop((left, top, left + new_width, top + new_height))
+    x = random.integers(0, width - new_width + 1)
+    y = random.integers(0, height - new_height + 1)
+    return image.crop((x, y, x + new_width, y + new_height))
 
 
 def _add_watermark(image, random):
@@ -174,11 +174,11 @@ def _add_watermark(image, random):
     ImageDraw.Draw(mark).text((2, 1), "(c) example.org", fill=150)
     width = max(8, image.width // 3)
     mark = mark.resize((width, max(3, width * 14 // 110)))
-    left = [4, max(4, image.width - mark.width - 4)][random.integers(2)]
-    top = [4, max(4, image.height - mark.height - 4)][random.integers(2)]
+    x = [4, max(4, image.width - mark.width - 4)][random.integers(2)]
+    y = [4, max(4, image.height - mark.height - 4)][random.integers(2)]
     marked = image.copy()
     is_dark = int(np.asarray(image.convert("L")).mean()) < 128
-    marked.paste((255, 255, 255) if is_dark else (0, 0, 0), (left, top), mark)
+    marked.paste((255, 255, 255) if is_dark else (0, 0, 0), (x, y), mark)
     return marked
 
 
@@ -193,7 +193,7 @@ def make_rows(count, emoji_folder, image_size, start):
     rows, seconds = [], 0.0
     random = np.random.default_rng(0)
     for kind, name, image in originals(count, emoji_folder, start):
-        for copy, copied_image in [("", image), *copies(image, random)]:
+        for copy, copied_image in [("", image), *make_copies(image, random)]:
             hash_start = time.perf_counter()
             image_hash = perceptual_hash(copied_image)
             seconds += time.perf_counter() - hash_start

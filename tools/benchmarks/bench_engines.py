@@ -89,8 +89,17 @@ def measure(kind, workers):
 
 
 def measure_engine(engine, workers, number):
-    """Measures a running engine with `number` workers, like `measure`."""
-    # Workers import the functions under this module's name, not `__main__`.
+    """Measures an engine that is running.
+
+    Args:
+        engine: Value of `--engine`.
+        workers: Number of local workers, or None for a cluster.
+        number: Number of workers that must take part.
+
+    Returns:
+        The same tuple as `measure`.
+    """
+    # Workers cannot import functions from `__main__`, so this module imports itself.
     from bench_engines import return_number, wait
 
     start_workers(wait, engine, workers, number)

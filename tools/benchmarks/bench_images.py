@@ -18,7 +18,7 @@ COPIES = 10
 
 
 def photographs(size):
-    """Returns JPEG files of one size. Noise gives them the detail of a camera."""
+    """Returns JPEG files of one size, with noise like that of a camera."""
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_sample_images

@@ -48,9 +48,9 @@ def write_photographs(folder, count):
         source = sources[number % 2]
         width = source.width * random.uniform(0.6, 0.88)
         height = width * 3 / 4
-        left = random.uniform(0, source.width - width)
-        top = random.uniform(0, source.height - height)
-        box = (left, top, left + width, top + height)
+        x = random.uniform(0, source.width - width)
+        y = random.uniform(0, source.height - height)
+        box = (x, y, x + width, y + height)
         image = source.resize((720, 540), Image.Resampling.LANCZOS, box)
         image.save(folder / f"{number}.png", compress_level=1)
     lines = [f"{number}.png\tphotograph {number}" for number in range(count)]
@@ -60,12 +60,12 @@ def write_photographs(folder, count):
 
 
 def build(folder, count, stored_size):
-    """Builds the data set of the photographs with a maximum stored size.
+    """Builds a data set of user pairs with the photographs.
 
     Args:
         folder: Folder of all files.
         count: Number of photographs.
-        stored_size: Pixels of the shorter side.
+        stored_size: Maximum pixels of the shorter side of the stored images.
 
     Returns:
         TFDS builder.

@@ -55,7 +55,7 @@ class Peak(threading.Thread):
 
 
 def measure(path, queries, k):
-    """Prints one measurement as JSON."""
+    """Measures the search in a gallery. Prints the result as JSON."""
     import numpy as np
 
     from align_keras.evaluation import nearest_neighbors

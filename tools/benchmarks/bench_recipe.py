@@ -5,8 +5,9 @@
 The script trains `align_nano` as in the README, on icons (package qtawesome) and on
 emoji (npm packages in ALIGN_KERAS_EMOJI_DIR). It prints recall@10 among 1,000 fixed
 candidates in both directions. Chance is 1%. The script appends results to results.jsonl
-in the folder, and continues there if it was interrupted. Each cell runs in a separate
-process. `--cells` and `--optimizers` select cells. `--table` prints all results.
+in the folder, and continues there if it was interrupted. A cell is a data set with a
+number of pairs, epochs and a batch size. Each cell runs in a separate process.
+`--cells` and `--optimizers` select cells. `--table` prints all results.
 
 "auto" is `compile()`, and "paper" is `compile(recipe="paper")`. The names of other
 optimizers contain their peak learning rate. Their schedule has a warm-up over a tenth
@@ -28,7 +29,7 @@ import time
 import numpy as np
 
 CANDIDATES = 1000
-# Data, pairs, epochs, batch size.
+# Data set, number of pairs, epochs, batch size.
 CELLS = (
     ("emoji", 500, 20, 32),
     ("emoji", 2600, 8, 32),
@@ -152,7 +153,7 @@ def run_cell(cell, optimizer, folder):
 
 
 def read_results(path):
-    """Returns the results by cell and optimizer."""
+    """Returns a dict of (cell, optimizer) → result."""
     if not path.exists():
         return {}
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]

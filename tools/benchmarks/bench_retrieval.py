@@ -57,7 +57,7 @@ def write_embeddings(folder, num_images, captions, dimension):
 
 
 def measure(folder, direction, captions):
-    """Prints one measurement as JSON."""
+    """Measures the ranks of one direction. Prints the result as JSON."""
     import numpy as np
 
     from align_keras.evaluation import rank_of_best_positive, recall_of_ranks

@@ -63,7 +63,7 @@ THINGS = (
     "dog",
     "hat",
 )
-# Text queries of all combinations.
+# Text queries: all combinations of a word and a thing.
 QUERIES = [f"{word} {thing}" for word in WORDS for thing in THINGS]
 # Numbers of candidates that the approximate search ranks exactly.
 CANDIDATES = (250, 1000, 4000)
@@ -301,7 +301,7 @@ def report(title, commands, rounds):
 
 
 def write_vectors(path, real, rows):
-    """Writes the real vectors, then noisy points between two of them."""
+    """Writes the real vectors, then random vectors between two of them with noise."""
     random = np.random.default_rng(0)
     width = real.shape[1]
     with open(path, "wb") as file:
@@ -357,7 +357,7 @@ def bench_approximate(arguments):
 
 def compare(kind, embeddings, vectors, codes):
     """Prints the time of exact and approximate search, and recall of the top 10."""
-    from align_keras.search.approximate import scan
+    from align_keras.search.exact_scan import scan
 
     def search_all(search):
         """Returns the top rows, the wall seconds and the CPU seconds of the queries."""
@@ -486,7 +486,10 @@ def bench_relevance(arguments):
 
 
 def write_index_of_rows(folder, model, files):
-    """Writes an index of the vectors in its folder, with names of real images."""
+    """Adds the files of an index to a folder with vectors.
+
+    Rows get the names of real images.
+    """
     from align_keras.search.store import Store
 
     vectors = folder / "vectors.0.f32"

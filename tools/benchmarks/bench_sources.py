@@ -39,7 +39,7 @@ BATCH_SIZE, FILES, IMAGE_SIZE = 50, 4, 289
 
 
 def jpegs(count):
-    """Yields JPEG files of about 30 KB, the typical size of img2dataset."""
+    """Yields JPEG files of about 30 KB, a typical size in shards of img2dataset."""
     import numpy as np
     from PIL import Image
     from sklearn.datasets import load_sample_images
@@ -47,8 +47,8 @@ def jpegs(count):
     sources = [Image.fromarray(image) for image in load_sample_images().images]
     random = np.random.default_rng(0)
     for number in range(count):
-        left, top = random.integers(0, (220, 107))
-        image = sources[number % 2].crop((left, top, left + 420, top + 320))
+        x, y = random.integers(0, (220, 107))
+        image = sources[number % 2].crop((x, y, x + 420, y + 320))
         file = io.BytesIO()
         image.save(file, "JPEG", quality=90)
         yield file.getvalue()

@@ -195,7 +195,7 @@ def torch_align(architecture):
 
 
 def calibrate_torch(model, pixels):
-    """Sets the statistics of a torch model like `calibrate_keras`."""
+    """Sets the moving statistics of a torch model to those of the batch."""
     import torch
 
     vision = model.vision_model.train()

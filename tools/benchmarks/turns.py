@@ -16,7 +16,7 @@ import align_keras  # noqa: F401 (before TensorFlow, because it enables oneDNN)
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Start of a line that holds an answer. Libraries print other lines on the same stream.
+# Prefix of a line with an answer. Libraries print other lines to the same stream.
 _MARK = "answer: "
 
 
@@ -59,7 +59,8 @@ def serve_batches(dataset: "tf.data.Dataset", batches: int) -> None:
     """
 
     def measure(_: str) -> tuple[float, float]:
-        # A new iterator's threads end with it, before another process measures.
+        # Each pass uses a new iterator. Its threads end before another process
+        # measures.
         iterator = iter(dataset)
         next(iterator)
         measured = itertools.islice(iterator, batches)
@@ -71,7 +72,7 @@ def serve_batches(dataset: "tf.data.Dataset", batches: int) -> None:
 
 
 class Worker:
-    """Process of a Python command that calls `serve`.
+    """Python process that answers lines with `serve`.
 
     Args:
         name: Name in messages.
