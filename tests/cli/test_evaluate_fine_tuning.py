@@ -47,7 +47,10 @@ def test_fine_grained_metrics_match_the_stored_ranks(
     assert (metrics["images"], metrics["classes"]) == (15, 3)
     assert metrics["images_left_out"] == 1
     assert metrics["training_images_left_out"] == 1
-    assert "train/bars/12.png" in messages and "2 of 2 trials" in messages
+    assert (
+        "train/bars/12.png" in messages
+        and "training 2 of 2 trials, results in" in messages
+    )
     # The metrics match a calculation from the stored ranks.
     stored_results = [
         json.loads(path.read_text())["result"]
@@ -84,13 +87,13 @@ def test_fine_grained_metrics_match_the_stored_ranks(
         second_result["metrics"] == metrics
         and second_result["slices"] == result["slices"]
     )
-    assert "to train" not in messages
+    assert "trials, results in" not in messages
     assert "rings" in page.read_text(encoding="utf-8")
 
     # A third run adds one trial.
     three_runs = [*arguments[:-1], HEAD.replace("runs=2", "runs=3")]
     _, messages = evaluate(capsys, *three_runs)
-    assert "1 of 3 trials to train" in messages
+    assert "training 1 of 3 trials, results in" in messages
 
 
 @pytest.mark.release
