@@ -66,10 +66,10 @@ def stripes(count, seed=0):
     return images, labels
 
 
-def batches_of(images, labels, batch_size=30, **options):
+def batches_of(images, labels, batch_size=30, seed=0, **options):
     converter = ALIGNImageConverter(SIDE, **{"crop": "whole", "flip": False, **options})
     return lambda step: labeled_batches(
-        images, labels, converter, batch_size=batch_size, start_step=step
+        images, labels, converter, batch_size=batch_size, seed=seed, start_step=step
     )
 
 
