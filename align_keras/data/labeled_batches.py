@@ -105,14 +105,17 @@ def evaluation_batches(
 
 
 def unreadable_rows(images: Collection) -> list[int]:
-    """Returns the rows of images, as for `labeled_batches`, that cannot be decoded."""
+    """Returns the row numbers of the images that cannot be decoded.
+
+    `images` is a collection as in `labeled_batches`.
+    """
     read, items = _items(images, images)
     decodable = _decodable_rows(read, items)
     return sorted(set(range(len(images))) - set(decodable.as_numpy_iterator()))
 
 
 def _decodable_rows(read: Callable, items: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns the rows whose image can be decoded."""
+    """Returns the row numbers of the images that can be decoded."""
 
     def decode(row: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
         pixels = decode_image(read(image))

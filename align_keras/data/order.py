@@ -330,10 +330,10 @@ def _turns(
         count = last * held // total - first * held // total
         # The salt makes these numbers independent of those in `_passes`.
         seeds = tf.stack([tf.cast(seed, tf.int64) ^ _TURNS_SALT, number])
-        drawn = tf.random.stateless_uniform(
+        random_numbers = tf.random.stateless_uniform(
             (last - first,), seeds, minval=None, maxval=None, dtype=tf.int64
         )
-        ranks = tf.argsort(tf.argsort(drawn, stable=True), stable=True)
+        ranks = tf.argsort(tf.argsort(random_numbers, stable=True), stable=True)
         return tf.cast(tf.cast(ranks, tf.int64) < count, tf.int64)
 
     epoch, position = divmod(start, total)
@@ -357,10 +357,11 @@ def _held_records(shards: Shards, seed: int, start: int) -> tf.data.Dataset:
 
     def order(number: tf.Tensor) -> tf.data.Dataset:
         seeds = tf.stack([tf.cast(seed, tf.int64) ^ _HELD_SALT, number])
-        drawn = tf.random.stateless_uniform(
+        random_numbers = tf.random.stateless_uniform(
             (len(images),), seeds, minval=None, maxval=None, dtype=tf.int64
         )
-        return tf.data.Dataset.from_tensor_slices(tf.argsort(drawn, stable=True))
+        positions = tf.argsort(random_numbers, stable=True)
+        return tf.data.Dataset.from_tensor_slices(positions)
 
     def entry(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         record = tf.gather(shards.held, tf.gather(images, position))

@@ -50,12 +50,13 @@ def split_size(builder: Any, split: str) -> int:
     except (KeyError, ValueError, NotImplementedError) as error:
         splits = builder.info.splits
         existing = ", ".join(sorted(splits)) or "none"
-        whole = split.partition("[")[0]
-        if whole != split and whole in splits:
+        split_name = split.partition("[")[0]
+        if split_name != split and split_name in splits:
+            count = splits[split_name].num_examples
             raise InputError(
-                f"tfds_split must be a part of the {splits[whole].num_examples} images "
-                f"of {builder.name}[{whole}]. Received: tfds_split={split!r}. Choose a "
-                "smaller part, or use more pairs."
+                f"tfds_split must be a part of the {count} images of "
+                f"{builder.name}[{split_name}]. Received: tfds_split={split!r}. Choose "
+                "a smaller part, or use more pairs."
             ) from error
         raise InputError(
             f"tfds_split must be a split of {builder.name} ({existing}). Received: "

@@ -213,9 +213,9 @@ def plain_directional_losses(
         rows = tf.range(tf.shape(image_embeddings)[0]) + offset
         targets = tf.one_hot(rows, tf.shape(all_images)[0], dtype=all_images.dtype)
     else:
-        same = tf.equal(pair_groups[:, None], gather_replicas(pair_groups)[0])
-        same = tf.cast(same, all_images.dtype)
-        targets = same / tf.reduce_sum(same, axis=1, keepdims=True)
+        matches = tf.equal(pair_groups[:, None], gather_replicas(pair_groups)[0])
+        matches = tf.cast(matches, all_images.dtype)
+        targets = matches / tf.reduce_sum(matches, axis=1, keepdims=True)
     logits_i2t = tf.matmul(image_embeddings, all_texts, transpose_b=True) * scale
     if replica_count() == 1:
         logits_t2i = tf.transpose(logits_i2t)

@@ -276,7 +276,7 @@ class _LogitTiles:
         return tf.cond(self.bounded, direct, shifted)
 
 
-# XLA makes one pass over memory instead of three.
+# XLA compiles this function to one pass over memory instead of three.
 @compiled
 def _fused(logits: tf.Tensor, by_row: tf.Tensor, by_column: tf.Tensor) -> tf.Tensor:
     return tf.exp(logits) * (by_row + by_column)

@@ -82,7 +82,7 @@ def _texts(name: str, texts: str | Sequence[str]) -> list[str]:
     for text in texts:
         if not isinstance(text, str) or not text.strip():
             raise InputError(
-                f"`{name}` must be one or more words. Received: {text!r}. Describe "
-                "what to search for."
+                f"`{name}` must be one or more words. Received: {text!r}. Remove blank "
+                "texts."
             )
     return texts

@@ -52,7 +52,7 @@ class ContrastiveModel(keras.Model):
     """Base class of `ALIGN` that implements `compile`, `fit` and the training step."""
 
     loss_metrics: "list[LossMetrics]"
-    # Attributes of `keras.Model`.
+    # `keras.Model` defines these attributes.
     train_function: Callable | None
     test_function: Callable | None
 

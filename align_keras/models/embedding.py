@@ -170,9 +170,9 @@ class EmbeddingMethods:
     encode_query = encode_query
 
     def encode_words(self, words: Sequence[str], batch_size: int = 256) -> np.ndarray:
-        """Returns the outputs of the text encoder before the projection for words.
+        """Returns embeddings of words from before the projection of the text encoder.
 
-        With `pooling="cls"` these are the outputs of the backbone at [CLS].
+        With `pooling="cls"`, they are the outputs of the backbone for the [CLS] token.
 
         Args:
             words: list of str.
@@ -278,9 +278,9 @@ def _read_ahead(
         ]
 
     try:
-        waiting = submit(0)
+        pending = submit(0)
         for start in range(0, len(images), batch_size):
-            current, waiting = waiting, submit(start + batch_size)
+            current, pending = pending, submit(start + batch_size)
             yield np.stack([image.result() for image in current])
     finally:
         pool.shutdown(cancel_futures=True)

@@ -146,8 +146,8 @@ def readable_input(
 ) -> Iterator[Any]:
     """Context manager that returns `keras_input` and explains its read errors.
 
-    TensorFlow reports an image that cannot be decoded without its path. The errors of
-    this context manager are `InputError`s that name the image.
+    TensorFlow doesn't report the path of an image that it can't decode. This context
+    manager raises an `InputError` that names the image.
     """
     with input_report() as report:
         batches = keras_input(model, x, y, value_range=value_range, **options)

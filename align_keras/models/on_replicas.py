@@ -35,8 +35,8 @@ def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callabl
         shares = tf.nest.map_structure(
             lambda part: _shares(strategy, np.asarray(part)), rows
         )
-        answers = strategy.experimental_local_results(run(shares))
-        return np.concatenate([answer.numpy() for answer in answers])[:length]
+        results = strategy.experimental_local_results(run(shares))
+        return np.concatenate([result.numpy() for result in results])[:length]
 
     return compute
 

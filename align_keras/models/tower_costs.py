@@ -60,14 +60,14 @@ class _Part:
         parameters: int, number of parameters.
         unlearned: int, number of parameters that no optimizer updates.
         flops: int, operations of the forward pass.
-        kept: int, number of values that are saved for the backward pass.
+        saved_values: int, number of values that are saved for the backward pass.
         largest: int, number of values of the largest tensor.
     """
 
     parameters: int = 0
     unlearned: int = 0
     flops: int = 0
-    kept: int = 0
+    saved_values: int = 0
     largest: int = 0
 
     def __add__(self, other: "_Part") -> "_Part":
@@ -75,7 +75,7 @@ class _Part:
             self.parameters + other.parameters,
             self.unlearned + other.unlearned,
             self.flops + other.flops,
-            self.kept + other.kept,
+            self.saved_values + other.saved_values,
             max(self.largest, other.largest),
         )
 
@@ -94,11 +94,11 @@ def image_tower_cost(
     locked: bool = False,
 ) -> TowerCost:
     """Returns the cost of an `ImageEncoder` with these arguments."""
-    same = padding == "tf"
-    side = _strided(image_size, same)
+    same_padding = padding == "tf"
+    side = _strided(image_size, same_padding)
     channels = variants.stem_filters(width_coefficient, lite)
     stem = [
-        _Part(kept=3 * (image_size + (not same)) ** 2),
+        _Part(saved_values=3 * (image_size + (not same_padding)) ** 2),
         _convolution(3, 3, channels, side, lite),
     ]
     blocks = []
@@ -108,8 +108,8 @@ def image_tower_cost(
     ):
         for repeat in range(stage.repeats):
             strides = stage.strides if repeat == 0 else 1
-            blocks.append(_block(stage, channels, strides, side, lite, same))
-            side = _strided(side, same) if strides == 2 else side
+            blocks.append(_block(stage, channels, strides, side, lite, same_padding))
+            side = _strided(side, same_padding) if strides == 2 else side
             channels = stage.filters
             outputs.append(channels * side * side)
     end: list[_Part] = []
@@ -121,7 +121,7 @@ def image_tower_cost(
     block_parts = [part for block in blocks for part in block]
     parts = [*stem, *block_parts, *end]
     body = sum(parts, _Part())
-    kept = body.kept
+    saved_values = body.saved_values
     peak = _peak(0, parts)
     recomputed_flops = 0
     block_weights = None
@@ -129,27 +129,29 @@ def image_tower_cost(
         block_weights = [sum(block, _Part()).parameters for block in blocks]
         recomputed_flops = sum(block_parts, _Part()).flops
         # Only the input of a block is saved until the block is computed again.
-        kept_so_far = sum(stem, _Part()).kept
+        saved_so_far = sum(stem, _Part()).saved_values
         peak = _peak(0, stem)
         for block, output in zip(blocks, outputs[:-1], strict=True):
-            kept_so_far += output
-            peak = max(peak, _peak(kept_so_far, block))
-        kept_so_far += outputs[-1]
-        kept = kept_so_far + sum(end, _Part()).kept
-        peak = max(peak, _peak(kept_so_far, end))
+            saved_so_far += output
+            peak = max(peak, _peak(saved_so_far, block))
+        saved_so_far += outputs[-1]
+        saved_values = saved_so_far + sum(end, _Part()).saved_values
+        peak = max(peak, _peak(saved_so_far, end))
     projection = _dense(channels, projection_dim)
-    return _tower(body, projection, kept, peak, recomputed_flops, locked, block_weights)
+    return _tower(
+        body, projection, saved_values, peak, recomputed_flops, locked, block_weights
+    )
 
 
-def _peak(kept: int, parts: list[_Part]) -> int:
+def _peak(saved_values: int, parts: list[_Part]) -> int:
     """Returns the largest number of values in memory while parts are backpropagated.
 
-    `kept` is the number of values that earlier parts have saved.
+    `saved_values` is the number of values that earlier parts have saved.
     """
-    peak = kept
+    peak = saved_values
     for part in parts:
-        kept += part.kept
-        peak = max(peak, kept + _IN_FLIGHT * part.largest)
+        saved_values += part.saved_values
+        peak = max(peak, saved_values + _IN_FLIGHT * part.largest)
     return peak
 
 
@@ -178,9 +180,10 @@ def text_tower_cost(
     pooler = (width + 1) * width if parts.pooler else 0
     rows = vocabulary_size + (max_sequence_length or length) + (parts.segments or 0)
     narrow = parts.embedding_dim or width
-    embeddings = _Part((rows + 2) * narrow, kept=2 * length * narrow)
+    embeddings = _Part((rows + 2) * narrow, saved_values=2 * length * narrow)
     if narrow != width or architecture == "albert":  # ALBERT always projects.
-        embeddings += _Part(kept=length * narrow) + _dense(narrow, width, length)
+        embeddings += _Part(saved_values=length * narrow)
+        embeddings += _dense(narrow, width, length)
     attention = 4 * (width + 1) * width + norm
     feed_forward = (width + 1) * inner + (inner + 1) * width + norm
     products = length * (4 * width * width + 2 * length * width + 2 * width * inner)
@@ -202,21 +205,23 @@ def text_tower_cost(
         pooler + stored * (attention + feed_forward),
         unlearned=pooler,  # The output of the pooler isn't used.
         flops=2 * ((num_layers - 1) * products + last_products),
-        kept=(num_layers - 1) * layer + last,
+        saved_values=(num_layers - 1) * layer + last,
         largest=max(length * inner, length * width, scores),
     )
     body = embeddings + layers
-    kept = body.kept
+    saved_values = body.saved_values
     recomputed_flops = 0
     peak = _peak(0, [body])
     layer_weights = None
     if rematerialize and not locked:
         layer_weights = stored * [attention + feed_forward]
-        kept = num_layers * length * width + embeddings.kept
+        saved_values = num_layers * length * width + embeddings.saved_values
         recomputed_flops = layers.flops
-        peak = kept + layer + _IN_FLIGHT * body.largest
+        peak = saved_values + layer + _IN_FLIGHT * body.largest
     projection = _dense(width, projection_dim)
-    return _tower(body, projection, kept, peak, recomputed_flops, locked, layer_weights)
+    return _tower(
+        body, projection, saved_values, peak, recomputed_flops, locked, layer_weights
+    )
 
 
 def check_parameters(
@@ -259,7 +264,7 @@ def check_parameters(
 def _tower(
     body: _Part,
     projection: _Part,
-    kept: int,
+    saved_values: int,
     peak: int,
     recomputed_flops: int,
     locked: bool,
@@ -272,7 +277,7 @@ def _tower(
     Args:
         body: sum of all parts except the projection.
         projection: cost of the projection.
-        kept: number of saved values.
+        saved_values: number of saved values.
         peak: largest number of values in memory.
         recomputed_flops: operations that rematerialization repeats.
         locked: True if only the projection is trained.
@@ -292,15 +297,15 @@ def _tower(
         flops=body.flops + projection.flops,
         learned_flops=projection.flops + (0 if locked else body.flops),
         recomputed_flops=recomputed_flops,
-        kept=0 if locked else kept,
+        kept=0 if locked else saved_values,
         peak=_IN_FLIGHT * body.largest if locked else peak,
         copied=copied,
     )
 
 
-def _strided(side: int, same: bool) -> int:
+def _strided(side: int, same_padding: bool) -> int:
     """Returns the side after a stride of 2, rounded up for the padding SAME."""
-    return (side + same) // 2
+    return (side + same_padding) // 2
 
 
 def _block(
@@ -309,7 +314,7 @@ def _block(
     strides: int,
     side: int,
     lite: bool,
-    same: bool,
+    same_padding: bool,
 ) -> list[_Part]:
     """Returns the parts of an `MBConvBlock`.
 
@@ -320,24 +325,28 @@ def _block(
     block = []
     if stage.expand_ratio != 1:
         block.append(_convolution(1, channels, inner, side, lite))
-    if strides == 2 and side % 2 and not same:
+    if strides == 2 and side % 2 and not same_padding:
         # ZeroPadding2D copies a tensor with an odd side. The backward pass needs the
         # copy, and also the original if the gradient of the activation reads it.
         padded = (side + kernel - 2) ** 2
         instead = 0 if lite else side * side
-        block.append(_Part(kept=inner * (padded - instead), largest=inner * padded))
-    side = _strided(side, same) if strides == 2 else side
+        block.append(
+            _Part(saved_values=inner * (padded - instead), largest=inner * padded)
+        )
+    side = _strided(side, same_padding) if strides == 2 else side
     block.append(_convolution(kernel, 1, inner, side, lite))
     if not lite:
         squeezed = max(1, int(channels * _SQUEEZE_RATIO))
         weights = 2 * inner * squeezed
         gated = inner * side * side
-        block.append(_Part(weights + inner + squeezed, flops=2 * weights, kept=gated))
+        block.append(
+            _Part(weights + inner + squeezed, flops=2 * weights, saved_values=gated)
+        )
     project = _convolution(1, inner, stage.filters, side, lite)
     # The block ends without an activation. The outputs of the convolution and of the
     # block are saved.
-    kept = 2 * stage.filters * side * side
-    return [*block, dataclasses.replace(project, kept=kept)]
+    saved_values = 2 * stage.filters * side * side
+    return [*block, dataclasses.replace(project, saved_values=saved_values)]
 
 
 def _convolution(
@@ -351,7 +360,7 @@ def _convolution(
         unlearned=2 * channels_out,
         flops=2 * weights * side * side,
         # The gradient of ReLU6 reads its output, so its input isn't saved.
-        kept=(2 if lite else 3) * values,
+        saved_values=(2 if lite else 3) * values,
         largest=values,
     )
 

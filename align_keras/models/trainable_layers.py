@@ -80,15 +80,15 @@ def _weighted_layers(
 
     A parent comes before its layers.
     """
-    seen = set()
+    visited_ids = set()
 
     def walk(
         parent: keras.layers.Layer, prefix: str
     ) -> Iterator[tuple[str, keras.layers.Layer, keras.layers.Layer]]:
         for layer in parent._flatten_layers(include_self=False, recursive=False):
-            if id(layer) in seen or not layer.weights:
+            if id(layer) in visited_ids or not layer.weights:
                 continue
-            seen.add(id(layer))
+            visited_ids.add(id(layer))
             # An `Encoder` stores the flags of its layers.
             if hasattr(layer, "initial_flags"):
                 continue

@@ -107,7 +107,7 @@ def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
 
 
 def image_weights(weights: str | keras.Model | None) -> "ImageWeights":
-    """Returns the source of image weights. None stands for random weights."""
+    """Returns the source of image weights. None means random weights."""
     if weights is None:
         return ImageWeights(weights)
     is_model = isinstance(weights, keras.Model)
@@ -121,7 +121,7 @@ def image_weights(weights: str | keras.Model | None) -> "ImageWeights":
 class ImageWeights:
     """Source of the initial weights of an image encoder.
 
-    This base class stands for random weights.
+    This base class keeps the random weights of the encoder.
     """
 
     def __init__(self, weights: Any) -> None:
@@ -141,7 +141,10 @@ class ImageWeights:
         )
 
     def load(self, encoder: keras.Model) -> None:
-        """Loads the weights into an encoder. Raises before any weight changes."""
+        """Loads the weights into an encoder.
+
+        If an error is raised, no weight has changed.
+        """
 
 
 class _KerasImageWeights(ImageWeights):
@@ -235,7 +238,7 @@ def project_class_names(model: keras.Model) -> None:
 
 
 def text_weights(weights: str | None) -> "TextWeights":
-    """Returns the source of text weights. None stands for random weights."""
+    """Returns the source of text weights. None means random weights."""
     if weights is None:
         return TextWeights(weights, pathlib.Path())
     if pathlib.Path(f"{weights}.index").exists():
@@ -253,7 +256,7 @@ def text_weights(weights: str | None) -> "TextWeights":
 class TextWeights:
     """Source of the initial weights of a text encoder.
 
-    This base class stands for random weights.
+    This base class keeps the random weights of the encoder.
     """
 
     def __init__(self, weights: Any, directory: pathlib.Path) -> None:
@@ -275,7 +278,10 @@ class TextWeights:
         return vocabulary
 
     def load(self, encoder: keras.Model) -> None:
-        """Loads the weights into an encoder. Raises before any weight changes."""
+        """Loads the weights into an encoder.
+
+        If an error is raised, no weight has changed.
+        """
 
 
 class _BertCheckpoint(TextWeights):

@@ -27,7 +27,7 @@ class LearningRateMultipliers(ReplicaGradients):
             would apply an attribute `weight_decay` a second time.
     """
 
-    # Attributes of the optimizer.
+    # The optimizer that is combined with this mixin defines these attributes.
     _trainable_variables: list[keras.Variable]
     _get_variable_index: Callable
 

@@ -54,14 +54,14 @@ TIERS = {("builder", "cropped"): [], ("sharded", "cropped"): pytest.mark.ci}
 def test_batches_do_not_depend_on_the_start_step(corpus, kind, request):
     builder = request.getfixturevalue(corpus)
     arguments = {**KINDS[kind], "shuffle_buffer_size": 16}
-    whole = batches(builder, 16, **arguments)
+    uninterrupted = batches(builder, 16, **arguments)
     # Epochs have 3, 6 or 12 batches. The windows of 48 pairs in 40 files end after
     # about 19 and 38 pairs.
     for start in (6, 13):
         # The batches must not depend on the global seed.
         tf.random.set_seed(start)
         later = batches(builder, 3, start_step=start, **arguments)
-        assert_equal(whole[start : start + 3], later)
+        assert_equal(uninterrupted[start : start + 3], later)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,8 @@ def test_images_are_unchanged_without_random_crop_and_flip(builder):
 )
 def test_half_of_the_images_are_mirrored(builder, kind):
     arguments = {"crop": "center", "zoom": 0.0}
-    # A tiny shift augments the images as a batch, but doesn't change them.
+    # A tiny shift makes training augment batches instead of single images, but doesn't
+    # change the pixels.
     options = {"cropped": {}, "augmented": {"shift": 1e-9}, "cached": {"cache": True}}
     arguments |= options[kind]
     images = {
@@ -115,9 +116,9 @@ def test_half_of_the_images_are_mirrored(builder, kind):
         for flip in (False, True)
     }
     # The order doesn't depend on `flip`, so rows with the same number are compared.
-    same = (images[True] == images[False]).all(axis=(1, 2, 3))
+    unchanged = (images[True] == images[False]).all(axis=(1, 2, 3))
     mirrored = (images[True] == images[False][:, :, ::-1]).all(axis=(1, 2, 3))
-    assert (same ^ mirrored).all()
+    assert (unchanged ^ mirrored).all()
     # For 48 images, the count is outside of this range with a probability of 1e-3.
     assert 12 <= mirrored.sum() <= 36
 

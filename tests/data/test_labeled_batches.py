@@ -163,11 +163,11 @@ def test_images_without_a_readable_one_are_refused():
 def test_batches_do_not_depend_on_the_start_step():
     noise = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), "uint8")
     arguments = {"image_converter": INCEPTION, "batch_size": 3, "seed": 2}
-    whole = first_batches(labeled_batches(list(noise), LABELS, **arguments), 6)
+    uninterrupted = first_batches(labeled_batches(list(noise), LABELS, **arguments), 6)
     for start in (1, 4):
         resumed = labeled_batches(list(noise), LABELS, start_step=start, **arguments)
         for (pixels, labels), (resumed_pixels, resumed_labels) in zip(
-            whole[start:], first_batches(resumed, 6 - start), strict=True
+            uninterrupted[start:], first_batches(resumed, 6 - start), strict=True
         ):
             np.testing.assert_array_equal(pixels, resumed_pixels)
             np.testing.assert_array_equal(labels, resumed_labels)
@@ -185,13 +185,13 @@ def test_evaluation_batches_contain_all_images_in_order():
 def test_evaluation_crops_the_center():
     pixels = np.zeros((80, 80, 3), "uint8")
     pixels[10:70, 10:70] = 200
-    (whole,) = evaluation_batches(
+    (full,) = evaluation_batches(
         [pixels], ALIGNImageConverter(40, central_crop=1.0), batch_size=1
     ).as_numpy_iterator()
     (center,) = evaluation_batches(
         [pixels], ALIGNImageConverter(40, central_crop=0.75), batch_size=1
     ).as_numpy_iterator()
-    assert whole[1].mean() == pytest.approx(200 * (60 / 80) ** 2, abs=2)
+    assert full[1].mean() == pytest.approx(200 * (60 / 80) ** 2, abs=2)
     assert (center[1] == 200).all()
 
 

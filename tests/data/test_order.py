@@ -75,20 +75,20 @@ def test_the_order_depends_only_on_the_seed(builder):
 
 
 def test_the_order_continues_from_any_position(builder):
-    whole = order(builder, 3 * PAIRS + 4)
+    uninterrupted = order(builder, 3 * PAIRS + 4)
     for start in [7, 9, 25, PAIRS - 1, PAIRS, PAIRS + 1, 3 * PAIRS]:
-        assert order(builder, 4, start=start) == whole[start : start + 4]
+        assert order(builder, 4, start=start) == uninterrupted[start : start + 4]
 
 
 @pytest.mark.ci
 def test_the_order_of_a_mixture_continues_from_any_position(mixture):
-    whole = order(mixture, 3 * 72 + 4)
-    assert all(len(set(whole[n * 72 : (n + 1) * 72])) == 72 for n in range(3))
+    uninterrupted = order(mixture, 3 * 72 + 4)
+    assert all(len(set(uninterrupted[n * 72 : (n + 1) * 72])) == 72 for n in range(3))
     for start in [5, 31, 71, 72, 73, 3 * 72]:
-        assert order(mixture, 4, start=start) == whole[start : start + 4]
+        assert order(mixture, 4, start=start) == uninterrupted[start : start + 4]
     # Two thirds of each section are from the large member.
-    large = np.cumsum([identifier.startswith("large/") for identifier in whole])
-    assert np.abs(large - np.arange(1, len(whole) + 1) * 2 / 3).max() < 1
+    large = np.cumsum([identifier.startswith("large/") for identifier in uninterrupted])
+    assert np.abs(large - np.arange(1, len(uninterrupted) + 1) * 2 / 3).max() < 1
 
 
 @pytest.mark.ci
@@ -184,17 +184,19 @@ def test_the_captions_of_an_image_are_divided_among_the_passes(builder):
 
 @pytest.mark.ci
 def test_the_pair_weighted_order_continues_from_any_position(builder):
-    whole = pair_order(builder, 2 * 2 * PAIRS + 4)
+    uninterrupted = pair_order(builder, 2 * 2 * PAIRS + 4)
     for start in [47, 2 * PAIRS - 1, 2 * PAIRS, 4 * PAIRS]:
-        assert pair_order(builder, 4, start=start) == whole[start : start + 4]
+        assert pair_order(builder, 4, start=start) == uninterrupted[start : start + 4]
 
 
 @pytest.mark.ci
 def test_the_pair_weighted_order_of_a_mixture_continues_from_any_position(mixture):
-    whole = pair_order(mixture, 2 * 144 + 4)
-    assert all(len(set(whole[n * 144 : (n + 1) * 144])) == 144 for n in range(2))
+    uninterrupted = pair_order(mixture, 2 * 144 + 4)
+    assert all(
+        len(set(uninterrupted[n * 144 : (n + 1) * 144])) == 144 for n in range(2)
+    )
     for start in [31, 143, 145, 2 * 144]:
-        assert pair_order(mixture, 4, start=start) == whole[start : start + 4]
+        assert pair_order(mixture, 4, start=start) == uninterrupted[start : start + 4]
 
 
 @pytest.mark.ci
@@ -213,17 +215,17 @@ def test_captions_are_counted_once(tmp_path, monkeypatch):
     ids = order(builder, 12, "train[:50%]")
     captions = [int(name.rpartition("/")[2]) % 3 + 1 for name in ids]
     assert sorted(np.concatenate([*counts.values()]).tolist()) == sorted(captions)
-    whole = shards.caption_counts(builder, "train")
-    assert sum(map(len, whole.values())) == 24
+    all_counts = shards.caption_counts(builder, "train")
+    assert sum(map(len, all_counts.values())) == 24
     monkeypatch.setattr(shards, "count_captions", None)
     for path, file_counts in shards.caption_counts(builder, "train").items():
-        np.testing.assert_array_equal(file_counts, whole[path])
+        np.testing.assert_array_equal(file_counts, all_counts[path])
     monkeypatch.undo()
     # If the cache file is damaged, the captions are counted again.
     (builder.data_path / "caption_counts.npz").write_bytes(b"PK\x03\x04 junk")
     recounted = shards.caption_counts(builder, "train")
     assert {path: file_counts.tolist() for path, file_counts in recounted.items()} == {
-        path: file_counts.tolist() for path, file_counts in whole.items()
+        path: file_counts.tolist() for path, file_counts in all_counts.items()
     }
 
 
@@ -332,10 +334,14 @@ def test_the_order_with_an_image_of_many_captions_continues_from_any_position(
 ):
     monkeypatch.setattr("align_keras.data.order.MIXED_ENTRIES_PER_BLOCK", 1024)
     total = ManyTexts.TEXTS + ManyTexts.NUM_IMAGES * 3 // 2
-    whole = pair_order(many_texts, 2 * total + 50, cycle_length=4)
-    assert len(set(whole[:total])) == len(set(whole[total : 2 * total])) == total
+    uninterrupted = pair_order(many_texts, 2 * total + 50, cycle_length=4)
+    assert (
+        len(set(uninterrupted[:total]))
+        == len(set(uninterrupted[total : 2 * total]))
+        == total
+    )
     for start in [0, 1, 1023, 1024, 1500, total - 3, total, total + 2047, 2 * total]:
-        expected = whole[start : start + 40]
+        expected = uninterrupted[start : start + 40]
         assert pair_order(many_texts, 40, start=start, cycle_length=4) == expected
 
 

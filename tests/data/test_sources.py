@@ -93,18 +93,18 @@ def test_images_and_captions_belong_together(builder):
 
 def test_the_order_continues_from_any_position(faulty):
     source = open_folder(faulty, max_bad_fraction=0.3)
-    whole = order(source, 50)
+    uninterrupted = order(source, 50)
     for start in [7, 19, 20, 47]:
-        assert order(source, 3, start=start) == whole[start : start + 3]
+        assert order(source, 3, start=start) == uninterrupted[start : start + 3]
 
 
 @pytest.mark.ci
 def test_batches_do_not_depend_on_the_start_step(faulty):
     source = open_folder(faulty, max_bad_fraction=0.3)
-    whole = batches(source, 8, batch_size=4, zoom=0.0)
+    uninterrupted = batches(source, 8, batch_size=4, zoom=0.0)
     for step in (3, 5):
         resumed = batches(source, 8 - step, batch_size=4, start_step=step, zoom=0.0)
-        assert_equal(whole[step:], resumed)
+        assert_equal(uninterrupted[step:], resumed)
 
 
 def test_resuming_does_not_read_earlier_stretches(tmp_path, monkeypatch):
@@ -114,17 +114,19 @@ def test_resuming_does_not_read_earlier_stretches(tmp_path, monkeypatch):
     source = open_folder(path)
     assert len(source.info.splits["train"].file_instructions) == 4
     unshuffled = {"cycle_length": 1, "shuffle_buffer_size": 1}
-    whole = order(source, 24, **unshuffled)
+    uninterrupted = order(source, 24, **unshuffled)
     content, times = path.read_bytes(), os.stat(path)
-    begin = min(int(name.partition("@")[2].split(",")[0]) for name, _ in whole[18:])
+    begin = min(
+        int(name.partition("@")[2].split(",")[0]) for name, _ in uninterrupted[18:]
+    )
     junk = b"\xff" * len(content)
-    last = captions(whole[18:])
+    last = captions(uninterrupted[18:])
     end = content.find(b"00006.jpg") if "caption 0" in last else begin
     # Only the last stretch of the order remains intact.
     junk = junk[:begin] + content[begin : max(end, begin + 20_000)]
     path.write_bytes(junk + b"\xff" * (len(content) - len(junk)))
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert order(source, 6, start=18, **unshuffled) == whole[18:]
+    assert order(source, 6, start=18, **unshuffled) == uninterrupted[18:]
 
 
 @pytest.mark.ci
@@ -216,10 +218,10 @@ def test_several_sources_are_mixed_by_their_weights(folder, tmp_path):
     write_tar(tmp_path / "b.tar", samples(100, 5))
     paths = [str(folder), str(tmp_path / "b.tar")]
     source = open_sources(paths, [1, 3])
-    whole = order(source, 200)
-    share = np.cumsum(["b.tar" in name for name, _ in whole])
+    uninterrupted = order(source, 200)
+    share = np.cumsum(["b.tar" in name for name, _ in uninterrupted])
     assert np.abs(share - 0.75 * np.arange(1, 201)).max() <= 1
-    assert order(source, 9, start=133) == whole[133:142]
+    assert order(source, 9, start=133) == uninterrupted[133:142]
     # Without weights, an epoch contains all samples once.
     epoch = captions(order(open_sources(paths), 29))
     assert len(set(epoch)) == 29
@@ -282,9 +284,9 @@ def test_tfrecords_are_read_from_any_position(tmp_path):
             features = tf.train.Features(feature=features)
             writer.write(tf.train.Example(features=features).SerializeToString())
     source = open_folder(tmp_path)
-    whole = order(source, 16)
-    assert sorted(captions(whole[:8])) == ALL_CAPTIONS[:8]
-    assert order(source, 4, start=11) == whole[11:15]
+    uninterrupted = order(source, 16)
+    assert sorted(captions(uninterrupted[:8])) == ALL_CAPTIONS[:8]
+    assert order(source, 4, start=11) == uninterrupted[11:15]
 
 
 @pytest.mark.parametrize(
@@ -407,13 +409,16 @@ def test_tables_are_read_from_any_row(tables, kind, monkeypatch):
     source = open_folder(tables / kind)
     assert source.info.metadata["dropped"] == {"empty caption": 1}
     unshuffled = {"cycle_length": 1, "shuffle_buffer_size": 1}
-    whole = order(source, 38, **unshuffled)
-    ordered = captions(whole)
+    uninterrupted = order(source, 38, **unshuffled)
+    ordered = captions(uninterrupted)
     assert sorted(ordered[:19]) == sorted(ordered[19:])
     expected = {f"caption {n}" for n in range(20)} - {"caption 4", "caption 7"}
     assert set(ordered) == expected and ordered[:19].count("caption 5") == 2
     for start in (1, 6, 18, 30):
-        assert order(source, 3, start=start, **unshuffled) == whole[start : start + 3]
+        assert (
+            order(source, 3, start=start, **unshuffled)
+            == uninterrupted[start : start + 3]
+        )
     pairs = captions(order(source, 28, pair_weighted=True))
     assert len(set(pairs)) == 27 and pairs.count("caption 5") == 2
     assert len(source.info.splits["train"].file_instructions) == 4

@@ -17,13 +17,13 @@ REFERENCES = {
 
 
 def value_and_gradient(function, inputs, upstream, in_graph):
-    def both(inputs, upstream):
+    def compute(inputs, upstream):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             outputs = function(inputs)
         return outputs, tape.gradient(outputs, inputs, upstream)
 
-    return (tf.function(both) if in_graph else both)(inputs, upstream)
+    return (tf.function(compute) if in_graph else compute)(inputs, upstream)
 
 
 @pytest.mark.parametrize("in_graph", [False, True])

@@ -31,17 +31,17 @@ def test_the_reduction_mean_is_half_of_the_sum():
 @pytest.mark.parametrize("number", range(9))
 def test_the_loss_and_its_gradients_equal_those_of_pytorch(number):
     """Compares with recorded results of the cross-entropy of PyTorch."""
-    question, answer = recorded("contrastive_loss")[number]
+    inputs, results = recorded("contrastive_loss")[number]
     names = ("images", "texts", "temperature")
-    smoothing = float(question["smoothing"])
-    arguments = [tf.constant(question[name], tf.float64) for name in names]
+    smoothing = float(inputs["smoothing"])
+    arguments = [tf.constant(inputs[name], tf.float64) for name in names]
     with tf.GradientTape() as tape:
         tape.watch(arguments)
         loss = contrastive_loss(*arguments, label_smoothing=smoothing)
     # Both are computed in float64, but sum in another order.
-    assert float(loss) == pytest.approx(float(answer["loss"]), rel=1e-10)
+    assert float(loss) == pytest.approx(float(results["loss"]), rel=1e-10)
     for name, gradient in zip(names, tape.gradient(loss, arguments), strict=True):
-        np.testing.assert_allclose(gradient, answer[name], rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(gradient, results[name], rtol=1e-8, atol=1e-10)
 
 
 def test_equal_captions_share_the_target():

@@ -24,19 +24,19 @@ def with_gradients(loss, *values):
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_loss_and_its_gradients_equal_those_of_open_clip(number):
     """Compares with recorded results (see `tests.helpers.recorded_oracles`)."""
-    question, answer = recorded("siglip_loss")[number]
+    inputs, results = recorded("siglip_loss")[number]
     names = ("images", "texts", "temperature")
-    values = [question[name].astype("float64") for name in names]
-    loss = SigmoidLoss(bias=float(question["bias"]))
+    values = [inputs[name].astype("float64") for name in names]
+    loss = SigmoidLoss(bias=float(inputs["bias"]))
     total, gradients = with_gradients(loss, *values)
-    assert float(total) == pytest.approx(float(answer["loss"]), rel=1e-11)
+    assert float(total) == pytest.approx(float(results["loss"]), rel=1e-11)
     for gradient, name in zip(gradients, names, strict=True):
-        np.testing.assert_allclose(gradient, answer[name], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(gradient, results[name], rtol=1e-9, atol=1e-12)
 
 
 def test_replicas_have_the_loss_and_the_gradients_of_one_device(two_replicas):
-    (question, _), *_ = recorded("siglip_loss")
-    rows = [question[name][:6] for name in ("images", "texts")]
+    (inputs, _), *_ = recorded("siglip_loss")
+    rows = [inputs[name][:6] for name in ("images", "texts")]
     tokens = tf.constant([[1], [2], [3], [1], [2], [4]])
     loss = SigmoidLoss(-2.0, share_equal_captions=True)
 

@@ -165,7 +165,7 @@ def test_batches_of_unknown_size_are_supported():
         assert_equal(run(images, texts, 0.1, dynamic=True, tile_size=4), plain, 1e-11)
 
 
-def test_gradients_of_duplicate_images_at_the_bound_are_exact():
+def test_gradients_of_duplicate_images_with_large_logits_are_exact():
     texts = unit_rows(ROWS, 6, 12)
     images = np.repeat(texts[:1], ROWS, axis=0)
     exact = run(images, texts, 1 / 70)
@@ -324,15 +324,15 @@ def test_bfloat16_products_are_close_to_float32(tile_size):
 
 def test_the_loss_and_its_gradients_equal_those_of_open_clip():
     """Compares with recorded results (see `tests.helpers.recorded_oracles`)."""
-    [(question, answer)] = recorded("open_clip_loss")
-    images, texts = question["images"], question["texts"]
-    temperature = float(question["temperature"])
+    [(inputs, results)] = recorded("open_clip_loss")
+    images, texts = inputs["images"], inputs["texts"]
+    temperature = float(inputs["temperature"])
     loss, *gradients = run(
         images, texts, temperature, tile_size=5, label_smoothing=0.0, reduction="mean"
     )
-    assert float(loss) == pytest.approx(float(answer["loss"]), rel=1e-11)
+    assert float(loss) == pytest.approx(float(results["loss"]), rel=1e-11)
     for gradient, name in zip(gradients, ("images", "texts"), strict=False):
-        np.testing.assert_allclose(gradient, answer[name], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(gradient, results[name], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.release

@@ -300,8 +300,8 @@ def test_the_folder_of_an_unfinished_run_is_refused(tmp_path):
 def test_folders_with_damaged_or_other_weights_are_refused(tmp_path):
     small_align().save_to_preset(tmp_path)
     weights, config = tmp_path / "model.weights.h5", tmp_path / "config.json"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[: len(whole) // 2])
+    content = weights.read_bytes()
+    weights.write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match="is damaged or doesn't fit"):
         ALIGN.from_preset(tmp_path)
     small_align(projection_dim=24).save_to_preset(tmp_path / "wider")
@@ -343,16 +343,16 @@ def test_a_file_that_would_fill_the_memory_is_not_read(model, tmp_path):
 def test_a_flipped_bit_in_the_weights_is_detected(tmp_path, position):
     small_align().save_to_preset(tmp_path)
     weights = tmp_path / "model.weights.h5"
-    whole = weights.read_bytes()
-    damaged = bytearray(whole)
-    damaged[int(position * len(whole))] ^= 4
+    content = weights.read_bytes()
+    damaged = bytearray(content)
+    damaged[int(position * len(content))] ^= 4
     weights.write_bytes(damaged)
     words = f"{weights} is damaged or doesn't fit.*[Ss]ave the model again"
     with pytest.raises(InputError, match=words):
         ALIGN.from_preset(tmp_path)
     # The file is created again, because HDF5 may still have the damaged one open.
     weights.unlink()
-    weights.write_bytes(whole)
+    weights.write_bytes(content)
     # Folders of older versions, which have no digest, can be opened.
     config = json.loads((tmp_path / "config.json").read_text())
     del config["sha256"]

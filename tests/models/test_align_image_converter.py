@@ -116,9 +116,9 @@ def test_crops_for_classifiers_are_reproducible(pixels, crop):
     assert first.shape == (3, 32, 32, 3) and first.dtype == tf.uint8
     np.testing.assert_array_equal(first, second)
     if crop == "whole":
-        whole = resize_image(pixels, 32).numpy()
-        is_straight = (first == whole).numpy().all(axis=(1, 2, 3))
-        is_mirrored = (first == whole[:, :, ::-1]).numpy().all(axis=(1, 2, 3))
+        resized = resize_image(pixels, 32).numpy()
+        is_straight = (first == resized).numpy().all(axis=(1, 2, 3))
+        is_mirrored = (first == resized[:, :, ::-1]).numpy().all(axis=(1, 2, 3))
         assert (is_straight ^ is_mirrored).all()
     with pytest.raises(tf.errors.InvalidArgumentError):
         converter.augment(tf.constant(b"junk"), tf.constant([0, 0], tf.int64))

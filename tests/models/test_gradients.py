@@ -149,7 +149,7 @@ def test_a_step_compiled_by_xla_makes_the_same_update(options, tolerance):
     """
     from tests.helpers.updates_script import ROWS, batch, compile_with, make_model
 
-    updated, losses = [], []
+    updated_weights, losses = [], []
     for compiled in (False, True):
         model = make_model()
         before = model.get_weights()
@@ -157,9 +157,9 @@ def test_a_step_compiled_by_xla_makes_the_same_update(options, tolerance):
         batches = tf.data.Dataset.from_tensor_slices(batch())
         batches = batches.batch(ROWS, drop_remainder=True)
         model.fit(batches.repeat(2), verbose=0)
-        updated.append(model.get_weights())
+        updated_weights.append(model.get_weights())
         losses.append(model.evaluate(batches, verbose=0))
-    for start, plain, compiled in zip(before, *updated, strict=True):
+    for start, plain, compiled in zip(before, *updated_weights, strict=True):
         # The tolerance is relative to the update of two steps, since XLA computes
         # float32 sums in another order.
         update = np.abs(compiled.astype("float64") - start).max()

@@ -1,4 +1,4 @@
-"""Tests of downloads from the Hugging Face Hub, with a local server as a stand-in."""
+"""Tests of downloads from the Hugging Face Hub, which a local server replaces."""
 
 import os
 import shutil

@@ -43,7 +43,7 @@ from tests.helpers.small import VOCABULARY, small_align
 needs_transformers = needs("torch", "transformers")
 
 # Tolerances of float32 outputs compared with float64. In deep encoders, the error of
-# single entries may exceed 1e-5, but the direction of an embedding is what matters.
+# single entries may exceed 1e-5, but only the direction of an embedding matters.
 RELATIVE = 1e-5
 COSINE = 0.99999
 
@@ -439,8 +439,8 @@ def test_token_ids_must_count_from_0_without_gaps(tmp_path, ids):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(InputError, match="must count from 0 without gaps"):
         read_vocabulary(tmp_path)
-    whole = {token: number for number, token in enumerate(VOCABULARY)}
-    content = json.dumps({"model": {"vocab": whole}})
+    complete_ids = {token: number for number, token in enumerate(VOCABULARY)}
+    content = json.dumps({"model": {"vocab": complete_ids}})
     (tmp_path / "tokenizer.json").write_text(content)
     assert read_vocabulary(tmp_path) == VOCABULARY
 

@@ -68,8 +68,8 @@ def test_a_frozen_encoder_runs_in_inference_mode():
     )
     assert len(classifier.trainable_variables) == 2
     encoder.trainable = True
-    trained = classifier(images, training=True).numpy()
-    assert (trained != classifier(images, training=False).numpy()).any()
+    training_logits = classifier(images, training=True).numpy()
+    assert (training_logits != classifier(images, training=False).numpy()).any()
 
 
 @pytest.mark.ci

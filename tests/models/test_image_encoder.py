@@ -226,8 +226,8 @@ def test_an_encoder_may_have_only_the_first_stages():
     assert [block.name for block in encoder.blocks] == [
         f"block_{number}_1" for number in (1, 2, 3)
     ]
-    whole = ImageEncoder(**SMALL)
-    shapes = [variable.shape for variable in whole.weights]
+    full_encoder = ImageEncoder(**SMALL)
+    shapes = [variable.shape for variable in full_encoder.weights]
     assert [v.shape for v in encoder.weights] == shapes[: len(encoder.weights)]
     assert ImageEncoder.from_config(encoder.get_config()).num_stages == 3
     with pytest.raises(InputError, match="num_stages must be .* received 8"):

@@ -81,8 +81,8 @@ def test_a_damaged_folder_is_refused(folder, damage, tmp_path):
         tower.write_bytes(tower.read_bytes()[:1000])
     elif damage == "table":
         table = json.loads((path / TABLE_FILE).read_text())
-        name, other = list(table)[:2]
-        (path / TABLE_FILE).write_text(json.dumps(table | {name: table[other]}))
+        first, second = list(table)[:2]
+        (path / TABLE_FILE).write_text(json.dumps(table | {first: table[second]}))
     else:
         (path / REST_FILE).write_bytes(b"no tensors")
     with pytest.raises(InputError, match="is damaged"):
@@ -92,9 +92,9 @@ def test_a_damaged_folder_is_refused(folder, damage, tmp_path):
 @pytest.mark.ci
 def test_towers_of_another_model_are_refused(folder, tmp_path):
     path = shutil.copytree(folder[0], tmp_path / "copy")
-    other = calibrated_align(True)
-    for weight in other.weights:
+    other_model = calibrated_align(True)
+    for weight in other_model.weights:
         if weight.path.endswith("kernel"):
             weight.assign(np.random.default_rng(1).normal(size=weight.shape))
     with pytest.raises(InputError, match="contain the 8-bit towers of this model"):
-        save_with_towers(other, path)
+        save_with_towers(other_model, path)

@@ -168,7 +168,8 @@ def test_zoom_and_shift_change_the_images(model, pixels):
     options = {"crop": "center", "flip": False, "shuffle": False, "training": True}
     (batch,) = batches_of(pixels, CAPTIONS, model, 9, **options, zoom=0.2, shift=0.1)
     assert batch["images"].shape == (5, 32, 32, 3)
-    # A tiny `recolor` augments the images as a batch, but doesn't change them.
+    # A tiny `recolor` makes training augment batches instead of single images, but
+    # hardly changes the pixels.
     (plain,) = batches_of(pixels, CAPTIONS, model, 9, **options, recolor=1e-9)
     (center,) = batches_of(pixels, CAPTIONS, model, 9)
     np.testing.assert_allclose(plain["images"], center["images"], atol=1e-3)

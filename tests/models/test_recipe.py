@@ -222,8 +222,8 @@ def test_a_keras_file_stores_the_recipe_and_the_optimizer(model, tmp_path, is_fi
         loaded.optimizer.variables, model.optimizer.variables, strict=True
     ):
         np.testing.assert_array_equal(actual.numpy(), expected.numpy())
-    for trained in (model, loaded):
-        trained.fit(batches(3), initial_epoch=2, epochs=4, verbose=0)
+    for trained_model in (model, loaded):
+        trained_model.fit(batches(3), initial_epoch=2, epochs=4, verbose=0)
     assert loaded.resolved_recipe == model.resolved_recipe
     assert rate(loaded, 7) == rate(model, 7)
 

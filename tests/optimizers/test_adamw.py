@@ -9,7 +9,7 @@ from align_keras.optimizers import AdamW, Lamb, Muon, paper_schedule
 from align_keras.utils.errors import InputError
 
 
-def trained(optimizer, names=("kernel", "bias"), steps=20):
+def train(optimizer, names=("kernel", "bias"), steps=20):
     random = np.random.default_rng(0)
     variables = [
         keras.Variable(random.normal(size=(4, 3)), dtype="float32", name=name)
@@ -29,16 +29,16 @@ def test_updates_equal_those_of_keras():
     reference = keras.optimizers.AdamW(schedule, weight_decay=0.3, epsilon=1e-6)
     reference.exclude_from_weight_decay(var_names=["bias"])
     optimizer = AdamW(schedule, weight_decay=0.3, epsilon=1e-6)
-    for actual, expected in zip(trained(optimizer), trained(reference), strict=True):
+    for actual, expected in zip(train(optimizer), train(reference), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("optimizer", [AdamW, Lamb, Muon])
 def test_the_first_matching_multiplier_scales_the_learning_rate(optimizer):
     multipliers = {"learning_rate_multipliers": {"kern": 0.1, "kernel": 7.0}}
-    kernel, bias = trained(optimizer(0.05, weight_decay=0.3, **multipliers))
-    full_rate = trained(optimizer(0.05, weight_decay=0.3))
-    tenth_rate = trained(optimizer(0.005, weight_decay=0.3))
+    kernel, bias = train(optimizer(0.05, weight_decay=0.3, **multipliers))
+    full_rate = train(optimizer(0.05, weight_decay=0.3))
+    tenth_rate = train(optimizer(0.005, weight_decay=0.3))
     np.testing.assert_allclose(kernel, tenth_rate[0], rtol=1e-5)
     np.testing.assert_allclose(bias, full_rate[1], rtol=1e-5)
     assert np.abs(tenth_rate[0] - full_rate[0]).max() > 0.1
@@ -79,7 +79,7 @@ def test_updates_with_other_arguments_equal_those_of_keras(arguments):
     reference = keras.optimizers.AdamW(0.05, weight_decay=0.3, **arguments)
     reference.exclude_from_weight_decay(var_names=["bias"])
     optimizer = AdamW(0.05, weight_decay=0.3, **arguments)
-    for actual, expected in zip(trained(optimizer), trained(reference), strict=True):
+    for actual, expected in zip(train(optimizer), train(reference), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
 
 

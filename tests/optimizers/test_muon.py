@@ -28,7 +28,7 @@ def random_arrays(*shapes):
     return [random.normal(size=shape).astype("float32") for shape in shapes]
 
 
-def trained(optimizer, starts, paths, steps=5):
+def train(optimizer, starts, paths, steps=5):
     """Returns the weights after steps with the same gradients for all optimizers."""
     random = np.random.default_rng(0)
     variables = [
@@ -48,8 +48,8 @@ def test_updates_of_matrices_equal_those_of_keras():
     optimizer = Muon(schedule, **arguments)
     starts = random_arrays((6, 3), (3, 8), (5,), (7, 4))
     paths = ["a/kernel", "b/kernel", "a/bias", "token_embedding/embeddings"]
-    weights = trained(optimizer, starts, paths)
-    reference_weights = trained(reference, starts, paths)
+    weights = train(optimizer, starts, paths)
+    reference_weights = train(reference, starts, paths)
     for start, actual, expected in zip(starts, weights, reference_weights, strict=True):
         np.testing.assert_allclose(actual, expected, **TOLERANCE)
         assert np.abs(actual - start).max() > 0.02
@@ -68,29 +68,27 @@ def test_other_kernels_are_updated_as_matrices_of_inputs_by_outputs(
     path, shape, matrix
 ):
     (start,) = random_arrays(shape)
-    (actual,) = trained(Muon(0.05), [start], [path])
-    (expected,) = trained(Muon(0.05), [start.reshape(matrix)], ["kernel"])
+    (actual,) = train(Muon(0.05), [start], [path])
+    (expected,) = train(Muon(0.05), [start.reshape(matrix)], ["kernel"])
     np.testing.assert_allclose(actual.reshape(matrix), expected, **TOLERANCE)
 
 
 def test_adam_updates_depthwise_kernels_biases_and_selected_matrices():
     starts = random_arrays((3, 3, 4, 1), (6, 3), (2, 8))
     paths = ["block/depthwise/kernel", "projection/kernel", "attention/key/bias"]
-    expected = trained(AdamW(0.05, weight_decay=0.3), starts, paths)
-    actual = trained(Muon(0.05, weight_decay=0.3), starts, paths)
+    expected = train(AdamW(0.05, weight_decay=0.3), starts, paths)
+    actual = train(Muon(0.05, weight_decay=0.3), starts, paths)
     for index in (0, 2):
         np.testing.assert_array_equal(actual[index], expected[index])
     assert np.abs(actual[1] - expected[1]).max() > 0.01
     by_adam = Muon(0.05, weight_decay=0.3, by_adam=["depthwise", "projection"])
-    np.testing.assert_array_equal(trained(by_adam, starts, paths)[1], expected[1])
+    np.testing.assert_array_equal(train(by_adam, starts, paths)[1], expected[1])
 
 
 def test_orthogonalized_matrices_are_nearly_orthogonal():
     for shape in ((8, 20), (20, 8), (5, 5)):
         (matrix,) = random_arrays(shape)
-        left, _, right = np.linalg.svd(matrix, full_matrices=False)
+        u, _, vh = np.linalg.svd(matrix, full_matrices=False)
         actual = orthogonalized(tf.constant(matrix)).numpy()
-        np.testing.assert_allclose(
-            left.T @ actual @ right.T, np.eye(min(shape)), atol=0.35
-        )
+        np.testing.assert_allclose(u.T @ actual @ vh.T, np.eye(min(shape)), atol=0.35)
     assert not orthogonalized(tf.zeros((3, 4))).numpy().any()

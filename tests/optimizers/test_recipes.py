@@ -90,7 +90,7 @@ def test_a_copy_of_the_optimizer_has_the_same_config():
         ("auto", "sgd", "Leave one"),
     ],
 )
-def test_a_recipe_must_be_known_and_replaces_an_optimizer(recipe, optimizer, words):
+def test_a_recipe_must_be_known_and_excludes_an_optimizer(recipe, optimizer, words):
     with pytest.raises(InputError, match=words):
         check_recipe(recipe, optimizer)
 

@@ -11,21 +11,21 @@ from tests.helpers.recorded_oracles import recorded
 @pytest.mark.parametrize("number", [0, 1], ids=["plain", "nesterov"])
 def test_20_steps_equal_those_of_pytorch(number):
     """Compares with recorded results (see `tests.helpers.recorded_oracles`)."""
-    question, answer = recorded("sgd")[number]
-    assert question["nesterov"] == bool(number)
+    inputs, results = recorded("sgd")[number]
+    assert inputs["nesterov"] == bool(number)
     kernel, bias = (
-        keras.Variable(question["start"], name=name) for name in ("kernel", "bias")
+        keras.Variable(inputs["start"], name=name) for name in ("kernel", "bias")
     )
     optimizer = SGD(
-        float(question["rate"]),
-        momentum=float(question["momentum"]),
+        float(inputs["rate"]),
+        momentum=float(inputs["momentum"]),
         nesterov=bool(number),
-        weight_decay=float(question["weight_decays"][0]),
+        weight_decay=float(inputs["weight_decays"][0]),
     )
-    for gradient in question["gradients"]:
+    for gradient in inputs["gradients"]:
         optimizer.apply([keras.ops.convert_to_tensor(gradient)] * 2, [kernel, bias])
     # The operations have another order, so float32 is rounded differently.
-    np.testing.assert_allclose([kernel, bias], answer["answer"], atol=1e-6)
+    np.testing.assert_allclose([kernel, bias], results["answer"], atol=1e-6)
     # Only the kernel has weight decay.
     assert np.abs(kernel - bias).max() > 1e-3
 

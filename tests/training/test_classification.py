@@ -66,10 +66,10 @@ def stripes(count, seed=0):
     return images, labels
 
 
-def batches_of(images, labels, batch_size=30, **options):
+def batches_of(images, labels, batch_size=30, seed=0, **options):
     converter = ALIGNImageConverter(SIDE, **{"crop": "whole", "flip": False, **options})
     return lambda step: labeled_batches(
-        images, labels, converter, batch_size=batch_size, start_step=step
+        images, labels, converter, batch_size=batch_size, seed=seed, start_step=step
     )
 
 
@@ -329,12 +329,12 @@ def test_hosts_share_the_rows_of_a_batch():
         images, labels = np.arange(12.0).reshape(6, 2), np.arange(6)
         return tf.data.Dataset.from_tensor_slices((images, labels)).batch(4).repeat()
 
-    whole = next(rows_of_host(make_batches, 0).as_numpy_iterator())
+    global_batch = next(rows_of_host(make_batches, 0).as_numpy_iterator())
     parts = [
         next(rows_of_host(make_batches, 0, number, 2).as_numpy_iterator())
         for number in range(2)
     ]
-    for values, *host_values in zip(whole, *parts, strict=True):
+    for values, *host_values in zip(global_batch, *parts, strict=True):
         assert len(host_values[0]) == 2
         np.testing.assert_array_equal(np.concatenate(host_values), values)
 

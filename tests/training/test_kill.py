@@ -82,8 +82,8 @@ def kill_when(process, condition):
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_a_killed_run_resumes_with_the_same_curve(tmp_path, replicas):
     write_pairs(tmp_path / "pairs")
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(whole, replicas)
+    uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
+    finish(uninterrupted, replicas)
     checkpoints = killed / "checkpoints"
 
     def is_saving():
@@ -104,14 +104,14 @@ def test_a_killed_run_resumes_with_the_same_curve(tmp_path, replicas):
 
     assert kill_when(start(killed, replicas), has_logged_a_loop)
     finish(killed, replicas)
-    assert_same(killed, whole)
+    assert_same(killed, uninterrupted)
 
 
 @pytest.mark.release
 def test_sigterm_saves_within_a_loop_and_exits_with_0(tmp_path):
     write_pairs(tmp_path / "pairs")
-    whole, ended = tmp_path / "whole", tmp_path / "ended"
-    finish(whole, 1, loop=8)
+    uninterrupted, ended = tmp_path / "uninterrupted", tmp_path / "ended"
+    finish(uninterrupted, 1, loop=8)
     process = start(ended, 1, loop=8)
     log = ended / "metrics.jsonl"
     while not (log.exists() and log.stat().st_size):
@@ -124,4 +124,4 @@ def test_sigterm_saves_within_a_loop_and_exits_with_0(tmp_path):
     saved = max(int(p.stem[5:]) for p in (ended / "checkpoints").glob("ckpt-*.index"))
     assert saved % 8, "the checkpoint is at the end of a loop"
     finish(ended, 1, loop=8)
-    assert_same(ended, whole)
+    assert_same(ended, uninterrupted)

@@ -139,8 +139,10 @@ def sigterm_is_caught():
 def test_a_run_ended_by_sigterm_resumes_with_the_same_curve(
     as_in_a_new_process, sigterm_is_caught, tmp_path, capsys
 ):
-    whole, ended = tmp_path / "whole", tmp_path / "ended"
-    expected = train(as_in_a_new_process(), whole, 8, 2, 4, evaluate=evaluate_constant)
+    uninterrupted, ended = tmp_path / "uninterrupted", tmp_path / "ended"
+    expected = train(
+        as_in_a_new_process(), uninterrupted, 8, 2, 4, evaluate=evaluate_constant
+    )
     assert [line["step"] for line in expected] == [2, 4, 4, 6, 8, 8]
 
     def send_sigterm():
@@ -159,7 +161,7 @@ def test_a_run_ended_by_sigterm_resumes_with_the_same_curve(
     assert steps == [5, 4, 0]
     lines = train(as_in_a_new_process(), ended, 8, 2, 4, evaluate=evaluate_constant)
     assert lines == expected
-    assert_same_state(ended / "checkpoints", whole / "checkpoints")
+    assert_same_state(ended / "checkpoints", uninterrupted / "checkpoints")
 
 
 def test_a_checkpoint_contains_all_variables(as_in_a_new_process, tmp_path):
@@ -188,8 +190,8 @@ def test_a_checkpoint_contains_all_variables(as_in_a_new_process, tmp_path):
 def test_resuming_does_not_depend_on_the_system_time(
     as_in_a_new_process, tmp_path, monkeypatch
 ):
-    whole, jumped = tmp_path / "whole", tmp_path / "jumped"
-    expected = train(as_in_a_new_process(), whole, 6, 2, 2)
+    uninterrupted, jumped = tmp_path / "uninterrupted", tmp_path / "jumped"
+    expected = train(as_in_a_new_process(), uninterrupted, 6, 2, 2)
     train(as_in_a_new_process(), jumped, 4, 2, 2)
     now = time.time
     # The clock is set back by a year.
@@ -199,7 +201,7 @@ def test_resuming_does_not_depend_on_the_system_time(
         int(pathlib.Path(p).name[5:]) for p in checkpoints_in(jumped / "checkpoints")
     ]
     assert steps == [6, 4, 2]
-    assert_same_state(jumped / "checkpoints", whole / "checkpoints")
+    assert_same_state(jumped / "checkpoints", uninterrupted / "checkpoints")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"value": "high"}'])

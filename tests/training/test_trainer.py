@@ -78,7 +78,9 @@ def without_rates(lines):
 
 @pytest.mark.release
 def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path):
-    whole, expected = run(tmp_path / "whole", 8, evaluate=lambda: [("a/b", 0.5)])
+    uninterrupted, expected = run(
+        tmp_path / "whole", 8, evaluate=lambda: [("a/b", 0.5)]
+    )
 
     def broken(start_step):
         # The run is interrupted in the loop after the checkpoint of step 4.
@@ -98,7 +100,7 @@ def test_a_resumed_run_equals_an_uninterrupted_run(tmp_path):
     assert without_rates(actual) == without_rates(expected)
     assert [line["step"] for line in actual if "loss" in line] == [2, 4, 6, 8]
     for actual_weight, expected_weight in zip(
-        resumed.get_weights(), whole.get_weights(), strict=True
+        resumed.get_weights(), uninterrupted.get_weights(), strict=True
     ):
         np.testing.assert_array_equal(actual_weight, expected_weight)
 
@@ -127,7 +129,7 @@ def run_in_float16(directory, steps):
 
 @pytest.mark.release
 def test_steps_with_an_overflowing_scaled_gradient_count_as_steps(tmp_path):
-    whole, overflowed = run_in_float16(tmp_path / "whole", 12)
+    uninterrupted, overflowed = run_in_float16(tmp_path / "whole", 12)
     assert overflowed
 
     def refuse_nan(name):
@@ -146,10 +148,10 @@ def test_steps_with_an_overflowing_scaled_gradient_count_as_steps(tmp_path):
     resumed, _ = run_in_float16(tmp_path / "cut", 12)
     assert without_rates(lines("cut")) == without_rates(lines("whole"))
     for actual, expected in zip(
-        resumed.get_weights(), whole.get_weights(), strict=True
+        resumed.get_weights(), uninterrupted.get_weights(), strict=True
     ):
         np.testing.assert_array_equal(actual, expected)
-    checkpoints = RunCheckpoints(whole, str(tmp_path / "whole" / "checkpoints"))
+    checkpoints = RunCheckpoints(uninterrupted, str(tmp_path / "whole" / "checkpoints"))
     assert checkpoints.restore_latest() == 12
 
 
@@ -305,10 +307,10 @@ def test_checkpoints_with_flipped_bytes_are_refused(finished_run, tmp_path):
 
 
 def test_the_checkpoint_of_another_model_is_refused(finished_run):
-    other = small_align()
-    other.compile(keras.optimizers.SGD(0.1))
+    other_model = small_align()
+    other_model.compile(keras.optimizers.SGD(0.1))
     with pytest.raises(InputError, match="doesn't fit the model"):
-        RunCheckpoints(other, str(finished_run / "checkpoints")).restore_latest()
+        RunCheckpoints(other_model, str(finished_run / "checkpoints")).restore_latest()
 
 
 def test_the_log_drops_an_incomplete_line(tmp_path):

@@ -141,7 +141,10 @@ def align_links(model: keras.Model) -> list[Link]:
 
 
 def read_vocabulary(directory: pathlib.Path) -> list[str] | None:
-    """Returns the tokens of vocab.txt or tokenizer.json, or None without both files."""
+    """Returns the tokens of vocab.txt or tokenizer.json.
+
+    Returns None if both files are missing.
+    """
     path = directory / BERT_VOCABULARY_FILE
     if path.exists():
         return load_vocabulary(path)

@@ -11,7 +11,7 @@ from align_keras.utils.errors import InputError
 
 
 class Layout(NamedTuple):
-    """Functions that convert an array to and from the axis order of Keras."""
+    """Pair of functions that convert an array to and from the layout of Keras."""
 
     to_keras: Callable
     from_keras: Callable
@@ -100,8 +100,9 @@ def load_links(
     ]
     if faults:
         raise InputError(
-            f"{source} doesn't fit the model. Its tensors: {', and '.join(faults)}. No "
-            "weights were loaded. Check that the sizes of the model and the file agree."
+            f"{source} doesn't fit the model. Differences of the tensors: "
+            f"{', and '.join(faults)}. No weights were loaded. Check that the sizes of "
+            "the model and the file agree."
         )
     values = [_value(link, tensors, source) for link in links]
     for link, value in zip(links, values, strict=True):
