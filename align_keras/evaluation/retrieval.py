@@ -64,7 +64,7 @@ def flatten_captions(
 def _checked_index(index: Any, captions: int, images: int) -> np.ndarray:
     """Returns the image row of each caption as an int64 array (captions,).
 
-    None stands for caption i of image i.
+    None means that caption i belongs to image i.
 
     Raises:
         InputError: if the number, the type or the range of the rows is wrong.
@@ -177,7 +177,7 @@ def _rows_by_value(values: Iterable[Hashable]) -> dict[Any, list[int]]:
 
 
 def _merged(lists: Iterable[list[int]]) -> np.ndarray:
-    """Returns the rows of disjoint lists in ascending order."""
+    """Merges disjoint lists of rows to a sorted int64 array."""
     return np.array(sorted(row for rows in lists for row in rows), np.int64)
 
 

@@ -195,7 +195,7 @@ def check_same(path: str, actual: str, expected: str, name: str = "model") -> No
     if actual != expected:
         raise InputError(
             f"{name} must be the same on all machines. {path} differs on "
-            f"{socket.gethostname()}. Copy it to this machine."
+            f"{socket.gethostname()}. Copy it to that machine."
         )
 
 

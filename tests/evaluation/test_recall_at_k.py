@@ -184,7 +184,7 @@ def test_recall_agrees_with_recorded_values_of_clip_benchmark(number):
     assert 0.1 < t2i[1] < 0.95  # A recall of 0 or 1 would not distinguish metrics.
 
 
-def test_a_query_ignores_its_own_row():
+def test_a_query_ignores_the_row_to_leave_out():
     gallery = np.array([[1.0, 0.0], [0.8, 0.6], [0.9, 0.1], [0.0, 1.0]])
     positives = [[1], [2], [], [1]]
     # The best rows are 2 and 1 for query 0, 0 and 2 for query 1, and 1 for query 3.

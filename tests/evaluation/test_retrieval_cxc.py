@@ -93,7 +93,7 @@ def test_recall_agrees_with_clip_benchmark():
             assert metrics[f"{name}/recall_at_{k}"] == pytest.approx(recall)
 
 
-def test_a_query_is_not_in_its_own_gallery():
+def test_the_gallery_excludes_the_query():
     # Two captions have equal embeddings. If the gallery contained the query, it would
     # tie with the positive, and the recall at 1 would be 0.
     texts = np.repeat(np.eye(4), 2, axis=0)
