@@ -160,7 +160,7 @@ def test_config_round_trip():
         ({"min_area": 0}, "min_area must be a number"),
         ({"central_crop": 1.5}, "central_crop must be a number"),
         ({"crop": "whole", "zoom": 0.1}, "`zoom`, .* need crop='random' or"),
-        ({"value_range": (1, 0)}, "value_range must be two numbers"),
+        ({"value_range": (1, 0)}, "value_range must be two increasing numbers"),
     ],
 )
 def test_wrong_arguments_are_one_clear_line(arguments, words):

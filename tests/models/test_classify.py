@@ -70,8 +70,8 @@ def test_both_are_the_exports(model, pixels):
     [
         (("cat",), "class_names must be a list of str, received one str 'cat'"),
         ((NAMES, "a {}"), "templates must be a list of str"),
-        ((NAMES, ["a cat"]), "one of them 'a cat'; write"),
-        (([],), "`class_names` must hold a name"),
+        ((NAMES, ["a cat"]), "one of them 'a cat'. Write"),
+        (([],), "`class_names` must contain at least one name"),
     ],
 )
 def test_wrong_classes_are_one_clear_line(model, pixels, arguments, words):
