@@ -332,7 +332,9 @@ def test_a_file_that_would_fill_the_memory_is_not_read(model, tmp_path):
     with open(large, "wb") as file:
         file.truncate(600_000_000)  # A hole: it takes no disk.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(InputError, match="at most 512,000,000 bytes. Received: .*large"):
+    with pytest.raises(
+        InputError, match="at most 512,000,000 bytes. Received: .*large"
+    ):
         model.encode_images([large])
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 100_000  # KiB

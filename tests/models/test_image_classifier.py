@@ -90,7 +90,9 @@ def test_the_head_is_float32_in_mixed_precision():
 
 
 def test_one_class_is_no_choice():
-    with pytest.raises(InputError, match="num_classes must be .* Received: num_classes=1"):
+    with pytest.raises(
+        InputError, match="num_classes must be .* Received: num_classes=1"
+    ):
         ImageClassifier(ImageEncoder(**SMALL), 1)
 
 

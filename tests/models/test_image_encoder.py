@@ -228,5 +228,7 @@ def test_the_first_stages_alone():
     shapes = [variable.shape for variable in whole.weights]
     assert [v.shape for v in encoder.weights] == shapes[: len(encoder.weights)]
     assert ImageEncoder.from_config(encoder.get_config()).num_stages == 3
-    with pytest.raises(InputError, match="num_stages must be .* Received: num_stages=8"):
+    with pytest.raises(
+        InputError, match="num_stages must be .* Received: num_stages=8"
+    ):
         ImageEncoder(**SMALL, num_stages=8)
