@@ -1,4 +1,4 @@
-"""Metrics in NumPy, computed from embeddings, ranks and ratings."""
+"""Evaluation metrics in NumPy from embeddings, ranks and ratings."""
 
 from align_keras.evaluation.class_metrics import (
     Classification,

@@ -1,4 +1,4 @@
-"""Classification of images by classes, and its accuracy."""
+"""Classification of images and its accuracy."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,14 +22,14 @@ Groups = Mapping[str, Sequence[str]]
 
 
 class Classification(NamedTuple):
-    """Classes that a model assigned to images.
+    """Predicted classes of images and the ranks of the correct classes.
 
     Attributes:
-        ranks: int64 array (images,), number of wrong classes before the right one.
-            Wrong classes with the same score count, so that the accuracy of a model
-            with equal scores is 0.
-        predictions: int64 array (images,), the first class. It is the right one exactly
-            if the rank is 0.
+        ranks: int64 array (images,), number of wrong classes that rank before the
+            correct class. Wrong classes with the same score are included, so that the
+            accuracy of a model with equal scores is 0.
+        predictions: int64 array (images,), class with the highest score. It is the
+            correct class if and only if the rank is 0.
     """
 
     ranks: np.ndarray
@@ -37,7 +37,11 @@ class Classification(NamedTuple):
 
 
 def as_labels(name: str, labels: Any, rows: int, classes: int) -> np.ndarray:
-    """Returns labels as an int64 array (rows,) in [0, classes), or raises."""
+    """Converts labels to an int64 array (rows,) in [0, classes).
+
+    Raises:
+        InputError: if the number, the type or the range of the labels is wrong.
+    """
     gallery = "the classes, whose names must be those of the data"
     return as_rows(name, labels, rows, classes, "images", gallery)
 
@@ -48,14 +52,14 @@ def classification_metrics(
     """Yields the accuracies of a classification.
 
     Args:
-        name: str, prefix of the names, such as `"zero_shot"`.
+        name: str, prefix of the metric names, such as `"zero_shot"`.
         classification: `Classification`.
         labels: integer array (images,).
-        classes: int, the number of classes to choose from.
+        classes: int, number of classes to choose from.
 
     Yields:
-        Pairs of str and float: `NAME/top_1`, with more than five classes `NAME/top_5`,
-        and `NAME/mean_per_class`, of the classes that occur.
+        Pairs of str and float: `NAME/top_1`, `NAME/top_5` if there are more than five
+        classes, and `NAME/mean_per_class` over the classes with images.
 
     References:
         Jia et al. 2021, section 5.2.
@@ -76,31 +80,35 @@ def classification_metrics(
 def classification_statistics(
     name: str, classification: Classification, labels: Any, classes: int
 ) -> Statistics:
-    """Returns the metrics of `classification_metrics`, as a dict of `Statistic`."""
+    """Returns the metrics of `classification_metrics` as a dict of `Statistic`."""
     ranks = classification.ranks
     outcomes = item_outcomes(f"{name}/top_", ranks, _accuracy_ks(classes))
     per_class = _mean_per_class_statistic(ranks == 0, np.asarray(labels))
     return mean_statistics(outcomes) | {f"{name}/mean_per_class": per_class}
 
 
-def _mean_per_class_statistic(right: np.ndarray, labels: np.ndarray) -> Statistic:
+def _mean_per_class_statistic(is_correct: np.ndarray, labels: np.ndarray) -> Statistic:
     return Statistic(
         np.ones(len(labels), bool),
-        lambda rows: mean_per_class(right[rows], labels[rows]),
+        lambda rows: mean_per_class(is_correct[rows], labels[rows]),
     )
 
 
 def _accuracy_ks(classes: int) -> tuple[int, ...]:
-    """Returns k of the top-k accuracies. The top 5 of five classes or fewer is 1."""
+    """Returns the values of k for top-k accuracies.
+
+    5 is omitted for five classes or fewer, because the top-5 accuracy is always 1.
+    """
     return (1, 5) if classes > 5 else (1,)
 
 
-def mean_per_class(right: Any, labels: Any) -> np.ndarray:
-    """Returns the mean accuracy of the classes that occur.
+def mean_per_class(is_correct: Any, labels: Any) -> np.ndarray:
+    """Returns the accuracy per class, averaged over the classes with items.
 
     Args:
-        right: array (..., items), bool, or the fraction of runs with the right class.
-        labels: integer array (..., items), from 0 on.
+        is_correct: bool array (..., items), or float array with the fraction of runs
+            that predict the correct class.
+        labels: integer array (..., items), at least 0.
 
     Returns:
         float64 array (...).
@@ -109,34 +117,35 @@ def mean_per_class(right: Any, labels: Any) -> np.ndarray:
     >>> mean_per_class(np.array([True, True, False]), np.array([0, 0, 1])).item()
     0.5
     """
-    right = np.asarray(right)
+    is_correct = np.asarray(is_correct)
     labels = np.asarray(labels)
     rows = int(np.prod(labels.shape[:-1]))
     classes = labels.max() + 1
-    # Each row of items has its own counters.
+    # Each row of items has separate counters.
     counter = (np.arange(rows)[:, None] * classes + labels.reshape(rows, -1)).ravel()
     items = np.bincount(counter, minlength=rows * classes).reshape(rows, classes)
-    hits = np.bincount(counter, right.ravel(), rows * classes).reshape(rows, classes)
-    shares = hits / np.maximum(items, 1)
-    return (shares.sum(axis=1) / (items > 0).sum(axis=1)).reshape(labels.shape[:-1])
+    hits = np.bincount(counter, is_correct.ravel(), rows * classes)
+    accuracies = hits.reshape(rows, classes) / np.maximum(items, 1)
+    means = accuracies.sum(axis=1) / (items > 0).sum(axis=1)
+    return means.reshape(labels.shape[:-1])
 
 
 def class_embeddings(
     encode_texts: Callable, class_names: Sequence[str], templates: Sequence[str]
 ) -> np.ndarray:
-    """Embeds each class as the mean of its prompts, normalized to unit length.
+    """Computes an embedding of each class from the mean of its prompts.
 
     Args:
         encode_texts: function from a list of str to a real array (n, dimension).
         class_names: sequence of str.
-        templates: sequence of str with `{}`, which the name replaces.
+        templates: sequence of str with `{}`, which is replaced by the class name.
 
     Returns:
-        float64 array (classes, dimension).
+        float64 array (classes, dimension) of unit length.
 
     Raises:
-        InputError: without classes or templates, for a template without `{}`, and if
-            the prompts of a class cancel out.
+        InputError: if there are no classes or templates, if a template has no `{}`, or
+            if the embeddings of the prompts of a class cancel out.
 
     References:
         Jia et al. 2021, section 5.2.
@@ -149,15 +158,16 @@ def class_embeddings(
     """
     class_names = list(class_names)
     templates = list(templates)
-    wrong = [template for template in templates if "{}" not in template]
-    if not class_names or not templates or wrong:
+    bad_templates = [template for template in templates if "{}" not in template]
+    if not class_names or not templates or bad_templates:
         raise InputError(
-            "`class_names` must hold a name and `templates` a str with {} for it, "
-            f"received {len(class_names)} names and {len(templates)} templates"
-            + (f", one of them {wrong[0]!r}" if wrong else "")
-            + "; write {} where the name goes, as in 'a photo of a {}.'"
+            "`class_names` must contain at least one name and each of `templates` "
+            f"must contain {{}}. Received: {len(class_names)} names and "
+            f"{len(templates)} templates"
+            + (f", one of them {bad_templates[0]!r}" if bad_templates else "")
+            + ". Write {} for the name, as in 'a photo of a {}.'"
         )
-    # `format` would fail for names and templates with other braces.
+    # `str.format` would fail for names and templates with other braces.
     prompts = [
         template.replace("{}", name) for name in class_names for template in templates
     ]
@@ -168,14 +178,18 @@ def class_embeddings(
 
 
 def _unit_rows(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Divides rows by their lengths, or raises for rows of length zero."""
+    """Normalizes rows to unit length.
+
+    Raises:
+        InputError: if the length of a row is zero or not finite.
+    """
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    wrong = np.flatnonzero(~(lengths > 1e-12) | ~np.isfinite(lengths))
-    if len(wrong):
+    bad_rows = np.flatnonzero(~(lengths > 1e-12) | ~np.isfinite(lengths))
+    if len(bad_rows):
         raise InputError(
-            "`encode_texts` must give finite embeddings that don't cancel out, "
-            f"received length {lengths[wrong[0], 0]} for {names[wrong[0]]!r}; look for "
-            "a diverged model."
+            "`encode_texts` must return finite embeddings that don't cancel out. "
+            f"Received: length {lengths[bad_rows[0], 0]} for {names[bad_rows[0]]!r}. "
+            "Check for a diverged model."
         )
     return rows / lengths
 
@@ -186,19 +200,20 @@ def zero_shot_classification(
     labels: Any,
     block_size: int = 4096,
 ) -> Classification:
-    """Classifies images by the nearest class, with exact scores.
+    """Classifies images by the nearest class embedding with exact scores.
 
     Args:
         image_embeddings: real array (images, dimension), finite, can be memory-mapped.
         class_embeddings: real array (classes, dimension), finite.
-        labels: integers (images,), the right rows of `class_embeddings`.
-        block_size: int >= 1, images and classes scored at once.
+        labels: integers (images,), rows of `class_embeddings` of the correct classes.
+        block_size: int >= 1, number of images and classes that are scored at once.
 
     Returns:
         `Classification`.
 
     Raises:
-        InputError: for shapes, embeddings and labels that don't fit.
+        InputError: if the shapes don't match, an embedding isn't finite, or a label is
+            out of range.
 
     References:
         Jia et al. 2021, section 5.2.
@@ -214,33 +229,34 @@ def zero_shot_classification(
     nearest, _ = nearest_neighbors(
         image_embeddings, class_embeddings, min(2, len(class_embeddings)), block_size
     )
-    # In a tie of the right class with a wrong one the wrong one is the prediction.
+    # If the correct class ties with a wrong class, the wrong class is predicted.
     tied = (nearest[:, 0] == labels) & (ranks > 0)
     return Classification(ranks, np.where(tied, nearest[:, -1], nearest[:, 0]))
 
 
 def fine_tuned_metrics(ranks: Any, labels: Any, classes: int) -> Metrics:
-    """Yields the accuracies of several runs.
+    """Yields the mean accuracies of several runs.
 
     Args:
-        ranks: int array (runs, n), rank of the right class for each run and image.
+        ranks: int array (runs, n), rank of the correct class for each run and image.
         labels: int array (n,).
-        classes: int.
+        classes: int, number of classes.
 
     Yields:
-        Pairs of str and float: `top_1`, with more than five classes `top_5`, with
-        several runs their `_std`, and `mean_per_class` of the classes that occur.
+        Pairs of str and float: `top_1`, `top_5` if there are more than five classes,
+        their standard deviations `top_1_std` and `top_5_std` if there are several runs,
+        and `mean_per_class` over the classes with images.
 
     Raises:
-        InputError: if the ranks don't fit the labels.
+        InputError: if the shapes of the ranks and the labels don't match.
     """
     ranks = np.asarray(ranks)
     labels = np.asarray(labels)
     if ranks.ndim != 2 or ranks.shape[1:] != labels.shape:
         raise InputError(
-            "`labels` must hold one class an image, as each run's ranks do, received "
-            f"{labels.shape} for ranks of shape {ranks.shape}; give those of the same "
-            "images."
+            "`labels` must contain one class for each image of `ranks`. Received: "
+            f"shape {labels.shape} for ranks of shape {ranks.shape}. Pass the labels "
+            "and ranks of the same images."
         )
     for k in _accuracy_ks(classes):
         yield from over_runs(f"top_{k}", np.mean(ranks < k, axis=1))
@@ -248,9 +264,9 @@ def fine_tuned_metrics(ranks: Any, labels: Any, classes: int) -> Metrics:
 
 
 def fine_tuned_statistics(ranks: Any, labels: Any, classes: int) -> Statistics:
-    """Returns the metrics of `fine_tuned_metrics`, as a dict of `Statistic`.
+    """Returns the metrics of `fine_tuned_metrics` as a dict of `Statistic`.
 
-    The value of an image is the fraction of runs with the right class.
+    The value of an image is the fraction of runs that predict the correct class.
     """
     ranks = np.asarray(ranks)
     labels = np.asarray(labels)
@@ -260,19 +276,20 @@ def fine_tuned_statistics(ranks: Any, labels: Any, classes: int) -> Statistics:
 
 
 def vtab_metrics(accuracies: Mapping[str, Sequence[float]], groups: Groups) -> Metrics:
-    """Yields each task's accuracy, and the means of groups and of all tasks.
+    """Yields the accuracy of each task and the means of groups and of all tasks.
 
     Args:
         accuracies: dict from task to a sequence of floats in [0, 1], one per run.
-        groups: dict from group to its tasks. A group with a missing task has no mean,
-            and `vtab/all` needs all tasks.
+        groups: dict from group to its tasks. A group with a missing task is omitted,
+            and `vtab/all` requires all tasks.
 
     Yields:
-        (name, float): `vtab/TASK`, `vtab/GROUP`, `vtab/all`, and with several runs
-        their `_std`, the sample's deviation over runs.
+        Pairs of str and float: `vtab/TASK`, `vtab/GROUP` and `vtab/all`. With several
+        runs, `vtab/TASK_std` and so on are their sample standard deviations.
 
     References:
-        Zhai et al. 2019; Jia et al. 2021, table 6 (mean ± std of three runs).
+        Zhai et al. 2019 (tasks and groups). Jia et al. 2021, table 6 (mean ± std of
+        three runs).
 
     Example:
     >>> metrics = vtab_metrics({"a": [0.2, 0.4], "b": [0.6, 0.6]}, {"one": ["a", "b"]})
@@ -285,7 +302,7 @@ def vtab_metrics(accuracies: Mapping[str, Sequence[float]], groups: Groups) -> M
 
 
 def _means(tasks: Collection[str], groups: Groups) -> Iterator[tuple[str, list[str]]]:
-    """Yields the name of each metric, and the tasks whose mean it is."""
+    """Yields the name of each metric and the tasks over which it is averaged."""
     for task in tasks:
         yield task, [task]
     all_tasks = [task for group_tasks in groups.values() for task in group_tasks]
@@ -297,25 +314,26 @@ def _means(tasks: Collection[str], groups: Groups) -> Iterator[tuple[str, list[s
 def vtab_statistics(
     ranks: Mapping[str, np.ndarray], groups: Groups
 ) -> Iterator[tuple[list[str], Statistics]]:
-    """Yields the statistics of the metrics of `vtab_metrics`.
+    """Yields the metrics of `vtab_metrics` as `Statistic`.
 
     Args:
         ranks: dict from task to int array (runs, images).
         groups: dict from group to its tasks.
 
     Yields:
-        The tasks of a metric, and a dict with its `Statistic` of their images. The
-        images of each task follow those of the task before.
+        Pairs of the tasks of a metric and a dict with its `Statistic`. The items of the
+        statistic are the images of all tasks, concatenated in the order of the tasks.
     """
-    right = {task: np.mean(runs < 1, axis=0) for task, runs in ranks.items()}
+    accuracies = {task: np.mean(runs < 1, axis=0) for task, runs in ranks.items()}
     for name, tasks in _means(ranks, groups):
-        item_values = np.concatenate([right[task] for task in tasks])
-        numbers = np.repeat(range(len(tasks)), [len(right[task]) for task in tasks])
+        item_values = np.concatenate([accuracies[task] for task in tasks])
+        counts = [len(accuracies[task]) for task in tasks]
+        numbers = np.repeat(range(len(tasks)), counts)
         yield tasks, {f"vtab/{name}": _mean_per_class_statistic(item_values, numbers)}
 
 
 def over_runs(name: str, values: Any) -> Metrics:
-    """Yields the mean of a metric over runs, and its sample standard deviation."""
+    """Yields the mean of a metric over runs and its sample standard deviation."""
     yield name, float(np.mean(values))
     if len(values) > 1:
         yield f"{name}_std", float(np.std(values, ddof=1))

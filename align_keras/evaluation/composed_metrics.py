@@ -1,4 +1,4 @@
-"""Composed queries: an image plus or minus words is a query for another image."""
+"""Retrieval with composed queries, which are an image plus or minus words."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -27,27 +27,29 @@ def rank_composed_queries(
     image_weight: float = 1.0,
     text_weight: float = 2.0,
 ) -> dict[str, np.ndarray]:
-    """Ranks the images for each composed query, and for its image and words alone.
+    """Ranks the images for each composed query, for its image and for its words.
 
     The vector of a query is image_weight · image ± text_weight · words, with embeddings
-    of unit length. The gallery is all images but the query's. Wrong images come before
-    right ones with the same score.
+    of unit length. The gallery consists of all images except the image of the query.
+    Wrong images rank before targets with the same score.
 
     Args:
         encode_texts: function from a list of str to a real array (n, dimension).
         image_embeddings: real array (images, dimension), finite.
-        queries: sequence of objects with `image` (int, a row), `words` (str), `sign`
-            (1 or -1) and `targets` (right rows, without `image`).
-        image_weight: float.
-        text_weight: float.
+        queries: sequence of objects with `image` (int, row of the image), `words`
+            (str), `sign` (1 or -1) and `targets` (rows of the correct images, without
+            `image`).
+        image_weight: float, weight of the image embedding.
+        text_weight: float, weight of the text embedding.
 
     Returns:
-        dict of int64 arrays (queries,), the rank of the best target: `""` of the
-        composed query, `"image_alone/"` and `"text_alone/"` of its parts.
+        dict of int64 arrays (queries,) with the rank of the best target. The key `""`
+        is for the composed queries, and `"image_alone/"` and `"text_alone/"` are for
+        their parts.
 
     Raises:
-        InputError: without queries or targets, for rows outside the images, and for
-            embeddings that don't fit.
+        InputError: if there are no queries or targets, a row is out of range, or the
+            embeddings have different dimensions or are not finite.
 
     References:
         Jia et al. 2021, section 7 and figure 5.
@@ -63,8 +65,8 @@ def rank_composed_queries(
     queries = list(queries)
     if not queries:
         raise InputError(
-            "`queries` must hold at least one composed query, received none; give "
-            "images whose names differ by words."
+            "`queries` must contain at least one composed query. Received: none. Use "
+            "images whose names differ by single words."
         )
     words = sorted({query.words for query in queries})
     texts = UnitRows("encode_texts", encode_texts(words))
@@ -77,8 +79,8 @@ def rank_composed_queries(
     without_targets = count_without_positives(targets)
     if without_targets:
         raise InputError(
-            f"`queries` must have targets each, received {without_targets} "
-            "without; leave them out."
+            f"`queries` must have at least one target each. Received: "
+            f"{without_targets} queries without a target. Remove them."
         )
     images = image_weight * gallery[rows]
     texts = text_weight * np.array([[query.sign] for query in queries]) * texts
@@ -93,7 +95,7 @@ def rank_composed_queries(
 
 
 def composed_statistics(ranks: Ranks, ks: Sequence[int] = PAPER_KS) -> Statistics:
-    """Returns the recalls of `composed_metrics`, as a dict of `Statistic`."""
+    """Returns the recalls of `composed_metrics` as a dict of `Statistic`."""
     statistics: Statistics = {}
     for name, query_ranks in ranks.items():
         statistics |= recall_statistics(name, query_ranks, ks)
@@ -103,30 +105,30 @@ def composed_statistics(ranks: Ranks, ks: Sequence[int] = PAPER_KS) -> Statistic
 def composed_metrics(
     ranks: Ranks, queries: Sequence[Any], image_count: int, ks: Sequence[int] = PAPER_KS
 ) -> Metrics:
-    """Yields recall at k of composed queries and its baselines.
+    """Yields Recall@k of composed queries and its baselines.
 
     Args:
-        ranks: dict of int arrays (queries,), as `rank_composed_queries` returns.
+        ranks: dict of int arrays (queries,) from `rank_composed_queries`.
         queries: sequence of the queries.
-        image_count: int.
+        image_count: int, number of images.
         ks: integers >= 1.
 
     Yields:
-        Pairs of str and float: of all queries, of those that add words (`plus/`), and
-        of those that subtract words (`minus/`), if there are some: `recall_at_K`,
-        `image_alone/recall_at_K`, `text_alone/recall_at_K`, `chance_recall_at_K`,
-        `queries`, the number of queries, and `candidates`, the number of images that
-        each query ranks.
+        Pairs of str and float: `recall_at_K`, `image_alone/recall_at_K`,
+        `text_alone/recall_at_K`, `chance_recall_at_K`, the number of `queries`, and
+        `candidates`, the number of images that each query ranks. The metrics have no
+        prefix for all queries, `plus/` for queries that add words, and `minus/` for
+        queries that subtract words.
     """
     signs = np.array([query.sign for query in queries])
     for kind, kind_signs in _SIGNS.items():
         rows = np.flatnonzero(np.isin(signs, kind_signs))
         if not len(rows):
             continue
-        # The image of the query isn't in the gallery. The chance depends on the number
-        # of right rows only.
-        right = [range(len(queries[int(row)].targets)) for row in rows]
-        chance = chance_recall_at_k(right, image_count - 1, ks)
+        # The gallery doesn't contain the image of the query. Only the number of targets
+        # matters for the recall by chance.
+        targets = [range(len(queries[int(row)].targets)) for row in rows]
+        chance = chance_recall_at_k(targets, image_count - 1, ks)
         for k in ks:
             for name, query_ranks in ranks.items():
                 recall = float(np.mean(query_ranks[rows] < k))

@@ -1,7 +1,7 @@
-"""Exact scores: inner products of embeddings in fixed point, computed in float64.
+"""Exact scores, which are inner products of fixed-point embeddings in float64.
 
-They depend neither on the order of summation nor on the block, so that equal rows have
-equal scores. BLAS alone doesn't guarantee this.
+The scores depend neither on the order of summation nor on the block size. Equal rows
+therefore have equal scores, which BLAS alone doesn't guarantee.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from align_keras.utils.errors import InputError
 FRACTION_BITS = 26
 # Row norms are summed in chunks of this size for any block size.
 _NORM_CHUNK = 1024
-# A block is scored exactly if float32 can't decide more than one in this number of its
+# A whole block is scored exactly if float32 can't decide more than 1 in 32 of its
 # pairs.
 PAIRS_PER_UNDECIDED = 32
 
@@ -25,13 +25,20 @@ PAIRS_PER_UNDECIDED = 32
 def as_queries_and_gallery(
     query_embeddings: Any, gallery_embeddings: Any
 ) -> tuple[Any, Any]:
-    """Returns both as matrices (rows, dimension), without copying arrays."""
+    """Converts queries and gallery to matrices (rows, dimension).
+
+    NumPy arrays are not copied.
+
+    Raises:
+        InputError: if an argument is not a matrix of real numbers, or if the dimensions
+            differ.
+    """
     queries = _as_matrix("query_embeddings", query_embeddings)
     gallery = _as_matrix("gallery_embeddings", gallery_embeddings)
     if queries.shape[1] != gallery.shape[1]:
         raise InputError(
-            "`query_embeddings` and `gallery_embeddings` must have one dimension, "
-            f"received {queries.shape[1]} and {gallery.shape[1]}; use embeddings of "
+            "`query_embeddings` and `gallery_embeddings` must have the same dimension. "
+            f"Received: {queries.shape[1]} and {gallery.shape[1]}. Use embeddings from "
             "the same model."
         )
     return queries, gallery
@@ -42,19 +49,23 @@ def _as_matrix(name: str, embeddings: Any) -> Any:
         embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or 0 in embeddings.shape:
         raise InputError(
-            f"`{name}` must be a matrix (rows, dimension) with at least one row, "
-            f"received shape {embeddings.shape}; pass one embedding a row."
+            f"`{name}` must be a matrix (rows, dimension) with at least one row. "
+            f"Received: shape {embeddings.shape}. Pass one embedding per row."
         )
     if embeddings.dtype.kind in "OUScMmb":
         raise InputError(
-            f"`{name}` must hold real numbers, received dtype {embeddings.dtype}; "
-            "pass float32 embeddings."
+            f"`{name}` must contain real numbers. Received: dtype {embeddings.dtype}. "
+            "Pass float32 embeddings."
         )
     return embeddings
 
 
 def row_norms(name: str, embeddings: Any) -> np.ndarray:
-    """Returns the lengths of the rows, float64 (rows,), or raises if not finite."""
+    """Returns the lengths of the rows as a float64 array (rows,).
+
+    Raises:
+        InputError: if a length is not finite.
+    """
     norms = np.empty(len(embeddings))
     for start in range(0, len(embeddings), _NORM_CHUNK):
         chunk = np.ascontiguousarray(embeddings[start : start + _NORM_CHUNK], float)
@@ -65,22 +76,26 @@ def row_norms(name: str, embeddings: Any) -> np.ndarray:
             norms[start : start + len(chunk)] = largest * np.sqrt(
                 np.square(scaled).sum(axis=1)
             )
-    wrong = np.flatnonzero(~np.isfinite(norms))
-    if len(wrong):
-        rows = ", ".join(map(str, wrong[:5])) + (", …" if len(wrong) > 5 else "")
+    bad_rows = np.flatnonzero(~np.isfinite(norms))
+    if len(bad_rows):
+        rows = ", ".join(map(str, bad_rows[:5])) + (", …" if len(bad_rows) > 5 else "")
         raise InputError(
-            f"`{name}` must be finite, received NaN or infinity in {len(wrong)} "
-            f"{'row' if len(wrong) == 1 else 'rows'}: {rows}; look for a diverged "
+            f"`{name}` must be finite. Received: NaN or infinity in {len(bad_rows)} "
+            f"{'row' if len(bad_rows) == 1 else 'rows'}: {rows}. Check for a diverged "
             "model or an image that could not be read."
         )
     return norms
 
 
 class UnitRows:
-    """Rows of a matrix that are divided by their lengths when they are indexed.
+    """View of a matrix whose rows are normalized to unit length when they are indexed.
 
-    The result of an index is float64. The matrix isn't copied. A row of zeros stays
+    Indexing returns float64 arrays. The matrix isn't copied. A row of zeros remains
     zero.
+
+    Args:
+        name: str, name of the argument for messages.
+        embeddings: real array (rows, dimension).
     """
 
     ndim = 2
@@ -100,11 +115,15 @@ class UnitRows:
 
 
 def fixed_point(block: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    """Rounds rows to multiples of 2**-26 of `norms`, which are at least their lengths.
+    """Rounds rows to multiples of 2**-26 of a norm.
+
+    Args:
+        block: real array (rows, dimension).
+        norms: float array (rows,) or (1,), upper bounds of the lengths of the rows.
 
     Returns:
-        float64 array (rows, dimension) of integers. The length of a row is about 2**26
-        at most.
+        float64 array (rows, dimension) of integers. The length of a row is at most
+        about 2**26.
     """
     exponents = np.frexp(norms)[1]
     scaled = np.ldexp(np.asarray(block, float), (FRACTION_BITS - exponents)[:, None])
@@ -114,33 +133,44 @@ def fixed_point(block: np.ndarray, norms: np.ndarray) -> np.ndarray:
 def as_rows(
     name: str, values: Any, count: int, size: int, items: str, gallery: str
 ) -> np.ndarray:
-    """Returns `values` as an int64 array (count,) in [0, size), or raises.
+    """Converts row numbers to an int64 array (count,).
 
     Args:
-        name: str, name of the argument.
-        values: integers.
+        name: str, name of the argument for the message.
+        values: integers in [0, size).
         count: int, required number of values.
         size: int, number of rows of the gallery.
-        items: str, for the message: the items that have a value each.
-        gallery: str, for the message: the values are rows of it.
+        items: str, description of the items that have a value, for the message.
+        gallery: str, description of the gallery for the message.
+
+    Raises:
+        InputError: if the number, the type or the range of the values is wrong.
     """
     values = np.asarray(values)
     if values.shape != (count,) or values.dtype.kind not in "iu":
         raise InputError(
-            f"`{name}` must hold one integer for each of {count} {items}, received "
-            f"shape {values.shape} and dtype {values.dtype}; give one each."
+            f"`{name}` must contain one integer for each of {count} {items}. "
+            f"Received: shape {values.shape} and dtype {values.dtype}. Pass one "
+            "integer for each of them."
         )
     check_range(name, values, size, gallery)
     return values.astype(np.int64, copy=False)
 
 
 def check_range(name: str, values: np.ndarray, size: int, gallery: str) -> None:
-    """Raises unless all integers are in [0, size), rows of what `gallery` names."""
+    """Raises `InputError` unless all integers are in [0, size).
+
+    Args:
+        name: str, name of the argument for the message.
+        values: integer array.
+        size: int, number of rows of the gallery.
+        gallery: str, description of the gallery for the message.
+    """
     outside = values[(values < 0) | (values >= size)]
     if outside.size:
         raise InputError(
-            f"`{name}` must lie in [0, {size}), the rows of {gallery}, received "
-            f"{outside[0]}; count from 0."
+            f"`{name}` must be in [0, {size}), the rows of {gallery}. Received: "
+            f"{outside[0]}. Count from 0."
         )
 
 
@@ -153,7 +183,17 @@ def pair_scores(
 ) -> np.ndarray:
     """Returns the inner products of `queries[owners]` and `gallery(rows)`.
 
-    They are exact if both are in fixed point. `chunk` pairs are computed at once.
+    The products are exact if both matrices are in fixed point.
+
+    Args:
+        queries: real array (queries, dimension).
+        gallery: function from an int array (n,) of rows to a real array (n, dimension).
+        owners: int array (pairs,), query of each pair.
+        rows: int array (pairs,), gallery row of each pair.
+        chunk: int, number of pairs that are computed at once.
+
+    Returns:
+        float64 array (pairs,).
     """
     scores = np.empty(len(owners))
     for start in range(0, len(scores), chunk):
@@ -167,11 +207,22 @@ def pair_scores(
 
 
 class CountAtLeast:
-    """Exact number of rows with a score of at least a threshold, for each query.
+    """Exact count of the rows whose score reaches the threshold of each query.
 
-    A first pass in float32, which takes half the time of float64, decides all pairs but
-    those that are closer to the threshold than its error. Queries and rows are in fixed
-    point, with at most `block_size` rows a call.
+    Scores in float32 take half the time of float64. They decide all pairs except those
+    that are closer to the threshold than the rounding error. Only the undecided pairs
+    are computed in float64.
+
+    Args:
+        queries: float64 array (queries, dimension) in fixed point.
+        thresholds: float64 array (queries,).
+        block_size: int, maximum number of rows per call.
+
+    Call arguments:
+        rows: float64 array (rows, dimension) in fixed point.
+
+    Returns:
+        int array (queries,).
     """
 
     def __init__(
@@ -180,14 +231,15 @@ class CountAtLeast:
         self._queries = queries
         self._thresholds = thresholds
         self._inexact = queries.astype(np.float32)
-        # Rounding of both entries, of their product and of the sums, in any order,
-        # changes a score by at most (dimension + 2) units of 2**-24 of both lengths,
-        # which are 2**26 each. 4 more units cover second-order terms and the rounding
-        # of the thresholds.
+        # The bound covers the rounding of both entries, of their products and of the
+        # sums in any order. Each score changes by at most (dimension + 2) units of
+        # 2**-24 times both lengths, which are 2**26 each. 4 more units cover
+        # second-order terms and the rounding of the thresholds.
         slack = (queries.shape[1] + 6) * 2.0 ** (2 * FRACTION_BITS - 24)
         self._low = (thresholds - slack).astype(np.float32)[:, None]
         self._high = (thresholds + slack).astype(np.float32)[:, None]
-        # Allocating this memory for each block would take as long as the product.
+        # The memory is allocated once, because allocating it for each block would take
+        # as long as the product.
         self._scores = np.empty((block_size, len(queries)), np.float32)
         self._chunk = block_size
 
@@ -195,12 +247,12 @@ class CountAtLeast:
         size = (len(self._queries), len(rows))
         scores = self._scores.reshape(-1)[: size[0] * size[1]].reshape(size)
         np.matmul(self._inexact, rows.astype(np.float32).T, out=scores)
-        surely = scores > self._high
-        counts = np.count_nonzero(surely, axis=1)
-        near = scores >= self._low
-        near ^= surely
-        pairs = np.flatnonzero(near)
-        if len(pairs) * PAIRS_PER_UNDECIDED > near.size:
+        is_above = scores > self._high
+        counts = np.count_nonzero(is_above, axis=1)
+        is_undecided = scores >= self._low
+        is_undecided ^= is_above
+        pairs = np.flatnonzero(is_undecided)
+        if len(pairs) * PAIRS_PER_UNDECIDED > is_undecided.size:
             exact = self._queries @ rows.T
             return np.count_nonzero(exact >= self._thresholds[:, None], axis=1)
         owners, columns = np.divmod(pairs, len(rows))

@@ -12,25 +12,27 @@ from align_keras.evaluation.class_metrics import (
 )
 from align_keras.utils.errors import InputError
 
-# Items that are scored together in float64, which limits memory.
+# Number of items that are scored at once in float64. It limits the memory.
 PROBE_ITEMS_PER_BLOCK = 8192
-# Steps and changes of the gradient that L-BFGS estimates the curvature from.
+# Number of past steps from which L-BFGS estimates the curvature.
 _HISTORY = 10
+# Armijo constant of the line search and its maximum number of step-size halvings.
 _SUFFICIENT_DECREASE = 1e-4
 _HALVINGS = 30
-# Penalties that `probe` compares, from strong to weak, for features of unit length.
+# Penalties that `probe` compares, from strong to weak. They suit features of unit
+# length.
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 # One in five items of each class is held out to compare the penalties.
 _HELD_OUT = 5
 
 
 class FittedRegression(NamedTuple):
-    """Result of a fit.
+    """Fitted logistic regression.
 
     Attributes:
-        weights: float64 array (dimension + 1, classes). The last row has the
+        weights: float64 array (dimension + 1, classes). The last row contains the
             intercepts.
-        iterations: int.
+        iterations: int, number of L-BFGS iterations.
         slope: float, largest absolute entry of the gradient at the end.
     """
 
@@ -48,24 +50,25 @@ def fit_logistic_regression(
     max_iterations: int = 1000,
     tolerance: float = 1e-6,
 ) -> FittedRegression:
-    """Minimizes the mean cross-entropy plus penalty / 2 · ‖weights‖², by L-BFGS.
+    """Fits multinomial logistic regression with L-BFGS.
 
-    Intercepts aren't penalized. scikit-learn's C is 1 / (penalty · items).
+    The objective is the mean cross-entropy plus penalty / 2 · ‖weights‖². Intercepts
+    aren't penalized. The argument C of scikit-learn is 1 / (penalty · items).
 
     Args:
         features: real array (items, dimension), can be memory-mapped.
         labels: int array (items,) in [0, classes).
         classes: int >= 2.
-        penalty: float > 0.
-        start: float array (dimension + 1, classes), zeros by default.
+        penalty: float > 0, weight of the L2 penalty.
+        start: float array (dimension + 1, classes), initial weights, zeros by default.
         max_iterations: int >= 1.
-        tolerance: float, largest absolute entry of the gradient at the end.
+        tolerance: float, largest absolute entry of the gradient at which the fit stops.
 
     Returns:
         `FittedRegression`.
 
     References:
-        Nocedal and Wright, "Numerical Optimization", algorithms 7.4 and 7.5.
+        Nocedal and Wright, "Numerical Optimization", algorithms 7.4 and 7.5 (L-BFGS).
 
     Example:
     >>> features, labels = np.array([[-1.0], [1.0]]), np.array([0, 1])
@@ -93,10 +96,10 @@ def fit_logistic_regression(
                 break
             size /= 2
         else:
-            # The objective decreases in this direction only within rounding errors.
+            # A further decrease in this direction is below the rounding error.
             break
-        # The objective is convex, so that the product of a step and its change is
-        # positive. Only rounding can make it zero.
+        # Because the objective is convex, the product of a step and the change of the
+        # gradient is positive. Only rounding can make it zero.
         if np.vdot(new_point - point, new_gradient - gradient) > 0:
             steps = [*steps[1 - _HISTORY :], new_point - point]
             changes = [*changes[1 - _HISTORY :], new_gradient - gradient]
@@ -107,7 +110,7 @@ def fit_logistic_regression(
 def _inverse_curvature(
     gradient: np.ndarray, steps: list[np.ndarray], changes: list[np.ndarray]
 ) -> np.ndarray:
-    """Returns the gradient times L-BFGS's estimate of the inverse Hessian."""
+    """Multiplies the gradient by the L-BFGS estimate of the inverse Hessian."""
     result = gradient.copy()
     weights: list[float] = []
     for step, change in zip(reversed(steps), reversed(changes), strict=True):
@@ -125,7 +128,7 @@ def _inverse_curvature(
 def _objective(
     point: np.ndarray, features: Any, labels: np.ndarray, penalty: float
 ) -> tuple[float, np.ndarray]:
-    """Returns the objective and its gradient, computed in blocks of items."""
+    """Computes the objective and its gradient in blocks of items."""
     weights = point[:-1]
     intercepts = point[-1]
     loss = 0.0
@@ -136,11 +139,12 @@ def _objective(
         items = np.arange(len(block))
         logits = block @ weights + intercepts
         logits -= logits.max(axis=1, keepdims=True)
-        right = logits[items, block_labels]
+        label_logits = logits[items, block_labels]
         np.exp(logits, out=logits)
         total = logits.sum(axis=1)
-        loss += (np.log(total) - right).sum()
-        # The logits become probabilities.
+        loss += (np.log(total) - label_logits).sum()
+        # In place, the exponentials are normalized to probabilities, and then the
+        # one-hot labels are subtracted. The result is the gradient of the logits.
         logits /= total[:, None]
         logits[items, block_labels] -= 1
         gradient[:-1] += block.T @ logits
@@ -158,11 +162,11 @@ def probe(
     classes: int,
     penalties: Sequence[float] = PENALTIES,
 ) -> tuple[Classification, list[tuple[str, float]]]:
-    """Fits logistic regression with the best of several penalties, and tests it.
+    """Fits a linear probe with the best of several penalties and tests it.
 
-    The best penalty has the highest top-1 accuracy on the held-out items, which are the
-    fifth, tenth … training item of each class. The strongest one wins a tie. A last fit
-    uses all training items.
+    The best penalty has the highest top-1 accuracy on held-out items. These are the
+    fifth, tenth, … training item of each class. The strongest penalty wins a tie. The
+    final fit uses all training items.
 
     Args:
         features: real array (items, dimension), finite, can be memory-mapped.
@@ -174,12 +178,13 @@ def probe(
 
     Returns:
         `Classification` of the test items, and list of pairs of str and float:
-        `linear_probe/penalty`, its `linear_probe/held_out_top_1`, and
-        `linear_probe/iterations` of the last fit, 1000 if it didn't converge.
+        `linear_probe/penalty`, the selected penalty, `linear_probe/held_out_top_1`, its
+        accuracy on the held-out items, and `linear_probe/iterations` of the final fit,
+        which are 1000 if it didn't converge.
 
     Raises:
-        InputError: for shapes, labels and penalties that don't fit, and if no class has
-            five items.
+        InputError: if the shapes don't match, a label or a penalty is out of range, or
+            no class has five items.
 
     Example:
     >>> labels = np.arange(60) % 3
@@ -188,15 +193,18 @@ def probe(
     >>> result.predictions.tolist(), dict(metrics)["linear_probe/held_out_top_1"]
     ([0, 1, 2], 1.0)
     """
-    features, test_features = _checked(features, test_features, classes, penalties)
+    features, test_features = _check_features(
+        features, test_features, classes, penalties
+    )
     labels = as_labels("labels", labels, len(features), classes)
     test_labels = as_labels("test_labels", test_labels, len(test_features), classes)
     held_out = _every_fifth_of_its_class(labels)
     if not held_out.any():
         raise InputError(
-            "`labels` must have a class with five items, one of which chooses the "
-            f"penalty, received {len(labels)} items in {len(np.unique(labels))} "
-            "classes; give more training images."
+            "`labels` must contain a class with at least five items, because one in "
+            "five is held out to select the penalty. Received: "
+            f"{len(labels)} items in {len(np.unique(labels))} classes. Pass more "
+            "training images."
         )
     train = _RowSubset(features, ~held_out)
     train_labels = labels[~held_out]
@@ -222,28 +230,32 @@ def probe(
     ]
 
 
-def _checked(
+def _check_features(
     features: Any, test_features: Any, classes: int, penalties: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns both features as arrays, or raises for arguments that don't fit."""
+    """Converts both features to arrays and checks the arguments of `probe`.
+
+    Raises:
+        InputError: if the shapes don't match, or classes or penalties are out of range.
+    """
     features = np.asarray(features)
     test_features = np.asarray(test_features)
     if features.ndim != 2 or test_features.shape[1:] != features.shape[1:]:
         raise InputError(
-            "`features` and `test_features` must be matrices of one dimension, "
-            f"received shapes {features.shape} and {test_features.shape}; embed both "
-            "by one model."
+            "`features` and `test_features` must be matrices with the same number of "
+            f"columns. Received: shapes {features.shape} and {test_features.shape}. "
+            "Embed both with the same model."
         )
     if classes < 2 or not len(penalties) or min(penalties) <= 0:
         raise InputError(
-            "`classes` must be 2 or more and `penalties` above 0, received "
-            f"{classes} and {penalties}; correct them."
+            "`classes` must be at least 2 and `penalties` must be larger than 0. "
+            f"Received: classes={classes} and penalties={penalties}. Correct them."
         )
     return features, test_features
 
 
 class _RowSubset:
-    """Rows of an array that are copied when they are indexed."""
+    """View of selected rows of an array, which are copied when they are indexed."""
 
     def __init__(self, features: np.ndarray, is_included: np.ndarray) -> None:
         self._features = features
@@ -258,7 +270,7 @@ class _RowSubset:
 
 
 def _every_fifth_of_its_class(labels: np.ndarray) -> np.ndarray:
-    """Returns a bool array, True for the fifth, tenth … item of each class."""
+    """Returns a bool array that is True for the fifth, tenth, … item of each class."""
     order = np.argsort(labels, kind="stable")
     counts = np.bincount(labels)
     firsts = np.repeat(np.cumsum(counts) - counts, counts)
@@ -269,11 +281,14 @@ def _every_fifth_of_its_class(labels: np.ndarray) -> np.ndarray:
 
 
 def _classify(features: Any, labels: np.ndarray, weights: np.ndarray) -> Classification:
-    """Classifies by the largest logit. Ties are resolved as in zero-shot."""
+    """Classifies items by their largest logit.
+
+    Ties are resolved as in `zero_shot_classification`.
+    """
     parts = []
     for start in range(0, len(features), PROBE_ITEMS_PER_BLOCK):
         block = np.asarray(features[start : start + PROBE_ITEMS_PER_BLOCK], float)
-        # The intercepts are the weights of a feature that is always 1.
+        # An additional feature of 1 has the intercepts as weights.
         block = np.hstack([block, np.ones((len(block), 1))])
         block_labels = labels[start : start + PROBE_ITEMS_PER_BLOCK]
         parts.append(zero_shot_classification(block, weights.T, block_labels))

@@ -1,7 +1,8 @@
 """Exact nearest neighbors in a gallery that may be larger than memory.
 
-A float32 product scores all pairs. Pairs that may belong to the k best, by a bound on
-the error, are scored again in fixed point (see `exact_scores`).
+A float32 product scores all pairs. A bound on its error determines the pairs that may
+be among the top k. Only these pairs are scored again in fixed point, as described in
+`exact_scores`.
 """
 
 from typing import Any
@@ -18,37 +19,39 @@ from align_keras.evaluation.exact_scores import (
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
-# Pairs that are scored at once in fixed point: 2 × 4096 × 640 float64 are 42 MB.
+# Number of pairs that are scored at once in fixed point. 2 × 4096 × 640 float64 numbers
+# take 42 MB.
 _PAIRS = 4096
-# Fraction of a block. If more of its pairs must be scored again, a float64 product of
-# the whole block is faster.
+# Fraction of the pairs of a block. If more pairs must be scored again, a float64
+# product of the whole block is faster.
 _DENSE = 1 / 128
-# Rank if no neighbor has the right class.
+# Rank if no neighbor has the correct class.
 _NEVER = np.iinfo(np.int64).max
 
 
 def nearest_neighbors(
     query_embeddings: Any, gallery_embeddings: Any, k: int, block_size: int = 4096
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the k gallery rows of the largest inner product, exactly.
+    """Finds the k gallery rows with the largest inner products.
 
-    Among rows with equal scores the lower row comes first. The result depends neither
-    on `block_size` nor on the machine.
+    The search is exact. Rows with equal scores are sorted by row number. The result
+    depends neither on `block_size` nor on the machine.
 
     Args:
         query_embeddings: real array (queries, dimension), finite.
         gallery_embeddings: real array (rows, dimension), finite, can be
             memory-mapped. It is read once for each block of queries.
         k: int in [1, rows].
-        block_size: int >= 1, queries and gallery rows scored at once. Memory grows with
-            its square, and not with the gallery.
+        block_size: int >= 1, number of queries and gallery rows that are scored at
+            once. The memory grows with its square and not with the gallery.
 
     Returns:
-        int64 (queries, k) of gallery rows, the nearest first, and float64 scores.
+        int64 array (queries, k) of gallery rows, nearest first, and float64 array
+        (queries, k) of their scores.
 
     Raises:
-        InputError: for shapes that don't fit, empty or non-finite embeddings,
-            and a k out of its range.
+        InputError: if the shapes don't match, embeddings are empty or not finite, or k
+            is out of range.
 
     References:
         Jia et al. 2021, section 6 (nearest training images).
@@ -73,7 +76,7 @@ def nearest_neighbors(
             search.add(row, gallery[row : row + block_size])
         rows[part] = search.rows
         exponents = np.frexp(query_norms[part])[1] + np.frexp(gallery_norm)[1]
-        # The product of very long rows overflows float64.
+        # The product of rows with very large norms overflows float64.
         with np.errstate(over="ignore"):
             scores[part] = np.ldexp(
                 search.scores, exponents[:, None] - 2 * FRACTION_BITS
@@ -82,12 +85,13 @@ def nearest_neighbors(
 
 
 class _Search:
-    """The k best rows so far of a block of queries.
+    """Running top-k search for a block of queries.
 
     Attributes:
-        rows: int64 array (queries, k), best row first, -1 if there are fewer.
-        scores: float64 array (queries, k) of integers in descending order, -inf if
-            there are fewer.
+        rows: int64 array (queries, k) of the best rows so far, best first, filled up
+            with -1.
+        scores: float64 array (queries, k) of their scores, which are integers, filled
+            up with -inf.
     """
 
     def __init__(
@@ -101,9 +105,15 @@ class _Search:
         self.scores = np.full((len(queries), k), -np.inf)
 
     def add(self, first: int, block: np.ndarray) -> None:
-        """Adds a block of gallery rows that begins at row `first`."""
+        """Adds a block of gallery rows.
+
+        Args:
+            first: int, gallery row of the first row of the block.
+            block: real array (rows, dimension).
+        """
         fast = self._fast @ _scaled(block, np.frexp(self._norm)[1]).T
-        # The scaled rows are shorter than 1, so the scores are fractions of 2**52.
+        # The scaled rows are shorter than 1. The exact scores are divided by 2**52 to
+        # have the same scale.
         least = np.ldexp(self.scores[:, -1], -2 * FRACTION_BITS) - self._bound
         near = (
             fast >= np.nextafter(least.astype(np.float32), np.float32(-np.inf))[:, None]
@@ -111,7 +121,7 @@ class _Search:
         if np.count_nonzero(near) > _DENSE * near.size:
             self._merge_all(first, block)
         else:
-            # This is faster than a nonzero of two dimensions.
+            # `divmod` of a flat index is faster than `np.nonzero` of a matrix.
             owners, columns = np.divmod(np.flatnonzero(near), len(block))
             self._merge(first, block, owners, columns)
 
@@ -119,11 +129,11 @@ class _Search:
         return fixed_point(block, np.full(len(block), self._norm))
 
     def _merge_all(self, first: int, block: np.ndarray) -> None:
-        """Scores all pairs of a block again, and merges them."""
+        """Scores all pairs of a block again and merges them into the best rows."""
         exact = self._exact @ self._fixed(block).T
-        # Blocks come in the order of the gallery, so that a later row loses a tie.
+        # Blocks are in the order of the gallery, so that a later row loses a tie.
         better = np.flatnonzero((exact > self.scores[:, -1:]).any(axis=1))
-        # Sorting needs several times the memory of the scores, so it runs in parts.
+        # Sorting takes several times the memory of the scores, so it runs in parts.
         for part in np.array_split(better, max(1, len(better) // 256)):
             new_rows = np.broadcast_to(
                 np.arange(first, first + len(block)), (len(part), len(block))
@@ -138,13 +148,13 @@ class _Search:
     def _merge(
         self, first: int, block: np.ndarray, owners: np.ndarray, columns: np.ndarray
     ) -> None:
-        """Scores some pairs of a block again, and merges them.
+        """Scores selected pairs of a block again and merges them into the best rows.
 
         Args:
             first: int, gallery row of the first row of the block.
-            block: rows of the gallery.
-            owners: queries of the pairs.
-            columns: rows of the block of the pairs.
+            block: real array (rows, dimension).
+            owners: int array (pairs,), query of each pair.
+            columns: int array (pairs,), row in the block of each pair.
         """
         exact = pair_scores(
             self._exact, lambda rows: self._fixed(block[rows]), owners, columns, _PAIRS
@@ -156,8 +166,7 @@ class _Search:
         all_owners = np.concatenate([np.repeat(changed, k), owners])
         all_rows = np.concatenate([self.rows[changed].ravel(), rows])
         all_scores = np.concatenate([self.scores[changed].ravel(), exact[better]])
-        # The order is by query, score and row. The last key of lexsort is the first
-        # one.
+        # The order is by query, score and row. `lexsort` sorts by its last key first.
         order = np.lexsort([all_rows, -all_scores, all_owners])
         starts = np.searchsorted(all_owners[order], changed)
         best = order[starts[:, None] + np.arange(k)]
@@ -166,38 +175,39 @@ class _Search:
 
 def _scaled(block: np.ndarray, exponents: np.ndarray) -> np.ndarray:
     """Divides rows by powers of two, so that they are shorter than 1, in float32."""
-    # Float16 and integers could overflow.
+    # float16 and integer inputs are converted, since they could overflow.
     kind = np.float32 if block.dtype == np.float32 else np.float64
     return np.ldexp(np.asarray(block, kind), -exponents).astype(np.float32, copy=False)
 
 
 def _error_bound(dimension: int) -> float:
-    """Returns the largest error of a float32 score of rows shorter than 1."""
-    # The error of rounding the entries and summing in any order is at most γ(d + 2) of
-    # Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1. Rounding to
-    # fixed point changes a score by less than √d · 2**-26. The factor of two covers
-    # entries that are too small for float32, and the rounding of this sum.
+    """Returns a bound on the error of a float32 score of rows shorter than 1."""
+    # Rounding the entries and summing in any order has an error of at most γ(d + 2)
+    # (Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1). Rounding
+    # to fixed point changes a score by less than √d · 2**-26. The factor of two covers
+    # entries that are too small for float32 and the rounding of this sum.
     unit = (dimension + 2) * 2.0**-24
     return 2 * (unit / (1 - unit) + np.sqrt(dimension) * 2.0**-FRACTION_BITS)
 
 
 def neighbor_ranks(neighbor_labels: Any, labels: Any) -> np.ndarray:
-    """Returns the rank of the first neighbor of the right class.
+    """Returns the rank of the first neighbor with the correct class.
 
     Args:
-        neighbor_labels: integer array (queries, k), their classes, the nearest first.
-        labels: integer array (queries,).
+        neighbor_labels: integer array (queries, k), classes of the neighbors, nearest
+            first.
+        labels: integer array (queries,), correct classes.
 
     Returns:
-        int64 array (queries,): 0 if the nearest neighbor has the right class, and the
-        largest int64, a miss at any k, if none has.
+        int64 array (queries,). The rank is 0 if the nearest neighbor has the correct
+        class. It is the largest int64, which is a miss at any k, if no neighbor has it.
 
     Raises:
-        InputError: for shapes that don't fit.
+        InputError: if the shapes don't match.
 
     References:
-        Jia et al. 2021, section 6: R@K is the fraction of queries whose label is among
-        those of the K nearest.
+        Jia et al. 2021, section 6. R@K is the fraction of queries whose label is among
+        the labels of the K nearest neighbors.
 
     Example:
     >>> neighbor_ranks(np.array([[3, 1], [3, 1]]), np.array([3, 1])).tolist()
@@ -208,8 +218,8 @@ def neighbor_ranks(neighbor_labels: Any, labels: Any) -> np.ndarray:
     if neighbor_labels.ndim != 2 or labels.shape != neighbor_labels.shape[:1]:
         raise InputError(
             "`neighbor_labels` must be a matrix (queries, k) with one row for each of "
-            f"`labels`, received shapes {neighbor_labels.shape} and {labels.shape}; "
-            "give those of the same queries."
+            f"`labels`. Received: shapes {neighbor_labels.shape} and {labels.shape}. "
+            "Pass both for the same queries."
         )
     right = neighbor_labels == labels[:, None]
     return np.where(right.any(axis=1), right.argmax(axis=1), _NEVER)

@@ -1,4 +1,7 @@
-"""Spearman's correlation with ratings of people, for words and for pairs of CxC."""
+"""Spearman's correlation with human ratings for SimLex-999 and Crisscrossed Captions.
+
+CxC is short for Crisscrossed Captions.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,23 +16,24 @@ from align_keras.utils.errors import InputError
 
 _PARTS_OF_SPEECH = {"adjectives": "A", "nouns": "N", "verbs": "V"}
 _QUARTILES = (1, 2, 3, 4)
-# Kinds of the query and of the item of a rated pair.
+# Kinds of the queries and the items of each CxC task.
 _TASKS = {
     "sts": ("texts", "texts"),
     "sis": ("images", "images"),
     "sits": ("images", "texts"),
 }
-# Fewest queries for a bootstrap, whose samples have half of the queries.
+# Minimum number of queries for a bootstrap, whose samples have half of the queries.
 _FEWEST_QUERIES = 4
-# Pairs whose cosine is computed at a time.
+# Number of pairs whose cosine is computed at once.
 _CHUNK = 4096
 
 
 def spearman(first: Any, second: Any) -> float:
-    """Returns Pearson's correlation of the ranks. Equal values get their average rank.
+    """Returns Spearman's correlation, which is Pearson's correlation of the ranks.
 
-    The correlation isn't defined if one side is constant, such as the scores of a model
-    with equal embeddings. The result is 0 then.
+    Equal values have their average rank. The correlation isn't defined if one argument
+    is constant, such as the scores of a model with equal embeddings. The result is then
+    0.
 
     Args:
         first: real array (n,), n >= 2, finite.
@@ -39,8 +43,8 @@ def spearman(first: Any, second: Any) -> float:
         float in [-1, 1].
 
     Raises:
-        InputError: for other shapes, fewer than two values and values that aren't
-            finite.
+        InputError: if the shapes differ, there are fewer than two values, or a value
+            isn't finite.
 
     Example:
     >>> round(spearman([1, 2, 3, 4], [10, 20, 20, 15]), 4)
@@ -49,14 +53,14 @@ def spearman(first: Any, second: Any) -> float:
     sides = [np.asarray(values, float) for values in (first, second)]
     if sides[0].shape != sides[1].shape or sides[0].ndim != 1 or len(sides[0]) < 2:
         raise InputError(
-            "`first` and `second` must be two lists of one length, at least 2, "
-            f"received shapes {sides[0].shape} and {sides[1].shape}; give one value a "
-            "pair."
+            "`first` and `second` must be lists of the same length, which is at least "
+            f"2. Received: shapes {sides[0].shape} and {sides[1].shape}. Pass one "
+            "value per pair."
         )
     if not np.isfinite(sides).all():
         raise InputError(
-            "`first` and `second` must be finite, received NaN or infinity; look for a "
-            "diverged model."
+            "`first` and `second` must be finite. Received: NaN or infinity. Check for "
+            "a diverged model."
         )
     return rank_correlation(dense_codes(sides[0]), dense_codes(sides[1]))
 
@@ -67,10 +71,10 @@ def dense_codes(values: Any) -> np.ndarray:
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Computes `spearman` from codes of `dense_codes`.
+    """Computes Spearman's correlation from the codes that `dense_codes` returns.
 
-    The codes of a bootstrap are sorted once, not for each sample. It takes 0.4 times
-    the time of `scipy.stats.spearmanr`.
+    A bootstrap sorts the values only once and reuses the codes for each sample. This
+    takes 0.4 times the time of `scipy.stats.spearmanr`.
     """
     first = _centered_ranks(first)
     second = _centered_ranks(second)
@@ -90,20 +94,20 @@ def _centered_ranks(codes: np.ndarray) -> np.ndarray:
 
 
 def simlex_metrics(cosines: np.ndarray, pairs: Sequence[Any]) -> Metrics:
-    """Yields the correlation of cosines with rated similarity, by groups of pairs.
+    """Yields the correlation of cosines with rated similarity for groups of pairs.
 
     Args:
-        cosines: float array (pairs,) of `word_cosines`.
+        cosines: float array (pairs,) from `word_cosines`.
         pairs: sequence of objects with `word1`, `word2`, `part_of_speech` (`"A"`, `"N"`
             or `"V"`), `similarity`, `concreteness_quartile` (1 to 4) and `is_hard`.
 
     Yields:
-        Pairs of str and float: `GROUP/spearman` and `GROUP/pairs` for the groups all,
-        adjectives, nouns, verbs, concreteness_1 to _4, and hard. A group of fewer
-        than two pairs is left out.
+        Pairs of str and float: `GROUP/spearman` and the number of `GROUP/pairs` for the
+        groups `all`, `adjectives`, `nouns`, `verbs`, `concreteness_1` to
+        `concreteness_4`, and `hard`. A group with fewer than two pairs is omitted.
 
     References:
-        Jia et al. 2021, table 12; Hill et al. 2015, SimLex-999.
+        Jia et al. 2021, table 12 (results). Hill et al. 2015, SimLex-999 (data).
 
     Example:
     >>> vectors = {"old": [1, 0], "aged": [1, 0.1], "new": [1, 1], "dog": [0, 1]}
@@ -129,27 +133,32 @@ def simlex_metrics(cosines: np.ndarray, pairs: Sequence[Any]) -> Metrics:
 
 
 def word_cosines(encode_words: Callable, pairs: Sequence[Any]) -> np.ndarray:
-    """Returns the cosines of the vectors of two words, float64 (pairs,).
+    """Computes the cosine similarity of the embeddings of two words.
 
     Args:
         encode_words: function from a list of str to a real array (words, dimension).
         pairs: sequence of objects with `word1` and `word2`.
 
+    Returns:
+        float64 array (pairs,).
+
     Raises:
-        InputError: for no pairs, and unless `encode_words` returns one vector a word.
+        InputError: if there are no pairs, or if `encode_words` doesn't return one
+            vector per word.
     """
     if not len(pairs):
         raise InputError(
-            "`pairs` must hold at least one pair of words, received none; check the "
-            "file that they come from."
+            "`pairs` must contain at least one pair of words. Received: none. Check "
+            "the file of the pairs."
         )
     pair_words = [(pair.word1, pair.word2) for pair in pairs]
     words = list(dict.fromkeys(word for two_words in pair_words for word in two_words))
     vectors = np.asarray(encode_words(words), float)
     if vectors.ndim != 2 or len(vectors) != len(words) or not vectors.size:
         raise InputError(
-            f"`encode_words` must return one vector a word, received {vectors.shape} "
-            f"for {len(words)} words; return a matrix (words, dimension)."
+            f"`encode_words` must return one vector per word. Received: shape "
+            f"{vectors.shape} for {len(words)} words. Return a matrix (words, "
+            "dimension)."
         )
     vectors = UnitRows("encode_words", vectors)[:]
     rows = {word: row for row, word in enumerate(words)}
@@ -159,7 +168,7 @@ def word_cosines(encode_words: Callable, pairs: Sequence[Any]) -> np.ndarray:
 
 
 def simlex_statistics(cosines: np.ndarray, pairs: Sequence[Any]) -> Statistics:
-    """Returns `all/spearman` of `simlex_metrics`, as a dict of `Statistic`."""
+    """Returns `all/spearman` of `simlex_metrics` as a dict of `Statistic`."""
     cosine_codes = dense_codes(cosines)
     rating_codes = dense_codes([pair.similarity for pair in pairs])
 
@@ -194,29 +203,31 @@ def cxc_similarity_metrics(
     samples: int = 1000,
     seed: int = 0,
 ) -> Metrics:
-    """Correlates cosines with ratings of people, by a bootstrap.
+    """Yields the correlations of cosines with the human ratings of CxC.
 
-    A sample has half of the queries, and one rated item for each of them. The metric is
-    the mean of Spearman's correlation over the samples.
+    Each sample of a bootstrap draws half of the queries, and one rated item for each of
+    them. The metric is the mean of Spearman's correlation over the samples.
 
     Args:
         images: real array (images, dimension), unit length.
         texts: real array (captions, dimension), unit length.
         rated: dict from `"sts"` (captions), `"sis"` (images) and `"sits"` (images and
-            captions) to arrays of query rows, item rows and ratings, as
-            `align_keras.datasets.benchmarks.cxc_rated_rows` returns them.
-        samples: int >= 1.
+            captions) to arrays of query rows, item rows and ratings, as returned by
+            `align_keras.datasets.benchmarks.cxc_rated_rows`.
+        samples: int >= 1, number of samples.
         seed: int, seed of the samples.
 
     Yields:
-        Pairs of str and float: of `sts`, `sis` and `sits` `/spearman`, over the samples
-        `/spearman_std`, and `/queries`; and `mean/spearman`, the mean of the three.
+        Pairs of str and float: `TASK/spearman`, its standard deviation over the
+        samples `TASK/spearman_std` and the number of `TASK/queries` for the tasks
+        `sts`, `sis` and `sits`, and `mean/spearman`, the mean of the three tasks.
 
     Raises:
-        InputError: for fewer than four queries, and rows and lists that don't fit.
+        InputError: if a task has fewer than four queries, arrays of different lengths
+            or rows that are out of range.
 
     References:
-        Jia et al. 2021, section 5.1 and table 3; Parekh et al. 2021, section 5.
+        Jia et al. 2021, section 5.1 and table 3. Parekh et al. 2021, section 5.
     """
     check_number("`samples`", samples, 1, 2**31, whole=True)
     means = []
@@ -233,7 +244,7 @@ def cxc_similarity_metrics(
 
 @dataclasses.dataclass(frozen=True)
 class _ScoredTask:
-    """Rated pairs of a task of CxC with their cosines.
+    """Rated pairs of a CxC task with their cosines.
 
     Attributes:
         name: str, `"sts"`, `"sis"` or `"sits"`.
@@ -251,7 +262,7 @@ class _ScoredTask:
 def _scored(
     images: Any, texts: Any, rated: Mapping[str, tuple]
 ) -> Iterator[_ScoredTask]:
-    """Yields the tasks of CxC with the cosines of their rated pairs."""
+    """Yields the CxC tasks with the cosines of their rated pairs."""
     embeddings = {"images": np.asarray(images), "texts": np.asarray(texts)}
     for name, (query_kind, item_kind) in _TASKS.items():
         queries, items, ratings = map(np.asarray, rated[name])
@@ -267,13 +278,21 @@ def _scored(
 def cxc_similarity_statistics(
     images: Any, texts: Any, rated: Mapping[str, tuple]
 ) -> Statistics:
-    """Returns the correlations for any subset of queries, for `sliced_metrics`.
+    """Returns the correlations of `cxc_similarity_metrics` for `sliced_metrics`.
 
-    The items are the images followed by the captions. A group of items has the rated
-    pairs whose query is one of the items. The bootstrap of the protocol runs over these
-    pairs. The metric is the mean of its samples, which have half of the group's queries
-    each. `mean/spearman` is the mean of the three, sample by sample. Groups with fewer
-    than four queries have no metric.
+    The items are the images followed by the captions. A group of items contains the
+    rated pairs whose query is in the group. The bootstrap of the protocol runs over
+    these pairs, and its samples have half of the queries of the group.
+    `mean/spearman` averages the three tasks in each sample. A group with fewer than
+    four queries has no metric.
+
+    Args:
+        images: real array (images, dimension), unit length.
+        texts: real array (captions, dimension), unit length.
+        rated: dict, as for `cxc_similarity_metrics`.
+
+    Returns:
+        dict from metric name to `Statistic`.
     """
     statistics: Statistics = {}
     bootstraps: list[Callable] = []
@@ -299,7 +318,10 @@ def cxc_similarity_statistics(
 def _bootstrap_of_items(
     queries: np.ndarray, cosines: np.ndarray, ratings: np.ndarray
 ) -> Callable[[np.ndarray, int, int], np.ndarray]:
-    """Returns a bootstrap over the pairs whose query is one of some items."""
+    """Returns a bootstrap function for `Statistic`.
+
+    The function draws from the pairs whose query is in its argument `items`.
+    """
 
     def bootstrap(items: np.ndarray, samples: int, seed: int) -> np.ndarray:
         is_included = np.isin(queries, items)
@@ -321,12 +343,16 @@ def _check_rated(
     query_embeddings: np.ndarray,
     item_embeddings: np.ndarray,
 ) -> None:
-    """Raises unless rated pairs have one length and rows of the embeddings."""
+    """Checks the lengths, the ranges and the number of queries of rated pairs.
+
+    Raises:
+        InputError: if a check fails.
+    """
     if not queries.shape == items.shape == ratings.shape:
         raise InputError(
-            f"`rated[{name!r}]` must hold three lists of one length, received shapes "
-            f"{queries.shape}, {items.shape} and {ratings.shape}; give each pair a "
-            "rating."
+            f"`rated[{name!r}]` must contain three lists of the same length. Received: "
+            f"shapes {queries.shape}, {items.shape} and {ratings.shape}. Pass a rating "
+            "for each pair."
         )
     for side, rows, gallery in (
         ("queries", queries, query_embeddings),
@@ -335,9 +361,9 @@ def _check_rated(
         check_range(f"{side} of rated[{name!r}]", rows, len(gallery), "the embeddings")
     if len(np.unique(queries)) < _FEWEST_QUERIES:
         raise InputError(
-            f"`rated[{name!r}]` must have at least {_FEWEST_QUERIES} queries, of which "
-            f"half are drawn, received {len(np.unique(queries))}; give more rated "
-            "pairs."
+            f"`rated[{name!r}]` must have at least {_FEWEST_QUERIES} queries, because "
+            f"half of them are drawn. Received: {len(np.unique(queries))}. Pass more "
+            "rated pairs."
         )
 
 
@@ -348,14 +374,16 @@ def bootstrapped_spearman(
     samples: int = 1000,
     seed: int = 0,
 ) -> np.ndarray:
-    """Returns Spearman's correlation for samples of half of the queries.
+    """Computes Spearman's correlation for random samples of half of the queries.
+
+    A sample contains one pair for each of its queries.
 
     Args:
         queries: int array (pairs,), query of each rated pair.
         scores: real array (pairs,), scores of the model.
-        ratings: real array (pairs,), ratings of people.
-        samples: int. A sample has one pair for each of its queries.
-        seed: int.
+        ratings: real array (pairs,), human ratings.
+        samples: int, number of samples.
+        seed: int, seed of the samples.
 
     Returns:
         float64 array (samples,).

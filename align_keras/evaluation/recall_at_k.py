@@ -1,4 +1,4 @@
-"""Recall at k with exact scores, computed in blocks, and its value by chance."""
+"""Recall@k from exact scores, which are computed in blocks, and its value by chance."""
 
 import math
 import operator
@@ -22,20 +22,27 @@ from align_keras.utils.errors import InputError
 # Values of k in the paper.
 PAPER_KS = (1, 5, 10)
 _NO_POSITIVES = (
-    "`positives` must name a gallery row for at least one query, received none; check "
-    "that queries and gallery belong together."
+    "`positives` must contain a gallery row for at least one query. Received: none. "
+    "Check that the queries and the gallery are from the same data."
 )
 
 
 def as_positive_lists(
     positives: Any, query_rows: int, gallery_rows: int
 ) -> list[np.ndarray]:
-    """Returns an int64 array of gallery rows for each query, with duplicates."""
+    """Converts positives to an int64 array of gallery rows for each query.
+
+    Duplicate rows are kept.
+
+    Raises:
+        InputError: if the number of queries differs, or if a row isn't an integer in
+            [0, gallery_rows).
+    """
     if len(positives) != query_rows:
         raise InputError(
-            "`positives` must hold one list of gallery rows a query, received "
-            f"{len(positives)} lists for {query_rows} queries; give an empty list "
-            "where a query has none."
+            "`positives` must contain one list of gallery rows per query. Received: "
+            f"{len(positives)} lists for {query_rows} queries. Pass an empty list for "
+            "a query without positives."
         )
     lists = []
     for query, rows in enumerate(positives):
@@ -44,8 +51,9 @@ def as_positive_lists(
             rows = np.empty(0, np.int64)
         if rows.dtype.kind not in "iu" or rows.ndim != 1:
             raise InputError(
-                f"`positives[{query}]` must list gallery rows as integers, received "
-                f"dtype {rows.dtype} and shape {rows.shape}; convert them."
+                f"`positives[{query}]` must be a list of integer gallery rows. "
+                f"Received: dtype {rows.dtype} and shape {rows.shape}. Convert it to a "
+                "list of integers."
             )
         check_range(f"positives[{query}]", rows, gallery_rows, "the gallery")
         lists.append(rows.astype(np.int64, copy=False))
@@ -53,21 +61,21 @@ def as_positive_lists(
 
 
 def as_ks(ks: Any) -> tuple[int, ...]:
-    """Checks `ks` and returns it as a tuple of integers >= 1."""
+    """Converts `ks` to a tuple of integers >= 1, or raises `InputError`."""
     try:
         values = tuple(operator.index(k) for k in ks)
     except TypeError:
         values = ()
     if not values or min(values) < 1:
         raise InputError(
-            f"`ks` must be a sequence of integers >= 1, received {ks!r}; "
-            "pass for instance (1, 5, 10)."
+            f"`ks` must be a sequence of integers >= 1. Received: ks={ks!r}. Pass, for "
+            "example, (1, 5, 10)."
         )
     return values
 
 
 def count_without_positives(positives: Any) -> int:
-    """Returns the number of queries without a right row, which recall leaves out.
+    """Returns the number of queries without a positive, which the recall ignores.
 
     Example:
     >>> count_without_positives([[0], [], [1, 2]])
@@ -79,12 +87,12 @@ def count_without_positives(positives: Any) -> int:
 def _best_positive(
     queries: np.ndarray, gallery: Callable, lists: list[np.ndarray], block_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the best score of a right row, and the number of right rows with it.
+    """Returns the best score of a positive and the number of positives with it.
 
-    Both have one value for each query of a block.
+    Both are arrays with one value for each query of a block.
     """
     owners = np.repeat(np.arange(len(lists)), [len(rows) for rows in lists])
-    # A row that is listed twice counts once.
+    # Duplicate positives are removed.
     pairs = np.unique(np.stack([owners, np.concatenate(lists)]), axis=1)
     owners = pairs[0]
     scores = pair_scores(queries, gallery, owners, pairs[1], block_size)
@@ -102,13 +110,15 @@ def rank_of_best_positive(
     *,
     leave_out: Any = None,
 ) -> np.ndarray:
-    """Returns the number of wrong rows before the best right row of each query.
+    """Returns the number of wrong rows that rank before the best positive.
 
-    Arguments, errors and ties are those of `recall_at_k`. `leave_out` are integers
-    (queries,): the gallery row of each query that is ignored, such as the query itself.
+    The arguments, errors and ties are those of `recall_at_k`. `leave_out` is None or
+    integers (queries,), the gallery row that each query ignores, such as the query
+    itself.
 
     Returns:
-        int64 array (queries,): 0 if the first row is right, -1 without positives.
+        int64 array (queries,). The rank is 0 if a positive is first, and -1 if the
+        query has no positives.
 
     Example:
     >>> gallery = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
@@ -125,8 +135,8 @@ def rank_of_best_positive(
         for query, row in enumerate(leave_out):
             if row in lists[query]:
                 raise InputError(
-                    f"`positives[{query}]` must not name row {row}, which `leave_out` "
-                    "takes out of the gallery; remove it."
+                    f"`positives[{query}]` must not contain row {row}, which "
+                    "`leave_out` removes from the gallery. Remove it from `positives`."
                 )
     query_norms = row_norms("query_embeddings", queries)
     gallery_norm = row_norms("gallery_embeddings", gallery).max()
@@ -140,7 +150,7 @@ def rank_of_best_positive(
         block_queries = answerable[start : start + block_size]
         block = fixed_point(queries[block_queries], query_norms[block_queries])
         block_lists = [lists[query] for query in block_queries]
-        best, not_wrong = _best_positive(block, fixed_rows, block_lists, block_size)
+        best, excluded = _best_positive(block, fixed_rows, block_lists, block_size)
         if leave_out is not None:
             scores = pair_scores(
                 block,
@@ -149,14 +159,14 @@ def rank_of_best_positive(
                 leave_out[block_queries],
                 block_size,
             )
-            not_wrong += scores >= best
+            excluded += scores >= best
         count = CountAtLeast(block, best, min(block_size, len(gallery)))
         at_least = np.zeros(len(block_queries), np.int64)
         for row in range(0, len(gallery), block_size):
             rows = fixed_rows(slice(row, row + block_size))
             at_least += count(rows)
-        # Wrong rows with the score of the best right row come before it.
-        ranks[block_queries] = at_least - not_wrong
+        # Wrong rows with the score of the best positive rank before it.
+        ranks[block_queries] = at_least - excluded
     return ranks
 
 
@@ -164,14 +174,15 @@ def recall_of_ranks(ranks: Any, ks: Sequence[int] = PAPER_KS) -> dict[int, float
     """Returns the fraction of queries whose rank is below k.
 
     Args:
-        ranks: int array (queries,) of `rank_of_best_positive`. -1 is left out.
+        ranks: int array (queries,) from `rank_of_best_positive`. Queries with the rank
+            -1 are ignored.
         ks: integers >= 1.
 
     Returns:
         dict from each k to a float in [0, 1].
 
     Raises:
-        InputError: for k < 1, and when no query has a positive.
+        InputError: if k < 1, or if no query has a positive.
 
     Example:
     >>> recall_of_ranks([0, 3, -1, 9], ks=(1, 4))
@@ -192,26 +203,27 @@ def recall_at_k(
     ks: Sequence[int] = PAPER_KS,
     block_size: int = 4096,
 ) -> dict[int, float]:
-    """Returns the fraction of queries with a right row among their k best rows.
+    """Returns the fraction of queries with a positive among the top k rows.
 
-    Rows are ranked by inner product. Ties are pessimistic: a wrong row with the same
-    score, to about 1e-8 of the lengths, ranks before the right one. The recall of a
-    model with equal embeddings is 0. The result depends neither on `block_size` nor on
-    the machine. A query without positives is left out.
+    Rows are ranked by inner product. Ties are pessimistic, which means that a wrong row
+    with the same score (to about 1e-8 of the lengths) ranks before the positive. The
+    recall of a model with equal embeddings is therefore 0. The result depends neither
+    on `block_size` nor on the machine. Queries without positives are ignored.
 
     Args:
         query_embeddings: real array (queries, dimension), finite.
         gallery_embeddings: real array (rows, dimension), finite, can be memory-mapped.
-        positives: sequence with the right gallery row or rows of each query.
+        positives: sequence with the correct gallery row or rows of each query.
         ks: integers >= 1. The recall at the size of the gallery is 1.
-        block_size: int >= 1, queries and gallery rows scored at once.
+        block_size: int >= 1, number of queries and gallery rows that are scored at
+            once.
 
     Returns:
         dict from each k to a float in [0, 1].
 
     Raises:
-        InputError: for shapes that don't fit, empty or non-finite embeddings,
-            positives outside the gallery, k < 1, and when no query has a positive.
+        InputError: if the shapes don't match, embeddings are empty or not finite,
+            positives are out of range, k < 1, or no query has a positive.
 
     References:
         Jia et al. 2021, section 5.1 (Recall@K of both directions).
@@ -222,7 +234,7 @@ def recall_at_k(
     >>> recall_at_k(texts, images, positives=[[0], [2]], ks=(1, 2))
     {1: 0.5, 2: 1.0}
     """
-    # An error in `ks` must not come after minutes.
+    # `ks` is checked first, because the ranks can take minutes.
     ks = as_ks(ks)
     ranks = rank_of_best_positive(
         query_embeddings, gallery_embeddings, positives, block_size
@@ -237,22 +249,23 @@ def chance_recall_at_k(
     *,
     leave_out_self: bool = False,
 ) -> dict[int, float]:
-    """Returns the exact expected recall at k of a uniformly random ranking.
+    """Returns the exact expected Recall@k of a uniformly random ranking.
 
-    A query with m right rows of n misses them all in its first k with probability
-    C(n - m, k) / C(n, k). The expectation is one minus its mean over the queries.
+    For a query with m positives among n rows, the probability of no positive in the
+    first k rows is C(n - m, k) / C(n, k). The expected recall is 1 minus the mean of
+    this probability over the queries.
 
     Args:
         positives: as for `recall_at_k`.
-        gallery_rows: int >= 1, the size of the gallery.
+        gallery_rows: int >= 1, size of the gallery.
         ks: integers >= 1.
-        leave_out_self: bool, True if queries are rows of the gallery that are ignored.
+        leave_out_self: bool, True if each query is a gallery row that it ignores.
 
     Returns:
         dict from each k to a float in (0, 1].
 
     Raises:
-        InputError: for rows outside the gallery, k < 1, and without a positive.
+        InputError: if positives are out of range, k < 1, or no query has a positive.
 
     Example:
     >>> chance_recall_at_k([[0], [1]], gallery_rows=4, ks=(1, 2, 9))
@@ -260,15 +273,15 @@ def chance_recall_at_k(
     """
     ks = as_ks(ks)
     lists = as_positive_lists(positives, len(positives), gallery_rows)
-    right = np.array([len(np.unique(rows)) for rows in lists if len(rows)])
-    if not len(right):
+    counts = np.array([len(np.unique(rows)) for rows in lists if len(rows)])
+    if not len(counts):
         raise InputError(_NO_POSITIVES)
     rows = gallery_rows - leave_out_self
-    right, queries = np.unique(right, return_counts=True)
+    counts, queries = np.unique(counts, return_counts=True)
     expected = {}
     for k in ks:
         drawn = min(k, rows)
-        orders = math.comb(rows, drawn)
-        missed = [math.comb(max(rows - m, 0), drawn) / orders for m in right.tolist()]
-        expected[k] = float(np.average(1 - np.array(missed), weights=queries))
+        subsets = math.comb(rows, drawn)
+        misses = [math.comb(max(rows - m, 0), drawn) / subsets for m in counts.tolist()]
+        expected[k] = float(np.average(1 - np.array(misses), weights=queries))
     return expected

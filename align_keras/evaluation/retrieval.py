@@ -1,4 +1,4 @@
-"""Retrieval between images and captions, also by CxC and in several languages."""
+"""Retrieval between images and captions, including CxC and several languages."""
 
 import collections
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -19,11 +19,11 @@ from align_keras.utils.errors import InputError
 
 
 class RetrievalPositives(NamedTuple):
-    """Right rows of both directions.
+    """Positives of both retrieval directions.
 
     Attributes:
-        image_to_text: sequence with the rows of the captions of each image.
-        text_to_image: sequence with the rows of the images of each caption.
+        image_to_text: sequence with the rows of the correct captions of each image.
+        text_to_image: sequence with the rows of the correct images of each caption.
     """
 
     image_to_text: Any
@@ -31,20 +31,20 @@ class RetrievalPositives(NamedTuple):
 
 
 def normalized_caption(caption: str) -> str:
-    """Casefolds a caption and replaces each run of white space by one space."""
+    """Casefolds a caption and replaces runs of white space by single spaces."""
     return " ".join(caption.casefold().split())
 
 
 def flatten_captions(
     captions: Iterable[str | Sequence[str]],
 ) -> tuple[list[str], np.ndarray]:
-    """Flattens the captions of each image.
+    """Flattens the captions of all images to one list.
 
     Args:
-        captions: sequence with the caption or captions of each image.
+        captions: sequence with the caption or the list of captions of each image.
 
     Returns:
-        List of str, and an int64 array (captions,) of the images' rows.
+        list of str, and int64 array (captions,) with the image row of each caption.
 
     Example:
     >>> texts, rows = flatten_captions(["a cat", ["a dog", "a hound"]])
@@ -62,13 +62,19 @@ def flatten_captions(
 
 
 def _checked_index(index: Any, captions: int, images: int) -> np.ndarray:
-    """Returns the image row of each caption, or raises for rows that don't fit."""
+    """Returns the image row of each caption as an int64 array (captions,).
+
+    None means that caption i belongs to image i.
+
+    Raises:
+        InputError: if the number, the type or the range of the rows is wrong.
+    """
     if index is None:
         if images != captions:
             raise InputError(
-                "`caption_image_index` must say which image each caption belongs to "
-                f"where the numbers differ, received None for {captions} captions of "
-                f"{images} images; give one row a caption."
+                "`caption_image_index` is required if the numbers of images and "
+                f"captions differ. Received: None for {captions} captions of {images} "
+                "images. Pass the image row of each caption."
             )
         return np.arange(captions)
     return as_rows(
@@ -79,13 +85,13 @@ def _checked_index(index: Any, captions: int, images: int) -> np.ndarray:
 def unshared_positives(
     image_count: int, caption_image_index: Any
 ) -> RetrievalPositives:
-    """Returns positives where only the captions of an image are right.
+    """Returns positives for which only the captions of an image are correct.
 
-    The data sets of the paper are evaluated in this way.
+    The paper evaluates its data sets in this way.
 
     Args:
-        image_count: int, the number of images.
-        caption_image_index: integers, the row of each caption's image.
+        image_count: int, number of images.
+        caption_image_index: integers, image row of each caption.
 
     Returns:
         `RetrievalPositives`.
@@ -113,18 +119,19 @@ def unshared_positives(
 def shared_positives(
     image_keys: Iterable, captions: Iterable[str], caption_image_index: Any = None
 ) -> RetrievalPositives:
-    """Returns positives where equal images and equal captions count as one.
+    """Returns positives for which equal images and equal captions are the same.
 
-    A caption is right for an image if an image with the same key has a caption with the
-    same normalized text (casefolded, white space collapsed). No model can distinguish
-    them, and with pessimistic ties the equal one would count as wrong.
+    A caption is correct for an image if an image with the same key has a caption with
+    the same normalized text (casefolded, white space collapsed). No model can
+    distinguish equal images or equal captions. With pessimistic ties, they would
+    otherwise count as errors.
 
     Args:
         image_keys: sequence with a hashable key of each image, such as a digest of its
             pixels.
         captions: sequence of str, all captions of all images.
-        caption_image_index: integers, the row of each caption's image. None
-            means that caption i belongs to image i.
+        caption_image_index: integers, image row of each caption. None means that
+            caption i belongs to image i.
 
     Returns:
         `RetrievalPositives`.
@@ -170,7 +177,7 @@ def _rows_by_value(values: Iterable[Hashable]) -> dict[Any, list[int]]:
 
 
 def _merged(lists: Iterable[list[int]]) -> np.ndarray:
-    """Returns the rows of disjoint lists in ascending order."""
+    """Merges disjoint lists of rows to a sorted int64 array."""
     return np.array(sorted(row for rows in lists for row in rows), np.int64)
 
 
@@ -183,22 +190,22 @@ def retrieval_metrics(
     ks: Sequence[int] = PAPER_KS,
     block_size: int = 4096,
 ) -> Metrics:
-    """Yields recall at k of both directions and its value by chance.
+    """Yields Recall@k of both directions and its value by chance.
 
     Args:
         image_embeddings: real array (images, dimension), unit length.
         text_embeddings: real array (captions, dimension), unit length.
-        caption_image_index: integers, the row of each caption's image. None
-            means that caption i belongs to image i.
-        positives: `RetrievalPositives` in place of `caption_image_index`.
+        caption_image_index: integers, image row of each caption. None means that
+            caption i belongs to image i.
+        positives: `RetrievalPositives` instead of `caption_image_index`.
         ks: integers >= 1.
         block_size: int >= 1, as for `recall_at_k`.
 
     Yields:
-        Pairs of str and float, for `i2t` and `t2i`: `i2t/recall_at_K` and
-        `i2t/chance_recall_at_K` for each K, `i2t/queries`, the number of queries that
-        count, `i2t/queries_without_positives`, the number of those that are left out,
-        and `i2t/candidates`, the number of rows that each query ranks.
+        Pairs of str and float for the directions `i2t` and `t2i`: `i2t/recall_at_K` and
+        `i2t/chance_recall_at_K` for each K, `i2t/queries`, the number of queries with
+        positives, `i2t/queries_without_positives`, the number of queries that are
+        ignored, and `i2t/candidates`, the number of rows that each query ranks.
 
     Raises:
         InputError: as `recall_at_k`.
@@ -223,17 +230,17 @@ def retrieval_metrics(
 def retrieval_ranks(
     image_embeddings: Any, text_embeddings: Any, positives: Any, block_size: int = 4096
 ) -> dict[str, np.ndarray]:
-    """Ranks the best right row of each query, in each direction of `positives`.
+    """Returns the rank of the best positive of each query for each direction.
 
-    Arguments and errors are those of `retrieval_metrics`. The positives of CxC also
-    have `text_to_text` and `image_to_image`.
+    Args and errors are those of `retrieval_metrics`. The positives of CxC also have
+    `text_to_text` and `image_to_image`.
 
     Returns:
-        dict from `"i2t"` and `"t2i"`, for CxC also `"t2t"` and `"i2i"`, to int64 arrays
-        (queries,) of `rank_of_best_positive`.
+        dict from `"i2t"` and `"t2i"`, and for CxC also `"t2t"` and `"i2i"`, to int64
+        arrays (queries,) from `rank_of_best_positive`.
 
     References:
-        Jia et al. 2021, section 5.1; Parekh et al. 2021, section 5.
+        Jia et al. 2021, section 5.1. Parekh et al. 2021, section 5.
 
     Example:
     >>> right = unshared_positives(3, [0, 1, 2])
@@ -247,7 +254,7 @@ def retrieval_ranks(
             sides[name[2]],
             right,
             block_size,
-            # An image or caption is no candidate for itself.
+            # An image or caption is not a candidate for itself.
             leave_out=range(len(right)) if name[0] == name[2] else None,
         )
         for name, right in _by_direction(positives).items()
@@ -255,7 +262,7 @@ def retrieval_ranks(
 
 
 def _by_direction(positives: Any) -> dict[str, Any]:
-    """Returns the positives of each direction that they have."""
+    """Returns the positives by direction, for the directions that they contain."""
     fields = {
         "i2t": "image_to_text",
         "t2i": "text_to_image",
@@ -272,7 +279,7 @@ def _by_direction(positives: Any) -> dict[str, Any]:
 def metrics_of_retrieval_ranks(
     ranks: Mapping[str, np.ndarray], positives: Any, ks: Sequence[int] = PAPER_KS
 ) -> Metrics:
-    """Yields the metrics of `retrieval_metrics` from ranks of `retrieval_ranks`."""
+    """Yields the metrics of `retrieval_metrics` from the ranks of `retrieval_ranks`."""
     rows = {name[0]: len(query_ranks) for name, query_ranks in ranks.items()}
     for name, right in _by_direction(positives).items():
         chance = chance_recall_at_k(
@@ -284,17 +291,17 @@ def metrics_of_retrieval_ranks(
         without_positives = count_without_positives(right)
         yield f"{name}/queries", float(len(ranks[name]) - without_positives)
         yield f"{name}/queries_without_positives", float(without_positives)
-        # An image or caption is no candidate for itself.
+        # An image or caption is not a candidate for itself.
         candidates = rows[name[2]] - (name[0] == name[2])
         yield f"{name}/candidates", float(candidates)
 
 
 def mean_recall(metrics: Any) -> float:
-    """Returns the mean of recall at 1, 5 and 10 of both directions.
+    """Returns the mean of Recall@1, Recall@5 and Recall@10 of both directions.
 
     Args:
-        metrics: dict, or pairs, with `i2t/recall_at_1` … `t2i/recall_at_10` of
-            `retrieval_metrics`.
+        metrics: dict or pairs from `retrieval_metrics`, with `i2t/recall_at_1` to
+            `t2i/recall_at_10`.
 
     References:
         Jia et al. 2021, section 8 and table 11.
@@ -313,12 +320,12 @@ def mean_recall(metrics: Any) -> float:
 
 
 class LanguageRanks(NamedTuple):
-    """Ranks of one language.
+    """Ranks of the images and captions for a language.
 
     Attributes:
-        image_to_text: int64 array (images,).
-        text_to_image: int64 array (captions,).
-        caption_image_index: int64 array (captions,), the image row of each caption.
+        image_to_text: int64 array (images,), rank of the best caption of each image.
+        text_to_image: int64 array (captions,), rank of the image of each caption.
+        caption_image_index: int64 array (captions,), image row of each caption.
     """
 
     image_to_text: np.ndarray
@@ -332,21 +339,22 @@ def multilingual_ranks(
     captions: Mapping[str, Sequence],
     image_keys: Sequence | None = None,
 ) -> dict[str, LanguageRanks]:
-    """Ranks images and captions of each language.
+    """Returns the ranks of the images and captions for each language.
 
     Args:
         image_embeddings: real array (images, dimension), unit length.
         encode_texts: function from a list of str to a real array (captions,
             dimension), unit length.
-        captions: dict from a language to the caption or captions of each image.
-        image_keys: sequence with a hashable key of each image, for `shared_positives`.
-            None for `unshared_positives`, as in the paper.
+        captions: dict from language to the caption or captions of each image.
+        image_keys: sequence with a hashable key of each image for `shared_positives`,
+            or None for `unshared_positives`, as in the paper.
 
     Returns:
         dict from language to `LanguageRanks`.
 
     Raises:
-        InputError: as `recall_at_k`, and unless a language has one entry per image.
+        InputError: as `recall_at_k`, and if a language doesn't have one entry per
+            image.
 
     References:
         Jia et al. 2021, section 8 and table 11.
@@ -355,9 +363,9 @@ def multilingual_ranks(
     for language, image_captions in captions.items():
         if len(image_captions) != len(image_embeddings):
             raise InputError(
-                f"`captions[{language!r}]` must have one entry an image, received "
-                f"{len(image_captions)} for {len(image_embeddings)} images; give an "
-                "empty list where an image has none."
+                f"`captions[{language!r}]` must have one entry per image. Received: "
+                f"{len(image_captions)} entries for {len(image_embeddings)} images. "
+                "Pass an empty list for an image without captions."
             )
         texts, index = flatten_captions(image_captions)
         if image_keys is None:
@@ -376,16 +384,15 @@ def multilingual_ranks(
 
 
 def multilingual_metrics(ranks: Mapping[str, LanguageRanks]) -> Metrics:
-    """Yields the mean recall of each language, and the recalls that it is the mean of.
+    """Yields the mean recall of each language and the single recalls.
 
     Args:
-        ranks: dict of `LanguageRanks`, as `multilingual_ranks` returns.
+        ranks: dict of `LanguageRanks` from `multilingual_ranks`.
 
     Yields:
-        Pairs of str and float: `LANGUAGE/mean_recall`,
-        `LANGUAGE/i2t/recall_at_1` … `LANGUAGE/t2i/recall_at_10`, and the numbers of
-        each direction's queries and candidates, `LANGUAGE/i2t/queries`,
-        `LANGUAGE/i2t/candidates` and so on.
+        Pairs of str and float: `LANGUAGE/mean_recall`, `LANGUAGE/i2t/recall_at_1` to
+        `LANGUAGE/t2i/recall_at_10`, and for each direction the number of queries and
+        candidates, such as `LANGUAGE/i2t/queries` and `LANGUAGE/i2t/candidates`.
 
     Example:
     >>> captions = {"en": [["dog 0", "pup 0"], "cat 1"], "de": ["Hund 0", "Katze 2"]}
@@ -418,10 +425,13 @@ def multilingual_metrics(ranks: Mapping[str, LanguageRanks]) -> Metrics:
 
 
 def multilingual_outcomes(ranks: Mapping[str, LanguageRanks]) -> dict[str, np.ndarray]:
-    """Returns the values (images,) of each metric by image, for slices.
+    """Returns the values of each metric per image for `mean_statistics`.
 
-    A metric is the mean of its values. The t2i of an image is the mean over its
-    captions. All images have the same number of captions.
+    A metric is the mean of its values, because all images have the same number of
+    captions. The t2i value of an image is the mean over its captions.
+
+    Returns:
+        dict from metric name to float array (images,).
     """
     outcomes = {}
     for language, language_ranks in ranks.items():
@@ -432,8 +442,8 @@ def multilingual_outcomes(ranks: Mapping[str, LanguageRanks]) -> dict[str, np.nd
         caption_recalls = item_outcomes(
             "t2i/recall_at_", language_ranks.text_to_image, PAPER_KS
         )
-        for name, right in caption_recalls.items():
-            recalls[name] = np.bincount(index, weights=right) / np.bincount(index)
+        for name, values in caption_recalls.items():
+            recalls[name] = np.bincount(index, weights=values) / np.bincount(index)
         outcomes[f"{language}/mean_recall"] = np.mean(list(recalls.values()), axis=0)
         outcomes |= {f"{language}/{name}": values for name, values in recalls.items()}
     return outcomes

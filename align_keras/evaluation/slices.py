@@ -1,4 +1,4 @@
-"""Metrics by the values of a column, with bootstrap intervals."""
+"""Metrics of groups of items with bootstrap intervals."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import numpy as np
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
-# Drawn items that are processed together: 32 MB of rows.
+# Number of drawn items that are processed at once. Their row numbers take 32 MB.
 DRAWN_ITEMS_PER_BLOCK = 1 << 22
 # Percentiles of the bootstrap samples.
 _INTERVAL = (2.5, 97.5)
@@ -18,12 +18,12 @@ class Statistic(NamedTuple):
     """Metric that can be computed for any subset of items.
 
     Attributes:
-        counts: bool array (items,), True for items that count for the metric.
-        function: function from an int array (draws, n), with n items in each row, to a
-            float array (draws,). None if there is a `bootstrap`.
-        bootstrap: for metrics that are the mean of a bootstrap: function from an int
-            array (n,) of items, the number of samples and the seed to a float array
-            (samples,), or an empty array for too few items.
+        counts: bool array (items,), True for the items that the metric includes.
+        function: function from an int array (draws, n) of item numbers to a float
+            array (draws,) with the metric of each row. None if there is a `bootstrap`.
+        bootstrap: function for metrics that are the mean of a bootstrap, or None. It
+            takes an int array (n,) of item numbers, the number of samples and the seed,
+            and returns a float array (samples,), or an empty array for too few items.
     """
 
     counts: np.ndarray
@@ -36,9 +36,16 @@ Metrics = Iterator[tuple[str, float]]
 
 
 def item_outcomes(prefix: str, ranks: Any, ks: Iterable[int]) -> dict[str, np.ndarray]:
-    """Returns a float array for each k: 1 if the rank of an item is below k, else 0.
+    """Returns for each item whether its rank is below k.
 
-    Items with rank -1 don't count, and are NaN. The keys are `PREFIX` and k.
+    Args:
+        prefix: str, start of the keys.
+        ranks: int array (items,), -1 for items that metrics ignore.
+        ks: integers >= 1.
+
+    Returns:
+        dict from `PREFIX` followed by k to a float array (items,) with 1 if the rank is
+        below k, else 0, and NaN for the rank -1.
     """
     ranks = np.asarray(ranks)
     return {
@@ -48,16 +55,16 @@ def item_outcomes(prefix: str, ranks: Any, ks: Iterable[int]) -> dict[str, np.nd
 
 
 def recall_statistics(prefix: str, ranks: Any, ks: Iterable[int]) -> Statistics:
-    """Returns the recall at each k: dict from `PREFIXrecall_at_K` to `Statistic`."""
+    """Returns a dict from `PREFIXrecall_at_K` to the `Statistic` of Recall@k."""
     return mean_statistics(item_outcomes(f"{prefix}recall_at_", ranks, ks))
 
 
 def mean_statistics(outcomes: Mapping[str, Any]) -> Statistics:
-    """Returns metrics that are means over items, for `sliced_metrics`.
+    """Returns metrics that are means over items for `sliced_metrics`.
 
     Args:
-        outcomes: dict from name to real array (items,), NaN for an item that doesn't
-            count.
+        outcomes: dict from name to real array (items,), NaN for items that the metric
+            ignores.
 
     Returns:
         dict from name to `Statistic`.
@@ -71,7 +78,7 @@ def _mean_statistic(outcomes: Any) -> Statistic:
 
 
 def whole_metrics(statistics: Statistics) -> Metrics:
-    """Yields each metric of all items that count, NaN if there are none.
+    """Yields each metric over all of its items, or NaN if it has no items.
 
     Args:
         statistics: dict from name to `Statistic` without `bootstrap`.
@@ -91,30 +98,32 @@ def whole_metrics(statistics: Statistics) -> Metrics:
 def sliced_metrics(
     statistics: Statistics, groups: Any, samples: int = 1000, seed: int = 0
 ) -> Metrics:
-    """Yields each metric for each group of items, with its 95% interval.
+    """Yields each metric for each group of items with its 95% confidence interval.
 
     The interval is that of the percentile bootstrap over the items of the group. Items
-    are drawn one by one. The interval of items that belong together, such as captions
-    of one image, is too narrow. A metric with a `bootstrap` is the mean of its samples,
-    which determine the interval.
+    are drawn independently. The interval is therefore too narrow for dependent items,
+    such as captions of the same image. A metric with a `bootstrap` is the mean of its
+    samples, which also determine the interval.
 
     Args:
-        statistics: dict from name to `Statistic`, such as `mean_statistics` returns.
-        groups: sequence of str, the group of each item.
-        samples: int >= 1.
+        statistics: dict from name to `Statistic`, such as the result of
+            `mean_statistics`.
+        groups: sequence of str, group of each item.
+        samples: int >= 1, number of bootstrap samples.
         seed: int >= 0.
 
     Yields:
-        Pairs of str and float, groups in alphabetical order: `METRIC[GROUP]`, its
-        `/low`, `/high` and `/items`, the number of items that count. A group without
-        such items, or with too few for a `bootstrap`, is left out.
+        Pairs of str and float: `METRIC[GROUP]`, the ends of its interval
+        `METRIC[GROUP]/low` and `METRIC[GROUP]/high`, and the number of items
+        `METRIC[GROUP]/items`. The groups are in alphabetical order. A metric is omitted
+        for a group without items, or with too few items for its `bootstrap`.
 
     Raises:
-        InputError: if the numbers of items and groups differ, or for `samples` < 1.
+        InputError: if the numbers of items and groups differ, or if `samples` < 1.
 
     References:
-        Jia et al. 2021, section 10 (analysis by groups before any use);
-        Efron and Tibshirani, "An Introduction to the Bootstrap", chapter 13.
+        Jia et al. 2021, section 10 (analysis by groups before any use). Efron and
+        Tibshirani, "An Introduction to the Bootstrap", chapter 13.
 
     Example:
     >>> statistics = mean_statistics({"top_1": [1, 1, 0, 1]})
@@ -127,9 +136,9 @@ def sliced_metrics(
     for name, statistic in statistics.items():
         if len(statistic.counts) != len(groups):
             raise InputError(
-                f"`groups` must hold one value an item, received {len(groups)} for the "
-                f"{len(statistic.counts)} items of {name}; give those of the same "
-                "items."
+                f"`groups` must contain one value per item. Received: {len(groups)} "
+                f"groups for the {len(statistic.counts)} items of {name}. Pass the "
+                "groups of the same items."
             )
     for group in np.unique(groups):
         for name, statistic in statistics.items():
@@ -154,13 +163,13 @@ def sliced_metrics(
 def _bootstrapped(
     function: Callable, items: np.ndarray, samples: int, seed: int
 ) -> np.ndarray:
-    """Returns the values (samples,) of a function of items drawn with replacement."""
+    """Returns the values (samples,) of a function for items drawn with replacement."""
     random = np.random.default_rng(seed)
-    at_once = max(1, DRAWN_ITEMS_PER_BLOCK // len(items))
+    block_size = max(1, DRAWN_ITEMS_PER_BLOCK // len(items))
     values = []
-    for start in range(0, samples, at_once):
-        draws = min(at_once, samples - start)
-        # The draws don't depend on the size of the parts.
+    for start in range(0, samples, block_size):
+        draws = min(block_size, samples - start)
+        # The drawn items don't depend on the block size.
         rows = random.integers(0, len(items), (draws, len(items)))
         values.append(function(items[rows]))
     return np.concatenate(values)

@@ -1,4 +1,4 @@
-"""Decode, resize, crop and augment, as graph operations."""
+"""Decoding, resizing, cropping and augmentation of images as graph operations."""
 
 from align_keras.images.augment import augment_images
 from align_keras.images.crops import (

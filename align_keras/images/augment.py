@@ -1,4 +1,4 @@
-"""Augmentation of a batch of training images, as graph operations."""
+"""Augmentation of a batch of training images as graph operations."""
 
 import tensorflow as tf
 
@@ -11,9 +11,19 @@ def _uniform(
     high: float = 1.0,
     columns: int | None = None,
 ) -> tf.Tensor:
-    """Returns uniform numbers, (count,) or (count, columns).
+    """Draws uniform random numbers.
 
-    Each use of a seed has a `salt` of its own, in [0, 64).
+    Args:
+        count: int, number of rows.
+        seed: integer tensor (2,).
+        salt: int in [0, 64). It differs between the uses of a seed, so that their
+            numbers are independent.
+        low: float, lower bound.
+        high: float, upper bound.
+        columns: int, number of columns, or None for a vector.
+
+    Returns:
+        float32 tensor (count,) or (count, columns).
     """
     shape = (count,) if columns is None else (count, columns)
     seed = tf.stack([seed[0], seed[1] * 64 + salt])
@@ -34,7 +44,10 @@ def _random_boxes(
     zoom: float,
     shift: float,
 ) -> tf.Tensor:
-    """Returns boxes (count, 4) for `crop_and_resize`. A flip swaps the x borders."""
+    """Returns boxes (count, 4) for `tf.image.crop_and_resize`.
+
+    The x borders of a flipped image are swapped.
+    """
     slack = tf.cast(side - image_size, tf.float32)
     if crop:
         offsets = tf.floor(_uniform(count, seed, 0, columns=2) * (slack + 1.0))
@@ -42,7 +55,7 @@ def _random_boxes(
         offsets = tf.fill((count, 2), tf.floor(slack / 2.0))
     lengths = tf.fill((count, 2), tf.cast(image_size - 1, tf.float32))
     if zoom:
-        # Each side has its own scale, so that size and aspect ratio vary.
+        # Height and width have different scales, so that the aspect ratio varies.
         scale = tf.exp(_uniform(count, seed, 1, -zoom, zoom, columns=2))
         centers = offsets + lengths / 2.0
         lengths = lengths * scale
@@ -60,10 +73,10 @@ def _random_boxes(
 def _random_colors(
     count: int | tf.Tensor, seed: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the colors of ink and paper, (count, 1, 1, 3) each."""
+    """Returns random colors of ink and paper as two tensors (count, 1, 1, 3)."""
     colors = _uniform(count, seed, 3, 0.0, 255.0, columns=6)
     ink, paper = tf.split(colors[:, tf.newaxis, tf.newaxis], 2, axis=-1)
-    # A contrast of at least 96 gray levels in the mean keeps the drawing legible.
+    # The mean contrast is at least 96 gray levels, so that the drawing is visible.
     difference = tf.reduce_mean(paper - ink, axis=-1, keepdims=True)
     push = tf.maximum(96.0 - tf.abs(difference), 0.0) / 2.0
     push = tf.where(difference < 0.0, -push, push)
@@ -88,19 +101,19 @@ def augment_images(
     """Augments training images that were resized to a square.
 
     Args:
-        images: uint8 tensor (n, side, side, 3), side ≥ `image_size`.
-        image_size: int, the side of the encoder's input in pixels.
+        images: uint8 tensor (n, side, side, 3) with side ≥ `image_size`.
+        image_size: int, side of the encoder's input in pixels.
         seed: integer tensor (2,). The same seed gives the same result.
-        crop: bool, crop at a random position. False crops the center.
-        flip: bool, mirror half of the images from left to right.
-        zoom: float ≥ 0. Each side of the crop is scaled by a random factor
-            between exp(-zoom) and exp(zoom). Pixels outside of the image are white.
-        shift: float ≥ 0. The crop is moved by up to this fraction of its side.
-        recolor: float in [0, 1], for dark drawings on white: fraction of the
-            images that get random colors of ink and paper, either of them darker.
-        input_pipeline_id: int, part of a larger batch that these images are. They
-            are augmented as they would be in the whole batch.
-        num_input_pipelines: int ≥ 1, number of equal parts of that batch.
+        crop: bool, True to crop at a random position, and False to crop the center.
+        flip: bool, True to mirror half of the images horizontally.
+        zoom: float ≥ 0. Each side of the crop is scaled by a random factor between
+            exp(-zoom) and exp(zoom). Pixels outside of the image are white.
+        shift: float ≥ 0, maximum shift of the crop as a fraction of its side.
+        recolor: float in [0, 1], fraction of the images with random colors of ink and
+            paper, for dark drawings on white. The paper may be darker than the ink.
+        input_pipeline_id: int, number of the part if the images are part of a larger
+            batch. A part is augmented in the same way as in the whole batch.
+        num_input_pipelines: int ≥ 1, number of equal parts of the larger batch.
 
     Returns:
         float32 tensor (n, image_size, image_size, 3) in [0, 255].
@@ -113,8 +126,8 @@ def augment_images(
     first = rows * input_pipeline_id
 
     def part(values: tf.Tensor) -> tf.Tensor:
-        # The numbers of the whole batch are computed, since TensorFlow would round
-        # those of a part differently.
+        # The values of the whole batch are computed, because TensorFlow would round
+        # the values of a part differently.
         return values[first : first + rows]
 
     boxes = _random_boxes(

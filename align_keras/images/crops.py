@@ -10,8 +10,8 @@ from align_keras.images.decode import (
 )
 from align_keras.images.preprocess import crop_size_to_resize_size, resize_image
 
-# Scales of JPEG decoding: libjpeg can decode 4, 2 or 1 of the 8 rows and columns of a
-# block.
+# Scales of JPEG decoding. libjpeg can decode 8, 4, 2 or 1 of the 8 rows and columns of
+# a block.
 _JPEG_RATIOS = (1, 2, 4, 8)
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
 
@@ -24,26 +24,29 @@ def crop_image_bytes(
 ) -> tf.Tensor:
     """Decodes an image and resizes a window of it to the encoder's input size.
 
-    The result is that of decoding the image, resizing it to the side that
-    `crop_size_to_resize_size` returns, cropping and mirroring, except for the filter:
-    source pixels are averaged over the area of a pixel, while evaluation weights them
-    by a triangle of twice this width. Most images differ by less than one gray level in
-    the mean, very detailed photographs by up to three, and images that are stored at
-    the resize size not at all. Only the window is decoded and resampled. A JPEG is
-    decoded at the smallest scale that needs no enlargement.
+    The result approximates decoding the image, resizing it to the side that
+    `crop_size_to_resize_size` returns, cropping and mirroring. Only the window is
+    decoded and resampled, and a JPEG is decoded at the smallest scale that needs no
+    enlargement.
+
+    The filter differs from that of the evaluation. Source pixels are averaged over the
+    area of a pixel, while the evaluation weights them by a triangle of twice this
+    width. The mean difference is less than one gray level for most images, up to three
+    gray levels for very detailed photographs, and zero for images that are stored at
+    the resize size.
 
     Args:
-        image_bytes: scalar string tensor, as `decode_image` takes it.
-        image_size: int, the side of the encoder's input in pixels.
+        image_bytes: scalar string tensor, file that `decode_image` supports.
+        image_size: int, side of the encoder's input in pixels.
         position: float tensor (2,) in [0, 1), vertical and horizontal position of the
             window, from the top and from the left.
-        is_flipped: bool tensor (), mirror the image from left to right.
+        is_flipped: bool tensor (), True to mirror the image horizontally.
 
     Returns:
         uint8 tensor (image_size, image_size, 3).
 
     Raises:
-        tf.errors.InvalidArgumentError: if the bytes are not such an image.
+        tf.errors.InvalidArgumentError: if the bytes are not a supported image.
 
     References:
         Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
@@ -68,7 +71,7 @@ def crop_image(
     position: tf.Tensor | tuple[float, float],
     is_flipped: tf.Tensor | bool = False,
 ) -> tf.Tensor:
-    """Crops as `crop_image_bytes`, from uint8 pixels (height, width, 3)."""
+    """Crops uint8 pixels (height, width, 3) in the same way as `crop_image_bytes`."""
     window = _window(image, image_size, position)
     return _resample_and_mirror(window, image_size, is_flipped)
 
@@ -79,7 +82,7 @@ def _decode_and_crop(
 ) -> tf.Tensor:
     is_upright_jpeg = tf.cond(
         tf.strings.substr(image_bytes, 0, 3) == JPEG_SIGNATURE,
-        # Orientations 2 to 8 are turned or mirrored.
+        # The orientations 2 to 8 are rotated or mirrored.
         lambda: tf.abs(jpeg_orientation(image_bytes) - 5) > 3,
         lambda: tf.constant(False),
     )
@@ -102,7 +105,7 @@ def _resample_and_mirror(
 def _jpeg_window(
     image_bytes: tf.Tensor, image_size: int, position: tf.Tensor
 ) -> tf.Tensor:
-    """Decodes only the window of a JPEG, at the smallest scale that fits."""
+    """Decodes the window of a JPEG at the smallest scale that needs no enlargement."""
     shape = tf.io.extract_jpeg_shape(image_bytes)[:2]
     pixels = tf.reduce_prod(tf.cast(shape, tf.int64))
     with tf.control_dependencies([size_check(pixels)]):
@@ -124,26 +127,26 @@ def _jpeg_window(
 def _window(
     image: tf.Tensor, image_size: int, position: tf.Tensor | tuple[float, float]
 ) -> tf.Tensor:
-    """Returns the pixels of the window, before resampling."""
+    """Returns the pixels of the window before resampling."""
     box = _box(tf.shape(image)[:2], image_size, position)
     y, x, height, width = tf.unstack(box)
     return image[y : y + height, x : x + width]
 
 
 def _window_size(shape: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Returns height and width of the window in source pixels, int32 (2,)."""
-    share = image_size / crop_size_to_resize_size(image_size)
-    size = tf.cast(tf.round(tf.cast(shape, tf.float32) * share), tf.int32)
+    """Returns the height and width of the window in source pixels, int32 (2,)."""
+    fraction = image_size / crop_size_to_resize_size(image_size)
+    size = tf.cast(tf.round(tf.cast(shape, tf.float32) * fraction), tf.int32)
     return tf.maximum(size, 1)
 
 
 def _box(
     shape: tf.Tensor, image_size: int, position: tf.Tensor | tuple[float, float]
 ) -> tf.Tensor:
-    """Returns the window's top, left, height and width in whole source pixels."""
+    """Returns the top, left, height and width of the window in source pixels."""
     size = _window_size(shape, image_size)
     slack = tf.cast(shape - size + 1, tf.float32)
-    # Rounding can lift a product of a number just below 1 to `slack`.
+    # The product of `slack` and a number just below 1 can be rounded up to `slack`.
     corner = tf.minimum(tf.cast(position * slack, tf.int32), shape - size)
     return tf.concat([corner, size], axis=0)
 
@@ -151,8 +154,8 @@ def _box(
 def _resample(window: tf.Tensor, image_size: int) -> tf.Tensor:
     """Resizes a window to the encoder's input size.
 
-    An axis that shrinks is averaged over all source pixels of a target pixel, so that
-    fine patterns do not alias. An axis that grows is interpolated.
+    A reduced axis is averaged over all source pixels of a target pixel, so that fine
+    patterns do not alias. An enlarged axis is interpolated.
     """
     size = tf.shape(window)[:2]
     target = (image_size, image_size)
@@ -161,7 +164,8 @@ def _resample(window: tf.Tensor, image_size: int) -> tf.Tensor:
         return tf.cond(
             tf.reduce_all(tf.shape(images)[1:3] == image_size),
             lambda: tf.cast(images, tf.float32),
-            # The numbers are those of uint8, for which TensorFlow has no vector code.
+            # float32 gives the same pixels as uint8, for which TensorFlow has no
+            # vectorized kernel.
             lambda: tf.image.resize(tf.cast(images, tf.float32), target),
         )
 
@@ -190,21 +194,21 @@ def inception_crop(
     min_area: float = 0.08,
     flip: bool = True,
 ) -> tf.Tensor:
-    """Cuts a window of random area and aspect ratio, resizes it, and may mirror it.
+    """Crops a window with a random area and aspect ratio and resizes it.
 
     Args:
         image: uint8 tensor (height, width, 3).
         image_size: int, side of the result in pixels.
         seed: integer tensor (2,). The same seed gives the same window.
         min_area: float in (0, 1], smallest area of the window relative to the image.
-        flip: bool, mirror half of the images.
+        flip: bool, True to mirror half of the images horizontally.
 
     Returns:
         uint8 tensor (image_size, image_size, 3).
 
     References:
-        Szegedy et al. 2015, "Going deeper with convolutions", section 6: 8% to
-        100% of the area, aspect ratios from 3/4 to 4/3. Jia et al. 2021, section 5.3.
+        Szegedy et al. 2015, "Going deeper with convolutions", section 6 (8% to 100% of
+        the area, aspect ratios from 3/4 to 4/3). Jia et al. 2021, section 5.3.
     """
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.shape(image),
@@ -213,7 +217,7 @@ def inception_crop(
         min_object_covered=0.0,
         aspect_ratio_range=_ASPECT_RATIOS,
         area_range=(min_area, 1.0),
-        # If no window fits, as in a very long image, TensorFlow takes the whole image.
+        # If no window fits into a very long image, TensorFlow uses the whole image.
         max_attempts=10,
         use_image_if_no_bounding_boxes=True,
     )
@@ -224,31 +228,36 @@ def inception_crop(
 def central_crop(
     image: tf.Tensor, image_size: int, fraction: float = 0.875
 ) -> tf.Tensor:
-    """Resizes the center of an image, without keeping its aspect ratio.
+    """Crops the center of an image and resizes it without keeping the aspect ratio.
 
     Args:
         image: uint8 tensor (height, width, 3).
         image_size: int, side of the result in pixels.
-        fraction: float in (0, 1], fraction of each side that is taken.
+        fraction: float in (0, 1], side of the crop relative to the side of the image.
 
     Returns:
         uint8 tensor (image_size, image_size, 3).
 
     References:
-        Jia et al. 2021, section 5.3: a single central crop with ratio 0.875.
+        Jia et al. 2021, section 5.3 (a single central crop with ratio 0.875).
     """
     image = tf.image.central_crop(image, fraction)
     return resize_image(_static(image), image_size)
 
 
 def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Mirrors half of the images from left to right, depending on the seed, (2,)."""
-    # Another seed, because the crop's numbers come from this one.
+    """Mirrors an image horizontally for half of the seeds.
+
+    Args:
+        image: tensor (height, width, channels).
+        seed: integer tensor (2,).
+    """
+    # The seed differs from that of the crop, so that the numbers are independent.
     seed = tf.cast(tf.convert_to_tensor(seed), tf.int64)
     number = tf.random.stateless_uniform((), seed + tf.constant([0, 1], tf.int64) * 7)
     return tf.cond(number < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
 
 
 def _static(image: tf.Tensor) -> tf.Tensor:
-    """Sets the static number of channels, which some operations lose."""
+    """Restores the static number of channels, which some operations lose."""
     return tf.ensure_shape(image, (None, None, 3))

@@ -1,4 +1,4 @@
-"""The one evaluation path of an image: decode, resize, center crop."""
+"""Preprocessing of images for evaluation: decode, resize and center crop."""
 
 from typing import Any
 
@@ -8,17 +8,17 @@ import tensorflow as tf
 from align_keras.images.decode import decode_image
 from align_keras.utils.errors import InputError
 
-# Jia et al. 2021, section 5: resize to 346, crop 289; other sizes keep this ratio.
+# Jia et al. 2021, section 5, resize to 346 and crop 289. Other sizes use this ratio.
 _RESIZE_TO_CROP = 346 / 289
-# Of embeddings on disk: raise it where the same file gives other pixels.
+# Part of the key of embeddings on disk. Raise it if the same file gives other pixels.
 PREPROCESSING_VERSION = 1
 
 
 def crop_size_to_resize_size(image_size: int) -> int:
-    """Returns the side to resize to before a crop of `image_size`, rounded.
+    """Returns the side to which an image is resized before a crop, rounded.
 
     Args:
-        image_size: int ≥ 32, the side of the encoder's input in pixels.
+        image_size: int ≥ 32, side of the crop and of the encoder's input in pixels.
 
     References:
         Jia et al. 2021, section 5 (346 for 289).
@@ -34,22 +34,22 @@ def crop_size_to_resize_size(image_size: int) -> int:
 def uint8_pixels(
     pixels: np.ndarray | tf.Tensor, value_range: tuple[float, float] | None = None
 ) -> tf.Tensor:
-    """Returns the pixels of images as gray levels, or refuses what could be misread.
+    """Converts the pixels of images to gray levels in uint8.
 
-    Float pixels may mean [0, 1], [-1, 1] or [0, 255], so their range is never guessed.
+    Float pixels may be in [0, 1], [-1, 1] or [0, 255]. Their range is never guessed.
 
     Args:
-        pixels: uint8 array or tensor of any shape, or a float one in `value_range`.
-        value_range: two floats, black and white of float pixels, such as (0, 1);
-            None takes uint8 alone.
+        pixels: array or tensor of any shape, uint8 or float in `value_range`.
+        value_range: two floats, black and white of float pixels, such as (0, 1), or
+            None to allow only uint8.
 
     Returns:
-        uint8 tensor of the same shape; float pixels are rounded.
+        uint8 tensor of the same shape. Float pixels are rounded.
 
     Raises:
-        InputError: for another dtype, floats without a range, values outside it, or
-            a range that isn't two numbers that increase. In a graph, values outside
-            the range raise `tf.errors.InvalidArgumentError`.
+        InputError: if the dtype is not supported, floats have no range or are out of
+            range, or the range is not two increasing numbers. In a graph, floats that
+            are out of range raise `tf.errors.InvalidArgumentError`.
 
     Example:
 
@@ -68,18 +68,25 @@ def uint8_pixels(
 
 
 def _range_check(pixels: tf.Tensor, low: float, high: float) -> list[tf.Operation]:
-    """Raises if pixels are out of range, or returns the assertions of a graph."""
-    # Resizing of floats may overshoot the range.
+    """Checks the range of float pixels.
+
+    Returns:
+        list of the assertions in a graph, or an empty list in eager mode.
+
+    Raises:
+        InputError: if pixels are out of range in eager mode.
+    """
+    # A tolerance is needed, because resizing of floats may overshoot the range.
     slack = 1e-3 * (high - low)
     inside = tf.reduce_all((pixels >= low - slack) & (pixels <= high + slack))
     ends = [tf.reduce_min(pixels), tf.reduce_max(pixels)]
-    message = f"float pixels must lie in value_range=({low:g}, {high:g})"
+    message = f"float pixels must be in value_range=({low:g}, {high:g}). Received:"
     if not tf.executing_eagerly():
-        return [tf.debugging.Assert(inside, [f"{message}, received", *ends])]
+        return [tf.debugging.Assert(inside, [message, *ends])]
     if not inside:
         raise InputError(
-            f"{message}, received {float(ends[0]):g} to {float(ends[1]):g}; give the "
-            "range that they have."
+            f"{message} {float(ends[0]):g} to {float(ends[1]):g}. Pass the range of "
+            "these pixels."
         )
     return []
 
@@ -87,22 +94,23 @@ def _range_check(pixels: tf.Tensor, low: float, high: float) -> list[tf.Operatio
 def check_pixel_dtype(
     dtype: tf.DType, value_range: tuple[float, float] | None = None
 ) -> None:
-    """Raises `InputError` unless `uint8_pixels` takes pixels of this dtype."""
+    """Raises `InputError` if `uint8_pixels` doesn't support the dtype."""
     if dtype == tf.uint8:
         return
     if value_range is None or not dtype.is_floating:
         raise InputError(
-            "pixels must be uint8 in [0, 255], or floats with a value_range, received "
-            f"{dtype.name} and value_range={value_range}; convert them by "
-            'astype("uint8"), or say what black and white are: value_range=(0, 1).'
+            "pixels must be uint8 in [0, 255], or floats with a value_range. Received: "
+            f"{dtype.name} and value_range={value_range}. Convert them with "
+            'astype("uint8"), or pass the values of black and white, such as '
+            "value_range=(0, 1)."
         )
 
 
 def checked_value_range(value_range: Any) -> tuple[float, float]:
-    """Returns black and white of float pixels as two floats.
+    """Converts a value range to the black and the white level as floats.
 
     Raises:
-        InputError: unless `value_range` is two finite numbers that increase.
+        InputError: if `value_range` is not two increasing, finite numbers.
     """
     try:
         low, high = map(float, value_range)
@@ -110,15 +118,26 @@ def checked_value_range(value_range: Any) -> tuple[float, float]:
         low = high = 0.0
     if not low < high < float("inf"):
         raise InputError(
-            "value_range must be two numbers, black and white, the second larger, "
-            f"received {value_range!r}; write (0, 1), (-1, 1) or (0, 255)."
+            "value_range must be two increasing numbers for black and white. "
+            f"Received: value_range={value_range!r}. Pass (0, 1), (-1, 1) or (0, 255)."
         )
     return low, high
 
 
 def resize_image(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes uint8 images (…, height, width, 3), without keeping the aspect (Jia et
-    al. 2021, section 5), to squares of `size`, within 1 gray level of PIL's bilinear.
+    """Resizes images to squares without keeping their aspect ratio.
+
+    The pixels differ from the bilinear filter of Pillow by at most 1 gray level.
+
+    Args:
+        image: uint8 tensor (…, height, width, 3).
+        size: int, side in pixels.
+
+    Returns:
+        uint8 tensor (…, size, size, 3).
+
+    References:
+        Jia et al. 2021, section 5.
     """
     image = uint8_pixels(image)
     resized = tf.image.resize(image, (size, size), method="bilinear", antialias=True)
@@ -126,8 +145,14 @@ def resize_image(image: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def preprocess_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Resizes and center-crops uint8 images (…, height, width, 3) for the image
-    encoder, float32 (…, image_size, image_size, 3) in [0, 255], whole numbers.
+    """Resizes and center-crops images for the image encoder.
+
+    Args:
+        image: uint8 tensor (…, height, width, 3).
+        image_size: int, side of the encoder's input in pixels.
+
+    Returns:
+        float32 tensor (…, image_size, image_size, 3) of whole numbers in [0, 255].
     """
     resize_size = crop_size_to_resize_size(image_size)
     offset = (resize_size - image_size) // 2
@@ -137,5 +162,5 @@ def preprocess_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
 
 
 def preprocess_image_bytes(image_bytes: tf.Tensor, image_size: int) -> tf.Tensor:
-    """As `preprocess_image`, of a file's bytes, which `decode_image` takes."""
+    """Decodes a file with `decode_image` and applies `preprocess_image`."""
     return preprocess_image(decode_image(image_bytes), image_size)

@@ -1,4 +1,4 @@
-"""Reading of files that may not be images: one by its path, or a batch in a graph."""
+"""Reading of image files, with checks for files that are not images."""
 
 import os
 from typing import Any
@@ -19,38 +19,45 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
 
 
 def image_path(path: str | os.PathLike) -> str:
-    """Returns the path of a file, or raises if reading it could hang.
+    """Returns the path of an image file as a str after a check.
 
-    Missing files pass. Their reader raises.
+    A missing file is not an error here. Reading it raises an error.
+
+    Raises:
+        InputError: if the path is a pipe or a device, which may block the reader, or
+            if the file is too large.
     """
     path = os.fspath(path)
     try:
         size = os.path.getsize(path)
-    # The file is missing, or on a file system of TensorFlow.
+    # The file is missing, or TensorFlow has a file system for its path.
     except (OSError, ValueError):
         return path
     if is_special(path):
         raise InputError(
-            f"images must be files, received {path}, a pipe or a device; "
-            "give a file's path or its bytes."
+            f"images must be files. Received: {path}, which is a pipe or a device. "
+            "Pass the path or the bytes of a file."
         )
     if size > MAX_FILE_BYTES:
         raise InputError(
-            f"images must be files of at most {MAX_FILE_BYTES:,} bytes, "
-            f"received {path} of {size:,}; leave it out."
+            f"images must be files of at most {MAX_FILE_BYTES:,} bytes. Received: "
+            f"{path} with {size:,} bytes. Remove it."
         )
     return path
 
 
 def encoded_image(image: tf.Tensor) -> tf.Tensor:
-    """Returns an encoded image or pixels unchanged, and the bytes of a path's file.
+    """Reads the file if the image is a path.
 
     Args:
-        image: scalar string tensor, an encoded image or a path, or pixels.
+        image: scalar string tensor with an encoded image or a path, or pixels.
+
+    Returns:
+        The bytes of the file as a scalar string tensor, or `image` if it is not a path.
     """
     if image.dtype != tf.string:
         return image
-    # No path holds NUL, which pads the head of a short path.
+    # Short paths are padded with NUL, which no path contains.
     head = tf.strings.join([tf.strings.substr(image, 0, 12), b"\0" * 12])
 
     def has(start: int, part: bytes) -> tf.Tensor:
@@ -68,10 +75,20 @@ def read_image(
     image_size: int,
     value_range: tuple[float, float] | None = None,
 ) -> tf.Tensor:
-    """Reads an image, resizes and center-crops it, float32 (image_size, image_size, 3).
+    """Reads an image, resizes it and crops its center.
 
-    The image is a path, the bytes of a file, or an array (height, width, 3), uint8 or
-    floats in `value_range`. An `InputError` names its path, or its number `row`.
+    Args:
+        image: path, bytes of a file, or array (height, width, 3) of uint8 or of floats
+            in `value_range`.
+        row: int, number of the image for messages.
+        image_size: int, side of the encoder's input in pixels.
+        value_range: two floats, black and white of float pixels, or None.
+
+    Returns:
+        float32 tensor (image_size, image_size, 3) in [0, 255].
+
+    Raises:
+        InputError: if the image can't be read. The message contains the path or `row`.
     """
     name = f"images[{row}]"
     try:
@@ -81,18 +98,18 @@ def read_image(
         if isinstance(image, bytes) or tf.is_tensor(image) and image.dtype == tf.string:
             return preprocess_image_bytes(tf.convert_to_tensor(image), image_size)
     except tf.errors.NotFoundError:
-        raise InputError(f"no such image: {name}; check the path.") from None
+        raise InputError(f"image {name} was not found. Check the path.") from None
     except tf.errors.OpError:
         raise InputError(
-            "not a readable JPEG, PNG, GIF, BMP or WebP image of at most "
-            f"{MAX_PIXELS:,} pixels: {name}; open it and save it again, or leave it "
-            "out."
+            f"{name} must be a JPEG, PNG, GIF, BMP or WebP image of at most "
+            f"{MAX_PIXELS:,} pixels. It can't be decoded. Open it and save it again, "
+            "or remove it."
         ) from None
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
         raise InputError(
-            f"{name} must be an array (height, width, 3), received {pixels.dtype} "
-            f"{pixels.shape}; {shape_remedy(pixels.shape)}."
+            f"{name} must be an array (height, width, 3). Received: {pixels.dtype} "
+            f"{pixels.shape}. To fix it, {shape_remedy(pixels.shape)}."
         )
     try:
         return preprocess_image(uint8_pixels(pixels, value_range), image_size)
@@ -101,28 +118,28 @@ def read_image(
 
 
 def shape_remedy(shape: tuple[int, ...]) -> str:
-    """Returns a remedy for an image of this shape, which isn't (height, width, 3).
+    """Returns a remedy for an image whose shape isn't (height, width, 3).
 
     >>> shape_remedy((3, 224, 224))
-    'move its channels to the last axis, as by numpy.moveaxis(image, 0, -1)'
+    'move its channels to the last axis with numpy.moveaxis(image, 0, -1)'
     """
     if len(shape) == 3 and shape[0] == 3:
-        return "move its channels to the last axis, as by numpy.moveaxis(image, 0, -1)"
+        return "move its channels to the last axis with numpy.moveaxis(image, 0, -1)"
     return "convert it to RGB"
 
 
 def readable_images(
     image_bytes: tf.Tensor, image_size: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes, resizes and crops files that may not be images.
+    """Preprocesses a batch of files, some of which may not be images.
 
     Args:
-        image_bytes: string tensor (n,), contents of files.
-        image_size: int, side in pixels.
+        image_bytes: string tensor (n,), contents of the files.
+        image_size: int, side of the encoder's input in pixels.
 
     Returns:
         float32 tensor (n, image_size, image_size, 3), black for files that aren't
-        images, and a bool tensor (n,), True for images.
+        images, and bool tensor (n,), True for images.
 
     Example:
 
@@ -136,14 +153,14 @@ def readable_images(
     def read(row: tf.Tensor, file: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return row, preprocess_image_bytes(file, image_size)
 
-    # A graph can ignore errors of files only by a data set.
+    # Only a data set can ignore the errors of single files in a graph.
     decoded = (
         tf.data.Dataset.from_tensor_slices(image_bytes)
         .enumerate()
         .map(read, tf.data.AUTOTUNE)
         .ignore_errors()
     )
-    # Another element makes sure that the batch isn't empty.
+    # An additional element ensures that the batch isn't empty.
     last = tf.constant(-1, tf.int64), tf.zeros((image_size, image_size, 3))
     decoded = decoded.concatenate(tf.data.Dataset.from_tensors(last))
     rows, images = decoded.batch(count + 1).get_single_element()

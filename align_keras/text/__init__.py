@@ -1,4 +1,4 @@
-"""Vocabulary learning, and the WordPiece tokenizer as graph operations."""
+"""Vocabulary learning and the WordPiece tokenizer as graph operations."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from align_keras.text.vocabulary import (
 
 
 def __getattr__(name: str) -> Any:
-    # The tokenizer imports TensorFlow; the vocabulary must not.
+    # The tokenizer is imported on first use, because it imports TensorFlow.
     if name == "WordPieceTokenizer":
         from align_keras.text.wordpiece_tokenizer import WordPieceTokenizer
 

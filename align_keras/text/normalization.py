@@ -1,5 +1,7 @@
-"""BERT's normalization of captions, as graph operations, equal to Hugging Face's.
-`tensorflow_text`'s own folds by NFKC and splits at other characters.
+"""BERT normalization of captions as graph operations.
+
+The result equals that of Hugging Face tokenizers. The normalization of tensorflow_text
+is not used, because it applies NFKC and splits at other characters.
 """
 
 import tensorflow as tf
@@ -14,7 +16,8 @@ from align_keras.text.unicode_classes import (
 )
 from align_keras.text.vocabulary import SPECIAL_TOKENS, check_normalization, is_uncased
 
-# Private use: every other one is removed, so no caption can hold it afterwards.
+# A private-use character. All of them are removed from captions, so that a normalized
+# caption contains it only as a mark of a special token.
 _SENTINEL = "\ue000"
 _SPECIAL = "|".join(token.strip("[]") for token in SPECIAL_TOKENS)
 _SPECIAL_PATTERN = rf"\[({_SPECIAL})\]"
@@ -25,19 +28,29 @@ _ISOLATED_PATTERN = re2_class(PUNCTUATION + IDEOGRAPHS)
 
 
 def mark_special_token(token: str, normalization: str) -> str:
-    """A special token as `split_words` spells it, as no other text normalizes to."""
-    inside = token.strip("[]")
-    return _SENTINEL + (inside.lower() if is_uncased(normalization) else inside)
+    """Returns the word that `split_words` returns for a special token.
+
+    No other text has this word after its normalization.
+    """
+    name = token.strip("[]")
+    return _SENTINEL + (name.lower() if is_uncased(normalization) else name)
 
 
 def split_words(captions: tf.Tensor, normalization: str) -> tf.RaggedTensor:
-    """Normalizes captions, UTF-8 strings (n,), and splits them into words (n, ragged).
+    """Normalizes captions and splits them into words.
 
-    Bytes that aren't UTF-8 are dropped. A special token that is written out in a
-    caption (`[MASK]`) stays one, spelled by `mark_special_token`. Words may be empty.
+    Bytes that aren't UTF-8 are dropped. A special token such as `[MASK]` in a caption
+    becomes the word that `mark_special_token` returns. Words may be empty.
+
+    Args:
+        captions: string tensor (n,), UTF-8.
+        normalization: str, `"bert_uncased"` or `"bert_cased"`.
+
+    Returns:
+        Ragged string tensor (n, words).
 
     References:
-        Devlin et al. 2019, the released `BasicTokenizer`.
+        Devlin et al. 2019, `BasicTokenizer` of the released code.
 
     Example:
     >>> split_words(tf.constant(["Crème-brûlée"]), "bert_uncased").to_list()
@@ -45,28 +58,30 @@ def split_words(captions: tf.Tensor, normalization: str) -> tf.RaggedTensor:
     """
     check_normalization(normalization)
     text = tf.strings.unicode_transcode(captions, "UTF-8", "UTF-8", errors="replace")
-    # Special tokens are sought in the raw text, before "[MA\0SK]" loses its NUL;
-    # so the sentinel is first taken out of the text, and not by deleting it.
+    # Special tokens are detected before characters are removed. Otherwise "[MA\0SK]"
+    # would become a special token. The sentinel must be absent before. It is replaced
+    # and not deleted for the same reason.
     text = tf.strings.regex_replace(text, _SENTINEL, "\ue001")
     text = tf.strings.regex_replace(text, _SPECIAL_PATTERN, rf" {_SENTINEL}\1 ")
     text = tf.strings.regex_replace(text, _SPACES_PATTERN, " ")
     text = tf.strings.regex_replace(text, _REMOVED_PATTERN, "")
     if is_uncased(normalization):
-        text = _folded(text)
+        text = _fold(text)
     text = tf.strings.regex_replace(text, _ISOLATED_PATTERN, r" \0 ")
-    # Splitting at sep="" would ask the C locale what white space is.
+    # With sep="", the white space would depend on the C locale.
     return tf.strings.split(text, " ")
 
 
-def _folded(text: tf.Tensor) -> tf.Tensor:
-    """Strips accents, and lowers each character alone, whatever the locale is."""
+def _fold(text: tf.Tensor) -> tf.Tensor:
+    """Removes accents and converts characters to lower case for any locale."""
     import tensorflow_text as tf_text
 
     text = tf_text.normalize_utf8(text, "NFD")
     text = tf.strings.regex_replace(text, _MARKS_PATTERN, "")
-    # ICU follows the locale: under LANG=tr_TR it lowers "I" to "ı". ASCII alone
-    # doesn't, and nothing else that the locale changes is left after NFD.
+    # ICU depends on the locale. With LANG=tr_TR, it converts "I" to "ı". Converting the
+    # ASCII letters first prevents this. After NFD, no other letter depends on the
+    # locale.
     text = tf.strings.lower(text)
-    # ICU lowers a word's last sigma to "ς", Hugging Face every one to "σ".
+    # ICU converts the last sigma of a word to "ς". Hugging Face converts it to "σ".
     text = tf.strings.regex_replace(text, "Σ", "σ")
     return tf.strings.lower(text, encoding="utf-8")

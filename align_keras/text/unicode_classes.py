@@ -1,21 +1,24 @@
-r"""The character classes of Hugging Face's BERT normalization, by Unicode 8.0, as code
-points: RE2's own (`\p{Mn}`) change with TensorFlow. A test compares all of them.
+r"""Character classes of the BERT normalization of Hugging Face.
+
+The classes are code points of Unicode 8.0. RE2 classes such as `\p{Mn}` are not used,
+because they depend on the version of TensorFlow. A test compares all code points with
+Hugging Face.
 """
 
-# Control, format and private-use characters, and the replacement character.
-# NUL is first. Tab, newline and carriage return are spaces instead.
+# Characters that are removed. They are control, format and private-use characters and
+# the replacement character. Tab, newline and carriage return are in SPACES instead.
 REMOVED = """
     0-8 B-C E-1F 7F-9F AD 600-605 61C 6DD 70F 180E 200B-200F 202A-202E 2060-2064
     2066-206F E000-F8FF FEFF FFF9-FFFB FFFD 110BD 1BCA0-1BCA3 1D173-1D17A E0001
     E0020-E007F F0000-FFFFD 100000-10FFFD
 """
 
-# What becomes a space.
+# Characters that are replaced by a space.
 SPACES = """
     9-A D 20 A0 1680 2000-200A 2028-2029 202F 205F 3000
 """
 
-# Nonspacing marks, which the uncased normalization drops after decomposition.
+# Nonspacing marks, which the uncased normalization removes after the decomposition.
 MARKS = """
     300-36F 483-487 591-5BD 5BF 5C1-5C2 5C4-5C5 5C7 610-61A 64B-65F 670 6D6-6DC
     6DF-6E4 6E7-6E8 6EA-6ED 711 730-74A 7A6-7B0 7EB-7F3 816-819 81B-823 825-827
@@ -48,7 +51,7 @@ MARKS = """
     E0100-E01EF
 """
 
-# What is a word of its own: punctuation, and ASCII's symbols.
+# Characters that are separate words. They are punctuation and the symbols of ASCII.
 PUNCTUATION = """
     21-2F 3A-40 5B-60 7B-7E A1 A7 AB B6-B7 BB BF 37E 387 55A-55F 589-58A 5BE 5C0 5C3
     5C6 5F3-5F4 609-60A 60C-60D 61B 61E-61F 66A-66D 6D4 700-70D 7F7-7F9 830-83E 85E
@@ -69,14 +72,18 @@ PUNCTUATION = """
     16B37-16B3B 16B44 1BC9F 1DA87-1DA8B
 """
 
-# Chinese ideographs, each a word of its own too, by Hugging Face's ranges.
+# Chinese ideographs in the ranges of Hugging Face. Each is a separate word, too.
 IDEOGRAPHS = """
     3400-4DBF 4E00-9FFF F900-FAFF 20000-2A6DF 2A700-2B81F 2B920-2CEAF 2F800-2FA1F
 """
 
 
 def re2_class(ranges: str) -> str:
-    r"""Returns an RE2 character class, `[\x{30}-\x{39}\x{5F}]` of `30-39 5F`."""
+    r"""Returns an RE2 character class, such as `[\x{30}-\x{39}\x{5F}]` for `30-39 5F`.
+
+    Args:
+        ranges: str, hexadecimal code points and ranges separated by white space.
+    """
     escaped = (
         "-".join(f"\\x{{{point}}}" for point in part.split("-"))
         for part in ranges.split()

@@ -1,4 +1,7 @@
-"""WordPiece vocabularies: learned, stored, read and checked. Without TensorFlow."""
+"""Learning, storing, loading and checking of WordPiece vocabularies.
+
+The module doesn't import TensorFlow.
+"""
 
 import collections
 import hashlib
@@ -11,18 +14,19 @@ from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_regular
 
-# Vocabulary of a run, a preset or an export, with one token a line.
+# File name of the vocabulary of a run, a preset or an export, with one token per line.
 VOCABULARY_FILE = "vocabulary.txt"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 NORMALIZATIONS = ("bert_uncased", "bert_cased")
 
-# BERT's limit: longer words are unknown whatever the vocabulary holds.
+# Limit of BERT. Longer words are unknown even if the vocabulary contains them.
 MAX_CHARACTERS_PER_WORD = 100
-# tensorflow_text's limit for a token, without "##".
+# Limit of tensorflow_text for a token without "##".
 MAX_TOKEN_BYTES = 256
 
-# Limit of single characters, as in Hugging Face's BERT trainer. Words with rarer
-# characters are unknown. Larger vocabularies are for more scripts.
+# Minimum limit of the number of single characters. It is the default of the Hugging
+# Face BERT trainer. Words with rarer characters are unknown. The limit increases with
+# the size of the vocabulary, because larger vocabularies support more scripts.
 _MIN_ALPHABET_LIMIT = 1000
 _CAPTIONS_PER_BATCH = 256
 _COPIES_PER_BATCH = 1000
@@ -35,24 +39,27 @@ def learn_vocabulary(
     min_frequency: int = 2,
     normalization: str = "bert_uncased",
 ) -> list[str]:
-    """Learns a WordPiece vocabulary, from the captions alone: neither their order nor
-    the process counts, as they do in Hugging Face's trainer, which does the work.
+    """Learns a WordPiece vocabulary with the trainer of Hugging Face tokenizers.
+
+    The result is deterministic. It doesn't depend on the order of the captions or on
+    the process, in contrast to that of the Hugging Face trainer alone.
 
     Args:
-        captions: read once.
-        size: at least 6, the largest number of tokens. Fewer come back where the
-            captions have no more pairs of tokens that are frequent enough.
-        min_frequency: at least 1, how often a pair of tokens must stand side by side to
-            become one.
-        normalization: `"bert_uncased"` or `"bert_cased"`. Store it with the vocabulary:
-            the tokenizer needs the same.
+        captions: iterable of str, which is read once.
+        size: int, at least 6, maximum number of tokens. The result has fewer tokens if
+            the captions don't have enough frequent pairs of tokens.
+        min_frequency: int, at least 1, minimum number of occurrences of a pair of
+            adjacent tokens that is merged to one token.
+        normalization: str, `"bert_uncased"` or `"bert_cased"`. The tokenizer must use
+            the same normalization, so store it with the vocabulary.
 
     Returns:
-        `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]`, then the single characters, then
-        longer tokens from the most frequent on.
+        list of str: `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and `[MASK]`, followed by the
+        single characters and by the longer tokens, most frequent first.
 
     Raises:
-        InputError: if an argument isn't as above, or the captions have no words.
+        InputError: if an argument has a wrong type or value, or if the captions have no
+            words.
 
     References:
         Jia et al. 2021, section 4.1 (WordPiece learned on the training captions).
@@ -63,12 +70,12 @@ def learn_vocabulary(
     """
     if isinstance(captions, (str, bytes)):
         raise InputError(
-            f"captions must be a list of str, received one {type(captions).__name__}; "
-            "put it into a list."
+            "captions must be a list of str. Received: a single "
+            f"{type(captions).__name__}. Pass a list that contains it."
         )
-    least, remedy = 1 + len(SPECIAL_TOKENS), "usual sizes are 4000 to 100000"
+    least, remedy = 1 + len(SPECIAL_TOKENS), "Usual sizes are 4000 to 100000"
     check_number("size", size, least, math.inf, True, remedy)
-    remedy = "the usual one is 2"
+    remedy = "The usual value is 2"
     check_number("min_frequency", min_frequency, 1, math.inf, True, remedy)
     check_normalization(normalization)
     word_counts = _count_words(captions, normalization)
@@ -78,8 +85,12 @@ def learn_vocabulary(
 
 
 def save_vocabulary(vocabulary: Sequence[str], path: str | os.PathLike) -> None:
-    """Writes a vocabulary as `vocab.txt`: one token a line, in the order of the ids.
-    Raises `InputError` unless it has the special tokens and no duplicates.
+    """Writes a vocabulary in the format of `vocab.txt`.
+
+    The file has one token per line in the order of the ids.
+
+    Raises:
+        InputError: if a special token is missing or a token is repeated.
 
     Example:
     >>> import os, tempfile
@@ -105,120 +116,143 @@ def vocabulary_fingerprint(vocabulary: Sequence[str]) -> str:
 
 
 def load_vocabulary(path: str | os.PathLike) -> list[str]:
-    """Reads the tokens of `vocab.txt`, ours or Hugging Face's, in the order of their
-    ids. Raises `InputError` for blank lines, duplicates, and where special tokens lack.
+    """Reads a vocabulary in the format of `vocab.txt`, which Hugging Face also uses.
+
+    Returns:
+        list of str, the tokens in the order of their ids.
+
+    Raises:
+        InputError: if the file can't be read, a line is blank, a token is repeated or a
+            special token is missing.
     """
     try:
         text = read_regular(path).decode("utf-8")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise InputError(
-            f"path must be a readable vocabulary file, received {str(path)!r}: "
-            f"{error.strerror}; pass the vocabulary.txt or vocab.txt of a model."
+            f"path must be a readable vocabulary file. Received: {str(path)!r}. "
+            f"Reading failed with: {error.strerror}. Pass the vocabulary.txt or "
+            "vocab.txt of a model."
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(
-            f"path must be a file of UTF-8 text, received {str(path)!r} with another "
-            f"byte at {error.start}; store the vocabulary as UTF-8."
+            f"path must be a file of UTF-8 text. Received: {str(path)!r}, whose byte "
+            f"{error.start} is invalid. Save the vocabulary as UTF-8."
         ) from error
-    # `splitlines` would also split at U+2028 and the like, which tokens may hold.
+    # `splitlines` would also split at characters such as U+2028, which tokens may
+    # contain.
     vocabulary = text.removesuffix("\n").split("\n")
     check_vocabulary(vocabulary, str(path))
     return vocabulary
 
 
 def is_uncased(normalization: str) -> bool:
-    """Returns True if a normalization lowers letters and strips accents."""
+    """Returns True if a normalization converts to lower case and removes accents."""
     return normalization == "bert_uncased"
 
 
 def check_normalization(normalization: str) -> None:
-    """Raises unless `normalization` is one of `NORMALIZATIONS`."""
-    remedy = "name the one that the vocabulary was learned with"
+    """Raises `InputError` if `normalization` is not one of `NORMALIZATIONS`."""
+    remedy = "Use the normalization with which the vocabulary was learned"
     check_choice("normalization", normalization, NORMALIZATIONS, remedy)
 
 
 def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
-    """Raises unless a vocabulary can be tokenized with; names `source` and fault."""
+    """Checks that a vocabulary has unique tokens and all special tokens.
+
+    Args:
+        vocabulary: sequence of str.
+        source: str, argument or file for messages.
+
+    Raises:
+        InputError: if a token is blank, repeated or missing.
+    """
     ids: dict[str, int] = {}
     for index, token in enumerate(vocabulary):
         if not isinstance(token, str) or not token.strip(" \t\r") or "\n" in token:
             raise InputError(
-                f"{source} must hold one token a line, none blank, received {token!r} "
-                f"at line {index + 1}; write a token there, such as [unused1]."
+                f"{source} must contain one token per line and no blank lines. "
+                f"Received: {token!r} at line {index + 1}. Write a token there, such "
+                "as [unused1]."
             )
         if token in ids:
             raise InputError(
-                f"{source} must hold each token once, received {token!r} at lines "
-                f"{ids[token] + 1} and {index + 1}; rename one of them."
+                f"{source} must contain each token once. Received: {token!r} at lines "
+                f"{ids[token] + 1} and {index + 1}. Rename one of them."
             )
         ids[token] = index
     missing = [token for token in SPECIAL_TOKENS if token not in ids]
     if missing:
         raise InputError(
-            f"{source} must hold {' '.join(SPECIAL_TOKENS)}, received {len(ids)} "
-            f"tokens without {' '.join(missing)}; make it with learn_vocabulary, or "
-            "add them."
+            f"{source} must contain {' '.join(SPECIAL_TOKENS)}. Received: {len(ids)} "
+            f"tokens without {' '.join(missing)}. Create it with learn_vocabulary, or "
+            "add the missing tokens."
         )
 
 
-def _checked(captions: Iterable[str]) -> Iterator[str]:
+def _check_captions(captions: Iterable[str]) -> Iterator[str]:
+    """Yields captions without characters that UTF-8 can't represent."""
     for index, caption in enumerate(captions):
         if not isinstance(caption, str):
             raise InputError(
-                f"captions must be str, received {type(caption).__name__} at index "
-                f"{index}; decode bytes, and leave out pairs without a caption."
+                f"captions must be str. Received: {type(caption).__name__} at index "
+                f"{index}. Decode bytes, and remove pairs without a caption."
             )
-        # The Rust library refuses lone surrogates, which UTF-8 can't express.
+        # The Rust library raises an error for lone surrogates, which are not UTF-8.
         yield caption.encode("utf-8", "ignore").decode("utf-8")
 
 
 def _count_words(
     captions: Iterable[str], normalization: str
 ) -> collections.Counter[str]:
-    """A Counter of the captions' normalized words; raises if there are none."""
+    """Counts the normalized words of captions.
+
+    Raises:
+        InputError: if there are no words or a caption is not a str.
+    """
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
 
     normalizer = BertNormalizer(lowercase=is_uncased(normalization))
     pre_tokenizer = BertPreTokenizer()
     counts: collections.Counter[str] = collections.Counter()
-    read = 0
-    captions = _checked(captions)
+    num_captions = 0
+    captions = _check_captions(captions)
     while batch := list(itertools.islice(captions, _CAPTIONS_PER_BATCH)):
-        read += len(batch)
-        # One call a batch is several times faster than one a caption.
+        num_captions += len(batch)
+        # One call per batch is several times faster than one call per caption.
         text = normalizer.normalize_str("\n".join(batch))
         counts.update(word for word, _ in pre_tokenizer.pre_tokenize_str(text))
     for word in [word for word in counts if len(word) > MAX_CHARACTERS_PER_WORD]:
         del counts[word]
     if not counts:
         raise InputError(
-            f"captions must hold at least one word, received {read} captions without "
-            "any; pass the captions of the training pairs."
+            f"captions must contain at least one word. Received: {num_captions} "
+            "captions without words. Pass the captions of the training pairs."
         )
     return counts
 
 
 def _choose_alphabet(word_counts: collections.Counter[str], size: int) -> list[str]:
-    """The single-character tokens: initial ones, then continuing ones."""
+    """Returns the tokens of single characters, first without and then with "##"."""
     frequency: collections.Counter[str] = collections.Counter()
     continuing: set[str] = set()
     for word, count in word_counts.items():
         for character in word:
             frequency[character] += count
         continuing.update(word[1:])
-    room = size - len(SPECIAL_TOKENS)
+    free_ids = size - len(SPECIAL_TOKENS)
     limit = max(_MIN_ALPHABET_LIMIT, size // 10)
-    chosen = []
-    # The most frequent first, among equals by code point: nothing is left to chance.
+    characters = []
+    # Equally frequent characters are sorted by code point, which makes the result
+    # deterministic.
     for character in sorted(frequency, key=lambda c: (-frequency[c], c))[:limit]:
-        room -= 1 + (character in continuing)
-        if room < 0:
+        free_ids -= 1 + (character in continuing)
+        if free_ids < 0:
             break
-        chosen.append(character)
-    chosen.sort()
-    return chosen + [f"##{c}" for c in chosen if c in continuing]
+        characters.append(character)
+    characters.sort()
+    return characters + [f"##{c}" for c in characters if c in continuing]
 
 
 def _train(
@@ -227,7 +261,7 @@ def _train(
     size: int,
     min_frequency: int,
 ) -> list[str]:
-    """The tokens longer than a character, in the order of their ids."""
+    """Returns the tokens with more than one character in the order of their ids."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -240,37 +274,42 @@ def _train(
         vocab_size=size,
         min_frequency=min_frequency,
         show_progress=False,
-        # The trainer breaks ties between pairs by the ids of their parts, and numbers
-        # continuing characters in the random order of a hash map. Special tokens are
-        # numbered first and in order, so that here is where order comes from.
+        # The trainer breaks ties between pairs by the ids of their parts. It would
+        # number continuing characters in the random order of a hash map. Special tokens
+        # have the first ids in a fixed order, so the alphabet is passed as special
+        # tokens.
         special_tokens=[*SPECIAL_TOKENS, *alphabet],
         initial_alphabet=characters,
         limit_alphabet=len(characters),
     )
     tokenizer.train_from_iterator(_copies(word_counts), trainer)
     ids = tokenizer.get_vocab()
-    existing = {*SPECIAL_TOKENS, *alphabet}
+    short_tokens = {*SPECIAL_TOKENS, *alphabet}
     return [
         token
         for token in sorted(ids, key=ids.__getitem__)
-        if token not in existing
+        if token not in short_tokens
         and len(token.removeprefix("##").encode()) <= MAX_TOKEN_BYTES
     ]
 
 
 def _copies(word_counts: collections.Counter[str]) -> Iterator[str]:
-    """Yields each word as often as it was counted, some to a string."""
+    """Yields strings that repeat each word according to its count."""
     for word in sorted(word_counts):
-        whole, remaining = divmod(word_counts[word], _COPIES_PER_BATCH)
-        yield from itertools.repeat(f"{word} " * _COPIES_PER_BATCH, whole)
-        yield f"{word} " * remaining
+        batches, remainder = divmod(word_counts[word], _COPIES_PER_BATCH)
+        yield from itertools.repeat(f"{word} " * _COPIES_PER_BATCH, batches)
+        yield f"{word} " * remainder
 
 
-# === How well a vocabulary fits captions ===
+# === Coverage of captions by a vocabulary ===
 
 
 class Coverage:
-    """Counts words, tokens and unknown words of captions, by a vocabulary.
+    """Counter of words, tokens and unknown words of captions.
+
+    Args:
+        vocabulary: list of str.
+        normalization: str, `"bert_uncased"` or `"bert_cased"`.
 
     Example:
     >>> from align_keras.text.vocabulary import SPECIAL_TOKENS
@@ -298,7 +337,12 @@ class Coverage:
         self._unknown = ids["[UNK]"]
 
     def count(self, captions: list[str]) -> dict:
-        """Counts over captions; `coverage` is the share of words that are known."""
+        """Returns statistics of captions.
+
+        Returns:
+            dict with the number of `captions` and `words`, the mean number of
+            `tokens_per_word`, and `coverage`, the fraction of words without `[UNK]`.
+        """
         words = tokens = unknown = 0
         for encoding in self._tokenizer.encode_batch(captions):
             words += len(set(encoding.word_ids))

@@ -1,4 +1,4 @@
-"""Captions to token ids, as graph operations."""
+"""WordPiece tokenization of captions as graph operations."""
 
 import math
 from collections.abc import Sequence
@@ -32,21 +32,23 @@ TOKENIZATION_VERSION = 1
 class WordPieceTokenizer(tf.Module):
     """WordPiece tokenization of BERT as graph operations.
 
-    `align_keras.models.ALIGNTokenizer` is the Keras layer of it, and describes the ids.
+    `align_keras.models.ALIGNTokenizer` is the corresponding Keras layer and describes
+    the ids.
 
     Args:
-        vocabulary: sequence of str, the tokens in the order of their ids. It must hold
-            `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and `[MASK]`, at any position.
-        sequence_length: int ≥ 3, tokens of a caption, including `[CLS]` and `[SEP]`.
+        vocabulary: sequence of str, the tokens in the order of their ids. It must
+            contain `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and `[MASK]` at any position.
+        sequence_length: int ≥ 3, number of tokens of a caption, including `[CLS]` and
+            `[SEP]`.
         normalization: str, `"bert_uncased"` or `"bert_cased"`.
 
     Call arguments:
-        captions: list of str, NumPy array of str or bytes, or string tensor (n,),
-            UTF-8. One caption, a str or a scalar, is also accepted.
+        captions: list of str, NumPy array of str or bytes, or string tensor (n,) in
+            UTF-8, or a single caption as a str or scalar.
 
     Returns:
-        dict of `token_ids` and `padding_mask`, int32 tensors (n, sequence_length). One
-        caption gives (sequence_length,).
+        dict of `token_ids` and `padding_mask`, int32 tensors (n, sequence_length), or
+        (sequence_length,) for a single caption.
 
     Raises:
         InputError: if an argument has the wrong type or value.
@@ -65,7 +67,7 @@ class WordPieceTokenizer(tf.Module):
         vocabulary = list(vocabulary)
         check_vocabulary(vocabulary, "vocabulary")
         check_token_lengths(vocabulary)
-        remedy = "[CLS], a token and [SEP] are 3, and the paper's is 64"
+        remedy = "The minimum is [CLS], a token and [SEP]. The paper uses 64"
         check_number("sequence_length", sequence_length, 3, math.inf, True, remedy)
         check_normalization(normalization)
         self._vocabulary = tuple(vocabulary)
@@ -81,13 +83,14 @@ class WordPieceTokenizer(tf.Module):
                 vocabulary, sequence_length, normalization
             )
             return
-        # The model is a constant. Built in a caller's graph, it would be lost with it.
+        # The model is a constant. In the graph of a caller, it would be lost with the
+        # graph.
         with tf.init_scope():
             self._wordpiece = tf_text.FastWordpieceTokenizer(
                 [special.get(token, token) for token in vocabulary],
                 token_out_type=tf.int32,
                 unknown_token=self._unknown,
-                # The limit below counts characters, as BERT's does, not bytes.
+                # `_wordpieces` applies the limit of BERT, which is in characters.
                 max_bytes_per_word=4 * MAX_CHARACTERS_PER_WORD,
                 no_pretokenization=True,
             )
@@ -99,7 +102,7 @@ class WordPieceTokenizer(tf.Module):
 
     @property
     def in_graph(self) -> bool:
-        """True if an exported graph can hold the tokenizer."""
+        """True if the tokenizer can be part of an exported graph."""
         return self._hugging_face is None
 
     def __call__(self, captions: Any) -> dict[str, tf.Tensor]:
@@ -113,7 +116,7 @@ class WordPieceTokenizer(tf.Module):
         return self._pad(self._wordpieces(captions))
 
     def _from_hugging_face(self, captions: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns `token_ids` and `padding_mask` from Python, outside the graph."""
+        """Computes `token_ids` and `padding_mask` in Python outside of the graph."""
 
         def encode(captions: np.ndarray) -> np.ndarray:
             texts = [text.decode("utf-8", "replace") for text in captions.tolist()]
@@ -127,7 +130,7 @@ class WordPieceTokenizer(tf.Module):
         return {"token_ids": both[:, 0], "padding_mask": both[:, 1]}
 
     def _wordpieces(self, captions: tf.Tensor) -> tf.RaggedTensor:
-        """Returns token ids without [CLS] and [SEP], ragged int32 (n, tokens)."""
+        """Returns token ids without [CLS] and [SEP] as ragged int32 (n, tokens)."""
         words = split_words(captions, self.normalization)
         lengths = tf.strings.length(words.flat_values, unit="UTF8_CHAR")
         words = words.with_flat_values(
@@ -138,7 +141,7 @@ class WordPieceTokenizer(tf.Module):
         return self._wordpiece.tokenize(words).merge_dims(1, 2)
 
     def _pad(self, tokens: tf.RaggedTensor) -> dict[str, tf.Tensor]:
-        """Truncates the tokens, adds [CLS] and [SEP], and pads."""
+        """Truncates the tokens, adds [CLS] and [SEP], and pads the captions."""
         tokens = tokens[:, : self.sequence_length - 2]
         column = tf.ones((tokens.nrows(), 1), tf.int32)
         framed = tf.concat(
@@ -147,7 +150,7 @@ class WordPieceTokenizer(tf.Module):
         token_ids = framed.to_tensor(
             default_value=self._id("[PAD]"), shape=(None, self.sequence_length)
         )
-        # Integers, since tf.distribute can't gather booleans.
+        # The mask is int32, because tf.distribute can't gather booleans.
         padding_mask = tf.sequence_mask(
             framed.row_lengths(), self.sequence_length, dtype=tf.int32
         )
@@ -160,7 +163,7 @@ class WordPieceTokenizer(tf.Module):
 def _hugging_face_tokenizer(
     vocabulary: list[str], sequence_length: int, normalization: str
 ) -> Any:
-    """Returns a tokenizer of the package tokenizers, which needs no tensorflow-text."""
+    """Returns a Hugging Face tokenizer, which doesn't need tensorflow-text."""
     from tokenizers import BertWordPieceTokenizer
 
     tokenizer = BertWordPieceTokenizer(
@@ -175,7 +178,7 @@ def _hugging_face_tokenizer(
 
 
 def check_token_lengths(vocabulary: Sequence[str]) -> None:
-    """Raises if a token is longer than tensorflow_text can hold."""
+    """Raises `InputError` if a token exceeds the limit of tensorflow_text."""
     for token in vocabulary:
         size = len(token.removeprefix("##").encode())
         if size > MAX_TOKEN_BYTES:

@@ -487,9 +487,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _status(error: BaseException) -> int | None:
     """Returns the HTTP status of an exception of any supported library, or None."""
     response = getattr(error, "response", None)
-    if isinstance(response, dict):  # botocore
+    if isinstance(response, dict):  # The exception is from botocore.
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    status = getattr(response, "status_code", None)  # requests, httpx
+    status = getattr(response, "status_code", None)  # Used by requests and httpx.
     # aiohttp uses `status`. gcsfs and urllib use `code`. aiohttp's errors without a
     # response have the status 0, and reading their `code` prints a warning.
     for name in ("status", "code"):

@@ -35,7 +35,7 @@ _PARENT_CHECK_INTERVAL = 0.2
 _CONNECT_TIMEOUT = 10
 _FIRST_WORKER_TIMEOUT = 60
 _RAY_WAIT_TIMEOUT = 10
-# Seconds that a process needs to connect to Ray on a loaded machine.
+# Timeout in seconds for the connection to Ray, which is slow on a loaded machine.
 RAY_START_TIMEOUT = 120
 # Maximum number of times that a task is started if its worker ends.
 _ATTEMPTS = 4
@@ -147,7 +147,7 @@ def process_count(workers: int | None = None) -> int:
         return workers
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
+    except AttributeError:  # macOS and Windows don't have this function.
         return os.cpu_count() or 1
 
 
@@ -195,7 +195,7 @@ def check_same(path: str, actual: str, expected: str, name: str = "model") -> No
     if actual != expected:
         raise InputError(
             f"{name} must be the same on all machines. {path} differs on "
-            f"{socket.gethostname()}. Copy it to this machine."
+            f"{socket.gethostname()}. Copy it to that machine."
         )
 
 

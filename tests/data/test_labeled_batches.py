@@ -150,7 +150,7 @@ def test_a_missing_file_is_unreadable(tmp_path):
 def test_a_file_that_would_fill_the_memory_is_refused(tmp_path):
     images = paths_of(IMAGES, tmp_path)
     os.truncate(images[1], 600_000_000)  # The sparse file uses no disk space.
-    with pytest.raises(InputError, match="of at most 512,000,000 bytes, received.*600"):
+    with pytest.raises(InputError, match="of at most 512,000,000 bytes. Received:.*600"):
         labeled_batches(images, LABELS, INCEPTION, batch_size=2)
 
 
@@ -203,5 +203,5 @@ def test_images_and_labels_must_have_the_same_length():
 
 def test_float_arrays_are_refused():
     images = [np.full((40, 50, 3), 0.5, "float32")] * 2
-    with pytest.raises(InputError, match="pixels must be uint8.*received float32"):
+    with pytest.raises(InputError, match="pixels must be uint8.*Received: float32"):
         labeled_batches(images, [0, 1], INCEPTION, batch_size=2)

@@ -131,7 +131,9 @@ def test_what_is_no_export_is_refused(tmp_path, tiny, tiny_export):
     )
     with pytest.raises(InputError, match="cannot be loaded"):  # no variables
         load_model(tmp_path)
-    with pytest.raises(InputError, match="`batch_size` must be .*received 0"):
+    with pytest.raises(
+        InputError, match="`batch_size` must be .* Received: batch_size=0"
+    ):
         SavedModelEmbedder(locate_model(tiny_export), batch_size=0)
 
 

@@ -1,3 +1,5 @@
+"""Zero-shot classification with prompt templates."""
+
 import numpy as np
 import pytest
 
@@ -11,17 +13,18 @@ from tests.helpers.oracle_process import needs
 from tests.helpers.recorded_oracles import recorded
 
 CLASSES = ["cat", "dog", "red fox", "owl", "newt", "eel", "bee"]
-TEMPLATES = ["{}", "a picture of {}", "{} in the {{rain}}"]
+TEMPLATES = ["{}", "an image of {}", "{} in the {{rain}}"]
 
 
 def encode_texts(texts):
-    """Unit vectors that depend on the text alone."""
+    """Returns random unit vectors that depend only on the text."""
     seeds = [[ord(letter) for letter in text] for text in texts]
     rows = np.array([np.random.default_rng(seed).normal(size=8) for seed in seeds])
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def noisy_pictures(count=200, noise=0.6, seed=0):
+def noisy_images(count=200, noise=0.6, seed=0):
+    """Returns image embeddings near the embeddings of their classes, and the labels."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, len(CLASSES), count)
     rows = class_embeddings(encode_texts, CLASSES, TEMPLATES)[labels]
@@ -32,111 +35,122 @@ def noisy_pictures(count=200, noise=0.6, seed=0):
 
 @pytest.fixture(scope="module")
 def recorded_case():
-    """Questions to clip_benchmark and its answers, and a table of its prompts."""
+    """Recorded inputs and results of clip_benchmark, and its prompts."""
     [(question, answer)] = recorded("zero_shot")
     table = dict(zip(question["texts"], question["embeddings"], strict=True))
     encode = lambda texts: np.stack([table[text] for text in texts])  # noqa: E731
     names = question["class_names"].tolist()
-    # Its templates are filled in by str.format.
+    # clip_benchmark uses str.format with the field {c}.
     templates = [
-        own.replace("{c}", "{}").replace("{{", "{").replace("}}", "}")
-        for own in question["templates"].tolist()
+        template.replace("{c}", "{}").replace("{{", "{").replace("}}", "}")
+        for template in question["templates"].tolist()
     ]
     return question, answer, (encode, names, templates)
 
 
-def test_class_embeddings_are_those_of_clip_benchmark(recorded_case):
+def test_class_embeddings_equal_those_of_clip_benchmark(recorded_case):
     _, answer, prompts = recorded_case
     np.testing.assert_allclose(
         class_embeddings(*prompts), answer["classes"], atol=1e-12
     )
 
 
-def test_accuracies_are_those_of_clip_benchmark(recorded_case):
+def test_accuracies_equal_those_of_clip_benchmark(recorded_case):
     question, answer, (encode, names, templates) = recorded_case
     images, labels = question["images"], question["labels"]
     classes = class_embeddings(encode, names, templates)
-    found = zero_shot_classification(images, classes, labels)
-    metrics = dict(classification_metrics("zero_shot", found, labels, len(classes)))
+    classification = zero_shot_classification(images, classes, labels)
+    metrics = dict(
+        classification_metrics("zero_shot", classification, labels, len(classes))
+    )
     top_1, top_5 = answer["accuracies"]
     assert metrics["zero_shot/top_1"] == pytest.approx(top_1, abs=1e-9)
     assert metrics["zero_shot/top_5"] == pytest.approx(top_5, abs=1e-9)
     predictions = (images @ answer["classes"].T).argmax(1)
-    # As scikit-learn defines its balanced accuracy.
-    of_classes = [np.mean(predictions[labels == own] == own) for own in range(7)]
-    assert metrics["zero_shot/mean_per_class"] == pytest.approx(np.mean(of_classes))
-    assert 0.3 < top_1 < 0.95 and top_5 < 1  # The test would see a difference.
+    class_accuracies = [
+        np.mean(predictions[labels == label] == label) for label in range(7)
+    ]
+    assert metrics["zero_shot/mean_per_class"] == pytest.approx(
+        np.mean(class_accuracies)
+    )
+    # Accuracies of 0 or 1 would not distinguish metrics.
+    assert 0.3 < top_1 < 0.95 and top_5 < 1
 
 
 @pytest.mark.ci
 @needs("sklearn")
-def test_mean_per_class_is_scikit_learns_balanced_accuracy(recorded_case):
+def test_mean_per_class_equals_the_balanced_accuracy_of_scikit_learn(recorded_case):
     from sklearn.metrics import balanced_accuracy_score
 
     question, answer, _ = recorded_case
-    found = zero_shot_classification(
-        question["images"], answer["classes"], question["labels"]
+    labels = question["labels"]
+    classification = zero_shot_classification(
+        question["images"], answer["classes"], labels
     )
-    metrics = dict(classification_metrics("x", found, question["labels"], 7))
+    metrics = dict(classification_metrics("x", classification, labels, 7))
     assert metrics["x/mean_per_class"] == pytest.approx(
-        balanced_accuracy_score(question["labels"], found.predictions), abs=1e-12
+        balanced_accuracy_score(labels, classification.predictions), abs=1e-12
     )
 
 
-def test_the_mean_is_of_embeddings_and_then_of_unit_length():
+def test_prompts_are_normalized_before_and_after_the_mean():
     vectors = {"a x": [1.0, 0.0], "b x": [0.0, 3.0]}
-    found = class_embeddings(
+    embeddings = class_embeddings(
         lambda texts: np.array([vectors[text] for text in texts]),
         ["x"],
         ["a {}", "b {}"],
     )
-    # Each prompt has unit length first: a long one doesn't count for more.
-    np.testing.assert_allclose(found, [[0.5**0.5, 0.5**0.5]])
+    np.testing.assert_allclose(embeddings, [[0.5**0.5, 0.5**0.5]])
 
 
 @pytest.mark.parametrize("block_size", [1, 3, 50, 4096])
-def test_does_not_depend_on_the_block_size(block_size):
-    images, labels = noisy_pictures(60)
+def test_the_classification_does_not_depend_on_the_block_size(block_size):
+    images, labels = noisy_images(60)
     classes = class_embeddings(encode_texts, CLASSES, TEMPLATES)
-    found = zero_shot_classification(images, classes, labels, block_size)
+    classification = zero_shot_classification(images, classes, labels, block_size)
     expected = zero_shot_classification(images, classes, labels)
-    np.testing.assert_array_equal(found.ranks, expected.ranks)
-    np.testing.assert_array_equal(found.predictions, expected.predictions)
+    np.testing.assert_array_equal(classification.ranks, expected.ranks)
+    np.testing.assert_array_equal(classification.predictions, expected.predictions)
 
 
-def test_ties_count_as_wrong_and_the_prediction_says_so():
+def test_a_wrong_class_is_predicted_in_a_tie():
     classes = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    found = zero_shot_classification(np.array([[1.0, 0.0]] * 3), classes, [0, 1, 2])
-    assert found.ranks.tolist() == [1, 1, 2]
-    assert found.predictions.tolist() == [1, 0, 0]
+    images = np.array([[1.0, 0.0]] * 3)
+    classification = zero_shot_classification(images, classes, [0, 1, 2])
+    assert classification.ranks.tolist() == [1, 1, 2]
+    assert classification.predictions.tolist() == [1, 0, 0]
 
 
-@pytest.mark.parametrize("collapsed", [np.zeros((4, 2)), np.ones((4, 2))])
-def test_a_collapsed_model_is_never_right(collapsed):
-    found = zero_shot_classification(collapsed, np.ones((3, 2)), [0, 1, 2, 0])
-    assert found.ranks.tolist() == [2] * 4
-    assert (found.predictions != [0, 1, 2, 0]).all()
+@pytest.mark.parametrize("embeddings", [np.zeros((4, 2)), np.ones((4, 2))])
+def test_a_collapsed_model_never_predicts_the_correct_class(embeddings):
+    labels = [0, 1, 2, 0]
+    classification = zero_shot_classification(embeddings, np.ones((3, 2)), labels)
+    assert classification.ranks.tolist() == [2] * 4
+    assert (classification.predictions != labels).all()
 
 
-def test_a_single_class_is_always_right():
-    found = zero_shot_classification(np.eye(2), np.ones((1, 2)), [0, 0])
-    assert found.ranks.tolist() == found.predictions.tolist() == [0, 0]
+def test_a_single_class_is_always_correct():
+    classification = zero_shot_classification(np.eye(2), np.ones((1, 2)), [0, 0])
+    assert classification.ranks.tolist() == [0, 0]
+    assert classification.predictions.tolist() == [0, 0]
 
 
-def test_errors_name_the_argument():
+def test_invalid_arguments_are_refused():
     with pytest.raises(InputError, match="2 names and 2 templates, one of them 'no'"):
         class_embeddings(encode_texts, ["a", "b"], ["{}", "no"])
-    with pytest.raises(InputError, match="`class_names` must hold a name"):
+    with pytest.raises(InputError, match="`class_names` must contain at least one"):
         class_embeddings(encode_texts, [], ["{}"])
-    with pytest.raises(InputError, match="cancel out, received length 0.0 for 'x'"):
+    with pytest.raises(
+        InputError, match="cancel out. Received: length 0.0 for 'x'. Check"
+    ):
         class_embeddings(lambda texts: np.array([[1.0], [-1.0]]), ["x"], ["{}", "a {}"])
     with pytest.raises(InputError, match="diverged"):
         class_embeddings(lambda texts: np.full((1, 2), np.nan), ["x"], ["{}"])
     for labels in ([0, 3], [-1, 0]):
-        with pytest.raises(InputError, match=r"`labels` must lie in \[0, 2\)"):
+        with pytest.raises(InputError, match=r"`labels` must be in \[0, 2\)"):
             zero_shot_classification(np.eye(2), np.eye(2), labels)
     for labels in ([0], [0.0, 1.0], [[0], [1]]):
-        with pytest.raises(InputError, match="`labels` must hold one integer"):
+        with pytest.raises(InputError, match="`labels` must contain one integer"):
             zero_shot_classification(np.eye(2), np.eye(2), labels)
-    with pytest.raises(InputError, match="one dimension"):
+    with pytest.raises(InputError, match="the same dimension"):
         zero_shot_classification(np.eye(2), np.eye(3), [0, 1])

@@ -1,3 +1,5 @@
+"""Retrieval with composed queries of an image and words."""
+
 import dataclasses
 import tracemalloc
 
@@ -25,116 +27,119 @@ def encode_texts(texts):
 
 
 def metrics_of(queries):
-    ranks = rank_composed_queries(encode_texts, PICTURES, queries)
-    return dict(composed_metrics(ranks, queries, len(PICTURES)))
+    ranks = rank_composed_queries(encode_texts, IMAGES, queries)
+    return dict(composed_metrics(ranks, queries, len(IMAGES)))
 
 
 def unit(*values):
     return np.array(values) / np.linalg.norm(values)
 
 
-PICTURES = np.array(
+IMAGES = np.array(
     [
-        3 * unit(1, 0, 0),  # user; lengths don't matter
-        unit(1, 2, 0),  # user-plus
-        unit(1, 0, 2),  # user-slash
-        unit(1, 0.1, 0.1),  # another user
+        3 * unit(1, 0, 0),  # An icon "user". Its length has no effect.
+        unit(1, 2, 0),  # The icon "user-plus".
+        unit(1, 0, 2),  # The icon "user-slash".
+        unit(1, 0.1, 0.1),  # A second icon of a user.
     ]
 )
 
 
-def test_by_hand():
+def test_ranks_of_a_small_example():
     queries = [
         Query(0, "plus", 1, (1,)),
         Query(0, "slash", 1, (2,)),
         Query(1, "plus", -1, (0,)),
     ]
-    ranks = rank_composed_queries(encode_texts, PICTURES, queries)
+    ranks = rank_composed_queries(encode_texts, IMAGES, queries)
     assert ranks[""].tolist()[:2] == [0, 0]
-    # user-plus - 2 plus = (0.45, -1.11, 0): user 0.45, another 0.33, slash 0.2.
+    # The query user-plus - 2 plus is (0.45, -1.11, 0). The scores are 0.45 for the
+    # user, 0.33 for the second user and 0.2 for user-slash.
     assert ranks[""][2] == 0
-    # The picture alone finds the other user first, its own left out, and can't tell
-    # user-plus from user-slash, which counts as wrong.
+    # The image of the user ranks the second user first. Its scores of user-plus and
+    # user-slash are equal, and the wrong one of them ranks before the target.
     assert ranks["image_alone/"].tolist() == [2, 2, 1]
-    # -plus scores user 0 and slash 0 alike, which counts as wrong, another less.
+    # The words -plus have the score 0 for both the user and user-slash, and the wrong
+    # one ranks before the target. The score of the second user is negative.
     assert ranks["text_alone/"].tolist() == [0, 0, 1]
 
 
-def test_metrics_by_hand():
+def test_metrics_of_a_small_example():
     queries = [Query(0, "plus", 1, (1,)), Query(1, "plus", -1, (0, 3))]
-    found = metrics_of(queries)
-    assert found["recall_at_1"] == found["plus/recall_at_1"] == 1
-    assert found["image_alone/recall_at_1"] == 0.5  # The second's is (3,).
-    assert found["plus/image_alone/recall_at_1"] == 0
-    assert found["minus/image_alone/recall_at_1"] == 1
-    # Three pictures are left, one right for the one query and two for the other.
-    assert found["plus/chance_recall_at_1"] == pytest.approx(1 / 3)
-    assert found["minus/chance_recall_at_1"] == pytest.approx(2 / 3)
-    assert found["chance_recall_at_1"] == pytest.approx(1 / 2)
+    metrics = metrics_of(queries)
+    assert metrics["recall_at_1"] == metrics["plus/recall_at_1"] == 1
+    # The image of the second query ranks its target 3 first.
+    assert metrics["image_alone/recall_at_1"] == 0.5
+    assert metrics["plus/image_alone/recall_at_1"] == 0
+    assert metrics["minus/image_alone/recall_at_1"] == 1
+    # The gallery has three images. The first query has one target, the second two.
+    assert metrics["plus/chance_recall_at_1"] == pytest.approx(1 / 3)
+    assert metrics["minus/chance_recall_at_1"] == pytest.approx(2 / 3)
+    assert metrics["chance_recall_at_1"] == pytest.approx(1 / 2)
     kinds = ("", "plus/", "minus/")
-    assert [found[f"{kind}queries"] for kind in kinds] == [2, 1, 1]
+    assert [metrics[f"{kind}queries"] for kind in kinds] == [2, 1, 1]
     only_plus = metrics_of(queries[:1])
     assert not [name for name in only_plus if name.startswith("minus")]
 
 
 @pytest.mark.parametrize("weights", [(1.0, 2.0), (1.0, 0.0), (0.3, 1.7)])
-def test_agrees_with_plain_retrieval_of_composed_vectors(weights):
-    """One query at a time, on a gallery without its picture."""
+def test_ranks_equal_those_of_separate_searches(weights):
+    """Each search has a single query and a gallery without the image of the query."""
     random = np.random.default_rng(0)
-    pictures = random.normal(size=(40, 3))
-    pictures[20:30] = pictures[:10]  # Ties.
+    images = random.normal(size=(40, 3))
+    images[20:30] = images[:10]  # Equal images produce ties.
     queries = []
     for _ in range(30):
         image, *targets = random.permutation(40)[:3]
         words = random.choice(list(WORDS))
         queries.append(Query(image, words, random.choice([1, -1]), tuple(targets)))
-    found = rank_composed_queries(encode_texts, pictures, queries, *weights)[""]
-    rows = pictures / np.linalg.norm(pictures, axis=1, keepdims=True)
-    for query, rank in zip(queries, found, strict=True):
+    ranks = rank_composed_queries(encode_texts, images, queries, *weights)[""]
+    rows = images / np.linalg.norm(images, axis=1, keepdims=True)
+    for query, rank in zip(queries, ranks, strict=True):
         words = encode_texts([query.words])[0]
         vector = weights[0] * rows[query.image] + weights[1] * query.sign * (
             words / np.linalg.norm(words)
         )
-        kept = np.delete(np.arange(40), query.image)
-        targets = np.flatnonzero(np.isin(kept, query.targets))
-        expected = rank_of_best_positive(vector[None], rows[kept], [targets])
+        gallery = np.delete(np.arange(40), query.image)
+        targets = np.flatnonzero(np.isin(gallery, query.targets))
+        expected = rank_of_best_positive(vector[None], rows[gallery], [targets])
         assert rank == expected[0]
 
 
 def test_a_large_gallery_is_scored_in_blocks():
-    pictures = np.random.default_rng(0).normal(size=(50_000, 64)).astype("float32")
+    images = np.random.default_rng(0).normal(size=(50_000, 64)).astype("float32")
     queries = [Query(row, "plus", 1, (row + 1,)) for row in range(256)]
     tracemalloc.start()
     try:
-        rank_composed_queries(lambda texts: np.eye(1, 64), pictures, queries)
+        rank_composed_queries(lambda texts: np.eye(1, 64), images, queries)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # The gallery in float64 is 26 MB, all its scores are 100 MB.
+    # The gallery takes 26 MB in float64, and all scores take 100 MB.
     assert peak < 20e6
 
 
-def test_a_collapsed_model_scores_nothing():
+def test_a_collapsed_model_ranks_the_targets_last():
     queries = [Query(0, "plus", 1, (1,)), Query(1, "plus", -1, (0,))]
     ranks = rank_composed_queries(
         lambda texts: np.ones((len(texts), 3)), np.ones((5, 3)), queries
     )
-    assert all((of_kind == 3).all() for of_kind in ranks.values())
+    assert all((query_ranks == 3).all() for query_ranks in ranks.values())
 
 
-def test_errors_name_the_argument():
-    with pytest.raises(InputError, match="`queries` must hold at least one"):
-        rank_composed_queries(encode_texts, PICTURES, [])
+def test_invalid_arguments_are_refused():
+    with pytest.raises(InputError, match="`queries` must contain at least one"):
+        rank_composed_queries(encode_texts, IMAGES, [])
     for query in (Query(4, "plus", 1, (0,)), Query(0, "plus", 1, (4,))):
-        with pytest.raises(InputError, match=r"must lie in \[0, 4\)"):
-            rank_composed_queries(encode_texts, PICTURES, [query])
+        with pytest.raises(InputError, match=r"must be in \[0, 4\)"):
+            rank_composed_queries(encode_texts, IMAGES, [query])
     with pytest.raises(
-        InputError, match="`queries` must have targets each, received 1"
+        InputError, match="at least one target each. Received: 1 queries without"
     ):
-        rank_composed_queries(encode_texts, PICTURES, [Query(0, "plus", 1, ())])
-    with pytest.raises(InputError, match="must not name row 0, which `leave_out`"):
-        rank_composed_queries(encode_texts, PICTURES, [Query(0, "plus", 1, (0,))])
-    broken = PICTURES.copy()
-    broken[2, 0] = np.nan
-    with pytest.raises(InputError, match="`image_embeddings` must be finite.* 2;"):
-        rank_composed_queries(encode_texts, broken, [Query(0, "plus", 1, (1,))])
+        rank_composed_queries(encode_texts, IMAGES, [Query(0, "plus", 1, ())])
+    with pytest.raises(InputError, match="must not contain row 0, which `leave_out`"):
+        rank_composed_queries(encode_texts, IMAGES, [Query(0, "plus", 1, (0,))])
+    not_finite = IMAGES.copy()
+    not_finite[2, 0] = np.nan
+    with pytest.raises(InputError, match=r"`image_embeddings` must be finite.* 2\."):
+        rank_composed_queries(encode_texts, not_finite, [Query(0, "plus", 1, (1,))])

@@ -1,3 +1,5 @@
+"""Exact counts and scores in fixed point."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,22 +19,25 @@ def fixed(rng, rows, dimension):
 
 
 def expected_counts(queries, rows, thresholds):
-    # Whole numbers of any size: Python's own arithmetic.
+    """Counts with Python integers, which are exact."""
     scores = queries.astype(np.int64).astype(object) @ rows.T.astype(np.int64)
     return [
-        sum(score >= int(threshold) for score in own)
-        for own, threshold in zip(scores, thresholds, strict=True)
+        sum(score >= int(threshold) for score in query_scores)
+        for query_scores, threshold in zip(scores, thresholds, strict=True)
     ]
 
 
-@pytest.mark.parametrize("few", [0, 32, 10**9])
+@pytest.mark.parametrize("pairs_per_undecided", [0, 32, 10**9])
 @pytest.mark.parametrize("dimension", [1, 7, 640])
-def test_counts_are_exact_where_float32_is_not(monkeypatch, dimension, few):
-    # 0 scores no block anew as a whole, 10**9 each that has a near pair.
-    monkeypatch.setattr(exact_scores, "PAIRS_PER_UNDECIDED", few)
+def test_counts_are_exact_if_float32_is_not(
+    monkeypatch, dimension, pairs_per_undecided
+):
+    # With 0, no block is scored again as a whole. With 10**9, every block with an
+    # undecided pair is.
+    monkeypatch.setattr(exact_scores, "PAIRS_PER_UNDECIDED", pairs_per_undecided)
     rng = np.random.default_rng(dimension)
     queries, rows = fixed(rng, 9, dimension), fixed(rng, 40, dimension)
-    # Copies that differ by the last bit, which float32 can't see.
+    # The copies differ in the last bit, which float32 can't represent.
     rows[20:] = rows[:20]
     rows[20:, 0] += 1
     thresholds = pair_scores(
@@ -43,12 +48,13 @@ def test_counts_are_exact_where_float32_is_not(monkeypatch, dimension, few):
     counts = count(rows[:31]) + count(rows[31:])
     assert counts.tolist() == expected
     inexact = queries.astype(np.float32) @ rows.astype(np.float32).T
-    reached = (inexact >= thresholds.astype(np.float32)[:, None]).sum(axis=1)
-    assert reached.tolist() != expected  # or the case shows nothing
+    inexact_counts = (inexact >= thresholds.astype(np.float32)[:, None]).sum(axis=1)
+    # Otherwise the case doesn't test the second pass.
+    assert inexact_counts.tolist() != expected
 
 
 @given(st.integers(0, 10**6), st.integers(1, 30))
-def test_counts_near_the_thresholds(seed, dimension):
+def test_counts_are_exact_near_the_thresholds(seed, dimension):
     rng = np.random.default_rng(seed)
     queries, rows = fixed(rng, 3, dimension), fixed(rng, 12, dimension)
     scores = queries @ rows.T
@@ -59,7 +65,7 @@ def test_counts_near_the_thresholds(seed, dimension):
     )
 
 
-def test_pair_scores_by_hand():
+def test_pair_scores_of_a_small_example():
     queries = np.array([[1.0, 2.0], [3.0, 4.0]])
     gallery = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     owners, rows = np.array([0, 1, 1]), np.array([2, 0, 1])

@@ -1,3 +1,5 @@
+"""Spearman's rank correlation."""
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -10,21 +12,21 @@ from align_keras.evaluation.rank_correlation import (
 )
 from align_keras.utils.errors import InputError
 
-# Few values, so that ties abound, and any floats.
+# A few repeated values, which produce ties, and arbitrary floats.
 VALUES = st.sampled_from([0.0, 0.5, 1.0, 1.5]) | st.floats(-1e6, 1e6)
 
 
-def test_by_hand():
+def test_correlations_of_small_examples():
     assert spearman([1, 2, 3], [10, 20, 30]) == 1.0
     assert spearman([1, 2, 3], [30, 20, 10]) == -1.0
-    # Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: 1 - 6 · 0.5 / 60 without ties; with
-    # them cov / (σσ') = 4.5 / √(4.5 · 5).
+    # The ranks are 1, 2.5, 2.5, 4 and 1, 2, 3, 4. The correlation is their covariance
+    # divided by both deviations, 4.5 / √(4.5 · 5).
     assert spearman([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(4.5 / np.sqrt(22.5))
 
 
 @pytest.mark.ci
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=2, max_size=40))
-def test_against_scipy(pairs):
+def test_the_correlation_agrees_with_scipy(pairs):
     from scipy import stats
 
     first, second = np.array(pairs).T
@@ -34,7 +36,7 @@ def test_against_scipy(pairs):
 
 
 @pytest.mark.ci
-def test_against_scipy_on_ratings():
+def test_the_correlation_of_ratings_agrees_with_scipy():
     from scipy import stats
 
     rng = np.random.default_rng(0)
@@ -44,12 +46,12 @@ def test_against_scipy_on_ratings():
     assert spearman(scores, ratings) == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_constant_side_correlates_with_nothing():
+def test_the_correlation_with_a_constant_is_zero():
     assert spearman([0.3, 0.3, 0.3], [1, 2, 3]) == 0.0
     assert spearman([1, 2, 3], [5, 5, 5]) == 0.0
 
 
-def test_codes_of_all_pairs_serve_for_a_sample():
+def test_the_codes_of_all_pairs_give_the_correlation_of_a_sample():
     rng = np.random.default_rng(1)
     first, second = rng.integers(0, 30, 500), rng.normal(size=500).round(1)
     sample = rng.permutation(500)[:77]
@@ -61,13 +63,13 @@ def test_codes_of_all_pairs_serve_for_a_sample():
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        ([1], [1], r"at least 2, received shapes \(1,\) and \(1,\)"),
-        ([1, 2], [1, 2, 3], r"one length.*\(2,\) and \(3,\)"),
-        ([[1, 2]], [[1, 2]], "two lists"),
+        ([1], [1], r"at least 2. Received: shapes \(1,\) and \(1,\)"),
+        ([1, 2], [1, 2, 3], r"the same length.*\(2,\) and \(3,\)"),
+        ([[1, 2]], [[1, 2]], "lists of the same length"),
         ([1, np.nan], [1, 2], "must be finite"),
         ([1, 2], [1, np.inf], "must be finite"),
     ],
 )
-def test_errors(first, second, message):
+def test_invalid_arguments_are_refused(first, second, message):
     with pytest.raises(InputError, match=message):
         spearman(first, second)

@@ -1,3 +1,5 @@
+"""Correlation with the human ratings of Crisscrossed Captions (CxC)."""
+
 import numpy as np
 import pytest
 
@@ -16,10 +18,6 @@ def unit_rows(rng, rows, dimension=8):
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
-def papers_names(protocol):
-    return {r.metric for r in paper_results() if r.protocol == protocol}
-
-
 def rated_pairs(rng, queries, items, pairs=300):
     return (
         rng.integers(0, queries, pairs),
@@ -36,69 +34,72 @@ def all_rated(rng, images=20, texts=50):
     }
 
 
-def test_metrics_have_the_papers_names():
+def test_metric_names_are_those_of_the_paper_results():
     rng = np.random.default_rng(2)
     images, texts = unit_rows(rng, 20), unit_rows(rng, 50)
-    found = dict(cxc_similarity_metrics(images, texts, all_rated(rng), samples=3))
-    papers = [own for own in paper_results() if own.protocol == "cxc_similarity"]
-    assert {own.metric for own in papers} <= set(found)
-    assert found["mean/spearman"] == pytest.approx(
-        np.mean([found[f"{task}/spearman"] for task in ("sts", "sis", "sits")])
+    metrics = dict(cxc_similarity_metrics(images, texts, all_rated(rng), samples=3))
+    names = {
+        result.metric
+        for result in paper_results()
+        if result.protocol == "cxc_similarity"
+    }
+    assert names <= set(metrics)
+    assert metrics["mean/spearman"] == pytest.approx(
+        np.mean([metrics[f"{task}/spearman"] for task in ("sts", "sis", "sits")])
     )
 
 
-def test_similarity_takes_the_right_sides():
+def test_ratings_equal_to_the_cosines_of_a_task_have_correlation_1():
     rng = np.random.default_rng(3)
     images, texts = unit_rows(rng, 20), unit_rows(rng, 50)
     rated = all_rated(rng)
     sides = {"sts": (texts, texts), "sis": (images, images), "sits": (images, texts)}
     for name, (queries, items) in sides.items():
-        rows, others, _ = rated[name]
-        cosines = np.sum(queries[rows] * items[others], axis=1)
-        # Rated just as the model would: the correlation is one.
-        own = rated | {name: (rows, others, cosines)}
-        found = dict(cxc_similarity_metrics(images, texts, own, samples=5))
-        assert found[f"{name}/spearman"] > 0.9999
-        assert found[f"{name}/spearman_std"] < 1e-4
-        assert abs(found["mean/spearman"]) < 0.9
+        query_rows, item_rows, _ = rated[name]
+        cosines = np.sum(queries[query_rows] * items[item_rows], axis=1)
+        rated_by_model = rated | {name: (query_rows, item_rows, cosines)}
+        metrics = dict(cxc_similarity_metrics(images, texts, rated_by_model, samples=5))
+        assert metrics[f"{name}/spearman"] > 0.9999
+        assert metrics[f"{name}/spearman_std"] < 1e-4
+        assert abs(metrics["mean/spearman"]) < 0.9
 
 
 @pytest.mark.ci
-def test_bootstrap_equals_a_plain_one_by_scipy():
+def test_the_bootstrap_agrees_with_a_simple_bootstrap_with_scipy():
     from scipy import stats
 
     rng = np.random.default_rng(4)
     queries = rng.integers(0, 100, 400)
     ratings = rng.integers(0, 51, 400) / 10
     scores = ratings + rng.normal(size=400) * (1 + queries / 50)
-    found = bootstrapped_spearman(queries, scores, ratings, samples=2000, seed=0)
-    plain, names = [], np.unique(queries)
+    correlations = bootstrapped_spearman(queries, scores, ratings, samples=2000, seed=0)
+    expected, names = [], np.unique(queries)
     for _ in range(2000):
         drawn = rng.choice(names, len(names) // 2, replace=False)
         pairs = [rng.choice(np.flatnonzero(queries == name)) for name in drawn]
-        plain.append(stats.spearmanr(scores[pairs], ratings[pairs]).statistic)
-    # The standard error of either mean is its deviation over √2000, about 0.002.
-    assert found.mean() == pytest.approx(np.mean(plain), abs=0.01)
-    assert found.std() == pytest.approx(np.std(plain), rel=0.1)
+        expected.append(stats.spearmanr(scores[pairs], ratings[pairs]).statistic)
+    # The standard error of each mean is its deviation over √2000, about 0.002.
+    assert correlations.mean() == pytest.approx(np.mean(expected), abs=0.01)
+    assert correlations.std() == pytest.approx(np.std(expected), rel=0.1)
 
 
 @pytest.mark.ci
-def test_each_sample_draws_half_of_the_queries_once():
-    # One pair says 1 and the rest lies in one order: were queries drawn twice, or
-    # all of them drawn, the correlation would vary less or more.
+def test_each_sample_draws_half_of_the_queries_without_replacement():
     from scipy import stats
 
+    # Only query 9 has the rating 1. Its share of the samples and the correlation of
+    # these samples would differ if queries were drawn twice or if all were drawn.
     queries = np.arange(10)
-    found = bootstrapped_spearman(queries, queries, (queries == 9), samples=400)
-    present = found > 0
-    # Absent, the ratings are constant, which counts as 0.
-    assert set(np.round(found[~present], 9)) == {0.0}
-    assert np.mean(present) == pytest.approx(0.5, abs=0.1)
+    correlations = bootstrapped_spearman(queries, queries, (queries == 9), samples=400)
+    has_query_9 = correlations > 0
+    # Without query 9, the ratings are constant and the correlation is 0.
+    assert set(np.round(correlations[~has_query_9], 9)) == {0.0}
+    assert np.mean(has_query_9) == pytest.approx(0.5, abs=0.1)
     expected = stats.spearmanr(np.arange(5), [0, 0, 0, 0, 1]).statistic
-    assert found[present] == pytest.approx(expected)
+    assert correlations[has_query_9] == pytest.approx(expected)
 
 
-def test_the_seed_decides():
+def test_the_metrics_depend_on_the_seed():
     rng = np.random.default_rng(5)
     images, texts, rated = unit_rows(rng, 20), unit_rows(rng, 50), all_rated(rng)
 
@@ -110,9 +111,11 @@ def test_the_seed_decides():
 
 def test_a_collapsed_model_scores_zero():
     rng = np.random.default_rng(6)
-    same = np.ones((50, 4), np.float32) / 2
-    found = dict(cxc_similarity_metrics(same[:20], same, all_rated(rng), samples=10))
-    assert found["mean/spearman"] == found["sts/spearman_std"] == 0.0
+    equal_rows = np.ones((50, 4), np.float32) / 2
+    metrics = dict(
+        cxc_similarity_metrics(equal_rows[:20], equal_rows, all_rated(rng), samples=10)
+    )
+    assert metrics["mean/spearman"] == metrics["sts/spearman_std"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -121,10 +124,10 @@ def test_a_collapsed_model_scores_zero():
         ("sts", lambda q, i, r: (q, i, r[1:]), r"`rated\['sts'\]`.*\(299,\)"),
         ("sis", lambda q, i, r: (q + 20, i, r), r"queries of .*\[0, 20\)"),
         ("sits", lambda q, i, r: (q, i + 50, r), r"items of .*\[0, 50\)"),
-        ("sits", lambda q, i, r: (q * 0, i, r), "at least 4 queries.*received 1"),
+        ("sits", lambda q, i, r: (q * 0, i, r), "at least 4 queries.*Received: 1"),
     ],
 )
-def test_errors(name, change, message):
+def test_invalid_ratings_are_refused(name, change, message):
     rng = np.random.default_rng(7)
     rated = all_rated(rng)
     rated[name] = change(*rated[name])
@@ -132,67 +135,69 @@ def test_errors(name, change, message):
         dict(cxc_similarity_metrics(unit_rows(rng, 20), unit_rows(rng, 50), rated))
 
 
-def test_no_samples():
-    with pytest.raises(InputError, match="`samples` must be .* received 0"):
+def test_zero_samples_are_refused():
+    with pytest.raises(InputError, match="`samples` must be .* Received: samples=0"):
         dict(cxc_similarity_metrics(None, None, {}, samples=0))
 
 
-def test_slices_are_the_protocol_on_the_rows_of_the_groups_queries():
+def test_slices_equal_the_metrics_of_the_queries_in_a_group():
     rng = np.random.default_rng(8)
     images, texts = unit_rows(rng, 20), unit_rows(rng, 50)
     rated = all_rated(rng)
-    groups = np.array(["red", "blue"])[rng.integers(0, 2, 70)]  # Pictures first.
-    of_queries = {"sts": groups[20:], "sis": groups[:20], "sits": groups[:20]}
-    found = dict(
+    # The 20 images precede the 50 captions.
+    groups = np.array(["red", "blue"])[rng.integers(0, 2, 70)]
+    query_groups = {"sts": groups[20:], "sis": groups[:20], "sits": groups[:20]}
+    metrics = dict(
         sliced_metrics(
             cxc_similarity_statistics(images, texts, rated), groups, 40, seed=3
         )
     )
     for group in ("red", "blue"):
-        part, counted = {}, {}
+        group_rated, group_queries = {}, {}
         for task, (queries, items, ratings) in rated.items():
-            own = [row for row in range(300) if of_queries[task][queries[row]] == group]
-            part[task] = queries[own], items[own], ratings[own]
-            counted[task] = set(queries[own])
-        expected = dict(cxc_similarity_metrics(images, texts, part, 40, seed=3))
+            rows = np.flatnonzero(query_groups[task][queries] == group)
+            group_rated[task] = queries[rows], items[rows], ratings[rows]
+            group_queries[task] = set(queries[rows])
+        expected = dict(cxc_similarity_metrics(images, texts, group_rated, 40, seed=3))
         for task, sides in (
             ("sts", (texts, texts)),
             ("sis", (images, images)),
             ("sits", (images, texts)),
         ):
             name = f"{task}/spearman[{group}]"
-            assert found[name] == pytest.approx(expected[f"{task}/spearman"])
-            assert found[f"{name}/items"] == len(counted[task])
-            queries, items, ratings = part[task]
+            assert metrics[name] == pytest.approx(expected[f"{task}/spearman"])
+            assert metrics[f"{name}/items"] == len(group_queries[task])
+            queries, items, ratings = group_rated[task]
             cosines = np.sum(sides[0][queries] * sides[1][items], axis=1)
             values = sorted(bootstrapped_spearman(queries, cosines, ratings, 40, 3))
             low, high = np.percentile(values, (2.5, 97.5))
-            assert found[f"{name}/low"] == pytest.approx(low)
-            assert found[f"{name}/high"] == pytest.approx(high)
+            assert metrics[f"{name}/low"] == pytest.approx(low)
+            assert metrics[f"{name}/high"] == pytest.approx(high)
         mean = f"mean/spearman[{group}]"
-        assert found[mean] == pytest.approx(expected["mean/spearman"])
-        assert found[f"{mean}/items"] == len(counted["sts"]) + len(
-            counted["sis"] | counted["sits"]
+        assert metrics[mean] == pytest.approx(expected["mean/spearman"])
+        assert metrics[f"{mean}/items"] == len(group_queries["sts"]) + len(
+            group_queries["sis"] | group_queries["sits"]
         )
-        assert found[f"{mean}/low"] < found[mean] < found[f"{mean}/high"]
+        assert metrics[f"{mean}/low"] < metrics[mean] < metrics[f"{mean}/high"]
 
 
-def test_a_group_of_all_has_the_whole_metrics():
+def test_the_slice_of_all_items_equals_the_metrics():
     rng = np.random.default_rng(9)
     images, texts, rated = unit_rows(rng, 20), unit_rows(rng, 50), all_rated(rng)
     statistics = cxc_similarity_statistics(images, texts, rated)
-    found = dict(sliced_metrics(statistics, ["all"] * 70, samples=30))
-    whole = dict(cxc_similarity_metrics(images, texts, rated, samples=30))
+    slices = dict(sliced_metrics(statistics, ["all"] * 70, samples=30))
+    metrics = dict(cxc_similarity_metrics(images, texts, rated, samples=30))
     for name in statistics:
-        assert found[f"{name}[all]"] == pytest.approx(whole[name])
+        assert slices[f"{name}[all]"] == pytest.approx(metrics[name])
 
 
-def test_groups_of_too_few_queries_are_left_out():
+def test_groups_with_too_few_queries_are_omitted():
     rng = np.random.default_rng(10)
     images, texts, rated = unit_rows(rng, 20), unit_rows(rng, 50), all_rated(rng)
-    # Three pictures and four captions: two tasks have too few queries.
-    groups = ["few"] * 3 + ["rest"] * 17 + ["few"] * 4 + ["rest"] * 46
+    # The group "few" has three images and four captions. Only one task has captions as
+    # queries, so two tasks have too few queries.
+    groups = ["few"] * 3 + ["many"] * 17 + ["few"] * 4 + ["many"] * 46
     statistics = cxc_similarity_statistics(images, texts, rated)
-    found = dict(sliced_metrics(statistics, groups, samples=5))
-    few = [name for name in found if name.endswith("[few]")]
-    assert few == ["sts/spearman[few]"]
+    metrics = dict(sliced_metrics(statistics, groups, samples=5))
+    names = [name for name in metrics if name.endswith("[few]")]
+    assert names == ["sts/spearman[few]"]

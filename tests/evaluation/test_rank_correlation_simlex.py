@@ -1,3 +1,5 @@
+"""Correlation with the rated similarity of SimLex-999."""
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,8 @@ def random_pairs(count=60, seed=0):
 
 
 class Encoder:
+    """Encoder with random vectors that records its calls."""
+
     def __init__(self):
         self.calls = []
         self.rng = np.random.default_rng(1)
@@ -39,7 +43,7 @@ class Encoder:
 
 
 @pytest.mark.ci
-def test_every_group_equals_scipy():
+def test_the_correlation_of_each_group_equals_that_of_scipy():
     from scipy import stats
 
     pairs = random_pairs()
@@ -82,7 +86,7 @@ def test_each_word_is_encoded_once():
     assert len(words) == len(set(words))
 
 
-def test_lengths_of_vectors_do_not_matter():
+def test_metrics_do_not_depend_on_the_lengths_of_the_vectors():
     pairs = random_pairs()
     encoder = Encoder()
     expected = metrics_of(encoder, pairs)
@@ -90,11 +94,13 @@ def test_lengths_of_vectors_do_not_matter():
         word: (1 + number) * vector
         for number, (word, vector) in enumerate(encoder.vectors.items())
     }
-    again = metrics_of(lambda words: np.array([scaled[word] for word in words]), pairs)
-    assert again == pytest.approx(expected)
+    metrics = metrics_of(
+        lambda words: np.array([scaled[word] for word in words]), pairs
+    )
+    assert metrics == pytest.approx(expected)
 
 
-def test_metrics_have_the_papers_names():
+def test_metric_names_are_those_of_the_paper_results():
     names = {result.metric for result in paper_results() if result.protocol == "simlex"}
     assert names <= set(metrics_of(Encoder(), random_pairs()))
     assert len(names) == 9
@@ -107,7 +113,7 @@ def test_a_collapsed_model_scores_zero():
     assert metrics["all/spearman"] == 0.0
 
 
-def test_a_group_of_one_pair_is_left_out():
+def test_a_group_with_one_pair_is_omitted():
     pairs = [
         SimLexPair("a", "b", "N", 1.0, 1, False),
         SimLexPair("a", "c", "N", 2.0, 1, True),
@@ -124,18 +130,22 @@ def test_a_group_of_one_pair_is_left_out():
     ("encode", "pairs", "message"),
     [
         (Encoder(), [], "at least one pair"),
-        (lambda words: np.ones(len(words)), random_pairs(3), "one vector a word"),
-        (lambda words: np.ones((2, 2)), random_pairs(9), r"received \(2, 2\) for"),
+        (lambda words: np.ones(len(words)), random_pairs(3), "one vector per word"),
+        (
+            lambda words: np.ones((2, 2)),
+            random_pairs(9),
+            r"Received: shape \(2, 2\) for",
+        ),
         (lambda words: np.full((len(words), 2), np.nan), random_pairs(9), "finite"),
     ],
 )
-def test_errors(encode, pairs, message):
+def test_invalid_arguments_are_refused(encode, pairs, message):
     with pytest.raises(InputError, match=message):
         metrics_of(encode, pairs)
 
 
 @pytest.mark.ci
-def test_the_statistic_is_the_correlation_of_the_drawn_pairs():
+def test_the_statistic_equals_the_correlation_of_the_drawn_pairs():
     from scipy import stats
 
     pairs = random_pairs()

@@ -1,3 +1,5 @@
+"""Expected Recall@k of a random ranking."""
+
 import itertools
 
 import numpy as np
@@ -7,13 +9,13 @@ from align_keras.evaluation.recall_at_k import chance_recall_at_k, recall_at_k
 from align_keras.utils.errors import InputError
 
 
-def test_one_positive_is_k_of_n():
+def test_the_chance_for_one_positive_is_k_divided_by_n():
     chance = chance_recall_at_k([[3]] * 7, gallery_rows=1000)
     assert chance == pytest.approx({1: 0.001, 5: 0.005, 10: 0.01}, rel=1e-12)
 
 
-def test_every_ranking_counted():
-    # Rows 0 and 1 of five are right: count them over all 120 rankings.
+def test_the_chance_equals_the_mean_over_all_rankings():
+    # Rows 0 and 1 of five rows are positives. There are 120 rankings.
     for k in range(1, 6):
         hits = [
             bool({0, 1} & set(ranking[:k]))
@@ -25,20 +27,20 @@ def test_every_ranking_counted():
 
 
 @pytest.mark.ci
-def test_against_scipy_hypergeometric():
+def test_the_chance_agrees_with_the_hypergeometric_distribution():
     from scipy.stats import hypergeom
 
     counts = [1, 2, 5, 60, 5000, 5000]
     positives = [np.arange(count) for count in counts]
     ks = (10, 1, 100, 4999)
-    ours = chance_recall_at_k(positives, 5000, ks)
-    assert list(ours) == list(ks)
+    chance = chance_recall_at_k(positives, 5000, ks)
+    assert list(chance) == list(ks)
     for k in ks:
         expected = np.mean([hypergeom.sf(0, 5000, count, k) for count in counts])
-        assert ours[k] == pytest.approx(expected, rel=1e-9)
+        assert chance[k] == pytest.approx(expected, rel=1e-9)
 
 
-def test_agrees_with_recall_of_random_embeddings():
+def test_the_chance_agrees_with_the_recall_of_random_embeddings():
     rng = np.random.default_rng(0)
     gallery, queries = rng.normal(size=(60, 8)), rng.normal(size=(6000, 8))
     positives = [rng.choice(60, size=1 + query % 3) for query in range(6000)]
@@ -48,25 +50,25 @@ def test_agrees_with_recall_of_random_embeddings():
         assert abs(value - chance[k]) < 4 * deviation
 
 
-def test_queries_without_positives_and_duplicates_are_left_out():
+def test_duplicate_positives_and_queries_without_positives_are_ignored():
     assert chance_recall_at_k([[0, 0], [], [1]], 4, ks=(1,)) == {1: 0.25}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([[4]], 4), r"`positives\[0\]` must lie in \[0, 4\)"),
+        (([[4]], 4), r"`positives\[0\]` must be in \[0, 4\)"),
         (([[]], 4), "at least one query"),
         (([[0]], 4, (0,)), "`ks` must be"),
     ],
 )
-def test_errors(arguments, message):
+def test_invalid_arguments_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         chance_recall_at_k(*arguments)
 
 
-def test_a_query_that_does_not_find_itself_draws_from_one_row_less():
+def test_leaving_out_the_query_removes_a_row_from_the_gallery():
     positives = [[1], [0, 2], [], [2]]
-    left_out = chance_recall_at_k(positives, 4, (1, 2, 3), leave_out_self=True)
-    assert left_out == chance_recall_at_k([[0], [0, 1], [], [2]], 3, (1, 2, 3))
-    assert left_out[3] == 1.0
+    chance = chance_recall_at_k(positives, 4, (1, 2, 3), leave_out_self=True)
+    assert chance == chance_recall_at_k([[0], [0, 1], [], [2]], 3, (1, 2, 3))
+    assert chance[3] == 1.0

@@ -1,3 +1,5 @@
+"""Positives of retrieval with and without shared captions."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,28 +15,29 @@ from align_keras.utils.errors import InputError
 
 
 def as_lists(rows):
-    return [np.asarray(own).tolist() for own in rows]
+    return [np.asarray(item_rows).tolist() for item_rows in rows]
 
 
-def test_captions_are_compared_casefolded_with_collapsed_space():
+def test_normalized_captions_are_casefolded_with_collapsed_white_space():
     assert normalized_caption("  Große\tKatze \n") == normalized_caption("GROSSE katze")
     assert normalized_caption("a b") != normalized_caption("ab")
 
 
-def test_shared_positives_by_hand():
-    # Pictures 0 and 2 are pixel-identical; captions 1 and 4 are the same text.
-    right = shared_positives(
+def test_shared_positives_of_a_small_example():
+    # Images 0 and 2 have the same key. Captions 1 and 4 have the same text.
+    positives = shared_positives(
         ["twin", "cat", "twin", "alone"],
         ["red bird", "A bird", "a cat", "robin", "a  BIRD", "lone"],
         [0, 0, 1, 2, 1, 3],
     )
-    assert as_lists(right.image_to_text) == [
-        [0, 1, 3, 4],  # its own, its twin's, and the other "a bird"
+    assert as_lists(positives.image_to_text) == [
+        # Captions of image 0, caption 3 of its twin, and caption 4 with an equal text.
+        [0, 1, 3, 4],
         [1, 2, 4],
         [0, 1, 3, 4],
         [5],
     ]
-    assert as_lists(right.text_to_image) == [
+    assert as_lists(positives.text_to_image) == [
         [0, 2],
         [0, 1, 2],
         [1],
@@ -44,10 +47,10 @@ def test_shared_positives_by_hand():
     ]
 
 
-def test_a_picture_without_captions_has_no_positives():
-    right = shared_positives(["a", "b"], ["x"], [1])
-    assert as_lists(right.image_to_text) == [[], [0]]
-    assert as_lists(right.text_to_image) == [[1]]
+def test_an_image_without_captions_has_no_positives():
+    positives = shared_positives(["a", "b"], ["x"], [1])
+    assert as_lists(positives.image_to_text) == [[], [0]]
+    assert as_lists(positives.text_to_image) == [[1]]
 
 
 @given(
@@ -64,47 +67,47 @@ def test_a_picture_without_captions_has_no_positives():
         )
     )
 )
-def test_shared_positives_equal_the_definition(case):
+def test_shared_positives_match_their_definition(case):
     keys, pairs = case
     captions, index = [text for text, _ in pairs], [row for _, row in pairs]
     index = np.array(index, int)
-    right = shared_positives(keys, captions, index)
-    carried = {
+    positives = shared_positives(keys, captions, index)
+    key_text_pairs = {
         (keys[row], caption.strip().lower())
         for caption, row in zip(captions, index, strict=True)
     }
     matrix = np.array(
         [
-            [(key, caption.strip().lower()) in carried for caption in captions]
+            [(key, caption.strip().lower()) in key_text_pairs for caption in captions]
             for key in keys
         ]
     ).reshape(len(keys), len(captions))
-    assert as_lists(right.image_to_text) == as_lists(map(np.flatnonzero, matrix))
-    assert as_lists(right.text_to_image) == as_lists(map(np.flatnonzero, matrix.T))
+    assert as_lists(positives.image_to_text) == as_lists(map(np.flatnonzero, matrix))
+    assert as_lists(positives.text_to_image) == as_lists(map(np.flatnonzero, matrix.T))
 
 
-def test_one_target_of_1375_rows_stays_cheap():
+def test_equal_captions_share_one_array():
     rows = 1375
-    right = shared_positives(range(rows), ["the same title"] * rows)
-    assert len(right.text_to_image[7]) == rows
-    # One array serves all rows, or the lists would grow with the square.
-    assert right.text_to_image[0] is right.text_to_image[1]
+    positives = shared_positives(range(rows), ["the same title"] * rows)
+    assert len(positives.text_to_image[7]) == rows
+    # With separate arrays, the memory would grow with the square of the rows.
+    assert positives.text_to_image[0] is positives.text_to_image[1]
 
 
-def test_own_positives_by_hand():
-    right = unshared_positives(4, np.array([2, 0, 2, 3]))
-    assert as_lists(right.image_to_text) == [[1], [], [0, 2], [3]]
-    assert as_lists(right.text_to_image) == [[2], [0], [2], [3]]
+def test_unshared_positives_of_a_small_example():
+    positives = unshared_positives(4, np.array([2, 0, 2, 3]))
+    assert as_lists(positives.image_to_text) == [[1], [], [0, 2], [3]]
+    assert as_lists(positives.text_to_image) == [[2], [0], [2], [3]]
 
 
-def test_own_positives_keep_equal_captions_apart():
-    own = unshared_positives(2, [0, 1])
+def test_unshared_positives_distinguish_equal_captions():
+    unshared = unshared_positives(2, [0, 1])
     shared = shared_positives(["a", "b"], ["the same", "the same"], [0, 1])
-    assert as_lists(own.text_to_image) == [[0], [1]]
+    assert as_lists(unshared.text_to_image) == [[0], [1]]
     assert as_lists(shared.text_to_image) == [[0, 1], [0, 1]]
 
 
-def test_flatten_captions():
+def test_flatten_captions_returns_the_image_of_each_caption():
     texts, rows = flatten_captions([["a", "b"], "c", []])
     assert texts == ["a", "b", "c"]
     assert rows.tolist() == [0, 0, 1]
@@ -114,19 +117,19 @@ def test_flatten_captions():
     ("call", "message"),
     [
         (lambda: shared_positives(["a"], ["x", "y"]), "2 captions of 1 images"),
-        (lambda: shared_positives(["a"], ["x"], [1]), r"in \[0, 1\).*received 1"),
+        (lambda: shared_positives(["a"], ["x"], [1]), r"in \[0, 1\).*Received: 1"),
         (
             lambda: shared_positives(["a"], ["x"], [0, 0]),
             "one integer for each of 1 captions",
         ),
-        (lambda: unshared_positives(2, [0, 2]), r"in \[0, 2\).*received 2"),
-        (lambda: unshared_positives(2, [-1, 0]), r"in \[0, 2\).*received -1"),
+        (lambda: unshared_positives(2, [0, 2]), r"in \[0, 2\).*Received: 2"),
+        (lambda: unshared_positives(2, [-1, 0]), r"in \[0, 2\).*Received: -1"),
         (
             lambda: unshared_positives(2, [0.0, 1.0]),
             "one integer for each of 2 captions.*float64",
         ),
     ],
 )
-def test_errors(call, message):
+def test_invalid_arguments_are_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()

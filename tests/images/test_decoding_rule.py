@@ -1,6 +1,6 @@
-"""The one rule of decoding, over a table of files, in a graph and by Pillow.
+"""Decoding of a table of files in a graph and by Pillow.
 
-The web page and the LiteRT example are held to the same table in `tests/export`.
+Tests in `tests/export` compare the web page and the LiteRT example with the same table.
 """
 
 import io
@@ -25,30 +25,30 @@ from tests.helpers.image_files import (
 )
 
 READABLE = readable()
-# Browsers differ on the ink of this one. It is not in the table of the web page.
+# This file is not in the table of the web page, because browsers decode it differently.
 READABLE["JPEG, CMYK without Adobe's marker"] = plain_cmyk_jpeg(source())
 REFUSED = refused()
 
 
 def difference(actual, expected):
-    actual, expected = (np.asarray(own).astype(int) for own in (actual, expected))
+    actual, expected = np.asarray(actual).astype(int), np.asarray(expected).astype(int)
     assert actual.shape == expected.shape
     return np.abs(actual - expected).max()
 
 
 @pytest.mark.parametrize("name", READABLE)
-def test_a_graph_and_pillow_give_the_pixels(name):
+def test_a_graph_and_pillow_give_the_expected_pixels(name):
     content, expected = READABLE[name]
-    # Blending on white and scaling 16 bits down may round.
+    # Blending with white and the conversion from 16 bits may round.
     assert difference(decode_image(tf.constant(content)), expected) <= 1
     normalized = normalize_image(content)[0]
     assert difference(normalized, expected) <= 1
-    # Nothing is left by which it would be turned again.
+    # The normalized image has no orientation, so it is not rotated again.
     assert difference(ImageOps.exif_transpose(normalized), expected) <= 1
 
 
 @pytest.mark.ci
-def test_a_saved_graph_gives_the_pixels(tmp_path):
+def test_a_saved_model_gives_the_expected_pixels(tmp_path):
     module = tf.Module()
     module.read = tf.function(
         lambda files: readable_images(files, 48),
@@ -56,39 +56,39 @@ def test_a_saved_graph_gives_the_pixels(tmp_path):
     )
     tf.saved_model.save(module, str(tmp_path))
     files = [content for content, _ in READABLE.values()] + list(REFUSED.values())
-    found, valid = tf.saved_model.load(str(tmp_path)).read(tf.constant(files))
+    images, valid = tf.saved_model.load(str(tmp_path)).read(tf.constant(files))
     assert valid.numpy().tolist() == [True] * len(READABLE) + [False] * len(REFUSED)
     expected = [pixels for _, pixels in READABLE.values()]
-    for image, pixels in zip(found[: len(expected)], expected, strict=True):
+    for image, pixels in zip(images[: len(expected)], expected, strict=True):
         assert difference(image, preprocess_image(tf.constant(pixels), 48)) <= 1
 
 
 @pytest.mark.parametrize("name", READABLE)
 @pytest.mark.ci
-def test_crops_of_training_are_of_these_pixels(name):
-    content, expected = READABLE[name]
-    place = (0.0, 0.0)
-    png = encoded(Image.fromarray(expected), "PNG")
-    theirs = crop_image_bytes(tf.constant(png), 32, place)
-    found = crop_image_bytes(tf.constant(content), 32, place)
-    # Of a JPEG no more than the window is decoded; at its ends, the colors that would
-    # be smoothed with those beyond aren't.
-    edge = slice(0, 28 if name.startswith("JPEG") else None)
-    assert difference(found[edge, edge], theirs[edge, edge]) <= 1
+def test_training_crops_contain_the_expected_pixels(name):
+    content, expected_pixels = READABLE[name]
+    position = (0.0, 0.0)
+    png = encoded(Image.fromarray(expected_pixels), "PNG")
+    expected = crop_image_bytes(tf.constant(png), 32, position)
+    crop = crop_image_bytes(tf.constant(content), 32, position)
+    # Only the window of a JPEG is decoded. The colors at its edges are not smoothed
+    # with colors outside of the window, so the edges are not compared.
+    inner = slice(0, 28 if name.startswith("JPEG") else None)
+    assert difference(crop[inner, inner], expected[inner, inner]) <= 1
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_other_files_are_refused(name):
+def test_unsupported_files_are_refused(name):
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode_image(tf.constant(REFUSED[name]))
-    if name == "SVG":  # The corpora draw it.
+    if name == "SVG":  # Corpora support SVG by rendering it.
         return
     with pytest.raises(ImageError, match="unreadable|empty|oversized"):
         normalize_image(REFUSED[name])
 
 
 def tiff(order, entries, start=8):
-    """EXIF data: a header and one directory of (tag, type, count, value)."""
+    """Returns EXIF data with one directory of entries (tag, type, count, value)."""
     letter = {"II": "<", "MM": ">"}[order]
     parts = [order.encode(), struct.pack(f"{letter}HI", 42, start)]
     parts += [b"\0" * (start - 8), struct.pack(f"{letter}H", len(entries))]
@@ -113,22 +113,24 @@ def tiff(order, entries, start=8):
         (b"Exif\0\0II*\0\xff\xff\xff\xff", 1),
     ],
 )
-def test_orientation_is_read_alike_from_odd_metadata(data, orientation):
+def test_the_orientation_in_unusual_metadata_is_the_same_for_all_decoders(
+    data, orientation
+):
     image = source()
     for file_format in ("JPEG", "PNG", "WEBP"):
         content = encoded(image, file_format, exif=data)
-        plain = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-        expected = turned(plain, orientation)
+        pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        expected = turned(pixels, orientation)
         assert difference(decode_image(tf.constant(content)), expected) == 0
         assert difference(normalize_image(content)[0], expected) == 0
 
 
-def test_metadata_after_the_pixels_and_far_behind_are_left_alone():
+def test_metadata_after_the_first_64_kib_are_ignored():
     image = source()
     jpeg = encoded(image, "JPEG", comment=b"x" * 60_000, exif=exif(6))
     assert jpeg.index(b"Exif") < 2**16
     assert decode_image(tf.constant(jpeg)).shape[:2] == image.size
-    # Between the signature and the metadata lie more than 64 KiB.
+    # More than 64 KiB of comments separate the signature and the metadata.
     start = jpeg.index(b"\xff\xe1")
     filler = b"\xff\xfe\xff\xff" + b"x" * 65_533
     jpeg = jpeg[:start] + filler + jpeg[start:]
@@ -136,10 +138,10 @@ def test_metadata_after_the_pixels_and_far_behind_are_left_alone():
         assert np.asarray(decoded).shape[:2] == image.size[::-1]
 
 
-def test_a_frame_that_is_larger_than_its_animation_is_refused():
+def test_a_frame_with_a_wrong_size_in_its_header_is_refused():
     content = bytearray(READABLE["WebP, animated"][0])
     frame = content.index(b"ANMF")
-    # Its header says one pixel less than its pixels are.
+    # The width in the header is one less than the width of the pixels.
     content[frame + 14] -= 1
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode_image(tf.constant(bytes(content)))

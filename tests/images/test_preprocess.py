@@ -1,4 +1,4 @@
-"""The evaluation path against PIL."""
+"""Preprocessing for evaluation in comparison with Pillow."""
 
 import io
 
@@ -34,14 +34,14 @@ def encoded(image, file_format):
 
 
 @pytest.mark.parametrize("size", [(200, 300), (97, 41), (64, 64), (500, 20)])
-def test_resize_equals_pil_within_one_gray_level(size):
+def test_resized_images_equal_those_of_pillow_within_one_gray_level(size):
     image = random_image(*size)
-    ours = resize_image(tf.constant(np.asarray(image)), 77).numpy().astype(int)
-    theirs = np.asarray(image.resize((77, 77), Image.BILINEAR)).astype(int)
-    assert np.abs(ours - theirs).max() <= 1
+    resized = resize_image(tf.constant(np.asarray(image)), 77).numpy().astype(int)
+    expected = np.asarray(image.resize((77, 77), Image.BILINEAR)).astype(int)
+    assert np.abs(resized - expected).max() <= 1
 
 
-def test_paper_sizes_and_center_crop():
+def test_images_are_resized_to_346_and_cropped_to_289_as_in_the_paper():
     assert crop_size_to_resize_size(289) == 346
     image = np.asarray(random_image(346, 346))
     cropped = preprocess_image(tf.constant(image), 289)
@@ -49,7 +49,7 @@ def test_paper_sizes_and_center_crop():
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "BMP", "GIF", "WEBP"])
-def test_decode_equals_pil(file_format):
+def test_decoded_images_equal_those_of_pillow(file_format):
     image = random_image(30, 40)
     if file_format == "GIF":
         image = image.quantize(64)
@@ -59,15 +59,15 @@ def test_decode_equals_pil(file_format):
     )
 
 
-def test_jpeg_is_close_to_pil():
+def test_decoded_jpeg_images_are_close_to_those_of_pillow():
     content = encoded(random_image(64, 64), "JPEG")
-    theirs = np.asarray(Image.open(io.BytesIO(content))).astype(int)
-    ours = decode_image(tf.constant(content)).numpy().astype(int)
-    # TensorFlow's default inverse transform is the fast integer one.
-    assert np.abs(ours - theirs).max() <= 8
+    expected = np.asarray(Image.open(io.BytesIO(content))).astype(int)
+    actual = decode_image(tf.constant(content)).numpy().astype(int)
+    # The inverse transforms of the libraries may differ.
+    assert np.abs(actual - expected).max() <= 8
 
 
-def test_transparent_png_lies_on_white():
+def test_a_transparent_png_is_blended_with_white():
     image = random_image(20, 20, "RGBA")
     white = Image.new("RGBA", image.size, "white")
     expected = np.asarray(Image.alpha_composite(white, image).convert("RGB")).astype(
@@ -77,7 +77,7 @@ def test_transparent_png_lies_on_white():
     assert np.abs(actual - expected).max() <= 1
 
 
-def test_whole_path_from_bytes():
+def test_encoded_images_are_decoded_and_preprocessed():
     image = random_image(50, 80)
     pixels = preprocess_image_bytes(tf.constant(encoded(image, "PNG")), 64)
     assert pixels.dtype == tf.float32
@@ -89,35 +89,35 @@ def test_whole_path_from_bytes():
 
 
 @pytest.mark.parametrize("value_range", [(0, 1), (-1, 1), (0, 255)])
-def test_floats_of_a_stated_range_are_the_image_itself(value_range):
+def test_floats_in_a_value_range_are_converted_to_the_same_pixels(value_range):
     pixels = np.asarray(random_image(30, 40))
     low, high = value_range
     floats = (low + pixels / 255 * (high - low)).astype("float32")
     np.testing.assert_array_equal(uint8_pixels(floats, value_range), pixels)
     np.testing.assert_array_equal(uint8_pixels(pixels, value_range), pixels)
     batches = tf.data.Dataset.from_tensors(floats)
-    batches = batches.map(lambda own: uint8_pixels(own, value_range))
+    batches = batches.map(lambda batch: uint8_pixels(batch, value_range))
     np.testing.assert_array_equal(next(batches.as_numpy_iterator()), pixels)
 
 
 @pytest.mark.parametrize(
-    ("pixels", "value_range", "words"),
+    ("pixels", "value_range", "message"),
     [
-        (np.full((9, 9, 3), 0.5), None, "received float64 and value_range=None"),
-        (np.full((9, 9, 3), 128), (0, 255), "received int64"),
-        (np.full((9, 9, 3), 2.0), (0, 1), r"value_range=\(0, 1\), received 2 to 2"),
-        (np.full((9, 9, 3), np.nan), (0, 1), "received nan"),
-        (np.full((9, 9, 3), 0.5), (1, 0), "two numbers"),
-        (np.full((9, 9, 3), 0.5), 255, "two numbers"),
+        (np.full((9, 9, 3), 0.5), None, "Received: float64 and value_range=None"),
+        (np.full((9, 9, 3), 128), (0, 255), "Received: int64"),
+        (np.full((9, 9, 3), 2.0), (0, 1), r"value_range=\(0, 1\). Received: 2 to 2"),
+        (np.full((9, 9, 3), np.nan), (0, 1), "Received: nan"),
+        (np.full((9, 9, 3), 0.5), (1, 0), "two increasing numbers"),
+        (np.full((9, 9, 3), 0.5), 255, "two increasing numbers"),
     ],
 )
-def test_pixels_that_could_be_misread_are_refused(pixels, value_range, words):
-    with pytest.raises(InputError, match=words) as caught:
+def test_ambiguous_pixels_are_refused(pixels, value_range, message):
+    with pytest.raises(InputError, match=message) as caught:
         uint8_pixels(pixels, value_range)
     assert "\n" not in str(caught.value)
 
 
-def test_no_path_takes_floats_for_gray_levels():
+def test_all_functions_refuse_floats_without_a_value_range():
     for prepare in (resize_image, preprocess_image):
-        with pytest.raises(InputError, match="received float32"):
+        with pytest.raises(InputError, match="Received: float32"):
             prepare(tf.fill((50, 40, 3), 0.5), 64)

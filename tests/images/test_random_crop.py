@@ -1,4 +1,4 @@
-"""The fast training path against the plain one, on photographs and on noise."""
+"""Training crops in comparison with decoding, resizing and cropping whole images."""
 
 import functools
 import io
@@ -29,7 +29,7 @@ SOURCES = [
 
 @functools.cache
 def image_of(name):
-    """One of scikit-learn's photographs, or noise with a photograph's spectrum."""
+    """Returns a photograph of scikit-learn, or noise with the spectrum of one."""
     if name == "noise":
         return pink_noise(427, 640)
     from sklearn.datasets import load_sample_images
@@ -39,7 +39,7 @@ def image_of(name):
 
 
 def pink_noise(height, width):
-    """Amplitudes fall as the frequency grows, as they do in photographs."""
+    """Returns noise whose amplitudes decrease with the frequency."""
     random = np.random.RandomState(0)
     frequencies = np.hypot(
         np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
@@ -49,7 +49,7 @@ def pink_noise(height, width):
         np.fft.rfft2(random.standard_normal((height, width))) / frequencies
         for _ in range(4)
     )
-    pixels = np.stack([np.fft.irfft2(gray + own / 2) for own in colors], -1)
+    pixels = np.stack([np.fft.irfft2(gray + color / 2) for color in colors], -1)
     pixels = 128 + 25 * (pixels - pixels.mean()) / pixels.std()
     return Image.fromarray(np.clip(pixels, 0, 255).astype("uint8"))
 
@@ -60,30 +60,31 @@ def encoded(image, file_format="JPEG", **options):
     return file.getvalue()
 
 
-def plain(image_bytes, image_size, top, left):
-    """Decodes whole, resizes antialiased and crops at whole pixels."""
+def resize_and_crop(image_bytes, image_size, y, x):
+    """Decodes a whole image, resizes it with antialiasing and crops whole pixels."""
     resized = resize_image(
         decode_image(image_bytes), crop_size_to_resize_size(image_size)
     )
-    return resized[top : top + image_size, left : left + image_size].numpy()
+    return resized[y : y + image_size, x : x + image_size].numpy()
 
 
 def source_image(image, image_size, multiple):
-    """An image of so many source pixels a pixel of the resized one."""
+    """Resizes an image to `multiple` source pixels per pixel of the resized image."""
     side = crop_size_to_resize_size(image_size) * multiple
     return image.resize((round(side), round(side)), Image.Resampling.LANCZOS)
 
 
-def mean_difference(one, other):
-    return np.abs(one.astype(float) - other.astype(float)).mean()
+def mean_difference(first, second):
+    return np.abs(first.astype(float) - second.astype(float)).mean()
 
 
-# (input size, source pixels a pixel of the resized image, gray levels). The
-# limits are a sixth above the most that was once measured, in the lower right of
-# china, all roofs and leaves. The mean of a pixel's area keeps more of them than
-# smoothing by a triangle. The other photograph lies at half of
-# it, and noise in between. JPEGs are decoded at a smaller scale from 2 on. Whole,
-# 3.5 gives 8.
+# Input size, source pixels per pixel of the resized image, and maximum mean difference
+# in gray levels. The limits are a sixth above the largest measured values, those of the
+# roofs and leaves in the lower right of the photograph "china". The mean over the area
+# of a pixel keeps more details than the triangle filter. The values of the other
+# photograph are half as large, and those of noise are in between. From a multiple of 2
+# on, JPEGs are decoded at a smaller scale. At the full scale, 3.5 has a difference of
+# 8.
 SCALES = [
     (289, 1, 0.01),
     (128, 1, 0.01),
@@ -113,28 +114,31 @@ def marks_of(image, number):
     ],
 )
 @pytest.mark.parametrize("corner", [(0, 0), (1, 1)])
-def test_equals_the_plain_path(image, image_size, multiple, limit, corner):
+def test_crops_are_close_to_resize_and_crop(image, image_size, multiple, limit, corner):
     source = source_image(image_of(image), image_size, multiple)
     content = encoded(source, quality=92)
     slack = crop_size_to_resize_size(image_size) - image_size
-    expected = plain(content, image_size, *(slack * share for share in corner))
-    place = tuple(0.999 * share for share in corner)
-    fast = crop_image_bytes(content, image_size, place).numpy()
-    difference = mean_difference(fast, expected)
+    expected = resize_and_crop(
+        content, image_size, *(slack * fraction for fraction in corner)
+    )
+    position = tuple(0.999 * fraction for fraction in corner)
+    crop = crop_image_bytes(content, image_size, position).numpy()
+    difference = mean_difference(crop, expected)
     assert difference < limit
-    # Nearer to it than to what lies a pixel beside.
+    # The difference increases if the expected crop is shifted by one pixel.
     for axis in (0, 1):
         inner = (slice(2, -2),) * 2
         for shift in (-1, 1):
-            moved = np.roll(expected, shift, axis)[inner]
-            assert mean_difference(fast[inner], moved) > difference
-    mirrored = crop_image_bytes(content, image_size, place, True).numpy()
-    np.testing.assert_array_equal(mirrored, fast[:, ::-1])
+            shifted = np.roll(expected, shift, axis)[inner]
+            assert mean_difference(crop[inner], shifted) > difference
+    mirrored = crop_image_bytes(content, image_size, position, True).numpy()
+    np.testing.assert_array_equal(mirrored, crop[:, ::-1])
 
 
 @pytest.mark.parametrize("factor", [2.5, 3.5])
-def test_source_pixels_of_a_pixel_are_all_averaged(factor):
-    # Rows of black and white: their mean is gray, which four pixels can't see.
+def test_all_source_pixels_of_a_pixel_are_averaged(factor):
+    # The mean of black and white rows is gray. Interpolation of four pixels would give
+    # stripes.
     side = round(64 * factor) * 346 // 289
     pixels = np.zeros((side, side, 3), np.uint8)
     pixels[::2] = 255
@@ -144,74 +148,79 @@ def test_source_pixels_of_a_pixel_are_all_averaged(factor):
 
 
 def detail(pixels):
-    """The mean difference of pixels that lie side by side."""
+    """Returns the mean difference of adjacent pixels."""
     return np.abs(np.diff(pixels.astype(float), axis=1)).mean()
 
 
-# The image, gray levels from Pillow's resize and crop, and the ratio of detail.
-# Interpolation without antialiasing gave up to 5.2 levels and 1.57 times the detail.
+# Image, maximum mean difference in gray levels from the crop of Pillow, and maximum
+# ratio of the details. Interpolation without antialiasing had a difference of up to 5.2
+# and 1.57 times the details.
 @pytest.mark.parametrize(
-    ("image", "limit", "most_detail"),
+    ("image", "limit", "max_detail_ratio"),
     [
         ("noise", 1.7, 1.2),
         pytest.param("flower", 1.0, 1.1, marks=[needs_photographs, CI]),
-        # All roofs and leaves, the most detailed photograph by far.
+        # The roofs and leaves of this photograph have many details.
         pytest.param("china", 2.8, 1.25, marks=[needs_photographs, CI]),
     ],
 )
 @pytest.mark.parametrize("size", [(720, 540), (461, 346), (600, 600)])
-def test_crops_are_antialiased_like_resize_then_crop(image, limit, most_detail, size):
+def test_crops_have_as_many_details_as_those_of_pillow(
+    image, limit, max_detail_ratio, size
+):
     source = image_of(image).resize(size, Image.Resampling.LANCZOS)
     content = encoded(source, quality=95)
-    whole = Image.open(io.BytesIO(content)).resize(
+    resized = Image.open(io.BytesIO(content)).resize(
         (346, 346), Image.Resampling.BILINEAR
     )
     for corner in (0, 1):
         start = 57 * corner
         box = (start, start, start + 289, start + 289)
-        expected = np.asarray(whole.crop(box))
+        expected = np.asarray(resized.crop(box))
         crop = crop_image_bytes(content, 289, (0.9999 * corner,) * 2).numpy()
         assert mean_difference(crop, expected) < limit
-        assert 0.97 < detail(crop) / detail(expected) < most_detail
+        assert 0.97 < detail(crop) / detail(expected) < max_detail_ratio
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("size", [(20, 30), (60, 400), (70, 5), (1, 1)])
-def test_small_and_narrow_images(size):
+def test_small_and_narrow_images_are_cropped(size):
     image = image_of("noise").resize(size, Image.Resampling.LANCZOS)
     for content in (encoded(image, "PNG"), encoded(image, quality=95)):
-        fast = crop_image_bytes(content, 64, (0.0, 0.0)).numpy()
-        assert fast.shape == (64, 64, 3)
-    # What grows is interpolated as in the plain path, but the window's border
-    # falls between pixels, which an image of few pixels shows.
-    assert mean_difference(fast, plain(content, 64, 0, 0)) < 12
+        crop = crop_image_bytes(content, 64, (0.0, 0.0)).numpy()
+        assert crop.shape == (64, 64, 3)
+    # Enlarged axes are interpolated in the same way. The window has whole source
+    # pixels, though, which makes a difference for images with few pixels.
+    assert mean_difference(crop, resize_and_crop(content, 64, 0, 0)) < 12
 
 
-def test_what_grows_is_interpolated_exactly():
-    # Of 76 pixels the window has exactly 63.5, so that 2 · 346/289 · 64 fits.
+def test_an_enlarged_window_is_interpolated_exactly():
+    # In an image of 38 pixels, the window has 31.6 pixels, which are rounded to 32.
     image = image_of("noise").resize((38, 38), Image.Resampling.LANCZOS)
     content = encoded(image, "PNG")
     window = np.asarray(image)[:32, :32]
     expected = resize_image(tf.constant(window), 64).numpy()
-    fast = crop_image_bytes(content, 64, (0.0, 0.0)).numpy()
-    # Halves are rounded up here and to even there.
-    assert np.abs(fast.astype(int) - expected).max() <= 1
+    crop = crop_image_bytes(content, 64, (0.0, 0.0)).numpy()
+    # `crop_image_bytes` rounds halves up, and `resize_image` rounds them to even.
+    assert np.abs(crop.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("keep_aspect", [True, False])
 @pytest.mark.parametrize("image", SOURCES)
-def test_stored_by_a_corpus(image, keep_aspect):
+def test_crops_of_images_in_a_corpus_are_close_to_those_of_the_originals(
+    image, keep_aspect
+):
     content = encoded(image_of(image), quality=95)
     stored = store_image(content, 346, 85, keep_aspect=keep_aspect)["jpeg"]
-    fast = crop_image_bytes(stored, 289, (0.0, 0.0)).numpy()
-    # Two to five gray levels in the mean, most of it of JPEG and of less smoothing.
-    assert mean_difference(fast, plain(content, 289, 0, 0)) < 5
+    crop = crop_image_bytes(stored, 289, (0.0, 0.0)).numpy()
+    # The difference is two to five gray levels, mainly from JPEG and less smoothing.
+    assert mean_difference(crop, resize_and_crop(content, 289, 0, 0)) < 5
 
 
 @pytest.mark.ci
 @needs("sklearn")
-def test_other_formats_and_gray():
+def test_all_formats_and_gray_images_are_cropped():
     image = source_image(image_of("flower"), 64, 1.5)
     expected = crop_image_bytes(encoded(image, "PNG"), 64, (0.4, 0.7)).numpy()
     bmp = crop_image_bytes(encoded(image, "BMP"), 64, (0.4, 0.7)).numpy()
@@ -219,29 +228,29 @@ def test_other_formats_and_gray():
     jpeg = crop_image_bytes(
         encoded(image, quality=95, subsampling=0), 64, (0.4, 0.7)
     ).numpy()
-    # What JPEG of this quality changes of a photograph without noise.
+    # A JPEG of this quality changes a photograph by less than 2 gray levels.
     assert mean_difference(jpeg, expected) < 2
     gray = crop_image_bytes(encoded(image.convert("L")), 64, (0.4, 0.7)).numpy()
     assert (gray[..., 0] == gray[..., 1]).all() and gray.std() > 10
 
 
-def test_what_is_no_image_is_refused():
+def test_a_file_without_an_image_is_refused():
     with pytest.raises(tf.errors.InvalidArgumentError):
         crop_image_bytes(tf.constant(b"junk"), 64, (0.4, 0.7))
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
 @pytest.mark.ci
-def test_windows_lie_anywhere(file_format):
-    # Each row and column has a gray level of its own.
+def test_windows_can_be_at_any_position(file_format):
+    # Each row has a different red level, and each column a different green level.
     ramp = np.arange(77, dtype="uint8")
     pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp, np.uint8(0)), -1)
     options = {"subsampling": 0, "quality": 100} if file_format == "JPEG" else {}
     content = encoded(Image.fromarray(pixels), file_format, **options)
-    for top, left in ((0.0, 0.5), (0.99, 0.0), (0.5, 1 - 1e-7)):
-        crop = crop_image_bytes(content, 64, (top, left)).numpy().astype(int)
-        expected = [int(top * 14), min(int(left * 14), 13)]
-        # JPEG rounds its color transform, and its inverse transform is the fast one.
+    for y, x in ((0.0, 0.5), (0.99, 0.0), (0.5, 1 - 1e-7)):
+        crop = crop_image_bytes(content, 64, (y, x)).numpy().astype(int)
+        expected = [int(y * 14), min(int(x * 14), 13)]
+        # JPEG rounds its color transform and its inverse transform.
         limit = 3 if file_format == "JPEG" else 0
         assert np.abs(crop[0, 0, :2] - expected).max() <= limit
         assert np.abs(crop[-1, -1, :2] - np.add(expected, 63)).max() <= limit

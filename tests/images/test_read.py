@@ -1,4 +1,4 @@
-"""Files of which any may be no image, or a bomb."""
+"""Reading of batches with files that are not images or decompression bombs."""
 
 import io
 import struct
@@ -36,13 +36,14 @@ GOOD = {
 
 
 def bomb(width, height):
-    """A PNG of a few kilobytes that says it is so large, and is."""
+    """Returns a PNG of a few kilobytes with the given number of pixels."""
 
     def chunk(kind, data):
         check = zlib.crc32(kind + data)
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
 
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)  # One bit a pixel.
+    # The image has one bit per pixel.
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     compressor = zlib.compressobj(9)
     rows = [compressor.compress(bytes(1 + (width + 7) // 8)) for _ in range(height)]
     data = b"".join([*rows, compressor.flush()])
@@ -51,10 +52,11 @@ def bomb(width, height):
 
 
 def gif(screen, *frames):
-    """A GIF without colors and data: what its header and its frames say."""
+    """Returns a GIF with the sizes of the screen and the frames but invalid data."""
     parts = [b"GIF89a", struct.pack("<HHBBB", *screen, 0, 0, 0), b"!\xf9\x04....\0"]
     for width, height in frames:
-        # With two colors of its own, and blocks of data in which `,` means nothing.
+        # The frame has a color table with two colors. Commas within blocks of data are
+        # not the start of a frame.
         parts += [struct.pack("<cHHHHB", b",", 0, 0, width, height, 0x80), b"......"]
         parts += [b"\x02", b"\x09" + 9 * b",", b"\x01,", b"\0"]
     return b"".join([*parts, b";"])
@@ -78,17 +80,17 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_a_header_says_how_many_pixels(name):
+def test_the_number_of_pixels_is_read_from_the_header(name):
     assert int(pixels_by_header(tf.constant(GOOD[name]))) == 120 * 70
 
 
-def test_a_bottom_up_bitmap_and_a_top_down_one():
+def test_the_number_of_pixels_of_a_top_down_bitmap_is_positive():
     file = bytearray(GOOD["bmp"])
     file[22:26] = struct.pack("<i", -70)
     assert int(pixels_by_header(tf.constant(bytes(file)))) == 120 * 70
 
 
-def test_the_first_frame_of_a_gif_counts_whatever_its_screen():
+def test_the_pixels_of_a_gif_include_its_first_frame():
     for frames, pixels in (
         ([], 6),
         ([(300, 200)], 60_000),
@@ -96,7 +98,7 @@ def test_the_first_frame_of_a_gif_counts_whatever_its_screen():
         ([(300, 200)] * 9, 60_000),
     ):
         assert int(pixels_by_header(tf.constant(gif((2, 3), *frames)))) == pixels
-    # Pillow's, with colors for all frames and with a comment.
+    # A GIF from Pillow has a global color table and a comment.
     first, second = (Image.new("P", size, 1) for size in ((120, 70), (120, 70)))
     second.putpixel((5, 5), 2)
     file = io.BytesIO()
@@ -105,29 +107,29 @@ def test_the_first_frame_of_a_gif_counts_whatever_its_screen():
     assert int(pixels_by_header(tf.constant(file.getvalue()))) == 120 * 70
 
 
-def test_a_gif_may_be_cut_anywhere():
-    whole = gif((1, 1), (300, 200), (9, 9))
-    cut = [whole[:end] for end in range(6, len(whole))]
-    found = [int(pixels_by_header(tf.constant(file))) for file in cut]
-    assert found == sorted(found) and found[-1] == 60_000
+def test_the_header_of_a_truncated_gif_is_read():
+    complete = gif((1, 1), (300, 200), (9, 9))
+    files = [complete[:end] for end in range(6, len(complete))]
+    counts = [int(pixels_by_header(tf.constant(file))) for file in files]
+    assert counts == sorted(counts) and counts[-1] == 60_000
 
 
-def test_blocks_of_a_gif_are_not_followed_for_ever(monkeypatch):
-    whole = gif((5, 5), (9, 9))
-    start = whole.index(b"!")
+def test_the_number_of_blocks_of_a_gif_is_limited(monkeypatch):
+    content = gif((5, 5), (9, 9))
+    start = content.index(b"!")
     file = tf.constant(
-        whole[:start] + b"!\xfe" + b"\x01," * 100 + b"\0" + whole[start:]
+        content[:start] + b"!\xfe" + b"\x01," * 100 + b"\0" + content[start:]
     )
     assert int(pixels_by_header(file)) == 81
     monkeypatch.setattr(decode, "MAX_PARTS", 50)
-    # Traced anew, with this number.
-    follow = decode.gif_frame.python_function
-    monkeypatch.setitem(pixels_by_header.__globals__, "gif_frame", follow)
+    # The Python function is traced again with the new limit.
+    gif_frame = decode.gif_frame.python_function
+    monkeypatch.setitem(pixels_by_header.__globals__, "gif_frame", gif_frame)
     assert int(pixels_by_header(file)) == 25
 
 
 @pytest.mark.ci
-def test_good_ones_are_read_as_ever_and_bad_ones_are_black():
+def test_images_are_preprocessed_and_other_files_are_black():
     files = [*GOOD.values(), *BAD.values()]
     np.random.default_rng(0).shuffle(files)
     images, valid = readable_images(tf.constant(files), 64)
@@ -140,7 +142,7 @@ def test_good_ones_are_read_as_ever_and_bad_ones_are_black():
 
 
 @pytest.mark.ci
-def test_a_stored_graph_gives_the_evaluations_pixels_bit_for_bit(tmp_path):
+def test_a_saved_model_gives_exactly_the_pixels_of_the_evaluation(tmp_path):
     module = tf.Module()
     module.read = tf.function(
         lambda files: readable_images(files, 64),
@@ -148,37 +150,37 @@ def test_a_stored_graph_gives_the_evaluations_pixels_bit_for_bit(tmp_path):
     )
     tf.saved_model.save(module, str(tmp_path))
     files = [*GOOD.values(), encoded("JPEG", (1000, 31)), encoded("PNG", (7, 500))]
-    found, valid = tf.saved_model.load(str(tmp_path)).read(tf.constant(files))
+    images, valid = tf.saved_model.load(str(tmp_path)).read(tf.constant(files))
     assert valid.numpy().all()
-    for file, image in zip(files, found.numpy(), strict=True):
-        # As `ALIGN.encode_images` reads each, and one by one.
+    for file, image in zip(files, images.numpy(), strict=True):
+        # `ALIGN.encode_images` reads each image in this way.
         expected = preprocess_image_bytes(tf.constant(file), 64)
         np.testing.assert_array_equal(image, expected)
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("files", [[], list(BAD.values()), list(GOOD.values())])
-def test_any_number_of_them(files):
+def test_a_batch_can_be_empty_or_without_images(files):
     read = tf.function(readable_images)
     images, valid = read(tf.constant(files, tf.string), 64)
     assert images.shape == (len(files), 64, 64, 3) and valid.shape == (len(files),)
     assert valid.numpy().all() == (files != list(BAD.values()))
 
 
-def test_bombs_say_that_they_are_too_large():
+def test_headers_of_bombs_have_too_many_pixels():
     assert len(BAD["bomb"]) < 100_000
     assert int(pixels_by_header(tf.constant(BAD["bomb"]))) == 200_000_000
     for file in BOMBS.values():
         assert int(pixels_by_header(tf.constant(file))) > MAX_PIXELS
 
 
-def test_nothing_raises_within_a_function_apart():
-    """TensorFlow loses memory with each call of one that fails."""
+def test_functions_that_are_not_inlined_contain_no_operations_that_raise():
+    """TensorFlow leaks memory at each failed call of such a function."""
     graph = tf.function(decode.decode_image).get_concrete_function(
         tf.TensorSpec((), tf.string)
     )
     functions = graph.graph.as_graph_def().library.function
-    called = {
+    called_functions = {
         function.signature.name: {
             callee.name
             for node in function.node_def
@@ -187,23 +189,27 @@ def test_nothing_raises_within_a_function_apart():
         }
         for function in functions
     }
-    apart = {
+    not_inlined = {
         function.signature.name
         for function in functions
         if function.attr["_noinline"].b
     }
-    assert len(apart) > 9
-    waiting = list(apart)
-    while waiting:
-        new = called.get(waiting.pop(), set()) - apart
-        apart |= new
-        waiting += new
-    found = {
+    assert len(not_inlined) > 9
+    queue = list(not_inlined)
+    while queue:
+        new = called_functions.get(queue.pop(), set()) - not_inlined
+        not_inlined |= new
+        queue += new
+    operations = {
         node.op
         for function in functions
-        if function.signature.name in apart
+        if function.signature.name in not_inlined
         for node in function.node_def
     }
-    # What is decoded raw is cut to whole numbers before.
-    found -= {"DecodeRaw"}
-    assert not [op for op in found if op.startswith(("Assert", "Decode", "Extract"))]
+    # DecodeRaw is allowed, because its inputs are truncated to whole numbers.
+    operations -= {"DecodeRaw"}
+    assert not [
+        operation
+        for operation in operations
+        if operation.startswith(("Assert", "Decode", "Extract"))
+    ]

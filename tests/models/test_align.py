@@ -216,8 +216,11 @@ def test_summary_is_readable(model):
     [
         (lambda m: m.encode_texts("one"), "list of str"),
         (lambda m: m.encode_images("one.png"), "list of paths"),
-        (lambda m: m.encode_images(["missing.png"]), "no such image: missing.png"),
-        (lambda m: m.encode_images(["/dev/zero"]), "must be files, received /dev/zero"),
+        (lambda m: m.encode_images(["missing.png"]), "image missing.png was not found"),
+        (
+            lambda m: m.encode_images(["/dev/zero"]),
+            "must be files. Received: /dev/zero",
+        ),
         (lambda m: m.encode_images([b"junk"]), r"images\[0\]"),
         (lambda m: m.encode_images([np.zeros((4, 4), "uint8")]), "height, width, 3"),
         (lambda m: m.compile(loss="mse"), "loss must be a ContrastiveLoss"),
@@ -238,7 +241,7 @@ def test_summary_is_readable(model):
         ),
         (
             lambda m: ALIGN(*small_encoders(), vocabulary=[*VOCABULARY[:-1], "a"]),
-            "vocabulary must hold each token once, received 'a'",
+            "vocabulary must contain each token once. Received: 'a'",
         ),
         (
             lambda m: ALIGN(*small_encoders(), vocabulary=VOCABULARY + ["more"]),
@@ -260,7 +263,7 @@ def test_a_raw_dataset_must_be_batched(model):
 
 def test_a_raw_dataset_of_floats_is_refused(model):
     pair = {"image": np.full((2, 40, 40, 3), 0.5, "float32"), "caption": ["a", "b"]}
-    with pytest.raises(InputError, match="pixels must be uint8.*received float32"):
+    with pytest.raises(InputError, match="pixels must be uint8.*Received: float32"):
         model.predict(tf.data.Dataset.from_tensors(pair))
     with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
         assert tf.distribute.has_strategy()
@@ -333,7 +336,9 @@ def test_a_file_that_would_fill_the_memory_is_not_read(model, tmp_path):
     with open(large, "wb") as file:
         file.truncate(600_000_000)  # The sparse file uses no disk space.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(InputError, match="at most 512,000,000 bytes, received .*large"):
+    with pytest.raises(
+        InputError, match="at most 512,000,000 bytes. Received: .*large"
+    ):
         model.encode_images([large])
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 100_000  # KiB

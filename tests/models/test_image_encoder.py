@@ -230,5 +230,7 @@ def test_an_encoder_may_have_only_the_first_stages():
     shapes = [variable.shape for variable in full_encoder.weights]
     assert [v.shape for v in encoder.weights] == shapes[: len(encoder.weights)]
     assert ImageEncoder.from_config(encoder.get_config()).num_stages == 3
-    with pytest.raises(InputError, match="num_stages must be .* received 8"):
+    with pytest.raises(
+        InputError, match="num_stages must be .* Received: num_stages=8"
+    ):
         ImageEncoder(**SMALL, num_stages=8)

@@ -80,10 +80,10 @@ def test_many_classes_are_those_that_are_confused():
 @pytest.mark.parametrize(
     "labels, predictions, message",
     [
-        ([0, 1], [0], "`predictions` must hold one integer for each of 2 images"),
-        ([0, 2], [0, 0], r"`labels` must lie in \[0, 2\).*received 2"),
-        ([0, 1], [0, -1], r"`predictions` must lie in \[0, 2\).*received -1"),
-        ([0.5, 1], [0, 0], "`labels` must hold one integer.*float64"),
+        ([0, 1], [0], "`predictions` must contain one integer for each of 2 images"),
+        ([0, 2], [0, 0], r"`labels` must be in \[0, 2\).*Received: 2"),
+        ([0, 1], [0, -1], r"`predictions` must be in \[0, 2\).*Received: -1"),
+        ([0.5, 1], [0, 0], "`labels` must contain one integer.*float64"),
     ],
 )
 def test_wrong_answers_are_refused(labels, predictions, message):

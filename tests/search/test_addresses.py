@@ -136,7 +136,7 @@ def test_bad_addresses_in_a_table_are_counted_and_skipped(tmp_path, monkeypatch)
         assert reasons == {
             "of the table: redirects to file://, but only http and https are "
             "supported": 1,
-            f"of the table: {local}; name it directly": 1,
+            f"of the table: {local}. Pass this address directly": 1,
             "of the table: redirects more than 10 times": 1,
             "can't be read to its end": 1,
             "can't be reached": 1,

@@ -259,7 +259,7 @@ NAN = np.array([[1.0, 0.0], [np.nan, 0.0]])
         (lambda: build(np.eye(2)).query(np.ones(3)), r"shape \(2,\).*\(3,\)"),
         (lambda: build(np.eye(2)).query(np.eye(2)), r"Received: shape \(2, 2\)"),
         (lambda: build(np.eye(2)).query(NAN[1]), "finite"),
-        (lambda: build(np.eye(2)).query(np.ones(2), 0), "`k` must be .*received 0"),
+        (lambda: build(np.eye(2)).query(np.ones(2), 0), "`k` must be .* Received: k=0"),
     ],
 )
 def test_invalid_arguments_raise_errors(call, message):

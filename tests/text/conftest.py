@@ -1,3 +1,5 @@
+"""Fixtures of the text tests."""
+
 import glob
 
 import pytest
@@ -5,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def stamp_captions():
-    """The captions of Tux Paint's stamps, in all languages."""
+    """Captions of the Tux Paint stamps in all languages."""
     files = sorted(glob.glob("/usr/share/tuxpaint/stamps/**/*.txt", recursive=True))
     if not files:
         pytest.skip("the Debian package tuxpaint-stamps-default isn't installed")

@@ -1,3 +1,5 @@
+"""BERT normalization of captions in comparison with Hugging Face tokenizers."""
+
 import subprocess
 import sys
 
@@ -33,18 +35,18 @@ def hugging_face_words(captions, normalization):
 
 def check_code_points(points, normalization):
     captions = [f"a{chr(point)}B" for point in points]
-    ours = words(captions, normalization)
-    theirs = hugging_face_words(captions, normalization)
-    different = {
+    actual = words(captions, normalization)
+    expected = hugging_face_words(captions, normalization)
+    different_points = {
         point
-        for point, mine, other in zip(points, ours, theirs, strict=True)
-        if mine != other
+        for point, our_words, hugging_face in zip(points, actual, expected, strict=True)
+        if our_words != hugging_face
     }
-    assert different == NEW_LETTERS[normalization] & set(points)
+    assert different_points == NEW_LETTERS[normalization] & set(points)
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_code_points_of_living_scripts(normalization):
+def test_code_points_of_common_scripts_match_hugging_face(normalization):
     points = [*range(0xD800), *range(0xE000, 0x20000, 3), *range(0x1F000, 0x1FB00)]
     check_code_points(
         points[:: 1 if normalization == "bert_uncased" else 5], normalization
@@ -53,7 +55,7 @@ def test_code_points_of_living_scripts(normalization):
 
 @pytest.mark.release
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_all_code_points(normalization):
+def test_all_code_points_match_hugging_face(normalization):
     points = [*range(0xD800), *range(0xE000, 0x110000)]
     check_code_points(points, normalization)
 
@@ -62,12 +64,12 @@ def test_all_code_points(normalization):
     ("caption", "uncased", "cased"),
     [
         ("Crème-brûlée", ["creme", "-", "brulee"], ["Crème", "-", "brûlée"]),
-        # NFC and NFD spellings meet when accents go.
+        # NFC and NFD spellings are equal without accents.
         ("e\u0301É", ["ee"], ["e\u0301É"]),
         ("İstanbul I ı", ["istanbul", "i", "ı"], ["İstanbul", "I", "ı"]),
-        # No folding: ß, ligatures, full width and fractions stay.
+        # ß, ligatures, full-width letters and fractions are not folded.
         ("Straße ﬁn Ａ½", ["straße", "ﬁn", "ａ½"], ["Straße", "ﬁn", "Ａ½"]),
-        # Every sigma is σ, a final one too, unless written ς.
+        # An upper-case sigma becomes σ, also at the end of a word. A ς is kept.
         ("ΣΟΦΟΣ σοφός", ["σοφοσ", "σοφος"], ["ΣΟΦΟΣ", "σοφός"]),
         ("漢字かな漢", ["漢", "字", "かな", "漢"], ["漢", "字", "かな", "漢"]),
         ("한글", ["한글"], ["한글"]),
@@ -75,10 +77,10 @@ def test_all_code_points(normalization):
         ("Ёж й", ["еж", "и"], ["Ёж", "й"]),
         ("a...b?!", ["a", ".", ".", ".", "b", "?", "!"], None),
         ("$5+x=1^`|~", ["$", "5", "+", "x", "=", "1", "^", "`", "|", "~"], None),
-        # A dollar of ASCII is punctuation to BERT, a euro isn't.
+        # BERT treats the ASCII dollar sign as punctuation, but not the euro sign.
         ("5€", ["5€"], None),
         ("a\u00a0b\u2003c\u3000d\te\nf\u2028g", list("abcdefg"), None),
-        # Zero width and control characters join; \x85 and \x0b are control too.
+        # Zero-width and control characters, including \x85 and \x0b, are removed.
         ("a\u200bb\u200dc\u00add\x00e\x85f\x0bg\ufeffh", ["abcdefgh"], None),
         ("👩\u200d🚀 🥺\ufe0f", ["👩🚀", "🥺"], ["👩🚀", "🥺\ufe0f"]),
         ("\ue000mask \uf8ff", ["mask"], None),
@@ -86,7 +88,7 @@ def test_all_code_points(normalization):
         (" \t\u200b ", [], None),
     ],
 )
-def test_hand_worked_cases(caption, uncased, cased):
+def test_words_of_examples(caption, uncased, cased):
     import unicodedata
 
     expected = [unicodedata.normalize("NFD", word) for word in uncased]
@@ -95,12 +97,12 @@ def test_hand_worked_cases(caption, uncased, cased):
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_special_tokens_are_sought_in_the_raw_text(normalization):
+def test_special_tokens_are_detected_before_characters_are_removed(normalization):
     mark = {token: mark_special_token(token, normalization) for token in SPECIAL_TOKENS}
     caption = "a[MASK]b [[SEP]] [mask] [MA\x00SK] [MA\ue000SK]"
-    plain = "mask" if normalization == "bert_uncased" else "MASK"
+    word = "mask" if normalization == "bert_uncased" else "MASK"
     expected = ["a", mark["[MASK]"], "b", "[", mark["[SEP]"], "]", "[", "mask", "]"]
-    expected += ["[", plain, "]"] * 2
+    expected += ["[", word, "]"] * 2
     assert words([caption], normalization) == [expected]
 
 
@@ -114,8 +116,9 @@ def test_bytes_that_are_not_utf8_are_dropped():
 
 
 @pytest.mark.release
-def test_the_locale_changes_nothing():
-    # ICU lowers "I" to "ı" in a Turkish process, and JÌ otherwise in a Lithuanian.
+def test_words_do_not_depend_on_the_locale():
+    # ICU converts "I" to "ı" with a Turkish locale, and JÌ differs with a Lithuanian
+    # locale.
     script = (
         "import tensorflow as tf\n"
         "from align_keras.text.normalization import split_words\n"
@@ -131,10 +134,10 @@ def test_the_locale_changes_nothing():
         encoding="utf-8",
     )
     assert result.returncode == 0, result.stderr[-500:]
-    # Otherwise this machine's TensorFlow wouldn't test anything here.
+    # If TensorFlow ignored the locale, the test would have no effect.
     assert result.stdout.strip() == "ı"
 
 
-def test_unknown_normalization():
-    with pytest.raises(InputError, match="received 'nfkc'"):
+def test_an_unknown_normalization_is_refused():
+    with pytest.raises(InputError, match="Received: normalization='nfkc'"):
         split_words(tf.constant(["a"]), "nfkc")

@@ -1,3 +1,5 @@
+"""Learning, storing and loading of vocabularies, and their coverage of captions."""
+
 import random
 import subprocess
 import sys
@@ -18,7 +20,7 @@ SYLLABLES = ["ka", "to", "mi", "re", "su", "no", "é", "чи", "漢", "b", "ß"]
 
 
 def made_up_captions(count, seed=0):
-    """Captions with many ties between pairs, the case that needs an order."""
+    """Returns captions with many equally frequent pairs of tokens."""
     source = random.Random(seed)
 
     def word():
@@ -27,8 +29,8 @@ def made_up_captions(count, seed=0):
     return [" ".join(word() for _ in range(5)) for _ in range(count)]
 
 
-def test_hand_worked_case():
-    # "lo" stands 4 times, then "low" 4 times; "##er" 3 times.
+def test_the_vocabulary_of_a_small_example():
+    # The pair "lo" occurs 4 times, "low" 4 times, and "##er" 3 times.
     captions = ["low low", "lower low", "newer wider"]
     vocabulary = learn_vocabulary(captions, 25, min_frequency=3)
     assert vocabulary[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -38,7 +40,7 @@ def test_hand_worked_case():
     assert sorted(vocabulary[19:]) == ["##er", "lo", "low"]
 
 
-def test_order_of_captions_does_not_matter():
+def test_the_vocabulary_does_not_depend_on_the_order_of_the_captions():
     captions = made_up_captions(2000)
     first = learn_vocabulary(captions, 400)
     for seed in range(3):
@@ -46,8 +48,8 @@ def test_order_of_captions_does_not_matter():
         assert learn_vocabulary(captions, 400) == first
 
 
-def test_another_process_learns_the_same():
-    # Hugging Face's trainer alone gives another vocabulary in each process.
+def test_another_process_learns_the_same_vocabulary():
+    # The Hugging Face trainer alone gives a different vocabulary in each process.
     script = (
         "import sys\n"
         "from align_keras.text.vocabulary import learn_vocabulary\n"
@@ -72,77 +74,79 @@ def test_captions_are_read_once():
 
 
 @pytest.mark.parametrize("size", [6, 7, 15, 40, 100, 100_000])
-def test_never_larger_than_asked(size):
+def test_the_vocabulary_is_never_larger_than_its_size(size):
     vocabulary = learn_vocabulary(made_up_captions(300), size)
     assert len(vocabulary) <= size
     assert len(set(vocabulary)) == len(vocabulary)
 
 
-def test_smaller_where_nothing_is_left_to_merge():
+def test_the_vocabulary_is_smaller_without_further_frequent_pairs():
     assert learn_vocabulary(["ab ab"], 1000)[5:] == ["a", "b", "##b", "ab"]
 
 
-def test_rare_characters_give_way():
+def test_rare_characters_are_dropped_from_a_small_vocabulary():
     captions = ["aa aa aa", "bb bb", "c"]
     assert learn_vocabulary(captions, 9)[5:] == ["a", "b", "##a", "##b"]
 
 
-def test_more_scripts_than_a_thousand_characters():
+def test_the_limit_of_characters_grows_with_the_size():
     ideographs = " ".join(map(chr, range(0x4E00, 0x4E00 + 1500)))
     assert len(learn_vocabulary([ideographs], 5000)) == 5 + 1000
     assert len(learn_vocabulary([ideographs], 20_000)) == 5 + 1500
-    # All are equally frequent: which ones go mustn't depend on the order either.
+    # All characters are equally frequent. The selection doesn't depend on the order.
     backwards = learn_vocabulary([ideographs[::-1]], 5000)
     assert backwards == learn_vocabulary([ideographs], 5000)
 
 
-def test_min_frequency():
+def test_pairs_below_the_minimum_frequency_are_not_merged():
     assert "ab" not in learn_vocabulary(["ab ab"], 100, min_frequency=3)
 
 
-def test_normalization():
+def test_captions_are_normalized():
     captions = ["Été Été"]
     assert "ete" in learn_vocabulary(captions, 50)
     assert "Été" in learn_vocabulary(captions, 50, normalization="bert_cased")
 
 
-def test_words_that_are_always_unknown_are_left_out():
+def test_words_above_the_length_limit_are_ignored():
     captions = ["a" * 101, "b" * 100, "b" * 100]
     vocabulary = learn_vocabulary(captions, 500)
     assert "a" not in vocabulary
     assert "b" * 100 in vocabulary
 
 
-def test_no_token_beyond_the_limit_of_the_tokenizer():
+def test_tokens_do_not_exceed_the_limit_of_the_tokenizer():
     word = "𐌰" * 100  # 400 bytes
     longest = max(len(token) for token in learn_vocabulary([word, word], 500))
     assert 1 < longest <= 64 + len("##")
 
 
-def test_special_tokens_in_captions_are_plain_text():
+def test_special_tokens_in_captions_are_learned_as_text():
     vocabulary = learn_vocabulary(["[MASK] [MASK]"] * 2, 100)
     assert vocabulary.count("[MASK]") == 1
     assert "mask" in vocabulary
 
 
 @pytest.mark.ci
-def test_as_good_as_the_trainer_of_hugging_face(tmp_path, stamp_captions):
-    # Tokens a caption, on captions in all languages of the stamps.
+def test_captions_have_as_many_tokens_as_with_the_hugging_face_trainer(
+    tmp_path, stamp_captions
+):
     captions = stamp_captions[::4]
-    theirs = BertWordPieceTokenizer()
-    theirs.train_from_iterator(captions, 4000, min_frequency=2, show_progress=False)
+    reference = BertWordPieceTokenizer()
+    reference.train_from_iterator(captions, 4000, min_frequency=2, show_progress=False)
     path = tmp_path / "vocab.txt"
     save_vocabulary(learn_vocabulary(captions, 4000), path)
-    ours = BertWordPieceTokenizer(str(path))
+    tokenizer = BertWordPieceTokenizer(str(path))
 
-    def tokens(tokenizer):
+    def count_tokens(tokenizer):
         encodings = tokenizer.encode_batch(captions, add_special_tokens=False)
         return sum(len(encoding.ids) for encoding in encodings)
 
-    assert tokens(ours) == pytest.approx(tokens(theirs), rel=0.005)
+    expected = pytest.approx(count_tokens(reference), rel=0.005)
+    assert count_tokens(tokenizer) == expected
 
 
-def test_file_round_trip(tmp_path):
+def test_a_saved_vocabulary_is_loaded_unchanged(tmp_path):
     path = tmp_path / "new" / "vocabulary.txt"
     vocabulary = [*SPECIAL_TOKENS, "a", "##\u2028", "\x85", "漢"]
     save_vocabulary(vocabulary, path)
@@ -150,8 +154,9 @@ def test_file_round_trip(tmp_path):
     assert path.read_bytes().startswith(b"[PAD]\n[UNK]\n")
 
 
-def test_file_in_other_forms(tmp_path):
-    # BERT's own has [CLS] at 101; Windows writes \r\n; the last \n may be missing.
+def test_files_of_other_programs_are_loaded(tmp_path):
+    # Special tokens may be anywhere, lines may end in \r\n, and the last line end may
+    # be missing.
     path = tmp_path / "vocab.txt"
     path.write_bytes(b"[PAD]\r\na\r\n[UNK]\r\n[CLS]\r\n[SEP]\r\n[MASK]")
     assert load_vocabulary(path) == ["[PAD]", "a", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -161,7 +166,7 @@ SPECIAL_LINES = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
 
 
 @pytest.mark.parametrize(
-    ("content", "named"),
+    ("content", "message"),
     [
         ("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n", r"without \[MASK\]"),
         (SPECIAL_LINES + "a\nb\na\n", "'a' at lines 6 and 8"),
@@ -172,50 +177,56 @@ SPECIAL_LINES = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
         (None, "No such file"),
     ],
 )
-def test_bad_files(tmp_path, content, named):
+def test_invalid_files_are_refused(tmp_path, content, message):
     path = tmp_path / "vocabulary.txt"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(InputError, match=named) as error:
+    with pytest.raises(InputError, match=message) as error:
         load_vocabulary(path)
     assert "vocabulary.txt" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("captions", "options", "named"),
+    ("captions", "options", "message"),
     [
         ([], {}, "0 captions"),
         (["", "  ", "\u200b"], {}, "3 captions"),
         (["x" * 101], {}, "1 captions"),
-        ("a red bicycle", {}, "one str"),
+        ("a red bicycle", {}, "a single str"),
         (["a", b"b"], {}, "bytes at index 1"),
         (["a", None], {}, "NoneType at index 1"),
-        (["a"], {"size": 5}, "size .* received 5"),
-        (["a"], {"size": 1e3}, "received 1000.0"),
-        (["a"], {"min_frequency": 0}, "min_frequency .* received 0"),
-        (["a"], {"normalization": "nfkc"}, "bert_uncased, bert_cased, received 'nfkc'"),
+        (["a"], {"size": 5}, "size .* Received: size=5"),
+        (["a"], {"size": 1e3}, "Received: size=1000.0"),
+        (["a"], {"min_frequency": 0}, "min_frequency .* Received: min_frequency=0"),
+        (
+            ["a"],
+            {"normalization": "nfkc"},
+            "bert_uncased, bert_cased. Received: normalization='nfkc'",
+        ),
     ],
 )
-def test_bad_arguments(captions, options, named):
-    with pytest.raises(InputError, match=named) as error:
+def test_invalid_arguments_are_refused(captions, options, message):
+    with pytest.raises(InputError, match=message) as error:
         learn_vocabulary(captions, **{"size": 100, **options})
     assert "\n" not in str(error.value)
 
 
-def test_a_bad_vocabulary_replaces_nothing(tmp_path):
+def test_an_invalid_vocabulary_does_not_replace_a_file(tmp_path):
     path = tmp_path / "vocabulary.txt"
     save_vocabulary([*SPECIAL_TOKENS, "a"], path)
-    for bad in ([*SPECIAL_TOKENS, "a\nb"], ["a"], [*SPECIAL_TOKENS, 3]):
+    for vocabulary in ([*SPECIAL_TOKENS, "a\nb"], ["a"], [*SPECIAL_TOKENS, 3]):
         with pytest.raises(InputError):
-            save_vocabulary(bad, path)
+            save_vocabulary(vocabulary, path)
     assert load_vocabulary(path)[-1] == "a"
     assert [file.name for file in tmp_path.iterdir()] == ["vocabulary.txt"]
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "a\0b"])
-def test_a_file_is_a_regular_one(path):
-    with pytest.raises(InputError, match="must be a readable vocabulary file.*: not a"):
+def test_a_special_file_is_refused(path):
+    with pytest.raises(
+        InputError, match="must be a readable vocabulary file.*failed with: not a"
+    ):
         load_vocabulary(path)
 
 
@@ -226,7 +237,7 @@ THREE_LANGUAGES = [
 ] * 3
 
 
-def test_it_counts_what_hugging_faces_tokenizer_gives(tmp_path):
+def test_coverage_agrees_with_the_hugging_face_tokenizer(tmp_path):
     vocabulary = learn_vocabulary(THREE_LANGUAGES[:2], 60, min_frequency=1)
     save_vocabulary(vocabulary, tmp_path / "vocabulary.txt")
     oracle = BertWordPieceTokenizer(str(tmp_path / "vocabulary.txt"))
@@ -234,7 +245,7 @@ def test_it_counts_what_hugging_faces_tokenizer_gives(tmp_path):
     words = sum(len(set(encoding.word_ids)) for encoding in encodings)
     tokens = sum(len(encoding.ids) for encoding in encodings)
     unknown = sum(encoding.tokens.count("[UNK]") for encoding in encodings)
-    assert unknown  # Czech has letters that the vocabulary lacks.
+    assert unknown  # The vocabulary lacks some letters of the Czech caption.
     assert Coverage(vocabulary, "bert_uncased").count(THREE_LANGUAGES) == {
         "captions": 9,
         "words": words,
@@ -243,7 +254,7 @@ def test_it_counts_what_hugging_faces_tokenizer_gives(tmp_path):
     }
 
 
-def test_nothing_is_covered_of_nothing():
+def test_the_coverage_of_no_captions_is_zero():
     vocabulary = learn_vocabulary(THREE_LANGUAGES, 60)
-    found = Coverage(vocabulary, "bert_cased").count([])
-    assert found["words"] == found["coverage"] == 0
+    counts = Coverage(vocabulary, "bert_cased").count([])
+    assert counts["words"] == counts["coverage"] == 0

@@ -1,3 +1,5 @@
+"""WordPiece tokenization in comparison with Hugging Face tokenizers."""
+
 import json
 import os
 import pathlib
@@ -27,7 +29,7 @@ def vocabulary_file(tmp_path, captions, normalization, size=8000):
 
 
 def hugging_face(path, normalization, captions, length):
-    """Ids and masks of Hugging Face's tokenizer."""
+    """Returns the ids and masks of the Hugging Face tokenizer."""
     tokenizer = BertWordPieceTokenizer(path, lowercase=normalization == "bert_uncased")
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(length=length)
@@ -36,15 +38,15 @@ def hugging_face(path, normalization, captions, length):
     return ids, np.array([encoding.attention_mask for encoding in encodings])
 
 
-def different(captions, left, right):
-    rows = np.flatnonzero((left != right).any(axis=1))
+def different(captions, actual, expected):
+    """Returns the captions with different ids or masks."""
+    rows = np.flatnonzero((actual != expected).any(axis=1))
     return [captions[row] for row in rows]
 
 
-# Needs a Debian package.
 @pytest.mark.ci
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_all_captions_of_the_stamps(tmp_path, stamp_captions, normalization):
+def test_stamp_captions_match_hugging_face(tmp_path, stamp_captions, normalization):
     captions = stamp_captions[::6]
     assert len(captions) > 5000
     vocabulary, path = vocabulary_file(tmp_path, captions, normalization)
@@ -57,26 +59,28 @@ def test_all_captions_of_the_stamps(tmp_path, stamp_captions, normalization):
 @pytest.mark.ci
 @needs("torch", "transformers")
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_transformers_tokenizers(tmp_path, stamp_captions, normalization):
+def test_ids_match_the_tokenizers_of_transformers(
+    tmp_path, stamp_captions, normalization
+):
     captions = stamp_captions[::60]
     vocabulary, path = vocabulary_file(tmp_path, captions, normalization)
-    ours = WordPieceTokenizer(vocabulary, 24, normalization)
+    tokenizer = WordPieceTokenizer(vocabulary, 24, normalization)
     lower = normalization == "bert_uncased"
     hard = [case for case in HARD_CASES if case not in KNOWN_DIFFERENCES]
     arguments = (path, captions + hard, 24, lower)
     expected = call_oracle("hugging_face", "bert_token_ids", *arguments)
-    ids = ours(captions + hard)["token_ids"].numpy()
+    ids = tokenizer(captions + hard)["token_ids"].numpy()
     assert different(captions + hard, ids, expected) == []
-    # The slow tokenizer in Python agrees on real captions; it differs from the fast
-    # one in final sigmas and in what Unicode added since 8.0.
+    # The slow tokenizer in Python is compared for real captions only. It differs from
+    # the fast tokenizer in final sigmas and in characters that are not in Unicode 8.0.
     arguments = (path, captions, 24, lower)
     expected = call_oracle("hugging_face", "bert_token_ids", *arguments, slow=True)
     assert different(captions, ids[: len(captions)], expected) == []
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_hard_cases(tmp_path, normalization):
-    # Every character known, so that a wrong one can't hide behind [UNK].
+def test_hard_captions_match_hugging_face(tmp_path, normalization):
+    # The vocabulary contains all characters, so that [UNK] can't hide a difference.
     vocabulary, path = vocabulary_file(tmp_path, HARD_CASES, normalization)
     tokens = WordPieceTokenizer(vocabulary, 64, normalization)(HARD_CASES)
     ids, mask = hugging_face(path, normalization, HARD_CASES, 64)
@@ -87,7 +91,7 @@ def test_hard_cases(tmp_path, normalization):
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_random_captions(tmp_path, normalization):
+def test_random_captions_match_hugging_face(tmp_path, normalization):
     captions = random_captions(4000)
     vocabulary, path = vocabulary_file(tmp_path, captions, normalization)
     tokens = WordPieceTokenizer(vocabulary, 32, normalization)(captions)
@@ -96,10 +100,10 @@ def test_random_captions(tmp_path, normalization):
     assert different(captions, tokens["padding_mask"].numpy(), mask) == []
 
 
-def test_hand_worked_case():
+def test_ids_of_a_small_example():
     tokens = WordPieceTokenizer(VOCABULARY, 6)(["Redder bikes, a", "", "zzz"])
     assert tokens["token_ids"].numpy().tolist() == [
-        [2, 5, 7, 9, 10, 3],  # truncated within "bikes"
+        [2, 5, 7, 9, 10, 3],  # The word "bikes" is truncated.
         [2, 3, 0, 0, 0, 0],
         [2, 1, 3, 0, 0, 0],
     ]
@@ -112,20 +116,20 @@ def test_hand_worked_case():
     assert tokens["padding_mask"].dtype == tf.int32
 
 
-def test_special_tokens_in_captions():
-    # Those written out are themselves, a [PAD] too, which isn't filling.
+def test_special_tokens_in_captions_have_their_ids():
+    # A [PAD] in the caption is not masked.
     tokens = WordPieceTokenizer(VOCABULARY, 8)(["a[MASK] [PAD] [mask]"])
     assert tokens["token_ids"].numpy().tolist() == [[2, 6, 4, 0, 12, 1, 13, 3]]
     assert tokens["padding_mask"].numpy().all()
 
 
-def test_special_tokens_at_other_ids():
+def test_special_tokens_can_have_any_ids():
     vocabulary = ["red", "[CLS]", "[SEP]", "[MASK]", "[UNK]", "[PAD]"]
     tokens = WordPieceTokenizer(vocabulary, 5)(["red x"])
     assert tokens["token_ids"].numpy().tolist() == [[1, 0, 4, 2, 5]]
 
 
-def test_forms_of_input():
+def test_captions_can_be_lists_arrays_tensors_or_single_strings():
     tokenizer = WordPieceTokenizer(VOCABULARY, 5)
     expected = [2, 5, 3, 0, 0]
     for captions in (["red"], np.array(["red"]), tf.constant(["red"]), [b"red"]):
@@ -136,7 +140,7 @@ def test_forms_of_input():
     assert tokenizer([])["padding_mask"].shape == (0, 5)
 
 
-def test_static_shapes_in_a_dataset():
+def test_a_dataset_has_static_shapes():
     tokenizer = WordPieceTokenizer(VOCABULARY, 5)
     dataset = tf.data.Dataset.from_tensor_slices(["red", "a", "bike"])
     batched = dataset.batch(2).map(tokenizer)
@@ -146,18 +150,19 @@ def test_static_shapes_in_a_dataset():
     assert [row["token_ids"].numpy().tolist() for row in dataset.map(tokenizer)] == rows
 
 
-def test_outlives_the_graph_that_it_was_made_in():
-    made = []
+def test_a_tokenizer_from_a_graph_works_outside_of_the_graph():
+    tokenizers = []
 
     def tokenize(captions):
-        made.append(WordPieceTokenizer(VOCABULARY, 5))
-        return made[0](captions)["token_ids"]
+        tokenizers.append(WordPieceTokenizer(VOCABULARY, 5))
+        return tokenizers[0](captions)["token_ids"]
 
     list(tf.data.Dataset.from_tensors(["red"]).map(tokenize))
-    assert made[0](["red"])["token_ids"].numpy().tolist() == [[2, 5, 3, 0, 0]]
+    ids = tokenizers[0](["red"])["token_ids"]
+    assert ids.numpy().tolist() == [[2, 5, 3, 0, 0]]
 
 
-def test_saved_model(tmp_path):
+def test_a_saved_model_gives_the_same_ids(tmp_path):
     module = tf.Module()
     module.tokenizer = WordPieceTokenizer(VOCABULARY, 16)
     spec = tf.TensorSpec((None,), tf.string)
@@ -173,11 +178,12 @@ def test_saved_model(tmp_path):
 @pytest.mark.parametrize(
     "caption", ["red " * 25_000, "x" * 100_000, "漢" * 100_000, "[MASK]" * 16_000]
 )
-@pytest.mark.timeout(60)  # What is quadratic in the length takes minutes.
-def test_huge_captions_are_cut(caption):
+@pytest.mark.timeout(60)  # An algorithm that is quadratic in the length takes minutes.
+def test_huge_captions_are_truncated(caption):
     tokens = WordPieceTokenizer(VOCABULARY, 64)([caption, caption[:3000]])
     assert tokens["token_ids"].shape == (2, 64)
-    if caption != "x" * 100_000:  # One word, and not one of a hundred letters.
+    # The start of the other captions has the same tokens. A single word is unknown.
+    if caption != "x" * 100_000:
         np.testing.assert_array_equal(*tokens["token_ids"].numpy())
 
 
@@ -187,7 +193,7 @@ def test_invalid_utf8_is_dropped():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("arguments", "message"),
     [
         ({"vocabulary": ["[PAD]", "[UNK]", "a"]}, r"vocabulary .* \[CLS\] \[SEP\]"),
         ({"vocabulary": [*VOCABULARY, "red"]}, "'red' at lines 6 and 15"),
@@ -196,44 +202,44 @@ def test_invalid_utf8_is_dropped():
             {"vocabulary": [*VOCABULARY, "x" * 257]},
             "256 bytes long. Received: one of 257",
         ),
-        ({"sequence_length": 2}, "sequence_length .* received 2"),
-        ({"sequence_length": 8.0}, "sequence_length .* received 8.0"),
-        ({"normalization": "nfkc"}, "normalization .* received 'nfkc'"),
+        ({"sequence_length": 2}, "Received: sequence_length=2"),
+        ({"sequence_length": 8.0}, "Received: sequence_length=8.0"),
+        ({"normalization": "nfkc"}, "Received: normalization='nfkc'"),
     ],
 )
-def test_bad_arguments(arguments, named):
-    with pytest.raises(InputError, match=named) as error:
+def test_invalid_arguments_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message) as error:
         WordPieceTokenizer(**{"vocabulary": VOCABULARY, **arguments})
     assert "\n" not in str(error.value)
 
 
-def test_longest_token():
+def test_tokens_of_the_maximum_length_are_supported():
     word = "x" * 100
     tokens = WordPieceTokenizer([*SPECIAL_TOKENS, word, "y" * 256], 5)([word])
     assert tokens["token_ids"].numpy().tolist() == [[2, 5, 3, 0, 0]]
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_without_tensorflow_text_the_ids_are_the_same(monkeypatch, normalization):
-    captions = [own for own in HARD_CASES if own not in KNOWN_DIFFERENCES]
+def test_the_ids_are_the_same_without_tensorflow_text(monkeypatch, normalization):
+    captions = [case for case in HARD_CASES if case not in KNOWN_DIFFERENCES]
     captions += random_captions(500)
     vocabulary = learn_vocabulary(captions, 8000, normalization=normalization)
     expected = WordPieceTokenizer(vocabulary, 24, normalization)(captions)
     monkeypatch.setattr(module, "tf_text", None)
     tokenizer = WordPieceTokenizer(vocabulary, 24, normalization)
     assert not tokenizer.in_graph
-    found = tokenizer(captions)
+    tokens = tokenizer(captions)
     for name, values in expected.items():
-        assert different(captions, found[name].numpy(), values.numpy()) == []
-    assert found["token_ids"].dtype == tf.int32
-    for name, shape in (("red", (24,)), ([], (0, 24)), ([b"r\xffed"], (1, 24))):
-        assert tokenizer(name)["token_ids"].shape == shape
+        assert different(captions, tokens[name].numpy(), values.numpy()) == []
+    assert tokens["token_ids"].dtype == tf.int32
+    for caption, shape in (("red", (24,)), ([], (0, 24)), ([b"r\xffed"], (1, 24))):
+        assert tokenizer(caption)["token_ids"].shape == shape
 
 
 @pytest.mark.ci
-def test_a_process_that_can_import_neither_tensorflow_text_nor_fcntl():
+def test_a_process_without_tensorflow_text_and_fcntl_tokenizes_captions():
     script = pathlib.Path(__file__).with_name("without_tensorflow_text_script.py")
-    captions = [own for own in HARD_CASES if own not in KNOWN_DIFFERENCES]
+    captions = [case for case in HARD_CASES if case not in KNOWN_DIFFERENCES]
     vocabulary = learn_vocabulary(captions, 8000)
     process = subprocess.run(
         [sys.executable, script],
@@ -242,12 +248,13 @@ def test_a_process_that_can_import_neither_tensorflow_text_nor_fcntl():
         text=True,
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(own for own in sys.path if own),
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         },
         check=False,
     )
     assert process.returncode == 0, process.stderr[-2000:]
-    said = json.loads(process.stdout.splitlines()[-1])
+    output = json.loads(process.stdout.splitlines()[-1])
     expected = WordPieceTokenizer(vocabulary, 16)(captions)["token_ids"].numpy()
-    assert said["ids"] == expected.tolist()
-    assert "tensorflow-text" in said["refused"] and said["loaded"] == []
+    assert output["ids"] == expected.tolist()
+    assert "tensorflow-text" in output["export_error"]
+    assert output["loaded_modules"] == []

@@ -1,17 +1,19 @@
-"""Tokenizes where tensorflow_text and fcntl can't be imported; prints the ids."""
+"""Tokenizes captions without tensorflow_text and fcntl and prints the ids as JSON."""
 
 import importlib.abc
 import json
 import sys
 
 
-class Missing(importlib.abc.MetaPathFinder):
+class MissingModules(importlib.abc.MetaPathFinder):
+    """Import hook that simulates missing modules."""
+
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("tensorflow_text", "fcntl"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-sys.meta_path.insert(0, Missing())
+sys.meta_path.insert(0, MissingModules())
 sys.modules.pop("fcntl", None)
 
 import tensorflow as tf  # noqa: E402
@@ -27,7 +29,7 @@ vocabulary, captions = json.load(sys.stdin)
 tokenizer = WordPieceTokenizer(vocabulary, 16)
 eager = tokenizer(captions)["token_ids"].numpy().tolist()
 dataset = tf.data.Dataset.from_tensor_slices(captions).batch(7).map(tokenizer)
-mapped = [row for own in dataset for row in own["token_ids"].numpy().tolist()]
+mapped = [row for batch in dataset for row in batch["token_ids"].numpy().tolist()]
 assert mapped == eager
 assert dataset.element_spec["token_ids"].shape.as_list() == [None, 16]
 model = small_align()
@@ -35,6 +37,7 @@ assert model.encode_texts(["red"]).shape[0] == 1
 try:
     check_exportable(model)
 except InputError as error:
-    refused = str(error)
-loaded = {"tensorflow_text", "fcntl"} & set(sys.modules)
-print(json.dumps({"ids": eager, "refused": refused, "loaded": sorted(loaded)}))
+    export_error = str(error)
+loaded_modules = sorted({"tensorflow_text", "fcntl"} & set(sys.modules))
+output = {"ids": eager, "export_error": export_error, "loaded_modules": loaded_modules}
+print(json.dumps(output))
