@@ -16,7 +16,7 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
     "given, said",
     [
         (["build"], "a corpus needs a source. Name one with --source"),
-        (["build", "--source=zip:/"], "source must be KIND:PATH"),
+        (["build", "--source=zip:/"], "A source must be KIND:PATH"),
         (["build", "--source=html:nowhere"], "there is no nowhere"),
         (["urls", "--source=html:."], "--to must name the list of the stage urls"),
         (["build", "--source=html:.", "--to=a.csv"], "--to must name the list"),
@@ -41,7 +41,7 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
             ],
             "images.refuse must be module:function",
         ),
-        (["shard", "--source=table:a.csv", *ONE_WORKER], "the corpus is empty"),
+        (["shard", "--source=table:a.csv", *ONE_WORKER], "The corpus is empty"),
         (["urls", "--source=table:a.csv", "--to=a.txt", *ONE_WORKER], ".parquet, .csv"),
         (["build", "--source=html:empty"], "must have files of kind html"),
     ],

@@ -217,7 +217,7 @@ def test_pairs_of_an_address_are_those_of_a_copy(store, tmp_path):
     ]
     store.pipe_file("/s/bad.csv", b"a,b\n1,2\n")
     for place, rule in (
-        ("memory://s/bad.csv", "bad.csv has no column"),
+        ("memory://s/bad.csv", "bad.csv must have a column"),
         ("memory://s/photos", "must be a table, .csv"),
     ):
         with pytest.raises(InputError, match=rule):

@@ -86,7 +86,7 @@ def test_unusable_rows_are_left_out_and_told(album, capsys):
 def test_columns_and_an_encoding_that_are_given(album):
     table = album / "a.csv"
     table.write_text("image,motif,fichier\nnon,Été,pictures/0.png\n", "cp1252")
-    with pytest.raises(InputError, match="isn't utf-8: .*`encoding`"):
+    with pytest.raises(InputError, match="must be encoded as utf-8.*`encoding`"):
         read_caption_files(table)
     data = read_caption_files(
         table, image_column="fichier", caption_column="motif", encoding="cp1252"
@@ -113,7 +113,7 @@ def test_missing_pictures(album, capsys):
     [
         (["image,caption"], "received none: add rows"),
         (["image,caption", "a.png,"], "received none: 1 dropped, empty caption"),
-        (["image,label", "a.png,x"], "no column that looks like the captions'"),
+        (["image,label", "a.png,x"], "must have a column for the captions"),
     ],
 )
 def test_nothing_usable(album, lines, message):
