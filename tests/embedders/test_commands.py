@@ -66,7 +66,7 @@ def test_a_runtime_without_files_has_one_message(run, name):
 def test_a_runtime_of_an_index_needs_its_model(run, name):
     code, out, err = run(name, "--runtime", "litert")
     assert (code, out) == (1, "")
-    assert "--runtime must come with --model. Received: 'litert' alone" in err
+    assert "--runtime must come with --model. Received: 'litert' without a model" in err
 
 
 def test_towers_are_searched_and_evaluated_by_litert(run):
