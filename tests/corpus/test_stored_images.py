@@ -56,7 +56,7 @@ def test_the_shorter_side_is_reduced(size, expected, encoding):
     stored = store_image(content, shorter_side=100, quality=90)
     assert (stored["width"], stored["height"]) == open_jpeg(stored).size == expected
     # Pillow's Lanczos filter gives the expected pixels. JPEG compression alone changes
-    # them by 2 or 3 gray levels.
+    # single pixels by 2 or 3 gray levels.
     exact = np.asarray(image.resize(expected, Image.Resampling.LANCZOS), np.int16)
     pixels = np.asarray(open_jpeg(stored), np.int16)
     assert np.abs(pixels - exact).mean() < 2

@@ -20,7 +20,7 @@ _COLUMNS = {
     "original_width": ("original_width",),
     "original_height": ("original_height",),
 }
-# Pixels a side. No image format has more, and tables store the sizes as int32.
+# Pixels. No image format has a larger side, and tables store the sizes as int32.
 _MAX_SIDE = 2**31 - 1
 
 

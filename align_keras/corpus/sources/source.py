@@ -81,7 +81,7 @@ PADDED = (
     "img2dataset --resize_mode no)"
 )
 # Reason for filtering a pair by `caption_rules`.
-OTHER_RULE = "text of another place than caption_rules"
+OTHER_RULE = "caption rule is not in caption_rules"
 # Number of images whose sizes and keys are cached. Pages repeat some images, such as a
 # logo.
 _CACHED_IMAGES = 4096

@@ -17,7 +17,7 @@ from align_keras.utils.remote import is_url, list_url, stat_url
 # its task, and there are enough parts for all workers.
 FILES_PER_PART = 200
 BYTES_PER_PART = 16_000_000
-# Records of a large file per part.
+# Number of records per part of a large file.
 RECORDS_PER_PART = 10_000
 
 # The following limits are in bytes without compression. Longer data is counted and not

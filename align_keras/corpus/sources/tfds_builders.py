@@ -120,9 +120,9 @@ def _open_builder(folder: str) -> tuple[Any, str, str]:
     except Exception as error:
         problem = str(error).strip().split("\n")[0]
         raise InputError(
-            "A tfds folder must be that of a version of a prepared data set, with "
-            f"dataset_info.json and features.json. Received: {folder} ({problem}). "
-            "Check the path."
+            "A tfds source must be a folder with the files dataset_info.json and "
+            "features.json of a prepared data set. Received: "
+            f"{folder} ({problem}). Check the path."
         ) from None
     # The features are sorted, since their stored order changes between runs.
     features = dict(sorted(builder.info.features.items()))

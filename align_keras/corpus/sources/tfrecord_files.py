@@ -189,7 +189,7 @@ def _fields(
         elif kind in (1, 5):
             start += 8 if kind == 1 else 4
         else:
-            raise ValueError(f"no protocol buffer at byte {start}")
+            raise ValueError(f"an invalid protocol buffer at byte {start}")
 
 
 def _varint(message: bytes, start: int) -> tuple[int, int]:

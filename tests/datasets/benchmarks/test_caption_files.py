@@ -123,5 +123,5 @@ def test_nothing_usable(album, lines, message):
 
 
 def test_no_such_path(tmp_path):
-    with pytest.raises(InputError, match="there is no"):
+    with pytest.raises(InputError, match="which does not exist"):
         read_caption_files(tmp_path / "a.csv")
