@@ -1,4 +1,4 @@
-"""Clean pairs of images and captions from raw sources, with counts of dropped pairs."""
+"""Clean image-caption pairs from raw sources, with counts of the dropped pairs."""
 
 from align_keras.corpus.filters.filter_rules import Thresholds
 from align_keras.corpus.filters.pairs import Pair, filter_pairs

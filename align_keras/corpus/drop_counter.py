@@ -1,31 +1,39 @@
-"""Counts of pairs that were kept, dropped, filtered and converted."""
+"""Counter of the pairs that a corpus keeps, drops, filters and converts."""
 
 import collections
 
 from align_keras.utils.errors import InputError
 
-# The reason of `ImageError` where the extra `svg` is missing.
+# Reason for dropping an SVG drawing if the extra `svg` is not installed.
 NO_RENDERER = "SVG, which needs resvg-py"
-# Remedies by reason, the last column of the summary.
+# Remedies that the summary prints, by drop reason.
 _REMEDIES = {
-    "missing": "check the path, which is relative to the file that names it",
-    "empty": "copy the file again, its download may have failed",
-    "unreadable": "convert it to PNG or JPEG, or remove the pair",
-    "truncated": "copy or download the file again",
-    "oversized": "reduce the image",
-    "zero size": "remove the pair",
-    "outside the source": "put the image below the source's folder, or name one above",
-    NO_RENDERER: 'run `pip install "align-keras[svg]"`',
-    "empty caption": "write a caption or remove the pair",
-    "long caption": "shorten the caption to at most 2,000 characters",
-    "duplicate id": "give every image an id of its own",
-    "malformed line": "correct the line",
-    "no caption file": "add a NAME.txt beside the image",
+    "missing": "Check the path. It is relative to the file that names it.",
+    "empty": "Copy the file again. Its download may have failed.",
+    "unreadable": "Convert it to PNG or JPEG, or remove the pair.",
+    "truncated": "Copy or download the file again.",
+    "oversized": "Reduce the image.",
+    "zero size": "Remove the pair.",
+    "outside the source": (
+        "Move the image below the source's folder, or use a parent folder as the "
+        "source."
+    ),
+    NO_RENDERER: 'Run `pip install "align-keras[svg]"`.',
+    "empty caption": "Write a caption or remove the pair.",
+    "long caption": "Shorten the caption to at most 2,000 characters.",
+    "duplicate id": "Give every image a unique id.",
+    "malformed line": "Correct the line.",
+    "no caption file": "Add a file NAME.txt next to the image.",
 }
 
 
 class ImageError(ValueError):
-    """An image that can't be used; `reason` is what it is counted under."""
+    """Error for an image that cannot be used.
+
+    Attributes:
+        reason: str, the drop reason under which a `DropCounter` counts the image.
+        detail: str, the problem in detail.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -37,20 +45,37 @@ class ImageError(ValueError):
 
 
 def printable(text: str) -> str:
-    """Returns a text, such as a file's name, that any terminal, log and file holds."""
+    """Escapes the characters of a text that UTF-8 cannot encode.
+
+    File names can contain such characters. Terminals, logs and files reject them.
+    """
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 class DropCounter:
-    """Counts pairs: kept, bad by reason, filtered by reason, changed by kind.
+    """Counter of pairs, with one example of each drop reason.
 
-    A *bad* pair can't be used (an unreadable image); a *filtered* one is sound, but a
-    rule of the corpus leaves it out. Only bad pairs count against the allowed fraction.
+    A *bad* pair cannot be used, for example because its image is unreadable. A
+    *filtered* pair could be used, but a rule of the corpus excludes it. Only bad pairs
+    count towards `max_bad_fraction`.
+
+    Args:
+        unit: str, plural noun for the counted items in messages.
+
+    Attributes:
+        kept_count: int, number of kept pairs.
+        bad: `collections.Counter`, number of bad pairs by reason.
+        filtered: `collections.Counter`, number of filtered pairs by reason.
+        converted: `collections.Counter`, number of converted images by conversion.
+        cleaned: `collections.Counter`, number of captions from which a part was cut,
+            by the kind of the part.
+        notes: `collections.Counter`, number of kept pairs by remark.
+        examples: dict, reason → first example.
     """
 
     def __init__(self, unit: str = "pairs") -> None:
         self.unit = unit
-        self.kept = 0
+        self.kept_count = 0
         self.bad: collections.Counter[str] = collections.Counter()
         self.filtered: collections.Counter[str] = collections.Counter()
         self.converted: collections.Counter[str] = collections.Counter()
@@ -59,66 +84,95 @@ class DropCounter:
         self.examples: dict[str, str] = {}
 
     def keep(self, count: int = 1) -> None:
-        self.kept += count
+        """Counts kept pairs."""
+        self.kept_count += count
 
-    def drop(self, reason: str, where: str, detail: str = "", count: int = 1) -> None:
-        """Counts bad pairs; `where` says which, such as "pairs.csv line 7"."""
+    def drop(
+        self, reason: str, position: str, detail: str = "", count: int = 1
+    ) -> None:
+        """Counts bad pairs.
+
+        Args:
+            reason: str, the drop reason.
+            position: str, file or part of a file with the pair, such as
+                "pairs.csv line 7".
+            detail: str, the problem in detail, or "".
+            count: int, number of pairs.
+        """
         self.bad[reason] += count
-        self._note(reason, where, detail)
+        self._add_example(reason, position, detail)
 
-    def filter(self, reason: str, where: str, detail: str = "", count: int = 1) -> None:
-        """Counts sound pairs that a rule of the corpus leaves out."""
+    def filter(
+        self, reason: str, position: str, detail: str = "", count: int = 1
+    ) -> None:
+        """Counts pairs that a rule of the corpus excludes. See `drop`."""
         self.filtered[reason] += count
-        self._note(reason, where, detail)
+        self._add_example(reason, position, detail)
 
     def convert(self, kind: str | None) -> None:
-        """Counts a kept image that was converted; `None` counts nothing."""
+        """Counts a kept image that was converted, unless `kind` is None."""
         if kind:
             self.converted[kind] += 1
 
     def clean(self, kind: str) -> None:
-        """Counts a caption from which something was cut, such as a permalink."""
+        """Counts a caption from which a part was cut, such as a permalink."""
         self.cleaned[kind] += 1
 
     def note(self, text: str) -> None:
-        """Counts a kept pair that the summary has a remark about."""
+        """Counts a kept pair to which a remark applies."""
         self.notes[text] += 1
 
     def add(self, other: "DropCounter") -> None:
-        """Adds another's counts; of several examples of a reason this one's stays."""
-        self.kept += other.kept
+        """Adds the counts of another counter.
+
+        If both have an example of a reason, the example of this counter is used.
+        """
+        self.kept_count += other.kept_count
         for name in ("bad", "filtered", "converted", "cleaned", "notes"):
             getattr(self, name).update(getattr(other, name))
         self.examples = other.examples | self.examples
 
     def check(self, max_bad_fraction: float) -> None:
-        """Raises `InputError` on an empty result or too many bad pairs."""
+        """Checks that pairs were kept and that few enough are bad.
+
+        Args:
+            max_bad_fraction: float, largest allowed fraction of bad pairs among the
+                kept and bad ones.
+
+        Raises:
+            InputError: if no pair was kept, or if too many pairs are bad.
+        """
         bad = self.bad.total()
-        total = self.kept + bad
+        total = self.kept_count + bad
         counts = [*self.bad.most_common(), *self.filtered.most_common()]
         reasons = ", ".join(
             f"{count} {reason} (e.g. {self.examples[reason]})"
             for reason, count in counts
         )
-        if not self.kept:
+        if not self.kept_count:
             cause = f": {reasons}" if reasons else ""
             raise InputError(
-                f"the corpus is empty, no usable {self.unit} among "
-                f"{total + self.filtered.total()}{cause}; give at least one "
-                "readable image with a caption"
+                f"The corpus is empty. Received: no usable {self.unit} among "
+                f"{total + self.filtered.total()}{cause}. Add at least one readable "
+                "image with a caption."
             )
         if bad > max_bad_fraction * total:
-            share = min(1.0, (int(100 * bad / total) + 1) / 100)  # Rounded up.
+            fraction = min(1.0, (int(100 * bad / total) + 1) / 100)  # Rounded up.
             raise InputError(
-                f"{bad} of {total} {self.unit} ({bad / total:.1%}) are bad, more "
-                f"than the allowed {max_bad_fraction:.0%}: {reasons}; repair them, or "
-                f"set `max_bad_fraction` to {share} to go on without them."
+                f"At most {max_bad_fraction:.0%} of the {self.unit} may be bad. "
+                f"Received: {bad} of {total} {self.unit} ({bad / total:.1%}) are bad: "
+                f"{reasons}. Repair them, or set `max_bad_fraction` to {fraction} to "
+                "continue without them."
             )
 
     def as_metadata(self) -> dict:
-        """Returns the counts, JSON-ready; `dropped` holds the `filtered` ones too."""
+        """Returns the counts as JSON data.
+
+        `dropped` has the counts of the bad and of the filtered pairs. `filtered` lists
+        the reasons of the filtered pairs.
+        """
         metadata = {
-            "kept": self.kept,
+            "kept": self.kept_count,
             "dropped": dict(sorted((self.bad + self.filtered).items())),
             "filtered": sorted(self.filtered),
             "converted": dict(sorted(self.converted.items())),
@@ -132,31 +186,31 @@ class DropCounter:
 
     @classmethod
     def from_metadata(cls, metadata: dict) -> "DropCounter":
-        """Restores a counter from what `as_metadata` returned."""
+        """Restores a counter from the data of `as_metadata`."""
         counter = cls()
-        counter.kept = metadata["kept"]
+        counter.kept_count = metadata["kept"]
         counter.converted.update(metadata["converted"])
         counter.cleaned.update(metadata.get("cleaned", {}))
         counter.notes.update(metadata.get("notes", {}))
         counter.examples.update(metadata["examples"])
         for reason, count in metadata["dropped"].items():
-            filtered = reason in metadata["filtered"]
-            (counter.filtered if filtered else counter.bad)[reason] = count
+            is_filtered = reason in metadata["filtered"]
+            (counter.filtered if is_filtered else counter.bad)[reason] = count
         return counter
 
     def lines(self) -> list[str]:
-        """Returns the summary, one line a reason."""
-        lines = [f"{self.kept} {self.unit} kept"]
+        """Returns the lines of a summary: the kept pairs, then a line per reason."""
+        lines = [f"{self.kept_count} {self.unit} kept"]
         for reason, count in self.bad.most_common():
             remedy = _REMEDIES.get(reason)
             lines.append(
                 f"{count} dropped, {reason}: {self.examples[reason]}"
-                + (f"; {remedy}" if remedy else "")
+                + (f". {remedy}" if remedy else "")
             )
         for reason, count in self.filtered.most_common():
             lines.append(
-                f"{count} left out, {reason}: {self.examples[reason]}; a rule of "
-                "the corpus, nothing to do"
+                f"{count} filtered, {reason}: {self.examples[reason]}. A rule of the "
+                "corpus excludes them. No action is needed."
             )
         for kind, count in self.converted.most_common():
             lines.append(f"{count} converted to 8-bit RGB on white, {kind}")
@@ -166,7 +220,7 @@ class DropCounter:
             lines.append(f"{count} {text}")
         return lines
 
-    def _note(self, reason: str, where: str, detail: str) -> None:
+    def _add_example(self, reason: str, position: str, detail: str) -> None:
         if reason not in self.examples:
-            text = f"{where}: {detail}" if detail else where
+            text = f"{position}: {detail}" if detail else position
             self.examples[reason] = printable(text)

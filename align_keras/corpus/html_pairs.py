@@ -1,4 +1,4 @@
-"""Images and the texts beside them, out of one web page."""
+"""Extraction of image-caption pairs from a web page."""
 
 import codecs
 import collections
@@ -13,47 +13,52 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.utils.errors import needs
 
 _SCHEMES = ("http", "https", "data", "file")
-# Attributes that hold the address of images which scripts load late.
-_LATE = ("data-src", "data-original", "data-lazy-src", "data-lazy")
-_LATE_SETS = ("data-srcset", "data-lazy-srcset", "data-original-set")
-# Classes of elements in a `figcaption` that do not belong to the caption.
+# Attributes with the address of an image that a script loads lazily.
+_LAZY = ("data-src", "data-original", "data-lazy-src", "data-lazy")
+_LAZY_SETS = ("data-srcset", "data-lazy-srcset", "data-original-set")
+# Parts of a `figcaption` that do not belong to the caption. `DropCounter.cleaned`
+# counts the captions by these names.
 _PERMALINK, _BUTTON = "a permalink", "a button"
 _FOOTNOTE, _HIDDEN = "a footnote mark", "a text for screen readers"
-_HELPERS = {
+# CSS class → part that elements of the class are.
+_CLASSES_OF_PARTS = {
     **dict.fromkeys(("headerlink", "permalink", "hash-link"), _PERMALINK),
     **dict.fromkeys(("header-anchor", "heading-anchor", "anchor-link"), _PERMALINK),
     **dict.fromkeys(("copybtn", "magnify", "mw-editsection"), _BUTTON),
     **dict.fromkeys(("sr-only", "visually-hidden", "visuallyhidden"), _HIDDEN),
     **dict.fromkeys(("screen-reader-text", "show-for-sr"), _HIDDEN),
 }
-# Texts of links into the same page that are no words.
-_MARKS = re.compile(r"[\s¶#§⚓∞↩↑🔗\u200b\ufe0e\ufe0f]*")
+# Text of a permalink, which has symbols only.
+_PERMALINK_TEXT = re.compile(r"[\s¶#§⚓∞↩↑🔗\u200b\ufe0e\ufe0f]*")
 # Elements that MediaWiki, WordPress and others use instead of a `figcaption`.
 _CAPTIONS = "div.caption, .thumbcaption, p.wp-caption-text"
-_UNSEEN = {"script", "style", "template", "noscript"}
-# All other elements part words.
+_INVISIBLE = {"script", "style", "template", "noscript"}
+# Elements inside a line. The start of any other element separates words.
 _INLINE = {"a", "abbr", "b", "bdi", "bdo", "cite", "code", "del", "dfn", "em", "font"}
 _INLINE |= {"i", "ins", "kbd", "mark", "q", "s", "samp", "small", "span", "strong"}
 _INLINE |= {"sub", "sup", "time", "tt", "u", "var", "wbr", "-text"}
 # Levels of links and `picture` elements around the `img` next to a `noscript`.
-_WRAPPERS = 4
-# A candidate of a srcset: an address, and what it is for, unless a comma comes before.
+_MAX_WRAPPERS = 4
+# Candidate of a `srcset`: an address, then a descriptor unless the address ends with a
+# comma.
 _CANDIDATE = re.compile(r"([^\s,]\S*)(?:(?<!,)\s+([^,]*))?")
 # Characters. No page needs longer addresses, apart from those with `data:`.
 _MAX_ADDRESS = 16_384
+# Characters.
 _MAX_FIGCAPTION = 100_000
 _MAX_CANDIDATES = 100
 _META_CHARSET = re.compile(
     rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w-]+)""", re.I
 )
-# Encodings of pages that keep ASCII; others that Python knows take hours for a page.
+# Allowed encodings, which all encode the ASCII characters in the same way. Some other
+# encodings of Python take hours for a page.
 _CHARSETS = re.compile(
     "utf-8|iso8859-[0-9]+|cp125[0-8]|koi8-[ru]|mac-(roman|cyrillic)|cp866|cp874|tis-620"
     "|gb2312|gbk|gb18030|hz|big5|big5hkscs|cp950|euc_jp|shift_jis|cp932|iso2022_jp"
     "|euc_kr|cp949|johab"
 )
-# The HTML standard reads Latin-1 as Windows-1252.
-_AS_WINDOWS = ("iso8859-1", "ascii")
+# The HTML standard decodes these encodings as Windows-1252.
+_WINDOWS_1252 = ("iso8859-1", "ascii")
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -62,7 +67,15 @@ _BYTE_ORDER_MARKS = (
 
 
 class WebPair(NamedTuple):
-    """An image's absolute address, a cleaned caption, and where that stood."""
+    """Image and caption of a web page.
+
+    Attributes:
+        image_url: str, absolute address of the image.
+        caption: str, cleaned caption.
+        rule: str, part of the page with the caption: "alt", "title" or "figcaption".
+        language: str, value of the nearest `lang` attribute in lower case, or "".
+        page_url: str, address of the page.
+    """
 
     image_url: str
     caption: str
@@ -74,34 +87,43 @@ class WebPair(NamedTuple):
 def extract_pairs(
     html: str, base_url: str, counter: DropCounter | None = None
 ) -> Iterator[WebPair]:
-    """Yields the images of a page with their texts, in the page's order.
+    """Yields the image-caption pairs of a page, in the order of the page.
 
-    An image's texts are the `alt` and the `title` of its `img`, and the `figcaption` of
-    the figure around it, or `div.caption`, `.thumbcaption` or `p.wp-caption-text`
-    beside the one image; each is a pair, unless it repeats one of the image's. Left out
-    are names of files, captions of more than 2,000 characters and addresses of more
-    than 16,384; permalinks, buttons, footnote marks and texts for screen readers are
-    cut from a `figcaption`. Of the addresses in `srcset`, a `picture`'s `source`
-    elements and `src`, or of those that scripts load late, the largest counts. Pages
-    with errors are read as a browser reads them, which can take minutes and gigabytes:
-    `page_process.read_page` has limits.
+    An image has up to three captions:
+
+    - the `alt` attribute of its `img`,
+    - the `title` attribute of its `img`,
+    - the `figcaption` of the `figure` around it. Without a `figure`, this is an element
+      `div.caption`, `.thumbcaption` or `p.wp-caption-text` whose parent has no other
+      image.
+
+    Each caption makes a pair, unless the image has the same caption already.
+    Permalinks, buttons, footnote marks and texts for screen readers are cut from a
+    `figcaption`. Captions that only name a file or have more than 2,000 characters are
+    dropped. Addresses of more than 16,384 characters are ignored.
+
+    The address of an image is that of its largest version in `srcset`, `src` and the
+    `source` elements of a `picture`. If the image has addresses for lazy loading, they
+    are used instead.
+
+    Pages with errors are parsed as in a browser, which can take minutes and gigabytes.
+    `page_process.read_page` limits both.
 
     Args:
-        html: str, or bytes in the encoding that the page names, else UTF-8, else
-            Windows-1252.
-        base_url: str, the page's address; relative ones are against it, or against
-            the page's own `base`.
-        counter: `DropCounter` or None, counts what was left out and cleaned.
+        html: str, or bytes. Bytes are decoded by `decode_html`.
+        base_url: str, address of the page. Relative addresses refer to it, or to the
+            `base` element of the page.
+        counter: `DropCounter` for dropped and cleaned captions, or None.
 
     Yields:
         `WebPair`.
 
     Raises:
-        InputError: if selectolax isn't installed.
+        InputError: if selectolax is not installed.
 
     References:
-        Jia et al. 2021, section 3: alt-texts of images; Sharma et al. 2018,
-        "Conceptual Captions", section 3.
+        Jia et al. 2021, section 3, uses the alt-texts of images. Sharma et al. 2018,
+        "Conceptual Captions", section 3, describes the extraction.
 
     Example:
 
@@ -113,34 +135,42 @@ def extract_pairs(
     with needs("corpus", "web pages are read by selectolax"):
         from selectolax.lexbor import LexborHTMLParser
     text = decode_html(html) if isinstance(html, bytes) else html
-    # Halves of surrogate pairs, which no page can hold.
+    # The parser rejects unpaired surrogates.
     tree = LexborHTMLParser(text.encode("utf-8", "replace").decode())
     base = tree.css_first("base[href]")
-    address = _joined(base_url, base.attributes["href"]) if base else None
+    address = _absolute_url(base_url, base.attributes["href"]) if base else None
     counter = DropCounter() if counter is None else counter
-    surroundings: dict = {}
-    figures: dict = {}
-    seen = set()
-    copies = _noscript_copies(tree, surroundings)
+    context_cache: dict = {}
+    figure_cache: dict = {}
+    seen_pairs = set()
+    copies = _noscript_copies(tree, context_cache)
     captions = _captions_by_class(tree)
     for image in tree.css("img"):
         image_url = _image_url(image, address or base_url)
         if image_url is None or image.mem_id in copies:
             continue
-        around = _surroundings(image, surroundings)
-        figure = around.figure or captions.get(image.mem_id)
-        for rule, caption, cut in _captions(image, figure, figures):
-            if (image_url, caption) in seen:
+        context = _node_context(image, context_cache)
+        figure = context.figure or captions.get(image.mem_id)
+        for rule, caption, removed_parts in _captions(image, figure, figure_cache):
+            if (image_url, caption) in seen_pairs:
                 continue
-            seen.add((image_url, caption))
+            seen_pairs.add((image_url, caption))
             if is_usable(caption, counter, base_url, image_url):
-                for kind in cut:
-                    counter.clean(kind)
-                yield WebPair(image_url, caption, rule, around.language, base_url)
+                for part in removed_parts:
+                    counter.clean(part)
+                yield WebPair(image_url, caption, rule, context.language, base_url)
 
 
 def decode_html(content: bytes, charset: str | None = None) -> str:
-    """Decodes a page by byte order mark, header (`charset`), `meta`, UTF-8, cp1252."""
+    """Decodes a page.
+
+    The encoding is the first one of the following that is known: the byte order mark,
+    `charset`, the `meta` element, UTF-8 if the page is valid in it, and Windows-1252.
+
+    Args:
+        content: bytes of the page.
+        charset: str, encoding in the HTTP header, or None.
+    """
     for mark, encoding in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
             return content[len(mark) :].decode(encoding, "replace")
@@ -156,105 +186,135 @@ def decode_html(content: bytes, charset: str | None = None) -> str:
 
 
 def _codec(name: str) -> str | None:
-    """Python's name of a page's charset, or None. UTF-16 has no readable `meta`."""
+    """Returns Python's name of an encoding, or None if it is not allowed.
+
+    UTF-16 is not allowed, since a page in UTF-16 has no `meta` that can be read as
+    ASCII.
+    """
     try:
         codec = codecs.lookup(name[:40]).name
     except (LookupError, ValueError):
         return None
-    if codec in _AS_WINDOWS:
+    if codec in _WINDOWS_1252:
         return "cp1252"
     return codec if _CHARSETS.fullmatch(codec) else None
 
 
-class _Surroundings(NamedTuple):
-    """Nearest figure, nearest `noscript`, and language of a node."""
+class _NodeContext(NamedTuple):
+    """Nearest `figure`, nearest `noscript` and language of a node."""
 
     figure: Any = None
     noscript: Any = None
     language: str = ""
 
 
-def _surroundings(node: Any, cache: dict[int, _Surroundings]) -> _Surroundings:
-    """The `_Surroundings` of a node, itself included; `known` is a cache."""
+def _node_context(node: Any, cache: dict[int, _NodeContext]) -> _NodeContext:
+    """Returns the context of a node from the node and its ancestors.
+
+    Args:
+        node: node of the tree.
+        cache: dict, id of a node → its context. It is updated.
+    """
     path = []
     while node is not None and node.mem_id not in cache:
         path.append(node)
         node = node.parent
-    around = _Surroundings() if node is None else cache[node.mem_id]
+    context = _NodeContext() if node is None else cache[node.mem_id]
     for node in reversed(path):
         if node.tag in ("figure", "noscript"):
-            around = around._replace(**{node.tag: node})
+            context = context._replace(**{node.tag: node})
         language = (node.attributes or {}).get("lang")
         if language is not None:
-            around = around._replace(language=language.strip().lower()[:64])
-        cache[node.mem_id] = around
-    return around
+            context = context._replace(language=language.strip().lower()[:64])
+        cache[node.mem_id] = context
+    return context
 
 
 def _captions(
-    image: Any, figure: Any, figures: dict[int, tuple[str, list[str]]]
+    image: Any, figure: Any, figure_cache: dict[int, tuple[str, list[str]]]
 ) -> list[tuple[str, str, Sequence[str]]]:
-    """Returns (rule, caption, what was cut) of an `img`; `figures` is a cache."""
+    """Returns the captions of an `img`.
+
+    Args:
+        image: node of the image.
+        figure: node of the `figure` or of the caption of the image, or None.
+        figure_cache: dict, id of `figure` → (caption, removed parts). It is updated.
+
+    Returns:
+        list of tuples (rule, caption, removed parts).
+    """
     captions: list[tuple[str, str, Sequence[str]]] = []
     for rule in ("alt", "title"):
         text = image.attributes.get(rule) or ""
         captions.append((rule, clean_caption(text), ()))
     if figure is not None:
-        if figure.mem_id not in figures:
+        if figure.mem_id not in figure_cache:
             caption = figure
             if figure.tag == "figure":
                 caption = figure.css_first("figcaption")
-            figures[figure.mem_id] = _seen_text(caption)
-        captions.append(("figcaption", *figures[figure.mem_id]))
+            figure_cache[figure.mem_id] = _visible_text(caption)
+        captions.append(("figcaption", *figure_cache[figure.mem_id]))
     return [pair for pair in captions if pair[1]]
 
 
 def _captions_by_class(tree: Any) -> dict[int, Any]:
-    """Returns captions that aren't in a figure, by the image beside each."""
+    """Finds the captions outside of figures by their CSS classes.
+
+    Returns:
+        dict, id of the node of an image → node of its caption.
+    """
     caption_of_image: dict[int, Any] = {}
     captions = tree.css(_CAPTIONS)
-    beside = collections.Counter(node.parent.mem_id for node in captions)
+    caption_counts = collections.Counter(node.parent.mem_id for node in captions)
     for caption in captions:
-        # The page does not relate captions to images.
-        if beside[caption.parent.mem_id] > 1:
+        # With several captions in one parent, it is unknown which image has which.
+        if caption_counts[caption.parent.mem_id] > 1:
             continue
         images = [node.mem_id for node in caption.parent.css("img")]
-        within = {node.mem_id for node in caption.css("img")}  # Such as a magnifier.
-        images = [node for node in images if node not in within]
+        # Images in the caption are icons, such as a magnifier.
+        icons = {node.mem_id for node in caption.css("img")}
+        images = [node for node in images if node not in icons]
         if len(images) == 1:
             caption_of_image.setdefault(images[0], caption)
     return caption_of_image
 
 
-def _seen_text(node: Any) -> tuple[str, list[str]]:
-    """Returns the text of an element that a reader sees, cleaned, and what was cut."""
-    words, cut, waiting = [], set(), [] if node is None else [node]
+def _visible_text(node: Any) -> tuple[str, list[str]]:
+    """Returns the visible text of an element and the parts that were removed from it.
+
+    Args:
+        node: node of the element, or None.
+
+    Returns:
+        Tuple (cleaned text, sorted names of the removed parts).
+    """
+    words, removed_parts, stack = [], set(), [] if node is None else [node]
     size = 0
-    while waiting and size < _MAX_FIGCAPTION:
-        node = waiting.pop()
+    while stack and size < _MAX_FIGCAPTION:
+        node = stack.pop()
         if node.is_text_node:
             words.append((node.text_content or "")[:_MAX_FIGCAPTION])
             size += len(words[-1])
             continue
-        if node.tag in _UNSEEN or node.is_comment_node:
+        if node.tag in _INVISIBLE or node.is_comment_node:
             continue
-        kind = _helper(node)
-        if kind:
-            cut.add(kind)
+        part = _foreign_part(node)
+        if part:
+            removed_parts.add(part)
             continue
         if node.tag not in _INLINE:
             words.append(" ")
-        waiting += reversed(list(node.iter(include_text=True)))
-    return clean_caption("".join(words)), sorted(cut)
+        stack += reversed(list(node.iter(include_text=True)))
+    return clean_caption("".join(words)), sorted(removed_parts)
 
 
-def _helper(node: Any) -> str | None:
-    """Names what an element is, if it isn't part of a caption."""
+def _foreign_part(node: Any) -> str | None:
+    """Returns the name of an element that does not belong to the caption, or None."""
     attributes = {name: value or "" for name, value in node.attributes.items()}
     role = attributes.get("role", "")
     for name in attributes.get("class", "").split():
-        if name in _HELPERS:
-            return _HELPERS[name]
+        if name in _CLASSES_OF_PARTS:
+            return _CLASSES_OF_PARTS[name]
     if node.tag == "button" or role == "button":
         return _BUTTON
     if "hidden" in attributes or attributes.get("aria-hidden") == "true":
@@ -264,35 +324,52 @@ def _helper(node: Any) -> str | None:
     ):
         return _FOOTNOTE
     if node.tag == "a" and attributes.get("href", "").startswith("#"):
-        return _PERMALINK if _MARKS.fullmatch(node.text()) else None
+        return _PERMALINK if _PERMALINK_TEXT.fullmatch(node.text()) else None
     return None
 
 
-def _noscript_copies(tree: Any, surroundings: dict[int, _Surroundings]) -> set[int]:
-    """Returns the nodes of images that another `img` shows with or without scripts."""
-    copies, last = set(), None
+def _noscript_copies(tree: Any, context_cache: dict[int, _NodeContext]) -> set[int]:
+    """Returns the ids of the redundant images in or next to `noscript` elements.
+
+    Pages with lazy loading repeat an image in a `noscript` for browsers without
+    scripts. The redundant image is the one in the `noscript` if the other has an
+    address for lazy loading. Otherwise it is the other, which is a placeholder.
+    """
+    copies, last_id = set(), None
     for copy in tree.css("noscript img"):
-        noscript = _surroundings(copy, surroundings).noscript
-        if noscript.mem_id == last:  # Only its first image is such a copy.
+        noscript = _node_context(copy, context_cache).noscript
+        if noscript.mem_id == last_id:  # Only the first image can be a copy.
             continue
-        last = noscript.mem_id
-        for beside in (_beside(noscript, "prev"), _beside(noscript, "next")):
-            alt = None if beside is None else beside.attributes.get("alt")
-            if beside is not None and alt == copy.attributes.get("alt"):
-                late = any(
-                    beside.attributes.get(name) for name in (*_LATE, *_LATE_SETS)
+        last_id = noscript.mem_id
+        neighbors = (
+            _neighbor_image(noscript, "prev"),
+            _neighbor_image(noscript, "next"),
+        )
+        for neighbor in neighbors:
+            alt = None if neighbor is None else neighbor.attributes.get("alt")
+            if neighbor is not None and alt == copy.attributes.get("alt"):
+                is_lazy = any(
+                    neighbor.attributes.get(name) for name in (*_LAZY, *_LAZY_SETS)
                 )
-                copies.add((copy if late else beside).mem_id)
+                copies.add((copy if is_lazy else neighbor).mem_id)
                 break
     return copies
 
 
-def _beside(node: Any, direction: str) -> Any:
-    """Returns the `img` that is or begins the element before or after another."""
+def _neighbor_image(node: Any, direction: str) -> Any:
+    """Returns the `img` that is the previous or next element, or its first descendant.
+
+    Args:
+        node: node of an element.
+        direction: str, "prev" or "next".
+
+    Returns:
+        Node of the image, or None.
+    """
     node = getattr(node, direction)
     while node is not None and not node.is_element_node:
         node = getattr(node, direction)
-    for _ in range(_WRAPPERS):
+    for _ in range(_MAX_WRAPPERS):
         if node is None or node.tag in ("img", "noscript"):
             break
         node = node.first_child
@@ -306,9 +383,12 @@ def _image_url(image: Any, base_url: str) -> str | None:
     nodes = [image]
     if image.parent is not None and image.parent.tag == "picture":
         nodes += image.parent.css("source")
-    # If the page has another address, `src` is the one of a placeholder.
-    for plain, sets in ((_LATE, _LATE_SETS), (("src",), ("srcset",))):
-        addresses = [node.attributes.get(name) for node in nodes for name in sets]
+    # If the image has an address for lazy loading, `src` is the one of a placeholder.
+    attributes_by_priority = ((_LAZY, _LAZY_SETS), (("src",), ("srcset",)))
+    for plain_attributes, set_attributes in attributes_by_priority:
+        addresses = [
+            node.attributes.get(name) for node in nodes for name in set_attributes
+        ]
         versions = [
             version
             for srcset in addresses
@@ -316,18 +396,23 @@ def _image_url(image: Any, base_url: str) -> str | None:
             for version in parse_srcset(srcset)
         ]
         versions = versions[:_MAX_CANDIDATES]
-        addresses = [image.attributes.get(name) for name in plain]
+        addresses = [image.attributes.get(name) for name in plain_attributes]
         versions += [(address, 1.0) for address in addresses if address]
-        # The first of equals: `sorted` is stable.
+        # `sorted` is stable, so the first of several largest versions is used.
         for address, _ in sorted(versions, key=lambda version: -version[1]):
-            url = _joined(base_url, address)
+            url = _absolute_url(base_url, address)
             if url is not None:
                 return url
     return None
 
 
 def parse_srcset(srcset: str) -> list[tuple[str, float]]:
-    """Returns (address, size in pixels or as a density, 1 by default) of a `srcset`."""
+    """Parses a `srcset` attribute.
+
+    Returns:
+        list of tuples (address, size). The size is a width in pixels or a density, and
+        1.0 by default.
+    """
     candidates = []
     for match in itertools.islice(_CANDIDATE.finditer(srcset), _MAX_CANDIDATES):
         address, descriptor = match.groups("")
@@ -336,17 +421,17 @@ def parse_srcset(srcset: str) -> list[tuple[str, float]]:
     return candidates
 
 
-def _joined(base_url: str, address: str | None) -> str | None:
-    """Returns an absolute address, or None where there is none to fetch."""
-    # Browsers ignore line breaks and tabs inside an address, too.
+def _absolute_url(base_url: str, address: str | None) -> str | None:
+    """Returns an absolute address, or None if the address cannot be read."""
+    # Browsers also ignore line breaks and tabs inside an address.
     address = re.sub(r"[\t\n\r]", "", address or "").strip()
-    holds_image = address[:5].lower() == "data:"
-    if not address or len(address) > _MAX_ADDRESS and not holds_image:
+    is_data = address[:5].lower() == "data:"
+    if not address or len(address) > _MAX_ADDRESS and not is_data:
         return None
     try:
-        url = address if holds_image else urljoin(base_url, address)
+        url = address if is_data else urljoin(base_url, address)
         if urlsplit(url).scheme.lower() not in _SCHEMES:
             return None
-    except ValueError:  # Such as a broken IPv6 host.
+    except ValueError:  # For example an invalid IPv6 host.
         return None
     return urldefrag(url).url.replace(" ", "%20")

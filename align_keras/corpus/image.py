@@ -1,4 +1,4 @@
-"""Any readable image as 8-bit RGB on white, or a named reason why not."""
+"""Decoding of images to 8-bit RGB on white, with a reason for each failure."""
 
 import contextlib
 import errno
@@ -19,14 +19,18 @@ from align_keras.corpus.svg_drawing import SvgDrawing, has_renderer, read_svg
 from align_keras.utils.errors import needs
 from align_keras.utils.files import MAX_PIXELS, read_regular
 
-# Those of `align_keras.images.decode`, whose rule this is too.
+# Names in Pillow of the formats that `align_keras.images.decode` decodes.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 WHITE = (255, 255, 255)
 
-_JPEG_SIDE = 65_500
-_EXIF_WITHIN = 2**16
-_METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
-_TURNS = {
+# Pixels. Largest width and height of a JPEG that libjpeg writes.
+_MAX_JPEG_SIDE = 65_500
+# Bytes. EXIF metadata is searched for in this part at the start of a file.
+_MAX_EXIF_POSITION = 2**16
+# Pillow's names of metadata that can hold an orientation.
+_ORIENTATION_METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+# EXIF orientation → operation that makes the image upright.
+_UPRIGHT_OPERATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -36,8 +40,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# `Image.open` warns or raises by a module-wide limit of its own; ours, checked
-# from the same header, replaces it while a file is being opened.
+# `Image.open` warns or raises if an image exceeds a limit of the whole module Pillow. A
+# thread holds this lock while it turns that limit off. `normalize_image` compares the
+# size in the header with `max_pixels` instead.
 _OPEN_LOCK = threading.Lock()
 
 
@@ -47,12 +52,26 @@ def normalize_image(
     max_pixels: int = MAX_PIXELS,
     shorter_side: int | None = None,
 ) -> tuple[Image.Image, str | None]:
-    """Decodes an image, a path or bytes, to 8-bit RGB, upright, first frame, on white,
-    by the rule of `align_keras.images.decode`, SVG in its size by the extra `svg`.
+    """Decodes an image to 8-bit RGB.
 
-    Images of more than `max_pixels` are refused from their header. JPEGs are decoded at
-    a half, a quarter or an eighth of their size, the smallest not below `shorter_side`.
-    Returns the image and what was done to it, such as `"cmyk, rotated"`, or None.
+    The result is the first frame, upright, on a white background, as
+    `align_keras.images.decode` decodes it. SVG drawings are rendered in their size with
+    the package of the extra `svg`.
+
+    Args:
+        source: path of an image file, or its bytes.
+        max_pixels: int, largest allowed number of pixels. It is compared with the size
+            in the header, before the pixels are decoded.
+        shorter_side: int or None. With a number, a JPEG is decoded at the smallest of
+            1/1, 1/2, 1/4 and 1/8 of its size at which its shorter side has at least
+            this many pixels.
+
+    Returns:
+        Tuple of the image and a str with the conversions that were necessary, such as
+        `"cmyk, rotated"`, or None without any.
+
+    Raises:
+        ImageError: if the image cannot be decoded or is too large.
     """
     content = _read(source)
     drawing = _read_svg(content)
@@ -64,31 +83,33 @@ def normalize_image(
         steps = ["animated"] if _is_animated(image) else []
         if drawing is not None:
             steps.append("svg")
-        # PIL reads color PNGs of 16 bits as 8-bit modes; the raw mode of the file's
-        # tiles, gone after loading, tells.
+        # Pillow reads color PNGs of 16 bits in 8-bit modes. The raw mode of the tiles
+        # still has the bit depth, but `load` removes the tiles.
         tiles = getattr(image, "tile", ())
         sixteen_bit = any(";16" in str(tile[3]) for tile in tiles)
         if shorter_side is not None and image.format == "JPEG":
             scale = shorter_side / min(image.size)
-            if scale <= 1 / 2:  # Neither side becomes smaller than `shorter_side`.
+            if scale <= 1 / 2:
+                # `draft` chooses a scale at which no side is smaller than requested.
                 width, height = image.size
                 reduced = (math.ceil(width * scale), math.ceil(height * scale))
                 image.draft(None, reduced)
-        turn = _TURNS.get(_orientation(image, content))
+        operation = _UPRIGHT_OPERATIONS.get(_read_orientation(image, content))
         image.load()
-        image = _with_embedded_colors(image, content)
-        upright = image if turn is None else image.transpose(turn)
+        image = _correct_colors(image, content)
+        upright = image if operation is None else image.transpose(operation)
         if upright is not image:
             steps.append("rotated")
         rgb, kind = to_rgb(upright)
         if image.format == "GIF":
-            rgb = _on_white_canvas(rgb, image.dispose_extent)
+            rgb = _fill_gif_background(rgb, image.dispose_extent)
     except ImageError:
         raise
-    except Exception as error:  # Decoders raise whatever a broken file leads to.
+    except Exception as error:  # A damaged file can raise any error in a decoder.
         reason = "truncated" if "truncated" in str(error) else "unreadable"
         raise ImageError(reason, _one_line(error)) from error
-    for name in _METADATA:  # Whoever looks at it next would turn it again.
+    # The image is upright. With its orientation, the caller could rotate it again.
+    for name in _ORIENTATION_METADATA:
         rgb.info.pop(name, None)
     if sixteen_bit and kind != "16-bit":
         steps.append("16-bit")
@@ -98,7 +119,17 @@ def normalize_image(
 
 
 def image_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
-    """Returns (width, height) as stored, from an image's header."""
+    """Reads the width and height of an image from its header.
+
+    Args:
+        source: path of an image file, or its bytes.
+
+    Returns:
+        Tuple (width, height) in pixels, before the EXIF orientation is applied.
+
+    Raises:
+        ImageError: if the image cannot be read.
+    """
     content = _read(source)
     drawing = _read_svg(content)
     return open_image(content).size if drawing is None else drawing.size
@@ -106,7 +137,7 @@ def image_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
 
 @functools.cache
 def opencv() -> types.ModuleType:
-    """Returns the module cv2, set to one thread: workers take all cores."""
+    """Imports cv2 and limits it to one thread, since the workers use all cores."""
     with needs("corpus", "images of a corpus are reduced by OpenCV"):
         import cv2
     cv2.setNumThreads(1)
@@ -114,10 +145,10 @@ def opencv() -> types.ModuleType:
 
 
 def check_jpeg_size(width: int, height: int) -> None:
-    """Raises `ImageError` beyond libjpeg's limit of pixels a side."""
-    if max(width, height) > _JPEG_SIDE:
-        size = f"stored, {width} × {height} pixels"
-        raise ImageError("oversized", f"{size} are more than {_JPEG_SIDE:,} a side")
+    """Raises `ImageError` if a side is too long for libjpeg."""
+    if max(width, height) > _MAX_JPEG_SIDE:
+        size = f"{width} × {height} pixels of the stored image"
+        raise ImageError("oversized", f"{size} are more than {_MAX_JPEG_SIDE:,} a side")
 
 
 def _read(source: str | os.PathLike | bytes) -> bytes:
@@ -137,24 +168,36 @@ def _read(source: str | os.PathLike | bytes) -> bytes:
 
 
 def _read_svg(content: bytes) -> SvgDrawing | None:
-    """Returns the `SvgDrawing`, or None of anything else."""
+    """Returns the `SvgDrawing`, or None if the file is not an SVG drawing."""
     drawing = read_svg(content)
     if drawing is not None and not has_renderer():
         raise ImageError(
-            NO_RENDERER, 'run `pip install "align-keras[svg]"` to have it rendered'
+            NO_RENDERER, 'run `pip install "align-keras[svg]"` to render it'
         )
     return drawing
 
 
 def open_image(content: bytes) -> Any:
-    """Opens an image of a known format, of any size, before its pixels are decoded."""
+    """Opens an image with Pillow without decoding its pixels.
+
+    The number of pixels is not limited.
+
+    Args:
+        content: bytes of a file in one of `IMAGE_FORMATS`.
+
+    Returns:
+        `PIL.Image.Image`.
+
+    Raises:
+        ImageError: if the format is unknown, or the header cannot be read.
+    """
     with _OPEN_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
         except Image.UnidentifiedImageError:
-            if _claims_no_pixels(content):
-                raise ImageError("zero size", "no width or no height") from None
+            if _has_zero_size(content):
+                raise ImageError("zero size", "the width or height is 0") from None
             raise ImageError("unreadable", "no known image format") from None
         except Exception as error:
             raise ImageError("unreadable", _one_line(error)) from error
@@ -166,14 +209,16 @@ def open_image(content: bytes) -> Any:
 
 
 def _check_bitmap(content: bytes) -> None:
-    # Header's size, planes, bits and compression.
-    header, planes, bits, compression = struct.unpack_from("<I8xHHI", content, 14)
-    if header < 40 or planes != 1 or compression or bits not in (1, 4, 8, 24, 32):
-        raise ImageError("unreadable", "a BMP of another kind, or compressed")
+    header_size, planes, bits, compression = struct.unpack_from("<I8xHHI", content, 14)
+    if header_size < 40 or planes != 1 or compression or bits not in (1, 4, 8, 24, 32):
+        raise ImageError("unreadable", "a compressed or unusual BMP")
 
 
-def _claims_no_pixels(content: bytes) -> bool:
-    # PIL recognizes no format in an image of zero size.
+def _has_zero_size(content: bytes) -> bool:
+    """Returns True for the header of a PNG or GIF with a width or height of 0.
+
+    Pillow does not recognize the format of such an image.
+    """
     if content.startswith(b"\x89PNG") and len(content) >= 24:
         return 0 in struct.unpack_from(">II", content, 16)
     if content.startswith(b"GIF8") and len(content) >= 10:
@@ -181,47 +226,70 @@ def _claims_no_pixels(content: bytes) -> bool:
     return False
 
 
-def _with_embedded_colors(image: Any, content: bytes) -> Any:
-    """Corrects what Pillow takes from a header otherwise than other decoders.
+def _correct_colors(image: Any, content: bytes) -> Any:
+    """Corrects colors that Pillow decodes differently from other decoders.
 
-    Pillow inverts every CMYK JPEG, but only Adobe's programs store inverted ink. It
-    compares the clear level of a gray PNG of less than 8 bits with levels of 8 bits.
+    Pillow inverts every CMYK JPEG, but only Adobe's programs store inverted values. In
+    a gray PNG of less than 8 bits, Pillow compares pixels of 8 bits with a transparent
+    gray level that still has the bit depth of the file.
     """
     if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
         return ImageChops.invert(image)
-    clear = image.info.get("transparency")
-    if image.format == "PNG" and image.mode == "L" and isinstance(clear, int):
-        largest = 2 ** min(content[24], 8) - 1
-        # Further bits of the stored number mean nothing.
-        image.info["transparency"] = (clear & largest) * (255 // largest)
+    transparent_level = image.info.get("transparency")
+    if (
+        image.format == "PNG"
+        and image.mode == "L"
+        and isinstance(transparent_level, int)
+    ):
+        max_level = 2 ** min(content[24], 8) - 1
+        # The PNG standard ignores the higher bits of the stored number.
+        level = transparent_level & max_level
+        image.info["transparency"] = level * (255 // max_level)
     return image
 
 
 def _is_animated(image: Any) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # A later frame is broken; the first may still be good.
+    except Exception:
+        # A later frame is damaged. The first frame may still be readable.
         return True
 
 
-def _orientation(image: Any, content: bytes) -> int:
-    """The EXIF orientation, or 1; Pillow would take it from XMP and others too."""
-    mark = {"JPEG": b"Exif\0\0", "PNG": b"eXIf"}.get(image.format, b"")
-    if mark not in content[:_EXIF_WITHIN]:
+def _read_orientation(image: Any, content: bytes) -> int:
+    """Returns the orientation in the EXIF metadata, or 1 without any.
+
+    Pillow's own function would also use the orientation in XMP and other metadata.
+    """
+    marker = {"JPEG": b"Exif\0\0", "PNG": b"eXIf"}.get(image.format, b"")
+    if marker not in content[:_MAX_EXIF_POSITION]:
         return 1
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
-    order = ">" if exif.startswith(b"MM") else "<"
-    with contextlib.suppress(struct.error):  # It ends before.
-        (start,) = struct.unpack_from(f"{order}I", exif, 4)
-        (count,) = struct.unpack_from(f"{order}H", exif, start)
+    byte_order = ">" if exif.startswith(b"MM") else "<"
+    with contextlib.suppress(struct.error):  # The metadata is truncated.
+        (start,) = struct.unpack_from(f"{byte_order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{byte_order}H", exif, start)
         for entry in range(start + 2, start + 2 + 12 * count, 12):
-            if struct.unpack_from(f"{order}HHI", exif, entry) == (0x0112, 3, 1):
-                return struct.unpack_from(f"{order}H2x", exif, entry + 8)[0]
+            # Tag "orientation", type SHORT, one value.
+            if struct.unpack_from(f"{byte_order}HHI", exif, entry) == (0x0112, 3, 1):
+                return struct.unpack_from(f"{byte_order}H2x", exif, entry + 8)[0]
     return 1
 
 
-def _on_white_canvas(rgb: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
-    """Makes white what a GIF's first frame leaves free, in place of its first color."""
+def _fill_gif_background(
+    rgb: Image.Image, box: tuple[int, int, int, int]
+) -> Image.Image:
+    """Makes a GIF white outside of its first frame.
+
+    Pillow fills that area with the first color of the palette.
+
+    Args:
+        rgb: `PIL.Image.Image`, the whole GIF.
+        box: tuple of int (left, top, right, bottom), the area of the first frame.
+
+    Returns:
+        `PIL.Image.Image`.
+    """
     if box == (0, 0, *rgb.size):
         return rgb
     white = Image.new("RGB", rgb.size, WHITE)
@@ -230,18 +298,23 @@ def _on_white_canvas(rgb: Image.Image, box: tuple[int, int, int, int]) -> Image.
 
 
 def to_rgb(image: Any) -> tuple[Any, str | None]:
-    """Lays an image on white, in 8-bit RGB; returns it and what was done, or None."""
+    """Converts an image to 8-bit RGB on a white background.
+
+    Returns:
+        Tuple of the image and the name of the conversion, or None if the image already
+        was 8-bit RGB.
+    """
     mode = image.mode
     if mode == "I" or mode.startswith("I;"):
-        return _scaled_to_eight_bits(image), "16-bit"
+        return _scale_to_eight_bits(image), "16-bit"
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        clear = rgba.getextrema()[3][0] < 255
+        is_transparent = rgba.getextrema()[3][0] < 255
         white = Image.new("RGB", rgba.size, WHITE)
         white.paste(rgba, mask=rgba.getchannel("A"))
         if mode in ("P", "PA"):
-            return white, "palette with transparency" if clear else "palette"
-        if clear:
+            return white, "palette with transparency" if is_transparent else "palette"
+        if is_transparent:
             return white, "transparency"
         return white, "grayscale" if mode in ("L", "LA", "La", "1") else None
     kinds = {"1": "grayscale", "L": "grayscale", "P": "palette", "CMYK": "cmyk"}
@@ -249,12 +322,12 @@ def to_rgb(image: Any) -> tuple[Any, str | None]:
     return image if mode == "RGB" else image.convert("RGB"), kind
 
 
-def _scaled_to_eight_bits(image: Any) -> Image.Image:
+def _scale_to_eight_bits(image: Any) -> Image.Image:
     values = np.asarray(image)
     scaled = (values >> 8).astype(np.uint8)
-    clear = image.info.get("transparency")
-    if isinstance(clear, int):
-        scaled[values == clear] = 255
+    transparent_level = image.info.get("transparency")
+    if isinstance(transparent_level, int):
+        scaled[values == transparent_level] = 255
     return Image.fromarray(scaled).convert("RGB")
 
 

@@ -1,5 +1,8 @@
-"""Stored images with all their captions, by a map and a reduce over files of pairs.
-The result depends neither on the order of the sources nor on the workers.
+"""Tables of images with all their captions, built from tables of pairs.
+
+A map step divides each table of pairs into pieces by image key. A reduce step collects
+the pairs of each image in a piece. The result depends neither on the order of the
+sources nor on the number of workers.
 """
 
 import collections
@@ -35,8 +38,9 @@ from align_keras.corpus.sources import is_remote, read_location
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
-_BLOCKS = 8
-# Some tens of megabytes of JPEGs.
+# Blocks of 16 MiB that Pillow keeps for the next image.
+_MAX_BLOCKS = 8
+# Images per row group, some tens of megabytes of JPEGs.
 _IMAGES_PER_GROUP = 500
 
 
@@ -49,11 +53,20 @@ def image_schema() -> Any:
 
 
 def cut_table(task: dict) -> dict:
-    """Cuts one table of pairs into pieces by the keys of the images."""
+    """Divides a table of pairs into pieces by the keys of the images.
+
+    Args:
+        task: dict with `table` (path), `folder` (of the pieces) and `pieces` (their
+            number).
+
+    Returns:
+        dict with `remote`, the number of pairs with remote images. They are in no
+        piece.
+    """
     name = pathlib.Path(task["table"]).stem
-    remote = 0
+    remote_count = 0
     with contextlib.ExitStack() as stack:
-        appends = [
+        append_functions = [
             stack.enter_context(
                 table_writer(piece_path(task["folder"], name, number), pair_schema())
             )
@@ -61,44 +74,64 @@ def cut_table(task: dict) -> dict:
         ]
         for row in read_rows(task["table"]):
             if is_remote(row["image"]):
-                remote += 1
+                remote_count += 1
             else:
                 key = row["image_key"].encode()
-                appends[zlib.crc32(key) % len(appends)]([row])
-    return {"remote": remote}
+                append = append_functions[zlib.crc32(key) % len(append_functions)]
+                append([row])
+    return {"remote": remote_count}
 
 
 def group_piece(task: dict) -> dict:
-    """Gathers the pairs of each image of one piece; equal captions count once."""
+    """Collects the pairs of each image of a piece into one row.
+
+    Equal captions of an image are merged.
+
+    Args:
+        task: dict with `names` (of the divided tables), `folder` (of the pieces),
+            `piece` (number) and `table` (path of the result).
+
+    Returns:
+        dict with `pictures` (number of images) and `pairs`.
+    """
     rows_of_images: dict[str, list] = {}
     for name in task["names"]:
         for row in read_rows(piece_path(task["folder"], name, task["piece"])):
             rows_of_images.setdefault(row["image_key"], []).append(row)
-    pairs = 0
+    pair_count = 0
     with table_writer(task["table"], image_schema()) as append:
         for key, rows in sorted(rows_of_images.items()):
-            first = min(rows, key=lambda row: row["image"])
-            image = {name: first[name] for name in ("image", "width", "height")}
-            captions = _each_once(rows)
+            first_row = min(rows, key=lambda row: row["image"])
+            image = {name: first_row[name] for name in ("image", "width", "height")}
+            captions = _unique_captions(rows)
             append([{"image_key": key, **image, "captions": captions}])
-            pairs += len(captions)
-    return {"pictures": len(rows_of_images), "pairs": pairs}
+            pair_count += len(captions)
+    # The keys are part of the stored results of tasks.
+    return {"pictures": len(rows_of_images), "pairs": pair_count}
 
 
-def _each_once(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    first: dict[str, tuple] = {}
-    for text in sorted(tuple(row[name] for name in TEXTS) for row in rows):
-        first.setdefault(text[0], text)
-    return [dict(zip(TEXTS, text, strict=True)) for text in first.values()]
+def _unique_captions(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the `TEXTS` of each different caption, sorted.
+
+    If rows have the same caption, the first one in the sorted order is used.
+    """
+    first_texts: dict[str, tuple] = {}
+    for texts in sorted(tuple(row[name] for name in TEXTS) for row in rows):
+        first_texts.setdefault(texts[0], texts)
+    return [dict(zip(TEXTS, texts, strict=True)) for texts in first_texts.values()]
 
 
 def piece_path(folder: str | os.PathLike, name: str, number: int) -> pathlib.Path:
-    """Returns the path of a piece of a table."""
+    """Returns the path of a piece of the table `name`."""
     return pathlib.Path(folder, f"{name}-{number:05d}.parquet")
 
 
 def stored_schema() -> Any:
-    """Returns the schema of stored images. Bad images have a `fault` and no `jpeg`."""
+    """Returns the schema of a table of decoded images.
+
+    The row of an image that cannot be used has a `fault`, its drop reason, and no
+    `jpeg`.
+    """
     pa = arrow()
     texts = ("image_key", "pixel_key", "fault", "detail", "conversion")
     kinds = dict.fromkeys(texts, pa.string())
@@ -107,26 +140,39 @@ def stored_schema() -> Any:
 
 
 def store_images(task: dict) -> dict:
-    """Decodes the images of one piece and writes them in their stored form."""
+    """Decodes the images of a piece and writes them as reduced JPEGs.
+
+    Args:
+        task: dict with `group` (path of the table of images), `table` (path of the
+            result), `refuse` (name of a function, or None) and the other options of
+            `store_image`.
+
+    Returns:
+        dict with `faults`, drop reason → number of images.
+    """
     refuse = load_hook(task["refuse"])
     names = ("shorter_side", "quality", "keep_aspect", "max_pixels")
-    form = {name: task[name] for name in names}
-    faults: collections.Counter[str] = collections.Counter()
+    options = {name: task[name] for name in names}
+    drop_reasons: collections.Counter[str] = collections.Counter()
     with table_writer(task["table"], stored_schema(), _IMAGES_PER_GROUP) as append:
         for row in read_rows(task["group"]):
-            stored = {"image_key": row["image_key"], "fault": "", "detail": ""}
+            stored_row = {"image_key": row["image_key"], "fault": "", "detail": ""}
             try:
                 content = read_location(row["image"])
-                stored |= store_image(content, **form, refuse=refuse)
+                stored_row |= store_image(content, **options, refuse=refuse)
             except ImageError as error:
-                stored |= {"fault": error.reason, "detail": error.detail}
-                faults[error.reason] += 1
-            append([stored])
-    return {"faults": faults}
+                stored_row |= {"fault": error.reason, "detail": error.detail}
+                drop_reasons[error.reason] += 1
+            append([stored_row])
+    return {"faults": drop_reasons}
 
 
 def load_hook(name: str | None) -> Callable | None:
-    """Returns the function that `"module:function"` names; None of None."""
+    """Imports the function with the name "module:function", or returns None for None.
+
+    Raises:
+        InputError: if the function cannot be imported.
+    """
     if name is None:
         return None
     module, _, function = name.partition(":")
@@ -134,8 +180,8 @@ def load_hook(name: str | None) -> Callable | None:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"images.refuse must be module:function that Python can import, received "
-            f"{name!r} ({error}); put the module on PYTHONPATH."
+            "images.refuse must be module:function that Python can import. "
+            f"Received: {name!r} ({error}). Put the module on PYTHONPATH."
         ) from None
 
 
@@ -148,23 +194,39 @@ def store_image(
     refuse: Callable | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> dict:
-    """Returns an image by the columns of `stored_schema` but those of faults."""
-    # Pillow keeps these blocks of 16 MiB for the next image. Fresh memory takes a third
-    # of the time of an image.
-    Image.core.set_blocks_max(_BLOCKS)
+    """Decodes an image, reduces it and encodes it as a JPEG.
+
+    Args:
+        content: bytes of an image file.
+        shorter_side: int, pixels of the shorter side. Smaller images keep their size.
+        quality: int from 1 to 100, quality of the JPEG.
+        keep_aspect: bool, False to resize both sides to `shorter_side`.
+        refuse: callable that takes a `PIL.Image.Image` and returns True to drop it, or
+            None.
+        max_pixels: int, largest allowed number of pixels before the reduction.
+
+    Returns:
+        dict with columns of `stored_schema`, apart from `image_key`, `fault` and
+        `detail`.
+
+    Raises:
+        ImageError: if the image cannot be decoded, is too large or is refused.
+    """
+    # Allocating new memory would take a third of the time per image.
+    Image.core.set_blocks_max(_MAX_BLOCKS)
     image, conversion = normalize_image(
         content, max_pixels=max_pixels, shorter_side=shorter_side
     )
     if refuse is not None and refuse(image):
         raise ImageError("refused", "by images.refuse")
     cv2 = opencv()
-    pixels = _reduced(rgba_pixels(image), shorter_side, keep_aspect)
+    pixels = _reduce(rgba_pixels(image), shorter_side, keep_aspect)
     height, width = pixels.shape[:2]
     check_jpeg_size(width, height)
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGBA2GRAY)
-    jpeg = _jpeg(cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGR), quality)
+    jpeg = _encode_jpeg(cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGR), quality)
     return {
-        # Equal pixels make equal bytes, of which there are fewer to read.
+        # Equal pixels have equal JPEGs, and a JPEG has fewer bytes to hash.
         "pixel_key": hashlib.blake2b(jpeg, digest_size=16).hexdigest(),
         "conversion": conversion or "",
         "width": width,
@@ -175,37 +237,47 @@ def store_image(
 
 
 def rgba_pixels(image: Image.Image) -> np.ndarray:
-    """Returns the pixels of an image, in Pillow's memory where possible.
+    """Returns the pixels of an image, without a copy where possible.
+
+    Args:
+        image: `PIL.Image.Image` in mode RGB.
 
     Returns:
-        uint8 (height, width, 4). The last channel has no meaning.
+        uint8 array (height, width, 4). The last channel has no meaning.
     """
     if hasattr(image, "__arrow_c_array__"):  # Pillow 11.2
-        with contextlib.suppress(ValueError):  # Larger than one of Pillow's blocks.
+        # An image larger than a block of Pillow's memory cannot be shared.
+        with contextlib.suppress(ValueError):
             values = arrow().array(image).values
             pixels = np.frombuffer(values.buffers()[1], np.uint8)
             return pixels.reshape(image.height, image.width, 4)
     return np.asarray(image.convert("RGBA"))
 
 
-def _reduced(pixels: np.ndarray, side: int, keep_aspect: bool) -> np.ndarray:
-    """Returns the image with a shorter side of at most `side` pixels."""
+def _reduce(pixels: np.ndarray, side: int, keep_aspect: bool) -> np.ndarray:
+    """Resizes an image so that its shorter side has at most `side` pixels.
+
+    Args:
+        pixels: uint8 array (height, width, 4).
+        side: int, pixels.
+        keep_aspect: bool, False to resize both sides to `side`.
+    """
     shape = pixels.shape[:2]
     if min(shape) < side:
         return pixels
     scale = side / min(shape)
-    target = [round(length * scale) if keep_aspect else side for length in shape]
-    if list(shape) == target:
+    new_shape = [round(length * scale) if keep_aspect else side for length in shape]
+    if list(shape) == new_shape:
         return pixels
     cv2 = opencv()
-    largest = max(old / new for old, new in zip(shape, target, strict=True))
-    limit = 2 if keep_aspect else 3
-    method = cv2.INTER_LINEAR if largest < limit else cv2.INTER_AREA
-    return cv2.resize(pixels, target[::-1], interpolation=method)
+    reduction = max(old / new for old, new in zip(shape, new_shape, strict=True))
+    linear_limit = 2 if keep_aspect else 3
+    method = cv2.INTER_LINEAR if reduction < linear_limit else cv2.INTER_AREA
+    return cv2.resize(pixels, new_shape[::-1], interpolation=method)
 
 
-def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
-    """Encodes an array in OpenCV's order of colors, subsampled, as Pillow would."""
+def _encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
+    """Encodes BGR pixels with 4:2:0 chroma subsampling, which Pillow also uses."""
     cv2 = opencv()
     subsampled = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, *subsampled]
@@ -215,17 +287,28 @@ def _jpeg(pixels: np.ndarray, quality: int) -> bytes:
 def kept_images(
     groups: list[str], stored: list[str], dropped: Sequence
 ) -> Iterator[dict]:
-    """Yields what stays, with the captions of equal images that left."""
-    for texts, image in _staying(groups, stored, dropped, ["pixel_key", "jpeg"]):
-        captions = texts["captions"]
-        lists = {f"{name}s": [text[name] for text in captions] for name in TEXTS}
+    """Yields the images of the corpus with their captions.
+
+    Args:
+        groups: list of str, paths of the tables of images with captions.
+        stored: list of str, paths of the tables of decoded images, in the same order.
+        dropped: sequence of tuples (image key, reason, key of the kept image) for the
+            images that are not part of the corpus. The kept image gets the captions of
+            its duplicates.
+
+    Yields:
+        dict with the JPEG, its size and a list for each of `TEXTS`.
+    """
+    for row, image in _kept_rows(groups, stored, dropped, ["pixel_key", "jpeg"]):
+        captions = row["captions"]
+        lists = {f"{name}s": [caption[name] for caption in captions] for name in TEXTS}
         yield {
-            "id": texts["image_key"],
+            "id": row["image_key"],
             "image": image["jpeg"],
             "image_key": image["pixel_key"],
-            "width": texts["width"],
-            "height": texts["height"],
-            "location": texts["image"],
+            "width": row["width"],
+            "height": row["height"],
+            "location": row["image"],
             **lists,
         }
 
@@ -233,42 +316,51 @@ def kept_images(
 def kept_captions(
     groups: list[str], stored: list[str], dropped: Sequence
 ) -> Iterator[tuple[str, str]]:
-    """Yields (caption, primary language) of what stays, without reading the images."""
-    for texts in kept_texts(groups, stored, dropped):
-        for text in texts["captions"]:
-            yield text["caption"], primary_language(text["language"])
+    """Yields (caption, primary language) of the images of the corpus.
+
+    The JPEGs are not read. The arguments are those of `kept_images`.
+    """
+    for row in kept_texts(groups, stored, dropped):
+        for caption in row["captions"]:
+            yield caption["caption"], primary_language(caption["language"])
 
 
 def kept_texts(
     groups: list[str], stored: list[str], dropped: Sequence
 ) -> Iterator[dict]:
-    """Yields the rows of `groups` that stay, with all captions that are theirs."""
-    return (texts for texts, _ in _staying(groups, stored, dropped))
+    """Yields the rows of the corpus in `groups`, with the captions of duplicates.
+
+    The arguments are those of `kept_images`.
+    """
+    return (row for row, _ in _kept_rows(groups, stored, dropped))
 
 
-def _staying(
+def _kept_rows(
     groups: list[str], stored: list[str], dropped: Sequence, columns: Sequence[str] = ()
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yields tuples of the row in `groups` and `columns` of the row in `stored`."""
     dropped_keys = {image[0] for image in dropped}
-    inherited = _inherited(groups, dropped)
+    duplicate_captions = _duplicate_captions(groups, dropped)
     columns = ["image_key", "fault", *columns]
     for group, images in zip(groups, stored, strict=True):
         rows = zip(read_rows(group), read_rows(images, columns), strict=True)
-        for texts, image in rows:
+        for row, image in rows:
             if not image["fault"] and image["image_key"] not in dropped_keys:
-                if captions_of_equals := inherited.get(texts["image_key"]):
-                    texts["captions"] = _each_once(
-                        [*texts["captions"], *captions_of_equals]
+                if other_captions := duplicate_captions.get(row["image_key"]):
+                    row["captions"] = _unique_captions(
+                        [*row["captions"], *other_captions]
                     )
-                yield texts, image
+                yield row, image
 
 
-def _inherited(groups: list[str], dropped: Sequence) -> dict[str, list[dict[str, Any]]]:
-    """Collects the captions that images with equal pixels leave behind."""
-    heirs = {image[0]: image[2] for image in dropped if image[1] == DUPLICATE}
-    inherited: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
-    for group in groups if heirs else ():
-        for texts in read_rows(group, ["image_key", "captions"]):
-            if heir := heirs.get(texts["image_key"]):
-                inherited[heir] += texts["captions"]
-    return inherited
+def _duplicate_captions(
+    groups: list[str], dropped: Sequence
+) -> dict[str, list[dict[str, Any]]]:
+    """Collects the captions of dropped duplicates by the key of the kept image."""
+    kept_keys = {image[0]: image[2] for image in dropped if image[1] == DUPLICATE}
+    captions: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+    for group in groups if kept_keys else ():
+        for row in read_rows(group, ["image_key", "captions"]):
+            if kept_key := kept_keys.get(row["image_key"]):
+                captions[kept_key] += row["captions"]
+    return captions

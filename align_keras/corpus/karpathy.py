@@ -1,4 +1,4 @@
-"""Entries of Karpathy's JSON files of Flickr30K and COCO.
+"""Parser of Karpathy's JSON files, which split Flickr30K and COCO.
 
 References:
     Karpathy and Fei-Fei 2015, "Deep Visual-Semantic Alignments for Generating Image
@@ -12,15 +12,15 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class KarpathyImage:
-    """One entry of the list "images".
+    """Entry of the list "images".
 
     Attributes:
         name: str, file name of the image.
-        path: str, path of the image in the folder of the images. COCO's images are in
-            its subfolders train2014 and val2014.
+        path: str, path of the image relative to the image folder. COCO's images are in
+            the subfolders train2014 and val2014.
         split: str, such as `"train"`, `"restval"`, `"val"` or `"test"`.
-        captions: tuple of str, as they are in the file.
-        caption_ids: tuple of str, the `sentid` of each caption, "" without one.
+        captions: tuple of str, unchanged from the file.
+        caption_ids: tuple of str, the `sentid` of each caption, or "" without one.
     """
 
     name: str
@@ -31,12 +31,18 @@ class KarpathyImage:
 
 
 def parse_karpathy_image(row: Any) -> KarpathyImage:
-    """Reads one entry of the list "images".
+    """Parses an entry of the list "images".
+
+    Args:
+        row: dict, the entry.
+
+    Returns:
+        `KarpathyImage`.
 
     Raises:
         KeyError: if the entry lacks a key.
-        TypeError: if a value has another type, or can't name a file.
-        AttributeError: if the entry or one of its sentences is no JSON object.
+        TypeError: if a value has a wrong type, or cannot be a file name.
+        AttributeError: if the entry or one of its sentences is not a JSON object.
     """
     sentences = row["sentences"]
     captions = tuple(text_value(sentence["raw"]) for sentence in sentences)
@@ -52,19 +58,19 @@ def parse_karpathy_image(row: Any) -> KarpathyImage:
 
 
 def text_value(value: object) -> str:
-    """Returns a value that must be a text, or raises TypeError."""
+    """Returns the value if it is a string. Otherwise raises TypeError."""
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not a string")
     return value
 
 
 def file_name(value: object) -> str:
-    """Returns a text that can name a file, or raises TypeError."""
+    """Returns the value if it can be a file name. Otherwise raises TypeError."""
     name = text_value(value)
     try:
-        is_name = b"\0" not in os.fsencode(name)
-    except UnicodeEncodeError:  # Halves of surrogate pairs.
-        is_name = False
-    if not is_name:
-        raise TypeError(f"{value!r:.200} can't name a file")
+        is_valid = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:  # Unpaired surrogates.
+        is_valid = False
+    if not is_valid:
+        raise TypeError(f"{value!r:.200} cannot be a file name")
     return name

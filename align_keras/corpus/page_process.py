@@ -1,5 +1,7 @@
-"""Web pages read in another process, which no page can hold up or fill: a few kilobytes
-can take a browser-like parser hours and all memory, and no count tells beforehand.
+"""Parsing of web pages in a separate process with limits on time and memory.
+
+An HTML page of a few kilobytes can occupy the parser for hours or fill the memory. Such
+a page cannot be detected in advance.
 """
 
 import atexit
@@ -17,8 +19,9 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.html_pairs import WebPair, decode_html, extract_pairs
 from align_keras.utils.errors import InputError
 
-# Seconds of the processor, so that a busy machine loses no page.
+# Seconds of processor time per page. Elapsed time would drop pages on a busy machine.
 MAX_SECONDS = 5
+# Memory that a page may use in addition to the memory of the idle process.
 MAX_READER_BYTES = 800_000_000
 _lock = threading.Lock()
 _process: "_ReaderProcess | None" = None
@@ -26,83 +29,106 @@ _process: "_ReaderProcess | None" = None
 
 @dataclasses.dataclass(frozen=True)
 class _ReaderProcess:
-    """Process that reads pages, with its pipes."""
+    """Process that parses pages, with its pipes.
+
+    Attributes:
+        process: `subprocess.Popen`.
+        requests: file, standard input of the process. A request is a line of JSON
+            followed by the bytes of the page.
+        responses: file, standard output of the process. A response is a line of JSON.
+    """
 
     process: subprocess.Popen[bytes]
     requests: IO[bytes]
-    answers: IO[bytes]
+    responses: IO[bytes]
 
 
 class PageError(ValueError):
-    """A page that can't be read within the limits; the message says which."""
+    """Error for a page that cannot be parsed within the limits."""
 
 
 def read_page(
     content: bytes, base_url: str, counter: DropCounter, charset: str | None = None
 ) -> list[WebPair]:
-    """Reads a page as `extract_pairs`, within limits, or raises `PageError`."""
-    task = {"size": len(content), "base_url": base_url, "charset": charset}
-    task |= {"seconds": MAX_SECONDS, "bytes": MAX_READER_BYTES}
+    """Runs `extract_pairs` on a page in the separate process.
+
+    Args:
+        content: bytes of the page.
+        base_url: str, address of the page.
+        counter: `DropCounter` for the dropped pairs of the page.
+        charset: str, encoding in the HTTP header, or None.
+
+    Returns:
+        list of `WebPair`.
+
+    Raises:
+        PageError: if the page exceeds a limit or crashes the parser.
+        InputError: if the process does not start or a package is missing.
+    """
+    request = {"size": len(content), "base_url": base_url, "charset": charset}
+    request |= {"seconds": MAX_SECONDS, "bytes": MAX_READER_BYTES}
     with _lock:
-        answer = _ask(json.dumps(task).encode() + b"\n" + content)
-    if "mistake" in answer:
-        raise InputError(answer["mistake"])
-    if "fault" in answer:
-        raise PageError(answer["fault"])
-    counter.add(DropCounter.from_metadata(answer["counts"]))
-    return [WebPair(*pair) for pair in answer["pairs"]]
+        response = _send_request(json.dumps(request).encode() + b"\n" + content)
+    if "input_error" in response:
+        raise InputError(response["input_error"])
+    if "page_error" in response:
+        raise PageError(response["page_error"])
+    counter.add(DropCounter.from_metadata(response["counts"]))
+    return [WebPair(*pair) for pair in response["pairs"]]
 
 
-def _ask(task: bytes) -> dict[str, Any]:
+def _send_request(request: bytes) -> dict[str, Any]:
+    """Sends a request to the process, which it starts if necessary."""
     global _process
     if _process is None:
-        _process = _started()
+        _process = _start_process()
     try:
-        with contextlib.suppress(BrokenPipeError):  # It may end before it read all.
-            _process.requests.write(task)
+        # The process may end before it has read the whole request.
+        with contextlib.suppress(BrokenPipeError):
+            _process.requests.write(request)
             _process.requests.flush()
-        answer = _process.answers.readline()
-        if answer:
-            return json.loads(answer)
+        response = _process.responses.readline()
+        if response:
+            return json.loads(response)
         code = _process.process.wait()
-    except BaseException:  # After Ctrl-C, the next task would get this one's answer.
+    except BaseException:
+        # After Ctrl-C, the next request would read the response to this one.
         _process.process.kill()
-        _end()
+        _stop_process()
         raise
-    _end()
+    _stop_process()
     if code == -getattr(signal, "SIGPROF", 0):
-        return {"fault": f"takes more than {MAX_SECONDS} seconds"}
-    return {"fault": f"the parser failed (exit code {code})"}
+        return {"page_error": f"takes more than {MAX_SECONDS} seconds"}
+    return {"page_error": f"the parser failed (exit code {code})"}
 
 
-def _started() -> _ReaderProcess:
+def _start_process() -> _ReaderProcess:
     process = subprocess.Popen(
         [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    requests, answers = process.stdin, process.stdout
-    if requests is None or answers is None or answers.readline() != b"ready\n":
+    requests, responses = process.stdin, process.stdout
+    if requests is None or responses is None or responses.readline() != b"ready\n":
+        command = f"{sys.executable} -m {__name__}"
         raise InputError(
-            "web pages are read in another process, which must start, but "
-            f"`{sys.executable} -m {__name__}` ended with exit code {process.wait()}; "
-            "run it to see why."
+            f"The process that parses web pages, `{command}`, must start. Received: "
+            f"exit code {process.wait()}. Run the command to see its error."
         )
-    return _ReaderProcess(process, requests, answers)
+    return _ReaderProcess(process, requests, responses)
 
 
 @atexit.register
-def _end() -> None:
-    """Ends the process, if there is one."""
+def _stop_process() -> None:
     global _process
     if _process is not None:
-        with contextlib.suppress(OSError):  # The process may have ended before.
+        with contextlib.suppress(OSError):  # The process may have ended already.
             _process.requests.close()
-        _process.answers.close()
+        _process.responses.close()
         _process.process.wait()
         _process = None
 
 
 def _after_fork() -> None:
-    """Leaves the process to the parent, where a user's program forks."""
+    """Forgets the process in a forked child, since the parent still uses it."""
     global _lock, _process
     _lock, _process = threading.Lock(), None
 
@@ -111,38 +137,40 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def answer_requests() -> None:
-    """Answers with a line of JSON a page, until there are no more."""
-    # Ctrl-C reaches all processes of a terminal; the parent answers it.
+def serve_requests() -> None:
+    """Runs the separate process. It returns when the parent closes the pipe."""
+    # Ctrl-C reaches all processes of a terminal. The parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    requests, out = sys.stdin.buffer, sys.stdout.buffer
-    taken = _memory()
-    out.write(b"ready\n")
-    out.flush()
+    requests, responses = sys.stdin.buffer, sys.stdout.buffer
+    idle_memory = _used_memory()
+    responses.write(b"ready\n")
+    responses.flush()
     while line := requests.readline():
-        task = json.loads(line)
-        _limit(taken + task["bytes"], task["seconds"])
-        answer = _answer(requests.read(task["size"]), task["base_url"], task["charset"])
-        out.write(answer + b"\n")
-        out.flush()
+        request = json.loads(line)
+        _set_limits(idle_memory + request["bytes"], request["seconds"])
+        content = requests.read(request["size"])
+        response = _parse_page(content, request["base_url"], request["charset"])
+        responses.write(response + b"\n")
+        responses.flush()
 
 
-def _answer(content: bytes, base_url: str, charset: str | None) -> bytes:
+def _parse_page(content: bytes, base_url: str, charset: str | None) -> bytes:
+    """Parses a page and returns the response as JSON."""
     counter = DropCounter()
     try:
         pairs = list(extract_pairs(decode_html(content, charset), base_url, counter))
         return json.dumps({"pairs": pairs, "counts": counter.as_metadata()}).encode()
     except InputError as error:
-        answer = {"mistake": str(error)}
+        response = {"input_error": str(error)}
     except MemoryError:
-        answer = {"fault": "takes too much memory"}
-    except Exception as error:  # Nothing in one page may stop the others.
-        answer = {"fault": f"{type(error).__name__}: {error}"}
-    return json.dumps(answer).encode()
+        response = {"page_error": "takes too much memory"}
+    except Exception as error:  # An error in one page must not stop the process.
+        response = {"page_error": f"{type(error).__name__}: {error}"}
+    return json.dumps(response).encode()
 
 
-def _memory() -> int:
-    """Returns the bytes of memory that this process has, 0 where that isn't told."""
+def _used_memory() -> int:
+    """Returns the bytes of memory of this process, or 0 if they are unknown."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -150,17 +178,23 @@ def _memory() -> int:
         return 0
 
 
-def _limit(memory: int, seconds: float) -> None:
-    """Ends this process after so many seconds from now; memory beyond isn't given."""
+def _set_limits(memory: int, seconds: float) -> None:
+    """Limits the resources of this process.
+
+    Args:
+        memory: int, bytes. An allocation beyond them raises `MemoryError`.
+        seconds: float, processor time from now on after which the process is killed.
+    """
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
     if sys.platform == "linux":
         import resource
 
-        _, most = resource.getrlimit(resource.RLIMIT_AS)
-        memory = memory if most == resource.RLIM_INFINITY else min(memory, most)
-        resource.setrlimit(resource.RLIMIT_AS, (memory, most))
+        _, hard_limit = resource.getrlimit(resource.RLIMIT_AS)
+        if hard_limit != resource.RLIM_INFINITY:
+            memory = min(memory, hard_limit)
+        resource.setrlimit(resource.RLIMIT_AS, (memory, hard_limit))
 
 
 if __name__ == "__main__":
-    answer_requests()
+    serve_requests()

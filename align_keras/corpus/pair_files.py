@@ -1,4 +1,4 @@
-"""A user's pairs: a table (CSV, TSV, JSONL), or a folder of images beside captions."""
+"""Reader of image-caption pairs in a table (CSV, TSV, JSONL) or a folder."""
 
 import csv
 import dataclasses
@@ -17,7 +17,7 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import local_copy, read_regular
 from align_keras.utils.remote import is_url, join_url
 
-# Guessed in this order, upper and lower case alike.
+# Names of columns that are recognized, in order of priority. Case is ignored.
 IMAGE_COLUMNS: tuple[str, ...] = ("image", "image_path", "path", "file", "filename")
 IMAGE_COLUMNS += ("file_name", "filepath", "file_path", "picture")
 CAPTION_COLUMNS: tuple[str, ...] = ("caption", "captions", "text", "alt_text", "alt")
@@ -25,19 +25,28 @@ CAPTION_COLUMNS += ("title", "description")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _MALFORMED = "malformed line"
-# A table is read as a whole.
+# Bytes. A table is read into memory completely.
 _MAX_BYTES = 2_000_000_000
 _IMAGE_NAME = re.compile(r"^[^\n]*\.(jpe?g|png|webp|gif|bmp)\b[^\n]*$", re.IGNORECASE)
 
 
 @dataclasses.dataclass
 class PairRecord:
-    """An image, by path or address, and its captions; `where` is of the first."""
+    """Image with its captions.
+
+    Attributes:
+        id: str, unique id of the image.
+        image_path: path or address of the image.
+        captions: list of str.
+        position: str, position of the first caption, such as "pairs.csv line 7".
+        origins: list with the result of `origin_of` for each caption. It is empty
+            without this function.
+    """
 
     id: str
     image_path: pathlib.Path | str
     captions: list
-    where: str
+    position: str
     origins: list = dataclasses.field(default_factory=list)
 
 
@@ -50,73 +59,100 @@ def read_pairs(
     origin_of: Callable | None = None,
     counter: DropCounter,
 ) -> Iterator[PairRecord]:
-    """Reads image-text pairs from a table or a folder, in the order of rows or names.
+    """Reads image-caption pairs from a table or a folder.
 
-    A table (`.csv`, `.tsv`, `.jsonl`) has a column of image paths, relative to the
-    table, of captions (in JSONL also lists of them) and, optionally, `id`; rows of one
-    image are merged. A folder has images `NAME.jpg` and the like beside `NAME.txt` with
-    one caption a line. Captions are cleaned; what is unusable is dropped and counted.
-    `origin_of` takes a row to what else it says of its captions, which then tells
-    repeated pairs apart.
+    A table has a column of image paths, which are relative to the table, and a column
+    of captions. In JSONL, a caption may be a list of captions. A column `id` is
+    optional. Rows of the same image are merged. A folder has files `NAME.txt` with a
+    caption per line next to the images `NAME.jpg`. Captions are cleaned.
+
+    Args:
+        path: path of a table (`.csv`, `.tsv`, `.jsonl`, `.ndjson`) or a folder, or
+            address of a table.
+        image_column: str, name of the column of images, or None to recognize it.
+        caption_column: str, name of the column of captions, or None to recognize it.
+        encoding: str, encoding of the table or of the caption files.
+        origin_of: callable that takes a row (dict) and returns the origin of its
+            captions, or None. Equal captions of an image are kept if their origins
+            differ.
+        counter: `DropCounter` for unusable rows and captions.
+
+    Returns:
+        Iterator of `PairRecord` in the order of the rows or of the file names.
+
+    Raises:
+        InputError: if the path, a column or the encoding is wrong.
     """
     if is_url(path):
-        reading: dict[str, Any] = {"encoding": encoding, "origin_of": origin_of}
-        reading |= {"image_column": image_column, "caption_column": caption_column}
-        return iter(_read_at_address(os.fspath(path), counter=counter, **reading))
+        options: dict[str, Any] = {"encoding": encoding, "origin_of": origin_of}
+        options |= {"image_column": image_column, "caption_column": caption_column}
+        return iter(_read_remote_table(os.fspath(path), counter=counter, **options))
     path = pathlib.Path(path)
-    decode(path, b"", encoding)  # An unknown encoding is told first.
+    _check_encoding(encoding)
     if path.is_dir():
         if image_column or caption_column:
             raise InputError(
-                f"image_column and caption_column are for tables, but {path} is a "
-                "folder; leave them out"
+                "`image_column` and `caption_column` are options of tables. Received: "
+                f"{path}, a folder. Remove these options."
             )
         return iter(_read_folder(path, encoding, counter))
     if not path.exists():
         raise InputError(
-            f"pairs must be a table or a folder, but there is no {path}; check the path"
+            f"`pairs` must be a table or a folder. Received: {path}, which does not "
+            "exist. Check the path."
         )
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise InputError(
-            f"pairs must be a folder or end in {', '.join(TABLE_SUFFIXES)}, "
-            f"received {path}; rename or convert it"
+            f"`pairs` must be a folder or end in {', '.join(TABLE_SUFFIXES)}. "
+            f"Received: {path}. Rename or convert it."
         )
     columns, rows = read_table(path, encoding, counter)
-    # An index and a corpus, which ask for origins, take no columns' names.
+    # Indexes and corpora, which use origins, have no options for the columns' names.
     table = path, columns, origin_of is None
     image_column = _column(*table, image_column, IMAGE_COLUMNS, "image")
     caption_column = _column(*table, caption_column, CAPTION_COLUMNS, "caption")
     id_column = find_column(columns, ["id"])
-    chosen = (image_column, caption_column, id_column)
-    return iter(_merge(path.parent, rows, chosen, origin_of, counter))
+    pair_columns = (image_column, caption_column, id_column)
+    return iter(_merge_rows(path.parent, rows, pair_columns, origin_of, counter))
 
 
 def count_images(
-    path: str | os.PathLike, *, max_bad_fraction: float, **reading: Any
+    path: str | os.PathLike, *, max_bad_fraction: float, **options: Any
 ) -> int:
-    """Counts images of `read_pairs` that are there; raises where too many aren't."""
+    """Counts the images of `read_pairs` whose files exist.
+
+    Args:
+        path: path of a table or a folder.
+        max_bad_fraction: float, largest allowed fraction of bad pairs. A pair with a
+            missing image is bad.
+        **options: keywords of `read_pairs`.
+
+    Raises:
+        InputError: if too many pairs are bad, or `read_pairs` raises it.
+    """
     counter, count = DropCounter(), 0
-    for record in read_pairs(path, **reading, counter=counter):
+    for record in read_pairs(path, **options, counter=counter):
         if os.path.exists(record.image_path):
             counter.keep(len(record.captions))
             count += 1
         else:
             problem = f"no file {record.image_path}"
-            counter.drop("missing", record.where, problem, len(record.captions))
+            counter.drop("missing", record.position, problem, len(record.captions))
     counter.check(max_bad_fraction)
     return count
 
 
-def _read_at_address(url: str, **reading: Any) -> list[PairRecord]:
-    """The pairs of a copy of a table; its images lie where the table does."""
+def _read_remote_table(url: str, **options: Any) -> list[PairRecord]:
+    """Reads the pairs of a remote table. Image paths are relative to its address."""
     url = without_secrets(url)
     if not url.lower().endswith(TABLE_SUFFIXES):
         raise InputError(
-            f"pairs at an address must be a table, {', '.join(TABLE_SUFFIXES)}, "
-            f"received {url}; name one, or copy the folder to this machine"
+            f"`pairs` at an address must be a table, {', '.join(TABLE_SUFFIXES)}. "
+            f"Received: {url}. Use the address of a table, or copy the folder to this "
+            "machine."
         )
     with local_copy(url) as copy:
-        records = list(read_pairs(copy, **reading))
+        records = list(read_pairs(copy, **options))
     for record in records:
         name = os.path.relpath(record.image_path, copy.parent)
         record.image_path = join_url(os.path.dirname(url), name)
@@ -126,45 +162,62 @@ def _read_at_address(url: str, **reading: Any) -> list[PairRecord]:
 def _column(
     path: pathlib.Path,
     columns: list[str],
-    can_be_named: bool,
-    named_column: str | None,
-    guesses: Iterable[str],
+    has_column_options: bool,
+    requested_column: str | None,
+    candidates: Iterable[str],
     kind: str,
 ) -> str:
-    column = find_column(columns, guesses) if named_column is None else named_column
+    """Returns the name of the column of images or captions in a table.
+
+    Args:
+        path: path of the table.
+        columns: list of str, the names of all columns.
+        has_column_options: bool, True if the user can name the column by an option.
+        requested_column: str, column that the user named, or None.
+        candidates: str, names to try if the user named no column.
+        kind: str, "image" or "caption".
+
+    Raises:
+        InputError: if the table has no such column.
+    """
+    if requested_column is None:
+        column = find_column(columns, candidates)
+    else:
+        column = requested_column
     if column is not None and column in columns:
         return column
     description = (
-        f"that looks like the {kind}s'" if named_column is None else repr(named_column)
+        f"for the {kind}s" if requested_column is None else repr(requested_column)
     )
-    listed = ", ".join(repr(name[:60]) for name in columns[:20]) or "none"
-    otherwise = f", or name the right one by `{kind}_column`" if can_be_named else ""
+    column_list = ", ".join(repr(name[:60]) for name in columns[:20]) or "none"
+    alternative = f", or set `{kind}_column`" if has_column_options else ""
     raise InputError(
-        f"{path} has no column {description}; it has {listed}; rename one to "
-        f"{kind!r}{otherwise}."
+        f"{path} must have a column {description}. Received: the columns "
+        f"{column_list}. Rename one to {kind!r}{alternative}."
     )
 
 
-def find_column(columns: list[str], guesses: Iterable[str]) -> str | None:
-    """Returns the first guess among a table's columns, capitals alike."""
+def find_column(columns: list[str], candidates: Iterable[str]) -> str | None:
+    """Returns the column with the first matching name, or None. Case is ignored."""
     by_lower = {name.lower(): name for name in reversed(columns)}
-    return next((by_lower[guess] for guess in guesses if guess in by_lower), None)
+    return next((by_lower[name] for name in candidates if name in by_lower), None)
 
 
-def _merge(
+def _merge_rows(
     folder: pathlib.Path,
     rows: Iterable[tuple[dict, str]],
     columns: tuple[str, str, str | None],
     origin_of: Callable | None,
     counter: DropCounter,
 ) -> Iterable[PairRecord]:
+    """Returns a record per image from the (row, position) of a table."""
     image_column, caption_column, id_column = columns
     records: dict[str, PairRecord] = {}
     ids = set()
-    for row, where in rows:
+    for row, position in rows:
         image = row.get(image_column)
         if not isinstance(image, str) or not image.strip():
-            counter.drop("missing", where, "no image path")
+            counter.drop("missing", position, "no image path")
             continue
         image = image.strip()
         key = os.path.normpath(os.path.join(folder, image))
@@ -172,13 +225,14 @@ def _merge(
         if record is None:
             identifier = _identifier(row.get(id_column), image)
             if identifier in ids:
-                counter.drop("duplicate id", where, f"id {identifier}")
+                counter.drop("duplicate id", position, f"id {identifier}")
                 continue
-            record = PairRecord(identifier, pathlib.Path(key), [], where)
+            record = PairRecord(identifier, pathlib.Path(key), [], position)
         texts = _texts(row.get(caption_column))
         origin = None if origin_of is None else (origin_of(row),)
-        _add_captions(record, texts, where, counter, origin)
-        if record.captions:  # A row without a good caption claims no id.
+        _add_captions(record, texts, position, counter, origin)
+        # A row without a usable caption does not reserve its id.
+        if record.captions:
             records[key] = record
             ids.add(record.id)
     return records.values()
@@ -198,17 +252,25 @@ def _texts(value: object) -> list[str]:
 def _add_captions(
     record: PairRecord,
     texts: Iterable[str],
-    where: str,
+    position: str,
     counter: DropCounter,
     origin: tuple[Any] | None = None,
 ) -> None:
-    """Adds good captions; `origin` is a tuple of the one origin that they have."""
+    """Adds the usable captions of a row to a record.
+
+    Args:
+        record: `PairRecord`.
+        texts: captions before cleaning.
+        position: str, position of the row.
+        counter: `DropCounter` for unusable and repeated captions.
+        origin: tuple with the common origin of the captions, or None.
+    """
     for text in texts:
         caption = clean_caption(text)
-        if not is_usable(caption, counter, where):
+        if not is_usable(caption, counter, position):
             continue
         if _is_repeated(record, caption, origin):
-            counter.filter("repeated pair", where, f"{caption[:60]!r} again")
+            counter.filter("repeated pair", position, f"{caption[:60]!r} again")
         else:
             record.captions.append(caption)
             record.origins.extend(origin or ())
@@ -223,24 +285,29 @@ def _is_repeated(record: PairRecord, caption: str, origin: tuple[Any] | None) ->
 
 
 def folder_images(path: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the images of a folder and its subfolders, sorted.
+    """Returns the paths of the images in a folder and its subfolders, sorted.
 
     Raises:
-        InputError: if there is none.
+        InputError: if the folder has no images.
     """
-    images, _ = _images_and_texts(path)
+    images, _ = _find_images_and_texts(path)
     if not images:
         raise InputError(
-            f"{path} must hold images ({', '.join(IMAGE_SUFFIXES)}). Received a folder "
-            "without any. Name another folder."
+            f"{path} must hold images ({', '.join(IMAGE_SUFFIXES)}). Received: a "
+            "folder without images. Use another folder."
         )
     return sorted(images)
 
 
-def _images_and_texts(
+def _find_images_and_texts(
     path: pathlib.Path,
 ) -> tuple[list[pathlib.Path], dict[pathlib.Path, pathlib.Path]]:
-    """Returns a list of images, and the text files by their path without suffix."""
+    """Finds the images and the text files of a folder and its subfolders.
+
+    Returns:
+        Tuple of the list of images and a dict, path of a text file without its
+        suffix → path.
+    """
     images, texts = [], {}
     for folder, subfolders, names in os.walk(path):
         subfolders.sort()
@@ -258,19 +325,19 @@ def _images_and_texts(
 def _read_folder(
     path: pathlib.Path, encoding: str, counter: DropCounter
 ) -> list[PairRecord]:
-    images, texts = _images_and_texts(path)
+    images, texts = _find_images_and_texts(path)
     if not images:
         raise InputError(
-            f"pairs folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)}); "
-            "put NAME.jpg beside NAME.txt"
+            f"The folder `pairs` must hold images ({', '.join(IMAGE_SUFFIXES)}). "
+            f"Received: {path} without images. Put NAME.jpg next to NAME.txt."
         )
     records = [
         _read_image(path, file, texts, encoding, counter) for file in sorted(images)
     ]
-    with_image = {file.with_suffix("") for file in images}
-    for stem in sorted(set(texts) - with_image):
-        where = str(texts[stem].relative_to(path))
-        counter.filter("caption file without an image", where)
+    image_stems = {file.with_suffix("") for file in images}
+    for stem in sorted(set(texts) - image_stems):
+        position = str(texts[stem].relative_to(path))
+        counter.filter("caption file without an image", position)
     return [record for record in records if record.captions]
 
 
@@ -281,42 +348,67 @@ def _read_image(
     encoding: str,
     counter: DropCounter,
 ) -> PairRecord:
+    """Reads the captions of an image in a folder.
+
+    Args:
+        path: path of the folder.
+        file: path of the image.
+        texts: dict, path of a text file without its suffix → path.
+        encoding: str, encoding of the text files.
+        counter: `DropCounter` for unusable captions.
+    """
     name = str(file.relative_to(path))
     record = PairRecord(_identifier(None, name), file, [], printable(name))
     text_file = texts.get(file.with_suffix(""))
     if text_file is None:
-        counter.drop("no caption file", record.where)
+        counter.drop("no caption file", record.position)
         return record
-    where = printable(str(text_file.relative_to(path)))
+    position = printable(str(text_file.relative_to(path)))
     try:
-        lines = decode(where, read_regular(text_file), encoding).splitlines()
+        lines = decode(position, read_regular(text_file), encoding).splitlines()
     except InputError as error:
-        counter.drop("wrong encoding", record.where, str(error))
+        counter.drop("wrong encoding", record.position, str(error))
         return record
     except OSError as error:
-        counter.drop("unreadable", where, str(error.strerror))
+        counter.drop("unreadable", position, str(error.strerror))
         return record
-    # Blank lines between captions are layout, a file of nothing else is bad.
+    # Blank lines between captions are ignored. A file with nothing but blank lines
+    # counts as an empty caption.
     lines = [line for line in lines if line.strip()] or [""]
-    _add_captions(record, lines, where, counter)
+    _add_captions(record, lines, position, counter)
     return record
 
 
 def read_table(
     path: pathlib.Path, encoding: str, counter: DropCounter
 ) -> tuple[list[str], list[tuple[dict, str]]]:
-    """Reads a table's columns and rows, (dict, where); counts broken lines."""
+    """Reads a table.
+
+    Args:
+        path: path of a file with a suffix of `TABLE_SUFFIXES`.
+        encoding: str, encoding of the file.
+        counter: `DropCounter` for malformed lines.
+
+    Returns:
+        Tuple of the list of column names and a list of tuples (row, position). A row is
+        a dict, and its position is the file name and line number.
+
+    Raises:
+        InputError: if the file cannot be read or decoded, or is empty.
+    """
     try:
         content = read_regular(path, _MAX_BYTES)
     except OSError as error:
         raise InputError(
-            f"pairs file must be a file that can be read as a whole, received {path} "
-            f"({error.strerror}); make a file of it, or tables of fewer rows"
+            f"The table must be a regular file of at most {_MAX_BYTES:,} bytes that "
+            f"can be read. Received: {path} ({error.strerror}). Copy it to a file, or "
+            "split it into smaller tables."
         ) from None
     text = decode(path, content, encoding)
     if not text.strip():
         raise InputError(
-            f"pairs file {path} is empty; it needs a header line, then one line a pair"
+            f"The table must have a header line and a line per pair. Received: {path}, "
+            "which is empty. Add these lines."
         )
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
@@ -324,21 +416,30 @@ def read_table(
     return _read_delimited(path, text, suffix, counter)
 
 
+def _check_encoding(encoding: str) -> None:
+    """Raises `InputError` if Python has no such encoding."""
+    decode("", b"", encoding)
+
+
 def decode(path: str | os.PathLike, content: bytes, encoding: str) -> str:
-    """Decodes a file's bytes, tolerating a byte order mark."""
+    """Decodes the content of a file and removes a byte order mark.
+
+    Raises:
+        InputError: if the encoding is unknown, or the content is not valid in it.
+    """
     try:
         return content.decode(encoding).removeprefix("\ufeff")
     except LookupError:
         raise InputError(
-            f"encoding must be one that Python knows, received {encoding!r}; try "
+            f"`encoding` must be an encoding of Python. Received: {encoding!r}. Try "
             "utf-8, cp1252 or utf-16."
         ) from None
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"{path} line {line} (byte {error.start}) isn't {encoding}: "
-            f"{error.reason}; save it as UTF-8, or name its `encoding` where one can "
-            "be given, e.g. cp1252."
+            f"{path} must be encoded as {encoding}. Received: other bytes in line "
+            f"{line} (byte {error.start}, {error.reason}). Save the file as UTF-8, or "
+            "set the option `encoding` if there is one, for example to cp1252."
         ) from None
 
 
@@ -346,21 +447,21 @@ def _read_json_lines(
     path: pathlib.Path, text: str, counter: DropCounter
 ) -> tuple[list[str], list[tuple[dict, str]]]:
     columns, rows = {}, []
-    # `splitlines` would also split at separators that JSON allows in texts.
+    # `splitlines` would also split at separators that JSON allows in strings.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        where = f"{path.name} line {number}"
+        position = f"{path.name} line {number}"
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            counter.drop(_MALFORMED, where, f"not JSON, {error}")
+            counter.drop(_MALFORMED, position, f"not JSON, {error}")
             continue
         if not isinstance(row, dict):
-            counter.drop(_MALFORMED, where, "not a JSON object")
+            counter.drop(_MALFORMED, position, "not a JSON object")
             continue
         columns.update(dict.fromkeys(row))
-        rows.append((row, where))
+        rows.append((row, position))
     return list(columns), rows
 
 
@@ -369,58 +470,58 @@ def _read_delimited(
 ) -> tuple[list[str], list[tuple[dict, str]]]:
     columns, rows = None, []
     for number, cells, error in _csv_lines(text, suffix):
-        where = f"{path.name} line {number}"
+        position = f"{path.name} line {number}"
         if error:
-            counter.drop(_MALFORMED, where, error)
+            counter.drop(_MALFORMED, position, error)
         elif not any(cell.strip() for cell in cells):
             continue
         elif columns is None:
             columns = [cell.strip() for cell in cells]
         elif len(cells) != len(columns):
-            problem = f"{len(cells)} cells under {len(columns)} columns"
-            counter.drop(_MALFORMED, where, problem)
+            problem = f"{len(cells)} cells but {len(columns)} columns"
+            counter.drop(_MALFORMED, position, problem)
         else:
-            rows.append((dict(zip(columns, cells, strict=True)), where))
+            rows.append((dict(zip(columns, cells, strict=True)), position))
     return columns or [], rows
 
 
 def _csv_lines(text: str, suffix: str) -> Iterator[tuple[int, list[str], str | None]]:
-    """Yields `(line number, cells, error)`."""
+    """Yields tuples (line number, cells, error or None)."""
     if suffix == ".tsv":
-        # Captions in TSV files begin with quotation marks that never close.
+        # A caption in a TSV file can begin with a quotation mark that is never closed.
         for number, line in enumerate(text.splitlines(), start=1):
             yield number, [_unquoted(cell) for cell in line.split("\t")], None
         return
     header = text.lstrip().split("\n", 1)[0]
     delimiter = ";" if "," not in header and ";" in header else ","
-    lines, done = list(io.StringIO(text, newline="")), 0
-    while done < len(lines):
-        # A slice, or `islice`, would take as long as the lines before it.
-        remaining_lines = map(lines.__getitem__, range(done, len(lines)))
+    lines, next_line = list(io.StringIO(text, newline="")), 0
+    while next_line < len(lines):
+        # The map starts at any line in constant time, unlike a slice or `islice`.
+        remaining_lines = map(lines.__getitem__, range(next_line, len(lines)))
         reader = csv.reader(remaining_lines, delimiter=delimiter, strict=True)
-        start = done
+        start = next_line
         try:
             for cells in reader:
                 end = start + reader.line_num
-                _check_inner_lines(lines[done + 1 : end], cells, delimiter)
-                yield done + 1, cells, None
-                done = end
+                _check_inner_lines(lines[next_line + 1 : end], cells, delimiter)
+                yield next_line + 1, cells, None
+                next_line = end
         except csv.Error as error:
-            # A quotation mark that isn't closed would take the lines behind it along:
-            # its own line alone is malformed, and reading goes on with the next.
-            yield done + 1, [], str(error)
-            done += 1
+            # A quotation mark that is not closed would include the lines after it. Only
+            # its line is malformed, and the next line is read as a new row.
+            yield next_line + 1, [], str(error)
+            next_line += 1
 
 
 def _check_inner_lines(lines: list[str], cells: list[str], delimiter: str) -> None:
-    """Raises where the lines within a cell are rows of images too."""
+    """Raises `csv.Error` if the lines within a cell are rows with images themselves."""
     columns = [n for n, cell in enumerate(cells) if _IMAGE_NAME.search(cell)]
     rows = [next(csv.reader([line], delimiter=delimiter), []) for line in lines]
     if rows and all(
         len(row) == len(cells) and any(_IMAGE_NAME.search(row[n]) for n in columns)
         for row in rows
     ):
-        raise csv.Error("a cell holds whole rows; close its quotation mark")
+        raise csv.Error("a cell contains whole rows, close its quotation mark")
 
 
 def _unquoted(cell: str) -> str:

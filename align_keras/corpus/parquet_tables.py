@@ -1,4 +1,4 @@
-"""Parquet files, and the tables between the stages: written whole, read in batches."""
+"""Reading and writing of Parquet files, such as the tables between corpus stages."""
 
 import contextlib
 import errno
@@ -11,13 +11,21 @@ from align_keras.utils.files import atomic_path, is_special
 from align_keras.utils.remote import is_url, open_url
 
 ROWS_PER_GROUP = 50_000
+# String columns of a pair that describe its caption.
 TEXTS = ("caption", "rule", "language", "page_url", "source")
 # Rows. The arrays of a batch of this size fit in the caches of the processor.
 ROWS_PER_BATCH = 32_768
 
 
 def arrow(otherwise: str = "") -> Any:
-    """Returns the module pyarrow; `otherwise` is as of `needs`."""
+    """Imports pyarrow and returns the module.
+
+    Args:
+        otherwise: str, another remedy for the error message, as in `needs`.
+
+    Raises:
+        InputError: if pyarrow is not installed.
+    """
     with needs("corpus", "Parquet is read and written by pyarrow", otherwise):
         import pyarrow
         import pyarrow.parquet
@@ -27,9 +35,9 @@ def arrow(otherwise: str = "") -> Any:
 def pair_schema() -> Any:
     """Returns the schema of a table of pairs.
 
-    `width` and `height` are those of the image on the web where the source records
-    them, otherwise those of the stored file, and 0 until the image is fetched.
-    `is_resized` is true if only the size after resizing is known.
+    `width` and `height` are the size of the image on the web if the source records it.
+    Otherwise they are the size of the image file, or 0 for an image that is not
+    downloaded. `is_resized` is true if only the size after resizing is known.
     """
     pa = arrow()
     kinds = dict.fromkeys(("image", "image_key"), pa.string())
@@ -46,24 +54,36 @@ def table_writer(
     *,
     batches: bool = False,
 ) -> Iterator[Callable]:
-    """Yields a function that appends a list of dict, or of batches, to a new file."""
+    """Creates a Parquet file as a context manager.
+
+    The file appears under its name when the context ends without an error.
+
+    Args:
+        path: path of the file.
+        schema: `pyarrow.Schema`.
+        rows_per_group: int, least number of rows that are written as a row group.
+        batches: bool, True if `pyarrow.RecordBatch`es are appended instead of dicts.
+
+    Yields:
+        Function that appends a list of rows (dict) or of batches.
+    """
     pa = arrow()
     to_table = pa.Table.from_batches if batches else pa.Table.from_pylist
-    waiting: list = []
+    buffer: list = []
     with (
         atomic_path(path) as temporary,
         pa.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
 
         def flush() -> None:
-            table = to_table(waiting, schema)
+            table = to_table(buffer, schema)
             writer.write_table(table, row_group_size=rows_per_group)
-            waiting.clear()
+            buffer.clear()
 
         def append(parts: list) -> None:
-            waiting.extend(parts)
-            rows = sum(map(len, waiting)) if batches else len(waiting)
-            if rows >= rows_per_group:
+            buffer.extend(parts)
+            row_count = sum(map(len, buffer)) if batches else len(buffer)
+            if row_count >= rows_per_group:
                 flush()
 
         yield append
@@ -73,50 +93,74 @@ def table_writer(
 def read_rows(
     path: str | os.PathLike, columns: list[str] | None = None
 ) -> Iterator[dict]:
-    """Yields the rows of a Parquet file as dict, a group at a time."""
+    """Yields the rows of a Parquet file as dicts."""
     for batch in read_batches(path, columns, 2_000):
         yield from batch.to_pylist()
 
 
 def open_parquet(path: str) -> Any:
-    """Opens a `pyarrow.parquet.ParquetFile`; what is broken raises OSError."""
+    """Opens a Parquet file.
+
+    Args:
+        path: str, path or address.
+
+    Returns:
+        `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+        OSError: if the file cannot be read or is damaged.
+    """
     pyarrow = arrow()
     if is_special(path):
         raise OSError(errno.EINVAL, "not a regular file", path)
-    with faults_of_arrow():
+    with arrow_errors_as_os_errors():
         return pyarrow.parquet.ParquetFile(open_url(path) if is_url(path) else path)
 
 
 @contextlib.contextmanager
-def faults_of_arrow() -> Iterator[None]:
-    """Raises as OSError without a number what broken files lead to."""
+def arrow_errors_as_os_errors() -> Iterator[None]:
+    """Converts the errors that damaged files raise to an `OSError` without `errno`."""
     try:
         yield
     except (OSError, InputError):
         raise
-    except Exception as error:  # Arrow's own, and Python's of broken names and texts.
+    except Exception as error:  # Also Python's errors about damaged names and texts.
         raise OSError(" ".join(str(error).split())) from error
 
 
 def open_table(path: str | os.PathLike) -> Any:
-    """Opens a Parquet table of the corpus."""
+    """Opens a Parquet table that a corpus stage wrote.
+
+    Returns:
+        `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+        InputError: if the file cannot be read or is damaged.
+    """
     try:
         return open_parquet(os.fspath(path))
     except OSError as error:
         raise InputError(
-            f"a table of pairs must be a Parquet file, {path} can't be read "
-            f"({' '.join(str(error).split())}); run the stage that wrote it again."
+            f"A table of pairs must be a Parquet file that can be read. Received: "
+            f"{path} ({' '.join(str(error).split())}). Run the stage that wrote it "
+            "again."
         ) from None
 
 
 def read_batches(
     path: str | os.PathLike, columns: list[str] | None = None, rows: int | None = None
 ) -> Iterator:
-    """Yields the `pyarrow.RecordBatch`es of a table."""
+    """Yields the rows of a table as `pyarrow.RecordBatch`es.
+
+    Args:
+        path: path of a Parquet file.
+        columns: list of str, or None for all columns.
+        rows: int, rows per batch, by default `ROWS_PER_BATCH`.
+    """
     with open_table(path) as table:
         yield from table.iter_batches(rows or ROWS_PER_BATCH, columns=columns)
 
 
 def string_list(column: Any) -> list[str]:
-    """Returns a `pyarrow` string column as a list, "" for nulls."""
+    """Converts a `pyarrow` string column to a list, with "" for nulls."""
     return column.fill_null("").to_pylist() if column.null_count else column.to_pylist()

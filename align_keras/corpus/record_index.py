@@ -1,5 +1,6 @@
-"""Index of the images of shards with their cleaned captions: an index per file, built
-once, by which training begins at any record of tars, TFRecord, Parquet and Arrow files.
+"""Index of the images and captions in shards (tar, TFRecord, Parquet, Arrow).
+
+Each file is indexed once. With the index, training can start at any record of the file.
 """
 
 import collections
@@ -39,19 +40,24 @@ from align_keras.utils.tasks import run_tasks
 
 RECORD_KINDS = ("webdataset", "tfrecord", "parquet", "arrow")
 _TABLES = ("parquet", "arrow")
-# Part of every index's name: another form is another version.
+# Version of the stored format. The name of an index file depends on it.
 _VERSION = 1
-# Records of a stretch, the part of a file that training reads in order. A stretch of a
-# table ends with a row group.
+# Number of records in a stretch, the part of a file that training reads in order. A
+# stretch of a table ends with a row group.
 RECORDS_PER_STRETCH = 10_000
-# Below this, starting processes takes longer than reading.
-_BYTES_ALONE = 1_000_000_000
-# Limits of one read: bytes, records, and bytes between two images that are read instead
-# of sent as a second request.
-_READ_BYTES, _READ_RECORDS, _GAP = 4_000_000, 64, 65_536
-_ROWS_AT_ONCE = 32
+# Bytes. Smaller sources are indexed in this process, since starting other processes
+# takes longer than reading.
+_MIN_PARALLEL_BYTES = 1_000_000_000
+# Limits of one read request: bytes, and number of records.
+_READ_BYTES, _READ_RECORDS = 4_000_000, 64
+# Bytes. A gap of at most this size between two images is read with them, because a
+# second request would take longer.
+_MAX_GAP = 65_536
+# Rows per batch if single rows of a table are read.
+_ROWS_PER_BATCH = 32
 _END_OF_JPEG = b"\xff\xd9"
-# Position of a record, as two numbers, and its captions.
+# Position and captions of a record. The position is (offset, bytes) in a tar or
+# TFRecord file, and (row group, row) or (offset of the batch, row) in a table.
 _Row = tuple[tuple[int, int], list[str]]
 
 
@@ -67,19 +73,25 @@ def index_files(
 ) -> list[dict[str, Any]]:
     """Indexes the records of files.
 
-    A file is indexed again if its name, size or time of change is another.
+    Files that are indexed already are skipped. A file is indexed again if its name,
+    size or modification time has changed.
 
     Args:
         kind: str, one of `RECORD_KINDS`.
         root: str, folder or address of the files.
         files: list of `SourceFile`.
-        image_column: str, column of images in tables, or None to find it.
-        caption_column: str, column of captions in tables, or None to find it.
+        image_column: str, column of images in tables, or None to recognize it.
+        caption_column: str, column of captions in tables, or None to recognize it.
 
     Returns:
         list with a dict per file: `path`, `size`, `modified`, `kind`, `count` (number
-        of records), `stretches` (first records of the parts that training reads at
-        once), `counts` (of a `DropCounter`) and `index` (path for `RecordIndex`).
+        of records), `stretches` (first record of each stretch), `counts` (metadata of a
+        `DropCounter`) and `index` (path of the index file). `RecordIndex` takes this
+        dict.
+
+    Raises:
+        InputError: if the cache folder is not writable, a file vanished, or a table
+            lacks a column.
     """
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     folder = pathlib.Path(home, "align_keras", "source_indexes")
@@ -90,14 +102,14 @@ def index_files(
         {**common, **columns, "path": join(root, file.name), **file._asdict()}
         for file in files
     ]
-    alone = sum(file.size for file in files) < _BYTES_ALONE
+    is_small = sum(file.size for file in files) < _MIN_PARALLEL_BYTES
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        results = run_tasks(_index_file, tasks, folder, workers=1 if alone else None)
+        results = run_tasks(_index_file, tasks, folder, workers=1 if is_small else None)
     except PermissionError as error:
         raise InputError(
-            f"the cache {folder} must be writable for the index of {root}, but isn't "
-            f"({error.strerror}); set XDG_CACHE_HOME to another folder."
+            f"The cache folder for the index of {root} must be writable. Received: "
+            f"{folder} ({error.strerror}). Set XDG_CACHE_HOME to another folder."
         ) from None
     keys = ("path", "size", "modified")
     return [
@@ -107,50 +119,54 @@ def index_files(
 
 
 def _index_file(task: dict[str, Any]) -> dict[str, Any]:
-    """A task of `index_files`."""
+    """Indexes a file for a task of `index_files` and writes its index file."""
     say(f"indexing {task['path']}")
     counter, kind = DropCounter(), task["kind"]
     if kind in _TABLES:
         rows, column = _table_rows(task, counter)
     else:
         rows, column = _span_rows(task, counter), ""
-    places, texts, numbers = [], [], []
-    for place, captions in rows:
-        places.append(place)
-        numbers.append(len(captions))
+    positions, texts, caption_counts = [], [], []
+    for position, captions in rows:
+        positions.append(position)
+        caption_counts.append(len(captions))
         texts += [caption.encode() for caption in captions]
         counter.keep()
     if counter.bad["vanished"]:
-        raise InputError(f"{counter.examples['vanished']}; put it back and run again.")
-    table = np.array(places, "int64").reshape(-1, 2)
+        raise InputError(
+            "A source must not change while it is indexed. Received: "
+            f"{counter.examples['vanished']}. Restore the file and run again."
+        )
+    position_array = np.array(positions, "int64").reshape(-1, 2)
     name = hashlib.blake2b(json.dumps(task, sort_keys=True).encode(), digest_size=16)
     index = pathlib.Path(task["folder"], f"{name.hexdigest()}.npz")
     with atomic_write(index, "wb") as file:
+        # The names of the arrays are part of the stored format.
         np.savez(
             file,
-            places=table,
-            numbers=np.array(numbers, "int64"),
+            places=position_array,
+            numbers=np.array(caption_counts, "int64"),
             ends=np.cumsum([len(text) for text in texts], dtype="int64"),
             texts=np.frombuffer(b"".join(texts), "uint8"),
             column=np.array(column),
         )
     return {
-        "count": len(places),
-        "stretches": _stretches(table, kind),
+        "count": len(positions),
+        "stretches": _stretches(position_array, kind),
         "counts": counter.as_metadata(),
         "index": os.fspath(index),
     }
 
 
-def _stretches(places: np.ndarray, kind: str) -> list[int]:
-    """The first records of the stretches into which a file is parted."""
+def _stretches(positions: np.ndarray, kind: str) -> list[int]:
+    """Returns the number of the first record of each stretch of a file."""
     if kind not in _TABLES:
-        return list(range(0, len(places), RECORDS_PER_STRETCH))
-    begins = [0]
-    for begin in np.flatnonzero(np.diff(places[:, 0])) + 1:
-        if begin - begins[-1] >= RECORDS_PER_STRETCH:
-            begins.append(int(begin))
-    return begins if len(places) else []
+        return list(range(0, len(positions), RECORDS_PER_STRETCH))
+    starts = [0]
+    for start in np.flatnonzero(np.diff(positions[:, 0])) + 1:
+        if start - starts[-1] >= RECORDS_PER_STRETCH:
+            starts.append(int(start))
+    return starts if len(positions) else []
 
 
 def _span_rows(task: dict[str, Any], counter: DropCounter) -> Iterator[_Row]:
@@ -168,7 +184,7 @@ def _span_rows(task: dict[str, Any], counter: DropCounter) -> Iterator[_Row]:
 def _table_rows(
     task: dict[str, Any], counter: DropCounter
 ) -> tuple[Iterator[_Row], str]:
-    """Returns ((place of the batch, row), captions), and the column of images."""
+    """Returns an iterator of the rows of a table, and the name of its image column."""
     path = task["path"]
     try:
         schema = _schema(path, task["kind"])
@@ -182,7 +198,7 @@ def _table_rows(
         names,
         "image",
         task["image_column"] or image_column_of(schema),
-        "jpg, png, webp or image with the files' bytes, or Hugging Face's",
+        "jpg, png, webp or image with the files' bytes, or a Hugging Face image",
     )
     caption = _checked_column(
         path,
@@ -198,11 +214,19 @@ def _table_rows(
 def _checked_column(
     path: str, names: list[str], part: str, column: str | None, examples: str
 ) -> str:
-    """Returns the column of a part of a pair. Raises if the table has no such one."""
+    """Checks that a table has the column of images or captions and returns its name.
+
+    Args:
+        path: str, path of the table.
+        names: list of str, columns of the table.
+        part: str, "image" or "caption".
+        column: str, requested or recognized column, or None.
+        examples: str, examples of such columns for the error message.
+    """
     if column is None or column not in names:
         raise InputError(
-            f"{path} must have a column of {part}s ({examples}), received "
-            f"{column or 'none'} among {', '.join(names)}; name it as "
+            f"{path} must have a column of {part}s ({examples}). Received: "
+            f"{column or 'none'} among the columns {', '.join(names)}. Set its name as "
             f"task.train_data.{part}_column."
         )
     return column
@@ -211,29 +235,40 @@ def _checked_column(
 def _rows_of_tables(
     task: dict[str, Any], columns: list[str], caption: str, counter: DropCounter
 ) -> Iterator[_Row]:
+    """Yields the rows of a table with usable captions, and counts the other rows."""
     batches = _parquet_batches if task["kind"] == "parquet" else _arrow_batches
-    path, place, row = task["path"], 0, -1
+    path, group, row = task["path"], 0, -1
     try:
-        for place, first, batch in batches(path, columns):
-            for row, values in enumerate(batch.to_pylist(), first):
-                where = f"{path} row {place},{row}"
+        for group, first_row, batch in batches(path, columns):
+            for row, values in enumerate(batch.to_pylist(), first_row):
+                position = f"{path} row {group},{row}"
                 if values.get("status") not in (None, "success"):
                     detail = str(values.get("error_message", ""))
-                    counter.filter("not downloaded", where, detail)
-                elif captions := _usable(values[caption], counter, where):
-                    yield (place, row), captions
+                    counter.filter("not downloaded", position, detail)
+                elif captions := _usable_captions(values[caption], counter, position):
+                    yield (group, row), captions
     except (OSError, arrow().ArrowException) as error:
         detail = " ".join(str(error).split())
-        counter.drop("broken record", f"{path} behind row {place},{row}", detail)
+        counter.drop("broken record", f"{path} after row {group},{row}", detail)
 
 
-def _usable(value: object, counter: DropCounter, where: str) -> list[str]:
+def _usable_captions(value: object, counter: DropCounter, position: str) -> list[str]:
+    """Returns the usable captions of a cell, or counts its row if there are none.
+
+    Args:
+        value: str or list of str, captions. Other values are empty captions.
+        counter: `DropCounter`.
+        position: str, position of the row.
+    """
     texts = value if isinstance(value, list) and value else [value]
     cleaned = [clean_caption(text) if isinstance(text, str) else "" for text in texts]
-    counts = DropCounter()
-    usable = [text for text in cleaned if is_usable(text, counts, where, "")]
-    if not usable:  # A row counts once, whatever its captions lack.
-        is_usable(cleaned[0], counter, where, "")
+    ignored_counter = DropCounter()
+    usable = [
+        text for text in cleaned if is_usable(text, ignored_counter, position, "")
+    ]
+    if not usable:
+        # The row is counted once, with the drop reason of its first caption.
+        is_usable(cleaned[0], counter, position, "")
     return [text.encode("utf-8", "replace").decode() for text in usable]
 
 
@@ -256,7 +291,7 @@ def _parquet_batches(
         for group in range(table.num_row_groups) if groups is None else groups:
             first = 0
             for batch in table.iter_batches(
-                _ROWS_AT_ONCE if groups else 4096, row_groups=[group], columns=columns
+                _ROWS_PER_BATCH if groups else 4096, row_groups=[group], columns=columns
             ):
                 yield group, first, batch
                 first += batch.num_rows
@@ -272,13 +307,13 @@ def _arrow_batches(
         while offsets is None or (offset := next(offsets, None)) is not None:
             if offsets is not None:
                 file.seek(offset)
-            place = file.tell()
+            start = file.tell()
             try:
                 message = ipc.read_message(file)
             except EOFError:
                 return
             batch = ipc.read_record_batch(message, schema)
-            yield place, 0, batch.select(columns)
+            yield start, 0, batch.select(columns)
 
 
 def _open_arrow(path: str) -> Any:
@@ -292,90 +327,127 @@ def _open_arrow(path: str) -> Any:
 
 
 class RecordIndex:
-    """The records of an indexed file; `about` is what `index_files` returned of it."""
+    """Images and captions of an indexed file.
 
-    def __init__(self, about: dict[str, Any]) -> None:
-        self.about, self.path, self.kind = about, about["path"], about["kind"]
+    Args:
+        file_info: dict, element of the result of `index_files`.
+
+    Attributes:
+        file_info: dict, the argument.
+        path: str, path or address of the file.
+        kind: str, one of `RECORD_KINDS`.
+        positions: int64 array (records, 2), position of each record in the file.
+        numbers: int64 array (records,), number of captions of each record.
+
+    Raises:
+        InputError: if the index file is missing or damaged.
+    """
+
+    def __init__(self, file_info: dict[str, Any]) -> None:
+        self.file_info = file_info
+        self.path = file_info["path"]
+        self.kind = file_info["kind"]
         try:
-            with np.load(about["index"]) as kept:
-                self.places, self.numbers = kept["places"], kept["numbers"]
-                self._bounds = np.append(0, kept["ends"])
-                self._texts, self._column = kept["texts"].tobytes(), str(kept["column"])
+            with np.load(file_info["index"]) as stored:
+                self.positions, self.numbers = stored["places"], stored["numbers"]
+                self._text_bounds = np.append(0, stored["ends"])
+                self._texts = stored["texts"].tobytes()
+                self._column = str(stored["column"])
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(
-                f"the index {about['index']} of {self.path} must be whole, but isn't "
-                f"({error}); remove its folder, and it is built anew."
+                f"The index of {self.path} must be whole. Received: "
+                f"{file_info['index']} ({error}). To rebuild it, remove its folder."
             ) from None
-        self._first = np.cumsum(self.numbers) - self.numbers
+        self._first_caption = np.cumsum(self.numbers) - self.numbers
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.positions)
 
     def arrays(self) -> list[np.ndarray]:
-        """The places of the images, and the captions of all records."""
+        """Returns all arrays of the index, for a fingerprint of its content."""
         texts = np.frombuffer(self._texts, np.uint8)
-        return [self.places, self.numbers, self._bounds, texts]
+        return [self.positions, self.numbers, self._text_bounds, texts]
 
     def captions(self, number: int) -> list[bytes]:
-        """The captions of a record."""
-        first = self._first[number]
-        bounds = self._bounds[first : first + self.numbers[number] + 1].tolist()
+        """Returns the captions of a record in UTF-8."""
+        first = self._first_caption[number]
+        bounds = self._text_bounds[first : first + self.numbers[number] + 1].tolist()
         return [self._texts[slice(*span)] for span in itertools.pairwise(bounds)]
 
     def name(self, number: int) -> str:
-        """Names a record by its file and place."""
-        place, row = self.places[number]
-        return f"{os.path.basename(self.path)}@{place},{row}"
+        """Returns the name of a record, which has its file name and position."""
+        group, row = self.positions[number]
+        return f"{os.path.basename(self.path)}@{group},{row}"
 
     def check_unchanged(self) -> None:
-        """Raises if the file isn't the one that was indexed."""
-        file, about = one_file(self.path), self.about
+        """Raises `InputError` if the file has changed since it was indexed."""
+        file = one_file(self.path)
         state = None if file is None else (file.size, file.modified)
-        if state != (about["size"], about["modified"]):
-            problem = "has gone" if file is None else "has changed"
+        if state != (self.file_info["size"], self.file_info["modified"]):
+            problem = "was removed" if file is None else "has changed"
             raise InputError(
-                f"a source must stay as it is while it is read, but {self.path} "
-                f"{problem}; run again, which indexes it anew, or put it back."
+                f"A source must not change while it is read. {self.path} {problem} "
+                "after it was indexed. Run again to index it again, or restore the "
+                "file."
             )
 
-    def sound_images(self, start: int, stop: int) -> Iterator[tuple[int, bytes, list]]:
-        """Yields (number of the record, image, faults) of a range. For a faulty image
-        stands the file's next sound one, with (number, `ImageError`) of each left out.
+    def readable_images(
+        self, start: int, stop: int
+    ) -> Iterator[tuple[int, bytes, list]]:
+        """Yields as many readable images as a range has records.
+
+        An unreadable image is replaced with the next readable one of the file. After
+        the last record, the search continues at the first one.
+
+        Args:
+            start: int, number of the first record.
+            stop: int, number after the last record.
+
+        Yields:
+            Tuple (number of the record, bytes of the image, faults). The faults are
+            tuples (number, `ImageError`) of the unreadable images that were skipped
+            since the previous tuple.
+
+        Raises:
+            InputError: if the file has no readable image, or has changed.
         """
         numbers = itertools.chain(range(start, len(self)), range(len(self)))
-        images = (self._images(*r) for r in ((start, stop), (stop, None), (0, None)))
+        ranges = ((start, stop), (stop, None), (0, None))
+        images = (self._images(*bounds) for bounds in ranges)
         faults: list[tuple[int, ImageError]] = []
-        seen = done = 0
-        read = itertools.chain.from_iterable(images)
-        for number, image in zip(numbers, read, strict=True):
-            seen += 1
+        read_count = yielded_count = 0
+        all_images = itertools.chain.from_iterable(images)
+        for number, image in zip(numbers, all_images, strict=True):
+            read_count += 1
             fault = image_fault(image)
             if fault is not None:
                 faults.append((number, fault))
                 continue
-            for _ in range(min(seen, stop - start) - done):
+            for _ in range(min(read_count, stop - start) - yielded_count):
                 yield number, image, faults
                 faults = []
-            done = min(seen, stop - start)
-            if done == stop - start:
+            yielded_count = min(read_count, stop - start)
+            if yielded_count == stop - start:
                 return
         raise InputError(
-            f"{self.path} must hold an image that can be read, but none of its "
-            f"{len(self)} can ({faults[-1][1]}); leave it out."
+            f"{self.path} must hold an image that can be read. Received: {len(self)} "
+            f"images, all of them unreadable ({faults[-1][1]}). Remove the file from "
+            "the source."
         )
 
     def _images(self, start: int, stop: int | None) -> Iterator[bytes]:
-        """Yields the images' bytes of a range of records; b"" where one lacks."""
+        """Yields the image bytes of a range of records, or b"" if one is missing."""
         self.check_unchanged()
         read = self._cells if self.kind in _TABLES else self._spans
-        return read(self.places[start:stop].tolist())
+        return read(self.positions[start:stop].tolist())
 
-    def _spans(self, places: list[list[int]]) -> Iterator[bytes]:
-        for chunk in _chunks(places):
-            begin = chunk[0][0]
-            content = self._read(begin, sum(chunk[-1]) - begin)
+    def _spans(self, positions: list[list[int]]) -> Iterator[bytes]:
+        """Yields the images at positions (offset, bytes) of a file."""
+        for chunk in _chunks(positions):
+            start = chunk[0][0]
+            content = self._read(start, sum(chunk[-1]) - start)
             for offset, size in chunk:
-                yield content[offset - begin : offset - begin + size]
+                yield content[offset - start : offset - start + size]
 
     def _read(self, offset: int, size: int) -> bytes:
         if is_url(self.path):
@@ -390,29 +462,32 @@ class RecordIndex:
             raise OSError(f"{self.path} ends {size - len(content):,} bytes early")
         return content
 
-    def _cells(self, places: list[list[int]]) -> Iterator[bytes]:
-        rows_of = {
-            place: collections.deque(row for _, row in rows)
-            for place, rows in itertools.groupby(places, operator.itemgetter(0))
+    def _cells(self, positions: list[list[int]]) -> Iterator[bytes]:
+        """Yields the images at positions (row group or offset, row) of a table."""
+        rows_of_groups = {
+            group: collections.deque(row for _, row in rows)
+            for group, rows in itertools.groupby(positions, operator.itemgetter(0))
         }
         batches = _parquet_batches if self.kind == "parquet" else _arrow_batches
-        for place, first, batch in batches(self.path, [self._column], iter(rows_of)):
-            column, rows = batch.column(0), rows_of[place]
-            while rows and rows[0] < first + len(column):
-                value = column[rows.popleft() - first].as_py()
+        for group, first_row, batch in batches(
+            self.path, [self._column], iter(rows_of_groups)
+        ):
+            column, rows = batch.column(0), rows_of_groups[group]
+            while rows and rows[0] < first_row + len(column):
+                value = column[rows.popleft() - first_row].as_py()
                 value = value.get("bytes") if isinstance(value, dict) else value
                 yield value if isinstance(value, bytes) else b""
 
 
-def _chunks(places: Iterable[Sequence[int]]) -> Iterator[list[tuple[int, int]]]:
-    """Shares places out, what lies close together at a time."""
+def _chunks(positions: Iterable[Sequence[int]]) -> Iterator[list[tuple[int, int]]]:
+    """Divides positions (offset, bytes) into lists that are read in one request."""
     chunk: list = []
-    for offset, size in places:
+    for offset, size in positions:
         if chunk:
             end = sum(chunk[-1])
-            is_near = end <= offset <= end + _GAP
-            total = offset + size - chunk[0][0]
-            if not is_near or total > _READ_BYTES or len(chunk) == _READ_RECORDS:
+            is_near = end <= offset <= end + _MAX_GAP
+            total_size = offset + size - chunk[0][0]
+            if not is_near or total_size > _READ_BYTES or len(chunk) == _READ_RECORDS:
                 yield chunk
                 chunk = []
         chunk.append((offset, size))
@@ -421,13 +496,17 @@ def _chunks(places: Iterable[Sequence[int]]) -> Iterator[list[tuple[int, int]]]:
 
 
 def image_fault(content: bytes) -> ImageError | None:
-    """Says what keeps training from decoding an image; believes whole JPEGs."""
+    """Returns the reason why training cannot decode an image, or None.
+
+    A JPEG with a valid header and an end marker is not decoded, to save time.
+    """
     if _END_OF_JPEG in content[-64:] and _is_jpeg(content):
         return None
     try:
         if not content:
             raise ImageError("missing", "no bytes")
-        open_image(content)  # Raises for SVG drawings, which training does not decode.
+        # Raises for SVG drawings, which training does not decode.
+        open_image(content)
         normalize_image(content)
     except ImageError as error:
         return error
@@ -435,12 +514,13 @@ def image_fault(content: bytes) -> ImageError | None:
 
 
 def _is_jpeg(content: bytes) -> bool:
-    """Returns True for the start of a usual JPEG that is not too large."""
+    """Returns True if the header is that of a common JPEG that is not too large."""
     position = 2
-    with contextlib.suppress(struct.error):  # It ends before.
+    with contextlib.suppress(struct.error):  # The header is truncated.
         while content.startswith(b"\xff\xd8"):
             marker, length = struct.unpack_from(">HH", content, position)
-            if 0xFFC0 <= marker <= 0xFFC2:  # Baseline, extended, progressive.
+            # Start of a baseline, extended sequential or progressive frame.
+            if 0xFFC0 <= marker <= 0xFFC2:
                 header = struct.unpack_from(">BHHB", content, position + 4)
                 bits, height, width, channels = header
                 fits = 0 < height * width <= MAX_PIXELS
@@ -452,6 +532,10 @@ def _is_jpeg(content: bytes) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def open_record_index(about: str) -> RecordIndex:
-    """Opens an index, or finds it opened; `about` is JSON."""
-    return RecordIndex(json.loads(about))
+def open_record_index(file_info: str) -> RecordIndex:
+    """Opens an index, or returns it from a cache.
+
+    Args:
+        file_info: str, element of the result of `index_files` as JSON.
+    """
+    return RecordIndex(json.loads(file_info))

@@ -1,4 +1,7 @@
-"""SVG drawings as pixels: bounded, without other files, in a process of their own."""
+"""Rendering of SVG drawings in a separate process with limits.
+
+A drawing cannot load other files.
+"""
 
 import dataclasses
 import functools
@@ -14,29 +17,31 @@ from PIL import Image
 
 from align_keras.corpus.drop_counter import ImageError
 
+# Pixels. Larger drawings are rendered at this width or height.
 MAX_SVG_SIDE = 2048
 MAX_SVG_BYTES = 8_000_000
 _MAX_ELEMENTS = 50_000
 _MAX_DEPTH = 100
 _SVG = "{http://www.w3.org/2000/svg}svg"
-# Pixels of CSS's units. With a percentage or an unknown unit, the `viewBox` gives the
-# size.
+# Pixels per CSS unit. If a length is a percentage or has an unknown unit, the size
+# comes from the `viewBox`.
 _PIXELS = {"": 1, "px": 1, "pt": 4 / 3, "pc": 16, "in": 96, "cm": 96 / 2.54}
 _PIXELS |= {"mm": 96 / 25.4, "em": 16, "ex": 8}
 _LENGTH = re.compile(r"\s*\+?(\d{0,9}\.?\d{1,9}(?:e[+-]?\d)?)\s*([a-z]*)\s*$", re.I)
-# Browsers give this size to a drawing without any size.
+# Pixels, (width, height). Browsers use this size for a drawing without any size.
 _DEFAULT_SIZE = (300.0, 150.0)
-_SECONDS = 10
-# Seconds. Timeout for systems that can't limit the processor time of a process.
+# Seconds of processor time.
+_MAX_CPU_SECONDS = 10
+# Seconds. Timeout for systems that cannot limit the processor time of a process.
 RENDER_TIMEOUT = 60
-# Python program that renders a drawing in a process of its own. A drawing can crash the
-# process by its depth or its size.
+# Python program that renders a drawing. It runs in a separate process, because a deep
+# or large drawing can crash the process.
 RENDER_PROGRAM = f"""
 import sys
 try:
     import resource
-    for limit, most in (("CPU", {_SECONDS}), ("AS", 2 << 30), ("CORE", 0)):
-        resource.setrlimit(getattr(resource, "RLIMIT_" + limit), (most, most))
+    for name, limit in (("CPU", {_MAX_CPU_SECONDS}), ("AS", 2 << 30), ("CORE", 0)):
+        resource.setrlimit(getattr(resource, "RLIMIT_" + name), (limit, limit))
 except (ImportError, OSError, ValueError):
     pass
 import resvg_py
@@ -46,21 +51,35 @@ sys.stdout.buffer.write(bytes(resvg_py.svg_to_bytes(svg_string=drawing, **fonts)
 """
 
 
-def _fault(problem: str) -> ImageError:
+def _svg_error(problem: str) -> ImageError:
     return ImageError("unreadable", f"SVG: {' '.join(problem.split())}")
 
 
 @dataclasses.dataclass(frozen=True)
 class SvgDrawing:
-    """A drawing's XML, without addresses of other files, and its size in pixels."""
+    """SVG drawing that can be rendered.
+
+    Attributes:
+        size: tuple of int (width, height), size in pixels.
+        content: bytes, XML without links to other files.
+    """
 
     size: tuple
     content: bytes
 
     def render(self) -> Image.Image:
-        """Returns the pixels, RGBA, of a process of at most 10 seconds and 2 GiB."""
+        """Renders the drawing in a separate process.
+
+        The process has at most 10 seconds of processor time and 2 GiB of memory.
+
+        Returns:
+            `PIL.Image.Image`, RGBA.
+
+        Raises:
+            ImageError: if the process fails.
+        """
         try:
-            done = subprocess.run(
+            completed = subprocess.run(
                 [sys.executable, "-c", RENDER_PROGRAM, *_fonts()],
                 input=self.content,
                 capture_output=True,
@@ -68,24 +87,26 @@ class SvgDrawing:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise _fault(f"not rendered in {RENDER_TIMEOUT} seconds") from None
-        if done.returncode:
-            lines = done.stderr.decode("utf-8", "replace").split("\n")
+            raise _svg_error(f"not rendered in {RENDER_TIMEOUT} seconds") from None
+        if completed.returncode:
+            lines = completed.stderr.decode("utf-8", "replace").split("\n")
             reason = " ".join([line for line in lines if line.strip()][-1:])
-            raise _fault(f"not rendered: {reason[:200] or f'code {done.returncode}'}")
-        return Image.open(io.BytesIO(done.stdout)).convert("RGBA")
+            raise _svg_error(
+                f"not rendered: {reason[:200] or f'exit code {completed.returncode}'}"
+            )
+        return Image.open(io.BytesIO(completed.stdout)).convert("RGBA")
 
 
 @functools.cache
 def _fonts() -> list[str]:
     """Returns the fonts of the system as arguments of `RENDER_PROGRAM`.
 
-    Without these arguments, resvg leaves letters out.
+    Without these arguments, resvg omits letters.
     """
     arguments = []
     for name in ("serif", "sans-serif", "monospace"):
         try:
-            done = subprocess.run(
+            completed = subprocess.run(
                 ["fc-match", "--format=%{family[0]}", name],
                 capture_output=True,
                 text=True,
@@ -94,18 +115,28 @@ def _fonts() -> list[str]:
             )
         except (OSError, subprocess.SubprocessError):
             return []
-        arguments.append(f"{name.replace('-', '_')}_family={done.stdout.strip()}")
+        arguments.append(f"{name.replace('-', '_')}_family={completed.stdout.strip()}")
     return arguments
 
 
 @functools.cache
 def has_renderer() -> bool:
-    """Tells whether the extra `svg` is installed."""
+    """Returns True if the extra `svg` is installed."""
     return importlib.util.find_spec("resvg_py") is not None
 
 
 def read_svg(content: bytes) -> "SvgDrawing | None":
-    """Reads a drawing, in plain or by gzip; None of anything else."""
+    """Parses an SVG drawing.
+
+    Args:
+        content: bytes of a file, which may be compressed with gzip.
+
+    Returns:
+        `SvgDrawing`, or None if the file is not an SVG drawing.
+
+    Raises:
+        ImageError: if the drawing is damaged or too large.
+    """
     if content[:2] == b"\x1f\x8b":
         try:
             content = zlib.decompressobj(wbits=31).decompress(
@@ -116,8 +147,8 @@ def read_svg(content: bytes) -> "SvgDrawing | None":
     if not _seems_svg(content):
         return None
     if len(content) > MAX_SVG_BYTES:
-        raise _fault(f"more than {MAX_SVG_BYTES:,} bytes")
-    root = _parsed(content)
+        raise _svg_error(f"more than {MAX_SVG_BYTES:,} bytes")
+    root = _parse(content)
     if root.tag != _SVG:
         return None
     width, height = _size(root)
@@ -137,8 +168,8 @@ def _seems_svg(content: bytes) -> bool:
     return start.lstrip(b"\xef\xbb\xbf\xff\xfe\t\r\n ")[:1] == b"<" and b"svg" in start
 
 
-def _parsed(content: bytes) -> ElementTree.Element:
-    """Returns the root, from which addresses of other files are gone."""
+def _parse(content: bytes) -> ElementTree.Element:
+    """Parses XML and removes the links to other files. Returns the root element."""
     depth = count = 0
     element: ElementTree.Element | None = None
     try:
@@ -150,8 +181,8 @@ def _parsed(content: bytes) -> ElementTree.Element:
                 continue
             depth, count = depth + 1, count + 1
             if depth > _MAX_DEPTH or count > _MAX_ELEMENTS:
-                raise _fault(
-                    f"more than {_MAX_DEPTH} elements deep, or {_MAX_ELEMENTS:,} in all"
+                raise _svg_error(
+                    f"more than {_MAX_DEPTH} nested or {_MAX_ELEMENTS:,} total elements"
                 )
             for name in [key for key in element.attrib if key.endswith("href")]:
                 if not element.attrib[name].startswith(("#", "data:")):
@@ -159,15 +190,15 @@ def _parsed(content: bytes) -> ElementTree.Element:
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         if isinstance(error, ImageError):
             raise
-        raise _fault(f"broken XML: {error}") from None
+        raise _svg_error(f"broken XML: {error}") from None
     if element is None:
-        raise _fault("broken XML: no element")
-    # The last event is the end of the root.
+        raise _svg_error("broken XML: no element")
+    # The last event is the end of the root element.
     return element
 
 
 def _size(root: ElementTree.Element) -> tuple[float, float]:
-    """Returns the width and height in pixels as a browser finds them."""
+    """Returns the width and height in pixels that a browser would use."""
     width, height = (_pixels(root.get(name)) for name in ("width", "height"))
     box = re.split(r"[\s,]+", root.get("viewBox", "").strip())
     box_width = box_height = None
@@ -188,7 +219,7 @@ def _size(root: ElementTree.Element) -> tuple[float, float]:
 
 
 def _pixels(length: str | None) -> float | None:
-    """Returns a length in pixels, or None where it is none above zero."""
+    """Converts a length to pixels. Returns None unless it is valid and above 0."""
     match = _LENGTH.match(length or "")
     factor = _PIXELS.get(match[2].lower()) if match else None
     if match is None or factor is None:

@@ -233,7 +233,7 @@ class SourcePairs:
         digest = hashlib.blake2b(digest_size=16)
         for part in self.info.splits[split].file_instructions:
             index = self._index(part.filename)
-            digest.update(f"{index.about['size']} {part.skip} {part.take}\n".encode())
+            digest.update(f"{index.file_info['size']} {part.skip} {part.take}\n".encode())
             for array in index.arrays():
                 digest.update(f"{array.dtype} {array.shape}\n".encode())
                 digest.update(np.ascontiguousarray(array).data)
@@ -246,7 +246,7 @@ class SourcePairs:
         """Yields batches of serialized examples, as arrays of bytes."""
         index, batch = self._index(os.fsdecode(path)), []
         counts = index.numbers.tolist()
-        rows = index.sound_images(int(skip), int(skip + take))
+        rows = index.readable_images(int(skip), int(skip + take))
         for row, (number, image, faults) in enumerate(rows, int(skip)):
             for fault in faults:
                 self._report_fault(index, *fault)

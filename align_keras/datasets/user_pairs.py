@@ -121,7 +121,7 @@ class UserPairs(PairBuilder, skip_registration=True):
                 id=record.id,
                 source=record.image_path,
                 captions=tuple(record.captions),
-                where=record.where,
+                where=record.position,
                 pairs=len(record.captions),
             )
 

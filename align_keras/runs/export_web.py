@@ -150,7 +150,7 @@ def embed_page_images(align: Any, images: str, **columns: Any) -> WebImages:
                 try:
                     image = normalize_image(record.image_path)[0]
                 except ImageError as error:
-                    counter.drop(error.reason, record.where, error.detail)
+                    counter.drop(error.reason, record.position, error.detail)
                     continue
                 content = _thumbnail(image)
                 suffix = image_suffix(content, len(page_images))

@@ -16,7 +16,7 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
     "words, expected",
     [
         (["build"], "A corpus needs a source. Name one by --source"),
-        (["build", "--source=zip:/"], "source must be KIND:PATH"),
+        (["build", "--source=zip:/"], "A source must be KIND:PATH"),
         (["build", "--source=html:nowhere"], "there is no nowhere"),
         (["urls", "--source=html:."], "--to must name a file for the stage urls"),
         (["build", "--source=html:.", "--to=a.csv"], "--to must name a file"),

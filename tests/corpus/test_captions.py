@@ -1,4 +1,4 @@
-"""Cleaning and refusing one caption."""
+"""Tests of caption cleaning and of the detection of unusable captions."""
 
 import hypothesis
 import hypothesis.strategies as strategies
@@ -20,19 +20,19 @@ from align_keras.corpus.drop_counter import DropCounter
         ("\x00\x01 \n", ""),
     ],
 )
-def test_control_characters_and_spaces_collapse(text, cleaned):
+def test_control_characters_and_spaces_become_single_spaces(text, cleaned):
     assert clean_caption(text) == cleaned
 
 
 @hypothesis.given(strategies.text(strategies.characters(exclude_categories=())))
-def test_any_text_becomes_one_storable_line(text):
+def test_any_text_becomes_a_line_that_utf8_can_encode(text):
     cleaned = clean_caption(text)
     cleaned.encode("utf-8")
     assert len(cleaned.splitlines()) <= 1
     assert "  " not in cleaned and clean_caption(cleaned) == cleaned
 
 
-def test_limits():
+def test_empty_and_long_captions_are_dropped():
     counter = DropCounter()
     assert not is_usable("", counter, "line 1")
     assert is_usable("a" * 2_000, counter, "line 2")
@@ -65,7 +65,7 @@ URL = "https://example.org/up/a%20b/IMG_2041-300x200.jpg?w=300"
         ("plushie_2", "/assets/plushie_2-" + "0f" * 16 + ".png"),
     ],
 )
-def test_names_of_files(caption, image_url):
+def test_file_names_are_detected(caption, image_url):
     assert names_file(caption, image_url)
 
 
@@ -86,10 +86,10 @@ def test_names_of_files(caption, image_url):
         ("image_1", "data:image/png;base64,image_1"),
     ],
 )
-def test_captions_that_name_no_file(caption, image_url):
+def test_other_captions_are_not_file_names(caption, image_url):
     assert not names_file(caption, image_url)
 
 
 @hypothesis.given(strategies.text(), strategies.text())
-def test_any_text_and_address_can_be_compared(caption, image_url):
+def test_any_text_and_address_can_be_checked(caption, image_url):
     names_file(clean_caption(caption), image_url)

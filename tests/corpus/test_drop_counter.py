@@ -1,4 +1,4 @@
-"""Counts, the allowed fraction, and what the user is told."""
+"""Tests of the counts, the allowed fraction of bad pairs, and the messages."""
 
 import json
 
@@ -8,34 +8,34 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.utils.errors import InputError
 
 
-def counter_with(kept, bad=0, filtered=0):
+def counter_with(kept_count, bad=0, filtered=0):
     counter = DropCounter()
-    counter.keep(kept)
+    counter.keep(kept_count)
     for number in range(bad):
         counter.drop("truncated", f"pairs.csv line {number + 2}", "file ends early")
     for number in range(filtered):
-        counter.filter("shared title", f"picture {number}")
+        counter.filter("shared title", f"image {number}")
     return counter
 
 
-def test_first_offender_is_the_example():
+def test_the_example_of_a_reason_is_its_first_pair():
     counter = counter_with(9, bad=3)
     assert counter.bad == {"truncated": 3}
     assert counter.examples == {"truncated": "pairs.csv line 2: file ends early"}
 
 
 @pytest.mark.parametrize(
-    ("kept", "bad", "allowed", "stops"),
+    ("kept_count", "bad", "max_bad_fraction", "raises"),
     [(9, 1, 0.1, False), (89, 11, 0.1, True), (90, 10, 0.1, False), (1, 0, 0.0, False)]
     + [(99, 1, 0.0, True), (1, 9, 1.0, False), (1, 9, 0.89, True)],
 )
-def test_more_than_the_allowed_fraction_stops(kept, bad, allowed, stops):
-    counter = counter_with(kept, bad)
-    if stops:
+def test_more_bad_pairs_than_allowed_raise(kept_count, bad, max_bad_fraction, raises):
+    counter = counter_with(kept_count, bad)
+    if raises:
         with pytest.raises(InputError):
-            counter.check(allowed)
+            counter.check(max_bad_fraction)
     else:
-        counter.check(allowed)
+        counter.check(max_bad_fraction)
 
 
 def test_cleaned_captions_are_kept_and_counted():
@@ -43,35 +43,36 @@ def test_cleaned_captions_are_kept_and_counted():
     assert "cleaned" not in counter.as_metadata()
     counter.clean("a permalink")
     assert counter.lines()[-1] == "1 captions cleaned of a permalink"
-    again = DropCounter.from_metadata(json.loads(json.dumps(counter.as_metadata())))
-    assert again.cleaned == {"a permalink": 1} and again.kept == 2
+    restored = DropCounter.from_metadata(json.loads(json.dumps(counter.as_metadata())))
+    assert restored.cleaned == {"a permalink": 1} and restored.kept_count == 2
 
 
 def test_filtered_pairs_are_not_bad():
     counter_with(1, filtered=1000).check(0.0)
 
 
-def test_the_message_is_one_line_that_says_how_to_go_on():
+def test_the_message_names_the_reasons_and_a_sufficient_fraction():
     counter = counter_with(17, bad=3)
     counter.drop("empty caption", "pairs.csv line 30")
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error_info:
         counter.check(0.1)
-    message = str(caught.value)
+    message = str(error_info.value)
     assert "\n" not in message
-    assert "4 of 21 pairs (19.0%)" in message
+    assert "At most 10% of the pairs may be bad." in message
+    assert "Received: 4 of 21 pairs (19.0%) are bad" in message
     assert "3 truncated (e.g. pairs.csv line 2: file ends early)" in message
     assert "1 empty caption (e.g. pairs.csv line 30)" in message
     assert "set `max_bad_fraction` to 0.2" in message
-    counter.check(0.2)  # What the message proposes does help.
+    counter.check(0.2)
 
 
 @pytest.mark.parametrize("counter", [DropCounter(), counter_with(0, 2, 1)])
-def test_an_empty_result_stops_whatever_is_allowed(counter):
-    with pytest.raises(InputError, match="the corpus is empty"):
+def test_an_empty_corpus_raises_for_any_fraction(counter):
+    with pytest.raises(InputError, match="The corpus is empty"):
         counter.check(1.0)
 
 
-def test_counts_of_several_pairs_at_once():
+def test_several_pairs_are_counted_in_one_call():
     counter = DropCounter()
     counter.keep(5)
     counter.drop("missing", "a", count=5)
@@ -79,7 +80,7 @@ def test_counts_of_several_pairs_at_once():
         counter.check(0.4)
 
 
-def test_metadata_are_json_and_restore_the_counter():
+def test_metadata_is_json_and_restores_the_counter():
     counter = counter_with(5, bad=2, filtered=3)
     counter.convert("cmyk")
     counter.convert(None)
@@ -90,7 +91,7 @@ def test_metadata_are_json_and_restore_the_counter():
         "filtered": ["shared title"],
         "converted": {"cmyk": 1},
         "examples": {
-            "shared title": "picture 0",
+            "shared title": "image 0",
             "truncated": "pairs.csv line 2: file ends early",
         },
     }
@@ -101,17 +102,20 @@ def test_metadata_are_json_and_restore_the_counter():
         restored.check(0.1)
 
 
-def test_one_line_a_reason():
+def test_the_summary_has_a_line_per_reason():
     counter = counter_with(5, bad=2, filtered=3)
     counter.convert("cmyk")
-    kept, bad, filtered, converted = counter.lines()
-    assert kept == "5 pairs kept"
-    assert bad.startswith("2 dropped, truncated: pairs.csv line 2: file ends early; ")
-    assert filtered.startswith("3 left out, shared title: picture 0; ")
-    assert converted == "1 converted to 8-bit RGB on white, cmyk"
+    assert counter.lines() == [
+        "5 pairs kept",
+        "2 dropped, truncated: pairs.csv line 2: file ends early. Copy or download the "
+        "file again.",
+        "3 filtered, shared title: image 0. A rule of the corpus excludes them. No "
+        "action is needed.",
+        "1 converted to 8-bit RGB on white, cmyk",
+    ]
 
 
-def test_counts_add_up():
+def test_the_counts_of_counters_are_added():
     counter, other = DropCounter(), DropCounter()
     counter.drop("missing", "a")
     other.drop("missing", "b", count=2)

@@ -1,4 +1,4 @@
-"""Pages in the markup of the usual generators: what describes an image, and no more."""
+"""Tests of pages from common page generators. Only texts about an image are kept."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from align_keras.corpus.html_pairs import extract_pairs
 pytest.importorskip("selectolax")
 
 PAGE = "https://example.org/manual/page.html"
-NAME = "caption is a file name or an address"
+FILE_NAME_REASON = "caption is a file name or an address"
 
 SPHINX = """<figure class="align-default" id="id2">
 <a class="reference internal image-reference" href="../_images/random_color.png">
@@ -25,6 +25,7 @@ MKDOCS = """<figure><a class="glightbox" href="../img/nav.png">
 <a class="headerlink" href="#nav" title="Permanent link">&para;</a></figcaption>
 </figure><p><img alt="" src="../img/empty.png" /></p>"""
 
+# Fingerprint that webpack adds to file names.
 HASH = "a60f7593abca1e3eef26a9afa244e4fb"
 DOCUSAURUS = f"""<figure><img loading="lazy" alt="Docusaurus Plushie"
   src="/assets/images/docusaurus-plushie-banner-{HASH}.jpeg" width="1500" height="500"
@@ -68,7 +69,7 @@ WORDPRESS = """<figure class="wp-block-image size-large"><img decoding="async"
 
 
 @pytest.mark.parametrize(
-    ("html", "expected", "names", "cleaned"),
+    ("html", "expected", "file_names", "cleaned"),
     [
         pytest.param(
             SPHINX,
@@ -124,20 +125,20 @@ WORDPRESS = """<figure class="wp-block-image size-large"><img decoding="async"
         ),
     ],
 )
-def test_what_describes_an_image_is_kept(html, expected, names, cleaned):
+def test_only_texts_about_an_image_are_kept(html, expected, file_names, cleaned):
     counter = DropCounter()
-    found = list(extract_pairs(html, PAGE, counter))
-    assert [(own.rule, own.caption) for own in found] == expected
-    assert counter.filtered == ({NAME: names} if names else {})
+    pairs = list(extract_pairs(html, PAGE, counter))
+    assert [(pair.rule, pair.caption) for pair in pairs] == expected
+    assert counter.filtered == ({FILE_NAME_REASON: file_names} if file_names else {})
     assert counter.cleaned == cleaned
     assert not counter.bad
 
 
 def addresses(html):
-    return [own.image_url.rpartition("/")[2] for own in extract_pairs(html, PAGE)]
+    return [pair.image_url.rpartition("/")[2] for pair in extract_pairs(html, PAGE)]
 
 
-def test_late_addresses_win_over_placeholders_that_are_files():
+def test_addresses_for_lazy_loading_replace_placeholder_files():
     assert addresses("<img src=blank.gif data-src=real.jpg alt=x>") == ["real.jpg"]
     html = """<img src=blank.gif srcset="blank.gif 2000w" alt=x
       data-srcset="small.jpg 300w, large.jpg 900w" loading=lazy>"""
@@ -158,22 +159,22 @@ def test_late_addresses_win_over_placeholders_that_are_files():
         "<noscript><img src=small.jpg alt=x></noscript>",
     ],
 )
-def test_an_image_and_its_noscript_are_one(html):
+def test_an_image_and_its_noscript_copy_give_one_pair(html):
     assert addresses(html) == ["real.jpg"]
 
 
-def test_other_noscripts_are_images_of_their_own():
+def test_a_different_image_in_a_noscript_gives_a_separate_pair():
     html = "<img src=a.jpg alt=x><noscript><img src=b.jpg alt=y></noscript>"
     assert addresses(html) == ["a.jpg", "b.jpg"]
 
 
-def test_a_caption_of_helpers_alone_is_none():
+def test_a_caption_with_links_and_buttons_only_is_empty():
     html = """<figure><img src=a.png><figcaption><a href="#a">§</a>
       <span role=button>Enlarge</span><script>x()</script></figcaption></figure>"""
     assert list(extract_pairs(html, PAGE)) == []
 
 
-def test_links_and_references_that_are_words_stay():
+def test_links_with_words_are_part_of_the_caption():
     html = """<figure><img src=a.png><figcaption>See <a class="reference internal"
       href="#curves">Curves</a> and <a href="#top"># 1</a></figcaption></figure>"""
     [pair] = extract_pairs(html, PAGE)
@@ -184,35 +185,37 @@ def test_two_images_of_a_figure_share_its_caption():
     html = """<figure><img src=a.png><img src=b.png><figcaption>Before and after
       <a class=headerlink href="#x">¶</a></figcaption></figure>"""
     counter = DropCounter()
-    found = list(extract_pairs(html, PAGE, counter))
-    assert [own.caption for own in found] == ["Before and after"] * 2
+    pairs = list(extract_pairs(html, PAGE, counter))
+    assert [pair.caption for pair in pairs] == ["Before and after"] * 2
     assert counter.cleaned == {"a permalink": 2}
 
 
 @pytest.mark.parametrize(
     "html",
     [
-        # MediaWiki before 1.40, WordPress before its blocks, and a page by hand.
+        # MediaWiki before version 1.40.
         """<div class="thumb tright"><div class="thumbinner" style="width:222px;">
         <a href="/wiki/File:B.jpg" class="image"><img src=b.jpg class="thumbimage"></a>
         <div class="thumbcaption"><div class="magnify"><a href="/wiki/File:B.jpg"
         class="internal" title="Enlarge"><img src=clip.png></a></div>The market</div>
         </div></div>""",
+        # WordPress before the block editor.
         """<div id="attachment_7" class="wp-caption alignnone"><a href=b.jpg>
         <img src=b.jpg class="wp-image-7"></a>
         <p class="wp-caption-text">The market</p></div>""",
+        # A page without a generator.
         "<div class=image><p><img src=b.jpg></p><div class='caption'>The market</div>",
     ],
 )
-def test_captions_by_their_class(html):
+def test_captions_are_recognized_by_their_class(html):
     [pair] = extract_pairs(html, PAGE)
     assert (pair.rule, pair.caption) == ("figcaption", "The market")
     assert pair.image_url.endswith("/b.jpg")
 
 
-def test_a_class_beside_several_images_or_in_a_figure_is_no_caption():
+def test_captions_by_class_need_a_single_image_and_no_figure():
     html = """<div><img src=a.png><div class=caption>a</div>
       <img src=b.png><div class=caption>b</div></div>
       <figure><img src=c.png><div class=caption>c</div>
       <figcaption>The market</figcaption></figure>"""
-    assert [own.caption for own in extract_pairs(html, PAGE)] == ["The market"]
+    assert [pair.caption for pair in extract_pairs(html, PAGE)] == ["The market"]

@@ -1,4 +1,4 @@
-"""Pages as they are found in the web, against what a browser sees in them."""
+"""Tests of the extraction of pairs from web pages, compared with browsers."""
 
 import sys
 
@@ -16,15 +16,16 @@ PAGE = "https://example.org/a/page.html"
 
 def pairs(html, base_url=PAGE):
     return [
-        (own.rule, own.caption, own.image_url) for own in extract_pairs(html, base_url)
+        (pair.rule, pair.caption, pair.image_url)
+        for pair in extract_pairs(html, base_url)
     ]
 
 
 def urls(html, base_url=PAGE):
-    return [own.image_url for own in extract_pairs(html, base_url)]
+    return [pair.image_url for pair in extract_pairs(html, base_url)]
 
 
-def test_alt_title_and_figcaption_are_pairs_of_their_own():
+def test_alt_title_and_figcaption_are_separate_pairs():
     html = """<figure><a><img src=cat.jpg alt="A cat." title="Tom &amp; co."></a>
       <figcaption>Tom <b>the</b><br>cat</figcaption></figure>"""
     address = "https://example.org/a/cat.jpg"
@@ -35,15 +36,17 @@ def test_alt_title_and_figcaption_are_pairs_of_their_own():
     ]
 
 
-def test_a_text_that_repeats_counts_once():
+def test_equal_captions_of_an_image_give_one_pair():
     html = '<img src=a.png alt=x title=" x "><noscript><img src=a.png alt=x></noscript>'
     assert pairs(html) == [("alt", "x", "https://example.org/a/a.png")]
-    # Of another picture it does.
+
+
+def test_equal_captions_of_two_images_give_two_pairs():
     assert len(pairs('<img src=a.png alt=x><img src=b.png alt="x">')) == 2
 
 
 @pytest.mark.parametrize("html", ["<img src=a.png>", "<img src=a.png alt=' \n'>"])
-def test_pictures_without_texts_are_no_pairs(html):
+def test_images_without_captions_are_skipped(html):
     assert pairs(html) == []
 
 
@@ -59,37 +62,37 @@ def test_pictures_without_texts_are_no_pairs(html):
         ("HTTPS://other.org/b.png", "https://other.org/b.png"),
     ],
 )
-def test_addresses(address, expected):
+def test_addresses_become_absolute(address, expected):
     assert urls(f'<img alt=x src="{address}">') == [expected]
 
 
 @pytest.mark.parametrize(
     "address", ["", "#", "javascript:x()", "blob:1", "about:blank", "http://[::1/x"]
 )
-def test_addresses_that_name_no_picture(address):
-    found = urls(f'<img alt=x src="{address}"><img alt=x src=b.png>')
-    assert found[-1] == "https://example.org/a/b.png"
-    # The page's own address, where there is nothing in `src` but a fragment.
-    assert found[:-1] in ([], [PAGE])
+def test_invalid_addresses_are_skipped(address):
+    image_urls = urls(f'<img alt=x src="{address}"><img alt=x src=b.png>')
+    assert image_urls[-1] == "https://example.org/a/b.png"
+    # A `src` with nothing but a fragment is the address of the page.
+    assert image_urls[:-1] in ([], [PAGE])
 
 
-def test_base_href():
-    html = '<base href="/pictures/"><img src=a.png alt=x>'
-    assert urls(html) == ["https://example.org/pictures/a.png"]
+def test_base_href_is_the_base_of_addresses():
+    html = '<base href="/images/"><img src=a.png alt=x>'
+    assert urls(html) == ["https://example.org/images/a.png"]
     html = '<base href="javascript:x"><img src=a.png alt=x>'
     assert urls(html) == ["https://example.org/a/a.png"]
 
 
-def test_the_largest_version_counts():
+def test_the_largest_version_is_used():
     html = """<picture><source srcset="a.webp 800w, b.webp 1600w" type=image/webp>
       <img src=small.jpg srcset="c.jpg 400w, d.jpg 1200w" alt=x></picture>"""
     assert urls(html) == ["https://example.org/a/b.webp"]
     assert urls('<img src=a.png srcset="b.png 2x" alt=x>')[0].endswith("/b.png")
-    # Equally large: what stands in `srcset` is first.
+    # If the sizes are equal, `srcset` is preferred to `src`.
     assert urls('<img src=a.png srcset="b.png 1x" alt=x>')[0].endswith("/b.png")
 
 
-def test_pictures_that_scripts_load_late():
+def test_the_address_for_lazy_loading_replaces_the_placeholder():
     placeholder = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
     html = f'<img src="{placeholder}" data-src=real.jpg alt=x>'
     assert urls(html) == ["https://example.org/a/real.jpg"]
@@ -101,20 +104,21 @@ def test_pictures_that_scripts_load_late():
         ("", []),
         (" , ,", []),
         ("a.png", [("a.png", 1)]),
-        ("a.png,b.png 2x", [("a.png,b.png", 2)]),  # As the standard reads it.
+        ("a.png,b.png 2x", [("a.png,b.png", 2)]),  # The HTML standard requires this.
         ("a.png 1.5x , b.png 2x,", [("a.png", 1.5), ("b.png", 2)]),
         ("a,b.png 100w", [("a,b.png", 100)]),
         ("a.png huge, b.png 1..2x", [("a.png", 1), ("b.png", 1)]),
     ],
 )
-def test_srcset(srcset, expected):
+def test_srcset_is_parsed(srcset, expected):
     assert parse_srcset(srcset) == expected
 
 
-def test_language_is_the_nearest_one():
+def test_the_language_is_that_of_the_nearest_element():
     html = """<html lang=EN><img src=a alt=a><p lang="pt-BR"><img src=b alt=b>
       <span lang=""><img src=c alt=c></span></p></html>"""
-    assert [own.language for own in extract_pairs(html, PAGE)] == ["en", "pt-br", ""]
+    languages = [pair.language for pair in extract_pairs(html, PAGE)]
+    assert languages == ["en", "pt-br", ""]
     (pair,) = extract_pairs("<img src=a alt=a>", PAGE)
     assert (pair.language, pair.page_url) == ("", PAGE)
 
@@ -131,15 +135,15 @@ def test_language_is_the_nearest_one():
         "\x00<img src=a.png alt=x>\ud800",
     ],
 )
-def test_malformed_pages(html):
-    found = urls(html)
-    assert found in ([], ["https://example.org/a/a.png"])
-    # Only an element that never ends has no picture.
-    assert found or html.endswith("alt=x")
+def test_malformed_pages_are_parsed(html):
+    image_urls = urls(html)
+    assert image_urls in ([], ["https://example.org/a/a.png"])
+    # The image is only missing if its element never ends.
+    assert image_urls or html.endswith("alt=x")
 
 
 @given(st.text() | st.binary())
-def test_anything_is_a_page(html):
+def test_any_text_and_bytes_can_be_parsed(html):
     assert list(extract_pairs(html, PAGE)) == list(extract_pairs(html, PAGE))
 
 
@@ -157,11 +161,11 @@ def test_anything_is_a_page(html):
         (b"x", "no-such-code", "x"),
     ],
 )
-def test_encodings(content, charset, expected):
+def test_the_encoding_is_detected(content, charset, expected):
     assert decode_html(content, charset) == expected
 
 
-def test_a_missing_parser_is_named(monkeypatch):
+def test_a_missing_parser_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "selectolax.lexbor", None)
     with pytest.raises(InputError, match=r"selectolax.*align-keras\[corpus\]"):
         list(extract_pairs("", PAGE))

@@ -1,4 +1,4 @@
-"""Every bad form of an image, made by PIL and judged by PIL."""
+"""Tests of the conversion of images to 8-bit RGB. Pillow creates the test images."""
 
 import io
 import struct
@@ -12,15 +12,15 @@ from PIL import Image
 from align_keras.corpus.image import ImageError, normalize_image
 
 
-def encoded(image, form="PNG", **options):
+def encode(image, image_format="PNG", **options):
     file = io.BytesIO()
-    image.save(file, form, **options)
+    image.save(file, image_format, **options)
     return file.getvalue()
 
 
 def gradient(width=40, height=30):
-    ramp = np.linspace(0, 255, width * height * 3).astype(np.uint8)
-    return Image.fromarray(ramp.reshape(height, width, 3))
+    values = np.linspace(0, 255, width * height * 3).astype(np.uint8)
+    return Image.fromarray(values.reshape(height, width, 3))
 
 
 def png_chunk(kind, content):
@@ -30,7 +30,8 @@ def png_chunk(kind, content):
     )
 
 
-def tiny_png_claiming(width, height):
+def png_with_wrong_size(width, height):
+    """Returns a small PNG whose header has another size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -41,13 +42,13 @@ def tiny_png_claiming(width, height):
 
 
 def reason_of(source, **options):
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(ImageError) as error_info:
         normalize_image(source, **options)
-    assert "\n" not in str(caught.value)
-    return caught.value.reason
+    assert "\n" not in str(error_info.value)
+    return error_info.value.reason
 
 
-def test_rgb_passes_unchanged_from_path_and_bytes(tmp_path):
+def test_rgb_images_are_unchanged(tmp_path):
     image = gradient()
     path = tmp_path / "a.png"
     image.save(path)
@@ -59,7 +60,7 @@ def test_rgb_passes_unchanged_from_path_and_bytes(tmp_path):
 
 
 def test_cmyk_becomes_rgb():
-    content = encoded(gradient().convert("CMYK"), "JPEG", quality=95)
+    content = encode(gradient().convert("CMYK"), "JPEG", quality=95)
     normalized, conversion = normalize_image(content)
     assert conversion == "cmyk"
     np.testing.assert_array_equal(
@@ -70,7 +71,7 @@ def test_cmyk_becomes_rgb():
 
 def test_sixteen_bit_gray_is_scaled_not_clipped():
     values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-    normalized, conversion = normalize_image(encoded(Image.fromarray(values)))
+    normalized, conversion = normalize_image(encode(Image.fromarray(values)))
     assert conversion == "16-bit"
     expected = np.rint(values / 257.0)
     np.testing.assert_array_equal(np.asarray(normalized)[:, :, 0], expected)
@@ -95,36 +96,36 @@ def test_sixteen_bit_color_keeps_its_high_bytes():
 
 
 def test_grayscale_gets_three_equal_channels():
-    content = encoded(gradient().convert("L"))
+    content = encode(gradient().convert("L"))
     normalized, conversion = normalize_image(content)
     assert conversion == "grayscale"
     np.testing.assert_array_equal(normalized, gradient().convert("L").convert("RGB"))
 
 
-@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
-def test_first_frame_of_an_animation(form):
+@pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG"])
+def test_the_first_frame_of_an_animation_is_used(image_format):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "lime")]
-    options = {"lossless": True} if form == "WEBP" else {}
-    content = encoded(
-        frames[0], form, save_all=True, append_images=frames[1:], **options
+    options = {"lossless": True} if image_format == "WEBP" else {}
+    content = encode(
+        frames[0], image_format, save_all=True, append_images=frames[1:], **options
     )
     normalized, conversion = normalize_image(content)
     assert "animated" in conversion
     np.testing.assert_array_equal(normalized, frames[0])
 
 
-def test_palette_without_transparency():
+def test_a_palette_becomes_rgb():
     palette = gradient().convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
-    normalized, conversion = normalize_image(encoded(palette))
+    normalized, conversion = normalize_image(encode(palette))
     assert conversion == "palette"
     np.testing.assert_array_equal(normalized, palette.convert("RGB"))
 
 
-def test_palette_with_transparency_lands_on_white():
+def test_a_transparent_palette_color_becomes_white():
     image = Image.new("P", (4, 2), 1)
     image.putpalette([0, 0, 0, 200, 10, 20])
     image.paste(0, (0, 0, 2, 2))  # Color 0, black, is transparent.
-    normalized, conversion = normalize_image(encoded(image, transparency=0))
+    normalized, conversion = normalize_image(encode(image, transparency=0))
     assert conversion == "palette with transparency"
     pixels = np.asarray(normalized)
     assert (pixels[:, :2] == 255).all()
@@ -135,7 +136,7 @@ def test_alpha_is_composited_on_white():
     alpha = np.linspace(0, 255, 1200).astype(np.uint8).reshape(30, 40)
     image = gradient().copy()
     image.putalpha(Image.fromarray(alpha))
-    normalized, conversion = normalize_image(encoded(image))
+    normalized, conversion = normalize_image(encode(image))
     assert conversion == "transparency"
     white = Image.new("RGBA", image.size, "white")
     expected = Image.alpha_composite(white, image).convert("RGB")
@@ -144,28 +145,28 @@ def test_alpha_is_composited_on_white():
     assert (np.asarray(normalized)[0, 0] == 255).all()
 
 
-def test_opaque_alpha_is_no_conversion_worth_telling():
+def test_opaque_alpha_is_not_reported_as_a_conversion():
     image = gradient().convert("RGBA")
-    normalized, conversion = normalize_image(encoded(image))
+    normalized, conversion = normalize_image(encode(image))
     assert conversion is None
     np.testing.assert_array_equal(normalized, gradient())
 
 
-def test_gray_with_transparent_color_lands_on_white():
+def test_a_transparent_gray_level_becomes_white():
     image = Image.new("L", (4, 1), 7)
     image.putpixel((0, 0), 50)
-    normalized, _ = normalize_image(encoded(image, transparency=50))
+    normalized, _ = normalize_image(encode(image, transparency=50))
     assert np.asarray(normalized)[0, :, 0].tolist() == [255, 7, 7, 7]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(orientation):
+def test_exif_orientation_is_applied(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    content = encoded(gradient(), "JPEG", exif=exif, quality=95)
+    content = encode(gradient(), "JPEG", exif=exif, quality=95)
     normalized, conversion = normalize_image(content)
     stored = np.asarray(Image.open(io.BytesIO(content)))
-    # The eight cases written out, independent of PIL's own transposition.
+    # The expected arrays do not depend on Pillow's operations.
     upright = {
         1: stored,
         2: stored[:, ::-1],
@@ -180,11 +181,11 @@ def test_exif_orientation(orientation):
     assert conversion == (None if orientation == 1 else "rotated")
 
 
-def test_missing_file(tmp_path):
+def test_a_missing_file_is_reported_as_missing(tmp_path):
     assert reason_of(tmp_path / "nowhere.png") == "missing"
 
 
-def test_empty_file(tmp_path):
+def test_an_empty_file_is_reported_as_empty(tmp_path):
     (tmp_path / "a.png").touch()
     assert reason_of(tmp_path / "a.png") == "empty"
     assert reason_of(b"") == "empty"
@@ -192,29 +193,29 @@ def test_empty_file(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"not a picture at all", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff"],
+    [b"not an image at all", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff"],
 )
-def test_unreadable(content):
+def test_other_content_is_reported_as_unreadable(content):
     assert reason_of(content) == "unreadable"
 
 
-def test_folder_and_odd_names_are_unreadable(tmp_path):
+def test_folders_devices_and_invalid_names_are_reported_as_unreadable(tmp_path):
     assert reason_of(tmp_path) == "unreadable"
     assert reason_of("a\0b.png") == "unreadable"
     assert reason_of("\ud800.png") == "unreadable"
     assert reason_of("/dev/zero") == "unreadable"
 
 
-@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP"])
-@pytest.mark.parametrize("share", [0.5, 0.9])
-def test_truncated(form, share):
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "GIF", "BMP"])
+@pytest.mark.parametrize("fraction", [0.5, 0.9])
+def test_truncated_files_are_reported_as_truncated(image_format, fraction):
     noise = Image.effect_noise((128, 128), 80)
-    content = encoded(noise, form)
-    assert reason_of(content[: int(len(content) * share)]) == "truncated"
+    content = encode(noise, image_format)
+    assert reason_of(content[: int(len(content) * fraction)]) == "truncated"
 
 
-def test_truncated_anywhere_never_leaks_another_error():
-    content = encoded(gradient())
+def test_a_file_truncated_at_any_byte_raises_only_image_errors():
+    content = encode(gradient())
     for length in range(len(content)):
         try:
             normalize_image(content[:length])
@@ -223,36 +224,36 @@ def test_truncated_anywhere_never_leaks_another_error():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_flipped_bytes_never_leak_another_error():
+def test_a_file_with_changed_bytes_raises_only_image_errors():
     random = np.random.default_rng(1)
-    for form in ("PNG", "JPEG", "GIF", "WEBP", "BMP"):
-        content = bytearray(encoded(gradient(), form))
+    for image_format in ("PNG", "JPEG", "GIF", "WEBP", "BMP"):
+        content = bytearray(encode(gradient(), image_format))
         for _ in range(150):
-            broken = bytearray(content)
-            for place in random.integers(0, len(content), 3):
-                broken[place] = random.integers(256)
+            damaged = bytearray(content)
+            for position in random.integers(0, len(content), 3):
+                damaged[position] = random.integers(256)
             try:
-                normalize_image(bytes(broken))
+                normalize_image(bytes(damaged))
             except ImageError as error:
                 assert "\n" not in error.detail
 
 
 @pytest.mark.parametrize("side", [10_000, 20_000, 60_000])
-def test_oversized_from_the_header_alone(side):
+def test_the_size_in_the_header_is_limited(side):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert reason_of(tiny_png_claiming(side, side)) == "oversized"
+        assert reason_of(png_with_wrong_size(side, side)) == "oversized"
 
 
-def test_a_genuine_oversized_picture():
-    content = encoded(Image.new("1", (9_500, 9_500)))  # 90 Mpx in 12 KB.
+def test_a_large_image_in_a_small_file_is_oversized():
+    content = encode(Image.new("1", (9_500, 9_500)))  # 90 megapixels in 12 KB.
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert reason_of(content) == "oversized"
 
 
-def test_limit_is_inclusive_and_can_be_raised(monkeypatch):
-    content = encoded(gradient(40, 30))
+def test_max_pixels_is_inclusive_and_replaces_the_limit_of_pillow(monkeypatch):
+    content = encode(gradient(40, 30))
     assert normalize_image(content, max_pixels=1200)[0].size == (40, 30)
     assert reason_of(content, max_pixels=1199) == "oversized"
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
@@ -262,10 +263,10 @@ def test_limit_is_inclusive_and_can_be_raised(monkeypatch):
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_zero_size():
-    content = bytearray(encoded(Image.new("RGB", (1, 1)), "GIF"))
+def test_images_without_pixels_have_zero_size():
+    content = bytearray(encode(Image.new("RGB", (1, 1)), "GIF"))
     frame = content.index(b",\0\0\0\0\1\0\1\0")
-    content[6:10] = b"\0\0\0\0"  # The screen's width and height,
-    content[frame + 5 : frame + 9] = b"\0\0\0\0"  # and the frame's.
+    content[6:10] = b"\0\0\0\0"  # Width and height of the GIF.
+    content[frame + 5 : frame + 9] = b"\0\0\0\0"  # Width and height of the frame.
     assert reason_of(bytes(content)) == "zero size"
-    assert reason_of(tiny_png_claiming(0, 5)) == "zero size"
+    assert reason_of(png_with_wrong_size(0, 5)) == "zero size"

@@ -1,3 +1,5 @@
+"""Tests of the tables that collect the captions of each image."""
+
 import collections
 import random
 
@@ -20,9 +22,9 @@ from align_keras.corpus.image_tables import (
 from align_keras.corpus.parquet_tables import pair_schema, read_rows, table_writer
 
 
-def pair(key, caption, image="", **others):
-    own = {
-        "image": image or f"/pictures/{key}.jpg",
+def pair(key, caption, image="", **columns):
+    row = {
+        "image": image or f"/images/{key}.jpg",
         "image_key": key,
         "width": 300,
         "height": 200,
@@ -32,7 +34,7 @@ def pair(key, caption, image="", **others):
         "page_url": "",
         "source": "html:a",
     }
-    return own | others
+    return row | columns
 
 
 PAIRS = [
@@ -44,52 +46,62 @@ PAIRS = [
 ]
 
 
-def grouped(folder, pairs, tables, pieces):
-    """All pictures, by way of so many tables and pieces."""
+def group_pairs(folder, pairs, table_count, piece_count):
+    """Writes pairs to tables and groups them by image. Returns the rows of the images.
+
+    Args:
+        folder: path of a folder for the files.
+        pairs: list of dict.
+        table_count: int, number of tables among which the pairs are divided.
+        piece_count: int, number of pieces of each table.
+    """
     names = []
-    for number in range(tables):
+    for number in range(table_count):
         path = folder / f"part-{number}.parquet"
+        table_pairs = pairs[number::table_count]
         with table_writer(path, pair_schema()) as append:
-            append(pairs[number::tables])
+            append(table_pairs)
         names.append(path.stem)
-        task = {"table": str(path), "folder": str(folder / "cut"), "pieces": pieces}
-        remote = sum("https:" in own["image"] for own in pairs[number::tables])
-        assert cut_table(task) == {"remote": remote}
-    rows = []
-    for piece in range(pieces):
+        pieces = str(folder / "pieces")
+        task = {"table": str(path), "folder": pieces, "pieces": piece_count}
+        remote_count = sum("https:" in row["image"] for row in table_pairs)
+        assert cut_table(task) == {"remote": remote_count}
+    all_rows = []
+    for piece in range(piece_count):
         path = folder / f"group-{piece}.parquet"
-        task = {"folder": str(folder / "cut"), "names": names, "piece": piece}
+        task = {"folder": str(folder / "pieces"), "names": names, "piece": piece}
         counts = group_piece({**task, "table": str(path)})
-        found = list(read_rows(path))
-        assert counts["pictures"] == len(found)
-        assert counts["pairs"] == sum(len(own["captions"]) for own in found)
-        assert found == sorted(found, key=lambda own: own["image_key"])
-        rows += found
-    return sorted(rows, key=lambda own: own["image_key"])
+        rows = list(read_rows(path))
+        assert counts["pictures"] == len(rows)
+        assert counts["pairs"] == sum(len(row["captions"]) for row in rows)
+        assert rows == sorted(rows, key=lambda row: row["image_key"])
+        all_rows += rows
+    return sorted(all_rows, key=lambda row: row["image_key"])
 
 
-def test_a_pictures_captions_come_together_each_once(tmp_path):
-    first, second = grouped(tmp_path, PAIRS, tables=1, pieces=1)
+def test_the_captions_of_an_image_are_collected_without_repetitions(tmp_path):
+    first, second = group_pairs(tmp_path, PAIRS, table_count=1, piece_count=1)
     assert first["image_key"] == "a" * 32
     assert first["image"] == "/copies/a.jpg"
-    assert [own["caption"] for own in first["captions"]] == ["A cat", "Kitty"]
-    assert first["captions"][0]["source"] == "html:a"  # The smallest origin.
-    assert [own["caption"] for own in second["captions"]] == ["A dog"]
+    assert [text["caption"] for text in first["captions"]] == ["A cat", "Kitty"]
+    # Two rows have the caption "A cat". The first one in the sorted order is used.
+    assert first["captions"][0]["source"] == "html:a"
+    assert [text["caption"] for text in second["captions"]] == ["A dog"]
 
 
-def test_neither_order_nor_tables_nor_pieces_matter(tmp_path):
-    expected = grouped(tmp_path / "a", PAIRS, tables=1, pieces=1)
-    for tables, pieces in ((1, 3), (2, 1), (3, 4)):
-        shuffled = random.Random(tables).sample(PAIRS, len(PAIRS))
-        folder = tmp_path / f"{tables}{pieces}"
-        assert grouped(folder, shuffled, tables, pieces) == expected
+def test_the_result_is_independent_of_order_tables_and_pieces(tmp_path):
+    expected = group_pairs(tmp_path / "a", PAIRS, table_count=1, piece_count=1)
+    for table_count, piece_count in ((1, 3), (2, 1), (3, 4)):
+        shuffled = random.Random(table_count).sample(PAIRS, len(PAIRS))
+        folder = tmp_path / f"{table_count}{piece_count}"
+        assert group_pairs(folder, shuffled, table_count, piece_count) == expected
 
 
-def test_remote_pictures_are_counted_and_left_out(tmp_path):
+def test_remote_images_are_counted_and_skipped(tmp_path):
     path = tmp_path / "part.parquet"
     with table_writer(path, pair_schema()) as append:
         append(PAIRS)
-    task = {"table": str(path), "folder": str(tmp_path / "cut"), "pieces": 2}
+    task = {"table": str(path), "folder": str(tmp_path / "pieces"), "pieces": 2}
     assert cut_table(task) == {"remote": 1}
 
 
@@ -101,20 +113,22 @@ DROPPED = [
 
 
 def text(caption, language="en-us"):
-    own = {"caption": caption, "rule": "alt", "language": language}
-    return own | {"page_url": "page", "source": "html:a"}
+    columns = {"caption": caption, "rule": "alt", "language": language}
+    return columns | {"page_url": "page", "source": "html:a"}
 
 
 @pytest.fixture
 def tables(tmp_path):
+    """Paths of two tables of images with captions, and of their decoded images."""
     groups = [
         [("a", ["A cat", "Zoo cat"]), ("b", ["A cat", "Kitty"]), ("c", ["Cropped"])],
         [("d", ["A stamp"]), ("e", ["Broken"]), ("f", ["A red bus in London"])],
     ]
-    paths = []
+    group_paths, stored_paths = [], []
     for number, group in enumerate(groups):
-        own = tmp_path / f"group-{number}", tmp_path / f"part-{number}"
-        with table_writer(own[0], image_schema()) as append:
+        group_path = tmp_path / f"group-{number}"
+        stored_path = tmp_path / f"part-{number}"
+        with table_writer(group_path, image_schema()) as append:
             append(
                 [
                     {
@@ -127,7 +141,7 @@ def tables(tmp_path):
                     for key, captions in group
                 ]
             )
-        with table_writer(own[1], stored_schema()) as append:
+        with table_writer(stored_path, stored_schema()) as append:
             append(
                 [
                     {
@@ -139,11 +153,12 @@ def tables(tmp_path):
                     for key, _ in group
                 ]
             )
-        paths.append(own)
-    return [[str(own[column]) for own in paths] for column in (0, 1)]
+        group_paths.append(str(group_path))
+        stored_paths.append(str(stored_path))
+    return [group_paths, stored_paths]
 
 
-def test_equal_pictures_leave_their_captions_and_near_ones_do_not(tables):
+def test_only_the_captions_of_exact_duplicates_are_kept(tables):
     first, second = kept_images(*tables, DROPPED)
     assert first["captions"] == ["A cat", "Kitty", "Zoo cat"]
     assert first["sources"] == ["html:a"] * 3
@@ -152,12 +167,12 @@ def test_equal_pictures_leave_their_captions_and_near_ones_do_not(tables):
     assert second["captions"] == ["A red bus in London"]
 
 
-def test_dropped_may_have_been_json(tables):
-    as_lists = [list(own) for own in DROPPED]
+def test_dropped_images_can_be_lists_from_json(tables):
+    as_lists = [list(dropped) for dropped in DROPPED]
     assert list(kept_images(*tables, as_lists)) == list(kept_images(*tables, DROPPED))
 
 
-def test_captions_come_with_their_language(tables):
-    found = collections.Counter(kept_captions(*tables, DROPPED))
+def test_captions_have_their_primary_language(tables):
+    captions = collections.Counter(kept_captions(*tables, DROPPED))
     expected = ["A cat", "Kitty", "Zoo cat", "A red bus in London"]
-    assert found == collections.Counter((own, "en") for own in expected)
+    assert captions == collections.Counter((caption, "en") for caption in expected)

@@ -1,6 +1,7 @@
-"""Sources of every kind with any byte damaged: read past it, counted, or refused.
+"""Tests of sources with damaged bytes, which are skipped, counted or refused.
 
-A short run each time, and by the same function up to a minute of each before a release.
+By default each kind of source is damaged a few times. The release tests damage each
+kind for up to a minute.
 """
 
 import io
@@ -25,7 +26,7 @@ PAGE = """<!doctype html><html lang=en><head><meta charset=utf-8><base href="img
 alt=K&auml;se><noscript><img src="c.png" alt=K&auml;se></noscript>
 <table><tr><td><img src="https://example.org/d%20e.jpg" alt="A &#x6728; tree" lang=de>
 <svg><title>no</title></svg><template><img src=f.png alt=unseen></template>"""
-RECORDS = {
+RECORD = {
     "image": "a.png",
     "caption": "A cat",
     "id": "1",
@@ -87,13 +88,13 @@ def write_shard(name):
 
 
 def write_csv(folder):
-    lines = [",".join(RECORDS), ",".join(RECORDS.values())]
+    lines = [",".join(RECORD), ",".join(RECORD.values())]
     lines += ['b.png,"A ""red"" cat,\nasleep",2,title,de,', "c.png,A dog,3,,,"]
     (folder / "a.csv").write_text("\n".join(lines) + "\n")
 
 
 def write_jsonl(folder):
-    rows = [RECORDS, {**RECORDS, "id": 2, "caption": ["A cat", "Käse"]}]
+    rows = [RECORD, {**RECORD, "id": 2, "caption": ["A cat", "Käse"]}]
     (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
@@ -112,7 +113,8 @@ def write_karpathy(folder):
     (folder / "a.json").write_text(json.dumps(content))
 
 
-# How many damages are read each time, and before a release.
+# Kind → function that writes the source, number of damaged copies by default, and
+# number of damaged copies in the release tests.
 KINDS = {
     "html": (write_html, 50, 6_000),
     "warc": (write_warc, 30, 4_000),
@@ -124,30 +126,34 @@ KINDS = {
     "coco": (write_coco, 40, 4_000),
     "karpathy": (write_karpathy, 30, 4_000),
 }
-# Of which every record has a checksum, so that nothing is lost or changed in silence.
-CHECKED = ("tfrecord",)
-# Whose records are marked, so that a lost one is counted, but for a line or an archive
-# that ends at the damage: at most one damage in a thousand. Elsewhere a tag or a cell
-# that is none any more can't be told from text.
-MARKED = ("tfrecord", "webdataset", "table.jsonl", "coco")
+# Kinds whose records have checksums. No pair may be lost or changed without a count.
+CHECKED_KINDS = ("tfrecord",)
+# Kinds whose records have delimiters. A lost pair is counted unless the damage ends a
+# line or the archive, which happens in less than one of 1,000 cases. In the other
+# kinds, a damaged tag or cell looks like text.
+DELIMITED_KINDS = ("tfrecord", "webdataset", "table.jsonl", "coco")
 
 
-# Seconds since 1970. Readers cache a file by its time of modification, and files that
-# are written one after the other may have the same.
+# Seconds since 1970. Readers cache a file by its modification time, and files that are
+# written one after the other may have the same time.
 MODIFICATION_TIMES = itertools.count(1_000_000_000)
 
 
 def set_new_times(path):
-    """Gives a file, or the files of a folder, a new time of modification."""
+    """Gives a file, or the files of a folder, a new modification time."""
     seconds = next(MODIFICATION_TIMES)
     for file in path.iterdir() if path.is_dir() else [path]:
         os.utime(file, (seconds, seconds))
 
 
-def read_all(spec, whole, silent=None):
-    """Reads the pairs and their images, and returns the pairs.
+def read_all(spec, expected_pairs, uncounted_losses=None):
+    """Reads the pairs of a source and their images, and returns the pairs.
 
-    Appends to `silent` the pairs where fewer than the whole are read and none counted.
+    Args:
+        spec: str, specification of the source.
+        expected_pairs: list of the pairs of the undamaged source, or None.
+        uncounted_losses: list to which the pairs are appended if pairs are missing but
+            none was counted, or None.
     """
     set_new_times(pathlib.Path(spec.partition(":")[2]))
     pairs, counter = read_source(spec)
@@ -157,41 +163,50 @@ def read_all(spec, whole, silent=None):
             image_size(read_location(pair.image))
         except ImageError:
             pass
-    lost = set(pair[1:] for pair in whole or ()) - {pair[1:] for pair in pairs}
-    if spec.partition(":")[0] in CHECKED and whole is not None:
-        assert set(pairs) <= set(whole)
-        assert not lost or counter.bad
-    if silent is not None and len(pairs) < len(whole) and not counter.bad:
-        silent.append(pairs)
+    expected_texts = set(pair[1:] for pair in expected_pairs or ())
+    lost_texts = expected_texts - {pair[1:] for pair in pairs}
+    if spec.partition(":")[0] in CHECKED_KINDS and expected_pairs is not None:
+        assert set(pairs) <= set(expected_pairs)
+        assert not lost_texts or counter.bad
+    if (
+        uncounted_losses is not None
+        and len(pairs) < len(expected_pairs)
+        and not counter.bad
+    ):
+        uncounted_losses.append(pairs)
     return pairs
 
 
 def check(tmp_path, kind, count):
+    """Writes a source and reads `count` damaged copies of it."""
     write = KINDS[kind][0] if kind in KINDS else write_shard("parquet/00000.parquet")
     write(tmp_path)
     names = sorted(path.name for path in tmp_path.iterdir())
     source = f"{kind.partition('.')[0]}:{tmp_path}"
     if kind in ("coco", "karpathy"):
         source += f"/{names[0]}"
-    whole = read_all(source, None)
-    assert whole
-    silent = []
-    read, refused = check_folder(
-        tmp_path, names, lambda: read_all(source, whole, silent), count
+    expected_pairs = read_all(source, None)
+    assert expected_pairs
+    uncounted_losses = []
+    read_count, refused_count = check_folder(
+        tmp_path,
+        names,
+        lambda: read_all(source, expected_pairs, uncounted_losses),
+        count,
     )
-    assert read and read + refused == count
-    assert len(silent) <= count / 1000 or kind not in MARKED
+    assert read_count and read_count + refused_count == count
+    assert len(uncounted_losses) <= count / 1000 or kind not in DELIMITED_KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_damaged_sources(tmp_path, kind):
+def test_damaged_sources_are_read_or_refused(tmp_path, kind):
     pytest.importorskip("selectolax")
     check(tmp_path, kind, KINDS[kind][1])
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_damaged_sources(tmp_path, kind):
+def test_many_damaged_sources_are_read_or_refused(tmp_path, kind):
     check(tmp_path, kind, KINDS[kind][2])
 
 
@@ -202,6 +217,6 @@ def test_many_damaged_sources(tmp_path, kind):
         pytest.param(5_000, marks=pytest.mark.release),
     ],
 )
-def test_damaged_tables_of_parquet(tmp_path, count):
+def test_damaged_parquet_files_are_read_or_refused(tmp_path, count):
     pytest.importorskip("pyarrow")
     check(tmp_path, "parquet", count)

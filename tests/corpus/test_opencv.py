@@ -1,4 +1,4 @@
-"""OpenCV is an extra, and of one thread in a worker."""
+"""Tests of the import of OpenCV, which is optional and limited to one thread."""
 
 import sys
 
@@ -11,17 +11,17 @@ pytestmark = pytest.mark.ci
 
 
 @pytest.fixture(autouse=True)
-def _asked_anew():
+def _empty_cache():
     opencv.cache_clear()
     yield
     opencv.cache_clear()
 
 
-def test_it_has_one_thread():
+def test_opencv_has_one_thread():
     assert opencv().getNumThreads() == 1
 
 
-def test_its_lack_is_told(monkeypatch):
+def test_a_missing_opencv_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(InputError, match=r"pip install \"align-keras\[corpus\]\""):
         opencv()

@@ -1,4 +1,4 @@
-"""Pages made to hang, fill or break whoever reads them."""
+"""Tests of malicious pages, which exceed the time or the memory of the parser."""
 
 import os
 import pathlib
@@ -15,9 +15,9 @@ pytest.importorskip("selectolax")
 
 PAGE = "https://example.org/"
 IMAGE = "<img src=a.png alt=x>"
-IMAGES = "".join(f"<img src={own}.png alt=x{own}>" for own in range(1_000))
-# Each is read whole within the limit of time.
-LONG = {
+IMAGES = "".join(f"<img src={number}.png alt=x{number}>" for number in range(1_000))
+# Long pages that are parsed completely within the time limit.
+LONG_PAGES = {
     "srcset": f"<img srcset='{' ' * 300_000}'>" + IMAGE,
     "srcset of commas": f"<img srcset='{',' * 300_000}!'>" + IMAGE,
     "srcset of addresses": f"<picture><source srcset='{'a 1w,' * 50_000}'>" + IMAGES,
@@ -26,44 +26,46 @@ LONG = {
     "figcaption": f"<figure><figcaption>{'a ' * 500_000}</figcaption>" + IMAGES,
     "language": f"<p lang='{'a' * 100_000}'>" + IMAGES,
     "machine names": "".join(
-        f"<img src=a.png alt='{'_' * 1_990}{own}!'>" for own in range(300)
+        f"<img src=a.png alt='{'_' * 1_990}{number}!'>" for number in range(300)
     )
     + IMAGE,
 }
-# 20 KB that make 1.5 GB of every parser that follows the standard.
-BOMB = "<p>" + "".join(f"<b a={own}>" for own in range(2_000)) + "</p>"
+# A page of 20 KB for which a parser needs 1.5 GB if it follows the HTML standard.
+BOMB = "<p>" + "".join(f"<b a={number}>" for number in range(2_000)) + "</p>"
 BOMB += "<p>x</p>" * 2_000
 
 
 def urls(html, counter=None, charset=None):
     content = html if isinstance(html, bytes) else html.encode()
     counter = DropCounter() if counter is None else counter
-    return [own.image_url for own in read_page(content, PAGE, counter, charset)]
+    return [pair.image_url for pair in read_page(content, PAGE, counter, charset)]
 
 
-@pytest.mark.parametrize("kind", LONG)
-def test_long_pages_are_read(kind):
+@pytest.mark.parametrize("kind", LONG_PAGES)
+def test_long_pages_are_parsed(kind):
     counter = DropCounter()
-    found = urls(LONG[kind], counter)
-    last = "a" if kind == "srcset of addresses" else "999.png"
-    assert found[-1] == PAGE + (last if IMAGES in LONG[kind] else "a.png")
+    image_urls = urls(LONG_PAGES[kind], counter)
+    last_name = "a" if kind == "srcset of addresses" else "999.png"
+    assert image_urls[-1] == PAGE + (
+        last_name if IMAGES in LONG_PAGES[kind] else "a.png"
+    )
     assert counter.bad == ({"long caption": 1_000} if kind == "figcaption" else {})
 
 
 @pytest.mark.parametrize("charset", ["punycode", "idna", "unicode_escape", "utf-7"])
-def test_charsets_that_no_page_has_are_not_taken(charset):
+def test_unusual_charsets_are_ignored(charset):
     html = f"<meta charset={charset}>{'é' * 100_000}{IMAGE}".encode()
     assert urls(html) == urls(html, charset=charset) == [PAGE + "a.png"]
 
 
-def test_a_page_that_takes_too_much_memory_costs_itself_alone(monkeypatch):
+def test_only_a_page_that_needs_too_much_memory_is_dropped(monkeypatch):
     monkeypatch.setattr(page_process, "MAX_READER_BYTES", 100_000_000)
     with pytest.raises(PageError, match="parse|memory"):
         urls(BOMB)
     assert urls(IMAGE) == [PAGE + "a.png"]
 
 
-def test_a_page_that_takes_too_long_costs_itself_alone(monkeypatch):
+def test_only_a_page_that_takes_too_long_is_dropped(monkeypatch):
     monkeypatch.setattr(page_process, "MAX_SECONDS", 0.2)
     with pytest.raises(PageError, match="seconds"):
         urls("<div>" * 50_000 + IMAGE)
@@ -71,11 +73,11 @@ def test_a_page_that_takes_too_long_costs_itself_alone(monkeypatch):
 
 
 def reader_processes():
-    """Returns the ids of the child processes that read pages."""
+    """Returns the ids of the child processes that parse pages."""
     ids = []
     for folder in pathlib.Path("/proc").glob("[0-9]*"):
         try:
-            # The fields follow the name of the program, which has parentheses.
+            # The fields follow the name of the program in parentheses.
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             command = (folder / "cmdline").read_text()
         except OSError:
@@ -86,7 +88,7 @@ def reader_processes():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_process_that_is_killed_is_started_again():
+def test_a_killed_process_is_started_again():
     assert urls(IMAGE)
     [process] = reader_processes()
     os.kill(process, signal.SIGKILL)
@@ -96,11 +98,11 @@ def test_a_process_that_is_killed_is_started_again():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_fork_reads_by_a_process_of_its_own():
+def test_a_forked_child_starts_another_process():
     assert urls(IMAGE)
-    number = os.fork()
-    if not number:
+    child = os.fork()
+    if not child:
         has_read = not reader_processes() and urls(IMAGE) and reader_processes()
         os._exit(0 if has_read else 1)
-    assert os.waitpid(number, 0)[1] == 0
+    assert os.waitpid(child, 0)[1] == 0
     assert urls(IMAGE)

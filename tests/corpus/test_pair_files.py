@@ -1,4 +1,4 @@
-"""Tables and folders of the user's, good and bad."""
+"""Tests of the reader of pairs in tables and folders."""
 
 import json
 import time
@@ -15,24 +15,24 @@ def read(path, **options):
     return list(read_pairs(path, counter=counter, **options)), counter
 
 
-def table(folder, content, name="pairs.csv", encoding="utf-8"):
+def write_table(folder, content, name="pairs.csv", encoding="utf-8"):
     path = folder / name
     path.write_bytes(content.encode(encoding))
     return path
 
 
 def message_of(path, **options):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error_info:
         read(path, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in str(error_info.value)
+    return str(error_info.value)
 
 
-@pytest.mark.parametrize("end", ["", '" of all', '"'])
-def test_an_open_quotation_mark_costs_its_own_line(tmp_path, end):
+@pytest.mark.parametrize("line_end", ["", '" of all', '"'])
+def test_an_open_quotation_mark_drops_only_its_line(tmp_path, line_end):
     lines = [f"{row}.png,caption {row}" for row in range(13)]
     lines[2] = '2.png,"caption 2'
-    lines[9] += end
+    lines[9] += line_end
     path = tmp_path / "pairs.csv"
     path.write_text("\n".join(["image,caption", *lines]))
     counter = DropCounter()
@@ -45,16 +45,17 @@ def test_an_open_quotation_mark_costs_its_own_line(tmp_path, end):
     assert rows[2][1] == "pairs.csv line 5"
 
 
-def test_a_cell_of_several_lines_that_is_closed(tmp_path):
+def test_a_quoted_cell_may_have_several_lines(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text('image,caption\na.png,"two\nlines, ""quoted"""\nb.png,one\n')
     _, rows = read_table(path, "utf-8", DropCounter())
     assert [row["caption"] for row, _ in rows] == ['two\nlines, "quoted"', "one"]
-    assert [place for _, place in rows] == ["pairs.csv line 2", "pairs.csv line 4"]
+    positions = [position for _, position in rows]
+    assert positions == ["pairs.csv line 2", "pairs.csv line 4"]
 
 
-def test_csv_with_quotes_ids_and_several_captions(tmp_path):
-    path = table(
+def test_csv_rows_of_an_image_are_merged(tmp_path):
+    path = write_table(
         tmp_path,
         "id,Filename,Caption,other\n"
         '7,a.png,"A cat, ""Tom""",x\n'
@@ -66,7 +67,7 @@ def test_csv_with_quotes_ids_and_several_captions(tmp_path):
     )
     records, counter = read(path)
     assert [
-        (record.id, record.image_path, record.captions, record.where)
+        (record.id, record.image_path, record.captions, record.position)
         for record in records
     ] == [
         ("7", tmp_path / "a.png", ['A cat, "Tom"', "A tabby cat"], "pairs.csv line 2"),
@@ -89,24 +90,24 @@ def test_csv_with_quotes_ids_and_several_captions(tmp_path):
         ),
     ],
 )
-def test_the_other_tables(tmp_path, name, content):
-    records, counter = read(table(tmp_path, content, name))
+def test_quotation_marks_are_read_in_each_format(tmp_path, name, content):
+    records, counter = read(write_table(tmp_path, content, name))
     assert [record.captions for record in records] == [['"A cat'], ['A "big" dog']]
     assert [record.id for record in records] == ["a.png", "b.png"]
     assert not counter.bad
 
 
-def test_jsonl_with_lists_of_captions(tmp_path):
+def test_jsonl_can_have_lists_of_captions(tmp_path):
     row = {"image": "a.png", "caption": ["A cat", "", "A tabby", 3]}
-    records, counter = read(table(tmp_path, json.dumps(row), "pairs.jsonl"))
+    records, counter = read(write_table(tmp_path, json.dumps(row), "pairs.jsonl"))
     assert records[0].captions == ["A cat", "A tabby"]
     assert counter.bad == {"empty caption": 2}
 
 
-def test_byte_order_mark_and_windows_lines(tmp_path):
+def test_byte_order_marks_and_windows_line_breaks_are_removed(tmp_path):
     content = "image,caption\r\na.png,Käse\r\n"
     for encoding in ("utf-8-sig", "utf-16"):
-        path = table(tmp_path, content, encoding=encoding)
+        path = write_table(tmp_path, content, encoding=encoding)
         option = "utf-16" if encoding == "utf-16" else "utf-8"
         records, _ = read(path, encoding=option)
         assert [(record.id, record.captions) for record in records] == [
@@ -114,37 +115,42 @@ def test_byte_order_mark_and_windows_lines(tmp_path):
         ]
 
 
-def test_wrong_encoding_names_line_byte_and_option(tmp_path):
-    path = table(tmp_path, "image,caption\na.png,Käse\n", encoding="cp1252")
+def test_a_wrong_encoding_names_line_byte_and_option(tmp_path):
+    path = write_table(tmp_path, "image,caption\na.png,Käse\n", encoding="cp1252")
     message = message_of(path)
-    assert "line 2 (byte 21)" in message and "`encoding`" in message
+    assert "line 2 (byte 21, " in message and "`encoding`" in message
     records, _ = read(path, encoding="cp1252")
     assert records[0].captions == ["Käse"]
     assert "klingon" in message_of(path, encoding="klingon")
 
 
-def test_missing_column_lists_the_columns_and_the_option(tmp_path):
-    path = table(tmp_path, "foto,caption\na.png,A cat\n")
+def test_a_missing_column_lists_the_columns_and_the_option(tmp_path):
+    path = write_table(tmp_path, "foto,caption\na.png,A cat\n")
     message = message_of(path)
-    assert "'foto', 'caption'" in message and "by `image_column`" in message
+    assert "the columns 'foto', 'caption'" in message
+    assert "set `image_column`" in message
     assert read(path, image_column="foto")[0][0].captions == ["A cat"]
     message = message_of(path, image_column="photo")
-    assert "'photo'" in message and "'foto'" in message
-    message = message_of(table(tmp_path, "image,words\na.png,A cat\n"))
-    assert "rename one to 'caption', or name the right one by `captio" in message
-    # Of an index, which takes no names of columns.
+    assert "must have a column 'photo'" in message and "'foto'" in message
+    message = message_of(write_table(tmp_path, "image,words\na.png,A cat\n"))
+    assert "must have a column for the captions" in message
+    assert "Rename one to 'caption', or set `caption_column`." in message
+
+
+def test_a_missing_column_names_no_option_if_there_is_none(tmp_path):
+    path = write_table(tmp_path, "image,words\na.png,A cat\n")
     message = message_of(path, origin_of=dict)
-    assert message.endswith("it has 'image', 'words'; rename one to 'caption'.")
+    assert message.endswith("the columns 'image', 'words'. Rename one to 'caption'.")
 
 
-def test_a_given_column_wins_over_guesses(tmp_path):
-    path = table(tmp_path, "image,thumb,caption,title\na.png,t.png,A,B\n")
+def test_a_requested_column_is_used_instead_of_a_recognized_one(tmp_path):
+    path = write_table(tmp_path, "image,thumb,caption,title\na.png,t.png,A,B\n")
     records, _ = read(path, image_column="thumb", caption_column="title")
     assert records[0].id == "t.png" and records[0].captions == ["B"]
 
 
 def test_bad_captions_are_counted_with_their_line(tmp_path):
-    path = table(
+    path = write_table(
         tmp_path,
         f"image,caption\na.png,\nb.png, \x00\t \nc.png,{'x' * 10_000}\n"
         f"d.png,{'y' * 2_000}\na.png,fine\n",
@@ -156,13 +162,14 @@ def test_bad_captions_are_counted_with_their_line(tmp_path):
     assert counter.examples["long caption"] == "pairs.csv line 4: 10,000 characters"
 
 
-def test_control_characters_and_spaces_collapse(tmp_path):
-    records, _ = read(table(tmp_path, "image,caption\na.png,\tA\x07  red\x00cat \n"))
+def test_captions_are_cleaned(tmp_path):
+    path = write_table(tmp_path, "image,caption\na.png,\tA\x07  red\x00cat \n")
+    records, _ = read(path)
     assert records[0].captions == ["A red cat"]
 
 
 def test_later_duplicate_ids_are_dropped(tmp_path):
-    path = table(tmp_path, "id,image,caption\n1,a.png,A\n1,b.png,B\n1,a.png,C\n")
+    path = write_table(tmp_path, "id,image,caption\n1,a.png,A\n1,b.png,B\n1,a.png,C\n")
     records, counter = read(path)
     assert [(record.id, record.captions) for record in records] == [("1", ["A", "C"])]
     assert counter.bad == {"duplicate id": 1}
@@ -170,7 +177,7 @@ def test_later_duplicate_ids_are_dropped(tmp_path):
 
 
 def test_repeated_rows_are_filtered(tmp_path):
-    records, counter = read(table(tmp_path, "image,caption\na.png,A\na.png,A\n"))
+    records, counter = read(write_table(tmp_path, "image,caption\na.png,A\na.png,A\n"))
     assert records[0].captions == ["A"]
     assert counter.filtered == {"repeated pair": 1} and not counter.bad
 
@@ -188,42 +195,42 @@ def test_repeated_rows_are_filtered(tmp_path):
     ],
 )
 def test_malformed_lines_are_counted(tmp_path, name, content, bad):
-    records, counter = read(table(tmp_path, content, name))
+    records, counter = read(write_table(tmp_path, content, name))
     assert [record.id for record in records] == ["a.png"]
     assert counter.bad == {"malformed line": bad}
     line = 2 if name == "pairs.jsonl" else 3
     assert counter.examples["malformed line"].startswith(f"{name} line {line}: ")
 
 
-def test_rows_without_a_path(tmp_path):
+def test_rows_without_an_image_path_are_counted_as_missing(tmp_path):
     content = '{"image": 3, "caption": "A"}\n{"image": "a.png", "caption": "A"}\n'
-    records, counter = read(table(tmp_path, content, "pairs.jsonl"))
+    records, counter = read(write_table(tmp_path, content, "pairs.jsonl"))
     assert len(records) == 1 and counter.bad == {"missing": 1}
-    records, counter = read(table(tmp_path, "image,caption\n ,A\na.png,A\n"))
+    records, counter = read(write_table(tmp_path, "image,caption\n ,A\na.png,A\n"))
     assert len(records) == 1 and counter.bad == {"missing": 1}
 
 
-def test_ids_are_storable_text(tmp_path):
+def test_ids_can_be_encoded_in_utf8(tmp_path):
     content = '{"image": "\\ud800.png", "caption": "A"}\n'
-    records, _ = read(table(tmp_path, content, "pairs.jsonl"))
+    records, _ = read(write_table(tmp_path, content, "pairs.jsonl"))
     records[0].id.encode("utf-8")
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])
-def test_empty_table(tmp_path, content):
-    assert "is empty" in message_of(table(tmp_path, content))
+def test_an_empty_table_raises_an_error(tmp_path, content):
+    assert "is empty" in message_of(write_table(tmp_path, content))
 
 
-def test_a_header_alone_yields_nothing(tmp_path):
-    assert read(table(tmp_path, "image,caption\n"))[0] == []
+def test_a_table_with_a_header_only_has_no_pairs(tmp_path):
+    assert read(write_table(tmp_path, "image,caption\n"))[0] == []
 
 
-def test_no_such_path_and_other_kinds(tmp_path):
-    assert "there is no" in message_of(tmp_path / "nowhere.csv")
-    assert ".jsonl" in message_of(table(tmp_path, "x", "pairs.xlsx"))
+def test_missing_paths_and_unknown_suffixes_raise_an_error(tmp_path):
+    assert "does not exist" in message_of(tmp_path / "nowhere.csv")
+    assert ".jsonl" in message_of(write_table(tmp_path, "x", "pairs.xlsx"))
 
 
-def test_folder(tmp_path):
+def test_a_folder_has_a_text_file_per_image(tmp_path):
     for name in ("b.PNG", "a.jpg", "sub/c.webp", "lonely.gif", ".hidden.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -242,7 +249,7 @@ def test_folder(tmp_path):
     assert counter.examples["no caption file"] == "lonely.gif"
 
 
-def test_folder_with_a_wrong_encoding(tmp_path):
+def test_a_text_file_with_a_wrong_encoding_is_dropped(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.png").touch()
     (tmp_path / "a.txt").write_text("Käse", "cp1252")
@@ -254,12 +261,12 @@ def test_folder_with_a_wrong_encoding(tmp_path):
     assert len(read(tmp_path, encoding="cp1252")[0]) == 2
 
 
-def test_folder_without_pictures_or_with_columns(tmp_path):
-    assert "holds no image" in message_of(tmp_path)
-    assert "leave them out" in message_of(tmp_path, image_column="image")
+def test_a_folder_needs_images_and_takes_no_columns(tmp_path):
+    assert "must hold images" in message_of(tmp_path)
+    assert "Remove these options" in message_of(tmp_path, image_column="image")
 
 
-def test_line_separators_of_unicode_are_no_ends_of_lines(tmp_path):
+def test_unicode_line_separators_do_not_end_a_row(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text(
         "image,caption\r\na.png,one\u2028two\x0b\r\nb.png,\x85\r\n", "utf-8"
@@ -269,10 +276,11 @@ def test_line_separators_of_unicode_are_no_ends_of_lines(tmp_path):
     assert captions == ["one\u2028two\x0b", "\x85"]
 
 
-def test_many_malformed_lines_take_no_time(tmp_path):
+def test_many_malformed_lines_are_read_in_linear_time(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("image,caption\n" + 'a.png,"b"c\n' * 40_000 + "b.png,A cat\n")
-    counter, begun = DropCounter(), time.thread_time()
+    counter, start = DropCounter(), time.thread_time()
     [record] = read_pairs(path, counter=counter)
     assert record.captions == ["A cat"] and counter.bad == {"malformed line": 40_000}
-    assert time.thread_time() - begun < 10  # 0.1 here; each from the start: minutes.
+    # Seconds. Linear time takes 0.1, and quadratic time takes minutes.
+    assert time.thread_time() - start < 10

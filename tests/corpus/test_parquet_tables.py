@@ -1,4 +1,4 @@
-"""Tables of pairs in batches."""
+"""Tests of Parquet tables of pairs."""
 
 import pyarrow.parquet
 import pytest
@@ -23,22 +23,21 @@ def row(number):
     return {**texts, **sizes}
 
 
-def test_rows_come_back_in_groups(tmp_path):
+def test_written_rows_are_read_again(tmp_path):
     rows = [row(number) for number in range(10)]
     path = tmp_path / "a.parquet"
     with table_writer(path, pair_schema(), rows_per_group=4) as append:
-        for own in rows:
-            append([own])
-    assert list(read_rows(tmp_path / "a.parquet")) == rows
-    names = [own["width"] for own in read_rows(tmp_path / "a.parquet", ["width"])]
-    assert names == list(range(10))
-    # pyarrow's own reading agrees.
-    with pyarrow.parquet.ParquetFile(tmp_path / "a.parquet") as file:
+        for single_row in rows:
+            append([single_row])
+    assert list(read_rows(path)) == rows
+    widths = [values["width"] for values in read_rows(path, ["width"])]
+    assert widths == list(range(10))
+    with pyarrow.parquet.ParquetFile(path) as file:
         assert file.num_row_groups == 3
         assert file.schema_arrow.equals(pair_schema())
 
 
-def test_an_error_leaves_neither_the_table_nor_a_part_of_it(tmp_path):
+def test_an_error_leaves_no_files(tmp_path):
     with (
         pytest.raises(RuntimeError),
         table_writer(tmp_path / "a.parquet", pair_schema()) as append,
@@ -48,7 +47,7 @@ def test_an_error_leaves_neither_the_table_nor_a_part_of_it(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_equal_rows_make_equal_bytes(tmp_path):
+def test_equal_rows_give_equal_files(tmp_path):
     for name in ("a", "b"):
         with table_writer(tmp_path / name, pair_schema()) as append:
             append([row(number) for number in range(100)])
@@ -67,16 +66,16 @@ def table(tmp_path):
     return path
 
 
-def test_batches(table, monkeypatch):
-    [whole] = read_batches(table, ["caption"])
-    assert whole.schema.names == ["caption"]
-    assert string_list(whole["caption"]) == ["a", "", "c"]
+def test_a_table_is_read_in_batches(table, monkeypatch):
+    [batch] = read_batches(table, ["caption"])
+    assert batch.schema.names == ["caption"]
+    assert string_list(batch["caption"]) == ["a", "", "c"]
     monkeypatch.setattr(parquet_tables, "ROWS_PER_BATCH", 2)
     assert [batch.num_rows for batch in read_batches(table)] == [2, 1]
 
 
-def test_what_is_wrong_is_named(table, tmp_path):
-    with pytest.raises(InputError, match="none.parquet can't be read"):
+def test_missing_and_damaged_tables_raise_an_error(table, tmp_path):
+    with pytest.raises(InputError, match="can be read. Received: .*none.parquet"):
         list(read_batches(tmp_path / "none.parquet", []))
     for content in (b"", b"not a table", table.read_bytes()[:-20]):
         table.write_bytes(content)

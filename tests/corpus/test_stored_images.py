@@ -1,3 +1,5 @@
+"""Tests of the reduction of images and of their storage as JPEGs."""
+
 import io
 
 import numpy as np
@@ -18,28 +20,28 @@ from align_keras.utils.errors import InputError
 pytestmark = pytest.mark.ci
 
 
-def file_of(image, **options):
+def encode(image, **options):
     file = io.BytesIO()
     image.save(file, **options)
     return file.getvalue()
 
 
-def smooth(width, height):
-    """A picture without edges, on which any good resizing agrees."""
+def smooth_image(width, height):
+    """Returns an image without edges. All good resizing methods agree on it."""
     x, y = np.meshgrid(np.linspace(0, 6, width), np.linspace(0, 6, height))
     waves = [np.sin(x + y), np.cos(x), np.sin(2 * y)]
-    pixels = np.stack([127 + 100 * own for own in waves], -1)
+    pixels = np.stack([127 + 100 * wave for wave in waves], -1)
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def opened(stored):
+def open_jpeg(stored):
     return Image.open(io.BytesIO(stored["jpeg"]))
 
 
 @pytest.mark.parametrize(
     "size, expected",
     [
-        ((200, 100), (200, 100)),  # Small ones stay as they are.
+        ((200, 100), (200, 100)),  # Small images keep their size.
         ((300, 101), (297, 100)),
         ((400, 300), (133, 100)),
         ((1600, 1200), (133, 100)),
@@ -48,86 +50,87 @@ def opened(stored):
 )
 @pytest.mark.parametrize("encoding", ["JPEG", "PNG"])
 def test_the_shorter_side_is_reduced(size, expected, encoding):
-    image = smooth(*size)
+    image = smooth_image(*size)
     options = {"quality": 95} if encoding == "JPEG" else {}
-    content = file_of(image, format=encoding, **options)
+    content = encode(image, format=encoding, **options)
     stored = store_image(content, shorter_side=100, quality=90)
-    assert (stored["width"], stored["height"]) == opened(stored).size == expected
-    # Pillow's Lanczos is the oracle; gray levels, where JPEG alone makes 2 or 3.
+    assert (stored["width"], stored["height"]) == open_jpeg(stored).size == expected
+    # Pillow's Lanczos filter gives the expected pixels. JPEG compression alone changes
+    # single pixels by 2 or 3 gray levels.
     exact = np.asarray(image.resize(expected, Image.Resampling.LANCZOS), np.int16)
-    found = np.asarray(opened(stored), np.int16)
-    assert np.abs(found - exact).mean() < 2
+    pixels = np.asarray(open_jpeg(stored), np.int16)
+    assert np.abs(pixels - exact).mean() < 2
 
 
 @pytest.mark.parametrize(
     "size, expected",
     [
-        ((200, 90), (200, 90)),  # Small ones stay as they are.
+        ((200, 90), (200, 90)),  # Small images keep their size.
         ((200, 100), (100, 100)),
         ((300, 150), (100, 100)),
         ((250, 290), (100, 100)),
         ((250, 700), (100, 100)),
     ],
 )
-def test_squares_are_resized_as_the_paper_does(size, expected):
-    image = smooth(*size)
-    content = file_of(image, format="PNG")
+def test_without_the_aspect_ratio_images_become_squares(size, expected):
+    image = smooth_image(*size)
+    content = encode(image, format="PNG")
     stored = store_image(content, shorter_side=100, quality=90, keep_aspect=False)
-    assert (stored["width"], stored["height"]) == opened(stored).size == expected
+    assert (stored["width"], stored["height"]) == open_jpeg(stored).size == expected
     exact = np.asarray(image.resize(expected, Image.Resampling.LANCZOS), np.int16)
-    found = np.asarray(opened(stored), np.int16)
-    assert np.abs(found - exact).mean() < 2  # As above.
+    pixels = np.asarray(open_jpeg(stored), np.int16)
+    assert np.abs(pixels - exact).mean() < 2
 
 
-@pytest.mark.parametrize("size", [(90, 70), (2100, 2100)])  # More than a block.
-def test_pixels_are_pillows(size):
-    image = smooth(*size)
+# The second size exceeds a block of Pillow's memory.
+@pytest.mark.parametrize("size", [(90, 70), (2100, 2100)])
+def test_pixels_are_those_of_the_image(size):
+    image = smooth_image(*size)
     np.testing.assert_array_equal(rgba_pixels(image)[..., :3], np.asarray(image))
 
 
-def test_colors_are_subsampled_and_quality_counts():
-    content = file_of(smooth(90, 90), format="PNG")
+def test_jpegs_have_subsampled_colors_and_the_requested_quality():
+    content = encode(smooth_image(90, 90), format="PNG")
     fine, coarse = (store_image(content, 100, quality) for quality in (90, 40))
-    assert JpegImagePlugin.get_sampling(opened(fine)) == 2  # 4:2:0
+    assert JpegImagePlugin.get_sampling(open_jpeg(fine)) == 2  # 4:2:0
     assert len(coarse["jpeg"]) < len(fine["jpeg"])
 
 
-def test_equal_pictures_have_equal_keys():
+def test_images_have_equal_keys_if_their_pixels_are_equal():
     first, second = (
-        store_image(file_of(own, format="PNG"), 100, 90)
-        for own in (smooth(90, 90), smooth(90, 90))
+        store_image(encode(image, format="PNG"), 100, 90)
+        for image in (smooth_image(90, 90), smooth_image(90, 90))
     )
     assert first["pixel_key"] == second["pixel_key"]
-    other = store_image(file_of(smooth(90, 91), format="PNG"), 100, 90)
+    other = store_image(encode(smooth_image(90, 91), format="PNG"), 100, 90)
     assert other["pixel_key"] != first["pixel_key"]
 
 
 def test_transparency_and_cmyk_become_rgb_on_white():
-    clear = Image.new("RGBA", (90, 90), (255, 0, 0, 0))
-    stored = store_image(file_of(clear, format="PNG"), 100, 90)
-    assert opened(stored).getpixel((45, 45)) == (255, 255, 255)
+    transparent = Image.new("RGBA", (90, 90), (255, 0, 0, 0))
+    stored = store_image(encode(transparent, format="PNG"), 100, 90)
+    assert open_jpeg(stored).getpixel((45, 45)) == (255, 255, 255)
     assert stored["conversion"] == "transparency"
     cmyk = Image.new("CMYK", (90, 90))
-    stored = store_image(file_of(cmyk, format="JPEG"), 100, 90)
-    assert opened(stored).mode == "RGB"
+    stored = store_image(encode(cmyk, format="JPEG"), 100, 90)
+    assert open_jpeg(stored).mode == "RGB"
 
 
-def test_a_hook_refuses_pictures():
+def test_a_hook_can_refuse_images():
+    content = encode(smooth_image(90, 90), format="PNG")
     with pytest.raises(ImageError, match="refused"):
-        store_image(
-            file_of(smooth(90, 90), format="PNG"), 100, 90, refuse=lambda _: True
-        )
-    store_image(file_of(smooth(90, 90), format="PNG"), 100, 90, refuse=lambda _: False)
+        store_image(content, 100, 90, refuse=lambda _: True)
+    store_image(content, 100, 90, refuse=lambda _: False)
 
 
-def test_the_pixel_limit_is_the_callers():
-    content = file_of(smooth(90, 90), format="PNG")
+def test_max_pixels_is_inclusive():
+    content = encode(smooth_image(90, 90), format="PNG")
     with pytest.raises(ImageError, match="oversized"):
         store_image(content, 100, 90, max_pixels=8099)
     store_image(content, 100, 90, max_pixels=8100)
 
 
-def test_hooks_are_found_by_name_or_told_of():
+def test_hooks_are_imported_by_their_names():
     assert load_hook(None) is None
     assert load_hook("math:isnan") is __import__("math").isnan
     for name in ("math", "math:nothing", "no.such.module:function", ":x"):
@@ -135,19 +138,19 @@ def test_hooks_are_found_by_name_or_told_of():
             load_hook(name)
 
 
-def test_bad_pictures_keep_their_row_with_the_fault(tmp_path):
+def test_the_row_of_a_bad_image_has_its_drop_reason(tmp_path):
     contents = {
-        "a": file_of(smooth(120, 110), format="JPEG"),
+        "a": encode(smooth_image(120, 110), format="JPEG"),
         "b": b"",
-        "c": file_of(smooth(500, 500), format="JPEG")[:3000],
+        "c": encode(smooth_image(500, 500), format="JPEG")[:3000],
     }
     rows = []
     for key, content in [*contents.items(), ("d", None)]:
         path = tmp_path / f"{key}.jpg"
         if content is not None:
             path.write_bytes(content)
-        own = {"image_key": key, "image": str(path), "width": 9, "height": 9}
-        rows.append({**own, "captions": []})
+        row = {"image_key": key, "image": str(path), "width": 9, "height": 9}
+        rows.append({**row, "captions": []})
     with table_writer(tmp_path / "group.parquet", image_schema()) as append:
         append(rows)
     task = {
@@ -161,14 +164,14 @@ def test_bad_pictures_keep_their_row_with_the_fault(tmp_path):
     }
     assert store_images(task)["faults"] == {"empty": 1, "truncated": 1, "missing": 1}
     stored = list(read_rows(task["table"]))
-    assert [own["image_key"] for own in stored] == ["a", "b", "c", "d"]
-    assert [own["fault"] for own in stored] == ["", "empty", "truncated", "missing"]
-    assert [own["jpeg"] is None for own in stored] == [False, True, True, True]
+    assert [row["image_key"] for row in stored] == ["a", "b", "c", "d"]
+    assert [row["fault"] for row in stored] == ["", "empty", "truncated", "missing"]
+    assert [row["jpeg"] is None for row in stored] == [False, True, True, True]
 
 
-def test_what_no_jpeg_can_hold_is_refused():
-    # What a recipe with a large max_aspect lets through.
-    content = file_of(Image.new("L", (70_000, 300)), format="PNG")
+def test_an_image_that_is_too_wide_for_jpeg_is_refused():
+    # A configuration with a large `max_aspect` allows such images.
+    content = encode(Image.new("L", (70_000, 300)), format="PNG")
     with pytest.raises(ImageError, match="oversized.*70000 × 300 pixels.*65,500"):
         store_image(content, shorter_side=300, quality=90)
     stored = store_image(content, shorter_side=200, quality=90)

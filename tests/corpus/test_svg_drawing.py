@@ -1,4 +1,4 @@
-"""SVG drawings: sizes as browsers find them, pixels, and hostile ones."""
+"""Tests of SVG drawings: their sizes, their pixels and malicious drawings."""
 
 import gzip
 import importlib.util
@@ -11,19 +11,21 @@ from align_keras.corpus.drop_counter import NO_RENDERER, DropCounter
 from align_keras.corpus.image import ImageError, image_size, normalize_image
 from align_keras.corpus.svg_drawing import read_svg
 
-RENDERS = importlib.util.find_spec("resvg_py") is not None
-renders = pytest.mark.skipif(not RENDERS, reason="could not import 'resvg_py'")
+HAS_RENDERER = importlib.util.find_spec("resvg_py") is not None
+needs_renderer = pytest.mark.skipif(
+    not HAS_RENDERER, reason="could not import 'resvg_py'"
+)
 
 
-def svg(body="", head='width="300" height="200"'):
+def svg(body="", attributes='width="300" height="200"'):
     return (
         '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" '
-        f'xmlns:xlink="http://www.w3.org/1999/xlink" {head}>{body}</svg>'
+        f'xmlns:xlink="http://www.w3.org/1999/xlink" {attributes}>{body}</svg>'
     ).encode()
 
 
 @pytest.mark.parametrize(
-    ("head", "size"),
+    ("attributes", "size"),
     [
         ('width="300" height="200"', (300, 200)),
         ('width="2in" height="25.4mm"', (192, 96)),
@@ -37,9 +39,10 @@ def svg(body="", head='width="300" height="200"'):
         ('width="0" height="-5" viewBox="0 0 0 x"', (300, 150)),
     ],
 )
-def test_sizes(head, size):
-    assert read_svg(svg(head=head)).size == size
-    assert read_svg(gzip.compress(svg(head=head))).size == size
+def test_sizes_are_those_of_browsers(attributes, size):
+    content = svg(attributes=attributes)
+    assert read_svg(content).size == size
+    assert read_svg(gzip.compress(content)).size == size
 
 
 @pytest.mark.parametrize(
@@ -52,10 +55,11 @@ def test_sizes(head, size):
         gzip.compress(b"x", mtime=0),
     ],
 )
-def test_what_is_no_drawing(content):
+def test_other_files_are_not_drawings(content):
     assert read_svg(content) is None
 
 
+# Entities that expand to 10**11 copies of the first one, the "billion laughs" attack.
 ENTITIES = "".join(
     f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 12)
 ).encode()
@@ -64,8 +68,8 @@ ENTITIES = "".join(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (svg("<g>" * 500 + "</g>" * 500), "100 elements"),
-        (svg("<g/>" * 50_001), "50,000 in all"),
+        (svg("<g>" * 500 + "</g>" * 500), "more than 100 nested"),
+        (svg("<g/>" * 50_001), "50,000 total elements"),
         (svg("<!--" + "x" * 8_000_000 + "-->"), "8,000,000 bytes"),
         (gzip.compress(svg("<!--" + "x" * 50_000_000 + "-->")), "8,000,000 bytes"),
         (svg("<g>"), "broken XML"),
@@ -75,12 +79,12 @@ ENTITIES = "".join(
     ],
     ids=["deep", "many", "large", "inflated", "cut", "entity", "laughs"],
 )  # fmt: skip
-def test_hostile_drawings_are_refused_unrendered(content, message):
+def test_malicious_drawings_are_refused_before_rendering(content, message):
     with pytest.raises(ImageError, match=message):
         read_svg(content)
 
 
-def test_other_files_are_out_of_reach():
+def test_links_to_other_files_are_removed():
     body = (
         '<image xlink:href="/etc/a.png"/><image href=" file:///a.png"/>'
         '<use href="b.svg#x"/><use href="#x"/><image href="data:image/png;base64,AA"/>'
@@ -91,18 +95,18 @@ def test_other_files_are_out_of_reach():
 
 
 @pytest.mark.parametrize("function", [normalize_image, image_size])
-def test_without_the_extra_the_reason_says_so(monkeypatch, function):
+def test_without_the_extra_the_error_names_it(monkeypatch, function):
     monkeypatch.setattr(image_module, "has_renderer", lambda: False)
-    with pytest.raises(ImageError, match="align-keras.svg") as caught:
+    with pytest.raises(ImageError, match="align-keras.svg") as error_info:
         function(svg())
-    assert caught.value.reason == NO_RENDERER
+    assert error_info.value.reason == NO_RENDERER
     counter = DropCounter()
-    counter.drop(caught.value.reason, "a.svg")
+    counter.drop(error_info.value.reason, "a.svg")
     assert "align-keras[svg]" in counter.lines()[1]
 
 
-@renders
-def test_a_drawing_becomes_pixels():
+@needs_renderer
+def test_a_drawing_is_rendered_on_white():
     square = '<rect width="150" height="200" fill="#f00"/>'
     for content in (svg(square), gzip.compress(svg(square))):
         image, conversion = normalize_image(content)
@@ -112,8 +116,8 @@ def test_a_drawing_becomes_pixels():
         assert conversion == "svg, transparency"
 
 
-@renders
-def test_a_large_drawing_is_reduced_whole():
+@needs_renderer
+def test_a_large_drawing_is_reduced():
     content = svg('<rect width="5000" height="9000"/>', 'width="10000" height="9000"')
     image, _ = normalize_image(content)
     assert image.size == image_size(content) == (2048, 1843)
@@ -121,9 +125,9 @@ def test_a_large_drawing_is_reduced_whole():
     assert image.getpixel((1048, 1800)) == (255, 255, 255)
 
 
-@renders
-def test_a_drawing_that_fells_its_process_is_unreadable():
-    uses = '<rect id="a0"/>' + "".join(
+@needs_renderer
+def test_a_drawing_that_crashes_its_process_is_unreadable():
+    nested_uses = '<rect id="a0"/>' + "".join(
         f'<g id="a{i}">' + f'<use href="#a{i - 1}"/>' * 10 + "</g>" for i in range(1, 8)
     )
     pattern = (
@@ -131,13 +135,13 @@ def test_a_drawing_that_fells_its_process_is_unreadable():
         '<rect width="1" height="1"/></pattern>'
         '<rect width="1e8" height="1e8" fill="url(#p)"/>'
     )
-    for body in (f'{uses}<use href="#a7"/>', pattern):
+    for body in (f'{nested_uses}<use href="#a7"/>', pattern):
         with pytest.raises(ImageError, match="SVG: not rendered"):
             normalize_image(svg(body))
 
 
-@renders
-def test_a_drawing_that_never_ends_is_stopped(monkeypatch):
+@needs_renderer
+def test_rendering_has_a_timeout(monkeypatch):
     monkeypatch.setattr(svg_drawing, "RENDER_PROGRAM", "while True: pass")
     monkeypatch.setattr(svg_drawing, "RENDER_TIMEOUT", 0.2)
     with pytest.raises(ImageError, match="not rendered in 0.2 seconds"):

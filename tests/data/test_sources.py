@@ -189,7 +189,7 @@ def test_a_changed_file_is_detected_and_indexed_again(tmp_path):
         order(source, 12)
     assert sorted(captions(order(open_folder(tmp_path), 9)))[6:] == ALL_CAPTIONS[3:6]
     os.remove(tmp_path / "00000.tar")
-    with pytest.raises(tf.errors.OpError, match="InputError: .*00000.tar has gone"):
+    with pytest.raises(tf.errors.OpError, match="InputError: .*00000.tar was removed"):
         order(source, 12)
 
 
@@ -300,7 +300,7 @@ def test_tfrecords_are_read_from_any_position(tmp_path):
         ("empty", {}, "which has no such files"),
         ("mixed", {}, "which has files of the kinds parquet and webdataset"),
         ("{0..1}.tar", {}, "no such file"),
-        ("hollow", {}, "the corpus is empty, no usable pairs among 3: 3 empty caption"),
+        ("hollow", {}, "The corpus is empty. Received: no usable pairs among 3: 3 emp"),
         ("good", {"caption_column": "text"}, "apply only to Parquet and Arrow files"),
         ("good", {"weights": [1, 2]}, "a number above 0 for each source"),
         ("good", {"weights": [0]}, "a number above 0"),
@@ -429,11 +429,13 @@ def test_the_columns_of_images_and_captions_can_be_selected(tables, tmp_path):
     pa = pytest.importorskip("pyarrow")
     rows = table(8).rename_columns(["picture", "sentences", "n"])
     pa.parquet.write_table(rows, tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="a column of images .* received none among"):
+    with pytest.raises(InputError, match="a column of images .* Received: none among"):
         open_folder(tmp_path)
-    with pytest.raises(InputError, match="a column of captions .* received none among"):
+    with pytest.raises(
+        InputError, match="a column of captions .* Received: none among"
+    ):
         open_folder(tmp_path, image_column="picture")
-    with pytest.raises(InputError, match="received words among picture, sentences, n"):
+    with pytest.raises(InputError, match="Received: words among the columns picture"):
         open_folder(tmp_path, image_column="picture", caption_column="words")
     named = {"image_column": "picture", "caption_column": "sentences"}
     assert "caption 0" in captions(

@@ -219,7 +219,7 @@ def test_a_table_at_an_address_has_the_same_pairs_as_a_local_copy(store, tmp_pat
     ]
     store.pipe_file("/s/bad.csv", b"a,b\n1,2\n")
     for address, message in (
-        ("memory://s/bad.csv", "bad.csv has no column"),
+        ("memory://s/bad.csv", "bad.csv must have a column"),
         ("memory://s/photos", "must be a table, .csv"),
     ):
         with pytest.raises(InputError, match=message):

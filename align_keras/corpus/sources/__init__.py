@@ -1,4 +1,4 @@
-"""Sources of pairs: pages, archives, shards, tables, folders, data sets."""
+"""Sources of image-caption pairs: web pages, shards, tables, folders, data sets."""
 
 from align_keras.corpus.sources.location import is_remote, read_location
 from align_keras.corpus.sources.pair import Part, SourcePair

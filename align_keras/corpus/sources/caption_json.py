@@ -1,7 +1,11 @@
-"""Kinds `coco` and `karpathy`: captions in one JSON file, images in `?images=DIR`, else
-in the first folder nearby that has one of the first ten: the file's, its subfolders,
-the one above, its subfolders. Of Karpathy's the parts `val` and `test` are left out,
-and are all that counts with the option `EVALUATION`.
+"""Sources of the kinds `coco` and `karpathy`: a JSON file of captions.
+
+The images are in the folder of the option `?images=DIR`. Without the option, it is the
+first of the following folders that has one of the first ten images: the folder of the
+JSON file, its subfolders, its parent folder, and the subfolders of the parent.
+
+A `karpathy` source has the splits for training. With the option `EVALUATION` it has the
+splits `val` and `test` instead.
 """
 
 import dataclasses
@@ -26,19 +30,28 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
 from align_keras.utils.remote import is_url, join_url
 
-_EVALUATION = ("val", "test")
-# Option of a source whose copies leave a corpus.
+_EVALUATION_SPLITS = ("val", "test")
+# Option (name, value) of a source of evaluation images. Their copies are removed from a
+# corpus.
 EVALUATION = ("splits", "evaluation")
 
 
 class _Entry(NamedTuple):
+    """Image of a JSON file.
+
+    Attributes:
+        image: str, path of the image relative to the image folder.
+        captions: list of str.
+        page_url: str, address of the image or its page, or "".
+    """
+
     image: str
     captions: list
     page_url: str
 
 
 def json_kind(path: str) -> str | None:
-    """Says which of the two kinds a JSON file is, or None."""
+    """Returns the kind of a JSON file, "coco" or "karpathy", or None."""
     try:
         content = json.loads(read_regular(path, MAX_JSON_BYTES))
         images = content["images"]
@@ -50,24 +63,24 @@ def json_kind(path: str) -> str | None:
 
 
 def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
-    """Shares the images of each file out, 10,000 a part."""
+    """Divides the images of each file into parts of 10,000."""
     parts = []
     for file in files:
         path = os.path.join(whole.root, file.name)
         is_evaluation = EVALUATION in whole.options
         entries, _ = _entries(whole.kind, path, file.modified, is_evaluation)
-        folder = dict(whole.options).get("images") or _find_images(path, entries)
+        folder = dict(whole.options).get("images") or _find_image_folder(path, entries)
         folder = folder if is_url(folder) else os.path.abspath(folder)
         options: tuple = (("images", folder),)
         if is_evaluation:
             options += (EVALUATION,)
-        with_folder = dataclasses.replace(whole, options=options)
-        parts += record_ranges(with_folder, file.name, len(entries))
+        whole_with_folder = dataclasses.replace(whole, options=options)
+        parts += record_ranges(whole_with_folder, file.name, len(entries))
     return parts
 
 
 def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
-    """Yields the pairs of a range of a file's images, in their order."""
+    """Yields the pairs of a range of images, in the order of the file."""
     folder = dict(part.options)["images"]
     is_evaluation = EVALUATION in part.options
     load = functools.partial(_entries, part.kind, is_evaluation=is_evaluation)
@@ -80,22 +93,35 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
             yield SourcePair(image, caption, page_url=entry.page_url)
 
 
-# One: a process reads the parts of a file one after another.
+# The cache has one entry, since a process reads the parts of a file one after another.
 @functools.lru_cache(maxsize=1)
 def _entries(
     kind: str, path: str, modified: int | str, is_evaluation: bool = False
 ) -> tuple[list[_Entry], DropCounter]:
-    """Returns `_Entry`s and what was dropped; `modified` tells a file from an older."""
+    """Reads the entries of a JSON file.
+
+    Args:
+        kind: str, "coco" or "karpathy".
+        path: str, path or address of the file.
+        modified: modification time or version of the file. It is part of the cache key.
+        is_evaluation: bool, True to read the evaluation splits of a `karpathy` file.
+
+    Returns:
+        Tuple of a list of `_Entry` and the `DropCounter` of the other entries.
+
+    Raises:
+        InputError: if the file has another structure.
+    """
     text = read_regular(path, MAX_JSON_BYTES)
     try:
         content = json.loads(text)
         for name in ("images", "annotations") if kind == "coco" else ("images",):
             if not isinstance(content[name], list):
-                raise TypeError(f"{name} is no list")
+                raise TypeError(f"{name} is not a list")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{path} must be the JSON of kind {kind}, received something else "
-            f"({error}); give its kind, or download it again."
+            f"{path} must be a JSON file of kind {kind}. Received: another structure "
+            f"({error}). Specify the kind of the file, or download it again."
         ) from None
     name, counter = os.path.basename(path), DropCounter()
     if kind == "coco":
@@ -118,7 +144,7 @@ def _coco(content: Any, name: str, counter: DropCounter) -> list[_Entry]:
             by_id[row["image_id"]].captions.append(text_value(row["caption"]))
         except (KeyError, TypeError) as error:
             position = f"annotations[{number}] of {name}"
-            counter.drop("broken record", position, f"lacks {error}")
+            counter.drop("broken record", position, f"missing or invalid: {error}")
     return entries
 
 
@@ -130,7 +156,7 @@ def _karpathy(
         position = f"images[{number}] of {name}"
         try:
             image = parse_karpathy_image(row)
-            if (image.split in _EVALUATION) != is_evaluation:
+            if (image.split in _EVALUATION_SPLITS) != is_evaluation:
                 reason = "training set" if is_evaluation else "evaluation set"
                 counter.filter(reason, position, image.split, count=len(image.captions))
             else:
@@ -140,26 +166,32 @@ def _karpathy(
     return entries
 
 
-def _find_images(path: str, entries: list[_Entry]) -> str:
-    """Returns the folder that has one of the first images."""
-    beside = os.path.dirname(path)
-    near = (beside,) if is_url(path) else (beside, os.path.dirname(beside))
-    places = [place for folder in near for place in _around(folder)]
-    first = [entry.image for entry in entries[:10]]
-    for place in places:
-        if any(one_file(os.path.join(place, image)) for image in first):
-            return place
+def _find_image_folder(path: str, entries: list[_Entry]) -> str:
+    """Returns the first nearby folder that has one of the first ten images.
+
+    Raises:
+        InputError: if no folder has one.
+    """
+    json_folder = os.path.dirname(path)
+    parents = [json_folder]
+    if not is_url(path):
+        parents.append(os.path.dirname(json_folder))
+    candidates = [folder for parent in parents for folder in _with_subfolders(parent)]
+    first_images = [entry.image for entry in entries[:10]]
+    for folder in candidates:
+        if any(one_file(os.path.join(folder, image)) for image in first_images):
+            return folder
     if not entries:
-        return beside
+        return json_folder
     raise InputError(
-        f"the images of {path}, such as {first[0][:200]!r}, must lie beside it or "
-        "in a folder nearby, but none is there; give their folder by "
-        f"--source '{path}?images=DIR'."
+        f"The images of {path} must be next to it, in a subfolder, or in a folder next "
+        f"to its folder. Received: no such folder has {first_images[0][:200]!r}. Set "
+        f"the image folder with --source '{path}?images=DIR'."
     )
 
 
-def _around(folder: str) -> list[str]:
-    """A folder, then its subfolders in the order of their names, of a local one."""
+def _with_subfolders(folder: str) -> list[str]:
+    """Returns a folder and, if it is local, its subfolders in the order of names."""
     if is_url(folder):
         return [folder]
     with os.scandir(folder) as entries:

@@ -1,5 +1,7 @@
-"""Kind `folder`: NAME.jpg beside NAME.txt as `pair_files` has it, for many workers.
-The sizes in a NAME.json by img2dataset count.
+"""Sources of the kind `folder`: images NAME.jpg next to captions NAME.txt.
+
+The format is that of `pair_files`, but several workers can read a folder. If
+img2dataset wrote a file NAME.json, the original size of the image is read from it.
 """
 
 import json
@@ -27,23 +29,21 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
 from align_keras.utils.remote import is_url
 
-# The texts and the sizes count for the fingerprint.
-
 
 def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
-    """Shares the images out, up to 200 a part."""
+    """Divides the images into parts of up to 200."""
     images = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
     return grouped_files(whole, images)
 
 
 def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
-    """Yields the pairs of a part's images, those of one image together."""
+    """Yields the pairs of a part, image by image."""
     for name in part.files:
         path = os.path.join(part.root, name)
         stem = os.path.splitext(path)[0]
-        texts = [stem + end for end in (".txt", ".TXT") if _is_there(stem + end)]
+        texts = [stem + suffix for suffix in (".txt", ".TXT") if _exists(stem + suffix)]
         if not texts:
-            counter.drop("no caption file" if _is_there(path) else "vanished", path)
+            counter.drop("no caption file" if _exists(path) else "vanished", path)
             continue
         text_path = texts[0]
         content = read_whole(text_path, counter)
@@ -54,7 +54,8 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
         except InputError:
             counter.drop("wrong encoding", text_path, "not UTF-8")
             continue
-        # Blank lines between captions are layout, a file of nothing else is bad.
+        # Blank lines between captions are ignored. A file with nothing but blank lines
+        # counts as an empty caption.
         lines = [line for line in text.splitlines() if line.strip()] or [""]
         image = path_location(path)
         original_size = pair_from_columns(image, _metadata(stem)).original_size
@@ -63,22 +64,23 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 
 
 def _metadata(stem: str) -> dict[str, Any]:
-    """Returns what img2dataset wrote about an image, or {} without such a file."""
+    """Returns the metadata that img2dataset wrote for an image, or {} without any."""
     path = stem + ".json"
-    if not _is_there(path):
+    if not _exists(path):
         return {}
     try:
         row = json.loads(read_regular(path, MAX_TEXT_BYTES))
     except (OSError, ValueError, RecursionError):
-        return {}  # Another program's file, which no pair depends on.
+        return {}  # The file is from another program.
     return row if isinstance(row, dict) else {}
 
 
-def _is_there(path: str) -> bool:
+def _exists(path: str) -> bool:
     return one_file(path) is not None if is_url(path) else os.path.lexists(path)
 
 
 FOLDER_IMAGES = SourceKind(
+    # The captions and the sizes in JSON files are part of the fingerprint of a source.
     suffixes=(*IMAGE_SUFFIXES, ".txt", ".json"),
     list_parts=_list_parts,
     read=_read_part,

@@ -1,6 +1,8 @@
-"""Kind `html`: web pages and the images beside them. An address that begins with `/`
-means the source's folder. A file that isn't below it, links followed, isn't taken: a
-page from elsewhere could put private images of this machine into the corpus.
+"""Sources of the kind `html`: web pages with their images.
+
+An address that begins with `/` refers to the folder of the source. An image is dropped
+if its file, after symbolic links are resolved, is not below that folder. Otherwise, a
+downloaded page could add private images of this machine to the corpus.
 """
 
 import os
@@ -17,7 +19,7 @@ from align_keras.utils.remote import is_url, join_url
 
 
 def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
-    """Yields the pairs of a part's pages, page by page."""
+    """Yields the pairs of a part, page by page."""
     for name in part.files:
         path = os.path.join(part.root, name)
         content = read_whole(path, counter)
@@ -38,7 +40,12 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 
 
 def _address(path: str, name: str) -> str:
-    """Returns the base of a page's relative addresses."""
+    """Returns the address of a page, to which its relative addresses refer.
+
+    Args:
+        path: str, path or address of the page.
+        name: str, path of the page relative to the source.
+    """
     if is_remote(path):
         return path
     # In an object store, the folder of the source is the root of the addresses.
@@ -46,7 +53,12 @@ def _address(path: str, name: str) -> str:
 
 
 def _image_location(url: str, root: str) -> str | None:
-    """Returns where an image is, or None of a file that isn't below the source."""
+    """Returns the location of an image, or None if it is not below the source.
+
+    Args:
+        url: str, absolute address of the image.
+        root: str, path or address of the source.
+    """
     if not url[:5].lower() == "file:":
         return url
     path = url_path(url)
@@ -55,10 +67,10 @@ def _image_location(url: str, root: str) -> str | None:
     if is_url(root):
         return join_url(root, os.path.normpath(f"/{path}").lstrip("/"))
     if not _is_below(path, root):
-        of_site = os.path.join(root, path.lstrip("/"))
-        if os.path.lexists(path) and not os.path.exists(of_site):
+        path_in_source = os.path.join(root, path.lstrip("/"))
+        if os.path.lexists(path) and not os.path.exists(path_in_source):
             return None
-        path = of_site
+        path = path_in_source
     return path_location(path) if _is_below(path, root) else None
 
 

@@ -1,8 +1,12 @@
-"""Locations of images.
+"""Locations of images, and reading of images by their location.
 
-A location is one line: a path, an address (`file:`, `data:`, of an object or of the
-web), or a member of an archive, `KIND:NUMBERS:PATH`: `bytes:OFFSET,SIZE:` in a tar or
-TFRecord file, `warc:OFFSET:`, `parquet:GROUP,ROW,COLUMN:`. The path comes last.
+A location is a single line with one of these forms:
+
+- the path of a file,
+- an address (`file:`, `data:`, web address or address in an object store),
+- `bytes:OFFSET,SIZE:PATH`, bytes of a tar or TFRecord file,
+- `warc:OFFSET:PATH`, a record of a web archive,
+- `parquet:GROUP,ROW,COLUMN:PATH`, a cell of a Parquet file.
 """
 
 import base64
@@ -21,7 +25,7 @@ from align_keras.utils.remote import SCHEMES, cached_version, is_url, read_url
 
 
 def is_remote(location: str) -> bool:
-    """Says whether a location is a web address, whose image must be fetched first.
+    """Returns True for a web address. Its image must be downloaded before it is read.
 
     Example:
 
@@ -32,12 +36,18 @@ def is_remote(location: str) -> bool:
 
 
 def is_from_web(location: str) -> bool:
-    """Returns True if a web page may name the location. Paths could be private."""
+    """Returns True for an address that an untrusted web page may use.
+
+    Paths are excluded, since they could be those of private files.
+    """
     return is_remote(location) or location[:5].lower() == "data:"
 
 
 def path_location(path: str) -> str:
-    """Returns the location, which UTF-8 can hold, of an absolute path."""
+    """Returns the location of an absolute path.
+
+    If UTF-8 cannot encode the path, its location is a `file:` address.
+    """
     try:
         path.encode()
         return path
@@ -45,28 +55,39 @@ def path_location(path: str) -> str:
         pass
     try:
         return "file://" + quote(os.fsencode(path))
-    except UnicodeEncodeError:  # Halves of surrogate pairs, which name no file.
+    except UnicodeEncodeError:
+        # No file can have a name with unpaired surrogates, so the path may change.
         return path.encode("utf-8", "replace").decode()
 
 
 def url_path(url: str) -> str:
-    """Returns the path that a `file:` address names, without query and fragment."""
+    """Returns the path of a `file:` address, without query and fragment."""
     return os.fsdecode(unquote_to_bytes(urlsplit(url).path))
 
 
 def member_location(kind: str, numbers: Iterable[int | str], path: str) -> str:
-    """Returns the location of a member of a bytes, warc or parquet file."""
+    """Returns the location of an image within a file.
+
+    Args:
+        kind: str, "bytes", "warc" or "parquet".
+        numbers: position in the file, as described for this module.
+        path: str, path or address of the file.
+    """
     return f"{kind}:{','.join(map(str, numbers))}:{path_location(path)}"
 
 
 def read_location(location: str) -> bytes:
-    """Reads an image's bytes, at least one; whether they are an image shows later.
+    """Reads the bytes of an image. They are not decoded.
 
     Args:
-        location: str, not of a remote image, which must be fetched before.
+        location: str, location of a local image or of one in an object store.
+
+    Returns:
+        bytes, at least one.
 
     Raises:
-        ImageError: "missing", "empty", "truncated", "unreadable" or "oversized".
+        ImageError: with the reason "missing", "empty", "truncated", "unreadable" or
+            "oversized".
 
     Example:
 
@@ -74,14 +95,14 @@ def read_location(location: str) -> bytes:
     b'GIF'
     """
     if is_remote(location):
-        raise ImageError("missing", f"{location[:200]} isn't fetched yet")
+        raise ImageError("missing", f"{location[:200]} is not downloaded yet")
     try:
         content = _read(location)
     except ImageError:
         raise
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("missing", f"no file {location[:200]}") from None
-    except Exception as error:  # Readers raise whatever a broken file leads to.
+    except Exception as error:  # A damaged file can raise any error in a reader.
         problem = " ".join(str(error).split()) or type(error).__name__
         raise ImageError("unreadable", problem) from error
     if not content:
@@ -92,7 +113,7 @@ def read_location(location: str) -> bytes:
 def _read(location: str) -> bytes:
     kind, _, remainder = location.partition(":")
     is_address = kind in SCHEMES and remainder.startswith("//")
-    # The latter also of a drive of Windows.
+    # `isabs` recognizes paths with a drive letter on Windows.
     if is_address or location.startswith("/") or os.path.isabs(location):
         return _read_bytes(location)
     if kind == "file":
@@ -113,7 +134,7 @@ def _read(location: str) -> bytes:
         remote = is_url(path)
         version = cached_version(path) if remote else os.stat(path).st_mtime_ns
         return _cell(_column(path, version, group, column), row)
-    raise ImageError("missing", f"{location[:200]} is no location of an image")
+    raise ImageError("missing", f"{location[:200]} is not the location of an image")
 
 
 def _read_bytes(path: str, offset: int = 0, size: int | None = None) -> bytes:
@@ -128,7 +149,8 @@ def _read_bytes(path: str, offset: int = 0, size: int | None = None) -> bytes:
             file.seek(offset)
             content = file.read() if size is None else file.read(size)
     if size is not None and len(content) < size:
-        raise ImageError("truncated", f"{path} ends {size - len(content):,} early")
+        missing_bytes = size - len(content)
+        raise ImageError("truncated", f"{path} ends {missing_bytes:,} bytes early")
     return content
 
 
@@ -144,17 +166,26 @@ def _data(text: str) -> bytes:
         raise ImageError("unreadable", f"data address: {error}") from None
 
 
-# A process reads the rows of a group one after another: two groups, for two threads.
+# The cache has an entry for each of two threads, since a thread reads the rows of a
+# group one after another.
 @functools.lru_cache(maxsize=2)
 def _column(path: str, modified: int | str, group: int, column: str) -> Any:
-    """One column of a row group; `modified` tells a file from an older one."""
+    """Reads a column of a row group of a Parquet file.
+
+    Args:
+        path: str, path or address of the file.
+        modified: modification time or version of the file. It is part of the cache key.
+        group: int, number of the row group.
+        column: str, name of the column.
+    """
     with open_parquet(path) as file:
         return file.read_row_group(group, columns=[column]).column(column)
 
 
 def _cell(cells: Any, row: int) -> bytes:
+    """Returns the bytes of the image in a row, or raises `ImageError` without any."""
     value = cells[row].as_py()
-    if isinstance(value, dict):  # Hugging Face stores images in this form.
+    if isinstance(value, dict):  # Hugging Face stores images as {bytes, path}.
         value = value.get("bytes")
     if value is None:
         raise ImageError("missing", "no image in this row")

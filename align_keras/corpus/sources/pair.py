@@ -1,4 +1,4 @@
-"""Pairs of all sources, and the parts in which workers read them."""
+"""Data classes of sources: image-caption pairs, parts and kinds of sources."""
 
 import dataclasses
 import os
@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from align_keras.corpus.drop_counter import DropCounter
 
+# Parts of a page that can hold a caption. Sources without pages use "caption".
 CAPTION_RULES = ("alt", "title", "figcaption", "caption")
-# Names of columns in upper and lower case alike, the first that is there counts.
-# img2dataset writes the caption twice, as `caption` and as `txt`.
+# Part of a pair → names of columns that are recognized, in order of priority. Case is
+# ignored. img2dataset writes the caption twice, as `caption` and as `txt`.
 _COLUMNS = {
     "caption": ("caption", "txt", "text", "alt_text", "alt", "title", "description"),
     "rule": ("rule",),
@@ -19,18 +20,27 @@ _COLUMNS = {
     "original_width": ("original_width",),
     "original_height": ("original_height",),
 }
-# Pixels a side. No image format has more, and tables store the sizes as int32.
+# Pixels. No image format has a larger side, and tables store the sizes as int32.
 _MAX_SIDE = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Part:
-    """A few small files, one file, or a range of a big one, to travel to workers.
+    """Part of a source that a worker reads.
 
-    `files` lie in the absolute `root`. `start` is the first record of the range (of
-    Parquet: row group), `stop` the one behind the last, 0 for all of the file; `total`
-    is how many it had when it was listed, by which a change shows. Parts compare in the
-    source's order.
+    A part has a few small files, one file, or a range of a large file. The sorted order
+    of parts is the order of the source.
+
+    Attributes:
+        kind: str, kind of the source.
+        root: str, absolute path or address of the folder of the files.
+        files: tuple of str, names of the files relative to `root`.
+        start: int, first record of the range. In Parquet files, row groups are counted
+            instead of records.
+        stop: int, record after the range, or 0 for the whole file.
+        total: int, number of records of the file when the source was listed. Another
+            number while the part is read means that the file has changed.
+        options: tuple of (name, value), options of the source.
     """
 
     kind: str
@@ -43,7 +53,7 @@ class Part:
 
     @property
     def path(self) -> str:
-        """The first file, often the only one."""
+        """Path or address of the first file. Most parts have only one file."""
         return os.path.join(self.root, self.files[0])
 
     def __str__(self) -> str:
@@ -53,17 +63,17 @@ class Part:
 
 
 class SourcePair(NamedTuple):
-    """An image and one text about it.
+    """Image with a caption.
 
     Attributes:
-        image: str, location of the image, as `location` describes it.
+        image: str, location of the image. The module `location` describes its forms.
         caption: str.
-        rule: str, one of `CAPTION_RULES`, the part of the page that held the caption.
+        rule: str, one of `CAPTION_RULES`, the part of the page that had the caption.
         language: str in lower case, such as `"en-us"`, or "".
         page_url: str, page or record that the pair comes from, or "".
-        original_size: tuple of width and height that the downloader recorded before it
-            resized the image. (0, 0) means that it did not resize the image, and None
-            that the source records no sizes.
+        original_size: tuple of int (width, height), size before the downloader resized
+            the image. It is (0, 0) if the image was not resized, and None if the source
+            records no sizes.
     """
 
     image: str
@@ -79,12 +89,14 @@ class SourceKind:
     """Reader of one kind of source.
 
     Attributes:
-        suffixes: tuple of str, ends of the names of files that belong to the kind.
-        list_parts: callable that divides a source into parts. It takes a part of the
-            whole source and the files, and returns the parts in the source's order.
-        read: callable that yields the pairs of a part, and counts the dropped ones.
-        needs_spool: bool, True if `read` takes the folder for the images that it writes
-            as its third argument.
+        suffixes: tuple of str, file name suffixes of the kind in lower case.
+        list_parts: callable that divides a source into parts. It takes a `Part` for the
+            whole source and the list of files, and returns the parts in the order of
+            the source.
+        read: callable that takes a `Part` and a `DropCounter`, yields the pairs and
+            counts the dropped ones.
+        needs_spool: bool, True if `read` takes a third argument, the folder to which it
+            writes images.
     """
 
     suffixes: tuple[str, ...]
@@ -94,11 +106,18 @@ class SourceKind:
 
 
 def columns_of(names: Iterable[str]) -> dict[str, str]:
-    """Finds a table's columns for the parts of a pair, capitals alike."""
+    """Finds the columns of a table with the parts of a pair. Case is ignored.
+
+    Args:
+        names: str, the columns of the table.
+
+    Returns:
+        dict, part of a pair such as "caption" or "url" → name of its column.
+    """
     by_lower = {name.lower(): name for name in reversed(list(names))}
     columns = {}
-    for part, guesses in _COLUMNS.items():
-        name = next((by_lower[guess] for guess in guesses if guess in by_lower), None)
+    for part, candidates in _COLUMNS.items():
+        name = next((by_lower[name] for name in candidates if name in by_lower), None)
         if name is not None:
             columns[part] = name
     return columns
@@ -107,7 +126,14 @@ def columns_of(names: Iterable[str]) -> dict[str, str]:
 def pair_from_columns(
     image: str, row: dict, columns: dict[str, str] | None = None
 ) -> SourcePair:
-    """Makes a pair of img2dataset's record, or one like it, by `columns_of`."""
+    """Converts a row of a table or a record of img2dataset to a pair.
+
+    Args:
+        image: str, location of the image.
+        row: dict, column → value.
+        columns: dict, result of `columns_of` for the columns of the row, or None to
+            compute it.
+    """
     columns = columns_of(row) if columns is None else columns
     values = {part: row.get(name) for part, name in columns.items()}
     texts = {part: text for part, text in values.items() if isinstance(text, str)}
@@ -123,7 +149,11 @@ def pair_from_columns(
 
 
 def _original_size(values: dict[str, Any]) -> tuple[int, int] | None:
-    """Returns `SourcePair.original_size` of a record's values by part of the pair."""
+    """Returns `SourcePair.original_size`.
+
+    Args:
+        values: dict, part of the pair → value in the record.
+    """
     names = ("original_width", "original_height")
     if any(name not in values for name in names):
         return None
@@ -140,17 +170,29 @@ def _original_size(values: dict[str, Any]) -> tuple[int, int] | None:
 
 def pair_of_shard(
     counter: DropCounter,
-    place: str,
+    position: str,
     row: dict,
     image: str | None,
     names: Iterable[str],
     columns: dict[str, str] | None = None,
 ) -> SourcePair | None:
-    """Returns a pair as `pair_from_columns`, or counts why the record makes none."""
+    """Converts a record of a shard to a pair, or counts why it has none.
+
+    Args:
+        counter: `DropCounter` for a record without an image.
+        position: str, position of the record.
+        row: dict, column → value.
+        image: str, location of the image, or None if the record has no image.
+        names: str, columns or members of the record, for the example of a drop reason.
+        columns: dict, result of `columns_of`, or None to compute it.
+
+    Returns:
+        `SourcePair`, or None.
+    """
     if row.get("status") not in (None, "success"):
-        counter.filter("not downloaded", place, str(row.get("error_message", "")))
+        counter.filter("not downloaded", position, str(row.get("error_message", "")))
     elif image is None:
-        counter.drop("missing", place, f"no image among {', '.join(sorted(names))}")
+        counter.drop("missing", position, f"no image among {', '.join(sorted(names))}")
     else:
         return pair_from_columns(image, row, columns)
     return None

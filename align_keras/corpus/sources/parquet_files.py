@@ -1,6 +1,9 @@
-"""Kind `parquet`: tables of images or of addresses, as img2dataset reads and writes.
-Images are in a column `jpg`, `png`, `webp` or `image`, also as Hugging Face's `{bytes,
-path}`; without one `url` makes remote images. Others are those of `pair.columns_of`.
+"""Sources of the kind `parquet`: tables of images or of their addresses.
+
+img2dataset reads and writes such tables. The images are in a column `jpg`, `jpeg`,
+`png`, `webp` or `image`, as bytes or in the form `{bytes, path}` of Hugging Face.
+Without such a column, the images are remote, and the column `url` has their addresses.
+`pair.columns_of` finds the other columns.
 """
 
 import os
@@ -8,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.parquet_tables import faults_of_arrow, open_parquet
+from align_keras.corpus.parquet_tables import arrow_errors_as_os_errors, open_parquet
 from align_keras.corpus.sources.location import is_from_web, member_location
 from align_keras.corpus.sources.pair import (
     Part,
@@ -20,13 +23,16 @@ from align_keras.corpus.sources.pair import (
 from align_keras.corpus.sources.source_files import SourceFile
 from align_keras.utils.errors import InputError
 
-_IMAGES = ("jpg", "jpeg", "png", "webp", "image")
-_ROWS_A_PART = 100_000
-_ROWS_A_BATCH = 4096
+_IMAGE_COLUMNS = ("jpg", "jpeg", "png", "webp", "image")
+_ROWS_PER_PART = 100_000
+_ROWS_PER_BATCH = 4096
 
 
 def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
-    """Shares the row groups out, up to 100,000 rows a part unless one has more."""
+    """Divides the files into parts of up to 100,000 rows.
+
+    A part has at least one row group, which can have more rows.
+    """
     parts = []
     for file in files:
         try:
@@ -37,34 +43,42 @@ def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
                 ]
         except InputError:
             raise
-        except Exception:  # Reading the part will count it.
+        except Exception:  # `_read_part` counts the damaged file.
             counts = []
         name, total = (file.name,), len(counts)
-        for start, stop in _ranges(counts) or [(0, 0)]:
+        for start, stop in _group_ranges(counts) or [(0, 0)]:
             parts.append(Part(whole.kind, whole.root, name, start, stop, total))
     return parts
 
 
 def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
-    """Yields the pairs of a range of row groups, in their order; images aren't read."""
+    """Yields the pairs of a range of row groups without reading the images."""
     try:
-        with open_parquet(part.path) as table, faults_of_arrow():
+        with open_parquet(part.path) as table, arrow_errors_as_os_errors():
             if table.num_row_groups != part.total:
                 counter.drop("vanished", part.path, "the file has changed")
             else:
                 yield from _read_groups(table, part, counter)
     except OSError as error:
-        # pyarrow's own errors, which aren't the system's, have no number.
+        # An error with a number is from the operating system. The others are from
+        # pyarrow and mean that the file is damaged.
         if error.errno is not None:
             raise
         counter.drop("truncated shard", part.path, str(error))
 
 
-def _ranges(counts: list[int]) -> list[tuple[int, int]]:
-    """Returns (start, stop) of row groups, of so many rows together."""
+def _group_ranges(counts: list[int]) -> list[tuple[int, int]]:
+    """Divides row groups into ranges of up to 100,000 rows.
+
+    Args:
+        counts: list of int, number of rows of each row group.
+
+    Returns:
+        list of tuples (start, stop) of row groups.
+    """
     ranges, start, rows = [], 0, 0
     for group, count in enumerate(counts):
-        if rows and rows + count > _ROWS_A_PART:
+        if rows and rows + count > _ROWS_PER_PART:
             ranges.append((start, group))
             start, rows = group, 0
         rows += count
@@ -73,9 +87,9 @@ def _ranges(counts: list[int]) -> list[tuple[int, int]]:
 
 def _read_groups(table: Any, part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     path, names = part.path, table.schema_arrow.names
-    stored_in = image_column_of(table.schema_arrow)
+    image_column = image_column_of(table.schema_arrow)
     columns_of_parts = columns_of(names)
-    if stored_in is None and "url" not in columns_of_parts:
+    if image_column is None and "url" not in columns_of_parts:
         detail = f"no image and no url among the columns {', '.join(names)}"
         counter.drop("unreadable", path, detail)
         return
@@ -89,10 +103,11 @@ def _read_groups(table: Any, part: Part, counter: DropCounter) -> Iterator[Sourc
             for number, row in enumerate(_rows(table, group, columns)):
                 position = f"{path} row group {group} row {number}"
                 image = row.get(columns_of_parts.get("url", "")) or ""
-                if stored_in is not None:
-                    image = member_location("parquet", (group, number, stored_in), path)
-                downloaded = row.get("status") in (None, "success")
-                if downloaded and stored_in is None and not is_from_web(image):
+                if image_column is not None:
+                    cell = (group, number, image_column)
+                    image = member_location("parquet", cell, path)
+                is_downloaded = row.get("status") in (None, "success")
+                if is_downloaded and image_column is None and not is_from_web(image):
                     counter.drop(
                         "missing", position, f"no web address: {image[:200]!r}"
                     )
@@ -101,28 +116,32 @@ def _read_groups(table: Any, part: Part, counter: DropCounter) -> Iterator[Sourc
                 ):
                     yield pair
         except OSError as error:
-            rows = table.metadata.row_group(group).num_rows - number - 1
+            unread_rows = table.metadata.row_group(group).num_rows - number - 1
             position = f"{path} row group {group}"
-            counter.drop("broken record", position, str(error), count=rows)
+            counter.drop("broken record", position, str(error), count=unread_rows)
 
 
 def _rows(table: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
-    with faults_of_arrow():
+    with arrow_errors_as_os_errors():
         for batch in table.iter_batches(
-            _ROWS_A_BATCH, row_groups=[group], columns=columns
+            _ROWS_PER_BATCH, row_groups=[group], columns=columns
         ):
             yield from batch.to_pylist()
 
 
 def image_column_of(schema: Any) -> str | None:
-    """Names the column of an Arrow schema that holds images' bytes."""
+    """Returns the name of the column with the bytes of images, or None.
+
+    Args:
+        schema: `pyarrow.Schema`.
+    """
     import pyarrow.types as types
 
     for field in schema:
         kind = field.type
         if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             kind = kind.field("bytes").type
-        if field.name.lower() in _IMAGES and (
+        if field.name.lower() in _IMAGE_COLUMNS and (
             types.is_binary(kind) or types.is_large_binary(kind)
         ):
             return field.name

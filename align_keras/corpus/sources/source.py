@@ -1,4 +1,4 @@
-"""A source of pairs: opened by a line of text, read by workers part by part."""
+"""Opening of sources by their specification, and reading of their parts."""
 
 import contextlib
 import dataclasses
@@ -55,33 +55,44 @@ SOURCE_KINDS: dict[str, SourceKind] = {
     "folder": FOLDER_IMAGES,
     "tfds": TFDS_BUILDERS,
 }
-# Told by the names of files; JSON is by its content, and a folder of images by the
-# texts beside them.
-_GUESSED = ("html", "warc", "wat", "webdataset", "parquet", "tfrecord", "table")
-_IMAGES = "?images="
-# Shards of img2dataset: alt-texts as crawls found them. The readers of pages look for
-# such captions themselves, as they know the images' addresses.
+# Kinds that are recognized by file name suffixes. The kind of a JSON file is recognized
+# by its content, and that of a folder of images by its caption files.
+_KINDS_BY_SUFFIX = (
+    "html",
+    "warc",
+    "wat",
+    "webdataset",
+    "parquet",
+    "tfrecord",
+    "table",
+)
+_IMAGES_OPTION = "?images="
+# Shards of img2dataset. Their captions are unfiltered alt-texts, and those that only
+# name a file are dropped here. The readers of web pages drop such captions themselves,
+# since they have the addresses of the images.
 _CRAWLED = ("webdataset", "parquet", "tfrecord")
 _SHARDS = ("warc", "wat", *_CRAWLED)
-# These count by themselves which files can't be read.
-_OF_MANY_FILES = ("html", "folder", "tfds")
-# Pairs whose image isn't the image on the web any more, in the funnel and the report.
+# Kinds whose parts have many files. Their readers count the unreadable files
+# themselves.
+_MANY_FILES = ("html", "folder", "tfds")
+# Remark about pairs in the corpus report. Their image differs from the one on the web.
 PADDED = (
     "pairs whose image the downloader padded or cropped (fetch it again with "
     "img2dataset --resize_mode no)"
 )
-# Why `caption_rules` leaves a pair out.
-OTHER_RULE = "text of another place than caption_rules"
-# Images that a page shows again and again, such as its logo.
-_KNOWN_IMAGES = 4096
+# Reason for filtering a pair by `caption_rules`.
+OTHER_RULE = "caption rule is not in caption_rules"
+# Number of images whose sizes and keys are cached. Pages repeat some images, such as a
+# logo.
+_CACHED_IMAGES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Source of pairs, as `open_source` opens it.
+    """Source of image-caption pairs. `open_source` creates it.
 
     Attributes:
-        name: str, as the user wrote it.
+        name: str, specification from the user.
         kind: str, key of `SOURCE_KINDS`.
         path: str, absolute path or address of a file or a folder.
         options: tuple of (name, value).
@@ -93,64 +104,74 @@ class Source:
     options: tuple = ()
 
     def parts(self) -> list[Part]:
-        """Shares the source out, always in the same way; raises if it's empty."""
+        """Divides the source into parts. The same files give the same parts.
+
+        Raises:
+            InputError: if the source has no files or cannot be read.
+        """
         root = self.path if is_folder(self.path) else os.path.dirname(self.path)
         whole = Part(self.kind, root, (), options=self.options)
         kind = SOURCE_KINDS[self.kind]
         parts = kind.list_parts(whole, self._files())
         if not parts:
             raise InputError(
-                f"source {self.name!r} must have files of kind {self.kind} "
-                f"({', '.join(kind.suffixes)}), but {self.path} has none; check the "
-                "path, or name another kind."
+                f"The source {self.name!r} must have files of kind {self.kind} "
+                f"({', '.join(kind.suffixes)}). Received: {self.path} without such "
+                "files. Check the path, or specify another kind."
             )
         return parts
 
     def fingerprint(self) -> str:
-        """Names what the source holds, by the names, sizes and times of its files."""
+        """Returns a fingerprint of the files' names, sizes and modification times.
+
+        The content of the files is not read.
+        """
         words = [self.kind, self.path, *itertools.chain(*self.options)]
         return fingerprint(words, self._files())
 
     def _files(self) -> list[SourceFile]:
-        with _readable(self.name):
+        with _os_errors_as_input_errors(self.name):
             if is_folder(self.path):
                 return list_files(self.path, SOURCE_KINDS[self.kind].suffixes)
             file = one_file(self.path)
         if file is None:
             raise InputError(
-                f"source {self.name!r} must be there, but there is no {self.path}; "
-                "check the path."
+                f"The source {self.name!r} must exist. Received: {self.path}, which "
+                "does not exist. Check the path."
             )
         return [file]
 
 
 def open_source(spec: str) -> Source:
-    """Opens a source of pairs.
+    """Opens a source of image-caption pairs.
 
     Args:
         spec: str, `KIND:PATH`, where KIND is
 
-            - `html`: a folder of web pages, or one page;
-            - `warc`, `wat`: web archives, Common Crawl's metadata;
-            - `webdataset`, `parquet`, `tfrecord`: shards that img2dataset wrote;
-            - `coco`, `karpathy`: a JSON file of captions, `FILE?images=DIR` where the
-              images lie elsewhere than beside it;
-            - `table`: CSV, TSV or JSONL;
-            - `folder`: NAME.jpg beside NAME.txt;
-            - `tfds`: `tfds:NAME:SPLIT`, `tfds:NAME/CONFIG:SPLIT` or, of a prepared
-              data set, `tfds:FOLDER:SPLIT`.
+            - `html`: a folder of web pages, or a single page,
+            - `warc`: a web archive,
+            - `wat`: metadata of web pages from Common Crawl,
+            - `webdataset`, `parquet`, `tfrecord`: shards that img2dataset wrote,
+            - `coco`, `karpathy`: a JSON file of captions. Write `FILE?images=DIR` if
+              the images are not near the file,
+            - `table`: a CSV, TSV or JSONL file,
+            - `folder`: a folder with captions NAME.txt next to images NAME.jpg,
+            - `tfds`: `tfds:NAME:SPLIT` or `tfds:NAME/CONFIG:SPLIT`, or
+              `tfds:FOLDER:SPLIT` for the folder of a prepared data set.
 
-            Without `KIND:` a file's kind is told by the end of its name, of JSON by
-            its content; a folder's by its files, if all that have the name of a kind
-            are of the same. A `NAME.parquet` beside `NAME.tar`, `NAME.tfrecord` or a
-            folder `NAME` is img2dataset's log, and images count where one has its
-            text beside it.
+            Without `KIND:`, the kind of a file is recognized by its suffix, and that of
+            a JSON file by its content. The kind of a folder is recognized if all its
+            files with known suffixes have the same kind. In this check, a file
+            `NAME.parquet` next to `NAME.tar`, `NAME.tfrecord` or a folder `NAME` is
+            ignored, since it is a log of img2dataset. Images are ignored unless an
+            image NAME.jpg has a file NAME.txt.
 
     Returns:
         `Source`.
 
     Raises:
-        InputError: an unknown kind, no such path, or a path whose kind can't be told.
+        InputError: if the kind is unknown or is not recognized, or the path does not
+            exist.
 
     Example:
 
@@ -162,58 +183,67 @@ def open_source(spec: str) -> Source:
     >>> [pair.caption for pair in read_part(part, DropCounter())]
     ['A cat']
     """
-    named, _, path_text = spec.partition(":")
-    kind = named if named in SOURCE_KINDS and named != spec else None
+    prefix, _, path_text = spec.partition(":")
+    kind = prefix if prefix in SOURCE_KINDS and prefix != spec else None
     path_text = path_text if kind else spec
     if kind == "tfds":
         name, colon, split = path_text.rpartition(":")
         if not name or not split:
             raise InputError(
-                f"source must be tfds:NAME:SPLIT, received {spec!r}; write it as in "
-                "tfds:coco_captions:train."
+                "A source of TensorFlow Datasets must be tfds:NAME:SPLIT. Received: "
+                f"{spec!r}. Write for example tfds:coco_captions:train."
             )
         if is_url(name):
-            raise _no_source(spec, "but tfds reads local folders; copy it to one")
+            raise _wrong_source(
+                spec, "but tfds reads local folders", "Copy the data set to one."
+            )
         folder = data_folder(name)
         return Source(spec, kind, folder, (("split", split),))
     options: tuple = ()
-    if _IMAGES in path_text and kind in (None, "coco", "karpathy"):
-        path_text, _, folder = path_text.partition(_IMAGES)
+    if _IMAGES_OPTION in path_text and kind in (None, "coco", "karpathy"):
+        path_text, _, folder = path_text.partition(_IMAGES_OPTION)
         folder = folder if is_url(folder) else os.path.abspath(folder)
         options = (("images", folder),)
     path = path_text.rstrip("/") if is_url(path_text) else os.path.abspath(path_text)
-    with _readable(spec):
-        is_there = one_file(path) is not None or is_folder(path)
-    if not path_text or not is_there:
-        raise _no_source(spec, f"but there is no {path_text or 'path'}")
+    with _os_errors_as_input_errors(spec):
+        exists = one_file(path) is not None or is_folder(path)
+    if not path_text or not exists:
+        raise _wrong_source(
+            spec, f"but there is no {path_text or 'path'}", "Check the path."
+        )
     if is_special(path):
         raise InputError(
-            f"source must be a file or a folder, received {spec!r}, a pipe or a "
-            "device; make a file of it."
+            f"A source must be a file or a folder. Received: {spec!r}, which is a pipe "
+            "or a device. Copy it to a file."
         )
-    kind = kind or _guess_kind(spec, path)
+    kind = kind or _recognize_kind(spec, path)
     if SOURCE_KINDS[kind] is CAPTION_JSON and is_folder(path):
         raise InputError(
-            f"source {spec!r} must be a JSON file, received a folder; name the file."
+            f"A source of kind {kind} must be a JSON file. Received: {spec!r}, which "
+            "is a folder. Use the path of the file."
         )
     return Source(spec, kind, path, options)
 
 
 @contextlib.contextmanager
-def _readable(name: str) -> Iterator[None]:
+def _os_errors_as_input_errors(name: str) -> Iterator[None]:
+    """Converts an `OSError` to an `InputError` about the source `name`."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"source {name!r} must be readable, but it isn't: {error.strerror}: "
-            f"{error.filename}."
+            f"The source {name!r} must be readable. Received: {error.filename} "
+            f"({error.strerror}). Check the path and its permissions."
         ) from None
 
 
 def evaluation_source(spec: str) -> Source:
-    """Opens a source of evaluation images, whose copies leave a corpus.
+    """Opens a source of evaluation images, whose copies are removed from a corpus.
 
-    Of Karpathy's splits it has `val` and `test`, which `open_source` leaves out.
+    A `karpathy` source has the splits `val` and `test`, which `open_source` skips.
+
+    Args:
+        spec: str, as in `open_source`.
     """
     source = open_source(spec)
     if source.kind != "karpathy":
@@ -222,56 +252,77 @@ def evaluation_source(spec: str) -> Source:
     return dataclasses.replace(source, options=options)
 
 
-def _no_source(spec: str, problem: str) -> InputError:
+def _wrong_source(spec: str, problem: str, remedy: str) -> InputError:
     return InputError(
-        f"source must be KIND:PATH with one of the kinds {', '.join(SOURCE_KINDS)}, "
-        f"or a path that tells its kind, received {spec!r}, {problem}."
+        f"A source must be KIND:PATH with one of the kinds {', '.join(SOURCE_KINDS)}, "
+        f"or a path whose kind can be recognized. Received: {spec!r}, {problem}. "
+        f"{remedy}"
     )
 
 
-def _guess_kind(spec: str, path: str) -> str:
+def _recognize_kind(spec: str, path: str) -> str:
+    """Returns the kind of a file or a folder.
+
+    Args:
+        spec: str, specification for the error message.
+        path: str, path or address.
+
+    Raises:
+        InputError: if no kind, or more than one, is recognized.
+    """
     if is_folder(path):
-        with _readable(spec):
-            kinds = _kinds_in(path)
+        with _os_errors_as_input_errors(spec):
+            kinds = _kinds_in_folder(path)
     else:
         if path.lower().endswith(CAPTION_JSON.suffixes):
             kind = json_kind(path)
         else:
-            kind = _kind_of_name(os.path.basename(path))
+            kind = _kind_by_suffix(os.path.basename(path))
         kinds = set() if kind is None else {kind}
     if len(kinds) != 1:
-        names = "and ".join(f"{kind} " for kind in sorted(kinds)) or "no kind "
-        raise _no_source(spec, f"in which {names}can be made out; name the kind")
+        problem = f"with files of {' and '.join(sorted(kinds)) or 'no known kind'}"
+        raise _wrong_source(spec, problem, "Specify the kind.")
     return kinds.pop()
 
 
-def _kind_of_name(name: str) -> str | None:
+def _kind_by_suffix(name: str) -> str | None:
     name = name.lower()
     return next(
-        (kind for kind in _GUESSED if name.endswith(SOURCE_KINDS[kind].suffixes)), None
+        (
+            kind
+            for kind in _KINDS_BY_SUFFIX
+            if name.endswith(SOURCE_KINDS[kind].suffixes)
+        ),
+        None,
     )
 
 
-def _kinds_in(folder: str) -> set[str]:
-    """Returns the kinds of which a folder has files."""
-    suffixes = tuple(end for kind in _GUESSED for end in SOURCE_KINDS[kind].suffixes)
+def _kinds_in_folder(folder: str) -> set[str]:
+    """Returns the kinds of the files in a folder, as `open_source` describes."""
+    suffixes = tuple(
+        suffix for kind in _KINDS_BY_SUFFIX for suffix in SOURCE_KINDS[kind].suffixes
+    )
     names = [file.name for file in list_files(folder, suffixes)]
-    shards = {
+    shard_stems = {
         os.path.splitext(name)[0]
         for name in names
-        if _kind_of_name(name) in ("webdataset", "tfrecord")
+        if _kind_by_suffix(name) in ("webdataset", "tfrecord")
     }
     kinds: set[str] = set()
     for name in names:
         stem, suffix = os.path.splitext(name)
-        is_log = stem in shards or os.path.isdir(os.path.join(folder, stem))
-        kind = _kind_of_name(name)
+        is_log = stem in shard_stems or os.path.isdir(os.path.join(folder, stem))
+        kind = _kind_by_suffix(name)
         if kind is not None and (suffix.lower() != ".parquet" or not is_log):
             kinds.add(kind)
-    images = list_files(folder, (*IMAGE_SUFFIXES, ".txt"))
-    stems = [os.path.splitext(file.name) for file in images]
-    texts = {stem for stem, suffix in stems if suffix.lower() == ".txt"}
-    if any(stem in texts for stem, suffix in stems if suffix.lower() != ".txt"):
+    images_and_texts = list_files(folder, (*IMAGE_SUFFIXES, ".txt"))
+    parts_of_names = [os.path.splitext(file.name) for file in images_and_texts]
+    text_stems = {stem for stem, suffix in parts_of_names if suffix.lower() == ".txt"}
+    if any(
+        stem in text_stems
+        for stem, suffix in parts_of_names
+        if suffix.lower() != ".txt"
+    ):
         kinds.add("folder")
     return kinds
 
@@ -279,20 +330,24 @@ def _kinds_in(folder: str) -> set[str]:
 def read_part(
     part: Part, counter: DropCounter, spool: str | os.PathLike | None = None
 ) -> Iterator[SourcePair]:
-    """Reads the pairs of a part, past whatever is broken in it; see `open_source`.
+    """Reads the pairs of a part of a source.
+
+    Damaged files and records are counted and skipped.
 
     Args:
-        part: `Part`.
-        counter: `DropCounter`, in which what can't be read is dropped with an example.
-            As long as `counter.bad["vanished"]` isn't 0, a file has gone or changed,
-            and the part must be listed and read again.
-        spool: str or path, a folder for images without files, of the kind `tfds`.
+        part: `Part`, from `Source.parts`.
+        counter: `DropCounter` for records that cannot be read. If its
+            `bad["vanished"]` is not 0 after the last pair, a file was removed or has
+            changed. List and read the source again in this case.
+        spool: str or path, folder to which images are copied if they have no position
+            in a file. Only the kind `tfds` needs it.
 
     Yields:
-        `SourcePair` in the part's order, cleaned, and nothing that UTF-8 can't hold.
+        `SourcePair` with a cleaned caption, in the order of the part. UTF-8 can encode
+        its strings.
 
     Raises:
-        InputError: if a package that the kind needs isn't installed.
+        InputError: if a package that the kind needs is not installed.
     """
     for pair in _read(part, counter, spool):
         caption = clean_caption(pair.caption)
@@ -318,7 +373,7 @@ def _read(
         else:
             yield from kind.read(part, counter)
     except OSError as error:
-        if part.kind in _OF_MANY_FILES:
+        if part.kind in _MANY_FILES:
             raise
         count_os_error(counter, part.path, error)
 
@@ -333,48 +388,64 @@ def _storable(text: str) -> str:
 
 
 def extract_part(task: dict) -> dict:
-    """Writes the pairs of one part, with the sizes and keys of their images."""
+    """Writes a table of the pairs of a part, with the sizes and keys of their images.
+
+    Args:
+        task: dict with `part` (fields of `Part`), `source` (name), `table` (path of the
+            result), `spool` (as in `read_part`) and optionally `caption_rules` (list of
+            the rules to keep).
+
+    Returns:
+        dict, metadata of the `DropCounter`.
+
+    Raises:
+        InputError: if a file of the part vanished or changed.
+    """
     part, counter = Part(**task["part"]), DropCounter()
     pairs = read_part(part, counter, spool=task["spool"])
     if task.get("caption_rules"):
-        pairs = _with_rules(pairs, task["caption_rules"], counter)
+        pairs = _filter_by_rule(pairs, task["caption_rules"], counter)
     rows = _sized_rows(pairs, counter)
     if part.kind in _CRAWLED:
-        rows = _with_resized(rows)
+        rows = _detect_resized(rows)
     with table_writer(task["table"], pair_schema()) as append:
         for row in rows:
             append([{**row, "source": task["source"]}])
         if counter.bad["vanished"]:
             raise InputError(
-                f"source {task['source']} must stay as it is while it is read, but "
-                f"{counter.bad['vanished']} of its files vanished or changed "
-                f"({counter.examples['vanished']}); put them back or leave the source "
-                "out, and run again: what was read of the others is kept."
+                f"The source {task['source']} must not change while it is read. "
+                f"Received: {counter.bad['vanished']} of its files vanished or changed "
+                f"({counter.examples['vanished']}). Restore the files or remove the "
+                "source, and run again. The pairs from other sources are not read "
+                "again."
             )
     return counter.as_metadata()
 
 
-def _with_rules(
+def _filter_by_rule(
     pairs: Iterable[SourcePair], caption_rules: Sequence[str], counter: DropCounter
 ) -> Iterator[SourcePair]:
-    """Yields the pairs whose caption stood in one of these places of its page."""
+    """Yields the pairs whose rule is in `caption_rules`, and counts the others."""
     for pair in pairs:
         if pair.rule in caption_rules:
             yield pair
         else:
-            where = pair.page_url or pair.image[:200]
-            counter.filter(OTHER_RULE, where, f"{pair.rule}: {pair.caption[:200]}")
+            position = pair.page_url or pair.image[:200]
+            counter.filter(OTHER_RULE, position, f"{pair.rule}: {pair.caption[:200]}")
 
 
 def _sized_rows(
     pairs: Iterable[SourcePair], counter: DropCounter
 ) -> Iterator[dict[str, Any]]:
-    """Yields the columns of the pairs' table, with the images' sizes and keys."""
-    probe = functools.lru_cache(_KNOWN_IMAGES)(_probe)
+    """Yields rows of a table of pairs, with the sizes and keys of the images.
+
+    Pairs with an unreadable image are counted and skipped.
+    """
+    probe_image = functools.lru_cache(_CACHED_IMAGES)(_probe_image)
     for pair in pairs:
-        key, width, height, fault = probe(pair.image)
-        if fault is not None:
-            counter.drop(fault.reason, pair.image[:200], fault.detail)
+        key, width, height, error = probe_image(pair.image)
+        if error is not None:
+            counter.drop(error.reason, pair.image[:200], error.detail)
             continue
         counter.keep()
         if pair.original_size and all(pair.original_size):
@@ -391,7 +462,7 @@ def _sized_rows(
 
 
 def _has_other_aspect(size: tuple[int, int], original_size: tuple[int, int]) -> bool:
-    """Returns True if a size isn't the original one scaled and rounded."""
+    """Returns True if two sizes differ in their aspect ratio by more than rounding."""
     width, height = size
     original_width, original_height = original_size
     difference = abs(width * original_height - height * original_width)
@@ -399,9 +470,11 @@ def _has_other_aspect(size: tuple[int, int], original_size: tuple[int, int]) -> 
     return difference > original_width + original_height
 
 
-def _with_resized(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Sets `is_resized` of the rows of a shard that records no sizes if its images are
-    squares of one size, which img2dataset makes of all images by default.
+def _detect_resized(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Sets `is_resized` for a shard that was resized to squares of the same size.
+
+    img2dataset resizes all images to such squares by default. The detection is for
+    shards without original sizes.
     """
     squares: list[dict] = []
     can_be_resized = True
@@ -416,22 +489,34 @@ def _with_resized(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             can_be_resized = False
             yield from squares
             squares.clear()
-    # One image alone has no other to be compared with.
+    # A single square image is no evidence for resizing.
     is_resized = len({row["image_key"] for row in squares}) > 1
     for row in squares:
         yield {**row, "is_resized": is_resized}
 
 
 def merged_counts(counts: list[dict]) -> dict:
-    """Adds up what `extract_part` returned; of several examples the first counts."""
+    """Adds the results of `extract_part`, with the first example of each drop reason.
+
+    Args:
+        counts: list of dict, metadata of `DropCounter`.
+
+    Returns:
+        dict, metadata of a `DropCounter`.
+    """
     total = DropCounter()
     for part in counts:
         total.add(DropCounter.from_metadata(part))
     return total.as_metadata()
 
 
-def _probe(location: str) -> tuple[str, int, int, ImageError | None]:
-    """Returns (key, width, height, None), or the `ImageError` as the last."""
+def _probe_image(location: str) -> tuple[str, int, int, ImageError | None]:
+    """Reads the key and size of an image.
+
+    Returns:
+        Tuple (key, width, height, None), or ("", 0, 0, error) if the image cannot be
+        read. The size of a remote image is 0, 0.
+    """
     if is_remote(location):
         return location, 0, 0, None
     try:

@@ -1,4 +1,4 @@
-"""The files of a source: found, shared out, and told apart from changed ones."""
+"""Listing, division and fingerprints of the files of a source."""
 
 import dataclasses
 import errno
@@ -13,27 +13,39 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
 from align_keras.utils.remote import is_url, list_url, stat_url
 
-# A part's share of small files: starting it costs little, and the work is spread.
-FILES_A_PART = 200
-BYTES_A_PART = 16_000_000
+# Limits of a part with small files. A part of this size takes much longer than starting
+# its task, and there are enough parts for all workers.
+FILES_PER_PART = 200
+BYTES_PER_PART = 16_000_000
+# Number of records per part of a large file.
+RECORDS_PER_PART = 10_000
 
-# Limits in bytes, uncompressed: what is longer is none of a corpus's pages, images or
-# captions, and is counted, not read. A page, and a record of a web archive.
+# The following limits are in bytes without compression. Longer data is counted and not
+# read, since no useful page, image or caption is so long.
+
+# A web page, and a record of a web archive.
 MAX_PAGE_BYTES = MAX_WARC_BYTES = 64_000_000
-# Bytes of the metadata of one page. The Python objects take 30 times the memory.
+# Metadata of a page. Its Python objects need 30 times as much memory.
 MAX_WAT_BYTES = 8_000_000
 MAX_TFRECORD_BYTES = 256_000_000
-# A JSON file of captions is read as a whole; COCO's has 90 million.
+# A JSON file of captions, which is read into memory completely. The one of COCO has 90
+# million bytes.
 MAX_JSON_BYTES = 1_000_000_000
-# A caption, or what else is said of an image, in a shard.
+# A caption or the metadata of an image in a shard.
 MAX_TEXT_BYTES = 1_000_000
-# Names in a tar, and the HTTP headers of a response.
+# The header of a tar member with a long name, and the HTTP headers of a response.
 MAX_HEADER_BYTES = 64_000
-RECORDS_A_PART = 10_000
 
 
 class SourceFile(NamedTuple):
-    """A file: name in its folder, bytes, and its time of change, or remote version."""
+    """File of a source.
+
+    Attributes:
+        name: str, path relative to the folder of the source.
+        size: int, bytes.
+        modified: int, modification time in nanoseconds, or str, version of a remote
+            file.
+    """
 
     name: str
     size: int
@@ -41,7 +53,12 @@ class SourceFile(NamedTuple):
 
 
 def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]:
-    """Finds the files with such endings below a folder, by name, no hidden ones."""
+    """Lists the files below a folder, sorted by name, without hidden ones.
+
+    Args:
+        folder: str, path or address.
+        suffixes: str or tuple of str, file name suffixes in lower case.
+    """
     if is_url(folder):
         return [SourceFile(*file) for file in list_url(folder, suffixes)]
     matching_files = []
@@ -53,12 +70,16 @@ def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]
             path = os.path.join(subfolder, name)
             if file := one_file(path):
                 matching_files.append(file._replace(name=os.path.relpath(path, folder)))
-    # The bytes of the names: the same order whatever the machine's language.
+    # The order of the encoded names does not depend on the locale.
     return sorted(matching_files, key=lambda file: os.fsencode(file.name))
 
 
 def one_file(path: str) -> SourceFile | None:
-    """Returns the `SourceFile` of a path, named within its folder; None if gone."""
+    """Returns the `SourceFile` of a path or address, or None if there is no file.
+
+    Its name is relative to the folder of the file. A local folder also gives a
+    `SourceFile`.
+    """
     try:
         if is_url(path):
             status = stat_url(path)
@@ -70,7 +91,8 @@ def one_file(path: str) -> SourceFile | None:
         if is_url(path):
             raise
         return None
-    except ValueError:  # A NUL or half of a surrogate pair: no file has such a name.
+    except ValueError:
+        # A path with NUL or an unpaired surrogate. No file can have such a name.
         return None
     return SourceFile(os.path.basename(path), state.st_size, state.st_mtime_ns)
 
@@ -86,17 +108,27 @@ def is_folder(path: str) -> bool:
 
 
 def whole_files(whole: Part, files: list[SourceFile]) -> list[Part]:
-    """Makes each file a part: `list_parts` of archives and shards."""
+    """Makes a part of each file.
+
+    Args:
+        whole: `Part` for the whole source.
+        files: list of `SourceFile`.
+    """
     return [dataclasses.replace(whole, files=(file.name,)) for file in files]
 
 
 def grouped_files(whole: Part, files: list[SourceFile]) -> list[Part]:
-    """Shares small files out, at most 200 or 16 MB a part."""
+    """Groups small files into parts of at most 200 files and 16 MB.
+
+    Args:
+        whole: `Part` for the whole source.
+        files: list of `SourceFile`.
+    """
     groups: list[list[str]] = []
     size = 0
     for file in files:
         size += file.size
-        if not groups or len(groups[-1]) == FILES_A_PART or size > BYTES_A_PART:
+        if not groups or len(groups[-1]) == FILES_PER_PART or size > BYTES_PER_PART:
             groups.append([])
             size = file.size
         groups[-1].append(file.name)
@@ -104,7 +136,12 @@ def grouped_files(whole: Part, files: list[SourceFile]) -> list[Part]:
 
 
 def fingerprint(words: Iterable[str], files: Iterable[SourceFile]) -> str:
-    """Names what a source holds by its files' names, sizes and times, unread."""
+    """Returns a hexadecimal fingerprint of strings and of the metadata of files.
+
+    Args:
+        words: str, such as the kind and the options of a source.
+        files: `SourceFile`s. Their content is not read.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for word in words:
         digest.update(os.fsencode(word) + b"\0")
@@ -115,17 +152,21 @@ def fingerprint(words: Iterable[str], files: Iterable[SourceFile]) -> str:
 
 
 def count_os_error(counter: DropCounter, path: str, error: OSError) -> None:
-    """Counts a file that can't be opened: "unreadable" if that lasts, or "vanished"."""
-    lasting = isinstance(error, PermissionError | IsADirectoryError)
-    lasting |= error.errno == errno.EINVAL  # A pipe or a device.
-    lasting &= not is_url(path)
-    reason = "unreadable" if lasting else "vanished"
+    """Counts a file that cannot be opened.
+
+    The drop reason is "oversized", "unreadable" if another attempt would fail as well,
+    and otherwise "vanished".
+    """
+    is_permanent = isinstance(error, PermissionError | IsADirectoryError)
+    is_permanent |= error.errno == errno.EINVAL  # A pipe or a device.
+    is_permanent &= not is_url(path)
+    reason = "unreadable" if is_permanent else "vanished"
     reason = "oversized" if error.errno == errno.EFBIG else reason
     counter.drop(reason, path, error.strerror or type(error).__name__)
 
 
 def read_whole(path: str, counter: DropCounter) -> bytes | None:
-    """Reads a file, or counts why it can't be read."""
+    """Reads a file, or counts why it cannot be read and returns None."""
     try:
         return read_regular(path, MAX_PAGE_BYTES)
     except OSError as error:
@@ -134,19 +175,36 @@ def read_whole(path: str, counter: DropCounter) -> bytes | None:
 
 
 def record_ranges(
-    whole: Part, name: str, total: int, size: int = RECORDS_A_PART
+    whole: Part, name: str, total: int, size: int = RECORDS_PER_PART
 ) -> list[Part]:
-    """Shares the records of a file out, `size` a part, at least one part."""
+    """Divides the records of a file into parts.
+
+    Args:
+        whole: `Part` for the whole source.
+        name: str, name of the file.
+        total: int, number of records. A file without records gives one part.
+        size: int, number of records per part.
+    """
     starts = range(0, max(total, 1), size)
-    ends = [min(start + size, total) for start in starts]
+    stops = [min(start + size, total) for start in starts]
     return [
-        Part(whole.kind, whole.root, (name,), start, end, total, whole.options)
-        for start, end in zip(starts, ends, strict=True)
+        Part(whole.kind, whole.root, (name,), start, stop, total, whole.options)
+        for start, stop in zip(starts, stops, strict=True)
     ]
 
 
 def read_range(part: Part, counter: DropCounter, load: Callable) -> Iterator:
-    """Yields a part's records, which `load` takes from (path, time of change)."""
+    """Yields the records of a part that is a range of a file.
+
+    Args:
+        part: `Part`.
+        counter: `DropCounter`. The first part of a file adds the counts of `load`.
+        load: callable that takes the path and the modification time of the file. It
+            returns the list of all records and the `DropCounter` of the dropped ones.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+    """
     file = one_file(part.path)
     if file is None:
         raise FileNotFoundError(errno.ENOENT, "no such file", part.path)

@@ -1,5 +1,7 @@
-"""Kind `table`: CSV, TSV and JSONL files, by `align_keras.corpus.pair_files`, read as a
-whole by each process once. Columns `rule`, `language` and `page_url` count as well.
+"""Sources of the kind `table`: CSV, TSV and JSONL files.
+
+`align_keras.corpus.pair_files` reads them. Each process reads a table once, completely.
+The columns `rule`, `language` and `page_url` are used as well.
 """
 
 import functools
@@ -22,12 +24,12 @@ from align_keras.corpus.sources.source_files import (
     record_ranges,
 )
 
-# Most rows of a table have the same columns.
-_columns = functools.lru_cache(maxsize=64)(columns_of)
+# A cache saves time, since most rows of a table have the same columns.
+_cached_columns_of = functools.lru_cache(maxsize=64)(columns_of)
 
 
 def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
-    """Shares the images of each table out, 10,000 a part."""
+    """Divides the images of each table into parts of 10,000."""
     parts = []
     for file in files:
         records, _ = _records(os.path.join(whole.root, file.name), file.modified)
@@ -36,25 +38,34 @@ def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
 
 
 def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
-    """Yields the pairs of a range of a table's images, in their order."""
+    """Yields the pairs of a range of images, in the order of the table."""
     for record in read_range(part, counter, _records):
         image = path_location(str(record.image_path))
         for caption, origin in zip(record.captions, record.origins, strict=True):
             yield origin._replace(image=image, caption=caption)
 
 
-# One: a process reads the parts of a table one after another.
+# The cache has one entry, since a process reads the parts of a table one after another.
 @functools.lru_cache(maxsize=1)
 def _records(path: str, modified: int | str) -> tuple[list[PairRecord], DropCounter]:
-    """A table's records and what was dropped; `modified` tells it from an older one."""
+    """Reads the records of a table.
+
+    Args:
+        path: str, path or address of the table.
+        modified: modification time or version of the file. It is part of the cache key.
+
+    Returns:
+        Tuple of the list of records and the `DropCounter` of the dropped rows.
+    """
     counter = DropCounter()
     records = read_pairs(path, origin_of=_origin, counter=counter)
     return list(records), counter
 
 
 def _origin(row: dict[str, object]) -> SourcePair:
-    """Returns the other columns of a row, as a `SourcePair` without a caption."""
-    return pair_from_columns("", row, _columns(tuple(row)))._replace(caption="")
+    """Returns a `SourcePair` of the row without its image and caption."""
+    columns = _cached_columns_of(tuple(row))
+    return pair_from_columns("", row, columns)._replace(caption="")
 
 
 TABLE_FILES = SourceKind(

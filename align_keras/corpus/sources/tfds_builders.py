@@ -1,5 +1,7 @@
-"""Kind `tfds`: prepared data sets with images and captions. Their images have no place
-of their own in a file, so reading copies them into a tar file for each part.
+"""Sources of the kind `tfds`: prepared data sets of TensorFlow Datasets.
+
+TensorFlow Datasets does not return the position of an image in a file. Each part
+therefore copies its images to a tar file.
 """
 
 import hashlib
@@ -17,59 +19,77 @@ from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
-# All of a prepared data set's files count for the fingerprint.
-_EXAMPLES_A_PART = 1000
-_CAPTIONS = ("captions", "caption", "texts", "text", "alt_text", "title", "description")
+_EXAMPLES_PER_PART = 1000
+# Features with captions, in order of priority.
+_CAPTION_FEATURES = (
+    "captions",
+    "caption",
+    "texts",
+    "text",
+    "alt_text",
+    "title",
+    "description",
+)
 # Keys of the caption in a feature that is a dict, as in coco_captions.
-_TEXTS = ("text", "caption", "raw")
+_CAPTION_KEYS = ("text", "caption", "raw")
 
 
 def data_folder(name: str) -> str:
-    """Finds where `NAME`, `NAME/CONFIG` or the folder of one version is prepared."""
+    """Returns the folder of a prepared data set.
+
+    Args:
+        name: str, `NAME` or `NAME/CONFIG` of a data set, or its folder.
+
+    Raises:
+        InputError: if the data set is unknown or not prepared.
+    """
     import tensorflow_datasets as tfds
 
     if os.path.isdir(name):
         return os.path.abspath(name)
     try:
         folder = os.fspath(tfds.builder(name).data_dir)
-    except Exception as error:  # Unknown names, configs, and the builder's own errors.
+    except Exception as error:  # Builders can raise any error.
         problem = str(error).strip().split("\n")[0]
         raise InputError(
-            f"tfds:{name} must name a data set of TensorFlow Datasets or the folder "
-            f"of a prepared one: {problem}"
+            "A tfds source must be the name of a data set of TensorFlow Datasets, or "
+            f"the folder of a prepared data set. Received: tfds:{name} ({problem}). "
+            "Check the name."
         ) from None
     if not os.path.isdir(folder):
         raise InputError(
-            f"tfds:{name} must be prepared, but {folder} isn't there; run "
-            f"`tfds build {name}`."
+            f"The data set tfds:{name} must be prepared. Received: no folder {folder}. "
+            f"Run `tfds build {name}`."
         )
     return folder
 
 
 def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
-    """Shares the examples of a split out, 1,000 a part."""
+    """Divides the examples of a split into parts of 1,000."""
     split = dict(whole.options)["split"]
-    builder, _, _ = _opened(whole.root)
+    builder, _, _ = _open_builder(whole.root)
     check_choice(f"the split of tfds:{whole.root}:SPLIT", split, builder.info.splits)
     total = builder.info.splits[split].num_examples
-    return record_ranges(whole, split, total, _EXAMPLES_A_PART) if total else []
+    return record_ranges(whole, split, total, _EXAMPLES_PER_PART) if total else []
 
 
 def _read_part(
     part: Part, counter: DropCounter, spool: str | os.PathLike | None
 ) -> Iterator[SourcePair]:
-    """Yields the pairs of a range of a split; their tar file goes into `spool`."""
+    """Yields the pairs of a range of a split. Writes its images to a tar in `spool`."""
     if spool is None:
         raise InputError(
-            f"spool must be a folder for the images of {part}, received None; name one."
+            f"`spool` must be a folder for the images of {part}. Received: spool=None. "
+            "Set it to the path of a folder."
         )
     try:
         examples = list(_examples(part))
     except InputError:
         raise
-    except Exception as error:  # TensorFlow's own errors for files gone or broken.
-        gone = type(error).__name__ in ("NotFoundError", "FileNotFoundError")
-        reason = "vanished" if gone else "broken record"
+    except Exception as error:
+        # TensorFlow has its own classes of errors for missing and damaged files.
+        is_missing = type(error).__name__ in ("NotFoundError", "FileNotFoundError")
+        reason = "vanished" if is_missing else "broken record"
         detail = str(error).strip().split("\n")[0]
         counter.drop(reason, str(part), detail, count=part.stop - part.start)
         return
@@ -83,8 +103,16 @@ def _read_part(
             yield SourcePair(image, caption, language=language)
 
 
-def _opened(folder: str) -> tuple[Any, str, str]:
-    """Returns the builder, and its features with the image and with its captions."""
+def _open_builder(folder: str) -> tuple[Any, str, str]:
+    """Opens a prepared data set.
+
+    Returns:
+        Tuple of the builder, the name of its image feature, and the name of its caption
+        feature.
+
+    Raises:
+        InputError: if the folder has no data set, or a feature is missing.
+    """
     import tensorflow_datasets as tfds
 
     try:
@@ -92,38 +120,39 @@ def _opened(folder: str) -> tuple[Any, str, str]:
     except Exception as error:
         problem = str(error).strip().split("\n")[0]
         raise InputError(
-            f"{folder} must be the folder of one version of a prepared data set, "
-            f"with dataset_info.json and features.json: {problem}"
+            "A tfds source must be a folder with the files dataset_info.json and "
+            "features.json of a prepared data set. Received: "
+            f"{folder} ({problem}). Check the path."
         ) from None
-    # In the order of names: that of the stored description changes between runs.
+    # The features are sorted, since their stored order changes between runs.
     features = dict(sorted(builder.info.features.items()))
     images = [
         name
         for name, feature in features.items()
         if isinstance(feature, tfds.features.Image)
     ]
-    captions = [name for name in _CAPTIONS if name in features]
+    captions = [name for name in _CAPTION_FEATURES if name in features]
     if not images or not captions:
         raise InputError(
-            f"{builder.info.name} must have a feature of images and one of captions "
-            f"({', '.join(_CAPTIONS)}), received {', '.join(features)}; give its pairs "
-            "as a table."
+            f"The data set {builder.info.name} must have a feature of images and one "
+            f"of captions ({', '.join(_CAPTION_FEATURES)}). Received: the features "
+            f"{', '.join(features)}. Convert its pairs to a table."
         )
     return builder, "image" if "image" in images else images[0], captions[0]
 
 
 def _examples(part: Part) -> Iterator[tuple[bytes, list[str], str]]:
-    """Yields (image's bytes, captions, language) in the order of the split."""
+    """Yields (bytes of the image, captions, language) in the order of the split."""
     import tensorflow_datasets as tfds
 
     if not os.path.isdir(part.root):
         raise FileNotFoundError(part.root)
-    builder, image, captions = _opened(part.root)
+    builder, image, captions = _open_builder(part.root)
     examples = builder.as_dataset(
         split=f"{part.files[0]}[{part.start}:{part.stop}]",
         decoders={image: tfds.decode.SkipDecoding()},
         shuffle_files=False,
-        # One file after another: the same order in every run.
+        # Files are read one after another, so the order is the same in every run.
         read_config=tfds.ReadConfig(interleave_cycle_length=1),
     )
     for example in tfds.as_numpy(examples):
@@ -133,9 +162,14 @@ def _examples(part: Part) -> Iterator[tuple[bytes, list[str], str]]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Yields the captions in a feature: a text, several, or a dict that has them."""
+    """Yields the captions of an example.
+
+    Args:
+        value: value of the caption feature: a string, a sequence of strings, or a dict
+            with one of them under a key of `_CAPTION_KEYS`.
+    """
     if isinstance(value, dict):
-        name = next((key for key in _TEXTS if key in value), None)
+        name = next((key for key in _CAPTION_KEYS if key in value), None)
         value = value[name] if name else ()
     if isinstance(value, bytes | str):
         value = [value]
@@ -144,7 +178,16 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _write_tar(path: str, first: int, images: list[bytes]) -> list[tuple[int, int]]:
-    """Writes the images; returns the (offset, size) of each."""
+    """Writes images to a tar file.
+
+    Args:
+        path: str, path of the file.
+        first: int, number of the first image in its split.
+        images: list of bytes.
+
+    Returns:
+        list of tuples (offset, size) of the images in the file.
+    """
     spans = []
     with atomic_write(path, "wb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -157,6 +200,7 @@ def _write_tar(path: str, first: int, images: list[bytes]) -> list[tuple[int, in
 
 
 TFDS_BUILDERS = SourceKind(
+    # All files of a data set are part of the fingerprint of a source.
     suffixes=("",),
     list_parts=_list_parts,
     read=_read_part,

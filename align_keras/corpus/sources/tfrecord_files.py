@@ -1,6 +1,7 @@
-"""Kind `tfrecord`: shards of `tf.train.Example`, as img2dataset writes them. Read
-without TensorFlow, whose import takes a worker seconds and 700 MB; of a message only
-the first bytes of each feature count, so that the image's place in the file is known.
+"""Sources of the kind `tfrecord`: shards of `tf.train.Example` from img2dataset.
+
+The files are parsed without TensorFlow, whose import takes seconds and 700 MB in each
+worker. This parser also returns the position of an image in the file.
 """
 
 import functools
@@ -20,13 +21,13 @@ from align_keras.corpus.sources.source_files import (
 from align_keras.utils.errors import needs
 from align_keras.utils.files import open_regular, size_of
 
-_IMAGES = ("jpg", "jpeg", "png", "webp", "image")
-# Fields that are read of one record. A damaged record can claim any number of fields.
+_IMAGE_FEATURES = ("jpg", "jpeg", "png", "webp", "image")
+# Maximum number of fields of a record. A damaged record can have any number of fields.
 MAX_RECORD_FIELDS = 1_000_000
 
 
 def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
-    """Yields the pairs of a shard, in its order."""
+    """Yields the pairs of a shard in its order."""
     with open_regular(part.path) as file:
         for offset, message in _messages(file, part.path, counter):
             if pair := _pair(part.path, offset, message, counter):
@@ -36,7 +37,7 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 def _messages(
     file: IO[bytes], path: str, counter: DropCounter
 ) -> Iterator[tuple[int, bytes]]:
-    """Yields (offset, bytes) of the records' messages."""
+    """Yields (offset, bytes) of each record's message, and counts damaged records."""
     size = size_of(file)
     offset = 0
     while offset < size:
@@ -45,13 +46,13 @@ def _messages(
             counter.drop("truncated shard", path, f"at byte {offset}")
             return
         length, checksum = struct.unpack("<QI", header)
-        # Behind a wrong length there is no telling where the next record begins.
+        # After a wrong length, the position of the next record is unknown.
         if masked_crc(header[:8]) != checksum:
-            detail = f"wrong checksum at byte {offset}, nothing behind it can be read"
+            detail = f"wrong checksum at byte {offset}, later records cannot be read"
             counter.drop("broken record", path, detail)
             return
         if offset + length + 16 > size:
-            detail = f"the record at byte {offset} has no end"
+            detail = f"the record at byte {offset} is incomplete"
             counter.drop("truncated shard", path, detail)
             return
         if length > MAX_TFRECORD_BYTES:
@@ -79,24 +80,34 @@ def _pair(
                 "utf-8", "replace"
             )
             for name, (start, size) in spans.items()
-            if name not in _IMAGES
+            if name not in _IMAGE_FEATURES
         }
         row |= feature_integers(message)
     except (ValueError, IndexError) as error:
         counter.drop("broken record", position, str(error))
         return None
-    span = next((spans[name] for name in _IMAGES if name in spans), None)
+    span = next((spans[name] for name in _IMAGE_FEATURES if name in spans), None)
     image = span and member_location("bytes", (offset + span[0], span[1]), path)
     return pair_of_shard(counter, position, row, image, spans)
 
 
 def feature_values(message: bytes) -> dict[str, list[tuple[int, int]]]:
-    """Finds the (offset, size) of each value of an example's features of bytes."""
+    """Finds the values of the bytes features of a `tf.train.Example`.
+
+    Args:
+        message: bytes, serialized example.
+
+    Returns:
+        dict, name of a feature → list of tuples (offset, size) in the message.
+
+    Raises:
+        ValueError or IndexError: if the message is damaged.
+    """
     spans_of_features = {}
     fields: Callable = functools.partial(_fields, message, itertools.count())
     for features in fields(0, len(message), 1):  # Example.features
         for entry in fields(*features, 1):  # Features.feature
-            # The last key and value of an entry count, were there several.
+            # If an entry repeats its key or value, the last one is valid.
             names, values = list(fields(*entry, 1)), list(fields(*entry, 2))
             for feature in values[-1:] if names else ():
                 for bytes_list in fields(*feature, 1):
@@ -110,7 +121,17 @@ def feature_values(message: bytes) -> dict[str, list[tuple[int, int]]]:
 
 
 def feature_integers(message: bytes) -> dict[str, int]:
-    """Returns the first integer of each feature of integers of an example."""
+    """Returns the first value of each integer feature of a `tf.train.Example`.
+
+    Args:
+        message: bytes, serialized example.
+
+    Returns:
+        dict, name of a feature → int.
+
+    Raises:
+        ValueError or IndexError: if the message is damaged.
+    """
     integers = {}
     fields: Callable = functools.partial(_fields, message, itertools.count())
     for features in fields(0, len(message), 1):  # Example.features
@@ -125,13 +146,13 @@ def feature_integers(message: bytes) -> dict[str, int]:
 
 
 def _first_integer(message: bytes, start: int, stop: int) -> int | None:
-    """Returns the first value of an Int64List, which is packed or not, or None."""
+    """Returns the first value of an `Int64List`, or None if it is empty."""
     if start == stop:
         return None
     tag, start = _varint(message, start)
-    if tag == 0x0A:  # Field 1, packed: its length comes first.
+    if tag == 0x0A:  # A packed list, which begins with its length.
         _, start = _varint(message, start)
-    elif tag != 0x08:
+    elif tag != 0x08:  # Other tags than that of a single value are invalid.
         return None
     if start >= stop:
         return None
@@ -141,7 +162,16 @@ def _first_integer(message: bytes, start: int, stop: int) -> int | None:
 def _fields(
     message: bytes, steps: Iterator[int], start: int, stop: int, number: int
 ) -> Iterator[tuple[int, int]]:
-    """Yields (start, stop) of a message's fields of a number; `steps` counts all."""
+    """Yields the positions (start, stop) of the fields with a number.
+
+    Args:
+        message: bytes of the whole record.
+        steps: iterator that counts the fields of the record. More than
+            `MAX_RECORD_FIELDS` raise ValueError.
+        start: int, start of the submessage.
+        stop: int, end of the submessage.
+        number: int, field number.
+    """
     while start < stop:
         if next(steps) == MAX_RECORD_FIELDS:
             raise ValueError(f"more than {MAX_RECORD_FIELDS:,} fields")
@@ -159,10 +189,11 @@ def _fields(
         elif kind in (1, 5):
             start += 8 if kind == 1 else 4
         else:
-            raise ValueError(f"no protocol buffer at byte {start}")
+            raise ValueError(f"an invalid protocol buffer at byte {start}")
 
 
 def _varint(message: bytes, start: int) -> tuple[int, int]:
+    """Decodes a variable-length integer. Returns it and the position after it."""
     value = 0
     for shift in range(0, 70, 7):  # Numbers have at most 64 bits.
         byte = message[start]
@@ -174,7 +205,7 @@ def _varint(message: bytes, start: int) -> tuple[int, int]:
 
 
 def masked_crc(content: bytes) -> int:
-    """The checksum of TFRecord files, CRC-32C with its bits turned."""
+    """Returns the checksum of TFRecord files, a CRC-32C that is rotated and shifted."""
     with needs("corpus", "checksums of TFRecord files are computed by google-crc32c"):
         import google_crc32c
     crc = google_crc32c.value(content)

@@ -1,4 +1,4 @@
-"""The list of remote images that img2dataset takes."""
+"""Writer of lists of remote images for img2dataset."""
 
 import contextlib
 import csv
@@ -18,19 +18,21 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def write_url_list(pairs: Iterable[SourcePair], path: str | os.PathLike) -> int:
-    """Writes the remote images of pairs with their captions, for img2dataset, with
-    which `--save_additional_columns '["rule", "language", "page_url"]'` makes shards of
-    the kind `webdataset`. An image with several captions is fetched as many times.
+    """Writes the addresses and captions of remote images to a table for img2dataset.
+
+    Run img2dataset with `--save_additional_columns '["rule", "language", "page_url"]'`
+    to write shards of the kind `webdataset`. An image with several captions is
+    downloaded once per caption.
 
     Args:
-        pairs: iterable of `SourcePair`; those whose image isn't remote are left out.
+        pairs: iterable of `SourcePair`. Pairs without a remote image are skipped.
         path: str or path that ends in `.parquet`, `.csv` or `.tsv`.
 
     Returns:
-        int, the number of pairs written.
+        int, number of written pairs.
 
     Raises:
-        InputError: another ending, or pyarrow isn't installed.
+        InputError: if `path` has another suffix, or pyarrow is not installed.
 
     Example:
 
@@ -42,11 +44,12 @@ def write_url_list(pairs: Iterable[SourcePair], path: str | os.PathLike) -> int:
     path = pathlib.Path(path)
     if path.suffix not in (".parquet", *_DELIMITERS):
         raise InputError(
-            f"the list must end in .parquet, .csv or .tsv, received {path.name!r}; "
-            "rename it."
+            "The list of images must end in .parquet, .csv or .tsv. Received: "
+            f"{path.name!r}. Rename it."
         )
     count = 0
-    with (_parquet if path.suffix == ".parquet" else _delimited)(path) as write:
+    open_writer = _parquet_writer if path.suffix == ".parquet" else _csv_writer
+    with open_writer(path) as write:
         for pair in pairs:
             if is_remote(pair.image):
                 write(pair[: len(URL_COLUMNS)])
@@ -55,7 +58,8 @@ def write_url_list(pairs: Iterable[SourcePair], path: str | os.PathLike) -> int:
 
 
 @contextlib.contextmanager
-def _delimited(path: pathlib.Path) -> Iterator[Callable[[Any], Any]]:
+def _csv_writer(path: pathlib.Path) -> Iterator[Callable[[Any], Any]]:
+    """Yields a function that writes a row to a CSV or TSV file."""
     with atomic_write(path) as file:
         delimiter = _DELIMITERS[path.suffix]
         rows = csv.writer(file, delimiter=delimiter, lineterminator="\n")
@@ -64,7 +68,8 @@ def _delimited(path: pathlib.Path) -> Iterator[Callable[[Any], Any]]:
 
 
 @contextlib.contextmanager
-def _parquet(path: pathlib.Path) -> Iterator[Callable[[Any], Any]]:
+def _parquet_writer(path: pathlib.Path) -> Iterator[Callable[[Any], Any]]:
+    """Yields a function that writes a row to a Parquet file."""
     pyarrow = arrow(otherwise=", or write .csv")
     schema = pyarrow.schema([(name, pyarrow.string()) for name in URL_COLUMNS])
     with table_writer(path, schema) as append:

@@ -1,5 +1,7 @@
-"""Kind `webdataset`: tar files as img2dataset writes them: members in succession with
-the same name up to the first dot, an image, `.txt` (caption) and `.json` (columns).
+"""Sources of the kind `webdataset`: tar files from img2dataset.
+
+A sample consists of successive members whose names are equal up to the first dot: an
+image, `.txt` (caption) and `.json` (metadata).
 """
 
 import errno
@@ -22,20 +24,20 @@ from align_keras.corpus.sources.source_files import (
 from align_keras.utils.files import open_regular, size_of
 
 _BLOCK = tarfile.BLOCKSIZE
-# Types of members that hold long names and other headers. Their size is limited.
-_NAMES = (
+# Types of members with long names and other headers. Their size is limited.
+_HEADER_TYPES = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-# Suffix → offset and size in bytes of a sample's member.
+# Suffix of a member of a sample → (offset, size) in bytes.
 _Spans = dict[str, tuple[int, int]]
 
 
 def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
-    """Yields the pairs of a shard, in its order."""
+    """Yields the pairs of a shard in its order."""
     with open_regular(part.path) as file:
         for key, sample in _samples(file, part.path, counter):
             if pair := _pair(file, part.path, key, sample, counter):
@@ -45,7 +47,7 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 def _samples(
     file: Any, path: str, counter: DropCounter
 ) -> Iterator[tuple[str, _Spans]]:
-    """Yields (key, {suffix: (offset, size)})."""
+    """Yields (name up to the first dot, spans of the members) of each sample."""
     current = ""
     sample: _Spans = {}
     for name, offset, size in _members(file, path, counter):
@@ -64,37 +66,38 @@ def _samples(
 def _members(
     file: Any, path: str, counter: DropCounter
 ) -> Iterator[tuple[str, int, int]]:
-    """Yields (name, offset, size) of files; what isn't a tar's is counted."""
+    """Yields (name, offset, size) of the files in a tar, and counts damaged areas."""
     length = size_of(file)
-    position = end = 0
-    garbage = None
-    while (position := _behind_zeros(file, position, length)) < length:
+    position = last_end = 0
+    damage_start = None
+    while (position := _skip_zeros(file, position, length)) < length:
         start = position
         for member, position in _tar_members(file, start):
-            _count_garbage(garbage, path, counter)
-            garbage = None
-            end = position
+            _count_damage(damage_start, path, counter)
+            damage_start = None
+            last_end = position
             if member.isfile() and member.offset_data + member.size <= length:
                 yield member.name, member.offset_data, member.size
         if position == start:
-            garbage = start if garbage is None else garbage
+            damage_start = start if damage_start is None else damage_start
             position += _BLOCK
     file.seek(max(length - _BLOCK, 0))
-    if end >= length or length % _BLOCK or file.read(_BLOCK).strip(b"\0"):
-        counter.drop("truncated shard", path, "the end of the archive lacks")
+    if last_end >= length or length % _BLOCK or file.read(_BLOCK).strip(b"\0"):
+        counter.drop("truncated shard", path, "the end of the archive is missing")
     else:
-        _count_garbage(garbage, path, counter)
+        _count_damage(damage_start, path, counter)
 
 
-def _count_garbage(position: int | None, path: str, counter: DropCounter) -> None:
+def _count_damage(position: int | None, path: str, counter: DropCounter) -> None:
+    """Counts a damaged area that starts at a position, if any."""
     if position is not None:
         counter.drop("broken record", path, f"no member at byte {position}")
 
 
-def _behind_zeros(file: Any, position: int, length: int) -> int:
-    """Returns the position of the next block that isn't zeros, or `length`."""
+def _skip_zeros(file: Any, position: int, length: int) -> int:
+    """Returns the position of the next block that is not zeros, or `length`."""
     while position < length:
-        position = max(position, _behind_hole(file, position, length))
+        position = max(position, _skip_hole(file, position, length))
         file.seek(position)
         chunk = file.read(1 << 20)
         if remaining := len(chunk.lstrip(b"\0")):
@@ -103,11 +106,12 @@ def _behind_zeros(file: Any, position: int, length: int) -> int:
     return length
 
 
-def _behind_hole(file: Any, position: int, length: int) -> int:
-    """Returns the end of a hole of a sparse file, or the position."""
+def _skip_hole(file: Any, position: int, length: int) -> int:
+    """Returns the end of a hole of a sparse file, or `position` if there is no hole."""
     if not hasattr(os, "SEEK_DATA") or not isinstance(file.raw, io.FileIO):
         return position
-    current = os.lseek(file.fileno(), 0, os.SEEK_CUR)  # `file` relies on its position.
+    # The buffer of `file` relies on the position of the descriptor.
+    current = os.lseek(file.fileno(), 0, os.SEEK_CUR)
     try:
         return os.lseek(file.fileno(), position, os.SEEK_DATA) // _BLOCK * _BLOCK
     except OSError as error:
@@ -117,38 +121,39 @@ def _behind_hole(file: Any, position: int, length: int) -> int:
 
 
 class _Member(tarfile.TarInfo):
-    """A member, unless its header is one that could take much memory."""
+    """Member of a tar. Headers that could fill the memory raise an error."""
 
     # Python calls this private method for each header. Recent Pythons do not call the
     # public `frombuf`. The stubs of `tarfile` lack the private names.
     def _proc_member(self, *arguments: Any) -> Any:
-        too_long = self.type in _NAMES and self.size > MAX_HEADER_BYTES
-        if too_long or self.size < 0 or self.type == tarfile.GNUTYPE_SPARSE:
-            problem = "no header of an image"
+        is_too_long = self.type in _HEADER_TYPES and self.size > MAX_HEADER_BYTES
+        if is_too_long or self.size < 0 or self.type == tarfile.GNUTYPE_SPARSE:
+            problem = "unsupported header"
             raise tarfile.InvalidHeaderError(problem)  # type: ignore[attr-defined]
         return super()._proc_member(*arguments)  # type: ignore[misc]
 
     def _proc_gnusparse_10(self, *arguments: Any) -> Any:
-        raise ValueError("a map of as many numbers as it says")
+        raise ValueError("a sparse file, whose map can have any length")
 
 
 def _tar_members(file: Any, offset: int) -> Iterator[tuple[tarfile.TarInfo, int]]:
-    """Yields members and where each ends, from a block on to one without a header."""
+    """Yields (member, position after it) from an offset to the next invalid header."""
     file.seek(offset)
     try:
         tar: Any = tarfile.TarFile(fileobj=file, tarinfo=_Member)
         while (member := tar.next()) is not None and tar.offset > member.offset:
-            tar.members.clear()  # It would keep them all.
+            tar.members.clear()  # Otherwise `tar` would keep all members in memory.
             yield member, tar.offset
     except OSError:
         raise
-    except Exception:  # A broken header raises any error.
+    except Exception:  # A damaged header can raise any error.
         return
 
 
 def _pair(
     file: IO[bytes], path: str, key: str, sample: _Spans, counter: DropCounter
 ) -> SourcePair | None:
+    """Returns the pair of a sample, or counts why it has none."""
     row = _metadata(file, sample)
     if ".txt" in sample:
         row["caption"] = _read(file, *sample[".txt"]).decode("utf-8", "replace")
@@ -161,7 +166,7 @@ def _metadata(file: IO[bytes], sample: _Spans) -> dict[str, Any]:
     try:
         row = json.loads(_read(file, *sample[".json"])) if ".json" in sample else {}
     except (ValueError, RecursionError):
-        return {}  # The caption may be in `.txt`.
+        return {}  # The sample may have its caption in `.txt`.
     return row if isinstance(row, dict) else {}
 
 

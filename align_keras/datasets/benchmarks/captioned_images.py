@@ -241,7 +241,7 @@ def _other_columns(
         caption_column or find_column(names, CAPTION_COLUMNS),
     }
     return {
-        name: [rows_by_position[record.where].get(name, "") for record in records]
+        name: [rows_by_position[record.position].get(name, "") for record in records]
         for name in names
         if name not in used_columns
     }

@@ -1,4 +1,4 @@
-"""COCO's and Karpathy's files, with pictures in the usual places and in others."""
+"""Tests of the JSON files of COCO and Karpathy."""
 
 import json
 import os
@@ -24,7 +24,7 @@ COCO = {
         {"id": 1, "image_id": 5, "caption": "A cat."},
         {"id": 2, "image_id": 9, "caption": "A dog."},
         {"id": 3, "image_id": 5, "caption": " A\npet. "},
-        {"id": 4, "image_id": 999, "caption": "of no picture"},
+        {"id": 4, "image_id": 999, "caption": "without an image"},
         {"id": 5, "image_id": 9, "caption": None},
     ],
 }
@@ -33,11 +33,12 @@ KARPATHY = {
     "images": [
         {
             "filepath": "val2014" if split != "train" else "train2014",
-            "filename": f"{own}.jpg",
+            "filename": f"{number}.jpg",
             "split": split,
-            "sentences": [{"raw": f"{split} {own}", "sentid": own, "tokens": []}] * 2,
+            "sentences": [{"raw": f"{split} {number}", "sentid": number, "tokens": []}]
+            * 2,
         }
-        for own, split in enumerate(["test", "train", "val", "restval"])
+        for number, split in enumerate(["test", "train", "val", "restval"])
     ]
     + [{"filename": "broken"}],
 }
@@ -49,14 +50,15 @@ def write(path, content):
     return path
 
 
-def picture(path):
+def create_image(path):
+    """Creates an empty file, since the images are not decoded."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
 
 
-def test_coco(tmp_path):
+def test_the_pairs_of_coco_are_read(tmp_path):
     path = write(tmp_path / "annotations/captions_val2014.json", COCO)
-    picture(tmp_path / "val2014/a #5,%.jpg")
+    create_image(tmp_path / "val2014/a #5,%.jpg")
     pairs, counter = read_source(path)
     folder = f"{tmp_path}/val2014/"
     assert [(pair.image, pair.caption, pair.page_url) for pair in pairs] == [
@@ -68,19 +70,19 @@ def test_coco(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a\0b.jpg", "\ud800.jpg"])
-def test_a_name_that_no_file_has(tmp_path, name):
+def test_images_with_invalid_names_are_skipped(tmp_path, name):
     images = [{"id": 1, "file_name": name}, {"id": 2, "file_name": "b.jpg"}]
     captions = [{"image_id": number, "caption": "A dog."} for number in (1, 2)]
     content = {"images": images, "annotations": captions}
     path = write(tmp_path / "annotations/captions_val2014.json", content)
-    picture(tmp_path / "val2014/b.jpg")
+    create_image(tmp_path / "val2014/b.jpg")
     pairs, _ = read_source(path)
     assert f"{tmp_path}/val2014/b.jpg" in [pair.image for pair in pairs]
 
 
-def test_karpathy_without_what_is_evaluated(tmp_path):
+def test_a_karpathy_source_has_no_evaluation_splits(tmp_path):
     path = write(tmp_path / "dataset_coco.json", KARPATHY)
-    picture(tmp_path / "coco/val2014/3.jpg")
+    create_image(tmp_path / "coco/val2014/3.jpg")
     pairs, counter = read_source(path)
     assert [(pair.image, pair.caption) for pair in pairs] == [
         (f"{tmp_path}/coco/train2014/1.jpg", "train 1"),
@@ -92,9 +94,9 @@ def test_karpathy_without_what_is_evaluated(tmp_path):
     assert counter.filtered == {"evaluation set": 4}
 
 
-def test_evaluation_images_are_karpathys_evaluation_splits(tmp_path):
+def test_a_karpathy_evaluation_source_has_the_evaluation_splits(tmp_path):
     path = write(tmp_path / "dataset.json", KARPATHY)
-    picture(tmp_path / "train2014/1.jpg")
+    create_image(tmp_path / "train2014/1.jpg")
     spec = f"karpathy:{path}?images={tmp_path}"
     source, counter, pairs = evaluation_source(spec), DropCounter(), []
     for part in source.parts():
@@ -102,44 +104,48 @@ def test_evaluation_images_are_karpathys_evaluation_splits(tmp_path):
     assert {pair.caption for pair in pairs} == {"test 0", "val 2"}
     assert counter.filtered == {"training set": 4}
     assert source.fingerprint() != open_source(spec).fingerprint()
+
+
+def test_an_evaluation_source_of_another_kind_is_an_ordinary_source(tmp_path):
     path = write(tmp_path / "coco.json", COCO)
     assert evaluation_source(str(path)) == open_source(str(path))
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_a_given_folder(tmp_path, name):
+def test_the_option_images_sets_the_image_folder(tmp_path, name):
     path = write(tmp_path / f"{name}.json", COCO)
-    picture(tmp_path / "000009.jpg")
-    folder = tmp_path / f"{name} pictures"
+    create_image(tmp_path / "000009.jpg")
+    folder = tmp_path / f"{name} images"
     for kind in ("", "coco:"):
         pairs, _ = read_source(f"{kind}{path}?images={folder}")
         assert pairs[0].image == str(folder / "000009.jpg")
     assert read_source(path)[0][0].image == str(tmp_path / "000009.jpg")
-    one, two = open_source(f"{path}"), open_source(f"{path}?images={folder}")
-    assert one.fingerprint() != two.fingerprint()
+    default_source = open_source(f"{path}")
+    source = open_source(f"{path}?images={folder}")
+    assert source.fingerprint() != default_source.fingerprint()
 
 
-def test_pictures_that_are_nowhere(tmp_path):
+def test_missing_images_raise_an_error_with_the_option(tmp_path):
     path = write(tmp_path / "a/b/x.json", COCO)
     with pytest.raises(InputError, match=r"\?images=DIR"):
         open_source(str(path)).parts()
 
 
-def test_other_json(tmp_path):
-    picture(tmp_path / "000009.jpg")
+def test_other_json_files_and_folders_raise_an_error(tmp_path):
+    create_image(tmp_path / "000009.jpg")
     path = write(tmp_path / "x.json", {"images": [], "annotations": [{"bbox": []}]})
     with pytest.raises(InputError, match="kind"):
         open_source(str(path))
     path.write_text("{")
-    with pytest.raises(InputError, match="must be the JSON of kind coco"):
+    with pytest.raises(InputError, match="must be a JSON file of kind coco"):
         open_source(f"coco:{path}").parts()
-    with pytest.raises(InputError, match="name the file"):
+    with pytest.raises(InputError, match="a folder. Use the path of the file"):
         open_source(f"coco:{tmp_path}")
 
 
-def test_a_file_that_changes_or_vanishes(tmp_path):
+def test_a_changed_or_removed_file_is_counted_as_vanished(tmp_path):
     path = write(tmp_path / "x.json", COCO)
-    picture(tmp_path / "000009.jpg")
+    create_image(tmp_path / "000009.jpg")
     [part] = open_source(str(path)).parts()
     for content in (COCO | {"images": COCO["images"][:1]}, [], None):
         path.write_text(json.dumps(content)) if content is not None else path.unlink()
@@ -149,9 +155,8 @@ def test_a_file_that_changes_or_vanishes(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a\0b.jpg", "\ud800.jpg", "\udfff"])
-def test_names_that_no_file_can_have(tmp_path, name):
-    """The first name decides where images are looked for."""
-    picture(tmp_path / "a.jpg")
+def test_the_image_folder_is_found_after_an_invalid_name(tmp_path, name):
+    create_image(tmp_path / "a.jpg")
     images = [{"id": 1, "file_name": name}, {"id": 2, "file_name": "a.jpg"}]
     annotations = [{"image_id": number, "caption": "A cat."} for number in (1, 2)]
     coco = {"images": images, "annotations": annotations}
@@ -159,18 +164,18 @@ def test_names_that_no_file_can_have(tmp_path, name):
     common = {"split": "train", "sentences": sentences}
     images = [{"filename": file, **common} for file in (name, "a.jpg")]
     images.append({"filepath": name, "filename": "a.jpg", **common})
-    for number, (content, bad) in enumerate(((coco, 2), ({"images": images}, 2))):
+    for number, content in enumerate((coco, {"images": images})):
         path = write(tmp_path / f"{number}.json", content)
         pairs, counter = read_source(path)
         assert [pair.image for pair in pairs] == [str(tmp_path / "a.jpg")]
-        assert counter.bad == {"broken record": bad}
+        assert counter.bad == {"broken record": 2}
     assert one_file(str(tmp_path / name)) is None
 
 
-def test_names_that_are_not_utf_8(tmp_path):
-    """Python writes the bytes of such a name as halves of surrogate pairs."""
+def test_image_names_may_be_invalid_in_utf8(tmp_path):
+    # Python decodes the bytes of such a name to unpaired surrogates.
     name = os.fsdecode(b"\xff.jpg")
-    picture(tmp_path / name)
+    create_image(tmp_path / name)
     images = [{"id": 1, "file_name": name}]
     annotations = [{"image_id": 1, "caption": "A cat."}]
     coco = {"images": images, "annotations": annotations}
@@ -178,11 +183,11 @@ def test_names_that_are_not_utf_8(tmp_path):
     assert len(pairs) == 1 and not counter.bad
 
 
-def test_values_of_other_types(tmp_path):
+def test_values_of_wrong_types_are_counted_or_raise_an_error(tmp_path):
     row = {"id": 1, "file_name": "a.png", "flickr_url": 3.5}
     path = write(tmp_path / "a.json", {"images": [row], "annotations": []})
     pairs, counter = read_source(f"coco:{path}")
     assert not pairs and counter.bad == {"broken record": 1}
     for content in ({"images": 3, "annotations": []}, {"images": [], "annotations": 3}):
-        with pytest.raises(InputError, match="is no list"):
+        with pytest.raises(InputError, match="is not a list"):
             read_source(f"coco:{write(path, content)}")

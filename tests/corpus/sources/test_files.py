@@ -1,4 +1,4 @@
-"""Files are found and shared out by their names alone, and change is noticed."""
+"""Tests of the listing, the division and the fingerprints of files."""
 
 import os
 
@@ -21,7 +21,7 @@ from tests.helpers.source_reading import STRANGE
 FOLDER = Part("table", "/", ())
 
 
-def test_the_order_is_that_of_the_names(tmp_path):
+def test_files_are_listed_in_the_order_of_their_names(tmp_path):
     names = [f"{name}.html" for name in STRANGE] + ["sub/x.HTM", "sub/.y.htm", "z.txt"]
     for name in reversed(names):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -29,50 +29,51 @@ def test_the_order_is_that_of_the_names(tmp_path):
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git/a.html").touch()
     (tmp_path / "sub/loop").symlink_to(tmp_path)
-    found = [file.name for file in list_files(tmp_path, (".html", ".htm"))]
-    assert found == sorted(names[:-2], key=os.fsencode)
+    listed_names = [file.name for file in list_files(tmp_path, (".html", ".htm"))]
+    assert listed_names == sorted(names[:-2], key=os.fsencode)
 
 
 @given(st.lists(st.integers(0, 20_000_000), max_size=500))
-def test_groups_hold_every_file_once_in_order(sizes):
-    files = [SourceFile(f"{own:04d}", size, 0) for own, size in enumerate(sizes)]
+def test_groups_have_each_file_once_in_order(sizes):
+    files = [SourceFile(f"{number:04d}", size, 0) for number, size in enumerate(sizes)]
     groups = [part.files for part in grouped_files(FOLDER, files)]
-    assert [name for group in groups for name in group] == [own.name for own in files]
-    by_name = {own.name: own.size for own in files}
+    grouped_names = [name for group in groups for name in group]
+    assert grouped_names == [file.name for file in files]
+    size_of_name = {file.name: file.size for file in files}
     for group in groups:
         assert 1 <= len(group) <= 200
-        assert len(group) == 1 or sum(map(by_name.get, group)) <= 16_000_000
+        assert len(group) == 1 or sum(map(size_of_name.get, group)) <= 16_000_000
 
 
 def test_groups_are_full():
-    files = [SourceFile(f"{own:04d}", 10, 0) for own in range(401)]
+    files = [SourceFile(f"{number:04d}", 10, 0) for number in range(401)]
     parts = grouped_files(FOLDER, files)
     assert [len(part.files) for part in parts] == [200, 200, 1]
 
 
-def test_a_change_of_any_kind_changes_the_fingerprint(tmp_path):
-    def now():
+def test_any_change_of_the_files_changes_the_fingerprint(tmp_path):
+    def current_fingerprint():
         return fingerprint(["html"], list_files(tmp_path, ".html"))
 
-    seen = [now()]
+    fingerprints = [current_fingerprint()]
     path = tmp_path / "a.html"
     path.write_text("x")
     os.utime(path, ns=(1, 1))
-    seen.append(now())
-    assert seen[-1] == now()
+    fingerprints.append(current_fingerprint())
+    assert fingerprints[-1] == current_fingerprint()
     path.write_text("xy")
     os.utime(path, ns=(1, 1))
-    seen.append(now())
+    fingerprints.append(current_fingerprint())
     os.utime(path, ns=(2, 2))
-    seen.append(now())
+    fingerprints.append(current_fingerprint())
     path.rename(tmp_path / "b.html")
-    seen.append(now())
-    assert len(set(seen)) == 5
+    fingerprints.append(current_fingerprint())
+    assert len(set(fingerprints)) == 5
     files = list_files(tmp_path, ".html")
     assert fingerprint(["html"], files) != fingerprint(["folder"], files)
 
 
-def test_files_that_cannot_be_read_are_counted(tmp_path, monkeypatch):
+def test_unreadable_files_are_counted(tmp_path, monkeypatch):
     (tmp_path / "big").write_bytes(bytes(11))
     counter = DropCounter()
     limit = "align_keras.corpus.sources.source_files.MAX_PAGE_BYTES"
@@ -85,9 +86,9 @@ def test_files_that_cannot_be_read_are_counted(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("total", [0, 1, 9_999, 10_000, 10_001, 20_000])
-def test_ranges(total):
+def test_ranges_have_each_record_once(total):
     parts = record_ranges(FOLDER, "a", total)
-    numbers = [own for part in parts for own in range(part.start, part.stop)]
-    assert numbers == list(range(total))
+    records = [number for part in parts for number in range(part.start, part.stop)]
+    assert records == list(range(total))
     assert {part.total for part in parts} == {total}
     assert len(parts) == max(1, -(-total // 10_000))

@@ -1,4 +1,4 @@
-"""Pictures beside their texts, as `read_pairs` reads them too."""
+"""Tests of folders with images and text files."""
 
 import os
 
@@ -10,7 +10,7 @@ from align_keras.corpus.sources import open_source, read_location, read_part
 from tests.helpers.source_reading import STRANGE, read_source
 
 
-def test_the_same_pairs_as_read_pairs(tmp_path):
+def test_the_pairs_are_those_of_read_pairs(tmp_path):
     for name in (*STRANGE, "sub/x", "sub/x.y"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.JPG").write_bytes(name.encode())
@@ -19,21 +19,22 @@ def test_the_same_pairs_as_read_pairs(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "README.txt").write_text("Read me.")
-    own = DropCounter()
+    expected_counter = DropCounter()
     expected = [
         (str(record.image_path), caption)
-        for record in read_pairs(tmp_path, counter=own)
+        for record in read_pairs(tmp_path, counter=expected_counter)
         for caption in record.captions
     ]
     pairs, counter = read_source(tmp_path)
     assert sorted(pair[:2] for pair in pairs) == sorted(expected)
-    assert counter.bad == own.bad == {"no caption file": 1, "empty caption": 1}
+    assert counter.bad == {"no caption file": 1, "empty caption": 1}
+    assert counter.bad == expected_counter.bad
     for pair in pairs[::2]:
         name = os.path.relpath(pair.image, tmp_path)[: -len(".JPG")]
         assert read_location(pair.image).decode() == name
 
 
-def test_a_wrong_encoding_and_vanished_files(tmp_path):
+def test_wrong_encodings_and_removed_files_are_counted(tmp_path):
     for name in "abc":
         (tmp_path / f"{name}.png").touch()
         (tmp_path / f"{name}.txt").write_bytes(b"K\xe4se" if name == "a" else b"cat")
@@ -46,10 +47,10 @@ def test_a_wrong_encoding_and_vanished_files(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".TXT"])
-def test_the_texts_count_for_the_fingerprint(tmp_path, suffix):
+def test_the_captions_are_part_of_the_fingerprint(tmp_path, suffix):
     (tmp_path / "a.png").touch()
     (tmp_path / f"a{suffix}").write_text("cat")
     source = open_source(f"folder:{tmp_path}")
-    before = source.fingerprint()
+    old_fingerprint = source.fingerprint()
     (tmp_path / f"a{suffix}").write_text("tabby")
-    assert source.fingerprint() != before
+    assert source.fingerprint() != old_fingerprint

@@ -1,4 +1,4 @@
-"""Trees of pages as they lie on a disk."""
+"""Tests of folders of web pages."""
 
 import pathlib
 import random
@@ -11,27 +11,27 @@ from align_keras.corpus.sources import open_source, read_location, read_part
 from tests.helpers.source_reading import STRANGE, read_source
 
 pytest.importorskip("selectolax")
-# Of whichever version of GIMP.
+# Folder of the manual of GIMP, or None. Its path has the version of GIMP.
 MANUAL = next(pathlib.Path("/usr/share/gimp").glob("*/help/en"), None)
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_relative_pictures_of_strange_names_are_found(tmp_path, name):
+def test_images_with_relative_addresses_and_unusual_names_are_read(tmp_path, name):
     folder = tmp_path / name
     (folder / "images").mkdir(parents=True)
-    (folder / "images" / f"{name}.png").write_bytes(b"picture")
+    (folder / "images" / f"{name}.png").write_bytes(b"image")
     address = quote(f"images/{name}.png")
     page = folder / f"{name}.html"
     page.write_text(f'<html lang=EN><img src="{address}?w=50#x" alt="A cat">')
     [pair], counter = read_source(tmp_path)
     assert pair.image == str(folder / "images" / f"{name}.png")
-    assert read_location(pair.image) == b"picture"
+    assert read_location(pair.image) == b"image"
     assert pair[1:5] == ("A cat", "alt", "en", page.as_uri())
     assert not counter.bad
     assert read_source(f"html:{page}")[0] == [pair]
 
 
-def test_other_addresses(tmp_path):
+def test_relative_absolute_and_remote_addresses_are_read(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "b.png").touch()
     (tmp_path / "sub/page.xhtml").write_text(
@@ -50,7 +50,7 @@ def test_other_addresses(tmp_path):
     ]
 
 
-def test_files_outside_the_source_are_not_taken(tmp_path):
+def test_files_outside_the_source_are_dropped(tmp_path):
     private = tmp_path / "private.png"
     private.touch()
     root = tmp_path / "site"
@@ -69,7 +69,10 @@ def test_files_outside_the_source_are_not_taken(tmp_path):
         "../b.png",
     ]
     (root / "sub/page.html").write_text(
-        "".join(f"<img src='{own}' alt={n}>" for n, own in enumerate(addresses))
+        "".join(
+            f"<img src='{address}' alt={number}>"
+            for number, address in enumerate(addresses)
+        )
     )
     pairs, counter = read_source(f"html:{root}")
     assert [(pair.caption, pair.image) for pair in pairs] == [
@@ -79,7 +82,7 @@ def test_files_outside_the_source_are_not_taken(tmp_path):
     assert counter.bad == {"outside the source": 6}
 
 
-def test_malformed_pages_yield_what_they_have(tmp_path):
+def test_malformed_pages_are_read(tmp_path):
     noise = random.Random(0).randbytes(20_000)
     (tmp_path / "a.html").write_bytes(noise)
     (tmp_path / "b.html").write_bytes(b"<img src=x.png alt='A cat'" + noise)
@@ -99,7 +102,7 @@ def test_bad_captions_are_counted(tmp_path):
     assert counter.examples["long caption"].startswith("file:///")
 
 
-def test_pages_that_vanish_are_told_from_others(tmp_path):
+def test_removed_pages_are_counted_as_vanished(tmp_path):
     for name in "abc":
         (tmp_path / f"{name}.html").write_text(f"<img src=x.png alt={name}>")
     [part] = open_source(f"html:{tmp_path}").parts()
@@ -111,8 +114,8 @@ def test_pages_that_vanish_are_told_from_others(tmp_path):
 
 @pytest.mark.ci
 @pytest.mark.skipif(MANUAL is None, reason="gimp-help-en isn't installed")
-def test_the_pictures_of_a_manual_are_there():
+def test_most_images_of_the_gimp_manual_are_found():
     source = open_source(f"html:{MANUAL}")
     pairs = list(read_part(source.parts()[0], DropCounter()))
-    present = [pathlib.Path(pair.image).is_file() for pair in pairs]
-    assert len(pairs) > 100 and sum(present) > 0.95 * len(present)
+    image_exists = [pathlib.Path(pair.image).is_file() for pair in pairs]
+    assert len(pairs) > 100 and sum(image_exists) > 0.95 * len(image_exists)

@@ -1,4 +1,4 @@
-"""Bytes come back from wherever a location says that they are."""
+"""Tests of locations of images and of reading images by their location."""
 
 import base64
 import os
@@ -19,14 +19,14 @@ from tests.helpers.source_reading import STRANGE
 
 
 def reason_of(location):
-    with pytest.raises(ImageError) as caught:
+    with pytest.raises(ImageError) as error_info:
         read_location(location)
-    assert "\n" not in caught.value.detail
-    return caught.value.reason
+    assert "\n" not in error_info.value.detail
+    return error_info.value.reason
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_names_need_no_quoting(tmp_path, name):
+def test_files_can_have_unusual_names(tmp_path, name):
     path = tmp_path / f"{name}.jpg"
     path.write_bytes(b"0123456789")
     assert read_location(path_location(str(path))) == b"0123456789"
@@ -35,7 +35,7 @@ def test_names_need_no_quoting(tmp_path, name):
     assert url_path(path.as_uri()) == str(path)
 
 
-def test_names_that_are_not_utf8(tmp_path):
+def test_file_names_may_be_invalid_in_utf8(tmp_path):
     path = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"\xe4 \xff.jpg"))
     with open(path, "wb") as file:
         file.write(b"cat")
@@ -46,21 +46,21 @@ def test_names_that_are_not_utf8(tmp_path):
     assert reason_of(path_location("/nowhere/\ud800.jpg")) == "missing"
 
 
-def test_members_of_a_tar_are_its_members(tmp_path):
+def test_a_member_of_a_tar_is_read(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(name.encode() * 700)
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         tar.add(tmp_path / "a", "a")
         tar.add(tmp_path / "b", "b")
     with tarfile.open(tmp_path / "x.tar") as tar:
-        own = tar.getmember("b")
-    numbers = (own.offset_data, own.size)
-    location = member_location("bytes", numbers, str(tmp_path / "x.tar"))
+        member = tar.getmember("b")
+    span = (member.offset_data, member.size)
+    location = member_location("bytes", span, str(tmp_path / "x.tar"))
     assert read_location(location) == b"b" * 700
 
 
 @pytest.mark.parametrize("content", [b"GIF", b"", bytes(range(256)), b"?&#%,;"])
-def test_data_addresses(content):
+def test_data_addresses_are_decoded(content):
     text = base64.b64encode(content).decode()
     quoted = "".join(f"%{byte:02X}" for byte in content)
     for address in (
@@ -75,7 +75,7 @@ def test_data_addresses(content):
             assert reason_of(address) == "empty"
 
 
-def test_every_fault_has_its_reason(tmp_path):
+def test_each_problem_has_a_drop_reason(tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"cat")
     (tmp_path / "empty.jpg").touch()
@@ -95,9 +95,12 @@ def test_every_fault_has_its_reason(tmp_path):
     assert reason_of("") == "missing"
 
 
-def test_which_addresses_are_remote():
+def test_only_web_addresses_are_remote():
     assert is_remote("HTTP://example.org") and is_remote("https://example.org")
     for local in ("/http://x", "data:image/gif;base64,AA==", "file:///a", "httpx:"):
         assert not is_remote(local)
+
+
+def test_only_web_and_data_addresses_can_come_from_web_pages():
     assert is_from_web("DATA:,x") and is_from_web("http://x")
     assert not is_from_web("/etc/a.jpg") and not is_from_web("bytes:0,1:/etc/a")

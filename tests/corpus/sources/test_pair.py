@@ -1,29 +1,30 @@
-"""Columns of whatever table find their place in a pair."""
+"""Tests of the recognition of columns and of the conversion of rows to pairs."""
 
 import pytest
 
 from align_keras.corpus.sources.pair import columns_of, pair_from_columns
 
 
-def test_columns_of_the_usual_sets():
-    assert columns_of(["URL", "TEXT", "WIDTH", "similarity"]) == {  # LAION
-        "caption": "TEXT",
-        "url": "URL",
-    }
+def test_common_columns_are_recognized():
+    laion_columns = ["URL", "TEXT", "WIDTH", "similarity"]
+    assert columns_of(laion_columns) == {"caption": "TEXT", "url": "URL"}
     assert columns_of(["text", "CAPTION", "url"])["caption"] == "CAPTION"
     assert columns_of(["Caption", "caption"])["caption"] == "Caption"
     assert columns_of(["id"]) == {}
 
 
-def test_values_that_are_no_text_are_none():
+def test_values_other_than_strings_are_ignored():
     row = {"caption": None, "rule": 3, "language": float("nan"), "page_url": None}
     assert pair_from_columns("/a", row) == ("/a", "", "caption", "", "", None)
 
 
-def test_our_own_columns_come_back():
+def test_all_columns_are_used():
     row = {"txt": "x", "rule": "figcaption", "lang": "de", "page_url": "https://p"}
-    own = pair_from_columns("/a", row | {"url": "https://u"})
-    assert own == ("/a", "x", "figcaption", "de", "https://p", None)
+    pair = pair_from_columns("/a", row | {"url": "https://u"})
+    assert pair == ("/a", "x", "figcaption", "de", "https://p", None)
+
+
+def test_an_unknown_rule_becomes_caption():
     assert pair_from_columns("/a", {"rule": "DROP TABLE"}).rule == "caption"
 
 
@@ -45,7 +46,7 @@ def test_our_own_columns_come_back():
         ([60], [40], None),
     ],
 )
-def test_sizes_before_the_download(width, height, size):
+def test_the_original_size_is_validated(width, height, size):
     row = {"original_width": width, "original_height": height}
     assert pair_from_columns("/a", row).original_size == size
 

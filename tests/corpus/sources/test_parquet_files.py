@@ -1,4 +1,4 @@
-"""Tables of pictures and of addresses."""
+"""Tests of Parquet files with images or with their addresses."""
 
 import io
 
@@ -14,16 +14,16 @@ pyarrow = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
 
-def test_tables_of_img2dataset():
+def test_tables_of_img2dataset_are_read():
     pairs, counter = read_source(IMG2DATASET / "parquet")
     assert sorted(pair[1:5] for pair in pairs) == [
         ('A "red" cat, seen', "alt", "en", "https://example.org/p"),
         ("Käse auf 木", "title", "de", "https://example.org/q"),
     ]
-    by_caption = {pair.caption: read_location(pair.image) for pair in pairs}
+    image_of_caption = {pair.caption: read_location(pair.image) for pair in pairs}
     for row in pq.read_table(IMG2DATASET / "parquet/00000.parquet").to_pylist():
         if row["jpg"]:
-            assert by_caption[row["caption"]] == row["jpg"]
+            assert image_of_caption[row["caption"]] == row["jpg"]
             assert Image.open(io.BytesIO(row["jpg"])).size == (32, 24)
     assert counter.bad == {"empty caption": 1}
     assert counter.filtered == {"not downloaded": 1}
@@ -31,10 +31,10 @@ def test_tables_of_img2dataset():
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_hugging_face_pictures_in_files_of_strange_names(tmp_path, name):
-    pictures = [{"bytes": b"one", "path": "a"}, {"bytes": None, "path": "b"}, None]
+def test_hugging_face_images_are_read(tmp_path, name):
+    images = [{"bytes": b"one", "path": "a"}, {"bytes": None, "path": "b"}, None]
     path = tmp_path / f"{name}.parquet"
-    pq.write_table(pyarrow.table({"image": pictures, "text": ["a", "b", "c"]}), path)
+    pq.write_table(pyarrow.table({"image": images, "text": ["a", "b", "c"]}), path)
     pairs, _ = read_source(path)
     assert read_location(pairs[0].image) == b"one"
     for pair in pairs[1:]:
@@ -42,7 +42,7 @@ def test_hugging_face_pictures_in_files_of_strange_names(tmp_path, name):
             read_location(pair.image)
 
 
-def test_tables_of_addresses_hold_nothing_but_web_addresses(tmp_path):
+def test_other_addresses_than_web_addresses_are_dropped(tmp_path):
     urls = ["https://example.org/a.jpg", "/etc/a.jpg", None, "file:///b", "data:,x"]
     table = pyarrow.table({"URL": urls, "TEXT": list("abcde")})
     pq.write_table(table, tmp_path / "a.parquet")
@@ -52,10 +52,10 @@ def test_tables_of_addresses_hold_nothing_but_web_addresses(tmp_path):
 
 
 @pytest.mark.ci
-def test_parts_share_the_row_groups_out(tmp_path):
+def test_row_groups_are_divided_into_parts(tmp_path):
     count = 230_000
-    urls = [f"https://example.org/{own}" for own in range(count)]
-    captions = [f"cat {own}" for own in range(len(urls))]
+    urls = [f"https://example.org/{number}" for number in range(count)]
+    captions = [f"cat {number}" for number in range(count)]
     table = pyarrow.table({"url": urls, "caption": captions})
     pq.write_table(table, tmp_path / "b.parquet", row_group_size=50_000)
     pq.write_table(table.slice(0, 3), tmp_path / "a.parquet")
@@ -74,23 +74,22 @@ def test_parts_share_the_row_groups_out(tmp_path):
     assert counter.bad == {"vanished": 1}
 
 
-def test_broken_tables(tmp_path):
-    whole = (IMG2DATASET / "parquet/00000.parquet").read_bytes()
+def test_empty_truncated_and_other_tables_are_counted(tmp_path):
+    content = (IMG2DATASET / "parquet/00000.parquet").read_bytes()
     (tmp_path / "a.parquet").touch()
-    (tmp_path / "b.parquet").write_bytes(whole[:-100])
-    (tmp_path / "c.parquet").write_bytes(whole)
+    (tmp_path / "b.parquet").write_bytes(content[:-100])
+    (tmp_path / "c.parquet").write_bytes(content)
     pq.write_table(pyarrow.table({"id": [1]}), tmp_path / "d.parquet")
     pairs, counter = read_source(f"parquet:{tmp_path}")
     assert len(pairs) == 2
     for reason in ("empty shard", "truncated shard", "unreadable"):
         assert counter.bad[reason] == 1
-    (tmp_path / "c.parquet").unlink()
 
 
-def test_a_garbled_row_group_costs_its_rows(tmp_path):
+def test_the_rows_of_a_damaged_row_group_are_dropped(tmp_path):
     path = tmp_path / "a.parquet"
-    urls = [f"https://example.org/{own}" for own in range(300)]
-    captions = [f"cat {own}" for own in range(len(urls))]
+    urls = [f"https://example.org/{number}" for number in range(300)]
+    captions = [f"cat {number}" for number in range(300)]
     table = pyarrow.table({"url": urls, "caption": captions})
     pq.write_table(table, path, row_group_size=100, compression="zstd")
     content = bytearray(path.read_bytes())
@@ -103,7 +102,7 @@ def test_a_garbled_row_group_costs_its_rows(tmp_path):
     assert counter.bad == {"broken record": 100}
 
 
-def test_a_file_that_vanishes(tmp_path):
+def test_a_removed_file_is_counted_as_vanished(tmp_path):
     path = tmp_path / "a.parquet"
     path.write_bytes((IMG2DATASET / "parquet/00000.parquet").read_bytes())
     [part] = open_source(str(tmp_path)).parts()

@@ -1,4 +1,4 @@
-"""Sources of every kind give from a store what they give from a disk."""
+"""Tests of sources in object stores, which give the same pairs as local sources."""
 
 import io
 import json
@@ -28,63 +28,71 @@ def store():
     fs.store.clear()
 
 
-def same(store, folder, kind, name=""):
-    """Checks that a local folder's pairs and images are those of its copy."""
+def copy_and_compare(store, folder, kind, name=""):
+    """Copies a folder to a store and checks that the pairs and images are the same.
+
+    Args:
+        store: file system of the store.
+        folder: path of the local folder.
+        kind: str, kind of the source.
+        name: str, path of the source relative to the folder.
+    """
     for path in pathlib.Path(folder).rglob("*"):
         if path.is_file():
             store.pipe(f"/b/{path.relative_to(folder)}", path.read_bytes())
-    local, dropped = read_source(f"{kind}:{pathlib.Path(folder, name)}")
-    there, also = read_source(f"{kind}:memory://b/{name}")
-    assert len(local) > 1 and also.bad == dropped.bad
-    for pair, copy in zip(local, there, strict=True):
-        assert copy.caption == pair.caption
-        assert "memory://b/" in copy.image or copy.image == pair.image
-        if "://e.org" not in pair.image:
-            assert read_location(copy.image) == read_location(pair.image)
+    local_pairs, local_counter = read_source(f"{kind}:{pathlib.Path(folder, name)}")
+    remote_pairs, remote_counter = read_source(f"{kind}:memory://b/{name}")
+    assert len(local_pairs) > 1 and remote_counter.bad == local_counter.bad
+    for local, remote_pair in zip(local_pairs, remote_pairs, strict=True):
+        assert remote_pair.caption == local.caption
+        is_remote = "memory://b/" in remote_pair.image
+        assert is_remote or remote_pair.image == local.image
+        if "://e.org" not in local.image:
+            assert read_location(remote_pair.image) == read_location(local.image)
 
 
 @pytest.mark.parametrize("kind", ["webdataset", "parquet", "tfrecord"])
-def test_shards(store, kind):
-    same(store, IMG2DATASET / kind, kind)
+def test_shards_are_read_from_a_store(store, kind):
+    copy_and_compare(store, IMG2DATASET / kind, kind)
     assert open_source("memory://b").kind == kind
 
 
-def images(folder, *names):
+def create_images(folder, *names):
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (9, 9 + number)).save(folder / name)
 
 
-def test_tables_captions_and_folders(store, tmp_path):
-    images(tmp_path, "img/a b.jpg", "img/c#.jpg")
+def test_folders_tables_and_json_files_are_read_from_a_store(store, tmp_path):
+    create_images(tmp_path, "img/a b.jpg", "img/c#.jpg")
     (tmp_path / "img/a b.txt").write_text("A cat\nA red cat")
     (tmp_path / "img/c#.txt").write_text("A dog")
-    same(store, tmp_path, "folder")
+    copy_and_compare(store, tmp_path, "folder")
     (tmp_path / "t.csv").write_text(
         "image,caption\nimg/a b.jpg,One cat\nimg/c#.jpg,b c"
     )
-    same(store, tmp_path, "table", "t.csv")
+    copy_and_compare(store, tmp_path, "table", "t.csv")
     content = {
         "images": [{"id": 1, "file_name": "a b.jpg"}, {"id": 2, "file_name": "c#.jpg"}],
         "annotations": [{"image_id": n, "caption": f"cat {n}"} for n in (1, 2)],
     }
     (tmp_path / "img/c.json").write_text(json.dumps(content))
-    same(store, tmp_path, "coco", "img/c.json")
+    copy_and_compare(store, tmp_path, "coco", "img/c.json")
     store.mv("/b/img/c.json", "/b/c.json")
     with pytest.raises(InputError, match=r"images of memory://b/c\.json.*images=DIR"):
         open_source("memory://b/c.json").parts()
-    given = open_source("coco:memory://b/c.json?images=memory://b/img").parts()
-    [pair, _] = read_part(given[0], DropCounter())
+    [part] = open_source("coco:memory://b/c.json?images=memory://b/img").parts()
+    [pair, _] = read_part(part, DropCounter())
     assert pair.image == "memory://b/img/a b.jpg"
 
 
-def test_pages_reach_nothing_outside_their_folder(store, tmp_path):
-    images(tmp_path, "img/a b.jpg", "sub/c.jpg")
+def test_pages_cannot_use_files_outside_their_folder(store, tmp_path):
+    create_images(tmp_path, "img/a b.jpg", "sub/c.jpg")
     (tmp_path / "sub/p.html").write_text(
         "<img src='../img/a%20b.jpg' alt='A cat'><img src='c.jpg' alt='A dog'>"
         "<img src='/img/a%20b.jpg' alt='Cat'><img src='http://e.org/x.jpg' alt='A x'>"
     )
-    same(store, tmp_path, "html")
+    copy_and_compare(store, tmp_path, "html")
     store.pipe("/secret.jpg", b"1")
     store.pipe(
         "/b/q.html",
@@ -101,30 +109,32 @@ def test_pages_reach_nothing_outside_their_folder(store, tmp_path):
         read_location("memory://b/secret.jpg")
 
 
-def test_archives(store, tmp_path):
+def test_web_archives_are_read_from_a_store(store, tmp_path):
     with open(tmp_path / "a.warc.gz", "wb") as file:
         writer = WARCWriter(file)
-        for url, kind, body in (
+        for url, media_type, body in (
             ("http://e.org/p", "text/html", b"<img src=a.jpg alt='A cat'>"),
             ("http://e.org/q", "text/html", b"<img src=b.jpg alt='A dog'>"),
             ("http://e.org/a.jpg", "image/jpeg", b"cat"),
         ):
-            headers = StatusAndHeaders("200 OK", [("Content-Type", kind)], "HTTP/1.0")
+            headers = StatusAndHeaders(
+                "200 OK", [("Content-Type", media_type)], "HTTP/1.0"
+            )
             writer.write_record(
                 writer.create_warc_record(
                     url, "response", payload=io.BytesIO(body), http_headers=headers
                 )
             )
-    same(store, tmp_path, "warc")
+    copy_and_compare(store, tmp_path, "warc")
 
 
-def test_what_changed_or_went_is_not_read(store):
+def test_a_changed_or_removed_file_is_counted_as_vanished(store):
     store.pipe("/b/a.csv", b"image,caption\na.jpg,cat\nb.jpg,dog")
     source = open_source("table:memory://b/a.csv")
     [part] = source.parts()
-    before = source.fingerprint()
+    old_fingerprint = source.fingerprint()
     store.pipe("/b/a.csv", b"image,caption\na.jpg,cat")
-    assert source.fingerprint() != before
+    assert source.fingerprint() != old_fingerprint
     counter = DropCounter()
     assert not list(read_part(part, counter)) and counter.bad == {"vanished": 1}
     store.rm("/b/a.csv")
@@ -144,13 +154,14 @@ def test_what_changed_or_went_is_not_read(store):
         ("tfds:gs://a/b:train", "tfds reads local folders"),
     ],
 )
-def test_sources_that_cannot_be_read_are_told(store, spec, message):
+def test_unreadable_sources_raise_an_error(store, spec, message):
     with pytest.raises(InputError, match=message):
         open_source(spec)
 
 
-def test_rights_that_expire_do_not_lose_a_file_silently():
+def test_missing_permissions_are_permanent_only_for_local_files():
+    # The credentials of a store can expire during a build.
     counter = DropCounter()
     for path in ("s3://b/a.tar", "/b/a.tar"):
-        count_os_error(counter, path, PermissionError(13, "no right to it"))
+        count_os_error(counter, path, PermissionError(13, "permission denied"))
     assert counter.bad == {"vanished": 1, "unreadable": 1}

@@ -1,4 +1,4 @@
-"""Kinds are told or asked for, and parts are the same every time."""
+"""Tests of opening sources, dividing them into parts and extracting their pairs."""
 
 import dataclasses
 import hashlib
@@ -47,48 +47,57 @@ def kind_of(path):
         ("a.jsonl", "table"),
     ],
 )
-def test_kinds_by_the_name(tmp_path, name, kind):
+def test_the_kind_is_recognized_by_the_suffix(tmp_path, name, kind):
     (tmp_path / name).touch()
     (tmp_path / "notes.md").touch()
     assert kind_of(tmp_path / name) == kind_of(tmp_path) == kind
 
 
-def test_kinds_by_what_lies_there(tmp_path):
+def test_the_kind_of_shards_is_recognized():
     for kind in ("webdataset", "parquet", "tfrecord"):
         assert kind_of(IMG2DATASET / kind) == kind
+
+
+def test_the_kind_of_a_json_file_is_recognized_by_its_content(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(CAPTIONS))
     assert kind_of(tmp_path / "a.json") == "coco"
     (tmp_path / "b.json").write_text(json.dumps({"images": [{"sentences": []}]}))
     assert kind_of(tmp_path / "b.json") == "karpathy"
-    # img2dataset's `files`: a log beside the folder of pictures.
-    (tmp_path / "c/00000").mkdir(parents=True)
+
+
+def test_the_output_files_of_img2dataset_are_a_folder(tmp_path):
+    # The Parquet file is a log next to the folder of images.
+    (tmp_path / "00000").mkdir()
     for name in ("00000.parquet", "00000/1.jpg", "00000/1.txt", "00000/1.json"):
-        (tmp_path / "c" / name).touch()
-    assert kind_of(tmp_path / "c") == "folder"
-    (tmp_path / "d").mkdir()
+        (tmp_path / name).touch()
+    assert kind_of(tmp_path) == "folder"
+
+
+def test_images_without_captions_are_ignored_for_the_kind(tmp_path):
     for name in ("a.html", "a.png", "robots.txt"):
-        (tmp_path / "d" / name).touch()
-    assert kind_of(tmp_path / "d") == "html"
+        (tmp_path / name).touch()
+    assert kind_of(tmp_path) == "html"
 
 
 @pytest.mark.parametrize(
     ("names", "problem"),
     [
-        ([], "no kind"),
-        (["a.xyz"], "no kind"),
-        (["a.jpg", "b.txt"], "no kind"),
+        ([], "no known kind"),
+        (["a.xyz"], "no known kind"),
+        (["a.jpg", "b.txt"], "no known kind"),
         (["a.html", "b.csv"], "html and table"),
         (["a.tar", "b.parquet"], "parquet and webdataset"),
         (["a.jpg", "a.txt", "b.html"], "folder and html"),
     ],
 )
-def test_what_cannot_be_told_is_asked_for(tmp_path, names, problem):
+def test_an_ambiguous_kind_must_be_specified(tmp_path, names, problem):
     for name in names:
         (tmp_path / name).touch()
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error_info:
         open_source(str(tmp_path))
-    message = str(caught.value)
-    assert problem in message and "\n" not in message
+    message = str(error_info.value)
+    assert f"with files of {problem}. Specify the kind." in message
+    assert "\n" not in message
     assert "html, warc, wat, webdataset, parquet, tfrecord, coco" in message
     if names:
         (tmp_path / "a.html").touch()
@@ -98,29 +107,29 @@ def test_what_cannot_be_told_is_asked_for(tmp_path, names, problem):
 @pytest.mark.parametrize(
     "spec", ["", "html:", "html:/nowhere", "zip:/tmp", "ftp://e.org/a.warc", "tfds:x"]
 )
-def test_specs_that_name_nothing(spec):
-    with pytest.raises(InputError) as caught:
+def test_the_error_has_the_wrong_specification(spec):
+    with pytest.raises(InputError) as error_info:
         open_source(spec)
-    assert repr(spec) in str(caught.value)
+    assert repr(spec) in str(error_info.value)
 
 
-def test_a_given_kind_without_files(tmp_path):
+def test_a_folder_without_files_of_the_kind_raises_an_error(tmp_path):
     source = open_source(f"warc:{tmp_path}")
     with pytest.raises(InputError, match=r"\.warc, \.warc\.gz"):
         source.parts()
 
 
-def test_a_source_that_vanishes_before_it_is_listed(tmp_path):
+def test_a_source_that_was_removed_raises_an_error(tmp_path):
     path = tmp_path / "a.html"
     path.touch()
     source = open_source(str(path))
     path.unlink()
-    for own in (source.parts, source.fingerprint):
-        with pytest.raises(InputError, match="there is no"):
-            own()
+    for method in (source.parts, source.fingerprint):
+        with pytest.raises(InputError, match="must exist.*a.html, which does not"):
+            method()
 
 
-def test_relative_and_strange_paths(tmp_path, monkeypatch):
+def test_paths_may_be_relative_and_unusual(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a b#%,木.html", "html:x", "a?images=b.html"):
         pathlib.Path(name).mkdir()
@@ -131,33 +140,42 @@ def test_relative_and_strange_paths(tmp_path, monkeypatch):
         assert (part.root, part.files) == (str(tmp_path / name), ("a.html",))
 
 
-def test_parts_and_fingerprints_are_the_same_for_the_same_files(tmp_path, monkeypatch):
-    for own in range(450):
-        path = tmp_path / f"{own % 7}/{own}.html"
+def test_the_same_files_give_the_same_parts_and_fingerprint(tmp_path, monkeypatch):
+    for number in range(450):
+        path = tmp_path / f"{number % 7}/{number}.html"
         path.parent.mkdir(exist_ok=True)
         path.touch()
     source = open_source(str(tmp_path))
-    parts, mark = source.parts(), source.fingerprint()
+    parts, fingerprint = source.parts(), source.fingerprint()
     assert [len(part.files) for part in parts] == [200, 200, 50]
     assert parts == sorted(parts)
     assert pickle.loads(pickle.dumps(parts)) == parts
-    # In whatever order the system lists them.
+    # The order in which the system lists files does not matter.
     walk = os.walk
     monkeypatch.setattr(
-        os, "walk", lambda top: [(p, s, n[::-1]) for p, s, n in [*walk(top)][::-1]]
+        os,
+        "walk",
+        lambda top: [
+            (folder, subfolders, names[::-1])
+            for folder, subfolders, names in [*walk(top)][::-1]
+        ],
     )
-    assert source.parts() == parts and source.fingerprint() == mark
+    assert source.parts() == parts and source.fingerprint() == fingerprint
     monkeypatch.undo()
     (tmp_path / "0/new.html").touch()
-    assert source.fingerprint() != mark
+    assert source.fingerprint() != fingerprint
+
+
+def test_a_copied_source_has_another_fingerprint(tmp_path):
+    # The locations of the images are different.
     copy = tmp_path / "copy"
     shutil.copytree(IMG2DATASET / "webdataset", copy)
-    # Pictures would be elsewhere.
-    other = open_source(f"webdataset:{IMG2DATASET / 'webdataset'}").fingerprint()
-    assert open_source(f"webdataset:{copy}").fingerprint() != other
+    original = open_source(f"webdataset:{IMG2DATASET / 'webdataset'}")
+    copied = open_source(f"webdataset:{copy}")
+    assert copied.fingerprint() != original.fingerprint()
 
 
-def test_what_no_file_can_hold_is_replaced(tmp_path):
+def test_characters_that_utf8_cannot_encode_are_replaced(tmp_path):
     rows = [
         {"image": "\ud800.jpg", "caption": " A\t\ud800cat\x00 "},
         {"image": "b.jpg", "caption": "\ud800"},
@@ -171,7 +189,7 @@ def test_what_no_file_can_hold_is_replaced(tmp_path):
     assert counter.bad == {"empty caption": 1, "long caption": 1}
 
 
-def test_columns_that_no_file_can_hold(tmp_path):
+def test_columns_that_utf8_cannot_encode_are_replaced(tmp_path):
     row = {"caption": "A cat", "language": "\ud800", "page_url": "https://e.org/\udfff"}
     members = {"a.jpg": b"x", "a.json": json.dumps(row).encode()}
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
@@ -189,16 +207,16 @@ def test_languages_are_in_lower_case(tmp_path):
     assert read_source(tmp_path)[0][0].language == "zh-hant"
 
 
-def test_a_part_says_what_it_is(tmp_path):
+def test_the_string_of_a_part_has_its_kind_and_range(tmp_path):
     (tmp_path / "a.csv").write_text("image,caption\na.jpg,A cat\n")
     [part] = open_source(str(tmp_path)).parts()
     assert str(part) == f"table:{tmp_path}/a.csv[0:1]"
 
 
-def test_alt_texts_of_crawls_that_name_files_are_left_out(tmp_path):
-    rows = ["../img/a_1.png", "A cat"]
+def test_file_names_are_only_dropped_from_crawled_captions(tmp_path):
+    captions = ["../img/a_1.png", "A cat"]
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for number, caption in enumerate(rows):
+        for number, caption in enumerate(captions):
             for suffix, content in ((".jpg", b"x"), (".txt", caption.encode())):
                 member = tarfile.TarInfo(f"{number}{suffix}")
                 member.size = len(content)
@@ -206,7 +224,7 @@ def test_alt_texts_of_crawls_that_name_files_are_left_out(tmp_path):
     [pair], counter = read_source(tmp_path)
     assert pair.caption == "A cat" and not counter.bad
     assert counter.filtered == {"caption is a file name or an address": 1}
-    # What someone wrote into a table is a caption.
+    # Captions in a table were written on purpose.
     table = tmp_path / "table.csv"
     table.write_text("image,caption\na.jpg,large_braces.svg\n")
     assert [pair.caption for pair in read_source(table)[0]] == ["large_braces.svg"]
@@ -215,13 +233,14 @@ def test_alt_texts_of_crawls_that_name_files_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     "name", ["a.html", "a.warc", "a.wat.gz", "a.tar", "a.tfrecord", "a.jpg", "a.csv"]
 )
-def test_pipes_among_the_files_of_a_source_are_counted(tmp_path, name):
+def test_pipes_in_a_source_are_counted(tmp_path, name):
     pytest.importorskip("selectolax")
     pytest.importorskip("warcio")
     os.mkfifo(tmp_path / name)
     with pytest.raises(InputError, match="a pipe"):
         open_source(str(tmp_path / name))
-    if name == "a.csv":  # Whose rows are counted before.
+    if name == "a.csv":
+        # The rows of a table are counted when the source is divided into parts.
         with pytest.raises(InputError, match="not a regular file"):
             read_source(tmp_path)
         return
@@ -253,6 +272,7 @@ def pages(tmp_path):
 
 
 def tasks_of(spec, out):
+    """Returns the tasks of `extract_part` for the parts of a source."""
     source = open_source(spec)
     return [
         {
@@ -265,7 +285,7 @@ def tasks_of(spec, out):
     ]
 
 
-def test_pairs_with_sizes_and_keys(pages, tmp_path):
+def test_extracted_pairs_have_sizes_and_keys(pages, tmp_path):
     [task] = tasks_of(f"html:{pages}", tmp_path)
     counts = extract_part(task)
     assert counts["kept"] == 3 and counts["dropped"] == {"unreadable": 1}
@@ -278,17 +298,22 @@ def test_pairs_with_sizes_and_keys(pages, tmp_path):
         "page_url": (pages / "page.html").as_uri(),
         "source": f"html:{pages}",
     }
-    here = {"image": str(pages / "a.png"), "image_key": key, "width": 30, "height": 20}
-    far = "https://example.org/far.jpg"
-    there = {"image": far, "image_key": far, "width": 0, "height": 0}
+    local_image = {
+        "image": str(pages / "a.png"),
+        "image_key": key,
+        "width": 30,
+        "height": 20,
+    }
+    url = "https://example.org/far.jpg"
+    remote_image = {"image": url, "image_key": url, "width": 0, "height": 0}
     assert rows == [
-        {**common, **here, "caption": "ein rotes Bild", "rule": "alt"},
-        {**common, **here, "caption": "noch einmal", "rule": "title"},
-        {**common, **there, "caption": "weit weg", "rule": "alt"},
+        {**common, **local_image, "caption": "ein rotes Bild", "rule": "alt"},
+        {**common, **local_image, "caption": "noch einmal", "rule": "title"},
+        {**common, **remote_image, "caption": "weit weg", "rule": "alt"},
     ]
 
 
-def test_captions_of_other_places_are_left_out(pages, tmp_path):
+def test_captions_of_other_rules_are_filtered(pages, tmp_path):
     [task] = tasks_of(f"html:{pages}", tmp_path)
     counts = extract_part({**task, "caption_rules": ["alt"]})
     rows = parquet.read_table(task["table"]).to_pylist()
@@ -297,7 +322,7 @@ def test_captions_of_other_places_are_left_out(pages, tmp_path):
     assert "title: noch einmal" in counts["examples"][OTHER_RULE]
 
 
-def test_a_file_that_vanished_leaves_no_table(pages, tmp_path):
+def test_a_removed_file_raises_an_error_and_leaves_no_table(pages, tmp_path):
     [task] = tasks_of(f"html:{pages}", tmp_path)
     (pages / "page.html").rename(pages / "gone")
     with pytest.raises(InputError, match="1 of its files vanished.*page.html"):
@@ -305,7 +330,7 @@ def test_a_file_that_vanished_leaves_no_table(pages, tmp_path):
     assert not list(tmp_path.glob("*.parquet")) and not list(tmp_path.glob(".*"))
 
 
-def test_counts_add_up_in_any_order():
+def test_the_counts_of_parts_are_added():
     first = {"kept": 3, "dropped": {"empty": 1}, "examples": {"empty": "a"}}
     second = {
         "kept": 4,
@@ -314,7 +339,7 @@ def test_counts_add_up_in_any_order():
         "examples": {"empty": "b", "not downloaded": "c"},
     }
     counts = [
-        {"filtered": [], "converted": {}, **own} for own in (first, second, first)
+        {"filtered": [], "converted": {}, **part} for part in (first, second, first)
     ]
     total = merged_counts(counts)
     assert total["kept"] == 10
@@ -328,12 +353,12 @@ SIZES = IMG2DATASET / "sizes"
 
 
 def downloaded_rows():
-    """What img2dataset's defaults made of five pictures, 256 x 256 pixels each."""
+    """Returns five images that img2dataset resized to 256 x 256 pixels by default."""
     return parquet.read_table(SIZES / "default.parquet").to_pylist()
 
 
 def write_download(folder, kind, rows):
-    """Writes rows in the layout of one of img2dataset's output formats."""
+    """Writes rows in an output format of img2dataset and returns the specification."""
     shard = folder / "00000"
     shard.mkdir()
     for row in rows:
@@ -352,7 +377,11 @@ def write_download(folder, kind, rows):
 
 
 def filter_source(spec, out, **thresholds):
-    """Returns what the stages `extract` and `filter` count of a source."""
+    """Builds a corpus up to the stage `filter`.
+
+    Returns:
+        Tuple of the counts of the stage `filter` and the notes of the stage `extract`.
+    """
     config = load_corpus_config(
         params_override={
             "sources": [spec],
@@ -370,7 +399,7 @@ DROPPED = {"shorter side": 3, "aspect": 1}
 
 
 @pytest.mark.parametrize("kind", ["webdataset", "parquet", "folder"])
-def test_img2datasets_defaults_do_not_hide_the_sizes(tmp_path, kind):
+def test_original_sizes_are_used_after_the_default_resizing(tmp_path, kind):
     spec = f"parquet:{SIZES / 'default.parquet'}"
     if kind != "parquet":
         folder = tmp_path / "download"
@@ -378,20 +407,20 @@ def test_img2datasets_defaults_do_not_hide_the_sizes(tmp_path, kind):
         spec = write_download(folder, kind, downloaded_rows())
     counts, notes = filter_source(spec, tmp_path / "out")
     assert counts == DROPPED | {"kept": 1}
-    # All but the square logo.
+    # The logo is a square and needs no padding.
     assert notes == {PADDED: 4}
 
 
-def test_the_recommended_download_has_the_sizes(tmp_path):
+def test_original_sizes_are_used_without_resizing(tmp_path):
     spec = f"parquet:{SIZES / 'resize_mode_no.parquet'}"
     assert filter_source(spec, tmp_path / "out") == (DROPPED | {"kept": 1}, {})
 
 
 @pytest.mark.parametrize("kind", ["webdataset", "parquet"])
-def test_squares_of_one_size_without_a_record_are_not_kept(tmp_path, kind):
-    sizes = {"width", "height", "original_width", "original_height"}
+def test_equal_squares_without_original_sizes_have_an_unknown_size(tmp_path, kind):
+    size_columns = {"width", "height", "original_width", "original_height"}
     rows = [
-        {name: value for name, value in row.items() if name not in sizes}
+        {name: value for name, value in row.items() if name not in size_columns}
         for row in downloaded_rows()
     ]
     if kind == "webdataset":
@@ -406,17 +435,17 @@ def test_squares_of_one_size_without_a_record_are_not_kept(tmp_path, kind):
     assert counts == {"kept": 5}
 
 
-def test_files_that_were_not_resized_keep_their_size(tmp_path):
-    # By `--disable_all_reencoding` the columns are there, without values.
-    unknown = dict.fromkeys(("width", "height", "original_width", "original_height"))
-    rows = [row | unknown for row in downloaded_rows()]
+def test_images_that_were_not_resized_have_the_size_of_their_file(tmp_path):
+    # With `--disable_all_reencoding`, img2dataset writes columns without values.
+    no_sizes = dict.fromkeys(("width", "height", "original_width", "original_height"))
+    rows = [row | no_sizes for row in downloaded_rows()]
     counts, _ = filter_source(
         write_download(tmp_path, "webdataset", rows), tmp_path / "out"
     )
     assert counts == {"kept": 5}
 
 
-def test_images_of_different_sizes_without_a_record_count_as_stored(tmp_path):
+def test_different_sizes_without_original_sizes_are_those_of_the_files(tmp_path):
     image = io.BytesIO()
     Image.new("RGB", (320, 240)).save(image, "JPEG")
     rows = [
@@ -430,7 +459,7 @@ def test_images_of_different_sizes_without_a_record_count_as_stored(tmp_path):
     assert counts == {"kept": 5}
 
 
-def test_remote_images_have_the_size_that_their_log_records(tmp_path):
+def test_remote_images_have_the_size_in_the_log_of_img2dataset(tmp_path):
     rows = [
         {name: value for name, value in row.items() if name != "jpg"}
         for row in downloaded_rows()

@@ -1,4 +1,4 @@
-"""Tables, whole and in ranges."""
+"""Tests of tables as sources, which are read completely or in ranges."""
 
 import json
 
@@ -10,7 +10,7 @@ from align_keras.utils.errors import InputError
 from tests.helpers.source_reading import STRANGE, read_source
 
 
-def test_captions_of_a_picture_stay_together(tmp_path):
+def test_rows_are_read_and_unusable_captions_are_counted(tmp_path):
     rows = [{"image": f"{name}.jpg", "caption": ["A cat", ""]} for name in STRANGE]
     lines = [json.dumps(row) for row in rows] + ["{broken"]
     (tmp_path / "a b#.jsonl").write_text("\n".join(lines))
@@ -21,20 +21,21 @@ def test_captions_of_a_picture_stay_together(tmp_path):
     assert counter.bad == {"malformed line": 1, "empty caption": len(STRANGE)}
 
 
-def test_a_big_table_in_parts(tmp_path):
+def test_a_large_table_is_read_in_parts(tmp_path):
     path = tmp_path / "a.csv"
-    lines = [f"{own}.jpg,caption {own}" for own in range(20_001)]
+    lines = [f"{number}.jpg,caption {number}" for number in range(20_001)]
     path.write_text("image,caption\n,nowhere\n" + "\n".join(lines))
     parts = open_source(str(path)).parts()
     assert len(parts) == 3
     counter = DropCounter()
-    pairs = [list(read_part(part, counter)) for part in reversed(parts)]
-    assert [len(own) for own in pairs] == [1, 10_000, 10_000]
-    assert pairs[0][0].caption == "caption 20000"
-    assert counter.bad == {"missing": 1}  # Once, not once a part.
+    pairs_of_parts = [list(read_part(part, counter)) for part in reversed(parts)]
+    assert [len(pairs) for pairs in pairs_of_parts] == [1, 10_000, 10_000]
+    assert pairs_of_parts[0][0].caption == "caption 20000"
+    # Only one of the parts counts the bad row of the table.
+    assert counter.bad == {"missing": 1}
 
 
-def test_a_table_that_changes_or_vanishes(tmp_path):
+def test_a_changed_or_removed_table_is_counted_as_vanished(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("image,caption\na.jpg,A cat\n")
     [part] = open_source(str(path)).parts()
@@ -45,13 +46,13 @@ def test_a_table_that_changes_or_vanishes(tmp_path):
         assert counter.bad == {"vanished": 1}
 
 
-def test_a_table_without_columns_is_told_when_it_is_listed(tmp_path):
+def test_a_table_without_columns_raises_an_error_when_it_is_listed(tmp_path):
     (tmp_path / "a.csv").write_text("x,y\n1,2\n")
     with pytest.raises(InputError, match="image"):
         open_source(str(tmp_path)).parts()
 
 
-def test_what_a_table_says_of_its_captions(tmp_path):
+def test_the_columns_rule_language_and_page_url_are_read(tmp_path):
     header = "image\tcaption\tRule\tlang\tpage_url\n"
     rows = ["taxi\ttitle\ten\thttps://a/", "Taxi\tcaption\tde\t", "taxi\todd\tfr\t"]
     table = header + "".join(f"a.png\t{row}\n" for row in [*rows, rows[2]])
@@ -60,18 +61,18 @@ def test_what_a_table_says_of_its_captions(tmp_path):
     assert [pair[1:5] for pair in pairs] == [
         ("taxi", "title", "en", "https://a/"),
         ("Taxi", "caption", "de", ""),
-        ("taxi", "caption", "fr", ""),  # The same word in another language.
+        ("taxi", "caption", "fr", ""),  # A caption is kept once per language.
     ]
     assert counter.filtered == {"repeated pair": 1}
 
 
-def test_captions_of_one_row_have_its_language(tmp_path):
-    lines = [
+def test_the_captions_of_a_row_have_its_language(tmp_path):
+    rows = [
         {"image": "a.png", "caption": ["Kuh", "Rind", "Kuh"], "language": "DE"},
         {"image": "a.png", "caption": "cow", "url": "https://b/a.png"},
         {"image": "a.png", "caption": "cow", "language": None, "page_url": 3},
     ]
-    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     pairs, counter = read_source(tmp_path / "a.jsonl")
     assert [pair[1:5] for pair in pairs] == [
         ("Kuh", "caption", "de", ""),

@@ -1,8 +1,9 @@
-"""Data sets of TensorFlow Datasets, prepared here."""
+"""Tests of prepared data sets of TensorFlow Datasets."""
 
 import io
 import os
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -23,83 +24,95 @@ def png(number):
     return file.getvalue()
 
 
-def prepare(folder, count, captions, example):
-    """Writes a data set of `count` examples by TFDS itself, in two files."""
-    features = {"image": tfds.features.Image(shape=(None, None, 3)), **captions}
+def prepare(folder, count, features, example):
+    """Writes a data set with TFDS, in two files.
+
+    Args:
+        folder: path of the data set.
+        count: int, number of examples.
+        features: dict of the features other than the image.
+        example: callable that takes the number of an example and returns the values of
+            `features`.
+
+    Returns:
+        path of the data set.
+    """
+    image = tfds.features.Image(shape=(None, None, 3))
     writer = tfds.core.SequentialWriter(
         tfds.core.DatasetInfo(
             builder=tfds.core.DatasetIdentity(
                 name="pairs", version=tfds.core.Version("1.0.0"),
                 data_dir=str(folder), module_name="",
             ),
-            features=tfds.features.FeaturesDict(features),
+            features=tfds.features.FeaturesDict({"image": image, **features}),
         ),
         max_examples_per_shard=-(-count // 2),
     )  # fmt: skip
     writer.initialize_splits(["train"])
-    rows = [{"image": io.BytesIO(png(own)), **example(own)} for own in range(count)]
+    rows = [
+        {"image": io.BytesIO(png(number)), **example(number)} for number in range(count)
+    ]
     writer.add_examples({"train": rows})
     writer.close_all()
     return folder
 
 
-TEXT = {"caption": tfds.features.Text(), "language": tfds.features.Text()}
+TEXT_FEATURES = {"caption": tfds.features.Text(), "language": tfds.features.Text()}
 
 
-def text(number):
+def text_values(number):
     return {"caption": f"Käse {number}", "language": "DE"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    place = tmp_path_factory.mktemp("tfds") / "strange #1, 木"
-    place.mkdir()
-    return prepare(place, 1003, TEXT, text)
+    path = tmp_path_factory.mktemp("tfds") / "unusual #1, 木"
+    path.mkdir()
+    return prepare(path, 1003, TEXT_FEATURES, text_values)
 
 
 @pytest.mark.ci
-def test_pictures_are_copied_as_they_are_stored(folder, tmp_path):
+def test_images_are_copied_to_tar_files(folder, tmp_path):
     source = open_source(f"tfds:{folder}:train")
-    assert [(own.start, own.stop) for own in source.parts()] == [
+    assert [(part.start, part.stop) for part in source.parts()] == [
         (0, 1000),
         (1000, 1003),
     ]
     pairs, counter = read_source(f"tfds:{folder}:train", tmp_path)
     assert [pair[1:4] for pair in pairs] == [
-        (f"Käse {own}", "caption", "de") for own in range(1003)
+        (f"Käse {number}", "caption", "de") for number in range(1003)
     ]
-    for own in (0, 511, 1002):
-        assert read_location(pairs[own].image) == png(own)
+    for number in (0, 511, 1002):
+        assert read_location(pairs[number].image) == png(number)
     assert not counter.bad
-    stored = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert len(stored) == 2
-    again = tmp_path / "again"
-    for part in reversed(source.parts()):
-        list(read_part(part, DropCounter(), again))
-    assert {path.name: path.read_bytes() for path in again.iterdir()} == stored
-    import tarfile
-
-    with tarfile.open(tmp_path / max(stored)) as tar:
-        contents = [tar.extractfile(own).read() for own in tar]
+    tars = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(tars) == 2
+    with tarfile.open(tmp_path / max(tars)) as tar:
+        contents = [tar.extractfile(member).read() for member in tar]
     assert contents == [read_location(pair.image) for pair in pairs[1000:]]
+    # Reading the parts again gives the same files.
+    second_spool = tmp_path / "second"
+    for part in reversed(source.parts()):
+        list(read_part(part, DropCounter(), second_spool))
+    assert {path.name: path.read_bytes() for path in second_spool.iterdir()} == tars
 
 
-def test_several_captions_in_several_forms(tmp_path):
+def test_an_example_can_have_several_captions(tmp_path):
     sequence = tfds.features.Sequence
     for captions, example in (
         ({"captions": sequence(tfds.features.Text())}, ["A", "B"]),
         ({"captions": sequence({"id": np.int64, "text": tfds.features.Text()})},
          [{"id": 1, "text": "A"}, {"id": 2, "text": "B"}]),
     ):  # fmt: skip
-        place = tmp_path / str(len(os.listdir(tmp_path)))
-        place.mkdir()
-        prepare(place, 2, captions, lambda own, e=example: {"captions": e})
-        pairs, _ = read_source(f"tfds:{place}:train", tmp_path / "spool")
+        folder = tmp_path / str(len(os.listdir(tmp_path)))
+        folder.mkdir()
+        prepare(folder, 2, captions, lambda _, values=example: {"captions": values})
+        pairs, _ = read_source(f"tfds:{folder}:train", tmp_path / "spool")
         assert [pair.caption for pair in pairs] == ["A", "B", "A", "B"]
         assert pairs[0].image == pairs[1].image != pairs[2].image
 
 
-def test_what_is_asked_wrongly(folder, tmp_path):
+def test_wrong_names_splits_and_features_raise_an_error(folder, tmp_path):
     with pytest.raises(InputError, match="must be one of train. Received: 'test'"):
         open_source(f"tfds:{folder}:test").parts()
     with pytest.raises(InputError, match="features.json"):
@@ -109,15 +122,15 @@ def test_what_is_asked_wrongly(folder, tmp_path):
     part = open_source(f"tfds:{folder}:train").parts()[1]
     with pytest.raises(InputError, match="spool"):
         list(read_part(part, DropCounter()))
-    place = tmp_path / "labels"
-    place.mkdir()
+    labels = tmp_path / "labels"
+    labels.mkdir()
     label = {"label": tfds.features.ClassLabel(num_classes=2)}
-    prepare(place, 2, label, lambda own: {"label": own})
-    with pytest.raises(InputError, match="received image, label"):
-        open_source(f"tfds:{place}:train").parts()
+    prepare(labels, 2, label, lambda number: {"label": number})
+    with pytest.raises(InputError, match="Received: the features image, label"):
+        open_source(f"tfds:{labels}:train").parts()
 
 
-def test_files_that_vanish_or_break(folder, tmp_path):
+def test_damaged_and_removed_files_are_counted(folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     parts = open_source(f"tfds:{copy}:train").parts()

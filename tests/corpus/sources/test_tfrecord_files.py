@@ -1,4 +1,4 @@
-"""Shards by TensorFlow's own writer, and broken ones."""
+"""Tests of TFRecord files from TensorFlow and img2dataset, complete and damaged."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ from tests.helpers.source_reading import IMG2DATASET, read_source
 SHARD = IMG2DATASET / "tfrecord/00000.tfrecord"
 
 
-def test_shards_of_img2dataset():
+def test_shards_of_img2dataset_are_read():
     pairs, counter = read_source(IMG2DATASET / "tfrecord")
     assert {pair.original_size for pair in pairs} == {(32, 24)}
     assert sorted(pair[1:5] for pair in pairs) == [
@@ -35,7 +35,7 @@ def test_shards_of_img2dataset():
     assert counter.bad == {"empty caption": 1}
 
 
-def test_tensorflow_reads_the_same(tmp_path):
+def test_shards_of_tensorflow_are_read(tmp_path):
     tf = pytest.importorskip("tensorflow")
 
     def feature(value):
@@ -48,7 +48,7 @@ def test_tensorflow_reads_the_same(tmp_path):
     rows = [
         {"jpg": bytes(300), "caption": "Käse".encode(), "width": 3, "nsfw": 0.5},
         {"image": b"\xff", "txt": b"cat", "status": b"success", "x": b""},
-        {"caption": b"no picture"},
+        {"caption": b"no image"},
         {"jpg": b"x", "caption": b"lost", "status": b"failed_to_resize"},
     ]
     path = tmp_path / "a #1.tfrecord"
@@ -62,8 +62,12 @@ def test_tensorflow_reads_the_same(tmp_path):
             assert {
                 name: message[start : start + size]
                 for name, [(start, size), *_] in feature_values(message).items()
-            } == {name: own for name, own in row.items() if isinstance(own, bytes)}
-            integers = {name: own for name, own in row.items() if type(own) is int}
+            } == {
+                name: value for name, value in row.items() if isinstance(value, bytes)
+            }
+            integers = {
+                name: value for name, value in row.items() if type(value) is int
+            }
             assert feature_integers(message) == integers
     pairs, counter = read_source(path)
     assert [pair.caption for pair in pairs] == ["Käse", "cat"]
@@ -71,42 +75,44 @@ def test_tensorflow_reads_the_same(tmp_path):
     assert counter.bad == {"missing": 1} and counter.filtered == {"not downloaded": 1}
 
 
-def test_every_cut_keeps_the_records_before_it(tmp_path):
+def end_of_first_record(content):
+    return struct.unpack_from("<Q", content)[0] + 16
+
+
+def test_a_truncated_shard_has_the_records_before_its_end(tmp_path):
     content = SHARD.read_bytes()
-    first = struct.unpack_from("<Q", content)[0] + 16
+    first_end = end_of_first_record(content)
     path = tmp_path / "a.tfrecord"
     for size in range(0, len(content), 7):
         path.write_bytes(content[:size])
         pairs, counter = read_source(path)
-        assert len(pairs) == (size >= first), size
+        assert len(pairs) == (size >= first_end), size
         reason = "truncated shard" if size else "empty shard"
-        assert counter.bad == ({} if size == first else {reason: 1})
+        assert counter.bad == ({} if size == first_end else {reason: 1})
 
 
-def test_wrong_lengths_are_found(tmp_path):
+def test_a_wrong_length_is_counted(tmp_path):
     content = bytearray(SHARD.read_bytes())
-    first = struct.unpack_from("<Q", content)[0] + 16
-    content[first] ^= 1
+    content[end_of_first_record(content)] ^= 1
     path = tmp_path / "a.tfrecord"
     path.write_bytes(content)
     pairs, counter = read_source(path)
     assert len(pairs) == 1 and counter.bad == {"broken record": 1}
 
 
-def test_a_broken_message_costs_itself_alone(tmp_path):
+def test_only_a_damaged_message_is_dropped(tmp_path):
     content = bytearray(SHARD.read_bytes())
-    first = struct.unpack_from("<Q", content)[0] + 16
+    end = end_of_first_record(content)
     content[12:40] = b"\xff" * 28
-    content[first - 4 : first] = masked_crc(bytes(content[12 : first - 4])).to_bytes(
-        4, "little"
-    )
+    checksum = masked_crc(bytes(content[12 : end - 4]))
+    content[end - 4 : end] = checksum.to_bytes(4, "little")
     path = tmp_path / "a.tfrecord"
-    path.write_bytes(content + content[first:])
+    path.write_bytes(content + content[end:])
     pairs, counter = read_source(path)
     assert len(pairs) == 2 and counter.bad == {"broken record": 1}
 
 
-def test_a_flipped_bit_of_a_caption_is_found(tmp_path):
+def test_a_caption_with_a_changed_bit_is_dropped(tmp_path):
     content = bytearray(SHARD.read_bytes())
     content[content.index(b'"red"')] ^= 1
     path = tmp_path / "a.tfrecord"
@@ -118,22 +124,23 @@ def test_a_flipped_bit_of_a_caption_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("message", [b"\xff" * 1_000_000, b"\x0a\0" * 1_001])
-def test_long_numbers_and_many_fields_take_no_time(message, monkeypatch):
+def test_long_numbers_and_many_fields_raise_an_error(message, monkeypatch):
     monkeypatch.setattr(tfrecord_files, "MAX_RECORD_FIELDS", 1_000)
     with pytest.raises(ValueError, match="64 bits|fields"):
         feature_values(message)
 
 
 @given(st.binary(max_size=100))
-def test_noise_is_no_message(noise):
+def test_noise_gives_valid_spans_or_an_error(noise):
     try:
         for spans in feature_values(noise).values():
-            assert all(0 <= s <= s + size <= len(noise) for s, size in spans)
+            for start, size in spans:
+                assert 0 <= start <= start + size <= len(noise)
     except (ValueError, IndexError):
         pass
 
 
-def test_the_checksum_against_a_record_of_tensorflow():
+def test_the_checksum_is_that_of_tensorflow():
     content = SHARD.read_bytes()
     [expected] = struct.unpack_from("<I", content, 8)
     assert masked_crc(content[:8]) == expected

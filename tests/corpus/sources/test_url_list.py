@@ -1,4 +1,4 @@
-"""The list for img2dataset, read back as img2dataset reads it: by pyarrow."""
+"""Tests of the lists of images for img2dataset, which reads them with pyarrow."""
 
 import sys
 
@@ -12,8 +12,8 @@ csv = pytest.importorskip("pyarrow.csv")
 pq = pytest.importorskip("pyarrow.parquet")
 PAIRS = [
     SourcePair("https://e.org/a,b.jpg?x=1&y='", 'A "red" cat, seen', "alt", "en", "p"),
-    SourcePair("/local.jpg", "left out"),
-    SourcePair("data:,x", "left out"),
+    SourcePair("/local.jpg", "not remote"),
+    SourcePair("data:,x", "not remote"),
     SourcePair("HTTP://e.org/b", '"木', "title", "", ""),
     SourcePair("HTTP://e.org/b", "x" * 2000, "figcaption", "zh-hant", ""),
 ]
@@ -27,7 +27,7 @@ READERS = {
 
 
 @pytest.mark.parametrize("suffix", READERS)
-def test_rows_come_back(tmp_path, suffix):
+def test_remote_images_are_written(tmp_path, suffix):
     path = tmp_path / f"urls{suffix}"
     assert write_url_list(iter(PAIRS), path) == 3
     table = READERS[suffix](path)
@@ -39,21 +39,25 @@ def test_rows_come_back(tmp_path, suffix):
     assert path.read_bytes() == content
 
 
-def test_groups_of_rows_and_none(tmp_path):
+def test_a_long_list_has_several_row_groups(tmp_path):
     path = tmp_path / "urls.parquet"
     assert write_url_list((PAIRS[0] for _ in range(50_001)), path) == 50_001
     metadata = pq.ParquetFile(path).metadata
-    assert [metadata.row_group(own).num_rows for own in range(2)] == [50_000, 1]
+    assert [metadata.row_group(group).num_rows for group in range(2)] == [50_000, 1]
+
+
+def test_a_list_can_be_empty(tmp_path):
+    path = tmp_path / "urls.parquet"
     assert write_url_list([], path) == 0
     assert pq.read_table(path).num_rows == 0
 
 
-def test_other_endings(tmp_path):
+def test_another_suffix_raises_an_error(tmp_path):
     with pytest.raises(InputError, match=".parquet, .csv or .tsv"):
         write_url_list(PAIRS, tmp_path / "urls.xlsx")
 
 
-def test_without_pyarrow(tmp_path, monkeypatch):
+def test_only_parquet_needs_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InputError, match=r'align-keras\[corpus\]"`, or write .csv'):
         write_url_list(PAIRS, tmp_path / "urls.parquet")

@@ -1,4 +1,4 @@
-"""Archives with pages, pictures, and what else a crawl stores."""
+"""Tests of web archives with pages, images and other records."""
 
 import io
 
@@ -17,21 +17,30 @@ HTML = "text/html; charset=iso-8859-2"
 
 
 def write(path, records, gzip=True):
-    """Writes (address, media type, body, status) and returns the offsets."""
+    """Writes responses to a web archive.
+
+    Args:
+        path: path of the archive.
+        records: list of tuples (address, media type, body, status).
+        gzip: bool, True to compress each record.
+
+    Returns:
+        list of int, the offsets of the records.
+    """
     offsets = []
     with open(path, "wb") as file:
         writer = WARCWriter(file, gzip=gzip)
         writer.write_record(writer.create_warcinfo_record("a", {"software": "test"}))
-        for url, kind, body, status in records:
+        for url, media_type, body, status in records:
             offsets.append(file.tell())
-            headers = [("Content-Type", kind)] if kind else []
-            http = StatusAndHeaders(status, headers, protocol="HTTP/1.1")
-            for type_ in ("request", "response"):
-                if type_ == "response":
-                    own = writer.create_warc_record(
-                        url, type_, payload=io.BytesIO(body), http_headers=http
-                    )
-                    writer.write_record(own)
+            headers = [("Content-Type", media_type)] if media_type else []
+            record = writer.create_warc_record(
+                url,
+                "response",
+                payload=io.BytesIO(body),
+                http_headers=StatusAndHeaders(status, headers, protocol="HTTP/1.1"),
+            )
+            writer.write_record(record)
     return offsets
 
 
@@ -39,13 +48,13 @@ PAGE = b"<html lang=cs><img src='/a b.png' alt='\xe8'><img src=/gone.png alt=x>"
 
 
 @pytest.mark.parametrize("gzip", [False, True])
-def test_pages_and_their_pictures(tmp_path, gzip):
+def test_pages_and_their_images_are_read(tmp_path, gzip):
     path = tmp_path / "strange #1,50%.warc"
     write(
         path,
         [
             (SITE + "p", HTML, PAGE, "200 OK"),
-            (SITE + "a%20b.png", "image/png", b"picture", "200 OK"),
+            (SITE + "a%20b.png", "image/png", b"image", "200 OK"),
             (SITE + "gone.png", "image/png", b"", "404 Not Found"),
             (SITE + "q", HTML, PAGE, "404 Not Found"),
             (SITE + "r", "application/json", PAGE, "200 OK"),
@@ -58,25 +67,25 @@ def test_pages_and_their_pictures(tmp_path, gzip):
         ("č", "alt", "cs", SITE + "p"),
         ("x", "alt", "cs", SITE + "p"),
     ]
-    assert read_location(pairs[0].image) == b"picture"
+    assert read_location(pairs[0].image) == b"image"
     assert pairs[1].image == SITE + "gone.png"
     assert not counter.bad
 
 
-def test_addresses_that_archives_escape(tmp_path):
+def test_escaped_addresses_are_matched(tmp_path):
     page = "<img src='/Käse.png?a=1&amp;b=[2]#x' alt=x>".encode()
     write(
         tmp_path / "a.warc.gz",
         [
             (SITE + "p", "text/html;charset=utf-8", page, "200 OK"),
-            (SITE + "K%C3%A4se.png?a=1&b=[2]", "image/png", b"picture", "200 OK"),
+            (SITE + "K%C3%A4se.png?a=1&b=[2]", "image/png", b"image", "200 OK"),
         ],
     )
     [pair], _ = read_source(tmp_path)
-    assert read_location(pair.image) == b"picture"
+    assert read_location(pair.image) == b"image"
 
 
-def test_pages_from_the_web_name_no_file_of_this_machine(tmp_path):
+def test_pages_cannot_use_files_of_this_machine(tmp_path):
     page = b"<img src=file:///etc/logo.png alt=x><img src=data:,x alt=y>"
     write(tmp_path / "a.warc.gz", [(SITE, "text/html", page, "200 OK")])
     pairs, counter = read_source(tmp_path)
@@ -85,9 +94,9 @@ def test_pages_from_the_web_name_no_file_of_this_machine(tmp_path):
 
 
 @pytest.mark.parametrize("gzip", [False, True])
-def test_broken_and_cut_records_are_counted(tmp_path, gzip):
+def test_damaged_and_truncated_records_are_counted(tmp_path, gzip):
     path = tmp_path / "a.warc"
-    pages = [(f"{SITE}{own}", HTML, PAGE * 400, "200 OK") for own in range(4)]
+    pages = [(f"{SITE}{number}", HTML, PAGE * 400, "200 OK") for number in range(4)]
     offsets = write(path, pages, gzip)
     content = bytearray(path.read_bytes())
     content[offsets[1] + 12 : offsets[1] + 52] = b"\xff" * 40
@@ -98,7 +107,7 @@ def test_broken_and_cut_records_are_counted(tmp_path, gzip):
     assert str(path) in counter.examples["broken record"]
 
 
-def test_an_empty_archive(tmp_path):
+def test_an_empty_archive_is_counted(tmp_path):
     (tmp_path / "a.warc.gz").touch()
     pairs, counter = read_source(tmp_path)
     assert not pairs and counter.bad == {"empty shard": 1}

@@ -1,4 +1,4 @@
-"""Records in the form of Common Crawl's WAT files."""
+"""Tests of WAT files, the metadata of web pages from Common Crawl."""
 
 import io
 import json
@@ -30,9 +30,9 @@ def write(path, payloads):
             writer.write_record(record)
 
 
-def test_pictures_of_a_page(tmp_path):
+def test_the_images_of_a_page_give_pairs(tmp_path):
     links = [
-        {"path": "A@/href", "url": "b.html", "text": "no picture"},
+        {"path": "A@/href", "url": "b.html", "text": "no image"},
         {"path": "IMG@/src", "url": "b.png", "alt": 'A "cat" & <b>'},
         {"path": "IMG@/src", "url": "//o.org/c.png?x=1&y=2", "title": "木", "alt": "x"},
         {"path": "IMG@/src", "url": "d.png"},
@@ -42,34 +42,34 @@ def test_pictures_of_a_page(tmp_path):
     path = tmp_path / "CC.warc.wat.gz"
     write(path, [envelope(links), envelope(links[1:2], {"Base": "/other/"})])
     pairs, counter = read_source(path)
-    other = "https://o.org/c.png?x=1&y=2"
+    second_image = "https://o.org/c.png?x=1&y=2"
     assert [pair[:5] for pair in pairs] == [
         ("https://example.org/a/b.png", 'A "cat" & <b>', "alt", "", PAGE),
-        (other, "x", "alt", "", PAGE),
-        (other, "木", "title", "", PAGE),
+        (second_image, "x", "alt", "", PAGE),
+        (second_image, "木", "title", "", PAGE),
         ("https://example.org/other/b.png", 'A "cat" & <b>', "alt", "", PAGE),
     ]
     assert not counter.bad
 
 
-def test_records_of_other_forms(tmp_path):
+def test_records_of_another_structure_are_counted(tmp_path):
     good = envelope([{"path": "IMG@/src", "url": "b.png", "alt": "A cat"}])
     empty = envelope(None)
     empty["Envelope"]["Payload-Metadata"] = {"HTTP-Request-Metadata": {}}
-    broken = [
+    damaged = [
         b"{",
         b"[]",
         b"{}",
         envelope([3]),
         envelope([{"path": "IMG@/src", "url": 3}]),
     ]
-    write(tmp_path / "a.wat.gz", [empty, *broken, good])
+    write(tmp_path / "a.wat.gz", [empty, *damaged, good])
     pairs, counter = read_source(tmp_path)
     assert [pair.caption for pair in pairs] == ["A cat"]
     assert counter.bad == {"broken record": 5}
 
 
-def test_cut_and_empty_files(tmp_path):
+def test_truncated_and_empty_files_are_counted(tmp_path):
     write(tmp_path / "a.wat.gz", [envelope([])])
     content = (tmp_path / "a.wat.gz").read_bytes()
     (tmp_path / "a.wat.gz").write_bytes(content[:-20])
@@ -78,7 +78,7 @@ def test_cut_and_empty_files(tmp_path):
     assert counter.bad == {"truncated shard": 1, "empty shard": 1}
 
 
-def test_a_record_of_more_than_a_page_has_is_passed_over(tmp_path):
+def test_an_oversized_record_is_skipped(tmp_path):
     good = envelope([{"path": "IMG@/src", "url": "b.png", "alt": "A cat"}])
     write(tmp_path / "a.wat.gz", [b"[" + b"0," * 4_500_000, good])
     pairs, counter = read_source(tmp_path)

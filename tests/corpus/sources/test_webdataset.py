@@ -1,4 +1,4 @@
-"""Shards that img2dataset wrote, and what may become of them."""
+"""Tests of tar files from img2dataset, complete and damaged."""
 
 import io
 import json
@@ -22,7 +22,7 @@ STORED = [
 
 
 def write(path, members, **options):
-    """Writes a tar; `members` are (name, bytes)."""
+    """Writes a tar from tuples (name, bytes) and returns its path."""
     with tarfile.open(path, "w", **options) as tar:
         for name, content in members:
             member = tarfile.TarInfo(name)
@@ -31,23 +31,26 @@ def write(path, members, **options):
     return path
 
 
-def test_shards_of_img2dataset():
+def test_shards_of_img2dataset_are_read():
     pairs, counter = read_source(IMG2DATASET / "webdataset")
     assert sorted(pair[1:5] for pair in pairs) == STORED
     with tarfile.open(SHARD) as tar:
         stored = {
-            tar.extractfile(own).read() for own in tar if own.name.endswith(".jpg")
+            tar.extractfile(member).read()
+            for member in tar
+            if member.name.endswith(".jpg")
         }
     contents = [read_location(pair.image) for pair in pairs]
     assert set(contents) == stored
     assert Image.open(io.BytesIO(contents[0])).size == (32, 24)
-    assert counter.bad == {"empty caption": 1}  # It had none.
+    # One of the downloaded images has no caption.
+    assert counter.bad == {"empty caption": 1}
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_strange_names_of_shards_and_samples(tmp_path, name):
+def test_shards_and_samples_can_have_unusual_names(tmp_path, name):
     path = tmp_path / f"{name}.tar"
-    keys = [f"x.y/{name.partition('.')[0]}{own}" for own in range(2)]
+    keys = [f"x.y/{name.partition('.')[0]}{number}" for number in range(2)]
     members = [
         (key + suffix, content)
         for key in keys
@@ -59,12 +62,12 @@ def test_strange_names_of_shards_and_samples(tmp_path, name):
     assert not counter.bad and not counter.filtered
 
 
-def test_samples_of_other_forms(tmp_path):
+def test_incomplete_samples_are_counted(tmp_path):
     status = {"status": "failed_to_download", "error_message": "404"}
     members = [
         ("a.jpg", b"x"),
         ("a.json", json.dumps({"caption": "by json", "rule": "alt"}).encode()),
-        ("b.txt", b"no picture"),
+        ("b.txt", b"no image"),
         ("c.png", b"x"),
         ("c.json", b"{broken"),
         ("c.txt", b"by text"),
@@ -85,31 +88,34 @@ def test_samples_of_other_forms(tmp_path):
         read_location(pairs[2].image)
 
 
-def test_every_cut_keeps_the_samples_before_it(tmp_path):
+def test_a_truncated_shard_has_the_samples_before_its_end(tmp_path):
     content = SHARD.read_bytes()
     path = tmp_path / "a.tar"
-    whole = [pair.caption for pair in read_source(SHARD)[0]]
+    captions = [pair.caption for pair in read_source(SHARD)[0]]
     with tarfile.open(SHARD) as tar:
-        ends = [own.offset_data + own.size for own in tar]
+        ends = [member.offset_data + member.size for member in tar]
     for size in range(0, len(content) - 10_240, 256):
         path.write_bytes(content[:size])
         pairs, counter = read_source(path)
         reason = "truncated shard" if size else "empty shard"
         assert counter.bad[reason] == 1, size
-        # The JSON, a sample's second member, has the caption too.
-        assert [pair.caption for pair in pairs] == whole[: sum(
-            size >= ends[own] for own in (1, 4)
-        )]  # fmt: skip
+        # The second member of a sample is its JSON file, which also has the caption.
+        sample_count = sum(size >= ends[member] for member in (1, 4))
+        assert [pair.caption for pair in pairs] == captions[:sample_count]
 
 
-def test_garbled_headers_cost_their_members(tmp_path):
+def test_a_damaged_header_drops_its_member(tmp_path):
     path = tmp_path / "a.tar"
     content = bytearray(SHARD.read_bytes())
-    content[1044:1064] = b"\xff" * 20  # The first name, behind its PAX header.
+    content[1044:1064] = b"\xff" * 20  # The name of the first file.
     path.write_bytes(content)
     pairs, counter = read_source(path)
     assert [pair.caption for pair in pairs] == [STORED[1][0]]
     assert counter.bad["broken record"] >= 1 and counter.bad["missing"] == 1
+
+
+def test_other_content_than_a_tar_is_counted(tmp_path):
+    path = tmp_path / "a.tar"
     path.write_bytes(b"no tar at all" * 1000)
     pairs, counter = read_source(path)
     assert not pairs and counter.bad == {"truncated shard": 1}
@@ -118,7 +124,7 @@ def test_garbled_headers_cost_their_members(tmp_path):
     assert not pairs and counter.bad == {"broken record": 1}
 
 
-def test_a_size_that_is_no_number(tmp_path):
+def test_a_size_that_is_not_a_number_is_counted(tmp_path):
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         member = tarfile.TarInfo("a.txt")
@@ -130,7 +136,7 @@ def test_a_size_that_is_no_number(tmp_path):
     assert len(pairs) == 2 and counter.bad["broken record"] >= 1
 
 
-def test_a_hole_of_a_terabyte_takes_no_time(tmp_path):
+def test_a_hole_of_a_terabyte_is_skipped(tmp_path):
     path = tmp_path / "a.tar"
     shutil.copy(SHARD, path)
     os.truncate(path, 10**12 // 512 * 512)
@@ -143,8 +149,8 @@ def test_a_hole_of_a_terabyte_takes_no_time(tmp_path):
 @pytest.mark.parametrize(
     "kind", [b"L", b"K", b"x", b"g", b"X", b"S", b"D", b"5", b"0", "numbers"]
 )
-def test_headers_that_claim_much_are_broken(tmp_path, kind):
-    if kind == "numbers":  # A map of a sparse file.
+def test_headers_with_huge_sizes_are_broken(tmp_path, kind):
+    if kind == "numbers":  # The map of a sparse file.
         member = tarfile.TarInfo("a.jpg")
         member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
         member.size = 1_000_000
@@ -163,19 +169,19 @@ def test_headers_that_claim_much_are_broken(tmp_path, kind):
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
-    # What a member is said to hold isn't looked at.
+    # Files and directories of these sizes are skipped with everything in them.
     assert len(pairs) == (0 if kind in (b"0", b"D") else 2)
     assert counter.bad["broken record"] == (kind not in (b"0", b"D", b"5"))
 
 
-def test_joined_tars(tmp_path):
+def test_concatenated_tars_are_read(tmp_path):
     path = tmp_path / "a.tar"
     path.write_bytes(SHARD.read_bytes() * 2)
     pairs, counter = read_source(path)
     assert len(pairs) == 4 and not counter.bad
 
 
-def test_a_shard_that_vanishes(tmp_path):
+def test_a_removed_shard_is_counted_as_vanished(tmp_path):
     from align_keras.corpus.drop_counter import DropCounter
     from align_keras.corpus.sources import open_source, read_part
 

@@ -88,7 +88,7 @@ def test_unusable_rows_are_left_out_and_reported(album, capsys):
 def test_arguments_select_columns_and_encoding(album):
     table = album / "a.csv"
     table.write_text("image,motif,fichier\nnon,Été,images/0.png\n", "cp1252")
-    with pytest.raises(InputError, match="isn't utf-8: .*`encoding`"):
+    with pytest.raises(InputError, match="must be encoded as utf-8.*`encoding`"):
         read_caption_files(table)
     data = read_caption_files(
         table, image_column="fichier", caption_column="motif", encoding="cp1252"
@@ -115,7 +115,7 @@ def test_missing_images_raise_or_are_left_out(album, capsys):
     [
         (["image,caption"], r"Received: none\. Add usable rows"),
         (["image,caption", "a.png,"], r"Received: none \(1 dropped, empty caption"),
-        (["image,label", "a.png,x"], "no column that looks like the captions'"),
+        (["image,label", "a.png,x"], "must have a column for the captions"),
     ],
 )
 def test_a_table_without_usable_rows_raises(album, lines, message):
@@ -125,5 +125,5 @@ def test_a_table_without_usable_rows_raises(album, lines, message):
 
 
 def test_a_missing_table_raises(tmp_path):
-    with pytest.raises(InputError, match="there is no"):
+    with pytest.raises(InputError, match="which does not exist"):
         read_caption_files(tmp_path / "a.csv")
