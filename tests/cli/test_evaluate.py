@@ -142,7 +142,7 @@ WRONG = {
     ),
     "no such runtime file": (
         (*RETRIEVAL, "--runtime", "x.tflite"),
-        "--runtime must be a file that exists. Received: 'x.tflite'",
+        "--runtime must be an existing file. Received: runtime='x.tflite'",
     ),
     "runtime of training": (
         ("vtab", "--runtime", "openvino"),
