@@ -139,7 +139,7 @@ def test_the_python_example_refuses_in_one_line(exported, tmp_path):
     command = [sys.executable, exported / "example.py", tmp_path / "page.jpg", "bars"]
     answer = subprocess.run(command, capture_output=True, text=True)
     assert answer.returncode == 2 and "Traceback" not in answer.stderr
-    assert "page.jpg can't be read: cannot identify image file" in answer.stderr
+    assert "page.jpg: cannot identify image file" in answer.stderr
 
 
 @pytest.fixture(scope="module")
@@ -208,20 +208,20 @@ def test_c_example_names_what_is_wrong(exported, c_example, tmp_path):
     (tmp_path / "page.ppm").write_text("<html>")
     (tmp_path / "cut.ppm").write_bytes(b"P6 32 32 255\n12")
     for name, message in (
-        ("small.ppm", "must be 32 x 32, received 8 x 9"),
+        ("small.ppm", "must have 32 x 32 pixels. Received: 8 x 9."),
         ("page.ppm", "must be a PPM"),
-        ("cut.ppm", "ends too early"),
-        ("none.ppm", "can't be opened"),
+        ("cut.ppm", "The image file is truncated."),
+        ("none.ppm", "Cannot open the image."),
     ):
         answer = run(c_example, exported / "image.tflite", tmp_path / name)
         assert answer.returncode == 1
         assert message in answer.stderr
     answer = run(c_example, exported / "text.tflite", *range(100))
     assert answer.returncode == 1
-    assert "more token ids" in answer.stderr
+    assert "exceeds the sequence length" in answer.stderr
     answer = run(c_example, tmp_path / "page.ppm", tmp_path / "page.ppm")
     assert answer.returncode == 1
-    assert "no LiteRT file" in answer.stderr
+    assert "Cannot read the file as a LiteRT model." in answer.stderr
 
 
 def test_without_images_there_are_no_figures(without_images):
