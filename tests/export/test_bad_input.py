@@ -224,8 +224,8 @@ def test_ten_thousand_malformed_inputs_do_not_affect_the_model(model, folder, fi
         key: np.array([usage[key] for _, usage in results[::20]]) / MEGABYTE
         for key in results[0][1]
     }
-    # The heap may grow once or twice for an unusually large input. A leak grows in most
-    # windows. The client keeps all outputs in memory.
+    # The heap may grow once or twice for an unusually large input. With a memory
+    # leak, most windows grow. The client keeps all outputs in memory.
     growth = np.median(np.diff(windows["in_use"])) * len(windows["in_use"])
     output_size = sum(
         values.nbytes for outputs, _ in results for values in outputs.values()

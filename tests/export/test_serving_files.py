@@ -42,7 +42,7 @@ def export(folder, tmp_path_factory):
 
 
 def message_classes():
-    """Returns classes of message_classes that tensorflow-serving-api does not contain.
+    """Returns classes of messages that tensorflow-serving-api does not contain.
 
     The fields are those of servables/tensorflow/session_bundle_config.proto and
     config/monitoring_config.proto in tensorflow/serving 2.20.0.

@@ -240,7 +240,7 @@ def measure(*arguments):
 
 
 def measure_and_plan(rows=16, vocabulary=2000, rematerialize="false", micro="null"):
-    """Returns the measure and the planned memory of a small model."""
+    """Returns the measured and the planned memory of a small model."""
     overrides = SMALL.format(
         rows=rows, vocabulary=vocabulary, rematerialize=rematerialize, micro=micro
     )

@@ -4,7 +4,7 @@ import { MissingFileError, readFile, readText } from "./files.js";
 import { ImageError, readImage } from "./image.js";
 import { ImageIndex } from "./index.js";
 import { WordPieceTokenizer, readVocabulary } from "./tokenizer.js";
-import { RuntimeError, Tower, startRuntime } from "./towers.js";
+import { RuntimeLoadError, Tower, startRuntime } from "./towers.js";
 
 const HITS_PER_PAGE = 24;
 const CAPTIONS_PER_HIT = 3;
@@ -245,7 +245,7 @@ function showError(error) {
 
 function describe(error) {
   if (error instanceof ImageError) return `${error.name} cannot be used as a query. ${error.message}. Choose a JPEG, PNG, GIF, BMP or WebP image.`;
-  if (error instanceof RuntimeError) return `The runtime @litertjs/core cannot start: ${error.message}. Run “npm install” in the page’s folder as described in its README.txt, then load the page again.`;
+  if (error instanceof RuntimeLoadError) return `The runtime @litertjs/core cannot start: ${error.message}. Run “npm install” in the page’s folder as described in its README.txt, then load the page again.`;
   if (error instanceof MissingFileError) return `The page’s folder is incomplete. Cannot read ${error.message}. Copy the whole folder, or export it again.`;
   return `An unexpected error occurred: ${error.message ?? error}. Load the page again. If the error remains, export the page again.`;
 }

@@ -2,7 +2,7 @@
 
 const WASM_FOLDER = new URL("../node_modules/@litertjs/core/wasm/", import.meta.url);
 
-export class RuntimeError extends Error {}
+export class RuntimeLoadError extends Error {}
 
 /** Loads @litertjs/core, starts its WebAssembly runtime, and returns the module. */
 export async function startRuntime() {
@@ -11,7 +11,7 @@ export async function startRuntime() {
     await litert.loadLiteRt(WASM_FOLDER.href);
     return litert;
   } catch (error) {
-    throw new RuntimeError(String(error.message ?? "one of its files is missing"));
+    throw new RuntimeLoadError(String(error.message ?? "one of its files is missing"));
   }
 }
 
