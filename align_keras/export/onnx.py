@@ -57,7 +57,7 @@ def text_onnx(model: Any, *, license: str | None = None) -> bytes:
 def _convert(
     encode: Any, files: dict[str, str], sample_inputs: dict[str, np.ndarray]
 ) -> bytes:
-    """Converts a function to ONNX and compares both on sample inputs.
+    """Converts a function to ONNX and compares their outputs for sample inputs.
 
     Args:
         encode: `tf.function` with an input signature.

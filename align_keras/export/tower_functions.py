@@ -243,7 +243,8 @@ def _files(
         "name": f"ALIGN's {kind} tower",
         "made_by": f"align-keras {_version()}",
         "quantization": quantize,
-        # `load_model(…, image_tower=…)` requires the fingerprint of its own encoder.
+        # `load_model` compares it with the fingerprint of the model if the file is its
+        # argument `runtime`.
         "encoder_fingerprint": encoder.fingerprint(),
         **description,
         # Similarities are divided by it before a softmax over texts or images.

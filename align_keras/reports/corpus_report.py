@@ -114,8 +114,8 @@ def write_corpus_report(corpus: Any) -> None:
             key=lambda text: (-text[1], text[0]),
         )[:30],
         vocabulary=tables["vocab"].facts,
-        kept=_kept_samples(groups, stored, dropped),
-        samples=_dropped_samples(filter_facts["samples"], corpus.config.filter),
+        kept_samples=_kept_samples(groups, stored, dropped),
+        dropped_samples=_dropped_samples(filter_facts["samples"], corpus.config.filter),
         duplicates=_near_duplicates(dropped, groups),
     )
 

@@ -46,7 +46,7 @@ def difference(outputs, expected):
 
 
 def main():
-    """Writes a pickled dict to stdout."""
+    """Runs the requests and writes a pickled dict with the measurements to stdout."""
     folder, seconds, *libraries = sys.argv[1:]
     requests, weights = pickle.load(sys.stdin.buffer)
     model = CModel(folder, libraries)

@@ -25,14 +25,14 @@ export class ImageIndex {
    */
   rank(query) {
     const hits = this.entries.map((_, row) => ({ row, score: dot(query, this.embedding(row)) }));
-    return hits.sort((left, right) => right.score - left.score);
+    return hits.sort((first, second) => second.score - first.score);
   }
 }
 
-function dot(left, right) {
+function dot(first, second) {
   let sum = 0;
-  for (let position = 0; position < left.length; position++) {
-    sum += left[position] * right[position];
+  for (let position = 0; position < first.length; position++) {
+    sum += first[position] * second[position];
   }
   return sum;
 }

@@ -35,7 +35,7 @@ export class WordPieceTokenizer {
     this.endId = specialId("SEP");
   }
 
-  /** Returns the word that stands for a special token, such as SENTINEL + "cls". */
+  /** Returns the word that `words` creates for a special token, SENTINEL + its name. */
   mark(name) {
     return SENTINEL + (this.uncased ? name.toLowerCase() : name);
   }
