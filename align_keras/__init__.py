@@ -1,7 +1,7 @@
 """ALIGN in Keras: image and text embeddings learned from noisy alt-text.
 
-Names are imported when they are first used, so that `import align_keras`
-doesn't load TensorFlow.
+Each public name is imported when it is first used, so that `import align_keras` does
+not load TensorFlow.
 
 References:
     Jia et al. 2021, "Scaling Up Visual and Vision-Language Representation
@@ -45,7 +45,7 @@ _PUBLIC = {
     "InputError": "align_keras.utils.errors",
 }
 __all__ = sorted(_PUBLIC)
-# What `keras.saving.load_model` opens without more ado.
+# Classes that `keras.saving.load_model` finds without `custom_objects`.
 _SAVED_BY_KERAS = {
     "ALIGN": "align_keras.models.align",
     "ALIGNImageConverter": "align_keras.models.align_image_converter",
@@ -68,8 +68,9 @@ _SAVED_BY_KERAS = {
     "Muon": "align_keras.optimizers.adamw",
     "SGD": "align_keras.optimizers.sgd",
 }
-# On x86 processors without VNNI TensorFlow leaves oneDNN's kernels out, which halve the
-# time of EfficientNet there. It reads this when it is imported.
+# TensorFlow disables the oneDNN kernels on x86 processors without VNNI, although they
+# halve the time of EfficientNet there. TensorFlow reads the variable when it is
+# imported.
 if platform.machine().lower() in ("x86_64", "amd64"):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 

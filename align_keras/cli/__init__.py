@@ -1,1 +1,5 @@
-"""The command line: one module per command, each light to import."""
+"""Command line of the package.
+
+Each subcommand has a module, which imports the libraries that it needs only when it
+runs.
+"""

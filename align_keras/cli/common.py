@@ -1,4 +1,4 @@
-"""Option types and printed tables that several commands use."""
+"""Option types, checks and output that several commands share."""
 
 import argparse
 import json
@@ -17,40 +17,65 @@ if TYPE_CHECKING:
 _NAME_WIDTH = 36
 
 
-def number(
-    what: str, kind: type, least: float, most: float = sys.float_info.max
+def number_type(
+    rule: str, kind: type, minimum: float, maximum: float = sys.float_info.max
 ) -> Callable[[str], Any]:
-    """Returns the `type` of an option that takes a number in [least, most]."""
+    """Returns the argparse `type` of an option that takes a number in a range.
+
+    Args:
+        rule: str, the range in words, such as "an integer >= 1". The error message
+            quotes it after "must be".
+        kind: `int` or `float`.
+        minimum: float, smallest valid value.
+        maximum: float, largest valid value.
+    """
 
     def read(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"must be {what}, received {text!r}")
+        if not minimum <= value <= maximum:
+            raise argparse.ArgumentTypeError(f"must be {rule}. Received: {text!r}.")
         return value
 
     return read
 
 
-AT_LEAST_ONE = number("an integer >= 1", int, 1)
+AT_LEAST_ONE = number_type("an integer >= 1", int, 1)
 
 
-def on_disk(name: str, path: str | None, where: str = "") -> None:
-    """Raises for an address where a command can't work in a copy of what is there."""
+def check_local_path(name: str, path: str | None, condition: str = "") -> None:
+    """Raises `InputError` if the path is a remote address.
+
+    Args:
+        name: str, argument that holds the path.
+        path: str or None.
+        condition: str, a further condition that follows "a local path" in the message.
+    """
     if path is not None and is_url(path):
         raise InputError(
-            f"{name} must be on a disk{where}, received {path}; name a local path, "
-            "or mount the remote folder and name its place."
+            f"`{name}` must be a local path{condition}. Received: {name}={path}. Name "
+            "a local path, or mount the remote folder and name its mount point."
         )
 
 
-def nested_commands(
+def add_nested_commands(
     parser: argparse.ArgumentParser, metavar: str, title: str
 ) -> Callable[[str, str], argparse.ArgumentParser]:
-    """Returns what adds a nested command by its name and help; `parser` takes its
-    options too, whose values it keeps where they aren't given again.
+    """Prepares a command for nested commands.
+
+    Options are valid before and after the name of the nested command. A nested command
+    sets no defaults, which would overwrite the values of options before its name.
+
+    Args:
+        parser: parser of the command.
+        metavar: str, placeholder of the nested command in the usage line.
+        title: str, heading of the nested commands in the help.
+
+    Returns:
+        Function that takes the name and the help of a nested command, adds the command,
+        and returns its parser.
     """
     commands = parser.add_subparsers(
         dest="nested", metavar=metavar, title=title, prog=parser.prog
@@ -63,8 +88,12 @@ def nested_commands(
     )
 
 
-def plain(text: object) -> Any:
-    """A `rich` text without markup and without a terminal's control characters."""
+def plain_text(text: object) -> Any:
+    """Returns a `rich` text that shows markup literally.
+
+    Control characters become spaces, so that a caption or path cannot control the
+    terminal.
+    """
     from rich.text import Text
 
     return Text("".join(c if c.isprintable() else " " for c in str(text)))
@@ -74,33 +103,41 @@ def print_table(
     title: str,
     columns: Sequence[str],
     rows: Iterable[Sequence[object] | None],
-    left: Collection[str] | None = None,
+    text_columns: Collection[str] | None = None,
 ) -> None:
-    """Prints a table to stdout; the columns in `left`, or the first one, hold text, the
-    others numbers; a row of None is a line.
+    """Prints a table to stdout.
+
+    Args:
+        title: str, printed above the table.
+        columns: names of the columns.
+        rows: one sequence of cells per row. None draws a horizontal line.
+        text_columns: columns of text, which are aligned to the left. The other columns
+            hold numbers, which are aligned to the right. None means the first column.
     """
     from rich.console import Console
     from rich.table import Table
 
-    # A title of the table itself would wrap, and the title may hold a path.
-    print(plain(title).plain)
+    # The title is printed separately, because `rich` wraps the title of a table and the
+    # title may contain a path.
+    print(plain_text(title).plain)
     table, rows = Table(), list(rows)
-    left = columns[:1] if left is None else left
-    # Names stay whole in 80 columns; the headings of the numbers are folded.
-    widest = max((len(str(row[0])) for row in rows if row), default=0)
-    for place, name in enumerate(columns):
+    text_columns = columns[:1] if text_columns is None else text_columns
+    # In a terminal of 80 columns the headings of the numbers wrap, so that the names in
+    # the first column do not.
+    longest_name = max((len(str(row[0])) for row in rows if row), default=0)
+    for position, name in enumerate(columns):
         table.add_column(
-            plain(name),
-            justify="left" if name in left else "right",
+            plain_text(name),
+            justify="left" if name in text_columns else "right",
             overflow="fold",
             no_wrap=name in ("path", "id"),
-            min_width=None if place else min(widest, _NAME_WIDTH),
+            min_width=None if position else min(longest_name, _NAME_WIDTH),
         )
     for row in rows:
         if row is None:
             table.add_section()
         else:
-            table.add_row(*map(plain, row))
+            table.add_row(*map(plain_text, row))
     Console().print(table)
 
 
@@ -121,22 +158,22 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def model_to_open(arguments: argparse.Namespace) -> "str | Embedder | None":
-    """Returns the model of `--model` and `--runtime`.
+def read_model_options(arguments: argparse.Namespace) -> "str | Embedder | None":
+    """Returns the model that `--model` and `--runtime` choose.
 
     Returns:
-        The name, if no runtime is given, or the opened model, or None if no model is
-        given.
+        The opened model if `--runtime` is set. Otherwise the value of `--model`, which
+        may be None.
 
     Raises:
-        InputError: if `--runtime` comes without `--model`.
+        InputError: if `--runtime` is set without `--model`.
     """
     if arguments.runtime is None:
         return arguments.model
     if arguments.model is None:
         raise InputError(
-            f"runtime must come with `model`. Received: {arguments.runtime!r} alone. "
-            "Name the model too."
+            f"`runtime` must come with `model`. Received: {arguments.runtime!r} "
+            "without a model. Name the model too."
         )
     from align_keras.embedders import load_model
 

@@ -1,4 +1,4 @@
-"""`align-keras convert`: models between Hugging Face's form and ours."""
+"""`align-keras convert`: converts ALIGN between the Hugging Face and Keras formats."""
 
 import argparse
 import pathlib
@@ -12,24 +12,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "format",
         choices=("hf", "keras"),
-        help="what SOURCE is: hf, a folder as kakaobrain/align-base; keras, a run "
-        "folder",
+        help="format of SOURCE: hf for a Hugging Face model such as "
+        "kakaobrain/align-base, keras for a run folder",
     )
     parser.add_argument(
-        "source", metavar="SOURCE", help="a folder; hf://user/model for hf"
+        "source",
+        metavar="SOURCE",
+        help="folder of the model, or hf://user/model if the format is hf",
     )
     parser.add_argument(
-        "--to", required=True, metavar="DIR", help="the folder to write; new or empty"
+        "--to",
+        required=True,
+        metavar="DIR",
+        help="folder to write, which must be new or empty",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     source = arguments.source
-    # Before TensorFlow is imported.
     is_hub = arguments.format == "hf" and source.startswith("hf://")
     if not is_hub and not pathlib.Path(source).is_dir():
-        raise InputError(f"SOURCE must be a folder, received {source}; check the path.")
+        raise InputError(
+            f"SOURCE must be a folder. Received: {source}. Check the path."
+        )
     target = new_folder(arguments.to, "to")
+    # These imports load TensorFlow, which takes seconds. Wrong paths are reported
+    # before.
     from align_keras.models import ALIGN
     from align_keras.models.conversion.hugging_face import to_hugging_face
 
@@ -37,9 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.format == "hf":
         with atomic_folder(target) as folder:
             model.save_to_preset(folder)
-        opens = f'align_keras.ALIGN.from_preset("{target}")'
+        load_call = f'align_keras.ALIGN.from_preset("{target}")'
     else:
         to_hugging_face(model, target)
-        opens = f'transformers.AlignModel.from_pretrained("{target}")'
-    say(f"wrote {target}: {model.count_params():,} parameters; {opens} opens it")
+        load_call = f'transformers.AlignModel.from_pretrained("{target}")'
+    say(
+        f"wrote {target} with {model.count_params():,} parameters. Load the model with "
+        f"{load_call}"
+    )
     return 0

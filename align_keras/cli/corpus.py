@@ -1,4 +1,4 @@
-"""`align-keras corpus`: from web pages and archives to shards that train a model."""
+"""`align-keras corpus`: builds a training corpus from web pages and archives."""
 
 import argparse
 import pathlib
@@ -13,66 +13,71 @@ if TYPE_CHECKING:
     from align_keras.runs.corpus_build import Corpus
 
 STAGE_HELP = {
-    "extract": "pairs out of the sources",
-    "filter": "the paper's filters of images and texts",
-    "dedup": "copies of evaluation images and, if asked for, of each other",
-    "vocab": "the WordPiece vocabulary",
-    "shard": "shards that tfds.builder_from_directory and training open",
-    "report": "report.html: what was kept and dropped, and why",
-    "build": "all of these",
-    "urls": "the list of remote images, for img2dataset",
+    "extract": "read pairs of images and captions from the sources",
+    "filter": "apply the image and text filters of the paper",
+    "dedup": "drop copies of evaluation images and, if enabled, other duplicates",
+    "vocab": "learn the WordPiece vocabulary",
+    "shard": "write the shards for training and tfds.builder_from_directory",
+    "report": "write report.html with the numbers of kept and dropped pairs",
+    "build": "run all stages above",
+    "urls": "write the addresses of the remote images for img2dataset",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "stages, each with those before it:\n" + "\n".join(
-        f"  {name:<9}{what}" for name, what in STAGE_HELP.items()
+    parser.epilog = (
+        "stages (a stage first runs the stages above it, if they are not done):\n"
+    ) + "\n".join(f"  {name:<9}{summary}" for name, summary in STAGE_HELP.items())
+    parser.add_argument(
+        "stage",
+        choices=tuple(STAGE_HELP),
+        metavar="STAGE",
+        help="one of the stages below",
     )
     parser.add_argument(
-        "stage", choices=tuple(STAGE_HELP), metavar="STAGE", help="see below"
-    )
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="the corpus's folder"
+        "--out", required=True, metavar="DIR", help="folder of the corpus"
     )
     parser.add_argument(
         "--source",
         action="append",
         metavar="KIND:PATH",
-        help="html, warc, wat, webdataset, parquet, tfrecord, coco, karpathy, table, "
-        "folder or tfds; several times for several; by default those of the last call",
+        help="source of pairs. KIND is html, warc, wat, webdataset, parquet, tfrecord, "
+        "coco, karpathy, table, folder or tfds. Repeat the option for several sources "
+        "(default: the sources of the last call).",
     )
     parser.add_argument(
         "--config",
         action="append",
         metavar="FILE",
-        help="YAML with thresholds and forms; by default that of the last call, "
-        "which is DIR/corpus.yaml",
+        help="YAML file with thresholds and other options (default: DIR/corpus.yaml, "
+        "which the last call wrote)",
     )
     parser.add_argument(
         "--params_override",
         action="append",
         default=[],
         metavar="KEY=VALUE,…",
-        help="such as filter.max_unigrams=30,duplicates.mode=embedding",
+        help="values that override the YAML file, such as "
+        "filter.max_unigrams=30,duplicates.mode=embedding",
     )
     parser.add_argument(
         "--against",
         action="append",
         metavar="KIND:PATH",
-        help="a source of evaluation images, whose copies leave the corpus",
+        help="source of evaluation images, whose copies are dropped from the corpus",
     )
     parser.add_argument(
         "--workers",
         type=AT_LEAST_ONE,
         metavar="N",
-        help="processes; as many as the machine has cores by default",
+        help="number of processes (default: the number of cores)",
     )
     parser.add_argument("--engine", default=LOCAL, metavar="E", help=ENGINE_HELP)
     parser.add_argument(
         "--to",
         metavar="FILE",
-        help="of urls: the list to write, .parquet, .csv or .tsv",
+        help="file that the stage urls writes (.parquet, .csv or .tsv)",
     )
 
 
@@ -80,18 +85,19 @@ def run(arguments: argparse.Namespace) -> int:
     stage = arguments.stage
     if (stage == "urls") != (arguments.to is not None):
         raise InputError(
-            "--to must name the list of the stage urls, and be left out elsewhere, "
-            f"received {arguments.to!r} for {stage}; write --to urls.parquet."
+            "`to` must name a file for the stage urls, and must be left out for the "
+            f"other stages. Received: to={arguments.to!r} for the stage {stage}. For "
+            "example, write --to urls.parquet for the stage urls."
         )
     from align_keras.reports.corpus_report import corpus_funnel
     from align_keras.runs.corpus_build import build_corpus
 
     out = pathlib.Path(arguments.out)
-    last = {"build": "report", "urls": "filter"}.get(stage, stage)
+    last_stage = {"build": "report", "urls": "filter"}.get(stage, stage)
     corpus = build_corpus(
         out,
         _corpus_config(arguments, out),
-        last,
+        last_stage,
         workers=arguments.workers,
         engine=arguments.engine,
     )
@@ -99,17 +105,17 @@ def run(arguments: argparse.Namespace) -> int:
         from align_keras.corpus.sources import write_url_list
 
         count = write_url_list(corpus.remote_pairs(), arguments.to)
-        print(f"wrote {count:,} remote images to {arguments.to}")
+        print(f"wrote the addresses of {count:,} remote images to {arguments.to}")
         return 0
     for step, count, _ in corpus_funnel(corpus):
         print(f"{count:>12,}  {step}")
-    if last == "report":
+    if last_stage == "report":
         _print_train_command(corpus)
     return 0
 
 
 def _print_train_command(corpus: "Corpus") -> None:
-    """Prints the command that trains on the shards of a corpus."""
+    """Prints the command that trains a model on the shards of a corpus."""
     from align_keras.config.corpus_config import VocabularyConfig
     from align_keras.utils.progress import say
 
@@ -121,12 +127,16 @@ def _print_train_command(corpus: "Corpus") -> None:
     normalization = corpus.config.vocabulary.normalization
     if normalization != VocabularyConfig.normalization:
         overrides.append(f"{text_encoder}.normalization={normalization}")
-    say(f"open {corpus.out / 'report.html'}; train on it:")
+    say(f"Open {corpus.out / 'report.html'}. Train on the corpus with:")
     say(f"  align-keras train --experiment E --params_override {','.join(overrides)}")
 
 
 def _corpus_config(arguments: argparse.Namespace, out: pathlib.Path) -> "CorpusConfig":
-    """Returns the configuration of the previous call with the options of this one."""
+    """Returns the configuration of the command.
+
+    Without --config, the options of this call change the configuration that the last
+    call stored in the folder `out`.
+    """
     from align_keras.config import load_corpus_config
 
     saved = out / "corpus.yaml"

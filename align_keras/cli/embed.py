@@ -1,4 +1,4 @@
-"""`align-keras embed`: embeds many images or captions to files."""
+"""`align-keras embed`: writes the embeddings of many images or captions to files."""
 
 import argparse
 
@@ -9,22 +9,24 @@ from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Every row of the source becomes a row of the output, with its columns, "
-        "`embedding`, and `problem` where it has none. The same command goes on from "
-        "where it was interrupted."
+        "The output has one row for each row of the source, with the columns of the "
+        "source and the column `embedding`. If a row cannot be embedded, the column "
+        "`problem` contains the reason. After an interruption, run the same command "
+        "again to continue."
     )
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="folder of images; built corpus; table (.csv, .tsv, .jsonl, .parquet) of "
-        "images' paths or of captions; text file (.txt) of one caption a line; but for "
-        "a corpus also at s3://, gs:// or hf://, files at https://",
+        help="folder of images, corpus of `align-keras corpus build`, table (.csv, "
+        ".tsv, .jsonl, .parquet) of image paths or captions, or text file (.txt) with "
+        "one caption per line. All except a corpus may be on s3://, gs:// or hf://, "
+        "and files on https://.",
     )
     parser.add_argument(
         "--to",
         required=True,
         metavar="OUT",
-        help="new file OUT.parquet, or new folder of shards",
+        help="new file OUT.parquet, or new folder of shards, to write",
     )
     parser.add_argument(
         "--model",
@@ -36,24 +38,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--of",
         choices=("images", "captions"),
-        help="what to embed of a table that has both (default: its images)",
+        help="content to embed if a table has images and captions (default: images)",
     )
     parser.add_argument(
-        "--column", metavar="NAME", help="the table's column (default: by its name)"
+        "--column",
+        metavar="NAME",
+        help="column to embed (default: the column with a usual name for images or "
+        "captions)",
     )
     parser.add_argument(
         "--format",
         choices=("parquet", "npy"),
         default="parquet",
-        help="of the shards in a folder (default: %(default)s)",
+        help="format of the shards in a folder (default: %(default)s)",
     )
     parser.add_argument(
         "--rows-per-file",
         type=AT_LEAST_ONE,
         default=4096,
         metavar="N",
-        help="rows of a shard, of which an interruption loses one (default: "
-        "%(default)s)",
+        help="rows per shard. An interruption loses at most one unfinished shard "
+        "(default: %(default)s).",
     )
     parser.add_argument("--engine", default=LOCAL, metavar="E", help=ENGINE_HELP)
 
@@ -61,11 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.bulk_embeddings import embed
 
-    options = ("model", "of", "column", "format", "rows_per_file", "runtime", "engine")
-    given = {name: getattr(arguments, name) for name in options}
-    done = embed(arguments.source, arguments.to, **given)
-    files = f"{len(done.files):,} file{'s' * (len(done.files) != 1)}"
-    print(f"{done.rows:,} rows in {files}: {arguments.to}")
-    for problem, count in sorted(done.problems.items()):
+    names = ("model", "of", "column", "format", "rows_per_file", "runtime", "engine")
+    options = {name: getattr(arguments, name) for name in names}
+    result = embed(arguments.source, arguments.to, **options)
+    files = f"{len(result.files):,} file{'s' * (len(result.files) != 1)}"
+    print(f"{result.rows:,} rows in {files}: {arguments.to}")
+    for problem, count in sorted(result.problems.items()):
         print(f"{count:,} without an embedding: {problem}")
     return 0

@@ -1,4 +1,4 @@
-"""Messages of the command line for exceptions, each in one line."""
+"""Error messages of the command line, each in one line."""
 
 import errno
 import json
@@ -12,21 +12,24 @@ from align_keras.utils.addresses import redacted
 from align_keras.utils.errors import InputError
 from align_keras.utils.remote import is_url
 
-# Arguments in a message of this package: `argument` in backquotes, and the arguments
-# with which the message begins.
+# A Python argument in the message of an `InputError` is in backquotes, the message
+# begins with it ("k must be", "image and text may have"), or it follows "Received: ".
 _QUOTED = re.compile(r"`(\w+)`")
-_FIRST = re.compile(r"(?:\w+(?:, | and | or ))*\w+(?=:| (?:must|may|can|has|have)\b)")
+_RECEIVED = re.compile(r"(?<=Received: )(\w+)(?==)")
+_FIRST = re.compile(
+    r"(?:\w+(?:, | and | or ))*\w+(?=:| (?:must|may|can|has|have|is|needs)\b)"
+)
 
 
-def with_options(text: str, options: dict[str, str]) -> str:
-    """Replaces the arguments in a message of this package by command-line options.
+def use_option_names(text: str, options: dict[str, str]) -> str:
+    """Replaces Python arguments in a message by command-line options.
 
     Args:
-        text: str, message that begins with arguments or has them in backquotes.
+        text: str, message that has arguments in one of these forms.
         options: dict from an argument to its option.
 
-    >>> with_options("k must be >= 1, received 0; raise `k`.", {"k": "-k"})
-    '-k must be >= 1, received 0; raise -k.'
+    >>> use_option_names("k must be >= 1. Received: k=0. Raise `k`.", {"k": "-k"})
+    '-k must be >= 1. Received: -k=0. Raise -k.'
     """
 
     def option_of(match: re.Match[str]) -> str:
@@ -36,10 +39,11 @@ def with_options(text: str, options: dict[str, str]) -> str:
     if first:
         names = re.sub(r"(\w+)", option_of, first[0])
         text = names + text[first.end() :]
-    return _QUOTED.sub(option_of, text)
+    return _QUOTED.sub(option_of, _RECEIVED.sub(option_of, text))
 
 
-# TensorFlow's exceptions in a process whose collectives lost another process.
+# Classes of TensorFlow errors that a process raises when another process of the same
+# run ends during a collective operation.
 _LOST_PEER_ERRORS = (
     "UnavailableError",
     "AbortedError",
@@ -47,63 +51,75 @@ _LOST_PEER_ERRORS = (
     "InternalError",
     "DeadlineExceededError",
 )
-# Numbers of the system's errors that may occur while a file is written.
+# Error numbers of the operating system for a full disk, an exceeded quota and a file
+# above the size limit.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Characters. Longer texts of other libraries are cut, so that a message stays readable.
+_MAX_DETAILS = 160
 
 
 def describe_error(error: BaseException) -> str | None:
-    """Returns a line about an error that may happen, or None if the error is a bug."""
+    """Returns the message for an expected error in one line, without secrets.
+
+    Expected errors are wrong inputs and problems of the machine, such as a full disk.
+    All other exceptions are bugs, for which the result is None.
+    """
     message = _describe(error)
     return None if message is None else redacted(message)
 
 
 def _describe(error: BaseException) -> str | None:
     text = " ".join(str(error).split())
+    details = f" ({text[:_MAX_DETAILS]})" if text else ""
     if isinstance(error, InputError):
         return text
     if isinstance(error, OSError) or _is_tensorflow_error(error, "OpError"):
-        number = _system_error(error)
+        number = _system_error_number(error)
         if number in (errno.ENOSPC, errno.EDQUOT):
             return (
-                f"no space left on the disk{_file_of(error)}; free some, then run again"
+                f"No space left on the disk{_file_suffix(error)}. Free some space and "
+                "run the command again."
             )
         if number == errno.EFBIG:
             return (
-                f"File too large for this disk or process{_file_of(error)}; write to "
-                "another disk, or raise `ulimit -f`"
+                f"File too large for this disk or process{_file_suffix(error)}. Write "
+                "to another disk, or raise the limit with `ulimit -f`."
             )
     if _is_distributed() and _is_tensorflow_error(error, *_LOST_PEER_ERRORS):
         return (
-            "another process of this run ended or can't be reached; start all of them "
-            f"again, and the run goes on from its last checkpoint ({text[:160]})"
+            f"Another process of this run has ended or cannot be reached{details}. "
+            "Start all processes again. The run continues from its last checkpoint."
         )
     if _is_tensorflow_error(error, "DataLossError"):
         return (
-            "a file of the data set or of a checkpoint is damaged; copy it again, or "
-            f"create it again ({text[:160]})"
+            f"A file of the data set or of a checkpoint is damaged{details}. Copy the "
+            "file again, or create it again."
         )
-    # TensorFlow raises this class for a full disk, too, which is described above.
+    # TensorFlow also raises this class for a full disk, which is handled above.
     is_exhausted = _is_tensorflow_error(error, "ResourceExhaustedError")
     if isinstance(error, MemoryError) or is_exhausted:
-        return f"out of memory; make the batch or the model smaller ({text[:160]})"
+        return f"Out of memory{details}. Use a smaller batch or a smaller model."
     if isinstance(error, PermissionError) and not is_url(error.filename or ""):
-        return f"no permission{_file_of(error)}; change it, or choose another folder"
+        return (
+            f"Permission denied{_file_suffix(error)}. Change the permissions, or "
+            "choose another folder."
+        )
     if isinstance(error, OSError):
-        return f"{error.strerror or text}{_file_of(error)}"
+        return f"{error.strerror or text}{_file_suffix(error)}"
     return None
 
 
 def describe_bug(error: BaseException) -> str:
-    """Returns a line about an exception that is a bug.
+    """Returns the message for an exception that is a bug, in one line.
 
-    The traceback is written to a file, which the line names. If no file can be written,
-    the traceback follows the line.
+    The traceback is written to a file, and the message names the file. If no file can
+    be written, the traceback follows the message.
     """
-    whole = redacted("".join(traceback.format_exception(error)))
+    full_traceback = redacted("".join(traceback.format_exception(error)))
     # A note of one line names the task that failed.
     notes = [note for note in getattr(error, "__notes__", ()) if "\n" not in note]
     text = " ".join(" ".join([str(error), *notes]).split())[:300]
-    message = redacted(f"unexpected {type(error).__name__}: {text}")
+    message = redacted(f"Unexpected {type(error).__name__}: {text}")
     package = pathlib.Path(__file__).parents[1]
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if pathlib.Path(frame.filename).is_relative_to(package):
@@ -113,19 +129,23 @@ def describe_bug(error: BaseException) -> str:
     try:
         number, log = tempfile.mkstemp(".log", "align-keras-")
         with open(number, "wb") as file:
-            file.write(whole.encode(errors="backslashreplace"))
+            file.write(full_traceback.encode(errors="backslashreplace"))
     except OSError:
-        return f"{message}; please report it:\n{whole}"
+        return (
+            f"{message}. This may be a bug. Report it with the traceback:\n"
+            f"{full_traceback}"
+        )
     return (
-        f"{message}; an input is damaged, or this is a bug: please report it with {log}"
+        f"{message}. An input may be damaged, or this is a bug. Report it with the "
+        f"traceback in {log}"
     )
 
 
-def _system_error(error: BaseException) -> int | None:
-    """Returns the number of the system's error behind an exception, or None.
+def _system_error_number(error: BaseException) -> int | None:
+    """Returns the `errno` that caused an exception, or None.
 
-    TensorFlow and h5py do not keep the number. They put the system's description of it
-    into their messages, which does not depend on the language of the user.
+    The exceptions of TensorFlow and h5py have no `errno`. Their messages contain the
+    description of the error by the operating system, which is English in every locale.
     """
     number = getattr(error, "errno", None)
     if number is not None:
@@ -135,7 +155,7 @@ def _system_error(error: BaseException) -> int | None:
 
 
 def _is_distributed() -> bool:
-    """Returns True if this process is one of several of a run, by TensorFlow's rule."""
+    """Returns True if `TF_CONFIG` describes a run of several processes."""
     try:
         cluster = json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster", {})
         return sum(len(addresses) for addresses in cluster.values()) > 1
@@ -143,8 +163,8 @@ def _is_distributed() -> bool:
         return False
 
 
-def _file_of(error: BaseException) -> str:
-    """Returns the file of a system's error as the end of a message, "" without one."""
+def _file_suffix(error: BaseException) -> str:
+    """Returns ": " and the file of an `OSError`, or "" if the error has no file."""
     name = getattr(error, "filename", None)
     if isinstance(name, str | bytes | os.PathLike):
         return f": {os.fsdecode(name)}"
@@ -152,9 +172,9 @@ def _file_of(error: BaseException) -> str:
 
 
 def _is_tensorflow_error(error: BaseException, *names: str) -> bool:
-    """Returns True if an exception is of one of TensorFlow's classes.
+    """Returns True if the exception has a TensorFlow class with one of these names.
 
-    The classes are compared by name, since the import of TensorFlow takes seconds.
+    The classes are compared by name, because the import of TensorFlow takes seconds.
     """
     return any(
         base.__name__ in names and base.__module__.startswith("tensorflow")

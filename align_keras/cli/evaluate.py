@@ -1,10 +1,10 @@
-"""`align-keras evaluate`: measures a model by one protocol of the paper, or by all."""
+"""`align-keras evaluate`: evaluates a model with one protocol of the paper, or all."""
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from align_keras.cli.common import nested_commands, print_json, print_table
+from align_keras.cli.common import add_nested_commands, print_json, print_table
 from align_keras.embedders.locations import MODEL_HELP
 from align_keras.protocols.protocol import OPTIONS
 from align_keras.protocols.run_protocol import (
@@ -26,8 +26,8 @@ _SUITE_OPTIONS = (
     "allow_missing",
     "html",
 )
-# Options with underscores, as TF Model Garden has them.
-_WITH_UNDERSCORES = ("config_file", "params_override")
+# Options that are spelled with underscores, as in TF Model Garden.
+_UNDERSCORE_OPTIONS = ("config_file", "params_override")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,14 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "align-keras evaluate PROTOCOL --model M [--data D] [OPTION …]\n"
         "       align-keras evaluate --suite paper --model M [OPTION …]"
     )
-    parser.epilog = "align-keras evaluate PROTOCOL --help shows a protocol's options."
+    parser.epilog = (
+        "Run `align-keras evaluate PROTOCOL --help` for the options of a protocol."
+    )
     parser.add_argument(
         "--suite",
         choices=("paper",),
-        help="every protocol of the paper whose data is there, next to its figures",
+        help="run all protocols of the paper whose data is available, and print the "
+        "results next to those of the paper",
     )
     _add_options(parser, _SUITE_OPTIONS)
-    add_protocol = nested_commands(parser, "PROTOCOL", "protocols")
+    add_protocol = add_nested_commands(parser, "PROTOCOL", "protocols")
     for protocol in PROTOCOLS.values():
         table = f" ({protocol.table})" if protocol.table else ""
         protocol_parser = add_protocol(protocol.name, protocol.help + table)
@@ -53,10 +56,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_options(
     parser: argparse.ArgumentParser,
-    shown: Sequence[str],
+    visible: Sequence[str],
     data_help: str = argparse.SUPPRESS,
 ) -> None:
-    """Adds all options. Help shows those in `shown`. `run` raises for the others."""
+    """Adds the options of all protocols to a parser.
+
+    The parser accepts every option, so that `run` can explain in its error why an
+    option does not apply.
+
+    Args:
+        parser: parser of the command or of one protocol.
+        visible: names of the options that the help lists.
+        data_help: str, help of --data.
+    """
     parser.add_argument(
         "--model",
         metavar="M",
@@ -65,22 +77,24 @@ def _add_options(
     settings: dict[str, Mapping[str, Any]] = {
         name: option.metadata for name, option in OPTIONS.items()
     }
-    settings["html"] = {"metavar": "FILE", "help": "write a page of results"}
+    settings["html"] = {"metavar": "FILE", "help": "HTML page of results to write"}
     for name, option_settings in settings.items():
         keywords = {"default": parser.argument_default, "dest": name, **option_settings}
         if name == "data":
             keywords["help"] = data_help
-        if name not in shown:
+        if name not in visible:
             keywords["help"] = argparse.SUPPRESS
-        spelling = name if name in _WITH_UNDERSCORES else name.replace("_", "-")
+        spelling = name if name in _UNDERSCORE_OPTIONS else name.replace("_", "-")
         parser.add_argument(f"--{spelling}", **keywords)
     parser.add_argument(
         "--cache",
         metavar="DIR",
-        help="folder of embeddings (default: align_keras/embeddings in the user's "
-        "cache folder)",
+        help="folder of cached embeddings (default: align_keras/embeddings in the "
+        "user's cache folder)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON, not tables")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON instead of tables"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -89,26 +103,33 @@ def run(arguments: argparse.Namespace) -> int:
     options = {name: value for name, value in values.items() if value is not None}
     for name, value in options.items():
         if value == "":
-            raise InputError(f"{name} must not be empty, received ''; leave it out.")
+            raise InputError(
+                f"`{name}` must not be empty. Received: {name}=''. Name a value or "
+                "leave the option out."
+            )
     if not arguments.model:
-        raise InputError("model must be given, received nothing; name a run folder.")
+        raise InputError(
+            f"`model` must be given. Received: model={arguments.model!r}. Name a "
+            "model, such as a run folder."
+        )
     if arguments.suite and arguments.nested:
         raise InputError(
             "`suite` must come without PROTOCOL. Received: "
-            f"{arguments.nested} with --suite {arguments.suite}. Leave out one of them."
+            f"{arguments.nested} with --suite {arguments.suite}. Leave one of them out."
         )
     if arguments.suite:
         for name, value in options.items():
             if name not in (*_SUITE_OPTIONS, "cache"):
                 raise InputError(
-                    f"`{name}` is for one protocol, received {value!r} with --suite; "
-                    "leave it out."
+                    f"`{name}` must be used with a single protocol. Received: "
+                    f"{name}={value!r} with --suite. Leave it out, or replace --suite "
+                    "by a protocol."
                 )
         return _run_suite(arguments, options)
     if arguments.nested is None:
         raise InputError(
-            "PROTOCOL or --suite paper must be given; write for instance "
-            "align-keras evaluate retrieval."
+            "PROTOCOL or --suite paper must be given. Received: neither. For example, "
+            "run `align-keras evaluate retrieval`."
         )
     result = evaluate(arguments.model, arguments.nested, **options)
     print_result(result, arguments.json)
@@ -116,7 +137,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_suite(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
-    """Runs the suite, prints it, and writes its page if `html` names one."""
+    """Runs the suite, prints the results, and writes the page that `html` names.
+
+    Returns:
+        int, exit code.
+    """
     html = options.pop("html", None)
     if html is not None:
         check_writable("html", html, replaceable_file(html, "html").absolute().parent)
@@ -137,7 +162,10 @@ def _run_suite(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
 
 
 class _Recorded:
-    """Iterable that keeps the items of another iterable as they are read."""
+    """Iterable that stores each item of another iterable when the item is read.
+
+    The rows of the suite are printed as they arrive and are written to a page later.
+    """
 
     def __init__(self, iterable: Iterable[Any]) -> None:
         self._iterable = iterable
@@ -150,7 +178,7 @@ class _Recorded:
 
 
 def print_result(result: dict[str, Any], as_json: bool = False) -> None:
-    """Prints what `evaluate` returns to stdout, as tables or as JSON."""
+    """Prints the result of `evaluate` to stdout, as tables or as JSON."""
     if as_json:
         print_json(result)
         return
@@ -175,33 +203,37 @@ def print_result(result: dict[str, Any], as_json: bool = False) -> None:
 
 
 def print_suite(rows: Iterable[Any], as_json: bool = False) -> int:
-    """Prints each result next to the paper's figures, or all as JSON at the end.
+    """Prints the rows of the suite next to the results of the paper.
+
+    Args:
+        rows: iterable of `SuiteRow`. Each row is printed as soon as it is read.
+        as_json: bool. If True, all rows are printed as JSON after the last one.
 
     Returns:
-        int, exit code: 1 if a protocol failed whose data is there, else 0.
+        int, exit code. 1 if a protocol failed although its data is available, else 0.
     """
     from align_keras.protocols.paper_results import paper_figures
     from align_keras.reports.result_tables import paper_tables
 
-    done = []
+    finished_rows = []
     for row in rows:
-        done.append(row)
+        finished_rows.append(row)
         if row.metrics and not as_json:
             figures = paper_figures(row.protocol, row.data)
             tables = paper_tables(row.protocol, row.data, row.metrics, figures)
             for table in tables.values():
                 print_table(*table)
     if as_json:
-        print_json([row.as_dict() for row in done])
-        return int(any(row.failed for row in done))
+        print_json([row.as_dict() for row in finished_rows])
+        return int(any(row.failed for row in finished_rows))
     for title, reason in (("Skipped", "skipped"), ("Failed", "failed")):
-        rows_left_out = [row for row in done if getattr(row, reason)]
-        if rows_left_out:
+        rows_without_metrics = [row for row in finished_rows if getattr(row, reason)]
+        if rows_without_metrics:
             print(f"{title}:")
-        for row in rows_left_out:
-            # Lines in place of a table, so that paths and commands do not wrap.
+        for row in rows_without_metrics:
+            # Reasons contain paths and commands, which would wrap in a table.
             numbers = ", ".join(map(str, row.tables))
-            many = "s" if len(row.tables) > 1 else ""
-            print(f"- table{many} {numbers}: {row.protocol} on {row.data}")
+            plural = "s" if len(row.tables) > 1 else ""
+            print(f"- table{plural} {numbers}: {row.protocol} on {row.data}")
             print(f"  {getattr(row, reason)}")
-    return int(any(row.failed for row in done))
+    return int(any(row.failed for row in finished_rows))

@@ -1,10 +1,10 @@
-"""`align-keras export`: writes a trained model for other runtimes."""
+"""`align-keras export`: exports a trained model for other runtimes."""
 
 import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from align_keras.cli.common import nested_commands
+from align_keras.cli.common import add_nested_commands
 from align_keras.export import QUANTIZATIONS, WEIGHTS
 from align_keras.runs.model_export import (
     EXPORT_FORMATS,
@@ -14,67 +14,106 @@ from align_keras.runs.model_export import (
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
+# Arguments of `add_argument` for the options of the formats.
 _FLAGS: dict[str, dict[str, Any]] = {
-    "weights": {"choices": WEIGHTS, "help": "stored in half the room"},
-    "quantize": {"choices": QUANTIZATIONS, "help": "of the towers"},
+    "weights": {
+        "choices": WEIGHTS,
+        "help": "dtype of the stored weights, which halves their size",
+    },
+    "quantize": {
+        "choices": QUANTIZATIONS,
+        "help": "quantization of the image encoder and the text encoder",
+    },
     "images": {
         "metavar": "PATH",
-        "help": "a table or folder of captioned images, by which litert calibrates "
-        "int8 (or a set as clipart), and which web shows in place of the run's index",
+        "help": "table or folder of captioned images. The format litert calibrates "
+        "int8 with them, and also accepts the name of a data set such as clipart. The "
+        "format web shows them instead of the images in the index of the run.",
     },
-    "image_column": {"metavar": "NAME", "help": "of the table of --images or --data"},
-    "caption_column": {"metavar": "NAME", "help": "of the table of --images or --data"},
-    "encoding": {"metavar": "NAME", "help": "of that table or folder"},
+    "image_column": {
+        "metavar": "NAME",
+        "help": "column of image paths in the table of --images or --data",
+    },
+    "caption_column": {
+        "metavar": "NAME",
+        "help": "column of captions in the table of --images or --data",
+    },
+    "encoding": {
+        "metavar": "NAME",
+        "help": "text encoding of the table or folder of --images or --data",
+    },
     "data": {
         "metavar": "D",
-        "help": "a set as evaluate retrieval takes it, on which the recall of the "
-        "quantized tower is measured",
+        "help": "data set on which the recall of the quantized encoders is measured, "
+        "as for `align-keras evaluate retrieval`",
     },
-    "data_root": {"metavar": "DIR", "help": "where named sets lie (default: data)"},
+    "data_root": {
+        "metavar": "DIR",
+        "help": "folder of the named data sets (default: data)",
+    },
     "resizable": {
         "action": "store_true",
-        "help": "for images of any number and size, and any number of captions",
+        "help": "accept any number of images of any size, and any number of captions",
     },
-    "license": {"metavar": "TEXT", "help": "of the model, kept in its files"},
-    "title": {"metavar": "TEXT", "help": "of the page"},
+    "license": {
+        "metavar": "TEXT",
+        "help": "license of the model, which is stored in the exported files",
+    },
+    "title": {"metavar": "TEXT", "help": "title of the page"},
     "litert_js": {
         "metavar": "DIR",
-        "help": "a node_modules folder with @litertjs/core, copied beside the page",
+        "help": "node_modules folder with @litertjs/core, which is copied next to the "
+        "page",
     },
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "align-keras export [FORMAT] --model M --to DIR [OPTION …]"
-    parser.epilog = "align-keras export FORMAT --help shows a format's options."
+    parser.epilog = (
+        "Run `align-keras export FORMAT --help` for the options of a format."
+    )
     _add_options(parser, ())
-    add = nested_commands(parser, "FORMAT", "formats (default: saved_model)")
-    for name, kind in EXPORT_FORMATS.items():
-        taken = [key for key, kinds in FORMATS_OF_OPTION.items() if name in kinds]
-        _add_options(add(name, kind.help), taken)
+    add_format = add_nested_commands(parser, "FORMAT", "formats (default: saved_model)")
+    for name, export_format in EXPORT_FORMATS.items():
+        options = [
+            option for option, formats in FORMATS_OF_OPTION.items() if name in formats
+        ]
+        _add_options(add_format(name, export_format.help), options)
 
 
-def _add_options(parser: argparse.ArgumentParser, shown: Sequence[str]) -> None:
-    """Adds all options. Help shows those in `shown`. `export_model` checks them."""
+def _add_options(parser: argparse.ArgumentParser, visible: Sequence[str]) -> None:
+    """Adds the options of all formats to a parser.
+
+    The parser accepts every option, so that `export_model` can explain in its error why
+    an option does not apply.
+
+    Args:
+        parser: parser of the command or of one format.
+        visible: names of the options that the help lists.
+    """
     default = {"default": parser.argument_default}
     parser.add_argument(
         "--model",
         metavar="M",
-        help="a model with Keras weights: align_small_en, a run folder, a preset or "
-        "Hugging Face folder, or hf://user/model",
+        help="model with Keras weights: align_small_en, a run folder, a preset folder, "
+        "a Hugging Face folder, or hf://user/model",
     )
-    parser.add_argument("--to", metavar="DIR", help="the folder to write; new or empty")
+    parser.add_argument(
+        "--to", metavar="DIR", help="folder to write, which must be new or empty"
+    )
     for name, keywords in _FLAGS.items():
         keywords = {"dest": name, **default, **keywords}
-        if name not in shown:
+        if name not in visible:
             keywords["help"] = argparse.SUPPRESS
         parser.add_argument(f"--{name.replace('_', '-')}", **keywords)
     parser.add_argument(
         "--evaluation",
         action="append",
         metavar="FILE",
-        help="what evaluate --json printed of this model, for the card, with the "
-        "metrics of groups by --slice-by; may be repeated",
+        help="output of `align-keras evaluate --json` for this model. The model card "
+        "lists its metrics, and those of its groups if --slice-by was used. Repeat the "
+        "option for several files.",
     )
 
 
@@ -82,7 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("model", "to"):
         if getattr(arguments, name) is None:
             raise InputError(
-                f"{name} must be given, received nothing; write --model RUN --to DIR."
+                f"`{name}` must be given. Received: {name}=None. Write --model RUN "
+                "--to DIR."
             )
     names = (*FORMATS_OF_OPTION, "evaluation")
     values = {name: getattr(arguments, name) for name in names}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from align_keras.cli.common import model_to_open
+from align_keras.cli.common import read_model_options
 from align_keras.embedders.locations import MODEL_HELP, RUNTIME_HELP
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, atomic_write
@@ -18,25 +18,27 @@ if TYPE_CHECKING:
     from align_keras.search.image_index import Index
     from align_keras.search.indexing import Changes
 
-# Number of files that the summary names for each reason.
+# Number of files that the summary names for each reason to leave files out.
 _EXAMPLES = 3
-# Seconds between two checks for roots that were deleted or created again.
-_SECONDS = 1.0
+# Seconds between two checks whether a root was deleted or created.
+_ROOT_CHECK_SECONDS = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        'align-keras search "a red bicycle" then searches it. Run again, the command '
-        "embeds what is new or has changed and drops what is gone."
+        'Search the index with `align-keras search "a red bicycle"`. Run the command '
+        "again to embed new and changed images and to remove deleted images from the "
+        "index."
     )
     parser.add_argument(
         "sources",
         nargs="*",
         metavar="SOURCE",
-        help="folder of images, with its subfolders, a corpus by `corpus build`, or "
-        "table of images with captions (.csv, .tsv, .jsonl), whose columns --where of "
-        "search may name; folders and tables also at s3://, gs:// or hf://, tables at "
-        "https://; without any, those that the index has",
+        help="folder of images with its subfolders, corpus of `align-keras corpus "
+        "build`, or table of images and captions (.csv, .tsv, .jsonl). `align-keras "
+        "search --where` can use the columns of a table. Folders and tables may be on "
+        "s3://, gs:// or hf://, and tables on https:// (default: the sources in the "
+        "index).",
     )
     parser.add_argument(
         "--to",
@@ -54,25 +56,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rebuild",
         action="store_true",
-        help="embed everything anew, for another --model; the old index is searched "
-        "until the new one takes its place",
+        help="embed all images again, for example with another --model. Searches use "
+        "the old index until the new one is complete.",
     )
     parser.add_argument(
         "--watch",
         action="store_true",
-        help="go on with what changes in the folders, until interrupted",
+        help="keep running and update the index when files in the folders change",
     )
     parser.add_argument(
         "--left-out",
         metavar="FILE",
-        help="write all files that can't be read to FILE, a line each: the reason, a "
-        "tab, the path",
+        help="write the files that cannot be read to FILE. Each line has the reason, a "
+        "tab and the path.",
     )
     parser.add_argument(
         "--check",
         action="store_true",
-        help="compare every embedding with its checksum and end; a run without it "
-        "compares 100,000, other ones each time",
+        help="compare all embeddings with their checksums and exit. Without the "
+        "option, each run compares another 100,000 embeddings.",
     )
     parser.add_argument("--engine", default=LOCAL, metavar="E", help=ENGINE_HELP)
     parser.add_argument(
@@ -80,8 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATH",
-        help="drop an image, a folder or a table from the index; the files stay; "
-        "repeatable",
+        help="remove an image, a folder or a table from the index. The files are not "
+        "deleted. Repeat the option for several paths.",
     )
 
 
@@ -93,31 +95,33 @@ def run(arguments: argparse.Namespace) -> int:
     is_new = not is_database(folder) and not Store.is_there(folder)
     if not arguments.sources and is_new:
         raise InputError(
-            "`sources` must name a folder or a table the first time, received none; "
-            "run `align-keras index FOLDER`."
+            "`sources` must name a folder or a table for a new index. Received: none. "
+            "Run `align-keras index FOLDER`."
         )
     if arguments.check:
-        if arguments.sources or arguments.rebuild or arguments.watch:
-            raise InputError(
-                "`check` must come without `sources`, `rebuild` and `watch`, received "
-                "one of them; leave it out."
-            )
+        for name in ("sources", "rebuild", "watch"):
+            value = getattr(arguments, name)
+            if value:
+                raise InputError(
+                    "`check` must come without `sources`, `rebuild` and `watch`. "
+                    f"Received: {name}={value!r}. Leave one of them out."
+                )
         count = Index.open(folder).check()
-        print(f"{count:,} embeddings of {folder} are as they were written")
+        print(f"{count:,} embeddings of {folder} match their checksums")
         return 0
     if arguments.watch:
         with needs("watch", "`watch` needs watchfiles"):
             from watchfiles import watch
-    model = model_to_open(arguments)
+    model = read_model_options(arguments)
     if arguments.remove:
         count = Index.open(folder, model).remove(arguments.remove)
-        say(f"images dropped from {folder}: {count:,}")
+        say(f"images removed from {folder}: {count:,}")
         if not arguments.sources:
             return 0
     build = Index.rebuild if arguments.rebuild else Index.build
     engine = arguments.engine
     index = build(folder, arguments.sources, model, engine=engine)
-    # `build` and `rebuild` set the changes. `open` does not.
+    # `changes` is None only in an index that was opened and not built.
     changes = cast("Changes", index.changes)
     print(_summary(changes))
     if arguments.left_out:
@@ -131,51 +135,61 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _watch(index: "Index", engine: str, watch: Callable) -> None:
-    """Updates the index whenever a file changes, until interrupted.
+    """Updates the index whenever a file changes, until the process is interrupted.
 
     Args:
         index: `Index`.
-        engine: str, as `Index.add` takes it.
+        engine: str, engine of `Index.add`.
         watch: `watchfiles.watch`.
     """
     roots = [os.fsdecode(root) for root in index.store.sources()]
-    say(f"watching {', '.join(roots)}; interrupt to end")
+    say(f"watching {', '.join(roots)}. Press Ctrl+C to stop.")
     while True:
-        present = _identities(roots)
-        if not present:
-            time.sleep(_SECONDS)
+        present_roots = _identities(roots)
+        if not present_roots:
+            time.sleep(_ROOT_CHECK_SECONDS)
             continue
-        with contextlib.suppress(FileNotFoundError):  # A root was deleted.
-            _watch_present(index, engine, watch, roots, present)
+        # The watch raises this error if a root is deleted before the watch starts.
+        with contextlib.suppress(FileNotFoundError):
+            _watch_present_roots(index, engine, watch, roots, present_roots)
 
 
-def _watch_present(
+def _watch_present_roots(
     index: "Index",
     engine: str,
     watch: Callable,
     roots: list[str],
-    present: dict[str, tuple[int, int]],
+    present_roots: dict[str, tuple[int, int]],
 ) -> None:
-    """Updates the index as `_watch` does, until the set of present roots changes.
+    """Updates the index on changes, and returns when a root is deleted or created.
 
-    The operating system watches a folder by its identity and not by its name, so a root
-    that is deleted, created or created again needs a new watch.
+    The operating system watches a folder by its identity and not by its name. A root
+    that was deleted or created therefore needs a new watch.
+
+    Args:
+        index: `Index`.
+        engine: str, engine of `Index.add`.
+        watch: `watchfiles.watch`.
+        roots: paths of all roots of the index.
+        present_roots: device and inode of each root that exists, as returned by
+            `_identities`.
     """
-    timeout = int(1000 * _SECONDS)
-    changes = watch(*present, yield_on_timeout=True, rust_timeout=timeout)
+    timeout = int(1000 * _ROOT_CHECK_SECONDS)
+    changes = watch(*present_roots, yield_on_timeout=True, rust_timeout=timeout)
     with contextlib.closing(changes):
-        has_begun = False
+        has_started = False
         for changed_files in changes:
-            if _identities(roots) != present:
+            if _identities(roots) != present_roots:
                 return
-            # The watch does not report changes from before it began.
-            if changed_files or not has_begun:
+            # The watch does not report changes from before its start. The first event
+            # or timeout therefore always updates the index.
+            if changed_files or not has_started:
                 _update(index, engine)
-            has_begun = True
+            has_started = True
 
 
 def _update(index: "Index", engine: str) -> None:
-    """Updates the index and prints a summary if anything changed."""
+    """Updates the index, and prints a summary if any image changed."""
     changes = index.add((), engine)
     if changes.added or changes.changed or changes.renamed or changes.gone:
         print(_summary(changes), flush=True)
@@ -192,7 +206,11 @@ def _identities(roots: list[str]) -> dict[str, tuple[int, int]]:
 
 
 def _summary(changes: "Changes") -> str:
-    """Returns the counts of a run, with a line for each reason to leave files out."""
+    """Returns the summary of a run.
+
+    The first line counts the images by change. Each further line counts the files that
+    were left out for one reason.
+    """
     names = ("added", "changed", "renamed", "gone", "unchanged")
     lines = [", ".join(f"{getattr(changes, name):,} {name}" for name in names)]
     for reason, count in sorted(changes.unreadable.items()):
@@ -206,27 +224,30 @@ def _summary(changes: "Changes") -> str:
             ending = f" and {unnamed:,} more, see --left-out" if unnamed > 0 else ""
             line += f" ({', '.join(examples)}{ending})"
         remedy = _remedies().get(reason)
-        lines.append(line + (f"; {remedy}" if remedy else ""))
+        lines.append(line + (f". {remedy}." if remedy else ""))
     return "\n".join(lines)
 
 
 def _remedies() -> dict[str, str]:
-    """Returns the remedy for each reason to leave a file out, where there is one."""
+    """Returns the remedies by the reason to leave a file out.
+
+    Some reasons, such as an empty file, have no remedy.
+    """
     from align_keras.search.image_files import NO_HEIF, UNREAD_FORMAT
 
     return {
-        "oversized": f"reduce them to at most {MAX_PIXELS:,} pixels (width × height) "
+        "oversized": f"Reduce them to at most {MAX_PIXELS:,} pixels (width × height) "
         f"and {MAX_FILE_BYTES:,} bytes",
-        NO_HEIF: 'run `pip install "align-keras[heic]"`',
-        UNREAD_FORMAT: "convert them to JPEG or PNG",
+        NO_HEIF: 'Run `pip install "align-keras[heic]"`',
+        UNREAD_FORMAT: "Convert them to JPEG or PNG",
     }
 
 
 def _write_left_out(path: str, changes: "Changes") -> int:
-    """Writes reason and path of each file that cannot be read. Returns their number."""
+    """Writes one line for each file that cannot be read, and returns their number."""
     with atomic_write(path) as file:
         for reason, name in sorted(changes.left_out):
-            # A path may contain a line break or a tab.
+            # A path may contain line breaks and tabs, which separate the fields.
             name = name.replace("\\", "\\\\").replace("\n", "\\n")
             name = name.replace("\t", "\\t").replace("\r", "\\r")
             file.write(f"{reason}\t{name}\n")

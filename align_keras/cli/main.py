@@ -1,7 +1,8 @@
-"""The `align-keras` command: finds the subcommand and answers its errors.
+"""The `align-keras` command: runs a subcommand and prints its errors.
 
-A subcommand's module has `add_arguments` and `run`, which gives the exit code. It alone
-is imported, and TensorFlow only by `run`, so that help and usage errors answer at once.
+The module of a subcommand has the functions `add_arguments` and `run`, which returns
+the exit code. Only the module of the chosen subcommand is imported. TensorFlow is
+imported by `run`, so that help and usage errors appear at once.
 """
 
 import argparse
@@ -17,38 +18,44 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import align_keras
-from align_keras.cli.common import on_disk
-from align_keras.cli.error_messages import describe_bug, describe_error, with_options
+from align_keras.cli.common import check_local_path
+from align_keras.cli.error_messages import (
+    describe_bug,
+    describe_error,
+    use_option_names,
+)
 from align_keras.utils.addresses import redacted, without_secrets
 from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silence_tensorflow
 from align_keras.utils.remote import is_url
 
 COMMANDS = {
-    "quickstart": "train, evaluate, export and search on a small corpus in minutes",
-    "corpus": "build a corpus: web pages and archives in, filtered shards out",
-    "data": "write tables of public data sets, for training and for corpora",
-    "train": "train or evaluate an experiment of experiments/ or of your own",
-    "plan": "say what an experiment will take: parameters, memory, traffic, days",
-    "evaluate": "measure a model by a protocol of the paper, or by all of them",
-    "export": "write a model for TensorFlow Serving, for phones or for browsers",
-    "index": "have folders of images searched: new and changed ones are embedded",
-    "embed": "embed many images or captions to Parquet or NumPy files",
-    "serve": "search an index by a page in a browser, on this machine",
-    "search": "find images by words, by an image, or by both",
-    "convert": "turn Hugging Face's ALIGN into a run folder, or a run folder into it",
+    "quickstart": "train, evaluate, export and search a small model in minutes",
+    "corpus": "build a training corpus from web pages, archives and tables",
+    "data": "write tables of public data sets for training and corpora",
+    "train": "train or evaluate an experiment",
+    "plan": "estimate the memory, traffic and days of training, an index or a corpus",
+    "evaluate": "evaluate a model with one protocol of the paper, or with all of them",
+    "export": "export a model for TensorFlow Serving, phones, browsers or ONNX Runtime",
+    "index": "build or update the search index of image folders",
+    "embed": "write embeddings of images or captions to Parquet or NumPy files",
+    "serve": "serve a web page on this machine that searches an index",
+    "search": "search images by text, by image, or by both",
+    "convert": "convert an ALIGN model between Hugging Face and Keras formats",
 }
-# What a command writes to, and what it reads, also on a store: it works in a copy.
-WRITTEN = ("model_dir", "out", "to", "html", "cache", "results")
-READ = ("model", "index", "data_root")
-READERS = ("search", "serve")
-# Arguments that are texts. An address within them is no place to read or write.
-_TEXTS = ("text", "plus", "minus", "where")
+# Arguments that may be remote addresses. A command works on a local copy of the
+# address. It uploads the copy afterwards if it writes to the argument.
+WRITE_ARGUMENTS = ("model_dir", "out", "to", "html", "cache", "results")
+READ_ARGUMENTS = ("model", "index", "data_root")
+# Commands that only read, even from `WRITE_ARGUMENTS` such as `model_dir`.
+READ_ONLY_COMMANDS = ("search", "serve")
+# Arguments that are texts. An address in a text is neither read nor written.
+_TEXT_ARGUMENTS = ("text", "plus", "minus", "where")
 _SCHEME = "[A-Za-z][A-Za-z0-9+.-]*://"
-# An address alone, or after the kind of a source, such as `pairs:https://host/t.csv`.
+# An address, which may follow the kind of a source as in `pairs:https://host/t.csv`.
 _ADDRESS = re.compile(rf"(?P<start>(?:\w+[:=])?)(?P<address>{_SCHEME}.+)", re.DOTALL)
-# A value or a list's item in `--params_override` that is an address. An item ends at a
-# comma unless it has quotes.
+# An address in `--params_override`, which is a value or an item of a list. An address
+# without quotes ends at a comma.
 _OVERRIDE_ADDRESS = re.compile(
     r"(?P<start>(?:[=\[,]\s*|:\s+))"
     rf"(?:(?P<quote>['\"])(?P<quoted>{_SCHEME}[^\s'\"]+)(?P=quote)"
@@ -56,23 +63,32 @@ _OVERRIDE_ADDRESS = re.compile(
     r"(?=\s*(?:[,\]}]|$))"
 )
 FAILURE = 1
-# As shells report a process that SIGINT has ended.
+# Exit code that shells report for a process that SIGINT has ended.
 INTERRUPTED = 130
-# From where a command goes on after an interrupt.
+# Results of an interrupted command that the next run continues from.
 RESUMABLE = {
     "quickstart": "the last checkpoint",
     "train": "the last checkpoint",
-    "evaluate": "what it has embedded and trained",
-    "corpus": "the tasks that are done",
-    "embed": "the shards that are done",
-    "index": "what it has embedded",
+    "evaluate": "the stored embeddings and the finished trials",
+    "corpus": "the finished tasks",
+    "embed": "the finished shards",
+    "index": "the stored embeddings",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a subcommand; returns 0, 1 for a failure, or 130 for an interrupt.
+    """Runs a subcommand.
 
-    Exits with 2 for a usage error, and with 0 after `--help` and `--version`.
+    Args:
+        argv: words of the command line after `align-keras`, or None for those of the
+            process.
+
+    Returns:
+        Exit code: 0, 1 after a failure, or 130 after an interrupt.
+
+    Raises:
+        SystemExit: with code 2 after a usage error, with code 0 after `--help` and
+            `--version`.
     """
     open_streams()
     words = sys.argv[1:] if argv is None else argv
@@ -82,23 +98,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     failure = FAILURE
     try:
         with contextlib.ExitStack() as stack:
-            bring_here(arguments, stack)
+            use_local_copies(arguments, stack)
             code = arguments.run(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The reader (head, less) has seen enough. Python would complain once
-        # more when it flushes stdout at the end.
+        # A reader such as `head` or `less` has closed the pipe. Without the null
+        # device, Python would report the error again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except KeyboardInterrupt:
         failure = INTERRUPTED
-        message = "interrupted"
+        message = "Interrupted."
         if arguments.command in RESUMABLE:
-            kept = RESUMABLE[arguments.command]
-            message += f"; the same command goes on from {kept}"
+            message += (
+                " Run the same command again to continue from "
+                f"{RESUMABLE[arguments.command]}."
+            )
     except InputError as error:
-        message = with_options(str(describe_error(error)), arguments.options)
+        message = use_option_names(str(describe_error(error)), arguments.options)
     except Exception as error:
         message = describe_error(error) or describe_bug(error)
     print(f"align-keras {arguments.command}: error: {message}", file=sys.stderr)
@@ -106,10 +124,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def open_streams() -> None:
-    """Lets stdout and stderr take any text, also where they are closed or ASCII."""
+    """Prepares the standard streams for any text.
+
+    Closed streams are connected to the null device. Characters outside the encoding of
+    stdout and stderr are escaped.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            # Else the next file that is opened would take its number, and its output.
+            # Otherwise the next file that is opened would get the number of the closed
+            # stream, and the output of the stream would go to the file.
             os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, open(number, "r" if number == 0 else "w"))
     codecs.register_error("align_keras_escape", _escape)
@@ -119,7 +142,7 @@ def open_streams() -> None:
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    """Escapes characters that a stream cannot encode as JSON does: \\u00e9."""
+    """Escapes characters that a stream cannot encode, as JSON does (`\\u00e9`)."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
@@ -128,60 +151,72 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """Parses the command line; adds `command`, its `run`, and `options`, a dict from
-    arguments' names to their options.
+    """Parses the command line.
+
+    Args:
+        argv: words of the command line after `align-keras`.
+
+    Returns:
+        Arguments of the command, with these additions:
+        - `command`: str, name of the command.
+        - `run`: function that runs the command.
+        - `options`: dict from the name of an argument to its option.
     """
     parser = _Parser(
         prog="align-keras",
         words=argv,
-        description="ALIGN in Keras: image-text pairs in, a trained model, its "
-        "numbers, its export and a working search out.",
-        epilog="align-keras COMMAND --help shows a command's options.",
+        description="ALIGN in Keras. Train a dual encoder on pairs of images and "
+        "captions, evaluate it, export it and search images with it.",
+        epilog="Run `align-keras COMMAND --help` for the options of a command.",
     )
     version = f"align-keras {align_keras.__version__}"
     parser.add_argument(
         "--version", action="version", version=version, help="show the version"
     )
-    completes = any(item.startswith("--print-completion") for item in argv[:1])
-    about = 'print a completion script: eval "$(align-keras --print-completion bash)"'
-    if completes:
+    prints_completion = any(word.startswith("--print-completion") for word in argv[:1])
+    completion_help = (
+        "print a completion script for bash, zsh or fish, to be used as in "
+        'eval "$(align-keras --print-completion bash)"'
+    )
+    if prints_completion:
         import shtab
 
-        shtab.add_argument_to(parser, "--print-completion", about)
+        shtab.add_argument_to(parser, "--print-completion", completion_help)
     else:
-        parser.add_argument("--print-completion", metavar="SHELL", help=about)
+        parser.add_argument("--print-completion", metavar="SHELL", help=completion_help)
     subparsers = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, title="commands"
     )
-    chosen = next((item for item in argv if not item.startswith("-")), None)
+    chosen_command = next((word for word in argv if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
         command = subparsers.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
         )
-        if name == chosen or completes:
+        if name == chosen_command or prints_completion:
             module = importlib.import_module(f"align_keras.cli.{name}")
             module.add_arguments(command)
             command.set_defaults(run=module.run)
-        if name == chosen:
-            after = argv.index(name) + 1
-            argv = argv[:after] + command.checked(argv[after:])
+        if name == chosen_command:
+            start = argv.index(name) + 1
+            argv = argv[:start] + command.check_options(argv[start:])
     arguments = parser.parse_args(argv)
-    arguments.options = subparsers.choices[arguments.command].options()
+    arguments.options = subparsers.choices[arguments.command].option_names()
     return arguments
 
 
 def remove_secrets(arguments: argparse.Namespace) -> None:
     """Removes passwords and tokens from arguments that are addresses.
 
-    Later steps can then print and store the arguments. Texts to search for and
-    conditions stay as they are.
+    Later steps can then print and store the arguments. Texts and conditions of a search
+    do not change.
     """
     for name, value in vars(arguments).items():
-        if name not in _TEXTS and name != "options":
+        if name not in _TEXT_ARGUMENTS and name != "options":
             setattr(arguments, name, _clean_value(name, value))
 
 
 def _clean_value(name: str, value: Any) -> Any:
+    """Returns the value of an argument without passwords and tokens."""
     if isinstance(value, list):
         return [_clean_value(name, item) for item in value]
     if not isinstance(value, str):
@@ -195,67 +230,102 @@ def _clean_value(name: str, value: Any) -> Any:
 
 
 def _clean_override(match: re.Match[str]) -> str:
+    """Returns the text of a match of `_OVERRIDE_ADDRESS` without secrets."""
     quote = match["quote"] or ""
     address = without_secrets(match["quoted"] or match["address"])
     return f"{match['start']}{quote}{address}{quote}"
 
 
-def bring_here(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
-    """Puts local copies, kept up until `stack` ends, in the place of addresses."""
-    for name in (*WRITTEN, *READ):
+def use_local_copies(
+    arguments: argparse.Namespace, stack: contextlib.ExitStack
+) -> None:
+    """Replaces remote addresses in the arguments by paths of local copies.
+
+    Args:
+        arguments: parsed arguments, which are changed.
+        stack: `ExitStack`. The changes to copies are uploaded at the latest when it
+            closes.
+
+    Raises:
+        InputError: if the command cannot work on a copy, because several machines need
+            the folder or because it watches the folder.
+    """
+    for name in (*WRITE_ARGUMENTS, *READ_ARGUMENTS):
         address = getattr(arguments, name, None)
         if not isinstance(address, str) or not is_url(address):
             continue
         if address.startswith(("postgres:", "postgresql:")) and name != "out":
             continue
         if name == "model" and address.startswith("hf://"):
-            continue  # A model of the hub, which is opened by its name.
-        several = (getattr(arguments, "engine", None) or "local") != "local"
-        if several or ("TF_CONFIG" in os.environ and name == "model_dir"):
-            on_disk(name, address, " that all machines see")
+            # `load_model` downloads models of the Hugging Face hub by name.
+            continue
+        uses_cluster = (getattr(arguments, "engine", None) or "local") != "local"
+        if uses_cluster or ("TF_CONFIG" in os.environ and name == "model_dir"):
+            check_local_path(name, address, " that all machines share")
         if getattr(arguments, "watch", False):
-            on_disk(name, address)
+            check_local_path(name, address)
         from align_keras.utils.mirror import mirrored
 
-        writes = name in WRITTEN and arguments.command not in READERS
+        is_read_only = arguments.command in READ_ONLY_COMMANDS
+        writes = name in WRITE_ARGUMENTS and not is_read_only
+        # The files of an index change in place, so they are uploaded only at the end.
         pushes = arguments.command != "index"
         copy = mirrored(address, name, writes=writes, pushes=pushes)
         setattr(arguments, name, str(stack.enter_context(copy)))
 
 
 class _Parser(argparse.ArgumentParser):
-    """Parser without abbreviations. Suggests the nearest option for an unknown one."""
+    """Argument parser that rejects abbreviations and suggests similar options.
+
+    Args:
+        *args: arguments of `argparse.ArgumentParser`.
+        words: words of the command line. Error messages hide the passwords in them.
+        **keywords: keyword arguments of `argparse.ArgumentParser`.
+    """
 
     def __init__(self, *args: Any, words: Sequence[str] = (), **keywords: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **keywords})
         self._words = words
 
     def add_subparsers(self, **keywords: Any) -> Any:
-        """Adds commands, whose parsers have the words of the command line, too."""
+        """Adds commands, whose parsers also know the words of the command line."""
         parser_class = functools.partial(type(self), words=self._words)
         return super().add_subparsers(**{"parser_class": parser_class, **keywords})
 
     def error(self, message: str) -> NoReturn:
-        """Ends the process with a usage error, without passwords of addresses."""
+        """Exits with a usage error, which hides the passwords of addresses."""
         matches = [re.search(f"{_SCHEME}.+", word, re.DOTALL) for word in self._words]
         addresses = [match[0] for match in matches if match]
         super().error(redacted(message, *addresses))
 
-    def options(self) -> dict[str, str]:
-        """Returns the option of each argument, nested commands included."""
-        options: dict[str, str] = {}
+    def option_names(self) -> dict[str, str]:
+        """Returns a dict from the name of an argument to its option.
+
+        Arguments of nested commands are included. The option of a positional argument
+        is its placeholder in the help, such as `SOURCE`.
+        """
+        names: dict[str, str] = {}
         for nested in self.nested_commands().values():
-            options |= nested.options()
-        return options | {
+            names |= nested.option_names()
+        return names | {
             action.dest: str([*action.option_strings, action.metavar or action.dest][0])
             for action in self._actions
         }
 
-    def checked(self, argv: list[str]) -> list[str]:
-        """Returns the command's words, with hyphens for underscores in its options.
+    def check_options(self, argv: list[str]) -> list[str]:
+        """Checks the options of a command before argparse does.
 
-        Ends the process at an unknown option. argparse would report a missing argument
-        first.
+        argparse would report a missing argument before an unknown option.
+
+        Args:
+            argv: words of the command line after the name of the command.
+
+        Returns:
+            The words. If an option exists with hyphens only, underscores in its name
+            are replaced.
+
+        Raises:
+            SystemExit: if an option is unknown.
         """
         options = set(self._option_string_actions)
         parser = self
@@ -265,7 +335,8 @@ class _Parser(argparse.ArgumentParser):
             nested = parser.nested_commands()
             is_unknown = nested and not word.startswith("-") and word not in nested
             if option == "--" or (position == 0 and is_unknown):
-                # argparse reports an unknown nested command.
+                # Words after "--" are no options. argparse reports an unknown nested
+                # command.
                 return words + argv[position:]
             if word in nested:
                 parser = nested[word]
@@ -274,8 +345,7 @@ class _Parser(argparse.ArgumentParser):
                 spelling = option.replace("_", "-")
                 if spelling not in options:
                     suggestion = _did_you_mean(option, sorted(options))
-                    separator = ";" if suggestion else ""
-                    parser.error(f"unknown option {option}{separator}{suggestion}")
+                    parser.error(f"unknown option {option}.{suggestion}")
                 word = spelling + word[len(option) :]
             words.append(word)
         return words
@@ -288,7 +358,7 @@ class _Parser(argparse.ArgumentParser):
         return {}
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Raises for a value or a command that is not one of the choices."""
+        """Raises `ArgumentError`, with a suggestion, unless the value is a choice."""
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
@@ -296,17 +366,17 @@ class _Parser(argparse.ArgumentParser):
             suggestion = _did_you_mean(str(value), choices)
             if action.dest == "command":
                 self.error(
-                    f"unknown command {value!r};{suggestion} commands are "
-                    f"{', '.join(choices)}"
+                    f"unknown command {value!r}.{suggestion} The commands are "
+                    f"{', '.join(choices)}."
                 )
-            message = f"{error.message};{suggestion}" if suggestion else error.message
+            message = f"{error.message}.{suggestion}" if suggestion else error.message
             raise argparse.ArgumentError(action, message) from None
 
 
 def _did_you_mean(word: str, choices: list[str]) -> str:
-    """Returns a question that suggests the choice nearest to a word, or ""."""
+    """Returns a question that suggests the most similar choice, or ""."""
     matches = difflib.get_close_matches(word, choices, n=1)
-    return f" did you mean {matches[0]}?" if matches else ""
+    return f" Did you mean {matches[0]}?" if matches else ""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`align-keras plan`: estimates the cost of an experiment before it runs."""
+"""`align-keras plan`: estimates the cost of training, of an index or of a corpus."""
 
 import argparse
 import dataclasses
@@ -16,20 +16,27 @@ from align_keras.planning import (
 )
 from align_keras.utils.errors import InputError
 
-# Title, unit, and the value of one unit.
+# Key of the estimates → title, unit, and the value of one unit.
 _SECTIONS = {
     "parameters": ("parameters", "million", 1e6),
-    "flops": ("operations a step, all devices", "TFLOP", 1e12),
-    "memory": ("memory of a device", "GiB", 2**30),
-    "traffic": ("traffic of a device a step", "GB", 1e9),
+    "flops": ("operations per step, all devices", "TFLOP", 1e12),
+    "memory": ("memory per device", "GiB", 2**30),
+    "traffic": ("traffic per device and step", "GB", 1e9),
 }
-# Model of the paper in the trained protocols, tables 5 to 7.
+# Model that the paper uses in the protocols that train (tables 5 to 7).
 PROTOCOL_MODEL = "align_l2_large"
 
 
 @dataclasses.dataclass
 class _Table:
-    """Table of a plan, with lines that are printed below it."""
+    """Table of a plan.
+
+    Attributes:
+        title: str, printed above the table.
+        columns: names of the columns.
+        rows: cells of each row. None draws a horizontal line.
+        notes: lines that are printed below the table.
+    """
 
     title: str
     columns: Sequence[str]
@@ -44,71 +51,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol",
         metavar="P",
-        help="plan the training of this protocol of align-keras evaluate instead "
-        f"({', '.join(experiments('evaluation'))}): --config_file and "
-        "--params_override lie over its recipe, and --experiment names the model "
-        f"(default {PROTOCOL_MODEL})",
+        help="plan the training of a protocol of `align-keras evaluate` instead of an "
+        f"experiment ({', '.join(experiments('evaluation'))}). --config_file and "
+        "--params_override change the recipe of the protocol, and --experiment names "
+        f"the model (default: {PROTOCOL_MODEL}).",
     )
     parser.add_argument(
         "--num-images",
         type=int,
         metavar="N",
-        help=f"of --protocol: images to learn from (default: ImageNet's {NUM_IMAGES})",
+        help="with --protocol: number of training images (default: "
+        f"{NUM_IMAGES}, as in ImageNet). With --corpus: number of images to store "
+        "(default: one per pair).",
     )
     parser.add_argument(
         "--num-classes",
         type=int,
         metavar="N",
-        help=f"of --protocol: their classes (default: ImageNet's {NUM_CLASSES})",
+        help="with --protocol: number of classes of the training images (default: "
+        f"{NUM_CLASSES}, as in ImageNet)",
     )
     parser.add_argument(
         "--devices",
         type=int,
         metavar="N",
-        help="replicas; a TPU v2 or v3 chip has two cores, each a replica (default: "
-        "the fewest that it fits)",
+        help="number of devices (replicas). Each of the two cores of a TPU v2 or v3 "
+        "chip counts as a device (default: the smallest number with enough memory).",
     )
     parser.add_argument(
         "--device-kind",
         metavar="K",
-        help=f"one of {', '.join(DEVICE_KINDS)}",
+        help=f"kind of the devices: {', '.join(DEVICE_KINDS)}",
     )
     parser.add_argument(
         "--index",
         type=int,
         metavar="N",
-        help="plan an index of N images for searching instead: disk, memory and the "
-        "time of a query",
+        help="plan a search index of N images instead: disk space, memory and the time "
+        "of a query",
     )
     parser.add_argument(
         "--corpus",
         type=int,
         metavar="N",
-        help="plan `align-keras corpus build` of N pairs instead: time, disk, memory "
-        "and workers (--num-images: of them, images to store; default N)",
+        help="plan `align-keras corpus build` with N pairs instead: time, disk space, "
+        "memory and workers",
     )
     parser.add_argument(
         "--model",
         metavar="M",
-        help="of --index: a preset's name, such as align_l2_large, or what "
-        "align-keras index --model takes (default: align_small_en)",
+        help="with --index: name of a preset, such as align_l2_large, or any model of "
+        "`align-keras index --model` (default: align_small_en)",
     )
     parser.add_argument(
         "--utilization",
         type=float,
         default=UTILIZATION,
         metavar="U",
-        help="share of the devices' peak that the image encoder uses (default "
-        f"{UTILIZATION}: published trainings of EfficientNets on TPU v3 took 0.05 to "
-        "0.11)",
+        help="fraction of the peak speed of the devices that the image encoder "
+        "reaches. Published trainings of EfficientNet on TPU v3 reach 0.05 to 0.11 "
+        f"(default: {UTILIZATION}).",
     )
     parser.add_argument(
         "--text-utilization",
         type=float,
         default=TEXT_UTILIZATION,
         metavar="U",
-        help="the same of the text encoder and the loss (default "
-        f"{TEXT_UTILIZATION}: BERT-large on TPU v3, arXiv 1904.00962)",
+        help="fraction that the text encoder and the loss reach (default: "
+        f"{TEXT_UTILIZATION}, as BERT-large on TPU v3 in arXiv 1904.00962)",
     )
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
 
@@ -131,29 +141,37 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _plan_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Table]]:
-    """Returns the plan of an experiment or of the recipe of a protocol, and tables."""
+    """Plans the training of an experiment, or of a protocol by its recipe.
+
+    Returns:
+        tuple of the estimates, a dict for JSON, and the tables to print.
+    """
     from align_keras import planning
     from align_keras.config import load_config, load_recipe
 
     if arguments.device_kind is None:
         raise InputError(
-            f"device_kind must be one of {', '.join(DEVICE_KINDS)}, received nothing; "
-            "name one, or plan an index by `index`, a corpus by `corpus`."
+            f"`device_kind` must be one of {', '.join(DEVICE_KINDS)}. Received: "
+            "device_kind=None. Name a kind, or use `index` or `corpus` to plan an "
+            "index or a corpus."
         )
     recipe_sizes = {
         name: getattr(arguments, name)
         for name in ("num_images", "num_classes")
         if getattr(arguments, name) is not None
     }
-    # Argument → argument without which it has no meaning.
-    needed_arguments = {"model": "index"}
+    # Argument → argument that it requires.
+    required_arguments = {"model": "index"}
     if not arguments.protocol:
-        needed_arguments = dict.fromkeys(recipe_sizes, "protocol") | needed_arguments
-    for name, needed in needed_arguments.items():
+        required_arguments = (
+            dict.fromkeys(recipe_sizes, "protocol") | required_arguments
+        )
+    for name, required in required_arguments.items():
         if getattr(arguments, name) is not None:
             raise InputError(
-                f"`{name}` is for `{needed}`, received {getattr(arguments, name)}; "
-                "leave it out."
+                f"`{name}` must be used with `{required}`. Received: "
+                f"{name}={getattr(arguments, name)} without {required}. Leave `{name}` "
+                "out."
             )
     config_files = arguments.config_file
     overrides = arguments.params_override
@@ -174,7 +192,11 @@ def _plan_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Tabl
 
 
 def _plan_index(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Table]]:
-    """Returns the plan of an index and its table."""
+    """Plans a search index.
+
+    Returns:
+        tuple of the estimates, a dict for JSON, and the tables to print.
+    """
     from align_keras.planning import plan_index
 
     dimension = _dimension(arguments.model)
@@ -183,22 +205,26 @@ def _plan_index(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Ta
     exact_disk = disk["vectors"] + disk["facts"]
     approximate_disk = disk["codes"] and exact_disk + disk["codes"]
     rows: list[tuple | None] = [
-        _index_row("disk, GB", [exact_disk, approximate_disk], 1e9),
-        _index_row("memory that a query reads, GB", estimates["memory"].values(), 1e9),
-        _index_row("a query on one core, s", estimates["query_seconds"].values(), 1),
+        _index_row("disk space, GB", [exact_disk, approximate_disk], 1e9),
+        _index_row("memory read by a query, GB", estimates["memory"].values(), 1e9),
+        _index_row("query on one core, s", estimates["query_seconds"].values(), 1),
     ]
-    title = f"{arguments.index:,} images, {dimension} numbers each"
+    title = f"{arguments.index:,} images, embeddings of {dimension} numbers"
     columns = ("", "exact", "approximate")
     return estimates, [_Table(title, columns, rows, [estimates["source"]])]
 
 
 def _index_row(name: str, values: Iterable[float | None], unit: float) -> tuple:
-    """Returns a row of the table of an index, with a dash for no value."""
+    """Returns a row of the table of an index. Missing values become dashes."""
     return (name, *(_format_number(value / unit) if value else "–" for value in values))
 
 
 def _plan_corpus(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Table]]:
-    """Returns the plan of a corpus and its table."""
+    """Plans a training corpus.
+
+    Returns:
+        tuple of the estimates, a dict for JSON, and the tables to print.
+    """
     from align_keras.planning import plan_corpus
 
     days = 7
@@ -207,15 +233,15 @@ def _plan_corpus(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_T
     disk = estimates["disk"]
     memory = estimates["memory"]
     amounts = [
-        ("pairs out of pages, hours of a core", seconds["extract"] / 3600),
-        ("text filters, hours of a core", seconds["filter"] / 3600),
-        ("images decoded and stored, hours of a core", seconds["images"] / 3600),
-        ("copies by their hashes, hours of a core", seconds["copies"] / 3600),
-        (f"workers that take {days} days", estimates["workers"]),
-        ("tables of pairs, GB", disk["pairs"] / 1e9),
-        ("images, twice while it is built, GB", disk["images"] / 1e9),
-        ("memory of a worker, GiB", memory["worker"] / 2**30),
-        ("memory of the search for copies, GiB", memory["copies"] / 2**30),
+        ("extract pairs from pages, core hours", seconds["extract"] / 3600),
+        ("filter texts, core hours", seconds["filter"] / 3600),
+        ("decode and store images, core hours", seconds["images"] / 3600),
+        ("find duplicates by hash, core hours", seconds["copies"] / 3600),
+        (f"workers to finish in {days} days", estimates["workers"]),
+        ("disk space for pairs, GB", disk["pairs"] / 1e9),
+        ("disk space for images, GB", disk["images"] / 1e9),
+        ("memory per worker, GiB", memory["worker"] / 2**30),
+        ("memory to find duplicates, GiB", memory["copies"] / 2**30),
     ]
     title = f"{estimates['pairs']:,} pairs, {estimates['images']:,} images stored"
     rows: list[tuple | None] = [
@@ -225,7 +251,11 @@ def _plan_corpus(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_T
 
 
 def _dimension(model: str | None) -> int:
-    """Returns the dimension of a model's embeddings. A preset's is in a table."""
+    """Returns the dimension of the embeddings of a model.
+
+    The dimension of a preset is read from the table of presets, so that TensorFlow is
+    not imported.
+    """
     from align_keras.models.preset_table import preset_names, presets
 
     if model in preset_names():
@@ -241,10 +271,13 @@ def _dimension(model: str | None) -> int:
 def _run_table(
     summary: dict[str, Any], device_kind: str, stage: str | None = None
 ) -> _Table:
-    """Returns the table of a run, with the remedy if it exceeds a device's memory.
+    """Returns the table of a training run.
+
+    If the run exceeds the memory of a device, the notes of the table name options that
+    reduce the memory.
 
     Args:
-        summary: dict, as `planning.plan` returns it.
+        summary: dict, result of `planning.plan`.
         device_kind: str, name of a device kind.
         stage: str, protocol and stage of a recipe, or None for an experiment.
     """
@@ -260,12 +293,12 @@ def _run_table(
     peak = f"{summary['peak_flops'] / 1e12:g} TFLOPS"
     time = f"{summary['train_steps']:,} steps at {utilization} of {peak}"
     rows.append((time, _format_number(summary["days"]), "days"))
-    rows.append(("  a step", _format_number(sum(summary["seconds"].values())), "s"))
+    rows.append(("  per step", _format_number(sum(summary["seconds"].values())), "s"))
     for part, seconds in summary["seconds"].items():
         rows.append((f"    {part}", _format_number(seconds), ""))
     devices = summary["devices"]
     examples = f"{summary['batch_size'] // devices:,} {'images' if stage else 'pairs'}"
-    title = f"{devices:,} × {device_kind}, {examples} on each"
+    title = f"{devices:,} × {device_kind}, {examples} per device"
     if stage:
         title = f"{stage}: {title}"
     table = _Table(title, ("part", "amount", "unit"), rows)
@@ -278,13 +311,13 @@ def _run_table(
             "task.model.text_encoder, task.train_data.micro_batch_size"
         )
     remedy = (
-        f"More than a device's {summary['device_memory'] / 2**30:g} GiB. Less is "
-        f"needed with {options}, runtime.mixed_precision_dtype=mixed_bfloat16, or more "
-        "devices."
+        f"The run exceeds the {summary['device_memory'] / 2**30:g} GiB of a device. To "
+        f"reduce its memory, set {options} or "
+        "runtime.mixed_precision_dtype=mixed_bfloat16, or use more devices."
     )
     return dataclasses.replace(table, notes=[remedy])
 
 
 def _format_number(value: float) -> str:
-    """Formats with two digits after the point, or the first two that are not zero."""
+    """Formats a number with two decimals, or with two significant digits below 0.1."""
     return f"{value:,.2f}" if value >= 0.1 or not value else f"{value:.2g}"

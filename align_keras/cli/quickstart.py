@@ -1,4 +1,4 @@
-"""`align-keras quickstart`: trains a model on pairs, measures it and searches."""
+"""`align-keras quickstart`: trains a small model, evaluates it and searches with it."""
 
 import argparse
 import pathlib
@@ -6,7 +6,7 @@ import shlex
 import time
 from typing import Any
 
-from align_keras.cli.common import on_disk
+from align_keras.cli.common import check_local_path
 from align_keras.cli.search import print_hits
 from align_keras.cli.train import (
     add_weights_arguments,
@@ -17,7 +17,7 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.remote import is_url
 
 CORPORA = ("icons", "stamps", "clipart")
-# Steps of the short budget, for a first look and for continuous integration.
+# Training steps of the short budget, which continuous integration uses.
 _SHORT_STEPS = 300
 
 
@@ -27,33 +27,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--corpus",
         choices=CORPORA,
         default="icons",
-        help="icons (default): icon fonts, tested on a family never seen; stamps: "
-        "trained on openclipart, tested on Tux Paint's stamps; clipart: openclipart, "
-        "a part held out",
+        help="training and test pairs. icons (default): icon fonts, tested on a font "
+        "that is not in the training set. stamps: Open Clip Art, tested on the stamps "
+        "of Tux Paint. clipart: Open Clip Art, tested on a part that is not in the "
+        "training set.",
     )
     source.add_argument(
         "--pairs",
         metavar="PATH",
-        help="your own pairs: a CSV, TSV or JSONL file with columns of image paths and "
-        "captions, also at s3://, gs://, hf:// or https://, or a folder of "
-        "NAME.jpg|png|webp beside NAME.txt",
+        help="your image-caption pairs instead of a corpus: a CSV, TSV or JSONL file "
+        "with a column of image paths and a column of captions, which may be on s3://, "
+        "gs://, hf:// or https://, or a folder of NAME.jpg|png|webp next to NAME.txt",
     )
-    parser.add_argument("--image-column", metavar="C", help="the image paths' column")
-    parser.add_argument("--caption-column", metavar="C", help="the captions' column")
-    parser.add_argument("--encoding", metavar="E", help="of the file (default utf-8)")
+    parser.add_argument(
+        "--image-column", metavar="C", help="column of image paths in --pairs"
+    )
+    parser.add_argument(
+        "--caption-column", metavar="C", help="column of captions in --pairs"
+    )
+    parser.add_argument(
+        "--encoding", metavar="E", help="text encoding of --pairs (default: utf-8)"
+    )
     parser.add_argument(
         "--max-bad-fraction",
         type=float,
         metavar="F",
-        help="go on with up to this share of bad pairs (default 0.1)",
+        help="largest fraction of unusable pairs, such as pairs with a missing image. "
+        "A larger fraction is an error (default: 0.1).",
     )
-    parser.add_argument("--model_dir", metavar="DIR", help="the run's folder")
-    parser.add_argument("--data-dir", metavar="DIR", help="where TFDS keeps corpora")
+    parser.add_argument(
+        "--model_dir",
+        metavar="DIR",
+        help="folder of the run (default: saved_models/quickstart_CORPUS)",
+    )
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="folder in which TFDS stores the corpora"
+    )
     parser.add_argument(
         "--budget",
         choices=("full", "short"),
         default="full",
-        help=f"short: {_SHORT_STEPS} steps, for a first look",
+        help=f"length of the training. short trains for {_SHORT_STEPS} steps only "
+        "(default: full).",
     )
     add_weights_arguments(parser)
     parser.add_argument(
@@ -61,14 +76,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A.B=C,…",
         action="append",
         default=[],
-        help="as align-keras train",
+        help="values that override the configuration, as in `align-keras train`",
     )
-    parser.add_argument("--json", action="store_true", help="print metrics as JSON")
+    parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
-    on_disk("data_dir", arguments.data_dir)
+    check_local_path("data_dir", arguments.data_dir)
     from align_keras.runs.experiment import train_experiment
     from align_keras.utils.progress import say
 
@@ -86,13 +101,20 @@ def run(arguments: argparse.Namespace) -> int:
     report = directory / "report.html"
     say(f"done in {minutes} min {seconds} s. Open {report}. Next:")
     # This import loads TensorFlow, which `train_experiment` has started.
-    from align_keras.runs.results import choose_example_caption, next_commands
+    from align_keras.evaluation import flatten_captions
+    from align_keras.runs.results import (
+        EXAMPLE_CAPTIONS,
+        choose_example_caption,
+        next_commands,
+    )
     from align_keras.search import Index
 
+    pairs = trained.read_validation_pairs()
+    captions, _ = flatten_captions(pairs.captions)
     caption = choose_example_caption(
         Index.open(directory / "index"),
-        trained.read_validation_pairs(),
-        trained.model,
+        pairs,
+        trained.model.encode_texts(captions[:EXAMPLE_CAPTIONS]),
     )
     for next_command in next_commands(trained.config, directory, caption):
         say(f"  {next_command}")
@@ -102,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def quickstart_config(arguments: argparse.Namespace) -> Any:
-    """Returns the `ExperimentConfig` of the command's arguments."""
+    """Returns the `ExperimentConfig` for the arguments of the command."""
     from align_keras.config import load_config
 
     overrides = weights_overrides(arguments)
@@ -114,10 +136,11 @@ def quickstart_config(arguments: argparse.Namespace) -> Any:
             pairs = str(pathlib.Path(pairs).resolve())
             if not pathlib.Path(pairs).exists():
                 raise InputError(
-                    f"--pairs: no such file or folder: {arguments.pairs}. Check the "
-                    "path."
+                    "`pairs` must be an existing file or folder. Received: "
+                    f"pairs={arguments.pairs}. Check the path."
                 )
-        overrides |= _both("corpus", "pairs") | _both("pairs", pairs)
+        overrides |= _data_overrides("corpus", "pairs")
+        overrides |= _data_overrides("pairs", pairs)
     elif arguments.corpus != "icons":
         experiment = "quickstart_stamps"
         overrides["task.validation_data.corpus"] = arguments.corpus
@@ -125,14 +148,14 @@ def quickstart_config(arguments: argparse.Namespace) -> Any:
     options = {name: getattr(arguments, name) for name in names}
     for name, value in (options | {"tfds_data_dir": arguments.data_dir}).items():
         if value is not None:
-            overrides |= _both(name, value)
+            overrides |= _data_overrides(name, value)
     if arguments.budget == "short":
         overrides["trainer.train_steps"] = _SHORT_STEPS
         overrides["trainer.validation_interval"] = _SHORT_STEPS
     return load_config(experiment, [], [overrides, *arguments.params_override])
 
 
-def _both(name: str, value: Any) -> dict[str, Any]:
-    """Returns the override of a data option for training and validation."""
+def _data_overrides(name: str, value: Any) -> dict[str, Any]:
+    """Returns the overrides that set a data option for training and validation."""
     sections = ("train_data", "validation_data")
     return {f"task.{section}.{name}": value for section in sections}

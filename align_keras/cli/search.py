@@ -1,4 +1,4 @@
-"""`align-keras search`: finds images by words, by an image, or by both."""
+"""`align-keras search`: searches images by text, by image, or by both."""
 
 import argparse
 import dataclasses
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from align_keras.cli.common import (
     AT_LEAST_ONE,
-    model_to_open,
-    number,
-    plain,
+    number_type,
+    plain_text,
     print_json,
     print_table,
+    read_model_options,
 )
 from align_keras.embedders.locations import RUNTIME_HELP
 from align_keras.utils.errors import InputError
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from align_keras.embedders import Embedder
     from align_keras.search.query import Hit, Query
 
-# Hits whose images are drawn by colored cells.
-_BLOCKS = 4
-# Characters of captions that a table leaves whole.
-_FOLDED = 16
-# Captions shown of an image.
-_CAPTIONS = 3
-# Columns of the table of hits after the rank. All but the first are text.
+# Largest number of hits whose images are drawn with colored blocks, which are large.
+_MAX_BLOCK_IMAGES = 4
+# Characters. Minimum width of the column of captions, whose text may wrap.
+_CAPTION_WIDTH = 16
+# Number of captions that are printed for an image.
+_MAX_CAPTIONS = 3
+# Columns of the table of hits after the rank. All columns but the score are text.
 _COLUMNS = ("score", "match", "path", "date", "caption")
 
 
@@ -38,91 +38,96 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=[],
         metavar="TEXT",
-        help='text to search for; put several words in quotes: "red bicycle". '
-        "Several texts are searched one after another; beside --image they are added "
-        "to it, as --plus",
+        help='text to search for, in quotes if it has several words: "red bicycle". '
+        "Several texts are separate searches. With --image, the texts are added to the "
+        "image, as with --plus.",
     )
     parser.add_argument(
         "--image",
         action="append",
         metavar="FILE",
-        help="image (JPEG, PNG, GIF, BMP or WebP) to search similar ones for; "
-        "repeatable",
+        help="image (JPEG, PNG, GIF, BMP or WebP) to find similar images for. Repeat "
+        "the option for several searches.",
     )
-    for option, help in (("--plus", "add to"), ("--minus", "take from")):
+    for option, change in (("--plus", "add to"), ("--minus", "subtract from")):
         parser.add_argument(
             option,
             action="append",
             default=[],
             metavar="TEXT",
-            help=f"words to {help} the image or the text; repeatable",
+            help=f"text to {change} the image or the text of the search. The option "
+            "can be repeated.",
         )
     parser.add_argument(
         "--text-weight",
-        type=number("a number > 0", float, sys.float_info.min),
+        type=number_type("a number > 0", float, sys.float_info.min),
         metavar="W",
-        help="weight of each text beside an image's 1 (default: 0.5; the paper uses 2 "
-        "with its large models)",
+        help="weight of each text, relative to the weight 1 of an image. The paper "
+        "uses 2 with its large models (default: 0.5).",
     )
     parser.add_argument(
         "--where",
         metavar="EXPR",
-        help="only images of which it is true, without TEXT those that were indexed "
-        'last, such as "year >= 2020 and folder like '
-        "'%%Italy%%'\"; names are path, folder, name, size, date, year, width, height, "
-        "camera, captions, and the columns of an indexed table",
+        help='condition that the images must meet, such as "year >= 2020 and folder '
+        "like '%%Italy%%'\". The names are path, folder, name, size, date, year, "
+        "width, height, camera, captions, and the columns of an indexed table. Without "
+        "a text or an image, the search returns the images that were indexed last.",
     )
     parser.add_argument(
         "-k",
         type=AT_LEAST_ONE,
         default=5,
-        help="number of images to show (default: %(default)s)",
+        help="number of images to return (default: %(default)s)",
     )
     parser.add_argument(
         "--duplicates",
         action=argparse.BooleanOptionalAction,
-        help="show near-duplicates too, or fold them into the best of them (default: "
-        "folded in an index of files, shown in one of a run)",
+        help="list near-duplicates separately, or group them under the best match "
+        "(default: grouped in an index of files, separate in the index of a run)",
     )
     parser.add_argument(
         "--model",
         metavar="M",
-        help="the model that the index was made with, if it was moved",
+        help="new location of the model that built the index, if it was moved",
     )
     parser.add_argument("--runtime", metavar="R", help=RUNTIME_HELP)
-    speeds = parser.add_mutually_exclusive_group()
-    for option, help in (
+    search_methods = parser.add_mutually_exclusive_group()
+    for option, method_help in (
         ("--exact", "compare with every image (default: below 200,000 images)"),
-        ("--approximate", "search an approximate index (default: from 200,000 on)"),
+        ("--approximate", "use the approximate index (default: from 200,000 images)"),
     ):
         const = option == "--approximate"
-        speeds.add_argument(
-            option, dest="approximate", action="store_const", const=const, help=help
+        search_methods.add_argument(
+            option,
+            dest="approximate",
+            action="store_const",
+            const=const,
+            help=method_help,
         )
-    places = parser.add_mutually_exclusive_group()
-    places.add_argument(
+    index_options = parser.add_mutually_exclusive_group()
+    index_options.add_argument(
         "--index",
         metavar="INDEX",
-        help="what align-keras index wrote (default: $ALIGN_KERAS_INDEX, else "
+        help="index that `align-keras index` wrote (default: $ALIGN_KERAS_INDEX, else "
         "~/.local/share/align_keras/index)",
     )
-    places.add_argument(
+    index_options.add_argument(
         "--model_dir",
         metavar="RUN",
         help="search the index of a finished run, such as saved_models/icons",
     )
-    forms = parser.add_mutually_exclusive_group()
-    forms.add_argument(
-        "--json", action="store_true", help="print JSON in place of tables"
+    output_formats = parser.add_mutually_exclusive_group()
+    output_formats.add_argument(
+        "--json", action="store_true", help="print JSON instead of tables"
     )
-    forms.add_argument(
-        "--paths", action="store_true", help="print paths alone, one a line"
+    output_formats.add_argument(
+        "--paths", action="store_true", help="print only the paths, one per line"
     )
     parser.add_argument(
         "-0",
         "--null",
         action="store_true",
-        help="with --paths, end each by a null byte, for xargs -0",
+        help="with --paths, end each path with a null byte, for xargs -0",
     )
 
 
@@ -130,7 +135,10 @@ def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.image_index import Index
 
     if arguments.null and not arguments.paths:
-        raise InputError("`null` belongs to `paths`, received it alone; add `paths`.")
+        raise InputError(
+            "`null` must be used with `paths`. Received: null without paths. Add "
+            "`paths`."
+        )
     queries = _queries(arguments)
     index_folder, model = _index_and_model(arguments)
     index = Index.open(index_folder, model)
@@ -148,19 +156,22 @@ def run(arguments: argparse.Namespace) -> int:
 def _index_and_model(
     arguments: argparse.Namespace,
 ) -> "tuple[str | None, str | Embedder | None]":
-    """Returns the folder or address of the index, and its model where named."""
+    """Returns the folder or address of the index, and the model of the options.
+
+    Each is None if no option names it.
+    """
     if arguments.model_dir is None:
-        return arguments.index, model_to_open(arguments)
+        return arguments.index, read_model_options(arguments)
     from align_keras.runs.run_folder import check_searchable
 
     check_searchable(arguments.model_dir)
     if arguments.model is None:
         arguments.model = os.path.join(arguments.model_dir, "export")
-    return os.path.join(arguments.model_dir, "index"), model_to_open(arguments)
+    return os.path.join(arguments.model_dir, "index"), read_model_options(arguments)
 
 
 def _queries(arguments: argparse.Namespace) -> "list[Query]":
-    """Returns a query for each image, or for each text, or one of a condition alone."""
+    """Returns one query per image, else one per text, else one for the condition."""
     from align_keras.search.query import TEXT_WEIGHT, Query, check_words
 
     texts = arguments.text
@@ -192,72 +203,88 @@ def _as_json(query: "Query", hits: "list[Hit]") -> dict[str, Any]:
 
 
 def _print_paths(results: "list[tuple[Query, list[Hit]]]", end: str) -> None:
-    """Prints paths as bytes, for names needn't be UTF-8."""
+    """Prints paths as bytes, because file names may be invalid UTF-8.
+
+    Args:
+        results: queries with their hits.
+        end: str, printed after each path.
+    """
     sys.stdout.flush()
-    out = getattr(sys.stdout, "buffer", None)
+    binary_stdout = getattr(sys.stdout, "buffer", None)
     text = "".join(f"{hit.file}{end}" for _, hits in results for hit in hits)
-    if out is None:  # Another stream in its place, such as one of tests.
+    if binary_stdout is None:
+        # A program has replaced stdout by a stream without bytes, such as `StringIO`.
         sys.stdout.write(text)
     else:
-        out.write(os.fsencode(text))
+        binary_stdout.write(os.fsencode(text))
 
 
 def print_hits(title: str, hits: "list[Hit]") -> None:
-    """Prints hits as a table, or as lines with their images where the terminal can."""
+    """Prints hits as a table, or as images with lines of text.
+
+    Images are drawn if the terminal supports them.
+    """
     from align_keras.search.terminal_images import draw_image, image_protocol
 
     if not hits:
-        print(f"{plain(title).plain}: nothing found; no image fulfills what is asked.")
+        print(f"{plain_text(title).plain}: no images match the search.")
         return
     rows = [_row(hit) for hit in hits]
-    way = image_protocol(os.environ, sys.stdout.isatty())
-    # Blocks are large, so for few hits alone.
-    draws = way is not None and (
-        way not in ("blocks", "blocks256") or len(hits) <= _BLOCKS
+    protocol = image_protocol(os.environ, sys.stdout.isatty())
+    draws_images = protocol is not None and (
+        protocol not in ("blocks", "blocks256") or len(hits) <= _MAX_BLOCK_IMAGES
     )
     names = [name for name in _COLUMNS if any(row[name] for row in rows)]
-    if draws or not _fits(rows, names):
-        print(plain(title).plain)
+    if draws_images or not _fits_terminal(rows, names):
+        print(plain_text(title).plain)
         for hit, row in zip(hits, rows, strict=True):
-            drawing = draw_image(hit.file, way) if draws and way is not None else None
+            drawing = (
+                draw_image(hit.file, protocol)
+                if draws_images and protocol is not None
+                else None
+            )
             if drawing is not None:
                 print(drawing)
             line = " | ".join(f"{name} {text}" for name, text in row.items() if text)
-            print(plain(f"{hit.rank}. {line}").plain)
+            print(plain_text(f"{hit.rank}. {line}").plain)
         return
     table = [
         (hit.rank, *(row[name] for name in names))
         for hit, row in zip(hits, rows, strict=True)
     ]
-    print_table(title, ("rank", *names), table, left=_COLUMNS[1:])
+    print_table(title, ("rank", *names), table, text_columns=_COLUMNS[1:])
 
 
 def _row(hit: "Hit") -> dict[str, str]:
-    """Returns the cells of a hit by column."""
-    copies = f" (+ {len(hit.duplicates)} alike)" if hit.duplicates else ""
+    """Returns a dict from column to the cell of a hit."""
+    duplicates = f" (duplicates: {len(hit.duplicates)})" if hit.duplicates else ""
     return {
         "score": "" if hit.score is None else f"{hit.score:.3f}",
         "match": hit.relevance or "",
-        "path": hit.path + copies,
+        "path": hit.path + duplicates,
         "date": str(hit.columns.get("date") or "")[:10],
-        "caption": _in_short(hit.captions),
+        "caption": _shorten_captions(hit.captions),
     }
 
 
-def _in_short(captions: list[str]) -> str:
-    """Returns the first captions. An image may have hundreds."""
-    more = len(captions) - _CAPTIONS
-    return " | ".join(captions[:_CAPTIONS]) + (f" | {more:,} more" if more > 0 else "")
+def _shorten_captions(captions: list[str]) -> str:
+    """Returns the first captions and the number of the remaining ones.
+
+    An image may have hundreds of captions.
+    """
+    text = " | ".join(captions[:_MAX_CAPTIONS])
+    remaining = len(captions) - _MAX_CAPTIONS
+    return f"{text} | {remaining:,} more" if remaining > 0 else text
 
 
-def _fits(rows: list[dict[str, str]], names: list[str]) -> bool:
-    """Returns True if a table shows each column whole next to folded captions.
+def _fits_terminal(rows: list[dict[str, str]], names: list[str]) -> bool:
+    """Returns True if a table of these columns fits without wrapping.
 
-    A path that is folded can't be copied.
+    Only captions may wrap. A path that wraps cannot be copied from the terminal.
     """
     widths = [len("rank")]
     for name in names:
-        whole = max(len(row[name]) for row in rows)
-        width = max(len(name), whole)
-        widths.append(min(width, _FOLDED) if name == "caption" else width)
+        longest = max(len(row[name]) for row in rows)
+        width = max(len(name), longest)
+        widths.append(min(width, _CAPTION_WIDTH) if name == "caption" else width)
     return 1 + sum(width + 3 for width in widths) <= shutil.get_terminal_size().columns

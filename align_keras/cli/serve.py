@@ -1,8 +1,8 @@
-"""`align-keras serve`: a page that searches an index, on this machine."""
+"""`align-keras serve`: serves a web page on this machine that searches an index."""
 
 import argparse
 
-from align_keras.cli.common import model_to_open, number
+from align_keras.cli.common import number_type, read_model_options
 from align_keras.embedders.locations import RUNTIME_HELP
 
 
@@ -11,23 +11,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "index",
         nargs="?",
         metavar="INDEX",
-        help="the index's folder or database (default: that of `align-keras index`)",
+        help="folder or database of the index (default: the default index of "
+        "`align-keras index`)",
     )
     parser.add_argument(
         "--port",
-        type=number("from 0 to 65535", int, 0, 65535),
+        type=number_type("from 0 to 65535", int, 0, 65535),
         default=8765,
-        help="port on 127.0.0.1, 0 for any that is free (default: %(default)s); from "
-        "another machine: ssh -L 8765:127.0.0.1:8765 THIS_MACHINE",
+        help="port on 127.0.0.1, or 0 for any free port (default: %(default)s). To use "
+        "the page from another machine, run ssh -L 8765:127.0.0.1:8765 THIS_MACHINE.",
     )
     parser.add_argument(
         "--model",
         metavar="M",
-        help="the model that the index was made with, if it was moved",
+        help="new location of the model that built the index, if it was moved",
     )
     parser.add_argument("--runtime", metavar="R", help=RUNTIME_HELP)
     parser.add_argument(
-        "--open", action="store_true", help="open the page in this machine's browser"
+        "--open", action="store_true", help="open the page in the browser"
     )
 
 
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.server import serve
 
     def on_ready(address: str) -> None:
-        print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
+        print(f"Open {address} in a browser. Press Ctrl+C to stop.", flush=True)
         if arguments.open:
             import webbrowser
 
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     serve(
         arguments.index,
-        model=model_to_open(arguments),
+        model=read_model_options(arguments),
         port=arguments.port,
         on_ready=on_ready,
     )

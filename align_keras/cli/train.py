@@ -10,63 +10,65 @@ from align_keras.runs.modes import CHECKPOINTS, MODES
 _IMAGE = "task.model.image_encoder"
 _TEXT = "task.model.text_encoder"
 _LITE = "efficientnet-lite"
-# Arguments of the text encoder that MiniLM's weights fit.
+# Arguments of the text encoder that match the weights of MiniLM.
 _MINILM = {
     "variant": "minilm_l6",
     "activation": "gelu",
     "pooling": "mean",
     "max_sequence_length": 512,
 }
-# Arguments of the encoders that all weights of align_small_en fit.
+# Arguments of the encoders that match the weights of align_small_en.
 _SMALL_IMAGE = {
     "variant": "efficientnet_lite2",
     "image_size": 160,
     "num_classes": 1000,
 }
 _SMALL_TEXT = {**_MINILM, "projection": False, "sequence_length": 32}
-_SMALL_WIDTH = 384
+_SMALL_DIMENSION = 384
 _SMALL = "align_small_en"
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that make up a configuration."""
+    """Adds the options that choose and change a configuration."""
     parser.add_argument(
         "--experiment",
         metavar="NAME",
-        help="a file of experiments/ without .yaml, or a path; its values come first",
+        help="name of a file in experiments/ without .yaml, or path of a YAML file. "
+        "The next two options override its values.",
     )
     parser.add_argument(
         "--config_file",
         metavar="F",
         action="append",
         default=[],
-        help="YAML merged over the experiment, in the order given; a run's params.yaml "
-        "reproduces the run",
+        help="YAML file that overrides values of the experiment. Of several files, the "
+        "last one takes precedence. The params.yaml of a run reproduces the run.",
     )
     parser.add_argument(
         "--params_override",
         metavar="A.B=C,…",
         action="append",
         default=[],
-        help="values that come last, such as trainer.train_steps=100",
+        help="values that override the experiment and the files, such as "
+        "trainer.train_steps=100",
     )
 
 
 def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that start a run's encoders from public weights."""
+    """Adds the options that initialize the encoders with public weights."""
     parser.add_argument(
         "--image-weights",
         metavar="W",
-        help="start the image encoder from efficientnet-lite0 to -lite4 (which set the "
-        "variant too), align_small_en (which sets the sizes too), imagenet, an .h5 "
-        "file of keras.applications, or the folder of an ALIGN",
+        help="initial weights of the image encoder: efficientnet-lite0 to -lite4 "
+        "(which also set the variant), align_small_en (which also sets the sizes), "
+        "imagenet, an .h5 file of keras.applications, or the folder of an ALIGN model",
     )
     parser.add_argument(
         "--text-weights",
         metavar="W",
-        help="start the text encoder and its vocabulary from minilm-l6 or "
-        "align_small_en (which set the sizes too), a BERT's folder, a TF Model Garden "
-        "checkpoint, or the folder of an ALIGN",
+        help="initial weights and vocabulary of the text encoder: minilm-l6 or "
+        "align_small_en (which also set the sizes), the folder of a BERT model, a TF "
+        "Model Garden checkpoint, or the folder of an ALIGN model",
     )
 
 
@@ -77,19 +79,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mode",
         choices=MODES,
         default="train_and_eval",
-        help="train, eval (of a checkpoint), or both (default); or index: write into "
-        "a finished run its export and the index of its validation pairs, for "
-        "align-keras search",
+        help="train only, evaluate a checkpoint only (eval), or do both "
+        "(train_and_eval, the default). index writes the export of a finished run and "
+        "the index of its validation pairs, for `align-keras search`.",
     )
     parser.add_argument(
         "--checkpoint",
         choices=CHECKPOINTS,
         default="latest",
-        help="which checkpoint --mode eval takes; the best one is by "
-        "trainer.best_checkpoint_eval_metric",
+        help="checkpoint that --mode eval evaluates (default: latest). best has the "
+        "best value of trainer.best_checkpoint_eval_metric.",
     )
     parser.add_argument(
-        "--model_dir", required=True, metavar="DIR", help="the run's folder"
+        "--model_dir", required=True, metavar="DIR", help="folder of the run"
     )
     parser.add_argument(
         "--json", action="store_true", help="print the final metrics as JSON"
@@ -116,13 +118,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def weights_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns the overrides of `--image-weights` and `--text-weights`."""
+    """Returns the overrides of the configuration for the chosen public weights."""
     values: dict[str, Any] = {}
     if _SMALL in (arguments.image_weights, arguments.text_weights):
-        values["task.model.projection_dim"] = _SMALL_WIDTH
+        values["task.model.projection_dim"] = _SMALL_DIMENSION
     if arguments.image_weights == _SMALL:
         values |= {f"{_IMAGE}.{name}": value for name, value in _SMALL_IMAGE.items()}
-        # None starts from the learned temperature of the weights.
+        # With None, training starts from the temperature in the weights.
         values["task.model.initial_temperature"] = None
     if arguments.text_weights == _SMALL:
         values |= {f"{_TEXT}.{name}": value for name, value in _SMALL_TEXT.items()}
@@ -138,14 +140,17 @@ def weights_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _absolute(weights: str) -> str:
-    """Makes a path absolute, so that it is valid in any folder. Keeps names."""
+    """Returns an absolute path, which is valid in any folder.
+
+    The name of public weights, which is no path, is returned as it is.
+    """
     path = pathlib.Path(weights)
     is_path = path.exists() or pathlib.Path(f"{weights}.index").exists()
     return str(path.resolve()) if is_path else weights
 
 
 def print_metrics(metrics: dict[str, float], as_json: bool = False) -> None:
-    """Prints a run's retrieval metrics to stdout, as a table or as JSON."""
+    """Prints the retrieval metrics of a run to stdout, as a table or as JSON."""
     if as_json:
         print_json(dict(sorted(metrics.items())))
         return
@@ -165,15 +170,16 @@ def print_metrics(metrics: dict[str, float], as_json: bool = False) -> None:
     ]
     columns = (
         "direction",
-        "at k",
+        "k",
         "recall %",
         "chance %",
         "× chance",
         "queries",
-        "among",
+        "candidates",
     )
     print_table("Zero-shot retrieval on the test pairs", columns, rows)
 
 
 def _count(number: float | None) -> str:
+    """Returns a number with thousands separators, or "" for None."""
     return "" if number is None else f"{number:,.0f}"

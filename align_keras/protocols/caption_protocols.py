@@ -55,8 +55,8 @@ def _captioned_images(request: Request) -> "CaptionedImages":
     if name in NAMED:
         if NAMED[name].protocol != "retrieval":
             raise InputError(
-                f"data must be captioned images, received {name!r}; the protocol "
-                f"{NAMED[name].protocol} judges it."
+                f"data must be captioned images. Received: data={name!r}. Evaluate it "
+                f"by the protocol {NAMED[name].protocol}."
             )
         folder = folder_of(request) / name
         return benchmarks.read_karpathy(
@@ -68,7 +68,8 @@ def _captioned_images(request: Request) -> "CaptionedImages":
     if not pathlib.Path(name).exists():
         raise InputError(
             "data must be flickr30k, coco, stamps, stamps/de, icons or the path of a "
-            f"table or folder of captioned images, received {name!r}; check it."
+            f"table or folder of captioned images. Received: data={name!r}. Check the "
+            "path."
         )
     refuse_options(request, "has no splits", "split")
     return benchmarks.read_caption_files(
@@ -295,8 +296,8 @@ def _embedded_cxc(encoders: "CachedEncoders", request: Request) -> _EmbeddedCxC:
 
     if request.data != "cxc":
         raise InputError(
-            f"data must be cxc, received {request.data!r}; its protocols are made of "
-            "people's ratings, which no other set has."
+            f"data must be cxc, the only data set with ratings of all pairs by people. "
+            f"Received: data={request.data!r}. Leave the option out."
         )
     folder = folder_of(request)
     split = request.split or "test"
@@ -323,14 +324,14 @@ def _embedded_cxc(encoders: "CachedEncoders", request: Request) -> _EmbeddedCxC:
 
 
 @define_protocol(
-    help="the same within images and within captions too, by CxC's ratings",
+    help="recall between and within images and captions, by CxC's ratings",
     table="table 2",
     options=("split", *_IMAGE_OPTIONS),
     data="cxc",
     data_help="cxc",
 )
 def cxc_retrieval(encoders: "CachedEncoders", request: Request) -> Evaluation:
-    """Ranks between and within images and captions by CxC's ratings."""
+    """Measures recall between and within images and captions by CxC's ratings."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
@@ -359,7 +360,7 @@ def cxc_retrieval(encoders: "CachedEncoders", request: Request) -> Evaluation:
     data_help="cxc",
 )
 def cxc_similarity(encoders: "CachedEncoders", request: Request) -> Evaluation:
-    """Correlates cosines with CxC's ratings by rank, bootstrapped."""
+    """Computes bootstrapped rank correlations of cosines and CxC's ratings."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
@@ -391,7 +392,7 @@ def multi30k(encoders: "CachedEncoders", request: Request) -> Evaluation:
 
     data = join_metadata_columns(_captions_by_language(request), request)
     images, data = _embedded(encoders, request, data)
-    # In the paper only the captions of an image are right, as in `retrieval`.
+    # In the paper only the captions of an image are correct, as in `retrieval`.
     keys = None if request.data == "multi30k" else _image_keys(data)
     ranks = evaluation.multilingual_ranks(images, encoders.texts, data.captions, keys)
     metrics = dict(evaluation.multilingual_metrics(ranks))
@@ -412,8 +413,8 @@ def _captions_by_language(request: Request) -> Any:
         return benchmarks.stamps_captions_by_language()
     if request.data != "multi30k":
         raise InputError(
-            f"data must be multi30k or stamps, received {request.data!r}; these have "
-            "captions in English, German, French and Czech."
+            "data must be multi30k or stamps, which have captions in English, German, "
+            f"French and Czech. Received: data={request.data!r}."
         )
     folder = folder_of(request)
     return benchmarks.read_multi30k(
@@ -424,21 +425,21 @@ def _captions_by_language(request: Request) -> Any:
 
 
 @define_protocol(
-    help="an image plus or minus words finds another icon",
+    help="recall of icons for queries of an icon plus or minus words",
     table="figure 5",
     options=("split", "text_weight", "metadata", "runtime", "engine"),
     data="icons",
     data_help="icons",
 )
 def composed(encoders: "CachedEncoders", request: Request) -> Evaluation:
-    """Ranks icons for an icon plus or minus the words by which another differs."""
+    """Ranks icons for the embedding of an icon plus or minus that of words."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
     if request.data != "icons":
         raise InputError(
-            f"data must be icons, received {request.data!r}; their names tell which "
-            "icon is another one plus a word."
+            "data must be icons, whose names show which icon is another icon plus a "
+            f"word. Received: data={request.data!r}."
         )
     data = read_captioned_images(request)
     images, data = _embedded(encoders, request, data, "sign", "words")
@@ -459,14 +460,14 @@ def composed(encoders: "CachedEncoders", request: Request) -> Evaluation:
 
 
 @define_protocol(
-    help="similarity of words",
+    help="rank correlation with rated similarity of words",
     table="table 12",
     data="simlex999",
     data_help="simlex999, or the path of a file in its format",
     needs="words",
 )
 def simlex(encoders: "CachedEncoders", request: Request) -> Evaluation:
-    """Correlates the cosines of words' [CLS] vectors with rated similarity by rank."""
+    """Computes the rank correlation of [CLS] cosines of words and rated similarity."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 

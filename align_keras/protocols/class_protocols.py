@@ -50,8 +50,8 @@ TFDS_SPLITS = {
     "food101": UsualSplits(test="validation", train="train"),
 }
 _DEFAULT_SPLITS = UsualSplits(test="test", train="train")
-# Sets with labels of classes that have no images.
-_OF_OCCURRING_CLASSES = ("imagenet_r", "imagenet_a", "stamps")
+# Data sets with classes that have no images. These classes are left out.
+_WITH_EMPTY_CLASSES = ("imagenet_r", "imagenet_a", "stamps")
 _OPTIONS = ("split", "classes", "metadata", "runtime", "engine")
 
 
@@ -110,19 +110,20 @@ def check_same_classes(train: "LabeledImages", test: "LabeledImages") -> None:
     """Raises unless two splits have the same classes."""
     if train.class_names != test.class_names:
         raise InputError(
-            "data must have the same classes in both splits, received "
-            f"{len(train.class_names)} in training and {len(test.class_names)} in the "
-            "test; add the missing folders or rename them."
+            "data must have the same classes in both splits. Received: "
+            f"{len(train.class_names)} classes in the training split and "
+            f"{len(test.class_names)} in the test split. Add the missing folders or "
+            "rename them."
         )
 
 
 def check_several_classes(data: "LabeledImages") -> None:
-    """Raises for a single class, which every image would be assigned to."""
+    """Raises for a single class, for which every prediction would be correct."""
     if len(data.class_names) < 2:
         raise InputError(
-            "data must hold at least two classes, received one, "
-            f"{data.class_names[0]!r}, of which every answer is right; check that the "
-            "folder holds a subfolder for each class."
+            "data must have at least two classes. Received: one class, "
+            f"{data.class_names[0]!r}. Check that the folder has a subfolder for each "
+            "class."
         )
 
 
@@ -149,8 +150,8 @@ def split_of_classes(request: Request, train: bool = False) -> str | None:
     usual = TFDS_SPLITS.get(tfds_name(name), _DEFAULT_SPLITS)
     if train and usual.train is None:
         raise InputError(
-            f"train_split must be given for {name}, which has none; judge what learns "
-            "on imagenet2012."
+            f"train_split must be set for {name}, which has no training split. Set "
+            "it, or evaluate protocols with training on imagenet2012."
         )
     return usual.train if train else usual.test
 
@@ -163,24 +164,25 @@ def _split_of_folder(name: str, train: bool) -> str | None:
     if train:
         if "train" not in splits:
             raise InputError(
-                f"data must have the folders train and test, received {name}, which "
-                "has not; what learns does so from train, or from `train_split`."
+                "data must have the folders train and test. Received: "
+                f"data={name!r} without the folder train. Add it, or name another "
+                "folder by `train_split`."
             )
         return "train"
     if not splits:
         return None
     if class_folders and not {"train", "test"} <= set(splits):
         raise InputError(
-            f"data must be a folder of classes or of splits, received {name}, whose "
-            f"subfolders {first_names(splits)} look like splits and "
-            f"{first_names(class_folders)} like classes; choose by `split`: "
-            f"{splits[0]!r} takes the classes in that folder, "
-            "'.' takes every subfolder as a class."
+            f"data must be a folder of classes or a folder of splits. Received: "
+            f"data={name!r}, whose subfolders {first_names(splits)} look like splits "
+            f"and {first_names(class_folders)} look like classes. Set `split`: "
+            f"{splits[0]!r} uses the classes in that folder, and '.' uses every "
+            "subfolder as a class."
         )
     if "test" not in splits:
         raise InputError(
-            f"data must have the folder test, received {name}, which has the splits "
-            f"{first_names(splits)}; choose one by `split`, such as --split "
+            f"data must have the folder test. Received: data={name!r} with the "
+            f"splits {first_names(splits)}. Choose one by `split`, such as --split "
             f"{splits[-1]}. If they are classes, use --split ."
         )
     return "test"
@@ -219,9 +221,9 @@ def check_splits_are_apart(request: Request) -> None:
         overlap = benchmarks.tfds_splits_overlap(builder, train, test)
     if overlap:
         raise InputError(
-            "train_split and split must have no image in common, received "
-            f"{train} and {test or 'all'} of {request.data}; name others, or leave "
-            "both out."
+            "train_split and split must have no image in common. Received: "
+            f"{train} and {test or 'all'} of {request.data}. Name other splits, or "
+            "leave both out."
         )
 
 
@@ -265,13 +267,13 @@ def class_evaluation(
     options=(*_OPTIONS, "templates"),
 )
 def zero_shot(encoders: "CachedEncoders", request: Request) -> Evaluation:
-    """Finds the nearest class name, over an ensemble of templates."""
+    """Predicts the class whose name, in an ensemble of templates, is nearest."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
     data = labeled_images(request)
     check_several_classes(data)
-    if tfds_name(request.data) in _OF_OCCURRING_CLASSES:
+    if tfds_name(request.data) in _WITH_EMPTY_CLASSES:
         data = benchmarks.only_occurring_classes(data)
     benchmarks.check_names_for_prompts(data.class_names)
     templates = benchmarks.read_templates(request.templates)
@@ -339,12 +341,12 @@ def _two_splits(
 
 
 @define_protocol(
-    help="the class of the nearest training images",
+    help="classification by the nearest training images",
     table="tables 8 to 10",
     options=(*_OPTIONS, "train_split"),
 )
 def knn(encoders: "CachedEncoders", request: Request) -> Evaluation:
-    """Looks for the right class among the nearest training images."""
+    """Finds the correct class among the classes of the nearest training images."""
     from align_keras import evaluation
 
     train, test = _two_splits(encoders, request)

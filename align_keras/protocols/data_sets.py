@@ -66,12 +66,13 @@ def folder_of(request: Request) -> pathlib.Path:
     download = missing_download(request.data, request.data_root)
     if download:
         raise InputError(
-            f"data must be there, received {request.data}; download {download}."
+            f"data must be a downloaded data set. Received: data={request.data!r}, "
+            f"which is incomplete. Download {download}."
         )
     return pathlib.Path(request.data_root)
 
 
-def what_to_prepare(names: Iterable[str]) -> str:
+def preparation_steps(names: Iterable[str]) -> str:
     """Returns an instruction to prepare missing data sets of TFDS, or "" for none."""
     import tensorflow_datasets as tfds
 
@@ -91,12 +92,12 @@ def what_to_prepare(names: Iterable[str]) -> str:
         for name in reasons
         if tfds.builder_cls(name.partition("/")[0]).MANUAL_DOWNLOAD_INSTRUCTIONS
     ]
-    text = f"{len(reasons)} of {len(names)} data sets aren't prepared; run "
-    text += f"tfds build {' '.join(reasons)}, or set TFDS_DATA_DIR to where they lie"
+    text = f"{len(reasons)} of {len(names)} data sets aren't prepared. Run "
+    text += f"tfds build {' '.join(reasons)}, or set TFDS_DATA_DIR to their folder"
     if by_hand:
         text += (
-            f"; the files of {' and '.join(by_hand)} must be downloaded by hand before "
-            "(tfds build says where)"
+            f". First download the files of {' and '.join(by_hand)} by hand, from the "
+            "addresses that tfds build prints"
         )
     return text
 
@@ -132,6 +133,6 @@ def refuse_options(request: Request, reason: str, *options: str) -> None:
     for option in options:
         if value := getattr(request, option):
             raise InputError(
-                f"{option} must be left out for {request.data}, which {reason}, "
-                f"received {value!r}."
+                f"{option} must be left out for {request.data}, which {reason}. "
+                f"Received: {option}={value!r}."
             )

@@ -79,9 +79,9 @@ class CachedEncoders:
             model = self.model
         if model.align is None:
             raise InputError(
-                "model must be a run folder or a Hugging Face folder to be trained, "
-                "received an export, whose weights are fixed; name the folder it came "
-                "from."
+                "model must be a run folder or a Hugging Face folder to be trained. "
+                "Received: an export, whose weights are fixed. Name the folder that "
+                "the export was written from."
             )
         return model
 
@@ -132,7 +132,7 @@ class CachedEncoders:
             )
         if not len(rows):
             raise InputError(
-                f"none of the {len(images)} images can be decoded; check that they "
+                f"None of the {len(images)} images can be decoded. Check that they "
                 "are JPEG, PNG, GIF, BMP or WebP files."
             )
         return embeddings, rows
@@ -271,7 +271,10 @@ class EmbeddingCache:
         embeddings.touch()
         self._width = self._read_width()
         if self._width is None:
-            say(f"{self._directory} is damaged (width); computing its embeddings anew")
+            say(
+                f"The width in {self._directory} is damaged. Its embeddings are "
+                "computed again"
+            )
             return
         count = min(
             digests.stat().st_size // _DIGEST_BYTES,
@@ -280,7 +283,7 @@ class EmbeddingCache:
         sizes = {embeddings: count * 4 * self._width, digests: count * _DIGEST_BYTES}
         for path, size in sizes.items():
             if path.stat().st_size > size:
-                say(f"cutting off half-written {path}; {count:,} embeddings stay")
+                say(f"Removed incomplete rows from {path}, which keeps {count:,}")
                 os.truncate(path, size)
         content = digests.read_bytes()
         row_digests = [
@@ -311,8 +314,9 @@ class EmbeddingCache:
         checksums = self._row_checksums
         damaged = []
         for digest, row in rows_to_check.items():
-            at = row * _CHECKSUM_BYTES
-            if checksums[at : at + _CHECKSUM_BYTES] != _checksum(digest, rows[row]):
+            start = row * _CHECKSUM_BYTES
+            recorded = checksums[start : start + _CHECKSUM_BYTES]
+            if recorded != _checksum(digest, rows[row]):
                 damaged.append(digest)
         if damaged:
             say(
@@ -421,10 +425,10 @@ def encoded(encode: Callable, items: Sequence[Item]) -> np.ndarray:
     else:
         if not np.isfinite(rows).all():
             raise InputError(
-                "the model must give finite embeddings, received NaN or infinity "
+                "The embeddings of the model must be finite. Received: NaN or infinity "
                 f"for {np.count_nonzero(~np.isfinite(rows).all(axis=1))} of "
-                f"{len(rows)} items; it has diverged: train it again with a lower "
-                "learning rate."
+                f"{len(rows)} items. The training diverged. Train the model again with "
+                "a lower learning rate."
             )
         return rows
     # One bad item fails its batch, so the batch is divided until the item is alone.
@@ -464,7 +468,7 @@ def content_digest(item: Item) -> bytes:
             item = read_regular(path)
         except OSError as error:
             raise InputError(
-                f"no readable image: {path} ({error.strerror}); check the path."
+                f"The image {path} can't be read ({error.strerror}). Check the path."
             ) from error
     if isinstance(item, str):
         kind = "text"

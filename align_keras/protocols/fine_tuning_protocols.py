@@ -15,7 +15,7 @@ from align_keras.protocols.class_protocols import (
     tfds_name,
     train_and_test,
 )
-from align_keras.protocols.data_sets import join_metadata_columns, what_to_prepare
+from align_keras.protocols.data_sets import join_metadata_columns, preparation_steps
 from align_keras.protocols.protocol import (
     Evaluation,
     ItemStatistics,
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from align_keras.protocols.embedding_cache import CachedEncoders
     from align_keras.protocols.trials import Trial
 
-# Transfer results on Flowers learn from both splits, 2,040 images (Kornblith et al.
-# 2019, "Do better ImageNet models transfer better?", table 1).
+# Published results on Flowers use both splits for training, 2,040 images (Kornblith et
+# al. 2019, "Do better ImageNet models transfer better?", table 1).
 _TRAIN_SPLITS = {"oxford_flowers102": "train+validation"}
 TRAINING = ("results", "config_file", "params_override", "workers", "engine")
 _OPTIONS = ("split", "train_split", "classes", "metadata", *TRAINING)
@@ -47,29 +47,32 @@ _OPTIONS = ("split", "train_split", "classes", "metadata", *TRAINING)
     needs="weights",
 )
 def imagenet_frozen(encoders: "CachedEncoders", request: Request) -> Evaluation:
-    """Trains a head on frozen features."""
+    """Trains a classifier on the frozen features of the image encoder."""
     return _classification("imagenet_frozen", encoders, request)
 
 
 @define_protocol(
-    help="the image encoder fine-tuned",
+    help="a classifier on the fine-tuned image encoder",
     table="table 5",
     options=_OPTIONS,
     needs="weights",
 )
 def imagenet_full(encoders: "CachedEncoders", request: Request) -> Evaluation:
-    """Trains a head first, then all layers."""
+    """Trains a classifier on frozen features first, and then all layers."""
     return _classification("imagenet_full", encoders, request)
 
 
 @define_protocol(
-    help="the encoder fine-tuned in two stages",
+    help="a classifier on the image encoder, fine-tuned in two stages",
     table="table 7",
     options=_OPTIONS,
     needs="weights",
 )
 def fine_grained(encoders: "CachedEncoders", request: Request) -> Evaluation:
-    """Trains a head first, then all layers with frozen statistics, in several runs."""
+    """Trains a classifier first, then all layers, in several runs.
+
+    The statistics of batch normalization are frozen.
+    """
     if request.train_split is None and not is_class_folder(request.data):
         usual = _TRAIN_SPLITS.get(tfds_name(request.data))
         request = dataclasses.replace(request, train_split=usual)
@@ -89,8 +92,8 @@ def _classification(
     recipe = load_recipe(name, request.config_file, request.params_override)
     if recipe.sweep.trials:
         raise InputError(
-            f"sweep.trials must be 0 for {name}, received {recipe.sweep.trials}; "
-            "only vtab has images set aside to tune on."
+            f"sweep.trials must be 0 for {name}, since only vtab has a split to tune "
+            f"on. Received: sweep.trials={recipe.sweep.trials}."
         )
     strategy = open_devices(recipe, request)
     data = ClassificationData(request)
@@ -196,19 +199,22 @@ def digest_of(data: "LabeledImages") -> str:
 
 
 @define_protocol(
-    help="19 tasks of 1,000 images",
+    help="19 classification tasks with 1,000 training images each",
     table="table 6",
     options=("metadata", *TRAINING),
     data="vtab",
-    data_help="vtab, or some of its tasks, as vtab/dtd+svhn_cropped",
+    data_help="vtab, or some of its tasks, such as vtab/dtd+svhn_cropped",
     needs="weights",
 )
 def vtab(encoders: "CachedEncoders", request: Request) -> Evaluation:
-    """Tunes on 800 and 200 images of each task, and trains again on all 1,000.
+    """Tunes a classifier on each task, trains it again and evaluates it.
+
+    The trials of the sweep train on 800 images and are compared on 200 images. The best
+    recipe is trained again on all 1,000 images.
 
     References:
-        Zhai et al. 2019 (arXiv 1910.04867), whose appendix I has the sweep that
-        Jia et al. 2021 take with 50 trials a task, section 5.3 and table 6.
+        Zhai et al. 2019 (arXiv 1910.04867), appendix I: the sweep.
+        Jia et al. 2021, section 5.3 and table 6: 50 trials for each task.
     """
     import numpy as np
 
@@ -312,8 +318,8 @@ def vtab_tasks(name: str) -> list[str]:
     first, _, task_names = name.partition("/")
     if first != "vtab":
         raise InputError(
-            f"data must be vtab, or vtab/ and tasks joined by +, received {name!r}; "
-            "leave it out for all tasks."
+            "data must be vtab, or vtab/ followed by tasks joined by +. Received: "
+            f"data={name!r}. Leave it out to evaluate all tasks."
         )
     if not task_names:
         return list(VTAB_TASKS)
@@ -339,11 +345,11 @@ class VtabData:
         """Raises unless the data sets of all tasks are prepared. Names missing ones."""
         from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
 
-        needs = what_to_prepare(VTAB_TASKS[task].builder for task in tasks)
+        needs = preparation_steps(VTAB_TASKS[task].builder for task in tasks)
         if needs:
             raise InputError(
-                f"vtab needs data sets that TFDS hasn't prepared: {needs}; or name the "
-                "tasks that are there, such as vtab/dtd+svhn_cropped."
+                f"vtab needs data sets that TFDS hasn't prepared: {needs}. Or name "
+                "tasks whose data sets are prepared, such as vtab/dtd+svhn_cropped."
             )
 
     def metadata_columns(self) -> tuple[str, ...]:

@@ -26,70 +26,76 @@ class Request:
     `data` the empty str, is an option that isn't set.
     """
 
-    data: str = _option("what the protocol is measured on", default="", metavar="D")
+    data: str = _option("data set of the evaluation", default="", metavar="D")
     data_root: str = _option(
-        "folder below which the paper's sets lie, as flickr30k/ (default: data)",
+        "folder of the paper's data sets, such as flickr30k/ (default: data)",
         default="data",
         metavar="DIR",
     )
-    split: str | None = _option("the split to judge, if not the usual one")
-    train_split: str | None = _option("the split to learn from, if not the usual one")
+    split: str | None = _option("split to evaluate, if not the usual one")
+    train_split: str | None = _option("split to train on, if not the usual one")
     classes: str | None = _option(
-        "class names, matched by name: a file with one a line, or two columns (the "
-        "data's name, the name in prompts), JSON, or clip:DATASET",
+        "class names, matched by name: a file with one name in each line, or with two "
+        "columns (name in the data, name in prompts), JSON, or clip:DATASET",
         metavar="C",
     )
-    allow_missing: bool | None = _option(
-        "leave missing images out", action="store_true"
+    allow_missing: bool | None = _option("skip missing images", action="store_true")
+    image_column: str | None = _option(
+        "column of a table with the paths of images", metavar="C"
     )
-    image_column: str | None = _option("a table's image paths", metavar="C")
-    caption_column: str | None = _option("a table's captions", metavar="C")
+    caption_column: str | None = _option(
+        "column of a table with the captions", metavar="C"
+    )
     encoding: str | None = _option(
-        "of a table or its captions (default: utf-8)", metavar="E"
+        "encoding of a table or of caption files (default: utf-8)", metavar="E"
     )
     metadata: str | None = _option(
-        "a CSV or TSV of further columns for --slice-by; its first column holds the "
-        "images' ids: file names, in a folder of classes the paths below the split's, "
-        "of a table its paths or ids",
+        "CSV or TSV file of further columns for --slice-by. Its first column has the "
+        "ids of the images: file names, paths below the folder of the split for a "
+        "folder of classes, or paths or ids of a table",
         metavar="FILE",
     )
     slice_by: str | None = _option(
-        "also give every metric by this column of the data, with 95%% intervals",
+        "report every metric also by this column of the data, with 95%% intervals",
         metavar="COLUMN",
     )
     templates: str = _option(
         "prompts: photos, drawings, default (both), none, a file with {} in each line, "
-        "or clip:DATASET of an installed clip-benchmark (ImageNet and its variants: "
-        "clip:imagenet1k, as in the paper, also for --classes)",
+        "or clip:DATASET of an installed clip-benchmark. ImageNet and its variants use "
+        "clip:imagenet1k by default, as in the paper, also for --classes",
         default="default",
         metavar="T",
     )
     text_weight: float = _option(
-        "the words' weight, the image's being 1 (default: 2)",
+        "weight of the words, where the image has the weight 1 (default: 2)",
         default=2.0,
         type=float,
         metavar="W",
     )
     runtime: str | None = _option(
-        f"{RUNTIME_HELP} (default: keras, for an export its own)", metavar="R"
+        f"{RUNTIME_HELP} (default: keras, or the runtime of an export)", metavar="R"
     )
     engine: str = _option(ENGINE_HELP, default=LOCAL, metavar="E")
     workers: int = _option(
-        "processes that train at once (default: 1)", default=1, type=int, metavar="N"
+        "processes that train in parallel (default: 1)",
+        default=1,
+        type=int,
+        metavar="N",
     )
     results: str | None = _option(
-        "folder of what was trained, from which the same command goes on (default: "
-        "align_keras/fine_tuned in the user's cache folder)",
+        "folder of the training results, from which the same command resumes "
+        "(default: align_keras/fine_tuned in the user's cache folder)",
         metavar="DIR",
     )
     config_file: Sequence[str] = _option(
-        "YAML to lay over the recipe of experiments/evaluation/; may be repeated",
+        "YAML file that overrides the recipe in experiments/evaluation/. May be "
+        "repeated",
         default=(),
         action="append",
         metavar="FILE",
     )
     params_override: Sequence[str] = _option(
-        "options to lay over that, such as head.steps=1000,runs=1",
+        "options that override the files, such as head.steps=1000,runs=1",
         default=(),
         action="append",
         metavar="K=V,…",
@@ -100,8 +106,8 @@ class Request:
         if self.slice_by is not None and self.slice_by not in columns:
             column_names = ", ".join(sorted(columns)) or "none"
             raise InputError(
-                f"slice_by must be one of {column_names}, the columns of this data, "
-                f"received {self.slice_by!r}."
+                f"slice_by must be one of {column_names}, the columns of this data. "
+                f"Received: slice_by={self.slice_by!r}."
             )
 
 
@@ -210,5 +216,5 @@ def columns_of_rows(columns: dict[str, Sequence], rows: Collection[int]) -> dict
 
 
 def first_names(names: Sequence, most: int = 5) -> str:
-    """Returns the first names as text, with an ellipsis if there are more."""
+    """Returns the first names as text, with an ellipsis if the list is longer."""
     return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")

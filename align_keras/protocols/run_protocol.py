@@ -21,7 +21,7 @@ from align_keras.protocols import (
     fine_tuning_protocols,
 )
 from align_keras.protocols.class_protocols import unusual_splits
-from align_keras.protocols.data_sets import NAMED, missing_download, what_to_prepare
+from align_keras.protocols.data_sets import NAMED, missing_download, preparation_steps
 from align_keras.protocols.paper_results import (
     figures_as_shares,
     paper_figures,
@@ -121,7 +121,7 @@ def evaluate(
     (2.0, 1.0)
     """
     request = checked_request(protocol, data=data, **options)
-    # Files are written after hours, so the check is made before.
+    # The page is written after an evaluation of hours, so its path is checked first.
     if html is not None:
         check_writable("html", html, replaceable_file(html, "html").absolute().parent)
     if PROTOCOLS[protocol].needs == "weights":
@@ -149,16 +149,18 @@ def checked_request(protocol: str, **options: Any) -> Request:
     """Returns the options of a protocol, or raises for options that don't fit."""
     if protocol not in PROTOCOLS:
         near = difflib.get_close_matches(protocol, PROTOCOLS, n=1)
-        hint = f"did you mean {near[0]}?" if near else "choose one."
+        hint = f" Did you mean {near[0]}?" if near else ""
         raise InputError(
-            f"protocol must be one of {', '.join(PROTOCOLS)}, received {protocol!r}; "
-            f"{hint}"
+            f"protocol must be one of {', '.join(PROTOCOLS)}. Received: "
+            f"protocol={protocol!r}.{hint}"
         )
     options = {name: value for name, value in options.items() if value is not None}
     refuse_unknown(protocol, options, OPTIONS)
     for name, value in options.items():
         if value == "":
-            raise InputError(f"{name} must not be empty, received ''; leave it out.")
+            raise InputError(
+                f"{name} must not be empty. Received: {name}=''. Leave it out."
+            )
         if name == "runtime":
             check_runtime(value)
     # Raises for an unknown engine.
@@ -169,20 +171,21 @@ def checked_request(protocol: str, **options: Any) -> Request:
         if not PROTOCOLS[protocol].takes(name):
             names = [other.name for other in PROTOCOLS.values() if other.takes(name)]
             raise InputError(
-                f"`{name}` is for {', '.join(names)}, received {value!r} with "
-                f"{protocol}; leave it out."
+                f"`{name}` is an option of {', '.join(names)}. Received: "
+                f"{name}={value!r} with {protocol}. Leave it out."
             )
     if "metadata" in options and "slice_by" not in options:
         raise InputError(
-            f"`metadata` is for `slice_by`, received {options['metadata']!r} without "
-            "it; name one of its columns."
+            "`metadata` is used only with `slice_by`. Received: "
+            f"metadata={options['metadata']!r} without it. Name one of the columns of "
+            "the file by `slice_by`."
         )
     data = options.pop("data", PROTOCOLS[protocol].data)
     if data is not None and _has_paper_prompts(protocol, str(data)):
         options = _with_paper_prompts(options)
     if data is None:
         raise InputError(
-            f"data must name what {protocol} is measured on, received nothing; name "
+            f"data must be set for {protocol}. Received: data=None. Name "
             f"{PROTOCOLS[protocol].data_help}."
         )
     return Request(data=str(data), **options)
@@ -239,8 +242,8 @@ def check_writable(name: str, path: str | pathlib.Path, folder: pathlib.Path) ->
             pass
     except OSError as error:
         raise InputError(
-            f"{name} must be a place that can be written to, received {path} "
-            f"({error.strerror}); choose another."
+            f"{name} must be in a writable folder. Received: {path} "
+            f"({error.strerror}). Choose another folder."
         ) from None
 
 
@@ -306,8 +309,8 @@ def sliced(evaluation: Evaluation, column: str) -> dict[str, float]:
         ]
     if missing_metrics:
         say(
-            f"{len(missing_metrics)} metrics of groups have too few items and are left "
-            f"out: {first_names(missing_metrics, 3)}"
+            f"{len(missing_metrics)} metrics of groups are skipped because the groups "
+            f"are too small: {first_names(missing_metrics, 3)}"
         )
     return metrics
 
@@ -352,7 +355,7 @@ class SuiteRow:
         protocol: str.
         data: str.
         metrics: dict from name to value, empty if it was skipped or failed.
-        skipped: str, what to download first, or "".
+        skipped: str, instruction to get the missing data, or "".
         failed: str, reason of a failure, or "".
     """
 
@@ -402,10 +405,10 @@ def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRo
 
 def _missing_requirements(protocol: Protocol, request: Request, model: Any) -> str:
     """Returns the missing data and parts of the model, or ""."""
-    needs = [what_to_download(protocol.name, request)]
+    needs = [download_steps(protocol.name, request)]
     if protocol.needs != "embeddings" and _is_export(model):
-        needs.append(f"needs the run folder, but {model_name(model)} is an export")
-    return "; ".join(filter(None, needs))
+        needs.append(f"Needs the run folder, but {model_name(model)} is an export")
+    return ". ".join(filter(None, needs))
 
 
 def _is_export(model: Any) -> bool:
@@ -414,27 +417,28 @@ def _is_export(model: Any) -> bool:
         return getattr(model, "align", model) is None
     try:
         return "keras" not in locate_model(model).runtimes
-    except InputError:  # Raised later, if there is something to measure.
+    except InputError:
+        # The model is opened later, if a protocol runs. This error is raised then.
         return False
 
 
-def what_to_download(protocol: str, request: Request) -> str:
+def download_steps(protocol: str, request: Request) -> str:
     """Returns an instruction to get missing data, or "" if all data are available."""
     if request.data in NAMED:
         download = missing_download(request.data, request.data_root)
-        return f"download {download}" if download else ""
+        return f"Download {download}" if download else ""
     from align_keras.datasets import benchmarks
     from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
 
     if request.data == "vtab":
-        return what_to_prepare(task.builder for task in VTAB_TASKS.values())
-    needs = [what_to_prepare([request.data])]
+        return preparation_steps(task.builder for task in VTAB_TASKS.values())
+    needs = [preparation_steps([request.data])]
     if protocol == "zero_shot":
         try:
             benchmarks.read_templates(_CLIP)
         except InputError as error:
             needs.append(str(error).rstrip("."))
-    return "; ".join(filter(None, needs))
+    return ". ".join(filter(None, needs))
 
 
 def _measured(row: SuiteRow, request: Request, encoders: "CachedEncoders") -> SuiteRow:

@@ -28,7 +28,7 @@ def read_results(trials: Iterable[str], directory: str | os.PathLike) -> dict[st
         if result is not None:
             results[key] = result
         elif path.exists():
-            say(f"{path} is damaged; this trial counts as unfinished.")
+            say(f"{path} is damaged. Its trial counts as unfinished.")
     return results
 
 
@@ -43,8 +43,8 @@ def run_trials(
 
     Args:
         trials: dict from key to trial.
-        run: function of a trial and its folder, for files with which it resumes after
-            a kill.
+        run: function of a trial and of a folder for its checkpoints. It resumes from
+            them if it was killed before.
         directory: folder of the results.
 
     Returns:

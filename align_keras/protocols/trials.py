@@ -47,7 +47,7 @@ from align_keras.utils.tasks import check_same, is_cluster, process_count, run_t
 if TYPE_CHECKING:
     from align_keras.embedders import Embedder
 
-# Version of cropping, batching, training and evaluation. Raise it if the results of the
+# Version of cropping, batching, training and evaluation. Increase it if results of the
 # same recipe, images and seed change, so that results on disk aren't reused.
 TRIALS_VERSION = 1
 
@@ -191,15 +191,17 @@ def open_devices(
     cluster = is_cluster(request.engine)
     if cluster and request.workers > 1:
         raise InputError(
-            f"workers must be left out with engine {request.engine}, whose workers "
-            f"count, received {request.workers}; leave it out."
+            f"workers must be left out with engine {request.engine}, which has "
+            f"workers. Received: workers={request.workers}. Leave it out."
         )
     if strategy != "default" and (cluster or request.workers > 1):
-        received = f"engine {request.engine}" if cluster else str(request.workers)
+        option = "engine" if cluster else "workers"
+        expected = "local" if cluster else "1"
+        value = request.engine if cluster else str(request.workers)
         raise InputError(
-            f"{'engine' if cluster else 'workers'} must be "
-            f"{'local' if cluster else 1} where runtime.distribution_strategy is "
-            f"{strategy}, received {received}; all replicas train one trial."
+            f"{option} must be {expected} if runtime.distribution_strategy is "
+            f"{strategy}, because all replicas train one trial. Received: "
+            f"{option}={value}."
         )
     runtime = recipe.runtime
     return make_strategy(
@@ -234,7 +236,7 @@ def finished(
     done = read_results(by_key, directory)
     waiting = {key: trial for key, trial in by_key.items() if key not in done}
     if waiting:
-        say(f"{len(waiting)} of {len(by_key)} trials to train; results in {directory}")
+        say(f"training {len(waiting)} of {len(by_key)} trials, results in {directory}")
     cluster = is_cluster(request.engine)
     if waiting and (cluster or min(len(waiting), request.workers) > 1):
         _run_as_tasks(waiting, data, model, request, directory)
@@ -245,8 +247,8 @@ def finished(
     running_count = len(by_key) - len(results)
     if running_count:
         raise InputError(
-            f"{running_count} of {len(by_key)} trials are being run by another "
-            "process; let it end, then run the same command, which takes its results."
+            f"Another process runs {running_count} of {len(by_key)} trials. Wait for "
+            "its end, and run the same command again, which reads its results."
         )
     return [results[key] for key in keys]
 
@@ -294,7 +296,7 @@ def _run_as_tasks(
         if accuracy:
             say(accuracy)
 
-    # The files of the tasks are temporary, since the results record what is finished.
+    # The files of the tasks are temporary, since the results record finished trials.
     with tempfile.TemporaryDirectory(prefix=".tasks-", dir=directory) as folder:
         run_tasks(
             run_trial,

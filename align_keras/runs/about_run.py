@@ -1,4 +1,4 @@
-"""Facts about a run for its model card: its data and its newest evaluation."""
+"""Data and newest evaluation of a run, for its model card."""
 
 import json
 import os
@@ -22,9 +22,9 @@ def save_data_notes(directory: str | os.PathLike, notes: Mapping[str, Mapping]) 
 def about_run(
     directory: str | os.PathLike, command: str | None = None
 ) -> dict[str, Any]:
-    """Returns the origin of a model, as `model_card` takes it."""
+    """Returns the arguments of `model_card` that describe the origin of a model."""
     directory = pathlib.Path(directory)
-    about: dict[str, Any] = {
+    origin: dict[str, Any] = {
         "source": f"`{command or directory.name}`",
         "data": None,
         "evaluation": None,
@@ -34,22 +34,22 @@ def about_run(
         for lines in data.values():
             if not isinstance(lines, list) or {type(line) for line in lines} - {str}:
                 raise InputError(
-                    f"{directory / _DATA_FILE} must hold lists of lines about corpora. "
-                    "Remove it to write the card without the data."
+                    f"{directory / _DATA_FILE} must contain a list of lines for each "
+                    "corpus. Remove it to write the card without the data."
                 )
-        about["data"] = data
+        origin["data"] = data
     if (directory / "metrics.jsonl").exists():
         # This import loads Keras.
         from align_keras.training.metrics_log import MetricsLog
 
         newest = MetricsLog(directory / "metrics.jsonl").newest()
-        # The speed of the training doesn't belong on the card.
-        about["evaluation"] = {
+        # The card shows recall, but not the speed of the training.
+        origin["evaluation"] = {
             name: value
             for name, value in newest.items()
             if "recall_at" in name or name.endswith(("/queries", "/candidates"))
         }
-    return about
+    return origin
 
 
 def read_evaluation(path: str | os.PathLike, model: str | os.PathLike) -> dict:
@@ -67,20 +67,21 @@ def read_evaluation(path: str | os.PathLike, model: str | os.PathLike) -> dict:
     except OSError as error:
         reason = error.strerror or error
         raise InputError(
-            f"--evaluation must be a file that can be read, received {path}: {reason}. "
+            f"--evaluation must be a readable file. Received: {path} ({reason}). "
             "Check the path."
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         fits = False
     if not fits:
         raise InputError(
-            "--evaluation must be the output of `align-keras evaluate … --json`, "
-            f"received {path}. Write it again."
+            "--evaluation must be the output of `align-keras evaluate … --json`. "
+            f"Received: {path}. Write it again."
         )
     if os.path.realpath(report["model"]) != os.path.realpath(model):
         raise InputError(
-            f"--evaluation must be of --model {model}, received {path}, which is of "
-            f"{report['model']}. Evaluate this model, or leave the option out."
+            f"--evaluation must belong to --model {model}. Received: {path}, an "
+            f"evaluation of {report['model']}. Evaluate this model, or leave the "
+            "option out."
         )
     return report
 

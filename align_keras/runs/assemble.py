@@ -1,4 +1,4 @@
-"""From a configuration to a model, an optimizer and a loss."""
+"""Construction of the model, the optimizer and the loss of a configuration."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -32,8 +32,8 @@ def build_model(
 
     Args:
         model_config: `ModelConfig`.
-        vocabulary: sequence of str, or None for a model without a tokenizer and with
-            the configured vocabulary size.
+        vocabulary: sequence of str, or None to build a model without a tokenizer and
+            with the configured vocabulary size.
     """
     model_config = with_preset(model_config)
     temperature = model_config.initial_temperature
@@ -137,7 +137,7 @@ def build_schedule(
 
 
 def build_loss(loss_config: LossConfig) -> losses.PairLoss:
-    """Builds the loss that `type` names, with the fields of its section."""
+    """Builds the loss of the configured type with the options of its section."""
     options = dataclasses.asdict(loss_config.get())
     if options.get("tile_size") == 0:
         options["tile_size"] = "auto"
@@ -147,7 +147,8 @@ def build_loss(loss_config: LossConfig) -> losses.PairLoss:
 def compile_model(model: ALIGN, config: ExperimentConfig) -> None:
     """Compiles the model with the optimizer and the loss of the experiment."""
     towers = config.task.model
-    # The projection of a tower starts at random, so it learns at the full rate.
+    # The projection of an encoder starts with random weights, so it keeps the full
+    # learning rate.
     multipliers = {
         f"^{name}/(?!projection/)": getattr(towers, name).learning_rate_multiplier
         for name in ("image_encoder", "text_encoder")

@@ -1,8 +1,8 @@
-"""A corpus, stage by stage, from its sources to its shards.
+"""Build of a corpus in stages, from its sources to its shards.
 
-The folder of a stage is named by everything that its tables depend on. A build that was
-killed therefore resumes, and a changed threshold repeats only the stages that it
-affects.
+The name of a stage's folder contains a digest of everything that its tables depend on.
+A build that was killed therefore resumes, and a changed threshold repeats only the
+stages that it affects.
 """
 
 import collections
@@ -68,15 +68,15 @@ from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
 STAGE_NAMES = ("extract", "filter", "pictures", "dedup", "vocab", "shard", "report")
 CORPUS_VOCABULARY = "vocabulary.txt"
-# Part of the name of every stage. Increase it when the code computes other results.
+# Part of the digest of every stage. Increase it when the code computes other results.
 _VERSION = 5
-# Part of the name of a stage that searches among embeddings.
+# Part of the digest of a stage that searches among embeddings.
 _SEARCH = "faiss"
 _PAIRS_PER_PIECE = 20_000
 _STORED_COLUMNS = ["image_key", "pixel_key", "fault", "perceptual_hash"]
 _CAPTIONS_PER_LANGUAGE = 20_000
 _LANGUAGES = 200
-# File of the facts of a stage. It exists when the stage is done.
+# File with the results of a stage. It exists when the stage is done.
 _DONE = "done.json"
 
 
@@ -86,8 +86,8 @@ class StageFolder:
     Args:
         out: folder of the corpus.
         name: str, name of the stage.
-        inputs: JSON values that the tables of the stage depend on. Their digest is in
-            the folder's name.
+        inputs: JSON values that the tables of the stage depend on. Their digest is
+            part of the folder's name.
     """
 
     def __init__(self, out: str | pathlib.Path, name: str, inputs: Any) -> None:
@@ -182,7 +182,7 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class KeptPairs:
-    """The images and captions that are left after copies were dropped.
+    """Images and captions after the removal of copies.
 
     Attributes:
         images: `Tables` of the stage `pictures`.
@@ -209,7 +209,7 @@ class KeptPairs:
         )
 
     def check_not_empty(self) -> None:
-        """Raises InputError with the counts of all dropped images if none is left."""
+        """Raises InputError with the counts of all reasons if no image remains."""
         image_count = self.images.facts["pictures"]
         reasons = collections.Counter(self.images.facts["faults"])
         reasons.update(reason for _, reason, *_ in self.copies.facts["dropped"])
@@ -218,11 +218,12 @@ class KeptPairs:
         counts = [f"{count:,} {reason}" for reason, count in reasons.most_common()]
         remote_count = self.images.facts["remote"]
         if remote_count:
-            counts.append(f"{remote_count:,} pairs of images that aren't here")
+            counts.append(f"{remote_count:,} pairs of images that aren't downloaded")
         summary = ", ".join(counts) or "no pair passes the filters"
         raise InputError(
-            f"the corpus is empty, none of {image_count:,} images stays ({summary}). "
-            "Give other sources, or change the thresholds of `filter` and `duplicates`."
+            f"The corpus is empty. All of {image_count:,} images were dropped "
+            f"({summary}). Use other sources, or change the thresholds of `filter` and "
+            "`duplicates`."
         )
 
 
@@ -244,9 +245,9 @@ def build_corpus(
         config: `CorpusConfig`, such as `load_corpus_config` returns.
         stage: last stage to run, one of `STAGE_NAMES`. The stages that it depends on
             run before it.
-        workers: number of processes. By default as many as the machine has cores.
-        engine: where tasks run, one of `align_keras.utils.tasks.ENGINES`.
-            Its machines must see the sources and `out` by the same paths.
+        workers: number of processes. None uses the number of cores.
+        engine: cluster that runs the tasks, one of `align_keras.utils.tasks.ENGINES`.
+            Its machines must have the sources and `out` at the same paths.
 
     Returns:
         `Corpus`.
@@ -270,7 +271,7 @@ def build_corpus(
     out = pathlib.Path(out).absolute()
     if out.exists() and not out.is_dir():
         raise InputError(
-            f"out must be a folder, received the file {out}. Name another."
+            f"out must be a folder. Received: the file {out}. Name another folder."
         )
     out.mkdir(parents=True, exist_ok=True)
     _check(config)
@@ -311,8 +312,8 @@ def _check(config: CorpusConfig) -> None:
     """Raises for a configuration without sources or without its encoder."""
     if not config.sources:
         raise InputError(
-            "a corpus needs a source. Name one with --source, such as --source "
-            "html:PAGES, or as sources in --config."
+            "A corpus needs a source. Name one by --source, such as --source "
+            "html:PAGES, or by sources in --config."
         )
     if config.duplicates.mode == "embedding":
         try:
@@ -329,7 +330,7 @@ class _Build:
     Attributes:
         out: absolute path of the corpus's folder.
         config: `CorpusConfig`.
-        workers: number of processes, or None for as many as there are cores.
+        workers: number of processes, or None for the number of cores.
         engine: name or address of the cluster, or `LOCAL`.
     """
 
@@ -374,7 +375,7 @@ def extract_sources(build: _Build, specs: Sequence[str]) -> Tables:
 
 
 def extract_evaluation_images(build: _Build, spec: str) -> Tables:
-    """Reads the images of an evaluation set, whatever their captions are."""
+    """Reads all images of an evaluation set, also those without valid captions."""
     return _extract(build, [evaluation_source(spec)], [])
 
 
@@ -434,14 +435,14 @@ def apply_filters(build: _Build, raw: Tables) -> Tables:
 
 
 def gather_images(build: _Build, pairs: Tables) -> Tables:
-    """Gathers the captions of each image in `group`, and its pixels in `part`."""
+    """Writes the captions of each image to tables `group`, its pixels to `part`."""
     form = as_dict(build.config.images)
     form["max_pixels"] = build.config.filter.max_pixels
     load_hook(form["refuse"])
 
     def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
         count = pairs.facts["counts"]["kept"]
-        say(f"corpus pictures: of {count:,} pairs")
+        say(f"corpus images: reading the images of {count:,} pairs")
         cut = str(folder.path / "cut")
         tables = pairs.paths()
         pieces = 1 + count // _PAIRS_PER_PIECE
@@ -474,7 +475,7 @@ def gather_images(build: _Build, pairs: Tables) -> Tables:
 
 
 def find_copies(build: _Build, images: Tables) -> Tables:
-    """Finds images that are too near to another. `dropped` of the facts names them."""
+    """Finds near copies of images. The facts list them under `dropped`."""
     config = build.config.duplicates
     references = {
         spec: gather_images(build, extract_evaluation_images(build, spec))
@@ -580,7 +581,7 @@ def _read_image_set(
     else:
         signatures = hash_array(hashes)
         if config.mode == "pixels":
-            # No image is near another by this signature.
+            # Equal signatures match no images, so only pixel keys find copies.
             signatures = np.zeros_like(signatures)
     return ImageSet(keys, signatures, pixel_counts, pixel_keys, name)
 
@@ -627,7 +628,7 @@ def learn_corpus_vocabulary(build: _Build, pairs: KeptPairs) -> Tables:
     config = build.config.vocabulary
 
     def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
-        say("corpus vocab: of the kept captions")
+        say("corpus vocab: learning the vocabulary from the remaining captions")
         tokens = learn_vocabulary(
             (caption for caption, _ in pairs.read_captions()),
             config.size,

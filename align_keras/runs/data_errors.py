@@ -1,4 +1,4 @@
-"""Errors of corpora that TensorFlow reads, as errors that name the cause."""
+"""Translation of TensorFlow's errors about corpora into `InputError`."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from align_keras.config import TaskConfig
 from align_keras.utils.errors import InputError
 
-# TensorFlow passes on errors of Python readers only as text, after this mark.
+# TensorFlow reports the errors of Python readers as text with this mark.
 _INPUT_ERROR_MARK = "InputError: "
 
 
@@ -16,10 +16,11 @@ def explain_data_errors(task: TaskConfig) -> Iterator[None]:
     """Raises `InputError` for errors of readers within TensorFlow.
 
     Args:
-        task: `TaskConfig`, whose corpora are searched for damaged shards.
+        task: `TaskConfig`. Its corpora are searched for damaged shards.
 
     Raises:
-        InputError: the one that a reader raised, or one that names damaged shards.
+        InputError: with the message of the reader, or with the names of damaged
+            shards.
     """
     try:
         yield

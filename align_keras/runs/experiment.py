@@ -14,6 +14,7 @@ from align_keras.runs.about_run import save_data_notes
 from align_keras.runs.data_errors import explain_data_errors
 from align_keras.runs.modes import CHECKPOINTS, MODES
 from align_keras.runs.run import Run
+from align_keras.runs.run_checks import check_run_config
 from align_keras.runs.run_folder import (
     check_finished,
     lock_folder,
@@ -52,18 +53,19 @@ def train_experiment(
             (measures a checkpoint), or `"index"` (writes the export, the search index
             and the report of a finished run).
         checkpoint: `"latest"` or `"best"`, the checkpoint that `"eval"` measures.
-        with_results: bool, True to write what `"index"` writes, right after training.
-        command: str, command that the export and the report name. None for the one
-            that resumes the run.
+        with_results: bool, True to write the export, the search index and the report
+            after the training, as the mode `"index"` does.
+        command: str, command that the export and the report show. None shows the
+            command that resumes the run.
 
     Returns:
-        `Run`. Its `metrics` are the newest of the run, or with `"eval"` those of the
-        checkpoint.
+        `Run`. Its `metrics` are the newest of the run, or those of the checkpoint for
+        the mode `"eval"`.
 
     Raises:
-        InputError: for a mistake in the configuration, unreadable data, a folder that
-            holds another run or that another process is writing, or a step whose loss
-            or gradient isn't finite.
+        InputError: for a mistake in the configuration, unreadable data, a folder with
+            another run or that another process is writing, or a step whose loss or
+            gradient isn't finite.
 
     References:
         Jia et al. 2021, section 5 (pre-training) and 5.1 (zero-shot retrieval).
@@ -93,6 +95,8 @@ def train_experiment(
     if mode == "index":
         check_finished(directory)
     is_read_only = mode == "eval"
+    if not is_read_only:
+        check_run_config(config, has_checkpoint=newest_step(directory) is not None)
 
     with lock_folder(config, directory, is_read_only), explain_data_errors(task):
         # Start TensorFlow on the devices of the run.
@@ -103,19 +107,17 @@ def train_experiment(
         import keras
 
         from align_keras.data import read_retrieval_set
+        from align_keras.models.preset_table import with_preset
         from align_keras.models.warm_start import check_weights_installed
         from align_keras.protocols.caption_protocols import evaluate_pairs
         from align_keras.runs.assemble import build_model, compile_model
         from align_keras.runs.results import write_results
-        from align_keras.runs.run_corpora import (
+        from align_keras.runs.run_corpora import open_corpora, report_notes
+        from align_keras.runs.run_inputs import (
             check_training_pairs,
-            open_corpora,
-            report_notes,
-        )
-        from align_keras.runs.run_vocabulary import (
             check_vocabulary_unchanged,
-            prepare_vocabulary,
         )
+        from align_keras.runs.run_vocabulary import prepare_vocabulary
         from align_keras.runs.training_batches import TrainingBatches
         from align_keras.runs.validation_pairs import (
             report_shared_images,
@@ -130,7 +132,8 @@ def train_experiment(
         check_weights_installed(
             task.model.image_encoder.weights, task.model.text_encoder.weights
         )
-        corpora = open_corpora(task)
+        image_size = with_preset(task.model).image_encoder.image_size
+        corpora = open_corpora(task.train_data, task.validation_data, image_size)
         report_notes(corpora.notes)
         save_data_notes(directory, corpora.notes)
         validation_split = task.validation_data.tfds_split
@@ -159,9 +162,9 @@ def train_experiment(
 
         # Read the validation pairs, on which recall is measured.
         validation_pairs = read_retrieval_set(corpora.validation, validation_split)
-        report_validation_pairs(task, validation_pairs)
+        report_validation_pairs(task, corpora, validation_pairs)
         if newest_step(directory) is None:
-            report_shared_images(task, corpora.train, validation_pairs)
+            report_shared_images(task, corpora, validation_pairs)
         evaluate = functools.partial(
             evaluate_pairs, model, validation_pairs, task.evaluation.ks
         )

@@ -1,4 +1,4 @@
-"""Both towers as LiteRT files, and a table of the changes by quantizing."""
+"""Export of both encoders to LiteRT, with the effect of quantization."""
 
 import dataclasses
 import json
@@ -22,11 +22,11 @@ from align_keras.utils.progress import say
 KS = (1, 10)
 THREADS = (1, 2)
 KERAS = "Keras"
-# More images changed no figure by more than its noise: README.md, "Quantized towers".
+# More images changed no result by more than its noise.
 _CALIBRATION_IMAGES = 200
 _ROUNDS = 50
 _WARM_UP_ROUNDS = 5
-# Runs before each timed one. Threads of the function before spin for a while.
+# Runs before each timed run, because threads of the previous function are still busy.
 _UNTIMED_RUNS = 3
 
 
@@ -54,7 +54,7 @@ def export_litert(
     license: str | None = None,
     **columns: Any,
 ) -> None:
-    """Writes both towers, their examples, and a table of the changes by quantizing.
+    """Writes both encoders, their examples, and a table of the effect of quantization.
 
     Args:
         align: `ALIGN`.
@@ -68,10 +68,10 @@ def export_litert(
     """
     if quantize == "int8" and images is None:
         raise InputError(
-            "quantize must not be int8 without `images` to calibrate with. Name a "
-            "table or folder of your pairs, or choose dynamic-int8."
+            "quantize='int8' needs `images` for the calibration. Received: "
+            "images=None. Name a table or folder of your pairs, or choose dynamic-int8."
         )
-    # Everything is read before the conversion, which takes minutes.
+    # All images are read first, since the conversion takes minutes.
     calibration = [] if images is None else calibration_images(images, **columns)
     pixels = _read_all_pixels(calibration, align.image_size)
     pairs = None if data is None else retrieval_pairs(data, **columns)
@@ -161,9 +161,10 @@ def retrieval_pairs(
 
 
 def calibration_images(name: str, **columns: Any) -> list:
-    """Returns at most 200 images, spread over a set, of its training split if any.
+    """Returns at most 200 images that calibrate a quantized encoder.
 
-    The images of a folder need no captions.
+    They are spread evenly over the training split of a data set, or over a table or a
+    folder. Images in a folder need no captions.
     """
     try:
         if pathlib.Path(name).is_dir():
@@ -173,7 +174,7 @@ def calibration_images(name: str, **columns: Any) -> list:
         else:
             images = _training_images(name, columns)
     except InputError as error:
-        # The images are read as those of `data` are, and named by another option.
+        # The message names the option `data`, but these images come from `images`.
         text = re.sub(r"^data\b", "images", str(error))
         raise InputError(text) from None
     step = max(1, len(images) // _CALIBRATION_IMAGES)
@@ -185,12 +186,12 @@ def _training_images(name: str, columns: dict[str, Any]) -> list:
         return retrieval_pairs(name, "train", **columns).images
     except InputError:
         images = retrieval_pairs(name, **columns).images
-    say(f"{name} has no training split, so its test images calibrate")
+    say(f"{name} has no training split. Its test images are used for the calibration")
     return images
 
 
 def read_pixels(image: str | bytes, size: int) -> np.ndarray | None:
-    """Returns a tower's float32 (size, size, 3), or None if it cannot be read."""
+    """Returns an image as float32 (size, size, 3), or None if it can't be decoded."""
     import tensorflow as tf
 
     from align_keras.images import preprocess_image_bytes
@@ -207,8 +208,8 @@ def _read_all_pixels(images: Sequence[str | bytes], size: int) -> list[np.ndarra
     readable = [image for image in pixels if image is not None]
     if images and not readable:
         raise InputError(
-            f"images must hold images. Received: {len(images)} that cannot be decoded. "
-            "Check that they are JPEG, PNG, GIF, BMP or WebP files."
+            f"images must be images. Received: {len(images)} files that can't be "
+            "decoded. Check that they are JPEG, PNG, GIF, BMP or WebP files."
         )
     return readable
 
@@ -218,13 +219,13 @@ def _read_all_pixels(images: Sequence[str | bytes], size: int) -> list[np.ndarra
 
 @dataclasses.dataclass(frozen=True)
 class TowerFigures:
-    """One row of the table. Figures that Keras does not have are None.
+    """Size, latency and accuracy of one image encoder.
 
     Attributes:
-        name: str.
-        megabytes: float, size of the file.
-        milliseconds: an image's latency at each of `THREADS`.
-        cosine: mean and least cosine to Keras's embeddings.
+        name: str, quantization, or `KERAS`.
+        megabytes: float, size of the file. None for Keras.
+        milliseconds: latency of one image with each of `THREADS`. None for Keras.
+        cosine: mean and smallest cosine to the embeddings of Keras. None for Keras.
         recall: dict from names of metrics to shares.
     """
 
@@ -243,19 +244,20 @@ def write_figures(
     calibration: Sequence[str | bytes],
     pairs: RetrievalPairs | None = None,
 ) -> None:
-    """Measures image towers, prints the table and writes it as `figures.json`.
+    """Measures image encoders, prints the table and writes it as `figures.json`.
 
     Args:
         align: `ALIGN`.
         folder: path of the folder.
         towers: dict from names to the contents of LiteRT files.
-        source: str, the name of the images that are measured.
-        calibration: images that calibrated a tower, measured if there are no `pairs`.
+        source: str, name of the images that are measured.
+        calibration: images that calibrated an encoder. They are measured if there are
+            no `pairs`.
         pairs: `RetrievalPairs`, on which recall is measured.
     """
     images = calibration if pairs is None else pairs.images
     if not images:
-        say("no figures: name images, or data for recall too")
+        say("nothing measured. Set images, or set data to measure recall too")
         return
     figures = measure(align, towers, images, None if pairs is None else pairs.request)
     rows = [dataclasses.asdict(row) for row in figures]
@@ -264,9 +266,12 @@ def write_figures(
     (folder / "figures.json").write_text(f"{text}\n", encoding="utf-8")
     print("\n".join(table(figures)))
     if pairs is None:
-        say(f"cosines are of {source}; recall needs test pairs, named by data")
+        say(f"cosines are on {source}. Set data to measure recall on test pairs")
     elif set(calibration) & set(images):
-        say(f"{source} calibrated the tower too; judge it by other pairs")
+        say(
+            f"{source} was used for the calibration too. Measure the encoder on other "
+            "pairs"
+        )
 
 
 def measure(
@@ -275,16 +280,16 @@ def measure(
     images: Sequence[str | bytes],
     request: Request | None = None,
 ) -> list[TowerFigures]:
-    """Measures image towers against Keras's.
+    """Measures image encoders and compares them with the Keras model.
 
     Args:
-        align: `ALIGN`, which embeds the texts.
+        align: `ALIGN`, which embeds the captions.
         towers: dict from names to the contents of LiteRT files of this model.
-        images: sequence of paths or of file contents. Unreadable ones are left out.
+        images: sequence of paths or of file contents. Unreadable ones are skipped.
         request: `Request` of the protocol `retrieval` for recall, or None.
 
     Returns:
-        list of `TowerFigures`, Keras's first.
+        list of `TowerFigures`. The first is the Keras model.
 
     Raises:
         InputError: if no image can be read.
@@ -337,7 +342,7 @@ def _measure_embedder(
         for direction in ("t2i", "i2t")
     ]
     if embedder.runtime == "keras":
-        say(f"recall of {'; '.join(counts)}")
+        say(f"recall of {', '.join(counts)}")
     recall = {
         f"{direction}/recall_at_{k}": metrics[f"{direction}/recall_at_{k}"]
         for direction in ("t2i", "i2t")
@@ -351,7 +356,7 @@ def _first_pixels(align: Any, image: str | bytes) -> np.ndarray:
     pixels = read_pixels(image, align.image_size)
     if pixels is None:
         raise InputError(
-            "images must not change while they are measured. Run the command again."
+            "An image changed while it was measured. Run the command again."
         )
     return pixels[None]
 
@@ -392,7 +397,7 @@ def interleaved_medians(
 
 
 def table(figures: Sequence[TowerFigures]) -> list[str]:
-    """Returns the figures as lines of text, recall in %."""
+    """Formats the results as lines of a text table, with recall in percent."""
     keys = list(figures[0].recall)
     head = ["image tower", "MB"]
     head += [f"ms, {threads} thr." for threads in THREADS]

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from align_keras.corpus.pair_files import PairRecord
     from align_keras.export.web_page import PageImage
 
-# Pixels. The largest image in the grid of a page, on a screen of two pixels a point.
+# Pixels. Side of the largest image in the grid of a page on a high-resolution screen.
 _THUMBNAIL_SIDE = 320
-# Decoded images held at once; they may be large.
+# Number of decoded images in memory at a time. Each may be large.
 _BATCH = 16
 
 
@@ -36,16 +36,31 @@ def write_web(
     litert_js: str | None = None,
     **table: str | None,
 ) -> None:
-    """Writes a page that searches `images`, or the index of the run folder `model`."""
+    """Writes a page that searches images in the browser.
+
+    Args:
+        align: `ALIGN`.
+        folder: path of an empty folder.
+        model: run folder whose index has the images, if `images` is None.
+        images: path of a table or folder of images, or None.
+        quantize: str, one of `align_keras.export.QUANTIZATIONS` except `"int8"`.
+        license: str, terms of the weights.
+        title: str, heading of the page.
+        litert_js: str, node_modules folder with `@litertjs/core`, or None.
+        **table: `image_column`, `caption_column` and `encoding` of a table.
+
+    Raises:
+        InputError: if an option is invalid, or if there are no images.
+    """
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
     from align_keras.export.web_page import check_litert_js, write_web_page
 
-    # Before the minutes that embedding may take.
+    # Options are checked first, since embedding may take minutes.
     if quantize == "int8":
         raise InputError(
-            "quantize must be none, float16, weight-int8 or dynamic-int8 for a page, "
-            "received int8, whose scores differ too much from those of the index; "
-            "choose dynamic-int8, which is as small."
+            "quantize must be none, float16, weight-int8 or dynamic-int8 for a page. "
+            "Received: quantize='int8', whose scores differ too much from those of the "
+            "index. Choose dynamic-int8, which is equally small."
         )
     if litert_js is not None:
         check_litert_js(litert_js)
@@ -65,7 +80,7 @@ def write_web(
         runtime=litert_js,
     )
     count = len(searched.images)
-    say(f"{count:,} images; README.txt in the folder says how to serve it")
+    say(f"wrote a page with {count:,} images. README.txt explains how to serve it")
 
 
 @dataclasses.dataclass
@@ -77,11 +92,11 @@ class WebImages:
 
 
 def read_run_images(align: Any, run: Any) -> WebImages:
-    """Reads the images of the index of a run, which must be the model's.
+    """Reads the images and the embeddings of the index of a run.
 
     Raises:
-        InputError: if `run` has no index, or one of another dimension, or one that
-            holds no images.
+        InputError: if `run` has no index, or if the index has another dimension than
+            the model or no image files.
     """
     from align_keras.export.web_page import PageImage
     from align_keras.search import Index
@@ -89,25 +104,25 @@ def read_run_images(align: Any, run: Any) -> WebImages:
 
     folder = pathlib.Path(run, "index") if isinstance(run, str | os.PathLike) else None
     if folder is None or not folder.is_dir():
-        place = f"{run} has no folder `index` of them" if folder else "a model has none"
+        reason = f"{run} has no folder `index`" if folder else "a model has no images"
         raise InputError(
-            f"images must name images, since {place}; name a folder of images, or a "
-            "table as train_data.pairs takes it."
+            f"images must be set because {reason}. Name a folder of images, or a table "
+            "of images and captions."
         )
     index = Index.open(folder)
     width = align.image_encoder.output_shape[-1]
     if index.dimension != width:
         raise InputError(
-            f"the index {folder} must be the model's, of dimension {width}, received "
-            f"{index.dimension}; name its images by `images`."
+            f"The index {folder} must have the dimension of the model, {width}. "
+            f"Received: {index.dimension}. Name the images by `images`."
         )
     images = []
     embeddings = []
     for hit in reversed(index.latest(k=len(index))):
         if hit.stored_image is None:
             raise InputError(
-                f"The index {folder} must hold each of its images. Received: none for "
-                f"{hit.path!r}. Name the images by `images`."
+                f"The index {folder} must contain the files of its images. Received: "
+                f"no file for {hit.path!r}. Name the images by `images`."
             )
         content = read_regular(hit.stored_image)
         suffix = pathlib.Path(hit.stored_image).suffix
@@ -117,7 +132,7 @@ def read_run_images(align: Any, run: Any) -> WebImages:
 
 
 def embed_page_images(align: Any, images: str, **columns: Any) -> WebImages:
-    """Embeds images, makes their thumbnails, and prints what cannot be read."""
+    """Embeds images and creates their thumbnails. Prints the unreadable images."""
     from align_keras.corpus.drop_counter import DropCounter
     from align_keras.corpus.image import ImageError, normalize_image
     from align_keras.export.web_page import PageImage
@@ -162,7 +177,7 @@ def _read_records(
 
     if not path.is_dir():
         return list(read_pairs(path, counter=counter, **columns))
-    # A second counter, since an image without a caption is no error here.
+    # Images without captions are valid here, so their errors go to a second counter.
     records = list(read_pairs(path, counter=DropCounter(), **columns))
     captioned = {record.image_path for record in records}
     for file in list_files(str(path), IMAGE_SUFFIXES):

@@ -39,26 +39,26 @@ EXPORT_FORMATS = {
         "LiteRT files, for phones and boards",
         "litert",
         ("ai_edge_litert",),
-        "`image.tflite` and `text.tflite` tell themselves what they take and give "
-        "(`unzip -p image.tflite metadata.json`); `figures.json`, if it is there, what "
-        "they keep.",
+        "The metadata of `image.tflite` and `text.tflite` describes their inputs and "
+        "outputs (`unzip -p image.tflite metadata.json`). `figures.json`, if present, "
+        "has the accuracy of the quantized encoders.",
     ),
     "web": Format(
         "a static page that searches images",
         "litert",
         ("ai_edge_litert",),
-        "`README.txt` tells how the page is served.",
+        "`README.txt` explains how to serve the page.",
     ),
     "onnx": Format(
         "ONNX files, for other runtimes",
         "onnx",
         ("tf2onnx", "onnxruntime"),
-        "`image.onnx` and `text.onnx` tell in their metadata properties what they take "
-        "and give.",
+        "The metadata properties of `image.onnx` and `text.onnx` describe their inputs "
+        "and outputs.",
     ),
 }
 _TOWERS = ("litert", "web")
-# Formats that have an option. Others would ignore it.
+# Formats that an option applies to. It is refused for other formats.
 FORMATS_OF_OPTION = {
     "weights": ("saved_model",),
     "quantize": _TOWERS,
@@ -102,23 +102,24 @@ def export_model(
         model: `ALIGN` with a vocabulary, or a name that `align_keras.load_model` can
             open by Keras: a run folder, a preset or Hugging Face folder,
             `"align_small_en"` or `"hf://user/model"`.
-        to: the folder to write: new or empty.
-        format: `"saved_model"`, for TensorFlow Serving; `"litert"`, for phones;
-            `"web"`, a page that searches images; or `"onnx"`.
+        to: folder to write, which must be new or empty.
+        format: `"saved_model"` for TensorFlow Serving, `"litert"` for phones, `"web"`
+            for a page that searches images, or `"onnx"`.
         weights: `"bfloat16"` or `"float16"` stores SavedModels in half the size.
         quantize: quantization of LiteRT files and of a page: `"none"`, `"float16"`,
             `"weight-int8"`, `"dynamic-int8"` or `"int8"`.
-        images: table or folder of captioned images, or the name of a set. `"litert"`
-            calibrates int8 with them, and `"web"` shows them instead of the index of
-            the run.
+        images: table or folder of captioned images, or the name of a data set. The
+            format `"litert"` calibrates int8 with them. The format `"web"` shows them
+            instead of the images of the run's index.
         image_column: column of the table of `images` or `data`.
         caption_column: column of the table of `images` or `data`.
         encoding: encoding of the table of `images` or `data`.
         data: data set on which the recall of LiteRT files is measured.
-        data_root: folder of the named sets, `"data"` by default.
-        resizable: make LiteRT files for any number and size of images and captions.
+        data_root: folder of the paper's data sets, `"data"` by default.
+        resizable: bool, True to write LiteRT files that accept any number of images
+            and captions of any size.
         license: terms of the weights, for the files and the card.
-        evaluation: files that `align-keras evaluate --json` printed, for the card.
+        evaluation: outputs of `align-keras evaluate --json` for the model card.
         title: heading of a page.
         litert_js: node_modules folder with `@litertjs/core`, which is copied to a page.
 
@@ -127,7 +128,7 @@ def export_model(
             model can't be exported, or `to` isn't empty.
 
     References:
-        Jia et al. 2021, section 4.1 (the two encoders) and 10 (what a card must say).
+        Jia et al. 2021, section 4.1 (the two encoders) and 10 (the model card).
 
     Example:
 
@@ -162,14 +163,14 @@ def export_model(
 def _checked(
     model: Any, to: str | os.PathLike, format: str, options: dict[str, Any]
 ) -> pathlib.Path:
-    """Returns the folder to write, or raises before TensorFlow is imported."""
+    """Checks the arguments before TensorFlow is imported. Returns the export folder."""
     check_choice("format", format, EXPORT_FORMATS)
     for name, value in options.items():
         formats = FORMATS_OF_OPTION[name]
         if format not in formats:
             raise InputError(
-                f"{name} must be left out of the format {format}, received {value!r}; "
-                f"it is for {' and '.join(formats)}."
+                f"{name} is an option of the format {' and '.join(formats)}. Received: "
+                f"{name}={value!r} with the format {format}. Leave it out."
             )
     if "weights" in options:
         check_choice("weights", options["weights"], WEIGHTS)
@@ -180,22 +181,22 @@ def _checked(
     if isinstance(model, str | os.PathLike):
         if "keras" not in locate_model(model).runtimes:
             raise InputError(
-                "model must be a Keras model, of which an export is made. Received: "
-                f"the export {model}. Name the run folder that it came from."
+                f"model must be a Keras model. Received: the export {model}. Name the "
+                "run folder that the export was written from."
             )
     return new_folder(to, "to")
 
 
 def _check_table_options(options: dict[str, Any]) -> None:
-    """Raises for options of a table or folder if there is none."""
+    """Raises if options of a table or folder are set without a table or folder."""
     named = [options[name] for name in ("images", "data") if name in options]
     for name in ("image_column", "caption_column", "encoding"):
         is_for = os.path.exists if name == "encoding" else os.path.isfile
         if name in options and not any(map(is_for, named)):
             raise InputError(
-                f"{name} must be of a table of yours, received {options[name]!r} with "
-                f"{' and '.join(named) or 'none'}; leave it out, or name the table by "
-                "`images`."
+                f"{name} must describe a table in `images` or `data`. Received: "
+                f"{name}={options[name]!r} with {' and '.join(named) or 'no table'}. "
+                "Leave it out, or name the table by `images`."
             )
 
 
@@ -208,7 +209,7 @@ def check_format_packages(format: str, options: dict[str, Any]) -> None:
     for name in packages:
         if importlib.util.find_spec(name) is None:
             raise InputError(
-                f"`format` {format} needs {name}, which isn't installed; run "
+                f"The format {format} needs {name}, which isn't installed. Run "
                 f'`pip install "align-keras[{extra}]"`.'
             )
 
@@ -226,8 +227,8 @@ def _open(model: Any, format: str) -> Any:
         align = ALIGN.from_preset(location.folder or location.name, dtype=dtype)
     if align.vocabulary is None:
         raise InputError(
-            f"model must have a vocabulary to take captions, received {model} without "
-            "one; add its vocab.txt."
+            f"model must have a vocabulary to embed captions. Received: {model} "
+            "without one. Add its vocab.txt to the folder."
         )
     check_finite_weights(align)
     return align

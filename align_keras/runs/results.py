@@ -4,6 +4,8 @@ import pathlib
 import shlex
 from collections.abc import Mapping
 
+import numpy as np
+
 from align_keras.config import ExperimentConfig, as_dict
 from align_keras.data import RetrievalSet
 from align_keras.evaluation import flatten_captions
@@ -21,10 +23,10 @@ from align_keras.training.metrics_log import MetricsLog
 from align_keras.utils.files import atomic_folder
 from align_keras.utils.progress import say
 
-# Images and captions that another process embeds again with the export.
+# Number of images and captions that another process embeds again with the export.
 _CHECKED = 64
-# Captions among which the query of an example is chosen.
-_EXAMPLE_CAPTIONS = 50
+# Number of captions among which the query of an example is chosen.
+EXAMPLE_CAPTIONS = 50
 
 
 def write_results(
@@ -77,7 +79,7 @@ def write_results(
         pairs.captions,
         pairs.image_keys,
     )
-    example_caption = choose_example_caption(index, pairs, model)
+    example_caption = choose_example_caption(index, pairs, text_embeddings)
     log = MetricsLog(directory / "metrics.jsonl")
     write_report(
         directory / "report.html",
@@ -93,24 +95,26 @@ def write_results(
     )
 
 
-def choose_example_caption(index: Index, pairs: RetrievalSet, model: ALIGN) -> str:
+def choose_example_caption(
+    index: Index, pairs: RetrievalSet, text_embeddings: np.ndarray
+) -> str:
     """Returns the first caption whose best hit is its own image, as a query to show.
 
     Args:
         index: `Index` of the images of `pairs`.
         pairs: `RetrievalSet`, the validation pairs.
-        model: `ALIGN`, whose image embeddings the index holds.
+        text_embeddings: float array (n, d), embeddings of the captions by the model of
+            the index, in their order. n may be less than the number of captions.
 
     Returns:
-        str, one of the first 50 captions. The first caption, if no caption finds its
-        image.
+        str, one of the first 50 captions that are embedded. The first caption, if no
+        caption finds its image.
     """
     captions, image_rows = flatten_captions(pairs.captions)
-    candidates = captions[:_EXAMPLE_CAPTIONS]
-    for position, embedding in enumerate(model.encode_texts(candidates)):
+    for position, embedding in enumerate(text_embeddings[:EXAMPLE_CAPTIONS]):
         [best_hit] = index.query(embedding, k=1)
         if best_hit.path == pairs.ids[image_rows[position]]:
-            return candidates[position]
+            return captions[position]
     return captions[0]
 
 

@@ -37,8 +37,8 @@ def open_run(model_dir: str | os.PathLike) -> "Run":
     check_finished(directory)
     if not (directory / PARAMS_FILE).exists():
         raise InputError(
-            f"{directory} must be the folder of a run of this package, but has no "
-            f"{PARAMS_FILE}. Open a model without a run by ALIGN.from_preset."
+            f"model_dir must be the folder of a run. Received: {directory}, which has "
+            f"no {PARAMS_FILE}. Open a model without a run by ALIGN.from_preset."
         )
     return Run(load_config(config_files=[directory / PARAMS_FILE]), directory)
 
@@ -97,11 +97,14 @@ class Run:
         """Reads the validation pairs from their corpus, which must be there."""
         if self._validation_pairs is None:
             from align_keras.data import read_retrieval_set
+            from align_keras.models.preset_table import with_preset
             from align_keras.runs.run_corpora import open_corpora
 
-            corpora = open_corpora(self.config.task)
+            task = self.config.task
+            image_size = with_preset(task.model).image_encoder.image_size
+            corpora = open_corpora(task.train_data, task.validation_data, image_size)
             self._validation_pairs = read_retrieval_set(
-                corpora.validation, self.config.task.validation_data.tfds_split
+                corpora.validation, task.validation_data.tfds_split
             )
         return self._validation_pairs
 
@@ -116,8 +119,8 @@ class Run:
         """Finds validation images.
 
         Args:
-            query: str, words to search for; `align_keras.search.Query`; or float array
-                (d,), an embedding.
+            query: caption (str), `align_keras.search.Query`, or embedding (float array
+                (d,)).
             k: int >= 1, images to find, or None for those of the query.
             **options: further options of `align_keras.search.Index.query`.
 

@@ -2,18 +2,12 @@
 
 import contextlib
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from align_keras.config import DataConfig, TaskConfig
-from align_keras.data import check_batch_size
-from align_keras.data.stored_pairs import split_size
+from align_keras.config import DataConfig
 from align_keras.datasets import open_corpus, open_sources
-from align_keras.datasets.fingerprints import pairs_fingerprint
 from align_keras.images import crop_size_to_resize_size
-from align_keras.models.preset_table import with_preset
-from align_keras.runs.run_folder import check_inputs
 from align_keras.utils.progress import progress_bar, say
 
 
@@ -23,26 +17,38 @@ class RunCorpora:
 
     Attributes:
         train: TFDS builder or `Mixture` of the training pairs.
-        validation: the same of the validation pairs.
+        validation: TFDS builder or `Mixture` of the validation pairs.
+        train_name: str, name of the training corpus, or the path of its table.
+        validation_name: str, name of the validation corpus, or the path of its table.
         notes: dict from the name of a corpus to the metadata of its builder.
     """
 
     train: Any
     validation: Any
+    train_name: str
+    validation_name: str
     notes: dict[str, dict]
 
 
-def open_corpora(task: TaskConfig) -> RunCorpora:
-    """Opens the training and the validation corpus, and builds them if necessary."""
-    image_size = with_preset(task.model).image_encoder.image_size
-    train = prepare_corpus(task.train_data, image_size)
-    validation = prepare_corpus(task.validation_data, image_size)
-    # Both corpora may be tables of the user, so the path is the name.
+def open_corpora(
+    train_data: DataConfig, validation_data: DataConfig, image_size: int
+) -> RunCorpora:
+    """Opens the training and the validation corpus, and builds them if necessary.
+
+    Args:
+        train_data: `DataConfig` of the training pairs.
+        validation_data: `DataConfig` of the validation pairs.
+        image_size: int, pixels of the image encoder's input.
+    """
+    train = prepare_corpus(train_data, image_size)
+    validation = prepare_corpus(validation_data, image_size)
+    train_name = corpus_name(train_data)
+    validation_name = corpus_name(validation_data)
     notes = {
-        corpus_name(task.train_data): dict(train.info.metadata or {}),
-        corpus_name(task.validation_data): dict(validation.info.metadata or {}),
+        train_name: dict(train.info.metadata or {}),
+        validation_name: dict(validation.info.metadata or {}),
     }
-    return RunCorpora(train, validation, notes)
+    return RunCorpora(train, validation, train_name, validation_name, notes)
 
 
 def prepare_corpus(data_config: DataConfig, image_size: int) -> Any:
@@ -96,33 +102,7 @@ def corpus_name(data_config: DataConfig) -> str:
 
 
 def report_notes(notes: Mapping[str, Mapping]) -> None:
-    """Prints what the corpora hold and have dropped."""
+    """Prints the number of pairs of each corpus and of dropped pairs."""
     for name, note in notes.items():
         for line in note.get("summary", []):
             say(f"{name}: {line}")
-
-
-def check_training_pairs(
-    directory: pathlib.Path,
-    builder: Any,
-    train: DataConfig,
-    is_read_only: bool = False,
-) -> None:
-    """Raises unless the training pairs are those that the run began with.
-
-    Args:
-        directory: `pathlib.Path`, folder of the run.
-        builder: TFDS builder or `Mixture` of the training pairs.
-        train: `DataConfig` of the training pairs.
-        is_read_only: bool, True to record nothing in the folder.
-
-    Raises:
-        InputError: for other pairs, an unknown split, or a split that is smaller than
-            a batch.
-    """
-    inputs: dict[str, str | int] = {
-        "train_images": split_size(builder, train.tfds_split),
-        "train_pairs": pairs_fingerprint(builder, train.tfds_split),
-    }
-    check_inputs(directory, inputs, is_read_only)
-    check_batch_size(train.global_batch_size, builder, train.tfds_split)

@@ -2,19 +2,15 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 from align_keras.config import ExperimentConfig
 from align_keras.data.stored_pairs import read_captions
-from align_keras.models.preset_io import check_vocabulary_file
 from align_keras.models.warm_start import text_weights
-from align_keras.runs.run_folder import check_inputs, newest_step
 from align_keras.text import (
     learn_vocabulary,
     load_vocabulary,
     save_vocabulary,
-    vocabulary_fingerprint,
 )
 from align_keras.utils.progress import say
 
@@ -24,8 +20,9 @@ def prepare_vocabulary(
 ) -> list[str]:
     """Loads the vocabulary of a run, or learns it from the training captions.
 
-    The vocabulary is the one in the folder, of the text encoder's weights or of the
-    file in the configuration. It is saved in the folder.
+    The first that exists is used: the vocabulary in the folder, that of the text
+    encoder's weights, and the file in the configuration. The vocabulary is saved in the
+    folder.
     """
     path = pathlib.Path(directory) / "vocabulary.txt"
     if path.exists():
@@ -43,14 +40,3 @@ def prepare_vocabulary(
         )
     save_vocabulary(vocabulary, path)
     return vocabulary
-
-
-def check_vocabulary_unchanged(
-    directory: pathlib.Path, vocabulary: Sequence[str], is_read_only: bool = False
-) -> None:
-    """Raises unless the vocabulary is the one that the run began with."""
-    inputs = {"vocabulary": vocabulary_fingerprint(vocabulary)}
-    check_inputs(directory, inputs, is_read_only)
-    has_model = (directory / "config.json").exists()
-    if has_model and newest_step(directory) is not None:
-        check_vocabulary_file(directory)

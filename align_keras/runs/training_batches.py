@@ -26,7 +26,7 @@ class TrainingBatches:
 
     @property
     def have_known_order(self) -> bool:
-        """False with a data service, whose workers decide on the order."""
+        """False for a data service, whose workers determine the order."""
         return self.config.task.train_data.data_service is None
 
     def start_at(self, start_step: int, **pipeline: Any) -> tf.data.Dataset:
@@ -65,7 +65,7 @@ class TrainingBatches:
 
 
 def order_arguments(config: ExperimentConfig) -> dict[str, Any]:
-    """Returns the arguments that decide which pairs are in which batch."""
+    """Returns the arguments that determine the pairs of each batch."""
     train = config.task.train_data
     return {
         "batch_size": train.global_batch_size,

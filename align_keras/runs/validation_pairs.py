@@ -1,23 +1,23 @@
 """The validation pairs of a run, on which recall is measured."""
 
-from typing import Any
-
 from align_keras.config import TaskConfig, is_same_table
 from align_keras.data.stored_pairs import RetrievalSet, read_image_keys, split_size
-from align_keras.runs.run_corpora import corpus_name
+from align_keras.runs.run_corpora import RunCorpora
 from align_keras.utils.progress import say
 
-# Training images whose keys are compared with those of the validation images.
+# Largest number of training images that are compared with the validation images.
 _MAX_COMPARED = 50_000
 
 
-def report_validation_pairs(task: TaskConfig, pairs: RetrievalSet) -> None:
+def report_validation_pairs(
+    task: TaskConfig, corpora: RunCorpora, pairs: RetrievalSet
+) -> None:
     """Prints the split that recall is measured on and its number of pairs."""
     validation = task.validation_data
     captions = sum(len(image_captions) for image_captions in pairs.captions)
     line = (
         f"recall is measured on {len(pairs):,} images with {captions:,} captions "
-        f"of {corpus_name(validation)}[{validation.tfds_split}]"
+        f"of {corpora.validation_name}[{validation.tfds_split}]"
     )
     if validation.pairs is not None and validation.tfds_split != "all":
         if not is_same_table(validation.pairs, task.train_data.pairs):
@@ -26,22 +26,22 @@ def report_validation_pairs(task: TaskConfig, pairs: RetrievalSet) -> None:
 
 
 def report_shared_images(
-    task: TaskConfig, train_builder: Any, validation_pairs: RetrievalSet
+    task: TaskConfig, corpora: RunCorpora, pairs: RetrievalSet
 ) -> None:
     """Prints how many validation images are training images too."""
     train = task.train_data
     validation = task.validation_data
     # The splits of one corpus share no image.
-    is_one_corpus = corpus_name(train) == corpus_name(validation)
+    is_one_corpus = corpora.train_name == corpora.validation_name
     if is_one_corpus and (train.tfds_split, validation.tfds_split) == ("train", "test"):
         return
-    if split_size(train_builder, train.tfds_split) > _MAX_COMPARED:
+    if split_size(corpora.train, train.tfds_split) > _MAX_COMPARED:
         return
-    train_keys = read_image_keys(train_builder, train.tfds_split)
-    shared = sum(key in train_keys for key in validation_pairs.image_keys)
+    train_keys = read_image_keys(corpora.train, train.tfds_split)
+    shared = sum(key in train_keys for key in pairs.image_keys)
     if shared:
         say(
-            f"{shared:,} of the {len(validation_pairs):,} validation images are "
-            "training images too, on which recall is too high. Remove them from one "
-            "of the two"
+            f"{shared:,} of the {len(pairs):,} validation images are "
+            "training images too, so recall is too high. Remove them from one of the "
+            "two"
         )

@@ -133,4 +133,4 @@ def test_a_full_disk_takes_one_line_and_leaves_nothing(tmp_path):
     lines = answer.stderr.partition("full\n")[2].splitlines()
     errors = [line for line in lines if "error: " in line]
     assert len(errors) == 3 and "Traceback" not in answer.stderr, lines
-    assert all("too large" in line or "no space" in line for line in errors), lines
+    assert all("too large" in line or "No space" in line for line in errors), lines

@@ -251,7 +251,7 @@ def test_remote_pictures_are_listed(built, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "urls.parquet"
     said = run("corpus", "urls", f"--out={built[0]}", f"--to={path}")
-    assert said == f"wrote 3 remote images to {path}\n"
+    assert said == f"wrote the addresses of 3 remote images to {path}\n"
     rows = {own["url"]: own for own in parquet.read_table(path).to_pylist()}
     far = rows["https://example.org/far.jpg"]
     assert far["caption"] == "a picture on another machine"

@@ -183,7 +183,9 @@ def test_interrupted(whole, sources, tmp_path, group, options):
     # Seen once in six runs on a busy machine: Python ends by the signal itself, after
     # the line. Shells take both for an interrupt.
     assert process.returncode in (130, -signal.SIGINT), err
-    one_line(err, says="interrupted; the same command goes on from the tasks")
+    one_line(
+        err, says="Run the same command again to continue from the finished tasks."
+    )
     assert_nothing_is_half_written(out)
     goes_on(whole, sources, out, options)
 
@@ -231,7 +233,7 @@ def test_a_full_disk(whole, sources, small_disk, options):
         resize(size)
         code, _, err = finish(*arguments("build", sources, out, *options))
         assert code == 1, err
-        one_line(err, says="no space left on the disk")
+        one_line(err, says="No space left on the disk")
         assert_nothing_is_half_written(out)
     resize("64m")
     goes_on(whole, sources, out, options)

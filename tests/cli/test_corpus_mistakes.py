@@ -15,11 +15,11 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
 @pytest.mark.parametrize(
     "given, said",
     [
-        (["build"], "a corpus needs a source. Name one with --source"),
+        (["build"], "A corpus needs a source. Name one by --source"),
         (["build", "--source=zip:/"], "source must be KIND:PATH"),
         (["build", "--source=html:nowhere"], "there is no nowhere"),
-        (["urls", "--source=html:."], "--to must name the list of the stage urls"),
-        (["build", "--source=html:.", "--to=a.csv"], "--to must name the list"),
+        (["urls", "--source=html:."], "--to must name a file for the stage urls"),
+        (["build", "--source=html:.", "--to=a.csv"], "--to must name a file"),
         (
             ["build", "--source=table:a.csv", "--params_override=filter.min_words=3"],
             "min_words",
@@ -41,7 +41,7 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
             ],
             "images.refuse must be module:function",
         ),
-        (["shard", "--source=table:a.csv", *ONE_WORKER], "the corpus is empty"),
+        (["shard", "--source=table:a.csv", *ONE_WORKER], "The corpus is empty"),
         (["urls", "--source=table:a.csv", "--to=a.txt", *ONE_WORKER], ".parquet, .csv"),
         (["build", "--source=html:empty"], "must have files of kind html"),
     ],
@@ -67,7 +67,10 @@ def test_a_corpus_whose_images_are_all_copies(tmp_path, capsys):
     command = arguments("build", [source], tmp_path / "out", *ONE_WORKER)
     assert main([*command, f"--against={source}"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "the corpus is empty, none of 11 images stays (11 near an evaluation" in last
+    assert (
+        "The corpus is empty. All of 11 images were dropped (11 near an evaluation"
+        in last
+    )
     assert "captions" not in last
 
 

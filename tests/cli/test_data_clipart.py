@@ -53,7 +53,7 @@ def test_each_text_is_a_caption_as_it_is(tmp_path, capsys):
     write(root, "zebra", "Zebra", picture=False)
     out = tmp_path / "new" / "clipart.jsonl"
     assert write_table("--root", root, "--out", out) == 0
-    summary = "wrote 2 titles, 1 descriptions and 2 lines of keywords of 2 images"
+    summary = "wrote 2 titles, 1 descriptions and 2 keyword lists of 2 images"
     assert summary in capsys.readouterr().out
     pairs, counter = read(out)
     dove, cat = (

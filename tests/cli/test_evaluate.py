@@ -59,21 +59,24 @@ def run(place, capsys, monkeypatch):
 RETRIEVAL = ("retrieval", "--data", "pairs/pairs.jsonl")
 ZERO_SHOT = ("zero_shot", "--data", "shapes")
 WRONG = {
-    "no data": (RETRIEVAL[:1], "--data must name what retrieval is measured on"),
+    "no data": (RETRIEVAL[:1], "--data must be set for retrieval"),
     "data": ((*RETRIEVAL[:2], "nowhere"), "--data must be flickr30k.*'nowhere'"),
     "named data": (
         (*RETRIEVAL[:2], "coco"),
-        "--data must be there.*coco; download",
+        "--data must be a downloaded data set.*coco.* Download",
     ),
     "page in a file": (
         (*RETRIEVAL, "--html", "run/config.json/a"),
-        "--html must be a p",
+        "--html must be in a writable folder",
     ),
     "page is a folder": (
         (*RETRIEVAL, "--html", "run"),
         "--html must be a new or a regular file",
     ),
-    "cache": ((*RETRIEVAL, "--cache", "run/config.json"), "--cache must be a place"),
+    "cache": (
+        (*RETRIEVAL, "--cache", "run/config.json"),
+        "--cache must be in a writable folder",
+    ),
     "column": ((*RETRIEVAL, "--slice_by", "size"), "--slice-by must be one of.*'size'"),
     "column of classes": (
         (*ZERO_SHOT, "--slice_by", "x"),
@@ -81,39 +84,43 @@ WRONG = {
     ),
     "column of tasks": (
         ("vtab", "--slice_by", "x"),
-        "--slice-by must be one of class, the columns of this data, received 'x'",
+        "--slice-by must be one of class, the columns of this data. "
+        "Received: --slice-by='x'",
     ),
     "no slices": (
         (*RETRIEVAL, "--metadata", "a.csv"),
-        "--metadata is for --slice-by, received 'a.csv' without it",
+        "--metadata is used only with --slice-by. Received: --metadata='a.csv' without",
     ),
     "suite's metadata": (
         ("--suite", "paper", "--metadata", "a.csv"),
-        "--metadata is for one protocol",
+        "--metadata must be used with a single protocol",
     ),
     "templates": ((*ZERO_SHOT, "--templates", "nowhere"), "--templates must be one of"),
     "classes": ((*ZERO_SHOT, "--classes", "nowhere"), "--classes must be a file"),
     "split": ((*ZERO_SHOT, "--split", "validation"), "validation"),
-    "suite": (("--suite", "paper", "--split", "a"), "--split is for one protocol"),
+    "suite": (
+        ("--suite", "paper", "--split", "a"),
+        "--split must be used with a single protocol",
+    ),
     "suite's templates": (
         ("--suite", "paper", "--templates", "none"),
-        "--templates is for one protocol",
+        "--templates must be used with a single protocol",
     ),
     "no templates": (
         (*RETRIEVAL, "--templates", "none"),
-        "--templates is for zero_shot, received 'none' with retrieval",
+        "--templates is an option of zero_shot. Received: --templates='none' with retr",
     ),
     "no classes": (
         (*RETRIEVAL, "--classes", "a"),
-        "--classes is for zero_shot, im",
+        "--classes is an option of zero_shot, im",
     ),
     "no training": (
         (*ZERO_SHOT, "--train_split", "train"),
-        "--train-split is for imagenet_frozen.*with zero_shot",
+        "--train-split is an option of imagenet_frozen.*with zero_shot",
     ),
     "weight of another": (
         (*ZERO_SHOT, "--text_weight", "1"),
-        "--text-weight is for composed, received 1.0 with zero_shot",
+        "--text-weight is an option of composed. Received: --text-weight=1.0 with",
     ),
     "no weight": (
         ("composed", "--text_weight", "nan"),
@@ -122,23 +129,26 @@ WRONG = {
     "workers": ((*RETRIEVAL, "--workers", "0"), "--workers must be a whole number"),
     "recipe": (
         (*RETRIEVAL, "--config_file", "a.yaml"),
-        "--config_file is for imagenet",
+        "--config_file is an option of imagenet",
     ),
-    "workers of nothing": ((*RETRIEVAL, "--workers", "2"), "--workers is for imagenet"),
+    "workers of nothing": (
+        (*RETRIEVAL, "--workers", "2"),
+        "--workers is an option of imagenet",
+    ),
     "empty templates": ((*ZERO_SHOT, "--templates", ""), "--templates must not be emp"),
     "empty classes": ((*ZERO_SHOT, "--classes", ""), "--classes must not be empty"),
     "empty split": ((*RETRIEVAL, "--split", ""), "--split must not be empty"),
     "vtab's split": (
         ("vtab", "--split", "x"),
-        "--split is for retrieval,.*with vtab",
+        "--split is an option of retrieval,.*with vtab",
     ),
     "runtime of words": (
         ("simlex", "--runtime", "openvino"),
-        "--runtime is for retrieval.*with simlex",
+        "--runtime is an option of retrieval.*with simlex",
     ),
     "no such runtime": (
         (*RETRIEVAL, "--runtime", "x"),
-        "--runtime must be one of auto, keras.*Received: runtime='x'",
+        "--runtime must be one of auto, keras.*Received: --runtime='x'",
     ),
     "no such runtime file": (
         (*RETRIEVAL, "--runtime", "x.tflite"),
@@ -146,11 +156,11 @@ WRONG = {
     ),
     "runtime of training": (
         ("vtab", "--runtime", "openvino"),
-        "--runtime is for retrieval.*with vtab",
+        "--runtime is an option of retrieval.*with vtab",
     ),
     "missing of classes": (
         (*ZERO_SHOT, "--allow_missing"),
-        "--allow-missing is for retrieval, cxc.*with zero_shot",
+        "--allow-missing is an option of retrieval, cxc.*with zero_shot",
     ),
     "missing of stamps": (
         (*RETRIEVAL[:2], "stamps", "--allow_missing"),
@@ -162,11 +172,11 @@ WRONG = {
     ),
     "results": (
         ("vtab", "--results", "run/config.json"),
-        "--results must be a place that can be written to, received run/config.json",
+        "--results must be in a writable folder. Received: run/config.json",
     ),
     "suite's results": (
         ("--suite", "paper", "--results", "run/config.json"),
-        "--results must be a place",
+        "--results must be in a writable folder",
     ),
 }
 
@@ -222,8 +232,8 @@ def test_usage_errors(run, capsys):
         if arguments == ("xyzzy",):
             assert "choose from retrieval, cxc_re" in captured.err.replace("'", "")
         if arguments == ("retreival",):
-            assert "did you mean retrieval?" in captured.err
-    assert "unknown option --templets; did you mean --templates?" in captured.err
+            assert "Did you mean retrieval?" in captured.err
+    assert "unknown option --templets. Did you mean --templates?" in captured.err
     for arguments, model, message in (
         ((), "run", "PROTOCOL or --suite paper must be given"),
         (("--suite", "paper", "knn"), "run", "--suite must come without PROTOCOL"),

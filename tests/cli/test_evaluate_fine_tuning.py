@@ -166,16 +166,16 @@ def test_flowers_are_learned_from_both_splits(monkeypatch, name):
         (["vtab", "--workers", "0"], "--workers must be a whole number"),
         (
             ["knn", "--data", "x", "--results", "y"],
-            "--results is for imagenet_frozen, imagenet_full, vtab, fine_grained",
+            "--results is an option of imagenet_frozen, imagenet_full, vtab, ",
         ),
         (
             ["--suite", "paper", "--config_file", "x.yaml"],
-            "--config_file is for one",
+            "--config_file must be used with a single protocol",
         ),
         (
             ["vtab", "--workers", "2", "--params_override"]
             + ["runtime.distribution_strategy=one_device"],
-            "--workers must be 1 where runtime.distribution_strategy is one_device",
+            "--workers must be 1 if runtime.distribution_strategy is one_device",
         ),
     ],
 )
@@ -199,7 +199,9 @@ def test_a_sweep_needs_pictures_to_tune_on(capsys, small_model, drawings):
 
 def test_an_export_cannot_be_trained(tmp_path):
     encoders = CachedEncoders(lambda: load_model(GOLDEN), tmp_path)
-    with pytest.raises(InputError, match="received an export, whose weights are fixed"):
+    with pytest.raises(
+        InputError, match="Received: an export, whose weights are fixed"
+    ):
         encoders.trainable_model()
 
 

@@ -294,7 +294,7 @@ PLACES = {f"{1000 + row}.jpg": "in" for row in range(8)}
         ("retrieval", ("--metadata=a.txt",), PLACES, "must end in .csv or .tsv"),
         ("cxc_retrieval", ("--slice_by=x",), {coco_name(0): "in"}, "one of place"),
         ("cxc_similarity", ("--slice_by=x",), {coco_name(0): "in"}, "one of place"),
-        ("simlex", (), PLACES, "--metadata is for retrieval, .* with simlex"),
+        ("simlex", (), PLACES, "--metadata is an option of retrieval, .* with simlex"),
         ("vtab", ("--slice_by=x",), PLACES, "must be one of class, place, the col"),
     ],
 )

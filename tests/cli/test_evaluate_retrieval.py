@@ -342,10 +342,10 @@ def test_stamps_in_four_languages(evaluate, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["retrieval"], "--data must name what retrieval is measured on"),
+        (["retrieval"], "--data must be set for retrieval"),
         (
             ["retrieval", "--data=nowhere.csv"],
-            "must be flickr30k, coco, .* received 'nowhere.csv'",
+            "must be flickr30k, coco, .* Received: --data='nowhere.csv'",
         ),
         (
             ["retrieval", "--data=flickr30k", "--split=dev"],
@@ -353,15 +353,16 @@ def test_stamps_in_four_languages(evaluate, tmp_path, monkeypatch):
         ),
         (
             ["retrieval", "--data=multi30k"],
-            "--data must be captioned images, .* the protocol multi30k judges it",
+            "--data must be captioned images. .* Evaluate it by the protocol multi30k",
         ),
         (
             ["retrieval", "--data=coco", "--image_column=x"],
-            "--image-column must be left out for coco, which is no table, received 'x'",
+            "--image-column must be left out for coco, which is no table. Received: "
+            "--image-column='x'",
         ),
         (
             ["simlex", "--encoding=utf-16"],
-            "--encoding is for retrieval, received .* with simlex",
+            "--encoding is an option of retrieval. Received: .* with simlex",
         ),
         (
             ["cxc_retrieval", "--split=train"],
@@ -373,9 +374,9 @@ def test_stamps_in_four_languages(evaluate, tmp_path, monkeypatch):
             ["multi30k", "--slice_by=category"],
             "must be one of none, the columns of this data",
         ),
-        (["multi30k", "--split=val"], "--split is for .*with multi30k"),
+        (["multi30k", "--split=val"], "--split is an option of .*with multi30k"),
         (["simlex", "--data=words.txt"], "no readable words.txt"),
-        (["simlex", "--split=val"], "--split is for .*with simlex"),
+        (["simlex", "--split=val"], "--split is an option of .*with simlex"),
     ],
 )
 def test_mistakes_take_one_line(evaluate, arguments, message):
@@ -396,4 +397,4 @@ def test_wrong_counts_of_the_papers_set(evaluate, tmp_path):
     )
     assert "must have 1,000 images and 5,000 captions" in told
     told = evaluate("simlex", f"--data_root={tmp_path}", fails=True)
-    assert "download fh295.github.io/SimLex-999.zip" in told
+    assert "Download fh295.github.io/SimLex-999.zip" in told

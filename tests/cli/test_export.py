@@ -118,8 +118,8 @@ def test_metrics_of_groups_go_into_the_card(mixed, tmp_path, monkeypatch):
         (lambda report: report.pop("slice_by"), "must be the output"),
         (lambda report: report["metrics"].update(a="b"), "must be the output"),
         (lambda report: report["slices"].pop("t2i/recall_at_1[a|b]/high"), "must be"),
-        (lambda report: report.update(model="another"), "which is of another"),
-        (None, "can be read"),
+        (lambda report: report.update(model="another"), "an evaluation of another"),
+        (None, "must be a readable file"),
     ],
 )
 def test_a_wrong_evaluation_is_refused_before_anything_is_written(
@@ -208,15 +208,18 @@ def test_what_is_refused(run_folder, tmp_path, capsys):
     for options, message in (
         (
             ["--quantize", "int8"],
-            "--quantize must be left out of the format sa",
+            "--quantize is an option of the format litert and web",
         ),
-        ([*web, "--weights", "float16"], "'float16'; it is for saved_model."),
+        ([*web, "--weights", "float16"], "is an option of the format saved_model. Rec"),
         (["--model", str(tmp_path / "export")], "Received: the export"),
-        ([*web, "--image-column", "i"], "received 'i' with none; leave it out"),
+        (
+            [*web, "--image-column", "i"],
+            "Received: --image-column='i' with no table. Leave",
+        ),
         ([*web, "--images", str(full), "--encoding", "latin-1"], "with " + str(full)),
         (
             [*web, *FOLDER, "--caption-column", "c"],
-            "--caption-column must be of a tab",
+            "--caption-column must describe a table in --images or --data",
         ),
         (["--model", str(tmp_path / "nothing")], "which has no config.json"),
         (["--to", str(tmp_path)], "--to must be a new or an empty folder"),

@@ -84,8 +84,8 @@ def test_files_left_out_are_explained_and_listed(folder, tmp_path, capsys):
     raw = "4 left out: TIFF or a camera's RAW format"
     three = ", ".join(f"{folder}/DSC{name}" for name in ("1.CR2", "2.NEF", "3.dng"))
     assert f"{raw} ({three} and 1" in out
-    assert "see --left-out); convert them to JPEG or PNG" in out
-    assert f"1 left out: oversized ({folder}/vast.png); reduce them to at most " in out
+    assert "see --left-out). Convert them to JPEG or PNG." in out
+    assert f"1 left out: oversized ({folder}/vast.png). Reduce them to at most " in out
     assert f"{MAX_PIXELS:,} pixels" in out
     assert "files left out: 7, listed in" in err
     lines = [line.split("\t") for line in listed.read_text().splitlines()]
@@ -133,12 +133,12 @@ def test_what_is_shown_has_matches_copies_and_whole_paths(folder, capsys, monkey
     capsys.readouterr()
     monkeypatch.setenv("COLUMNS", "300")
     assert main(["search", "red", "-k", "1"]) == 0
-    assert f"│ {folder / 'red too.png'} (+ 1 alike) │" in capsys.readouterr().out
+    assert f"│ {folder / 'red too.png'} (duplicates: 1) │" in capsys.readouterr().out
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["search", "red", "[b]green", "--minus", "blue", "-k", "2"]) == 0
     out = capsys.readouterr().out
     assert "[b]green − blue" in out and "match" in out
-    assert f"| path {folder / 'red too.png'} (+ 1 alike) | " in out  # On one line.
+    assert f"| path {folder / 'red too.png'} (duplicates: 1) | " in out  # On one line.
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_model_that_was_moved_is_named(folder, capsys, tmp_path):
 
 def test_the_first_time_needs_a_folder(folder, capsys):
     assert main(["index"]) == 1
-    assert "run `align-keras index FOLDER`" in capsys.readouterr().err
+    assert "Run `align-keras index FOLDER`" in capsys.readouterr().err
 
 
 def test_a_mistake_leaves_nothing(folder, tmp_path, capsys):
@@ -205,7 +205,7 @@ def test_images_are_dropped(folder, capsys):
     build(folder)
     assert main(["index", "--remove", str(folder / "red.png")]) == 0
     err = capsys.readouterr().err
-    assert "images dropped from " in err and err.endswith(": 1\n")
+    assert "images removed from " in err and err.endswith(": 1\n")
 
 
 def test_a_search_imports_nothing_heavy(folder, capsys):

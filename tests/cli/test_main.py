@@ -100,8 +100,8 @@ def test_version(capsys):
 
 def test_usage_errors(capsys, command):
     assert "required: COMMAND" in usage_error(capsys)
-    assert "did you mean search?" in usage_error(capsys, "serach")
-    assert "commands are quickstart, corpus, data, train, plan" in usage_error(
+    assert "Did you mean search?" in usage_error(capsys, "serach")
+    assert "The commands are quickstart, corpus, data, train, plan" in usage_error(
         capsys, "xyzzy"
     )
     assert "required: --model_dir" in usage_error(capsys, "search")
@@ -112,11 +112,11 @@ def test_usage_errors(capsys, command):
     for wrong in ("--model-dir", "--modeldir=x", "--model_di"):
         message = usage_error(capsys, "search", wrong, "x")
         assert "unknown option --model" in message
-        assert message.endswith("; did you mean --model_dir?")
+        assert message.endswith(". Did you mean --model_dir?")
     message = usage_error(capsys, "search", "--xyzzy")
-    assert message == "align-keras search: error: unknown option --xyzzy"
+    assert message == "align-keras search: error: unknown option --xyzzy."
     message = usage_error(capsys, "train", "--model_dir", "x", "--mode", "evl")
-    assert message.endswith("; did you mean eval?")
+    assert message.endswith(". Did you mean eval?")
     assert "unrecognized arguments: -x" in usage_error(
         capsys, "search", "--model_dir", "x", "-x"
     )
@@ -142,7 +142,7 @@ def test_a_nested_command_has_its_options_and_those_before_it(capsys, nested):
     assert main(["search", "--quiet", "text", "--max-count", "3"]) == 0
     assert (seen[0].kind, seen[0].quiet, seen[0].max_count) == ("text", True, 3)
     message = usage_error(capsys, "search", "image", "--fil", "a.jpg")
-    assert message.endswith("unknown option --fil; did you mean --file?")
+    assert message.endswith("unknown option --fil. Did you mean --file?")
     assert message.startswith("align-keras search image: ")
     # Another nested command's.
     message = usage_error(capsys, "search", "text", "--file", "a.jpg")
@@ -150,7 +150,7 @@ def test_a_nested_command_has_its_options_and_those_before_it(capsys, nested):
     assert main(["search", "text", "--max_count=3"]) == 0
     assert seen[-1].max_count == 3
     message = usage_error(capsys, "search", "imagee", "--file", "a.jpg")
-    assert message.endswith("; did you mean image?")
+    assert message.endswith(". Did you mean image?")
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_a_remote_folder_never_becomes_a_local_one(
     assert main(list(arguments)) == 1
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
-    assert "received" in line and "://" in line and "must be" in line
+    assert "received" in line.lower() and "://" in line and "must be" in line
     assert captured.out == "" and not list(tmp_path.iterdir())
 
 
@@ -379,27 +379,30 @@ for own in (OpError, ResourceExhaustedError):
             InputError("`k` must be >= 1,\n received 0; raise it."),
             "`k` must be >= 1",
         ),
-        (OSError(errno.ENOSPC, "No space left", "/run/a"), "no space left on the disk"),
-        (OSError("Can't write data (No space left on device)"), "no space left on the"),
-        (OSError(errno.EDQUOT, "Quota exceeded", "a"), "no space left on the disk: a"),
-        (ResourceExhaustedError("No space left on device"), "no space left on the d"),
+        (OSError(errno.ENOSPC, "No space left", "/run/a"), "No space left on the disk"),
+        (OSError("Can't write data (No space left on device)"), "No space left on the"),
+        (OSError(errno.EDQUOT, "Quota exceeded", "a"), "No space left on the disk: a"),
+        (ResourceExhaustedError("No space left on device"), "No space left on the d"),
         (
             ResourceExhaustedError("OOM when allocating"),
-            "out of memory; make",
+            "Out of memory (OOM when allocating). Use a smaller batch",
         ),
-        (OSError(errno.EFBIG, "File too large"), "File too large for this disk"),
+        (
+            OSError(errno.EFBIG, "File too large"),
+            "File too large for this disk or process. Write to",
+        ),
         (OpError("part-0; File too large [Op:SaveV2]"), "File too large for this d"),
-        (MemoryError(), "out of memory; make"),
+        (MemoryError(), "Out of memory. Use a smaller batch"),
         (
             PermissionError(errno.EACCES, "Denied", b"/r"),
-            "no permission: /r",
+            "Permission denied: /r. Change the permissions",
         ),
         (
             FileNotFoundError(errno.ENOENT, "No such file", "a.csv"),
             "No such file: a.csv",
         ),
         (OSError("cannot identify image file"), "cannot identify image file"),
-        (KeyboardInterrupt(), "interrupted"),
+        (KeyboardInterrupt(), "Interrupted."),
     ],
 )
 def test_expected_failures_take_one_line(command, capsys, error, expected):
@@ -417,7 +420,7 @@ def test_a_bug_takes_one_line_and_keeps_its_traceback(
     code, message = run_failing(command, error, capsys)
     assert code == 1 and message.count("\n") == 1
     kind = type(error).__name__
-    assert f"error: unexpected {kind}: " in message and "cli/main.py, line" in message
+    assert f"error: Unexpected {kind}: " in message and "cli/main.py, line" in message
     (log,) = tmp_path.iterdir()
     assert str(log) in message
     kept = log.read_text()
@@ -436,7 +439,9 @@ def test_a_damaged_file_is_told_in_one_line():
         __module__ = "tensorflow.python.framework.errors_impl"
 
     line = describe_error(DataLossError("corrupted record at 12"))
-    assert line.startswith("a file of the data set or of a checkpoint is damaged; ")
+    assert line.startswith(
+        "A file of the data set or of a checkpoint is damaged (corrupted record"
+    )
 
 
 @pytest.mark.parametrize(
@@ -451,7 +456,7 @@ def test_a_lost_process_of_a_run_is_described(workers, is_described, monkeypatch
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     text = "Collective ops is aborted by: Deadline Exceeded"
     line = describe_error(DeadlineExceededError(text)) or ""
-    rule = "another process of this run ended or can't be reached; "
+    rule = "Another process of this run has ended or cannot be reached (Collective"
     assert line.startswith(rule) == is_described
 
 
@@ -586,7 +591,7 @@ def test_an_interrupt_takes_one_line():
         text=True,
     )
     assert answer.returncode == 130
-    assert answer.stderr == "align-keras search: error: interrupted\n"
+    assert answer.stderr == "align-keras search: error: Interrupted.\n"
 
 
 def test_every_command_has_its_module():

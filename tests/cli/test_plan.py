@@ -170,8 +170,8 @@ def test_what_a_recipes_options_change(capsys):
     tables = ["plan", "--device-kind=tpu_v3", *arguments[:2]]
     assert main(tables) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "fine_grained, head: 8 × tpu_v3, 32 images on each" in text
-    assert "Less is needed with rematerialize=true, micro_batch_size," in text
+    assert "fine_grained, head: 8 × tpu_v3, 32 images per device" in text
+    assert "set rematerialize=true, micro_batch_size or" in text
 
 
 def test_another_model_and_the_largest_trial_of_a_sweep(capsys):
@@ -259,21 +259,23 @@ def test_an_experiment_and_a_file_over_it(capsys, tmp_path):
 def test_the_table(capsys):
     text = plan(capsys)
     for words in (
-        "2 × tpu_v3, 16 pairs on each",
+        "2 × tpu_v3, 16 pairs per device",
         "parameters",
-        "operations a step",
-        "memory of a device",
+        "operations per step, all devices",
+        "memory per device",
         "gathered embeddings",
         "1,000 steps at 8% (text 28%) of 61.5 TFLOPS",
         "update of the weights",
     ):
         assert words in text
-    assert "Less is needed" not in text
+    assert "exceeds" not in text
 
 
 def test_what_does_not_fit_is_said(capsys):
     override = "--params_override=task.train_data.global_batch_size=65536"
-    assert "More than a device's 16 GiB." in " ".join(plan(capsys, override).split())
+    assert "The run exceeds the 16 GiB of a device." in " ".join(
+        plan(capsys, override).split()
+    )
     assert planned(capsys, override)["fits"] is False
     assert planned(capsys)["fits"] is True
     assert planned(capsys, "--device-kind=cpu")["fits"] is None
@@ -322,7 +324,7 @@ def test_what_does_not_fit_is_said(capsys):
         ),
         (
             ("--device-kind=h100", "--num-images=9", "--experiment=align_b7_base"),
-            "--num-images is for --protocol, received 9",
+            "--num-images must be used with --protocol. Received: --num-images=9",
         ),
         (
             ("--device-kind=h100", "--protocol=vtab", "--params_override=batch=1"),
@@ -386,7 +388,7 @@ def test_an_index_of_the_papers_size(capsys):
     assert planned["memory"]["approximate"] == 160_000_000 * 640 // 4
     assert main(arguments) == 0
     shown = capsys.readouterr().out
-    assert "160,000,000 images, 640 numbers each" in shown and "25.60" in shown
+    assert "160,000,000 images, embeddings of 640 numbers" in shown and "25.60" in shown
 
 
 @pytest.mark.parametrize(
@@ -429,7 +431,10 @@ def test_a_corpus_of_the_papers_size(capsys):
             "must be a whole number from 1 to 1e+15, received 0",
         ),
         (["--experiment=align_b7_base"], "--device-kind must be one of tpu_v2"),
-        (["--device-kind=h100", "--model=align_b7_base"], "--model is for --index"),
+        (
+            ["--device-kind=h100", "--model=align_b7_base"],
+            "--model must be used with --index",
+        ),
     ],
 )
 def test_wrong_plans_of_an_index(capsys, arguments, words):

@@ -243,7 +243,7 @@ def bad_table(folder, name):
         good = "".join(f"{c}_circle.png,a {c}\n" for c in ("red", "blue", "green"))
         table.write_text("image,caption\n" + good + "gone.png,a\nlost.png,b\n")
         return table, "--max-bad-fraction"
-    return folder / "nowhere.csv", "no such file"
+    return folder / "nowhere.csv", "--pairs must be an existing file or folder"
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,9 @@ def test_index_of_another_run(run_folder, tmp_path):
 
 def test_a_run_without_an_index_names_the_command_that_builds_one(run_folder, tmp_path):
     (tmp_path / "params.yaml").write_text("")
-    with pytest.raises(InputError, match="holds no trained model. Let it end: `align"):
+    with pytest.raises(
+        InputError, match="has no trained model. Finish the run by `align"
+    ):
         search.run(parse("--model_dir", tmp_path, "red"))
     (tmp_path / "config.json").write_text("{}")
     command = (
@@ -238,7 +240,7 @@ def test_only_a_finished_run_is_indexed(tmp_path, capsys):
     assert "has neither config.json nor params.yaml" in capsys.readouterr().err
     (tmp_path / "params.yaml").write_text("")
     assert main(arguments) == 1
-    assert "holds no trained model" in capsys.readouterr().err
+    assert "has no trained model" in capsys.readouterr().err
 
 
 def hit_of(path, captions):
@@ -250,7 +252,7 @@ def test_what_is_shown_stays_short(capsys):
     shown = capsys.readouterr().out
     assert "caption 2" in shown and "47 more" in shown and "caption 3" not in shown
     search.print_hits("cats", [])
-    assert capsys.readouterr().out.startswith("cats: nothing found")
+    assert capsys.readouterr().out.startswith("cats: no images match the search")
 
 
 @pytest.mark.parametrize("columns, is_table", [(100, True), (65, False)])
@@ -268,7 +270,7 @@ def test_a_table_is_shown_where_paths_stay_whole(
     "arguments, message",
     [
         (("--model_dir", "nowhere", "cat"), "--model_dir must be the folder of a fini"),
-        (("--null", "cat"), "-0 belongs to --paths"),
+        (("--null", "cat"), "-0 must be used with --paths"),
     ],
 )
 def test_what_is_not_there_and_what_belongs_together(arguments, message, capsys):

@@ -60,7 +60,7 @@ def test_without_any_data_everything_is_named_and_no_model_opened(
     assert told["retrieval", "coco"][0] == "1, 8, 9, 10"
     for (_, data), (_, reason) in told.items():
         if data in ("flickr30k", "coco", "cxc", "multi30k", "simlex999"):
-            assert reason.startswith("download ") and "data/" in reason
+            assert reason.startswith("Download ") and "data/" in reason
         elif data == "vtab":
             assert "tfds build caltech101 cifar100" in reason
             assert "resisc45 and diabetic_retinopathy_detection/btgraham" in reason
@@ -121,11 +121,11 @@ def test_an_export_is_not_asked_for_what_it_has_not(run, tmp_path):
     (tmp_path / "export" / "saved_model.pb").touch()
     code, out, err = run("--data_root", "words", "--json", model="export")
     assert (code, err) == (0, "")
-    needs = "needs the run folder, but export is an export"
+    needs = "Needs the run folder, but export is an export"
     told = {row["protocol"]: row["skipped"] for row in json.loads(out)}
     assert told["simlex"] == needs
     trained = ("imagenet_frozen", "imagenet_full", "fine_grained", "vtab")
-    assert all(told[own].endswith(f"; {needs}") for own in trained)
+    assert all(told[own].endswith(f". {needs}") for own in trained)
     assert {own for own in told if needs in told[own]} == {"simlex", *trained}
 
 
@@ -141,7 +141,7 @@ def test_a_failure_does_not_end_the_others(run, tmp_path, monkeypatch):
     """Two protocols have data; the first fails, the second is measured."""
     monkeypatch.setattr(
         suite,
-        "what_to_download",
+        "download_steps",
         lambda protocol, request: (
             "" if protocol in ("simlex", "multi30k") else "get it"
         ),
@@ -177,11 +177,11 @@ def test_zero_shot_takes_clips_prompts(monkeypatch):
 
     monkeypatch.setattr(benchmarks, "prepared_builder", lambda name: None)
     request = Request("imagenet_r")
-    assert suite.what_to_download("knn", request) == ""
+    assert suite.download_steps("knn", request) == ""
 
     def missing(source):
         raise InputError(f"{source} needs clip-benchmark; run pip install it.")
 
     monkeypatch.setattr(benchmarks, "read_templates", missing)
-    told = suite.what_to_download("zero_shot", request)
+    told = suite.download_steps("zero_shot", request)
     assert told == "clip:imagenet1k needs clip-benchmark; run pip install it"

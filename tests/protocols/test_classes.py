@@ -1,4 +1,4 @@
-"""What is learned from and what is judged: which splits, and that they are apart."""
+"""Tests of the training and test splits of image classification."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ def request(name, train_split=None, split=None):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """ImageNet-R with two splits, which the real one hasn't got."""
+    """Folder of ImageNet-R with two splits. The published data set has one split."""
     folder = tmp_path_factory.mktemp("tfds")
     examples = imagenet_examples(IDS)
     prepare("imagenet_r", folder, {"test": examples, "train": examples[:2]})
@@ -51,9 +51,9 @@ def folders(tmp_path):
     return str(tmp_path)
 
 
-def is_refused(own):
+def is_refused(overlapping_request):
     try:
-        check_splits_are_apart(own)
+        check_splits_are_apart(overlapping_request)
     except InputError as error:
         assert "train_split and split must have no image in common" in str(error)
         return True
@@ -71,7 +71,7 @@ def is_refused(own):
         ("test", "train", False),
     ],
 )
-def test_halves_of_the_stamps(train_split, split, refused):
+def test_overlapping_splits_of_the_stamps_are_refused(train_split, split, refused):
     assert is_refused(request("stamps", train_split, split)) == refused
 
 
@@ -88,7 +88,9 @@ def test_halves_of_the_stamps(train_split, split, refused):
         ("test", ".", True),
     ],
 )
-def test_folders_of_classes(folders, train_split, split, refused):
+def test_overlapping_folders_of_classes_are_refused(
+    folders, train_split, split, refused
+):
     os.symlink(os.path.join(folders, "val"), os.path.join(folders, "alias"))
     assert is_refused(request(folders, train_split, split)) == refused
 
@@ -105,13 +107,15 @@ def test_folders_of_classes(folders, train_split, split, refused):
         ("all", "test", True),
     ],
 )
-def test_splits_of_tfds(prepared, monkeypatch, train_split, split, refused):
+def test_overlapping_splits_of_tfds_are_refused(
+    prepared, monkeypatch, train_split, split, refused
+):
     builder = functools.partial(tfds.builder, data_dir=prepared)
     monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: builder(name))
     assert is_refused(request("imagenet_r", train_split, split)) == refused
 
 
-def test_unknown_splits_of_tfds(prepared, monkeypatch):
+def test_unknown_splits_of_tfds_are_refused(prepared, monkeypatch):
     builder = functools.partial(tfds.builder, data_dir=prepared)
     monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: builder(name))
     with pytest.raises(InputError, match="the split must be one of test, train, .*'x'"):
@@ -120,11 +124,11 @@ def test_unknown_splits_of_tfds(prepared, monkeypatch):
 
 def test_both_splits_are_read(folders):
     train, test = train_and_test(request(folders, "val"))
-    assert [pathlib.Path(own).parts[-3] for own in train.images] == ["val", "val"]
-    assert [pathlib.Path(own).parts[-3] for own in test.images] == ["test", "test"]
+    assert [pathlib.Path(path).parts[-3] for path in train.images] == ["val", "val"]
+    assert [pathlib.Path(path).parts[-3] for path in test.images] == ["test", "test"]
     pathlib.Path(folders, "val", "cat", "1.png").rename(f"{folders}/val/dog/2.png")
     pathlib.Path(folders, "val", "cat").rmdir()
-    with pytest.raises(InputError, match="same classes in both splits, received 1 in"):
+    with pytest.raises(InputError, match="same classes in both splits. Received: 1 cl"):
         train_and_test(request(folders, "val"))
 
 
@@ -132,14 +136,16 @@ def test_splits_are_apart_and_of_the_same_classes(folders):
     data = LabeledImages(["a"], np.array([0]), ["cat"])
     other = LabeledImages(["a"], np.array([0]), ["cat", "dog"])
     check_same_classes(data, data)
-    with pytest.raises(InputError, match="received 1 in training and 2 in the test"):
+    with pytest.raises(
+        InputError, match="1 classes in the training split and 2 in the"
+    ):
         check_same_classes(data, other)
-    with pytest.raises(InputError, match="no image in common, received test and tes"):
+    with pytest.raises(InputError, match="no image in common. Received: test and tes"):
         check_splits_are_apart(request(folders, "test"))
 
 
 @pytest.mark.parametrize(
-    "name, learned, judged",
+    "name, train_split, test_split",
     [
         ("imagenet2012", "train", "validation"),
         ("imagenet2012:5.1.0", "train", "validation"),
@@ -148,9 +154,9 @@ def test_splits_are_apart_and_of_the_same_classes(folders):
         ("imagenet2012_subset/10pct", "train", "test"),
     ],
 )
-def test_usual_splits_of_tfds(name, learned, judged):
-    assert split_of_classes(request(name), train=True) == learned
-    assert split_of_classes(request(name)) == judged
+def test_usual_splits_of_tfds(name, train_split, test_split):
+    assert split_of_classes(request(name), train=True) == train_split
+    assert split_of_classes(request(name)) == test_split
     assert split_of_classes(request(name, "a", "b"), train=True) == "a"
     assert split_of_classes(request(name, "a", "b")) == "b"
 
@@ -168,14 +174,16 @@ def test_usual_splits_of_tfds(name, learned, judged):
         ("stamps", "test", "train", {"split": "train", "train_split": "test"}),
     ],
 )
-def test_splits_that_are_not_the_papers(name, train_split, split, unusual):
+def test_splits_that_differ_from_the_paper_are_listed(
+    name, train_split, split, unusual
+):
     assert unusual_splits(request(name, train_split, split)) == unusual
 
 
-def test_what_has_nothing_to_learn_from(tmp_path):
+def test_data_without_a_training_split_are_refused(tmp_path):
     for name in ("imagenet_r", "imagenet_v2/threshold-0.7", "imagenet_v2:3.0.0"):
         assert split_of_classes(request(name)) == "test"
-        with pytest.raises(InputError, match="train_split must be given for imagenet"):
+        with pytest.raises(InputError, match="train_split must be set for imagenet"):
             split_of_classes(request(name), train=True)
     with pytest.raises(InputError, match="must have the folders train and test"):
         split_of_classes(request(str(tmp_path)), train=True)
@@ -197,12 +205,14 @@ def test_a_folder_of_splits_is_recognized(tmp_path):
     assert split_of_classes(request(str(tmp_path))) == "test"
 
 
-def test_a_folder_of_other_splits_needs_a_choice(tmp_path):
+def test_an_ambiguous_folder_needs_the_option_split(tmp_path):
     make_images(tmp_path, "train/cat/1.png", "val/cat/1.png")
-    with pytest.raises(InputError, match="has the splits train, val; .* --split val"):
+    with pytest.raises(InputError, match="the splits train, val. .* --split val"):
         split_of_classes(request(str(tmp_path)))
     make_images(tmp_path, "bus/1.png")
-    with pytest.raises(InputError, match="train, val look like splits and bus like cl"):
+    with pytest.raises(
+        InputError, match="train, val look like splits and bus look like"
+    ):
         split_of_classes(request(str(tmp_path)))
     assert labeled_images(request(str(tmp_path), split=".")).class_names == [
         "bus",
@@ -211,7 +221,7 @@ def test_a_folder_of_other_splits_needs_a_choice(tmp_path):
     ]
 
 
-def test_classes_may_be_called_as_splits_are(tmp_path):
+def test_classes_may_have_the_names_of_splits(tmp_path):
     make_images(tmp_path, "bus/1.png", "train/1.png", "test/1.png")
     assert split_of_classes(request(str(tmp_path))) is None
     names = labeled_images(request(str(tmp_path))).class_names
@@ -220,7 +230,9 @@ def test_classes_may_be_called_as_splits_are(tmp_path):
 
 def test_a_single_class_is_refused(tmp_path):
     make_images(tmp_path, "train/cat/1.png", "test/cat/1.png")
-    with pytest.raises(InputError, match="at least two classes, received one, 'cat'"):
+    with pytest.raises(
+        InputError, match="at least two classes. Received: one class, 'cat'"
+    ):
         train_and_test(request(str(tmp_path)))
     with pytest.raises(InputError, match="at least two classes"):
         check_several_classes(labeled_images(request(str(tmp_path))))
@@ -238,7 +250,9 @@ def test_the_classes_of_a_folder_are_matched_by_name(tmp_path):
         labeled_images(folder)
 
 
-def test_names_by_the_order_of_labels_are_said(prepared, monkeypatch, tmp_path, capsys):
+def test_renaming_by_the_order_of_labels_is_reported(
+    prepared, monkeypatch, tmp_path, capsys
+):
     builder = functools.partial(tfds.builder, data_dir=prepared)
     monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: builder(name))
     count = len(labeled_images(request("imagenet_r")).class_names)

@@ -1,4 +1,4 @@
-"""Embeddings on disk: computed once, by content, whole after any kill."""
+"""Tests of the embedding cache: keys by content, damaged files, killed processes."""
 
 import math
 import os
@@ -17,15 +17,15 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 class Encoder:
-    """Embeds a text by its bytes, and remembers what it was asked."""
+    """Encoder of texts by their bytes, which records the texts that it encodes."""
 
     def __init__(self):
-        self.asked = []
+        self.encoded = []
 
     def __call__(self, texts):
         if "bad" in texts:
             raise InputError(f"not a text: {texts.index('bad')}")
-        self.asked.extend(texts)
+        self.encoded.extend(texts)
         return np.array([self.row(text) for text in texts])
 
     @staticmethod
@@ -42,33 +42,35 @@ def test_each_content_is_encoded_once(tmp_path):
     texts = [f"text {number}" for number in range(10)]
     first = EmbeddingCache(tmp_path, encoder, chunk=3)(texts + texts[:4])
     np.testing.assert_array_equal(first, expected(texts + texts[:4]))
-    assert encoder.asked == texts
+    assert encoder.encoded == texts
     mixed = ["new", *texts[::-1], "new"]
-    done = []
-    again = EmbeddingCache(tmp_path, encoder, chunk=4)(mixed, done.append)
-    np.testing.assert_array_equal(again, expected(mixed))
-    assert encoder.asked == [*texts, "new"] and sum(done) == len(mixed)
+    progress = []
+    repeated = EmbeddingCache(tmp_path, encoder, chunk=4)(mixed, progress.append)
+    np.testing.assert_array_equal(repeated, expected(mixed))
+    assert encoder.encoded == [*texts, "new"]
+    assert sum(progress) == len(mixed)
     in_order = EmbeddingCache(tmp_path, encoder)(texts)
-    # Mapped, so that a gallery of any size takes no memory.
+    # The array is mapped, so that a large gallery takes no memory.
     assert isinstance(in_order, np.memmap)
     np.testing.assert_array_equal(in_order, expected(texts))
     assert EmbeddingCache(tmp_path, encoder)([]).shape == (0, 3)
 
 
 @pytest.mark.parametrize("name", ["digests", "embeddings"])
-@pytest.mark.parametrize("lost", [1, 13, 61])
-def test_half_written_rows_are_computed_again(tmp_path, capsys, name, lost):
+@pytest.mark.parametrize("lost_bytes", [1, 13, 61])
+def test_incomplete_rows_are_computed_again(tmp_path, capsys, name, lost_bytes):
     texts = [f"text {number}" for number in range(8)]
     EmbeddingCache(tmp_path, Encoder())(texts)
     size = (tmp_path / name).stat().st_size
-    os.truncate(tmp_path / name, size - lost)
+    os.truncate(tmp_path / name, size - lost_bytes)
     encoder = Encoder()
     actual = EmbeddingCache(tmp_path, encoder)(texts)
     np.testing.assert_array_equal(actual, expected(texts))
-    row = {"digests": 20, "embeddings": 12}[name]
-    assert encoder.asked == texts[-math.ceil(lost / row) :]
-    whole = len(texts) - math.ceil(lost / row)
-    assert f"{whole} embeddings stay" in capsys.readouterr().err
+    row_bytes = {"digests": 20, "embeddings": 12}[name]
+    lost_rows = math.ceil(lost_bytes / row_bytes)
+    assert encoder.encoded == texts[-lost_rows:]
+    remaining = len(texts) - lost_rows
+    assert f"{name}, which keeps {remaining}" in capsys.readouterr().err
 
 
 SLOW_WRITER = """
@@ -86,7 +88,7 @@ EmbeddingCache(sys.argv[1], encode, chunk=2)([f"text {n}" for n in range(10_000)
 """
 
 
-def test_a_killed_writer_loses_a_chunk(tmp_path):
+def test_a_killed_writer_loses_one_chunk_at_most(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW_WRITER, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -101,11 +103,11 @@ def test_a_killed_writer_loses_a_chunk(tmp_path):
     texts = [f"text {number}" for number in range(60)]
     actual = EmbeddingCache(tmp_path, encoder)(texts)
     np.testing.assert_array_equal(actual, expected(texts))
-    assert 15 <= len(encoder.asked) <= 22
+    assert 15 <= len(encoder.encoded) <= 22
 
 
-def test_a_kill_before_any_row_leaves_a_folder_that_works(tmp_path):
-    """The states between the first files: none, empty ones, rows without a width."""
+def test_a_folder_without_complete_rows_is_usable(tmp_path):
+    """A kill at the start leaves no files, empty files, or rows without a width."""
     for number, files in enumerate(
         [{}, {"embeddings": 0, "digests": 0}, {"embeddings": 36, "digests": 40}]
     ):
@@ -120,11 +122,10 @@ def test_a_kill_before_any_row_leaves_a_folder_that_works(tmp_path):
     encoder = Encoder()
     actual = EmbeddingCache(folder, encoder)(["a", "bb"])
     np.testing.assert_array_equal(actual, expected(["a", "bb"]))
-    assert encoder.asked == ["a", "bb"]
+    assert encoder.encoded == ["a", "bb"]
 
 
-def test_two_processes_at_once(tmp_path):
-    """The second waits, says so, and then finds most of what it needs."""
+def test_a_second_process_waits_and_reads_the_rows_of_the_first(tmp_path):
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", SLOW_WRITER.replace("10_000", "60"), str(tmp_path)],
@@ -143,11 +144,11 @@ def test_two_processes_at_once(tmp_path):
     texts = [f"text {number}" for number in range(60)]
     actual = EmbeddingCache(tmp_path, encoder)(texts)
     np.testing.assert_array_equal(actual, expected(texts))
-    assert encoder.asked == []
+    assert encoder.encoded == []
 
 
-def test_any_order_is_mapped(tmp_path):
-    """So that memory stays flat however the rows lie; and nothing is left behind."""
+def test_rows_in_any_order_are_mapped(tmp_path):
+    """Memory stays constant for rows in any order, and temporary files are removed."""
     texts = [f"text {number}" for number in range(50)]
     cache = EmbeddingCache(tmp_path, Encoder())
     cache(texts)
@@ -156,65 +157,66 @@ def test_any_order_is_mapped(tmp_path):
     assert isinstance(shuffled, np.memmap)
     np.testing.assert_array_equal(shuffled, expected(texts[::-1]))
     assert sorted(path.name for path in tmp_path.iterdir()) == files
-    # An earlier array stays whole while the folder grows.
+    # Rows that are added later don't change an array that was returned before.
     first = cache(texts)
-    cache(["more"])
+    cache(["new"])
     np.testing.assert_array_equal(first, expected(texts))
 
 
-def test_items_that_cannot_be_read_are_rows_of_nan(tmp_path):
+def test_unreadable_items_are_rows_of_nan(tmp_path):
     texts = ["bad", "a", "b", "bad", "c"]
     encoder = Encoder()
     actual = EmbeddingCache(tmp_path, encoder)(texts)
     assert np.isnan(actual[[0, 3]]).all()
     np.testing.assert_array_equal(actual[[1, 2, 4]], expected(["a", "b", "c"]))
     EmbeddingCache(tmp_path, encoder)(texts)
-    assert sorted(encoder.asked) == ["a", "b", "c"]
+    assert sorted(encoder.encoded) == ["a", "b", "c"]
 
 
-def test_readable_items_with_their_places(tmp_path):
+def test_readable_items_are_returned_with_their_rows(tmp_path):
     texts = ["bad", "a", "b", "bad", "c"]
-    embeddings, kept = EmbeddingCache(tmp_path, Encoder(), chunk=2).readable(texts)
+    embeddings, rows = EmbeddingCache(tmp_path, Encoder(), chunk=2).readable(texts)
     np.testing.assert_array_equal(embeddings, expected(["a", "b", "c"]))
-    assert kept.tolist() == [1, 2, 4] and isinstance(embeddings, np.memmap)
+    assert rows.tolist() == [1, 2, 4]
+    assert isinstance(embeddings, np.memmap)
 
-    def refuse(items):
-        raise AssertionError(f"asked again for {items}")
+    def fail(items):
+        raise AssertionError(f"{items} are encoded again")
 
-    cache = EmbeddingCache(tmp_path, refuse)
+    cache = EmbeddingCache(tmp_path, fail)
     assert cache.readable(texts)[1].tolist() == [1, 2, 4]
-    embeddings, kept = cache.readable(["bad"])
-    assert embeddings.shape == (0, 3) and kept.tolist() == []
-    embeddings, kept = cache.readable([])
-    assert embeddings.shape == (0, 3) and kept.tolist() == []
+    for unreadable in (["bad"], []):
+        embeddings, rows = cache.readable(unreadable)
+        assert embeddings.shape == (0, 3)
+        assert rows.tolist() == []
 
 
-def test_bad_items_before_all_others(tmp_path):
-    """Whole chunks of them tell no width; the rest is computed all the same."""
+def test_chunks_of_unreadable_items_may_come_first(tmp_path):
+    """The width of an embedding is unknown until the first readable item."""
 
     class Refusing(Encoder):
         def __call__(self, texts):
-            wrong = [text for text in texts if text.startswith("bad")]
-            if wrong:
-                raise InputError(f"not a text: {wrong[0]}")
+            unreadable = [text for text in texts if text.startswith("bad")]
+            if unreadable:
+                raise InputError(f"not a text: {unreadable[0]}")
             return super().__call__(texts)
 
     encoder = Refusing()
     texts = ["bad 1", "bad 2", "bad 3", "bad 1", "a", "b"]
-    embeddings, kept = EmbeddingCache(tmp_path, encoder, chunk=2).readable(texts)
+    embeddings, rows = EmbeddingCache(tmp_path, encoder, chunk=2).readable(texts)
     np.testing.assert_array_equal(embeddings, expected(["a", "b"]))
-    assert kept.tolist() == [4, 5]
+    assert rows.tolist() == [4, 5]
     assert EmbeddingCache(tmp_path, None).readable(texts)[1].tolist() == [4, 5]
 
 
-def test_nothing_but_bad_items_is_an_error(tmp_path):
+def test_only_unreadable_items_raise_an_error(tmp_path):
     for _ in range(2):
         with pytest.raises(InputError, match="not a text: 0"):
             EmbeddingCache(tmp_path, Encoder(), chunk=1)(["bad"])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_diverged_model_is_an_error_and_no_bad_item(tmp_path, value):
+def test_a_diverged_model_raises_an_error(tmp_path, value):
     def encode(texts):
         return np.where([[text == "b"] for text in texts], value, np.ones((1, 3)))
 
@@ -222,25 +224,27 @@ def test_a_diverged_model_is_an_error_and_no_bad_item(tmp_path, value):
         EmbeddingCache(tmp_path, encode)(["a", "b", "c"])
     encoder = Encoder()
     EmbeddingCache(tmp_path, encoder)(["a", "b", "c"])
-    assert encoder.asked == ["a", "b", "c"]  # Nothing of it was kept.
+    # The failed call stored no row.
+    assert encoder.encoded == ["a", "b", "c"]
 
 
-def test_content_counts_and_not_the_place(tmp_path):
-    one, other = tmp_path / "one", tmp_path / "other"
-    one.write_bytes(b"picture")
-    other.write_bytes(b"picture")
-    digest = content_digest(one)
-    assert digest == content_digest(other) == content_digest(b"picture")
-    assert digest != content_digest("picture")
+def test_the_digest_depends_on_the_content_and_not_on_the_path(tmp_path):
+    file = tmp_path / "file"
+    copy = tmp_path / "copy"
+    file.write_bytes(b"image")
+    copy.write_bytes(b"image")
+    digest = content_digest(file)
+    assert digest == content_digest(copy) == content_digest(b"image")
+    assert digest != content_digest("image")
     pixels = np.zeros((2, 3, 3), np.uint8)
     assert content_digest(pixels) != content_digest(pixels.reshape(3, 2, 3))
-    with pytest.raises(InputError, match="/dev/zero .not a regular file"):
+    with pytest.raises(InputError, match="/dev/zero can't be read .not a regular file"):
         content_digest(pathlib.Path("/dev/zero"))
-    with pytest.raises(InputError, match="no readable image: .*missing.*check"):
+    with pytest.raises(InputError, match="image .*missing can't be read.*Check"):
         content_digest(tmp_path / "missing")
 
 
-def test_a_broken_width_gives_no_rows_out_of_the_middle_of_others(tmp_path, capsys):
+def test_a_damaged_width_causes_all_rows_to_be_computed_again(tmp_path, capsys):
     texts = [f"text {number}" for number in range(8)]
     EmbeddingCache(tmp_path, Encoder())(texts)
     content = (tmp_path / "width").read_bytes()
@@ -251,14 +255,15 @@ def test_a_broken_width_gives_no_rows_out_of_the_middle_of_others(tmp_path, caps
         np.testing.assert_array_equal(
             EmbeddingCache(tmp_path, encoder)(texts), expected(texts)
         )
-        assert encoder.asked == texts
-        # Whoever reads it meanwhile keeps what was there.
+        assert encoder.encoded == texts
+        # Arrays that other processes have mapped keep their content.
         np.testing.assert_array_equal(mapped.reshape(8, 3), expected(texts))
-        assert "is damaged (width); computing its emb" in capsys.readouterr().err
+        expected_message = f"The width in {tmp_path} is damaged. Its embeddings are com"
+        assert expected_message in capsys.readouterr().err
         assert (tmp_path / "width").read_bytes() == content
 
 
-def test_a_cache_of_0_1_is_read_where_its_sizes_agree(tmp_path):
+def test_a_width_without_a_checksum_is_accepted_if_file_sizes_agree(tmp_path):
     texts = [f"text {number}" for number in range(8)]
     EmbeddingCache(tmp_path, Encoder())(texts)
     (tmp_path / "width").write_text("3")
@@ -266,7 +271,7 @@ def test_a_cache_of_0_1_is_read_where_its_sizes_agree(tmp_path):
     np.testing.assert_array_equal(
         EmbeddingCache(tmp_path, encoder)([*texts, "new"]), expected([*texts, "new"])
     )
-    assert encoder.asked == ["new"]
+    assert encoder.encoded == ["new"]
 
 
 def test_damaged_rows_are_computed_again(tmp_path, capsys):
@@ -274,25 +279,26 @@ def test_damaged_rows_are_computed_again(tmp_path, capsys):
     EmbeddingCache(tmp_path, Encoder())(texts)
     random = np.random.default_rng(0)
     content = bytearray((tmp_path / "embeddings").read_bytes())
-    flipped = random.choice(len(content), 20, replace=False)
-    for place in flipped:
-        content[place] ^= 1 << random.integers(8)
+    positions = random.choice(len(content), 20, replace=False)
+    for position in positions:
+        content[position] ^= 1 << random.integers(8)
     (tmp_path / "embeddings").write_bytes(content)
     encoder = Encoder()
     actual = EmbeddingCache(tmp_path, encoder, chunk=7)(texts + texts[:5])
     np.testing.assert_array_equal(actual, expected(texts + texts[:5]))
-    damaged = sorted({place // 12 for place in flipped.tolist()})
-    assert encoder.asked == [texts[row] for row in damaged]
+    damaged_rows = sorted({position // 12 for position in positions.tolist()})
+    assert encoder.encoded == [texts[row] for row in damaged_rows]
     assert "embeddings are damaged and are computed again" in capsys.readouterr().err
-    # The new rows replace the damaged ones for good.
+    # The new rows replace the damaged ones permanently.
     encoder = Encoder()
-    again = EmbeddingCache(tmp_path, encoder)(texts)
-    np.testing.assert_array_equal(again, expected(texts))
-    assert encoder.asked == [] and capsys.readouterr().err == ""
+    repeated = EmbeddingCache(tmp_path, encoder)(texts)
+    np.testing.assert_array_equal(repeated, expected(texts))
+    assert encoder.encoded == []
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["checksums", "digests"])
-def test_other_damages_cost_a_row_each(tmp_path, name):
+def test_a_damaged_checksum_or_digest_costs_one_row(tmp_path, name):
     texts = [f"text {number}" for number in range(8)]
     EmbeddingCache(tmp_path, Encoder())(texts)
     content = bytearray((tmp_path / name).read_bytes())
@@ -301,7 +307,7 @@ def test_other_damages_cost_a_row_each(tmp_path, name):
     encoder = Encoder()
     actual = EmbeddingCache(tmp_path, encoder)(texts)
     np.testing.assert_array_equal(actual, expected(texts))
-    assert encoder.asked == texts[:1]
+    assert encoder.encoded == texts[:1]
 
 
 def test_a_cache_of_an_earlier_version_gets_checksums(tmp_path):
@@ -312,9 +318,10 @@ def test_a_cache_of_an_earlier_version_gets_checksums(tmp_path):
     np.testing.assert_array_equal(
         EmbeddingCache(tmp_path, encoder)(texts), expected(texts)
     )
-    assert encoder.asked == [] and (tmp_path / "checksums").stat().st_size == 4 * 8
+    assert encoder.encoded == []
+    assert (tmp_path / "checksums").stat().st_size == 4 * 8
     # Rows that an earlier version adds without checksums get theirs too.
     os.truncate(tmp_path / "checksums", 4 * 5)
     EmbeddingCache(tmp_path, encoder)([*texts, "new"])
-    assert encoder.asked == ["new"]
+    assert encoder.encoded == ["new"]
     assert (tmp_path / "checksums").stat().st_size == 4 * 9

@@ -1,4 +1,4 @@
-"""Embeddings of a real small model, kept on disk."""
+"""Tests of the cached embeddings of a small model."""
 
 import io
 import itertools
@@ -25,25 +25,28 @@ def align():
     return small_align()
 
 
-def opener(align, folder, opened):
-    def open_it():
-        opened.append(folder)
+def opener(align, folder, opened_folders):
+    """Returns a function that saves and opens the model, and records the call."""
+
+    def open_model():
+        opened_folders.append(folder)
         align.save_to_preset(folder)
         return load_model(folder)
 
-    return open_it
+    return open_model
 
 
 @pytest.mark.ci
-def test_pictures_that_cannot_be_decoded_are_skipped_and_told(
+def test_undecodable_images_are_skipped_and_reported(
     align, tmp_path, capsys, monkeypatch
 ):
     (tmp_path / "red.png").write_bytes(png("red", "circle"))
-    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
-    opened = []
-    make = opener(align, tmp_path / "run", opened)
-    encoders = CachedEncoders(make, tmp_path / "cache")
-    assert opened == []  # Not before something is to be embedded.
+    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 not an image")
+    opened_folders = []
+    open_model = opener(align, tmp_path / "run", opened_folders)
+    encoders = CachedEncoders(open_model, tmp_path / "cache")
+    # The model is opened when the first item is embedded.
+    assert opened_folders == []
     pixels = np.asarray(Image.open(tmp_path / "red.png"))
     images = [
         str(tmp_path / "red.png"),
@@ -62,30 +65,30 @@ def test_pictures_that_cannot_be_decoded_are_skipped_and_told(
         "3 of 6 images can't be decoded and are left out: image 1, "
         f"{tmp_path}/cut.jpg, image 4"
     )
-    with pytest.raises(InputError, match="none of the 1 images can be decoded"):
+    with pytest.raises(InputError, match="None of the 1 images can be decoded"):
         encoders.readable_images([b"nothing"])
     assert encoders.readable_images([images[0]])[0].shape == (1, 16)
     texts = encoders.texts(["a cat", "a dog", "a cat"])
     np.testing.assert_array_equal(texts[0], texts[2])
 
-    # Another process finds all of it, and computes nothing.
-    def refuse(items):
-        raise AssertionError(f"computed again: {len(items)}")
+    # A second process reads all embeddings from the cache.
+    def fail(items):
+        raise AssertionError(f"{len(items)} items are computed again")
 
-    again = CachedEncoders(opener(align, tmp_path / "run", opened), tmp_path / "cache")
-    monkeypatch.setattr(again.model, "encode_images", refuse)
-    monkeypatch.setattr(again.model, "encode_texts", refuse)
+    reopened = CachedEncoders(open_model, tmp_path / "cache")
+    monkeypatch.setattr(reopened.model, "encode_images", fail)
+    monkeypatch.setattr(reopened.model, "encode_texts", fail)
     capsys.readouterr()
-    np.testing.assert_array_equal(again.readable_images(images)[0], embeddings)
-    np.testing.assert_array_equal(again.texts(["a dog"]), texts[1:2])
+    np.testing.assert_array_equal(reopened.readable_images(images)[0], embeddings)
+    np.testing.assert_array_equal(reopened.texts(["a dog"]), texts[1:2])
     assert "3 of 6 images" in capsys.readouterr().err
 
 
 @pytest.mark.ci
-def test_changes_are_computed_anew(tmp_path):
+def test_a_changed_model_uses_another_cache(tmp_path):
     align = small_align()
     kernel = align.image_encoder.get_layer("projection").kernel
-    made = []
+    embeddings = []
     for change in (
         lambda: None,
         lambda: kernel.assign(kernel[:, ::-1]),
@@ -95,12 +98,13 @@ def test_changes_are_computed_anew(tmp_path):
         change()
         model = load_model(align)
         encoders = CachedEncoders(lambda model=model: model, tmp_path / "cache")
-        made.append(np.array(encoders.readable_images([png("green", "ring")])[0]))
+        image_embeddings, _ = encoders.readable_images([png("green", "ring")])
+        embeddings.append(np.array(image_embeddings))
         encoders.texts(["a cat"])
         folders = list((tmp_path / "cache").iterdir())
-        # A folder more for the pictures, none for the texts.
-        assert len(folders) == len(made) + 1
-    for before, after in itertools.pairwise(made):
+        # Each change adds a folder of images, but no folder of texts.
+        assert len(folders) == len(embeddings) + 1
+    for before, after in itertools.pairwise(embeddings):
         assert np.abs(after - before).max() > 1e-4
 
 

@@ -1,4 +1,4 @@
-"""`align_keras.evaluate`: the command's results in Python, and what it refuses."""
+"""Tests of `align_keras.evaluate`: equal results to the command, and its errors."""
 
 import json
 
@@ -15,54 +15,66 @@ from tests.helpers.small_run import write_pairs
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("evaluate")
-    small_align().save_to_preset(place / "run")
-    write_pairs(place / "pairs")
-    return place
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate")
+    small_align().save_to_preset(folder / "run")
+    write_pairs(folder / "pairs")
+    return folder
 
 
 @pytest.mark.ci
-def test_python_and_the_command_find_the_same(place, capsys):
-    model, data = str(place / "run"), str(place / "pairs" / "pairs.jsonl")
-    options = ["--model", model, "--data", data, "--cache", str(place / "cache")]
+def test_python_and_the_command_have_equal_results(folder, capsys):
+    model = str(folder / "run")
+    data = str(folder / "pairs" / "pairs.jsonl")
+    cache = folder / "cache"
+    options = ["--model", model, "--data", data, "--cache", str(cache)]
     assert main(["evaluate", "retrieval", *options, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    html, cache = place / "page.html", place / "cache"
-    found = align_keras.evaluate(model, "retrieval", data, html=html, cache=cache)
-    assert found == printed and html.exists()
-    # Models in memory have the same embeddings, and so the same cache.
+    html = folder / "page.html"
+    result = align_keras.evaluate(model, "retrieval", data, html=html, cache=cache)
+    assert result == printed
+    assert html.exists()
+    # A model in memory has the same fingerprint, and therefore uses the same cache.
     align = align_keras.ALIGN.from_preset(model)
     folders = sorted(path.name for path in cache.iterdir())
     for in_memory in (align, load_model(align)):
-        again = align_keras.evaluate(in_memory, "retrieval", data, cache=cache)
-        assert again["metrics"] == printed["metrics"] and again["model"] == align.name
+        repeated = align_keras.evaluate(in_memory, "retrieval", data, cache=cache)
+        assert repeated["metrics"] == printed["metrics"]
+        assert repeated["model"] == align.name
     assert sorted(path.name for path in cache.iterdir()) == folders
 
 
 @pytest.mark.parametrize(
     "protocol, options, message",
     [
-        ("retreival", {}, "protocol must be one of .* did you mean retrieval"),
+        ("retreival", {}, "protocol must be one of .* Did you mean retrieval"),
         ("knn", {"templets": "x"}, "knn has no argument 'templets'.*'templates'"),
-        ("knn", {"data": "x", "templates": "x"}, "`templates` is for zero_shot, rec"),
+        (
+            "knn",
+            {"data": "x", "templates": "x"},
+            "`templates` is an option of zero_shot. Rec",
+        ),
         ("knn", {"data": "x", "split": ""}, "split must not be empty"),
-        ("knn", {}, "data must name what knn is measured on.*a TFDS data set"),
+        ("knn", {}, "data must be set for knn. .*a TFDS data set"),
         (
             "vtab",
             {"workers": 0},
             "workers must be a whole number from 1 to .*, received 0",
         ),
         ("composed", {"text_weight": -1.0}, "text_weight must be a number from 0"),
-        ("knn", {"data": "x", "metadata": "m"}, "`metadata` is for `slice_by`"),
+        (
+            "knn",
+            {"data": "x", "metadata": "m"},
+            "`metadata` is used only with `slice_by`",
+        ),
     ],
 )
-def test_what_is_refused_before_anything_is_read(protocol, options, message):
+def test_invalid_options_are_refused_before_data_are_read(protocol, options, message):
     with pytest.raises(InputError, match=message):
         checked_request(protocol, **options)
 
 
-def test_defaults_of_a_request():
+def test_a_request_has_the_defaults_of_its_protocol():
     request = checked_request("multi30k", split=None, slice_by="category")
     assert (request.data, request.data_root, request.templates) == (
         "multi30k",
@@ -80,34 +92,36 @@ def test_processes_need_a_model_on_disk(tmp_path, monkeypatch):
     model = mock.Mock(image_fingerprint="m", path=None)
     data = mock.Mock(identity=lambda task: "d")
     recipe = align_keras.config.load_recipe("fine_grained")
-    chosen = [trials.Trial("", "train", "test", recipe, seed) for seed in range(2)]
+    two_trials = [trials.Trial("", "train", "test", recipe, seed) for seed in range(2)]
     request = checked_request("vtab", workers=2, results=str(tmp_path))
     with pytest.raises(InputError, match="model must be a path with `workers`"):
-        trials.finished(chosen, data, model, request)
+        trials.finished(two_trials, data, model, request)
 
 
-# --- Versions of what stands on disk. Where one of these fails, the version beside the
-# code is to be raised, and the numbers here with it. ---
+# === Versions of cached results ===
+# A failure means that the code computes other values than the results on disk. Increase
+# the version constant of the code, and update the version and the values in the test.
 
 
-def test_token_ids_of_this_version():
+def test_token_ids_match_the_tokenization_version():
     from align_keras.text import WordPieceTokenizer
     from align_keras.text.wordpiece_tokenizer import TOKENIZATION_VERSION
 
     captions = ["A red CIRCLE, naïve", "ＦＵＬＬ\u00a0ΣΑΣ", "[MASK] 天気 e\u0301", ""]
     vocabulary = [*VOCABULARY, "naive", "circle", "full", "σας", "天", "é"]
-    found = []
+    token_ids = {}
     for normalization in ("bert_uncased", "bert_cased"):
         tokenizer = WordPieceTokenizer(vocabulary, 8, normalization)
-        found.append(np.asarray(tokenizer(captions)["token_ids"]).tolist())
+        batch = tokenizer(captions)["token_ids"]
+        token_ids[normalization] = np.asarray(batch).tolist()
     assert TOKENIZATION_VERSION == 1
-    assert found[0] == [
+    assert token_ids["bert_uncased"] == [
         [2, 5, 22, 35, 34, 58, 1, 3],
         [2, 1, 1, 3, 0, 0, 0, 0],
         [2, 4, 61, 1, 9, 3, 0, 0],
         [2, 3, 0, 0, 0, 0, 0, 0],
     ]
-    assert found[1] == [
+    assert token_ids["bert_cased"] == [
         [2, 1, 22, 35, 34, 1, 1, 3],
         [2, 1, 1, 3, 0, 0, 0, 0],
         [2, 4, 61, 1, 1, 3, 0, 0],
@@ -115,7 +129,7 @@ def test_token_ids_of_this_version():
     ]
 
 
-def test_pixels_of_this_version():
+def test_pixels_match_the_preprocessing_version():
     import tensorflow as tf
 
     from align_keras.images.preprocess import (
@@ -126,27 +140,28 @@ def test_pixels_of_this_version():
     rows, columns = np.indices((37, 53))
     pixels = np.stack([7 * rows, 5 * columns, rows * columns], axis=-1).astype(np.uint8)
     image = preprocess_image_bytes(tf.io.encode_png(pixels), 32)
-    found = np.asarray(image, float)[::11, ::11].reshape(-1, 3).T
-    # Processors round differently.
+    actual = np.asarray(image, float)[::11, ::11].reshape(-1, 3).T
+    # The tolerance of one level allows for the rounding of different processors.
     assert PREPROCESSING_VERSION == 1
     expected = [
         [20, 20, 20, 95, 95, 95, 170, 170, 170],
         [22, 99, 175, 22, 99, 175, 22, 99, 175],
         [13, 57, 102, 60, 47, 221, 108, 218, 85],
     ]
-    np.testing.assert_allclose(found, expected, atol=1)
+    np.testing.assert_allclose(actual, expected, atol=1)
 
 
 @pytest.mark.ci
-def test_what_trials_learn_from_of_this_version():
-    """Crops, mirrors and their order: where the right half is white."""
+def test_training_batches_match_the_trials_version():
+    """Crops and flips are visible in images whose right half is white."""
     import tensorflow as tf
 
     from align_keras.data import labeled_batches
     from align_keras.models import ALIGNImageConverter
     from align_keras.protocols.trials import TRIALS_VERSION
 
-    tf.random.set_seed(0)  # Which other tests may have set.
+    # Other tests may have set the global seed.
+    tf.random.set_seed(0)
     image = np.zeros((40, 40, 3), np.uint8)
     image[:, 20:] = 255
     images = [np.maximum(image, 10 * row) for row in range(6)]
@@ -159,8 +174,8 @@ def test_what_trials_learn_from_of_this_version():
         seed=3,
     )
     pixels, labels = next(iter(batches))
-    found = np.asarray(pixels, float)[..., 0].mean(axis=1)[:, ::10]
+    brightness = np.asarray(pixels, float)[..., 0].mean(axis=1)[:, ::10]
     assert TRIALS_VERSION == 1
     assert np.asarray(labels).tolist() == [1, 0, 5, 4, 2, 3, 4, 3, 1, 5, 2, 0]
     expected = [[255, 255, 236, 10], [255, 255, 0, 0], [50, 255, 255, 255]]
-    np.testing.assert_allclose(found[:3], expected, atol=2)
+    np.testing.assert_allclose(brightness[:3], expected, atol=2)

@@ -1,4 +1,4 @@
-"""Which results of trials are taken again, and which pictures are other pictures."""
+"""Tests of the identity of fine-tuning data, and of the reuse of results."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from align_keras.utils.errors import InputError
 from tests.helpers.drawings import draw
 
 
-def test_other_pictures_are_other_data(tmp_path):
+def test_changed_images_change_the_identity_of_the_data(tmp_path):
     def identity():
         request = Request(str(tmp_path))
         return fine_tuning_protocols.ClassificationData(request).identity("")
@@ -28,21 +28,26 @@ def test_other_pictures_are_other_data(tmp_path):
     assert identity() == first
     draw(0, 7).save(tmp_path / "train" / "a" / "1.png")
     changed = identity()
-    assert changed[:3] != first[:3] and changed[3:] == first[3:]
+    assert changed[:3] != first[:3]
+    assert changed[3:] == first[3:]
     draw(0, 7).save(tmp_path / "test" / "b" / "2.png")
     assert identity()[3:] != first[3:]
 
 
-def as_bytes(label, seed):
+def draw_png(label, seed):
     file = io.BytesIO()
     draw(label, seed).save(file, "png")
     return file.getvalue()
 
 
-@pytest.mark.parametrize("form", [as_bytes, lambda *own: np.asarray(draw(*own))])
-def test_other_pictures_in_memory_are_other_data(form):
+def draw_pixels(label, seed):
+    return np.asarray(draw(label, seed))
+
+
+@pytest.mark.parametrize("draw_image", [draw_png, draw_pixels])
+def test_changed_images_in_memory_change_the_digest_of_the_data(draw_image):
     def digest(*seeds):
-        images = [form(label, seed) for label, seed in enumerate(seeds)]
+        images = [draw_image(label, seed) for label, seed in enumerate(seeds)]
         data = LabeledImages(images, np.arange(2), ["a", "b"])
         return fine_tuning_protocols.digest_of(data)
 
@@ -50,8 +55,8 @@ def test_other_pictures_in_memory_are_other_data(form):
     assert len({digest(0, 1), digest(0, 2), digest(1, 1)}) == 3
 
 
-def test_another_version_or_split_of_a_tfds_set_is_other_data(monkeypatch):
-    """Where all labels are the same: the pictures aren't hashed."""
+def test_the_identity_of_tfds_data_includes_version_and_split(monkeypatch):
+    """Images of TFDS aren't hashed, and all labels are equal in this test."""
 
     def identity(name="food101:2.0.0", **options):
         request = Request(name, **options)
@@ -67,51 +72,58 @@ def test_another_version_or_split_of_a_tfds_set_is_other_data(monkeypatch):
     )
     assert identity() == identity()
     assert "food101/2.0.0" in identity()
-    others = [
+    changed_identities = [
         identity("food101:3.0.0"),
         identity(train_split="train[:50%]"),
         identity(train_split="train[50%:]"),
         identity(split="validation[:9]"),
     ]
-    assert len({identity(), *others}) == 5
+    assert len({identity(), *changed_identities}) == 5
 
 
-def test_results_of_another_version_are_trained_anew(tmp_path, monkeypatch):
-    ran = []
+def test_trials_run_again_for_another_version(tmp_path, monkeypatch):
+    completed_runs = []
 
     def run(trial, scratch):
-        ran.append(trial)
+        completed_runs.append(trial)
         return {"ranks": [0]}
 
     monkeypatch.setattr(trials, "TrialRunner", lambda *_: run)
-    chosen = [trials.Trial("", "train", "test", load_recipe("fine_grained"), 0)]
+    one_trial = [trials.Trial("", "train", "test", load_recipe("fine_grained"), 0)]
     data = mock.Mock(identity=lambda task: "d")
-    model, request = mock.Mock(image_fingerprint="m"), Request(results=str(tmp_path))
+    model = mock.Mock(image_fingerprint="m")
+    request = Request(results=str(tmp_path))
 
     def finished():
-        return trials.finished(chosen, data, model, request)
+        return trials.finished(one_trial, data, model, request)
 
-    assert finished() == finished() == [{"ranks": [0]}] and len(ran) == 1
+    assert finished() == finished() == [{"ranks": [0]}]
+    assert len(completed_runs) == 1
     monkeypatch.setattr(trials, "TRIALS_VERSION", 0)
-    assert finished() == [{"ranks": [0]}] and len(ran) == 2
+    assert finished() == [{"ranks": [0]}]
+    assert len(completed_runs) == 2
 
 
-def test_vtab_names_what_is_to_be_prepared(tmp_path, monkeypatch):
+def test_vtab_lists_the_data_sets_to_prepare(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path / "tfds")
     )
 
-    def told(*tasks):
+    def check_error(*tasks):
         with pytest.raises(InputError, match="vtab needs .*vtab/dtd") as caught:
             fine_tuning_protocols.VtabData(Request("vtab")).check(tasks)
         return str(caught.value)
 
-    # dSprites is two tasks and one set.
-    message = told("dtd", "dsprites_label_orientation", "dsprites_label_x_position")
-    assert "2 of 2 data sets" in message and "tfds build dtd dsprites," in message
+    # Two tasks use the data set dSprites.
+    message = check_error(
+        "dtd", "dsprites_label_orientation", "dsprites_label_x_position"
+    )
+    assert "2 of 2 data sets" in message
+    assert "tfds build dtd dsprites," in message
     assert "by hand" not in message
-    message = told("dtd", "resisc45", "svhn_cropped")
-    assert "3 of 3" in message and "the files of resisc45 must be" in message
-    # One alone: where it is missing, and where TFDS says to get its files.
-    assert str(tmp_path / "tfds") in told("dtd")
-    assert "downloads/manual" in told("resisc45")
+    message = check_error("dtd", "resisc45", "svhn_cropped")
+    assert "3 of 3" in message
+    assert "First download the files of resisc45 by hand" in message
+    # The message about a single data set has its folder, or the instructions of TFDS.
+    assert str(tmp_path / "tfds") in check_error("dtd")
+    assert "downloads/manual" in check_error("resisc45")

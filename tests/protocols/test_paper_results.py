@@ -1,4 +1,4 @@
-"""The paper's figures: whole tables, under names that the protocols yield."""
+"""Tests of the published results: completeness, and the names of the metrics."""
 
 import collections
 
@@ -8,9 +8,9 @@ import pytest
 from align_keras.datasets.benchmarks.simlex import SimLexPair
 from align_keras.protocols.paper_results import paper_figures, paper_results
 
-# The tables of arXiv 2102.05918 v2, typed a second time:
-# table, protocol, data, model, figures in the order of `METRICS`.
-READ = """
+# The tables of arXiv 2102.05918 v2, typed independently of the package's table. The
+# columns are table, protocol, data, model and values in the order of `METRICS`.
+TRANSCRIPT = """
 1 | retrieval | flickr30k | CLIP, zero-shot | 88.0/98.7/99.4 68.7/90.6/95.2
 1 | retrieval | flickr30k | ALIGN, zero-shot | 88.6/98.7/99.7 75.7/93.8/96.8
 1 | retrieval | flickr30k | ALIGN, fine-tuned | 95.3/99.8/100.0 84.9/97.4/98.6
@@ -58,14 +58,19 @@ READ = """
 11 | multi30k | multi30k | ALIGN, multilingual, zero-shot | 90.2/84.1/84.9/63.2
 12 | simlex | simlex999 | ALIGN | 39.8 49.8/45.9/16.6 23.9/41.7/47.6/57.8 31.7
 """
-RECALLS = [f"{way}/recall_at_{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
+RECALLS = [
+    f"{direction}/recall_at_{k}" for direction in ("i2t", "t2i") for k in (1, 5, 10)
+]
 METRICS = {
     1: RECALLS,
-    2: RECALLS + [f"{way}/recall_at_{k}" for way in ("t2t", "i2i") for k in (1, 5, 10)],
+    2: RECALLS
+    + [
+        f"{direction}/recall_at_{k}" for direction in ("t2t", "i2i") for k in (1, 5, 10)
+    ],
     3: [
-        f"{name}/spearman{end}"
+        f"{name}/spearman{suffix}"
         for name in ("sts", "sis", "sits")
-        for end in ("", "_std")
+        for suffix in ("", "_std")
     ]
     + ["mean/spearman"],
     4: ["zero_shot/top_1"],
@@ -81,21 +86,22 @@ METRICS = {
         + ("hard",)
     ],
 }
-# Of tables 8 to 10: COCO's two directions and ImageNet's nearest neighbor.
-ABLATION = [
+# Metrics of tables 8 to 10: retrieval on COCO and nearest neighbors on ImageNet.
+ABLATION_METRICS = [
     ("retrieval", "coco", "i2t/recall_at_1"),
     ("retrieval", "coco", "t2i/recall_at_1"),
     ("knn", "imagenet2012", "knn/recall_at_1"),
 ]
 
 
-def read_again():
-    """(table, protocol, data, model, metric) → figure."""
+def transcribed_values():
+    """Returns a dict from (table, protocol, data, model, metric) to the value."""
     figures = {}
-    for line in READ.strip().splitlines():
+    for line in TRANSCRIPT.strip().splitlines():
         table, protocol, data, model, values = map(str.strip, line.split("|"))
-        table, values = int(table), values.replace("/", " ").split()
-        names = ABLATION
+        table = int(table)
+        values = values.replace("/", " ").split()
+        names = ABLATION_METRICS
         if table in METRICS:
             names = [(protocol, data, metric) for metric in METRICS[table]]
         for (protocol, data, metric), value in zip(names, values, strict=False):
@@ -103,14 +109,20 @@ def read_again():
     return figures
 
 
-def test_every_figure_of_every_table():
-    found = {
-        (own.table, own.protocol, own.data, own.model, own.metric): own.value
-        for own in paper_results()
+def test_all_values_of_all_tables_match_the_transcript():
+    values = {
+        (
+            result.table,
+            result.protocol,
+            result.data,
+            result.model,
+            result.metric,
+        ): result.value
+        for result in paper_results()
     }
-    assert len(found) == len(paper_results())
-    assert found == read_again()
-    counts = collections.Counter(own.table for own in paper_results())
+    assert len(values) == len(paper_results())
+    assert values == transcribed_values()
+    counts = collections.Counter(result.table for result in paper_results())
     assert counts == {
         **{1: 36, 2: 12, 3: 7, 4: 8, 5: 3, 6: 5, 7: 4},
         **{8: 27, 9: 18, 10: 12, 11: 5, 12: 9},
@@ -118,20 +130,21 @@ def test_every_figure_of_every_table():
 
 
 def test_recall_grows_with_k():
-    """Catches two figures that changed places."""
+    """Swapped values of a table would violate this order."""
     groups = collections.defaultdict(dict)
-    for own in paper_results():
-        if "recall_at_" in own.metric:
-            name, _, k = own.metric.rpartition("_")
-            groups[own.table, own.data, own.model, name][int(k)] = own.value
-    of_three = [group for group in groups.values() if len(group) == 3]
-    assert len(of_three) == 3 * 4 + 4
-    for group in of_three:
+    for result in paper_results():
+        if "recall_at_" in result.metric:
+            name, _, k = result.metric.rpartition("_")
+            key = (result.table, result.data, result.model, name)
+            groups[key][int(k)] = result.value
+    complete_groups = [group for group in groups.values() if len(group) == 3]
+    assert len(complete_groups) == 3 * 4 + 4
+    for group in complete_groups:
         assert group[1] < group[5] < group[10]
 
 
-def test_means_of_the_paper_add_up():
-    """Table 3's mean is that of its three; table 6's is that of 7, 4 and 8 tasks."""
+def test_means_of_tables_match_their_parts():
+    """Table 3 averages three correlations. Table 6 averages 7, 4 and 8 tasks."""
     similarity = paper_figures("cxc_similarity", "cxc")[3]["ALIGN, fine-tuned on COCO"]
     means = [similarity[f"{name}/spearman"] for name in ("sts", "sis", "sits")]
     assert np.mean(means) == pytest.approx(similarity["mean/spearman"], abs=0.05)
@@ -142,26 +155,30 @@ def test_means_of_the_paper_add_up():
     )
 
 
-def test_names_are_those_that_the_protocols_yield():
-    """Otherwise the figures would stand beside nothing."""
+def test_metrics_have_the_names_of_the_protocols():
+    """Reports show a published value next to the metric of the same name."""
     from align_keras import evaluation
 
-    yielded = {
+    protocol_metrics = {
         "retrieval": {
-            f"{way}/recall_at_{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)
+            f"{direction}/recall_at_{k}"
+            for direction in ("i2t", "t2i")
+            for k in (1, 5, 10)
         },
         "knn": {f"knn/recall_at_{k}" for k in (1, 5, 10)},
     }
     eye = np.eye(4, dtype=np.float32)
-    found = evaluation.Classification(np.array([0]), np.array([0]))
-    yielded["zero_shot"] = dict(
-        evaluation.classification_metrics("zero_shot", found, np.array([0]), 1000)
+    classification = evaluation.Classification(np.array([0]), np.array([0]))
+    protocol_metrics["zero_shot"] = dict(
+        evaluation.classification_metrics(
+            "zero_shot", classification, np.array([0]), 1000
+        )
     )
     values = {task: [0.5, 0.6] for task in "abc"}
     groups = {"natural": ["a"], "specialized": ["b"], "structured": ["c"]}
-    yielded["vtab"] = dict(evaluation.vtab_metrics(values, groups))
+    protocol_metrics["vtab"] = dict(evaluation.vtab_metrics(values, groups))
     captions = {name: [["x"]] * 4 for name in ("en", "de", "fr", "cs")}
-    yielded["multi30k"] = dict(
+    protocol_metrics["multi30k"] = dict(
         evaluation.multilingual_metrics(
             evaluation.multilingual_ranks(eye, lambda items: eye, captions)
         )
@@ -173,16 +190,17 @@ def test_names_are_those_that_the_protocols_yield():
         )
         for n in range(120)
     ]
-    draw = np.random.default_rng(0)
-    yielded["simlex"] = dict(
-        evaluation.simlex_metrics(draw.normal(size=len(pairs)), pairs)
+    random = np.random.default_rng(0)
+    protocol_metrics["simlex"] = dict(
+        evaluation.simlex_metrics(random.normal(size=len(pairs)), pairs)
     )
-    for own in paper_results():
-        if own.protocol in yielded:
-            assert own.metric in yielded[own.protocol], own
+    for result in paper_results():
+        if result.protocol in protocol_metrics:
+            assert result.metric in protocol_metrics[result.protocol], result
 
 
-def test_a_version_of_tfds_is_the_same_data():
-    whole = paper_figures("zero_shot", "imagenet2012")
-    assert whole and paper_figures("zero_shot", "imagenet2012:5.1.0") == whole
+def test_the_version_of_a_tfds_data_set_is_ignored():
+    figures = paper_figures("zero_shot", "imagenet2012")
+    assert figures
+    assert paper_figures("zero_shot", "imagenet2012:5.1.0") == figures
     assert paper_figures("zero_shot", "imagenet_v2/threshold-0.7:3.0.0") == {}

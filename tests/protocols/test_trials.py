@@ -1,4 +1,4 @@
-"""Recipes become stages, schedules and trials."""
+"""Tests of the stages, schedules and trials of fine-tuning recipes."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from align_keras.protocols.trials import (
 )
 
 
-def test_imagenets_learning_rate():
+def test_learning_rates_of_the_imagenet_recipe():
     recipe = load_recipe("imagenet_full")
     count = 1_281_167
     head, full = build_stages(recipe, lambda size, step: (size, step), count)
@@ -38,7 +38,7 @@ def test_imagenets_learning_rate():
             assert rate == pytest.approx(start * 0.2**power, rel=1e-5), step
 
 
-def test_fine_graineds_learning_rate():
+def test_learning_rates_of_the_fine_grained_recipe():
     head, full = build_stages(
         load_recipe("fine_grained"), lambda size, step: (size, step), 2040
     )
@@ -51,7 +51,7 @@ def test_fine_graineds_learning_rate():
         assert float(stage.learning_rate(20_000)) == 0.0
 
 
-def test_other_lengths():
+def test_stages_may_be_skipped_or_have_one_step():
     recipe = load_recipe("fine_grained", params_override="head.steps=null")
     stages = build_stages(recipe, lambda size, step: (size, step), 100)
     assert [stage.learns_encoder for stage in stages] == [True]
@@ -62,33 +62,44 @@ def test_other_lengths():
     assert stage_schedule(constant.head, 5, 1.0) == 1e-2
 
 
-def test_a_trials_recipe_has_what_was_drawn():
+def test_options_of_a_sweep_are_drawn_from_their_ranges():
     recipe = load_recipe("vtab")
     swept = [swept_recipe(recipe, number) for number in range(400)]
     assert swept[3] == swept_recipe(recipe, 3)
     assert swept[3] != swept_recipe(dataclasses.replace(recipe, seed=1), 3)
-    # Log-uniform: half in each decade; 400 draws err by 2.5% (one deviation).
-    assert 0.4 < np.mean([own.full.learning_rate < 1e-2 for own in swept]) < 0.6
-    assert 0.4 < np.mean([own.batch_size == 128 for own in swept]) < 0.6
-    assert all(1e-3 <= own.full.learning_rate <= 1e-1 for own in swept)
-    assert all(1e-6 <= own.weight_decay <= 1e-3 for own in swept)
-    assert {own.full.steps for own in swept} == {500, 1000, 2500}
-    assert {own.batch_size for own in swept} == {128, 256}
-    assert {(own.crop, own.flip) for own in swept} == {
+    # Half of the log-uniform rates are in each decade. The standard deviation of the
+    # share of 400 draws is 2.5%, so the bounds are four deviations away.
+    assert (
+        0.4
+        < np.mean([trial_recipe.full.learning_rate < 1e-2 for trial_recipe in swept])
+        < 0.6
+    )
+    assert (
+        0.4 < np.mean([trial_recipe.batch_size == 128 for trial_recipe in swept]) < 0.6
+    )
+    assert all(
+        1e-3 <= trial_recipe.full.learning_rate <= 1e-1 for trial_recipe in swept
+    )
+    assert all(1e-6 <= trial_recipe.weight_decay <= 1e-3 for trial_recipe in swept)
+    assert {trial_recipe.full.steps for trial_recipe in swept} == {500, 1000, 2500}
+    assert {trial_recipe.batch_size for trial_recipe in swept} == {128, 256}
+    assert {(trial_recipe.crop, trial_recipe.flip) for trial_recipe in swept} == {
         (crop, flip) for crop in ("inception", "whole") for flip in (True, False)
     }
-    # What isn't drawn is the recipe's own.
-    assert all(own.full.train_size == recipe.full.train_size for own in swept)
+    # Options that aren't drawn have the value of the recipe.
+    assert all(
+        trial_recipe.full.train_size == recipe.full.train_size for trial_recipe in swept
+    )
 
 
-def test_a_trials_inputs_leave_out_the_other_trials():
+def test_inputs_of_a_trial_do_not_depend_on_other_trials():
     recipe = load_recipe("vtab")
     fewer = dataclasses.replace(recipe, runs=1, seed=5)
-    trials = [Trial("dtd", "train800", "val200", own, 0) for own in (recipe, fewer)]
+    trials = [
+        Trial("dtd", "train800", "val200", trial_recipe, 0)
+        for trial_recipe in (recipe, fewer)
+    ]
     assert trials[0].inputs("m", "d") == trials[1].inputs("m", "d")
     json.dumps(trials[0].inputs("m", "d"))
     other = Trial("dtd", "train800", "val200", recipe, 1)
     assert other.inputs("m", "d") != trials[0].inputs("m", "d")
-
-
-# --- The command. ---

@@ -232,7 +232,7 @@ def test_without_images_there_are_no_figures(without_images):
         "example.py",
         "example.c",
     }
-    assert "no figures: name images" in said
+    assert "nothing measured. Set images" in said
 
 
 def test_pictures_alone_give_cosines(align, pairs, tmp_path, capfd):
@@ -240,7 +240,7 @@ def test_pictures_alone_give_cosines(align, pairs, tmp_path, capfd):
     printed = capfd.readouterr()
     assert "INFO" not in printed.err and "0000 00:00" not in printed.err  # Converters.
     assert printed.out.splitlines()[0].split()[-2:] == ["cosine", "least"]
-    assert "recall needs test pairs" in printed.err
+    assert "Set data to measure recall on test pairs" in printed.err
 
 
 def test_a_named_set_calibrates_with_what_it_has(pairs, monkeypatch, capsys):
@@ -258,7 +258,10 @@ def test_a_named_set_calibrates_with_what_it_has(pairs, monkeypatch, capsys):
     splits = {"test": pictures[:3]}
     capsys.readouterr()
     assert calibration_images("stamps") == pictures[:3]
-    assert "stamps has no training split, so its test" in capsys.readouterr().err
+    assert (
+        "stamps has no training split. Its test images are used for"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_folder_and_a_table(pairs, tmp_path):
@@ -298,7 +301,7 @@ def test_a_picture_that_cannot_be_read_is_left_out(align, pairs, tmp_path):
 
 
 def test_integers_without_images_fail_at_once(tmp_path):
-    with pytest.raises(InputError, match="quantize must not be int8 without"):
+    with pytest.raises(InputError, match="quantize='int8' needs `images`"):
         export_litert(None, tmp_path, quantize="int8")
     assert not list(tmp_path.iterdir())
 

@@ -59,14 +59,16 @@ def test_what_a_reader_within_tensorflow_refuses_is_told_in_a_line():
 
 
 def test_what_is_no_finished_run_is_not_opened(tmp_path):
-    with pytest.raises(InputError, match="must be a run's folder"):
+    with pytest.raises(
+        InputError, match="must be the folder of a run. Received: .*neither"
+    ):
         align_keras.open_run(tmp_path)
     (tmp_path / "params.yaml").write_text("{}")
-    with pytest.raises(InputError, match="holds no trained model. Let it end"):
+    with pytest.raises(InputError, match="has no trained model. Finish the run by"):
         align_keras.open_run(tmp_path)
     (tmp_path / "params.yaml").unlink()
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="has no params.yaml"):
+    with pytest.raises(InputError, match="which has no params.yaml"):
         align_keras.open_run(tmp_path)
 
 
@@ -180,9 +182,10 @@ def test_training_images_among_the_validation_images_are_reported(tmp_path, caps
             "task.validation_data.tfds_data_dir": str(tmp_path / "data"),
         }
         config = load_config("quickstart_stamps", params_override=overrides)
-        corpora = open_corpora(config.task)
-        split = config.task.validation_data.tfds_split
+        task = config.task
+        corpora = open_corpora(task.train_data, task.validation_data, 64)
+        split = task.validation_data.tfds_split
         validation_pairs = read_retrieval_set(corpora.validation, split)
-        report_shared_images(config.task, corpora.train, validation_pairs)
+        report_shared_images(task, corpora, validation_pairs)
         expected = "5 of the 15 validation images are training images too"
         assert (expected in capsys.readouterr().err) == is_shared

@@ -10,7 +10,9 @@ from align_keras.cli.main import main
 from align_keras.config import load_config
 from align_keras.config.fields import leaves
 from align_keras.runs import run_folder
-from align_keras.runs.run_folder import check_inputs, lock_folder
+from align_keras.runs.run_checks import check_run_config
+from align_keras.runs.run_folder import lock_folder
+from align_keras.runs.run_inputs import check_inputs
 from align_keras.utils.errors import InputError
 
 
@@ -66,7 +68,7 @@ def test_one_command_at_a_time_writes_a_run(tmp_path, capsys):
             other = "--params_override=trainer.seed=3"
             assert main([*command, other]) == 1
             (line,) = capsys.readouterr().err.splitlines()
-            assert "no other process is writing, received" in line
+            assert "no other process writes to. Received" in line
         assert (tmp_path / "params.yaml").read_bytes() == before
     lock_folder(config, tmp_path)
 
@@ -79,7 +81,7 @@ def test_the_workers_of_a_run_dont_shut_each_other_out(tmp_path, monkeypatch):
             task = {"type": "worker", "index": index}
             monkeypatch.setenv("TF_CONFIG", json.dumps({"task": task}))
             workers.enter_context(lock_folder(config, tmp_path))
-        with pytest.raises(InputError, match="no other process is writing"):
+        with pytest.raises(InputError, match="no other process writes to"):
             lock_folder(config, tmp_path)
 
 
@@ -114,12 +116,11 @@ def test_no_checkpoint_is_chosen_by_the_test_pairs(tmp_path, validation, name):
         write_table(tmp_path / table)
     overrides = f"task.train_data.corpus=emoji,task.validation_data.{validation}"
     overrides = overrides.format(tmp_path)
-    lock_folder(load_config(params_override=overrides), tmp_path / "without")
+    check_run_config(load_config(params_override=overrides), has_checkpoint=False)
     with pytest.raises(InputError, match=rf"validation_data\.{name} must name no test"):
-        lock_folder(load_config(params_override=[overrides, CHOICE]), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        check_run_config(load_config(params_override=[overrides, CHOICE]), False)
     allowed = [overrides, CHOICE, "trainer.best_checkpoint_by_test=true"]
-    lock_folder(load_config(params_override=allowed), tmp_path / "allowed")
+    check_run_config(load_config(params_override=allowed), has_checkpoint=False)
 
 
 def test_a_checkpoint_is_chosen_by_a_validation_split(tmp_path):
@@ -132,7 +133,7 @@ def test_a_checkpoint_is_chosen_by_a_validation_split(tmp_path):
     ):
         overrides = f"task.train_data.corpus=icons,task.validation_data.{overrides}"
         config = load_config(params_override=[overrides, CHOICE])
-        lock_folder(config, tmp_path / "run")
+        check_run_config(config, has_checkpoint=False)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_a_checkpoint_is_chosen_by_a_validation_split(tmp_path):
     [
         ([], "task.train_data.corpus must name a corpus"),
         (["--params_override=task.train_data.corpus=pairs"], "must be a path"),
-        (["--experiment=align_b7_base"], "no such file or folder"),
+        (["--experiment=align_b7_base"], "must be an existing file or folder"),
         (["--experiment=align_b7"], "did you mean 'align_b7_base'"),
     ],
 )
@@ -178,8 +179,14 @@ def test_a_run_goes_on_with_its_inputs(tmp_path):
     ("changed", "message"),
     [
         ({"train_pairs": "b"}, "their captions, ids or pixels differ, their number is"),
-        ({"train_pairs": "b", "train_images": 200}, "320 images then and 200 now"),
-        ({"vocabulary": "w"}, r"vocabulary\.txt must hold the vocabulary that the run"),
+        (
+            {"train_pairs": "b", "train_images": 200},
+            "there were 320 images and now there are 200",
+        ),
+        (
+            {"vocabulary": "w"},
+            r"vocabulary\.txt must contain the vocabulary that the run",
+        ),
     ],
 )
 def test_other_inputs_are_refused(tmp_path, changed, message):

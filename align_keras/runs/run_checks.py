@@ -1,0 +1,99 @@
+"""Checks of a run's configuration before TensorFlow starts."""
+
+import os
+import pathlib
+import re
+
+from align_keras.config import ExperimentConfig
+from align_keras.corpus.pair_files import count_images
+from align_keras.utils.errors import InputError
+from align_keras.utils.remote import is_url
+
+
+def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:
+    """Raises for mistakes in the data of a run that can be seen without TensorFlow.
+
+    Args:
+        config: `ExperimentConfig`.
+        has_checkpoint: bool, True if the run resumes. Pairs are then not counted,
+            since they are compared with the recorded ones later.
+
+    Raises:
+        InputError: if a corpus is missing, if the test pairs would choose the best
+            checkpoint, or if there are too few readable pairs.
+    """
+    _check_corpora(config)
+    _check_selection(config)
+    if not has_checkpoint:
+        _check_pairs(config)
+
+
+def _check_corpora(config: ExperimentConfig) -> None:
+    """Raises unless training and validation name a corpus or existing pairs."""
+    for section in ("train_data", "validation_data"):
+        data = getattr(config.task, section)
+        if data.corpus is None and data.source is None:
+            raise InputError(
+                f"task.{section}.corpus must name a corpus. Received: null. Set "
+                "--experiment, --config_file, or "
+                f"--params_override task.{section}.corpus=icons."
+            )
+        if data.pairs and not is_url(data.pairs) and not os.path.exists(data.pairs):
+            raise InputError(
+                f"task.{section}.pairs must be an existing file or folder. Received: "
+                f"{data.pairs}. Check the path."
+            )
+
+
+def _check_pairs(config: ExperimentConfig) -> None:
+    """Raises for tables and folders that contain too few readable pairs.
+
+    Images are not decoded, which would need TensorFlow.
+    """
+    names = ("image_column", "caption_column", "encoding", "max_bad_fraction")
+    counts: dict[tuple, int] = {}
+    for data in (config.task.train_data, config.task.validation_data):
+        if data.pairs is None or is_url(data.pairs):
+            continue
+        reading = {name: getattr(data, name) for name in names}
+        key = data.pairs, *reading.values()
+        if key not in counts:
+            counts[key] = count_images(data.pairs, **reading)
+        # The split `train` leaves at least one image for tests.
+        limit = counts[key] - (data.tfds_split == "train")
+        if data is config.task.train_data and data.global_batch_size > limit:
+            raise InputError(
+                "task.train_data.global_batch_size must be at most the number of "
+                f"training images, {limit} of {data.pairs}. Received: "
+                f"{data.global_batch_size}. Set --params_override "
+                f"task.train_data.global_batch_size={max(limit, 1)} or less, or add "
+                "pairs. At least two different images are needed."
+            )
+
+
+def _check_selection(config: ExperimentConfig) -> None:
+    """Raises if the best checkpoint would be chosen by the test pairs."""
+    trainer, data = config.trainer, config.task.validation_data
+    if trainer.best_checkpoint_eval_metric is None or trainer.best_checkpoint_by_test:
+        return
+    table = pathlib.Path(data.pairs).name if data.pairs else ""
+    for name, value in (("tfds_split", data.tfds_split), ("pairs", table)):
+        # The split `all` of a corpus includes its split `test`.
+        if names_test(value) or (value == "all" and not table):
+            raise InputError(
+                f"task.validation_data.{name} must name no test pairs if "
+                "trainer.best_checkpoint_eval_metric chooses a checkpoint by them. "
+                f"Received: {value!r}. Name other pairs, such as Karpathy's val or a "
+                "part of train that isn't trained on, or set "
+                "trainer.best_checkpoint_by_test=true."
+            )
+
+
+def names_test(name: str) -> bool:
+    """Returns True if the name of a split or of a table contains the word test.
+
+    Example:
+    >>> [names_test(name) for name in ("test[:9]", "karpathy_test.tsv", "latest")]
+    [True, True, False]
+    """
+    return re.search(r"(?<![a-z])tests?(?![a-z])", name.lower()) is not None

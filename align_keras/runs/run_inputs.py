@@ -1,0 +1,114 @@
+"""Checks that a resumed run has the training pairs and the vocabulary of its start."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from align_keras.config import DataConfig
+from align_keras.data import check_batch_size
+from align_keras.data.stored_pairs import split_size
+from align_keras.datasets.fingerprints import pairs_fingerprint
+from align_keras.models.preset_io import check_vocabulary_file
+from align_keras.runs.run_folder import newest_step
+from align_keras.text import vocabulary_fingerprint
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_write, read_json
+
+# Fingerprints of the training pairs and the vocabulary.
+INPUTS_FILE = "inputs.json"
+
+
+def check_training_pairs(
+    directory: pathlib.Path,
+    builder: Any,
+    train: DataConfig,
+    is_read_only: bool = False,
+) -> None:
+    """Raises unless the training pairs are those of the run's start.
+
+    Args:
+        directory: `pathlib.Path`, folder of the run.
+        builder: TFDS builder or `Mixture` of the training pairs.
+        train: `DataConfig` of the training pairs.
+        is_read_only: bool, True to record nothing in the folder.
+
+    Raises:
+        InputError: for other pairs, an unknown split, or a split that is smaller than
+            a batch.
+    """
+    inputs: dict[str, str | int] = {
+        "train_images": split_size(builder, train.tfds_split),
+        "train_pairs": pairs_fingerprint(builder, train.tfds_split),
+    }
+    check_inputs(directory, inputs, is_read_only)
+    check_batch_size(train.global_batch_size, builder, train.tfds_split)
+
+
+def check_vocabulary_unchanged(
+    directory: pathlib.Path, vocabulary: Sequence[str], is_read_only: bool = False
+) -> None:
+    """Raises unless the vocabulary is that of the run's start."""
+    inputs = {"vocabulary": vocabulary_fingerprint(vocabulary)}
+    check_inputs(directory, inputs, is_read_only)
+    has_model = (directory / "config.json").exists()
+    if has_model and newest_step(directory) is not None:
+        check_vocabulary_file(directory)
+
+
+def check_inputs(
+    directory: str | os.PathLike,
+    inputs: Mapping[str, str | int],
+    read_only: bool = False,
+) -> None:
+    """Raises unless a run has the training pairs and the vocabulary of its start.
+
+    The first start records them. If a run of an earlier version has no record, its next
+    start writes one.
+
+    Args:
+        directory: str or path of the run's folder.
+        inputs: dict of the fingerprints `train_pairs` and `vocabulary` and the number
+            `train_images`. Each of them is optional.
+        read_only: bool, True to record nothing.
+
+    Raises:
+        InputError: if an input differs from its record.
+    """
+    directory = pathlib.Path(directory)
+    path = directory / INPUTS_FILE
+    recorded: dict[str, Any] = read_json(path) if path.exists() else {}
+    if newest_step(directory) is None:
+        # A run without a checkpoint starts with the present inputs.
+        recorded = {**recorded, **inputs}
+        if not read_only:
+            _write_inputs(path, recorded)
+        return
+    vocabulary = inputs.get("vocabulary")
+    if vocabulary is not None and recorded.get("vocabulary", vocabulary) != vocabulary:
+        raise InputError(
+            f"{directory / 'vocabulary.txt'} must contain the vocabulary that the run "
+            "started with, but it has changed. Restore the file, remove it so that it "
+            "is created again, or train in another --model_dir."
+        )
+    pairs = inputs.get("train_pairs")
+    if pairs is not None and recorded.get("train_pairs", pairs) != pairs:
+        former_count = recorded.get("train_images")
+        count = inputs.get("train_images")
+        if former_count == count:
+            change = f"their captions, ids or pixels differ, their number is {count}"
+        else:
+            change = f"there were {former_count} images and now there are {count}"
+        raise InputError(
+            "task.train_data must read the pairs that the run started with, but in "
+            f"{directory} they have changed: {change}. Restore them, or train in "
+            f"another --model_dir. To continue with the new pairs, remove {path}."
+        )
+    if not read_only and {**recorded, **inputs} != recorded:
+        _write_inputs(path, {**recorded, **inputs})
+
+
+def _write_inputs(path: pathlib.Path, inputs: Mapping[str, Any]) -> None:
+    with atomic_write(path) as file:
+        json.dump(inputs, file, indent=1)

@@ -1,0 +1,432 @@
+#!/usr/bin/env python3
+"""Counts words and sentence forms that make text of this repository hard to read.
+
+`python tools/check_wording.py` prints one line per rule and kind of file. `--list RULE`
+prints the places that count towards a rule. The limits are close to the counts of
+KerasHub, sentence-transformers and llm. A text that passes may still be unclear.
+"""
+
+import argparse
+import ast
+import collections
+import dataclasses
+import io
+import pathlib
+import re
+import sys
+import tokenize
+from collections.abc import Iterator
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PYTHON_FOLDERS = ("align_keras", "tests", "tools")
+WORD = re.compile(r"[A-Za-z']+")
+
+# Comments and docstrings start with the subject or with a verb.
+FRONTED_OPENER = re.compile(
+    r"(Of|By|What|Whatever|Not|Where|Whose|Which|That|As|From|Whom|Neither|Nor|How"
+    r"|Whether)\b"
+)
+SEMICOLON = re.compile(";")
+WHAT = re.compile(r"\bwhat\b", re.IGNORECASE)
+# Programs print, report or check. They do not tell or judge.
+DIALECT = re.compile(
+    r"\b(tells?|told|says|said|judged?|asked for|asks for|stands?|lies|besides?|behind"
+    r"|anew|likewise|whatever|thereby|reckon\w*|mend\w*|of no account|so many"
+    r"|in the place of|foretell\w*)\b",
+    re.IGNORECASE,
+)
+# A value's name is a noun that describes the value.
+VAGUE_NAMES = frozenset(
+    (
+        "found",
+        "given",
+        "told",
+        "asked",
+        "about",
+        "left",
+        "kept",
+        "shown",
+        "others",
+        "these",
+        "rest",
+        "way",
+        "place",
+        "places",
+        "own",
+        "said",
+        "known",
+        "here",
+        "there",
+        "what",
+        "of",
+        "it",
+        "made",
+        "more",
+    )
+)
+DIALECT_NAME = re.compile(r"(^|_|-)(own|pictures?)(_|-|$)")
+# Methods that Keras calls by these names.
+KERAS_HOOKS = frozenset({"save_own_variables", "load_own_variables"})
+
+MARKUP_COMMENT = re.compile(r"<!--(.*?)-->|\{#(.*?)#\}", re.DOTALL)
+MARKUP_CODE = re.compile(r"<(script|style)\b.*?</\1>|\{%.*?%\}|\{\{.*?\}\}", re.DOTALL)
+MARKUP_TAG = re.compile(r"<[^>]*>")
+MARKUP_ENTITY = re.compile(r"&#?\w+;")
+MARKUP_NAME = re.compile(r"""\b(?:class|id|name|for)=["']([^"'{}]+)["']""")
+STYLE_NAME = re.compile(r"[.#](-?[A-Za-z_][\w-]*)")
+SCRIPT_TOKEN = re.compile(
+    r"""
+    (?P<comment>//[^\n]*|/\*.*?\*/)
+    |(?P<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`)
+    |(?P<name>[A-Za-z_$][\w$]*)
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+SCRIPT_BINDING = re.compile(r"\b(?:const|let|var|function|class)\s+([A-Za-z_$][\w$]*)")
+CAMEL_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One count and its limit.
+
+    Attributes:
+        name: str, name on the command line.
+        limit: float, largest allowed value.
+        total: str, key of the total that the count is divided by, or "" for none.
+        scale: float, factor of the quotient.
+        description: str, unit and meaning.
+    """
+
+    name: str
+    limit: float
+    total: str
+    scale: float
+    description: str
+
+
+RULES = (
+    Rule("semicolons", 25, "words", 1e4, "per 10,000 words of comments, docstrings"),
+    Rule("what", 20, "words", 1e4, "per 10,000 words of comments, docstrings"),
+    Rule("dialect", 6, "words", 1e4, "tells, says, …: per 10,000 words of comments"),
+    Rule("comment-openers", 2, "comments", 100, "% of comments: Of, By, What, …"),
+    Rule("docstring-openers", 0.5, "docstrings", 100, "% of docstrings"),
+    Rule("vague-names", 3, "bindings", 1e3, "found, given, …: per 1,000 bindings"),
+    Rule("dialect-names", 0, "", 1, "identifiers with the words own or picture"),
+    Rule("tuple-splats", 0, "", 1, "literal tuples that are splatted, *(…)"),
+    Rule("locals", 0, "", 1, "calls of locals()"),
+    Rule("messages", 30, "message words", 1e4, "per 10,000 words of messages"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A place that counts towards a rule."""
+
+    path: pathlib.Path
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.text}"
+
+
+class WordingCounts:
+    """Places of each rule, and the totals that they are divided by."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, list[Place]] = {rule.name: [] for rule in RULES}
+        self.totals: collections.Counter[str] = collections.Counter()
+
+    def value(self, rule: Rule) -> float:
+        """Returns the count of a rule in its unit."""
+        total = max(self.totals[rule.total], 1) if rule.total else 1
+        return rule.scale * len(self.places[rule.name]) / total
+
+    def add_prose(self, path: pathlib.Path, line: int, text: str) -> None:
+        """Counts a comment or a docstring. Code in it is left out."""
+        plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        plain = re.sub(r"`+[^`]*`+", "X", plain)
+        plain = "\n".join(
+            row
+            for row in plain.splitlines()
+            if not row.lstrip().startswith((">>>", "..."))
+        )
+        self.totals["words"] += len(WORD.findall(plain))
+        for name, pattern in (
+            ("semicolons", SEMICOLON),
+            ("what", WHAT),
+            ("dialect", DIALECT),
+        ):
+            self._add_matches(name, pattern, path, line, plain)
+
+    def add_comment(self, path: pathlib.Path, line: int, text: str) -> None:
+        """Counts a comment block."""
+        self.totals["comments"] += 1
+        if FRONTED_OPENER.match(text):
+            self.places["comment-openers"].append(Place(path, line, text[:90]))
+        self.add_prose(path, line, text)
+
+    def add_docstring(self, path: pathlib.Path, line: int, text: str) -> None:
+        """Counts a docstring."""
+        self.totals["docstrings"] += 1
+        if FRONTED_OPENER.match(text):
+            first_line = text.splitlines()[0]
+            self.places["docstring-openers"].append(Place(path, line, first_line))
+        self.add_prose(path, line, text)
+
+    def add_message(self, path: pathlib.Path, line: int, text: str) -> None:
+        """Counts a string of more than three words that a user may read."""
+        words = len(WORD.findall(text))
+        if words <= 3:
+            return
+        self.totals["message words"] += words
+        for pattern in (SEMICOLON, WHAT, DIALECT):
+            self._add_matches("messages", pattern, path, line, text)
+
+    def add_binding(self, path: pathlib.Path, line: int, name: str) -> None:
+        """Counts a name that is bound to a value, a function or a class."""
+        self.totals["bindings"] += 1
+        if name.strip("_$").lower() in VAGUE_NAMES:
+            self.places["vague-names"].append(Place(path, line, name))
+
+    def add_name(self, path: pathlib.Path, line: int, name: str) -> None:
+        """Counts a name where it is bound or used."""
+        if DIALECT_NAME.search(name) and name not in KERAS_HOOKS:
+            self.places["dialect-names"].append(Place(path, line, name))
+
+    def _add_matches(
+        self,
+        rule: str,
+        pattern: re.Pattern[str],
+        path: pathlib.Path,
+        line: int,
+        text: str,
+    ) -> None:
+        for match in pattern.finditer(text):
+            context = text[max(0, match.start() - 45) : match.end() + 35]
+            self.places[rule].append(Place(path, line, context.replace("\n", " ")))
+
+
+def count_python(root: pathlib.Path) -> WordingCounts:
+    """Counts the wording of the Python files of a repository."""
+    counts = WordingCounts()
+    for folder in PYTHON_FOLDERS:
+        for path in sorted((root / folder).rglob("*.py")):
+            _count_python(counts, root, path, is_package=folder == "align_keras")
+    return counts
+
+
+def count_other_files(root: pathlib.Path) -> WordingCounts:
+    """Counts the wording of scripts, pages, style sheets, YAML and security notes."""
+    counts = WordingCounts()
+    package = root / "align_keras"
+    for path in sorted(package.rglob("*.js")):
+        _count_script(counts, root, path)
+    for path in sorted([*package.rglob("*.html"), *package.rglob("*.html.j2")]):
+        _count_markup(counts, root, path)
+    for path in sorted(package.rglob("*.css")):
+        _count_style(counts, root, path)
+    for folder in ("align_keras", "experiments", ".github"):
+        for pattern in ("*.yaml", "*.yml"):
+            for path in sorted((root / folder).rglob(pattern)):
+                _count_yaml(counts, root, path)
+    for path in (root / ".github/SECURITY.md", package / "export/web/README.txt"):
+        if path.exists():
+            text = _without_links(path.read_text(encoding="utf-8"))
+            counts.add_prose(path.relative_to(root), 1, text)
+    return counts
+
+
+def _count_python(
+    counts: WordingCounts, root: pathlib.Path, path: pathlib.Path, is_package: bool
+) -> None:
+    text = path.read_text(encoding="utf-8")
+    name = path.relative_to(root)
+    tree = ast.parse(text)
+    docstrings = set()
+    for node in ast.walk(tree):
+        if isinstance(
+            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        ):
+            docstring = ast.get_docstring(node)
+            if docstring:
+                docstrings.add(id(node.body[0].value))  # type: ignore[attr-defined]
+                counts.add_docstring(name, getattr(node, "lineno", 1), docstring)
+    for node in ast.walk(tree):
+        _count_names(counts, name, node)
+        if isinstance(node, ast.Starred) and _is_literal(node.value):
+            place = Place(name, node.lineno, ast.unparse(node)[:80])
+            counts.places["tuple-splats"].append(place)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "locals":
+            counts.places["locals"].append(Place(name, node.lineno, "locals()"))
+        if is_package and isinstance(node, ast.Constant) and id(node) not in docstrings:
+            if isinstance(node.value, str):
+                counts.add_message(name, node.lineno, node.value)
+    for line, comment in python_comments(text):
+        counts.add_comment(name, line, comment)
+
+
+def _count_names(counts: WordingCounts, path: pathlib.Path, node: ast.AST) -> None:
+    bound = None
+    if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+        bound = node.id if isinstance(node, ast.Name) else node.attr
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        bound = node.name
+    elif isinstance(node, ast.arg):
+        bound = node.arg
+    line = getattr(node, "lineno", 1)
+    if bound is not None:
+        counts.add_binding(path, line, bound)
+        counts.add_name(path, line, bound)
+    elif isinstance(node, ast.Attribute):
+        counts.add_name(path, line, node.attr)
+    elif isinstance(node, ast.keyword) and node.arg is not None:
+        counts.add_name(path, line, node.arg)
+
+
+def _is_literal(value: ast.expr) -> bool:
+    """Returns True for a tuple, list or set in the code, or a split of a string."""
+    if isinstance(value, ast.Tuple | ast.List | ast.Set):
+        return True
+    return (
+        isinstance(value, ast.Call)
+        and isinstance(value.func, ast.Attribute)
+        and value.func.attr == "split"
+        and isinstance(value.func.value, ast.Constant)
+    )
+
+
+def python_comments(text: str) -> Iterator[tuple[int, str]]:
+    """Yields the line and the text of each comment.
+
+    Comments on consecutive lines that start in the same column are one comment.
+    """
+    line, column, rows = 0, 0, list[str]()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        row = token.string.lstrip("#! ").strip()
+        if rows and token.start == (line + len(rows), column):
+            rows.append(row)
+            continue
+        if rows:
+            yield line, " ".join(rows)
+        line, column = token.start
+        rows = [row]
+    if rows:
+        yield line, " ".join(rows)
+
+
+def _count_script(
+    counts: WordingCounts, root: pathlib.Path, path: pathlib.Path
+) -> None:
+    text = path.read_text(encoding="utf-8")
+    name = path.relative_to(root)
+    for token in SCRIPT_TOKEN.finditer(text):
+        line = text.count("\n", 0, token.start()) + 1
+        if token["comment"]:
+            rows = [row.strip(" */") for row in token["comment"].splitlines()]
+            counts.add_comment(name, line, " ".join(rows).strip())
+        elif token["string"]:
+            counts.add_message(name, line, token["string"][1:-1])
+        else:
+            counts.add_name(name, line, _snake_case(token["name"]))
+    code = SCRIPT_TOKEN.sub(lambda token: token["name"] or "", text)
+    for match in SCRIPT_BINDING.finditer(code):
+        counts.add_binding(name, 1, match[1])
+
+
+def _count_markup(
+    counts: WordingCounts, root: pathlib.Path, path: pathlib.Path
+) -> None:
+    text = path.read_text(encoding="utf-8")
+    name = path.relative_to(root)
+    for comment in MARKUP_COMMENT.finditer(text):
+        line = text.count("\n", 0, comment.start()) + 1
+        counts.add_comment(name, line, (comment[1] or comment[2]).strip())
+    for attribute in MARKUP_NAME.finditer(text):
+        line = text.count("\n", 0, attribute.start()) + 1
+        for word in attribute[1].split():
+            counts.add_name(name, line, word)
+    plain = MARKUP_CODE.sub(_blank, MARKUP_COMMENT.sub(_blank, text))
+    plain = MARKUP_ENTITY.sub(" ", MARKUP_TAG.sub(_blank, plain))
+    for number, row in enumerate(plain.splitlines(), start=1):
+        counts.add_message(name, number, row)
+
+
+def _blank(match: re.Match[str]) -> str:
+    """Returns the line breaks of a match, so that later line numbers stay right."""
+    return "\n" * match[0].count("\n") or " "
+
+
+def _count_style(counts: WordingCounts, root: pathlib.Path, path: pathlib.Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    name = path.relative_to(root)
+    for comment in re.finditer(r"/\*(.*?)\*/", text, re.DOTALL):
+        line = text.count("\n", 0, comment.start()) + 1
+        counts.add_comment(name, line, " ".join(comment[1].split()))
+    for selector in STYLE_NAME.finditer(text):
+        line = text.count("\n", 0, selector.start()) + 1
+        counts.add_name(name, line, selector[1])
+
+
+def _count_yaml(counts: WordingCounts, root: pathlib.Path, path: pathlib.Path) -> None:
+    name = path.relative_to(root)
+    first, rows = 0, list[str]()
+    for number, row in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        comment = re.match(r"\s*#+ ?(.*)", row)
+        if comment:
+            first = first or number
+            rows.append(comment[1].strip())
+            continue
+        key = re.match(r"[\s-]*([\w-]+):", row)
+        if key:
+            counts.add_name(name, number, key[1])
+        if rows:
+            counts.add_comment(name, first, " ".join(rows))
+        first, rows = 0, []
+    if rows:
+        counts.add_comment(name, first, " ".join(rows))
+
+
+def _snake_case(name: str) -> str:
+    return CAMEL_HUMP.sub("_", name).lower()
+
+
+def _without_links(text: str) -> str:
+    return re.sub(r"\]\([^)]*\)", "]", text)
+
+
+COUNTERS = {"python": count_python, "other files": count_other_files}
+
+
+def main() -> int:
+    """Prints the counts, and returns 1 if one is above its limit."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = [rule.name for rule in RULES]
+    parser.add_argument("--list", choices=names, metavar="RULE", dest="rule")
+    arguments = parser.parse_args()
+    exit_status = 0
+    for kind, count in COUNTERS.items():
+        counts = count(ROOT)
+        if arguments.rule:
+            for place in counts.places[arguments.rule]:
+                print(place)
+            continue
+        for rule in RULES:
+            value = counts.value(rule)
+            verdict = "ok" if value <= rule.limit else "above"
+            if value > rule.limit:
+                exit_status = 1
+            print(
+                f"{kind:12} {rule.name:18} {value:7.1f} of at most {rule.limit:4} "
+                f"{verdict:6} {rule.description}"
+            )
+    return exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
