@@ -47,7 +47,7 @@ class LiteRTEmbedder(TowerEmbedder):
         metadata = {kind: _read_metadata(path) for kind, path in paths.items()}
         super().__init__(location.name, paths, metadata)
         sizes = [path.stat().st_size for path in paths.values()]
-        # The metadata contain a digest of the weights, so the large flatbuffers need not
+        # The metadata contain a digest of the weights, so the flatbuffers need not
         # be read.
         content = json.dumps([metadata, sizes], sort_keys=True)
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
