@@ -95,7 +95,7 @@ def write_web_page(
 
 
 def check_litert_js(runtime: str | os.PathLike) -> None:
-    """Raises unless a folder is a `node_modules` folder with the runtime."""
+    """Raises unless a folder is a `node_modules` folder with the runtime packages."""
     requirements = " ".join(f"{name}@{LITERT_JS_VERSION}" for name in _RUNTIME)
     for package, names in _RUNTIME.items():
         package_folder = pathlib.Path(runtime, package)
