@@ -1,7 +1,7 @@
-"""One interface for every model that embeds images and texts.
+"""Common interface of all models that embed images and texts.
 
-`load_model` opens a model by its name. Names are imported when they are first used, so
-that LiteRT and ONNX models run without TensorFlow.
+`load_model` opens a model by its name. The modules of this package are imported on
+first use, so that LiteRT and ONNX models run without TensorFlow.
 """
 
 import importlib

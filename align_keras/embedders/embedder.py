@@ -1,4 +1,4 @@
-"""Interface of every model that embeds images and texts."""
+"""Interface of all models that embed images and texts."""
 
 import abc
 import os
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
 
 
 class Embedder(abc.ABC):
-    """Model that embeds images and texts, whatever computes the embeddings.
+    """Base class of models that embed images and texts with any runtime.
 
-    `align_keras.load_model` returns one. Embeddings have unit length, so that the dot
-    product of two of them is their cosine.
+    `align_keras.load_model` returns an `Embedder`. Embeddings have unit length, so the
+    dot product of two embeddings is their cosine similarity.
 
     Attributes:
-        name: str, the name by which `load_model` opens the model again. A model in
-            memory has the name of its `ALIGN`.
-        runtime: str, what computes the embeddings, one of
+        name: str, name with which `load_model` opens the model again. A model in memory
+            has the name of its `ALIGN`.
+        runtime: str, runtime that computes the embeddings. It is one of
             `align_keras.embedders.locations.RUNTIMES` except `"auto"`, or the path of a
             `.tflite` file.
-        runtime_option: str, the `runtime` with which `load_model` opens the model
-            again, `"auto"` where that is enough.
+        runtime_option: str, argument `runtime` with which `load_model` opens the model
+            again, or `"auto"` if the argument can be omitted.
         in_memory: bool, True if no other process can open the model by its name.
         dimension: int, length of an embedding.
-        image_size: int, side of the image tower's input in pixels.
+        image_size: int, side of the input of the image tower in pixels.
         resize_to: int, side in pixels to which images are resized before the center is
             cropped.
-        fingerprint: str, digest of the weights and the preprocessing. Indexes name
-            their model by it.
-        image_fingerprint: str, digest of all that image embeddings depend on. Caches
-            of embeddings are keyed by it.
-        text_fingerprint: str, the same of text embeddings.
+        fingerprint: str, digest of the weights and the preprocessing. Indexes store it
+            to identify their model.
+        image_fingerprint: str, digest that changes whenever image embeddings may
+            change. It is part of the keys of embedding caches.
+        text_fingerprint: str, digest that changes whenever text embeddings may change.
         align: `ALIGN` that computes the embeddings, or None for exported models.
     """
 
@@ -62,47 +62,65 @@ class Embedder(abc.ABC):
                 (height, width, 3).
 
         Returns:
-            float32 array (n, d), rows of unit length.
+            float32 array (n, d) with rows of unit length.
 
         Raises:
-            InputError: if an image cannot be read. The message names it.
+            InputError: if an image cannot be read. The message names the image.
         """
 
     @abc.abstractmethod
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeds texts: float32 array (n, d), rows of unit length.
+        """Embeds texts.
+
+        Args:
+            texts: sequence of str.
+
+        Returns:
+            float32 array (n, d) with rows of unit length.
 
         Raises:
-            InputError: if `texts` is anything but a sequence of str.
+            InputError: if `texts` is not a sequence of str.
         """
 
     @abc.abstractmethod
     def encode_resized(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Embeds images that have the size `resize_to`. Threads may call it at once.
+        """Embeds images of the size `resize_to`.
+
+        Several threads may call this method in parallel.
 
         Args:
             images: sequence of uint8 arrays (resize_to, resize_to, 3).
 
         Returns:
-            float32 array (n, d), rows of unit length.
+            float32 array (n, d) with rows of unit length.
         """
 
     def encode_words(self, words: Sequence[str]) -> np.ndarray:
-        """Embeds words by BERT's [CLS] before the projection: float32 (n, hidden_dim).
+        """Embeds words as outputs of the text encoder before the projection.
+
+        Args:
+            words: sequence of str.
+
+        Returns:
+            float32 array (n, hidden_dim), BERT's output for the token [CLS].
 
         Raises:
-            InputError: if the runtime is not Keras. Exports have no such output.
+            InputError: if the runtime is not Keras. Exports do not have this output.
         """
         raise InputError(
-            "model must be a Keras model to embed words before the projection. "
-            f"Received: {self.name} with the runtime {self.runtime}. Name the run "
-            "folder or the Hugging Face folder."
+            "`model` must be a Keras model to embed words before the projection. "
+            f"Received: {self.name} with the runtime {self.runtime}. Use the folder of "
+            "the run or of the Hugging Face model."
         )
 
     encode_query = encode_query
 
     def reference(self) -> dict[str, str]:
-        """Returns what opens and verifies the same model in another process."""
+        """Returns the name, fingerprint and runtime option of the model.
+
+        Another process can open the model with these values and verify that it is the
+        same model.
+        """
         reference = {"name": self.name, "fingerprint": self.fingerprint}
         if self.runtime_option != "auto":
             reference["runtime"] = self.runtime_option
@@ -110,11 +128,17 @@ class Embedder(abc.ABC):
 
 
 def check_is_sequence(name: str, kinds: str, values: Any) -> None:
-    """Raises if one image or one text stands where a sequence of them is needed."""
+    """Raises if an argument is a single image or text instead of a sequence.
+
+    Args:
+        name: str, name of the argument.
+        kinds: str, types of the items for the message.
+        values: value of the argument.
+    """
     if isinstance(values, str | bytes | os.PathLike):
         raise InputError(
-            f"`{name}` must be a list of {kinds}. Received: one "
-            f"{type(values).__name__}. Write [{name[:-1]}]."
+            f"`{name}` must be a list of {kinds}. Received: a single "
+            f"{type(values).__name__}. Pass a list, [{name[:-1]}]."
         )
 
 
@@ -125,5 +149,5 @@ def check_texts(texts: Sequence[str]) -> None:
         if not isinstance(text, str):
             raise InputError(
                 f"`texts` must be a list of str. Received: {type(text).__name__} at "
-                f"position {position}."
+                f"position {position}. Convert it to str."
             )

@@ -1,6 +1,6 @@
-"""Embedder whose images an exported LiteRT tower embeds, and whose texts Keras embeds.
+"""Embedder with an exported LiteRT tower for images and Keras for texts.
 
-The tower may be quantized, which makes it the fastest image tower of a model.
+A quantized tower is the fastest image tower of a model.
 """
 
 import concurrent.futures
@@ -23,21 +23,22 @@ class ImageFileEmbedder(KerasEmbedder):
 
     Args:
         align: `ALIGN`.
-        name: str, the name that opens the model again, or None for a model in memory.
-        path: path of the file that `align-keras export litert` made of this model.
+        name: str, name that opens the model again, or None for a model in memory.
+        path: path of the file that `align-keras export litert` wrote for this model.
 
     Raises:
-        InputError: if the file is of another model or of other weights.
+        InputError: if the file was exported from a model with different weights.
     """
 
     def __init__(self, align: ALIGN, name: str | None, path: str) -> None:
         content = pathlib.Path(path).read_bytes()
-        _check_made_of(align, content, path)
+        _check_same_weights(align, content, path)
         key = hashlib.sha256(content).hexdigest()
         super().__init__(align, name, path, key, _parallel_tower(content))
 
 
-def _check_made_of(align: ALIGN, content: bytes, path: str) -> None:
+def _check_same_weights(align: ALIGN, content: bytes, path: str) -> None:
+    """Raises unless a file was exported from a model with the same image encoder."""
     from align_keras.export.litert_file import read_tower_metadata
 
     try:
@@ -46,27 +47,29 @@ def _check_made_of(align: ALIGN, content: bytes, path: str) -> None:
         encoder_fingerprint = None
     if encoder_fingerprint != align.image_encoder.fingerprint():
         raise InputError(
-            "runtime must be the file of an image tower of just this model. Received: "
-            f"{path}, which is of another model or of other weights. Write it again "
-            "by `align-keras export litert`."
+            "`runtime` must be an image tower that was exported from this model. "
+            f"Received: runtime={path}, which has the weights of another model. Export "
+            "the tower again with `align-keras export litert`."
         )
 
 
 def _parallel_tower(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    """Opens a tower that embeds one image at a time on each processor.
+    """Returns a function that embeds images in parallel, one per processor core.
 
-    The activations of one image fit a processor's cache.
+    This is faster than batches, since the activations of one image fit into the cache
+    of a core.
     """
     from align_keras.export.litert_file import LiteRTTower
 
     towers = [LiteRTTower(content) for _ in range(os.cpu_count() or 1)]
 
-    def embed_part(tower: Any, pixels: np.ndarray) -> list[np.ndarray]:
+    def embed_chunk(tower: Any, pixels: np.ndarray) -> list[np.ndarray]:
         return [tower(images=image[None]) for image in pixels]
 
     def embed(pixels: np.ndarray) -> np.ndarray:
+        chunks = np.array_split(pixels, len(towers))
         with concurrent.futures.ThreadPoolExecutor(len(towers)) as pool:
-            parts = pool.map(embed_part, towers, np.array_split(pixels, len(towers)))
-            return np.concatenate([row for part in parts for row in part])
+            embedded_chunks = pool.map(embed_chunk, towers, chunks)
+            return np.concatenate([row for rows in embedded_chunks for row in rows])
 
     return embed

@@ -11,20 +11,22 @@ from align_keras.embedders.embedder import Embedder
 from align_keras.models import ALIGN
 from align_keras.utils.errors import InputError
 
-# Caches were keyed by this word when Keras was the absence of another runtime.
+# Runtime key of Keras in fingerprints. It must not change, since it is part of the keys
+# of existing caches. Earlier versions used the string of None for Keras.
 _KERAS_KEY = "None"
 
 
 class KerasEmbedder(Embedder):
-    """Embedder of an `ALIGN`, whose images another runtime may embed.
+    """Embedder of an `ALIGN`. Another runtime may embed its images.
 
     Args:
         align: `ALIGN`.
-        name: str, the name that opens the model again, or None for a model in memory.
-        runtime: str, what embeds the images.
-        runtime_key: str, part of the image fingerprint that tells runtimes apart.
-        image_tower: function from float array (n, S, S, 3), gray levels in [0, 255],
-            to float32 array (n, d), or None for Keras.
+        name: str, name that opens the model again, or None for a model in memory.
+        runtime: str, runtime that embeds the images.
+        runtime_key: str, part of the image fingerprint that is different for each
+            runtime.
+        image_tower: function from RGB images, float array (n, S, S, 3) in [0, 255], to
+            embeddings, float32 array (n, d), or None for Keras.
     """
 
     align: ALIGN
@@ -55,7 +57,7 @@ class KerasEmbedder(Embedder):
         self.fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
         self.image_fingerprint = image_fingerprint(self._image_digest, runtime_key)
         self.text_fingerprint = text_fingerprint(text_digest, align)
-        # TensorFlow uses all cores for one call.
+        # TensorFlow uses all cores for a call, so parallel calls would not be faster.
         self._lock = threading.Lock()
 
     def encode_images(self, images: Sequence[Any]) -> np.ndarray:
@@ -72,11 +74,11 @@ class KerasEmbedder(Embedder):
             )
 
     def image_tower(self) -> Callable[[np.ndarray], np.ndarray]:
-        """Returns the function that embeds images as pixels.
+        """Returns the function that embeds preprocessed images.
 
         Returns:
-            Function from float array (n, S, S, 3), gray levels in [0, 255] and
-            S = `image_size`, to float32 array (n, d), rows of unit length.
+            Function from RGB images, float array (n, S, S, 3) in [0, 255] with
+            S = `image_size`, to float32 array (n, d) with rows of unit length.
 
         Raises:
             InputError: if the model was trained after its tower was converted.
@@ -112,11 +114,11 @@ class KerasEmbedder(Embedder):
 
 
 def image_fingerprint(encoder_digest: str, runtime_key: str = _KERAS_KEY) -> str:
-    """Returns the digest of all that image embeddings depend on.
+    """Returns a digest that changes whenever image embeddings may change.
 
     Args:
         encoder_digest: str, `image_encoder.fingerprint()`.
-        runtime_key: str, part of the digest that tells runtimes apart.
+        runtime_key: str, part of the digest that is different for each runtime.
     """
     from align_keras.images.preprocess import PREPROCESSING_VERSION
 
@@ -124,11 +126,11 @@ def image_fingerprint(encoder_digest: str, runtime_key: str = _KERAS_KEY) -> str
 
 
 def text_fingerprint(encoder_digest: str, align: ALIGN) -> str:
-    """Returns the digest of all that text embeddings depend on.
+    """Returns a digest that changes whenever text embeddings may change.
 
     Args:
         encoder_digest: str, `text_encoder.fingerprint()`.
-        align: `ALIGN`, whose vocabulary and normalization count.
+        align: `ALIGN`. Its vocabulary and normalization are part of the digest.
     """
     from align_keras.text.wordpiece_tokenizer import TOKENIZATION_VERSION
 
@@ -138,6 +140,7 @@ def text_fingerprint(encoder_digest: str, align: ALIGN) -> str:
 
 
 def _joint_digest(encoder_digest: str, parts: Sequence[str]) -> str:
+    """Returns a digest of the digest of an encoder and of a list of str."""
     digest = hashlib.sha256(encoder_digest.encode())
     for part in parts:
         digest.update(hashlib.sha256(part.encode("utf-8", "surrogatepass")).digest())

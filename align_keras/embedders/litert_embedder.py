@@ -1,4 +1,4 @@
-"""Embedder of LiteRT towers, which opens in some milliseconds without TensorFlow."""
+"""Embedder of LiteRT towers, which opens in milliseconds without TensorFlow."""
 
 import hashlib
 import json
@@ -18,17 +18,18 @@ from align_keras.embedders.tower_embedder import (
 )
 from align_keras.utils.quiet import silent_standard_error
 
-# Bytes of a vocabulary or of metadata in a tower. BERT's multilingual vocabulary has
-# 1 MB, and a deflated file of 400 KB may hold 400 MB.
+# Maximum size of the vocabulary and of the metadata in a tower, in bytes. The
+# multilingual vocabulary of BERT has 1 MB. The limit is necessary since a compressed
+# file of 400 KB can expand to 400 MB.
 _MAX_MEMBER = 32 * 2**20
 _FORMAT = "litert"
 _INPUTS = {"image": "images", "text": "token_ids"}
 
 
 class LiteRTEmbedder(TowerEmbedder):
-    """Embedder of `image.tflite` and `text.tflite`, which LiteRT runs.
+    """Embedder that runs `image.tflite` and `text.tflite` with LiteRT.
 
-    Threads may embed at once. Each thread opens its own interpreters.
+    Several threads may embed in parallel. Each thread has separate interpreters.
 
     Args:
         location: `ModelLocation` of the folder.
@@ -46,7 +47,8 @@ class LiteRTEmbedder(TowerEmbedder):
         metadata = {kind: _read_metadata(path) for kind, path in paths.items()}
         super().__init__(location.name, paths, metadata)
         sizes = [path.stat().st_size for path in paths.values()]
-        # The metadata hold a digest of the weights.
+        # The metadata contain a digest of the weights, so the flatbuffers need not
+        # be read.
         content = json.dumps([metadata, sizes], sort_keys=True)
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()[:16]
         self.image_fingerprint = self.fingerprint
@@ -79,14 +81,14 @@ class LiteRTEmbedder(TowerEmbedder):
             raise self.damaged("text", error) from None
 
     def _tower(self, kind: str) -> Any:
-        """Returns this thread's interpreter of a tower."""
+        """Returns the interpreter of a tower for the current thread."""
         tower = getattr(self._threads, kind, None)
         if tower is not None:
             return tower
         from align_keras.export.litert_file import LiteRTTower
 
         try:
-            # LiteRT prints a line for each interpreter.
+            # LiteRT prints a line to stderr for each interpreter.
             with self._opening, silent_standard_error():
                 tower = LiteRTTower(self.paths[kind])
         except (ValueError, RuntimeError) as error:
@@ -98,7 +100,11 @@ class LiteRTEmbedder(TowerEmbedder):
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Reads a member of at most `_MAX_MEMBER` bytes, however small it is compressed."""
+    """Returns the content of a member, or raises if it exceeds `_MAX_MEMBER` bytes.
+
+    The limit applies to the content that was read, since a header can state a wrong
+    size.
+    """
     with archive.open(name) as file:
         content = file.read(_MAX_MEMBER + 1)
     if len(content) > _MAX_MEMBER:
@@ -107,7 +113,7 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _read_metadata(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the metadata in a tower, without reading its flatbuffer."""
+    """Returns the metadata in a tower without reading its flatbuffer."""
     try:
         with zipfile.ZipFile(path) as archive:
             metadata = json.loads(_read_member(archive, "metadata.json"))
@@ -116,5 +122,5 @@ def _read_metadata(path: pathlib.Path) -> dict[str, Any]:
     except (zipfile.BadZipFile, OSError, ValueError, LookupError) as error:
         raise damaged_tower(path, _FORMAT, error) from None
     if not isinstance(metadata, dict):
-        raise damaged_tower(path, _FORMAT, "metadata.json must hold an object")
+        raise damaged_tower(path, _FORMAT, "metadata.json must contain an object")
     return metadata

@@ -1,4 +1,4 @@
-"""Opens models by their names."""
+"""Function that opens any model that embeds images and texts."""
 
 import functools
 import os
@@ -34,31 +34,32 @@ def load_model(
               `text.tflite`) or ONNX towers (`image.onnx`, `text.onnx`).
             - an `ALIGN` in memory.
             - an `Embedder`, which is returned unchanged.
-        runtime: what computes the embeddings.
+        runtime: runtime that computes the embeddings.
 
-            - `"auto"`: the first of LiteRT, SavedModel, Keras and ONNX that the folder
-              has files for.
-            - `"keras"`, `"saved_model"`, `"litert"`, `"onnx"`: this one. Only Keras and
-              SavedModels need TensorFlow.
-            - `"openvino"`: OpenVINO for the images of a Keras model, the same numbers
-              (cosine above 0.99999) in about two thirds of the CPU time. Keras embeds
-              the texts.
-            - `"openvino_bfloat16"`: the same in rounded arithmetic (cosine above 0.99)
-              in less than half of the time, where the processor has it.
-            - the path of the `image.tflite` that `align-keras export litert` made of
-              this Keras model, for the images. With `--quantize int8` it is the
-              fastest.
+            - `"auto"` chooses the first of LiteRT, SavedModel, Keras and ONNX for which
+              the folder has files.
+            - `"keras"`, `"saved_model"`, `"litert"` and `"onnx"` choose this runtime.
+              Only Keras and SavedModels need TensorFlow.
+            - `"openvino"` embeds the images of a Keras model with OpenVINO. The
+              embeddings are almost the same (cosine above 0.99999) and take about two
+              thirds of the CPU time. Keras embeds the texts.
+            - `"openvino_bfloat16"` does the same with bfloat16 arithmetic. The cosine
+              to the embeddings of Keras is above 0.99. Processors that support bfloat16
+              need less than half of the time.
+            - the path of an `image.tflite` that `align-keras export litert` wrote for
+              this Keras model. It embeds the images, and Keras embeds the texts. A file
+              that was exported with `--quantize int8` is the fastest runtime.
 
     Returns:
-        `Embedder`. Its image tower by OpenVINO or by a `.tflite` file has the weights
-        of this moment. Open the model again after training it.
+        `Embedder`. With OpenVINO or a `.tflite` file, its image tower is a copy of the
+        weights. Open the model again after training it.
 
     Raises:
-        InputError: if there is no model of this name, it is damaged, or the runtime
-            is unknown, not installed or cannot run the model.
+        InputError: if the model does not exist or is damaged, or if the runtime is
+            unknown, is not installed or cannot run the model.
 
     References:
-        Jia et al. 2021, section 4.1 (two encoders, compared by the cosine).
+        Jia et al. 2021, section 4.1 (cosine similarity of two encoders).
 
     Example:
 
@@ -72,23 +73,24 @@ def load_model(
     if isinstance(model, Embedder):
         if check_runtime(runtime) not in ("auto", model.runtime):
             raise InputError(
-                f"runtime must be {model.runtime} for a model that is open. Received: "
-                f"runtime={runtime!r}. Open the model by its name."
+                f"`runtime` must be {model.runtime}, the runtime of this Embedder. "
+                f"Received: runtime={runtime!r}. Pass the name of the model to open it "
+                "with another runtime."
             )
         return model
     from align_keras.models import ALIGN
 
     if not isinstance(model, ALIGN):
         raise InputError(
-            "model must be a name, an ALIGN or an Embedder. Received: "
-            f"{type(model).__name__}. Give the model's folder or name."
+            "`model` must be a name, a folder, an ALIGN or an Embedder. Received: "
+            f"{type(model).__name__}. Pass the name or the folder of the model."
         )
     runtime = check_runtime(runtime)
     if runtime not in ("auto", "keras") and not is_image_runtime(runtime):
         raise InputError(
-            "runtime must be keras, openvino, openvino_bfloat16 or a .tflite file for "
-            f"a model in memory. Received: runtime={runtime!r}. Export the model, and "
-            "name the export."
+            "`runtime` must be keras, openvino, openvino_bfloat16 or a .tflite file "
+            f"for a model in memory. Received: runtime={runtime!r}. Export the model "
+            "and pass the folder of the export."
         )
     check_installed(runtime)
     return _keras_embedder(model, None, "keras" if runtime == "auto" else runtime)
@@ -96,9 +98,10 @@ def load_model(
 
 @functools.lru_cache(maxsize=1)
 def worker_model(name: str, runtime: str = "auto") -> Embedder:
-    """Opens a model once for all tasks of a worker, as `load_model`.
+    """Returns a model that stays open for all tasks of a worker process.
 
-    The task compares the fingerprint by `align_keras.utils.tasks.check_same`.
+    The arguments are those of `load_model`. Each task must verify the fingerprint of
+    the model with `align_keras.utils.tasks.check_same`.
     """
     return load_model(name, runtime)
 
@@ -122,7 +125,8 @@ def _open_by_name(name: str | os.PathLike, runtime: str | os.PathLike) -> Embedd
     else:
         from align_keras.models import ALIGN
 
-        # The name may also be that of an architecture without weights.
+        # `from_preset` also accepts names of architectures without weights, so the
+        # folder takes precedence.
         align = ALIGN.from_preset(location.folder or location.name)
         embedder = _keras_embedder(align, location.name, chosen)
     if chosen != location.runtimes[0]:

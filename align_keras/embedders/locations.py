@@ -1,6 +1,6 @@
-"""Finds a model's files by its name, and the runtimes that can open them.
+"""Locations of the files of models, and the runtimes that can open them.
 
-Nothing here imports TensorFlow, so that a wrong name is refused at once.
+This module does not import TensorFlow, so that errors about names appear immediately.
 """
 
 import dataclasses
@@ -19,19 +19,19 @@ from align_keras.utils.shared_data import (
 DEFAULT_MODEL = "align_small_en"
 LITERT_FILES = {"image": "image.tflite", "text": "text.tflite"}
 ONNX_FILES = {"image": "image.onnx", "text": "text.onnx"}
-# They embed images for a Keras model, which embeds the texts.
+# Runtimes for the images of a Keras model. Keras embeds the texts.
 IMAGE_RUNTIMES = ("openvino", "openvino_bfloat16")
 RUNTIMES = ("auto", "keras", "saved_model", "litert", "onnx", *IMAGE_RUNTIMES)
 RUNTIME_HELP = (
-    f"what computes embeddings: {', '.join(RUNTIMES)}, or, for images, the model's "
-    "image.tflite by align-keras export"
+    f"runtime that computes embeddings: {', '.join(RUNTIMES)}, or an image.tflite that "
+    "align-keras export wrote for the model, which embeds the images"
 )
 MODEL_HELP = (
     "align_small_en, a run folder, an export (SavedModel, LiteRT or ONNX), a preset "
     "or Hugging Face folder, or hf://user/model"
 )
 _HUB_PREFIX = "hf://"
-# Package that a runtime needs, and the extra that installs it.
+# For each runtime, the package that it needs and the extra that installs the package.
 _PACKAGES = {
     "litert": ("ai_edge_litert", "litert"),
     "onnx": ("onnxruntime", "onnx"),
@@ -42,13 +42,14 @@ _PACKAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelLocation:
-    """Files that a model's name stands for.
+    """Folder of a model and the runtimes that can open it.
 
     Attributes:
-        name: str, opens the model again from any working folder.
-        folder: path of the model's folder, or None for a name on Hugging Face's hub.
-        runtimes: names of the runtimes that the folder has files for. The first is the
-            one that `"auto"` stands for.
+        name: str, name that opens the model from any working directory.
+        folder: path of the folder of the model, or None for a model on the Hugging Face
+            Hub.
+        runtimes: names of the runtimes for which the folder has files. `"auto"` chooses
+            the first.
     """
 
     name: str
@@ -57,16 +58,16 @@ class ModelLocation:
 
 
 def locate_model(name: str | os.PathLike) -> ModelLocation:
-    """Finds the files of a model, without TensorFlow.
+    """Returns the location of a model.
 
     Args:
-        name: as `load_model` takes it, except for models in memory.
+        name: name or folder of the model, as in `load_model`.
 
     Returns:
         `ModelLocation`.
 
     Raises:
-        InputError: if there is no model of this name.
+        InputError: if there is no such model.
     """
     name = os.fspath(name)
     if name.startswith(_HUB_PREFIX):
@@ -82,28 +83,28 @@ def locate_model(name: str | os.PathLike) -> ModelLocation:
     runtimes = _runtimes_of(folder)
     if not runtimes and (folder / "checkpoints").exists():
         raise InputError(
-            f"model must be a finished run. Received: {name}, which has checkpoints "
-            "and no config.json. Run the same train command again, which continues "
-            "the run."
+            f"`model` must be a finished run. Received: {name}, which has checkpoints "
+            "but no config.json. Run the same train command again to continue it."
         )
     if not runtimes:
         files = "config.json, saved_model.pb, text.tflite or text.onnx"
         raise InputError(_not_a_model(name, f"has no {files}"))
-    # Absolute, since a relative one may be equal to the name of an architecture.
+    # A relative path may be equal to the name of an architecture, which `from_preset`
+    # would build instead.
     folder = pathlib.Path(os.path.abspath(folder))
     return ModelLocation(str(folder), folder, runtimes)
 
 
 def choose_runtime(location: ModelLocation, runtime: str | os.PathLike = "auto") -> str:
-    """Returns the runtime for a model, or raises if the model cannot run by it.
+    """Returns the name of the runtime for a model.
 
     Args:
-        location: as `locate_model` returns it.
-        runtime: as `load_model` takes it.
+        location: `ModelLocation` of the model.
+        runtime: name of a runtime or path of a file, as in `load_model`.
 
     Raises:
-        InputError: if there is no such runtime, it is not installed, or the model has
-            no files for it.
+        InputError: if the runtime is unknown or not installed, or if the model has no
+            files for it.
     """
     runtime = check_runtime(runtime)
     if runtime == "auto":
@@ -112,11 +113,11 @@ def choose_runtime(location: ModelLocation, runtime: str | os.PathLike = "auto")
     if needed not in location.runtimes:
         runtimes = " or ".join(location.runtimes)
         if "saved_model" in location.runtimes:
-            remedy = "Name the run folder in place of its export."
+            remedy = "Pass the folder of the run instead of the export."
         else:
             remedy = "Choose another runtime, or export the model for this one."
         raise InputError(
-            f"runtime must be {runtimes} for the model {location.name}. Received: "
+            f"`runtime` must be {runtimes} for the model {location.name}. Received: "
             f"runtime={runtime!r}. {remedy}"
         )
     check_installed(runtime)
@@ -124,7 +125,7 @@ def choose_runtime(location: ModelLocation, runtime: str | os.PathLike = "auto")
 
 
 def check_runtime(runtime: str | os.PathLike) -> str:
-    """Returns the name of a runtime as str, or raises if there is none of this name."""
+    """Returns a runtime as str, or raises if it is unknown or its file is missing."""
     runtime = os.fspath(runtime)
     if runtime in RUNTIMES:
         return runtime
@@ -132,12 +133,12 @@ def check_runtime(runtime: str | os.PathLike) -> str:
         if os.path.isfile(runtime):
             return os.path.abspath(runtime)
         raise InputError(
-            f"runtime must be a file that exists. Received: {runtime!r}. Check the "
-            "path, or write the file by `align-keras export litert`."
+            f"`runtime` must be an existing file. Received: runtime={runtime!r}. Check "
+            "the path, or write the file with `align-keras export litert`."
         )
     raise InputError(
-        f"runtime must be one of {', '.join(RUNTIMES)} or the path of a .tflite file. "
-        f"Received: runtime={runtime!r}. Choose one."
+        f"`runtime` must be one of {', '.join(RUNTIMES)} or the path of a .tflite "
+        f"file. Received: runtime={runtime!r}. Choose one of them."
     )
 
 
@@ -155,44 +156,47 @@ def check_installed(runtime: str) -> None:
     if importlib.util.find_spec(package) is None:
         raise InputError(
             f"runtime={runtime!r} needs {package}, which is not installed. Run "
-            f'`pip install "align-keras[{extra}]"`, or leave out `runtime`.'
+            f'`pip install "align-keras[{extra}]"`, or omit `runtime`.'
         )
 
 
 def keras_or_auto(model: str | os.PathLike) -> str:
-    """Returns `"keras"` for a name whose model has Keras weights, else `"auto"`."""
+    """Returns `"keras"` if a model has Keras weights, and `"auto"` otherwise."""
     return "keras" if "keras" in locate_model(model).runtimes else "auto"
 
 
 def find_saved_model(directory: str | os.PathLike) -> pathlib.Path:
-    """Returns the folder of a SavedModel, or raises, without TensorFlow.
+    """Returns the folder of a SavedModel that embeds images and texts.
 
     Args:
-        directory: a folder with `saved_model.pb`, or one that `export_saved_model`
-            wrote, of which the newest `align/VERSION` is taken.
+        directory: folder with `saved_model.pb`, or folder that `export_saved_model`
+            wrote. In the second case, the result is the newest `align/VERSION`.
+
+    Raises:
+        InputError: if there is no SavedModel.
     """
     directory = pathlib.Path(directory)
     versions = [path.name for path in directory.glob("align/*") if path.is_dir()]
     newest = max(filter(str.isdecimal, versions), key=int, default=None)
     folder = directory if newest is None else directory / "align" / newest
     if not (folder / "saved_model.pb").is_file():
-        problem = "has none" if directory.is_dir() else "does not exist"
+        problem = "a folder without it" if directory.is_dir() else "a missing folder"
         raise InputError(
-            f"The export folder {directory} must hold a saved_model.pb, but {problem}. "
-            "Give the folder `export` of a finished run."
+            f"The export folder {directory} must contain saved_model.pb. Received: "
+            f"{problem}. Pass the folder `export` of a finished run."
         )
     return folder
 
 
 def _folder_of(name: str) -> pathlib.Path:
-    """Returns the folder of a name, which may be one in `saved_models`."""
+    """Returns the folder of a model. Plain names may refer to `saved_models/NAME`."""
     if not name or os.sep in name or os.path.isdir(name):
         return pathlib.Path(name or "''")
     return shared_folder(f"saved_models/{name}") or pathlib.Path(name)
 
 
 def _runtimes_of(folder: pathlib.Path) -> tuple[str, ...]:
-    """Returns the runtimes that a folder has files for, the preferred one first."""
+    """Returns the runtimes for which a folder has files, in order of preference."""
     is_saved_model = (folder / "saved_model.pb").exists() or (folder / "align").is_dir()
     has_files = {
         "litert": (folder / LITERT_FILES["text"]).is_file(),
@@ -205,7 +209,8 @@ def _runtimes_of(folder: pathlib.Path) -> tuple[str, ...]:
 
 def _not_a_model(name: str, problem: str) -> str:
     return (
-        f"model must be {', '.join(SHIPPED_MODELS)}, the folder of a run, a preset, an "
-        f"export (SavedModel, LiteRT or ONNX), or hf://user/model. Received: {name!r}, "
-        f"which {problem}. Check the name, or write an export by `align-keras export`."
+        f"`model` must be {', '.join(SHIPPED_MODELS)}, the folder of a run, a preset "
+        "or an export (SavedModel, LiteRT or ONNX), or hf://user/model. Received: "
+        f"model={name!r}, which {problem}. Check the name, or write an export with "
+        "`align-keras export`."
     )

@@ -16,13 +16,13 @@ from align_keras.embedders.tower_embedder import (
 )
 
 _FORMAT = "onnx"
-# Rows that go through a tower at once. Larger batches take memory without speed.
-_ROWS = 64
+# Number of rows per batch. Larger batches need more memory and are not faster.
+_BATCH_SIZE = 64
 _INPUTS = {"image": ("images",), "text": ("token_ids", "padding_mask")}
 
 
 class ONNXEmbedder(TowerEmbedder):
-    """Embedder of `image.onnx` and `text.onnx`, which ONNX Runtime runs.
+    """Embedder that runs `image.onnx` and `text.onnx` with ONNX Runtime.
 
     Args:
         location: `ModelLocation` of the folder.
@@ -41,7 +41,8 @@ class ONNXEmbedder(TowerEmbedder):
         metadata = {kind: self._read_metadata(kind, paths[kind]) for kind in paths}
         super().__init__(location.name, paths, metadata)
         for kind, names in _INPUTS.items():
-            shapes = {one.name: one.shape for one in self._sessions[kind].get_inputs()}
+            inputs = self._sessions[kind].get_inputs()
+            shapes = {tensor.name: tensor.shape for tensor in inputs}
             for name in names:
                 self.check_shape(kind, name, tuple(shapes.get(name, ())))
         digest = hashlib.sha256()
@@ -54,8 +55,8 @@ class ONNXEmbedder(TowerEmbedder):
 
     def embed_pixels(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
         batches = [
-            self._run("image", images=np.stack(pixels[start : start + _ROWS]))
-            for start in range(0, len(pixels), _ROWS)
+            self._run("image", images=np.stack(pixels[start : start + _BATCH_SIZE]))
+            for start in range(0, len(pixels), _BATCH_SIZE)
         ]
         return np.concatenate(batches)
 
@@ -63,10 +64,10 @@ class ONNXEmbedder(TowerEmbedder):
         batches = [
             self._run(
                 "text",
-                token_ids=token_ids[start : start + _ROWS],
-                padding_mask=mask[start : start + _ROWS],
+                token_ids=token_ids[start : start + _BATCH_SIZE],
+                padding_mask=mask[start : start + _BATCH_SIZE],
             )
-            for start in range(0, len(token_ids), _ROWS)
+            for start in range(0, len(token_ids), _BATCH_SIZE)
         ]
         return np.concatenate(batches)
 
@@ -90,7 +91,7 @@ class ONNXEmbedder(TowerEmbedder):
         except (LookupError, ValueError) as error:
             raise damaged_tower(path, _FORMAT, error) from None
         if not isinstance(metadata, dict):
-            raise damaged_tower(path, _FORMAT, "metadata.json must hold an object")
+            raise damaged_tower(path, _FORMAT, "metadata.json must contain an object")
         return metadata
 
 
@@ -101,5 +102,6 @@ def _open_session(path: pathlib.Path) -> Any:
 
     try:
         return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    except Exception as error:  # Its errors have no common class besides this one.
+    except Exception as error:
+        # The errors of ONNX Runtime have no other common base class.
         raise damaged_tower(path, _FORMAT, error) from None

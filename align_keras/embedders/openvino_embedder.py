@@ -1,4 +1,4 @@
-"""Embedder whose images OpenVINO embeds, and whose texts Keras embeds."""
+"""Embedder with OpenVINO for images and Keras for texts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,17 +9,17 @@ from align_keras.embedders.keras_embedder import KerasEmbedder
 from align_keras.models import ALIGN
 from align_keras.utils.errors import InputError
 
-# Images of a request. Their activations fit the processor's cache.
+# Number of images per request. Their activations fit into the cache of the processor.
 _IMAGES_PER_REQUEST = 4
 _PRECISIONS = {"openvino": "f32", "openvino_bfloat16": "bf16"}
 
 
 class OpenVINOEmbedder(KerasEmbedder):
-    """Embedder of an `ALIGN` whose image tower runs by OpenVINO.
+    """Embedder of an `ALIGN` whose image tower runs with OpenVINO.
 
     Args:
         align: `ALIGN`.
-        name: str, the name that opens the model again, or None for a model in memory.
+        name: str, name that opens the model again, or None for a model in memory.
         runtime: `"openvino"` or `"openvino_bfloat16"`.
 
     Raises:
@@ -27,11 +27,14 @@ class OpenVINOEmbedder(KerasEmbedder):
     """
 
     def __init__(self, align: ALIGN, name: str | None, runtime: str) -> None:
-        super().__init__(align, name, runtime, runtime, _compiled_tower(align, runtime))
+        super().__init__(align, name, runtime, runtime, _compile_tower(align, runtime))
 
 
-def _compiled_tower(align: ALIGN, runtime: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Converts the image tower with its present weights."""
+def _compile_tower(align: ALIGN, runtime: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function that embeds images with OpenVINO.
+
+    The function has the current weights of the model.
+    """
     import openvino
 
     from align_keras.models.image_function import image_graph
@@ -49,13 +52,13 @@ def _compiled_tower(align: ALIGN, runtime: str) -> Callable[[np.ndarray], np.nda
     except Exception as error:
         raise InputError(
             f"runtime={runtime!r} cannot run this model "
-            f"({str(error).strip().splitlines()[-1]}). Leave out `runtime`, or use a "
+            f"({str(error).strip().splitlines()[-1]}). Omit `runtime`, or use a "
             "float32 model that is not quantized."
         ) from error
     queue = openvino.AsyncInferQueue(compiled)
 
     def embed(pixels: np.ndarray) -> np.ndarray:
-        # Requests have a fixed size. The last one is filled with black images.
+        # Requests have a fixed size, so black images fill the last request.
         padding = [(0, -len(pixels) % _IMAGES_PER_REQUEST), (0, 0), (0, 0), (0, 0)]
         padded = np.pad(pixels, padding)
         outputs: list[Any] = [None] * (len(padded) // _IMAGES_PER_REQUEST)

@@ -1,4 +1,4 @@
-"""Pixels of images for embedders that run without TensorFlow."""
+"""Image preprocessing for embedders that run without TensorFlow."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from align_keras.utils.errors import InputError
 
 
 def as_png(pixels: np.ndarray) -> bytes:
-    """Returns an array uint8 (height, width, 3) as the content of a PNG file."""
+    """Returns the content of a PNG file for a uint8 array (height, width, 3)."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "png", compress_level=1)
     return file.getvalue()
@@ -39,7 +39,7 @@ def square_pixels(image: Any, resize_to: int) -> np.ndarray:
         is_path = isinstance(image, str | os.PathLike)
         name = os.fspath(image) if is_path else "the image"
         raise InputError(
-            f"images must be readable. Received: {name} ({error.detail}). Check the "
+            f"`images` must be readable. Received: {name} ({error.detail}). Check the "
             "path, or convert the image to JPEG or PNG."
         ) from None
     square = decoded.resize((resize_to, resize_to), Image.Resampling.BILINEAR)

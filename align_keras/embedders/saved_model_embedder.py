@@ -1,4 +1,4 @@
-"""Embedder of an exported SavedModel, without the code that built the model."""
+"""Embedder of an exported SavedModel."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ from align_keras.utils.files import MAX_PIXELS, read_regular
 
 @dataclasses.dataclass(frozen=True)
 class _Signature:
-    """Names of a signature, its input and its output, as the export writes them."""
+    """Names of a signature, its input and its output in an export."""
 
     name: str
     argument: str
@@ -32,33 +32,40 @@ class _Signature:
 
 _IMAGES = _Signature("encode_image", "image_bytes", "image_embedding")
 _TEXTS = _Signature("encode_text", "captions", "text_embedding")
-# Errors of TensorFlow's loader for damaged files, besides TensorFlow's own.
-_DAMAGES = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
-# Pixels. Images are resized to this side where an export does not name its own. It is
-# larger than any preset needs, and the SavedModel resizes the image again.
+# Python errors that TensorFlow's loader raises for damaged files.
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+)
+# Side in pixels to which images are resized if an export does not state its image size.
+# It exceeds the image size of all presets, and the SavedModel resizes the image again.
 _LARGE_SIDE = 512
-# Half precision may miss unit length by some thousandths.
+# Embeddings in half precision can differ from unit length by a few thousandths.
 _LENGTH_TOLERANCE = 0.02
 
 
 class SavedModelEmbedder(Embedder):
     """Embedder of a SavedModel.
 
-    It needs TensorFlow and tensorflow-text, and nothing of the code that built the
-    model. The SavedModel has the signatures `encode_image` (`image_bytes`, string (n,),
-    to `image_embedding`) and `encode_text` (`captions`, string (n,), to
-    `text_embedding`). One of the two may be missing.
+    The SavedModel must have at least one of two signatures. `encode_image` computes
+    `image_embedding` from `image_bytes`, string (n,). `encode_text` computes
+    `text_embedding` from `captions`, string (n,). This class needs TensorFlow and
+    tensorflow-text, but not the code that built the model.
 
     Args:
-        location: `ModelLocation` of a folder that `export_saved_model` wrote, or of one
-            with `saved_model.pb`.
-        batch_size: int ≥ 1, number of images or captions embedded at once.
+        location: `ModelLocation` of a folder that `export_saved_model` wrote, or of a
+            folder with `saved_model.pb`.
+        batch_size: int ≥ 1, number of images or captions per batch.
 
     Attributes:
         directory: path of the SavedModel.
 
     Raises:
-        InputError: if there is no such export, or it has other signatures.
+        InputError: if the export does not exist, is damaged or has neither signature.
     """
 
     runtime = "saved_model"
@@ -70,20 +77,21 @@ class SavedModelEmbedder(Embedder):
         self.batch_size = batch_size
         self._tensorflow = _tensorflow_with_text_ops()
         try:
-            # The signatures hold no reference to the variables. The model does.
+            # The model must stay alive, since signatures do not reference variables.
             self._model = self._tensorflow.saved_model.load(str(self.directory))
-        except (self._tensorflow.errors.OpError, *_DAMAGES) as error:
+        except (self._tensorflow.errors.OpError, *_LOAD_ERRORS) as error:
             raise InputError(
                 f"The export {self.directory} cannot be loaded "
                 f"({first_line(error)}). Export the model again."
             ) from error
-        if not any(one.name in self._model.signatures for one in (_IMAGES, _TEXTS)):
+        signature_names = {_IMAGES.name, _TEXTS.name}
+        if signature_names.isdisjoint(self._model.signatures):
             names = ", ".join(sorted(self._model.signatures)) or "none"
             raise InputError(
                 f"The export {self.directory} must have the signatures encode_image "
-                f"and encode_text, got: {names}. Export it with align_keras."
+                f"and encode_text. Received: {names}. Export the model again."
             )
-        # TensorFlow uses all cores for one call.
+        # TensorFlow uses all cores for a call, so parallel calls would not be faster.
         self._lock = threading.Lock()
         self.fingerprint = saved_model_digest(self.directory)
         self.image_fingerprint = self.fingerprint
@@ -114,7 +122,7 @@ class SavedModelEmbedder(Embedder):
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         check_texts(texts)
-        # A lone surrogate, as from a file name, has no UTF-8.
+        # Lone surrogates, which can come from file names, cannot be encoded as UTF-8.
         encoded = [text.encode("utf-8", "replace") for text in texts]
         return self._encode(_TEXTS, encoded, texts)
 
@@ -130,8 +138,9 @@ class SavedModelEmbedder(Embedder):
         name = signature.name
         if name not in self._model.signatures:
             raise InputError(
-                f"The export {self.directory} must have the signature {name}, got: "
-                f"{', '.join(sorted(self._model.signatures))}. Use the combined export."
+                f"The export {self.directory} must have the signature {name}. "
+                f"Received: {', '.join(sorted(self._model.signatures))}. Use the "
+                "combined export."
             )
         if not items:
             return np.zeros((0, self.dimension), np.float32)
@@ -154,13 +163,13 @@ class SavedModelEmbedder(Embedder):
             if not is_valid.all():
                 raise InputError(
                     f"{names[start + int(np.argmin(is_valid))]} cannot be decoded. "
-                    "Leave it out, or convert it to JPEG or PNG of at most "
+                    "Omit it, or convert it to JPEG or PNG with at most "
                     f"{MAX_PIXELS:,} pixels."
                 )
         return _checked_unit_rows(np.concatenate(embeddings), names)
 
     def _read_dimension(self) -> int:
-        """Returns the width of the embeddings that the signatures declare."""
+        """Returns the length of an embedding, from the signatures if they state it."""
         for signature in (_TEXTS, _IMAGES):
             if signature.name not in self._model.signatures:
                 continue
@@ -174,10 +183,10 @@ class SavedModelEmbedder(Embedder):
 
 
 def saved_model_digest(folder: pathlib.Path) -> str:
-    """Returns a digest of a SavedModel's files, by their names and contents."""
+    """Returns a digest of the names and contents of the files of a SavedModel."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        # TensorFlow writes another fingerprint.pb for the same model each time.
+        # The content of fingerprint.pb differs between exports of the same model.
         if path.name != "fingerprint.pb":
             digest.update(str(path.relative_to(folder)).encode() + b"\0")
             with open(path, "rb") as file:
@@ -186,7 +195,7 @@ def saved_model_digest(folder: pathlib.Path) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the line of TensorFlow's long messages that names the reason."""
+    """Returns the line of a long message of TensorFlow that states the reason."""
     message = re.split(r"\s*\[\[{{node", str(error).strip())[0]
     message = re.sub(r"{{function_node .*?}} ?", "", message)
     lines = message.splitlines() or [type(error).__name__]
@@ -198,11 +207,11 @@ def _tensorflow_with_text_ops() -> Any:
     import tensorflow
 
     try:
-        # Registers the tokenizer's ops, without which the graph cannot load.
+        # This import registers the operations of the tokenizer in the graph.
         import tensorflow_text  # noqa: F401
     except ImportError as error:
         raise InputError(
-            "An export needs tensorflow-text of TensorFlow's minor version "
+            "An export needs tensorflow-text with the minor version of TensorFlow "
             f"({first_line(error)}). Run `pip install "
             f"tensorflow-text~={tensorflow.__version__.rsplit('.', 1)[0]}.0`."
         ) from error
@@ -220,10 +229,11 @@ def _read_file(path: str | os.PathLike) -> bytes:
 
 
 def _read_sides(folder: pathlib.Path) -> tuple[int, int]:
-    """Returns the input side of a SavedModel and the side to resize images to.
+    """Returns the image size of a SavedModel and the side to which images are resized.
 
-    The SavedModel does not resize an image of this side again, so that its embedding is
-    that of the whole file. An export without `signatures.json` does not name its side.
+    A SavedModel does not resize images of the second size again, so the embedding of a
+    resized image equals that of its file. Exports without `signatures.json` do not
+    state their image size.
     """
     from align_keras.images import crop_size_to_resize_size
 
@@ -238,14 +248,14 @@ def _read_sides(folder: pathlib.Path) -> tuple[int, int]:
 
 
 def _checked_unit_rows(embeddings: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Returns embeddings, or raises if one does not have unit length."""
+    """Returns embeddings, or raises if one of them does not have unit length."""
     lengths = np.linalg.norm(embeddings.astype(float), axis=1)
-    # Written so that NaN is wrong too.
+    # Comparisons with NaN are False, so the negation makes a length of NaN wrong.
     wrong = np.flatnonzero(~(np.abs(lengths - 1.0) < _LENGTH_TOLERANCE))
     if len(wrong):
         raise InputError(
             "The export must return embeddings of unit length. Received: length "
-            f"{lengths[wrong[0]]:.4g} for {names[wrong[0]]}. The model has diverged or "
-            "is not an export of align_keras."
+            f"{lengths[wrong[0]]:.4g} for {names[wrong[0]]}. The training diverged, or "
+            "align_keras did not write this export. Export another model."
         )
     return embeddings

@@ -1,4 +1,4 @@
-"""Base class of embedders that run two tower files without TensorFlow."""
+"""Base class of embedders that run an image tower and a text tower."""
 
 import abc
 import functools
@@ -12,28 +12,28 @@ import numpy as np
 from align_keras.embedders.embedder import Embedder, check_is_sequence, check_texts
 from align_keras.utils.errors import InputError
 
-# Pixels. A tower's metadata may name no larger image, which would take 200 MB.
+# Maximum image side in the metadata of a tower, in pixels. Such an image takes 200 MB.
 MAX_SIDE = 8192
-# Tokens that BERT's WordPiece needs.
+# Tokens that BERT's WordPiece tokenizer needs.
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-# Images that are read and embedded before the next are read.
-_BATCH = 64
+# Number of images that are in memory at a time.
+_BATCH_SIZE = 64
 
 
 class TowerEmbedder(Embedder):
-    """Embedder of an image tower and a text tower that describe their own inputs.
+    """Embedder of an image tower and a text tower with metadata about their inputs.
 
     Args:
-        name: str, the name that opens the model again.
+        name: str, name that opens the model again.
         paths: dict from `"image"` and `"text"` to the paths of the towers.
-        metadata: dict from `"image"` and `"text"` to what `metadata.json` in the tower
-            holds.
+        metadata: dict from `"image"` and `"text"` to the contents of `metadata.json` in
+            the towers.
 
     Raises:
         InputError: if the metadata are damaged.
     """
 
-    # Command that writes the files, for messages.
+    # Argument of `align-keras export` that writes the files, for messages.
     export_format: str
 
     def __init__(
@@ -59,19 +59,19 @@ class TowerEmbedder(Embedder):
         if not 0 < self.image_size <= self.resize_to <= MAX_SIDE:
             problem = (
                 "its metadata must have 0 < image_size <= resize_to <= "
-                f"{MAX_SIDE:,}, received {self.image_size} and {self.resize_to}"
+                f"{MAX_SIDE:,} instead of {self.image_size} and {self.resize_to}"
             )
             raise self.damaged("image", problem)
         if image_dimension != self.dimension:
             problem = (
-                f"its embeddings must have the text tower's length {self.dimension}, "
-                f"received {image_dimension}"
+                f"its embeddings must have the length {self.dimension} of those of the "
+                f"text tower instead of {image_dimension}"
             )
             raise self.damaged("image", problem)
 
     @abc.abstractmethod
     def read_vocabulary(self) -> str:
-        """Returns the vocabulary in the text tower, a token a line."""
+        """Returns the vocabulary in the text tower, with one token per line."""
 
     @abc.abstractmethod
     def embed_pixels(self, pixels: Sequence[np.ndarray]) -> np.ndarray:
@@ -82,17 +82,20 @@ class TowerEmbedder(Embedder):
         """Embeds token ids and their padding mask, int32 (n, sequence_length)."""
 
     def prepare_texts(self) -> None:
-        """Opens the text tower, which checks the length to which texts are padded."""
+        """Opens the text tower before texts are padded to its sequence length.
+
+        Opening a tower checks that the sequence length in its metadata is correct.
+        """
 
     def encode_images(self, images: Sequence[Any]) -> np.ndarray:
-        # A search by words does not need these modules.
+        # Text queries are faster without this import.
         import concurrent.futures
 
         check_is_sequence("images", "paths, bytes or arrays", images)
         rows = [np.zeros((0, self.dimension), np.float32)]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(images), _BATCH):
-                batch = images[start : start + _BATCH]
+            for start in range(0, len(images), _BATCH_SIZE):
+                batch = images[start : start + _BATCH_SIZE]
                 rows += pool.map(self._encode_image, batch)
         return np.concatenate(rows)
 
@@ -113,7 +116,7 @@ class TowerEmbedder(Embedder):
         if not len(texts):
             return np.zeros((0, self.dimension), np.float32)
         self.prepare_texts()
-        # A command-line argument that is not UTF-8 has lone surrogates.
+        # A command-line argument that is not valid UTF-8 contains lone surrogates.
         encodable = [text.encode("utf-8", "replace").decode() for text in texts]
         encodings = self._tokenizer.encode_batch(encodable)
         ids = np.array([encoding.ids for encoding in encodings], np.int32)
@@ -124,7 +127,7 @@ class TowerEmbedder(Embedder):
     def _tokenizer(self) -> Any:
         from tokenizers import BertWordPieceTokenizer
 
-        # splitlines() would also split at characters that are tokens.
+        # splitlines() would also split at special characters that are tokens.
         tokens = self.read_vocabulary().removesuffix("\n").split("\n")
         vocabulary = {token: row for row, token in enumerate(tokens)}
         for token in _SPECIAL_TOKENS:
@@ -141,12 +144,12 @@ class TowerEmbedder(Embedder):
         return tokenizer
 
     def check_shape(self, kind: str, name: str, shape: tuple[Any, ...]) -> None:
-        """Raises if the metadata of a tower disagree with the shape of its input.
+        """Raises if the metadata of a tower do not match the shape of its input.
 
         Args:
             kind: `"image"` or `"text"`.
-            name: str, the name of the input.
-            shape: the shape of the input. Dimensions that are open are not int.
+            name: str, name of the input.
+            shape: shape of the input. Open dimensions are not int.
         """
         settings = {
             "image": ("image_size", self.image_size),
@@ -156,13 +159,13 @@ class TowerEmbedder(Embedder):
         is_open = len(shape) >= 2 and not isinstance(shape[1], int)
         if len(shape) < 2 or not (is_open or shape[1] == size):
             problem = (
-                f"its metadata must have the {setting} of its tensor {name}, which has "
-                f"the shape {shape}, received {size}"
+                f"the {setting} in its metadata is {size} and must match the shape "
+                f"{shape} of its input {name}"
             )
             raise self.damaged(kind, problem)
 
     def damaged(self, kind: str, reason: object) -> InputError:
-        """Returns the error for a tower that cannot be used."""
+        """Returns the error for a tower file that cannot be used."""
         return damaged_tower(self.paths[kind], self.export_format, reason)
 
 
@@ -170,17 +173,17 @@ def damaged_tower(path: pathlib.Path, export_format: str, reason: object) -> Inp
     """Returns the error for a tower file that cannot be used."""
     line = " ".join(str(reason).split())[:160]
     return InputError(
-        f"model must be towers of `align-keras export {export_format}`. Received: "
-        f"{path} ({line}). Export the model again."
+        f"`model` must be towers that `align-keras export {export_format}` wrote. "
+        f"Received: {path} ({line}). Export the model again."
     )
 
 
 def missing_tower(
     path: pathlib.Path, export_format: str, names: dict[str, str]
 ) -> InputError:
-    """Returns the error for a folder that has only one of two towers."""
+    """Returns the error for a folder that has only one of the two towers."""
     return InputError(
-        f"model must be a folder with {' and '.join(names.values())}. Received: "
-        f"{path.parent} without {path.name}. Write both by `align-keras export "
+        f"`model` must be a folder with {' and '.join(names.values())}. Received: "
+        f"{path.parent} without {path.name}. Write both with `align-keras export "
         f"{export_format}`."
     )

@@ -1,13 +1,13 @@
-"""Exports of a model: SavedModels, LiteRT and ONNX files, and a page that searches.
+"""Exports of a model to SavedModels, LiteRT files, ONNX files and a search page.
 
-TensorFlow is imported only when an export is written, since `align-keras export --help`
-reads the names in this file.
+`align-keras export --help` reads the names in this file. Importing it therefore must
+not import TensorFlow.
 """
 
 import importlib
 from typing import Any
 
-# Dtypes that halve the size of stored weights. None stores them as they are.
+# Dtypes that halve the size of stored weights. None keeps the dtype of each weight.
 WEIGHTS = ("bfloat16", "float16")
 QUANTIZATIONS = ("none", "float16", "weight-int8", "dynamic-int8", "int8")
 

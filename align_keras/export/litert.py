@@ -15,9 +15,10 @@ from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silent_standard_error
 
-# Smallest mean cosine to the embeddings of Keras. The bounds are far below the measured
-# values, and detect broken files. `align-keras export` measures the recall.
-LEAST_COSINE = {
+# Minimum of the mean cosine similarity to the embeddings of Keras. These thresholds
+# only detect broken files, since correct files exceed them by far. `align-keras export`
+# measures the recall of quantized files.
+MIN_COSINE = {
     "none": 0.9999,
     "float16": 0.999,
     "weight-int8": 0.95,
@@ -42,19 +43,27 @@ def image_flatbuffer(
     Args:
         model: `ALIGN` in float32.
         quantize: str, one of `QUANTIZATIONS`.
-        pixels: preprocessed images (n, S, S, 3), a hundred or more, that calibrate the
-            ranges of `int8`. The file is checked on the first ones, or on noise.
-        resizable: bool, leave number, height and width open. They are 1, S and S until
-            the interpreter resizes them.
+        pixels: at least a hundred preprocessed images (n, S, S, 3). They calibrate the
+            value ranges of `int8`. The file is compared with Keras on the first images,
+            or on noise if there are none.
+        resizable: bool, leave the number, height and width of the images open. They are
+            1, S and S until the program that runs the file resizes the input.
         license: str, terms of the weights, or None.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        InputError: if the model does not compute in float32, or an argument is invalid,
+            or the quantized file differs too much from Keras.
     """
     check_choice("quantize", quantize, QUANTIZATIONS)
     encode = tower_functions.image_tower_function(model, resizable)
     size = model.image_size
-    pixels = _checked_pixels(pixels, size)
+    pixels = _as_pixel_array(pixels, size)
     content = _convert(encode, model.image_encoder, "encode_image_pixels")
     if resizable:
-        content = _with_default_shapes(content, [1, size, size, 3])
+        content = _set_default_shapes(content, [1, size, size, 3])
     samples = [{"images": image[None]} for image in pixels]
     content = quantize_flatbuffer(content, quantize, samples)
     content = append_files(
@@ -63,13 +72,14 @@ def image_flatbuffer(
             model, quantize, len(pixels), resizable, license
         ),
     )
-    checked = (
-        pixels[: tower_functions.CHECKED]
+    images = (
+        pixels[: tower_functions.SAMPLE_COUNT]
         if len(pixels)
-        else tower_functions.noise(size)
+        else tower_functions.sample_images(size)
     )
-    expected = np.asarray(model.normalize_image(model.image_encoder(checked)))
-    _check(content, [{"images": image[None]} for image in checked], expected, quantize)
+    expected = np.asarray(model.normalize_image(model.image_encoder(images)))
+    check_samples = [{"images": image[None]} for image in images]
+    _check_embeddings(content, check_samples, expected, quantize)
     return content
 
 
@@ -85,17 +95,28 @@ def text_flatbuffer(
     The signature `encode_token_ids` takes `token_ids` and `padding_mask`, int32 (1, L),
     and returns `text_embedding`, float32 (1, d) of unit length.
 
-    `int8` is `dynamic-int8` here, since outliers in the activations of a transformer
-    don't fit into fixed ranges of 8 bits (Bondarenko et al. 2021). The arguments are
-    those of `image_flatbuffer`.
+    Args:
+        model: `ALIGN` in float32.
+        quantize: str, one of `QUANTIZATIONS`. `int8` is replaced by `dynamic-int8`,
+            since outliers in the activations of a transformer do not fit into fixed
+            8-bit ranges (Bondarenko et al. 2021).
+        resizable: bool, leave the number of rows open.
+        license: str, terms of the weights, or None.
+
+    Returns:
+        The content of the file.
+
+    Raises:
+        InputError: if the model does not compute in float32, or an argument is invalid,
+            or the quantized file differs too much from Keras.
     """
     check_choice("quantize", quantize, QUANTIZATIONS)
     encode = tower_functions.text_tower_function(model, resizable)
     encoder = model.text_encoder
-    tokens = tower_functions.some_tokens(model)
+    tokens = tower_functions.sample_tokens(model)
     if quantize == "int8":
         quantize = "dynamic-int8"
-    with _narrow_embedding(encoder.token_embedding, quantize):
+    with _quantized_embedding(encoder.token_embedding, quantize):
         content = _convert(encode, encoder, "encode_token_ids")
     content = quantize_flatbuffer(content, quantize)
     content = append_files(
@@ -107,16 +128,17 @@ def text_flatbuffer(
         {name: ids[row, None] for name, ids in tokens.items()}
         for row in range(len(expected))
     ]
-    _check(content, samples, expected, quantize)
+    _check_embeddings(content, samples, expected, quantize)
     return content
 
 
-def _checked_pixels(pixels: Sequence | np.ndarray, size: int) -> np.ndarray:
+def _as_pixel_array(pixels: Sequence | np.ndarray, size: int) -> np.ndarray:
+    """Returns images as a float32 array, or raises if their shape is wrong."""
     pixels = np.asarray(pixels, "float32")
     if len(pixels) and pixels.shape[1:] != (size, size, 3):
         raise InputError(
-            f"pixels must have the shape (n, {size}, {size}, 3), received "
-            f"{pixels.shape}; preprocess the images by preprocess_image."
+            f"`pixels` must have the shape (n, {size}, {size}, 3). Received: "
+            f"pixels.shape={pixels.shape}. Preprocess the images with preprocess_image."
         )
     return pixels
 
@@ -136,17 +158,18 @@ def _convert(encode: Callable, encoder: Any, key: str) -> bytes:
         converter = tf.lite.TFLiteConverter.from_saved_model(
             folder, signature_keys=[key]
         )
-        # Without operations of TensorFlow the file needs no runtime but LiteRT's.
+        # TensorFlow operations in the file would require more than the LiteRT runtime.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         return converter.convert()
 
 
 @contextlib.contextmanager
-def _narrow_embedding(layer: Any, quantize: str) -> Iterator[None]:
-    """Makes a token embedding look up integers with a scale per row, for tracing.
+def _quantized_embedding(layer: Any, quantize: str) -> Iterator[None]:
+    """Makes an embedding layer look up integer rows with a scale per row.
 
-    The quantizer doesn't quantize tables that rows are gathered from, and LiteRT can't
-    gather float16.
+    The change lasts until the context ends. The function that is traced in this context
+    contains the integer table. This is necessary since the quantizer does not quantize
+    the table of a gather operation, and LiteRT cannot gather float16.
     """
     if quantize == "none":
         yield
@@ -165,14 +188,14 @@ def _narrow_embedding(layer: Any, quantize: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # The layer gets the method of its class again.
+        # The instance attribute hid the method `call` of the class.
         del layer.call
 
 
-def _with_default_shapes(content: bytes, shape: list[int]) -> bytes:
-    """Writes the shape that open inputs have before they are resized.
+def _set_default_shapes(content: bytes, shape: list[int]) -> bytes:
+    """Returns a LiteRT file whose inputs have `shape` until they are resized.
 
-    The converter writes 1 for each open axis.
+    The converter sets each open axis to 1.
     """
     from ai_edge_litert.tools import flatbuffer_utils
 
@@ -184,7 +207,7 @@ def _with_default_shapes(content: bytes, shape: list[int]) -> bytes:
 
 
 @silent_standard_error()
-def _check(
+def _check_embeddings(
     content: bytes,
     samples: list[dict[str, np.ndarray]],
     expected: np.ndarray,
@@ -194,18 +217,14 @@ def _check(
     tower = LiteRTTower(content)
     embeddings = np.concatenate([tower(**sample) for sample in samples])
     cosine = float(np.mean(np.sum(embeddings * expected, axis=1)))
-    # NaN fails this comparison too.
-    if cosine >= LEAST_COSINE[quantize]:
+    # A cosine of NaN does not pass, since comparisons with NaN are False.
+    if cosine >= MIN_COSINE[quantize]:
         return
-    problem = (
-        f"its mean cosine to Keras's embeddings is {cosine:.4f}, below "
-        f"{LEAST_COSINE[quantize]} for {quantize}"
+    rule = (
+        "The mean cosine similarity of the embeddings of the converted tower and of "
+        f"Keras must be at least {MIN_COSINE[quantize]} with `quantize` {quantize}. "
+        f"Received: {cosine:.4f}."
     )
     if quantize == "none":
-        raise RuntimeError(
-            f"the converted tower isn't the model's: {problem}; report it."
-        )
-    raise InputError(
-        f"quantize must leave the tower as it was, received {quantize!r}: {problem}; "
-        "choose a finer quantization."
-    )
+        raise RuntimeError(f"{rule} Please report this error of the conversion.")
+    raise InputError(f"{rule} Choose a quantization with more bits.")

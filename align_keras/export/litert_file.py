@@ -1,7 +1,8 @@
-"""LiteRT files of encoders: their metadata, and how they are run.
+"""LiteRT files of encoders: access to their metadata, and their interpreter.
 
-A zip archive follows the flatbuffer. TensorFlow Lite's metadata convention puts
-"associated files" there. Zip programs can read it, and interpreters ignore it.
+A LiteRT file is a flatbuffer with an appended zip archive. The archive holds the
+"associated files" of TensorFlow Lite's metadata convention. Zip programs can list it,
+and interpreters ignore it.
 """
 
 import io
@@ -15,30 +16,36 @@ import numpy as np
 
 from align_keras.utils.errors import InputError
 
-# Time of files in the archive. It is constant, so that equal models give equal files.
+# Modification time of files in the archive. A constant makes exports reproducible.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 METADATA_FILE = "metadata.json"
 LICENSE_FILE = "LICENSE.txt"
 
 
 def append_files(flatbuffer: bytes, files: dict[str, str]) -> bytes:
-    """Appends files to a flatbuffer."""
+    """Returns a flatbuffer with appended files.
+
+    Args:
+        flatbuffer: content of a LiteRT file.
+        files: dict from names to texts.
+    """
     file = io.BytesIO(bytes(flatbuffer))
     with zipfile.ZipFile(file, "a") as archive:
         for name, text in files.items():
-            # Files aren't compressed, so that a phone can map them into memory.
+            # Files are stored without compression, so that a phone can map them into
+            # memory.
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), text)
     return file.getvalue()
 
 
 def read_files(content: bytes) -> dict[str, str]:
-    """Returns the files after a flatbuffer, as a dict from name to text."""
+    """Returns the files that are appended to a flatbuffer, by their names."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return {name: archive.read(name).decode() for name in archive.namelist()}
 
 
 def read_tower_metadata(content: bytes) -> dict[str, Any]:
-    """Returns the content of `metadata.json` after a flatbuffer."""
+    """Returns the content of `metadata.json` that is appended to a flatbuffer."""
     return json.loads(read_files(content)[METADATA_FILE])
 
 
@@ -46,14 +53,18 @@ class LiteRTTower:
     """Interpreter of a LiteRT file with one signature and one output.
 
     Args:
-        content: bytes or path of the file. A path is mapped into memory.
-        threads: int.
+        content: content or path of the file. A path is mapped into memory.
+        threads: int, number of threads.
 
     Call arguments:
-        **inputs: arrays by the names of the inputs. Open shapes are resized to them.
+        **inputs: arrays by the names of the inputs. Inputs with open dimensions are
+            resized to the shapes of the arrays.
 
     Returns:
         float32 array (n, d).
+
+    Raises:
+        InputError: if an array has a wrong shape.
     """
 
     def __init__(self, content: bytes | pathlib.Path, threads: int = 1) -> None:
@@ -80,9 +91,9 @@ class LiteRTTower:
             )
             if not fits:
                 raise InputError(
-                    f"{name} must have the shape {tuple(map(int, open_shape))}, "
-                    f"-1 being any, received {received}; convert the tower with "
-                    "resizable=True, or change the input."
+                    f"`{name}` must have the shape {tuple(map(int, open_shape))}, "
+                    f"where -1 is any size. Received: {name}.shape={received}. "
+                    "Change the input, or convert the tower with resizable=True."
                 )
         typed = {
             name: np.ascontiguousarray(inputs[name], detail["dtype"])
@@ -95,7 +106,7 @@ class LiteRTTower:
 def prepared_run(
     content: bytes, images: np.ndarray, threads: int = 1
 ) -> Callable[[], None]:
-    """Returns a function that embeds these images, for timing."""
+    """Returns a function that embeds `images` again with each call, for timing."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=bytes(content), num_threads=threads)

@@ -1,4 +1,4 @@
-"""Quantized copies of a float LiteRT file."""
+"""Quantization of a float LiteRT file."""
 
 import contextlib
 import re
@@ -11,23 +11,34 @@ import numpy as np
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.quiet import silent_standard_error
 
-# Biases are int32, in steps of the scale of the inputs times that of the weights.
-_LARGEST_BIAS = 2.0**30
-_LARGEST_WEIGHT = 127.0
+# Limits of quantized values. Weights are int8. Biases are int32 multiples of the scale
+# of the inputs times the scale of the weights, and 2^30 leaves room for rounding.
+_MAX_BIAS = 2.0**30
+_MAX_WEIGHT = 127.0
 
 
 def quantize_flatbuffer(
     flatbuffer: bytes, quantize: str, samples: Sequence[dict] = ()
 ) -> bytes:
-    """Quantizes a float LiteRT file of one signature. Inputs and outputs stay float.
+    """Quantizes a float LiteRT file with one signature.
 
-    - `float16`, `weight-int8`: the weights are stored in this form. All arithmetic is
-      float32.
-    - `dynamic-int8`: the weights of `weight-int8` are multiplied in integers with
-      inputs that each product scales at run time.
-    - `int8`: weights and activations are integers from the first convolution to the
-      pooling. `samples`, dicts of inputs, determine their ranges. Later products are
-      those of `dynamic-int8`, and everything else is float (Jacob et al. 2018).
+    The inputs and outputs of the file remain float32.
+
+    - `float16` and `weight-int8` store the weights in this format. All operations
+      compute in float32.
+    - `dynamic-int8` stores weights as `weight-int8` does. Matrix products and
+      convolutions compute in integers. They quantize their inputs at run time.
+    - `int8` quantizes weights and activations from the first convolution to the pooling
+      (Jacob et al. 2018). Later matrix products compute as in `dynamic-int8`. All other
+      operations compute in float32.
+
+    Args:
+        flatbuffer: content of the file.
+        quantize: str, one of `QUANTIZATIONS`.
+        samples: dicts of inputs that determine the value ranges of `int8`.
+
+    Returns:
+        The content of the quantized file.
     """
     if quantize == "none":
         return bytes(flatbuffer)
@@ -50,16 +61,17 @@ def quantize_flatbuffer(
         quantizer.add_weight_only_config(".*", everything, num_bits=8)
     else:
         quantizer.add_dynamic_config(".*", everything, num_bits=8)
-    return _quantized(quantizer)
+    return _run_quantizer(quantizer)
 
 
 def _import() -> tuple[Any, Any]:
+    """Returns the modules `quantizer` and `qtyping` of litert-quantizer."""
     with needs("litert", "quantize needs litert-quantizer", ", or leave it at none"):
         from litert_quantizer import qtyping, quantizer
     return quantizer, qtyping
 
 
-def _quantized(quantizer: Any, ranges: dict[str, dict] | None = None) -> bytes:
+def _run_quantizer(quantizer: Any, ranges: dict[str, dict] | None = None) -> bytes:
     with _quietly():
         result = quantizer.quantize(
             ranges, enable_progress_bar=False, enable_progress_report=False
@@ -69,7 +81,7 @@ def _quantized(quantizer: Any, ranges: dict[str, dict] | None = None) -> bytes:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Hides progress bars and notes of the libraries, and a warning about memory."""
+    """Hides the progress bars, log messages and a memory warning of the libraries."""
     with silent_standard_error(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Warning: Enabling", UserWarning)
         yield
@@ -81,44 +93,48 @@ def _quietly() -> Iterator[None]:
 def _quantize_integers(flatbuffer: bytes, samples: Sequence[dict]) -> bytes:
     if not len(samples):
         raise InputError(
-            "`quantize` int8 needs calibration images, received none; give pairs like "
-            "those that the model will see, or choose dynamic-int8."
+            "`quantize` int8 needs calibration images. Received: no images. Pass pairs "
+            "that resemble the inputs of the application, or choose dynamic-int8."
         )
     library, types = _import()
     from ai_edge_litert.tools import flatbuffer_utils
 
     graph = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
-    before, after = _outside_the_convolutions(graph)
+    before, after = _tensors_outside_convolutions(graph)
 
-    def quantizer_of(content: bytes) -> Any:
+    def build_quantizer(content: bytes) -> Any:
         operation = types.TFLOperationName
         skip = library.AlgorithmName.NO_QUANTIZE
         quantizer = library.Quantizer(bytearray(content))
         quantizer.add_static_config(".*", operation.ALL_SUPPORTED, 8, 8)
         for end in (operation.INPUT, operation.OUTPUT):
             quantizer.update_quantization_recipe(".*", end, algorithm_key=skip)
-        # Softmax and the division by the length lose most in 8 bits, and take little
-        # time.
-        for outside in (before, after):
-            if outside:
+        # Softmax and the normalization to unit length would lose the most accuracy in
+        # 8 bits, and they take little time in float32.
+        for tensor_names in (before, after):
+            if tensor_names:
                 quantizer.update_quantization_recipe(
-                    _any_of(outside), operation.ALL_SUPPORTED, algorithm_key=skip
+                    _prefix_pattern(tensor_names),
+                    operation.ALL_SUPPORTED,
+                    algorithm_key=skip,
                 )
-        quantizer.add_dynamic_config(_any_of(after), operation.FULLY_CONNECTED, 8)
+        pattern = _prefix_pattern(after)
+        quantizer.add_dynamic_config(pattern, operation.FULLY_CONNECTED, 8)
         return quantizer
 
-    recipe = quantizer_of(flatbuffer).get_quantization_recipe()
-    ranges = _ranges(flatbuffer, samples, recipe)
-    _lift_dead_channels(graph, ranges)
-    lifted = flatbuffer_utils.convert_object_to_bytearray(graph)
-    return _quantized(quantizer_of(lifted), ranges)
+    recipe = build_quantizer(flatbuffer).get_quantization_recipe()
+    ranges = _measure_ranges(flatbuffer, samples, recipe)
+    _raise_tiny_weights(graph, ranges)
+    adjusted = flatbuffer_utils.convert_object_to_bytearray(graph)
+    return _run_quantizer(build_quantizer(adjusted), ranges)
 
 
-def _outside_the_convolutions(graph: Any) -> tuple[list[str], list[str]]:
-    """Returns the outputs of operations outside of the convolutions.
+def _tensors_outside_convolutions(graph: Any) -> tuple[list[str], list[str]]:
+    """Returns the names of tensors that `int8` leaves in float32.
 
     Returns:
-        Names of tensors before the first convolution, and after the pooling.
+        Outputs of the operations before the first convolution, and outputs of the
+        operations after the pooling.
     """
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
@@ -129,8 +145,8 @@ def _outside_the_convolutions(graph: Any) -> tuple[list[str], list[str]]:
     ]
     if BuiltinOperator.CONV_2D not in kinds or BuiltinOperator.MEAN not in kinds:
         raise InputError(
-            "`quantize` int8 needs an image tower, received a file without "
-            "convolutions; use dynamic-int8."
+            "`quantize` int8 needs an image tower. Received: a file without "
+            "convolutions or pooling. Use dynamic-int8."
         )
     first = kinds.index(BuiltinOperator.CONV_2D)
     pooling = len(kinds) - 1 - kinds[::-1].index(BuiltinOperator.MEAN)
@@ -148,13 +164,18 @@ def _output_names(main: Any, operators: Sequence[Any]) -> list[str]:
     ]
 
 
-def _any_of(names: list[str]) -> str:
-    """Returns a regular expression that matches names with one of these prefixes."""
-    return f"^(?:{'|'.join(map(re.escape, names))})"
+def _prefix_pattern(prefixes: list[str]) -> str:
+    """Returns a regular expression for names that start with one of the prefixes."""
+    return f"^(?:{'|'.join(map(re.escape, prefixes))})"
 
 
 def widest_range(old: dict, new: dict) -> dict:
-    """Joins the range of a tensor, empty at first, with that of another sample."""
+    """Returns the union of the value ranges of a tensor for two samples.
+
+    Args:
+        old: dict with the arrays `min` and `max`, or an empty dict.
+        new: dict with the arrays `min` and `max`.
+    """
     if not old:
         return new
     return {
@@ -163,11 +184,13 @@ def widest_range(old: dict, new: dict) -> dict:
     }
 
 
-def _ranges(flatbuffer: bytes, samples: Sequence[dict], recipe: Any) -> dict[str, dict]:
-    """Returns the smallest and the largest value of each tensor over all samples.
+def _measure_ranges(
+    flatbuffer: bytes, samples: Sequence[dict], recipe: Any
+) -> dict[str, dict]:
+    """Returns the minimum and maximum of each tensor over all samples.
 
-    The moving averages of the library depend on the order of the samples and forget
-    white images.
+    The library computes moving averages by default. They depend on the order of the
+    samples, and rare samples such as white images have almost no effect on them.
     """
     from litert_quantizer import calibrator, recipe_manager
 
@@ -183,12 +206,12 @@ def _ranges(flatbuffer: bytes, samples: Sequence[dict], recipe: Any) -> dict[str
     return calibration.get_model_qsvs()
 
 
-def _lift_dead_channels(graph: Any, ranges: dict[str, dict]) -> None:
-    """Raises weights of channels whose weights are almost zero.
+def _raise_tiny_weights(graph: Any, ranges: dict[str, dict]) -> None:
+    """Increases one weight in each channel whose weights are almost zero.
 
-    An int32 bias is stored in steps of the channel's largest weight, and overflows for
-    weights below 1e-6. One weight is raised until the bias fits, which changes outputs
-    by less than 1e-6 of the bias.
+    The step of an int32 bias is proportional to the largest weight of its channel. If
+    all weights of a channel are below 1e-6, the bias overflows. The increased weight
+    makes the bias fit, and changes outputs by less than 1e-6 of the bias.
     """
     main = graph.subgraphs[0]
     for operation in main.operators:
@@ -203,14 +226,14 @@ def _lift_dead_channels(graph: Any, ranges: dict[str, dict]) -> None:
         low = np.min(input_range["min"])
         high = np.max(input_range["max"])
         scale = (max(float(high), 0.0) - min(float(low), 0.0)) / 255
-        least = _LARGEST_WEIGHT * np.abs(bias) / (scale * _LARGEST_BIAS)
-        # The channel is the last axis in a depthwise convolution, and the first one in
-        # other convolutions.
+        min_weight = _MAX_WEIGHT * np.abs(bias) / (scale * _MAX_BIAS)
+        # Depthwise convolutions store the channels in the last axis, and other
+        # convolutions in the first axis.
         axis = 3 if weights.shape[0] == 1 and weights.shape[3] == len(bias) else 0
         channels = np.moveaxis(weights, axis, 0)
-        dead = np.abs(channels).max(axis=(1, 2, 3)) < least
-        if dead.any():
-            channels[dead, 0, 0, 0] = least[dead]
+        is_tiny = np.abs(channels).max(axis=(1, 2, 3)) < min_weight
+        if is_tiny.any():
+            channels[is_tiny, 0, 0, 0] = min_weight[is_tiny]
             buffer = graph.buffers[parts[1].buffer]
             buffer.data = np.frombuffer(weights.tobytes(), "uint8")
 

@@ -1,4 +1,4 @@
-"""Model card of an export."""
+"""Model cards, the README files of exports."""
 
 import pathlib
 from collections.abc import Sequence
@@ -6,7 +6,9 @@ from typing import Any
 
 import jinja2
 
-SIGNATURES = "`signatures.json` beside each `saved_model.pb` says what it serves."
+SIGNATURES = (
+    "`signatures.json` next to each `saved_model.pb` describes its inputs and outputs."
+)
 
 
 def model_card(
@@ -24,16 +26,16 @@ def model_card(
 
     Args:
         model: `ALIGN`.
-        weights: str, dtype of stored weights, or None.
-        source: str, model that it was made from, or None.
-        data: dict from sets of pairs to lines of text.
-        evaluation: dict from metrics to values.
-        license: str, terms of the weights.
-        described: str, sentence about the description of inputs and outputs.
-        measured: dicts that `align-keras evaluate --json` printed.
+        weights: str, dtype of the stored weights, or None if no weight was converted.
+        source: str, preset or run folder of the exported model, or None.
+        data: dict from names of training sets to notes about each of them.
+        evaluation: dict from names of metrics to their values during training.
+        license: str, terms of the weights, or None.
+        described: str, sentence that names the description of inputs and outputs.
+        measured: reports that `align-keras evaluate --json` printed.
 
     References:
-        Jia et al. 2021, section 10; Mitchell et al. 2019, "Model cards for model
+        Jia et al. 2021, section 10. Mitchell et al. 2019, "Model cards for model
         reporting".
     """
     image = model.image_encoder
@@ -67,7 +69,7 @@ def model_card(
 
 
 def _title(report: dict[str, Any]) -> str:
-    """Returns the heading of the metrics of an evaluation."""
+    """Returns the heading of an evaluation report."""
     splits = [
         f"{key} {report[key]}" for key in ("split", "train_split") if key in report
     ]
@@ -75,9 +77,10 @@ def _title(report: dict[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
+    """Returns a number with four significant digits, or a dash for None."""
     return "–" if value is None else f"{value:.4g}"
 
 
 def _cell(text: object) -> str:
-    """Returns text in one line without bars, for a table."""
+    """Returns text as one line with escaped bars, for a cell of a Markdown table."""
     return " ".join(str(text).split()).replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""Conversion of the encoders to ONNX files, for runtimes other than TensorFlow."""
+"""Conversion of the encoders to ONNX files for runtimes other than TensorFlow."""
 
 import contextlib
 import logging
@@ -10,40 +10,63 @@ import numpy as np
 from align_keras.export import tower_functions
 from align_keras.utils.errors import needs
 
-# Newest version of ONNX operations that ONNX Runtime 1.20 supports.
+# Newest ONNX operator set that ONNX Runtime 1.20 supports.
 _OPSET = 18
-# Largest difference of embeddings. About a hundred layers sum in another order, with
-# rounding errors of 2^-24.
-_LARGEST_DIFFERENCE = 1e-4
+# Largest allowed difference between the embeddings of ONNX Runtime and of Keras. The
+# two runtimes add float32 values in different orders in about a hundred layers, and
+# each addition has a rounding error of 2^-24.
+_MAX_DIFFERENCE = 1e-4
 
 
 def image_onnx(model: Any, *, license: str | None = None) -> bytes:
-    """Converts the image encoder: float32 (n, height, width, 3) in [0, 255] → (n, d).
+    """Converts the image encoder to an ONNX file.
 
-    The metadata properties of the file are the files in the archive of a LiteRT file.
+    The metadata properties of the file have the names and contents of the files that
+    `align_keras.export.litert_file` appends to a LiteRT file.
+
+    Args:
+        model: `ALIGN` in float32.
+        license: str, terms of the weights, or None.
+
+    Returns:
+        The content of the file. Its input `images` is float32 (n, height, width, 3) in
+        [0, 255], and its output is float32 (n, d).
     """
     encode = tower_functions.image_tower_function(model, resizable=True)
     files = tower_functions.describe_image_tower(model, "none", 0, True, license)
-    return _converted(
-        encode, files, {"images": tower_functions.noise(model.image_size)}
-    )
+    sample_inputs = {"images": tower_functions.sample_images(model.image_size)}
+    return _convert(encode, files, sample_inputs)
 
 
 def text_onnx(model: Any, *, license: str | None = None) -> bytes:
-    """Converts the text encoder: `token_ids`, `padding_mask`, int32 (n, L) → (n, d)."""
+    """Converts the text encoder to an ONNX file.
+
+    Args:
+        model: `ALIGN` in float32.
+        license: str, terms of the weights, or None.
+
+    Returns:
+        The content of the file. Its inputs `token_ids` and `padding_mask` are int32
+        (n, L), and its output is float32 (n, d).
+    """
     encode = tower_functions.text_tower_function(model, resizable=True)
-    tokens = tower_functions.some_tokens(model)
-    return _converted(
-        encode,
-        tower_functions.describe_text_tower(model, "none", True, license),
-        tokens,
-    )
+    files = tower_functions.describe_text_tower(model, "none", True, license)
+    return _convert(encode, files, tower_functions.sample_tokens(model))
 
 
-def _converted(
-    encode: Any, files: dict[str, str], inputs: dict[str, np.ndarray]
+def _convert(
+    encode: Any, files: dict[str, str], sample_inputs: dict[str, np.ndarray]
 ) -> bytes:
-    """Converts a function to ONNX, and compares its outputs on `inputs`."""
+    """Converts a function to ONNX and compares their outputs for sample inputs.
+
+    Args:
+        encode: `tf.function` with an input signature.
+        files: dict from names to texts, stored as metadata properties.
+        sample_inputs: arrays by the names of the inputs.
+
+    Raises:
+        RuntimeError: if the embeddings of the two differ too much.
+    """
     with needs("onnx", "ONNX files need tf2onnx with onnxruntime"):
         import onnxruntime
         import tf2onnx
@@ -58,20 +81,24 @@ def _converted(
         graph.metadata_props.add(key=name, value=text)
     content = graph.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (embeddings,) = session.run(None, inputs)
-    (expected,) = encode(**inputs).values()
+    (embeddings,) = session.run(None, sample_inputs)
+    (expected,) = encode(**sample_inputs).values()
     difference = float(np.max(np.abs(embeddings - np.asarray(expected))))
-    # The comparison is False for NaN.
-    if not difference <= _LARGEST_DIFFERENCE:
+    # A difference of NaN must raise too, and comparisons with NaN are False.
+    if not difference <= _MAX_DIFFERENCE:
         raise RuntimeError(
-            f"the converted tower isn't the model's: its embeddings differ from "
-            f"Keras's by {difference:.2g}, more than {_LARGEST_DIFFERENCE}; report it."
+            "The embeddings of the converted tower must equal those of Keras up to "
+            f"{_MAX_DIFFERENCE}. Received: a difference of {difference:.2g}. Please "
+            "report this error of the conversion."
         )
     return content
 
 
 def _erfc(graph: Any, node: Any, name: str, arguments: Any) -> None:
-    """Replaces Erfc by 1 - Erf. TensorFlow computes Keras's exact GELU with Erfc."""
+    """Replaces an Erfc node by 1 - Erf.
+
+    TensorFlow computes the exact GELU of Keras with Erfc, which ONNX does not have.
+    """
     (x,) = node.input
     outputs = node.output
     shapes = node.output_shapes
@@ -91,10 +118,10 @@ def _erfc(graph: Any, node: Any, name: str, arguments: Any) -> None:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Hides the log of the converter."""
-    before = logging.root.manager.disable
+    """Hides the log messages of the converter."""
+    previous_level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logging.disable(before)
+        logging.disable(previous_level)

@@ -1,4 +1,4 @@
-"""SavedModels for TensorFlow Serving: images, texts, and both."""
+"""Export of a model as SavedModels for TensorFlow Serving."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from align_keras.export import WEIGHTS
 from align_keras.export.model_card import model_card
 from align_keras.export.served_model import ServedModel
-from align_keras.export.tower_functions import check_has
+from align_keras.export.tower_functions import check_has_attributes
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS, atomic_folder, placeable_folder
@@ -28,33 +28,30 @@ class ServedParts:
     texts: bool
 
 
-# Folder of a SavedModel → the inputs that it accepts.
+# Maps the folder of each SavedModel to the inputs that it accepts.
 SERVED_MODELS = {
     "image": ServedParts(images=True, texts=False),
     "text": ServedParts(images=False, texts=True),
     "align": ServedParts(images=True, texts=True),
 }
 _GRAPH = "saved_model.pb"
-_FILES = (
-    "JPEG, PNG, GIF (its first frame), BMP or WebP files, of at most "
-    f"{MAX_PIXELS:,} pixels"
-)
-_UNIT = "of unit length"
+# Descriptions of inputs and outputs in signatures.json, by the names of the tensors.
 _MEANINGS = {
-    "image_bytes": _FILES,
-    "images": "RGB images of one size, any height and width from 1 on",
-    "captions": "UTF-8",
-    "token_ids": "as the tokenizer gives them: [CLS] first, [SEP] last, then [PAD]; 1 "
-    "to sequence_length of them",
+    "image_bytes": "contents of JPEG, PNG, GIF (first frame), BMP or WebP files of at "
+    f"most {MAX_PIXELS:,} pixels",
+    "images": "RGB images of the same size, with a height and a width of at least 1",
+    "captions": "UTF-8 texts",
+    "token_ids": "token ids of the tokenizer, at most sequence_length per row, in the "
+    "order [CLS], tokens of the text, [SEP], [PAD]",
     "padding_mask": "1 for a token, 0 for [PAD]",
-    "class_names": "UTF-8",
-    "templates": "UTF-8, each with {}, the place of the class name",
-    "image_embedding": f"{_UNIT}, or zero where a file isn't valid",
-    "text_embedding": _UNIT,
-    "cosine": "of each image and each caption",
-    "scores": "softmax of cosine / temperature over the classes, of the mean over "
-    "the templates",
-    "valid": "whether a file is an image of these",
+    "class_names": "UTF-8 texts",
+    "templates": "UTF-8 texts in which {} is replaced by the class name",
+    "image_embedding": "vectors of unit length, or zero vectors for invalid files",
+    "text_embedding": "vectors of unit length",
+    "cosine": "cosine similarity of each image (row) and each caption (column)",
+    "scores": "softmax over the classes of cosine / temperature, where the embedding "
+    "of a class is the normalized mean over its templates",
+    "valid": "true if the file is an image that can be decoded",
 }
 
 
@@ -65,29 +62,32 @@ def export_saved_model(
     weights: str | None = None,
     card_arguments: dict[str, Any] | None = None,
 ) -> None:
-    """Writes a model as three SavedModels, in folders as TensorFlow Serving reads.
+    """Writes a model as three SavedModels in the folder layout of TensorFlow Serving.
 
-    `image/1` serves images and needs TensorFlow only. `text/1` serves captions and also
-    needs the operations of `tensorflow_text`. `align/1` serves both. `signatures.json`
-    in each of them describes its signatures, and `README.md` is the model card. Batches
-    may have any size. A file that isn't an image has `valid` = False and a zero
-    embedding.
+    - `image/1` embeds images. It needs TensorFlow only.
+    - `text/1` embeds captions. It also needs the operations of `tensorflow_text`.
+    - `align/1` does both, compares images with captions, and classifies images.
+
+    A file `signatures.json` in each SavedModel describes its signatures. `README.md` is
+    the model card. Batches may have any size. For a file that is not an image, the
+    output `valid` is False and the embedding is zero.
 
     Args:
         model: `ALIGN` with a vocabulary.
-        directory: str or `pathlib.Path`, the folder of the three: new, empty, or an
-            earlier export, which is replaced when the new one is complete.
-        weights: `"bfloat16"` or `"float16"` stores the weights in half the size, and
-            computes in float32. None stores them as they are.
-        card_arguments: dict of arguments of `model_card` about the origin of the model.
+        directory: str or `pathlib.Path`, folder of the export. It must be new, empty or
+            an earlier export. An earlier export is replaced after the new one has been
+            written completely.
+        weights: `"bfloat16"` or `"float16"` stores the weights in half the size and
+            computes in float32. None keeps the dtypes of the weights.
+        card_arguments: dict of keyword arguments of `model_card`.
 
     Raises:
-        InputError: if the model isn't an `ALIGN`, has no vocabulary or weights that
-            aren't finite, if `directory` is a file or has other files, or `weights` is
-            unknown.
+        InputError: if the model is not an `ALIGN`, has no vocabulary or has weights
+            that are not finite, if `directory` is a file or contains files that are not
+            part of an export, or if `weights` is not one of the supported dtypes.
 
     References:
-        Jia et al. 2021, sections 4.1 (embeddings compared by cosine) and 10.
+        Jia et al. 2021, sections 4.1 (cosine similarity of embeddings) and 10.
 
     Example:
 
@@ -99,7 +99,7 @@ def export_saved_model(
     """
     check_exportable(model)
     directory = placeable_folder(directory, "directory")
-    _check_holds_nothing_else(directory)
+    _check_replaceable(directory)
     if weights is not None:
         check_choice("weights", weights, WEIGHTS, "choose one, or None")
     with atomic_folder(directory) as folder:
@@ -115,7 +115,7 @@ def write_saved_models(
     weights: str | None = None,
     card_arguments: dict[str, Any] | None = None,
 ) -> None:
-    """Writes the three SavedModels and the card into an empty folder."""
+    """Writes the three SavedModels and the model card into an empty folder."""
     check_finite_weights(model)
     for name, parts in SERVED_MODELS.items():
         served = ServedModel(
@@ -130,7 +130,7 @@ def write_saved_models(
 
 
 def write_served(served: ServedModel, folder: str | os.PathLike) -> None:
-    """Writes one SavedModel as the first version of a servable."""
+    """Writes one SavedModel to the subfolder `1`, the first version of a servable."""
     version = pathlib.Path(folder) / "1"
     tf.saved_model.save(served, str(version), signatures=served.functions)
     description = json.dumps(describe_saved(version, served.preprocessing), indent=1)
@@ -138,26 +138,31 @@ def write_served(served: ServedModel, folder: str | os.PathLike) -> None:
 
 
 def describe_saved(version: pathlib.Path, preprocessing: dict) -> dict[str, Any]:
-    """Returns the content of signatures.json: inputs and outputs, `preprocessing`."""
+    """Returns the content of `signatures.json` for a SavedModel.
+
+    Args:
+        version: folder of the SavedModel.
+        preprocessing: `ServedModel.preprocessing`.
+    """
     saved = saved_model_pb2.SavedModel.FromString((version / _GRAPH).read_bytes())
     (graph,) = saved.meta_graphs
     return {
         "signatures": {
             name: {
-                "inputs": _described(signature.inputs),
-                "outputs": _described(signature.outputs),
+                "inputs": _describe_tensors(signature.inputs),
+                "outputs": _describe_tensors(signature.outputs),
             }
             for name, signature in sorted(graph.signature_def.items())
-            # TensorFlow adds a signature that initializes the model.
+            # TensorFlow adds the signature __saved_model_init_op, which is not for
+            # clients.
             if not name.startswith("__")
         },
-        # TensorFlow wraps the dicts of a module, and Python 3.13 can't write these as
-        # JSON.
+        # `tf.Module` wraps its dicts in a class that Python 3.13 cannot write as JSON.
         "preprocessing": {name: dict(steps) for name, steps in preprocessing.items()},
     }
 
 
-def _described(tensors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _describe_tensors(tensors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Returns dtype, shape and meaning of the inputs or outputs of a signature."""
     return {
         name: {
@@ -172,41 +177,48 @@ def _described(tensors: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def check_exportable(model: Any) -> None:
     """Raises unless `model` is an `ALIGN` that can be exported."""
-    # The attribute `tokenizer` raises if the vocabulary is missing.
-    check_has(model, "image_encoder", "text_encoder", "image_size", "tokenizer")
+    # `ALIGN.tokenizer` raises an InputError if the model has no vocabulary.
+    check_has_attributes(
+        model, "image_encoder", "text_encoder", "image_size", "tokenizer"
+    )
     if not model.tokenizer.in_graph:
         raise InputError(
-            "a SavedModel holds the tokenizer by tensorflow-text, which isn't "
-            "installed here and has no wheels for Windows; export on Linux or macOS, "
-            "or as litert."
+            "SavedModels need the package tensorflow-text for the tokenizer. It is not "
+            "installed and has no wheels for Windows. Export on Linux or macOS, or "
+            "export as litert."
         )
 
 
 def check_finite_weights(model: Any) -> None:
-    """Raises if a weight is NaN or infinite, since all embeddings would be too."""
-    wrong = [weight.path for weight in model.weights if not _is_finite(weight.numpy())]
-    if wrong:
+    """Raises if a weight is NaN or infinite, which would make all embeddings NaN."""
+    paths = [weight.path for weight in model.weights if not _is_finite(weight.numpy())]
+    if paths:
         raise InputError(
-            f"model must have finite weights, received NaN or infinity in {len(wrong)} "
-            f"of {len(model.weights)}, the first of them {wrong[0]}; take an earlier "
-            "checkpoint, or train again with a lower learning rate."
+            "`model` must have finite weights. Received: NaN or infinity in "
+            f"{len(paths)} of {len(model.weights)} weights, the first of which is "
+            f"{paths[0]}. Use an earlier checkpoint, or train again with a lower "
+            "learning rate."
         )
 
 
 def _is_finite(values: np.ndarray) -> bool:
-    # A sum of finite values can overflow, which needs a second check.
+    """Returns True if all values are finite.
+
+    The sum is a fast test. The second test handles finite values whose sum overflows.
+    """
     values = np.asarray(values, "float32")
     return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
-def _check_holds_nothing_else(folder: pathlib.Path) -> None:
-    """Raises if a folder has files that aren't those of an earlier export."""
+def _check_replaceable(folder: pathlib.Path) -> None:
+    """Raises if a folder contains files that are not part of an earlier export."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     is_export = all((folder / name / "1" / _GRAPH).is_file() for name in SERVED_MODELS)
     if is_export:
         names -= {*SERVED_MODELS, "README.md", "serving"}
     if names:
         raise InputError(
-            f"directory must be new, empty or an earlier export, received {folder}, "
-            f"which holds {min(names)}; name another, or remove it first."
+            "`directory` must be new, empty or an earlier export. Received: "
+            f"directory={folder}, which contains {min(names)}. Choose another folder, "
+            "or remove this one first."
         )

@@ -1,7 +1,4 @@
-"""Configuration files of TensorFlow Serving, and warm-up requests.
-
-The server processes the warm-up requests before it accepts requests of clients.
-"""
+"""Configuration files and warm-up requests for TensorFlow Serving."""
 
 import importlib.metadata
 import importlib.util
@@ -23,7 +20,8 @@ from align_keras.utils.progress import say
 VERSION = "1"
 INSTALL = "pip install 'align-keras[serving]'"
 _SOURCES = pathlib.Path(__file__).with_name("serving")
-# Names end in .txt if no rule for package data covers them otherwise.
+# Files for the folder `serving/` of an export. The suffix .txt makes setuptools include
+# files of other types in the package, and is removed from the copies.
 _SERVING = (
     "models.config.txt",
     "batching.config.txt",
@@ -34,15 +32,16 @@ _SERVING = (
     "client_rest.py",
     "client_grpc.py",
 )
-# `align` has no batching, since the server refuses batches whose inputs have different
-# numbers of rows, such as images and captions.
+# Batching parameters of each model. The server does not batch `align`, since it rejects
+# batches whose inputs have different numbers of rows, such as images and captions.
 _BATCHING = {
     "image": "batching_params_image.pbtxt.txt",
     "text": "batching_params_text.pbtxt.txt",
 }
 
 WARM_UP_FILE = "assets.extra/tf_serving_warmup_requests"
-# Rows of the requests. TensorFlow's kernels use different code for one and for several.
+# Numbers of rows in the warm-up requests. TensorFlow has different kernels for one row
+# and for several rows.
 WARM_UP_ROWS = (1, 8)
 _CAPTIONS = (
     "a red bicycle in front of a white house",
@@ -56,30 +55,36 @@ _TEMPLATES = ("a photo of a {}", "art of the {}")
 
 
 def write_serving_files(folder: str | os.PathLike) -> None:
-    """Adds the files that TensorFlow Serving 2.20 needs to an export.
+    """Adds the files for TensorFlow Serving to an export.
 
-    - `serving/`: models.config, batching.config, monitoring.config, Dockerfile,
+    - `serving/` gets models.config, batching.config, monitoring.config, Dockerfile,
       compose.yaml, kubernetes.yaml, client_rest.py and client_grpc.py.
-    - `image/1` and `text/1`: batching_params.pbtxt.
-    - each model: warm-up requests, if tensorflow-serving-api is installed.
+    - `image/1` and `text/1` get batching_params.pbtxt.
+    - Each model gets warm-up requests if tensorflow-serving-api is installed.
+
+    Args:
+        folder: folder that `export_saved_model` wrote.
+
+    Raises:
+        InputError: if the folder is not an export.
     """
     folder = pathlib.Path(folder)
     models = {name: folder / name / VERSION for name in SERVED_MODELS}
     signatures = {name: _read_signatures(path) for name, path in models.items()}
-    # TensorFlow Serving has the version numbers of TensorFlow.
-    minor = ".".join(importlib.metadata.version("tensorflow").split(".")[:2])
+    # Versions of TensorFlow Serving equal those of TensorFlow.
+    minor_version = ".".join(importlib.metadata.version("tensorflow").split(".")[:2])
     serving = folder / "serving"
     serving.mkdir(exist_ok=True)
     for name in _SERVING:
         text = (_SOURCES / name).read_text(encoding="utf-8")
-        text = text.replace("{version}", f"{minor}.0")
+        text = text.replace("{version}", f"{minor_version}.0")
         (serving / name.removesuffix(".txt")).write_text(text, encoding="utf-8")
     for name, source in _BATCHING.items():
         shutil.copyfile(_SOURCES / source, models[name] / "batching_params.pbtxt")
     if importlib.util.find_spec("tensorflow_serving") is None:
         say(
-            f"no warm-up requests for TensorFlow Serving; {INSTALL}, then "
-            "export to another folder"
+            "The export has no warm-up requests for TensorFlow Serving. To add them, "
+            f"run {INSTALL} and export to another folder"
         )
         return
     for name, path in models.items():
@@ -90,9 +95,9 @@ def _read_signatures(model: pathlib.Path) -> dict[str, Any]:
     path = model / "signatures.json"
     if not (model / "saved_model.pb").is_file() or not path.is_file():
         raise InputError(
-            "folder must hold image/1, text/1 and align/1 with saved_model.pb and "
-            f"signatures.json, received {str(model)!r} without them; write them by "
-            "export_saved_model first."
+            "`folder` must contain image/1, text/1 and align/1 with saved_model.pb and "
+            f"signatures.json. Received: {str(model)!r} without these files. Write "
+            "them with export_saved_model first."
         )
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -100,10 +105,15 @@ def _read_signatures(model: pathlib.Path) -> dict[str, Any]:
 def write_warm_up_requests(
     model: pathlib.Path, name: str, signatures: dict[str, Any]
 ) -> None:
-    """Writes requests for each signature of a SavedModel.
+    """Writes warm-up requests for each signature of a SavedModel.
 
-    The server processes them while it loads the model, so that kernels, memory and
-    graphs are ready for the first request of a client.
+    TensorFlow Serving processes them while it loads the model. The first request of a
+    client then takes no extra time for kernels, memory and graphs.
+
+    Args:
+        model: folder of the SavedModel.
+        name: str, name of the served model.
+        signatures: content of its `signatures.json`.
     """
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
@@ -117,38 +127,39 @@ def write_warm_up_requests(
                 request.model_spec.name = name
                 request.model_spec.signature_name = signature
                 for key in specs["inputs"]:
-                    values = tf.make_tensor_proto(_example(key, count, length))
+                    values = tf.make_tensor_proto(_example_input(key, count, length))
                     request.inputs[key].CopyFrom(values)
                 log = prediction_log_pb2.PredictLog(request=request)
                 record = prediction_log_pb2.PredictionLog(predict_log=log)
                 writer.write(record.SerializeToString())
 
 
-def _example(key: str, count: int, length: int) -> np.ndarray:
+def _example_input(key: str, count: int, length: int) -> np.ndarray:
     """Returns `count` rows for the input `key`."""
     if key == "image_bytes":
-        return np.array([_file(row) for row in range(count)], object)
+        return np.array([_example_file(row) for row in range(count)], object)
     if key == "images":
-        return np.stack([_pixels(row, 160, 120) for row in range(count)])
+        return np.stack([_example_pixels(row, 160, 120) for row in range(count)])
     if key in ("captions", "class_names"):
         return np.resize(np.array(_CAPTIONS, object), count)
     if key == "templates":
         return np.array(_TEMPLATES, object)
-    # The values of the ids don't matter. The rows have 2, 3, … tokens and padding.
+    # `key` is `token_ids` or `padding_mask`. The rows have 2, 3, … tokens before the
+    # padding. The values of the ids do not matter, so the mask serves as ids too.
     mask = np.arange(length) < np.arange(2, count + 2)[:, np.newaxis]
     return mask.astype(np.int32)
 
 
-def _file(row: int) -> bytes:
-    """Returns an image file. Rows have different sizes, and every fourth is a PNG."""
+def _example_file(row: int) -> bytes:
+    """Returns an image file whose size depends on `row`. Every fourth file is a PNG."""
     buffer = io.BytesIO()
-    image = Image.fromarray(_pixels(row, 240 + 40 * row, 180 + 20 * row))
+    image = Image.fromarray(_example_pixels(row, 240 + 40 * row, 180 + 20 * row))
     image.save(buffer, "PNG" if row % 4 == 3 else "JPEG", quality=85)
     return buffer.getvalue()
 
 
-def _pixels(row: int, width: int, height: int) -> np.ndarray:
-    """Returns soft colors, which compress like photographs."""
+def _example_pixels(row: int, width: int, height: int) -> np.ndarray:
+    """Returns a smooth random image, which compresses like a photograph."""
     grid = np.random.default_rng(row).integers(0, 256, (6, 8, 3), np.uint8)
     image = Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image)

@@ -1,4 +1,4 @@
-"""Encoders as functions for converters, with sample inputs and descriptions."""
+"""Encoders as `tf.function`s for converters, with sample inputs and descriptions."""
 
 import json
 from collections.abc import Callable
@@ -15,23 +15,27 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
 _NO_LICENSE = (
-    "The terms of these weights weren't stated when the file was made; they are those "
-    "of whoever trained the model and of the weights and images it was trained from. "
-    "The code that wrote the file, align-keras, is under the Apache License 2.0."
+    "The license of these weights was not stated when this file was exported. The "
+    "license of the person or company that trained the model applies, together with "
+    "the licenses of the pretrained weights and images that were used. The program "
+    "that wrote this file, align-keras, is under the Apache License 2.0."
 )
 
 
-# Number of inputs that check a converted file.
-CHECKED = 8
+# Number of sample inputs on which a converted file is compared with Keras.
+SAMPLE_COUNT = 8
 
 
 def image_tower_function(model: Any, resizable: bool) -> Callable:
     """Returns the image encoder as a `tf.function`.
 
-    Its argument `images` has gray levels in [0, 255] and the shape (1, S, S, 3), or any
-    number and size of images if `resizable`.
+    Args:
+        model: `ALIGN` in float32.
+        resizable: bool. The argument `images` of the function, float32 RGB in [0, 255],
+            has the shape (None, None, None, 3) if True, and (1, S, S, 3) otherwise,
+            where S is the image size of the model.
     """
-    _check(model, "image_encoder")
+    _check_encoder(model, "image_encoder")
     encoder = model.image_encoder
     normalize = model.normalize_image
     size = model.image_size
@@ -50,10 +54,13 @@ def image_tower_function(model: Any, resizable: bool) -> Callable:
 def text_tower_function(model: Any, resizable: bool) -> Callable:
     """Returns the text encoder as a `tf.function`.
 
-    Its arguments `token_ids` and `padding_mask` have the shape (1, L), or any number of
-    rows if `resizable`.
+    Args:
+        model: `ALIGN` in float32.
+        resizable: bool. The arguments `token_ids` and `padding_mask` of the function,
+            int32, have the shape (None, L) if True, and (1, L) otherwise, where L is
+            the sequence length of the model.
     """
-    _check(model, "text_encoder")
+    _check_encoder(model, "text_encoder")
     encoder = model.text_encoder
     normalize = model.normalize_text
     shape = (None if resizable else 1, encoder.sequence_length)
@@ -72,40 +79,40 @@ def text_tower_function(model: Any, resizable: bool) -> Callable:
     return encode
 
 
-def noise(size: int) -> np.ndarray:
-    """Returns random images, float32 (`CHECKED`, size, size, 3) in [0, 255]."""
+def sample_images(size: int) -> np.ndarray:
+    """Returns random images, float32 (`SAMPLE_COUNT`, size, size, 3) in [0, 255]."""
     random = np.random.default_rng(0)
-    return random.integers(0, 256, (CHECKED, size, size, 3)).astype("float32")
+    return random.integers(0, 256, (SAMPLE_COUNT, size, size, 3)).astype("float32")
 
 
-def some_tokens(model: Any) -> dict[str, np.ndarray]:
-    """Returns token ids and masks of `CHECKED` texts of different lengths."""
+def sample_tokens(model: Any) -> dict[str, np.ndarray]:
+    """Returns token ids and masks of `SAMPLE_COUNT` texts with different lengths."""
     words = [token for token in model.tokenizer.vocabulary if token.isalnum()]
-    texts = [" ".join(words[-count:]) for count in range(CHECKED)]
+    texts = [" ".join(words[-count:]) for count in range(SAMPLE_COUNT)]
     return {name: np.asarray(ids) for name, ids in model.tokenizer(texts).items()}
 
 
-def check_has(model: Any, *names: str) -> None:
+def check_has_attributes(model: Any, *names: str) -> None:
     """Raises unless `model` has these attributes of an `ALIGN`."""
     missing = [name for name in names if not hasattr(model, name)]
     if missing:
         raise InputError(
-            f"model must be an ALIGN, received {type(model).__name__} without "
-            f"{', '.join(missing)}; build one by ALIGN.from_preset."
+            f"`model` must be an ALIGN. Received: {type(model).__name__} without "
+            f"{', '.join(missing)}. Load a model with ALIGN.from_preset."
         )
 
 
-def _check(model: Any, name: str) -> None:
+def _check_encoder(model: Any, name: str) -> None:
     """Raises unless the encoder `name` of a model exists and computes in float32."""
-    check_has(model, name)
+    check_has_attributes(model, name)
     policies = {
         layer.dtype_policy.name for layer in getattr(model, name)._flatten_layers()
     }
     if policies != {"float32"}:
         raise InputError(
-            "model must compute in float32 to be converted, received a "
-            f"{name} in {', '.join(sorted(policies - {'float32'}))}; open it by "
-            'ALIGN.from_preset(…, dtype="float32").'
+            "`model` must compute in float32 for the conversion. Received: "
+            f"{name} in {', '.join(sorted(policies - {'float32'}))}. Load the model "
+            'with ALIGN.from_preset(…, dtype="float32").'
         )
 
 
@@ -116,7 +123,18 @@ def describe_image_tower(
     resizable: bool,
     license: str | None,
 ) -> dict[str, str]:
-    """Returns the files that describe an image encoder, a dict from name to text."""
+    """Returns the files that describe an image encoder.
+
+    Args:
+        model: `ALIGN`.
+        quantize: str, one of `QUANTIZATIONS`.
+        calibration_images: int, number of images that calibrated `int8`.
+        resizable: bool, the number and size of the images are open.
+        license: str, terms of the weights, or None.
+
+    Returns:
+        dict from names of files to texts.
+    """
     size = model.image_size
     resized = crop_size_to_resize_size(size)
     description: dict[str, Any] = {
@@ -126,8 +144,8 @@ def describe_image_tower(
                 "name": "images",
                 "dtype": "float32",
                 "shape": [-1, -1, -1, 3] if resizable else [1, size, size, 3],
-                "content": "RGB gray levels from 0 to 255, rows from the top; their "
-                "scaling is part of the model",
+                "content": "RGB values from 0 to 255, starting with the top row. The "
+                "model scales them",
             }
         ],
         "outputs": [_embedding(model, "image", resizable)],
@@ -136,13 +154,14 @@ def describe_image_tower(
             "resize_to": resized,
             "max_pixels": MAX_PIXELS,
             "steps": [
-                f"decode JPEG, PNG, WebP, GIF or uncompressed BMP of at most "
-                f"{MAX_PIXELS:,} pixels to RGB of 8 bits, upright by EXIF, on white "
-                "where transparent, the first frame of an animation",
-                f"resize to {resized} × {resized} without keeping the aspect: "
-                "bilinear with antialiasing, rounded to whole gray levels",
-                f"crop the {size} × {size} in the middle, from "
-                f"{(resized - size) // 2} on",
+                "decode JPEG, PNG, WebP, GIF or uncompressed BMP files of at most "
+                f"{MAX_PIXELS:,} pixels to 8-bit RGB. Use the first frame of an "
+                "animation, apply the EXIF orientation, and put transparent images on "
+                "a white background",
+                f"resize to {resized} × {resized} with antialiased bilinear "
+                "interpolation, without preserving the aspect ratio. Round to integers",
+                f"crop the central {size} × {size} pixels, which start at row and "
+                f"column {(resized - size) // 2}",
             ],
         },
     }
@@ -154,7 +173,17 @@ def describe_image_tower(
 def describe_text_tower(
     model: Any, quantize: str, resizable: bool, license: str | None
 ) -> dict[str, str]:
-    """Returns the files that describe a text encoder, with its vocabulary."""
+    """Returns the files that describe a text encoder, including its vocabulary.
+
+    Args:
+        model: `ALIGN` with a vocabulary.
+        quantize: str, one of `QUANTIZATIONS`.
+        resizable: bool, the number of rows is open.
+        license: str, terms of the weights, or None.
+
+    Returns:
+        dict from names of files to texts.
+    """
     tokenizer = model.tokenizer
     shape = [-1 if resizable else 1, tokenizer.sequence_length]
     description = {
@@ -164,14 +193,14 @@ def describe_text_tower(
                 "name": "token_ids",
                 "dtype": "int32",
                 "shape": shape,
-                "content": "rows of vocabulary.txt, from 0: [CLS] tokens [SEP], filled "
-                "up with [PAD]",
+                "content": "zero-based line numbers in vocabulary.txt: [CLS], the "
+                "tokens of the text, [SEP], then [PAD] up to the end of the row",
             },
             {
                 "name": "padding_mask",
                 "dtype": "int32",
                 "shape": shape,
-                "content": "1 on everything but the filling, else 0",
+                "content": "0 for [PAD], 1 for all other tokens",
             },
         ],
         "outputs": [_embedding(model, "text", resizable)],
@@ -196,8 +225,8 @@ def _embedding(model: Any, kind: str, resizable: bool) -> dict[str, Any]:
         "name": f"{kind}_embedding",
         "dtype": "float32",
         "shape": [-1 if resizable else 1, encoder.output_shape[-1]],
-        "content": f"unit length; its dot product with a {other_kind}_embedding is "
-        "their similarity, from -1 to 1",
+        "content": f"vector of unit length. Its dot product with a "
+        f"{other_kind}_embedding is their cosine similarity",
     }
 
 
@@ -214,10 +243,11 @@ def _files(
         "name": f"ALIGN's {kind} tower",
         "made_by": f"align-keras {_version()}",
         "quantization": quantize,
-        # `load_model` compares it with the model that the file embeds for.
+        # `load_model` compares it with the fingerprint of the model if the file is its
+        # argument `runtime`.
         "encoder_fingerprint": encoder.fingerprint(),
         **description,
-        # Divides similarities before a softmax over texts or images.
+        # Similarities are divided by it before a softmax over texts or images.
         "temperature": float(model.temperature),
         "license_file": LICENSE_FILE,
     }
@@ -226,6 +256,7 @@ def _files(
 
 
 def _version() -> str:
+    """Returns the installed version of align-keras for `made_by`."""
     try:
         return metadata.version("align-keras")
     except metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Static page that searches images in the browser, without a server."""
+"""Export of a static web page that searches images in the browser."""
 
 import base64
 import dataclasses
@@ -19,15 +19,17 @@ from align_keras.text.vocabulary import SPECIAL_TOKENS, is_uncased, save_vocabul
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
-# Version of the npm package of LiteRT for browsers. The packages below aren't part of
-# align-keras. `npm install` in the folder of the page downloads them.
+# Version of the npm package of LiteRT for browsers.
 LITERT_JS_VERSION = "2.5.3"
+# npm packages of the runtime and the files of each that the page loads. They are not
+# part of align-keras. `npm install` in the folder of the page downloads them.
 _RUNTIME = {
     "@litertjs/core": (
         "package.json",
         "README.md",
         "dist/index.js",
-        # The browser decides which of the two is loaded.
+        # Browsers without relaxed SIMD load the compat files, and all others load the
+        # first two.
         "wasm/litert_wasm_internal.js",
         "wasm/litert_wasm_internal.wasm",
         "wasm/litert_wasm_compat_internal.js",
@@ -40,13 +42,13 @@ _SOURCE = pathlib.Path(__file__).parent / "web"
 
 @dataclasses.dataclass(frozen=True)
 class PageImage:
-    """Image that a page searches.
+    """Image in the index of a page.
 
     Attributes:
         id: name of the image.
-        captions: its captions.
-        thumbnail: bytes of a small PNG, JPEG, GIF, BMP or WebP file.
-        suffix: suffix of that file, such as `".png"`.
+        captions: captions of the image. The list may be empty.
+        thumbnail: content of a small PNG, JPEG, GIF, BMP or WebP file.
+        suffix: suffix of the name of that file, such as `".png"`.
     """
 
     id: str
@@ -67,21 +69,21 @@ def write_web_page(
     title: str,
     runtime: str | os.PathLike | None,
 ) -> None:
-    """Writes a page that searches images by texts and images, to an empty folder.
+    """Writes a web page that searches images by text or by image.
 
-    Any static server can serve the page. The browser computes everything.
+    Any static web server can serve the page. All computation happens in the browser.
 
     Args:
         folder: path of an empty folder.
         tokenizer: `WordPieceTokenizer` of the model.
-        image_size: int, side of the input in pixels.
+        image_size: int, side of the input image of the model in pixels.
         image_tower: content of the LiteRT file of the image encoder.
         text_tower: content of the LiteRT file of the text encoder.
         images: `PageImage` of each image.
-        embeddings: float array (images, d), rows of unit length.
+        embeddings: float array (images, d) with rows of unit length.
         title: str, heading of the page.
-        runtime: `node_modules` folder to copy, which `check_litert_js` accepts, or None
-            to leave the packages to `npm install`.
+        runtime: `node_modules` folder that `check_litert_js` accepts and that is copied
+            to the page. None requires the user to run `npm install`.
     """
     folder = pathlib.Path(folder)
     dimension = embeddings.shape[1]
@@ -93,8 +95,8 @@ def write_web_page(
 
 
 def check_litert_js(runtime: str | os.PathLike) -> None:
-    """Raises unless a folder is a `node_modules` with the runtime."""
-    wanted = " ".join(f"{name}@{LITERT_JS_VERSION}" for name in _RUNTIME)
+    """Raises unless a folder is a `node_modules` folder with the runtime packages."""
+    requirements = " ".join(f"{name}@{LITERT_JS_VERSION}" for name in _RUNTIME)
     for package, names in _RUNTIME.items():
         package_folder = pathlib.Path(runtime, package)
         try:
@@ -104,32 +106,33 @@ def check_litert_js(runtime: str | os.PathLike) -> None:
             version = None
         problem = None
         if version != LITERT_JS_VERSION:
-            problem = version or "none"
+            problem = f"version {version}" if version else "no such package"
         else:
             missing = [name for name in names if not (package_folder / name).is_file()]
             if missing:
-                problem = f"one without {', '.join(missing)}"
+                problem = f"a package without {', '.join(missing)}"
         if problem:
             raise InputError(
-                f"litert_js must be a node_modules folder with {package} "
-                f"{LITERT_JS_VERSION}, received {runtime} with {problem}; run npm "
-                f"install {wanted} and name its node_modules, or leave the option out."
+                f"`litert_js` must be a node_modules folder with {package} "
+                f"{LITERT_JS_VERSION}. Received: litert_js={runtime} with {problem}. "
+                f"Run `npm install {requirements}` and pass its node_modules folder, "
+                "or omit the option."
             )
 
 
 def _write_images(
     folder: pathlib.Path, images: Sequence[PageImage], embeddings: np.ndarray
 ) -> None:
-    pictures = folder / "pictures"
-    (pictures / "thumbnails").mkdir(parents=True)
+    image_folder = folder / "images"
+    (image_folder / "thumbnails").mkdir(parents=True)
     entries = []
     for row, image in enumerate(images):
         name = f"thumbnails/{row:06d}{image.suffix}"
-        (pictures / name).write_bytes(image.thumbnail)
+        (image_folder / name).write_bytes(image.thumbnail)
         entries.append({"id": image.id, "captions": image.captions, "thumbnail": name})
     vectors = np.ascontiguousarray(embeddings, "<f4")
-    (pictures / "embeddings.bin").write_bytes(vectors.tobytes())
-    _write_json(pictures / "pictures.json", entries)
+    (image_folder / "embeddings.bin").write_bytes(vectors.tobytes())
+    _write_json(image_folder / "images.json", entries)
 
 
 def _write_model(
@@ -145,7 +148,7 @@ def _write_model(
     (model / "image.tflite").write_bytes(image_tower)
     (model / "text.tflite").write_bytes(text_tower)
     save_vocabulary(tokenizer.vocabulary, model / "vocabulary.txt")
-    files = [*model.iterdir(), *folder.glob("pictures/*.*")]
+    files = [*model.iterdir(), *folder.glob("images/*.*")]
     _write_json(
         model / "model.json",
         {
@@ -154,7 +157,7 @@ def _write_model(
             "max_pixels": MAX_PIXELS,
             "dimension": dimension,
             "tokenizer": tokenizer_options(tokenizer),
-            # The page shows the progress of the download with these sizes.
+            # The page needs the sizes in bytes for the progress of the download.
             "files": {
                 file.relative_to(folder).as_posix(): file.stat().st_size
                 for file in sorted(files)
@@ -164,10 +167,13 @@ def _write_model(
 
 
 def tokenizer_options(tokenizer: Any) -> dict[str, Any]:
-    """Returns the settings of web/tokenizer.js, with hexadecimal code points."""
+    """Returns the options of the tokenizer in web/tokenizer.js.
+
+    Character classes are lists of ranges of hexadecimal code points.
+    """
     classes = {
         "spaces": unicode_classes.SPACES,
-        # The first private character marks special tokens.
+        # tokenizer.js marks special tokens by U+E000, the first private character.
         "removed": unicode_classes.REMOVED.replace("E000-F8FF", "E001-F8FF"),
         "marks": unicode_classes.MARKS,
         "isolated": unicode_classes.PUNCTUATION + unicode_classes.IDEOGRAPHS,
@@ -204,7 +210,7 @@ def _write_page(folder: pathlib.Path, title: str, count: int) -> None:
         title=title,
         count=count,
         imports=jinja2.filters.Markup(imports),
-        # The security policy of the page allows only this inline script.
+        # The security policy of the page allows only the inline script with this hash.
         imports_hash=base64.b64encode(
             hashlib.sha256(imports.encode()).digest()
         ).decode(),
@@ -215,7 +221,7 @@ def _write_page(folder: pathlib.Path, title: str, count: int) -> None:
 def _copy_runtime(runtime: pathlib.Path, target: pathlib.Path) -> None:
     """Copies the files of the runtime that the page loads.
 
-    Its other files are twice as large.
+    The files that are not copied are twice as large as these.
     """
     for package, names in _RUNTIME.items():
         for name in names:

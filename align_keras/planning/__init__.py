@@ -1,4 +1,4 @@
-"""Estimates of a run before it starts: operations, memory, traffic and days."""
+"""Estimates of the operations, memory, network traffic and days of training runs."""
 
 from align_keras.planning.device_kinds import DEVICE_KINDS, find_device_kind
 from align_keras.planning.run_plan import (

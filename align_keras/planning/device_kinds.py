@@ -1,4 +1,4 @@
-"""Peak performance of accelerators, from the data sheets of their makers."""
+"""Peak performance of accelerators from the data sheets of their manufacturers."""
 
 import difflib
 from typing import NamedTuple
@@ -11,15 +11,15 @@ _TERA = 10**12
 
 
 class DeviceKind(NamedTuple):
-    """Device that TensorFlow counts as a replica.
+    """Kind of device that TensorFlow uses as one replica.
 
     Attributes:
-        float32_flops: float, peak operations a second under the policy float32, whose
-            products are computed in bfloat16 passes or TF32 by default.
-        half_flops: float, peak operations a second under mixed policies.
-        bandwidth: float, bytes a second of its memory.
-        memory: int, bytes of its memory, or None if other programs share it.
-        source: str.
+        float32_flops: float, peak operations per second with the dtype policy float32.
+            By default, TPUs compute its products in bfloat16 passes and GPUs in TF32.
+        half_flops: float, peak operations per second with mixed precision.
+        bandwidth: float, bandwidth of the memory in bytes per second.
+        memory: int, size of the memory in bytes, or None if other programs share it.
+        source: str, document that states the numbers.
     """
 
     float32_flops: float
@@ -43,8 +43,8 @@ def _kind(
     )
 
 
-# The two cores of a TPU v2 or v3 chip are two devices, and a v4 chip is one. The peaks
-# of NVIDIA's devices are those without sparsity.
+# Each of the two cores of a TPU v2 or v3 chip is a device. A TPU v4 chip is a single
+# device. The peaks of NVIDIA GPUs are those for dense matrices.
 DEVICE_KINDS = {
     "tpu_v2": _kind(23, 23, 350, 8, "half a chip: Jouppi et al. 2020, CACM 63(7)"),
     "tpu_v3": _kind(61.5, 61.5, 450, 16, "half a chip: cloud.google.com/tpu/docs/v3"),
@@ -65,18 +65,23 @@ DEVICE_KINDS = {
 
 
 def find_device_kind(name: str) -> DeviceKind:
-    """Returns the entry of `DEVICE_KINDS`. An error suggests the nearest key.
+    """Returns an entry of `DEVICE_KINDS`.
+
+    Raises:
+        InputError: if there is no such entry. The message suggests a similar name.
 
     >>> find_device_kind("tpu_v3").memory // 2**30
     16
     """
     if name not in DEVICE_KINDS:
-        wanted = name.lower()
-        near = [kind for kind in DEVICE_KINDS if kind.startswith(wanted)]
-        near = near or difflib.get_close_matches(wanted, DEVICE_KINDS, n=1)
-        hint = f"did you mean {' or '.join(near)}? " if near and wanted else ""
+        prefix = name.lower()
+        matches = [kind for kind in DEVICE_KINDS if kind.startswith(prefix)]
+        matches = matches or difflib.get_close_matches(prefix, DEVICE_KINDS, n=1)
+        hint = "Choose one of them."
+        if matches and prefix:
+            hint = f"Did you mean {' or '.join(matches)}?"
         raise InputError(
-            f"device_kind must be one of {', '.join(DEVICE_KINDS)}, received {name!r}; "
-            f"{hint}Choose one of them."
+            f"`device_kind` must be one of {', '.join(DEVICE_KINDS)}. Received: "
+            f"device_kind={name!r}. {hint}"
         )
     return DEVICE_KINDS[name]

@@ -1,7 +1,7 @@
-"""Speeds and sizes that were measured on one machine, with source and date.
+"""Measured speeds and sizes for the estimates of `align_keras.planning.size_plans`.
 
-The plans of a corpus and of an index are estimates from these numbers. To update one,
-run its command on an idle machine and replace value, machine and date.
+To update a measurement, run its command on an idle machine and replace the value, the
+machine and the date.
 """
 
 import dataclasses
@@ -11,14 +11,14 @@ MACHINE = "a shared cloud machine with two x86-64 cores"
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """Number that was measured on a machine.
+    """Measured speed or size.
 
     Attributes:
-        value: float.
-        unit: str. Seconds are processor time of one core.
-        command: str, how it was measured.
-        date: str, ISO date of the measurement.
-        machine: str.
+        value: float, the result.
+        unit: str, unit of the value. Seconds are processor time of one core.
+        command: str, command or files that were measured.
+        date: str, date of the measurement in ISO format.
+        machine: str, description of the machine.
     """
 
     value: float
@@ -52,7 +52,7 @@ MEGAPIXEL = Measurement(2.35e-3, "s per megapixel", _BENCH_IMAGES, "2026-11-27")
 COPIES = Measurement(38.6e-6, "s per image", _BENCH_COPIES, "2026-11-28")
 COPY_PAIRS = Measurement(13.3e-12, "s per pair of images", _BENCH_COPIES, "2026-11-28")
 PAIR_SIZE = Measurement(220, "bytes per pair", _CORPUS_FILES, "2026-11-27")
-# An image is stored twice while a corpus is built, in a table and in shards.
+# An image is stored in a table and again in a shard while a corpus is built.
 IMAGE_SIZE = Measurement(2 * 40_000, "bytes per image", _CORPUS_FILES, "2026-11-27")
 WORKER_MEMORY = Measurement(
     0.8 * 2**30, "bytes per worker", _BENCH_IMAGES, "2026-11-27"
@@ -64,8 +64,8 @@ COPY_MEMORY = Measurement(
 
 # === Index ===
 
-# Exact searches of widths 64, 128 and 384 took 36, 62 and 170 ms, approximate ones 3.9,
-# 6.0 and 14.8 ms.
+# With the dimensions 64, 128 and 384, exact searches took 36, 62 and 170 ms, and
+# approximate searches took 3.9, 6.0 and 14.8 ms.
 _BENCH_SEARCH = (
     "OPENBLAS_NUM_THREADS=1 python tools/benchmarks/bench_search.py approximate --rows "
     "1000000 "
@@ -75,7 +75,8 @@ _BENCH_SEARCH = (
 EXACT_BYTES = Measurement(9.5e9, "bytes per s", _BENCH_SEARCH, "2026-11-28")
 EXACT_ROWS = Measurement(120e6, "ranked rows per s", _BENCH_SEARCH, "2026-11-28")
 CODE_BYTES = Measurement(7.3e9, "bytes per s", _BENCH_SEARCH, "2026-11-28")
-# A search by codes ranks a thousand rows exactly, or one of 2,500 in larger indexes.
+# An approximate search computes the exact scores of the best thousand rows, or of 1 in
+# 2,500 rows if the index is larger than 2.5 million rows.
 RANKING = Measurement(1.7e-3, "s per query", _BENCH_SEARCH, "2026-11-28")
 RANKING_ROWS = Measurement(
     2_500_000, "rows up to which a thousand are ranked", _BENCH_SEARCH, "2026-11-28"
@@ -116,8 +117,10 @@ def describe_measurements(measurements: tuple[Measurement, ...]) -> str:
     >>> describe_measurements((EXACT_BYTES,))[:38]
     'Estimates from measurements on a share'
     """
-    machines = " and ".join(dict.fromkeys(one.machine for one in measurements))
-    dates = sorted({one.date for one in measurements})
+    machines = " and ".join(
+        dict.fromkeys(measurement.machine for measurement in measurements)
+    )
+    dates = sorted({measurement.date for measurement in measurements})
     period = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return (
         f"Estimates from measurements on {machines} ({period}). Other machines differ, "

@@ -1,4 +1,4 @@
-"""Plans of training runs by a configuration or a recipe."""
+"""Estimates of training runs from an experiment or a fine-tuning recipe."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,17 +19,19 @@ from align_keras.planning.step_plan import RunSizes, StepPlan, plan_step
 from align_keras.utils.arguments import check_number, parameters_of
 from align_keras.utils.errors import InputError
 
-# Fraction of the peak. Depthwise convolutions and normalizations of EfficientNet leave
-# most of a matrix unit idle. Wongpanich et al. 2020 trained B5 (456 pixels, 350 epochs)
-# in 64 minutes on 1,024 TPU v3 cores, which is 11% of their peak. The model card of
-# coyo-align states 8 days for B7 + BERT-base (300,000 steps of 65,536) on 512 cores,
-# which is 5% for the image encoder with the utilization of the text encoder below.
+# Fraction of the peak performance that an image encoder reaches. Depthwise convolutions
+# and normalizations of EfficientNet leave most of a matrix unit idle. Two published
+# runs support the value. Wongpanich et al. 2020 trained B5 (456 pixels, 350 epochs) in
+# 64 minutes on 1,024 TPU v3 cores, which is 11% of the peak. The model card of
+# coyo-align states 8 days for B7 and BERT-base (300,000 steps with 65,536 pairs) on 512
+# cores. Given the utilization of the text encoder below, the image encoder reaches 5%.
 UTILIZATION = 0.08
-# You et al. 2020 (arXiv 1904.00962) trained BERT-large in 76 minutes on 2,048 TPU v3
-# cores: 7,037 steps of 65,536 texts of 128 tokens and 1,562 of 32,768 of 512, about
-# 1.6e20 operations, are 28% of their peak.
+# Fraction of the peak performance that a text encoder reaches. You et al. 2020 (arXiv
+# 1904.00962) trained BERT-large in 76 minutes on 2,048 TPU v3 cores. The run had 7,037
+# steps with 65,536 texts of 128 tokens and 1,562 steps with 32,768 texts of 512 tokens.
+# These 1.6e20 operations are 28% of the peak.
 TEXT_UTILIZATION = 0.28
-# Training images and classes of ImageNet, which two of the protocols train on.
+# Numbers of training images and classes of ImageNet.
 NUM_IMAGES = 1_281_167
 NUM_CLASSES = 1000
 
@@ -42,25 +44,32 @@ def plan(
     utilization: float = UTILIZATION,
     text_utilization: float = TEXT_UTILIZATION,
 ) -> dict:
-    """Computes operations, memory, traffic and time of training an experiment.
+    """Estimates the operations, memory, traffic and time of training an experiment.
 
     Args:
         config: `ExperimentConfig`.
         device_kind: str, a key of `DEVICE_KINDS`.
-        devices: int, replicas, or None for the fewest that hold the run.
-        utilization: float in (0, 1], fraction of the devices' peak that the image
-            encoder uses.
-        text_utilization: float in (0, 1], fraction that the text encoder and the loss
-            use.
+        devices: int, number of replicas, or None for the smallest number whose memory
+            is sufficient.
+        utilization: float in (0, 1], fraction of the peak performance that the image
+            encoder reaches.
+        text_utilization: float in (0, 1], fraction of the peak performance that the
+            text encoder and the loss reach.
 
     Returns:
-        dict for JSON: `parameters`, `flops` and `encoder_flops` of a step over
-        all devices, `memory` and `traffic` of a device, `fits`, `seconds` of a step,
-        and `days` of all.
+        dict that can be stored as JSON. Its keys are the attributes of `StepPlan` and
+
+        - `batch_size`: number of pairs in a step of all devices.
+        - `device_memory`: bytes of a device, or None.
+        - `fits`: True if the memory of a device is sufficient, or None.
+        - `peak_flops`: peak operations per second of a device.
+        - `utilization` and `text_utilization`: the arguments.
+        - `seconds`: seconds of each part of a step.
+        - `days`: days of all steps.
 
     Raises:
-        InputError: for a number out of range, an unknown device, a batch that can't be
-            divided, or if the run doesn't fit on any number of devices.
+        InputError: if a number is out of range, the device is unknown, the batch cannot
+            be divided among the devices, or no number of devices is sufficient.
 
     Example:
 
@@ -69,13 +78,20 @@ def plan(
     >>> planned["fits"], round(planned["memory"]["optimizer"] / 2**30, 1)
     (False, 1.7)
     """
-    shares = _checked_shares(utilization, text_utilization)
+    _check_utilizations(utilization, text_utilization)
 
-    def stages_on(devices: int) -> dict[str, RunSizes]:
+    def sizes_of_stages(devices: int) -> dict[str, RunSizes]:
         return {"train": run_sizes(config, devices)}
 
-    batch_size = config.task.train_data.global_batch_size
-    return _planned(stages_on, batch_size, device_kind, devices, shares)["train"]
+    plans = _plan_stages(
+        sizes_of_stages,
+        config.task.train_data.global_batch_size,
+        device_kind,
+        devices,
+        utilization,
+        text_utilization,
+    )
+    return plans["train"]
 
 
 def plan_recipe(
@@ -89,24 +105,36 @@ def plan_recipe(
     utilization: float = UTILIZATION,
     text_utilization: float = TEXT_UTILIZATION,
 ) -> dict:
-    """Computes what training of a protocol requires, for a sweep its largest trial.
+    """Estimates fine-tuning of an image encoder as a classifier.
 
-    The image encoder of `model_config` learns to classify `num_images` ≥ 1 images of
-    `num_classes` ≥ 2 classes. Other arguments and errors are those of `plan`.
+    If the recipe has a sweep, the estimate is for its largest trial.
+
+    Args:
+        recipe: `FineTuningConfig`.
+        model_config: `ModelConfig` with the image encoder.
+        device_kind: str, a key of `DEVICE_KINDS`.
+        devices: int or None, as in `plan`.
+        num_images: int ≥ 1, number of training images.
+        num_classes: int ≥ 2, number of classes.
+        utilization: float, as in `plan`.
+        text_utilization: float, as in `plan`.
 
     Returns:
-        dict: `stages`, from the name of a stage (`"head"`, `"full"`) to its plan, and
-        `days` of all.
+        dict with the keys `stages`, a dict from `"head"` and `"full"` to dicts as
+        `plan` returns them, and `days`, the sum of both stages.
+
+    Raises:
+        InputError: as in `plan`.
 
     References:
         Jia et al. 2021, section 5.3.
     """
-    shares = _checked_shares(utilization, text_utilization)
+    _check_utilizations(utilization, text_utilization)
     check_number("num_images", num_images, 1, 1e12, whole=True)
     check_number("num_classes", num_classes, 2, 1e12, whole=True)
     recipe = largest_trial(recipe)
 
-    def stages_on(devices: int) -> dict[str, RunSizes]:
+    def sizes_of_stages(devices: int) -> dict[str, RunSizes]:
         return {
             name: stage_sizes(
                 model_config,
@@ -120,71 +148,101 @@ def plan_recipe(
             if not getattr(recipe, name).is_skipped
         }
 
-    stages = _planned(stages_on, recipe.batch_size, device_kind, devices, shares)
-    days = sum(stage["days"] for stage in stages.values())
-    return {"stages": stages, "days": days}
+    plans = _plan_stages(
+        sizes_of_stages,
+        recipe.batch_size,
+        device_kind,
+        devices,
+        utilization,
+        text_utilization,
+    )
+    days = sum(stage_plan["days"] for stage_plan in plans.values())
+    return {"stages": plans, "days": days}
 
 
-def _checked_shares(utilization: float, text_utilization: float) -> tuple[float, float]:
-    """Returns both utilizations, or raises if one is out of range."""
+def _check_utilizations(utilization: float, text_utilization: float) -> None:
+    """Raises if one of the utilizations is out of range."""
     check_number("utilization", utilization, 1e-6, 1)
     check_number("text_utilization", text_utilization, 1e-6, 1)
-    return utilization, text_utilization
 
 
-def _planned(
-    stages_on: Callable,
+def _plan_stages(
+    sizes_of_stages: Callable[[int], dict[str, RunSizes]],
     batch_size: int,
     device_kind: str,
     devices: int | None,
-    shares: tuple[float, float],
+    utilization: float,
+    text_utilization: float,
 ) -> dict[str, dict]:
-    """Returns the summary of each stage. `stages_on` returns sizes by devices."""
+    """Returns the plan of each stage as a dict for JSON.
+
+    Args:
+        sizes_of_stages: function from the number of devices to `RunSizes` by stage.
+        batch_size: int, global batch size.
+        device_kind: str, a key of `DEVICE_KINDS`.
+        devices: int, number of replicas, or None for the smallest sufficient number.
+        utilization: float, as in `plan`.
+        text_utilization: float, as in `plan`.
+    """
     kind = find_device_kind(device_kind)
     if devices is None:
-        devices = fewest_devices(stages_on, batch_size, kind, device_kind)
+        devices = fewest_devices(sizes_of_stages, batch_size, kind, device_kind)
     return {
-        stage: summarize(plan_step(sizes), sizes, kind, *shares)
-        for stage, sizes in stages_on(devices).items()
+        stage: summarize(plan_step(sizes), sizes, kind, utilization, text_utilization)
+        for stage, sizes in sizes_of_stages(devices).items()
     }
 
 
 def fewest_devices(
-    stages_on: Callable, batch_size: int, kind: DeviceKind, name: str
+    sizes_of_stages: Callable[[int], dict[str, RunSizes]],
+    batch_size: int,
+    kind: DeviceKind,
+    name: str,
 ) -> int:
-    """Returns the fewest devices on which every stage fits, a divisor of the batch."""
+    """Returns the smallest number of devices whose memory is sufficient.
+
+    Args:
+        sizes_of_stages: function from the number of devices to `RunSizes` by stage.
+        batch_size: int, global batch size. The result divides it.
+        kind: `DeviceKind`.
+        name: str, name of the kind for messages.
+    """
     if kind.memory is None:
         raise InputError(
-            f"devices must be given for {name}, whose memory others share; say how "
-            "many."
+            f"`devices` must be set for device_kind={name!r}, whose memory is shared "
+            "with other programs. Received: devices=None. Set the number of devices."
         )
     for devices in range(1, batch_size + 1):
         if batch_size % devices:
             continue
         try:
-            plans = [plan_step(sizes) for sizes in stages_on(devices).values()]
-        # The micro-batch size doesn't divide the rows of a device.
+            plans = [plan_step(sizes) for sizes in sizes_of_stages(devices).values()]
         except InputError:
+            # The micro-batch size does not divide the number of pairs per device.
             continue
         if all(sum(plan.memory.values()) <= kind.memory for plan in plans):
             return devices
     raise InputError(
-        f"no number of {name} holds it, of those that divide the batch of "
-        f"{batch_size:,}; see what it takes with `devices` {batch_size}."
+        f"The run needs more memory than {name} has with any number of devices that "
+        f"divides the batch size {batch_size:,}. Set `devices` to {batch_size} to see "
+        "the required memory."
     )
 
 
 def largest_trial(recipe: FineTuningConfig) -> FineTuningConfig:
-    """Returns the recipe with the largest batch and length of its sweep."""
+    """Returns the recipe with the largest batch size and number of steps in its sweep.
+
+    A recipe without a sweep is returned unchanged.
+    """
     sweep = recipe.sweep
-    last = recipe.last_stage
+    last_stage = recipe.last_stage
     if not sweep.trials:
         return recipe
-    stage = getattr(recipe, last)
+    stage = getattr(recipe, last_stage)
     if sweep.steps:
         stage = dataclasses.replace(stage, steps=max(sweep.steps), epochs=None)
     batch_size = max(sweep.batch_size, default=recipe.batch_size)
-    return dataclasses.replace(recipe, batch_size=batch_size, **{last: stage})
+    return dataclasses.replace(recipe, batch_size=batch_size, **{last_stage: stage})
 
 
 def stage_sizes(
@@ -196,9 +254,9 @@ def stage_sizes(
     num_images: int,
     num_classes: int,
 ) -> RunSizes:
-    """Returns the `RunSizes` of a stage of a recipe.
+    """Returns the `RunSizes` of the stage `"head"` or `"full"` of a recipe.
 
-    The projection of its image encoder is the head.
+    The projection of the image encoder is the classification head.
     """
     stage = getattr(recipe, name)
     model = with_preset(model_config)
@@ -271,7 +329,7 @@ def _loss_sizes(loss_config: LossConfig) -> dict[str, Any]:
 
 
 def _image_sizes(model_config: ModelConfig) -> dict[str, Any]:
-    """Returns `ImageEncoder`'s coefficients, projection and classes."""
+    """Returns the arguments of `image_tower_cost` that determine the architecture."""
     image = model_config.image_encoder
     return image_encoder_arguments(
         image.variant,
@@ -284,7 +342,7 @@ def _image_sizes(model_config: ModelConfig) -> dict[str, Any]:
 
 
 def _text_cost(model_config: ModelConfig) -> TowerCost:
-    """Returns the cost of a `TextEncoder` by its variant and overrides of its sizes."""
+    """Returns the cost of a text encoder with the sizes of its configuration."""
     text = model_config.text_encoder
     sizes = text_encoder_arguments(text.variant)
     names = parameters_of(text_tower_cost)
@@ -295,7 +353,7 @@ def _text_cost(model_config: ModelConfig) -> TowerCost:
 
 
 def optimizer_slots(optimizer_config: OptimizationConfig) -> int:
-    """Returns the number of optimizer variables for each learned weight."""
+    """Returns the number of optimizer variables per trainable weight."""
     optimizer = optimizer_config.optimizer
     moments = (optimizer.sgd.momentum > 0) if optimizer.type == "sgd" else 2
     return moments + (optimizer_config.ema.average_decay is not None)
@@ -308,7 +366,7 @@ def summarize(
     utilization: float,
     text_utilization: float,
 ) -> dict:
-    """Returns the plan on a kind of device as a dict for JSON."""
+    """Returns a plan with its times on a kind of device as a dict for JSON."""
     peak = kind.half_flops if sizes.half_precision else kind.float32_flops
     image_rate = peak * utilization
     text_rate = peak * text_utilization

@@ -1,4 +1,4 @@
-"""Plans of a corpus and of an index: time, disk and memory by the number of images."""
+"""Estimates of the time, disk and memory of a corpus and of a search index."""
 
 import math
 from typing import Any
@@ -7,10 +7,11 @@ from align_keras.planning import measurements
 from align_keras.search.approximate import LEAST_ROWS
 from align_keras.utils.arguments import check_number
 
-# Bytes. An approximate search reads codes of two bits per number, an exact one float32.
+# Bytes per number of an embedding. An exact search reads float32 numbers, and an
+# approximate search reads codes of two bits.
 _CODE_SIZE = 0.25
 _VECTOR_SIZE = 4
-_LARGEST_NUMBER = 1e15
+_MAX_NUMBER = 1e15
 
 
 def plan_corpus(
@@ -22,27 +23,35 @@ def plan_corpus(
 ) -> dict[str, Any]:
     """Estimates time, disk and memory of `align-keras corpus build`.
 
-    The estimate is based on `align_keras.planning.measurements`, which were made on one
-    machine. Two machines of one kind differ by a factor of two. The ratios of stages
-    and of sizes hold within a quarter. The download of images isn't counted. Copies are
-    searched in the corpus itself, whose time grows with the square of the images. The
-    paper only searches copies of test images.
+    The estimate is based on `align_keras.planning.measurements`, which come from one
+    machine. Even machines of the same kind differ by a factor of two. The ratios
+    between stages and between sizes are accurate to about 25%.
+
+    The estimate does not include the download of images. It includes the search for
+    duplicates within the corpus, whose time grows with the square of the number of
+    images. The paper searches only for duplicates of test images.
 
     Args:
-        pairs: int >= 1, alt-texts with an image, before the filters.
-        images: int >= 1, images that are decoded and stored. None for `pairs`.
-        megapixels: float > 0, mean size of the images before they are resized. 0.79 is
-            1024 × 768 pixels.
-        days: float > 0, available time.
+        pairs: int >= 1, number of pairs of an image and an alt-text before filtering.
+        images: int >= 1, number of images that are decoded and stored, or None if it
+            equals `pairs`.
+        megapixels: float > 0, mean size of the original images. The default 0.79 is the
+            size of 1024 × 768 pixels.
+        days: float > 0, time in which the corpus must be built.
 
     Returns:
-        dict for JSON: `pairs`, `images`, `core_seconds` (of `extract`, `filter`,
-        `images`, `copies`), `disk` (bytes of `pairs`, `images`), `memory` (bytes of a
-        `worker`, and of the search for `copies`), `workers`, and `source`, a sentence
-        about the measurements.
+        dict that can be stored as JSON, with the keys
+
+        - `pairs` and `images`: the arguments.
+        - `core_seconds`: processor time of the stages `extract`, `filter`, `images` and
+          `copies` (search for duplicates).
+        - `disk`: bytes of `pairs` and `images`.
+        - `memory`: bytes of a `worker` and of the search for `copies`.
+        - `workers`: number of workers that finish in `days`.
+        - `source`: sentence about the measurements.
 
     Raises:
-        InputError: for numbers that are too small.
+        InputError: if a number is too small.
 
     References:
         Jia et al. 2021, section 3 (1,800 million pairs).
@@ -54,10 +63,10 @@ def plan_corpus(
     (2433, 88)
     """
     images = pairs if images is None else images
-    check_number("`pairs`", pairs, 1, _LARGEST_NUMBER, whole=True)
-    check_number("`images`", images, 1, _LARGEST_NUMBER, whole=True)
-    check_number("`megapixels`", megapixels, 1e-6, _LARGEST_NUMBER)
-    check_number("`days`", days, 1e-6, _LARGEST_NUMBER)
+    check_number("`pairs`", pairs, 1, _MAX_NUMBER, whole=True)
+    check_number("`images`", images, 1, _MAX_NUMBER, whole=True)
+    check_number("`megapixels`", megapixels, 1e-6, _MAX_NUMBER)
+    check_number("`days`", days, 1e-6, _MAX_NUMBER)
     image_seconds = measurements.IMAGE.value + measurements.MEGAPIXEL.value * megapixels
     seconds = {
         "extract": measurements.EXTRACT.value * pairs,
@@ -87,25 +96,31 @@ def plan_corpus(
 
 
 def plan_index(images: int, dimension: int) -> dict[str, Any]:
-    """Estimates disk and memory of an index, and the time of a query.
+    """Estimates the disk and memory of an index and the time of a query.
 
-    The estimate is based on `align_keras.planning.measurements`: searches of a million
-    vectors in memory, on one core of one machine. Both searches read all images, so
-    that their time grows with the number of images and the width.
+    The estimate is based on `align_keras.planning.measurements` of searches in a
+    million vectors with one core. Exact and approximate searches read all images, so
+    their time grows with the number of images and the dimension.
 
     Args:
-        images: int >= 1.
-        dimension: int >= 1, width of the embeddings.
+        images: int >= 1, number of images.
+        dimension: int >= 1, length of an embedding.
 
     Returns:
-        dict for JSON: `images`, `dimension`, `disk` (bytes of `vectors`, `codes` and
-        `facts`), `memory` (bytes that searches read: `exact`, `approximate`),
-        `query_seconds` (the same), and `source`, a sentence about the measurements. An
-        index with too few images has no approximate search. `approximate` is None and
-        `codes` 0 then.
+        dict that can be stored as JSON, with the keys
+
+        - `images` and `dimension`: the arguments.
+        - `disk`: bytes of `vectors`, `codes` (for approximate searches) and `facts`
+          (the SQLite file).
+        - `memory`: bytes that an `exact` and an `approximate` search read.
+        - `query_seconds`: time of an `exact` and an `approximate` search.
+        - `source`: sentence about the measurements.
+
+        A small index has no approximate search. In this case, `approximate` is None and
+        `codes` is 0.
 
     Raises:
-        InputError: for numbers below 1.
+        InputError: if a number is below 1.
 
     References:
         Jia et al. 2021, section 7 (160 million images).
@@ -116,8 +131,8 @@ def plan_index(images: int, dimension: int) -> dict[str, Any]:
     >>> round(planned["disk"]["vectors"] / 1e9), round(planned["disk"]["codes"] / 1e9)
     (410, 26)
     """
-    check_number("`images`", images, 1, _LARGEST_NUMBER, whole=True)
-    check_number("`dimension`", dimension, 1, _LARGEST_NUMBER, whole=True)
+    check_number("`images`", images, 1, _MAX_NUMBER, whole=True)
+    check_number("`dimension`", dimension, 1, _MAX_NUMBER, whole=True)
     numbers = images * dimension
     vectors = _VECTOR_SIZE * numbers
     codes = int(_CODE_SIZE * numbers)
@@ -129,9 +144,10 @@ def plan_index(images: int, dimension: int) -> dict[str, Any]:
     )
     approximate_seconds = None
     if codes:
-        ranked = max(1, images / measurements.RANKING_ROWS.value)
+        ranking_factor = max(1, images / measurements.RANKING_ROWS.value)
         approximate_seconds = (
-            codes / measurements.CODE_BYTES.value + measurements.RANKING.value * ranked
+            codes / measurements.CODE_BYTES.value
+            + measurements.RANKING.value * ranking_factor
         )
     return {
         "images": images,

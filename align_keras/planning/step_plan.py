@@ -1,14 +1,20 @@
-"""Formulas for operations, memory and traffic of a training step.
+"""Formulas for the operations, memory and network traffic of a training step.
 
-A multiplication counts as two operations. Operations are those of all devices, and
-bytes those of one. Measured steps of TensorFlow's graph executor on CPUs are within
-20%, part by part. The formulas leave out the two copies of the largest weight in the
-update, after the activations are released, and XLA on TPUs, which fuses normalizations
-and activations and pads channels. Traffic is assumed to run in parallel to the
-operations. tools/benchmarks/bench_plan.py compares the formulas with real steps.
+A multiply-add counts as two operations. Numbers of operations are totals of all
+devices. Numbers of bytes are those of one device. The formulas assume that network
+traffic and computation overlap.
 
-A classifier is an image encoder whose projection is the head, without text encoder and
-contrastive loss. Its micro-batches take one pass, so that nothing is computed again.
+Steps of TensorFlow's graph executor on CPUs, measured part by part, are within 20% of
+the formulas. tools/benchmarks/bench_plan.py repeats this comparison. The formulas do
+not include
+
+- two copies of the largest weight in the update. They are created after the activations
+  have been released.
+- XLA on TPUs, which fuses normalizations and activations and pads channels.
+
+The formulas also apply to classifiers. A classifier is an image encoder whose
+projection is the classification head. It has no text encoder and no contrastive loss,
+so its micro-batches need only one forward pass.
 """
 
 import dataclasses
@@ -17,17 +23,17 @@ from align_keras.config.loss_tiles import AUTO_KEPT_LOGITS, AUTO_TILE_SIZE
 from align_keras.models.tower_costs import TowerCost
 from align_keras.utils.errors import InputError
 
-# Bytes of a number.
+# Bytes per number.
 _FLOAT32 = 4
 _HALF = 2
-_SECONDS_A_DAY = 86_400
-# Number of copies at the peak of memory, measured in tests/planning/test_step_plan.py:
-# of a tile, of all logits of each plain form, of the embeddings of a device, and of the
-# embeddings of all devices.
-_TILES = 3
-_PLAIN_LOGITS = {"contrastive": 13, "sigmoid": 4}
-_DEVICE_EMBEDDINGS = 2
-_ALL_EMBEDDINGS = 3
+_SECONDS_PER_DAY = 86_400
+# Numbers of copies of an array at the peak of memory, which
+# tests/planning/test_step_plan.py measures. The arrays are a tile of logits, all logits
+# of a loss without tiles, the embeddings of one device, and those of all devices.
+_TILE_COPIES = 3
+_UNTILED_LOGIT_COPIES = {"contrastive": 13, "sigmoid": 4}
+_DEVICE_EMBEDDING_COPIES = 2
+_GATHERED_EMBEDDING_COPIES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,18 +43,19 @@ class RunSizes:
     Attributes:
         image: `TowerCost` of the image encoder.
         text: `TowerCost` of the text encoder, or None for a classifier.
-        projection_dim: int, width of the embeddings.
-        global_batch_size: int, pairs a step over all devices.
-        devices: int, replicas.
-        micro_batch_size: int or None, pairs that a device embeds at once.
-        virtual_batch_size: int or None, pairs that are normalized together.
-        slots: int, variables that the optimizer has for each learned weight.
+        projection_dim: int, length of the embeddings.
+        global_batch_size: int, number of pairs in a step of all devices.
+        devices: int, number of replicas.
+        train_steps: int, number of steps.
+        micro_batch_size: int or None, number of pairs that a device embeds at a time.
+        virtual_batch_size: int or None, number of pairs per batch normalization.
+        slots: int, number of optimizer variables per trainable weight.
         half_precision: bool, True if the encoders compute in 16 bits.
-        tile_size: int, `"auto"` or None, as `contrastive_loss`.
-        negatives_fraction: float, as `contrastive_loss`.
-        share_equal_captions: bool, as in `contrastive_loss`, which then also gathers
-            the images.
-        loss: str, `"contrastive"` or `"sigmoid"`, which only has the plain form.
+        tile_size: int, `"auto"` or None, the argument of `contrastive_loss`.
+        negatives_fraction: float, the argument of `contrastive_loss`.
+        share_equal_captions: bool, the argument of `contrastive_loss`. If True, the
+            loss gathers the image embeddings too.
+        loss: str, `"contrastive"` or `"sigmoid"`. The sigmoid loss has no tiles.
     """
 
     image: TowerCost
@@ -73,29 +80,29 @@ class RunSizes:
 
     @property
     def is_contrastive(self) -> bool:
-        """True for two encoders with a temperature and their loss."""
+        """True for a dual encoder, False for a classifier."""
         return self.text is not None
 
     @property
     def learned(self) -> int:
-        """Number of weights that the optimizer updates, with the temperature."""
+        """Number of trainable weights, including the temperature."""
         return self.is_contrastive + sum(
             tower.learned for tower in self.towers.values()
         )
 
     @property
     def rows(self) -> int:
-        """Number of pairs of a device."""
+        """Number of pairs per device."""
         return self.global_batch_size // self.devices
 
     @property
     def parts(self) -> int:
-        """Number of parts of a device's rows that have only their own negatives."""
+        """Number of parts of the batch. Negatives come from the part of the query."""
         return round(1 / self.negatives_fraction)
 
     @property
     def keeps_logits(self) -> bool:
-        """True if the backward pass reads the logits of the forward pass."""
+        """True if the forward pass stores the logits for the backward pass."""
         logits = self.rows * self.global_batch_size // self.parts**2
         return self.tile_size is None or (
             self.tile_size == "auto" and logits <= AUTO_KEPT_LOGITS
@@ -107,12 +114,15 @@ class StepPlan:
     """Operations, memory and traffic of a run.
 
     Attributes:
-        parameters: dict from part to weights.
-        flops: dict from part to operations of a step over all devices.
-        encoder_flops: dict from encoder to its operations among these.
-        updated_bytes: int, what the update of the weights moves on each device.
-        memory: dict from part to bytes of a device.
-        traffic: dict from part to bytes that a device receives in a step.
+        parameters: dict from parts of the model to numbers of weights.
+        flops: dict from parts of a step to numbers of operations on all devices.
+        encoder_flops: dict from encoders to the numbers of their operations, which are
+            included in `flops`.
+        updated_bytes: int, bytes that a device reads and writes to update the weights.
+        memory: dict from kinds of data to bytes on a device.
+        traffic: dict from kinds of data to bytes that a device receives in a step.
+        train_steps: int, number of steps.
+        devices: int, number of replicas.
     """
 
     parameters: dict
@@ -127,12 +137,13 @@ class StepPlan:
     def seconds(
         self, image_rate: float, text_rate: float, bandwidth: float
     ) -> dict[str, float]:
-        """Returns the seconds of a step by part.
+        """Returns the seconds of each part of a step.
 
         Args:
-            image_rate: operations a second of a device in the image encoder.
-            text_rate: operations a second in the text encoder and the loss.
-            bandwidth: bytes a second of the device's memory.
+            image_rate: operations per second of a device in the image encoder.
+            text_rate: operations per second of a device in the text encoder and the
+                loss.
+            bandwidth: bytes per second of the memory of a device.
         """
         rates = {"image encoder": image_rate}
         parts = dict(self.encoder_flops)
@@ -149,14 +160,15 @@ class StepPlan:
     def days(self, image_rate: float, text_rate: float, bandwidth: float) -> float:
         """Returns the days of all steps. The arguments are those of `seconds`."""
         seconds = sum(self.seconds(image_rate, text_rate, bandwidth).values())
-        return self.train_steps * seconds / _SECONDS_A_DAY
+        return self.train_steps * seconds / _SECONDS_PER_DAY
 
 
 def plan_step(sizes: RunSizes) -> StepPlan:
-    """Computes operations, memory and traffic of a run.
+    """Computes the operations, memory and traffic of a run.
 
     Raises:
-        InputError: if the batch can't be divided among devices and parts.
+        InputError: if the batch size is not divisible by the number of devices, of
+            micro-batches or of parts.
 
     Example:
 
@@ -169,8 +181,10 @@ def plan_step(sizes: RunSizes) -> StepPlan:
     """
     check_division(sizes)
     micro_batches = sizes.rows // (sizes.micro_batch_size or sizes.rows)
-    # Numbers that the update reads and writes for each learned weight.
-    moved = 3 + 2 * sizes.slots + 3 * (micro_batches - 1)
+    # Numbers that are read or written per trainable weight. The update reads the
+    # gradient, and reads and writes the weight and its slots. Each further micro-batch
+    # reads two gradients and writes their sum.
+    numbers_per_weight = 3 + 2 * sizes.slots + 3 * (micro_batches - 1)
     return StepPlan(
         parameters={
             **{name: tower.parameters for name, tower in sizes.towers.items()},
@@ -180,7 +194,7 @@ def plan_step(sizes: RunSizes) -> StepPlan:
         encoder_flops={
             name: encoder_flops(sizes, tower) for name, tower in sizes.towers.items()
         },
-        updated_bytes=_FLOAT32 * sizes.learned * moved,
+        updated_bytes=_FLOAT32 * sizes.learned * numbers_per_weight,
         memory=memory(sizes),
         traffic=traffic(sizes),
         train_steps=sizes.train_steps,
@@ -189,115 +203,123 @@ def plan_step(sizes: RunSizes) -> StepPlan:
 
 
 def check_division(sizes: RunSizes) -> None:
-    """Raises unless all devices, and all parts of a device, get as many pairs."""
+    """Raises unless the batch can be divided evenly among devices and their parts."""
     batch = sizes.global_batch_size
     devices = sizes.devices
     if devices < 1 or batch % devices:
         raise InputError(
-            f"the global batch size ({batch}) must be a multiple of the devices, "
-            f"received {devices}; change one of them."
+            f"`devices` must be a divisor of the global batch size {batch}. Received: "
+            f"devices={devices}. Change one of the two."
         )
     for name, size in (
         ("micro_batch_size", sizes.micro_batch_size),
         ("virtual_batch_size", sizes.virtual_batch_size),
-        ("the parts of negatives_fraction", sizes.parts),
+        ("1 / negatives_fraction", sizes.parts),
     ):
         if size and sizes.rows % size:
             raise InputError(
-                f"{name} must divide a device's {sizes.rows} pairs, received {size}; "
-                "change it, or the number of devices."
+                f"`{name}` must be a divisor of {sizes.rows}, the number of pairs per "
+                f"device. Received: {size}. Change it or the number of devices."
             )
 
 
 def flops(sizes: RunSizes) -> dict[str, int]:
-    """Returns the operations of a step over all devices, by part."""
+    """Returns the number of operations of a step on all devices, by part."""
     pairs = sizes.global_batch_size
     towers = sizes.towers.values()
     forward = pairs * sum(tower.flops for tower in towers)
-    again = pairs * sum(tower.recomputed_flops for tower in towers)
+    recomputation = pairs * sum(tower.recomputed_flops for tower in towers)
     if embeds_twice(sizes):
-        again += forward
+        recomputation += forward
     parts = {
         "forward": forward,
         "backward": 2 * pairs * sum(tower.learned_flops for tower in towers),
-        "recomputation": again,
+        "recomputation": recomputation,
     }
     if not sizes.is_contrastive:
         return parts
     product = 2 * sizes.projection_dim * pairs**2 // sizes.parts
     if sizes.loss == "contrastive" and sizes.tile_size is None and sizes.devices > 1:
-        # Each direction has its own product.
+        # This loss computes the product again for the other direction.
         product *= 2
     return {**parts, "loss": product * (3 if sizes.keeps_logits else 4)}
 
 
 def embeds_twice(sizes: RunSizes) -> bool:
-    """Returns True if micro-batches are embedded twice, for loss and gradients."""
+    """Returns True if micro-batches are embedded again for the gradients.
+
+    The first pass computes all embeddings for the loss. The second pass computes the
+    gradients of one micro-batch at a time.
+    """
     return sizes.is_contrastive and sizes.micro_batch_size is not None
 
 
 def encoder_flops(sizes: RunSizes, tower: TowerCost) -> int:
-    """Returns the operations of a step in one encoder, over all devices."""
+    """Returns the number of operations of one encoder in a step on all devices."""
     forward = tower.flops * (2 if embeds_twice(sizes) else 1)
-    again = tower.recomputed_flops + 2 * tower.learned_flops
-    return sizes.global_batch_size * (forward + again)
+    backward = tower.recomputed_flops + 2 * tower.learned_flops
+    return sizes.global_batch_size * (forward + backward)
 
 
 def memory(sizes: RunSizes) -> dict[str, int]:
-    """Returns the bytes of a device, by part."""
+    """Returns the bytes on a device at the peak of memory, by kind of data."""
     towers = sizes.towers
     learned = sizes.learned
     weights = sizes.is_contrastive + sum(tower.parameters for tower in towers.values())
     rows = sizes.micro_batch_size or sizes.rows
-    value = _HALF if sizes.half_precision else _FLOAT32
-    kept = sum(tower.kept for tower in towers.values())
+    activation_size = _HALF if sizes.half_precision else _FLOAT32
+    stored = sum(tower.kept for tower in towers.values())
     peak = max(tower.peak for tower in towers.values())
-    copies = sizes.is_contrastive + sum(tower.copies for tower in towers.values())
+    half_weights = 0
+    if sizes.half_precision:
+        tower_copies = sum(tower.copies for tower in towers.values())
+        half_weights = sizes.is_contrastive + tower_copies
     parts = {
-        "weights": weights * _FLOAT32 + (_HALF * copies if sizes.half_precision else 0),
+        "weights": weights * _FLOAT32 + half_weights * _HALF,
         "gradients": _FLOAT32 * learned * (1 if sizes.micro_batch_size is None else 2),
         "optimizer": _FLOAT32 * learned * sizes.slots,
         **{
-            f"{name.split()[0]} activations": value * rows * tower.kept
+            f"{name.split()[0]} activations": activation_size * rows * tower.kept
             for name, tower in towers.items()
         },
-        "in flight": value * rows * max(0, peak - kept),
+        "in flight": activation_size * rows * max(0, peak - stored),
     }
     if not sizes.is_contrastive:
         return parts
-    # Embeddings of the device and the gathered ones, with gradients.
-    gathered_copies = _ALL_EMBEDDINGS + sizes.share_equal_captions
-    embedded = (
-        _DEVICE_EMBEDDINGS * sizes.rows + gathered_copies * sizes.global_batch_size
+    # Embeddings of this device, embeddings that it gathered, and gradients of both.
+    gathered_copies = _GATHERED_EMBEDDING_COPIES + sizes.share_equal_captions
+    embedding_count = (
+        _DEVICE_EMBEDDING_COPIES * sizes.rows
+        + gathered_copies * sizes.global_batch_size
     )
     return {
         **parts,
         "logits": _FLOAT32 * logits(sizes),
-        "embeddings": _FLOAT32 * sizes.projection_dim * embedded,
+        "embeddings": _FLOAT32 * sizes.projection_dim * embedding_count,
     }
 
 
 def logits(sizes: RunSizes) -> int:
-    """Returns the number of logits of a device at the peak."""
+    """Returns the number of logits on a device at the peak of memory."""
     rows = sizes.rows // sizes.parts
     columns = sizes.global_batch_size // sizes.parts
     if sizes.tile_size is None:
-        return _PLAIN_LOGITS[sizes.loss] * sizes.parts * rows * columns
+        return _UNTILED_LOGIT_COPIES[sizes.loss] * sizes.parts * rows * columns
     tile = AUTO_TILE_SIZE if sizes.tile_size == "auto" else int(sizes.tile_size)
-    kept = sizes.parts * rows * columns if sizes.keeps_logits else 0
-    return kept + _TILES * min(tile, rows) * min(tile, columns)
+    stored_logits = sizes.parts * rows * columns if sizes.keeps_logits else 0
+    return stored_logits + _TILE_COPIES * min(tile, rows) * min(tile, columns)
 
 
 def traffic(sizes: RunSizes) -> dict[str, int]:
-    """Returns the bytes that a device receives in a step, by part."""
-    remote_part = (sizes.devices - 1) / sizes.devices
-    weights = round(2 * remote_part * _FLOAT32 * sizes.learned)
+    """Returns the bytes that a device receives in a step, by kind of data."""
+    remote_fraction = (sizes.devices - 1) / sizes.devices
+    weights = round(2 * remote_fraction * _FLOAT32 * sizes.learned)
     if not sizes.is_contrastive:
         return {"summed gradients of weights": weights}
     texts = _FLOAT32 * sizes.projection_dim * sizes.global_batch_size
     gathered = texts * (2 if sizes.share_equal_captions else 1)
     return {
-        "gathered embeddings": round(remote_part * gathered),
-        "summed gradients of embeddings": round(2 * remote_part * gathered),
+        "gathered embeddings": round(remote_fraction * gathered),
+        "summed gradients of embeddings": round(2 * remote_fraction * gathered),
         "summed gradients of weights": weights,
     }

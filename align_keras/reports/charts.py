@@ -1,4 +1,7 @@
-"""Bars, lines and confusion matrices as inline SVG, colored by the style sheet."""
+"""Bar charts, line charts and confusion matrices as inline SVG.
+
+The colors are in report.css.
+"""
 
 import dataclasses
 import math
@@ -11,27 +14,41 @@ from markupsafe import Markup
 from align_keras.evaluation.class_metrics import as_labels
 from align_keras.reports.page_template import page_template, percent, text_width
 
-# Pixels of the ends of bars and of the edges of line plots, as in the template.
-_BARS = (132, 266)
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 324, 14, 204
-# Possible ends of the bars' scale, so that small values are visible.
-_ENDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-# More points than this only make the file larger.
-_MOST_POINTS = 400
+# Horizontal range of bars, and edges of line charts, in pixels of the view box. The
+# template charts.html.j2 contains the same numbers.
+_BAR_RANGE = (132, 266)
+_PLOT_LEFT = 52
+_PLOT_RIGHT = 324
+_PLOT_TOP = 14
+_PLOT_BOTTOM = 204
+# Possible maxima of the scale of bars. A small maximum makes small values visible.
+_BAR_MAXIMA = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+# Points per line. More points would enlarge the file without a visible difference.
+_MAX_POINTS = 400
+# Vertical distance of the labels of lines in pixels.
 _LABEL_HEIGHT = 14
-# Share of the axis that the label of a tick takes.
+# Minimum distance of ticks as a fraction of the axis, which leaves room for labels.
 _TICK_GAP = 0.15
-# Class names beside the matrix are cut to this width.
-_WIDEST_NAME = 150
-# So that the counts stay readable on the deepest shade (contrast above 4.5).
-_DEEPEST = 0.52
+# Pixels. Longer names of classes are shortened.
+_MAX_NAME_WIDTH = 150
+# Opacity of the darkest cell. The contrast of its number is still above 4.5.
+_MAX_OPACITY = 0.52
+_MIN_OPACITY = 0.06
 
 Labels = Sequence[int] | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """A value in [0, 1] or NaN, of how many items it is the mean, and its interval."""
+    """Bar of a bar chart.
+
+    Attributes:
+        label: name of the bar.
+        value: number in [0, 1], or NaN.
+        count: number of items whose mean is the value, or None.
+        low: lower end of the interval of the value, or None.
+        high: upper end of the interval of the value, or None.
+    """
 
     label: str
     value: float
@@ -41,46 +58,70 @@ class Bar:
 
     @property
     def has_interval(self) -> bool:
-        """True if the interval was measured."""
+        """True if the bar has a finite interval."""
         return self.low is not None and math.isfinite(self.low)
 
 
-def extremes(bars: Iterable[Bar], most: int = 40) -> tuple[list[Bar], int]:
-    """Sorts bars by value and keeps both ends; returns also how many are left out."""
+def extremes(bars: Iterable[Bar], max_bars: int = 40) -> tuple[list[Bar], int]:
+    """Returns the bars with the lowest and the highest values.
+
+    Args:
+        bars: iterable of `Bar`. Bars with NaN are ignored.
+        max_bars: int, number of bars to return.
+
+    Returns:
+        Bars in ascending order of their values, and the number of omitted bars.
+    """
     ordered = sorted(
         (bar for bar in bars if not math.isnan(bar.value)),
         key=lambda bar: (bar.value, -(bar.count or 0), bar.label),
     )
-    omitted = len(ordered) - most
+    omitted = len(ordered) - max_bars
     if omitted <= 0:
         return ordered, 0
-    lowest = (most + 1) // 2
-    return ordered[:lowest] + ordered[len(ordered) - most + lowest :], omitted
+    lowest = (max_bars + 1) // 2
+    return ordered[:lowest] + ordered[len(ordered) - max_bars + lowest :], omitted
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, value_name: str = "value") -> Markup:
-    """Draws a bar a row, from 0 to at most 100 %, with its interval and its numbers."""
+    """Draws horizontal bars with their intervals and numbers.
+
+    The scale starts at 0 and ends at 100 % or, if all values are small, earlier.
+
+    Args:
+        bars: `Bar` of each row.
+        title: str, title for screen readers.
+        value_name: str, heading of the column of values.
+    """
     numbers = [n for bar in bars for n in (bar.value, bar.high) if n is not None]
     largest = max((n for n in numbers if not math.isnan(n)), default=0.0)
-    end = next((end for end in _ENDS if largest <= end), 1.0)
-    first, last = _BARS
+    maximum = next((maximum for maximum in _BAR_MAXIMA if largest <= maximum), 1.0)
+    start, end = _BAR_RANGE
 
     def x(value: float) -> float:
-        share = 0.0 if math.isnan(value) else min(max(value / end, 0.0), 1.0)
-        return first + share * (last - first)
+        fraction = 0.0 if math.isnan(value) else min(max(value / maximum, 0.0), 1.0)
+        return start + fraction * (end - start)
 
-    values = "; ".join(f"{bar.label} {percent(bar.value)}" for bar in bars)
-    is_counted = any(bar.count is not None for bar in bars)
-    return _drawn("bars", bars, x, end, f"{title}: {values}", value_name, is_counted)
+    values = ", ".join(f"{bar.label} {percent(bar.value)}" for bar in bars)
+    has_counts = any(bar.count is not None for bar in bars)
+    label = f"{title}: {values}"
+    return _draw("bars", bars, x, maximum, label, value_name, has_counts)
 
 
-def _drawn(macro: str, *arguments: Any) -> Markup:
+def _draw(macro: str, *arguments: Any) -> Markup:
+    """Returns the SVG that a macro of charts.html.j2 renders."""
     return getattr(page_template("charts.html.j2").module, macro)(*arguments)
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One line: (x, y) ascending in x, `style` a color's number in the style sheet."""
+    """Line of a line chart.
+
+    Attributes:
+        label: name of the line.
+        points: (x, y) pairs in ascending order of x.
+        style: number of the color in the style sheet, from 1 to 6.
+    """
 
     label: str
     points: tuple
@@ -88,29 +129,38 @@ class Series:
 
 
 def nice_ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Round numbers that cover [low, high], in about `count` steps."""
-    # Values that differ only by rounding are flat.
+    """Returns about `count` equidistant round numbers that cover [low, high]."""
+    # A range that is only a rounding error would lead to meaningless ticks.
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         high = low + (abs(low) or 1.0)
-    raw = (high - low) / (count - 1)
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(unit * power for unit in (1, 2, 5, 10) if unit * power >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    # Twelve digits, so that 3 · 0.1 is 0.3 again.
+    min_step = (high - low) / (count - 1)
+    power = 10.0 ** math.floor(math.log10(min_step))
+    step = next(
+        unit * power for unit in (1, 2, 5, 10) if unit * power >= min_step * 0.999
+    )
+    first = math.floor(low / step + 1e-9)
+    last = math.ceil(high / step - 1e-9)
+    # Rounding to twelve digits removes errors such as 3 * 0.1 = 0.30000000000000004.
     return [float(f"{tick * step:.12g}") for tick in range(first, last + 1)]
 
 
 def thinned(
-    points: Sequence[tuple[float, float]], most: int = _MOST_POINTS
+    points: Sequence[tuple[float, float]], max_points: int = _MAX_POINTS
 ) -> list[tuple[float, float]]:
-    """Means of runs of equal length, so that at most `most` points stay."""
-    run = math.ceil(len(points) / most)
-    if run <= 1:
+    """Returns at most `max_points` points, which are means of consecutive points."""
+    chunk_size = math.ceil(len(points) / max_points)
+    if chunk_size <= 1:
         return list(points)
-    runs = [points[start : start + run] for start in range(0, len(points), run)]
+    chunks = [
+        points[start : start + chunk_size]
+        for start in range(0, len(points), chunk_size)
+    ]
     return [
-        (sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run))
-        for run in runs
+        (
+            sum(x for x, _ in chunk) / len(chunk),
+            sum(y for _, y in chunk) / len(chunk),
+        )
+        for chunk in chunks
     ]
 
 
@@ -124,20 +174,34 @@ def line_chart(
     tick_format: str = "{:g}",
     from_zero: bool = False,
 ) -> Markup:
-    """Draws lines over labeled axes; the vertical one may begin at 0."""
+    """Draws lines with labeled axes.
+
+    Args:
+        series: `Series` of each line. Lines without points are ignored.
+        title: str, title for screen readers.
+        x_label: str, label of the horizontal axis.
+        y_label: str, label of the vertical axis.
+        y_format: str, format of values.
+        tick_format: str, format of the ticks of the vertical axis.
+        from_zero: bool, the vertical axis starts at 0.
+    """
     series = [line for line in series if len(line.points)]
     thinned_points = [thinned(line.points) for line in series]
-    # The axis names the first and the last step, not the means at the ends.
+    # The axis must start at the first step and end at the last step. The thinned points
+    # are means and start later.
     xs = [x for line in series for x, _ in line.points]
     ys = [y for points in thinned_points for _, y in points]
     scale = _Scale(xs, [0.0, *ys] if from_zero else ys)
-    heights = _spread([scale.y(points[-1][1]) for points in thinned_points])
-    ends = [y_format.format(line.points[-1][1]) for line in series]
-    # A line that is alone needs no name; its last value says more.
-    names = ends if len(series) == 1 else [line.label for line in series]
-    series_ends = zip(series, ends, strict=True)
-    label = "; ".join(f"{line.label} ends at {end}" for line, end in series_ends)
-    return _drawn(
+    last_heights = [scale.y(points[-1][1]) for points in thinned_points]
+    heights = _separate_labels(last_heights)
+    last_values = [y_format.format(line.points[-1][1]) for line in series]
+    # A single line is labeled with its last value, since the title names it.
+    names = [line.label for line in series] if len(series) > 1 else last_values
+    label = ", ".join(
+        f"{line.label} ends at {value}"
+        for line, value in zip(series, last_values, strict=True)
+    )
+    return _draw(
         "lines",
         scale,
         list(zip(series, thinned_points, heights, names, strict=True)),
@@ -150,7 +214,12 @@ def line_chart(
 
 
 class _Scale:
-    """Conversion of data to pixels of the view box."""
+    """Conversion of data to pixels of the view box of a line chart.
+
+    Args:
+        xs: horizontal coordinates of all points.
+        ys: vertical coordinates of all points.
+    """
 
     def __init__(self, xs: Sequence[float], ys: Sequence[float]) -> None:
         self.x_low, self.x_high = min(xs), max(xs)
@@ -160,17 +229,17 @@ class _Scale:
         self.y_ticks = nice_ticks(min(ys), max(ys))
 
     def x(self, value: float) -> float:
-        part = (value - self.x_low) / (self.x_high - self.x_low)
-        return _LEFT + part * (_RIGHT - _LEFT)
+        fraction = (value - self.x_low) / (self.x_high - self.x_low)
+        return _PLOT_LEFT + fraction * (_PLOT_RIGHT - _PLOT_LEFT)
 
     def y(self, value: float) -> float:
         low, high = self.y_ticks[0], self.y_ticks[-1]
-        part = (value - low) / (high - low)
-        return _BOTTOM - part * (_BOTTOM - _TOP)
+        fraction = (value - low) / (high - low)
+        return _PLOT_BOTTOM - fraction * (_PLOT_BOTTOM - _PLOT_TOP)
 
 
 def _ticks_with_ends(low: float, high: float) -> list[float]:
-    """The first and the last value, and round numbers between them."""
+    """Returns the two ends of an axis and round numbers between them."""
     if low == high:
         return [high]
     gap = _TICK_GAP * (high - low)
@@ -182,20 +251,31 @@ def _ticks_with_ends(low: float, high: float) -> list[float]:
     return [low, *between, high]
 
 
-def _spread(heights: Sequence[float]) -> list[float]:
-    """Moves labels apart that would cover each other, none below the plot."""
+def _separate_labels(heights: Sequence[float]) -> list[float]:
+    """Moves labels up so that they neither overlap nor lie below the plot.
+
+    Args:
+        heights: vertical coordinates of the labels in pixels, from the top.
+    """
     order = sorted(range(len(heights)), key=lambda number: -heights[number])
-    placed = list(heights)
-    below: float = _BOTTOM + _LABEL_HEIGHT
+    separated = list(heights)
+    previous: float = _PLOT_BOTTOM + _LABEL_HEIGHT
     for number in order:
-        placed[number] = min(heights[number], below - _LABEL_HEIGHT)
-        below = placed[number]
-    return placed
+        separated[number] = min(heights[number], previous - _LABEL_HEIGHT)
+        previous = separated[number]
+    return separated
 
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """Count of items of a class that were taken for another, and their share."""
+    """Number of items of one class that were classified as another class.
+
+    Attributes:
+        label: number of the correct class.
+        prediction: number of the predicted class.
+        count: number of items.
+        share: `count` divided by the number of items of the correct class.
+    """
 
     label: int
     prediction: int
@@ -204,17 +284,26 @@ class Confusion:
 
 
 def confusion_matrix(
-    labels: Labels, predictions: Labels, classes: int, chosen: Labels | None = None
+    labels: Labels, predictions: Labels, classes: int, subset: Labels | None = None
 ) -> np.ndarray:
-    """Counts the items of each class (rows) by what they were taken for (columns). Of
-    the `chosen` classes alone (n, n + 1), with a last column of all other predictions.
+    """Counts items by their correct classes (rows) and predicted classes (columns).
+
+    Args:
+        labels: numbers of the correct classes.
+        predictions: numbers of the predicted classes.
+        classes: int, number of classes.
+        subset: numbers of the classes to include, or None for all.
+
+    Returns:
+        int array (classes, classes). With a subset of n classes, the shape is
+        (n, n + 1), and the last column counts predictions outside the subset.
     """
-    labels, predictions = _checked(labels, predictions, classes)
-    if chosen is None:
+    labels, predictions = _as_label_arrays(labels, predictions, classes)
+    if subset is None:
         return confusion_matrix(labels, predictions, classes, range(classes))[:, :-1]
-    count = len(chosen)
+    count = len(subset)
     position = np.full(classes, count)
-    position[chosen] = np.arange(count)
+    position[subset] = np.arange(count)
     flat = np.bincount(
         position[labels] * (count + 1) + position[predictions],
         minlength=(count + 1) ** 2,
@@ -222,27 +311,35 @@ def confusion_matrix(
     return flat.reshape(count + 1, count + 1)[:count]
 
 
-def _checked(
+def _as_label_arrays(
     labels: Labels, predictions: Labels, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Returns both as arrays, or raises if a value is not the number of a class."""
     labels = as_labels("labels", labels, len(labels), classes)
     return labels, as_labels("predictions", predictions, len(labels), classes)
 
 
 def most_confused(
-    labels: Labels, predictions: Labels, classes: int, most: int = 20
+    labels: Labels, predictions: Labels, classes: int, max_pairs: int = 20
 ) -> list[Confusion]:
-    """Finds the pairs of classes that are confused most often, the first most."""
-    labels, predictions = _checked(labels, predictions, classes)
+    """Returns the most frequent confusions in descending order of their counts.
+
+    Args:
+        labels: numbers of the correct classes.
+        predictions: numbers of the predicted classes.
+        classes: int, number of classes.
+        max_pairs: int, maximum number of confusions.
+    """
+    labels, predictions = _as_label_arrays(labels, predictions, classes)
     items = np.bincount(labels, minlength=classes)
     wrong = labels != predictions
-    # Pairs and not the whole matrix, which is large with many classes.
+    # A whole confusion matrix of many classes would be large, so pairs are counted.
     pairs, counts = np.unique(
         labels[wrong] * classes + predictions[wrong], return_counts=True
     )
     rows, columns = np.divmod(pairs, classes)
     shares = counts / items[rows]
-    order = np.lexsort((columns, rows, -shares, -counts))[:most]
+    order = np.lexsort((columns, rows, -shares, -counts))[:max_pairs]
     return [
         Confusion(int(row), int(column), int(count), float(share))
         for row, column, count, share in zip(
@@ -252,43 +349,65 @@ def most_confused(
 
 
 def classes_to_draw(
-    labels: Labels, predictions: Labels, classes: int, most: int = 20
+    labels: Labels, predictions: Labels, classes: int, max_classes: int = 20
 ) -> np.ndarray:
-    """Chooses all classes, or those of the most frequent confusions, filled up with the
-    most frequent classes; ascending.
+    """Returns the classes that a confusion matrix should include, in ascending order.
+
+    The classes of the most frequent confusions come first. The most frequent classes
+    fill the remaining rows of the matrix.
+
+    Args:
+        labels: numbers of the correct classes.
+        predictions: numbers of the predicted classes.
+        classes: int, number of classes.
+        max_classes: int, maximum number of classes to return.
     """
-    if classes <= most:
+    if classes <= max_classes:
         return np.arange(classes)
-    chosen: dict[int, None] = {}
-    for pair in most_confused(labels, predictions, classes, most * most):
-        both = {pair.label: None, pair.prediction: None}
-        if len(chosen | both) <= most:
-            chosen |= both
+    selected: dict[int, None] = {}
+    max_pairs = max_classes * max_classes
+    for pair in most_confused(labels, predictions, classes, max_pairs):
+        both_classes = {pair.label: None, pair.prediction: None}
+        if len(selected | both_classes) <= max_classes:
+            selected |= both_classes
     items = np.bincount(np.asarray(labels), minlength=classes)
     for label in np.argsort(-items, kind="stable").tolist():
-        if len(chosen) == most:
+        if len(selected) == max_classes:
             break
-        chosen[label] = None
-    return np.array(sorted(chosen))
+        selected[label] = None
+    return np.array(sorted(selected))
 
 
 def confusion_chart(matrix: np.ndarray, names: Sequence[str], *, title: str) -> Markup:
-    """Draws up to about 20 classes: the stronger a cell, the larger its share of the
-    row.
+    """Draws a confusion matrix of at most about 20 classes.
+
+    The opacity of a cell grows with its fraction of the row.
+
+    Args:
+        matrix: int array that `confusion_matrix` returns.
+        names: names of the classes in the rows.
+        title: str, title for screen readers.
     """
     rows, columns = matrix.shape
-    across = [*names, "other classes"][:columns]
-    margin = round(max(min(text_width(name), _WIDEST_NAME) for name in across)) + 12
+    column_names = [*names, "other classes"][:columns]
+    widths = [min(text_width(name), _MAX_NAME_WIDTH) for name in column_names]
+    margin = round(max(widths)) + 12
     items = matrix.sum(axis=1)
     cells = []
     for row, column in np.ndindex(rows, columns):
         count = int(matrix[row, column])
         share = count / max(int(items[row]), 1)
-        verdict = "recognized" if row == column else f"taken for {across[column]}"
-        note = f"{names[row]}, {verdict}: {count:,} of {items[row]:,} ({share:.1%})"
-        shade = 0.06 + (_DEEPEST - 0.06) * share
-        cell = {"count": count, "note": note, "shade": shade}
-        cells.append({"row": row, "column": column, **cell})
-    right = int(np.trace(matrix))
-    label = f"{title}: {right:,} of {int(items.sum()):,} are on the diagonal"
-    return _drawn("confusion", cells, names, across, margin, label)
+        prediction = "correct" if row == column else f"predicted {column_names[column]}"
+        note = f"{names[row]}, {prediction}: {count:,} of {items[row]:,} ({share:.1%})"
+        cells.append(
+            {
+                "row": row,
+                "column": column,
+                "count": count,
+                "note": note,
+                "opacity": _MIN_OPACITY + (_MAX_OPACITY - _MIN_OPACITY) * share,
+            }
+        )
+    correct = int(np.trace(matrix))
+    label = f"{title}: {correct:,} of {int(items.sum()):,} predictions are correct"
+    return _draw("confusion", cells, names, column_names, margin, label)

@@ -1,4 +1,4 @@
-"""Queries and what they find, to be looked at: drawn, found and missed ones."""
+"""Example queries with their top hits, for the pages of results."""
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -14,15 +14,22 @@ from align_keras.evaluation.retrieval import (
     shared_positives,
 )
 
-# Gallery rows that are scored at once.
-_BLOCK = 4096
-# Scores that agree to this many digits are ties, as they are for the ranks.
-_DIGITS = 7
+# Number of gallery rows in a block of scores.
+_BLOCK_SIZE = 4096
+# Decimals of scores. Scores that are equal after rounding are ties, as in the ranks.
+_DECIMALS = 7
 
 
 @dataclasses.dataclass(frozen=True)
 class ExampleHit:
-    """An image, with its first caption, or a caption that a query found; its cosine."""
+    """Hit of a query.
+
+    Attributes:
+        caption: the caption, or the first caption of the image.
+        score: cosine similarity of query and hit.
+        correct: True if the hit is a correct answer.
+        image: the image of an image hit, or None.
+    """
 
     caption: str
     score: float
@@ -32,9 +39,18 @@ class ExampleHit:
 
 @dataclasses.dataclass(frozen=True)
 class ExampleQuery:
-    """A caption, or an image and its first one, and what is nearest. `rank` is the
-    place of the first right answer, from 1, of `total`; `answer` is the best right one
-    where no hit is right; `neighbors` of an image are right by a shared caption.
+    """Text or image query with its hits.
+
+    Attributes:
+        caption: the text, or the first caption of the image.
+        hits: `ExampleHit`s with the highest scores, in descending order.
+        rank: rank of the first correct answer, starting at 1, or None if the query has
+            no correct answer.
+        total: number of candidates, or None.
+        answer: the correct answer with the highest score if no hit is correct, or None.
+        image: the image of an image query, or None.
+        neighbors: nearest images of an image query. A neighbor is correct if it shares
+            a caption with the query.
     """
 
     caption: str
@@ -58,45 +74,77 @@ def contact_sheet(
     k: int = 5,
     seed: int = 0,
 ) -> tuple[list[ExampleQuery], list[ExampleQuery]]:
-    """Draws queries at random, to show the model as it is, and collects what they find.
-    Of equal captions, and of images of equal `image_keys`, one is shown; the captions
-    are given image by image, one or a sequence of each.
+    """Draws random queries and collects their hits.
+
+    The queries are a uniform sample, so that a reader sees typical results. Equal
+    captions, and images with equal keys, appear only once in a list of hits.
+
+    Args:
+        image_embeddings: float array (images, d) with rows of unit length.
+        text_embeddings: float array (captions, d) with rows of unit length.
+        images: the images.
+        captions: for each image, one caption or a sequence of captions.
+        image_keys: for each image, a key that is equal for identical images, or None if
+            all images differ.
+        text_count: int, number of text queries.
+        image_count: int, number of image queries.
+        k: int, number of hits per query.
+        seed: int, seed of the sample.
+
+    Returns:
+        Text queries and image queries.
     """
     texts, index = flatten_captions(captions)
     keys = list(range(len(images)) if image_keys is None else image_keys)
     names = [normalized_caption(text) for text in texts]
     positives = shared_positives(keys, texts, index)
-    shows = _Shows(images, texts, index)
+    builder = _ExampleBuilder(images, texts, index)
 
     def neighbors(image: int) -> tuple[ExampleHit, ...]:
         scores = image_embeddings @ image_embeddings[image]
-        # The image itself, and its twins, would take the first places.
+        # The nearest images would be the query itself and identical images.
         scores[[key == keys[image] for key in keys]] = -np.inf
-        alike = [positives.text_to_image[row] for row in np.flatnonzero(index == image)]
-        right = np.concatenate([np.zeros(0, int), *alike])
-        return _best(scores, right, shows.image_hit, k, keys)
+        images_by_caption = [
+            positives.text_to_image[row] for row in np.flatnonzero(index == image)
+        ]
+        correct = np.concatenate([np.zeros(0, int), *images_by_caption])
+        return _top_hits(scores, correct, builder.image_hit, k, keys)
 
     rng = np.random.default_rng(seed)
-    # One of several equal captions is shown.
-    text_rows = rng.permutation(np.unique(names, return_index=True)[1])[:text_count]
+    unique_texts = np.unique(names, return_index=True)[1]
+    text_rows = np.sort(rng.permutation(unique_texts)[:text_count])
     image_rows = np.sort(rng.permutation(len(images))[:image_count])
-    t2i, i2t = positives.text_to_image, positives.image_to_text
-    side = text_embeddings, image_embeddings, t2i, shows.image_hit
-    results_of_texts = _found(np.sort(text_rows), *side, k, keys)
-    side = image_embeddings, text_embeddings, i2t, shows.caption_hit
-    results_of_images = _found(image_rows, *side, k, names)
-    return (
-        [shows.text_query(row, answers) for row, answers in results_of_texts.items()],
-        [
-            shows.image_query(row, results_of_images[row], neighbors(row))
-            for row in results_of_images
-        ],
+    text_results = _search(
+        text_rows,
+        text_embeddings,
+        image_embeddings,
+        positives.text_to_image,
+        builder.image_hit,
+        k,
+        keys,
     )
+    image_results = _search(
+        image_rows,
+        image_embeddings,
+        text_embeddings,
+        positives.image_to_text,
+        builder.caption_hit,
+        k,
+        names,
+    )
+    text_queries = [
+        builder.text_query(row, results) for row, results in text_results.items()
+    ]
+    image_queries = [
+        builder.image_query(row, results, neighbors(row))
+        for row, results in image_results.items()
+    ]
+    return text_queries, image_queries
 
 
 @dataclasses.dataclass(frozen=True)
 class _Results:
-    """Results of a query, as the fields of `ExampleQuery` with the same names."""
+    """Results of a query. The fields are those of `ExampleQuery`."""
 
     hits: tuple[ExampleHit, ...]
     rank: int | None
@@ -104,8 +152,14 @@ class _Results:
     answer: ExampleHit | None
 
 
-class _Shows:
-    """Makes queries and hits from rows of images and of captions."""
+class _ExampleBuilder:
+    """Factory of `ExampleQuery` and `ExampleHit` from row numbers.
+
+    Args:
+        images: the images.
+        captions: the captions.
+        caption_image_index: for each caption, the row of its image.
+    """
 
     def __init__(
         self,
@@ -150,26 +204,42 @@ class _Shows:
 
 
 class Examples(NamedTuple):
-    """Queries, or their rows: drawn of those with a right answer among the first k,
-    drawn of the others, and of the others those whose first right answer comes last.
+    """Three groups of queries, or of row numbers of queries.
+
+    Attributes:
+        successes: random queries with a correct answer among the top k.
+        failures: random queries without a correct answer among the top k.
+        worst: queries whose first correct answer has the worst rank.
     """
 
-    found: Any
-    missed: Any
+    successes: Any
+    failures: Any
     worst: Any
 
 
 def choose_queries(
     ranks: np.ndarray, *, k: int = 5, count: int = 6, worst: int = 4, seed: int = 0
 ) -> Examples:
-    """Draws queries by their ranks; none is in two of the arrays."""
+    """Chooses queries for each group of `Examples`. The groups are disjoint.
+
+    Args:
+        ranks: int array with the rank of the first correct answer of each query,
+            starting at 0. Queries with a negative rank are ignored.
+        k: int, number of top results.
+        count: int, number of successes and of failures.
+        worst: int, number of queries with the worst ranks.
+        seed: int, seed of the sample.
+
+    Returns:
+        `Examples` of row numbers.
+    """
     ranks = np.asarray(ranks)
-    draw = np.random.default_rng(seed)
-    successes = draw.permutation(np.flatnonzero((ranks >= 0) & (ranks < k)))[:count]
-    missed = np.flatnonzero(ranks >= k)
-    last = missed[np.argsort(-ranks[missed], kind="stable")][:worst]
-    missed = draw.permutation(np.setdiff1d(missed, last))[:count]
-    return Examples(np.sort(successes), np.sort(missed), last)
+    rng = np.random.default_rng(seed)
+    successes = rng.permutation(np.flatnonzero((ranks >= 0) & (ranks < k)))[:count]
+    failures = np.flatnonzero(ranks >= k)
+    worst_rows = failures[np.argsort(-ranks[failures], kind="stable")][:worst]
+    failures = rng.permutation(np.setdiff1d(failures, worst_rows))[:count]
+    return Examples(np.sort(successes), np.sort(failures), worst_rows)
 
 
 def retrieval_examples(
@@ -186,92 +256,148 @@ def retrieval_examples(
     worst: int = 4,
     seed: int = 0,
 ) -> dict[str, Examples]:
-    """Collects what some queries of both directions find, `Examples` by direction; only
-    these are scored, so embeddings may be memory-mapped.
+    """Collects examples of successes, failures and the worst queries.
+
+    Embeddings may be memory-mapped, since only the chosen queries are scored.
+
+    Args:
+        image_embeddings: float array (images, d) with rows of unit length.
+        text_embeddings: float array (captions, d) with rows of unit length.
+        images: the images.
+        captions: the captions.
+        caption_image_index: for each caption, the row of its image.
+        positives: correct answers in both directions.
+        ranks: mapping from `"t2i"` and `"i2t"` to the ranks of the first correct
+            answers, starting at 0.
+        k: int, number of hits per query.
+        count: int, number of successes and of failures.
+        worst: int, number of queries with the worst ranks.
+        seed: int, seed of the sample.
+
+    Returns:
+        dict from `"t2i"` and `"i2t"` to `Examples` of `ExampleQuery` lists.
     """
-    shows = _Shows(images, captions, caption_image_index)
-    t2i, i2t = positives.text_to_image, positives.image_to_text
-    sides = {
-        "t2i": (text_embeddings, image_embeddings, t2i, shows.image_hit),
-        "i2t": (image_embeddings, text_embeddings, i2t, shows.caption_hit),
+    builder = _ExampleBuilder(images, captions, caption_image_index)
+    t2i = positives.text_to_image
+    i2t = positives.image_to_text
+    searches = {
+        "t2i": (text_embeddings, image_embeddings, t2i, builder.image_hit),
+        "i2t": (image_embeddings, text_embeddings, i2t, builder.caption_hit),
     }
-    asks: dict[str, Callable] = {"t2i": shows.text_query, "i2t": shows.image_query}
-    eligible = {"t2i": _asked_once(ranks["t2i"], captions), "i2t": ranks["i2t"]}
+    build_query: dict[str, Callable] = {
+        "t2i": builder.text_query,
+        "i2t": builder.image_query,
+    }
+    eligible_ranks = {
+        "t2i": _ignore_repeated_captions(ranks["t2i"], captions),
+        "i2t": ranks["i2t"],
+    }
     examples = {}
-    for name, side in sides.items():
-        options = {"k": k, "count": count, "worst": worst, "seed": seed}
-        chosen = choose_queries(eligible[name], **options)
-        results = _found(np.concatenate(chosen), *side, k, ranks=ranks[name])
-        examples[name] = Examples(
-            *([asks[name](row, results[row]) for row in kind] for kind in chosen)
+    for direction, search in searches.items():
+        groups = choose_queries(
+            eligible_ranks[direction], k=k, count=count, worst=worst, seed=seed
+        )
+        rows = np.concatenate(groups)
+        results = _search(rows, *search, k, ranks=ranks[direction])
+        examples[direction] = Examples(
+            *(
+                [build_query[direction](row, results[row]) for row in group]
+                for group in groups
+            )
         )
     return examples
 
 
-def _asked_once(ranks: np.ndarray, captions: Sequence[str]) -> np.ndarray:
-    """The ranks, without those of captions that are equal to an earlier one."""
+def _ignore_repeated_captions(ranks: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+    """Returns the ranks of captions, with -1 for a caption that occurred before."""
     names = [normalized_caption(caption) for caption in captions]
-    once = np.unique(names, return_index=True)[1]
+    first_rows = np.unique(names, return_index=True)[1]
     unique_ranks = np.full(len(captions), -1)
-    unique_ranks[once] = np.asarray(ranks)[once]
+    unique_ranks[first_rows] = np.asarray(ranks)[first_rows]
     return unique_ranks
 
 
-def _found(
+def _search(
     rows: np.ndarray,
     queries: np.ndarray,
     gallery: np.ndarray,
     positives: Sequence,
-    show: Callable,
+    build_hit: Callable[[int, float, bool], ExampleHit],
     k: int,
     names: Sequence | None = None,
     ranks: np.ndarray | None = None,
 ) -> dict[int, _Results]:
-    """Returns the results of each query of `rows`."""
+    """Returns the results of queries by their rows.
+
+    Args:
+        rows: rows of the queries to run.
+        queries: embeddings of all queries.
+        gallery: embeddings of the candidates.
+        positives: for each query, the rows of correct candidates.
+        build_hit: function that builds a hit from the row of a candidate, its score and
+            whether it is correct.
+        k: int, number of hits.
+        names: for each candidate, a name that is equal for identical candidates, which
+            appear only once in the hits, or None.
+        ranks: for each query, the rank of its first correct candidate, or None if the
+            ranks must be computed.
+    """
     if not len(rows):
         return {}
-    right = [np.atleast_1d(positives[row]) for row in rows]
+    row_positives = [np.atleast_1d(positives[row]) for row in rows]
     if ranks is None:
-        best_ranks = rank_of_best_positive(np.asarray(queries)[rows], gallery, right)
+        row_queries = np.asarray(queries)[rows]
+        best_ranks = rank_of_best_positive(row_queries, gallery, row_positives)
     else:
         best_ranks = ranks[rows]
-    answers = {}
-    scored = zip(rows, _scores(queries[rows], gallery), right, best_ranks, strict=True)
-    for row, scores, of_query, best_rank in scored:
-        hits = _best(scores, of_query, show, k, names)
-        answer, rank = None, None if best_rank < 0 else int(best_rank) + 1
+    results = {}
+    all_scores = _rounded_scores(queries[rows], gallery)
+    searches = zip(rows, all_scores, row_positives, best_ranks, strict=True)
+    for row, scores, correct_rows, best_rank in searches:
+        hits = _top_hits(scores, correct_rows, build_hit, k, names)
+        answer = None
+        rank = None if best_rank < 0 else int(best_rank) + 1
         if rank and not any(hit.correct for hit in hits):
-            best = max(of_query, key=scores.__getitem__)
-            answer = show(int(best), float(scores[best]), True)
-        answers[int(row)] = _Results(hits, rank, len(gallery), answer)
-    return answers
+            best = max(correct_rows, key=scores.__getitem__)
+            answer = build_hit(int(best), float(scores[best]), True)
+        results[int(row)] = _Results(hits, rank, len(gallery), answer)
+    return results
 
 
-def _scores(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Inner products (queries, gallery rows), rounded so that ties are ties."""
+def _rounded_scores(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """Returns the inner products of queries (rows) and candidates (columns).
+
+    Rounding makes products equal that differ only by the order of additions.
+    """
     queries = np.asarray(queries, float)
     scores = np.empty((len(queries), len(gallery)))
-    for start in range(0, len(gallery), _BLOCK):
-        block = np.asarray(gallery[start : start + _BLOCK], float)
+    for start in range(0, len(gallery), _BLOCK_SIZE):
+        block = np.asarray(gallery[start : start + _BLOCK_SIZE], float)
         scores[:, start : start + len(block)] = queries @ block.T
-    return scores.round(_DIGITS)
+    return scores.round(_DECIMALS)
 
 
-def _best(
+def _top_hits(
     scores: np.ndarray,
-    right: np.ndarray,
-    show: Callable[[int, float, bool], ExampleHit],
+    correct_rows: np.ndarray,
+    build_hit: Callable[[int, float, bool], ExampleHit],
     k: int,
     names: Sequence | None = None,
 ) -> tuple[ExampleHit, ...]:
-    """The k best rows, of rows with equal names the first alone, as hits."""
-    correct = np.zeros(len(scores), bool)
-    correct[right] = True
-    # Wrong rows come first among equal scores, as in the ranks.
-    order = np.lexsort((correct, -scores))[: np.isfinite(scores).sum()].tolist()
+    """Returns the k candidates with the highest scores as hits.
+
+    Candidates with equal names appear only once. Candidates with a score of -inf never
+    appear.
+    """
+    is_correct = np.zeros(len(scores), bool)
+    is_correct[correct_rows] = True
+    # Among equal scores, wrong candidates come first, as in the ranks.
+    order = np.lexsort((is_correct, -scores))[: np.isfinite(scores).sum()].tolist()
     if names is not None:
-        firsts: dict[Hashable, int] = {}
+        first_rows: dict[Hashable, int] = {}
         for row in order:
-            firsts.setdefault(names[row], row)
-        order = list(firsts.values())
-    return tuple(show(row, float(scores[row]), bool(correct[row])) for row in order[:k])
+            first_rows.setdefault(names[row], row)
+        order = list(first_rows.values())
+    return tuple(
+        build_hit(row, float(scores[row]), bool(is_correct[row])) for row in order[:k]
+    )

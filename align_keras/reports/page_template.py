@@ -1,4 +1,4 @@
-"""The templates of the HTML pages, with the filters and small images in them."""
+"""Templates of the HTML pages, their filters, and thumbnails as data URIs."""
 
 import base64
 import functools
@@ -16,23 +16,31 @@ from PIL import Image, ImageOps
 from align_keras.corpus.image import to_rgb
 from align_keras.utils.files import atomic_write
 
-# A broken image must not cost the report of a whole run: it gets this one.
-_BROKEN = (
+# Gray cross that replaces a damaged image. One damaged image must not prevent a report.
+_BROKEN_IMAGE = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' "
     "viewBox='0 0 10 10'%3E%3Cpath d='M2 2l6 6m0-6l-6 6' stroke='%23999'/%3E%3C/svg%3E"
 )
-# The style sheet's letters, and about how wide they are: the text is cut to fit.
+# Font size of charts in report.css, in pixels.
 _FONT_SIZE = 12.5
-_NARROW, _WIDE = set("fijlrtI.,:;!'|()[]/- "), set("mwMW%@&<>+=~_")
+# Letters that are narrower or wider than the average, for `text_width`.
+_NARROW_LETTERS = set("fijlrtI.,:;!'|()[]/- ")
+_WIDE_LETTERS = set("mwMW%@&<>+=~_")
 
 
 def page_template(name: str) -> jinja2.Template:
-    """Opens a template of this folder; everything that it prints is escaped."""
+    """Returns a template of this folder. The template escapes all values as HTML."""
     return _environment().get_template(name)
 
 
 def write_page(path: str | os.PathLike, name: str, **values: Any) -> None:
-    """Writes what a template makes of values."""
+    """Renders a template and writes the page.
+
+    Args:
+        path: str or path of the page.
+        name: str, file name of the template.
+        **values: variables of the template.
+    """
     html = page_template(name).render(values)
     with atomic_write(path) as file:
         file.write(html)
@@ -48,18 +56,18 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=_number,
+        number=_format_number,
         percent=percent,
         px="{:.1f}".format,
         shortened=shortened,
         thumbnail=thumbnail_uri,
-        times=_times,
+        times=_format_factor,
     )
     return environment
 
 
-def _number(value: Any) -> Any:
-    """A number as people write it; other values as they are."""
+def _format_number(value: Any) -> Any:
+    """Returns a number with thousands separators, and any other value unchanged."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return value
     if not math.isfinite(value):
@@ -70,33 +78,38 @@ def _number(value: Any) -> Any:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share in percent; a dash where there is none."""
+    """Returns a fraction in percent, or a dash for None and NaN."""
     if value is None or math.isnan(value):
         return "–"
     return f"{100 * value:.{digits}f} %"
 
 
-def _times(value: float | None) -> str:
+def _format_factor(value: float | None) -> str:
+    """Returns a factor such as "2.5×", or a dash for None."""
     if value is None:
         return "–"
     return f"{value:,.0f}×" if value >= 10 else f"{value:.1f}×"
 
 
 def text_width(text: str) -> float:
-    """About how many pixels a text takes in a chart, rather too many."""
+    """Returns an upper estimate of the width of a text in a chart, in pixels."""
     ems = 0.0
     for letter in text:
-        if letter in _NARROW:
+        if letter in _NARROW_LETTERS:
             ems += 0.42
         elif unicodedata.east_asian_width(letter) in "WF":
             ems += 1.05
+        elif letter in _WIDE_LETTERS:
+            ems += 0.88
+        elif letter.isupper():
+            ems += 0.72
         else:
-            ems += 0.88 if letter in _WIDE else 0.72 if letter.isupper() else 0.64
+            ems += 0.64
     return _FONT_SIZE * ems
 
 
 def shortened(text: str, width: float) -> str:
-    """The text, or as much of it as fits `width` pixels, with an ellipsis."""
+    """Returns a text that fits into `width` pixels, with an ellipsis if it was cut."""
     text = " ".join(text.split())
     if text_width(text) <= width:
         return text
@@ -105,7 +118,8 @@ def shortened(text: str, width: float) -> str:
     return text.rstrip() + "…"
 
 
-def _opened(image: Any) -> Image.Image:
+def _open_image(image: Any) -> Image.Image:
+    """Returns a Pillow image of an array, of the content of a file, or of a path."""
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, bytes):
@@ -121,8 +135,8 @@ def _opened(image: Any) -> Image.Image:
 
 
 def _as_rgb(image: Image.Image, max_side: int) -> Image.Image:
-    """A small upright image, transparency laid on white."""
-    # Lets a large JPEG be decoded at a fraction of its size.
+    """Returns a small upright RGB image with a white background."""
+    # JPEG decoders then decode a large image at a fraction of its size.
     image.draft("RGB", (2 * max_side, 2 * max_side))
     image, _ = to_rgb(ImageOps.exif_transpose(image))
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
@@ -132,17 +146,24 @@ def _as_rgb(image: Image.Image, max_side: int) -> Image.Image:
 def thumbnail_uri(
     image: np.ndarray | bytes | str | os.PathLike | Image.Image, max_side: int = 160
 ) -> str:
-    """Encodes a uint8 array, a file's bytes or path, or a `PIL.Image.Image` small, for
-    `data:`; what can't be read becomes a gray cross.
+    """Returns a thumbnail as a data URI, in the smaller one of PNG and JPEG.
+
+    Args:
+        image: uint8 array (height, width) or (height, width, channels), content or path
+            of an image file, or `PIL.Image.Image`.
+        max_side: int, maximum width and height in pixels.
+
+    Returns:
+        The URI of the thumbnail, or of a gray cross if the image cannot be read.
     """
     try:
-        small = _as_rgb(_opened(image), max_side)
+        thumbnail = _as_rgb(_open_image(image), max_side)
     except (OSError, ValueError, TypeError, Image.DecompressionBombError):
-        return _BROKEN
+        return _BROKEN_IMAGE
     encoded = {}
     for name, options in (("png", {"optimize": True}), ("jpeg", {"quality": 85})):
         buffer = io.BytesIO()
-        small.save(buffer, name, **options)
+        thumbnail.save(buffer, name, **options)
         encoded[name] = buffer.getvalue()
-    name = min(encoded, key=lambda kind: len(encoded[kind]))
+    name = min(encoded, key=lambda file_format: len(encoded[file_format]))
     return f"data:image/{name};base64,{base64.b64encode(encoded[name]).decode()}"

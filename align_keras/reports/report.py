@@ -1,4 +1,4 @@
-"""report.html: one file that shows what a run has learnt."""
+"""The report of a training run, an HTML file with metrics, curves and examples."""
 
 import importlib.metadata
 import math
@@ -27,7 +27,7 @@ _PACKAGES = (
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages that decide a run's result."""
+    """Returns the versions of Python and of the packages that affect results."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -50,9 +50,20 @@ def write_report(
     next_steps: Iterable[str],
     command: str = "",
 ) -> None:
-    """Writes a run's report as one HTML file that loads nothing, of its configuration,
-    `retrieval_metrics`, the lines of `metrics.jsonl`, a `contact_sheet`, notes on each
-    corpus, and commands.
+    """Writes the report of a run as one HTML file without external resources.
+
+    Args:
+        path: str or path of the file.
+        title: str, heading of the page.
+        parameters: configuration of the run, a nested mapping.
+        metrics: mapping that `retrieval_metrics` returns.
+        history: lines of `metrics.jsonl`, mappings with `step` and metrics.
+        text_queries: text queries that `contact_sheet` returns.
+        image_queries: image queries that `contact_sheet` returns.
+        data_notes: mapping from names of corpora to notes, which may have the keys
+            `kept`, `dropped`, `examples` and `notes`.
+        next_steps: commands that the user may run next.
+        command: str, command that started the run, or "".
     """
     rows = retrieval_rows(metrics)
     recalls = {f"{row.direction}/recall_at_{row.k}" for row in rows}
@@ -88,16 +99,16 @@ def write_report(
 
 
 def _tiles(rows: list["RetrievalRow"]) -> list["RetrievalRow"]:
-    """The recalls at the smallest and at the largest k of each direction."""
+    """Returns the recalls at the smallest and the largest k of each direction."""
     tiles = []
     for direction in DIRECTIONS:
-        of_direction = [row for row in rows if row.direction == direction]
-        tiles.extend(of_direction[:1] + of_direction[1:][-1:])
+        direction_rows = [row for row in rows if row.direction == direction]
+        tiles.extend(direction_rows[:1] + direction_rows[1:][-1:])
     return tiles
 
 
 def _charts(history: Sequence[Mapping[str, float]]) -> list[tuple[str, Any]]:
-    """Pairs of heading and SVG, without charts that have nothing to show."""
+    """Returns (heading, SVG) of each chart that has data."""
     charts = []
     losses = loss_series(history)
     if losses:
@@ -122,7 +133,17 @@ def _charts(history: Sequence[Mapping[str, float]]) -> list[tuple[str, Any]]:
 
 
 class RetrievalRow(NamedTuple):
-    """One line of the table of recalls."""
+    """Row of the table of recalls.
+
+    Attributes:
+        direction: `"t2i"` or `"i2t"`.
+        k: number of top results.
+        recall: fraction of queries with a correct item among the top k.
+        chance: expected recall of a random ranking, or None.
+        times_chance: ratio of recall and chance, or None.
+        queries: number of queries, or None.
+        candidates: number of candidates, or None.
+    """
 
     direction: str
     k: int
@@ -134,7 +155,7 @@ class RetrievalRow(NamedTuple):
 
 
 def retrieval_rows(metrics: Mapping[str, float]) -> list[RetrievalRow]:
-    """Finds the recalls among metrics: text → image first, k ascending."""
+    """Returns the recalls in metrics, text → image first, in ascending order of k."""
     rows = []
     for name, recall in metrics.items():
         if match := _RECALL.match(name):
@@ -151,14 +172,14 @@ def retrieval_rows(metrics: Mapping[str, float]) -> list[RetrievalRow]:
 
 
 def loss_series(history: Sequence[Mapping[str, float]]) -> list[Series]:
-    """Lines of the training loss, and of the validation loss where it is logged."""
+    """Returns lines of the training loss and, if it was logged, the validation loss."""
     return _series(history, {"loss": "training", "val_loss": "validation"})
 
 
 def recall_series(
     history: Sequence[Mapping[str, float]], direction: str
 ) -> list[Series]:
-    """Lines of one direction's recalls, one for each k, the largest first."""
+    """Returns one line of recalls for each k of a direction, the largest k first."""
     names = {name for line in history for name in line}
     ks = sorted(
         (int(match[2]), name)
@@ -171,7 +192,12 @@ def recall_series(
 def _series(
     history: Sequence[Mapping[str, float]], labels: Mapping[str, str]
 ) -> list[Series]:
-    """A line of each of the metrics, by its label, that has points."""
+    """Returns a line for each metric that the history contains.
+
+    Args:
+        history: mappings with `step` and metrics.
+        labels: mapping from names of metrics to labels of lines.
+    """
     lines: list[Series] = []
     for name, label in labels.items():
         points = {
@@ -186,7 +212,11 @@ def _series(
 def recall_history(
     history: Sequence[Mapping[str, float]],
 ) -> tuple[list[str], list[tuple[int, list[float | None]]]]:
-    """Names of columns, and (step, values) of the steps that measured recall."""
+    """Returns the recalls as a table.
+
+    Returns:
+        Names of the columns, and (step, values) of each step that measured recall.
+    """
     lines: dict[int, dict[str, float]] = {}
     for direction in DIRECTIONS:
         for series in recall_series(history, direction)[::-1]:
@@ -202,7 +232,7 @@ def recall_history(
 
 
 def flattened(parameters: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested mappings as (dotted name, value) pairs."""
+    """Returns nested mappings as pairs of a dotted name and a value."""
     pairs = []
     for name, value in parameters.items():
         if isinstance(value, dict) and value:
@@ -213,15 +243,25 @@ def flattened(parameters: Mapping[str, Any], prefix: str = "") -> list[tuple[str
 
 
 def data_tables(data_notes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The notes of each corpus as the template shows them."""
+    """Returns the notes on each corpus as values of the template."""
     tables = []
     for name, notes in data_notes.items():
-        dropped, kept_count = notes.get("dropped") or {}, notes.get("kept")
+        dropped = notes.get("dropped") or {}
+        kept_count = notes.get("kept")
         total = (kept_count or 0) + sum(dropped.values())
         share = kept_count / total if kept_count is not None and total else None
         examples = notes.get("examples") or {}
         reasons = sorted(dropped, key=lambda reason: (-dropped[reason], reason))
-        rows = [(why, dropped[why], examples.get(why, "")) for why in reasons]
-        table = {"name": name, "kept": kept_count, "share": share, "dropped": rows}
-        tables.append({**table, "notes": flattened(notes.get("notes") or {})})
+        rows = [
+            (reason, dropped[reason], examples.get(reason, "")) for reason in reasons
+        ]
+        tables.append(
+            {
+                "name": name,
+                "kept": kept_count,
+                "share": share,
+                "dropped": rows,
+                "notes": flattened(notes.get("notes") or {}),
+            }
+        )
     return tables

@@ -1,4 +1,4 @@
-"""The page of one evaluation: its numbers, and what lies behind them."""
+"""HTML pages with the results of one evaluation and of the whole suite."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,23 +23,33 @@ from align_keras.reports.result_tables import (
     MetricSlice,
     PaperFigures,
     ResultTable,
+    format_metric,
     is_share,
     metric_label,
     metrics_table,
     paper_tables,
-    shown,
     split_slices,
     tables_of_many_models,
     without_chance,
 )
 
-_MOST_TILES = 4
-# Charts of slices; the table below them has them all.
-_MOST_CHARTS = 6
-_KINDS = {
-    "found": ("Found", "Drawn of those with a right answer among the first five."),
-    "missed": ("Missed", "Drawn of those without one."),
-    "worst": ("Worst", "Their first right answer comes last of all."),
+_MAX_TILES = 4
+# Number of slice charts. The table below the charts has all slices.
+_MAX_CHARTS = 6
+# Heading and note of each field of `Examples`.
+_EXAMPLE_GROUPS = {
+    "successes": (
+        "Successes",
+        "Random queries with a correct answer among the top five.",
+    ),
+    "failures": (
+        "Failures",
+        "Random queries without a correct answer among the top five.",
+    ),
+    "worst": (
+        "Worst queries",
+        "The queries whose first correct answer has the worst rank.",
+    ),
 }
 
 
@@ -61,14 +71,15 @@ def write_result_page(
     Args:
         path: str or path of the file.
         protocol: str, name of the protocol.
-        data: str, data set.
-        facts: mapping of the model, the data and the options.
-        metrics: mapping from a metric to its value.
-        figures: the paper's numbers of the protocol on the data set.
-        splits: mapping from an option to a split that is not the paper's, or None.
-        slices: mapping of metrics by group, or None.
-        retrieval: mapping of the arguments of `retrieval_examples`, or None.
-        classification: mapping of labels, predictions and class names, or None.
+        data: str, name of the data set.
+        facts: mapping from names to values for the top of the page, such as the model
+            and the options.
+        metrics: mapping from names of metrics to values.
+        figures: results in the paper for the protocol and the data set.
+        splits: mapping from options to splits that differ from the paper, or None.
+        slices: metrics by group, as `sliced_metrics` returns them, or None.
+        retrieval: keyword arguments of `retrieval_examples`, or None.
+        classification: mapping with `labels`, `predictions` and `class_names`, or None.
     """
     table = metrics_table(protocol, data, metrics, figures, splits)
     write_page(
@@ -77,15 +88,17 @@ def write_result_page(
         title=table.title,
         facts=facts,
         tiles=_tiles(metrics),
-        table=_with_labels(table),
+        table=_with_row_labels(table),
         bars=_metric_bars(metrics),
         other_tables=[
-            _labeled(other)
-            for other in tables_of_many_models(protocol, data, metrics, figures, splits)
+            _with_column_labels(paper_table)
+            for paper_table in tables_of_many_models(
+                protocol, data, metrics, figures, splits
+            )
         ],
         slices=_labeled_slices(slices),
         slice_charts=_slice_charts(_labeled_slices(slices)),
-        classes=classification and _classes(**classification),
+        classes=classification and _class_results(**classification),
         examples=_example_groups(retrieval),
         versions=installed_versions(),
     )
@@ -94,57 +107,62 @@ def write_result_page(
 def write_suite_page(
     path: str | os.PathLike, model: str, rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Writes the results of the suite as one HTML file that loads nothing.
+    """Writes the results of the suite as one HTML file without external resources.
 
     Args:
         path: str or path of the file.
-        model: str, the name of the model.
-        rows: sequence of dicts, one for each protocol and data set: `protocol`,
-            `data`, `tables` (their numbers), `metrics`, `figures` (the paper's
-            numbers), and `skipped` or `failed`, the reason why there are no metrics.
+        model: str, name of the model.
+        rows: one mapping per protocol and data set. The keys are `protocol`, `data`,
+            `tables` (numbers of tables in the paper), `metrics`, `figures` (results in
+            the paper), and `skipped` and `failed` (the reason for missing metrics, or
+            an empty str).
     """
     tables = []
-    left_out = []
+    missing_results = []
     for row in rows:
         name = f"{row['protocol']} on {row['data']}"
         reason = row["failed"] or row["skipped"]
         if reason:
             numbers = ", ".join(map(str, row["tables"]))
             state = "failed" if row["failed"] else "skipped"
-            left_out.append((numbers, name, state, reason))
+            missing_results.append((numbers, name, state, reason))
         if row["metrics"]:
             numbered_tables = paper_tables(
                 row["protocol"], row["data"], row["metrics"], row["figures"]
             )
-            tables += [_labeled(table) for table in numbered_tables.values()]
+            tables += [_with_column_labels(table) for table in numbered_tables.values()]
     write_page(
         path,
         "suite_page.html.j2",
         title="The paper's tables",
         model=model,
         tables=tables,
-        left_out=left_out,
+        missing_results=missing_results,
         versions=installed_versions(),
     )
 
 
-def _labeled(table: ResultTable) -> ResultTable:
-    """A table with words in place of the metrics' names, wherever they stand."""
+def _with_column_labels(table: ResultTable) -> ResultTable:
+    """Returns a table with readable labels instead of the names of metrics.
+
+    The names are in the first column of some tables and in the header of others.
+    """
     if table.columns[0] == "metric":
-        return _with_labels(table)
-    columns = (table.columns[0], *map(_column_label, table.columns[1:]))
+        return _with_row_labels(table)
+    columns = (table.columns[0], *map(_metric_label_with_unit, table.columns[1:]))
     return table._replace(columns=columns)
 
 
-def _with_labels(table: ResultTable) -> ResultTable:
-    """A table whose first column has words in place of the metrics' names."""
+def _with_row_labels(table: ResultTable) -> ResultTable:
+    """Returns a table with readable labels instead of metric names in column one."""
     rows = []
     for name, *values in table.rows:
-        rows.append((_column_label(name), *values))
+        rows.append((_metric_label_with_unit(name), *values))
     return table._replace(rows=rows)
 
 
-def _column_label(name: str) -> str:
+def _metric_label_with_unit(name: str) -> str:
+    """Returns the label of a metric whose name may end with the unit ", %"."""
     metric, unit, _ = name.partition(", %")
     return metric_label(metric) + unit
 
@@ -157,7 +175,7 @@ def _labeled_slices(slices: Mapping[str, float] | None) -> list[MetricSlice]:
 
 
 def _tiles(metrics: Mapping[str, float]) -> list[tuple[str, str, str | None]]:
-    """The first shares, as (name, percent, percent of chance or None)."""
+    """Returns (label, percent, percent of chance or None) of the first fractions."""
     metrics, chance = without_chance(metrics)
     names = [
         name
@@ -167,17 +185,21 @@ def _tiles(metrics: Mapping[str, float]) -> list[tuple[str, str, str | None]]:
     return [
         (
             metric_label(name),
-            shown(name, metrics[name]),
-            shown(name, chance[name], 2) if name in chance else None,
+            format_metric(name, metrics[name]),
+            format_metric(name, chance[name], 2) if name in chance else None,
         )
-        for name in names[:_MOST_TILES]
+        for name in names[:_MAX_TILES]
     ]
 
 
 def _metric_bars(
     metrics: Mapping[str, float],
 ) -> list[tuple[float, float | None] | None]:
-    """(share, chance or None) of each row of the table, None for plain numbers."""
+    """Returns the bar of each row of the table of metrics.
+
+    Returns:
+        A list with (value, chance or None) for fractions, and None for other metrics.
+    """
     metrics, chance = without_chance(metrics)
     return [
         (value, chance.get(name)) if is_share(name) and value == value else None
@@ -186,9 +208,9 @@ def _metric_bars(
 
 
 def _slice_charts(slices: list[MetricSlice]) -> list[tuple[str, Markup, int]]:
-    """(metric, chart, how many groups it leaves out) of each metric."""
+    """Returns (metric, chart, number of omitted groups) for each metric."""
     charts = []
-    for metric in list(dict.fromkeys(cell.metric for cell in slices))[:_MOST_CHARTS]:
+    for metric in list(dict.fromkeys(cell.metric for cell in slices))[:_MAX_CHARTS]:
         bars, omitted = extremes(
             Bar(cell.group, cell.value, cell.items, cell.low, cell.high)
             for cell in slices
@@ -199,25 +221,26 @@ def _slice_charts(slices: list[MetricSlice]) -> list[tuple[str, Markup, int]]:
     return charts
 
 
-def _classes(
+def _class_results(
     labels: Any, predictions: Any, class_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Returns the template's values of a classification."""
-    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    """Returns the values of the template for a classification."""
+    labels = np.asarray(labels)
+    predictions = np.asarray(predictions)
     count = len(class_names)
-    chosen = classes_to_draw(labels, predictions, count)
-    part = None if len(chosen) == count else chosen
-    matrix = confusion_matrix(labels, predictions, count, part)
-    names = [class_names[row] for row in chosen]
+    drawn_classes = classes_to_draw(labels, predictions, count)
+    subset = None if len(drawn_classes) == count else drawn_classes
+    matrix = confusion_matrix(labels, predictions, count, subset)
+    names = [class_names[row] for row in drawn_classes]
     items = np.bincount(labels, minlength=count)
-    right = np.bincount(labels[labels == predictions], minlength=count)
+    correct = np.bincount(labels[labels == predictions], minlength=count)
     bars = [
-        Bar(class_names[row], float(right[row] / items[row]), int(items[row]))
+        Bar(class_names[row], float(correct[row] / items[row]), int(items[row]))
         for row in np.flatnonzero(items).tolist()
     ]
     return {
         "count": count,
-        "drawn": len(chosen),
+        "drawn": len(drawn_classes),
         "matrix": confusion_chart(matrix, names, title="Confusion matrix"),
         "names": class_names,
         "confused": most_confused(labels, predictions, count),
@@ -227,24 +250,27 @@ def _classes(
 
 
 def _class_charts(bars: list[Bar]) -> list[tuple[str, Markup]]:
-    """(heading, chart) of all classes, or of the lowest and of the highest."""
-    shown_bars, omitted = extremes(bars)
-    parts = {"": shown_bars}
+    """Returns (heading, chart) of all classes, or of the lowest and the highest."""
+    extreme_bars, omitted = extremes(bars)
+    bars_by_heading = {"": extreme_bars}
     if omitted:
-        half = len(shown_bars) // 2
-        parts = {f"The {half} lowest": shown_bars[:half]}
-        parts[f"The {half} highest"] = shown_bars[half:]
+        half = len(extreme_bars) // 2
+        bars_by_heading = {
+            f"The {half} lowest": extreme_bars[:half],
+            f"The {half} highest": extreme_bars[half:],
+        }
     charts = []
-    for heading, part in parts.items():
+    for heading, chart_bars in bars_by_heading.items():
         title = f"Accuracy by class {heading}".strip()
-        charts.append((heading, bar_chart(part, title=title, value_name="accuracy")))
+        chart = bar_chart(chart_bars, title=title, value_name="accuracy")
+        charts.append((heading, chart))
     return charts
 
 
 def _example_groups(
     retrieval: Mapping[str, Any] | None,
 ) -> list[tuple[str, str, list[tuple]]]:
-    """(direction, what is found, groups of (heading, note, queries))."""
+    """Returns (direction, name, groups) with groups of (heading, note, queries)."""
     if not retrieval:
         return []
     examples = retrieval_examples(**retrieval)
@@ -253,8 +279,8 @@ def _example_groups(
             direction,
             name,
             [
-                (*_KINDS[kind], queries)
-                for kind, queries in examples[direction]._asdict().items()
+                (*_EXAMPLE_GROUPS[group], queries)
+                for group, queries in examples[direction]._asdict().items()
                 if queries
             ],
         )

@@ -1,4 +1,4 @@
-"""Metrics of a protocol next to the paper's numbers, as tables of text."""
+"""Text tables that compare the metrics of a protocol with the results in the paper."""
 
 import itertools
 import math
@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-# Percent by metric, model and number of the paper's table.
+# Results in the paper in percent. The keys are the number of the table, the model and
+# the metric.
 PaperFigures = Mapping[int, Mapping[str, Mapping[str, float]]]
-# A table with more models has a row per model instead of a column.
-_MOST_COLUMNS = 3
-# Prefixes of the last part of metrics that are shares or correlations.
-_SHARES = (
+# A table with more models than this has one row per model instead of one column.
+_MAX_MODEL_COLUMNS = 3
+# Metrics are fractions or correlations if the last part of their names starts so.
+_FRACTION_PREFIXES = (
     "top_",
     "held_out_top_",
     "mean_per_class",
@@ -22,8 +23,8 @@ _SHARES = (
 )
 
 
-# Words on pages for the parts of metrics' names.
-_WORDS = {
+# Readable labels for the parts of names of metrics.
+_PART_LABELS = {
     "i2t": "image → text",
     "t2i": "text → image",
     "i2i": "image → image",
@@ -48,7 +49,7 @@ _WORDS = {
 
 
 class ResultTable(NamedTuple):
-    """A table of text; its first column names the rows, the others hold numbers."""
+    """Table of text. The first column has the names of the rows."""
 
     title: str
     columns: tuple
@@ -56,14 +57,24 @@ class ResultTable(NamedTuple):
 
 
 def is_share(name: str) -> bool:
-    """Returns True for metrics in percent: recalls, accuracies, correlations."""
+    """Returns True for metrics in percent, such as recalls and correlations."""
     if name.startswith("vtab/"):
         return True
-    return name.rpartition("/")[2].startswith(_SHARES)
+    return name.rpartition("/")[2].startswith(_FRACTION_PREFIXES)
 
 
-def shown(name: str, value: float | None, digits: int = 1) -> str:
-    """A metric as text: in percent with `digits`, or a plain number; "–" of NaN."""
+def format_metric(name: str, value: float | None, digits: int = 1) -> str:
+    """Returns the value of a metric as text without a unit.
+
+    Args:
+        name: str, name of the metric.
+        value: float or None.
+        digits: int, number of decimals of percentages.
+
+    Returns:
+        Percent for fractions and correlations, a plain number for other metrics, a dash
+        for NaN and infinity, and "" for None.
+    """
     if value is None:
         return ""
     if not math.isfinite(value):
@@ -73,13 +84,18 @@ def shown(name: str, value: float | None, digits: int = 1) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
-def _labeled(name: str, metric: str | None = None) -> str:
-    """A name of a row or column, with the unit of what `shown` makes of its metric."""
+def _with_unit(name: str, metric: str | None = None) -> str:
+    """Returns the name of a row or column with the unit of its metric.
+
+    Args:
+        name: str, name of the row or column.
+        metric: str, name of the metric if it differs from `name`.
+    """
     return f"{name}, %" if is_share(metric or name) else name
 
 
 def metric_label(name: str) -> str:
-    """Returns a metric's name as a page shows it.
+    """Returns a readable label of a metric.
 
     Example:
     >>> metric_label("i2t/recall_at_1"), metric_label("zero_shot/top_1")
@@ -88,19 +104,24 @@ def metric_label(name: str) -> str:
     *groups, last = name.split("/")
     last = re.sub(r"recall_at_(\d+)$", r"recall at \1", last)
     last = re.sub(r"top_(\d+)(?=$|_)", r"top-\1 accuracy", last)
-    words = [_WORDS.get(part, part.replace("_", " ")) for part in (*groups, last)]
-    return ", ".join(words)
+    parts = (*groups, last)
+    return ", ".join(_PART_LABELS.get(part, part.replace("_", " ")) for part in parts)
 
 
 def without_chance(
     metrics: Mapping[str, float],
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Splits metrics from chance levels, which get the metric's name."""
-    measured, chance = dict(metrics), {}
+    """Separates metrics from their chance levels.
+
+    Returns:
+        dict of metrics, and dict of chance levels by the names of the metrics.
+    """
+    measured = dict(metrics)
+    chance = {}
     for name in metrics:
-        plain = name.replace("chance_", "")
-        if plain != name and plain in metrics:
-            chance[plain] = measured.pop(name)
+        metric = name.replace("chance_", "")
+        if metric != name and metric in metrics:
+            chance[metric] = measured.pop(name)
     return measured, chance
 
 
@@ -111,21 +132,21 @@ def metrics_table(
     figures: PaperFigures,
     splits: Mapping[str, str] | None = None,
 ) -> ResultTable:
-    """Returns a table of all metrics with their chance levels and the paper's numbers.
+    """Returns a table of all metrics, their chance levels and the paper's results.
 
     Args:
         protocol: str, name of the protocol.
-        data: str, data set.
-        metrics: mapping from a metric to its value.
-        figures: the paper's numbers of the protocol on the data set.
-        splits: mapping from an option to a split that is not the paper's, or None. With
-            such splits, and for tables of many models, the paper's numbers are left
-            out.
+        data: str, name of the data set.
+        metrics: mapping from names of metrics to values.
+        figures: results in the paper for the protocol and the data set. Tables of the
+            paper with many models are omitted.
+        splits: mapping from options to splits that differ from the paper, or None. If
+            there are such splits, the results in the paper are omitted.
     """
     columns_of_models = {
         model: model_figures
         for models in figures.values()
-        if len(models) <= _MOST_COLUMNS and not splits
+        if len(models) <= _MAX_MODEL_COLUMNS and not splits
         for model, model_figures in models.items()
     }
     metrics, chance = without_chance(metrics)
@@ -136,44 +157,53 @@ def metrics_table(
     rows = []
     for name, value in metrics.items():
         digits = _digits(name, columns_of_models)
-        row = [_labeled(name), shown(name, value, digits)]
+        row = [_with_unit(name), format_metric(name, value, digits)]
         if chance:
-            row.append(shown(name, chance.get(name), 2))
-        row += [_figure(model.get(name)) for model in columns_of_models.values()]
+            row.append(format_metric(name, chance.get(name), 2))
+        row += [_format_figure(model.get(name)) for model in columns_of_models.values()]
         rows.append(tuple(row))
-    named = ", ".join(f"{name} {split}" for name, split in (splits or {}).items())
-    title = f"{protocol} on {data}" + (f", {named}" if named else "")
-    return ResultTable(title, tuple(columns), rows)
+    title_parts = [f"{protocol} on {data}"]
+    title_parts += [f"{name} {split}" for name, split in (splits or {}).items()]
+    return ResultTable(", ".join(title_parts), tuple(columns), rows)
 
 
 def paper_tables(
     protocol: str, data: str, metrics: Mapping[str, float], figures: PaperFigures
 ) -> dict[int, ResultTable]:
-    """Returns the tables of the paper, by number, with the measured values.
+    """Returns the tables of the paper by their numbers, with the measured values.
 
-    A table of few models has a column per model, and one of many models a row.
+    Tables with at most three models have one column per model. Other tables have one
+    row per model.
     """
     tables = {}
     for number, models in figures.items():
         names = list(dict.fromkeys(itertools.chain(*models.values())))
         digits = {name: _digits(name, models) for name in names}
-        table = {
-            "measured": [shown(name, metrics.get(name), digits[name]) for name in names]
+        values_by_model = {
+            "measured": [
+                format_metric(name, metrics.get(name), digits[name]) for name in names
+            ]
         }
         for model, model_figures in models.items():
-            table[model] = [_figure(model_figures.get(name)) for name in names]
-        labels = [_labeled(name) for name in names]
-        columns, rows = ("model", *labels), [(row, *table[row]) for row in table]
-        if len(models) <= _MOST_COLUMNS:
-            columns = ("metric", *table)
-            rows = list(zip(labels, *table.values(), strict=True))
-        title = f"Table {number}: {protocol} on {data}{_counts(metrics)}"
+            values_by_model[model] = [
+                _format_figure(model_figures.get(name)) for name in names
+            ]
+        labels = [_with_unit(name) for name in names]
+        columns = ("model", *labels)
+        rows = [(model, *values) for model, values in values_by_model.items()]
+        if len(models) <= _MAX_MODEL_COLUMNS:
+            columns = ("metric", *values_by_model)
+            rows = list(zip(labels, *values_by_model.values(), strict=True))
+        title = f"Table {number}: {protocol} on {data}{_count_note(metrics)}"
         tables[number] = ResultTable(title, columns, rows)
     return tables
 
 
-def _counts(metrics: Mapping[str, float]) -> str:
-    """The numbers of queries and candidates as the end of a title, "" without any."""
+def _count_note(metrics: Mapping[str, float]) -> str:
+    """Returns the numbers of queries and candidates in parentheses for a title.
+
+    The result is "" if the metrics have no such numbers.
+    """
     parts = []
     for name, queries in metrics.items():
         prefix = name.removesuffix("queries")
@@ -181,7 +211,7 @@ def _counts(metrics: Mapping[str, float]) -> str:
             candidates = metrics[f"{prefix}candidates"]
             label = f"{prefix.rstrip('/')}: " if prefix else ""
             parts.append(f"{label}{queries:,.0f} queries among {candidates:,.0f}")
-    return f" ({'; '.join(parts)})" if parts else ""
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def tables_of_many_models(
@@ -191,25 +221,26 @@ def tables_of_many_models(
     figures: PaperFigures,
     splits: Mapping[str, str] | None = None,
 ) -> list[ResultTable]:
-    """Returns the tables of the paper that `metrics_table` leaves out."""
+    """Returns the tables of the paper that `metrics_table` omits."""
     tables = {} if splits else paper_tables(protocol, data, metrics, figures)
     return [table for table in tables.values() if table.columns[0] == "model"]
 
 
 def _digits(name: str, models: Mapping[str, Mapping[str, float]]) -> int:
-    """Returns the number of digits that the paper prints, at least one."""
-    printed = [_figure(figures.get(name)) for figures in models.values()]
+    """Returns the number of decimals that the paper prints, at least one."""
+    printed = [_format_figure(figures.get(name)) for figures in models.values()]
     return max([1, *(len(text.partition(".")[2]) for text in printed)])
 
 
-def _figure(value: float | None) -> str:
+def _format_figure(value: float | None) -> str:
+    """Returns a result of the paper with one decimal or, if it has two, with two."""
     if value is None:
         return ""
     return f"{value:.1f}" if round(value, 1) == value else f"{value:.2f}"
 
 
 class MetricSlice(NamedTuple):
-    """One metric of one group, with its 95% interval."""
+    """Metric of one group of items with its 95% interval."""
 
     metric: str
     group: str
@@ -220,7 +251,12 @@ class MetricSlice(NamedTuple):
 
 
 def split_slices(slices: Mapping[str, float]) -> list[MetricSlice]:
-    """Arranges `sliced_metrics` (`METRIC[GROUP]`, with /low, /high, /items)."""
+    """Parses the result of `sliced_metrics`.
+
+    Args:
+        slices: mapping with the keys `METRIC[GROUP]`, `METRIC[GROUP]/low`,
+            `METRIC[GROUP]/high` and `METRIC[GROUP]/items`.
+    """
     parsed = []
     for name, value in slices.items():
         if f"{name}/low" in slices:
@@ -233,14 +269,16 @@ def split_slices(slices: Mapping[str, float]) -> list[MetricSlice]:
 
 
 def slices_table(title: str, slices: Mapping[str, float]) -> ResultTable:
-    """A table of metrics by group, with their intervals."""
-    rows = [
-        (
-            _labeled(f"{cell.metric}[{cell.group}]", cell.metric),
-            shown(cell.metric, cell.value),
-            f"{shown(cell.metric, cell.low)}–{shown(cell.metric, cell.high)}",
+    """Returns a table of metrics by group, with their intervals."""
+    rows = []
+    for cell in split_slices(slices):
+        low = format_metric(cell.metric, cell.low)
+        high = format_metric(cell.metric, cell.high)
+        row = (
+            _with_unit(f"{cell.metric}[{cell.group}]", cell.metric),
+            format_metric(cell.metric, cell.value),
+            f"{low}–{high}",
             f"{cell.items:,}",
         )
-        for cell in split_slices(slices)
-    ]
+        rows.append(row)
     return ResultTable(title, ("metric", "measured", "95% interval", "items"), rows)

@@ -33,7 +33,7 @@ FUNNEL = {
     "personal data": 1,
     "few unigrams": 1,
     "pairs that pass the filters": 46,
-    "pairs whose image isn't here": 3,
+    "pairs whose image is not downloaded": 3,
     "images, with all their captions": 41,
     "refused": 1,
     "truncated": 1,

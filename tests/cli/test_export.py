@@ -368,7 +368,7 @@ def test_weights_that_are_not_finite_are_not_exported(run_folder, tmp_path, caps
         arguments = ["export", "--model", str(tmp_path / "diverged"), name]
         assert main([*arguments, "--to", str(tmp_path / "served")]) == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert "must have finite weights, received NaN or infinity in 1 of" in line
+        assert "must have finite weights. Received: NaN or infinity in 1 of" in line
         assert "stem" in line
     with pytest.raises(InputError, match="must have finite weights"):
         export_saved_model(model, tmp_path / "served")

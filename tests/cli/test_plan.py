@@ -319,9 +319,12 @@ def test_a_run_that_exceeds_the_memory_is_reported(capsys):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (("--devices=3", "--device-kind=h100"), "must be a multiple of the devices"),
-        (("--devices=0", "--device-kind=h100"), "received 0"),
-        (("--devices=2", "--device-kind=tpuv3"), "did you mean tpu_v3?"),
+        (
+            ("--devices=3", "--device-kind=h100"),
+            "--devices must be a divisor of the global batch size 16384",
+        ),
+        (("--devices=0", "--device-kind=h100"), "Received: devices=0"),
+        (("--devices=2", "--device-kind=tpuv3"), "Did you mean tpu_v3?"),
         (("--devices=2", "--device-kind=h100", "--utilization=0"), "--utilization"),
         (("--devices=2", "--device-kind=h100", "--utilization=nan"), "--utilization"),
         (
@@ -339,12 +342,13 @@ def test_a_run_that_exceeds_the_memory_is_reported(capsys):
                 "--device-kind=h100",
                 "--params_override=task.train_data.micro_batch_size=8",
             ),
-            "micro_batch_size must divide a device's 4 pairs",
+            "`micro_batch_size` must be a divisor of 4, the number of pairs per device",
         ),
-        (("--device-kind=cpu",), "--devices must be given for cpu"),
+        (("--device-kind=cpu",), "--devices must be set for device_kind='cpu'"),
         (
             ("--device-kind=v100", "--experiment=align_l2_large"),
-            "no number of v100 holds it, of those that divide the batch of 16,384",
+            "more memory than v100 has with any number of devices that divides the "
+            "batch size 16,384",
         ),
         (
             ("--device-kind=h100", "--protocol=imagenet"),

@@ -171,7 +171,7 @@ def test_wrong_run_folders_and_queries_raise_errors(run_folder, tmp_path):
     with pytest.raises(InputError, match="index, which doesn't exist"):
         search.run(parse("--model_dir", tmp_path, "red"))
     shutil.copytree(run_folder / "index", tmp_path / "index")
-    with pytest.raises(InputError, match="model must be .*export.*does not exist"):
+    with pytest.raises(InputError, match="`model` must be .*export.*does not exist"):
         search.run(parse("--model_dir", tmp_path, "red"))
     with pytest.raises(InputError, match="missing.png"):
         search.run(parse("--model_dir", run_folder, "--image", "missing.png"))

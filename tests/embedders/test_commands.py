@@ -1,4 +1,4 @@
-"""Every command takes the same names of models and of runtimes."""
+"""Names of models and runtimes in all commands."""
 
 import json
 
@@ -41,35 +41,35 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_name_without_a_model_has_one_message(run, name):
+def test_all_commands_report_a_missing_model(run, name):
     code, out, err = run(name, "--model", "nowhere")
     assert (code, out) == (1, "")
     assert "--model must be align_small_en, the folder of a run" in err
-    assert "Received: 'nowhere', which does not exist" in err
+    assert "Received: model='nowhere', which does not exist" in err
 
 
 @pytest.mark.parametrize("name", EMBEDS)
-def test_a_runtime_that_does_not_exist_has_one_message(run, name):
+def test_all_commands_report_an_unknown_runtime(run, name):
     code, out, err = run(name, "--model", str(GOLDEN), "--runtime", "torch")
     assert (code, out) == (1, "")
     assert "--runtime must be one of auto, keras, saved_model, litert, onnx" in err
 
 
 @pytest.mark.parametrize("name", EMBEDS)
-def test_a_runtime_without_files_has_one_message(run, name):
+def test_all_commands_report_a_runtime_without_files(run, name):
     code, out, err = run(name, "--model", str(GOLDEN), "--runtime", "keras")
     assert (code, out) == (1, "")
     assert f"--runtime must be litert for the model {GOLDEN}" in err
 
 
 @pytest.mark.parametrize("name", ["index", "search", "serve"])
-def test_a_runtime_of_an_index_needs_its_model(run, name):
+def test_the_runtime_option_requires_a_model(run, name):
     code, out, err = run(name, "--runtime", "litert")
     assert (code, out) == (1, "")
     assert "--runtime must come with --model. Received: 'litert' without a model" in err
 
 
-def test_towers_are_searched_and_evaluated_by_litert(run):
+def test_search_and_evaluate_run_litert_towers(run):
     model = ("--model", str(GOLDEN), "--runtime", "litert")
     code, out, _ = run("search", *model, "--json")
     assert code == 0

@@ -1,4 +1,4 @@
-"""The image tower of a Keras model by Keras, OpenVINO and a LiteRT file."""
+"""Image embeddings of a Keras model with OpenVINO and exported LiteRT files."""
 
 import keras
 import numpy as np
@@ -20,7 +20,10 @@ def pixels(count=7):
 
 
 def calibrated_align(**arguments):
-    """Random weights whose batch statistics let the signal through."""
+    """Returns a random model whose batch statistics fit random images.
+
+    With the initial statistics, all images would have almost the same embedding.
+    """
     model = ALIGN(*small_encoders(**arguments), vocabulary=VOCABULARY)
     for layer in model.image_encoder._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -39,8 +42,8 @@ def lite_model():
     return calibrated_align(lite=True)
 
 
-def check_has_its_own_embeddings(embedder, model):
-    """Raises unless caches and indexes tell the runtime's images from Keras's."""
+def check_image_fingerprint_differs_from_keras(embedder, model):
+    """Checks that caches and indexes do not mix embeddings of Keras and a runtime."""
     keras_embedder = load_model(model)
     assert embedder.fingerprint != keras_embedder.fingerprint
     assert embedder.image_fingerprint != keras_embedder.image_fingerprint
@@ -50,7 +53,7 @@ def check_has_its_own_embeddings(embedder, model):
 @pytest.mark.parametrize("runtime", ["keras", OPENVINO])
 @pytest.mark.parametrize("name", ["model", "lite_model"])
 @pytest.mark.parametrize("count", [0, 1, 4, 7])
-def test_equals_keras(request, runtime, name, count):
+def test_image_embeddings_equal_those_of_keras(request, runtime, name, count):
     model = request.getfixturevalue(name)
     embedder = load_model(model, runtime)
     images = pixels(count).astype("uint8")
@@ -66,23 +69,23 @@ def test_equals_keras(request, runtime, name, count):
     if count:
         tower = embedder.image_tower()(pixels(count))
         exact = np.asarray(model.normalize_image(model.image_encoder(pixels(count))))
-        # As the docstring of `load_model` has them.
+        # The docstring of `load_model` states this cosine.
         assert (tower * exact).sum(axis=1).min() > 0.99999
         np.testing.assert_allclose(tower, exact, rtol=0, atol=1e-5)
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
-        # Random towers would agree on one constant vector too.
+        # The comparison would prove nothing if all embeddings were equal.
         assert count == 1 or np.abs(expected - expected[:1]).max() > 0.01
 
 
 @pytest.mark.ci
 @needs("openvino")
-def test_bfloat16_is_near(model):
+def test_bfloat16_embeddings_are_close_to_float32(model):
     exact = load_model(model).image_tower()(pixels(32))
     rounded = load_model(model, "openvino_bfloat16").image_tower()(pixels(32))
     assert (exact * rounded).sum(axis=1).min() > 0.99
 
 
-def test_keras_computes_with_the_present_weights_and_scaling():
+def test_keras_uses_changed_weights_and_pixel_scaling():
     model = calibrated_align()
     embedder = load_model(model)
     before = embedder.image_tower()(pixels())
@@ -101,7 +104,7 @@ def test_keras_computes_with_the_present_weights_and_scaling():
 
 @pytest.mark.release
 @needs("openvino")
-def test_a_converted_tower_refuses_weights_of_later_training():
+def test_a_converted_tower_is_refused_after_further_training():
     model = calibrated_align()
     embedder = load_model(model, "openvino")
     embedder.encode_images([pixels(1)[0].astype("uint8")])
@@ -109,27 +112,27 @@ def test_a_converted_tower_refuses_weights_of_later_training():
     projection.kernel.assign(projection.kernel[:, ::-1])
     with pytest.raises(InputError, match="trained after load_model. Call load_model"):
         embedder.encode_images([pixels(1)[0].astype("uint8")])
-    again = load_model(model, "openvino")
+    reopened = load_model(model, "openvino")
     expected = np.asarray(model.normalize_image(model.image_encoder(pixels())))
-    np.testing.assert_allclose(again.image_tower()(pixels()), expected, atol=1e-5)
-    assert again.image_fingerprint != embedder.image_fingerprint
+    np.testing.assert_allclose(reopened.image_tower()(pixels()), expected, atol=1e-5)
+    assert reopened.image_fingerprint != embedder.image_fingerprint
 
 
 @pytest.mark.ci
 @needs("openvino")
-def test_openvino_reads_in_order_and_keras_embeds_the_texts(model):
+def test_openvino_embeds_images_in_order_and_keras_embeds_texts(model):
     random = np.random.default_rng(1)
     images = [
         random.integers(0, 256, (height, 50, 3)).astype("uint8")
         for height in range(33, 44)
     ]
     expected = model.encode_images(images)
-    one_by_one = [model.encode_images([image])[0] for image in images]
-    np.testing.assert_allclose(expected, one_by_one, atol=1e-5)
+    single_embeddings = [model.encode_images([image])[0] for image in images]
+    np.testing.assert_allclose(expected, single_embeddings, atol=1e-5)
     embedder = load_model(model, "openvino")
     actual = embedder.encode_images(images)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
-    check_has_its_own_embeddings(embedder, model)
+    check_image_fingerprint_differs_from_keras(embedder, model)
     texts = ["a red cat", "a dog"]
     np.testing.assert_array_equal(
         embedder.encode_texts(texts), model.encode_texts(texts)
@@ -139,8 +142,8 @@ def test_openvino_reads_in_order_and_keras_embeds_the_texts(model):
 
 
 @pytest.fixture(scope="module")
-def file(model, tmp_path_factory):
-    """The model's exported image tower."""
+def tower_file(model, tmp_path_factory):
+    """Returns the path of the exported image tower of `model`."""
     from align_keras.export.litert import image_flatbuffer
 
     path = tmp_path_factory.mktemp("export") / "image.tflite"
@@ -151,10 +154,10 @@ def file(model, tmp_path_factory):
 @pytest.mark.ci
 @needs_litert
 @pytest.mark.parametrize("count", [0, 1, 7])
-def test_an_exported_file_embeds(model, file, count):
+def test_an_exported_tower_embeds_images(model, tower_file, count):
     images = list(pixels(count).astype("uint8"))
-    embedder = load_model(model, file)
-    check_has_its_own_embeddings(embedder, model)
+    embedder = load_model(model, tower_file)
+    check_image_fingerprint_differs_from_keras(embedder, model)
     actual = embedder.encode_images(images)
     assert actual.shape == (count, 16) and actual.dtype == np.float32
     expected = model.encode_images(images)
@@ -163,21 +166,22 @@ def test_an_exported_file_embeds(model, file, count):
 
 @pytest.mark.ci
 @needs_litert
-def test_a_file_is_of_just_this_model(model, file, tmp_path):
+def test_a_tower_of_a_different_model_is_refused(model, tower_file, tmp_path):
     from align_keras.export.litert import text_flatbuffer
 
-    other = small_align()
-    with pytest.raises(InputError, match="of just this model.*of other weights"):
-        load_model(other, file)
-    # Trained on, after the export.
-    other.set_weights(model.get_weights())
-    assert load_model(other, file).runtime == str(file)
-    bias = other.image_encoder.get_layer("projection").bias
+    message = "exported from this model.*the weights of another model"
+    second_model = small_align()
+    with pytest.raises(InputError, match=message):
+        load_model(second_model, tower_file)
+    second_model.set_weights(model.get_weights())
+    assert load_model(second_model, tower_file).runtime == str(tower_file)
+    # Training after the export changes the weights, which the next lines simulate.
+    bias = second_model.image_encoder.get_layer("projection").bias
     bias.assign_add(np.full(bias.shape, 1e-3))
-    with pytest.raises(InputError, match="of just this model.*of other weights"):
-        load_model(other, file)
+    with pytest.raises(InputError, match=message):
+        load_model(second_model, tower_file)
     (tmp_path / "text.tflite").write_bytes(text_flatbuffer(model))
     (tmp_path / "bare.tflite").write_bytes(b"TFL3")
     for name in ("text", "bare"):
-        with pytest.raises(InputError, match=f"just this model.*{name}.tflite"):
+        with pytest.raises(InputError, match=f"from this model.*{name}.tflite"):
             load_model(model, tmp_path / f"{name}.tflite")

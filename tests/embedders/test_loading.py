@@ -1,4 +1,4 @@
-"""Models opened by their names, and the digests that tell their embeddings apart."""
+"""Opening models by their names, and the fingerprints of their embeddings."""
 
 import hashlib
 import sys
@@ -15,14 +15,14 @@ from align_keras.utils.errors import InputError
 from tests.helpers.small import small_align
 from tests.helpers.tiny_export import image_bytes, write_tiny_export
 
-PICTURES = [
+IMAGES = [
     np.random.default_rng(seed).integers(0, 256, (40, 50, 3)).astype(np.uint8)
     for seed in range(3)
 ]
 
 
 def fingerprints(align):
-    """Returns the digests of image and text embeddings."""
+    """Returns the fingerprints of image and text embeddings of a model."""
     model = load_model(align)
     return model.image_fingerprint, model.text_fingerprint
 
@@ -34,65 +34,64 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_a_run_folder(run):
+def test_a_run_folder_opens_with_equal_fingerprints(run):
     model = load_model(str(run))
-    images = model.encode_images(PICTURES)
-    np.testing.assert_array_equal(images, model.align.encode_images(PICTURES))
+    images = model.encode_images(IMAGES)
+    np.testing.assert_array_equal(images, model.align.encode_images(IMAGES))
     assert model.encode_texts(["a cat"]).shape == (1, 16)
     assert model.encode_words(["cat"]).shape == (1, 16)
-    again = load_model(str(run))
-    assert again.image_fingerprint == model.image_fingerprint
-    assert again.text_fingerprint == model.text_fingerprint
+    reopened = load_model(str(run))
+    assert reopened.image_fingerprint == model.image_fingerprint
+    assert reopened.text_fingerprint == model.text_fingerprint
     assert model.image_fingerprint != model.text_fingerprint
 
 
-def test_every_cause_of_other_embeddings_changes_a_fingerprint():
-    """And nothing else does: an embedding is computed once."""
+def test_only_changes_of_embeddings_change_a_fingerprint():
     align = small_align()
 
-    def moved(encoder, name):
-        """One number of one variable, by one unit in the last place."""
+    def change_weight(encoder, name):
+        """Changes one number of a variable by one unit in the last place."""
         variables = getattr(align, encoder).variables
-        variable = next(own for own in variables if own.path.endswith(name))
+        variable = next(item for item in variables if item.path.endswith(name))
         value = variable.numpy()
         value.flat[0] = np.nextafter(value.flat[0], np.float32(9))
         variable.assign(value)
 
-    def swapped():
+    def swap_tokens():
         align.vocabulary = [*align.vocabulary[:-2], *align.vocabulary[:-3:-1]]
 
-    scaling = align.image_encoder.set_pixel_scaling
-    image, text = {fingerprints(align)[0]}, {fingerprints(align)[1]}
+    scale_pixels = align.image_encoder.set_pixel_scaling
+    image_fingerprints = {fingerprints(align)[0]}
+    text_fingerprints = {fingerprints(align)[1]}
     for change in (
-        lambda: moved("image_encoder", "stem/kernel"),
-        lambda: moved("image_encoder", "projection/bias"),
-        lambda: moved("image_encoder", "moving_mean"),
-        lambda: moved("image_encoder", "moving_variance"),
-        lambda: scaling(120.0, 127.5),
-        lambda: scaling(120.0, [127.5, 127.5, 120.0]),
-        # The same weights, other pictures.
+        lambda: change_weight("image_encoder", "stem/kernel"),
+        lambda: change_weight("image_encoder", "projection/bias"),
+        lambda: change_weight("image_encoder", "moving_mean"),
+        lambda: change_weight("image_encoder", "moving_variance"),
+        lambda: scale_pixels(120.0, 127.5),
+        lambda: scale_pixels(120.0, [127.5, 127.5, 120.0]),
         lambda: setattr(align.image_encoder, "image_size", 48),
     ):
         change()
-        new = fingerprints(align)
-        assert new[0] not in image and new[1] in text
-        image.add(new[0])
+        image, text = fingerprints(align)
+        assert image not in image_fingerprints and text in text_fingerprints
+        image_fingerprints.add(image)
     for change in (
-        lambda: moved("text_encoder", "projection/bias"),
-        swapped,
+        lambda: change_weight("text_encoder", "projection/bias"),
+        swap_tokens,
         lambda: setattr(align, "normalization", "bert_cased"),
     ):
         change()
-        new = fingerprints(align)
-        assert new[1] not in text and new[0] in image
-        text.add(new[1])
-    # The temperature isn't in the embeddings, and seeds aren't either.
+        image, text = fingerprints(align)
+        assert text not in text_fingerprints and image in image_fingerprints
+        text_fingerprints.add(text)
+    # Embeddings depend neither on the temperature nor on the seeds of dropout.
     align.temperature_layer.variables[0].assign(0.5)
     align.text_encoder(
         {"token_ids": np.ones((1, 8), int), "padding_mask": np.ones((1, 8), int)},
         training=True,
     )
-    assert fingerprints(align) == new
+    assert fingerprints(align) == (image, text)
 
 
 @pytest.mark.parametrize(
@@ -102,16 +101,16 @@ def test_every_cause_of_other_embeddings_changes_a_fingerprint():
         ("text.wordpiece_tokenizer.TOKENIZATION_VERSION", (False, True)),
     ],
 )
-def test_another_version_of_what_precedes_an_encoder(monkeypatch, version, changes):
+def test_a_preprocessing_version_changes_a_fingerprint(monkeypatch, version, changes):
     align = small_align()
-    before = fingerprints(align)
+    previous = fingerprints(align)
     monkeypatch.setattr(f"align_keras.{version}", 0)
-    after = fingerprints(align)
-    assert (after[0] != before[0], after[1] != before[1]) == changes
+    current = fingerprints(align)
+    assert (current[0] != previous[0], current[1] != previous[1]) == changes
 
 
-def test_fingerprints_are_those_of_stored_caches_and_indexes(run):
-    """Another digest would compute every stored embedding again."""
+def test_fingerprints_have_the_formula_of_existing_caches(run):
+    """A changed formula would make all caches and indexes of users invalid."""
     align = ALIGN.from_preset(run)
     image = align.image_encoder.fingerprint()
     text = align.text_encoder.fingerprint()
@@ -129,30 +128,31 @@ def test_fingerprints_are_those_of_stored_caches_and_indexes(run):
     assert model.fingerprint == digest(image + text)
 
 
-def test_a_runtime_that_is_not_installed_is_no_bad_picture(run, monkeypatch):
+def test_a_runtime_that_is_not_installed_is_refused(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(InputError, match="needs openvino, which is not installed"):
         load_model(run, "openvino")
 
 
 @pytest.mark.ci
-def test_an_export(tmp_path):
-    one = load_model(write_tiny_export(tmp_path / "one"))
+def test_an_export_embeds_paths_bytes_and_arrays(tmp_path):
+    model = load_model(write_tiny_export(tmp_path / "export"))
     red = np.full((5, 7, 3), (255, 0, 0), np.uint8)
     (tmp_path / "red.png").write_bytes(image_bytes("red"))
-    embeddings = one.encode_images(
+    embeddings = model.encode_images(
         [red, image_bytes("red"), tmp_path / "red.png", image_bytes("blue")]
     )
     np.testing.assert_array_equal(embeddings[0], embeddings[1])
     np.testing.assert_array_equal(embeddings[0], embeddings[2])
     assert embeddings[0] @ embeddings[3] < 0.5
-    assert embeddings[0] @ one.encode_texts(["a red bicycle"])[0] > 0.9
-    assert one.align is None and one.runtime == "saved_model"
+    assert embeddings[0] @ model.encode_texts(["a red bicycle"])[0] > 0.9
+    assert model.align is None and model.runtime == "saved_model"
     with pytest.raises(InputError, match="Keras model to embed words"):
-        one.encode_words(["red"])
-    again = load_model(tmp_path / "one")
-    other = load_model(write_tiny_export(tmp_path / "other", scale=2.0))
-    assert one.image_fingerprint == again.image_fingerprint != other.image_fingerprint
+        model.encode_words(["red"])
+    reopened = load_model(tmp_path / "export")
+    assert reopened.image_fingerprint == model.image_fingerprint
+    second_model = load_model(write_tiny_export(tmp_path / "second", scale=2.0))
+    assert second_model.image_fingerprint != model.image_fingerprint
 
 
 @pytest.mark.parametrize(
@@ -160,18 +160,18 @@ def test_an_export(tmp_path):
     [
         ("model.keras", "auto", r"must be a folder.*save_to_preset\("),
         ("nowhere", "auto", "hf://user/model. Received: .*nowhere.*does not exist"),
-        ("", "auto", "model must be align_small_en, the folder of a run"),
+        ("", "auto", "`model` must be align_small_en, the folder of a run"),
         ("file.txt", "auto", "which is not a folder"),
         ("empty", "auto", "has no config.json, saved_model.pb"),
-        ("unfinished", "auto", "must be a finished run.*continues the run"),
-        ("export", "openvino", "runtime must be saved_model .*Name the run folder"),
-        ("export", "litert", "runtime must be saved_model "),
-        ("towers", "keras", "runtime must be litert for the model .*towers"),
-        ("towers", "openvino_bfloat16", "runtime must be litert"),
-        ("preset", "saved_model", "runtime must be keras for the model"),
-        ("preset", "onnx", "runtime must be keras .*export the model for this one"),
-        ("preset", "torch", "runtime must be one of auto, keras.*runtime='torch'"),
-        ("preset", "no.tflite", "a file that exists. Received: 'no.tflite'"),
+        ("unfinished", "auto", "must be a finished run.*Run the same train command"),
+        ("export", "openvino", "`runtime` must be saved_model .*folder of the run"),
+        ("export", "litert", "`runtime` must be saved_model "),
+        ("towers", "keras", "`runtime` must be litert for the model .*towers"),
+        ("towers", "openvino_bfloat16", "`runtime` must be litert"),
+        ("preset", "saved_model", "`runtime` must be keras for the model"),
+        ("preset", "onnx", "`runtime` must be keras .*export the model for this one"),
+        ("preset", "torch", "`runtime` must be one of auto, keras.*runtime='torch'"),
+        ("preset", "no.tflite", "existing file. Received: runtime='no.tflite'"),
     ],
 )
 def test_wrong_names_and_runtimes_are_refused_without_tensorflow(
@@ -194,19 +194,19 @@ def test_wrong_names_and_runtimes_are_refused_without_tensorflow(
         load_model(name, runtime)
 
 
-def test_the_name_of_an_architecture_is_no_model(tmp_path, monkeypatch):
+def test_the_name_of_an_architecture_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="'align_nano', which does not exist"):
         load_model("align_nano")
-    # A folder of this name is the folder, not the architecture with random weights.
+    # A folder with this name takes precedence over the architecture.
     small_align().save_to_preset("align_nano")
     assert load_model("align_nano").dimension == 16
 
 
-def test_names_of_the_hub_and_of_the_package(tmp_path, monkeypatch):
+def test_hub_and_shipped_models_are_located_by_name(tmp_path, monkeypatch):
     location = locate_model("hf://kakaobrain/align-base")
     assert choose_runtime(location) == "keras" and location.folder is None
-    # The shipped model has this name in every working folder.
+    # The shipped model takes precedence over a folder with its name.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "align_small_en").mkdir()
     location = locate_model("align_small_en")
@@ -215,29 +215,30 @@ def test_names_of_the_hub_and_of_the_package(tmp_path, monkeypatch):
     assert location.folder != tmp_path / "align_small_en"
 
 
-def test_a_name_opens_the_model_from_any_working_folder(run, monkeypatch, tmp_path):
+def test_a_name_opens_the_model_from_any_directory(run, monkeypatch, tmp_path):
     monkeypatch.chdir(run.parent)
     name = load_model(run.name).name
     monkeypatch.chdir(tmp_path)
     assert load_model(name).name == name == str(run)
 
 
-def test_a_model_in_memory_and_one_that_is_open():
+def test_load_model_accepts_models_in_memory_and_embedders():
     align = small_align()
     model = load_model(align)
     assert model.in_memory and model.name == align.name and model.runtime == "keras"
     assert load_model(model) is model is load_model(model, "keras")
-    with pytest.raises(InputError, match="runtime must be keras for a model that is"):
+    message = "`runtime` must be keras, the runtime of this Embedder"
+    with pytest.raises(InputError, match=message):
         load_model(model, "openvino")
     with pytest.raises(InputError, match="a model in memory.*runtime='litert'"):
         load_model(align, "litert")
-    with pytest.raises(InputError, match="a name, an ALIGN or an Embedder.*int"):
+    with pytest.raises(InputError, match="folder, an ALIGN or an Embedder.*int"):
         load_model(3)
 
 
 def test_an_embedder_composes_queries(run):
     model = load_model(run)
-    query = model.encode_query(PICTURES[0], plus="red", minus=["cat"])
+    query = model.encode_query(IMAGES[0], plus="red", minus=["cat"])
     np.testing.assert_allclose(
-        query, model.align.encode_query(PICTURES[0], "red", ["cat"]), atol=1e-6
+        query, model.align.encode_query(IMAGES[0], "red", ["cat"]), atol=1e-6
     )

@@ -31,7 +31,7 @@ def unit(*values):
     return values / np.linalg.norm(values)
 
 
-def test_images_from_paths_and_bytes_in_order_over_batches(model, tiny, tmp_path):
+def test_images_from_paths_and_bytes_remain_in_order(model, tiny, tmp_path):
     colors = ["red", "green", "blue", "red", "blue"]
     contents = [tiny.image_bytes(color) for color in colors]
     paths = [tmp_path / f"{row}.png" for row in range(5)]
@@ -45,7 +45,7 @@ def test_images_from_paths_and_bytes_in_order_over_batches(model, tiny, tmp_path
     np.testing.assert_array_equal(model.encode_images(mixed), embeddings)
 
 
-def test_texts_in_order_over_batches(model):
+def test_texts_remain_in_order(model):
     embeddings = model.encode_texts(["a Red bird", "green", "", "blue BLUE red"])
     assert embeddings.dtype == np.float32
     expected = [unit(1, 0, 0), unit(0, 1, 0), unit(0, 0, 0), unit(1, 0, 2)]
@@ -53,7 +53,7 @@ def test_texts_in_order_over_batches(model):
 
 
 @pytest.mark.parametrize("format", ["JPEG", "GIF", "BMP", "WEBP"])
-def test_formats(model, tiny, format):
+def test_image_formats_are_decoded(model, tiny, format):
     content = tiny.image_bytes("blue", size=16, format=format)
     np.testing.assert_allclose(
         model.encode_images([content])[0], unit(0, 0, 1), atol=0.02
@@ -69,7 +69,7 @@ def test_any_unicode_is_embedded(model):
     )
 
 
-def test_it_agrees_with_the_signature_called_directly(model, tiny_export):
+def test_text_embeddings_equal_those_of_the_signature(model, tiny_export):
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(tiny_export))
@@ -80,22 +80,22 @@ def test_it_agrees_with_the_signature_called_directly(model, tiny_export):
     )
 
 
-def test_a_bad_picture_is_named(model, tiny, tmp_path):
+def test_errors_name_the_unreadable_image(model, tiny, tmp_path):
     good = tiny.image_bytes("red")
     (tmp_path / "good.png").write_bytes(good)
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"not an image")
     (tmp_path / "short.png").write_bytes(good[: len(good) // 2])
     (tmp_path / "empty.png").write_bytes(b"")
     for name in ("bad.png", "short.png"):
         images = [tmp_path / "good.png"] * 2 + [tmp_path / name]
-        with pytest.raises(InputError, match=rf"{name} cannot be decoded. Leave"):
+        with pytest.raises(InputError, match=rf"{name} cannot be decoded. Omit"):
             model.encode_images(images)
     with pytest.raises(InputError, match="0 bytes for .*empty.png"):
         model.encode_images([tmp_path / "empty.png"])
     with pytest.raises(InputError, match="missing.png .*No such file"):
         model.encode_images([tmp_path / "missing.png"])
     with pytest.raises(InputError, match="image 1 cannot be decoded"):
-        model.encode_images([good, b"no picture"])
+        model.encode_images([good, b"not an image"])
 
 
 @pytest.mark.parametrize(
@@ -103,22 +103,22 @@ def test_a_bad_picture_is_named(model, tiny, tmp_path):
     [
         (
             lambda model: model.encode_texts("red"),
-            r"list of str. Received: one str. .*\[text",
+            r"list of str. Received: a single str. .*\[text",
         ),
         (lambda model: model.encode_texts(["red", 3]), "Received: int at position 1"),
         (
             lambda model: model.encode_images("a.png"),
-            r"one str. Write \[images?\]",
+            r"a single str. Pass a list, \[image\]",
         ),
-        (lambda model: model.encode_images(b"abc"), "Received: one bytes"),
+        (lambda model: model.encode_images(b"abc"), "Received: a single bytes"),
     ],
 )
-def test_arguments_of_the_wrong_kind(model, call, message):
+def test_arguments_of_a_wrong_type_are_refused(model, call, message):
     with pytest.raises(InputError, match=message):
         call(model)
 
 
-def test_what_is_no_export_is_refused(tmp_path, tiny, tiny_export):
+def test_missing_and_damaged_exports_are_refused(tmp_path, tiny, tiny_export):
     with pytest.raises(InputError, match="nowhere.*which does not exist"):
         load_model(tmp_path / "nowhere")
     with pytest.raises(InputError, match="saved_model.pb"):
@@ -129,7 +129,8 @@ def test_what_is_no_export_is_refused(tmp_path, tiny, tiny_export):
     (tmp_path / "saved_model.pb").write_bytes(
         (tiny_export / "saved_model.pb").read_bytes()
     )
-    with pytest.raises(InputError, match="cannot be loaded"):  # no variables
+    # This export has no variables.
+    with pytest.raises(InputError, match="cannot be loaded"):
         load_model(tmp_path)
     with pytest.raises(
         InputError, match="`batch_size` must be .* Received: batch_size=0"
@@ -137,7 +138,7 @@ def test_what_is_no_export_is_refused(tmp_path, tiny, tiny_export):
         SavedModelEmbedder(locate_model(tiny_export), batch_size=0)
 
 
-def test_an_export_that_lost_its_end_is_refused(tmp_path, tiny_export):
+def test_an_export_with_truncated_variables_is_refused(tmp_path, tiny_export):
     shutil.copytree(tiny_export, tmp_path / "export")
     (data,) = (tmp_path / "export").glob("variables/variables.data-*")
     data.write_bytes(data.read_bytes()[:-1])
@@ -145,7 +146,7 @@ def test_an_export_that_lost_its_end_is_refused(tmp_path, tiny_export):
         load_model(tmp_path / "export")
 
 
-def test_the_newest_version_of_both_towers_is_taken(tmp_path, tiny, tiny_export):
+def test_the_newest_version_of_the_combined_export_opens(tmp_path, tiny_export):
     for name in ("align/2", "align/10", "align/notes", "image/11"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "align" / "10").rmdir()
@@ -156,13 +157,14 @@ def test_the_newest_version_of_both_towers_is_taken(tmp_path, tiny, tiny_export)
 
 
 @pytest.mark.ci
-def test_other_signatures_and_lengths_are_refused(tmp_path, tiny):
+def test_wrong_signatures_and_vector_lengths_are_refused(tmp_path, tiny):
     write = tiny.write_tiny_export
     text_only = load_model(write(tmp_path / "text", signatures=("text",)))
     assert text_only.encode_texts(["red"]).shape == (1, 4)
-    with pytest.raises(InputError, match="signature encode_image, got: encode_text."):
+    message = "signature encode_image. Received: encode_text."
+    with pytest.raises(InputError, match=message):
         text_only.encode_images([tiny.image_bytes("red")])
-    with pytest.raises(InputError, match="encode_text, got: none"):
+    with pytest.raises(InputError, match="encode_text. Received: none"):
         load_model(write(tmp_path / "bare", signatures=()))
     long = load_model(write(tmp_path / "long", scale=1.5))
     with pytest.raises(InputError, match="unit length. Received: length 1.5 for green"):
@@ -179,15 +181,15 @@ def test_other_signatures_and_lengths_are_refused(tmp_path, tiny):
         "\t [[{{node map/DecodePng}}]] [Op:__inference_signature_wrapper_5361]",
     ],
 )
-def test_one_line_of_the_messages_of_tensorflow(message):
+def test_first_line_returns_the_reason_of_a_tensorflow_error(message):
     assert first_line(ValueError(message)) == "Invalid PNG data, size 300"
 
 
-def test_an_image_is_a_regular_file(model):
+def test_device_files_are_refused_as_images(model):
     with pytest.raises(InputError, match="/dev/zero .not a regular file"):
         model.encode_images(["/dev/zero"])
 
 
-def test_no_images_and_no_texts_give_no_rows(model):
+def test_empty_inputs_return_empty_arrays(model):
     assert model.encode_images([]).shape == (0, 4)
     assert model.encode_texts([]).shape == (0, 4)

@@ -1,4 +1,4 @@
-"""LiteRT and ONNX towers give the embeddings of their Keras model."""
+"""Embeddings of exported LiteRT and ONNX towers."""
 
 import shutil
 import subprocess
@@ -15,8 +15,8 @@ from tests.helpers.small import small_align
 LITERT = pytest.param("litert", marks=needs("ai_edge_litert"))
 ONNX = pytest.param("onnx", marks=needs("tf2onnx", "onnxruntime"))
 TEXTS = ["a red cat", "", "a dog and a very long text about dogs and red cats"]
-# Embeds without TensorFlow.
-FRESH = """
+# Program that embeds with an export and prints whether it imported TensorFlow.
+EMBED_SCRIPT = """
 import sys
 import numpy as np
 from align_keras import load_model
@@ -34,14 +34,14 @@ def align():
 
 @pytest.fixture(scope="module")
 def images():
-    """Arrays of the size to which images are resized, so that all resizers agree."""
+    """Returns images that no runtime resizes, since their resizers differ slightly."""
     random = np.random.default_rng(0)
     return random.integers(0, 256, (3, 38, 38, 3)).astype("uint8")
 
 
 @pytest.fixture(scope="module")
 def exports(align, tmp_path_factory):
-    """Writes an export once and returns its folder by its format."""
+    """Returns a function that exports the model to a format and returns the folder."""
     folders = {}
 
     def export(format):
@@ -55,7 +55,7 @@ def exports(align, tmp_path_factory):
 
 @pytest.mark.ci
 @pytest.mark.parametrize("format", [LITERT, ONNX])
-def test_equals_keras(align, images, exports, format):
+def test_embeddings_equal_those_of_keras(align, images, exports, format):
     model = load_model(exports(format))
     keras = load_model(align)
     assert (model.runtime, model.dimension) == (format, 16)
@@ -71,7 +71,7 @@ def test_equals_keras(align, images, exports, format):
     assert model.encode_images([]).shape == model.encode_texts([]).shape == (0, 16)
     with pytest.raises(InputError, match="`texts` must be a list of str"):
         model.encode_texts("red")
-    with pytest.raises(InputError, match=r"Received: one str. Write \[image\]"):
+    with pytest.raises(InputError, match=r"a single str. Pass a list, \[image\]"):
         model.encode_images("red.png")
     with pytest.raises(InputError, match="nowhere.png .*Check the path"):
         model.encode_images(["nowhere.png"])
@@ -80,17 +80,23 @@ def test_equals_keras(align, images, exports, format):
 
 @pytest.mark.ci
 @pytest.mark.parametrize("format", [LITERT, ONNX])
-def test_runs_without_tensorflow(exports, images, tmp_path, format):
+def test_exported_towers_run_without_tensorflow(exports, images, tmp_path, format):
     np.save(tmp_path / "images.npy", images)
-    command = [sys.executable, "-c", FRESH, exports(format), tmp_path / "images.npy"]
-    answer = subprocess.run(command, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    assert answer.stdout.splitlines() == ["(1, 16) (3, 16)", "set()"]
+    command = [
+        sys.executable,
+        "-c",
+        EMBED_SCRIPT,
+        exports(format),
+        tmp_path / "images.npy",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ["(1, 16) (3, 16)", "set()"]
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("format", [LITERT, ONNX])
-def test_damaged_and_missing_towers_are_named(exports, tmp_path, format):
+def test_errors_name_damaged_and_missing_towers(exports, tmp_path, format):
     suffix = {"litert": "tflite", "onnx": "onnx"}[format]
     shutil.copytree(exports(format), tmp_path / "towers")
     image = tmp_path / "towers" / f"image.{suffix}"
@@ -98,17 +104,17 @@ def test_damaged_and_missing_towers_are_named(exports, tmp_path, format):
     with pytest.raises(InputError, match=rf"image.{suffix} \(.*Export the model again"):
         load_model(tmp_path / "towers")
     image.unlink()
-    with pytest.raises(InputError, match=f"without image.{suffix}. Write both by"):
+    with pytest.raises(InputError, match=f"without image.{suffix}. Write both with"):
         load_model(tmp_path / "towers")
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("format", [LITERT, ONNX])
-def test_other_weights_have_another_fingerprint(align, exports, tmp_path, format):
-    other = small_align()
-    other.set_weights(align.get_weights())
-    bias = other.text_encoder.get_layer("projection").bias
+def test_changed_weights_change_the_fingerprint(align, exports, tmp_path, format):
+    changed = small_align()
+    changed.set_weights(align.get_weights())
+    bias = changed.text_encoder.get_layer("projection").bias
     bias.assign_add(np.full(bias.shape, 1e-3))
-    export_model(other, tmp_path / "other", format)
-    fingerprint = load_model(tmp_path / "other").fingerprint
+    export_model(changed, tmp_path / "changed", format)
+    fingerprint = load_model(tmp_path / "changed").fingerprint
     assert fingerprint != load_model(exports(format)).fingerprint

@@ -1,8 +1,8 @@
-"""A client of TensorFlow's C API: what a server in C++ does, from ctypes.
+"""Client of TensorFlow's C API with ctypes.
 
-Runs in a process that never imports TensorFlow's Python, and finds its libraries in
-the wheel. Functions and structures: tensorflow/c/c_api.h, tensorflow/c/tf_tensor.h
-and tsl/platform/ctstring.h.
+It calls a SavedModel as TensorFlow Serving does, without TensorFlow's Python modules.
+The shared library is part of the TensorFlow wheel. The functions and structures are
+declared in tensorflow/c/c_api.h, tensorflow/c/tf_tensor.h and tsl/platform/ctstring.h.
 """
 
 import ctypes
@@ -15,14 +15,14 @@ from meta_graph import read_signatures
 
 OK = 0
 STRING = 7
-# TF_DataType → NumPy's.
+# Maps TF_DataType to dtypes of NumPy.
 DTYPES = {1: np.float32, 2: np.float64, 3: np.int32, 4: np.uint8, 9: np.int64, 10: bool}
 CODES = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
 Pointer = ctypes.c_void_p
 
 
 class CApiError(RuntimeError):
-    """A status that isn't OK: its code and its message."""
+    """Error status of TensorFlow. The message starts with its code."""
 
 
 class Buffer(Structure):
@@ -34,7 +34,7 @@ class Output(Structure):
 
 
 class TString(Structure):
-    """TF_TString: 24 bytes, whose parts only its own functions know."""
+    """TF_TString, an opaque structure of 24 bytes."""
 
     _fields_ = [("parts", ctypes.c_uint64 * 3)]
 
@@ -79,11 +79,12 @@ _SIGNATURES = {
 
 
 class CApi:
-    """The library's functions, with their types, by their names without `TF_`."""
+    """Functions of the shared library as attributes, without the prefix `TF_`."""
 
     def __init__(self):
         folder = pathlib.Path(importlib.util.find_spec("tensorflow").origin).parent
-        # Not for all to see: its BoringSSL would be taken for Python's OpenSSL.
+        # The symbols are loaded as local symbols, since BoringSSL in this library would
+        # otherwise replace Python's OpenSSL.
         library = ctypes.CDLL(str(folder / "libtensorflow_cc.so.2"))
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(library, name)
@@ -104,11 +105,11 @@ class CApi:
 
 
 class CModel:
-    """A SavedModel behind the C API.
+    """SavedModel that was loaded through the C API.
 
     Args:
-        folder: path.
-        libraries: paths of the operations that it needs, such as TensorFlow Text's.
+        folder: path of the SavedModel.
+        libraries: paths of libraries with operations that it needs.
     """
 
     def __init__(self, folder, libraries=()):
@@ -139,29 +140,30 @@ class CModel:
         """Calls a signature.
 
         Args:
-            signature: str.
-            **inputs: arrays by the signature's names; those of bytes are strings.
+            signature: str, name of the signature.
+            **inputs: arrays by the names of the inputs. Arrays of bytes objects become
+                string tensors.
 
         Returns:
-            dict, output's name → array.
+            dict from names of outputs to arrays.
 
         Raises:
-            CApiError: with TensorFlow's code and message.
+            CApiError: if TensorFlow returns an error.
         """
         api = self.api
-        wanted, given = self.signatures[signature]
-        places = [self._place(given[name]) for name in inputs]
-        fetches = [self._place(tensor) for tensor in wanted.values()]
-        tensors = [self._tensor(values) for values in inputs.values()]
+        output_names, input_names = self.signatures[signature]
+        feeds = [self._find_output(input_names[name]) for name in inputs]
+        fetches = [self._find_output(name) for name in output_names.values()]
+        tensors = [self._create_tensor(values) for values in inputs.values()]
         outputs = (Pointer * len(fetches))()
         try:
             api.call(
                 api.SessionRun,
                 self.session,
                 None,
-                (Output * len(places))(*places),
+                (Output * len(feeds))(*feeds),
                 (Pointer * len(tensors))(*tensors),
-                len(places),
+                len(feeds),
                 (Output * len(fetches))(*fetches),
                 outputs,
                 len(fetches),
@@ -170,12 +172,12 @@ class CModel:
                 None,
             )
             return {
-                name: self._array(tensor)
-                for name, tensor in zip(wanted, outputs, strict=True)
+                name: self._to_array(tensor)
+                for name, tensor in zip(output_names, outputs, strict=True)
             }
         finally:
             for tensor in tensors:
-                self._delete(tensor)
+                self._delete_tensor(tensor)
             for tensor in filter(None, outputs):
                 api.DeleteTensor(tensor)
 
@@ -184,23 +186,24 @@ class CModel:
         self.api.call(self.api.DeleteSession, self.session)
         self.api.DeleteGraph(self.graph)
 
-    def _place(self, name):
-        operation, _, index = name.partition(":")
-        found = self.api.GraphOperationByName(self.graph, operation.encode())
-        if found is None:
-            raise LookupError(f"the graph has no {operation}")
-        return Output(found, int(index))
+    def _find_output(self, name):
+        """Returns the output of an operation in the graph, such as "name:0"."""
+        operation_name, _, index = name.partition(":")
+        operation = self.api.GraphOperationByName(self.graph, operation_name.encode())
+        if operation is None:
+            raise LookupError(f"The graph must have the operation {operation_name}.")
+        return Output(operation, int(index))
 
-    def _tensor(self, values):
+    def _create_tensor(self, values):
         api = self.api
         values = np.asarray(values)
-        strings = values.dtype == object
-        code = STRING if strings else CODES[values.dtype]
-        size = values.size * ctypes.sizeof(TString) if strings else values.nbytes
+        is_string = values.dtype == object
+        code = STRING if is_string else CODES[values.dtype]
+        size = values.size * ctypes.sizeof(TString) if is_string else values.nbytes
         shape = (c_int64 * values.ndim)(*values.shape)
         tensor = api.AllocateTensor(code, shape, values.ndim, size)
         data = api.TensorData(tensor)
-        if strings:
+        if is_string:
             for row, content in enumerate((TString * values.size).from_address(data)):
                 api.StringInit(byref(content))
                 api.StringCopy(byref(content), values.flat[row], len(values.flat[row]))
@@ -208,7 +211,7 @@ class CModel:
             ctypes.memmove(data, np.ascontiguousarray(values).ctypes.data, size)
         return tensor
 
-    def _delete(self, tensor):
+    def _delete_tensor(self, tensor):
         api = self.api
         if api.TensorType(tensor) == STRING:
             count = api.TensorByteSize(tensor) // ctypes.sizeof(TString)
@@ -217,8 +220,8 @@ class CModel:
                 api.StringDealloc(byref(content))
         api.DeleteTensor(tensor)
 
-    def _array(self, tensor):
-        """Copies a tensor of numbers; no signature of ours gives strings."""
+    def _to_array(self, tensor):
+        """Returns a copy of a tensor of numbers. The exports have no string outputs."""
         api = self.api
         shape = [api.Dim(tensor, axis) for axis in range(api.NumDims(tensor))]
         size = api.TensorByteSize(tensor)

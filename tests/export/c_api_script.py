@@ -1,6 +1,9 @@
-"""Answers pickled calls by the C API, in a process of its own.
+"""Program that calls a SavedModel through the C API.
 
-Takes a SavedModel's folder and the libraries that it needs, and calls on stdin.
+usage: c_api_script.py FOLDER LIBRARY...
+
+FOLDER is the SavedModel, and each LIBRARY contains operations that it needs. The input
+on stdin is a pickled list of calls. The output on stdout is a pickled list of results.
 """
 
 import ctypes
@@ -34,12 +37,13 @@ class HeapInformation(ctypes.Structure):
 
 
 def usage():
-    """Returns the process's memory in bytes: resident, its peak, and in use by malloc.
+    """Returns the resident memory, its peak, and the allocated memory in bytes.
 
-    The last doesn't count what is free for the next call, as the first does.
+    Resident memory includes memory that malloc has freed but not returned to the
+    system. Allocated memory does not.
     """
     resident = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    # What getrusage gives begins with the size of the process that started this one.
+    # The peak of getrusage would include the memory of the parent process.
     (peak,) = re.findall(
         r"VmHWM:\s*(\d+) kB", pathlib.Path("/proc/self/status").read_text()
     )
@@ -54,21 +58,21 @@ def usage():
 
 
 def main():
-    """Answers pickled calls: (signature, inputs) → (outputs or error, usage)."""
+    """Runs calls (signature, inputs) and writes (outputs or error, usage) for each."""
     folder, *libraries = sys.argv[1:]
     calls = pickle.load(sys.stdin.buffer)
     model = CModel(folder, libraries)
-    answers = []
+    results = []
     for signature, inputs in calls:
         try:
-            answer = model.run(signature, **inputs)
+            outputs = model.run(signature, **inputs)
         except CApiError as error:
-            answer = str(error)
-        answers.append((answer, usage()))
+            outputs = str(error)
+        results.append((outputs, usage()))
     model.close()
     if "tensorflow" in sys.modules:
-        sys.exit("Python's TensorFlow was imported: this proves nothing")
-    pickle.dump(answers, sys.stdout.buffer)
+        sys.exit("The test needs a process that has not imported TensorFlow.")
+    pickle.dump(results, sys.stdout.buffer)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Calls an export through TensorFlow's C API, in a process without its Python."""
+"""Calls of an export through TensorFlow's C API in a separate process."""
 
 import importlib.util
 import io
@@ -10,10 +10,11 @@ import sys
 import numpy as np
 from PIL import Image
 
-from tests.export.exported import pictures
+from tests.export.export_inputs import sample_image_files
 
 SCRIPT = pathlib.Path(__file__).with_name("c_api_script.py")
-# Keras and the server's session fold and fuse float32 operations in different ways.
+# Absolute tolerance of embeddings. Keras and a session of the C API fuse float32
+# operations in different ways.
 TOLERANCE = 1e-6
 
 
@@ -24,7 +25,7 @@ def strings(values):
 
 
 def text_operations():
-    """The libraries that a model of captions needs."""
+    """Returns the libraries of tensorflow-text, which models with texts need."""
     text = pathlib.Path(importlib.util.find_spec("tensorflow_text").origin).parent
     libraries = sorted(map(str, text.glob("python/ops/*.so")))
     assert libraries
@@ -32,7 +33,16 @@ def text_operations():
 
 
 def call(folder, name, calls):
-    """Answers calls of a model in a fresh process: outputs or error, and memory."""
+    """Calls signatures of a model in a new process.
+
+    Args:
+        folder: folder that contains the folder `export`.
+        name: `"image"`, `"text"` or `"align"`.
+        calls: list of (signature, inputs).
+
+    Returns:
+        list of (outputs or error message, memory after the call).
+    """
     libraries = [] if name == "image" else text_operations()
     result = subprocess.run(
         [sys.executable, SCRIPT, folder / "export" / name / "1", *libraries],
@@ -43,16 +53,17 @@ def call(folder, name, calls):
     return pickle.loads(result.stdout)
 
 
-def answers(folder, name, calls):
-    return [answer for answer, _ in call(folder, name, calls)]
+def call_outputs(folder, name, calls):
+    """Returns the outputs or the error message of each call."""
+    return [outputs for outputs, _ in call(folder, name, calls)]
 
 
-def picture(format, size, mode="L"):
+def blank_image_file(format, size, mode="L"):
     buffer = io.BytesIO()
     Image.new(mode, size).save(buffer, format)
     return buffer.getvalue()
 
 
-def every_format():
-    """Files that are pictures; the third is a JPEG."""
-    return [*pictures(), picture("WEBP", (70, 60))]
+def image_files_of_all_formats():
+    """Returns one image file of each format. The third file is a JPEG."""
+    return [*sample_image_files(), blank_image_file("WEBP", (70, 60))]

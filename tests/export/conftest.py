@@ -1,4 +1,4 @@
-"""A small ALIGN of random weights, and its export."""
+"""Small ALIGN with random weights, and its export."""
 
 import os
 
@@ -8,12 +8,13 @@ import pytest
 
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.utils.files import locked
-from tests.export.exported import VOCABULARY
+from tests.export.export_inputs import VOCABULARY
 
 
 @pytest.fixture(scope="session")
 def model():
-    keras.utils.set_random_seed(0)  # All processes have the same.
+    # All test processes need the same weights.
+    keras.utils.set_random_seed(0)
     image_encoder = ImageEncoder.from_variant("nano", 256, num_stages=4, image_size=64)
     text_encoder = TextEncoder.from_variant(
         "bert_tiny",
@@ -22,24 +23,25 @@ def model():
         projection_dim=256,
     )
     model = ALIGN(image_encoder, text_encoder, vocabulary=VOCABULARY)
-    # No weight keeps its initial value, batch normalization's statistics included,
-    # so that one that isn't stored shows.
-    source = np.random.default_rng(1)
+    # All weights and statistics of batch normalization get values that differ from the
+    # initial values. If the export does not store a variable, the outputs differ.
+    rng = np.random.default_rng(1)
     for encoder in (model.image_encoder, model.text_encoder):
         for variable in encoder.variables:
             if "float" in variable.dtype:
-                value = variable.numpy() * source.uniform(0.5, 1.5, variable.shape)
+                value = variable.numpy() * rng.uniform(0.5, 1.5, variable.shape)
                 if "variance" in variable.path:
-                    value *= 0.1  # Or the signal fades away in untrained layers.
+                    # With larger variances, the activations of untrained layers vanish.
+                    value *= 0.1
                 elif value.ndim == 1:
-                    value += source.normal(0, 0.02, variable.shape)
+                    value += rng.normal(0, 0.02, variable.shape)
                 variable.assign(value)
     return model
 
 
 @pytest.fixture(scope="session")
 def folder(model, tmp_path_factory):
-    """A run's folder with its export, which the processes of one pytest share."""
+    """Returns a folder with the folder `export`, which all test processes share."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent

@@ -1,7 +1,11 @@
-"""Answers requests by one thread, then by eight, through the C API; in a process alone.
+"""Program that calls a SavedModel from eight threads and checks the outputs.
 
-Takes a SavedModel's folder, seconds and the libraries that it needs; on stdin pickled
-requests, name → list of (signature, inputs), and how often each name is drawn.
+usage: load_script.py FOLDER SECONDS LIBRARY...
+
+FOLDER is the SavedModel, and each LIBRARY contains operations that it needs. The input
+on stdin is a pickled tuple. Its first item is a dict from groups to requests
+(signature, inputs). Its second item is a dict from groups to sampling weights. The
+outputs of a single thread are the expected outputs.
 """
 
 import collections
@@ -18,47 +22,53 @@ from c_api_script import usage
 THREADS = 8
 
 
-def answer(model, signature, inputs):
-    """Returns the outputs, or of an error its code alone."""
+def run(model, signature, inputs):
+    """Returns the outputs of a request, or the code of its error."""
     try:
         return model.run(signature, **inputs)
     except CApiError as error:
         return str(error).partition(":")[0]
 
 
-def difference(found, expected):
-    """Returns the largest of all outputs; infinite for another kind of answer."""
-    if isinstance(expected, str) or isinstance(found, str):
-        return 0.0 if found is expected or found == expected else np.inf
-    pairs = [(found[key].astype(float), expected[key]) for key in expected]
-    if any(own.shape != other.shape for own, other in pairs):
+def difference(outputs, expected):
+    """Returns the largest difference of two results.
+
+    It is infinite if only one of them is an error, if the shapes differ, or for NaN.
+    """
+    if isinstance(expected, str) or isinstance(outputs, str):
+        return 0.0 if outputs is expected or outputs == expected else np.inf
+    pairs = [(outputs[key].astype(float), expected[key]) for key in expected]
+    if any(actual.shape != target.shape for actual, target in pairs):
         return np.inf
-    # Comparisons with NaN are false.
-    largest = max(np.abs(own - other).max(initial=0) for own, other in pairs)
+    largest = max(np.abs(actual - target).max(initial=0) for actual, target in pairs)
+    # This comparison is False for NaN.
     return float(largest) if largest < np.inf else np.inf
 
 
 def main():
-    """Writes a pickled dict to stdout."""
+    """Runs the requests and writes a pickled dict with the measurements to stdout."""
     folder, seconds, *libraries = sys.argv[1:]
     requests, weights = pickle.load(sys.stdin.buffer)
     model = CModel(folder, libraries)
     expected = {
-        name: [answer(model, *own) for own in some] for name, some in requests.items()
+        group: [run(model, *request) for request in group_requests]
+        for group, group_requests in requests.items()
     }
-    counts, worst = collections.Counter(), collections.Counter()
-    lock, end = threading.Lock(), time.monotonic() + float(seconds)
+    counts = collections.Counter()
+    max_differences = collections.Counter()
+    lock = threading.Lock()
+    end = time.monotonic() + float(seconds)
 
     def work(seed):
-        source = random.Random(seed)
+        rng = random.Random(seed)
         while time.monotonic() < end:
-            (name,) = source.choices(list(weights), weights.values())
-            row = source.randrange(len(requests[name]))
-            found = answer(model, *requests[name][row])
-            distance = difference(found, expected[name][row])
+            (group,) = rng.choices(list(weights), weights.values())
+            row = rng.randrange(len(requests[group]))
+            outputs = run(model, *requests[group][row])
+            distance = difference(outputs, expected[group][row])
             with lock:
-                counts[name] += 1
-                worst[name] = max(worst[name], distance)
+                counts[group] += 1
+                max_differences[group] = max(max_differences[group], distance)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(THREADS)]
     start = time.monotonic()
@@ -70,12 +80,12 @@ def main():
         memory.append(usage())
     result = {
         "counts": dict(counts),
-        "worst": dict(worst),
+        "max_differences": dict(max_differences),
         "memory": memory,
         "seconds": time.monotonic() - start,
         "errors": {
-            name: [own if isinstance(own, str) else "" for own in some]
-            for name, some in expected.items()
+            group: [result if isinstance(result, str) else "" for result in results]
+            for group, results in expected.items()
         },
     }
     pickle.dump(result, sys.stdout.buffer)

@@ -1,15 +1,15 @@
-"""Reads signatures from a MetaGraphDef, without TensorFlow's protos.
+"""Reader of the signatures in a MetaGraphDef that does not need TensorFlow.
 
-The fields' numbers: tensorflow/core/protobuf/meta_graph.proto.
+The numbers of fields are defined in tensorflow/core/protobuf/meta_graph.proto.
 """
 
 
 def read_signatures(meta_graph):
-    """Reads a serialized MetaGraphDef.
+    """Reads the signatures of a serialized MetaGraphDef.
 
     Returns:
-        dict, signature → (outputs, inputs), each a dict of a tensor's name in the
-        signature → in the graph.
+        dict from names of signatures to (outputs, inputs). Both are dicts from names
+        of tensors in the signature to their names in the graph.
     """
 
     def tensors(signature, field):
@@ -28,8 +28,12 @@ def read_signatures(meta_graph):
 
 
 def fields(message):
-    """Splits a serialized proto: field number → list of values, bytes or int."""
-    found, position = {}, 0
+    """Returns a dict from field numbers of a serialized proto to lists of values.
+
+    The values are bytes or int.
+    """
+    values_by_field = {}
+    position = 0
 
     def varint():
         nonlocal position
@@ -50,5 +54,5 @@ def fields(message):
             length = {1: 8, 5: 4}[kind] if kind != 2 else varint()
             value = message[position : position + length]
             position += length
-        found.setdefault(number, []).append(value)
-    return found
+        values_by_field.setdefault(number, []).append(value)
+    return values_by_field

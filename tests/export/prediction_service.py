@@ -1,6 +1,6 @@
-"""TensorFlow Serving's two APIs over SavedModels, as its documents define them.
+"""Servers with the gRPC and REST APIs of TensorFlow Serving for tests of the clients.
 
-For the tests of the clients only: what is served to anybody is TensorFlow Serving's.
+TensorFlow Serving is not available as a Python package.
 """
 
 import base64
@@ -17,7 +17,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 
 class Models:
-    """The newest versions of an export's models."""
+    """SavedModels of an export by their names."""
 
     def __init__(self, export):
         self.models = {
@@ -31,7 +31,7 @@ class Models:
 
         Raises:
             LookupError: if there is no such model.
-            ValueError: if the inputs aren't the signature's.
+            ValueError: if there is no such signature or the inputs are wrong.
         """
         if name not in self.models:
             raise LookupError(f"Servable not found for request: Latest({name})")
@@ -53,7 +53,11 @@ class Models:
 
 @contextlib.contextmanager
 def grpc_service(models):
-    """tensorflow/serving, apis/prediction_service.proto; yields its address."""
+    """Runs the service of tensorflow/serving's apis/prediction_service.proto.
+
+    Yields:
+        Address of the service.
+    """
 
     class Service(prediction_service_pb2_grpc.PredictionServiceServicer):
         def Predict(self, request, context):
@@ -84,7 +88,13 @@ def grpc_service(models):
 
 @contextlib.contextmanager
 def rest_service(models):
-    """tensorflow/serving, g3doc/api_rest.md, columns only; yields its address."""
+    """Runs a server with the REST API of tensorflow/serving's g3doc/api_rest.md.
+
+    It supports only the columnar format.
+
+    Yields:
+        Address of the server.
+    """
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
@@ -101,15 +111,17 @@ def rest_service(models):
             self.wfile.write(json.dumps(body, indent=4).encode())
 
         def outputs(self, body):
-            place = re.fullmatch(r"/v1/models/([^/:]+):predict", self.path)
-            if place is None:
+            match = re.fullmatch(r"/v1/models/([^/:]+):predict", self.path)
+            if match is None:
                 raise ValueError(f"Malformed request: POST {self.path}")
-            found = models.predict(
-                place[1], body.get("signature_name"), decode(body["inputs"])
+            tensors = models.predict(
+                match[1], body.get("signature_name"), decode(body["inputs"])
             )
-            found = {key: values.numpy().tolist() for key, values in found.items()}
-            # Of a single output, the list without its name.
-            return found if len(found) > 1 else next(iter(found.values()))
+            outputs = {
+                name: tensor.numpy().tolist() for name, tensor in tensors.items()
+            }
+            # A single output is returned without its name.
+            return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
         def log_message(self, *arguments):
             pass
@@ -121,11 +133,11 @@ def rest_service(models):
 
 
 def decode(value):
-    """Turns {"b64": …} anywhere in a JSON value into bytes."""
+    """Returns a JSON value in which bytes replace objects with the key "b64"."""
     if isinstance(value, list):
-        return [decode(one) for one in value]
+        return [decode(item) for item in value]
     if isinstance(value, dict):
         if set(value) == {"b64"}:
             return base64.b64decode(value["b64"], validate=True)
-        return {key: decode(one) for key, one in value.items()}
+        return {key: decode(item) for key, item in value.items()}
     return value

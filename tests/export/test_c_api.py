@@ -1,6 +1,6 @@
-"""The exports in a process without Python's TensorFlow, as near to a server as can be.
+"""Calls of exports through TensorFlow's C API.
 
-No registry here has TensorFlow Serving's binary; it calls the same C++ library.
+TensorFlow Serving calls the same C++ library. It is not available as a Python package.
 """
 
 import pickle
@@ -10,24 +10,30 @@ import sys
 import numpy as np
 import pytest
 
-from tests.export.c_process import SCRIPT, TOLERANCE, answers, every_format, strings
-from tests.export.exported import CAPTIONS
+from tests.export.c_process import (
+    SCRIPT,
+    TOLERANCE,
+    call_outputs,
+    image_files_of_all_formats,
+    strings,
+)
+from tests.export.export_inputs import CAPTIONS
 
 
 @pytest.fixture(scope="module")
 def files():
-    return every_format()
+    return image_files_of_all_formats()
 
 
-def cosines(left, right):
-    return np.asarray(left) @ np.asarray(right).T
+def cosines(images, texts):
+    return np.asarray(images) @ np.asarray(texts).T
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("name", ["image", "align"])
-def test_pictures(model, folder, files, name):
+def test_image_embeddings_equal_those_of_keras(model, folder, files, name):
     pixels = np.random.default_rng(2).integers(0, 256, (2, 45, 77, 3), np.uint8)
-    from_files, from_pixels = answers(
+    from_files, from_pixels = call_outputs(
         folder,
         name,
         [
@@ -36,7 +42,7 @@ def test_pictures(model, folder, files, name):
         ],
     )
     expected = model.encode_images(files)
-    # They differ, so that the comparison says something.
+    # The comparison would prove nothing if all embeddings were equal.
     assert np.abs(expected[0] - expected[1]).max() > 1e-2
     np.testing.assert_allclose(
         from_files["image_embedding"], expected, rtol=0, atol=TOLERANCE
@@ -52,10 +58,10 @@ def test_pictures(model, folder, files, name):
 
 @pytest.mark.release
 @pytest.mark.parametrize("name", ["text", "align"])
-def test_texts(model, folder, name):
+def test_text_embeddings_equal_those_of_keras(model, folder, name):
     tokens = model.tokenizer(CAPTIONS).items()
     tokens = {key: np.asarray(values, np.int32) for key, values in tokens}
-    by_captions, by_default, by_tokens = answers(
+    by_captions, by_default, by_tokens = call_outputs(
         folder,
         name,
         [
@@ -73,10 +79,11 @@ def test_texts(model, folder, name):
 
 
 @pytest.mark.ci
-def test_both(model, folder, files):
-    names, templates = ["cat", "dog"], ["a {}", "the {} there"]
-    inputs = {"image_bytes": strings([*files, b"no picture"])}
-    compared, classified = answers(
+def test_similarities_and_scores_equal_those_of_keras(model, folder, files):
+    names = ["cat", "dog"]
+    templates = ["a {}", "the {} there"]
+    inputs = {"image_bytes": strings([*files, b"not an image"])}
+    compared, classified = call_outputs(
         folder,
         "align",
         [
@@ -113,8 +120,7 @@ def test_both(model, folder, files):
 
 
 @pytest.mark.release
-def test_text_operations_are_needed_for_texts_alone(model, folder, files):
-    """Nothing but TensorFlow answers with the image model; captions need their own."""
+def test_only_models_with_texts_need_text_operations(model, folder, files):
     images = ("encode_image", {"image_bytes": strings(files)})
     captions = ("encode_text", {"captions": strings(CAPTIONS)})
     for name, calls in (
@@ -128,8 +134,8 @@ def test_text_operations_are_needed_for_texts_alone(model, folder, files):
             capture_output=True,
         )
         assert result.returncode == 0, result.stderr.decode(errors="replace")
-        ((answer, _),) = pickle.loads(result.stdout)
+        ((outputs, _),) = pickle.loads(result.stdout)
         if name == "image":
-            assert answer["valid"].all()
+            assert outputs["valid"].all()
         else:
-            assert "Op type not registered" in answer
+            assert "Op type not registered" in outputs

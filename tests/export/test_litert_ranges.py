@@ -1,7 +1,4 @@
-"""The ranges of int8 activations are those of all calibration samples.
-
-The quantizer itself is tested in test_litert.py, where it is installed.
-"""
+"""Value ranges of calibration samples. test_litert.py tests the quantizer."""
 
 import functools
 
@@ -10,21 +7,21 @@ import numpy as np
 from align_keras.export.litert_quantize import widest_range
 
 
-def test_a_range_holds_what_every_sample_reaches():
+def test_a_range_covers_all_samples_in_any_order():
     random = np.random.default_rng(0)
     samples = [random.normal(size=(2, 4)).astype("float32") for _ in range(5)]
     ranges = [
         {
-            "min": own.min(axis=0, keepdims=True),
-            "max": own.max(axis=0, keepdims=True),
+            "min": sample.min(axis=0, keepdims=True),
+            "max": sample.max(axis=0, keepdims=True),
         }
-        for own in samples
+        for sample in samples
     ]
-    # The quantizer begins with an empty range.
-    found = functools.reduce(widest_range, ranges, {})
-    everything = np.concatenate(samples)
-    np.testing.assert_array_equal(found["min"], everything.min(axis=0, keepdims=True))
-    np.testing.assert_array_equal(found["max"], everything.max(axis=0, keepdims=True))
-    backwards = functools.reduce(widest_range, reversed(ranges), {})
-    for end in ("min", "max"):
-        np.testing.assert_array_equal(found[end], backwards[end])
+    # The quantizer starts with an empty range.
+    joined = functools.reduce(widest_range, ranges, {})
+    values = np.concatenate(samples)
+    np.testing.assert_array_equal(joined["min"], values.min(axis=0, keepdims=True))
+    np.testing.assert_array_equal(joined["max"], values.max(axis=0, keepdims=True))
+    joined_in_reverse = functools.reduce(widest_range, reversed(ranges), {})
+    for bound in ("min", "max"):
+        np.testing.assert_array_equal(joined[bound], joined_in_reverse[bound])

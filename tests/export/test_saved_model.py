@@ -15,33 +15,38 @@ from align_keras.models import ALIGN
 from align_keras.search import Index
 from align_keras.search.image_files import read_query_image
 from align_keras.utils.errors import InputError
-from tests.export.exported import CAPTIONS, TOLERANCE, VOCABULARY, pictures
+from tests.export.export_inputs import (
+    CAPTIONS,
+    TOLERANCE,
+    VOCABULARY,
+    sample_image_files,
+)
 from tests.helpers.image_files import encoded, plain_cmyk_jpeg, readable, source
 
-# Runs where neither Keras nor this package can be imported, and under a locale in
-# which ICU lowers "I" to "ı".
-RELOAD = """
+# Program that embeds with an export without Keras and this package. The test runs it
+# with a locale in which ICU converts "I" to "ı".
+EMBED_SCRIPT = """
 import importlib.util, pathlib, sys
 for name in ("keras", "keras_hub", "tf_keras", "align_keras"):
     sys.modules[name] = None
 import numpy as np
 import tensorflow as tf
-# `import tensorflow_text` would import Keras; its graph operations don't need it.
+# `import tensorflow_text` would import Keras, so only its operations are loaded.
 tf_text = pathlib.Path(importlib.util.find_spec("tensorflow_text").origin).parent
 for library in sorted(tf_text.glob("python/ops/*.so")):
     tf.load_op_library(str(library))
 folder = pathlib.Path(sys.argv[1])
 inputs = np.load(folder / "inputs.npz", allow_pickle=True)
-pictures = ("image_bytes", inputs["pictures"])
+images = ("image_bytes", inputs["images"])
 captions = ("captions", inputs["captions"])
 outputs = {}
 for servable, arguments in (
-    ("image", {"encode_image": pictures, "serving_default": pictures}),
+    ("image", {"encode_image": images, "serving_default": images}),
     ("text", {"encode_text": captions, "serving_default": captions}),
     (
         "align",
         {
-            "encode_image": pictures,
+            "encode_image": images,
             "encode_text": captions,
             "serving_default": captions,
         },
@@ -59,32 +64,32 @@ for key, values in model.tokenize(tf.constant(list(inputs["captions"]))).items()
 np.savez(folder / "outputs.npz", **outputs)
 """
 
-# Runs where TensorFlow Text can't be imported.
-RELOAD_IMAGES = """
+# Program that embeds images without TensorFlow Text.
+EMBED_IMAGES_SCRIPT = """
 import json, sys
 for name in ("keras", "tensorflow_text", "align_keras"):
     sys.modules[name] = None
 import tensorflow as tf
 model = tf.saved_model.load(sys.argv[1])
 pixels = tf.zeros((2, 30, 40, 3), tf.uint8)
-found = model.signatures["encode_image_pixels"](images=pixels)
-print(json.dumps(found["image_embedding"].shape.as_list()))
+outputs = model.signatures["encode_image_pixels"](images=pixels)
+print(json.dumps(outputs["image_embedding"].shape.as_list()))
 """
 
 
 @pytest.fixture(scope="module")
 def outputs(folder):
-    """What a fresh process without this package computes."""
+    """Returns the outputs of the export in a process without this package."""
     np.savez(
         folder / "inputs.npz",
-        pictures=np.array(pictures(), object),
+        images=np.array(sample_image_files(), object),
         captions=np.array([caption.encode() for caption in CAPTIONS], object),
     )
     environment = {
         name: value for name, value in os.environ.items() if name != "PYTHONPATH"
     }
     result = subprocess.run(
-        [sys.executable, "-I", "-c", RELOAD, str(folder)],
+        [sys.executable, "-I", "-c", EMBED_SCRIPT, str(folder)],
         env={**environment, "LC_ALL": "tr_TR.UTF-8"},
         capture_output=True,
         encoding="utf-8",
@@ -95,13 +100,13 @@ def outputs(folder):
 
 @pytest.mark.ci
 @pytest.mark.parametrize("servable", ["image", "align"])
-def test_images_in_a_fresh_process(model, outputs, servable):
-    expected = model.encode_images(pictures())
+def test_image_embeddings_equal_those_of_keras(model, outputs, servable):
+    expected = model.encode_images(sample_image_files())
     embedding = outputs[f"{servable}/encode_image/image_embedding"]
     assert embedding.dtype == np.float32
     np.testing.assert_allclose(embedding, expected, rtol=0, atol=TOLERANCE)
     assert outputs[f"{servable}/encode_image/valid"].all()
-    # The pictures differ by more than that, so that the comparison says something.
+    # The comparison would prove nothing if all embeddings were equal.
     assert np.abs(embedding[0] - embedding[1]).max() > 1e-2
 
 
@@ -109,7 +114,7 @@ def test_images_in_a_fresh_process(model, outputs, servable):
 @pytest.mark.parametrize(
     "key", ["text/encode_text", "text/serving_default", "align/serving_default"]
 )
-def test_texts_in_a_fresh_process(model, outputs, key):
+def test_text_embeddings_equal_those_of_keras(model, outputs, key):
     expected = model.encode_texts(CAPTIONS)
     embedding = outputs[f"{key}/text_embedding"]
     assert embedding.dtype == np.float32
@@ -119,20 +124,26 @@ def test_texts_in_a_fresh_process(model, outputs, key):
 
 @pytest.mark.ci
 @pytest.mark.parametrize("name", ["image", "text"])
-def test_batches_of_any_size(model, outputs, name):
+def test_exports_embed_batches_of_any_size(model, outputs, name):
     key = f"{name}/encode_{name}/{name}_embedding"
-    width = model.image_encoder.output_shape[-1]
+    dimension = model.image_encoder.output_shape[-1]
     np.testing.assert_allclose(np.linalg.norm(outputs[key], axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(
         outputs[key + "_one"], outputs[key][:1], rtol=0, atol=TOLERANCE
     )
-    assert outputs[key + "_none"].shape == (0, width)
+    assert outputs[key + "_none"].shape == (0, dimension)
 
 
 @pytest.mark.ci
-def test_pictures_need_no_text_operations(folder, model):
+def test_the_image_export_runs_without_text_operations(folder, model):
     result = subprocess.run(
-        [sys.executable, "-I", "-c", RELOAD_IMAGES, str(folder / "export/image/1")],
+        [
+            sys.executable,
+            "-I",
+            "-c",
+            EMBED_IMAGES_SCRIPT,
+            str(folder / "export/image/1"),
+        ],
         capture_output=True,
         encoding="utf-8",
     )
@@ -141,7 +152,7 @@ def test_pictures_need_no_text_operations(folder, model):
 
 
 @pytest.mark.ci
-def test_tokens_within_the_graph(model, outputs):
+def test_the_graph_tokenizes_as_the_model(model, outputs):
     for name, values in model.tokenizer(CAPTIONS).items():
         np.testing.assert_array_equal(outputs[f"tokenize/{name}"], values)
 
@@ -162,10 +173,10 @@ def test_variables_are_stored_once(model, folder):
 
 @pytest.mark.ci
 @pytest.mark.parametrize("servable", ["image", "text", "align"])
-def test_description(model, folder, servable):
-    place = folder / "export" / servable / "1"
-    description = json.loads((place / "signatures.json").read_text())
-    signatures = tf.saved_model.load(str(place)).signatures
+def test_signatures_json_describes_all_signatures(model, folder, servable):
+    version = folder / "export" / servable / "1"
+    description = json.loads((version / "signatures.json").read_text())
+    signatures = tf.saved_model.load(str(version)).signatures
     assert set(description["signatures"]) == set(signatures)
     for name, signature in signatures.items():
         _, inputs = signature.structured_input_signature
@@ -175,7 +186,8 @@ def test_description(model, folder, servable):
         ):
             described = description["signatures"][name][side]
             assert {
-                key: (own["dtype"], own["shape"]) for key, own in described.items()
+                key: (tensor["dtype"], tensor["shape"])
+                for key, tensor in described.items()
             } == {
                 key: (spec.dtype.name, spec.shape.as_list())
                 for key, spec in specs.items()
@@ -193,23 +205,25 @@ def test_description(model, folder, servable):
     assert description["preprocessing"] == expected
 
 
-def test_a_failed_export_leaves_the_old_one(model, tmp_path, monkeypatch):
-    target = earlier_export(tmp_path)
+def test_a_failed_export_does_not_change_an_earlier_export(
+    model, tmp_path, monkeypatch
+):
+    target = write_earlier_export(tmp_path)
 
-    def full_disk(server, path, signatures):
+    def save_to_full_disk(server, path, signatures):
         os.makedirs(path)
         with open(os.path.join(path, "saved_model.pb"), "w") as file:
             file.write("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tf.saved_model, "save", full_disk)
+    monkeypatch.setattr(tf.saved_model, "save", save_to_full_disk)
     with pytest.raises(OSError, match="No space left"):
         export_saved_model(model, target)
     assert [file.name for file in tmp_path.iterdir()] == ["export"]
     assert (target / "text" / "1" / "saved_model.pb").read_text() == "old"
 
 
-def earlier_export(tmp_path):
+def write_earlier_export(tmp_path):
     target = tmp_path / "export"
     for name in ("image", "text", "align"):
         (target / name / "1").mkdir(parents=True)
@@ -218,18 +232,19 @@ def earlier_export(tmp_path):
 
 
 def test_only_an_earlier_export_is_replaced(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(saved_model, "write_saved_models", _write_a_card)
-    target = earlier_export(tmp_path)
+    monkeypatch.setattr(saved_model, "write_saved_models", _write_model_card)
+    target = write_earlier_export(tmp_path)
     export_saved_model(model, target)
     assert [file.name for file in target.iterdir()] == ["README.md"]
-    # A card alone is anyone's.
-    with pytest.raises(InputError, match=r"which holds README\.md; name another"):
+    # A folder with only a README.md may belong to the user.
+    message = r"which contains README\.md. Choose another folder"
+    with pytest.raises(InputError, match=message):
         export_saved_model(model, target)
-    own = earlier_export(tmp_path / "own")
-    (own / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match=r"which holds notes\.txt"):
-        export_saved_model(model, own)
-    assert (own / "notes.txt").read_text() == "mine"
+    export_with_notes = write_earlier_export(tmp_path / "notes")
+    (export_with_notes / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"which contains notes\.txt"):
+        export_saved_model(model, export_with_notes)
+    assert (export_with_notes / "notes.txt").read_text() == "mine"
     (tmp_path / "empty").mkdir()
     export_saved_model(model, tmp_path / "empty")
     monkeypatch.chdir(tmp_path / "empty")
@@ -237,12 +252,12 @@ def test_only_an_earlier_export_is_replaced(model, tmp_path, monkeypatch):
         export_saved_model(model, ".")
 
 
-def _write_a_card(model, folder, **options):
+def _write_model_card(model, folder, **options):
     (folder / "README.md").write_text("new")
 
 
-def test_bad_arguments(model, tmp_path):
-    with pytest.raises(InputError, match="received object without image_encoder"):
+def test_invalid_arguments_are_refused(model, tmp_path):
+    with pytest.raises(InputError, match="Received: object without image_encoder"):
         export_saved_model(object(), tmp_path / "export")
     file = tmp_path / "file"
     file.write_text("")
@@ -255,8 +270,8 @@ def test_bad_arguments(model, tmp_path):
         export_saved_model(model, tmp_path / "export", weights="int8")
 
 
-def test_a_model_without_vocabulary(tmp_path):
-    class Bare:
+def test_a_model_without_vocabulary_is_refused(tmp_path):
+    class ModelWithoutVocabulary:
         image_encoder = text_encoder = image_size = None
 
         @property
@@ -264,12 +279,12 @@ def test_a_model_without_vocabulary(tmp_path):
             raise InputError("captions need a vocabulary")
 
     with pytest.raises(InputError, match="vocabulary"):
-        export_saved_model(Bare(), tmp_path / "export")
+        export_saved_model(ModelWithoutVocabulary(), tmp_path / "export")
     assert list(tmp_path.iterdir()) == []
 
 
-def odd_files():
-    """Images that decoders read differently, or that change much when resized twice."""
+def unusual_images():
+    """Returns images that decoders read differently or that a second resize changes."""
     rows, columns = np.indices((500, 700))
     stamp = (np.hypot(rows - 250, columns - 350) // 3 % 2 * 255).astype("uint8")
     stripes = (columns[:480, :640] % 5 < 2) * np.uint8(255)
@@ -286,39 +301,41 @@ def odd_files():
 
 
 @pytest.mark.release
-def test_a_file_has_one_embedding_in_all_forms_of_a_model(tmp_path):
-    """By the shipped model, for random weights tell images apart that differ by 1."""
-    files = odd_files()
+def test_all_exports_have_similar_embeddings_of_a_file(tmp_path):
+    files = unusual_images()
     (tmp_path / "files").mkdir()
     paths = []
     for number, file in enumerate(files.values()):
         paths.append(tmp_path / "files" / f"{number:02}.png")
         paths[-1].write_bytes(file)
+    # With random weights, a difference of one gray level would change embeddings a lot.
     shipped = pathlib.Path(__file__).parents[2] / "saved_models" / "align_small_en"
     model = ALIGN.from_preset(str(shipped))
     model.export_saved_model(tmp_path / "export")
     expected = model.encode_images([str(path) for path in paths])
 
-    def check(name, actual, least):
+    def check(name, actual, min_cosine):
         cosines = np.sum(np.float32(actual) * expected, axis=1)
         worst = int(np.argmin(cosines))
-        assert cosines[worst] > least, (name, list(files)[worst], cosines[worst])
+        assert cosines[worst] > min_cosine, (name, list(files)[worst], cosines[worst])
 
     check("SavedModel", load_model(tmp_path / "export").encode_images(paths), 0.9999)
-    # Pillow's resize is within a gray level of TensorFlow's. The LiteRT image tower
-    # computes in 8 bits, so that its own embeddings differ by as much for all images.
-    for name, folder, least in (
+    # Resized images of Pillow and TensorFlow differ by at most one gray level. The
+    # LiteRT image tower computes in 8 bits, which changes the embeddings of all images.
+    for name, folder, min_cosine in (
         ("SavedModel", tmp_path / "export", 0.998),
         ("LiteRT", shipped, 0.98),
     ):
         searcher = load_model(folder)
         squares = [read_query_image(path, searcher.resize_to) for path in paths]
         embeddings = searcher.encode_resized(squares)
-        check(f"search with {name}", embeddings, least)
-        to = tmp_path / f"index of {name}"
-        index = Index.build(to, [tmp_path / "files"], str(folder))
+        check(f"search with {name}", embeddings, min_cosine)
+        index_folder = tmp_path / f"index of {name}"
+        index = Index.build(index_folder, [tmp_path / "files"], str(folder))
         assert len(index) == len(paths), index.changes
-        known = index.store.stored_files()
-        images = [index.store.image(known[os.fsencode(path)][0]) for path in paths]
+        stored_files = index.store.stored_files()
+        images = [
+            index.store.image(stored_files[os.fsencode(path)][0]) for path in paths
+        ]
         vectors = [index.store.vector(image["row"]) for image in images]
         np.testing.assert_allclose(vectors, embeddings, atol=1e-5)

@@ -1,4 +1,4 @@
-"""What the signatures answer, in this process."""
+"""Outputs of the signatures of an export."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,9 @@ import tensorflow as tf
 
 from align_keras.evaluation import class_embeddings
 from align_keras.export import export_saved_model
-from align_keras.export.served_model import in_parts
+from align_keras.export.served_model import apply_in_chunks
 from align_keras.models.align import ALIGN
-from tests.export.exported import CAPTIONS, TOLERANCE, pictures
+from tests.export.export_inputs import CAPTIONS, TOLERANCE, sample_image_files
 
 
 @pytest.fixture(scope="module")
@@ -17,81 +17,89 @@ def served(folder):
 
 
 @pytest.mark.ci
-def test_a_bad_picture_fails_nothing(model, served):
-    good = pictures()
+def test_malformed_images_are_invalid_and_have_zero_embeddings(model, served):
+    good = sample_image_files()
     files = [b"", good[2], b"<html>", good[0][:200], good[3], b"\x89PNG"]
-    files *= 6  # More than are embedded at once.
-    found = served.signatures["encode_image"](image_bytes=tf.constant(files))
-    valid = found["valid"].numpy()
+    # Several chunks.
+    files *= 6
+    outputs = served.signatures["encode_image"](image_bytes=tf.constant(files))
+    valid = outputs["valid"].numpy()
     assert valid.tolist() == [False, True, False, False, True, False] * 6
-    embedding = found["image_embedding"].numpy()
+    embedding = outputs["image_embedding"].numpy()
     expected = np.tile(model.encode_images([good[2], good[3]]), (6, 1))
     np.testing.assert_allclose(embedding[valid], expected, rtol=0, atol=TOLERANCE)
     assert (embedding[~valid] == 0).all()
 
 
 @pytest.mark.ci
-def test_pixels_and_token_ids(model, served):
-    source = np.random.default_rng(2)
-    images = source.integers(0, 256, (3, 70, 50, 3)).astype(np.uint8)
-    found = served.signatures["encode_image_pixels"](images=tf.constant(images))
+def test_pixels_and_token_ids_have_the_embeddings_of_the_model(model, served):
+    rng = np.random.default_rng(2)
+    images = rng.integers(0, 256, (3, 70, 50, 3)).astype(np.uint8)
+    outputs = served.signatures["encode_image_pixels"](images=tf.constant(images))
     expected = model.encode_images(images)
-    np.testing.assert_allclose(found["image_embedding"], expected, atol=TOLERANCE)
-    none = served.signatures["encode_image_pixels"](images=tf.constant(images[:0]))
-    assert none["image_embedding"].shape == (0, expected.shape[1])
+    np.testing.assert_allclose(outputs["image_embedding"], expected, atol=TOLERANCE)
+    empty = served.signatures["encode_image_pixels"](images=tf.constant(images[:0]))
+    assert empty["image_embedding"].shape == (0, expected.shape[1])
     tokens = model.tokenizer(CAPTIONS)
-    found = served.signatures["encode_token_ids"](**tokens)
+    outputs = served.signatures["encode_token_ids"](**tokens)
     expected = model.encode_texts(CAPTIONS)
-    np.testing.assert_allclose(found["text_embedding"], expected, atol=TOLERANCE)
+    np.testing.assert_allclose(outputs["text_embedding"], expected, atol=TOLERANCE)
 
 
 @pytest.mark.ci
-def test_similarity_is_the_cosine(model, served):
-    files = [*pictures(), b"no picture"]
-    captions = CAPTIONS * 25  # More than are embedded at once.
-    found = served.signatures["similarity"](
+def test_similarity_returns_cosines(model, served):
+    files = [*sample_image_files(), b"not an image"]
+    # Several chunks.
+    captions = CAPTIONS * 25
+    outputs = served.signatures["similarity"](
         image_bytes=tf.constant(files), captions=tf.constant(captions)
     )
     expected = model.encode_images(files[:-1]) @ model.encode_texts(CAPTIONS).T
     expected = np.tile(expected, 25)
-    np.testing.assert_allclose(found["cosine"][:-1], expected, atol=TOLERANCE)
-    assert found["valid"].numpy().tolist() == [True] * 5 + [False]
+    np.testing.assert_allclose(outputs["cosine"][:-1], expected, atol=TOLERANCE)
+    assert outputs["valid"].numpy().tolist() == [True] * 5 + [False]
 
 
 @pytest.mark.ci
-def test_classify_is_the_zero_shot_protocol(model, served):
-    names = ["cat", "red dog", "x\\1 $0"]  # Nothing of a name is a pattern.
+def test_classify_computes_zero_shot_scores(model, served):
+    # Special characters of regular expressions in a name must have no effect.
+    names = ["cat", "red dog", "x\\1 $0"]
     templates = ["a {}.", "{}", "{} i"]
-    found = served.signatures["classify"](
-        image_bytes=tf.constant(pictures()),
+    outputs = served.signatures["classify"](
+        image_bytes=tf.constant(sample_image_files()),
         class_names=tf.constant(names),
         templates=tf.constant(templates),
     )
     classes = class_embeddings(model.encode_texts, names, templates)
-    logits = model.encode_images(pictures()) @ classes.T / float(model.temperature)
+    cosines = model.encode_images(sample_image_files()) @ classes.T
+    logits = cosines / float(model.temperature)
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(found["scores"], expected, atol=TOLERANCE)
-    for wrong, message in ((["a cat"], "must have {}"), ([], "not be empty")):
+    np.testing.assert_allclose(outputs["scores"], expected, atol=TOLERANCE)
+    for invalid_templates, message in (
+        (["a cat"], "must contain {}"),
+        ([], "must not be empty"),
+    ):
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
             served.signatures["classify"](
-                image_bytes=tf.constant(pictures()),
+                image_bytes=tf.constant(sample_image_files()),
                 class_names=tf.constant(names),
-                templates=tf.constant(wrong, tf.string),
+                templates=tf.constant(invalid_templates, tf.string),
             )
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5])
-def test_rows_in_parts_are_joined(count):
+def test_outputs_of_chunks_are_concatenated(count):
     offset = tf.constant(10)
 
-    def compute(rows, others):
-        return rows + offset, {"sizes": tf.fill(tf.shape(others), tf.size(others))}
+    def compute(rows, float_rows):
+        chunk_sizes = tf.fill(tf.shape(float_rows), tf.size(float_rows))
+        return rows + offset, {"chunk_sizes": chunk_sizes}
 
     rows = tf.range(count)
-    found, others = in_parts(compute, 2, rows, tf.cast(rows, tf.float32))
-    assert found.numpy().tolist() == [10, 11, 12, 13, 14][:count]
-    sizes = {0: [], 1: [1], 4: [2, 2, 2, 2], 5: [2, 2, 2, 2, 1]}
-    assert others["sizes"].numpy().tolist() == sizes[count]
+    sums, details = apply_in_chunks(compute, 2, rows, tf.cast(rows, tf.float32))
+    assert sums.numpy().tolist() == [10, 11, 12, 13, 14][:count]
+    chunk_sizes = {0: [], 1: [1], 4: [2, 2, 2, 2], 5: [2, 2, 2, 2, 1]}
+    assert details["chunk_sizes"].numpy().tolist() == chunk_sizes[count]
 
 
 @pytest.mark.parametrize(
@@ -101,9 +109,14 @@ def test_rows_in_parts_are_joined(count):
         pytest.param("float16", marks=pytest.mark.release),
     ],
 )
-def test_half_the_room(model, folder, tmp_path, weights):
-    about = {"data": {"icons": ["3 pairs"]}, "evaluation": {"t2i/recall_at_1": 0.25}}
-    export_saved_model(model, tmp_path / "half", weights=weights, card_arguments=about)
+def test_half_precision_halves_the_size_of_weights(model, folder, tmp_path, weights):
+    card_arguments = {
+        "data": {"icons": ["3 pairs"]},
+        "evaluation": {"t2i/recall_at_1": 0.25},
+    }
+    export_saved_model(
+        model, tmp_path / "half", weights=weights, card_arguments=card_arguments
+    )
     card = (tmp_path / "half" / "README.md").read_text()
     assert "- icons\n  - 3 pairs" in card and "| t2i/recall_at_1 | 0.25 |" in card
     sizes = [
@@ -111,24 +124,24 @@ def test_half_the_room(model, folder, tmp_path, weights):
         for root in (folder / "export", tmp_path / "half")
     ]
     assert sizes[1] < 0.6 * sizes[0]
-    # The same model, with rounded kernels.
+    # The embeddings must be those of a model with rounded kernels.
     rounded = ALIGN.from_config(model.get_config())
-    for ours, theirs in zip(rounded.variables, model.variables, strict=True):
-        value = theirs.value
-        if len(theirs.shape) > 1:
+    for target, source in zip(rounded.variables, model.variables, strict=True):
+        value = source.value
+        if len(source.shape) > 1:
             value = tf.cast(tf.cast(value, weights), value.dtype)
-        ours.assign(value)
+        target.assign(value)
     half = tf.saved_model.load(str(tmp_path / "half" / "align" / "1")).signatures
-    images = half["encode_image"](image_bytes=tf.constant(pictures()))
-    expected = rounded.encode_images(pictures())
+    images = half["encode_image"](image_bytes=tf.constant(sample_image_files()))
+    expected = rounded.encode_images(sample_image_files())
     np.testing.assert_allclose(images["image_embedding"], expected, atol=TOLERANCE)
-    assert np.abs(expected - model.encode_images(pictures())).max() > 1e-4
+    assert np.abs(expected - model.encode_images(sample_image_files())).max() > 1e-4
     texts = half["encode_text"](captions=tf.constant(CAPTIONS))["text_embedding"]
     np.testing.assert_allclose(texts, rounded.encode_texts(CAPTIONS), atol=TOLERANCE)
 
 
 @pytest.mark.ci
-def test_the_card_tells_limits_and_what_is_known(folder):
+def test_the_model_card_states_facts_and_limits(folder):
     card = (folder / "export" / "README.md").read_text()
     for text in ("Not recorded", "Surveillance", "64 × 64 pixels"):
         assert text in card

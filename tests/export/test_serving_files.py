@@ -1,6 +1,6 @@
-"""What TensorFlow Serving would read, read by its own protos.
+"""Configuration files and warm-up requests, parsed with TensorFlow Serving's protos.
 
-The server itself is in no registry here.
+TensorFlow Serving is not available as a Python package.
 """
 
 import pathlib
@@ -38,14 +38,14 @@ def export(folder, tmp_path_factory):
     return export
 
 
-# === Configs ===
+# === Configuration files ===
 
 
-def messages():
-    """Protos that the wheel of tensorflow-serving-api lacks, field by field.
+def message_classes():
+    """Returns classes of messages that tensorflow-serving-api does not contain.
 
-    tensorflow/serving 2.20.0: servables/tensorflow/session_bundle_config.proto and
-    config/monitoring_config.proto.
+    The fields are those of servables/tensorflow/session_bundle_config.proto and
+    config/monitoring_config.proto in tensorflow/serving 2.20.0.
     """
     wrapped = ".google.protobuf."
     fields = {
@@ -63,22 +63,24 @@ def messages():
         "PrometheusConfig": {"enable": (1, "bool"), "path": (2, "string")},
         "MonitoringConfig": {"prometheus_config": (1, ".align_test.PrometheusConfig")},
     }
-    kinds = descriptor_pb2.FieldDescriptorProto
+    descriptor = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(
         name="align_test.proto", package="align_test", syntax="proto3"
     )
     file.dependency.append("google/protobuf/wrappers.proto")
-    for name, own in fields.items():
+    for name, message_fields in fields.items():
         message = file.message_type.add(name=name)
-        for field, (number, kind) in own.items():
-            added = message.field.add(name=field, number=number)
-            repeated = kind.startswith("repeated ")
-            added.label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
-            if kind.startswith("."):
-                added.type, added.type_name = kinds.TYPE_MESSAGE, kind
+        for field_name, (number, field_type) in message_fields.items():
+            field = message.field.add(name=field_name, number=number)
+            field.label = descriptor.LABEL_OPTIONAL
+            if field_type.startswith("repeated "):
+                field.label = descriptor.LABEL_REPEATED
+            if field_type.startswith("."):
+                field.type = descriptor.TYPE_MESSAGE
+                field.type_name = field_type
             else:
-                scalar = kind.removeprefix("repeated ").upper()
-                added.type = getattr(kinds, f"TYPE_{scalar}")
+                scalar = field_type.removeprefix("repeated ").upper()
+                field.type = getattr(descriptor, f"TYPE_{scalar}")
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.Add(file)
@@ -90,8 +92,8 @@ def messages():
     }
 
 
-def read(path, message):
-    """Parses a text proto, and holds that a typo in any of its fields is refused."""
+def read_text_proto(path, message):
+    """Parses a text proto and checks that a typo in any of its fields is refused."""
     text = path.read_text(encoding="utf-8")
     names = set(re.findall(r"^ *(\w+)(?=:| \{)", text, re.MULTILINE))
     assert names
@@ -104,37 +106,41 @@ def read(path, message):
 
 
 @pytest.mark.ci
-def test_models_config(export):
+def test_models_config_lists_all_models(export):
     proto = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
-    config = read(export / "serving" / "models.config", proto.ModelServerConfig)
-    found = config.model_config_list.config
-    assert [model.name for model in found] == list(MODELS)
-    for model in found:
+    path = export / "serving" / "models.config"
+    config = read_text_proto(path, proto.ModelServerConfig)
+    models = config.model_config_list.config
+    assert [model.name for model in models] == list(MODELS)
+    for model in models:
         assert model.model_platform == "tensorflow"
-        # The export's folder is /models there.
+        # The containers mount the export as /models.
         base = export / pathlib.PurePosixPath(model.base_path).relative_to("/models")
         assert (base / "1" / "saved_model.pb").is_file()
 
 
 @pytest.mark.ci
-def test_batching_configs(export):
-    message = messages()["BatchingParameters"]
-    config = read(export / "serving" / "batching.config", message)
+def test_batching_configs_have_the_required_fields(export):
+    message = message_classes()["BatchingParameters"]
+    config = read_text_proto(export / "serving" / "batching.config", message)
     assert config.num_batch_threads.value >= 1
     for name in ("image", "text"):
-        own = read(export / name / "1" / "batching_params.pbtxt", message)
-        assert own.max_batch_size.value >= 64
-        assert own.max_enqueued_batches.value >= 1
-        assert own.HasField("batch_timeout_micros")
-        assert not own.allowed_batch_sizes and not own.pad_variable_length_inputs
-    # Its signatures take batches of different sizes, which can't be merged.
+        path = export / name / "1" / "batching_params.pbtxt"
+        parameters = read_text_proto(path, message)
+        assert parameters.max_batch_size.value >= 64
+        assert parameters.max_enqueued_batches.value >= 1
+        assert parameters.HasField("batch_timeout_micros")
+        assert not parameters.allowed_batch_sizes
+        assert not parameters.pad_variable_length_inputs
+    # The server cannot batch requests whose inputs have different numbers of rows.
     assert not (export / "align" / "1" / "batching_params.pbtxt").exists()
 
 
 @pytest.mark.ci
-def test_monitoring_config(export):
+def test_monitoring_config_matches_the_annotations_of_pods(export):
     path = export / "serving" / "monitoring.config"
-    config = read(path, messages()["MonitoringConfig"]).prometheus_config
+    message = message_classes()["MonitoringConfig"]
+    config = read_text_proto(path, message).prometheus_config
     assert config.enable
     pods = list(yaml.safe_load_all((export / "serving/kubernetes.yaml").read_text()))
     annotations = pods[0]["spec"]["template"]["metadata"]["annotations"]
@@ -151,12 +157,12 @@ def test_monitoring_config(export):
         pytest.param("text", marks=pytest.mark.ci),
     ],
 )
-def test_warm_up_requests_are_answered(export, name):
+def test_warm_up_requests_match_all_signatures(export, name):
     proto = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
     records = list(tf.data.TFRecordDataset(str(export / name / "1" / WARM_UP_FILE)))
     assert 0 < len(records) <= 1000
     served = tf.saved_model.load(str(export / name / "1"))
-    found = []
+    requests = []
     for record in records:
         log = proto.PredictionLog.FromString(record.numpy())
         assert log.WhichOneof("log_type") == "predict_log"
@@ -177,16 +183,16 @@ def test_warm_up_requests_are_answered(export, name):
         for key, values in outputs.items():
             assert len(values) == count
             assert np.isfinite(values.numpy().astype(float)).all()
-            # Real pictures: the decoders get warm, and not the way around them.
+            # The requests contain valid images, so that they warm up the decoders.
             assert key != "valid" or values.numpy().all()
-        found.append((signature, count))
-    assert sorted(found) == sorted(
+        requests.append((signature, count))
+    assert sorted(requests) == sorted(
         (signature, count) for signature in served.signatures for count in WARM_UP_ROWS
     )
 
 
 @pytest.mark.ci
-def test_without_the_package_a_line_says_how_to_get_it(
+def test_a_missing_package_for_warm_up_requests_is_reported(
     folder, tmp_path, monkeypatch, capsys
 ):
     export = tmp_path / "export"
@@ -199,7 +205,7 @@ def test_without_the_package_a_line_says_how_to_get_it(
     assert not list(export.glob("*/1/assets.extra"))
 
 
-def test_a_folder_without_models(tmp_path):
-    with pytest.raises(InputError, match="image/1.*export_saved_model first"):
+def test_a_folder_without_models_is_refused(tmp_path):
+    with pytest.raises(InputError, match="image/1.*with export_saved_model first"):
         write_serving_files(tmp_path)
     assert list(tmp_path.iterdir()) == []

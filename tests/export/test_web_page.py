@@ -1,6 +1,7 @@
-"""The page in Chromium against the model in Python."""
+"""Exported web page in Chromium, compared with the model in Python."""
 
 import base64
+import dataclasses
 import functools
 import io
 import json
@@ -16,7 +17,12 @@ from align_keras.corpus.image import normalize_image
 from align_keras.images import preprocess_image_bytes
 from align_keras.images.preprocess import crop_size_to_resize_size
 from align_keras.models import ALIGN
-from align_keras.runs.export_web import embed_page_images, read_run_images, write_web
+from align_keras.runs.export_web import (
+    WebImages,
+    embed_page_images,
+    read_run_images,
+    write_web,
+)
 from align_keras.search import Index
 from align_keras.utils.files import MAX_PIXELS
 from tests.helpers.browser import chromium, node_modules, served
@@ -42,73 +48,90 @@ def browser():
         yield browser
 
 
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Exported page with the values to compare it with.
+
+    Attributes:
+        folder: folder of the page.
+        model: `ALIGN` that was exported.
+        images: images of the page with their embeddings.
+        tolerance: absolute tolerance of scores.
+    """
+
+    folder: pathlib.Path
+    model: ALIGN
+    images: WebImages
+    tolerance: float
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, runtime, model):
-    """A page's folder, its model, its images, and how near scores must be."""
+    """Exports a small random model with drawn images."""
     folder = tmp_path_factory.mktemp("page")
     pairs = str(write_pairs(tmp_path_factory.mktemp("pairs")))
     options = {"images": pairs, "title": TITLE, "litert_js": str(runtime)}
     write_web(model, folder, None, **options)
-    return folder, model, embed_page_images(model, pairs), 5e-5
+    return Export(folder, model, embed_page_images(model, pairs), 5e-5)
 
 
 @pytest.fixture(scope="module", params=["small", "run"])
-def exported(request, tmp_path_factory, runtime):
-    """As `small`, and a run's trained model with the index that it left."""
+def export(request, tmp_path_factory, runtime):
+    """Exports a small model, or the trained model of a run with its index."""
     if request.param == "small":
         return request.getfixturevalue("small")
-    room = tmp_path_factory.mktemp("run")
-    for kind in ("preset", "index"):
-        with tarfile.open(ARTIFACTS / f"{kind}.tar.xz") as archive:
-            archive.extractall(room, filter="data")
-    run = room / "preset"
-    write_index(room / "index", run / "index")
+    artifacts = tmp_path_factory.mktemp("run")
+    for name in ("preset", "index"):
+        with tarfile.open(ARTIFACTS / f"{name}.tar.xz") as archive:
+            archive.extractall(artifacts, filter="data")
+    run = artifacts / "preset"
+    write_index(artifacts / "index", run / "index")
     folder = tmp_path_factory.mktemp("page")
     align = ALIGN.from_preset(run)
     options = {"quantize": "float16", "title": TITLE, "litert_js": str(runtime)}
     write_web(align, folder, run, **options)
-    # Weights of 11 bits in towers this narrow: 2.4e-3 was measured.
-    return folder, align, read_run_images(align, run), 5e-3
+    # Float16 weights cause a measured difference of 2.4e-3 in these narrow towers.
+    return Export(folder, align, read_run_images(align, run), 5e-3)
 
 
-def write_index(flat, folder):
-    """Writes the index of 0.1's flat files in today's format."""
-    lines = (flat / "entries.jsonl").read_text(encoding="utf-8").splitlines()
+def write_index(old_index, folder):
+    """Writes the index of version 0.1 in the current format."""
+    lines = (old_index / "entries.jsonl").read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines]
     Index.from_embeddings(
-        np.load(flat / "embeddings.npy"),
+        np.load(old_index / "embeddings.npy"),
         [entry["id"] for entry in entries],
         [entry["captions"] for entry in entries],
-        images=[(flat / entry["thumbnail"]).read_bytes() for entry in entries],
+        images=[(old_index / entry["thumbnail"]).read_bytes() for entry in entries],
         folder=folder,
     )
 
 
 @pytest.fixture(scope="module")
-def site(browser, exported):
-    """The folder's address, and a browser's profile that keeps what it compiles."""
-    with served(exported[0]) as address, browser.new_context() as context:
+def site(browser, export):
+    """Yields the address of the page and a browser context with a shared cache."""
+    with served(export.folder) as address, browser.new_context() as context:
         yield address, context
 
 
 @pytest.fixture
 def page(site):
-    """The page, loaded; whatever it asks for must be in its folder."""
+    """Yields the loaded page and checks that it requests nothing outside its folder."""
     address, context = site
-    asked = []
+    requests = []
     page = context.new_page()
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requests.append(request.url))
     page.goto(address)
     page.wait_for_selector(READY, timeout=120_000)
     assert not page.is_visible("#error"), page.inner_text("#error")
     yield page
     page.close()
-    outside = [url for url in asked if not url.startswith((address, "blob:", "data:"))]
-    assert outside == []
+    allowed = (address, "blob:", "data:")
+    assert [url for url in requests if not url.startswith(allowed)] == []
 
 
-def hits(page, heading):
-    """Rows and scores of the five best, once their heading is there."""
+def wait_for_hits(page, heading):
+    """Returns rows and scores of the five best hits after their heading appears."""
     page.wait_for_function(
         "heading => document.getElementById('heading').textContent === heading "
         "|| !document.getElementById('error').hidden",
@@ -116,117 +139,123 @@ def hits(page, heading):
         timeout=120_000,
     )
     assert not page.is_visible("#error"), page.inner_text("#error")
-    found = page.eval_on_selector_all(
-        "#hits li", "items => items.map((own) => [own.dataset.row, own.dataset.score])"
+    hits = page.eval_on_selector_all(
+        "#hits li",
+        "items => items.map((item) => [item.dataset.row, item.dataset.score])",
     )
-    rows, scores = zip(*found[:5], strict=True)
+    rows, scores = zip(*hits[:5], strict=True)
     return [int(row) for row in rows], [float(score) for score in scores]
 
 
-def check_hits(found, searched, query, tolerance):
-    rows, scores = found
-    index = Index.from_embeddings(searched.embeddings, range(len(searched.embeddings)))
+def check_hits(hits, export, query, tolerance=None):
+    """Compares hits of the page with those of an exact search in Python."""
+    rows, scores = hits
+    embeddings = export.images.embeddings
+    tolerance = tolerance or export.tolerance
+    index = Index.from_embeddings(embeddings, range(len(embeddings)))
     expected = index.query(query[0], 5)
     expected_scores = [hit.score for hit in expected]
     assert rows[0] == expected[0].id - 1
     np.testing.assert_allclose(scores, expected_scores, atol=tolerance)
-    # The very rows, but for those so near each other that rounding decides.
-    own_scores = searched.embeddings[rows] @ query[0]
-    np.testing.assert_allclose(own_scores, expected_scores, atol=tolerance)
+    # Rounding may change the order of images with almost equal scores.
+    row_scores = embeddings[rows] @ query[0]
+    np.testing.assert_allclose(row_scores, expected_scores, atol=tolerance)
 
 
 @pytest.mark.parametrize("text", ["red circle", "  Blåue, RING! ", "漢 👩‍🚀 zzzz"])
-def test_a_text(page, exported, text):
-    _, align, searched, tolerance = exported
+def test_a_text_query_has_the_hits_of_python(page, export, text):
     page.fill("#query", text)
     page.press("#query", "Enter")
-    found = hits(page, f"“{text.strip()}”")
-    check_hits(found, searched, align.encode_texts([text]), tolerance)
+    hits = wait_for_hits(page, f"“{text.strip()}”")
+    check_hits(hits, export, export.model.encode_texts([text]))
 
 
-def encoded(image, kind, **options):
+def encoded(image, file_format, **options):
     file = io.BytesIO()
-    image.save(file, kind, **options)
+    image.save(file, file_format, **options)
     return file.getvalue()
 
 
-def test_a_picture(page, exported):
-    _, align, searched, tolerance = exported
-    png = encoded(normalize_image(searched.images[7].thumbnail)[0], "PNG")
+def test_an_image_query_has_the_hits_of_python(page, export):
+    png = encoded(normalize_image(export.images.images[7].thumbnail)[0], "PNG")
     files = [{"name": "seven.png", "mimeType": "image/png", "buffer": png}]
     page.set_input_files("#file", files)
-    found = hits(page, "seven.png")
-    check_hits(found, searched, align.encode_images([png]), tolerance)
-    assert page.is_visible("#asked")
+    hits = wait_for_hits(page, "seven.png")
+    check_hits(hits, export, export.model.encode_images([png]))
+    assert page.is_visible("#query-image")
     assert page.input_value("#query") == ""
-    # What is no picture leaves the hits, and says why.
+    # An unreadable file causes an error, and the previous hits remain.
     files = [{"name": "seven.txt", "mimeType": "image/png", "buffer": b"seven"}]
     page.set_input_files("#file", files)
     page.wait_for_selector("#error:not([hidden])")
-    assert "seven.txt can’t be searched with" in page.inner_text("#error")
+    assert "seven.txt cannot be used as a query" in page.inner_text("#error")
     assert page.inner_text("#heading") == "seven.png"
 
 
 @pytest.mark.parametrize("event", ["drop", "paste"])
-def test_a_picture_is_dropped_or_pasted(page, exported, event):
-    _, align, searched, tolerance = exported
-    png = encoded(normalize_image(searched.images[3].thumbnail)[0], "PNG")
+def test_an_image_can_be_dropped_or_pasted(page, export, event):
+    png = encoded(normalize_image(export.images.images[3].thumbnail)[0], "PNG")
     script = """([event, content]) => {
-        const bytes = Uint8Array.from(atob(content), (own) => own.charCodeAt(0));
+        const bytes = Uint8Array.from(atob(content), (byte) => byte.charCodeAt(0));
         const data = new DataTransfer();
         data.items.add(new File([bytes], "three.png", { type: "image/png" }));
-        const own = { bubbles: true, dataTransfer: data, clipboardData: data };
-        const kind = event === "drop" ? DragEvent : ClipboardEvent;
-        document.body.dispatchEvent(new kind(event, own));
+        const options = { bubbles: true, dataTransfer: data, clipboardData: data };
+        const eventClass = event === "drop" ? DragEvent : ClipboardEvent;
+        document.body.dispatchEvent(new eventClass(event, options));
     }"""
     page.evaluate(script, [event, base64.b64encode(png).decode()])
-    found = hits(page, "three.png")
-    check_hits(found, searched, align.encode_images([png]), tolerance)
+    hits = wait_for_hits(page, "three.png")
+    check_hits(hits, export, export.model.encode_images([png]))
 
 
-def test_a_hit_finds_similar_ones(page, exported):
-    searched = exported[2]
+def test_a_click_on_a_hit_finds_similar_images(page, export):
     page.fill("#query", "ring")
     page.click("#search button[type=submit]")
-    row = hits(page, "“ring”")[0][2]
+    row = wait_for_hits(page, "“ring”")[0][2]
     page.click("#hits li:nth-child(3) button")
-    caption = searched.images[row].captions[0]
-    found = hits(page, f"Similar to {caption}")
-    check_hits(found, searched, searched.embeddings[row : row + 1], tolerance=1e-5)
-    shown = page.locator("#hits li").count()
-    page.click("#more")
-    assert page.locator("#hits li").count() > shown
+    caption = export.images.images[row].captions[0]
+    hits = wait_for_hits(page, f"Similar to {caption}")
+    query = export.images.embeddings[row : row + 1]
+    check_hits(hits, export, query, tolerance=1e-5)
+    visible_hits = page.locator("#hits li").count()
+    page.click("#show-more")
+    assert page.locator("#hits li").count() > visible_hits
 
 
-def test_words_are_no_markup(page):
+def test_texts_are_escaped(page):
     assert page.inner_text("h1") == "Shapes <b>& colors"
     assert page.title() == "Shapes <b>& colors"
     page.fill("#query", "<img src=x>")
     page.press("#query", "Enter")
-    hits(page, "“<img src=x>”")
+    wait_for_hits(page, "“<img src=x>”")
 
 
 @functools.cache
-def pictures():
-    """Files of all formats, by name, and how far pixels may be from Python's."""
-    random = np.random.default_rng(0)
-    noise = random.integers(0, 256, (90, 130, 3)).astype("uint8")
+def image_files():
+    """Returns image files of all formats.
+
+    Returns:
+        dict from names to (content, tolerance). The tolerance is the maximum difference
+        between the pixels of the page and of Python.
+    """
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (90, 130, 3)).astype("uint8")
     smooth = Image.fromarray(noise).resize((300, 220), Image.Resampling.BICUBIC)
-    clear = smooth.convert("RGBA")
-    alpha = random.integers(0, 256, (220, 300)).astype("uint8")
-    clear.putalpha(Image.fromarray(alpha))
-    # The stored numbers count, whatever gamma they claim to have.
+    transparent = smooth.convert("RGBA")
+    alpha = rng.integers(0, 256, (220, 300)).astype("uint8")
+    transparent.putalpha(Image.fromarray(alpha))
+    # The gamma value of a file must have no effect.
     gamma = PngImagePlugin.PngInfo()
     gamma.add(b"gAMA", (100_000).to_bytes(4, "big"))
-    upright = Image.Exif()
-    upright[0x0112] = 6
-    # Decoders of JPEG differ by some gray levels, and so do those of lossy WebP.
+    rotation = Image.Exif()
+    rotation[0x0112] = 6
+    # Decoders of JPEG and lossy WebP differ by a few gray levels.
     return {
         "small.png": (encoded(smooth.resize((31, 47)), "PNG"), 1),
         "large.png": (encoded(smooth.resize((2100, 1400)), "PNG"), 1),
         "narrow.png": (encoded(smooth.resize((3, 900)), "PNG"), 1),
         "gamma.png": (encoded(smooth, "PNG", pnginfo=gamma), 1),
-        "clear.png": (encoded(clear, "PNG"), 1),
+        "transparent.png": (encoded(transparent, "PNG"), 1),
         "gray.png": (encoded(smooth.convert("L"), "PNG"), 1),
         "palette.png": (encoded(smooth.quantize(40), "PNG"), 1),
         "still.gif": (encoded(smooth, "GIF"), 1),
@@ -234,13 +263,16 @@ def pictures():
         "exact.webp": (encoded(smooth, "WEBP", lossless=True), 1),
         "lossy.webp": (encoded(smooth, "WEBP"), 6),
         "photo.jpg": (encoded(smooth, "JPEG"), 8),
-        "turned.jpg": (encoded(smooth, "JPEG", exif=upright), 8),
-        **{name: (own[0], limit_of(name)) for name, own in readable().items()},
+        "rotated.jpg": (encoded(smooth, "JPEG", exif=rotation), 8),
+        **{
+            name: (content, pixel_tolerance(name))
+            for name, (content, _) in readable().items()
+        },
     }
 
 
-def limit_of(name):
-    # The browser multiplies colors with their opacity before it lays them on white.
+def pixel_tolerance(name):
+    # The browser rounds the product of color and opacity before it adds the background.
     if name.startswith("WebP") and "alpha" in name:
         return 2
     return 4 if "JPEG" in name else 1
@@ -248,16 +280,16 @@ def limit_of(name):
 
 @pytest.fixture(scope="module")
 def read_in_browser(browser, small):
-    """A function from a picture's bytes to the pixels that the page makes of it."""
+    """Yields a function that preprocesses the content of an image file in the page."""
     sizes = [SIZE, crop_size_to_resize_size(SIZE), MAX_PIXELS]
     script = """async ([content, ...sizes]) => {
-        const { readPicture } = await import("/page/picture.js");
-        const bytes = Uint8Array.from(atob(content), (own) => own.charCodeAt(0));
-        const pixels = await readPicture(new Blob([bytes]), ...sizes);
+        const { readImage } = await import("/page/image.js");
+        const bytes = Uint8Array.from(atob(content), (byte) => byte.charCodeAt(0));
+        const pixels = await readImage(new Blob([bytes]), ...sizes);
         const raw = new Uint8Array(Float32Array.from(pixels).buffer);
-        return btoa(Array.from(raw, (own) => String.fromCharCode(own)).join(""));
+        return btoa(Array.from(raw, (byte) => String.fromCharCode(byte)).join(""));
     }"""
-    with served(small[0]) as address:
+    with served(small.folder) as address:
         page = browser.new_page()
         page.goto(f"{address}page/page.css")
 
@@ -271,62 +303,61 @@ def read_in_browser(browser, small):
         page.close()
 
 
-@pytest.mark.parametrize("name", pictures())
-def test_pixels(read_in_browser, name):
-    content, limit = pictures()[name]
+@pytest.mark.parametrize("name", image_files())
+def test_pixels_equal_those_of_python(read_in_browser, name):
+    content, tolerance = image_files()[name]
     pixels = read_in_browser(content)
     expected = preprocess_image_bytes(tf.constant(content), SIZE).numpy()
     difference = np.abs(np.reshape(pixels, expected.shape) - expected)
-    assert difference.max() <= limit
-    assert difference.mean() < (0.01 if limit == 1 else 1.5)
+    assert difference.max() <= tolerance
+    assert difference.mean() < (0.01 if tolerance == 1 else 1.5)
 
 
 @pytest.mark.parametrize("name", [name for name in refused() if name != "nothing"])
-def test_files_that_python_refuses(read_in_browser, name):
-    words = "it is no picture that this browser can read|it has 50.3 million pixels"
-    with pytest.raises(Exception, match=words):
+def test_the_page_refuses_the_files_that_python_refuses(read_in_browser, name):
+    message = "This browser cannot decode it as an image|It has 50.3 million pixels"
+    with pytest.raises(Exception, match=message):
         read_in_browser(refused()[name])
 
 
 @pytest.mark.parametrize(
-    ("missing", "words"),
+    ("missing", "message"),
     [
-        ("**/model/text.tflite", "model/text.tflite (status 404) can’t be read"),
-        ("**/pictures/embeddings.bin", "pictures/embeddings.bin (status 404)"),
+        ("**/model/text.tflite", "Cannot read model/text.tflite (status 404)"),
+        ("**/images/embeddings.bin", "Cannot read images/embeddings.bin (status 404)"),
         ("**/model/model.json", "model/model.json (status 404)"),
         ("**/litertjs/core/**", "Run “npm install” in the page’s folder"),
-        ("**/*.wasm", "@litertjs/core can’t be started"),
+        ("**/*.wasm", "@litertjs/core cannot start"),
     ],
 )
-def test_missing_files(browser, small, missing, words):
-    with served(small[0]) as address:
+def test_the_page_reports_missing_files(browser, small, missing, message):
+    with served(small.folder) as address:
         page = browser.new_page()
-        page.route(missing.replace("/litertjs", "/@litertjs"), _not_found)
+        page.route(missing.replace("/litertjs", "/@litertjs"), _send_status_404)
         page.goto(address)
         page.wait_for_selector(READY, timeout=120_000)
-        assert words in page.inner_text("#error")
+        assert message in page.inner_text("#error")
         page.close()
 
 
-def _not_found(route):
+def _send_status_404(route):
     route.fulfill(status=404)
 
 
-def test_the_image_tower_can_come_later(page):
-    """It is loaded with the first picture, and sought again with the next one."""
-    page.route("**/image.tflite", _not_found)
-    picture = pictures()["small.png"][0]
-    files = [{"name": "one.png", "mimeType": "image/png", "buffer": picture}]
+def test_the_page_loads_the_image_tower_again_after_a_failure(page):
+    page.route("**/image.tflite", _send_status_404)
+    content = image_files()["small.png"][0]
+    files = [{"name": "one.png", "mimeType": "image/png", "buffer": content}]
     page.set_input_files("#file", files)
     page.wait_for_selector("#error:not([hidden])")
     assert "model/image.tflite (status 404)" in page.inner_text("#error")
     page.unroute("**/image.tflite")
     page.set_input_files("#file", files)
-    hits(page, "one.png")
+    wait_for_hits(page, "one.png")
 
 
-def test_without_webassembly(browser, small):
-    with served(small[0]) as address:
+def test_the_page_reports_missing_webassembly(browser, small):
+    with served(small.folder) as address:
         page = browser.new_page()
         page.add_init_script("delete window.WebAssembly")
         page.goto(address)
@@ -335,9 +366,9 @@ def test_without_webassembly(browser, small):
         page.close()
 
 
-def test_opened_as_a_file(browser, small):
+def test_the_page_requires_a_web_server(browser, small):
     page = browser.new_page()
-    page.goto((small[0] / "index.html").as_uri())
+    page.goto((small.folder / "index.html").as_uri())
     page.wait_for_selector("#error:not([hidden])")
     assert "python3 -m http.server" in page.inner_text("#error")
     page.close()

@@ -1,4 +1,4 @@
-"""The page's tokenizer, run by node, against the Python one and Hugging Face's."""
+"""JavaScript tokenizer of the page, compared with two Python tokenizers."""
 
 import json
 import pathlib
@@ -31,16 +31,16 @@ const rows = JSON.parse(read("captions.json")).map((text) => tokenizer.encode(te
 const plain = rows.map((row) => Object.values(row).map((ids) => [...ids]));
 console.log(JSON.stringify(plain));
 """
-# As JavaScript holds what isn't Unicode, and JSON spells it.
+# Strings of JavaScript and JSON may contain lone surrogates.
 LONE_SURROGATES = ["a\ud83db", "\udc00", "[MA\udfffSK] red"]
 
 
 @pytest.fixture
-def in_node(tmp_path):
-    """A function from a tokenizer and captions to lists of ids and of masks."""
+def tokenize_in_node(tmp_path):
+    """Returns a function from a tokenizer and captions to lists of ids and masks."""
     node = shutil.which("node")
     if node is None:
-        pytest.skip("node isn't installed")
+        pytest.skip("node is not installed")
     web = pathlib.Path(align_keras.export.__file__).parent / "web"
     shutil.copyfile(web / "tokenizer.js", tmp_path / "tokenizer.mjs")
     (tmp_path / "script.mjs").write_text(SCRIPT)
@@ -51,71 +51,78 @@ def in_node(tmp_path):
         (tmp_path / "options.json").write_text(options)
         (tmp_path / "captions.json").write_text(json.dumps(captions))
         command = [node, "script.mjs"]
-        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr
-        rows = json.loads(run.stdout)
+        process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        rows = json.loads(process.stdout)
         return [row[0] for row in rows], [row[1] for row in rows]
 
     return encode
 
 
-def in_python(tokenizer, captions):
+def tokenize_in_python(tokenizer, captions):
     tokens = tokenizer([caption.encode("utf-8", "replace") for caption in captions])
     return [tokens[name].numpy().tolist() for name in ("token_ids", "padding_mask")]
 
 
-def different(captions, left, right):
+def find_differences(captions, actual, expected):
+    """Returns the captions for which two lists of rows differ."""
     return [
         caption
-        for caption, *pair in zip(captions, left, right, strict=True)
-        if pair[0] != pair[1]
+        for caption, actual_row, expected_row in zip(
+            captions, actual, expected, strict=True
+        )
+        if actual_row != expected_row
     ]
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_hard_and_random_captions(in_node, normalization):
+def test_hard_and_random_captions_have_the_ids_of_python(
+    tokenize_in_node, normalization
+):
     captions = [*HARD_CASES, *random_captions(3000, seed=1)]
-    # Every character known, so that a wrong one can't hide behind [UNK].
+    # The vocabulary contains all characters, since [UNK] would hide differences.
     vocabulary = learn_vocabulary(captions, 8000, normalization=normalization)
     tokenizer = WordPieceTokenizer(vocabulary, 32, normalization)
-    ids, mask = in_node(tokenizer, captions)
-    expected_ids, expected_mask = in_python(tokenizer, captions)
-    wrong = different(captions, ids, expected_ids)
-    known = {chr(point) for point in NEW_LETTERS[normalization]}
-    assert [caption for caption in wrong if not known & set(caption)] == []
-    assert different(captions, mask, expected_mask) == []
+    ids, mask = tokenize_in_node(tokenizer, captions)
+    expected_ids, expected_mask = tokenize_in_python(tokenizer, captions)
+    differences = find_differences(captions, ids, expected_ids)
+    # The Unicode version of TensorFlow does not include these letters.
+    new_letters = {chr(point) for point in NEW_LETTERS[normalization]}
+    assert [text for text in differences if not new_letters & set(text)] == []
+    assert find_differences(captions, mask, expected_mask) == []
 
 
-def test_hugging_face(in_node, tmp_path):
-    # Here the letters are right that TensorFlow's Unicode doesn't know yet.
+def test_captions_have_the_ids_of_hugging_face(tokenize_in_node, tmp_path):
+    # The Unicode version of Hugging Face includes all letters.
     captions = [*HARD_CASES, *random_captions(1000, seed=2)]
     vocabulary = learn_vocabulary(captions, 8000)
-    ids, _ = in_node(WordPieceTokenizer(vocabulary, 24), captions)
+    ids, _ = tokenize_in_node(WordPieceTokenizer(vocabulary, 24), captions)
     reference = BertWordPieceTokenizer(str(tmp_path / "vocabulary.txt"))
     reference.enable_truncation(24)
     reference.enable_padding(length=24)
     expected = [encoding.ids for encoding in reference.encode_batch(captions)]
-    assert different(captions, ids, expected) == []
+    assert find_differences(captions, ids, expected) == []
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_every_character(in_node, normalization):
-    """Each character between letters: kept, dropped, folded, isolated or a space."""
+def test_all_characters_are_normalized_as_in_python(tokenize_in_node, normalization):
+    # A character between two letters is kept, removed, folded, isolated or a space.
     points = [p for p in range(0x30000) if not 0xD800 <= p < 0xE000]
     captions = [f"a{chr(point)}b" for point in points]
-    known = {chr(point) for point in NEW_LETTERS[normalization]}
-    captions = [caption for caption in captions if caption[1] not in known]
+    new_letters = {chr(point) for point in NEW_LETTERS[normalization]}
+    captions = [caption for caption in captions if caption[1] not in new_letters]
     tokenizer = WordPieceTokenizer(
         ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters(normalization)],
         6,
         normalization,
     )
-    ids, _ = in_node(tokenizer, captions)
-    assert different(captions, ids, in_python(tokenizer, captions)[0]) == []
+    ids, _ = tokenize_in_node(tokenizer, captions)
+    expected_ids, _ = tokenize_in_python(tokenizer, captions)
+    assert find_differences(captions, ids, expected_ids) == []
 
 
 def letters(normalization):
-    """Alphabets in which most characters of Unicode's scripts are written."""
+    """Returns tokens for the characters up to U+3000, which cover most alphabets."""
     learned = learn_vocabulary(
         (f"a{chr(p)}b" for p in range(0x3000) if not chr(p).isspace()),
         8000,
@@ -124,18 +131,18 @@ def letters(normalization):
     return learned[5:]
 
 
-def test_lone_surrogates_are_dropped(in_node):
+def test_lone_surrogates_are_removed(tokenize_in_node):
     tokenizer = WordPieceTokenizer(VOCABULARY, 8)
-    ids, _ = in_node(tokenizer, LONE_SURROGATES)
+    ids, _ = tokenize_in_node(tokenizer, LONE_SURROGATES)
     replaced = [
         "".join("\ufffd" if "\ud800" <= c < "\ue000" else c for c in caption)
         for caption in LONE_SURROGATES
     ]
-    assert ids == in_python(tokenizer, replaced)[0]
+    assert ids == tokenize_in_python(tokenizer, replaced)[0]
 
 
 @pytest.mark.parametrize("caption", ["red " * 25_000, "x" * 100_000, "漢" * 100_000])
-def test_huge_captions(in_node, caption):
+def test_huge_captions_have_the_ids_of_python(tokenize_in_node, caption):
     tokenizer = WordPieceTokenizer(VOCABULARY, 64)
-    ids, _ = in_node(tokenizer, [caption])
-    assert ids == in_python(tokenizer, [caption])[0]
+    ids, _ = tokenize_in_node(tokenizer, [caption])
+    assert ids == tokenize_in_python(tokenizer, [caption])[0]

@@ -1,11 +1,15 @@
-"""Prints what is in memory before and at the peak of real steps, in bytes, as JSON.
+"""Measures the memory of training steps and prints it as JSON in bytes.
 
-usage: memory_script.py step OVERRIDES    a model of this configuration, two steps
-       memory_script.py gradients OVERRIDES    the gradients of such a step alone
-       memory_script.py classifier OVERRIDES RECIPE    its image encoder and ten classes
-       memory_script.py loss N WIDTH FORM    the loss alone and its gradients
+usage: memory_script.py step OVERRIDES
+           Trains a model for two steps.
+       memory_script.py gradients OVERRIDES
+           Computes the gradients of a step without an update.
+       memory_script.py classifier OVERRIDES RECIPE
+           Trains a classifier with the image encoder and ten classes.
+       memory_script.py loss N WIDTH FORM
+           Computes the loss of N pairs with embeddings of length WIDTH.
 
-A process of its own, since a process's peak never falls again.
+Each measurement needs a new process, since the peak memory of a process never falls.
 """
 
 import json
@@ -21,19 +25,19 @@ import tensorflow as tf
 from align_keras.losses import ContrastiveLoss, SigmoidLoss
 
 
-def present():
-    """What the process has allocated; not its code, which is read as it is used."""
+def allocated_memory():
+    """Returns the allocated bytes without the code, which is loaded on first use."""
     with open("/proc/self/status", encoding="ascii") as file:
         (line,) = [line for line in file if line.startswith("RssAnon")]
     return int(line.split()[1]) * 1024
 
 
-def resident():
+def resident_memory():
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def peak():
+def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -55,13 +59,14 @@ def measure_step(overrides):
 
     config = load_config(params_override=overrides)
     tf.linalg.matmul(tf.ones((64, 64)), tf.ones((64, 64)))
-    start = present()
+    start = allocated_memory()
     model = build_model(config.task.model)
     compile_model(model, config)
-    state, before = present() - start, resident()
+    state = allocated_memory() - start
+    memory_before = resident_memory()
     batches = tf.data.Dataset.from_tensors(random_batch(config)).repeat(2)
     model.fit(batches, epochs=1, verbose=0)
-    return {"state": state, "step": peak() - before}
+    return {"state": state, "step": peak_memory() - memory_before}
 
 
 def measure_gradients(overrides):
@@ -74,14 +79,14 @@ def measure_gradients(overrides):
     model = build_model(config.task.model)
     compile_model(model, config)
     batch = {name: tf.constant(x) for name, x in random_batch(config).items()}
-    before = resident()
+    memory_before = resident_memory()
 
     @tf.function
     def gradients(batch):
         return loss_gradients(model, batch)
 
     gradients(batch)
-    return {"gradients": peak() - before}
+    return {"gradients": peak_memory() - memory_before}
 
 
 def measure_classifier(overrides, recipe):
@@ -97,13 +102,13 @@ def measure_classifier(overrides, recipe):
     classifier = ImageClassifier(
         encoder_without_projection(tower, True, recipe.rematerialize), 10
     )
-    before = resident()
+    memory_before = resident_memory()
     shape = (recipe.batch_size, recipe.full.train_size, recipe.full.train_size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape).astype("uint8")
     batches = tf.data.Dataset.from_tensors((images, np.zeros(shape[0], "int32")))
     stage = FineTuningStage(lambda step: batches.repeat(), 2, 0.01, True)
     fine_tune(classifier, [stage])
-    return {"step": peak() - before}
+    return {"step": peak_memory() - memory_before}
 
 
 def measure_loss(rows, width, loss):
@@ -119,13 +124,14 @@ def measure_loss(rows, width, loss):
             tf.math.l2_normalize(tf.random.normal((rows, width)), axis=1)
             for _ in range(2)
         ]
-        before = resident()
+        memory_before = resident_memory()
         gradients(*embeddings, tf.constant(0.05))
-        return before
+        return memory_before
 
     run(64)
-    before = run(rows)
-    return {"loss": peak() - before + 2 * rows * width * 4}  # And the inputs.
+    memory_before = run(rows)
+    input_size = 2 * rows * width * 4
+    return {"loss": peak_memory() - memory_before + input_size}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from align_keras.utils.errors import InputError
 
 
 @pytest.mark.parametrize("name", DEVICE_KINDS)
-def test_every_kind_is_complete(name):
+def test_all_device_kinds_have_plausible_numbers(name):
     kind = find_device_kind(name)
     assert 0 < kind.float32_flops <= kind.half_flops < 1e16
     assert 1e9 <= kind.bandwidth < 1e13
@@ -13,8 +13,8 @@ def test_every_kind_is_complete(name):
     assert len(kind.source) > 10
 
 
-def test_known_numbers():
-    # A pod of 1,024 chips, 2,048 cores: 126 petaflops.
+def test_device_kinds_match_published_numbers():
+    # A TPU v3 pod with 1,024 chips or 2,048 cores has 126 petaflops.
     assert 2048 * find_device_kind("tpu_v3").half_flops == pytest.approx(
         126e15, rel=0.01
     )
@@ -22,7 +22,7 @@ def test_known_numbers():
 
 
 @pytest.mark.parametrize(
-    "name, near",
+    "name, suggestion",
     [
         ("tpuv3", "tpu_v3"),
         ("a100", "a100_40 or a100_80"),
@@ -31,9 +31,9 @@ def test_known_numbers():
         ("xyzzy", None),
     ],
 )
-def test_an_unknown_kind_is_refused_with_the_nearest(name, near):
+def test_errors_about_unknown_kinds_suggest_similar_names(name, suggestion):
     with pytest.raises(InputError) as caught:
         find_device_kind(name)
     assert "one of tpu_v2, tpu_v3, tpu_v4, v100" in str(caught.value)
-    hint = f"did you mean {near}?" if near else "did you mean"
-    assert (hint in str(caught.value)) == (near is not None)
+    hint = f"Did you mean {suggestion}?" if suggestion else "Did you mean"
+    assert (hint in str(caught.value)) == (suggestion is not None)

@@ -1,4 +1,4 @@
-"""The formulas by hand, and against the memory of real training steps."""
+"""Comparison of the formulas with manual calculations and with real training steps."""
 
 import dataclasses
 import functools
@@ -44,8 +44,9 @@ def plan(**changes):
     return plan_step(dataclasses.replace(SIZES, **changes))
 
 
-def test_operations_by_hand():
-    # 11,000 for each of 64 pairs; the logits' product takes 2 · 8 · 64².
+def test_operations_match_a_manual_calculation():
+    # Each of 64 pairs takes 11,000 operations. The product of the embeddings takes
+    # 2 · 8 · 64² operations.
     assert plan().flops == {
         "forward": 704_000,
         "backward": 1_408_000,
@@ -53,35 +54,35 @@ def test_operations_by_hand():
         "loss": 3 * 65_536,
     }
     assert plan(tile_size=4).flops["loss"] == 4 * 65_536
-    # Without tiles each of several devices multiplies once for each direction.
+    # Without tiles, several devices compute the product once for each direction.
     assert plan(tile_size=None).flops["loss"] == 6 * 65_536
     assert plan(tile_size=None, devices=1).flops["loss"] == 3 * 65_536
     assert plan(tile_size=None, loss="sigmoid").flops["loss"] == 3 * 65_536
     assert plan(negatives_fraction=0.25).flops["loss"] == 3 * 16_384
 
 
-def test_recomputation_and_locked_towers_by_hand():
-    again = dataclasses.replace(IMAGE, recomputed_flops=9_000)
-    assert plan(image=again).flops["recomputation"] == 64 * 9_000
+def test_recomputation_and_locked_towers_match_a_manual_calculation():
+    rematerialized = dataclasses.replace(IMAGE, recomputed_flops=9_000)
+    assert plan(image=rematerialized).flops["recomputation"] == 64 * 9_000
     assert plan(micro_batch_size=8).flops["recomputation"] == 704_000
-    both = plan(image=again, micro_batch_size=8)
+    both = plan(image=rematerialized, micro_batch_size=8)
     assert both.flops["recomputation"] == 704_000 + 64 * 9_000
     locked = dataclasses.replace(IMAGE, learned_flops=0, kept=0, learned=0)
     assert plan(image=locked).flops["backward"] == 2 * 64 * 1000
 
 
-def test_memory_by_hand():
+def test_memory_matches_a_manual_calculation():
     memory = plan().memory
     assert memory["weights"] == 4 * 3001
     assert memory["gradients"] == 4 * 2801
     assert memory["optimizer"] == 8 * 2801
     assert memory["image activations"] == 4 * 16 * 500
     assert memory["text activations"] == 4 * 16 * 200
-    # The image tower's peak is below what both keep.
+    # The peak of the image tower is below the stored activations of both towers.
     assert memory["in flight"] == 0
     large = dataclasses.replace(IMAGE, peak=800)
     assert plan(image=large).memory["in flight"] == 4 * 16 * 100
-    # All 16 × 64 logits and three tiles of that size.
+    # The device stores all 16 × 64 logits and has three tiles of that size.
     assert memory["logits"] == 4 * 4 * 16 * 64
     assert memory["embeddings"] == 4 * 8 * (2 * 16 + 3 * 64)
     shared = plan(share_equal_captions=True).memory
@@ -94,15 +95,16 @@ def test_memory_by_hand():
     half = plan(half_precision=True).memory
     assert half["image activations"] == 2 * 16 * 500
     assert half["weights"] == 6 * 3001
-    # A rematerialized tower has copies of one block at a time.
-    again = dataclasses.replace(IMAGE, copied=300)
-    half = plan(image=again, half_precision=True).memory
+    # A rematerialized tower has 16-bit copies of the weights of one block at a time.
+    rematerialized = dataclasses.replace(IMAGE, copied=300)
+    half = plan(image=rematerialized, half_precision=True).memory
     assert half["weights"] == 4 * 3001 + 2 * (300 + 2000 + 1)
-    assert plan(image=again).memory["weights"] == 4 * 3001
+    assert plan(image=rematerialized).memory["weights"] == 4 * 3001
 
 
-def test_traffic_by_hand():
-    # Three of four devices' 16 embeddings; a ring moves sums twice.
+def test_traffic_matches_a_manual_calculation():
+    # A device receives the 16 embeddings of each of three other devices. A ring
+    # all-reduce sends sums twice.
     assert plan().traffic == {
         "gathered embeddings": 3 * 16 * 8 * 4,
         "summed gradients of embeddings": 2 * 3 * 16 * 8 * 4,
@@ -113,54 +115,59 @@ def test_traffic_by_hand():
     assert set(plan(devices=1).traffic.values()) == {0}
 
 
-def test_time_by_hand():
-    # Four devices; three passes of 10,000 and of 1,000 operations for 64 pairs.
+def test_time_matches_a_manual_calculation():
+    # Four devices share three passes of 10,000 and of 1,000 operations for 64 pairs.
     seconds = plan().seconds(image_rate=1000, text_rate=500, bandwidth=100)
     assert seconds == {
         "image encoder": 64 * 30_000 / 4000,
         "text encoder": 64 * 3000 / 2000,
         "loss": 3 * 65_536 / 2000,
-        # A gradient is read; a weight and two slots are read and written.
+        # The update reads the gradient. It reads and writes the weight and two slots.
         "update of the weights": 7 * 4 * 2801 / 100,
     }
-    # Two micro-batches' sums of gradients: two read and one written.
-    micro = plan(micro_batch_size=8)
-    assert micro.updated_bytes == 10 * 4 * 2801
+    # The sum of the gradients of two micro-batches reads two and writes one number.
+    micro_batches = plan(micro_batch_size=8)
+    assert micro_batches.updated_bytes == 10 * 4 * 2801
     days = plan().days(1000, 500, 100)
     assert days == pytest.approx(100 * sum(seconds.values()) / 86_400)
 
 
-def test_the_encoders_operations_are_those_of_the_passes():
-    again = dataclasses.replace(IMAGE, recomputed_flops=9_000, learned_flops=5_000)
-    for changes in ({}, {"image": again}, {"image": again, "micro_batch_size": 8}):
-        own = plan(**changes)
-        passes = sum(own.flops.values()) - own.flops["loss"]
-        assert sum(own.encoder_flops.values()) == passes
+def test_operations_of_encoders_and_of_passes_have_the_same_sum():
+    rematerialized = dataclasses.replace(
+        IMAGE, recomputed_flops=9_000, learned_flops=5_000
+    )
+    for changes in (
+        {},
+        {"image": rematerialized},
+        {"image": rematerialized, "micro_batch_size": 8},
+    ):
+        step_plan = plan(**changes)
+        passes = sum(step_plan.flops.values()) - step_plan.flops["loss"]
+        assert sum(step_plan.encoder_flops.values()) == passes
 
 
-def test_a_classifier_by_hand():
-    """Without a text encoder, a temperature and the contrastive loss."""
-    again = dataclasses.replace(IMAGE, recomputed_flops=9_000)
-    own = plan(image=again, text=None, micro_batch_size=8, slots=1)
-    assert own.parameters == {"image encoder": 1000}
-    # Nothing is computed again for micro-batches: their gradients are added up.
-    assert own.flops == {
+def test_a_classifier_matches_a_manual_calculation():
+    rematerialized = dataclasses.replace(IMAGE, recomputed_flops=9_000)
+    step_plan = plan(image=rematerialized, text=None, micro_batch_size=8, slots=1)
+    assert step_plan.parameters == {"image encoder": 1000}
+    # Micro-batches of a classifier need no second pass, since their gradients add up.
+    assert step_plan.flops == {
         "forward": 640_000,
         "backward": 1_280_000,
         "recomputation": 576_000,
     }
-    assert own.encoder_flops == {"image encoder": 2_496_000}
-    assert own.memory == {
+    assert step_plan.encoder_flops == {"image encoder": 2_496_000}
+    assert step_plan.memory == {
         "weights": 4 * 1000,
         "gradients": 8 * 900,
         "optimizer": 4 * 900,
         "image activations": 4 * 8 * 500,
         "in flight": 4 * 8 * 70,
     }
-    assert own.traffic == {"summed gradients of weights": 6 * 900}
-    assert own.seconds(1000, 500, 100) == {
+    assert step_plan.traffic == {"summed gradients of weights": 6 * 900}
+    assert step_plan.seconds(1000, 500, 100) == {
         "image encoder": 2_496_000 / 4000,
-        # 5 as with one slot, and the second micro-batch's 3.
+        # The update with one slot moves 5 numbers, and the second micro-batch moves 3.
         "update of the weights": 8 * 4 * 900 / 100,
     }
 
@@ -168,28 +175,32 @@ def test_a_classifier_by_hand():
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"devices": 3}, "batch size (64) must be a multiple of the devices, received"),
-        ({"devices": 0}, "received 0"),
-        ({"devices": -4}, "received -4"),
-        ({"micro_batch_size": 5}, "micro_batch_size must divide a device's 16 pairs"),
-        ({"virtual_batch_size": 7}, "virtual_batch_size must divide"),
-        ({"negatives_fraction": 1 / 3}, "negatives_fraction must divide"),
+        ({"devices": 3}, "must be a divisor of the global batch size 64. Received"),
+        ({"devices": 0}, "Received: devices=0"),
+        ({"devices": -4}, "Received: devices=-4"),
+        (
+            {"micro_batch_size": 5},
+            "`micro_batch_size` must be a divisor of 16, the number of pairs per "
+            "device",
+        ),
+        ({"virtual_batch_size": 7}, "`virtual_batch_size` must be a divisor"),
+        ({"negatives_fraction": 1 / 3}, "negatives_fraction` must be a divisor"),
     ],
 )
-def test_what_cannot_be_divided_is_refused(changes, words):
+def test_batches_that_cannot_be_divided_are_refused(changes, words):
     with pytest.raises(InputError) as caught:
         plan(**changes)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_the_sigmoid_loss_of_a_run():
+def test_run_sizes_read_the_sigmoid_loss():
     override = "task.loss.type=sigmoid,task.model.preset=align_nano"
     sizes = run_sizes(load_config(params_override=override), 4)
     assert (sizes.loss, sizes.tile_size) == ("sigmoid", None)
 
 
-# --- Against real steps. ---
+# === Comparison with real steps ===
 
 SMALL = (
     "task.model.image_encoder.variant=efficientnet_b0,"
@@ -202,17 +213,18 @@ SMALL = (
     "task.model.image_encoder.rematerialize={rematerialize},"
     "task.model.text_encoder.rematerialize={rematerialize}"
 )
-# Allocators round up, and operations that run side by side take turns by chance.
+# Relative. Allocators round up, and the order of parallel operations is random.
 TOLERANCE = 0.2
 
 
 @functools.cache
-def measured(*arguments):
-    """What memory_script.py prints."""
-    answer = subprocess.run(
+def measure(*arguments):
+    """Returns the measurements of memory_script.py in a new process."""
+    result = subprocess.run(
         [sys.executable, "tests/planning/memory_script.py", *map(str, arguments)],
         cwd=ROOT,
-        # What is freed leaves the process at once, so that its memory is what is used.
+        # These settings return freed memory to the system immediately, so that the
+        # memory of the process is the memory in use.
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
@@ -223,22 +235,23 @@ def measured(*arguments):
         capture_output=True,
         text=True,
     )
-    assert answer.returncode == 0, answer.stderr
-    return json.loads(answer.stdout.splitlines()[-1])
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
 
 
-def measured_and_planned(rows=16, vocabulary=2000, rematerialize="false", micro="null"):
+def measure_and_plan(rows=16, vocabulary=2000, rematerialize="false", micro="null"):
+    """Returns the measured and the planned memory of a small model."""
     overrides = SMALL.format(
         rows=rows, vocabulary=vocabulary, rematerialize=rematerialize, micro=micro
     )
     sizes = run_sizes(load_config(params_override=overrides), 1)
-    return measured("step", overrides), plan_step(sizes).memory
+    return measure("step", overrides), plan_step(sizes).memory
 
 
 @pytest.mark.release
-def test_weights_and_optimizer_take_what_is_planned():
-    small, planned_small = measured_and_planned()
-    large, planned_large = measured_and_planned(vocabulary=102_000)
+def test_weights_and_optimizer_take_the_planned_memory():
+    small, planned_small = measure_and_plan()
+    large, planned_large = measure_and_plan(vocabulary=102_000)
     planned = sum(
         planned_large[part] - planned_small[part] for part in ("weights", "optimizer")
     )
@@ -247,9 +260,9 @@ def test_weights_and_optimizer_take_what_is_planned():
 
 @pytest.mark.release
 @pytest.mark.parametrize("rematerialize", ["false", "true"])
-def test_activations_take_what_is_planned(rematerialize):
-    few, planned_few = measured_and_planned(rematerialize=rematerialize)
-    many, planned_many = measured_and_planned(rows=48, rematerialize=rematerialize)
+def test_activations_take_the_planned_memory(rematerialize):
+    few, planned_few = measure_and_plan(rematerialize=rematerialize)
+    many, planned_many = measure_and_plan(rows=48, rematerialize=rematerialize)
     planned = sum(planned_many.values()) - sum(planned_few.values())
     assert many["step"] - few["step"] == pytest.approx(planned, rel=TOLERANCE)
 
@@ -272,42 +285,45 @@ WIDE = (
 
 
 @pytest.mark.release
-def test_copies_of_weights_take_what_is_planned():
-    """Where all gradients are there, 94 million weights have no 16-bit copies."""
-    measures, plans, weights = [], [], []
+def test_copies_of_weights_take_the_planned_memory():
+    """At the peak, when all gradients exist, most weights have no 16-bit copies."""
+    measurements = []
+    plans = []
+    weights = []
     for width in (256, 1024):
         overrides = WIDE.format(width=width, inner=4 * width)
         sizes = run_sizes(load_config(params_override=overrides), 1)
         memory = plan_step(sizes).memory
         parameters = sum(tower.parameters for tower in sizes.towers.values())
         weights.append(parameters)
-        # The weights themselves are there before.
+        # The measurement starts after the weights have been created.
         planned = sum(memory.values()) - memory["optimizer"] - 4 * parameters
         plans.append(planned)
-        measures.append(measured("gradients", overrides)["gradients"])
+        measurements.append(measure("gradients", overrides)["gradients"])
     planned = plans[1] - plans[0]
-    assert measures[1] - measures[0] <= planned
-    assert measures[1] - measures[0] == pytest.approx(planned, rel=TOLERANCE)
-    # All of the copies would be more.
+    assert measurements[1] - measurements[0] <= planned
+    assert measurements[1] - measurements[0] == pytest.approx(planned, rel=TOLERANCE)
+    # Copies of all weights would take more.
     assert planned < 0.9 * 6 * (weights[1] - weights[0])
 
 
 @pytest.mark.release
-def test_micro_batches_take_what_is_planned():
-    few, planned_few = measured_and_planned(rows=96, micro=16)
-    many, planned_many = measured_and_planned(rows=96, micro=48)
+def test_micro_batches_take_the_planned_memory():
+    few, planned_few = measure_and_plan(rows=96, micro=16)
+    many, planned_many = measure_and_plan(rows=96, micro=48)
     planned = sum(planned_many.values()) - sum(planned_few.values())
     assert many["step"] - few["step"] == pytest.approx(planned, rel=TOLERANCE)
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("rematerialize", ["false", "true"])
-def test_a_classifier_takes_what_is_planned(rematerialize):
+def test_a_classifier_takes_the_planned_memory(rematerialize):
     from align_keras.config import load_config, load_recipe
     from align_keras.planning.run_plan import stage_sizes
 
     model = SMALL.partition(",task.train_data")[0]
-    measures, plans = [], []
+    measurements = []
+    plans = []
     for rows in (16, 48):
         recipe = (
             f"batch_size={rows},rematerialize={rematerialize},"
@@ -321,10 +337,10 @@ def test_a_classifier_takes_what_is_planned(rematerialize):
             num_images=100,
             num_classes=10,
         )
-        measures.append(measured("classifier", model, recipe)["step"])
+        measurements.append(measure("classifier", model, recipe)["step"])
         plans.append(sum(plan_step(sizes).memory.values()))
     planned = plans[1] - plans[0]
-    assert measures[1] - measures[0] == pytest.approx(planned, rel=TOLERANCE)
+    assert measurements[1] - measurements[0] == pytest.approx(planned, rel=TOLERANCE)
 
 
 @pytest.mark.release
@@ -339,7 +355,7 @@ def test_a_classifier_takes_what_is_planned(rematerialize):
         (8192, 640, {"tile_size": 1024}),
     ],
 )
-def test_the_loss_takes_what_is_planned(rows, width, form):
+def test_the_loss_takes_the_planned_memory(rows, width, form):
     sizes = dataclasses.replace(
         SIZES,
         projection_dim=width,
@@ -350,5 +366,5 @@ def test_the_loss_takes_what_is_planned(rows, width, form):
     memory = plan_step(sizes).memory
     planned = memory["logits"] + memory["embeddings"]
     name = form.get("loss", str(form["tile_size"]).lower())
-    actual = measured("loss", rows, width, name)["loss"]
+    actual = measure("loss", rows, width, name)["loss"]
     assert actual == pytest.approx(planned, rel=TOLERANCE)

@@ -1,4 +1,4 @@
-"""The bytes that workers send, against the loopback interface's own counter."""
+"""Comparison of planned network traffic with bytes on the loopback interface."""
 
 import json
 import pathlib
@@ -19,14 +19,14 @@ SMALL = (
     "task.model.text_encoder.sequence_length=8,"
     "task.model.text_encoder.vocabulary_size=200,"
 )
-# What comes with the values: names, acknowledgements, the workers' signs of life.
+# Relative. Workers also send names of tensors, acknowledgements and heartbeats.
 TOLERANCE = 0.2
 
 
 @pytest.mark.release
 @pytest.mark.skipif(
     not pathlib.Path("/sys/class/net/lo/statistics/rx_bytes").exists(),
-    reason="the system doesn't count what the loopback interface receives",
+    reason="the system does not count the bytes of the loopback interface",
 )
 @pytest.mark.parametrize(
     "overrides, largest",
@@ -45,7 +45,7 @@ TOLERANCE = 0.2
         ),
     ],
 )
-def test_workers_receive_what_is_planned(tmp_path, overrides, largest):
+def test_workers_receive_the_planned_bytes(tmp_path, overrides, largest):
     from align_keras.config import load_config
     from align_keras.planning.run_plan import run_sizes
 

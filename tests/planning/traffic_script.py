@@ -1,7 +1,10 @@
-"""One of two workers that train a few steps: `DIRECTORY OVERRIDES`.
+"""Trains a few steps as one of two workers.
 
-TF_CONFIG says which. The first prints as JSON how many bytes a worker received in a
-step, by the loopback interface's own counter, which counts those of both.
+usage: traffic_script.py DIRECTORY OVERRIDES
+
+TF_CONFIG sets the number of the worker. The first worker prints the mean number of
+bytes that a worker received per step, as JSON. The counter of the loopback interface
+counts the bytes of both workers.
 """
 
 import json
@@ -20,7 +23,9 @@ from align_keras.training.strategies import is_chief, make_strategy, strategy_sc
 from tests.planning.memory_script import random_batch
 
 COUNTER = pathlib.Path("/sys/class/net/lo/statistics/rx_bytes")
-WORKERS, LOOP, STEPS = 2, 4, 12
+WORKERS = 2
+STEPS_PER_LOOP = 4
+STEPS = 12
 
 
 def main():
@@ -39,10 +44,10 @@ def main():
 
     def make_batches(start_step, input_pipeline_id=0, num_input_pipelines=1):
         rows = batch_size // num_input_pipelines
-        batch = {name: own[:rows] for name, own in random_batch(config).items()}
+        batch = {name: values[:rows] for name, values in random_batch(config).items()}
         return tf.data.Dataset.from_tensors(batch).repeat()
 
-    schedule = TrainerConfig(STEPS, LOOP, STEPS, LOOP)
+    schedule = TrainerConfig(STEPS, STEPS_PER_LOOP, STEPS, STEPS_PER_LOOP)
     train_model(
         model,
         make_batches,
@@ -52,8 +57,9 @@ def main():
         evaluate=evaluate,
     )
     if is_chief(strategy):
-        # The first loop also traces the step and sends the first weights.
-        steps = STEPS - LOOP
+        # The first loop is not counted, since it also traces the step and sends the
+        # initial weights.
+        steps = STEPS - STEPS_PER_LOOP
         print(json.dumps((counts[-1] - counts[0]) / steps / WORKERS))
 
 

@@ -1,4 +1,4 @@
-"""Confusions against scikit-learn, and their drawing."""
+"""Counts of confusions, compared with scikit-learn, and the drawn matrix."""
 
 import pathlib
 import re
@@ -21,43 +21,44 @@ from tests.helpers.oracle_process import needs
 EVIL = "<script>&\"'</script>"
 
 
-def answers(classes, items, seed=0):
-    """Labels, and predictions of which many go to the next class."""
-    draw = np.random.default_rng(seed)
-    labels = draw.integers(0, classes, items)
-    near = (labels + draw.integers(0, 3, items)) % classes
-    return labels, np.where(draw.random(items) < 0.8, near, draw.integers(0, classes))
+def random_predictions(classes, items, seed=0):
+    """Returns labels and predictions. Many predictions are the next class."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, items)
+    near = (labels + rng.integers(0, 3, items)) % classes
+    return labels, np.where(rng.random(items) < 0.8, near, rng.integers(0, classes))
 
 
 @pytest.mark.ci
 @needs("sklearn")
 @pytest.mark.parametrize("classes, items", [(2, 9), (7, 200), (300, 2000)])
-def test_counts_against_scikit_learn(classes, items):
+def test_counts_equal_those_of_scikit_learn(classes, items):
     from sklearn import metrics
 
-    labels, predictions = answers(classes, items)
+    labels, predictions = random_predictions(classes, items)
     expected = metrics.confusion_matrix(labels, predictions, labels=np.arange(classes))
     actual = confusion_matrix(labels, predictions, classes)
     np.testing.assert_array_equal(actual, expected)
-    # A part of it, with everything else in the last column.
-    chosen = np.arange(0, classes, 2)
-    part = confusion_matrix(labels, predictions, classes, chosen)
-    np.testing.assert_array_equal(part[:, :-1], expected[np.ix_(chosen, chosen)])
-    np.testing.assert_array_equal(part.sum(axis=1), expected[chosen].sum(axis=1))
-    # The most frequent confusions are its largest entries off the diagonal.
+    # The last column of a subset counts all predictions outside the subset.
+    subset = np.arange(0, classes, 2)
+    matrix = confusion_matrix(labels, predictions, classes, subset)
+    np.testing.assert_array_equal(matrix[:, :-1], expected[np.ix_(subset, subset)])
+    np.testing.assert_array_equal(matrix.sum(axis=1), expected[subset].sum(axis=1))
+    # The most frequent confusions are the largest entries off the diagonal.
     wrong = expected - np.diag(np.diag(expected))
-    found = most_confused(labels, predictions, classes, most=5)
-    assert [own.count for own in found] == sorted(wrong[wrong > 0])[::-1][:5]
-    for own in found:
-        assert own.count == expected[own.label, own.prediction]
-        assert own.share == own.count / expected[own.label].sum()
+    confusions = most_confused(labels, predictions, classes, max_pairs=5)
+    counts = [confusion.count for confusion in confusions]
+    assert counts == sorted(wrong[wrong > 0])[::-1][:5]
+    for confusion in confusions:
+        row = expected[confusion.label]
+        assert confusion.count == row[confusion.prediction]
+        assert confusion.share == confusion.count / row.sum()
 
 
-def test_order_of_equal_confusions():
+def test_equal_confusions_are_sorted_by_share_and_class():
     labels = [0, 0, 0, 0, 1, 1, 2, 2]
     predictions = [1, 0, 0, 0, 0, 1, 1, 0]
-    found = most_confused(labels, predictions, 3)
-    assert found == [
+    assert most_confused(labels, predictions, 3) == [
         Confusion(1, 0, 1, 0.5),
         Confusion(2, 0, 1, 0.5),
         Confusion(2, 1, 1, 0.5),
@@ -66,15 +67,15 @@ def test_order_of_equal_confusions():
     assert most_confused([0, 1], [0, 1], 2) == []
 
 
-def test_many_classes_are_those_that_are_confused():
+def test_the_most_confused_of_many_classes_are_drawn():
     labels = np.repeat(np.arange(1000), 3)
     predictions = labels.copy()
     predictions[labels == 700] = 12
     predictions[labels == 5] = 999
-    chosen = classes_to_draw(labels, predictions, 1000, most=6)
-    assert set(chosen.tolist()) >= {5, 12, 700, 999}
-    assert len(chosen) == 6 and (np.diff(chosen) > 0).all()
-    np.testing.assert_array_equal(classes_to_draw([0], [1], 4, most=4), range(4))
+    classes = classes_to_draw(labels, predictions, 1000, max_classes=6)
+    assert set(classes.tolist()) >= {5, 12, 700, 999}
+    assert len(classes) == 6 and (np.diff(classes) > 0).all()
+    np.testing.assert_array_equal(classes_to_draw([0], [1], 4, max_classes=4), range(4))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_many_classes_are_those_that_are_confused():
         ([0.5, 1], [0, 0], "`labels` must contain one integer.*float64"),
     ],
 )
-def test_wrong_answers_are_refused(labels, predictions, message):
+def test_invalid_labels_are_refused(labels, predictions, message):
     for function in (confusion_matrix, most_confused):
         with pytest.raises(InputError, match=message):
             function(labels, predictions, 2)
@@ -100,57 +101,63 @@ def draw(matrix, names, title="T"):
 
 def test_cells_show_counts_and_shares():
     svg = draw([[3, 1], [0, 4]], ["cat", "dog"])
-    assert svg.get("aria-label") == "T: 7 of 8 are on the diagonal"
+    assert svg.get("aria-label") == "T: 7 of 8 predictions are correct"
     cells = list(svg.iter("rect"))
-    assert [own.get("class") for own in cells] == ["right", "wrong", "empty", "right"]
-    shades = [float(own.get("fill-opacity", 0)) for own in cells]
-    assert shades[3] > shades[0] > shades[1] > shades[2] == 0
-    notes = [own.text for own in svg.iter("title")]
-    assert "cat, taken for dog: 1 of 4 (25.0%)" in notes
-    assert "dog, recognized: 4 of 4 (100.0%)" in notes
-    # Rows go down, columns across.
-    places = [(float(own.get("x")), float(own.get("y"))) for own in cells]
-    assert places[0][1] == places[1][1] < places[2][1]
-    assert places[0][0] == places[2][0] < places[1][0]
+    assert [cell.get("class") for cell in cells] == [
+        "correct",
+        "wrong",
+        "empty",
+        "correct",
+    ]
+    opacities = [float(cell.get("fill-opacity", 0)) for cell in cells]
+    assert opacities[3] > opacities[0] > opacities[1] > opacities[2] == 0
+    notes = [element.text for element in svg.iter("title")]
+    assert "cat, predicted dog: 1 of 4 (25.0%)" in notes
+    assert "dog, correct: 4 of 4 (100.0%)" in notes
+    # The cells are drawn row by row.
+    xs = [float(cell.get("x")) for cell in cells]
+    ys = [float(cell.get("y")) for cell in cells]
+    assert ys[0] == ys[1] < ys[2]
+    assert xs[0] == xs[2] < xs[1]
 
 
-def test_a_last_column_for_other_classes():
+def test_the_last_column_counts_other_classes():
     svg = draw([[3, 1, 2], [0, 4, 0]], ["cat", "dog"])
-    assert "cat, taken for other classes: 2 of 6 (33.3%)" in [
-        own.text for own in svg.iter("title")
+    assert "cat, predicted other classes: 2 of 6 (33.3%)" in [
+        element.text for element in svg.iter("title")
     ]
     width, height = float(svg.get("width")), float(svg.get("height"))
     assert width == height + 30
 
 
-def test_names_are_escaped_and_fit():
+def test_names_are_escaped_and_shortened():
     names = [EVIL, "W" * 50]
     svg = draw([[1, 0], [0, 0]], names, title=EVIL)
     assert svg.get("aria-label").startswith(EVIL)
     assert not list(svg.iter("script"))
-    assert set(names) <= {own.text for own in svg.iter("title")}
+    assert set(names) <= {element.text for element in svg.iter("title")}
     assert float(svg.get("width")) < 240
 
 
-def test_text_is_readable_on_the_deepest_shade():
-    """Contrast of the ink on the strongest cells, on light and on dark pages."""
+def test_counts_are_readable_on_the_darkest_cells():
+    """Checks the contrast of text and cells on light and dark pages."""
     module = sys.modules[confusion_matrix.__module__]
-    # A cell that holds a whole row of the matrix has the deepest shade.
+    # A cell with all items of its row has the maximum opacity.
     [cell, _] = draw([[1, 0], [0, 1]], ["cat", "dog"]).iterfind(
-        ".//rect[@class='right']"
+        ".//rect[@class='correct']"
     )
     opacity = float(cell.get("fill-opacity"))
     style = pathlib.Path(module.__file__).with_name("report.css").read_text()
-    for part in style.split("@media (prefers-color-scheme: dark)")[:2]:
-        colors = dict(re.findall(r"--([\w-]+): #(\w{6})", part))
+    for color_scheme in style.split("@media (prefers-color-scheme: dark)")[:2]:
+        colors = dict(re.findall(r"--([\w-]+): #(\w{6})", color_scheme))
         rgb = {
             name: np.array([int(value[start : start + 2], 16) for start in (0, 2, 4)])
             for name, value in colors.items()
         }
-        for name in ("right", "s2"):
-            deepest = opacity * rgb[name] + (1 - opacity) * rgb["page"]
-            light, dark = sorted((luminance(rgb["ink"]), luminance(deepest)))[::-1]
-            assert (light + 0.05) / (dark + 0.05) >= 4.5
+        for name in ("correct", "s2"):
+            background = opacity * rgb[name] + (1 - opacity) * rgb["page"]
+            luminances = (luminance(rgb["ink"]), luminance(background))
+            assert (max(luminances) + 0.05) / (min(luminances) + 0.05) >= 4.5
 
 
 def luminance(rgb):

@@ -1,4 +1,4 @@
-"""The funnel and the histograms of a corpus."""
+"""Funnel and histograms of the corpus report."""
 
 import types
 
@@ -14,24 +14,24 @@ from tests.helpers.image_rows import DROPPED, write_pieces
 pytest.importorskip("pyarrow")
 
 
-def test_histograms_of_what_stays_with_inherited_captions(tmp_path):
+def test_histograms_count_kept_images_with_inherited_captions(tmp_path):
     assert kept_statistics(*write_pieces(tmp_path), DROPPED) == {
-        "Words of a caption": [("2", 4), ("4", 1)],
-        "Shorter side, pixels": [("to 300", 1), ("over 2000", 1)],
-        "Longer side by shorter": [("to 1.1", 1), ("to 1.34", 1)],
-        "Captions of an image": [("to 1", 1), ("to 5", 1)],
-        "Where captions stood": [("alt", 4), ("title", 1)],
+        "Words per caption": [("2", 4), ("4", 1)],
+        "Shorter side in pixels": [("up to 300", 1), ("over 2000", 1)],
+        "Ratio of longer to shorter side": [("up to 1.1", 1), ("up to 1.34", 1)],
+        "Captions per image": [("up to 1", 1), ("up to 5", 1)],
+        "Sources of captions": [("alt", 4), ("title", 1)],
         "Languages": [("en", 3), ("unknown", 1), ("de", 1)],
     }
 
 
-def test_of_each_only_what_stays_counts(tmp_path):
-    everything = [[key, "near duplicate", "", ""] for key in "abcdef"]
-    empty = kept_statistics(*write_pieces(tmp_path), everything)
-    assert set(map(len, empty.values())) == {0} and len(empty) == 6
+def test_histograms_are_empty_if_all_images_are_dropped(tmp_path):
+    dropped = [[key, "near duplicate", "", ""] for key in "abcdef"]
+    histograms = kept_statistics(*write_pieces(tmp_path), dropped)
+    assert set(map(len, histograms.values())) == {0} and len(histograms) == 6
 
 
-def test_cleaned_captions_and_names_of_files_have_rows_of_their_own():
+def test_the_funnel_has_rows_for_cleaned_captions_and_file_names():
     pytest.importorskip("selectolax")
     counters = []
     for name in "ab":

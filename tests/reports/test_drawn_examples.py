@@ -9,19 +9,20 @@ def unit(values):
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
+# The functions do not read the images, so this test uses strings.
 IMAGES = ["p0", "p1", "p2", "p3"]
 CAPTIONS = ["sun", ["moon", "night"], "Sun ", "tree"]
 IMAGE_EMBEDDINGS = unit([[1, 0.1, 0], [0, 1, 0], [0.9, 0.3, 0], [0, 0.2, 1]])
 TEXT_EMBEDDINGS = unit([[1, 0, 0], [0, 1, 0], [0, 0.7, 1], [1, 0, 0], [0, 0, 1]])
 
 
-def make(**options):
+def small_contact_sheet(**options):
     return contact_sheet(IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS, IMAGES, CAPTIONS, **options)
 
 
-def test_text_queries_by_hand():
-    queries, _ = make(k=2, image_count=0)
-    # "Sun " is "sun" again, so of these one is asked.
+def test_text_queries_match_a_manual_ranking():
+    queries, _ = small_contact_sheet(k=2, image_count=0)
+    # "Sun " and "sun" are equal after normalization, so only one of them is a query.
     assert [query.caption for query in queries] == ["sun", "moon", "night", "tree"]
     sun, _, night, _ = queries
     assert [(hit.image, hit.caption, hit.correct) for hit in sun.hits] == [
@@ -30,7 +31,7 @@ def test_text_queries_by_hand():
     ]
     assert sun.hits[0].score == pytest.approx(1 / np.sqrt(1.01))
     assert (sun.rank, sun.total) == (1, 4)
-    # The caption under a picture is its first one.
+    # An image hit has the first caption of the image.
     assert [(hit.caption, hit.correct) for hit in night.hits] == [
         ("tree", False),
         ("moon", True),
@@ -38,17 +39,17 @@ def test_text_queries_by_hand():
     assert night.rank == 2
 
 
-def test_image_queries_by_hand():
-    _, queries = make(k=3, text_count=0)
+def test_image_queries_match_a_manual_ranking():
+    _, queries = small_contact_sheet(k=3, text_count=0)
     assert [query.image for query in queries] == IMAGES
     first = queries[0]
-    # Equal captions are shown once.
+    # Equal captions appear only once.
     assert [(hit.caption, hit.correct) for hit in first.hits][:2] == [
         ("sun", True),
         ("moon", False),
     ]
     assert (first.rank, first.total) == (1, 5)
-    # The picture itself isn't its neighbor; the one that shares the caption is right.
+    # The query is not a neighbor. The neighbor with the same caption is correct.
     assert [(hit.image, hit.correct) for hit in first.neighbors] == [
         ("p2", True),
         ("p1", False),
@@ -58,32 +59,39 @@ def test_image_queries_by_hand():
     assert queries[3].rank == 1
 
 
-def test_pixel_identical_pictures_are_shown_once():
-    queries, pictures = make(k=4, image_keys=["twin", "b", "twin", "d"])
-    (sun,) = (query for query in queries if query.caption == "sun")
+def test_images_with_equal_keys_appear_once():
+    text_queries, image_queries = small_contact_sheet(
+        k=4, image_keys=["twin", "b", "twin", "d"]
+    )
+    (sun,) = (query for query in text_queries if query.caption == "sun")
     assert [hit.image for hit in sun.hits] == ["p0", "p1", "p3"]
-    assert [hit.image for hit in pictures[0].neighbors] == ["p1", "p3"]
+    assert [hit.image for hit in image_queries[0].neighbors] == ["p1", "p3"]
 
 
-def test_the_draw_depends_on_the_seed_alone():
+def test_the_sample_depends_only_on_the_seed():
     rng = np.random.default_rng(0)
-    rows = unit(rng.normal(size=(60, 8)))
+    embeddings = unit(rng.normal(size=(60, 8)))
     captions = [f"caption {row}" for row in range(60)]
-    arguments = (rows, rows, [b""] * 60, captions)
+    arguments = (embeddings, embeddings, [b""] * 60, captions)
 
-    def asked(seed):
-        texts, pictures = contact_sheet(*arguments, seed=seed)
-        return [query.caption for query in texts], [query.caption for query in pictures]
+    def query_captions(seed):
+        text_queries, image_queries = contact_sheet(*arguments, seed=seed)
+        return (
+            [query.caption for query in text_queries],
+            [query.caption for query in image_queries],
+        )
 
-    assert asked(0) == asked(0) != asked(1)
-    texts, pictures = asked(0)
-    assert len(set(texts)) == 12 and len(set(pictures)) == 4
-    # Drawn from everywhere and not from the first rows.
+    assert query_captions(0) == query_captions(0) != query_captions(1)
+    texts, image_captions = query_captions(0)
+    assert len(set(texts)) == 12 and len(set(image_captions)) == 4
+    # The sample is not limited to the first rows.
     assert max(int(text.split()[1]) for text in texts) > 30
 
 
-def test_pictures_without_captions():
-    texts, pictures = contact_sheet(np.eye(2), np.eye(2)[:1], ["a", "b"], [["x"], []])
-    assert [query.caption for query in texts] == ["x"]
-    assert (pictures[1].caption, pictures[1].rank) == ("", None)
-    assert texts[0].hits[1].caption == ""
+def test_images_may_have_no_captions():
+    text_queries, image_queries = contact_sheet(
+        np.eye(2), np.eye(2)[:1], ["a", "b"], [["x"], []]
+    )
+    assert [query.caption for query in text_queries] == ["x"]
+    assert (image_queries[1].caption, image_queries[1].rank) == ("", None)
+    assert text_queries[0].hits[1].caption == ""

@@ -13,23 +13,30 @@ def draw(*series, **options):
 
 
 def texts(svg, kind):
-    return [own.text for own in svg.iter("text") if kind in own.get("class").split()]
+    return [
+        element.text
+        for element in svg.iter("text")
+        if kind in element.get("class").split()
+    ]
 
 
 def polyline(svg, number=0):
-    places = list(svg.iter("polyline"))[number].get("points").split()
-    return [tuple(map(float, place.split(","))) for place in places]
+    points = list(svg.iter("polyline"))[number].get("points").split()
+    return [tuple(map(float, point.split(","))) for point in points]
 
 
-def test_lines_lie_on_their_axes():
+def test_lines_have_the_scale_of_the_axes():
     svg = draw(Series("loss", ((0, 2.0), (50, 1.0), (100, 0.0))))
     points = polyline(svg)
-    # Equal steps in the data are equal steps in the drawing, y upside down.
+    # Equal steps in the data are equal distances in the drawing, whose y axis points
+    # down.
     assert points[1][0] - points[0][0] == pytest.approx(points[2][0] - points[1][0])
     assert points[1][1] - points[0][1] == pytest.approx(points[2][1] - points[1][1])
     assert points[0][1] < points[2][1]
     grid = [
-        float(own.get("y1")) for own in svg.iter("line") if "grid" in own.get("class")
+        float(element.get("y1"))
+        for element in svg.iter("line")
+        if "grid" in element.get("class")
     ]
     assert (points[2][1], points[0][1]) == (max(grid), min(grid))
     assert texts(svg, "tick")[:5] == ["0", "0.5", "1", "1.5", "2"]
@@ -40,7 +47,7 @@ def test_lines_lie_on_their_axes():
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [
-        # A round step alone would leave 50, or none of the ends.
+        # With round numbers only, the single tick would be 50.
         ((10, 91), ["10", "50", "91"]),
         ((160, 1_600), ["160", "500", "1,000", "1,600"]),
         ((100, 1_234_567), ["100", "500,000", "1,000,000", "1,234,567"]),
@@ -49,23 +56,23 @@ def test_lines_lie_on_their_axes():
         ((30, 30), ["30"]),
     ],
 )
-def test_the_first_and_the_last_step_are_named(steps, expected):
+def test_the_first_and_the_last_step_have_ticks(steps, expected):
     svg = draw(Series("loss", tuple((step, 1.0 / step) for step in steps)))
     ticks = [
-        own.text
-        for own in svg.iter("text")
-        if own.get("class") == "tick middle" and own.get("y") == "222"
+        element.text
+        for element in svg.iter("text")
+        if element.get("class") == "tick middle" and element.get("y") == "222"
     ]
     assert ticks == expected
 
 
-def test_labels_of_near_lines_keep_apart_and_inside():
+def test_labels_of_close_lines_do_not_overlap():
     lines = [Series(f"R@{k}", ((0, 0.1), (9, 0.2 + k / 1e4)), 1) for k in range(5)]
     svg = draw(*lines)
     heights = [
-        float(own.get("y"))
-        for own in svg.iter("text")
-        if "label" in own.get("class").split()
+        float(element.get("y"))
+        for element in svg.iter("text")
+        if "label" in element.get("class").split()
     ]
     ordered = sorted(heights)
     assert all(b - a >= 13.9 for a, b in zip(ordered, ordered[1:], strict=False))
@@ -74,7 +81,7 @@ def test_labels_of_near_lines_keep_apart_and_inside():
     assert heights == sorted(heights, reverse=True)
 
 
-def test_from_zero_formats_and_accessible_name():
+def test_formats_and_accessible_name():
     svg = draw(
         Series("R@1", ((1, 0.21), (2, 0.324)), 2),
         Series("R@10", ((1, 0.4), (2, 0.5)), 3),
@@ -85,20 +92,20 @@ def test_from_zero_formats_and_accessible_name():
     )
     assert texts(svg, "end")[0] == "0%"
     assert svg.get("role") == "img"
-    name = "Recall <t2i>: R@1 ends at 32.4%; R@10 ends at 50.0%"
+    name = "Recall <t2i>: R@1 ends at 32.4%, R@10 ends at 50.0%"
     assert svg.get("aria-label") == name
     assert svg.find(".//circle/title").text == "R@1, 1: 21.0%"
     assert texts(svg, "label") == ["R@1", "R@10"]
 
 
-def test_a_lone_line_is_labeled_with_its_last_value():
+def test_a_single_line_is_labeled_with_its_last_value():
     assert texts(draw(Series("training", ((1, 3.0), (2, 1.23456)))), "label") == [
         "1.235"
     ]
 
 
 @pytest.mark.parametrize("points", [((5, 1.0),), ((5, 0.0),), ((1, 2.0), (9, 2.0))])
-def test_single_points_and_flat_lines(points):
+def test_single_points_and_constant_values_are_drawn(points):
     svg = draw(Series("loss", points))
     assert len(polyline(svg)) == len(points)
     assert len(list(svg.iter("circle"))) == len(points)
@@ -115,12 +122,13 @@ def test_labels_are_escaped():
     ElementTree.fromstring(str(svg))
 
 
-def test_long_histories_are_thinned_to_means():
+def test_long_histories_are_reduced_to_means():
     points = tuple((step, float(step % 2)) for step in range(10_000))
     svg = draw(Series("loss", points))
     assert len(polyline(svg)) == 400
     assert not list(svg.iter("circle"))
-    assert thinned([(0, 4.0), (1, 2.0), (2, 9.0)], most=2) == [(0.5, 3.0), (2.0, 9.0)]
+    points = [(0, 4.0), (1, 2.0), (2, 9.0)]
+    assert thinned(points, max_points=2) == [(0.5, 3.0), (2.0, 9.0)]
     assert thinned([(0, 4.0)]) == [(0, 4.0)]
 
 
@@ -128,11 +136,11 @@ def test_long_histories_are_thinned_to_means():
     st.floats(-1e6, 1e6, allow_subnormal=False),
     st.floats(0, 1e6, allow_subnormal=False),
 )
-def test_ticks_are_round_and_cover(low, extent):
+def test_ticks_cover_the_range(low, extent):
     high = low + extent
     ticks = nice_ticks(low, high)
-    slack = 1e-6 * max(abs(low), abs(high), extent)
-    assert ticks[0] <= low + slack and ticks[-1] >= high - slack
+    tolerance = 1e-6 * max(abs(low), abs(high), extent)
+    assert ticks[0] <= low + tolerance and ticks[-1] >= high - tolerance
     assert 2 <= len(ticks) <= 8
     steps = [b - a for a, b in zip(ticks, ticks[1:], strict=False)]
     assert min(steps) > 0

@@ -7,6 +7,7 @@ from align_keras.reports.examples import ExampleHit, ExampleQuery
 from align_keras.reports.report import installed_versions, write_report
 from tests.helpers.pages import Page, gray_image
 
+# Text that would break the page if it were not escaped.
 EVIL = "<script>alert('&\"')</script>"
 
 
@@ -34,20 +35,20 @@ FULL = {
         ExampleQuery(
             f"query {EVIL}",
             (
-                ExampleHit(f"right {EVIL}", 0.75, True, gray_image(10)),
+                ExampleHit(f"correct {EVIL}", 0.75, True, gray_image(10)),
                 ExampleHit("wrong", 0.5, False, gray_image(200)),
             ),
             rank=1,
             total=1402,
         ),
-        ExampleQuery("lost", (ExampleHit("other", 0.25, False, b"broken"),), rank=17),
+        ExampleQuery("second query", (ExampleHit("c", 0.2, False, b"?"),), rank=17),
     ],
     "image_queries": [
         ExampleQuery(
-            f"own {EVIL}",
+            f"image query {EVIL}",
             (
                 ExampleHit(f"answer {EVIL}", 0.5, True),
-                ExampleHit("no answer", 0.4, False),
+                ExampleHit("wrong answer", 0.4, False),
             ),
             rank=1,
             total=9,
@@ -82,7 +83,7 @@ EMPTY = {
 def content(tmp_path_factory):
     path = tmp_path_factory.mktemp("run") / "report.html"
     write_report(path, **FULL)
-    assert [own.name for own in path.parent.iterdir()] == ["report.html"]
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     return path.read_text(encoding="utf-8")
 
 
@@ -91,26 +92,27 @@ def page(content):
     return Page(content)
 
 
-def test_it_loads_nothing(content, page):
-    outside = re.sub(r'src="data:[^"]*"', "", content)
-    assert not re.search(r"//|@import|url\(", outside)
-    sources = [own["src"] for own in page.attributes("img")]
+def test_the_report_has_no_external_resources(content, page):
+    without_data_uris = re.sub(r'src="data:[^"]*"', "", content)
+    assert not re.search(r"//|@import|url\(", without_data_uris)
+    sources = [element["src"] for element in page.attributes("img")]
     assert len(sources) == 5
-    assert all(own.startswith("data:image/") for own in sources)
-    assert {own["href"] for own in page.attributes("link")} == {"data:,"}
-    (policy,) = (own for own in page.attributes("meta") if "http-equiv" in own)
+    assert all(source.startswith("data:image/") for source in sources)
+    assert {element["href"] for element in page.attributes("link")} == {"data:,"}
+    (policy,) = (
+        element for element in page.attributes("meta") if "http-equiv" in element
+    )
     assert policy["content"].startswith("default-src 'none'; img-src data:;")
 
 
 def test_all_text_is_escaped(content, page):
     assert page.attributes("script") == []
     assert "<script" not in content
-    # Each place that a user's text can reach shows it as it was written.
     for words in (
         f"A run {EVIL}",
         f"query {EVIL}",
-        f"right {EVIL}",
-        f"own {EVIL}",
+        f"correct {EVIL}",
+        f"image query {EVIL}",
         f"answer {EVIL}",
         f"empty caption {EVIL}",
         f"a.png {EVIL}",
@@ -118,21 +120,22 @@ def test_all_text_is_escaped(content, page):
         f"align-keras quickstart {EVIL}",
     ):
         assert words in page.words
-    assert page.words.count(EVIL) == 2  # a parameter's value and a note
-    assert f"right {EVIL}" in [own["alt"] for own in page.attributes("img")]
+    # The two other occurrences are the value of a parameter and a note.
+    assert page.words.count(EVIL) == 2
+    assert f"correct {EVIL}" in [element["alt"] for element in page.attributes("img")]
 
 
-def test_metrics_table(page):
-    table = page.text.split("Recall (bar), chance (mark)")[1].split("Other numbers")[0]
+def test_the_table_lists_recalls_and_chance(page):
+    table = page.text.split("Recall (bar), chance (mark)")[1].split("Other metrics")[0]
     assert table.split("→") == [
         " text ",
         " image 1 12.5 % 0.50 % 25× 10 50.0 % 5.00 % 10× image ",
         " text 10 62.5 % 40.00 % 1.6× ",
     ]
     assert "Image → text: 1,402 queries among 7,000 candidates." in page.text
-    other = page.text.split("Other numbers")[1].split("Training")[0]
+    other_metrics = page.text.split("Other metrics")[1].split("Training")[0]
     counts = ["i2t/queries", "1,402", "i2t/candidates", "7,000"]
-    assert other.split() == ["Name", "Value", *counts, "loss", "nan"]
+    assert other_metrics.split() == ["Name", "Value", *counts, "loss", "nan"]
 
 
 def test_tiles_show_the_smallest_and_the_largest_k(content):
@@ -144,71 +147,76 @@ def test_tiles_show_the_smallest_and_the_largest_k(content):
     ]
 
 
-def test_right_answers_are_marked_by_border_check_and_word(content, page):
-    items = re.findall(r"<li( class=\"is-right\")?>(.*?)</li>", content, re.DOTALL)
+def test_correct_answers_have_a_border_a_check_mark_and_a_word(content, page):
+    items = re.findall(r"<li( class=\"is-correct\")?>(.*?)</li>", content, re.DOTALL)
     items = {
-        re.search(r'title="([^"]*)"', body)[1]: (bool(mark), body)
-        for mark, body in items
+        re.search(r'title="([^"]*)"', body)[1]: (bool(css_class), body)
+        for css_class, body in items
         if "title=" in body
     }
     assert len(items) == 6
-    for caption, (marked, body) in items.items():
-        right = caption.startswith(("right", "answer"))
-        assert marked == right
-        assert ('class="check"' in body) == right
-        assert ('<span class="hidden">Right: </span>' in body) == right
+    for caption, (has_border, body) in items.items():
+        is_correct = caption.startswith(("correct", "answer"))
+        assert has_border == is_correct
+        assert ('class="check"' in body) == is_correct
+        assert ('<span class="hidden">Correct: </span>' in body) == is_correct
         assert 'class="score num">0.' in body
-    assert "First right image: place 1 of 1,402" in page.words
-    assert "First right image: place 17" in page.words
+    assert "Rank of the first correct image: 1 of 1,402" in page.words
+    assert "Rank of the first correct image: 17" in page.words
 
 
-def test_accessibility(page):
+def test_the_report_is_accessible(page):
     assert page.attributes("html") == [{"lang": "en"}]
-    assert all("alt" in own for own in page.attributes("img"))
-    assert all("scope" in own for own in page.attributes("th"))
-    charts = [own for own in page.attributes("svg") if own.get("class") == "chart"]
+    assert all("alt" in element for element in page.attributes("img"))
+    assert all("scope" in element for element in page.attributes("th"))
+    charts = [
+        element for element in page.attributes("svg") if element.get("class") == "chart"
+    ]
     assert len(charts) == 3
-    assert all(own["role"] == "img" and own["aria-label"] for own in charts)
+    assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
     assert charts[0]["aria-label"] == "Training loss by step: training ends at 2"
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
-    labels = [own["aria-labelledby"] for own in page.attributes("section")]
-    identifiers = [own["id"] for _, own in page.elements if "id" in own]
+    labels = [element["aria-labelledby"] for element in page.attributes("section")]
+    identifiers = [
+        attributes["id"] for _, attributes in page.elements if "id" in attributes
+    ]
     assert labels == identifiers and len(set(identifiers)) == len(identifiers)
 
 
-def test_data_steps_and_setup(page):
+def test_the_report_lists_data_versions_and_parameters(page):
     assert "900 pairs kept (90.0 %)." in page.text
     assert f"numpy {np.__version__}" in page.words
     assert "task.model.name" in page.words
     assert "trainer.train_steps" in page.words
 
 
-def test_light_and_dark_colors(content):
+def test_light_and_dark_colors_have_enough_contrast(content):
     style = content.split("<style>")[1].split("</style>")[0]
     light, dark = (
-        {name: value for name, value in re.findall(r"(--[\w-]+): (#\w+)", part)}
-        for part in style.split("@media (prefers-color-scheme: dark)")[:2]
+        {name: value for name, value in re.findall(r"(--[\w-]+): (#\w+)", rules)}
+        for rules in style.split("@media (prefers-color-scheme: dark)")[:2]
     )
     assert light.keys() == dark.keys()
     for colors in (light, dark):
-        for name in ("--ink", "--muted", "--right", *(f"--s{n}" for n in range(1, 7))):
+        series = [f"--s{number}" for number in range(1, 7)]
+        for name in ("--ink", "--muted", "--correct", *series):
             assert contrast(colors[name], colors["--page"]) >= 4.5
         assert contrast(colors["--muted"], colors["--surface"]) >= 4.5
-        assert contrast(colors["--on-right"], colors["--right"]) >= 4.5
+        assert contrast(colors["--on-correct"], colors["--correct"]) >= 4.5
     used = set(re.findall(r"var\((--[\w-]+)\)", style))
     assert used <= light.keys()
 
 
 def contrast(first, second):
-    """Contrast ratio of WCAG 2."""
+    """Returns the contrast ratio of two colors as WCAG 2 defines it."""
 
     def luminance(color):
         levels = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
         red, green, blue = (
-            own / 12.92 if own <= 0.04045 else ((own + 0.055) / 1.055) ** 2.4
-            for own in levels
+            level / 12.92 if level <= 0.04045 else ((level + 0.055) / 1.055) ** 2.4
+            for level in levels
         )
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
@@ -219,30 +227,30 @@ def contrast(first, second):
 def test_an_empty_run_has_a_report(tmp_path):
     write_report(tmp_path / "report.html", **EMPTY)
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "Nothing was evaluated in this run." in page.words
-    assert "No history was logged." in page.words
-    for heading in ("Text → images", "Data", "What to run next"):
+    assert "This run has not evaluated the model." in page.words
+    assert "This run has not logged any metrics." in page.words
+    for heading in ("Text → images", "Data", "Next steps"):
         assert heading not in page.words
 
 
-def test_a_failure_leaves_the_old_report(tmp_path):
+def test_a_failure_does_not_change_an_existing_report(tmp_path):
     path = tmp_path / "report.html"
     write_report(path, **EMPTY)
-    before = path.read_bytes()
+    content_before = path.read_bytes()
     with pytest.raises(AttributeError):
         write_report(path, **{**EMPTY, "metrics": None})
     with pytest.raises(UnicodeEncodeError):
         write_report(path, **{**EMPTY, "title": "\udcff"})
-    assert path.read_bytes() == before
-    assert [own.name for own in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_bytes() == content_before
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_the_same_run_gives_the_same_report(tmp_path, content):
-    write_report(tmp_path / "again.html", **FULL)
-    assert (tmp_path / "again.html").read_text(encoding="utf-8") == content
+def test_reports_of_the_same_run_are_equal(tmp_path, content):
+    write_report(tmp_path / "second.html", **FULL)
+    assert (tmp_path / "second.html").read_text(encoding="utf-8") == content
 
 
-def test_installed_versions():
+def test_installed_versions_include_python_and_numpy():
     versions = installed_versions()
     assert list(versions)[0] == "python"
     assert versions["numpy"] == np.__version__

@@ -31,7 +31,7 @@ def test_retrieval_rows_are_ordered_and_compared_with_chance():
     ]
 
 
-def test_series_leave_out_what_is_missing_or_not_finite():
+def test_series_ignore_missing_and_infinite_values():
     loss, validation = report_tables.loss_series(HISTORY)
     assert loss.points == ((10, 5.0), (30, 3.0))
     assert validation.points == ((30, 4.0),)
@@ -42,17 +42,17 @@ def test_series_leave_out_what_is_missing_or_not_finite():
     assert report_tables.recall_series([{"step": 1}], "i2t") == []
 
 
-def test_recall_history():
+def test_recall_history_has_a_row_per_step():
     columns, rows = report_tables.recall_history(HISTORY)
     assert columns == ["t2i R@1", "t2i R@10", "i2t R@1"]
     assert rows == [(20, [0.1, 0.3, 0.05]), (30, [0.2, None, None])]
 
 
-def test_data_tables():
+def test_data_tables_sort_drop_reasons_by_count():
     notes = {
         "kept": 90,
-        "dropped": {"a rare one": 2, "often": 8},
-        "examples": {"often": "x.png: unreadable"},
+        "dropped": {"empty caption": 2, "unreadable": 8},
+        "examples": {"unreadable": "x.png"},
         "notes": {"licence": "CC0"},
     }
     (table,) = report_tables.data_tables({"icons": notes})
@@ -60,11 +60,11 @@ def test_data_tables():
         "name": "icons",
         "kept": 90,
         "share": 0.9,
-        "dropped": [("often", 8, "x.png: unreadable"), ("a rare one", 2, "")],
+        "dropped": [("unreadable", 8, "x.png"), ("empty caption", 2, "")],
         "notes": [("licence", "CC0")],
     }
     tables = report_tables.data_tables({"icons": notes, "empty": {}})
-    assert [own["name"] for own in tables] == ["icons", "empty"]
+    assert [table["name"] for table in tables] == ["icons", "empty"]
     assert tables[1]["kept"] is tables[1]["share"] is None
     assert report_tables.data_tables({}) == []
 

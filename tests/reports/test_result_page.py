@@ -1,4 +1,4 @@
-"""The page of an evaluation: whole, escaped, alone, and the same each time."""
+"""HTML page of an evaluation."""
 
 import re
 
@@ -12,13 +12,14 @@ from align_keras.reports.result_tables import MetricSlice, split_slices
 from tests.helpers.browser import chromium
 from tests.helpers.pages import Page, gray_image
 
+# Text that would break the page if it were not escaped.
 EVIL = "<script>alert('&\"')</script>"
 
 
 def retrieval(count=24, seed=0):
-    draw = np.random.default_rng(seed)
-    images = draw.normal(size=(count, 6))
-    texts = images + draw.normal(size=(count, 6))
+    rng = np.random.default_rng(seed)
+    images = rng.normal(size=(count, 6))
+    texts = images + rng.normal(size=(count, 6))
     images /= np.linalg.norm(images, axis=1, keepdims=True)
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
     captions = [f"caption {row} {EVIL}" for row in range(count)]
@@ -46,10 +47,10 @@ def classification(classes):
 
 
 SLICES = {
-    f"{metric}[{group}]{part}": value
+    f"{metric}[{group}]{suffix}": value
     for metric in ("i2t/recall_at_1", "t2i/recall_at_1")
     for group in ("animals", f"odd [{EVIL}]/low")
-    for part, value in {"": 0.5, "/low": 0.25, "/high": 0.75, "/items": 12.0}.items()
+    for suffix, value in {"": 0.5, "/low": 0.25, "/high": 0.75, "/items": 12.0}.items()
 }
 METRICS = {
     "i2t/recall_at_1": 0.5,
@@ -80,7 +81,7 @@ def content(tmp_path_factory):
     content = write(
         path, slices=SLICES, retrieval=retrieval(), classification=classification(12)
     )
-    assert [own.name for own in path.parent.iterdir()] == ["page.html"]
+    assert [file.name for file in path.parent.iterdir()] == ["page.html"]
     return content
 
 
@@ -89,33 +90,40 @@ def page(content):
     return Page(content)
 
 
-def test_it_loads_nothing_and_escapes_everything(content, page):
-    outside = re.sub(r'src="data:[^"]*"', "", content)
-    assert not re.search(r"//|@import|url\(", outside)
+def test_the_page_has_no_external_resources_and_escapes_text(content, page):
+    without_data_uris = re.sub(r'src="data:[^"]*"', "", content)
+    assert not re.search(r"//|@import|url\(", without_data_uris)
     assert "<script" not in content
-    (policy,) = (own for own in page.attributes("meta") if "http-equiv" in own)
+    (policy,) = (
+        element for element in page.attributes("meta") if "http-equiv" in element
+    )
     assert policy["content"].startswith("default-src 'none'; img-src data:;")
     for words in (f"runs/{EVIL}", f"odd [{EVIL}]/low", f"class 3 {EVIL}"):
         assert words in page.words
-    assert any(own.get("alt", "").endswith(EVIL) for own in page.attributes("img"))
+    assert any(
+        element.get("alt", "").endswith(EVIL) for element in page.attributes("img")
+    )
 
 
-def test_it_can_be_read_without_seeing_it(page):
+def test_the_page_is_accessible(page):
     assert page.attributes("html") == [{"lang": "en"}]
-    assert all("alt" in own for own in page.attributes("img"))
-    assert all("scope" in own for own in page.attributes("th"))
-    drawn = [own for own in page.attributes("svg") if "role" in own]
-    assert len(drawn) == 4  # Two metrics by group, a matrix, bars by class.
-    assert all(own["role"] == "img" and own["aria-label"] for own in drawn)
+    assert all("alt" in element for element in page.attributes("img"))
+    assert all("scope" in element for element in page.attributes("th"))
+    charts = [element for element in page.attributes("svg") if "role" in element]
+    # The charts are two metrics by group, a confusion matrix and accuracies by class.
+    assert len(charts) == 4
+    assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
-    labels = [own["aria-labelledby"] for own in page.attributes("section")]
-    identifiers = [own["id"] for _, own in page.elements if "id" in own]
+    labels = [element["aria-labelledby"] for element in page.attributes("section")]
+    identifiers = [
+        attributes["id"] for _, attributes in page.elements if "id" in attributes
+    ]
     assert labels == identifiers and len(set(identifiers)) == len(identifiers)
 
 
-def test_metrics_stand_beside_the_papers(page):
+def test_the_table_compares_metrics_with_the_paper(page):
     table = page.text.split("chance (mark)")[1].split("Table 8")[0].split()
     assert (
         table
@@ -127,17 +135,19 @@ def test_metrics_stand_beside_the_papers(page):
     assert "B3 + BERT-mini, CC3M" in page.words
 
 
-def test_slices(page):
+def test_slices_have_a_table(page):
     table = page.text.split("All groups as a table")[1].split("Confusion matrix")[0]
     assert "image → text, recall at 1 animals 50.0 % 25.0 % to 75.0 % 12" in table
     assert table.count("to 75.0 %") == 4
 
 
-def test_confusions(page):
-    """Every fourth of 36 pictures went to the next class."""
-    labels = [own["aria-label"] for own in page.attributes("svg") if "role" in own]
-    assert "Confusion matrix: 27 of 36 are on the diagonal" in labels
-    table = page.text.split("The most frequent confusions")[1].split("Accuracy by")[0]
+def test_confusions_have_a_matrix_and_a_table(page):
+    # `classification` predicts the next class for every fourth of 36 images.
+    labels = [
+        element["aria-label"] for element in page.attributes("svg") if "role" in element
+    ]
+    assert "Confusion matrix: 27 of 36 predictions are correct" in labels
+    table = page.text.split("Most frequent confusions")[1].split("Accuracy by")[0]
     assert f"class 0 {EVIL} class 1 {EVIL} 1 33.3 %" in table
     assert table.count("33.3 %") == 9
     bars = page.text.split("All classes as a table")[1]
@@ -145,89 +155,102 @@ def test_confusions(page):
     assert f"class 3 {EVIL} 66.7 % 3" not in bars
 
 
-def test_hits_misses_and_the_right_answer(content, page):
-    found = retrieval()
+def test_examples_show_hits_ranks_and_the_correct_answer(content, page):
+    ranks = retrieval()["ranks"]
     for direction in ("i2t", "t2i"):
         section = content.split(f'id="{direction}"')[1].split("</section>")[0]
         groups = dict(
             zip(
-                re.findall(r"<h3 class=\"above\">(\w+)", section),
-                section.split('<h3 class="above">')[1:],
+                re.findall(r"<h3 class=\"subheading\">(\w+)", section),
+                section.split('<h3 class="subheading">')[1:],
                 strict=True,
             )
         )
-        ranks = found["ranks"][direction]
-        assert list(groups) == ["Found", "Missed", "Worst"]
+        assert list(groups) == ["Successes", "Failures", "Worst"]
         for name, group in groups.items():
             queries = group.split("<article")[1:]
             assert queries
             for query in queries:
-                answers = re.findall(r"<li( class=\"[^\"]*\")?>", query)
-                right = [
-                    number for number, own in enumerate(answers) if "is-right" in own
+                items = re.findall(r"<li( class=\"[^\"]*\")?>", query)
+                correct_positions = [
+                    position
+                    for position, css_class in enumerate(items)
+                    if "is-correct" in css_class
                 ]
-                place = int(re.search(r"place (\d+) of 24", query)[1])
-                if name == "Found":
-                    assert len(answers) == 5 and right[0] + 1 == place
+                rank = int(re.search(r"correct \w+: (\d+) of 24", query)[1])
+                if name == "Successes":
+                    assert len(items) == 5 and correct_positions[0] + 1 == rank
                 else:
-                    # The right one is behind the five, marked as such.
-                    assert right == [5] and "is-right answer" in answers[5]
-                    assert place > 5
-        worst = re.findall(r"place (\d+) of", groups["Worst"])
-        assert [int(own) - 1 for own in worst] == sorted(ranks)[::-1][:4]
+                    # The correct answer follows the five hits.
+                    assert correct_positions == [5]
+                    assert "is-correct answer" in items[5]
+                    assert rank > 5
+        worst_ranks = re.findall(r"correct \w+: (\d+) of", groups["Worst"])
+        assert [int(rank) - 1 for rank in worst_ranks] == sorted(ranks[direction])[
+            ::-1
+        ][:4]
 
 
 @pytest.mark.parametrize("classes", [1, 2, 20, 21, 1000])
-def test_any_number_of_classes_stays_readable(tmp_path, classes):
+def test_the_page_is_readable_with_any_number_of_classes(tmp_path, classes):
     content = write(tmp_path / "page.html", classification=classification(classes))
     page = Page(content)
-    (matrix,) = (own for own in page.attributes("svg") if own.get("class") == "matrix")
+    (matrix,) = (
+        element
+        for element in page.attributes("svg")
+        if element.get("class") == "matrix"
+    )
     assert float(matrix["width"]) <= 900
-    charts = [own for own in page.attributes("svg") if "bars" in own.get("class", "")]
+    charts = [
+        element
+        for element in page.attributes("svg")
+        if "bars" in element.get("class", "")
+    ]
     assert len(charts) == (2 if classes > 40 else 1)
-    assert (f"Of {classes:,} classes it shows 20" in page.text) == (classes > 20)
-    # Every class is in the table, whatever the charts leave out.
+    assert (f"has the 20 of {classes:,} classes" in page.text) == (classes > 20)
+    # The table has all classes, including those that the charts omit.
     table = page.text.split("All classes as a table")[1]
     assert table.count("class ") == classes
     assert len(content) < 500_000
 
 
-def test_without_anything_but_metrics(tmp_path):
+def test_sections_without_data_are_omitted(tmp_path):
     page = Page(write(tmp_path / "page.html", protocol="simlex", metrics={}))
     for heading in ("By group", "Confusion matrix", "Text → image"):
         assert heading not in page.words
 
 
-def test_the_same_results_give_the_same_page(tmp_path, content):
-    again = write(
-        tmp_path / "again.html",
+def test_pages_of_the_same_results_are_equal(tmp_path, content):
+    second_page = write(
+        tmp_path / "second.html",
         slices=SLICES,
         retrieval=retrieval(),
         classification=classification(12),
     )
-    assert again == content
+    assert second_page == content
 
 
-def test_a_failure_leaves_the_old_page(tmp_path):
+def test_a_failure_does_not_change_an_existing_page(tmp_path):
     path = tmp_path / "page.html"
-    before = write(path)
+    content_before = write(path)
     with pytest.raises(UnicodeEncodeError):
         write(path, facts={"model": "\udcff"})
-    assert path.read_text(encoding="utf-8") == before
-    assert [own.name for own in tmp_path.iterdir()] == ["page.html"]
+    assert path.read_text(encoding="utf-8") == content_before
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
 
 
 @pytest.mark.parametrize("group", ["x]/low", "[y]", "", "/items"])
 def test_groups_may_have_any_name(group):
-    slices = {f"m[{group}]{part}": 1.0 for part in ("", "/low", "/high", "/items")}
+    suffixes = ("", "/low", "/high", "/items")
+    slices = {f"m[{group}]{suffix}": 1.0 for suffix in suffixes}
     assert split_slices(slices) == [MetricSlice("m", group, 1.0, 1.0, 1.0, 1)]
 
 
 @pytest.mark.ci
-def test_the_table_fits_a_telephone(tmp_path):
+def test_the_table_fits_the_screen_of_a_phone(tmp_path):
     metrics = {
-        f"{way}/{name}": value
-        for way in ("i2t", "t2i")
+        f"{direction}/{name}": value
+        for direction in ("i2t", "t2i")
         for name, value in (
             ("recall_at_1", 0.0009),
             ("chance_recall_at_1", 0.0018),
@@ -250,8 +273,8 @@ def test_the_table_fits_a_telephone(tmp_path):
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 844})
         page.goto(path.as_uri())
-        content, visible = page.evaluate(
-            "(() => {const t = document.querySelector('.scroll');"
-            "return [t.scrollWidth, t.clientWidth]})()"
+        content_width, visible_width = page.evaluate(
+            "(() => {const table = document.querySelector('.scroll');"
+            "return [table.scrollWidth, table.clientWidth]})()"
         )
-    assert content <= visible
+    assert content_width <= visible_width

@@ -1,4 +1,4 @@
-"""Metrics as text, beside the paper's figures."""
+"""Text tables of metrics and of the results in the paper."""
 
 import math
 
@@ -6,10 +6,10 @@ import pytest
 
 from align_keras.protocols.paper_results import paper_figures
 from align_keras.reports.result_tables import (
+    format_metric,
     is_share,
     metrics_table,
     paper_tables,
-    shown,
     tables_of_many_models,
     without_chance,
 )
@@ -34,24 +34,24 @@ from align_keras.reports.result_tables import (
         ("linear_probe/penalty", math.inf, "–"),
     ],
 )
-def test_metrics_as_text(name, value, text):
-    assert shown(name, value) == text
+def test_format_metric_uses_percent_for_fractions(name, value, text):
+    assert format_metric(name, value) == text
 
 
-def test_numbers_of_things_are_no_shares():
+def test_counts_are_not_in_percent():
     for name in ("pictures", "i2t/queries", "i2t/queries_without_positives", "gallery"):
         assert not is_share(name)
 
 
-def test_chance_stands_beside_its_metric():
+def test_chance_has_a_column():
     metrics = {
         "i2t/recall_at_1": 0.5,
         "i2t/chance_recall_at_1": 0.001,
         "chance_of_rain": 0.3,
         "pictures": 4.0,
     }
-    own, chance = without_chance(metrics)
-    assert list(own) == ["i2t/recall_at_1", "chance_of_rain", "pictures"]
+    measured, chance = without_chance(metrics)
+    assert list(measured) == ["i2t/recall_at_1", "chance_of_rain", "pictures"]
     assert chance == {"i2t/recall_at_1": 0.001}
     table = metrics_table(
         "retrieval", "stamps", metrics, paper_figures("retrieval", "stamps")
@@ -64,7 +64,7 @@ def test_chance_stands_beside_its_metric():
     ]
 
 
-def test_a_column_a_model_where_they_are_few():
+def test_a_few_models_have_one_column_each():
     metrics = {"i2t/recall_at_1": 0.5, "i2t/recall_at_10": 0.9, "pictures": 5000.0}
     table = metrics_table(
         "retrieval", "coco", metrics, paper_figures("retrieval", "coco")
@@ -77,8 +77,8 @@ def test_a_column_a_model_where_they_are_few():
         ("pictures", "5,000", "", "", ""),
     ]
     assert [
-        own.title
-        for own in tables_of_many_models(
+        table.title
+        for table in tables_of_many_models(
             "retrieval", "coco", metrics, paper_figures("retrieval", "coco")
         )
     ] == [
@@ -88,7 +88,7 @@ def test_a_column_a_model_where_they_are_few():
     ]
 
 
-def test_no_figures_beside_another_split():
+def test_other_splits_are_not_compared_with_the_paper():
     metrics = {"i2t/recall_at_1": 0.5}
     table = metrics_table(
         "retrieval",
@@ -117,7 +117,7 @@ def test_no_figures_beside_another_split():
     assert title == "knn on food101, split train, train_split train[:9]"
 
 
-def test_as_many_digits_as_the_paper():
+def test_metrics_have_as_many_digits_as_in_the_paper():
     (table,) = paper_tables(
         "vtab", "vtab", {"vtab/all": 0.79994}, paper_figures("vtab", "vtab")
     ).values()
@@ -132,7 +132,7 @@ def test_as_many_digits_as_the_paper():
     assert table.rows[0] == ("all/spearman, %", "40.0", "39.8")
 
 
-def test_a_row_a_model_where_they_are_many():
+def test_many_models_have_one_row_each():
     tables = paper_tables(
         "retrieval",
         "coco",
@@ -148,7 +148,7 @@ def test_a_row_a_model_where_they_are_many():
     assert len(ablations.rows) == 10
 
 
-def test_what_the_paper_has_not():
+def test_data_sets_outside_the_paper_have_no_paper_tables():
     assert (
         paper_tables("retrieval", "stamps", {}, paper_figures("retrieval", "stamps"))
         == {}
@@ -161,7 +161,7 @@ def test_what_the_paper_has_not():
     )
 
 
-def test_the_paper_tables_name_queries_and_candidates():
+def test_titles_state_the_numbers_of_queries_and_candidates():
     metrics = {
         "i2t/recall_at_1": 0.5,
         "i2t/queries": 5000.0,
@@ -172,6 +172,6 @@ def test_the_paper_tables_name_queries_and_candidates():
     assert paper_tables(
         "retrieval", "coco", metrics, paper_figures("retrieval", "coco")
     )[1].title == (
-        "Table 1: retrieval on coco (i2t: 5,000 queries among 25,000; "
+        "Table 1: retrieval on coco (i2t: 5,000 queries among 25,000, "
         "t2i: 25,000 queries among 5,000)"
     )

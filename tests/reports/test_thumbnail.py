@@ -22,13 +22,13 @@ def file_bytes(image, format="PNG", **options):
 
 
 def photo(height=300, width=400):
-    """Smooth colors with noise, as a photograph has."""
+    """Returns a color gradient with noise, which compresses like a photograph."""
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 200, width)[None, :, None] + np.zeros((height, 1, 3))
     return (ramp + rng.uniform(0, 40, (height, width, 3))).astype(np.uint8)
 
 
-def test_flat_pictures_stay_exact_png_and_photos_become_jpeg():
+def test_flat_images_become_png_and_photos_become_jpeg():
     flat = np.full((64, 64, 3), (10, 200, 30), np.uint8)
     flat[:20, :20] = 255
     image = decoded(thumbnail_uri(flat))
@@ -38,18 +38,18 @@ def test_flat_pictures_stay_exact_png_and_photos_become_jpeg():
     assert (image.format, image.size) == ("JPEG", (160, 120))
 
 
-def test_all_kinds_of_input_give_the_same(tmp_path):
+def test_all_types_of_input_have_the_same_thumbnail(tmp_path):
     pixels = np.full((20, 10, 3), (200, 100, 0), np.uint8)
     image = Image.fromarray(pixels)
     (tmp_path / "a.png").write_bytes(file_bytes(image))
-    kinds = [
+    inputs = [
         image,
         file_bytes(image),
         tmp_path / "a.png",
         str(tmp_path / "a.png"),
-        pixels.tolist() and pixels,
+        pixels,
     ]
-    assert len({thumbnail_uri(own) for own in kinds}) == 1
+    assert len({thumbnail_uri(value) for value in inputs}) == 1
     assert decoded(thumbnail_uri(pixels)).size == (10, 20)
 
 
@@ -64,31 +64,32 @@ def test_all_kinds_of_input_give_the_same(tmp_path):
         (Image.fromarray(np.full((8, 8), 128 << 8, np.uint16)), (128, 128, 128)),
     ],
 )
-def test_modes(image, expected):
+def test_image_modes_are_converted_to_rgb(image, expected):
     pixels = np.asarray(decoded(thumbnail_uri(image)).convert("RGB")).astype(int)
     assert np.abs(pixels - expected).max() <= 2
 
 
-def test_gray_and_transparent_arrays():
+def test_gray_and_transparent_arrays_are_converted_to_rgb():
     gray = np.full((8, 8, 1), 50, np.uint8)
     assert decoded(thumbnail_uri(gray)).getpixel((0, 0)) == (50, 50, 50)
     clear = np.zeros((8, 8, 4), np.uint8)
     assert decoded(thumbnail_uri(clear)).getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_rotation_of_cameras():
+def test_the_exif_orientation_is_applied():
     image = Image.fromarray(photo(40, 80))
     exif = image.getexif()
-    exif[0x0112] = 6  # the camera was held upright
+    # Orientation 6 requires a rotation by 90 degrees.
+    exif[0x0112] = 6
     content = file_bytes(image, "JPEG", exif=exif)
     assert decoded(thumbnail_uri(content)).size == (40, 80)
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         b"",
-        b"no picture",
+        b"not an image",
         file_bytes(Image.fromarray(photo()))[:2000],
         "/nowhere/missing.png",
         np.zeros((4, 4, 3), np.float32),
@@ -96,5 +97,5 @@ def test_rotation_of_cameras():
         None,
     ],
 )
-def test_what_cannot_be_read_becomes_a_cross(picture):
-    assert thumbnail_uri(picture).startswith("data:image/svg+xml,")
+def test_unreadable_images_become_a_cross(image):
+    assert thumbnail_uri(image).startswith("data:image/svg+xml,")

@@ -142,7 +142,7 @@ def test_the_python_example_reports_an_unreadable_image_in_one_line(exported, tm
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 2
     assert "Traceback" not in process.stderr
-    assert "page.jpg can't be read: cannot identify image file" in process.stderr
+    assert "page.jpg: cannot identify image file" in process.stderr
 
 
 @pytest.fixture(scope="module")
@@ -213,20 +213,20 @@ def test_the_c_example_reports_invalid_input(exported, c_example, tmp_path):
     (tmp_path / "page.ppm").write_text("<html>")
     (tmp_path / "cut.ppm").write_bytes(b"P6 32 32 255\n12")
     for name, message in (
-        ("small.ppm", "must be 32 x 32, received 8 x 9"),
+        ("small.ppm", "must have 32 x 32 pixels. Received: 8 x 9."),
         ("page.ppm", "must be a PPM"),
-        ("cut.ppm", "ends too early"),
-        ("none.ppm", "can't be opened"),
+        ("cut.ppm", "The image file is truncated."),
+        ("none.ppm", "Cannot open the image."),
     ):
         process = run(c_example, exported / "image.tflite", tmp_path / name)
         assert process.returncode == 1
         assert message in process.stderr
     process = run(c_example, exported / "text.tflite", *range(100))
     assert process.returncode == 1
-    assert "more token ids" in process.stderr
+    assert "exceeds the sequence length" in process.stderr
     process = run(c_example, tmp_path / "page.ppm", tmp_path / "page.ppm")
     assert process.returncode == 1
-    assert "no LiteRT file" in process.stderr
+    assert "Cannot read the file as a LiteRT model." in process.stderr
 
 
 def test_without_images_there_are_no_figures(without_images):

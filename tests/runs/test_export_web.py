@@ -107,14 +107,14 @@ def test_the_files_of_a_page_are_complete(align, tmp_path):
         "model/image.tflite",
         "model/text.tflite",
         "model/vocabulary.txt",
-        "pictures/embeddings.bin",
-        "pictures/pictures.json",
+        "images/embeddings.bin",
+        "images/images.json",
     }
-    stored = np.fromfile(folder / "pictures" / "embeddings.bin", "<f4").reshape(40, 16)
+    stored = np.fromfile(folder / "images" / "embeddings.bin", "<f4").reshape(40, 16)
     embeddings = embed_page_images(align, pairs).embeddings
     np.testing.assert_allclose(stored, embeddings, atol=1e-6)
-    for entry in json.loads((folder / "pictures" / "pictures.json").read_text()):
-        assert (folder / "pictures" / entry["thumbnail"]).is_file()
+    for entry in json.loads((folder / "images" / "images.json").read_text()):
+        assert (folder / "images" / entry["thumbnail"]).is_file()
     dependencies = json.loads((folder / "package.json").read_text())["dependencies"]
     assert set(dependencies.values()) == {LITERT_JS_VERSION}
     copied = {
@@ -151,13 +151,14 @@ def fake_runtime(folder, version=LITERT_JS_VERSION):
 
 def test_the_runtime_is_checked(tmp_path):
     check_litert_js(fake_runtime(tmp_path / "complete"))
-    with pytest.raises(InputError, match=f"{LITERT_JS_VERSION}, received .* with none"):
+    with pytest.raises(InputError, match=f"{LITERT_JS_VERSION}. Received: .* with no such p"):
         check_litert_js(tmp_path)
-    with pytest.raises(InputError, match=r"with 0\.1\.1; run npm install @litertjs/c"):
+    message = r"with version 0\.1\.1. Run `npm install @litertjs/c"
+    with pytest.raises(InputError, match=message):
         check_litert_js(fake_runtime(tmp_path / "old", "0.1.1"))
     damaged = fake_runtime(tmp_path / "damaged")
     (damaged / "@litertjs" / "core" / "dist" / "index.js").unlink()
-    with pytest.raises(InputError, match="with one without dist/index.js"):
+    with pytest.raises(InputError, match="with a package without dist/index.js"):
         check_litert_js(damaged)
 
 

@@ -87,7 +87,7 @@ def test_a_process_that_hangs_is_stopped(tiny_export, monkeypatch):
 
 
 def test_wrong_arguments_raise_errors(tmp_path, tiny_export):
-    with pytest.raises(InputError, match="must hold a saved_model.pb"):
+    with pytest.raises(InputError, match="must contain saved_model.pb"):
         check_standalone(tmp_path)
     with pytest.raises(InputError, match="`index` must be set"):
         check_standalone(tiny_export, queries=["red"])

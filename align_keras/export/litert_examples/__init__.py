@@ -1,1 +1,1 @@
-"""Examples that `align-keras export litert` copies; nothing imports them."""
+"""Example programs that `align-keras export litert` copies to the export."""

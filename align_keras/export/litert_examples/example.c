@@ -1,20 +1,30 @@
-/* Embeds one image, or one text, by a LiteRT file, in C alone.
+/* Embeds one image or one text with a LiteRT file. The program needs only C and LiteRT.
  *
- *   example image.tflite image.ppm         pixels as metadata.json says:
- *     magick image.jpg -filter Triangle -resize 192x192! -gravity center \
- *       -crop 160x160+0+0 +repage -depth 8 image.ppm      (S = 160, resize_to = 192)
- *   example text.tflite 101 2417 4418 102    token ids, rows of vocabulary.txt
+ *   example image.tflite image.ppm
+ *   example text.tflite 101 2417 4418 102
  *
- * A file exported with --resizable takes an image of any size.
- * Both print the embedding, one number a line; the dot product of two embeddings is
- * their similarity. Build it with LiteRT's library, which Python's package
- * ai-edge-litert brings along and Android's com.google.ai.edge.litert too:
+ * The image must be a PPM file with the preprocessing that metadata.json describes. With
+ * image_size = 160 and resize_to = 192, for example, ImageMagick writes it by
+ *
+ *   magick image.jpg -filter Triangle -resize 192x192! -gravity center \
+ *     -crop 160x160+0+0 +repage -depth 8 image.ppm
+ *
+ * A file that was exported with --resizable accepts an image of any size. The numbers
+ * after text.tflite are token ids, zero-based line numbers in vocabulary.txt.
+ *
+ * The program prints the embedding with one number per line. The dot product of two
+ * embeddings is their cosine similarity. To build the program, link it with the LiteRT
+ * library, which is part of the Python package ai-edge-litert and of the Android library
+ * com.google.ai.edge.litert:
  *
  *   cc example.c -o example -L FOLDER -l:libLiteRt.so -Wl,-rpath,FOLDER
  *
- * where FOLDER is what `python -c "import ai_edge_litert as a; print(*a.__path__)"`
- * prints. The declarations below are the part of LiteRT 2's C API (litert/c/litert_*.h)
- * that is used; with LiteRT's headers at hand, include those.
+ * This command prints FOLDER for the Python package:
+ *
+ *   python -c "import ai_edge_litert as a; print(*a.__path__)"
+ *
+ * The program declares the functions of the C API of LiteRT 2 that it calls. If you have
+ * the headers of LiteRT (litert/c/litert_*.h), include them instead.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -88,90 +98,97 @@ static void fail(const char* message) {
   exit(1);
 }
 
-static void check(int status, const char* what) {
-  if (status != kLiteRtStatusOk) fail(what);
+/* Exits with the message if a call of LiteRT failed. */
+static void check(int status, const char* message) {
+  if (status != kLiteRtStatusOk) fail(message);
 }
 
-/* Opens a PPM of three bytes a pixel; -1 of the wanted sides becomes the image's. */
+/* Opens a PPM file with three bytes per pixel and reads its header.
+ *
+ * A height or width of -1 stands for any size, and is set to the size of the image. */
 static FILE* open_image(const char* path, int32_t* height, int32_t* width) {
   FILE* file = fopen(path, "rb");
-  int columns, rows, greatest;
-  if (!file) fail("the image can't be opened");
-  if (fscanf(file, "P6 %d %d %d", &columns, &rows, &greatest) != 3 || greatest != 255 ||
-      columns < 1 || rows < 1)
-    fail("the image must be a PPM (P6) of one byte a channel, without comments");
+  int columns, rows, max_value;
+  if (!file) fail("Cannot open the image. Check the path.");
+  if (fscanf(file, "P6 %d %d %d", &columns, &rows, &max_value) != 3 ||
+      max_value != 255 || columns < 1 || rows < 1)
+    fail("The image must be a PPM file (P6) with one byte per channel and no comments.");
   if (*height < 0) *height = rows;
   if (*width < 0) *width = columns;
   if (columns != *width || rows != *height) {
-    fprintf(stderr, "example: error: the image must be %d x %d, received %d x %d\n",
+    fprintf(stderr,
+            "example: error: The image must have %d x %d pixels. Received: %d x %d.\n",
             (int)*width, (int)*height, columns, rows);
     exit(1);
   }
-  fgetc(file); /* one white space before the pixels */
+  fgetc(file); /* Skips the white space between the header and the pixels. */
   return file;
 }
 
-/* Reads pixels as floats from 0 to 255. */
+/* Reads the RGB values of `count` pixels as floats from 0 to 255. */
 static void read_pixels(FILE* file, long count, float* pixels) {
   for (long i = 0; i < 3 * count; i++) {
     int byte = fgetc(file);
-    if (byte == EOF) fail("the image ends too early");
+    if (byte == EOF) fail("The image file is truncated.");
     pixels[i] = (float)byte;
   }
   fclose(file);
 }
 
-/* Writes token ids, or 1 for each of them, filled up with 0. */
-static void fill_tokens(char** ids, int count, int length, bool mask, int32_t* row) {
-  if (count > length) fail("more token ids than the tower takes");
+/* Writes `count` token ids, or a mask of ones for them, followed by zeros. */
+static void fill_tokens(char** ids, int count, int length, bool is_mask, int32_t* row) {
+  if (count > length) fail("The number of token ids exceeds the sequence length.");
   for (int i = 0; i < length; i++)
-    row[i] = i >= count ? 0 : mask ? 1 : (int32_t)atol(ids[i]);
+    row[i] = i >= count ? 0 : is_mask ? 1 : (int32_t)atol(ids[i]);
 }
 
 int main(int argc, char** argv) {
-  if (argc < 3) fail("usage: example TOWER.tflite PICTURE.ppm | TOKEN_ID...");
+  if (argc < 3) fail("Usage: example TOWER.tflite IMAGE.ppm | TOKEN_ID...");
   LiteRtEnvironment environment;
   LiteRtModel model;
   LiteRtOptions options;
   LiteRtCompiledModel compiled;
   LiteRtSignature signature;
-  check(LiteRtCreateEnvironment(0, NULL, &environment), "no LiteRT environment");
-  check(LiteRtCreateModelFromFile(environment, argv[1], &model), "no LiteRT file");
-  check(LiteRtCreateOptions(&options), "no options");
-  check(LiteRtSetOptionsHardwareAccelerators(options, kLiteRtHwAcceleratorCpu), "CPU");
+  check(LiteRtCreateEnvironment(0, NULL, &environment), "Cannot start LiteRT.");
+  check(LiteRtCreateModelFromFile(environment, argv[1], &model),
+        "Cannot read the file as a LiteRT model.");
+  check(LiteRtCreateOptions(&options), "Cannot create the options.");
+  check(LiteRtSetOptionsHardwareAccelerators(options, kLiteRtHwAcceleratorCpu),
+        "Cannot select the CPU.");
   check(LiteRtCreateCompiledModel(environment, model, options, &compiled),
-        "the file can't be prepared");
-  check(LiteRtGetModelSignature(model, 0, &signature), "no signature");
+        "Cannot compile the model.");
+  check(LiteRtGetModelSignature(model, 0, &signature), "The model has no signature.");
 
   LiteRtTensorBuffer inputs[2], output;
-  LiteRtTensorBufferRequirements needs;
+  LiteRtTensorBufferRequirements requirements;
   LiteRtRankedTensorType type;
   LiteRtTensor tensor;
   LiteRtParamIndex count;
   void* memory;
-  check(LiteRtGetNumSignatureInputs(signature, &count), "no inputs");
-  if (count > 2) fail("not a tower of align-keras");
+  check(LiteRtGetNumSignatureInputs(signature, &count), "The signature has no inputs.");
+  if (count > 2) fail("The file must be a tower that align-keras exported.");
   for (LiteRtParamIndex i = 0; i < count; i++) {
     const char* name;
-    check(LiteRtGetSignatureInputName(signature, i, &name), "an input without name");
-    check(LiteRtGetSignatureInputTensorByIndex(signature, i, &tensor), "no input");
-    check(LiteRtGetRankedTensorType(tensor, &type), "an input without type");
+    check(LiteRtGetSignatureInputName(signature, i, &name), "An input has no name.");
+    check(LiteRtGetSignatureInputTensorByIndex(signature, i, &tensor), name);
+    check(LiteRtGetRankedTensorType(tensor, &type), name);
     int32_t* shape = type.layout.dimensions;
     const bool is_open = shape[0] < 0;
     const bool is_image =
         type.element_type == kLiteRtElementTypeFloat32 && type.layout.rank == 4;
     if (!is_image &&
         (type.element_type != kLiteRtElementTypeInt32 || type.layout.rank != 2))
-      fail("not a tower of align-keras");
+      fail("The file must be a tower that align-keras exported.");
     if (is_open) shape[0] = 1;
     FILE* image = is_image ? open_image(argv[2], &shape[1], &shape[2]) : NULL;
     if (is_open)
       check(LiteRtCompiledModelResizeInputTensor(compiled, 0, i, shape,
                                                  type.layout.rank),
             name);
-    check(LiteRtGetCompiledModelInputBufferRequirements(compiled, 0, i, &needs), name);
-    check(LiteRtCreateManagedTensorBufferFromRequirements(environment, &type, needs,
-                                                          &inputs[i]),
+    check(LiteRtGetCompiledModelInputBufferRequirements(compiled, 0, i, &requirements),
+          name);
+    check(LiteRtCreateManagedTensorBufferFromRequirements(environment, &type,
+                                                          requirements, &inputs[i]),
           name);
     check(LiteRtLockTensorBuffer(inputs[i], &memory, kLiteRtLockWrite), name);
     if (is_image)
@@ -180,20 +197,23 @@ int main(int argc, char** argv) {
       fill_tokens(argv + 2, argc - 2, shape[1], name[0] == 'p', memory);
     check(LiteRtUnlockTensorBuffer(inputs[i]), name);
   }
-  check(LiteRtGetSignatureOutputTensorByIndex(signature, 0, &tensor), "no output");
-  check(LiteRtGetRankedTensorType(tensor, &type), "an output without type");
+  const char* output_failure = "Cannot prepare the output.";
+  check(LiteRtGetSignatureOutputTensorByIndex(signature, 0, &tensor), output_failure);
+  check(LiteRtGetRankedTensorType(tensor, &type), output_failure);
   check(LiteRtGetCompiledModelOutputTensorLayouts(compiled, 0, 1, &type.layout, true),
-        "an output without shape");
-  check(LiteRtGetCompiledModelOutputBufferRequirements(compiled, 0, 0, &needs), "output");
-  check(LiteRtCreateManagedTensorBufferFromRequirements(environment, &type, needs,
-                                                        &output),
-        "output");
-  check(LiteRtRunCompiledModel(compiled, 0, count, inputs, 1, &output), "it can't run");
+        output_failure);
+  check(LiteRtGetCompiledModelOutputBufferRequirements(compiled, 0, 0, &requirements),
+        output_failure);
+  check(LiteRtCreateManagedTensorBufferFromRequirements(environment, &type,
+                                                        requirements, &output),
+        output_failure);
+  check(LiteRtRunCompiledModel(compiled, 0, count, inputs, 1, &output),
+        "Cannot run the model.");
 
-  check(LiteRtLockTensorBuffer(output, &memory, kLiteRtLockRead), "output");
+  check(LiteRtLockTensorBuffer(output, &memory, kLiteRtLockRead), output_failure);
   for (int i = 0; i < type.layout.dimensions[1]; i++)
     printf("%.9g\n", ((const float*)memory)[i]);
-  check(LiteRtUnlockTensorBuffer(output), "output");
+  check(LiteRtUnlockTensorBuffer(output), output_failure);
 
   for (LiteRtParamIndex i = 0; i < count; i++) LiteRtDestroyTensorBuffer(inputs[i]);
   LiteRtDestroyTensorBuffer(output);

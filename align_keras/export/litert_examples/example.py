@@ -1,11 +1,11 @@
-"""Compares an image with texts by the two LiteRT files beside this script.
+"""Compares an image with texts. The LiteRT files must be in the folder of this script.
 
     pip install ai-edge-litert numpy pillow tokenizers
     python example.py image.jpg "a red bicycle" "two cats"
 
-prints each text behind its similarity to the image. All that the towers need to
-know is read from the files themselves: metadata.json tells the preprocessing,
-vocabulary.txt the tokens (`unzip -l text.tflite` lists them).
+The program prints the cosine similarity of the image and each text. The LiteRT files
+contain everything else that the program needs: metadata.json with the settings of
+preprocessing, and vocabulary.txt with the tokens. `unzip -l text.tflite` lists them.
 """
 
 import argparse
@@ -21,7 +21,11 @@ from tokenizers import BertWordPieceTokenizer
 
 
 def open_tower(path, threads):
-    """Returns the file's only signature, a function, and its metadata, a dict."""
+    """Opens a LiteRT file.
+
+    Returns:
+        Function that runs the only signature of the file, and its metadata, a dict.
+    """
     with zipfile.ZipFile(path) as archive:
         metadata = json.loads(archive.read("metadata.json"))
     interpreter = Interpreter(model_path=str(path), num_threads=threads)
@@ -29,24 +33,35 @@ def open_tower(path, threads):
 
 
 def read_pixels(path, preprocessing):
-    """Returns an image as float32 (1, S, S, 3), gray levels from 0 to 255."""
-    size, resize_to = preprocessing["image_size"], preprocessing["resize_to"]
-    # Of more pixels a file of some kilobytes may fill the memory: Pillow refuses it.
+    """Reads and preprocesses an image. Animations are represented by the first frame.
+
+    Returns:
+        float32 (1, S, S, 3), RGB values from 0 to 255.
+    """
+    size = preprocessing["image_size"]
+    resize_to = preprocessing["resize_to"]
+    # A file of a few kilobytes can expand to an image that fills the memory. Pillow
+    # raises an error if an image has more pixels than this limit.
     Image.MAX_IMAGE_PIXELS = preprocessing["max_pixels"]
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-    # The first frame, upright, of 16 bits the upper eight, transparency on white.
     image = Image.open(path, formats=["JPEG", "PNG", "WEBP", "GIF", "BMP"])
     if image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
-        # Pillow inverts the ink, which only Adobe's programs store inverted.
+        # Pillow inverts all CMYK values, but only Adobe programs store them inverted.
         image = ImageChops.invert(image)
-    clear = image.info.get("transparency")
-    if image.format == "PNG" and image.mode == "L" and isinstance(clear, int):
-        # Pillow scales the gray levels to 8 bits, but not the one that is clear.
+    transparent_level = image.info.get("transparency")
+    if (
+        image.format == "PNG"
+        and image.mode == "L"
+        and isinstance(transparent_level, int)
+    ):
+        # Pillow scales all gray levels to 8 bits except the transparent gray level.
         with open(path, "rb") as file:
-            largest = 2 ** min(file.read(25)[24], 8) - 1
-        image.info["transparency"] = (clear & largest) * (255 // largest)
+            max_level = 2 ** min(file.read(25)[24], 8) - 1
+        scale = 255 // max_level
+        image.info["transparency"] = (transparent_level & max_level) * scale
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
+        # The upper 8 of 16 bits.
         image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
@@ -58,7 +73,7 @@ def read_pixels(path, preprocessing):
 
 
 def open_tokenizer(path, preprocessing):
-    """Returns the tokenizer of the vocabulary inside a text tower's file."""
+    """Returns a tokenizer with the vocabulary in the LiteRT file of a text tower."""
     with zipfile.ZipFile(path) as archive:
         tokens = archive.read(preprocessing["vocabulary_file"]).decode().splitlines()
     vocabulary = {token: row for row, token in enumerate(tokens)}
@@ -72,10 +87,10 @@ def open_tokenizer(path, preprocessing):
     return tokenizer
 
 
-def tokens(tokenizer, words):
-    """Returns a text as the text tower's inputs, int32 (1, L) each."""
-    # Bytes of an argument that aren't UTF-8 have no place in a text.
-    encoding = tokenizer.encode(words.encode("utf-8", "replace").decode())
+def tokenize(tokenizer, text):
+    """Returns the inputs of the text tower for one text, int32 (1, L) each."""
+    # Bytes of a command-line argument that are not valid UTF-8 are replaced by "?".
+    encoding = tokenizer.encode(text.encode("utf-8", "replace").decode())
     return {
         "token_ids": np.array([encoding.ids], "int32"),
         "padding_mask": np.array([encoding.attention_mask], "int32"),
@@ -83,7 +98,7 @@ def tokens(tokenizer, words):
 
 
 def main():
-    """Runs the command."""
+    """Prints the similarity of an image and each text."""
     parser = argparse.ArgumentParser(description="Compares an image with texts.")
     parser.add_argument("image")
     parser.add_argument("texts", nargs="+", metavar="text")
@@ -91,18 +106,21 @@ def main():
     arguments = parser.parse_args()
 
     folder = pathlib.Path(__file__).parent
-    encode_image, about_image = open_tower(folder / "image.tflite", arguments.threads)
-    encode_text, about_text = open_tower(folder / "text.tflite", arguments.threads)
-    tokenizer = open_tokenizer(folder / "text.tflite", about_text["preprocessing"])
+    image_path = folder / "image.tflite"
+    encode_image, image_metadata = open_tower(image_path, arguments.threads)
+    text_path = folder / "text.tflite"
+    encode_text, text_metadata = open_tower(text_path, arguments.threads)
+    tokenizer = open_tokenizer(text_path, text_metadata["preprocessing"])
 
     try:
-        pixels = read_pixels(arguments.image, about_image["preprocessing"])
-    except Exception as error:  # Decoders raise whatever a broken file leads to.
-        parser.error(f"{arguments.image} can't be read: {error}")
-    image = encode_image(images=pixels)["image_embedding"][0]
-    for words in arguments.texts:
-        text = encode_text(**tokens(tokenizer, words))["text_embedding"][0]
-        print(f"{image @ text:.4f} {words}")
+        pixels = read_pixels(arguments.image, image_metadata["preprocessing"])
+    except Exception as error:  # Decoders raise many types of errors for damaged files.
+        parser.error(f"Cannot read {arguments.image}: {error}")
+    image_embedding = encode_image(images=pixels)["image_embedding"][0]
+    for text in arguments.texts:
+        inputs = tokenize(tokenizer, text)
+        text_embedding = encode_text(**inputs)["text_embedding"][0]
+        print(f"{image_embedding @ text_embedding:.4f} {text}")
 
 
 if __name__ == "__main__":

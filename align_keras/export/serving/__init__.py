@@ -1,1 +1,1 @@
-"""The files that an export carries for TensorFlow Serving, copied as they are."""
+"""Files for TensorFlow Serving that an export contains."""

@@ -1,8 +1,9 @@
-"""Asks the served models over REST; needs Python, and nothing beside it.
+"""Client for the served models over REST. It needs only the standard library.
 
     python client_rest.py IMAGE… --captions "a red bicycle" "a blue bird"
 
-prints, for each image, the captions with their cosines, the best first.
+For each image, the program prints the captions in descending order of their cosine
+similarity to the image.
 """
 
 import argparse
@@ -16,46 +17,70 @@ import urllib.request
 
 
 def predict(server, model, signature, inputs, timeout=30):
-    """Calls a signature of the model `"image"`, `"text"` or `"align"`.
+    """Calls a signature of a model.
 
-    `inputs` are nested lists by name, with bytes by `encode_bytes`; so are the outputs,
-    or the only one alone.
+    Args:
+        server: str, address such as `"http://localhost:8501"`.
+        model: str, `"image"`, `"text"` or `"align"`.
+        signature: str, one of the signatures in signatures.json.
+        inputs: dict from names to nested lists. Use `encode_bytes` for bytes.
+        timeout: float, seconds until the request fails if there is no response.
+
+    Returns:
+        dict from names of outputs to nested lists. If the signature has only one
+        output, its list is returned without the dict.
+
+    Raises:
+        RuntimeError: if the request fails.
     """
     content = json.dumps({"signature_name": signature, "inputs": inputs}).encode()
     address = f"{server}/v1/models/{model}:predict"
     headers = {"Content-Type": "application/json"}
     try:
         request = urllib.request.Request(address, content, headers)
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
-            body = answer.read()
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            body = response.read()
     except urllib.error.HTTPError as error:
         body = error.read().decode(errors="replace")
         raise RuntimeError(f"{error.code}: {body}") from None
     except urllib.error.URLError as error:
-        raise RuntimeError(f"no answer from {server}: {error.reason}") from None
+        raise RuntimeError(
+            f"Cannot connect to {server}: {error.reason}. Start the server or check "
+            "the address."
+        ) from None
     except (ValueError, http.client.InvalidURL):
         raise RuntimeError(
-            f"server must be such as http://localhost:8501, received {server}"
+            "The server must be an address such as http://localhost:8501. "
+            f"Received: {server}."
         ) from None
     except http.client.HTTPException as error:
-        raise RuntimeError(f"no HTTP from {server}: {error}") from None
+        raise RuntimeError(
+            f"The response of {server} is not HTTP: {error}. Check the port."
+        ) from None
     try:
         return json.loads(body)["outputs"]
     except (ValueError, KeyError, TypeError):
         raise RuntimeError(
-            f"{server} isn't TensorFlow Serving: it answers {body[:60]!r}"
+            f"The response of {server} is not from TensorFlow Serving. Received: "
+            f"{body[:60]!r}. Check the address."
         ) from None
 
 
 def encode_bytes(content):
-    """Returns bytes as TensorFlow Serving's JSON carries them."""
+    """Returns bytes in the JSON format of TensorFlow Serving."""
     return {"b64": base64.b64encode(content).decode()}
 
 
 def encode_images(server, files):
-    """Returns embeddings, and which of the files (bytes) are images.
+    """Returns the embeddings of images and a mask of valid files.
 
-    The embedding of a file that is no image means nothing.
+    Args:
+        server: str, address such as `"http://localhost:8501"`.
+        files: list of bytes, contents of image files.
+
+    Returns:
+        list of embeddings, and a list of bool that is False for a file that is not an
+        image. Ignore the embedding of such a file.
     """
     inputs = {"image_bytes": [encode_bytes(content) for content in files]}
     outputs = predict(server, "image", "encode_image", inputs)
@@ -63,12 +88,22 @@ def encode_images(server, files):
 
 
 def encode_texts(server, captions):
-    """Returns the captions' embeddings, a list of lists of float."""
+    """Returns the embeddings of a list of captions as lists of float."""
     return predict(server, "text", "encode_text", {"captions": captions})
 
 
 def similarity(server, files, captions):
-    """Returns each image's cosines with the captions, and which are images."""
+    """Returns the cosine similarities of images and captions.
+
+    Args:
+        server: str, address such as `"http://localhost:8501"`.
+        files: list of bytes, contents of image files.
+        captions: list of str.
+
+    Returns:
+        a list with the cosines of all captions for each file, and a list of bool that
+        is False for a file that is not an image.
+    """
     inputs = {
         "image_bytes": [encode_bytes(content) for content in files],
         "captions": captions,
@@ -78,8 +113,10 @@ def similarity(server, files, captions):
 
 
 def main(argv=None):
-    """Prints the captions in the order in which they fit the images."""
-    parser = argparse.ArgumentParser(description="Which caption fits the image?")
+    """Prints the captions in descending order of similarity to each image."""
+    parser = argparse.ArgumentParser(
+        description="Sorts captions by their cosine similarity to each image."
+    )
     parser.add_argument("images", nargs="+", type=pathlib.Path)
     parser.add_argument("--captions", nargs="+", required=True)
     parser.add_argument("--server", default="http://localhost:8501")

@@ -1,10 +1,12 @@
-// The page's own files.
+// Downloads of files in the folder of the page.
 
-export class FileMissing extends Error {}
+export class MissingFileError extends Error {}
 
 /**
- * @param {string} path below the page's folder.
- * @param {(bytes: number) => void} onProgress is told how many bytes more came.
+ * Downloads a file.
+ *
+ * @param {string} path relative to the folder of the page.
+ * @param {(bytes: number) => void} onProgress is called with the size of each chunk.
  * @returns {Promise<Uint8Array>}
  */
 export async function readFile(path, onProgress = () => {}) {
@@ -12,9 +14,9 @@ export async function readFile(path, onProgress = () => {}) {
   try {
     response = await fetch(new URL(`../${path}`, import.meta.url));
   } catch (error) {
-    throw new FileMissing(`${path} (${error.message})`);
+    throw new MissingFileError(`${path} (${error.message})`);
   }
-  if (!response.ok) throw new FileMissing(`${path} (status ${response.status})`);
+  if (!response.ok) throw new MissingFileError(`${path} (status ${response.status})`);
   const chunks = [];
   const reader = response.body.getReader();
   for (;;) {

@@ -1,9 +1,9 @@
-// The pictures' embeddings, ranked by exact inner product.
+// Exact search in the embeddings of the images.
 
-export class PictureIndex {
+export class ImageIndex {
   /**
-   * @param {Float32Array} embeddings rows of unit length, one after another.
-   * @param {object[]} entries one a row: `captions` and `thumbnail`, a file.
+   * @param {Float32Array} embeddings rows of unit length, concatenated.
+   * @param {object[]} entries one per row, with `id`, `captions` and `thumbnail`.
    */
   constructor(embeddings, entries) {
     this.embeddings = embeddings;
@@ -11,25 +11,28 @@ export class PictureIndex {
     this.dimension = embeddings.length / entries.length;
   }
 
-  row(row) {
+  /** Returns the embedding of a row. */
+  embedding(row) {
     return this.embeddings.subarray(row * this.dimension, (row + 1) * this.dimension);
   }
 
   /**
-   * @param {Float32Array} query of unit length.
-   * @returns {{row: number, score: number}[]} all rows, the best first; equal scores
-   *     in the order of the rows. A score is a cosine.
+   * Ranks all images by their cosine similarity to a query.
+   *
+   * @param {Float32Array} query embedding of unit length.
+   * @returns {{row: number, score: number}[]} hits in descending order of their cosines.
+   *     Equal cosines remain in the order of the rows.
    */
   rank(query) {
-    const hits = this.entries.map((_, row) => ({ row, score: dot(query, this.row(row)) }));
-    return hits.sort((left, right) => right.score - left.score);
+    const hits = this.entries.map((_, row) => ({ row, score: dot(query, this.embedding(row)) }));
+    return hits.sort((first, second) => second.score - first.score);
   }
 }
 
-function dot(left, right) {
+function dot(first, second) {
   let sum = 0;
-  for (let position = 0; position < left.length; position++) {
-    sum += left[position] * right[position];
+  for (let position = 0; position < first.length; position++) {
+    sum += first[position] * second[position];
   }
   return sum;
 }

@@ -1,79 +1,89 @@
-// The page: loads the files, takes queries, shows hits.
+// Search page. It loads the model and the index, runs queries and shows the hits.
 
-import { FileMissing, readFile, readText } from "./files.js";
-import { PictureIndex } from "./index.js";
-import { PictureError, readPicture } from "./picture.js";
+import { MissingFileError, readFile, readText } from "./files.js";
+import { ImageError, readImage } from "./image.js";
+import { ImageIndex } from "./index.js";
 import { WordPieceTokenizer, readVocabulary } from "./tokenizer.js";
-import { RuntimeMissing, Tower, startRuntime } from "./towers.js";
+import { RuntimeLoadError, Tower, startRuntime } from "./towers.js";
 
-const HITS_AT_A_TIME = 24;
-const CAPTIONS_SHOWN = 3;
-const EXAMPLES = 5;
-const LONGEST_EXAMPLE = 40;
+const HITS_PER_PAGE = 24;
+const CAPTIONS_PER_HIT = 3;
+const EXAMPLE_QUERIES = 5;
+// Characters. Longer captions are not offered as example queries.
+const MAX_EXAMPLE_LENGTH = 40;
 
 const element = (id) => document.getElementById(id);
-const make = (name, properties = {}, ...children) => {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
+const createElement = (name, properties = {}, ...children) => {
+  const created = Object.assign(document.createElement(name), properties);
+  created.append(...children);
+  return created;
 };
 const state = {
-  ready: null, // the promise of everything that a text query needs
-  imageTower: null, // the promise of what a picture needs besides, from the first on
+  ready: null, // promise that resolves when text queries can run
+  imageTower: null, // promise of the image tower, null until the first image query
   hits: [],
-  shown: 0,
+  visibleHits: 0,
   searches: 0,
 };
 
 // === Loading ===
 
 async function load() {
-  const about = JSON.parse(await readText("model/model.json"));
-  const paths = ["model/vocabulary.txt", "model/text.tflite", "pictures/embeddings.bin", "pictures/pictures.json"];
-  const progress = showProgress("the text model and the index", paths, about.files);
+  const settings = JSON.parse(await readText("model/model.json"));
+  const paths = ["model/vocabulary.txt", "model/text.tflite", "images/embeddings.bin", "images/images.json"];
+  const progress = showProgress("the text model and the index", paths, settings.files);
   const read = (path) => readFile(path, progress.add);
   const [[vocabulary, textTower, embeddings, entries], litert] = await Promise.all([
     Promise.all(paths.map(read)),
     startRuntime(),
   ]);
   const decode = (bytes) => new TextDecoder().decode(bytes);
-  say("Preparing the text model…");
-  state.about = about;
+  showStatus("Preparing the text model…");
+  state.settings = settings;
   state.litert = litert;
-  state.index = openIndex(embeddings, JSON.parse(decode(entries)), about.dimension);
-  state.tokenizer = new WordPieceTokenizer(readVocabulary(decode(vocabulary)), about.tokenizer);
+  state.index = openIndex(embeddings, JSON.parse(decode(entries)), settings.dimension);
+  state.tokenizer = new WordPieceTokenizer(readVocabulary(decode(vocabulary)), settings.tokenizer);
   state.textTower = await Tower.load(litert, textTower);
   progress.end();
 }
 
 function openIndex(bytes, entries, dimension) {
   if (bytes.length !== entries.length * dimension * 4) {
-    throw new FileMissing(`pictures/embeddings.bin (${bytes.length} bytes for ${entries.length} pictures)`);
+    throw new MissingFileError(`images/embeddings.bin (${bytes.length} bytes for ${entries.length} images)`);
   }
-  return new PictureIndex(new Float32Array(bytes.buffer), entries);
+  return new ImageIndex(new Float32Array(bytes.buffer), entries);
 }
 
 async function loadImageTower() {
   const path = "model/image.tflite";
-  const progress = showProgress("the picture model", [path], state.about.files);
+  const progress = showProgress("the image model", [path], state.settings.files);
   const file = await readFile(path, progress.add);
   progress.end();
   return Tower.load(state.litert, file);
 }
 
-/** Shows how much of some files has come; what they are is said in words. */
-function showProgress(words, paths, sizes) {
+/**
+ * Shows the progress of a download.
+ *
+ * @param {string} title description of the files.
+ * @param {string[]} paths the files.
+ * @param {Object<string, number>} sizes bytes of each file, by its path.
+ * @returns {{add: (bytes: number) => void, end: () => void}} functions that count
+ *     received bytes and hide the progress.
+ */
+function showProgress(title, paths, sizes) {
   const total = paths.reduce((sum, path) => sum + sizes[path], 0);
   const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
-  let come = 0;
+  let received = 0;
   const show = () => {
-    if (!element("error").hidden) return; // another file is missing
+    // The error about a missing file must remain visible.
+    if (!element("error").hidden) return;
     element("progress").max = total;
-    element("progress").value = come;
-    say(`Loading ${words}: ${megabytes(come)} of ${megabytes(total)} MB`);
+    element("progress").value = received;
+    showStatus(`Loading ${title}: ${megabytes(received)} of ${megabytes(total)} MB`);
   };
   const add = (bytes) => {
-    come += bytes;
+    received += bytes;
     show();
   };
   element("loading").hidden = false;
@@ -84,44 +94,49 @@ function showProgress(words, paths, sizes) {
 
 // === Searching ===
 
-async function embedPicture(file) {
-  const { image_size: size, resize_size: resizeSize, max_pixels: maxPixels } = state.about;
-  const images = await readPicture(file, size, resizeSize, maxPixels).catch((error) => {
-    if (error instanceof PictureError) error.name = file.name || "The picture";
+async function embedImage(file) {
+  const { image_size: size, resize_size: resizeSize, max_pixels: maxPixels } = state.settings;
+  const images = await readImage(file, size, resizeSize, maxPixels).catch((error) => {
+    if (error instanceof ImageError) error.name = file.name || "The image";
     throw error;
   });
   state.imageTower ??= loadImageTower();
   const tower = await state.imageTower.catch((error) => {
-    state.imageTower = null; // the next picture tries again
+    // The next image query loads the tower again.
+    state.imageTower = null;
     throw error;
   });
   return tower.embed({ images });
 }
 
 /**
- * Runs one search; of several at once, the last one's hits are shown.
+ * Runs a search and shows its hits. A newer search cancels an older one.
  *
- * @param {string} heading of the hits.
- * @param {string?} picture URL of the picture that is searched with.
- * @param {() => Promise<Float32Array>} embed gives the query's embedding.
+ * @param {string} heading heading of the hits.
+ * @param {string?} imageUrl URL of the image of an image query, or null.
+ * @param {() => Promise<Float32Array>} embed returns the embedding of the query.
  */
-async function search(heading, picture, embed) {
-  const own = ++state.searches;
+async function search(heading, imageUrl, embed) {
+  const searchNumber = ++state.searches;
   element("error").hidden = true;
   try {
     await state.ready;
-    if (own !== state.searches) return;
-    say("Searching…");
+    if (searchNumber !== state.searches) return;
+    showStatus("Searching…");
     const started = performance.now();
     const query = await embed();
     const hits = state.index.rank(query);
-    if (own !== state.searches) return;
+    if (searchNumber !== state.searches) return;
     const seconds = (performance.now() - started) / 1000;
-    showHits(heading, picture, hits);
-    say(`${state.index.entries.length.toLocaleString("en")} pictures ranked in ${seconds.toFixed(2)} s. Click one to find similar ones.`);
+    showHits(heading, imageUrl, hits);
+    showStatus(`${countImages(state.index.entries.length)} ranked in ${seconds.toFixed(2)} s. Click an image to find similar images.`);
   } catch (error) {
-    if (own === state.searches) showError(error);
+    if (searchNumber === state.searches) showError(error);
   }
+}
+
+function countImages(count) {
+  return `${count.toLocaleString("en")} ${count === 1 ? "image" : "images"}`;
 }
 
 function searchText(text) {
@@ -130,110 +145,114 @@ function searchText(text) {
 
 function searchFile(file) {
   element("query").value = "";
-  search(file.name || "Your picture", URL.createObjectURL(file), () => embedPicture(file));
+  search(file.name || "Your image", URL.createObjectURL(file), () => embedImage(file));
 }
 
 function searchSimilar(row) {
   element("query").value = "";
   const entry = state.index.entries[row];
-  search(`Similar to ${caption(entry)}`, thumbnail(entry), async () => state.index.row(row));
+  search(`Similar to ${label(entry)}`, thumbnailUrl(entry), async () => state.index.embedding(row));
   element("heading").focus();
 }
 
-// === Showing ===
+// === Display ===
 
-function say(text) {
+function showStatus(text) {
   element("status").textContent = text;
 }
 
-/** The first of a picture's captions, or where it has none, its name. */
-function caption(entry) {
+/** Returns the first caption of an image, or its name if it has no captions. */
+function label(entry) {
   return entry.captions[0] ?? entry.id;
 }
 
-function thumbnail(entry) {
-  return new URL(`../pictures/${entry.thumbnail}`, import.meta.url).href;
+function thumbnailUrl(entry) {
+  return new URL(`../images/${entry.thumbnail}`, import.meta.url).href;
 }
 
-function showHits(heading, picture, hits) {
+function showHits(heading, imageUrl, hits) {
   state.hits = hits;
-  state.shown = 0;
-  const asked = element("asked");
-  if (asked.src.startsWith("blob:") && asked.src !== picture) URL.revokeObjectURL(asked.src);
-  if (picture) asked.src = picture;
-  else asked.removeAttribute("src");
-  asked.hidden = !picture;
+  state.visibleHits = 0;
+  const image = element("query-image");
+  if (image.src.startsWith("blob:") && image.src !== imageUrl) URL.revokeObjectURL(image.src);
+  if (imageUrl) image.src = imageUrl;
+  else image.removeAttribute("src");
+  image.hidden = !imageUrl;
   element("heading").textContent = heading;
   element("hits").replaceChildren();
-  showMore();
+  showNextHits();
   element("results").hidden = false;
 }
 
-function showMore() {
-  const next = state.hits.slice(state.shown, state.shown + HITS_AT_A_TIME);
-  element("hits").append(...next.map(hitElement));
-  state.shown += next.length;
-  element("more").hidden = state.shown >= state.hits.length;
+function showNextHits() {
+  const next = state.hits.slice(state.visibleHits, state.visibleHits + HITS_PER_PAGE);
+  element("hits").append(...next.map(createHit));
+  state.visibleHits += next.length;
+  element("show-more").hidden = state.visibleHits >= state.hits.length;
 }
 
-function hitElement({ row, score }) {
+/** Returns the list item of a hit. Sample images have no score. */
+function createHit({ row, score }) {
   const entry = state.index.entries[row];
-  const words = entry.captions.slice(0, CAPTIONS_SHOWN).join(" · ") || entry.id;
-  const image = make("img", { src: thumbnail(entry), alt: caption(entry), loading: "lazy" });
-  const frame = make("button", { type: "button", className: "frame", title: "Find similar pictures" }, image);
+  const caption = entry.captions.slice(0, CAPTIONS_PER_HIT).join(" · ") || entry.id;
+  const image = createElement("img", { src: thumbnailUrl(entry), alt: label(entry), loading: "lazy" });
+  const frame = createElement("button", { type: "button", className: "frame", title: "Find similar images" }, image);
   frame.addEventListener("click", () => searchSimilar(row));
-  const text = make("figcaption", {}, make("span", { className: "caption", dir: "auto", textContent: words, title: words }));
-  const item = make("li", {}, make("figure", {}, frame, text));
+  const text = createElement("figcaption", {}, createElement("span", { className: "caption", dir: "auto", textContent: caption, title: caption }));
+  const item = createElement("li", {}, createElement("figure", {}, frame, text));
   item.dataset.row = row;
   if (score !== undefined) {
     item.dataset.score = score;
-    text.append(make("span", { className: "score", textContent: `cosine ${score.toFixed(3)}` }));
+    text.append(createElement("span", { className: "score", textContent: `cosine ${score.toFixed(3)}` }));
   }
   return item;
 }
 
-/** Some pictures and captions before the first query, evenly spread. */
+/** Returns up to `count` rows at equal distances in an index of `total` rows. */
+function spreadRows(total, count) {
+  const length = Math.min(count, total);
+  return Array.from({ length }, (_, position) => Math.floor((position * total) / length));
+}
+
+/** Shows sample images and example queries before the first search. */
 function showSamples() {
   const { entries } = state.index;
-  const spread = (count) =>
-    Array.from({ length: Math.min(count, entries.length) }, (_, place) =>
-      Math.floor((place * entries.length) / Math.min(count, entries.length)),
-    );
-  const words = spread(8 * EXAMPLES)
+  const captions = spreadRows(entries.length, 8 * EXAMPLE_QUERIES)
     .map((row) => entries[row].captions[0] ?? "")
-    .filter((text) => text && text.length <= LONGEST_EXAMPLE);
-  for (const text of [...new Set(words)].slice(0, EXAMPLES)) {
-    const button = make("button", { type: "button", textContent: text, dir: "auto" });
+    .filter((text) => text && text.length <= MAX_EXAMPLE_LENGTH);
+  for (const text of [...new Set(captions)].slice(0, EXAMPLE_QUERIES)) {
+    const button = createElement("button", { type: "button", textContent: text, dir: "auto" });
     button.addEventListener("click", () => {
       element("query").value = text;
       searchText(text);
     });
     element("examples").append(button);
   }
-  element("examples").hidden = !words.length;
+  element("examples").hidden = !captions.length;
   if (!state.searches) {
-    showHits("Some of the pictures", null, spread(HITS_AT_A_TIME).map((row) => ({ row })));
-    say("Ready. Click a picture to find similar ones.");
+    const rows = spreadRows(entries.length, HITS_PER_PAGE);
+    showHits("Sample images", null, rows.map((row) => ({ row })));
+    showStatus("Ready. Click an image to find similar images.");
   }
 }
 
 function showError(error) {
   element("loading").hidden = true;
-  say("");
+  showStatus("");
   element("error").textContent = describe(error);
   element("error").hidden = false;
 }
 
 function describe(error) {
-  if (error instanceof PictureError) return `${error.name} can’t be searched with: ${error.message}. Choose a JPEG, PNG, GIF, BMP or WebP picture.`;
-  if (error instanceof RuntimeMissing) return `The runtime @litertjs/core can’t be started: ${error.message}. Run “npm install” in the page’s folder, as its README.txt says, then load the page again.`;
-  if (error instanceof FileMissing) return `The page’s folder isn’t complete: ${error.message} can’t be read. Copy the whole folder, or export it again.`;
-  return `Something went wrong: ${error.message ?? error}. Load the page again; if it stays, export it again.`;
+  if (error instanceof ImageError) return `${error.name} cannot be used as a query. ${error.message}. Choose a JPEG, PNG, GIF, BMP or WebP image.`;
+  if (error instanceof RuntimeLoadError) return `The runtime @litertjs/core cannot start: ${error.message}. Run “npm install” in the page’s folder as described in its README.txt, then load the page again.`;
+  if (error instanceof MissingFileError) return `The page’s folder is incomplete. Cannot read ${error.message}. Copy the whole folder, or export it again.`;
+  return `An unexpected error occurred: ${error.message ?? error}. Load the page again. If the error remains, export the page again.`;
 }
 
 // === Events ===
 
-function takeFile(files) {
+function searchFirstFile(files) {
   if (files.length) searchFile(files[0]);
 }
 
@@ -244,18 +263,20 @@ function listen() {
   });
   element("choose").addEventListener("click", () => element("file").click());
   element("file").addEventListener("change", (event) => {
-    takeFile(event.target.files);
-    event.target.value = ""; // so that the same file can be chosen again
+    searchFirstFile(event.target.files);
+    // The browser reports no change if the same file is chosen twice. An empty value
+    // makes it report the second choice too.
+    event.target.value = "";
   });
-  element("more").addEventListener("click", showMore);
-  const dropping = (event) => {
+  element("show-more").addEventListener("click", showNextHits);
+  const handleDrag = (event) => {
     if (!event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
     document.body.classList.toggle("dropping", event.type === "dragover");
-    if (event.type === "drop") takeFile(event.dataTransfer.files);
+    if (event.type === "drop") searchFirstFile(event.dataTransfer.files);
   };
-  for (const name of ["dragover", "dragleave", "drop"]) document.addEventListener(name, dropping);
-  document.addEventListener("paste", (event) => takeFile(event.clipboardData.files));
+  for (const name of ["dragover", "dragleave", "drop"]) document.addEventListener(name, handleDrag);
+  document.addEventListener("paste", (event) => searchFirstFile(event.clipboardData.files));
 }
 
 if (!document.documentElement.dataset.fault) {

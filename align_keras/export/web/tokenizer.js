@@ -1,22 +1,24 @@
-// BERT's tokenizer: the ids of align_keras.text.WordPieceTokenizer.
+// The tokenizer of BERT. It returns the ids of align_keras.text.WordPieceTokenizer.
 
-// Private use: every other one is removed, so no text can hold it afterwards.
+// Prefix that marks special tokens. It is a private character, which is removed from the
+// text of the user.
 const SENTINEL = "\ue000";
-// BERT's limit: longer words are unknown whatever the vocabulary holds.
+// BERT replaces longer words by [UNK].
 const MAX_CHARACTERS_PER_WORD = 100;
 
 export class WordPieceTokenizer {
   /**
-   * @param {string[]} vocabulary the tokens in the order of their ids.
-   * @param {object} options of model.json: `sequence_length`, `uncased`,
-   *     `special_tokens`, and `classes` of code points (`spaces`, `removed`, `marks`,
-   *     `isolated`), hexadecimal ranges as "30-39 5F".
+   * @param {string[]} vocabulary tokens in the order of their ids.
+   * @param {object} options value of `tokenizer` in model.json. Its keys are
+   *     `sequence_length`, `uncased`, `special_tokens` and `classes`. The character
+   *     classes `spaces`, `removed`, `marks` and `isolated` are ranges of hexadecimal
+   *     code points such as "30-39 5F".
    */
   constructor(vocabulary, options) {
     this.length = options.sequence_length;
     this.uncased = options.uncased;
-    const inside = options.special_tokens.map((token) => token.slice(1, -1));
-    this.special = new RegExp(`\\[(${inside.join("|")})\\]`, "g");
+    const names = options.special_tokens.map((token) => token.slice(1, -1));
+    this.special = new RegExp(`\\[(${names.join("|")})\\]`, "g");
     this.spaces = characterClass(options.classes.spaces);
     this.removed = characterClass(options.classes.removed);
     this.marks = characterClass(options.classes.marks);
@@ -24,41 +26,44 @@ export class WordPieceTokenizer {
     this.ids = new Map();
     for (const [id, token] of vocabulary.entries()) {
       const isSpecial = options.special_tokens.includes(token);
-      this.ids.set(isSpecial ? this.marked(token.slice(1, -1)) : token, id);
+      this.ids.set(isSpecial ? this.mark(token.slice(1, -1)) : token, id);
     }
-    const special = (name) => this.ids.get(this.marked(name));
-    this.pad = special("PAD");
-    this.unknown = special("UNK");
-    this.first = special("CLS");
-    this.last = special("SEP");
+    const specialId = (name) => this.ids.get(this.mark(name));
+    this.padId = specialId("PAD");
+    this.unknownId = specialId("UNK");
+    this.startId = specialId("CLS");
+    this.endId = specialId("SEP");
   }
 
-  /** How `words` spells a special token: as no other text can be spelled. */
-  marked(inside) {
-    return SENTINEL + (this.uncased ? inside.toLowerCase() : inside);
+  /** Returns the word that `words` creates for a special token, SENTINEL + its name. */
+  mark(name) {
+    return SENTINEL + (this.uncased ? name.toLowerCase() : name);
   }
 
-  /** Normalizes a text and splits it into words. */
+  /** Returns the words of a text after normalization. */
   words(text) {
-    // Special tokens are sought in the raw text, before "[MA\0SK]" loses its NUL; so
-    // what can't be UTF-8 (half a surrogate pair) and the sentinel become characters
-    // that are removed later.
+    // Lone surrogates are not valid UTF-8, and the sentinel must not occur in the text.
+    // Both are replaced by characters that are removed below. They cannot be removed
+    // here, since "[MASK]" with such a character inside must not become a special token.
     text = text.replace(/[\ud800-\udfff]/gu, "\ufffd");
     text = text.replaceAll(SENTINEL, "\ue001");
     text = text.replace(this.special, ` ${SENTINEL}$1 `);
     text = text.replace(this.spaces, " ").replace(this.removed, "");
     if (this.uncased) {
       text = text.normalize("NFD").replace(this.marks, "");
-      // Each character alone: in a word, the last sigma would become "ς".
+      // Characters are converted one by one, since a final sigma would become "ς".
       text = Array.from(text, (character) => character.toLowerCase()).join("");
     }
     return text.replace(this.isolated, " $& ").split(" ").filter(Boolean);
   }
 
-  /** The ids of a word's pieces, the longest that are known from the left. */
-  pieces(word) {
+  /**
+   * Returns the ids of the pieces of a word. Each piece is the longest prefix of the
+   * remaining characters that the vocabulary contains.
+   */
+  pieceIds(word) {
     const characters = Array.from(word);
-    if (characters.length > MAX_CHARACTERS_PER_WORD) return [this.unknown];
+    if (characters.length > MAX_CHARACTERS_PER_WORD) return [this.unknownId];
     const ids = [];
     for (let start = 0; start < characters.length; ) {
       let end = characters.length;
@@ -68,7 +73,7 @@ export class WordPieceTokenizer {
         id = this.ids.get(start ? `##${piece}` : piece);
         if (id === undefined) end -= 1;
       }
-      if (id === undefined) return [this.unknown];
+      if (id === undefined) return [this.unknownId];
       ids.push(id);
       start = end;
     }
@@ -77,28 +82,29 @@ export class WordPieceTokenizer {
 
   /**
    * @param {string} text
-   * @returns {{token_ids: Int32Array, padding_mask: Int32Array}} `[CLS] … [SEP]`,
-   *     filled up with `[PAD]`, and 1 on everything but the filling.
+   * @returns {{token_ids: Int32Array, padding_mask: Int32Array}} ids of `[CLS]`, the
+   *     text, `[SEP]` and `[PAD]`, and a mask that is 0 for `[PAD]` and 1 otherwise.
    */
   encode(text) {
     const ids = [];
     for (const word of this.words(text)) {
-      ids.push(...this.pieces(word));
+      ids.push(...this.pieceIds(word));
       if (ids.length >= this.length - 2) break;
     }
-    const framed = [this.first, ...ids.slice(0, this.length - 2), this.last];
-    const token_ids = new Int32Array(this.length).fill(this.pad);
-    token_ids.set(framed);
-    const padding_mask = new Int32Array(this.length).fill(1, 0, framed.length);
+    const sequence = [this.startId, ...ids.slice(0, this.length - 2), this.endId];
+    const token_ids = new Int32Array(this.length).fill(this.padId);
+    token_ids.set(sequence);
+    const padding_mask = new Int32Array(this.length).fill(1, 0, sequence.length);
     return { token_ids, padding_mask };
   }
 }
 
-/** The tokens of a vocabulary.txt: one a line, in the order of their ids. */
+/** Returns the tokens in the content of vocabulary.txt, one per line. */
 export function readVocabulary(text) {
   return text.replace(/\n$/, "").split("\n");
 }
 
+/** Returns a regular expression for ranges of code points such as "30-39 5F". */
 function characterClass(ranges) {
   const escaped = ranges
     .trim()

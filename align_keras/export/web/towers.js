@@ -1,17 +1,17 @@
-// The towers: LiteRT models in WebAssembly, of @litertjs/core.
+// Encoders as LiteRT models that run in WebAssembly with @litertjs/core.
 
 const WASM_FOLDER = new URL("../node_modules/@litertjs/core/wasm/", import.meta.url);
 
-export class RuntimeMissing extends Error {}
+export class RuntimeLoadError extends Error {}
 
-/** Starts the runtime; returns the library. */
+/** Loads @litertjs/core, starts its WebAssembly runtime, and returns the module. */
 export async function startRuntime() {
   try {
     const litert = await import("@litertjs/core");
     await litert.loadLiteRt(WASM_FOLDER.href);
     return litert;
   } catch (error) {
-    throw new RuntimeMissing(String(error.message ?? "a file of it is missing"));
+    throw new RuntimeLoadError(String(error.message ?? "one of its files is missing"));
   }
 }
 
@@ -21,20 +21,24 @@ export class Tower {
     this.model = model;
   }
 
-  /** @param {Uint8Array} file a .tflite model of one signature and one output. */
+  /**
+   * @param {object} litert the module that `startRuntime` returns.
+   * @param {Uint8Array} file content of a .tflite file with one signature and one output.
+   * @returns {Promise<Tower>}
+   */
   static async load(litert, file) {
     return new Tower(litert, await litert.loadAndCompile(file, { accelerator: "wasm" }));
   }
 
   /**
-   * @param {Object<string, ArrayLike<number>>} values by the names of the inputs.
-   * @returns {Promise<Float32Array>} of unit length.
+   * @param {Object<string, ArrayLike<number>>} values input values by input names.
+   * @returns {Promise<Float32Array>} embedding of unit length.
    */
   async embed(values) {
     const inputs = {};
     for (const { name, shape, dtype } of this.model.getInputDetails()) {
-      const typed = dtype === "int32" ? Int32Array : Float32Array;
-      inputs[name] = new this.litert.Tensor(typed.from(values[name]), shape);
+      const arrayType = dtype === "int32" ? Int32Array : Float32Array;
+      inputs[name] = new this.litert.Tensor(arrayType.from(values[name]), shape);
     }
     const outputs = Object.values(await this.model.run(inputs));
     const embedding = Float32Array.from(await outputs[0].data());

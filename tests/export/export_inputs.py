@@ -1,4 +1,4 @@
-"""Pictures, captions and a vocabulary for exports, and how near they must come."""
+"""Image files, captions and a vocabulary for tests of exports, and their tolerance."""
 
 import io
 
@@ -18,17 +18,20 @@ CAPTIONS = [
     "👩\u200d🚀",
 ]
 
-# Keras and the export run the same float32 kernels, but TensorFlow fuses and folds
-# some of them in a graph of its own (convolution with batch normalization), each
-# with another rounding: 1e-7 relative an operation, some hundred operations deep; 3e-7
-# was measured. A wrong weight or token shows at 1e-3 and above.
+# Absolute tolerance of embeddings. Keras and the export run the same float32 kernels,
+# but TensorFlow fuses some operations of a graph, such as convolution and batch
+# normalization. This changes the rounding by 1e-7 per operation, and the measured
+# difference is 3e-7. A wrong weight or token causes a difference of at least 1e-3.
 TOLERANCE = 1e-5
 
 
-def pictures():
-    """One picture a format, of different sizes and modes."""
-    source = np.random.default_rng(0)
-    result = []
+def sample_image_files():
+    """Returns five image files with different formats, modes, sizes and colors.
+
+    The third file is a JPEG.
+    """
+    rng = np.random.default_rng(0)
+    files = []
     for format, mode, size in (
         ("PNG", "RGBA", (50, 30)),
         ("PNG", "L", (9, 70)),
@@ -36,13 +39,12 @@ def pictures():
         ("GIF", "P", (40, 40)),
         ("BMP", "RGB", (33, 64)),
     ):
-        # Each of another color and texture.
-        color = source.integers(0, 256, 4)
-        noise = source.integers(-90, 90, (size[1], size[0], 4))
+        color = rng.integers(0, 256, 4)
+        noise = rng.integers(-90, 90, (size[1], size[0], 4))
         pixels = np.clip(color + noise, 0, 255).astype(np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(pixels, "RGBA").convert("RGB").convert(mode).save(
             buffer, format
         )
-        result.append(buffer.getvalue())
-    return result
+        files.append(buffer.getvalue())
+    return files
