@@ -233,7 +233,9 @@ class SourcePairs:
         digest = hashlib.blake2b(digest_size=16)
         for part in self.info.splits[split].file_instructions:
             index = self._index(part.filename)
-            digest.update(f"{index.file_info['size']} {part.skip} {part.take}\n".encode())
+            digest.update(
+                f"{index.file_info['size']} {part.skip} {part.take}\n".encode()
+            )
             for array in index.arrays():
                 digest.update(f"{array.dtype} {array.shape}\n".encode())
                 digest.update(np.ascontiguousarray(array).data)

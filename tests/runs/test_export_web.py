@@ -151,7 +151,9 @@ def fake_runtime(folder, version=LITERT_JS_VERSION):
 
 def test_the_runtime_is_checked(tmp_path):
     check_litert_js(fake_runtime(tmp_path / "complete"))
-    with pytest.raises(InputError, match=f"{LITERT_JS_VERSION}. Received: .* with no such p"):
+    with pytest.raises(
+        InputError, match=f"{LITERT_JS_VERSION}. Received: .* with no such"
+    ):
         check_litert_js(tmp_path)
     message = r"with version 0\.1\.1. Run `npm install @litertjs/c"
     with pytest.raises(InputError, match=message):
