@@ -152,7 +152,7 @@ WRONG = {
     ),
     "no such runtime file": (
         (*RETRIEVAL, "--runtime", "x.tflite"),
-        "--runtime must be an existing file. Received: runtime='x.tflite'",
+        "--runtime must be an existing file. Received: --runtime='x.tflite'",
     ),
     "runtime of training": (
         ("vtab", "--runtime", "openvino"),

@@ -288,7 +288,7 @@ def test_what_does_not_fit_is_said(capsys):
             ("--devices=3", "--device-kind=h100"),
             "--devices must be a divisor of the global batch size 16384",
         ),
-        (("--devices=0", "--device-kind=h100"), "Received: devices=0"),
+        (("--devices=0", "--device-kind=h100"), "Received: --devices=0"),
         (("--devices=2", "--device-kind=tpuv3"), "Did you mean tpu_v3?"),
         (("--devices=2", "--device-kind=h100", "--utilization=0"), "--utilization"),
         (("--devices=2", "--device-kind=h100", "--utilization=nan"), "--utilization"),
