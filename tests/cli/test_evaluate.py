@@ -165,7 +165,7 @@ WRONG_OPTIONS = {
     ),
     "missing runtime file": (
         (*RETRIEVAL, "--runtime", "x.tflite"),
-        "--runtime must be an existing file. Received: runtime='x.tflite'",
+        "--runtime must be an existing file. Received: --runtime='x.tflite'",
     ),
     "runtime for vtab": (
         ("vtab", "--runtime", "openvino"),

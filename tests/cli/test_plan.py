@@ -323,7 +323,7 @@ def test_a_run_that_exceeds_the_memory_is_reported(capsys):
             ("--devices=3", "--device-kind=h100"),
             "--devices must be a divisor of the global batch size 16384",
         ),
-        (("--devices=0", "--device-kind=h100"), "Received: devices=0"),
+        (("--devices=0", "--device-kind=h100"), "Received: --devices=0"),
         (("--devices=2", "--device-kind=tpuv3"), "Did you mean tpu_v3?"),
         (("--devices=2", "--device-kind=h100", "--utilization=0"), "--utilization"),
         (("--devices=2", "--device-kind=h100", "--utilization=nan"), "--utilization"),
