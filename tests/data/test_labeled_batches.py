@@ -150,9 +150,7 @@ def test_a_missing_file_is_unreadable(tmp_path):
 def test_a_file_that_would_fill_the_memory_is_refused(tmp_path):
     images = paths_of(IMAGES, tmp_path)
     os.truncate(images[1], 600_000_000)  # The sparse file uses no disk space.
-    with pytest.raises(
-        InputError, match="at most 512,000,000 bytes. Received:.*600"
-    ):
+    with pytest.raises(InputError, match="at most 512,000,000 bytes. Received:.*600"):
         labeled_batches(images, LABELS, INCEPTION, batch_size=2)
 
 

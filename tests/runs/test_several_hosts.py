@@ -38,7 +38,7 @@ def cluster(tmp_path_factory):
 
 def run_on_cluster(cluster, *arguments):
     """Runs a command on the first host with the cluster, and returns its output."""
-    prefix = [*cluster.within(cluster.hosts[0]), sys.executable]
+    prefix = [*cluster.command_prefix(cluster.hosts[0]), sys.executable]
     command = ["-m", "align_keras.cli.main", *arguments, "--engine", cluster.engine]
     process = subprocess.run(
         [*prefix, *map(str, command)], cwd=ROOT, capture_output=True, text=True
