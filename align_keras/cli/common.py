@@ -55,8 +55,8 @@ def check_local_path(name: str, path: str | None, condition: str = "") -> None:
     """
     if path is not None and is_url(path):
         raise InputError(
-            f"`{name}` must be a local path{condition}. Received: {name}={path}. Name "
-            "a local path, or mount the remote folder and name its mount point."
+            f"`{name}` must be a local path{condition}. Received: {name}={path}. Use a "
+            "local path, or mount the remote folder and use its mount point."
         )
 
 
@@ -172,8 +172,8 @@ def read_model_options(arguments: argparse.Namespace) -> "str | Embedder | None"
         return arguments.model
     if arguments.model is None:
         raise InputError(
-            f"`runtime` must come with `model`. Received: {arguments.runtime!r} "
-            "without a model. Name the model too."
+            "`runtime` must be used with `model`. Received: "
+            f"runtime={arguments.runtime!r} without a model. Set `model`."
         )
     from align_keras.embedders import load_model
 

@@ -104,32 +104,32 @@ def run(arguments: argparse.Namespace) -> int:
     for name, value in options.items():
         if value == "":
             raise InputError(
-                f"`{name}` must not be empty. Received: {name}=''. Name a value or "
+                f"`{name}` must not be empty. Received: {name}=''. Set a value or "
                 "leave the option out."
             )
     if not arguments.model:
         raise InputError(
-            f"`model` must be given. Received: model={arguments.model!r}. Name a "
-            "model, such as a run folder."
+            f"`model` must be set. Received: model={arguments.model!r}. Pass a model, "
+            "such as a run folder."
         )
     if arguments.suite and arguments.nested:
         raise InputError(
-            "`suite` must come without PROTOCOL. Received: "
-            f"{arguments.nested} with --suite {arguments.suite}. Leave one of them out."
+            f"`suite` cannot be used with PROTOCOL. Received: {arguments.nested} with "
+            f"--suite {arguments.suite}. Leave one of the two out."
         )
     if arguments.suite:
         for name, value in options.items():
             if name not in (*_SUITE_OPTIONS, "cache"):
                 raise InputError(
                     f"`{name}` must be used with a single protocol. Received: "
-                    f"{name}={value!r} with --suite. Leave it out, or replace --suite "
-                    "by a protocol."
+                    f"{name}={value!r} with --suite. Leave `{name}` out, or replace "
+                    "--suite with a protocol."
                 )
         return _run_suite(arguments, options)
     if arguments.nested is None:
         raise InputError(
-            "PROTOCOL or --suite paper must be given. Received: neither. For example, "
-            "run `align-keras evaluate retrieval`."
+            "PROTOCOL or --suite paper must be set. Received: no protocol and no "
+            "suite. For example, run `align-keras evaluate retrieval`."
         )
     result = evaluate(arguments.model, arguments.nested, **options)
     print_result(result, arguments.json)

@@ -95,16 +95,16 @@ def run(arguments: argparse.Namespace) -> int:
     is_new = not is_database(folder) and not Store.exists(folder)
     if not arguments.sources and is_new:
         raise InputError(
-            "`sources` must name a folder or a table for a new index. Received: none. "
-            "Run `align-keras index FOLDER`."
+            "`sources` must contain a folder or a table for a new index. Received: no "
+            "source. Run `align-keras index FOLDER`."
         )
     if arguments.check:
         for name in ("sources", "rebuild", "watch"):
             value = getattr(arguments, name)
             if value:
                 raise InputError(
-                    "`check` must come without `sources`, `rebuild` and `watch`. "
-                    f"Received: {name}={value!r}. Leave one of them out."
+                    "`check` cannot be used with `sources`, `rebuild` or `watch`. "
+                    f"Received: {name}={value!r}. Leave `check` or `{name}` out."
                 )
         count = Index.open(folder).check()
         print(f"{count:,} embeddings of {folder} match their checksums")

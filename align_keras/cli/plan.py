@@ -152,8 +152,8 @@ def _plan_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Tabl
     if arguments.device_kind is None:
         raise InputError(
             f"`device_kind` must be one of {', '.join(DEVICE_KINDS)}. Received: "
-            "device_kind=None. Name a kind, or use `index` or `corpus` to plan an "
-            "index or a corpus."
+            "device_kind=None. Set a device kind, or use `index` or `corpus` to plan "
+            "an index or a corpus."
         )
     recipe_sizes = {
         name: getattr(arguments, name)

@@ -54,8 +54,8 @@ def is_usable(
 
     Args:
         caption: str, result of `clean_caption`.
-        counter: `DropCounter`.
-        position: str, position of the caption for the example of the drop reason.
+        counter: `DropCounter` for the drop reason.
+                position: str, position of the caption for the example of the drop reason.
         image_url: str, address of the image, or None to accept captions that only
             name a file.
     """
@@ -98,7 +98,7 @@ def names_file(caption: str, image_url: str = "") -> bool:
 def _file_stems(image_url: str) -> set[str]:
     """Returns the normalized stem of an image's file name, with and without copy marks.
 
-    For "IMG_0001-300x200.jpg" these are "img_0001_300x200" and "img_0001".
+    The stems of "IMG_0001-300x200.jpg" are "img_0001_300x200" and "img_0001".
     """
     if image_url[:5].lower() == "data:":
         return set()

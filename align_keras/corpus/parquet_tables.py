@@ -124,7 +124,9 @@ def arrow_errors_as_os_errors() -> Iterator[None]:
         yield
     except (OSError, InputError):
         raise
-    except Exception as error:  # Also Python's errors about damaged names and texts.
+    except (
+        Exception
+    ) as error:  # Damaged names and texts raise errors of Python instead of pyarrow.
         raise OSError(" ".join(str(error).split())) from error
 
 

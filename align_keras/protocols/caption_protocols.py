@@ -56,7 +56,7 @@ def _captioned_images(request: Request) -> "CaptionedImages":
         if NAMED[name].protocol != "retrieval":
             raise InputError(
                 f"data must be captioned images. Received: data={name!r}. Evaluate it "
-                f"by the protocol {NAMED[name].protocol}."
+                f"with the protocol {NAMED[name].protocol}."
             )
         folder = folder_of(request) / name
         return benchmarks.read_karpathy(
@@ -439,7 +439,7 @@ def composed(encoders: "CachedEncoders", request: Request) -> Evaluation:
     if request.data != "icons":
         raise InputError(
             "data must be icons, whose names show which icon is another icon plus a "
-            f"word. Received: data={request.data!r}."
+            f"word. Received: data={request.data!r}. Leave the option out."
         )
     data = read_captioned_images(request)
     images, data = _embedded(encoders, request, data, "sign", "words")
@@ -483,8 +483,8 @@ def simlex(encoders: "CachedEncoders", request: Request) -> Evaluation:
     request.check_columns(columns)
     if encoders.model.align is None:
         raise InputError(
-            "simlex needs the [CLS] vector before the projection, which an export "
-            "does not have. Give `model` the run folder or the Hugging Face folder."
+            "simlex needs the [CLS] vector before the projection, which an export does "
+            "not have. Set `model` to the run folder or the Hugging Face folder."
         )
     cosines = evaluation.word_cosines(encoders.model.encode_words, pairs)
     metrics = dict(evaluation.simlex_metrics(cosines, pairs))

@@ -164,9 +164,9 @@ def _split_of_folder(name: str, train: bool) -> str | None:
     if train:
         if "train" not in splits:
             raise InputError(
-                "data must have the folders train and test. Received: "
-                f"data={name!r} without the folder train. Add it, or name another "
-                "folder by `train_split`."
+                f"data must have the folders train and test. Received: data={name!r} "
+                "without the folder train. Add this folder, or set `train_split` to "
+                "another folder."
             )
         return "train"
     if not splits:
@@ -181,9 +181,9 @@ def _split_of_folder(name: str, train: bool) -> str | None:
         )
     if "test" not in splits:
         raise InputError(
-            f"data must have the folder test. Received: data={name!r} with the "
-            f"splits {first_names(splits)}. Choose one by `split`, such as --split "
-            f"{splits[-1]}. If they are classes, use --split ."
+            f"data must have the folder test. Received: data={name!r} with the splits "
+            f"{first_names(splits)}. Set `split` to one of the splits, such as --split "
+            f"{splits[-1]}. If the folders are classes, use --split ."
         )
     return "test"
 
@@ -221,9 +221,9 @@ def check_splits_are_apart(request: Request) -> None:
         overlap = benchmarks.tfds_splits_overlap(builder, train, test)
     if overlap:
         raise InputError(
-            "train_split and split must have no image in common. Received: "
-            f"{train} and {test or 'all'} of {request.data}. Name other splits, or "
-            "leave both out."
+            f"train_split and split must have no image in common. Received: {train} "
+            f"and {test or 'all'} of {request.data}. Use other splits, or leave both "
+            "options out."
         )
 
 

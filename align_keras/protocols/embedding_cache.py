@@ -79,9 +79,9 @@ class CachedEncoders:
             model = self.model
         if model.align is None:
             raise InputError(
-                "model must be a run folder or a Hugging Face folder to be trained. "
-                "Received: an export, whose weights are fixed. Name the folder that "
-                "the export was written from."
+                "model must be a run folder or a Hugging Face folder for protocols "
+                "that train. Received: an export, whose weights are fixed. Use the "
+                "folder from which the export was written."
             )
         return model
 
@@ -132,8 +132,8 @@ class CachedEncoders:
             )
         if not len(rows):
             raise InputError(
-                f"None of the {len(images)} images can be decoded. Check that they "
-                "are JPEG, PNG, GIF, BMP or WebP files."
+                f"At least one image must be decodable. Received: {len(images)} images "
+                "that can't be decoded. Use JPEG, PNG, GIF, BMP or WebP files."
             )
         return embeddings, rows
 
@@ -427,8 +427,8 @@ def encoded(encode: Callable, items: Sequence[Item]) -> np.ndarray:
             raise InputError(
                 "The embeddings of the model must be finite. Received: NaN or infinity "
                 f"for {np.count_nonzero(~np.isfinite(rows).all(axis=1))} of "
-                f"{len(rows)} items. The training diverged. Train the model again with "
-                "a lower learning rate."
+                f"{len(rows)} items. The training of the model has diverged. Train the "
+                "model again with a lower learning rate."
             )
         return rows
     # One bad item fails its batch, so the batch is divided until the item is alone.
@@ -546,8 +546,9 @@ def checked_path(model: Embedder, option: str) -> str:
     """Returns the name of a model for other processes, or raises if it is in memory."""
     if model.in_memory:
         raise InputError(
-            f"model must be a path with `{option}`, whose processes open it again. "
-            f"Received: a model in memory. Save the model, or leave `{option}` out."
+            f"model must be a path if `{option}` is set, because other processes open "
+            "the model again. Received: a model in memory. Save the model, or leave "
+            f"`{option}` out."
         )
     return model.name
 

@@ -348,8 +348,8 @@ class VtabData:
         needs = preparation_steps(VTAB_TASKS[task].builder for task in tasks)
         if needs:
             raise InputError(
-                f"vtab needs data sets that TFDS hasn't prepared: {needs}. Or name "
-                "tasks whose data sets are prepared, such as vtab/dtd+svhn_cropped."
+                f"vtab needs data sets that TFDS hasn't prepared: {needs}. To evaluate "
+                "only some tasks, set data to the tasks, such as vtab/dtd+svhn_cropped."
             )
 
     def metadata_columns(self) -> tuple[str, ...]:

@@ -177,15 +177,15 @@ def checked_request(protocol: str, **options: Any) -> Request:
     if "metadata" in options and "slice_by" not in options:
         raise InputError(
             "`metadata` is used only with `slice_by`. Received: "
-            f"metadata={options['metadata']!r} without it. Name one of the columns of "
-            "the file by `slice_by`."
+            f"metadata={options['metadata']!r} without `slice_by`. Set `slice_by` to a "
+            "column of the file."
         )
     data = options.pop("data", PROTOCOLS[protocol].data)
     if data is not None and _has_paper_prompts(protocol, str(data)):
         options = _with_paper_prompts(options)
     if data is None:
         raise InputError(
-            f"data must be set for {protocol}. Received: data=None. Name "
+            f"data must be set for {protocol}. Received: data=None. Use "
             f"{PROTOCOLS[protocol].data_help}."
         )
     return Request(data=str(data), **options)

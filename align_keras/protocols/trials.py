@@ -247,8 +247,9 @@ def finished(
     running_count = len(by_key) - len(results)
     if running_count:
         raise InputError(
-            f"Another process runs {running_count} of {len(by_key)} trials. Wait for "
-            "its end, and run the same command again, which reads its results."
+            f"All trials must be finished. Received: {running_count} of {len(by_key)} "
+            "trials that another process is running. Wait until that process has "
+            "finished, and run the same command again, which reads the results."
         )
     return [results[key] for key in keys]
 

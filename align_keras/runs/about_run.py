@@ -35,7 +35,8 @@ def about_run(
             if not isinstance(lines, list) or {type(line) for line in lines} - {str}:
                 raise InputError(
                     f"{directory / _DATA_FILE} must contain a list of lines for each "
-                    "corpus. Remove it to write the card without the data."
+                    "corpus. Received: other content. Remove the file to write the "
+                    "card without a description of the data."
                 )
         origin["data"] = data
     if (directory / "metrics.jsonl").exists():
@@ -75,7 +76,7 @@ def read_evaluation(path: str | os.PathLike, model: str | os.PathLike) -> dict:
     if not fits:
         raise InputError(
             "--evaluation must be the output of `align-keras evaluate … --json`. "
-            f"Received: {path}. Write it again."
+            f"Received: {path}. Write the file again."
         )
     if os.path.realpath(report["model"]) != os.path.realpath(model):
         raise InputError(

@@ -221,9 +221,9 @@ class KeptPairs:
             counts.append(f"{remote_count:,} pairs of images that aren't downloaded")
         summary = ", ".join(counts) or "no pair passes the filters"
         raise InputError(
-            f"The corpus is empty. All of {image_count:,} images were dropped "
-            f"({summary}). Use other sources, or change the thresholds of `filter` and "
-            "`duplicates`."
+            f"The corpus must not be empty. Received: {image_count:,} images, all of "
+            f"which were dropped ({summary}). Use other sources, or change the "
+            "thresholds of `filter` and `duplicates`."
         )
 
 
@@ -271,7 +271,7 @@ def build_corpus(
     out = pathlib.Path(out).absolute()
     if out.exists() and not out.is_dir():
         raise InputError(
-            f"out must be a folder. Received: the file {out}. Name another folder."
+            f"out must be a folder. Received: the file {out}. Choose another folder."
         )
     out.mkdir(parents=True, exist_ok=True)
     _check(config)
@@ -312,8 +312,8 @@ def _check(config: CorpusConfig) -> None:
     """Raises for a configuration without sources or without its encoder."""
     if not config.sources:
         raise InputError(
-            "A corpus needs a source. Name one by --source, such as --source "
-            "html:PAGES, or by sources in --config."
+            "A corpus must have at least one source. Received: no source. Set "
+            "--source, such as --source html:PAGES, or sources in --config."
         )
     if config.duplicates.mode == "embedding":
         try:

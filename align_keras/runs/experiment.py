@@ -86,7 +86,8 @@ def train_experiment(
     if with_results and mode in ("eval", "index"):
         raise InputError(
             "with_results must be False unless mode is train or train_and_eval. "
-            f"Received: with_results={with_results}, mode={mode!r}. Leave it out."
+            f"Received: with_results={with_results}, mode={mode!r}. Leave with_results "
+            "out."
         )
     config = resolve_config(config, params_override)
     task, trainer = config.task, config.trainer

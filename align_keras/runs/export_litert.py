@@ -68,8 +68,9 @@ def export_litert(
     """
     if quantize == "int8" and images is None:
         raise InputError(
-            "quantize='int8' needs `images` for the calibration. Received: "
-            "images=None. Name a table or folder of your pairs, or choose dynamic-int8."
+            "`images` must be set for quantize='int8', which needs images for its "
+            "calibration. Received: images=None. Use a table or folder of your pairs, "
+            "or choose dynamic-int8."
         )
     # All images are read first, since the conversion takes minutes.
     calibration = [] if images is None else calibration_images(images, **columns)
@@ -208,8 +209,9 @@ def _read_all_pixels(images: Sequence[str | bytes], size: int) -> list[np.ndarra
     readable = [image for image in pixels if image is not None]
     if images and not readable:
         raise InputError(
-            f"images must be images. Received: {len(images)} files that can't be "
-            "decoded. Check that they are JPEG, PNG, GIF, BMP or WebP files."
+            "images must contain at least one image that can be decoded. Received: "
+            f"{len(images)} files that can't be decoded. Use JPEG, PNG, GIF, BMP or "
+            "WebP files."
         )
     return readable
 
@@ -356,7 +358,8 @@ def _first_pixels(align: Any, image: str | bytes) -> np.ndarray:
     pixels = read_pixels(image, align.image_size)
     if pixels is None:
         raise InputError(
-            "An image changed while it was measured. Run the command again."
+            "The images must not change during the measurement. Received: an image "
+            "that changed. Run the command again."
         )
     return pixels[None]
 

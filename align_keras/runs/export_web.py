@@ -106,7 +106,7 @@ def read_run_images(align: Any, run: Any) -> WebImages:
     if folder is None or not folder.is_dir():
         reason = f"{run} has no folder `index`" if folder else "a model has no images"
         raise InputError(
-            f"images must be set because {reason}. Name a folder of images, or a table "
+            f"images must be set because {reason}. Use a folder of images, or a table "
             "of images and captions."
         )
     index = Index.open(folder)
@@ -114,7 +114,8 @@ def read_run_images(align: Any, run: Any) -> WebImages:
     if index.dimension != width:
         raise InputError(
             f"The index {folder} must have the dimension of the model, {width}. "
-            f"Received: {index.dimension}. Name the images by `images`."
+            f"Received: {index.dimension}. Set `images` to a folder or table of the "
+            "images."
         )
     images = []
     embeddings = []
@@ -122,7 +123,8 @@ def read_run_images(align: Any, run: Any) -> WebImages:
         if hit.stored_image is None:
             raise InputError(
                 f"The index {folder} must contain the files of its images. Received: "
-                f"no file for {hit.path!r}. Name the images by `images`."
+                f"no file for {hit.path!r}. Set `images` to a folder or table of the "
+                "images."
             )
         content = read_regular(hit.stored_image)
         suffix = pathlib.Path(hit.stored_image).suffix

@@ -181,8 +181,8 @@ def _checked(
     if isinstance(model, str | os.PathLike):
         if "keras" not in locate_model(model).runtimes:
             raise InputError(
-                f"model must be a Keras model. Received: the export {model}. Name the "
-                "run folder that the export was written from."
+                f"model must be a Keras model. Received: the export {model}. Use the "
+                "run folder from which the export was written."
             )
     return new_folder(to, "to")
 
@@ -194,9 +194,10 @@ def _check_table_options(options: dict[str, Any]) -> None:
         is_for = os.path.exists if name == "encoding" else os.path.isfile
         if name in options and not any(map(is_for, named)):
             raise InputError(
-                f"{name} must describe a table in `images` or `data`. Received: "
-                f"{name}={options[name]!r} with {' and '.join(named) or 'no table'}. "
-                "Leave it out, or name the table by `images`."
+                f"{name} must be used with a table or folder in `images` or `data`. "
+                f"Received: {name}={options[name]!r} with "
+                f"{' and '.join(named) or 'no table'}. Leave {name} out, or set "
+                "`images` to the table."
             )
 
 

@@ -31,14 +31,14 @@ def open_run(model_dir: str | os.PathLike) -> "Run":
     >>> open_run("no_such_run")
     Traceback (most recent call last):
     ...
-    align_keras.utils.errors.InputError: no_such_run must be a run's folder, but has...
+    align_keras.utils.errors.InputError: --model_dir must be the folder of a run. Re...
     """
     directory = pathlib.Path(model_dir)
     check_finished(directory)
     if not (directory / PARAMS_FILE).exists():
         raise InputError(
             f"model_dir must be the folder of a run. Received: {directory}, which has "
-            f"no {PARAMS_FILE}. Open a model without a run by ALIGN.from_preset."
+            f"no {PARAMS_FILE}. To open a model without a run, use ALIGN.from_preset."
         )
     return Run(load_config(config_files=[directory / PARAMS_FILE]), directory)
 

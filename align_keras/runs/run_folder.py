@@ -66,9 +66,9 @@ def lock_folder(
     lock = hold(directory / f".run{_worker_suffix(config)}.lock")
     if lock is None:
         raise InputError(
-            "--model_dir must be a folder that no other process writes to. Received: "
-            f"{directory}, which another process is writing. Wait for its end, or name "
-            "another folder."
+            "--model_dir must be written by one process at a time. Received: "
+            f"{directory}, which another process is writing. Wait until that process "
+            "has finished, or choose another folder."
         )
     try:
         # All workers of a run bind the folder, one after the other.
@@ -128,7 +128,7 @@ def _check_changes(changes: Mapping[str, tuple], directory: pathlib.Path) -> Non
     raise InputError(
         f"{directory} contains a run with another configuration: "
         f"{describe_changes(fixed)}{note}. Use another --model_dir, or resume that run "
-        f"by --config_file {directory / PARAMS_FILE}."
+        f"with --config_file {directory / PARAMS_FILE}."
     )
 
 
@@ -166,8 +166,8 @@ def check_finished(directory: str | os.PathLike) -> None:
             f"has neither config.json nor {PARAMS_FILE}. Check the path."
         )
     raise InputError(
-        f"{directory} must be a finished run, but it has no trained model. Finish the "
-        f"run by `{train_command(directory)}`."
+        f"{directory} must be a finished run, but it has no trained model. To finish "
+        f"the run, run `{train_command(directory)}`."
     )
 
 
@@ -176,8 +176,8 @@ def check_searchable(directory: str | os.PathLike) -> None:
     directory = pathlib.Path(directory)
     if not directory.is_dir():
         raise InputError(
-            "`model_dir` must be the folder of a finished run. Received: "
-            f"{directory}, which doesn't exist. `align-keras quickstart` creates one."
+            f"`model_dir` must be the folder of a finished run. Received: {directory}, "
+            "which doesn't exist. Run `align-keras quickstart` to create a run."
         )
     missing = [name for name in ("index", "export") if not (directory / name).is_dir()]
     if not missing or not (directory / PARAMS_FILE).exists():
@@ -185,6 +185,7 @@ def check_searchable(directory: str | os.PathLike) -> None:
         return
     check_finished(directory)
     raise InputError(
-        f"{directory} is a finished run without {' and '.join(missing)}, which search "
-        f"needs. Create them by `{train_command(directory, 'index')}`."
+        "A search needs the folders index and export of a finished run. Received: "
+        f"{directory} without {' and '.join(missing)}. Run "
+        f"`{train_command(directory, 'index')}`."
     )

@@ -89,8 +89,8 @@ def check_inputs(
     if vocabulary is not None and recorded.get("vocabulary", vocabulary) != vocabulary:
         raise InputError(
             f"{directory / 'vocabulary.txt'} must contain the vocabulary that the run "
-            "started with, but it has changed. Restore the file, remove it so that it "
-            "is created again, or train in another --model_dir."
+            "started with, but it has changed. Restore the file, remove it so that the "
+            "run creates it again, or use another --model_dir."
         )
     pairs = inputs.get("train_pairs")
     if pairs is not None and recorded.get("train_pairs", pairs) != pairs:
@@ -102,7 +102,7 @@ def check_inputs(
             change = f"there were {former_count} images and now there are {count}"
         raise InputError(
             "task.train_data must read the pairs that the run started with, but in "
-            f"{directory} they have changed: {change}. Restore them, or train in "
+            f"{directory} they have changed: {change}. Restore the pairs, or use "
             f"another --model_dir. To continue with the new pairs, remove {path}."
         )
     if not read_only and {**recorded, **inputs} != recorded:

@@ -312,9 +312,10 @@ def _check_same(to: pathlib.Path, stored: dict[str, Any], request: _Request) -> 
     for name, value in request.as_json().items():
         if stored.get(name) != value:
             raise InputError(
-                "`to` must be a new path or the output of the same call. Received: "
-                f"{to}, which was written with {name}={stored.get(name)!r:.200} "
-                f"instead of {value!r:.200}. Choose another path, or remove it."
+                "`to` must be a new path or the output of a call with the same "
+                f"arguments. Received: {to}, which was written with "
+                f"{name}={stored.get(name)!r:.200} instead of {value!r:.200}. Choose "
+                "another path, or remove this output."
             )
 
 
@@ -442,8 +443,9 @@ class _Job:
             return
         if not (self.folder / _ROWS).exists():
             raise InputError(
-                f"`to` must be complete or resumable. Received: {self.folder}, which "
-                f"lacks {shards[missing[0]].name}. Remove the folder to start again."
+                "`to` must contain all shards or the stored rows of the source. "
+                f"Received: {self.folder}, in which {shards[missing[0]].name} and the "
+                "rows are missing. Remove the folder to start again."
             )
         if not is_cluster(engine):
             self.embed(missing, os.cpu_count() or 1)
@@ -609,7 +611,8 @@ def _read_source(request: _Request) -> tuple[Any, str]:
         if request.inputs == "captions" or request.column:
             raise InputError(
                 "`source` must be a table or text file for `inputs` captions or "
-                f"`column`. Received: the folder {source}. Leave them out."
+                f"`column`. Received: the folder {source}. Leave `inputs` and `column` "
+                "out."
             )
         return _read_folder(source), "images"
     with local_copy(source) as copy:

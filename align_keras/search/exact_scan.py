@@ -81,7 +81,7 @@ def by_rank(
         ValueError: if a score is NaN or infinite.
     """
     if not np.isfinite(scores).all():
-        raise ValueError("`scores` must be finite. Received NaN or infinity.")
+        raise ValueError("`scores` must be finite. Received: NaN or infinity.")
     done = 0
     while done < len(scores):
         stop = min(done + size, len(scores))

@@ -283,16 +283,17 @@ class Index:
                 opened = embedder_of_index(reference, self.folder)
             except InputError as error:
                 raise InputError(
-                    f"The index {self.folder} must be opened with its model {name} "
-                    f"({error}). Pass the current path of the model with --model."
+                    f"The model of the index {self.folder} must be available. "
+                    f"Received: {name} ({error}). If the model was moved, pass its "
+                    "path with --model."
                 ) from None
             if opened is None:
                 frequency = "once" if can_be_remembered(name) else "to each command"
                 raise InputError(
                     f"The index {self.folder} must be opened with a model that you "
-                    f"trust. Received: {name!r:.200}, which you have not named "
-                    "yourself before. Loading a model may run code in it. If you trust "
-                    f"it, add `{_model_options(reference)}` {frequency}."
+                    f"trust. Received: {name!r:.200}, which has not been used with "
+                    "--model before. Loading a model may run code from it. If you "
+                    f"trust it, add `{_model_options(reference)}` {frequency}."
                 )
             self._model = self._check_model(opened)
         return self._model
@@ -349,8 +350,8 @@ class Index:
         if is_cluster(engine) and is_database(self.folder):
             raise InputError(
                 f"`engine` must be 'local' for a database. Received: engine={engine}. "
-                "To use several machines, run the same command on each of them. They "
-                "divide the images among themselves."
+                "To use several machines, run the same command on each machine. The "
+                "machines divide the images among themselves."
             )
         model = self.model
         with self.store.writing() as store:
@@ -634,12 +635,13 @@ class Index:
         if embedding.shape != (self.store.dimension,):
             raise InputError(
                 f"`query` must have shape ({self.store.dimension},) for this index. "
-                f"Received: shape {embedding.shape}. Embed it with the model of the "
-                "index."
+                f"Received: shape {embedding.shape}. Compute the embedding with the "
+                "model of the index."
             )
         if not np.isfinite(embedding).all():
             raise InputError(
-                "`query` must be finite. Received: NaN or infinity. Embed it again."
+                "`query` must be finite. Received: NaN or infinity. Compute the "
+                "embedding again."
             )
         return embedding
 

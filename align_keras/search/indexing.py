@@ -238,8 +238,8 @@ class _Update:
             roots = self.store.sources()
             if not roots:
                 raise InputError(
-                    "`sources` must name a folder or a table for a new index. "
-                    "Received: none. Name one."
+                    "`sources` must contain a folder or a table for a new index. "
+                    "Received: no source. Add a folder or a table."
                 )
             return roots
         files = [_resolve_source(source) for source in sources]
@@ -777,7 +777,7 @@ def _resolve_source(source: str | os.PathLike) -> bytes:
             raise InputError(
                 "`sources` at an address must be tables that end in "
                 f"{', '.join(TABLE_SUFFIXES)}, or folders of images in an object "
-                f"store. Received: {url}. Name one."
+                f"store. Received: {url}. Use the address of a table or folder."
             )
         return os.fsencode(url)
     file = os.path.abspath(os.path.expanduser(os.fsencode(source)))
@@ -837,7 +837,7 @@ def _path_to_remove(
     if os.path.dirname(file) == file and file not in roots:
         raise InputError(
             "`remove` must be images, folders or tables of the index. Received: "
-            f"{os.fsdecode(file)}, which contains all of them. Name each of them."
+            f"{os.fsdecode(file)}, which contains all sources. Name each source."
         )
     return file
 

@@ -325,7 +325,7 @@ class PostgresStore(ImageStore):
             return f'lower({sql} COLLATE "C")'
         if not self._supports_unicode():
             raise InputError(
-                "`where` must use `like` with only ASCII letters in this database, "
+                "`where` must use only ASCII letters with `like` in this database, "
                 "because its encoding isn't UTF8 or its server has no ICU. Create the "
                 "database with `createdb --encoding UTF8`."
             )

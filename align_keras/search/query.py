@@ -135,15 +135,15 @@ def check_words(
         )
     if not images and not texts:
         raise InputError(
-            "A search must have `text` or `image`. Received: neither. Enter the words "
-            "or the image to search for. `plus` and `minus` only add to them and "
-            "subtract from them."
+            "A search must have `text` or `image`. Received: no text and no image. "
+            "Enter the words or the image to search for. `plus` and `minus` only "
+            "modify a text or an image."
         )
     if text_weight and not (images and words):
         raise InputError(
-            "`text_weight` must be used with an image and words. Received: "
-            f"text_weight={text_weight:g} without both. Add the image or the words, or "
-            "leave it out."
+            "`text_weight` must be used with both an image and words. Received: "
+            f"text_weight={text_weight:g} without one of the two. Add the missing "
+            "input, or leave `text_weight` out."
         )
 
 

@@ -356,7 +356,8 @@ def _read_query(parameters: QueryParams) -> tuple[Query, int]:
     if unknown:
         raise InputError(
             f"The parameters of a search must be among {', '.join(_PARAMETERS)}, "
-            f"index, k and offset. Received: {min(unknown)!r:.80}. Leave it out."
+            f"index, k and offset. Received: {min(unknown)!r:.80}. Leave this "
+            "parameter out."
         )
     num_texts = sum(len(parameters.getlist(name)) for name in ("text", "plus", "minus"))
     if num_texts > MAX_WORDS:

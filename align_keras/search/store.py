@@ -246,7 +246,7 @@ class Store(ImageStore):
         foreign = [p.name for p in folder.iterdir() if not p.name.startswith(prefixes)]
         if foreign:
             raise InputError(
-                "The folder of an index must be new or hold an index. Received: "
+                "The folder of an index must be new or contain an index. Received: "
                 f"{folder}, which contains {foreign[0]!r:.80}. Choose another folder."
             )
         return False
@@ -394,9 +394,9 @@ class Store(ImageStore):
                 raise OSError(28, "No space left on device", path) from error
             if any(limit in text for limit in _EXPRESSION_LIMITS):
                 raise InputError(
-                    "`where` must be a condition that SQLite can run. Received: one "
-                    f"that is too long or nested too deeply ({text}). Write a simpler "
-                    "condition, with `in (…)` for many values of one column."
+                    "`where` must be a condition that SQLite can run. Received: a "
+                    f"condition that is too long or nested too deeply ({text}). Write "
+                    "a simpler condition, with `in (…)` for many values of one column."
                 ) from error
             if "unable to open" in text and _size(self.folder / WAL):
                 raise InputError(
@@ -709,8 +709,9 @@ class Store(ImageStore):
         if not approximate.is_undamaged(self.folder, self.vectors_file):
             path = approximate_path(self.folder, self.vectors_file)
             raise InputError(
-                f"The file {path} is damaged. Remove it, and create it again with "
-                f"`align-keras index --to {shlex.quote(str(self.folder))}`."
+                f"The approximate index must be undamaged. Received: {path}. Remove "
+                "this file, and create it again with `align-keras index --to "
+                f"{shlex.quote(str(self.folder))}`."
             )
         return rows
 

@@ -221,8 +221,8 @@ class TableRows(abc.ABC):
         if count > MAX_COLUMNS:
             raise InputError(
                 f"The tables of an index must have at most {MAX_COLUMNS:,} different "
-                f"columns. Received: {count:,} with those of {table}. Remove the "
-                "columns that no search needs from the table."
+                f"columns. Received: {count:,} columns, including the columns of "
+                f"{table}. Remove columns that no search needs from this table."
             )
 
     def renamed_columns(self) -> dict[str, str]:
@@ -251,7 +251,9 @@ class TableRows(abc.ABC):
             # The number is inserted into SQL, so its type is checked.
             is_number = type(column.number) is int and column.number >= 0
             if not (is_text and is_number and isinstance(column.kinds, dict)):
-                raise ValueError(f"{_KEY} must describe columns. Received: {column}.")
+                raise ValueError(
+                    f"{_KEY} must contain valid columns. Received: {column}."
+                )
         count = stored["count"]
         if type(count) is not int or not 0 <= count <= _MAX_NUMBER:
             raise ValueError(

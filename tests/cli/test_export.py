@@ -235,7 +235,7 @@ def test_wrong_options_are_refused(run_folder, tmp_path, capsys):
         ),
         (
             [*web, *IMAGE_FOLDER_OPTION, "--caption-column", "c"],
-            "--caption-column must describe a table in --images or --data",
+            "--caption-column must be used with a table or folder in --images",
         ),
         (["--model", str(tmp_path / "nothing")], "which has no config.json"),
         (["--to", str(tmp_path)], "--to must be a new or an empty folder"),

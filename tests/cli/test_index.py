@@ -151,7 +151,7 @@ def test_hits_show_the_match_the_duplicates_and_the_whole_path(
     "words, expected",
     [
         (["search", "red", "--where", "wide > 1"], "--where"),
-        (["search"], "A search must have TEXT or --image. Received: neither"),
+        (["search"], "A search must have TEXT or --image. Received: no text"),
         (
             ["search", "red", "--index", "nowhere"],
             "doesn't exist. Create the index with `align-keras",
@@ -185,7 +185,7 @@ def test_a_moved_model_can_be_named(folder, capsys, tmp_path):
     assert main(["index", str(folder), "--model", str(towers)]) == 0
     towers.rename(tmp_path / "elsewhere")
     assert main(["search", "red"]) == 1
-    message = "Pass the current path of the model with --model"
+    message = "If the model was moved, pass its path with --model"
     assert message in capsys.readouterr().err
     assert main(["search", "red", "--model", str(tmp_path / "elsewhere")]) == 0
 

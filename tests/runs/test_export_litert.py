@@ -314,7 +314,7 @@ def test_unreadable_images_are_skipped(align, pairs, tmp_path):
 
 
 def test_int8_without_images_is_refused(tmp_path):
-    with pytest.raises(InputError, match="quantize='int8' needs `images`"):
+    with pytest.raises(InputError, match="`images` must be set for quantize='int8'"):
         export_litert(None, tmp_path, quantize="int8")
     assert not list(tmp_path.iterdir())
 

@@ -207,7 +207,7 @@ def test_a_missing_or_empty_folder_removes_no_images(build, photos, tmp_path, ca
     assert index.query("red") == []
     with pytest.raises(InputError, match="must contain JPEG, .*which contains none"):
         build(photos)
-    with pytest.raises(InputError, match="name a folder or a table"):
+    with pytest.raises(InputError, match="contain a folder or a table"):
         build()
 
 

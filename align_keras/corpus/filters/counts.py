@@ -149,7 +149,7 @@ def count_in_memory(batches: list[PairColumns], thresholds: Thresholds) -> Corpu
     keys, counts = sum_by_key(np.concatenate([empty, *ngrams]))
     count, quota = rank_threshold(count_histogram(counts), thresholds.frequent_ngrams)
     return CorpusCounts(
-        # A count of 0 means that all n-grams are frequent.
+        # With a count of 0, all n-grams are frequent.
         select_frequent(keys, counts, count, quota) if count else None,
         keys_over_limit(texts, images, thresholds.max_images_per_text)[0],
         keys_over_limit(images, texts, thresholds.max_texts_per_image)[0],
@@ -168,8 +168,8 @@ def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
         int, number of captions in the table.
     """
     spills = pathlib.Path(folder, "spills")
-    # A repeated task must overwrite its files, even after table and folder were moved
-    # together. The names therefore depend on the relative path.
+    # The names depend on the relative path of the table. A repeated task therefore
+    # overwrites its files, even if the table and the folder were moved together.
     relative_path = os.path.relpath(path, folder)
     digest = hashlib.blake2b(os.fsencode(relative_path), digest_size=8).hexdigest()
     total = 0
@@ -204,7 +204,7 @@ def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
 
 
 def count_partitions(folder: str | os.PathLike) -> int:
-    """Returns the number of hash ranges in which the spills are merged.
+    """Returns the number of hash ranges into which the spills are divided.
 
     Each range has about `ENTRIES_PER_PARTITION` entries.
     """
@@ -245,7 +245,7 @@ def merge_counts(
 def choose_frequent(
     partitions: int, folder: str | os.PathLike, thresholds: Thresholds
 ) -> dict:
-    """Writes the results of the counts over all partitions.
+    """Selects the frequent n-grams and the hashes over a limit from all ranges.
 
     The results are the frequent n-grams, the captions that too many images share, and
     the images that have too many captions. `merge_counts` must have run for each
@@ -278,7 +278,8 @@ def choose_frequent(
                 file.write(part.astype("<u8").tobytes())
                 quota = max(0, quota - int((counts == count).sum()))
     else:
-        # All n-grams are frequent. A run with a lower threshold may have left a file.
+        # All n-grams are frequent. An earlier run with a lower threshold may have
+        # written a file.
         (chosen / "ngrams.npy").unlink(missing_ok=True)
     crowded = {}
     for kind in ("texts", "images"):

@@ -21,7 +21,8 @@ from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
-# Reasons to drop a pair, in the order of the rules. A pair counts under its first one.
+# Reasons to drop a pair, in the order of the rules. A pair is counted under the first
+# reason that applies.
 REASONS = (
     "unknown size",
     "shorter side",
@@ -41,7 +42,7 @@ REASONS = (
 class Thresholds:
     """Thresholds of the filters.
 
-    The defaults are the values of the paper, where it states one.
+    The defaults are the values of the paper, if the paper has a value.
 
     Args:
         min_shorter_side: int ≥ 0, in pixels. The shorter side of an image must be
@@ -318,7 +319,7 @@ def _have_rare_ngrams(
         (features.unigrams, unigram_rows),
         (features.bigrams, bigram_rows),
     ):
-        # Skips the n-grams of captions that are dropped already.
+        # The n-grams of captions that are already dropped are skipped.
         candidates = np.flatnonzero((is_kept & ~is_rare)[rows])
         is_rare_ngram = ~is_member(frequent, hashes[candidates])
         is_rare[rows[candidates[is_rare_ngram]]] = True

@@ -1,4 +1,4 @@
-"""Locations of images, and reading of images by their location.
+"""Locations of images, and a reader of the images at these locations.
 
 A location is a single line with one of these forms:
 
@@ -56,7 +56,7 @@ def path_location(path: str) -> str:
     try:
         return "file://" + quote(os.fsencode(path))
     except UnicodeEncodeError:
-        # No file can have a name with unpaired surrogates, so the path may change.
+        # No file name can contain unpaired surrogates, so replacing them is harmless.
         return path.encode("utf-8", "replace").decode()
 
 
@@ -183,7 +183,7 @@ def _column(path: str, modified: int | str, group: int, column: str) -> Any:
 
 
 def _cell(cells: Any, row: int) -> bytes:
-    """Returns the bytes of the image in a row, or raises `ImageError` without any."""
+    """Returns the image bytes of a row. Raises `ImageError` if the cell is empty."""
     value = cells[row].as_py()
     if isinstance(value, dict):  # Hugging Face stores images as {bytes, path}.
         value = value.get("bytes")

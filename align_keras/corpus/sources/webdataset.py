@@ -153,7 +153,7 @@ def _tar_members(file: Any, offset: int) -> Iterator[tuple[tarfile.TarInfo, int]
 def _pair(
     file: IO[bytes], path: str, key: str, sample: _Spans, counter: DropCounter
 ) -> SourcePair | None:
-    """Returns the pair of a sample, or counts why it has none."""
+    """Returns the pair of a sample, or counts the reason why it has no pair."""
     row = _metadata(file, sample)
     if ".txt" in sample:
         row["caption"] = _read(file, *sample[".txt"]).decode("utf-8", "replace")
@@ -166,7 +166,7 @@ def _metadata(file: IO[bytes], sample: _Spans) -> dict[str, Any]:
     try:
         row = json.loads(_read(file, *sample[".json"])) if ".json" in sample else {}
     except (ValueError, RecursionError):
-        return {}  # The sample may have its caption in `.txt`.
+        return {}  # The `.txt` member may still have a caption.
     return row if isinstance(row, dict) else {}
 
 

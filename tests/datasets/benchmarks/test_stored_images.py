@@ -77,6 +77,6 @@ def test_no_stamp_with_captions_in_all_languages_raises(root):
     for name in ("animals/cat", "food/bread"):
         (root / "stamps" / f"{name}.txt").write_text("Alone.\n")
     (root / "stamps/food/milk.txt").write_text("Milk.\ncs.utf8=Mléko\n")
-    message = "captions in all of en, de, fr, cs, but none has"
+    message = r"captions in all languages \(en, de, fr, cs\)\. Received: no such"
     with pytest.raises(InputError, match=message):
         stamps_captions_by_language(data_dir=root / "data")
