@@ -51,7 +51,8 @@ def check_local_path(name: str, path: str | None, condition: str = "") -> None:
     Args:
         name: str, argument that holds the path.
         path: str or None.
-        condition: str, a further condition that follows "a local path" in the message.
+        condition: str, text that follows "a local path" in the message, such as a
+            condition.
     """
     if path is not None and is_url(path):
         raise InputError(

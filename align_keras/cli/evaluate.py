@@ -16,7 +16,7 @@ from align_keras.protocols.run_protocol import (
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replaceable_file
 
-# Options that `--suite` accepts. All other options belong to one protocol.
+# Options that are valid with `--suite`. All other options need a single protocol.
 _SUITE_OPTIONS = (
     "data_root",
     "runtime",
@@ -137,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_suite(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
-    """Runs the suite, prints the results, and writes the page that `html` names.
+    """Runs the suite, prints the results, and writes them to the page `html`.
 
     Returns:
         int, exit code.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from align_keras.search.image_index import Index
     from align_keras.search.indexing import Changes
 
-# Number of files that the summary names for each reason to leave files out.
+# Number of files that the summary lists for each reason.
 _EXAMPLES = 3
 # Seconds between two checks whether a root was deleted or created.
 _ROOT_CHECK_SECONDS = 1.0
@@ -121,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
     build = Index.rebuild if arguments.rebuild else Index.build
     engine = arguments.engine
     index = build(folder, arguments.sources, model, engine=engine)
-    # `changes` is None only in an index that was opened and not built.
+    # `changes` is None only for an index that was opened without an update.
     changes = cast("Changes", index.changes)
     print(_summary(changes))
     if arguments.left_out:
@@ -229,7 +229,7 @@ def _summary(changes: "Changes") -> str:
 
 
 def _remedies() -> dict[str, str]:
-    """Returns the remedies by the reason to leave a file out.
+    """Returns a dict from the reason for which a file is left out to its remedy.
 
     Some reasons, such as an empty file, have no remedy.
     """

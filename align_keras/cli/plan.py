@@ -141,7 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _plan_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Table]]:
-    """Plans the training of an experiment, or of a protocol by its recipe.
+    """Plans the training of an experiment, or the training in a protocol.
 
     Returns:
         tuple of the estimates, a dict for JSON, and the tables to print.

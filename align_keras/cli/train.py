@@ -29,7 +29,7 @@ _SMALL = "align_small_en"
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that choose and change a configuration."""
+    """Adds the options that select and override a configuration."""
     parser.add_argument(
         "--experiment",
         metavar="NAME",
@@ -140,9 +140,9 @@ def weights_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _absolute(weights: str) -> str:
-    """Returns an absolute path, which is valid in any folder.
+    """Returns the absolute path of local weights.
 
-    The name of public weights, which is no path, is returned as it is.
+    Names of public weights are returned unchanged.
     """
     path = pathlib.Path(weights)
     is_path = path.exists() or pathlib.Path(f"{weights}.index").exists()

@@ -1,4 +1,4 @@
-"""Cleaning of captions, and detection of unusable ones."""
+"""Cleaning of captions, and detection of unusable captions."""
 
 import re
 import unicodedata
@@ -54,8 +54,8 @@ def is_usable(
 
     Args:
         caption: str, result of `clean_caption`.
-        counter: `DropCounter` for the drop reason.
-                position: str, position of the caption for the example of the drop reason.
+        counter: `DropCounter`.
+        position: str, position of the caption for the example of the drop reason.
         image_url: str, address of the image, or None to accept captions that only
             name a file.
     """
@@ -104,7 +104,7 @@ def _file_stems(image_url: str) -> set[str]:
         return set()
     try:
         path = urlsplit(image_url).path
-    except ValueError:  # For example an invalid IPv6 host.
+    except ValueError:  # The address is invalid, for example because of its IPv6 host.
         return set()
     name = unquote(path.rpartition("/")[2])[:_MAX_FILE_NAME]
     stem = _IMAGE_SUFFIX.sub("", name)

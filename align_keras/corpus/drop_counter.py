@@ -136,8 +136,8 @@ class DropCounter:
         """Raises if no pair was kept, or if too many pairs are bad.
 
         Args:
-            max_bad_fraction: float, largest allowed fraction of bad pairs among the
-                kept and bad ones.
+            max_bad_fraction: float, largest allowed number of bad pairs, divided by the
+                number of bad and kept pairs.
 
         Raises:
             InputError: if no pair was kept, or if too many pairs are bad.

@@ -42,7 +42,7 @@ _MAX_WRAPPERS = 4
 # Candidate of a `srcset`: an address, then a descriptor unless the address ends with a
 # comma.
 _CANDIDATE = re.compile(r"([^\s,]\S*)(?:(?<!,)\s+([^,]*))?")
-# Characters. No page needs longer addresses, apart from those with `data:`.
+# Characters. Only `data:` addresses need to be longer.
 _MAX_ADDRESS = 16_384
 # Characters.
 _MAX_FIGCAPTION = 100_000
@@ -102,9 +102,9 @@ def extract_pairs(
     `figcaption`. Captions that only name a file or have more than 2,000 characters are
     dropped. Addresses of more than 16,384 characters are ignored.
 
-    The address of an image is that of its largest version in `srcset`, `src` and the
-    `source` elements of a `picture`. If the image has addresses for lazy loading, they
-    are used instead.
+    The address of an image is the address of its largest version in `srcset`, `src` and
+    the `source` elements of a `picture`. If the image has addresses for lazy loading,
+    they are used instead.
 
     Pages with errors are parsed as in a browser, which can take minutes and gigabytes.
     `page_process.read_page` limits both.
@@ -437,6 +437,6 @@ def _absolute_url(base_url: str, address: str | None) -> str | None:
         url = address if is_data else urljoin(base_url, address)
         if urlsplit(url).scheme.lower() not in _SCHEMES:
             return None
-    except ValueError:  # For example an invalid IPv6 host.
+    except ValueError:  # The address is invalid, for example because of its IPv6 host.
         return None
     return urldefrag(url).url.replace(" ", "%20")

@@ -68,7 +68,7 @@ def normalize_image(
 
     Returns:
         Tuple of the image and a str with the conversions that were necessary, such as
-        `"cmyk, rotated"`, or None without any.
+        `"cmyk, rotated"`, or None without conversions.
 
     Raises:
         ImageError: if the image cannot be decoded or is too large.
@@ -258,7 +258,7 @@ def _is_animated(image: Any) -> bool:
 
 
 def _read_orientation(image: Any, content: bytes) -> int:
-    """Returns the orientation in the EXIF metadata, or 1 without any.
+    """Returns the orientation in the EXIF metadata, or 1 without an orientation.
 
     Pillow's own function would also use the orientation in XMP and other metadata.
     """

@@ -437,7 +437,7 @@ class RecordIndex:
         )
 
     def _images(self, start: int, stop: int | None) -> Iterator[bytes]:
-        """Yields the image bytes of a range of records, or b"" if one is missing."""
+        """Yields the image bytes of a range of records, or b"" for a missing image."""
         self.check_unchanged()
         read = self._cells if self.kind in _TABLES else self._spans
         return read(self.positions[start:stop].tolist())
@@ -515,7 +515,7 @@ def image_fault(content: bytes) -> ImageError | None:
 
 
 def _is_jpeg(content: bytes) -> bool:
-    """Returns True if the header is that of a common JPEG that is not too large."""
+    """Returns True for the header of a common JPEG that is not too large."""
     position = 2
     with contextlib.suppress(struct.error):  # The header is truncated.
         while content.startswith(b"\xff\xd8"):

@@ -81,7 +81,7 @@ def write_clipart_table(
 
 
 def _read_texts(drawing: pathlib.Path) -> dict[str, str]:
-    """Returns the texts of an SVG file by kind, without empty ones.
+    """Returns the texts of an SVG file by kind, without empty texts.
 
     The file may be missing or damaged. The keywords are joined to one line, like an
     alt-text of keywords on a web page.

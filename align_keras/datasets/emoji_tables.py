@@ -1,6 +1,6 @@
 """Tables of emoji with their names in many languages, for `align-keras corpus`.
 
-The names and keywords are those of Unicode's Common Locale Data Repository (CLDR).
+The names and keywords come from Unicode's Common Locale Data Repository (CLDR).
 """
 
 import dataclasses

@@ -101,7 +101,7 @@ class Mixture:
 
         Returns:
             `(turns, taken)`: an endless data set of member indices, int64, and the
-            number of turns of each member among the skipped ones.
+            number of skipped turns of each member.
         """
         shares, taken = np.array(sizes, "int64"), np.zeros(len(sizes), "int64")
         for position in range(start):

@@ -8,13 +8,13 @@ from align_keras.embedders.locations import RUNTIME_HELP
 from align_keras.utils.errors import InputError
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
-# Part of a model that a protocol uses.
+# Part of a model that a protocol needs.
 Needs = Literal["embeddings", "words", "weights"]
 CLASSES_HELP = "a TFDS data set such as imagenet2012, stamps, or a folder of classes"
 
 
 def _option(help: str, *, default: Any = None, **argparse: Any) -> Any:
-    """Returns a dataclass field with the arguments of its command-line flag."""
+    """Returns a dataclass field that also describes its command-line flag."""
     return dataclasses.field(default=default, metadata={"help": help, **argparse})
 
 
@@ -22,8 +22,8 @@ def _option(help: str, *, default: Any = None, **argparse: Any) -> Any:
 class Request:
     """Options of an evaluation protocol.
 
-    Each field is a keyword of `align_keras.evaluate` and a command-line flag. None, for
-    `data` the empty str, is an option that isn't set.
+    Each field is a keyword of `align_keras.evaluate` and a command-line flag. An option
+    that isn't set is None, or the empty str for `data`.
     """
 
     data: str = _option("data set of the evaluation", default="", metavar="D")
@@ -148,7 +148,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """Benchmark of the paper. A call runs it.
+    """Evaluation protocol of the paper. Calling it runs the evaluation.
 
     Attributes:
         run: function of `CachedEncoders` and a `Request`. Its name is the protocol's.
@@ -157,7 +157,8 @@ class Protocol:
         options: tuple of str, fields of `Request` that it uses in addition to `COMMON`.
         data: str, the default data set, or None.
         data_help: str, description of the data for the command line.
-        needs: str, the part of a model that it uses. Exports have embeddings only.
+        needs: str, the part of a model that the protocol needs. Exports have only
+            embeddings.
     """
 
     run: Callable[[Any, Request], Evaluation]
@@ -189,7 +190,7 @@ def define_protocol(
     data_help: str = CLASSES_HELP,
     needs: Needs = "embeddings",
 ) -> Callable[[Callable[[Any, Request], Evaluation]], Protocol]:
-    """Returns a decorator that makes a function a `Protocol` with these attributes."""
+    """Returns a decorator that converts a function to a `Protocol`."""
 
     def decorate(run: Callable[[Any, Request], Evaluation]) -> Protocol:
         return Protocol(
@@ -206,7 +207,7 @@ def define_protocol(
 
 
 def missing_images_metric(count: int) -> dict[str, float]:
-    """Returns the metric of images that are missing or unreadable, if there are any."""
+    """Returns the metric `images_left_out`, or no metric if `count` is 0."""
     return {"images_left_out": float(count)} if count else {}
 
 

@@ -1,4 +1,4 @@
-"""Data and newest evaluation of a run, for its model card."""
+"""Description of the data and the newest evaluation of a run for its model card."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def about_run(
                 )
         origin["data"] = data
     if (directory / "metrics.jsonl").exists():
-        # This import loads Keras.
+        # This import is not at the top, because it loads Keras.
         from align_keras.training.metrics_log import MetricsLog
 
         newest = MetricsLog(directory / "metrics.jsonl").newest()
@@ -54,7 +54,7 @@ def about_run(
 
 
 def read_evaluation(path: str | os.PathLike, model: str | os.PathLike) -> dict:
-    """Reads the output of `align-keras evaluate --json` for this model."""
+    """Reads an output of `align-keras evaluate --json` that belongs to the model."""
     try:
         report = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         slices = report.get("slices", {})
@@ -88,7 +88,7 @@ def read_evaluation(path: str | os.PathLike, model: str | os.PathLike) -> dict:
 
 
 def _are_metrics(values: Mapping[str, Any]) -> bool:
-    # A bool is an int in Python, but not a metric.
+    # A bool is an int in Python, but it is not a valid metric.
     return {type(value) for value in values.values()} <= {int, float, type(None)}
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Pixels. Side of the largest image in the grid of a page on a high-resolution screen.
 _THUMBNAIL_SIDE = 320
-# Number of decoded images in memory at a time. Each may be large.
+# Number of decoded images in memory at the same time. Each image may be large.
 _BATCH = 16
 
 
@@ -179,7 +179,8 @@ def _read_records(
 
     if not path.is_dir():
         return list(read_pairs(path, counter=counter, **columns))
-    # Images without captions are valid here, so their errors go to a second counter.
+    # Images without captions are valid here, so missing captions are counted
+    # separately.
     records = list(read_pairs(path, counter=DropCounter(), **columns))
     captioned = {record.image_path for record in records}
     for file in list_files(str(path), IMAGE_SUFFIXES):

@@ -11,12 +11,12 @@ from align_keras.utils.remote import is_url
 
 
 def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:
-    """Raises for mistakes in the data of a run that can be seen without TensorFlow.
+    """Raises for mistakes in the data of a run that can be detected without TensorFlow.
 
     Args:
         config: `ExperimentConfig`.
-        has_checkpoint: bool, True if the run resumes. Pairs are then not counted,
-            since they are compared with the recorded ones later.
+        has_checkpoint: bool, True if the run resumes. In this case the pairs are not
+            counted, because they are compared with the recorded pairs later.
 
     Raises:
         InputError: if a corpus is missing, if the test pairs would choose the best
@@ -29,7 +29,7 @@ def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:
 
 
 def _check_corpora(config: ExperimentConfig) -> None:
-    """Raises unless training and validation name a corpus or existing pairs."""
+    """Raises unless training and validation have a corpus or existing pairs."""
     for section in ("train_data", "validation_data"):
         data = getattr(config.task, section)
         if data.corpus is None and data.source is None:

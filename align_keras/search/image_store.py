@@ -22,7 +22,7 @@ T = TypeVar("T")
 class ImageStore(TableRows):
     """Store of the images of an index, with the SQL that all databases share.
 
-    The mark of a parameter in SQL is `?`.
+    Parameters are written as `?` in the SQL.
 
     Attributes:
         folder: path of the folder, or address of the database without its password.
@@ -76,7 +76,7 @@ class ImageStore(TableRows):
 
     @property
     def has_items(self) -> bool:
-        """True for an index that was made from embeddings."""
+        """True if the index was made from embeddings."""
         return ITEMS_ROOT in self.roots()
 
     def stored_files(self) -> dict[bytes, tuple[int, int, int, int]]:
@@ -166,7 +166,7 @@ class ImageStore(TableRows):
                 return result
 
     def check_complete(self) -> None:
-        """Raises InputError if embeddings exist whose images are missing."""
+        """Raises InputError if the images of some embeddings are missing."""
 
     def check_rows(self, rows: Sequence[int]) -> None:
         """Raises InputError if an embedding in these rows is damaged."""
@@ -183,7 +183,7 @@ class ImageStore(TableRows):
         """
         return 0
 
-    # === Writing. All methods except those for claims need a transaction. ===
+    # === Writing. All methods except `claim` and `release` need a transaction. ===
 
     def claim(self, files: "Sequence[ImageFile]") -> set[bytes]:
         """Returns the paths of the files that this process should embed.
@@ -218,7 +218,7 @@ class ImageStore(TableRows):
         return self._fetch_value("SELECT id FROM roots WHERE file = ?", [file])
 
     def remove_root(self, file: bytes) -> None:
-        """Removes a folder or table. Its images must be removed before."""
+        """Removes a folder or table. Its images must have been removed before."""
         root = self._fetch_value("SELECT id FROM roots WHERE file = ?", [file])
         if root is not None:
             self.remove_table_rows(root)
@@ -271,7 +271,7 @@ class ImageStore(TableRows):
     def _lowercase_sql(self, sql: str, is_ascii: bool) -> str:
         """Returns SQL for a text in lower case.
 
-        Folding of non-ASCII letters is slower and matters only if the pattern contains
+        Folding non-ASCII letters is slower, and is only needed if the pattern contains
         such letters.
         """
         return f"lower({sql})" if is_ascii else f"fold_case({sql})"

@@ -82,7 +82,7 @@ class Query:
 
     @property
     def has_content(self) -> bool:
-        """True if the query has a text or an image, False for a condition alone."""
+        """True if the query has a text or an image, and not only a condition."""
         return self.image is not None or bool(self.text or self.plus or self.minus)
 
     def encode(self, model: Any, stored: np.ndarray | None = None) -> np.ndarray:
@@ -203,7 +203,7 @@ def relevance(scores: np.ndarray, sample_scores: np.ndarray, count: int) -> list
 
     Args:
         scores: float (k,), scores of the hits.
-        sample_scores: float (n,), scores of images from all over the index.
+        sample_scores: float (n,), scores of images from all parts of the index.
         count: int, number of images in the index.
 
     Returns:

@@ -168,8 +168,8 @@ _ODD = np.packbits(_ACROSS % 2 == 1, bitorder="little").view("<u8").astype(np.ui
 class HammingSearch:
     """Exact search for near images by the Hamming distance of their hashes.
 
-    Two images are near if the whole of one, mirrored or not, differs in at most
-    `threshold` of 128 bits from a view of the other.
+    Two images are near if the hash of one whole image, mirrored or not, differs in at
+    most `threshold` of 128 bits from a view of the other image.
 
     The bits are divided into bands. Two near hashes differ in few bits of at least one
     band, so only hashes with such a band are compared (Norouzi et al. 2012, "Fast
@@ -315,8 +315,8 @@ def _bands(count: int, threshold: int) -> Iterator[tuple[np.ndarray, int]]:
     """Yields the bits of each band and the number of its bits that may differ.
 
     With threshold = bands × radius + remainder, near hashes differ in at most `radius`
-    bits of one of the first remainder + 1 bands, or in at most radius − 1 bits of one
-    of the other bands.
+    bits of one of the first remainder + 1 bands, or in at most radius − 1 bits of a
+    later band.
     """
     bands = _BANDS_OF_FEW if count < FEW_HASHES else _BANDS
     radius, remainder = divmod(threshold, bands)

@@ -75,12 +75,11 @@ def find_duplicates(
     """Finds copies of images that a corpus should drop.
 
     1. Images that are equal or near to an image of an evaluation set are dropped.
-    2. Among images with equal pixels, one is kept with the captions of all. The reason
-       is "duplicate".
-    3. Among near images, the best one is kept: the one with the most pixels, then the
-       one with the lowest key. The captions of the dropped images are lost. The reason
-       is "near duplicate". No two kept images are near, and every dropped image is near
-       a kept one.
+    2. Among images with equal pixels, only one image is kept, with the captions of all
+    these images. The reason is "duplicate". 3. Among near images, the best image is
+    kept, which has the most pixels or, among equal sizes, the lowest key. The captions
+    of the dropped images are lost. The reason is "near duplicate". No two kept images
+    are near, and every dropped image is near a kept image.
 
     Args:
         corpus: `ImageSet`. Equal keys count as one image.
@@ -253,7 +252,7 @@ def _select_greedily(
     """Selects the images to keep, from the best to the worst.
 
     The images are sorted with the best first. Each round keeps the undecided images
-    that have no better near image among the undecided ones, and drops all images near
+    that have no better near image among the undecided images, and drops all images near
     them. The memory does not depend on the number of near pairs.
 
     Args:

@@ -83,7 +83,7 @@ def keys_over_limit(
 
 
 def rank_threshold(histogram: dict[int, int], limit: int) -> tuple[int, int]:
-    """Finds the count that separates the `limit` most frequent keys from all others.
+    """Finds the count that separates the `limit` most frequent keys from the rest.
 
     Args:
         histogram: dict from a count to the number of keys that have it.
@@ -116,7 +116,7 @@ def select_frequent(
     Args:
         keys: uint64 array (n,), sorted.
         counts: uint64 array (n,), the count of each key.
-        count: int, the count that separates frequent keys from rare ones.
+        count: int, the count that separates frequent keys from rare keys.
         quota: int, number of keys to select that have exactly `count`.
 
     Returns:

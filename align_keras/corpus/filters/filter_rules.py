@@ -49,8 +49,8 @@ class Thresholds:
             larger (200 is dropped, 201 is kept).
         max_aspect: float > 1. The ratio of the longer to the shorter side must be
             smaller (exactly 3.0 is dropped).
-        max_pixels: int ≥ 1, the largest number of pixels of an image. The paper has no
-            such limit. It protects against decompression bombs.
+        max_pixels: int ≥ 1, the largest number of pixels of an image. This limit
+            protects against decompression bombs. The paper has no such limit.
         max_texts_per_image: int ≥ 1, the largest number of distinct captions of an
             image.
         max_images_per_text: int ≥ 1, the largest number of distinct images that share a
@@ -68,8 +68,8 @@ class Thresholds:
         unknown_sizes: `"drop"` or `"keep"` images whose original size is unknown
             because a downloader resized them, see `PairColumns.is_resized`.
         detect_language: `"never"` uses the languages that pages declare, `"undeclared"`
-            detects the language of captions without a declared one, `"always"` detects
-            the language of all captions.
+            detects the language of captions without a declared language, `"always"`
+            detects the language of all captions.
 
     Raises:
         InputError: If a value is outside its range.

@@ -38,7 +38,7 @@ def is_remote(location: str) -> bool:
 def is_from_web(location: str) -> bool:
     """Returns True for an address that an untrusted web page may use.
 
-    Paths are excluded, since they could be those of private files.
+    Paths are excluded, because a page could use the paths of private files.
     """
     return is_remote(location) or location[:5].lower() == "data:"
 
@@ -80,7 +80,7 @@ def read_location(location: str) -> bytes:
     """Reads the bytes of an image. They are not decoded.
 
     Args:
-        location: str, location of a local image or of one in an object store.
+        location: str, location of an image on this machine or in an object store.
 
     Returns:
         bytes, at least one.

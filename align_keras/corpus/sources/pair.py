@@ -94,7 +94,7 @@ class SourceKind:
             whole source and the list of files, and returns the parts in the order of
             the source.
         read: callable that takes a `Part` and a `DropCounter`, yields the pairs and
-            counts the dropped ones.
+            counts dropped pairs.
         needs_spool: bool, True if `read` takes a third argument, the folder to which it
             writes images.
     """

@@ -55,8 +55,8 @@ SOURCE_KINDS: dict[str, SourceKind] = {
     "folder": FOLDER_IMAGES,
     "tfds": TFDS_BUILDERS,
 }
-# Kinds that are recognized by file name suffixes. The kind of a JSON file is recognized
-# by its content, and that of a folder of images by its caption files.
+# Kinds that are recognized by file name suffixes. A JSON file is recognized by its
+# content, and a folder of images by its caption files.
 _KINDS_BY_SUFFIX = (
     "html",
     "warc",
@@ -159,9 +159,9 @@ def open_source(spec: str) -> Source:
             - `tfds`: `tfds:NAME:SPLIT` or `tfds:NAME/CONFIG:SPLIT`, or
               `tfds:FOLDER:SPLIT` for the folder of a prepared data set.
 
-            Without `KIND:`, the kind of a file is recognized by its suffix, and that of
-            a JSON file by its content. The kind of a folder is recognized if all its
-            files with known suffixes have the same kind. In this check, a file
+            Without `KIND:`, the kind of a file is recognized by its suffix, and the
+            kind of a JSON file by its content. The kind of a folder is recognized if
+            all its files with known suffixes have the same kind. In this check, a file
             `NAME.parquet` next to `NAME.tar`, `NAME.tfrecord` or a folder `NAME` is
             ignored, because img2dataset writes such a file as a log. Images are ignored
             unless an image NAME.jpg has a file NAME.txt.
@@ -268,7 +268,7 @@ def _recognize_kind(spec: str, path: str) -> str:
         path: str, path or address.
 
     Raises:
-        InputError: if no kind, or more than one, is recognized.
+        InputError: if no kind or more than one kind is recognized.
     """
     if is_folder(path):
         with _os_errors_as_input_errors(spec):

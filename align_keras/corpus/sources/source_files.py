@@ -53,7 +53,7 @@ class SourceFile(NamedTuple):
 
 
 def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]:
-    """Lists the files below a folder, sorted by name, without hidden ones.
+    """Lists the files below a folder, sorted by name, without hidden files.
 
     Args:
         folder: str, path or address.
@@ -200,7 +200,8 @@ def read_range(part: Part, counter: DropCounter, load: Callable) -> Iterator:
         part: `Part`.
         counter: `DropCounter`. The first part of a file adds the counts of `load`.
         load: callable that takes the path and the modification time of the file. It
-            returns the list of all records and the `DropCounter` of the dropped ones.
+            returns the list of all records and the `DropCounter` of the dropped
+            records.
 
     Raises:
         FileNotFoundError: if the file does not exist.

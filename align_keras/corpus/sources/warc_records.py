@@ -251,11 +251,11 @@ def _check_http_headers(content: bytes) -> None:
 def parsed_records(
     path: str, counter: DropCounter, limit: int = MAX_WARC_BYTES
 ) -> Iterator[tuple[int, Any]]:
-    """Yields the records of a file that can be parsed, and counts the others.
+    """Yields the records of a file that can be parsed, and counts damaged records.
 
     Args:
         path: str, path or address of a WARC file.
-        counter: `DropCounter` for the other records.
+        counter: `DropCounter` for the damaged records.
         limit: int, bytes. Longer records are dropped.
 
     Yields:

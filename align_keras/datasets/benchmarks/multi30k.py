@@ -30,8 +30,8 @@ def read_multi30k(
 ) -> MultilingualCaptions:
     """Reads the test set of 2016 with captions in four languages.
 
-    Each image has five captions in English and in German, and one in French and in
-    Czech.
+    Each image has five captions in English and in German, and one caption in French and
+    in Czech.
 
     Args:
         folder: clone of `github.com/multi30k/dataset`, or its folder `data`.
