@@ -27,7 +27,7 @@ STAGE_HELP = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
-        "stages (a stage first runs the stages above it, if they are not done):\n"
+        "stages (each stage first runs all unfinished stages above it):\n"
     ) + "\n".join(f"  {name:<9}{summary}" for name, summary in STAGE_HELP.items())
     parser.add_argument(
         "stage",

@@ -77,7 +77,10 @@ def _add_options(
     settings: dict[str, Mapping[str, Any]] = {
         name: option.metadata for name, option in OPTIONS.items()
     }
-    settings["html"] = {"metavar": "FILE", "help": "HTML page of results to write"}
+    settings["html"] = {
+        "metavar": "FILE",
+        "help": "HTML page to which the results are written",
+    }
     for name, option_settings in settings.items():
         keywords = {"default": parser.argument_default, "dest": name, **option_settings}
         if name == "data":

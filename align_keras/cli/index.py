@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--check",
         action="store_true",
         help="compare all embeddings with their checksums and exit. Without the "
-        "option, each run compares another 100,000 embeddings.",
+        "option, each run compares the next 100,000 embeddings.",
     )
     parser.add_argument("--engine", default=LOCAL, metavar="E", help=ENGINE_HELP)
     parser.add_argument(

@@ -34,15 +34,16 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
         "--experiment",
         metavar="NAME",
         help="name of a file in experiments/ without .yaml, or path of a YAML file. "
-        "The next two options override its values.",
+        "--config_file and --params_override override its values.",
     )
     parser.add_argument(
         "--config_file",
         metavar="F",
         action="append",
         default=[],
-        help="YAML file that overrides values of the experiment. Of several files, the "
-        "last one takes precedence. The params.yaml of a run reproduces the run.",
+        help="YAML file that overrides values of the experiment. Repeat the option for "
+        "several files, of which the last file takes precedence. The params.yaml of a "
+        "run reproduces the run.",
     )
     parser.add_argument(
         "--params_override",

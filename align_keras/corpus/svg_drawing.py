@@ -34,8 +34,8 @@ _DEFAULT_SIZE = (300.0, 150.0)
 _MAX_CPU_SECONDS = 10
 # Seconds. Timeout for systems that cannot limit the processor time of a process.
 RENDER_TIMEOUT = 60
-# Python program that renders a drawing. It runs in a separate process, because a deep
-# or large drawing can crash the process.
+# Python program that renders a drawing. It runs in a separate process, because a deeply
+# nested or large drawing can crash the process.
 RENDER_PROGRAM = f"""
 import sys
 try:

@@ -460,7 +460,7 @@ def composed(encoders: "CachedEncoders", request: Request) -> Evaluation:
 
 
 @define_protocol(
-    help="rank correlation with rated similarity of words",
+    help="rank correlation of word similarities with human ratings",
     table="table 12",
     data="simlex999",
     data_help="simlex999, or the path of a file in its format",

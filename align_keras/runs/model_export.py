@@ -230,7 +230,7 @@ def _open(model: Any, format: str) -> Any:
     if align.vocabulary is None:
         raise InputError(
             f"model must have a vocabulary to embed captions. Received: {model} "
-            "without one. Add its vocab.txt to the folder."
+            "without a vocabulary. Add its vocab.txt to the folder."
         )
     check_finite_weights(align)
     return align

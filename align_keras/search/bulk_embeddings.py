@@ -286,8 +286,8 @@ def _locked_folder(folder: pathlib.Path) -> Iterator[None]:
     if lock is None:
         raise InputError(
             f"`to` must be written by one process at a time. Received: {folder}, which "
-            "another process is writing. Wait until it has finished, or choose another "
-            "folder."
+            "another process is writing. Wait until that process has finished, or "
+            "choose another folder."
         )
     with lock:
         # A killed process leaves temporary files.

@@ -647,7 +647,7 @@ class Index:
         return embedding
 
     def _condition(self, where: str | None) -> tuple[str, list[Any]]:
-        """Returns SQL and parameters of a condition, or "" and [] without one."""
+        """Returns SQL and parameters of a condition, or "" and [] for None."""
         return self.store.condition(where)
 
 

@@ -67,11 +67,11 @@ class ImageStore(TableRows):
         return sql, condition.parameters
 
     def roots(self) -> dict[bytes, int]:
-        """Returns path → id of the folders and tables that were indexed."""
+        """Returns a dict from the path of each indexed folder or table to its id."""
         return dict(self._fetch_rows("SELECT file, id FROM roots ORDER BY id"))
 
     def sources(self) -> dict[bytes, int]:
-        """Returns path → id of the folders and tables that can be scanned again."""
+        """Returns a dict from path to id, for the sources that can be scanned again."""
         return {file: id for file, id in self.roots().items() if file != ITEMS_ROOT}
 
     @property
@@ -80,12 +80,12 @@ class ImageStore(TableRows):
         return ITEMS_ROOT in self.roots()
 
     def stored_files(self) -> dict[bytes, tuple[int, int, int, int]]:
-        """Returns path → (id, root, size, mtime_ns) of all images."""
+        """Returns a dict from the path of each image to (id, root, size, mtime_ns)."""
         sql = "SELECT file, id, root, size, mtime_ns FROM images"
         return {file: tuple(fields) for file, *fields in self._fetch_rows(sql)}
 
     def unreadable(self) -> dict[bytes, tuple[int, int, int, str]]:
-        """Returns path → (root, size, mtime_ns, reason) of the unreadable files."""
+        """Returns a dict from unreadable files to (root, size, mtime_ns, reason)."""
         sql = "SELECT file, root, size, mtime_ns, reason FROM unreadable"
         return {file: tuple(fields) for file, *fields in self._fetch_rows(sql)}
 

@@ -235,7 +235,7 @@ class _Update:
         return deleted, unreachable
 
     def _add_sources(self, sources: Sequence[str | os.PathLike]) -> dict[bytes, int]:
-        """Adds new sources to the index, and returns path → id of all to scan."""
+        """Adds new sources to the index. Returns a dict from source path to id."""
         if not sources:
             roots = self.store.sources()
             if not roots:

@@ -175,7 +175,7 @@ def _run_request(folder: pathlib.Path) -> dict[str, Any]:
 def _difference(embeddings: np.ndarray, expected: np.ndarray) -> float:
     if expected.shape != embeddings.shape:
         raise ValueError(
-            f"the export must return embeddings of shape {expected.shape}. Received: "
+            f"The export must return embeddings of shape {expected.shape}. Received: "
             f"shape {embeddings.shape}"
         )
     return float(np.abs(embeddings - expected).max())

@@ -640,7 +640,7 @@ class Store(ImageStore):
             raise self._damaged_row(rows[position], f"its norm is {norm:.6g}")
 
     def check_rows(self, rows: Sequence[int]) -> None:
-        """Raises InputError if the checksum of a row differs from the stored one."""
+        """Raises InputError if a row differs from its stored checksum."""
         if not self._has_checksums:
             return
         vectors = self.vectors()
@@ -808,7 +808,7 @@ class Store(ImageStore):
         return np.sort(np.concatenate(parts))
 
     def _images_of_rows(self, rows: np.ndarray) -> dict[int, dict[str, Any]]:
-        """Returns row → columns of its image. Rows without an image are left out."""
+        """Returns a dict from row to image columns, without rows that have no image."""
         images = []
         for start in range(0, len(rows), _IN_BLOCK):
             block = rows[start : start + _IN_BLOCK].tolist()

@@ -136,7 +136,7 @@ class TableRows(abc.ABC):
 
     @abc.abstractmethod
     def roots(self) -> dict[bytes, int]:
-        """Returns path → id of the folders and tables that were indexed."""
+        """Returns a dict from the path of each indexed folder or table to its id."""
 
     @abc.abstractmethod
     def remove_images(self, ids: Iterable[int]) -> None:
@@ -150,7 +150,7 @@ class TableRows(abc.ABC):
         return {name: column.kind for name, column in self.named_columns().items()}
 
     def named_columns(self) -> dict[str, Column]:
-        """Returns name → SQL of all columns that a condition can use."""
+        """Returns a dict from the name of each column in conditions to its SQL."""
         named = {}
         for name, kind in INDEX_COLUMNS.items():
             sql = f'images."{name}"'
@@ -227,7 +227,7 @@ class TableRows(abc.ABC):
             )
 
     def renamed_columns(self) -> dict[str, str]:
-        """Returns name → name in conditions of the columns that were renamed.
+        """Returns a dict from renamed columns to their names in conditions.
 
         Such a name is a reserved word or collides with the name of another column.
         """
@@ -270,7 +270,7 @@ class TableRows(abc.ABC):
     # === Reading ===
 
     def rows_of(self, ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
-        """Returns image → values of its rows by name in conditions."""
+        """Returns a dict from image id to the rows of the image, as dicts of values."""
         # Between two statements, another process may assign the number of a column to
         # another name.
         with self._consistent_read():

@@ -284,8 +284,8 @@ def test_options_may_come_before_or_after_the_format(monkeypatch, words):
 
 def test_the_model_and_the_folder_are_required(capsys):
     for words, message in (
-        (["onnx", "--to", "d"], "--model must be given"),
-        (["--model", "m"], "--to must be given"),
+        (["onnx", "--to", "d"], "--model must be set"),
+        (["--model", "m"], "--to must be set"),
     ):
         assert main(["export", *words]) == 1
         assert message in capsys.readouterr().err

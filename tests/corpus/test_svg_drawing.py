@@ -39,7 +39,7 @@ def svg(body="", attributes='width="300" height="200"'):
         ('width="0" height="-5" viewBox="0 0 0 x"', (300, 150)),
     ],
 )
-def test_sizes_are_those_of_browsers(attributes, size):
+def test_sizes_match_the_sizes_in_browsers(attributes, size):
     content = svg(attributes=attributes)
     assert read_svg(content).size == size
     assert read_svg(gzip.compress(content)).size == size

@@ -148,7 +148,7 @@ def _languages(languages: Any) -> tuple[str, ...]:
     if not valid:
         raise InputError(
             "languages must be a list of codes such as ('en', 'de'). Received: "
-            f"languages={languages!r}. Leave it empty to keep all languages."
+            f"languages={languages!r}. Leave languages empty to keep all languages."
         )
     return tuple(sorted({primary_language(language) for language in languages}))
 

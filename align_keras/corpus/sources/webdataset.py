@@ -142,7 +142,7 @@ def _tar_members(file: Any, offset: int) -> Iterator[tuple[tarfile.TarInfo, int]
     try:
         tar: Any = tarfile.TarFile(fileobj=file, tarinfo=_Member)
         while (member := tar.next()) is not None and tar.offset > member.offset:
-            tar.members.clear()  # Otherwise `tar` would keep all members in memory.
+            tar.members.clear()  # Otherwise `tar` would store all members in memory.
             yield member, tar.offset
     except OSError:
         raise

@@ -64,7 +64,7 @@ THRESHOLDS = Thresholds(
 )
 
 
-def test_counts_equal_those_of_python_counters(tmp_path):
+def test_counts_equal_python_counters(tmp_path):
     rows = random_rows(600)
     write(tmp_path / "a.parquet", rows)
     summary = run_count_tasks(tmp_path, [tmp_path / "a.parquet"], 5, THRESHOLDS)

@@ -84,7 +84,7 @@ def test_the_tasks_equal_those_of_the_benchmark():
         ("smallnorb_label_azimuth", 24_300, "test[:200]", "test[50%:]"),
     ],
 )
-def test_splits_equal_those_of_the_public_code(name, train_size, validation, test):
+def test_splits_match_the_public_code(name, train_size, validation, test):
     task = VTAB_TASKS[name]
     splits = [vtab_tfds_split(task, split, train_size) for split in VTAB_SPLITS]
     assert splits == [
