@@ -191,7 +191,7 @@ def _watch_present_roots(
 def _update(index: "Index", engine: str) -> None:
     """Updates the index, and prints a summary if any image changed."""
     changes = index.add((), engine)
-    if changes.added or changes.changed or changes.renamed or changes.gone:
+    if changes.added or changes.changed or changes.renamed or changes.removed:
         print(_summary(changes), flush=True)
 
 
@@ -211,7 +211,7 @@ def _summary(changes: "Changes") -> str:
     The first line counts the images by change. Each further line counts the files that
     were left out for one reason.
     """
-    names = ("added", "changed", "renamed", "gone", "unchanged")
+    names = ("added", "changed", "renamed", "removed", "unchanged")
     lines = [", ".join(f"{getattr(changes, name):,} {name}" for name in names)]
     for reason, count in sorted(changes.unreadable.items()):
         files = [

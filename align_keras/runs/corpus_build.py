@@ -554,8 +554,8 @@ class CopySearch:
             self.corpus,
             evaluation_sets,
             mode,
-            inside=inside_corpus,
-            gone=dropped_before,
+            inside_corpus=inside_corpus,
+            dropped_before=dropped_before,
             **options,
         )
 

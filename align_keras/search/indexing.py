@@ -81,7 +81,7 @@ class Changes:
         added: int, number of new images.
         changed: int, number of images whose file has new content.
         renamed: int, number of images whose file was renamed or moved.
-        gone: int, number of images that were removed from the index.
+        removed: int, number of images that were removed from the index.
         unchanged: int, number of images that did not change.
         unreadable: dict, reason → number of files that cannot be read.
         examples: dict, reason → name of the first such file.
@@ -93,7 +93,7 @@ class Changes:
     added: int = 0
     changed: int = 0
     renamed: int = 0
-    gone: int = 0
+    removed: int = 0
     unchanged: int = 0
     unreadable: dict[str, int] = dataclasses.field(default_factory=collections.Counter)
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -549,7 +549,7 @@ class _Update:
             return
         if file.id is not None:
             self.store.remove_images([file.id])
-            self.changes.gone += 1
+            self.changes.removed += 1
         if reason in _PERMANENT_REASONS:
             self.store.record_unreadable(
                 image_file.file,
@@ -566,7 +566,7 @@ class _Update:
             for file, (root, *_) in self.unreadable.items()
             if root in scanned_roots and file not in seen
         ]
-        self.changes.gone += len(self.deleted)
+        self.changes.removed += len(self.deleted)
         if self.deleted or deleted_unreadable or self.table_records:
             with self.store.transaction():
                 self.store.remove_images(self.deleted)

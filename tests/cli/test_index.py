@@ -56,12 +56,13 @@ def build(folder):
 def test_a_folder_is_indexed_and_searched(folder, capsys):
     build(folder)
     out, err = capsys.readouterr()
-    assert "4 added, 0 changed, 0 renamed, 0 gone, 0 unchanged" in out
+    assert "4 added, 0 changed, 0 renamed, 0 removed, 0 unchanged" in out
     assert f"1 left out: empty ({folder}/broken.png)" in out
     assert "4 images in" in err
     assert main(["index"]) == 0
     assert (
-        "0 added, 0 changed, 0 renamed, 0 gone, 4 unchanged" in capsys.readouterr().out
+        "0 added, 0 changed, 0 renamed, 0 removed, 4 unchanged"
+        in capsys.readouterr().out
     )
     assert main(["search", "red", "-k", "2", "--json"]) == 0
     (query,) = json.loads(capsys.readouterr().out)["queries"]

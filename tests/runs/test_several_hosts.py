@@ -131,7 +131,7 @@ def test_an_index_equals_a_local_one(cluster, photos, tmp_path):
         (photos / "red20.png").rename(photos / "moved.png")
         (photos / "blue21.png").unlink()
         output = command("index", photos, *options)
-        assert "0 added, 0 changed, 1 renamed, 1 gone" in output
+        assert "0 added, 0 changed, 1 renamed, 1 removed" in output
         (photos / "moved.png").rename(photos / "red20.png")
         (photos / "blue21.png").write_bytes(image_bytes("blue", (21, 24)))
     assert read_index(tmp_path / "a") == read_index(tmp_path / "b")

@@ -65,7 +65,7 @@ def test_an_update_embeds_only_new_content(build, photos, colors):
     (photos / "Italy" / "blue.jpg").unlink()
     shutil.copy(photos / "Italy" / "meadow.png", photos / "Italy" / "new.png")
     changes = build().changes
-    counts = (changes.added, changes.changed, changes.renamed, changes.gone)
+    counts = (changes.added, changes.changed, changes.renamed, changes.removed)
     assert counts == (1, 1, 1, 1)
     hits = {hit.path: hit.id for hit in index.query("green", k=9, duplicates=True)}
     assert sorted(map(os.path.basename, hits)) == ["meadow.png", "new.png", "red.png"]

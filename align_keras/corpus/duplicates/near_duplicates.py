@@ -68,8 +68,8 @@ def find_duplicates(
     references: Sequence[ImageSet] = (),
     mode: str = "hash",
     *,
-    inside: bool = True,
-    gone: Sequence[Dropped] = (),
+    inside_corpus: bool = True,
+    dropped_before: Sequence[Dropped] = (),
     **options: float,
 ) -> list[Dropped]:
     """Finds copies of images that a corpus should drop.
@@ -86,9 +86,10 @@ def find_duplicates(
         references: evaluation sets. `Dropped.near_to` is the near image with the lowest
             key in the first set by name.
         mode: "hash" (`HammingSearch`) or "embedding" (`EmbeddingSearch`).
-        inside: bool, whether to run the third step, which the paper does not have.
-        gone: `Dropped` images of an earlier search. They are returned unchanged and no
-            image is dropped because of them.
+        inside_corpus: bool, whether to run the third step, which the paper does not
+            have.
+        dropped_before: `Dropped` images of an earlier search. They are returned
+            unchanged, and no image is dropped as their copy.
         **options: options of the search class, such as `threshold`.
 
     Returns:
@@ -112,11 +113,13 @@ def find_duplicates(
     rows, original = _distinct(corpus)
     earlier_drops = {
         image.image_key: (image.reason, image.near_to, image.reference)
-        for image in gone
+        for image in dropped_before
     }
     drops = [earlier_drops.get(corpus.keys[row]) for row in rows.tolist()]
     _drop_evaluation(corpus, rows, original, prepared, references, search, drops)
-    _drop_inside(corpus, rows, original, prepared, search if inside else None, drops)
+    _drop_inside_corpus(
+        corpus, rows, original, prepared, search if inside_corpus else None, drops
+    )
     return sorted(
         Dropped(corpus.keys[row], *drop)
         for row, drop in zip(rows.tolist(), drops, strict=True)
@@ -224,7 +227,7 @@ def _near_images(
     return positions
 
 
-def _drop_inside(
+def _drop_inside_corpus(
     corpus: ImageSet,
     rows: np.ndarray,
     original: np.ndarray,

@@ -267,7 +267,7 @@ def test_near_duplicates_are_kept_without_the_third_step():
     copy = Dropped("d", NEAR_EVALUATION, "x", "coco")
     for seed in range(3):
         images = shuffled(corpus, seed)
-        assert find_duplicates(images, [coco], inside=False) == [equal, copy]
+        assert find_duplicates(images, [coco], inside_corpus=False) == [equal, copy]
 
 
 def test_previously_dropped_images_stay_dropped_and_drop_no_images():
@@ -278,9 +278,9 @@ def test_previously_dropped_images_stay_dropped_and_drop_no_images():
             ("c", 1, "r", hash_with_flipped_bits(2)),
         ]
     )
-    gone = Dropped("b", NEAR_EVALUATION, "x", "coco")
-    assert find_duplicates(corpus, gone=[gone]) == [
-        gone,
+    dropped = Dropped("b", NEAR_EVALUATION, "x", "coco")
+    assert find_duplicates(corpus, dropped_before=[dropped]) == [
+        dropped,
         Dropped("c", NEAR_DUPLICATE, "a", ""),
     ]
 
