@@ -11,7 +11,7 @@ import check_wording  # noqa: E402
 
 KINDS = sorted(check_wording.COUNTERS)
 RULES = {rule.name: rule for rule in check_wording.RULES}
-# Occurrences that a failing test prints. `tools/check_wording.py --list RULE` prints all.
+# Number of occurrences in the message of a failing test.
 MAX_OCCURRENCES = 20
 
 
