@@ -39,8 +39,8 @@ _INLINE |= {"i", "ins", "kbd", "mark", "q", "s", "samp", "small", "span", "stron
 _INLINE |= {"sub", "sup", "time", "tt", "u", "var", "wbr", "-text"}
 # Levels of links and `picture` elements around the `img` next to a `noscript`.
 _MAX_WRAPPERS = 4
-# Candidate of a `srcset`: an address, then a descriptor unless the address ends with a
-# comma.
+# Matches a candidate of a `srcset`: an address, and a descriptor unless the address
+# ends with a comma.
 _CANDIDATE = re.compile(r"([^\s,]\S*)(?:(?<!,)\s+([^,]*))?")
 # Characters. Only `data:` addresses need to be longer.
 _MAX_ADDRESS = 16_384

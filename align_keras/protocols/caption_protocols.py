@@ -133,10 +133,10 @@ class PairEncoder(typing.Protocol):
     """Model that embeds the images and the captions of pairs."""
 
     def encode_images(self, images: Sequence[Any]) -> "np.ndarray":
-        """Returns float32 (n, d), unit length."""
+        """Returns unit-length embeddings of images, float32 (n, d)."""
 
     def encode_texts(self, texts: Sequence[str]) -> "np.ndarray":
-        """Returns float32 (n, d), unit length."""
+        """Returns unit-length embeddings of texts, float32 (n, d)."""
 
 
 @dataclasses.dataclass(frozen=True)

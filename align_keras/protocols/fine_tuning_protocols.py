@@ -327,7 +327,7 @@ def vtab_tasks(name: str) -> list[str]:
 
 
 class VtabData:
-    """Data of the tasks of VTAB."""
+    """Images of the tasks of VTAB, for `TrialRunner`."""
 
     def __init__(self, request: Request) -> None:
         self.request = request

@@ -321,7 +321,7 @@ def _write_page(
     request: Request,
     evaluation: Evaluation,
 ) -> None:
-    """Writes the page of a result."""
+    """Writes the HTML page with the metrics and examples of a result."""
     from align_keras.reports.result_page import write_result_page
     from align_keras.utils.progress import say
 

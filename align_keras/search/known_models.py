@@ -73,7 +73,8 @@ def _runtime_of(reference: dict[str, Any]) -> str:
     runtime = reference.get("runtime", "auto")
     if not isinstance(runtime, str):
         raise InputError(
-            f"The runtime of a model must be a str. Received: {runtime!r:.80}"
+            "The runtime of a model must be a str. Received: "
+            f"runtime={runtime!r:.80}. Build the index again."
         )
     return runtime
 

@@ -176,7 +176,7 @@ def _difference(embeddings: np.ndarray, expected: np.ndarray) -> float:
     if expected.shape != embeddings.shape:
         raise ValueError(
             f"The export must return embeddings of shape {expected.shape}. Received: "
-            f"shape {embeddings.shape}"
+            f"shape {embeddings.shape}."
         )
     return float(np.abs(embeddings - expected).max())
 

@@ -146,7 +146,7 @@ class TableRows(abc.ABC):
 
     @property
     def columns(self) -> dict[str, str]:
-        """Name of each column in conditions → its kind, "number" or "text"."""
+        """Dict from the name of each column in conditions to "number" or "text"."""
         return {name: column.kind for name, column in self.named_columns().items()}
 
     def named_columns(self) -> dict[str, Column]:

@@ -184,9 +184,9 @@ def _drop_evaluation(
 def _equal_images(
     corpus: ImageSet, rows: np.ndarray, reference: ImageSet, order: list[int]
 ) -> np.ndarray:
-    """Finds the first reference in `order` that has the same pixels as each image.
+    """Finds the first reference in `order` with the key or pixels of each image.
 
-    The position is `len(order)` if there is none.
+    Returns positions in `order`, or `len(order)` for images without such a reference.
     """
     position_of: dict[tuple[str, str], int] = {}
     for position, row in enumerate(order):
@@ -211,9 +211,9 @@ def _near_images(
     order: list[int],
     search: _Search,
 ) -> np.ndarray:
-    """Finds the first reference in `order` that is near each image.
+    """Finds the first near reference in `order` for each image.
 
-    The position is `len(order)` if there is none.
+    Returns positions in `order`, or `len(order)` for images without such a reference.
     """
     positions = np.full(len(rows), len(order), np.int64)
     distinct = np.flatnonzero(original == np.arange(len(rows)))

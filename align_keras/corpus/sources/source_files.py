@@ -158,7 +158,9 @@ def count_os_error(counter: DropCounter, path: str, error: OSError) -> None:
     attempt would fail as well, and otherwise "vanished".
     """
     is_permanent = isinstance(error, PermissionError | IsADirectoryError)
-    is_permanent |= error.errno == errno.EINVAL  # A pipe or a device.
+    is_permanent |= (
+        error.errno == errno.EINVAL
+    )  # A pipe or a device cannot be read as a file.
     is_permanent &= not is_url(path)
     reason = "unreadable" if is_permanent else "vanished"
     reason = "oversized" if error.errno == errno.EFBIG else reason

@@ -133,7 +133,7 @@ class _Member(tarfile.TarInfo):
         return super()._proc_member(*arguments)  # type: ignore[misc]
 
     def _proc_gnusparse_10(self, *arguments: Any) -> Any:
-        raise ValueError("a sparse file, whose map can have any length")
+        raise ValueError("the member is a sparse file, whose map can have any length")
 
 
 def _tar_members(file: Any, offset: int) -> Iterator[tuple[tarfile.TarInfo, int]]:
