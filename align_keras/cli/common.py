@@ -111,9 +111,10 @@ def print_table(
     Args:
         title: str, printed above the table.
         columns: names of the columns.
-        rows: one sequence of cells per row. None draws a horizontal line.
-        text_columns: columns of text, which are aligned to the left. The other columns
-            hold numbers, which are aligned to the right. None means the first column.
+        rows: one sequence of cells per row, or None for a horizontal line.
+        text_columns: columns of text, which are aligned to the left. All other columns
+            contain numbers, which are aligned to the right. Defaults to the first
+            column.
     """
     from rich.console import Console
     from rich.table import Table

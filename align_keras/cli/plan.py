@@ -34,7 +34,7 @@ class _Table:
     Attributes:
         title: str, printed above the table.
         columns: names of the columns.
-        rows: cells of each row. None draws a horizontal line.
+        rows: cells of each row, or None for a horizontal line.
         notes: lines that are printed below the table.
     """
 
@@ -117,8 +117,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=TEXT_UTILIZATION,
         metavar="U",
-        help="fraction that the text encoder and the loss reach (default: "
-        f"{TEXT_UTILIZATION}, as BERT-large on TPU v3 in arXiv 1904.00962)",
+        help="fraction of the peak speed that the text encoder and the loss reach "
+        f"(default: {TEXT_UTILIZATION}, as BERT-large on TPU v3 in arXiv 1904.00962)",
     )
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
 

@@ -274,7 +274,7 @@ def build_corpus(
         config: `CorpusConfig`, such as `load_corpus_config` returns.
         stage: last stage to run, one of `STAGE_NAMES`. The stages that it depends on
             run before it.
-        workers: number of processes. None uses the number of cores.
+        workers: number of processes. Defaults to the number of cores.
         engine: cluster that runs the tasks, one of `align_keras.utils.tasks.ENGINES`.
             Its machines must have the sources and `out` at the same paths.
 

@@ -54,7 +54,7 @@ def train_experiment(
         checkpoint: `"latest"` or `"best"`, the checkpoint that `"eval"` measures.
         with_results: bool, True to write the export, the search index and the report
             after the training, as the mode `"index"` does.
-        command: str, command that the export and the report show. None shows the
+        command: str, command that the export and the report show. Defaults to the
             command that resumes the run.
 
     Returns:

@@ -226,9 +226,10 @@ class TowerFigures:
 
     Attributes:
         name: str, quantization, or `KERAS`.
-        megabytes: float, size of the file. None for Keras.
-        milliseconds: latency of one image with each of `THREADS`. None for Keras.
-        cosine: mean and smallest cosine to the embeddings of Keras. None for Keras.
+        megabytes: float, size of the file, or None for Keras.
+        milliseconds: latency of one image with each of `THREADS`, or None for Keras.
+        cosine: mean and smallest cosine similarity to the embeddings of Keras, or None
+            for Keras.
         recall: dict from names of metrics to shares.
     """
 

@@ -37,12 +37,12 @@ class Query:
             `"year >= 2020 and folder like '%Italy%'"`, or None.
         k: int >= 1, maximum number of hits.
         duplicates: bool. False merges near-duplicates into the best hit among them,
-            and True returns them as separate hits. None merges them unless the index
-            was made from embeddings.
+            and True returns them as separate hits. By default they are merged, unless
+            the index was made from embeddings.
         text_weight: float > 0, weight of each text relative to the image, which has
             weight 1.
         approximate: bool, True to use the approximate index, False to scan all
-            images. None chooses by the number of images.
+            images. By default, the number of images determines the choice.
 
     Example:
 

@@ -129,7 +129,7 @@ def make_app(
 
 
 # Inode and modification time of `index.json`, which change when the index is built
-# again. None for a database.
+# again, or None for a database.
 _Stamp = tuple[int, int] | None
 
 

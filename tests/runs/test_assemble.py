@@ -25,7 +25,7 @@ def optimization(override=""):
     return load_config(params_override=override).trainer.optimizer_config
 
 
-def test_the_default_schedule_is_the_papers():
+def test_the_default_schedule_matches_the_paper():
     schedule = build_schedule(optimization(), 1_200_000)
     assert float(schedule(0)) == 0.0
     assert float(schedule(10_000)) == pytest.approx(1e-3)

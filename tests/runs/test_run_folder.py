@@ -204,7 +204,7 @@ def test_inputs_may_change_before_the_first_checkpoint(tmp_path):
     assert json.loads((tmp_path / "inputs.json").read_text())["train_pairs"] == "b"
 
 
-def test_a_run_without_a_record_of_its_inputs_gets_one(tmp_path):
+def test_a_run_without_a_record_of_its_inputs_gets_a_record(tmp_path):
     write_run(tmp_path)
     (tmp_path / "inputs.json").unlink()
     check_inputs(tmp_path, INPUTS, read_only=True)

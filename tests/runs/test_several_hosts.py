@@ -99,7 +99,7 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "npy"])
-def test_bulk_embeddings_equal_local_ones(cluster, photos, tmp_path, file_format):
+def test_bulk_embeddings_equal_local_embeddings(cluster, photos, tmp_path, file_format):
     options = ["--model", GOLDEN, "--format", file_format, "--rows-per-file", 5]
     run_locally("embed", photos, "--to", tmp_path / "a", *options)
     output = run_on_cluster(cluster, "embed", photos, "--to", tmp_path / "b", *options)
@@ -113,7 +113,7 @@ def test_bulk_embeddings_equal_local_ones(cluster, photos, tmp_path, file_format
         ).read_bytes(), name
 
 
-def test_an_index_equals_a_local_one(cluster, photos, tmp_path):
+def test_an_index_equals_a_local_index(cluster, photos, tmp_path):
     from align_keras.search import Index
 
     def read_index(folder):
@@ -138,7 +138,7 @@ def test_an_index_equals_a_local_one(cluster, photos, tmp_path):
     assert not (tmp_path / "b" / ".tasks").exists()
 
 
-def test_an_evaluation_equals_a_local_one(cluster, tmp_path, small_model):
+def test_an_evaluation_equals_a_local_evaluation(cluster, tmp_path, small_model):
     pairs = write_pairs(tmp_path / "pairs")
     command = ["evaluate", "retrieval", "--model", small_model, "--data", pairs]
     command.append("--json")
@@ -153,7 +153,7 @@ def test_an_evaluation_equals_a_local_one(cluster, tmp_path, small_model):
         assert (remote / name).read_bytes() == (local / name).read_bytes()
 
 
-def test_trials_equal_local_ones(cluster, tmp_path, drawings, small_model):
+def test_trials_equal_local_trials(cluster, tmp_path, drawings, small_model):
     command = ["evaluate", "fine_grained", "--model", small_model, "--data", drawings]
     command += ["--params_override", drawn.HEAD, "--json", "--results"]
     expected = json.loads(run_locally(*command, tmp_path / "a"))["metrics"]

@@ -174,7 +174,7 @@ def stamps_by_category(builder: Any, split: str | None = None) -> LabeledImages:
     Args:
         builder: prepared builder of the corpus stamps.
         split: `"train"` or `"test"` for one half of the images, chosen by a hash of
-            their pixels. None for all images.
+            their pixels, or None for all images.
 
     Returns:
         `LabeledImages`.

@@ -221,7 +221,7 @@ def test_the_most_frequent_keys_are_selected(counts, limit):
 
 
 @hypothesis.given(st.sets(keys), st.lists(keys))
-def test_membership_equals_that_of_a_set(members, values):
+def test_membership_equals_the_membership_in_a_set(members, values):
     is_match = is_member(
         np.array(sorted(members), np.uint64), np.array(values, np.uint64)
     )

@@ -248,7 +248,7 @@ def test_a_file_with_other_columns_raises(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_published_ratings_are_read_like_by_the_csv_module(split):
+def test_published_ratings_match_the_csv_module(split):
     ratings = read_cxc(EXCERPT, split)
     for task in ("sts", "sis", "sits"):
         with gzip.open(EXCERPT / f"{task}_{split}.csv.gz", "rt") as file:

@@ -47,7 +47,7 @@ CLASSES = {
 }
 
 
-def test_the_tasks_equal_those_of_the_benchmark():
+def test_the_tasks_match_the_benchmark():
     classes = {group: {} for group in CLASSES}
     for task in VTAB_TASKS.values():
         classes[task.group][task.name] = task.classes
