@@ -293,7 +293,7 @@ def folder_images(path: pathlib.Path) -> list[pathlib.Path]:
     images, _ = _find_images_and_texts(path)
     if not images:
         raise InputError(
-            f"{path} must hold images ({', '.join(IMAGE_SUFFIXES)}). Received: a "
+            f"{path} must contain images ({', '.join(IMAGE_SUFFIXES)}). Received: a "
             "folder without images. Use another folder."
         )
     return sorted(images)
@@ -328,7 +328,7 @@ def _read_folder(
     images, texts = _find_images_and_texts(path)
     if not images:
         raise InputError(
-            f"The folder `pairs` must hold images ({', '.join(IMAGE_SUFFIXES)}). "
+            f"The folder `pairs` must contain images ({', '.join(IMAGE_SUFFIXES)}). "
             f"Received: {path} without images. Put NAME.jpg next to NAME.txt."
         )
     records = [

@@ -105,7 +105,7 @@ class Request:
             column_names = ", ".join(sorted(columns)) or "none"
             raise InputError(
                 f"slice_by must be one of {column_names}, the columns of this data. "
-                f"Received: slice_by={self.slice_by!r}."
+                f"Received: slice_by={self.slice_by!r}. Use one of these columns."
             )
 
 

@@ -191,7 +191,7 @@ def open_devices(
     cluster = is_cluster(request.engine)
     if cluster and request.workers > 1:
         raise InputError(
-            f"workers must be left out with engine {request.engine}, which has "
+            f"workers must be left out with engine {request.engine}, which has its "
             f"workers. Received: workers={request.workers}. Leave it out."
         )
     if strategy != "default" and (cluster or request.workers > 1):

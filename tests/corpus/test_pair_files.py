@@ -262,7 +262,7 @@ def test_a_text_file_with_a_wrong_encoding_is_dropped(tmp_path):
 
 
 def test_a_folder_needs_images_and_takes_no_columns(tmp_path):
-    assert "must hold images" in message_of(tmp_path)
+    assert "must contain images" in message_of(tmp_path)
     assert "Leave them out" in message_of(tmp_path, image_column="image")
 
 

@@ -137,8 +137,8 @@ def _run_starts(keys: np.ndarray) -> np.ndarray:
 def count_in_memory(batches: list[PairColumns], thresholds: Thresholds) -> CorpusCounts:
     """Counts n-grams and shared captions in memory.
 
-    The result equals that of `count_texts`, `merge_counts` and `choose_frequent` for
-    tables on disk.
+    The result is the same as with `count_texts`, `merge_counts` and `choose_frequent`
+    for tables on disk.
     """
     features = [batch.features for batch in batches]
     # Lets `np.concatenate` accept an empty list of batches.

@@ -313,7 +313,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
         content = json.loads(text)
     except ValueError as error:
         raise InputError(
-            f"{path} must be a JSON file ({error}). Download it again."
+            f"{path} must be a JSON file. Received: {error}. Download the file again."
         ) from None
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise InputError(
