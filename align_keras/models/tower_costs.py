@@ -29,7 +29,7 @@ class TowerCost:
         learned_flops: int, operations of the forward pass in the layers that the
             backward pass traverses.
         recomputed_flops: int, operations that rematerialization repeats.
-        kept: int, number of values that are saved for the backward pass.
+        saved_values: int, number of values that are saved for the backward pass.
         peak: int, largest number of values in memory at the same time. They are saved
             values, recomputed values and gradients.
         copied: int or None, number of parameters whose 16-bit copies are in memory at
@@ -42,7 +42,7 @@ class TowerCost:
     flops: int
     learned_flops: int
     recomputed_flops: int
-    kept: int
+    saved_values: int
     peak: int
     copied: int | None = None
 
@@ -297,14 +297,14 @@ def _tower(
         flops=body.flops + projection.flops,
         learned_flops=projection.flops + (0 if locked else body.flops),
         recomputed_flops=recomputed_flops,
-        kept=0 if locked else saved_values,
+        saved_values=0 if locked else saved_values,
         peak=_IN_FLIGHT * body.largest if locked else peak,
         copied=copied,
     )
 
 
 def _strided(side: int, same_padding: bool) -> int:
-    """Returns the side after a stride of 2, rounded up for the padding SAME."""
+    """Returns the side after a stride of 2, rounded up for SAME padding."""
     return (side + same_padding) // 2
 
 
