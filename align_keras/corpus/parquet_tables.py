@@ -26,7 +26,7 @@ def arrow(otherwise: str = "") -> Any:
     Raises:
         InputError: if pyarrow is not installed.
     """
-    with needs("corpus", "Parquet is read and written by pyarrow", otherwise):
+    with needs("corpus", "Parquet files need pyarrow", otherwise):
         import pyarrow
         import pyarrow.parquet
     return pyarrow

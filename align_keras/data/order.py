@@ -167,7 +167,7 @@ def _check_input_pipelines(
             f"global_batch_size={batch_size}. Change one of them."
         )
     last = num_input_pipelines - 1
-    remedy = "count the hosts from 0"
+    remedy = "Number the hosts from 0."
     check_number("input_pipeline_id", input_pipeline_id, 0, last, True, remedy)
 
 

@@ -66,7 +66,7 @@ def quantize_flatbuffer(
 
 def _import() -> tuple[Any, Any]:
     """Returns the modules `quantizer` and `qtyping` of litert-quantizer."""
-    with needs("litert", "quantize needs litert-quantizer", ", or leave it at none"):
+    with needs("litert", "quantize needs litert-quantizer", ", or omit `quantize`"):
         from litert_quantizer import qtyping, quantizer
     return quantizer, qtyping
 
