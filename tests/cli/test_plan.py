@@ -352,7 +352,7 @@ def test_a_run_that_exceeds_the_memory_is_reported(capsys):
         ),
         (
             ("--device-kind=h100", "--protocol=imagenet"),
-            "recipe imagenet.yaml was not found in experiments/evaluation",
+            "Recipe imagenet.yaml was not found in experiments/evaluation",
         ),
         (
             ("--device-kind=h100", "--protocol=vtab", "--num-classes=1"),
