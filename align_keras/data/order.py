@@ -323,7 +323,8 @@ def _turns(
     def block_turns(number: tf.Tensor) -> tf.Tensor:
         """Returns the stream of each entry in a block, int64 (entries,).
 
-        The number of entries of the second stream is exactly proportional.
+        The fraction of entries of the second stream is that of the epoch, rounded to a
+        whole number of entries.
         """
         first = number % blocks * MIXED_ENTRIES_PER_BLOCK
         last = tf.minimum(first + MIXED_ENTRIES_PER_BLOCK, total)

@@ -83,8 +83,8 @@ class WordPieceTokenizer(tf.Module):
                 vocabulary, sequence_length, normalization
             )
             return
-        # The model is a constant. In the graph of a caller, it would be lost with the
-        # graph.
+        # The tokenizer creates a constant. `init_scope` creates it outside of the graph
+        # of a caller, because other graphs couldn't use it.
         with tf.init_scope():
             self._wordpiece = tf_text.FastWordpieceTokenizer(
                 [special.get(token, token) for token in vocabulary],

@@ -432,7 +432,7 @@ def hold(file: str | os.PathLike) -> Any:
 
 
 def _file_lock(file: str | os.PathLike) -> Any:
-    # Imported here, because the import doubles the time of a help page.
+    # The import is local, because it doubles the time to print a help page.
     import filelock
 
     return filelock.FileLock(file)

@@ -228,7 +228,7 @@ def _run_in_processes(
         raise ChildProcessError(
             f"A worker process was killed ({str(error).splitlines()[-2]}), probably "
             "because the memory was full. Run the command again, with --workers 1 to "
-            "use less memory. Finished tasks are not repeated"
+            "use less memory. Finished tasks are not repeated."
         ) from None
 
 
@@ -335,7 +335,7 @@ def _run_on_cluster(
                 f"Workers of {engine} ended {_ATTEMPTS} times in "
                 f"{_task_title(function, task)} ({outcome:.200}), probably because the "
                 "memory was full. Run the command again. Finished tasks are not "
-                "repeated"
+                "repeated."
             )
         if outcome is not None:
             raise outcome
@@ -442,7 +442,8 @@ def _dask_function() -> Callable[[_Call], Exception | None]:
     module = __name__
 
     def work(call: Any) -> Any:
-        import importlib  # Imported here, because Dask doesn't send module globals.
+        # The import is local, because Dask doesn't send module globals.
+        import importlib
 
         return importlib.import_module(module)._work(call)
 
