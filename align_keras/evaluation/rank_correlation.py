@@ -133,7 +133,7 @@ def simlex_metrics(cosines: np.ndarray, pairs: Sequence[Any]) -> Metrics:
 
 
 def word_cosines(encode_words: Callable, pairs: Sequence[Any]) -> np.ndarray:
-    """Computes the cosine similarity of the embeddings of two words.
+    """Computes the cosine similarity of the two words of each pair.
 
     Args:
         encode_words: function from a list of str to a real array (words, dimension).

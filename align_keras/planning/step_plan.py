@@ -19,7 +19,7 @@ so its micro-batches need only one forward pass.
 
 import dataclasses
 
-from align_keras.config.loss_tiles import AUTO_KEPT_LOGITS, AUTO_TILE_SIZE
+from align_keras.config.loss_tiles import AUTO_SAVED_LOGITS, AUTO_TILE_SIZE
 from align_keras.models.tower_costs import TowerCost
 from align_keras.utils.errors import InputError
 
@@ -101,11 +101,11 @@ class RunSizes:
         return round(1 / self.negatives_fraction)
 
     @property
-    def keeps_logits(self) -> bool:
+    def saves_logits(self) -> bool:
         """True if the forward pass stores the logits for the backward pass."""
         logits = self.rows * self.global_batch_size // self.parts**2
         return self.tile_size is None or (
-            self.tile_size == "auto" and logits <= AUTO_KEPT_LOGITS
+            self.tile_size == "auto" and logits <= AUTO_SAVED_LOGITS
         )
 
 
@@ -243,7 +243,7 @@ def flops(sizes: RunSizes) -> dict[str, int]:
     if sizes.loss == "contrastive" and sizes.tile_size is None and sizes.devices > 1:
         # This loss computes the product again for the other direction.
         product *= 2
-    return {**parts, "loss": product * (3 if sizes.keeps_logits else 4)}
+    return {**parts, "loss": product * (3 if sizes.saves_logits else 4)}
 
 
 def embeds_twice(sizes: RunSizes) -> bool:
@@ -307,7 +307,7 @@ def logits(sizes: RunSizes) -> int:
     if sizes.tile_size is None:
         return _UNTILED_LOGIT_COPIES[sizes.loss] * sizes.parts * rows * columns
     tile = AUTO_TILE_SIZE if sizes.tile_size == "auto" else int(sizes.tile_size)
-    stored_logits = sizes.parts * rows * columns if sizes.keeps_logits else 0
+    stored_logits = sizes.parts * rows * columns if sizes.saves_logits else 0
     return stored_logits + _TILE_COPIES * min(tile, rows) * min(tile, columns)
 
 

@@ -96,7 +96,7 @@ def test_memory_matches_a_manual_calculation():
     assert half["image activations"] == 2 * 16 * 500
     assert half["weights"] == 6 * 3001
     # A rematerialized tower has 16-bit copies of the weights of one block at a time.
-    rematerialized = dataclasses.replace(IMAGE, copied=300)
+    rematerialized = dataclasses.replace(IMAGE, copied_parameters=300)
     half = plan(image=rematerialized, half_precision=True).memory
     assert half["weights"] == 4 * 3001 + 2 * (300 + 2000 + 1)
     assert plan(image=rematerialized).memory["weights"] == 4 * 3001
