@@ -17,16 +17,12 @@ TEXTS = ("caption", "rule", "language", "page_url", "source")
 ROWS_PER_BATCH = 32_768
 
 
-def arrow(alternative: str = "") -> Any:
-    """Imports pyarrow and returns the module.
-
-    Args:
-        alternative: str, alternative to the installation for the error message.
+    with needs("corpus", "Parquet files need pyarrow", alternative):
 
     Raises:
         InputError: if pyarrow is not installed.
     """
-    with needs("corpus", "Parquet is read and written by pyarrow", alternative):
+    with needs("corpus", "Parquet files need pyarrow", alternative):
         import pyarrow
         import pyarrow.parquet
     return pyarrow
@@ -124,9 +120,7 @@ def arrow_errors_as_os_errors() -> Iterator[None]:
         yield
     except (OSError, InputError):
         raise
-    except (
-        Exception
-    ) as error:  # Damaged names and texts raise errors of Python instead of pyarrow.
+    with needs("corpus", "Parquet files need pyarrow", alternative):
         raise OSError(" ".join(str(error).split())) from error
 
 
