@@ -101,7 +101,9 @@ def test_a_slice_depends_only_on_the_items_of_its_group_and_the_seed():
 def test_slices_do_not_depend_on_the_block_size(monkeypatch):
     statistics = mean_statistics({"m": np.random.default_rng(0).random(30)})
     expected = dict(sliced_metrics(statistics, ["a"] * 30))
-    monkeypatch.setattr(slices, "DRAWN_ITEMS_PER_BLOCK", 70)  # Two draws at a time.
+    monkeypatch.setattr(
+        slices, "DRAWN_ITEMS_PER_BLOCK", 70
+    )  # A block contains two draws.
     assert dict(sliced_metrics(statistics, ["a"] * 30)) == expected
 
 

@@ -14,8 +14,8 @@ PRIVATE_WORD = re.compile(r"(?<!\w)_(?!_)\w+")
 ATTRIBUTE_IN_TEXT = re.compile(r"\.(_(?!_)\w+)")
 # Functions with the name of an attribute as a string argument.
 NAMING_FUNCTIONS = {"setattr", "getattr", "delattr", "hasattr", "setitem", "object"}
-# Private names that the package and another library have. Value: the reason why tests
-# use the name of the other library.
+# Private names that exist both in the package and in another library. The values
+# describe the name in the other library, which the tests use.
 ALLOWED_NAMES = {
     "_replace": "public method of named tuples",
     "_fields": "public attribute of named tuples",

@@ -39,7 +39,7 @@ def make_batches(start_step):
 
 
 def variables_of(model):
-    """Returns the variables that a run changes, those of the optimizer included."""
+    """Returns the variables of the model and of the optimizer that a run changes."""
     variables = model.variables + model.optimizer.variables
     for metric in model.loss_metrics:
         variables = variables + metric.variables

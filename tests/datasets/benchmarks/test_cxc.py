@@ -264,7 +264,7 @@ def test_published_ratings_are_read_like_by_the_csv_module(split):
 
 
 def test_positives_and_rated_rows_of_the_excerpt():
-    """The data have all rated images, with the rated captions in any assignment."""
+    """The data contain all rated images. Captions are assigned to arbitrary images."""
     ratings = read_cxc(EXCERPT)
     images = sorted(ratings.image_ids())
     captions = sorted(ratings.caption_ids(), key=int)
