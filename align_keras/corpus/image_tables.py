@@ -92,7 +92,7 @@ def group_piece(task: dict) -> dict:
             `piece` (number) and `table` (path of the result).
 
     Returns:
-        dict with `pictures` (number of images) and `pairs`.
+        dict with `images` and `pairs`, their numbers.
     """
     rows_of_images: dict[str, list] = {}
     for name in task["names"]:
@@ -106,8 +106,7 @@ def group_piece(task: dict) -> dict:
             captions = _unique_captions(rows)
             append([{"image_key": key, **image, "captions": captions}])
             pair_count += len(captions)
-    # The keys are part of the stored results of tasks.
-    return {"pictures": len(rows_of_images), "pairs": pair_count}
+    return {"images": len(rows_of_images), "pairs": pair_count}
 
 
 def _unique_captions(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

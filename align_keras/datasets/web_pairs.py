@@ -146,7 +146,7 @@ def write_web_pairs(
             )
         )
     splits = {name: split.num_examples for name, split in builder.info.splits.items()}
-    counts = {"pictures": sum(splits.values()), "splits": splits}
+    counts = {"images": sum(splits.values()), "splits": splits}
     with atomic_write(folder / SHARDS / INDEX) as file:
         json.dump({**counts, "shards": _shards(builder)}, file, indent=1)
     return counts
@@ -163,7 +163,7 @@ def _shards(builder: Any) -> list[dict[str, Any]]:
                 {
                     "file": os.path.basename(path),
                     "split": split,
-                    "pictures": count,
+                    "images": count,
                     "bytes": os.path.getsize(path),
                     "sha256": digest,
                 }

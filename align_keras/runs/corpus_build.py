@@ -66,7 +66,7 @@ from align_keras.utils.files import atomic_write, locked, refuse_url
 from align_keras.utils.progress import say
 from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
-STAGE_NAMES = ("extract", "filter", "pictures", "dedup", "vocab", "shard", "report")
+STAGE_NAMES = ("extract", "filter", "images", "dedup", "vocab", "shard", "report")
 CORPUS_VOCABULARY = "vocabulary.txt"
 # Part of the digest of every stage. Increase it when the code computes other results.
 _VERSION = 5
@@ -78,6 +78,8 @@ _CAPTIONS_PER_LANGUAGE = 20_000
 _LANGUAGES = 200
 # File with the results of a stage. It exists when the stage is done.
 _DONE = "done.json"
+# Earlier versions used this name for the stage "images" and for the fact "images".
+_FORMER_IMAGES = "pictures"
 
 
 class StageFolder:
@@ -88,12 +90,22 @@ class StageFolder:
         name: str, name of the stage.
         inputs: JSON values that the tables of the stage depend on. Their digest is
             part of the folder's name.
+        former_name: str, former name of the stage, or None. A folder that an earlier
+            version created with this name and the same inputs is used again.
     """
 
-    def __init__(self, out: str | pathlib.Path, name: str, inputs: Any) -> None:
-        text = json.dumps([name, inputs], sort_keys=True)
-        digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-        self.path = pathlib.Path(out, "stages", f"{name}-{digest}")
+    def __init__(
+        self,
+        out: str | pathlib.Path,
+        name: str,
+        inputs: Any,
+        former_name: str | None = None,
+    ) -> None:
+        self.path = _stage_path(out, name, inputs)
+        if former_name is not None:
+            former_path = _stage_path(out, former_name, inputs)
+            if former_path.exists():
+                self.path = former_path
         self.path.mkdir(parents=True, exist_ok=True)
         self.tasks = self.path / "tasks"
 
@@ -105,9 +117,10 @@ class StageFolder:
     def facts(self) -> dict | None:
         """Returns the facts of a stage that is done, else None."""
         try:
-            return json.loads((self.path / _DONE).read_text(encoding="utf-8"))
+            facts = json.loads((self.path / _DONE).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        return _with_image_count(facts)
 
     def finish(self, facts: dict, scratch: Sequence[str] = ()) -> None:
         """Marks the stage as done and removes folders that no later stage needs.
@@ -123,6 +136,21 @@ class StageFolder:
         # Tasks that were killed leave temporary files.
         for leftover in self.path.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
+
+
+def _stage_path(out: str | pathlib.Path, name: str, inputs: Any) -> pathlib.Path:
+    text = json.dumps([name, inputs], sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return pathlib.Path(out, "stages", f"{name}-{digest}")
+
+
+def _with_image_count(counts: dict) -> dict:
+    """Returns counts of an earlier version with the present name of `images`."""
+    if _FORMER_IMAGES not in counts:
+        return counts
+    counts = dict(counts)
+    counts["images"] = counts.pop(_FORMER_IMAGES)
+    return counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +213,7 @@ class KeptPairs:
     """Images and captions after the removal of copies.
 
     Attributes:
-        images: `Tables` of the stage `pictures`.
+        images: `Tables` of the stage `images`.
         copies: `Tables` of the stage `dedup`.
     """
 
@@ -210,7 +238,7 @@ class KeptPairs:
 
     def check_not_empty(self) -> None:
         """Raises InputError with the counts of all reasons if no image remains."""
-        image_count = self.images.facts["pictures"]
+        image_count = self.images.facts["images"]
         reasons = collections.Counter(self.images.facts["faults"])
         reasons.update(reason for _, reason, *_ in self.copies.facts["dropped"])
         if image_count > reasons.total():
@@ -291,13 +319,13 @@ def build_corpus(
         tables["filter"] = apply_filters(build, tables["extract"])
         if stage == "filter":
             return corpus
-        tables["pictures"] = gather_images(build, tables["filter"])
-        if stage == "pictures":
+        tables["images"] = gather_images(build, tables["filter"])
+        if stage == "images":
             return corpus
-        tables["dedup"] = find_copies(build, tables["pictures"])
+        tables["dedup"] = find_copies(build, tables["images"])
         if stage == "dedup":
             return corpus
-        pairs = KeptPairs(tables["pictures"], tables["dedup"])
+        pairs = KeptPairs(tables["images"], tables["dedup"])
         pairs.check_not_empty()
         if stage in ("vocab", "report"):
             tables["vocab"] = learn_corpus_vocabulary(build, pairs)
@@ -339,7 +367,13 @@ class _Build:
     workers: int | None
     engine: str
 
-    def stage(self, name: str, inputs: Sequence, compute: Callable) -> Tables:
+    def stage(
+        self,
+        name: str,
+        inputs: Sequence,
+        compute: Callable,
+        former_name: str | None = None,
+    ) -> Tables:
         """Computes a stage unless it is done.
 
         Args:
@@ -347,8 +381,9 @@ class _Build:
             inputs: JSON values that the result depends on.
             compute: function from the `StageFolder` to the facts of the stage and the
                 names of the folders that can be removed.
+            former_name: str, former name of the stage, or None.
         """
-        folder = StageFolder(self.out, name, [_VERSION, *inputs])
+        folder = StageFolder(self.out, name, [_VERSION, *inputs], former_name)
         facts = folder.facts()
         if facts is None:
             facts, scratch = compute(folder)
@@ -454,7 +489,8 @@ def gather_images(build: _Build, pairs: Tables) -> Tables:
             {"folder": cut, "names": names, "piece": number, "table": group}
             for number, group in enumerate(groups)
         ]
-        grouped = build.run(group_piece, tasks, folder)
+        results = build.run(group_piece, tasks, folder)
+        grouped = [_with_image_count(counts) for counts in results]
         tasks = [
             {**form, "group": group, "table": _table_path(folder, "part", number)}
             for number, group in enumerate(groups)
@@ -466,12 +502,13 @@ def gather_images(build: _Build, pairs: Tables) -> Tables:
             "tables": pieces,
             "remote": sum(counts["remote"] for counts in cut_counts),
             "pairs": sum(counts["pairs"] for counts in grouped),
-            "pictures": sum(counts["pictures"] for counts in grouped),
+            "images": sum(counts["images"] for counts in grouped),
             "faults": dict(faults),
         }
         return facts, ("cut",)
 
-    return build.stage("pictures", [pairs.folder.key, form], compute)
+    inputs = [pairs.folder.key, form]
+    return build.stage("images", inputs, compute, former_name=_FORMER_IMAGES)
 
 
 def find_copies(build: _Build, images: Tables) -> Tables:
@@ -489,7 +526,7 @@ def find_copies(build: _Build, images: Tables) -> Tables:
         inputs += [_SEARCH, model.image_fingerprint]
 
     def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
-        say(f"corpus dedup: {images.facts['pictures']:,} images")
+        say(f"corpus dedup: {images.facts['images']:,} images")
         corpus = _read_image_set(build, images, folder)
         evaluation_sets = [
             _read_image_set(build, tables, folder, spec)

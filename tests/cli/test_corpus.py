@@ -95,7 +95,7 @@ def test_index_json_matches_the_shards(built):
     folder = built[0] / "web_pairs/1.0.0"
     index = json.loads((folder / "index.json").read_text())
     info = tfds.builder_from_directory(folder).info
-    assert index["pictures"] == index["splits"]["train"] == 34
+    assert index["images"] == index["splits"]["train"] == 34
     assert info.splits["train"].num_examples == 34
     names = [shard["file"] for shard in index["shards"]]
     assert names == sorted(path.name for path in folder.glob("*.tfrecord*"))

@@ -101,7 +101,7 @@ def test_a_killed_command_repeats_no_finished_task(undisturbed, sources, tmp_pat
     moments = [
         "stages/extract-*/tasks/extract_part/*.json",
         "stages/filter-*/counts/spills/*",
-        "stages/pictures-*/group-*.parquet",
+        "stages/images-*/group-*.parquet",
         "stages/shard-*/web_pairs/*",
     ]
     times_of_results = {}
