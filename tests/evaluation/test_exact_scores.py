@@ -65,7 +65,7 @@ def test_counts_are_exact_near_the_thresholds(seed, dimension):
     )
 
 
-def test_pair_scores_of_a_small_example():
+def test_pair_scores_of_a_small_example_match_a_calculation():
     queries = np.array([[1.0, 2.0], [3.0, 4.0]])
     gallery = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     owners, rows = np.array([0, 1, 1]), np.array([2, 0, 1])

@@ -174,7 +174,7 @@ def test_invalid_arguments_are_refused():
         nearest_neighbors(eye, eye[:0], 1)
 
 
-def test_neighbor_ranks_of_a_small_example():
+def test_neighbor_ranks_of_a_small_example_match_a_calculation():
     ranks = neighbor_ranks([[3, 1, 3], [3, 1, 1], [2, 2, 2]], [3, 1, 0])
     assert ranks[:2].tolist() == [0, 1]
     assert ranks[2] > 10**9  # The rank is a miss at any k.

@@ -13,7 +13,7 @@ from align_keras.evaluation.slices import (
 from align_keras.utils.errors import InputError
 
 
-def test_item_outcomes_of_a_small_example():
+def test_item_outcomes_of_a_small_example_match_a_calculation():
     outcomes = item_outcomes("t2i/recall_at_", [0, 4, 5, -1], (1, 5))
     np.testing.assert_array_equal(outcomes["t2i/recall_at_1"], [1, 0, 0, np.nan])
     np.testing.assert_array_equal(outcomes["t2i/recall_at_5"], [1, 1, 0, np.nan])

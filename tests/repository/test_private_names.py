@@ -68,7 +68,7 @@ def names_in_text(text: str, names: set[str]) -> Iterator[str]:
             yield from (name for _, name in private_accesses(text, names))
             return
         except SyntaxError:
-            # The string is not Python code, or a template of it.
+            # The string is other text, or a template that is not valid Python code.
             pass
     yield from (name for name in ATTRIBUTE_IN_TEXT.findall(text) if name in names)
 

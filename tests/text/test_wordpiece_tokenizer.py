@@ -100,7 +100,7 @@ def test_random_captions_match_hugging_face(tmp_path, normalization):
     assert find_differences(captions, tokens["padding_mask"].numpy(), mask) == []
 
 
-def test_ids_of_a_small_example():
+def test_ids_of_a_small_example_match_the_vocabulary():
     tokens = WordPieceTokenizer(VOCABULARY, 6)(["Redder bikes, a", "", "zzz"])
     assert tokens["token_ids"].numpy().tolist() == [
         [2, 5, 7, 9, 10, 3],  # The word "bikes" is truncated.

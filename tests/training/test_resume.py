@@ -127,12 +127,12 @@ def assert_same_state(directory, expected_directory):
 def sigterm_is_caught():
     """Fails the test if SIGTERM isn't handled, instead of ending pytest."""
 
-    def uncaught(*_):
+    def fail_on_sigterm(*_):
         raise AssertionError("SIGTERM was not handled")
 
-    before = signal.signal(signal.SIGTERM, uncaught)
+    before = signal.signal(signal.SIGTERM, fail_on_sigterm)
     yield
-    assert signal.getsignal(signal.SIGTERM) is uncaught
+    assert signal.getsignal(signal.SIGTERM) is fail_on_sigterm
     signal.signal(signal.SIGTERM, before)
 
 

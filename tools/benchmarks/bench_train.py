@@ -30,7 +30,7 @@ from turns import Worker, serve, timed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 REFERENCE = "torch channels_last"
-# Each name has a library and a variant.
+# Each name is a library, followed by a variant of it.
 CONTENDERS = (
     "torch eager",
     REFERENCE,

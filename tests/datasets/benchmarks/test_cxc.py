@@ -263,7 +263,7 @@ def test_published_ratings_are_read_like_by_the_csv_module(split):
         assert pairs == expected
 
 
-def test_positives_and_rated_rows_of_the_excerpt():
+def test_positives_and_rated_rows_of_the_excerpt_have_the_expected_counts():
     """The data contain all rated images. Captions are assigned to arbitrary images."""
     ratings = read_cxc(EXCERPT)
     images = sorted(ratings.image_ids())
