@@ -17,7 +17,11 @@ TEXTS = ("caption", "rule", "language", "page_url", "source")
 ROWS_PER_BATCH = 32_768
 
 
-    with needs("corpus", "Parquet files need pyarrow", alternative):
+def arrow(alternative: str = "") -> Any:
+    """Imports pyarrow and returns the module.
+
+    Args:
+        alternative: str, alternative to the installation for the error message.
 
     Raises:
         InputError: if pyarrow is not installed.
@@ -120,7 +124,9 @@ def arrow_errors_as_os_errors() -> Iterator[None]:
         yield
     except (OSError, InputError):
         raise
-    with needs("corpus", "Parquet files need pyarrow", alternative):
+    except (
+        Exception
+    ) as error:  # Damaged names and texts raise errors of Python instead of pyarrow.
         raise OSError(" ".join(str(error).split())) from error
 
 
