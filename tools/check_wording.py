@@ -146,7 +146,7 @@ class WordingCounts:
         return rule.scale * len(self.occurrences[rule.name]) / total
 
     def add_prose(self, path: pathlib.Path, line: int, text: str) -> None:
-        """Counts a comment or a docstring. Code in it is left out."""
+        """Adds the words of a comment or docstring, without code, to the counts."""
         plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
         plain = re.sub(r"`+[^`]*`+", "X", plain)
         plain = "\n".join(
@@ -163,7 +163,7 @@ class WordingCounts:
             self._add_matches(name, pattern, path, line, plain)
 
     def add_comment(self, path: pathlib.Path, line: int, text: str) -> None:
-        """Counts a comment block."""
+        """Adds a comment block to the counts, and checks its first word."""
         self.totals["comments"] += 1
         if FRONTED_OPENER.match(text):
             self.occurrences["comment-openers"].append(
@@ -172,7 +172,7 @@ class WordingCounts:
         self.add_prose(path, line, text)
 
     def add_docstring(self, path: pathlib.Path, line: int, text: str) -> None:
-        """Counts a docstring."""
+        """Adds a docstring to the counts, and checks its first word."""
         self.totals["docstrings"] += 1
         if FRONTED_OPENER.match(text):
             first_line = text.splitlines()[0]
@@ -182,7 +182,7 @@ class WordingCounts:
         self.add_prose(path, line, text)
 
     def add_message(self, path: pathlib.Path, line: int, text: str) -> None:
-        """Counts a string of more than three words that a user may read."""
+        """Adds a string that users may read. Ignores strings of up to three words."""
         words = len(WORD.findall(text))
         if words <= 3:
             return
@@ -191,13 +191,13 @@ class WordingCounts:
             self._add_matches("messages", pattern, path, line, text)
 
     def add_binding(self, path: pathlib.Path, line: int, name: str) -> None:
-        """Counts a name that is bound to a value, a function or a class."""
+        """Adds a name that is bound to a value, a function or a class."""
         self.totals["bindings"] += 1
         if name.strip("_$").lower() in VAGUE_NAMES:
             self.occurrences["vague-names"].append(Occurrence(path, line, name))
 
     def add_name(self, path: pathlib.Path, line: int, name: str) -> None:
-        """Counts a name where it is bound or used."""
+        """Checks a name for words of `DIALECT_NAME` where it is bound or used."""
         if DIALECT_NAME.search(name) and name not in KERAS_HOOKS:
             self.occurrences["dialect-names"].append(Occurrence(path, line, name))
 

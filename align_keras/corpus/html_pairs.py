@@ -132,7 +132,7 @@ def extract_pairs(
     ...     print(pair.rule, pair.caption, pair.image_url, pair.language)
     alt A cat & a mat. https://example.org/cat.jpg en
     """
-    with needs("corpus", "web pages are read by selectolax"):
+    with needs("corpus", "Reading web pages needs selectolax"):
         from selectolax.lexbor import LexborHTMLParser
     text = decode_html(html) if isinstance(html, bytes) else html
     # The parser rejects unpaired surrogates.

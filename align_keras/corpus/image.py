@@ -139,7 +139,7 @@ def image_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
 @functools.cache
 def opencv() -> types.ModuleType:
     """Imports cv2 and limits it to one thread, since the workers use all cores."""
-    with needs("corpus", "images of a corpus are reduced by OpenCV"):
+    with needs("corpus", "Resizing the images of a corpus needs OpenCV"):
         import cv2
     cv2.setNumThreads(1)
     return cv2

@@ -26,7 +26,7 @@ def arrow(alternative: str = "") -> Any:
     Raises:
         InputError: if pyarrow is not installed.
     """
-    with needs("corpus", "Parquet is read and written by pyarrow", alternative):
+    with needs("corpus", "Parquet files need pyarrow", alternative):
         import pyarrow
         import pyarrow.parquet
     return pyarrow

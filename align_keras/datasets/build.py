@@ -78,7 +78,7 @@ def open_corpus(
     builder.info.splits["test"].num_examples  # 1402
     ```
     """
-    remedy = "0.1 allows one bad pair in ten"
+    remedy = "For example, 0.1 allows one bad pair in ten."
     check_number("max_bad_fraction", max_bad_fraction, 0, 1, remedy=remedy)
     options: dict[str, Any] = {
         "data_dir": data_dir,

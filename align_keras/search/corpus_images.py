@@ -198,6 +198,6 @@ def _array_records(shard: bytes, mtime_ns: int) -> Any:
     The argument `mtime_ns` is part of the cache key, so that a changed shard is opened
     again.
     """
-    with needs("corpus", "a corpus stored as array_record is read by array_record"):
+    with needs("corpus", "A corpus in array_record needs the package array_record"):
         from array_record.python import array_record_module
     return array_record_module.ArrayRecordReader(os.fsdecode(shard))

@@ -18,7 +18,7 @@ from align_keras.corpus.image import ImageError
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
 
-with needs("serve", "the page is served by Starlette and uvicorn"):
+with needs("serve", "The page needs the extra `serve` (Starlette and uvicorn)"):
     import h11
     import uvicorn
     from starlette.datastructures import Headers

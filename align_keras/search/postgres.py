@@ -367,7 +367,7 @@ class PostgresStore(ImageStore):
 
 
 def _connect(address: str) -> "Connection":
-    with needs("postgres", "an index in PostgreSQL is accessed with psycopg"):
+    with needs("postgres", "An index in PostgreSQL needs psycopg"):
         import psycopg
     public_address = without_secrets(address)
     full_address = with_secrets(address)

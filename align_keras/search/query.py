@@ -64,7 +64,7 @@ class Query:
         self.text, self.plus, self.minus = map(
             _as_tuple, (self.text, self.plus, self.minus)
         )
-        remedy = "set the number of hits"
+        remedy = "Pass the number of hits."
         check_number("`k`", self.k, 1, MAX_K, whole=True, remedy=remedy)
 
     @property

@@ -40,7 +40,7 @@ from align_keras.search.query import TEXT_WEIGHT, Hit, Query
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
 
-with needs("serve", "the page is served by Starlette and uvicorn"):
+with needs("serve", "The page needs the extra `serve` (Starlette and uvicorn)"):
     from starlette.datastructures import QueryParams
     from starlette.exceptions import HTTPException
     from starlette.requests import Request

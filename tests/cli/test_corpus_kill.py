@@ -165,7 +165,7 @@ def test_the_command_resumes_after_killed_workers(
                 os.kill(worker, signal.SIGKILL)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 1, err
-    check_error_line(err, expected="a worker process was killed")
+    check_error_line(err, expected="A worker process was killed")
     check_files_are_complete(out)
     check_resumption(undisturbed, sources, out)
 

@@ -386,7 +386,7 @@ def test_recorded_results_cover_the_tables_of_the_paper():
 
 
 def result_of(protocol, data, metrics, **options):
-    """Returns the result of `evaluate` for these metrics."""
+    """Returns a result of `evaluate` with these metrics."""
     splits = unusual_options(protocol, Request(data, **options))
     figures = {} if splits else figures_as_shares(protocol, data)
     facts = {"model": "m", "protocol": protocol, "data": data, **splits}

@@ -90,7 +90,12 @@ def test_each_format_has_a_model_card(mixed, tmp_path, monkeypatch, export_forma
     for encoder in (exported_models[0].image_encoder, exported_models[0].text_encoder):
         assert encoder.dtype_policy.name == "float32"
     card = (tmp_path / "export" / "README.md").read_text()
-    for words in (f"`{mixed.name}`", "| license | CC0 |", "Limits", "None recorded"):
+    for words in (
+        f"`{mixed.name}`",
+        "| license | CC0 |",
+        "Limits",
+        "No evaluation was recorded",
+    ):
         assert words in card
     assert "signatures.json" not in card
 
@@ -119,7 +124,7 @@ def test_the_model_card_lists_the_metrics_of_groups(mixed, tmp_path, monkeypatch
     assert "| t2i/recall_at_1 | 0.25 |\n| i2t/x | – |\n" in card
     assert "By `category`, with 95% bootstrap intervals:\n" in card
     assert "| t2i/recall_at_1[a\\|b] | 0.5 | 0.375–0.625 | 64 |\n" in card
-    assert "signatures.json" in card and "None recorded" not in card
+    assert "signatures.json" in card and "No evaluation was recorded" not in card
 
 
 @pytest.mark.parametrize(

@@ -176,7 +176,7 @@ def test_the_error_for_a_keras_file_names_the_remedy(folder, tmp_path, capsys):
     words = ["index", str(folder), "--to", str(tmp_path / "index")]
     assert main([*words, "--model", "model.keras"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "--model must be a folder. Received the file model.keras." in line
+    assert "--model must be a folder. Received: the file model.keras." in line
     assert 'from_preset("model.keras").save_to_preset("DIR")' in line
 
 

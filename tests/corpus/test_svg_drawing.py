@@ -95,7 +95,7 @@ def test_links_to_other_files_are_removed():
 
 
 @pytest.mark.parametrize("function", [normalize_image, image_size])
-def test_the_error_without_the_extra_names_the_extra(monkeypatch, function):
+def test_the_error_names_the_missing_extra(monkeypatch, function):
     monkeypatch.setattr(image_module, "has_renderer", lambda: False)
     with pytest.raises(ImageError, match="align-keras.svg") as error_info:
         function(svg())

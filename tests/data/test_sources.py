@@ -107,7 +107,7 @@ def test_batches_do_not_depend_on_the_start_step(faulty):
         assert_equal(uninterrupted[step:], resumed)
 
 
-def test_resuming_does_not_read_earlier_stretches(tmp_path, monkeypatch):
+def test_resuming_reads_no_earlier_stretch(tmp_path, monkeypatch):
     monkeypatch.setattr(record_index, "RECORDS_PER_STRETCH", 6)
     path = tmp_path / "all.tar"
     write_tar(path, samples(0, 24))

@@ -108,7 +108,7 @@ def test_a_changed_model_uses_another_cache(tmp_path):
         assert np.abs(after - before).max() > 1e-4
 
 
-def test_default_folder(monkeypatch, tmp_path):
+def test_the_default_folder_is_in_the_cache_folder_of_the_user(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache() == tmp_path / "align_keras" / "embeddings"
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -29,7 +29,7 @@ from align_keras.runs.export_litert import (
 )
 from align_keras.runs.model_export import export_model
 from align_keras.utils.errors import InputError
-from tests.helpers.image_files import readable, refused
+from tests.helpers.image_files import readable_files, refused_files
 from tests.helpers.small_run import COLORS, SHAPES, write_pairs
 
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
@@ -120,7 +120,7 @@ def test_the_python_example_reads_images_as_the_package_does(exported, tmp_path)
     read = runpy.run_path(str(exported / "example.py"))["read_pixels"]
     metadata = read_tower_metadata((exported / "image.tflite").read_bytes())
     preprocessing = metadata["preprocessing"]
-    for name, (content, pixels) in readable().items():
+    for name, (content, pixels) in readable_files().items():
         # Pillow decodes this file differently.
         if name == "GIF, smaller than its screen":
             continue
@@ -128,7 +128,7 @@ def test_the_python_example_reads_images_as_the_package_does(exported, tmp_path)
         actual = read(tmp_path / "file", preprocessing)[0]
         expected = preprocess_image(tf.constant(pixels), 32)
         assert np.abs(actual - expected).max() <= 1, name
-    for content in refused().values():
+    for content in refused_files().values():
         (tmp_path / "file").write_bytes(content)
         # Pillow can read compressed bitmaps.
         if not content.startswith(b"BM"):

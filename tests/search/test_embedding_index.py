@@ -292,7 +292,7 @@ def test_an_image_that_is_a_link_is_not_read(tmp_path, images):
         index.query(np.ones(3))
 
 
-def test_errors_of_damage_name_the_command_that_builds_the_index(tmp_path):
+def test_errors_about_damage_name_the_command_that_builds_the_index(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "params.yaml").write_text("")
@@ -314,7 +314,7 @@ def test_errors_of_damage_name_the_command_that_builds_the_index(tmp_path):
     assert command in str(caught.value)
 
 
-def test_errors_of_an_old_format_name_the_command_that_builds_the_index(tmp_path):
+def test_errors_about_an_old_format_name_the_command_that_builds_the_index(tmp_path):
     run = tmp_path / "my run"
     (run / "index").mkdir(parents=True)
     header = {"format": "align_keras_search_index", "version": 1, "rows": 2}

@@ -350,7 +350,7 @@ def test_a_full_disk_does_not_damage_the_index(build, photos, colors, monkeypatc
 
 
 def test_rows_without_a_transaction_are_overwritten(build, photos, colors, tmp_path):
-    """A kill between writing the vectors and the transaction leaves such rows."""
+    """A process that is killed before the transaction leaves vectors without rows."""
     index = build(photos)
     vectors = np.array(index.store.vectors())
     with open(tmp_path / "index" / index.store.vectors_file, "ab") as file:

@@ -87,7 +87,9 @@ def test_images_of_a_table_on_an_unmounted_disk_are_kept(
     assert stored(build()) == [str(photos / "green.png")]
 
 
-def test_a_link_to_an_unmounted_disk_stays(build, photos, tmp_path, colors):
+def test_a_link_to_an_unmounted_disk_stays_in_the_index(
+    build, photos, tmp_path, colors
+):
     disk = tmp_path / "disk"
     disk.mkdir()
     (disk / "lake.png").write_bytes(colors.image_bytes((0, 0, 200)))
@@ -101,7 +103,9 @@ def test_a_link_to_an_unmounted_disk_stays(build, photos, tmp_path, colors):
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
-def test_a_changed_file_that_cannot_be_read_stays(build, photos, monkeypatch, number):
+def test_a_changed_file_that_cannot_be_read_stays_in_the_index(
+    build, photos, monkeypatch, number
+):
     build(photos)
     path = os.fsencode(photos / "red.png")
     os.utime(path, (1, 1))
@@ -131,7 +135,7 @@ print(len(index), index.changes.removed, *index.changes.unavailable)
 
 
 @pytest.mark.ci
-@pytest.mark.skipif(sys.platform != "linux", reason="uses Linux capabilities")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs capabilities of Linux")
 @pytest.mark.parametrize("mode", [0o444, 0o000, 0o111])
 def test_a_folder_without_permission_keeps_its_images(
     build, photos, tmp_path, colors, mode

@@ -160,9 +160,9 @@ class EmbeddingSearch:
         seed: int = 0,
         block_rows: int = 2048,
     ) -> None:
-        remedy = f"the paper uses {NEAREST} of {CLUSTERS} clusters"
+        remedy = f"The paper uses {NEAREST} of {CLUSTERS} clusters."
         check_number("nearest", nearest, 1, clusters, whole=True, remedy=remedy)
-        remedy = f"it is a cosine, and the paper uses {COSINE_THRESHOLD}"
+        remedy = f"Pass a cosine similarity. The paper uses {COSINE_THRESHOLD}."
         check_number("threshold", threshold, _ROUNDING, 1, remedy=remedy)
         self.clusters = clusters
         self.nearest = nearest

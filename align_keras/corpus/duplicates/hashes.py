@@ -187,7 +187,7 @@ class HammingSearch:
     def __init__(
         self, threshold: int = BIT_THRESHOLD, block_rows: int = 1 << 16
     ) -> None:
-        remedy = f"it is the number of bits that may differ, by default {BIT_THRESHOLD}"
+        remedy = f"Pass the number of bits that may differ, such as {BIT_THRESHOLD}."
         check_number("threshold", threshold, 0, 32, whole=True, remedy=remedy)
         self.threshold = int(threshold)
         self.block_rows = block_rows

@@ -105,7 +105,7 @@ def find_duplicates(
         "mode",
         mode,
         DUPLICATE_SEARCHES,
-        "hash is faster, and the paper uses embedding",
+        "Use hash for speed, or embedding as in the paper.",
     )
     search = DUPLICATE_SEARCHES[mode](**options)
     search.fit(corpus.keys, corpus.signatures)

@@ -107,10 +107,10 @@ class Thresholds:
             ("frequent_ngrams", 0),
         ):
             default = type(self).__dataclass_fields__[name].default
-            remedy = f"the default is {default:,}"
+            remedy = f"The default is {default:,}."
             check_number(name, getattr(self, name), least, math.inf, True, remedy)
         above_one = math.nextafter(1, 2)
-        remedy = "a square has an aspect of 1, and the default is 3"
+        remedy = "A square has an aspect of 1, and the default is 3."
         check_number("max_aspect", self.max_aspect, above_one, math.inf, remedy=remedy)
         if not isinstance(self.drop_personal_data, bool):
             raise InputError(

@@ -56,7 +56,7 @@ def detector_version() -> str:
 @functools.cache
 def _detector() -> Callable[[str], str]:
     """Returns a function from a caption to its language."""
-    with needs("language", "languages are detected by py3langid"):
+    with needs("language", "Language detection needs py3langid"):
         import py3langid
 
     def detect(caption: str) -> str:

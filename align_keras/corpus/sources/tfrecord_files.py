@@ -206,7 +206,7 @@ def _varint(message: bytes, start: int) -> tuple[int, int]:
 
 def masked_crc(content: bytes) -> int:
     """Returns the checksum of TFRecord files, a CRC-32C that is rotated and shifted."""
-    with needs("corpus", "checksums of TFRecord files are computed by google-crc32c"):
+    with needs("corpus", "Checksums of TFRecord files need google-crc32c"):
         import google_crc32c
     crc = google_crc32c.value(content)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -225,7 +225,7 @@ def parse_record(content: bytes) -> Any:
         ValueError: if the record is damaged, or its HTTP headers are too long.
         InputError: if warcio is not installed.
     """
-    with needs("corpus", "web archives are read by warcio"):
+    with needs("corpus", "Reading web archives needs warcio"):
         from warcio.archiveiterator import ArchiveIterator
     _check_http_headers(content)
     try:

@@ -281,13 +281,13 @@ def read_karpathy(
         Jia et al. 2021, section 5.1.
     """
     if captions_per_image is not None:
-        name, remedy = "captions_per_image", "use None to read all captions"
+        name, remedy = "captions_per_image", "Use None to read all captions."
         check_number(name, captions_per_image, 1, math.inf, True, remedy)
     path = pathlib.Path(json_path)
     content = _read(path)
     entries = [_entry(path, row, value) for row, value in enumerate(content["images"])]
     splits = sorted({entry.split for entry in entries})
-    check_choice("split", split, splits, f"use a split of {path.name}")
+    check_choice("split", split, splits, f"Use a split of {path.name}.")
     entries = [entry for entry in entries if entry.split == split]
     if check_counts:
         _check_counts(path, content.get("dataset"), split, entries)

@@ -61,7 +61,8 @@ def test_the_image_with_the_most_pixels_then_the_lowest_key_is_kept():
 
 
 def test_chains_of_near_images_are_not_merged():
-    # a – b – c – d each differ from the next in 10 bits, so b and d are dropped.
+    # Each of the images a, b, c and d differs from the next one in 10 bits. The images
+    # a and c are not near each other, so only b and d are dropped.
     far = range(64, 128)
     steps = [hash_with_flipped_bits(*far[: 10 * number]) for number in range(4)]
     corpus = image_set(
@@ -79,7 +80,7 @@ def test_images_with_equal_pixels_have_the_same_result():
         [
             ("a", 9, "p", hash_with_flipped_bits()),
             ("b", 9, "p", hash_with_flipped_bits()),
-            # Plain images are near to no other, but c and d have equal pixels.
+            # Plain images are not near any image, but c and d have equal pixels.
             ("c", 9, "q", [[0, 0]]),
             ("d", 9, "q", [[0, 0]]),
             ("e", 9, "r", [[0, 0]]),
@@ -147,7 +148,7 @@ def test_a_mirrored_copy_is_dropped():
 
 
 def brute_force(keys, pixels, near):
-    """Drops each image that is near a better kept image."""
+    """Returns the images that are near a better image that is not dropped."""
     order = sorted(range(len(keys)), key=lambda row: (-pixels[row], keys[row]))
     kept_rows, dropped = [], []
     for row in order:

@@ -263,8 +263,8 @@ def test_published_ratings_match_the_csv_module(split):
         assert pairs == expected
 
 
-def test_positives_and_rated_rows_of_the_excerpt():
-    """The data have all rated images, with the rated captions in any assignment."""
+def test_positives_and_rated_rows_of_the_excerpt_have_the_expected_counts():
+    """The data contain all rated images. Captions are assigned to arbitrary images."""
     ratings = read_cxc(EXCERPT)
     images = sorted(ratings.image_ids())
     captions = sorted(ratings.caption_ids(), key=int)

@@ -171,5 +171,5 @@ def test_the_error_for_a_missing_file_names_its_archive(tmp_path):
 
 
 def test_captions_per_image_must_be_positive(tmp_path):
-    with pytest.raises(InputError, match="(?i)at least 1.*None takes all"):
+    with pytest.raises(InputError, match="of at least 1.*Use None to read all"):
         read_karpathy(tmp_path / "a.json", tmp_path, "test", captions_per_image=0)
