@@ -108,7 +108,7 @@ def find_records(shard: bytes) -> Iterator[RecordEntry]:
                     yield RecordEntry(name, length, mtime_ns)
     except OSError as error:
         raise ShardError(str(error.strerror)) from error
-    except ValueError as error:  # The ArrayRecord reader also raises ValueError.
+    except ValueError as error:  # The ArrayRecord reader can also raise ValueError.
         raise ShardError(" ".join(str(error).split())[:100]) from error
 
 

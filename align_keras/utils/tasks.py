@@ -24,7 +24,7 @@ from align_keras.utils.quiet import silence_tensorflow, silent_standard_error
 LOCAL = "local"
 ENGINES = (LOCAL, "dask:HOST:PORT", "ray:HOST:PORT", "spark:MASTER")
 ENGINE_HELP = (
-    "where tasks run: local, or a cluster with access to the same disk, "
+    "engine that runs the tasks: local, or a cluster with access to the same files, "
     "dask:HOST:PORT, ray:HOST:PORT or spark:spark://HOST:PORT (default: local)"
 )
 _LOG = "workers.log"

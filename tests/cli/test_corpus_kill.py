@@ -77,7 +77,9 @@ def check_files_are_complete(out):
 
 
 @pytest.mark.release
-def test_two_workers_write_the_same_corpus_as_one(undisturbed, sources, tmp_path):
+def test_two_workers_write_the_same_corpus_as_one_worker(
+    undisturbed, sources, tmp_path
+):
     out = tmp_path / "out"
     check_resumption(undisturbed, sources[::-1], out)
     assert len(undisturbed[0]) == 6

@@ -240,7 +240,7 @@ def test_wrong_options_are_refused(run_folder, tmp_path, capsys):
         ),
         (
             [*web, *IMAGE_FOLDER_OPTION, "--caption-column", "c"],
-            "--caption-column must describe a table in --images or --data",
+            "--caption-column must be used with a table or folder in --images",
         ),
         (["--model", str(tmp_path / "nothing")], "which has no config.json"),
         (["--to", str(tmp_path)], "--to must be a new or an empty folder"),
@@ -289,8 +289,8 @@ def test_options_may_come_before_or_after_the_format(monkeypatch, words):
 
 def test_the_model_and_the_folder_are_required(capsys):
     for words, message in (
-        (["onnx", "--to", "d"], "--model must be given"),
-        (["--model", "m"], "--to must be given"),
+        (["onnx", "--to", "d"], "--model must be set"),
+        (["--model", "m"], "--to must be set"),
     ):
         assert main(["export", *words]) == 1
         assert message in capsys.readouterr().err

@@ -90,7 +90,7 @@ def write_simlex_data(folder):
     write_simlex(folder / "words/SimLex-999/SimLex-999.txt", simlex_lines(999))
 
 
-def test_results_are_printed_next_to_those_of_the_paper(run, tmp_path):
+def test_results_are_printed_next_to_the_results_of_the_paper(run, tmp_path):
     write_simlex_data(tmp_path)
     small_align().save_to_preset(tmp_path / "run")
     code, out, err = run("--data_root", "words", model="run")

@@ -325,7 +325,7 @@ def test_a_saved_configuration_is_loaded_unchanged(tmp_path):
     first = path.read_bytes()
     write_config_file(load_config(path), path)
     assert path.read_bytes() == first
-    # Other YAML readers return the same values in the order of the classes.
+    # PyYAML returns the same values. Sections have the order of the fields.
     assert yaml.safe_load(first) == as_dict(config)
     assert list(yaml.safe_load(first)) == ["task", "trainer", "runtime"]
     assert [item.name for item in path.parent.iterdir()] == ["params.yaml"]

@@ -20,7 +20,7 @@ def served(folder):
 def test_malformed_images_are_invalid_and_have_zero_embeddings(model, served):
     good = sample_image_files()
     files = [b"", good[2], b"<html>", good[0][:200], good[3], b"\x89PNG"]
-    # Several chunks.
+    # These files are more than a chunk.
     files *= 6
     outputs = served.signatures["encode_image"](image_bytes=tf.constant(files))
     valid = outputs["valid"].numpy()
@@ -49,7 +49,7 @@ def test_pixels_and_token_ids_have_the_embeddings_of_the_model(model, served):
 @pytest.mark.ci
 def test_similarity_returns_cosines(model, served):
     files = [*sample_image_files(), b"not an image"]
-    # Several chunks.
+    # These captions are more than a chunk.
     captions = CAPTIONS * 25
     outputs = served.signatures["similarity"](
         image_bytes=tf.constant(files), captions=tf.constant(captions)

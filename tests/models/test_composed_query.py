@@ -18,7 +18,7 @@ def unit(rows):
 RANDOM = np.random.default_rng(0)
 IMAGES = unit(RANDOM.normal(size=(50, 8)))
 WORDS = dict(zip("abc", unit(RANDOM.normal(size=(3, 8))), strict=True))
-# Model with fixed embeddings. An image is the number of its row in IMAGES.
+# Model with fixed embeddings. Each image is represented by its row number in IMAGES.
 MODEL = SimpleNamespace(
     encode_images=lambda images: IMAGES[list(images)].astype("float32"),
     encode_texts=lambda texts: np.stack([WORDS[text] for text in texts]),

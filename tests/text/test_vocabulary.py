@@ -29,7 +29,7 @@ def made_up_captions(count, seed=0):
     return [" ".join(word() for _ in range(5)) for _ in range(count)]
 
 
-def test_the_vocabulary_of_a_small_example():
+def test_frequent_pairs_of_a_small_example_become_tokens():
     # The pair "lo" occurs 4 times, "low" 4 times, and "##er" 3 times.
     captions = ["low low", "lower low", "newer wider"]
     vocabulary = learn_vocabulary(captions, 25, min_frequency=3)

@@ -251,7 +251,8 @@ def test_a_file_above_the_size_limit_is_refused(tmp_path):
     assert read_regular(tmp_path / "link", 3) == b"cat"
     with pytest.raises(OSError, match="more than 2 bytes"):
         read_regular(path, 2)
-    os.truncate(path, 1 << 40)  # A sparse file that would fill the memory.
+    # The file uses no disk space, but its content would fill the memory.
+    os.truncate(path, 1 << 40)
     with pytest.raises(OSError, match="512,000,000"):
         read_regular(path)
 

@@ -18,10 +18,10 @@ def detect_languages(
     Args:
         captions: list of str, normalized.
         languages: list of str, the languages that pages declare, such as `"en-us"`.
-            "" if a page doesn't declare one.
+            "" if a page doesn't declare a language.
         detection: `"never"` returns the declared languages, `"undeclared"` detects the
-            language of captions without a declared one, `"always"` detects the language
-            of all captions.
+            language of captions without a declared language, `"always"` detects the
+            language of all captions.
 
     Returns:
         A list of str. Detected languages are codes of ISO 639, or "" if the caption has

@@ -150,9 +150,9 @@ def _first_integer(message: bytes, start: int, stop: int) -> int | None:
     if start == stop:
         return None
     tag, start = _varint(message, start)
-    if tag == 0x0A:  # A packed list, which begins with its length.
+    if tag == 0x0A:  # A packed list begins with its length.
         _, start = _varint(message, start)
-    elif tag != 0x08:  # Other tags than that of a single value are invalid.
+    elif tag != 0x08:  # Only the tag of a single value is valid here.
         return None
     if start >= stop:
         return None
@@ -162,7 +162,7 @@ def _first_integer(message: bytes, start: int, stop: int) -> int | None:
 def _fields(
     message: bytes, steps: Iterator[int], start: int, stop: int, number: int
 ) -> Iterator[tuple[int, int]]:
-    """Yields the positions (start, stop) of the fields with a number.
+    """Yields the positions (start, stop) of the fields that have a field number.
 
     Args:
         message: bytes of the whole record.
