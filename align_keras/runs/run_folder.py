@@ -164,7 +164,7 @@ def check_finished(directory: str | os.PathLike) -> None:
         return
     if not (directory / PARAMS_FILE).exists():
         raise InputError(
-            f"--model_dir must be the folder of a run. Received: {directory}, which "
+            f"model_dir must be the folder of a run. Received: {directory}, which "
             f"has neither config.json nor {PARAMS_FILE}. Check the path."
         )
     raise InputError(

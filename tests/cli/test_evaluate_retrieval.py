@@ -377,7 +377,7 @@ def test_stamps_are_evaluated_in_four_languages(evaluate, tmp_path, monkeypatch)
         ),
         (
             ["retrieval", "--data=flickr30k", "--split=dev"],
-            "split must be one of test, train.*Received: split='dev'",
+            "split must be one of test, train.*Received: --split='dev'",
         ),
         (
             ["retrieval", "--data=multi30k"],

@@ -140,7 +140,7 @@ def test_a_missing_model_is_reported_if_there_is_data(run, tmp_path):
     code, out, err = run("--data_root", "words")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert "--model must be align_small_en, the folder of a run" in err
-    assert "Received: 'nowhere', which does not exist" in err
+    assert "Received: --model='nowhere', which does not exist" in err
 
 
 def test_a_failure_does_not_end_the_suite(run, tmp_path, monkeypatch):
