@@ -84,7 +84,7 @@ def test_without_the_aspect_ratio_images_become_squares(size, expected):
 
 # The second size exceeds a block of Pillow's memory.
 @pytest.mark.parametrize("size", [(90, 70), (2100, 2100)])
-def test_pixels_are_those_of_the_image(size):
+def test_decoded_pixels_equal_the_pixels_of_the_image(size):
     image = smooth_image(*size)
     np.testing.assert_array_equal(rgba_pixels(image)[..., :3], np.asarray(image))
 

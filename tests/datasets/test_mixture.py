@@ -123,7 +123,7 @@ def test_a_split_that_a_member_does_not_have_raises(toys):
     for use in (read_captions, read_retrieval_set, lambda *a: check_batch_size(1, *a)):
         for split in ("train", "train+test", "train[:5%]"):
             with pytest.raises(
-                InputError, match="big.tests.*but tests has only test. Use test or all"
+                InputError, match=r"big.tests.*but the splits of tests are test\. Use"
             ) as caught:
                 use(mixture, split)
             assert "\n" not in str(caught.value) and repr(split) in str(caught.value)

@@ -265,7 +265,8 @@ def test_invalid_arguments_are_refused(model, tmp_path):
         export_saved_model(model, file)
     assert file.read_text() == ""
     with pytest.raises(
-        InputError, match="weights must be one of .*weights='int8'. Choose one, or None"
+        InputError,
+        match="weights must be one of .*weights='int8'. Choose one of them, or None",
     ):
         export_saved_model(model, tmp_path / "export", weights="int8")
 

@@ -143,5 +143,5 @@ def test_half_precision_halves_the_size_of_weights(model, folder, tmp_path, weig
 @pytest.mark.ci
 def test_the_model_card_states_facts_and_limits(folder):
     card = (folder / "export" / "README.md").read_text()
-    for text in ("Not recorded", "Surveillance", "64 × 64 pixels"):
+    for text in ("were not recorded", "Surveillance", "64 × 64 pixels"):
         assert text in card

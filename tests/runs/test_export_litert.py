@@ -292,7 +292,7 @@ def test_a_folder_calibrates_without_captions(pairs, tmp_path):
     images = [str(tmp_path / "inner" / "red_ring.png")]
     assert calibration_images(str(tmp_path)) == images
     (tmp_path / "inner" / "red_ring.png").unlink()
-    with pytest.raises(InputError, match=r"must hold images \(.jpg"):
+    with pytest.raises(InputError, match=r"must contain images \(.jpg"):
         calibration_images(str(tmp_path))
 
 
@@ -314,7 +314,7 @@ def test_unreadable_images_are_skipped(align, pairs, tmp_path):
 
 
 def test_int8_without_images_is_refused(tmp_path):
-    with pytest.raises(InputError, match="quantize='int8' needs `images`"):
+    with pytest.raises(InputError, match="`images` must be set for quantize='int8'"):
         export_litert(None, tmp_path, quantize="int8")
     assert not list(tmp_path.iterdir())
 

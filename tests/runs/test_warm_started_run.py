@@ -74,7 +74,7 @@ def test_weights_that_are_not_installed_are_reported_in_one_line(tmp_path, capsy
     lines = capsys.readouterr().err.strip().splitlines()
     assert code == 1
     assert lines[-1].startswith(
-        "align-keras quickstart: error: the weights efficientnet-lite4"
+        "align-keras quickstart: error: The distributions of the weights efficie"
     )
     assert "--no-deps efficientnet-lite4-pytorch-model" in lines[-1]
     # The error comes before the build of the corpus, which may take an hour.

@@ -213,7 +213,7 @@ def test_a_kill_during_a_replacement_restores_the_old_folder(tmp_path, capsys):
     ]
 
 
-def test_a_link_is_kept_and_a_special_file_is_refused(tmp_path):
+def test_a_link_is_preserved_and_a_special_file_is_refused(tmp_path):
     (tmp_path / "real").mkdir()
     link = tmp_path / "page.html"
     for name in ("real/old.html", "real/new.html"):

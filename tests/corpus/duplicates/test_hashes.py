@@ -205,7 +205,7 @@ def test_the_mirrored_hash_equals_the_hash_of_the_mirrored_image():
     assert (mirrored_hashes(views)[0] != views[0]).any()
 
 
-def test_bit_counts_equal_those_of_python():
+def test_bit_counts_match_python():
     random = np.random.default_rng(0)
     words = random.integers(0, 1 << 64, (50, 2, 2), np.uint64)
     expected = [

@@ -164,7 +164,7 @@ def brute_force(keys, pixels, near):
     "seed",
     [0, 1, *(pytest.param(seed, marks=pytest.mark.release) for seed in range(2, 6))],
 )
-def test_duplicates_by_hash_equal_those_of_the_loops(seed):
+def test_duplicates_by_hash_equal_the_result_of_loops(seed):
     random = np.random.default_rng(seed)
     # Random walks through the hashes give long chains of near images.
     steps = 1 << random.integers(0, 30, 300, np.uint64)
@@ -201,7 +201,7 @@ def test_duplicates_by_hash_equal_those_of_the_loops(seed):
         pytest.param(2, marks=pytest.mark.release),
     ],
 )
-def test_duplicates_by_embedding_equal_those_of_the_loops(seed):
+def test_duplicates_by_embedding_equal_the_result_of_loops(seed):
     pytest.importorskip("faiss")
     random = np.random.default_rng(seed)
     embeddings = np.cumsum(random.normal(size=(400, 8)), axis=0).astype(np.float32)
@@ -268,10 +268,10 @@ def test_near_duplicates_are_kept_without_the_third_step():
     copy = Dropped("d", NEAR_EVALUATION, "x", "coco")
     for seed in range(3):
         images = shuffled(corpus, seed)
-        assert find_duplicates(images, [coco], inside=False) == [equal, copy]
+        assert find_duplicates(images, [coco], inside_corpus=False) == [equal, copy]
 
 
-def test_images_dropped_earlier_stay_dropped_and_drop_no_others():
+def test_previously_dropped_images_stay_dropped_and_drop_no_images():
     corpus = image_set(
         [
             ("a", 1, "p", hash_with_flipped_bits()),
@@ -279,9 +279,9 @@ def test_images_dropped_earlier_stay_dropped_and_drop_no_others():
             ("c", 1, "r", hash_with_flipped_bits(2)),
         ]
     )
-    gone = Dropped("b", NEAR_EVALUATION, "x", "coco")
-    assert find_duplicates(corpus, gone=[gone]) == [
-        gone,
+    dropped = Dropped("b", NEAR_EVALUATION, "x", "coco")
+    assert find_duplicates(corpus, dropped_before=[dropped]) == [
+        dropped,
         Dropped("c", NEAR_DUPLICATE, "a", ""),
     ]
 

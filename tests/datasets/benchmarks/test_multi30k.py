@@ -116,7 +116,7 @@ def test_a_damaged_compressed_file_raises(tmp_path):
 
 
 def test_a_missing_file_names_the_repository(tmp_path):
-    message = "must be a readable file .*Clone github.com/multi30k"
+    message = "must be readable.*Clone github.com/multi30k"
     with pytest.raises(InputError, match=message):
         read(tmp_path)
     write_multi30k(tmp_path / "multi30k", tmp_path / "images")
