@@ -132,7 +132,7 @@ class Occurrence:
 
 
 class WordingCounts:
-    """Occurrences of each rule, and the totals that they are divided by."""
+    """Occurrences of each rule, and the totals that the counts are divided by."""
 
     def __init__(self) -> None:
         self.occurrences: dict[str, list[Occurrence]] = {
