@@ -1,4 +1,4 @@
-"""Pages that are made of the package: its names, commands, options and experiments."""
+"""Generates pages from the package: API, command line, options and experiments."""
 
 import contextlib
 import io
@@ -66,12 +66,12 @@ def benchmark(name):
     """Returns a recorded benchmark as Markdown, with tables as they were printed."""
     path = ROOT / "docs" / "benchmarks" / f"{name}.json"
     record = json.loads(path.read_text("utf-8"))
-    about = "; ".join(f"{key}: {text}" for key, text in record["machine"].items())
-    parts = [f"`{record['command']}`, {record['date']}. {about}."]
+    machine = ", ".join(f"{key}: {text}" for key, text in record["machine"].items())
+    parts = [f"`{record['command']}`, {record['date']}. {machine}."]
     lines = record["output"].strip("\n").split("\n")
     for is_table, group in itertools.groupby(lines, lambda line: line.startswith("|")):
         text = "\n".join(group).strip("\n")
-        # A blank line ends a table before another's head.
+        # A blank line separates a table from the head of the next one.
         text = re.sub(r"\n(\|.*\n\|[-|]+\n)", r"\n\n\1", text)
         if text:
             parts.append(text if is_table else f"```text\n{text}\n```")
@@ -96,7 +96,7 @@ def api():
 
 
 def home_of(module, name):
-    """Where a name is defined that a module gives, by the sources alone."""
+    """Returns the full name of the definition of a public name, from the sources."""
     path = ROOT / module.replace(".", "/")
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     source = path.read_text("utf-8")
@@ -106,30 +106,35 @@ def home_of(module, name):
     eager = re.search(rf"from ([\w.]+) import (\([^)]*\b{name}\b|.*\b{name}\b)", source)
     if lazy or eager:
         return home_of((lazy or eager)[1], name)
-    # The package's __getattr__ gives the name.
+    # The `__getattr__` of the package returns the name.
     for file in sorted(path.parent.glob("*.py")):
         if re.search(rf"^(class|def) {name}\b", file.read_text("utf-8"), re.M):
             return f"{module}.{file.stem}.{name}"
-    raise LookupError(f"{module} gives no {name}")
+    raise LookupError(f"{module} does not define {name}")
 
 
 def public_names(package):
-    """Returns the functions and classes of a package's `__init__.py`, no constants."""
+    """Returns the functions and classes in the `__init__.py` of a package."""
     source = (ROOT / "align_keras" / package / "__init__.py").read_text("utf-8")
     lazy = re.search(r"^_PUBLIC = {(.*?)^}", source, re.M | re.S)
     if lazy:
         return sorted(re.findall(r'"(\w+)":', lazy[1]))
-    found = re.findall(r"^from [\w.]+ import (\([^)]*\)|.+)$", source, re.M)
-    names = {name for part in found for name in re.findall(r"\w+", part)}
+    imports = re.findall(r"^from [\w.]+ import (\([^)]*\)|.+)$", source, re.M)
+    names = {name for part in imports for name in re.findall(r"\w+", part)}
     return sorted(name for name in names if not name.isupper())
 
 
 def command_line():
-    parts = ["# Command line", "Each command's `--help`.", ""]
+    parts = [
+        "# Command line",
+        "This page lists the options of every command. You see the same text with "
+        "`--help`.",
+        "",
+    ]
     for command in main.COMMANDS:
-        shown = help_of(command)
-        parts += [f"## align-keras {command}", f"```text\n{shown}```", ""]
-        for nested in re.findall(r"^    (\w+)  ", shown, re.M):
+        help_text = help_of(command)
+        parts += [f"## align-keras {command}", f"```text\n{help_text}```", ""]
+        for nested in re.findall(r"^    (\w+)  ", help_text, re.M):
             parts += [f"### align-keras {command} {nested}"]
             parts += [f"```text\n{help_of(command, nested)}```", ""]
     return "\n".join(parts)
@@ -194,7 +199,12 @@ def cell(text):
 
 
 def experiments():
-    parts = ["# Experiments", "Each file's header, as it stands in `experiments/`.", ""]
+    parts = [
+        "# Experiments",
+        "This page lists the files in `experiments/` with their commands, hardware, "
+        "duration and expected metrics. Each header starts with the command to run.",
+        "",
+    ]
     for path in sorted((ROOT / "experiments").rglob("*.yaml")):
         lines = path.read_text("utf-8").splitlines()
         header = []
@@ -208,7 +218,7 @@ def experiments():
 
 
 def llms(nav):
-    """A list of the pages, as llmstxt.org describes it."""
+    """Returns a list of the pages in the format of llmstxt.org."""
     lines = [
         "# align-keras",
         "",
@@ -225,4 +235,9 @@ def llms(nav):
 
 
 def link(page):
-    return f"- [{page.removesuffix('.md')}]({page.removesuffix('.md')}.html)"
+    name = page.removesuffix(".md")
+    title = name
+    path = ROOT / "docs" / "pages" / page
+    if path.is_file():
+        title = re.search("^# (.+)$", path.read_text("utf-8"), re.M)[1]
+    return f"- [{title}]({name}.html)"
