@@ -170,13 +170,13 @@ def options_table(marker):
             for name, option in options.items()
             if option["default"] != other_options[name]["default"]
         }
-    rows = ["| option | default | values | description |", "|---|---|---|---|"]
+    rows = ["| option | default | description |", "|---|---|---|"]
     for name, option in options.items():
         default = cell(json.dumps(option["default"]))
-        description = cell(option["description"])
-        rows.append(
-            f"| `{name}` | `{default}` | {allowed_values(option)} | {description} |"
+        description = (
+            f"{cell(option['description'])} *Values:* {allowed_values(option)}"
         )
+        rows.append(f"| `{name}` | `{default}` | {description} |")
     return "\n".join(rows)
 
 
@@ -205,6 +205,8 @@ def allowed_values(option):
         return ", ".join(f"`{value}`" for value in option["enum"])
     if option["type"] == "array":
         return f"list of {allowed_values(option['items'])}"
+    if option["type"] == "boolean":
+        return "`true` or `false`"
     bounds = [f"{sign} {option[key]}" for key, sign in SIGNS.items() if key in option]
     return " ".join([option["type"], " and ".join(bounds)]).strip()
 
