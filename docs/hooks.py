@@ -32,13 +32,23 @@ PACKAGES = (
     "planning",
 )
 
+OPTIONS_MARKER = re.compile(
+    r"<!-- options (?P<file>\w+) (?P<section>[\w.]+)(?: unlike (?P<other>[\w.]+))? -->"
+)
+# Signs of the bounds of a number, by their keywords in JSON Schema.
+SIGNS = {
+    "minimum": "≥",
+    "exclusiveMinimum": "&gt;",
+    "maximum": "≤",
+    "exclusiveMaximum": "&lt;",
+}
+
 
 def on_files(files, config):
     """Adds the generated pages, and `llms.txt` in their order."""
     pages = {
         "reference/api.md": api(),
         "reference/command_line.md": command_line(),
-        "reference/configuration.md": configuration(),
         "reference/experiments.md": experiments(),
         "llms.txt": llms(config["nav"]),
     }
@@ -48,7 +58,9 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Puts each recorded benchmark where the page of benchmarks asks for it."""
+    """Replaces the markers of option tables and of recorded benchmarks."""
+    if page.file.src_uri == "reference/configuration.md":
+        return OPTIONS_MARKER.sub(options_table, markdown)
     if page.file.src_uri != "benchmarks.md":
         return markdown
     asked = re.findall(r"<!-- benchmark (\w+) -->", markdown)
@@ -147,51 +159,61 @@ def help_of(*words):
     return out.getvalue()
 
 
-def configuration():
-    parts = [
-        "# Configuration",
-        "The options of the YAML files, with their defaults, by the JSON Schemas in "
-        "`experiments/schema`.",
-        "",
-    ]
-    titles = {
-        "experiment": "Experiments: align-keras train",
-        "evaluation": "Recipes: align-keras evaluate",
-        "corpus": "Corpora: align-keras corpus",
+def options_table(marker):
+    """Returns the table of options for a marker of the page on configuration.
+
+    A marker is `<!-- options FILE SECTION -->`, with a file of `experiments/schema` and
+    a dotted section or `.`. With `unlike SECTION`, the table has only the options whose
+    defaults differ from those of that section.
+    """
+    schema = read_schema(marker["file"])
+    options = section_options(schema, marker["section"])
+    if marker["other"]:
+        other_options = section_options(schema, marker["other"])
+        options = {
+            name: option
+            for name, option in options.items()
+            if option["default"] != other_options[name]["default"]
+        }
+    rows = ["| option | default | description |", "|---|---|---|"]
+    for name, option in options.items():
+        default = cell(json.dumps(option["default"]))
+        description = (
+            f"{cell(option['description'])} *Values:* {allowed_values(option)}"
+        )
+        rows.append(f"| `{name}` | `{default}` | {description} |")
+    return "\n".join(rows)
+
+
+def read_schema(name):
+    path = ROOT / "experiments" / "schema" / f"{name}.json"
+    return json.loads(path.read_text("utf-8"))
+
+
+def section_options(schema, section):
+    """Returns the options of a section by name, without its subsections."""
+    for name in section.split(".") if section != "." else ():
+        schema = schema["properties"][name]
+    return {
+        name: option
+        for name, option in schema["properties"].items()
+        if "properties" not in option
     }
-    for name, title in titles.items():
-        path = ROOT / "experiments" / "schema" / f"{name}.json"
-        parts += [f"## {title}", ""]
-        parts += section(json.loads(path.read_text("utf-8")), "")
-    return "\n".join(parts)
 
 
-def section(schema, prefix):
-    """A heading and a table of a section's options, then its sections'."""
-    options, sections = [], []
-    for name, option in schema["properties"].items():
-        nested = option.get("type") == "object" and "properties" in option
-        (sections if nested else options).append((name, option))
-    parts = []
-    if prefix:
-        parts += [f"### `{prefix}`", "", schema.get("description", ""), ""]
-    if options:
-        parts += ["| option | default | |", "|---|---|---|"]
-        for name, option in options:
-            default = json.dumps(option.get("default"))
-            about = cell(option.get("description", "") + choices(option))
-            parts.append(f"| `{name}` | `{cell(default)}` | {about} |")
-        parts.append("")
-    for name, option in sections:
-        parts += section(option, f"{prefix}.{name}" if prefix else name)
-    return parts
-
-
-def choices(option):
-    values = option.get("enum", [])
-    for one in option.get("anyOf", []):
-        values = [*values, *one.get("enum", [])]
-    return f" One of {', '.join(map(str, values))}." if values else ""
+def allowed_values(option):
+    """Returns the type, the range and the choices of an option as Markdown."""
+    if "anyOf" in option:
+        members = [allowed_values(member) for member in option["anyOf"]]
+        return " or ".join(dict.fromkeys(members))
+    if "enum" in option:
+        return ", ".join(f"`{value}`" for value in option["enum"])
+    if option["type"] == "array":
+        return f"list of {allowed_values(option['items'])}"
+    if option["type"] == "boolean":
+        return "`true` or `false`"
+    bounds = [f"{sign} {option[key]}" for key, sign in SIGNS.items() if key in option]
+    return " ".join([option["type"], " and ".join(bounds)]).strip()
 
 
 def cell(text):
