@@ -14,8 +14,11 @@ from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT / "docs"))
 # Help is as wide as its box.
 os.environ["COLUMNS"] = "88"
+
+import api_tasks  # noqa: E402
 
 import align_keras  # noqa: E402
 from align_keras.cli import main  # noqa: E402
@@ -91,20 +94,34 @@ def benchmark(name):
 
 
 def api():
-    parts = ["# API", "Names of `align_keras`, then the names of its packages.", ""]
-    parts.append("## align_keras")
-    given = set()
-    for name, module in sorted(align_keras._PUBLIC.items()):
-        given.add(name)
-        parts.append(f"::: {home_of(module, name)}\n")
-    for package in PACKAGES:
-        names = [name for name in public_names(package) if name not in given]
-        if names:
-            parts.append(f"## align_keras.{package}")
-            parts += [
-                f"::: {home_of(f'align_keras.{package}', name)}\n" for name in names
-            ]
+    """Returns the API page: its introduction, then the names of each task."""
+    parts = [(ROOT / "docs" / "api_introduction.md").read_text("utf-8")]
+    listed_names = []
+    for heading, introduction, packages in api_tasks.TASKS:
+        parts += [f"## {heading}", "", introduction, "", "```python"]
+        entries = []
+        for package, names in packages.items():
+            module = f"align_keras.{package}" if package else "align_keras"
+            for name in names:
+                listed_names.append(name)
+                source = module if package else align_keras._PUBLIC[name]
+                parts.append(f"from {module} import {name}")
+                entries.append(f"::: {home_of(source, name)}\n")
+        parts += ["```", "", *entries]
+    check_api_names(listed_names)
     return "\n".join(parts)
+
+
+def check_api_names(listed_names):
+    """Raises PluginError unless the API page has each public name once."""
+    public = set(align_keras._PUBLIC).union(*map(public_names, PACKAGES))
+    missing = sorted(public.difference(listed_names))
+    repeated = sorted({name for name in listed_names if listed_names.count(name) > 1})
+    if missing or repeated:
+        raise PluginError(
+            "docs/api_tasks.py must list each public name once. Received: "
+            f"missing={missing}, repeated={repeated}. Add or remove these names."
+        )
 
 
 def home_of(module, name):
