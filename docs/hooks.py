@@ -66,15 +66,17 @@ def on_page_markdown(markdown, page, config, files):
         return OPTIONS_MARKER.sub(options_table, markdown)
     if page.file.src_uri != "benchmarks.md":
         return markdown
-    asked = re.findall(r"<!-- benchmark (\w+) -->", markdown)
-    recorded = {path.stem for path in (ROOT / "docs" / "benchmarks").glob("*.json")}
-    if sorted(asked) != sorted(recorded):
-        differ = ", ".join(sorted(recorded.symmetric_difference(asked)) or asked)
+    markers = re.findall(r"<!-- benchmark (\w+) -->", markdown)
+    records = {path.stem for path in (ROOT / "docs" / "benchmarks").glob("*.json")}
+    if sorted(markers) != sorted(records):
+        names = ", ".join(sorted(records.symmetric_difference(markers)) or markers)
         raise PluginError(
-            "benchmarks.md must ask once for each file of docs/benchmarks, by <!-- "
-            f"benchmark NAME -->; see {differ}."
+            "benchmarks.md must have one marker <!-- benchmark NAME --> for each file "
+            f"of docs/benchmarks. Check the markers and files of: {names}."
         )
-    return re.sub(r"<!-- benchmark (\w+) -->", lambda ask: benchmark(ask[1]), markdown)
+    return re.sub(
+        r"<!-- benchmark (\w+) -->", lambda marker: benchmark(marker[1]), markdown
+    )
 
 
 def benchmark(name):
@@ -265,12 +267,23 @@ def llms(nav):
     ]
     for entry in nav:
         if isinstance(entry, dict):
-            for title, pages in entry.items():
-                lines += ["", f"## {title}", ""]
-                lines += [link(page) for page in pages]
+            [(title, entries)] = entry.items()
+            lines += ["", f"## {title}", "", *map(link, pages_of(entries))]
         else:
             lines.append(link(entry))
     return "\n".join(lines) + "\n"
+
+
+def pages_of(entries):
+    """Returns the pages of a section of the navigation and of its subsections."""
+    pages = []
+    for entry in entries:
+        if isinstance(entry, dict):
+            [subentries] = entry.values()
+            pages += pages_of(subentries)
+        else:
+            pages.append(entry)
+    return pages
 
 
 def link(page):
