@@ -33,15 +33,14 @@ hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=Tr
 hypothesis.settings.load_profile("repeatable")
 
 # `.ci/run` sets this variable if all packages of the tier are installed. A skipped test
-# then fails, unless its reason is in `ALLOWED_SKIPS`. These reasons depend on the
-# machine and cannot be removed by installing a package.
+# then fails, unless its reason contains one of `ALLOWED_SKIPS`. These reasons depend on
+# the machine and cannot be removed by installing a package.
 ALL_INSTALLED = "ALIGN_KERAS_ALL_INSTALLED"
 ALLOWED_SKIPS = (
     "may not mount a disk here",
     "root writes everywhere",
-    "needs the ratings of CxC",
     "not a git checkout",
-    "torch brings triton",
+    "torch installs triton",
 )
 # Marker of files that the default run excludes. They may skip all their tests because
 # of a missing package.
@@ -117,7 +116,7 @@ def small_model(tmp_path_factory):
     keras.utils.set_random_seed(0)
     path = tmp_path_factory.mktemp("model")
     align = ALIGN(*small_encoders(lite=True), vocabulary=VOCABULARY)
-    # Features all but vanish with the initial statistics and random weights.
+    # With the initial statistics, random weights would cause features close to zero.
     images = [draw(label, 500 + seed) for label in range(3) for seed in range(8)]
     pixels = np.stack([np.asarray(image.resize((32, 32))) for image in images])
     for layer in align.image_encoder._flatten_layers():
@@ -155,7 +154,7 @@ def _seeded():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(fixturedef, request):
-    """Sets the seeds before a shared fixture, so that it is the same in any order."""
+    """Sets the seeds before shared fixtures, so that the test order is irrelevant."""
     if fixturedef.scope != "function":
         seed()
 

@@ -110,7 +110,7 @@ def convert_flat_index(folder):
     from align_keras.search import Index
     from align_keras.utils.errors import InputError
 
-    with pytest.raises(InputError, match="Build it again by `align-keras train .*`"):
+    with pytest.raises(InputError, match="Build it again with `align-keras train .*`"):
         Index.open(folder)
     lines = (folder / "entries.jsonl").read_text(encoding="utf-8").splitlines()
     entries = [json.loads(line) for line in lines]

@@ -17,7 +17,7 @@ from tests.helpers.small import VOCABULARY
 
 
 def counts(few, many):
-    """Returns a mark with the numbers of damages in default and release tests."""
+    """Returns a mark that sets `count`, the number of damaged copies, for each tier."""
     return pytest.mark.parametrize(
         "count", [few, pytest.param(many, marks=pytest.mark.release)]
     )

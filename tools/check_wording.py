@@ -2,7 +2,7 @@
 """Counts words and sentence forms that make text of this repository hard to read.
 
 `python tools/check_wording.py` prints one line per rule and kind of file. `--list RULE`
-prints the places that count towards a rule. The limits are close to the counts of
+prints the occurrences that count towards a rule. The limits are close to the counts of
 KerasHub, sentence-transformers and llm. A text that passes may still be unclear.
 """
 
@@ -27,12 +27,12 @@ FRONTED_OPENER = re.compile(
     r"|Whether)\b"
 )
 SEMICOLON = re.compile(";")
-WHAT = re.compile(r"\bwhat\b", re.IGNORECASE)
-# Programs print, report or check. They do not tell or judge.
+QUESTION_WORD = re.compile(r"\bwhat\b", re.IGNORECASE)
+# Verbs for people that are misleading for programs, and words that are rare elsewhere.
 DIALECT = re.compile(
     r"\b(tells?|told|says|said|judged?|asked for|asks for|stands?|lies|besides?|behind"
     r"|anew|likewise|whatever|thereby|reckon\w*|mend\w*|of no account|so many"
-    r"|in the place of|foretell\w*)\b",
+    r"|in the occurrence of|foretell\w*)\b",
     re.IGNORECASE,
 )
 # A value's name is a noun that describes the value.
@@ -120,8 +120,8 @@ RULES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """A place that counts towards a rule."""
+class Occurrence:
+    """Text that counts towards a rule."""
 
     path: pathlib.Path
     line: int
@@ -132,19 +132,21 @@ class Place:
 
 
 class WordingCounts:
-    """Places of each rule, and the totals that they are divided by."""
+    """Occurrences of each rule, and the totals that they are divided by."""
 
     def __init__(self) -> None:
-        self.places: dict[str, list[Place]] = {rule.name: [] for rule in RULES}
+        self.occurrences: dict[str, list[Occurrence]] = {
+            rule.name: [] for rule in RULES
+        }
         self.totals: collections.Counter[str] = collections.Counter()
 
     def value(self, rule: Rule) -> float:
         """Returns the count of a rule in its unit."""
         total = max(self.totals[rule.total], 1) if rule.total else 1
-        return rule.scale * len(self.places[rule.name]) / total
+        return rule.scale * len(self.occurrences[rule.name]) / total
 
     def add_prose(self, path: pathlib.Path, line: int, text: str) -> None:
-        """Counts a comment or a docstring. Code in it is left out."""
+        """Adds the words of a comment or docstring, without code, to the counts."""
         plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
         plain = re.sub(r"`+[^`]*`+", "X", plain)
         plain = "\n".join(
@@ -155,45 +157,49 @@ class WordingCounts:
         self.totals["words"] += len(WORD.findall(plain))
         for name, pattern in (
             ("semicolons", SEMICOLON),
-            ("what", WHAT),
+            ("what", QUESTION_WORD),
             ("dialect", DIALECT),
         ):
             self._add_matches(name, pattern, path, line, plain)
 
     def add_comment(self, path: pathlib.Path, line: int, text: str) -> None:
-        """Counts a comment block."""
+        """Adds a comment block to the counts, and checks its first word."""
         self.totals["comments"] += 1
         if FRONTED_OPENER.match(text):
-            self.places["comment-openers"].append(Place(path, line, text[:90]))
+            self.occurrences["comment-openers"].append(
+                Occurrence(path, line, text[:90])
+            )
         self.add_prose(path, line, text)
 
     def add_docstring(self, path: pathlib.Path, line: int, text: str) -> None:
-        """Counts a docstring."""
+        """Adds a docstring to the counts, and checks its first word."""
         self.totals["docstrings"] += 1
         if FRONTED_OPENER.match(text):
             first_line = text.splitlines()[0]
-            self.places["docstring-openers"].append(Place(path, line, first_line))
+            self.occurrences["docstring-openers"].append(
+                Occurrence(path, line, first_line)
+            )
         self.add_prose(path, line, text)
 
     def add_message(self, path: pathlib.Path, line: int, text: str) -> None:
-        """Counts a string of more than three words that a user may read."""
+        """Adds a string that users may read. Ignores strings of up to three words."""
         words = len(WORD.findall(text))
         if words <= 3:
             return
         self.totals["message words"] += words
-        for pattern in (SEMICOLON, WHAT, DIALECT):
+        for pattern in (SEMICOLON, QUESTION_WORD, DIALECT):
             self._add_matches("messages", pattern, path, line, text)
 
     def add_binding(self, path: pathlib.Path, line: int, name: str) -> None:
-        """Counts a name that is bound to a value, a function or a class."""
+        """Adds a name that is bound to a value, a function or a class."""
         self.totals["bindings"] += 1
         if name.strip("_$").lower() in VAGUE_NAMES:
-            self.places["vague-names"].append(Place(path, line, name))
+            self.occurrences["vague-names"].append(Occurrence(path, line, name))
 
     def add_name(self, path: pathlib.Path, line: int, name: str) -> None:
-        """Counts a name where it is bound or used."""
+        """Checks a name for words of `DIALECT_NAME` where it is bound or used."""
         if DIALECT_NAME.search(name) and name not in KERAS_HOOKS:
-            self.places["dialect-names"].append(Place(path, line, name))
+            self.occurrences["dialect-names"].append(Occurrence(path, line, name))
 
     def _add_matches(
         self,
@@ -205,7 +211,9 @@ class WordingCounts:
     ) -> None:
         for match in pattern.finditer(text):
             context = text[max(0, match.start() - 45) : match.end() + 35]
-            self.places[rule].append(Place(path, line, context.replace("\n", " ")))
+            self.occurrences[rule].append(
+                Occurrence(path, line, context.replace("\n", " "))
+            )
 
 
 def count_python(root: pathlib.Path) -> WordingCounts:
@@ -256,10 +264,12 @@ def _count_python(
     for node in ast.walk(tree):
         _count_names(counts, name, node)
         if isinstance(node, ast.Starred) and _is_literal(node.value):
-            place = Place(name, node.lineno, ast.unparse(node)[:80])
-            counts.places["tuple-splats"].append(place)
+            occurrence = Occurrence(name, node.lineno, ast.unparse(node)[:80])
+            counts.occurrences["tuple-splats"].append(occurrence)
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "locals":
-            counts.places["locals"].append(Place(name, node.lineno, "locals()"))
+            counts.occurrences["locals"].append(
+                Occurrence(name, node.lineno, "locals()")
+            )
         if is_package and isinstance(node, ast.Constant) and id(node) not in docstrings:
             if isinstance(node.value, str):
                 counts.add_message(name, node.lineno, node.value)
@@ -413,8 +423,8 @@ def main() -> int:
     for kind, count in COUNTERS.items():
         counts = count(ROOT)
         if arguments.rule:
-            for place in counts.places[arguments.rule]:
-                print(place)
+            for occurrence in counts.occurrences[arguments.rule]:
+                print(occurrence)
             continue
         for rule in RULES:
             value = counts.value(rule)

@@ -51,12 +51,13 @@ def check_local_path(name: str, path: str | None, condition: str = "") -> None:
     Args:
         name: str, argument that holds the path.
         path: str or None.
-        condition: str, a further condition that follows "a local path" in the message.
+        condition: str, text that follows "a local path" in the message, such as a
+            condition.
     """
     if path is not None and is_url(path):
         raise InputError(
-            f"`{name}` must be a local path{condition}. Received: {name}={path}. Name "
-            "a local path, or mount the remote folder and name its mount point."
+            f"`{name}` must be a local path{condition}. Received: {name}={path}. Use a "
+            "local path, or mount the remote folder and use its mount point."
         )
 
 
@@ -110,9 +111,10 @@ def print_table(
     Args:
         title: str, printed above the table.
         columns: names of the columns.
-        rows: one sequence of cells per row. None draws a horizontal line.
-        text_columns: columns of text, which are aligned to the left. The other columns
-            hold numbers, which are aligned to the right. None means the first column.
+        rows: one sequence of cells per row, or None for a horizontal line.
+        text_columns: columns of text, which are aligned to the left. All other columns
+            contain numbers, which are aligned to the right. Defaults to the first
+            column.
     """
     from rich.console import Console
     from rich.table import Table
@@ -172,8 +174,8 @@ def read_model_options(arguments: argparse.Namespace) -> "str | Embedder | None"
         return arguments.model
     if arguments.model is None:
         raise InputError(
-            f"`runtime` must come with `model`. Received: {arguments.runtime!r} "
-            "without a model. Name the model too."
+            "`runtime` must be used with `model`. Received: "
+            f"runtime={arguments.runtime!r} without a model. Set `model`."
         )
     from align_keras.embedders import load_model
 

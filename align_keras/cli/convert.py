@@ -36,8 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"SOURCE must be a folder. Received: {source}. Check the path."
         )
     target = new_folder(arguments.to, "to")
-    # These imports load TensorFlow, which takes seconds. Wrong paths are reported
-    # before.
+    # These imports load TensorFlow, which takes seconds. The paths are checked first.
     from align_keras.models import ALIGN
     from align_keras.models.conversion.hugging_face import to_hugging_face
 

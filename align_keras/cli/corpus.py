@@ -27,7 +27,7 @@ STAGE_HELP = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = (
-        "stages (a stage first runs the stages above it, if they are not done):\n"
+        "stages (each stage first runs all unfinished stages above it):\n"
     ) + "\n".join(f"  {name:<9}{summary}" for name, summary in STAGE_HELP.items())
     parser.add_argument(
         "stage",
@@ -85,9 +85,9 @@ def run(arguments: argparse.Namespace) -> int:
     stage = arguments.stage
     if (stage == "urls") != (arguments.to is not None):
         raise InputError(
-            "`to` must name a file for the stage urls, and must be left out for the "
-            f"other stages. Received: to={arguments.to!r} for the stage {stage}. For "
-            "example, write --to urls.parquet for the stage urls."
+            "`to` must be a file for the stage urls, and must be left out for all "
+            "other stages. Received: to={arguments.to!r} for the stage {stage}. For "
+            "example, set --to urls.parquet for the stage urls."
         )
     from align_keras.reports.corpus_report import corpus_funnel
     from align_keras.runs.corpus_build import build_corpus

@@ -23,7 +23,7 @@ _FIRST = re.compile(
 
 
 def use_option_names(text: str, options: dict[str, str]) -> str:
-    """Replaces Python arguments in a message by command-line options.
+    """Replaces Python arguments in a message with command-line options.
 
     Args:
         text: str, message with arguments at its beginning, in backquotes or after
@@ -56,7 +56,8 @@ _LOST_PEER_ERRORS = (
 # Error numbers of the operating system for a full disk, an exceeded quota and a file
 # above the size limit.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Characters. Longer texts of other libraries are cut, so that a message stays readable.
+# Characters. Longer texts of other libraries are truncated, so that a message stays
+# readable.
 _MAX_DETAILS = 160
 
 
@@ -97,7 +98,8 @@ def _describe(error: BaseException) -> str | None:
             f"A file of the data set or of a checkpoint is damaged{details}. Copy the "
             "file again, or create it again."
         )
-    # TensorFlow also raises this class for a full disk, which is handled above.
+    # TensorFlow also raises this class for a full disk, but that case has already
+    # returned.
     is_exhausted = _is_tensorflow_error(error, "ResourceExhaustedError")
     if isinstance(error, MemoryError) or is_exhausted:
         return f"Out of memory{details}. Use a smaller batch or a smaller model."
@@ -118,7 +120,7 @@ def describe_bug(error: BaseException) -> str:
     be written, the traceback follows the message.
     """
     full_traceback = redacted("".join(traceback.format_exception(error)))
-    # A note of one line names the task that failed.
+    # A one-line note contains the name of the failed task.
     notes = [note for note in getattr(error, "__notes__", ()) if "\n" not in note]
     text = " ".join(" ".join([str(error), *notes]).split())[:300]
     message = redacted(f"Unexpected {type(error).__name__}: {text}")

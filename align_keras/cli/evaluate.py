@@ -16,7 +16,7 @@ from align_keras.protocols.run_protocol import (
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replaceable_file
 
-# Options that `--suite` accepts. All other options belong to one protocol.
+# Options that are valid with `--suite`. All other options need a single protocol.
 _SUITE_OPTIONS = (
     "data_root",
     "runtime",
@@ -77,7 +77,10 @@ def _add_options(
     settings: dict[str, Mapping[str, Any]] = {
         name: option.metadata for name, option in OPTIONS.items()
     }
-    settings["html"] = {"metavar": "FILE", "help": "HTML page of results to write"}
+    settings["html"] = {
+        "metavar": "FILE",
+        "help": "HTML page to which the results are written",
+    }
     for name, option_settings in settings.items():
         keywords = {"default": parser.argument_default, "dest": name, **option_settings}
         if name == "data":
@@ -104,32 +107,32 @@ def run(arguments: argparse.Namespace) -> int:
     for name, value in options.items():
         if value == "":
             raise InputError(
-                f"`{name}` must not be empty. Received: {name}=''. Name a value or "
+                f"`{name}` must not be empty. Received: {name}=''. Set a value or "
                 "leave the option out."
             )
     if not arguments.model:
         raise InputError(
-            f"`model` must be given. Received: model={arguments.model!r}. Name a "
-            "model, such as a run folder."
+            f"`model` must be set. Received: model={arguments.model!r}. Pass a model, "
+            "such as a run folder."
         )
     if arguments.suite and arguments.nested:
         raise InputError(
-            "`suite` must come without PROTOCOL. Received: "
-            f"{arguments.nested} with --suite {arguments.suite}. Leave one of them out."
+            f"`suite` cannot be used with PROTOCOL. Received: {arguments.nested} with "
+            f"--suite {arguments.suite}. Leave one of the two out."
         )
     if arguments.suite:
         for name, value in options.items():
             if name not in (*_SUITE_OPTIONS, "cache"):
                 raise InputError(
                     f"`{name}` must be used with a single protocol. Received: "
-                    f"{name}={value!r} with --suite. Leave it out, or replace --suite "
-                    "by a protocol."
+                    f"{name}={value!r} with --suite. Leave `{name}` out, or replace "
+                    "--suite with a protocol."
                 )
         return _run_suite(arguments, options)
     if arguments.nested is None:
         raise InputError(
-            "PROTOCOL or --suite paper must be given. Received: neither. For example, "
-            "run `align-keras evaluate retrieval`."
+            "PROTOCOL or --suite paper must be set. Received: no protocol and no "
+            "suite. For example, run `align-keras evaluate retrieval`."
         )
     result = evaluate(arguments.model, arguments.nested, **options)
     print_result(result, arguments.json)
@@ -137,7 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_suite(arguments: argparse.Namespace, options: dict[str, Any]) -> int:
-    """Runs the suite, prints the results, and writes the page that `html` names.
+    """Runs the suite, prints the results, and writes them to the page `html`.
 
     Returns:
         int, exit code.

@@ -121,8 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("model", "to"):
         if getattr(arguments, name) is None:
             raise InputError(
-                f"`{name}` must be given. Received: {name}=None. Write --model RUN "
-                "--to DIR."
+                f"`{name}` must be set. Received: {name}=None. Use --model RUN --to "
+                "DIR."
             )
     names = (*FORMATS_OF_OPTION, "evaluation")
     values = {name: getattr(arguments, name) for name in names}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from align_keras.search.image_index import Index
     from align_keras.search.indexing import Changes
 
-# Number of files that the summary names for each reason to leave files out.
+# Number of files that the summary lists for each reason.
 _EXAMPLES = 3
 # Seconds between two checks whether a root was deleted or created.
 _ROOT_CHECK_SECONDS = 1.0
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--check",
         action="store_true",
         help="compare all embeddings with their checksums and exit. Without the "
-        "option, each run compares another 100,000 embeddings.",
+        "option, each run compares the next 100,000 embeddings.",
     )
     parser.add_argument("--engine", default=LOCAL, metavar="E", help=ENGINE_HELP)
     parser.add_argument(
@@ -95,16 +95,16 @@ def run(arguments: argparse.Namespace) -> int:
     is_new = not is_database(folder) and not Store.exists(folder)
     if not arguments.sources and is_new:
         raise InputError(
-            "`sources` must name a folder or a table for a new index. Received: none. "
-            "Run `align-keras index FOLDER`."
+            "`sources` must contain a folder or a table for a new index. Received: no "
+            "source. Run `align-keras index FOLDER`."
         )
     if arguments.check:
         for name in ("sources", "rebuild", "watch"):
             value = getattr(arguments, name)
             if value:
                 raise InputError(
-                    "`check` must come without `sources`, `rebuild` and `watch`. "
-                    f"Received: {name}={value!r}. Leave one of them out."
+                    "`check` cannot be used with `sources`, `rebuild` or `watch`. "
+                    f"Received: {name}={value!r}. Leave `check` or `{name}` out."
                 )
         count = Index.open(folder).check()
         print(f"{count:,} embeddings of {folder} match their checksums")
@@ -121,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
     build = Index.rebuild if arguments.rebuild else Index.build
     engine = arguments.engine
     index = build(folder, arguments.sources, model, engine=engine)
-    # `changes` is None only in an index that was opened and not built.
+    # `changes` is None only for an index that was opened without an update.
     changes = cast("Changes", index.changes)
     print(_summary(changes))
     if arguments.left_out:
@@ -191,7 +191,7 @@ def _watch_present_roots(
 def _update(index: "Index", engine: str) -> None:
     """Updates the index, and prints a summary if any image changed."""
     changes = index.add((), engine)
-    if changes.added or changes.changed or changes.renamed or changes.gone:
+    if changes.added or changes.changed or changes.renamed or changes.removed:
         print(_summary(changes), flush=True)
 
 
@@ -211,7 +211,7 @@ def _summary(changes: "Changes") -> str:
     The first line counts the images by change. Each further line counts the files that
     were left out for one reason.
     """
-    names = ("added", "changed", "renamed", "gone", "unchanged")
+    names = ("added", "changed", "renamed", "removed", "unchanged")
     lines = [", ".join(f"{getattr(changes, name):,} {name}" for name in names)]
     for reason, count in sorted(changes.unreadable.items()):
         files = [
@@ -229,7 +229,7 @@ def _summary(changes: "Changes") -> str:
 
 
 def _remedies() -> dict[str, str]:
-    """Returns the remedies by the reason to leave a file out.
+    """Returns a dict from the reason for which a file is left out to its remedy.
 
     Some reasons, such as an empty file, have no remedy.
     """

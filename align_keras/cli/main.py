@@ -47,7 +47,7 @@ COMMANDS = {
 # address. It uploads the copy afterwards if it writes to the argument.
 WRITE_ARGUMENTS = ("model_dir", "out", "to", "html", "cache", "results")
 READ_ARGUMENTS = ("model", "index", "data_root")
-# Commands that only read, even from `WRITE_ARGUMENTS` such as `model_dir`.
+# Commands that only read their arguments, including those in `WRITE_ARGUMENTS`.
 READ_ONLY_COMMANDS = ("search", "serve")
 # Arguments that are texts. An address in a text is neither read nor written.
 _TEXT_ARGUMENTS = ("text", "plus", "minus", "where")
@@ -65,7 +65,7 @@ _OVERRIDE_ADDRESS = re.compile(
 FAILURE = 1
 # Exit code that shells report for a process that SIGINT has ended.
 INTERRUPTED = 130
-# Results of an interrupted command that the next run continues from.
+# Results of an interrupted command from which the next run continues.
 RESUMABLE = {
     "quickstart": "the last checkpoint",
     "train": "the last checkpoint",
@@ -80,8 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand.
 
     Args:
-        argv: words of the command line after `align-keras`, or None for those of the
-            process.
+        argv: words of the command line after `align-keras`. Defaults to `sys.argv[1:]`.
 
     Returns:
         Exit code: 0, 1 after a failure, or 130 after an interrupt.
@@ -131,8 +130,8 @@ def open_streams() -> None:
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            # Otherwise the next file that is opened would get the number of the closed
-            # stream, and the output of the stream would go to the file.
+            # Otherwise the next open file would get the descriptor of the closed
+            # stream, and output to the stream would go into this file.
             os.open(os.devnull, os.O_RDWR)
             setattr(sys, name, open(number, "r" if number == 0 else "w"))
     codecs.register_error("align_keras_escape", _escape)
@@ -216,7 +215,7 @@ def remove_secrets(arguments: argparse.Namespace) -> None:
 
 
 def _clean_value(name: str, value: Any) -> Any:
-    """Returns the value of an argument without passwords and tokens."""
+    """Removes passwords and tokens from the value of an argument."""
     if isinstance(value, list):
         return [_clean_value(name, item) for item in value]
     if not isinstance(value, str):
@@ -239,7 +238,7 @@ def _clean_override(match: re.Match[str]) -> str:
 def use_local_copies(
     arguments: argparse.Namespace, stack: contextlib.ExitStack
 ) -> None:
-    """Replaces remote addresses in the arguments by paths of local copies.
+    """Replaces remote addresses in the arguments with paths of local copies.
 
     Args:
         arguments: parsed arguments, which are changed.
@@ -293,7 +292,7 @@ class _Parser(argparse.ArgumentParser):
         return super().add_subparsers(**{"parser_class": parser_class, **keywords})
 
     def error(self, message: str) -> NoReturn:
-        """Exits with a usage error, which hides the passwords of addresses."""
+        """Exits with a usage error in which passwords of addresses are hidden."""
         matches = [re.search(f"{_SCHEME}.+", word, re.DOTALL) for word in self._words]
         addresses = [match[0] for match in matches if match]
         super().error(redacted(message, *addresses))
@@ -335,8 +334,8 @@ class _Parser(argparse.ArgumentParser):
             nested = parser.nested_commands()
             is_unknown = nested and not word.startswith("-") and word not in nested
             if option == "--" or (position == 0 and is_unknown):
-                # Words after "--" are no options. argparse reports an unknown nested
-                # command.
+                # Words after "--" are not options. argparse itself reports an unknown
+                # nested command.
                 return words + argv[position:]
             if word in nested:
                 parser = nested[word]

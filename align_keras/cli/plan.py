@@ -34,7 +34,7 @@ class _Table:
     Attributes:
         title: str, printed above the table.
         columns: names of the columns.
-        rows: cells of each row. None draws a horizontal line.
+        rows: cells of each row, or None for a horizontal line.
         notes: lines that are printed below the table.
     """
 
@@ -117,8 +117,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=TEXT_UTILIZATION,
         metavar="U",
-        help="fraction that the text encoder and the loss reach (default: "
-        f"{TEXT_UTILIZATION}, as BERT-large on TPU v3 in arXiv 1904.00962)",
+        help="fraction of the peak speed that the text encoder and the loss reach "
+        f"(default: {TEXT_UTILIZATION}, as BERT-large on TPU v3 in arXiv 1904.00962)",
     )
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
 
@@ -141,7 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _plan_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Table]]:
-    """Plans the training of an experiment, or of a protocol by its recipe.
+    """Plans the training of an experiment, or the training in a protocol.
 
     Returns:
         tuple of the estimates, a dict for JSON, and the tables to print.
@@ -152,8 +152,8 @@ def _plan_run(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[_Tabl
     if arguments.device_kind is None:
         raise InputError(
             f"`device_kind` must be one of {', '.join(DEVICE_KINDS)}. Received: "
-            "device_kind=None. Name a kind, or use `index` or `corpus` to plan an "
-            "index or a corpus."
+            "device_kind=None. Set a device kind, or use `index` or `corpus` to plan "
+            "an index or a corpus."
         )
     recipe_sizes = {
         name: getattr(arguments, name)

@@ -17,7 +17,7 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.remote import is_url
 
 CORPORA = ("icons", "stamps", "clipart")
-# Training steps of the short budget, which continuous integration uses.
+# Number of training steps for `--budget short`, which continuous integration uses.
 _SHORT_STEPS = 300
 
 

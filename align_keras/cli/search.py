@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from align_keras.embedders import Embedder
     from align_keras.search.query import Hit, Query
 
-# Largest number of hits whose images are drawn with colored blocks, which are large.
+# Maximum number of hits whose images are drawn with color blocks, which need many
+# lines.
 _MAX_BLOCK_IMAGES = 4
 # Characters. Minimum width of the column of captions, whose text may wrap.
 _CAPTION_WIDTH = 16
 # Number of captions that are printed for an image.
 _MAX_CAPTIONS = 3
-# Columns of the table of hits after the rank. All columns but the score are text.
+# Columns of the table of hits after the rank. All columns except the score are text.
 _COLUMNS = ("score", "match", "path", "date", "caption")
 
 
@@ -156,9 +157,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _index_and_model(
     arguments: argparse.Namespace,
 ) -> "tuple[str | None, str | Embedder | None]":
-    """Returns the folder or address of the index, and the model of the options.
+    """Returns the index and the model that the options select.
 
-    Each is None if no option names it.
+    A value is None if no option sets it.
     """
     if arguments.model_dir is None:
         return arguments.index, read_model_options(arguments)
@@ -272,7 +273,7 @@ def _row(hit: "Hit") -> dict[str, str]:
 
 
 def _shorten_captions(captions: list[str]) -> str:
-    """Returns the first captions and the number of the remaining ones.
+    """Returns the first captions and the number of the remaining captions.
 
     An image may have hundreds of captions.
     """

@@ -29,20 +29,21 @@ _SMALL = "align_small_en"
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that choose and change a configuration."""
+    """Adds the options that select and override a configuration."""
     parser.add_argument(
         "--experiment",
         metavar="NAME",
         help="name of a file in experiments/ without .yaml, or path of a YAML file. "
-        "The next two options override its values.",
+        "--config_file and --params_override override its values.",
     )
     parser.add_argument(
         "--config_file",
         metavar="F",
         action="append",
         default=[],
-        help="YAML file that overrides values of the experiment. Of several files, the "
-        "last one takes precedence. The params.yaml of a run reproduces the run.",
+        help="YAML file that overrides values of the experiment. Repeat the option for "
+        "several files, of which the last file takes precedence. The params.yaml of a "
+        "run reproduces the run.",
     )
     parser.add_argument(
         "--params_override",
@@ -140,9 +141,9 @@ def weights_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _absolute(weights: str) -> str:
-    """Returns an absolute path, which is valid in any folder.
+    """Returns the absolute path of local weights.
 
-    The name of public weights, which is no path, is returned as it is.
+    Names of public weights are returned unchanged.
     """
     path = pathlib.Path(weights)
     is_path = path.exists() or pathlib.Path(f"{weights}.index").exists()

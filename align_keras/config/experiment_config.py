@@ -218,7 +218,7 @@ class SigmoidLossConfig:
 
     Attributes:
         bias: Constant that is added to the logits, or None for the negative logarithm
-            of the number of captions in the batch. The reference learns it.
+            of the number of captions in the batch. The paper learns the bias.
         share_equal_captions: True to treat pairs with equal captions as positives of
             each other.
 
@@ -246,7 +246,8 @@ class SourceConfig:
     Attributes:
         path: File, folder, pattern or address.
         weight: Share of the pairs from this source, relative to the weights of the
-            other sources. None for all sources uses their numbers of images.
+            other sources. If all weights are None, the weights are the numbers of
+            images of the sources.
     """
 
     path: str

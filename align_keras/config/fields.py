@@ -8,7 +8,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-# For each bound: sign in messages, comparison, and keyword of JSON Schema.
+# Dict from a bound to its sign in messages, its comparison and its keyword in JSON
+# Schema.
 BOUNDS = {
     "at_least": (">=", operator.ge, "minimum"),
     "above": (">", operator.gt, "exclusiveMinimum"),

@@ -137,7 +137,7 @@ def load_recipe(
     path = experiments("evaluation").get(name)
     if path is None:
         raise InputError(
-            f"recipe {name}.yaml was not found in experiments/evaluation. Install the "
+            f"Recipe {name}.yaml was not found in experiments/evaluation. Install the "
             "package again, or use a clone of the repository."
         )
     files = [path, *config_files]
@@ -150,7 +150,7 @@ def load_corpus_config(
 ) -> CorpusConfig:
     """Loads the configuration of a corpus.
 
-    Args and errors are those of `load_config`.
+    The arguments and errors are those of `load_config`.
 
     Example:
     >>> load_corpus_config(params_override="filter.max_unigrams=30").filter.max_unigrams
@@ -444,7 +444,7 @@ def find_experiment(name: Path) -> pathlib.Path:
     if path.is_file():
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-        raise InputError(f"experiment file {path} was not found. Check the path.")
+        raise InputError(f"Experiment file {path} was not found. Check the path.")
     files = experiments()
     if path.name not in files:
         matches = difflib.get_close_matches(path.name, files, n=1)
@@ -453,7 +453,7 @@ def find_experiment(name: Path) -> pathlib.Path:
             hint += f"The experiments are {', '.join(files)}. You can also pass a file."
         else:
             hint += "No experiments folder is installed. Pass a file instead."
-        raise InputError(f"unknown experiment '{name}'. {hint}")
+        raise InputError(f"Experiment '{name}' was not found. {hint}")
     return files[path.name]
 
 

@@ -128,7 +128,7 @@ def _check_patterns(config: ExperimentConfig, report: Report) -> None:
                 re.compile(pattern)
             except re.error as error:
                 rule = f"regular expressions ({error})"
-                report.refuse(key, rule, "Correct it.", value=pattern)
+                report.refuse(key, rule, "Correct the pattern.", value=pattern)
 
 
 def _check_metrics(config: ExperimentConfig, report: Report) -> None:

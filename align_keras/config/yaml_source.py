@@ -84,7 +84,7 @@ def read_yaml(path: str | os.PathLike) -> dict[str, LocatedValue]:
         text = read_regular(path, _MAX_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(
-            f"configuration file {path} was not found. Check the path."
+            f"Configuration file {path} was not found. Check the path."
         ) from None
     except OSError as error:
         raise InputError(
@@ -174,7 +174,7 @@ def _parse(text: str, reader: "_Reader", key: str = "") -> dict[str, LocatedValu
         ) from None
     except yaml.YAMLError as error:
         raise _SyntaxError(
-            f"{reader.source}: not valid YAML ({_one_line(error)}). Correct it."
+            f"{reader.source}: not valid YAML ({_one_line(error)}). Correct the text."
         ) from None
     except RecursionError:
         raise InputError(f"{reader.source}: {_TOO_DEEP}") from None

@@ -1,4 +1,4 @@
-"""Cleaning of captions, and detection of unusable ones."""
+"""Cleaning of captions, and detection of unusable captions."""
 
 import re
 import unicodedata
@@ -98,13 +98,13 @@ def names_file(caption: str, image_url: str = "") -> bool:
 def _file_stems(image_url: str) -> set[str]:
     """Returns the normalized stem of an image's file name, with and without copy marks.
 
-    For "IMG_0001-300x200.jpg" these are "img_0001_300x200" and "img_0001".
+    The stems of "IMG_0001-300x200.jpg" are "img_0001_300x200" and "img_0001".
     """
     if image_url[:5].lower() == "data:":
         return set()
     try:
         path = urlsplit(image_url).path
-    except ValueError:  # For example an invalid IPv6 host.
+    except ValueError:  # The address is invalid, for example because of its IPv6 host.
         return set()
     name = unquote(path.rpartition("/")[2])[:_MAX_FILE_NAME]
     stem = _IMAGE_SUFFIX.sub("", name)

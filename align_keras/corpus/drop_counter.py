@@ -133,11 +133,11 @@ class DropCounter:
         self.examples = other.examples | self.examples
 
     def check(self, max_bad_fraction: float) -> None:
-        """Checks that pairs were kept and that few enough are bad.
+        """Raises if no pair was kept, or if too many pairs are bad.
 
         Args:
-            max_bad_fraction: float, largest allowed fraction of bad pairs among the
-                kept and bad ones.
+            max_bad_fraction: float, largest allowed number of bad pairs, divided by the
+                number of bad and kept pairs.
 
         Raises:
             InputError: if no pair was kept, or if too many pairs are bad.
@@ -152,7 +152,7 @@ class DropCounter:
         if not self.kept_count:
             cause = f": {reasons}" if reasons else ""
             raise InputError(
-                f"The corpus is empty. Received: no usable {self.unit} among "
+                f"The corpus must not be empty. Received: no usable {self.unit} among "
                 f"{total + self.filtered.total()}{cause}. Add at least one readable "
                 "image with a caption."
             )
@@ -199,7 +199,7 @@ class DropCounter:
         return counter
 
     def lines(self) -> list[str]:
-        """Returns the lines of a summary: the kept pairs, then a line per reason."""
+        """Returns a summary: a line with the kept pairs, then a line per reason."""
         lines = [f"{self.kept_count} {self.unit} kept"]
         for reason, count in self.bad.most_common():
             remedy = _REMEDIES.get(reason)

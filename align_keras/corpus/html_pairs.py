@@ -20,7 +20,7 @@ _LAZY_SETS = ("data-srcset", "data-lazy-srcset", "data-original-set")
 # counts the captions by these names.
 _PERMALINK, _BUTTON = "a permalink", "a button"
 _FOOTNOTE, _HIDDEN = "a footnote mark", "a text for screen readers"
-# CSS class → part that elements of the class are.
+# CSS class → name of the part that elements of this class contain.
 _CLASSES_OF_PARTS = {
     **dict.fromkeys(("headerlink", "permalink", "hash-link"), _PERMALINK),
     **dict.fromkeys(("header-anchor", "heading-anchor", "anchor-link"), _PERMALINK),
@@ -28,9 +28,9 @@ _CLASSES_OF_PARTS = {
     **dict.fromkeys(("sr-only", "visually-hidden", "visuallyhidden"), _HIDDEN),
     **dict.fromkeys(("screen-reader-text", "show-for-sr"), _HIDDEN),
 }
-# Text of a permalink, which has symbols only.
+# Text of a permalink, which consists of symbols.
 _PERMALINK_TEXT = re.compile(r"[\s¶#§⚓∞↩↑🔗\u200b\ufe0e\ufe0f]*")
-# Elements that MediaWiki, WordPress and others use instead of a `figcaption`.
+# Elements that MediaWiki, WordPress and other systems use instead of a `figcaption`.
 _CAPTIONS = "div.caption, .thumbcaption, p.wp-caption-text"
 _INVISIBLE = {"script", "style", "template", "noscript"}
 # Elements inside a line. The start of any other element separates words.
@@ -39,10 +39,10 @@ _INLINE |= {"i", "ins", "kbd", "mark", "q", "s", "samp", "small", "span", "stron
 _INLINE |= {"sub", "sup", "time", "tt", "u", "var", "wbr", "-text"}
 # Levels of links and `picture` elements around the `img` next to a `noscript`.
 _MAX_WRAPPERS = 4
-# Candidate of a `srcset`: an address, then a descriptor unless the address ends with a
-# comma.
+# Matches a candidate of a `srcset`: an address, and a descriptor unless the address
+# ends with a comma.
 _CANDIDATE = re.compile(r"([^\s,]\S*)(?:(?<!,)\s+([^,]*))?")
-# Characters. No page needs longer addresses, apart from those with `data:`.
+# Characters. Only `data:` addresses need to be longer.
 _MAX_ADDRESS = 16_384
 # Characters.
 _MAX_FIGCAPTION = 100_000
@@ -102,9 +102,9 @@ def extract_pairs(
     `figcaption`. Captions that only name a file or have more than 2,000 characters are
     dropped. Addresses of more than 16,384 characters are ignored.
 
-    The address of an image is that of its largest version in `srcset`, `src` and the
-    `source` elements of a `picture`. If the image has addresses for lazy loading, they
-    are used instead.
+    The address of an image is the address of its largest version in `srcset`, `src` and
+    the `source` elements of a `picture`. If the image has addresses for lazy loading,
+    they are used instead.
 
     Pages with errors are parsed as in a browser, which can take minutes and gigabytes.
     `page_process.read_page` limits both.
@@ -132,7 +132,7 @@ def extract_pairs(
     ...     print(pair.rule, pair.caption, pair.image_url, pair.language)
     alt A cat & a mat. https://example.org/cat.jpg en
     """
-    with needs("corpus", "web pages are read by selectolax"):
+    with needs("corpus", "Reading web pages needs selectolax"):
         from selectolax.lexbor import LexborHTMLParser
     text = decode_html(html) if isinstance(html, bytes) else html
     # The parser rejects unpaired surrogates.
@@ -164,8 +164,9 @@ def extract_pairs(
 def decode_html(content: bytes, charset: str | None = None) -> str:
     """Decodes a page.
 
-    The encoding is the first one of the following that is known: the byte order mark,
-    `charset`, the `meta` element, UTF-8 if the page is valid in it, and Windows-1252.
+    The encoding comes from the first of these sources that has one: the byte order
+    mark, `charset`, and the `meta` element. Otherwise it is UTF-8 if the page is valid
+    UTF-8, or else Windows-1252.
 
     Args:
         content: bytes of the page.
@@ -233,7 +234,7 @@ def _node_context(node: Any, cache: dict[int, _NodeContext]) -> _NodeContext:
 def _captions(
     image: Any, figure: Any, figure_cache: dict[int, tuple[str, list[str]]]
 ) -> list[tuple[str, str, Sequence[str]]]:
-    """Returns the captions of an `img`.
+    """Returns the captions of an `img` with the rule that found each caption.
 
     Args:
         image: node of the image.
@@ -267,11 +268,11 @@ def _captions_by_class(tree: Any) -> dict[int, Any]:
     captions = tree.css(_CAPTIONS)
     caption_counts = collections.Counter(node.parent.mem_id for node in captions)
     for caption in captions:
-        # With several captions in one parent, it is unknown which image has which.
+        # If a parent has several captions, the caption of each image is unknown.
         if caption_counts[caption.parent.mem_id] > 1:
             continue
         images = [node.mem_id for node in caption.parent.css("img")]
-        # Images in the caption are icons, such as a magnifier.
+        # Images within a caption are icons, such as a magnifier.
         icons = {node.mem_id for node in caption.css("img")}
         images = [node for node in images if node not in icons]
         if len(images) == 1:
@@ -309,7 +310,7 @@ def _visible_text(node: Any) -> tuple[str, list[str]]:
 
 
 def _foreign_part(node: Any) -> str | None:
-    """Returns the name of an element that does not belong to the caption, or None."""
+    """Returns the kind of an element that does not belong to a caption, or None."""
     attributes = {name: value or "" for name, value in node.attributes.items()}
     role = attributes.get("role", "")
     for name in attributes.get("class", "").split():
@@ -332,13 +333,16 @@ def _noscript_copies(tree: Any, context_cache: dict[int, _NodeContext]) -> set[i
     """Returns the ids of the redundant images in or next to `noscript` elements.
 
     Pages with lazy loading repeat an image in a `noscript` for browsers without
-    scripts. The redundant image is the one in the `noscript` if the other has an
-    address for lazy loading. Otherwise it is the other, which is a placeholder.
+    scripts. If the image next to the `noscript` has an address for lazy loading, the
+    image in the `noscript` is redundant. Otherwise the image next to it is a redundant
+    placeholder.
     """
     copies, last_id = set(), None
     for copy in tree.css("noscript img"):
         noscript = _node_context(copy, context_cache).noscript
-        if noscript.mem_id == last_id:  # Only the first image can be a copy.
+        if (
+            noscript.mem_id == last_id
+        ):  # Only the first image of a `noscript` can be a copy.
             continue
         last_id = noscript.mem_id
         neighbors = (
@@ -383,7 +387,8 @@ def _image_url(image: Any, base_url: str) -> str | None:
     nodes = [image]
     if image.parent is not None and image.parent.tag == "picture":
         nodes += image.parent.css("source")
-    # If the image has an address for lazy loading, `src` is the one of a placeholder.
+    # If the image has an address for lazy loading, `src` is the address of a
+    # placeholder.
     attributes_by_priority = ((_LAZY, _LAZY_SETS), (("src",), ("srcset",)))
     for plain_attributes, set_attributes in attributes_by_priority:
         addresses = [
@@ -432,6 +437,6 @@ def _absolute_url(base_url: str, address: str | None) -> str | None:
         url = address if is_data else urljoin(base_url, address)
         if urlsplit(url).scheme.lower() not in _SCHEMES:
             return None
-    except ValueError:  # For example an invalid IPv6 host.
+    except ValueError:  # The address is invalid, for example because of its IPv6 host.
         return None
     return urldefrag(url).url.replace(" ", "%20")

@@ -40,9 +40,9 @@ _UPRIGHT_OPERATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# `Image.open` warns or raises if an image exceeds a limit of the whole module Pillow. A
-# thread holds this lock while it turns that limit off. `normalize_image` compares the
-# size in the header with `max_pixels` instead.
+# `Image.open` warns or raises if an image exceeds Pillow's global pixel limit. A thread
+# holds this lock while it disables the limit. `normalize_image` compares the size in
+# the header with `max_pixels` instead.
 _OPEN_LOCK = threading.Lock()
 
 
@@ -54,9 +54,9 @@ def normalize_image(
 ) -> tuple[Image.Image, str | None]:
     """Decodes an image to 8-bit RGB.
 
-    The result is the first frame, upright, on a white background, as
-    `align_keras.images.decode` decodes it. SVG drawings are rendered in their size with
-    the package of the extra `svg`.
+    The result is the upright first frame on a white background, as in
+    `align_keras.images.decode`. SVG drawings are rendered at their own size, which
+    needs the extra `svg`.
 
     Args:
         source: path of an image file, or its bytes.
@@ -68,7 +68,7 @@ def normalize_image(
 
     Returns:
         Tuple of the image and a str with the conversions that were necessary, such as
-        `"cmyk, rotated"`, or None without any.
+        `"cmyk, rotated"`, or None without conversions.
 
     Raises:
         ImageError: if the image cannot be decoded or is too large.
@@ -108,7 +108,8 @@ def normalize_image(
     except Exception as error:  # A damaged file can raise any error in a decoder.
         reason = "truncated" if "truncated" in str(error) else "unreadable"
         raise ImageError(reason, _one_line(error)) from error
-    # The image is upright. With its orientation, the caller could rotate it again.
+    # The image is upright now. If it still had an orientation, the caller could rotate
+    # it again.
     for name in _ORIENTATION_METADATA:
         rgb.info.pop(name, None)
     if sixteen_bit and kind != "16-bit":
@@ -138,7 +139,7 @@ def image_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
 @functools.cache
 def opencv() -> types.ModuleType:
     """Imports cv2 and limits it to one thread, since the workers use all cores."""
-    with needs("corpus", "images of a corpus are reduced by OpenCV"):
+    with needs("corpus", "Resizing the images of a corpus needs OpenCV"):
         import cv2
     cv2.setNumThreads(1)
     return cv2
@@ -257,7 +258,7 @@ def _is_animated(image: Any) -> bool:
 
 
 def _read_orientation(image: Any, content: bytes) -> int:
-    """Returns the orientation in the EXIF metadata, or 1 without any.
+    """Returns the orientation in the EXIF metadata, or 1 without an orientation.
 
     Pillow's own function would also use the orientation in XMP and other metadata.
     """

@@ -38,9 +38,9 @@ from align_keras.corpus.sources import is_remote, read_location
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
-# Blocks of 16 MiB that Pillow keeps for the next image.
+# Number of blocks of 16 MiB that Pillow reuses for the next image.
 _MAX_BLOCKS = 8
-# Images per row group, some tens of megabytes of JPEGs.
+# Number of images per row group, which has tens of megabytes of JPEGs.
 _IMAGES_PER_GROUP = 500
 
 
@@ -60,8 +60,7 @@ def cut_table(task: dict) -> dict:
             number).
 
     Returns:
-        dict with `remote`, the number of pairs with remote images. They are in no
-        piece.
+        dict with `remote`, the number of pairs with remote images, which are left out.
     """
     name = pathlib.Path(task["table"]).stem
     remote_count = 0
@@ -92,7 +91,7 @@ def group_piece(task: dict) -> dict:
             `piece` (number) and `table` (path of the result).
 
     Returns:
-        dict with `pictures` (number of images) and `pairs`.
+        dict with `images` and `pairs`, their numbers.
     """
     rows_of_images: dict[str, list] = {}
     for name in task["names"]:
@@ -106,8 +105,7 @@ def group_piece(task: dict) -> dict:
             captions = _unique_captions(rows)
             append([{"image_key": key, **image, "captions": captions}])
             pair_count += len(captions)
-    # The keys are part of the stored results of tasks.
-    return {"pictures": len(rows_of_images), "pairs": pair_count}
+    return {"images": len(rows_of_images), "pairs": pair_count}
 
 
 def _unique_captions(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -237,7 +235,7 @@ def store_image(
 
 
 def rgba_pixels(image: Image.Image) -> np.ndarray:
-    """Returns the pixels of an image, without a copy where possible.
+    """Returns the pixels of an image, without a copy if possible.
 
     Args:
         image: `PIL.Image.Image` in mode RGB.
@@ -246,7 +244,7 @@ def rgba_pixels(image: Image.Image) -> np.ndarray:
         uint8 array (height, width, 4). The last channel has no meaning.
     """
     if hasattr(image, "__arrow_c_array__"):  # Pillow 11.2
-        # An image larger than a block of Pillow's memory cannot be shared.
+        # The memory of an image that is larger than a block of Pillow cannot be shared.
         with contextlib.suppress(ValueError):
             values = arrow().array(image).values
             pixels = np.frombuffer(values.buffers()[1], np.uint8)
@@ -328,7 +326,7 @@ def kept_captions(
 def kept_texts(
     groups: list[str], stored: list[str], dropped: Sequence
 ) -> Iterator[dict]:
-    """Yields the rows of the corpus in `groups`, with the captions of duplicates.
+    """Yields the rows of `groups` that are in the corpus, with captions of duplicates.
 
     The arguments are those of `kept_images`.
     """
@@ -338,7 +336,7 @@ def kept_texts(
 def _kept_rows(
     groups: list[str], stored: list[str], dropped: Sequence, columns: Sequence[str] = ()
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yields tuples of the row in `groups` and `columns` of the row in `stored`."""
+    """Yields (row in `groups`, `columns` of the row in `stored`) for kept images."""
     dropped_keys = {image[0] for image in dropped}
     duplicate_captions = _duplicate_captions(groups, dropped)
     columns = ["image_key", "fault", *columns]

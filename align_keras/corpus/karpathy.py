@@ -20,7 +20,8 @@ class KarpathyImage:
             the subfolders train2014 and val2014.
         split: str, such as `"train"`, `"restval"`, `"val"` or `"test"`.
         captions: tuple of str, unchanged from the file.
-        caption_ids: tuple of str, the `sentid` of each caption, or "" without one.
+        caption_ids: tuple of str, the `sentid` of each caption, or "" for a caption
+            without a `sentid`.
     """
 
     name: str

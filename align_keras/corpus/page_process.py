@@ -78,7 +78,7 @@ def read_page(
 
 
 def _send_request(request: bytes) -> dict[str, Any]:
-    """Sends a request to the process, which it starts if necessary."""
+    """Starts the process if necessary, sends a request and returns the response."""
     global _process
     if _process is None:
         _process = _start_process()
@@ -92,7 +92,8 @@ def _send_request(request: bytes) -> dict[str, Any]:
             return json.loads(response)
         code = _process.process.wait()
     except BaseException:
-        # After Ctrl-C, the next request would read the response to this one.
+        # After Ctrl-C the response to this request is still unread. Without a new
+        # process, the next request would read this response.
         _process.process.kill()
         _stop_process()
         raise
@@ -128,7 +129,7 @@ def _stop_process() -> None:
 
 
 def _after_fork() -> None:
-    """Forgets the process in a forked child, since the parent still uses it."""
+    """Resets the globals in a forked child, because the parent uses the process."""
     global _lock, _process
     _lock, _process = threading.Lock(), None
 
@@ -138,7 +139,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def serve_requests() -> None:
-    """Runs the separate process. It returns when the parent closes the pipe."""
+    """Serves requests in the separate process until the parent closes the pipe."""
     # Ctrl-C reaches all processes of a terminal. The parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, responses = sys.stdin.buffer, sys.stdout.buffer
@@ -182,8 +183,8 @@ def _set_limits(memory: int, seconds: float) -> None:
     """Limits the resources of this process.
 
     Args:
-        memory: int, bytes. An allocation beyond them raises `MemoryError`.
-        seconds: float, processor time from now on after which the process is killed.
+        memory: int, bytes. An allocation beyond this limit raises `MemoryError`.
+        seconds: float, further processor time after which the process is killed.
     """
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)

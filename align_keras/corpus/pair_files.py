@@ -39,8 +39,8 @@ class PairRecord:
         image_path: path or address of the image.
         captions: list of str.
         position: str, position of the first caption, such as "pairs.csv line 7".
-        origins: list with the result of `origin_of` for each caption. It is empty
-            without this function.
+        origins: list with the result of `origin_of` for each caption, or an empty list
+            without `origin_of`.
     """
 
     id: str
@@ -61,10 +61,10 @@ def read_pairs(
 ) -> Iterator[PairRecord]:
     """Reads image-caption pairs from a table or a folder.
 
-    A table has a column of image paths, which are relative to the table, and a column
-    of captions. In JSONL, a caption may be a list of captions. A column `id` is
-    optional. Rows of the same image are merged. A folder has files `NAME.txt` with a
-    caption per line next to the images `NAME.jpg`. Captions are cleaned.
+    A table has a column of captions and a column of image paths, which are relative to
+    the table. In JSONL, a caption may be a list of captions. A column `id` is optional.
+    Rows of the same image are merged. A folder has files `NAME.txt` with a caption per
+    line next to the images `NAME.jpg`. Captions are cleaned.
 
     Args:
         path: path of a table (`.csv`, `.tsv`, `.jsonl`, `.ndjson`) or a folder, or
@@ -93,7 +93,7 @@ def read_pairs(
         if image_column or caption_column:
             raise InputError(
                 "`image_column` and `caption_column` are options of tables. Received: "
-                f"{path}, a folder. Remove these options."
+                f"{path}, a folder. Leave them out."
             )
         return iter(_read_folder(path, encoding, counter))
     if not path.exists():
@@ -107,7 +107,7 @@ def read_pairs(
             f"Received: {path}. Rename or convert it."
         )
     columns, rows = read_table(path, encoding, counter)
-    # Indexes and corpora, which use origins, have no options for the columns' names.
+    # Indexes and corpora use origins and have no options for the names of the columns.
     table = path, columns, origin_of is None
     image_column = _column(*table, image_column, IMAGE_COLUMNS, "image")
     caption_column = _column(*table, caption_column, CAPTION_COLUMNS, "caption")
@@ -172,9 +172,9 @@ def _column(
     Args:
         path: path of the table.
         columns: list of str, the names of all columns.
-        has_column_options: bool, True if the user can name the column by an option.
-        requested_column: str, column that the user named, or None.
-        candidates: str, names to try if the user named no column.
+        has_column_options: bool, True if the user can set the column with an option.
+        requested_column: str, column that the user has set, or None.
+        candidates: str, names to try if the user has set no column.
         kind: str, "image" or "caption".
 
     Raises:
@@ -293,7 +293,7 @@ def folder_images(path: pathlib.Path) -> list[pathlib.Path]:
     images, _ = _find_images_and_texts(path)
     if not images:
         raise InputError(
-            f"{path} must hold images ({', '.join(IMAGE_SUFFIXES)}). Received: a "
+            f"{path} must contain images ({', '.join(IMAGE_SUFFIXES)}). Received: a "
             "folder without images. Use another folder."
         )
     return sorted(images)
@@ -328,7 +328,7 @@ def _read_folder(
     images, texts = _find_images_and_texts(path)
     if not images:
         raise InputError(
-            f"The folder `pairs` must hold images ({', '.join(IMAGE_SUFFIXES)}). "
+            f"The folder `pairs` must contain images ({', '.join(IMAGE_SUFFIXES)}). "
             f"Received: {path} without images. Put NAME.jpg next to NAME.txt."
         )
     records = [
@@ -408,7 +408,7 @@ def read_table(
     if not text.strip():
         raise InputError(
             f"The table must have a header line and a line per pair. Received: {path}, "
-            "which is empty. Add these lines."
+            "which is empty. Add a header and pairs."
         )
     suffix = path.suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
@@ -507,21 +507,24 @@ def _csv_lines(text: str, suffix: str) -> Iterator[tuple[int, list[str], str | N
                 yield next_line + 1, cells, None
                 next_line = end
         except csv.Error as error:
-            # A quotation mark that is not closed would include the lines after it. Only
-            # its line is malformed, and the next line is read as a new row.
+            # A cell with an unclosed quotation mark would include all lines after it.
+            # Only its first line is counted as malformed, and the next line is read as
+            # a new row.
             yield next_line + 1, [], str(error)
             next_line += 1
 
 
 def _check_inner_lines(lines: list[str], cells: list[str], delimiter: str) -> None:
-    """Raises `csv.Error` if the lines within a cell are rows with images themselves."""
+    """Raises `csv.Error` if the lines within a cell look like rows with images."""
     columns = [n for n, cell in enumerate(cells) if _IMAGE_NAME.search(cell)]
     rows = [next(csv.reader([line], delimiter=delimiter), []) for line in lines]
     if rows and all(
         len(row) == len(cells) and any(_IMAGE_NAME.search(row[n]) for n in columns)
         for row in rows
     ):
-        raise csv.Error("a cell contains whole rows, close its quotation mark")
+        raise csv.Error(
+            "a cell contains whole rows because its quotation mark is not closed"
+        )
 
 
 def _unquoted(cell: str) -> str:

@@ -17,16 +17,16 @@ TEXTS = ("caption", "rule", "language", "page_url", "source")
 ROWS_PER_BATCH = 32_768
 
 
-def arrow(otherwise: str = "") -> Any:
+def arrow(alternative: str = "") -> Any:
     """Imports pyarrow and returns the module.
 
     Args:
-        otherwise: str, another remedy for the error message, as in `needs`.
+        alternative: str, alternative to the installation for the error message.
 
     Raises:
         InputError: if pyarrow is not installed.
     """
-    with needs("corpus", "Parquet is read and written by pyarrow", otherwise):
+    with needs("corpus", "Parquet files need pyarrow", alternative):
         import pyarrow
         import pyarrow.parquet
     return pyarrow
@@ -124,7 +124,9 @@ def arrow_errors_as_os_errors() -> Iterator[None]:
         yield
     except (OSError, InputError):
         raise
-    except Exception as error:  # Also Python's errors about damaged names and texts.
+    except (
+        Exception
+    ) as error:  # Damaged names and texts raise errors of Python instead of pyarrow.
         raise OSError(" ".join(str(error).split())) from error
 
 

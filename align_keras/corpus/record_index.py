@@ -119,7 +119,7 @@ def index_files(
 
 
 def _index_file(task: dict[str, Any]) -> dict[str, Any]:
-    """Indexes a file for a task of `index_files` and writes its index file."""
+    """Indexes one file and writes its index file, as a task of `index_files`."""
     say(f"indexing {task['path']}")
     counter, kind = DropCounter(), task["kind"]
     if kind in _TABLES:
@@ -235,7 +235,7 @@ def _checked_column(
 def _rows_of_tables(
     task: dict[str, Any], columns: list[str], caption: str, counter: DropCounter
 ) -> Iterator[_Row]:
-    """Yields the rows of a table with usable captions, and counts the other rows."""
+    """Yields the rows that have usable captions, and counts the other rows."""
     batches = _parquet_batches if task["kind"] == "parquet" else _arrow_batches
     path, group, row = task["path"], 0, -1
     try:
@@ -267,7 +267,7 @@ def _usable_captions(value: object, counter: DropCounter, position: str) -> list
         text for text in cleaned if is_usable(text, ignored_counter, position, "")
     ]
     if not usable:
-        # The row is counted once, with the drop reason of its first caption.
+        # The row is counted once, under the drop reason of its first caption.
         is_usable(cleaned[0], counter, position, "")
     return [text.encode("utf-8", "replace").decode() for text in usable]
 
@@ -355,8 +355,9 @@ class RecordIndex:
                 self._column = str(stored["column"])
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(
-                f"The index of {self.path} must be whole. Received: "
-                f"{file_info['index']} ({error}). To rebuild it, remove its folder."
+                f"The index of {self.path} must be undamaged. Received: "
+                f"{file_info['index']} ({error}). Remove the folder of the index to "
+                "build it again."
             ) from None
         self._first_caption = np.cumsum(self.numbers) - self.numbers
 
@@ -394,7 +395,7 @@ class RecordIndex:
     def readable_images(
         self, start: int, stop: int
     ) -> Iterator[tuple[int, bytes, list]]:
-        """Yields as many readable images as a range has records.
+        """Yields one readable image for each record of a range.
 
         An unreadable image is replaced with the next readable one of the file. After
         the last record, the search continues at the first one.
@@ -436,7 +437,7 @@ class RecordIndex:
         )
 
     def _images(self, start: int, stop: int | None) -> Iterator[bytes]:
-        """Yields the image bytes of a range of records, or b"" if one is missing."""
+        """Yields the image bytes of a range of records, or b"" for a missing image."""
         self.check_unchanged()
         read = self._cells if self.kind in _TABLES else self._spans
         return read(self.positions[start:stop].tolist())
@@ -514,7 +515,7 @@ def image_fault(content: bytes) -> ImageError | None:
 
 
 def _is_jpeg(content: bytes) -> bool:
-    """Returns True if the header is that of a common JPEG that is not too large."""
+    """Returns True for the header of a common JPEG that is not too large."""
     position = 2
     with contextlib.suppress(struct.error):  # The header is truncated.
         while content.startswith(b"\xff\xd8"):

@@ -34,8 +34,8 @@ _DEFAULT_SIZE = (300.0, 150.0)
 _MAX_CPU_SECONDS = 10
 # Seconds. Timeout for systems that cannot limit the processor time of a process.
 RENDER_TIMEOUT = 60
-# Python program that renders a drawing. It runs in a separate process, because a deep
-# or large drawing can crash the process.
+# Python program that renders a drawing. It runs in a separate process, because a deeply
+# nested or large drawing can crash the process.
 RENDER_PROGRAM = f"""
 import sys
 try:
@@ -87,12 +87,15 @@ class SvgDrawing:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise _svg_error(f"not rendered in {RENDER_TIMEOUT} seconds") from None
+            raise _svg_error(
+                f"rendering takes more than {RENDER_TIMEOUT} seconds"
+            ) from None
         if completed.returncode:
             lines = completed.stderr.decode("utf-8", "replace").split("\n")
             reason = " ".join([line for line in lines if line.strip()][-1:])
             raise _svg_error(
-                f"not rendered: {reason[:200] or f'exit code {completed.returncode}'}"
+                "rendering failed: "
+                f"{reason[:200] or f'exit code {completed.returncode}'}"
             )
         return Image.open(io.BytesIO(completed.stdout)).convert("RGBA")
 
@@ -219,7 +222,7 @@ def _size(root: ElementTree.Element) -> tuple[float, float]:
 
 
 def _pixels(length: str | None) -> float | None:
-    """Converts a length to pixels. Returns None unless it is valid and above 0."""
+    """Converts a length to pixels. Returns None if it is invalid or not above 0."""
     match = _LENGTH.match(length or "")
     factor = _PIXELS.get(match[2].lower()) if match else None
     if match is None or factor is None:

@@ -160,8 +160,8 @@ def batch_ids(
 ) -> list[str]:
     """Returns the ids of the pairs in one batch of `training_batches`, in order.
 
-    The diagnosis of a step uses them. They are wrong for a `data_service`, whose order
-    isn't deterministic.
+    The diagnosis of a step uses the ids. The ids are wrong for a `data_service`, since
+    its order isn't deterministic.
 
     Args:
         builder: as in `training_batches`.

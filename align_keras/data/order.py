@@ -167,7 +167,7 @@ def _check_input_pipelines(
             f"global_batch_size={batch_size}. Change one of them."
         )
     last = num_input_pipelines - 1
-    remedy = "count the hosts from 0"
+    remedy = "Number the hosts from 0."
     check_number("input_pipeline_id", input_pipeline_id, 0, last, True, remedy)
 
 
@@ -323,7 +323,8 @@ def _turns(
     def block_turns(number: tf.Tensor) -> tf.Tensor:
         """Returns the stream of each entry in a block, int64 (entries,).
 
-        The number of entries of the second stream is exactly proportional.
+        The fraction of entries of the second stream is that of the epoch, rounded to a
+        whole number of entries.
         """
         first = number % blocks * MIXED_ENTRIES_PER_BLOCK
         last = tf.minimum(first + MIXED_ENTRIES_PER_BLOCK, total)

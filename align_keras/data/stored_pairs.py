@@ -45,7 +45,8 @@ def split_size(builder: Any, split: str) -> int:
     try:
         return builder.info.splits[split].num_examples
     except InputError:
-        # This is the error of a mixture, which names the corpus without the split.
+        # A mixture raises this error, and its message names the corpus without the
+        # split.
         raise
     except (KeyError, ValueError, NotImplementedError) as error:
         splits = builder.info.splits

@@ -1,6 +1,6 @@
 """Reader of corpora in the ArrayRecord format for `tf.data`.
 
-TFDS opens this format only as a data source with random access.
+TFDS can open this format only as a data source with random access.
 """
 
 import functools
@@ -34,7 +34,7 @@ def array_records(
     Returns:
         `tf.data.Dataset` of serialized examples, scalar str tensors.
     """
-    # Opening a corpus must not load TensorFlow.
+    # This import is not at the top, because opening a corpus must not load TensorFlow.
     import tensorflow as tf
 
     def read(numbers: "tf.Tensor") -> "tf.Tensor":

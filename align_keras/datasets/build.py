@@ -43,8 +43,8 @@ def open_corpus(
     Args:
         name: str, one of `"icons"`, `"stamps"`, `"clipart"`, `"emoji"` and `"pairs"`.
             `"stamps/de"` selects a language of the stamps. Several names joined by `+`
-            form a `Mixture`, except `"pairs"`. A folder that TFDS prepared with the
-            same features is opened as it is.
+            form a `Mixture`, except `"pairs"`. The path of a folder that TFDS prepared
+            with the same features is also valid.
         data_dir: str or path, folder of the prepared corpora. Defaults to the folder of
             TFDS.
         pairs: str or path of the user's table or folder, only for `"pairs"`. See
@@ -78,7 +78,7 @@ def open_corpus(
     builder.info.splits["test"].num_examples  # 1402
     ```
     """
-    remedy = "0.1 allows one bad pair in ten"
+    remedy = "For example, 0.1 allows one bad pair in ten."
     check_number("max_bad_fraction", max_bad_fraction, 0, 1, remedy=remedy)
     options: dict[str, Any] = {
         "data_dir": data_dir,
@@ -190,12 +190,13 @@ def _build_mixture(
 
 
 def _continued(progress: Callable[[int, int], object]) -> Callable[[int, int], None]:
-    """Returns a callback that counts images over several builds."""
+    """Returns a progress callback that adds up the images of several builds."""
     before = seen = 0
 
     def report_progress(done: int, total: int) -> None:
         nonlocal before, seen
-        # A new build begins. Corpora that are prepared already report no progress.
+        # The count has restarted, so a new build has begun. Prepared corpora report no
+        # progress.
         if done == 1:
             before = seen
         seen = before + done
@@ -230,8 +231,8 @@ def _prepare(construct: Callable, **options: Any) -> Any:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silences the progress bars and warnings of TFDS."""
-    # The progress bars of TFDS would mix with those of the caller, and TFDS warns
-    # about each configuration that isn't registered.
+    # The progress bars of TFDS would interfere with the progress bars of the caller.
+    # TFDS also warns about each configuration that isn't registered.
     verbosity = logging.get_verbosity()
     logging.set_verbosity(min(verbosity, logging.ERROR))
     tfds.disable_progress_bar()
@@ -244,11 +245,11 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _disk_errors_as_input_errors(data_dir: str | os.PathLike) -> Iterator[None]:
-    """Converts errors of writing to `data_dir` to an `InputError` in one line."""
+    """Converts errors while writing to `data_dir` to an `InputError` in one line."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # Writing has loaded TensorFlow already, so this import is cheap.
+        # TensorFlow is already loaded at this point, so this import is fast.
         import tensorflow as tf
 
         if isinstance(error, OSError):

@@ -28,7 +28,7 @@ class Clipart(PairBuilder):
     The captions come from titles, descriptions, file names and keywords. The drawings
     come from the Debian packages `openclipart-png` and `openclipart-svg`. Their folders
     `png/` and `svg/` are searched in `root`, in the folder `ALIGN_KERAS_CLIPART_DIR`,
-    or where Debian installs them. 5% of the images form the `test` split.
+    or in the folder of the Debian packages. 5% of the images form the `test` split.
 
     References:
         Jia et al. 2021, section 3 (alt-texts shared by more than 10 images).

@@ -52,7 +52,7 @@ def _from_element(element: ElementTree.Element) -> SvgMetadata:
 # Largest number of images that may share a caption, by the kind of caption. Titles and
 # descriptions are comparable to alt-texts and have the paper's limit (Jia et al. 2021,
 # section 3). File names and keywords name a kind of object ("book", "insect") that many
-# images show. Their limit only excludes series such as 1,375 stars.
+# images show. The limit for these kinds only excludes series such as 1,375 stars.
 SHARING_LIMITS = {"title": 10, "description": 10, "file_name": 60, "keywords": 60}
 # Characters. Longer descriptions are reduced to their first sentence.
 MAX_DESCRIPTION = 200
@@ -85,7 +85,7 @@ _HEXADECIMAL = re.compile(r"\b(hash\()?0x[0-9a-f]+\)?", re.I)
 
 
 def clipart_captions(metadata: SvgMetadata, stem: str) -> dict[str, str]:
-    """Returns the captions of a drawing by kind, with the best kind first.
+    """Returns the captions of a drawing by kind, the best kind first.
 
     Args:
         metadata: `SvgMetadata` of the drawing.
@@ -234,5 +234,5 @@ def _slug(text: str) -> str:
 
 
 def _folded(caption: str) -> str:
-    """Returns a caption in the form in which captions are compared."""
+    """Returns a caption in the form that is used to compare captions."""
     return " ".join(caption.casefold().split()).strip(" .")

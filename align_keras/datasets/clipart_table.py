@@ -15,8 +15,8 @@ from align_keras.datasets.clipart_captions import read_svg_metadata
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
-# Extraction rule under which a corpus counts each kind of text. Keywords and
-# descriptions count as captions.
+# Kind of text → extraction rule in the corpus. Keywords and descriptions count as
+# captions.
 _RULES = {"title": "title", "description": "caption", "keywords": "caption"}
 
 
@@ -39,8 +39,8 @@ def write_clipart_table(
     Args:
         out: Table to write, a `.jsonl` file. A corpus reads it as `table:OUT`.
         root: Folder with `png/` and `svg/` of the Debian packages openclipart-png and
-            openclipart-svg. By default the folder in `ALIGN_KERAS_CLIPART_DIR`, or
-            where Debian installs them.
+            openclipart-svg. Defaults to the folder in `ALIGN_KERAS_CLIPART_DIR`, or to
+            the folder of the Debian packages.
 
     Returns:
         Numbers of images and texts.
@@ -81,7 +81,7 @@ def write_clipart_table(
 
 
 def _read_texts(drawing: pathlib.Path) -> dict[str, str]:
-    """Returns the texts of an SVG file by kind, without empty ones.
+    """Returns the texts of an SVG file by kind, without empty texts.
 
     The file may be missing or damaged. The keywords are joined to one line, like an
     alt-text of keywords on a web page.

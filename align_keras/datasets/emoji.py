@@ -102,7 +102,8 @@ def _find_packages(root: str | os.PathLike | None) -> dict[str, pathlib.Path]:
     packages = {
         vendor: folder / name
         for vendor, name in names.items()
-        # A later item replaces an earlier one, so the first folder wins.
+        # In a dict, a later item replaces an earlier one, so the list is reversed to
+        # give the first folder precedence.
         for folder in reversed(folders)
         if (folder / name / "emoji.json").is_file()
     }
@@ -128,8 +129,8 @@ def _node_modules() -> list[pathlib.Path]:
     folders = [folder / "node_modules" for folder in (current, *current.parents)]
     node_path = os.environ.get("NODE_PATH", "").split(os.pathsep)
     folders += [pathlib.Path(folder) for folder in node_path if folder]
-    # Global packages are below the prefix of npm, which Debian separates from the
-    # prefix of node.
+    # Global packages are in the prefix of npm, which differs from the prefix of node on
+    # Debian.
     node = shutil.which("node")
     prefixes = [pathlib.Path(node).resolve().parents[1]] if node else []
     prefixes.append(pathlib.Path("/usr/local"))

@@ -1,6 +1,6 @@
 """Tables of emoji with their names in many languages, for `align-keras corpus`.
 
-The names and keywords are those of Unicode's Common Locale Data Repository (CLDR).
+The names and keywords come from Unicode's Common Locale Data Repository (CLDR).
 """
 
 import dataclasses
@@ -61,12 +61,13 @@ def write_emoji_tables(
         out: Folder to write. A corpus reads all tables as `table:OUT`.
         node_modules: Folder with the npm packages emoji-datasource-google,
             emoji-datasource-twitter, cldr-annotations-full and
-            cldr-annotations-derived-full. By default the folder in
-            `ALIGN_KERAS_EMOJI_DIR`, or `node_modules`.
-        languages: Languages such as `"de"` or `"zh-Hant"`. By default all languages.
+            cldr-annotations-derived-full. Defaults to the folder in
+            `ALIGN_KERAS_EMOJI_DIR`, or to `node_modules`.
+        languages: Languages such as `"de"` or `"zh-Hant"`. Defaults to all languages.
 
     Returns:
-        Numbers of images and texts by language. Languages without texts have no table.
+        Dict from a language to its numbers of images and texts. Languages without texts
+        have no table.
 
     Raises:
         InputError: If a language is unknown, or a package is missing or damaged.
@@ -102,7 +103,7 @@ def write_emoji_tables(
 
 
 def _make_texts(annotation: dict[str, list[str]]) -> list[str]:
-    """Returns the name of an emoji in one language and a line of its other keywords.
+    """Returns the name of an emoji and a line with its keywords, in one language.
 
     >>> _make_texts({"tts": ["turtle"], "default": ["tortoise", "turtle", "animal"]})
     ['turtle', 'tortoise, animal']

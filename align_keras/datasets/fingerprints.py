@@ -20,12 +20,12 @@ _SPLIT_NAME = re.compile(r"(?:^|\+)\s*([\w.-]+)")
 
 
 def pairs_fingerprint(builder: Any, split: str) -> str:
-    """Returns a fingerprint of the pairs that a split is taken from.
+    """Returns a fingerprint of the pairs of a split.
 
     The fingerprint covers the ids, captions and pixels of a prepared corpus, the
     checksums of shards, or the captions, positions and sizes of the images in sources.
-    It is read from the metadata of the corpus, if they contain it. Otherwise the pairs
-    are read once to compute it.
+    The fingerprint is read from the metadata of the corpus if possible. Otherwise it is
+    computed from the pairs.
 
     Args:
         builder: prepared TFDS builder, `Mixture` or `SourcePairs`.

@@ -27,9 +27,10 @@ TRAIN_FAMILIES = {
 }
 TEST_FAMILIES = {"fontawesome6-solid": "fontawesome6-solid-webfont"}
 
-# Pixels of a side.
+# Pixels. Side of an image.
 CANVAS = 80
-# Pixels. Evaluation crops the middle 289/346 of a side, which a glyph just fits.
+# Pixels. Evaluation crops the middle 289/346 of a side. A glyph just fits into the
+# crop.
 MARGIN = 7
 # Font size at which a glyph is measured.
 _TRIAL_SIZE = 100
@@ -116,7 +117,7 @@ def draw_glyph(font_path: str | os.PathLike, character: str) -> Image.Image | No
 
 
 def _ink(font_path: str, character: str, size: int) -> Image.Image | None:
-    """Renders a character white on black, cropped to its ink. None if it is blank."""
+    """Renders a character white on black and crops it. Returns None if it is blank."""
     with _FONT_LOCK:  # A FreeType face is not thread-safe.
         font = _font(font_path, size)
         x_min, y_min, x_max, y_max = font.getbbox(character)

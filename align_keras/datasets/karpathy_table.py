@@ -37,7 +37,7 @@ def write_karpathy_table(
         images: Folder of the images. For COCO it contains `train2014/` and `val2014/`.
         splits: Names of splits: `train`, `restval` (COCO), `val` or `test`.
         out: Table to write, a `.tsv` file.
-        allow_missing: Leaves out images that are not in the folder.
+        allow_missing: Whether to leave out images that are not in the folder.
 
     Returns:
         Numbers of images and captions.

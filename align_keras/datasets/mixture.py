@@ -13,17 +13,18 @@ if TYPE_CHECKING:  # Importing this module must not load TensorFlow.
     import tensorflow as tf
 
 
-# Limit of the sum of the members' shares, because resuming counts the turns one by one.
+# Maximum sum of the shares of the members. Resuming counts the turns one by one, so the
+# limit bounds its time.
 _MAX_TURNS = 100_000
 
 
 class Mixture:
     """Several corpora that are read as one.
 
-    The class has the parts of the interface of a TFDS builder that this package uses.
-    Every example of every member occurs once. The examples are interleaved in
-    proportion to the sizes of the members, so that any part of the mixture has each
-    member's share. Ids begin with the name of the member.
+    The class implements the parts of a TFDS builder that this package uses. Every
+    example of every member occurs once. The examples are interleaved in proportion to
+    the sizes of the members, so that any part of the mixture has each member's share.
+    Ids begin with the name of the member.
 
     Args:
         members: dict from the name of a corpus to its prepared TFDS builder.
@@ -100,7 +101,7 @@ class Mixture:
 
         Returns:
             `(turns, taken)`: an endless data set of member indices, int64, and the
-            number of turns of each member among the skipped ones.
+            number of skipped turns of each member.
         """
         shares, taken = np.array(sizes, "int64"), np.zeros(len(sizes), "int64")
         for position in range(start):
@@ -137,15 +138,15 @@ class _Splits:
             except (KeyError, ValueError) as error:
                 raise InputError(
                     f"tfds_split must be a split of every corpus of {self._name}. "
-                    f"Received: tfds_split={split!r}, but {name} has only "
-                    f"{', '.join(sorted(splits)) or 'no splits'}. Use "
+                    f"Received: tfds_split={split!r}, but the splits of {name} are "
+                    f"{', '.join(sorted(splits)) or 'none'}. Use "
                     f"{' or '.join([*sorted(self), 'all'])}."
                 ) from error
         return sizes
 
 
 def _turns(sizes: Sequence[int], taken: np.ndarray | None = None) -> "tf.data.Dataset":
-    """Returns the data set of member indices for one cycle, int64.
+    """Returns a data set with the member index of each turn of one cycle, int64.
 
     The next turn goes to the member that is furthest below its share, so that at the
     end of the cycle each member has had its number of turns.
@@ -153,7 +154,7 @@ def _turns(sizes: Sequence[int], taken: np.ndarray | None = None) -> "tf.data.Da
     Args:
         sizes: number of turns of each member in the cycle.
         taken: int64 array, number of turns that each member had earlier in the cycle.
-            The turns after these are returned.
+            Only later turns are returned.
     """
     import tensorflow as tf
 
@@ -164,11 +165,11 @@ def _turns(sizes: Sequence[int], taken: np.ndarray | None = None) -> "tf.data.Da
     def turn(
         taken: "tf.Tensor", position: "tf.Tensor"
     ) -> "tuple[tf.Tensor, tf.Tensor]":
-        # Number of turns that a member is below its share, multiplied by `total` to
-        # compute with integers.
+        # Number of turns by which a member is below its share, multiplied by `total` to
+        # stay an integer.
         lag = (position + 1) * sizes - taken * total
-        # The result of `argmax` for ties is undefined. Subtracting the index avoids
-        # ties.
+        # `argmax` may return any of several equal maxima. Subtracting the index makes
+        # all values different.
         member = tf.argmax(lag * len(sizes) - members)
         return taken + tf.cast(members == member, tf.int64), member
 

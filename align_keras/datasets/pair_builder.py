@@ -1,4 +1,4 @@
-"""Base class of the corpora, layout of their images and choice of test images."""
+"""Base class of the corpora, layout of stored images and selection of test images."""
 
 import dataclasses
 import hashlib
@@ -42,7 +42,8 @@ class RawPair:
 
     Attributes:
         id: str, unique id of the example.
-        source: image for `PairBuilder._load`, by default a path or bytes.
+        source: argument of `PairBuilder._load`, by default the path or the bytes of an
+            image.
         captions: tuple of str.
         category: str, or "" if the corpus has no categories.
         split: str, or None to choose the split by the pixels of the image.
@@ -76,9 +77,9 @@ _EncodedImage = tuple[bytes, str, str | None] | ImageError
 class LocalBuilder(  # type: ignore[call-arg]
     tfds.core.GeneratorBasedBuilder, skip_registration=True
 ):
-    """TFDS builder that downloads nothing and prints nothing."""
+    """TFDS builder that neither downloads nor prints."""
 
-    if TYPE_CHECKING:  # mypy doesn't find the method of TFDS.
+    if TYPE_CHECKING:  # mypy does not know the method of TFDS.
 
         def __init_subclass__(cls, skip_registration: bool = False) -> None: ...
 
@@ -87,7 +88,7 @@ class LocalBuilder(  # type: ignore[call-arg]
     code_path = None
 
     def _log_download_bytes(self) -> None:
-        """Prints nothing, because stdout is reserved for results."""
+        """Does nothing, because stdout is reserved for results."""
 
     _log_download_done = _log_download_bytes
 
@@ -198,7 +199,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         counter.check(self._max_bad_fraction)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        del dl_manager  # Nothing is downloaded.
+        del dl_manager  # The corpora need no download.
         counter = DropCounter()
         raw_pairs: dict[str, RawPair] = {}
         for raw in self._raw_pairs(counter):
@@ -292,7 +293,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         return splits
 
     def _split_keys(self, entries: list[_Entry]) -> list[str]:
-        """Returns a key for each image. Images with the same key share a split."""
+        """Returns a key for each image. Images with equal keys are in one split."""
         return [entry.image_key for entry in entries]
 
 
@@ -322,7 +323,7 @@ def examples_fingerprint(
     return f"{count}-{total:0{2 * _DIGEST_BYTES}x}"
 
 
-# === Layout of stored images, and choice of test images ===
+# === Layout of stored images, and selection of test images ===
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,7 +384,7 @@ def square_image(image: Image.Image, size: int, margin: float = 0) -> Image.Imag
 
 
 def limit_image(image: Image.Image, size: int) -> Image.Image:
-    """Resizes an image so that its longer side is at most `size`, with antialiasing."""
+    """Reduces an image with antialiasing to a longer side of at most `size`."""
     return _reduced(image, size, max(image.size))
 
 
@@ -423,7 +424,7 @@ def hashed_test_keys(
         at_most: int, largest number of test images, or None.
 
     Returns:
-        set of the chosen keys, at least one and never all.
+        set of the chosen keys. It contains at least one key and never all keys.
     """
     keys = sorted(image_keys)
     count = sum(is_test_key(key, fraction) for key in keys)

@@ -1,4 +1,4 @@
-"""Training data that is read from existing shards, without building a corpus.
+"""Training data from existing shards, without building a corpus.
 
 Each file is indexed once (`align_keras.corpus.record_index`), so that training can
 start at any record.
@@ -51,12 +51,12 @@ _SUFFIXES = {
 _KIND_BY_SUFFIX = {
     suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes
 }
-# Kinds of shards next to which img2dataset writes a Parquet table as its log.
+# Kinds of shards for which img2dataset also writes a Parquet table as a log.
 _KINDS_WITH_LOG_TABLES = ("webdataset", "tfrecord")
-# Number of records that one call into Python passes to TensorFlow.
+# Number of records that one Python call passes to TensorFlow.
 _RECORDS_PER_BATCH = 64
-# Number of faulty images that are reported one by one. After that, only their total is
-# reported each time it reaches a power of two.
+# Number of faulty images that are reported one by one. Later, the total is reported
+# whenever it reaches a power of two.
 _MAX_NAMED_FAULTS = 20
 
 
@@ -71,8 +71,8 @@ def open_sources(
 ) -> Any:
     """Opens existing shards of images and captions for training.
 
-    The split of a file follows from its name, such as `val` in `val-00.tar`. Other
-    files belong to the split `train`.
+    The name of a file determines its split, such as `val` for `val-00.tar`. Files
+    without the name of a split belong to `train`.
 
     Args:
         sources: str or sequence of str. Each is a file, a folder, a pattern with `*` or
@@ -117,9 +117,9 @@ def open_sources(
     names = [sources] if isinstance(sources, str) else list(sources)
     if not names or len(set(names)) < len(names):
         raise InputError(
-            f"sources must name at least one source, and each once. Received: "
-            f"sources={names}. Remove repeated sources, and use weights to read a "
-            "source more often."
+            "sources must contain at least one source, and each source only once. "
+            f"Received: sources={names}. Remove repeated sources. To read a source "
+            "more often, set `weights`."
         )
     if weights is not None and (
         len(weights) != len(names) or not all(weight > 0 for weight in weights)
@@ -201,7 +201,8 @@ class SourcePairs:
         Returns:
             `tf.data.Dataset` of serialized examples.
         """
-        # Opening a source must not load TensorFlow.
+        # This import is not at the top, because opening a source must not load
+        # TensorFlow.
         import tensorflow as tf
 
         records = tf.data.Dataset.from_generator(
@@ -253,7 +254,7 @@ class SourcePairs:
             for fault in faults:
                 self._report_fault(index, *fault)
             name = index.name(number).encode("utf-8", "surrogateescape")
-            # The example has as many captions as the faulty record that it replaces.
+            # The replacement example gets as many captions as the faulty record had.
             captions = list(islice(cycle(index.captions(number)), counts[row]))
             batch.append(_example(id=[name], image=[image], captions=captions))
             if len(batch) == _RECORDS_PER_BATCH:
@@ -264,7 +265,7 @@ class SourcePairs:
 
     def _report_fault(self, index: RecordIndex, number: int, fault: ImageError) -> None:
         name = index.name(number)
-        if name in self._faults:  # It was reported in an earlier epoch.
+        if name in self._faults:  # The image was already reported in an earlier epoch.
             return
         self._faults.add(name)
         count = len(self._faults)

@@ -24,8 +24,8 @@ class Stamps(PairBuilder):
     The captions are in English (`stamps` or `stamps/en`), German (`stamps/de`), French
     (`stamps/fr`) or Czech (`stamps/cs`). The images come from the Debian package
     `tuxpaint-stamps-default`, without `symbols/`. They are searched in `root`, in the
-    folder `ALIGN_KERAS_STAMPS_DIR`, or where Debian installs them. There is only a
-    `test` split.
+    folder `ALIGN_KERAS_STAMPS_DIR`, or in the folder of the Debian package. There is
+    only a `test` split.
     """
 
     VERSION = tfds.core.Version("1.1.0")

@@ -16,7 +16,7 @@ from align_keras.corpus.pair_files import read_pairs
 from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.remote import is_url, stat_url
 
-# Pixels of the shorter side from which training crops 289 pixels, as in the paper.
+# Pixels of the shorter side. Training crops 289 pixels from it, as in the paper.
 SHORTER_SIDE = 346
 # Number of concurrent requests to the server of remote images.
 _REQUESTS = 16
@@ -78,7 +78,7 @@ def user_pairs_config(
 def _stamp(path: Any) -> Any:
     """Returns the size and the time of an image.
 
-    Returns None if the image is missing, and the error if its host is unreachable.
+    Returns None if the image is missing, or the error if its host is unreachable.
     """
     try:
         if is_url(path):

@@ -23,7 +23,7 @@ _LISTS = ("captions", "rules", "languages", "page_urls", "sources")
 
 
 class WebPairs(LocalBuilder, skip_registration=True):
-    """Images with all their captions and the origins of both.
+    """Images with all their captions and the origins of images and captions.
 
     `align-keras corpus` writes the data set. `tfds.builder_from_directory` opens it
     without this class. The lists of an example have one entry for each caption. `width`
@@ -61,8 +61,8 @@ class WebPairs(LocalBuilder, skip_registration=True):
             "id": text,
             "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
             "image_key": text,
-            # Always empty, because web pages have no categories. All corpora have the
-            # same features.
+            # All corpora have the same features. This feature is always empty, because
+            # web pages have no categories.
             "category": text,
             "width": tfds.features.Scalar(np.int32),
             "height": tfds.features.Scalar(np.int32),
@@ -77,7 +77,7 @@ class WebPairs(LocalBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        del dl_manager  # Nothing is downloaded.
+        del dl_manager  # The corpus needs no download.
         splits = {"train": self._generate_examples(test=False)}
         if self._test_fraction:
             splits["test"] = self._generate_examples(test=True)
@@ -146,7 +146,7 @@ def write_web_pairs(
             )
         )
     splits = {name: split.num_examples for name, split in builder.info.splits.items()}
-    counts = {"pictures": sum(splits.values()), "splits": splits}
+    counts = {"images": sum(splits.values()), "splits": splits}
     with atomic_write(folder / SHARDS / INDEX) as file:
         json.dump({**counts, "shards": _shards(builder)}, file, indent=1)
     return counts
@@ -163,7 +163,7 @@ def _shards(builder: Any) -> list[dict[str, Any]]:
                 {
                     "file": os.path.basename(path),
                     "split": split,
-                    "pictures": count,
+                    "images": count,
                     "bytes": os.path.getsize(path),
                     "sha256": digest,
                 }

@@ -23,12 +23,13 @@ ONNX_FILES = {"image": "image.onnx", "text": "text.onnx"}
 IMAGE_RUNTIMES = ("openvino", "openvino_bfloat16")
 RUNTIMES = ("auto", "keras", "saved_model", "litert", "onnx", *IMAGE_RUNTIMES)
 RUNTIME_HELP = (
-    f"runtime that computes embeddings: {', '.join(RUNTIMES)}, or an image.tflite that "
-    "align-keras export wrote for the model, which embeds the images"
+    f"runtime that computes embeddings: {', '.join(RUNTIMES)}, or the path of an "
+    "image.tflite of the model from `align-keras export litert`, which embeds only "
+    "the images"
 )
 MODEL_HELP = (
-    "align_small_en, a run folder, an export (SavedModel, LiteRT or ONNX), a preset "
-    "or Hugging Face folder, or hf://user/model"
+    "model: align_small_en, a run folder, an export (SavedModel, LiteRT or ONNX), a "
+    "preset folder, a Hugging Face folder, or hf://user/model"
 )
 _HUB_PREFIX = "hf://"
 # For each runtime, the package that it needs and the extra that installs the package.

@@ -169,7 +169,10 @@ class SavedModelEmbedder(Embedder):
         return _checked_unit_rows(np.concatenate(embeddings), names)
 
     def _read_dimension(self) -> int:
-        """Returns the length of an embedding, from the signatures if they state it."""
+        """Returns the length of the embeddings.
+
+        If no signature states the length, a text is embedded to measure it.
+        """
         for signature in (_TEXTS, _IMAGES):
             if signature.name not in self._model.signatures:
                 continue

@@ -150,8 +150,8 @@ def as_rows(
     if values.shape != (count,) or values.dtype.kind not in "iu":
         raise InputError(
             f"`{name}` must contain one integer for each of {count} {items}. "
-            f"Received: shape {values.shape} and dtype {values.dtype}. Pass one "
-            "integer for each of them."
+            f"Received: shape {values.shape} and dtype {values.dtype}. Pass an int "
+            f"array of the shape ({count},)."
         )
     check_range(name, values, size, gallery)
     return values.astype(np.int64, copy=False)

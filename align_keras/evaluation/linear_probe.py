@@ -143,8 +143,8 @@ def _objective(
         np.exp(logits, out=logits)
         total = logits.sum(axis=1)
         loss += (np.log(total) - label_logits).sum()
-        # In place, the exponentials are normalized to probabilities, and then the
-        # one-hot labels are subtracted. The result is the gradient of the logits.
+        # The next lines normalize the exponentials to probabilities and subtract the
+        # one-hot labels, both in place. The result is the gradient of the logits.
         logits /= total[:, None]
         logits[items, block_labels] -= 1
         gradient[:-1] += block.T @ logits

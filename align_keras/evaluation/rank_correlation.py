@@ -87,8 +87,8 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
 def _centered_ranks(codes: np.ndarray) -> np.ndarray:
     """Returns the average ranks of codes minus their mean."""
     counts = np.bincount(codes)
-    # The average rank of a code is the middle of its ranks, and the mean of all ranks
-    # is the middle of all.
+    # Equal codes have consecutive ranks, whose average is their middle. The mean of all
+    # ranks is (len(codes) + 1) / 2.
     ranks = np.cumsum(counts) - (counts - 1) / 2
     return ranks[codes] - (len(codes) + 1) / 2
 
@@ -133,7 +133,7 @@ def simlex_metrics(cosines: np.ndarray, pairs: Sequence[Any]) -> Metrics:
 
 
 def word_cosines(encode_words: Callable, pairs: Sequence[Any]) -> np.ndarray:
-    """Computes the cosine similarity of the embeddings of two words.
+    """Computes the cosine similarity of the two words of each pair.
 
     Args:
         encode_words: function from a list of str to a real array (words, dimension).

@@ -32,7 +32,7 @@ def as_positive_lists(
 ) -> list[np.ndarray]:
     """Converts positives to an int64 array of gallery rows for each query.
 
-    Duplicate rows are kept.
+    Duplicate rows aren't removed.
 
     Raises:
         InputError: if the number of queries differs, or if a row isn't an integer in

@@ -240,8 +240,8 @@ def retrieval_ranks(
 ) -> dict[str, np.ndarray]:
     """Returns the rank of the best positive of each query for each direction.
 
-    Args and errors are those of `retrieval_metrics`. The positives of CxC also have
-    `text_to_text` and `image_to_image`.
+    The arguments and errors are those of `retrieval_metrics`. The positives of CxC also
+    have `text_to_text` and `image_to_image`.
 
     Returns:
         dict from `"i2t"` and `"t2i"`, and for CxC also `"t2t"` and `"i2i"`, to int64

@@ -42,7 +42,7 @@ Metrics = Iterator[tuple[str, float]]
 
 
 def item_outcomes(prefix: str, ranks: Any, ks: Iterable[int]) -> dict[str, np.ndarray]:
-    """Returns for each item whether its rank is below k.
+    """Returns arrays that mark the items with a rank below k.
 
     Args:
         prefix: str, start of the keys.

@@ -188,7 +188,7 @@ def _quantized_embedding(layer: Any, quantize: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # The instance attribute hid the method `call` of the class.
+        # The attribute is deleted, so that `layer.call` is the method of the class.
         del layer.call
 
 

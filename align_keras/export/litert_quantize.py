@@ -66,13 +66,13 @@ def quantize_flatbuffer(
 
 def _import() -> tuple[Any, Any]:
     """Returns the modules `quantizer` and `qtyping` of litert-quantizer."""
-    with needs("litert", "quantize needs litert-quantizer", ", or leave it at none"):
+    with needs("litert", "quantize needs litert-quantizer", ", or omit `quantize`"):
         from litert_quantizer import qtyping, quantizer
     return quantizer, qtyping
 
 
 def _run_quantizer(quantizer: Any, ranges: dict[str, dict] | None = None) -> bytes:
-    with _quietly():
+    with _hidden_output():
         result = quantizer.quantize(
             ranges, enable_progress_bar=False, enable_progress_report=False
         )
@@ -80,7 +80,7 @@ def _run_quantizer(quantizer: Any, ranges: dict[str, dict] | None = None) -> byt
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def _hidden_output() -> Iterator[None]:
     """Hides the progress bars, log messages and a memory warning of the libraries."""
     with silent_standard_error(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Warning: Enabling", UserWarning)
@@ -197,7 +197,7 @@ def _measure_ranges(
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(recipe)
 
-    with _quietly():
+    with _hidden_output():
         calibration = calibrator.Calibrator(
             bytearray(flatbuffer), num_threads=1, qsv_update_func=widest_range
         )

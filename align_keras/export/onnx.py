@@ -70,7 +70,7 @@ def _convert(
     with needs("onnx", "ONNX files need tf2onnx with onnxruntime"):
         import onnxruntime
         import tf2onnx
-    with _quietly():
+    with _hidden_output():
         graph, _ = tf2onnx.convert.from_function(
             encode,
             input_signature=encode.input_signature,
@@ -117,7 +117,7 @@ def _erfc(graph: Any, node: Any, name: str, arguments: Any) -> None:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def _hidden_output() -> Iterator[None]:
     """Hides the log messages of the converter."""
     previous_level = logging.root.manager.disable
     logging.disable(logging.WARNING)

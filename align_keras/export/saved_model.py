@@ -101,7 +101,7 @@ def export_saved_model(
     directory = placeable_folder(directory, "directory")
     _check_replaceable(directory)
     if weights is not None:
-        check_choice("weights", weights, WEIGHTS, "choose one, or None")
+        check_choice("weights", weights, WEIGHTS, "Choose one of them, or None.")
     with atomic_folder(directory) as folder:
         write_saved_models(
             model, folder, weights=weights, card_arguments=card_arguments

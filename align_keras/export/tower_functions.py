@@ -243,11 +243,12 @@ def _files(
         "name": f"ALIGN's {kind} tower",
         "made_by": f"align-keras {_version()}",
         "quantization": quantize,
-        # `load_model` compares it with the fingerprint of the model if the file is its
-        # argument `runtime`.
+        # `load_model(model, runtime=file)` compares this fingerprint with that of the
+        # model.
         "encoder_fingerprint": encoder.fingerprint(),
         **description,
-        # Similarities are divided by it before a softmax over texts or images.
+        # Applications divide similarities by the temperature before a softmax over
+        # texts or images.
         "temperature": float(model.temperature),
         "license_file": LICENSE_FILE,
     }

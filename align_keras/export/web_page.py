@@ -221,7 +221,7 @@ def _write_page(folder: pathlib.Path, title: str, count: int) -> None:
 def _copy_runtime(runtime: pathlib.Path, target: pathlib.Path) -> None:
     """Copies the files of the runtime that the page loads.
 
-    The files that are not copied are twice as large as these.
+    The other files of the packages are twice as large as the copied files.
     """
     for package, names in _RUNTIME.items():
         for name in names:

@@ -98,7 +98,7 @@ def read_image(
         if isinstance(image, bytes) or tf.is_tensor(image) and image.dtype == tf.string:
             return preprocess_image_bytes(tf.convert_to_tensor(image), image_size)
     except tf.errors.NotFoundError:
-        raise InputError(f"image {name} was not found. Check the path.") from None
+        raise InputError(f"Image {name} was not found. Check the path.") from None
     except tf.errors.OpError:
         raise InputError(
             f"{name} must be a JPEG, PNG, GIF, BMP or WebP image of at most "

@@ -70,7 +70,7 @@ def _approximate_gelu_slope(x: tf.Tensor) -> tf.Tensor:
     return sigmoid + x * sigmoid * (1.0 - sigmoid) * (_A + 3.0 * _B * square)
 
 
-def _normal_share(x: tf.Tensor) -> tf.Tensor:
+def _normal_cdf(x: tf.Tensor) -> tf.Tensor:
     """Returns the cumulative distribution function of the standard normal at `x`."""
     z = x * math.sqrt(0.5)
     # In TensorFlow 2.21, the `erf` of XLA returns at most 1 - 1.8e-7, and GELU
@@ -80,12 +80,12 @@ def _normal_share(x: tf.Tensor) -> tf.Tensor:
 
 
 def _gelu(x: tf.Tensor) -> tf.Tensor:
-    return x * _normal_share(x)
+    return x * _normal_cdf(x)
 
 
 def _gelu_slope(x: tf.Tensor) -> tf.Tensor:
     density = tf.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
-    return _normal_share(x) + x * density
+    return _normal_cdf(x) + x * density
 
 
 @dataclasses.dataclass(frozen=True)

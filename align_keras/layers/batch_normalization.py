@@ -222,7 +222,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return inputs * tf.cast(scale, inputs.dtype) + tf.cast(offset, inputs.dtype)
 
     def _update(self, moving: keras.Variable, value: tf.Tensor) -> None:
-        """Updates a moving average, which is computed in float32 for 16 bits."""
+        """Updates a moving average. Averages of 16-bit values need float32."""
         value = _wide(ops.stop_gradient(value))
         before = ops.cast(moving, value.dtype)
         after = before * self.momentum + value * (1.0 - self.momentum)

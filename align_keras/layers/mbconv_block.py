@@ -23,7 +23,7 @@ PADDINGS = ("tf", "hugging_face")
 def strided_padding(kernel_size: int) -> tuple:
     """Returns the padding of Hugging Face for convolutions of stride 2.
 
-    For even image sizes, it equals the padding SAME of TensorFlow.
+    For even image sizes, it equals the SAME padding of TensorFlow.
     """
     return ((kernel_size // 2 - 1, kernel_size // 2),) * 2
 

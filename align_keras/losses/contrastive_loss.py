@@ -87,7 +87,7 @@ class ContrastiveLoss(RowLoss):
         check_choice("reduction", reduction, ("sum", "mean"))
         check_number("label_smoothing", label_smoothing, 0, 1)
         if tile_size not in (None, "auto"):
-            remedy = 'leave it out, or use "auto" for large batches'
+            remedy = 'Leave tile_size out, or use "auto" for large batches.'
             check_number("tile_size", tile_size, 1, math.inf, True, remedy)
         parts = 1.0 / negatives_fraction if 0.0 < negatives_fraction <= 1.0 else 0.5
         if abs(parts - round(parts)) > 1e-6:

@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from align_keras.config.loss_tiles import AUTO_KEPT_LOGITS, AUTO_TILE_SIZE
+from align_keras.config.loss_tiles import AUTO_SAVED_LOGITS, AUTO_TILE_SIZE
 from align_keras.losses.cross_replica import gather_replicas, replica_count
 from align_keras.utils.compiled import compiled
 
@@ -40,7 +40,7 @@ def tiled_directional_losses(
         scale,
         offset,
         tile_size=AUTO_TILE_SIZE if is_auto else int(tile_size),
-        keep_tiles=is_auto and _worth_keeping(images, all_texts),
+        save_tiles=is_auto and _has_few_logits(images, all_texts),
         matmul_dtype=matmul_dtype or images.dtype,
     )
     if replica_count() > 1:
@@ -75,7 +75,7 @@ def _pair_sums(
     scale: tf.Tensor,
     offset: tf.Tensor,
     tile_size: int,
-    keep_tiles: bool,
+    save_tiles: bool,
     matmul_dtype: str | tf.DType,
 ) -> tuple[tf.Tensor, ...]:
     """Returns sums over the pairs of this replica, with a custom gradient.
@@ -93,7 +93,7 @@ def _pair_sums(
     ) -> tuple[tuple[tf.Tensor, ...], Callable]:
         tiles = _LogitTiles(images, all_texts, scale, tile_size, matmul_dtype)
         # The gradient computes the products again unless they are saved.
-        rows, columns, saved_products = _forward(tiles, keep_tiles)
+        rows, columns, saved_products = _forward(tiles, save_tiles)
         count = tf.shape(images)[0]
         is_single = replica_count() == 1
         texts = all_texts if is_single else all_texts[offset : offset + count]
@@ -132,11 +132,11 @@ def _pair_sums(
     return sums(images, all_texts, scale)
 
 
-def _worth_keeping(images: tf.Tensor, all_texts: tf.Tensor) -> bool:
+def _has_few_logits(images: tf.Tensor, all_texts: tf.Tensor) -> bool:
     """Returns True if there are few enough logits to save all tiles."""
     rows = images.shape[0]
     columns = all_texts.shape[0]
-    return None not in (rows, columns) and rows * columns <= AUTO_KEPT_LOGITS
+    return None not in (rows, columns) and rows * columns <= AUTO_SAVED_LOGITS
 
 
 def _mean_dot(first_rows: tf.Tensor, second_rows: tf.Tensor) -> tf.Tensor:
@@ -201,7 +201,8 @@ class _LogitTiles:
         self.scale = scale
         self.matmul_dtype = matmul_dtype
         bound = tf.abs(scale) * _longest(images) * _longest(texts)
-        # The comparison is False for NaN, and the branch for False propagates NaN.
+        # The comparison is False for NaN. The computation for large logits, which is
+        # then used, propagates NaN to the loss.
         self.bounded = bound < _BOUND_SHARE * math.log(images.dtype.max)
 
     def images_of(self, row: tf.Tensor) -> tf.Tensor:
@@ -283,11 +284,11 @@ def _fused(logits: tf.Tensor, by_row: tf.Tensor, by_column: tf.Tensor) -> tf.Ten
 
 
 def _forward(
-    tiles: _LogitTiles, keep_tiles: bool
+    tiles: _LogitTiles, save_tiles: bool
 ) -> tuple[tf.Tensor, tf.Tensor, tuple[tf.TensorArray, ...]]:
     """Returns the normalizers of all rows and columns, and the saved products.
 
-    The saved products are a tuple of one array, or an empty tuple if `keep_tiles` is
+    The saved products are a tuple of one array, or an empty tuple if `save_tiles` is
     False.
     """
     row_size = tiles.images.shape[1]
@@ -325,7 +326,7 @@ def _forward(
         return column + 1, *new_arrays
 
     saved_products: tuple[tf.TensorArray, ...] = ()
-    if keep_tiles:
+    if save_tiles:
         saved_products = (array(tiles.matmul_dtype, row_size, column_size),)
     start = (array(dtype, row_size), array(dtype, column_size), saved_products)
     _, rows, columns, saved_products = _loop(tiles.column_tiles, column_step, start)

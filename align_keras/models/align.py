@@ -315,7 +315,11 @@ def check_parts(
     text_encoder: keras.Model,
     vocabulary: Sequence[str] | None,
 ) -> None:
-    """Raises if the widths of the embeddings differ or the vocabulary doesn't fit."""
+    """Raises if the parts of a model don't fit together.
+
+    The embeddings must have the same width, and the text encoder must have an embedding
+    for each token of the vocabulary.
+    """
     image_dim = image_encoder.output_shape[-1]
     text_dim = text_encoder.output_shape[-1]
     if image_dim != text_dim:

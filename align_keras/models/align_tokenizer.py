@@ -37,8 +37,8 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
     becomes `[UNK]`.
 
     Args:
-        vocabulary: sequence of str, the tokens in the order of their ids. It must hold
-            `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and `[MASK]`, at any position.
+        vocabulary: sequence of str, the tokens in the order of their ids. It must
+            contain `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and `[MASK]` at any position.
         sequence_length: int ≥ 3, tokens of a caption, including `[CLS]` and `[SEP]`.
         normalization: str, `"bert_uncased"` or `"bert_cased"`.
         **kwargs: `name` and `dtype`, as for every Keras layer.
@@ -97,7 +97,7 @@ class ALIGNTokenizer(keras_hub.tokenizers.Tokenizer):
 
     @property
     def in_graph(self) -> bool:
-        """True if an exported graph can hold the tokenizer."""
+        """True if an exported graph can contain the tokenizer."""
         return self._wordpiece.in_graph
 
     def get_vocabulary(self) -> list[str]:

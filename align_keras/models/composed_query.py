@@ -77,12 +77,16 @@ def encode_query(
 
 
 def _texts(name: str, texts: str | Sequence[str]) -> list[str]:
-    """Returns one text or several texts as a list. Raises if a text is blank."""
+    """Returns a list of texts from one or several texts.
+
+    Raises:
+        InputError: if a text is blank.
+    """
     texts = [texts] if isinstance(texts, str) else list(texts)
     for text in texts:
         if not isinstance(text, str) or not text.strip():
             raise InputError(
-                f"`{name}` must be one or more words. Received: {text!r}. Remove blank "
-                "texts."
+                f"`{name}` must be one or more words. Received: {name}={text!r}. "
+                "Remove blank texts."
             )
     return texts

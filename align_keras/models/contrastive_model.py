@@ -135,7 +135,7 @@ class ContrastiveModel(keras.Model):
         self.loss_upper_bound = loss_upper_bound
         self.forward_state = ForwardState(self)
         self.seconds_waited = 0.0
-        # Steps of the next epoch that an interrupted run made already.
+        # Number of steps of the next epoch that an interrupted run has completed.
         self.steps_to_skip = 0
 
     def _set_optimizer(
@@ -491,7 +491,7 @@ class ContrastiveModel(keras.Model):
         check_weight_dtypes(self.optimizer, self.trainable_variables)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         before = self.forward_state.read()
-        self.forward_state.part_replicas()
+        self.forward_state.separate_seeds()
         if self.micro_batch_size is None:
             losses, gradients = loss_gradients(self, inputs)
         else:
@@ -507,7 +507,7 @@ class ContrastiveModel(keras.Model):
         finite = is_finite_step(self.optimizer, loss, norms[0], self.loss_upper_bound)
         gradients = take_summed_gradients(self.optimizer, gradients, replica_count())
         apply_if(finite, self.optimizer, gradients, variables)
-        self.forward_state.settle(before, finite)
+        self.forward_state.merge(before, finite)
         return self.update_loss_metrics(losses, norms, finite)
 
     def update_loss_metrics(
@@ -663,7 +663,12 @@ class LossMetrics(keras.metrics.Metric):
         )
 
     def update_state(self, values: list, finite: tf.Tensor | bool = True) -> None:
-        """Adds the values of a finite step, in the order of `names`."""
+        """Adds the values of a step if `finite` is True.
+
+        Args:
+            values: list of scalars in the order of `names`.
+            finite: bool, True if the losses and the gradients of the step are finite.
+        """
         values = ops.stack([ops.cast(value, self.sums.dtype) for value in values])
         losses, norms = ops.split(values, [len(self.names) - len(GRADIENT_NORMS)])
         # A step counts even if its scaled gradient overflowed, but its gradient norms

@@ -154,7 +154,7 @@ class EmbeddingMethods:
             if isinstance(value, str):
                 raise InputError(
                     f"{name} must be a list of str. Received: a single str "
-                    f"{value[:40]!r}. Write it in brackets."
+                    f"{value[:40]!r}. Pass a list that contains it."
                 )
 
         def encode(prompts: Sequence[str]) -> np.ndarray:

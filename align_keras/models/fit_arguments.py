@@ -54,7 +54,7 @@ def pairs_of_step(x: Any, y: Any, batches: Any, batch_size: int | None) -> int |
 
 
 def is_raw_data(x: Any, y: Any = None) -> bool:
-    """Returns True if `x` and `y` are raw pairs, as sequences or as a dataset."""
+    """Returns True if `x` and `y` are raw pairs in sequences or in a dataset."""
     if isinstance(x, tf.data.Dataset):
         return is_raw(x.element_spec)
     return raw_pairs(x, y) is not None
@@ -80,8 +80,8 @@ def split_pairs(x: Any, y: Any, share: float) -> tuple:
     Args:
         x: argument of `fit`.
         y: argument of `fit`.
-        share: float in (0, 1), fraction of the pairs to validate on. They are taken
-            from the end.
+        share: float in (0, 1), fraction of the pairs to validate on. These pairs are
+            taken from the end.
 
     Returns:
         `x` and `y` to train on, and the validation data.
@@ -93,16 +93,16 @@ def split_pairs(x: Any, y: Any, share: float) -> tuple:
     if pairs is None:
         raise InputError(
             "validation_split must be 0 unless the pairs are sequences. Received: "
-            f"{share} for {type_and_shape(x)}. Pass validation_data, such as "
-            "dataset.take(n), and train on dataset.skip(n)."
+            f"validation_split={share} for {type_and_shape(x)}. Pass validation_data, "
+            "such as dataset.take(n), and train on dataset.skip(n)."
         )
     count = len(pairs[0])
     first = int(count * (1 - share))
     if not 0 < first < count:
         raise InputError(
             "validation_split must leave at least one pair to train on and one to "
-            f"validate on. Received: {share} of {count} pairs. Pass validation_data, "
-            "or another fraction."
+            f"validate on. Received: validation_split={share} for {count} pairs. Pass "
+            "validation_data, or another fraction."
         )
     parts = [[values[:first] for values in pairs], [values[first:] for values in pairs]]
     if raw_pairs(x, y) is not None:
@@ -112,10 +112,11 @@ def split_pairs(x: Any, y: Any, share: float) -> tuple:
 
 
 def check_weights(**weights: object) -> None:
-    """Raises if weights of pairs or classes are set, which the loss doesn't support."""
+    """Raises `InputError` if a weight is set. The loss doesn't support weights."""
     for name, value in weights.items():
         if value is not None:
             raise InputError(
                 f"{name} must be None. Received: {type_and_shape(value)}. The "
-                "contrastive loss weighs all pairs of a batch equally. Leave it out."
+                "contrastive loss weighs all pairs of a batch equally. Leave the "
+                "weights out."
             )

@@ -363,8 +363,8 @@ class ForwardState:
         """Returns the current values of the statistics and of the seeds."""
         return read_values(self.statistics), read_values(self.seeds)
 
-    def part_replicas(self) -> None:
-        """Sets different seeds on each replica. `settle` makes them equal again."""
+    def separate_seeds(self) -> None:
+        """Sets different seeds on each replica. `merge` makes the seeds equal again."""
         if replica_count() == 1:
             return
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -372,7 +372,7 @@ class ForwardState:
             shift = tf.cast(replica * _SEED_STRIDE, seed.dtype)
             seed.assign(seed + tf.stack([shift, tf.zeros_like(shift)]))
 
-    def settle(self, before: tuple[list, list], finite: tf.Tensor | bool) -> None:
+    def merge(self, before: tuple[list, list], finite: tf.Tensor | bool) -> None:
         """Makes the state equal on all replicas at the end of a step.
 
         Args:

@@ -83,7 +83,7 @@ def check_gray_levels(images: Any) -> None:
 
 
 def check_not_empty(x: Any) -> None:
-    """Raises if the data are empty, as far as their length is known before reading."""
+    """Raises `InputError` if the data are empty. Data of unknown length always pass."""
     count: int | None
     if isinstance(x, tf.data.Dataset):
         count = int(x.cardinality())

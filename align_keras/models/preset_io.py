@@ -112,7 +112,7 @@ def from_preset(
     if not directory.is_dir():
         raise InputError(
             "preset must be the name of a preset or the path of a folder. Received: "
-            f"{preset}. The names of presets are "
+            f"preset={preset}. The names of presets are "
             f"{', '.join([*SHIPPED_MODELS, *preset_names()])}."
         )
     if (directory / "saved_model.pb").exists() or (directory / "align").is_dir():
@@ -223,12 +223,12 @@ def from_name(cls: type[keras.Model], preset: str, parts: dict) -> keras.Model:
     image = dict(parts["image_encoder"])
     text = dict(parts["text_encoder"])
     align = dict(parts["align"])
-    for name in (*image, *text):
+    for name, value in (*image.items(), *text.items()):
         if name in _NAMED:
             raise InputError(
                 f"{name} must be left out, since the preset {preset} determines it. "
-                "Pass the name of another preset, or build ImageEncoder, TextEncoder "
-                "and ALIGN."
+                f"Received: {name}={value!r}. Pass the name of another preset, or "
+                "build ImageEncoder, TextEncoder and ALIGN."
             )
     sizes = preset_config(preset)
     projection_dim = text.pop("projection_dim", sizes["projection_dim"])
@@ -304,8 +304,8 @@ def from_folder(
     config_file, weights_file = directory / CONFIG_FILE, directory / WEIGHTS_FILE
     if not config_file.exists():
         raise InputError(
-            f"{directory} must be a preset or a finished run, but has no "
-            f"{CONFIG_FILE}. Finish the run with the command that started it."
+            f"{directory} must be a preset or a finished run. Received: a folder "
+            f"without {CONFIG_FILE}. Finish the run with the command that started it."
         )
     config = read_json(config_file)
     if config.get("class_name") != "ALIGN":
@@ -321,8 +321,8 @@ def from_folder(
     in_towers = not weights_file.exists() and (directory / TABLE_FILE).exists()
     if load_weights and not weights_file.exists() and not in_towers:
         raise InputError(
-            f"{directory} has no {WEIGHTS_FILE}. Finish the run, or pass "
-            "load_weights=False."
+            f"{directory} must contain {WEIGHTS_FILE}. Received: a folder without this "
+            "file. Finish the run, or pass load_weights=False."
         )
     remedy = "Save the model again, or finish the run"
     with _damage_reported(f"{config_file} doesn't describe an ALIGN", remedy):
@@ -366,9 +366,9 @@ def check_vocabulary_file(directory: pathlib.Path, config: dict | None = None) -
         return
     if load_vocabulary(path) != vocabulary:
         raise InputError(
-            f"{path} must hold the vocabulary that the model was trained with, but "
-            f"differs from the one in {CONFIG_FILE}. Restore the file, or save the "
-            "model again."
+            f"{path} must hold the vocabulary that the model was trained with, which "
+            f"{CONFIG_FILE} contains. Received: another vocabulary. Restore the file, "
+            "or save the model again."
         )
 
 
@@ -402,6 +402,7 @@ def replace_arguments(config: dict, parts: dict, directory: str | os.PathLike) -
         if (part.get("dtype") or {}).get("class_name") == "DTypePolicyMap":
             raise InputError(
                 "dtype must be left out for a quantized model. Received: "
-                f"dtype={dtype} for the folder {directory}."
+                f"dtype={dtype} for the folder {directory}. Leave dtype out, or load "
+                "the model from before the quantization."
             )
         part["dtype"] = policy

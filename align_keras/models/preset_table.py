@@ -87,8 +87,8 @@ def _preset_sizes(name: str) -> _PresetSizes:
     """Returns the encoder variants and sizes of a preset."""
     if name not in preset_names():
         raise InputError(
-            f"preset must be one of {', '.join(preset_names())}. Received: {name!r}. "
-            "Choose one of them, or pass the folder of a run."
+            f"preset must be one of {', '.join(preset_names())}. Received: "
+            f"preset={name!r}. Choose one of them, or pass the folder of a run."
         )
     if name in _SMALL:
         return _SMALL[name]

@@ -29,12 +29,12 @@ class TowerCost:
         learned_flops: int, operations of the forward pass in the layers that the
             backward pass traverses.
         recomputed_flops: int, operations that rematerialization repeats.
-        kept: int, number of values that are saved for the backward pass.
+        saved_values: int, number of values that are saved for the backward pass.
         peak: int, largest number of values in memory at the same time. They are saved
             values, recomputed values and gradients.
-        copied: int or None, number of parameters whose 16-bit copies are in memory at
-            the same time as the gradients, under a mixed policy. None means all
-            parameters.
+        copied_parameters: int or None, number of parameters whose 16-bit copies are in
+            memory at the same time as the gradients, under a mixed policy. None means
+            all parameters.
     """
 
     parameters: int
@@ -42,14 +42,16 @@ class TowerCost:
     flops: int
     learned_flops: int
     recomputed_flops: int
-    kept: int
+    saved_values: int
     peak: int
-    copied: int | None = None
+    copied_parameters: int | None = None
 
     @property
     def copies(self) -> int:
         """Number of parameters whose 16-bit copies are in memory with the gradients."""
-        return self.parameters if self.copied is None else self.copied
+        if self.copied_parameters is None:
+            return self.parameters
+        return self.copied_parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,10 +288,10 @@ def _tower(
             created again for its gradients, so 16-bit gradients also exist for one
             block at a time.
     """
-    copied = None
+    copied_parameters = None
     if block_weights is not None:
         outside_blocks = body.parameters + projection.parameters - sum(block_weights)
-        copied = outside_blocks + 2 * max(block_weights)
+        copied_parameters = outside_blocks + 2 * max(block_weights)
     learned = 0 if locked else body.parameters - body.unlearned
     return TowerCost(
         parameters=body.parameters + projection.parameters,
@@ -297,14 +299,14 @@ def _tower(
         flops=body.flops + projection.flops,
         learned_flops=projection.flops + (0 if locked else body.flops),
         recomputed_flops=recomputed_flops,
-        kept=0 if locked else saved_values,
+        saved_values=0 if locked else saved_values,
         peak=_IN_FLIGHT * body.largest if locked else peak,
-        copied=copied,
+        copied_parameters=copied_parameters,
     )
 
 
 def _strided(side: int, same_padding: bool) -> int:
-    """Returns the side after a stride of 2, rounded up for the padding SAME."""
+    """Returns the side after a stride of 2, rounded up for SAME padding."""
     return (side + same_padding) // 2
 
 

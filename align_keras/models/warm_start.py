@@ -174,8 +174,8 @@ class _LiteWeights(ImageWeights):
         files = sorted((folder / "models").glob("*.pth"))
         if not files:
             raise InputError(
-                f"{folder} must contain a .pth file, but has none. Install the "
-                "distribution again."
+                f"{folder} must contain a .pth file. Received: a folder without such a "
+                "file. Install the distribution again."
             )
         tensors = read_torch_file(files[0])
         ignored = [
@@ -284,8 +284,9 @@ class TextWeights:
         vocabulary = read_vocabulary(self.directory)
         if vocabulary is None:
             raise InputError(
-                f"{self.directory} must contain a vocab.txt, but has none. Save the "
-                "vocabulary of the weights there, one token per line."
+                f"{self.directory} must contain a vocab.txt. Received: a folder "
+                "without this file. Save the vocabulary of the weights there, one "
+                "token per line."
             )
         return vocabulary
 
@@ -366,7 +367,7 @@ def _package_folder(name: str) -> pathlib.Path:
 
 
 def _folder(weights: str, argument: str, choices: str) -> pathlib.Path:
-    """Returns the folder of a path, of `"hf://…"` or of a shipped model."""
+    """Returns the folder of the weights, which may be downloaded or shipped."""
     if str(weights).startswith(HUB_PREFIX):
         return download(str(weights))
     if weights in SHIPPED_MODELS:

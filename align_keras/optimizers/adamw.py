@@ -68,7 +68,8 @@ class _DecayedAdam(keras.optimizers.Adam):
             var=_tensorflow_variable(variable).handle,
             m=_tensorflow_variable(self._momentums[index]).handle,
             v=_tensorflow_variable(self._velocities[index]).handle,
-            # The bias correction is a factor of the learning rate, so these are unused.
+            # The learning rate contains the bias correction. A power of 0 turns off
+            # that of the kernel.
             beta1_power=0.0,
             beta2_power=0.0,
             lr=learning_rate * correction * (math.sqrt(scale_2) / scale_1),

@@ -10,7 +10,8 @@ import tensorflow as tf
 from align_keras.optimizers.replica_gradients import ReplicaGradients
 from align_keras.utils.errors import InputError
 
-# Paths of vectors and scalars. They have no layer-wise scale and shouldn't be decayed.
+# Patterns for the paths of vectors and scalars, which have no layer-wise scale and
+# shouldn't be decayed.
 DEFAULT_EXCLUSIONS = ("bias", "gamma", "beta", "temperature")
 
 

@@ -23,9 +23,9 @@ WEIGHT_DECAY = 0.05
 # Temperature at the start of training. From the initial value of the paper, 1.0, the
 # temperature would need a large part of a short run to decrease.
 INITIAL_TEMPERATURE = 0.1
-# Fraction of the run.
+# Fraction of the run that is the warm-up.
 WARMUP_FRACTION = 0.1
-# Steps. This is the warm-up of the paper, so longer runs don't exceed it.
+# Steps. Maximum length of the warm-up, which is the length in the paper.
 MAX_WARMUP_STEPS = 10_000
 # Steps. Warm-up of a run of unknown length.
 UNKNOWN_LENGTH_WARMUP_STEPS = 100

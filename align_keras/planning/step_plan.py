@@ -19,11 +19,11 @@ so its micro-batches need only one forward pass.
 
 import dataclasses
 
-from align_keras.config.loss_tiles import AUTO_KEPT_LOGITS, AUTO_TILE_SIZE
+from align_keras.config.loss_tiles import AUTO_SAVED_LOGITS, AUTO_TILE_SIZE
 from align_keras.models.tower_costs import TowerCost
 from align_keras.utils.errors import InputError
 
-# Bytes per number.
+# Bytes of a number in single and in half precision.
 _FLOAT32 = 4
 _HALF = 2
 _SECONDS_PER_DAY = 86_400
@@ -106,15 +106,15 @@ class RunSizes:
 
     @property
     def parts(self) -> int:
-        """Number of parts of the batch. Negatives come from the part of the query."""
+        """Number of parts of the batch. The negatives of a pair are in its part."""
         return round(1 / self.negatives_fraction)
 
     @property
-    def keeps_logits(self) -> bool:
+    def saves_logits(self) -> bool:
         """True if the forward pass stores the logits for the backward pass."""
         logits = self.rows * self.global_batch_size // self.parts**2
         return self.tile_size is None or (
-            self.tile_size == "auto" and logits <= AUTO_KEPT_LOGITS
+            self.tile_size == "auto" and logits <= AUTO_SAVED_LOGITS
         )
 
 
@@ -192,7 +192,7 @@ def plan_step(sizes: RunSizes) -> StepPlan:
 
     >>> from align_keras.models.tower_costs import TowerCost
     >>> tower = TowerCost(parameters=100, learned=80, flops=1000, learned_flops=1000,
-    ...     recomputed_flops=0, kept=50, peak=60)
+    ...     recomputed_flops=0, saved_values=50, peak=60)
     >>> sizes = RunSizes(tower, tower, 4, global_batch_size=8, devices=2, train_steps=9)
     >>> plan_step(sizes).flops["forward"], plan_step(sizes).memory["weights"]
     (16000, 804)
@@ -237,7 +237,8 @@ def check_division(sizes: RunSizes) -> None:
         if size and sizes.rows % size:
             raise InputError(
                 f"`{name}` must be a divisor of {sizes.rows}, the number of pairs per "
-                f"device. Received: {size}. Change it or the number of devices."
+                f"device. Received: {size}. Change this number or the number of "
+                "devices."
             )
 
 
@@ -260,7 +261,7 @@ def flops(sizes: RunSizes) -> dict[str, int]:
     if sizes.loss == "contrastive" and sizes.tile_size is None and sizes.devices > 1:
         # This loss computes the product again for the other direction.
         product *= 2
-    return {**parts, "loss": product * (3 if sizes.keeps_logits else 4)}
+    return {**parts, "loss": product * (3 if sizes.saves_logits else 4)}
 
 
 def embeds_twice(sizes: RunSizes) -> bool:
@@ -286,7 +287,7 @@ def memory(sizes: RunSizes) -> dict[str, int]:
     weights = sizes.is_contrastive + sum(tower.parameters for tower in towers.values())
     rows = sizes.micro_batch_size or sizes.rows
     activation_size = _HALF if sizes.half_precision else _FLOAT32
-    stored = sum(tower.kept for tower in towers.values())
+    stored = sum(tower.saved_values for tower in towers.values())
     peak = max(tower.peak for tower in towers.values())
     half_weights = 0
     if sizes.half_precision:
@@ -297,8 +298,8 @@ def memory(sizes: RunSizes) -> dict[str, int]:
         "gradients": _FLOAT32 * learned * (1 if sizes.micro_batch_size is None else 2),
         "optimizer": _FLOAT32 * learned * sizes.slots,
         **{
-            f"{name.split()[0]} activations": activation_size * rows * tower.kept
-            for name, tower in towers.items()
+            f"{name.split()[0]} activations": activation_size * rows * cost.saved_values
+            for name, cost in towers.items()
         },
         "in flight": activation_size * rows * max(0, peak - stored),
     }
@@ -324,7 +325,7 @@ def logits(sizes: RunSizes) -> int:
     if sizes.tile_size is None:
         return _UNTILED_LOGIT_COPIES[sizes.loss] * sizes.parts * rows * columns
     tile = AUTO_TILE_SIZE if sizes.tile_size == "auto" else int(sizes.tile_size)
-    stored_logits = sizes.parts * rows * columns if sizes.keeps_logits else 0
+    stored_logits = sizes.parts * rows * columns if sizes.saves_logits else 0
     return stored_logits + _TILE_COPIES * min(tile, rows) * min(tile, columns)
 
 

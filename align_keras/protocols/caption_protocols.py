@@ -1,4 +1,4 @@
-"""Protocols of captions and words: retrieval, CxC, Multi30k, composition, SimLex."""
+"""Protocols with captions and words: retrieval, CxC, Multi30k, composition, SimLex."""
 
 import dataclasses
 import pathlib
@@ -56,7 +56,7 @@ def _captioned_images(request: Request) -> "CaptionedImages":
         if NAMED[name].protocol != "retrieval":
             raise InputError(
                 f"data must be captioned images. Received: data={name!r}. Evaluate it "
-                f"by the protocol {NAMED[name].protocol}."
+                f"with the protocol {NAMED[name].protocol}."
             )
         folder = folder_of(request) / name
         return benchmarks.read_karpathy(
@@ -101,7 +101,7 @@ def _corpus(name: str, split: str) -> "CaptionedImages":
 def _embedded(
     encoders: "CachedEncoders", request: Request, data: Any, *protocol_columns: str
 ) -> "tuple[np.ndarray, Any]":
-    """Returns the embeddings of images that can be decoded, and their data.
+    """Returns the embeddings of the images that can be decoded, and their data.
 
     `protocol_columns` are names of columns that the protocol adds.
     """
@@ -111,7 +111,7 @@ def _embedded(
 
 
 def _image_keys(data: Any) -> list[bytes]:
-    """Returns a key of each image. Equal images have equal keys."""
+    """Returns a key for each image. Equal images have equal keys."""
     from align_keras.protocols.embedding_cache import image_key
 
     return [image_key(image) for image in data.images]
@@ -133,15 +133,15 @@ class PairEncoder(typing.Protocol):
     """Model that embeds the images and the captions of pairs."""
 
     def encode_images(self, images: Sequence[Any]) -> "np.ndarray":
-        """Returns float32 (n, d), unit length."""
+        """Returns unit-length embeddings of images, float32 (n, d)."""
 
     def encode_texts(self, texts: Sequence[str]) -> "np.ndarray":
-        """Returns float32 (n, d), unit length."""
+        """Returns unit-length embeddings of texts, float32 (n, d)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalResult:
-    """Ranks of captions for each image and of images for each caption.
+    """Ranks of the captions for each image, and of the images for each caption.
 
     Attributes:
         image_embeddings: float32 (images, d).
@@ -177,9 +177,9 @@ def rank_pairs(
         captions: sequence of n sequences of str, the captions of each image.
         encode_texts: function from a list of str to their embeddings.
         image_keys: sequence of n keys, equal for equal images. Equal images and equal
-            captions are then one target, since no model can distinguish them. None if
-            only the captions of an image are correct, as in the paper's data sets.
-        ks: sequence of int, the ranks of recall@k. None for those of the paper.
+            captions then count as one target, because no model can distinguish them. If
+            None, only the captions of an image are correct, as in the paper.
+        ks: sequence of int, the ranks of recall@k. Defaults to the ranks of the paper.
 
     Returns:
         `RetrievalResult`.
@@ -222,7 +222,7 @@ def evaluate_pairs(
     Args:
         encoder: `ALIGN`, or another model with `encode_images` and `encode_texts`.
         pairs: `RetrievalSet`.
-        ks: sequence of int, the ranks of recall@k. None for those of the paper.
+        ks: sequence of int, the ranks of recall@k. Defaults to the ranks of the paper.
 
     Returns:
         dict from the names of metrics to their values.
@@ -244,7 +244,7 @@ def evaluate_pairs(
 def retrieval(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Ranks captions for each image and images for each caption."""
     images, data = _embedded(encoders, request, read_captioned_images(request))
-    # In the paper's data sets only the captions of an image are correct.
+    # In the data sets of the paper, only the captions of an image are correct.
     keys = None if request.data in ("flickr30k", "coco") else _image_keys(data)
     result = rank_pairs(images, data.captions, encoders.texts, keys)
     metrics = dict(result.metrics)
@@ -290,7 +290,7 @@ class _EmbeddedCxC:
 
 
 def _embedded_cxc(encoders: "CachedEncoders", request: Request) -> _EmbeddedCxC:
-    """Reads and embeds CxC."""
+    """Reads the images and captions of CxC and embeds them."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
@@ -360,7 +360,7 @@ def cxc_retrieval(encoders: "CachedEncoders", request: Request) -> Evaluation:
     data_help="cxc",
 )
 def cxc_similarity(encoders: "CachedEncoders", request: Request) -> Evaluation:
-    """Computes bootstrapped rank correlations of cosines and CxC's ratings."""
+    """Computes rank correlations of cosines and CxC's ratings with a bootstrap."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
@@ -368,7 +368,7 @@ def cxc_similarity(encoders: "CachedEncoders", request: Request) -> Evaluation:
     rated = benchmarks.cxc_rated_rows(cxc.ratings, cxc.data)
     metrics = dict(evaluation.cxc_similarity_metrics(cxc.images, cxc.texts, rated))
     statistics = evaluation.cxc_similarity_statistics(cxc.images, cxc.texts, rated)
-    # The items are the images followed by the captions.
+    # The statistics begin with the images, followed by the captions.
     columns = {
         name: [*values, *cxc.caption_columns[name]]
         for name, values in cxc.data.columns.items()
@@ -392,7 +392,7 @@ def multi30k(encoders: "CachedEncoders", request: Request) -> Evaluation:
 
     data = join_metadata_columns(_captions_by_language(request), request)
     images, data = _embedded(encoders, request, data)
-    # In the paper only the captions of an image are correct, as in `retrieval`.
+    # In the paper, only the captions of an image are correct, as in `retrieval`.
     keys = None if request.data == "multi30k" else _image_keys(data)
     ranks = evaluation.multilingual_ranks(images, encoders.texts, data.captions, keys)
     metrics = dict(evaluation.multilingual_metrics(ranks))
@@ -432,14 +432,14 @@ def _captions_by_language(request: Request) -> Any:
     data_help="icons",
 )
 def composed(encoders: "CachedEncoders", request: Request) -> Evaluation:
-    """Ranks icons for the embedding of an icon plus or minus that of words."""
+    """Ranks icons for queries of an icon embedding plus or minus a text embedding."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
     if request.data != "icons":
         raise InputError(
             "data must be icons, whose names show which icon is another icon plus a "
-            f"word. Received: data={request.data!r}."
+            f"word. Received: data={request.data!r}. Leave the option out."
         )
     data = read_captioned_images(request)
     images, data = _embedded(encoders, request, data, "sign", "words")
@@ -460,14 +460,14 @@ def composed(encoders: "CachedEncoders", request: Request) -> Evaluation:
 
 
 @define_protocol(
-    help="rank correlation with rated similarity of words",
+    help="rank correlation of word similarities with human ratings",
     table="table 12",
     data="simlex999",
     data_help="simlex999, or the path of a file in its format",
     needs="words",
 )
 def simlex(encoders: "CachedEncoders", request: Request) -> Evaluation:
-    """Computes the rank correlation of [CLS] cosines of words and rated similarity."""
+    """Computes the rank correlation of [CLS] cosine similarities and human ratings."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
@@ -483,8 +483,8 @@ def simlex(encoders: "CachedEncoders", request: Request) -> Evaluation:
     request.check_columns(columns)
     if encoders.model.align is None:
         raise InputError(
-            "simlex needs the [CLS] vector before the projection, which an export "
-            "does not have. Give `model` the run folder or the Hugging Face folder."
+            "simlex needs the [CLS] vector before the projection, which an export does "
+            "not have. Set `model` to the run folder or the Hugging Face folder."
         )
     cosines = evaluation.word_cosines(encoders.model.encode_words, pairs)
     metrics = dict(evaluation.simlex_metrics(cosines, pairs))

@@ -34,14 +34,14 @@ class UsualSplits:
 
     Attributes:
         test: str, split that is evaluated.
-        train: str, split to learn from, or None for sets without one.
+        train: str, split to learn from, or None for data sets without a training split.
     """
 
     test: str
     train: str | None
 
 
-# Sets that have no split `test` with labels, or no split `train`.
+# Data sets without a split `train`, or without a split `test` that has labels.
 TFDS_SPLITS = {
     "imagenet2012": UsualSplits(test="validation", train="train"),
     "imagenet_v2": UsualSplits(test="test", train=None),
@@ -50,7 +50,7 @@ TFDS_SPLITS = {
     "food101": UsualSplits(test="validation", train="train"),
 }
 _DEFAULT_SPLITS = UsualSplits(test="test", train="train")
-# Data sets with classes that have no images. These classes are left out.
+# Data sets in which some classes have no images. These classes are left out.
 _WITH_EMPTY_CLASSES = ("imagenet_r", "imagenet_a", "stamps")
 _OPTIONS = ("split", "classes", "metadata", "runtime", "engine")
 
@@ -70,7 +70,7 @@ def labeled_images(request: Request, train: bool = False) -> "LabeledImages":
         data = benchmarks.read_tfds_classification(name, split)
     if request.classes is not None:
         names = benchmarks.read_class_names(request.classes)
-        # TFDS defines the order of its labels. Folders and the stamps have names only.
+        # TFDS defines an order of the labels. Folders and the stamps have only names.
         ordered = split is not None and name != "stamps" and not is_class_folder(name)
         renamed = benchmarks.rename_classes(data, names, ordered)
         is_positional = isinstance(names, list) and set(names).isdisjoint(
@@ -86,16 +86,16 @@ def labeled_images(request: Request, train: bool = False) -> "LabeledImages":
                 f"{first_names(renamings, 3)}"
             )
         data = renamed
-    # Training images aren't sliced.
+    # Metrics of training images are not sliced, so no metadata is needed.
     if train:
         return data
     return join_metadata_columns(data, request, protocol_columns=("class",))
 
 
 def train_and_test(request: Request) -> "tuple[LabeledImages, LabeledImages]":
-    """Reads the training and the test split, or raises if they don't fit.
+    """Reads the training split and the test split, and checks that they fit together.
 
-    Both must have the same classes, and no image in common.
+    Both splits must have the same classes, and no image in common.
     """
     # This check comes before reading, which may take minutes.
     check_splits_are_apart(request)
@@ -118,7 +118,7 @@ def check_same_classes(train: "LabeledImages", test: "LabeledImages") -> None:
 
 
 def check_several_classes(data: "LabeledImages") -> None:
-    """Raises for a single class, for which every prediction would be correct."""
+    """Raises for a single class, because every prediction would be correct."""
     if len(data.class_names) < 2:
         raise InputError(
             "data must have at least two classes. Received: one class, "
@@ -138,7 +138,7 @@ def tfds_name(name: str) -> str:
 
 
 def split_of_classes(request: Request, train: bool = False) -> str | None:
-    """Returns the test or the training split, None for a folder without splits."""
+    """Returns the test or training split, or None for a folder without splits."""
     name = request.data
     requested = request.train_split if train else request.split
     if requested is not None:
@@ -157,16 +157,16 @@ def split_of_classes(request: Request, train: bool = False) -> str | None:
 
 
 def _split_of_folder(name: str, train: bool) -> str | None:
-    """Returns the test or the training split of a folder, None for the whole folder."""
+    """Returns the test or training split of a folder, or None for the whole folder."""
     from align_keras.datasets import benchmarks
 
     splits, class_folders = benchmarks.folders_of_splits(name)
     if train:
         if "train" not in splits:
             raise InputError(
-                "data must have the folders train and test. Received: "
-                f"data={name!r} without the folder train. Add it, or name another "
-                "folder by `train_split`."
+                f"data must have the folders train and test. Received: data={name!r} "
+                "without the folder train. Add this folder, or set `train_split` to "
+                "another folder."
             )
         return "train"
     if not splits:
@@ -181,9 +181,9 @@ def _split_of_folder(name: str, train: bool) -> str | None:
         )
     if "test" not in splits:
         raise InputError(
-            f"data must have the folder test. Received: data={name!r} with the "
-            f"splits {first_names(splits)}. Choose one by `split`, such as --split "
-            f"{splits[-1]}. If they are classes, use --split ."
+            f"data must have the folder test. Received: data={name!r} with the splits "
+            f"{first_names(splits)}. Set `split` to one of the splits, such as --split "
+            f"{splits[-1]}. If the folders are classes, use --split ."
         )
     return "test"
 
@@ -195,8 +195,8 @@ def unusual_splits(request: Request) -> dict[str, str]:
     if request.split is not None and request.split != usual.test:
         splits["split"] = request.split
     if request.train_split is not None:
-        # This includes "train", since the protocols of a set learn from different
-        # splits.
+        # A set value is reported even if it is "train", because protocols learn from
+        # different splits of a data set.
         splits["train_split"] = request.train_split
     return splits
 
@@ -221,14 +221,14 @@ def check_splits_are_apart(request: Request) -> None:
         overlap = benchmarks.tfds_splits_overlap(builder, train, test)
     if overlap:
         raise InputError(
-            "train_split and split must have no image in common. Received: "
-            f"{train} and {test or 'all'} of {request.data}. Name other splits, or "
-            "leave both out."
+            f"train_split and split must have no image in common. Received: {train} "
+            f"and {test or 'all'} of {request.data}. Use other splits, or leave both "
+            "options out."
         )
 
 
 def class_columns(data: "LabeledImages", rows: Collection[int]) -> dict[str, list]:
-    """Returns the columns of some rows of images, with their classes."""
+    """Returns the columns of the images in `rows`, including their classes."""
     classes = [data.class_names[data.labels[row]] for row in rows]
     return columns_of_rows(data.columns, rows) | {"class": classes}
 
@@ -267,7 +267,7 @@ def class_evaluation(
     options=(*_OPTIONS, "templates"),
 )
 def zero_shot(encoders: "CachedEncoders", request: Request) -> Evaluation:
-    """Predicts the class whose name, in an ensemble of templates, is nearest."""
+    """Predicts the class whose name in an ensemble of templates is nearest."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
@@ -293,7 +293,7 @@ def _classified(
     classification: "Classification",
     more_metrics: Iterable[tuple[str, float]] = (),
 ) -> Evaluation:
-    """Returns the accuracies of a `Classification`, and further metrics."""
+    """Returns the accuracies of a `Classification` with further metrics."""
     from align_keras import evaluation
 
     classes = len(data.class_names)

@@ -53,7 +53,7 @@ NAMED = {
 
 
 def missing_download(name: str, root: str | pathlib.Path) -> str | None:
-    """Returns the source and missing paths of a named set, or None if complete."""
+    """Describes the missing paths of a named set and their source, or returns None."""
     paths = [pathlib.Path(root, path) for path in NAMED[name].paths]
     missing_paths = [str(path) for path in paths if not path.exists()]
     if not missing_paths:
@@ -62,7 +62,7 @@ def missing_download(name: str, root: str | pathlib.Path) -> str | None:
 
 
 def folder_of(request: Request) -> pathlib.Path:
-    """Returns the folder that holds a named set, or raises unless the set is there."""
+    """Returns the folder of a named set. Raises InputError if the set is incomplete."""
     download = missing_download(request.data, request.data_root)
     if download:
         raise InputError(
@@ -105,7 +105,7 @@ def preparation_steps(names: Iterable[str]) -> str:
 def join_metadata_columns(
     data: Any, request: Request, protocol_columns: Iterable[str] = (), prefix: str = ""
 ) -> Any:
-    """Returns the data with the columns of the file `request.metadata`, if any.
+    """Adds the columns of the file `request.metadata`, if it is set, to the data.
 
     Args:
         data: dataclass with `images`, `image_ids` and `columns`.
@@ -129,7 +129,7 @@ def join_metadata_columns(
 
 
 def refuse_options(request: Request, reason: str, *options: str) -> None:
-    """Raises if one of the options is set. `reason` is such as `"has no splits"`."""
+    """Raises InputError with the reason, such as "has no splits", for set options."""
     for option in options:
         if value := getattr(request, option):
             raise InputError(

@@ -1,4 +1,4 @@
-"""Cache of embeddings by content, computed here or on a cluster."""
+"""Cache of embeddings by content, computed in this process or on a cluster."""
 
 import contextlib
 import functools
@@ -26,9 +26,9 @@ from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 _DIGEST_BYTES = 20
 # Bytes of the checksum of a row, a CRC-32 of its digest and its embedding.
 _CHECKSUM_BYTES = 4
-# Rows that are copied at once.
+# Number of rows that are copied at once.
 _COPIED_ROWS = 8192
-# Chunks that a cluster embeds between two writes.
+# Number of chunks that a cluster embeds between two writes.
 _BLOCKS = 64
 
 # Image of a data set: a path, an encoded image, or pixels.
@@ -49,12 +49,12 @@ def results_folder(path: str | None) -> pathlib.Path:
 
 
 class CachedEncoders:
-    """Encode functions of a model that read cached embeddings.
+    """Encode functions of a model with a cache of embeddings.
 
     Args:
         open_model: function that returns the `Embedder`. It is called on the first use.
         directory: folder of the caches.
-        engine: where embeddings are computed, as in `Request`.
+        engine: str, engine that computes the embeddings, as in `Request`.
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class CachedEncoders:
         return self._open_model()
 
     def trainable_model(self) -> Embedder:
-        """Returns the model in the memory of the host, for training of a copy."""
+        """Returns the model in host memory, so that a copy of it can be trained."""
         import tensorflow as tf
 
         with tf.device("/cpu:0"):
             model = self.model
         if model.align is None:
             raise InputError(
-                "model must be a run folder or a Hugging Face folder to be trained. "
-                "Received: an export, whose weights are fixed. Name the folder that "
-                "the export was written from."
+                "model must be a run folder or a Hugging Face folder for protocols "
+                "that train. Received: an export, whose weights are fixed. Use the "
+                "folder from which the export was written."
             )
         return model
 
@@ -132,8 +132,8 @@ class CachedEncoders:
             )
         if not len(rows):
             raise InputError(
-                f"None of the {len(images)} images can be decoded. Check that they "
-                "are JPEG, PNG, GIF, BMP or WebP files."
+                f"At least one image must be decodable. Received: {len(images)} images "
+                "that can't be decoded. Use JPEG, PNG, GIF, BMP or WebP files."
             )
         return embeddings, rows
 
@@ -149,25 +149,25 @@ def image_key(image: Image) -> bytes:
 
 
 def _by_content(image: Image) -> Item:
-    """Converts the path of an image to `pathlib.Path`, whose content is embedded."""
+    """Converts the path of an image to `pathlib.Path`, because str is a caption."""
     return pathlib.Path(image) if isinstance(image, str) else image
 
 
 class EmbeddingCache:
     """Folder of embeddings of one encoder, by the content of the items.
 
-    Rows are appended, embeddings before digests. Rows without a digest are removed when
-    the folder is opened, so that a killed evaluation loses one chunk at most. Each row
-    has a checksum, which is compared before the row is used. Damaged rows are computed
-    again.
+    New embeddings are appended first, then their digests. Rows without a digest are
+    removed when the folder is opened, so a killed evaluation loses at most one chunk.
+    Each row has a checksum, which is checked before the row is used. Damaged rows are
+    computed again.
 
     Args:
         directory: folder.
-        encode: function of a list of items that returns a float32 array (items, d), or
-            raises `InputError` for an item that can't be decoded.
-        chunk: int, items between two writes.
-        encode_all: function of a list of items that returns NaN for items that `encode`
-            refuses. None calls `encode`.
+        encode: function that converts a list of items to a float32 array (items, d), or
+            raises `InputError` if an item can't be decoded.
+        chunk: int, number of items between two writes.
+        encode_all: function that converts a list of items to their embeddings, with
+            rows of NaN for items that `encode` rejects. By default it calls `encode`.
     """
 
     def __init__(
@@ -193,19 +193,18 @@ class EmbeddingCache:
     def __call__(
         self, items: Iterable[Item], progress: Callable[[int], object] | None = None
     ) -> np.ndarray:
-        """Returns the embeddings of all items, and computes missing ones.
+        """Returns the embeddings of all items, and computes missing embeddings.
 
         Args:
             items: items to embed.
             progress: function that is called with the number of finished items.
 
         Returns:
-            Memory-mapped float32 array (n, d). A row of NaN is an item that `encode`
-            refused.
+            Memory-mapped float32 array (n, d). Rows of NaN belong to items that
+            `encode` rejected.
 
         Raises:
-            InputError: if `encode` refuses all items, or returns NaN or infinity, which
-                aren't stored.
+            InputError: if `encode` rejects all items, or returns NaN or infinity.
         """
         with self._locked():
             return self._read(self._row_of_each(items, progress))
@@ -213,7 +212,7 @@ class EmbeddingCache:
     def readable(
         self, items: Iterable[Item], progress: Callable[[int], object] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the embeddings of items that `encode` accepts, and their rows."""
+        """Returns the embeddings and positions of the items that `encode` accepts."""
         with self._locked():
             rows = self._row_of_each(items, progress)
             readable = np.flatnonzero(~np.isin(rows, self._refused_rows()))
@@ -222,7 +221,7 @@ class EmbeddingCache:
     def _row_of_each(
         self, items: Iterable[Item], progress: Callable[[int], object] | None
     ) -> np.ndarray:
-        """Returns the stored row of each item, and computes missing ones."""
+        """Returns the stored row of each item, and computes missing rows."""
         self._open()
         digests: list[bytes] = []
         refused: dict[bytes, Item] = {}
@@ -248,7 +247,8 @@ class EmbeddingCache:
             if progress is not None:
                 progress(len(chunk))
         if refused and self._width is None:
-            # All items are refused, so this call raises the reason.
+            # The model rejects all items, so this call raises the error with the
+            # reason.
             self._encode(list(refused.values()))
         self._add(refused)
         return np.array([self._rows[digest] for digest in digests], np.int64)
@@ -258,7 +258,7 @@ class EmbeddingCache:
         return locked(self._directory / "embeddings", lambda: say(text))
 
     def _open(self) -> None:
-        """Reads the digests, and removes rows that a killed process wrote in part."""
+        """Reads the digests, and removes incomplete rows of a killed process."""
         digests = self._digests
         embeddings = self._embeddings
         checksums = self._checksums
@@ -290,7 +290,8 @@ class EmbeddingCache:
             content[start : start + _DIGEST_BYTES]
             for start in range(0, len(content), _DIGEST_BYTES)
         ]
-        # The last row of a digest is used, since it replaces a damaged one.
+        # If a digest has several rows, the last row replaces the damaged rows before
+        # it.
         self._rows = {digest: row for row, digest in enumerate(row_digests)}
         checksums.touch()
         checksum_count = checksums.stat().st_size // _CHECKSUM_BYTES
@@ -306,7 +307,7 @@ class EmbeddingCache:
         self._row_checksums = bytearray(checksums.read_bytes())
 
     def _forget_damaged(self, digests: Iterable[bytes]) -> None:
-        """Compares rows with their checksums and forgets those that differ."""
+        """Compares rows with their checksums and removes damaged rows from `_rows`."""
         rows_to_check = {digest: self._rows[digest] for digest in digests}
         if not rows_to_check:
             return
@@ -333,7 +334,8 @@ class EmbeddingCache:
         width = int(number) if re.fullmatch(rb"[1-9]\d{0,5}", number) else None
         if width is None or check == _check_of(number):
             return width
-        # Earlier versions wrote no check. The sizes of complete files agree.
+        # Earlier versions wrote no check value. In this case the file sizes must match
+        # the width.
         count = self._digests.stat().st_size // _DIGEST_BYTES
         fits = self._embeddings.stat().st_size == count * 4 * width
         return width if fits and not check else None
@@ -341,7 +343,7 @@ class EmbeddingCache:
     def _add(self, missing: dict[bytes, Item]) -> bool:
         """Appends the embeddings of new items.
 
-        Returns False and stores nothing if all items are refused and the width of the
+        Returns False and stores nothing if all items are rejected and the width of the
         embeddings is unknown.
         """
         if not missing:
@@ -350,8 +352,8 @@ class EmbeddingCache:
         if self._width is None:
             if np.isnan(rows).all():
                 return False
-            # Files without a width have no valid rows. They are replaced instead of
-            # truncated, since another process may have mapped them.
+            # Without a width, the files have no valid rows. They are replaced instead
+            # of truncated, because another process may have mapped them.
             self._digests.unlink(missing_ok=True)
             self._embeddings.unlink(missing_ok=True)
             self._checksums.unlink(missing_ok=True)
@@ -377,7 +379,7 @@ class EmbeddingCache:
             os.fsync(file.fileno())
 
     def _count(self) -> int:
-        """Returns the number of stored rows, with damaged ones that were replaced."""
+        """Returns the number of stored rows, including replaced damaged rows."""
         if not self._digests.exists():
             return 0
         return self._digests.stat().st_size // _DIGEST_BYTES
@@ -412,10 +414,10 @@ class EmbeddingCache:
 
 
 def encoded(encode: Callable, items: Sequence[Item]) -> np.ndarray:
-    """Embeds items, with NaN for those that `encode` refuses.
+    """Embeds items. Items that `encode` rejects have rows of NaN.
 
     Returns:
-        float32 array (n, d). d is 1 if all items are refused.
+        float32 array (n, d). d is 1 if all items are rejected.
     """
     try:
         rows = np.ascontiguousarray(encode(items), np.float32)
@@ -427,11 +429,12 @@ def encoded(encode: Callable, items: Sequence[Item]) -> np.ndarray:
             raise InputError(
                 "The embeddings of the model must be finite. Received: NaN or infinity "
                 f"for {np.count_nonzero(~np.isfinite(rows).all(axis=1))} of "
-                f"{len(rows)} items. The training diverged. Train the model again with "
-                "a lower learning rate."
+                f"{len(rows)} items. The training of the model has diverged. Train the "
+                "model again with a lower learning rate."
             )
         return rows
-    # One bad item fails its batch, so the batch is divided until the item is alone.
+    # One bad item makes the whole batch fail, so the batch is divided until the bad
+    # item is alone.
     middle = len(items) // 2
     first_half = encoded(encode, items[:middle])
     second_half = encoded(encode, items[middle:])
@@ -439,13 +442,13 @@ def encoded(encode: Callable, items: Sequence[Item]) -> np.ndarray:
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Concatenates rows, some of which may be refused and 1 wide."""
+    """Concatenates arrays of rows. Rejected items may have rows of width 1."""
     width = max(rows.shape[1] for rows in parts)
     return np.concatenate([_as_wide(rows, width) for rows in parts])
 
 
 def _as_wide(rows: np.ndarray, width: int) -> np.ndarray:
-    """Broadcasts refused rows, which are 1 wide, to the width of an embedding."""
+    """Broadcasts rows of width 1, from rejected items, to the width of an embedding."""
     return np.broadcast_to(rows, (len(rows), max(width, rows.shape[1])))
 
 
@@ -456,7 +459,7 @@ def _checksum(digest: bytes, row: np.ndarray) -> bytes:
 
 
 def _check_of(number: bytes) -> bytes:
-    """Returns the digest that follows the width in its file."""
+    """Returns the check value that follows the width in its file."""
     return hashlib.blake2b(number, digest_size=4).hexdigest().encode()
 
 
@@ -543,17 +546,18 @@ def embed_block(task: dict) -> None:
 
 
 def checked_path(model: Embedder, option: str) -> str:
-    """Returns the name of a model for other processes, or raises if it is in memory."""
+    """Returns the path of a model for other processes. Raises for a model in memory."""
     if model.in_memory:
         raise InputError(
-            f"model must be a path with `{option}`, whose processes open it again. "
-            f"Received: a model in memory. Save the model, or leave `{option}` out."
+            f"model must be a path if `{option}` is set, because other processes open "
+            "the model again. Received: a model in memory. Save the model, or leave "
+            f"`{option}` out."
         )
     return model.name
 
 
 def absolute(path: str) -> str:
-    """Returns the absolute path of a file for other workers. Names stay as they are."""
+    """Returns the absolute path of a local file. Other names are returned unchanged."""
     return os.path.abspath(path) if os.path.exists(path) else path
 
 
@@ -563,7 +567,7 @@ def _encoder(model: Embedder, kind: str) -> tuple[Callable, str]:
 
 
 def _as_arrays(items: Iterable[Item]) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields the name and the array of each item. The name begins with its kind."""
+    """Converts items to arrays. Yields (name, array). Names begin with the kind."""
     for number, item in enumerate(items):
         if isinstance(item, np.ndarray):
             yield f"pixels{number}", item
@@ -581,7 +585,7 @@ def _as_arrays(items: Iterable[Item]) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _as_item(name: str, array: np.ndarray) -> Item:
-    """Converts an array of `_as_arrays` to its item."""
+    """Converts an array from `_as_arrays` back to its item."""
     if name.startswith("pixels"):
         return array
     content = array.tobytes()

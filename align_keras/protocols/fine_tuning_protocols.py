@@ -1,4 +1,4 @@
-"""Protocols that train classifiers on the image encoder (tables 5 to 7)."""
+"""Protocols that train a classifier on the image encoder (tables 5 to 7)."""
 
 import dataclasses
 import hashlib
@@ -82,7 +82,7 @@ def fine_grained(encoders: "CachedEncoders", request: Request) -> Evaluation:
 def _classification(
     name: str, encoders: "CachedEncoders", request: Request
 ) -> Evaluation:
-    """Trains and evaluates the classifiers of a recipe on one set of images."""
+    """Trains and evaluates the classifiers of a recipe on one data set."""
     import numpy as np
 
     from align_keras import evaluation
@@ -116,7 +116,7 @@ def _classification(
     if unreadable_count:
         metrics["training_images_left_out"] = float(unreadable_count)
     statistics = evaluation.fine_tuned_statistics(ranks, labels, classes)
-    # The predictions are those of the first run.
+    # The predictions come from the first run.
     predictions = np.array(results[0]["predictions"])
     return class_evaluation(metrics, statistics, test, rows, predictions)
 
@@ -138,7 +138,7 @@ class ClassificationData:
         """Returns the number of training files that can't be decoded.
 
         Raises:
-            InputError: if the splits have an image in common, or other classes.
+            InputError: if the splits have an image in common, or different classes.
         """
         from align_keras.data import unreadable_rows
         from align_keras.utils.progress import say
@@ -160,7 +160,7 @@ class ClassificationData:
         """Returns the identity of the data: version and digests of both splits."""
         request = self.request
         name = request.data
-        # The images of TFDS aren't hashed, so their version is included.
+        # Images from TFDS aren't hashed, so the version of the data set is included.
         if name != "stamps" and not is_class_folder(name):
             name = full_name(name)
         identity = [name]
@@ -180,8 +180,8 @@ def full_name(name: str) -> str:
 def digest_of(data: "LabeledImages") -> str:
     """Returns a digest of images with classes.
 
-    It includes the paths, sizes and times of files. Of images that are read from disk
-    at each iteration it only includes the classes.
+    It includes the paths, sizes and times of files. For images that are read from disk
+    in each iteration, it includes only the classes.
     """
     from align_keras.protocols.embedding_cache import content_digest
 
@@ -264,7 +264,7 @@ def tuned_ranks(
 ) -> "dict[str, np.ndarray]":
     """Tunes on each task if the recipe has a sweep, trains again and evaluates.
 
-    The first of equally good recipes is used.
+    If several recipes are equally good, the first recipe is used.
 
     Returns:
         dict from task to ranks (runs, images) on its test split.
@@ -302,7 +302,7 @@ def tuned_ranks(
 
 
 def groups() -> dict[str, list[str]]:
-    """Returns the groups of VTAB, as a dict from name to tasks."""
+    """Returns a dict from the name of each group of VTAB to its tasks."""
     from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
 
     tasks_by_group: dict[str, list[str]] = {}
@@ -312,7 +312,7 @@ def groups() -> dict[str, list[str]]:
 
 
 def vtab_tasks(name: str) -> list[str]:
-    """Returns the tasks that `data` names: all, or as `vtab/dtd+svhn_cropped`."""
+    """Returns the tasks of `data`: all, or those in `vtab/dtd+svhn_cropped`."""
     from align_keras.datasets.benchmarks.vtab import VTAB_TASKS, vtab_task
 
     first, _, task_names = name.partition("/")
@@ -327,14 +327,14 @@ def vtab_tasks(name: str) -> list[str]:
 
 
 class VtabData:
-    """Data of the tasks of VTAB."""
+    """Images of the tasks of VTAB, for `TrialRunner`."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self._last_read: tuple[str, str, LabeledImages] | None = None
 
     def read(self, task: str, split: str) -> "LabeledImages":
-        """Returns the images of a task's split, and keeps them for the next call."""
+        """Returns the images of a split of a task. Caches them for the next call."""
         from align_keras.datasets.benchmarks.vtab import read_vtab
 
         if self._last_read is None or self._last_read[:2] != (task, split):
@@ -342,14 +342,14 @@ class VtabData:
         return self._last_read[2]
 
     def check(self, tasks: Iterable[str]) -> None:
-        """Raises unless the data sets of all tasks are prepared. Names missing ones."""
+        """Raises InputError with a remedy if the data set of a task is not prepared."""
         from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
 
         needs = preparation_steps(VTAB_TASKS[task].builder for task in tasks)
         if needs:
             raise InputError(
-                f"vtab needs data sets that TFDS hasn't prepared: {needs}. Or name "
-                "tasks whose data sets are prepared, such as vtab/dtd+svhn_cropped."
+                f"vtab needs data sets that TFDS hasn't prepared: {needs}. To evaluate "
+                "only some tasks, set data to the tasks, such as vtab/dtd+svhn_cropped."
             )
 
     def metadata_columns(self) -> tuple[str, ...]:
@@ -362,7 +362,7 @@ class VtabData:
     def test_images(self, task: str) -> "LabeledImages":
         """Returns the test images of a task with the columns of `metadata`.
 
-        The ids of the images are such as `dtd/0`.
+        The ids of the images have the form `dtd/0`.
         """
         data = self.read(task, "test")
         return join_metadata_columns(

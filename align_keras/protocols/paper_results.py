@@ -19,7 +19,7 @@ class PaperResult:
         table: int, number of the table.
         protocol: str, name of the protocol in this package.
         data: str, data set or setting.
-        model: str, model as the paper names it.
+        model: str, name of the model in the paper.
         metric: str, name of the protocol's metric.
         value: float, percent.
     """

@@ -8,13 +8,13 @@ from align_keras.embedders.locations import RUNTIME_HELP
 from align_keras.utils.errors import InputError
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
-# Part of a model that a protocol uses.
+# Part of a model that a protocol needs.
 Needs = Literal["embeddings", "words", "weights"]
-CLASSES_HELP = "a TFDS data set such as imagenet2012, stamps, or a folder of classes"
+CLASSES_HELP = "stamps, a TFDS data set such as imagenet2012, or a folder of classes"
 
 
 def _option(help: str, *, default: Any = None, **argparse: Any) -> Any:
-    """Returns a dataclass field with the arguments of its command-line flag."""
+    """Returns a dataclass field that also describes its command-line flag."""
     return dataclasses.field(default=default, metadata={"help": help, **argparse})
 
 
@@ -22,8 +22,8 @@ def _option(help: str, *, default: Any = None, **argparse: Any) -> Any:
 class Request:
     """Options of an evaluation protocol.
 
-    Each field is a keyword of `align_keras.evaluate` and a command-line flag. None, for
-    `data` the empty str, is an option that isn't set.
+    Each field is a keyword of `align_keras.evaluate` and a command-line flag. An option
+    that isn't set is None, or the empty str for `data`.
     """
 
     data: str = _option("data set of the evaluation", default="", metavar="D")
@@ -32,42 +32,40 @@ class Request:
         default="data",
         metavar="DIR",
     )
-    split: str | None = _option("split to evaluate, if not the usual one")
-    train_split: str | None = _option("split to train on, if not the usual one")
+    split: str | None = _option("split to evaluate (default: usual test split)")
+    train_split: str | None = _option(
+        "split to train on (default: usual training split)", metavar="SPLIT"
+    )
     classes: str | None = _option(
-        "class names, matched by name: a file with one name in each line, or with two "
-        "columns (name in the data, name in prompts), JSON, or clip:DATASET",
+        "class names for prompts: a file with one name per line, a table with two "
+        "columns (name in the data, name in prompts), a JSON file, or clip:DATASET",
         metavar="C",
     )
     allow_missing: bool | None = _option("skip missing images", action="store_true")
-    image_column: str | None = _option(
-        "column of a table with the paths of images", metavar="C"
-    )
-    caption_column: str | None = _option(
-        "column of a table with the captions", metavar="C"
-    )
+    image_column: str | None = _option("column of image paths in a table", metavar="C")
+    caption_column: str | None = _option("column of captions in a table", metavar="C")
     encoding: str | None = _option(
         "encoding of a table or of caption files (default: utf-8)", metavar="E"
     )
     metadata: str | None = _option(
-        "CSV or TSV file of further columns for --slice-by. Its first column has the "
-        "ids of the images: file names, paths below the folder of the split for a "
-        "folder of classes, or paths or ids of a table",
+        "CSV or TSV file with columns for --slice-by. The first column has the ids of "
+        "the images: file names, paths relative to the folder of the split for a "
+        "folder of classes, or ids or image paths of a table",
         metavar="FILE",
     )
     slice_by: str | None = _option(
-        "report every metric also by this column of the data, with 95%% intervals",
+        "also report every metric for each value of this column, with 95%% intervals",
         metavar="COLUMN",
     )
     templates: str = _option(
         "prompts: photos, drawings, default (both), none, a file with {} in each line, "
-        "or clip:DATASET of an installed clip-benchmark. ImageNet and its variants use "
-        "clip:imagenet1k by default, as in the paper, also for --classes",
+        "or clip:DATASET with clip-benchmark installed. For ImageNet and its variants, "
+        "--templates and --classes are clip:imagenet1k by default, as in the paper.",
         default="default",
         metavar="T",
     )
     text_weight: float = _option(
-        "weight of the words, where the image has the weight 1 (default: 2)",
+        "weight of the words, relative to the weight 1 of the image (default: 2)",
         default=2.0,
         type=float,
         metavar="W",
@@ -77,25 +75,25 @@ class Request:
     )
     engine: str = _option(ENGINE_HELP, default=LOCAL, metavar="E")
     workers: int = _option(
-        "processes that train in parallel (default: 1)",
+        "number of processes that train in parallel (default: 1)",
         default=1,
         type=int,
         metavar="N",
     )
     results: str | None = _option(
-        "folder of the training results, from which the same command resumes "
+        "folder of the training results, with which the same command resumes "
         "(default: align_keras/fine_tuned in the user's cache folder)",
         metavar="DIR",
     )
     config_file: Sequence[str] = _option(
-        "YAML file that overrides the recipe in experiments/evaluation/. May be "
-        "repeated",
+        "YAML file that overrides the recipe in experiments/evaluation/. Repeat the "
+        "option for several files.",
         default=(),
         action="append",
         metavar="FILE",
     )
     params_override: Sequence[str] = _option(
-        "options that override the files, such as head.steps=1000,runs=1",
+        "values that override the files, such as head.steps=1000,runs=1",
         default=(),
         action="append",
         metavar="K=V,…",
@@ -107,7 +105,7 @@ class Request:
             column_names = ", ".join(sorted(columns)) or "none"
             raise InputError(
                 f"slice_by must be one of {column_names}, the columns of this data. "
-                f"Received: slice_by={self.slice_by!r}."
+                f"Received: slice_by={self.slice_by!r}. Use one of these columns."
             )
 
 
@@ -148,7 +146,7 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """Benchmark of the paper. A call runs it.
+    """Evaluation protocol of the paper. Calling it runs the evaluation.
 
     Attributes:
         run: function of `CachedEncoders` and a `Request`. Its name is the protocol's.
@@ -157,7 +155,8 @@ class Protocol:
         options: tuple of str, fields of `Request` that it uses in addition to `COMMON`.
         data: str, the default data set, or None.
         data_help: str, description of the data for the command line.
-        needs: str, the part of a model that it uses. Exports have embeddings only.
+        needs: str, the part of a model that the protocol needs. Exports have only
+            embeddings.
     """
 
     run: Callable[[Any, Request], Evaluation]
@@ -189,7 +188,7 @@ def define_protocol(
     data_help: str = CLASSES_HELP,
     needs: Needs = "embeddings",
 ) -> Callable[[Callable[[Any, Request], Evaluation]], Protocol]:
-    """Returns a decorator that makes a function a `Protocol` with these attributes."""
+    """Returns a decorator that converts a function to a `Protocol`."""
 
     def decorate(run: Callable[[Any, Request], Evaluation]) -> Protocol:
         return Protocol(
@@ -206,7 +205,7 @@ def define_protocol(
 
 
 def missing_images_metric(count: int) -> dict[str, float]:
-    """Returns the metric of images that are missing or unreadable, if there are any."""
+    """Returns the metric `images_left_out`, or no metric if `count` is 0."""
     return {"images_left_out": float(count)} if count else {}
 
 

@@ -79,11 +79,11 @@ def evaluate(
     """Evaluates a model by a protocol of the paper, as `align-keras evaluate` does.
 
     Args:
-        model: as `align_keras.load_model` takes it. Keras models are opened by Keras,
-            unless `runtime` names another runtime.
+        model: model, as in `align_keras.load_model`. A model with Keras weights is
+            opened by Keras, unless `runtime` is set.
         protocol: a name of `PROTOCOLS`, such as `"retrieval"`.
-        data: a data set or the path of one, as `--data`. The default is the data set of
-            the paper, if the protocol has only one.
+        data: name or path of a data set. Defaults to the data set of the paper, if the
+            protocol has only one.
         html: file to write a page of results to.
         cache: folder of embeddings, by default in the user's cache folder.
         **options: other options of the protocol, fields of
@@ -91,14 +91,14 @@ def evaluate(
             `templates`.
 
     Returns:
-        dict as the command prints it as JSON: `model`, `protocol`, `data`, `metrics`
+        dict, which the command prints as JSON: `model`, `protocol`, `data`, `metrics`
         (name → float), `paper` (model → metric → float, the paper's figures on these
-        data), and with `slice_by` the `slices`. Splits and prompts that aren't the
-        paper's are included, and `paper` is empty then.
+        data), and with `slice_by` the `slices`. If splits or prompts differ from those
+        of the paper, they are included and `paper` is empty.
 
     Raises:
-        InputError: for an unknown protocol, options that it doesn't have, missing data
-            and a model that can't be opened.
+        InputError: if the protocol is unknown or doesn't have an option, data is
+            missing, or the model can't be opened.
 
     References:
         Jia et al. 2021, sections 5.1 to 5.3 and 6.1, tables 1 to 12.
@@ -121,7 +121,7 @@ def evaluate(
     (2.0, 1.0)
     """
     request = checked_request(protocol, data=data, **options)
-    # The page is written after an evaluation of hours, so its path is checked first.
+    # An evaluation may take hours, so the path of the page is checked before it begins.
     if html is not None:
         check_writable("html", html, replaceable_file(html, "html").absolute().parent)
     if PROTOCOLS[protocol].needs == "weights":
@@ -146,7 +146,7 @@ def evaluate(
 
 
 def checked_request(protocol: str, **options: Any) -> Request:
-    """Returns the options of a protocol, or raises for options that don't fit."""
+    """Returns the options of a protocol. Raises InputError for invalid options."""
     if protocol not in PROTOCOLS:
         near = difflib.get_close_matches(protocol, PROTOCOLS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -163,7 +163,7 @@ def checked_request(protocol: str, **options: Any) -> Request:
             )
         if name == "runtime":
             check_runtime(value)
-    # Raises for an unknown engine.
+    # This call raises InputError for an unknown engine.
     is_cluster(options.get("engine", LOCAL))
     check_number("workers", options.get("workers", 1), 1, 1e6, whole=True)
     check_number("text_weight", options.get("text_weight", 2.0), 0, 1e6)
@@ -177,42 +177,42 @@ def checked_request(protocol: str, **options: Any) -> Request:
     if "metadata" in options and "slice_by" not in options:
         raise InputError(
             "`metadata` is used only with `slice_by`. Received: "
-            f"metadata={options['metadata']!r} without it. Name one of the columns of "
-            "the file by `slice_by`."
+            f"metadata={options['metadata']!r} without `slice_by`. Set `slice_by` to a "
+            "column of the file."
         )
     data = options.pop("data", PROTOCOLS[protocol].data)
     if data is not None and _has_paper_prompts(protocol, str(data)):
         options = _with_paper_prompts(options)
     if data is None:
         raise InputError(
-            f"data must be set for {protocol}. Received: data=None. Name "
+            f"data must be set for {protocol}. Received: data=None. Use "
             f"{PROTOCOLS[protocol].data_help}."
         )
     return Request(data=str(data), **options)
 
 
 def _has_paper_prompts(protocol: str, data: str) -> bool:
-    """Returns True for data that the paper classifies by CLIP's prompts and names."""
+    """Returns True if the paper uses CLIP's prompts and class names for the data."""
     return protocol == "zero_shot" and bool(figures_as_shares(protocol, data))
 
 
 def _with_paper_prompts(options: dict[str, Any]) -> dict[str, Any]:
-    """Adds the paper's prompts and class names to options that name neither."""
-    # The error for a missing package belongs to a request that needs it.
+    """Adds the paper's prompts and class names unless the options set them."""
+    # Without clip-benchmark, only a request that needs it should raise an error.
     if "classes" in options and importlib.util.find_spec("clip_benchmark") is None:
         return options
     return {"templates": _CLIP, "classes": _CLIP} | options
 
 
 def unusual_options(protocol: str, request: Request) -> dict[str, str]:
-    """Returns the splits and prompts that the paper's figures don't belong to.
+    """Returns the options for splits and prompts that differ from the paper.
 
     Args:
         protocol: str, a name of `PROTOCOLS`.
         request: `Request`.
 
     Returns:
-        dict from the names of options to their values, empty for the paper's own.
+        dict from the names of these options to their values.
     """
     unusual = unusual_splits(request)
     if _has_paper_prompts(protocol, request.data):
@@ -263,7 +263,7 @@ def open_encoders(
         model: as in `evaluate`.
         request: `Request`.
         cache: folder of embeddings, or None.
-        check: bool, raise immediately if there is no model.
+        check: bool, whether to raise immediately if the model doesn't exist.
     """
     from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
 
@@ -279,7 +279,7 @@ def open_encoders(
 
 
 def _runtime_of(model: Any, request: Request) -> str:
-    """Returns the runtime of a request, which is Keras where the model has weights.
+    """Returns the runtime of a request. By default, a model with weights uses Keras.
 
     Some protocols need the weights, and the published figures were computed by Keras.
     """
@@ -289,7 +289,7 @@ def _runtime_of(model: Any, request: Request) -> str:
 
 
 def sliced(evaluation: Evaluation, column: str) -> dict[str, float]:
-    """Returns all metrics by the values of a column, as `sliced_metrics` does."""
+    """Returns all metrics for each value of a column, as `sliced_metrics` does."""
     from align_keras.evaluation import sliced_metrics
     from align_keras.utils.progress import say
 
@@ -321,7 +321,7 @@ def _write_page(
     request: Request,
     evaluation: Evaluation,
 ) -> None:
-    """Writes the page of a result."""
+    """Writes the HTML page with the metrics and examples of a result."""
     from align_keras.reports.result_page import write_result_page
     from align_keras.utils.progress import say
 
@@ -354,7 +354,7 @@ class SuiteRow:
         tables: numbers of its tables in the paper.
         protocol: str.
         data: str.
-        metrics: dict from name to value, empty if it was skipped or failed.
+        metrics: dict from name to value, empty if the protocol was skipped or failed.
         skipped: str, instruction to get the missing data, or "".
         failed: str, reason of a failure, or "".
     """
@@ -375,8 +375,8 @@ class SuiteRow:
 def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRow]:
     """Runs all protocols with available data, in the order of the paper.
 
-    The rows of other protocols name the data to download. Model and options are those
-    of `align_keras.evaluate`.
+    For all other protocols, the row describes the data to download. The arguments are
+    those of `align_keras.evaluate`.
     """
     options = {name: value for name, value in options.items() if value is not None}
     check_results(Request(results=options.get("results")))
@@ -395,7 +395,7 @@ def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRo
         reason = _missing_requirements(protocol, request, model)
         row = SuiteRow(tuple(sorted(numbers)), name, data, skipped=reason)
         rows.append((row, request))
-    # The model must exist if there is a protocol to run.
+    # If at least one protocol can run, the model must exist.
     check = not all(row.skipped for row, _ in rows)
     engines = {key: options[key] for key in ("runtime", "engine") if key in options}
     encoders = open_encoders(model, Request(**engines), cache, check)
@@ -404,7 +404,7 @@ def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRo
 
 
 def _missing_requirements(protocol: Protocol, request: Request, model: Any) -> str:
-    """Returns the missing data and parts of the model, or ""."""
+    """Returns a text about missing data and missing parts of the model, or ""."""
     needs = [download_steps(protocol.name, request)]
     if protocol.needs != "embeddings" and _is_export(model):
         needs.append(f"Needs the run folder, but {model_name(model)} is an export")
@@ -412,13 +412,13 @@ def _missing_requirements(protocol: Protocol, request: Request, model: Any) -> s
 
 
 def _is_export(model: Any) -> bool:
-    """Returns True if a model has embeddings, and no weights that can be trained."""
+    """Returns True if a model only computes embeddings and cannot be trained."""
     if not isinstance(model, str | pathlib.Path):
         return getattr(model, "align", model) is None
     try:
         return "keras" not in locate_model(model).runtimes
     except InputError:
-        # The model is opened later, if a protocol runs. This error is raised then.
+        # The same error is raised later, when a protocol opens the model.
         return False
 
 

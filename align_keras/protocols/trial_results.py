@@ -1,4 +1,4 @@
-"""Results of trials that several processes run, each trial once."""
+"""Results of trials. Several processes share the work, and each trial runs once."""
 
 import hashlib
 import json
@@ -14,13 +14,13 @@ from align_keras.utils.progress import say
 
 
 def trial_key(inputs: Any) -> str:
-    """Returns the name of a trial's result, a digest of its inputs as JSON."""
+    """Returns the key of a trial, a digest of its inputs as JSON."""
     text = json.dumps(inputs, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def read_results(trials: Iterable[str], directory: str | os.PathLike) -> dict[str, Any]:
-    """Returns the results of finished trials by key, and reports damaged ones."""
+    """Returns the results of finished trials by key, and reports damaged results."""
     results = {}
     for key in trials:
         path = _result_file(directory, key)
@@ -43,8 +43,8 @@ def run_trials(
 
     Args:
         trials: dict from key to trial.
-        run: function of a trial and of a folder for its checkpoints. It resumes from
-            them if it was killed before.
+        run: function that runs a trial. Its arguments are the trial and a folder for
+            checkpoints, from which it resumes after it was killed.
         directory: folder of the results.
 
     Returns:
@@ -71,7 +71,8 @@ def run_trials(
                     json.dump(record, file)
                 shutil.rmtree(scratch, ignore_errors=True)
                 count += 1
-            # A process that waits for this lock checks for the result.
+            # Another process that waits for this lock then checks for the result, so
+            # the lock file can be removed.
             lock.unlink(missing_ok=True)
     return count
 
@@ -81,7 +82,7 @@ def _result_file(directory: str | os.PathLike, key: str) -> pathlib.Path:
 
 
 def _read_result(path: pathlib.Path) -> Any:
-    """Returns the result in a file, or None if there is none or it is damaged."""
+    """Returns the result in a file, or None if the file is missing or damaged."""
     try:
         record = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""Trials of the protocols that train: from a recipe to the results of a classifier."""
+"""Trials of the protocols that train: from a recipe to the results of classifiers."""
 
 import dataclasses
 import functools
@@ -47,15 +47,15 @@ from align_keras.utils.tasks import check_same, is_cluster, process_count, run_t
 if TYPE_CHECKING:
     from align_keras.embedders import Embedder
 
-# Version of cropping, batching, training and evaluation. Increase it if results of the
-# same recipe, images and seed change, so that results on disk aren't reused.
+# Version of the training and evaluation code. Increase it if the same recipe, images
+# and seed give other results, so that old results on disk aren't reused.
 TRIALS_VERSION = 1
 
 # Options of a sweep that are drawn log-uniformly between two values.
 _RANGES = ("learning_rate", "weight_decay")
 # Options of a sweep that are drawn from several values.
 _CHOICES = ("steps", "batch_size", "crop", "flip")
-# Options of the last stage. Others are options of the recipe.
+# Options of a sweep that belong to the last stage. All others belong to the recipe.
 _STAGE_OPTIONS = ("learning_rate", "steps")
 
 
@@ -68,7 +68,7 @@ def build_stages(
 
     Args:
         recipe: `FineTuningConfig`.
-        make_batches: function of the side of an image and the first step.
+        make_batches: function from the image size and the first step to the batches.
         count: int, number of training images.
     """
     stages = []
@@ -105,14 +105,14 @@ def stage_schedule(
         start = round(len(values) * stage.decay_epochs * steps_per_epoch)
         if start >= steps:
             break
-        # Keras changes the rate after the boundary, and counts steps from 0.
+        # Keras changes the rate one step after the boundary, and counts steps from 0.
         starts.append(max(start - 1, 0))
         values.append(values[-1] * stage.decay_factor)
     return schedules.PiecewiseConstantDecay(starts, values) if starts else rate
 
 
 def swept_recipe(recipe: FineTuningConfig, number: int) -> FineTuningConfig:
-    """Returns the recipe of a trial of the sweep, with the options drawn for it."""
+    """Returns the recipe of a trial of the sweep, with randomly drawn options."""
     random = np.random.default_rng((recipe.seed, number))
     drawn: dict[str, Any] = {}
     for name in _RANGES:
@@ -149,14 +149,14 @@ class Trial:
     seed: int
 
     def inputs(self, model: str, data: str | list[str]) -> dict[str, Any]:
-        """Returns everything that the result depends on, for JSON.
+        """Returns all inputs of the trial that its result depends on, as JSON values.
 
         Args:
             model: fingerprint of the image encoder.
             data: identity of the data.
         """
         recipe = as_dict(self.recipe)
-        # Options of a set of trials, and options without influence on the result.
+        # These options belong to a set of trials, or have no influence on the result.
         for name in ("runs", "seed", "sweep", "checkpoint_interval"):
             del recipe[name]
         return {
@@ -191,7 +191,7 @@ def open_devices(
     cluster = is_cluster(request.engine)
     if cluster and request.workers > 1:
         raise InputError(
-            f"workers must be left out with engine {request.engine}, which has "
+            f"workers must be left out with engine {request.engine}, which has its "
             f"workers. Received: workers={request.workers}. Leave it out."
         )
     if strategy != "default" and (cluster or request.workers > 1):
@@ -216,11 +216,11 @@ def finished(
     request: Request,
     strategy: tf.distribute.Strategy | None = None,
 ) -> list[dict[str, list[int]]]:
-    """Runs the trials that aren't finished, and returns the results of all.
+    """Runs the trials that aren't finished, and returns the results of all trials.
 
     Returns:
-        List of dicts of `ranks`, `predictions` and `left_out`, the rows of images that
-        can't be decoded.
+        List of dicts with `ranks`, `predictions` and `left_out`, the rows of images
+        that can't be decoded.
 
     Raises:
         InputError: if another process runs some of the trials.
@@ -247,8 +247,9 @@ def finished(
     running_count = len(by_key) - len(results)
     if running_count:
         raise InputError(
-            f"Another process runs {running_count} of {len(by_key)} trials. Wait for "
-            "its end, and run the same command again, which reads its results."
+            f"All trials must be finished. Received: {running_count} of {len(by_key)} "
+            "trials that another process is running. Wait until that process has "
+            "finished, and run the same command again, which reads the results."
         )
     return [results[key] for key in keys]
 
@@ -260,7 +261,7 @@ def _run_as_tasks(
     request: Request,
     directory: pathlib.Path,
 ) -> None:
-    """Runs each trial as a task in a process of this machine or of a cluster."""
+    """Runs each trial as a task in another process of this machine or of a cluster."""
     directory.mkdir(parents=True, exist_ok=True)
     cluster = is_cluster(request.engine)
     workers = None if cluster else min(request.workers, len(trials))
@@ -268,7 +269,7 @@ def _run_as_tasks(
         request,
         data=request.data and absolute(request.data),
         classes=request.classes and absolute(request.classes),
-        # Only slices need the metadata.
+        # Only sliced metrics need the metadata.
         metadata=None,
     )
     task_arguments = {
@@ -325,7 +326,7 @@ def run_trial(task: dict) -> str | None:
         data_class,
         json.dumps(task["request"], sort_keys=True),
     )
-    # All options of the recipe are overridden, so that the name doesn't matter.
+    # All options of the recipe are overridden, so its name doesn't matter.
     recipe = load_recipe("vtab", (), task["trial"]["recipe"])
     trial = Trial(**{**task["trial"], "recipe": recipe})
     run_trials({task["key"]: trial}, runner, task["results"])
@@ -337,10 +338,10 @@ def run_trial(task: dict) -> str | None:
 def _runner_on_worker(
     path: str, fingerprint: str, module: str, name: str, request: str
 ) -> "TrialRunner":
-    """Returns the runner of a worker, which it uses for all of its tasks.
+    """Returns the runner of a worker process, which is reused for all of its tasks.
 
-    `module` and `name` are those of the class of the data, which is imported by name,
-    since its module imports this one.
+    `module` and `name` identify the class of the data. It is imported by name, because
+    its module imports this module.
     """
     model = worker_model(path, "keras")
     check_same(path, model.image_fingerprint, fingerprint)
@@ -418,7 +419,7 @@ class TrialRunner:
                 checkpoint_interval=recipe.checkpoint_interval,
             )
         result = self._evaluate(classifier, trial)
-        # Graphs of Keras have reference cycles with the classifier.
+        # The graphs of Keras and the classifier form reference cycles.
         gc.collect()
         return result
 
@@ -436,7 +437,7 @@ class TrialRunner:
             getattr(recipe, recipe.last_stage).eval_size,
             central_crop=1.0 if recipe.crop == "whole" else recipe.central_crop,
         )
-        # Evaluation takes the same number of images at a time as training.
+        # Evaluation processes as many images at once as training.
         batches = evaluation_batches(test.images, converter, batch_size=size)
         answers = classify(classifier, batches, test.labels)
         unreadable_rows = np.setdiff1d(np.arange(len(test.labels)), answers.rows)

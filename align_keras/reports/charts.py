@@ -314,7 +314,7 @@ def confusion_matrix(
 def _as_label_arrays(
     labels: Labels, predictions: Labels, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns both as arrays, or raises if a value is not the number of a class."""
+    """Converts labels and predictions to int64 arrays of classes in [0, classes)."""
     labels = as_labels("labels", labels, len(labels), classes)
     return labels, as_labels("predictions", predictions, len(labels), classes)
 

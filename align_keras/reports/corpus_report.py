@@ -71,10 +71,10 @@ def corpus_funnel(
             label = description.format(**values) if thresholds else reason
             rows.append((label, counts[reason], True))
         rows.append(("pairs that pass the filters", counts["kept"], False))
-    if "pictures" in tables:
-        facts = tables["pictures"].facts
+    if "images" in tables:
+        facts = tables["images"].facts
         rows.append(("pairs whose image is not downloaded", facts["remote"], True))
-        rows.append(("images, with all their captions", facts["pictures"], False))
+        rows.append(("images, with all their captions", facts["images"], False))
         for label, count in sorted(facts["faults"].items()):
             rows.append((label, count, True))
         dropped = tables["dedup"].facts["dropped"]
@@ -82,7 +82,7 @@ def corpus_funnel(
         for label, count in sorted(duplicates.items()):
             rows.append((label, count, True))
     if "shard" in tables:
-        rows.append(("images in the shards", tables["shard"].facts["pictures"], False))
+        rows.append(("images in the shards", tables["shard"].facts["images"], False))
     return [row for row in rows if row[1] or not row[2]]
 
 
@@ -90,8 +90,8 @@ def write_corpus_report(corpus: Any) -> None:
     """Writes `report.html` of a `Corpus` for which all stages have finished."""
     tables = corpus.tables
     dropped = tables["dedup"].facts["dropped"]
-    groups = tables["pictures"].paths("group")
-    stored = tables["pictures"].paths()
+    groups = tables["images"].paths("group")
+    stored = tables["images"].paths()
     filter_facts = tables["filter"].facts
     rows = corpus_funnel(corpus, thresholds=True)
     max_count = max(count for _, count, _ in rows) or 1

@@ -1,4 +1,4 @@
-"""The report of a training run, an HTML file with metrics, curves and examples."""
+"""Report of a training run, an HTML file with metrics, curves and examples."""
 
 import importlib.metadata
 import math

@@ -9,9 +9,11 @@ from typing import NamedTuple
 # Results in the paper in percent. The keys are the number of the table, the model and
 # the metric.
 PaperFigures = Mapping[int, Mapping[str, Mapping[str, float]]]
-# A table with more models than this has one row per model instead of one column.
+# Maximum number of models with one column per model. Larger tables have one row per
+# model.
 _MAX_MODEL_COLUMNS = 3
-# Metrics are fractions or correlations if the last part of their names starts so.
+# Metrics are fractions or correlations if the last part of the name starts with one of
+# these prefixes.
 _FRACTION_PREFIXES = (
     "top_",
     "held_out_top_",

@@ -1,4 +1,4 @@
-"""Data and newest evaluation of a run, for its model card."""
+"""Description of the data and the newest evaluation of a run for its model card."""
 
 import json
 import os
@@ -35,11 +35,12 @@ def about_run(
             if not isinstance(lines, list) or {type(line) for line in lines} - {str}:
                 raise InputError(
                     f"{directory / _DATA_FILE} must contain a list of lines for each "
-                    "corpus. Remove it to write the card without the data."
+                    "corpus. Received: other content. Remove the file to write the "
+                    "card without a description of the data."
                 )
         origin["data"] = data
     if (directory / "metrics.jsonl").exists():
-        # This import loads Keras.
+        # This import is not at the top, because it loads Keras.
         from align_keras.training.metrics_log import MetricsLog
 
         newest = MetricsLog(directory / "metrics.jsonl").newest()
@@ -53,7 +54,7 @@ def about_run(
 
 
 def read_evaluation(path: str | os.PathLike, model: str | os.PathLike) -> dict:
-    """Reads the output of `align-keras evaluate --json` for this model."""
+    """Reads an output of `align-keras evaluate --json` that belongs to the model."""
     try:
         report = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         slices = report.get("slices", {})
@@ -75,7 +76,7 @@ def read_evaluation(path: str | os.PathLike, model: str | os.PathLike) -> dict:
     if not fits:
         raise InputError(
             "--evaluation must be the output of `align-keras evaluate … --json`. "
-            f"Received: {path}. Write it again."
+            f"Received: {path}. Write the file again."
         )
     if os.path.realpath(report["model"]) != os.path.realpath(model):
         raise InputError(
@@ -87,7 +88,7 @@ def read_evaluation(path: str | os.PathLike, model: str | os.PathLike) -> dict:
 
 
 def _are_metrics(values: Mapping[str, Any]) -> bool:
-    # A bool is an int in Python, but not a metric.
+    # A bool is an int in Python, but it is not a valid metric.
     return {type(value) for value in values.values()} <= {int, float, type(None)}
 
 

@@ -53,7 +53,7 @@ def build_model(
 
 
 def build_image_encoder(model_config: ModelConfig) -> ImageEncoder:
-    """Builds the image encoder with the configured weights, or random ones."""
+    """Builds the image encoder with the configured weights or random weights."""
     arguments = dataclasses.asdict(model_config.image_encoder)
     del arguments["learning_rate_multiplier"]
     weights = image_weights(arguments.pop("weights"))
@@ -70,7 +70,7 @@ def build_image_encoder(model_config: ModelConfig) -> ImageEncoder:
 def build_text_encoder(
     model_config: ModelConfig, vocabulary: Sequence[str] | None
 ) -> keras.Model:
-    """Builds the text encoder with the configured weights, or random ones."""
+    """Builds the text encoder with the configured weights or random weights."""
     arguments = dataclasses.asdict(model_config.text_encoder)
     for name in ("vocabulary", "normalization", "learning_rate_multiplier"):
         del arguments[name]
@@ -147,8 +147,8 @@ def build_loss(loss_config: LossConfig) -> losses.PairLoss:
 def compile_model(model: ALIGN, config: ExperimentConfig) -> None:
     """Compiles the model with the optimizer and the loss of the experiment."""
     towers = config.task.model
-    # The projection of an encoder starts with random weights, so it keeps the full
-    # learning rate.
+    # The projection of an encoder starts with random weights, so its learning rate is
+    # not reduced.
     multipliers = {
         f"^{name}/(?!projection/)": getattr(towers, name).learning_rate_multiplier
         for name in ("image_encoder", "text_encoder")

@@ -1,4 +1,4 @@
-"""Build of a corpus in stages, from its sources to its shards.
+"""Stages of a corpus build, from the sources to the shards.
 
 The name of a stage's folder contains a digest of everything that its tables depend on.
 A build that was killed therefore resumes, and a changed threshold repeats only the
@@ -66,11 +66,12 @@ from align_keras.utils.files import atomic_write, locked, refuse_url
 from align_keras.utils.progress import say
 from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
-STAGE_NAMES = ("extract", "filter", "pictures", "dedup", "vocab", "shard", "report")
+STAGE_NAMES = ("extract", "filter", "images", "dedup", "vocab", "shard", "report")
 CORPUS_VOCABULARY = "vocabulary.txt"
-# Part of the digest of every stage. Increase it when the code computes other results.
+# Part of the digest of every stage. Increase this version if the results of the code
+# change.
 _VERSION = 5
-# Part of the digest of a stage that searches among embeddings.
+# Search method for embeddings, part of the digest of the stages that search.
 _SEARCH = "faiss"
 _PAIRS_PER_PIECE = 20_000
 _STORED_COLUMNS = ["image_key", "pixel_key", "fault", "perceptual_hash"]
@@ -78,6 +79,8 @@ _CAPTIONS_PER_LANGUAGE = 20_000
 _LANGUAGES = 200
 # File with the results of a stage. It exists when the stage is done.
 _DONE = "done.json"
+# Earlier versions used this name for the stage "images" and for the fact "images".
+_FORMER_IMAGES = "pictures"
 
 
 class StageFolder:
@@ -88,26 +91,37 @@ class StageFolder:
         name: str, name of the stage.
         inputs: JSON values that the tables of the stage depend on. Their digest is
             part of the folder's name.
+        former_name: str, former name of the stage, or None. A folder that an earlier
+            version created with this name and the same inputs is used again.
     """
 
-    def __init__(self, out: str | pathlib.Path, name: str, inputs: Any) -> None:
-        text = json.dumps([name, inputs], sort_keys=True)
-        digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-        self.path = pathlib.Path(out, "stages", f"{name}-{digest}")
+    def __init__(
+        self,
+        out: str | pathlib.Path,
+        name: str,
+        inputs: Any,
+        former_name: str | None = None,
+    ) -> None:
+        self.path = _stage_path(out, name, inputs)
+        if former_name is not None:
+            former_path = _stage_path(out, former_name, inputs)
+            if former_path.exists():
+                self.path = former_path
         self.path.mkdir(parents=True, exist_ok=True)
         self.tasks = self.path / "tasks"
 
     @property
     def key(self) -> str:
-        """Name of the folder, an input of the stages that read its tables."""
+        """Name of the folder. Later stages include it in their inputs."""
         return self.path.name
 
     def facts(self) -> dict | None:
-        """Returns the facts of a stage that is done, else None."""
+        """Returns the facts of the stage if it is done, or None."""
         try:
-            return json.loads((self.path / _DONE).read_text(encoding="utf-8"))
+            facts = json.loads((self.path / _DONE).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        return _with_image_count(facts)
 
     def finish(self, facts: dict, scratch: Sequence[str] = ()) -> None:
         """Marks the stage as done and removes folders that no later stage needs.
@@ -125,9 +139,24 @@ class StageFolder:
             leftover.unlink(missing_ok=True)
 
 
+def _stage_path(out: str | pathlib.Path, name: str, inputs: Any) -> pathlib.Path:
+    text = json.dumps([name, inputs], sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return pathlib.Path(out, "stages", f"{name}-{digest}")
+
+
+def _with_image_count(counts: dict) -> dict:
+    """Renames the image count in the facts of an earlier version to `images`."""
+    if _FORMER_IMAGES not in counts:
+        return counts
+    counts = dict(counts)
+    counts["images"] = counts.pop(_FORMER_IMAGES)
+    return counts
+
+
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """The tables of a stage that is done.
+    """Tables of a finished stage.
 
     Attributes:
         folder: `StageFolder`.
@@ -138,7 +167,7 @@ class Tables:
     facts: dict
 
     def paths(self, name: str = "part") -> list[str]:
-        """Returns the stage's tables in order."""
+        """Returns the paths of the tables of the stage in order."""
         count = self.facts["tables"]
         return [_table_path(self.folder, name, number) for number in range(count)]
 
@@ -159,7 +188,7 @@ class Corpus:
 
     @property
     def shards(self) -> pathlib.Path:
-        """The folder that training and `tfds.builder_from_directory` open."""
+        """Folder of the shards, for training and `tfds.builder_from_directory`."""
         return self.out / "web_pairs/1.0.0"
 
     @property
@@ -167,7 +196,7 @@ class Corpus:
         return self.out / CORPUS_VOCABULARY
 
     def remote_pairs(self) -> Iterator[SourcePair]:
-        """Yields the filtered pairs whose image must be fetched first."""
+        """Yields the filtered pairs whose images must still be downloaded."""
         for table in self.tables["filter"].paths():
             for row in read_rows(table):
                 if is_remote(row["image"]):
@@ -185,7 +214,7 @@ class KeptPairs:
     """Images and captions after the removal of copies.
 
     Attributes:
-        images: `Tables` of the stage `pictures`.
+        images: `Tables` of the stage `images`.
         copies: `Tables` of the stage `dedup`.
     """
 
@@ -193,7 +222,7 @@ class KeptPairs:
     copies: Tables
 
     def read_images(self) -> Iterator[dict]:
-        """Yields the images with the captions of equal images that were dropped."""
+        """Yields the kept images, including the captions of their duplicates."""
         return kept_images(
             self.images.paths("group"),
             self.images.paths(),
@@ -209,8 +238,8 @@ class KeptPairs:
         )
 
     def check_not_empty(self) -> None:
-        """Raises InputError with the counts of all reasons if no image remains."""
-        image_count = self.images.facts["pictures"]
+        """Raises InputError with all drop reasons if no image remains."""
+        image_count = self.images.facts["images"]
         reasons = collections.Counter(self.images.facts["faults"])
         reasons.update(reason for _, reason, *_ in self.copies.facts["dropped"])
         if image_count > reasons.total():
@@ -221,9 +250,9 @@ class KeptPairs:
             counts.append(f"{remote_count:,} pairs of images that aren't downloaded")
         summary = ", ".join(counts) or "no pair passes the filters"
         raise InputError(
-            f"The corpus is empty. All of {image_count:,} images were dropped "
-            f"({summary}). Use other sources, or change the thresholds of `filter` and "
-            "`duplicates`."
+            f"The corpus must not be empty. Received: {image_count:,} images, all of "
+            f"which were dropped ({summary}). Use other sources, or change the "
+            "thresholds of `filter` and `duplicates`."
         )
 
 
@@ -245,7 +274,7 @@ def build_corpus(
         config: `CorpusConfig`, such as `load_corpus_config` returns.
         stage: last stage to run, one of `STAGE_NAMES`. The stages that it depends on
             run before it.
-        workers: number of processes. None uses the number of cores.
+        workers: number of processes. Defaults to the number of cores.
         engine: cluster that runs the tasks, one of `align_keras.utils.tasks.ENGINES`.
             Its machines must have the sources and `out` at the same paths.
 
@@ -271,12 +300,12 @@ def build_corpus(
     out = pathlib.Path(out).absolute()
     if out.exists() and not out.is_dir():
         raise InputError(
-            f"out must be a folder. Received: the file {out}. Name another folder."
+            f"out must be a folder. Received: the file {out}. Choose another folder."
         )
     out.mkdir(parents=True, exist_ok=True)
     _check(config)
     check_choice("stage", stage, STAGE_NAMES)
-    is_cluster(engine)  # Raises for an unknown engine.
+    is_cluster(engine)  # This call raises InputError for an unknown engine.
     build = _Build(out, config, workers, engine)
     tables: dict[str, Tables] = {}
     corpus = Corpus(out, config, tables)
@@ -291,13 +320,13 @@ def build_corpus(
         tables["filter"] = apply_filters(build, tables["extract"])
         if stage == "filter":
             return corpus
-        tables["pictures"] = gather_images(build, tables["filter"])
-        if stage == "pictures":
+        tables["images"] = gather_images(build, tables["filter"])
+        if stage == "images":
             return corpus
-        tables["dedup"] = find_copies(build, tables["pictures"])
+        tables["dedup"] = find_copies(build, tables["images"])
         if stage == "dedup":
             return corpus
-        pairs = KeptPairs(tables["pictures"], tables["dedup"])
+        pairs = KeptPairs(tables["images"], tables["dedup"])
         pairs.check_not_empty()
         if stage in ("vocab", "report"):
             tables["vocab"] = learn_corpus_vocabulary(build, pairs)
@@ -309,11 +338,11 @@ def build_corpus(
 
 
 def _check(config: CorpusConfig) -> None:
-    """Raises for a configuration without sources or without its encoder."""
+    """Raises InputError if the sources or a needed encoder are not configured."""
     if not config.sources:
         raise InputError(
-            "A corpus needs a source. Name one by --source, such as --source "
-            "html:PAGES, or by sources in --config."
+            "A corpus must have at least one source. Received: no source. Set "
+            "--source, such as --source html:PAGES, or sources in --config."
         )
     if config.duplicates.mode == "embedding":
         try:
@@ -325,7 +354,7 @@ def _check(config: CorpusConfig) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Build:
-    """Options of a build that every stage uses.
+    """Options that all stages of a build share.
 
     Attributes:
         out: absolute path of the corpus's folder.
@@ -339,16 +368,23 @@ class _Build:
     workers: int | None
     engine: str
 
-    def stage(self, name: str, inputs: Sequence, compute: Callable) -> Tables:
-        """Computes a stage unless it is done.
+    def stage(
+        self,
+        name: str,
+        inputs: Sequence,
+        compute: Callable,
+        former_name: str | None = None,
+    ) -> Tables:
+        """Computes a stage, or opens its tables if it is already done.
 
         Args:
             name: str, name of the stage.
             inputs: JSON values that the result depends on.
             compute: function from the `StageFolder` to the facts of the stage and the
                 names of the folders that can be removed.
+            former_name: str, former name of the stage, or None.
         """
-        folder = StageFolder(self.out, name, [_VERSION, *inputs])
+        folder = StageFolder(self.out, name, [_VERSION, *inputs], former_name)
         facts = folder.facts()
         if facts is None:
             facts, scratch = compute(folder)
@@ -362,7 +398,7 @@ class _Build:
         folder: StageFolder,
         in_process: bool = False,
     ) -> Any:
-        """Runs tasks, without further processes if `in_process` and no cluster."""
+        """Runs tasks. With `in_process` and no cluster, they run in this process."""
         results = folder.tasks / function.__name__
         workers = 1 if in_process and self.engine == LOCAL else self.workers
         return run_tasks(function, tasks, results, workers=workers, engine=self.engine)
@@ -375,7 +411,7 @@ def extract_sources(build: _Build, specs: Sequence[str]) -> Tables:
 
 
 def extract_evaluation_images(build: _Build, spec: str) -> Tables:
-    """Reads all images of an evaluation set, also those without valid captions."""
+    """Reads all images of an evaluation set, even images without valid captions."""
     return _extract(build, [evaluation_source(spec)], [])
 
 
@@ -435,7 +471,7 @@ def apply_filters(build: _Build, raw: Tables) -> Tables:
 
 
 def gather_images(build: _Build, pairs: Tables) -> Tables:
-    """Writes the captions of each image to tables `group`, its pixels to `part`."""
+    """Writes captions by image to tables `group`, and pixels to tables `part`."""
     form = as_dict(build.config.images)
     form["max_pixels"] = build.config.filter.max_pixels
     load_hook(form["refuse"])
@@ -454,7 +490,8 @@ def gather_images(build: _Build, pairs: Tables) -> Tables:
             {"folder": cut, "names": names, "piece": number, "table": group}
             for number, group in enumerate(groups)
         ]
-        grouped = build.run(group_piece, tasks, folder)
+        results = build.run(group_piece, tasks, folder)
+        grouped = [_with_image_count(counts) for counts in results]
         tasks = [
             {**form, "group": group, "table": _table_path(folder, "part", number)}
             for number, group in enumerate(groups)
@@ -466,16 +503,17 @@ def gather_images(build: _Build, pairs: Tables) -> Tables:
             "tables": pieces,
             "remote": sum(counts["remote"] for counts in cut_counts),
             "pairs": sum(counts["pairs"] for counts in grouped),
-            "pictures": sum(counts["pictures"] for counts in grouped),
+            "images": sum(counts["images"] for counts in grouped),
             "faults": dict(faults),
         }
         return facts, ("cut",)
 
-    return build.stage("pictures", [pairs.folder.key, form], compute)
+    inputs = [pairs.folder.key, form]
+    return build.stage("images", inputs, compute, former_name=_FORMER_IMAGES)
 
 
 def find_copies(build: _Build, images: Tables) -> Tables:
-    """Finds near copies of images. The facts list them under `dropped`."""
+    """Finds near copies of images and returns them in the fact `dropped`."""
     config = build.config.duplicates
     references = {
         spec: gather_images(build, extract_evaluation_images(build, spec))
@@ -489,7 +527,7 @@ def find_copies(build: _Build, images: Tables) -> Tables:
         inputs += [_SEARCH, model.image_fingerprint]
 
     def compute(folder: StageFolder) -> tuple[dict, tuple[str, ...]]:
-        say(f"corpus dedup: {images.facts['pictures']:,} images")
+        say(f"corpus dedup: {images.facts['images']:,} images")
         corpus = _read_image_set(build, images, folder)
         evaluation_sets = [
             _read_image_set(build, tables, folder, spec)
@@ -515,7 +553,7 @@ class CopySearch:
     config: DuplicatesConfig
 
     def find(self, evaluation_sets: Sequence[ImageSet]) -> list[Dropped]:
-        """Finds copies of evaluation images, and then copies among other images."""
+        """Finds copies of evaluation images, then copies among the remaining images."""
         config = self.config
         if config.mode == "embedding":
             threshold = config.min_cosine
@@ -553,8 +591,8 @@ class CopySearch:
             self.corpus,
             evaluation_sets,
             mode,
-            inside=inside_corpus,
-            gone=dropped_before,
+            inside_corpus=inside_corpus,
+            dropped_before=dropped_before,
             **options,
         )
 
@@ -589,7 +627,7 @@ def _read_image_set(
 def _embed_stored_images(
     build: _Build, tables: Tables, folder: StageFolder, count: int
 ) -> np.ndarray:
-    """Embeds stored images table by table, and returns all as (count, d)."""
+    """Embeds stored images table by table. Returns an array (count, d)."""
     name = absolute(str(build.config.duplicates.encoder))
     fingerprint = worker_model(name, keras_or_auto(name)).image_fingerprint
     path = folder.path / "embeddings" / f"{tables.folder.key}.npy"
@@ -658,7 +696,7 @@ def _measure_coverage(
     normalization: str,
     captions: Iterator[tuple[str, str]],
 ) -> list[dict]:
-    """Measures the vocabulary on the first captions of each language."""
+    """Measures how well the vocabulary covers the first captions of each language."""
     samples: dict[str, list[str]] = {}
     counts: collections.Counter[str] = collections.Counter()
     for caption, language in captions:
@@ -678,7 +716,8 @@ def _measure_coverage(
 
 def write_shards(build: _Build, pairs: KeptPairs) -> Tables:
     """Writes the shards that training reads, `OUT/web_pairs/1.0.0`."""
-    # This import loads TensorFlow, which no other stage needs.
+    # This import is not at the top, because it loads TensorFlow and no other stage
+    # needs it.
     from align_keras.datasets.web_pairs import SHARDS, place_shards, write_web_pairs
 
     config = build.config.shards
@@ -696,7 +735,7 @@ def write_shards(build: _Build, pairs: KeptPairs) -> Tables:
 
 
 def _order_free_config(config: CorpusConfig) -> dict:
-    """Returns the options that the shards depend on, with lists sorted."""
+    """Returns the options that the shards depend on, with sorted lists."""
     origin = as_dict(config)
     del origin["vocabulary"]
     origin["sources"] = sorted(origin["sources"])

@@ -1,4 +1,4 @@
-"""Translation of TensorFlow's errors about corpora into `InputError`."""
+"""Conversion of TensorFlow errors about corpora to `InputError`."""
 
 import contextlib
 import os
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from align_keras.config import TaskConfig
 from align_keras.utils.errors import InputError
 
-# TensorFlow reports the errors of Python readers as text with this mark.
+# TensorFlow reports an exception of a Python reader as text with this prefix.
 _INPUT_ERROR_MARK = "InputError: "
 
 
 @contextlib.contextmanager
 def explain_data_errors(task: TaskConfig) -> Iterator[None]:
-    """Raises `InputError` for errors of readers within TensorFlow.
+    """Converts errors of data readers within TensorFlow to `InputError`.
 
     Args:
         task: `TaskConfig`. Its corpora are searched for damaged shards.

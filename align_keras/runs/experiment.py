@@ -1,4 +1,4 @@
-"""A run, step by step, from its configuration to its finished folder.
+"""Steps of a run, from the configuration to the finished folder.
 
 TensorFlow is imported after the configuration and the folder are checked, so that
 mistakes in them are reported at once.
@@ -46,26 +46,25 @@ def train_experiment(
         config: `ExperimentConfig`, the name of an experiment in experiments/, or the
             path of a YAML file, such as the `params.yaml` of a run.
         model_dir: folder of the run, which is created.
-        params_override: values that replace those of `config`: str such as
-            `"trainer.seed=1"`, dict from dotted key to value, or a sequence of these,
-            as in `load_config`.
+        params_override: values that override `config`: str such as `"trainer.seed=1"`,
+            dict from dotted key to value, or a sequence of these, as in `load_config`.
         mode: `"train"`, `"train_and_eval"` (also measures retrieval), `"eval"`
             (measures a checkpoint), or `"index"` (writes the export, the search index
             and the report of a finished run).
         checkpoint: `"latest"` or `"best"`, the checkpoint that `"eval"` measures.
         with_results: bool, True to write the export, the search index and the report
             after the training, as the mode `"index"` does.
-        command: str, command that the export and the report show. None shows the
+        command: str, command that the export and the report show. Defaults to the
             command that resumes the run.
 
     Returns:
-        `Run`. Its `metrics` are the newest of the run, or those of the checkpoint for
-        the mode `"eval"`.
+        `Run`. Its `metrics` are the newest metrics of the run, or the metrics of the
+        checkpoint for the mode `"eval"`.
 
     Raises:
-        InputError: for a mistake in the configuration, unreadable data, a folder with
-            another run or that another process is writing, or a step whose loss or
-            gradient isn't finite.
+        InputError: if the configuration is wrong, the data can't be read, the folder
+            has another run or is being written by another process, or the loss or
+            gradient of a step isn't finite.
 
     References:
         Jia et al. 2021, section 5 (pre-training) and 5.1 (zero-shot retrieval).
@@ -86,7 +85,8 @@ def train_experiment(
     if with_results and mode in ("eval", "index"):
         raise InputError(
             "with_results must be False unless mode is train or train_and_eval. "
-            f"Received: with_results={with_results}, mode={mode!r}. Leave it out."
+            f"Received: with_results={with_results}, mode={mode!r}. Leave with_results "
+            "out."
         )
     config = resolve_config(config, params_override)
     task, trainer = config.task, config.trainer
@@ -177,7 +177,7 @@ def train_experiment(
                 metrics = evaluate()
             return Run(config, directory, model, validation_pairs, metrics)
 
-        # Train to the last step, evaluate on the way, and save the model.
+        # Train up to the last step with regular evaluations, and save the model.
         batches = TrainingBatches(config, corpora.train, model)
         train_model(
             model,

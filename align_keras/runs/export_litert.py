@@ -22,11 +22,12 @@ from align_keras.utils.progress import say
 KS = (1, 10)
 THREADS = (1, 2)
 KERAS = "Keras"
-# More images changed no result by more than its noise.
+# Maximum number of images. With more images, no result changed by more than its noise.
 _CALIBRATION_IMAGES = 200
 _ROUNDS = 50
 _WARM_UP_ROUNDS = 5
-# Runs before each timed run, because threads of the previous function are still busy.
+# Number of untimed runs before each timed run. Threads of the previous function may
+# still be busy during these runs.
 _UNTIMED_RUNS = 3
 
 
@@ -64,12 +65,13 @@ def export_litert(
         data: name or path of captioned images, on which recall is measured.
         resizable: bool, True for towers of any number and size of images.
         license: str, the terms of the weights.
-        **columns: options of a table, as `retrieval_pairs` takes them.
+        **columns: options of a table, as in `retrieval_pairs`.
     """
     if quantize == "int8" and images is None:
         raise InputError(
-            "quantize='int8' needs `images` for the calibration. Received: "
-            "images=None. Name a table or folder of your pairs, or choose dynamic-int8."
+            "`images` must be set for quantize='int8', which needs images for its "
+            "calibration. Received: images=None. Use a table or folder of your pairs, "
+            "or choose dynamic-int8."
         )
     # All images are read first, since the conversion takes minutes.
     calibration = [] if images is None else calibration_images(images, **columns)
@@ -122,7 +124,7 @@ def write_litert(
 def _towers_to_compare(
     align: Any, quantize: str, content: bytes, pixels: Sequence[np.ndarray]
 ) -> dict[str, bytes]:
-    """Returns the written image tower by its name, after the one in float."""
+    """Returns the float image tower and the written image tower by name."""
     from align_keras.export.litert import image_flatbuffer
 
     if quantize == "none":
@@ -163,7 +165,7 @@ def retrieval_pairs(
 def calibration_images(name: str, **columns: Any) -> list:
     """Returns at most 200 images that calibrate a quantized encoder.
 
-    They are spread evenly over the training split of a data set, or over a table or a
+    The images are evenly spaced in the training split of a data set, in a table or in a
     folder. Images in a folder need no captions.
     """
     try:
@@ -174,7 +176,7 @@ def calibration_images(name: str, **columns: Any) -> list:
         else:
             images = _training_images(name, columns)
     except InputError as error:
-        # The message names the option `data`, but these images come from `images`.
+        # The message is about the option `data`, but these images come from `images`.
         text = re.sub(r"^data\b|(?<=Received: )data(?==)", "images", str(error))
         raise InputError(text) from None
     step = max(1, len(images) // _CALIBRATION_IMAGES)
@@ -208,8 +210,9 @@ def _read_all_pixels(images: Sequence[str | bytes], size: int) -> list[np.ndarra
     readable = [image for image in pixels if image is not None]
     if images and not readable:
         raise InputError(
-            f"images must be images. Received: {len(images)} files that can't be "
-            "decoded. Check that they are JPEG, PNG, GIF, BMP or WebP files."
+            "images must contain at least one image that can be decoded. Received: "
+            f"{len(images)} files that can't be decoded. Use JPEG, PNG, GIF, BMP or "
+            "WebP files."
         )
     return readable
 
@@ -223,9 +226,10 @@ class TowerFigures:
 
     Attributes:
         name: str, quantization, or `KERAS`.
-        megabytes: float, size of the file. None for Keras.
-        milliseconds: latency of one image with each of `THREADS`. None for Keras.
-        cosine: mean and smallest cosine to the embeddings of Keras. None for Keras.
+        megabytes: float, size of the file, or None for Keras.
+        milliseconds: latency of one image with each of `THREADS`, or None for Keras.
+        cosine: mean and smallest cosine similarity to the embeddings of Keras, or None
+            for Keras.
         recall: dict from names of metrics to shares.
     """
 
@@ -251,8 +255,8 @@ def write_figures(
         folder: path of the folder.
         towers: dict from names to the contents of LiteRT files.
         source: str, name of the images that are measured.
-        calibration: images that calibrated an encoder. They are measured if there are
-            no `pairs`.
+        calibration: images that calibrated an encoder. Without `pairs`, these images
+            are measured.
         pairs: `RetrievalPairs`, on which recall is measured.
     """
     images = calibration if pairs is None else pairs.images
@@ -285,7 +289,7 @@ def measure(
     Args:
         align: `ALIGN`, which embeds the captions.
         towers: dict from names to the contents of LiteRT files of this model.
-        images: sequence of paths or of file contents. Unreadable ones are skipped.
+        images: sequence of paths or of file contents. Unreadable images are skipped.
         request: `Request` of the protocol `retrieval` for recall, or None.
 
     Returns:
@@ -356,7 +360,8 @@ def _first_pixels(align: Any, image: str | bytes) -> np.ndarray:
     pixels = read_pixels(image, align.image_size)
     if pixels is None:
         raise InputError(
-            "An image changed while it was measured. Run the command again."
+            "The images must not change during the measurement. Received: an image "
+            "that changed. Run the command again."
         )
     return pixels[None]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Pixels. Side of the largest image in the grid of a page on a high-resolution screen.
 _THUMBNAIL_SIDE = 320
-# Number of decoded images in memory at a time. Each may be large.
+# Number of decoded images in memory at the same time. Each image may be large.
 _BATCH = 16
 
 
@@ -106,7 +106,7 @@ def read_run_images(align: Any, run: Any) -> WebImages:
     if folder is None or not folder.is_dir():
         reason = f"{run} has no folder `index`" if folder else "a model has no images"
         raise InputError(
-            f"images must be set because {reason}. Name a folder of images, or a table "
+            f"images must be set because {reason}. Use a folder of images, or a table "
             "of images and captions."
         )
     index = Index.open(folder)
@@ -114,7 +114,8 @@ def read_run_images(align: Any, run: Any) -> WebImages:
     if index.dimension != width:
         raise InputError(
             f"The index {folder} must have the dimension of the model, {width}. "
-            f"Received: {index.dimension}. Name the images by `images`."
+            f"Received: {index.dimension}. Set `images` to a folder or table of the "
+            "images."
         )
     images = []
     embeddings = []
@@ -122,7 +123,8 @@ def read_run_images(align: Any, run: Any) -> WebImages:
         if hit.stored_image is None:
             raise InputError(
                 f"The index {folder} must contain the files of its images. Received: "
-                f"no file for {hit.path!r}. Name the images by `images`."
+                f"no file for {hit.path!r}. Set `images` to a folder or table of the "
+                "images."
             )
         content = read_regular(hit.stored_image)
         suffix = pathlib.Path(hit.stored_image).suffix
@@ -177,7 +179,8 @@ def _read_records(
 
     if not path.is_dir():
         return list(read_pairs(path, counter=counter, **columns))
-    # Images without captions are valid here, so their errors go to a second counter.
+    # Images without captions are valid here, so missing captions are counted
+    # separately.
     records = list(read_pairs(path, counter=DropCounter(), **columns))
     captioned = {record.image_path for record in records}
     for file in list_files(str(path), IMAGE_SUFFIXES):

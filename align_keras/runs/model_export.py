@@ -1,4 +1,4 @@
-"""Export of a trained model to one folder with a model card."""
+"""Export of a trained model to a folder with a model card."""
 
 import importlib.util
 import os
@@ -23,8 +23,8 @@ class Format(NamedTuple):
         help: str, description for the command line.
         extra: str, extra of this package that the format needs, or None.
         packages: tuple of str, packages of the extra.
-        described: str, sentence of the model card about the description of inputs and
-            outputs. None for signatures.json.
+        described: str, text of the model card about the file that describes inputs and
+            outputs, or None if signatures.json describes them.
     """
 
     help: str
@@ -58,7 +58,7 @@ EXPORT_FORMATS = {
     ),
 }
 _TOWERS = ("litert", "web")
-# Formats that an option applies to. It is refused for other formats.
+# Option → formats to which it applies. Other formats reject the option.
 FORMATS_OF_OPTION = {
     "weights": ("saved_model",),
     "quantize": _TOWERS,
@@ -94,13 +94,14 @@ def export_model(
     title: str | None = None,
     litert_js: str | None = None,
 ) -> None:
-    """Writes a model for TensorFlow Serving, for phones, for browsers or as ONNX.
+    """Exports a model for TensorFlow Serving, phones, browsers or ONNX Runtime.
 
-    This is `align-keras export`. The folder has a model card, `README.md`.
+    The command `align-keras export` calls this function. The folder also gets a model
+    card, `README.md`.
 
     Args:
-        model: `ALIGN` with a vocabulary, or a name that `align_keras.load_model` can
-            open by Keras: a run folder, a preset or Hugging Face folder,
+        model: `ALIGN` with a vocabulary, or the name of a Keras model for
+            `align_keras.load_model`: a run folder, a preset or Hugging Face folder,
             `"align_small_en"` or `"hf://user/model"`.
         to: folder to write, which must be new or empty.
         format: `"saved_model"` for TensorFlow Serving, `"litert"` for phones, `"web"`
@@ -181,27 +182,28 @@ def _checked(
     if isinstance(model, str | os.PathLike):
         if "keras" not in locate_model(model).runtimes:
             raise InputError(
-                f"model must be a Keras model. Received: the export {model}. Name the "
-                "run folder that the export was written from."
+                f"model must be a Keras model. Received: the export {model}. Use the "
+                "run folder from which the export was written."
             )
     return new_folder(to, "to")
 
 
 def _check_table_options(options: dict[str, Any]) -> None:
-    """Raises if options of a table or folder are set without a table or folder."""
+    """Raises InputError for options of a table or folder without a table or folder."""
     named = [options[name] for name in ("images", "data") if name in options]
     for name in ("image_column", "caption_column", "encoding"):
         is_for = os.path.exists if name == "encoding" else os.path.isfile
         if name in options and not any(map(is_for, named)):
             raise InputError(
-                f"{name} must describe a table in `images` or `data`. Received: "
-                f"{name}={options[name]!r} with {' and '.join(named) or 'no table'}. "
-                "Leave it out, or name the table by `images`."
+                f"{name} must be used with a table or folder in `images` or `data`. "
+                f"Received: {name}={options[name]!r} with "
+                f"{' and '.join(named) or 'no table'}. Leave {name} out, or set "
+                "`images` to the table."
             )
 
 
 def check_format_packages(format: str, options: dict[str, Any]) -> None:
-    """Raises unless the packages of a format are installed."""
+    """Raises InputError if a package that a format needs is not installed."""
     extra = EXPORT_FORMATS[format].extra
     packages = EXPORT_FORMATS[format].packages
     if options.get("quantize", "none") != "none":
@@ -215,7 +217,7 @@ def check_format_packages(format: str, options: dict[str, Any]) -> None:
 
 
 def _open(model: Any, format: str) -> Any:
-    """Opens a model, and raises unless it can be exported."""
+    """Opens a model. Raises InputError if the model cannot be exported."""
     from align_keras.export.saved_model import check_finite_weights
     from align_keras.models import ALIGN
 
@@ -228,7 +230,7 @@ def _open(model: Any, format: str) -> Any:
     if align.vocabulary is None:
         raise InputError(
             f"model must have a vocabulary to embed captions. Received: {model} "
-            "without one. Add its vocab.txt to the folder."
+            "without a vocabulary. Add its vocab.txt to the folder."
         )
     check_finite_weights(align)
     return align

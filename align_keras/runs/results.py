@@ -1,4 +1,4 @@
-"""The results of a finished run: its export, its search index and its report."""
+"""Results of a finished run: export, search index and report."""
 
 import pathlib
 import shlex
@@ -23,9 +23,9 @@ from align_keras.training.metrics_log import MetricsLog
 from align_keras.utils.files import atomic_folder
 from align_keras.utils.progress import say
 
-# Number of images and captions that another process embeds again with the export.
+# Number of images and captions that check the export in another process.
 _CHECKED = 64
-# Number of captions among which the query of an example is chosen.
+# Number of captions from which the query of the example is chosen.
 EXAMPLE_CAPTIONS = 50
 
 
@@ -45,7 +45,7 @@ def write_results(
         model: trained `ALIGN`.
         pairs: `RetrievalSet`, the validation pairs.
         data_notes: dict from the name of a corpus to the metadata of its builder. The
-            first one is in the title of the report.
+            name of the first corpus is in the title of the report.
         command: str, command that the export and the report name.
     """
     say("exporting SavedModels for images, for texts and for both")
@@ -98,7 +98,7 @@ def write_results(
 def choose_example_caption(
     index: Index, pairs: RetrievalSet, text_embeddings: np.ndarray
 ) -> str:
-    """Returns the first caption whose best hit is its own image, as a query to show.
+    """Returns the first caption whose best hit is its own image, as an example query.
 
     Args:
         index: `Index` of the images of `pairs`.

@@ -1,4 +1,4 @@
-"""A finished run: read-only access to its folder."""
+"""Read-only access to a finished run."""
 
 import os
 import pathlib
@@ -31,14 +31,14 @@ def open_run(model_dir: str | os.PathLike) -> "Run":
     >>> open_run("no_such_run")
     Traceback (most recent call last):
     ...
-    align_keras.utils.errors.InputError: no_such_run must be a run's folder, but has...
+    align_keras.utils.errors.InputError: model_dir must be the folder of a run. Rece...
     """
     directory = pathlib.Path(model_dir)
     check_finished(directory)
     if not (directory / PARAMS_FILE).exists():
         raise InputError(
             f"model_dir must be the folder of a run. Received: {directory}, which has "
-            f"no {PARAMS_FILE}. Open a model without a run by ALIGN.from_preset."
+            f"no {PARAMS_FILE}. To open a model without a run, use ALIGN.from_preset."
         )
     return Run(load_config(config_files=[directory / PARAMS_FILE]), directory)
 
@@ -54,7 +54,7 @@ class Run:
         model: `ALIGN`, or None to load it from the folder when it is first used.
         validation_pairs: `RetrievalSet`, or None to read it from the corpus when it is
             first used.
-        metrics: dict, or None for the newest in `metrics.jsonl`.
+        metrics: dict, or None for the newest metrics in `metrics.jsonl`.
 
     Attributes:
         config: `ExperimentConfig`.
@@ -77,7 +77,7 @@ class Run:
 
     @property
     def model(self) -> "ALIGN":
-        """The trained model."""
+        """Trained model of the run."""
         if self._model is None:
             from align_keras.models import ALIGN
 
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The newest value of each metric."""
+        """Newest value of each metric."""
         if self._metrics is None:
             from align_keras.training.metrics_log import MetricsLog
 
@@ -94,7 +94,7 @@ class Run:
         return dict(self._metrics)
 
     def read_validation_pairs(self) -> "RetrievalSet":
-        """Reads the validation pairs from their corpus, which must be there."""
+        """Reads the validation pairs from their corpus, which must exist."""
         if self._validation_pairs is None:
             from align_keras.data import read_retrieval_set
             from align_keras.models.preset_table import with_preset
@@ -121,7 +121,7 @@ class Run:
         Args:
             query: caption (str), `align_keras.search.Query`, or embedding (float array
                 (d,)).
-            k: int >= 1, images to find, or None for those of the query.
+            k: int >= 1, number of images to find, or None for `Query.k`.
             **options: further options of `align_keras.search.Index.query`.
 
         Returns:

@@ -11,12 +11,12 @@ from align_keras.utils.remote import is_url
 
 
 def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:
-    """Raises for mistakes in the data of a run that can be seen without TensorFlow.
+    """Raises for mistakes in the data of a run that can be detected without TensorFlow.
 
     Args:
         config: `ExperimentConfig`.
-        has_checkpoint: bool, True if the run resumes. Pairs are then not counted,
-            since they are compared with the recorded ones later.
+        has_checkpoint: bool, True if the run resumes. In this case the pairs are not
+            counted, because they are compared with the recorded pairs later.
 
     Raises:
         InputError: if a corpus is missing, if the test pairs would choose the best
@@ -29,14 +29,14 @@ def check_run_config(config: ExperimentConfig, has_checkpoint: bool) -> None:
 
 
 def _check_corpora(config: ExperimentConfig) -> None:
-    """Raises unless training and validation name a corpus or existing pairs."""
+    """Raises unless training and validation have a corpus or existing pairs."""
     for section in ("train_data", "validation_data"):
         data = getattr(config.task, section)
         if data.corpus is None and data.source is None:
             raise InputError(
-                f"task.{section}.corpus must name a corpus. Received: null. Set "
-                "--experiment, --config_file, or "
-                f"--params_override task.{section}.corpus=icons."
+                f"task.{section}.corpus must be the name of a corpus. Received: null. "
+                "Set --experiment, --config_file, or --params_override "
+                f"task.{section}.corpus=icons."
             )
         if data.pairs and not is_url(data.pairs) and not os.path.exists(data.pairs):
             raise InputError(
@@ -81,9 +81,9 @@ def _check_selection(config: ExperimentConfig) -> None:
         # The split `all` of a corpus includes its split `test`.
         if names_test(value) or (value == "all" and not table):
             raise InputError(
-                f"task.validation_data.{name} must name no test pairs if "
-                "trainer.best_checkpoint_eval_metric chooses a checkpoint by them. "
-                f"Received: {value!r}. Name other pairs, such as Karpathy's val or a "
+                f"task.validation_data.{name} must not contain test pairs if "
+                "trainer.best_checkpoint_eval_metric selects the best checkpoint. "
+                f"Received: {value!r}. Use other pairs, such as Karpathy's val or a "
                 "part of train that isn't trained on, or set "
                 "trainer.best_checkpoint_by_test=true."
             )

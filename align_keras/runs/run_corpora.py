@@ -1,4 +1,4 @@
-"""The training and the validation corpus of a run."""
+"""Training corpus and validation corpus of a run."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ from align_keras.utils.progress import progress_bar, say
 
 @dataclasses.dataclass(frozen=True)
 class RunCorpora:
-    """The prepared corpora of a run.
+    """Prepared corpora of a run.
 
     Attributes:
         train: TFDS builder or `Mixture` of the training pairs.
@@ -77,7 +77,7 @@ def prepare_corpus(data_config: DataConfig, image_size: int) -> Any:
         bar = progress_bar(f"building {data_config.corpus}", "images", total=0)
 
         def show_progress(done: int, total: int) -> None:
-            # A corpus that is already built shows no bar.
+            # A corpus that is already built shows no progress bar.
             if not bar.total:
                 stack.enter_context(bar)
             # The total of a mixture grows when its next corpus begins.
@@ -95,7 +95,7 @@ def prepare_corpus(data_config: DataConfig, image_size: int) -> Any:
 
 
 def corpus_name(data_config: DataConfig) -> str:
-    """Returns the name or the path of the pairs that a section reads."""
+    """Returns the name or the path of the pairs that `data_config` describes."""
     if data_config.source is not None:
         return ", ".join(source.path for source in data_config.source)
     return str(data_config.pairs or data_config.corpus)

@@ -1,4 +1,4 @@
-"""The folder of a run, and the configuration that it is bound to."""
+"""Folder of a run, and the configuration to which it is bound."""
 
 import contextlib
 import json
@@ -19,9 +19,9 @@ from align_keras.utils.files import hold, locked, refuse_url
 from align_keras.utils.progress import say
 
 PARAMS_FILE = "params.yaml"
-# Patterns of the options that may change when a run resumes: its length, rates,
-# intervals, paths and devices. All other options define the meaning of the weights, the
-# batches or the optimizer's variables.
+# Patterns of the options that may change when a run resumes: length, rates, intervals,
+# paths and devices. All other options determine the meaning of the weights, of the
+# batches or of the optimizer's variables.
 CHANGEABLE_OPTIONS = (
     r"trainer\.(train_steps|checkpoint_interval|validation_interval|max_to_keep)",
     r"trainer\.(best_checkpoint_\w+|loss_upper_bound)",
@@ -42,17 +42,19 @@ def lock_folder(
 ) -> contextlib.AbstractContextManager:
     """Binds a folder to a configuration and keeps other processes from writing to it.
 
-    A folder is bound once it holds a checkpoint. Before that, a run that failed on a
-    mistake can be corrected. Some options of a bound run may change. Their former
-    values are saved as `params.until_step_N.yaml`.
+    A folder with a checkpoint is bound to its configuration. Before the first
+    checkpoint, all options may change, so that a mistake can be corrected. Later, only
+    some options may change. The former configuration is then saved as
+    `params.until_step_N.yaml`.
 
     Args:
         config: `ExperimentConfig`.
         directory: str, folder of the run.
-        is_read_only: bool, True to neither bind nor lock the folder.
+        is_read_only: bool. If True, the folder is neither bound nor locked.
 
     Returns:
-        Context manager. Its exit, or the end of the process, frees the folder.
+        Context manager, which unlocks the folder at its exit. The end of the process
+        also unlocks the folder.
 
     Raises:
         InputError: if the folder holds a run with another configuration, or if another
@@ -66,12 +68,12 @@ def lock_folder(
     lock = hold(directory / f".run{_worker_suffix(config)}.lock")
     if lock is None:
         raise InputError(
-            "--model_dir must be a folder that no other process writes to. Received: "
-            f"{directory}, which another process is writing. Wait for its end, or name "
-            "another folder."
+            "--model_dir must be written by one process at a time. Received: "
+            f"{directory}, which another process is writing. Wait until that process "
+            "has finished, or choose another folder."
         )
     try:
-        # All workers of a run bind the folder, one after the other.
+        # The workers of a run bind the folder one after another.
         with locked(directory / PARAMS_FILE):
             _bind(config, directory)
     except BaseException:
@@ -88,7 +90,7 @@ def _worker_suffix(config: ExperimentConfig) -> str:
         task = json.loads(os.environ.get("TF_CONFIG", "{}"))["task"]
         return f".{task['type']}-{task['index']:d}"
     except (ValueError, LookupError, TypeError):
-        # TensorFlow reports the mistake in TF_CONFIG.
+        # TensorFlow reports a mistake in TF_CONFIG later.
         return ""
 
 
@@ -113,7 +115,7 @@ def _bind(config: ExperimentConfig, directory: pathlib.Path) -> None:
 
 
 def _check_changes(changes: Mapping[str, tuple], directory: pathlib.Path) -> None:
-    """Raises if options changed that are fixed after the first checkpoint."""
+    """Raises if an option has changed that is fixed after the first checkpoint."""
     changeable = re.compile("|".join(CHANGEABLE_OPTIONS))
     fixed = {}
     allowed = []
@@ -128,7 +130,7 @@ def _check_changes(changes: Mapping[str, tuple], directory: pathlib.Path) -> Non
     raise InputError(
         f"{directory} contains a run with another configuration: "
         f"{describe_changes(fixed)}{note}. Use another --model_dir, or resume that run "
-        f"by --config_file {directory / PARAMS_FILE}."
+        f"with --config_file {directory / PARAMS_FILE}."
     )
 
 
@@ -140,7 +142,7 @@ def newest_step(directory: pathlib.Path) -> int | None:
 
 
 def describe_changes(changed: Mapping[str, tuple]) -> str:
-    """Returns the former and the present value of each changed option."""
+    """Returns a text with the old and the new value of each changed option."""
     return ", ".join(
         f"{key} was {old!r} and is now {new!r}"
         for key, (old, new) in sorted(changed.items())
@@ -156,35 +158,36 @@ def train_command(directory: str | os.PathLike, mode: str | None = None) -> str:
 
 
 def check_finished(directory: str | os.PathLike) -> None:
-    """Raises unless a folder holds a trained model. The message names the remedy."""
+    """Raises InputError with a remedy if a folder has no trained model."""
     directory = pathlib.Path(directory)
     if (directory / "config.json").exists():
         return
     if not (directory / PARAMS_FILE).exists():
         raise InputError(
-            f"--model_dir must be the folder of a run. Received: {directory}, which "
+            f"model_dir must be the folder of a run. Received: {directory}, which "
             f"has neither config.json nor {PARAMS_FILE}. Check the path."
         )
     raise InputError(
-        f"{directory} must be a finished run, but it has no trained model. Finish the "
-        f"run by `{train_command(directory)}`."
+        f"{directory} must be a finished run, but it has no trained model. To finish "
+        f"the run, run `{train_command(directory)}`."
     )
 
 
 def check_searchable(directory: str | os.PathLike) -> None:
-    """Raises if a run has no index or no export. The message names the remedy."""
+    """Raises InputError with a remedy if a run has no index or no export."""
     directory = pathlib.Path(directory)
     if not directory.is_dir():
         raise InputError(
-            "`model_dir` must be the folder of a finished run. Received: "
-            f"{directory}, which doesn't exist. `align-keras quickstart` creates one."
+            f"`model_dir` must be the folder of a finished run. Received: {directory}, "
+            "which doesn't exist. Run `align-keras quickstart` to create a run."
         )
     missing = [name for name in ("index", "export") if not (directory / name).is_dir()]
     if not missing or not (directory / PARAMS_FILE).exists():
-        # The code that opens the folders reports a folder that isn't a run.
+        # A folder that isn't a run is reported when its index is opened.
         return
     check_finished(directory)
     raise InputError(
-        f"{directory} is a finished run without {' and '.join(missing)}, which search "
-        f"needs. Create them by `{train_command(directory, 'index')}`."
+        "A search needs the folders index and export of a finished run. Received: "
+        f"{directory} without {' and '.join(missing)}. Run "
+        f"`{train_command(directory, 'index')}`."
     )

@@ -1,4 +1,4 @@
-"""Search index of a run: written when the run ends, and opened with its export."""
+"""Search index of a run, which uses the export of the run as its model."""
 
 import os
 import pathlib
@@ -23,10 +23,11 @@ def write_run_index(
 
     Args:
         model_dir: folder of the run, which must hold the export.
-        image_embeddings: float array (n, d), the images embedded by the run's model.
-        ids: n different names.
+        image_embeddings: float array (n, d), embeddings of the images by the run's
+            model.
+        ids: sequence of n different str.
         captions: captions of each image.
-        images: files of the images, PNG, JPEG, GIF, BMP or WebP, or None.
+        images: contents of PNG, JPEG, GIF, BMP or WebP files, or None.
     """
     directory = pathlib.Path(model_dir)
     export = directory / "export"
@@ -45,10 +46,11 @@ def write_run_index(
 
 
 def open_run_index(model_dir: str | os.PathLike) -> Index:
-    """Opens the index of a finished run, with the run's export for its queries.
+    """Opens the index of a finished run. The export of the run embeds the queries.
 
     Raises:
-        InputError: if the folder has no index or no export, or they differ.
+        InputError: if the folder has no index or no export, or they have different
+            models.
     """
     check_searchable(model_dir)
     directory = pathlib.Path(model_dir)

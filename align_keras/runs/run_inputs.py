@@ -1,4 +1,4 @@
-"""Checks that a resumed run has the training pairs and the vocabulary of its start."""
+"""Checks that a resumed run uses the training pairs and the vocabulary of its start."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from align_keras.text import vocabulary_fingerprint
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_json
 
-# Fingerprints of the training pairs and the vocabulary.
+# File of the fingerprints of the training pairs and the vocabulary.
 INPUTS_FILE = "inputs.json"
 
 
@@ -26,7 +26,7 @@ def check_training_pairs(
     train: DataConfig,
     is_read_only: bool = False,
 ) -> None:
-    """Raises unless the training pairs are those of the run's start.
+    """Raises InputError if the training pairs have changed since the start of the run.
 
     Args:
         directory: `pathlib.Path`, folder of the run.
@@ -35,8 +35,8 @@ def check_training_pairs(
         is_read_only: bool, True to record nothing in the folder.
 
     Raises:
-        InputError: for other pairs, an unknown split, or a split that is smaller than
-            a batch.
+        InputError: if the pairs have changed, the split is unknown, or the split is
+            smaller than a batch.
     """
     inputs: dict[str, str | int] = {
         "train_images": split_size(builder, train.tfds_split),
@@ -49,7 +49,7 @@ def check_training_pairs(
 def check_vocabulary_unchanged(
     directory: pathlib.Path, vocabulary: Sequence[str], is_read_only: bool = False
 ) -> None:
-    """Raises unless the vocabulary is that of the run's start."""
+    """Raises InputError if the vocabulary has changed since the start of the run."""
     inputs = {"vocabulary": vocabulary_fingerprint(vocabulary)}
     check_inputs(directory, inputs, is_read_only)
     has_model = (directory / "config.json").exists()
@@ -62,10 +62,10 @@ def check_inputs(
     inputs: Mapping[str, str | int],
     read_only: bool = False,
 ) -> None:
-    """Raises unless a run has the training pairs and the vocabulary of its start.
+    """Raises InputError if the inputs of a run have changed since its start.
 
-    The first start records them. If a run of an earlier version has no record, its next
-    start writes one.
+    The first start records the inputs. If a run of an earlier version has no record,
+    its next start writes the record.
 
     Args:
         directory: str or path of the run's folder.
@@ -80,7 +80,7 @@ def check_inputs(
     path = directory / INPUTS_FILE
     recorded: dict[str, Any] = read_json(path) if path.exists() else {}
     if newest_step(directory) is None:
-        # A run without a checkpoint starts with the present inputs.
+        # A run without a checkpoint starts again and records the current inputs.
         recorded = {**recorded, **inputs}
         if not read_only:
             _write_inputs(path, recorded)
@@ -89,8 +89,8 @@ def check_inputs(
     if vocabulary is not None and recorded.get("vocabulary", vocabulary) != vocabulary:
         raise InputError(
             f"{directory / 'vocabulary.txt'} must contain the vocabulary that the run "
-            "started with, but it has changed. Restore the file, remove it so that it "
-            "is created again, or train in another --model_dir."
+            "started with, but it has changed. Restore the file, remove it so that the "
+            "run creates it again, or use another --model_dir."
         )
     pairs = inputs.get("train_pairs")
     if pairs is not None and recorded.get("train_pairs", pairs) != pairs:
@@ -102,7 +102,7 @@ def check_inputs(
             change = f"there were {former_count} images and now there are {count}"
         raise InputError(
             "task.train_data must read the pairs that the run started with, but in "
-            f"{directory} they have changed: {change}. Restore them, or train in "
+            f"{directory} they have changed: {change}. Restore the pairs, or use "
             f"another --model_dir. To continue with the new pairs, remove {path}."
         )
     if not read_only and {**recorded, **inputs} != recorded:

@@ -1,4 +1,4 @@
-"""The vocabulary of a run."""
+"""Vocabulary of a run."""
 
 import os
 import pathlib
@@ -20,9 +20,9 @@ def prepare_vocabulary(
 ) -> list[str]:
     """Loads the vocabulary of a run, or learns it from the training captions.
 
-    The first that exists is used: the vocabulary in the folder, that of the text
-    encoder's weights, and the file in the configuration. The vocabulary is saved in the
-    folder.
+    The first of these vocabularies that exists is used: the vocabulary in the folder,
+    the vocabulary of the text encoder's weights, and the file in the configuration. The
+    vocabulary is then saved in the folder.
     """
     path = pathlib.Path(directory) / "vocabulary.txt"
     if path.exists():

@@ -1,4 +1,4 @@
-"""The start of TensorFlow for a run."""
+"""Configuration of TensorFlow at the start of a run."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def start_tensorflow(runtime: RuntimeConfig) -> "tf.distribute.Strategy | None":
-    """Starts TensorFlow with the devices and the precision of a run.
+    """Configures the devices and the precision of TensorFlow for a run.
 
     Args:
         runtime: `RuntimeConfig`.
@@ -20,7 +20,7 @@ def start_tensorflow(runtime: RuntimeConfig) -> "tf.distribute.Strategy | None":
         `tf.distribute.Strategy`, or None for a single device.
 
     Raises:
-        InputError: if the devices are missing.
+        InputError: if a configured device is missing.
     """
     if "tensorflow" not in sys.modules:
         say("starting TensorFlow")

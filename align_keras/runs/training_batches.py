@@ -1,4 +1,4 @@
-"""The batches of a run."""
+"""Training batches of a run."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ from align_keras.models import ALIGN
 
 @dataclasses.dataclass(frozen=True)
 class TrainingBatches:
-    """The batches of a run, as a function of the step.
+    """Training batches of a run, which can start at any step.
 
     Attributes:
         config: `ExperimentConfig`.
@@ -26,11 +26,11 @@ class TrainingBatches:
 
     @property
     def have_known_order(self) -> bool:
-        """False for a data service, whose workers determine the order."""
+        """False if a data service is used, because its workers determine the order."""
         return self.config.task.train_data.data_service is None
 
     def start_at(self, start_step: int, **pipeline: Any) -> tf.data.Dataset:
-        """Returns the endless batches from a step on.
+        """Returns an endless data set of batches that begins at a step.
 
         Args:
             start_step: int, number of the first batch.
@@ -54,7 +54,7 @@ class TrainingBatches:
         )
 
     def ids(self, step: int, **pipeline: Any) -> list[str]:
-        """Returns the pairs of the batch of a step, with a worker's `pipeline`."""
+        """Returns the ids of the pairs in the batch of a step."""
         return batch_ids(
             self.builder,
             self.config.task.train_data.tfds_split,

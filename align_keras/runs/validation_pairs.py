@@ -1,18 +1,18 @@
-"""The validation pairs of a run, on which recall is measured."""
+"""Validation pairs of a run, on which recall is measured."""
 
 from align_keras.config import TaskConfig, is_same_table
 from align_keras.data.stored_pairs import RetrievalSet, read_image_keys, split_size
 from align_keras.runs.run_corpora import RunCorpora
 from align_keras.utils.progress import say
 
-# Largest number of training images that are compared with the validation images.
+# Maximum number of training images that are compared with the validation images.
 _MAX_COMPARED = 50_000
 
 
 def report_validation_pairs(
     task: TaskConfig, corpora: RunCorpora, pairs: RetrievalSet
 ) -> None:
-    """Prints the split that recall is measured on and its number of pairs."""
+    """Prints the split on which recall is measured, and its number of pairs."""
     validation = task.validation_data
     captions = sum(len(image_captions) for image_captions in pairs.captions)
     line = (
@@ -28,7 +28,7 @@ def report_validation_pairs(
 def report_shared_images(
     task: TaskConfig, corpora: RunCorpora, pairs: RetrievalSet
 ) -> None:
-    """Prints how many validation images are training images too."""
+    """Prints the number of validation images that are also training images."""
     train = task.train_data
     validation = task.validation_data
     # The splits of one corpus share no image.

@@ -21,7 +21,8 @@ from align_keras.search.index_files import approximate_files, approximate_path
 from align_keras.utils.files import atomic_path
 from align_keras.utils.progress import progress_bar
 
-# Number of rows. Below it, the exact scan takes less than a tenth of a second.
+# Number of rows from which an approximate index is built. The exact scan of fewer rows
+# takes less than a tenth of a second.
 LEAST_ROWS = 200_000
 # Number of candidates that are ranked by their exact vectors: at least `CANDIDATES`, at
 # least one per `ROWS_PER_CANDIDATE` rows, and at least `_CANDIDATES_PER_HIT` per hit.
@@ -30,19 +31,20 @@ LEAST_ROWS = 200_000
 CANDIDATES = 1000
 ROWS_PER_CANDIDATE = 2500
 _CANDIDATES_PER_HIT = 10
-# Bits per code. A code is the number of one of 16 centers for two numbers of a vector.
-# The centers are learned from about `_TRAINING_ROWS` rows.
+# Bits per code. A code replaces two numbers of a vector by the index of one of 16
+# centers. The centers are learned from about `_TRAINING_ROWS` rows.
 _BITS = 4
 _TRAINING_ROWS = 10_000
-# Number of rows. Fewer new rows than this are scanned exactly and not added to the
-# approximate index.
+# Number of new rows from which the approximate index is updated. Fewer new rows are
+# scanned exactly.
 MIN_NEWER_ROWS = 20_000
 # Number of rows that are added at once.
 _BLOCK = 10_000
-# Fraction of all rows. If a condition leaves fewer, the exact scan of these rows is
-# faster than the scan of all codes.
+# Fraction of all rows. If fewer rows fulfill a condition, the exact scan of these rows
+# is faster than the scan of all codes.
 LEAST_SHARE = 1 / 16
-# First bytes of a faiss file of this kind, and marker before the checksum at its end.
+# First bytes of a faiss file of this kind, and marker in front of the checksum at the
+# end of the file.
 _KIND = b"IPfs"
 _MARK = b"align_keras sum "
 
@@ -111,7 +113,7 @@ class Approximate:
             folder: folder of the index.
             vectors_file: name of the vectors file.
             dimension: width of the embeddings.
-            rows: number of vectors. An approximate index with more rows is rejected.
+            rows: number of vectors. An approximate index of more vectors is rejected.
         """
         index = _read(approximate_path(folder, vectors_file), dimension, rows)
         return None if index is None else cls(index)
@@ -123,7 +125,7 @@ class Approximate:
         vectors: Any,
         rows: np.ndarray | None = None,
     ) -> np.ndarray | None:
-        """Returns candidates for the `count` best rows, and all rows not yet indexed.
+        """Returns candidates for the `count` best rows, and all rows added later.
 
         Args:
             query: float32 (d,), embedding of the query.
@@ -162,7 +164,8 @@ def _read(path: pathlib.Path, dimension: int, rows: int) -> Any:
     """Reads the index of faiss, or returns None if the file is missing or damaged."""
     if not path.exists() or _has_checksum(path) is False:
         return None
-    # The import takes as long as a small search, so it happens only if it is needed.
+    # The import takes as long as a small search, so only searches that need it import
+    # faiss.
     import faiss
 
     try:

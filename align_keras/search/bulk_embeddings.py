@@ -1,4 +1,4 @@
-"""Embeds many images or captions and writes the embeddings to files.
+"""Bulk embedding of images or captions into Parquet or NumPy files.
 
 The job first stores the rows of the source, so that a resumed run has the same rows. It
 then embeds one shard after another. A shard gets its final file name once it is
@@ -101,8 +101,8 @@ def embed(
     """Embeds the images or the captions of a source.
 
     The output has the rows of the source in the same order and with the same columns.
-    It adds the column `embedding`, of unit length, and the column `problem`, the reason
-    for which a row has no embedding. If the function was interrupted, the same call
+    The added columns are `embedding`, with vectors of unit length, and `problem`, with
+    the reason if a row has no embedding. If the function was interrupted, the same call
     resumes it.
 
     Args:
@@ -144,7 +144,7 @@ def embed(
         check_choice("`inputs`", inputs, EMBEDDING_INPUTS)
     check_choice("`format`", format, EMBEDDING_FORMATS)
     check_number("`rows_per_file`", rows_per_file, 1, 2**31 - 1, whole=True)
-    is_cluster(engine)  # Raises InputError for an unknown engine.
+    is_cluster(engine)  # This call raises InputError for an unknown engine.
     opened = load_model(model, runtime)
     source = os.fspath(source)
     if is_url(source):
@@ -286,8 +286,8 @@ def _locked_folder(folder: pathlib.Path) -> Iterator[None]:
     if lock is None:
         raise InputError(
             f"`to` must be written by one process at a time. Received: {folder}, which "
-            "another process is writing. Wait until it has finished, or choose another "
-            "folder."
+            "another process is writing. Wait until that process has finished, or "
+            "choose another folder."
         )
     with lock:
         # A killed process leaves temporary files.
@@ -312,9 +312,10 @@ def _check_same(to: pathlib.Path, stored: dict[str, Any], request: _Request) -> 
     for name, value in request.as_json().items():
         if stored.get(name) != value:
             raise InputError(
-                "`to` must be a new path or the output of the same call. Received: "
-                f"{to}, which was written with {name}={stored.get(name)!r:.200} "
-                f"instead of {value!r:.200}. Choose another path, or remove it."
+                "`to` must be a new path or the output of a call with the same "
+                f"arguments. Received: {to}, which was written with "
+                f"{name}={stored.get(name)!r:.200} instead of {value!r:.200}. Choose "
+                "another path, or remove this output."
             )
 
 
@@ -335,7 +336,7 @@ def _report_change(
     try:
         table, _ = _read_source(request)
     except InputError:
-        # The source no longer exists. The job needs only the stored rows.
+        # The source no longer exists, but the job needs only the stored rows.
         return
     is_same = source_digest is None or source_digest == _digest(table)
     if table.num_rows == num_rows and is_same:
@@ -377,7 +378,7 @@ def _rename_inputs(stored: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Job:
-    """Job that embeds a source to shards in a folder. Some shards may be complete."""
+    """Job that embeds a source to shards in a folder, and skips existing shards."""
 
     def __init__(
         self, folder: pathlib.Path, request: _Request, model: Embedder
@@ -395,13 +396,14 @@ class _Job:
             stored = self._begin()
         self.rows: int = stored["rows"]
         self.input_kind: str = stored["embeds"]
-        # None in an output of an older release.
+        # The digest is None in an output of an older release.
         self.source_digest: str | None = stored.get("source_digest")
 
     def _begin(self) -> dict[str, Any]:
         """Starts the job: stores the rows of the source, and then the plan.
 
-        The plan is written last, because its file marks the rows as complete.
+        The plan is written last, because the existence of its file marks the rows as
+        complete.
         """
         table, input_kind = _read_source(self.request)
         if not table.num_rows:
@@ -410,7 +412,7 @@ class _Job:
                 "which contains none. Check the path."
             )
         with atomic_path(self.folder / _ROWS) as temporary:
-            # Each row group has the rows of one shard.
+            # Each row group of the file contains the rows of one shard.
             size = self.request.rows_per_file
             arrow().parquet.write_table(table, temporary, row_group_size=size)
         plan = {
@@ -442,8 +444,9 @@ class _Job:
             return
         if not (self.folder / _ROWS).exists():
             raise InputError(
-                f"`to` must be complete or resumable. Received: {self.folder}, which "
-                f"lacks {shards[missing[0]].name}. Remove the folder to start again."
+                "`to` must contain all shards or the stored rows of the source. "
+                f"Received: {self.folder}, in which {shards[missing[0]].name} and the "
+                "rows are missing. Remove the folder to start again."
             )
         if not is_cluster(engine):
             self.embed(missing, os.cpu_count() or 1)
@@ -521,7 +524,7 @@ class _Job:
         return self.model.encode_texts(inputs)
 
     def _read_input(self, value: bytes | None) -> np.ndarray | str:
-        """Returns the pixels or the text to embed for a value of `_EMBEDDED`."""
+        """Reads the pixels or the text to embed from a value of column `_EMBEDDED`."""
         if self.input_kind == "captions":
             text = clean_caption((value or b"").decode())
             if not text:
@@ -558,7 +561,8 @@ class _Job:
                 lines.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
         missing = np.full(self.model.dimension, np.nan, np.float32)
         array = np.stack([missing if v is None else v for v in vectors])
-        # The NPY file is written last, because its name marks the shard as complete.
+        # The NPY file is written last, because its existence marks the shard as
+        # complete.
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, array)
 
@@ -609,7 +613,8 @@ def _read_source(request: _Request) -> tuple[Any, str]:
         if request.inputs == "captions" or request.column:
             raise InputError(
                 "`source` must be a table or text file for `inputs` captions or "
-                f"`column`. Received: the folder {source}. Leave them out."
+                f"`column`. Received: the folder {source}. Leave `inputs` and `column` "
+                "out."
             )
         return _read_folder(source), "images"
     with local_copy(source) as copy:
@@ -620,7 +625,7 @@ def _read_source(request: _Request) -> tuple[Any, str]:
 def _read_file(
     source: pathlib.Path, folder: str, input_kind: str | None, column: str | None
 ) -> tuple[Any, str]:
-    """Reads a source that is a file.
+    """Reads the rows of a file.
 
     Args:
         source: path of the file, or of a local copy.
@@ -732,7 +737,7 @@ def _read_text_file(source: pathlib.Path) -> Any:
             f"`source` must be text in UTF-8. Received: {source}, which cannot be read "
             f"({error}). Convert the file."
         ) from None
-    # str.splitlines would also split at other characters that captions may contain.
+    # `str.splitlines` would also split at other characters, which captions may contain.
     lines = text.split("\n")
     if not lines[-1]:
         lines.pop()
@@ -754,7 +759,7 @@ def _read_parquet(source: pathlib.Path) -> Any:
 
 
 def _read_text_table(source: pathlib.Path) -> Any:
-    """Reads a CSV, TSV or JSONL file as an Arrow table, and prints its broken rows."""
+    """Reads a CSV, TSV or JSONL file as an Arrow table, and reports its broken rows."""
     counter = DropCounter("rows")
     names, rows = read_table(source, "utf-8", counter)
     for reason, count in counter.bad.items():

@@ -1,4 +1,4 @@
-"""Columns that a `where` condition can use: built-in ones and those of user tables.
+"""Columns that a `where` condition can use: built-in columns and user table columns.
 
 Cells of user tables are stored as their original text, so that "00123" or an ISBN of 20
 digits does not change. A column is compared as numbers if `kind_of` recognizes a plain
@@ -24,7 +24,7 @@ INDEX_COLUMNS = {
     "camera": "TEXT",
     "captions": "TEXT",
 }
-# Names that a column of a user table cannot have in conditions. Such a column gets an
+# Reserved names in conditions. A column of a user table with such a name gets an
 # underscore at the end of its name.
 _RESERVED = (*INDEX_COLUMNS, "id", "root", "file", "row", "content")
 # Maximum number of columns in all user tables of an index.
@@ -37,9 +37,10 @@ DECIMAL = "decimal"
 TEXT = "text"
 _KINDS = (NUMBER, DECIMAL, TEXT)
 _PLAIN_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
-# Longer numbers are handled as text, because float() is slow for a million digits.
+# Maximum number of characters of a number. Longer numbers are text, because `float` is
+# slow for a million digits.
 _MAX_DIGITS = 400
-# Larger integers are rounded by JavaScript and by some JSON readers.
+# Largest integer that JavaScript and all JSON readers represent exactly.
 _MAX_INTEGER = 2**53
 
 

@@ -108,7 +108,7 @@ def find_records(shard: bytes) -> Iterator[RecordEntry]:
                     yield RecordEntry(name, length, mtime_ns)
     except OSError as error:
         raise ShardError(str(error.strerror)) from error
-    except ValueError as error:  # The ArrayRecord reader also raises ValueError.
+    except ValueError as error:  # The ArrayRecord reader can also raise ValueError.
         raise ShardError(" ".join(str(error).split())[:100]) from error
 
 
@@ -198,6 +198,6 @@ def _array_records(shard: bytes, mtime_ns: int) -> Any:
     The argument `mtime_ns` is part of the cache key, so that a changed shard is opened
     again.
     """
-    with needs("corpus", "a corpus stored as array_record is read by array_record"):
+    with needs("corpus", "A corpus in array_record needs the package array_record"):
         from array_record.python import array_record_module
     return array_record_module.ArrayRecordReader(os.fsdecode(shard))

@@ -1,4 +1,4 @@
-"""Writes an index from embeddings that are already computed."""
+"""Writer of an index from precomputed embeddings."""
 
 import contextlib
 import json

@@ -1,9 +1,9 @@
-"""Exact search: scores of a query with all vectors, in descending order.
+"""Exact search: scores of all vectors for a query, in descending order.
 
 A matrix product in float32 scores all rows first. Its last digits depend on the
 position of a row in the matrix. The rows near the requested number of hits are
 therefore scored again in float64 with a fixed order of summation. As a result, equal
-rows have equal scores, and the ranking is the same as that of a brute-force search in
+rows have equal scores, and the ranking is the same as in a brute-force search in
 float64.
 """
 
@@ -26,7 +26,8 @@ def scan(
     for start in range(0, count, _ROW_BLOCK):
         stop = start + _ROW_BLOCK
         block = vectors[start:stop] if rows is None else vectors[rows[start:stop]]
-        # The caller detects damaged rows by their scores, so no warning is needed.
+        # The caller checks the scores for damaged rows, so NumPy's warnings are
+        # disabled.
         with np.errstate(over="ignore", invalid="ignore"):
             np.matmul(block, embedding, out=scores[start:stop])
     return scores
@@ -81,7 +82,7 @@ def by_rank(
         ValueError: if a score is NaN or infinite.
     """
     if not np.isfinite(scores).all():
-        raise ValueError("`scores` must be finite. Received NaN or infinity.")
+        raise ValueError("`scores` must be finite. Received: NaN or infinity.")
     done = 0
     while done < len(scores):
         stop = min(done + size, len(scores))

@@ -64,9 +64,10 @@ UNREACHABLE = "can't be reached"
 INCOMPLETE = "can't be read to its end"
 CANNOT_OPEN = "can't be opened"
 MISSING = "missing"
-# Nanoseconds, in the year 2262. The databases store integers of 64 bits.
+# Nanoseconds. Latest time (in the year 2262) that a 64-bit integer of the databases can
+# store.
 _LATEST = 2**63 - 1
-# Tags of EXIF.
+# EXIF tags.
 _MAKE = 0x010F
 _MODEL = 0x0110
 _TIME = 0x0132
@@ -198,17 +199,17 @@ def _find_entry(entry: os.DirEntry[bytes]) -> ImageFile | SkippedFile | None:
     status = entry.stat()
     if stat.S_ISREG(status.st_mode):
         return ImageFile(entry.path, status.st_size, status.st_mtime_ns)
-    # A link to a folder is not followed.
+    # Links to folders are not followed.
     if stat.S_ISDIR(status.st_mode):
         return None
     return SkippedFile(entry.path, "no regular file")
 
 
 def stat_file(file: bytes) -> ImageFile:
-    """Reads size and time of a local file or of an object at an address.
+    """Reads the size and the time of a local file or of an object at an address.
 
     Raises:
-        OSError: if it is missing or unreachable, or an address is that of a folder.
+        OSError: if the file is missing or unreachable, or the address is a folder.
     """
     if is_url(file):
         status = stat_url(os.fsdecode(file))
@@ -249,7 +250,7 @@ def read_file(file: bytes) -> tuple[bytes, ImageFile]:
         bytes, the content, and `ImageFile`, its current size and time.
 
     Raises:
-        ImageError: if it cannot be read, or changes while it is read.
+        ImageError: if the file cannot be read, or changes while it is read.
     """
     if is_record(file):
         record = read_shard_record(file)
@@ -335,7 +336,7 @@ def decode_square(content: bytes, resize_to: int) -> DecodedImage:
     """
     opened = _open(content)
     metadata = PhotoMetadata(None, None)
-    # Vector drawings cannot be opened with Pillow and have no metadata.
+    # Pillow cannot open vector drawings, which have no metadata.
     if opened is not None:
         metadata = read_photo_metadata(opened)
     with _memory_lock(opened):
@@ -405,7 +406,7 @@ def _open(content: bytes) -> Image.Image | None:
         return _open_heif(content)
     try:
         return open_image(content)
-    except ImageError:  # `_decode` raises an error with the reason.
+    except ImageError:  # `_decode` raises the error with the reason later.
         return None
 
 
@@ -448,7 +449,7 @@ def _decode(
 
 
 def read_photo_metadata(image: Image.Image) -> PhotoMetadata:
-    """Reads date and camera of a photo without decoding its pixels."""
+    """Reads the date and the camera of a photo without decoding its pixels."""
     raw = image.info.get("exif")
     if not raw:
         return PhotoMetadata(None, None)
@@ -484,7 +485,7 @@ def _iso_date(time_taken: object) -> str | None:
 def date_of(mtime_ns: int) -> str | None:
     """Returns the time of a file as a local ISO date, or None if it is out of range.
 
-    Images without EXIF metadata have this date.
+    This date is used for images without EXIF metadata.
     """
     if abs(mtime_ns) >= _LATEST:
         return None

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 # with 2% cropped on each side, and 65% at JPEG quality 50. Among 962 stamp images it
 # detects 24 pairs, which are mirrored or nearly the same.
 NEAR_DUPLICATE_COSINE = 0.95
-# Connection strings of libpq such as `host=db password=…`. Without this check they
-# would be taken as paths of folders.
+# Matches connection strings of libpq such as `host=db password=…`, which would
+# otherwise be treated as paths of folders.
 _KEY_AND_VALUE = re.compile(r"(^|\s)(host|hostaddr|dbname|user|password)\s*=")
 
 
@@ -121,8 +121,8 @@ class Index:
             folder: path of the index, or address of a PostgreSQL database with
                 pgvector, `postgresql://user@host/database`.
             sources: sequence of paths: folders of images, built corpora, and tables
-                (CSV, TSV, JSONL) of images with captions. Without sources, those of the
-                existing index are scanned again.
+                (CSV, TSV, JSONL) of images with captions. Without sources, the sources
+                of the existing index are scanned again.
             model: model name, path or `Embedder`, as in `align_keras.load_model`. The
                 default is the model of the index, and `"align_small_en"` for a new
                 index.
@@ -137,7 +137,7 @@ class Index:
             InputError: if a source does not exist, another process is writing the
                 index, or the index was built with another model.
         """
-        is_cluster(engine)  # Raises InputError for an unknown engine.
+        is_cluster(engine)  # This call raises InputError for an unknown engine.
         kind = _kind_of_store(folder)
         if model is None and not kind.exists(folder):
             model = DEFAULT_MODEL
@@ -169,7 +169,7 @@ class Index:
             captions: sequence of n entries, each a str or a sequence of str, or None.
             images: sequence of n bytes, or None. Contents of small PNG, JPEG, GIF, BMP
                 or WebP files, of which the index stores copies.
-            folder: path of the index. An existing index is replaced once the new one
+            folder: path of the index. An existing index is replaced once the new index
                 is complete. With None, the index is in a temporary folder that is
                 deleted together with the returned object.
             model: model that computed the embeddings, as in `align_keras.load_model`,
@@ -249,7 +249,7 @@ class Index:
     def _open(
         cls, folder: str | os.PathLike, model: str | os.PathLike | Embedder | None
     ) -> "Index":
-        """Opens an index without the check that it is complete.
+        """Opens an index without checking that it is complete.
 
         `add` completes an index whose last run was killed.
         """
@@ -269,7 +269,7 @@ class Index:
 
     @property
     def model(self) -> Embedder:
-        """The model of the index. The first access loads it."""
+        """Model of the index. The first access loads it."""
         if self._model is None:
             reference = self.store.header["model"]
             name = reference["name"]
@@ -283,22 +283,23 @@ class Index:
                 opened = embedder_of_index(reference, self.folder)
             except InputError as error:
                 raise InputError(
-                    f"The index {self.folder} must be opened with its model {name} "
-                    f"({error}). Pass the current path of the model with --model."
+                    f"The model of the index {self.folder} must be available. "
+                    f"Received: {name} ({error}). If the model was moved, pass its "
+                    "path with --model."
                 ) from None
             if opened is None:
                 frequency = "once" if can_be_remembered(name) else "to each command"
                 raise InputError(
                     f"The index {self.folder} must be opened with a model that you "
-                    f"trust. Received: {name!r:.200}, which you have not named "
-                    "yourself before. Loading a model may run code in it. If you trust "
-                    f"it, add `{_model_options(reference)}` {frequency}."
+                    f"trust. Received: {name!r:.200}, which has not been used with "
+                    "--model before. Loading a model may run code from it. If you "
+                    f"trust it, add `{_model_options(reference)}` {frequency}."
                 )
             self._model = self._check_model(opened)
         return self._model
 
     def _check_model(self, model: Embedder) -> Embedder:
-        """Returns the model, or raises InputError if it is not that of the index."""
+        """Returns the model, or raises InputError if the index has another model."""
         index_model = self.store.header["model"]
         is_same = model.fingerprint == index_model["fingerprint"]
         if is_same and model.dimension == self.store.dimension:
@@ -332,8 +333,8 @@ class Index:
         or moved file is recognized by its content and is not embedded again.
 
         Args:
-            sources: sequence of paths, as in `build`. Without sources, those of the
-                index are scanned again.
+            sources: sequence of paths, as in `build`. Without sources, the sources of
+                the index are scanned again.
             engine: where the tasks run, as in `build`.
 
         Returns:
@@ -349,8 +350,8 @@ class Index:
         if is_cluster(engine) and is_database(self.folder):
             raise InputError(
                 f"`engine` must be 'local' for a database. Received: engine={engine}. "
-                "To use several machines, run the same command on each of them. They "
-                "divide the images among themselves."
+                "To use several machines, run the same command on each machine. The "
+                "machines divide the images among themselves."
             )
         model = self.model
         with self.store.writing() as store:
@@ -372,8 +373,8 @@ class Index:
         """Embeds all images again, for example with another model.
 
         The new index is built in a folder next to the old index, which can be searched
-        until the new index replaces it. If a rebuild is killed, the next one continues
-        with its embeddings.
+        until the new index replaces it. If a rebuild is killed, the next rebuild
+        continues with its embeddings.
 
         Args:
             folder: path of the old index.
@@ -407,7 +408,8 @@ class Index:
         opened = old.model if model is None else load_model(model)
         new_folder = folder.with_name(f".{folder.name}.rebuild")
         if Store.exists(new_folder):
-            # An earlier rebuild was killed.
+            # An earlier rebuild was killed. Its embeddings are used if it has the same
+            # model.
             fingerprint = cls.open(new_folder).store.header["model"]["fingerprint"]
             if fingerprint != opened.fingerprint:
                 shutil.rmtree(new_folder)
@@ -590,7 +592,7 @@ class Index:
             for name in INDEX_COLUMNS
             if name not in ("path", "captions") and image[name] is not None
         }
-        # In reverse order, so that the values of the first row take precedence.
+        # The order is reversed so that the values of the first row take precedence.
         for row in reversed(rows):
             columns |= row
         stored_image = self.stored_image(image)
@@ -634,17 +636,18 @@ class Index:
         if embedding.shape != (self.store.dimension,):
             raise InputError(
                 f"`query` must have shape ({self.store.dimension},) for this index. "
-                f"Received: shape {embedding.shape}. Embed it with the model of the "
-                "index."
+                f"Received: shape {embedding.shape}. Compute the embedding with the "
+                "model of the index."
             )
         if not np.isfinite(embedding).all():
             raise InputError(
-                "`query` must be finite. Received: NaN or infinity. Embed it again."
+                "`query` must be finite. Received: NaN or infinity. Compute the "
+                "embedding again."
             )
         return embedding
 
     def _condition(self, where: str | None) -> tuple[str, list[Any]]:
-        """Returns SQL and parameters of a condition, or "" and [] without one."""
+        """Returns SQL and parameters of a condition, or "" and [] for None."""
         return self.store.condition(where)
 
 
@@ -662,7 +665,7 @@ def merge_near_duplicates(
         that were merged into the image.
     """
     results: list[tuple[float, dict, list[dict]]] = []
-    # Vectors of the results. The array doubles when it is full.
+    # Vectors of the results. The size of the array is doubled when it is full.
     vectors = np.zeros((64, 0), np.float32)
     for block in ranked:
         for score, image, vector in block:

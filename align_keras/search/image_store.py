@@ -22,7 +22,7 @@ T = TypeVar("T")
 class ImageStore(TableRows):
     """Store of the images of an index, with the SQL that all databases share.
 
-    The mark of a parameter in SQL is `?`.
+    Parameters are written as `?` in the SQL.
 
     Attributes:
         folder: path of the folder, or address of the database without its password.
@@ -67,25 +67,25 @@ class ImageStore(TableRows):
         return sql, condition.parameters
 
     def roots(self) -> dict[bytes, int]:
-        """Returns path → id of the folders and tables that were indexed."""
+        """Returns a dict from the path of each indexed folder or table to its id."""
         return dict(self._fetch_rows("SELECT file, id FROM roots ORDER BY id"))
 
     def sources(self) -> dict[bytes, int]:
-        """Returns path → id of the folders and tables that can be scanned again."""
+        """Returns a dict from path to id, for the sources that can be scanned again."""
         return {file: id for file, id in self.roots().items() if file != ITEMS_ROOT}
 
     @property
     def has_items(self) -> bool:
-        """True for an index that was made from embeddings."""
+        """True if the index was made from embeddings."""
         return ITEMS_ROOT in self.roots()
 
     def stored_files(self) -> dict[bytes, tuple[int, int, int, int]]:
-        """Returns path → (id, root, size, mtime_ns) of all images."""
+        """Returns a dict from the path of each image to (id, root, size, mtime_ns)."""
         sql = "SELECT file, id, root, size, mtime_ns FROM images"
         return {file: tuple(fields) for file, *fields in self._fetch_rows(sql)}
 
     def unreadable(self) -> dict[bytes, tuple[int, int, int, str]]:
-        """Returns path → (root, size, mtime_ns, reason) of the unreadable files."""
+        """Returns a dict from unreadable files to (root, size, mtime_ns, reason)."""
         sql = "SELECT file, root, size, mtime_ns, reason FROM unreadable"
         return {file: tuple(fields) for file, *fields in self._fetch_rows(sql)}
 
@@ -166,7 +166,7 @@ class ImageStore(TableRows):
                 return result
 
     def check_complete(self) -> None:
-        """Raises InputError if embeddings exist whose images are missing."""
+        """Raises InputError if the images of some embeddings are missing."""
 
     def check_rows(self, rows: Sequence[int]) -> None:
         """Raises InputError if an embedding in these rows is damaged."""
@@ -183,7 +183,7 @@ class ImageStore(TableRows):
         """
         return 0
 
-    # === Writing. All methods except those for claims need a transaction. ===
+    # === Writing. All methods except `claim` and `release` need a transaction. ===
 
     def claim(self, files: "Sequence[ImageFile]") -> set[bytes]:
         """Returns the paths of the files that this process should embed.
@@ -218,7 +218,7 @@ class ImageStore(TableRows):
         return self._fetch_value("SELECT id FROM roots WHERE file = ?", [file])
 
     def remove_root(self, file: bytes) -> None:
-        """Removes a folder or table. Its images must be removed before."""
+        """Removes a folder or table. Its images must have been removed before."""
         root = self._fetch_value("SELECT id FROM roots WHERE file = ?", [file])
         if root is not None:
             self.remove_table_rows(root)
@@ -271,7 +271,7 @@ class ImageStore(TableRows):
     def _lowercase_sql(self, sql: str, is_ascii: bool) -> str:
         """Returns SQL for a text in lower case.
 
-        Folding of non-ASCII letters is slower and matters only if the pattern contains
+        Folding non-ASCII letters is slower, and is only needed if the pattern contains
         such letters.
         """
         return f"lower({sql})" if is_ascii else f"fold_case({sql})"

@@ -133,7 +133,7 @@ def open_to_write(path: pathlib.Path, new: bool = False) -> IO[bytes]:
 
     Args:
         path: path that `vectors_path` returned.
-        new: if True, an existing file is removed first.
+        new: True to remove an existing file first.
     """
     flags = os.O_RDWR | os.O_CREAT
     # Only POSIX has O_NOFOLLOW, and only Windows has O_BINARY.

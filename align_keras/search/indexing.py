@@ -1,4 +1,4 @@
-"""Updates an index: embeds new and changed images, and removes deleted images."""
+"""Update of an index: embedding of changed images and removal of deleted images."""
 
 import collections
 import concurrent.futures
@@ -81,7 +81,7 @@ class Changes:
         added: int, number of new images.
         changed: int, number of images whose file has new content.
         renamed: int, number of images whose file was renamed or moved.
-        gone: int, number of images that were removed from the index.
+        removed: int, number of images that were removed from the index.
         unchanged: int, number of images that did not change.
         unreadable: dict, reason → number of files that cannot be read.
         examples: dict, reason → name of the first such file.
@@ -93,7 +93,7 @@ class Changes:
     added: int = 0
     changed: int = 0
     renamed: int = 0
-    gone: int = 0
+    removed: int = 0
     unchanged: int = 0
     unreadable: dict[str, int] = dataclasses.field(default_factory=collections.Counter)
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -140,7 +140,7 @@ def update(
     sources: Sequence[str | os.PathLike],
     engine: str = LOCAL,
 ) -> Changes:
-    """Updates an index with sources. Without sources, it scans those of the index.
+    """Updates an index with sources, by default with the sources of the index.
 
     Args:
         store: store of the index, open for writing.
@@ -155,7 +155,7 @@ def update(
 
 
 class _Update:
-    """Update of an index with its sources.
+    """Run that updates an index with its sources.
 
     The update first scans all sources and compares their files with the stored files.
     It then embeds new and changed files, and finally removes deleted images.
@@ -172,7 +172,7 @@ class _Update:
         self.missing: set[int] = set()
 
     def run(self, sources: Sequence[str | os.PathLike]) -> Changes:
-        """Runs the update. Without sources, it scans those of the index."""
+        """Runs the update. Without sources, the sources of the index are scanned."""
         self.store.check_next_rows()
         roots = self._add_sources(sources)
         files: list[_File] = []
@@ -193,8 +193,9 @@ class _Update:
         Returns:
             dict, id → path of the images whose files were deleted, and dict, id → bool
             of the images whose files are unreachable. The value is True if the image
-            counts as unchanged. Unreachable images stay in the index, unless a seen
-            file has the same content, as after a source was moved.
+            counts as unchanged. Unreachable images stay in the index, unless this run
+            has seen a file with the same content, for example because a source was
+            moved.
         """
         deleted: dict[int, bytes] = {}
         unreachable: dict[int, bool] = {}
@@ -214,7 +215,8 @@ class _Update:
                 continue
             obstacle = None
             path = shard_of(file) if is_record(file) else file
-            # An image that a table no longer lists is removed in any case.
+            # An image that its table no longer lists is removed even if its file
+            # exists.
             is_listed = root not in tables or file in self.table_records.get(root, {})
             if is_listed and not is_url(path):
                 obstacle = reachability.obstacle(path)
@@ -233,13 +235,13 @@ class _Update:
         return deleted, unreachable
 
     def _add_sources(self, sources: Sequence[str | os.PathLike]) -> dict[bytes, int]:
-        """Returns path → id of the sources to scan, and adds new ones to the index."""
+        """Adds new sources to the index. Returns a dict from source path to id."""
         if not sources:
             roots = self.store.sources()
             if not roots:
                 raise InputError(
-                    "`sources` must name a folder or a table for a new index. "
-                    "Received: none. Name one."
+                    "`sources` must contain a folder or a table for a new index. "
+                    "Received: no source. Add a folder or a table."
                 )
             return roots
         files = [_resolve_source(source) for source in sources]
@@ -320,7 +322,8 @@ class _Update:
     def _keep_images(self, file: bytes, root: int, problem: str) -> None:
         """Keeps the images of a missing or empty source.
 
-        Its disk may not be mounted, which must not empty the index.
+        The source may be on a disk that is not mounted, and the index must not lose its
+        images then.
         """
         count = sum(stored[1] == root for stored in self.stored.values())
         self._report_unavailable(file, count, problem)
@@ -335,7 +338,7 @@ class _Update:
         )
 
     def _read_table(self, file: bytes, root: int) -> Iterator[ImageFile | SkippedFile]:
-        """Yields the images of a table, and keeps their records for `_finish`."""
+        """Yields the images of a table, and stores their records for `_finish`."""
         path, counter = os.fsdecode(file), DropCounter()
         records = list(read_pairs(path, counter=counter, origin_of=dict))
         names = {name for record in records for row in record.origins for name in row}
@@ -359,7 +362,8 @@ class _Update:
             else:
                 reached += 1
                 yield SkippedFile(image, f"of the table: {result.strerror}")
-        # If no image could be reached, the server or the connection is down.
+        # If no image could be reached, the server or the connection is down, so the run
+        # stops.
         if unreachable is not None and not reached:
             raise unreachable
         for reason, count in counter.bad.items():
@@ -381,7 +385,7 @@ class _Update:
         files.append(_File(image_file, root, root_file, stored and stored[0]))
 
     def _embed(self, files: list[_File]) -> None:
-        """Embeds files and writes them to the index, with regular commits."""
+        """Embeds files, writes the results to the index, and commits regularly."""
         if not files:
             return
         if is_cluster(self.engine):
@@ -478,7 +482,7 @@ class _Update:
         self.store.release(file.image_file.file for file in files)
 
     def _vector_to_append(self, file: _File) -> np.ndarray | None:
-        """Returns the vector to append for a file, or None if it needs none.
+        """Returns the vector to append for a file, or None if it needs no vector.
 
         A file without a vector has the same content as an image of the index. It is
         either a moved file, whose image is updated, or a copy, which gets the vector of
@@ -533,7 +537,7 @@ class _Update:
             self.changes.changed += 1
         elif file.renamed:
             self.changes.renamed += 1
-        else:  # Only the modification time has changed.
+        else:  # The content is unchanged, and only the modification time has changed.
             self.changes.unchanged += 1
         self.store.update_image(file.id, columns)
 
@@ -545,7 +549,7 @@ class _Update:
             return
         if file.id is not None:
             self.store.remove_images([file.id])
-            self.changes.gone += 1
+            self.changes.removed += 1
         if reason in _PERMANENT_REASONS:
             self.store.record_unreadable(
                 image_file.file,
@@ -562,7 +566,7 @@ class _Update:
             for file, (root, *_) in self.unreadable.items()
             if root in scanned_roots and file not in seen
         ]
-        self.changes.gone += len(self.deleted)
+        self.changes.removed += len(self.deleted)
         if self.deleted or deleted_unreadable or self.table_records:
             with self.store.transaction():
                 self.store.remove_images(self.deleted)
@@ -604,7 +608,7 @@ def _table_rows(record: PairRecord) -> list[TableRow]:
 
 
 def _stat_image(record: PairRecord) -> tuple[bytes, PairRecord, ImageFile | OSError]:
-    """Returns the path of a record's image, the record, and the file or an error."""
+    """Returns the path of an image, its record, and the `ImageFile` or an error."""
     image = os.fsencode(record.image_path)
     image = image if is_url(image) else os.path.abspath(image)
     try:
@@ -629,7 +633,7 @@ def _exists(file: bytes) -> bool:
 
 
 class _TaskResult(NamedTuple):
-    """Result for a file in a task of a cluster. JSON stores it as a list.
+    """Result for a file in a task of a cluster. It is stored as a JSON list.
 
     Attributes:
         size: int, size of the file in bytes.
@@ -777,7 +781,7 @@ def _resolve_source(source: str | os.PathLike) -> bytes:
             raise InputError(
                 "`sources` at an address must be tables that end in "
                 f"{', '.join(TABLE_SUFFIXES)}, or folders of images in an object "
-                f"store. Received: {url}. Name one."
+                f"store. Received: {url}. Use the address of a table or folder."
             )
         return os.fsencode(url)
     file = os.path.abspath(os.path.expanduser(os.fsencode(source)))
@@ -820,7 +824,7 @@ def _path_columns(file: bytes, root: bytes) -> dict[str, str]:
 def _path_to_remove(
     path: str | os.PathLike, roots: Container[bytes], stored: Container[bytes]
 ) -> bytes:
-    """Returns the path of an image or a source in the form that the index stores."""
+    """Converts the path of an image or a source to the form that the index stores."""
     name = os.fsencode(without_secrets(os.fsdecode(path)))
     if name in stored or name in roots:
         return name
@@ -837,7 +841,7 @@ def _path_to_remove(
     if os.path.dirname(file) == file and file not in roots:
         raise InputError(
             "`remove` must be images, folders or tables of the index. Received: "
-            f"{os.fsdecode(file)}, which contains all of them. Name each of them."
+            f"{os.fsdecode(file)}, which contains all sources. Name each source."
         )
     return file
 
@@ -861,7 +865,7 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
     """Removes images from an index.
 
     If a source is removed whose images also belong to another source, these images are
-    moved to the other source.
+    moved to that source.
 
     Args:
         store: store of the index, open for writing.

@@ -7,10 +7,10 @@ source files are absolute, so no path looks like `item:NAME:ID`.
 
 import dataclasses
 
-# Entry of the table `roots` for the images without a source file.
+# Entry of the table `roots` to which all images without a source file belong.
 ITEMS_ROOT = b"items:"
 _PREFIX = b"item:"
-# Name and fingerprint of the model in an index that was made without naming a model.
+# Name and fingerprint of the model in an index that was made without a model.
 NO_MODEL = "none"
 
 

@@ -21,7 +21,7 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_json
 from align_keras.utils.shared_data import SHIPPED_MODELS
 
-# Folders and files of a training run that may be large and do not belong to its model.
+# Folders and files of a training run that are not part of its model and may be large.
 _NON_MODEL_PARTS = ("checkpoints", "index", "metrics.jsonl", "report.html")
 
 
@@ -32,7 +32,7 @@ def known_models_file() -> pathlib.Path:
 
 
 def can_be_remembered(name: str) -> bool:
-    """Returns True for the absolute path of a folder, which `remember_model` accepts.
+    """Returns True for models that `remember_model` accepts: absolute paths of folders.
 
     The files of other models, such as `hf://…`, may change at any time.
     """
@@ -61,8 +61,8 @@ def embedder_of_index(
         return load_model(name, runtime)
     towers = _towers_inside(name, index)
     if towers is not None:
-        # The runtime is fixed because towers contain no code, unlike other models that
-        # may be in the same folder.
+        # The runtime is fixed, because LiteRT towers contain no code but other models
+        # in the same folder may contain code.
         return load_model(towers, "litert")
     if os.path.isabs(name) and not os.path.isdir(name):
         raise InputError("no such folder")
@@ -73,7 +73,8 @@ def _runtime_of(reference: dict[str, Any]) -> str:
     runtime = reference.get("runtime", "auto")
     if not isinstance(runtime, str):
         raise InputError(
-            f"The runtime of a model must be a str. Received: {runtime!r:.80}"
+            "The runtime of a model must be a str. Received: "
+            f"runtime={runtime!r:.80}. Build the index again."
         )
     return runtime
 
@@ -94,12 +95,13 @@ def remember_model(model: Embedder) -> None:
     """Adds a model that the user has named to the known models.
 
     Args:
-        model: `Embedder`. It is ignored unless its name `can_be_remembered`.
+        model: `Embedder`. Models that cannot be remembered are ignored.
     """
     name, runtime = model.name, model.runtime_option
     if model.in_memory or not can_be_remembered(name):
         return
-    # If the file cannot be written, the user only has to pass `--model` again.
+    # A file that cannot be written is ignored. The user then has to pass `--model`
+    # again.
     with contextlib.suppress(OSError, ValueError):
         digest = files_digest(name, runtime)
         models = read_json(known_models_file())
@@ -123,7 +125,7 @@ def is_known_model(name: str, runtime: str = "auto") -> bool:
 
 
 def _key(name: str, runtime: str) -> str:
-    """Returns the key of a model and a runtime in the file of known models."""
+    """Returns the key of a model and runtime in the file of known models."""
     return name if runtime == "auto" else f"{runtime} {name}"
 
 
@@ -131,8 +133,9 @@ def files_digest(folder: str, runtime: str = "auto") -> str:
     """Returns a digest of the names and contents of a model's files.
 
     For the runtime `"auto"`, `load_model` prefers LiteRT towers, which contain no code.
-    Their digest uses only the file sizes, so that a search does not become slower.
-    Other runtimes may run code in the other files.
+    The digest of towers uses only their file sizes, so that it does not slow down a
+    search. For other runtimes, which may run code from the files, the digest uses the
+    contents.
     """
     towers = [pathlib.Path(folder, name) for name in LITERT_FILES.values()]
     if runtime == "auto" and all(path.is_file() for path in towers):

@@ -18,7 +18,7 @@ from align_keras.corpus.image import ImageError
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
 
-with needs("serve", "the page is served by Starlette and uvicorn"):
+with needs("serve", "The page needs the extra `serve` (Starlette and uvicorn)"):
     import h11
     import uvicorn
     from starlette.datastructures import Headers
@@ -34,14 +34,16 @@ MAX_BODIES_BYTES = 128_000_000
 # Timeouts in seconds for receiving a body and for sending a response.
 BODY_SECONDS = 30
 SEND_SECONDS = 120
-# Timeout in seconds for the headers of a request. It also closes idle connections.
+# Timeout in seconds for the headers of a request. Idle connections are closed after the
+# same time.
 HEADER_SECONDS = 10
 # Maximum number of requests that wait for a thread, and maximum time of their wait in
 # seconds. Beyond that, the response has the status 503.
 MAX_WAITING = 400
 MAX_WAIT_SECONDS = 60
 MAX_CONNECTIONS = 1_000
-# With more connections than this, a new connection closes the oldest idle one.
+# Maximum number of connections. If it is reached, a new connection closes the oldest
+# idle connection.
 _CLOSE_IDLE_ABOVE = MAX_CONNECTIONS * 9 // 10
 
 _HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
@@ -61,7 +63,7 @@ _CHUNK = 262_144
 
 
 def open_port(port: int) -> socket.socket:
-    """Listens on a port of 127.0.0.1. Port 0 selects any free port."""
+    """Opens a listening socket on 127.0.0.1. Port 0 selects any free port."""
     try:
         return socket.create_server(("127.0.0.1", port), backlog=MAX_CONNECTIONS)
     except (OSError, OverflowError) as error:
@@ -91,7 +93,7 @@ def make_server(app: Any) -> "uvicorn.Server":
 
 
 class _Protocol(H11Protocol):
-    """HTTP with a timeout for the headers of a request."""
+    """HTTP protocol with a timeout for the headers of a request."""
 
     _headers_timer: asyncio.TimerHandle | None
 
@@ -243,7 +245,7 @@ class WorkerPool:
     async def slot(
         self, request: Request
     ) -> "AsyncIterator[Callable[..., Awaitable[Any]]]":
-        """Waits for a free thread, and yields a function that runs functions in it.
+        """Waits for a free thread, and yields a function that runs calls in the thread.
 
         The slot of a request lasts until the context ends. A request must read large
         files within its slot, so that the number of threads limits the number of files
@@ -270,7 +272,7 @@ class WorkerPool:
 
 
 class SlotHoldingResponse(StreamingResponse):
-    """Response that keeps its slot until it is sent, which limits the memory."""
+    """Response that occupies its slot until it is sent, which limits the memory."""
 
     def __init__(
         self,

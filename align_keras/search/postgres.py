@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 # Number of images. A search in a larger index scans only the nearest lists.
 EXACT_UP_TO = 200_000
-# Number of lists, and number of lists that a search scans.
+# Number of lists of the IVFFlat index, and number of lists that a search scans.
 _LISTS = 1000
 _PROBES = 200
-# The construction of the lists takes 0.3 GB.
+# Memory for building the lists, which takes 0.3 GB.
 _LISTS_MEMORY = "512MB"
 # Number of sampled vectors. Their scores show which scores are high for a query.
 _SAMPLE = 1024
@@ -74,9 +74,9 @@ CREATE TABLE align_keras.unreadable (
 
 
 class PostgresStore(ImageStore):
-    """Images of an index in a PostgreSQL database, and their embeddings."""
+    """Store of the images and embeddings of an index in a PostgreSQL database."""
 
-    # Rows are never renumbered.
+    # Rows are never renumbered in a database, so there is no vectors file.
     vectors_file = None
 
     def __init__(self, address: str) -> None:
@@ -152,7 +152,7 @@ class PostgresStore(ImageStore):
             yield store
 
     def close(self) -> None:
-        """Closes the connection and thus releases the claims of this process."""
+        """Closes the connection, which also releases the claims of this process."""
         self._connection.close()
 
     @contextlib.contextmanager
@@ -181,7 +181,7 @@ class PostgresStore(ImageStore):
 
     @property
     def version(self) -> str:
-        """Number of changes by this or another process."""
+        """Number that increases with each change by any process."""
         return self._get_meta("changes")
 
     def vector(self, row: int) -> np.ndarray:
@@ -190,7 +190,7 @@ class PostgresStore(ImageStore):
         return _parse_vector(self._fetch_value(sql, [row]))
 
     def sample(self) -> np.ndarray:
-        """Returns some thousand embeddings of random images, float32 (n, d)."""
+        """Returns a random sample of the embeddings of the index, float32 (n, d)."""
         percentage = min(100.0, 100.0 * 2 * _SAMPLE / max(len(self), 1))
         sql = (
             f"SELECT vector::text FROM vectors TABLESAMPLE BERNOULLI ({percentage}) "
@@ -240,8 +240,8 @@ class PostgresStore(ImageStore):
             connection.execute(f"SET LOCAL ivfflat.probes = {_PROBES}")
             images = self._fetch_dicts(sql, values)
             if len(images) < count:
-                # The nearest lists may contain too few images that fulfill the
-                # condition, so all images are scanned.
+                # The nearest lists contain too few images that fulfill the condition,
+                # so all images are scanned.
                 connection.execute("SET LOCAL enable_indexscan = off")
                 images = self._fetch_dicts(sql, values)
         images.sort(key=lambda image: (-image["score"], image["id"]))
@@ -280,7 +280,8 @@ class PostgresStore(ImageStore):
             "SELECT file, size, mtime_ns FROM images WHERE file = ANY(?)",
             [list(claimed)],
         )
-        # Another process may have embedded files since this process listed them.
+        # Another process may have embedded some files since this process listed the
+        # files.
         embedded = {
             path
             for path, size, mtime_ns in stored
@@ -325,7 +326,7 @@ class PostgresStore(ImageStore):
             return f'lower({sql} COLLATE "C")'
         if not self._supports_unicode():
             raise InputError(
-                "`where` must use `like` with only ASCII letters in this database, "
+                "`where` must use only ASCII letters with `like` in this database, "
                 "because its encoding isn't UTF8 or its server has no ICU. Create the "
                 "database with `createdb --encoding UTF8`."
             )
@@ -342,7 +343,7 @@ class PostgresStore(ImageStore):
         self._run(f"SELECT pg_advisory_xact_lock({_TABLES_LOCK})")
 
     def upgrade(self) -> None:
-        """Upgrades an index of an older release to the tables of this one."""
+        """Upgrades the tables of an index of an older release."""
         with self.transaction():
             self._lock_tables()
             if self._fetch_value("SELECT to_regclass('table_rows_0')") is None:
@@ -366,7 +367,7 @@ class PostgresStore(ImageStore):
 
 
 def _connect(address: str) -> "Connection":
-    with needs("postgres", "an index in PostgreSQL is accessed with psycopg"):
+    with needs("postgres", "An index in PostgreSQL needs psycopg"):
         import psycopg
     public_address = without_secrets(address)
     full_address = with_secrets(address)

@@ -37,12 +37,12 @@ class Query:
             `"year >= 2020 and folder like '%Italy%'"`, or None.
         k: int >= 1, maximum number of hits.
         duplicates: bool. False merges near-duplicates into the best hit among them,
-            and True returns them as separate hits. None merges them unless the index
-            was made from embeddings.
+            and True returns them as separate hits. By default they are merged, unless
+            the index was made from embeddings.
         text_weight: float > 0, weight of each text relative to the image, which has
             weight 1.
         approximate: bool, True to use the approximate index, False to scan all
-            images. None chooses by the number of images.
+            images. By default, the number of images determines the choice.
 
     Example:
 
@@ -64,7 +64,7 @@ class Query:
         self.text, self.plus, self.minus = map(
             _as_tuple, (self.text, self.plus, self.minus)
         )
-        remedy = "set the number of hits"
+        remedy = "Pass the number of hits."
         check_number("`k`", self.k, 1, MAX_K, whole=True, remedy=remedy)
 
     @property
@@ -82,7 +82,7 @@ class Query:
 
     @property
     def has_content(self) -> bool:
-        """True if the query has a text or an image, False for a condition alone."""
+        """True if the query has a text or an image, and not only a condition."""
         return self.image is not None or bool(self.text or self.plus or self.minus)
 
     def encode(self, model: Any, stored: np.ndarray | None = None) -> np.ndarray:
@@ -135,15 +135,15 @@ def check_words(
         )
     if not images and not texts:
         raise InputError(
-            "A search must have `text` or `image`. Received: neither. Enter the words "
-            "or the image to search for. `plus` and `minus` only add to them and "
-            "subtract from them."
+            "A search must have `text` or `image`. Received: no text and no image. "
+            "Enter the words or the image to search for. `plus` and `minus` only "
+            "modify a text or an image."
         )
     if text_weight and not (images and words):
         raise InputError(
-            "`text_weight` must be used with an image and words. Received: "
-            f"text_weight={text_weight:g} without both. Add the image or the words, or "
-            "leave it out."
+            "`text_weight` must be used with both an image and words. Received: "
+            f"text_weight={text_weight:g} without one of the two. Add the missing "
+            "input, or leave `text_weight` out."
         )
 
 
@@ -208,7 +208,7 @@ def relevance(scores: np.ndarray, sample_scores: np.ndarray, count: int) -> list
 
     Args:
         scores: float (k,), scores of the hits.
-        sample_scores: float (n,), scores of images from all over the index.
+        sample_scores: float (n,), scores of images from all parts of the index.
         count: int, number of images in the index.
 
     Returns:

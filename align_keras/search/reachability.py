@@ -1,4 +1,4 @@
-"""Distinguishes deleted files of an index from files that are only unreachable.
+"""Distinction between deleted files of an index and files that are only unreachable.
 
 A disk that is not mounted, a network that is down or a folder without read permission
 must not empty an index. A file therefore counts as deleted only if its folder exists,
@@ -27,13 +27,13 @@ class Obstacle(NamedTuple):
 
 
 class Reachability:
-    """Checks whether files were deleted. Caches the results for folders."""
+    """Check whether files were deleted. It caches its results for folders."""
 
     def __init__(self) -> None:
         self._folders: dict[bytes, Obstacle | None] = {}
 
     def obstacle(self, file: bytes) -> Obstacle | None:
-        """Returns the obstacle to checking a file, or None if it was deleted.
+        """Returns what prevents the check of a file, or None if the file was deleted.
 
         Args:
             file: bytes, absolute path of a file of the index that a scan of its source
@@ -43,7 +43,7 @@ class Reachability:
             is_link = stat.S_ISLNK(os.lstat(file).st_mode)
         except OSError as error:
             return self._obstacle_of_error(file, error)
-        except ValueError:  # The path contains NUL, so no such file exists.
+        except ValueError:  # A path that contains NUL cannot exist.
             return None
         if not is_link:
             return None

@@ -40,7 +40,7 @@ from align_keras.search.query import TEXT_WEIGHT, Hit, Query
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
 
-with needs("serve", "the page is served by Starlette and uvicorn"):
+with needs("serve", "The page needs the extra `serve` (Starlette and uvicorn)"):
     from starlette.datastructures import QueryParams
     from starlette.exceptions import HTTPException
     from starlette.requests import Request
@@ -62,7 +62,7 @@ MAX_WORDS = 32
 
 _PAGE = pathlib.Path(__file__).parent / "page"
 _SHARED = pathlib.Path(__file__).parents[1] / "export" / "web"
-# Name below /static → file and media type. The page itself has the name "".
+# Name below /static → file and media type. The name of the page itself is "".
 _STATIC = {
     "": (_PAGE / "index.html", "text/html"),
     "page.css": (_SHARED / "page.css", "text/css"),
@@ -129,20 +129,20 @@ def make_app(
 
 
 # Inode and modification time of `index.json`, which change when the index is built
-# again. None for a database.
+# again, or None for a database.
 _Stamp = tuple[int, int] | None
 
 
 @dataclasses.dataclass(frozen=True)
 class _OpenIndex:
-    """Open index, and the stamp of its folder before it was opened."""
+    """Open index, and the stamp of its folder before opening."""
 
     stamp: _Stamp
     index: Index
 
 
 class _Shared:
-    """Index that all threads share. It is opened again after it was built again."""
+    """Index that all threads share. After a rebuild, it is opened again."""
 
     def __init__(
         self, folder: str | os.PathLike | None, model: str | os.PathLike | None
@@ -154,11 +154,11 @@ class _Shared:
         self.get()
 
     def get(self) -> Index:
-        """Returns the index. The large files are already read by a first search."""
+        """Returns the index after a first search, which loads the large files."""
         return self._get().index
 
     def get_with_state(self) -> tuple[Index, str]:
-        """Returns the index and its state, a text that changes when it is rebuilt."""
+        """Returns the index and its state, a text that changes with each rebuild."""
         current = self._get()
         text = repr(current.stamp)
         state = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
@@ -263,7 +263,7 @@ class _Server:
         }
 
     async def image(self, request: Request) -> Response:
-        """Responds with the file of an image. It is read and sent within one slot."""
+        """Responds with the file of an image, and holds one slot until it is sent."""
         async with contextlib.AsyncExitStack() as stack:
             run = await stack.enter_async_context(self._images.slot(request))
             image = await run(self._find_image, request)
@@ -356,7 +356,8 @@ def _read_query(parameters: QueryParams) -> tuple[Query, int]:
     if unknown:
         raise InputError(
             f"The parameters of a search must be among {', '.join(_PARAMETERS)}, "
-            f"index, k and offset. Received: {min(unknown)!r:.80}. Leave it out."
+            f"index, k and offset. Received: {min(unknown)!r:.80}. Leave this "
+            "parameter out."
         )
     num_texts = sum(len(parameters.getlist(name)) for name in ("text", "plus", "minus"))
     if num_texts > MAX_WORDS:

@@ -1,4 +1,4 @@
-"""Checks that an exported model can embed and search without this package.
+"""Check that an exported model can embed and search without this package.
 
 `check_standalone` runs this file as a script in which importing align_keras fails.
 """
@@ -22,12 +22,13 @@ from typing import Any
 import numpy as np
 
 _PACKAGE = "align_keras"
-# File of the request in the temporary folder.
+# Name of the request file in the temporary folder.
 _REQUEST = "request.json"
 _BATCH, _HITS = 64, 5
-# Largest allowed difference of an entry, for float32 on the same kind of device.
+# Largest allowed difference between entries of float32 embeddings from the same kind of
+# device.
 _TOLERANCE = 1e-4
-# Name of an exported signature, of its input and of its output.
+# Names of an exported signature, its input and its output.
 _IMAGES = ("encode_image", "image_bytes", "image_embedding")
 _TEXTS = ("encode_text", "captions", "text_embedding")
 
@@ -174,8 +175,8 @@ def _run_request(folder: pathlib.Path) -> dict[str, Any]:
 def _difference(embeddings: np.ndarray, expected: np.ndarray) -> float:
     if expected.shape != embeddings.shape:
         raise ValueError(
-            f"the export must return embeddings of shape {expected.shape}. Received: "
-            f"shape {embeddings.shape}"
+            f"The export must return embeddings of shape {expected.shape}. Received: "
+            f"shape {embeddings.shape}."
         )
     return float(np.abs(embeddings - expected).max())
 

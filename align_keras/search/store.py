@@ -54,12 +54,12 @@ _FORMAT = "align_keras_image_index"
 # Format of the indexes of training runs in earlier releases.
 _FLAT_FORMAT = "align_keras_search_index"
 _VERSION = 1
-# Largest accepted embedding width. No model has a larger one, so a larger number means
-# that the header is damaged.
+# Largest accepted embedding width. No model has wider embeddings, so a larger number
+# means that the header is damaged.
 _MAX_DIMENSION = 2**16
 _TABLES = {"meta", "roots", "images", "unreadable"}
-# Columns whose values are checked after reading, because SQLite also stores values of
-# another type than that of the column.
+# Columns whose values are checked after reading, because SQLite does not enforce the
+# type of a column.
 _KINDS = {"id": int, "root": int, "file": bytes, "row": int, "content": bytes}
 _CHECKSUMS = """
 CREATE TABLE IF NOT EXISTS checksums (row INTEGER PRIMARY KEY, crc INTEGER NOT NULL);
@@ -96,7 +96,7 @@ _IN_BLOCK = 500
 CONDITION_IMAGES_PER_BLOCK = 1_000_000
 # Number of recent conditions whose matching rows are cached for the next query.
 _CACHED_CONDITIONS = 4
-# Bytes. For vectors files of at most this size, all norms are checked when the file is
+# Bytes. All norms of a vectors file of at most this size are checked when the file is
 # opened, which takes 2 ms.
 SMALL_VECTORS_BYTES = 32 * 2**20
 # Number of rows whose checksums one run of `align-keras index` compares, which takes
@@ -116,7 +116,7 @@ class _LockedError(InputError):
 
 
 class Store(ImageStore):
-    """Images of an index in a folder, and their embeddings."""
+    """Store of the images and embeddings of an index in a folder."""
 
     _has_checksums: bool
     _has_table_rows: bool
@@ -129,8 +129,8 @@ class Store(ImageStore):
         # All threads share one connection. The connection caches prepared statements by
         # their SQL text, so two threads must not run the same statement at once.
         self._lock = threading.RLock()
-        # Sizes and times of the database files when the connection was opened, if the
-        # connection is immutable and cannot see later changes. Otherwise None.
+        # For an immutable connection, which cannot see later changes: sizes and times
+        # of the database files when it was opened. Otherwise None.
         self._snapshot: tuple | None = None
         self._connections = 0
         self._connect()
@@ -197,7 +197,7 @@ class Store(ImageStore):
 
     @staticmethod
     def initialize(folder: pathlib.Path, model: ModelIdentity) -> None:
-        """Writes an empty index to the folder, and replaces an existing one.
+        """Writes an empty index to the folder, and replaces an existing index.
 
         The caller holds the lock of the folder (`locked`).
         """
@@ -246,7 +246,7 @@ class Store(ImageStore):
         foreign = [p.name for p in folder.iterdir() if not p.name.startswith(prefixes)]
         if foreign:
             raise InputError(
-                "The folder of an index must be new or hold an index. Received: "
+                "The folder of an index must be new or contain an index. Received: "
                 f"{folder}, which contains {foreign[0]!r:.80}. Choose another folder."
             )
         return False
@@ -275,7 +275,7 @@ class Store(ImageStore):
             yield
 
     def writing(self) -> contextlib.AbstractContextManager["Store"]:
-        """Opens the same index for writing. See `writer`."""
+        """Opens this index for writing, as `writer` does."""
         return Store.writer(self.folder)
 
     @staticmethod
@@ -306,8 +306,8 @@ class Store(ImageStore):
         """Adds the checksums that an index of an earlier version lacks.
 
         The transaction also ensures that the write-ahead log is not empty until
-        `complete_database_file`. A log that is left after a kill shows that the run was
-        not completed.
+        `complete_database_file`. If the process is killed, the remaining log shows that
+        the run was not completed.
         """
         with self._use_connection():
             self._run("PRAGMA journal_mode = WAL")
@@ -358,7 +358,8 @@ class Store(ImageStore):
                 with open_to_write(path) as file:
                     file.truncate(end)
         with contextlib.suppress(OSError, InputError), self._use_connection():
-            # Closing the connection is not enough while readers keep theirs open.
+            # Closing this connection does not move the log while readers have open
+            # connections.
             self._run("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _delete(self) -> None:
@@ -379,9 +380,9 @@ class Store(ImageStore):
         try:
             with self._lock:
                 if self._snapshot is not None and self._snapshot != self._stamp():
-                    # An immutable connection does not see changes of the files. It is
-                    # opened again, unless the header in memory belongs to an index that
-                    # was replaced.
+                    # An immutable connection does not see changes of the files, so the
+                    # database is opened again. This fails if the index was replaced,
+                    # because the header in memory belongs to the old index.
                     self._refuse_rebuilt()
                     self._connection.close()
                     self._connect()
@@ -394,9 +395,9 @@ class Store(ImageStore):
                 raise OSError(28, "No space left on device", path) from error
             if any(limit in text for limit in _EXPRESSION_LIMITS):
                 raise InputError(
-                    "`where` must be a condition that SQLite can run. Received: one "
-                    f"that is too long or nested too deeply ({text}). Write a simpler "
-                    "condition, with `in (…)` for many values of one column."
+                    "`where` must be a condition that SQLite can run. Received: a "
+                    f"condition that is too long or nested too deeply ({text}). Write "
+                    "a simpler condition, with `in (…)` for many values of one column."
                 ) from error
             if "unable to open" in text and _size(self.folder / WAL):
                 raise InputError(
@@ -515,7 +516,8 @@ class Store(ImageStore):
         This happens if the folder is copied without the write-ahead log while a run has
         not finished.
         """
-        # With a log, a run is writing or was killed, and no transaction is missing.
+        # If there is a log, a run is writing or was killed, and no transaction is
+        # missing.
         if _size(self.folder / WAL):
             return
         # The size is read before the number of rows. A writer appends to the file
@@ -541,7 +543,7 @@ class Store(ImageStore):
 
     @property
     def version(self) -> tuple:
-        """Value that differs after each change by this or another process."""
+        """Value that differs after each change by any process."""
         data_version = self._fetch_value("PRAGMA data_version")
         return self._connections, data_version, self._connection.total_changes
 
@@ -579,7 +581,7 @@ class Store(ImageStore):
     def _norm_error(self) -> float | None:
         """Returns the stored deviation of norms from 1, or None in older indexes.
 
-        It is the largest deviation when the rows were written.
+        The value is the largest deviation at the time when the rows were written.
         """
         error = self._get_meta("norm_error")
         is_number = isinstance(error, int | float) and 0.0 <= error < np.inf
@@ -638,7 +640,7 @@ class Store(ImageStore):
             raise self._damaged_row(rows[position], f"its norm is {norm:.6g}")
 
     def check_rows(self, rows: Sequence[int]) -> None:
-        """Raises InputError if the checksum of a row differs from the stored one."""
+        """Raises InputError if a row differs from its stored checksum."""
         if not self._has_checksums:
             return
         vectors = self.vectors()
@@ -656,7 +658,7 @@ class Store(ImageStore):
     def _compare(
         self, rows: Sequence[int], checksums: Sequence[int], stored: dict[int, int]
     ) -> None:
-        """Raises InputError if a checksum differs from the stored one, if there is one.
+        """Raises InputError if a computed checksum differs from the stored checksum.
 
         Args:
             rows: numbers of the rows.
@@ -668,7 +670,7 @@ class Store(ImageStore):
                 raise self._damaged_row(row, "its checksum differs")
 
     def check_range(self, start: int, stop: int) -> None:
-        """Compares checksums and norms of the rows from `start` to before `stop`.
+        """Checks the checksums and norms of the rows in `range(start, stop)`.
 
         Raises:
             InputError: if a row is damaged.
@@ -685,7 +687,7 @@ class Store(ImageStore):
             self._check_norms(block, rows)
 
     def check_next_rows(self) -> None:
-        """Compares the checksums of some rows. The next call checks the next rows."""
+        """Checks the checksums of some rows. The next call continues after them."""
         rows = self._row_count()
         start = self._get_meta("checked")
         if not isinstance(start, int) or not 0 <= start < rows:
@@ -709,8 +711,9 @@ class Store(ImageStore):
         if not approximate.is_undamaged(self.folder, self.vectors_file):
             path = approximate_path(self.folder, self.vectors_file)
             raise InputError(
-                f"The file {path} is damaged. Remove it, and create it again with "
-                f"`align-keras index --to {shlex.quote(str(self.folder))}`."
+                f"The approximate index must be undamaged. Received: {path}. Remove "
+                "this file, and create it again with `align-keras index --to "
+                f"{shlex.quote(str(self.folder))}`."
             )
         return rows
 
@@ -739,7 +742,7 @@ class Store(ImageStore):
         return np.array(self.vectors()[row])
 
     def sample(self) -> np.ndarray:
-        """Returns some thousand embeddings from all over the index, float32 (n, d)."""
+        """Returns an even sample of the embeddings of the index, float32 (n, d)."""
         vectors = self.vectors()
         # The sample has a fixed step, because importing a random number generator takes
         # a twentieth of the time of a search.
@@ -777,7 +780,7 @@ class Store(ImageStore):
             parameters: values for the `?` marks in the SQL.
         """
         with self._lock:
-            # `repr` distinguishes 1 from 1.0.
+            # `repr` distinguishes 1 from 1.0, which are equal as dict keys.
             key = self.version, condition, repr(parameters)
             matching_rows = self._filtered.pop(key, None)
             if matching_rows is None:
@@ -789,8 +792,8 @@ class Store(ImageStore):
 
     def _query_rows(self, condition: str, parameters: Sequence[Any]) -> np.ndarray:
         """Returns the sorted rows of the images that fulfill a condition."""
-        # SQLite returns the rows as one text, because creating a million Python tuples
-        # would take as long as the search itself.
+        # SQLite concatenates the rows to one text, because creating a million Python
+        # tuples would take as long as the search itself.
         sql = (
             f"SELECT group_concat(row) FROM images WHERE ({condition}) "
             "AND id BETWEEN ? AND ?"
@@ -805,7 +808,7 @@ class Store(ImageStore):
         return np.sort(np.concatenate(parts))
 
     def _images_of_rows(self, rows: np.ndarray) -> dict[int, dict[str, Any]]:
-        """Returns row → columns of its image. Rows without an image are left out."""
+        """Returns a dict from row to image columns, without rows that have no image."""
         images = []
         for start in range(0, len(rows), _IN_BLOCK):
             block = rows[start : start + _IN_BLOCK].tolist()
@@ -859,7 +862,7 @@ class Store(ImageStore):
         further blocks come from an exact scan.
         """
         size = 4 * query.k + 64
-        # A score is at most the product of both norms.
+        # The largest possible score is the product of both norms.
         limit = float(np.linalg.norm(embedding)) * (1.0 + self._tolerance())
         approximate_index = candidates = None
         if rows is None or len(rows) > approximate.LEAST_SHARE * len(vectors):
@@ -912,7 +915,7 @@ class Store(ImageStore):
         """Returns the float32 scores of `exact_scan.scan`.
 
         Raises:
-            InputError: if a score is not possible, because the row is damaged.
+            InputError: if a score is impossible, which means that the row is damaged.
         """
         scores = exact_scan.scan(vectors, embedding, rows)
         position = vector_checks.first_invalid_score(scores, limit)
@@ -1011,8 +1014,8 @@ class Store(ImageStore):
             file.flush()
             os.fsync(file.fileno())
         with self.transaction():
-            # The column is UNIQUE, so the rows become negative numbers first, which
-            # collide with no old number.
+            # The column is UNIQUE. The rows first become negative numbers, which differ
+            # from all old numbers.
             self._run(
                 "UPDATE images SET row = -1 - n FROM (SELECT id AS i, "
                 "row_number() OVER (ORDER BY row) - 1 AS n FROM images) WHERE id = i"
@@ -1027,7 +1030,8 @@ class Store(ImageStore):
         vectors_path(self.folder, old).unlink(missing_ok=True)
 
     def _to_stored(self, name: str, value: Any) -> Any:
-        # SQLite stores integers of 64 bits. Text keeps all digits of a longer one.
+        # SQLite stores integers of 64 bits. A longer integer is stored as text, which
+        # preserves all digits.
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             return str(value)
         return value
@@ -1092,7 +1096,7 @@ def _read_header(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _is_index_table(name: str) -> bool:
-    """Returns True for the tables that this module and `table_rows` create."""
+    """Returns True for a table that this module or `table_rows` creates."""
     has_user_rows = re.fullmatch(r"table_rows_\d+", name) is not None
     return has_user_rows or name in {*_TABLES, "checksums"}
 

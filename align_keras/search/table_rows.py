@@ -4,8 +4,8 @@ A user table is a CSV, TSV or JSONL file with images, captions and other columns
 cells are stored as text in the columns `c0`, `c1`, … of the database tables
 `table_rows_0`, `table_rows_1`, …. The entry `table_columns` of the database table
 `meta` maps the names in the user tables to these numbers, so the SQL contains no name
-from a user table. Each row belongs to an image and to the source (`root`), which is the
-user table, and is removed together with the source.
+from a user table. Each row belongs to an image and to a source (`root`), the user
+table. Removing the source also removes its rows.
 """
 
 import abc
@@ -56,12 +56,12 @@ CREATE TABLE IF NOT EXISTS table_rows_{} (
 
 
 class UserColumn(NamedTuple):
-    """Column of user tables. The entry `table_columns` stores its fields in this order.
+    """Column of user tables. `table_columns` stores the fields in this order.
 
     Attributes:
         name: str, name of the column in the user tables.
-        condition_name: str, its name in conditions.
-        number: int, number N of the database column `cN` that stores it.
+        condition_name: str, name of the column in conditions.
+        number: int, number N of the database column `cN` that stores the values.
         kinds: dict, id of a user table's source → kind of the column in this table.
     """
 
@@ -91,7 +91,7 @@ class _RowKey(NamedTuple):
 class TableRows(abc.ABC):
     """Part of a store that manages the rows of user tables.
 
-    Subclasses run the SQL. The mark of a parameter is `?`.
+    Subclasses run the SQL. Parameters are written as `?`.
     """
 
     # === Statements, which the subclasses run ===
@@ -136,7 +136,7 @@ class TableRows(abc.ABC):
 
     @abc.abstractmethod
     def roots(self) -> dict[bytes, int]:
-        """Returns path → id of the folders and tables that were indexed."""
+        """Returns a dict from the path of each indexed folder or table to its id."""
 
     @abc.abstractmethod
     def remove_images(self, ids: Iterable[int]) -> None:
@@ -146,11 +146,11 @@ class TableRows(abc.ABC):
 
     @property
     def columns(self) -> dict[str, str]:
-        """Name of each column in conditions → its kind, "number" or "text"."""
+        """Dict from the name of each column in conditions to "number" or "text"."""
         return {name: column.kind for name, column in self.named_columns().items()}
 
     def named_columns(self) -> dict[str, Column]:
-        """Returns name → SQL of all columns that a condition can use."""
+        """Returns a dict from the name of each column in conditions to its SQL."""
         named = {}
         for name, kind in INDEX_COLUMNS.items():
             sql = f'images."{name}"'
@@ -163,8 +163,9 @@ class TableRows(abc.ABC):
         for column in columns:
             sql = f"t{column.table}.c{column.number}"
             if set(column.kinds) != roots:
-                # Some user tables lack this column. For their rows, the condition uses
-                # the value in the first other row of the image that has one.
+                # Some user tables lack this column. For rows of these tables, the
+                # condition uses the value of the first other row of the image that has
+                # a value.
                 sql = (
                     f"COALESCE({sql}, (SELECT o.c{column.number} "
                     f"FROM table_rows_{column.table} o WHERE o.image = images.id "
@@ -191,7 +192,7 @@ class TableRows(abc.ABC):
             sql: condition on the columns of images and of rows.
             tables: numbers of the database tables that the condition uses.
             holds_without_rows: False if the condition cannot hold for an image without
-                rows. Then the query does not need to read all images.
+                rows. In this case the query does not need to read all images.
         """
         image = "t0.image"
         source = "table_rows_0 t0"
@@ -221,12 +222,12 @@ class TableRows(abc.ABC):
         if count > MAX_COLUMNS:
             raise InputError(
                 f"The tables of an index must have at most {MAX_COLUMNS:,} different "
-                f"columns. Received: {count:,} with those of {table}. Remove the "
-                "columns that no search needs from the table."
+                f"columns. Received: {count:,} columns, including the columns of "
+                f"{table}. Remove columns that no search needs from this table."
             )
 
     def renamed_columns(self) -> dict[str, str]:
-        """Returns name → name in conditions of the columns that were renamed.
+        """Returns a dict from renamed columns to their names in conditions.
 
         Such a name is a reserved word or collides with the name of another column.
         """
@@ -248,10 +249,12 @@ class TableRows(abc.ABC):
         for column in columns:
             names = (column.name, column.condition_name)
             is_text = all(isinstance(name, str) for name in names)
-            # The number is inserted into SQL, so its type is checked.
+            # The number becomes part of SQL, so its type is checked.
             is_number = type(column.number) is int and column.number >= 0
             if not (is_text and is_number and isinstance(column.kinds, dict)):
-                raise ValueError(f"{_KEY} must describe columns. Received: {column}.")
+                raise ValueError(
+                    f"{_KEY} must contain valid columns. Received: {column}."
+                )
         count = stored["count"]
         if type(count) is not int or not 0 <= count <= _MAX_NUMBER:
             raise ValueError(
@@ -267,7 +270,7 @@ class TableRows(abc.ABC):
     # === Reading ===
 
     def rows_of(self, ids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
-        """Returns image → values of its rows by name in conditions."""
+        """Returns a dict from image id to the rows of the image, as dicts of values."""
         # Between two statements, another process may assign the number of a column to
         # another name.
         with self._consistent_read():
@@ -309,7 +312,7 @@ class TableRows(abc.ABC):
             rows: dict, id of an image → its rows.
         """
         self._lock_tables()
-        # In most runs the table has not changed, and its stored digest is the same.
+        # In most runs the table has not changed and still has the stored digest.
         digest = _digest(rows)
         if self._get_meta(f"table {root}") == digest:
             return
@@ -443,8 +446,8 @@ class TableRows(abc.ABC):
             old = json.loads(self._get_meta("columns") or "{}")
             self._run(FIRST_TABLE)
             self._store_columns([], 0)
-            # Passwords are removed before the rows are moved, because this merges
-            # sources and images.
+            # Removing passwords can merge sources and images, so it comes before moving
+            # the rows.
             self._hide_root_passwords()
             self._hide_image_passwords()
             if old:
@@ -472,7 +475,7 @@ class TableRows(abc.ABC):
     def _hide_image_passwords(self) -> None:
         """Removes the passwords from the addresses of images.
 
-        If several images then have the same address, all but one are removed.
+        If several images then have the same address, only one of them remains.
         """
         for id, file in self._fetch_rows("SELECT id, file FROM images ORDER BY id"):
             clean = os.fsencode(without_secrets(os.fsdecode(file)))
@@ -488,7 +491,8 @@ class TableRows(abc.ABC):
 
     def _move_columns(self, names: Sequence[str]) -> None:
         """Moves columns from the table `images` to the rows of user tables."""
-        # A search does not need to import the reader of tables.
+        # This import is not at the top, because a search does not need the reader of
+        # tables.
         from align_keras.corpus.pair_files import TABLE_SUFFIXES
 
         quoted = [_quote(name) for name in names]
@@ -523,7 +527,7 @@ class TableRows(abc.ABC):
 
 
 def _tables(columns: Iterable[UserColumn]) -> list[int]:
-    """Returns the numbers of the database tables that store columns, and always 0."""
+    """Returns the numbers of the database tables that store columns, including 0."""
     return sorted({0, *(column.table for column in columns)})
 
 

@@ -1,4 +1,4 @@
-"""Draws small images in a terminal with kitty, iTerm2, sixel or color blocks."""
+"""Small images in a terminal, drawn with kitty, iTerm2, sixel or color blocks."""
 
 import base64
 import io
@@ -18,8 +18,8 @@ _KITTY_CHUNK = 4096
 _SIXEL_COLORS = 64
 # Height of an image of color blocks in terminal cells. A cell shows two pixels.
 _BLOCK_ROWS = 12
-# Values of $TERM for terminals that support sixel. Other terminals could only be
-# recognized by sending them a query.
+# Values of $TERM for terminals that support sixel. Recognizing other terminals would
+# require a query to the terminal.
 _SIXEL_TERMS = ("foot", "mlterm", "yaft", "contour", "xterm-sixel")
 
 
@@ -52,7 +52,7 @@ def image_protocol(environ: Mapping[str, str], is_terminal: bool) -> str | None:
 
 
 def draw_image(path: str, protocol: str) -> str | None:
-    """Returns the text that draws an image, or None if its file cannot be read.
+    """Returns the escape sequences of an image, or None if its file cannot be read.
 
     Args:
         path: str, path of the image.
@@ -81,7 +81,7 @@ def draw_image(path: str, protocol: str) -> str | None:
 
 
 def _draw_blocks(image: "Image.Image", true_colors: bool) -> str:
-    """Draws upper half blocks. The foreground is the upper pixel of a cell."""
+    """Draws upper half blocks, whose foreground color is the upper pixel of a cell."""
     image.thumbnail((6 * _BLOCK_ROWS, 2 * _BLOCK_ROWS))
     pixels = np.asarray(image).tolist()
     lines = []

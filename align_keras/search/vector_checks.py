@@ -1,17 +1,17 @@
 """Checks for damage in the embeddings that are read from disk.
 
 A faulty disk or copy can change single bits. The index stores a CRC-32 of each row,
-which detects any such change. A search compares the checksums of the rows that it
-returns, and `Index.check` compares those of all rows. Norms are cheaper to compute, so
-a search also checks the norms of all its candidates and of a sample of the rows.
+which detects any such change. A search checks the checksums of the rows that it
+returns, and `Index.check` checks all rows. Norms are cheaper to compute, so a search
+also checks the norms of all its candidates and of a sample of the rows.
 """
 
 import zlib
 
 import numpy as np
 
-# Deviation of a norm from 1 in an index that has recorded none. Norms of embeddings in
-# half precision differ from 1 by a few thousandths.
+# Assumed deviation of a norm from 1 in an index without a recorded deviation. Norms of
+# embeddings in half precision differ from 1 by a few thousandths.
 UNRECORDED_NORM_ERROR = 0.01
 # Relative error of a norm in float32, which depends on the order in which BLAS sums.
 _ROUNDING = 1e-5

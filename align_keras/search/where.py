@@ -442,10 +442,10 @@ class _Parser:
     def _fail_to_compare(self, column: Column, token: _Token) -> NoReturn:
         name = next(name for name, other in self.columns.items() if other is column)
         if column.kind == NUMBER:
-            rule = f"`where` must compare {name} with numbers, since it holds numbers."
+            rule = f"`where` must compare {name}, a column of numbers, with numbers."
             remedy = "Write a number without quotes."
         else:
-            rule = f"`where` must compare {name} with text, since it holds text."
+            rule = f"`where` must compare {name}, a column of text, with text."
             remedy = "Write the text in single quotes."
         raise InputError(
             f"{rule} Received: {token.text:.60} at character {token.start + 1}. "

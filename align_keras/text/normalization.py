@@ -59,8 +59,9 @@ def split_words(captions: tf.Tensor, normalization: str) -> tf.RaggedTensor:
     check_normalization(normalization)
     text = tf.strings.unicode_transcode(captions, "UTF-8", "UTF-8", errors="replace")
     # Special tokens are detected before characters are removed. Otherwise "[MA\0SK]"
-    # would become a special token. The sentinel must be absent before. It is replaced
-    # and not deleted for the same reason.
+    # would become a special token. A sentinel in the captions is replaced first, so
+    # that only special tokens have one. It isn't deleted, because "[MA\ue000SK]" would
+    # then become a special token.
     text = tf.strings.regex_replace(text, _SENTINEL, "\ue001")
     text = tf.strings.regex_replace(text, _SPECIAL_PATTERN, rf" {_SENTINEL}\1 ")
     text = tf.strings.regex_replace(text, _SPACES_PATTERN, " ")

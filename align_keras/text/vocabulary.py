@@ -73,9 +73,9 @@ def learn_vocabulary(
             "captions must be a list of str. Received: a single "
             f"{type(captions).__name__}. Pass a list that contains it."
         )
-    least, remedy = 1 + len(SPECIAL_TOKENS), "Usual sizes are 4000 to 100000"
+    least, remedy = 1 + len(SPECIAL_TOKENS), "Usual sizes are 4000 to 100000."
     check_number("size", size, least, math.inf, True, remedy)
-    remedy = "The usual value is 2"
+    remedy = "The usual value is 2."
     check_number("min_frequency", min_frequency, 1, math.inf, True, remedy)
     check_normalization(normalization)
     word_counts = _count_words(captions, normalization)
@@ -130,14 +130,13 @@ def load_vocabulary(path: str | os.PathLike) -> list[str]:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise InputError(
-            f"path must be a readable vocabulary file. Received: {str(path)!r}. "
-            f"Reading failed with: {error.strerror}. Pass the vocabulary.txt or "
-            "vocab.txt of a model."
+            f"path must be a readable vocabulary file. Received: path={str(path)!r} "
+            f"({error.strerror}). Pass the vocabulary.txt or vocab.txt of a model."
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(
-            f"path must be a file of UTF-8 text. Received: {str(path)!r}, whose byte "
-            f"{error.start} is invalid. Save the vocabulary as UTF-8."
+            f"path must be a file of UTF-8 text. Received: path={str(path)!r}, whose "
+            f"byte {error.start} is invalid. Save the vocabulary as UTF-8."
         ) from error
     # `splitlines` would also split at characters such as U+2028, which tokens may
     # contain.
@@ -153,7 +152,7 @@ def is_uncased(normalization: str) -> bool:
 
 def check_normalization(normalization: str) -> None:
     """Raises `InputError` if `normalization` is not one of `NORMALIZATIONS`."""
-    remedy = "Use the normalization with which the vocabulary was learned"
+    remedy = "Use the normalization with which the vocabulary was learned."
     check_choice("normalization", normalization, NORMALIZATIONS, remedy)
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 try:
     import tensorflow_text as tf_text
-except ModuleNotFoundError:  # There are no wheels for Windows.
+except ModuleNotFoundError:  # tensorflow-text has no wheels for Windows.
     tf_text = None
 
 from align_keras.text.normalization import mark_special_token, split_words
@@ -67,7 +67,7 @@ class WordPieceTokenizer(tf.Module):
         vocabulary = list(vocabulary)
         check_vocabulary(vocabulary, "vocabulary")
         check_token_lengths(vocabulary)
-        remedy = "The minimum is [CLS], a token and [SEP]. The paper uses 64"
+        remedy = "The shortest caption is [CLS], a token and [SEP]. The paper uses 64."
         check_number("sequence_length", sequence_length, 3, math.inf, True, remedy)
         check_normalization(normalization)
         self._vocabulary = tuple(vocabulary)
@@ -83,8 +83,8 @@ class WordPieceTokenizer(tf.Module):
                 vocabulary, sequence_length, normalization
             )
             return
-        # The model is a constant. In the graph of a caller, it would be lost with the
-        # graph.
+        # The tokenizer creates a constant. `init_scope` creates it outside of the graph
+        # of a caller, because other graphs couldn't use it.
         with tf.init_scope():
             self._wordpiece = tf_text.FastWordpieceTokenizer(
                 [special.get(token, token) for token in vocabulary],
@@ -183,6 +183,7 @@ def check_token_lengths(vocabulary: Sequence[str]) -> None:
         size = len(token.removeprefix("##").encode())
         if size > MAX_TOKEN_BYTES:
             raise InputError(
-                f"vocabulary's tokens must be at most {MAX_TOKEN_BYTES} bytes long. "
-                f"Received: one of {size}, {token[:20]!r}…. Remove or replace it."
+                f"vocabulary must have tokens of at most {MAX_TOKEN_BYTES} bytes. "
+                f"Received: {token[:20]!r}… of {size} bytes. Remove or replace this "
+                "token."
             )

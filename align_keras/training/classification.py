@@ -126,7 +126,7 @@ def rows_of_host(
     input_pipeline_id: int = 0,
     num_input_pipelines: int = 1,
 ) -> tf.data.Dataset:
-    """Returns the batches of one host, with its part of the rows of each batch."""
+    """Returns the part of each batch that one host of a distributed run reads."""
     batches = make_batches(start_step)
     if num_input_pipelines == 1:
         return batches

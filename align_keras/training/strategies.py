@@ -119,7 +119,10 @@ def worker_count(strategy: tf.distribute.Strategy) -> int:
 
 
 def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
-    """Returns True if the flag is set in any worker. All workers must call this."""
+    """Returns True if the flag is set in any worker.
+
+    All workers must call this function.
+    """
     if worker_count(strategy) == 1:
         return flag
     flags = strategy.experimental_distribute_values_from_function(

@@ -124,7 +124,7 @@ class _Secrets:
 
 
 def _entry_bytes(clean: str, whole: str) -> int:
-    """Returns the number of characters of an entry in JSON with colon and comma."""
+    """Returns the size of an entry in a JSON object, with its colon and comma."""
     return len(json.dumps(clean)) + len(json.dumps(whole)) + 4
 
 
@@ -343,7 +343,8 @@ def _netrc(path: str | None) -> dict[str, tuple[str, str]]:
     Returns:
         dict from host to user and password.
     """
-    import netrc  # Imported here, because few commands use addresses of web servers.
+    # The import is local, because few commands use addresses of web servers.
+    import netrc
 
     try:
         hosts = netrc.netrc(path).hosts

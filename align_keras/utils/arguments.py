@@ -1,4 +1,4 @@
-"""Argument checks whose errors name the argument, the rule and the remedy."""
+"""Checks of arguments. Their errors state the rule, the received value and a remedy."""
 
 import difflib
 import inspect
@@ -55,13 +55,16 @@ def refuse_unknown(
         remedy = (
             f"Did you mean {similar_names[0]!r}?"
             if similar_names
-            else f"It takes {', '.join(allowed_arguments)}."
+            else f"Its arguments are {', '.join(allowed_arguments)}."
         )
         raise InputError(f"{function} has no argument {name!r}. {remedy}")
 
 
 def check_choice(
-    name: str, value: object, choices: Collection[str], remedy: str = "choose one"
+    name: str,
+    value: object,
+    choices: Collection[str],
+    remedy: str = "Choose one of them.",
 ) -> None:
     """Raises `InputError` unless the value is one of the choices.
 
@@ -69,12 +72,12 @@ def check_choice(
         name: str, name of the argument for the message.
         value: received value.
         choices: allowed values.
-        remedy: str, advice at the end of the message, without a period.
+        remedy: str, last sentence of the message.
     """
     if value not in choices:
         raise InputError(
             f"{name} must be one of {', '.join(choices) or 'none'}. Received: "
-            f"{_assignment(name, repr(value))}. {_capitalized(remedy)}."
+            f"{_assignment(name, repr(value))}. {remedy}"
         )
 
 
@@ -84,7 +87,7 @@ def check_number(
     least: float,
     most: float,
     whole: bool = False,
-    remedy: str = "correct it",
+    remedy: str = "Pass a number in this range.",
 ) -> None:
     """Raises `InputError` unless the value is a number in a range.
 
@@ -96,7 +99,7 @@ def check_number(
         least: float, smallest allowed value.
         most: float, largest allowed value, or `math.inf`.
         whole: bool, True to require an integer.
-        remedy: str, advice at the end of the message, without a period.
+        remedy: str, last sentence of the message.
     """
     kind = numbers.Integral if whole else numbers.Real
     is_number = isinstance(value, kind) and not isinstance(value, bool)
@@ -107,16 +110,11 @@ def check_number(
             span = f"of at least {least:g}"
         raise InputError(
             f"{name} must be {description} {span}. Received: "
-            f"{_assignment(name, f'{value!r:.80}')}. {_capitalized(remedy)}."
+            f"{_assignment(name, f'{value!r:.80}')}. {remedy}"
         )
 
 
 def _assignment(name: str, value_text: str) -> str:
-    """Returns `name=value` if the name is an argument, and else the value alone."""
+    """Returns `name=value` if the name is an identifier, and the value alone if not."""
     argument = name.strip("`")
     return f"{argument}={value_text}" if argument.isidentifier() else value_text
-
-
-def _capitalized(text: str) -> str:
-    """Returns the text with a capital first letter."""
-    return text[:1].upper() + text[1:]

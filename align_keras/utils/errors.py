@@ -39,9 +39,10 @@ def needs(extra: str, sentence: str, otherwise: str = "") -> Iterator[None]:
 
     Args:
         extra: str, extra of align-keras that installs the missing package.
-        sentence: str, start of the message, such as "`watch` needs watchfiles". The
-            message continues with ", which isn't installed."
-        otherwise: str, alternative to the installation, such as ", or leave it out".
+        sentence: str, start of the first sentence, such as "`watch` needs watchfiles".
+            The sentence continues with ", which isn't installed."
+        otherwise: str, alternative to the installation at the end of the second
+            sentence, such as ", or omit `watch`".
     """
     try:
         yield

@@ -140,7 +140,7 @@ def local_copy(
 
 
 def size_of(file: IO[bytes]) -> int:
-    """Returns the size of an open file in bytes and keeps its read position."""
+    """Returns the size of an open file in bytes without moving its position."""
     position = file.tell()
     size = file.seek(0, os.SEEK_END)
     file.seek(position)
@@ -208,7 +208,7 @@ def refuse_keras_file(path: str | os.PathLike, argument: str) -> None:
     """
     if os.fspath(path).endswith(".keras"):
         raise InputError(
-            f"{argument} must be a folder. Received the file {path}. Save it as a "
+            f"{argument} must be a folder. Received: the file {path}. Save it as a "
             f'folder by align_keras.ALIGN.from_preset("{path}").save_to_preset("DIR"), '
             "and name that folder."
         )
@@ -364,7 +364,7 @@ def placeable_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
 def new_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
     """Returns the path of a folder that is new or empty.
 
-    Args and errors are those of `placeable_folder`.
+    The arguments and errors are those of `placeable_folder`.
     """
     folder = placeable_folder(path, argument)
     if folder.is_dir() and any(folder.iterdir()):
@@ -432,7 +432,7 @@ def hold(file: str | os.PathLike) -> Any:
 
 
 def _file_lock(file: str | os.PathLike) -> Any:
-    # Imported here, because the import doubles the time of a help page.
+    # The import is local, because it doubles the time to print a help page.
     import filelock
 
     return filelock.FileLock(file)

@@ -375,7 +375,7 @@ class _RemoteFolderCopy(_RemoteCopy):
         for name, entry in self.files.items():
             if not re.fullmatch(r"(?!/)(?!(.*/)?\.\.?(/|$))[^\0]+", name):
                 raise InputError(
-                    f"the manifest of {self.url} must contain relative file names. "
+                    f"The manifest of {self.url} must contain relative file names. "
                     f"Received: {name!r}. Write the folder again."
                 )
             synced_file = previous_files.get(name, [0, 0, 0])

@@ -37,7 +37,7 @@ class progress_bar:
         self._unit = unit
         self.total = total
         self.done = done
-        # Imported here, because the import slows down commands without a bar.
+        # The import is local, because it would slow down commands without a bar.
         from rich.console import Console
 
         self._console = Console(stderr=True)

@@ -54,7 +54,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 _RETRY_SECONDS = 30.0
 # Seconds without a byte after which a connection counts as stalled.
 STALL_SECONDS = 30.0
-# The default of aiohttp. Browsers stop at 20.
+# Maximum number of redirects of a request, which is the default of aiohttp.
 MAX_REDIRECTS = 10
 # Number of successive failed addresses of a server. Further requests to this server are
 # sent only once, until one succeeds.
@@ -182,7 +182,7 @@ def join_url(folder: str, name: str) -> str:
 
 
 def cached_version(url: str) -> str:
-    """Returns the version of a file when this process last opened it."""
+    """Returns the version that a file had when this process last opened it."""
     url = without_secrets(url)
     with _lock:
         version = _versions.get(url)
@@ -248,7 +248,7 @@ def _open_file_system(scheme: str) -> Any:
     # These loggers print tracebacks of exceptions that are raised anyway.
     for name in ("gcsfs", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    with needs(_EXTRAS.get(scheme, ""), f"{scheme}:// needs fsspec's file system"):
+    with needs(_EXTRAS.get(scheme, ""), f"{scheme}:// needs its file system of fsspec"):
         fs = fsspec.filesystem(scheme, **options)
     if scheme == "s3":
         fs.retries = 1
@@ -269,7 +269,7 @@ def file_system(url: str) -> tuple[Any, str]:
     scheme = match[1].lower() if match else ""
     if scheme not in SCHEMES:
         raise InputError(
-            f"an address must begin with {', '.join(f'{s}://' for s in SCHEMES[:-1])}. "
+            f"An address must begin with {', '.join(f'{s}://' for s in SCHEMES[:-1])}. "
             f"Received: {url!r}. Copy the files to such an address or to a local "
             "folder."
         )
@@ -487,10 +487,10 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _status(error: BaseException) -> int | None:
     """Returns the HTTP status of an exception of any supported library, or None."""
     response = getattr(error, "response", None)
-    if isinstance(response, dict):  # The exception is from botocore.
+    if isinstance(response, dict):  # botocore raised the exception.
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    status = getattr(response, "status_code", None)  # Used by requests and httpx.
-    # aiohttp uses `status`. gcsfs and urllib use `code`. aiohttp's errors without a
+    status = getattr(response, "status_code", None)  # requests and httpx set this.
+    # aiohttp sets `status`. gcsfs and urllib set `code`. Errors of aiohttp without a
     # response have the status 0, and reading their `code` prints a warning.
     for name in ("status", "code"):
         if status is None:

@@ -38,13 +38,13 @@ def find_shipped_model(name: str) -> pathlib.Path:
     """
     if name not in SHIPPED_MODELS:
         raise InputError(
-            f"name must be one of {', '.join(SHIPPED_MODELS)}. Received: {name!r}. "
-            "Pass the folder of another model instead."
+            f"name must be one of {', '.join(SHIPPED_MODELS)}. Received: "
+            f"name={name!r}. Pass the folder of another model instead."
         )
     folder = shared_folder(f"saved_models/{name}")
     if folder is None:
         raise InputError(
-            f"the model {name} is part of align-keras but isn't installed. Install "
+            f"The model {name} is part of align-keras but isn't installed. Install "
             "align-keras again, or pass the folder of another model."
         )
     return folder

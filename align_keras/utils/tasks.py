@@ -24,7 +24,7 @@ from align_keras.utils.quiet import silence_tensorflow, silent_standard_error
 LOCAL = "local"
 ENGINES = (LOCAL, "dask:HOST:PORT", "ray:HOST:PORT", "spark:MASTER")
 ENGINE_HELP = (
-    "where tasks run: local, or a cluster with access to the same disk, "
+    "engine that runs the tasks: local, or a cluster with access to the same files, "
     "dask:HOST:PORT, ray:HOST:PORT or spark:spark://HOST:PORT (default: local)"
 )
 _LOG = "workers.log"
@@ -131,7 +131,7 @@ def run_tasks(
         result = _read(path)
         if result is None:
             raise InputError(
-                f"the task folder must be on a disk that all machines of {engine} "
+                f"The task folder must be on a disk that all machines of {engine} "
                 f"share. A worker wrote {path}, which doesn't exist on this machine. "
                 "Choose another folder."
             )
@@ -211,7 +211,8 @@ def _run_in_processes(
     import joblib
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    # joblib uses the processes again for the next tasks. They end with this process.
+    # joblib uses the processes again for the next tasks. `_end_with` ends the processes
+    # when this process ends.
     parallel = joblib.Parallel(
         processes,
         batch_size=1,
@@ -225,9 +226,9 @@ def _run_in_processes(
             on_result(value)
     except TerminatedWorkerError as error:
         raise ChildProcessError(
-            f"a worker process was killed ({str(error).splitlines()[-2]}), probably "
+            f"A worker process was killed ({str(error).splitlines()[-2]}), probably "
             "because the memory was full. Run the command again, with --workers 1 to "
-            "use less memory. Finished tasks are not repeated"
+            "use less memory. Finished tasks are not repeated."
         ) from None
 
 
@@ -331,10 +332,10 @@ def _run_on_cluster(
     for (task, _), outcome in zip(open_tasks, outcomes, strict=True):
         if isinstance(outcome, str):
             raise ChildProcessError(
-                f"workers of {engine} ended {_ATTEMPTS} times in "
+                f"Workers of {engine} ended {_ATTEMPTS} times in "
                 f"{_task_title(function, task)} ({outcome:.200}), probably because the "
                 "memory was full. Run the command again. Finished tasks are not "
-                "repeated"
+                "repeated."
             )
         if outcome is not None:
             raise outcome
@@ -412,7 +413,7 @@ def _check_worker(versions: dict[str, str], folder: pathlib.Path) -> None:
             )
     if not folder.is_dir():
         raise InputError(
-            "the task folder must be on a disk that all machines share. The folder "
+            "The task folder must be on a disk that all machines share. The folder "
             f"{folder} doesn't exist on {host}. Choose another folder, or mount the "
             "disk on this machine."
         )
@@ -441,7 +442,8 @@ def _dask_function() -> Callable[[_Call], Exception | None]:
     module = __name__
 
     def work(call: Any) -> Any:
-        import importlib  # Imported here, because Dask doesn't send module globals.
+        # The import is local, because Dask doesn't send module globals.
+        import importlib
 
         return importlib.import_module(module)._work(call)
 
@@ -492,8 +494,8 @@ def _worker_error(engine: str, error: Exception) -> Exception:
     return error
 
 
-# Processes with a Ray client by the address of the cluster. They are used again for the
-# next tasks.
+# Processes with a Ray client, by the address of the cluster. The next tasks use the
+# same processes.
 _ray_clients: dict[str, Any] = {}
 
 

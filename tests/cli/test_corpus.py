@@ -24,7 +24,7 @@ FUNNEL = {
     "empty": 1,
     "missing": 1,
     "unreadable": 1,
-    # Damage in the archives, which loses one of ten images.
+    # Damage in the archives. One of their ten images is lost.
     "broken record": 1,
     "empty shard": 1,
     "truncated shard": 1,
@@ -95,7 +95,7 @@ def test_index_json_matches_the_shards(built):
     folder = built[0] / "web_pairs/1.0.0"
     index = json.loads((folder / "index.json").read_text())
     info = tfds.builder_from_directory(folder).info
-    assert index["pictures"] == index["splits"]["train"] == 34
+    assert index["images"] == index["splits"]["train"] == 34
     assert info.splits["train"].num_examples == 34
     names = [shard["file"] for shard in index["shards"]]
     assert names == sorted(path.name for path in folder.glob("*.tfrecord*"))
@@ -114,7 +114,8 @@ def test_tfds_loads_the_corpus_by_name(built):
 
 
 def test_images_and_captions_match_the_sources(examples):
-    # The images 1 and 3 have copies in another file, and either file may stay.
+    # The images 1 and 3 have copies in another file. The corpus may contain either
+    # file.
     kept_numbers = [
         0,
         2,

@@ -77,7 +77,9 @@ def check_files_are_complete(out):
 
 
 @pytest.mark.release
-def test_two_workers_write_the_same_corpus_as_one(undisturbed, sources, tmp_path):
+def test_two_workers_write_the_same_corpus_as_one_worker(
+    undisturbed, sources, tmp_path
+):
     out = tmp_path / "out"
     check_resumption(undisturbed, sources[::-1], out)
     assert len(undisturbed[0]) == 6
@@ -101,7 +103,7 @@ def test_a_killed_command_repeats_no_finished_task(undisturbed, sources, tmp_pat
     moments = [
         "stages/extract-*/tasks/extract_part/*.json",
         "stages/filter-*/counts/spills/*",
-        "stages/pictures-*/group-*.parquet",
+        "stages/images-*/group-*.parquet",
         "stages/shard-*/web_pairs/*",
     ]
     times_of_results = {}
@@ -163,7 +165,7 @@ def test_the_command_resumes_after_killed_workers(
                 os.kill(worker, signal.SIGKILL)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 1, err
-    check_error_line(err, expected="a worker process was killed")
+    check_error_line(err, expected="A worker process was killed")
     check_files_are_complete(out)
     check_resumption(undisturbed, sources, out)
 

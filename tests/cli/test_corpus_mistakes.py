@@ -15,11 +15,11 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
 @pytest.mark.parametrize(
     "words, expected",
     [
-        (["build"], "A corpus needs a source. Name one by --source"),
+        (["build"], "A corpus must have at least one source."),
         (["build", "--source=zip:/"], "A source must be KIND:PATH"),
         (["build", "--source=html:nowhere"], "there is no nowhere"),
-        (["urls", "--source=html:."], "--to must name a file for the stage urls"),
-        (["build", "--source=html:.", "--to=a.csv"], "--to must name a file"),
+        (["urls", "--source=html:."], "--to must be a file for the stage urls"),
+        (["build", "--source=html:.", "--to=a.csv"], "--to must be a file"),
         (
             ["build", "--source=table:a.csv", "--params_override=filter.min_words=3"],
             "min_words",
@@ -42,7 +42,10 @@ from tests.helpers.small_corpus import ONE_WORKER, arguments
             ],
             "images.refuse must be module:function",
         ),
-        (["shard", "--source=table:a.csv", *ONE_WORKER], "The corpus is empty"),
+        (
+            ["shard", "--source=table:a.csv", *ONE_WORKER],
+            "The corpus must not be empty",
+        ),
         (["urls", "--source=table:a.csv", "--to=a.txt", *ONE_WORKER], ".parquet, .csv"),
         (["build", "--source=html:empty"], "must have files of kind html"),
     ],
@@ -66,7 +69,7 @@ def test_a_corpus_of_evaluation_copies_is_refused(tmp_path, capsys):
     assert main([*command, f"--against={source}"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert (
-        "The corpus is empty. All of 11 images were dropped (11 near an evaluation"
+        "The corpus must not be empty. Received: 11 images, all of which were dropped"
         in error
     )
     assert "captions" not in error

@@ -252,9 +252,9 @@ def test_usage_errors_name_the_mistake(run, capsys):
             assert "Did you mean retrieval?" in captured.err
     assert "unknown option --templets. Did you mean --templates?" in captured.err
     for arguments, model, message in (
-        ((), "run", "PROTOCOL or --suite paper must be given"),
-        (("--suite", "paper", "knn"), "run", "--suite must come without PROTOCOL"),
-        (("knn",), None, "--model must be given"),
+        ((), "run", "PROTOCOL or --suite paper must be set"),
+        (("--suite", "paper", "knn"), "run", "--suite cannot be used with PROTOCOL"),
+        (("knn",), None, "--model must be set"),
     ):
         code, out, err = run(*arguments, model=model)
         assert (code, out) == (1, "") and message in err
@@ -386,7 +386,7 @@ def test_recorded_results_cover_the_tables_of_the_paper():
 
 
 def result_of(protocol, data, metrics, **options):
-    """Returns the result of `evaluate` for these metrics."""
+    """Returns a result of `evaluate` with these metrics."""
     splits = unusual_options(protocol, Request(data, **options))
     figures = {} if splits else figures_as_shares(protocol, data)
     facts = {"model": "m", "protocol": protocol, "data": data, **splits}

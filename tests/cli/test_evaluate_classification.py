@@ -191,7 +191,7 @@ def test_the_linear_probe_matches_scikit_learn(evaluate, align, shapes):
 
 @pytest.mark.ci
 @needs("clip_benchmark")
-def test_imagenet_r_is_classified_among_its_classes_only(evaluate, imagenet_r):
+def test_imagenet_r_is_classified_only_among_its_classes(evaluate, imagenet_r):
     del imagenet_r
     result = evaluate(
         "zero_shot",

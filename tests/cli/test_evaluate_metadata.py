@@ -206,8 +206,8 @@ def test_slices_of_cxc_similarity_match_a_calculation(
     assert (low, high) == pytest.approx(tuple(np.percentile(correlations, (2.5, 97.5))))
     tasks = [slices[f"{task}/spearman[in]"] for task in ("sts", "sis", "sits")]
     assert slices["mean/spearman[in]"] == pytest.approx(np.mean(tasks))
-    # A sample is half of the items. The group has two images, so that a sample of one
-    # image has no correlation. It has more captions.
+    # A bootstrap sample has half of the items of a group. The group has two images, and
+    # a sample of one image has no correlation. Samples of captions are large enough.
     assert "sts/spearman[out]" in slices and "sits/spearman[out]" not in slices
     assert "3 metrics of groups are skipped because the groups are too small" in err
     assert "sis/spearman[out], sits/spearman[out], mean/spearman[out]" in err

@@ -377,11 +377,11 @@ def test_stamps_are_evaluated_in_four_languages(evaluate, tmp_path, monkeypatch)
         ),
         (
             ["retrieval", "--data=flickr30k", "--split=dev"],
-            "split must be one of test, train.*Received: split='dev'",
+            "split must be one of test, train.*Received: --split='dev'",
         ),
         (
             ["retrieval", "--data=multi30k"],
-            "--data must be captioned images. .* Evaluate it by the protocol multi30k",
+            "--data must be captioned images. .* Evaluate it with the protocol multi30",
         ),
         (
             ["retrieval", "--data=coco", "--image_column=x"],
@@ -403,7 +403,7 @@ def test_stamps_are_evaluated_in_four_languages(evaluate, tmp_path, monkeypatch)
             "must be one of none, the columns of this data",
         ),
         (["multi30k", "--split=val"], "--split is an option of .*with multi30k"),
-        (["simlex", "--data=words.txt"], "words.txt.gz must be a readable file"),
+        (["simlex", "--data=words.txt"], "words.txt.gz must be readable"),
         (["simlex", "--split=val"], "--split is an option of .*with simlex"),
     ],
 )

@@ -90,7 +90,12 @@ def test_each_format_has_a_model_card(mixed, tmp_path, monkeypatch, export_forma
     for encoder in (exported_models[0].image_encoder, exported_models[0].text_encoder):
         assert encoder.dtype_policy.name == "float32"
     card = (tmp_path / "export" / "README.md").read_text()
-    for words in (f"`{mixed.name}`", "| license | CC0 |", "Limits", "None recorded"):
+    for words in (
+        f"`{mixed.name}`",
+        "| license | CC0 |",
+        "Limits",
+        "No evaluation was recorded",
+    ):
         assert words in card
     assert "signatures.json" not in card
 
@@ -119,7 +124,7 @@ def test_the_model_card_lists_the_metrics_of_groups(mixed, tmp_path, monkeypatch
     assert "| t2i/recall_at_1 | 0.25 |\n| i2t/x | – |\n" in card
     assert "By `category`, with 95% bootstrap intervals:\n" in card
     assert "| t2i/recall_at_1[a\\|b] | 0.5 | 0.375–0.625 | 64 |\n" in card
-    assert "signatures.json" in card and "None recorded" not in card
+    assert "signatures.json" in card and "No evaluation was recorded" not in card
 
 
 @pytest.mark.parametrize(
@@ -235,7 +240,7 @@ def test_wrong_options_are_refused(run_folder, tmp_path, capsys):
         ),
         (
             [*web, *IMAGE_FOLDER_OPTION, "--caption-column", "c"],
-            "--caption-column must describe a table in --images or --data",
+            "--caption-column must be used with a table or folder in --images",
         ),
         (["--model", str(tmp_path / "nothing")], "which has no config.json"),
         (["--to", str(tmp_path)], "--to must be a new or an empty folder"),
@@ -284,8 +289,8 @@ def test_options_may_come_before_or_after_the_format(monkeypatch, words):
 
 def test_the_model_and_the_folder_are_required(capsys):
     for words, message in (
-        (["onnx", "--to", "d"], "--model must be given"),
-        (["--model", "m"], "--to must be given"),
+        (["onnx", "--to", "d"], "--model must be set"),
+        (["--model", "m"], "--to must be set"),
     ):
         assert main(["export", *words]) == 1
         assert message in capsys.readouterr().err

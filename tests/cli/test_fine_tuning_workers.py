@@ -14,7 +14,9 @@ from tests.helpers.drawings import BOTH, HEAD, evaluate
 
 
 @pytest.mark.release
-def test_two_workers_reach_the_accuracy_of_one(capsys, tmp_path, drawings, small_model):
+def test_two_workers_reach_the_accuracy_of_one_worker(
+    capsys, tmp_path, drawings, small_model
+):
     arguments = [
         "fine_grained",
         "--model",
@@ -34,7 +36,7 @@ def test_two_workers_reach_the_accuracy_of_one(capsys, tmp_path, drawings, small
 
 
 @pytest.mark.release
-def test_two_replicas_reach_the_accuracy_of_one(
+def test_two_replicas_reach_the_accuracy_of_one_replica(
     capsys, tmp_path, drawings, small_model
 ):
     """Both stages run in another process, which has two logical CPUs."""

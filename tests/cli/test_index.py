@@ -56,12 +56,13 @@ def build(folder):
 def test_a_folder_is_indexed_and_searched(folder, capsys):
     build(folder)
     out, err = capsys.readouterr()
-    assert "4 added, 0 changed, 0 renamed, 0 gone, 0 unchanged" in out
+    assert "4 added, 0 changed, 0 renamed, 0 removed, 0 unchanged" in out
     assert f"1 left out: empty ({folder}/broken.png)" in out
     assert "4 images in" in err
     assert main(["index"]) == 0
     assert (
-        "0 added, 0 changed, 0 renamed, 0 gone, 4 unchanged" in capsys.readouterr().out
+        "0 added, 0 changed, 0 renamed, 0 removed, 4 unchanged"
+        in capsys.readouterr().out
     )
     assert main(["search", "red", "-k", "2", "--json"]) == 0
     (query,) = json.loads(capsys.readouterr().out)["queries"]
@@ -151,7 +152,7 @@ def test_hits_show_the_match_the_duplicates_and_the_whole_path(
     "words, expected",
     [
         (["search", "red", "--where", "wide > 1"], "--where"),
-        (["search"], "A search must have TEXT or --image. Received: neither"),
+        (["search"], "A search must have TEXT or --image. Received: no text"),
         (
             ["search", "red", "--index", "nowhere"],
             "doesn't exist. Create the index with `align-keras",
@@ -175,7 +176,7 @@ def test_the_error_for_a_keras_file_names_the_remedy(folder, tmp_path, capsys):
     words = ["index", str(folder), "--to", str(tmp_path / "index")]
     assert main([*words, "--model", "model.keras"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "--model must be a folder. Received the file model.keras." in line
+    assert "--model must be a folder. Received: the file model.keras." in line
     assert 'from_preset("model.keras").save_to_preset("DIR")' in line
 
 
@@ -185,7 +186,7 @@ def test_a_moved_model_can_be_named(folder, capsys, tmp_path):
     assert main(["index", str(folder), "--model", str(towers)]) == 0
     towers.rename(tmp_path / "elsewhere")
     assert main(["search", "red"]) == 1
-    message = "Pass the current path of the model with --model"
+    message = "If the model was moved, pass its path with --model"
     assert message in capsys.readouterr().err
     assert main(["search", "red", "--model", str(tmp_path / "elsewhere")]) == 0
 

@@ -372,7 +372,7 @@ class OpError(Exception):
 
 
 class ResourceExhaustedError(OpError):
-    """Replacement of the TensorFlow class."""
+    """Replacement of the TensorFlow class, whose name the command recognizes."""
 
 
 for error_class in (OpError, ResourceExhaustedError):

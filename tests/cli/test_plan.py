@@ -330,7 +330,7 @@ def test_a_run_that_exceeds_the_memory_is_reported(capsys):
         (
             ("--devices=2", "--device-kind=h100", "--text-utilization=1.1"),
             "--text-utilization must be a number from 1e-06 to 1. Received: "
-            "text_utilization=1.1",
+            "--text-utilization=1.1",
         ),
         (
             ("--devices=2", "--device-kind=h100", "--experiment=align_b7_bass"),
@@ -352,12 +352,12 @@ def test_a_run_that_exceeds_the_memory_is_reported(capsys):
         ),
         (
             ("--device-kind=h100", "--protocol=imagenet"),
-            "recipe imagenet.yaml was not found in experiments/evaluation",
+            "Recipe imagenet.yaml was not found in experiments/evaluation",
         ),
         (
             ("--device-kind=h100", "--protocol=vtab", "--num-classes=1"),
             "--num-classes must be a whole number from 2 to 1e+12. Received: "
-            "num_classes=1",
+            "--num-classes=1",
         ),
         (
             ("--device-kind=h100", "--num-images=9", "--experiment=align_b7_base"),

@@ -255,7 +255,7 @@ def write_wrong_pairs(folder, name):
         return table, "--encoding"
     if name == "empty corpus":
         table.write_text("image,caption\n")
-        return table, "corpus is empty"
+        return table, "corpus must not be empty"
     if name == "batch larger than the corpus":
         rows = "".join(f"{c}_circle.png,a {c}\n" for c in ("red", "blue", "green"))
         table.write_text("image,caption\n" + rows)

@@ -46,7 +46,8 @@ def commands_of_page():
     text = PAGE.read_text(encoding="utf-8").replace("\\\n", " ")
     lines = re.findall(r"`(align-keras [^`\n]+)`", text)
     lines += re.findall(r"^(align-keras .+)$", text, flags=re.MULTILINE)
-    # `align-keras corpus build` has no options here. Its guide has the command.
+    # The page mentions `align-keras corpus build` without options, which cannot run. A
+    # separate guide has the complete command.
     return [line for line in dict.fromkeys(lines) if "--" in line]
 
 

@@ -90,7 +90,7 @@ def write_simlex_data(folder):
     write_simlex(folder / "words/SimLex-999/SimLex-999.txt", simlex_lines(999))
 
 
-def test_results_are_printed_next_to_those_of_the_paper(run, tmp_path):
+def test_results_are_printed_next_to_the_results_of_the_paper(run, tmp_path):
     write_simlex_data(tmp_path)
     small_align().save_to_preset(tmp_path / "run")
     code, out, err = run("--data_root", "words", model="run")
@@ -140,7 +140,7 @@ def test_a_missing_model_is_reported_if_there_is_data(run, tmp_path):
     code, out, err = run("--data_root", "words")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert "--model must be align_small_en, the folder of a run" in err
-    assert "Received: 'nowhere', which does not exist" in err
+    assert "Received: --model='nowhere', which does not exist" in err
 
 
 def test_a_failure_does_not_end_the_suite(run, tmp_path, monkeypatch):

@@ -263,7 +263,7 @@ def test_files_without_strict_yaml_are_refused(tmp_path, text, expected):
 
 def test_unreadable_files_are_refused(tmp_path):
     missing = tmp_path / "missing.yaml"
-    assert f"configuration file {missing} was not found" in refusal(
+    assert f"Configuration file {missing} was not found" in refusal(
         config_files=[missing]
     )
     assert "Is a directory" in refusal(config_files=[tmp_path])
@@ -325,7 +325,7 @@ def test_a_saved_configuration_is_loaded_unchanged(tmp_path):
     first = path.read_bytes()
     write_config_file(load_config(path), path)
     assert path.read_bytes() == first
-    # Other YAML readers return the same values in the order of the classes.
+    # PyYAML returns the same values. Sections have the order of the fields.
     assert yaml.safe_load(first) == as_dict(config)
     assert list(yaml.safe_load(first)) == ["task", "trainer", "runtime"]
     assert [item.name for item in path.parent.iterdir()] == ["params.yaml"]
@@ -409,7 +409,7 @@ def test_unknown_experiments_are_refused(tmp_path, monkeypatch):
     assert "Did you mean 'align_b7_base'?" in message
     assert "quickstart_icons" in message
     for path in ("folder/align_b7_base.yaml", pathlib.Path("align_b7.yaml")):
-        assert f"experiment file {path} was not found" in refusal(path)
+        assert f"Experiment file {path} was not found" in refusal(path)
 
 
 TRAIN, VALIDATION = "task.train_data.", "task.validation_data."

@@ -159,5 +159,5 @@ def test_an_unknown_key_in_a_copied_recipe_is_refused(tmp_path, name):
 
 
 def test_an_unknown_recipe_is_refused():
-    with pytest.raises(InputError, match=r"recipe zero_shot\.yaml was not found"):
+    with pytest.raises(InputError, match=r"Recipe zero_shot\.yaml was not found"):
         load_recipe("zero_shot")

@@ -68,7 +68,7 @@ def test_the_message_names_the_reasons_and_a_sufficient_fraction():
 
 @pytest.mark.parametrize("counter", [DropCounter(), counter_with(0, 2, 1)])
 def test_an_empty_corpus_raises_for_any_fraction(counter):
-    with pytest.raises(InputError, match="The corpus is empty"):
+    with pytest.raises(InputError, match="The corpus must not be empty"):
         counter.check(1.0)
 
 

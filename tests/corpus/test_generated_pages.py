@@ -193,13 +193,13 @@ def test_two_images_of_a_figure_share_its_caption():
 @pytest.mark.parametrize(
     "html",
     [
-        # MediaWiki before version 1.40.
+        # This HTML is from MediaWiki before version 1.40.
         """<div class="thumb tright"><div class="thumbinner" style="width:222px;">
         <a href="/wiki/File:B.jpg" class="image"><img src=b.jpg class="thumbimage"></a>
         <div class="thumbcaption"><div class="magnify"><a href="/wiki/File:B.jpg"
         class="internal" title="Enlarge"><img src=clip.png></a></div>The market</div>
         </div></div>""",
-        # WordPress before the block editor.
+        # This HTML is from WordPress before it had the block editor.
         """<div id="attachment_7" class="wp-caption alignnone"><a href=b.jpg>
         <img src=b.jpg class="wp-image-7"></a>
         <p class="wp-caption-text">The market</p></div>""",

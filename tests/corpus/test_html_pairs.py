@@ -114,7 +114,7 @@ def test_srcset_is_parsed(srcset, expected):
     assert parse_srcset(srcset) == expected
 
 
-def test_the_language_is_that_of_the_nearest_element():
+def test_the_language_comes_from_the_nearest_element():
     html = """<html lang=EN><img src=a alt=a><p lang="pt-BR"><img src=b alt=b>
       <span lang=""><img src=c alt=c></span></p></html>"""
     languages = [pair.language for pair in extract_pairs(html, PAGE)]

@@ -72,7 +72,7 @@ def group_pairs(folder, pairs, table_count, piece_count):
         task = {"folder": str(folder / "pieces"), "names": names, "piece": piece}
         counts = group_piece({**task, "table": str(path)})
         rows = list(read_rows(path))
-        assert counts["pictures"] == len(rows)
+        assert counts["images"] == len(rows)
         assert counts["pairs"] == sum(len(row["captions"]) for row in rows)
         assert rows == sorted(rows, key=lambda row: row["image_key"])
         all_rows += rows

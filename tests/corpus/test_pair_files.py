@@ -143,7 +143,7 @@ def test_a_missing_column_names_no_option_if_there_is_none(tmp_path):
     assert message.endswith("the columns 'image', 'words'. Rename one to 'caption'.")
 
 
-def test_a_requested_column_is_used_instead_of_a_recognized_one(tmp_path):
+def test_a_requested_column_takes_precedence(tmp_path):
     path = write_table(tmp_path, "image,thumb,caption,title\na.png,t.png,A,B\n")
     records, _ = read(path, image_column="thumb", caption_column="title")
     assert records[0].id == "t.png" and records[0].captions == ["B"]
@@ -262,8 +262,8 @@ def test_a_text_file_with_a_wrong_encoding_is_dropped(tmp_path):
 
 
 def test_a_folder_needs_images_and_takes_no_columns(tmp_path):
-    assert "must hold images" in message_of(tmp_path)
-    assert "Remove these options" in message_of(tmp_path, image_column="image")
+    assert "must contain images" in message_of(tmp_path)
+    assert "Leave them out" in message_of(tmp_path, image_column="image")
 
 
 def test_unicode_line_separators_do_not_end_a_row(tmp_path):

@@ -84,7 +84,7 @@ def test_without_the_aspect_ratio_images_become_squares(size, expected):
 
 # The second size exceeds a block of Pillow's memory.
 @pytest.mark.parametrize("size", [(90, 70), (2100, 2100)])
-def test_pixels_are_those_of_the_image(size):
+def test_decoded_pixels_equal_the_pixels_of_the_image(size):
     image = smooth_image(*size)
     np.testing.assert_array_equal(rgba_pixels(image)[..., :3], np.asarray(image))
 
@@ -92,7 +92,7 @@ def test_pixels_are_those_of_the_image(size):
 def test_jpegs_have_subsampled_colors_and_the_requested_quality():
     content = encode(smooth_image(90, 90), format="PNG")
     fine, coarse = (store_image(content, 100, quality) for quality in (90, 40))
-    assert JpegImagePlugin.get_sampling(open_jpeg(fine)) == 2  # 4:2:0
+    assert JpegImagePlugin.get_sampling(open_jpeg(fine)) == 2  # Pillow's code of 4:2:0
     assert len(coarse["jpeg"]) < len(fine["jpeg"])
 
 

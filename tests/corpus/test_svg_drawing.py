@@ -39,7 +39,7 @@ def svg(body="", attributes='width="300" height="200"'):
         ('width="0" height="-5" viewBox="0 0 0 x"', (300, 150)),
     ],
 )
-def test_sizes_are_those_of_browsers(attributes, size):
+def test_sizes_match_the_sizes_in_browsers(attributes, size):
     content = svg(attributes=attributes)
     assert read_svg(content).size == size
     assert read_svg(gzip.compress(content)).size == size
@@ -95,7 +95,7 @@ def test_links_to_other_files_are_removed():
 
 
 @pytest.mark.parametrize("function", [normalize_image, image_size])
-def test_without_the_extra_the_error_names_it(monkeypatch, function):
+def test_the_error_names_the_missing_extra(monkeypatch, function):
     monkeypatch.setattr(image_module, "has_renderer", lambda: False)
     with pytest.raises(ImageError, match="align-keras.svg") as error_info:
         function(svg())
@@ -136,7 +136,7 @@ def test_a_drawing_that_crashes_its_process_is_unreadable():
         '<rect width="1e8" height="1e8" fill="url(#p)"/>'
     )
     for body in (f'{nested_uses}<use href="#a7"/>', pattern):
-        with pytest.raises(ImageError, match="SVG: not rendered"):
+        with pytest.raises(ImageError, match="SVG: rendering failed"):
             normalize_image(svg(body))
 
 
@@ -144,5 +144,5 @@ def test_a_drawing_that_crashes_its_process_is_unreadable():
 def test_rendering_has_a_timeout(monkeypatch):
     monkeypatch.setattr(svg_drawing, "RENDER_PROGRAM", "while True: pass")
     monkeypatch.setattr(svg_drawing, "RENDER_TIMEOUT", 0.2)
-    with pytest.raises(ImageError, match="not rendered in 0.2 seconds"):
+    with pytest.raises(ImageError, match="rendering takes more than 0.2 seconds"):
         normalize_image(svg())

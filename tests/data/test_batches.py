@@ -178,7 +178,7 @@ def test_pipelines_with_separate_files_resume_at_any_step(sharded):
         ({"num_input_pipelines": 0}, "Received: num_input_pipelines=0"),
         ({"input_pipeline_id": 1}, r"input_pipeline_id must be .* from 0 to 0"),
         ({"cache": True, "data_service": "grpc://x:1"}, "cache must be false"),
-        ({"input_pipeline_id": -1}, "input_pipeline_id must be .* -1"),
+        ({"input_pipeline_id": -1}, "input_pipeline_id must be .* Received: .*=-1"),
     ],
 )
 def test_invalid_arguments_raise_a_one_line_error(builder, arguments, words):

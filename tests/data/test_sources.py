@@ -107,7 +107,7 @@ def test_batches_do_not_depend_on_the_start_step(faulty):
         assert_equal(uninterrupted[step:], resumed)
 
 
-def test_resuming_does_not_read_earlier_stretches(tmp_path, monkeypatch):
+def test_resuming_reads_no_earlier_stretch(tmp_path, monkeypatch):
     monkeypatch.setattr(record_index, "RECORDS_PER_STRETCH", 6)
     path = tmp_path / "all.tar"
     write_tar(path, samples(0, 24))
@@ -209,7 +209,7 @@ def test_the_error_for_a_damaged_index_names_its_folder(tmp_path, monkeypatch):
     source = open_folder(tmp_path / "tars")
     [index] = tmp_path.rglob("*.npz")
     index.write_bytes(b"PK\x03\x04 junk")
-    with pytest.raises(InputError, match="must be whole.*remove its folder"):
+    with pytest.raises(InputError, match="must be undamaged.*Remove the folder"):
         list(source.captions("train"))
 
 
@@ -300,7 +300,11 @@ def test_tfrecords_are_read_from_any_position(tmp_path):
         ("empty", {}, "which has no such files"),
         ("mixed", {}, "which has files of the kinds parquet and webdataset"),
         ("{0..1}.tar", {}, "no such file"),
-        ("hollow", {}, "The corpus is empty. Received: no usable pairs among 3: 3 emp"),
+        (
+            "hollow",
+            {},
+            "The corpus must not be empty. Received: no usable pairs among 3: 3 emp",
+        ),
         ("good", {"caption_column": "text"}, "apply only to Parquet and Arrow files"),
         ("good", {"weights": [1, 2]}, "a number above 0 for each source"),
         ("good", {"weights": [0]}, "a number above 0"),

@@ -95,7 +95,7 @@ def test_captions_shared_by_too_many_images_are_dropped():
     assert captions[0] == [] and captions[61] == ["book"]
 
 
-def test_repeated_and_truncated_captions_are_dropped_unless_the_title_is():
+def test_copies_of_the_title_are_dropped_unless_the_title_is_dropped():
     captions = {
         "title": "Flying Spaghetti Monster",
         "description": "flying spaghetti monster.",
@@ -106,7 +106,7 @@ def test_repeated_and_truncated_captions_are_dropped_unless_the_title_is():
     assert without_shared_captions(shared)[0] == ["lightning"]
 
 
-def test_an_image_with_a_caption_twice_counts_once():
+def test_repeated_captions_of_an_image_count_once():
     captions = {"title": "Apple", "file_name": "apple"}
     assert without_shared_captions([captions] * 10)[0] == ["Apple"]
 

@@ -65,7 +65,7 @@ def test_paths_and_times_of_the_files_do_not_change_the_fingerprint(
     assert pairs_fingerprint(builder, "all") == both != fingerprint
 
 
-def test_a_corpus_without_a_stored_fingerprint_has_the_same(
+def test_a_corpus_without_a_stored_fingerprint_has_the_same_fingerprint(
     table, tmp_path, fingerprint
 ):
     builder = build(table, tmp_path / "data")

@@ -123,7 +123,7 @@ def test_style_words_at_the_end_are_removed(family, name, caption):
 
 
 @needs_fonts
-def test_small_characters_are_enlarged_and_blank_ones_are_none():
+def test_small_characters_are_enlarged_and_blank_characters_are_none():
     package = importlib.util.find_spec("qtawesome").submodule_search_locations[0]
     fonts = pathlib.Path(package, "fonts")
     [font] = fonts.glob("fontawesome6-solid-webfont-[0-9]*.ttf")

@@ -96,7 +96,7 @@ def test_members_keep_their_order(toys):
 
 
 def turns_of(sizes):
-    """Returns the members of the turns in the first cycle."""
+    """Returns the number of the member at each turn of the first cycle."""
     turns, _ = Mixture.endless_turns(sizes, 0)
     return [int(member) for member in turns.take(sum(sizes)).as_numpy_iterator()]
 
@@ -104,7 +104,7 @@ def turns_of(sizes):
 @pytest.mark.parametrize(
     "sizes", [(60, 13), (1, 1), (7, 7, 7), (0, 4, 2), (100, 1, 1, 1, 50), (1, 1000)]
 )
-def test_any_part_of_the_turns_has_the_share_of_each_member(sizes):
+def test_each_member_has_its_share_of_any_number_of_turns(sizes):
     turns = np.array(turns_of(sizes))
     assert np.bincount(turns, minlength=len(sizes)).tolist() == list(sizes)
     taken = np.cumsum(turns[:, None] == np.arange(len(sizes)), axis=0)
@@ -113,7 +113,7 @@ def test_any_part_of_the_turns_has_the_share_of_each_member(sizes):
     assert turns.tolist() == turns_of(sizes)
 
 
-def test_the_first_member_wins_a_tie():
+def test_the_first_member_precedes_others_in_a_tie():
     assert turns_of([2, 2, 2]) == [0, 1, 2, 0, 1, 2]
 
 
@@ -123,7 +123,7 @@ def test_a_split_that_a_member_does_not_have_raises(toys):
     for use in (read_captions, read_retrieval_set, lambda *a: check_batch_size(1, *a)):
         for split in ("train", "train+test", "train[:5%]"):
             with pytest.raises(
-                InputError, match="big.tests.*but tests has only test. Use test or all"
+                InputError, match=r"big.tests.*but the splits of tests are test\. Use"
             ) as caught:
                 use(mixture, split)
             assert "\n" not in str(caught.value) and repr(split) in str(caught.value)

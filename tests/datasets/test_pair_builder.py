@@ -242,7 +242,7 @@ open_corpus("pairs", pairs=pairs, data_dir=data_dir)
 @pytest.mark.parametrize(
     "code", [KILLED_WHILE_READING, KILLED_WHILE_WRITING], ids=["reading", "writing"]
 )
-def test_the_build_after_a_killed_one_is_complete(tmp_path, code):
+def test_the_build_after_a_killed_build_is_complete(tmp_path, code):
     write_table(tmp_path)
     process = start_process(tmp_path, code)
     assert process.stdout.readline() == "now\n"

@@ -11,7 +11,7 @@ def random_keys(count):
     return {hashlib.sha256(str(n).encode()).hexdigest()[:32] for n in range(count)}
 
 
-def test_the_fraction_of_test_images_is_close_to_the_requested_one():
+def test_the_fraction_of_test_images_is_close_to_the_request():
     assert 420 < len(hashed_test_keys(random_keys(10_000), 0.05)) < 580
 
 

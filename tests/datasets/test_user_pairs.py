@@ -50,7 +50,7 @@ def png_of_claimed_size(width, height):
 
 
 @pytest.mark.ci
-def test_pairs_of_an_address_equal_those_of_the_folder(album, tmp_path):
+def test_pairs_at_an_address_equal_pairs_in_a_folder(album, tmp_path):
     fs = fsspec.filesystem("memory")
     fs.put(str(album), "/album", recursive=True)
     url = "memory://album/pairs.csv"

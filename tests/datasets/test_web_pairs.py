@@ -69,7 +69,7 @@ def read(folder, split):
 
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
-def test_stored_examples_equal_the_written_ones(tmp_path, file_format, capfd):
+def test_stored_examples_equal_the_written_examples(tmp_path, file_format, capfd):
     if file_format == "array_record":
         pytest.importorskip("array_record")
     folder = build(tmp_path, file_format=file_format)

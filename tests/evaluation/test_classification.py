@@ -13,7 +13,7 @@ from align_keras.utils.errors import InputError
 from tests.helpers.oracle_process import needs
 
 
-def test_metrics_of_a_small_example():
+def test_metrics_of_a_small_example_match_a_calculation():
     # The first two images are of class 0. One is classified correctly. The third is of
     # class 2, which has rank 5 and is thus a miss at 5.
     classification = Classification(np.array([0, 4, 5]), np.array([0, 1, 1]))

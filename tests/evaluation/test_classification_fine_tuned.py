@@ -53,7 +53,7 @@ def test_accuracies_agree_with_scikit_learn(classes):
     assert metrics["mean_per_class"] == pytest.approx(np.mean(balanced_accuracies))
 
 
-def test_a_single_run_has_no_standard_deviation_and_the_names_of_the_paper_results():
+def test_a_single_run_has_the_metrics_of_the_paper_and_no_standard_deviation():
     labels, scores = labels_and_scores(12)
     metrics = dict(fine_tuned_metrics([ranks_of(scores[0], labels)], labels, 12))
     assert set(metrics) == {"top_1", "top_5", "mean_per_class"}

@@ -17,7 +17,9 @@ ACCURACIES = {"a": [0.2, 0.4, 0.3], "b": [0.6, 0.5, 1.0], "c": [0.0, 0.1, 0.9]}
 
 def test_means_and_standard_deviations_equal_those_of_numpy():
     metrics = dict(vtab_metrics(ACCURACIES, GROUPS))
-    table = np.array(list(ACCURACIES.values()))  # (tasks, runs)
+    table = np.array(
+        list(ACCURACIES.values())
+    )  # The array has a row per task and a column per run.
     rows = {"natural": [0, 1], "structured": [2], "all": [0, 1, 2], "a": [0], "b": [1]}
     for name, task_rows in rows.items():
         runs = table[task_rows].mean(axis=0)

@@ -45,7 +45,7 @@ IMAGES = np.array(
 )
 
 
-def test_ranks_of_a_small_example():
+def test_ranks_of_a_small_example_match_a_calculation():
     queries = [
         Query(0, "plus", 1, (1,)),
         Query(0, "slash", 1, (2,)),
@@ -64,7 +64,7 @@ def test_ranks_of_a_small_example():
     assert ranks["text_alone/"].tolist() == [0, 0, 1]
 
 
-def test_metrics_of_a_small_example():
+def test_metrics_of_a_small_example_match_a_calculation():
     queries = [Query(0, "plus", 1, (1,)), Query(1, "plus", -1, (0, 3))]
     metrics = metrics_of(queries)
     assert metrics["recall_at_1"] == metrics["plus/recall_at_1"] == 1

@@ -32,8 +32,8 @@ def expected_counts(queries, rows, thresholds):
 def test_counts_are_exact_if_float32_is_not(
     monkeypatch, dimension, pairs_per_undecided
 ):
-    # With 0, no block is scored again as a whole. With 10**9, every block with an
-    # undecided pair is.
+    # With 0, no block is scored again as a whole. With 10**9, every block that contains
+    # an undecided pair is scored again.
     monkeypatch.setattr(exact_scores, "PAIRS_PER_UNDECIDED", pairs_per_undecided)
     rng = np.random.default_rng(dimension)
     queries, rows = fixed(rng, 9, dimension), fixed(rng, 40, dimension)
@@ -49,7 +49,7 @@ def test_counts_are_exact_if_float32_is_not(
     assert counts.tolist() == expected
     inexact = queries.astype(np.float32) @ rows.astype(np.float32).T
     inexact_counts = (inexact >= thresholds.astype(np.float32)[:, None]).sum(axis=1)
-    # Otherwise the case doesn't test the second pass.
+    # The test needs thresholds for which float32 counts are wrong.
     assert inexact_counts.tolist() != expected
 
 
@@ -65,7 +65,7 @@ def test_counts_are_exact_near_the_thresholds(seed, dimension):
     )
 
 
-def test_pair_scores_of_a_small_example():
+def test_pair_scores_of_a_small_example_match_a_calculation():
     queries = np.array([[1.0, 2.0], [3.0, 4.0]])
     gallery = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     owners, rows = np.array([0, 1, 1]), np.array([2, 0, 1])

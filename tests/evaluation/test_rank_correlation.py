@@ -16,7 +16,7 @@ from align_keras.utils.errors import InputError
 VALUES = st.sampled_from([0.0, 0.5, 1.0, 1.5]) | st.floats(-1e6, 1e6)
 
 
-def test_correlations_of_small_examples():
+def test_correlations_of_small_examples_match_a_calculation():
     assert spearman([1, 2, 3], [10, 20, 30]) == 1.0
     assert spearman([1, 2, 3], [30, 20, 10]) == -1.0
     # The ranks are 1, 2.5, 2.5, 4 and 1, 2, 3, 4. The correlation is their covariance

@@ -46,7 +46,7 @@ def brute_force_ranks(queries, gallery, positives):
     return ranks
 
 
-def test_ranks_and_recall_of_a_small_example():
+def test_ranks_and_recall_of_a_small_example_match_a_calculation():
     gallery = np.eye(4)
     queries = np.array(
         [

@@ -14,7 +14,7 @@ from align_keras.evaluation.retrieval import (
 from align_keras.utils.errors import InputError
 
 
-def test_metrics_of_a_small_example_with_several_captions_per_image():
+def test_metrics_with_several_captions_per_image_match_a_calculation():
     images = np.eye(3)
     texts = np.array(
         [

@@ -23,7 +23,7 @@ def test_normalized_captions_are_casefolded_with_collapsed_white_space():
     assert normalized_caption("a b") != normalized_caption("ab")
 
 
-def test_shared_positives_of_a_small_example():
+def test_shared_positives_of_a_small_example_match_a_calculation():
     # Images 0 and 2 have the same key. Captions 1 and 4 have the same text.
     positives = shared_positives(
         ["twin", "cat", "twin", "alone"],
@@ -94,7 +94,7 @@ def test_equal_captions_share_one_array():
     assert positives.text_to_image[0] is positives.text_to_image[1]
 
 
-def test_unshared_positives_of_a_small_example():
+def test_unshared_positives_of_a_small_example_match_a_calculation():
     positives = unshared_positives(4, np.array([2, 0, 2, 3]))
     assert as_lists(positives.image_to_text) == [[1], [], [0, 2], [3]]
     assert as_lists(positives.text_to_image) == [[2], [0], [2], [3]]

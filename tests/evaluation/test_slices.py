@@ -13,7 +13,7 @@ from align_keras.evaluation.slices import (
 from align_keras.utils.errors import InputError
 
 
-def test_item_outcomes_of_a_small_example():
+def test_item_outcomes_of_a_small_example_match_a_calculation():
     outcomes = item_outcomes("t2i/recall_at_", [0, 4, 5, -1], (1, 5))
     np.testing.assert_array_equal(outcomes["t2i/recall_at_1"], [1, 0, 0, np.nan])
     np.testing.assert_array_equal(outcomes["t2i/recall_at_5"], [1, 1, 0, np.nan])
@@ -101,7 +101,9 @@ def test_a_slice_depends_only_on_the_items_of_its_group_and_the_seed():
 def test_slices_do_not_depend_on_the_block_size(monkeypatch):
     statistics = mean_statistics({"m": np.random.default_rng(0).random(30)})
     expected = dict(sliced_metrics(statistics, ["a"] * 30))
-    monkeypatch.setattr(slices, "DRAWN_ITEMS_PER_BLOCK", 70)  # Two draws at a time.
+    monkeypatch.setattr(
+        slices, "DRAWN_ITEMS_PER_BLOCK", 70
+    )  # A block contains two draws.
     assert dict(sliced_metrics(statistics, ["a"] * 30)) == expected
 
 

@@ -10,9 +10,9 @@ from align_keras.config import changed_keys, load_config
 from tests.helpers.headers import (
     ABLATIONS,
     FILES,
-    checked_header,
-    flat,
+    flatten,
     header_of,
+    read_checked_header,
 )
 
 
@@ -25,10 +25,10 @@ def base_of(name):
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_an_ablation_changes_the_option_in_its_name(name):
     path, base = ABLATIONS[name], base_of(name)
-    command = checked_header(path)["Command"]
+    command = read_checked_header(path)["Command"]
     assert f"--config_file experiments/ablations/{name}.yaml " in command
     config = load_config(base, config_files=[path])
-    options = dict(flat(yaml.safe_load(path.read_text(encoding="utf-8"))))
+    options = dict(flatten(yaml.safe_load(path.read_text(encoding="utf-8"))))
     changed = changed_keys(load_config(base), config)
     assert set(changed) == set(options)
     kind, _, value = name.partition("_")
@@ -66,7 +66,7 @@ def test_an_ablation_changes_the_option_in_its_name(name):
 
 
 def test_the_ablations_are_those_of_the_paper():
-    """The paper has tables 8 to 10 and the grid of figure 3 around B5 + BERT-base."""
+    """Tables 8 to 10 and figure 3 of the paper vary the model B5 + BERT-base."""
     assert list(ABLATIONS) == sorted(
         [
             *(f"width_{width}" for width in (320, 160, 80)),

@@ -5,7 +5,7 @@ import yaml
 
 from align_keras.config import CorpusConfig, experiments, load_corpus_config
 from align_keras.config.fields import leaves
-from tests.helpers.headers import checked_header, flat
+from tests.helpers.headers import flatten, read_checked_header
 
 FILES = experiments("corpora")
 
@@ -18,7 +18,7 @@ def test_all_configurations_are_listed():
 
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_the_header_has_the_command(name):
-    command = checked_header(FILES[name])["Command"]
+    command = read_checked_header(FILES[name])["Command"]
     assert f"--config experiments/corpora/{name}.yaml " in command
     assert f"--out saved_models/corpora/{name}" in command
     # The sources are arguments of the command.
@@ -29,7 +29,7 @@ def test_the_header_has_the_command(name):
 @pytest.mark.parametrize("name", sorted(FILES.keys() - {"paper"}))
 def test_no_option_repeats_a_default(name):
     defaults = {key: value for key, value, _ in leaves(CorpusConfig())}
-    for key, value in flat(yaml.safe_load(FILES[name].read_text(encoding="utf-8"))):
+    for key, value in flatten(yaml.safe_load(FILES[name].read_text(encoding="utf-8"))):
         assert value != defaults[key], key
 
 

@@ -17,7 +17,7 @@ from align_keras.config import (
 from align_keras.config.experiment_config import ImageVariantName, TextVariantName
 from align_keras.config.fields import leaves
 from align_keras.utils.errors import InputError
-from tests.helpers.headers import ABLATIONS, checked_header, flat
+from tests.helpers.headers import ABLATIONS, flatten, read_checked_header
 from tests.helpers.small_run import COLORS, SHAPES, draw
 
 FILES = experiments()
@@ -55,14 +55,14 @@ def test_all_experiments_are_listed():
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_is_valid_and_its_header_has_the_command(name):
     assert validate(load_config(name)) == load_config(FILES[name])
-    header = checked_header(FILES[name])
+    header = read_checked_header(FILES[name])
     assert f"align-keras train --experiment {name} " in header["Command"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_option_repeats_a_default(name):
     defaults = {key: value for key, value, _ in leaves(ExperimentConfig())}
-    for key, value in flat(yaml.safe_load(FILES[name].read_text(encoding="utf-8"))):
+    for key, value in flatten(yaml.safe_load(FILES[name].read_text(encoding="utf-8"))):
         default = defaults[key]
         default = list(default) if isinstance(default, tuple) else default
         # A YAML 1.1 reader returns numbers such as 2e-3 as strings.
@@ -181,7 +181,7 @@ def test_values_of_the_paper_are_not_overridden():
     for name in PRETRAINING:
         changed = set(changed_keys(ExperimentConfig(), load_config(name)))
         if name == "align_l2_large_mling":
-            # The paper names no normalization. This one keeps accents.
+            # The paper names no normalization. `bert_cased` does not remove accents.
             normalization = "task.model.text_encoder.normalization"
             text_encoder = load_config(name).task.model.text_encoder
             assert text_encoder.normalization == "bert_cased"

@@ -16,7 +16,7 @@ from tests.export.c_process import (
     image_files_of_all_formats,
     strings,
 )
-from tests.helpers.image_files import encoded, malformed
+from tests.helpers.image_files import encoded, malformed_files
 
 MEGABYTE = 2**20
 
@@ -198,7 +198,7 @@ def test_ten_thousand_malformed_inputs_do_not_affect_the_model(model, folder, fi
     rng = random.Random(0)
     photograph = Image.open(io.BytesIO(files[2]))
     formats = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
-    bad = malformed(rng, [encoded(photograph, name) for name in formats])
+    bad = malformed_files(rng, [encoded(photograph, name) for name in formats])
     calls = []
     batch_size = 50
     good = ("similarity", {"image_bytes": strings(files), "captions": strings(["red"])})

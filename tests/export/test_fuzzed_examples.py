@@ -18,7 +18,7 @@ from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 from align_keras.export.litert_file import LiteRTTower
 from align_keras.export.onnx import image_onnx, text_onnx
 from tests.helpers.drawn_align import calibrated_align
-from tests.helpers.image_files import malformed, readable, refused
+from tests.helpers.image_files import malformed_files, readable_files, refused_files
 
 onnxruntime = pytest.importorskip("onnxruntime")
 for name in ("tf2onnx", "litert_quantizer"):
@@ -97,8 +97,10 @@ def test_malformed_images_are_refused_or_embedded(
     onnx = open_session(image_onnx(model))
     preprocessing = metadata["preprocessing"]
     assert preprocessing == preprocessing_of(onnx)
-    seeds = [content for content, _ in readable().values()] + list(refused().values())
-    files = malformed(random.Random(0), [content for content in seeds if content])
+    seeds = [content for content, _ in readable_files().values()] + list(
+        refused_files().values()
+    )
+    files = malformed_files(random.Random(0), [content for content in seeds if content])
     path = tmp_path / "file"
     decoded = 0
     max_seconds = 0

@@ -16,7 +16,12 @@ from tests.export.c_process import (
     text_operations,
 )
 from tests.export.export_inputs import CAPTIONS
-from tests.helpers.image_files import largest, malformed, readable, refused
+from tests.helpers.image_files import (
+    largest_file,
+    malformed_files,
+    readable_files,
+    refused_files,
+)
 
 pytestmark = [pytest.mark.release, pytest.mark.timeout(1200)]
 
@@ -30,7 +35,7 @@ WEIGHTS = {"good": 800, "bad": 170, "large": 30}
 
 
 def good_requests(rng):
-    files = [content for content, _ in readable().values()]
+    files = [content for content, _ in readable_files().values()]
     files += image_files_of_all_formats()
     for _ in range(30):
         batch = strings(rng.choices(files, k=rng.randrange(1, 9)))
@@ -50,14 +55,14 @@ def good_requests(rng):
 
 def bad_requests(rng):
     """Yields requests with malformed images, empty batches and invalid inputs."""
-    files = [content for content, _ in readable().values()]
-    malformed_files = malformed(rng, files)
+    files = [content for content, _ in readable_files().values()]
+    damaged_files = malformed_files(rng, files)
     for _ in range(20):
-        batch = [*itertools.islice(malformed_files, 5), rng.choice(files)]
+        batch = [*itertools.islice(damaged_files, 5), rng.choice(files)]
         captions = [rng.randbytes(rng.randrange(300)) for _ in range(5)]
         inputs = {"image_bytes": strings(batch), "captions": strings(captions)}
         yield "similarity", inputs
-    yield "encode_image", {"image_bytes": strings(list(refused().values()))}
+    yield "encode_image", {"image_bytes": strings(list(refused_files().values()))}
     yield "encode_image", {"image_bytes": np.zeros(2, np.float32)}
     yield "encode_image", {"image_bytes": strings([])}
     yield "encode_text", {"captions": strings([])}
@@ -70,11 +75,11 @@ def bad_requests(rng):
 
 
 def large_requests(rng):
-    files = [content for content, _ in readable().values()]
+    files = [content for content, _ in readable_files().values()]
     yield "encode_text", {"captions": strings(["a red bicycle", "dog"] * 1000)}
     yield "encode_text", {"captions": strings(["a b " * 250_000, "x" * 10**6])}
     yield "encode_image", {"image_bytes": strings(files * 4)}
-    yield "encode_image", {"image_bytes": strings([largest()] * 2)}
+    yield "encode_image", {"image_bytes": strings([largest_file()] * 2)}
     names = strings([f"thing {row}" for row in range(300)])
     templates = strings([f"{{}} {row}" for row in range(7)])
     inputs = {"class_names": names, "templates": templates}

@@ -21,7 +21,7 @@ from tests.export.export_inputs import (
     VOCABULARY,
     sample_image_files,
 )
-from tests.helpers.image_files import encoded, plain_cmyk_jpeg, readable, source
+from tests.helpers.image_files import encoded, plain_cmyk_jpeg, readable_files, source
 
 # Program that embeds with an export without Keras and this package. The test runs it
 # with a locale in which ICU converts "I" to "ı".
@@ -265,7 +265,8 @@ def test_invalid_arguments_are_refused(model, tmp_path):
         export_saved_model(model, file)
     assert file.read_text() == ""
     with pytest.raises(
-        InputError, match="weights must be one of .*weights='int8'. Choose one, or None"
+        InputError,
+        match="weights must be one of .*weights='int8'. Choose one of them, or None",
     ):
         export_saved_model(model, tmp_path / "export", weights="int8")
 
@@ -288,7 +289,7 @@ def unusual_images():
     rows, columns = np.indices((500, 700))
     stamp = (np.hypot(rows - 250, columns - 350) // 3 % 2 * 255).astype("uint8")
     stripes = (columns[:480, :640] % 5 < 2) * np.uint8(255)
-    content = {name: file for name, (file, _) in readable().items()}
+    content = {name: file for name, (file, _) in readable_files().items()}
     names = ["JPEG, CMYK", "JPEG, orientation 6", "GIF with a clear color"]
     names += [f"PNG, gray of {bits} bits with a clear level" for bits in (2, 4)]
     names += ["PNG with alpha", "PNG, gray of 16 bits", "WebP, animated"]

@@ -20,7 +20,7 @@ def served(folder):
 def test_malformed_images_are_invalid_and_have_zero_embeddings(model, served):
     good = sample_image_files()
     files = [b"", good[2], b"<html>", good[0][:200], good[3], b"\x89PNG"]
-    # Several chunks.
+    # These files are more than a chunk.
     files *= 6
     outputs = served.signatures["encode_image"](image_bytes=tf.constant(files))
     valid = outputs["valid"].numpy()
@@ -49,7 +49,7 @@ def test_pixels_and_token_ids_have_the_embeddings_of_the_model(model, served):
 @pytest.mark.ci
 def test_similarity_returns_cosines(model, served):
     files = [*sample_image_files(), b"not an image"]
-    # Several chunks.
+    # These captions are more than a chunk.
     captions = CAPTIONS * 25
     outputs = served.signatures["similarity"](
         image_bytes=tf.constant(files), captions=tf.constant(captions)
@@ -143,5 +143,5 @@ def test_half_precision_halves_the_size_of_weights(model, folder, tmp_path, weig
 @pytest.mark.ci
 def test_the_model_card_states_facts_and_limits(folder):
     card = (folder / "export" / "README.md").read_text()
-    for text in ("Not recorded", "Surveillance", "64 × 64 pixels"):
+    for text in ("were not recorded", "Surveillance", "64 × 64 pixels"):
         assert text in card

@@ -26,7 +26,7 @@ from align_keras.runs.export_web import (
 from align_keras.search import Index
 from align_keras.utils.files import MAX_PIXELS
 from tests.helpers.browser import chromium, node_modules, served
-from tests.helpers.image_files import readable, refused
+from tests.helpers.image_files import readable_files, refused_files
 from tests.helpers.small_run import write_pairs
 
 pytestmark = pytest.mark.ci
@@ -266,7 +266,7 @@ def image_files():
         "rotated.jpg": (encoded(smooth, "JPEG", exif=rotation), 8),
         **{
             name: (content, pixel_tolerance(name))
-            for name, (content, _) in readable().items()
+            for name, (content, _) in readable_files().items()
         },
     }
 
@@ -313,11 +313,13 @@ def test_pixels_equal_those_of_python(read_in_browser, name):
     assert difference.mean() < (0.01 if tolerance == 1 else 1.5)
 
 
-@pytest.mark.parametrize("name", [name for name in refused() if name != "nothing"])
+@pytest.mark.parametrize(
+    "name", [name for name in refused_files() if name != "nothing"]
+)
 def test_the_page_refuses_the_files_that_python_refuses(read_in_browser, name):
     message = "This browser cannot decode it as an image|It has 50.3 million pixels"
     with pytest.raises(Exception, match=message):
-        read_in_browser(refused()[name])
+        read_in_browser(refused_files()[name])
 
 
 @pytest.mark.parametrize(

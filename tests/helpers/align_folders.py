@@ -66,7 +66,8 @@ def drawn_weights(name, shape):
     `RandomState` draws the same numbers in every version of NumPy.
     """
     random = np.random.RandomState(zlib.crc32(name.encode()))
-    # Uniform with 255 levels and a standard deviation of 1 / √(number of inputs).
+    # The weights are uniform with 255 levels. Their standard deviation is 1 / √(number
+    # of inputs).
     numbers = random.randint(-127, 128, shape) / 127
     return (numbers * np.sqrt(3 / np.prod(shape[1:]))).astype("float32")
 

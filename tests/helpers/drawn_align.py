@@ -12,9 +12,9 @@ SIZE = 32
 
 
 def calibrated_align(lite):
-    """Returns a small ALIGN whose batch normalization has seen drawn images.
+    """Returns a small random ALIGN with batch statistics of drawn images.
 
-    Features all but vanish with the initial statistics and random weights.
+    With the initial statistics, random weights would cause features close to zero.
 
     Args:
         lite: bool, passed to the image encoder.

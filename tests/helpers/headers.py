@@ -35,8 +35,8 @@ def header_of(text):
     }
 
 
-def checked_header(path):
-    """Checks that a file has every item of `HEADER`. Returns the items."""
+def read_checked_header(path):
+    """Returns the items at the top of a file, which must have all items of `HEADER`."""
     header = header_of(path.read_text(encoding="utf-8"))
     assert list(header) == list(HEADER)
     assert all(header.values())
@@ -48,10 +48,10 @@ def checked_header(path):
     return header
 
 
-def flat(tree, prefix=""):
+def flatten(tree, prefix=""):
     """Yields (dotted name, value) of each leaf of a nested dict."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -59,7 +59,7 @@ def exif(orientation):
     return data.tobytes()
 
 
-def turned(pixels, orientation):
+def apply_orientation(pixels, orientation):
     """Returns the pixels after the rotation and flip of an Exif orientation.
 
     The cases follow the table of orientations in the Exif standard.
@@ -183,7 +183,7 @@ def pixels_of(image):
     return np.asarray(image.convert("RGB"))
 
 
-def readable():
+def readable_files():
     """Returns the supported files.
 
     Returns:
@@ -308,11 +308,11 @@ def readable():
             content = encoded(rgb, file_format, exif=data)
             plain = pixels_of(Image.open(io.BytesIO(content)))
             name = f"{file_format}, orientation {orientation}"
-            files[name] = content, turned(plain, orientation)
+            files[name] = content, apply_orientation(plain, orientation)
     return files
 
 
-def largest(width=8192, height=6144):
+def largest_file(width=8192, height=6144):
     """Returns a black PNG with the largest supported number of pixels.
 
     The file has a few kilobytes.
@@ -333,7 +333,7 @@ def frame_far_outside():
     return bytes(content)
 
 
-def refused():
+def refused_files():
     """Returns the unsupported files: dict of name → bytes."""
     rgb = source()
     indices = np.zeros((9, 9), "uint8")
@@ -343,7 +343,7 @@ def refused():
         "ICO": encoded(rgb, "ICO"),
         "SVG": b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
         "EPS": encoded(rgb, "EPS"),
-        "PNG of a row too many": largest(height=6145),
+        "PNG of a row too many": largest_file(height=6145),
         "WebP, animated, a frame far outside": frame_far_outside(),
         "HEIC": HEIC,
         "text": b"no image",
@@ -355,7 +355,7 @@ def refused():
     return files
 
 
-def malformed(random, whole):
+def malformed_files(random, whole):
     """Yields an endless stream of damaged files, most of which cannot be decoded.
 
     Args:

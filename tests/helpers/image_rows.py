@@ -16,7 +16,7 @@ def text(caption, language="en-us", rule="alt"):
 
 
 IMAGES = [
-    # Key, width, height, fault, captions
+    # Each row has the key, width, height, fault and captions of an image.
     ("a", 300, 210, "", [text("b two", "de"), text("d four")]),
     ("b", 201, 201, "", [text("a one", ""), text("b two", "de")]),
     ("c", 900, 400, "", [text("near a")]),

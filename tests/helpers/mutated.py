@@ -19,7 +19,7 @@ def damage(content, source):
 
     Args:
         content: Bytes of the file.
-        source: `random.Random`.
+        source: `random.Random`, the source of random numbers.
 
     Returns:
         The damaged bytes.

@@ -25,9 +25,9 @@ class OracleError(Exception):
 
 
 def needs(*packages):
-    """Returns a mark that skips a test if a package isn't installed.
+    """Returns a mark that skips a test unless all packages are installed.
 
-    The packages aren't imported.
+    The function does not import the packages.
     """
     missing_packages = [
         name for name in packages if importlib.util.find_spec(name) is None

@@ -70,7 +70,7 @@ def unit_rows(random, rows, width):
 
 
 def _pairs():
-    """Yields images with two sizes: even, and odd, before most strides."""
+    """Yields pairs with images of even sides, then with sides odd at most strides."""
     for sides in ((64, 64), (35, 49)):
         pairs = random_pairs(*sides, length=12, vocabulary_size=57)
         # Integers compress better.
@@ -78,7 +78,7 @@ def _pairs():
 
 
 def _recall():
-    """Yields images with three captions each, and with one to seven captions.
+    """Yields a set of images with three captions each, and one with one to seven.
 
     Images of COCO have five to seven captions.
     """

@@ -184,9 +184,9 @@ def compare_masks(strategy):
     def embeddings():
         def replica_step():
             before = model.forward_state.read()
-            model.forward_state.part_replicas()
+            model.forward_state.separate_seeds()
             outputs = model(rows, training=True)
-            model.forward_state.settle(before, tf.constant(True))
+            model.forward_state.merge(before, tf.constant(True))
             return outputs["text_embedding"]
 
         return strategy.run(replica_step)

@@ -4,7 +4,7 @@ PAGE = "https://example.org/a/page.html"
 
 
 def envelope(links, head=None, url=PAGE):
-    """Returns the record of a page with links in its head and body, a dict."""
+    """Returns a dict, the WAT record of a page with links in its head and body."""
     return {
         "Container": {"Filename": "CC-MAIN-1.warc.gz", "Compressed": True},
         "Envelope": {

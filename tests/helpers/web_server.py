@@ -48,7 +48,7 @@ class WebServer(http.server.ThreadingHTTPServer):
         short: Names whose responses always end after half of the bytes.
         down: Names that always get status 503.
         login: User and password, such as `"me:secret"`. Requests without them get
-            status 401. None lets everybody in.
+            status 401. None accepts all requests.
         delay: Seconds before each response.
     """
 
@@ -207,4 +207,4 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Keeps the requests out of the output of the tests."""
+        """Prints nothing, since the requests would clutter the output of the tests."""

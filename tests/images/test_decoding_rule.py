@@ -15,19 +15,19 @@ from align_keras.corpus.image import ImageError, normalize_image
 from align_keras.images import crop_image_bytes, decode_image, readable_images
 from align_keras.images.preprocess import preprocess_image
 from tests.helpers.image_files import (
+    apply_orientation,
     encoded,
     exif,
     plain_cmyk_jpeg,
-    readable,
-    refused,
+    readable_files,
+    refused_files,
     source,
-    turned,
 )
 
-READABLE = readable()
+READABLE = readable_files()
 # This file is not in the table of the web page, because browsers decode it differently.
 READABLE["JPEG, CMYK without Adobe's marker"] = plain_cmyk_jpeg(source())
-REFUSED = refused()
+REFUSED = refused_files()
 
 
 def difference(actual, expected):
@@ -120,7 +120,7 @@ def test_the_orientation_in_unusual_metadata_is_the_same_for_all_decoders(
     for file_format in ("JPEG", "PNG", "WEBP"):
         content = encoded(image, file_format, exif=data)
         pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-        expected = turned(pixels, orientation)
+        expected = apply_orientation(pixels, orientation)
         assert difference(decode_image(tf.constant(content)), expected) == 0
         assert difference(normalize_image(content)[0], expected) == 0
 

@@ -79,12 +79,12 @@ def mean_difference(first, second):
 
 
 # Input size, source pixels per pixel of the resized image, and maximum mean difference
-# in gray levels. The limits are a sixth above the largest measured values, those of the
-# roofs and leaves in the lower right of the photograph "china". The mean over the area
-# of a pixel keeps more details than the triangle filter. The values of the other
-# photograph are half as large, and those of noise are in between. From a multiple of 2
-# on, JPEGs are decoded at a smaller scale. At the full scale, 3.5 has a difference of
-# 8.
+# in gray levels. Crops average the area of a pixel, which preserves more details than
+# the triangle filter of `resize_image`. The limits are a sixth above the largest
+# measured differences, which are those of the roofs and leaves in the lower right of
+# the photograph "china". The differences of the other photograph are half as large, and
+# those of noise are in between. If the second value is 2 or more, JPEGs are decoded at
+# a smaller scale. At the full scale, the difference at 3.5 would be 8.
 SCALES = [
     (289, 1, 0.01),
     (128, 1, 0.01),

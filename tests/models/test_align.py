@@ -216,7 +216,7 @@ def test_summary_is_readable(model):
     [
         (lambda m: m.encode_texts("one"), "list of str"),
         (lambda m: m.encode_images("one.png"), "list of paths"),
-        (lambda m: m.encode_images(["missing.png"]), "image missing.png was not found"),
+        (lambda m: m.encode_images(["missing.png"]), "Image missing.png was not found"),
         (
             lambda m: m.encode_images(["/dev/zero"]),
             "must be files. Received: /dev/zero",

@@ -99,7 +99,7 @@ def test_arguments_for_a_hugging_face_folder_reach_the_model():
         ),
         (
             lambda folder: ImageClassifier(small_encoders()[0], 3, xyz=1),
-            "no argument 'xyz'. It takes image_encoder, num_classes",
+            "no argument 'xyz'. Its arguments are image_encoder, num_classes",
         ),
         (
             lambda folder: ALIGN.from_preset("align_nano", droput=0.0),

@@ -18,7 +18,7 @@ def unit(rows):
 RANDOM = np.random.default_rng(0)
 IMAGES = unit(RANDOM.normal(size=(50, 8)))
 WORDS = dict(zip("abc", unit(RANDOM.normal(size=(3, 8))), strict=True))
-# Model with fixed embeddings. An image is the number of its row in IMAGES.
+# Model with fixed embeddings. Each image is represented by its row number in IMAGES.
 MODEL = SimpleNamespace(
     encode_images=lambda images: IMAGES[list(images)].astype("float32"),
     encode_texts=lambda texts: np.stack([WORDS[text] for text in texts]),
@@ -59,8 +59,11 @@ def test_search_and_evaluation_return_the_same_ranks(sign):
     [
         ({}, "must have an `image` or words in `plus`. Received: neither"),
         ({"minus": "a"}, "must have an `image` or words in `plus`"),
-        ({"plus": ["a", " "]}, "`plus` must be one or more words. Received: ' '"),
-        ({"image": 3, "minus": [7]}, "`minus` must be one or more words. Received: 7"),
+        ({"plus": ["a", " "]}, "`plus` must be one or more words. Received: plus=' '"),
+        (
+            {"image": 3, "minus": [7]},
+            "`minus` must be one or more words. Received: minus=7",
+        ),
         ({"plus": "a", "text_weight": 0}, "`text_weight` must be a number > 0"),
         ({"image": 3, "image_weight": float("nan")}, "`image_weight` must be"),
         ({"plus": "a", "minus": "a"}, "`minus` must not cancel out. Received: plus="),

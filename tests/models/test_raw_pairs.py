@@ -216,7 +216,10 @@ def test_training_draws_one_of_several_captions(model, pixels):
     [
         ({"images": "a.png"}, r"Received: a single str. Write \[image\]"),
         ({"images": [b"x", "y"] + ["z"] * 3}, "all encoded images or all arrays"),
-        ({"images": ["a.png"] * 4 + [os.devnull]}, f"{os.devnull}, a pipe or a device"),
+        (
+            {"images": ["a.png"] * 4 + [os.devnull]},
+            f"{os.devnull}, which is a pipe or a device",
+        ),
         ({"images": np.zeros((5, 9, 9, 1), "uint8")}, r"\(height, width, 3\)"),
         ({"images": np.zeros((5, 9, 9, 3))}, "images: pixels must be uint8"),
         ({"images": [np.zeros((9, 9, 3)) + 2] * 5, "value_range": (0, 1)}, "value_ra"),

@@ -119,7 +119,7 @@ def test_train_on_batch_has_a_constant_rate_after_the_warmup(model):
         ),
     ],
 )
-def test_steps_and_batch_size_of_all_inputs(model, data, batch_size, expected):
+def test_all_inputs_determine_steps_and_batch_size(model, data, batch_size, expected):
     calls = []
     model.compile(SGD(0.0))
     model.resolve_recipe = lambda steps, size, initial_step: calls.append((steps, size))

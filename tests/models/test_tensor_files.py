@@ -69,11 +69,11 @@ def test_tensors_of_all_layouts_are_read(tmp_path):
         {"put": 2**30},
     ],
 )
-def test_numbers_beyond_the_file_are_refused(tmp_path, broken):
+def test_shapes_strides_and_offsets_beyond_the_file_are_refused(tmp_path, broken):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputError, match="must be a complete file of tensors"):
         read(tmp_path, torch_file(**broken))
-    # KiB. `pickle` would allocate eight bytes for each index up to 2**30.
+    # Limit in KiB. `pickle` would allocate eight bytes for each index up to 2**30.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 

@@ -107,11 +107,13 @@ def check_tower(encoder, cost, spec):
     # projection of a locked encoder.
     estimate = ROWS * (2 * cost.learned_flops + cost.recomputed_flops)
     assert backward <= estimate
-    assert backward == pytest.approx(estimate, rel=0.55 if not cost.kept else 0.04)
-    if cost.kept:
+    assert backward == pytest.approx(
+        estimate, rel=0.55 if not cost.saved_values else 0.04
+    )
+    if cost.saved_values:
         # The cost doesn't count dropout masks and the vectors of
         # squeeze-and-excitation.
-        assert saved_bytes == pytest.approx(ROWS * 4 * cost.kept, rel=0.1)
+        assert saved_bytes == pytest.approx(ROWS * 4 * cost.saved_values, rel=0.1)
 
 
 @pytest.mark.ci
@@ -256,8 +258,8 @@ def test_rematerialization_lowers_the_peak_to_that_of_the_largest_block():
         image_tower_cost(**B0, rematerialize=rematerialize)
         for rematerialize in (False, True)
     )
-    assert plain.kept <= plain.peak < 1.01 * plain.kept
-    assert rematerialized.kept < rematerialized.peak < 0.5 * plain.peak
+    assert plain.saved_values <= plain.peak < 1.01 * plain.saved_values
+    assert rematerialized.saved_values < rematerialized.peak < 0.5 * plain.peak
     # The largest block is the first one with an expansion. While it is computed again,
     # the memory has three of its tensors of 32 × 32 × 96 values, two gradients of this
     # size, the saved values of the stem and the output of the first block.

@@ -1,4 +1,4 @@
-"""Tests that compare AdamW with that of Keras, and of learning-rate multipliers."""
+"""Tests of AdamW in comparison with Keras, and of learning-rate multipliers."""
 
 import keras
 import numpy as np

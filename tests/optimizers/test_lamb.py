@@ -1,4 +1,4 @@
-"""Tests that compare LAMB with NumPy and TF Model Garden, and of the warm-up."""
+"""Tests of LAMB in comparison with NumPy and TF Model Garden, and of the warm-up."""
 
 import keras
 import numpy as np

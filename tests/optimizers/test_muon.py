@@ -1,4 +1,4 @@
-"""Tests that compare Muon with that of Keras, and of its updates of other kernels."""
+"""Tests of Muon on matrices, which compare it with Keras, and on other kernels."""
 
 import contextlib
 

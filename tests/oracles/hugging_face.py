@@ -76,7 +76,7 @@ def _calibrate(vision_model):
         block.projection.dropout.p = 0.0
     norms = [m for m in vision_model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:
-        # No momentum means the average over all batches.
+        # If the momentum is None, torch averages the statistics over all batches.
         norm.momentum = None
         norm.reset_running_stats()
     vision_model.train()
@@ -158,7 +158,7 @@ def save_processor(folder, vocabulary_file, options):
 
 
 def image_embeddings(folder, images):
-    """Returns unit embeddings of images from a folder's processor and AlignModel."""
+    """Returns unit image embeddings of the processor and AlignModel in a folder."""
     model = AlignModel.from_pretrained(folder).eval()
     features = []
     for pixels in processed_images(folder, images):
@@ -169,14 +169,14 @@ def image_embeddings(folder, images):
 
 
 def efficientnet_pixels(folder, options, image):
-    """Saves EfficientNet's image processor. Returns pixels (3, S, S) of an image."""
+    """Saves an EfficientNetImageProcessor. Returns its pixels (3, S, S) of an image."""
     processor = transformers.EfficientNetImageProcessor(resample=2, **options)
     processor.save_pretrained(folder)
     return processor(image, return_tensors="np")["pixel_values"][0]
 
 
 def bert_token_ids(vocabulary_file, captions, length, lower, slow=False):
-    """Returns ids of BERT's fast tokenizer in Rust or of the slow one in Python."""
+    """Returns token ids of BERT's fast tokenizer, or of its slow Python tokenizer."""
     kind = _slow_bert_tokenizer() if slow else transformers.BertTokenizerFast
     tokenizer = kind(vocabulary_file, do_lower_case=lower)
     options = {"max_length": length, "truncation": True, "padding": "max_length"}
@@ -195,7 +195,7 @@ def _slow_bert_tokenizer():
 
 
 def sentence_embeddings(folder, captions):
-    """Returns unit embeddings of captions: mean outputs of a folder's BertModel."""
+    """Returns normalized mean outputs of the BertModel in a folder for each caption."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokens = tokenizer(captions, padding=True, return_tensors="pt")
     model = transformers.BertModel.from_pretrained(folder).eval()

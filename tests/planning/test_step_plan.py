@@ -23,7 +23,7 @@ IMAGE = TowerCost(
     flops=10_000,
     learned_flops=10_000,
     recomputed_flops=0,
-    kept=500,
+    saved_values=500,
     peak=570,
 )
 TEXT = TowerCost(
@@ -32,7 +32,7 @@ TEXT = TowerCost(
     flops=1000,
     learned_flops=1000,
     recomputed_flops=0,
-    kept=200,
+    saved_values=200,
     peak=230,
 )
 SIZES = RunSizes(
@@ -67,7 +67,7 @@ def test_recomputation_and_locked_towers_match_a_manual_calculation():
     assert plan(micro_batch_size=8).flops["recomputation"] == 704_000
     both = plan(image=rematerialized, micro_batch_size=8)
     assert both.flops["recomputation"] == 704_000 + 64 * 9_000
-    locked = dataclasses.replace(IMAGE, learned_flops=0, kept=0, learned=0)
+    locked = dataclasses.replace(IMAGE, learned_flops=0, saved_values=0, learned=0)
     assert plan(image=locked).flops["backward"] == 2 * 64 * 1000
 
 
@@ -96,7 +96,7 @@ def test_memory_matches_a_manual_calculation():
     assert half["image activations"] == 2 * 16 * 500
     assert half["weights"] == 6 * 3001
     # A rematerialized tower has 16-bit copies of the weights of one block at a time.
-    rematerialized = dataclasses.replace(IMAGE, copied=300)
+    rematerialized = dataclasses.replace(IMAGE, copied_parameters=300)
     half = plan(image=rematerialized, half_precision=True).memory
     assert half["weights"] == 4 * 3001 + 2 * (300 + 2000 + 1)
     assert plan(image=rematerialized).memory["weights"] == 4 * 3001
@@ -213,7 +213,8 @@ SMALL = (
     "task.model.image_encoder.rematerialize={rematerialize},"
     "task.model.text_encoder.rematerialize={rematerialize}"
 )
-# Relative. Allocators round up, and the order of parallel operations is random.
+# Relative tolerance of memory. Allocators round up, and the order of parallel
+# operations is random.
 TOLERANCE = 0.2
 
 

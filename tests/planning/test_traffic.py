@@ -19,7 +19,8 @@ SMALL = (
     "task.model.text_encoder.sequence_length=8,"
     "task.model.text_encoder.vocabulary_size=200,"
 )
-# Relative. Workers also send names of tensors, acknowledgements and heartbeats.
+# Relative tolerance of bytes. Workers also send names of tensors, acknowledgements and
+# heartbeats.
 TOLERANCE = 0.2
 
 

@@ -133,7 +133,7 @@ def test_both_splits_are_read(folders):
         train_and_test(request(folders, "val"))
 
 
-def test_splits_are_apart_and_of_the_same_classes(folders):
+def test_splits_must_be_disjoint_and_have_the_same_classes(folders):
     data = LabeledImages(["a"], np.array([0]), ["cat"])
     other = LabeledImages(["a"], np.array([0]), ["cat", "dog"])
     check_same_classes(data, data)
@@ -155,7 +155,7 @@ def test_splits_are_apart_and_of_the_same_classes(folders):
         ("imagenet2012_subset/10pct", "train", "test"),
     ],
 )
-def test_usual_splits_of_tfds(name, train_split, test_split):
+def test_data_sets_of_tfds_have_default_splits(name, train_split, test_split):
     assert split_of_classes(request(name), train=True) == train_split
     assert split_of_classes(request(name)) == test_split
     assert split_of_classes(request(name, "a", "b"), train=True) == "a"

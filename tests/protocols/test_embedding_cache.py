@@ -320,7 +320,7 @@ def test_a_cache_of_an_earlier_version_gets_checksums(tmp_path):
     )
     assert encoder.encoded == []
     assert (tmp_path / "checksums").stat().st_size == 4 * 8
-    # Rows that an earlier version adds without checksums get theirs too.
+    # Rows that an earlier version has added without checksums get checksums too.
     os.truncate(tmp_path / "checksums", 4 * 5)
     EmbeddingCache(tmp_path, encoder)([*texts, "new"])
     assert encoder.encoded == ["new"]

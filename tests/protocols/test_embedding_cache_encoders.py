@@ -65,7 +65,7 @@ def test_undecodable_images_are_skipped_and_reported(
         "3 of 6 images can't be decoded and are left out: image 1, "
         f"{tmp_path}/cut.jpg, image 4"
     )
-    with pytest.raises(InputError, match="None of the 1 images can be decoded"):
+    with pytest.raises(InputError, match="Received: 1 images that can't be decoded"):
         encoders.readable_images([b"nothing"])
     assert encoders.readable_images([images[0]])[0].shape == (1, 16)
     texts = encoders.texts(["a cat", "a dog", "a cat"])
@@ -108,7 +108,7 @@ def test_a_changed_model_uses_another_cache(tmp_path):
         assert np.abs(after - before).max() > 1e-4
 
 
-def test_default_folder(monkeypatch, tmp_path):
+def test_the_default_folder_is_in_the_cache_folder_of_the_user(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache() == tmp_path / "align_keras" / "embeddings"
     monkeypatch.delenv("XDG_CACHE_HOME")

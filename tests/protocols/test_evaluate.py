@@ -94,7 +94,7 @@ def test_processes_need_a_model_on_disk(tmp_path, monkeypatch):
     recipe = align_keras.config.load_recipe("fine_grained")
     two_trials = [trials.Trial("", "train", "test", recipe, seed) for seed in range(2)]
     request = checked_request("vtab", workers=2, results=str(tmp_path))
-    with pytest.raises(InputError, match="model must be a path with `workers`"):
+    with pytest.raises(InputError, match="model must be a path if `workers`"):
         trials.finished(two_trials, data, model, request)
 
 

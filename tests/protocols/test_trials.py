@@ -15,7 +15,7 @@ from align_keras.protocols.trials import (
 )
 
 
-def test_learning_rates_of_the_imagenet_recipe():
+def test_learning_rates_of_the_imagenet_recipe_match_the_paper():
     recipe = load_recipe("imagenet_full")
     count = 1_281_167
     head, full = build_stages(recipe, lambda size, step: (size, step), count)
@@ -38,7 +38,7 @@ def test_learning_rates_of_the_imagenet_recipe():
             assert rate == pytest.approx(start * 0.2**power, rel=1e-5), step
 
 
-def test_learning_rates_of_the_fine_grained_recipe():
+def test_learning_rates_of_the_fine_grained_recipe_decay_along_a_cosine():
     head, full = build_stages(
         load_recipe("fine_grained"), lambda size, step: (size, step), 2040
     )

@@ -22,7 +22,7 @@ EVIL = "<script>&\"'</script>"
 
 
 def random_predictions(classes, items, seed=0):
-    """Returns labels and predictions. Many predictions are the next class."""
+    """Returns random labels and predictions. Many confuse a class with the next one."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, items)
     near = (labels + rng.integers(0, 3, items)) % classes

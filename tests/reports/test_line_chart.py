@@ -81,7 +81,7 @@ def test_labels_of_close_lines_do_not_overlap():
     assert heights == sorted(heights, reverse=True)
 
 
-def test_formats_and_accessible_name():
+def test_values_are_formatted_and_the_chart_has_an_accessible_name():
     svg = draw(
         Series("R@1", ((1, 0.21), (2, 0.324)), 2),
         Series("R@10", ((1, 0.4), (2, 0.5)), 3),

@@ -56,7 +56,7 @@ METRICS = {
     "i2t/recall_at_1": 0.5,
     "i2t/chance_recall_at_1": 0.001,
     "t2i/recall_at_1": float("nan"),
-    "pictures": 5000.0,
+    "images": 5000.0,
 }
 
 
@@ -129,7 +129,7 @@ def test_the_table_compares_metrics_with_the_paper(page):
         table
         == (
             "image → text, recall at 1, % 50.0 0.10 58.6 77.0 58.4 "
-            "text → image, recall at 1, % – 45.6 59.9 37.8 pictures 5,000"
+            "text → image, recall at 1, % – 45.6 59.9 37.8 images 5,000"
         ).split()
     )
     assert "B3 + BERT-mini, CC3M" in page.words

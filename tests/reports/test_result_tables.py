@@ -29,7 +29,7 @@ from align_keras.reports.result_tables import (
         ("vtab/natural", 0.8338, "83.4"),
         ("zero_shot/top_1", math.nan, "–"),
         ("zero_shot/top_1", None, ""),
-        ("pictures", 25010.0, "25,010"),
+        ("images", 25010.0, "25,010"),
         ("linear_probe/penalty", 0.0001234, "0.0001234"),
         ("linear_probe/penalty", math.inf, "–"),
     ],
@@ -39,7 +39,7 @@ def test_format_metric_uses_percent_for_fractions(name, value, text):
 
 
 def test_counts_are_not_in_percent():
-    for name in ("pictures", "i2t/queries", "i2t/queries_without_positives", "gallery"):
+    for name in ("images", "i2t/queries", "i2t/queries_without_positives", "gallery"):
         assert not is_share(name)
 
 
@@ -48,10 +48,10 @@ def test_chance_has_a_column():
         "i2t/recall_at_1": 0.5,
         "i2t/chance_recall_at_1": 0.001,
         "chance_of_rain": 0.3,
-        "pictures": 4.0,
+        "images": 4.0,
     }
     measured, chance = without_chance(metrics)
-    assert list(measured) == ["i2t/recall_at_1", "chance_of_rain", "pictures"]
+    assert list(measured) == ["i2t/recall_at_1", "chance_of_rain", "images"]
     assert chance == {"i2t/recall_at_1": 0.001}
     table = metrics_table(
         "retrieval", "stamps", metrics, paper_figures("retrieval", "stamps")
@@ -60,12 +60,12 @@ def test_chance_has_a_column():
     assert table.rows == [
         ("i2t/recall_at_1, %", "50.0", "0.10"),
         ("chance_of_rain, %", "30.0", ""),
-        ("pictures", "4", ""),
+        ("images", "4", ""),
     ]
 
 
 def test_a_few_models_have_one_column_each():
-    metrics = {"i2t/recall_at_1": 0.5, "i2t/recall_at_10": 0.9, "pictures": 5000.0}
+    metrics = {"i2t/recall_at_1": 0.5, "i2t/recall_at_10": 0.9, "images": 5000.0}
     table = metrics_table(
         "retrieval", "coco", metrics, paper_figures("retrieval", "coco")
     )
@@ -74,7 +74,7 @@ def test_a_few_models_have_one_column_each():
     assert table.rows == [
         ("i2t/recall_at_1, %", "50.0", "58.6", "77.0", "58.4"),
         ("i2t/recall_at_10, %", "90.0", "89.7", "96.9", "88.1"),
-        ("pictures", "5,000", "", "", ""),
+        ("images", "5,000", "", "", ""),
     ]
     assert [
         table.title

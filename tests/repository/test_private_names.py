@@ -14,8 +14,8 @@ PRIVATE_WORD = re.compile(r"(?<!\w)_(?!_)\w+")
 ATTRIBUTE_IN_TEXT = re.compile(r"\.(_(?!_)\w+)")
 # Functions with the name of an attribute as a string argument.
 NAMING_FUNCTIONS = {"setattr", "getattr", "delattr", "hasattr", "setitem", "object"}
-# Private names that the package and another library have. Value: the reason why tests
-# use the name of the other library.
+# Private names that exist both in the package and in another library. The values
+# describe the name in the other library, which the tests use.
 ALLOWED_NAMES = {
     "_replace": "public method of named tuples",
     "_fields": "public attribute of named tuples",
@@ -68,7 +68,7 @@ def names_in_text(text: str, names: set[str]) -> Iterator[str]:
             yield from (name for _, name in private_accesses(text, names))
             return
         except SyntaxError:
-            # The string is not Python code, or a template of it.
+            # The string is other text, or a template that is not valid Python code.
             pass
     yield from (name for name in ATTRIBUTE_IN_TEXT.findall(text) if name in names)
 

@@ -159,7 +159,7 @@ def public_names(module):
 
 
 def find_repeated_names(modules_of_names):
-    """Returns a dict of the names that several modules define → these modules."""
+    """Returns a dict from each name that several modules define to those modules."""
     return {
         name: modules for name, modules in modules_of_names.items() if len(modules) > 1
     }

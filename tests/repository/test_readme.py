@@ -27,7 +27,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Flags of other programs on the pages: pip, docker, http.server, npm, ruff, mkdocs.
 FOREIGN = {"--directory", "--bind", "--file", "--wait", "--no-deps", "--captions"}
 FOREIGN |= {"--use-pep517", "--check", "--strict", "--config-file"}
-# A flag of align-keras without a command.
+# A flag of `align-keras` itself, which belongs to no subcommand.
 FOREIGN |= {"--print-completion"}
 # Flags of img2dataset.
 FOREIGN |= {"--resize_mode", "--resize_only_if_bigger", "--skip_reencode"}

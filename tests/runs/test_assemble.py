@@ -25,7 +25,7 @@ def optimization(override=""):
     return load_config(params_override=override).trainer.optimizer_config
 
 
-def test_the_default_schedule_is_the_papers():
+def test_the_default_schedule_is_that_of_the_paper():
     schedule = build_schedule(optimization(), 1_200_000)
     assert float(schedule(0)) == 0.0
     assert float(schedule(10_000)) == pytest.approx(1e-3)
@@ -33,7 +33,7 @@ def test_the_default_schedule_is_the_papers():
     assert float(schedule(1_200_000)) == pytest.approx(0.0, abs=1e-9)
 
 
-def test_cosine_and_constant_schedules():
+def test_cosine_and_constant_schedules_have_the_expected_rates():
     rate = f"{OPTIMIZER}.learning_rate"
     override = f"{rate}.type=cosine,{rate}.cosine.initial_learning_rate=0.2"
     warmup = f"{OPTIMIZER}.warmup.linear.warmup_steps=10"

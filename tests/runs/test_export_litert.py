@@ -29,7 +29,7 @@ from align_keras.runs.export_litert import (
 )
 from align_keras.runs.model_export import export_model
 from align_keras.utils.errors import InputError
-from tests.helpers.image_files import readable, refused
+from tests.helpers.image_files import readable_files, refused_files
 from tests.helpers.small_run import COLORS, SHAPES, write_pairs
 
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
@@ -120,7 +120,7 @@ def test_the_python_example_reads_images_as_the_package_does(exported, tmp_path)
     read = runpy.run_path(str(exported / "example.py"))["read_pixels"]
     metadata = read_tower_metadata((exported / "image.tflite").read_bytes())
     preprocessing = metadata["preprocessing"]
-    for name, (content, pixels) in readable().items():
+    for name, (content, pixels) in readable_files().items():
         # Pillow decodes this file differently.
         if name == "GIF, smaller than its screen":
             continue
@@ -128,7 +128,7 @@ def test_the_python_example_reads_images_as_the_package_does(exported, tmp_path)
         actual = read(tmp_path / "file", preprocessing)[0]
         expected = preprocess_image(tf.constant(pixels), 32)
         assert np.abs(actual - expected).max() <= 1, name
-    for content in refused().values():
+    for content in refused_files().values():
         (tmp_path / "file").write_bytes(content)
         # Pillow can read compressed bitmaps.
         if not content.startswith(b"BM"):
@@ -292,7 +292,7 @@ def test_a_folder_calibrates_without_captions(pairs, tmp_path):
     images = [str(tmp_path / "inner" / "red_ring.png")]
     assert calibration_images(str(tmp_path)) == images
     (tmp_path / "inner" / "red_ring.png").unlink()
-    with pytest.raises(InputError, match=r"must hold images \(.jpg"):
+    with pytest.raises(InputError, match=r"must contain images \(.jpg"):
         calibration_images(str(tmp_path))
 
 
@@ -314,7 +314,7 @@ def test_unreadable_images_are_skipped(align, pairs, tmp_path):
 
 
 def test_int8_without_images_is_refused(tmp_path):
-    with pytest.raises(InputError, match="quantize='int8' needs `images`"):
+    with pytest.raises(InputError, match="`images` must be set for quantize='int8'"):
         export_litert(None, tmp_path, quantize="int8")
     assert not list(tmp_path.iterdir())
 

@@ -72,13 +72,13 @@ def schemas():
     return pathlib.Path(folder)
 
 
-def closed(schema):
+def refuse_unknown_keys(schema):
     """Returns a copy of a schema that refuses unknown keys."""
     if isinstance(schema, list):
-        return [closed(part) for part in schema]
+        return [refuse_unknown_keys(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    schema = {name: closed(part) for name, part in schema.items()}
+    schema = {name: refuse_unknown_keys(part) for name, part in schema.items()}
     if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
         if not schema.get("x-kubernetes-preserve-unknown-fields"):
             schema.setdefault("additionalProperties", False)
@@ -91,7 +91,9 @@ def test_the_cluster_matches_the_schema_of_dasks_operator():
     [path] = schemas().rglob("crds/daskcluster.yaml")
     [version] = yaml.safe_load(path.read_text())["spec"]["versions"]
     # The other keys are those of every Kubernetes object.
-    schema = closed(version["schema"]["openAPIV3Schema"]["properties"]["spec"])
+    schema = refuse_unknown_keys(
+        version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    )
     cluster = manifest("cluster.yaml")
     assert cluster["apiVersion"] == f"kubernetes.dask.org/{version['name']}"
     checker = jsonschema.Draft202012Validator(schema)

@@ -67,7 +67,7 @@ def test_only_finished_runs_are_opened(tmp_path):
     ):
         align_keras.open_run(tmp_path)
     (tmp_path / "params.yaml").write_text("{}")
-    with pytest.raises(InputError, match="has no trained model. Finish the run by"):
+    with pytest.raises(InputError, match="has no trained model. To finish the run"):
         align_keras.open_run(tmp_path)
     (tmp_path / "params.yaml").unlink()
     (tmp_path / "config.json").write_text("{}")

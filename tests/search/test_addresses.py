@@ -40,7 +40,7 @@ def store():
 
 
 def counts(changes):
-    names = ("added", "changed", "renamed", "gone", "unchanged")
+    names = ("added", "changed", "renamed", "removed", "unchanged")
     return tuple(getattr(changes, name) for name in names)
 
 
@@ -147,7 +147,7 @@ def test_bad_addresses_in_a_table_are_counted_and_skipped(tmp_path, monkeypatch)
         files["11.png"] += b"changed"
         server.faults[:] = []
         again = index.add()
-        assert len(index) == 7 and again.gone == 0
+        assert len(index) == 7 and again.removed == 0
         assert again.unreadable["can't be read to its end"] == 2
         embed(table, tmp_path / "out.parquet", model=load_model(GOLDEN))
     problems = pq.read_table(tmp_path / "out.parquet")["problem"].to_pylist()

@@ -62,7 +62,7 @@ def test_a_broken_shard_removes_no_images(shard, tmp_path, colors):
     Index.build(tmp_path / "index", [shard.parent], colors.GOLDEN)
     shard.write_bytes(shard.read_bytes()[:9])
     index = Index.build(tmp_path / "index", [shard.parent])
-    assert len(index) == 3 and index.changes.gone == 0
+    assert len(index) == 3 and index.changes.removed == 0
     assert sum(index.changes.unreadable.values()) == 1
 
 

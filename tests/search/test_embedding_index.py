@@ -205,7 +205,7 @@ def test_text_queries_need_the_model(colors):
     message = "model that computed its embeddings, elsewhere"
     with pytest.raises(InputError, match=message):
         Index.open(index.folder, model)
-    with pytest.raises(InputError, match="Received: 'elsewhere', which you have not"):
+    with pytest.raises(InputError, match="Received: 'elsewhere', which has not"):
         index.query("red")
 
 
@@ -217,7 +217,7 @@ def test_folders_can_be_added_to_an_index_of_embeddings(tmp_path, colors, photos
     embeddings = model.encode_texts(["blue"])
     options = {"images": [red], "folder": folder, "model": model}
     Index.from_embeddings(embeddings, ["item"], **options)
-    with pytest.raises(InputError, match="`sources` must name a folder or a table"):
+    with pytest.raises(InputError, match="`sources` must contain a folder or a ta"):
         Index.build(folder, [], model)
     for _ in range(2):
         index = Index.build(folder, [photos], model)
@@ -292,7 +292,7 @@ def test_an_image_that_is_a_link_is_not_read(tmp_path, images):
         index.query(np.ones(3))
 
 
-def test_errors_of_damage_name_the_command_that_builds_the_index(tmp_path):
+def test_errors_about_damage_name_the_command_that_builds_the_index(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     (run / "params.yaml").write_text("")
@@ -314,7 +314,7 @@ def test_errors_of_damage_name_the_command_that_builds_the_index(tmp_path):
     assert command in str(caught.value)
 
 
-def test_errors_of_an_old_format_name_the_command_that_builds_the_index(tmp_path):
+def test_errors_about_an_old_format_name_the_command_that_builds_the_index(tmp_path):
     run = tmp_path / "my run"
     (run / "index").mkdir(parents=True)
     header = {"format": "align_keras_search_index", "version": 1, "rows": 2}

@@ -124,7 +124,7 @@ print(len(store), store.latest("", [], 1)[0]["name"], flush=True)
 
 
 @pytest.mark.ci
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="uses Unix users")
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs users of Unix")
 def test_a_reader_without_write_permission_sees_new_images(folder, photos, colors):
     if os.geteuid():
         pytest.skip("may not mount a disk here")

@@ -88,7 +88,7 @@ def test_a_database_returns_the_same_hits_as_a_folder(
     (many_photos / "red.png").unlink()
     for index in (folder, server_index):
         changes = index.add()
-        assert (changes.renamed, changes.gone, changes.added) == (1, 1, 0)
+        assert (changes.renamed, changes.removed, changes.added) == (1, 1, 0)
     assert comparable(server_index.query("red", k=80)) == comparable(
         folder.query("red", k=80)
     )

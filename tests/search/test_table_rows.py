@@ -441,8 +441,10 @@ def test_a_reader_waits_for_a_lock_until_a_timeout(
 
 def test_built_in_columns_have_kinds(build, photos):
     index = build(photos)
-    with pytest.raises(InputError, match="`where` must compare year with numbers"):
+    with pytest.raises(
+        InputError, match="`where` must compare year, a column of numbers"
+    ):
         index.query(Query("red", where="year > 'abc'"))
-    with pytest.raises(InputError, match="`where` must compare date with text"):
+    with pytest.raises(InputError, match="`where` must compare date, a column of text"):
         index.latest("date > 2020")
     assert len(index.latest("year > '1999' and date > '2020'")) == 3

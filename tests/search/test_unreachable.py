@@ -44,7 +44,7 @@ def test_an_empty_subfolder_keeps_its_images(build, photos, tmp_path, capsys):
     unmount(disk, tmp_path / "disk")
     (photos / "red.png").unlink()
     index = build()
-    assert index.changes.gone == 1 and index.changes.unchanged == 2
+    assert index.changes.removed == 1 and index.changes.unchanged == 2
     assert index.changes.unavailable == [str(disk)]
     message = f"{disk} is empty. Its 1 images stay in the index."
     assert message in capsys.readouterr().err
@@ -61,7 +61,7 @@ def test_images_of_a_deleted_subfolder_are_removed(build, photos):
     (photos / "Italy" / "blue.jpg").unlink()
     (photos / "Italy").rmdir()
     index = build()
-    assert index.changes.gone == 1 and len(index) == 2
+    assert index.changes.removed == 1 and len(index) == 2
 
 
 def test_images_of_a_table_on_an_unmounted_disk_are_kept(
@@ -87,7 +87,9 @@ def test_images_of_a_table_on_an_unmounted_disk_are_kept(
     assert stored(build()) == [str(photos / "green.png")]
 
 
-def test_a_link_to_an_unmounted_disk_stays(build, photos, tmp_path, colors):
+def test_a_link_to_an_unmounted_disk_stays_in_the_index(
+    build, photos, tmp_path, colors
+):
     disk = tmp_path / "disk"
     disk.mkdir()
     (disk / "lake.png").write_bytes(colors.image_bytes((0, 0, 200)))
@@ -101,7 +103,9 @@ def test_a_link_to_an_unmounted_disk_stays(build, photos, tmp_path, colors):
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
-def test_a_changed_file_that_cannot_be_read_stays(build, photos, monkeypatch, number):
+def test_a_changed_file_that_cannot_be_read_stays_in_the_index(
+    build, photos, monkeypatch, number
+):
     build(photos)
     path = os.fsencode(photos / "red.png")
     os.utime(path, (1, 1))
@@ -115,23 +119,23 @@ def test_a_changed_file_that_cannot_be_read_stays(build, photos, monkeypatch, nu
 
     monkeypatch.setattr(image_files, "open", refuse, raising=False)
     index = build()
-    assert len(index) == 3 and index.changes.gone == 0
+    assert len(index) == 3 and index.changes.removed == 0
     assert index.changes.unreadable.total() == 2
     monkeypatch.undo()
     (photos / "red.png").write_bytes(b"no image any more")
-    assert build().changes.gone == 1
+    assert build().changes.removed == 1
 
 
 WITHOUT_PERMISSION = """
 import sys
 from align_keras.search import Index
 index = Index.build(sys.argv[1], (), sys.argv[2])
-print(len(index), index.changes.gone, *index.changes.unavailable)
+print(len(index), index.changes.removed, *index.changes.unavailable)
 """
 
 
 @pytest.mark.ci
-@pytest.mark.skipif(sys.platform != "linux", reason="uses Linux capabilities")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs capabilities of Linux")
 @pytest.mark.parametrize("mode", [0o444, 0o000, 0o111])
 def test_a_folder_without_permission_keeps_its_images(
     build, photos, tmp_path, colors, mode
@@ -177,7 +181,7 @@ def test_an_unmounted_disk_keeps_its_images(build, photos, tmp_path, colors):
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
     index = build()
-    assert len(index) == 4 and index.changes.gone == 0
+    assert len(index) == 4 and index.changes.removed == 0
     assert index.changes.unavailable == [str(disk)]
 
 

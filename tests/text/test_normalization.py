@@ -88,7 +88,7 @@ def test_all_code_points_match_hugging_face(normalization):
         (" \t\u200b ", [], None),
     ],
 )
-def test_words_of_examples(caption, uncased, cased):
+def test_captions_are_split_into_normalized_words(caption, uncased, cased):
     import unicodedata
 
     expected = [unicodedata.normalize("NFD", word) for word in uncased]

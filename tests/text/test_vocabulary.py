@@ -29,7 +29,7 @@ def made_up_captions(count, seed=0):
     return [" ".join(word() for _ in range(5)) for _ in range(count)]
 
 
-def test_the_vocabulary_of_a_small_example():
+def test_frequent_pairs_of_a_small_example_become_tokens():
     # The pair "lo" occurs 4 times, "low" 4 times, and "##er" 3 times.
     captions = ["low low", "lower low", "newer wider"]
     vocabulary = learn_vocabulary(captions, 25, min_frequency=3)
@@ -225,7 +225,7 @@ def test_an_invalid_vocabulary_does_not_replace_a_file(tmp_path):
 @pytest.mark.parametrize("path", ["/dev/zero", "a\0b"])
 def test_a_special_file_is_refused(path):
     with pytest.raises(
-        InputError, match="must be a readable vocabulary file.*failed with: not a"
+        InputError, match="must be a readable vocabulary file.*vocabulary.*not a"
     ):
         load_vocabulary(path)
 

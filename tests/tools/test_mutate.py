@@ -1,5 +1,6 @@
 """The listed bugs match the current code, and the script reports undetected bugs."""
 
+import ast
 import pathlib
 import sys
 
@@ -13,6 +14,12 @@ CI, RELEASE = pytest.mark.ci, pytest.mark.release
 MUTATIONS = mutate.read_mutations()
 
 
+def read_function_names(path):
+    """Returns the names of all functions and methods of a Python file, a set."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
 def test_edits_match_the_code_and_their_tests_exist():
     names = {mutation.name for mutation in MUTATIONS}
     assert len(names) == len(MUTATIONS) >= 40
@@ -20,7 +27,11 @@ def test_edits_match_the_code_and_their_tests_exist():
         compile(mutate.insert_bug(mutation, ROOT), mutation.file, "exec")
         assert mutation.tests
         for test in mutation.tests:
-            assert (ROOT / test.split("::")[0]).exists(), (mutation.name, test)
+            path, _, function = test.partition("::")
+            assert (ROOT / path).exists(), (mutation.name, test)
+            if function:
+                names = read_function_names(ROOT / path)
+                assert function.split("[")[0] in names, (mutation.name, test)
 
 
 def test_an_outdated_edit_raises_an_error_with_its_name():

@@ -68,7 +68,7 @@ def steps_on_disk(directory):
 
 
 def kill_when(process, condition):
-    """Sends SIGKILL when the condition is true. Returns False if it never was."""
+    """Sends SIGKILL once the condition is true. Returns False if the process ended."""
     while process.poll() is None:
         if condition():
             process.send_signal(signal.SIGKILL)

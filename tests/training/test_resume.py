@@ -39,7 +39,7 @@ def make_batches(start_step):
 
 
 def variables_of(model):
-    """Returns the variables that a run changes, those of the optimizer included."""
+    """Returns the variables of the model and of the optimizer that a run changes."""
     variables = model.variables + model.optimizer.variables
     for metric in model.loss_metrics:
         variables = variables + metric.variables
@@ -127,12 +127,12 @@ def assert_same_state(directory, expected_directory):
 def sigterm_is_caught():
     """Fails the test if SIGTERM isn't handled, instead of ending pytest."""
 
-    def uncaught(*_):
+    def fail_on_sigterm(*_):
         raise AssertionError("SIGTERM was not handled")
 
-    before = signal.signal(signal.SIGTERM, uncaught)
+    before = signal.signal(signal.SIGTERM, fail_on_sigterm)
     yield
-    assert signal.getsignal(signal.SIGTERM) is uncaught
+    assert signal.getsignal(signal.SIGTERM) is fail_on_sigterm
     signal.signal(signal.SIGTERM, before)
 
 

@@ -55,7 +55,7 @@ def test_the_strategy_tpu_needs_a_tpu(monkeypatch):
         make_strategy("tpu")
 
 
-def test_the_address_of_a_tpu_is_the_argument_the_machine_or_tpu_name(
+def test_the_tpu_address_is_the_argument_local_or_the_value_of_tpu_name(
     tmp_path, monkeypatch
 ):
     monkeypatch.delenv("TPU_NAME", raising=False)

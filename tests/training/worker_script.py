@@ -42,7 +42,7 @@ def make_batches(start_step, input_pipeline_id=0, num_input_pipelines=1):
 
 
 def run(strategy, directory, name, steps, interval):
-    """Trains with one optimizer."""
+    """Trains a model, and saves its weights every `interval` steps."""
     keras.utils.set_random_seed(0)
     with strategy_scope(strategy):
         model = make_model(synchronized=True)

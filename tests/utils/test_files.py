@@ -213,7 +213,7 @@ def test_a_kill_during_a_replacement_restores_the_old_folder(tmp_path, capsys):
     ]
 
 
-def test_a_link_is_kept_and_a_special_file_is_refused(tmp_path):
+def test_a_link_is_preserved_and_a_special_file_is_refused(tmp_path):
     (tmp_path / "real").mkdir()
     link = tmp_path / "page.html"
     for name in ("real/old.html", "real/new.html"):
@@ -251,7 +251,8 @@ def test_a_file_above_the_size_limit_is_refused(tmp_path):
     assert read_regular(tmp_path / "link", 3) == b"cat"
     with pytest.raises(OSError, match="more than 2 bytes"):
         read_regular(path, 2)
-    os.truncate(path, 1 << 40)  # A sparse file that would fill the memory.
+    # The file uses no disk space, but its content would fill the memory.
+    os.truncate(path, 1 << 40)
     with pytest.raises(OSError, match="512,000,000"):
         read_regular(path)
 

@@ -123,7 +123,7 @@ def test_stderr_is_restored_after_the_tasks(tmp_path, capfd):
 
 
 def keep_stderr(task):
-    """Keeps `sys.stderr`, as a log handler does that a task creates."""
+    """Stores `sys.stderr` beyond the task, as log handlers do."""
     import sys
 
     task_stderr.append(sys.stderr)
@@ -271,7 +271,8 @@ def test_a_cluster_address_is_recognized(engine):
 
 @pytest.mark.parametrize("engine", ["dask:{}", "ray:{}", "spark:spark://{}"])
 def test_an_unreachable_scheduler_raises_an_error(tmp_path, engine):
-    with socket.socket() as bound_socket:  # It doesn't listen for connections.
+    # The socket is bound to a port but doesn't listen for connections.
+    with socket.socket() as bound_socket:
         bound_socket.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{bound_socket.getsockname()[1]}"
         rule = (

@@ -169,7 +169,7 @@ def make_pipeline(name, builder, image_size):
 
 
 def work(arguments):
-    """Answers each line with the wall and CPU seconds of a pass of a pipeline."""
+    """Prints the wall and CPU seconds of a pass of a pipeline for each input line."""
     builder = build(arguments.folder, arguments.count, arguments.stored_size)
     if arguments.worker in ("corpus", "squares"):
         builder = build_corpus(

@@ -66,7 +66,7 @@ def measure(path, queries, k):
     vectors = gallery[rows] + 0.02 * random.standard_normal(
         (queries, gallery.shape[1]), "float32"
     )
-    # A small search allocates the memory of the libraries.
+    # The libraries allocate memory at the first search, which is not measured.
     nearest_neighbors(vectors[:2], gallery[:100], 1)
     start, clock, peak = anonymous_memory(), time.perf_counter(), Peak()
     peak.start()

@@ -120,7 +120,7 @@ def work(form, count, width):
 def measure(count, width, names, repetitions):
     """Prints a line for each form with a batch of `count` pairs."""
     options = ["--sizes", count, "--width", width]
-    answers = take_turns(
+    results = take_turns(
         {name: [__file__, "--serve", name, *options] for name in names},
         # The first repetition is a warm-up. Only its memory counts.
         1 + repetitions,
@@ -129,9 +129,9 @@ def measure(count, width, names, repetitions):
     )
     medians = {
         name: [
-            statistics.median(answer[kind] for answer in repeats[1:]) for kind in (0, 1)
+            statistics.median(result[kind] for result in repeats[1:]) for kind in (0, 1)
         ]
-        for name, repeats in answers.items()
+        for name, repeats in results.items()
     }
     roofs = [2 * ROOF_SIDE**2 * width / seconds for seconds in medians.pop("matmul")]
     print(f"\nN = {count}, width {width}, float32, loss and gradients")
@@ -141,7 +141,7 @@ def measure(count, width, names, repetitions):
         operations = 4 * 2 * count**2 * width
         shares = [100 * operations / t / r for t, r in zip(times, roofs, strict=True)]
         line = f"{name:20} {times[0]:6.2f} | {times[1]:6.2f}"
-        line += f" {answers[name][0][2] / 2**30:6.2f}"
+        line += f" {results[name][0][2] / 2**30:6.2f}"
         line += f" {shares[0]:4.0f} | {shares[1]:4.0f}"
         if "open_clip" in medians:
             wall, cpu = medians["open_clip"]

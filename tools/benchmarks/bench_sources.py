@@ -171,7 +171,7 @@ def serve(arguments):
 
 
 def work(arguments):
-    """Answers each line with the wall and CPU seconds of a pass of a pipeline."""
+    """Prints the wall and CPU seconds of a pass of a pipeline for each input line."""
     import tensorflow_datasets as tfds
 
     from align_keras.data import open_sources, training_batches

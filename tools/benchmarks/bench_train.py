@@ -30,7 +30,7 @@ from turns import Worker, serve, timed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 REFERENCE = "torch channels_last"
-# Each name has a library and a variant.
+# Each name is a library, followed by a variant of it.
 CONTENDERS = (
     "torch eager",
     REFERENCE,
@@ -256,7 +256,7 @@ def torch_measures(variant, architecture, batch_size, threads):
 
 
 def work(arguments):
-    """Answers each line `MEASURE STEPS` with the seconds per step of a contender."""
+    """Prints a contender's seconds per step for each input line `MEASURE STEPS`."""
     library, variant = arguments.worker.split()
     make = {"keras": keras_measures, "torch": torch_measures}[library]
     architecture = arguments.architectures[0]

@@ -73,7 +73,10 @@ def describe_machine() -> dict[str, str]:
 
 
 def _seconds_of_additions() -> float:
-    """Measures the current speed of a core, which varies by a factor of four."""
+    """Returns the seconds of ten million additions.
+
+    The speed of a core of a shared machine can vary by a factor of four.
+    """
     start, total = time.process_time(), 0
     for number in range(10_000_000):
         total += number

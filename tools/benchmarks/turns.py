@@ -16,12 +16,12 @@ import align_keras  # noqa: F401 (before TensorFlow, because it enables oneDNN)
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Prefix of a line with an answer. Libraries print other lines to the same stream.
-_MARK = "answer: "
+# Prefix of lines with results. Libraries print other lines to the same stream.
+_MARK = "result: "
 
 
 def memory(field: str) -> int:
-    """Returns bytes of this process on Linux.
+    """Returns a memory statistic of this process in bytes (Linux only).
 
     Args:
         field: `VmRSS` (now), `VmHWM` (the peak) or `RssAnon` (now, without files).
@@ -31,25 +31,25 @@ def memory(field: str) -> int:
 
 
 def timed(function: Callable, *arguments: Any) -> tuple[float, float]:
-    """Calls a function and returns its seconds, wall and CPU."""
+    """Calls a function. Returns its wall time and CPU time in seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     function(*arguments)
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def serve(measure: Callable[[str], Any], ready: Any = True) -> None:
-    """Prints that this process is ready, then answers each line of standard input.
+    """Prints that this process is ready, then a result for each input line.
 
     Args:
-        measure: Function from a line to a JSON-serializable answer.
-        ready: Answer that reports that the process is ready.
+        measure: Function from a line to a JSON-serializable result.
+        ready: First result, which reports that the process is ready.
     """
-    for answer in itertools.chain([ready], map(measure, sys.stdin)):
-        print(f"{_MARK}{json.dumps(answer)}", flush=True)
+    for result in itertools.chain([ready], map(measure, sys.stdin)):
+        print(f"{_MARK}{json.dumps(result)}", flush=True)
 
 
 def serve_batches(dataset: "tf.data.Dataset", batches: int) -> None:
-    """Answers each line with the seconds to read some batches.
+    """Prints the seconds to read some batches for each line of standard input.
 
     The first batch of each pass is not measured.
 
@@ -72,7 +72,7 @@ def serve_batches(dataset: "tf.data.Dataset", batches: int) -> None:
 
 
 class Worker:
-    """Python process that answers lines with `serve`.
+    """Python process that runs `serve`.
 
     Args:
         name: Name in messages.
@@ -93,9 +93,9 @@ class Worker:
             text=True,
             **options,
         )
-        self.ready = self._read_answer()
+        self.ready = self._read_result()
 
-    def _read_answer(self) -> Any:
+    def _read_result(self) -> Any:
         for line in self._process.stdout:
             if line.startswith(_MARK):
                 return json.loads(line.removeprefix(_MARK))
@@ -104,11 +104,11 @@ class Worker:
         return None
 
     def turn(self, line: str = "") -> Any:
-        """Returns the answer to a line, or None from a process that has ended."""
+        """Sends a line. Returns the result, or None if the process has ended."""
         if self._process.poll() is not None:
             return None
         print(line, file=self._process.stdin, flush=True)
-        return self._read_answer()
+        return self._read_result()
 
     def close(self) -> None:
         """Ends the process."""
@@ -131,20 +131,20 @@ def take_turns(
         options: Options of `subprocess.Popen`.
 
     Returns:
-        Name → the answers of its process, one for each round.
+        Name → the results of its process, one for each round.
     """
     workers: list[Worker] = []
-    answers: dict[str, list] = {name: [] for name in commands}
+    results: dict[str, list] = {name: [] for name in commands}
     try:
         for name, command in commands.items():
             workers.append(Worker(name, command, **options))
         for _ in range(rounds):
             for worker in workers:
-                answers[worker.name].append(worker.turn())
+                results[worker.name].append(worker.turn())
     finally:
         for worker in workers:
             worker.close()
-    ended = [name for name, values in answers.items() if None in values]
+    ended = [name for name, values in results.items() if None in values]
     if ended and not optional:
         sys.exit(f"{', '.join(ended)} ended early. See the messages above.")
-    return {name: values for name, values in answers.items() if name not in ended}
+    return {name: values for name, values in results.items() if name not in ended}

@@ -17,8 +17,9 @@ from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path
 
-# Defaults: clusters of k-means, clusters that are searched for each image, and the
-# cosine above which two images are near. The numbers of clusters are the paper's.
+# Defaults: number of k-means clusters, number of clusters that are searched for each
+# image, and cosine above which two images are near. The first two values are from the
+# paper.
 CLUSTERS = 4096
 NEAREST = 10
 COSINE_THRESHOLD = 0.975
@@ -27,13 +28,13 @@ COSINE_THRESHOLD = 0.975
 _IMAGES_PER_CLUSTER = 64
 # Number of images for each cluster from which k-means learns.
 _SAMPLE_PER_CLUSTER = 32
-# Principal axes on which the embeddings are projected for the fast comparison.
+# Number of principal axes for the fast comparison of embeddings.
 _AXES = 31
 # The projections are stored in float16, which changes a cosine by at most 2 ** -10. The
 # fast comparison lowers its threshold by this larger value.
 _ROUNDING = 2e-3
-# Limits of memory: the number of rows that are assigned to clusters together, of rows
-# that are compared with a cluster together, and of pairs that are compared exactly.
+# Batch sizes, which limit the memory: rows that are assigned to clusters, rows that are
+# compared with a cluster, and pairs that are compared exactly.
 ASSIGNED_ROWS_PER_BLOCK = 1 << 14
 QUERY_ROWS_PER_BLOCK = 1 << 20
 VERIFIED_PAIRS_PER_BLOCK = 4096
@@ -52,7 +53,7 @@ def write_embeddings(
 
     Args:
         path: file to write.
-        images: iterable of images, as `encode` takes them.
+        images: iterable of the inputs of `encode`.
         encode: callable from a list of images to an array (images, dimensions).
         count: int, number of images.
         batch_size: int, number of images that are passed to `encode` together.
@@ -106,7 +107,7 @@ def _fill(
 class _PreparedRows:
     """Rows of embeddings with their clusters and projections.
 
-    An index selects rows without copying the arrays.
+    Indexing selects rows without copying the arrays.
 
     Attributes:
         embeddings: float array (n, d), all embeddings, possibly memory-mapped.
@@ -159,9 +160,9 @@ class EmbeddingSearch:
         seed: int = 0,
         block_rows: int = 2048,
     ) -> None:
-        remedy = f"the paper uses {NEAREST} of {CLUSTERS} clusters"
+        remedy = f"The paper uses {NEAREST} of {CLUSTERS} clusters."
         check_number("nearest", nearest, 1, clusters, whole=True, remedy=remedy)
-        remedy = f"it is a cosine, and the paper uses {COSINE_THRESHOLD}"
+        remedy = f"Pass a cosine similarity. The paper uses {COSINE_THRESHOLD}."
         check_number("threshold", threshold, _ROUNDING, 1, remedy=remedy)
         self.clusters = clusters
         self.nearest = nearest
@@ -190,7 +191,7 @@ class EmbeddingSearch:
         self.axes = np.linalg.eigh(unit.T @ unit)[1][:, -_AXES:]
         if clusters < min(4 * self.nearest, self.clusters):
             return
-        # Imported only for corpora that are large enough for clusters.
+        # Only corpora that are large enough for clusters need faiss.
         import faiss
 
         means = faiss.Kmeans(
@@ -275,7 +276,7 @@ class EmbeddingSearch:
 
         `part` holds rows of the references in ascending order of their ranks.
         """
-        # Skips queries whose rank is below all ranks of the part.
+        # A query whose rank is below all ranks of the part is skipped.
         query_rows = query_rows[best[query_rows] > ranks[part[0]]]
         if not len(query_rows):
             return
@@ -324,7 +325,7 @@ class EmbeddingSearch:
         references: _PreparedRows,
         reference: np.ndarray,
     ) -> np.ndarray:
-        """Returns True for pairs whose exact cosine is above the threshold."""
+        """Returns a mask of the pairs whose exact cosine is above the threshold."""
         near = np.empty(len(query), bool)
         for start in range(0, len(query), VERIFIED_PAIRS_PER_BLOCK):
             pairs = slice(start, start + VERIFIED_PAIRS_PER_BLOCK)

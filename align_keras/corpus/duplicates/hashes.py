@@ -31,7 +31,7 @@ VIEWS = (
 # Number of nonzero coefficients below which an image counts as plain.
 LEAST_DETAIL = 24
 
-# Pixels of the thumbnail, and of the image from which it is averaged.
+# Pixels. Side of the thumbnail, and side of the image from which it is averaged.
 _SIDE = 64
 _INTERMEDIATE_SIDE = 256
 _COEFFICIENTS = 64
@@ -42,7 +42,7 @@ _ABSOLUTE_ZERO = 0.1
 # Number of different bits up to which two hashes are near.
 BIT_THRESHOLD = 12
 _BITS = 64 * WORDS
-# Sets with fewer hashes than this use another number of bands.
+# Number of hashes from which the search uses fewer bands.
 FEW_HASHES = 5_000
 _BANDS_OF_FEW, _BANDS = 8, 6
 # Number of hash pairs that are compared together. Limits memory.
@@ -108,9 +108,9 @@ def _thumbnail(image: Image.Image | np.ndarray) -> np.ndarray:
         pixels = np.asarray(image.convert("L"))
     else:
         pixels = image
-    # Linear interpolation to 256 × 256 skips few pixels of an image of up to 1,024
-    # pixels. With the means of 4 × 4 pixels afterwards, it takes a fifth of the time of
-    # a mean of all pixels.
+    # Up to a side of 1,024 pixels, linear interpolation to 256 × 256 skips only few
+    # pixels. Together with the averaging of 4 × 4 pixels afterwards, it takes a fifth
+    # of the time that averaging all pixels takes.
     method = (
         cv2.INTER_LINEAR
         if max(pixels.shape) <= 4 * _INTERMEDIATE_SIDE
@@ -124,7 +124,7 @@ def _thumbnail(image: Image.Image | np.ndarray) -> np.ndarray:
 
 
 def _signs(pixels: np.ndarray) -> np.ndarray:
-    """Returns which coefficients of each view are positive and which are negative.
+    """Returns two masks of each view: positive and negative coefficients.
 
     The result is a bool array (views, 2, 64).
     """
@@ -168,8 +168,8 @@ _ODD = np.packbits(_ACROSS % 2 == 1, bitorder="little").view("<u8").astype(np.ui
 class HammingSearch:
     """Exact search for near images by the Hamming distance of their hashes.
 
-    Two images are near if the whole of one, mirrored or not, differs in at most
-    `threshold` of 128 bits from a view of the other.
+    Two images are near if the hash of one whole image, mirrored or not, differs in at
+    most `threshold` of 128 bits from a view of the other image.
 
     The bits are divided into bands. Two near hashes differ in few bits of at least one
     band, so only hashes with such a band are compared (Norouzi et al. 2012, "Fast
@@ -187,7 +187,7 @@ class HammingSearch:
     def __init__(
         self, threshold: int = BIT_THRESHOLD, block_rows: int = 1 << 16
     ) -> None:
-        remedy = f"it is the number of bits that may differ, by default {BIT_THRESHOLD}"
+        remedy = f"Pass the number of bits that may differ, such as {BIT_THRESHOLD}."
         check_number("threshold", threshold, 0, 32, whole=True, remedy=remedy)
         self.threshold = int(threshold)
         self.block_rows = block_rows
@@ -258,7 +258,7 @@ class HammingSearch:
         keys = _band_keys(hashes, table.columns)
         # Queries with the same key read the same entries, which are then in the cache.
         order = np.argsort(keys, kind="stable")
-        # All numbers in which at most `radius` bits are set.
+        # All integers with at most `radius` set bits.
         changes = [
             sum(1 << entry for entry in bits)
             for size in range(radius + 1)
@@ -312,11 +312,11 @@ class _BandTable:
 
 
 def _bands(count: int, threshold: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields the bits of each band and the number of them that may differ.
+    """Yields the bits of each band and the number of its bits that may differ.
 
     With threshold = bands × radius + remainder, near hashes differ in at most `radius`
-    bits of one of the first remainder + 1 bands, or in at most radius − 1 bits of one
-    of the other bands.
+    bits of one of the first remainder + 1 bands, or in at most radius − 1 bits of a
+    later band.
     """
     bands = _BANDS_OF_FEW if count < FEW_HASHES else _BANDS
     radius, remainder = divmod(threshold, bands)
@@ -346,7 +346,7 @@ def _near_by_half(
     ends: np.ndarray,
     threshold: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields pairs that are near in the first half of their bits.
+    """Yields pairs whose hashes are near in the first half of their bits.
 
     This comparison rules out most pairs. The queries of a group have the same key and
     are compared with the same range of entries.
@@ -411,7 +411,7 @@ def _pairs(
 
 
 def _first_of_equals(hashes: np.ndarray) -> np.ndarray:
-    """Returns the first row of each distinct hash that isn't zero, int64 array."""
+    """Returns the first row of each distinct nonzero hash as an int64 array."""
     order = np.lexsort((hashes[:, 1], hashes[:, 0]))
     order = order[hashes[order].any(1)]
     ordered = hashes[order]

@@ -19,8 +19,8 @@ DUPLICATE = "duplicate"
 _Search = Any
 # Reason, key of the near image, and name of its reference set.
 _Drop = tuple[str, str, str]
-# Values of `kept_by` for undecided images, and for dropped images whose near kept image
-# is still unknown.
+# Values of `kept_by` for undecided images, and for dropped images whose best near image
+# is not known yet.
 _UNDECIDED, _DROPPED = -1, -2
 # Rank that is larger than all others.
 _NO_MATCH = np.iinfo(np.int64).max
@@ -53,7 +53,7 @@ class Dropped(typing.NamedTuple):
     Attributes:
         image_key: str, key of the dropped image.
         reason: str, `NEAR_EVALUATION`, `NEAR_DUPLICATE` or `DUPLICATE`.
-        near_to: str, key of the image that it equals or is near to.
+        near_to: str, key of the equal or near image.
         reference: str, name of the evaluation set of that image, or "".
     """
 
@@ -68,28 +68,28 @@ def find_duplicates(
     references: Sequence[ImageSet] = (),
     mode: str = "hash",
     *,
-    inside: bool = True,
-    gone: Sequence[Dropped] = (),
+    inside_corpus: bool = True,
+    dropped_before: Sequence[Dropped] = (),
     **options: float,
 ) -> list[Dropped]:
-    """Finds the images to drop from a corpus because they are copies.
+    """Finds copies of images that a corpus should drop.
 
-    1. Images that equal or are near an image of an evaluation set are dropped.
-    2. Among images with equal pixels, one is kept with the captions of all. The reason
-       is "duplicate".
-    3. Among near images, the best one is kept: the one with the most pixels, then the
-       one with the lowest key. The captions of the dropped images are lost. The reason
-       is "near duplicate". No two kept images are near, and every dropped image is near
-       a kept one.
+    1. Images that are equal or near to an image of an evaluation set are dropped.
+    2. Among images with equal pixels, only one image is kept, with the captions of all
+    these images. The reason is "duplicate". 3. Among near images, the best image is
+    kept, which has the most pixels or, among equal sizes, the lowest key. The captions
+    of the dropped images are lost. The reason is "near duplicate". No two kept images
+    are near, and every dropped image is near a kept image.
 
     Args:
         corpus: `ImageSet`. Equal keys count as one image.
         references: evaluation sets. `Dropped.near_to` is the near image with the lowest
             key in the first set by name.
         mode: "hash" (`HammingSearch`) or "embedding" (`EmbeddingSearch`).
-        inside: bool, whether to take the third step. The paper doesn't.
-        gone: `Dropped` images of an earlier search. They are returned unchanged and no
-            image is dropped because of them.
+        inside_corpus: bool, whether to run the third step, which the paper does not
+            have.
+        dropped_before: `Dropped` images of an earlier search. They are returned
+            unchanged, and no image is dropped as their copy.
         **options: options of the search class, such as `threshold`.
 
     Returns:
@@ -105,7 +105,7 @@ def find_duplicates(
         "mode",
         mode,
         DUPLICATE_SEARCHES,
-        "hash is faster, and the paper uses embedding",
+        "Use hash for speed, or embedding as in the paper.",
     )
     search = DUPLICATE_SEARCHES[mode](**options)
     search.fit(corpus.keys, corpus.signatures)
@@ -113,11 +113,13 @@ def find_duplicates(
     rows, original = _distinct(corpus)
     earlier_drops = {
         image.image_key: (image.reason, image.near_to, image.reference)
-        for image in gone
+        for image in dropped_before
     }
     drops = [earlier_drops.get(corpus.keys[row]) for row in rows.tolist()]
     _drop_evaluation(corpus, rows, original, prepared, references, search, drops)
-    _drop_inside(corpus, rows, original, prepared, search if inside else None, drops)
+    _drop_inside_corpus(
+        corpus, rows, original, prepared, search if inside_corpus else None, drops
+    )
     return sorted(
         Dropped(corpus.keys[row], *drop)
         for row, drop in zip(rows.tolist(), drops, strict=True)
@@ -126,11 +128,12 @@ def find_duplicates(
 
 
 def _distinct(corpus: ImageSet) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the rows of the distinct keys, and the best image with equal pixels.
+    """Finds the rows of the distinct keys, and groups the images with equal pixels.
 
     Returns:
-        `(rows, original)`: the rows of the distinct keys, with the best image first,
-        and for each the position in `rows` of the best image with equal pixels.
+        `(rows, original)`. `rows` has the rows of the distinct keys, with the best
+        image first. `original` has, for each of these rows, the position in `rows` of
+        the best image with equal pixels.
     """
     count = len(corpus.keys)
     keys = np.array([key.encode("utf-8", "surrogatepass") for key in corpus.keys], "S")
@@ -163,12 +166,13 @@ def _drop_evaluation(
     search: _Search,
     drops: list[_Drop | None],
 ) -> None:
-    """Sets the entry in `drops` of images that equal or are near a reference."""
+    """Sets the entry in `drops` of images that are equal or near to a reference."""
     for reference in sorted(references, key=lambda images: images.name):
         order = sorted(range(len(reference.keys)), key=reference.keys.__getitem__)
         equal = _equal_images(corpus, rows, reference, order)
         near = _near_images(rows, original, prepared, reference, order, search)
-        # All images with equal pixels share the result of one of them.
+        # Only one of several images with equal pixels is searched. The others share its
+        # result.
         targets = np.full(len(rows), len(order), np.int64)
         np.minimum.at(targets, original, np.minimum(equal, near))
         for position, target in enumerate(targets[original].tolist()):
@@ -180,9 +184,9 @@ def _drop_evaluation(
 def _equal_images(
     corpus: ImageSet, rows: np.ndarray, reference: ImageSet, order: list[int]
 ) -> np.ndarray:
-    """Returns the position in `order` of the first equal reference of each image.
+    """Finds the first reference in `order` with the key or pixels of each image.
 
-    The position is `len(order)` if there is none.
+    Returns positions in `order`, or `len(order)` for images without such a reference.
     """
     position_of: dict[tuple[str, str], int] = {}
     for position, row in enumerate(order):
@@ -207,9 +211,9 @@ def _near_images(
     order: list[int],
     search: _Search,
 ) -> np.ndarray:
-    """Returns the position in `order` of the first near reference of each image.
+    """Finds the first near reference in `order` for each image.
 
-    The position is `len(order)` if there is none.
+    Returns positions in `order`, or `len(order)` for images without such a reference.
     """
     positions = np.full(len(rows), len(order), np.int64)
     distinct = np.flatnonzero(original == np.arange(len(rows)))
@@ -223,7 +227,7 @@ def _near_images(
     return positions
 
 
-def _drop_inside(
+def _drop_inside_corpus(
     corpus: ImageSet,
     rows: np.ndarray,
     original: np.ndarray,
@@ -231,7 +235,7 @@ def _drop_inside(
     search: _Search | None,
     drops: list[_Drop | None],
 ) -> None:
-    """Sets the entry in `drops` of images that equal or are near a kept image."""
+    """Sets the entry in `drops` of images that are equal or near to a kept image."""
     is_undecided = np.array([drop is None for drop in drops], bool)
     distinct = np.flatnonzero(is_undecided & (original == np.arange(len(rows))))
     kept_by = np.arange(len(rows))
@@ -248,14 +252,14 @@ def _drop_inside(
 def _select_greedily(
     search: _Search, prepared: Any, positions: np.ndarray
 ) -> np.ndarray:
-    """Keeps each image that is near no better kept image.
+    """Selects the images to keep, from the best to the worst.
 
     The images are sorted with the best first. Each round keeps the undecided images
-    that have no better near image among the undecided ones, and drops all images near
-    them. This needs one number for each image, however many pairs are near.
+    that have no better near image among the undecided images, and drops all images near
+    them. The memory does not depend on the number of near pairs.
 
     Args:
-        search: search that found `prepared`.
+        search: search whose `prepare` returned `prepared`.
         prepared: prepared signatures of all images.
         positions: int64 array, positions of the images to decide, ascending.
 
@@ -269,7 +273,7 @@ def _select_greedily(
         first = search.lowest_ranks(images, images, undecided, undecided)
         is_kept = first == undecided
         kept_by[undecided[is_kept]] = undecided[is_kept]
-        # The best near image is kept, so no better kept image can be near.
+        # The best near image is kept, so it is the result for this image.
         is_dropped = ~is_kept & (kept_by[first] == first)
         kept_by[undecided[is_dropped]] = first[is_dropped]
         remaining = undecided[~is_kept & ~is_dropped]
@@ -287,7 +291,7 @@ def _select_greedily(
 def _first_near(
     search: _Search, prepared: Any, queries: np.ndarray, references: np.ndarray
 ) -> np.ndarray:
-    """Returns the first near position in `references` of each query, or `_NO_MATCH`."""
+    """Returns the first of `references` that is near each query, or `_NO_MATCH`."""
     return search.lowest_ranks(
         prepared[queries],
         prepared[references],

@@ -83,7 +83,7 @@ def keys_over_limit(
 
 
 def rank_threshold(histogram: dict[int, int], limit: int) -> tuple[int, int]:
-    """Finds the count that separates the `limit` most frequent keys from all others.
+    """Finds the count that separates the `limit` most frequent keys from the rest.
 
     Args:
         histogram: dict from a count to the number of keys that have it.
@@ -116,7 +116,7 @@ def select_frequent(
     Args:
         keys: uint64 array (n,), sorted.
         counts: uint64 array (n,), the count of each key.
-        count: int, the count that separates frequent keys from rare ones.
+        count: int, the count that separates frequent keys from rare keys.
         quota: int, number of keys to select that have exactly `count`.
 
     Returns:
@@ -137,8 +137,8 @@ def _run_starts(keys: np.ndarray) -> np.ndarray:
 def count_in_memory(batches: list[PairColumns], thresholds: Thresholds) -> CorpusCounts:
     """Counts n-grams and shared captions in memory.
 
-    The result equals that of `count_texts`, `merge_counts` and `choose_frequent` for
-    tables on disk.
+    The result is the same as with `count_texts`, `merge_counts` and `choose_frequent`
+    for tables on disk.
     """
     features = [batch.features for batch in batches]
     # Lets `np.concatenate` accept an empty list of batches.
@@ -149,7 +149,7 @@ def count_in_memory(batches: list[PairColumns], thresholds: Thresholds) -> Corpu
     keys, counts = sum_by_key(np.concatenate([empty, *ngrams]))
     count, quota = rank_threshold(count_histogram(counts), thresholds.frequent_ngrams)
     return CorpusCounts(
-        # A count of 0 means that all n-grams are frequent.
+        # With a count of 0, all n-grams are frequent.
         select_frequent(keys, counts, count, quota) if count else None,
         keys_over_limit(texts, images, thresholds.max_images_per_text)[0],
         keys_over_limit(images, texts, thresholds.max_texts_per_image)[0],
@@ -168,8 +168,8 @@ def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
         int, number of captions in the table.
     """
     spills = pathlib.Path(folder, "spills")
-    # A repeated task must overwrite its files, even after table and folder were moved
-    # together. The names therefore depend on the relative path.
+    # The names depend on the relative path of the table. A repeated task therefore
+    # overwrites its files, even if the table and the folder were moved together.
     relative_path = os.path.relpath(path, folder)
     digest = hashlib.blake2b(os.fsencode(relative_path), digest_size=8).hexdigest()
     total = 0
@@ -204,7 +204,7 @@ def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
 
 
 def count_partitions(folder: str | os.PathLike) -> int:
-    """Returns the number of hash ranges in which the spills are merged.
+    """Returns the number of hash ranges into which the spills are divided.
 
     Each range has about `ENTRIES_PER_PARTITION` entries.
     """
@@ -245,7 +245,7 @@ def merge_counts(
 def choose_frequent(
     partitions: int, folder: str | os.PathLike, thresholds: Thresholds
 ) -> dict:
-    """Writes the results of the counts over all partitions.
+    """Selects the frequent n-grams and the hashes over a limit from all ranges.
 
     The results are the frequent n-grams, the captions that too many images share, and
     the images that have too many captions. `merge_counts` must have run for each
@@ -278,7 +278,8 @@ def choose_frequent(
                 file.write(part.astype("<u8").tobytes())
                 quota = max(0, quota - int((counts == count).sum()))
     else:
-        # All n-grams are frequent. A run with a lower threshold may have left a file.
+        # All n-grams are frequent. An earlier run with a lower threshold may have
+        # written a file.
         (chosen / "ngrams.npy").unlink(missing_ok=True)
     crowded = {}
     for kind in ("texts", "images"):

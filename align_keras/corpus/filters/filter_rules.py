@@ -21,7 +21,8 @@ from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
-# Reasons to drop a pair, in the order of the rules. A pair counts under its first one.
+# Reasons to drop a pair, in the order of the rules. A pair is counted under the first
+# reason that applies.
 REASONS = (
     "unknown size",
     "shorter side",
@@ -41,15 +42,15 @@ REASONS = (
 class Thresholds:
     """Thresholds of the filters.
 
-    The defaults are the values of the paper, where it states one.
+    The defaults are the values of the paper, if the paper has a value.
 
     Args:
         min_shorter_side: int ≥ 0, in pixels. The shorter side of an image must be
             larger (200 is dropped, 201 is kept).
         max_aspect: float > 1. The ratio of the longer to the shorter side must be
             smaller (exactly 3.0 is dropped).
-        max_pixels: int ≥ 1, the largest number of pixels of an image. The paper has no
-            such limit. It protects against decompression bombs.
+        max_pixels: int ≥ 1, the largest number of pixels of an image. This limit
+            protects against decompression bombs. The paper has no such limit.
         max_texts_per_image: int ≥ 1, the largest number of distinct captions of an
             image.
         max_images_per_text: int ≥ 1, the largest number of distinct images that share a
@@ -67,8 +68,8 @@ class Thresholds:
         unknown_sizes: `"drop"` or `"keep"` images whose original size is unknown
             because a downloader resized them, see `PairColumns.is_resized`.
         detect_language: `"never"` uses the languages that pages declare, `"undeclared"`
-            detects the language of captions without a declared one, `"always"` detects
-            the language of all captions.
+            detects the language of captions without a declared language, `"always"`
+            detects the language of all captions.
 
     Raises:
         InputError: If a value is outside its range.
@@ -106,10 +107,10 @@ class Thresholds:
             ("frequent_ngrams", 0),
         ):
             default = type(self).__dataclass_fields__[name].default
-            remedy = f"the default is {default:,}"
+            remedy = f"The default is {default:,}."
             check_number(name, getattr(self, name), least, math.inf, True, remedy)
         above_one = math.nextafter(1, 2)
-        remedy = "a square has an aspect of 1, and the default is 3"
+        remedy = "A square has an aspect of 1, and the default is 3."
         check_number("max_aspect", self.max_aspect, above_one, math.inf, remedy=remedy)
         if not isinstance(self.drop_personal_data, bool):
             raise InputError(
@@ -147,7 +148,7 @@ def _languages(languages: Any) -> tuple[str, ...]:
     if not valid:
         raise InputError(
             "languages must be a list of codes such as ('en', 'de'). Received: "
-            f"languages={languages!r}. Leave it empty to keep all languages."
+            f"languages={languages!r}. Leave languages empty to keep all languages."
         )
     return tuple(sorted({primary_language(language) for language in languages}))
 
@@ -318,7 +319,7 @@ def _have_rare_ngrams(
         (features.unigrams, unigram_rows),
         (features.bigrams, bigram_rows),
     ):
-        # Skips the n-grams of captions that are dropped already.
+        # The n-grams of captions that are already dropped are skipped.
         candidates = np.flatnonzero((is_kept & ~is_rare)[rows])
         is_rare_ngram = ~is_member(frequent, hashes[candidates])
         is_rare[rows[candidates[is_rare_ngram]]] = True

@@ -18,10 +18,10 @@ def detect_languages(
     Args:
         captions: list of str, normalized.
         languages: list of str, the languages that pages declare, such as `"en-us"`.
-            "" if a page doesn't declare one.
+            "" if a page doesn't declare a language.
         detection: `"never"` returns the declared languages, `"undeclared"` detects the
-            language of captions without a declared one, `"always"` detects the language
-            of all captions.
+            language of captions without a declared language, `"always"` detects the
+            language of all captions.
 
     Returns:
         A list of str. Detected languages are codes of ISO 639, or "" if the caption has
@@ -56,7 +56,7 @@ def detector_version() -> str:
 @functools.cache
 def _detector() -> Callable[[str], str]:
     """Returns a function from a caption to its language."""
-    with needs("language", "languages are detected by py3langid"):
+    with needs("language", "Language detection needs py3langid"):
         import py3langid
 
     def detect(caption: str) -> str:

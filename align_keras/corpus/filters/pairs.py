@@ -104,7 +104,7 @@ def filter_pairs(
 
 
 def _checked(pairs: Iterable[tuple]) -> Iterator[Any]:
-    """Yields the records and raises `InputError` at the first invalid one."""
+    """Yields the records and raises `InputError` at the first invalid record."""
     for number, record in enumerate(pairs):
         valid = isinstance(record, tuple) and len(record) >= 3
         if valid:

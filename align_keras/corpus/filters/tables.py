@@ -113,13 +113,13 @@ def _store_smallest(
 ) -> None:
     """Stores the smallest of the values that have the same key.
 
-    A repeated pair has the same hash, as has a caption that differs only in case.
+    Repeated pairs have equal hashes, and so have captions that differ only in case.
     """
     values[key] = min(values.get(key, value), value, key=order)
 
 
 def _select_kept_rows(batch: Any, pairs: PairColumns, is_kept: np.ndarray) -> Any:
-    """Returns the kept rows of a batch with normalized captions and their languages."""
+    """Selects the kept rows and sets their normalized captions and languages."""
     pyarrow = arrow()
     for name, texts in (("caption", pairs.captions), ("language", pairs.languages)):
         index = batch.schema.get_field_index(name)

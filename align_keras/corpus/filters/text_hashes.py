@@ -13,10 +13,10 @@ import numpy as np
 
 # Personal data other than email addresses has at least this number of digits.
 MIN_DIGITS = 7
-# Kinds of characters, as bits: part of a word, a word by itself, decimal digit, "@".
+# Bits of the kinds of characters: part of a word, a whole word, decimal digit, "@".
 WORD, ALONE, DIGIT, AT = 1, 2, 4, 8
 
-# Code points. Only tags and variation selectors are assigned above this one.
+# Code point. Above it, only tags and variation selectors are assigned.
 _CODES = 0x40000
 # Ranges of the ideographs that BERT's tokenizer treats as separate words.
 _IDEOGRAPHS = (
@@ -31,7 +31,8 @@ _IDEOGRAPHS = (
 )
 # Combining marks that belong to emojis.
 _EMOJI_MARKS = {*range(0xFE00, 0xFE10), 0x20E3}
-# Number of zeros after the last text, because hashing reads eight bytes from any byte.
+# Number of zero bytes after the last text. Hashing reads eight bytes at once, and may
+# read beyond the end of the text.
 PADDING = 8
 
 
@@ -169,9 +170,9 @@ def hash_spans(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.nda
         ends: int array (spans,), byte after the last of each span.
 
     Returns:
-        uint64 array (spans,). Equal bytes have equal hashes, wherever they are.
+        uint64 array (spans,). Equal bytes have equal hashes at any position.
     """
-    # Entry i of this view is the integer of the eight bytes from position i.
+    # Entry i of this view is the integer that the eight bytes from position i encode.
     reads = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
     lengths = (ends - starts).astype(np.int64)
     hashes = mix((lengths + 1).astype(np.uint64) * _STEP)
@@ -198,7 +199,7 @@ def hash_strings(strings: list[str]) -> np.ndarray:
 
 
 def hash_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Combines two arrays of hashes elementwise. The order of the two matters."""
+    """Combines two arrays of hashes elementwise. The order of the arrays matters."""
     return mix(mix(first * _STEP) + second)
 
 
@@ -255,7 +256,7 @@ def is_member(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
     """
     is_match = np.zeros(len(values), bool)
     if len(keys) and len(values):
-        # Sorted values are looked up in the same pages of a memory-mapped array.
+        # Looking up sorted values reads each page of a memory-mapped array only once.
         order = np.argsort(values)
         ordered = values[order]
         positions = np.searchsorted(keys, ordered)

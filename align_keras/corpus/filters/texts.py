@@ -50,9 +50,9 @@ def normalize_text(text: str) -> str:
 
 
 def normalize_texts(texts: list[str]) -> list[str]:
-    """Normalizes a list of texts, faster than one by one.
+    """Normalizes a list of texts, which is faster than `normalize_text` for each text.
 
-    Texts that are normalized already are recognized by their bytes in a single pass.
+    A single pass over the bytes finds the texts that are already normalized.
     """
     if not texts:
         return []
@@ -209,7 +209,8 @@ def _is_card(number: str) -> bool:
 
 
 def _is_iban(number: str) -> bool:
-    # The text after an IBAN can look like more groups of it. Every prefix is checked.
+    # The text after an IBAN can look like further groups of digits, so every prefix is
+    # checked.
     for iban in itertools.accumulate(number.split(" ")):
         # ISO 7064: A is 10, B is 11 and so on. The first four characters come last.
         if iban.isascii() and 15 <= len(iban) <= 34:

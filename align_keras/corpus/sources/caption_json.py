@@ -1,10 +1,11 @@
 """Sources of the kinds `coco` and `karpathy`: a JSON file of captions.
 
-The images are in the folder of the option `?images=DIR`. Without the option, it is the
-first of the following folders that has one of the first ten images: the folder of the
-JSON file, its subfolders, its parent folder, and the subfolders of the parent.
+The images are in the folder of the option `?images=DIR`. Without the option, these
+folders are searched for one of the first ten images: the folder of the JSON file, its
+subfolders, its parent folder, and the subfolders of the parent. The first folder with
+such an image is used.
 
-A `karpathy` source has the splits for training. With the option `EVALUATION` it has the
+A `karpathy` source reads the training splits. With the option `EVALUATION` it reads the
 splits `val` and `test` instead.
 """
 
@@ -107,7 +108,7 @@ def _entries(
         is_evaluation: bool, True to read the evaluation splits of a `karpathy` file.
 
     Returns:
-        Tuple of a list of `_Entry` and the `DropCounter` of the other entries.
+        Tuple of a list of `_Entry` and the `DropCounter` of the dropped entries.
 
     Raises:
         InputError: if the file has another structure.
@@ -167,10 +168,10 @@ def _karpathy(
 
 
 def _find_image_folder(path: str, entries: list[_Entry]) -> str:
-    """Returns the first nearby folder that has one of the first ten images.
+    """Returns the first nearby folder that contains one of the first ten images.
 
     Raises:
-        InputError: if no folder has one.
+        InputError: if no folder contains one of these images.
     """
     json_folder = os.path.dirname(path)
     parents = [json_folder]

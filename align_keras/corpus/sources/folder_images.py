@@ -1,6 +1,6 @@
 """Sources of the kind `folder`: images NAME.jpg next to captions NAME.txt.
 
-The format is that of `pair_files`, but several workers can read a folder. If
+The format is the same as in `pair_files`, but several workers can read a folder. If
 img2dataset wrote a file NAME.json, the original size of the image is read from it.
 """
 
@@ -64,14 +64,14 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 
 
 def _metadata(stem: str) -> dict[str, Any]:
-    """Returns the metadata that img2dataset wrote for an image, or {} without any."""
+    """Returns the img2dataset metadata of an image, or {} if there is no metadata."""
     path = stem + ".json"
     if not _exists(path):
         return {}
     try:
         row = json.loads(read_regular(path, MAX_TEXT_BYTES))
     except (OSError, ValueError, RecursionError):
-        return {}  # The file is from another program.
+        return {}  # Another program wrote the file.
     return row if isinstance(row, dict) else {}
 
 

@@ -1,4 +1,4 @@
-"""Locations of images, and reading of images by their location.
+"""Locations of images, and a reader of the images at these locations.
 
 A location is a single line with one of these forms:
 
@@ -38,7 +38,7 @@ def is_remote(location: str) -> bool:
 def is_from_web(location: str) -> bool:
     """Returns True for an address that an untrusted web page may use.
 
-    Paths are excluded, since they could be those of private files.
+    Paths are excluded, because a page could use the paths of private files.
     """
     return is_remote(location) or location[:5].lower() == "data:"
 
@@ -56,7 +56,7 @@ def path_location(path: str) -> str:
     try:
         return "file://" + quote(os.fsencode(path))
     except UnicodeEncodeError:
-        # No file can have a name with unpaired surrogates, so the path may change.
+        # No file name can contain unpaired surrogates, so replacing them is harmless.
         return path.encode("utf-8", "replace").decode()
 
 
@@ -80,7 +80,7 @@ def read_location(location: str) -> bytes:
     """Reads the bytes of an image. They are not decoded.
 
     Args:
-        location: str, location of a local image or of one in an object store.
+        location: str, location of an image on this machine or in an object store.
 
     Returns:
         bytes, at least one.
@@ -183,7 +183,7 @@ def _column(path: str, modified: int | str, group: int, column: str) -> Any:
 
 
 def _cell(cells: Any, row: int) -> bytes:
-    """Returns the bytes of the image in a row, or raises `ImageError` without any."""
+    """Returns the image bytes of a row. Raises `ImageError` if the cell is empty."""
     value = cells[row].as_py()
     if isinstance(value, dict):  # Hugging Face stores images as {bytes, path}.
         value = value.get("bytes")

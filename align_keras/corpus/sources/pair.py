@@ -38,8 +38,8 @@ class Part:
         start: int, first record of the range. In Parquet files, row groups are counted
             instead of records.
         stop: int, record after the range, or 0 for the whole file.
-        total: int, number of records of the file when the source was listed. Another
-            number while the part is read means that the file has changed.
+        total: int, number of records of the file when the source was listed. If the
+            number differs when the part is read, the file has changed.
         options: tuple of (name, value), options of the source.
     """
 
@@ -94,7 +94,7 @@ class SourceKind:
             whole source and the list of files, and returns the parts in the order of
             the source.
         read: callable that takes a `Part` and a `DropCounter`, yields the pairs and
-            counts the dropped ones.
+            counts dropped pairs.
         needs_spool: bool, True if `read` takes a third argument, the folder to which it
             writes images.
     """
@@ -176,7 +176,7 @@ def pair_of_shard(
     names: Iterable[str],
     columns: dict[str, str] | None = None,
 ) -> SourcePair | None:
-    """Converts a record of a shard to a pair, or counts why it has none.
+    """Converts a record of a shard to a pair, or counts the reason why it has no pair.
 
     Args:
         counter: `DropCounter` for a record without an image.

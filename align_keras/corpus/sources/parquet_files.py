@@ -60,8 +60,8 @@ def _read_part(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
             else:
                 yield from _read_groups(table, part, counter)
     except OSError as error:
-        # An error with a number is from the operating system. The others are from
-        # pyarrow and mean that the file is damaged.
+        # An error with an `errno` is from the operating system. An error of pyarrow has
+        # none, and means that the file is damaged.
         if error.errno is not None:
             raise
         counter.drop("truncated shard", part.path, str(error))

@@ -55,8 +55,8 @@ SOURCE_KINDS: dict[str, SourceKind] = {
     "folder": FOLDER_IMAGES,
     "tfds": TFDS_BUILDERS,
 }
-# Kinds that are recognized by file name suffixes. The kind of a JSON file is recognized
-# by its content, and that of a folder of images by its caption files.
+# Kinds that are recognized by file name suffixes. A JSON file is recognized by its
+# content, and a folder of images by its caption files.
 _KINDS_BY_SUFFIX = (
     "html",
     "warc",
@@ -67,20 +67,20 @@ _KINDS_BY_SUFFIX = (
     "table",
 )
 _IMAGES_OPTION = "?images="
-# Shards of img2dataset. Their captions are unfiltered alt-texts, and those that only
-# name a file are dropped here. The readers of web pages drop such captions themselves,
-# since they have the addresses of the images.
+# Kinds of img2dataset shards. Their captions are unfiltered alt-texts, so captions that
+# only name a file are dropped in this module. The readers of web pages drop such
+# captions themselves, because they know the addresses of the images.
 _CRAWLED = ("webdataset", "parquet", "tfrecord")
 _SHARDS = ("warc", "wat", *_CRAWLED)
 # Kinds whose parts have many files. Their readers count the unreadable files
 # themselves.
 _MANY_FILES = ("html", "folder", "tfds")
-# Remark about pairs in the corpus report. Their image differs from the one on the web.
+# Remark in the corpus report about pairs whose image differs from the image on the web.
 PADDED = (
     "pairs whose image the downloader padded or cropped (fetch it again with "
     "img2dataset --resize_mode no)"
 )
-# Reason for filtering a pair by `caption_rules`.
+# Reason under which a pair is counted that `caption_rules` excludes.
 OTHER_RULE = "caption rule is not in caption_rules"
 # Number of images whose sizes and keys are cached. Pages repeat some images, such as a
 # logo.
@@ -104,7 +104,7 @@ class Source:
     options: tuple = ()
 
     def parts(self) -> list[Part]:
-        """Divides the source into parts. The same files give the same parts.
+        """Divides the source into parts, which depend only on its files.
 
         Raises:
             InputError: if the source has no files or cannot be read.
@@ -117,7 +117,7 @@ class Source:
             raise InputError(
                 f"The source {self.name!r} must have files of kind {self.kind} "
                 f"({', '.join(kind.suffixes)}). Received: {self.path} without such "
-                "files. Check the path, or specify another kind."
+                "files. Check the path, or use another kind."
             )
         return parts
 
@@ -159,12 +159,12 @@ def open_source(spec: str) -> Source:
             - `tfds`: `tfds:NAME:SPLIT` or `tfds:NAME/CONFIG:SPLIT`, or
               `tfds:FOLDER:SPLIT` for the folder of a prepared data set.
 
-            Without `KIND:`, the kind of a file is recognized by its suffix, and that of
-            a JSON file by its content. The kind of a folder is recognized if all its
-            files with known suffixes have the same kind. In this check, a file
+            Without `KIND:`, the kind of a file is recognized by its suffix, and the
+            kind of a JSON file by its content. The kind of a folder is recognized if
+            all its files with known suffixes have the same kind. In this check, a file
             `NAME.parquet` next to `NAME.tar`, `NAME.tfrecord` or a folder `NAME` is
-            ignored, since it is a log of img2dataset. Images are ignored unless an
-            image NAME.jpg has a file NAME.txt.
+            ignored, because img2dataset writes such a file as a log. Images are ignored
+            unless an image NAME.jpg has a file NAME.txt.
 
     Returns:
         `Source`.
@@ -268,7 +268,7 @@ def _recognize_kind(spec: str, path: str) -> str:
         path: str, path or address.
 
     Raises:
-        InputError: if no kind, or more than one, is recognized.
+        InputError: if no kind or more than one kind is recognized.
     """
     if is_folder(path):
         with _os_errors_as_input_errors(spec):
@@ -425,7 +425,7 @@ def extract_part(task: dict) -> dict:
 def _filter_by_rule(
     pairs: Iterable[SourcePair], caption_rules: Sequence[str], counter: DropCounter
 ) -> Iterator[SourcePair]:
-    """Yields the pairs whose rule is in `caption_rules`, and counts the others."""
+    """Yields the pairs whose rule is in `caption_rules`, and counts the other pairs."""
     for pair in pairs:
         if pair.rule in caption_rules:
             yield pair
@@ -466,7 +466,7 @@ def _has_other_aspect(size: tuple[int, int], original_size: tuple[int, int]) -> 
     width, height = size
     original_width, original_height = original_size
     difference = abs(width * original_height - height * original_width)
-    # Each side is rounded by less than a pixel.
+    # Rounding changes each side by less than a pixel.
     return difference > original_width + original_height
 
 
@@ -489,7 +489,7 @@ def _detect_resized(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             can_be_resized = False
             yield from squares
             squares.clear()
-    # A single square image is no evidence for resizing.
+    # A single square image does not prove that the shard was resized.
     is_resized = len({row["image_key"] for row in squares}) > 1
     for row in squares:
         yield {**row, "is_resized": is_resized}

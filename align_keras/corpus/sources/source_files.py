@@ -13,22 +13,22 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
 from align_keras.utils.remote import is_url, list_url, stat_url
 
-# Limits of a part with small files. A part of this size takes much longer than starting
-# its task, and there are enough parts for all workers.
+# Limits of a part with small files. Reading such a part takes much longer than starting
+# its task, but a source still has enough parts for all workers.
 FILES_PER_PART = 200
 BYTES_PER_PART = 16_000_000
 # Number of records per part of a large file.
 RECORDS_PER_PART = 10_000
 
-# The following limits are in bytes without compression. Longer data is counted and not
-# read, since no useful page, image or caption is so long.
+# The following limits are in uncompressed bytes. Larger data is counted and not read,
+# because no useful page, image or caption is so large.
 
 # A web page, and a record of a web archive.
 MAX_PAGE_BYTES = MAX_WARC_BYTES = 64_000_000
 # Metadata of a page. Its Python objects need 30 times as much memory.
 MAX_WAT_BYTES = 8_000_000
 MAX_TFRECORD_BYTES = 256_000_000
-# A JSON file of captions, which is read into memory completely. The one of COCO has 90
+# A JSON file of captions, which is read into memory completely. COCO's file has 90
 # million bytes.
 MAX_JSON_BYTES = 1_000_000_000
 # A caption or the metadata of an image in a shard.
@@ -53,7 +53,7 @@ class SourceFile(NamedTuple):
 
 
 def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]:
-    """Lists the files below a folder, sorted by name, without hidden ones.
+    """Lists the files below a folder, sorted by name, without hidden files.
 
     Args:
         folder: str, path or address.
@@ -77,8 +77,8 @@ def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]
 def one_file(path: str) -> SourceFile | None:
     """Returns the `SourceFile` of a path or address, or None if there is no file.
 
-    Its name is relative to the folder of the file. A local folder also gives a
-    `SourceFile`.
+    The name is relative to the folder of the file. For a local folder, a `SourceFile`
+    is returned as well.
     """
     try:
         if is_url(path):
@@ -108,7 +108,7 @@ def is_folder(path: str) -> bool:
 
 
 def whole_files(whole: Part, files: list[SourceFile]) -> list[Part]:
-    """Makes a part of each file.
+    """Returns one part for each file.
 
     Args:
         whole: `Part` for the whole source.
@@ -154,11 +154,13 @@ def fingerprint(words: Iterable[str], files: Iterable[SourceFile]) -> str:
 def count_os_error(counter: DropCounter, path: str, error: OSError) -> None:
     """Counts a file that cannot be opened.
 
-    The drop reason is "oversized", "unreadable" if another attempt would fail as well,
-    and otherwise "vanished".
+    The drop reason is "oversized" for a file that is too large, "unreadable" if another
+    attempt would fail as well, and otherwise "vanished".
     """
     is_permanent = isinstance(error, PermissionError | IsADirectoryError)
-    is_permanent |= error.errno == errno.EINVAL  # A pipe or a device.
+    is_permanent |= (
+        error.errno == errno.EINVAL
+    )  # A pipe or a device cannot be read as a file.
     is_permanent &= not is_url(path)
     reason = "unreadable" if is_permanent else "vanished"
     reason = "oversized" if error.errno == errno.EFBIG else reason
@@ -166,7 +168,7 @@ def count_os_error(counter: DropCounter, path: str, error: OSError) -> None:
 
 
 def read_whole(path: str, counter: DropCounter) -> bytes | None:
-    """Reads a file, or counts why it cannot be read and returns None."""
+    """Reads a file. Counts an unreadable file and returns None for it."""
     try:
         return read_regular(path, MAX_PAGE_BYTES)
     except OSError as error:
@@ -200,7 +202,8 @@ def read_range(part: Part, counter: DropCounter, load: Callable) -> Iterator:
         part: `Part`.
         counter: `DropCounter`. The first part of a file adds the counts of `load`.
         load: callable that takes the path and the modification time of the file. It
-            returns the list of all records and the `DropCounter` of the dropped ones.
+            returns the list of all records and the `DropCounter` of the dropped
+            records.
 
     Raises:
         FileNotFoundError: if the file does not exist.

@@ -1,7 +1,8 @@
 """Sources of the kind `table`: CSV, TSV and JSONL files.
 
-`align_keras.corpus.pair_files` reads them. Each process reads a table once, completely.
-The columns `rule`, `language` and `page_url` are used as well.
+`align_keras.corpus.pair_files` reads the tables. Each process reads a whole table, and
+reads it only once. The columns `rule`, `language` and `page_url` become fields of the
+pairs.
 """
 
 import functools

@@ -49,7 +49,7 @@ def data_folder(name: str) -> str:
         return os.path.abspath(name)
     try:
         folder = os.fspath(tfds.builder(name).data_dir)
-    except Exception as error:  # Builders can raise any error.
+    except Exception as error:  # The code of a builder can raise any error.
         problem = str(error).strip().split("\n")[0]
         raise InputError(
             "A tfds source must be the name of a data set of TensorFlow Datasets, or "
@@ -58,8 +58,8 @@ def data_folder(name: str) -> str:
         ) from None
     if not os.path.isdir(folder):
         raise InputError(
-            f"The data set tfds:{name} must be prepared. Received: no folder {folder}. "
-            f"Run `tfds build {name}`."
+            f"The data set tfds:{name} must be prepared. Received: {folder}, which "
+            f"does not exist. Run `tfds build {name}`."
         )
     return folder
 
@@ -76,7 +76,7 @@ def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
 def _read_part(
     part: Part, counter: DropCounter, spool: str | os.PathLike | None
 ) -> Iterator[SourcePair]:
-    """Yields the pairs of a range of a split. Writes its images to a tar in `spool`."""
+    """Yields the pairs of a range of a split, and writes its images to `spool`."""
     if spool is None:
         raise InputError(
             f"`spool` must be a folder for the images of {part}. Received: spool=None. "

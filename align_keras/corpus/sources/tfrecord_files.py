@@ -150,9 +150,9 @@ def _first_integer(message: bytes, start: int, stop: int) -> int | None:
     if start == stop:
         return None
     tag, start = _varint(message, start)
-    if tag == 0x0A:  # A packed list, which begins with its length.
+    if tag == 0x0A:  # A packed list begins with its length.
         _, start = _varint(message, start)
-    elif tag != 0x08:  # Other tags than that of a single value are invalid.
+    elif tag != 0x08:  # Only the tag of a single value is valid here.
         return None
     if start >= stop:
         return None
@@ -162,7 +162,7 @@ def _first_integer(message: bytes, start: int, stop: int) -> int | None:
 def _fields(
     message: bytes, steps: Iterator[int], start: int, stop: int, number: int
 ) -> Iterator[tuple[int, int]]:
-    """Yields the positions (start, stop) of the fields with a number.
+    """Yields the positions (start, stop) of the fields that have a field number.
 
     Args:
         message: bytes of the whole record.
@@ -206,7 +206,7 @@ def _varint(message: bytes, start: int) -> tuple[int, int]:
 
 def masked_crc(content: bytes) -> int:
     """Returns the checksum of TFRecord files, a CRC-32C that is rotated and shifted."""
-    with needs("corpus", "checksums of TFRecord files are computed by google-crc32c"):
+    with needs("corpus", "Checksums of TFRecord files need google-crc32c"):
         import google_crc32c
     crc = google_crc32c.value(content)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

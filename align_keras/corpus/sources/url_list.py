@@ -70,7 +70,7 @@ def _csv_writer(path: pathlib.Path) -> Iterator[Callable[[Any], Any]]:
 @contextlib.contextmanager
 def _parquet_writer(path: pathlib.Path) -> Iterator[Callable[[Any], Any]]:
     """Yields a function that writes a row to a Parquet file."""
-    pyarrow = arrow(otherwise=", or write .csv")
+    pyarrow = arrow(alternative=", or write .csv")
     schema = pyarrow.schema([(name, pyarrow.string()) for name in URL_COLUMNS])
     with table_writer(path, schema) as append:
         yield lambda pair: append([dict(zip(URL_COLUMNS, pair, strict=True))])

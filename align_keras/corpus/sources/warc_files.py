@@ -1,7 +1,7 @@
 """Sources of the kind `warc`: the web pages of web archives.
 
-If the archive also has the image of a page, it is read from the archive. Other images
-are remote.
+If the archive also has the image of a page, it is read from the archive. All other
+images are remote.
 """
 
 import re

@@ -25,7 +25,7 @@ _WARC = b"WARC/"
 _START = re.compile(rb"(?<=\n)WARC/\d\.|\x1f\x8b\x08")
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _LENGTH = re.compile(rb"^content-length:\s*(\d{1,18})\s*$", re.I | re.M)
-# Characters between records. After the last record, zeros can fill a block.
+# Bytes that can be between records. After the last record, zeros can fill a block.
 _BLANK = b"\r\n\0"
 _HAS_HTTP = re.compile(rb"^WARC-Type:\s*(?:response|request|revisit)", re.I | re.M)
 # Seconds of processor time for decompressing a response.
@@ -54,7 +54,7 @@ def iterate_records(path: str, limit: int = MAX_WARC_BYTES) -> Iterator[WarcReco
     Args:
         path: str, path or address of a WARC file. The file is not compressed, or each
             record is a gzip member.
-        limit: int, bytes. Longer records are damaged.
+        limit: int, bytes. Longer records count as damaged.
     """
     with open_regular(path) as file:
         offset = _skip_blank(file, 0)
@@ -120,7 +120,8 @@ def _read_gzip_member(
             piece = decompressor.decompress(chunk)
         except zlib.error as error:
             return _broken(file, offset, str(error))
-        # The content up to the limit has at least the header, which has the length.
+        # The content up to the limit contains at least the header, and the header
+        # contains the length.
         pieces.append(piece[: max(limit - size, 0)])
         size += len(piece)
     end = file.tell() - len(decompressor.unused_data)
@@ -139,7 +140,7 @@ def _read_gzip_member(
 def _read_plain(
     file: IO[bytes], offset: int, limit: int, start: bytes
 ) -> tuple[WarcRecord, int]:
-    """Reads an uncompressed record. `start` has its first bytes."""
+    """Reads an uncompressed record. `start` contains its first bytes."""
     length = _declared_length(start)
     if length is None:
         return _broken(file, offset, "no Content-Length")
@@ -168,11 +169,11 @@ def _can_end(file: IO[bytes], end: int) -> bool:
 
 
 def _declared_length(content: bytes) -> int | None:
-    """Returns the bytes of a record, including the header, or None.
+    """Returns the size of a record in bytes, including the header, or None if unknown.
 
     Args:
-        content: bytes of the record, which may end after the header. The header has the
-            length of the rest.
+        content: bytes of the record, which may end after the header. The header
+            contains the length of the body.
     """
     header = _HEADER_END.search(content[:_CHUNK])
     if not content.startswith(_WARC) or header is None:
@@ -224,7 +225,7 @@ def parse_record(content: bytes) -> Any:
         ValueError: if the record is damaged, or its HTTP headers are too long.
         InputError: if warcio is not installed.
     """
-    with needs("corpus", "web archives are read by warcio"):
+    with needs("corpus", "Reading web archives needs warcio"):
         from warcio.archiveiterator import ArchiveIterator
     _check_http_headers(content)
     try:
@@ -250,11 +251,11 @@ def _check_http_headers(content: bytes) -> None:
 def parsed_records(
     path: str, counter: DropCounter, limit: int = MAX_WARC_BYTES
 ) -> Iterator[tuple[int, Any]]:
-    """Yields the records of a file that can be parsed, and counts the others.
+    """Yields the records of a file that can be parsed, and counts damaged records.
 
     Args:
         path: str, path or address of a WARC file.
-        counter: `DropCounter` for the other records.
+        counter: `DropCounter` for the damaged records.
         limit: int, bytes. Longer records are dropped.
 
     Yields:
@@ -310,7 +311,8 @@ def _read(stream: Any, limit: int) -> bytes:
     """Reads at most `limit` bytes of a stream.
 
     Raises:
-        ValueError: if it takes too long, which happens if each HTTP chunk has one byte.
+        ValueError: if reading takes too long, for example if each HTTP chunk has one
+            byte.
     """
     pieces, start = [], time.thread_time()
     while limit > 0 and (piece := stream.read(min(limit, _CHUNK))):

@@ -16,7 +16,7 @@ from align_keras.corpus.sources.source_files import MAX_WAT_BYTES, whole_files
 from align_keras.corpus.sources.warc_records import parsed_records
 from align_keras.utils.errors import InputError
 
-# Errors from JSON of an unexpected structure.
+# Errors that JSON of an unexpected structure raises.
 _STRUCTURE_ERRORS = (
     ValueError,
     LookupError,

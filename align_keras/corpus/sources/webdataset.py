@@ -133,7 +133,7 @@ class _Member(tarfile.TarInfo):
         return super()._proc_member(*arguments)  # type: ignore[misc]
 
     def _proc_gnusparse_10(self, *arguments: Any) -> Any:
-        raise ValueError("a sparse file, whose map can have any length")
+        raise ValueError("the member is a sparse file, whose map can have any length")
 
 
 def _tar_members(file: Any, offset: int) -> Iterator[tuple[tarfile.TarInfo, int]]:
@@ -142,7 +142,7 @@ def _tar_members(file: Any, offset: int) -> Iterator[tuple[tarfile.TarInfo, int]
     try:
         tar: Any = tarfile.TarFile(fileobj=file, tarinfo=_Member)
         while (member := tar.next()) is not None and tar.offset > member.offset:
-            tar.members.clear()  # Otherwise `tar` would keep all members in memory.
+            tar.members.clear()  # Otherwise `tar` would store all members in memory.
             yield member, tar.offset
     except OSError:
         raise
@@ -153,7 +153,7 @@ def _tar_members(file: Any, offset: int) -> Iterator[tuple[tarfile.TarInfo, int]
 def _pair(
     file: IO[bytes], path: str, key: str, sample: _Spans, counter: DropCounter
 ) -> SourcePair | None:
-    """Returns the pair of a sample, or counts why it has none."""
+    """Returns the pair of a sample, or counts the reason why it has no pair."""
     row = _metadata(file, sample)
     if ".txt" in sample:
         row["caption"] = _read(file, *sample[".txt"]).decode("utf-8", "replace")
@@ -166,7 +166,7 @@ def _metadata(file: IO[bytes], sample: _Spans) -> dict[str, Any]:
     try:
         row = json.loads(_read(file, *sample[".json"])) if ".json" in sample else {}
     except (ValueError, RecursionError):
-        return {}  # The sample may have its caption in `.txt`.
+        return {}  # The `.txt` member may still have a caption.
     return row if isinstance(row, dict) else {}
 
 

@@ -1,4 +1,4 @@
-"""Readers of evaluation data: public benchmarks, a user's images, built corpora."""
+"""Readers of evaluation data: public benchmarks, user images and built corpora."""
 
 from align_keras.datasets.benchmarks.captioned_images import (
     CaptionedImages,

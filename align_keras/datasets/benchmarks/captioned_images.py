@@ -27,10 +27,10 @@ from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
-# Number of missing images that a message names.
+# Number of missing images that a message lists.
 _MAX_NAMED_IMAGES = 5
-# Numbers of images and captions in the test splits of the paper. Recall on fewer images
-# isn't comparable, because it is higher in a smaller gallery.
+# Numbers of images and captions in the test splits of the paper. Recall on a subset is
+# not comparable, because recall is higher among fewer images.
 KARPATHY_COUNTS = {
     ("flickr30k", "test"): (1000, 5000),
     ("coco", "test"): (5000, 25_010),
@@ -40,12 +40,12 @@ KARPATHY_COUNTS = {
 class _ByImage:
     """Base class of dataclasses whose lists have one entry per image.
 
-    The fields are such lists, or dicts of such lists.
+    All fields are lists with one entry per image, or dicts of such lists.
     """
 
     images: list
     missing: int
-    # Declares to mypy that the subclasses are dataclasses.
+    # This annotation shows mypy that the subclasses are dataclasses.
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
 
     def __len__(self) -> int:
@@ -109,8 +109,8 @@ def read_text(path: pathlib.Path, remedy: str) -> str:
 
     Args:
         path: path of the uncompressed file.
-        remedy: str, how to get the file. A sentence for the error message, without its
-            period.
+        remedy: str, sentence of the error message that describes how to get the file,
+            without its period.
 
     Raises:
         InputError: If neither file can be read.
@@ -123,7 +123,7 @@ def read_text(path: pathlib.Path, remedy: str) -> str:
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         problem = getattr(error, "strerror", None) or str(error)
     raise InputError(
-        f"{path} or {packed.name} must be a readable file ({problem}). {remedy}."
+        f"{path} or {packed.name} must be readable. Received: {problem}. {remedy}."
     )
 
 
@@ -204,8 +204,8 @@ def read_caption_files(
     if not records:
         problem = f" ({' and '.join(dropped_lines)})" if dropped_lines else ""
         raise InputError(
-            f"{path} must contain at least one image with a caption. Received: "
-            f"none{problem}. Add usable rows."
+            f"{path} must contain at least one image with a caption. Received: no "
+            f"usable row{problem}. Add images with captions."
         )
     for line in dropped_lines:
         say(line)
@@ -262,9 +262,9 @@ def read_karpathy(
         image_folder: folder of the images. For COCO it contains `train2014/` and
             `val2014/`.
         split: str, such as `"test"`.
-        captions_per_image: int, number of captions to read for each image, the first
-            ones in the file. The protocol uses 5, although some images of COCO have
-            more. None reads all, as needed for Crisscrossed Captions.
+        captions_per_image: int, number of captions to read for each image, in the order
+            of the file. The protocol uses 5, although some images of COCO have more. If
+            None, all captions are read, as Crisscrossed Captions requires.
         allow_missing: bool, whether to report and leave out missing images.
         check_counts: bool, whether to check the numbers of images and captions of the
             test splits.
@@ -281,13 +281,13 @@ def read_karpathy(
         Jia et al. 2021, section 5.1.
     """
     if captions_per_image is not None:
-        name, remedy = "captions_per_image", "use None to read all captions"
+        name, remedy = "captions_per_image", "Use None to read all captions."
         check_number(name, captions_per_image, 1, math.inf, True, remedy)
     path = pathlib.Path(json_path)
     content = _read(path)
     entries = [_entry(path, row, value) for row, value in enumerate(content["images"])]
     splits = sorted({entry.split for entry in entries})
-    check_choice("split", split, splits, f"use a split of {path.name}")
+    check_choice("split", split, splits, f"Use a split of {path.name}.")
     entries = [entry for entry in entries if entry.split == split]
     if check_counts:
         _check_counts(path, content.get("dataset"), split, entries)
@@ -313,7 +313,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
         content = json.loads(text)
     except ValueError as error:
         raise InputError(
-            f"{path} must be a JSON file ({error}). Download it again."
+            f"{path} must be a JSON file. Received: {error}. Download the file again."
         ) from None
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise InputError(
@@ -334,8 +334,9 @@ def _entry(path: pathlib.Path, row: int, value: object) -> KarpathyImage:
     except (TypeError, AttributeError) as error:
         problem = f"in another format ({error})"
     raise InputError(
-        f"Each image of {path} must have filename, split and sentences with raw and "
-        f"sentid. Received: images[{row}] {problem}. Download the file again."
+        f"Each image of {path} must have the keys filename, split and sentences, and "
+        f"each sentence the keys raw and sentid. Received: images[{row}] {problem}. "
+        "Download the file again."
     )
 
 
@@ -388,8 +389,9 @@ def stamps_captions_by_language(
     ids = [name for name in english if all(name in images for images in translations)]
     if not ids:
         raise InputError(
-            f"Some stamps must have captions in all of {', '.join(LANGUAGES)}, but "
-            "none has. Install the complete package tuxpaint-stamps-default."
+            "Some stamps must have captions in all languages "
+            f"({', '.join(LANGUAGES)}). Received: no such stamp. Install the complete "
+            "package tuxpaint-stamps-default."
         )
     return MultilingualCaptions(
         images=[english[name].image for name in ids],

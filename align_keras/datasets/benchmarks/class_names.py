@@ -205,12 +205,12 @@ def _names_of_list(names: list[str], old: Sequence[str], ordered: bool) -> list[
 
 
 def _caseless(name: str) -> str:
-    """Returns a readable name in a form for comparison without case."""
+    """Returns a class name in a form that is compared regardless of case."""
     return readable_name(name).casefold()
 
 
 def _differences(names: Sequence[str], old: Sequence[str]) -> str:
-    """Returns a text with the names that only the file has or only the data has."""
+    """Describes the names that are only in the file or only in the data."""
     parts = []
     for owner, candidates, other_names in (("file", names, old), ("data", old, names)):
         names_to_match = {_caseless(name) for name in other_names}
@@ -230,8 +230,8 @@ def check_names_for_prompts(class_names: Sequence[str]) -> None:
     if _are_wordnet_ids(class_names):
         raise InputError(
             "--classes must name the classes, because their WordNet ids don't occur in "
-            f"captions. Received: no name for {class_names[0]!r} and the other ids. "
-            "Use a file of names, or clip:imagenet1k with clip-benchmark installed."
+            f"captions. Received: no name for {class_names[0]!r} or any other id. Use "
+            "a file of names, or clip:imagenet1k with clip-benchmark installed."
         )
 
 
@@ -241,7 +241,7 @@ def _are_wordnet_ids(names: Sequence[str]) -> bool:
 
 def imagenet_ids() -> list[str]:
     """Returns the 1,000 WordNet ids of ImageNet in the order of its labels."""
-    import tensorflow_datasets as tfds  # The import takes seconds.
+    import tensorflow_datasets as tfds  # Importing TFDS takes seconds.
 
     path = tfds.core.tfds_path("datasets/imagenet2012/labels.txt")
     return path.read_text().split()

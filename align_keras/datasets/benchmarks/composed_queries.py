@@ -31,7 +31,7 @@ class ComposedQuery:
 
 
 def composed_icon_queries(image_ids: Sequence[str]) -> list[ComposedQuery]:
-    """Returns composed queries from icons whose names extend the names of others.
+    """Returns composed queries from icons whose names extend other icons' names.
 
     `user-plus` is the base `user` plus the word "plus", if both are icons of one family
     and drawing style. If several bases match, the longest counts. The same words must

@@ -22,7 +22,7 @@ from align_keras.utils.errors import InputError
 _REMEDY = (
     "Clone github.com/google-research-datasets/Crisscrossed-Captions into that folder"
 )
-# First columns of each task's file.
+# First columns of the file of each task.
 _COLUMNS = {
     "sts": ("caption1", "caption2", "agg_score"),
     "sis": ("image1", "image2", "agg_score"),
@@ -38,8 +38,8 @@ class RatedPair(NamedTuple):
     """Two items that people rated for similarity.
 
     Attributes:
-        first: str, id of a caption or an image. In the task `sits`, a caption.
-        second: str, id of a caption or an image. In the task `sits`, an image.
+        first: str, id of a caption or an image. In the task `sits` it is a caption.
+        second: str, id of a caption or an image. In the task `sits` it is an image.
         score: float in [0, 5], mean rating.
     """
 
@@ -131,7 +131,7 @@ def _pair(
     for pattern, cell in zip(patterns, cells, strict=False):
         match = pattern.fullmatch(cell)
         if match is not None:
-            # Caption ids are reduced to their number, as in Karpathy's file.
+            # Only the number of a caption id is used, as in Karpathy's file.
             names.append(match.group(pattern.groups))
     try:
         score = float(cells[2])
@@ -189,7 +189,7 @@ def cxc_captioned_images(
             raise InputError(
                 f"The {ratings.split} split of COCO must contain all rated {kind}, but "
                 f"{len(missing)} of {len(rated)} are missing, such as {missing[0]}. "
-                "Read the same split with all its captions and images."
+                f"Read the whole split {ratings.split}."
             )
     rated_captions = ratings.caption_ids()
     rows = [

@@ -39,8 +39,8 @@ class LabeledImages:
         class_names: list of str.
         columns: dict from the name of a column to a list with a value per image.
             Metrics can be reported for each value.
-        image_ids: list of str, by which metadata is joined, or None to use the row
-            numbers.
+        image_ids: list of str, ids with which metadata is joined. If None, the row
+            numbers are the ids.
     """
 
     images: Any
@@ -53,7 +53,7 @@ class LabeledImages:
 def only_occurring_classes(data: LabeledImages) -> LabeledImages:
     """Removes the classes that no image has.
 
-    ImageNet-R and ImageNet-A are classified in this way.
+    The protocols for ImageNet-R and ImageNet-A require this.
 
     References:
         Hendrycks et al. 2021, ImageNet-R and ImageNet-A.
@@ -174,7 +174,7 @@ def stamps_by_category(builder: Any, split: str | None = None) -> LabeledImages:
     Args:
         builder: prepared builder of the corpus stamps.
         split: `"train"` or `"test"` for one half of the images, chosen by a hash of
-            their pixels. None for all images.
+            their pixels, or None for all images.
 
     Returns:
         `LabeledImages`.
@@ -241,7 +241,7 @@ def read_stored_images(builder: Any, split: str) -> list[StoredImage]:
 def prepared_builder(
     name: str, data_dir: str | os.PathLike | None = None
 ) -> tfds.core.DatasetBuilder:
-    """Opens a data set that TFDS has prepared. Downloads and prepares nothing.
+    """Opens a data set that TFDS has prepared. Never downloads or prepares it.
 
     Args:
         name: str, such as `"imagenet_v2/matched-frequency"`.
@@ -258,7 +258,7 @@ def prepared_builder(
         "--data must be a data set of TFDS or a folder of classes. Received: "
         f"{name!r}, which is neither. Check the spelling."
     )
-    # TFDS would look up other names over the network, or read them as paths.
+    # TFDS would look up any other name over the network, or read it as a path.
     if not _NAME.fullmatch(name):
         raise unknown
     try:
@@ -281,7 +281,7 @@ def prepared_builder(
 
 
 def _remedy(builder: Any) -> str:
-    """Returns how to prepare a data set, as a sentence without its period."""
+    """Returns the remedy for a data set that is not prepared, without a period."""
     config = builder.builder_config
     full_name = builder.name + (f"/{config.name}" if config else "")
     instructions = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())

@@ -80,8 +80,8 @@ def read_metadata_table(path: str | os.PathLike) -> Metadata:
         rows[image_id] = dict(zip(names, values, strict=True))
     if not rows:
         raise InputError(
-            f"--metadata must have rows for images. Received: {path}, which has only a "
-            "header. Add rows."
+            f"--metadata must have one row per image. Received: {path}, which has only "
+            "a header. Add rows."
         )
     return Metadata(path, rows, tuple(names))
 

@@ -12,8 +12,8 @@ from align_keras.utils.errors import InputError
 
 IMAGES = 1000
 _LIST = "task1/image_splits/test_2016_flickr.txt"
-# Files of each language, with one caption per image and line. Task 2 has five captions
-# by people who saw only the image. Task 1 has one translation.
+# Files of each language. Each line is a caption of one image. Task 2 has five
+# independent captions per image, and task 1 has one translated caption.
 _FILES = {
     "en": [f"task2/raw/test_2016.{number}.en" for number in range(1, 6)],
     "de": [f"task2/raw/test_2016.{number}.de" for number in range(1, 6)],
@@ -30,8 +30,8 @@ def read_multi30k(
 ) -> MultilingualCaptions:
     """Reads the test set of 2016 with captions in four languages.
 
-    Each image has five captions in English and in German, and one in French and in
-    Czech.
+    Each image has five captions in English and in German, and one caption in French and
+    in Czech.
 
     Args:
         folder: clone of `github.com/multi30k/dataset`, or its folder `data`.

@@ -17,9 +17,10 @@ from align_keras.datasets.benchmarks.labeled_images import (
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
-# Number of vehicle types in KITTI. They are the first ones: car, van and truck.
+# Number of vehicle types in KITTI, which are the first object types: car, van and
+# truck.
 _VEHICLES = 3
-# Distance of an image without vehicles, which is above all thresholds.
+# Distance for an image without vehicles, which is above all thresholds.
 _NO_VEHICLE = 1000.0
 # Edges of the distance intervals.
 _CLEVR_DISTANCES = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
@@ -54,7 +55,8 @@ def clevr_count_all(objects: dict[str, np.ndarray]) -> int:
 def kitti_closest_vehicle_distance(objects: dict[str, np.ndarray]) -> int:
     """Returns the class of the distance to the nearest car, van or truck.
 
-    Classes 0 to 2 are intervals of the distance. Class 3 means that there is none.
+    Classes 0 to 2 are intervals of the distance. Class 3 means that there is no
+    vehicle.
     """
     is_vehicle = np.asarray(objects["type"]) < _VEHICLES
     distances = np.asarray(objects["location"])[:, 2][is_vehicle]
@@ -266,7 +268,9 @@ def vtab_tfds_split(task: VtabTask, split: str, train_size: int) -> str:
         train_size: int, number of images in the split train of TFDS.
     """
     start = train_size * (task.train_percent or 0) // 100
-    if task.builder == "smallnorb":  # The first half of its test split is validation.
+    if (
+        task.builder == "smallnorb"
+    ):  # The first half of the test split is used for validation.
         validation = "test[:200]"
     elif task.train_percent is None:
         validation = "validation[:200]"

@@ -59,8 +59,8 @@ async function webpOrientation(file) {
   for (let start = 12; start + 8 <= file.size; ) {
     const chunk = new DataView(await file.slice(start, start + 8).arrayBuffer());
     const size = chunk.getUint32(4, true);
-    // The chunk "EXIF".
-    if (chunk.getUint32(0) === 0x45584946) {
+    const isExif = chunk.getUint32(0) === 0x45584946; // EXIF
+    if (isExif) {
       return exifOrientation(await file.slice(start + 8, start + 8 + size).arrayBuffer());
     }
     start += 8 + size + (size % 2);

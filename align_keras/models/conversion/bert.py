@@ -197,8 +197,8 @@ def load_bert_of_model_garden(
                 load_links(links, tensors, str(path))
                 return
     raise InputError(
-        f"{path} must contain a BERT of TF Model Garden, but has none. Pass a "
-        "checkpoint of an encoder."
+        f"{path} must contain a BERT of TF Model Garden. Received: a checkpoint "
+        "without the variables of a BERT. Pass a checkpoint of an encoder."
     )
 
 

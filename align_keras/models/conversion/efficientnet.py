@@ -21,7 +21,7 @@ from align_keras.models.variants import B0_STAGES, IMAGE_VARIANTS
 from align_keras.utils.errors import InputError
 
 IMAGENET = "imagenet"
-# Prefixes of tensors of `keras.applications` without a variable in every image encoder.
+# Prefixes of the tensors of `keras.applications` that some image encoders don't have.
 _HEAD = ("top_", "predictions", "normalization")
 
 

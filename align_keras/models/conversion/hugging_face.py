@@ -14,7 +14,7 @@ from align_keras.images import crop_size_to_resize_size
 from align_keras.models.conversion.bert import bert_links
 from align_keras.models.conversion.efficientnet import HUGGING_FACE, efficientnet_links
 from align_keras.models.conversion.hugging_face_config import (
-    has_stage_as_wide,
+    has_residual_stage_start,
     read_sizes,
     write_config,
 )
@@ -94,10 +94,10 @@ def from_hugging_face(
         vocabulary=read_vocabulary(directory),
         normalization=read_normalization(directory),
     )
-    if has_stage_as_wide(model.image_encoder):
+    if has_residual_stage_start(model.image_encoder):
         raise InputError(
             f"{directory}: config.json must have a vision_config.width_coefficient "
-            "with which each stage has another width than the stage before. Received: "
+            "that gives each stage another width than the stage before it. Received: "
             f"{image['width_coefficient']}. With equal widths, transformers omits a "
             "residual connection of EfficientNet, so embeddings would differ. Use "
             "another model."
@@ -230,7 +230,7 @@ def preprocessing_files(model: keras.Model) -> dict[str, dict]:
 
 
 def _scaling(image_encoder: keras.Model) -> dict[str, Any]:
-    """Returns the scaling of gray levels in settings of the processor."""
+    """Returns the settings of the processor that scale gray levels."""
     mean, deviation = image_encoder.pixel_mean, image_encoder.pixel_deviation
     # These are the settings of kakaobrain/align-base.
     if mean == deviation == 127.5:

@@ -183,13 +183,21 @@ def write_config(model: keras.Model) -> dict:
 
 
 def _numbers(encoder: keras.Model, names: dict) -> dict[str, Any]:
-    """Returns a dict from names in config.json to the numbers of an encoder."""
+    """Returns the settings of an encoder that are numbers.
+
+    Args:
+        encoder: `ImageEncoder` or `TextEncoder`.
+        names: dict from an argument of the encoder to its `_NumberSetting`.
+
+    Returns:
+        dict from the name of a setting in config.json to its value.
+    """
     return {
         setting.name: getattr(encoder, argument) for argument, setting in names.items()
     }
 
 
-def has_stage_as_wide(image_encoder: keras.Model) -> bool:
+def has_residual_stage_start(image_encoder: keras.Model) -> bool:
     """Returns True if the first block of a stage has a residual connection.
 
     In transformers, the first block of a stage never has one.
@@ -226,7 +234,7 @@ def check_representable(model: keras.Model) -> None:
         ),
         "image_encoder.num_classes": image.num_classes is not None,
         f"image_encoder.width_coefficient {image.width_coefficient} (a stage has the "
-        "width of the stage before)": has_stage_as_wide(image),
+        "width of the stage before)": has_residual_stage_start(image),
         f"text_encoder.pooling {text.pooling}": text.pooling != "cls",
         "text_encoder.projection_dim None": text.projection_dim is None,
     }

@@ -31,7 +31,7 @@ SAME = Layout(np.asarray, np.asarray)
 TORCH_CONV = _transposed(2, 3, 1, 0)
 TORCH_DEPTHWISE = _transposed(2, 3, 0, 1)
 TORCH_DENSE = _transposed(1, 0)
-# The library has a 1×1 convolution on one pixel, and this package a dense layer.
+# The library has a 1×1 convolution on one pixel, and this package has a dense layer.
 TORCH_POINTWISE = Layout(np.transpose, lambda array: array.T[:, :, None, None])
 KERAS_POINTWISE = Layout(np.asarray, lambda array: array[None, None])
 # The attention of KerasHub stores kernels as (in, heads, size) and (heads, size, out).
@@ -131,6 +131,7 @@ def _value(link: Link, tensors: Mapping, source: str) -> np.ndarray:
     if not np.isfinite(value).all():
         raise InputError(
             f"{source}: {link.name} must have finite values in the range of its "
-            "variable. No weights were loaded. Download the file again."
+            "variable. Received: NaN, infinity or a value out of this range. No "
+            "weights were loaded. Download the file again."
         )
     return value

@@ -89,8 +89,9 @@ def _files_of(directory: pathlib.Path) -> list[pathlib.Path]:
     if (directory / INDEX_FILE).exists():
         return [directory / name for name in _shards(directory / INDEX_FILE)]
     raise InputError(
-        f"{directory} must contain {SAFETENSORS_FILE}, but doesn't. Download the file, "
-        "or convert weights of another format with save_pretrained of transformers."
+        f"{directory} must contain {SAFETENSORS_FILE}. Received: a folder without this "
+        "file. Download the file, or convert weights of another format with "
+        "save_pretrained of transformers."
     )
 
 

@@ -5,7 +5,7 @@
 const PAGE_HITS = 48;
 // Delay in milliseconds between the last key press and the search.
 const TYPING_DELAY_MS = 300;
-// Bytes. The same limit as `MAX_BODY_BYTES` in local_server.py.
+// Bytes. The limit equals `MAX_BODY_BYTES` in local_server.py.
 const MAX_UPLOAD_BYTES = 64e6;
 
 const element = (id) => document.getElementById(id);
@@ -232,7 +232,7 @@ async function moveViewer(offset) {
   openViewer(position);
 }
 
-/** Shows the reason for which the image in the viewer cannot be displayed. */
+/** Shows the reason why the image in the viewer cannot be displayed. */
 async function showImageError() {
   const hit = state.hits[state.openHit];
   element("viewer-image").hidden = true;
@@ -256,7 +256,7 @@ function searchFile(files) {
   const file = [...files].find(isImage) ?? files[0];
   if (!file) return;
   if (file.size > MAX_UPLOAD_BYTES) {
-    element("error").textContent = `An image must have at most ${MAX_UPLOAD_BYTES / 1e6} MB. ${file.name} is larger. Choose a smaller image.`;
+    element("error").textContent = `An image must be at most ${MAX_UPLOAD_BYTES / 1e6} MB. ${file.name} is larger. Choose a smaller image.`;
     element("error").hidden = false;
     return;
   }

@@ -27,7 +27,7 @@ def hamming_distance(first, second):
 
 
 def drawing(seed, size=(320, 240)):
-    """Returns forty random shapes on a light background, with detail and asymmetric."""
+    """Returns an asymmetric image of forty random shapes on a light background."""
     random = np.random.default_rng(seed)
     image = Image.new("RGB", size, tuple(random.integers(120, 256, 3).tolist()))
     draw = ImageDraw.Draw(image)
@@ -69,7 +69,10 @@ COPIES = {
 
 
 def distance(first, second):
-    """Returns the smallest distance of a whole, mirrored or not, and a view."""
+    """Returns the smallest distance of one whole image to a view of the other one.
+
+    The whole image is compared as it is and mirrored.
+    """
     first, second = hash_array([perceptual_hash(first), perceptual_hash(second)])
     pairs = [(first[0], view) for view in second] + [(second[0], v) for v in first]
     return min(
@@ -202,7 +205,7 @@ def test_the_mirrored_hash_equals_the_hash_of_the_mirrored_image():
     assert (mirrored_hashes(views)[0] != views[0]).any()
 
 
-def test_bit_counts_equal_those_of_python():
+def test_bit_counts_match_python():
     random = np.random.default_rng(0)
     words = random.integers(0, 1 << 64, (50, 2, 2), np.uint64)
     expected = [

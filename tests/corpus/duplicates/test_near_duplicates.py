@@ -61,7 +61,8 @@ def test_the_image_with_the_most_pixels_then_the_lowest_key_is_kept():
 
 
 def test_chains_of_near_images_are_not_merged():
-    # a – b – c – d each differ from the next in 10 bits, so b and d are dropped.
+    # Each of the images a, b, c and d differs from the next one in 10 bits. The images
+    # a and c are not near each other, so only b and d are dropped.
     far = range(64, 128)
     steps = [hash_with_flipped_bits(*far[: 10 * number]) for number in range(4)]
     corpus = image_set(
@@ -79,7 +80,7 @@ def test_images_with_equal_pixels_have_the_same_result():
         [
             ("a", 9, "p", hash_with_flipped_bits()),
             ("b", 9, "p", hash_with_flipped_bits()),
-            # Plain images are near to no other, but c and d have equal pixels.
+            # Plain images are not near any image, but c and d have equal pixels.
             ("c", 9, "q", [[0, 0]]),
             ("d", 9, "q", [[0, 0]]),
             ("e", 9, "r", [[0, 0]]),
@@ -147,7 +148,7 @@ def test_a_mirrored_copy_is_dropped():
 
 
 def brute_force(keys, pixels, near):
-    """Drops each image that is near a better kept image."""
+    """Returns the images that are near a better image that is not dropped."""
     order = sorted(range(len(keys)), key=lambda row: (-pixels[row], keys[row]))
     kept_rows, dropped = [], []
     for row in order:
@@ -163,7 +164,7 @@ def brute_force(keys, pixels, near):
     "seed",
     [0, 1, *(pytest.param(seed, marks=pytest.mark.release) for seed in range(2, 6))],
 )
-def test_duplicates_by_hash_equal_those_of_the_loops(seed):
+def test_duplicates_by_hash_equal_the_result_of_loops(seed):
     random = np.random.default_rng(seed)
     # Random walks through the hashes give long chains of near images.
     steps = 1 << random.integers(0, 30, 300, np.uint64)
@@ -200,7 +201,7 @@ def test_duplicates_by_hash_equal_those_of_the_loops(seed):
         pytest.param(2, marks=pytest.mark.release),
     ],
 )
-def test_duplicates_by_embedding_equal_those_of_the_loops(seed):
+def test_duplicates_by_embedding_equal_the_result_of_loops(seed):
     pytest.importorskip("faiss")
     random = np.random.default_rng(seed)
     embeddings = np.cumsum(random.normal(size=(400, 8)), axis=0).astype(np.float32)
@@ -267,10 +268,10 @@ def test_near_duplicates_are_kept_without_the_third_step():
     copy = Dropped("d", NEAR_EVALUATION, "x", "coco")
     for seed in range(3):
         images = shuffled(corpus, seed)
-        assert find_duplicates(images, [coco], inside=False) == [equal, copy]
+        assert find_duplicates(images, [coco], inside_corpus=False) == [equal, copy]
 
 
-def test_images_dropped_earlier_stay_dropped_and_drop_no_others():
+def test_previously_dropped_images_stay_dropped_and_drop_no_images():
     corpus = image_set(
         [
             ("a", 1, "p", hash_with_flipped_bits()),
@@ -278,9 +279,9 @@ def test_images_dropped_earlier_stay_dropped_and_drop_no_others():
             ("c", 1, "r", hash_with_flipped_bits(2)),
         ]
     )
-    gone = Dropped("b", NEAR_EVALUATION, "x", "coco")
-    assert find_duplicates(corpus, gone=[gone]) == [
-        gone,
+    dropped = Dropped("b", NEAR_EVALUATION, "x", "coco")
+    assert find_duplicates(corpus, dropped_before=[dropped]) == [
+        dropped,
         Dropped("c", NEAR_DUPLICATE, "a", ""),
     ]
 

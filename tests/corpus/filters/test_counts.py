@@ -64,7 +64,7 @@ THRESHOLDS = Thresholds(
 )
 
 
-def test_counts_equal_those_of_python_counters(tmp_path):
+def test_counts_equal_python_counters(tmp_path):
     rows = random_rows(600)
     write(tmp_path / "a.parquet", rows)
     summary = run_count_tasks(tmp_path, [tmp_path / "a.parquet"], 5, THRESHOLDS)
@@ -221,7 +221,7 @@ def test_the_most_frequent_keys_are_selected(counts, limit):
 
 
 @hypothesis.given(st.sets(keys), st.lists(keys))
-def test_membership_equals_that_of_a_set(members, values):
+def test_membership_equals_the_membership_in_a_set(members, values):
     is_match = is_member(
         np.array(sorted(members), np.uint64), np.array(values, np.uint64)
     )

@@ -211,6 +211,6 @@ def test_a_damaged_table_leaves_no_output(tmp_path):
     filter_rows(tmp_path, [mixed_rows()])
     broken = tmp_path / "broken.parquet"
     broken.write_bytes(b"PAR1" + bytes(100))
-    with pytest.raises(InputError, match="broken.parquet can't be read"):
+    with pytest.raises(InputError, match="can be read. Received: .*broken.parquet"):
         filter_table(broken, tmp_path / "new/x.parquet", tmp_path, Thresholds())
     assert not list(tmp_path.glob("new/*"))

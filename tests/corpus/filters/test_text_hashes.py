@@ -22,7 +22,7 @@ from tests.helpers.filter_reference import mix as mix_one
 
 
 @hypothesis.given(st.lists(st.text(max_size=40), max_size=8))
-def test_hashes_of_a_batch_equal_those_of_single_texts(texts):
+def test_batch_hashes_equal_the_hashes_of_single_texts(texts):
     assert hash_strings(texts).tolist() == [hash_text(text) for text in texts]
 
 
@@ -118,7 +118,7 @@ def test_a_word_never_spans_two_texts():
 
 
 @hypothesis.given(st.lists(st.text("aB c猫-é.", max_size=12), max_size=6))
-def test_features_of_a_batch_equal_those_of_single_texts(texts):
+def test_batch_features_equal_the_features_of_single_texts(texts):
     features = text_features(texts)
     words = [words_of(text) for text in texts]
     assert features.unigram_counts.tolist() == list(map(len, words))

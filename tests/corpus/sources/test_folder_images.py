@@ -10,7 +10,7 @@ from align_keras.corpus.sources import open_source, read_location, read_part
 from tests.helpers.source_reading import STRANGE, read_source
 
 
-def test_the_pairs_are_those_of_read_pairs(tmp_path):
+def test_pairs_equal_the_result_of_read_pairs(tmp_path):
     for name in (*STRANGE, "sub/x", "sub/x.y"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.JPG").write_bytes(name.encode())

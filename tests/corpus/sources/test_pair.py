@@ -51,6 +51,6 @@ def test_the_original_size_is_validated(width, height, size):
     assert pair_from_columns("/a", row).original_size == size
 
 
-def test_the_stored_size_is_not_the_original_one():
+def test_the_stored_size_is_not_the_original_size():
     row = {"width": 256, "height": 256, "original_width": 60}
     assert pair_from_columns("/a", row).original_size is None

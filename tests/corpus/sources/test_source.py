@@ -445,7 +445,7 @@ def test_images_that_were_not_resized_have_the_size_of_their_file(tmp_path):
     assert counts == {"kept": 5}
 
 
-def test_different_sizes_without_original_sizes_are_those_of_the_files(tmp_path):
+def test_different_sizes_without_original_sizes_come_from_the_files(tmp_path):
     image = io.BytesIO()
     Image.new("RGB", (320, 240)).save(image, "JPEG")
     rows = [

@@ -140,7 +140,7 @@ def test_noise_gives_valid_spans_or_an_error(noise):
         pass
 
 
-def test_the_checksum_is_that_of_tensorflow():
+def test_the_checksum_matches_tensorflow():
     content = SHARD.read_bytes()
     [expected] = struct.unpack_from("<I", content, 8)
     assert masked_crc(content[:8]) == expected

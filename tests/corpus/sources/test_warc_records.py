@@ -150,7 +150,7 @@ def test_oversized_records_are_dropped(tmp_path, gzip):
     assert records == [(0, "oversized record"), (offsets[1], b"dog")]
 
 
-def test_several_records_in_a_gzip_member_name_the_remedy(tmp_path):
+def test_the_error_for_several_records_in_a_gzip_member_has_the_remedy(tmp_path):
     content, _ = archive([b"cat", b"dog"], gzip=False)
     compressor = zlib.compressobj(wbits=31)
     path = tmp_path / "a"

@@ -113,8 +113,8 @@ def test_missing_images_raise_or_are_left_out(album, capsys):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["image,caption"], r"Received: none\. Add usable rows"),
-        (["image,caption", "a.png,"], r"Received: none \(1 dropped, empty caption"),
+        (["image,caption"], r"Received: no usable row\. Add"),
+        (["image,caption", "a.png,"], r"no usable row \(1 dropped, empty caption"),
         (["image,label", "a.png,x"], "must have a column for the captions"),
     ],
 )

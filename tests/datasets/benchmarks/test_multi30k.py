@@ -65,7 +65,7 @@ def test_the_test_set_must_have_a_thousand_images(tmp_path):
     message = r"must name 1,000 images\. Received: 8 images\."
     with pytest.raises(InputError, match=message):
         read_multi30k(tmp_path / "multi30k", tmp_path / "images")
-    write_multi30k(tmp_path / "complete", tmp_path / "all_images", pictures=1000)
+    write_multi30k(tmp_path / "complete", tmp_path / "all_images", num_images=1000)
     data = read_multi30k(tmp_path / "complete", tmp_path / "all_images")
     assert len(data.images) == 1000
 
@@ -116,7 +116,7 @@ def test_a_damaged_compressed_file_raises(tmp_path):
 
 
 def test_a_missing_file_names_the_repository(tmp_path):
-    message = "must be a readable file .*Clone github.com/multi30k"
+    message = "must be readable.*Clone github.com/multi30k"
     with pytest.raises(InputError, match=message):
         read(tmp_path)
     write_multi30k(tmp_path / "multi30k", tmp_path / "images")

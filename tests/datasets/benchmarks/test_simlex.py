@@ -77,6 +77,6 @@ def test_missing_columns_are_named(tmp_path):
         read_simlex(path)
 
 
-def test_a_missing_file_names_its_archive(tmp_path):
-    with pytest.raises(InputError, match=r"must be a readable file .*SimLex-999.zip"):
+def test_the_error_for_a_missing_file_names_its_archive(tmp_path):
+    with pytest.raises(InputError, match=r"must be readable.*SimLex-999.zip"):
         read_simlex(tmp_path / "SimLex-999.txt")

@@ -47,7 +47,7 @@ def test_stored_images_have_their_captions_and_pixels(root):
     assert read_stored_images(builder, "test") == images
 
 
-def test_an_unknown_split_names_the_existing_ones(root):
+def test_the_error_for_an_unknown_split_lists_the_splits(root):
     builder = open_corpus("stamps", data_dir=root / "data")
     message = "split of stamps must be one of test, .*Received: 'train'"
     with pytest.raises(InputError, match=message):
@@ -77,6 +77,6 @@ def test_no_stamp_with_captions_in_all_languages_raises(root):
     for name in ("animals/cat", "food/bread"):
         (root / "stamps" / f"{name}.txt").write_text("Alone.\n")
     (root / "stamps/food/milk.txt").write_text("Milk.\ncs.utf8=Mléko\n")
-    message = "captions in all of en, de, fr, cs, but none has"
+    message = r"captions in all languages \(en, de, fr, cs\)\. Received: no such"
     with pytest.raises(InputError, match=message):
         stamps_captions_by_language(data_dir=root / "data")

@@ -22,7 +22,7 @@ def test_every_template_of_the_package_has_one_place_for_the_name():
 
 @pytest.mark.ci
 @needs("clip_benchmark")
-def test_no_template_of_the_package_is_one_of_clip():
+def test_no_template_of_the_package_is_a_template_of_clip():
     file = "en_zeroshot_classification_templates.json"
     clip_templates = {
         template.replace("{c}", "{}").strip(" .").lower()

@@ -47,7 +47,7 @@ CLASSES = {
 }
 
 
-def test_the_tasks_equal_those_of_the_benchmark():
+def test_the_tasks_match_the_benchmark():
     classes = {group: {} for group in CLASSES}
     for task in VTAB_TASKS.values():
         classes[task.group][task.name] = task.classes
@@ -84,7 +84,7 @@ def test_the_tasks_equal_those_of_the_benchmark():
         ("smallnorb_label_azimuth", 24_300, "test[:200]", "test[50%:]"),
     ],
 )
-def test_splits_equal_those_of_the_public_code(name, train_size, validation, test):
+def test_splits_match_the_public_code(name, train_size, validation, test):
     task = VTAB_TASKS[name]
     splits = [vtab_tfds_split(task, split, train_size) for split in VTAB_SPLITS]
     assert splits == [
