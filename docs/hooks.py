@@ -56,6 +56,10 @@ def on_files(files, config):
         "llms.txt": llms(config["nav"]),
     }
     for name, text in pages.items():
+        placeholder = files.get_file_from_path(name)
+        if placeholder is not None:
+            # GitHub shows this page, and the site the generated one.
+            files.remove(placeholder)
         files.append(File.generated(config, name, content=text))
     return files
 
