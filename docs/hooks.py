@@ -14,8 +14,11 @@ from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT / "docs"))
 # Help is as wide as its box.
 os.environ["COLUMNS"] = "88"
+
+import api_tasks  # noqa: E402
 
 import align_keras  # noqa: E402
 from align_keras.cli import main  # noqa: E402
@@ -53,6 +56,10 @@ def on_files(files, config):
         "llms.txt": llms(config["nav"]),
     }
     for name, text in pages.items():
+        placeholder = files.get_file_from_path(name)
+        if placeholder is not None:
+            # GitHub shows this page, and the site the generated one.
+            files.remove(placeholder)
         files.append(File.generated(config, name, content=text))
     return files
 
@@ -63,15 +70,17 @@ def on_page_markdown(markdown, page, config, files):
         return OPTIONS_MARKER.sub(options_table, markdown)
     if page.file.src_uri != "benchmarks.md":
         return markdown
-    asked = re.findall(r"<!-- benchmark (\w+) -->", markdown)
-    recorded = {path.stem for path in (ROOT / "docs" / "benchmarks").glob("*.json")}
-    if sorted(asked) != sorted(recorded):
-        differ = ", ".join(sorted(recorded.symmetric_difference(asked)) or asked)
+    markers = re.findall(r"<!-- benchmark (\w+) -->", markdown)
+    records = {path.stem for path in (ROOT / "docs" / "benchmarks").glob("*.json")}
+    if sorted(markers) != sorted(records):
+        names = ", ".join(sorted(records.symmetric_difference(markers)) or markers)
         raise PluginError(
-            "benchmarks.md must ask once for each file of docs/benchmarks, by <!-- "
-            f"benchmark NAME -->; see {differ}."
+            "benchmarks.md must have one marker <!-- benchmark NAME --> for each file "
+            f"of docs/benchmarks. Check the markers and files of: {names}."
         )
-    return re.sub(r"<!-- benchmark (\w+) -->", lambda ask: benchmark(ask[1]), markdown)
+    return re.sub(
+        r"<!-- benchmark (\w+) -->", lambda marker: benchmark(marker[1]), markdown
+    )
 
 
 def benchmark(name):
@@ -91,20 +100,34 @@ def benchmark(name):
 
 
 def api():
-    parts = ["# API", "Names of `align_keras`, then the names of its packages.", ""]
-    parts.append("## align_keras")
-    given = set()
-    for name, module in sorted(align_keras._PUBLIC.items()):
-        given.add(name)
-        parts.append(f"::: {home_of(module, name)}\n")
-    for package in PACKAGES:
-        names = [name for name in public_names(package) if name not in given]
-        if names:
-            parts.append(f"## align_keras.{package}")
-            parts += [
-                f"::: {home_of(f'align_keras.{package}', name)}\n" for name in names
-            ]
+    """Returns the API page: its introduction, then the names of each task."""
+    parts = [(ROOT / "docs" / "api_introduction.md").read_text("utf-8")]
+    listed_names = []
+    for heading, introduction, packages in api_tasks.TASKS:
+        parts += [f"## {heading}", "", introduction, "", "```python"]
+        entries = []
+        for package, names in packages.items():
+            module = f"align_keras.{package}" if package else "align_keras"
+            for name in names:
+                listed_names.append(name)
+                source = module if package else align_keras._PUBLIC[name]
+                parts.append(f"from {module} import {name}")
+                entries.append(f"::: {home_of(source, name)}\n")
+        parts += ["```", "", *entries]
+    check_api_names(listed_names)
     return "\n".join(parts)
+
+
+def check_api_names(listed_names):
+    """Raises PluginError unless the API page has each public name once."""
+    public = set(align_keras._PUBLIC).union(*map(public_names, PACKAGES))
+    missing = sorted(public.difference(listed_names))
+    repeated = sorted({name for name in listed_names if listed_names.count(name) > 1})
+    if missing or repeated:
+        raise PluginError(
+            "docs/api_tasks.py must list each public name once. Received: "
+            f"missing={missing}, repeated={repeated}. Add or remove these names."
+        )
 
 
 def home_of(module, name):
@@ -248,12 +271,23 @@ def llms(nav):
     ]
     for entry in nav:
         if isinstance(entry, dict):
-            for title, pages in entry.items():
-                lines += ["", f"## {title}", ""]
-                lines += [link(page) for page in pages]
+            [(title, entries)] = entry.items()
+            lines += ["", f"## {title}", "", *map(link, pages_of(entries))]
         else:
             lines.append(link(entry))
     return "\n".join(lines) + "\n"
+
+
+def pages_of(entries):
+    """Returns the pages of a section of the navigation and of its subsections."""
+    pages = []
+    for entry in entries:
+        if isinstance(entry, dict):
+            [subentries] = entry.values()
+            pages += pages_of(subentries)
+        else:
+            pages.append(entry)
+    return pages
 
 
 def link(page):

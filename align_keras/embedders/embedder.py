@@ -39,6 +39,13 @@ class Embedder(abc.ABC):
             change. It is part of the keys of embedding caches.
         text_fingerprint: str, digest that changes whenever text embeddings may change.
         align: `ALIGN` that computes the embeddings, or None for exported models.
+
+    Example:
+
+    >>> import align_keras
+    >>> model = align_keras.load_model("align_small_en")
+    >>> model.encode_texts(["a dog", "a cat"]).shape
+    (2, 384)
     """
 
     name: str

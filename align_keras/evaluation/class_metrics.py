@@ -30,6 +30,11 @@ class Classification(NamedTuple):
             accuracy of a model with equal scores is 0.
         predictions: int64 array (images,), class with the highest score. It is the
             correct class if and only if the rank is 0.
+
+    Example:
+
+    >>> Classification(np.array([0, 2]), np.array([3, 1])).predictions.tolist()
+    [3, 1]
     """
 
     ranks: np.ndarray
@@ -80,7 +85,15 @@ def classification_metrics(
 def classification_statistics(
     name: str, classification: Classification, labels: Any, classes: int
 ) -> Statistics:
-    """Returns the metrics of `classification_metrics` as a dict of `Statistic`."""
+    """Returns the metrics of `classification_metrics` as a dict of `Statistic`.
+
+    Example:
+
+    >>> classification = Classification(np.array([0, 0, 7]), np.array([0, 0, 2]))
+    >>> statistics = classification_statistics("probe", classification, [0, 0, 1], 9)
+    >>> sorted(statistics)
+    ['probe/mean_per_class', 'probe/top_1', 'probe/top_5']
+    """
     ranks = classification.ranks
     outcomes = item_outcomes(f"{name}/top_", ranks, _accuracy_ks(classes))
     per_class = _mean_per_class_statistic(ranks == 0, np.asarray(labels))
@@ -249,6 +262,15 @@ def fine_tuned_metrics(ranks: Any, labels: Any, classes: int) -> Metrics:
 
     Raises:
         InputError: if the shapes of the ranks and the labels don't match.
+
+    Example:
+
+    >>> ranks = [[0, 0, 1, 2], [0, 0, 0, 2]]
+    >>> for name, value in fine_tuned_metrics(ranks, [0, 0, 1, 1], 3):
+    ...     print(name, round(value, 3))
+    top_1 0.625
+    top_1_std 0.177
+    mean_per_class 0.625
     """
     ranks = np.asarray(ranks)
     labels = np.asarray(labels)
@@ -267,6 +289,12 @@ def fine_tuned_statistics(ranks: Any, labels: Any, classes: int) -> Statistics:
     """Returns the metrics of `fine_tuned_metrics` as a dict of `Statistic`.
 
     The value of an image is the fraction of runs that predict the correct class.
+
+    Example:
+
+    >>> statistics = fine_tuned_statistics([[0, 1], [0, 0]], [0, 1], 3)
+    >>> dict(whole_metrics(statistics))["top_1"]
+    0.75
     """
     ranks = np.asarray(ranks)
     labels = np.asarray(labels)
@@ -323,6 +351,16 @@ def vtab_statistics(
     Yields:
         Pairs of the tasks of a metric and a dict with its `Statistic`. The items of the
         statistic are the images of all tasks, concatenated in the order of the tasks.
+
+    Example:
+
+    >>> ranks = {"a": np.array([[0, 1]]), "b": np.array([[0, 0]])}
+    >>> for tasks, statistics in vtab_statistics(ranks, {"one": ["a", "b"]}):
+    ...     print(tasks, dict(whole_metrics(statistics)))
+    ['a'] {'vtab/a': 0.5}
+    ['b'] {'vtab/b': 1.0}
+    ['a', 'b'] {'vtab/one': 0.75}
+    ['a', 'b'] {'vtab/all': 0.75}
     """
     accuracies = {task: np.mean(runs < 1, axis=0) for task, runs in ranks.items()}
     for name, tasks in _means(ranks, groups):

@@ -95,7 +95,13 @@ def rank_composed_queries(
 
 
 def composed_statistics(ranks: Ranks, ks: Sequence[int] = PAPER_KS) -> Statistics:
-    """Returns the recalls of `composed_metrics` as a dict of `Statistic`."""
+    """Returns the recalls of `composed_metrics` as a dict of `Statistic`.
+
+    Example:
+
+    >>> sorted(composed_statistics({"": np.array([0, 3])}, ks=[1]))
+    ['recall_at_1']
+    """
     statistics: Statistics = {}
     for name, query_ranks in ranks.items():
         statistics |= recall_statistics(name, query_ranks, ks)
@@ -119,6 +125,16 @@ def composed_metrics(
         `candidates`, the number of images that each query ranks. The metrics have no
         prefix for all queries, `plus/` for queries that add words, and `minus/` for
         queries that subtract words.
+
+    Example:
+
+    >>> from types import SimpleNamespace
+    >>> queries = [
+    ...     SimpleNamespace(sign=1, targets=[2]), SimpleNamespace(sign=-1, targets=[1])
+    ... ]
+    >>> metrics = dict(composed_metrics({"": np.array([0, 3])}, queries, 5, ks=[1]))
+    >>> metrics["recall_at_1"], metrics["plus/recall_at_1"]
+    (0.5, 1.0)
     """
     signs = np.array([query.sign for query in queries])
     for kind, kind_signs in _SIGNS.items():

@@ -145,6 +145,14 @@ def word_cosines(encode_words: Callable, pairs: Sequence[Any]) -> np.ndarray:
     Raises:
         InputError: if there are no pairs, or if `encode_words` doesn't return one
             vector per word.
+
+    Example:
+
+    >>> from types import SimpleNamespace
+    >>> vectors = {"old": [1, 0], "dog": [0, 1], "aged": [3, 4]}
+    >>> pairs = [SimpleNamespace(word1="old", word2=word) for word in ("aged", "dog")]
+    >>> word_cosines(lambda words: [vectors[word] for word in words], pairs).tolist()
+    [0.6, 0.0]
     """
     if not len(pairs):
         raise InputError(
@@ -168,7 +176,16 @@ def word_cosines(encode_words: Callable, pairs: Sequence[Any]) -> np.ndarray:
 
 
 def simlex_statistics(cosines: np.ndarray, pairs: Sequence[Any]) -> Statistics:
-    """Returns `all/spearman` of `simlex_metrics` as a dict of `Statistic`."""
+    """Returns `all/spearman` of `simlex_metrics` as a dict of `Statistic`.
+
+    Example:
+
+    >>> from types import SimpleNamespace
+    >>> pairs = [SimpleNamespace(similarity=rating) for rating in (9.0, 1.6, 0.5)]
+    >>> statistics = simlex_statistics(np.array([0.9, 0.7, 0.1]), pairs)
+    >>> statistics["all/spearman"].function(np.array([[0, 1, 2]])).tolist()
+    [1.0]
+    """
     cosine_codes = dense_codes(cosines)
     rating_codes = dense_codes([pair.similarity for pair in pairs])
 
@@ -228,6 +245,17 @@ def cxc_similarity_metrics(
 
     References:
         Jia et al. 2021, section 5.1 and table 3. Parekh et al. 2021, section 5.
+
+    Example:
+
+    >>> angles = np.linspace(0.0, 1.5, 8)
+    >>> units = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    >>> rows = np.arange(8)
+    >>> rated = {task: (rows, rows[::-1], -abs(rows - 3.5)) for task in
+    ...     ("sts", "sis", "sits")}
+    >>> metrics = dict(cxc_similarity_metrics(units, units, rated, samples=5))
+    >>> metrics["sts/queries"], round(metrics["mean/spearman"], 3)
+    (8.0, 1.0)
     """
     check_number("`samples`", samples, 1, 2**31, whole=True)
     means = []
@@ -293,6 +321,16 @@ def cxc_similarity_statistics(
 
     Returns:
         dict from metric name to `Statistic`.
+
+    Example:
+
+    >>> angles = np.linspace(0.0, 1.5, 8)
+    >>> units = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    >>> rows = np.arange(8)
+    >>> rated = {task: (rows, rows[::-1], -abs(rows - 3.5)) for task in
+    ...     ("sts", "sis", "sits")}
+    >>> sorted(cxc_similarity_statistics(units, units, rated))
+    ['mean/spearman', 'sis/spearman', 'sits/spearman', 'sts/spearman']
     """
     statistics: Statistics = {}
     bootstraps: list[Callable] = []

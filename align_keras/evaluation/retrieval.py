@@ -24,6 +24,14 @@ class RetrievalPositives(NamedTuple):
     Attributes:
         image_to_text: sequence with the rows of the correct captions of each image.
         text_to_image: sequence with the rows of the correct images of each caption.
+
+    Example:
+
+    >>> positives = unshared_positives(2, [0, 0, 1])
+    >>> positives.image_to_text
+    [[0, 1], [2]]
+    >>> [images.tolist() for images in positives.text_to_image]
+    [[0], [0], [1]]
     """
 
     image_to_text: Any
@@ -279,7 +287,16 @@ def _by_direction(positives: Any) -> dict[str, Any]:
 def metrics_of_retrieval_ranks(
     ranks: Mapping[str, np.ndarray], positives: Any, ks: Sequence[int] = PAPER_KS
 ) -> Metrics:
-    """Yields the metrics of `retrieval_metrics` from the ranks of `retrieval_ranks`."""
+    """Yields the metrics of `retrieval_metrics` from the ranks of `retrieval_ranks`.
+
+    Example:
+
+    >>> ranks = {"i2t": np.array([0, 3]), "t2i": np.array([0, 1])}
+    >>> positives = RetrievalPositives([[0], [1]], [[0], [1]])
+    >>> metrics = dict(metrics_of_retrieval_ranks(ranks, positives, ks=[1]))
+    >>> metrics["i2t/recall_at_1"], metrics["i2t/chance_recall_at_1"]
+    (0.5, 0.5)
+    """
     rows = {name[0]: len(query_ranks) for name, query_ranks in ranks.items()}
     for name, right in _by_direction(positives).items():
         chance = chance_recall_at_k(
@@ -326,6 +343,13 @@ class LanguageRanks(NamedTuple):
         image_to_text: int64 array (images,), rank of the best caption of each image.
         text_to_image: int64 array (captions,), rank of the image of each caption.
         caption_image_index: int64 array (captions,), image row of each caption.
+
+    Example:
+
+    >>> captions = {"en": ["dog 0", "cat 1"]}
+    >>> def encode(texts): return np.eye(2)[[int(text[-1]) for text in texts]]
+    >>> multilingual_ranks(np.eye(2), encode, captions)["en"].text_to_image.tolist()
+    [0, 0]
     """
 
     image_to_text: np.ndarray
@@ -358,6 +382,14 @@ def multilingual_ranks(
 
     References:
         Jia et al. 2021, section 8 and table 11.
+
+    Example:
+
+    >>> captions = {"en": ["dog 0", "cat 1"], "de": ["Hund 0", "Katze 0"]}
+    >>> def encode(texts): return np.eye(2)[[int(text[-1]) for text in texts]]
+    >>> ranks = multilingual_ranks(np.eye(2), encode, captions)
+    >>> ranks["de"].text_to_image.tolist()
+    [0, 1]
     """
     ranks = {}
     for language, image_captions in captions.items():
@@ -432,6 +464,15 @@ def multilingual_outcomes(ranks: Mapping[str, LanguageRanks]) -> dict[str, np.nd
 
     Returns:
         dict from metric name to float array (images,).
+
+    Example:
+
+    >>> ranks = LanguageRanks(np.array([0, 7]), np.array([0, 7]), np.array([0, 1]))
+    >>> outcomes = multilingual_outcomes({"en": ranks})
+    >>> outcomes["en/i2t/recall_at_1"].tolist()
+    [1.0, 0.0]
+    >>> outcomes["en/mean_recall"].round(3).tolist()
+    [1.0, 0.333]
     """
     outcomes = {}
     for language, language_ranks in ranks.items():

@@ -24,6 +24,12 @@ class Statistic(NamedTuple):
         bootstrap: function for metrics that are the mean of a bootstrap, or None. It
             takes an int array (n,) of item numbers, the number of samples and the seed,
             and returns a float array (samples,), or an empty array for too few items.
+
+    Example:
+
+    >>> statistic = Statistic(np.ones(2, bool), lambda draws: draws.mean(axis=1))
+    >>> statistic.function(np.array([[0, 1], [1, 1]])).tolist()
+    [0.5, 1.0]
     """
 
     counts: np.ndarray
@@ -46,6 +52,12 @@ def item_outcomes(prefix: str, ranks: Any, ks: Iterable[int]) -> dict[str, np.nd
     Returns:
         dict from `PREFIX` followed by k to a float array (items,) with 1 if the rank is
         below k, else 0, and NaN for the rank -1.
+
+    Example:
+
+    >>> outcomes = item_outcomes("recall_at_", [0, 3, -1], [1, 5])
+    >>> outcomes["recall_at_1"].tolist(), outcomes["recall_at_5"].tolist()
+    ([1.0, 0.0, nan], [1.0, 1.0, nan])
     """
     ranks = np.asarray(ranks)
     return {
@@ -55,7 +67,13 @@ def item_outcomes(prefix: str, ranks: Any, ks: Iterable[int]) -> dict[str, np.nd
 
 
 def recall_statistics(prefix: str, ranks: Any, ks: Iterable[int]) -> Statistics:
-    """Returns a dict from `PREFIXrecall_at_K` to the `Statistic` of Recall@k."""
+    """Returns a dict from `PREFIXrecall_at_K` to the `Statistic` of Recall@k.
+
+    Example:
+
+    >>> dict(whole_metrics(recall_statistics("i2t/", [0, 3], [1, 5])))
+    {'i2t/recall_at_1': 0.5, 'i2t/recall_at_5': 1.0}
+    """
     return mean_statistics(item_outcomes(f"{prefix}recall_at_", ranks, ks))
 
 
@@ -68,6 +86,12 @@ def mean_statistics(outcomes: Mapping[str, Any]) -> Statistics:
 
     Returns:
         dict from name to `Statistic`.
+
+    Example:
+
+    >>> statistics = mean_statistics({"top_1": [1.0, 0.0, np.nan]})
+    >>> statistics["top_1"].counts.tolist()
+    [True, True, False]
     """
     return {name: _mean_statistic(values) for name, values in outcomes.items()}
 

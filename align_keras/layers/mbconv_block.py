@@ -77,6 +77,11 @@ class MBConvBlock(keras.layers.Layer):
 
     References:
         Tan and Le 2019, "EfficientNet", table 1. Sandler et al. 2018, "MobileNetV2".
+
+    Example:
+
+    >>> MBConvBlock(16, 24, strides=2)(tf.zeros((1, 32, 32, 16))).shape
+    TensorShape([1, 16, 16, 24])
     """
 
     def __init__(

@@ -74,6 +74,12 @@ def load_image_weights(image_encoder: keras.Model, weights: str | keras.Model) -
     Raises:
         InputError: if the weights don't exist or don't fit the encoder, or if an ALIGN
             was trained with another padding.
+
+    Example:
+
+    >>> import align_keras
+    >>> encoder = align_keras.ALIGN.from_preset("align_small_en").image_encoder
+    >>> load_image_weights(encoder, "align_small_en")
     """
     image_weights(weights).load(image_encoder)
 
@@ -99,6 +105,12 @@ def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
 
     Raises:
         InputError: if the weights don't exist or don't fit the encoder.
+
+    Example:
+
+    >>> import align_keras
+    >>> encoder = align_keras.ALIGN.from_preset("align_small_en").text_encoder
+    >>> load_text_weights(encoder, "align_small_en")
     """
     text_weights(weights).load(text_encoder)
 

@@ -83,6 +83,15 @@ def apply_if(
         optimizer: Keras optimizer.
         gradients: list of tensors.
         variables: list of Keras variables.
+
+    Example:
+
+    >>> variable = keras.Variable([1.0])
+    >>> optimizer = keras.optimizers.SGD(0.5)
+    >>> optimizer.build([variable])
+    >>> apply_if(True, optimizer, [tf.constant([1.0])], [variable])
+    >>> variable.numpy().tolist()
+    [0.5]
     """
     iterations = inner_optimizer(optimizer).iterations
     after = iterations.value + tf.cast(condition, iterations.dtype)

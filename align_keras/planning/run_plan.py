@@ -128,6 +128,14 @@ def plan_recipe(
 
     References:
         Jia et al. 2021, section 5.3.
+
+    Example:
+
+    >>> from align_keras.config import load_config, load_recipe
+    >>> model_config = load_config("align_b7_base").task.model
+    >>> planned = plan_recipe(load_recipe("imagenet_full"), model_config, "tpu_v3")
+    >>> sorted(planned["stages"])
+    ['full', 'head']
     """
     _check_utilizations(utilization, text_utilization)
     check_number("num_images", num_images, 1, 1e12, whole=True)

@@ -56,6 +56,15 @@ class RunSizes:
         share_equal_captions: bool, the argument of `contrastive_loss`. If True, the
             loss gathers the image embeddings too.
         loss: str, `"contrastive"` or `"sigmoid"`. The sigmoid loss has no tiles.
+
+    Example:
+
+    >>> from align_keras.models.tower_costs import TowerCost
+    >>> tower = TowerCost(parameters=100, learned=80, flops=1000, learned_flops=1000,
+    ...     recomputed_flops=0, kept=50, peak=60)
+    >>> sizes = RunSizes(tower, tower, 4, global_batch_size=8, devices=2, train_steps=9)
+    >>> sizes.rows, sizes.learned
+    (4, 161)
     """
 
     image: TowerCost
@@ -123,6 +132,15 @@ class StepPlan:
         traffic: dict from kinds of data to bytes that a device receives in a step.
         train_steps: int, number of steps.
         devices: int, number of replicas.
+
+    Example:
+
+    >>> from align_keras.models.tower_costs import TowerCost
+    >>> tower = TowerCost(parameters=100, learned=80, flops=1000, learned_flops=1000,
+    ...     recomputed_flops=0, kept=50, peak=60)
+    >>> sizes = RunSizes(tower, tower, 4, global_batch_size=8, devices=2, train_steps=9)
+    >>> sorted(plan_step(sizes).seconds(1e6, 1e6, 1e6))
+    ['image encoder', 'loss', 'text encoder', 'update of the weights']
     """
 
     parameters: dict

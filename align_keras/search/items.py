@@ -23,6 +23,11 @@ class ModelIdentity:
         fingerprint: str, digest of the weights and the preprocessing.
         dimension: int, width of the embeddings.
         runtime: str, `runtime` argument of `align_keras.load_model`.
+
+    Example:
+
+    >>> ModelIdentity("align_small_en", "e91dd3706f4e6c9a", 384).reference()
+    {'name': 'align_small_en', 'fingerprint': 'e91dd3706f4e6c9a'}
     """
 
     name: str

@@ -169,6 +169,11 @@ class Hit:
             than one.
         stored_image: str, path of the copy of the image in the folder of the index, or
             None. Only indexes that were made from embeddings have copies.
+
+    Example:
+
+    >>> Hit(1, 0.4, 7, "a.jpg", "good", stored_image="index/images/000000.jpg").file
+    'index/images/000000.jpg'
     """
 
     rank: int

@@ -13,6 +13,15 @@ class InputError(ValueError):
     The message has one line with the argument, the rule, the received value and the
     remedy. The command line prints it and exits with code 1. In Python, it is a
     `ValueError`. Passwords in addresses are replaced by `***`.
+
+    Example:
+
+    >>> import align_keras
+    >>> try:
+    ...     align_keras.load_model("align_smal")
+    ... except InputError as error:
+    ...     print(str(error)[:30])
+    `model` must be align_small_en
     """
 
     def __init__(self, *arguments: Any) -> None:

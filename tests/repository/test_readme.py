@@ -36,11 +36,12 @@ FOREIGN |= {"--head", "--address", "--nworkers", "--nthreads"}
 
 
 def block_lines():
-    """Returns the commands in code blocks without a language.
+    """Returns the commands in code blocks without a language or for a shell.
 
     Continuation lines are joined.
     """
-    texts = [block.text for block in code_blocks(README) if not block.language]
+    shell = ("", "bash", "sh", "console")
+    texts = [block.text for block in code_blocks(README) if block.language in shell]
     text = "\n".join(texts).replace("\\\n", " ")
     parts = [part for line in text.split("\n") for part in re.split("&&|; ", line)]
     return [re.sub(r"\s+#.*$", "", part).strip() for part in parts if part.strip()]
@@ -67,8 +68,10 @@ def words(line):
 
 @pytest.mark.parametrize("line", sorted(set(ALIGN_LINES)))
 def test_a_command_in_a_block_is_parsed(line):
-    parsed = parse_arguments(words(line)[1:])
-    assert parsed.command in COMMANDS
+    if words(line)[-1] == "--help":
+        assert "usage: align-keras" in help_of(*words(line)[1:-1])
+    else:
+        assert parse_arguments(words(line)[1:]).command in COMMANDS
 
 
 @pytest.mark.parametrize("line", sorted({*ALIGN_LINES, *ALIGN_INLINE}))
