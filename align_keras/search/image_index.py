@@ -91,6 +91,12 @@ class Index:
 
     Example:
 
+    >>> index = Index.from_embeddings(np.eye(2), ["cat.jpg", "dog.jpg"])
+    >>> [hit.path for hit in index.query(np.array([0.0, 1.0]), k=1)]
+    ['dog.jpg']
+
+    With image files and the model of the package:
+
     ```python
     index = Index.build("my_index", ["~/photos"])
     for hit in index.query("a red bicycle", k=3):

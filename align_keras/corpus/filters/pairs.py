@@ -29,6 +29,11 @@ class Pair(NamedTuple):
         image_key: str, equal for equal images.
         caption: str.
         language: str, code of the caption's language. "" if unknown.
+
+    Example:
+
+    >>> Pair((640, 480), "sha1:00", "a red bicycle", "en").caption
+    'a red bicycle'
     """
 
     image_size: tuple
