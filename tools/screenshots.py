@@ -124,8 +124,14 @@ def shoot_search(browser: Any, images: str, index: str) -> None:
 def shoot_web(browser: Any, arguments: argparse.Namespace, folder: str) -> None:
     """Exports a run as a web page, and writes screenshots of a search on the page."""
     run_command(
-        *("export", "web", "--model", arguments.run, "--to", folder),
-        *("--litert-js", arguments.node_modules),
+        "export",
+        "web",
+        "--model",
+        arguments.run,
+        "--to",
+        folder,
+        "--litert-js",
+        arguments.node_modules,
     )
     with serve_files(folder) as address:
         for name, scheme in schemes_of("web"):
