@@ -61,7 +61,7 @@ class RunSizes:
 
     >>> from align_keras.models.tower_costs import TowerCost
     >>> tower = TowerCost(parameters=100, learned=80, flops=1000, learned_flops=1000,
-    ...     recomputed_flops=0, kept=50, peak=60)
+    ...     recomputed_flops=0, saved_values=50, peak=60)
     >>> sizes = RunSizes(tower, tower, 4, global_batch_size=8, devices=2, train_steps=9)
     >>> sizes.rows, sizes.learned
     (4, 161)
@@ -137,7 +137,7 @@ class StepPlan:
 
     >>> from align_keras.models.tower_costs import TowerCost
     >>> tower = TowerCost(parameters=100, learned=80, flops=1000, learned_flops=1000,
-    ...     recomputed_flops=0, kept=50, peak=60)
+    ...     recomputed_flops=0, saved_values=50, peak=60)
     >>> sizes = RunSizes(tower, tower, 4, global_batch_size=8, devices=2, train_steps=9)
     >>> sorted(plan_step(sizes).seconds(1e6, 1e6, 1e6))
     ['image encoder', 'loss', 'text encoder', 'update of the weights']
