@@ -1,11 +1,11 @@
-"""Docstrings as the site shows them: doctests as code, other sections as text."""
+"""Converts docstrings for the site: doctests to code, other sections to text."""
 
 import re
 import textwrap
 
 import griffe
 
-# Sections that Google's style doesn't know, which stand unindented or indented.
+# Sections that are not part of Google's style. Their text is indented or not.
 _SECTION = re.compile(
     r"^(Example|References|Call arguments):\n((?:\n?(?:    .*\n?)+)?)", re.MULTILINE
 )
@@ -13,7 +13,7 @@ _DOCTEST = re.compile(r"^>>> .*(?:\n(?!\n).+)*", re.MULTILINE)
 
 
 class Doctests(griffe.Extension):
-    """Puts fences around doctests, and sets off our sections."""
+    """Adds fences around doctests, and titles to the additional sections."""
 
     def on_object(self, *, obj, **kwargs):
         if obj.docstring:

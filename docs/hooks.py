@@ -1,4 +1,4 @@
-"""Pages that are made of the package: its names, commands, options and experiments."""
+"""Generates pages from the package: API, command line, options and experiments."""
 
 import contextlib
 import io
@@ -35,46 +35,64 @@ PACKAGES = (
     "planning",
 )
 
+OPTIONS_MARKER = re.compile(
+    r"<!-- options (?P<file>\w+) (?P<section>[\w.]+)(?: unlike (?P<other>[\w.]+))? -->"
+)
+# Signs of the bounds of a number, by their keywords in JSON Schema.
+SIGNS = {
+    "minimum": "≥",
+    "exclusiveMinimum": "&gt;",
+    "maximum": "≤",
+    "exclusiveMaximum": "&lt;",
+}
+
 
 def on_files(files, config):
     """Adds the generated pages, and `llms.txt` in their order."""
     pages = {
         "reference/api.md": api(),
         "reference/command_line.md": command_line(),
-        "reference/configuration.md": configuration(),
         "reference/experiments.md": experiments(),
         "llms.txt": llms(config["nav"]),
     }
     for name, text in pages.items():
+        placeholder = files.get_file_from_path(name)
+        if placeholder is not None:
+            # GitHub shows this page, and the site the generated one.
+            files.remove(placeholder)
         files.append(File.generated(config, name, content=text))
     return files
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Puts each recorded benchmark where the page of benchmarks asks for it."""
+    """Replaces the markers of option tables and of recorded benchmarks."""
+    if page.file.src_uri == "reference/configuration.md":
+        return OPTIONS_MARKER.sub(options_table, markdown)
     if page.file.src_uri != "benchmarks.md":
         return markdown
-    asked = re.findall(r"<!-- benchmark (\w+) -->", markdown)
-    recorded = {path.stem for path in (ROOT / "docs" / "benchmarks").glob("*.json")}
-    if sorted(asked) != sorted(recorded):
-        differ = ", ".join(sorted(recorded.symmetric_difference(asked)) or asked)
+    markers = re.findall(r"<!-- benchmark (\w+) -->", markdown)
+    records = {path.stem for path in (ROOT / "docs" / "benchmarks").glob("*.json")}
+    if sorted(markers) != sorted(records):
+        names = ", ".join(sorted(records.symmetric_difference(markers)) or markers)
         raise PluginError(
-            "benchmarks.md must ask once for each file of docs/benchmarks, by <!-- "
-            f"benchmark NAME -->; see {differ}."
+            "benchmarks.md must have one marker <!-- benchmark NAME --> for each file "
+            f"of docs/benchmarks. Check the markers and files of: {names}."
         )
-    return re.sub(r"<!-- benchmark (\w+) -->", lambda ask: benchmark(ask[1]), markdown)
+    return re.sub(
+        r"<!-- benchmark (\w+) -->", lambda marker: benchmark(marker[1]), markdown
+    )
 
 
 def benchmark(name):
     """Returns a recorded benchmark as Markdown, with tables as they were printed."""
     path = ROOT / "docs" / "benchmarks" / f"{name}.json"
     record = json.loads(path.read_text("utf-8"))
-    about = "; ".join(f"{key}: {text}" for key, text in record["machine"].items())
-    parts = [f"`{record['command']}`, {record['date']}. {about}."]
+    machine = ", ".join(f"{key}: {text}" for key, text in record["machine"].items())
+    parts = [f"`{record['command']}`, {record['date']}. {machine}."]
     lines = record["output"].strip("\n").split("\n")
     for is_table, group in itertools.groupby(lines, lambda line: line.startswith("|")):
         text = "\n".join(group).strip("\n")
-        # A blank line ends a table before another's head.
+        # A blank line separates a table from the head of the next one.
         text = re.sub(r"\n(\|.*\n\|[-|]+\n)", r"\n\n\1", text)
         if text:
             parts.append(text if is_table else f"```text\n{text}\n```")
@@ -113,7 +131,7 @@ def check_api_names(listed_names):
 
 
 def home_of(module, name):
-    """Where a name is defined that a module gives, by the sources alone."""
+    """Returns the full name of the definition of a public name, from the sources."""
     path = ROOT / module.replace(".", "/")
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     source = path.read_text("utf-8")
@@ -123,30 +141,35 @@ def home_of(module, name):
     eager = re.search(rf"from ([\w.]+) import (\([^)]*\b{name}\b|.*\b{name}\b)", source)
     if lazy or eager:
         return home_of((lazy or eager)[1], name)
-    # The package's __getattr__ gives the name.
+    # The `__getattr__` of the package returns the name.
     for file in sorted(path.parent.glob("*.py")):
         if re.search(rf"^(class|def) {name}\b", file.read_text("utf-8"), re.M):
             return f"{module}.{file.stem}.{name}"
-    raise LookupError(f"{module} gives no {name}")
+    raise LookupError(f"{module} does not define {name}")
 
 
 def public_names(package):
-    """Returns the functions and classes of a package's `__init__.py`, no constants."""
+    """Returns the functions and classes in the `__init__.py` of a package."""
     source = (ROOT / "align_keras" / package / "__init__.py").read_text("utf-8")
     lazy = re.search(r"^_PUBLIC = {(.*?)^}", source, re.M | re.S)
     if lazy:
         return sorted(re.findall(r'"(\w+)":', lazy[1]))
-    found = re.findall(r"^from [\w.]+ import (\([^)]*\)|.+)$", source, re.M)
-    names = {name for part in found for name in re.findall(r"\w+", part)}
+    imports = re.findall(r"^from [\w.]+ import (\([^)]*\)|.+)$", source, re.M)
+    names = {name for part in imports for name in re.findall(r"\w+", part)}
     return sorted(name for name in names if not name.isupper())
 
 
 def command_line():
-    parts = ["# Command line", "Each command's `--help`.", ""]
+    parts = [
+        "# Command line",
+        "This page lists the options of every command. You see the same text with "
+        "`--help`.",
+        "",
+    ]
     for command in main.COMMANDS:
-        shown = help_of(command)
-        parts += [f"## align-keras {command}", f"```text\n{shown}```", ""]
-        for nested in re.findall(r"^    (\w+)  ", shown, re.M):
+        help_text = help_of(command)
+        parts += [f"## align-keras {command}", f"```text\n{help_text}```", ""]
+        for nested in re.findall(r"^    (\w+)  ", help_text, re.M):
             parts += [f"### align-keras {command} {nested}"]
             parts += [f"```text\n{help_of(command, nested)}```", ""]
     return "\n".join(parts)
@@ -159,51 +182,61 @@ def help_of(*words):
     return out.getvalue()
 
 
-def configuration():
-    parts = [
-        "# Configuration",
-        "The options of the YAML files, with their defaults, by the JSON Schemas in "
-        "`experiments/schema`.",
-        "",
-    ]
-    titles = {
-        "experiment": "Experiments: align-keras train",
-        "evaluation": "Recipes: align-keras evaluate",
-        "corpus": "Corpora: align-keras corpus",
+def options_table(marker):
+    """Returns the table of options for a marker of the page on configuration.
+
+    A marker is `<!-- options FILE SECTION -->`, with a file of `experiments/schema` and
+    a dotted section or `.`. With `unlike SECTION`, the table has only the options whose
+    defaults differ from those of that section.
+    """
+    schema = read_schema(marker["file"])
+    options = section_options(schema, marker["section"])
+    if marker["other"]:
+        other_options = section_options(schema, marker["other"])
+        options = {
+            name: option
+            for name, option in options.items()
+            if option["default"] != other_options[name]["default"]
+        }
+    rows = ["| option | default | description |", "|---|---|---|"]
+    for name, option in options.items():
+        default = cell(json.dumps(option["default"]))
+        description = (
+            f"{cell(option['description'])} *Values:* {allowed_values(option)}"
+        )
+        rows.append(f"| `{name}` | `{default}` | {description} |")
+    return "\n".join(rows)
+
+
+def read_schema(name):
+    path = ROOT / "experiments" / "schema" / f"{name}.json"
+    return json.loads(path.read_text("utf-8"))
+
+
+def section_options(schema, section):
+    """Returns the options of a section by name, without its subsections."""
+    for name in section.split(".") if section != "." else ():
+        schema = schema["properties"][name]
+    return {
+        name: option
+        for name, option in schema["properties"].items()
+        if "properties" not in option
     }
-    for name, title in titles.items():
-        path = ROOT / "experiments" / "schema" / f"{name}.json"
-        parts += [f"## {title}", ""]
-        parts += section(json.loads(path.read_text("utf-8")), "")
-    return "\n".join(parts)
 
 
-def section(schema, prefix):
-    """A heading and a table of a section's options, then its sections'."""
-    options, sections = [], []
-    for name, option in schema["properties"].items():
-        nested = option.get("type") == "object" and "properties" in option
-        (sections if nested else options).append((name, option))
-    parts = []
-    if prefix:
-        parts += [f"### `{prefix}`", "", schema.get("description", ""), ""]
-    if options:
-        parts += ["| option | default | |", "|---|---|---|"]
-        for name, option in options:
-            default = json.dumps(option.get("default"))
-            about = cell(option.get("description", "") + choices(option))
-            parts.append(f"| `{name}` | `{cell(default)}` | {about} |")
-        parts.append("")
-    for name, option in sections:
-        parts += section(option, f"{prefix}.{name}" if prefix else name)
-    return parts
-
-
-def choices(option):
-    values = option.get("enum", [])
-    for one in option.get("anyOf", []):
-        values = [*values, *one.get("enum", [])]
-    return f" One of {', '.join(map(str, values))}." if values else ""
+def allowed_values(option):
+    """Returns the type, the range and the choices of an option as Markdown."""
+    if "anyOf" in option:
+        members = [allowed_values(member) for member in option["anyOf"]]
+        return " or ".join(dict.fromkeys(members))
+    if "enum" in option:
+        return ", ".join(f"`{value}`" for value in option["enum"])
+    if option["type"] == "array":
+        return f"list of {allowed_values(option['items'])}"
+    if option["type"] == "boolean":
+        return "`true` or `false`"
+    bounds = [f"{sign} {option[key]}" for key, sign in SIGNS.items() if key in option]
+    return " ".join([option["type"], " and ".join(bounds)]).strip()
 
 
 def cell(text):
@@ -211,7 +244,12 @@ def cell(text):
 
 
 def experiments():
-    parts = ["# Experiments", "Each file's header, as it stands in `experiments/`.", ""]
+    parts = [
+        "# Experiments",
+        "This page lists the files in `experiments/` with their commands, hardware, "
+        "duration and expected metrics. Each header starts with the command to run.",
+        "",
+    ]
     for path in sorted((ROOT / "experiments").rglob("*.yaml")):
         lines = path.read_text("utf-8").splitlines()
         header = []
@@ -225,7 +263,7 @@ def experiments():
 
 
 def llms(nav):
-    """A list of the pages, as llmstxt.org describes it."""
+    """Returns a list of the pages in the format of llmstxt.org."""
     lines = [
         "# align-keras",
         "",
@@ -233,13 +271,29 @@ def llms(nav):
     ]
     for entry in nav:
         if isinstance(entry, dict):
-            for title, pages in entry.items():
-                lines += ["", f"## {title}", ""]
-                lines += [link(page) for page in pages]
+            [(title, entries)] = entry.items()
+            lines += ["", f"## {title}", "", *map(link, pages_of(entries))]
         else:
             lines.append(link(entry))
     return "\n".join(lines) + "\n"
 
 
+def pages_of(entries):
+    """Returns the pages of a section of the navigation and of its subsections."""
+    pages = []
+    for entry in entries:
+        if isinstance(entry, dict):
+            [subentries] = entry.values()
+            pages += pages_of(subentries)
+        else:
+            pages.append(entry)
+    return pages
+
+
 def link(page):
-    return f"- [{page.removesuffix('.md')}]({page.removesuffix('.md')}.html)"
+    name = page.removesuffix(".md")
+    title = name
+    path = ROOT / "docs" / "pages" / page
+    if path.is_file():
+        title = re.search("^# (.+)$", path.read_text("utf-8"), re.M)[1]
+    return f"- [{title}]({name}.html)"

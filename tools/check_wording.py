@@ -15,7 +15,7 @@ import pathlib
 import re
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PYTHON_FOLDERS = ("align_keras", "tests", "tools")
@@ -27,6 +27,7 @@ FRONTED_OPENER = re.compile(
     r"|Whether)\b"
 )
 SEMICOLON = re.compile(";")
+READER = re.compile(r"\byour?\b", re.IGNORECASE)
 QUESTION_WORD = re.compile(r"\bwhat\b", re.IGNORECASE)
 # Verbs for people that are misleading for programs, and words that are rare elsewhere.
 DIALECT = re.compile(
@@ -92,10 +93,11 @@ class Rule:
 
     Attributes:
         name: str, name on the command line.
-        limit: float, largest allowed value.
+        limit: float, largest allowed value, or the smallest one if `is_minimum`.
         total: str, key of the total that the count is divided by, or "" for none.
         scale: float, factor of the quotient.
         description: str, unit and meaning.
+        is_minimum: bool, True if larger values are better.
     """
 
     name: str
@@ -103,9 +105,14 @@ class Rule:
     total: str
     scale: float
     description: str
+    is_minimum: bool = False
+
+    def allows(self, value: float) -> bool:
+        """Returns True if a value is within the limit."""
+        return value >= self.limit if self.is_minimum else value <= self.limit
 
 
-RULES = (
+CODE_RULES = (
     Rule("semicolons", 25, "words", 1e4, "per 10,000 words of comments, docstrings"),
     Rule("what", 20, "words", 1e4, "per 10,000 words of comments, docstrings"),
     Rule("dialect", 6, "words", 1e4, "tells, says, …: per 10,000 words of comments"),
@@ -117,6 +124,14 @@ RULES = (
     Rule("locals", 0, "", 1, "calls of locals()"),
     Rule("messages", 30, "message words", 1e4, "per 10,000 words of messages"),
 )
+DOCS_RULES = (
+    Rule("docs-semicolons", 20, "docs words", 1e4, "per 10,000 words of docs"),
+    Rule("docs-what", 10, "docs words", 1e4, "per 10,000 words of docs"),
+    Rule("docs-dialect", 6, "docs words", 1e4, "tells, says, …: per 10,000 words"),
+    Rule("docs-openers", 2, "sentences", 100, "% of sentences: Of, By, What, …"),
+    Rule("docs-reader", 60, "docs words", 1e4, "you, your: per 10,000 words", True),
+)
+RULES = CODE_RULES + DOCS_RULES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +147,7 @@ class Occurrence:
 
 
 class WordingCounts:
-    """Occurrences of each rule, and the totals that they are divided by."""
+    """Occurrences of each rule, and the totals that the counts are divided by."""
 
     def __init__(self) -> None:
         self.occurrences: dict[str, list[Occurrence]] = {
@@ -161,6 +176,37 @@ class WordingCounts:
             ("dialect", DIALECT),
         ):
             self._add_matches(name, pattern, path, line, plain)
+
+    def add_page(self, path: pathlib.Path, text: str) -> None:
+        """Adds the words of a Markdown page, without code, links and tables."""
+        plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        plain = re.sub(
+            r"<!--.*?-->", "", re.sub(r"`[^`]*`", "X", plain), flags=re.DOTALL
+        )
+        plain = re.sub(r"&#?\w+;", " ", _without_links(plain))
+        rows = []
+        for row in plain.splitlines():
+            is_heading = row.startswith("#")
+            is_rule = re.fullmatch(r"[|\s:-]+", row) is not None
+            if not is_heading and not is_rule:
+                # Each item of a list and each row of a table is a paragraph.
+                rows.append(re.sub(r"^\s*([-*>|]|\d+\.)\s+", "\n\n", row))
+        plain = "\n".join(rows)
+        self.totals["docs words"] += len(WORD.findall(plain))
+        for sentence in re.split(r"(?<=[.!?])\s+|\n\n", plain):
+            sentence = sentence.strip()
+            if len(WORD.findall(sentence)) > 3:
+                self.totals["sentences"] += 1
+                if FRONTED_OPENER.match(sentence):
+                    occurrence = Occurrence(path, 0, sentence[:90].replace("\n", " "))
+                    self.occurrences["docs-openers"].append(occurrence)
+        for name, pattern in (
+            ("docs-semicolons", SEMICOLON),
+            ("docs-what", QUESTION_WORD),
+            ("docs-dialect", DIALECT),
+            ("docs-reader", READER),
+        ):
+            self._add_matches(name, pattern, path, 0, plain)
 
     def add_comment(self, path: pathlib.Path, line: int, text: str) -> None:
         """Adds a comment block to the counts, and checks its first word."""
@@ -408,11 +454,42 @@ def _without_links(text: str) -> str:
     return re.sub(r"\]\([^)]*\)", "]", text)
 
 
-COUNTERS = {"python": count_python, "other files": count_other_files}
+def count_docs(root: pathlib.Path) -> WordingCounts:
+    """Counts the wording of the README, the changelog and the pages of the docs."""
+    counts = WordingCounts()
+    pages = [
+        root / "README.md",
+        root / "CHANGELOG.md",
+        root / ".github/CONTRIBUTING.md",
+    ]
+    for path in [*pages, *sorted((root / "docs").rglob("*.md"))]:
+        if path.exists():
+            counts.add_page(path.relative_to(root), path.read_text(encoding="utf-8"))
+    return counts
+
+
+@dataclasses.dataclass(frozen=True)
+class FileKind:
+    """Files that are counted together.
+
+    Attributes:
+        count: function from the root of a repository to its `WordingCounts`.
+        rules: tuple of `Rule`, the rules of these files.
+    """
+
+    count: Callable[[pathlib.Path], WordingCounts]
+    rules: tuple[Rule, ...]
+
+
+FILE_KINDS = {
+    "python": FileKind(count_python, CODE_RULES),
+    "other files": FileKind(count_other_files, CODE_RULES),
+    "docs": FileKind(count_docs, DOCS_RULES),
+}
 
 
 def main() -> int:
-    """Prints the counts, and returns 1 if one is above its limit."""
+    """Prints the counts, and returns 1 if one is outside its limit."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -420,19 +497,20 @@ def main() -> int:
     parser.add_argument("--list", choices=names, metavar="RULE", dest="rule")
     arguments = parser.parse_args()
     exit_status = 0
-    for kind, count in COUNTERS.items():
-        counts = count(ROOT)
+    for name, kind in FILE_KINDS.items():
+        counts = kind.count(ROOT)
         if arguments.rule:
             for occurrence in counts.occurrences[arguments.rule]:
                 print(occurrence)
             continue
-        for rule in RULES:
+        for rule in kind.rules:
             value = counts.value(rule)
-            verdict = "ok" if value <= rule.limit else "above"
-            if value > rule.limit:
+            verdict = "ok" if rule.allows(value) else "FAILS"
+            if not rule.allows(value):
                 exit_status = 1
+            bound = "at least" if rule.is_minimum else "at most"
             print(
-                f"{kind:12} {rule.name:18} {value:7.1f} of at most {rule.limit:4} "
+                f"{name:12} {rule.name:18} {value:7.1f} of {bound} {rule.limit:4} "
                 f"{verdict:6} {rule.description}"
             )
     return exit_status

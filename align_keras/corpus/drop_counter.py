@@ -161,8 +161,8 @@ class DropCounter:
             raise InputError(
                 f"At most {max_bad_fraction:.0%} of the {self.unit} may be bad. "
                 f"Received: {bad} of {total} {self.unit} ({bad / total:.1%}) are bad: "
-                f"{reasons}. Repair them, or set `max_bad_fraction` to {fraction} to "
-                "continue without them."
+                f"{reasons}. Repair the bad {self.unit}, or set `max_bad_fraction` to "
+                f"{fraction} to leave them out."
             )
 
     def as_metadata(self) -> dict:

@@ -216,7 +216,7 @@ def _corpus_and_language(name: str) -> tuple[str, str | None]:
     if corpus != "stamps":
         return corpus, None
     language = language or Stamps.DEFAULT_BUILDER_CONFIG_NAME
-    check_choice("language of stamps", language, LANGUAGES)
+    check_choice("The language of stamps", language, LANGUAGES)
     return corpus, language
 
 

@@ -283,7 +283,7 @@ class EmbeddingCache:
         sizes = {embeddings: count * 4 * self._width, digests: count * _DIGEST_BYTES}
         for path, size in sizes.items():
             if path.stat().st_size > size:
-                say(f"Removed incomplete rows from {path}, which keeps {count:,}")
+                say(f"Removed incomplete rows from {path}. Remaining rows: {count:,}.")
                 os.truncate(path, size)
         content = digests.read_bytes()
         row_digests = [

@@ -261,7 +261,7 @@ def write_figures(
     """
     images = calibration if pairs is None else pairs.images
     if not images:
-        say("nothing measured. Set images, or set data to measure recall too")
+        say("nothing was measured. Set images, or set data to also measure recall.")
         return
     figures = measure(align, towers, images, None if pairs is None else pairs.request)
     rows = [dataclasses.asdict(row) for row in figures]
@@ -270,11 +270,11 @@ def write_figures(
     (folder / "figures.json").write_text(f"{text}\n", encoding="utf-8")
     print("\n".join(table(figures)))
     if pairs is None:
-        say(f"cosines are on {source}. Set data to measure recall on test pairs")
+        say(f"cosines are measured on {source}. Set data to measure recall.")
     elif set(calibration) & set(images):
         say(
-            f"{source} was used for the calibration too. Measure the encoder on other "
-            "pairs"
+            f"{source} was also used for the calibration. Measure the encoder on other "
+            "pairs."
         )
 
 

@@ -41,7 +41,7 @@ def report_shared_images(
     shared = sum(key in train_keys for key in pairs.image_keys)
     if shared:
         say(
-            f"{shared:,} of the {len(pairs):,} validation images are "
-            "training images too, so recall is too high. Remove them from one of the "
-            "two"
+            f"{shared:,} of the {len(pairs):,} validation images are also training "
+            "images, so recall is too high. Remove these images from the training or "
+            "the validation pairs."
         )

@@ -33,7 +33,7 @@ class Reachability:
         self._folders: dict[bytes, Obstacle | None] = {}
 
     def obstacle(self, file: bytes) -> Obstacle | None:
-        """Returns what prevents the check of a file, or None if the file was deleted.
+        """Returns why a file cannot be checked, or None if the file was deleted.
 
         Args:
             file: bytes, absolute path of a file of the index that a scan of its source

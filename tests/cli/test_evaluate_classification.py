@@ -279,7 +279,7 @@ def test_stamps_are_classified_by_category(evaluate, tmp_path, monkeypatch):
     assert halves["images"] + halves["gallery"] == 16
     message = evaluate("knn", "--data=stamps", "--split=dev", fails=True)
     assert (
-        "the split of stamps must be one of train, test, all. Received: 'dev'"
+        "The split of stamps must be one of train, test, all. Received: 'dev'"
         in message
     )
 

@@ -167,7 +167,7 @@ def test_flowers_are_learned_from_both_splits(monkeypatch, name):
             ["vtab", "--data", "imagenet2012"],
             "--data must be vtab, or",
         ),
-        (["vtab", "--data", "vtab/mnist"], "vtab's task must be one of"),
+        (["vtab", "--data", "vtab/mnist"], "The task of vtab must be one of"),
         (
             ["vtab"],
             "vtab needs data sets that TFDS hasn't prepared",

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import jsonschema
 import pytest
@@ -76,3 +77,27 @@ def test_schemas_refuse_unknown_keys_and_wrong_values(trainer, word):
     jsonschema.validate({"trainer": {"loss_upper_bound": None}}, schema)
     with pytest.raises(jsonschema.ValidationError, match=word):
         jsonschema.validate({"trainer": trainer}, schema)
+
+
+def sections(schema, name=""):
+    """Yields the dotted names of the sections that have options, "." for the root."""
+    properties = schema["properties"].items()
+    subsections = {key: item for key, item in properties if "properties" in item}
+    if len(subsections) < len(properties):
+        yield name or "."
+    for key, subsection in subsections.items():
+        yield from sections(subsection, f"{name}.{key}" if name else key)
+
+
+def test_the_configuration_page_has_a_table_for_each_section():
+    page = EXPERIMENTS.parent / "docs/pages/reference/configuration.md"
+    markers = re.findall(
+        r"^<!-- options (\w+) ([\w.]+)(?: unlike [\w.]+)? -->$",
+        page.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    assert markers == [
+        (file, section)
+        for file, config in CONFIGURATIONS.items()
+        for section in sections(json_schema(config))
+    ]

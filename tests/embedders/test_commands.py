@@ -66,7 +66,7 @@ def test_all_commands_report_a_runtime_without_files(run, name):
 def test_the_runtime_option_requires_a_model(run, name):
     code, out, err = run(name, "--runtime", "litert")
     assert (code, out) == (1, "")
-    assert "--runtime must come with --model. Received: 'litert' without a model" in err
+    assert "--runtime must be used with --model. Received: --runtime='litert'" in err
 
 
 def test_search_and_evaluate_run_litert_towers(run):

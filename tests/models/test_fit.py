@@ -341,7 +341,7 @@ def test_each_step_checks_python_batches(model):
     [
         ({"sample_weight": np.ones(4)}, "sample_weight must be None"),
         ({"class_weight": {0: 1.0}}, "class_weight must be None"),
-        ({"validation_split": 0.9}, "at least one pair to train on.*0.9 of 4 pairs"),
+        ({"validation_split": 0.9}, "at least one pair to train on.*=0.9 for 4 pairs"),
         ({"validation_data": (np.zeros((4, 9)), ["a"] * 4)}, "must be an array"),
         ({"y": CAPTIONS[:2]}, "the same length, at least 1"),
         (

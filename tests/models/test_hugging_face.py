@@ -281,7 +281,7 @@ def test_two_stages_of_equal_width_are_refused(folder, tmp_path):
     config["vision_config"]["width_coefficient"] = 0.1
     config["projection_dim"] = 32
     (copy / "config.json").write_text(json.dumps(config))
-    words = "width_coefficient with which each stage has another width"
+    words = "width_coefficient that gives each stage another width"
     with pytest.raises(InputError, match=words):
         ALIGN.from_preset(copy)
 

@@ -70,7 +70,7 @@ def test_incomplete_rows_are_computed_again(tmp_path, capsys, name, lost_bytes):
     lost_rows = math.ceil(lost_bytes / row_bytes)
     assert encoder.encoded == texts[-lost_rows:]
     remaining = len(texts) - lost_rows
-    assert f"{name}, which keeps {remaining}" in capsys.readouterr().err
+    assert f"{name}. Remaining rows: {remaining}" in capsys.readouterr().err
 
 
 SLOW_WRITER = """

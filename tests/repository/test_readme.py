@@ -3,27 +3,27 @@
 This module does not import TensorFlow.
 """
 
+import argparse
 import ast
 import configparser
 import contextlib
 import dataclasses
 import io
-import pathlib
 import re
+import runpy
 import shlex
+import sys
 
 import pytest
+import yaml
 
-import align_keras
 from align_keras.cli.main import COMMANDS, parse_arguments
 from align_keras.config import load_config
 from align_keras.protocols.run_protocol import PROTOCOLS
+from tests.helpers import docs_text
+from tests.helpers.docs_text import PAGES, ROOT, code_blocks, read_page
 
-ROOT = pathlib.Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md"]
-PAGES += sorted((ROOT / "docs" / "pages").rglob("*.md"))
-README = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+README = "\n".join(read_page(path) for path in PAGES)
 # Flags of other programs on the pages: pip, docker, http.server, npm, ruff, mkdocs.
 FOREIGN = {"--directory", "--bind", "--file", "--wait", "--no-deps", "--captions"}
 FOREIGN |= {"--use-pep517", "--check", "--strict", "--config-file"}
@@ -36,24 +36,15 @@ FOREIGN |= {"--head", "--address", "--nworkers", "--nthreads"}
 
 
 def block_lines():
-    """Returns the commands in code blocks without a language.
+    """Returns the commands in code blocks without a language or for a shell.
 
     Continuation lines are joined.
     """
-    blocks = [text for language, text in FENCE.findall(README) if not language]
-    text = "\n".join(blocks).replace("\\\n", " ")
+    shell = ("", "bash", "sh", "console")
+    texts = [block.text for block in code_blocks(README) if block.language in shell]
+    text = "\n".join(texts).replace("\\\n", " ")
     parts = [part for line in text.split("\n") for part in re.split("&&|; ", line)]
     return [re.sub(r"\s+#.*$", "", part).strip() for part in parts if part.strip()]
-
-
-def inline_codes():
-    """Returns all `inline code`, with spaces instead of line breaks."""
-    return [" ".join(code.split()) for code in re.findall("`([^`]+)`", prose())]
-
-
-def prose():
-    """Returns the text of the pages without code blocks."""
-    return FENCE.sub("", README)
 
 
 def commands(program):
@@ -61,9 +52,10 @@ def commands(program):
     return [line for line in block_lines() if re.match(rf"{program}\b", line)]
 
 
+INLINE_CODES = docs_text.inline_codes(README)
 ALIGN_LINES = commands("align-keras")
-ALIGN_INLINE = [code for code in inline_codes() if code.startswith("align-keras ")]
-CODES = [*block_lines(), *inline_codes()]
+ALIGN_INLINE = [code for code in INLINE_CODES if code.startswith("align-keras ")]
+CODES = [*block_lines(), *INLINE_CODES]
 
 
 def words(line):
@@ -76,18 +68,53 @@ def words(line):
 
 @pytest.mark.parametrize("line", sorted(set(ALIGN_LINES)))
 def test_a_command_in_a_block_is_parsed(line):
-    parsed = parse_arguments(words(line)[1:])
-    assert parsed.command in COMMANDS
+    if words(line)[-1] == "--help":
+        assert "usage: align-keras" in help_of(*words(line)[1:-1])
+    else:
+        assert parse_arguments(words(line)[1:]).command in COMMANDS
 
 
-@pytest.mark.parametrize("line", sorted(set(ALIGN_INLINE)))
-def test_flags_of_an_inline_command_exist(line):
-    command, *arguments = words(line)[1:]
+@pytest.mark.parametrize("line", sorted({*ALIGN_LINES, *ALIGN_INLINE}))
+def test_the_flags_of_a_command_are_in_its_help(line):
+    arguments = words(line)[1:]
+    if arguments[0] in ("--print-completion", "--version", "--help"):
+        return
+    command = arguments.pop(0)
     assert command in COMMANDS
     named_flags = {
         word.partition("=")[0] for word in arguments if word.startswith("--")
     }
     assert named_flags <= options_of(command)
+
+
+@pytest.mark.parametrize("line", sorted(set(ALIGN_INLINE)))
+def test_an_inline_command_is_parsed(line, capsys):
+    check_inline(line, capsys)
+
+
+def check_inline(line, capsys):
+    """Checks the arguments of an inline command, which may leave out some of them."""
+    arguments = [word for word in words(line)[1:] if word not in ("…", "...")]
+    try:
+        parse_arguments(arguments)
+    except SystemExit as error:
+        message = capsys.readouterr().err
+        is_incomplete = "arguments are required" in message or "expected one" in message
+        assert error.code == 0 or is_incomplete, message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "align-keras evaluate retreival --model M",
+        "align-keras search cat --modle M",
+        "align-keras train --mode index --checkpoint newest --model_dir DIR",
+        "align-keras plan --devices many",
+    ],
+)
+def test_a_wrong_inline_command_is_detected(line, capsys):
+    with pytest.raises(AssertionError):
+        check_inline(line, capsys)
 
 
 def options_of(command):
@@ -109,7 +136,7 @@ def test_each_flag_in_prose_belongs_to_a_command_or_a_tool():
     existing_flags = FOREIGN.union(*map(options_of, COMMANDS))
     for path in (ROOT / "tools").rglob("*.*"):
         existing_flags |= tool_flags(path)
-    named_flags = {flag for code in inline_codes() for flag in flags(code)}
+    named_flags = {flag for code in INLINE_CODES for flag in flags(code)}
     assert len(named_flags) > 15
     assert named_flags <= existing_flags
 
@@ -127,7 +154,7 @@ def tool_flags(path):
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_python_blocks_are_valid(path):
-    for language, code in FENCE.findall(path.read_text(encoding="utf-8")):
+    for language, code in code_blocks(read_page(path)):
         if language == "python" and "--8<--" not in code:
             ast.parse(code)
 
@@ -135,11 +162,60 @@ def test_python_blocks_are_valid(path):
 TOOLS = sorted({code for code in CODES if re.match(r"python tools/|tools/\w", code)})
 
 
+def tool_of(line):
+    """Returns the path of the tool in a command."""
+    return next(word for word in words(line) if word.startswith("tools/"))
+
+
 @pytest.mark.parametrize("line", TOOLS)
 def test_flags_of_a_tool_exist(line):
-    path = next(word for word in words(line) if word.startswith("tools/"))
+    path = tool_of(line)
     assert (ROOT / path).is_file()
     assert set(flags(line)) <= tool_flags(ROOT / path)
+
+
+class ParsedError(Exception):
+    """Ends a tool after its arguments are parsed."""
+
+
+# Tools without argparse read the words of the command line themselves.
+PYTHON_TOOLS = [
+    line
+    for line in TOOLS
+    if len(words(line)) > 2 and "argparse" in read_page(ROOT / tool_of(line))
+]
+
+
+@pytest.mark.parametrize("line", PYTHON_TOOLS)
+def test_the_arguments_of_a_tool_are_parsed(line, monkeypatch):
+    check_tool(line, monkeypatch)
+
+
+def check_tool(line, monkeypatch):
+    """Runs a tool until it has parsed its arguments."""
+    names = words(line)
+    path = ROOT / tool_of(line)
+    arguments = names[names.index(tool_of(line)) + 1 :]
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(parser, args=None, namespace=None):
+        parse(parser, args, namespace)
+        raise ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    monkeypatch.setattr(sys, "argv", [str(path), *arguments])
+    monkeypatch.syspath_prepend(path.parent)
+    with pytest.raises(ParsedError):
+        runpy.run_path(str(path), run_name="__main__")
+
+
+@pytest.mark.parametrize(
+    "arguments", ["search", "search --images DIR --picture DIR", "find --images DIR"]
+)
+def test_a_wrong_command_of_a_tool_is_detected(arguments, monkeypatch):
+    line = f"python tools/benchmarks/bench_search.py {arguments}"
+    with pytest.raises(SystemExit):
+        check_tool(line, monkeypatch)
 
 
 PREFIXES = "align_keras|experiments|tests|tools|docs"
@@ -192,23 +268,11 @@ def test_extras_in_install_commands_exist():
     assert {name for text in installed_extras for name in text.split(",")} <= extras
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(re.findall(r"align_keras\.(\w+(?:\.\w+)?)", README)))
-)
-def test_a_name_of_the_package_exists(name):
-    """The name is public, a module, or a name in the source of its package."""
-    first, _, second = name.partition(".")
-    folder = ROOT / "align_keras" / first
-    assert first in align_keras.__all__ or folder.is_dir()
-    if second and folder.is_dir() and not (folder / f"{second}.py").is_file():
-        source = (folder / "__init__.py").read_text(encoding="utf-8")
-        assert re.search(rf"\b{second.rstrip('_')}", source)
-
-
 def overrides():
     """Returns the dotted names of options on the pages."""
     roots = r"(?:task|trainer|runtime|losses)"
-    return sorted(set(re.findall(rf"\b({roots}\.[a-z_]+(?:\.[a-z_]+)*)", README)))
+    pattern = rf"(?<!align_keras\.)\b({roots}\.[a-z_]+(?:\.[a-z_]+)*)"
+    return sorted(set(re.findall(pattern, README)))
 
 
 @pytest.mark.parametrize("option", overrides())
@@ -218,3 +282,16 @@ def test_an_option_of_the_configuration_exists(option):
         names = {field.name for field in dataclasses.fields(value)}
         assert name in names, f"{name} of {option}: {sorted(names)}"
         value = getattr(value, name)
+
+
+def test_the_pages_have_the_recall_of_the_quickstart():
+    """The header of the experiment has the newest measurement of the quickstart."""
+    experiment = ROOT / "experiments" / "quickstart_icons.yaml"
+    header = read_page(experiment)
+    [recall] = re.findall(r"t2i R@10 ([\d.]+), i2t R@10 ([\d.]+)", header)
+    page = read_page(docs_text.SITE / "start" / "first_training.md")
+    rows = re.findall(r"^\| (?:text|image) → .*\| ([\d.]+) \|$", page, re.MULTILINE)
+    assert tuple(rows) == recall
+    steps = yaml.safe_load(header)["trainer"]["train_steps"]
+    table = read_page(docs_text.SITE / "how" / "tried.md")
+    assert f"| {steps} | {' | '.join(recall)} |" in table

@@ -237,7 +237,7 @@ def test_without_images_there_are_no_figures(without_images):
         "example.py",
         "example.c",
     }
-    assert "nothing measured. Set images" in messages
+    assert "nothing was measured. Set images" in messages
 
 
 def test_images_without_captions_give_cosines(align, pairs, tmp_path, capfd):

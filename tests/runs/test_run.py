@@ -196,5 +196,5 @@ def test_validation_images_that_are_training_images_are_reported(tmp_path, capsy
         split = task.validation_data.tfds_split
         validation_pairs = read_retrieval_set(corpora.validation, split)
         report_shared_images(task, corpora, validation_pairs)
-        expected = "5 of the 15 validation images are training images too"
+        expected = "5 of the 15 validation images are also training images"
         assert (expected in capsys.readouterr().err) == is_shared

@@ -439,7 +439,7 @@ def test_the_check_option_reports_damage(folder, capsys):
     assert main(["index", "--check", "--to", str(folder)]) == 1
     assert "checksum differs" in capsys.readouterr().err
     assert main(["index", "--check", "--rebuild", "--to", str(folder)]) == 1
-    assert "--check must come without" in capsys.readouterr().err
+    assert "--check cannot be used with" in capsys.readouterr().err
     assert main(["index", "--rebuild", "--to", str(folder)]) == 0
     assert main(["index", "--check", "--to", str(folder)]) == 0
 

@@ -38,5 +38,5 @@ def test_the_clone_has_priority_over_the_installation(installation):
 def test_a_missing_or_unknown_model_is_refused(installation):
     with pytest.raises(InputError, match="part of align-keras but isn't installed"):
         find_shipped_model(NAME)
-    with pytest.raises(InputError, match=r"align_small_en. Received: '\.\./x'"):
+    with pytest.raises(InputError, match=r"align_small_en. Received: name='\.\./x'"):
         find_shipped_model("../x")

@@ -2,8 +2,8 @@
 
 `python tools/benchmarks/bench_corpus.py` writes Parquet tables of 10,000 to 1,000,000
 alt-texts, and runs the tasks of `align-keras corpus filter` on them: count, merge,
-choose and filter. Words and whole texts are drawn by Zipf's law. `--sizes 10000000` is
-the corpus in the README (2 GB on the disk of --folder).
+choose and filter. Words and whole texts are drawn by Zipf's law. `--sizes 10000000`
+needs 2 GB on the disk of --folder.
 
 The speed is the number of alt-texts divided by the seconds of all four tasks in
 --processes processes. The CPU time depends less on other programs. Memory is the peak

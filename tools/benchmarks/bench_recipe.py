@@ -2,8 +2,8 @@
 
     python tools/benchmarks/bench_recipe.py --out saved_models/bench_recipe
 
-The script trains `align_nano` as in the README, on icons (package qtawesome) and on
-emoji (npm packages in ALIGN_KERAS_EMOJI_DIR). It prints recall@10 among 1,000 fixed
+The script trains `align_nano` from random weights, on icons (package qtawesome) and
+on emoji (npm packages in ALIGN_KERAS_EMOJI_DIR). It prints recall@10 among 1,000 fixed
 candidates in both directions. Chance is 1%. The script appends results to results.jsonl
 in the folder, and continues there if it was interrupted. A cell is a data set with a
 number of pairs, epochs and a batch size. Each cell runs in a separate process.

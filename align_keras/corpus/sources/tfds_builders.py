@@ -68,7 +68,7 @@ def _list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Divides the examples of a split into parts of 1,000."""
     split = dict(whole.options)["split"]
     builder, _, _ = _open_builder(whole.root)
-    check_choice(f"the split of tfds:{whole.root}:SPLIT", split, builder.info.splits)
+    check_choice(f"The split of tfds:{whole.root}:SPLIT", split, builder.info.splits)
     total = builder.info.splits[split].num_examples
     return record_ranges(whole, split, total, _EXAMPLES_PER_PART) if total else []
 

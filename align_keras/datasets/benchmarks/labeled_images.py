@@ -182,7 +182,7 @@ def stamps_by_category(builder: Any, split: str | None = None) -> LabeledImages:
     Raises:
         InputError: If the split is unknown.
     """
-    check_choice("the split of stamps", split or "all", ("train", "test", "all"))
+    check_choice("The split of stamps", split or "all", ("train", "test", "all"))
     images = read_stored_images(builder, "test")
     categories = sorted({image.category for image in images})
     test = hashed_test_keys({image.image_key for image in images}, fraction=0.5)

@@ -333,7 +333,7 @@ def read_vtab(name: str, split: str) -> LabeledImages:
 
 def vtab_task(name: str) -> VtabTask:
     """Returns the `VtabTask` of a name. Raises `InputError` if there is none."""
-    check_choice("vtab's task", name, VTAB_TASKS)
+    check_choice("The task of vtab", name, VTAB_TASKS)
     return VTAB_TASKS[name]
 
 

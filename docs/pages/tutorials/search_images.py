@@ -1,4 +1,4 @@
-"""Indexes a folder of images, and finds some by words, by an image and by both.
+"""Indexes a folder of images, and searches it by words, by an image and by both.
 
 python search_images.py FOLDER INDEX, such as ~/photos photos_index.
 """
@@ -9,10 +9,10 @@ from align_keras.search import Index, Query
 
 if len(sys.argv) != 3:
     sys.exit(__doc__)
-folder, place = sys.argv[1:]
+folder, index_folder = sys.argv[1:]
 
-# Embeds what is new, with the small model that comes with the package.
-index = Index.build(place, [folder])
+# Embeds new images with the small model that comes with the package.
+index = Index.build(index_folder, [folder])
 print(len(index), "images,", index.changes.added, "of them new")
 
 
@@ -27,5 +27,5 @@ show(index.query("a red flower", k=3))
 best = index.query("a red flower", k=1)[0]
 show(index.query(Query(image=best.id, plus="blue", k=3)))
 
-# Only wide ones. Conditions hold before the ranking.
+# Wide images only. The condition applies before the ranking.
 show(index.query("an animal", k=3, where="width > height"))

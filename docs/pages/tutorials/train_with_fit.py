@@ -1,4 +1,4 @@
-"""Trains a small ALIGN by `model.fit` on icons, and asks it for some.
+"""Trains a small ALIGN with `model.fit` on icons, and searches for icons.
 
 pip install -e ".[quickstart]", then python train_with_fit.py [PAIRS EPOCHS].
 """
@@ -12,7 +12,7 @@ import align_keras.datasets  # Registers `icons` with TensorFlow Datasets.
 
 num_pairs, epochs = (int(argument) for argument in sys.argv[1:] or (4000, 20))
 
-# Images and captions. Yours may be lists of paths, of encoded files or of uint8 arrays.
+# Your images may be lists of paths, of encoded files or of uint8 arrays.
 train, test = tfds.load("icons", split=[f"train[:{num_pairs}]", "test[:200]"])
 
 
@@ -25,7 +25,7 @@ images, captions = as_lists(train)
 test_images, test_captions = as_lists(test)
 print(len(images), "pairs, such as", captions[:3])
 
-# A vocabulary of the captions, and a model of random weights.
+# Learns a vocabulary from the captions, and builds a model with random weights.
 vocabulary = align_keras.learn_vocabulary(captions, size=2000)
 model = align_keras.ALIGN.from_preset(
     "align_nano",
@@ -35,8 +35,8 @@ model = align_keras.ALIGN.from_preset(
     initial_temperature=0.07,
 )
 
-# The paper's loss, in which equal names are each other's positives. `fit` chooses an
-# optimizer for the number of steps, and prints it.
+# The paper's loss. Icons with the same name count as matches of each other. `fit`
+# chooses an optimizer for the number of steps, and prints it.
 model.compile(loss=align_keras.ContrastiveLoss(share_equal_captions=True))
 model.fit(
     images,
@@ -46,7 +46,7 @@ model.fit(
     validation_data=(test_images, test_captions),
 )
 
-# Icons of a font that it has never seen, by words.
+# Searches the icons of a font that the model has never seen.
 image_embeddings = model.encode_images(test_images)
 for words in ("arrow", "file", "user"):
     cosines = image_embeddings @ model.encode_texts([words])[0]
@@ -62,4 +62,4 @@ recall = align_keras.recall_at_k(
 )
 print(recall)
 
-model.save("icons.keras")  # keras.models.load_model opens it.
+model.save("icons.keras")  # Opens with keras.models.load_model.

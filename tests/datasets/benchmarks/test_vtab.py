@@ -304,7 +304,9 @@ def test_dsprites_images_are_white_on_black(prepared):
 
 
 def test_unknown_or_unprepared_data_raises(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="vtab's task must be one of cal.* 'imagenet'"):
+    with pytest.raises(
+        InputError, match="The task of vtab must be one of cal.* 'imagenet'"
+    ):
         read_vtab("imagenet", "test")
     with pytest.raises(InputError, match="split must be one of train800"):
         read_vtab("dtd", "train")
