@@ -39,7 +39,7 @@ MAX_BYTES = 150_000
 SEARCHES = (
     ("search", DESKTOP, "light", "a red flower"),
     ("search_dark", DESKTOP, "dark", "an animal in the water"),
-    ("search_phone", PHONE, "light", "something to eat"),
+    ("search_phone", PHONE, "light", "a lemon"),
 )
 # Anchor of the section of a report that a second screenshot shows.
 EXAMPLES = {"report": "training", "evaluation": "t2i"}
@@ -142,6 +142,9 @@ def shoot_web(browser: Any, arguments: argparse.Namespace, folder: str) -> None:
                 page.wait_for_function(
                     "document.getElementById('status').textContent.includes('ranked')"
                 )
+                # The browser loads the images of the results one after the other.
+                page.wait_for_load_state("networkidle")
+                page.wait_for_timeout(1000)
                 save(page, name)
 
 
