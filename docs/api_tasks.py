@@ -81,7 +81,6 @@ TASKS = (
         {
             "": ("train_experiment", "open_run"),
             "config": ("load_config",),
-            "data": ("training_batches",),
         },
     ),
     (
