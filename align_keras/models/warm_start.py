@@ -108,9 +108,10 @@ def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
 
     Example:
 
-    >>> import align_keras
-    >>> encoder = align_keras.ALIGN.from_preset("align_small_en").text_encoder
-    >>> load_text_weights(encoder, "align_small_en")
+    ```python
+    encoder = ALIGN.from_preset("align_small_en").text_encoder
+    load_text_weights(encoder, "minilm-l6")
+    ```
     """
     text_weights(weights).load(text_encoder)
 

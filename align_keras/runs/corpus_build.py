@@ -348,7 +348,8 @@ def _check(config: CorpusConfig) -> None:
         try:
             keras_or_auto(str(config.duplicates.encoder))
         except InputError as error:
-            text = str(error).replace("model", "duplicates.encoder", 1)
+            text = str(error).replace("`model`", "duplicates.encoder", 1)
+            text = text.replace("Received: model=", "Received: duplicates.encoder=")
             raise InputError(text) from None
 
 

@@ -97,7 +97,7 @@ def test_a_missing_model_is_reported_before_sources_are_read(folder, tmp_path, c
     lines = capsys.readouterr().err.splitlines()
     assert (
         len(lines) == 1
-        and "duplicates.encoder must be align_small_en, the folder" in lines[0]
+        and "error: duplicates.encoder must be align_small_en, the folder" in lines[0]
     )
     assert not pathlib.Path(tmp_path, "stages").exists()
 

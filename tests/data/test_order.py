@@ -328,7 +328,7 @@ def test_many_captions_of_an_image_are_at_random_positions(
     assert abs(np.corrcoef(numbers[is_text], np.arange(texts))[0, 1]) < 0.2
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_the_order_with_an_image_of_many_captions_continues_from_any_position(
     many_texts, monkeypatch
 ):

@@ -255,7 +255,7 @@ def test_other_models_than_align_are_refused():
 
 
 def test_a_text_tower_requires_a_vocabulary():
-    with pytest.raises(InputError, match="captions need a vocabulary"):
+    with pytest.raises(InputError, match="must have a vocabulary to tokenize captions"):
         text_flatbuffer(ALIGN(*small_encoders()))
 
 

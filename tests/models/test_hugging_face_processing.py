@@ -59,13 +59,8 @@ def random_images():
         yield Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize(
-    "image_size",
-    [
-        pytest.param(64, marks=pytest.mark.ci),
-        pytest.param(289, marks=pytest.mark.release),
-    ],
-)
+@pytest.mark.release
+@pytest.mark.parametrize("image_size", [64, 289])
 def test_pixels_differ_by_at_most_one_gray_level_from_the_processor(
     image_size, tmp_path
 ):

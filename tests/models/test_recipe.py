@@ -240,7 +240,7 @@ def test_mixed_precision_scales_the_loss():
     assert int(model.optimizer.inner_optimizer.iterations) == 4
 
 
-@pytest.mark.ci
+@pytest.mark.release
 @pytest.mark.timeout(900)
 def test_two_replicas_use_the_same_recipe(two_replicas):
     with strategy_scope(two_replicas):

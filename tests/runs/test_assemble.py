@@ -133,7 +133,7 @@ def test_the_temperature_is_read_from_the_weights(tmp_path):
     assert temperature == pytest.approx(0.07, rel=1e-6)
     config = load_config(params_override=f"{override}imagenet")
     with pytest.raises(
-        InputError, match="must be a path of an ALIGN, received imagenet"
+        InputError, match="must be the path of an ALIGN. Received: imagenet"
     ):
         build_model(config.task.model)
 

@@ -247,7 +247,7 @@ def test_images_without_captions_give_cosines(align, pairs, tmp_path, capfd):
     assert "INFO" not in printed.err
     assert "0000 00:00" not in printed.err
     assert printed.out.splitlines()[0].split()[-2:] == ["cosine", "least"]
-    assert "Set data to measure recall on test pairs" in printed.err
+    assert ". Set data to measure recall." in printed.err
 
 
 def test_a_data_set_calibrates_with_its_training_split(pairs, monkeypatch, capsys):
